@@ -1,0 +1,112 @@
+"""Class tables: names, colours, and which classes are things, stuff or void.
+
+Sources: PASTIS from VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["thing", "stuff", "void"]
+
+
+@dataclass(frozen=True)
+class SegmentClass:
+    """One class: ``id`` as it stands in label images, ``name``, ``colour`` as "#rrggbb", and ``kind``."""
+
+    id: int
+    name: str
+    colour: str
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a dataset, indexed by id.
+
+    ``classes`` are in ascending order of their ids, without repeats. Void classes are neither trained nor scored.
+    """
+
+    name: str
+    classes: tuple[SegmentClass, ...]
+
+    def __post_init__(self) -> None:
+        ids = [entry.id for entry in self.classes]
+        if ids != sorted(set(ids)):
+            raise ValueError(f"class ids of {self.name} must ascend without repeats, found {ids}")
+
+    def __getitem__(self, class_id: int) -> SegmentClass:
+        """The class of an id; ``KeyError`` names the known ids."""
+        for entry in self.classes:
+            if entry.id == class_id:
+                return entry
+        raise KeyError(f"class {class_id} is not in {self.name}: {[entry.id for entry in self.classes]}")
+
+    def ids(self, kind: Kind) -> tuple[int, ...]:
+        """Ids of the classes of one kind, ascending."""
+        return tuple(entry.id for entry in self.classes if entry.kind == kind)
+
+    @property
+    def count(self) -> int:
+        """Number of scores that a model gives a pixel: the largest id plus one."""
+        return self.classes[-1].id + 1
+
+    @property
+    def background(self) -> int | None:
+        """The first stuff class, which is what lies between parcels; None without stuff."""
+        stuff = self.ids("stuff")
+        return stuff[0] if stuff else None
+
+    @property
+    def void(self) -> int | None:
+        """The first void class; None without one."""
+        void = self.ids("void")
+        return void[0] if void else None
+
+    def to_json(self) -> dict:
+        """A JSON-ready dictionary; ``from_json`` reads it."""
+        return {"name": self.name, "classes": [vars(entry) for entry in self.classes]}
+
+    @classmethod
+    def from_json(cls, table: dict) -> ClassTable:
+        """Read what ``to_json`` wrote."""
+        return cls(table["name"], tuple(SegmentClass(**entry) for entry in table["classes"]))
+
+
+def _table(name: str, rows: list[tuple[str, str]], stuff: set[int], void: set[int]) -> ClassTable:
+    def kind(class_id: int) -> Kind:
+        return "stuff" if class_id in stuff else "void" if class_id in void else "thing"
+
+    return ClassTable(name, tuple(SegmentClass(i, label, colour, kind(i)) for i, (label, colour) in enumerate(rows)))
+
+
+PASTIS = _table(
+    "PASTIS",
+    [
+        ("background", "#000000"),
+        ("meadow", "#aec7e8"),
+        ("soft winter wheat", "#ff7f0e"),
+        ("corn", "#ffbb78"),
+        ("winter barley", "#2ca02c"),
+        ("winter rapeseed", "#98df8a"),
+        ("spring barley", "#d62728"),
+        ("sunflower", "#ff9896"),
+        ("grapevine", "#9467bd"),
+        ("beet", "#c5b0d5"),
+        ("winter triticale", "#8c564b"),
+        ("winter durum wheat", "#c49c94"),
+        ("fruits, vegetables, flowers", "#e377c2"),
+        ("potatoes", "#f7b6d2"),
+        ("leguminous fodder", "#7f7f7f"),
+        ("soybeans", "#c7c7c7"),
+        ("orchard", "#bcbd22"),
+        ("mixed cereal", "#dbdb8d"),
+        ("sorghum", "#17becf"),
+        ("void", "#ffffff"),
+    ],
+    stuff={0},
+    void={19},
+)
+
+TABLES: dict[str, ClassTable] = {"PASTIS": PASTIS}

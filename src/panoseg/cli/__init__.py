@@ -1,0 +1,72 @@
+"""The command line: one file a command, each thin; heavy imports happen only in the command that needs them.
+
+A command module has ``run``, a function whose typed arguments are the options (``tyro`` parses them) and whose docstring is
+the help, or ``main(arguments)`` where the options depend on an earlier word.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from panoseg import __version__
+from panoseg.errors import PanosegError
+
+COMMANDS: dict[str, str] = {
+    "demo": "simulate a season, map it, compare with the truth, write report.html",
+    "simulate": "write simulated seasons as a dataset in PASTIS's layout, or as a cube",
+    "experiments": "list every named experiment",
+    "train": "train an experiment, or resume a run",
+    "test": "score a run, or published weights, on the test fold",
+    "weights": "import published weights to safetensors + json",
+    "show": "draw image, truth and prediction of a patch side by side",
+    "map": "map a cube: parcels with classes, rasters and a report",
+    "compare": "score a file of parcels against a file of true parcels",
+}
+
+
+def usage() -> str:
+    """The text of ``panoseg --help``."""
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        f"panoseg {__version__}: panoptic segmentation of satellite image time series\n\n"
+        f"usage: panoseg COMMAND [options]      panoseg COMMAND --help tells more\n\n{rows}\n\n"
+        "example: panoseg demo"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 2 a mistake that the message explains, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        print(f"panoseg: no command {name!r}; expected one of {', '.join(COMMANDS)}; see panoseg --help", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"panoseg.cli.{name}")
+    try:
+        if hasattr(module, "main"):
+            module.main(rest)
+        else:
+            import tyro
+
+            tyro.cli(module.run, prog=f"panoseg {name}", args=rest, description=module.run.__doc__)
+    except PanosegError as error:
+        print(f"panoseg {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"panoseg {name}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def script() -> None:
+    """Entry point of the installed command."""
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Scenes and a grid become a cube; its conventions are checked here."""

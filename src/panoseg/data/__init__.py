@@ -1,0 +1,1 @@
+"""Cubes and datasets on disk become samples and batches."""

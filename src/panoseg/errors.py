@@ -1,0 +1,45 @@
+"""Every failure that a user can meet: what was found, what was expected, what to do.
+
+The command line prints the message of a ``PanosegError`` on one line and exits with code 2. Anything else that escapes is a
+bug and keeps its traceback.
+"""
+
+
+class PanosegError(Exception):
+    """A failure that the user can mend.
+
+    found: what was met, with the name of the file or option. expected: what would have been right. fix: what to do,
+    a command where there is one.
+    """
+
+    def __init__(self, found: str, expected: str, fix: str) -> None:
+        self.found, self.expected, self.fix = found, expected, fix
+        super().__init__(" ".join(f"{found}; expected {expected}; {fix}".split()))
+
+
+class DatasetError(PanosegError):
+    """A dataset on disk is missing, damaged, or contradicts itself."""
+
+
+class CubeError(PanosegError):
+    """A cube or a folder of scenes breaks the conventions of ``panoseg.cube``."""
+
+
+class WeightsError(PanosegError):
+    """Weights or a checkpoint cannot be read, or belong to another model."""
+
+
+class ConfigError(PanosegError):
+    """An option has an impossible value, or two options contradict each other."""
+
+
+class OutputError(PanosegError):
+    """An output cannot be written: a folder in use, no permission, a full disk."""
+
+
+class ParcelsError(PanosegError):
+    """A file of parcels cannot be read or compared."""
+
+
+class PanopticFormatError(PanosegError):
+    """A panoptic picture and its table of segments contradict each other."""

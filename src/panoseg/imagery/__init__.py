@@ -1,0 +1,1 @@
+"""Find and read pixels: scenes on disk, Sentinel-2 rules."""

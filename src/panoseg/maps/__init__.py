@@ -1,0 +1,1 @@
+"""A cube becomes parcels: tiles, prediction, joining, polygons, files."""

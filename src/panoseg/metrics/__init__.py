@@ -1,0 +1,1 @@
+"""Panoptic quality and confusion-matrix metrics, each published definition under its name."""

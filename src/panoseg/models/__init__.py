@@ -1,0 +1,1 @@
+"""One file a model, named as in its paper; shared layers beside them."""

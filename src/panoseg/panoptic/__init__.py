@@ -1,0 +1,1 @@
+"""The result type, merging of masks, joining of tiles."""

@@ -1,0 +1,1 @@
+"""One training loop, its experiments, checkpoints and evaluation."""

@@ -1,0 +1,46 @@
+"""Shared by the tests: where the published programs' outputs and the real samples lie."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def _shared(kind: str) -> Path:
+    folder = SHARED / kind
+    if not folder.is_dir():
+        pytest.skip(f"{kind} is not at ../shared/{kind}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of golden cases."""
+    return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data samples."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
+def golden_state(golden):
+    """A function from (path of params.json, overrides) to the state dict of that golden case, as tensors."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location("golden_weights", golden / "weights.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def make(params: Path, overrides: dict | None = None) -> dict:
+        arrays = module.make_state_dict(params, overrides)
+        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+
+    return make

@@ -1,0 +1,65 @@
+"""Imports point one way: a package imports only from those to its left in the way of the data."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import panoseg
+
+ROOT = Path(panoseg.__file__).parent
+BASE = ("__init__", "errors", "classes", "files", "progress")
+ORDER = ("imagery", "cube", "data", "models", "panoptic", "metrics", "training", "maps", "demo", "cli", "__main__")
+
+
+def level(module: str) -> int:
+    parts = module.split(".")
+    name = parts[1] if len(parts) > 1 else "__init__"
+    return 0 if name in BASE or name == "__version__" else 1 + ORDER.index(name)
+
+
+def arrows() -> list[tuple[str, str]]:
+    found = []
+    for path in sorted(ROOT.rglob("*.py")):
+        module = ".".join(("panoseg", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "panoseg":
+                names = [node.module] if node.module != "panoseg" else [f"panoseg.{alias.name}" for alias in node.names]
+                found += [(module, name) for name in names]
+            elif isinstance(node, ast.Import):
+                found += [(module, a.name) for a in node.names if a.name.split(".")[0] == "panoseg"]
+            elif isinstance(node, ast.ImportFrom) and node.level:
+                found.append((module, "relative"))
+    return found
+
+
+def test_imports_point_left():
+    wrong = [(a, b) for a, b in arrows() if b == "relative" or level(b) > level(a)]
+    assert not wrong, f"arrows that point right (or are relative): {wrong}"
+
+
+def test_no_cycles_between_modules():
+    modules = {
+        ".".join(("panoseg", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__") for p in ROOT.rglob("*.py")
+    }
+    graph: dict[str, set[str]] = {name: set() for name in modules}
+    for source, target in arrows():
+        if target in modules:
+            graph[source].add(target)
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"import cycle: {' -> '.join((*way, name))}"
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*way, name))
+            done.add(name)
+
+    for name in modules:
+        visit(name, ())
+
+
+def test_every_package_is_in_the_order():
+    for path in ROOT.iterdir():
+        if path.name != "__pycache__" and (path.is_dir() or path.suffix == ".py"):
+            assert path.stem in BASE + ORDER, f"{path.name} has no place in the order"
