@@ -16,6 +16,10 @@ class PanosegError(Exception):
         self.found, self.expected, self.fix = found, expected, fix
         super().__init__(" ".join(f"{found}; expected {expected}; {fix}".split()))
 
+    def __reduce__(self) -> tuple:
+        """Errors come back from worker processes as they were."""
+        return type(self), (self.found, self.expected, self.fix)
+
 
 class DatasetError(PanosegError):
     """A dataset on disk is missing, damaged, or contradicts itself."""

@@ -1,0 +1,163 @@
+"""Loaders of batches: their order follows from a seed and an epoch alone, and may be entered anywhere.
+
+A loader hands its workers pairs of epoch and index, so that what chance does to a sample depends neither on the number of
+workers nor on where an epoch was resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from panoseg.data.samples import Batch, Sample, collate
+from panoseg.errors import ConfigError, PanosegError
+
+Draw = tuple[int, int]
+"""Epoch and index: which sample, and which of its chances."""
+
+
+@runtime_checkable
+class Chance(Protocol):
+    """A dataset whose samples depend on chance: ``draw`` makes the same sample of the same generator."""
+
+    def draw(self, index: int, generator: np.random.Generator) -> Sample:
+        """The sample at ``index``."""
+
+
+class BatchOrder(Sampler[list[Draw]]):
+    """The batches of one epoch, from the one where it is entered.
+
+    Shuffled by (seed, epoch) or ascending. ``rank`` of ``ranks`` processes gets every ``ranks``-th sample; a shuffled order is
+    filled up from its start so that all have equally many, an ascending one gives each sample exactly once.
+    """
+
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int,
+        drop_last: bool = False,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.samples, self.batch_size, self.shuffle, self.seed, self.drop_last = samples, batch_size, shuffle, seed, drop_last
+        self.rank, self.ranks = rank, ranks
+        self.epoch = self.skip = 0
+
+    def enter(self, epoch: int, skip: int = 0) -> None:
+        """Go to ``epoch`` and leave out its first ``skip`` batches, without reading them."""
+        self.epoch, self.skip = epoch, skip
+
+    def indices(self) -> list[int]:
+        """What this process reads in the whole epoch, in order."""
+        if not self.shuffle:
+            return list(range(self.rank, self.samples, self.ranks))
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
+        return np.resize(order, -(-self.samples // self.ranks) * self.ranks)[self.rank :: self.ranks].tolist()
+
+    def _batches(self) -> int:
+        """Number of batches in the whole epoch."""
+        samples = len(range(self.rank, self.samples, self.ranks)) if not self.shuffle else -(-self.samples // self.ranks)
+        return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
+
+    def __len__(self) -> int:
+        return max(self._batches() - self.skip, 0)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, indices = self.epoch, self.indices()
+        for batch in range(self.skip, self._batches()):
+            chosen = indices[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, index) for index in chosen]
+
+
+class _Drawn(Dataset[Sample | PanosegError]):
+    """A dataset whose keys are draws; a user's mistake becomes a value, since torch would make another exception of it."""
+
+    def __init__(self, dataset: Dataset[Sample], seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, draw: Draw) -> Sample | PanosegError:
+        epoch, index = draw
+        try:
+            if isinstance(self.dataset, Chance):
+                return self.dataset.draw(index, np.random.default_rng((self.seed, epoch, index)))
+            return self.dataset[index]
+        except PanosegError as error:
+            return error
+
+
+def _collate(samples: list[Sample | PanosegError]) -> Batch | PanosegError:
+    try:
+        for sample in samples:
+            if isinstance(sample, PanosegError):
+                raise sample
+        return collate(samples)  # type: ignore[arg-type]
+    except PanosegError as error:
+        return error
+
+
+class BatchLoader(DataLoader):
+    """A torch loader of ``Batch``: raises what its workers met, and can be entered at any batch of any epoch."""
+
+    def enter(self, epoch: int, skip: int = 0) -> None:
+        """The next iteration is ``epoch``, from its batch number ``skip`` on."""
+        self.batch_sampler.enter(epoch, skip)  # type: ignore[union-attr]
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, PanosegError):
+                raise batch
+            yield batch
+
+
+def make_loader(
+    dataset: Dataset[Sample],
+    batch_size: int,
+    *,
+    shuffle: bool = False,
+    seed: int = 0,
+    workers: int = 0,
+    drop_last: bool = False,
+    epoch: int = 0,
+    skip: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    pin_memory: bool = False,
+) -> BatchLoader:
+    """A loader of batches whose order is a function of (seed, epoch).
+
+    shuffle: a new order each epoch; ascending otherwise. workers: processes that read (each with one torch thread), 0 reads
+    in this one. drop_last: leave out an incomplete last batch. epoch, skip: where the first iteration starts;
+    ``BatchLoader.enter`` sets it for the next ones, which otherwise repeat. rank, ranks: this process and their number.
+    """
+    if batch_size < 1 or workers < 0:
+        raise ConfigError(
+            f"batch size {batch_size} with {workers} workers",
+            "a size of at least 1, workers of at least 0",
+            "correct the options",
+        )
+    order = BatchOrder(
+        len(dataset),  # type: ignore[arg-type]
+        batch_size,
+        shuffle=shuffle,
+        seed=seed,
+        drop_last=drop_last,
+        rank=rank,
+        ranks=ranks,
+    )
+    order.enter(epoch, skip)
+    return BatchLoader(
+        _Drawn(dataset, seed),
+        batch_sampler=order,
+        collate_fn=_collate,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),  # the loader takes nothing from the global generator
+    )

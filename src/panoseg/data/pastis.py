@@ -1,0 +1,301 @@
+"""PASTIS, and every dataset in its layout, as samples.
+
+Layout: metadata.geojson; DATA_S2/S2_<id>.npy int16 T x 10 x H x W; ANNOTATIONS/TARGET_<id>.npy (layer 0: classes) and
+ParcelIDs_<id>.npy; INSTANCE_ANNOTATIONS/{INSTANCES,HEATMAP,ZONES}_<id>.npy; NORM_S2_patch.json.
+
+Shape suffixes: T dates, C bands, H W pixels. Source: utae-paps @ 987874e, src/dataset.py, with the differences that
+docs/architecture.md lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
+from panoseg.data.npy import map_array
+from panoseg.data.pastis_metadata import Patch, parse_date, read_json, read_metadata
+from panoseg.data.samples import PASTIS_BANDS, CentreTargets, Normalisation, Sample
+from panoseg.errors import ConfigError, DatasetError
+
+FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
+    1: ((1, 2, 3), (4,), (5,)),
+    2: ((2, 3, 4), (5,), (1,)),
+    3: ((3, 4, 5), (1,), (2,)),
+    4: ((4, 5, 1), (2,), (3,)),
+    5: ((5, 1, 2), (3,), (4,)),
+}
+"""The official rotation: folds to train, validate and test on."""
+
+NORMALISATION_FILE = "NORM_S2_patch.json"
+
+Target = Literal["semantic", "panoptic"] | None
+Policy = Literal["train", "published"]
+
+
+class PastisDataset(Dataset[Sample]):
+    """The patches of some folds, by ascending identifier; images are read when they are used, not before.
+
+    folder: the dataset. folds: which of 1..5 to take. target: "semantic" adds classes, "panoptic" also instances and centre
+    targets. reference_date: day 0 of ``Sample.days_T``. class_mapping: new class of each class. single_date: only one image a
+    patch, by position (negative from the end) or the one nearest to a date. classes: the classes that TARGET files may hold.
+    Raises ``DatasetError`` for what is wrong on disk, ``ConfigError`` for impossible options.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        folds: Sequence[int] = (1, 2, 3, 4, 5),
+        *,
+        target: Target,
+        reference_date: date = date(2018, 9, 1),
+        class_mapping: Mapping[int, int] | Mapping[str, int] | None = None,
+        single_date: int | str | None = None,
+        classes: ClassTable = PASTIS,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folds = tuple(folds)
+        self.target = target
+        self.reference_date = reference_date
+        self.classes = classes
+        self.class_mapping = None if class_mapping is None else {int(old): new for old, new in class_mapping.items()}
+        self.single_date = _parse_single_date(single_date)
+        if target not in ("semantic", "panoptic", None):
+            raise ConfigError(f"target {target!r}", "semantic, panoptic or None", "choose one of them")
+        _check_folds(self.folds)
+        self.metadata = [patch for patch in read_metadata(self.folder) if patch.fold in self.folds]
+        if not self.metadata:
+            raise DatasetError(
+                f"{folder} has no patch of folds {self.folds}", "at least one", "choose folds that the dataset has"
+            )
+        self.ids = tuple(patch.id for patch in self.metadata)
+
+    def __len__(self) -> int:
+        return len(self.metadata)
+
+    def dates(self, index: int) -> tuple[date, ...]:
+        """Dates of a patch, ascending, all of them whatever ``single_date`` says."""
+        return tuple(sorted(self.metadata[index].dates))
+
+    def __getitem__(self, index: int) -> Sample:
+        patch = self.metadata[index]
+        images_TCHW, days_T = self._season(patch)
+        classes_HW = instances_HW = centres = None
+        if self.target is not None:
+            written_HW = self._classes(patch, images_TCHW.shape[2:])
+            classes_HW = self._map_classes(written_HW)
+            if self.target == "panoptic":
+                instances = self._instances(patch, written_HW)
+                instances_HW = torch.from_numpy(instances.astype(np.int32))
+                centres = self._centres(patch, instances, classes_HW.numpy())
+        return Sample(images_TCHW, days_T, str(patch.id), classes_HW, instances_HW, centres)
+
+    def _season(self, patch: Patch) -> tuple[Tensor, Tensor]:
+        """Images and days of a patch, sorted together; only mapped, not read, where they are sorted on disk."""
+        images_TCHW = _map_images(self.folder, patch)
+        days_T = np.array([(day - self.reference_date).days for day in patch.dates], dtype=np.int64)
+        order = np.argsort(days_T, kind="stable")
+        if self.single_date is not None:
+            order = self._single(patch, days_T, order)
+        if len(order) < len(days_T) or (np.diff(order) < 0).any():
+            images_TCHW = images_TCHW[order]
+        return torch.from_numpy(images_TCHW), torch.from_numpy(days_T[order])
+
+    def _single(self, patch: Patch, days_T: NDArray, order: NDArray) -> NDArray:
+        """Position on disk of the one date that is wanted; the earlier of two that are equally near."""
+        if isinstance(self.single_date, date):
+            wanted = (self.single_date - self.reference_date).days
+            return order[[np.abs(days_T[order] - wanted).argmin()]]
+        position = self.single_date or 0
+        if not -len(order) <= position < len(order):
+            raise DatasetError(
+                f"patch {patch.id} has {len(order)} dates", f"one at position {position}", "choose another single date"
+            )
+        return order[[position]]
+
+    def _path(self, folder: str, kind: str, patch: Patch) -> Path:
+        return self.folder / folder / f"{kind}_{patch.id}.npy"
+
+    def _map(self, folder: str, kind: str, patch: Patch, shape: tuple[int, ...], kinds: str = "iu") -> NDArray:
+        """An array of labels, checked to cover the same pixels as the images or other labels do."""
+        path = self._path(folder, kind, patch)
+        labels_HW = map_array(path, dimensions=2, kinds=kinds)
+        _check_size(path, labels_HW.shape, shape)
+        return labels_HW
+
+    def _classes(self, patch: Patch, shape: tuple[int, ...]) -> NDArray:
+        """Classes as they are written in the file."""
+        path = self._path("ANNOTATIONS", "TARGET", patch)
+        layers = map_array(path, dimensions=3)
+        _check_size(path, layers.shape[1:] if len(layers) else (), shape)
+        classes_HW = layers[0].astype(np.int64)
+        unknown = sorted(set(np.unique(classes_HW).tolist()) - {entry.id for entry in self.classes.classes})
+        if unknown:
+            raise DatasetError(
+                f"{path} holds class {unknown[0]}",
+                f"the classes of {self.classes.name}",
+                "correct the file or give its class table",
+            )
+        return classes_HW
+
+    def _map_classes(self, classes_HW: NDArray) -> Tensor:
+        if self.class_mapping is None:
+            return torch.from_numpy(classes_HW)
+        present = np.unique(classes_HW).tolist()
+        for class_id in present:
+            if class_id not in self.class_mapping:
+                raise ConfigError(
+                    f"class_mapping lacks class {class_id} ({self.classes[class_id].name})",
+                    "a new class for each class of the dataset",
+                    f"add {class_id} to the mapping",
+                )
+        table = torch.zeros(max(present) + 1, dtype=torch.int64)
+        for class_id in present:
+            table[class_id] = self.class_mapping[class_id]
+        return table[torch.from_numpy(classes_HW)]
+
+    def _instances(self, patch: Patch, classes_HW: NDArray) -> NDArray:
+        """Numbers of the parcels; from ParcelIDs where the dataset has no instance annotations."""
+        path = self._path("INSTANCE_ANNOTATIONS", "INSTANCES", patch)
+        if not path.exists():
+            return number_parcels(self._map("ANNOTATIONS", "ParcelIDs", patch, classes_HW.shape), classes_HW)
+        instances_HW = self._map("INSTANCE_ANNOTATIONS", "INSTANCES", patch, classes_HW.shape)
+        lowest, highest = int(instances_HW.min()), int(instances_HW.max())
+        if lowest < 0 or highest > np.iinfo(np.int32).max:
+            raise DatasetError(f"{path} holds numbers {lowest} .. {highest}", "0 .. 2147483647", "copy the file again")
+        return instances_HW
+
+    def _centres(self, patch: Patch, instances_HW: NDArray, classes_HW: NDArray) -> CentreTargets:
+        """From the files where they are there, computed otherwise."""
+        heatmap, zones = (self._path("INSTANCE_ANNOTATIONS", kind, patch) for kind in ("HEATMAP", "ZONES"))
+        if not (heatmap.exists() and zones.exists()):
+            return centre_targets(instances_HW, classes_HW)
+        heatmap_HW = self._map("INSTANCE_ANNOTATIONS", "HEATMAP", patch, classes_HW.shape, kinds="f")
+        zones_HW = self._map("INSTANCE_ANNOTATIONS", "ZONES", patch, classes_HW.shape)
+        if not ((heatmap_HW >= 0) & (heatmap_HW <= 1)).all():
+            raise DatasetError(f"{heatmap} holds values outside 0..1", "heat from 0 to 1", "copy the file again, or remove it")
+        try:
+            return targets_from_maps(heatmap_HW, instances_HW, zones_HW, classes_HW)
+        except ValueError as error:
+            raise DatasetError(f"{zones}: {error}", "numbers of INSTANCES", "copy the file again, or remove it") from None
+
+
+def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisation:
+    """The mean over folds of the means and deviations that NORM_S2_patch.json gives each fold. Raises ``DatasetError``."""
+    _check_folds(folds)
+    path = Path(folder) / NORMALISATION_FILE
+    table = read_json(path)
+    try:
+        means, stds = ([table[f"Fold_{fold}"][key] for fold in folds] for key in ("mean", "std"))
+        values = np.array([means, stds], dtype=np.float64)
+        if values.shape[1:] != (len(folds), len(PASTIS_BANDS)) or not np.isfinite(values).all():
+            raise ValueError(f"values of shape {values.shape}")
+        mean, std = values.mean(axis=1)
+        return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{path} has no valid normalisation of folds {', '.join(map(str, folds))} ({error})",
+            f"mean and std with {len(PASTIS_BANDS)} values for each Fold_n",
+            "write it anew with panoseg.data.pastis.compute_normalisation",
+        ) from error
+
+
+def split_normalisations(
+    folder: Path | str, fold: int, policy: Policy = "train"
+) -> tuple[Normalisation, Normalisation, Normalisation]:
+    """Normalisation of the training, validation and test set of a rotation (1..5).
+
+    policy: "train" uses the training folds for all three, so that nothing of the test set leaks into its inputs and one
+    normalisation belongs to the weights. "published" gives each set its own folds, as the published program does.
+    """
+    if fold not in FOLDS:
+        raise DatasetError(f"fold {fold}", "a rotation from 1 to 5", "choose one of them")
+    if policy not in ("train", "published"):
+        raise ConfigError(f"normalisation {policy!r}", "train or published", "choose one of them")
+    train, validate, test = FOLDS[fold]
+    if policy == "train":
+        validate = test = train
+    return fold_normalisation(folder, train), fold_normalisation(folder, validate), fold_normalisation(folder, test)
+
+
+def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]]]:
+    """What NORM_S2_patch.json holds, from the images: for each fold the mean over its patches of their mean and deviation.
+
+    Deviations are unbiased and each is of one patch, all dates together (utae-paps @ 987874e, ``compute_norm_vals``). Folds
+    without patches are left out. One date at a time is in memory. The result is ready for JSON.
+    """
+    moments: dict[int, list[NDArray]] = {}
+    for patch in read_metadata(Path(folder)):
+        moments.setdefault(patch.fold, []).append(_moments(_map_images(Path(folder), patch)))
+    table = {}
+    for fold in sorted(moments):
+        mean, std = np.mean(moments[fold], axis=0)
+        table[f"Fold_{fold}"] = {"mean": mean.tolist(), "std": std.tolist()}
+    return table
+
+
+def _moments(images_TCHW: NDArray) -> NDArray:
+    """Mean and unbiased deviation of each band, 2 x C; sums of int16 and their squares are exact in double precision."""
+    total, square = np.zeros((2, images_TCHW.shape[1]))
+    for image_CHW in images_TCHW:
+        values = image_CHW.reshape(len(image_CHW), -1).astype(np.float64)
+        total += values.sum(axis=1)
+        square += np.einsum("cp,cp->c", values, values)
+    count = images_TCHW.size // images_TCHW.shape[1]
+    variance = (square - total**2 / count) / max(count - 1, 1)
+    return np.stack([total / count, np.sqrt(np.maximum(variance, 0))])
+
+
+def _map_images(folder: Path, patch: Patch) -> NDArray:
+    """The images of a patch, mapped into memory and checked against its metadata."""
+    path = folder / "DATA_S2" / f"S2_{patch.id}.npy"
+    images_TCHW = map_array(path, dimensions=4, dtype="int16")
+    if images_TCHW.shape[1] != len(PASTIS_BANDS) or not all(images_TCHW.shape):
+        raise DatasetError(
+            f"{path} is {' x '.join(map(str, images_TCHW.shape))}",
+            f"T x {len(PASTIS_BANDS)} x H x W with the bands {' '.join(PASTIS_BANDS)}",
+            "write all bands and at least one date",
+        )
+    if len(images_TCHW) != len(patch.dates):
+        raise DatasetError(
+            f"{path} has {len(images_TCHW)} images",
+            f"{len(patch.dates)}, the number of its dates in metadata.geojson",
+            "make the two agree",
+        )
+    return images_TCHW
+
+
+def _check_folds(folds: Sequence[int]) -> None:
+    for fold in folds:
+        if fold not in FOLDS:
+            raise DatasetError(f"fold {fold}", "folds from 1 to 5", "choose one of them")
+
+
+def _check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(expected):
+        raise DatasetError(
+            f"{path} covers {' x '.join(map(str, found)) or 'no'} pixels",
+            f"{' x '.join(map(str, expected))} as in the patch's other arrays",
+            "make the arrays of the patch agree",
+        )
+
+
+def _parse_single_date(single_date: int | str | None) -> int | date | None:
+    """A position (a number, also as text) or a date."""
+    if single_date is None or isinstance(single_date, int):
+        return single_date
+    try:
+        return parse_date(single_date) if len(single_date) >= 8 else int(single_date)
+    except ValueError:
+        raise ConfigError(
+            f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
+        ) from None
