@@ -1,0 +1,33 @@
+"""A configuration becomes a network."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig
+from panoseg.models.paps import PaPs
+from panoseg.models.utae import UTAE
+
+_BUILDERS = {UtaeConfig: UTAE, PapsConfig: PaPs}
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """The network of a configuration, with torch's own initial weights; ``initialise`` gives the published ones."""
+    return _BUILDERS[type(config)](config)  # type: ignore[operator]
+
+
+def initialise(model: nn.Module) -> nn.Module:
+    """Draw the weights as the published training does, from torch's random numbers; gives the model back.
+
+    Convolutions and linear layers: weights Xavier normal, biases normal(0, 1). Convolutions in one dimension: both
+    normal(0, 1). Batch norms: scales normal(0, 1), biases 0. Group norms and queries keep what they have. (utae-paps @ 987874e,
+    src/learning/weight_init.py.)
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            nn.init.xavier_normal_(module.weight)
+        elif isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias)
+    return model

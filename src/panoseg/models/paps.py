@@ -1,0 +1,208 @@
+"""PaPs, Parcels-as-Points: each parcel is a centre point with a size, a class and a small shape.
+
+Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series with convolutional temporal attention networks",
+section 3.2; utae-paps @ 987874e, src/panoptic/paps.py. Shape suffixes: B batch, C channels, H W pixels, N centres, M centres of
+one group of windows, L side of a window, S side of a shape, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panoseg.models.config import PapsConfig
+from panoseg.models.layers import ConvLayer
+from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput, ScoredMasks
+from panoseg.models.utae import UTAE
+from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
+
+
+class PaPs(nn.Module):
+    """Parcels of a season as scored masks, on the maps of a backbone.
+
+    The heads work in float32 whatever the surrounding precision: centres are found by comparing neighbouring heat, and in half
+    precision neighbours tie.
+    """
+
+    def __init__(self, config: PapsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = UTAE(config.backbone)
+        fine, stacked = config.backbone.decoder_widths[0], sum(config.backbone.decoder_widths)
+        classes = config.backbone.classes
+        self.register_buffer("min_confidence", torch.tensor([config.min_confidence]))
+        self.min_confidence: Tensor
+        self.heatmap_conv = nn.Sequential(ConvLayer((fine, 32, 1), last_relu=False), nn.Sigmoid())
+        self.saliency_conv = ConvLayer((fine, 32, 1), last_relu=False)
+        self.shape_mlp = nn.Sequential(*_hidden(stacked, stacked // 2), nn.Linear(stacked // 2, config.shape_size**2))
+        self.size_mlp = nn.Sequential(
+            *_hidden(stacked, stacked // 2), *_hidden(stacked // 2, stacked // 4), nn.Linear(stacked // 4, 2), nn.Softplus()
+        )
+        self.class_mlp = nn.Sequential(
+            *_hidden(stacked, stacked // 2), nn.Linear(stacked // 2, stacked // 4), nn.Linear(stacked // 4, classes)
+        )
+        self.mask_cnn = _mask_cnn() if config.mask_convolution else None
+
+    def forward(
+        self,
+        images_BTCHW: Tensor,
+        days_BT: Tensor,
+        valid_BT: Tensor,
+        zones_BHW: Tensor | None = None,
+        heatmap_only: bool = False,
+        min_confidence: float | None = None,
+    ) -> PapsOutput:
+        """Heat map, saliency and candidates of a batch of seasons.
+
+        images_BTCHW, days_BT, valid_BT: as in ``UTAE``. zones_BHW: int, the parcel each pixel is nearest to, 0 where there is
+        none; then the hottest pixel of each parcel's zone is its only candidate, else every local maximum is one.
+        min_confidence: local maxima below it are left out; None: none in training, else the model's own threshold.
+        """
+        maps = self.encoder.features(images_BTCHW, days_BT, valid_BT)
+        with torch.autocast(images_BTCHW.device.type, enabled=False):
+            maps = FeatureMaps(tuple(level.float() for level in maps.pyramid))
+            heatmap_BHW = self.heatmap_conv(maps.pyramid[-1])[:, 0]
+            if heatmap_only:
+                return PapsOutput(heatmap_BHW)
+            saliency_BHW = self.saliency_conv(maps.pyramid[-1])[:, 0]
+            if zones_BHW is not None:
+                centre_BHW = zone_centres(heatmap_BHW.detach(), zones_BHW)
+            else:
+                centre_BHW = local_maxima(heatmap_BHW.detach()) & (heatmap_BHW >= self._lowest(min_confidence))
+            centre_N3 = centre_BHW.nonzero()
+            return PapsOutput(heatmap_BHW, saliency_BHW, self._candidates(maps, heatmap_BHW, saliency_BHW, centre_N3))
+
+    def scored_masks(self, output: PapsOutput) -> ScoredMasks:
+        """The candidates of at least the model's confidence as masks in their whole images.
+
+        Raises ``ValueError`` for an output that holds only the heat map.
+        """
+        found = output.candidates
+        if found is None:
+            raise ValueError("the output holds only the heat map")
+        height, width = output.heatmap_BHW.shape[-2:]
+        # One row and column more than the image, where windows that reach beyond it may write.
+        canvas_NHW = found.box_N4.new_zeros((len(found.centre_N3), height + 1, width + 1), dtype=torch.bool)
+        for group in found.masks:
+            index_MLL = window_index(group.candidate_M, group.corner_M2, group.inside_MLL.shape[-1], height + 1, width + 1)
+            canvas_NHW.view(-1)[index_MLL[group.inside_MLL]] = (group.probability_MLL > self.config.mask_threshold)[
+                group.inside_MLL
+            ]
+        kept_N = found.confidence_N >= self.min_confidence
+        return ScoredMasks(
+            canvas_NHW[kept_N, :height, :width],
+            found.confidence_N[kept_N],
+            found.class_scores_NK[kept_N],
+            found.centre_N3[kept_N, 0],
+        )
+
+    def _lowest(self, min_confidence: float | None) -> Tensor | float:
+        if min_confidence is not None:
+            return min_confidence
+        return 0.0 if self.training else self.min_confidence
+
+    def _candidates(self, maps: FeatureMaps, heatmap_BHW: Tensor, saliency_BHW: Tensor, centre_N3: Tensor) -> Candidates:
+        image_N, row_N, column_N = centre_N3.unbind(1)
+        stack_NC = _stack_at(maps, centre_N3)
+        size_N2 = self.size_mlp(stack_NC)
+        shape_NSS = self.shape_mlp(stack_NC).unflatten(1, (self.config.shape_size, -1))
+        pixels_N2 = size_N2.detach().round().long().clamp(min=1)
+        start_N2, box_N4 = clipped_boxes(centre_N3[:, 1:], pixels_N2, *heatmap_BHW.shape[-2:])
+        masks = []
+        for candidate_M, side in group_by_side(box_N4) if len(centre_N3) else ():
+            box_M4 = box_N4[candidate_M]
+            offset_M2 = box_M4[:, :2] - start_N2[candidate_M]
+            shape_MLL = resample(shape_NSS[candidate_M], offset_M2, pixels_N2[candidate_M], side)
+            index_MLL = window_index(image_N[candidate_M], box_M4[:, :2], side, *heatmap_BHW.shape[-2:])
+            inside_MLL = inside_windows(box_M4, side)
+            probability_MLL = self._mask(shape_MLL, saliency_BHW.flatten()[index_MLL], inside_MLL)
+            masks.append(MaskWindows(candidate_M, box_M4[:, :2], probability_MLL, inside_MLL))
+        confidence_N = heatmap_BHW[image_N, row_N, column_N]
+        return Candidates(centre_N3, confidence_N, self.class_mlp(stack_NC), size_N2, box_N4, tuple(masks))
+
+    def _mask(self, shape_MLL: Tensor, saliency_MLL: Tensor, inside_MLL: Tensor) -> Tensor:
+        """Probability of each pixel of the windows, 0 outside the boxes."""
+        if self.mask_cnn is None:
+            probability_MLL = shape_MLL.sigmoid() * saliency_MLL.sigmoid()
+        else:
+            logits_MLL = shape_MLL + saliency_MLL
+            refined_MLL = _inside_boxes(self.mask_cnn, logits_MLL[:, None], inside_MLL[:, None])[:, 0]
+            probability_MLL = logits_MLL.sigmoid() * refined_MLL.sigmoid()
+        return probability_MLL * inside_MLL
+
+
+def local_maxima(heatmap_BHW: Tensor) -> Tensor:
+    """Bool B x H x W: as hot as the eight neighbours or hotter, and hotter than the mean of the batch (as published)."""
+    return (heatmap_BHW == F.max_pool2d(heatmap_BHW, 3, stride=1, padding=1)) & (heatmap_BHW > heatmap_BHW.mean())
+
+
+def zone_centres(heatmap_BHW: Tensor, zones_BHW: Tensor) -> Tensor:
+    """Bool B x H x W: the hottest pixel of each zone, the first in reading order of equally hot ones; none in zone 0."""
+    images = len(zones_BHW)
+    zones = zones_BHW.amax() + 1
+    zone_P = (zones_BHW.long() + zones * torch.arange(images, device=zones.device)[:, None, None]).flatten()
+    heat_P = heatmap_BHW.flatten()
+    hottest_Z = heat_P.new_full((int(images * zones),), -1.0).scatter_reduce(0, zone_P, heat_P, "amax")
+    hot_P = (heat_P == hottest_Z[zone_P]) & (zones_BHW.flatten() > 0)
+    pixel_P = torch.arange(len(heat_P), device=heat_P.device).where(hot_P, len(heat_P))
+    first_Z = pixel_P.new_full(hottest_Z.shape, len(heat_P)).scatter_reduce(0, zone_P, pixel_P, "amin")
+    return (pixel_P == first_Z[zone_P]).logical_and(hot_P).view_as(zones_BHW)
+
+
+def _stack_at(maps: FeatureMaps, centre_N3: Tensor) -> Tensor:
+    """The features of all levels at the centres, coarsest first: N x (sum of the channels)."""
+    image_N, row_N, column_N = centre_N3.unbind(1)
+    height = maps.pyramid[-1].shape[-2]
+    columns = []
+    for level_BCHW in maps.pyramid:
+        stride = height // level_BCHW.shape[-2]
+        columns.append(level_BCHW.permute(0, 2, 3, 1)[image_N, row_N // stride, column_N // stride])
+    return torch.cat(columns, dim=1)
+
+
+def _inside_boxes(layers: nn.Sequential, values_MCLL: Tensor, inside_M1LL: Tensor) -> Tensor:
+    """What the layers give on each box alone, as if it were cut out: outside counts as zero, and norms see only the inside."""
+    inside_M1LL = inside_M1LL.to(values_MCLL.dtype)
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            values_MCLL = layer(values_MCLL * inside_M1LL)
+        elif isinstance(layer, nn.GroupNorm):
+            values_MCLL = _norm_inside(layer, values_MCLL, inside_M1LL)
+        else:
+            values_MCLL = layer(values_MCLL)
+    return values_MCLL
+
+
+def _norm_inside(norm: nn.GroupNorm, values_MCLL: Tensor, inside_M1LL: Tensor) -> Tensor:
+    """Normalisation of all channels together over the pixels inside."""
+    count_M = inside_M1LL.sum((1, 2, 3), keepdim=True) * values_MCLL.shape[1]
+    mean_M = (values_MCLL * inside_M1LL).sum((1, 2, 3), keepdim=True) / count_M
+    centred_MCLL = (values_MCLL - mean_M) * inside_M1LL
+    variance_M = centred_MCLL.square().sum((1, 2, 3), keepdim=True) / count_M
+    standard_MCLL = centred_MCLL * (variance_M + norm.eps).rsqrt()
+    return standard_MCLL * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+class _CentreNorm(nn.BatchNorm1d):
+    """Batch normalisation over centres; with fewer than two in a training batch it uses its running statistics."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) < 2:
+            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(input)
+
+
+def _hidden(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return nn.Linear(before, after), _CentreNorm(after), nn.ReLU()
+
+
+def _mask_cnn() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.GroupNorm(1, 16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 1, 3, padding=1),
+    )

@@ -1,0 +1,149 @@
+"""Losses: cross-entropy of pixels, and the four parts of the panoptic loss.
+
+Garnot & Landrieu 2021, section 3.2, as utae-paps @ 987874e computes them (src/panoptic/paps_loss.py, FocalLoss.py). All in
+float32 whatever the surrounding precision, because logarithms of half-precision probabilities lose their tails. Shape
+suffixes: B batch, H W pixels, K classes, N centres, M centres of one group of windows, L side of a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panoseg.data.samples import CentreTargets
+from panoseg.models.outputs import Candidates, PapsOutput
+from panoseg.models.windows import window_index
+from panoseg.training.loss_config import PapsLossConfig
+
+_EPSILON = 1e-8
+
+
+def semantic_loss(logits_BKHW: Tensor, classes_BHW: Tensor, void: int | None = None) -> Tensor:
+    """Mean cross-entropy of the pixels whose class is not void; 0 where all are."""
+    ignored = -100 if void is None else void
+    total = F.cross_entropy(logits_BKHW.float(), classes_BHW, ignore_index=ignored, reduction="sum")
+    return total / (classes_BHW != ignored).sum().clamp(min=1)
+
+
+def focal_loss(logits_NK: Tensor, class_N: Tensor, gamma: float = 0.0, void: int | None = None) -> Tensor:
+    """Mean over the centres whose class is not void of -(1 - p)^gamma log p, p the probability of the class; 0 without any.
+
+    The factor (1 - p)^gamma passes no gradient, as published.
+    """
+    log_p_N = logits_NK.float().log_softmax(1).gather(1, class_N[:, None])[:, 0]
+    loss_N = -((1 - log_p_N.detach().exp()) ** gamma) * log_p_N
+    counted_N = torch.ones_like(class_N, dtype=torch.bool) if void is None else class_N != void
+    return _mean(loss_N, counted_N)
+
+
+def centre_loss(heatmap_BHW: Tensor, target_BHW: Tensor, alpha: float = 0.0, beta: float = 4.0) -> Tensor:
+    """Loss of a heat map over its number of centres: logarithms at true centres and elsewhere, the latter spared near a centre.
+
+    heatmap_BHW, target_BHW: float32 0..1; centres are where the target is 1. CornerNet (Law & Deng 2018, equation 1).
+    """
+    heat, target = heatmap_BHW.float(), target_BHW.float()
+    positive = target == 1
+    at_centres = torch.log(heat + _EPSILON) * (1 - heat) ** alpha
+    elsewhere = torch.log(1 - heat + _EPSILON) * heat**alpha * (1 - target) ** beta
+    return -torch.where(positive, at_centres, elsewhere).sum() / positive.sum().clamp(min=1)
+
+
+def size_loss(size_N2: Tensor, true_N2: Tensor, counted_N: Tensor) -> Tensor:
+    """Mean over the counted centres of the relative errors of height and width, added."""
+    return _mean(((true_N2 - size_N2.float()).abs() / (true_N2 + _EPSILON)).sum(1), counted_N)
+
+
+@dataclass(frozen=True)
+class PapsLosses:
+    """The panoptic loss of a batch: ``total`` is the weighted sum of the other four scalars.
+
+    iou_N, confidence_N: float32 0..1 without gradient, for each supervised centre the overlap of its mask with its parcel and
+    its heat; from them the confidence threshold is tuned.
+    """
+
+    total: Tensor
+    centre: Tensor
+    size: Tensor
+    shape: Tensor
+    classification: Tensor
+    iou_N: Tensor
+    confidence_N: Tensor
+
+
+class PapsLoss:
+    """The panoptic loss: heat map, and size, class and mask of the parcel in whose zone a centre lies.
+
+    void: the class that neither adds to nor spoils the classification loss. A centre in no parcel's zone, which only a patch
+    without parcels has, is not supervised.
+    """
+
+    def __init__(self, config: PapsLossConfig | None = None, void: int | None = None) -> None:
+        self.config, self.void = config or PapsLossConfig(), void
+
+    def __call__(self, output: PapsOutput, target: CentreTargets) -> PapsLosses:
+        """The loss of what the model said of a batch; heat map only where the output has nothing else."""
+        config = self.config
+        centre = centre_loss(output.heatmap_BHW, target.heatmap_HW, config.alpha, config.beta)
+        if output.candidates is None or not len(output.candidates.centre_N3):
+            none, empty = centre.new_zeros(()), centre.new_zeros(0)
+            return PapsLosses(config.centre_weight * centre, centre, none, none, none, empty, empty)
+        found = output.candidates
+        at = found.centre_N3.unbind(1)
+        zone_N = target.zone_HW[at].long()
+        counted_N = zone_N > 0
+        size = size_loss(found.size_N2, target.size_HW2[at], counted_N)
+        classification = _zoned_class_loss(found, target, counted_N, config.gamma, self.void)
+        shape, iou_N = self._masks(found, target.instance_HW, zone_N)
+        total = (
+            config.centre_weight * centre
+            + config.size_weight * size
+            + config.shape_weight * shape
+            + config.class_weight * classification
+        )
+        return PapsLosses(total, centre, size, shape, classification, iou_N[counted_N], found.confidence_N.detach()[counted_N])
+
+    def _masks(self, found: Candidates, instances_BHW: Tensor, zone_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean loss of all pixels of all boxes, and the IoU of each candidate N."""
+        image_N = found.centre_N3[:, 0]
+        iou_N = found.confidence_N.new_zeros(len(zone_N))
+        true_area_N = _areas(instances_BHW, image_N, zone_N)
+        total, pixels = found.confidence_N.new_zeros(()), zone_N.new_zeros(())
+        for group in found.masks:
+            of_M = group.candidate_M
+            side = group.inside_MLL.shape[-1]
+            index_MLL = window_index(image_N[of_M], group.corner_M2, side, *instances_BHW.shape[1:])
+            true_MLL = (instances_BHW.flatten()[index_MLL] == zone_N[of_M, None, None]) & group.inside_MLL
+            counted_MLL = group.inside_MLL & (zone_N[of_M] > 0)[:, None, None]
+            total = total + (self._pixel_loss(group.probability_MLL, true_MLL) * counted_MLL).sum()
+            pixels = pixels + counted_MLL.sum()
+            predicted_MLL = group.probability_MLL > self.config.mask_threshold
+            common_M = (predicted_MLL & true_MLL).sum((1, 2))
+            iou_N[of_M] = common_M / (predicted_MLL.sum((1, 2)) + true_area_N[of_M] - common_M).clamp(min=1)
+        return total / pixels.clamp(min=1), iou_N
+
+    def _pixel_loss(self, probability_MLL: Tensor, true_MLL: Tensor) -> Tensor:
+        probability_MLL = probability_MLL.float()
+        if self.config.shape == "published":
+            # A softmax of the two numbers 1 - p and p.
+            return F.softplus(torch.where(true_MLL, 1 - 2 * probability_MLL, 2 * probability_MLL - 1))
+        return F.binary_cross_entropy(probability_MLL, true_MLL.float(), reduction="none")
+
+
+def _zoned_class_loss(found: Candidates, target: CentreTargets, counted_N: Tensor, gamma: float, void: int | None) -> Tensor:
+    class_N = target.zone_class_HW[found.centre_N3.unbind(1)].long()
+    return focal_loss(found.class_scores_NK[counted_N], class_N[counted_N], gamma, void)
+
+
+def _areas(instances_BHW: Tensor, image_N: Tensor, instance_N: Tensor) -> Tensor:
+    """Pixels of each instance in its image."""
+    count = instances_BHW.amax() + 1
+    offset_B = count * torch.arange(len(instances_BHW), device=count.device)
+    areas = (instances_BHW + offset_B[:, None, None]).flatten().bincount(minlength=int(count) * len(instances_BHW))
+    return areas[instance_N + offset_B[image_N]]
+
+
+def _mean(values_N: Tensor, counted_N: Tensor) -> Tensor:
+    return values_N.where(counted_N, 0).sum() / counted_N.sum().clamp(min=1)
