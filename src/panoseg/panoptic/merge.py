@@ -1,0 +1,89 @@
+"""Merging scored masks, which may overlap, into one picture.
+
+Source of the rule: Sainte Fare Garnot and Landrieu, "Panoptic Segmentation of Satellite Image Time Series with Convolutional
+Temporal Attention Networks", ICCV 2021, section 3.3, as in VSainteuf/utae-paps @ 987874e, src/panoptic/paps.py.
+
+Shape suffixes: B images, N candidates of all images, K classes, H W pixels, P pairs of a candidate and one of its pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from panoseg.classes import ClassTable
+from panoseg.models.outputs import ScoredMasks
+from panoseg.panoptic.panoptic import Panoptic, Segments, kinds_of, present_segments
+
+
+def merge_masks(masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0) -> tuple[Tensor, Tensor]:
+    """One picture an image: candidates by descending score, each given the pixels that no better one has.
+
+    A candidate with pixels is accepted where none of them is taken, or where more than the share ``min_remain`` of them is
+    free; of equal scores the earlier comes first. Candidates below ``min_score`` take no part.
+
+    Returns segment_BHW (int32, number of the candidate plus one, 0 none) and accepted_N (bool), on the masks' device.
+
+    Each candidate's fate depends on better ones alone, so judging all at once from the fates of the last round settles at
+    least one more of them a round, and what no longer changes is what judging one by one gives. A few rounds do.
+    """
+    count, height, width = masks.mask_NHW.shape
+    pixels = height * width
+    candidate_P, pixel_P = _pairs(masks.mask_NHW.view(count, pixels))
+    pixel_P = pixel_P + masks.image_N[candidate_P] * pixels
+    order_N = masks.score_N.sort(descending=True, stable=True).indices
+    rank_N = torch.empty_like(order_N)
+    rank_N[order_N] = torch.arange(count, device=order_N.device)
+    rank_P = rank_N[candidate_P]
+    end_N = torch.bincount(candidate_P, minlength=count).cumsum(0)
+    total_N = end_N.diff(prepend=end_N.new_zeros(1))
+    eligible_N = (total_N > 0) & (masks.score_N >= min_score)
+
+    accepted_N = eligible_N
+    while True:
+        taken_P = torch.where(accepted_N[candidate_P], rank_P, count)
+        owner = torch.full((batch_size * pixels,), count, device=rank_P.device)
+        owner.scatter_reduce_(0, pixel_P, taken_P, "amin")
+        free_N = _sums((owner[pixel_P] >= rank_P), end_N)
+        judged_N = eligible_N & ((free_N == total_N) | (free_N / total_N > min_remain))
+        if torch.equal(judged_N, accepted_N):
+            break
+        accepted_N = judged_N
+    number = torch.cat([order_N + 1, order_N.new_zeros(1)]).to(torch.int32)
+    return number[owner].view(batch_size, height, width), accepted_N
+
+
+def to_panoptics(segment_BHW: Tensor, masks: ScoredMasks, table: ClassTable) -> list[Panoptic]:
+    """The pictures of ``merge_masks`` with their tables: one an image, ids from 1 in the order of the candidates.
+
+    A segment's class is the best of its candidate's scores, and its score the candidate's.
+    """
+    class_N = masks.class_scores_NK.argmax(dim=1).to(torch.int32).cpu().numpy()
+    score_N = masks.score_N.float().cpu().numpy()
+    return [_to_panoptic(segment_HW, class_N, score_N, table) for segment_HW in segment_BHW.cpu().numpy()]
+
+
+def _to_panoptic(segment_HW: np.ndarray, class_N: np.ndarray, score_N: np.ndarray, table: ClassTable) -> Panoptic:
+    numbers, areas = present_segments(segment_HW)
+    candidates = numbers - 1
+    ids = np.arange(1, len(candidates) + 1, dtype=np.int32)
+    renumber = np.zeros(len(class_N) + 1, np.int32)
+    renumber[numbers] = ids
+    kinds = kinds_of(class_N[candidates], table)
+    return Panoptic(renumber[segment_HW], Segments(ids, class_N[candidates], score_N[candidates], areas, kinds))
+
+
+def _pairs(mask_NP: Tensor) -> tuple[Tensor, Tensor]:
+    if mask_NP.device.type == "cpu":
+        # NumPy finds the set bits of a mostly empty mask several times faster than torch does.
+        flat_P = torch.from_numpy(np.flatnonzero(mask_NP.numpy()))
+    else:
+        flat_P = mask_NP.flatten().nonzero().squeeze(1)
+    return flat_P // mask_NP.shape[1], flat_P % mask_NP.shape[1]
+
+
+def _sums(flag_P: Tensor, end_N: Tensor) -> Tensor:
+    """Number of set flags of each candidate, whose pairs end before ``end_N``."""
+    running = torch.nn.functional.pad(flag_P.cumsum(0), (1, 0))[end_N]
+    return running.diff(prepend=running.new_zeros(1))
