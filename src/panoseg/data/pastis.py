@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.augment import augment
+from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.npy import map_array
 from panoseg.data.pastis_metadata import Patch, parse_date, read_json, read_metadata
@@ -47,7 +49,8 @@ class PastisDataset(Dataset[Sample]):
 
     folder: the dataset. folds: which of 1..5 to take. target: "semantic" adds classes, "panoptic" also instances and centre
     targets. reference_date: day 0 of ``Sample.days_T``. class_mapping: new class of each class. single_date: only one image a
-    patch, by position (negative from the end) or the one nearest to a date. classes: the classes that TARGET files may hold.
+    patch, by position (negative from the end) or the one nearest to a date. augmentation: none by default; a loader draws it
+    anew each epoch, ``dataset[index]`` always gives the same. classes: the classes that TARGET files may hold.
     Raises ``DatasetError`` for what is wrong on disk, ``ConfigError`` for impossible options.
     """
 
@@ -60,12 +63,14 @@ class PastisDataset(Dataset[Sample]):
         reference_date: date = date(2018, 9, 1),
         class_mapping: Mapping[int, int] | Mapping[str, int] | None = None,
         single_date: int | str | None = None,
+        augmentation: AugmentationConfig | None = None,
         classes: ClassTable = PASTIS,
     ) -> None:
         self.folder = Path(folder)
         self.folds = tuple(folds)
         self.target = target
         self.reference_date = reference_date
+        self.augmentation = augmentation or AugmentationConfig()
         self.classes = classes
         self.class_mapping = None if class_mapping is None else {int(old): new for old, new in class_mapping.items()}
         self.single_date = _parse_single_date(single_date)
@@ -87,6 +92,14 @@ class PastisDataset(Dataset[Sample]):
         return tuple(sorted(self.metadata[index].dates))
 
     def __getitem__(self, index: int) -> Sample:
+        return self.draw(index, np.random.default_rng((0, 0, index % len(self))))
+
+    def draw(self, index: int, generator: np.random.Generator) -> Sample:
+        """The sample at ``index``, augmented as ``generator`` decides."""
+        return augment(self._read(index), self.augmentation, generator)
+
+    def _read(self, index: int) -> Sample:
+        """A sample before augmentation; without centre targets where that makes them anew."""
         patch = self.metadata[index]
         images_TCHW, days_T = self._season(patch)
         classes_HW = instances_HW = centres = None
@@ -96,7 +109,8 @@ class PastisDataset(Dataset[Sample]):
             if self.target == "panoptic":
                 instances = self._instances(patch, written_HW)
                 instances_HW = torch.from_numpy(instances.astype(np.int32))
-                centres = self._centres(patch, instances, classes_HW.numpy())
+                if not self.augmentation.changes_geometry:
+                    centres = self._centres(patch, instances, classes_HW.numpy())
         return Sample(images_TCHW, days_T, str(patch.id), classes_HW, instances_HW, centres)
 
     def _season(self, patch: Patch) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,128 @@
+"""Augmentation: chance applied to a sample, and to its labels with it.
+
+Images may lie on disk, mapped into memory: dates and window are chosen first, and only what they leave is read, once.
+
+Shape suffixes: T dates, C bands, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.centres import centre_targets
+from panoseg.data.samples import Sample
+from panoseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Movement:
+    """Where the pixels of a patch go: a window is cut out, mirrored, then turned.
+
+    rows, columns: the window. mirror: whether rows and columns are reversed. quarter_turns: anticlockwise, 0..3.
+    """
+
+    rows: slice
+    columns: slice
+    mirror: tuple[bool, bool]
+    quarter_turns: int
+
+    def apply(self, pixels: NDArray) -> NDArray:
+        """A view of ``pixels`` (the last two axes) after the movement; nothing is copied."""
+        window = pixels[..., self.rows, self.columns]
+        mirrored = window[..., :: -1 if self.mirror[0] else 1, :: -1 if self.mirror[1] else 1]
+        return np.rot90(mirrored, self.quarter_turns, axes=(-2, -1))
+
+
+def augment(sample: Sample, config: AugmentationConfig, generator: np.random.Generator) -> Sample:
+    """The sample after what ``config`` allows and ``generator`` decides; the sample itself is not changed.
+
+    Images keep their type (int16 values are rounded), days stay ascending, labels follow their pixels, parcels keep their
+    numbers, and centre targets are computed anew where pixels may have moved. Raises ``ConfigError`` for a crop that is
+    larger than the patch.
+    """
+    images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
+    if config.changes_dates:
+        chosen, days_T = _choose_dates(days_T, config, generator)
+        sample = replace(sample, days_T=torch.from_numpy(days_T))
+    else:
+        chosen = np.arange(len(days_T))
+    if config.changes_geometry:
+        movement = draw_movement(images_TCHW.shape[2:], config, generator)
+        images_TCHW = movement.apply(images_TCHW)
+        sample = _move_labels(sample, movement)
+    if config.changes_geometry or config.changes_dates:
+        images_TCHW = _gather(images_TCHW, chosen)
+    if config.changes_values:
+        images_TCHW = _change_values(images_TCHW, config, generator)
+    return replace(sample, images_TCHW=torch.from_numpy(images_TCHW))
+
+
+def draw_movement(size: tuple[int, ...], config: AugmentationConfig, generator: np.random.Generator) -> Movement:
+    """A movement that ``config`` allows in a patch of ``size`` (height, width)."""
+    height, width = size
+    crop = config.crop
+    if crop > min(size):
+        raise ConfigError(f"crop {crop}", f"at most the patch, {height} x {width} pixels", "choose a smaller crop")
+    top, left = generator.integers(0, (height - crop + 1, width - crop + 1)) if crop else (0, 0)
+    rows, columns = slice(top, top + (crop or height)), slice(left, left + (crop or width))
+    flip_rows, flip_columns = generator.integers(0, 2, 2, dtype=bool) if config.flips else (False, False)
+    step = 1 if crop or height == width else 2
+    turns = step * int(generator.integers(0, 4 // step)) if config.turns else 0
+    return Movement(rows, columns, (bool(flip_rows), bool(flip_columns)), turns)
+
+
+def _choose_dates(days_T: NDArray, config: AugmentationConfig, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Positions of the dates that are kept, in their new order, and their new days."""
+    dates = len(days_T)
+    most = min(config.max_dates or dates, dates)
+    least = min(config.min_dates or dates, most)
+    count = int(generator.integers(least, most + 1))
+    chosen = np.sort(generator.permutation(dates)[:count])
+    jitter = generator.integers(-config.day_jitter, config.day_jitter + 1, count)
+    shift = generator.integers(-config.season_shift, config.season_shift + 1)
+    moved_T = days_T[chosen] + jitter + shift
+    order = np.argsort(moved_T, kind="stable")
+    return chosen[order], moved_T[order]
+
+
+def _gather(images_TCHW: NDArray, chosen: NDArray) -> NDArray:
+    """The chosen images, contiguous, each value read once."""
+    gathered = np.empty((len(chosen), *images_TCHW.shape[1:]), images_TCHW.dtype)
+    for position, source in enumerate(chosen):
+        gathered[position] = images_TCHW[source]
+    return gathered
+
+
+def _move_labels(sample: Sample, movement: Movement) -> Sample:
+    def move(labels_HW: Tensor | None) -> Tensor | None:
+        return None if labels_HW is None else torch.from_numpy(np.ascontiguousarray(movement.apply(labels_HW.numpy())))
+
+    classes_HW, instances_HW = move(sample.classes_HW), move(sample.instances_HW)
+    has_parcels = classes_HW is not None and instances_HW is not None
+    centres = centre_targets(instances_HW, classes_HW) if has_parcels else None  # type: ignore[arg-type]
+    return replace(sample, classes_HW=classes_HW, instances_HW=instances_HW, centres=centres)
+
+
+def _change_values(images_TCHW: NDArray, config: AugmentationConfig, generator: np.random.Generator) -> NDArray:
+    """Gains, offsets and noise; in the type of the images."""
+    dates, bands = images_TCHW.shape[:2]
+
+    def normal(deviation: float, *shape: int) -> NDArray:
+        return generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
+
+    gain_TC11 = np.exp(normal(config.date_gain, dates, 1, 1, 1) + normal(config.band_gain, bands, 1, 1))
+    changed_TCHW = images_TCHW * gain_TC11
+    changed_TCHW += normal(config.band_offset, bands, 1, 1)
+    if config.noise:
+        changed_TCHW += normal(config.noise, *images_TCHW.shape)
+    if images_TCHW.dtype.kind != "f":
+        limits = np.iinfo(images_TCHW.dtype)
+        np.rint(changed_TCHW, out=changed_TCHW)
+        np.clip(changed_TCHW, limits.min, limits.max, out=changed_TCHW)
+    return changed_TCHW.astype(images_TCHW.dtype)

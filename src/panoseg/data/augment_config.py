@@ -1,0 +1,60 @@
+"""What may happen to a training sample; apart from the doing, so that a configuration imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from panoseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """What happens to training samples by chance; everything is off by default."""
+
+    crop: int = 0
+    """Size in pixels of a square window anywhere in the patch; 0 takes the whole patch."""
+    flips: bool = False
+    """Mirror rows and columns, each in half of the samples."""
+    turns: bool = False
+    """Turn by 0, 90, 180 or 270 degrees; by 0 or 180 where the window is not square."""
+    min_dates: int = 0
+    """Least number of dates that are kept; 0 is all."""
+    max_dates: int = 0
+    """Largest number of dates that are kept; 0 is all. The number is uniform between the two, bounded by the series."""
+    day_jitter: int = 0
+    """Largest number of days by which each date moves, either way; images stay in the order of their dates."""
+    season_shift: int = 0
+    """Largest number of days by which the whole season moves, either way."""
+    band_gain: float = 0.0
+    """Deviation of the logarithm of a factor for each band."""
+    band_offset: float = 0.0
+    """Deviation of an offset for each band, reflectance x 10 000."""
+    date_gain: float = 0.0
+    """Deviation of the logarithm of a factor for each date."""
+    noise: float = 0.0
+    """Deviation of the noise of each value, reflectance x 10 000."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"augmentation {entry.name} {value}", "a number from 0", "correct the option")
+        if 0 < self.max_dates < self.min_dates:
+            raise ConfigError(
+                f"min_dates {self.min_dates} above max_dates {self.max_dates}", "at least as many at most", "exchange the two"
+            )
+
+    @property
+    def changes_geometry(self) -> bool:
+        """Whether pixels may move, and labels with them."""
+        return bool(self.crop or self.flips or self.turns)
+
+    @property
+    def changes_values(self) -> bool:
+        """Whether reflectances may change."""
+        return bool(self.band_gain or self.band_offset or self.date_gain or self.noise)
+
+    @property
+    def changes_dates(self) -> bool:
+        """Whether dates may be left out or move."""
+        return bool(self.min_dates or self.max_dates or self.day_jitter or self.season_shift)
