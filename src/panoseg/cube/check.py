@@ -1,0 +1,190 @@
+"""The conventions of a cube, and what is wrong with one that breaks them.
+
+A checked cube is an ``xarray.Dataset`` with dims (time, y, x), north up, one float32 variable a band named ``B02`` .. ``B12``
+in the order that was asked for, reflectance x 10 000, NaN or 0 where there is no data, days ascending without repeats, a
+projected coordinate system and pixels of about 10 m. ``SCL`` is kept where it is present.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import xarray as xr
+
+from panoseg.errors import CubeError
+from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
+
+PIXEL_M = 10.0
+_PIXEL_TOLERANCE = 0.1
+SMALLEST_SIDE = 16
+_DIMS = {
+    "time": ("time", "t", "date", "dates"),
+    "y": ("y", "northing", "lat", "latitude"),
+    "x": ("x", "easting", "lon", "longitude"),
+}
+_BAND_DIMS = ("band", "bands", "wavelength", "variable")
+_SAMPLED_DATES, _SAMPLED_PIXELS = 5, 64
+
+
+def check_cube(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
+    """``cube`` in the conventions of this module, still lazy; only a small sample of its values is read, to know their scale.
+
+    Mended silently: other names and orders of bands and dims, south-up grids, unsorted dates, several acquisitions a day
+    (merged: the first that has data), reflectance 0..1. Raises ``CubeError`` for what cannot be mended.
+    """
+    cube = _name_dims(_split_bands(cube))
+    cube = _name_bands(cube, bands)
+    cube = _north_up(cube)
+    _check_grid(cube)
+    cube = _one_time_a_day(cube)
+    return _as_reflectance(cube, bands)
+
+
+def _split_bands(cube: xr.Dataset) -> xr.Dataset:
+    """One variable a band, where all bands lie in one variable along a dimension with names."""
+    for name, variable in cube.data_vars.items():
+        for dim in variable.dims:
+            if str(dim).lower() in _BAND_DIMS and dim in cube.coords:
+                labels = cube.indexes[dim]
+                renamed = variable.assign_coords({dim: [str(label) for label in labels]})
+                return renamed.to_dataset(dim).assign_coords(cube.drop_dims(str(dim)).coords).assign_attrs(cube[name].attrs)
+    return cube
+
+
+def _name_dims(cube: xr.Dataset) -> xr.Dataset:
+    names: dict[Hashable, str] = {}
+    for wanted, aliases in _DIMS.items():
+        found = next((dim for dim in cube.dims if str(dim).lower() in aliases), None)
+        if found is None:
+            raise CubeError(
+                f"the cube has the dimensions {', '.join(map(str, cube.dims)) or '(none)'}",
+                "time, y and x",
+                f"name the {wanted} dimension {wanted!r}",
+            )
+        if found != wanted:
+            names[found] = wanted
+    return cube.rename(names)
+
+
+def _name_bands(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
+    """The asked bands under their own names, in order, and SCL."""
+    found: dict[str, str] = {}
+    for name, variable in cube.data_vars.items():
+        band = band_name(str(name))
+        if band is None or set(variable.dims) != {"time", "y", "x"}:
+            continue
+        if band in found:
+            raise CubeError(f"{found[band]} and {name} are both band {band}", "one variable a band", "take one of them out")
+        found[band] = str(name)
+    missing = [band for band in bands if band not in found]
+    if missing:
+        present = ", ".join(map(str, cube.data_vars)) or "none"
+        raise CubeError(
+            f"the cube lacks {', '.join(missing)} (its variables: {present})",
+            f"the bands {', '.join(bands)} over (time, y, x)",
+            "add them, or rename the variables (B02 or blue, B05 or rededge1, ...)",
+        )
+    kept = [*bands, *([SCENE_CLASSIFICATION] if SCENE_CLASSIFICATION in found else [])]
+    numeric = [band for band in kept if not np.issubdtype(cube[found[band]].dtype, np.number)]
+    if numeric:
+        raise CubeError(f"{numeric[0]} holds {cube[found[numeric[0]]].dtype}", "numbers", "write the bands as numbers")
+    crs = cube.odc.crs
+    if crs is None:
+        raise CubeError(
+            "the cube has no coordinate system",
+            "a grid mapping variable such as spatial_ref",
+            'write one: cube.odc.assign_crs("EPSG:32631") with odc-geo, in the zone of your area',
+        )
+    named = xr.Dataset({band: cube[found[band]].transpose("time", "y", "x") for band in kept}, attrs=cube.attrs)
+    return named.drop_vars([name for name in named.coords if name not in ("time", "y", "x")]).odc.assign_crs(crs)
+
+
+def _north_up(cube: xr.Dataset) -> xr.Dataset:
+    turned = {dim for dim in ("y", "x") if cube.sizes[dim] > 1 and (cube[dim][1] > cube[dim][0]) == (dim == "y")}
+    return cube.isel({dim: slice(None, None, -1) for dim in turned})
+
+
+def _check_grid(cube: xr.Dataset) -> None:
+    height, width = cube.sizes["y"], cube.sizes["x"]
+    if min(height, width) < SMALLEST_SIDE:
+        raise CubeError(
+            f"the cube has {height} x {width} pixels", f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE}", "take a larger area"
+        )
+    grid = cube.odc.geobox
+    if grid is None:
+        raise CubeError("the cube's x and y are not evenly spaced", "the centres of pixels in ascending order", "resample it")
+    if grid.crs.geographic:
+        raise CubeError(
+            f"the cube is in degrees ({grid.crs})", "a projected system in metres", "warp it to its UTM zone at 10 m"
+        )
+    pixel_m = [abs(float(side)) for side in (grid.resolution.x, grid.resolution.y)]
+    if any(abs(side - PIXEL_M) > _PIXEL_TOLERANCE * PIXEL_M for side in pixel_m):
+        raise CubeError(
+            f"the cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m", f"{PIXEL_M:g} m", f"resample it to {PIXEL_M:g} m"
+        )
+
+
+def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:
+    """Days ascending; acquisitions of one day become one, the first that has data at a pixel."""
+    if cube.sizes["time"] == 0:
+        raise CubeError("the cube has no date", "at least one date", "take a longer season")
+    times = cube["time"].values
+    if not np.issubdtype(times.dtype, np.datetime64) or np.isnat(times).any():
+        raise CubeError(
+            f"the cube's time holds {times.dtype} values", "dates", 'write a units attribute: "days since 2018-09-01"'
+        )
+    order = np.argsort(times, kind="stable")
+    cube = cube.isel(time=order).assign_coords(time=times[order].astype("datetime64[D]").astype("datetime64[ns]"))
+    days, first = np.unique(cube["time"].values, return_index=True)
+    if len(days) == cube.sizes["time"]:
+        return cube
+    merged = []
+    for start, end in zip(first, [*first[1:], cube.sizes["time"]], strict=True):
+        day = cube.isel(time=slice(start, start + 1))
+        for other in range(start + 1, end):
+            later = cube.isel(time=slice(other, other + 1))
+            day = day.where(day.notnull() & (day != 0), later)
+        merged.append(day)
+    return xr.concat(merged, "time")
+
+
+def _as_reflectance(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
+    """Every band as float32 x 10 000; reflectance 0..1 is recognised by its values."""
+    factors = {band: _factor(values, band) for band, values in _sample(cube, bands).items()}
+    known = {factor for factor in factors.values() if factor is not None}
+    if not known:
+        raise CubeError(
+            "the cube holds no data but 0 and NaN where it was sampled", "reflectance x 10 000", "check the area and dates"
+        )
+    if len(known) > 1:
+        odd = min(factors, key=lambda band: list(factors.values()).count(factors[band]))
+        raise CubeError(f"{odd} has another scale than the other bands", "reflectance x 10 000 in all", "scale the bands alike")
+    factor = known.pop()
+    return cube.assign({band: (cube[band].astype(np.float32) * np.float32(factor)) for band in bands})
+
+
+def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
+    """Valid values of each band from the middle of a few dates spread over the cube."""
+    dates = np.unique(np.linspace(0, cube.sizes["time"] - 1, _SAMPLED_DATES).round().astype(int))
+    top, left = (max((cube.sizes[dim] - _SAMPLED_PIXELS) // 2, 0) for dim in ("y", "x"))
+    rows, columns = slice(top, top + _SAMPLED_PIXELS), slice(left, left + _SAMPLED_PIXELS)
+    loaded = cube[list(bands)].isel(time=dates, y=rows, x=columns).compute()
+    return {band: (values := loaded[band].values)[np.isfinite(values) & (values != 0)] for band in bands}
+
+
+def _factor(values: np.ndarray, band: str) -> float | None:
+    """What brings a band to reflectance x 10 000; None where the sample is empty.
+
+    Snow and cloud reach 1.5, and land is never darker than 0.005 at the median, so the two scales do not meet.
+    """
+    if values.size == 0:
+        return None
+    median, largest = float(np.median(values)), float(values.max())
+    if largest <= 2.0 and median < 2.0:
+        return 1e4
+    if 20 <= median <= 20_000:
+        return 1.0
+    raise CubeError(
+        f"{band} has values around {median:g}", "reflectance x 10 000, or 0 to 1", "scale it, or write a scale_factor"
+    )

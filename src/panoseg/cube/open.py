@@ -1,0 +1,66 @@
+"""Open a season on disk as a lazy cube: NetCDF, Zarr (2 and 3), or a folder of GeoTIFFs with STAC items."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import xarray as xr
+from rasterio.errors import NotGeoreferencedWarning
+
+from panoseg.cube.scenes import cube_of_scenes
+from panoseg.errors import CubeError
+from panoseg.imagery.stac_folder import is_stac_folder, read_scenes
+
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+# Variables stored in one piece are read in pieces of this size, so that a window costs a window.
+_CHUNKS = {"time": 8, "y": 512, "x": 512}
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Turn what the reading libraries raise on damaged files into one ``CubeError`` that names ``path``.
+
+    NetCDF, HDF5, Zarr and GDAL each raise their own; a file that was cut off shows itself only when its end is read.
+    """
+    try:
+        with warnings.catch_warnings():
+            # odc-loader warps in pixel coordinates, which rasterio takes for a missing transform.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except CubeError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+        text = str(error).strip().splitlines() or [type(error).__name__]
+        raise CubeError(
+            f"{path} cannot be read ({text[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
+        ) from error
+
+
+def open_cube(path: Path | str) -> xr.Dataset:
+    """The cube at ``path``, nothing but its metadata read; values are decoded by the file's own scale and fill value.
+
+    Raises ``CubeError`` where there is nothing, or nothing that can be read. ``check_cube`` tells whether it is a season.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CubeError(f"{path} does not exist", "a NetCDF file, a Zarr store or a folder with STAC items", "check the path")
+    with reading(path):
+        if path.is_file():
+            return _chunked(xr.open_dataset(path, decode_coords="all", chunks={}))
+        if any((path / mark).exists() for mark in _ZARR_MARKS):
+            return _chunked(xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks={}))
+        if is_stac_folder(path):
+            return cube_of_scenes(read_scenes(path))
+    raise CubeError(
+        f"{path} holds neither a Zarr store nor STAC items", "a NetCDF file, Zarr or a STAC folder", "check the path"
+    )
+
+
+def _chunked(cube: xr.Dataset) -> xr.Dataset:
+    """The same cube with variables that lie in one piece on disk cut into pieces."""
+    whole = [name for name, variable in cube.data_vars.items() if not variable.encoding.get("preferred_chunks")]
+    pieces = {dim: size for dim, size in _CHUNKS.items() if dim in cube.dims}
+    return cube.assign({name: cube[name].chunk({d: n for d, n in pieces.items() if d in cube[name].dims}) for name in whole})

@@ -1,0 +1,119 @@
+"""Scenes -> cube: every band on one grid of the finest pixels, lazily, by odc-stac.
+
+Coarser bands are repeated (nearest neighbour), as in the cubes that the networks are trained on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pystac
+import rasterio
+import shapely
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+from shapely.geometry import mapping
+
+from panoseg.errors import CubeError
+from panoseg.imagery.bands import SCENE_CLASSIFICATION
+from panoseg.imagery.stac_folder import Scene
+
+_CHUNK = 512
+# odc-stac asks only the files whose footprint meets the window; a box that is straight on the grid is not so on the globe.
+_FOOTPRINT_MARGIN_DEGREES = 0.02
+
+
+def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
+    """A lazy cube of scenes in the order of their times: float32 reflectance x 10 000, NaN where no data is; SCL as numbers.
+
+    The grid has the coordinate system of most scenes, the finest pixels, and covers all scenes. Raises ``CubeError`` for a file
+    that is no raster or has no coordinate system.
+    """
+    import odc.stac
+
+    bands = sorted(scenes[0].assets)
+    headers = [_header(scene) for scene in scenes]
+    loaded = odc.stac.load(
+        [_item(scene, number, header) for number, (scene, header) in enumerate(zip(scenes, headers, strict=True))],
+        bands=bands,
+        geobox=_common_grid(headers),
+        chunks={"x": _CHUNK, "y": _CHUNK, "time": 1},
+        groupby="id",
+        resampling="nearest",
+        dtype="float32",
+        nodata=float("nan"),
+    )
+    return loaded.assign({band: _reflectance(loaded[band], scenes, band) for band in bands})
+
+
+def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
+    """A plain item whose assets are named by band; its name is its place in time, since names of scenes may repeat."""
+    box = shapely.box(*transform_bounds(header.crs, "EPSG:4326", *header.bounds)).buffer(
+        _FOOTPRINT_MARGIN_DEGREES, join_style="mitre"
+    )
+    item = pystac.Item(f"{number:06d}", mapping(box), list(box.bounds), scene.time, {})
+    for band, asset in scene.assets.items():
+        raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.nodata}]}
+        item.add_asset(
+            band, pystac.Asset(str(asset.path), media_type=pystac.MediaType.COG, roles=["data"], extra_fields=raster)
+        )
+    return item
+
+
+def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) -> xr.DataArray:
+    """Reflectance x 10 000 by each scene's own scale and offset (a season may cross a change of processing baseline)."""
+    assets = [scene.assets[band] for scene in scenes]
+
+    def per_time(values: list[float]) -> xr.DataArray:
+        return xr.DataArray(np.array(values, np.float32), coords={"time": numbers_TYX.time}, dims="time")
+
+    nodata = per_time([asset.nodata for asset in assets])
+    values = numbers_TYX.where(numbers_TYX != nodata)
+    if band == SCENE_CLASSIFICATION:
+        return values
+    return values * per_time([asset.scale * 1e4 for asset in assets]) + per_time([asset.offset * 1e4 for asset in assets])
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where a raster lies: ``crs`` as text, ``transform`` of its pixels, ``bounds`` (left, bottom, right, top)."""
+
+    crs: str
+    transform: Affine
+    bounds: tuple[float, float, float, float]
+
+
+def _common_grid(headers: Sequence[Header]) -> GeoBox:
+    """The smallest grid that covers all rasters, in the coordinate system of most, on the finest pixels."""
+    crs = Counter(header.crs for header in headers).most_common(1)[0][0]
+    anchor = min((header.transform for header in headers if header.crs == crs), key=lambda transform: transform.a)
+    boxes = np.array([h.bounds if h.crs == crs else transform_bounds(h.crs, crs, *h.bounds) for h in headers])
+    left, bottom = boxes[:, :2].min(axis=0)
+    right, top = boxes[:, 2:].max(axis=0)
+    pixel_m = anchor.a
+    # A millionth of a pixel of rounding must not add a row or a column.
+    first_column, first_row = np.floor(np.array([left - anchor.c, anchor.f - top]) / pixel_m + 1e-6)
+    last_column, last_row = np.ceil(np.array([right - anchor.c, anchor.f - bottom]) / pixel_m - 1e-6)
+    origin = anchor * Affine.translation(first_column, first_row)
+    return GeoBox((int(last_row - first_row), int(last_column - first_column)), origin, crs)
+
+
+def _header(scene: Scene) -> Header:
+    """The header of a scene's finest band."""
+    asset = min(scene.assets.values(), key=lambda asset: asset.resolution_m)
+    try:
+        with rasterio.open(asset.path) as source:
+            crs, transform, bounds = source.crs, source.transform, tuple(source.bounds)
+    except RasterioError as error:
+        raise CubeError(f"{asset.path} is not readable as a raster", "a GeoTIFF", "copy the file again") from error
+    if crs is None:
+        raise CubeError(f"{asset.path} has no coordinate system", "a GeoTIFF with one", "write it with gdal_edit.py -a_srs")
+    if transform.b or transform.d or transform.e != -transform.a:
+        raise CubeError(f"{asset.path} has turned or oblong pixels", "north-up square pixels", "warp it with gdalwarp")
+    return Header(crs.to_wkt(), transform, bounds)

@@ -1,0 +1,115 @@
+"""The dates of a cube that a network sees: one season, without dates that show next to nothing, and not too many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import xarray as xr
+
+from panoseg.errors import CubeError
+from panoseg.imagery.bands import SCENE_CLASSIFICATION
+
+# 1 September to 31 October of the next year: what a season of PASTIS spans.
+SEASON_DAYS = 425
+_CLEAR_CLASSES = (2, 4, 5, 6, 7, 11)  # dark, vegetation, bare, water, unclassified, snow: the ground is seen
+_SAMPLED_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Season:
+    """Which dates of a cube are used.
+
+    harvest_year: the year in which the crops are harvested. reference: day 0. index_T: place of each used date in the cube,
+    ascending. dates_T: datetime64[D]. days_T: int64 days since ``reference``. clear_T: float 0..1, share of pixels that show
+    the ground (by the scene classification where the cube has one, else pixels with data). left_out: dates within the season
+    that are not used, with the reason.
+    """
+
+    harvest_year: int
+    reference: date
+    index_T: np.ndarray
+    dates_T: np.ndarray
+    days_T: np.ndarray
+    clear_T: np.ndarray
+    left_out: tuple[tuple[str, str], ...]
+
+
+def choose_season(
+    cube: xr.Dataset,
+    *,
+    start: tuple[int, int] = (9, 1),
+    year: int | None = None,
+    min_clear: float = 0.1,
+    max_dates: int = 60,
+    min_dates: int = 2,
+) -> Season:
+    """The season of a checked cube.
+
+    start: month and day of day 0, in the year before harvest. year: the harvest year; None takes the one with the most dates.
+    min_clear: dates with a smaller clear share are left out; clouds above that stay in, as in training. max_dates: at most so
+    many; the clearest of each stretch of the season are kept. Raises ``CubeError`` for fewer than ``min_dates``.
+    """
+    dates = cube["time"].values.astype("datetime64[D]")
+    harvest_year = infer_harvest_year(dates, start) if year is None else year
+    first = np.datetime64(date(harvest_year - 1, *start))
+    inside = np.flatnonzero((dates >= first) & (dates <= first + SEASON_DAYS))
+    if inside.size == 0:
+        raise CubeError(
+            f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]} to {dates[-1]})",
+            f"dates from {first} to {first + SEASON_DAYS}",
+            "choose the harvest year with --year",
+        )
+    clear = clear_shares(cube.isel(time=inside))
+    seen = clear >= min_clear
+    left_out = [(str(dates[i]), f"{share:.0%} clear") for i, share in zip(inside[~seen], clear[~seen], strict=True)]
+    chosen = np.flatnonzero(seen)
+    kept = chosen[spread_clearest(dates[inside[chosen]], clear[chosen], max_dates)]
+    left_out += [(str(dates[inside[i]]), "clearer dates near it") for i in np.setdiff1d(chosen, kept)]
+    if kept.size < min_dates:
+        raise CubeError(
+            f"the season of {harvest_year} has {kept.size} usable of {inside.size} dates",
+            f"at least {min_dates}",
+            "take a longer season, or lower --min-dates or --min-clear",
+        )
+    used = inside[kept]
+    days = (dates[used] - first).astype(np.int64)
+    return Season(harvest_year, first.astype(date), used, dates[used], days, clear[kept], tuple(sorted(left_out)))
+
+
+def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> int:
+    """The year whose season holds the most dates; among equals the one with the most from March to August, then the later."""
+    years = range(dates.min().astype(date).year, dates.max().astype(date).year + 2)
+
+    def dates_within(year: int) -> tuple[int, int, int]:
+        first = np.datetime64(date(year - 1, *start))
+        growing = (dates >= np.datetime64(f"{year}-03-01")) & (dates < np.datetime64(f"{year}-09-01"))
+        return int(((dates >= first) & (dates <= first + SEASON_DAYS)).sum()), int(growing.sum()), year
+
+    return max(years, key=dates_within)
+
+
+def clear_shares(cube: xr.Dataset) -> np.ndarray:
+    """Share of pixels of each date that show the ground, from at most 512 x 512 pixels spread over the cube."""
+    step = {dim: slice(None, None, max(1, cube.sizes[dim] // _SAMPLED_SIDE)) for dim in ("y", "x")}
+    bands = [name for name in cube.data_vars if name != SCENE_CLASSIFICATION]
+    first = cube[bands[0]].isel(step)
+    seen = first.notnull() & (first != 0)
+    if SCENE_CLASSIFICATION in cube:
+        seen = seen & cube[SCENE_CLASSIFICATION].isel(step).isin(_CLEAR_CLASSES)
+    return seen.mean(("y", "x")).compute().values
+
+
+def spread_clearest(dates: np.ndarray, clear: np.ndarray, count: int) -> np.ndarray:
+    """Places of ``count`` dates, ascending: the least useful leave first.
+
+    A date's use is its clear share times the days between its neighbours, so that thin stretches of the season are spared.
+    """
+    kept = list(range(len(dates)))
+    days = dates.astype("datetime64[D]").astype(np.int64)
+    while len(kept) > count:
+        here = days[kept]
+        gaps = np.diff(here, prepend=2 * here[0] - here[1], append=2 * here[-1] - here[-2])
+        kept.pop(int(np.argmin((gaps[1:] + gaps[:-1]) * clear[kept])))
+    return np.array(kept, dtype=np.int64)
