@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from panoseg.errors import ConfigError
 
@@ -42,6 +42,9 @@ class UtaeConfig:
     """Leave padded dates out of the attention's normalisation; False as in all published weights."""
 
     def __post_init__(self) -> None:
+        for name, allowed in (("aggregation", Aggregation), ("encoder_norm", Norm)):
+            value = getattr(self, name)
+            _expect(value in get_args(allowed), f"{name} {value!r}", f"one of {', '.join(get_args(allowed))}")
         _expect(
             len(self.encoder_widths) == len(self.decoder_widths) >= 2,
             f"{len(self.encoder_widths)} encoder widths and {len(self.decoder_widths)} decoder widths",

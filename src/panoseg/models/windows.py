@@ -45,7 +45,7 @@ def inside_windows(box_M4: Tensor, side: int) -> Tensor:
 
 
 def window_index(image_M: Tensor, corner_M2: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Where the pixels of the windows lie in flattened B x H x W images: int64 M x L x L; beyond the image its last row or column."""
+    """Where the pixels of the windows lie in flattened B x H x W images, or the nearest ones inside: int64 M x L x L."""
     along_L = torch.arange(side, device=corner_M2.device)
     row_ML = (corner_M2[:, :1] + along_L).clamp(max=height - 1)
     column_ML = (corner_M2[:, 1:] + along_L).clamp(max=width - 1)

@@ -1,0 +1,129 @@
+"""The authors' folders of weights become ours: ``conf.json`` and ``Fold_1/model.pth.tar`` to ``Fold_5/model.pth.tar``.
+
+Written by train_semantic.py and train_panoptic.py of VSainteuf/utae-paps @ 987874e. Files of weights are pickles: they are read
+with ``weights_only`` and never without, so that none can run code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.samples import Normalisation
+from panoseg.errors import ConfigError, WeightsError
+from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig
+from panoseg.models.weights import Weights, WeightsCard, check_state
+
+_FIXED = {"str_conv_k": 4, "str_conv_s": 2, "str_conv_p": 1, "padding_mode": "reflect", "pad_value": 0, "mono_date": None}
+
+
+def import_published(folder: Path | str, fold: int, normalisation: Normalisation, classes: ClassTable = PASTIS) -> Weights:
+    """The authors' weights of one fold.
+
+    normalisation: the folder does not hold it; published weights were trained on that of their own training folds. Raises
+    ``WeightsError`` for what is missing or damaged, for pickles with code, and for other networks, whose differing entries it
+    lists.
+    """
+    folder = Path(folder)
+    options = _read_options(folder / "conf.json")
+    path = folder / f"Fold_{fold}" / "model.pth.tar"
+    if not path.exists() and not list(folder.glob("Fold_*")):
+        path = folder / "model.pth.tar"
+    state = read_checkpoint(path)
+    try:
+        config = model_config(options, bands=len(normalisation.bands))
+    except (ConfigError, ValueError, TypeError) as error:
+        raise _wrong_options(folder / "conf.json", str(error)) from error
+    check_state(state, config, path)
+    # A tuned confidence threshold was stored in double precision.
+    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    card = WeightsCard(
+        config,
+        normalisation,
+        classes,
+        reference_date=str(options.get("ref_date", "2018-09-01")),
+        trained_on=f"PASTIS, fold {fold}",
+        provenance={"imported_from": path.parent.name + "/" + path.name, "options": options},
+    )
+    return Weights(card, state)
+
+
+def model_config(options: dict[str, Any], bands: int = 10) -> ModelConfig:
+    """Our configuration of the network that the options of the published programs describe.
+
+    Raises ``ValueError`` for a network or an option that has no counterpart.
+    """
+    network = options.get("backbone", options.get("model", "utae"))
+    if network != "utae":
+        raise ValueError(f"the network is {network!r}, and only 'utae' can be imported")
+    for name, only in _FIXED.items():
+        if options.get(name, only) != only:
+            raise ValueError(f"{name} is {options[name]!r}, and only {only!r} can be imported")
+    *hidden, scores = _widths(options.get("out_conv", [32, 20]))
+    utae = UtaeConfig(
+        bands=bands,
+        classes=scores,
+        encoder_widths=_widths(options.get("encoder_widths", [64, 64, 64, 128])),
+        decoder_widths=_widths(options.get("decoder_widths", [32, 32, 64, 128])),
+        head_widths=tuple(hidden),
+        aggregation=options.get("agg_mode", "att_group"),
+        encoder_norm=options.get("encoder_norm", "group"),
+        heads=int(options.get("n_head", 16)),
+        d_model=int(options.get("d_model", 256)),
+        key_width=int(options.get("d_k", 4)),
+    )
+    if "backbone" not in options:
+        return utae
+    return PapsConfig(
+        utae,
+        shape_size=int(options.get("shape_size", 16)),
+        mask_convolution=bool(options.get("mask_conv", True)),
+        min_confidence=float(options.get("min_confidence", 0.2)),
+        min_remain=float(options.get("min_remain", 0.5)),
+        mask_threshold=float(options.get("mask_threshold", 0.4)),
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The ``state_dict`` of a published checkpoint; raises ``WeightsError``, and runs no code that a file may hold."""
+    fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror or error}", "a readable file of weights", fix) from error
+    except Exception as error:  # a damaged or hostile pickle can fail in any way
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path} is damaged or holds more than numbers ({reason})", "a checkpoint of tensors alone", fix
+        ) from error
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} has no table of tensors named state_dict", "a checkpoint of the published programs", fix)
+    return {str(name): value for name, value in state.items()}
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        options = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _wrong_options(path, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _wrong_options(path, f"is not JSON ({error})") from error
+    if not isinstance(options, dict):
+        raise _wrong_options(path, f"holds a {type(options).__name__}")
+    return options
+
+
+def _wrong_options(path: Path, what: str) -> WeightsError:
+    return WeightsError(f"{path}: {what}", "the options of a published U-TAE or U-TAE + PaPs", "give the authors' folder")
+
+
+def _widths(value: Any) -> tuple[int, ...]:
+    """Widths from a list, or from text such as "[64,64,64,128]"."""
+    parts = value.strip("[] ").split(",") if isinstance(value, str) else value
+    return tuple(int(part) for part in parts)

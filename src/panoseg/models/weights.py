@@ -1,0 +1,204 @@
+"""Weights on disk: a folder with ``model.safetensors``, the numbers, and ``card.json``, all else that is needed to use them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+import panoseg
+from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.samples import Normalisation
+from panoseg.errors import OutputError, PanosegError, WeightsError
+from panoseg.files import atomic, write_json
+from panoseg.models.build import build_model
+from panoseg.models.config import ModelConfig, PapsConfig, config_from_json, config_to_json
+
+NUMBERS, CARD = "model.safetensors", "card.json"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class WeightsCard:
+    """What weights were made for and from."""
+
+    model: ModelConfig
+    """The network, with its numbers of bands and classes."""
+    normalisation: Normalisation
+    """Bands in the order of the images, and their means and deviations."""
+    classes: ClassTable = PASTIS
+    """What the scores mean."""
+    reference_date: str = "2018-09-01"
+    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every season."""
+    trained_on: str = ""
+    """The data, in words."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How they were made: the command, epochs, seed, where they were imported from."""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """What was measured, by name of the metric."""
+    version: str = panoseg.__version__
+    """The version of panoseg that wrote the card."""
+
+    def __post_init__(self) -> None:
+        network = self.model.backbone if isinstance(self.model, PapsConfig) else self.model
+        if network.bands != len(self.bands) or network.classes != self.classes.count:
+            raise WeightsError(
+                f"a network of {network.bands} bands and {network.classes} classes with {len(self.bands)} bands "
+                f"({', '.join(self.bands)}) and the {self.classes.count} classes of {self.classes.name}",
+                "the same numbers on both sides",
+                "give the model's options, the normalisation and the class table that belong together",
+            )
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.reference_date):
+            raise WeightsError(f"reference date {self.reference_date!r}", "YYYY-MM-DD", "write it so in the card")
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands in the order of the images."""
+        return self.normalisation.bands
+
+    @property
+    def season_start(self) -> tuple[int, int]:
+        """Month and day that begin a season: days of any year's images are counted from the last such date before harvest."""
+        return int(self.reference_date[5:7]), int(self.reference_date[8:10])
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; ``from_json`` reads it."""
+        bands = {key: list(getattr(self.normalisation, key)) for key in ("bands", "mean", "std")}
+        same = {key: getattr(self, key) for key in ("reference_date", "trained_on", "provenance", "scores")}
+        return {
+            "panoseg": self.version,
+            "model": config_to_json(self.model),
+            "normalisation": bands,
+            "classes": self.classes.to_json(),
+            **same,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> WeightsCard:
+        """Read what ``to_json`` wrote; of anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
+        bands = values["normalisation"]
+        normalisation = Normalisation(
+            tuple(map(float, bands["mean"])), tuple(map(float, bands["std"])), tuple(map(str, bands["bands"]))
+        )
+        return cls(
+            config_from_json(values["model"]),
+            normalisation,
+            ClassTable.from_json(values["classes"]),
+            str(values["reference_date"]),
+            str(values["trained_on"]),
+            dict(values["provenance"]),
+            dict(values["scores"]),
+            str(values["panoseg"]),
+        )
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A network with its numbers: ``state`` holds every entry of the model's ``state_dict``, checked where it is made."""
+
+    card: WeightsCard
+    state: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        check_state(self.state, self.card.model, "the weights")
+
+    def model(self) -> nn.Module:
+        """The network, ready to predict, on the CPU."""
+        model = build_model(self.card.model)
+        model.load_state_dict(dict(self.state))
+        return model.eval()
+
+
+def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
+    """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or has in another shape."""
+    with torch.device("meta"):
+        expected = {name: tuple(value.shape) for name, value in build_model(config).state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items() if found.get(name, shape) != shape]
+    kinds = (
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", [name for name in found if name not in expected]),
+        ("of another shape", wrong),
+    )
+    problems = [f"{len(names)} entries {kind}: {_listed(names)}" for kind, names in kinds if names]
+    if problems:
+        raise WeightsError(
+            f"{source}: {'; '.join(problems)}",
+            f"the {len(expected)} entries of {type(config).__name__.removesuffix('Config')} with its options",
+            "use weights of this model, or the options they were trained with",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> None:
+    """Write a folder of weights, whole or not at all; weights that are there already are replaced.
+
+    half: store in half precision, except numbers too large for it. Raises ``OutputError``.
+    """
+    folder = Path(folder)
+    others = [entry.name for entry in folder.iterdir() if entry.name not in (NUMBERS, CARD)] if folder.is_dir() else []
+    if others:
+        raise OutputError(
+            f"{folder} holds {_listed(sorted(others))}", "a new folder or one of weights", "choose another folder"
+        )
+    state = {name: (_halved(value) if half else value).detach().cpu().contiguous() for name, value in weights.state.items()}
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        (temporary / NUMBERS).write_bytes(save(state))
+        write_json(temporary / CARD, weights.card.to_json())
+
+
+def _halved(value: Tensor) -> Tensor:
+    half = value.half() if value.is_floating_point() else value
+    return half if torch.equal(half.isfinite(), value.isfinite()) else value
+
+
+def load_weights(path: Path | str) -> Weights:
+    """Read a folder of weights, named by itself or by its ``.safetensors`` file; half precision becomes float32.
+
+    Raises ``WeightsError`` for files that are missing, damaged, or do not belong together.
+    """
+    path = Path(path)
+    numbers = path if path.suffix == ".safetensors" else path / NUMBERS
+    card = _read_card(numbers.with_name(CARD))
+    try:
+        state = load(numbers.read_bytes())
+    except OSError as error:
+        raise _unreadable(numbers, error.strerror or str(error)) from error
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(numbers, f"is not a whole safetensors file ({error})") from error
+    check_state(state, card.model, numbers)
+    return Weights(card, {name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+
+
+def _read_card(path: Path) -> WeightsCard:
+    try:
+        return WeightsCard.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    except KeyError as error:
+        raise _unreadable(path, f"lacks {error}") from error
+    except (PanosegError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path, f"is not a card of weights ({error})") from error
+
+
+def _unreadable(path: Path, what: str) -> WeightsError:
+    return WeightsError(
+        f"{path}: {what}", f"a folder with {NUMBERS} and {CARD}", "train a model, or import one with panoseg weights import"
+    )
+
+
+def default_weights() -> Weights:
+    """The weights that ship with the package."""
+    return load_weights(Path(panoseg.__file__).parent / "weights")
