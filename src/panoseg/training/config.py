@@ -1,0 +1,200 @@
+"""What a training needs to know, as frozen dataclasses; no torch in here, so that ``--help`` is quick.
+
+The defaults are those of the published semantic experiment (utae-paps @ 987874e, train_semantic.py); every experiment of
+``panoseg.training.experiments`` writes only what differs.
+"""
+
+from __future__ import annotations
+
+import types
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from panoseg.data.augment_config import AugmentationConfig
+from panoseg.errors import ConfigError
+from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig, config_from_json, config_to_json
+from panoseg.training.loss_config import PapsLossConfig
+
+Task = Literal["semantic", "panoptic"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How patches become samples."""
+
+    normalisation: Literal["train", "published"] = "train"
+    """Mean and deviation of the bands: over the training folds, or of each set's own folds as published."""
+    reference_date: str = "2018-09-01"
+    """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
+    single_date: str | None = None
+    """Only one date of each season: an index, or the date nearest to YYYY-MM-DD."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """What happens to training samples."""
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Adam and its learning rate."""
+
+    learning_rate: float = 0.001
+    """Learning rate before schedule and warm-up."""
+    schedule: Literal["constant", "milestones", "cosine"] = "constant"
+    """How it changes: not at all, by a factor at milestones, or along a half cosine down to 0."""
+    milestones: tuple[int, ...] = (60, 80)
+    """Epochs after which it is multiplied by the factor (schedule milestones)."""
+    factor: float = 0.3
+    """The factor at milestones."""
+    warm_up_steps: int = 0
+    """Steps of linear growth from 0 at the start."""
+    gradient_clip: float = 0.0
+    """Largest norm of the gradient; 0 leaves gradients as they are."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "warm_up_steps", "gradient_clip", "weight_decay")
+        if self.learning_rate <= 0:
+            raise ConfigError(
+                f"learning_rate {self.learning_rate}", "a positive number", "pass e.g. --optimiser.learning-rate 0.001"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training, apart from where the data lie and where the results go."""
+
+    model: ModelConfig = field(default_factory=UtaeConfig)
+    """The network."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """How patches become samples."""
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    """Adam and its learning rate."""
+    loss: PapsLossConfig = field(default_factory=PapsLossConfig)
+    """The loss of a panoptic model."""
+    initialisation: Literal["published", "torch"] = "published"
+    """Initial weights: drawn as the published program does, or as torch does."""
+    epochs: int = 100
+    """Passes over the training folds."""
+    batch_size: int = 4
+    """Patches a step and process."""
+    max_steps_per_epoch: int = 0
+    """Ends an epoch after so many steps; 0 takes all."""
+    max_validation_patches: int = 0
+    """Validates on the first so many patches; 0 takes all."""
+    validate_every: int = 1
+    """Epochs between validations; the last epoch always has one."""
+    validate_after: int = 0
+    """No validation in the first so many epochs."""
+    heatmap_only_epochs: int = 0
+    """First epochs in which a panoptic head learns its centres alone."""
+    tune_threshold: bool = True
+    """Tune the confidence threshold of a panoptic head on the validation fold."""
+    seed: int = 1
+    """Seed of initialisation, order and augmentation."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the network; bf16-mixed is the quick one."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto"
+    """Kind of device."""
+    devices: int = 1
+    """Devices a machine, one process each; -1 takes all."""
+    nodes: int = 1
+    """Machines."""
+    workers: int = 2
+    """Processes that read patches, for each device."""
+    threads: int = 0
+    """Threads of CPU arithmetic; 0 leaves the number to torch."""
+    log_every: int = 50
+    """Steps between rows of the log."""
+    checkpoint_minutes: float = 10.0
+    """Least minutes between checkpoints inside an epoch, written with a row of the log; its end always has one."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "epochs", "batch_size", "validate_every", "nodes", "log_every")
+        _at_least(self, 0, "max_steps_per_epoch", "max_validation_patches", "validate_after", "heatmap_only_epochs", "workers")
+        _at_least(self, 0, "threads", "checkpoint_minutes")
+        if self.devices < 1 and self.devices != -1:
+            raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
+        if self.task == "semantic" and self.heatmap_only_epochs:
+            raise ConfigError(
+                "heatmap_only_epochs with a semantic model", "0", "leave the option out, or train a panoptic model"
+            )
+
+    @property
+    def task(self) -> Task:
+        """What is learned; it follows from the model."""
+        return "panoptic" if isinstance(self.model, PapsConfig) else "semantic"
+
+    def validates(self, epoch: int) -> bool:
+        """Whether there is a validation after epoch ``epoch`` (1 first)."""
+        return epoch == self.epochs or (epoch > self.validate_after and epoch % self.validate_every == 0)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that a run's config.json holds: enough to repeat the run."""
+
+    experiment: str
+    """Name of the experiment that it started from."""
+    data_folder: str
+    """The dataset's folder."""
+    fold: int
+    """Which of the five official splits, 1 to 5."""
+    train: TrainConfig
+    """The training, resolved: every option with its value."""
+
+
+def _at_least(config: Any, lowest: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value < lowest:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{name} {value}", f"a number from {lowest}", f"pass another {option}")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A configuration as plain JSON values; ``from_json`` reads them."""
+    return {entry.name: _plain(getattr(config, entry.name)) for entry in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ModelConfig):
+        return config_to_json(value)
+    if is_dataclass(value):
+        return to_json(value)
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> Any:
+    """Read what ``to_json`` wrote as an instance of the type ``kind``. Raises ``ConfigError`` that names the wrong entry.
+
+    An option that is left out has its default, so that a run of an older version is still read.
+    """
+    if kind == ModelConfig:
+        return config_from_json(value)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        needed = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
+        _expect(isinstance(value, dict), name, value, f"options {', '.join(hints)}")
+        _expect(needed <= value.keys() <= hints.keys(), name, [*value], f"options {', '.join(hints)}")
+        return kind(**{key: from_json(hints[key], entry, key) for key, entry in value.items()})
+    choices = get_args(kind)
+    if get_origin(kind) is Literal:
+        _expect(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
+        return value
+    if get_origin(kind) in (Union, types.UnionType):
+        return None if value is None and types.NoneType in choices else from_json(choices[0], value, name)
+    if get_origin(kind) is tuple:
+        _expect(isinstance(value, list), name, value, "a list")
+        inner = choices[:1] * len(value) if ... in choices else choices
+        _expect(len(value) == len(inner), name, value, f"{len(inner)} values")
+        return tuple(from_json(entry_kind, entry, name) for entry_kind, entry in zip(inner, value, strict=True))
+    accepted = (int, float) if kind is float else (kind,)
+    _expect(type(value) in accepted, name, value, f"a value of type {kind.__name__}")
+    return kind(value)
+
+
+def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} {value!r}", expected, "mend the file, or use one that panoseg has written")

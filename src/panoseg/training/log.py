@@ -1,0 +1,109 @@
+"""The log of a run: ``log.csv`` and TensorBoard events, both cut back to a checkpoint when a run is resumed.
+
+``log.csv`` holds nothing that depends on the clock, so the file of a resumed run equals that of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from panoseg.files import output_error
+
+_LEADING = ("epoch", "step", "split", "learning_rate")
+
+
+class RunLog:
+    """Writes rows of numbers to ``folder``/log.csv and to TensorBoard.
+
+    columns: names of all numbers that rows may hold, in order; a row leaves out what it does not know. position: bytes of
+    log.csv to keep and the step that they end with, from a checkpoint; None starts a new log.
+    """
+
+    def __init__(self, folder: Path, columns: Sequence[str], position: tuple[int, int] | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.columns = (*_LEADING, *columns)
+        size, step = position or (0, 0)
+        try:
+            self._file = open(folder / "log.csv", "a+b")  # noqa: SIM115 - kept open for the whole run
+            self._file.truncate(size)
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if position else None)
+        except OSError as error:
+            raise output_error(folder / "log.csv", error) from error
+        if not size:
+            self._append(self.columns)
+
+    @property
+    def size(self) -> int:
+        """Bytes of log.csv so far: what a checkpoint stores."""
+        return self._file.tell()
+
+    def write(
+        self, epoch: int, step: int, split: str, numbers: Mapping[str, float], learning_rate: float | None = None
+    ) -> None:
+        """Append a row. ``epoch`` and ``step`` count finished ones from the start of the run; NaN leaves its cell empty."""
+        row = {"epoch": epoch, "step": step, "split": split, "learning_rate": learning_rate, **numbers}
+        unknown = sorted(set(row) - set(self.columns))
+        if unknown:
+            raise ValueError(f"{unknown} are no columns of the log: {self.columns}")
+        self._append([_text(row.get(name)) for name in self.columns])
+        for name, value in numbers.items():
+            self._events.add_scalar(f"{split}/{name}", value, step)
+        if learning_rate is not None:
+            self._events.add_scalar("learning_rate", learning_rate, step)
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """A number for TensorBoard alone, such as a speed, which differs from run to run."""
+        self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._file.close()
+        self._events.close()
+
+    def _append(self, cells: Sequence[str]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        try:
+            self._file.write(line.getvalue().encode())
+            self._file.flush()
+        except OSError as error:
+            raise output_error(Path(self._file.name), error) from error
+
+
+def _text(value: float | str | None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+class RunningMean:
+    """Means of named losses since the last reset; sums stay on the device, so that adding never waits for it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Mapping[str, Tensor]) -> None:
+        """Count one step's losses (scalars)."""
+        self.count += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
+
+    def take(self) -> dict[str, float]:
+        """The means so far; starts again from nothing."""
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
+        self.count, self.sums = 0, {}
+        return means
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """The rows of a log.csv."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

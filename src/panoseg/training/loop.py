@@ -1,0 +1,190 @@
+"""The loop: epochs of steps, a validation now and then, checkpoints from which it continues exactly.
+
+Devices, precision and several machines are lightning Fabric's. What is learned is a task's (``panoseg.training.tasks``).
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from panoseg.progress import track
+from panoseg.training.checkpoint import (
+    Progress,
+    load_checkpoint,
+    load_model,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from panoseg.training.config import TrainConfig
+from panoseg.training.log import RunLog, RunningMean
+from panoseg.training.schedule import learning_rate
+from panoseg.training.splits import Split
+from panoseg.training.tasks import Task, Work
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+LAST = "last.ckpt"
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Fabric with the devices, machines and precision of a configuration; processes are started, generators seeded."""
+    from lightning.fabric import Fabric
+
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    several = config.devices != 1 or config.nodes != 1
+    fabric = Fabric(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        num_nodes=config.nodes,
+        precision=config.precision,
+        # A batch without centres, and the epochs that learn centres alone, leave parameters without a gradient.
+        strategy="ddp_find_unused_parameters_true" if several else "auto",
+    )
+    fabric.launch()
+    seed_all(config.seed)
+    return fabric
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch, on all devices."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the one that other people's code draws from
+    torch.manual_seed(seed)
+
+
+class Training:
+    """One training, from its first step or from a checkpoint, to its last epoch.
+
+    keep_best is called after a validation that is the best so far, in the first process alone.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        config: TrainConfig,
+        task: Task,
+        train: Split,
+        validation: Split,
+        folder: Path,
+        keep_best: Callable,
+    ) -> None:
+        self.fabric, self.config, self.folder, self.keep_best = fabric, config, folder, keep_best
+        self.task, self.train, self.validation = task, train, validation
+        self.progress = Progress()
+        kind = torch.optim.AdamW if config.optimiser.weight_decay else torch.optim.Adam
+        optimiser = kind(task.parameters(), lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay)
+        self.module: nn.Module
+        self.module, self.optimiser = fabric.setup(task, optimiser)
+        # Processes start from the same parameters, then draw different dropout.
+        seed_all(config.seed + fabric.global_rank)
+        if config.compile:
+            task.model.compile()
+        self.loader = train.loader(fabric)
+        self.steps_per_epoch = len(self.loader)
+        if config.max_steps_per_epoch:
+            self.steps_per_epoch = min(self.steps_per_epoch, config.max_steps_per_epoch)
+
+    def resume(self) -> None:
+        """Continue from the folder's last checkpoint; without one, from the start."""
+        path = self.folder / LAST
+        if not path.exists():
+            return
+        checkpoint = load_checkpoint(path)
+        load_model(self.task, checkpoint.model, path)
+        self.optimiser.load_state_dict(checkpoint.optimiser)
+        self.progress = checkpoint.progress
+        restore_random_state(checkpoint.random_states[self.fabric.global_rank])
+
+    def run(self) -> None:
+        """Train to the last epoch."""
+        progress = self.progress
+        position = (progress.log_size, progress.total_steps) if progress.log_size else None
+        columns = (*self.task.loss_names, *self.task.metric_names)
+        self.log = RunLog(self.folder, columns, position) if self.fabric.is_global_zero else None
+        while progress.epoch < self.config.epochs:
+            self._train_epoch()
+            if self.config.validates(progress.epoch + 1):
+                self._validate()
+            progress.epoch, progress.step = progress.epoch + 1, 0
+            self._checkpoint()
+        if self.log:
+            self.log.close()
+
+    def _train_epoch(self) -> None:
+        progress, means = self.progress, RunningMean()
+        self.module.train()
+        self.loader.enter(progress.epoch, progress.step)
+        left = self.steps_per_epoch - progress.step
+        batches = self.train.batches(self.fabric, self.loader, left)
+        title = f"epoch {progress.epoch + 1} of {self.config.epochs}"
+        saved = since = time.monotonic()
+        for batch in track(batches, title, total=left):
+            rate, losses = self._step(Work(batch, progress.epoch < self.config.heatmap_only_epochs))
+            means.add(losses)
+            progress.step += 1
+            progress.total_steps += 1
+            last = progress.step == self.steps_per_epoch
+            if last or progress.step % self.config.log_every == 0:
+                patches = means.count * len(batch.names) * self.fabric.world_size
+                self._write("train", means.take(), rate)
+                now = time.monotonic()
+                self._write_speed(patches / (now - since))
+                since = now
+                # One process' clock decides, or checkpoints, which all take part in, would wait for each other.
+                if last or self.fabric.broadcast(now - saved >= 60 * self.config.checkpoint_minutes):
+                    self._checkpoint()
+                    saved = time.monotonic()
+
+    def _step(self, work: Work) -> tuple[float, dict[str, Tensor]]:
+        """One step of the optimiser: the learning rate it had, and the losses before it."""
+        config = self.config.optimiser
+        rate = learning_rate(config, self.progress.total_steps, self.steps_per_epoch, self.config.epochs)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        losses = self.module(work)
+        self.fabric.backward(losses["loss"])
+        if config.gradient_clip:
+            self.fabric.clip_gradients(self.module, self.optimiser, max_norm=config.gradient_clip, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return rate, losses
+
+    def _validate(self) -> None:
+        progress = self.progress
+        self.module.eval()
+        if self.config.tune_threshold:
+            self.task.tune(self.validation, self.fabric)
+        metrics = self.task.evaluate(self.validation, self.fabric).summary()
+        self._write("validation", metrics)
+        score = metrics[self.task.score_name]
+        if progress.best_score is None or score > progress.best_score:
+            progress.best_score, progress.best_epoch = score, progress.epoch + 1
+            if self.fabric.is_global_zero:
+                self.keep_best()
+
+    def _checkpoint(self) -> None:
+        states = [random_state()] * self.fabric.world_size
+        if len(states) > 1:
+            torch.distributed.all_gather_object(states, random_state())
+        if self.log:
+            self.progress.log_size = self.log.size
+            save_checkpoint(self.folder / LAST, self.task.state_dict(), self.optimiser.state_dict(), self.progress, states)
+
+    def _write(self, split: str, numbers: dict[str, float], rate: float | None = None) -> None:
+        if self.log:
+            self.log.write(self.progress.epoch + 1, self.progress.total_steps, split, numbers, rate)
+
+    def _write_speed(self, patches_per_s: float) -> None:
+        if self.log:
+            self.log.scalar("patches_per_s", patches_per_s, self.progress.total_steps)

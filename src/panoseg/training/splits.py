@@ -1,0 +1,117 @@
+"""The three sets of a fold as batches on the device that computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
+from panoseg.data.augment import augment
+from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.loading import BatchLoader, make_loader
+from panoseg.data.pastis import FOLDS, PastisDataset, split_normalisations
+from panoseg.data.samples import Batch, Normalisation, Sample
+from panoseg.errors import ConfigError
+from panoseg.training.config import DataConfig, Task, TrainConfig
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+
+class Augmented(Dataset[Sample]):
+    """A dataset whose samples are changed by chance; the loader gives each draw its own generator."""
+
+    def __init__(self, dataset: Dataset[Sample], config: AugmentationConfig) -> None:
+        self.dataset, self.config = dataset, config
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[index]
+
+    def draw(self, index: int, generator: np.random.Generator) -> Sample:
+        """The sample at ``index`` after what ``generator`` decides."""
+        return augment(self.dataset[index], self.config, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One set of patches, and how it becomes batches.
+
+    normalisation is applied on the device that computes. shuffle: a new order each epoch, of whole batches alone (training);
+    otherwise every patch once, in order.
+    """
+
+    dataset: Dataset[Sample]
+    normalisation: Normalisation
+    batch_size: int
+    shuffle: bool = False
+    seed: int = 0
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def loader(self, fabric: Fabric) -> BatchLoader:
+        """The loader of this process' part."""
+        return make_loader(
+            self.dataset,
+            self.batch_size,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            workers=self.workers,
+            # A dataset smaller than a batch is one batch.
+            drop_last=self.shuffle and len(self) >= self.batch_size * fabric.world_size,
+            rank=fabric.global_rank,
+            ranks=fabric.world_size,
+            pin_memory=fabric.device.type == "cuda",
+        )
+
+    def batches(self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None) -> Iterator[Batch]:
+        """Batches on the device with standardised float32 images; of a loader that has been entered, or of a new one."""
+        for batch in islice(loader or self.loader(fabric), last_step):
+            batch = batch.to(fabric.device)
+            yield replace(batch, images_BTCHW=self.normalisation(batch.images_BTCHW, batch.valid_BT))
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Training, validation and test set of one of the five official rotations."""
+
+    train: Split
+    validation: Split
+    test: Split
+
+
+def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
+    """The sets of rotation ``fold`` (1..5) of a dataset in PASTIS's layout. Raises ``DatasetError`` and ``ConfigError``."""
+    if fold not in FOLDS:
+        raise ConfigError(f"fold {fold}", "a number from 1 to 5, or all", "pass e.g. --fold 1")
+    normalisations = split_normalisations(folder, fold, config.data.normalisation)
+    datasets = [open_folds(folder, folds, config.data, config.task) for folds in FOLDS[fold]]
+    train, validation, test = (
+        Split(dataset, normalisation, config.batch_size, workers=config.workers)
+        for dataset, normalisation in zip(datasets, normalisations, strict=True)
+    )
+    if config.max_validation_patches:
+        validation = replace(
+            validation, dataset=Subset(validation.dataset, range(min(config.max_validation_patches, len(validation))))
+        )
+    augmented = Augmented(train.dataset, config.data.augmentation)
+    return Splits(replace(train, dataset=augmented, shuffle=True, seed=config.seed), validation, test)
+
+
+def open_folds(folder: Path | str, folds: Sequence[int], config: DataConfig, task: Task) -> PastisDataset:
+    """The patches of some folds with what a task learns of them."""
+    try:
+        reference_date = date.fromisoformat(config.reference_date)
+    except ValueError:
+        raise ConfigError(f"reference date {config.reference_date!r}", "a date, YYYY-MM-DD", "pass e.g. 2018-09-01") from None
+    return PastisDataset(folder, folds, target=task, reference_date=reference_date, single_date=config.single_date)
