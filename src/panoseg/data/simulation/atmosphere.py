@@ -1,0 +1,114 @@
+"""What lies between the land and the satellite on each date: haze, cirrus, clouds and their shadows, snow, and drift.
+
+The truth of each pixel is kept: ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS``, ``SNOW``.
+
+Shape suffixes: T dates, C bands, H W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoseg.data.simulation.noise import fractal_noise
+from panoseg.data.simulation.options import SimulationOptions
+
+CLEAR, CLOUD, SHADOW, CIRRUS, SNOW = range(5)
+_CLOUD_SPECTRUM = np.array([1.0, 0.97, 0.98, 1.0, 1.02, 1.03, 1.0, 1.03, 0.72, 0.55], np.float32)
+_CIRRUS_SPECTRUM = np.array([1.0, 0.95, 0.92, 0.9, 0.85, 0.8, 0.78, 0.75, 0.4, 0.25], np.float32)
+_SNOW_SPECTRUM = np.array([8200, 8300, 8200, 8100, 7900, 7700, 7500, 7300, 900, 700], np.float32)
+_HAZE_SPECTRUM = np.array([1.0, 0.75, 0.6, 0.5, 0.42, 0.36, 0.32, 0.3, 0.12, 0.08], np.float32)
+_SHADOW_DEPTH = np.array([0.5, 0.55, 0.6, 0.62, 0.66, 0.68, 0.69, 0.7, 0.74, 0.76], np.float32)
+
+
+@dataclass(frozen=True)
+class Sky:
+    """One date's weather. cover: share of sky under cloud, 0..1. cirrus: brightness of thin cloud, reflectance x 10 000.
+    haze: path radiance in blue. snow: share of open ground under snow."""
+
+    cover: float
+    cirrus: float
+    haze: float
+    snow: float
+
+
+def draw_skies(days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator) -> list[Sky]:
+    """The weather of each date: a season has its own share of cloudy dates, more of them in winter."""
+    cloudy = rng.uniform(*options.cloudy)
+    winter_T = np.exp(-0.5 * ((days_T - 130) / 55.0) ** 2)
+    chance_T = cloudy * (0.75 + 0.7 * winter_T)
+    snowy = rng.random() < options.snow
+    storm = rng.uniform(95, 175)
+    skies = []
+    for day, chance in zip(days_T, chance_T, strict=True):
+        affected = rng.random() < chance
+        kind = rng.choice(3, p=[0.35, 0.42, 0.23])
+        cover = (1.0 if kind == 0 else rng.beta(0.9, 1.4) if kind == 1 else 0.0) if affected else 0.0
+        cirrus = (rng.uniform(250, 1800) if kind == 2 else rng.uniform(0, 350)) if affected else 0.0
+        haze = options.noise * rng.normal(0, 45) + (rng.random() < 0.12) * min(options.noise, 1) * rng.gamma(2.0, 90)
+        lying = snowy and 0 <= day - storm < rng.uniform(4, 16)
+        skies.append(Sky(float(cover), float(cirrus), float(haze), float(rng.uniform(0.3, 1.0)) if lying else 0.0))
+    return skies
+
+
+def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, roughness_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. roughness_HW: where snow does not stay."""
+    truth_HW = np.zeros(image_CHW.shape[1:], np.uint8)
+    if sky.snow:
+        _snow(image_CHW, truth_HW, sky.snow, roughness_HW, rng)
+    image_CHW += (sky.haze * _HAZE_SPECTRUM)[:, None, None]
+    if sky.cirrus:
+        _cirrus(image_CHW, truth_HW, sky.cirrus, rng)
+    if sky.cover:
+        _clouds(image_CHW, truth_HW, sky.cover, day, rng)
+    return truth_HW
+
+
+def _snow(
+    image_CHW: np.ndarray, truth_HW: np.ndarray, share: float, roughness_HW: np.ndarray, rng: np.random.Generator
+) -> None:
+    patches_HW = fractal_noise(rng, truth_HW.shape, 1.6, 60)
+    lying_HW = _soft_step(patches_HW + 4 * share - 1.6, 0.5) * (1 - 0.75 * roughness_HW)
+    image_CHW += lying_HW * (_SNOW_SPECTRUM[:, None, None] * rng.uniform(0.8, 1.05) - image_CHW)
+    truth_HW[lying_HW > 0.4] = SNOW
+
+
+def _cirrus(image_CHW: np.ndarray, truth_HW: np.ndarray, strength: float, rng: np.random.Generator) -> None:
+    streaks_HW = np.clip(0.6 + 0.5 * fractal_noise(rng, truth_HW.shape, 1.9, 150), 0, None)
+    image_CHW *= 1 - 0.06 * np.minimum(streaks_HW * strength / 1000, 3)
+    image_CHW += (strength * _CIRRUS_SPECTRUM)[:, None, None] * streaks_HW
+    truth_HW[streaks_HW * strength > 350] = CIRRUS
+
+
+def _clouds(image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: float, rng: np.random.Generator) -> None:
+    """Fractal clouds of a given cover, and their shadows to the north-west, longer under a low sun."""
+    reach = 40
+    height, width = truth_HW.shape
+    field = fractal_noise(rng, (height + reach, width + reach), rng.uniform(1.5, 2.1), rng.uniform(40, 300))
+    whole = cover >= 1
+    edge = -9.0 if whole else float(np.quantile(field, 1 - cover))
+    optical = _soft_step(field - edge, rng.uniform(0.06, 0.25))
+    length = rng.uniform(6, 16) / np.tan(np.radians(sun_elevation(day)))
+    down, right = int(np.clip(0.85 * length, 2, reach)), int(np.clip(0.5 * length, 1, reach))
+    cloud_HW, shadow_HW = optical[:height, :width], optical[down : down + height, right : right + width]
+    depth = rng.uniform(0.55, 1.0)
+    image_CHW *= 1 - depth * _SHADOW_DEPTH[:, None, None] * shadow_HW
+    thick_HW = field[:height, :width]
+    texture_HW = 1 + 0.16 * thick_HW if whole else 0.75 + 0.12 * np.clip(thick_HW - edge, 0, 3)
+    white_CHW = (rng.uniform(4200, 8800) * _CLOUD_SPECTRUM)[:, None, None] * texture_HW
+    image_CHW += cloud_HW * (white_CHW - image_CHW)
+    truth_HW[shadow_HW > 0.3] = SHADOW
+    truth_HW[cloud_HW > 0.2] = CLOUD
+
+
+def _soft_step(values: np.ndarray, width: float) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(values / width, -20, 20)))
+
+
+def sun_elevation(day: float, latitude: float = 48.0) -> float:
+    """Degrees above the horizon when the satellite passes, about half past ten by the sun. day: since 1 September."""
+    declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 254) / 365.25))
+    latitude, hour = np.radians(latitude), np.radians(-22.0)
+    sine = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour)
+    return float(np.degrees(np.arcsin(sine)))

@@ -1,0 +1,262 @@
+"""A landscape: parcels and what lies between them, cut from a plane as people have cut the land.
+
+Roads cut the land into blocks; a block is farmed, wooded, built up or left alone; a farmed block is cut on into fields, along one
+direction, into halves or into strips, with a margin, a hedge, a track or nothing between two fields. All cuts are straight in a
+plane that is smoothly warped, so that borders bend. Cells are a third of a pixel, so that a road of five metres takes its share
+of a pixel.
+
+Shape suffixes: Y X cells (three to a pixel), H W pixels, N cells of a node, U units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoseg.data.simulation.materials import MEADOW, ORCHARD, VOID, Material
+from panoseg.data.simulation.noise import smooth_noise
+from panoseg.data.simulation.options import SimulationOptions
+from panoseg.data.simulation.regions import REGIONS, Region
+
+CELLS = 3
+"""Cells a pixel side."""
+CELL_M = 10.0 / CELLS
+HECTARE_CELLS = 10_000 / CELL_M**2
+_MARGIN = 12
+"""Pixels simulated beyond each side, so that it is known how much of a parcel lies outside."""
+_BORDERS = (None, Material.GRASS, Material.HEDGE, Material.TRACK)
+_BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """Land divided into units, each of one cover and one management.
+
+    units_YX: int32, unit of each cell. material_U: int16, class id of a crop or a ``Material``. parcel_U: int32, id of the parcel
+    that the unit belongs to, 0 outside parcels; a parcel may have two units. angle_U: direction of the rows, radians.
+    parcels_HW: int32, 0 outside parcels. classes_HW: uint8 PASTIS class ids.
+    """
+
+    units_YX: np.ndarray
+    material_U: np.ndarray
+    parcel_U: np.ndarray
+    angle_U: np.ndarray
+    parcels_HW: np.ndarray
+    classes_HW: np.ndarray
+
+
+def make_landscape(size: tuple[int, int], region: Region, options: SimulationOptions, rng: np.random.Generator) -> Landscape:
+    """Draw a landscape of ``size`` (height, width) pixels."""
+    margin = _MARGIN if options.void else 0
+    plan = Plan((size[0] + 2 * margin, size[1] + 2 * margin), region, options, rng)
+    plan.divide()
+    return plan.landscape(margin)
+
+
+class Plan:
+    """The plane while it is being cut: cells are assigned to units node by node."""
+
+    def __init__(self, size: tuple[int, int], region: Region, options: SimulationOptions, rng: np.random.Generator) -> None:
+        self.region, self.options, self.rng = region, options, rng
+        self.shape = (size[0] * CELLS, size[1] * CELLS)
+        y_YX, x_YX = np.mgrid[: self.shape[0], : self.shape[1]].astype(np.float32) * CELL_M
+        bend = rng.uniform(2, 16)
+        self.x_N = (x_YX + bend * smooth_noise(rng, self.shape, rng.uniform(40, 110))).ravel()
+        self.y_N = (y_YX + bend * smooth_noise(rng, self.shape, rng.uniform(40, 110))).ravel()
+        self.unit_N = np.zeros(self.shape[0] * self.shape[1], np.int32)
+        self.material: list[int] = []
+        self.parcel: list[int] = []
+        self.angle: list[float] = []
+        self.parcels = 0
+        weights = blended_crop_weights(region, options, rng)
+        self.crop_ids, self.crop_weights = np.fromiter(weights, int), np.fromiter(weights.values(), float)
+
+    def divide(self) -> None:
+        """Roads first, then each block."""
+        region, rng = self.region, self.rng
+        nodes = [(np.arange(self.unit_N.size, dtype=np.int32), float(rng.uniform(0, np.pi)))]
+        while nodes:
+            cells_N, angle = nodes.pop()
+            if cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(region.block_ha[0]), region.block_ha[1]):
+                self._use_block(cells_N, angle)
+                continue
+            road = rng.choice([Material.ASPHALT, Material.TRACK, Material.GRASS, Material.HEDGE], p=[0.4, 0.3, 0.2, 0.1])
+            width = rng.uniform(4, 8) if road == Material.ASPHALT else rng.uniform(3, 7)
+            turn = rng.normal(0, 0.12) if rng.random() < 0.8 else rng.uniform(-0.6, 0.6)
+            first_N, second_N, road_N = self.cut(cells_N, angle + turn, width + 2 * (verge := rng.uniform(0, 5)))
+            self._lay_road(road_N, road, width, verge)
+            nodes += [(first_N, angle + turn), (second_N, angle + rng.normal(0, 0.15))]
+
+    def cut(
+        self, cells_N: np.ndarray, angle: float, width: float, along: bool | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cut a node in two across its longer extent (or as ``along`` says), leaving a border of ``width`` metres between."""
+        x_N, y_N = self.x_N[cells_N], self.y_N[cells_N]
+        u_N = x_N * np.cos(angle) + y_N * np.sin(angle)
+        v_N = y_N * np.cos(angle) - x_N * np.sin(angle)
+        if along is None:
+            along = bool(np.ptp(u_N) < np.ptp(v_N))
+        s_N = v_N if along else u_N
+        low, high = s_N.min(), s_N.max()
+        s_N = s_N - (low + self.rng.uniform(0.32, 0.68) * (high - low))
+        self._across_N = s_N
+        if width <= 0:
+            return cells_N[s_N < 0], cells_N[s_N >= 0], cells_N[:0]
+        border_N = np.abs(s_N) < width / 2
+        self._across_N = s_N[border_N]
+        return cells_N[(s_N < 0) & ~border_N], cells_N[(s_N >= 0) & ~border_N], cells_N[border_N]
+
+    def _lay_road(self, cells_N: np.ndarray, road: int, width: float, verge: float) -> None:
+        across_N = np.abs(self._across_N)
+        if verge > 0:
+            lined = self.rng.random() < 0.15
+            self.unit(cells_N[across_N >= width / 2], Material.HEDGE if lined else Material.GRASS)
+        self.unit(cells_N[across_N < width / 2], road)
+
+    def _use_block(self, cells_N: np.ndarray, angle: float) -> None:
+        region, rng = self.region, self.rng
+        shares = [region.wood, region.village, region.water, region.idle]
+        use = rng.choice(5, p=[*shares, 1 - sum(shares)])
+        if use == 0:
+            self.unit(cells_N, Material.CONIFER if rng.random() < 0.3 else Material.BROADLEAF)
+        elif use == 1:
+            self.village(cells_N, angle)
+        elif use == 2 and cells_N.size < 6 * HECTARE_CELLS:
+            self.unit(cells_N, Material.WATER)
+        elif use == 3:
+            self.idle(cells_N, angle)
+        else:
+            self._fields(cells_N, angle)
+
+    def _fields(self, cells_N: np.ndarray, angle: float) -> None:
+        """Cut a block into parcels."""
+        region, rng = self.region, self.rng
+        median_ha = region.field_ha[0] * self.options.field_size * rng.lognormal(0, 0.35)
+        favourite = int(rng.choice(self.crop_ids, p=self.crop_weights))
+        nodes = [(cells_N, angle)]
+        strips = rng.random() < region.strips
+        while nodes:
+            cells_N, angle = nodes.pop()
+            if cells_N.size < HECTARE_CELLS * max(rng.lognormal(np.log(1.45 * median_ha), region.field_ha[1]), 0.05):
+                self._field(cells_N, angle, favourite)
+            elif strips and cells_N.size < HECTARE_CELLS * rng.uniform(3, 14) * median_ha:
+                self._strips(cells_N, angle, favourite, median_ha)
+            else:
+                kind = int(rng.choice(4, p=region.borders))
+                turn = rng.normal(0, 0.06) if rng.random() < 0.85 else rng.uniform(-0.7, 0.7)
+                first_N, second_N, border_N = self.cut(cells_N, angle + turn, rng.uniform(*_BORDER_WIDTHS_M[kind]))
+                self.unit(border_N, _BORDERS[kind] or Material.GRASS)
+                nodes += [(part_N, angle + turn) for part_N in (first_N, second_N)]
+
+    def _strips(self, cells_N: np.ndarray, angle: float, favourite: int, median_ha: float) -> None:
+        """Cut a node into parallel strips of uneven width."""
+        angle += 0.0 if self.rng.random() < 0.5 else np.pi / 2
+        s_N = self.y_N[cells_N] * np.cos(angle) - self.x_N[cells_N] * np.sin(angle)
+        width = np.clip(median_ha * 10_000 / self.rng.uniform(160, 380), 16, 110)
+        edges = np.cumsum(width * self.rng.lognormal(0, 0.45, size=200)) + s_N.min() - width / 2
+        strip_N = np.searchsorted(edges, s_N)
+        margin = self.rng.uniform(1, 3) if self.rng.random() < self.region.borders[1] else 0.0
+        if margin:
+            border_N = s_N - edges[strip_N - 1] < margin
+            self.unit(cells_N[border_N], Material.GRASS)
+            cells_N, strip_N = cells_N[~border_N], strip_N[~border_N]
+        for strip in np.unique(strip_N):
+            self._field(cells_N[strip_N == strip], angle, favourite)
+
+    def _field(self, cells_N: np.ndarray, angle: float, favourite: int) -> None:
+        """One parcel; a large one is sometimes managed in two parts. Now and then nobody declares it."""
+        rng = self.rng
+        if cells_N.size == 0:
+            return
+        if rng.random() < 0.03:
+            self.idle(cells_N, angle)
+            return
+        if favourite not in self.crop_ids:
+            favourite = int(self.crop_ids[0])
+        crop = favourite if rng.random() < 0.15 else int(rng.choice(self.crop_ids, p=self.crop_weights))
+        self.parcels += 1
+        angle += np.pi / 2 * (rng.random() < 0.2)
+        if cells_N.size > 1.5 * HECTARE_CELLS and rng.random() < 0.12:
+            for part_N in self.cut(cells_N, angle, 0.0)[:2]:
+                self.unit(part_N, crop, self.parcels, angle)
+        else:
+            self.unit(cells_N, crop, self.parcels, angle)
+
+    def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.1) -> None:
+        """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards that are ``declared``."""
+        rng = self.rng
+        kinds = [Material.ROOF_RED, Material.ROOF_GREY, Material.ROOF_WHITE, Material.YARD, Material.ASPHALT]
+        kinds += [Material.GRASS, Material.BROADLEAF, Material.HEDGE]
+        nodes = [(cells_N, angle)]
+        while nodes:
+            cells_N, angle = nodes.pop()
+            if 0.15 < cells_N.size / HECTARE_CELLS < 0.6 and rng.random() < declared:
+                self._field(cells_N, angle, int(rng.choice([MEADOW, MEADOW, ORCHARD])))
+            elif cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(0.05), 0.7):
+                self.unit(cells_N, int(rng.choice(kinds, p=[0.14, 0.14, 0.04, 0.1, 0.08, 0.3, 0.14, 0.06])))
+            else:
+                street = rng.uniform(3, 6) if cells_N.size > HECTARE_CELLS else 0.0
+                first_N, second_N, street_N = self.cut(cells_N, angle + rng.normal(0, 0.1), street)
+                self.unit(street_N, Material.ASPHALT)
+                nodes += [(first_N, angle), (second_N, angle)]
+
+    def idle(self, cells_N: np.ndarray, angle: float) -> None:
+        """Grass, scrub and trees that belong to no parcel."""
+        nodes = [cells_N]
+        while nodes:
+            cells_N = nodes.pop()
+            if cells_N.size < HECTARE_CELLS * self.rng.lognormal(np.log(0.5), 0.7):
+                kinds = [Material.GRASS, Material.SCRUB, Material.BROADLEAF, Material.YARD]
+                self.unit(cells_N, int(self.rng.choice(kinds, p=[0.48, 0.3, 0.17, 0.05])))
+            else:
+                nodes += self.cut(cells_N, angle + self.rng.uniform(-0.5, 0.5), 0.0)[:2]
+
+    def unit(self, cells_N: np.ndarray, material: int, parcel: int = 0, angle: float = 0.0) -> None:
+        """Make the cells one unit; nothing where there is no cell."""
+        if cells_N.size:
+            self.unit_N[cells_N] = len(self.material)
+            self.material.append(int(material))
+            self.parcel.append(parcel)
+            self.angle.append(angle)
+
+    def landscape(self, margin: int) -> Landscape:
+        """What has been cut, without the margin."""
+        units_YX = self.unit_N.reshape(self.shape)
+        material_U, parcel_U = np.array(self.material, np.int16), np.array(self.parcel, np.int32)
+        whole_HW = parcel_U[units_YX[1::CELLS, 1::CELLS]]
+        inside = np.s_[margin : whole_HW.shape[0] - margin, margin : whole_HW.shape[1] - margin]
+        parcels_HW = np.ascontiguousarray(whole_HW[inside])
+        class_P = np.zeros(self.parcels + 1, np.uint8)
+        class_P[parcel_U] = np.where(parcel_U > 0, material_U, 0)
+        count = self.parcels + 1
+        within_P = np.bincount(parcels_HW.ravel(), minlength=count) / np.maximum(
+            np.bincount(whole_HW.ravel(), minlength=count), 1
+        )
+        class_P[(within_P < 0.5) & (class_P > 0)] = VOID
+        cells = np.s_[margin * CELLS : self.shape[0] - margin * CELLS, margin * CELLS : self.shape[1] - margin * CELLS]
+        return Landscape(
+            np.ascontiguousarray(units_YX[cells]),
+            material_U,
+            parcel_U,
+            np.array(self.angle, np.float32),
+            parcels_HW,
+            class_P[parcels_HW],
+        )
+
+
+def blended_crop_weights(region: Region, options: SimulationOptions, rng: np.random.Generator) -> dict[int, float]:
+    """Shares of crops in one landscape: the region's, varied, with some of every class so that none is missing in a dataset."""
+    ids = np.array(options.crops if options.crops is not None else range(1, 19))
+    regional = np.array([region.crops.get(int(i), 0.0) for i in ids]) * rng.lognormal(0, 0.6, ids.size)
+    uniform = rng.gamma(0.5, size=ids.size) + 1e-6
+    regional = regional / regional.sum() if regional.sum() > 0 else uniform / uniform.sum()
+    blend = rng.uniform(0.05, 0.5)
+    weights = (1 - blend) * regional + blend * uniform / uniform.sum()
+    return dict(zip(ids.tolist(), (weights / weights.sum()).tolist(), strict=True))
+
+
+def region_of(options: SimulationOptions, rng: np.random.Generator) -> tuple[str, Region]:
+    """Name and description of the region asked for, or of one drawn."""
+    name = options.region or str(rng.choice(list(REGIONS)))
+    return name, REGIONS[name]

@@ -1,0 +1,127 @@
+"""Regions: which crops grow together, how large fields are, what lies between them.
+
+The crop shares are round figures from agronomic general knowledge of western Europe; they are blended with a uniform mix so that
+every class has samples. Classes are those of PASTIS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Region:
+    """A kind of countryside.
+
+    crops: weight of each class id. field_ha: median area of a field and the spread of its logarithm. strips: chance that a block
+    is cut into strips. borders: chance of (nothing, grass margin, hedge, track) between two fields. block_ha: land between
+    roads. wood, village, water, idle: shares of blocks; idle is grassland and scrub that nobody declares.
+    soil: range of soil brightness. delay: days by which the season lags.
+    """
+
+    crops: dict[int, float]
+    field_ha: tuple[float, float]
+    strips: float
+    borders: tuple[float, float, float, float]
+    block_ha: tuple[float, float]
+    wood: float
+    village: float
+    water: float
+    idle: float
+    soil: tuple[float, float]
+    delay: float
+
+
+REGIONS: dict[str, Region] = {
+    "open-cereals": Region(
+        crops={1: 6, 2: 36, 3: 8, 4: 12, 5: 14, 6: 6, 9: 9, 13: 3, 14: 3, 12: 1, 7: 2, 10: 1, 17: 1},
+        field_ha=(4.5, 0.8),
+        strips=0.25,
+        borders=(0.72, 0.16, 0.04, 0.08),
+        block_ha=(35, 0.5),
+        wood=0.09,
+        village=0.05,
+        water=0.01,
+        idle=0.03,
+        soil=(0.8, 1.35),
+        delay=3,
+    ),
+    "lowland-mixed": Region(
+        crops={1: 30, 2: 20, 3: 22, 13: 10, 9: 7, 12: 7, 4: 4, 16: 1, 14: 1, 10: 2, 5: 1},
+        field_ha=(1.3, 0.8),
+        strips=0.3,
+        borders=(0.62, 0.2, 0.08, 0.1),
+        block_ha=(16, 0.5),
+        wood=0.06,
+        village=0.12,
+        water=0.02,
+        idle=0.06,
+        soil=(0.7, 1.15),
+        delay=6,
+    ),
+    "bocage": Region(
+        crops={1: 42, 2: 16, 3: 22, 4: 5, 5: 3, 10: 5, 17: 4, 14: 2, 16: 1, 12: 1},
+        field_ha=(1.5, 0.65),
+        strips=0.08,
+        borders=(0.28, 0.2, 0.42, 0.1),
+        block_ha=(14, 0.5),
+        wood=0.09,
+        village=0.06,
+        water=0.02,
+        idle=0.08,
+        soil=(0.65, 1.05),
+        delay=0,
+    ),
+    "south-west": Region(
+        crops={1: 16, 2: 14, 3: 18, 7: 16, 15: 9, 18: 5, 11: 6, 4: 4, 5: 4, 12: 4, 14: 4, 10: 2, 17: 2, 16: 2, 8: 2},
+        field_ha=(2.2, 0.8),
+        strips=0.22,
+        borders=(0.55, 0.25, 0.12, 0.08),
+        block_ha=(18, 0.5),
+        wood=0.12,
+        village=0.06,
+        water=0.02,
+        idle=0.08,
+        soil=(0.75, 1.25),
+        delay=-8,
+    ),
+    "vineyards": Region(
+        crops={8: 44, 16: 12, 11: 8, 12: 9, 1: 9, 2: 6, 14: 4, 7: 3, 18: 3, 4: 2},
+        field_ha=(0.7, 0.7),
+        strips=0.35,
+        borders=(0.5, 0.26, 0.08, 0.16),
+        block_ha=(10, 0.5),
+        wood=0.13,
+        village=0.07,
+        water=0.01,
+        idle=0.12,
+        soil=(0.9, 1.5),
+        delay=-14,
+    ),
+    "uplands": Region(
+        crops={1: 58, 14: 8, 2: 8, 10: 7, 17: 6, 3: 6, 4: 3, 6: 4},
+        field_ha=(1.2, 0.8),
+        strips=0.18,
+        borders=(0.42, 0.24, 0.24, 0.1),
+        block_ha=(13, 0.6),
+        wood=0.24,
+        village=0.05,
+        water=0.01,
+        idle=0.1,
+        soil=(0.6, 1.0),
+        delay=10,
+    ),
+    "strip-fields": Region(
+        crops={2: 20, 3: 20, 1: 16, 9: 6, 4: 8, 6: 6, 5: 6, 15: 5, 13: 3, 10: 4, 14: 4, 8: 2},
+        field_ha=(0.9, 0.8),
+        strips=0.75,
+        borders=(0.82, 0.1, 0.03, 0.05),
+        block_ha=(18, 0.5),
+        wood=0.08,
+        village=0.08,
+        water=0.015,
+        idle=0.04,
+        soil=(0.7, 1.2),
+        delay=0,
+    ),
+}

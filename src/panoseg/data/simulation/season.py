@@ -1,0 +1,244 @@
+"""A simulated season: everything put together, date by date.
+
+The image of a date is linear in what the units reflect. Inside a parcel, vigour, soil and growth stage vary from pixel to pixel;
+their effect is the units' derivative by each, times a field over pixels. So a date costs two small sparse products.
+
+Shape suffixes: T dates, U units, C bands in the order of ``PASTIS_BANDS``, H W pixels, P = H x W, K effects.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+
+import numpy as np
+
+from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
+from panoseg.data.simulation.calendar import acquisition_days, season_start
+from panoseg.data.simulation.landscape import CELLS, Landscape, make_landscape, region_of
+from panoseg.data.simulation.layout import check_layout, landscape_of_parcels
+from panoseg.data.simulation.materials import Material
+from panoseg.data.simulation.noise import smooth_noise
+from panoseg.data.simulation.options import SimulationOptions
+from panoseg.data.simulation.phenology import Climate, Phenology
+from panoseg.data.simulation.regions import Region
+from panoseg.data.simulation.sensor import COARSE_BANDS, FINE_BANDS, Footprints, add_noise, footprints, shift
+from panoseg.data.simulation.spectra import make_surfaces
+from panoseg.errors import ConfigError
+
+PIXEL_M = 10.0
+_STEP = 0.1
+"""Relative step of the derivatives by vigour and by soil brightness."""
+_STAGE_DAYS = 4.0
+
+
+@dataclass(frozen=True)
+class Season:
+    """One simulated season of a piece of land.
+
+    images_TCHW: int16, reflectance x 10 000, bands ``PASTIS_BANDS``. dates: ascending. classes_HW: uint8, PASTIS ids 0..19.
+    parcels_HW: int32, 0 outside parcels. cloud_THW: uint8, ``atmosphere.CLEAR`` (0) and what hides or changes the land.
+    region: the kind of countryside. origin: easting and northing of the upper left corner in EPSG ``epsg``, metres.
+    """
+
+    images_TCHW: np.ndarray
+    dates: tuple[datetime.date, ...]
+    classes_HW: np.ndarray
+    parcels_HW: np.ndarray
+    cloud_THW: np.ndarray
+    region: str
+    origin: tuple[float, float]
+    epsg: int = 32631
+
+    def outline(self) -> list[tuple[float, float]]:
+        """The corners in ``epsg``, clockwise from the upper left and back to it."""
+        (left, top), (height, width) = self.origin, self.parcels_HW.shape
+        right, bottom = left + width * PIXEL_M, top - height * PIXEL_M
+        return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A given map of parcels. parcels_HW: integers, 0 outside parcels. classes_HW: PASTIS ids, or None to draw crops."""
+
+    parcels_HW: np.ndarray
+    classes_HW: np.ndarray | None = None
+
+
+def simulate_season(
+    size: tuple[int, int],
+    seed: int | tuple[int, ...],
+    options: SimulationOptions | None = None,
+    layout: Layout | np.ndarray | None = None,
+) -> Season:
+    """Simulate a season over ``size`` (height, width) pixels of 10 m; the same seed gives the same season.
+
+    layout: parcels that are kept exactly, with or without their classes. Raises ``ConfigError`` for an impossible size or option,
+    ``DatasetError`` for a layout that does not fit.
+    """
+    options = options or SimulationOptions()
+    if min(size) < 8:
+        raise ConfigError(f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area")
+    land_rng, time_rng, cover_rng, sky_rng, sensor_rng = np.random.default_rng(seed).spawn(5)
+    region_name, region = region_of(options, land_rng)
+    landscape = _landscape(size, region, options, layout, land_rng)
+    days_T = acquisition_days(time_rng, int(time_rng.integers(options.dates[0], options.dates[1] + 1)))
+    delay = np.clip(region.delay + time_rng.normal(0, 7), -options.shift_days, options.shift_days)
+    climate = Climate(float(delay), float(time_rng.beta(1.2, 1.8)))
+    scene = _Scene(landscape, region, climate, days_T, options, cover_rng)
+    images_TCHW = np.empty((days_T.size, len(PASTIS_BANDS), *size), np.int16)
+    cloud_THW = np.empty((days_T.size, *size), np.uint8)
+    for index, sky in enumerate(draw_skies(days_T, options, sky_rng)):
+        image_CHW = _observe(scene, index, sky, options, sky_rng, sensor_rng, cloud_THW[index])
+        images_TCHW[index] = np.clip(image_CHW, 1, 20_000)
+    start = season_start(options.harvest_year)
+    dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
+    origin = _origin(region, land_rng)
+    return Season(images_TCHW, dates, landscape.classes_HW, landscape.parcels_HW, cloud_THW, region_name, origin)
+
+
+def _origin(region: Region, rng: np.random.Generator) -> tuple[float, float]:
+    """A place for the land in UTM zone 31 north, later seasons further north; on the grid of Sentinel-2 (multiples of 20 m)."""
+    easting, northing = rng.uniform(420_000, 580_000), rng.uniform(5_150_000, 5_350_000) + 15_000 * region.delay
+    return float(easting // 20 * 20), float(northing // 20 * 20)
+
+
+def _landscape(
+    size: tuple[int, int],
+    region: Region,
+    options: SimulationOptions,
+    layout: Layout | np.ndarray | None,
+    rng: np.random.Generator,
+) -> Landscape:
+    if layout is None:
+        return make_landscape(size, region, options, rng)
+    if not isinstance(layout, Layout):
+        layout = Layout(layout)
+    check_layout(layout.parcels_HW, layout.classes_HW, size)
+    return landscape_of_parcels(layout.parcels_HW, layout.classes_HW, region, options, rng)
+
+
+class _Scene:
+    """The land through the season, seen from above a clear sky."""
+
+    def __init__(
+        self,
+        landscape: Landscape,
+        region: Region,
+        climate: Climate,
+        days_T: np.ndarray,
+        options: SimulationOptions,
+        rng: np.random.Generator,
+    ) -> None:
+        self.size, self.days_T = landscape.parcels_HW.shape, days_T
+        material_U = landscape.material_U
+        resampling = options.resampling or str(rng.choice(["nearest", "bilinear"]))
+        self.footprints: Footprints = footprints(landscape.units_YX, material_U.size, resampling)
+        phenology = Phenology(material_U, landscape.parcel_U, climate, rng)
+        surfaces = make_surfaces(material_U, landscape.parcel_U, region.soil, rng)
+        self.effects_TUKC = _effects(phenology, surfaces, days_T, _wetness(days_T, climate, rng))
+        self.fields_KHW = _fields(landscape, options.heterogeneity, rng)
+        rough_U = np.isin(material_U, [Material.BROADLEAF, Material.CONIFER, Material.HEDGE, Material.ROOF_RED, Material.WATER])
+        self.roughness_HW = (self.footprints.fine_PU @ rough_U.astype(np.float32)).reshape(self.size)
+
+    def image(self, index: int) -> np.ndarray:
+        """The clear image of a date, float32 [C, H, W]."""
+        effects_UKC = self.effects_TUKC[index]
+        image_CHW = np.empty((len(PASTIS_BANDS), *self.size), np.float32)
+        for bands, seen, spread in (
+            (FINE_BANDS, self.footprints.fine_PU, None),
+            (COARSE_BANDS, self.footprints.coarse_QU, self.footprints.spread_PQ),
+        ):
+            mixed = seen @ effects_UKC[:, :, bands].reshape(effects_UKC.shape[0], -1)
+            mixed = mixed if spread is None else spread @ mixed
+            mixed_KCHW = mixed.T.reshape(-1, len(bands), *self.size)
+            part_CHW = mixed_KCHW[0].copy()
+            for field_HW, effect_CHW in zip(self.fields_KHW, mixed_KCHW[1:], strict=True):
+                part_CHW += field_HW * effect_CHW
+            image_CHW[list(bands)] = part_CHW
+        return image_CHW
+
+
+def _effects(phenology: Phenology, surfaces, days_T: np.ndarray, wet_T: np.ndarray) -> np.ndarray:
+    """Reflectance of the units and its derivatives by vigour, soil brightness and growth stage (a day); float32 [T, U, 4, C]."""
+    cover = phenology.cover(days_T)
+    plain = surfaces.reflectance(cover, wet_T)
+    bright = surfaces.reflectance(cover, wet_T, 1 + _STEP)
+    cover.leaf *= 1 + _STEP
+    lush = surfaces.reflectance(cover, wet_T)
+    early = surfaces.reflectance(phenology.cover(days_T - _STAGE_DAYS), wet_T)
+    late = surfaces.reflectance(phenology.cover(days_T + _STAGE_DAYS), wet_T)
+    return np.stack([plain, (lush - plain) / _STEP, (bright - plain) / _STEP, (late - early) / (2 * _STAGE_DAYS)], axis=2)
+
+
+def _wetness(days_T: np.ndarray, climate: Climate, rng: np.random.Generator) -> np.ndarray:
+    """Wetness of the ground on each date: rain at random, drying over days, slower in winter."""
+    every = 4 + 9 * climate.drought
+    rain = np.cumsum(rng.exponential(every, size=int(500 / every) + 20)) - 20
+    since_T = days_T - rain[np.searchsorted(rain, days_T, side="right") - 1]
+    winter_T = np.exp(-0.5 * ((days_T - 130) / 60.0) ** 2)
+    return np.clip(np.exp(-since_T / (2.5 + 6 * winter_T)) * 0.8 + 0.3 * winter_T, 0, 1).astype(np.float32)
+
+
+def _fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Variation over pixels of vigour (relative), soil brightness (relative) and growth stage (days); float32 [3, H, W]."""
+    size = landscape.parcels_HW.shape
+    unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
+    units, material_U = landscape.material_U.size, landscape.material_U
+    crop_U = material_U < 100
+    patchy_U = np.where(crop_U, rng.gamma(3, 0.045, units), 0.15)
+    grain_U = np.where(crop_U, rng.gamma(2, 0.02, units), np.where(material_U >= Material.ROOF_RED, 0.05, 0.14))
+    striped_U = np.where(crop_U & (rng.random(units) < 0.6), rng.gamma(2, 0.03, units), 0.0)
+    vigour_HW = patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(3, 9))
+    vigour_HW += grain_U[unit_HW] * rng.standard_normal(size)
+    vigour_HW += striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
+    vigour_HW -= rng.uniform(0, 0.2, units)[unit_HW] * _headland(landscape.parcels_HW)
+    soil_HW = 0.09 * smooth_noise(rng, size, rng.uniform(8, 20)) + 0.035 * smooth_noise(rng, size, 2.5)
+    soil_HW += 0.5 * striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
+    soil_HW += np.where(material_U >= Material.ROOF_RED, 0.12, 0.012)[unit_HW] * rng.standard_normal(size)
+    stage_HW = rng.gamma(2, 0.8, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
+    fields = np.stack([vigour_HW.clip(-0.8, 0.8), soil_HW.clip(-0.5, 0.5), stage_HW.clip(-_STAGE_DAYS, _STAGE_DAYS)])
+    return (strength * fields).astype(np.float32)
+
+
+def _stripes(angle_HW: np.ndarray, unit_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random stripes along the rows of each unit, a pixel or a few wide."""
+    y_HW, x_HW = np.indices(angle_HW.shape)
+    across_HW = y_HW * np.cos(angle_HW) - x_HW * np.sin(angle_HW) + 37.0 * unit_HW
+    profile = np.convolve(rng.standard_normal(4099), [0.25, 0.5, 0.25], mode="same") * 1.6
+    return profile[np.round(across_HW * 1.5).astype(np.int64) % profile.size]
+
+
+def _headland(parcels_HW: np.ndarray) -> np.ndarray:
+    """1 in pixels that touch another parcel or open land, 0 inside."""
+    edge_HW = np.zeros(parcels_HW.shape, bool)
+    down, right = parcels_HW[1:] != parcels_HW[:-1], parcels_HW[:, 1:] != parcels_HW[:, :-1]
+    edge_HW[1:] |= down
+    edge_HW[:-1] |= down
+    edge_HW[:, 1:] |= right
+    edge_HW[:, :-1] |= right
+    return edge_HW & (parcels_HW > 0)
+
+
+def _observe(
+    scene: _Scene,
+    index: int,
+    sky: Sky,
+    options: SimulationOptions,
+    sky_rng: np.random.Generator,
+    sensor_rng: np.random.Generator,
+    truth_HW: np.ndarray,
+) -> np.ndarray:
+    """One date as it is delivered; fills ``truth_HW`` with what the sky did."""
+    day = float(scene.days_T[index])
+    image_CHW = scene.image(index)
+    drift_C = 1 + options.noise * (sensor_rng.normal(0, 0.025) + sensor_rng.normal(0, 0.012, len(PASTIS_BANDS)))
+    low_sun = 1 - 0.004 * max(0.0, 40 - sun_elevation(day))
+    image_CHW *= (drift_C * low_sun).astype(np.float32)[:, None, None]
+    image_CHW = (
+        shift(image_CHW, *sensor_rng.normal(0, options.registration, 2).clip(-0.9, 0.9)) if options.registration else image_CHW
+    )
+    truth_HW[:] = apply_sky(image_CHW, sky, day, scene.roughness_HW, sky_rng)
+    add_noise(image_CHW, options.noise, sensor_rng)
+    return image_CHW
