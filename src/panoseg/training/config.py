@@ -124,11 +124,16 @@ class TrainConfig:
     @property
     def task(self) -> Task:
         """What is learned; it follows from the model."""
-        return "panoptic" if isinstance(self.model, PapsConfig) else "semantic"
+        return task_of_model(self.model)
 
     def validates(self, epoch: int) -> bool:
         """Whether there is a validation after epoch ``epoch`` (1 first)."""
         return epoch == self.epochs or (epoch > self.validate_after and epoch % self.validate_every == 0)
+
+
+def task_of_model(model: ModelConfig) -> Task:
+    """What a network is made for."""
+    return "panoptic" if isinstance(model, PapsConfig) else "semantic"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Devices, precision and several machines are lightning Fabric's. What is learned 
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -34,12 +35,14 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 LAST = "last.ckpt"
+KeepBest = Callable[[int, dict[str, float]], None]
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """Fabric with the devices, machines and precision of a configuration; processes are started, generators seeded."""
+    """Fabric with the devices, machines and precision of a configuration; processes are started."""
     from lightning.fabric import Fabric
 
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     if config.threads:
         torch.set_num_threads(config.threads)
     several = config.devices != 1 or config.nodes != 1
@@ -52,7 +55,6 @@ def make_fabric(config: TrainConfig) -> Fabric:
         strategy="ddp_find_unused_parameters_true" if several else "auto",
     )
     fabric.launch()
-    seed_all(config.seed)
     return fabric
 
 
@@ -66,7 +68,7 @@ def seed_all(seed: int) -> None:
 class Training:
     """One training, from its first step or from a checkpoint, to its last epoch.
 
-    keep_best is called after a validation that is the best so far, in the first process alone.
+    keep_best(epoch, scores) is called after a validation that is the best so far, in the first process alone.
     """
 
     def __init__(
@@ -171,7 +173,7 @@ class Training:
         if progress.best_score is None or score > progress.best_score:
             progress.best_score, progress.best_epoch = score, progress.epoch + 1
             if self.fabric.is_global_zero:
-                self.keep_best()
+                self.keep_best(progress.best_epoch, metrics)
 
     def _checkpoint(self) -> None:
         states = [random_state()] * self.fabric.world_size

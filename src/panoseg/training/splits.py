@@ -77,8 +77,12 @@ class Split:
     def batches(self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None) -> Iterator[Batch]:
         """Batches on the device with standardised float32 images; of a loader that has been entered, or of a new one."""
         for batch in islice(loader or self.loader(fabric), last_step):
-            batch = batch.to(fabric.device)
-            yield replace(batch, images_BTCHW=self.normalisation(batch.images_BTCHW, batch.valid_BT))
+            yield self.prepare(batch, fabric)
+
+    def prepare(self, batch: Batch, fabric: Fabric) -> Batch:
+        """A batch on the device, with standardised float32 images."""
+        batch = batch.to(fabric.device)
+        return replace(batch, images_BTCHW=self.normalisation(batch.images_BTCHW, batch.valid_BT))
 
 
 @dataclass(frozen=True, eq=False)

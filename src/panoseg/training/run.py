@@ -1,0 +1,173 @@
+"""A run's folder: from an experiment to weights and scores.
+
+config.json     every option with its value, the data and the fold
+log.csv         losses and validation scores; tensorboard/ holds the same
+last.ckpt       the last checkpoint, from which the run continues
+weights/        the best weights so far
+metrics.json    scores on the test fold, once training is done; metrics.md is its table
+pictures/       curves, and predictions beside the truth
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from panoseg.data.pastis import FOLDS
+from panoseg.errors import ConfigError, OutputError, PanosegError
+from panoseg.files import new_folder, write_json, write_text
+from panoseg.models.build import initialise
+from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
+from panoseg.training.evaluate import WEIGHTS, score
+from panoseg.training.loop import LAST, Training, make_fabric, seed_all
+from panoseg.training.pictures import draw_curves, draw_predictions
+from panoseg.training.splits import Splits, open_splits
+from panoseg.training.tasks import Task, make_task, numbers_text
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+CONFIG, METRICS, TABLE, PICTURES = "config.json", "metrics.json", "metrics.md", "pictures"
+
+
+def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
+    """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
+    run = RunConfig(experiment, str(Path(data).resolve()), fold, train)
+    splits = open_splits(data, fold, train)
+    _check_samples(splits)
+    if is_first_process():
+        write_json(new_folder(folder) / CONFIG, to_json(run))
+    try:
+        _train(run, splits, Path(folder), fabric or make_fabric(train))
+    except PanosegError:
+        if not (Path(folder) / LAST).exists() and is_first_process():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def resume(folder: Path, fabric: Fabric | None = None) -> None:
+    """Continue a run from its last checkpoint."""
+    run = read_run(folder)
+    splits = open_splits(run.data_folder, run.fold, run.train)
+    _remove_unfinished_files(Path(folder))
+    _train(run, splits, Path(folder), fabric or make_fabric(run.train))
+
+
+def read_run(folder: Path | str) -> RunConfig:
+    """The configuration of a run. Raises ``ConfigError``."""
+    path = Path(folder) / CONFIG
+    fix = "give the folder that panoseg train wrote"
+    try:
+        return from_json(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}", "a run's folder", fix) from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error})", "a run's configuration", fix) from error
+
+
+def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
+    seed_all(run.train.seed)
+    task = make_task(run.train)
+    if run.train.initialisation == "published":
+        initialise(task.model)
+    fabric.print(_opening(run, splits, task))
+    training = Training(
+        fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
+    )
+    training.resume()
+    training.run()
+    _finish(run, splits, folder, fabric)
+
+
+@dataclass(frozen=True, eq=False)
+class _BestKeeper:
+    """Writes the weights of a training as they are now, with the scores that made them the best so far."""
+
+    run: RunConfig
+    splits: Splits
+    task: Task
+    folder: Path
+
+    def __call__(self, epoch: int, scores: dict[str, float]) -> None:
+        config = self.run.train
+        provenance = {
+            "experiment": self.run.experiment,
+            "fold": self.run.fold,
+            "epoch": epoch,
+            "seed": config.seed,
+            "normalisation": config.data.normalisation,
+            "single_date": config.data.single_date,
+        }
+        card = WeightsCard(
+            self.task.tuned_config(),
+            self.splits.train.normalisation,
+            self.task.table,
+            config.data.reference_date,
+            f"{Path(self.run.data_folder).name}, folds {', '.join(map(str, FOLDS[self.run.fold][0]))}",
+            provenance,
+            {f"validation_{name}": round(value, 3) for name, value in scores.items()},
+        )
+        save_weights(self.folder / WEIGHTS, Weights(card, self.task.model.state_dict()))
+
+
+def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
+    """Score the best weights on the test fold and draw."""
+    weights = load_weights(folder / WEIGHTS)
+    task, scores = score(weights, splits.test, fabric)
+    fabric.print(f"test fold: {numbers_text(scores.summary())}; {folder / METRICS}")
+    if not fabric.is_global_zero:
+        return
+    card = weights.card
+    metrics = {
+        "experiment": run.experiment,
+        "fold": run.fold,
+        "best_epoch": card.provenance["epoch"],
+        "normalisation": run.train.data.normalisation,
+        "validation": card.scores,
+        "test": scores.summary(),
+        "details": scores.to_json(),
+    }
+    draw_curves(folder / "log.csv", folder / PICTURES / "curves.png")
+    draw_predictions(task, splits.test, fabric, card.reference_date, folder / PICTURES)
+    write_text(folder / TABLE, scores.table() + "\n")
+    write_json(folder / METRICS, metrics)
+
+
+def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
+    train, validation, test = FOLDS[run.fold]
+    of = (
+        "its own folds (published)"
+        if run.train.data.normalisation == "published"
+        else f"the training folds {train} for all sets"
+    )
+    parameters = sum(parameter.numel() for parameter in task.parameters())
+    return (
+        f"{run.experiment}: {parameters:,} parameters; {len(splits.train)} patches of folds {train} to train, "
+        f"{len(splits.validation)} of {validation} to validate, {len(splits.test)} of {test} to test\n"
+        f"normalisation: mean and deviation of {of}"
+    )
+
+
+def _check_samples(splits: Splits) -> None:
+    """Read a sample of each set, so that a broken dataset is found before a folder is made."""
+    for split in (splits.train, splits.validation, splits.test):
+        split.dataset[0]
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes, known before Fabric has started the others."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+
+
+def _remove_unfinished_files(folder: Path) -> None:
+    """Remove what a killed process was just writing (see ``panoseg.files.atomic``)."""
+    try:
+        for path in [*folder.glob(".*.part*")]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    except OSError as error:
+        raise OutputError(f"{folder}: {error.strerror}", "a writable folder", "change its permissions") from error
