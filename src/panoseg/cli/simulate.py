@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from panoseg.data.simulation.options import SimulationOptions
+from panoseg.errors import ConfigError
 
 
 def run(
@@ -15,26 +16,39 @@ def run(
     patches: int = 100,
     size: int = 128,
     seed: int = 0,
+    cube: bool = False,
     parcel_maps: Path | None = None,
+    centres: bool = False,
     workers: int | None = None,
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
 ) -> None:
-    """Write simulated Sentinel-2 seasons as a dataset in PASTIS's own layout.
+    """Write simulated Sentinel-2 seasons as a dataset in PASTIS's own layout, or one season as a cube.
 
-    Example: panoseg simulate DIR --patches 100 --size 128 --seed 0
+    Examples:
+        panoseg simulate DIR --patches 100 --size 128 --seed 0
+        panoseg simulate DIR --cube --size 512 --region bocage
 
     Run again with the same options to complete an interrupted dataset, or with more patches to enlarge it.
 
     Args:
-        folder: where to write; new, empty, or of an earlier run with the same options.
+        folder: where to write; new, empty, or a dataset of an earlier run with the same options.
         patches: number of patches, in five folds.
         size: pixels of 10 m on a side.
         seed: the same seed gives the same data.
+        cube: write cube.nc and parcels.gpkg instead of a dataset.
         parcel_maps: a folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
+        centres: write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
         workers: processes; one a core by default.
-        options: how seasons are simulated.
     """
-    from panoseg.data.simulation.write import write_pastis
+    if not cube:
+        from panoseg.data.simulation.write import write_pastis
 
-    write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps)
-    print(f"{patches} patches of {size} x {size} pixels in {folder}")
+        write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
+        print(f"{patches} patches of {size} x {size} pixels in {folder}")
+        return
+    if parcel_maps is not None or centres:
+        raise ConfigError("--cube with --parcel-maps or --centres", "a cube alone", "leave one of them out")
+    from panoseg.data.simulation.cube import write_cube
+
+    write_cube(folder, (size, size), seed, options)
+    print(f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'} --out MAP")

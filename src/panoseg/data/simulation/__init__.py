@@ -1,7 +1,31 @@
-"""Simulated seasons: landscapes, crops, reflectance and weather; the package's own data."""
+"""Simulated seasons: landscapes, crops, reflectance and weather; the package's own data.
 
-from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.season import Layout, Season, simulate_season
-from panoseg.data.simulation.write import write_pastis
+What this package offers is imported on first use, so that the options alone (for ``panoseg simulate --help``) come without torch.
+"""
 
-__all__ = ["Layout", "Season", "SimulationOptions", "simulate_season", "write_pastis"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from panoseg.data.simulation.cube import simulate_cube
+    from panoseg.data.simulation.options import SimulationOptions
+    from panoseg.data.simulation.season import Layout, Season, simulate_season
+    from panoseg.data.simulation.write import write_pastis
+
+_MODULES = {
+    "Layout": "season",
+    "Season": "season",
+    "SimulationOptions": "options",
+    "simulate_cube": "cube",
+    "simulate_season": "season",
+    "write_pastis": "write",
+}
+
+__all__ = ["Layout", "Season", "SimulationOptions", "simulate_cube", "simulate_season", "write_pastis"]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, from the module that defines it."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -11,30 +11,34 @@ from panoseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """How seasons are simulated; what is left at its default varies from season to season.
-
-    region: name of a region of ``regions.REGIONS``; None draws one a season. field_size: factor on the region's field area.
-    harvest_year: the season runs from 1 September of the year before to 31 October. dates: fewest and most acquisitions.
-    cloudy: smallest and largest share of acquisitions that have clouds. snow: chance of a snowy winter.
-    shift_days: how far a season may be early or late. heterogeneity: factor on the variation inside parcels.
-    noise: factor on pixel noise, radiometric drift and haze. registration: standard deviation of the shift between dates,
-    pixels. resampling: how 20 m bands come to 10 m; None draws one a season. void: parcels that lie mostly outside become
-    void, as in PASTIS. crops: class ids that may occur; None allows all.
-    """
+    """How seasons are simulated; what is left at its default varies from season to season."""
 
     region: str | None = None
+    """Kind of countryside; by default one is drawn for each season."""
     field_size: float = 1.0
+    """Factor on the area of fields."""
     harvest_year: int = 2019
+    """The season runs from 1 September of the year before to 31 October."""
     dates: tuple[int, int] = (38, 61)
-    cloudy: tuple[float, float] = (0.05, 0.4)
+    """Fewest and most acquisitions."""
+    cloudy: tuple[float, float] = (0.05, 0.6)
+    """Smallest and largest share of acquisitions with clouds; small shares are drawn more often."""
     snow: float = 0.15
+    """Chance of a winter with snow."""
     shift_days: float = 20.0
+    """How many days a season may be early or late."""
     heterogeneity: float = 1.0
+    """Factor on the variation inside parcels."""
     noise: float = 1.0
+    """Factor on pixel noise, radiometric drift and haze."""
     registration: float = 0.15
+    """Standard deviation of the shift between dates, pixels."""
     resampling: Literal["nearest", "bilinear"] | None = None
+    """How 20 m bands come to 10 m; by default drawn for each season."""
     void: bool = True
+    """Parcels that lie mostly outside the patch become void, as in PASTIS."""
     crops: tuple[int, ...] | None = None
+    """Class ids that may occur; all by default."""
 
     def __post_init__(self) -> None:
         if self.region is not None and self.region not in REGIONS:
@@ -63,4 +67,4 @@ class SimulationOptions:
 
 
 def _refuse(name: str, value: object, expected: str) -> None:
-    raise ConfigError(f"{name} is {value!r}", expected, f"change --options.{name.replace('_', '-')}")
+    raise ConfigError(f"{name} is {value!r}", expected, f"change --{name.replace('_', '-')}")

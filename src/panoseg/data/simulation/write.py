@@ -3,6 +3,7 @@
     DATA_S2/S2_<id>.npy                int16 T x 10 x H x W, reflectance x 10 000
     ANNOTATIONS/TARGET_<id>.npy        uint8 3 x H x W, classes in the first layer
     ANNOTATIONS/ParcelIDs_<id>.npy     int32 H x W, 0 outside parcels
+    INSTANCE_ANNOTATIONS/{HEATMAP,INSTANCES,ZONES}_<id>.npy   on request
     metadata.geojson, NORM_S2_patch.json
 
 Layout after VSainteuf/pastis-benchmark @ 43a0ece. A patch depends only on the seed, its number and the options, so an interrupted
@@ -14,13 +15,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from panoseg.data.centres import centre_targets, number_parcels
 from panoseg.data.samples import PASTIS_BANDS
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.season import Layout, Season, simulate_season
@@ -44,13 +46,15 @@ class _Job:
     seed: int
     options: SimulationOptions
     parcel_map: Path | None
+    centres: bool
 
     @property
     def patch(self) -> int:
         return FIRST_ID + self.number
 
     def file(self, kind: str) -> Path:
-        parent = "DATA_S2" if kind == "S2" else "ANNOTATIONS"
+        parents = {"S2": "DATA_S2", "TARGET": "ANNOTATIONS", "ParcelIDs": "ANNOTATIONS"}
+        parent = parents.get(kind, "INSTANCE_ANNOTATIONS")
         return self.folder / parent / f"{kind}_{self.patch}.npy"
 
     @property
@@ -65,12 +69,14 @@ def write_pastis(
     seed: int = 0,
     options: SimulationOptions | None = None,
     workers: int | None = None,
+    *,
     parcel_maps: Path | None = None,
+    centres: bool = False,
 ) -> Path:
     """Write ``patches`` seasons in PASTIS's layout, in five folds; returns the folder.
 
-    parcel_maps: a folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and mirrored. workers: processes; None
-    takes one a core. A folder of an earlier run with the same seed, size and options is completed. Raises ``OutputError``,
+    parcel_maps: a folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and mirrored. centres: write the
+    targets of the panoptic head too, which readers otherwise compute. workers: processes; None takes one a core. A folder of an earlier run with the same seed, size and options is completed. Raises ``OutputError``,
     ``ConfigError``, ``DatasetError``.
     """
     options = options or SimulationOptions()
@@ -78,8 +84,11 @@ def write_pastis(
         raise ConfigError(f"{patches} patches", "at least 1", "ask for more")
     maps = _parcel_maps(parcel_maps)
     folder = new_folder(folder, resumable=_MARK)
-    _claim(folder, size, seed, options, maps)
-    jobs = [_Job(folder, n, size, seed, options, maps[n % len(maps)] if maps else None) for n in range(patches)]
+    _claim(
+        folder,
+        {"size": size, "seed": seed, "options": asdict(options), "maps": [str(path) for path in maps], "centres": centres},
+    )
+    jobs = [_Job(folder, n, size, seed, options, maps[n % len(maps)] if maps else None, centres) for n in range(patches)]
     todo = [job for job in jobs if not job.record.exists()]
     for _ in track(_run(todo, workers), "simulating", total=len(todo)):
         pass
@@ -98,11 +107,9 @@ def _parcel_maps(folder: Path | None) -> list[Path]:
     return maps
 
 
-def _claim(folder: Path, size: tuple[int, int], seed: int, options: SimulationOptions, maps: Sequence[Path]) -> None:
+def _claim(folder: Path, contents: dict) -> None:
     """Write down what the folder holds, or refuse to mix it with something else."""
-    mark = json.loads(
-        json.dumps({"version": _VERSION, "size": size, "seed": seed, "options": asdict(options), "maps": list(map(str, maps))})
-    )
+    mark = json.loads(json.dumps({"version": _VERSION, **contents}))
     path = folder / _MARK
     if path.exists():
         found = json.loads(path.read_text())
@@ -132,11 +139,24 @@ def _write_patch(job: _Job) -> int:
     season = simulate_season(job.size, (job.seed, job.number), job.options, layout)
     target_3HW = np.zeros((3, *season.classes_HW.shape), np.uint8)
     target_3HW[0] = season.classes_HW
-    for kind, array in (("S2", season.images_TCHW), ("TARGET", target_3HW), ("ParcelIDs", season.parcels_HW)):
+    arrays = {"S2": season.images_TCHW, "TARGET": target_3HW, "ParcelIDs": season.parcels_HW}
+    if job.centres:
+        arrays |= _centre_maps(season)
+    for kind, array in arrays.items():
         with atomic(job.file(kind)) as temporary:
             np.save(temporary, array)
     write_json(job.record, _record(job, season))
     return job.patch
+
+
+def _centre_maps(season: Season) -> dict[str, np.ndarray]:
+    instances_HW = number_parcels(season.parcels_HW, season.classes_HW)
+    targets = centre_targets(instances_HW, season.classes_HW)
+    return {
+        "HEATMAP": targets.heatmap_HW.numpy().astype(np.float64),
+        "INSTANCES": instances_HW,
+        "ZONES": targets.zone_HW.numpy(),
+    }
 
 
 def _turned_map(job: _Job) -> Layout:
