@@ -1,23 +1,28 @@
 """Loaders of batches: their order follows from a seed and an epoch alone, and may be entered anywhere.
 
-A loader hands its workers pairs of epoch and index, so that what chance does to a sample depends neither on the number of
+A loader tells its workers the epoch with the indices, so that what chance does to a sample depends neither on the number of
 workers nor on where an epoch was resumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from panoseg.data.samples import Batch, Sample, collate
+from panoseg.data.slots import SlotOverflow, Slots, StoredBatch
 from panoseg.errors import ConfigError, PanosegError
 
-Draw = tuple[int, int]
-"""Epoch and index: which sample, and which of its chances."""
+_PREFETCHED = 2  # batches that each worker prepares ahead
+
+Draws = tuple[int, list[int]]
+"""An epoch and the indices of a batch: which samples, and which of their chances."""
 
 
 @runtime_checkable
@@ -28,7 +33,7 @@ class Chance(Protocol):
         """The sample at ``index``."""
 
 
-class BatchOrder(Sampler[list[Draw]]):
+class BatchOrder(Sampler[Draws]):
     """The batches of one epoch, from the one where it is entered.
 
     Shuffled by (seed, epoch) or ascending. ``rank`` of ``ranks`` processes gets every ``ranks``-th sample; a shuffled order is
@@ -69,37 +74,62 @@ class BatchOrder(Sampler[list[Draw]]):
     def __len__(self) -> int:
         return max(self._batches() - self.skip, 0)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[Draws]:
         epoch, indices = self.epoch, self.indices()
         for batch in range(self.skip, self._batches()):
-            chosen = indices[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, index) for index in chosen]
+            yield epoch, indices[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
-class _Drawn(Dataset[Sample | PanosegError]):
-    """A dataset whose keys are draws; a user's mistake becomes a value, since torch would make another exception of it."""
+@dataclass(frozen=True)
+class _Request:
+    """What a worker is asked for: the batch of ``draws``, in a slot where one is free."""
 
-    def __init__(self, dataset: Dataset[Sample], seed: int) -> None:
-        self.dataset, self.seed = dataset, seed
+    draws: Draws
+    slot: int | None
 
-    def __getitem__(self, draw: Draw) -> Sample | PanosegError:
-        epoch, index = draw
+
+class _Requests(Sampler[_Request]):
+    """The requests of an epoch. A slot is taken when the request goes out, in the process that iterates."""
+
+    def __init__(self, order: BatchOrder, slots: Slots | None) -> None:
+        self.order, self.slots = order, slots
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[_Request]:
+        if self.slots is not None:
+            self.slots.reclaim()  # torch has emptied its queues of an iteration that was left early
+        for draws in self.order:
+            yield _Request(draws, None if self.slots is None else self.slots.take())
+
+
+class _Batches(Dataset[Batch | StoredBatch | PanosegError]):
+    """Answers requests; a user's mistake is an answer too, since torch would make another exception of it."""
+
+    def __init__(self, dataset: Dataset[Sample], seed: int, slots: Slots | None) -> None:
+        self.dataset, self.seed, self.slots = dataset, seed, slots
+
+    def __getitem__(self, request: _Request) -> Batch | StoredBatch | PanosegError:
+        epoch, indices = request.draws
         try:
-            if isinstance(self.dataset, Chance):
-                return self.dataset.draw(index, np.random.default_rng((self.seed, epoch, index)))
-            return self.dataset[index]
+            samples = [self._draw(epoch, index) for index in indices]
+            if self.slots is not None and request.slot is not None:
+                with suppress(SlotOverflow):
+                    return self.slots.write(request.slot, samples)
+            return collate(samples)
         except PanosegError as error:
             return error
 
+    def _draw(self, epoch: int, index: int) -> Sample:
+        if isinstance(self.dataset, Chance):
+            return self.dataset.draw(index, np.random.default_rng((self.seed, epoch, index)))
+        return self.dataset[index]
 
-def _collate(samples: list[Sample | PanosegError]) -> Batch | PanosegError:
-    try:
-        for sample in samples:
-            if isinstance(sample, PanosegError):
-                raise sample
-        return collate(samples)  # type: ignore[arg-type]
-    except PanosegError as error:
-        return error
+
+def _as_it_is(value: Any) -> Any:
+    """Batches are made by ``_Batches``."""
+    return value
 
 
 class BatchLoader(DataLoader):
@@ -107,13 +137,13 @@ class BatchLoader(DataLoader):
 
     def enter(self, epoch: int, skip: int = 0) -> None:
         """The next iteration is ``epoch``, from its batch number ``skip`` on."""
-        self.batch_sampler.enter(epoch, skip)  # type: ignore[union-attr]
+        self.sampler.order.enter(epoch, skip)  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, PanosegError):
-                raise batch
-            yield batch
+        for answer in super().__iter__():
+            if isinstance(answer, PanosegError):
+                raise answer
+            yield answer.open() if isinstance(answer, StoredBatch) else answer
 
 
 def make_loader(
@@ -142,21 +172,17 @@ def make_loader(
             "a size of at least 1, workers of at least 0",
             "correct the options",
         )
-    order = BatchOrder(
-        len(dataset),  # type: ignore[arg-type]
-        batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        drop_last=drop_last,
-        rank=rank,
-        ranks=ranks,
-    )
+    samples = len(dataset)  # type: ignore[arg-type]
+    order = BatchOrder(samples, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, ranks=ranks)
     order.enter(epoch, skip)
+    slots = Slots.for_workers(workers, _PREFETCHED)
     return BatchLoader(
-        _Drawn(dataset, seed),
-        batch_sampler=order,
-        collate_fn=_collate,
+        _Batches(dataset, seed, slots),
+        batch_size=None,
+        sampler=_Requests(order, slots),
+        collate_fn=_as_it_is,
         num_workers=workers,
+        prefetch_factor=_PREFETCHED if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
         generator=torch.Generator().manual_seed(seed),  # the loader takes nothing from the global generator

@@ -6,11 +6,17 @@ a quarter of the bytes crosses processes and devices; ``Normalisation`` makes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from panoseg.errors import DatasetError
 
 PASTIS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
@@ -71,50 +77,91 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch on another device."""
-        return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return map_leaves(self, Tensor, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory; called by torch's loader."""
-        return _map_tensors(self, lambda tensor: tensor.pin_memory())
+        return map_leaves(self, Tensor, Tensor.pin_memory)
 
 
-def _map_tensors(value, function):
-    if isinstance(value, Tensor):
+def map_leaves(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """A ``Batch`` with ``function`` applied to each value of type ``kind`` in it; everything else stays."""
+    if isinstance(value, kind):
         return function(value)
     if isinstance(value, Batch | CentreTargets):
-        return type(value)(**{field.name: _map_tensors(getattr(value, field.name), function) for field in fields(value)})
+        mapped = {field.name: map_leaves(getattr(value, field.name), kind, function) for field in fields(value)}
+        return type(value)(**mapped)
     return value
 
 
-def _stack(tensors: Sequence[Tensor | None]) -> Tensor | None:
+NewTensor = Callable[[Tensor, tuple[int, ...]], Tensor]
+"""Makes an empty tensor of the type of one and of a shape."""
+
+
+def new_tensor(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An empty tensor; in a loader's worker it lies in shared memory, so that it reaches the other process without a copy."""
+    if get_worker_info() is None:
+        # NumPy asks for huge pages; torch does not, and clearing small ones takes longer than reading a batch.
+        return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
+    return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+
+def _stack(tensors: Sequence[Tensor | None], new: NewTensor) -> Tensor | None:
+    """One tensor of all; None where one is missing."""
     present = [tensor for tensor in tensors if tensor is not None]
-    return torch.stack(present) if len(present) == len(tensors) else None
+    if len(present) < len(tensors):
+        return None
+    return torch.stack(present, out=new(present[0], (len(present), *present[0].shape)))
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a batch, padded to the longest series."""
-    longest = max(sample.images_TCHW.shape[0] for sample in samples)
-    first = samples[0].images_TCHW
-    images_BTCHW = first.new_zeros((len(samples), longest, *first.shape[1:]))
-    days_BT = torch.zeros((len(samples), longest), dtype=torch.int64)
-    valid_BT = torch.zeros((len(samples), longest), dtype=torch.bool)
+def _stack_centres(targets: Sequence[CentreTargets | None], new: NewTensor) -> CentreTargets | None:
+    present = [entry for entry in targets if entry is not None]
+    if len(present) < len(targets):
+        return None
+    stacked: dict[str, Any] = {
+        f.name: _stack([getattr(entry, f.name) for entry in present], new) for f in fields(CentreTargets)
+    }
+    return CentreTargets(**stacked)
+
+
+def _check_same_size(samples: Sequence[Sample]) -> None:
+    first = samples[0]
+    for sample in samples:
+        if sample.images_TCHW.shape[1:] != first.images_TCHW.shape[1:]:
+            one, other = (" x ".join(map(str, entry.images_TCHW.shape[1:])) for entry in (first, sample))
+            raise DatasetError(
+                f"patches {first.name} and {sample.name} are {one} and {other}",
+                "one size in a batch",
+                "crop, or use batches of 1",
+            )
+
+
+def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
+    """Stack samples into a batch, padded to the longest series.
+
+    Images that are mapped from disk are read here, straight into the tensor that ``new`` makes. Raises ``DatasetError`` where
+    the sizes differ.
+    """
+    _check_same_size(samples)
+    shape_BT = (len(samples), max(len(sample.days_T) for sample in samples))
+    images_BTCHW = new(samples[0].images_TCHW, (*shape_BT, *samples[0].images_TCHW.shape[1:]))
+    days_BT = new(samples[0].days_T, shape_BT).zero_()
+    valid_BT = new(torch.tensor(False), shape_BT).fill_(False)
     for row, sample in enumerate(samples):
-        dates = sample.images_TCHW.shape[0]
+        dates = len(sample.days_T)
         images_BTCHW[row, :dates] = sample.images_TCHW
+        images_BTCHW[row, dates:] = 0
         days_BT[row, :dates] = sample.days_T
         valid_BT[row, :dates] = True
-    centres = [sample.centres for sample in samples]
-    present = [entry for entry in centres if entry is not None]
     return Batch(
         images_BTCHW,
         days_BT,
         valid_BT,
         tuple(sample.name for sample in samples),
-        _stack([sample.classes_HW for sample in samples]),
-        _stack([sample.instances_HW for sample in samples]),
-        CentreTargets(*(torch.stack([getattr(c, f.name) for c in present]) for f in fields(CentreTargets)))
-        if len(present) == len(centres)
-        else None,
+        _stack([sample.classes_HW for sample in samples], new),
+        _stack([sample.instances_HW for sample in samples], new),
+        _stack_centres([sample.centres for sample in samples], new),
     )
 
 
