@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from panoseg.classes import ClassTable
+from panoseg.panoptic.overlap import Overlap, overlap
 from panoseg.panoptic.panoptic import Panoptic
 
 Definition = Literal["pastis", "coco"]
@@ -145,14 +146,15 @@ def scored_classes(table: ClassTable, definition: Definition, class_agnostic: bo
     if definition not in ("pastis", "coco"):
         raise ValueError(f"no definition of panoptic quality {definition!r}; there are 'pastis' and 'coco'")
     kinds = ("thing",) if definition == "pastis" else ("thing", "stuff")
-    rows: dict[str, bool] = {}
+    rows: dict[int | str, tuple[str, bool]] = {}
     row_of_class = np.full(table.count, -1)
     for entry in table.classes:
         if entry.kind in kinds:
-            name = "thing" if class_agnostic and entry.kind == "thing" else entry.name
-            rows[name] = entry.kind == "thing"
-            row_of_class[entry.id] = list(rows).index(name)
-    return ScoredClasses(tuple(rows), tuple(rows.values()), row_of_class)
+            merged = class_agnostic and entry.kind == "thing"
+            key, name = ("thing", "thing") if merged else (entry.id, entry.name)
+            rows[key] = (name, entry.kind == "thing")
+            row_of_class[entry.id] = list(rows).index(key)
+    return ScoredClasses(tuple(name for name, _ in rows.values()), tuple(thing for _, thing in rows.values()), row_of_class)
 
 
 def patch_counts(
@@ -162,52 +164,83 @@ def patch_counts(
     definition: Definition = "pastis",
     *,
     class_agnostic: bool = False,
+) -> PanopticCounts:
+    """Matches of one patch: pairs of a true and a predicted segment of one class with IoU above one half.
+
+    class_agnostic: all things are one class.
+
+    >>> true = Panoptic.from_maps(np.array([[1, 1, 0, 2]] * 3), {1: 3, 2: 4}, PASTIS)
+    >>> predicted = Panoptic.from_maps(np.array([[7, 7, 7, 0]] * 3), {7: 3}, PASTIS)
+    >>> quality = panoptic_quality(patch_counts(true, predicted, PASTIS))
+    >>> quality.all
+    QualityMean(sq=0.3333333333333333, rq=0.5, pq=0.3333333333333333, n=2)
+    """
+    if definition == "coco":
+        return coco_patch_counts(true, predicted, table, class_agnostic=class_agnostic)
+    return _pastis_counts(true, predicted, scored_classes(table, definition, class_agnostic))
+
+
+def coco_patch_counts(
+    true: Panoptic,
+    predicted: Panoptic,
+    table: ClassTable,
+    *,
+    class_agnostic: bool = False,
     crowd_ids: Sequence[int] = (),
     true_areas: np.ndarray | None = None,
     strict: bool = False,
 ) -> PanopticCounts:
-    """Matches of one patch: pairs of a true and a predicted segment of one class with IoU above one half.
+    """``patch_counts`` under COCO's definition, with what only COCO's files say.
 
-    crowd_ids ("coco"): ids of true segments that stand for many objects, as listed in the file; they are never matched, and a
-    prediction mostly on void and on a crowd of its class is no mistake. As published, only the last crowd listed of a class
-    counts; ``strict`` lets all count. true_areas ("coco"): areas of the true segments that the file states, where they are to
-    be believed over the raster, as published.
+    Void and crowds excuse predictions that lie mostly on them; void pixels do not count in the union of a pair.
+
+    crowd_ids: true segments that stand for many objects, as listed in the file; they are never matched. As published, only the
+    last crowd listed of a class excuses predictions; ``strict`` lets all do. true_areas: areas of the true segments that the
+    file states, where they are to be believed over the raster, as published.
     """
+    classes = scored_classes(table, "coco", class_agnostic)
+    pair = _shared(true, predicted)
+    true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
+    area_M = _areas(predicted.segments.areas)
+    void_N = np.concatenate([[True], true.segments.is_void])
+    on_void_M = _predicted_sums(pair, void_N[pair.first_P], len(area_M))
+
+    crowds = np.searchsorted(true.segments.ids, np.array(crowd_ids, np.int64)) + 1
+    last_of_class = dict(zip(true_row[crowds].tolist(), crowds.tolist(), strict=True))
+    excusing = crowds if strict else np.array(list(last_of_class.values()), np.int64)
+    crowd_row_N = np.full(len(true_row), _NO_CROWD)
+    crowd_row_N[excusing] = true_row[excusing]
+    true_row[crowds] = -1
+    on_crowd_M = _predicted_sums(pair, crowd_row_N[pair.first_P] == predicted_row[pair.second_P], len(area_M))
+    excused_M = on_void_M + on_crowd_M > _MATCH * area_M
+    area_N = _areas(true.segments.areas if true_areas is None else true_areas)
+    return _count(classes, pair, true_row, predicted_row, area_N, area_M - on_void_M, excused_M)
+
+
+def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) -> PanopticCounts:
+    """Void pixels are cut out of predictions; a prediction that matches a void parcel is dropped."""
+    pair = _shared(true, predicted)
+    true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
+    area_N, area_M = _areas(true.segments.areas), _areas(predicted.segments.areas)
+    void_P = np.concatenate([[False], true.segments.is_void])[pair.first_P]
+    on_void_M = _predicted_sums(pair, void_P, len(area_M))
+    union_P = area_N[pair.first_P] + area_M[pair.second_P] - pair.pixels_P
+    covers_void_M = np.zeros(len(area_M), bool)
+    covers_void_M[pair.second_P[void_P & (pair.pixels_P > _MATCH * union_P)]] = True
+    area_M = area_M - on_void_M
+    predicted_row = np.where(covers_void_M | (area_M == 0), -1, predicted_row)
+    return _count(classes, pair, true_row, predicted_row, area_N, area_M, np.zeros(len(area_M), bool))
+
+
+def _shared(true: Panoptic, predicted: Panoptic) -> Overlap:
     if true.segment_HW.shape != predicted.segment_HW.shape:
         raise ValueError(f"truth of {true.segment_HW.shape} pixels and prediction of {predicted.segment_HW.shape}")
-    classes = scored_classes(table, definition, class_agnostic)
-    pair = _shared_pixels(true, predicted)
-    if definition == "pastis":
-        return _pastis_counts(true, predicted, classes, pair)
-    crowds = np.array(crowd_ids, np.int64)
-    return _coco_counts(true, predicted, classes, pair, crowds, true_areas, strict)
+    return overlap(true.position_HW, predicted.position_HW, len(true.segments), len(predicted.segments))
 
 
-@dataclass(frozen=True, eq=False)
-class _SharedPixels:
-    """Positions of the true and the predicted segment of each pair (0 none), and the pixels that they share; shape P."""
-
-    true_P: np.ndarray
-    predicted_P: np.ndarray
-    pixels_P: np.ndarray
-
-    def with_predicted(self, chosen_P: np.ndarray, count: int) -> np.ndarray:
-        """Pixels that each predicted segment shares in the chosen pairs; float64, M."""
-        return np.bincount(self.predicted_P[chosen_P], self.pixels_P[chosen_P], minlength=count)
-
-
-def _shared_pixels(true: Panoptic, predicted: Panoptic) -> _SharedPixels:
-    width = len(predicted.segments) + 1
-    code_HW = true.position_HW * np.int64(width)
-    code_HW += predicted.position_HW
-    codes = (len(true.segments) + 1) * width
-    if codes <= 4 * code_HW.size:
-        count = np.bincount(code_HW.ravel(), minlength=codes)
-        present = np.flatnonzero(count)
-        pixels_P = count[present]
-    else:
-        present, pixels_P = np.unique(code_HW, return_counts=True)
-    return _SharedPixels(present // width, present % width, pixels_P)
+def _predicted_sums(pair: Overlap, chosen_P: np.ndarray, count: int) -> np.ndarray:
+    """Pixels that each predicted segment shares in the chosen pairs; float64, M."""
+    return np.bincount(pair.second_P[chosen_P], pair.pixels_P[chosen_P], minlength=count)
 
 
 def _rows(picture: Panoptic, classes: ScoredClasses) -> np.ndarray:
@@ -219,50 +252,9 @@ def _areas(areas: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], areas])
 
 
-def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses, pair: _SharedPixels) -> PanopticCounts:
-    """Void pixels are cut out of predictions; a prediction that matches a void parcel is dropped."""
-    true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
-    area_N, area_M = _areas(true.segments.areas), _areas(predicted.segments.areas)
-    void_P = np.concatenate([[False], true.segments.is_void])[pair.true_P]
-    on_void_M = pair.with_predicted(void_P, len(area_M))
-    union_P = area_N[pair.true_P] + area_M[pair.predicted_P] - pair.pixels_P
-    covers_void_M = np.zeros(len(area_M), bool)
-    covers_void_M[pair.predicted_P[void_P & (pair.pixels_P > _MATCH * union_P)]] = True
-    area_M = area_M - on_void_M
-    predicted_row = np.where(covers_void_M | (area_M == 0), -1, predicted_row)
-    return _count(classes, pair, true_row, predicted_row, area_N, area_M, np.zeros(len(area_M), bool))
-
-
-def _coco_counts(
-    true: Panoptic,
-    predicted: Panoptic,
-    classes: ScoredClasses,
-    pair: _SharedPixels,
-    crowd_ids: np.ndarray,
-    true_areas: np.ndarray | None,
-    strict: bool,
-) -> PanopticCounts:
-    """Void and crowds excuse predictions that lie mostly on them; void pixels do not count in the union of a pair."""
-    true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
-    area_M = _areas(predicted.segments.areas)
-    void_N = np.concatenate([[True], true.segments.is_void])
-    on_void_M = pair.with_predicted(void_N[pair.true_P], len(area_M))
-
-    crowds = np.searchsorted(true.segments.ids, crowd_ids) + 1
-    last_of_class = dict(zip(true_row[crowds].tolist(), crowds.tolist(), strict=True))
-    excusing = crowds if strict else np.array(list(last_of_class.values()), np.int64)
-    crowd_row_N = np.full(len(true_row), _NO_CROWD)
-    crowd_row_N[excusing] = true_row[excusing]
-    true_row[crowds] = -1
-    on_crowd_M = pair.with_predicted(crowd_row_N[pair.true_P] == predicted_row[pair.predicted_P], len(area_M))
-    excused_M = on_void_M + on_crowd_M > _MATCH * area_M
-    area_N = _areas(true.segments.areas if true_areas is None else true_areas)
-    return _count(classes, pair, true_row, predicted_row, area_N, area_M - on_void_M, excused_M)
-
-
 def _count(
     classes: ScoredClasses,
-    pair: _SharedPixels,
+    pair: Overlap,
     true_row_N: np.ndarray,
     predicted_row_M: np.ndarray,
     true_area_N: np.ndarray,
@@ -270,13 +262,13 @@ def _count(
     excused_M: np.ndarray,
 ) -> PanopticCounts:
     """Match pairs and count; ``excused_M`` predictions are no mistake where they match nothing."""
-    row_P = true_row_N[pair.true_P]
-    union_P = true_area_N[pair.true_P] + predicted_area_M[pair.predicted_P] - pair.pixels_P
-    same_P = (row_P >= 0) & (row_P == predicted_row_M[pair.predicted_P])
+    row_P = true_row_N[pair.first_P]
+    union_P = true_area_N[pair.first_P] + predicted_area_M[pair.second_P] - pair.pixels_P
+    same_P = (row_P >= 0) & (row_P == predicted_row_M[pair.second_P])
     iou_P = np.divide(pair.pixels_P, union_P, out=np.zeros(len(row_P)), where=same_P)
     match_P = iou_P > _MATCH
     matched_M = np.zeros(len(predicted_row_M), bool)
-    matched_M[pair.predicted_P[match_P]] = True
+    matched_M[pair.second_P[match_P]] = True
 
     def per_class(rows: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(rows, weights, minlength=len(classes.names))

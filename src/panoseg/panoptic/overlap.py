@@ -1,0 +1,43 @@
+"""Pixels that the segments of two rasters share: what matching, joining and scoring all start from.
+
+Shape suffixes: H W pixels, P pairs of segments that share pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Overlap:
+    """Every pair of positions that meet, and how often. All int64, P; position 0 is "no segment"."""
+
+    first_P: np.ndarray
+    second_P: np.ndarray
+    pixels_P: np.ndarray
+
+
+def overlap(first_HW: np.ndarray, second_HW: np.ndarray, first_count: int, second_count: int) -> Overlap:
+    """The table of shared pixels of two rasters of positions 0 .. count.
+
+    >>> table = overlap(np.array([[1, 1, 0, 0], [1, 1, 2, 2]]), np.array([[1, 1, 1, 0], [1, 1, 1, 1]]), 2, 1)
+    >>> for row in zip(table.first_P, table.second_P, table.pixels_P):
+    ...     print(*row)
+    0 0 1
+    0 1 1
+    1 1 4
+    2 1 2
+    """
+    width = second_count + 1
+    code_HW = np.multiply(first_HW, width, dtype=np.int64)
+    code_HW += second_HW
+    codes = (first_count + 1) * width
+    if codes <= 4 * code_HW.size:
+        count = np.bincount(code_HW.ravel(), minlength=codes)
+        present = np.flatnonzero(count)
+        pixels_P = count[present]
+    else:
+        present, pixels_P = np.unique(code_HW, return_counts=True)
+    return Overlap(present // width, present % width, pixels_P)
