@@ -9,6 +9,7 @@ docs/architecture.md lists.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -62,7 +63,7 @@ class PastisDataset(Dataset[Sample]):
         target: Target,
         reference_date: date = date(2018, 9, 1),
         class_mapping: Mapping[int, int] | Mapping[str, int] | None = None,
-        single_date: int | str | None = None,
+        single_date: int | str | date | None = None,
         augmentation: AugmentationConfig | None = None,
         classes: ClassTable = PASTIS,
     ) -> None:
@@ -72,7 +73,7 @@ class PastisDataset(Dataset[Sample]):
         self.reference_date = reference_date
         self.augmentation = augmentation or AugmentationConfig()
         self.classes = classes
-        self.class_mapping = None if class_mapping is None else {int(old): new for old, new in class_mapping.items()}
+        self.class_mapping = _parse_class_mapping(class_mapping)
         self.single_date = _parse_single_date(single_date)
         if target not in ("semantic", "panoptic", None):
             raise ConfigError(f"target {target!r}", "semantic, panoptic or None", "choose one of them")
@@ -83,6 +84,9 @@ class PastisDataset(Dataset[Sample]):
                 f"{folder} has no patch of folds {self.folds}", "at least one", "choose folds that the dataset has"
             )
         self.ids = tuple(patch.id for patch in self.metadata)
+        self._check_complete("DATA_S2", "S2")
+        if target is not None:
+            self._check_complete("ANNOTATIONS", "TARGET")
 
     def __len__(self) -> int:
         return len(self.metadata)
@@ -97,6 +101,18 @@ class PastisDataset(Dataset[Sample]):
     def draw(self, index: int, generator: np.random.Generator) -> Sample:
         """The sample at ``index``, augmented as ``generator`` decides."""
         return augment(self._read(index), self.augmentation, generator)
+
+    def _check_complete(self, folder: str, kind: str) -> None:
+        """Find missing files before a long run rather than in it."""
+        path = self.folder / folder
+        present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+        missing = [name for name in (f"{kind}_{patch_id}.npy" for patch_id in self.ids) if name not in present]
+        if missing:
+            raise DatasetError(
+                f"{path} lacks {missing[0]} and {len(missing) - 1} more",
+                f"a file for each of the {len(self)} patches in metadata.geojson",
+                "complete the dataset or correct its path",
+            )
 
     def _read(self, index: int) -> Sample:
         """A sample before augmentation; without centre targets where that makes them anew."""
@@ -303,13 +319,25 @@ def _check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -
         )
 
 
-def _parse_single_date(single_date: int | str | None) -> int | date | None:
+def _parse_single_date(single_date: int | str | date | None) -> int | date | None:
     """A position (a number, also as text) or a date."""
-    if single_date is None or isinstance(single_date, int):
+    if not isinstance(single_date, str):
         return single_date
     try:
-        return parse_date(single_date) if len(single_date) >= 8 else int(single_date)
+        return int(single_date) if re.fullmatch(r"-?\d{1,4}", single_date, re.ASCII) else parse_date(single_date)
     except ValueError:
         raise ConfigError(
             f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
         ) from None
+
+
+def _parse_class_mapping(mapping: Mapping[int, int] | Mapping[str, int] | None) -> dict[int, int] | None:
+    """Keys may be text, as JSON writes them."""
+    try:
+        parsed = None if mapping is None else {int(old): new for old, new in mapping.items()}
+    except ValueError as error:
+        raise ConfigError(f"class_mapping: {error}", "classes as keys", "correct the mapping") from None
+    for old, new in (parsed or {}).items():
+        if type(new) is not int or new < 0:
+            raise ConfigError(f"class_mapping maps {old} to {new!r}", "a class from 0", "correct the mapping")
+    return parsed
