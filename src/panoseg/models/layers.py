@@ -40,7 +40,7 @@ class ConvLayer(nn.Module):
         for step, (before, after) in enumerate(pairwise(widths), 2):
             layers += [nn.Conv2d(before, after, kernel, stride, padding=1, padding_mode="reflect"), _norm(norm, after)]
             if last_relu or step < len(widths):
-                layers.append(nn.ReLU())
+                layers.append(nn.ReLU(inplace=True))
         self.conv = nn.Sequential(*layers)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
@@ -77,8 +77,12 @@ class UpBlock(nn.Module):
 
     def __init__(self, channels: int, width: int, skip_channels: int) -> None:
         super().__init__()
-        self.skip_conv = nn.Sequential(nn.Conv2d(skip_channels, skip_channels, 1), nn.BatchNorm2d(skip_channels), nn.ReLU())
-        self.up = nn.Sequential(nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.skip_conv = nn.Sequential(
+            nn.Conv2d(skip_channels, skip_channels, 1), nn.BatchNorm2d(skip_channels), nn.ReLU(inplace=True)
+        )
+        self.up = nn.Sequential(
+            nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
         self.conv1 = ConvLayer((width + skip_channels, width))
         self.conv2 = ConvLayer((width, width))
 

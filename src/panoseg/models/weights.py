@@ -83,7 +83,7 @@ class WeightsCard:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
-        """Read what ``to_json`` wrote; of anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
+        """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
         bands = values["normalisation"]
         normalisation = Normalisation(
             tuple(map(float, bands["mean"])), tuple(map(float, bands["std"])), tuple(map(str, bands["bands"]))
