@@ -15,7 +15,8 @@ from panoseg.data.simulation.noise import fractal_noise
 from panoseg.data.simulation.options import SimulationOptions
 
 CLEAR, CLOUD, SHADOW, CIRRUS, SNOW = range(5)
-_CLOUD_SPECTRUM = np.array([1.0, 0.97, 0.98, 1.0, 1.02, 1.03, 1.0, 1.03, 0.72, 0.55], np.float32)
+_CLOUD_SPECTRUM = np.array([0.96, 0.94, 0.97, 1.0, 1.05, 1.1, 1.1, 1.13, 0.0, 0.0], np.float32)
+_CLOUD_SHORTWAVE = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1.0, 0.78], np.float32)
 _CIRRUS_SPECTRUM = np.array([1.0, 0.95, 0.92, 0.9, 0.85, 0.8, 0.78, 0.75, 0.4, 0.25], np.float32)
 _SNOW_SPECTRUM = np.array([8200, 8300, 8200, 8100, 7900, 7700, 7500, 7300, 900, 700], np.float32)
 _HAZE_SPECTRUM = np.array([1.0, 0.75, 0.6, 0.5, 0.42, 0.36, 0.32, 0.3, 0.12, 0.08], np.float32)
@@ -36,7 +37,7 @@ class Sky:
 def draw_skies(days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator) -> list[Sky]:
     """The weather of each date: a season has its own share of cloudy dates, more of them in winter."""
     low, high = options.cloudy
-    cloudy = low + (high - low) * rng.beta(1.0, 2.2)
+    cloudy = low + (high - low) * rng.beta(1.0, 2.0)
     winter_T = np.exp(-0.5 * ((days_T - 130) / 55.0) ** 2)
     chance_T = cloudy * (0.75 + 0.7 * winter_T)
     snowy = rng.random() < options.snow
@@ -53,11 +54,11 @@ def draw_skies(days_T: np.ndarray, options: SimulationOptions, rng: np.random.Ge
     return skies
 
 
-def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, roughness_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. roughness_HW: where snow does not stay."""
+def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. snowless_HW: where snow does not stay."""
     truth_HW = np.zeros(image_CHW.shape[1:], np.uint8)
     if sky.snow:
-        _snow(image_CHW, truth_HW, sky.snow, roughness_HW, rng)
+        _snow(image_CHW, truth_HW, sky.snow, snowless_HW, rng)
     image_CHW += (sky.haze * _HAZE_SPECTRUM)[:, None, None]
     if sky.cirrus:
         _cirrus(image_CHW, truth_HW, sky.cirrus, rng)
@@ -66,11 +67,9 @@ def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, roughness_HW: np.ndar
     return truth_HW
 
 
-def _snow(
-    image_CHW: np.ndarray, truth_HW: np.ndarray, share: float, roughness_HW: np.ndarray, rng: np.random.Generator
-) -> None:
+def _snow(image_CHW: np.ndarray, truth_HW: np.ndarray, share: float, snowless_HW: np.ndarray, rng: np.random.Generator) -> None:
     patches_HW = fractal_noise(rng, truth_HW.shape, 1.6, 60)
-    lying_HW = _soft_step(patches_HW + 4 * share - 1.6, 0.5) * (1 - 0.75 * roughness_HW)
+    lying_HW = _soft_step(patches_HW + 4 * share - 1.6, 0.5) * (1 - 0.75 * snowless_HW)
     image_CHW += lying_HW * (_SNOW_SPECTRUM[:, None, None] * rng.uniform(0.8, 1.05) - image_CHW)
     truth_HW[lying_HW > 0.4] = SNOW
 
@@ -86,10 +85,10 @@ def _clouds(image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: floa
     """Fractal clouds of a given cover, and their shadows to the north-west, longer under a low sun."""
     reach = 40
     height, width = truth_HW.shape
-    field = fractal_noise(rng, (height + reach, width + reach), rng.uniform(1.5, 2.1), rng.uniform(40, 300))
+    field = fractal_noise(rng, (height + reach, width + reach), rng.uniform(1.7, 2.3), rng.uniform(40, 300))
     whole = cover >= 1
     edge = -9.0 if whole else float(np.quantile(field, 1 - cover))
-    optical = _soft_step(field - edge, rng.uniform(0.06, 0.25))
+    optical = _soft_step(field - edge, rng.uniform(0.1, 0.5))
     length = rng.uniform(6, 16) / np.tan(np.radians(sun_elevation(day)))
     down, right = int(np.clip(0.85 * length, 2, reach)), int(np.clip(0.5 * length, 1, reach))
     cloud_HW, shadow_HW = optical[:height, :width], optical[down : down + height, right : right + width]
@@ -97,7 +96,9 @@ def _clouds(image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: floa
     image_CHW *= 1 - depth * _SHADOW_DEPTH[:, None, None] * shadow_HW
     thick_HW = field[:height, :width]
     texture_HW = 1 + 0.16 * thick_HW if whole else 0.75 + 0.12 * np.clip(thick_HW - edge, 0, 3)
-    white_CHW = (rng.uniform(4200, 8800) * _CLOUD_SPECTRUM)[:, None, None] * texture_HW
+    # Ice absorbs in the short-wave infrared, droplets hardly do.
+    spectrum = _CLOUD_SPECTRUM + rng.uniform(0.3, 1.3) * _CLOUD_SHORTWAVE
+    white_CHW = (rng.uniform(4200, 9500) * spectrum)[:, None, None] * texture_HW
     image_CHW += cloud_HW * (white_CHW - image_CHW)
     truth_HW[shadow_HW > 0.3] = SHADOW
     truth_HW[cloud_HW > 0.2] = CLOUD

@@ -25,6 +25,8 @@ CELL_M = 10.0 / CELLS
 HECTARE_CELLS = 10_000 / CELL_M**2
 _MARGIN = 12
 """Pixels simulated beyond each side, so that it is known how much of a parcel lies outside."""
+_VOID_BELOW = 0.35
+"""Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole parcel; the margin here cuts it."""
 _BORDERS = (None, Material.GRASS, Material.HEDGE, Material.TRACK)
 _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
 
@@ -233,7 +235,7 @@ class Plan:
         within_P = np.bincount(parcels_HW.ravel(), minlength=count) / np.maximum(
             np.bincount(whole_HW.ravel(), minlength=count), 1
         )
-        class_P[(within_P < 0.5) & (class_P > 0)] = VOID
+        class_P[(within_P < _VOID_BELOW) & (class_P > 0)] = VOID
         cells = np.s_[margin * CELLS : self.shape[0] - margin * CELLS, margin * CELLS : self.shape[1] - margin * CELLS]
         return Landscape(
             np.ascontiguousarray(units_YX[cells]),

@@ -134,15 +134,15 @@ def _annual(crop: AnnualCrop, count: int, climate: Climate, rng: np.random.Gener
 
 
 def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator):
-    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a catch crop, or nothing."""
+    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a catch crop, or nothing but weeds."""
     count = sown_U.size
-    kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.25, 0.25, 0.35, 0.15])
+    kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
     late_end_U = np.minimum(rng.normal(32, 14, count), sown_U - 6)
     tilled_U = np.where(kind_U == 1, rng.uniform(-15, 60, count) if autumn else rng.uniform(10, 170, count), _NEVER)
-    catch_start_U, catch_end_U = rng.normal(25, 9, count), np.minimum(rng.normal(130, 35, count), sown_U - 10)
+    catch_start_U, catch_end_U = rng.normal(25, 9, count), np.minimum(rng.normal(150, 42, count), sown_U - 8)
     catch_U = rng.uniform(0.8, 3.8, count)
     late_U, volunteers_U = rng.uniform(1.5, 4.5, count), rng.uniform(0, 1.0, count)
-    straw_U = rng.uniform(0.2, 0.65, count)
+    straw_U, weeds_U = rng.uniform(0.2, 0.65, count), rng.gamma(1.2, 0.22, count)
     seedbed_U, ploughed_U = rng.normal(1.08, 0.06, count), rng.normal(0.88, 0.07, count)
     plough_U = np.where(rng.random(count) < 0.5, np.minimum(sown_U - 4, rng.uniform(30, 130, count)), sown_U - 4)
 
@@ -158,6 +158,7 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator):
         cover.brown += late * 0.45 * (1 - fading) + killed * 0.4 * np.exp(-np.maximum(day_T1 - catch_end_U, 0) / 30)
         cover.litter += stubble * straw_U + ((kind_U == 0) & unsown & ~late) * 0.3 * straw_U
         bare = unsown & ~stubble & ~late & ~catch
+        cover.leaf += bare * weeds_U * _rising(np.minimum(day_T1, sown_U - 12), late_end_U + 45, 15) * (day_T1 < sown_U - 8)
         cover.tilth += bare * np.where(day_T1 >= plough_U, ploughed_U - 1, 0)
         since = np.maximum(day_T1 - sown_U, 0)
         cover.tilth += ~unsown * (seedbed_U - 1) * np.exp(-since / 40)

@@ -3,7 +3,7 @@
 The image of a date is linear in what the units reflect. Inside a parcel, vigour, soil and growth stage vary from pixel to pixel;
 their effect is the units' derivative by each, times a field over pixels. So a date costs two small sparse products.
 
-Shape suffixes: T dates, U units, C bands in the order of ``PASTIS_BANDS``, H W pixels, P = H x W, K effects.
+Shape suffixes: T dates, U units, C bands in the order of ``PASTIS_BANDS``, H W pixels, P = H x W, K effects, L lengths of shadows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from panoseg.data.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_e
 from panoseg.data.simulation.calendar import acquisition_days, season_start
 from panoseg.data.simulation.landscape import CELLS, Landscape, make_landscape, region_of
 from panoseg.data.simulation.layout import check_layout, landscape_of_parcels
-from panoseg.data.simulation.materials import Material
+from panoseg.data.simulation.materials import GRAPEVINE, ORCHARD, Material
 from panoseg.data.simulation.noise import smooth_noise
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.phenology import Climate, Phenology
@@ -30,7 +30,20 @@ from panoseg.errors import ConfigError
 PIXEL_M = 10.0
 _STEP = 0.1
 """Relative step of the derivatives by vigour and by soil brightness."""
-_STAGE_DAYS = 4.0
+_STAGE_DAYS = 5.0
+_TALL = (Material.BROADLEAF, Material.CONIFER, Material.HEDGE, Material.ROOF_RED, Material.ROOF_GREY)
+_TALL_M = 11.0
+_LONGEST_SHADE = 4
+"""Pixels."""
+_SHADE_DEPTH = 0.5
+_ROUGHNESS = {
+    Material.BROADLEAF: 0.1,
+    Material.CONIFER: 0.12,
+    Material.HEDGE: 0.12,
+    Material.SCRUB: 0.1,
+    ORCHARD: 0.05,
+    GRAPEVINE: 0.04,
+}
 
 
 @dataclass(frozen=True)
@@ -87,10 +100,11 @@ def simulate_season(
     delay = np.clip(region.delay + time_rng.normal(0, 7), -options.shift_days, options.shift_days)
     climate = Climate(float(delay), float(time_rng.beta(1.2, 1.8)))
     scene = _Scene(landscape, region, climate, days_T, options, cover_rng)
+    offset = sensor_rng.normal(0, 1.5 * options.registration, 2)
     images_TCHW = np.empty((days_T.size, len(PASTIS_BANDS), *size), np.int16)
     cloud_THW = np.empty((days_T.size, *size), np.uint8)
     for index, sky in enumerate(draw_skies(days_T, options, sky_rng)):
-        image_CHW = _observe(scene, index, sky, options, sky_rng, sensor_rng, cloud_THW[index])
+        image_CHW = _observe(scene, index, sky, options, offset, sky_rng, sensor_rng, cloud_THW[index])
         images_TCHW[index] = np.clip(image_CHW, 1, 20_000)
     start = season_start(options.harvest_year)
     dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
@@ -139,8 +153,10 @@ class _Scene:
         surfaces = make_surfaces(material_U, landscape.parcel_U, region.soil, rng)
         self.effects_TUKC = _effects(phenology, surfaces, days_T, _wetness(days_T, climate, rng))
         self.fields_KHW = _fields(landscape, options.heterogeneity, rng)
-        rough_U = np.isin(material_U, [Material.BROADLEAF, Material.CONIFER, Material.HEDGE, Material.ROOF_RED, Material.WATER])
-        self.roughness_HW = (self.footprints.fine_PU @ rough_U.astype(np.float32)).reshape(self.size)
+        self.relief_HW = _relief(landscape, options.heterogeneity, rng)
+        self.shades_LHW = _shades(landscape)
+        snowless_U = np.isin(material_U, [*_TALL, Material.WATER]).astype(np.float32)
+        self.snowless_HW = (self.footprints.fine_PU @ snowless_U).reshape(self.size)
 
     def image(self, index: int) -> np.ndarray:
         """The clear image of a date, float32 [C, H, W]."""
@@ -157,7 +173,15 @@ class _Scene:
             for field_HW, effect_CHW in zip(self.fields_KHW, mixed_KCHW[1:], strict=True):
                 part_CHW += field_HW * effect_CHW
             image_CHW[list(bands)] = part_CHW
-        return image_CHW
+        return image_CHW * (self.relief_HW * self._light(index))
+
+    def _light(self, index: int) -> np.ndarray:
+        """Share of the light that reaches each pixel past trees and houses; float32 [H, W]."""
+        pixels = _TALL_M / np.tan(np.radians(sun_elevation(float(self.days_T[index])))) / PIXEL_M
+        whole = min(int(pixels), _LONGEST_SHADE - 1)
+        part = min(pixels - whole, 1.0)
+        shade_HW = (1 - part) * self.shades_LHW[whole] + part * self.shades_LHW[whole + 1]
+        return 1 - np.float32(_SHADE_DEPTH) * shade_HW.astype(np.float32)
 
 
 def _effects(phenology: Phenology, surfaces, days_T: np.ndarray, wet_T: np.ndarray) -> np.ndarray:
@@ -186,20 +210,44 @@ def _fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> 
     size = landscape.parcels_HW.shape
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
     units, material_U = landscape.material_U.size, landscape.material_U
-    crop_U = material_U < 100
-    patchy_U = np.where(crop_U, rng.gamma(3, 0.045, units), 0.15)
-    grain_U = np.where(crop_U, rng.gamma(2, 0.02, units), np.where(material_U >= Material.ROOF_RED, 0.05, 0.14))
-    striped_U = np.where(crop_U & (rng.random(units) < 0.6), rng.gamma(2, 0.03, units), 0.0)
-    vigour_HW = patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(3, 9))
-    vigour_HW += grain_U[unit_HW] * rng.standard_normal(size)
-    vigour_HW += striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
-    vigour_HW -= rng.uniform(0, 0.2, units)[unit_HW] * _headland(landscape.parcels_HW)
-    soil_HW = 0.09 * smooth_noise(rng, size, rng.uniform(8, 20)) + 0.035 * smooth_noise(rng, size, 2.5)
-    soil_HW += 0.5 * striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
-    soil_HW += np.where(material_U >= Material.ROOF_RED, 0.12, 0.012)[unit_HW] * rng.standard_normal(size)
-    stage_HW = rng.gamma(2, 0.8, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
+    strength = strength * rng.lognormal(0.25, 0.4)
+    crop_U, sealed_U = material_U < 100, material_U >= Material.ROOF_RED
+    patchy_U = np.where(crop_U, rng.gamma(2.5, 0.09, units), 0.2)
+    grain_U = np.where(crop_U, rng.gamma(2, 0.035, units), np.where(sealed_U, 0.05, 0.18))
+    striped_U = np.where(crop_U & (rng.random(units) < 0.6), rng.gamma(2, 0.045, units), 0.0)
+    stripes_HW = striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
+    vigour_HW = patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(3, 10)) + grain_U[unit_HW] * rng.standard_normal(size)
+    vigour_HW += stripes_HW - rng.uniform(0, 0.3, units)[unit_HW] * _headland(landscape.parcels_HW)
+    soil_HW = rng.uniform(0.05, 0.16) * smooth_noise(rng, size, rng.uniform(8, 25)) + 0.05 * smooth_noise(rng, size, 2.5)
+    soil_HW += 0.5 * stripes_HW + np.where(sealed_U, 0.12, 0.02)[unit_HW] * rng.standard_normal(size)
+    stage_HW = rng.gamma(2, 1.1, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
     fields = np.stack([vigour_HW.clip(-0.8, 0.8), soil_HW.clip(-0.5, 0.5), stage_HW.clip(-_STAGE_DAYS, _STAGE_DAYS)])
     return (strength * fields).astype(np.float32)
+
+
+def _relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
+    """Brightness of each pixel that lasts all season: crowns, roofs, row directions, slopes; float32 [H, W], about 1."""
+    unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
+    rough_U = np.full(landscape.material_U.size, 0.015)
+    for material, roughness in _ROUGHNESS.items():
+        rough_U[landscape.material_U == material] = roughness
+    size = unit_HW.shape
+    relief_HW = rough_U[unit_HW] * rng.standard_normal(size) + 0.02 * smooth_noise(rng, size, rng.uniform(5, 40))
+    return (1 + strength * relief_HW.clip(-0.4, 0.4)).astype(np.float32)
+
+
+def _shades(landscape: Landscape) -> np.ndarray:
+    """Share of each pixel that tall things shade where their shadow is 0, 1, .. pixels long; float32 [lengths, H, W]."""
+    tall_YX = np.isin(landscape.material_U, _TALL)[landscape.units_YX]
+    height, width = landscape.parcels_HW.shape
+    shaded_YX, shades = tall_YX.copy(), []
+    for step in range(_LONGEST_SHADE * CELLS + 1):
+        up, left = round(0.9 * step), round(0.43 * step)
+        shaded_YX[: tall_YX.shape[0] - up, : tall_YX.shape[1] - left] |= tall_YX[up:, left:]
+        if step % CELLS == 0:
+            share_HW = (shaded_YX & ~tall_YX).reshape(height, CELLS, width, CELLS).mean((1, 3), dtype=np.float32)
+            shades.append(share_HW)
+    return np.stack(shades)
 
 
 def _stripes(angle_HW: np.ndarray, unit_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -226,19 +274,19 @@ def _observe(
     index: int,
     sky: Sky,
     options: SimulationOptions,
+    offset: np.ndarray,
     sky_rng: np.random.Generator,
     sensor_rng: np.random.Generator,
     truth_HW: np.ndarray,
 ) -> np.ndarray:
-    """One date as it is delivered; fills ``truth_HW`` with what the sky did."""
+    """One date as it is delivered, shifted by the season's ``offset`` (pixels) and its own; fills ``truth_HW`` with what the sky did."""
     day = float(scene.days_T[index])
     image_CHW = scene.image(index)
     drift_C = 1 + options.noise * (sensor_rng.normal(0, 0.025) + sensor_rng.normal(0, 0.012, len(PASTIS_BANDS)))
     low_sun = 1 - 0.004 * max(0.0, 40 - sun_elevation(day))
     image_CHW *= (drift_C * low_sun).astype(np.float32)[:, None, None]
-    image_CHW = (
-        shift(image_CHW, *sensor_rng.normal(0, options.registration, 2).clip(-0.9, 0.9)) if options.registration else image_CHW
-    )
-    truth_HW[:] = apply_sky(image_CHW, sky, day, scene.roughness_HW, sky_rng)
+    if options.registration:
+        image_CHW = shift(image_CHW, *(offset + sensor_rng.normal(0, options.registration, 2)).clip(-0.9, 0.9))
+    truth_HW[:] = apply_sky(image_CHW, sky, day, scene.snowless_HW, sky_rng)
     add_noise(image_CHW, options.noise, sensor_rng)
     return image_CHW

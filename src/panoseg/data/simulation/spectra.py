@@ -42,12 +42,12 @@ def _spectrum(*values: float) -> np.ndarray:
 
 
 #                       B02   B03   B04   B05   B06   B07   B08   B8A   B11   B12
-_SOIL = _spectrum(780, 1120, 1520, 1760, 1920, 2080, 2230, 2390, 3150, 2650)
+_SOIL = _spectrum(800, 1150, 1560, 1820, 2000, 2180, 2340, 2520, 3400, 2900)
 _REDNESS = _spectrum(-0.30, -0.14, 0.10, 0.12, 0.10, 0.08, 0.06, 0.05, 0.02, -0.02)
-_WETTING = _spectrum(0.30, 0.33, 0.36, 0.37, 0.37, 0.37, 0.37, 0.37, 0.46, 0.55)
-_STRAW = _spectrum(780, 1220, 1750, 2080, 2380, 2620, 2830, 3010, 3500, 2500)
+_WETTING = _spectrum(0.36, 0.40, 0.44, 0.46, 0.47, 0.47, 0.47, 0.47, 0.54, 0.62)
+_STRAW = _spectrum(800, 1260, 1800, 2150, 2500, 2780, 3020, 3220, 3800, 2750)
 _BARK = _spectrum(330, 470, 580, 800, 1050, 1200, 1330, 1450, 1750, 1150)
-_LEAF = _spectrum(240, 500, 260, 950, 3000, 3950, 4150, 4350, 1850, 850)
+_LEAF = _spectrum(230, 500, 250, 980, 3350, 4450, 4700, 4850, 1900, 880)
 _YELLOW = _spectrum(420, 1500, 1450, 2100, 3500, 4200, 4450, 4600, 2150, 1050)
 _WHITE = _spectrum(1500, 1900, 1700, 2300, 3600, 4200, 4400, 4500, 2100, 1000)
 _DEPTH = _spectrum(0.95, 0.85, 1.0, 0.75, 0.55, 0.5, 0.5, 0.48, 0.75, 0.9)
@@ -120,7 +120,7 @@ def make_surfaces(
 ) -> Surfaces:
     """Draw the surfaces of all units: one kind of soil a landscape, varied a little from field to field."""
     units = material_U.size
-    bright = rng.uniform(*soil_range) * rng.normal(1, 0.07, (units, 1)).clip(0.7, 1.3)
+    bright = rng.uniform(*soil_range) * rng.lognormal(0, 0.1, (units, 1))
     ground_UC = _SOIL * bright * (1 + (rng.normal(0, 0.5) + rng.normal(0, 0.12, (units, 1))) * _REDNESS)
     wetting_UC = np.repeat(_WETTING[None], units, 0)
     canopy_UC = np.repeat(_LEAF[None], units, 0)
@@ -148,8 +148,8 @@ def _canopies(
     """Deep canopies of ``count`` units of one cover; they differ in pigment, structure and water."""
     pigment_U = chlorophyll * rng.lognormal(0, 0.12, count)
     green_U = green * pigment_U**-0.45
-    infrared_U = infrared * rng.normal(1, 0.06, count)
-    shortwave_U = shortwave * rng.normal(1, 0.08, count)
+    infrared_U = infrared * rng.normal(1, 0.08, count).clip(0.7, 1.3)
+    shortwave_U = shortwave * rng.lognormal(0, 0.1, count)
     edge_U = infrared_U * pigment_U**-0.12
     visible = [pigment_U**-0.25, green_U, pigment_U**-0.35, green_U**0.8 * infrared_U**0.3]
     return _LEAF * np.stack([*visible, edge_U, *[infrared_U] * 3, *[shortwave_U] * 2], axis=1)
