@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
+from panoseg.models.config import PapsConfig
 from panoseg.models.outputs import ScoredMasks
+from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks, to_panoptics
+from panoseg.panoptic.panoptic import Panoptic
 
 A = [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
 B = [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
@@ -121,6 +126,25 @@ def test_pictures_have_consecutive_ids_the_best_class_and_the_score():
     ]
     assert rows == [[(1, 3, 0.9, 4, "thing"), (2, 0, 0.7, 6, "stuff")], [(1, 5, 0.6, 4, "thing")]]
     assert pictures[0].segment_HW.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [0, 0, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [("paps", {}), ("paps_shape24", {"shape_size": 24}), ("paps_no_mask_conv", {"mask_convolution": False})],
+)
+def test_equals_the_published_program(golden, golden_state, case, options):
+    folder = golden / "utae-paps"
+    overrides = json.loads((folder / "cases.json").read_text())[case]["overrides"]
+    model = PaPs(PapsConfig(**options)).eval()
+    model.load_state_dict(golden_state(folder / f"{case}.params.json", overrides))
+    with np.load(folder / f"{case}.npz") as arrays:
+        images, days = (torch.from_numpy(arrays[name]) for name in ("x", "dates"))
+        instances, classes = arrays["pano_instance"], arrays["pano_class"]
+    with torch.no_grad():
+        masks = model.scored_masks(model(images, days, torch.ones(days.shape, dtype=torch.bool)))
+    segment_BHW, _ = merge_masks(masks, len(images))
+    for picture, true_HW, class_HW in zip(to_panoptics(segment_BHW, masks, PASTIS), instances, classes, strict=True):
+        assert picture.same_up_to_names(Panoptic.from_maps(true_HW, class_HW, PASTIS))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -30,7 +30,7 @@ def merge_masks(masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, mi
     """
     count, height, width = masks.mask_NHW.shape
     pixels = height * width
-    candidate_P, pixel_P = _pairs(masks.mask_NHW.view(count, pixels))
+    candidate_P, pixel_P = _pairs(masks.mask_NHW.flatten(1))
     pixel_P = pixel_P + masks.image_N[candidate_P] * pixels
     order_N = masks.score_N.sort(descending=True, stable=True).indices
     rank_N = torch.empty_like(order_N)

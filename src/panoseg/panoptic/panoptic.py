@@ -130,7 +130,7 @@ class Panoptic:
         """
         segment_HW = np.array(segment_HW, np.int32)
         if not isinstance(classes, Mapping):
-            _fill_void(segment_HW, classes, table)
+            _fill_void(segment_HW, np.asarray(classes), table)
         ids, areas = present_segments(segment_HW)
         if isinstance(classes, Mapping):
             class_ids = np.array([classes[int(id_)] for id_ in ids], np.int32)
@@ -309,12 +309,6 @@ def kinds_of(class_ids: np.ndarray, table: ClassTable) -> np.ndarray:
 
 
 def _majority(position_HW: np.ndarray, classes_HW: np.ndarray, count: int) -> np.ndarray:
-    if position_HW.shape != np.shape(classes_HW):
-        raise PanopticFormatError(
-            f"classes of shape {np.shape(classes_HW)} beside segments of shape {position_HW.shape}",
-            "equal shapes",
-            "crop both alike",
-        )
     width = int(np.max(classes_HW, initial=0)) + 1
     codes = position_HW.astype(np.int64) * width + classes_HW
     votes = np.bincount(codes.ravel(), minlength=(count + 1) * width).reshape(count + 1, width)
@@ -322,6 +316,12 @@ def _majority(position_HW: np.ndarray, classes_HW: np.ndarray, count: int) -> np
 
 
 def _fill_void(segment_HW: np.ndarray, classes_HW: np.ndarray, table: ClassTable) -> None:
+    if segment_HW.shape != classes_HW.shape:
+        raise PanopticFormatError(
+            f"classes of shape {classes_HW.shape} beside segments of shape {segment_HW.shape}",
+            "equal shapes",
+            "crop both alike",
+        )
     for class_id in table.ids("void"):
         outside_HW = (classes_HW == class_id) & (segment_HW == 0)
         if outside_HW.any():
