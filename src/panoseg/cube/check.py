@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import odc.geo.xr  # noqa: F401  gives datasets their .odc
 import xarray as xr
 
 from panoseg.errors import CubeError

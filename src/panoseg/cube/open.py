@@ -19,8 +19,13 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _CHUNKS = {"time": 8, "y": 512, "x": 512}
 
 
+_DAMAGE = (OSError, RuntimeError, ValueError)
+# Metadata that was tampered with breaks the decoders in ways of its own.
+_DAMAGED_METADATA = (*_DAMAGE, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RecursionError)
+
+
 @contextmanager
-def reading(path: Path | str) -> Iterator[None]:
+def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -> Iterator[None]:
     """Turn what the reading libraries raise on damaged files into one ``CubeError`` that names ``path``.
 
     NetCDF, HDF5, Zarr and GDAL each raise their own; a file that was cut off shows itself only when its end is read.
@@ -32,7 +37,7 @@ def reading(path: Path | str) -> Iterator[None]:
             yield
     except CubeError:
         raise
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError) as error:
+    except failures as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(
             f"{path} cannot be read ({text[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
@@ -47,7 +52,7 @@ def open_cube(path: Path | str) -> xr.Dataset:
     path = Path(path)
     if not path.exists():
         raise CubeError(f"{path} does not exist", "a NetCDF file, a Zarr store or a folder with STAC items", "check the path")
-    with reading(path):
+    with reading(path, _DAMAGED_METADATA):
         if path.is_file():
             return _chunked(xr.open_dataset(path, decode_coords="all", chunks={}))
         if any((path / mark).exists() for mark in _ZARR_MARKS):

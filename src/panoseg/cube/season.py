@@ -13,7 +13,7 @@ from panoseg.imagery.bands import SCENE_CLASSIFICATION
 
 # 1 September to 31 October of the next year: what a season of PASTIS spans.
 SEASON_DAYS = 425
-_CLEAR_CLASSES = (2, 4, 5, 6, 7, 11)  # dark, vegetation, bare, water, unclassified, snow: the ground is seen
+CLEAR_CLASSES = (2, 4, 5, 6, 7, 11)  # dark, vegetation, bare, water, unclassified, snow: the ground is seen
 _SAMPLED_SIDE = 512
 
 
@@ -97,7 +97,7 @@ def clear_shares(cube: xr.Dataset) -> np.ndarray:
     first = cube[bands[0]].isel(step)
     seen = first.notnull() & (first != 0)
     if SCENE_CLASSIFICATION in cube:
-        seen = seen & cube[SCENE_CLASSIFICATION].isel(step).isin(_CLEAR_CLASSES)
+        seen = seen & cube[SCENE_CLASSIFICATION].isel(step).isin(CLEAR_CLASSES)
     return seen.mean(("y", "x")).compute().values
 
 

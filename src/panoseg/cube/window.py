@@ -38,12 +38,13 @@ def read_window(cube: xr.Dataset, bands: Sequence[str], window: Window) -> tuple
     Gives images_TCHW, float32 reflectance x 10 000 without NaN, and data_HW, bool: False where no date has data in some band
     (the images hold 0 there).
     """
-    part = cube[list(bands)].isel(y=window.rows, x=window.columns).compute()
+    part = cube[list(bands)].isel(y=window.rows, x=window.columns)
+    days_T = part["time"].values.astype("datetime64[D]").astype(np.int64)
     images_TCHW = np.empty((cube.sizes["time"], len(bands), window.height, window.width), np.float32)
     data_HW = np.ones((window.height, window.width), bool)
     for channel, band in enumerate(bands):
-        filled_THW, band_data_HW = fill_gaps(part[band].values, part["time"].values.astype("datetime64[D]").astype(np.int64))
-        images_TCHW[:, channel] = filled_THW
+        # One band at a time: what is read and not yet filled stays small.
+        images_TCHW[:, channel], band_data_HW = fill_gaps(part[band].values, days_T)
         data_HW &= band_data_HW
     return images_TCHW, data_HW
 

@@ -1,7 +1,7 @@
 """A picture of segments -> a table of parcels, and the files that a mapper opens.
 
-Columns are named as fiboa names them (Field Boundaries for Agriculture, core specification 0.2.0 and its crop extension 0.1.0):
-``id``, ``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them stand ``class``, ``confidence`` and ``area_ha``.
+Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.2.0 and crop extension 0.1.0): ``id``,
+``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them stand ``class``, ``confidence`` and ``area_ha``.
 """
 
 from __future__ import annotations

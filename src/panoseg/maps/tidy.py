@@ -34,7 +34,11 @@ def tidy(picture: Panoptic, min_pixels: int) -> Panoptic:
     value_R, area_R = np.zeros(count, np.int32), np.bincount(region_HW.ravel(), minlength=count)
     value_R[region_HW.ravel()] = segment_HW.ravel()
     crumb_R = _crumbs(value_R, area_R, min_pixels)
-    segment_HW = _give_away(value_R, crumb_R, _borders(region_HW))[region_HW]
+    return redrawn(picture, _give_away(value_R, crumb_R, _borders(region_HW))[region_HW])
+
+
+def redrawn(picture: Panoptic, segment_HW: np.ndarray) -> Panoptic:
+    """The picture with another raster of the same ids, some of which may have gone; areas follow the raster."""
     ids, areas = present_segments(segment_HW)
     kept = picture.segments.take(np.searchsorted(picture.segments.ids, ids))
     return Panoptic(segment_HW, replace(kept, areas=areas))

@@ -1,0 +1,111 @@
+"""What a report shows, as numbers: a picture in true colour, outlines in its pixels, NDVI curves of parcels.
+
+Shape suffixes: T dates, H W pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+import xarray as xr
+from affine import Affine
+from PIL import Image
+from rasterio.features import geometry_mask
+
+from panoseg.cube.season import CLEAR_CLASSES, Season
+from panoseg.imagery.bands import SCENE_CLASSIFICATION
+
+_LONGEST_SIDE = 1024
+_SMALLEST_SIDE = 640
+_CLOUD_REFLECTANCE = 1600
+"""Blue above this is cloud or snow, where no scene classification says so; bare soil stays below."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """NDVI of a parcel: ``dates``, mean and quartiles of its pixels (NaN where it has no data), and whether it is in cloud."""
+
+    dates: list[str]
+    mean_T: np.ndarray
+    low_T: np.ndarray
+    high_T: np.ndarray
+    cloudy_T: np.ndarray
+
+
+def clearest_date(season: Season) -> int:
+    """Place of the date for the picture: of those nearly as clear as the clearest, the one nearest to mid June."""
+    nearly = np.flatnonzero(season.clear_T >= season.clear_T.max() - 0.03)
+    june = np.datetime64(f"{season.harvest_year}-06-15")
+    return int(nearly[np.abs(season.dates_T[nearly] - june).argmin()])
+
+
+def true_colour(cube: xr.Dataset, place: int) -> str:
+    """A date of a checked cube as a data URI of a JPEG, stretched so that land is well lit; light grey without data."""
+    step = max(1, max(cube.sizes["y"], cube.sizes["x"]) // _LONGEST_SIDE)
+    part = cube.isel(time=place, y=slice(None, None, step), x=slice(None, None, step))
+    bands_HW3 = np.stack([part[band].values for band in ("B04", "B03", "B02")], axis=-1)
+    data_HW = (np.isfinite(bands_HW3) & (bands_HW3 != 0)).all(axis=-1)
+    picture_HW3 = np.full(bands_HW3.shape, 225, np.uint8)
+    if data_HW.any():
+        low, high = np.percentile(bands_HW3[data_HW], (1, 98))
+        lit = np.clip((bands_HW3[data_HW] - 0.8 * low) / max(high - 0.8 * low, 1), 0, 1) ** 0.75
+        picture_HW3[data_HW] = (255 * lit).astype(np.uint8)
+    image = Image.fromarray(picture_HW3)
+    enlarge = max(1, -(-_SMALLEST_SIDE // max(image.size)))
+    image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def svg_paths(outlines: np.ndarray, transform: Affine) -> list[str]:
+    """The ``d`` attribute of each outline in pixels of the grid, to a tenth of a pixel."""
+    inverse = ~transform
+    matrix = np.array([[inverse.a, inverse.d], [inverse.b, inverse.e]])
+    return [_svg_path(shapely.transform(outline, lambda xy: xy @ matrix + (inverse.c, inverse.f))) for outline in outlines]
+
+
+def _svg_path(outline: shapely.Geometry) -> str:
+    pieces = []
+    for ring in shapely.get_rings(outline):
+        points = [f"{x:.1f} {y:.1f}" for x, y in shapely.get_coordinates(ring)[:-1].tolist()]
+        pieces.append("M" + "L".join(points) + "Z")
+    return "".join(pieces)
+
+
+def example_parcels(parcels: gpd.GeoDataFrame, count: int) -> list[int]:
+    """Rows of the largest parcel of each of the classes with the most land; then the next largest. At most ``count``."""
+    by_size = parcels["area_ha"].sort_values(ascending=False).index
+    land = parcels.groupby("class")["area_ha"].sum().sort_values(ascending=False)
+    first = [next(row for row in by_size if parcels.loc[row, "class"] == name) for name in land.index[:count]]
+    return [*first, *(row for row in by_size if row not in first)][:count]
+
+
+def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
+    """(B08 - B04) / (B08 + B04) of the pixels inside an outline, on every date of a checked cube."""
+    grid = cube.odc.geobox
+    left, bottom, right, top = shapely.bounds(outline).tolist()
+    (first_x, first_y), (last_x, last_y) = ~grid.affine * (left, top), ~grid.affine * (right, bottom)
+    rows = slice(max(int(first_y), 0), min(int(np.ceil(last_y)), grid.shape[0]))
+    columns = slice(max(int(first_x), 0), min(int(np.ceil(last_x)), grid.shape[1]))
+    part = cube.isel(y=rows, x=columns)
+    shape_HW = part.sizes["y"], part.sizes["x"]
+    corner = grid.affine * Affine.translation(columns.start, rows.start)
+    inside_HW = ~geometry_mask([outline], shape_HW, corner, all_touched=shape_HW[0] * shape_HW[1] < 9)
+    near_TP, red_TP, blue_TP = (part[band].values[:, inside_HW] for band in ("B08", "B04", "B02"))
+    data_TP = np.isfinite(near_TP + red_TP) & (near_TP + red_TP > 0) & (near_TP != 0) & (red_TP != 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ndvi_TP = np.where(data_TP, (near_TP - red_TP) / (near_TP + red_TP), np.nan)
+    quartiles = pd.DataFrame(ndvi_TP.T).quantile([0.25, 0.75]).to_numpy()
+    if SCENE_CLASSIFICATION in part:
+        cloudy_T = np.isin(part[SCENE_CLASSIFICATION].values[:, inside_HW], CLEAR_CLASSES).mean(axis=1) < 0.5
+    else:
+        cloudy_T = np.nan_to_num(pd.DataFrame(blue_TP.T).mean().to_numpy()) > _CLOUD_REFLECTANCE
+    mean_T = pd.DataFrame(ndvi_TP.T).mean().to_numpy()
+    return Curve(cube["time"].dt.strftime("%Y-%m-%d").values.tolist(), mean_T, quartiles[0], quartiles[1], cloudy_T)

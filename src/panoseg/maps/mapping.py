@@ -1,0 +1,182 @@
+"""The whole way from a cube on disk to a folder with a map: called by ``panoseg map`` and by the demo."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import xarray as xr
+
+import panoseg
+from panoseg.cube.check import PIXEL_M, check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.cube.season import Season, choose_season
+from panoseg.files import output_error, write_json, write_text
+from panoseg.maps.compare import Comparison, compare_parcels
+from panoseg.maps.options import MapOptions
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, parcels_of, read_parcels, write_geopackage, write_geoparquet
+from panoseg.maps.predict import Predictor, predict_cube
+from panoseg.maps.rasters import write_classes, write_segments
+from panoseg.maps.report import ReportContent, render_report
+from panoseg.maps.resume import begin, fingerprint
+from panoseg.maps.tidy import tidy
+from panoseg.models.weights import Weights, WeightsCard, default_weights, load_weights
+from panoseg.panoptic.panoptic import Panoptic
+
+SHIPPED_NOTE = "No weights were given: the ones in the package were used, which were trained on simulated seasons."
+_FEW_DATES = 4
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """A finished map.
+
+    out: its folder, with parcels.parquet, classes.tif, segments.tif, report.html, map.json, and parcels.gpkg on request.
+    parcels: as in parcels.parquet. picture: as in segments.tif. season: the dates that were used. notes: what the user should
+    know, a sentence each. comparison: with the truth, where one was given. seconds: what it took, this start only.
+    """
+
+    out: Path
+    parcels: gpd.GeoDataFrame
+    picture: Panoptic
+    season: Season
+    notes: tuple[str, ...]
+    comparison: Comparison | None
+    seconds: float
+
+    @property
+    def report(self) -> Path:
+        """The page to open."""
+        return self.out / "report.html"
+
+
+def map_cube(
+    cube_path: Path | str,
+    weights: Weights | Path | str | None,
+    out: Path | str,
+    options: MapOptions | None = None,
+    truth: Path | str | None = None,
+) -> MapResult:
+    """Map a season: parcels with classes, rasters and a report in the folder ``out``.
+
+    weights: a folder of weights, or None for those in the package. truth: a file of true parcels to compare with in the report.
+    An unfinished map in ``out`` is continued. Every file appears whole or not at all. Raises ``PanosegError`` of all kinds.
+    """
+    start = time.monotonic()
+    options = options or MapOptions()
+    cube_path, out = Path(cube_path), Path(out)
+    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
+    true_parcels = None if truth is None else read_parcels(truth)
+    predictor = Predictor(loaded, options)
+    cube, season = open_season(cube_path, loaded.card, options)
+    work = begin(out, fingerprint(cube_path, cube, season, loaded, options))
+    picture, data_HW = predict_cube(cube, season.days_T, predictor, work, options, cube_path)
+    picture = tidy(picture, round(options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2))
+    parcels = _parcels(picture, cube, season, loaded.card, options)
+    comparison = None if true_parcels is None else compare_parcels(parcels, true_parcels, **_classes_of(parcels, true_parcels))
+    content = ReportContent(
+        title=cube_path.stem or cube_path.name,
+        source=cube_path,
+        cube=cube,
+        season=season,
+        parcels=parcels,
+        card=loaded.card,
+        weights=None if weights is None else "given as an object" if isinstance(weights, Weights) else str(weights),
+        options=options,
+        notes=_notes(weights is None, season, data_HW, parcels),
+        comparison=comparison,
+        truth=true_parcels,
+    )
+    _write(out, content, picture, data_HW)
+    try:
+        shutil.rmtree(work)
+    except OSError as error:
+        raise output_error(work, error) from error
+    return MapResult(out, parcels, picture, season, content.notes, comparison, time.monotonic() - start)
+
+
+def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tuple[xr.Dataset, Season]:
+    """The checked cube with the dates of its season only, still lazy, and the season."""
+    cube = open_cube(cube_path)
+    with reading(cube_path):
+        cube = check_cube(cube, card.bands)
+        season = choose_season(
+            cube,
+            start=card.season_start,
+            year=options.year,
+            min_clear=options.min_clear,
+            max_dates=options.max_dates,
+            min_dates=options.min_dates,
+        )
+    return cube.isel(time=season.index_T), season
+
+
+def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsCard, options: MapOptions) -> gpd.GeoDataFrame:
+    grid = cube.odc.geobox
+    network = type(card.model).__name__.removesuffix("Config")
+    return parcels_of(
+        picture,
+        grid.affine,
+        grid.crs.to_wkt(),
+        card.classes,
+        tolerance_pixels=options.simplify,
+        observed=season.dates_T[-1],
+        details=f"panoseg {panoseg.__version__}, {network}, {len(season.days_T)} dates",
+    )
+
+
+def _classes_of(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> dict[str, Any]:
+    """The classes to compare: only where the truth speaks of classes by the same column."""
+    return {"classes": parcels["class"], "truth_classes": truth["class"]} if "class" in truth.columns else {}
+
+
+def _notes(shipped: bool, season: Season, data_HW: np.ndarray, parcels: gpd.GeoDataFrame) -> tuple[str, ...]:
+    """What a reader should know before the numbers, a sentence each."""
+    notes = [SHIPPED_NOTE] if shipped else []
+    if season.left_out:
+        notes.append(
+            f"{len(season.left_out)} of {len(season.left_out) + len(season.days_T)} dates were left out, see the season below."
+        )
+    spring_to_autumn = [day for day in season.dates_T.astype("datetime64[M]").astype(int) % 12 if 3 <= day <= 8]
+    if len(spring_to_autumn) < _FEW_DATES:
+        notes.append(f"Only {len(spring_to_autumn)} dates lie between April and September: classes are uncertain.")
+    if not data_HW.all():
+        notes.append(f"{1 - data_HW.mean():.1%} of the area has no data on any date and no parcel.")
+    if not len(parcels):
+        notes.append("No parcel was found.")
+    return tuple(notes)
+
+
+def _write(out: Path, content: ReportContent, picture: Panoptic, data_HW: np.ndarray) -> None:
+    """All files of a map; each appears whole or not at all."""
+    grid, table = content.cube.odc.geobox, content.card.classes
+    write_geoparquet(content.parcels, out / "parcels.parquet")
+    if content.options.gpkg:
+        write_geopackage(content.parcels, out / "parcels.gpkg")
+    write_classes(out / "classes.tif", picture, data_HW, grid, table)
+    write_segments(out / "segments.tif", picture, grid)
+    write_text(out / "report.html", render_report(content))
+    write_json(out / "map.json", _record(content))
+
+
+def _record(content: ReportContent) -> dict[str, Any]:
+    """How the map was made, JSON-ready."""
+    season = content.season
+    return {
+        "panoseg": panoseg.__version__,
+        "cube": str(content.source),
+        "weights": content.weights or "those in the package",
+        "card": content.card.to_json(),
+        "options": asdict(content.options),
+        "harvest_year": season.harvest_year,
+        "dates": season.dates_T.astype(str).tolist(),
+        "left_out": dict(season.left_out),
+        "parcels": len(content.parcels),
+        "notes": list(content.notes),
+        "comparison": None if content.comparison is None else content.comparison.to_json(),
+    }

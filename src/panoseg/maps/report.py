@@ -1,0 +1,270 @@
+"""``report.html``: what was mapped, from what and by what, on one page that needs nothing else.
+
+All text is escaped by the template; what is marked safe is made of numbers here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import jinja2
+import numpy as np
+import shapely
+import xarray as xr
+
+import panoseg
+from panoseg.classes import ClassTable
+from panoseg.cube.open import reading
+from panoseg.cube.season import SEASON_DAYS, Season
+from panoseg.maps.compare import Comparison
+from panoseg.maps.figures import Curve, clearest_date, example_parcels, ndvi_curve, svg_paths, true_colour
+from panoseg.maps.options import MapOptions
+from panoseg.models.weights import WeightsCard
+
+_MOST_OUTLINES = 6000
+_EXAMPLES = 6
+_CURVE_WIDTH, _CURVE_HEIGHT = 300, 130
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a report is made of.
+
+    title: of the page. source: the cube's path, for messages. cube: checked, with the dates of ``season`` only. weights: where
+    they came from, None for those in the package. notes: sentences that the reader should see first. comparison and truth: both
+    or neither.
+    """
+
+    title: str
+    source: Path
+    cube: xr.Dataset
+    season: Season
+    parcels: gpd.GeoDataFrame
+    card: WeightsCard
+    weights: str | None
+    options: MapOptions
+    notes: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    truth: gpd.GeoDataFrame | None = None
+
+
+def render_report(content: ReportContent) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("panoseg.maps", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    place = clearest_date(content.season)
+    with reading(content.source):
+        picture = true_colour(content.cube, place)
+    grid = content.cube.odc.geobox
+    return environment.get_template("report.html.j2").render(
+        title=content.title,
+        version=panoseg.__version__,
+        width=grid.shape[1],
+        height=grid.shape[0],
+        place=_place(content),
+        harvest_year=content.season.harvest_year,
+        picture=picture,
+        picture_date=str(content.season.dates_T[place]),
+        scale=_scale_bar(grid.shape[1]),
+        outlines=_outlines(content),
+        outlines_left_out=max(0, len(content.parcels) - _MOST_OUTLINES),
+        classes=_class_rows(content.parcels, content.card.classes),
+        total_ha=float(content.parcels["area_ha"].sum()),
+        confidence=float(content.parcels["confidence"].mean()) if len(content.parcels) else None,
+        count=len(content.parcels),
+        curves=_curves(content),
+        season=_season(content.season),
+        comparison=_comparison(content),
+        provenance=_provenance(content),
+        notes=content.notes,
+    )
+
+
+def _place(content: ReportContent) -> str:
+    centre = content.cube.odc.geobox.extent.centroid.to_crs("EPSG:4326")
+    longitude, latitude = centre.coords[0]
+    return f"{abs(latitude):.3f}° {'N' if latitude >= 0 else 'S'}, {abs(longitude):.3f}° {'E' if longitude >= 0 else 'W'}"
+
+
+def _scale_bar(width_pixels: int) -> dict[str, Any]:
+    """A round length of about a quarter of the picture: its pixels and its words."""
+    metres = max(
+        length for length in (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000) if length <= max(50, width_pixels * 3)
+    )
+    return {"pixels": metres / 10, "text": f"{metres} m" if metres < 1000 else f"{metres // 1000} km"}
+
+
+def _outlines(content: ReportContent) -> list[dict[str, Any]]:
+    """The largest parcels: path, colour, and what a pointer is told."""
+    shown = content.parcels.nlargest(_MOST_OUTLINES, "area_ha")
+    colours = _colours(content.card.classes)
+    paths = svg_paths(np.asarray(shown.geometry.values, dtype=object), content.cube.odc.geobox.affine)
+    return [
+        {
+            "path": path,
+            "colour": colours[row["class"]],
+            "text": f"{row['class']}, {row['area_ha']:.2f} ha, confidence {row['confidence']:.2f}, parcel {row['id']}",
+        }
+        for path, (_, row) in zip(paths, shown.iterrows(), strict=True)
+    ]
+
+
+def _colours(table: ClassTable) -> dict[str, str]:
+    return {entry.name: entry.colour for entry in table.classes}
+
+
+def _class_rows(parcels: gpd.GeoDataFrame, table: ClassTable) -> list[dict[str, Any]]:
+    """A row a class that occurs, the one with the most land first."""
+    total = parcels["area_ha"].sum()
+    rows = [
+        {
+            "name": name,
+            "colour": _colours(table)[name],
+            "count": len(own),
+            "area_ha": own["area_ha"].sum(),
+            "share": own["area_ha"].sum() / total,
+            "confidence": own["confidence"].mean(),
+        }
+        for name, own in parcels.groupby("class")
+    ]
+    return sorted(rows, key=lambda row: -row["area_ha"])
+
+
+def _curves(content: ReportContent) -> list[dict[str, Any]]:
+    """NDVI of a few parcels, in the coordinates of their little charts."""
+    charts = []
+    inverse = ~content.cube.odc.geobox.affine
+    for number, row in enumerate(example_parcels(content.parcels, _EXAMPLES), 1):
+        parcel = content.parcels.loc[row]
+        label = shapely.point_on_surface(parcel.geometry)
+        x, y = inverse * (label.x, label.y)
+        with reading(content.source):
+            curve = ndvi_curve(content.cube, parcel.geometry)
+        charts.append(
+            {
+                "number": number,
+                "x": round(x, 1),
+                "y": round(y, 1),
+                "name": parcel["class"],
+                "colour": _colours(content.card.classes)[parcel["class"]],
+                "text": f"{parcel['area_ha']:.2f} ha, confidence {parcel['confidence']:.2f}",
+                **_chart(curve, content.season),
+            }
+        )
+    return charts
+
+
+def _along(season: Season, day: np.datetime64 | str) -> float:
+    """Where a date lies on the time axis, 0 to 1."""
+    return float((np.datetime64(day) - np.datetime64(season.reference)).astype(int) / SEASON_DAYS)
+
+
+def _chart(curve: Curve, season: Season) -> dict[str, Any]:
+    """Points, a line through the clear ones, and a band of their quartiles, in pixels of the chart."""
+
+    def height(value: float) -> float:
+        return round(_CURVE_HEIGHT * (1 - (np.clip(value, -0.1, 1) + 0.1) / 1.1), 1)
+
+    points = [
+        {
+            "x": round(_CURVE_WIDTH * _along(season, day), 1),
+            "y": height(mean),
+            "cloudy": bool(cloudy),
+            "text": f"{day}: {mean:.2f}",
+        }
+        for day, mean, cloudy in zip(curve.dates, curve.mean_T, curve.cloudy_T, strict=True)
+        if np.isfinite(mean)
+    ]
+    clear = [
+        (round(_CURVE_WIDTH * _along(season, day), 1), height(low), height(high))
+        for day, low, high, cloudy in zip(curve.dates, curve.low_T, curve.high_T, curve.cloudy_T, strict=True)
+        if np.isfinite(low) and not cloudy
+    ]
+    band = [f"{x} {high}" for x, _, high in clear] + [f"{x} {low}" for x, low, _ in reversed(clear)]
+    line = " ".join(f"{point['x']},{point['y']}" for point in points if not point["cloudy"])
+    return {
+        "points": points,
+        "line": line,
+        "band": "M" + "L".join(band) + "Z" if band else "",
+        "zero": height(0),
+        "half": height(0.5),
+    }
+
+
+def _season(season: Season) -> dict[str, Any]:
+    """The dates on a time axis, with the months; used dates with their clear share."""
+    months = []
+    for number in range(14):
+        first = date(season.harvest_year - 1 + (8 + number) // 12, (8 + number) % 12 + 1, 1)
+        along = _along(season, str(first))
+        if 0 <= along <= 1:
+            months.append({"along": along, "name": f"{first:%b}"[0], "text": f"{first:%B %Y}"})
+    used = [
+        {"along": _along(season, str(day)), "clear": float(clear), "text": f"{day}: {clear:.0%} clear"}
+        for day, clear in zip(season.dates_T, season.clear_T, strict=True)
+    ]
+    left_out = [{"along": _along(season, day), "text": f"{day}: left out, {reason}"} for day, reason in season.left_out]
+    return {"months": months, "used": used, "left_out": left_out}
+
+
+def _comparison(content: ReportContent) -> dict[str, Any] | None:
+    """Numbers, the true parcels coloured by whether they were found, and the outlines of invented ones."""
+    if content.comparison is None or content.truth is None:
+        return None
+    comparison, grid = content.comparison, content.cube.odc.geobox
+    truth = content.truth.to_crs(content.parcels.crs)
+    found = {true: iou for _, true, iou in comparison.matches}
+    missed = set(comparison.missed)
+    paths = svg_paths(np.asarray(truth.geometry.values, dtype=object), grid.affine)
+    true_outlines = [
+        {
+            "path": path,
+            "kind": "found" if row in found else "missed" if row in missed else "small",
+            "text": f"found, IoU {found[row]:.2f}" if row in found else "missed" if row in missed else "too small to count",
+        }
+        for row, path in enumerate(paths[:_MOST_OUTLINES])
+    ]
+    invented = content.parcels.geometry.values[list(comparison.invented)[:_MOST_OUTLINES]]
+    return {
+        "quality": comparison.quality,
+        "agreement": comparison.class_agreement,
+        "class_pq": comparison.class_pq,
+        "classes": comparison.by_class,
+        "true_parcels": comparison.true_parcels,
+        "declared_only": comparison.declared_only,
+        "truth": true_outlines,
+        "invented": svg_paths(np.asarray(invented, dtype=object), grid.affine),
+    }
+
+
+def _provenance(content: ReportContent) -> list[tuple[str, str]]:
+    """Where the map comes from, a line each."""
+    card, season = content.card, content.season
+    grid = content.cube.odc.geobox
+    made = ", ".join(f"{name}: {value}" for name, value in card.provenance.items() if not isinstance(value, dict | list))
+    return [
+        ("Season", content.title),
+        ("Area", f"{grid.shape[1]} x {grid.shape[0]} pixels of 10 m, {_crs_name(grid.crs)}"),
+        ("Dates", f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]}; {len(season.left_out)} left out"),
+        ("Bands", ", ".join(card.bands)),
+        ("Network", type(card.model).__name__.removesuffix("Config")),
+        ("Weights", content.weights or "those in the package"),
+        ("Trained on", card.trained_on or "not stated"),
+        ("Made by", made or "not stated"),
+        ("Scores", ", ".join(f"{name} {value}" for name, value in card.scores.items()) or "not stated"),
+        ("Options", ", ".join(f"{entry.name} {getattr(content.options, entry.name)}" for entry in fields(content.options))),
+        ("Program", f"panoseg {panoseg.__version__}"),
+    ]
+
+
+def _crs_name(crs: Any) -> str:
+    return f"EPSG:{crs.epsg}" if crs.epsg else str(crs.proj.name)

@@ -1,0 +1,85 @@
+"""What makes two maps the same, so that an unfinished one is continued only by its own command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+import panoseg
+from panoseg.cube.season import Season
+from panoseg.errors import OutputError
+from panoseg.files import new_folder, write_json
+from panoseg.maps.options import MapOptions
+from panoseg.models.weights import Weights
+
+UNFINISHED = "unfinished"
+_PLAN = "plan.json"
+# What does not touch the predicted tiles may differ between the first start and the next.
+_FREE_OPTIONS = ("min_area_ha", "simplify", "gpkg", "year", "min_dates", "min_clear", "max_dates", "device")
+
+
+def fingerprint(path: Path, cube: xr.Dataset, season: Season, weights: Weights, options: MapOptions) -> dict[str, Any]:
+    """Everything that the predicted tiles depend on, JSON-ready."""
+    chosen = asdict(options)
+    return {
+        "panoseg": panoseg.__version__,
+        "cube": {
+            "path": str(path.resolve()),
+            "files": _files(path),
+            "grid": str(cube.odc.geobox),
+            "dates": season.dates_T.astype(str).tolist(),
+        },
+        "weights": _digest(weights),
+        "options": {name: value for name, value in chosen.items() if name not in _FREE_OPTIONS},
+    }
+
+
+def begin(out: Path, plan: dict[str, Any]) -> Path:
+    """The folder for finished blocks inside ``out``, which is new, empty, or holds an unfinished map of the same plan.
+
+    Raises ``OutputError`` for any other folder.
+    """
+    out = new_folder(out, resumable=UNFINISHED)
+    work = out / UNFINISHED
+    recorded = work / _PLAN
+    if recorded.is_file():
+        try:
+            earlier = json.loads(recorded.read_text(encoding="utf-8"))
+        except ValueError:
+            earlier = {}
+        differing = [name for name in plan if earlier.get(name) != plan[name]]
+        if differing:
+            raise OutputError(
+                f"{out} holds an unfinished map that differs in its {' and '.join(differing)}",
+                "the same cube, weights and options",
+                f"choose another folder, or remove {work}",
+            )
+    else:
+        write_json(recorded, plan)
+    return work
+
+
+def _files(path: Path) -> list[int | str]:
+    """Names, sizes and times of the cube's files: changed data is another cube."""
+    files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    digest = hashlib.sha256()
+    size = 0
+    for entry in files:
+        stat = entry.stat()
+        size += stat.st_size
+        digest.update(f"{entry.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return [len(files), size, digest.hexdigest()]
+
+
+def _digest(weights: Weights) -> str:
+    digest = hashlib.sha256(json.dumps(weights.card.to_json(), sort_keys=True).encode())
+    for name in sorted(weights.state):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights.state[name].cpu().numpy()).tobytes())
+    return digest.hexdigest()
