@@ -101,7 +101,7 @@ def _gather(images_TCHW: NDArray, chosen: NDArray) -> NDArray:
 
 def _move_labels(sample: Sample, movement: Movement) -> Sample:
     def move(labels_HW: Tensor | None) -> Tensor | None:
-        return None if labels_HW is None else torch.from_numpy(np.ascontiguousarray(movement.apply(labels_HW.numpy())))
+        return None if labels_HW is None else torch.from_numpy(movement.apply(labels_HW.numpy()).copy())
 
     classes_HW, instances_HW = move(sample.classes_HW), move(sample.instances_HW)
     has_parcels = classes_HW is not None and instances_HW is not None
