@@ -131,6 +131,15 @@ def test_stated_areas_that_are_wrong_are_believed_with_a_warning_unless_strict(w
     assert panoptic_quality(coco_counts(written, written, strict=True)).all.pq == 1.0
 
 
+def refusal(path) -> str:
+    """What reading all of a file is refused with, empty where it is read."""
+    try:
+        list(CocoAnnotations.open(path))
+    except PanopticFormatError as error:
+        return str(error)
+    return ""
+
+
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_files_are_refused_or_read(written, data):
@@ -142,13 +151,9 @@ def test_damaged_files_are_refused_or_read(written, data):
             st.sampled_from([whole[:at], whole[:at] + bytes([data.draw(st.integers(0, 255))]) + whole[at + 1 :]])
         )
         path.write_bytes(damaged)
-        try:
-            for annotated in CocoAnnotations.open(written):
-                assert isinstance(annotated.picture, Panoptic)
-        except PanopticFormatError as error:
-            assert "\n" not in str(error)
-        finally:
-            path.write_bytes(whole)
+        said = refusal(written)
+        path.write_bytes(whole)
+        assert "\n" not in said
 
 
 json_values = st.recursive(
@@ -171,13 +176,9 @@ def test_values_of_another_type_are_refused_or_read(written, key, value):
         if key in holder:
             holder[key] = value
     written.write_text(json.dumps(content))
-    try:
-        for annotated in CocoAnnotations.open(written):
-            assert isinstance(annotated.picture, Panoptic)
-    except PanopticFormatError as error:
-        assert "\n" not in str(error)
-    finally:
-        written.write_text(whole)
+    said = refusal(written)
+    written.write_text(whole)
+    assert "\n" not in said
 
 
 def test_a_picture_that_is_no_picture(written):

@@ -24,11 +24,19 @@ def picture_of(raster, class_of_id=lambda id_: 1 + id_ % 18) -> Panoptic:
     return Panoptic.from_maps(np.array(raster), {int(id_): class_of_id(int(id_)) for id_ in np.unique(raster)}, PASTIS)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["panoptic.panoptic", "panoptic.overlap", "panoptic.join", "panoptic.draw", "panoptic.coco"]
-    + ["metrics.panoptic_quality", "metrics.confusion", "metrics.tables"],
+EXAMPLES = (
+    "panoptic.panoptic",
+    "panoptic.overlap",
+    "panoptic.join",
+    "panoptic.draw",
+    "panoptic.coco",
+    "metrics.panoptic_quality",
+    "metrics.confusion",
+    "metrics.tables",
 )
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_of_the_documentation(name):
     result = doctest.testmod(importlib.import_module(f"panoseg.{name}"), extraglobs={"PASTIS": PASTIS, "Panoptic": Panoptic})
     assert result.attempted > 0

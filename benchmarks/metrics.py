@@ -1,0 +1,102 @@
+"""Times of merging, scoring and joining, in milliseconds, best and median of many.
+
+python benchmarks/metrics.py
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from panoseg.classes import PASTIS
+from panoseg.metrics.confusion import confusion_matrix
+from panoseg.metrics.panoptic_quality import patch_counts
+from panoseg.metrics.tables import render_table
+from panoseg.models.outputs import ScoredMasks
+from panoseg.panoptic.join import TileJoiner
+from panoseg.panoptic.merge import merge_masks, to_panoptics
+from panoseg.panoptic.panoptic import Panoptic
+
+SIZE = 128
+
+
+def landscape(size: int, parcels: int, seed: int) -> Panoptic:
+    """About as many parcels as asked for: the cells of random points, a tenth of them background."""
+    random = np.random.default_rng(seed)
+    points = random.random((parcels, 2)) * size
+    rows, columns = np.mgrid[:size, :size]
+    nearest = np.zeros((size, size), np.int64)
+    distance = np.full((size, size), np.inf)
+    for number, (row, column) in enumerate(points, 1):
+        squared = (rows - row) ** 2 + (columns - column) ** 2
+        nearest[squared < distance] = number
+        distance = np.minimum(distance, squared)
+    nearest[random.random(parcels + 1)[nearest] < 0.1] = 0
+    return Panoptic.from_maps(nearest, {number: int(random.integers(1, 19)) for number in range(1, parcels + 1)}, PASTIS)
+
+
+def candidates(count: int, device: torch.device) -> ScoredMasks:
+    """Rectangles of the size of parcels on one image."""
+    random = np.random.default_rng(0)
+    masks = np.zeros((count, SIZE, SIZE), bool)
+    for mask in masks:
+        top, left = random.integers(0, SIZE - 18, 2)
+        height, width = random.integers(8, 30, 2)
+        mask[top : top + height, left : left + width] = True
+    values = (masks, random.random(count), random.random((count, 20)), np.zeros(count, np.int64))
+    return ScoredMasks(*(torch.from_numpy(value).to(device) for value in values))
+
+
+def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Best and median, in milliseconds; work on a GPU is waited for."""
+    times = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(1000 * (time.perf_counter() - start))
+    return min(times[2:]), statistics.median(times[2:])
+
+
+def main() -> None:
+    """Print the table."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    true, predicted = landscape(SIZE, 55, 0), landscape(SIZE, 55, 0)
+    predicted = Panoptic.from_maps(np.roll(predicted.segment_HW, 2), predicted.classes_HW(), PASTIS)
+    classes = true.classes_HW()
+    large = landscape(1024, 1000, 1)
+    starts = [*range(0, 1024 - SIZE, 96), 1024 - SIZE]
+    windows = [(slice(row, row + SIZE), slice(column, column + SIZE)) for row in starts for column in starts]
+    tiles = [(rows.start, columns.start, large.crop(rows, columns)) for rows, columns in windows]
+
+    def join() -> None:
+        joiner = TileJoiner(1024, 1024)
+        for tile in tiles:
+            joiner.add(*tile)
+        joiner.finish()
+
+    benchmarks: list[tuple[str, Callable[[], object], int]] = [
+        (f"panoptic quality, pastis, {len(true.segments)} parcels", lambda: patch_counts(true, predicted, PASTIS), 200),
+        (f"panoptic quality, coco, {len(true.segments)} parcels", lambda: patch_counts(true, predicted, PASTIS, "coco"), 200),
+        ("picture from instances and classes", lambda: Panoptic.from_maps(true.segment_HW, classes, PASTIS), 200),
+        ("confusion matrix, 4 patches", lambda: confusion_matrix(np.stack([classes] * 4), np.stack([classes] * 4), 20), 100),
+        (f"join {len(tiles)} tiles, 1024 x 1024, {len(large.segments)} parcels", join, 5),
+    ]
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        masks = candidates(100, torch.device(device))
+        segment_BHW, _ = merge_masks(masks, 1)
+        benchmarks.append((f"merge 100 masks on {device}", lambda masks=masks: merge_masks(masks, 1), 100))
+        benchmarks.append(
+            (f"table of merged masks on {device}", lambda m=masks, s=segment_BHW: to_panoptics(s, m, PASTIS), 100)
+        )
+    rows = [[name, *(f"{value:.3f}" for value in timed(function, repeats))] for name, function, repeats in benchmarks]
+    print(render_table([f"{SIZE} x {SIZE}, milliseconds", "best", "median"], rows))
+
+
+if __name__ == "__main__":
+    main()
