@@ -73,7 +73,7 @@ def svg_paths(outlines: np.ndarray, transform: Affine) -> list[str]:
 
 def _svg_path(outline: shapely.Geometry) -> str:
     pieces = []
-    for ring in shapely.get_rings(outline):
+    for ring in shapely.get_rings(shapely.get_parts(outline)):
         points = [f"{x:.1f} {y:.1f}" for x, y in shapely.get_coordinates(ring)[:-1].tolist()]
         pieces.append("M" + "L".join(points) + "Z")
     return "".join(pieces)

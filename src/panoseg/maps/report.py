@@ -209,7 +209,7 @@ def _season(season: Season) -> dict[str, Any]:
         if 0 <= along <= 1:
             months.append({"along": along, "name": f"{first:%b}"[0], "text": f"{first:%B %Y}"})
     used = [
-        {"along": _along(season, str(day)), "clear": float(clear), "text": f"{day}: {clear:.0%} clear"}
+        {"along": _along(season, str(day)), "share": float(clear), "text": f"{day}: {clear:.0%} clear"}
         for day, clear in zip(season.dates_T, season.clear_T, strict=True)
     ]
     left_out = [{"along": _along(season, day), "text": f"{day}: left out, {reason}"} for day, reason in season.left_out]
