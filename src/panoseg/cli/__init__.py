@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             import tyro
 
-            tyro.cli(module.run, prog=f"panoseg {name}", args=rest, description=module.run.__doc__)
+            tyro.cli(module.run, prog=f"panoseg {name}", args=rest)
     except PanosegError as error:
         print(f"panoseg {name}: {error}", file=sys.stderr)
         return 2

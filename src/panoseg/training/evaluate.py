@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from panoseg.data.pastis import FOLDS, Policy, fold_normalisation
+from panoseg.data.pastis_metadata import read_metadata
 from panoseg.errors import ConfigError, WeightsError
+from panoseg.files import new_folder, write_json, write_text
 from panoseg.models.published import import_published
 from panoseg.models.weights import CARD, Weights, load_weights
-from panoseg.training.config import DataConfig, task_of_model
+from panoseg.training.config import DataConfig, TrainConfig, task_of_model
+from panoseg.training.loop import make_fabric
+from panoseg.training.means import METRICS, TABLE, write_mean
+from panoseg.training.pictures import compare, draw_comparison, draw_predictions
 from panoseg.training.splits import Split, open_folds
 from panoseg.training.tasks import Scores, Task, task_of
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-WEIGHTS = "weights"
+WEIGHTS, PICTURES = "weights", "pictures"
 
 
 def score(weights: Weights, split: Split, fabric: Fabric) -> tuple[Task, Scores]:
@@ -74,11 +80,65 @@ def _placed(weights: Weights, fold: int | None, every_patch: bool) -> FoldWeight
     return FoldWeights(weights, fold, FOLDS[fold][2])
 
 
-def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, batch_size: int, workers: int) -> Split:
+def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, options: TrainConfig) -> Split:
     """The patches to score, read as the weights expect. normalisation: None follows the weights."""
     card = found.weights.card
     published = "imported_from" in card.provenance
     policy = normalisation or card.provenance.get("normalisation", "published" if published else "train")
     values = fold_normalisation(data, found.folds) if policy == "published" else card.normalisation
     config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
-    return Split(open_folds(data, found.folds, config, task_of_model(card.model)), values, batch_size, workers=workers)
+    dataset = open_folds(data, found.folds, config, task_of_model(card.model))
+    return Split(dataset, values, options.batch_size, workers=options.workers)
+
+
+def score_folder(
+    folder: Path,
+    data: Path,
+    out: Path,
+    options: TrainConfig,
+    *,
+    fold: int | None = None,
+    every_patch: bool = False,
+    normalisation: Policy | None = None,
+    pictures: int = 3,
+) -> None:
+    """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and pictures into a new folder.
+
+    options: batch size, precision, accelerator and workers are taken from it.
+    """
+    found = list(find_weights(folder, data, fold, every_patch))
+    splits = [scored_split(entry, data, normalisation, options) for entry in found]
+    for split in splits:
+        split.dataset[0]
+    new_folder(out)
+    fabric = make_fabric(options)
+    scores: dict[int | None, Scores] = {}
+    for entry, split in zip(found, splits, strict=True):
+        task, scores[entry.fold] = score(entry.weights, split, fabric)
+        print(f"{len(split)} patches of folds {', '.join(map(str, entry.folds))}\n\n{scores[entry.fold].table()}\n")
+        place = out if len(found) == 1 else out / f"fold_{entry.fold}"
+        draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
+        write_scores(place, scores[entry.fold], {"fold": entry.fold, "folds": entry.folds, "patches": len(split)})
+    if len(found) > 1:
+        print(write_mean(out, {number: found_scores.summary() for number, found_scores in scores.items() if number}))
+
+
+def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None:
+    """Write metrics.json (``about``, then the main numbers as "test", then all as "details") and metrics.md."""
+    write_text(folder / TABLE, scores.table() + "\n")
+    write_json(folder / METRICS, {**about, "test": scores.summary(), "details": scores.to_json()})
+
+
+def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = None) -> None:
+    """Draw image, truth and prediction of one patch of any fold."""
+    found = next(find_weights(folder, data, fold, every_patch=True))
+    split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
+    identifiers = [str(entry.id) for entry in read_metadata(data)]
+    if patch not in identifiers:
+        close = difflib.get_close_matches(patch, identifiers, n=1)
+        fix = f"did you mean {close[0]}?" if close else "see ID_PATCH in metadata.geojson"
+        raise ConfigError(f"no patch {patch!r} in {data}", f"one of its {len(identifiers)} patches", fix)
+    fabric = make_fabric(TrainConfig(accelerator="cpu"))
+    task = task_of(found.weights.model(), found.weights.card.classes)
+    comparison = compare(task, split, split.dataset[identifiers.index(patch)], fabric)
+    draw_comparison(comparison, task.table, found.weights.card.reference_date, out)

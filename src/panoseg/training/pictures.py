@@ -5,7 +5,7 @@ Shape suffixes: T dates, C bands, H W pixels, 3 red, green, blue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ import torch
 from panoseg.classes import ClassTable
 from panoseg.data.samples import PASTIS_BANDS, Sample, collate
 from panoseg.files import atomic
+from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import read_log
 from panoseg.training.splits import Split
@@ -55,18 +56,10 @@ def true_colour(image_CHW: np.ndarray) -> np.ndarray:
     return (255 * ((colours_HW3 - low) / max(high - low, 1)).clip(0, 1)).round().astype(np.uint8)
 
 
-def segment_colours(picture: Panoptic, table: ClassTable) -> np.ndarray:
-    """The colour of each pixel's class, borders between segments in white; uint8 H x W x 3."""
-    colours_K3 = np.zeros((table.count, 3), np.uint8)
-    for entry in table.classes:
-        colours_K3[entry.id] = [int(entry.colour[start : start + 2], 16) for start in (1, 3, 5)]
-    colours_HW3 = colours_K3[picture.classes_HW(none=table.background or 0)]
-    segment_HW = picture.segment_HW
-    border_HW = np.zeros(segment_HW.shape, bool)
-    border_HW[:, 1:] |= segment_HW[:, 1:] != segment_HW[:, :-1]
-    border_HW[1:] |= segment_HW[1:] != segment_HW[:-1]
-    colours_HW3[border_HW] = 255
-    return colours_HW3
+def zoomed(picture: Panoptic, zoom: int = 4) -> Panoptic:
+    """Each pixel ``zoom`` times as high and wide, so that borders are drawn thin."""
+    segments = replace(picture.segments, areas=picture.segments.areas * zoom**2)
+    return Panoptic(picture.segment_HW.repeat(zoom, 0).repeat(zoom, 1), segments)
 
 
 @torch.no_grad()
@@ -91,8 +84,8 @@ def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: s
     day = date.fromisoformat(reference_date) + timedelta(days=comparison.day)
     panels = (
         (f"patch {comparison.name}, {day.isoformat()}", comparison.colours_HW3),
-        (_title("truth", comparison.truth), segment_colours(comparison.truth, table)),
-        (_title("prediction", comparison.prediction), segment_colours(comparison.prediction, table)),
+        (_title("truth", comparison.truth), draw(zoomed(comparison.truth), table)),
+        (_title("prediction", comparison.prediction), draw(zoomed(comparison.prediction), table)),
     )
     for axes, (title, colours_HW3) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(colours_HW3, interpolation="nearest")
@@ -126,7 +119,12 @@ def draw_curves(log: Path, path: Path) -> None:
             name for name, value in of_split[0].items() if value and name not in ("epoch", "step", "split", "learning_rate")
         ]
         for place, name in enumerate(names):
-            points = [(int(row["step"]), float(row[name])) for row in of_split if row[name]]
+            # Epochs that learn centres alone have no other losses.
+            points = [
+                (int(row["step"]), float(row[name]))
+                for row in of_split
+                if row[name] and (split == "validation" or float(row[name]))
+            ]
             style = {"color": colour_of_first, "linewidth": 2} if place == 0 else {"linewidth": 1}
             axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3, **style)
         axes.set_xlabel("step")

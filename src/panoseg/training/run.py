@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, OutputError, PanosegError
-from panoseg.files import new_folder, write_json, write_text
+from panoseg.files import new_folder, write_json
 from panoseg.models.build import initialise
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
-from panoseg.training.evaluate import WEIGHTS, score
+from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
 from panoseg.training.loop import LAST, Training, make_fabric, seed_all
+from panoseg.training.means import METRICS
 from panoseg.training.pictures import draw_curves, draw_predictions
 from panoseg.training.splits import Splits, open_splits
 from panoseg.training.tasks import Task, make_task, numbers_text
@@ -32,7 +33,7 @@ from panoseg.training.tasks import Task, make_task, numbers_text
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-CONFIG, METRICS, TABLE, PICTURES = "config.json", "metrics.json", "metrics.md", "pictures"
+CONFIG = "config.json"
 
 
 def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
@@ -123,19 +124,16 @@ def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> Non
     if not fabric.is_global_zero:
         return
     card = weights.card
-    metrics = {
+    draw_curves(folder / "log.csv", folder / PICTURES / "curves.png")
+    draw_predictions(task, splits.test, fabric, card.reference_date, folder / PICTURES)
+    about = {
         "experiment": run.experiment,
         "fold": run.fold,
         "best_epoch": card.provenance["epoch"],
         "normalisation": run.train.data.normalisation,
         "validation": card.scores,
-        "test": scores.summary(),
-        "details": scores.to_json(),
     }
-    draw_curves(folder / "log.csv", folder / PICTURES / "curves.png")
-    draw_predictions(task, splits.test, fabric, card.reference_date, folder / PICTURES)
-    write_text(folder / TABLE, scores.table() + "\n")
-    write_json(folder / METRICS, metrics)
+    write_scores(folder, scores, about)
 
 
 def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
