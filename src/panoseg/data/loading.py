@@ -166,12 +166,9 @@ def make_loader(
     in this one. drop_last: leave out an incomplete last batch. epoch, skip: where the first iteration starts;
     ``BatchLoader.enter`` sets it for the next ones, which otherwise repeat. rank, ranks: this process and their number.
     """
-    if batch_size < 1 or workers < 0:
-        raise ConfigError(
-            f"batch size {batch_size} with {workers} workers",
-            "a size of at least 1, workers of at least 0",
-            "correct the options",
-        )
+    for name, value, lowest in (("batch size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
+        if value < lowest:
+            raise ConfigError(f"{name} {value}", f"a number from {lowest}", "correct the option")
     samples = len(dataset)  # type: ignore[arg-type]
     order = BatchOrder(samples, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, ranks=ranks)
     order.enter(epoch, skip)
