@@ -1,9 +1,10 @@
 """Joining the pictures of overlapping tiles into the picture of the whole map.
 
 Two tiles see the strip that they share twice. Segments that cover the same pixels of it are one parcel; touching is no reason.
-A pixel's owner is the tile that sees it farthest from its margin, and it decides, except that no parcel is cut along a line
-between owners: a parcel which the owner of some of its pixels does not know keeps them if most of it lies where the owner
-agrees, and is dropped as a whole otherwise.
+A pixel's owner is the tile that sees it farthest from its margin. If owners alone decided, a parcel on which tiles disagree
+would be cut along the straight line between their land. So parcels are judged whole. Claims are the pixels that a tile gives to
+a parcel against their owner: a parcel that is claims to half or more is dropped, and of several parcels that want a pixel the
+one with the smallest share of claims gets it.
 
 Shape suffixes: H W pixels of the map, h w pixels of a tile, S segments of all tiles, G parcels (groups of segments, 0 = none),
 C claims of a tile to a pixel, P pairs of segments.
@@ -96,15 +97,15 @@ class TileJoiner:
         for number, tile in enumerate(tiles):
             mine = owner_HW[tile.window] == number
             owned_HW[tile.window][mine] = groups_of_tile[number][tile.position_hw[mine]]
-        pixel_C, group_C = self._disputed(tiles, groups_of_tile, owner_HW, owned_HW, count)
+        pixel_C, group_C = self._claims(tiles, groups_of_tile, owner_HW, owned_HW, count)
 
-        undisputed_G = np.bincount(owned_HW.ravel(), minlength=count + 1)
-        share_G = undisputed_G / np.maximum(undisputed_G + np.bincount(group_C, minlength=count + 1), 1)
-        # Of several parcels that claim a pixel the least disputed gets it; dropped parcels and "none" have rank 0.
-        order = np.lexsort((-np.arange(count + 1), share_G))
+        owned_G = np.bincount(owned_HW.ravel(), minlength=count + 1)
+        owned_share_G = owned_G / np.maximum(owned_G + np.bincount(group_C, minlength=count + 1), 1)
+        # The highest rank gets a pixel; dropped parcels and "none" have rank 0.
+        order = np.lexsort((-np.arange(count + 1), owned_share_G))
         rank_G = np.empty(count + 1, np.int32)
         rank_G[order] = np.arange(1, count + 2)
-        rank_G[(share_G <= 0.5) | (np.arange(count + 1) == 0)] = 0
+        rank_G[(owned_share_G <= 0.5) | (np.arange(count + 1) == 0)] = 0
         rank_HW = rank_G[owned_HW]
         np.maximum.at(rank_HW.reshape(-1), pixel_C, rank_G[group_C])
         return np.concatenate([[0], order]).astype(np.int32)[rank_HW]
@@ -120,20 +121,24 @@ class TileJoiner:
             owner_HW[tile.window][deeper] = number
         return owner_HW
 
-    def _disputed(
+    def _claims(
         self, tiles: list[_Tile], groups_of_tile: list[np.ndarray], owner_HW: np.ndarray, owned_HW: np.ndarray, count: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels and the parcels claimed there by a tile, where the owner of the pixel does not know the parcel at all."""
+        """Pixels and the parcels that a tile claims there against the owner of the pixel.
+
+        An owner that knows the parcel and leaves the pixel out of it, to no other parcel, has drawn its border: no claim.
+        """
         known = np.sort(np.concatenate([number * (count + 1) + groups[1:] for number, groups in enumerate(groups_of_tile)]))
         claims = [np.empty(0, np.int64)]
         for number, tile in enumerate(tiles):
             group_hw = groups_of_tile[number][tile.position_hw]
             row_C, column_C = np.nonzero((group_hw > 0) & (group_hw != owned_HW[tile.window]))
             group_C = group_hw[row_C, column_C]
-            code_C = owner_HW[tile.window][row_C, column_C] * (count + 1) + group_C
-            unknown_C = known[np.searchsorted(known, code_C).clip(max=len(known) - 1)] != code_C
+            code_C = owner_HW[tile.window][row_C, column_C].astype(np.int64) * (count + 1) + group_C
+            knows_C = known[np.searchsorted(known, code_C).clip(max=len(known) - 1)] == code_C
+            leaves_out_C = knows_C & (owned_HW[tile.window][row_C, column_C] == 0)
             pixel_C = (row_C + tile.row) * self.width + column_C + tile.column
-            claims.append((pixel_C * (count + 1) + group_C)[unknown_C])
+            claims.append((pixel_C * (count + 1) + group_C)[~leaves_out_C])
         claimed = np.unique(np.concatenate(claims))
         return claimed // (count + 1), claimed % (count + 1)
 
