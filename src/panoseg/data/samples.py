@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import DatasetError
-
-PASTIS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 
 @dataclass(frozen=True)
