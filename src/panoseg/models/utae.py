@@ -103,16 +103,17 @@ def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) 
     attention_FGHW: at the coarsest size. mode "att_group": each head weighs its group of channels; "att_mean": the mean of the
     heads weighs all of them.
     """
-    level_FHWC = level_FCHW.permute(0, 2, 3, 1)
-    if mode == "mean":
-        return level_FHWC.sum(0).permute(2, 0, 1)
-    if mode == "att_mean":
-        attention_FGHW = attention_FGHW.mean(1, keepdim=True)
-    attention_FGHW = attention_FGHW.contiguous(memory_format=torch.channels_last)
-    fine_FGHW = F.interpolate(attention_FGHW, size=level_FCHW.shape[-2:], mode="bilinear", align_corners=False)
-    fine_FHWG = fine_FGHW.permute(0, 2, 3, 1).to(level_FCHW.dtype)
-    weighted = level_FHWC.unflatten(-1, (fine_FHWG.shape[-1], -1)) * fine_FHWG[..., None]
-    return weighted.sum(0).flatten(-2).permute(2, 0, 1)
+    frames, channels, height, width = level_FCHW.shape
+    if mode != "mean":
+        if mode == "att_mean":
+            attention_FGHW = attention_FGHW.mean(1, keepdim=True)
+        # A weight for each channel before resampling: products of equal shapes are several times faster than broadcast ones.
+        weight_FCHW = attention_FGHW.repeat_interleave(channels // attention_FGHW.shape[1], dim=1)
+        weight_FCHW = weight_FCHW.contiguous(memory_format=torch.channels_last)
+        weight_FCHW = F.interpolate(weight_FCHW, size=(height, width), mode="bilinear", align_corners=False)
+        level_FCHW = level_FCHW * weight_FCHW.to(level_FCHW.dtype)
+    # Summed as flat rows, which is much faster than over the first of four dimensions.
+    return level_FCHW.permute(0, 2, 3, 1).reshape(frames, -1).sum(0).view(height, width, channels).permute(2, 0, 1)
 
 
 def _check_size(images_BTCHW: Tensor, stride: int) -> None:
