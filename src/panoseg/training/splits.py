@@ -9,10 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch.utils.data import Dataset, Subset
 
-from panoseg.data.augment import augment
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.loading import BatchLoader, make_loader
 from panoseg.data.pastis import FOLDS, PastisDataset, split_normalisations
@@ -22,23 +20,6 @@ from panoseg.training.config import DataConfig, Task, TrainConfig
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-
-class Augmented(Dataset[Sample]):
-    """A dataset whose samples are changed by chance; the loader gives each draw its own generator."""
-
-    def __init__(self, dataset: Dataset[Sample], config: AugmentationConfig) -> None:
-        self.dataset, self.config = dataset, config
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[index]
-
-    def draw(self, index: int, generator: np.random.Generator) -> Sample:
-        """The sample at ``index`` after what ``generator`` decides."""
-        return augment(self.dataset[index], self.config, generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +80,11 @@ def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
     if fold not in FOLDS:
         raise ConfigError(f"fold {fold}", "a number from 1 to 5, or all", "pass e.g. --fold 1")
     normalisations = split_normalisations(folder, fold, config.data.normalisation)
-    datasets = [open_folds(folder, folds, config.data, config.task) for folds in FOLDS[fold]]
+    augmentations = (config.data.augmentation, None, None)
+    datasets = [
+        open_folds(folder, folds, config.data, config.task, augmentation)
+        for folds, augmentation in zip(FOLDS[fold], augmentations, strict=True)
+    ]
     train, validation, test = (
         Split(dataset, normalisation, config.batch_size, workers=config.workers)
         for dataset, normalisation in zip(datasets, normalisations, strict=True)
@@ -108,14 +93,26 @@ def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
         validation = replace(
             validation, dataset=Subset(validation.dataset, range(min(config.max_validation_patches, len(validation))))
         )
-    augmented = Augmented(train.dataset, config.data.augmentation)
-    return Splits(replace(train, dataset=augmented, shuffle=True, seed=config.seed), validation, test)
+    return Splits(replace(train, shuffle=True, seed=config.seed), validation, test)
 
 
-def open_folds(folder: Path | str, folds: Sequence[int], config: DataConfig, task: Task) -> PastisDataset:
+def open_folds(
+    folder: Path | str,
+    folds: Sequence[int],
+    config: DataConfig,
+    task: Task,
+    augmentation: AugmentationConfig | None = None,
+) -> PastisDataset:
     """The patches of some folds with what a task learns of them."""
     try:
         reference_date = date.fromisoformat(config.reference_date)
     except ValueError:
         raise ConfigError(f"reference date {config.reference_date!r}", "a date, YYYY-MM-DD", "pass e.g. 2018-09-01") from None
-    return PastisDataset(folder, folds, target=task, reference_date=reference_date, single_date=config.single_date)
+    return PastisDataset(
+        folder,
+        folds,
+        target=task,
+        reference_date=reference_date,
+        single_date=config.single_date,
+        augmentation=augmentation,
+    )

@@ -1,0 +1,119 @@
+"""A run that is killed at any moment and resumed equals one that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import PAPS, UTAE, write_tiny_dataset
+
+from panoseg.data.augment_config import AugmentationConfig
+from panoseg.training.checkpoint import load_checkpoint
+from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
+from panoseg.training.folds import resume
+from panoseg.training.run import start
+
+PANOPTIC = TrainConfig(
+    model=PAPS,
+    data=DataConfig(augmentation=AugmentationConfig(flips=True, turns=True, min_dates=2, noise=30.0)),
+    optimiser=OptimiserConfig(learning_rate=0.01, schedule="cosine", warm_up_steps=2, gradient_clip=1.0),
+    epochs=3,
+    batch_size=1,
+    heatmap_only_epochs=1,
+    accelerator="cpu",
+    workers=0,
+    log_every=2,
+    checkpoint_minutes=0,
+)
+SEMANTIC = replace(
+    PANOPTIC, model=UTAE, heatmap_only_epochs=0, workers=1, optimiser=OptimiserConfig(schedule="milestones", milestones=(1, 2))
+)
+CONFIGS = {"panoptic": PANOPTIC, "semantic": SEMANTIC}
+
+# Six steps an epoch, a checkpoint after each second one and after each validation.
+MOMENTS = {
+    "panoptic-before-any-checkpoint": ("panoptic", "_step", 2),
+    "panoptic-in-an-epoch": ("panoptic", "_step", 10),
+    "panoptic-in-a-validation": ("panoptic", "evaluate", 2),
+    "panoptic-while-writing": ("panoptic", "torch.save", 6),
+    "semantic-in-an-epoch": ("semantic", "_step", 16),
+}
+
+_KILLED = """
+import json, os, signal, sys, time
+from pathlib import Path
+import torch
+import panoseg.training.run as run
+from panoseg.training import loop, tasks
+from test_resume import CONFIGS
+
+def fatal(owner, name, call):
+    original, calls = getattr(owner, name), []
+    def wrapper(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            if name == "save":
+                Path(args[1]).write_bytes(b"half of it")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    setattr(owner, name, wrapper)
+
+data, moments = Path(sys.argv[1]), json.loads(sys.argv[2])
+import lightning.fabric  # so that the children need not
+for folder, (config, where, call) in moments.items():
+    child = os.fork()
+    if child == 0:
+        owner = {"_step": loop.Training, "evaluate": tasks.PanopticTask, "torch.save": torch}[where]
+        fatal(owner, where.split(".")[-1], call)
+        run.start("test", CONFIGS[config], data, 1, Path(folder))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+"""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Runs that were never stopped, under the name of their configuration, and killed ones, under that of their moment."""
+    folder = tmp_path_factory.mktemp("resume")
+    data = write_tiny_dataset(folder / "data")
+    for name, config in CONFIGS.items():
+        start("test", config, data, 1, folder / name)
+    moments = {str(folder / name): moment for name, moment in MOMENTS.items()}
+    command = [sys.executable, "-c", _KILLED, str(data), json.dumps(moments)]
+    subprocess.run(command, check=True, cwd=Path(__file__).parent, capture_output=True, timeout=300)
+    return folder
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_resumed_run_equals_the_uninterrupted_one(runs, moment):
+    killed, whole = runs / moment, runs / MOMENTS[moment][0]
+    assert not (killed / "metrics.json").exists()
+    resume(killed)
+    assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
+    first, second = (load_checkpoint(folder / "last.ckpt") for folder in (killed, whole))
+    assert first.model.keys() == second.model.keys()
+    assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
+    assert first.progress == second.progress
+    assert (killed / "weights/model.safetensors").read_bytes() == (whole / "weights/model.safetensors").read_bytes()
+    assert (killed / "metrics.json").read_text() == (whole / "metrics.json").read_text()
+    assert not list(killed.glob(".*.part*"))
+
+
+def test_a_killed_run_had_a_checkpoint_inside_an_epoch(runs):
+    """Else the comparison above would only show that trainings repeat."""
+    config, _, call = MOMENTS["panoptic-in-an-epoch"]
+    steps = 6
+    assert call % steps > CONFIGS[config].log_every
+    assert "panoptic" == config
+
+
+def test_resuming_a_finished_run_changes_nothing(runs):
+    before = (runs / "panoptic" / "log.csv").read_bytes(), (runs / "panoptic" / "metrics.json").read_text()
+    resume(runs / "panoptic")
+    assert ((runs / "panoptic" / "log.csv").read_bytes(), (runs / "panoptic" / "metrics.json").read_text()) == before
