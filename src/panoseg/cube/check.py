@@ -113,7 +113,7 @@ def _check_grid(cube: xr.Dataset) -> None:
             f"the cube has {height} x {width} pixels", f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE}", "take a larger area"
         )
     grid = cube.odc.geobox
-    if grid is None:
+    if grid is None or not all(_evenly_spaced(cube[dim].values) for dim in ("y", "x")):
         raise CubeError("the cube's x and y are not evenly spaced", "the centres of pixels in ascending order", "resample it")
     if grid.crs.geographic:
         raise CubeError(
@@ -124,6 +124,11 @@ def _check_grid(cube: xr.Dataset) -> None:
         raise CubeError(
             f"the cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m", f"{PIXEL_M:g} m", f"resample it to {PIXEL_M:g} m"
         )
+
+
+def _evenly_spaced(centres: np.ndarray) -> bool:
+    steps = np.diff(centres.astype(np.float64))
+    return bool(np.allclose(steps, steps.mean(), rtol=1e-3))
 
 
 def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:

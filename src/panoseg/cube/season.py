@@ -102,14 +102,18 @@ def clear_shares(cube: xr.Dataset) -> np.ndarray:
 
 
 def spread_clearest(dates: np.ndarray, clear: np.ndarray, count: int) -> np.ndarray:
-    """Places of ``count`` dates, ascending: the least useful leave first.
+    """Places of ``count`` dates, ascending: of the two neighbours that are least worth having both, the cloudier leaves.
 
-    A date's use is its clear share times the days between its neighbours, so that thin stretches of the season are spared.
+    What two neighbours are worth is the days between them times the clear share of the cloudier, so that thin stretches of the
+    season keep their dates.
+
+    >>> days = np.array(["2019-01-01", "2019-04-01", "2019-04-02", "2019-08-01"], "datetime64[D]")
+    >>> spread_clearest(days, np.array([0.3, 0.9, 1.0, 0.3]), 3)
+    array([0, 2, 3])
     """
-    kept = list(range(len(dates)))
-    days = dates.astype("datetime64[D]").astype(np.int64)
+    kept = np.arange(len(dates))
     while len(kept) > count:
-        here = days[kept]
-        gaps = np.diff(here, prepend=2 * here[0] - here[1], append=2 * here[-1] - here[-2])
-        kept.pop(int(np.argmin((gaps[1:] + gaps[:-1]) * clear[kept])))
-    return np.array(kept, dtype=np.int64)
+        cloudier = np.minimum(clear[kept[:-1]], clear[kept[1:]])
+        pair = int((np.diff(dates[kept]).astype(np.int64) * cloudier).argmin())
+        kept = np.delete(kept, pair if clear[kept[pair]] < clear[kept[pair + 1]] else pair + 1)
+    return kept
