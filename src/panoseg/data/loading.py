@@ -64,18 +64,19 @@ class BatchOrder(Sampler[Draws]):
         if not self.shuffle:
             return list(range(self.rank, self.samples, self.ranks))
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
-        return np.resize(order, -(-self.samples // self.ranks) * self.ranks)[self.rank :: self.ranks].tolist()
+        shares = -(-self.samples // self.ranks)
+        return np.resize(order, shares * self.ranks)[self.rank :: self.ranks].tolist()
 
     def _batches(self) -> int:
         """Number of batches in the whole epoch."""
-        samples = len(range(self.rank, self.samples, self.ranks)) if not self.shuffle else -(-self.samples // self.ranks)
+        samples = len(self.indices())
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
     def __len__(self) -> int:
         return max(self._batches() - self.skip, 0)
 
     def __iter__(self) -> Iterator[Draws]:
-        epoch, indices = self.epoch, self.indices()
+        epoch, indices = self.epoch, self.indices()  # of now, should another epoch be entered meanwhile
         for batch in range(self.skip, self._batches()):
             yield epoch, indices[batch * self.batch_size : (batch + 1) * self.batch_size]
 
