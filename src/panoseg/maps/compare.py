@@ -100,8 +100,8 @@ class Comparison:
             "class_pq": self.class_pq,
             "classes": {name: quality.to_json() for name, quality in self.by_class.items()},
             "matches": [{"parcel": parcel, "true": true, "iou": iou} for parcel, true, iou in self.matches],
-            "missed": list(self.missed),
-            "invented": list(self.invented),
+            "missed_rows": list(self.missed),
+            "invented_rows": list(self.invented),
         }
 
     def table(self) -> str:

@@ -15,10 +15,10 @@ from panoseg.panoptic.panoptic import Panoptic, present_segments
 
 
 def tidy(picture: Panoptic, min_pixels: int) -> Panoptic:
-    """The picture in which every part of a segment has at least ``min_pixels``, the largest part of each apart.
+    """The picture in which every part of a segment has at least ``min_pixels``.
 
-    A smaller part goes to the segment, or to the land between segments, with which it shares the longest border. Segments that
-    are smaller themselves are taken out. Parts are connected through the sides of pixels, so that a polygon never hangs
+    A smaller part goes to the segment, or to the land between segments, with which it shares the longest border. Segments whose
+    largest part is smaller are taken out. Parts are connected through the sides of pixels, so that a polygon never hangs
     on a corner. Other pixels do not change; ids stay.
 
     >>> from panoseg.classes import PASTIS
@@ -29,11 +29,13 @@ def tidy(picture: Panoptic, min_pixels: int) -> Panoptic:
            [1, 1, 1, 2, 2],
            [0, 0, 0, 0, 0]], dtype=int32)
     """
-    segment_HW = picture.keep(picture.segments.areas >= min_pixels).segment_HW.copy()
-    region_HW, count = regions(segment_HW)
+    region_HW, count = regions(picture.segment_HW)
     value_R, area_R = np.zeros(count, np.int32), np.bincount(region_HW.ravel(), minlength=count)
-    value_R[region_HW.ravel()] = segment_HW.ravel()
-    crumb_R = _crumbs(value_R, area_R, min_pixels)
+    value_R[region_HW.ravel()] = picture.segment_HW.ravel()
+    small_R = area_R < min_pixels
+    stays_R = np.isin(value_R, value_R[~small_R])
+    value_R[~stays_R] = 0
+    crumb_R = small_R & (value_R != 0)
     return redrawn(picture, _give_away(value_R, crumb_R, _borders(region_HW))[region_HW])
 
 
@@ -58,14 +60,6 @@ def regions(value_HW: np.ndarray) -> tuple[np.ndarray, int]:
     graph = coo_matrix((np.ones(start.size, np.bool_), (start, end)), shape=(value_HW.size, value_HW.size))
     count, region = connected_components(graph, directed=False)
     return region.reshape(value_HW.shape).astype(np.int32), count
-
-
-def _crumbs(value_R: np.ndarray, area_R: np.ndarray, min_pixels: int) -> np.ndarray:
-    """Bool, R: small parts of segments that have a larger one."""
-    order = np.lexsort((-area_R, value_R))
-    largest_R = np.zeros(len(value_R), bool)
-    largest_R[order[np.unique(value_R[order], return_index=True)[1]]] = True
-    return (value_R != 0) & ~largest_R & (area_R < min_pixels)
 
 
 def _borders(region_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
