@@ -75,7 +75,7 @@ def test_published_instances_and_heat(golden):
 
 
 def test_genuine_heat_maps(real_data):
-    """PASTIS's own heat maps agree with its parcels for most pixels, not all: those of five patches, 94 in 100."""
+    """PASTIS's own heat maps agree with its parcels for most pixels, not all."""
     folder = real_data / "pastis-annotations"
     for patch in range(10000, 10005):
         parcels = np.load(folder / "ANNOTATIONS" / f"ParcelIDs_{patch}.npy")
