@@ -69,7 +69,7 @@ def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarr
 
 def _snow(image_CHW: np.ndarray, truth_HW: np.ndarray, share: float, snowless_HW: np.ndarray, rng: np.random.Generator) -> None:
     patches_HW = fractal_noise(rng, truth_HW.shape, 1.6, 60)
-    lying_HW = _soft_step(patches_HW + 4 * share - 1.6, 0.5) * (1 - 0.75 * snowless_HW)
+    lying_HW = _soft_step(patches_HW + 4 * share - 1.6, 1.0) * (1 - 0.75 * snowless_HW)
     image_CHW += lying_HW * (_SNOW_SPECTRUM[:, None, None] * rng.uniform(0.8, 1.05) - image_CHW)
     truth_HW[lying_HW > 0.4] = SNOW
 
@@ -88,7 +88,7 @@ def _clouds(image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: floa
     field = fractal_noise(rng, (height + reach, width + reach), rng.uniform(1.7, 2.3), rng.uniform(40, 300))
     whole = cover >= 1
     edge = -9.0 if whole else float(np.quantile(field, 1 - cover))
-    optical = _soft_step(field - edge, rng.uniform(0.1, 0.5))
+    optical = _soft_step(field - edge, rng.uniform(0.15, 0.9))
     length = rng.uniform(6, 16) / np.tan(np.radians(sun_elevation(day)))
     down, right = int(np.clip(0.85 * length, 2, reach)), int(np.clip(0.5 * length, 1, reach))
     cloud_HW, shadow_HW = optical[:height, :width], optical[down : down + height, right : right + width]
@@ -101,11 +101,13 @@ def _clouds(image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: floa
     white_CHW = (rng.uniform(4200, 9500) * spectrum)[:, None, None] * texture_HW
     image_CHW += cloud_HW * (white_CHW - image_CHW)
     truth_HW[shadow_HW > 0.3] = SHADOW
-    truth_HW[cloud_HW > 0.2] = CLOUD
+    truth_HW[cloud_HW > 0.1] = CLOUD
 
 
 def _soft_step(values: np.ndarray, width: float) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(values / width, -20, 20)))
+    """0 below ``-width``, 1 above ``width``, smooth between: a cloud ends somewhere, so that its shadow is seen."""
+    share = np.clip(values / (2 * width) + 0.5, 0, 1)
+    return share * share * (3 - 2 * share)
 
 
 def sun_elevation(day: float, latitude: float = 48.0) -> float:

@@ -23,8 +23,8 @@ def season_start(harvest_year: int) -> datetime.date:
 def acquisition_days(rng: np.random.Generator, count: int) -> np.ndarray:
     """Days of ``count`` acquisitions, int64, ascending, without repeats.
 
-    Passes come every five days; where more are asked for than one orbit gives, a second orbit overlaps. Passes are lost at random,
-    in runs, and more often in winter, because products that are wholly clouded are not kept.
+    Passes come every five days; where more are asked for than one orbit gives, a second orbit overlaps. Passes are lost at
+    random, in runs, and more often in winter, because products that are wholly clouded are not kept.
     """
     phase = int(rng.integers(_REVISIT_DAYS))
     passes = np.arange(phase, SEASON_DAYS, _REVISIT_DAYS)

@@ -1,7 +1,7 @@
 """The calendar of each crop: when it is sown, grows, flowers, ripens and is cut.
 
-Days since 1 September (0 September, 61 November, 122 January, 181 March, 242 May, 303 July, 365 September), for a mean season in
-the north of France. Round figures from general agronomic knowledge.
+Days since 1 September (0 September, 61 November, 122 January, 181 March, 242 May, 303 July, 365 September), for a mean
+season in the north of France. Round figures from general agronomic knowledge.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from panoseg.data.simulation.materials import (
 class AnnualCrop:
     """A crop that is sown and harvested once.
 
-    sown, harvest: days. rise, rise_days: the day of half growth in spring and its logistic width. peak: leaf area index (LAI) at
-    its best. ripen, ripen_days: half senescence and its logistic width. winter: LAI that autumn-sown crops carry through winter,
-    0 for those sown in spring. flower, flower_days, flower_strength: middle, width and visible share of flowering.
-    spread: standard deviation of a parcel's days. straw: share of ground that straw covers after harvest.
+    sown, harvest: days. rise, rise_days: the day of half growth in spring and its logistic width. peak: leaf area index
+    (LAI) at its best. ripen, ripen_days: half senescence and its logistic width. winter: LAI that autumn-sown crops carry
+    through winter, 0 for those sown in spring. flower, flower_days, flower_strength: middle, width and visible share of
+    flowering. spread: standard deviation of a parcel's days. straw: share of ground that straw covers after harvest.
     """
 
     sown: float

@@ -19,7 +19,7 @@ from shapely import union_all
 from shapely.geometry import shape
 
 from panoseg.classes import PASTIS
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.season import PIXEL_M, Layout, Season, simulate_season
@@ -38,8 +38,8 @@ def simulate_cube(
 ) -> tuple[xr.Dataset, gpd.GeoDataFrame]:
     """Simulate a season; returns the cube and its true parcels.
 
-    The parcels have ``parcel`` (number), ``class`` (name), ``class_id`` and ``area_ha``, in the coordinate system of the cube. No
-    parcel is void: those at the edge keep their crop. Raises what ``simulate_season`` raises.
+    The parcels have ``parcel`` (number), ``class`` (name), ``class_id`` and ``area_ha``, in the coordinate system of the
+    cube. No parcel is void: those at the edge keep their crop. Raises what ``simulate_season`` raises.
     """
     season = simulate_season(size, seed, replace(options or SimulationOptions(), void=False), layout)
     return season_cube(season), season_parcels(season)

@@ -1,9 +1,9 @@
 """A landscape: parcels and what lies between them, cut from a plane as people have cut the land.
 
-Roads cut the land into blocks; a block is farmed, wooded, built up or left alone; a farmed block is cut on into fields, along one
-direction, into halves or into strips, with a margin, a hedge, a track or nothing between two fields. All cuts are straight in a
-plane that is smoothly warped, so that borders bend. Cells are a third of a pixel, so that a road of five metres takes its share
-of a pixel.
+Roads cut the land into blocks; a block is farmed, wooded, built up or left alone; a farmed block is cut on into fields,
+along one direction, into halves or into strips, with a margin, a hedge, a track or nothing between two fields. All cuts are
+straight in a plane that is smoothly warped, so that borders bend. Cells are a third of a pixel, so that a road of five
+metres takes its share of a pixel.
 
 Shape suffixes: Y X cells (three to a pixel), H W pixels, N cells of a node, U units.
 """
@@ -26,7 +26,8 @@ HECTARE_CELLS = 10_000 / CELL_M**2
 _MARGIN = 12
 """Pixels simulated beyond each side, so that it is known how much of a parcel lies outside."""
 _VOID_BELOW = 0.35
-"""Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole parcel; the margin here cuts it."""
+"""Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole parcel; the margin here
+cuts it."""
 _BORDERS = (None, Material.GRASS, Material.HEDGE, Material.TRACK)
 _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
 
@@ -35,9 +36,9 @@ _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
 class Landscape:
     """Land divided into units, each of one cover and one management.
 
-    units_YX: int32, unit of each cell. material_U: int16, class id of a crop or a ``Material``. parcel_U: int32, id of the parcel
-    that the unit belongs to, 0 outside parcels; a parcel may have two units. angle_U: direction of the rows, radians.
-    parcels_HW: int32, 0 outside parcels. classes_HW: uint8 PASTIS class ids.
+    units_YX: int32, unit of each cell. material_U: int16, class id of a crop or a ``Material``. parcel_U: int32, id of the
+    parcel that the unit belongs to, 0 outside parcels; a parcel may have two units. angle_U: direction of the rows,
+    radians. parcels_HW: int32, 0 outside parcels. classes_HW: uint8 PASTIS class ids.
     """
 
     units_YX: np.ndarray
@@ -155,7 +156,7 @@ class Plan:
         """Cut a node into parallel strips of uneven width."""
         angle += 0.0 if self.rng.random() < 0.5 else np.pi / 2
         s_N = self.y_N[cells_N] * np.cos(angle) - self.x_N[cells_N] * np.sin(angle)
-        width = np.clip(median_ha * 10_000 / self.rng.uniform(160, 380), 16, 110)
+        width = np.clip(median_ha * 10_000 / self.rng.uniform(150, 350), 20, 120)
         edges = np.cumsum(width * self.rng.lognormal(0, 0.45, size=200)) + s_N.min() - width / 2
         strip_N = np.searchsorted(edges, s_N)
         margin = self.rng.uniform(1, 3) if self.rng.random() < self.region.borders[1] else 0.0
@@ -167,7 +168,7 @@ class Plan:
             self._field(cells_N[strip_N == strip], angle, favourite)
 
     def _field(self, cells_N: np.ndarray, angle: float, favourite: int) -> None:
-        """One parcel; a large one is sometimes managed in two parts. Now and then nobody declares it."""
+        """One parcel; a large one may have been several last year. Now and then nobody declares it."""
         rng = self.rng
         if cells_N.size == 0:
             return
@@ -179,11 +180,11 @@ class Plan:
         crop = favourite if rng.random() < 0.15 else int(rng.choice(self.crop_ids, p=self.crop_weights))
         self.parcels += 1
         angle += np.pi / 2 * (rng.random() < 0.2)
-        if cells_N.size > 1.5 * HECTARE_CELLS and rng.random() < 0.12:
-            for part_N in self.cut(cells_N, angle, 0.0)[:2]:
-                self.unit(part_N, crop, self.parcels, angle)
-        else:
-            self.unit(cells_N, crop, self.parcels, angle)
+        parts = [cells_N]
+        while rng.random() < 0.3 and parts[-1].size > 0.8 * HECTARE_CELLS:
+            parts += self.cut(parts.pop(), angle + np.pi / 2 * rng.integers(2), 0.0)[:2]
+        for part_N in parts:
+            self.unit(part_N, crop, self.parcels, angle)
 
     def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.1) -> None:
         """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards that are ``declared``."""

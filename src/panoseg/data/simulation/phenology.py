@@ -1,7 +1,7 @@
 """How the cover of each unit of land goes through the season: leaves, dead leaves, straw, flowers and the state of the soil.
 
-Growth and ripening are logistic curves (the double logistic of Beck et al. 2006, Remote Sensing of Environment 100, on leaf area
-instead of NDVI); cuts, harvests and tillage are events. Every unit has its own days and vigour.
+Growth and ripening are logistic curves (the double logistic of Beck et al. 2006, Remote Sensing of Environment 100, on leaf
+area instead of NDVI); cuts, harvests and tillage are events. Every unit has its own days and vigour.
 
 Shape suffixes: T days, U units; arrays of a crop's units carry U too.
 """
@@ -46,13 +46,10 @@ class Climate:
     drought: float
 
 
-Growth = tuple[np.ndarray, "object"]
-
-
 class Phenology:
     """Draws each unit's management once, then tells its cover on any days.
 
-    Days may be fractional or outside the season. ``vigour`` multiplies leaf area, for derivatives.
+    Days may be fractional or outside the season.
     """
 
     def __init__(self, material_U: np.ndarray, parcel_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> None:
@@ -60,9 +57,10 @@ class Phenology:
         self.groups = []
         for material in np.unique(material_U):
             index_U = np.flatnonzero(material_U == material)
-            self.groups.append((index_U, _draw(int(material), index_U.size, climate, rng)))
+            first_U = np.searchsorted(index_U, first_of_parcel(parcel_U)[index_U])
+            self.groups.append((index_U, _draw(int(material), first_U, climate, rng)))
 
-    def cover(self, days_T: np.ndarray, vigour: float = 1.0) -> Cover:
+    def cover(self, days_T: np.ndarray) -> Cover:
         """The cover of all units on ``days_T``."""
         cover = Cover.bare(days_T.size, self.units)
         day_T1 = days_T.astype(np.float32)[:, None]
@@ -70,14 +68,21 @@ class Phenology:
             part = grow(day_T1)
             for field in fields(Cover):
                 getattr(cover, field.name)[:, index_U] = getattr(part, field.name)
-        cover.leaf *= vigour
         return cover
 
 
-def _draw(material: int, count: int, climate: Climate, rng: np.random.Generator):
-    """A function from days to the cover of ``count`` units of one material."""
+def first_of_parcel(parcel_U: np.ndarray) -> np.ndarray:
+    """For each unit the first unit of its parcel; itself outside parcels."""
+    first_U = np.arange(parcel_U.size)
+    _, first_P, inverse_U = np.unique(parcel_U, return_index=True, return_inverse=True)
+    return np.where(parcel_U > 0, first_P[inverse_U], first_U)
+
+
+def _draw(material: int, first_U: np.ndarray, climate: Climate, rng: np.random.Generator):
+    """A function from days to the cover of the units of one material. first_U: the first unit of each one's parcel."""
+    count = first_U.size
     if material in ANNUAL:
-        return _annual(ANNUAL[material], count, climate, rng)
+        return _annual(ANNUAL[material], first_U, climate, rng)
     if material in (MEADOW, FODDER):
         return _mown(material == FODDER, count, climate, rng)
     if material == HORTICULTURE:
@@ -87,19 +92,21 @@ def _draw(material: int, count: int, climate: Climate, rng: np.random.Generator)
     return _uncultivated(material, count, climate, rng)
 
 
-def _rising(day_T1: np.ndarray, middle_U: np.ndarray, width_U: np.ndarray | float) -> np.ndarray:
+def _rising(day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float) -> np.ndarray:
     return 1 / (1 + np.exp(-np.clip((day_T1 - middle_U) / width_U, -30, 30)))
 
 
-def _bump(day_T1: np.ndarray, middle_U: np.ndarray, width_U: np.ndarray | float) -> np.ndarray:
+def _bump(day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float) -> np.ndarray:
     return np.exp(-0.5 * np.square((day_T1 - middle_U) / width_U))
 
 
-def _between(day_T1: np.ndarray, start_U: np.ndarray, end_U: np.ndarray) -> np.ndarray:
+def _between(day_T1: np.ndarray, start_U: np.ndarray | float, end_U: np.ndarray | float) -> np.ndarray:
     return (day_T1 >= start_U) & (day_T1 < end_U)
 
 
-def _annual(crop: AnnualCrop, count: int, climate: Climate, rng: np.random.Generator):
+def _annual(crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator):
+    """A crop sown once. The parts of a parcel share the crop; what stood there before and comes after is their own."""
+    count = first_U.size
     late_U = climate.delay + rng.normal(0, crop.spread, count)
     sown_U = crop.sown + 0.6 * late_U + rng.normal(0, 0.6 * crop.spread, count)
     rise_U = crop.rise + late_U
@@ -113,6 +120,12 @@ def _annual(crop: AnnualCrop, count: int, climate: Climate, rng: np.random.Gener
     ripen_days_U = crop.ripen_days * rng.uniform(0.75, 1.3, count)
     flower_U = crop.flower_strength * rng.uniform(0.6, 1.2, count)
     flower_day_U = crop.flower + late_U
+    shared = (sown_U, rise_U, peak_U, ripen_U, harvest_U, winter_U, width_U, ripen_days_U, flower_U, flower_day_U)
+    sown_U, rise_U, peak_U, ripen_U, harvest_U, winter_U, width_U, ripen_days_U, flower_U, flower_day_U = (
+        values_U[first_U] for values_U in shared
+    )
+    harvest_U = harvest_U + rng.choice([0, 0, 3, 8], count) * (first_U != np.arange(count))
+    peak_U = peak_U * rng.normal(1, 0.03, count)
     before = _before(sown_U, autumn=crop.winter > 0, rng=rng)
     after = _after(harvest_U, crop.straw, rng)
 
@@ -122,7 +135,7 @@ def _annual(crop: AnnualCrop, count: int, climate: Climate, rng: np.random.Gener
         after(day_T1, cover)
         alive = _between(day_T1, sown_U, harvest_U)
         ripe = _rising(day_T1, ripen_U, ripen_days_U)
-        dip = 1 - 0.3 * _bump(day_T1, np.float32(150.0), 30)
+        dip = 1 - 0.3 * _bump(day_T1, 150.0, 30)
         young = winter_U * _rising(day_T1, sown_U + 24, 7) * dip
         full = young + (peak_U - np.minimum(young, peak_U)) * _rising(day_T1, rise_U, width_U)
         cover.leaf += alive * full * (1 - ripe)
@@ -134,7 +147,8 @@ def _annual(crop: AnnualCrop, count: int, climate: Climate, rng: np.random.Gener
 
 
 def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator):
-    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a catch crop, or nothing but weeds."""
+    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a catch crop, or nothing but
+    weeds."""
     count = sown_U.size
     kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
     late_end_U = np.minimum(rng.normal(32, 14, count), sown_U - 6)
@@ -153,7 +167,7 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator):
         catch = (kind_U == 2) & (day_T1 < catch_end_U)
         killed = (kind_U == 2) & unsown & (day_T1 >= catch_end_U)
         fading = 1 - 0.6 * _rising(day_T1, late_end_U - 8, 9)
-        cover.leaf += late * late_U * fading + stubble * volunteers_U * _rising(day_T1, np.float32(20), 12)
+        cover.leaf += late * late_U * fading + stubble * volunteers_U * _rising(day_T1, 20, 12)
         cover.leaf += catch * catch_U * _rising(day_T1, catch_start_U, 8)
         cover.brown += late * 0.45 * (1 - fading) + killed * 0.4 * np.exp(-np.maximum(day_T1 - catch_end_U, 0) / 30)
         cover.litter += stubble * straw_U + ((kind_U == 0) & unsown & ~late) * 0.3 * straw_U
@@ -207,9 +221,9 @@ def _mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator):
 
     def grow(day_T1: np.ndarray) -> Cover:
         cover = Cover.bare(day_T1.size, count)
-        season = _rising(day_T1, start_U, 12) + 1 - _rising(day_T1, np.float32(62), 18)
+        season = _rising(day_T1, start_U, 12) + 1 - _rising(day_T1, 62, 18)
         leaf = winter_U + np.maximum(summer_U - winter_U, 0.2) * np.minimum(season, 1)
-        drought = dry_U * _bump(day_T1, np.float32(335), 30)
+        drought = dry_U * _bump(day_T1, 335, 30)
         fresh = np.zeros_like(leaf)
         for k in range(cut_UK.shape[1]):
             since = day_T1 - cut_UK[:, k]
@@ -244,7 +258,7 @@ def _horticulture(count: int, climate: Climate, rng: np.random.Generator):
             alive = _between(day_T1, start, end)
             cover.leaf += alive * peak_UK[:, k] * _rising(day_T1, start + 0.4 * length_UK[:, k], 7)
             cover.flower += alive * bloom_U * _bump(day_T1, end - 12, 6)
-        cover.leaf += _between(day_T1, np.float32(20), np.float32(165)) * cover_crop_U * (cover.leaf < 0.1)
+        cover.leaf += _between(day_T1, 20, 165) * cover_crop_U * (cover.leaf < 0.1)
         cover.tilth += tilth_U - 1
         return cover
 
@@ -258,14 +272,14 @@ def _rows(vine: bool, count: int, climate: Climate, rng: np.random.Generator):
     out_U = (255 if vine else 233) + climate.delay + rng.normal(0, 6, count)
     fall_U = (418 if vine else 425) + rng.normal(0, 7, count)
     wood_U = rng.uniform(0.03, 0.1, count) if vine else rng.uniform(0.1, 0.3, count)
-    bloom_U = 0.0 if vine else rng.uniform(0, 0.25, count)
+    bloom_U = rng.uniform(0, 0.0 if vine else 0.25, count)
     dry_U = climate.drought * rng.uniform(0.3, 0.9, count)
 
     def grow(day_T1: np.ndarray) -> Cover:
         cover = Cover.bare(day_T1.size, count)
         foliage = _rising(day_T1, out_U, 12) * (1 - _rising(day_T1, fall_U, 8))
         foliage = foliage + 1 - _rising(day_T1, fall_U - 365, 8)
-        grass = grass_U * (0.7 + 0.3 * _bump(day_T1, np.float32(235), 35)) * (1 - dry_U * _bump(day_T1, np.float32(335), 32))
+        grass = grass_U * (0.7 + 0.3 * _bump(day_T1, 235, 35)) * (1 - dry_U * _bump(day_T1, 335, 32))
         cover.leaf += share_U * foliage + grass
         cover.brown += wood_U * (1 - 0.5 * foliage)
         cover.flower += bloom_U * _bump(day_T1, out_U - 18, 6)

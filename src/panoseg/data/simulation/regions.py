@@ -1,7 +1,7 @@
 """Regions: which crops grow together, how large fields are, what lies between them.
 
-The crop shares are round figures from agronomic general knowledge of western Europe; they are blended with a uniform mix so that
-every class has samples. Classes are those of PASTIS.
+The crop shares are round figures from agronomic general knowledge of western Europe; they are blended with a uniform mix so
+that every class has samples. Classes are those of PASTIS.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 class Region:
     """A kind of countryside.
 
-    crops: weight of each class id. field_ha: median area of a field and the spread of its logarithm. strips: chance that a block
-    is cut into strips. borders: chance of (nothing, grass margin, hedge, track) between two fields. block_ha: land between
-    roads. wood, village, water, idle: shares of blocks; idle is grassland and scrub that nobody declares.
-    soil: range of soil brightness. delay: days by which the season lags.
+    crops: weight of each class id. field_ha: median area of a field and the spread of its logarithm. strips: chance that a
+    block is cut into strips. borders: chance of (nothing, grass margin, hedge, track) between two fields. block_ha: land
+    between roads. wood, village, water, idle: shares of blocks; idle is grassland and scrub that nobody declares. soil:
+    range of soil brightness. delay: days by which the season lags.
     """
 
     crops: dict[int, float]
@@ -48,7 +48,7 @@ REGIONS: dict[str, Region] = {
     ),
     "lowland-mixed": Region(
         crops={1: 30, 2: 20, 3: 22, 13: 10, 9: 7, 12: 7, 4: 4, 16: 1, 14: 1, 10: 2, 5: 1},
-        field_ha=(1.3, 0.8),
+        field_ha=(1.5, 0.75),
         strips=0.3,
         borders=(0.62, 0.2, 0.08, 0.1),
         block_ha=(16, 0.5),
@@ -87,7 +87,7 @@ REGIONS: dict[str, Region] = {
     ),
     "vineyards": Region(
         crops={8: 44, 16: 12, 11: 8, 12: 9, 1: 9, 2: 6, 14: 4, 7: 3, 18: 3, 4: 2},
-        field_ha=(0.7, 0.7),
+        field_ha=(1.0, 0.65),
         strips=0.35,
         borders=(0.5, 0.26, 0.08, 0.16),
         block_ha=(10, 0.5),
@@ -113,7 +113,7 @@ REGIONS: dict[str, Region] = {
     ),
     "strip-fields": Region(
         crops={2: 20, 3: 20, 1: 16, 9: 6, 4: 8, 6: 6, 5: 6, 15: 5, 13: 3, 10: 4, 14: 4, 8: 2},
-        field_ha=(0.9, 0.8),
+        field_ha=(1.3, 0.7),
         strips=0.75,
         borders=(0.82, 0.1, 0.03, 0.05),
         block_ha=(18, 0.5),

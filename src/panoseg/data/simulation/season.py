@@ -1,19 +1,20 @@
 """A simulated season: everything put together, date by date.
 
-The image of a date is linear in what the units reflect. Inside a parcel, vigour, soil and growth stage vary from pixel to pixel;
-their effect is the units' derivative by each, times a field over pixels. So a date costs two small sparse products.
+The image of a date is linear in what the units reflect. Inside a parcel, vigour, soil and growth stage vary from pixel to
+pixel; what each adds to a unit is multiplied by a field over pixels. So a date costs two small sparse products.
 
-Shape suffixes: T dates, U units, C bands in the order of ``PASTIS_BANDS``, H W pixels, P = H x W, K effects, L lengths of shadows.
+Shape suffixes: T dates, U units, C bands in the order of ``PASTIS_BANDS``, H W pixels, P = H x W, K effects, L lengths of
+shadows.
 """
 
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
 from panoseg.data.simulation.calendar import acquisition_days, season_start
 from panoseg.data.simulation.landscape import CELLS, Landscape, make_landscape, region_of
@@ -24,12 +25,12 @@ from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.phenology import Climate, Phenology
 from panoseg.data.simulation.regions import Region
 from panoseg.data.simulation.sensor import COARSE_BANDS, FINE_BANDS, Footprints, add_noise, footprints, shift
-from panoseg.data.simulation.spectra import make_surfaces
+from panoseg.data.simulation.spectra import Surfaces, make_surfaces
 from panoseg.errors import ConfigError
 
 PIXEL_M = 10.0
-_STEP = 0.1
-"""Relative step of the derivatives by vigour and by soil brightness."""
+_VIGOUR = 2.2
+"""Factor on leaf area between the mean of a parcel and its best or worst pixel."""
 _STAGE_DAYS = 5.0
 _TALL = (Material.BROADLEAF, Material.CONIFER, Material.HEDGE, Material.ROOF_RED, Material.ROOF_GREY)
 _TALL_M = 11.0
@@ -87,8 +88,8 @@ def simulate_season(
 ) -> Season:
     """Simulate a season over ``size`` (height, width) pixels of 10 m; the same seed gives the same season.
 
-    layout: parcels that are kept exactly, with or without their classes. Raises ``ConfigError`` for an impossible size or option,
-    ``DatasetError`` for a layout that does not fit.
+    layout: parcels that are kept exactly, with or without their classes. Raises ``ConfigError`` for an impossible size or
+    option, ``DatasetError`` for a layout that does not fit.
     """
     options = options or SimulationOptions()
     if min(size) < 8:
@@ -184,16 +185,22 @@ class _Scene:
         return 1 - np.float32(_SHADE_DEPTH) * shade_HW.astype(np.float32)
 
 
-def _effects(phenology: Phenology, surfaces, days_T: np.ndarray, wet_T: np.ndarray) -> np.ndarray:
-    """Reflectance of the units and its derivatives by vigour, soil brightness and growth stage (a day); float32 [T, U, 4, C]."""
+def _effects(phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray) -> np.ndarray:
+    """Reflectance of the units, and what full variation adds to it: brighter soil, more and less vigour, a later and an earlier
+    stage; float32 [T, U, 6, C].
+
+    More and less have an effect each, between two states that occur: one derivative for both would overshoot at a harvest.
+    """
     cover = phenology.cover(days_T)
     plain = surfaces.reflectance(cover, wet_T)
-    bright = surfaces.reflectance(cover, wet_T, 1 + _STEP)
-    cover.leaf *= 1 + _STEP
-    lush = surfaces.reflectance(cover, wet_T)
-    early = surfaces.reflectance(phenology.cover(days_T - _STAGE_DAYS), wet_T)
-    late = surfaces.reflectance(phenology.cover(days_T + _STAGE_DAYS), wet_T)
-    return np.stack([plain, (lush - plain) / _STEP, (bright - plain) / _STEP, (late - early) / (2 * _STAGE_DAYS)], axis=2)
+    states = [plain, surfaces.reflectance(cover, wet_T, brightness=2.0)]
+    for vigour in (_VIGOUR, 1 / _VIGOUR):
+        states.append(surfaces.reflectance(replace(cover, leaf=cover.leaf * np.float32(vigour)), wet_T))
+    for days in (_STAGE_DAYS, -_STAGE_DAYS):
+        states.append(surfaces.reflectance(phenology.cover(days_T + days), wet_T))
+    effects = np.stack(states, axis=2)
+    effects[:, :, 1:] -= plain[:, :, None]
+    return effects
 
 
 def _wetness(days_T: np.ndarray, climate: Climate, rng: np.random.Generator) -> np.ndarray:
@@ -206,7 +213,10 @@ def _wetness(days_T: np.ndarray, climate: Climate, rng: np.random.Generator) -> 
 
 
 def _fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Variation over pixels of vigour (relative), soil brightness (relative) and growth stage (days); float32 [3, H, W]."""
+    """Variation over pixels, in the order of ``_effects``: soil, more and less vigour, later and earlier; float32 [5, H, W].
+
+    Soil is relative, -0.5 to 0.5; the others go from 0 to 1, which is ``_VIGOUR`` and ``_STAGE_DAYS``.
+    """
     size = landscape.parcels_HW.shape
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
     units, material_U = landscape.material_U.size, landscape.material_U
@@ -221,8 +231,9 @@ def _fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> 
     soil_HW = rng.uniform(0.05, 0.16) * smooth_noise(rng, size, rng.uniform(8, 25)) + 0.05 * smooth_noise(rng, size, 2.5)
     soil_HW += 0.5 * stripes_HW + np.where(sealed_U, 0.12, 0.02)[unit_HW] * rng.standard_normal(size)
     stage_HW = rng.gamma(2, 1.1, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
-    fields = np.stack([vigour_HW.clip(-0.8, 0.8), soil_HW.clip(-0.5, 0.5), stage_HW.clip(-_STAGE_DAYS, _STAGE_DAYS)])
-    return (strength * fields).astype(np.float32)
+    vigour_HW, stage_HW = strength * vigour_HW / np.log(_VIGOUR), strength * stage_HW / _STAGE_DAYS
+    ways = [part_HW.clip(0, 1) for part_HW in (vigour_HW, -vigour_HW, stage_HW, -stage_HW)]
+    return np.stack([(strength * soil_HW).clip(-0.5, 0.5), *ways]).astype(np.float32)
 
 
 def _relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -279,7 +290,8 @@ def _observe(
     sensor_rng: np.random.Generator,
     truth_HW: np.ndarray,
 ) -> np.ndarray:
-    """One date as it is delivered, shifted by the season's ``offset`` (pixels) and its own; fills ``truth_HW`` with what the sky did."""
+    """One date as it is delivered, shifted by the season's ``offset`` (pixels) and its own; fills ``truth_HW`` with what
+    the sky did."""
     day = float(scene.days_T[index])
     image_CHW = scene.image(index)
     drift_C = 1 + options.noise * (sensor_rng.normal(0, 0.025) + sensor_rng.normal(0, 0.012, len(PASTIS_BANDS)))

@@ -1,7 +1,7 @@
 """The instrument: which units a pixel sees, 10 m and 20 m bands, shifts between dates, noise.
 
-What a pixel sees is linear in what the units reflect, so it is one sparse matrix: the share of each unit in each pixel, blurred by
-the point spread. Narrow roads, hedges and mixed border pixels come out of it by themselves.
+What a pixel sees is linear in what the units reflect, so it is one sparse matrix: the share of each unit in each pixel,
+blurred by the point spread. Narrow roads, hedges and mixed border pixels come out of it by themselves.
 
 Shape suffixes: P pixels (H x W), Q pixels of 20 m, U units, C bands, H W pixels.
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.landscape import CELLS
 
 FINE_BANDS = tuple(PASTIS_BANDS.index(band) for band in ("B02", "B03", "B04", "B08"))

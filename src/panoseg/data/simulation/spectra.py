@@ -1,8 +1,8 @@
 """From cover to reflectance in ten bands: soil, straw and canopy, mixed by how deep light reaches into the leaves.
 
-A canopy of leaf area L shows its deep-canopy reflectance and lets the ground through as exp(-k L), a two-layer form of Beer's law
-with one k a band, small in the near infrared where leaves scatter. Spectra are reflectance x 10 000, round figures from general
-knowledge of field spectroscopy.
+A canopy of leaf area L shows its deep-canopy reflectance and lets the ground through as exp(-k L), a two-layer form of
+Beer's law with one k a band, small in the near infrared where leaves scatter. Spectra are reflectance x 10 000, round
+figures from general knowledge of field spectroscopy.
 
 Shape suffixes: T days, U units, C bands in the order of ``PASTIS_BANDS``.
 """
@@ -34,7 +34,7 @@ from panoseg.data.simulation.materials import (
     WINTER_BARLEY,
     Material,
 )
-from panoseg.data.simulation.phenology import Cover
+from panoseg.data.simulation.phenology import Cover, first_of_parcel
 
 
 def _spectrum(*values: float) -> np.ndarray:
@@ -79,7 +79,8 @@ _CANOPY: dict[int, tuple[float, float, float, float]] = {
     Material.HEDGE: (0.85, 0.82, 0.9, 0.95),
     Material.CONIFER: (0.6, 0.5, 0.5, 0.8),
 }
-"""Deep canopy of each cover as factors on ``_LEAF``: green and red edge, near infrared, short-wave infrared; and chlorophyll."""
+"""Deep canopy of each cover as factors on ``_LEAF``: green and red edge, near infrared, short-wave infrared; and
+chlorophyll."""
 
 _SEALED: dict[int, np.ndarray] = {
     Material.WATER: _spectrum(330, 370, 260, 220, 170, 160, 140, 120, 70, 45),
@@ -103,7 +104,8 @@ class Surfaces:
     wetting_UC: np.ndarray
 
     def reflectance(self, cover: Cover, wet_T: np.ndarray, brightness: float = 1.0) -> np.ndarray:
-        """Reflectance x 10 000, float32 [T, U, C]. wet_T: 0 dry to 1 wet ground. brightness: factor on soil, for derivatives."""
+        """Reflectance x 10 000, float32 [T, U, C]. wet_T: 0 dry to 1 wet ground. brightness: factor on soil, for
+        derivatives."""
         tilth_TU1 = (brightness * cover.tilth)[..., None]
         ground = self.ground_UC * tilth_TU1 * (1 - wet_T[:, None, None] * self.wetting_UC)
         ground += np.minimum(cover.litter, 0.95)[..., None] * (_STRAW * (1 - 0.5 * wet_T[:, None, None] * _WETTING) - ground)
@@ -139,7 +141,8 @@ def make_surfaces(
         if material in (Material.BROADLEAF, Material.HEDGE, Material.SCRUB, Material.CONIFER, ORCHARD, GRAPEVINE):
             dead_UC[rows] = _BARK * rng.normal(1, 0.12, (count, 1)).clip(0.6, 1.4)
     _cover_with_plastic(material_U, ground_UC, rng)
-    return Surfaces(*(array.astype(np.float32) for array in (ground_UC, canopy_UC, dead_UC, flower_UC, wetting_UC)))
+    first_U = first_of_parcel(parcel_U)
+    return Surfaces(*(array[first_U].astype(np.float32) for array in (ground_UC, canopy_UC, dead_UC, flower_UC, wetting_UC)))
 
 
 def _canopies(

@@ -6,8 +6,8 @@
     INSTANCE_ANNOTATIONS/{HEATMAP,INSTANCES,ZONES}_<id>.npy   on request
     metadata.geojson, NORM_S2_patch.json
 
-Layout after VSainteuf/pastis-benchmark @ 43a0ece. A patch depends only on the seed, its number and the options, so an interrupted
-run continues, and a larger one keeps the patches that exist.
+Layout after VSainteuf/pastis-benchmark @ 43a0ece. A patch depends only on the seed, its number and the options, so an
+interrupted run continues, and a larger one keeps the patches that exist.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from panoseg.data.centres import centre_targets, number_parcels
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.season import Layout, Season, simulate_season
 from panoseg.errors import ConfigError, DatasetError, OutputError
@@ -76,8 +75,9 @@ def write_pastis(
     """Write ``patches`` seasons in PASTIS's layout, in five folds; returns the folder.
 
     parcel_maps: a folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and mirrored. centres: write the
-    targets of the panoptic head too, which readers otherwise compute. workers: processes; None takes one a core. A folder of an earlier run with the same seed, size and options is completed. Raises ``OutputError``,
-    ``ConfigError``, ``DatasetError``.
+    targets of the panoptic head too, which readers otherwise compute. workers: processes; None takes one a core. A folder
+    of an earlier run with the same seed, size and options is completed. Raises ``OutputError``, ``ConfigError``,
+    ``DatasetError``.
     """
     options = options or SimulationOptions()
     if patches < 1:
@@ -135,7 +135,7 @@ def _run(jobs: list[_Job], workers: int | None) -> Iterator[int]:
 
 
 def _write_patch(job: _Job) -> int:
-    layout = None if job.parcel_map is None else _turned_map(job)
+    layout = None if job.parcel_map is None else _turned_map(job, job.parcel_map)
     season = simulate_season(job.size, (job.seed, job.number), job.options, layout)
     target_3HW = np.zeros((3, *season.classes_HW.shape), np.uint8)
     target_3HW[0] = season.classes_HW
@@ -150,6 +150,8 @@ def _write_patch(job: _Job) -> int:
 
 
 def _centre_maps(season: Season) -> dict[str, np.ndarray]:
+    from panoseg.data.centres import centre_targets, number_parcels  # torch, which workers do without
+
     instances_HW = number_parcels(season.parcels_HW, season.classes_HW)
     targets = centre_targets(instances_HW, season.classes_HW)
     return {
@@ -159,18 +161,18 @@ def _centre_maps(season: Season) -> dict[str, np.ndarray]:
     }
 
 
-def _turned_map(job: _Job) -> Layout:
+def _turned_map(job: _Job, path: Path) -> Layout:
     """A given map of parcels, cut to size and in one of its eight positions."""
     try:
-        parcels_HW = np.load(job.parcel_map, allow_pickle=False)
+        parcels_HW = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{job.parcel_map}: {error}", "an array of integers", "replace or remove the file") from error
+        raise DatasetError(f"{path}: {error}", "an array of integers", "replace or remove the file") from error
     rng = np.random.default_rng((job.seed, job.number, 1))
     parcels_HW = np.rot90(parcels_HW, int(rng.integers(4)))
     parcels_HW = parcels_HW[::-1] if rng.random() < 0.5 else parcels_HW
     height, width = job.size
     if parcels_HW.ndim != 2 or parcels_HW.shape[0] < height or parcels_HW.shape[1] < width:
-        raise DatasetError(f"{job.parcel_map} of {parcels_HW.shape}", f"at least {height} x {width}", "use a smaller --size")
+        raise DatasetError(f"{path} of {parcels_HW.shape}", f"at least {height} x {width}", "use a smaller --size")
     return Layout(np.ascontiguousarray(parcels_HW[:height, :width]))
 
 
