@@ -64,7 +64,7 @@ class Ltae(nn.Module):
         self.attention_heads = AttentionHeads(heads, key_width, d_model)
         self.in_norm = nn.GroupNorm(heads, channels)
         self.out_norm = nn.GroupNorm(heads, channels)
-        self.mlp = nn.Sequential(nn.Linear(d_model, channels), nn.BatchNorm1d(channels), nn.ReLU())
+        self.mlp = nn.Sequential(nn.Linear(d_model, channels), nn.BatchNorm1d(channels), nn.ReLU(inplace=True))
         self.attention_dropout = nn.Dropout(0.1)
         self.dropout = nn.Dropout(0.2)
 

@@ -60,7 +60,17 @@ class PaPs(nn.Module):
         min_confidence: local maxima below it are left out; None: none in training, else the model's own threshold.
         """
         maps = self.encoder.features(images_BTCHW, days_BT, valid_BT)
-        with torch.autocast(images_BTCHW.device.type, enabled=False):
+        return self.head(maps, zones_BHW, heatmap_only, min_confidence)
+
+    def head(
+        self,
+        maps: FeatureMaps,
+        zones_BHW: Tensor | None = None,
+        heatmap_only: bool = False,
+        min_confidence: float | None = None,
+    ) -> PapsOutput:
+        """What follows the backbone; arguments as in ``forward``."""
+        with torch.autocast(maps.pyramid[-1].device.type, enabled=False):
             maps = FeatureMaps(tuple(level.float() for level in maps.pyramid))
             heatmap_BHW = self.heatmap_conv(maps.pyramid[-1])[:, 0]
             if heatmap_only:
@@ -194,15 +204,15 @@ class _CentreNorm(nn.BatchNorm1d):
 
 
 def _hidden(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return nn.Linear(before, after), _CentreNorm(after), nn.ReLU()
+    return nn.Linear(before, after), _CentreNorm(after), nn.ReLU(inplace=True)
 
 
 def _mask_cnn() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1),
         nn.GroupNorm(1, 16),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(16, 16, 3, padding=1),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Conv2d(16, 1, 3, padding=1),
     )
