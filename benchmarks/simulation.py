@@ -1,19 +1,15 @@
 """Seconds to simulate one patch of 43 x 10 x 128 x 128 on one core, over several seeds.
 
-    python benchmarks/simulation.py [SEASONS]
+    OMP_NUM_THREADS=1 python benchmarks/simulation.py [SEASONS]
 
 Prints the time on the wall and of the processor; the latter tells more where others share the machine.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
-
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(variable, "1")
 
 from panoseg.data.simulation import SimulationOptions, simulate_season
 

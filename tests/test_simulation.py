@@ -19,7 +19,7 @@ from panoseg.data.simulation.materials import CORN, MEADOW, RAPESEED, VOID, WHEA
 from panoseg.data.simulation.noise import fractal_noise, smooth_noise
 from panoseg.data.simulation.phenology import Climate, Phenology, first_of_parcel
 from panoseg.data.simulation.regions import REGIONS
-from panoseg.data.simulation.sensor import footprints, shift
+from panoseg.data.simulation.sensor import footprints, interpolate, pool, repeat, shift
 from panoseg.data.simulation.spectra import make_surfaces
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 
@@ -162,13 +162,20 @@ def test_acquisitions_are_as_many_as_asked_within_the_season(count):
     assert season_start(2021) == datetime.date(2020, 9, 1)
 
 
-@pytest.mark.parametrize("resampling", ["nearest", "bilinear"])
 @pytest.mark.parametrize("shape", [(8, 8), (9, 11)])
-def test_footprints_share_out_all_light(resampling, shape):
+def test_footprints_share_out_all_light(shape):
     units_YX = np.random.default_rng(0).integers(0, 5, (shape[0] * 3, shape[1] * 3)).astype(np.int32)
-    seen = footprints(units_YX, 5, resampling)
-    for matrix in (seen.fine_PU, seen.spread_PQ @ seen.coarse_QU):
-        assert np.asarray(matrix.sum(1)).ravel() == pytest.approx(np.ones(shape[0] * shape[1]), abs=1e-5)
+    seen = footprints(units_YX, 5)
+    for matrix, pixels in ((seen.fine_PU, 8 * 8), (seen.coarse_QU, 4 * 4)):
+        assert np.asarray(matrix.sum(1)).ravel() == pytest.approx(np.ones(matrix.shape[0]), abs=1e-5)
+        assert matrix.shape[0] == pixels or shape != (8, 8)
+
+
+def test_coarse_pixels_are_means_of_four_and_come_back_repeated_or_interpolated():
+    values = np.array([[1.0, 3, 5], [5, 7, 9]])
+    assert pool(values).tolist() == [[4, 7]]
+    assert repeat(pool(values), (2, 3)).tolist() == [[4, 4, 7], [4, 4, 7]]
+    assert interpolate(np.array([[0.0, 4, 8]]), (1, 6)).tolist() == [[0, 1, 3, 5, 7, 8]]
 
 
 def test_a_whole_pixel_of_shift_moves_the_image_by_one():

@@ -37,7 +37,7 @@ class Sky:
 def draw_skies(days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator) -> list[Sky]:
     """The weather of each date: a season has its own share of cloudy dates, more of them in winter."""
     low, high = options.cloudy
-    cloudy = low + (high - low) * rng.beta(1.0, 2.0)
+    cloudy = low + (high - low) * rng.beta(1.0, 1.9)
     winter_T = np.exp(-0.5 * ((days_T - 130) / 55.0) ** 2)
     chance_T = cloudy * (0.75 + 0.7 * winter_T)
     snowy = rng.random() < options.snow

@@ -13,6 +13,7 @@ import datetime
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import sparse
 
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
@@ -24,7 +25,7 @@ from panoseg.data.simulation.noise import smooth_noise
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.phenology import Climate, Phenology
 from panoseg.data.simulation.regions import Region
-from panoseg.data.simulation.sensor import COARSE_BANDS, FINE_BANDS, Footprints, add_noise, footprints, shift
+from panoseg.data.simulation.sensor import COARSE_BANDS, FINE_BANDS, RESAMPLINGS, deliver, footprints, pool, repeat, shift
 from panoseg.data.simulation.spectra import Surfaces, make_surfaces
 from panoseg.errors import ConfigError
 
@@ -148,12 +149,13 @@ class _Scene:
     ) -> None:
         self.size, self.days_T = landscape.parcels_HW.shape, days_T
         material_U = landscape.material_U
-        resampling = options.resampling or str(rng.choice(["nearest", "bilinear"]))
-        self.footprints: Footprints = footprints(landscape.units_YX, material_U.size, resampling)
+        self.resampling = options.resampling or str(rng.choice(list(RESAMPLINGS)))
+        self.footprints = footprints(landscape.units_YX, material_U.size)
         phenology = Phenology(material_U, landscape.parcel_U, climate, rng)
         surfaces = make_surfaces(material_U, landscape.parcel_U, region.soil, rng)
         self.effects_TUKC = _effects(phenology, surfaces, days_T, _wetness(days_T, climate, rng))
         self.fields_KHW = _fields(landscape, options.heterogeneity, rng)
+        self.coarse_fields_KHW = pool(self.fields_KHW)
         self.relief_HW = _relief(landscape, options.heterogeneity, rng)
         self.shades_LHW = _shades(landscape)
         snowless_U = np.isin(material_U, [*_TALL, Material.WATER]).astype(np.float32)
@@ -163,17 +165,9 @@ class _Scene:
         """The clear image of a date, float32 [C, H, W]."""
         effects_UKC = self.effects_TUKC[index]
         image_CHW = np.empty((len(PASTIS_BANDS), *self.size), np.float32)
-        for bands, seen, spread in (
-            (FINE_BANDS, self.footprints.fine_PU, None),
-            (COARSE_BANDS, self.footprints.coarse_QU, self.footprints.spread_PQ),
-        ):
-            mixed = seen @ effects_UKC[:, :, bands].reshape(effects_UKC.shape[0], -1)
-            mixed = mixed if spread is None else spread @ mixed
-            mixed_KCHW = mixed.T.reshape(-1, len(bands), *self.size)
-            part_CHW = mixed_KCHW[0].copy()
-            for field_HW, effect_CHW in zip(self.fields_KHW, mixed_KCHW[1:], strict=True):
-                part_CHW += field_HW * effect_CHW
-            image_CHW[list(bands)] = part_CHW
+        image_CHW[list(FINE_BANDS)] = _mixed(self.footprints.fine_PU, effects_UKC[:, :, FINE_BANDS], self.fields_KHW)
+        coarse_CHW = _mixed(self.footprints.coarse_QU, effects_UKC[:, :, COARSE_BANDS], self.coarse_fields_KHW)
+        image_CHW[list(COARSE_BANDS)] = repeat(coarse_CHW, self.size)
         return image_CHW * (self.relief_HW * self._light(index))
 
     def _light(self, index: int) -> np.ndarray:
@@ -183,6 +177,17 @@ class _Scene:
         part = min(pixels - whole, 1.0)
         shade_HW = (1 - part) * self.shades_LHW[whole] + part * self.shades_LHW[whole + 1]
         return 1 - np.float32(_SHADE_DEPTH) * shade_HW.astype(np.float32)
+
+
+def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndarray) -> np.ndarray:
+    """What pixels see of the units, varied by the fields; float32 [C, H, W]."""
+    mixed = seen @ effects_UKC.reshape(effects_UKC.shape[0], -1)
+    mixed_KCHW = np.ascontiguousarray(mixed.T).reshape(*effects_UKC.shape[1:], *fields_KHW.shape[1:])
+    image_CHW = mixed_KCHW[0]
+    for field_HW, effect_CHW in zip(fields_KHW, mixed_KCHW[1:], strict=True):
+        effect_CHW *= field_HW
+        image_CHW += effect_CHW
+    return image_CHW
 
 
 def _effects(phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray) -> np.ndarray:
@@ -294,11 +299,11 @@ def _observe(
     the sky did."""
     day = float(scene.days_T[index])
     image_CHW = scene.image(index)
-    drift_C = 1 + options.noise * (sensor_rng.normal(0, 0.025) + sensor_rng.normal(0, 0.012, len(PASTIS_BANDS)))
-    low_sun = 1 - 0.004 * max(0.0, 40 - sun_elevation(day))
+    drift_C = 1 + options.noise * (sensor_rng.normal(0, 0.03) + sensor_rng.normal(0, 0.012, len(PASTIS_BANDS)))
+    low_sun = 1 - 0.005 * max(0.0, 42 - sun_elevation(day))
     image_CHW *= (drift_C * low_sun).astype(np.float32)[:, None, None]
     if options.registration:
         image_CHW = shift(image_CHW, *(offset + sensor_rng.normal(0, options.registration, 2)).clip(-0.9, 0.9))
     truth_HW[:] = apply_sky(image_CHW, sky, day, scene.snowless_HW, sky_rng)
-    add_noise(image_CHW, options.noise, sensor_rng)
+    deliver(image_CHW, scene.resampling, options.noise, sensor_rng)
     return image_CHW

@@ -24,29 +24,23 @@ _BLUR_10M = 0.1
 
 @dataclass(frozen=True)
 class Footprints:
-    """What pixels see. fine_PU: shares of units in 10 m pixels. coarse_QU: in 20 m pixels. spread_PQ: from 20 m to 10 m."""
+    """What pixels see: shares of units in 10 m pixels and in 20 m pixels."""
 
     fine_PU: sparse.csr_matrix
     coarse_QU: sparse.csr_matrix
-    spread_PQ: sparse.csr_matrix
 
 
-def footprints(units_YX: np.ndarray, units: int, resampling: str) -> Footprints:
-    """The footprints of all pixels. The grid of 20 m covers an odd last row or column by half a pixel more."""
+def footprints(units_YX: np.ndarray, units: int) -> Footprints:
+    """The footprints of all pixels; an odd last row or column of 10 m pixels has 20 m pixels of its own."""
     height, width = units_YX.shape[0] // CELLS, units_YX.shape[1] // CELLS
     cells = units_YX.reshape(height, CELLS, width, CELLS).transpose(0, 2, 1, 3).reshape(height * width, CELLS**2)
     starts = np.arange(height * width + 1) * CELLS**2
     shares = np.full(cells.size, 1 / CELLS**2, np.float32)
     shares_PU = sparse.csr_matrix((shares, cells.ravel(), starts), shape=(height * width, units))
     shares_PU.sum_duplicates()
-    fine_PU = _separable(_blur(height), _blur(width)) @ shares_PU
-    coarse_QU = _separable(_pool(height), _pool(width)) @ fine_PU
-    spread = _repeat if resampling == "nearest" else _interpolate
-    return Footprints(fine_PU.tocsr(), coarse_QU.tocsr(), _separable(spread(height), spread(width)))
-
-
-def _separable(rows: sparse.spmatrix, columns: sparse.spmatrix) -> sparse.csr_matrix:
-    return sparse.kron(rows, columns, format="csr").astype(np.float32)
+    fine_PU = sparse.kron(_blur(height), _blur(width), format="csr").astype(np.float32) @ shares_PU
+    coarse_QU = sparse.kron(_pairs(height), _pairs(width), format="csr").astype(np.float32) @ fine_PU
+    return Footprints(fine_PU.tocsr(), coarse_QU.tocsr())
 
 
 def _blur(length: int) -> sparse.csr_matrix:
@@ -57,24 +51,40 @@ def _blur(length: int) -> sparse.csr_matrix:
     return matrix.tocsr()
 
 
-def _pool(length: int) -> sparse.csr_matrix:
-    repeat = _repeat(length)
+def _pairs(length: int) -> sparse.csr_matrix:
+    """The mean of each two pixels."""
+    rows = np.arange(length)
+    repeat = sparse.csr_matrix((np.ones(length), (rows, rows // 2)), shape=(length, (length + 1) // 2))
     return sparse.diags(1 / np.asarray(repeat.sum(0)).ravel()) @ repeat.T
 
 
-def _repeat(length: int) -> sparse.csr_matrix:
-    rows = np.arange(length)
-    return sparse.csr_matrix((np.ones(length), (rows, rows // 2)), shape=(length, (length + 1) // 2))
+def pool(values: np.ndarray) -> np.ndarray:
+    """The mean of each 2 x 2 pixels over the last two axes; an odd last row or column counts twice."""
+    height, width = values.shape[-2:]
+    if height % 2 or width % 2:
+        values = np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge")
+    halved = values[..., 0::2, :] + values[..., 1::2, :]
+    return 0.25 * (halved[..., 0::2] + halved[..., 1::2])
 
 
-def _interpolate(length: int) -> sparse.csr_matrix:
-    """Linear interpolation between centres of 20 m pixels: a 10 m centre lies a quarter of the way to the next."""
-    coarse = (length + 1) // 2
-    rows = np.arange(length)
-    near = rows // 2
-    far = np.clip(near + np.where(rows % 2, 1, -1), 0, coarse - 1)
-    weights = np.concatenate([np.full(length, 0.75), np.full(length, 0.25)])
-    return sparse.csr_matrix((weights, (np.tile(rows, 2), np.concatenate([near, far]))), shape=(length, coarse))
+def repeat(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """20 m pixels repeated to ``size`` pixels of 10 m."""
+    return coarse.repeat(2, -2).repeat(2, -1)[..., : size[0], : size[1]]
+
+
+def interpolate(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """20 m pixels interpolated bilinearly to ``size`` pixels of 10 m, whose centres lie a quarter of the way to the next."""
+    for axis in (-2, -1):
+        near = np.moveaxis(coarse, axis, -1)
+        padded = np.concatenate([near[..., :1], near, near[..., -1:]], axis=-1)
+        fine = np.empty((*near.shape[:-1], 2 * near.shape[-1]), near.dtype)
+        fine[..., 0::2] = 0.75 * near + 0.25 * padded[..., :-2]
+        fine[..., 1::2] = 0.75 * near + 0.25 * padded[..., 2:]
+        coarse = np.moveaxis(fine, -1, axis)
+    return coarse[..., : size[0], : size[1]]
+
+
+RESAMPLINGS = {"nearest": repeat, "bilinear": interpolate}
 
 
 def shift(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
@@ -90,9 +100,18 @@ def shift(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
     return image_CHW
 
 
-def add_noise(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> None:
-    """Photon and readout noise of each pixel, in place: a few parts in a thousand of the signal and some counts."""
-    if factor:
-        noise = rng.standard_normal(image_CHW.shape, dtype=np.float32)
-        noise *= factor * (10 + 0.014 * np.abs(image_CHW))
-        image_CHW += noise
+def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random.Generator) -> None:
+    """What the instrument makes of the light, in place: 20 m bands are averaged, noise is added, and 10 m made of 20 m
+    again."""
+    fine, coarse = list(FINE_BANDS), list(COARSE_BANDS)
+    image_CHW[fine] = _noisy(image_CHW[fine], noise, rng)
+    image_CHW[coarse] = RESAMPLINGS[resampling](_noisy(pool(image_CHW[coarse]), noise, rng), image_CHW.shape[1:])
+
+
+def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
+    """Photon and readout noise of each pixel: some parts in a thousand of the signal and some counts."""
+    if not factor:
+        return image_CHW
+    noise = rng.standard_normal(image_CHW.shape, dtype=np.float32)
+    noise *= factor * (10 + 0.014 * np.abs(image_CHW))
+    return image_CHW + noise
