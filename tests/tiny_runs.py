@@ -5,14 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from small_pastis import write_small_pastis
 
 from panoseg.models.config import PapsConfig, UtaeConfig
+from small_pastis import write_small_pastis
 
 UTAE = UtaeConfig(encoder_widths=(16, 16), decoder_widths=(8, 16), head_widths=(8,), heads=4, d_model=16, key_width=2)
 PAPS = PapsConfig(backbone=UTAE, shape_size=4)
 
-_NETWORK = ("--{}encoder-widths 16 16 --{}decoder-widths 8 16 --{}head-widths 8 --{}heads 4 --{}d-model 16 --{}key-width 2").split()
+_WIDTHS = {
+    "encoder-widths": "16 16",
+    "decoder-widths": "8 16",
+    "head-widths": "8",
+    "heads": "4",
+    "d-model": "16",
+    "key-width": "2",
+}
 _COMMON = ["--workers", "0", "--accelerator", "cpu", "--batch-size", "2", "--log-every", "1"]
 
 
@@ -33,7 +40,7 @@ def write_tiny_dataset(folder: Path, patches: int = 10) -> Path:
 def tiny_options(experiment: str) -> list[str]:
     """Options that make an experiment small."""
     prefix = "model.backbone." if "paps" in experiment else "model."
-    options = [word.format(prefix) for word in _NETWORK] + _COMMON
+    options = [word for name, value in _WIDTHS.items() for word in (f"--{prefix}{name}", *value.split())] + _COMMON
     if experiment.startswith("simulated"):
         options += ["--data.augmentation.crop", "16"]
     return options

@@ -6,9 +6,8 @@ step) and the random generators, one set a process. The learning rate is a funct
 
 from __future__ import annotations
 
-import pickle
 import random
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,15 +95,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
     )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"{path} is missing", expected, fix) from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path} cannot be read: {str(error).splitlines()[0][:120]}", expected, fix) from error
+    except OSError as error:
+        raise WeightsError(f"{path}: {error.strerror or error}", expected, fix) from error
+    except Exception as error:  # a damaged or hostile pickle can fail in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise WeightsError(f"{path} is damaged or holds more than numbers ({reason})", expected, fix) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise WeightsError(f"{path} is a file of another kind", expected, fix)
-    known = {entry.name for entry in fields(Progress)}
-    progress = Progress(**{name: value for name, value in content["progress"].items() if name in known})
-    return Checkpoint(content["model"], content["optimiser"], progress, content["random_states"])
+    return Checkpoint(content["model"], content["optimiser"], Progress(**content["progress"]), content["random_states"])
 
 
 def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -116,9 +116,11 @@ class TrainConfig:
         _at_least(self, 0, "threads", "checkpoint_minutes")
         if self.devices < 1 and self.devices != -1:
             raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
-        if self.task == "semantic" and self.heatmap_only_epochs:
+        if self.task == "semantic" and (self.heatmap_only_epochs or self.loss != PapsLossConfig()):
             raise ConfigError(
-                "heatmap_only_epochs with a semantic model", "0", "leave the option out, or train a panoptic model"
+                "heatmap_only_epochs or loss, options of a panoptic model, with a semantic one",
+                "their defaults",
+                "leave them out, or train a panoptic model",
             )
 
     @property

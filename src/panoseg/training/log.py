@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
@@ -62,8 +63,10 @@ class RunLog:
         """A number for TensorBoard alone, such as a speed, which differs from run to run."""
         self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
-        """Flush and close both files."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._file.close()
         self._events.close()
 

@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,14 +115,13 @@ class Training:
         position = (progress.log_size, progress.total_steps) if progress.log_size else None
         columns = (*self.task.loss_names, *self.task.metric_names)
         self.log = RunLog(self.folder, columns, position) if self.fabric.is_global_zero else None
-        while progress.epoch < self.config.epochs:
-            self._train_epoch()
-            if self.config.validates(progress.epoch + 1):
-                self._validate()
-            progress.epoch, progress.step = progress.epoch + 1, 0
-            self._checkpoint()
-        if self.log:
-            self.log.close()
+        with self.log or nullcontext():
+            while progress.epoch < self.config.epochs:
+                self._train_epoch()
+                if self.config.validates(progress.epoch + 1):
+                    self._validate()
+                progress.epoch, progress.step = progress.epoch + 1, 0
+                self._checkpoint()
 
     def _train_epoch(self) -> None:
         progress, means = self.progress, RunningMean()

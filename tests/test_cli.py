@@ -1,0 +1,157 @@
+"""The command line: help without heavy imports, and mistakes that end in one line, code 2 and nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from panoseg.cli import COMMANDS, main
+from panoseg.models.build import build_model
+from panoseg.training.checkpoint import Progress, random_state, save_checkpoint
+from panoseg.training.config import RunConfig, TrainConfig, to_json
+from tiny_runs import PAPS, UTAE, tiny_options, write_tiny_dataset
+
+_HEAVY = ("torch", "lightning", "xarray", "geopandas", "matplotlib", "scipy", "rasterio")
+
+_HELP = """
+import sys
+from panoseg.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print("heavy:", [name for name in {heavy} if name in sys.modules])
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], *([name] for name in COMMANDS), ["train", "pastis-utae-paps"], ["weights", "import"]],
+    ids=lambda words: "-".join(words) or "panoseg",
+)
+def test_help_is_light_and_has_an_example(words):
+    code = _HELP.format(heavy=_HEAVY)
+    done = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "example: panoseg" in " ".join(done.stdout.split())
+    assert done.stdout.endswith("heavy: []\n")
+
+
+def test_usage_names_every_command(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in COMMANDS)
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == "0.1.0"
+
+
+def refused(capsys, arguments: list[str], *words: str) -> None:
+    """The command ends with code 2 and one line on standard error that holds ``words``."""
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    assert error.startswith("panoseg")
+    assert all(word in error for word in words), error
+
+
+def train_arguments(data, out, *options: str) -> list[str]:
+    experiment = "pastis-utae-paps"
+    return ["train", experiment, "--data", str(data), "--out", str(out), *tiny_options(experiment), "--epochs", "1", *options]
+
+
+def test_unknown_commands_and_experiments(capsys, tmp_path):
+    refused(capsys, ["trian"], "'trian'", "train")
+    refused(capsys, ["weights", "export"], "import")
+    refused(capsys, ["train", "pastis-utea", "--data", "x", "--out", "y"], "pastis-utae-paps", "did you mean pastis-utae?")
+    refused(capsys, ["train", "--data", "x"], "--data", "--resume")
+    refused(capsys, ["test", "--data", "x"], "neither a run nor weights")
+    refused(capsys, ["test", "run", "--weights", "w", "--data", "x"], "a run and weights")
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("metadata.geojson", ["metadata.geojson"]),
+        ("NORM_S2_patch.json", ["NORM_S2_patch.json"]),
+        ("DATA_S2/S2_10.npy", ["S2_10.npy"]),
+        ("ANNOTATIONS/TARGET_14.npy", ["TARGET_14.npy"]),
+    ],
+)
+def test_damaged_datasets_leave_nothing_behind(capsys, tmp_path, broken, words):
+    data = write_tiny_dataset(tmp_path / "data")
+    (data / broken).write_bytes((data / broken).read_bytes()[:50])
+    refused(capsys, train_arguments(data, tmp_path / "run"), *words)
+    (data / broken).unlink()
+    refused(capsys, train_arguments(data, tmp_path / "run"), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_found_in_the_first_epoch_leaves_nothing_behind(capsys, tmp_path):
+    """Patch 15 is of a training fold, but not its first patch."""
+    data = write_tiny_dataset(tmp_path / "data")
+    (data / "DATA_S2" / "S2_15.npy").write_bytes(b"")
+    refused(capsys, train_arguments(data, tmp_path / "run"), "S2_15.npy")
+    assert not (tmp_path / "run").exists()
+
+
+def test_impossible_options(capsys, data, tmp_path):
+    out = tmp_path / "run"
+    refused(capsys, train_arguments(data, out, "--batch-size", "0"), "batch_size 0", "--batch-size")
+    refused(capsys, train_arguments(data, out, "--data.reference-date", "autumn"), "autumn", "YYYY-MM-DD")
+    refused(capsys, train_arguments(data, out, "--data.augmentation.crop", "17"), "crop 17")
+    refused(capsys, train_arguments(data, out, "--model.backbone.heads", "3"), "heads 3")
+    assert not out.exists()
+
+
+def test_an_output_folder_in_use_is_left_alone(capsys, data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    refused(capsys, train_arguments(data, tmp_path / "run"), "thesis.tex", "new or empty folder")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+    (tmp_path / "file").write_text("")
+    refused(capsys, train_arguments(data, tmp_path / "file"), "file")
+    refused(capsys, train_arguments(data, tmp_path / "file" / "run"), "file")
+
+
+def test_resuming_what_is_no_run(capsys, tmp_path):
+    refused(capsys, ["train", "--resume", str(tmp_path / "none")], "config.json")
+    (tmp_path / "config.json").write_text("{")
+    refused(capsys, ["train", "--resume", str(tmp_path)], "not JSON")
+    (tmp_path / "config.json").write_text('{"experiment": "x"}')
+    refused(capsys, ["train", "--resume", str(tmp_path)], "data_folder")
+    (tmp_path / "folds.json").write_text("[]")
+    refused(capsys, ["train", "--resume", str(tmp_path)], "folds.json")
+
+
+def test_resuming_another_models_checkpoint(capsys, data, tmp_path):
+    config = TrainConfig(model=UTAE, workers=0, accelerator="cpu")
+    (tmp_path / "config.json").write_text(json.dumps(to_json(RunConfig("x", str(data), 1, config))))
+    save_checkpoint(tmp_path / "last.ckpt", build_model(PAPS).state_dict(), {}, Progress(), [random_state()])
+    before = (tmp_path / "last.ckpt").read_bytes()
+    refused(capsys, ["train", "--resume", str(tmp_path)], "last.ckpt", "another model", "missing", "unexpected")
+    assert (tmp_path / "last.ckpt").read_bytes() == before
+
+
+def test_weights_that_are_none(capsys, data, tmp_path):
+    out = ["--out", str(tmp_path / "out")]
+    refused(capsys, ["test", "--weights", str(tmp_path / "none"), "--data", str(data), *out], "no weights")
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "card.json").write_text("{}")
+    refused(capsys, ["test", "--weights", str(tmp_path / "w"), "--data", str(data), *out], "card.json")
+    (tmp_path / "a" / "Fold_1").mkdir(parents=True)
+    (tmp_path / "a" / "conf.json").write_text("{}")
+    torch.save({"state_dict": print}, tmp_path / "a" / "Fold_1" / "model.pth.tar")
+    refused(capsys, ["test", "--weights", str(tmp_path / "a"), "--data", str(data), *out], "model.pth.tar", "more than numbers")
+    assert not (tmp_path / "out").exists()

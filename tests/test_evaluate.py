@@ -1,0 +1,181 @@
+"""Scoring runs, our weights and the authors' folders; importing them; pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from panoseg.classes import PASTIS
+from panoseg.cli import main
+from panoseg.models.build import build_model
+from panoseg.models.weights import load_weights, save_weights
+from panoseg.panoptic.panoptic import Panoptic
+from panoseg.training.config import TrainConfig
+from panoseg.training.pictures import Comparison, clearest, draw_comparison, true_colour, zoomed
+from panoseg.training.run import start
+from tiny_runs import PAPS, UTAE, write_tiny_dataset
+
+CONFIG = TrainConfig(model=PAPS, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False)
+QUICK = ["--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    """A run of one step, whose weights then let every pixel pass, so that it finds something."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    start("tiny", replace(CONFIG, model=replace(PAPS, min_confidence=0.0, mask_threshold=0.0)), data, 1, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def authors(tmp_path_factory):
+    """A folder as the published programs write it, of five networks of random numbers."""
+    folder = tmp_path_factory.mktemp("authors")
+    options = {
+        "backbone": "utae",
+        "shape_size": 4,
+        "encoder_widths": [16, 16],
+        "decoder_widths": [8, 16],
+        "out_conv": [8, 20],
+        "n_head": 4,
+        "d_model": 16,
+        "d_k": 2,
+        "ref_date": "2018-09-01",
+    }
+    (folder / "conf.json").write_text(json.dumps(options))
+    for fold in range(1, 6):
+        torch.manual_seed(fold)
+        (folder / f"Fold_{fold}").mkdir()
+        torch.save({"epoch": 90, "state_dict": build_model(PAPS).state_dict()}, folder / f"Fold_{fold}" / "model.pth.tar")
+    return folder
+
+
+def test_the_score_of_a_run_is_the_one_that_training_reported(run, data, capsys):
+    assert main(["test", str(run), "--data", str(data), *QUICK]) == 0
+    after, before = (json.loads((folder / "metrics.json").read_text()) for folder in (run / "test", run))
+    assert after["test"] == before["test"]
+    assert after["details"] == before["details"]
+    assert (after["fold"], after["folds"], after["patches"]) == (1, [5], 2)
+    assert (run / "test" / "metrics.md").read_text().splitlines()[0].startswith("| class")
+    assert "corn" in capsys.readouterr().out
+
+
+def test_a_second_test_does_not_overwrite_the_first(run, data, tmp_path, capsys):
+    command = ["test", str(run), "--data", str(data), "--out", str(tmp_path / "test"), *QUICK]
+    assert main(command) == 0
+    assert main(command) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_fold_and_every_patch_choose_what_is_scored(run, data, tmp_path):
+    assert main(["test", str(run), "--data", str(data), "--fold", "2", "--out", str(tmp_path / "a"), *QUICK]) == 0
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["folds"] == [1]
+    assert main(["test", str(run), "--data", str(data), "--every-patch", "--out", str(tmp_path / "b"), *QUICK]) == 0
+    assert json.loads((tmp_path / "b" / "metrics.json").read_text())["patches"] == 10
+
+
+def test_normalisation_changes_what_is_seen(run, data, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("panoseg.training.evaluate.score", lambda weights, split, fabric: seen.append(split) or 1 / 0)
+    for policy in ("train", "published"):
+        with pytest.raises(ZeroDivisionError):
+            main(["test", str(run), "--data", str(data), "--normalisation", policy, "--out", str(tmp_path / policy), *QUICK])
+    assert [split.normalisation.mean[0] for split in seen] == [2000.0, 5000.0]
+
+
+def test_the_authors_folder_is_scored_fold_by_fold(authors, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["test", "--weights", str(authors), "--data", str(data), *QUICK]) == 0
+    out = tmp_path / f"test-{authors.name}"
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "metrics.md", *(f"fold_{fold}" for fold in range(1, 6))}
+    assert set(json.loads((out / "metrics.json").read_text())["mean"]) == {"SQ", "RQ", "PQ", "PQ_any_class"}
+    assert "| deviation" in capsys.readouterr().out
+
+
+def test_imported_weights_are_the_authors_and_score_alike(authors, data, tmp_path):
+    assert main(["weights", "import", str(authors), str(tmp_path / "ours"), "--data", str(data)]) == 0
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == [f"fold_{fold}" for fold in range(1, 6)]
+    weights = load_weights(tmp_path / "ours" / "fold_2")
+    state = torch.load(authors / "Fold_2" / "model.pth.tar", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, weights.state[name]) for name, value in state.items())
+    assert weights.card.normalisation.mean[0] == 3000.0
+    for source in (authors, tmp_path / "ours"):
+        out = tmp_path / f"test-{source.name}"
+        assert main(["test", "--weights", str(source), "--data", str(data), "--fold", "2", "--out", str(out), *QUICK]) == 0
+    first, second = (json.loads((tmp_path / f"test-{name}" / "metrics.json").read_text()) for name in (authors.name, "ours"))
+    assert first == second
+
+
+def test_one_fold_is_imported_into_the_folder_itself(authors, data, tmp_path):
+    assert main(["weights", "import", str(authors), str(tmp_path / "ours"), "--data", str(data), "--fold", "4"]) == 0
+    assert sorted(path.name for path in (tmp_path / "ours").iterdir()) == ["card.json", "model.safetensors"]
+
+
+def test_import_says_what_is_missing_and_writes_nothing(authors, data, tmp_path, capsys):
+    assert main(["weights", "import", str(authors), str(tmp_path / "ours")]) == 2
+    assert "--data" in capsys.readouterr().err
+    (authors / "Fold_5" / "model.pth.tar").rename(authors / "Fold_5" / "away")
+    assert main(["weights", "import", str(authors), str(tmp_path / "ours"), "--data", str(data)]) == 2
+    (authors / "Fold_5" / "away").rename(authors / "Fold_5" / "model.pth.tar")
+    assert "Fold_5" in capsys.readouterr().err
+    assert not (tmp_path / "ours").exists()
+
+
+def test_weights_without_a_fold_want_one(run, data, tmp_path, capsys):
+    weights = load_weights(run / "weights")
+    save_weights(tmp_path / "w", replace(weights, card=replace(weights.card, provenance={})))
+    assert main(["test", "--weights", str(tmp_path / "w"), "--data", str(data), "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert "--every-patch" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_show_draws_any_patch(run, data, tmp_path, capsys):
+    assert main(["show", str(run), "--data", str(data), "--patch", "12", "--out", str(tmp_path / "figure.png")]) == 0
+    with Image.open(tmp_path / "figure.png") as picture:
+        assert picture.size == (1440, 588)
+    assert main(["show", str(run), "--data", str(data), "--patch", "1", "--out", str(tmp_path / "other.png")]) == 2
+    assert "no patch '1'" in capsys.readouterr().err
+    assert not (tmp_path / "other.png").exists()
+
+
+def test_semantic_weights_are_scored_and_shown(data, tmp_path):
+    start("tiny", replace(CONFIG, model=UTAE), data, 1, tmp_path / "run")
+    assert main(["test", str(tmp_path / "run"), "--data", str(data), *QUICK]) == 0
+    assert set(json.loads((tmp_path / "run" / "test" / "metrics.json").read_text())["test"]) == {"OA", "mIoU"}
+    assert main(["show", str(tmp_path / "run"), "--data", str(data), "--patch", "12", "--out", str(tmp_path / "a.png")]) == 0
+
+
+def test_clearest_date_by_hand():
+    images = np.zeros((4, 10, 2, 2), np.int16)
+    images[0, 0], images[1, 0], images[2, 0] = 4000, 300, 500
+    assert clearest(images) == 1
+
+
+def test_true_colour_takes_red_green_blue():
+    image = np.zeros((10, 4, 4), np.int16)
+    image[2] = 1000
+    assert true_colour(image)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_zoom_keeps_segments():
+    picture = zoomed(Panoptic.from_maps(np.array([[0, 1], [2, 2], [2, 2]]), {1: 3, 2: 4}, PASTIS), 3)
+    assert picture.segment_HW.shape == (9, 6)
+    assert picture.segments.areas.tolist() == [9, 36]
+
+
+def test_empty_pictures_can_be_drawn(tmp_path):
+    nothing = Panoptic.empty(8, 8)
+    draw_comparison(
+        Comparison("1", np.zeros((8, 8, 3), np.uint8), 0, nothing, nothing), PASTIS, "2018-09-01", tmp_path / "a.png"
+    )
+    assert (tmp_path / "a.png").exists()

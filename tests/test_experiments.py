@@ -1,0 +1,155 @@
+"""Every named experiment, from the command line to scores, on ten patches of 16 x 16."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from panoseg.cli import main
+from panoseg.data.pastis import FOLDS
+from panoseg.errors import ConfigError, DatasetError
+from panoseg.models.build import build_model
+from panoseg.models.weights import load_weights
+from panoseg.training.experiments import EXPERIMENTS, experiment
+from panoseg.training.folds import resume
+from panoseg.training.log import read_log
+from panoseg.training.means import mean_of_folds
+from panoseg.training.run import read_run
+from tiny_runs import tiny_options, write_tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """Drawing takes longer than such trainings; one test draws."""
+    for name in ("draw_curves", "draw_predictions"):
+        monkeypatch.setattr(f"panoseg.training.run.{name}", lambda *_: None)
+
+
+def train(name: str, data, out, *options: str) -> int:
+    return main(["train", name, "--data", str(data), "--out", str(out), *tiny_options(name), *options])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_to_its_scores(name, data, tmp_path):
+    run = tmp_path / "run"
+    assert train(name, data, run, "--epochs", "2", "--fold", "3", "--max-steps-per-epoch", "1") == 0
+    assert {path.name for path in run.iterdir()} >= {
+        "config.json",
+        "log.csv",
+        "tensorboard",
+        "weights",
+        "metrics.json",
+        "last.ckpt",
+    }
+    resolved = read_run(run)
+    assert (resolved.experiment, resolved.fold, resolved.train.epochs) == (name, 3, 2)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics["test"]) == ({"SQ", "RQ", "PQ", "PQ_any_class"} if "paps" in name else {"OA", "mIoU"})
+    card = load_weights(run / "weights").card
+    assert card.provenance["experiment"] == name
+    assert card.trained_on == "data, folds 3, 4, 5"
+    assert [row["split"] for row in read_log(run / "log.csv")].count("train") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("pastis-utae", 1_087_260), ("pastis-utae-paps", 1_259_673)],
+)
+def test_published_sizes(name, parameters):
+    model = build_model(EXPERIMENTS[name].config.model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_published_settings():
+    semantic, panoptic = (EXPERIMENTS[name].config for name in ("pastis-utae", "pastis-utae-paps"))
+    for config, rate in ((semantic, 0.001), (panoptic, 0.01)):
+        assert (config.epochs, config.batch_size, config.seed, config.initialisation) == (100, 4, 1, "published")
+        assert (config.optimiser.learning_rate, config.optimiser.weight_decay, config.optimiser.gradient_clip) == (rate, 0, 0)
+        assert not config.data.augmentation.changes_geometry
+        assert not config.data.augmentation.changes_dates
+    assert (semantic.optimiser.schedule, panoptic.optimiser.schedule) == ("constant", "milestones")
+    assert (panoptic.optimiser.milestones, panoptic.optimiser.factor) == ((60, 80), 0.3)
+    assert (panoptic.heatmap_only_epochs, panoptic.tune_threshold) == (5, True)
+
+
+def test_rows_differ_from_their_base_in_what_their_name_says():
+    models = {name: entry.config.model for name, entry in EXPERIMENTS.items()}
+    assert models["pastis-utae-mean-attention"].aggregation == "att_mean"
+    assert models["pastis-utae-skip-mean"].aggregation == "mean"
+    assert models["pastis-utae-batch-norm"].encoder_norm == "batch"
+    assert models["pastis-utae-paps-shape24"].shape_size == 24
+    assert models["pastis-utae-paps-no-mask-conv"].mask_convolution is False
+    assert EXPERIMENTS["pastis-utae-single-date"].config.data.single_date == "2019-08-01"
+
+
+def test_options_reach_the_run(data, tmp_path):
+    run = tmp_path / "run"
+    assert (
+        train("pastis-utae-paps", data, run, "--epochs", "1", "--model.shape-size", "6", "--optimiser.learning-rate", "0.5")
+        == 0
+    )
+    config = read_run(run).train
+    assert (config.model.shape_size, config.optimiser.learning_rate, config.optimiser.schedule) == (6, 0.5, "milestones")
+
+
+def test_a_run_draws_its_curves_and_predictions(data, tmp_path, monkeypatch):
+    monkeypatch.undo()
+    assert train("pastis-utae-paps", data, tmp_path / "run", "--epochs", "2", "--heatmap-only-epochs", "1") == 0
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"curves.png", "patch-14.png", "patch-19.png"}
+
+
+def test_all_folds_and_their_mean(data, tmp_path, capsys):
+    out = tmp_path / "all"
+    assert train("pastis-utae", data, out, "--epochs", "1", "--max-steps-per-epoch", "1", "--fold", "all") == 0
+    scores = {fold: json.loads((out / f"fold_{fold}" / "metrics.json").read_text())["test"] for fold in FOLDS}
+    whole = json.loads((out / "metrics.json").read_text())
+    assert whole["mean"]["mIoU"] == pytest.approx(sum(row["mIoU"] for row in scores.values()) / 5)
+    assert "| mean " in capsys.readouterr().out
+    assert "| deviation " in (out / "metrics.md").read_text()
+    # A run of all folds that stopped trains what is missing, and that alone.
+    (out / "fold_4" / "metrics.json").unlink()
+    before = (out / "fold_1" / "metrics.json").stat().st_mtime_ns
+    resume(out)
+    assert json.loads((out / "fold_4" / "metrics.json").read_text())["test"] == scores[4]
+    assert (out / "fold_1" / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_there_is_no_mean_of_four_folds():
+    with pytest.raises(DatasetError, match="fold 3"):
+        mean_of_folds({fold: {"PQ": 1.0} for fold in (1, 2, 4, 5)})
+
+
+def test_all_folds_need_all_folds(tmp_path, capsys):
+    data = write_tiny_dataset(tmp_path / "data", patches=4)
+    assert train("pastis-utae", data, tmp_path / "run", "--fold", "all") == 2
+    assert "fold" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_mean_and_deviation_by_hand():
+    table, numbers = mean_of_folds({fold: {"PQ": value} for fold, value in zip(FOLDS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True)})
+    assert numbers["mean"] == {"PQ": 3.0}
+    assert numbers["deviation"]["PQ"] == pytest.approx(2.5**0.5)
+    assert table.splitlines()[-2:] == ["| mean      | 3.0 |", "| deviation | 1.6 |"]
+
+
+def test_a_wrong_name_lists_the_right_ones():
+    with pytest.raises(ConfigError) as error:
+        experiment("pastis-utae-pap")
+    assert all(name in str(error.value) for name in EXPERIMENTS)
+    assert "did you mean pastis-utae-paps?" in str(error.value)
+
+
+def test_list_of_experiments(capsys):
+    assert main(["experiments"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(EXPERIMENTS)
+    column = lines[0].index("published")
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines)
+    assert next(line for line in lines if line.startswith("pastis-utae-paps "))[column:].startswith("SQ 81.5, RQ 53.2, PQ 43.8")
