@@ -24,9 +24,9 @@ def run(
 ) -> None:
     """Write simulated Sentinel-2 seasons as a dataset in PASTIS's own layout, or one season as a cube.
 
-    Examples:
-        panoseg simulate DIR --patches 100 --size 128 --seed 0
-        panoseg simulate DIR --cube --size 512 --region bocage
+    example: panoseg simulate DIR --patches 100 --size 128 --seed 0
+
+    example: panoseg simulate DIR --cube --size 512 --region bocage
 
     Run again with the same options to complete an interrupted dataset, or with more patches to enlarge it.
 

@@ -31,6 +31,7 @@ def run(
     folds, are scored fold by fold, and their mean with it.
 
     example: panoseg test run --data PASTIS
+
     example: panoseg test --weights FOLDER --data PASTIS
 
     Args:
