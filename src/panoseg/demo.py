@@ -8,22 +8,22 @@ from panoseg.data.simulation.cube import write_cube
 from panoseg.files import new_folder
 from panoseg.maps.mapping import MapResult, map_cube
 from panoseg.maps.options import MapOptions
-from panoseg.models.weights import Weights
+from panoseg.models.weights import Weights, default_weights, load_weights
 
-# Far from the seeds of training, which count up from 0.
-FIRST_SEED = 1_000_000
+# Seeds of training count up from 0 and stay far below.
+_FIRST_SEED = 1_000_000
 
 
-def run_demo(out: Path | str, size: int = 256, seed: int = 0, weights: Weights | Path | None = None) -> MapResult:
+def run_demo(out: Path | str, size: int = 256, seed: int = 0, weights: Weights | Path | str | None = None) -> MapResult:
     """Simulate ``size`` x ``size`` pixels, map them, and compare with the true parcels in the report.
 
-    out: a new or empty folder; gets ``season`` (cube.nc and parcels.gpkg, the truth) and ``map``. seed: which landscape.
-    weights: None for those in the package. Raises ``PanosegError`` of all kinds.
+    out: a new or empty folder; gets ``season`` (cube.nc, and parcels.gpkg, the truth) and ``map``. seed: which landscape.
+    weights: None for those in the package. Raises ``PanosegError`` of all kinds, for missing weights before anything else.
     """
-    from panoseg.models.weights import default_weights
-
-    loaded = default_weights() if weights is None else weights
-    del loaded
+    if weights is None:
+        default_weights()
+    elif not isinstance(weights, Weights):
+        weights = load_weights(weights)
     out = new_folder(out)
-    season = write_cube(out / "season", (size, size), FIRST_SEED + seed)
+    season = write_cube(out / "season", (size, size), _FIRST_SEED + seed)
     return map_cube(season / "cube.nc", weights, out / "map", MapOptions(year=2019), truth=season / "parcels.gpkg")

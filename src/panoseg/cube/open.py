@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import xarray as xr
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from panoseg.cube.scenes import cube_of_scenes
 from panoseg.errors import CubeError
@@ -19,7 +19,7 @@ _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _CHUNKS = {"time": 8, "y": 512, "x": 512}
 
 
-_DAMAGE = (OSError, RuntimeError, ValueError)
+_DAMAGE = (OSError, RuntimeError, ValueError, RasterioError)
 # Metadata that was tampered with breaks the decoders in ways of its own.
 _DAMAGED_METADATA = (*_DAMAGE, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RecursionError)
 

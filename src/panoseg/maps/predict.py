@@ -152,7 +152,7 @@ def _save_block(work: Path, number: int, pictures: Sequence[Panoptic], data_HW: 
 def _load_block(work: Path, number: int, block: Block) -> tuple[list[Panoptic], np.ndarray] | None:
     """The pictures of a finished block and where it has data; None where it is not finished, or its file is damaged."""
     try:
-        with np.load(_block_path(work, number)) as saved:
+        with _block_path(work, number).open("rb") as file, np.load(file) as saved:
             ends = np.cumsum(saved["counts"])[:-1]
             columns = [np.split(saved[field.name], ends) for field in fields(Segments)]
             pictures = [

@@ -1,0 +1,178 @@
+"""The report: one page, nothing from elsewhere, nothing unescaped, its numbers right."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+import shapely
+from affine import Affine
+
+from cubes import DATES, make_cube
+from mapping_weights import tiny_weights
+from panoseg.classes import PASTIS, ClassTable, SegmentClass
+from panoseg.cube.check import check_cube
+from panoseg.cube.season import Season, choose_season
+from panoseg.data.samples import PASTIS_BANDS
+from panoseg.maps.compare import compare_parcels
+from panoseg.maps.figures import clearest_date, example_parcels, ndvi_curve, svg_paths, true_colour
+from panoseg.maps.options import MapOptions
+from panoseg.maps.parcels import parcels_of
+from panoseg.maps.report import ReportContent, _scale_bar, render_report
+from panoseg.panoptic.panoptic import Panoptic
+
+HOSTILE = '</title><script>alert("x")</script>&\'"{{ 7 * 7 }}'
+
+
+def content(table: ClassTable = PASTIS, truth: bool = False, empty: bool = False, **changes) -> ReportContent:
+    cube = check_cube(make_cube(scl=True), PASTIS_BANDS)
+    season = choose_season(cube)
+    cube = cube.isel(time=season.index_T)
+    segment_HW = np.kron(np.array([[0, 4], [7, 9]]), np.ones((16, 16), int))
+    picture = Panoptic.empty(32, 32) if empty else Panoptic.from_maps(segment_HW, {0: 0, 4: 1, 7: 2, 9: 2}, table)
+    grid = cube.odc.geobox
+    parcels = parcels_of(picture, grid.affine, grid.crs.to_wkt(), table)
+    values = {
+        "title": "a season",
+        "source": Path("season.nc"),
+        "cube": cube,
+        "season": season,
+        "parcels": parcels,
+        "card": tiny_weights().card,
+        "weights": "weights",
+        "options": MapOptions(),
+        "notes": (),
+    }
+    if truth:
+        values |= {"truth": parcels.iloc[1:], "comparison": compare_parcels(parcels, parcels.iloc[1:])}
+    card = values["card"]
+    object.__setattr__(card, "classes", table)
+    return ReportContent(**(values | changes))
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_needs_nothing_else():
+    page = Page(render_report(content(truth=True)))
+    assert not any(tag in ("script", "link", "iframe", "img") for tag, _ in page.tags)
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/jpeg;base64,"))
+    assert "http" not in re.sub(r"data:image[^\"]*", "", page.text)
+
+
+def test_the_page_shows_every_parcel_class_and_date():
+    page = Page(render_report(content()))
+    paths = [attributes for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "parcel"]
+    assert [attributes["fill"] for attributes in paths] == [PASTIS[1].colour, PASTIS[2].colour, PASTIS[2].colour]
+    assert all(re.fullmatch(r"(M[\d. L-]+Z)+", attributes["d"]) for attributes in paths)
+    assert "meadow" in page.text
+    assert sum(attributes.get("class") == "bar" for _, attributes in page.tags) == len(DATES)
+    assert sum(attributes.get("class") == "clear" for _, attributes in page.tags) == 3 * len(DATES)
+
+
+def test_numbers_of_the_classes():
+    text = Page(render_report(content())).text
+    wheat = text[text.index("soft winter wheat", text.index("mean confidence", text.index("By class"))) :]
+    assert re.match(r"soft winter wheat\s*2\s*5\.1\s*66\.7 %", wheat)
+
+
+def test_hostile_names_are_only_text():
+    table = ClassTable(
+        HOSTILE,
+        (SegmentClass(0, "land", "#000000", "stuff"), *(SegmentClass(i, f"{i}{HOSTILE}", "#ff0000", "thing") for i in (1, 2))),
+    )
+    card = tiny_weights().card
+    object.__setattr__(card, "trained_on", HOSTILE)
+    object.__setattr__(card, "provenance", {HOSTILE: HOSTILE})
+    page = render_report(content(table, truth=True, title=HOSTILE, weights=HOSTILE, notes=(HOSTILE,)))
+    assert "<script" not in page
+    assert "49" not in Page(page).text.split("Where this comes from")[0].split("The map")[0]
+    assert HOSTILE in Page(page).text
+
+
+def test_an_empty_map_has_a_page():
+    text = Page(render_report(content(empty=True))).text
+    assert "No parcel was found." in text
+    assert "By class" not in text
+
+
+def test_the_truth_is_drawn_where_there_is_one():
+    with_truth, without = render_report(content(truth=True)), render_report(content())
+    assert "Against the truth" in with_truth
+    assert "Against the truth" not in without
+    tags = Page(with_truth).tags
+    assert sum(attributes.get("class") == "parcel found" for _, attributes in tags) == 2
+    assert sum(attributes.get("class") == "invented" for _, attributes in tags) == 1
+
+
+def test_parts_and_holes_are_drawn():
+    ring = shapely.box(0, 0, 40, 40) - shapely.box(10, 10, 20, 20)
+    outlines = np.array([shapely.union_all([ring, shapely.box(60, 0, 70, 10)])], dtype=object)
+    assert svg_paths(outlines, Affine(10, 0, 0, 0, -10, 0))[0].count("M") == 3
+
+
+def test_ndvi_of_a_parcel():
+    cube = make_cube(scl=True)
+    cube["B08"][:], cube["B04"][:] = 3000, 1000
+    cube["B08"][2, :, 8:], cube["SCL"][2] = 1000, 9
+    cube["B08"][4, 0, 0] = 0
+    checked = check_cube(cube, PASTIS_BANDS)
+    left, top = checked.odc.geobox.affine.c, checked.odc.geobox.affine.f
+    curve = ndvi_curve(checked, shapely.box(left, top - 160, left + 160, top))
+    np.testing.assert_allclose(curve.mean_T, [0.5, 0.5, 0.25, 0.5, 0.5, 0.5])
+    np.testing.assert_allclose(curve.low_T[2], 0.0)
+    np.testing.assert_allclose(curve.high_T[2], 0.5)
+    assert curve.cloudy_T.tolist() == [False, False, True, False, False, False]
+    assert curve.dates == list(DATES)
+
+
+def test_without_scene_classification_bright_blue_is_cloud():
+    cube = make_cube()
+    cube["B02"][:] = 500
+    cube["B02"][1] = 4000
+    checked = check_cube(cube, PASTIS_BANDS)
+    left, top = checked.odc.geobox.affine.c, checked.odc.geobox.affine.f
+    assert ndvi_curve(checked, shapely.box(left, top - 50, left + 50, top)).cloudy_T.tolist() == [False, True, *[False] * 4]
+
+
+def test_the_picture_is_a_jpeg_even_without_data():
+    cube = check_cube(make_cube(), PASTIS_BANDS)
+    assert true_colour(cube, 0).startswith("data:image/jpeg;base64,/9j/")
+    assert true_colour(cube * np.nan, 0).startswith("data:image/jpeg;base64,/9j/")
+
+
+def test_the_clearest_date_near_midsummer():
+    dates = np.array(["2018-11-01", "2019-03-01", "2019-06-20", "2019-08-01"], "datetime64[D]")
+    season = Season(2019, None, np.arange(4), dates, np.arange(4), np.array([1.0, 1.0, 0.5, 0.98]), ())
+    assert clearest_date(season) == 3
+
+
+def test_examples_are_the_largest_of_the_largest_classes():
+    parcels = gpd.GeoDataFrame({"class": ["a", "a", "b", "c"], "area_ha": [5.0, 6.0, 1.0, 4.0]})
+    assert example_parcels(parcels, 2) == [1, 3]
+    assert example_parcels(parcels, 4) == [1, 3, 2, 0]
+    assert example_parcels(parcels.iloc[:0], 4) == []
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_scale_bar_is_inside(size):
+    assert 0 < _scale_bar(size)["pixels"] < size / 2
