@@ -197,7 +197,7 @@ class Plan:
             if 0.15 < cells_N.size / HECTARE_CELLS < 0.6 and rng.random() < declared:
                 self._field(cells_N, angle, int(rng.choice([MEADOW, MEADOW, ORCHARD])))
             elif cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(0.05), 0.7):
-                self.unit(cells_N, int(rng.choice(kinds, p=[0.14, 0.14, 0.04, 0.1, 0.08, 0.3, 0.14, 0.06])))
+                self.unit(cells_N, int(rng.choice(kinds, p=[0.13, 0.11, 0.02, 0.09, 0.07, 0.32, 0.19, 0.07])))
             else:
                 street = rng.uniform(3, 6) if cells_N.size > HECTARE_CELLS else 0.0
                 first_N, second_N, street_N = self.cut(cells_N, angle + rng.normal(0, 0.1), street)

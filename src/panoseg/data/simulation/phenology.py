@@ -203,7 +203,7 @@ def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator):
 def _mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator):
     """Meadows and lucerne: green all year, with cuts or grazing, a winter low and a dry summer."""
     summer_U = rng.uniform(2.8, 5.0, count) if fodder else rng.uniform(2.0, 4.6, count)
-    winter_U = rng.uniform(0.5, 1.4, count) if fodder else rng.uniform(1.0, 2.8, count)
+    winter_U = rng.uniform(0.5, 1.6, count) if fodder else rng.uniform(0.6, 2.8, count)
     most = 5 if fodder else 4
     grazed_U = (rng.random(count) < (0.05 if fodder else 0.45))[:, None]
     first_U = rng.normal(262, 10, count) + climate.delay
@@ -217,7 +217,7 @@ def _mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator):
     thatch_U = rng.uniform(0.02, 0.22, count)
     start_U = 205 + climate.delay + rng.normal(0, 8, count)
     phase_U = rng.uniform(0, 60, count)
-    renewed_U = np.where(rng.random(count) < (0.12 if fodder else 0.05), rng.uniform(5, 60, count), -_NEVER)
+    renewed_U = np.where(rng.random(count) < (0.14 if fodder else 0.1), rng.uniform(5, 60, count), -_NEVER)
 
     def grow(day_T1: np.ndarray) -> Cover:
         cover = Cover.bare(day_T1.size, count)

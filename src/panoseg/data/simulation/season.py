@@ -39,8 +39,8 @@ _LONGEST_SHADE = 4
 """Pixels."""
 _SHADE_DEPTH = 0.5
 _ROUGHNESS = {
-    Material.BROADLEAF: 0.1,
-    Material.CONIFER: 0.12,
+    Material.BROADLEAF: 0.13,
+    Material.CONIFER: 0.14,
     Material.HEDGE: 0.12,
     Material.SCRUB: 0.1,
     ORCHARD: 0.05,
@@ -227,14 +227,15 @@ def _fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> 
     units, material_U = landscape.material_U.size, landscape.material_U
     strength = strength * rng.lognormal(0.25, 0.4)
     crop_U, sealed_U = material_U < 100, material_U >= Material.ROOF_RED
-    patchy_U = np.where(crop_U, rng.gamma(2.5, 0.09, units), 0.2)
-    grain_U = np.where(crop_U, rng.gamma(2, 0.035, units), np.where(sealed_U, 0.05, 0.18))
+    patchy_U = np.where(crop_U, rng.gamma(2.5, 0.11, units), 0.2)
+    grain_U = np.where(crop_U, rng.gamma(2, 0.03, units), np.where(sealed_U, 0.05, 0.2))
+    grain_HW = smooth_noise(rng, size, 1.2)
     striped_U = np.where(crop_U & (rng.random(units) < 0.6), rng.gamma(2, 0.045, units), 0.0)
     stripes_HW = striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
-    vigour_HW = patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(3, 10)) + grain_U[unit_HW] * rng.standard_normal(size)
+    vigour_HW = patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 14)) + grain_U[unit_HW] * grain_HW
     vigour_HW += stripes_HW - rng.uniform(0, 0.3, units)[unit_HW] * _headland(landscape.parcels_HW)
-    soil_HW = rng.uniform(0.05, 0.16) * smooth_noise(rng, size, rng.uniform(8, 25)) + 0.05 * smooth_noise(rng, size, 2.5)
-    soil_HW += 0.5 * stripes_HW + np.where(sealed_U, 0.12, 0.02)[unit_HW] * rng.standard_normal(size)
+    soil_HW = rng.uniform(0.07, 0.2) * smooth_noise(rng, size, rng.uniform(6, 25)) + 0.04 * smooth_noise(rng, size, 3.0)
+    soil_HW += 0.5 * stripes_HW + np.where(sealed_U, 0.12, 0.015)[unit_HW] * grain_HW
     stage_HW = rng.gamma(2, 1.1, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
     vigour_HW, stage_HW = strength * vigour_HW / np.log(_VIGOUR), strength * stage_HW / _STAGE_DAYS
     ways = [part_HW.clip(0, 1) for part_HW in (vigour_HW, -vigour_HW, stage_HW, -stage_HW)]
@@ -244,11 +245,11 @@ def _fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> 
 def _relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Brightness of each pixel that lasts all season: crowns, roofs, row directions, slopes; float32 [H, W], about 1."""
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
-    rough_U = np.full(landscape.material_U.size, 0.015)
+    rough_U = np.full(landscape.material_U.size, 0.01)
     for material, roughness in _ROUGHNESS.items():
         rough_U[landscape.material_U == material] = roughness
     size = unit_HW.shape
-    relief_HW = rough_U[unit_HW] * rng.standard_normal(size) + 0.02 * smooth_noise(rng, size, rng.uniform(5, 40))
+    relief_HW = rough_U[unit_HW] * smooth_noise(rng, size, 1.2) + 0.02 * smooth_noise(rng, size, rng.uniform(5, 40))
     return (1 + strength * relief_HW.clip(-0.4, 0.4)).astype(np.float32)
 
 

@@ -18,8 +18,8 @@ from panoseg.data.simulation.landscape import CELLS
 
 FINE_BANDS = tuple(PASTIS_BANDS.index(band) for band in ("B02", "B03", "B04", "B08"))
 COARSE_BANDS = tuple(index for index in range(len(PASTIS_BANDS)) if index not in FINE_BANDS)
-_BLUR_10M = 0.1
-"""Share of a pixel's light that comes from the neighbour on each side; a point spread of about 1.1 pixels at half height."""
+_BLUR_10M = 0.13
+"""Share of a pixel's light that comes from the neighbour on each side; a point spread of about 1.3 pixels at half height."""
 
 
 @dataclass(frozen=True)
@@ -113,5 +113,5 @@ def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np
     if not factor:
         return image_CHW
     noise = rng.standard_normal(image_CHW.shape, dtype=np.float32)
-    noise *= factor * (10 + 0.014 * np.abs(image_CHW))
+    noise *= factor * (9 + 0.009 * np.abs(image_CHW))
     return image_CHW + noise

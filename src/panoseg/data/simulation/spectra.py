@@ -42,19 +42,19 @@ def _spectrum(*values: float) -> np.ndarray:
 
 
 #                       B02   B03   B04   B05   B06   B07   B08   B8A   B11   B12
-_SOIL = _spectrum(800, 1150, 1560, 1820, 2000, 2180, 2340, 2520, 3400, 2900)
+_SOIL = _spectrum(800, 1150, 1560, 1820, 2000, 2180, 2380, 2570, 3600, 3050)
 _REDNESS = _spectrum(-0.30, -0.14, 0.10, 0.12, 0.10, 0.08, 0.06, 0.05, 0.02, -0.02)
 _WETTING = _spectrum(0.36, 0.40, 0.44, 0.46, 0.47, 0.47, 0.47, 0.47, 0.54, 0.62)
 _STRAW = _spectrum(800, 1260, 1800, 2150, 2500, 2780, 3020, 3220, 3800, 2750)
 _BARK = _spectrum(330, 470, 580, 800, 1050, 1200, 1330, 1450, 1750, 1150)
-_LEAF = _spectrum(230, 500, 250, 980, 3350, 4450, 4700, 4850, 1900, 880)
+_LEAF = _spectrum(230, 500, 250, 980, 3350, 4450, 4750, 4900, 1720, 760)
 _YELLOW = _spectrum(420, 1500, 1450, 2100, 3500, 4200, 4450, 4600, 2150, 1050)
 _WHITE = _spectrum(1500, 1900, 1700, 2300, 3600, 4200, 4400, 4500, 2100, 1000)
 _DEPTH = _spectrum(0.95, 0.85, 1.0, 0.75, 0.55, 0.5, 0.5, 0.48, 0.75, 0.9)
 
 _CANOPY: dict[int, tuple[float, float, float, float]] = {
-    MEADOW: (1.25, 0.92, 1.1, 0.75),
-    WHEAT: (0.85, 1.02, 0.9, 1.2),
+    MEADOW: (1.25, 0.98, 1.05, 0.78),
+    WHEAT: (0.82, 1.05, 0.9, 1.25),
     WINTER_BARLEY: (1.0, 1.04, 1.0, 1.05),
     TRITICALE: (0.95, 0.98, 0.93, 1.05),
     DURUM: (1.0, 0.96, 0.98, 1.05),
@@ -71,7 +71,7 @@ _CANOPY: dict[int, tuple[float, float, float, float]] = {
     HORTICULTURE: (1.2, 1.05, 1.05, 1.0),
     GRAPEVINE: (1.1, 0.85, 1.0, 1.0),
     ORCHARD: (0.95, 0.9, 0.95, 0.95),
-    Material.GRASS: (1.3, 0.9, 1.1, 0.8),
+    Material.GRASS: (1.3, 0.94, 1.08, 0.8),
     Material.TRACK: (1.3, 0.85, 1.1, 0.8),
     Material.YARD: (1.3, 0.85, 1.1, 0.8),
     Material.SCRUB: (1.1, 0.8, 1.0, 0.85),
@@ -87,7 +87,7 @@ _SEALED: dict[int, np.ndarray] = {
     Material.ASPHALT: _spectrum(850, 960, 1060, 1120, 1190, 1250, 1310, 1360, 1600, 1480),
     Material.ROOF_RED: _spectrum(760, 960, 1500, 1680, 1800, 1900, 2000, 2080, 2350, 2100),
     Material.ROOF_GREY: _spectrum(1050, 1150, 1250, 1300, 1360, 1410, 1450, 1500, 1600, 1550),
-    Material.ROOF_WHITE: _spectrum(2900, 3150, 3350, 3450, 3500, 3550, 3600, 3620, 3400, 3000),
+    Material.ROOF_WHITE: _spectrum(2300, 2500, 2650, 2750, 2800, 2850, 2900, 2950, 2800, 2500),
     Material.YARD: _spectrum(1050, 1300, 1560, 1700, 1800, 1880, 1960, 2050, 2500, 2250),
 }
 """Ground that is no soil."""
