@@ -41,6 +41,6 @@ def golden_state(golden):
 
     def make(params: Path, overrides: dict | None = None) -> dict:
         arrays = module.make_state_dict(params, overrides)
-        return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
 
     return make

@@ -94,8 +94,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}", "a readable file of weights", fix) from error
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        raise WeightsError(f"{path}: {error.strerror}", "a readable file of weights", fix) from error
     except Exception as error:  # a damaged or hostile pickle can fail in any way
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise WeightsError(

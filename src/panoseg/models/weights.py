@@ -108,7 +108,7 @@ class Weights:
     state: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        check_state(self.state, self.card.model, "the weights")
+        check_state(self.state, self.card.model, "the table of weights")
 
     def model(self) -> nn.Module:
         """The network, ready to predict, on the CPU."""
@@ -120,7 +120,8 @@ class Weights:
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
     """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or has in another shape."""
     with torch.device("meta"):
-        expected = {name: tuple(value.shape) for name, value in build_model(config).state_dict().items()}
+        model = build_model(config)
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items() if found.get(name, shape) != shape]
     kinds = (
@@ -128,11 +129,11 @@ def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path |
         ("unexpected", [name for name in found if name not in expected]),
         ("of another shape", wrong),
     )
-    problems = [f"{len(names)} entries {kind}: {_listed(names)}" for kind, names in kinds if names]
+    problems = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds if names]
     if problems:
         raise WeightsError(
-            f"{source}: {'; '.join(problems)}",
-            f"the {len(expected)} entries of {type(config).__name__.removesuffix('Config')} with its options",
+            f"{source} has other entries: {', '.join(problems)}",
+            f"the {len(expected)} entries of {type(model).__name__} with its options",
             "use weights of this model, or the options they were trained with",
         )
 

@@ -1,0 +1,220 @@
+"""The authors' folders: golden weights in their form load exactly; hostile, damaged, foreign ones are refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from panoseg.data.samples import Normalisation
+from panoseg.errors import WeightsError
+from panoseg.models.build import build_model
+from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.published import import_published, model_config
+from panoseg.models.weights import load_weights, save_weights
+
+NORMALISATION = Normalisation((1.0,) * 10, (2.0,) * 10)
+PANOPTIC = {
+    "shape_size": 16,
+    "mask_conv": True,
+    "backbone": "utae",
+    "encoder_widths": [64, 64, 64, 128],
+    "decoder_widths": [32, 32, 64, 128],
+    "out_conv": [32, 20],
+    "str_conv_k": 4,
+    "str_conv_s": 2,
+    "str_conv_p": 1,
+    "agg_mode": "att_group",
+    "encoder_norm": "group",
+    "n_head": 16,
+    "d_model": 256,
+    "d_k": 4,
+    "ref_date": "2018-09-01",
+    "num_classes": 20,
+    "pad_value": 0,
+    "padding_mode": "reflect",
+    "min_confidence": 0.2,
+    "min_remain": 0.5,
+    "mask_threshold": 0.4,
+}
+SMALL = {
+    "model": "utae",
+    "encoder_widths": "[8,8]",
+    "decoder_widths": "[8,8]",
+    "out_conv": "[8, 20]",
+    "n_head": 4,
+    "d_model": 16,
+    "d_k": 2,
+}
+SMALL_CONFIG = UtaeConfig(encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16, key_width=2)
+
+
+def authors_folder(path: Path, options: dict, state: dict, fold: int = 1) -> Path:
+    (path / f"Fold_{fold}").mkdir(parents=True)
+    (path / "conf.json").write_text(json.dumps(options))
+    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"param_groups": []}}, path / f"Fold_{fold}" / "model.pth.tar")
+    return path
+
+
+def refused(folder: Path, fold: int = 1) -> str:
+    with pytest.raises(WeightsError) as caught:
+        import_published(folder, fold, NORMALISATION)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    return message
+
+
+def test_panoptic_weights_load_by_name(golden, golden_state, tmp_path):
+    """Golden weights in the authors' form, the threshold in double precision as tuning left it, give the golden heat map."""
+    case = golden / "utae-paps" / "paps"
+    overrides = json.loads((golden / "utae-paps" / "cases.json").read_text())["paps"]["overrides"]
+    state = golden_state(case.with_suffix(".params.json"), overrides)
+    state["min_confidence"] = torch.tensor([0.25], dtype=torch.float64)
+    weights = import_published(authors_folder(tmp_path / "authors", PANOPTIC, state, fold=4), 4, NORMALISATION)
+    assert weights.card.model == PapsConfig()
+    assert weights.card.trained_on == "PASTIS, fold 4"
+    save_weights(tmp_path / "ours", weights)
+    model = load_weights(tmp_path / "ours").model()
+    assert model.min_confidence.dtype == torch.float32
+    assert model.min_confidence.item() == 0.25
+    with np.load(case.with_suffix(".npz")) as arrays, torch.no_grad():
+        images = torch.from_numpy(arrays["x"])
+        output = model(images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2))
+        assert np.abs(output.heatmap_BHW.numpy() - arrays["heatmap"][:, 0]).max() < 1e-4
+
+
+def test_semantic_weights_load_and_text_widths_are_read(tmp_path):
+    state = build_model(SMALL_CONFIG).state_dict()
+    weights = import_published(authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION)
+    assert weights.card.model == SMALL_CONFIG
+    assert weights.card.reference_date == "2019-09-01"
+    assert weights.card.provenance["options"]["n_head"] == 4
+    assert all(torch.equal(value, state[name]) for name, value in weights.state.items())
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name", "expected"),
+    [
+        ("agg_mode", "mean", "aggregation", "mean"),
+        ("encoder_norm", "batch", "encoder_norm", "batch"),
+        ("n_head", 8, "heads", 8),
+        ("d_model", 128, "d_model", 128),
+        ("d_k", 8, "key_width", 8),
+        ("out_conv", [32, 16, 15], "head_widths", (32, 16)),
+    ],
+)
+def test_each_option_of_the_backbone_is_read(option, value, name, expected):
+    assert getattr(model_config({**PANOPTIC, option: value}).backbone, name) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("shape_size", 24, "shape_size"),
+        ("mask_conv", False, "mask_convolution"),
+        ("min_confidence", 0.3, "min_confidence"),
+        ("min_remain", 0.6, "min_remain"),
+        ("mask_threshold", 0.3, "mask_threshold"),
+    ],
+)
+def test_each_option_of_the_head_is_read(option, value, name):
+    assert getattr(model_config({**PANOPTIC, option: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"backbone": "uconvlstm"}, "'uconvlstm', and only 'utae'"),
+        ({"str_conv_k": 2}, "str_conv_k is 2, and only 4"),
+        ({"padding_mode": "zeros"}, "padding_mode is 'zeros'"),
+        ({"agg_mode": "median"}, "aggregation 'median'"),
+        ({"encoder_widths": "wide"}, "wide"),
+        ({"n_head": None}, "conf.json"),
+    ],
+)
+def test_options_without_a_counterpart_are_named(tmp_path, options, words):
+    assert words in refused(authors_folder(tmp_path, {**PANOPTIC, **options}, {}))
+
+
+def test_a_real_checkpoint_of_another_network_is_refused_with_its_entries(real_data):
+    message = refused(real_data / "ltae-weights")
+    assert "148 missing (in_conv.conv.conv.0.weight" in message
+    assert "43 unexpected (spatial_encoder.mlp1.0.lin.weight" in message
+
+
+def test_weights_that_do_not_fit_their_options_are_refused(tmp_path):
+    state = build_model(SMALL_CONFIG).state_dict()
+    message = refused(authors_folder(tmp_path, {**SMALL, "d_k": 4}, state))
+    assert "temporal_encoder.attention_heads.Q is (4, 2), not (4, 4)" in message
+
+
+class Hostile:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, zipped):
+    folder = authors_folder(tmp_path / "authors", PANOPTIC, {})
+    path, mark = folder / "Fold_1" / "model.pth.tar", tmp_path / "ran"
+    if zipped:
+        torch.save({"state_dict": {"in_conv": Hostile(mark)}}, path)
+    else:
+        path.write_bytes(pickle.dumps({"state_dict": Hostile(mark)}))
+    assert "damaged or holds more than numbers" in refused(folder)
+    assert not mark.exists()
+
+
+def test_missing_and_damaged_files_are_named(tmp_path):
+    assert "conf.json" in refused(tmp_path / "nowhere")
+    folder = authors_folder(tmp_path / "authors", SMALL, build_model(SMALL_CONFIG).state_dict())
+    assert "Fold_2" in refused(folder, fold=2)
+    path = folder / "Fold_1" / "model.pth.tar"
+    content = path.read_bytes()
+    for length in (0, 10, len(content) // 2, len(content) - 10):
+        path.write_bytes(content[:length])
+        assert "model.pth.tar is damaged" in refused(folder)
+    torch.save({"weights": 3}, path)
+    assert "no table of tensors named state_dict" in refused(folder)
+    torch.save({"state_dict": {"in_conv": "text"}}, path)
+    assert "no table of tensors named state_dict" in refused(folder)
+    (folder / "conf.json").write_text("{")
+    assert "is not JSON" in refused(folder)
+    (folder / "conf.json").write_text("[]")
+    assert "holds a list" in refused(folder)
+
+
+@pytest.fixture(scope="module")
+def small_folder(tmp_path_factory):
+    return authors_folder(tmp_path_factory.mktemp("authors"), SMALL, build_model(SMALL_CONFIG).state_dict())
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_ends_in_anything_but_one_line(small_folder, data):
+    """Bytes changed in either file: it loads, or it is refused in one line."""
+    path = small_folder / data.draw(st.sampled_from(["conf.json", "Fold_1/model.pth.tar"]))
+    content = path.read_bytes()
+    changed = bytearray(content)
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=5)):
+        changed[position] = data.draw(st.integers(0, 255))
+    try:
+        path.write_bytes(changed)
+        import_published(small_folder, 1, NORMALISATION)
+    except WeightsError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (loading may also succeed)
+    finally:
+        path.write_bytes(content)

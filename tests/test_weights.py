@@ -1,0 +1,172 @@
+"""Weights on disk: what is written comes back, and what is damaged or foreign is refused in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.samples import Normalisation
+from panoseg.errors import OutputError, WeightsError
+from panoseg.models.build import build_model, initialise
+from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.weights import CARD, NUMBERS, Weights, WeightsCard, load_weights, save_weights
+
+SMALL = UtaeConfig(bands=2, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
+TABLE = ClassTable("four", PASTIS.classes[:4])
+NORMALISATION = Normalisation((1000.0, 2000.5), (10.0, 0.1), ("B04", "B08"))
+
+
+def make_weights(**options) -> Weights:
+    torch.manual_seed(0)
+    config = PapsConfig(SMALL)
+    card = WeightsCard(config, NORMALISATION, TABLE, "2017-10-15", "noise", {"seed": 0}, {"PQ": 12.5}, **options)
+    return Weights(card, initialise(build_model(config)).state_dict())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_weights(tmp_path / "weights", make_weights())
+    return tmp_path / "weights"
+
+
+def test_what_is_saved_comes_back(folder):
+    weights, loaded = make_weights(), load_weights(folder)
+    assert loaded.card == weights.card
+    assert loaded.card.bands == ("B04", "B08")
+    assert loaded.card.season_start == (10, 15)
+    assert list(loaded.state) == list(weights.state) or set(loaded.state) == set(weights.state)
+    for name, value in weights.state.items():
+        assert torch.equal(loaded.state[name], value), name
+    assert load_weights(folder / NUMBERS).card == weights.card
+
+
+def test_the_model_is_ready_to_predict(folder):
+    weights = load_weights(folder)
+    model = weights.model()
+    assert not model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, weights.state[name])
+
+
+def test_half_precision_is_half_as_large_and_becomes_float32(folder, tmp_path):
+    weights = make_weights()
+    weights.state["size_mlp.1.running_var"][0] = 1e6
+    save_weights(tmp_path / "half", weights, half=True)
+    assert (tmp_path / "half" / NUMBERS).stat().st_size < 0.75 * (folder / NUMBERS).stat().st_size
+    loaded = load_weights(tmp_path / "half").state
+    for name, value in weights.state.items():
+        assert loaded[name].dtype == value.dtype
+        torch.testing.assert_close(loaded[name], value, rtol=1e-3, atol=1e-6)
+    assert loaded["size_mlp.1.running_var"][0] == 1e6
+
+
+def test_weights_replace_weights_and_nothing_else(folder, tmp_path):
+    save_weights(folder, make_weights(version="later"))
+    assert load_weights(folder).card.version == "later"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("cat")
+    with pytest.raises(OutputError, match=r"holds cat\.jpg"):
+        save_weights(tmp_path / "photos", make_weights())
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+def test_an_unwritable_place_leaves_nothing(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        save_weights(tmp_path / "file" / "weights", make_weights())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def refused(path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        load_weights(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    return message
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    assert str(tmp_path / "nowhere" / CARD) in refused(tmp_path / "nowhere")
+    os.remove(folder / NUMBERS)
+    assert NUMBERS in refused(folder)
+
+
+def test_truncated_numbers_are_refused(folder):
+    content = (folder / NUMBERS).read_bytes()
+    for length in (0, 4, 100, len(content) // 2, len(content) - 1):
+        (folder / NUMBERS).write_bytes(content[:length])
+        assert "not a whole safetensors file" in refused(folder)
+
+
+def test_mismatches_are_listed_by_name_and_cut(folder):
+    state = dict(make_weights().state)
+    for name in [name for name in state if name.startswith("class_mlp")]:
+        del state[name]
+    state["mask_cnn.0.weight"] = torch.zeros(2, 2)
+    state["a_stranger"] = torch.zeros(1)
+    save_file(state, folder / NUMBERS)
+    message = refused(folder)
+    assert "11 missing (class_mlp.0.weight, class_mlp.0.bias" in message
+    assert "and 6 more" in message
+    assert "1 unexpected (a_stranger)" in message
+    assert "mask_cnn.0.weight is (2, 2), not (16, 1, 3, 3)" in message
+
+
+def test_weights_of_another_model_are_refused(folder):
+    semantic = UtaeConfig(**vars(SMALL))
+    save_file(build_model(semantic).state_dict(), folder / NUMBERS)
+    assert "missing (min_confidence, encoder.in_conv" in refused(folder)
+    with pytest.raises(WeightsError, match=r"the table of weights has other entries.*entries of UTAE"):
+        Weights(replace(make_weights().card, model=semantic), make_weights().state)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda card: card.pop("classes"), "lacks 'classes'"),
+        (lambda card: card.update(model={"model": "yolo"}), "yolo"),
+        (lambda card: card["normalisation"].update(mean=[1.0]), "1 means"),
+        (lambda card: card["normalisation"].update(std=[1.0, 0.0]), "positive"),
+        (lambda card: card.update(normalisation=3), "not a card"),
+        (lambda card: card.update(reference_date="September"), "September"),
+        (lambda card: card["model"]["backbone"].update(bands=10), "10 bands"),
+        (lambda card: card["model"].update(shape_size="16"), "shape_size '16'"),
+    ],
+)
+def test_damaged_cards_are_refused(folder, change, words):
+    card = json.loads((folder / CARD).read_text())
+    change(card)
+    (folder / CARD).write_text(json.dumps(card))
+    assert words in refused(folder)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_damage_ends_in_anything_but_one_line(folder, data):
+    """A byte changed, or the end cut off, in either file: it loads, or it is refused in one line."""
+    path = folder / data.draw(st.sampled_from([CARD, NUMBERS]))
+    content = path.read_bytes()
+    position = data.draw(st.integers(0, min(len(content) - 1, 4000)))
+    cut = data.draw(st.booleans())
+    changed = content[:position] + (b"" if cut else bytes([data.draw(st.integers(0, 255))]) + content[position + 1 :])
+    try:
+        path.write_bytes(changed)
+        load_weights(folder)
+    except WeightsError as error:
+        assert "\n" not in str(error)  # noqa: PT017 (loading may also succeed)
+    finally:
+        path.write_bytes(content)
+
+
+def test_a_card_must_fit_its_network():
+    with pytest.raises(WeightsError, match=r"10 bands and 20 classes with 2 bands \(B04, B08\) and the 4 classes of four"):
+        WeightsCard(UtaeConfig(), NORMALISATION, TABLE)
