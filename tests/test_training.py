@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.build import initialise
+from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.checkpoint import (
     Progress,
@@ -32,6 +33,7 @@ from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.log import RunLog, RunningMean, read_log
 from panoseg.training.loop import Training, make_fabric, seed_all
 from panoseg.training.loss_config import PapsLossConfig
+from panoseg.training.run import start
 from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import open_splits
 from panoseg.training.tasks import Work, best_threshold, make_task, threshold_counts
@@ -428,3 +430,18 @@ def test_a_network_learns_the_colours_of_classes(data, tmp_path):
     scores = {}
     train(config, data, tmp_path / "run", lambda epoch, found: scores.update(found))
     assert scores["OA"] > 80
+
+
+# Starting from weights
+
+
+def test_start_from_weights_takes_them_and_refuses_others(data, tmp_path):
+    start("a", SEMANTIC, data, 1, tmp_path / "first")
+    weights = tmp_path / "first" / "weights"
+    still = replace(SEMANTIC, start_from=str(weights), max_steps_per_epoch=1, optimiser=OptimiserConfig(learning_rate=1e-30))
+    start("b", still, data, 1, tmp_path / "second")
+    before, after = load_weights(weights).state, load_weights(tmp_path / "second" / "weights").state
+    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith(("weight", "bias")))
+    with pytest.raises(WeightsError, match="of another shape"):
+        start("c", replace(still, model=replace(UTAE, head_widths=(16,))), data, 1, tmp_path / "third")
+    assert not (tmp_path / "third").exists()

@@ -73,6 +73,8 @@ class TrainConfig:
     """The loss of a panoptic model."""
     initialisation: Literal["published", "torch"] = "published"
     """Initial weights: drawn as the published program does, or as torch does."""
+    start_from: str | None = None
+    """A folder of weights of the same network to start from, instead of drawn ones."""
     epochs: int = 100
     """Passes over the training folds."""
     batch_size: int = 4

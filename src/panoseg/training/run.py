@@ -21,7 +21,9 @@ from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, OutputError, PanosegError
 from panoseg.files import new_folder, write_json
 from panoseg.models.build import initialise
-from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.models.paps import PaPs
+from panoseg.models.utae import UTAE
+from panoseg.models.weights import Weights, WeightsCard, check_state, load_weights, save_weights
 from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
 from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
 from panoseg.training.loop import LAST, Training, make_fabric, seed_all
@@ -74,8 +76,7 @@ def read_run(folder: Path | str) -> RunConfig:
 def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
     seed_all(run.train.seed)
     task = make_task(run.train)
-    if run.train.initialisation == "published":
-        initialise(task.model)
+    _initialise(task.model, run.train)
     fabric.print(_opening(run, splits, task))
     training = Training(
         fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
@@ -83,6 +84,15 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
     training.resume()
     training.run()
     _finish(run, splits, folder, fabric)
+
+
+def _initialise(model: UTAE | PaPs, train: TrainConfig) -> None:
+    if train.start_from is not None:
+        state = load_weights(train.start_from).state
+        check_state(state, model.config, train.start_from)
+        model.load_state_dict(dict(state))
+    elif train.initialisation == "published":
+        initialise(model)
 
 
 @dataclass(frozen=True, eq=False)
