@@ -56,6 +56,14 @@ def test_the_model_is_ready_to_predict(folder):
         assert torch.equal(value, weights.state[name])
 
 
+def test_loading_leaves_random_numbers_alone(folder):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    load_weights(folder).model()
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_half_precision_is_half_as_large_and_becomes_float32(folder, tmp_path):
     weights = make_weights()
     weights.state["size_mlp.1.running_var"][0] = 1e6

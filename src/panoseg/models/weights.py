@@ -112,15 +112,21 @@ class Weights:
 
     def model(self) -> nn.Module:
         """The network, ready to predict, on the CPU."""
-        model = build_model(self.card.model)
+        model = _blank_model(self.card.model)
         model.load_state_dict(dict(self.state))
         return model.eval()
 
 
+def _blank_model(config: ModelConfig) -> nn.Module:
+    # Drawing initial weights must not move the random numbers of a training that saves its best weights. (On the meta device
+    # nothing is drawn, but its first use imports for seconds.)
+    with torch.random.fork_rng(devices=()):
+        return build_model(config)
+
+
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
     """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or has in another shape."""
-    with torch.device("meta"):
-        model = build_model(config)
+    model = _blank_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items() if found.get(name, shape) != shape]
