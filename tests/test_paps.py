@@ -162,6 +162,11 @@ def test_windows_equal_boxes_one_by_one(boxes, shape_size):
             assert inside[row].sum() == (bottom - top) * (right - left)
 
 
+def test_groups_of_windows_are_bounded():
+    boxes = torch.tensor([[0, 0, 300, 5]] * 5 + [[0, 0, 3, 3]])
+    assert [(len(indices), side) for indices, side in group_by_side(boxes)] == [(1, 4), (2, 300), (2, 300), (1, 300)]
+
+
 def small_model(**options) -> PaPs:
     torch.manual_seed(0)
     model = PaPs(PapsConfig(BACKBONE, **options)).eval()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _SIDES = (4, 8, 12, 16, 24, 32, 48, 64, 96)
+# Of one group: bounds what the network of masks holds at a time, and keeps it in a CPU's cache.
+_PIXELS = 2**18
 
 
 def clipped_boxes(centre_N2: Tensor, size_N2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -26,15 +28,19 @@ def clipped_boxes(centre_N2: Tensor, size_N2: Tensor, height: int, width: int) -
 
 
 def group_by_side(box_N4: Tensor) -> list[tuple[Tensor, int]]:
-    """Indices of the boxes and the side of their windows, a pair a group; each box is in one group."""
+    """Indices of the boxes and the side of their windows, a pair a group; each box is in one group, of bounded size."""
     side_N = (box_N4[:, 2:] - box_N4[:, :2]).amax(1)
     group_N = torch.bucketize(side_N, side_N.new_tensor(_SIDES))
     order_N = group_N.argsort(stable=True)
     # The only values that leave the device: how many boxes each group has, and the longest side.
     *counts, longest = torch.cat([group_N.bincount(minlength=len(_SIDES) + 1), side_N.amax(0, keepdim=True)]).tolist()
     sides = (*_SIDES, longest)
-    groups = zip(order_N.split(counts), sides, strict=True)
-    return [(candidate_M, side) for candidate_M, side in groups if len(candidate_M)]
+    return [
+        (candidate_M, side)
+        for of_side_N, side in zip(order_N.split(counts), sides, strict=True)
+        for candidate_M in of_side_N.split(max(1, _PIXELS // side**2))
+        if len(candidate_M)
+    ]
 
 
 def inside_windows(box_M4: Tensor, side: int) -> Tensor:
