@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.errors import DatasetError
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.folds import resume
@@ -41,14 +42,13 @@ MOMENTS = {
     "panoptic-before-any-checkpoint": ("panoptic", "_step", 2),
     "panoptic-in-an-epoch": ("panoptic", "_step", 10),
     "panoptic-in-a-validation": ("panoptic", "evaluate", 2),
-    "panoptic-while-writing": ("panoptic", "torch.save", 6),
+    "panoptic-while-writing": ("panoptic", "write_bytes", 6),
     "semantic-in-an-epoch": ("semantic", "_step", 16),
 }
 
 _KILLED = """
 import json, os, signal, sys, time
 from pathlib import Path
-import torch
 import panoseg.training.run as run
 from panoseg.training import loop, tasks
 from test_resume import CONFIGS
@@ -58,8 +58,8 @@ def fatal(owner, name, call):
     def wrapper(*args, **kwargs):
         calls.append(1)
         if len(calls) == call:
-            if name == "save":
-                Path(args[1]).write_bytes(b"half of it")
+            if name == "write_bytes":
+                original(args[0], args[1][: len(args[1]) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
     setattr(owner, name, wrapper)
@@ -69,8 +69,8 @@ import lightning.fabric  # so that the children need not
 for folder, (config, where, call) in moments.items():
     child = os.fork()
     if child == 0:
-        owner = {"_step": loop.Training, "evaluate": tasks.PanopticTask, "torch.save": torch}[where]
-        fatal(owner, where.split(".")[-1], call)
+        owner = {"_step": loop.Training, "evaluate": tasks.PanopticTask, "write_bytes": Path}[where]
+        fatal(owner, where, call)
         run.start("test", CONFIGS[config], data, 1, Path(folder))
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -119,6 +119,16 @@ def test_checkpoints_lie_inside_epochs(runs):
     """Else the comparison above would only show that trainings repeat from their start."""
     killed = load_checkpoint(runs / "panoptic-killed.ckpt").progress
     assert (killed.epoch, killed.step, killed.total_steps) == (1, 2, 8)
+
+
+def test_a_dataset_may_have_moved(runs):
+    (runs / "data").rename(runs / "elsewhere")
+    try:
+        with pytest.raises(DatasetError, match="does not exist"):
+            resume(runs / "semantic")
+        resume(runs / "semantic", runs / "elsewhere")
+    finally:
+        (runs / "elsewhere").rename(runs / "data")
 
 
 def test_resuming_a_finished_run_changes_nothing(runs):

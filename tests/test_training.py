@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import random
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.data.augment_config import AugmentationConfig
-from panoseg.errors import ConfigError, WeightsError
+from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import initialise
 from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
@@ -422,6 +423,85 @@ def test_threads(data):
     make_fabric(replace(SEMANTIC, threads=threads + 1))
     assert torch.get_num_threads() == threads + 1
     torch.set_num_threads(threads)
+
+
+def test_devices_and_precision_are_fabrics(monkeypatch):
+    import lightning.fabric
+
+    made = []
+
+    class Recorder:
+        def __init__(self, **options):
+            made.append(options)
+
+        def launch(self):
+            made.append("launched")
+
+    monkeypatch.setattr(lightning.fabric, "Fabric", Recorder)
+    make_fabric(replace(SEMANTIC, accelerator="cuda", devices=4, nodes=2, precision="bf16-mixed"))
+    make_fabric(SEMANTIC)
+    several, one = made[0], made[2]
+    assert made[1] == "launched"
+    assert several.pop("strategy") == "ddp_find_unused_parameters_true"
+    assert several == {"accelerator": "cuda", "devices": 4, "num_nodes": 2, "precision": "bf16-mixed"}
+    assert one == {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true", "strategy": "auto"}
+
+
+def test_compile_compiles_the_network(data, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    train(replace(SEMANTIC, max_steps_per_epoch=1), data, tmp_path / "a")
+    assert compiled == []
+    train(replace(SEMANTIC, max_steps_per_epoch=1, compile=True), data, tmp_path / "b")
+    assert compiled == ["UTAE"]
+
+
+def test_workers_reach_the_loaders(data):
+    splits = open_splits(data, 1, replace(SEMANTIC, workers=1))
+    assert all(split.loader(make_fabric(SEMANTIC)).num_workers == 1 for split in (splits.train, splits.validation, splits.test))
+
+
+def test_minutes_between_checkpoints(data, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "panoseg.training.loop.save_checkpoint", lambda path, model, optimiser, progress, states: written.append(progress.step)
+    )
+    for minutes, steps in ((0.0, [1, 2, 3, 0]), (10.0, [3, 0])):
+        train(replace(SEMANTIC, checkpoint_minutes=minutes), data, tmp_path / str(minutes))
+        assert written == steps
+        written.clear()
+
+
+def test_validation_may_be_of_fewer_patches(data):
+    assert len(open_splits(data, 1, SEMANTIC).validation) == 2
+    assert len(open_splits(data, 1, replace(SEMANTIC, max_validation_patches=1)).validation) == 1
+    assert len(open_splits(data, 1, replace(SEMANTIC, max_validation_patches=9)).validation) == 2
+
+
+def test_tuning_can_be_left_out(data, tmp_path):
+    config = replace(PANOPTIC, model=replace(PAPS, min_confidence=0.123), max_steps_per_epoch=1)
+    left, tuned = (train(replace(config, tune_threshold=tune), data, tmp_path / str(tune)).task for tune in (False, True))
+    assert left.model.min_confidence.item() == pytest.approx(0.123)
+    assert tuned.model.min_confidence.item() != pytest.approx(0.123)
+
+
+def test_a_training_that_diverges_says_so(data, tmp_path):
+    config = replace(SEMANTIC, epochs=4, optimiser=OptimiserConfig(learning_rate=1e30))
+    with pytest.raises(ConfigError, match=r"loss nan at step \d.*learning-rate"):
+        train(config, data, tmp_path / "run")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "last.ckpt", {}, {}, Progress(step=1), [])
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match="disk is full"):
+        save_checkpoint(tmp_path / "last.ckpt", {}, {}, Progress(step=2), [])
+    assert load_checkpoint(tmp_path / "last.ckpt").progress.step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_network_learns_the_colours_of_classes(data, tmp_path):

@@ -16,7 +16,7 @@ from panoseg.training.experiments import EXPERIMENTS, experiment
 USAGE = """Train a named experiment, or resume a run.
 
 usage: panoseg train EXPERIMENT --data DIR --out RUN [--fold 1..5 | all] [options]
-       panoseg train --resume RUN
+       panoseg train --resume RUN [--data DIR]
 
 EXPERIMENT is one of {names}.
 panoseg train EXPERIMENT --help lists its options with their values.
@@ -50,7 +50,9 @@ class ResumeArguments:
     """
 
     resume: Path
-    """Folder of the run."""
+    """Folder of the run, of one fold or of all."""
+    data: Path | None = None
+    """Folder of the dataset, if it has moved."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     elif arguments[0].startswith("--resume"):
         from panoseg.training.folds import resume
 
-        resume(tyro.cli(ResumeArguments, prog="panoseg train", args=arguments).resume)
+        parsed = tyro.cli(ResumeArguments, prog="panoseg train", args=arguments)
+        resume(parsed.resume, parsed.data)
     elif arguments[0].startswith("-"):
         raise ConfigError(f"{arguments[0]} in the first place", "an experiment's name or --resume", "see panoseg train --help")
     else:

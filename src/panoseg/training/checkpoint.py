@@ -6,6 +6,7 @@ step) and the random generators, one set a process. The learning rate is a funct
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,8 +74,11 @@ def save_checkpoint(
         "progress": asdict(progress),
         "random_states": random_states,
     }
+    # Through memory, because a full disk met by torch itself is no OSError.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
     with atomic(path) as temporary:
-        torch.save(content, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,15 @@ def start_all_folds(experiment: str, train: TrainConfig, data: Path, folder: Pat
     _train_missing_folds(experiment, train, data, folder)
 
 
-def resume(folder: Path) -> None:
-    """Continue a run of one fold, or of all five, where it stopped."""
+def resume(folder: Path, data: Path | None = None) -> None:
+    """Continue a run of one fold, or of all five, where it stopped. data: where the dataset lies now, if it has moved."""
     if not (folder / PLAN).exists():
-        run.resume(folder)
+        run.resume(folder, data)
         return
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         train = from_json(TrainConfig, plan["train"])
-        experiment, data = plan["experiment"], Path(plan["data_folder"])
+        experiment, data = plan["experiment"], data or Path(plan["data_folder"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder / PLAN} is damaged ({error})", "the plan of a run of all folds", "start a new run"
@@ -50,7 +50,7 @@ def _train_missing_folds(experiment: str, train: TrainConfig, data: Path, folder
         if (of_fold / METRICS).exists():
             continue
         if (of_fold / run.CONFIG).exists():
-            run.resume(of_fold, fabric)
+            run.resume(of_fold, data, fabric)
         else:
             run.start(experiment, train, data, fold, of_fold, fabric)
     if fabric.is_global_zero:

@@ -6,6 +6,7 @@ Devices, precision and several machines are lightning Fabric's. What is learned 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from panoseg.errors import ConfigError
 from panoseg.progress import track
 from panoseg.training.checkpoint import (
     Progress,
@@ -30,7 +32,7 @@ from panoseg.training.config import TrainConfig
 from panoseg.training.log import RunLog, RunningMean
 from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import Split
-from panoseg.training.tasks import Task, Work
+from panoseg.training.tasks import Task, Work, numbers_text
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -139,7 +141,7 @@ class Training:
             last = progress.step == self.steps_per_epoch
             if last or progress.step % self.config.log_every == 0:
                 patches = means.count * len(batch.names) * self.fabric.world_size
-                self._write("train", means.take(), rate)
+                self._write("train", _finite(means.take(), progress), rate)
                 now = time.monotonic()
                 self._write_speed(patches / (now - since))
                 since = now
@@ -170,7 +172,9 @@ class Training:
         metrics = self.task.evaluate(self.validation, self.fabric).summary()
         self._write("validation", metrics)
         score = metrics[self.task.score_name]
-        if progress.best_score is None or score > progress.best_score:
+        best = progress.best_score is None or score > progress.best_score
+        self.fabric.print(f"epoch {progress.epoch + 1}: {numbers_text(metrics)}{', the best so far' if best else ''}")
+        if best:
             progress.best_score, progress.best_epoch = score, progress.epoch + 1
             if self.fabric.is_global_zero:
                 self.keep_best(progress.best_epoch, metrics)
@@ -190,3 +194,14 @@ class Training:
     def _write_speed(self, patches_per_s: float) -> None:
         if self.log:
             self.log.scalar("patches_per_s", patches_per_s, self.progress.total_steps)
+
+
+def _finite(losses: dict[str, float], progress: Progress) -> dict[str, float]:
+    """The losses, unless training has diverged: a loss that is not finite raises ``ConfigError``."""
+    if not math.isfinite(losses["loss"]):
+        raise ConfigError(
+            f"loss {losses['loss']} at step {progress.total_steps}",
+            "a finite number",
+            "start again with a lower --optimiser.learning-rate, or with --optimiser.gradient-clip 1",
+        )
+    return losses

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,9 +53,10 @@ def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Pa
         raise
 
 
-def resume(folder: Path, fabric: Fabric | None = None) -> None:
-    """Continue a run from its last checkpoint."""
+def resume(folder: Path, data: Path | None = None, fabric: Fabric | None = None) -> None:
+    """Continue a run from its last checkpoint. data: where the dataset lies now, if it has moved."""
     run = read_run(folder)
+    run = replace(run, data_folder=str(Path(data).resolve())) if data else run
     splits = open_splits(run.data_folder, run.fold, run.train)
     _remove_unfinished_files(Path(folder))
     _train(run, splits, Path(folder), fabric or make_fabric(run.train))
