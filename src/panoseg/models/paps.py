@@ -149,11 +149,10 @@ def local_maxima(heatmap_BHW: Tensor) -> Tensor:
 
 def zone_centres(heatmap_BHW: Tensor, zones_BHW: Tensor) -> Tensor:
     """Bool B x H x W: the hottest pixel of each zone, the first in reading order of equally hot ones; none in zone 0."""
-    images = len(zones_BHW)
-    zones = zones_BHW.amax() + 1
-    zone_P = (zones_BHW.long() + zones * torch.arange(images, device=zones.device)[:, None, None]).flatten()
+    images, zones = len(zones_BHW), int(zones_BHW.amax()) + 1
+    zone_P = (zones_BHW.long() + zones * torch.arange(images, device=zones_BHW.device)[:, None, None]).flatten()
     heat_P = heatmap_BHW.flatten()
-    hottest_Z = heat_P.new_full((int(images * zones),), -1.0).scatter_reduce(0, zone_P, heat_P, "amax")
+    hottest_Z = heat_P.new_full((images * zones,), -1.0).scatter_reduce(0, zone_P, heat_P, "amax")
     hot_P = (heat_P == hottest_Z[zone_P]) & (zones_BHW.flatten() > 0)
     pixel_P = torch.arange(len(heat_P), device=heat_P.device).where(hot_P, len(heat_P))
     first_Z = pixel_P.new_full(hottest_Z.shape, len(heat_P)).scatter_reduce(0, zone_P, pixel_P, "amin")

@@ -139,9 +139,9 @@ def _zoned_class_loss(found: Candidates, target: CentreTargets, counted_N: Tenso
 
 def _areas(instances_BHW: Tensor, image_N: Tensor, instance_N: Tensor) -> Tensor:
     """Pixels of each instance in its image."""
-    count = instances_BHW.amax() + 1
-    offset_B = count * torch.arange(len(instances_BHW), device=count.device)
-    areas = (instances_BHW + offset_B[:, None, None]).flatten().bincount(minlength=int(count) * len(instances_BHW))
+    count = int(instances_BHW.amax()) + 1
+    offset_B = count * torch.arange(len(instances_BHW), device=instances_BHW.device)
+    areas = (instances_BHW + offset_B[:, None, None]).flatten().bincount(minlength=count * len(instances_BHW))
     return areas[instance_N + offset_B[image_N]]
 
 
