@@ -14,10 +14,11 @@ from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis
 from panoseg.data.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
 from panoseg.data.simulation.calendar import SEASON_DAYS, acquisition_days, season_start
+from panoseg.data.simulation.cover import Climate
 from panoseg.data.simulation.landscape import Landscape, make_landscape
 from panoseg.data.simulation.materials import CORN, MEADOW, RAPESEED, VOID, WHEAT, Material
 from panoseg.data.simulation.noise import fractal_noise, smooth_noise
-from panoseg.data.simulation.phenology import Climate, Phenology, first_of_parcel
+from panoseg.data.simulation.phenology import Phenology, first_of_parcel
 from panoseg.data.simulation.regions import REGIONS
 from panoseg.data.simulation.sensor import footprints, interpolate, pool, repeat, shift
 from panoseg.data.simulation.spectra import make_surfaces

@@ -21,8 +21,9 @@ from shapely.geometry import shape
 from panoseg.classes import PASTIS
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
+from panoseg.data.simulation.landscape import PIXEL_M
 from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.season import PIXEL_M, Layout, Season, simulate_season
+from panoseg.data.simulation.season import Layout, Season, simulate_season
 from panoseg.files import atomic, new_folder
 
 _SCL = {CLOUD: 9, SHADOW: 3, CIRRUS: 10, SNOW: 11}

@@ -21,7 +21,8 @@ from panoseg.data.simulation.regions import REGIONS, Region
 
 CELLS = 3
 """Cells a pixel side."""
-CELL_M = 10.0 / CELLS
+PIXEL_M = 10.0
+CELL_M = PIXEL_M / CELLS
 HECTARE_CELLS = 10_000 / CELL_M**2
 _MARGIN = 12
 """Pixels simulated beyond each side, so that it is known how much of a parcel lies outside."""

@@ -1,49 +1,19 @@
-"""How the cover of each unit of land goes through the season: leaves, dead leaves, straw, flowers and the state of the soil.
+"""How the cover of each unit of land goes through the season: every unit has its own days and vigour.
 
-Growth and ripening are logistic curves (the double logistic of Beck et al. 2006, Remote Sensing of Environment 100, on leaf
-area instead of NDVI); cuts, harvests and tillage are events. Every unit has its own days and vigour.
-
-Shape suffixes: T days, U units; arrays of a crop's units carry U too.
+Shape suffixes: T days, U units, P parcels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
-from panoseg.data.simulation.crops import ANNUAL, AnnualCrop
-from panoseg.data.simulation.materials import FODDER, GRAPEVINE, HORTICULTURE, MEADOW, ORCHARD, Material
-
-_NEVER = 10_000.0
-
-
-@dataclass
-class Cover:
-    """The state of every unit on every day; float32 [T, U].
-
-    leaf: green leaf area index. brown: share of ground under dead standing plants. litter: share of bare ground under straw.
-    flower: share of the canopy in flower. tilth: brightness of the soil's surface, 1 for a settled one.
-    """
-
-    leaf: np.ndarray
-    brown: np.ndarray
-    litter: np.ndarray
-    flower: np.ndarray
-    tilth: np.ndarray
-
-    @classmethod
-    def bare(cls, days: int, units: int) -> Cover:
-        """Nothing grows."""
-        return cls(*(np.full((days, units), float(field.name == "tilth"), np.float32) for field in fields(cls)))
-
-
-@dataclass(frozen=True)
-class Climate:
-    """delay: days by which this season lags. drought: 0 wet to 1 dry summer."""
-
-    delay: float
-    drought: float
+from panoseg.data.simulation.annual import annual, horticulture
+from panoseg.data.simulation.cover import Climate, Cover, Growth
+from panoseg.data.simulation.crops import ANNUAL
+from panoseg.data.simulation.materials import FODDER, GRAPEVINE, HORTICULTURE, MEADOW, ORCHARD
+from panoseg.data.simulation.perennial import mown, rows, uncultivated
 
 
 class Phenology:
@@ -78,242 +48,15 @@ def first_of_parcel(parcel_U: np.ndarray) -> np.ndarray:
     return np.where(parcel_U > 0, first_P[inverse_U], first_U)
 
 
-def _draw(material: int, first_U: np.ndarray, climate: Climate, rng: np.random.Generator):
+def _draw(material: int, first_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> Growth:
     """A function from days to the cover of the units of one material. first_U: the first unit of each one's parcel."""
     count = first_U.size
     if material in ANNUAL:
-        return _annual(ANNUAL[material], first_U, climate, rng)
+        return annual(ANNUAL[material], first_U, climate, rng)
     if material in (MEADOW, FODDER):
-        return _mown(material == FODDER, count, climate, rng)
+        return mown(material == FODDER, count, climate, rng)
     if material == HORTICULTURE:
-        return _horticulture(count, climate, rng)
+        return horticulture(count, climate, rng)
     if material in (GRAPEVINE, ORCHARD):
-        return _rows(material == GRAPEVINE, count, climate, rng)
-    return _uncultivated(material, count, climate, rng)
-
-
-def _rising(day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip((day_T1 - middle_U) / width_U, -30, 30)))
-
-
-def _bump(day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float) -> np.ndarray:
-    return np.exp(-0.5 * np.square((day_T1 - middle_U) / width_U))
-
-
-def _between(day_T1: np.ndarray, start_U: np.ndarray | float, end_U: np.ndarray | float) -> np.ndarray:
-    return (day_T1 >= start_U) & (day_T1 < end_U)
-
-
-def _annual(crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator):
-    """A crop sown once. The parts of a parcel share the crop; what stood there before and comes after is their own."""
-    count = first_U.size
-    late_U = climate.delay + rng.normal(0, crop.spread, count)
-    sown_U = crop.sown + 0.6 * late_U + rng.normal(0, 0.6 * crop.spread, count)
-    rise_U = crop.rise + late_U
-    peak_U = crop.peak * rng.normal(1, 0.14, count).clip(0.45, 1.4) * (1 - 0.2 * climate.drought)
-    ripen_U = crop.ripen + late_U - 8 * climate.drought + rng.normal(0, 0.5 * crop.spread, count)
-    harvest_U = np.maximum(crop.harvest + 0.8 * late_U + rng.normal(0, 0.9 * crop.spread, count), rise_U + 40)
-    if crop.ripen < crop.harvest:
-        harvest_U = np.maximum(harvest_U, ripen_U + 8)
-    winter_U = crop.winter * rng.lognormal(0, 0.4, count)
-    width_U = crop.rise_days * rng.uniform(0.8, 1.25, count)
-    ripen_days_U = crop.ripen_days * rng.uniform(0.75, 1.3, count)
-    flower_U = crop.flower_strength * rng.uniform(0.6, 1.2, count)
-    flower_day_U = crop.flower + late_U
-    shared = (sown_U, rise_U, peak_U, ripen_U, harvest_U, winter_U, width_U, ripen_days_U, flower_U, flower_day_U)
-    sown_U, rise_U, peak_U, ripen_U, harvest_U, winter_U, width_U, ripen_days_U, flower_U, flower_day_U = (
-        values_U[first_U] for values_U in shared
-    )
-    harvest_U = harvest_U + rng.choice([0, 0, 3, 8], count) * (first_U != np.arange(count))
-    peak_U = peak_U * rng.normal(1, 0.03, count)
-    before = _before(sown_U, autumn=crop.winter > 0, rng=rng)
-    after = _after(harvest_U, crop.straw, rng)
-
-    def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
-        before(day_T1, cover)
-        after(day_T1, cover)
-        alive = _between(day_T1, sown_U, harvest_U)
-        ripe = _rising(day_T1, ripen_U, ripen_days_U)
-        dip = 1 - 0.3 * _bump(day_T1, 150.0, 30)
-        young = winter_U * _rising(day_T1, sown_U + 24, 7) * dip
-        full = young + (peak_U - np.minimum(young, peak_U)) * _rising(day_T1, rise_U, width_U)
-        cover.leaf += alive * full * (1 - ripe)
-        cover.brown += alive * (1 - np.exp(-0.6 * full)) * ripe
-        cover.flower += alive * flower_U * _bump(day_T1, flower_day_U, crop.flower_days)
-        return cover
-
-    return grow
-
-
-def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator):
-    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a catch crop, or nothing but
-    weeds."""
-    count = sown_U.size
-    kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
-    late_end_U = np.minimum(rng.normal(32, 14, count), sown_U - 6)
-    tilled_U = np.where(kind_U == 1, rng.uniform(-15, 60, count) if autumn else rng.uniform(10, 170, count), _NEVER)
-    catch_start_U, catch_end_U = rng.normal(25, 9, count), np.minimum(rng.normal(150, 42, count), sown_U - 8)
-    catch_U = rng.uniform(0.8, 3.8, count)
-    late_U, volunteers_U = rng.uniform(1.5, 4.5, count), rng.uniform(0, 1.0, count)
-    straw_U, weeds_U = rng.uniform(0.2, 0.65, count), rng.gamma(1.2, 0.22, count)
-    seedbed_U, ploughed_U = rng.normal(1.08, 0.06, count), rng.normal(0.88, 0.07, count)
-    plough_U = np.where(rng.random(count) < 0.5, np.minimum(sown_U - 4, rng.uniform(30, 130, count)), sown_U - 4)
-
-    def grow(day_T1: np.ndarray, cover: Cover) -> None:
-        unsown = day_T1 < sown_U
-        late = (kind_U == 0) & (day_T1 < late_end_U)
-        stubble = (kind_U == 1) & unsown & (day_T1 < tilled_U) & (day_T1 < sown_U - 4)
-        catch = (kind_U == 2) & (day_T1 < catch_end_U)
-        killed = (kind_U == 2) & unsown & (day_T1 >= catch_end_U)
-        fading = 1 - 0.6 * _rising(day_T1, late_end_U - 8, 9)
-        cover.leaf += late * late_U * fading + stubble * volunteers_U * _rising(day_T1, 20, 12)
-        cover.leaf += catch * catch_U * _rising(day_T1, catch_start_U, 8)
-        cover.brown += late * 0.45 * (1 - fading) + killed * 0.4 * np.exp(-np.maximum(day_T1 - catch_end_U, 0) / 30)
-        cover.litter += stubble * straw_U + ((kind_U == 0) & unsown & ~late) * 0.3 * straw_U
-        bare = unsown & ~stubble & ~late & ~catch
-        cover.leaf += bare * weeds_U * _rising(np.minimum(day_T1, sown_U - 12), late_end_U + 45, 15) * (day_T1 < sown_U - 8)
-        cover.tilth += bare * np.where(day_T1 >= plough_U, ploughed_U - 1, 0)
-        since = np.maximum(day_T1 - sown_U, 0)
-        cover.tilth += ~unsown * (seedbed_U - 1) * np.exp(-since / 40)
-
-    return grow
-
-
-def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator):
-    """What is left after harvest: straw, tillage after some weeks, then volunteers, a catch crop or the next crop."""
-    count = harvest_U.size
-    straw_U = (straw * rng.uniform(0.6, 1.3, count)).clip(0, 0.9)
-    tilled_U = harvest_U + np.where(rng.random(count) < 0.3, _NEVER, rng.gamma(2.0, 14.0, count))
-    green_U = np.where(rng.random(count) < 0.55, rng.uniform(0.4, 3.2, count), rng.uniform(0, 0.3, count))
-    green_day_U = harvest_U + rng.uniform(28, 60, count)
-    tilth_U = rng.normal(0.94, 0.09, count)
-
-    def grow(day_T1: np.ndarray, cover: Cover) -> None:
-        cut = day_T1 >= harvest_U
-        tilled = day_T1 >= tilled_U
-        since = np.maximum(day_T1 - harvest_U, 0)
-        cover.litter += cut * straw_U * np.where(tilled, 0.25, 1.0) * np.exp(-since / 150)
-        cover.leaf += cut * green_U * _rising(day_T1, green_day_U, 7)
-        cover.tilth += tilled * (tilth_U - 1)
-
-    return grow
-
-
-def _mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator):
-    """Meadows and lucerne: green all year, with cuts or grazing, a winter low and a dry summer."""
-    summer_U = rng.uniform(2.8, 5.0, count) if fodder else rng.uniform(2.0, 4.6, count)
-    winter_U = rng.uniform(0.5, 1.6, count) if fodder else rng.uniform(0.6, 2.8, count)
-    most = 5 if fodder else 4
-    grazed_U = (rng.random(count) < (0.05 if fodder else 0.45))[:, None]
-    first_U = rng.normal(262, 10, count) + climate.delay
-    gap_UK = rng.uniform(32, 52, (count, most)).cumsum(1) - 40
-    cut_UK = first_U[:, None] + gap_UK
-    times_U = rng.integers(2 if fodder else 1, most + 1, count)[:, None]
-    cut_UK = np.where((np.arange(most) < times_U) & ~grazed_U, cut_UK, _NEVER)
-    cut_UK = np.concatenate([cut_UK, np.where(rng.random((count, 1)) < 0.4, rng.uniform(-20, 45, (count, 1)), _NEVER)], 1)
-    left_U, regrow_U = rng.uniform(0.15, 0.4, count), rng.uniform(14, 24, count)
-    dry_U = (climate.drought * rng.uniform(0.3, 1.0, count)).clip(0, 0.85)
-    thatch_U = rng.uniform(0.02, 0.22, count)
-    start_U = 205 + climate.delay + rng.normal(0, 8, count)
-    phase_U = rng.uniform(0, 60, count)
-    renewed_U = np.where(rng.random(count) < (0.14 if fodder else 0.1), rng.uniform(5, 60, count), -_NEVER)
-
-    def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
-        season = _rising(day_T1, start_U, 12) + 1 - _rising(day_T1, 62, 18)
-        leaf = winter_U + np.maximum(summer_U - winter_U, 0.2) * np.minimum(season, 1)
-        drought = dry_U * _bump(day_T1, 335, 30)
-        fresh = np.zeros_like(leaf)
-        for k in range(cut_UK.shape[1]):
-            since = day_T1 - cut_UK[:, k]
-            recovery = 1 - np.exp(-np.square(np.maximum(since, 0) / regrow_U))
-            leaf = np.where(since >= 0, leaf * (left_U + (1 - left_U) * recovery), leaf)
-            fresh = np.where((since >= 0) & (since < 25), 0.3 * np.exp(-np.maximum(since, 0) / 10), fresh)
-        leaf *= 1 + 0.12 * grazed_U[:, 0] * np.sin((day_T1 + phase_U) / 9)
-        sown = _rising(day_T1, renewed_U + 45, 10)
-        cover.leaf += leaf * (1 - 0.75 * drought) * sown
-        cover.brown += np.minimum(thatch_U * (1 - 0.5 * np.minimum(season, 1)) + 0.6 * drought + fresh, 0.9) * sown
-        return cover
-
-    return grow
-
-
-def _horticulture(count: int, climate: Climate, rng: np.random.Generator):
-    """Vegetables and flowers: one to three short crops whenever it suits."""
-    cycles = 3
-    start_UK = rng.uniform(170, 285, (count, 1)) + rng.uniform(70, 130, (count, cycles)).cumsum(1) - 100
-    start_UK = np.where(rng.random((count, cycles)) < [1.0, 0.6, 0.4], start_UK + climate.delay, _NEVER)
-    start_UK = np.concatenate([start_UK, np.where(rng.random((count, 1)) < 0.35, rng.uniform(-40, 40, (count, 1)), _NEVER)], 1)
-    length_UK = rng.uniform(40, 95, start_UK.shape)
-    peak_UK = rng.uniform(1.0, 4.5, start_UK.shape)
-    cover_crop_U = np.where(rng.random(count) < 0.35, rng.uniform(0.5, 2.5, count), 0.1)
-    tilth_U = rng.normal(1.05, 0.15, count)
-    bloom_U = np.where(rng.random(count) < 0.15, rng.uniform(0.1, 0.4, count), 0)
-
-    def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
-        for k in range(start_UK.shape[1]):
-            start, end = start_UK[:, k], start_UK[:, k] + length_UK[:, k]
-            alive = _between(day_T1, start, end)
-            cover.leaf += alive * peak_UK[:, k] * _rising(day_T1, start + 0.4 * length_UK[:, k], 7)
-            cover.flower += alive * bloom_U * _bump(day_T1, end - 12, 6)
-        cover.leaf += _between(day_T1, 20, 165) * cover_crop_U * (cover.leaf < 0.1)
-        cover.tilth += tilth_U - 1
-        return cover
-
-    return grow
-
-
-def _rows(vine: bool, count: int, climate: Climate, rng: np.random.Generator):
-    """Vines and fruit trees: rows that green up in spring over bare soil or grass."""
-    share_U = rng.uniform(0.5, 1.6, count) if vine else rng.uniform(0.9, 3.2, count)
-    grass_U = np.where(rng.random(count) < (0.5 if vine else 0.85), rng.uniform(0.2, 1.0 if vine else 2.0, count), 0.05)
-    out_U = (255 if vine else 233) + climate.delay + rng.normal(0, 6, count)
-    fall_U = (418 if vine else 425) + rng.normal(0, 7, count)
-    wood_U = rng.uniform(0.03, 0.1, count) if vine else rng.uniform(0.1, 0.3, count)
-    bloom_U = rng.uniform(0, 0.0 if vine else 0.25, count)
-    dry_U = climate.drought * rng.uniform(0.3, 0.9, count)
-
-    def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
-        foliage = _rising(day_T1, out_U, 12) * (1 - _rising(day_T1, fall_U, 8))
-        foliage = foliage + 1 - _rising(day_T1, fall_U - 365, 8)
-        grass = grass_U * (0.7 + 0.3 * _bump(day_T1, 235, 35)) * (1 - dry_U * _bump(day_T1, 335, 32))
-        cover.leaf += share_U * foliage + grass
-        cover.brown += wood_U * (1 - 0.5 * foliage)
-        cover.flower += bloom_U * _bump(day_T1, out_U - 18, 6)
-        return cover
-
-    return grow
-
-
-_WOODY = {Material.BROADLEAF: (4.8, 0.35, 0.6), Material.HEDGE: (3.6, 0.7, 0.5), Material.SCRUB: (2.4, 1.0, 0.35)}
-"""Leaf area in summer and in winter, and the share of bark in winter."""
-
-
-def _uncultivated(material: int, count: int, climate: Climate, rng: np.random.Generator):
-    """Grass, trees and built-up land."""
-    if material in (Material.GRASS, Material.TRACK, Material.YARD):
-        scale = {Material.GRASS: 1.0, Material.TRACK: 0.35, Material.YARD: 0.15}[Material(material)]
-        grass = _mown(False, count, climate, rng)
-
-        def grow_grass(day_T1: np.ndarray) -> Cover:
-            cover = grass(day_T1)
-            cover.leaf *= scale
-            cover.brown *= scale
-            return cover
-
-        return grow_grass
-    summer, winter, bark = _WOODY.get(Material(material), (4.0, 4.0, 0.1) if material == Material.CONIFER else (0.0, 0.0, 0.0))
-    leaf_U, winter_U = summer * rng.uniform(0.8, 1.2, count), winter * rng.uniform(0.6, 1.4, count)
-    out_U, fall_U = 232 + climate.delay + rng.normal(0, 5, count), 428 + rng.normal(0, 6, count)
-
-    def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
-        foliage = _rising(day_T1, out_U, 6) * (1 - _rising(day_T1, fall_U, 8)) + 1 - _rising(day_T1, fall_U - 365, 8)
-        cover.leaf += winter_U + (leaf_U - winter_U) * foliage
-        cover.brown += bark * (1 - foliage)
-        return cover
-
-    return grow
+        return rows(material == GRAPEVINE, count, climate, rng)
+    return uncultivated(material, count, climate, rng)

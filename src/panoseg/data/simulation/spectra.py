@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from panoseg.data.simulation.cover import Cover
 from panoseg.data.simulation.materials import (
     BEET,
     CORN,
@@ -34,7 +35,7 @@ from panoseg.data.simulation.materials import (
     WINTER_BARLEY,
     Material,
 )
-from panoseg.data.simulation.phenology import Cover, first_of_parcel
+from panoseg.data.simulation.phenology import first_of_parcel
 
 
 def _spectrum(*values: float) -> np.ndarray:

@@ -32,7 +32,8 @@ from panoseg.progress import track
 FIRST_ID = 10_000
 FOLD_COUNT = 5
 _MARK = "simulation.json"
-_VERSION = 1
+_VERSION = 2
+"""Raised whenever a seed gives other data, so that patches of two simulations are not mixed."""
 
 
 @dataclass(frozen=True)
