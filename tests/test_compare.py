@@ -57,8 +57,15 @@ def test_an_iou_of_one_half_is_no_match():
 def test_no_parcels_and_no_truth():
     truth = table(box(0, 0, 100, 100))
     assert compare_parcels(truth.iloc[:0], truth).quality.pq == 0.0
+    assert compare_parcels(truth, truth.iloc[:0]).invented == (0,)
+    assert compare_parcels(truth.iloc[:0], truth.iloc[:0]).quality.pq == 0.0
+
+
+def test_a_file_without_true_parcels(tmp_path):
+    write_geoparquet(table(box(0, 0, 100, 100)), tmp_path / "parcels.parquet")
+    write_geoparquet(table(box(0, 0, 100, 100)).iloc[:0], tmp_path / "truth.parquet")
     with pytest.raises(ParcelsError, match="holds no parcel"):
-        compare_parcels(truth, truth.iloc[:0])
+        compare_files(tmp_path / "parcels.parquet", tmp_path / "truth.parquet")
 
 
 def test_overlapping_outlines_match_once():

@@ -146,6 +146,8 @@ def compare_files(
     compared only where at least one was named or both have the same column. Raises ``ParcelsError`` and ``ConfigError``.
     """
     found, true = read_parcels(parcels), read_parcels(truth)
+    if not len(true):
+        raise ParcelsError(f"{truth} holds no parcel", "at least one", "choose another file")
     mapping = _read_class_map(Path(class_map)) if class_map else None
     named = class_column or truth_class_column or mapping
     column, truth_column = _class_column(found, class_column, parcels), _class_column(true, truth_class_column, truth)
@@ -175,10 +177,8 @@ def compare_parcels(
 
     classes, truth_classes: class of each row, or None. class_map: true classes in the words of the parcels; true classes that
     it lacks are compared with nothing. min_area_ha: smaller true parcels do not count, and parcels that match them are excused;
-    None: 0.1 where only declared land counts, else 0. Raises ``ParcelsError`` for a truth without parcels.
+    None: 0.1 where only declared land counts, else 0.
     """
-    if not len(truth):
-        raise ParcelsError("the truth holds no parcel", "at least one", "choose another file")
     if min_area_ha is None:
         min_area_ha = DECLARED_MIN_AREA_HA if declared_only else 0.0
     outlines_P, outlines_T = _in_one_system(parcels, truth)
