@@ -338,7 +338,7 @@ def test_option_void_marks_parcels_that_lie_outside():
 
 def test_option_crops_limits_classes():
     found = set(np.unique(season_of(crops=(2, 3), void=False).classes_HW).tolist())
-    assert found <= {0, 1, 2, 3, 16}  # villages keep meadows and orchards
+    assert found <= {0, 2, 3}
     assert found & {2, 3}
 
 

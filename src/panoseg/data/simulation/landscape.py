@@ -29,7 +29,7 @@ _MARGIN = 12
 _VOID_BELOW = 0.35
 """Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole parcel; the margin here
 cuts it."""
-_BORDERS = (None, Material.GRASS, Material.HEDGE, Material.TRACK)
+_BORDERS = (Material.GRASS, Material.GRASS, Material.HEDGE, Material.TRACK)
 _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
 
 
@@ -48,6 +48,16 @@ class Landscape:
     angle_U: np.ndarray
     parcels_HW: np.ndarray
     classes_HW: np.ndarray
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A node cut in two: the cells of both halves, those of the border between them, and their distance to its middle,
+    metres."""
+
+    halves: tuple[np.ndarray, np.ndarray]
+    border_N: np.ndarray
+    distance_N: np.ndarray
 
 
 def make_landscape(size: tuple[int, int], region: Region, options: SimulationOptions, rng: np.random.Generator) -> Landscape:
@@ -85,38 +95,33 @@ class Plan:
             if cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(region.block_ha[0]), region.block_ha[1]):
                 self._use_block(cells_N, angle)
                 continue
-            road = rng.choice([Material.ASPHALT, Material.TRACK, Material.GRASS, Material.HEDGE], p=[0.4, 0.3, 0.2, 0.1])
-            width = rng.uniform(4, 8) if road == Material.ASPHALT else rng.uniform(3, 7)
-            turn = rng.normal(0, 0.12) if rng.random() < 0.8 else rng.uniform(-0.6, 0.6)
-            first_N, second_N, road_N = self.cut(cells_N, angle + turn, width + 2 * (verge := rng.uniform(0, 5)))
-            self._lay_road(road_N, road, width, verge)
-            nodes += [(first_N, angle + turn), (second_N, angle + rng.normal(0, 0.15))]
+            turned = angle + (rng.normal(0, 0.12) if rng.random() < 0.8 else rng.uniform(-0.6, 0.6))
+            first_N, second_N = self._road(cells_N, turned)
+            nodes += [(first_N, turned), (second_N, angle + rng.normal(0, 0.15))]
 
-    def cut(
-        self, cells_N: np.ndarray, angle: float, width: float, along: bool | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cut a node in two across its longer extent (or as ``along`` says), leaving a border of ``width`` metres between."""
+    def cut(self, cells_N: np.ndarray, angle: float, width: float = 0.0) -> Cut:
+        """Cut a node in two across its longer extent, leaving a border of ``width`` metres between the halves."""
         x_N, y_N = self.x_N[cells_N], self.y_N[cells_N]
         u_N = x_N * np.cos(angle) + y_N * np.sin(angle)
         v_N = y_N * np.cos(angle) - x_N * np.sin(angle)
-        if along is None:
-            along = bool(np.ptp(u_N) < np.ptp(v_N))
-        s_N = v_N if along else u_N
-        low, high = s_N.min(), s_N.max()
-        s_N = s_N - (low + self.rng.uniform(0.32, 0.68) * (high - low))
-        self._across_N = s_N
-        if width <= 0:
-            return cells_N[s_N < 0], cells_N[s_N >= 0], cells_N[:0]
-        border_N = np.abs(s_N) < width / 2
-        self._across_N = s_N[border_N]
-        return cells_N[(s_N < 0) & ~border_N], cells_N[(s_N >= 0) & ~border_N], cells_N[border_N]
+        along_N = v_N if np.ptp(u_N) < np.ptp(v_N) else u_N
+        low, high = along_N.min(), along_N.max()
+        along_N -= low + self.rng.uniform(0.32, 0.68) * (high - low)
+        border_N = np.abs(along_N) < width / 2
+        below_N = along_N < 0
+        halves = cells_N[below_N & ~border_N], cells_N[~below_N & ~border_N]
+        return Cut(halves, cells_N[border_N], np.abs(along_N[border_N]))
 
-    def _lay_road(self, cells_N: np.ndarray, road: int, width: float, verge: float) -> None:
-        across_N = np.abs(self._across_N)
-        if verge > 0:
-            lined = self.rng.random() < 0.15
-            self.unit(cells_N[across_N >= width / 2], Material.HEDGE if lined else Material.GRASS)
-        self.unit(cells_N[across_N < width / 2], road)
+    def _road(self, cells_N: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+        """A road, a track or a strip of green between two blocks, mostly with verges, now and then lined with trees."""
+        rng = self.rng
+        kind = rng.choice([Material.ASPHALT, Material.TRACK, Material.GRASS, Material.HEDGE], p=[0.4, 0.3, 0.2, 0.1])
+        width = rng.uniform(4, 8) if kind == Material.ASPHALT else rng.uniform(3, 7)
+        cut = self.cut(cells_N, angle, width + 2 * rng.uniform(0, 5))
+        verge_N = cut.distance_N >= width / 2
+        self.unit(cut.border_N[verge_N], Material.HEDGE if rng.random() < 0.15 else Material.GRASS)
+        self.unit(cut.border_N[~verge_N], kind)
+        return cut.halves
 
     def _use_block(self, cells_N: np.ndarray, angle: float) -> None:
         region, rng = self.region, self.rng
@@ -143,15 +148,15 @@ class Plan:
         while nodes:
             cells_N, angle = nodes.pop()
             if cells_N.size < HECTARE_CELLS * max(rng.lognormal(np.log(1.45 * median_ha), region.field_ha[1]), 0.05):
-                self._field(cells_N, angle, favourite)
+                self._field(cells_N, angle, self._crop(favourite))
             elif strips and cells_N.size < HECTARE_CELLS * rng.uniform(3, 14) * median_ha:
                 self._strips(cells_N, angle, favourite, median_ha)
             else:
                 kind = int(rng.choice(4, p=region.borders))
                 turn = rng.normal(0, 0.06) if rng.random() < 0.85 else rng.uniform(-0.7, 0.7)
-                first_N, second_N, border_N = self.cut(cells_N, angle + turn, rng.uniform(*_BORDER_WIDTHS_M[kind]))
-                self.unit(border_N, _BORDERS[kind] or Material.GRASS)
-                nodes += [(part_N, angle + turn) for part_N in (first_N, second_N)]
+                cut = self.cut(cells_N, angle + turn, rng.uniform(*_BORDER_WIDTHS_M[kind]))
+                self.unit(cut.border_N, _BORDERS[kind])
+                nodes += [(half_N, angle + turn) for half_N in cut.halves]
 
     def _strips(self, cells_N: np.ndarray, angle: float, favourite: int, median_ha: float) -> None:
         """Cut a node into parallel strips of uneven width."""
@@ -161,14 +166,16 @@ class Plan:
         edges = np.cumsum(width * self.rng.lognormal(0, 0.45, size=200)) + s_N.min() - width / 2
         strip_N = np.searchsorted(edges, s_N)
         margin = self.rng.uniform(1, 3) if self.rng.random() < self.region.borders[1] else 0.0
-        if margin:
-            border_N = s_N - edges[strip_N - 1] < margin
-            self.unit(cells_N[border_N], Material.GRASS)
-            cells_N, strip_N = cells_N[~border_N], strip_N[~border_N]
+        border_N = s_N - np.append(-np.inf, edges)[strip_N] < margin
+        self.unit(cells_N[border_N], Material.GRASS)
         for strip in np.unique(strip_N):
-            self._field(cells_N[strip_N == strip], angle, favourite)
+            self._field(cells_N[(strip_N == strip) & ~border_N], angle, self._crop(favourite))
 
-    def _field(self, cells_N: np.ndarray, angle: float, favourite: int) -> None:
+    def _crop(self, favourite: int) -> int:
+        """A crop of the landscape, now and then the block's favourite, so that neighbours share theirs."""
+        return favourite if self.rng.random() < 0.15 else int(self.rng.choice(self.crop_ids, p=self.crop_weights))
+
+    def _field(self, cells_N: np.ndarray, angle: float, crop: int) -> None:
         """One parcel; a large one may have been several last year. Now and then nobody declares it."""
         rng = self.rng
         if cells_N.size == 0:
@@ -176,14 +183,11 @@ class Plan:
         if rng.random() < 0.03:
             self.idle(cells_N, angle)
             return
-        if favourite not in self.crop_ids:
-            favourite = int(self.crop_ids[0])
-        crop = favourite if rng.random() < 0.15 else int(rng.choice(self.crop_ids, p=self.crop_weights))
         self.parcels += 1
         angle += np.pi / 2 * (rng.random() < 0.2)
         parts = [cells_N]
         while rng.random() < 0.3 and parts[-1].size > 0.8 * HECTARE_CELLS:
-            parts += self.cut(parts.pop(), angle + np.pi / 2 * rng.integers(2), 0.0)[:2]
+            parts += self.cut(parts.pop(), angle + np.pi / 2 * rng.integers(2)).halves
         for part_N in parts:
             self.unit(part_N, crop, self.parcels, angle)
 
@@ -196,14 +200,15 @@ class Plan:
         while nodes:
             cells_N, angle = nodes.pop()
             if 0.15 < cells_N.size / HECTARE_CELLS < 0.6 and rng.random() < declared:
-                self._field(cells_N, angle, int(rng.choice([MEADOW, MEADOW, ORCHARD])))
+                crop = int(rng.choice([MEADOW, MEADOW, ORCHARD]))
+                self._field(cells_N, angle, crop if crop in self.crop_ids else self._crop(int(self.crop_ids[0])))
             elif cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(0.05), 0.7):
                 self.unit(cells_N, int(rng.choice(kinds, p=[0.13, 0.11, 0.02, 0.09, 0.07, 0.32, 0.19, 0.07])))
             else:
                 street = rng.uniform(3, 6) if cells_N.size > HECTARE_CELLS else 0.0
-                first_N, second_N, street_N = self.cut(cells_N, angle + rng.normal(0, 0.1), street)
-                self.unit(street_N, Material.ASPHALT)
-                nodes += [(first_N, angle), (second_N, angle)]
+                cut = self.cut(cells_N, angle + rng.normal(0, 0.1), street)
+                self.unit(cut.border_N, Material.ASPHALT)
+                nodes += [(half_N, angle) for half_N in cut.halves]
 
     def idle(self, cells_N: np.ndarray, angle: float) -> None:
         """Grass, scrub and trees that belong to no parcel."""
@@ -214,7 +219,7 @@ class Plan:
                 kinds = [Material.GRASS, Material.SCRUB, Material.BROADLEAF, Material.YARD]
                 self.unit(cells_N, int(self.rng.choice(kinds, p=[0.48, 0.3, 0.17, 0.05])))
             else:
-                nodes += self.cut(cells_N, angle + self.rng.uniform(-0.5, 0.5), 0.0)[:2]
+                nodes += self.cut(cells_N, angle + self.rng.uniform(-0.5, 0.5)).halves
 
     def unit(self, cells_N: np.ndarray, material: int, parcel: int = 0, angle: float = 0.0) -> None:
         """Make the cells one unit; nothing where there is no cell."""

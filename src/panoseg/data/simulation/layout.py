@@ -104,7 +104,7 @@ def _fill_wide(plan: Plan, cells_N: np.ndarray) -> None:
             continue
         use = rng.random()
         if cells_N.size > HECTARE_CELLS * rng.lognormal(np.log(6), 0.5):
-            nodes += plan.cut(cells_N, angle + rng.normal(0, 0.3), 0.0)[:2]
+            nodes += plan.cut(cells_N, angle + rng.normal(0, 0.3)).halves
         elif use < 0.4:
             plan.unit(cells_N, Material.CONIFER if rng.random() < 0.25 else Material.BROADLEAF)
         elif use < 0.75:
