@@ -15,6 +15,7 @@ def run(
     out: Path,
     weights: Path | None = None,
     truth: Path | None = None,
+    declared_only: bool = False,
     options: Annotated[MapOptions, tyro.conf.arg(name="")] = MapOptions(),  # noqa: B008
 ) -> None:
     """Map a season: parcels with classes (parcels.parquet), rasters (classes.tif, segments.tif) and report.html.
@@ -29,11 +30,12 @@ def run(
         out: Folder for the map; new, empty, or of the same map unfinished.
         weights: Folder of weights; without it the ones in the package are used.
         truth: True parcels to compare with in the report.
+        declared_only: The truth covers part of the land; score inside it, as panoseg compare --declared-only does.
         options: How the map is made.
     """
     from panoseg.maps.mapping import map_cube
 
-    result = map_cube(cube, weights, out, options, truth)
+    result = map_cube(cube, weights, out, options, truth, declared_only)
     for note in result.notes:
         print(f"note: {note}")
     print(f"{len(result.parcels)} parcels, {result.parcels['area_ha'].sum():.1f} ha, in {result.seconds:.0f} s")

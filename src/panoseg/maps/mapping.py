@@ -61,11 +61,12 @@ def map_cube(
     out: Path | str,
     options: MapOptions | None = None,
     truth: Path | str | None = None,
+    declared_only: bool = False,
 ) -> MapResult:
     """Map a season: parcels with classes, rasters and a report in the folder ``out``.
 
     weights: a folder of weights, or None for those in the package. truth: a file of true parcels to compare with in the report.
-    An unfinished map in ``out`` is continued. Every file appears whole or not at all. Raises ``PanosegError`` of all kinds.
+    declared_only: the truth covers part of the land, see ``compare_parcels``. An unfinished map in ``out`` is continued. Every file appears whole or not at all. Raises ``PanosegError`` of all kinds.
     """
     start = time.monotonic()
     options = options or MapOptions()
@@ -78,7 +79,7 @@ def map_cube(
     picture, data_HW = predict_cube(cube, season.days_T, predictor, work, options, cube_path)
     picture = tidy(picture, round(options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2))
     parcels = _parcels(picture, cube, season, loaded.card, options)
-    comparison = None if true_parcels is None else compare_parcels(parcels, true_parcels, **_classes_of(parcels, true_parcels))
+    comparison = None if true_parcels is None else _compared(parcels, true_parcels, declared_only)
     content = ReportContent(
         title=cube_path.stem or cube_path.name,
         source=cube_path,
@@ -130,9 +131,10 @@ def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsC
     )
 
 
-def _classes_of(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> dict[str, Any]:
-    """The classes to compare: only where the truth speaks of classes by the same column."""
-    return {"classes": parcels["class"], "truth_classes": truth["class"]} if "class" in truth.columns else {}
+def _compared(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame, declared_only: bool) -> Comparison:
+    """The comparison, of classes too where the truth speaks of them by the same column."""
+    classes = (parcels["class"], truth["class"]) if "class" in truth.columns else (None, None)
+    return compare_parcels(parcels, truth, classes=classes[0], truth_classes=classes[1], declared_only=declared_only)
 
 
 def _notes(shipped: bool, season: Season, data_HW: np.ndarray, parcels: gpd.GeoDataFrame) -> tuple[str, ...]:
