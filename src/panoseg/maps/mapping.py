@@ -22,7 +22,7 @@ from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, parcels_of, read_parcels, write_geopackage, write_geoparquet
 from panoseg.maps.predict import Predictor, predict_cube
 from panoseg.maps.rasters import write_classes, write_segments
-from panoseg.maps.report import ReportContent, render_report
+from panoseg.maps.report import ReportContent, network_name, render_report
 from panoseg.maps.resume import begin, fingerprint
 from panoseg.maps.tidy import tidy
 from panoseg.models.weights import Weights, WeightsCard, default_weights, load_weights
@@ -66,7 +66,8 @@ def map_cube(
     """Map a season: parcels with classes, rasters and a report in the folder ``out``.
 
     weights: a folder of weights, or None for those in the package. truth: a file of true parcels to compare with in the report.
-    declared_only: the truth covers part of the land, see ``compare_parcels``. An unfinished map in ``out`` is continued. Every file appears whole or not at all. Raises ``PanosegError`` of all kinds.
+    declared_only: the truth covers part of the land, see ``compare_parcels``. An unfinished map in ``out`` is continued. Every
+    file appears whole or not at all. Raises ``PanosegError`` of all kinds.
     """
     start = time.monotonic()
     options = options or MapOptions()
@@ -119,7 +120,6 @@ def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tupl
 
 def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsCard, options: MapOptions) -> gpd.GeoDataFrame:
     grid = cube.odc.geobox
-    network = type(card.model).__name__.removesuffix("Config")
     return parcels_of(
         picture,
         grid.affine,
@@ -127,7 +127,7 @@ def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsC
         card.classes,
         tolerance_pixels=options.simplify,
         observed=season.dates_T[-1],
-        details=f"panoseg {panoseg.__version__}, {network}, {len(season.days_T)} dates",
+        details=f"panoseg {panoseg.__version__}, {network_name(card.model)}, {len(season.days_T)} dates",
     )
 
 
