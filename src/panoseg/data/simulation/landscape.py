@@ -148,7 +148,9 @@ class Plan:
         while nodes:
             cells_N, angle = nodes.pop()
             if cells_N.size < HECTARE_CELLS * max(rng.lognormal(np.log(1.45 * median_ha), region.field_ha[1]), 0.05):
-                self._field(cells_N, angle, self._crop(favourite))
+                cornered = cells_N.size > 0.5 * HECTARE_CELLS and rng.random() < 0.18
+                for part_N in self._corner_off(cells_N, angle) if cornered else (cells_N,):
+                    self._field(part_N, angle, self._crop(favourite))
             elif strips and cells_N.size < HECTARE_CELLS * rng.uniform(3, 14) * median_ha:
                 self._strips(cells_N, angle, favourite, median_ha)
             else:
@@ -157,6 +159,12 @@ class Plan:
                 cut = self.cut(cells_N, angle + turn, rng.uniform(*_BORDER_WIDTHS_M[kind]))
                 self.unit(cut.border_N, _BORDERS[kind])
                 nodes += [(half_N, angle + turn) for half_N in cut.halves]
+
+    def _corner_off(self, cells_N: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
+        """A field and the corner that it has lost to another: fields are not all convex."""
+        half_N, rest_N = self.cut(cells_N, angle).halves
+        corner_N, other_N = self.cut(half_N, angle).halves
+        return np.concatenate([rest_N, other_N]), corner_N
 
     def _strips(self, cells_N: np.ndarray, angle: float, favourite: int, median_ha: float) -> None:
         """Cut a node into parallel strips of uneven width."""
@@ -176,12 +184,15 @@ class Plan:
         return favourite if self.rng.random() < 0.15 else int(self.rng.choice(self.crop_ids, p=self.crop_weights))
 
     def _field(self, cells_N: np.ndarray, angle: float, crop: int) -> None:
-        """One parcel; a large one may have been several last year. Now and then nobody declares it."""
+        """One parcel; a large one may have been several last year. Now and then it is a farmyard, or nobody declares it."""
         rng = self.rng
         if cells_N.size == 0:
             return
         if rng.random() < 0.03:
             self.idle(cells_N, angle)
+            return
+        if 0.2 < cells_N.size / HECTARE_CELLS < 1.5 and rng.random() < 0.4 * self.region.village:
+            self.village(cells_N, angle, declared=0.0)
             return
         self.parcels += 1
         angle += np.pi / 2 * (rng.random() < 0.2)
