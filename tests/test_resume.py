@@ -24,7 +24,7 @@ PANOPTIC = TrainConfig(
     model=PAPS,
     data=DataConfig(augmentation=AugmentationConfig(flips=True, turns=True, min_dates=2, noise=30.0)),
     optimiser=OptimiserConfig(learning_rate=0.01, schedule="cosine", warm_up_steps=2, gradient_clip=1.0),
-    epochs=3,
+    epochs=2,
     batch_size=1,
     heatmap_only_epochs=1,
     accelerator="cpu",
@@ -33,7 +33,7 @@ PANOPTIC = TrainConfig(
     checkpoint_minutes=0,
 )
 SEMANTIC = replace(
-    PANOPTIC, model=UTAE, heatmap_only_epochs=0, workers=1, optimiser=OptimiserConfig(schedule="milestones", milestones=(1, 2))
+    PANOPTIC, model=UTAE, heatmap_only_epochs=0, workers=1, optimiser=OptimiserConfig(schedule="milestones", milestones=(1,))
 )
 CONFIGS = {"panoptic": PANOPTIC, "semantic": SEMANTIC}
 
@@ -43,7 +43,7 @@ MOMENTS = {
     "panoptic-in-an-epoch": ("panoptic", "_step", 10),
     "panoptic-in-a-validation": ("panoptic", "evaluate", 2),
     "panoptic-while-writing": ("panoptic", "write_bytes", 6),
-    "semantic-in-an-epoch": ("semantic", "_step", 16),
+    "semantic-in-an-epoch": ("semantic", "_step", 10),
 }
 
 _KILLED = """

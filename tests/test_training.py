@@ -525,3 +525,13 @@ def test_start_from_weights_takes_them_and_refuses_others(data, tmp_path):
     with pytest.raises(WeightsError, match="of another shape"):
         start("c", replace(still, model=replace(UTAE, head_widths=(16,))), data, 1, tmp_path / "third")
     assert not (tmp_path / "third").exists()
+
+
+def test_a_panoptic_network_learns(data, tmp_path):
+    config = replace(
+        PANOPTIC, epochs=20, validate_every=20, precision="bf16-mixed", optimiser=OptimiserConfig(learning_rate=0.01)
+    )
+    train(config, data, tmp_path / "run")
+    first, *_, last = [row for row in read_log(tmp_path / "run" / "log.csv") if row["split"] == "train"]
+    for name, part in (("centre", 0.7), ("size", 0.9), ("class", 0.2)):
+        assert float(last[name]) < part * float(first[name]), name

@@ -45,7 +45,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
     """Fabric with the devices, machines and precision of a configuration; processes are started."""
     from lightning.fabric import Fabric
 
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning.pytorch"):  # Fabric speaks through either
+        logging.getLogger(name).setLevel(logging.WARNING)
     if config.threads:
         torch.set_num_threads(config.threads)
     several = config.devices != 1 or config.nodes != 1
