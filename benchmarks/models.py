@@ -60,8 +60,9 @@ def network_shares(rate: float) -> list[tuple[str, str, str]]:
         model.zero_grad()
         model(*images).logits_BKHW.square().mean().backward()
 
-    evaluation = best_seconds(forward, 5) if not model.eval().training else 0.0
-    training = best_seconds(step, 5) if model.train().training else 0.0
+    training = best_seconds(step, 5)
+    model.eval()
+    evaluation = best_seconds(forward, 5)
     return [
         ("U-TAE forward, share of matrix product", f"{FORWARD_FLOP / evaluation / rate:.0%} ({evaluation:.2f} s)", "45 %"),
         ("U-TAE training step, same", f"{3 * FORWARD_FLOP / training / rate:.0%} ({training:.2f} s)", "50 %"),

@@ -7,6 +7,9 @@ F frames: the valid dates of all samples one after the other, G heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,10 +59,8 @@ class UTAE(nn.Module):
         attention = attention_GBTHW.permute(1, 2, 0, 3, 4)[valid_BT].split(sizes)
         pyramid = [out_BCHW]
         for block, level in zip(self.up_blocks, reversed(levels), strict=True):
-            samples: list[list[Tensor]] = [[] for _ in valid_BT]
-            for (sample, _), piece, weight in zip(pieces, level, attention, strict=True):
-                samples[sample].append(weighted_sum(piece, weight, self.config.aggregation))
-            skip_BCHW = torch.stack([sum(parts[1:], parts[0]) for parts in samples])
+            sums = map(weighted_sum, level, attention, repeat(self.config.aggregation))
+            skip_BCHW = _sum_by_sample(sums, [sample for sample, _ in pieces])
             if self.config.aggregation == "mean":
                 skip_BCHW = skip_BCHW / valid_BT.sum(1).view(-1, 1, 1, 1)
             pyramid.append(block(pyramid[-1], skip_BCHW))
@@ -114,6 +115,14 @@ def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) 
         level_FCHW = level_FCHW * weight_FCHW.to(level_FCHW.dtype)
     # Summed as flat rows, which is much faster than over the first of four dimensions.
     return level_FCHW.permute(0, 2, 3, 1).reshape(frames, -1).sum(0).view(height, width, channels).permute(2, 0, 1)
+
+
+def _sum_by_sample(maps: Iterable[Tensor], sample_of: list[int]) -> Tensor:
+    """Maps C x H x W added up within each sample: B x C x H x W. sample_of: ascending from 0, one a map."""
+    sums: dict[int, Tensor] = {}
+    for sample, piece_CHW in zip(sample_of, maps, strict=True):
+        sums[sample] = sums[sample] + piece_CHW if sample in sums else piece_CHW
+    return torch.stack(list(sums.values()))
 
 
 def _check_size(images_BTCHW: Tensor, stride: int) -> None:
