@@ -32,7 +32,7 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
     """
     try:
         with warnings.catch_warnings():
-            # odc-loader warps in pixel coordinates, which rasterio takes for a missing transform.
+            # rasterio silences this warning of its own in a way that threads undo for each other.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except CubeError:
