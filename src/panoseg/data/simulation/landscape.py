@@ -202,7 +202,7 @@ class Plan:
         for part_N in parts:
             self.unit(part_N, crop, self.parcels, angle)
 
-    def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.1) -> None:
+    def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.04) -> None:
         """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards that are ``declared``."""
         rng = self.rng
         kinds = [Material.ROOF_RED, Material.ROOF_GREY, Material.ROOF_WHITE, Material.YARD, Material.ASPHALT]

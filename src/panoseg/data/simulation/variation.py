@@ -37,7 +37,7 @@ def variation_fields(landscape: Landscape, strength: float, rng: np.random.Gener
     size = landscape.parcels_HW.shape
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
     units, material_U = landscape.material_U.size, landscape.material_U
-    strength = strength * rng.lognormal(0.25, 0.4)
+    strength = strength * rng.lognormal(0.35, 0.45)
     crop_U, sealed_U = material_U < 100, material_U >= Material.ROOF_RED
     patchy_U = np.where(crop_U, rng.gamma(2.5, 0.11, units), 0.2)
     grain_U = np.where(crop_U, rng.gamma(2, 0.03, units), np.where(sealed_U, 0.05, 0.2))
