@@ -6,6 +6,8 @@ import errno
 import json
 import math
 import random
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
@@ -67,6 +69,29 @@ def first_step(config: TrainConfig, data, folder) -> dict[str, float]:
     train(replace(config, max_steps_per_epoch=1, max_validation_patches=1), data, folder)
     row = read_log(folder / "log.csv")[0]
     return {name: float(value) for name, value in row.items() if value and name != "split"}
+
+
+_BARE = """
+import importlib, sys
+ABSENT = {"safetensors", "xarray", "geopandas", "rasterio", "matplotlib", "scipy", "rich", "tyro", "tensorboard"}
+class Bare:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ImportError(name)
+sys.meta_path.insert(0, Bare())
+for name in ("training.folds", "training.losses", "models.published", "metrics.panoptic_quality", "metrics.confusion"):
+    importlib.import_module("panoseg." + name)
+from pathlib import Path
+from panoseg.training.log import RunLog
+with RunLog(Path(sys.argv[1]), ["loss"]) as log:
+    log.write(1, 1, "train", {"loss": 1.0})
+"""
+
+
+def test_training_needs_nothing_but_torch_and_numpy(tmp_path):
+    """It must import, and log, on a machine that has little else."""
+    subprocess.run([sys.executable, "-c", _BARE, str(tmp_path)], check=True, timeout=120)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.csv"]
 
 
 # Schedules

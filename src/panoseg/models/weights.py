@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import panoseg
@@ -153,6 +151,8 @@ def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> No
 
     half: store in half precision, except numbers too large for it. Raises ``OutputError``.
     """
+    from safetensors.torch import save
+
     folder = Path(folder)
     others = [entry.name for entry in folder.iterdir() if entry.name not in (NUMBERS, CARD)] if folder.is_dir() else []
     if others:
@@ -176,6 +176,9 @@ def load_weights(path: Path | str) -> Weights:
 
     Raises ``WeightsError`` for files that are missing, damaged, or do not belong together.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     path = Path(path)
     numbers = path if path.suffix == ".safetensors" else path / NUMBERS
     card = _read_card(numbers.with_name(CARD))

@@ -10,11 +10,14 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
 from panoseg.files import output_error
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 _LEADING = ("epoch", "step", "split", "learning_rate")
 
@@ -27,14 +30,12 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], position: tuple[int, int] | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.columns = (*_LEADING, *columns)
         size, step = position or (0, 0)
         try:
             self._file = open(folder / "log.csv", "a+b")  # noqa: SIM115 - kept open for the whole run
             self._file.truncate(size)
-            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if position else None)
+            self._events = _tensorboard(folder / "tensorboard", purge_step=step + 1 if position else None)
         except OSError as error:
             raise output_error(folder / "log.csv", error) from error
         if not size:
@@ -84,6 +85,24 @@ def _text(value: float | str | None) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return repr(value) if isinstance(value, float) else str(value)
+
+
+class _NoEvents:
+    """Stands in for TensorBoard's writer on a machine that has nothing but torch."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+def _tensorboard(folder: Path, purge_step: int | None) -> SummaryWriter | _NoEvents:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return _NoEvents()
+    return SummaryWriter(str(folder), purge_step=purge_step)
 
 
 class RunningMean:
