@@ -32,7 +32,7 @@ from panoseg.progress import track
 FIRST_ID = 10_000
 FOLD_COUNT = 5
 _MARK = "simulation.json"
-_VERSION = 4
+_VERSION = 5
 """Raised whenever a seed gives other data, so that patches of two simulations are not mixed."""
 
 
