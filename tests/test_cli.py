@@ -142,6 +142,8 @@ def test_resuming_another_models_checkpoint(capsys, data, tmp_path):
     before = (tmp_path / "last.ckpt").read_bytes()
     refused(capsys, ["train", "--resume", str(tmp_path)], "last.ckpt", "another model", "missing", "unexpected")
     assert (tmp_path / "last.ckpt").read_bytes() == before
+    save_checkpoint(tmp_path / "last.ckpt", build_model(UTAE).state_dict(), {}, Progress(), [random_state()] * 2)
+    refused(capsys, ["train", "--resume", str(tmp_path)], "of 2 processes", "resumed with 1")
 
 
 def test_weights_that_are_none(capsys, data, tmp_path):

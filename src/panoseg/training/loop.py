@@ -83,7 +83,7 @@ class Training:
         train: Split,
         validation: Split,
         folder: Path,
-        keep_best: Callable,
+        keep_best: KeepBest,
     ) -> None:
         self.fabric, self.config, self.folder, self.keep_best = fabric, config, folder, keep_best
         self.task, self.train, self.validation = task, train, validation
@@ -107,6 +107,13 @@ class Training:
         if not path.exists():
             return
         checkpoint = load_checkpoint(path)
+        processes = len(checkpoint.random_states)
+        if processes != self.fabric.world_size:
+            raise ConfigError(
+                f"{path} of {processes} processes, resumed with {self.fabric.world_size}",
+                f"{processes} processes",
+                "resume on as many devices as the run was started on",
+            )
         load_model(self.task, checkpoint.model, path)
         self.optimiser.load_state_dict(checkpoint.optimiser)
         self.progress = checkpoint.progress
