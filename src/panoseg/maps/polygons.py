@@ -28,10 +28,11 @@ def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: floa
     ([1, 2], [4.0, 1.0])
     """
     segment_HW = np.ascontiguousarray(segment_HW, np.int32)
-    traced = list(shapes(segment_HW, mask=segment_HW != 0, connectivity=4))
-    parts = np.array([shapely.geometry.shape(outline) for outline, _ in traced], dtype=object)
-    values = np.array([value for _, value in traced], dtype=np.int64)
-    ids, part_of = np.unique(values, return_inverse=True)
+    traced = [
+        (value, shapely.geometry.shape(outline)) for outline, value in shapes(segment_HW, mask=segment_HW != 0, connectivity=4)
+    ]
+    parts = np.array([outline for _, outline in traced], dtype=object)
+    ids, part_of = np.unique(np.array([value for value, _ in traced], dtype=np.int64), return_inverse=True)
     # A vertex at every corner of a pixel, so that neighbours share theirs; the simplifier takes the idle ones out again.
     parts = shapely.transform(shapely.segmentize(parts, 1.0), np.rint)
     order = np.argsort(part_of, kind="stable")
