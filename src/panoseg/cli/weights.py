@@ -44,7 +44,8 @@ def import_weights(
     Args:
         folder: The authors' folder: conf.json and Fold_1 .. Fold_5.
         out: Folder to write; new or empty.
-        data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights; otherwise FOLDER.
+        data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights; otherwise FOLDER. Without it the
+            weights can be scored on PASTIS, but not used for maps.
         fold: Import only this fold.
     """
     from panoseg.training.importing import import_folds

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig
@@ -22,10 +23,13 @@ from panoseg.models.weights import Weights, WeightsCard, check_state
 _FIXED = {"str_conv_k": 4, "str_conv_s": 2, "str_conv_p": 1, "padding_mode": "reflect", "pad_value": 0, "mono_date": None}
 
 
-def import_published(folder: Path | str, fold: int, normalisation: Normalisation, classes: ClassTable = PASTIS) -> Weights:
+def import_published(
+    folder: Path | str, fold: int, normalisation: Normalisation | None = None, classes: ClassTable = PASTIS
+) -> Weights:
     """The authors' weights of one fold.
 
-    normalisation: the folder does not hold it; published weights were trained on that of their own training folds. Raises
+    normalisation: the folder does not hold it; published weights were trained on that of their own training folds. Without it
+    the weights can be scored on a dataset, which holds it, but not used for maps. Raises
     ``WeightsError`` for what is missing or damaged, for pickles with code, and for other networks, whose differing entries it
     lists.
     """
@@ -36,7 +40,7 @@ def import_published(folder: Path | str, fold: int, normalisation: Normalisation
         path = folder / "model.pth.tar"
     state = read_checkpoint(path)
     try:
-        config = model_config(options, bands=len(normalisation.bands))
+        config = model_config(options, bands=len(normalisation.bands) if normalisation else len(PASTIS_BANDS))
     except (ConfigError, ValueError, TypeError) as error:
         raise _wrong_options(folder / "conf.json", str(error)) from error
     check_state(state, config, path)

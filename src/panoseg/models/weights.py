@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import panoseg
 from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
@@ -30,8 +31,8 @@ class WeightsCard:
 
     model: ModelConfig
     """The network, with its numbers of bands and classes."""
-    normalisation: Normalisation
-    """Bands in the order of the images, and their means and deviations."""
+    normalisation: Normalisation | None
+    """Bands in the order of the images, and their means and deviations; None where imported weights came without."""
     classes: ClassTable = PASTIS
     """What the scores mean."""
     reference_date: str = "2018-09-01"
@@ -59,8 +60,18 @@ class WeightsCard:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands in the order of the images."""
-        return self.normalisation.bands
+        """Names of the bands in the order of the images; PASTIS's where the normalisation is not known."""
+        return self.normalisation.bands if self.normalisation else PASTIS_BANDS
+
+    def known_normalisation(self) -> Normalisation:
+        """The normalisation. Raises ``WeightsError`` where the weights came without."""
+        if self.normalisation is None:
+            raise WeightsError(
+                "weights that do not know their normalisation",
+                "the means and deviations they were trained with, which are part of the dataset",
+                "import them again: panoseg weights import FOLDER OUT --data PASTIS",
+            )
+        return self.normalisation
 
     @property
     def season_start(self) -> tuple[int, int]:
@@ -69,7 +80,7 @@ class WeightsCard:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; ``from_json`` reads it."""
-        bands = {key: list(getattr(self.normalisation, key)) for key in ("bands", "mean", "std")}
+        bands = self.normalisation and {key: list(getattr(self.normalisation, key)) for key in ("bands", "mean", "std")}
         same = {key: getattr(self, key) for key in ("reference_date", "trained_on", "provenance", "scores")}
         return {
             "panoseg": self.version,
@@ -83,7 +94,7 @@ class WeightsCard:
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
         """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
         bands = values["normalisation"]
-        normalisation = Normalisation(
+        normalisation = bands and Normalisation(
             tuple(map(float, bands["mean"])), tuple(map(float, bands["std"])), tuple(map(str, bands["bands"]))
         )
         return cls(
