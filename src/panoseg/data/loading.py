@@ -143,7 +143,10 @@ class BatchLoader(DataLoader):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         for answer in super().__iter__():
             if isinstance(answer, PanosegError):
-                raise answer
+                try:
+                    raise answer
+                finally:
+                    del answer  # its traceback holds this frame: a cycle would keep the workers, and end them slowly
             yield answer.open() if isinstance(answer, StoredBatch) else answer
 
 
