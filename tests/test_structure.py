@@ -63,3 +63,10 @@ def test_every_package_is_in_the_order():
     for path in ROOT.iterdir():
         if path.name != "__pycache__" and (path.is_dir() or path.suffix == ".py"):
             assert path.stem in BASE + ORDER, f"{path.name} has no place in the order"
+
+
+def test_the_readme_names_every_file():
+    readme = (ROOT.parents[1] / "README.md").read_text()
+    files = [path.relative_to(ROOT) for path in ROOT.rglob("*.py") if not path.name.startswith("__")]
+    missing = [str(path) for path in files if path.parts[0] != "cli" and f"    {path.as_posix()} " not in readme]
+    assert not missing, f"files that the README's tree does not name: {missing}"
