@@ -131,6 +131,17 @@ def test_a_dataset_may_have_moved(runs):
         (runs / "elsewhere").rename(runs / "data")
 
 
+def test_weights_to_start_from_are_not_needed_again(runs):
+    """A checkpoint holds all parameters, so the weights that a run has started from may be gone."""
+    config = replace(SEMANTIC, start_from=str(runs / "origin"), max_steps_per_epoch=1)
+    shutil.copytree(runs / "semantic" / "weights", runs / "origin")
+    start("test", config, runs / "data", 1, runs / "started")
+    shutil.rmtree(runs / "origin")
+    (runs / "started" / "metrics.json").unlink()
+    resume(runs / "started")
+    assert (runs / "started" / "metrics.json").exists()
+
+
 def test_resuming_a_finished_run_changes_nothing(runs):
     before = (runs / "panoptic" / "log.csv").read_bytes(), (runs / "panoptic" / "metrics.json").read_text()
     resume(runs / "panoptic")

@@ -218,6 +218,15 @@ def test_log_is_cut_back_to_a_position(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
 
 
+def test_log_that_is_cut_back_knows_its_size(tmp_path):
+    """Before anything is written: a checkpoint may follow at once."""
+    with RunLog(tmp_path, ["loss"]) as log:
+        size = log.size
+        log.write(1, 1, "train", {"loss": 0.1})
+    with RunLog(tmp_path, ["loss"], (size, 0)) as log:
+        assert log.size == size
+
+
 def test_log_refuses_unknown_columns(tmp_path):
     with RunLog(tmp_path, ["loss"]) as log, pytest.raises(ValueError, match="PQ"):
         log.write(1, 1, "train", {"PQ": 1.0})
@@ -351,6 +360,13 @@ def test_perfect_predictions_score_one_hundred(data, monkeypatch):
 def _truth(batch, table):
     pairs = zip(batch.instances_BHW.numpy(), batch.classes_BHW.numpy(), strict=True)
     return [Panoptic.from_maps(instances, classes, table) for instances, classes in pairs]
+
+
+def test_a_loader_at_its_end_is_not_begun_again(data):
+    fabric, split = make_fabric(SEMANTIC), open_splits(data, 2, SEMANTIC).validation
+    loader = split.loader(fabric)
+    loader.enter(0, skip=len(loader))
+    assert list(split.batches(fabric, loader)) == []
 
 
 def test_validation_sees_each_patch_once_in_order(data):

@@ -35,7 +35,8 @@ class RunLog:
         try:
             self._file = open(folder / "log.csv", "a+b")  # noqa: SIM115 - kept open for the whole run
             self._file.truncate(size)
-            self._events = _tensorboard(folder / "tensorboard", purge_step=step + 1 if position else None)
+            self._file.seek(size)
+            self._events = _tensorboard(folder / "tensorboard", purge_step=step + 1)
         except OSError as error:
             raise output_error(folder / "log.csv", error) from error
         if not size:
@@ -97,7 +98,7 @@ class _NoEvents:
         """Nothing."""
 
 
-def _tensorboard(folder: Path, purge_step: int | None) -> SummaryWriter | _NoEvents:
+def _tensorboard(folder: Path, purge_step: int) -> SummaryWriter | _NoEvents:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

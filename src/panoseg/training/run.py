@@ -58,7 +58,8 @@ def resume(folder: Path, data: Path | None = None, fabric: Fabric | None = None)
     run = read_run(folder)
     run = replace(run, data_folder=str(Path(data).resolve())) if data else run
     splits = open_splits(run.data_folder, run.fold, run.train)
-    _remove_unfinished_files(Path(folder))
+    if is_first_process():
+        _remove_unfinished_files(Path(folder))
     _train(run, splits, Path(folder), fabric or make_fabric(run.train))
 
 
@@ -77,7 +78,8 @@ def read_run(folder: Path | str) -> RunConfig:
 def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
     seed_all(run.train.seed)
     task = make_task(run.train)
-    _initialise(task.model, run.train)
+    if not (folder / LAST).exists():
+        _initialise(task.model, run.train)
     fabric.print(_opening(run, splits, task))
     training = Training(
         fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
@@ -92,8 +94,11 @@ def _initialise(model: UTAE | PaPs, train: TrainConfig) -> None:
         state = load_weights(train.start_from).state
         check_state(state, model.config, train.start_from)
         model.load_state_dict(dict(state))
-    elif train.initialisation == "published":
+        return
+    if train.initialisation == "published":
         initialise(model)
+    if train.initial_heat and isinstance(model, PaPs):
+        nn.init.constant_(model.heatmap_logit_bias, math.log(train.initial_heat / (1 - train.initial_heat)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,8 @@ class Split:
 
     def batches(self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None) -> Iterator[Batch]:
         """Batches on the device with standardised float32 images; of a loader that has been entered, or of a new one."""
-        for batch in islice(loader or self.loader(fabric), last_step):
+        loader = self.loader(fabric) if loader is None else loader
+        for batch in islice(loader, last_step):
             yield self.prepare(batch, fabric)
 
     def prepare(self, batch: Batch, fabric: Fabric) -> Batch:
