@@ -453,19 +453,22 @@ def test_given_maps_are_used_in_turn(tmp_path, parcel_map):
 
 def test_a_failure_in_another_process_is_told_as_in_this_one(tmp_path):
     (tmp_path / "maps").mkdir()
-    (tmp_path / "maps/ParcelIDs_1.npy").write_bytes(b"no array")
-    with pytest.raises(DatasetError, match="ParcelIDs_1"):
+    np.save(tmp_path / "maps/ParcelIDs_1.npy", np.full(SMALL, -1))
+    with pytest.raises(DatasetError, match="ids outside int32 or below 0"):
         write_pastis(tmp_path / "data", 2, SMALL, 0, QUICK, workers=2, parcel_maps=tmp_path / "maps")
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no array", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("content", [None, b"", b"no array", b"\x93NUMPY\x01\x00", np.ones((31, 40), int), np.ones(1024, int)])
 def test_maps_that_cannot_be_read_are_refused(tmp_path, content):
     maps = tmp_path / "maps"
     maps.mkdir()
-    if content is not None:
+    if isinstance(content, np.ndarray):
+        np.save(maps / "ParcelIDs_1.npy", content)
+    elif content is not None:
         (maps / "ParcelIDs_1.npy").write_bytes(content)
     with pytest.raises(DatasetError):
         write_pastis(tmp_path / "data", 1, SMALL, 0, QUICK, workers=1, parcel_maps=maps)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_cube_has_coordinates_and_its_parcels_lie_on_it():
@@ -488,8 +491,8 @@ def test_a_cube_has_coordinates_and_its_parcels_lie_on_it():
 
 
 def test_the_command_writes_a_dataset_or_a_cube(tmp_path, capsys):
-    quick = ["--size", "32", "--dates", "3", "3", "--workers", "1"]
-    assert main(["simulate", str(tmp_path / "data"), "--patches", "1", *quick]) == 0
+    quick = ["--size", "32", "--dates", "3", "3"]
+    assert main(["simulate", str(tmp_path / "data"), "--patches", "1", "--workers", "1", *quick]) == 0
     assert len(np.load(tmp_path / "data/DATA_S2/S2_10000.npy")) == 3
     assert main(["simulate", str(tmp_path / "cube"), "--cube", *quick]) == 0
     assert {path.name for path in (tmp_path / "cube").iterdir()} == {"cube.nc", "parcels.gpkg"}
@@ -497,9 +500,18 @@ def test_the_command_writes_a_dataset_or_a_cube(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--patches", "0"], ["--size", "4"], ["--snow", "7"], ["--cube", "--centres"], ["--parcel-maps", "nowhere"]]
+    "wrong",
+    [
+        ["--patches", "0"],
+        ["--size", "4"],
+        ["--snow", "7"],
+        ["--parcel-maps", "nowhere"],
+        ["--cube", "--size", "4"],
+        ["--cube", "--centres"],
+        ["--cube", "--workers", "2"],
+    ],
 )
 def test_the_command_ends_in_one_line_for_wrong_options(tmp_path, capsys, wrong):
-    assert main(["simulate", str(tmp_path / "data"), "--workers", "1", "--patches", "1", *wrong]) == 2
+    assert main(["simulate", str(tmp_path / "data"), "--patches", "1", *wrong]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.iterdir())

@@ -32,7 +32,7 @@ def run(
 
     Args:
         folder: where to write; new, empty, or a dataset of an earlier run with the same options.
-        patches: number of patches, in five folds.
+        patches: number of patches, in five folds; a cube is one.
         size: pixels of 10 m on a side.
         seed: the same seed gives the same data.
         cube: write cube.nc and parcels.gpkg instead of a dataset.
@@ -46,8 +46,8 @@ def run(
         write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
         print(f"{patches} patches of {size} x {size} pixels in {folder}")
         return
-    if parcel_maps is not None or centres:
-        raise ConfigError("--cube with --parcel-maps or --centres", "a cube alone", "leave one of them out")
+    if parcel_maps is not None or centres or workers is not None:
+        raise ConfigError("--cube with --parcel-maps, --centres or --workers", "a cube alone", "leave one of them out")
     from panoseg.data.simulation.cube import write_cube
 
     write_cube(folder, (size, size), seed, options)

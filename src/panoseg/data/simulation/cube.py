@@ -23,7 +23,7 @@ from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
 from panoseg.data.simulation.landscape import PIXEL_M
 from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.season import Layout, Season, simulate_season
+from panoseg.data.simulation.season import Layout, Season, check_size, simulate_season
 from panoseg.files import atomic, new_folder
 
 _SCL = {CLOUD: 9, SHADOW: 3, CIRRUS: 10, SNOW: 11}
@@ -84,6 +84,7 @@ def write_cube(
     folder: Path | str, size: tuple[int, int], seed: int, options: SimulationOptions | None = None, layout: Layout | None = None
 ) -> Path:
     """Write ``cube.nc`` and its true parcels ``parcels.gpkg`` to a new folder; returns the folder. Raises ``OutputError``."""
+    check_size(size)
     folder = new_folder(folder)
     cube, parcels = simulate_cube(size, seed, options, layout)
     with atomic(folder / "cube.nc") as temporary:

@@ -68,8 +68,7 @@ def simulate_season(
     option, ``DatasetError`` for a layout that does not fit.
     """
     options = options or SimulationOptions()
-    if min(size) < 8:
-        raise ConfigError(f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area")
+    check_size(size)
     land_rng, time_rng, cover_rng, sky_rng, sensor_rng = np.random.default_rng(seed).spawn(5)
     region_name, region = region_of(options, land_rng)
     landscape = _landscape(size, region, options, layout, land_rng)
@@ -87,6 +86,12 @@ def simulate_season(
     dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
     origin = _origin(region, land_rng)
     return Season(images_TCHW, dates, landscape.classes_HW, landscape.parcels_HW, cloud_THW, region_name, origin)
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse an area (height, width in pixels) that is too small to simulate. Raises ``ConfigError``."""
+    if min(size) < 8:
+        raise ConfigError(f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area")
 
 
 def _origin(region: Region, rng: np.random.Generator) -> tuple[float, float]:

@@ -23,8 +23,10 @@ from pathlib import Path
 import numpy as np
 
 from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.npy import map_array
+from panoseg.data.pastis_metadata import read_json
 from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.season import Layout, Season, simulate_season
+from panoseg.data.simulation.season import Layout, Season, check_size, simulate_season
 from panoseg.errors import ConfigError, DatasetError, OutputError
 from panoseg.files import atomic, new_folder, write_json
 from panoseg.progress import track
@@ -83,7 +85,8 @@ def write_pastis(
     options = options or SimulationOptions()
     if patches < 1:
         raise ConfigError(f"{patches} patches", "at least 1", "ask for more")
-    maps = _parcel_maps(parcel_maps)
+    check_size(size)
+    maps = _parcel_maps(parcel_maps, size)
     folder = new_folder(folder, resumable=_MARK)
     _claim(
         folder,
@@ -93,18 +96,23 @@ def write_pastis(
     todo = [job for job in jobs if not job.record.exists()]
     for _ in track(_run(todo, workers), "simulating", total=len(todo)):
         pass
-    records = [json.loads(job.record.read_text()) for job in jobs]
+    records = [read_json(job.record) for job in jobs]
     write_json(folder / "NORM_S2_patch.json", _normalisation(records))
     write_json(folder / "metadata.geojson", _metadata(records))
     return folder
 
 
-def _parcel_maps(folder: Path | None) -> list[Path]:
+def _parcel_maps(folder: Path | None, size: tuple[int, int]) -> list[Path]:
+    """The maps in a folder, each known to be readable and large enough, so that nothing is claimed in vain."""
     if folder is None:
         return []
     maps = sorted(Path(folder).glob("ParcelIDs_*.npy"))
     if not maps:
         raise DatasetError(f"no ParcelIDs_*.npy in {folder}", "maps of parcels", "give the ANNOTATIONS folder of a dataset")
+    for path in maps:
+        shape = map_array(path, dimensions=2).shape
+        if min(shape) < max(size):
+            raise DatasetError(f"{path} of {shape}", f"at least {max(size)} x {max(size)}", "use a smaller --size")
     return maps
 
 
@@ -113,8 +121,8 @@ def _claim(folder: Path, contents: dict) -> None:
     mark = json.loads(json.dumps({"version": _VERSION, **contents}))
     path = folder / _MARK
     if path.exists():
-        found = json.loads(path.read_text())
-        differing = [key for key in mark if found.get(key) != mark[key]]
+        found = read_json(path)
+        differing = [key for key in mark if not isinstance(found, dict) or found.get(key) != mark[key]]
         if differing:
             raise OutputError(
                 f"{folder} holds a simulation with another {', '.join(differing)}",
@@ -126,13 +134,18 @@ def _claim(folder: Path, contents: dict) -> None:
 
 
 def _run(jobs: list[_Job], workers: int | None) -> Iterator[int]:
-    workers = min(workers or len(os.sched_getaffinity(0)), len(jobs))
+    workers = min(workers or _cores(), len(jobs))
     if workers <= 1:
         yield from map(_write_patch, jobs)
         return
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(_write_patch, jobs)
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system does not tell, all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_patch(job: _Job) -> int:
@@ -164,16 +177,11 @@ def _centre_maps(season: Season) -> dict[str, np.ndarray]:
 
 def _turned_map(job: _Job, path: Path) -> Layout:
     """A given map of parcels, cut to size and in one of its eight positions."""
-    try:
-        parcels_HW = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path}: {error}", "an array of integers", "replace or remove the file") from error
+    parcels_HW = map_array(path, dimensions=2)
     rng = np.random.default_rng((job.seed, job.number, 1))
     parcels_HW = np.rot90(parcels_HW, int(rng.integers(4)))
     parcels_HW = parcels_HW[::-1] if rng.random() < 0.5 else parcels_HW
     height, width = job.size
-    if parcels_HW.ndim != 2 or parcels_HW.shape[0] < height or parcels_HW.shape[1] < width:
-        raise DatasetError(f"{path} of {parcels_HW.shape}", f"at least {height} x {width}", "use a smaller --size")
     return Layout(np.ascontiguousarray(parcels_HW[:height, :width]))
 
 
