@@ -12,12 +12,12 @@ from PIL import Image
 
 from panoseg.classes import PASTIS
 from panoseg.cli import main
-from panoseg.errors import WeightsError
+from panoseg.errors import OutputError, WeightsError
 from panoseg.models.build import build_model
 from panoseg.models.weights import load_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.config import TrainConfig
-from panoseg.training.pictures import Comparison, clearest, draw_comparison, true_colour, zoomed
+from panoseg.training.pictures import Comparison, clearest, draw_comparison, true_colour
 from panoseg.training.run import start
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
@@ -178,15 +178,18 @@ def test_true_colour_takes_red_green_blue():
     assert true_colour(image)[0, 0].tolist() == [255, 0, 0]
 
 
-def test_zoom_keeps_segments():
-    picture = zoomed(Panoptic.from_maps(np.array([[0, 1], [2, 2], [2, 2]]), {1: 3, 2: 4}, PASTIS), 3)
-    assert picture.segment_HW.shape == (9, 6)
-    assert picture.segments.areas.tolist() == [9, 36]
-
-
 def test_empty_pictures_can_be_drawn(tmp_path):
     nothing = Panoptic.empty(8, 8)
     draw_comparison(
         Comparison("1", np.zeros((8, 8, 3), np.uint8), 0, nothing, nothing), PASTIS, "2018-09-01", tmp_path / "a.png"
     )
     assert (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.docx"])
+def test_pictures_of_an_unknown_kind_are_refused(tmp_path, name):
+    nothing = Panoptic.empty(8, 8)
+    comparison = Comparison("1", np.zeros((8, 8, 3), np.uint8), 0, nothing, nothing)
+    with pytest.raises(OutputError, match=r"figure\.png"):
+        draw_comparison(comparison, PASTIS, "2018-09-01", tmp_path / name)
+    assert not list(tmp_path.iterdir())

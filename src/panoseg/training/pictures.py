@@ -5,7 +5,7 @@ Shape suffixes: T dates, C bands, H W pixels, 3 red, green, blue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 
 from panoseg.classes import ClassTable
-from panoseg.data.samples import PASTIS_BANDS, Sample, collate
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.samples import Sample, collate
+from panoseg.errors import OutputError
 from panoseg.files import atomic
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 _TRUE_COLOUR = [PASTIS_BANDS.index(band) for band in ("B04", "B03", "B02")]
 _BLUE = PASTIS_BANDS.index("B02")
 _TRAIN, _VALIDATION = "#4269d0", "#ff725c"
+_ZOOM = 4  # so that borders, one pixel of the drawing wide, leave small parcels visible
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +59,6 @@ def true_colour(image_CHW: np.ndarray) -> np.ndarray:
     return (255 * ((colours_HW3 - low) / max(high - low, 1)).clip(0, 1)).round().astype(np.uint8)
 
 
-def zoomed(picture: Panoptic, zoom: int = 4) -> Panoptic:
-    """Each pixel ``zoom`` times as high and wide, so that borders are drawn thin."""
-    segments = replace(picture.segments, areas=picture.segments.areas * zoom**2)
-    return Panoptic(picture.segment_HW.repeat(zoom, 0).repeat(zoom, 1), segments)
-
-
 @torch.no_grad()
 def compare(task: Task, split: Split, sample: Sample, fabric: Fabric) -> Comparison:
     """A sample beside what the task says of it."""
@@ -84,8 +81,8 @@ def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: s
     day = date.fromisoformat(reference_date) + timedelta(days=comparison.day)
     panels = (
         (f"patch {comparison.name}, {day.isoformat()}", comparison.colours_HW3),
-        (_title("truth", comparison.truth), draw(zoomed(comparison.truth), table)),
-        (_title("prediction", comparison.prediction), draw(zoomed(comparison.prediction), table)),
+        (_title("truth", comparison.truth), draw(comparison.truth, table, scale=_ZOOM)),
+        (_title("prediction", comparison.prediction), draw(comparison.prediction, table, scale=_ZOOM)),
     )
     for axes, (title, colours_HW3) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(colours_HW3, interpolation="nearest")
@@ -142,5 +139,8 @@ def _title(kind: str, picture: Panoptic) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
+    kinds = sorted(figure.canvas.get_supported_filetypes())
+    if path.suffix[1:].lower() not in kinds:
+        raise OutputError(f"{path} as a picture", f"a name that ends with one of .{', .'.join(kinds)}", "name it figure.png")
     with atomic(path) as temporary:
         figure.savefig(temporary)
