@@ -26,7 +26,7 @@ from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.maps import mapping, predict
@@ -117,7 +117,7 @@ def coordinates_cube(size):
     return cube.astype(np.float32)
 
 
-def landscape(size, seed=0, field=1.0):
+def landscape(size, seed=0):
     _, truth = simulate_cube((size, size), seed)
     cube = coordinates_cube(size)
     local = truth.set_geometry(truth.geometry.affine_transform(_to_pixels(truth)))
@@ -454,6 +454,18 @@ def test_weights_that_are_not_there(tmp_path, cube_path, capsys, monkeypatch):
     monkeypatch.setattr(panoseg, "__file__", str(tmp_path / "__init__.py"))
     assert "weights" in fails(capsys, "map", cube_path, "--out", tmp_path / "map")
     assert not (tmp_path / "map").exists()
+
+
+def test_declared_land_needs_a_truth(tmp_path, cube_path, weights, capsys):
+    assert "--truth" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map", "--declared-only")
+    assert not (tmp_path / "map").exists()
+
+
+def test_only_the_harvest_year_counts_as_growing_season(tmp_path, weights):
+    """A September before harvest is no growing season of the crop."""
+    dates = ("2018-09-05", "2018-09-15", "2018-09-25", "2019-05-05", "2019-07-05", "2019-09-05")
+    notes = map_cube(write(make_cube(32, dates), tmp_path / "season.nc"), weights, tmp_path / "map", SMALL).notes
+    assert "Only 3 dates lie between April and September: classes are uncertain." in notes
 
 
 def test_a_device_that_is_not_there(tmp_path, cube_path, weights, capsys):

@@ -270,7 +270,7 @@ def _words(classes: pd.Series, class_map: Mapping[str, str] | None = None) -> li
     """Classes as text that compares: 1110, 1110.0 and " 1110" are one; None where there is none."""
     words: list[str | None] = []
     for value in classes:
-        if value is None or value != value:
+        if pd.isna(value):
             words.append(None)
             continue
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

@@ -16,6 +16,7 @@ import panoseg
 from panoseg.cube.check import PIXEL_M, check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Season, choose_season
+from panoseg.errors import ConfigError
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.compare import Comparison, compare_parcels
 from panoseg.maps.options import MapOptions
@@ -70,6 +71,8 @@ def map_cube(
     file appears whole or not at all. Raises ``PanosegError`` of all kinds.
     """
     start = time.monotonic()
+    if declared_only and truth is None:
+        raise ConfigError("--declared-only without a truth", "true parcels to score with", "add --truth, or leave it out")
     options = options or MapOptions()
     cube_path, out = Path(cube_path), Path(out)
     loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
@@ -144,9 +147,10 @@ def _notes(shipped: bool, season: Season, data_HW: np.ndarray, parcels: gpd.GeoD
         notes.append(
             f"{len(season.left_out)} of {len(season.left_out) + len(season.days_T)} dates were left out, see the season below."
         )
-    spring_to_autumn = [day for day in season.dates_T.astype("datetime64[M]").astype(int) % 12 if 3 <= day <= 8]
-    if len(spring_to_autumn) < _FEW_DATES:
-        notes.append(f"Only {len(spring_to_autumn)} dates lie between April and September: classes are uncertain.")
+    spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
+    growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())
+    if growing < _FEW_DATES:
+        notes.append(f"Only {growing} dates lie between April and September: classes are uncertain.")
     if not data_HW.all():
         notes.append(f"{1 - data_HW.mean():.1%} of the area has no data on any date and no parcel.")
     if not len(parcels):

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from panoseg.cube.window import Window
 from panoseg.errors import ConfigError
 
-_BLOCK_SIDE = 512
-
 
 @dataclass(frozen=True)
 class Block:
@@ -21,7 +19,7 @@ class Block:
     tiles: tuple[Window, ...]
 
 
-def plan_blocks(height: int, width: int, tile: int = 128, overlap: int = 40, block: int = _BLOCK_SIDE) -> list[Block]:
+def plan_blocks(height: int, width: int, tile: int = 128, overlap: int = 40, block: int = 512) -> list[Block]:
     """Tiles that cover height x width pixels, in blocks whose sides are at most ``block`` pixels (or one tile).
 
     Every tile has the side ``tile``, or the area's where that is smaller; neighbours share at least ``overlap`` pixels. Raises
