@@ -19,7 +19,8 @@ import netCDF4
 import numpy as np
 import torch
 
-from panoseg.data.samples import PASTIS_BANDS, Normalisation
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.samples import Normalisation
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.models.build import build_model, initialise

@@ -17,7 +17,7 @@ from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cube.check import check_cube
 from panoseg.cube.season import Season, choose_season
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.figures import clearest_date, example_parcels, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions

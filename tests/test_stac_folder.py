@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cubes import TOP, item, write_stac, write_tif
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.samples import PASTIS_BANDS
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import band_name
 from panoseg.imagery.stac_folder import _one_asset_a_band, _radiometry, _resolution, read_scenes

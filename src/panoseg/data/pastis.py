@@ -24,10 +24,11 @@ from torch.utils.data import Dataset
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.augment import augment
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.npy import map_array
 from panoseg.data.pastis_metadata import Patch, parse_date, read_json, read_metadata
-from panoseg.data.samples import PASTIS_BANDS, CentreTargets, Normalisation, Sample
+from panoseg.data.samples import CentreTargets, Normalisation, Sample
 from panoseg.errors import ConfigError, DatasetError
 
 FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
@@ -87,6 +88,8 @@ class PastisDataset(Dataset[Sample]):
         self._check_complete("DATA_S2", "S2")
         if target is not None:
             self._check_complete("ANNOTATIONS", "TARGET")
+        if target == "panoptic" and not (self.folder / "INSTANCE_ANNOTATIONS").is_dir():
+            self._check_complete("ANNOTATIONS", "ParcelIDs")
 
     def __len__(self) -> int:
         return len(self.metadata)
@@ -109,7 +112,7 @@ class PastisDataset(Dataset[Sample]):
         missing = [name for name in (f"{kind}_{patch_id}.npy" for patch_id in self.ids) if name not in present]
         if missing:
             raise DatasetError(
-                f"{path} lacks {missing[0]} and {len(missing) - 1} more",
+                f"{path} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
                 f"a file for each of the {len(self)} patches in metadata.geojson",
                 "complete the dataset or correct its path",
             )
