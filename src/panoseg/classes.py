@@ -108,5 +108,3 @@ PASTIS = _table(
     stuff={0},
     void={19},
 )
-
-TABLES: dict[str, ClassTable] = {"PASTIS": PASTIS}
