@@ -417,6 +417,7 @@ def test_data_options_reach_the_samples(data):
         {"seed": 2},
         {"batch_size": 1},
         {"initialisation": "torch"},
+        {"initial_heat": 0.03},
         {"precision": "bf16-mixed"},
         {"data": DataConfig(augmentation=AugmentationConfig(noise=100.0))},
         {"loss": PapsLossConfig(beta=1.0)},

@@ -7,6 +7,8 @@ one group of windows, L side of a window, S side of a shape, K classes.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -82,6 +84,15 @@ class PaPs(nn.Module):
                 centre_BHW = local_maxima(heatmap_BHW.detach()) & (heatmap_BHW >= self._lowest(min_confidence))
             centre_N3 = centre_BHW.nonzero()
             return PapsOutput(heatmap_BHW, saliency_BHW, self._candidates(maps, heatmap_BHW, saliency_BHW, centre_N3))
+
+    def expect_heat(self, share: float) -> None:
+        """Let the heat start at ``share``, between 0 and 1, of every pixel.
+
+        Drawn weights begin near one half, and the many pixels without a centre then outweigh all other losses for a thousand
+        steps (Lin et al. 2017, "Focal loss for dense object detection", section 3.3).
+        """
+        norm = self.heatmap_conv[0].conv[-1]
+        nn.init.constant_(norm.bias, math.log(share / (1 - share)))
 
     def scored_masks(self, output: PapsOutput) -> ScoredMasks:
         """The candidates of at least the model's confidence as masks in their whole images.

@@ -6,6 +6,7 @@ The defaults are those of the published semantic experiment (utae-paps @ 987874e
 
 from __future__ import annotations
 
+import math
 import types
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -53,7 +54,7 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 0, "warm_up_steps", "gradient_clip", "weight_decay")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
                 f"learning_rate {self.learning_rate}", "a positive number", "pass e.g. --optimiser.learning-rate 0.001"
             )
@@ -73,6 +74,9 @@ class TrainConfig:
     """The loss of a panoptic model."""
     initialisation: Literal["published", "torch"] = "published"
     """Initial weights: drawn as the published program does, or as torch does."""
+    initial_heat: float = 0.0
+    """Heat of every pixel at the start of a panoptic model, as the share of centres is small (Lin et al. 2017, focal loss,
+    section 3.3: a prior for rare positives); 0 leaves what was drawn, about one half."""
     start_from: str | None = None
     """A folder of weights of the same network to start from, instead of drawn ones."""
     epochs: int = 100
@@ -116,6 +120,8 @@ class TrainConfig:
         _at_least(self, 1, "epochs", "batch_size", "validate_every", "nodes", "log_every")
         _at_least(self, 0, "max_steps_per_epoch", "max_validation_patches", "validate_after", "heatmap_only_epochs", "workers")
         _at_least(self, 0, "threads", "checkpoint_minutes")
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1")
         if self.devices < 1 and self.devices != -1:
             raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
         if self.task == "semantic" and (self.heatmap_only_epochs or self.loss != PapsLossConfig()):
@@ -157,7 +163,7 @@ class RunConfig:
 def _at_least(config: Any, lowest: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value < lowest:
+        if not value >= lowest:  # refuses NaN too
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{name} {value}", f"a number from {lowest}", f"pass another {option}")
 

@@ -98,7 +98,7 @@ def _initialise(model: UTAE | PaPs, train: TrainConfig) -> None:
     if train.initialisation == "published":
         initialise(model)
     if train.initial_heat and isinstance(model, PaPs):
-        nn.init.constant_(model.heatmap_logit_bias, math.log(train.initial_heat / (1 - train.initial_heat)))
+        model.expect_heat(train.initial_heat)
 
 
 @dataclass(frozen=True, eq=False)
