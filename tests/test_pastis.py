@@ -317,7 +317,10 @@ DAMAGE = {
     "no images": (lambda folder: (folder / "DATA_S2" / "S2_10.npy").unlink(), "DATA_S2 lacks S2_10.npy"),
     "no image folder": (lambda folder: shutil.rmtree(folder / "DATA_S2"), "DATA_S2 lacks S2_10.npy and 2 more"),
     "no classes": (lambda folder: (folder / "ANNOTATIONS" / "TARGET_12.npy").unlink(), "ANNOTATIONS lacks TARGET_12.npy"),
-    "no parcels": (lambda folder: (folder / "ANNOTATIONS" / "ParcelIDs_12.npy").unlink(), "ANNOTATIONS lacks ParcelIDs_12.npy;"),
+    "no parcels": (
+        lambda folder: (folder / "ANNOTATIONS" / "ParcelIDs_12.npy").unlink(),
+        "ANNOTATIONS lacks ParcelIDs_12.npy;",
+    ),
     "a folder": (
         lambda folder: (
             (folder / "ANNOTATIONS" / "ParcelIDs_10.npy").unlink(),
