@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import odc.geo.xr  # noqa: F401  gives datasets their .odc
 import xarray as xr
+from odc.geo.crs import CRS
 
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
@@ -117,13 +118,17 @@ def _check_grid(cube: xr.Dataset) -> None:
         raise CubeError("the cube's x and y are not evenly spaced", "the centres of pixels in ascending order", "resample it")
     if grid.crs.geographic:
         raise CubeError(
-            f"the cube is in degrees ({grid.crs})", "a projected system in metres", "warp it to its UTM zone at 10 m"
+            f"the cube is in degrees ({_crs_name(grid.crs)})", "a projected system in metres", "warp it to its UTM zone at 10 m"
         )
     pixel_m = [abs(float(side)) for side in (grid.resolution.x, grid.resolution.y)]
     if any(abs(side - PIXEL_M) > _PIXEL_TOLERANCE * PIXEL_M for side in pixel_m):
         raise CubeError(
             f"the cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m", f"{PIXEL_M:g} m", f"resample it to {PIXEL_M:g} m"
         )
+
+
+def _crs_name(crs: CRS) -> str:
+    return f"EPSG:{crs.epsg}" if crs.epsg else str(crs.proj.name)
 
 
 def _evenly_spaced(centres: np.ndarray) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,13 +35,17 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
         with warnings.catch_warnings():
             # rasterio silences this warning of its own in a way that threads undo for each other.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            # What is wrong is said by the error that follows, or is nothing to the user.
+            warnings.filterwarnings("ignore", module="zarr")
+            for name in ("odc.loader", "rasterio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             yield
     except CubeError:
         raise
     except failures as error:
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(
-            f"{path} cannot be read ({text[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
+            f"{path} cannot be read ({text[0].split('. ')[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
         ) from error
 
 

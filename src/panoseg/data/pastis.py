@@ -231,7 +231,9 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
         means, stds = ([table[f"Fold_{fold}"][key] for fold in folds] for key in ("mean", "std"))
         values = np.array([means, stds], dtype=np.float64)
         if values.shape[1:] != (len(folds), len(PASTIS_BANDS)) or not np.isfinite(values).all():
-            raise ValueError(f"values of shape {values.shape}")
+            raise ValueError(f"values of shape {values.shape}, or not finite")
+        if not (values[1] > 0).all():
+            raise ValueError("a deviation that is not positive")
         mean, std = values.mean(axis=1)
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
     except (KeyError, TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ of the public Sentinel-2 catalogues differ in all three (``eo:bands`` in STAC 1.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -167,6 +168,8 @@ def _radiometry(asset: dict, properties: dict, band: str) -> tuple[float, float,
     elif offset is None:
         baseline = properties.get("s2:processing_baseline") or properties.get("processing:version") or 0
         offset = _OFFSET if float(baseline) >= _FIRST_BASELINE_WITH_OFFSET else 0.0
+    if not (math.isfinite(float(scale)) and math.isfinite(float(offset))):
+        raise ValueError(f"scale {scale} and offset {offset}")
     return float(scale), float(offset), nodata
 
 

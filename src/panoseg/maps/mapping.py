@@ -145,7 +145,7 @@ def _notes(shipped: bool, season: Season, data_HW: np.ndarray, parcels: gpd.GeoD
     notes = [SHIPPED_NOTE] if shipped else []
     if season.left_out:
         notes.append(
-            f"{len(season.left_out)} of {len(season.left_out) + len(season.days_T)} dates were left out, see the season below."
+            f"{len(season.left_out)} of {len(season.left_out) + len(season.days_T)} dates were left out, see "The season" in the report."
         )
     spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())

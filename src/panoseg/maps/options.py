@@ -36,6 +36,8 @@ class MapOptions:
     """Write parcels.gpkg as well."""
 
     def __post_init__(self) -> None:
+        if self.year is not None and not 1985 <= self.year <= 2200:
+            raise ConfigError(f"year {self.year}", "the year of a harvest, 1985 to 2200", "change --year")
         for name, low, high in (
             ("min_clear", 0, 1),
             ("max_dates", 1, 10_000),

@@ -12,6 +12,8 @@ from panoseg.errors import ConfigError
 
 Aggregation = Literal["att_group", "att_mean", "mean"]
 Norm = Literal["group", "batch", "instance"]
+NORM_GROUPS = 4
+"""Groups of channels that the group norm of the encoder standardises together."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,10 @@ class UtaeConfig:
         for name, allowed in (("aggregation", Aggregation), ("encoder_norm", Norm)):
             value = getattr(self, name)
             _expect(value in get_args(allowed), f"{name} {value!r}", f"one of {', '.join(get_args(allowed))}")
+        widths = (*self.encoder_widths, *self.decoder_widths, *self.head_widths)
+        numbers = {name: getattr(self, name) for name in ("bands", "classes", "heads", "d_model", "key_width")}
+        for name, value in (("widths", min(widths, default=1)), *numbers.items()):
+            _expect(value >= 1, f"{name} {value}", "at least 1")
         _expect(
             len(self.encoder_widths) == len(self.decoder_widths) >= 2,
             f"{len(self.encoder_widths)} encoder widths and {len(self.decoder_widths)} decoder widths",
@@ -54,6 +60,11 @@ class UtaeConfig:
             self.encoder_widths[-1] == self.decoder_widths[-1],
             f"encoder_widths end with {self.encoder_widths[-1]}, decoder_widths with {self.decoder_widths[-1]}",
             "the same last width",
+        )
+        _expect(
+            self.encoder_norm != "group" or all(width % NORM_GROUPS == 0 for width in self.encoder_widths),
+            f"encoder_widths {self.encoder_widths} with encoder_norm group",
+            f"multiples of {NORM_GROUPS}",
         )
         _expect(
             self.d_model % self.heads == 0 and all(width % self.heads == 0 for width in self._grouped_widths()),

@@ -12,14 +12,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from panoseg.models.config import Norm
-
-_GROUPS = 4
+from panoseg.models.config import NORM_GROUPS, Norm
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
     kinds = {
-        "group": lambda: nn.GroupNorm(_GROUPS, channels),
+        "group": lambda: nn.GroupNorm(NORM_GROUPS, channels),
         "batch": lambda: nn.BatchNorm2d(channels),
         "instance": lambda: nn.InstanceNorm2d(channels),
     }

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import io
 import random
-from dataclasses import asdict, dataclass
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +95,43 @@ class Checkpoint:
     random_states: list[dict[str, Any]]
 
 
+_EXPECTED = "a checkpoint that panoseg train has written"
+_FIX = "resume from a run's folder, or start again with another --out"
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read what ``save_checkpoint`` wrote, never running code from the file. Raises ``WeightsError``."""
-    expected, fix = (
-        "a checkpoint that panoseg train has written",
-        "resume from a run's folder, or start again with another --out",
-    )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about other protocols of pickling, before it fails
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}", expected, fix) from error
+        raise WeightsError(f"{path}: {error.strerror or error}", _EXPECTED, _FIX) from error
     except Exception as error:  # a damaged or hostile pickle can fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise WeightsError(f"{path} is damaged or holds more than numbers ({reason})", expected, fix) from error
+        raise WeightsError(f"{path} is damaged or holds more than numbers{_culprit(error)}", _EXPECTED, _FIX) from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise WeightsError(f"{path} is a file of another kind", expected, fix)
-    return Checkpoint(content["model"], content["optimiser"], Progress(**content["progress"]), content["random_states"])
+        raise WeightsError(f"{path} is a file of another kind", _EXPECTED, _FIX)
+    with applying(path):
+        progress = content["progress"]
+        if set(progress) != {entry.name for entry in fields(Progress)}:
+            raise KeyError("progress")
+        return Checkpoint(dict(content["model"]), content["optimiser"], Progress(**progress), list(content["random_states"]))
+
+
+@contextmanager
+def applying(path: Path) -> Iterator[None]:
+    """Turn what a checkpoint with impossible contents raises where it is used into one ``WeightsError``."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise WeightsError(f"{path} cannot be continued ({type(error).__name__}: {reason})", _EXPECTED, _FIX) from error
+
+
+def _culprit(error: Exception) -> str:
+    """The object that a pickle asked for beside tensors; torch's own message is advice to load it nevertheless."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    return f" ({asked[1]})" if asked else ""
 
 
 def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
+from panoseg.errors import ConfigError
 from panoseg.files import output_error
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ class RunLog:
     def __init__(self, folder: Path, columns: Sequence[str], position: tuple[int, int] | None = None) -> None:
         self.columns = (*_LEADING, *columns)
         size, step = position or (0, 0)
+        path = folder / "log.csv"
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise _damaged(path, f"has {found} bytes, the last checkpoint knows {size}")
         try:
             self._file = open(folder / "log.csv", "a+b")  # noqa: SIM115 - kept open for the whole run
             self._file.truncate(size)
@@ -127,6 +132,13 @@ class RunningMean:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a log.csv."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a log.csv. Raises ``ConfigError``."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise _damaged(path, f"cannot be read ({error})") from error
+
+
+def _damaged(path: Path, what: str) -> ConfigError:
+    return ConfigError(f"{path} {what}", "the log that belongs to last.ckpt", "bring it back, or start a new run")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from panoseg.errors import ConfigError
 from panoseg.progress import track
 from panoseg.training.checkpoint import (
     Progress,
+    applying,
     load_checkpoint,
     load_model,
     random_state,
@@ -44,20 +46,32 @@ KeepBest = Callable[[int, dict[str, float]], None]
 def make_fabric(config: TrainConfig) -> Fabric:
     """Fabric with the devices, machines and precision of a configuration; processes are started."""
     from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     for name in ("lightning.fabric", "lightning.pytorch"):  # Fabric speaks through either
         logging.getLogger(name).setLevel(logging.WARNING)
     if config.threads:
         torch.set_num_threads(config.threads)
     several = config.devices != 1 or config.nodes != 1
-    fabric = Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        num_nodes=config.nodes,
-        precision=config.precision,
-        # A batch without centres, and the epochs that learn centres alone, leave parameters without a gradient.
-        strategy="ddp_find_unused_parameters_true" if several else "auto",
-    )
+    on_processor = config.accelerator == "cpu" or (config.accelerator == "auto" and not torch.accelerator.is_available())
+    cores = os.cpu_count() or 1
+    if on_processor and config.devices > cores:  # each would be a process, until memory is full
+        raise ConfigError(f"devices {config.devices}", f"at most {cores}, the cores of this machine", "pass fewer --devices")
+    try:
+        fabric = Fabric(
+            accelerator=config.accelerator,
+            devices=config.devices,
+            num_nodes=config.nodes,
+            precision=config.precision,
+            # A batch without centres, and the epochs that learn centres alone, leave parameters without a gradient.
+            strategy="ddp_find_unused_parameters_true" if several else "auto",
+        )
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"accelerator {config.accelerator}, devices {config.devices} ({str(error).splitlines()[0]})",
+            "devices that this machine has",
+            "pass e.g. --accelerator auto --devices 1",
+        ) from error
     fabric.launch()
     return fabric
 
@@ -115,9 +129,10 @@ class Training:
                 "resume on as many devices as the run was started on",
             )
         load_model(self.task, checkpoint.model, path)
-        self.optimiser.load_state_dict(checkpoint.optimiser)
+        with applying(path):
+            self.optimiser.load_state_dict(checkpoint.optimiser)
+            restore_random_state(checkpoint.random_states[self.fabric.global_rank])
         self.progress = checkpoint.progress
-        restore_random_state(checkpoint.random_states[self.fabric.global_rank])
 
     def run(self) -> None:
         """Train to the last epoch."""

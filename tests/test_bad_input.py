@@ -1,0 +1,162 @@
+"""What a user's hands can break, and the one line that says so: options, checkpoints, logs, files of other origins."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cubes import item, make_cube, write_stac
+from panoseg.cube.check import check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.pastis import fold_normalisation
+from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
+from panoseg.imagery.stac_folder import read_scenes
+from panoseg.maps.options import MapOptions
+from panoseg.models.config import UtaeConfig
+from panoseg.training.checkpoint import Progress, applying, load_checkpoint, random_state, save_checkpoint
+from panoseg.training.config import OptimiserConfig, TrainConfig
+from panoseg.training.log import RunLog, read_log
+from panoseg.training.loop import make_fabric
+from tiny_runs import UTAE, write_tiny_dataset
+
+TINY = TrainConfig(model=UTAE, workers=0, accelerator="cpu")
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_more_processes_than_cores_are_never_started(accelerator, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with pytest.raises(ConfigError, match="at most 2, the cores"):
+        make_fabric(replace(TINY, accelerator=accelerator, devices=3))
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="the machine has this kind of device")
+def test_a_kind_of_device_that_is_absent_is_one_line():
+    with pytest.raises(ConfigError, match="accelerator mps") as caught:
+        make_fabric(replace(TINY, accelerator="mps"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**40}, {"checkpoint_minutes": float("nan")}])
+def test_numbers_that_no_training_can_use(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        TrainConfig(**wrong)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf")])
+def test_learning_rates_are_finite(rate):
+    with pytest.raises(ConfigError, match="learning_rate"):
+        OptimiserConfig(learning_rate=rate)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"encoder_widths": (0, 64, 64, 128)}, "widths 0"),
+        ({"head_widths": (-4,)}, "widths -4"),
+        ({"encoder_widths": (6, 64, 64, 128), "aggregation": "mean"}, "multiples of 4"),
+        ({"heads": 0}, "heads 0"),
+        ({"key_width": 0}, "key_width 0"),
+        ({"classes": 0}, "classes 0"),
+    ],
+)
+def test_networks_that_cannot_be_built(wrong, words):
+    with pytest.raises(ConfigError, match=words):
+        UtaeConfig(**wrong)
+
+
+def _continue(path, optimiser):
+    checkpoint = load_checkpoint(path)
+    with applying(path):
+        optimiser.load_state_dict(checkpoint.optimiser)
+
+
+@pytest.mark.parametrize("name", ["model", "optimiser", "progress", "random_states"])
+@pytest.mark.parametrize("value", [None, -1, "absent"])
+def test_checkpoints_with_a_part_gone_or_replaced(tmp_path, name, value):
+    path = tmp_path / "last.ckpt"
+    model = torch.nn.Linear(2, 1)
+    optimiser = torch.optim.Adam(model.parameters())
+    save_checkpoint(path, model.state_dict(), optimiser.state_dict(), Progress(), [random_state()])
+    content = torch.load(path, weights_only=True)
+    content = {key: entry for key, entry in content.items() if key != name} | ({} if value == "absent" else {name: value})
+    torch.save(content, path)
+    with pytest.raises(WeightsError, match=r"last\.ckpt cannot be continued"):
+        _continue(path, optimiser)
+
+
+def test_progress_that_is_not_whole_is_no_beginning(tmp_path):
+    save_checkpoint(tmp_path / "last.ckpt", {}, {}, Progress(), [random_state()])
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    torch.save(content | {"progress": {}}, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match="progress"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+class _Code:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_the_code_that_a_checkpoint_asks_for_is_named(tmp_path):
+    torch.save({"model": _Code()}, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match=r"more than numbers \(\w+\.system\)"):
+        load_checkpoint(tmp_path / "last.ckpt")
+
+
+def test_a_log_that_was_lost_or_cut_is_not_filled_with_nothing(tmp_path):
+    (tmp_path / "log.csv").write_text("epoch,step\n")
+    with pytest.raises(ConfigError, match="has 11 bytes, the last checkpoint knows 99"):
+        RunLog(tmp_path, ["loss"], (99, 5))
+    assert (tmp_path / "log.csv").read_text() == "epoch,step\n"
+
+
+def test_a_log_of_other_bytes_is_one_line(tmp_path):
+    (tmp_path / "log.csv").write_bytes(b"\xff\xfe,\n")
+    with pytest.raises(ConfigError, match=r"log\.csv cannot be read"):
+        read_log(tmp_path / "log.csv")
+
+
+def test_deviations_are_positive(tmp_path):
+    data = write_tiny_dataset(tmp_path / "data", patches=5)
+    text = (data / "NORM_S2_patch.json").read_text()
+    (data / "NORM_S2_patch.json").write_text(text.replace('"std": [', '"std": [-', 1))
+    with pytest.raises(DatasetError, match="not positive"):
+        fold_normalisation(data, (1, 2, 3))
+
+
+@pytest.mark.parametrize("year", [1, 99999])
+def test_years_of_no_harvest(year):
+    with pytest.raises(ConfigError, match=f"year {year}"):
+        MapOptions(year=year)
+
+
+def test_degrees_are_named_briefly():
+    cube = make_cube().astype(np.float32)
+    cube = cube.assign_coords(x=3 + np.arange(32) * 1e-4, y=50 - np.arange(32) * 1e-4).odc.assign_crs(4326)
+    with pytest.raises(CubeError, match=r"in degrees \(EPSG:4326\)"):
+        check_cube(cube, PASTIS_BANDS)
+
+
+def test_scales_that_are_no_numbers(tmp_path):
+    write_stac(tmp_path, days=("2019-04-01",), bands=("B02",))
+    asset = {"href": "./B02.tif", "raster:bands": [{"scale": float("nan")}]}
+    path = tmp_path / "2019-04-01" / "item.json"
+    path.write_text(json.dumps(item("scene", "2019-04-01T10:50:00Z", {"B02": asset})))
+    with pytest.raises(CubeError, match="scale nan"):
+        read_scenes(tmp_path)
+
+
+def test_a_damaged_picture_says_nothing_beside_its_line(tmp_path, caplog):
+    write_stac(tmp_path, days=("2019-04-01",), bands=("B02",), size=64)
+    path = tmp_path / "2019-04-01" / "B02.tif"
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(CubeError), reading(tmp_path):
+        open_cube(tmp_path).compute()
+    assert not caplog.records
