@@ -144,9 +144,8 @@ def _notes(shipped: bool, season: Season, data_HW: np.ndarray, parcels: gpd.GeoD
     """What a reader should know before the numbers, a sentence each."""
     notes = [SHIPPED_NOTE] if shipped else []
     if season.left_out:
-        notes.append(
-            f"{len(season.left_out)} of {len(season.left_out) + len(season.days_T)} dates were left out, see "The season" in the report."
-        )
+        dates = len(season.left_out) + len(season.days_T)
+        notes.append(f"{len(season.left_out)} of {dates} dates were left out; the report says which, and why.")
     spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())
     if growing < _FEW_DATES:
