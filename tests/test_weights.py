@@ -178,3 +178,11 @@ def test_no_damage_ends_in_anything_but_one_line(folder, data):
 def test_a_card_must_fit_its_network():
     with pytest.raises(WeightsError, match=r"10 bands and 20 classes with 2 bands \(B04, B08\) and the 4 classes of four"):
         WeightsCard(UtaeConfig(), NORMALISATION, TABLE)
+
+
+def test_a_card_with_an_empty_normalisation_is_refused(folder):
+    card = json.loads((folder / CARD).read_text())
+    for empty in ([], {}):
+        (folder / CARD).write_text(json.dumps({**card, "normalisation": empty}))
+        with pytest.raises(WeightsError, match="card"):
+            load_weights(folder)

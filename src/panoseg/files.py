@@ -40,7 +40,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
     The temporary may become a file or a folder. Whatever goes wrong, ``path`` is untouched and the temporary is removed.
     Raises ``OutputError`` for a full disk, missing permission and the like.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

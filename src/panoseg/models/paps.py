@@ -91,8 +91,7 @@ class PaPs(nn.Module):
         Drawn weights begin near one half, and the many pixels without a centre then outweigh all other losses for a thousand
         steps (Lin et al. 2017, "Focal loss for dense object detection", section 3.3).
         """
-        norm = self.heatmap_conv[0].conv[-1]
-        nn.init.constant_(norm.bias, math.log(share / (1 - share)))
+        nn.init.constant_(self.heatmap_conv.get_parameter("0.conv.4.bias"), math.log(share / (1 - share)))
 
     def scored_masks(self, output: PapsOutput) -> ScoredMasks:
         """The candidates of at least the model's confidence as masks in their whole images.

@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
+from panoseg.models.checkpoints import load_tensors
 from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, check_state
 
@@ -96,15 +96,7 @@ def model_config(options: dict[str, Any], bands: int = 10) -> ModelConfig:
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The ``state_dict`` of a published checkpoint; raises ``WeightsError``, and runs no code that a file may hold."""
     fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise WeightsError(f"{path}: {error.strerror}", "a readable file of weights", fix) from error
-    except Exception as error:  # a damaged or hostile pickle can fail in any way
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{path} is damaged or holds more than numbers ({reason})", "a checkpoint of tensors alone", fix
-        ) from error
+    content = load_tensors(path, "a checkpoint of tensors alone", fix)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} has no table of tensors named state_dict", "a checkpoint of the published programs", fix)

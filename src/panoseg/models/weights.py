@@ -94,9 +94,10 @@ class WeightsCard:
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
         """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
         bands = values["normalisation"]
-        normalisation = bands and Normalisation(
-            tuple(map(float, bands["mean"])), tuple(map(float, bands["std"])), tuple(map(str, bands["bands"]))
-        )
+        normalisation = None
+        if bands is not None:
+            mean, std = (tuple(map(float, bands[key])) for key in ("mean", "std"))
+            normalisation = Normalisation(mean, std, tuple(map(str, bands["bands"])))
         return cls(
             config_from_json(values["model"]),
             normalisation,

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import random
-import re
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from panoseg.errors import WeightsError
 from panoseg.files import atomic
+from panoseg.models.checkpoints import load_tensors
 
 _FORMAT = "panoseg checkpoint 1"
 
@@ -101,14 +100,7 @@ _FIX = "resume from a run's folder, or start again with another --out"
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read what ``save_checkpoint`` wrote, never running code from the file. Raises ``WeightsError``."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about other protocols of pickling, before it fails
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"{path}: {error.strerror or error}", _EXPECTED, _FIX) from error
-    except Exception as error:  # a damaged or hostile pickle can fail in any way
-        raise WeightsError(f"{path} is damaged or holds more than numbers{_culprit(error)}", _EXPECTED, _FIX) from error
+    content = load_tensors(path, _EXPECTED, _FIX)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise WeightsError(f"{path} is a file of another kind", _EXPECTED, _FIX)
     with applying(path):
@@ -126,12 +118,6 @@ def applying(path: Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise WeightsError(f"{path} cannot be continued ({type(error).__name__}: {reason})", _EXPECTED, _FIX) from error
-
-
-def _culprit(error: Exception) -> str:
-    """The object that a pickle asked for beside tensors; torch's own message is advice to load it nevertheless."""
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    return f" ({asked[1]})" if asked else ""
 
 
 def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:

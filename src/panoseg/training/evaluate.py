@@ -115,7 +115,8 @@ def score_folder(
     scores: dict[int | None, Scores] = {}
     for entry, split in zip(found, splits, strict=True):
         task, scores[entry.fold] = score(entry.weights, split, fabric)
-        print(f"{len(split)} patches of folds {', '.join(map(str, entry.folds))}\n\n{scores[entry.fold].table()}\n")
+        folds = f"fold{'s' * (len(entry.folds) > 1)} {', '.join(map(str, entry.folds))}"
+        print(f"{len(split)} patches of {folds}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
         write_scores(place, scores[entry.fold], {"fold": entry.fold, "folds": entry.folds, "patches": len(split)})
