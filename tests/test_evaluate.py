@@ -12,12 +12,14 @@ from PIL import Image
 
 from panoseg.classes import PASTIS
 from panoseg.cli import main
+from panoseg.data.samples import Sample
 from panoseg.errors import OutputError, WeightsError
 from panoseg.models.build import build_model
 from panoseg.models.weights import load_weights, save_weights
+from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.config import TrainConfig
-from panoseg.training.pictures import Comparison, clearest, draw_comparison, true_colour
+from panoseg.training.pictures import Comparison, clear_near_midsummer, draw_comparison, draw_curves, true_colour
 from panoseg.training.run import start
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
@@ -166,10 +168,29 @@ def test_semantic_weights_are_scored_and_shown(data, tmp_path):
     assert main(["show", str(tmp_path / "run"), "--data", str(data), "--patch", "12", "--out", str(tmp_path / "a.png")]) == 0
 
 
-def test_clearest_date_by_hand():
-    images = np.zeros((4, 10, 2, 2), np.int16)
-    images[0, 0], images[1, 0], images[2, 0] = 4000, 300, 500
-    assert clearest(images) == 1
+@pytest.mark.parametrize(
+    ("blue", "expected"),
+    [
+        ([300, 300, 4000, 4000, 310, 4000, 310, 4000], 1),
+        ([300, 4000, 4000, 4000, 310, 310, 4000, 4000], 4),
+        ([300, 600, 610, 4000, 4000, 4000, 4000, 4000], 1),
+        ([0, 0, 4000, 0, 0, 0, 0, 0], 2),
+        ([0, 0, 0, 0, 0, 0, 0, 0], 2),
+    ],
+)
+def test_the_date_of_a_picture_is_clear_and_near_mid_june(blue, expected):
+    """Mid June is day 287 after the 1 September before; blue of 0 is no data."""
+    days = np.array([30, 280, 290, 300, 320, 330, 340, 400])
+    images = np.zeros((8, 10, 2, 2), np.int16)
+    images[:, 0] = np.array(blue)[:, None, None]
+    assert clear_near_midsummer(images, days, "2018-09-01") == expected
+
+
+@pytest.mark.parametrize(("reference_date", "expected"), [("2018-01-01", 0), ("2018-09-01", 1)])
+def test_mid_june_is_the_first_after_the_reference_date(reference_date, expected):
+    images = np.full((8, 10, 2, 2), 4000, np.int16)
+    images[:2] = 300
+    assert clear_near_midsummer(images, np.array([165, 287, 300, 310, 320, 330, 340, 350]), reference_date) == expected
 
 
 def test_true_colour_takes_red_green_blue():
@@ -178,18 +199,57 @@ def test_true_colour_takes_red_green_blue():
     assert true_colour(image)[0, 0].tolist() == [255, 0, 0]
 
 
+def nothing_in(size: int) -> Comparison:
+    """A grey patch of one date without parcels."""
+    sample = Sample(torch.full((1, 10, size, size), 500, dtype=torch.int16), torch.tensor([287]), "1")
+    return Comparison(sample, Panoptic.empty(size, size), Panoptic.empty(size, size))
+
+
 def test_empty_pictures_can_be_drawn(tmp_path):
-    nothing = Panoptic.empty(8, 8)
-    draw_comparison(
-        Comparison("1", np.zeros((8, 8, 3), np.uint8), 0, nothing, nothing), PASTIS, "2018-09-01", tmp_path / "a.png"
-    )
+    draw_comparison(nothing_in(8), PASTIS, "2018-09-01", tmp_path / "a.png")
     assert (tmp_path / "a.png").exists()
+
+
+def test_the_land_is_seen_where_there_is_no_parcel(tmp_path, monkeypatch):
+    comparison, seen = nothing_in(8), []
+    comparison.sample.images_TCHW[0, 2] = 2000
+    monkeypatch.setattr(
+        "panoseg.training.pictures.draw", lambda *given, **named: seen.append(draw(*given, **named)) or seen[-1]
+    )
+    draw_comparison(comparison, PASTIS, "2018-09-01", tmp_path / "a.png")
+    assert [picture[0, 0].tolist() for picture in seen] == [[255, 128, 128]] * 2
 
 
 @pytest.mark.parametrize("name", ["figure", "figure.docx"])
 def test_pictures_of_an_unknown_kind_are_refused(tmp_path, name):
-    nothing = Panoptic.empty(8, 8)
-    comparison = Comparison("1", np.zeros((8, 8, 3), np.uint8), 0, nothing, nothing)
     with pytest.raises(OutputError, match=r"figure\.png"):
-        draw_comparison(comparison, PASTIS, "2018-09-01", tmp_path / name)
+        draw_comparison(nothing_in(8), PASTIS, "2018-09-01", tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def curves(tmp_path, monkeypatch, log: str):
+    """The two axes that a log is drawn on."""
+    figures = []
+    monkeypatch.setattr("panoseg.training.pictures._save", lambda figure, path: figures.append(figure))
+    (tmp_path / "log.csv").write_text(log)
+    draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    figures[0].canvas.draw()
+    return figures[0].axes
+
+
+def test_curves_have_whole_steps_plain_numbers_and_scores_from_zero(tmp_path, monkeypatch):
+    rows = ["1,1,train,0.1,9,6,3,", "1,2,train,0.1,5,2,,", "1,2,validation,,,,,40", "2,4,validation,,,,,50"]
+    losses, scores = curves(tmp_path, monkeypatch, "epoch,step,split,learning_rate,loss,centre,size,PQ\n" + "\n".join(rows))
+    assert [line.get_label() for line in losses.lines] == ["loss", "centre", "size"]
+    assert len({line.get_color() for line in losses.lines}) == 3
+    assert all(tick == round(tick) for axes in (losses, scores) for tick in axes.get_xticks())
+    assert {"2", "5"} <= {label.get_text() for label in losses.get_yticklabels()}
+    assert not any(label.get_text() for label in losses.get_yticklabels(minor=True))
+    assert scores.get_ylim()[0] == 0
+
+
+def test_curves_leave_out_losses_that_are_not_learned_yet_and_scores_that_are_not_there(tmp_path, monkeypatch):
+    log = "epoch,step,split,learning_rate,loss,size\n1,1,train,0.1,9,0.0\n1,2,train,0.1,8,0.5\n"
+    losses, scores = curves(tmp_path, monkeypatch, log)
+    assert [line.get_xdata().tolist() for line in losses.lines] == [[1, 2], [2]]
+    assert not scores.lines

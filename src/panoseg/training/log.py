@@ -20,7 +20,8 @@ from panoseg.files import output_error
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_LEADING = ("epoch", "step", "split", "learning_rate")
+LEADING = ("epoch", "step", "split", "learning_rate")
+"""Columns of every log, before those of its numbers."""
 
 
 class RunLog:
@@ -31,7 +32,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, columns: Sequence[str], position: tuple[int, int] | None = None) -> None:
-        self.columns = (*_LEADING, *columns)
+        self.columns = (*LEADING, *columns)
         size, step = position or (0, 0)
         path = folder / "log.csv"
         found = path.stat().st_size if path.exists() else 0

@@ -1,12 +1,14 @@
 """Pictures of a training: its curves, and image, truth and prediction of a patch side by side.
 
-Shape suffixes: T dates, C bands, H W pixels, 3 red, green, blue.
+Shape suffixes: T dates, C bands, H W pixels, X all pixels in a row, 3 red, green, blue.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,36 +22,50 @@ from panoseg.errors import OutputError
 from panoseg.files import atomic
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.training.log import read_log
+from panoseg.training.log import LEADING, read_log
 from panoseg.training.splits import Split
 from panoseg.training.tasks import Task, true_panoptics
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TRUE_COLOUR = [PASTIS_BANDS.index(band) for band in ("B04", "B03", "B02")]
 _BLUE = PASTIS_BANDS.index("B02")
-_TRAIN, _VALIDATION = "#4269d0", "#ff725c"
+_MIDSUMMER = (6, 15)
 _ZOOM = 4  # so that borders, one pixel of the drawing wide, leave small parcels visible
+_OPACITY = 0.75  # of parcels over the land: colours stay those of the legend
+
+# Told apart by the colour-blind too: Okabe and Ito, Color Universal Design, 2008.
+_COLOURS = ("#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """A patch as it is drawn: its name, the true colour of its clearest date, that day, truth and prediction."""
+    """A patch as it is drawn: its images, its truth, and what a network says of it."""
 
-    name: str
-    colours_HW3: np.ndarray
-    day: int
+    sample: Sample
     truth: Panoptic
     prediction: Panoptic
 
 
-def clearest(images_TCHW: np.ndarray) -> int:
-    """Position of the date with the least bright blue, which haze, clouds and snow raise; dates without data do not count."""
-    brightness_T = np.array([np.percentile(image[_BLUE], 80) for image in images_TCHW])
-    has_data_T = np.array([bool(image[_BLUE].any()) for image in images_TCHW])
-    return int(np.where(has_data_T, brightness_T, np.inf).argmin())
+def clear_near_midsummer(images_TCHW: np.ndarray, days_T: np.ndarray, reference_date: str) -> int:
+    """Position of the date for a picture: of the clear ones, the one nearest to mid June.
+
+    Haze, clouds and snow raise blue: a date is clear where its bright pixels are at most twice as blue as those of the clearest
+    date. Dates with gaps count only where there are no others.
+    days_T: days since ``reference_date``, YYYY-MM-DD; mid June is the first one after it.
+    """
+    blue_TX = images_TCHW[:, _BLUE].reshape(len(images_TCHW), -1)
+    gaps_T = (blue_TX == 0).mean(axis=1) > 0.1
+    brightness_T = np.percentile(blue_TX, 90, axis=1)
+    if not gaps_T.all():
+        brightness_T[gaps_T] = np.inf
+    clear = np.flatnonzero(brightness_T <= 2 * max(brightness_T.min(), 1))
+    start = date.fromisoformat(reference_date)
+    june = date(start.year + ((start.month, start.day) > _MIDSUMMER), *_MIDSUMMER)
+    return int(clear[np.abs(days_T[clear] - (june - start).days).argmin()])
 
 
 def true_colour(image_CHW: np.ndarray) -> np.ndarray:
@@ -67,31 +83,34 @@ def compare(task: Task, split: Split, sample: Sample, fabric: Fabric) -> Compari
     with fabric.autocast():
         [prediction] = task.predict(batch)
     [truth] = true_panoptics(batch, task.table)
-    images_TCHW = sample.images_TCHW.numpy()
-    position = clearest(images_TCHW)
-    return Comparison(sample.name, true_colour(images_TCHW[position]), int(sample.days_T[position]), truth, prediction)
+    return Comparison(sample, truth, prediction)
 
 
 def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: str, path: Path) -> None:
-    """Write image, truth and prediction side by side with a legend of the classes in them."""
+    """Write image, truth and prediction side by side, the latter over the paled image, with a legend of the classes in them."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     figure = Figure(figsize=(12, 4.9), dpi=120, layout="constrained")
-    day = date.fromisoformat(reference_date) + timedelta(days=comparison.day)
+    sample = comparison.sample
+    images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
+    position = clear_near_midsummer(images_TCHW, days_T, reference_date)
+    day = date.fromisoformat(reference_date) + timedelta(days=int(days_T[position]))
+    land_HW3 = true_colour(images_TCHW[position])
+    paled_HW3 = 255 - (255 - land_HW3) // 2
     panels = (
-        (f"patch {comparison.name}, {day.isoformat()}", comparison.colours_HW3),
-        (_title("truth", comparison.truth), draw(comparison.truth, table, scale=_ZOOM)),
-        (_title("prediction", comparison.prediction), draw(comparison.prediction, table, scale=_ZOOM)),
+        (f"patch {sample.name} on {day.isoformat()}", land_HW3),
+        (_title("truth", comparison.truth), draw(comparison.truth, table, paled_HW3, _OPACITY, scale=_ZOOM)),
+        (_title("prediction", comparison.prediction), draw(comparison.prediction, table, paled_HW3, _OPACITY, scale=_ZOOM)),
     )
     for axes, (title, colours_HW3) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(colours_HW3, interpolation="nearest")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=12)
         axes.set_axis_off()
     present = sorted({*comparison.truth.segments.class_ids.tolist(), *comparison.prediction.segments.class_ids.tolist()})
     handles = [Patch(facecolor=table[class_id].colour, edgecolor="#888888", label=table[class_id].name) for class_id in present]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=8, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=10, frameon=False)
     _save(figure, path)
 
 
@@ -100,37 +119,45 @@ def draw_predictions(task: Task, split: Split, fabric: Fabric, reference_date: s
     positions = sorted({round(position) for position in np.linspace(0, len(split) - 1, count)})
     for position in positions:
         comparison = compare(task, split, split.dataset[position], fabric)
-        draw_comparison(comparison, task.table, reference_date, folder / f"patch-{comparison.name}.png")
+        draw_comparison(comparison, task.table, reference_date, folder / f"patch-{comparison.sample.name}.png")
 
 
 def draw_curves(log: Path, path: Path) -> None:
     """Write a run's losses and validation scores over its steps."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     rows = read_log(log)
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
+    figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
     losses, scores = figure.subplots(1, 2)
-    for split, axes, colour_of_first in (("train", losses, _TRAIN), ("validation", scores, _VALIDATION)):
-        of_split = [row for row in rows if row["split"] == split]
-        names = [
-            name for name, value in of_split[0].items() if value and name not in ("epoch", "step", "split", "learning_rate")
-        ]
-        for place, name in enumerate(names):
-            # Epochs that learn centres alone have no other losses.
-            points = [
-                (int(row["step"]), float(row[name]))
-                for row in of_split
-                if row[name] and (split == "validation" or float(row[name]))
-            ]
-            style = {"color": colour_of_first, "linewidth": 2} if place == 0 else {"linewidth": 1}
-            axes.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None, markersize=3, **style)
-        axes.set_xlabel("step")
-        axes.legend(frameon=False, fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+    # Epochs that learn centres alone have no other losses: a loss of 0 is none.
+    _draw_columns(losses, [row for row in rows if row["split"] == "train"], zero_is_none=True)
+    _draw_columns(scores, [row for row in rows if row["split"] == "validation"])
     losses.set_title("training losses")
     losses.set_yscale("log")
+    losses.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    losses.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    losses.yaxis.set_minor_formatter(NullFormatter())
     scores.set_title("validation, percent")
+    scores.set_ylim(bottom=0)
     _save(figure, path)
+
+
+def _draw_columns(axes: Axes, rows: Sequence[Mapping[str, str]], zero_is_none: bool = False) -> None:
+    """A line a column of the log over the steps."""
+    from matplotlib.ticker import MaxNLocator
+
+    names = [name for name, value in rows[0].items() if value and name not in LEADING] if rows else []
+    for name, colour in zip(names, cycle(_COLOURS), strict=False):
+        points = [(int(row["step"]), float(row[name])) for row in rows if row[name] and (float(row[name]) or not zero_is_none)]
+        marker = "o" if len(points) < 20 else None
+        label = name.replace("_", " ")
+        axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.5, marker=marker, markersize=3)
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if names:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(len(names), 5), frameon=False, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _title(kind: str, picture: Panoptic) -> str:
