@@ -46,6 +46,18 @@ def test_help_is_light_and_has_an_example(words):
     assert done.stdout.endswith("heavy: []\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "positional"),
+    [("map", "CUBE"), ("compare", "PARCELS TRUTH"), ("show", "RUN"), ("test", "[RUN]"), ("simulate", "DIR")],
+)
+def test_help_calls_things_as_its_text_does(name, positional, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"{positional} " in text.split("positional arguments")[0]
+    assert "{None}" not in text
+
+
 def test_usage_names_every_command(capsys):
     assert main([]) == 0
     text = capsys.readouterr().out

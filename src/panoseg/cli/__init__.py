@@ -28,7 +28,7 @@ COMMANDS: dict[str, str] = {
 
 def usage() -> str:
     """The text of ``panoseg --help``."""
-    width = max(map(len, COMMANDS))
+    width = max(len(name) for name in COMMANDS)  # not map(): that is a command of this package once it has run
     rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series\n\n"
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             import tyro
 
-            tyro.cli(module.run, prog=f"panoseg {name}", args=rest)
+            # Positional arguments are called as in the help's text; None is said by leaving an option out.
+            config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
+            tyro.cli(module.run, prog=f"panoseg {name}", args=rest, config=config)
     except PanosegError as error:
         print(f"panoseg {name}: {error}", file=sys.stderr)
         return 2

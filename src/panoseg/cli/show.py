@@ -16,7 +16,7 @@ def run(
     out: Path,
     fold: Literal[1, 2, 3, 4, 5] | None = None,
 ) -> None:
-    """Draw the true colour of a patch's clearest date, its truth and its prediction side by side, with a legend.
+    """Draw the true colour of a patch on a clear date near mid June, its truth and its prediction side by side, with a legend.
 
     example: panoseg show run --data PASTIS --patch 10000 --out figure.png
 

@@ -12,7 +12,7 @@ from panoseg.errors import ConfigError
 
 
 def run(
-    folder: Annotated[Path, tyro.conf.Positional],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir")],
     patches: int = 100,
     size: int = 128,
     seed: int = 0,
@@ -31,14 +31,14 @@ def run(
     Run again with the same options to complete an interrupted dataset, or with more patches to enlarge it.
 
     Args:
-        folder: where to write; new, empty, or a dataset of an earlier run with the same options.
-        patches: number of patches, in five folds; a cube is one.
-        size: pixels of 10 m on a side.
-        seed: the same seed gives the same data.
-        cube: write cube.nc and parcels.gpkg instead of a dataset.
-        parcel_maps: a folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
-        centres: write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
-        workers: processes; one a core by default.
+        folder: Where to write; new, empty, or a dataset of an earlier run with the same options.
+        patches: Number of patches, in five folds; a cube is one.
+        size: Pixels of 10 m on a side.
+        seed: The same seed gives the same data.
+        cube: Write cube.nc and parcels.gpkg instead of a dataset.
+        parcel_maps: A folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
+        centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
+        workers: Processes; one a core by default.
     """
     if not cube:
         from panoseg.data.simulation.write import write_pastis

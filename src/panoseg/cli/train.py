@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
     elif arguments[0].startswith("--resume"):
         from panoseg.training.folds import resume
 
-        parsed = tyro.cli(ResumeArguments, prog="panoseg train", args=arguments)
+        parsed = tyro.cli(ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,))
         resume(parsed.resume, parsed.data)
     elif arguments[0].startswith("-"):
         raise ConfigError(f"{arguments[0]} in the first place", "an experiment's name or --resume", "see panoseg train --help")

@@ -31,7 +31,7 @@ class MapOptions:
     device: str = "auto"
     """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is faster where the processor has it, and moves a few pixels."""
+    """Arithmetic of the network: bfloat16 is faster where the processor has it, and moves a few pixels."""
     gpkg: bool = False
     """Write parcels.gpkg as well."""
 
