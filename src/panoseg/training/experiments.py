@@ -68,8 +68,8 @@ _SIMULATED = TrainConfig(
     loss=PapsLossConfig(shape="cross_entropy", shape_weight=2.0, class_weight=2.0),
     initialisation="torch",
     initial_heat=0.03,
-    epochs=80,
-    validate_every=40,
+    epochs=70,
+    validate_every=70,
     max_validation_patches=16,
     precision="bf16-mixed",
 )
