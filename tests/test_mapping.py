@@ -508,18 +508,22 @@ def test_tiles_lose_little_against_one_piece(tmp_path):
     whole = map_cube(path, weights, tmp_path / "whole", MapOptions(tile=512, overlap=0))
     scores = [100 * compare_parcels(result.parcels, truth).quality.pq for result in (tiled, whole)]
     assert scores[0] >= 0.98 * scores[1], scores
-    assert added_borders(tiled.picture, whole.picture) < 0.02
+    assert seams(tiled.picture, whole.picture) < 0.01
 
 
-def added_borders(tiled: Panoptic, whole: Panoptic) -> float:
-    """How many more sides of pixels are borders along the lines of tiles than elsewhere, as a share of the line's length."""
-    starts = {own.left for block in plan_blocks(512, 512) for own in block.tiles} - {0}
-    worst = 0.0
-    for segment_HW, other_HW in ((tiled.segment_HW, whole.segment_HW), (tiled.segment_HW.T, whole.segment_HW.T)):
-        for line in starts:
-            cut = (segment_HW[:, line] != segment_HW[:, line - 1]).mean()
-            worst = max(worst, cut - (other_HW[:, line] != other_HW[:, line - 1]).mean())
-    return worst
+def seams(tiled: Panoptic, whole: Panoptic) -> float:
+    """How much more of the lines of tiles is borders than without tiles, beyond what it is of all other lines; share of a line.
+
+    Tiles move borders by a pixel here and there, along any line; a seam would show along its own.
+    """
+    starts = sorted({own.left for block in plan_blocks(512, 512) for own in block.tiles} - {0})
+    added = []
+    for tiled_HW, whole_HW in ((tiled.segment_HW, whole.segment_HW), (tiled.segment_HW.T, whole.segment_HW.T)):
+        shares = [(segment_HW[:, 1:] != segment_HW[:, :-1]).mean(0) for segment_HW in (tiled_HW, whole_HW)]
+        added.append(shares[0] - shares[1])
+    added_2L = np.stack(added)
+    at_starts = np.isin(np.arange(1, 512), starts)
+    return added_2L[:, at_starts].mean() - added_2L[:, ~at_starts].mean()
 
 
 def test_the_real_season(tmp_path, real_data, weights):

@@ -417,7 +417,6 @@ def test_data_options_reach_the_samples(data):
         {"seed": 2},
         {"batch_size": 1},
         {"initialisation": "torch"},
-        {"initial_heat": 0.03},
         {"precision": "bf16-mixed"},
         {"data": DataConfig(augmentation=AugmentationConfig(noise=100.0))},
         {"loss": PapsLossConfig(beta=1.0)},
@@ -554,7 +553,17 @@ def test_a_network_learns_the_colours_of_classes(data, tmp_path):
     assert scores["OA"] > 80
 
 
-# Starting from weights
+# Where a training starts
+
+
+def test_initial_heat_is_the_heat_of_the_first_step(data, tmp_path):
+    losses = []
+    for name, heat in (("drawn", 0.0), ("prior", 0.03)):
+        start(name, replace(PANOPTIC, initial_heat=heat, max_steps_per_epoch=1), data, 1, tmp_path / name)
+        losses.append(float(read_log(tmp_path / name / "log.csv")[0]["centre"]))
+    assert losses[1] < losses[0]
+    with pytest.raises(ConfigError, match="initial_heat"):
+        replace(PANOPTIC, initial_heat=1.0)
 
 
 def test_start_from_weights_takes_them_and_refuses_others(data, tmp_path):

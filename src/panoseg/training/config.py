@@ -122,11 +122,13 @@ class TrainConfig:
         _at_least(self, 0, "threads", "checkpoint_minutes")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1")
+        if not 0 <= self.initial_heat < 1:
+            raise ConfigError(f"initial_heat {self.initial_heat}", "from 0 up to 1", "pass e.g. --initial-heat 0.03")
         if self.devices < 1 and self.devices != -1:
             raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
-        if self.task == "semantic" and (self.heatmap_only_epochs or self.loss != PapsLossConfig()):
+        if self.task == "semantic" and (self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()):
             raise ConfigError(
-                "heatmap_only_epochs or loss, options of a panoptic model, with a semantic one",
+                "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a semantic one",
                 "their defaults",
                 "leave them out, or train a panoptic model",
             )

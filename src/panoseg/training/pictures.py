@@ -89,9 +89,10 @@ def compare(task: Task, split: Split, sample: Sample, fabric: Fabric) -> Compari
 def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: str, path: Path) -> None:
     """Write image, truth and prediction side by side, the latter over the paled image, with a legend of the classes in them."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(12, 4.9), dpi=120, layout="constrained")
+    figure = Figure(figsize=(12, 5.3), dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1))
     sample = comparison.sample
     images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
     position = clear_near_midsummer(images_TCHW, days_T, reference_date)
@@ -110,7 +111,7 @@ def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: s
     present = sorted({*comparison.truth.segments.class_ids.tolist(), *comparison.prediction.segments.class_ids.tolist()})
     handles = [Patch(facecolor=table[class_id].colour, edgecolor="#888888", label=table[class_id].name) for class_id in present]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 7), fontsize=10, frameon=False)
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=10, frameon=False)
     _save(figure, path)
 
 
