@@ -155,7 +155,7 @@ def test_weights_without_a_fold_want_one(run, data, tmp_path, capsys):
 def test_show_draws_any_patch(run, data, tmp_path, capsys):
     assert main(["show", str(run), "--data", str(data), "--patch", "12", "--out", str(tmp_path / "figure.png")]) == 0
     with Image.open(tmp_path / "figure.png") as picture:
-        assert picture.size == (1440, 588)
+        assert picture.size == (1200, 530)
     assert main(["show", str(run), "--data", str(data), "--patch", "1", "--out", str(tmp_path / "other.png")]) == 2
     assert "no patch '1'" in capsys.readouterr().err
     assert not (tmp_path / "other.png").exists()
