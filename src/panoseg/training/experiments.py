@@ -57,9 +57,9 @@ _SIMULATED = TrainConfig(
             max_dates=16,
             day_jitter=2,
             season_shift=8,
-            band_gain=0.05,
-            band_offset=50.0,
-            date_gain=0.03,
+            band_gain=0.08,
+            band_offset=60.0,
+            date_gain=0.04,
             noise=20.0,
         )
     ),
@@ -68,8 +68,8 @@ _SIMULATED = TrainConfig(
     loss=PapsLossConfig(shape="cross_entropy", shape_weight=2.0, class_weight=2.0),
     initialisation="torch",
     initial_heat=0.03,
-    epochs=70,
-    validate_every=70,
+    epochs=80,
+    validate_every=80,
     max_validation_patches=16,
     precision="bf16-mixed",
 )
