@@ -95,6 +95,7 @@ def test_the_parts_by_hand():
     assert losses.iou_N.tolist() == pytest.approx([3 / 4, 2 / 8])
     assert losses.confidence_N.tolist() == pytest.approx([0.7, 0.6])
     parts = losses.centre + losses.size + losses.shape + losses.classification
+    assert losses.pixel == 0
     assert losses.total.item() == pytest.approx(parts.item())
 
 
@@ -113,11 +114,16 @@ def test_pixels_of_other_parcels_count_as_background():
     assert losses.iou_N.tolist() == pytest.approx([2 / 4, 2 / 9])
 
 
-@pytest.mark.parametrize("part", ["centre", "size", "shape", "class"])
-def test_each_weight_scales_its_part(part):
-    plain = PapsLoss()(*two_candidates())
-    heavier = PapsLoss(PapsLossConfig(**{f"{part}_weight": 3.0}))(*two_candidates())
+@pytest.mark.parametrize("part", ["centre", "size", "shape", "class", "pixel"])
+@pytest.mark.parametrize("heatmap_only", [False, True])
+def test_each_weight_scales_its_part(part, heatmap_only):
+    output, target = two_candidates()
+    output = replace(output, pixel_scores_BKHW=torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    output = replace(output, candidates=None) if heatmap_only else output
+    classes = torch.ones(1, 4, 4).long()
+    heavier, plain = (PapsLoss(PapsLossConfig(**{f"{part}_weight": weight}))(output, target, classes) for weight in (3.0, 1.0))
     value = getattr(plain, {"class": "classification"}.get(part, part))
+    assert (value > 0) == (not heatmap_only or part in ("centre", "pixel"))
     assert heavier.total.item() == pytest.approx((plain.total + 2 * value).item())
 
 
@@ -128,6 +134,19 @@ def test_each_exponent_changes_its_part(option, part):
     target.heatmap_HW[0, 3, 3] = 0.5
     plain, changed = PapsLoss(), PapsLoss(PapsLossConfig(**{option: 2.0}))
     assert getattr(plain(output, target), part) != getattr(changed(output, target), part)
+
+
+def test_the_loss_of_pixels_leaves_void_out():
+    output, target = two_candidates()
+    scores = torch.zeros(1, 3, 4, 4)
+    scores[0, 2, 0] = 5.0
+    classes = torch.full((1, 4, 4), 2)
+    output = replace(output, pixel_scores_BKHW=scores)
+    voided = classes.clone()
+    voided[0, 1:] = 0
+    with_void = PapsLoss(PapsLossConfig(pixel_weight=1.0), void=0)(output, target, voided)
+    assert with_void.pixel.item() == pytest.approx(math.log(1 + 2 * math.exp(-5)))
+    assert with_void.pixel < PapsLoss(PapsLossConfig(pixel_weight=1.0), void=0)(output, target, classes).pixel
 
 
 def test_the_threshold_changes_the_iou():

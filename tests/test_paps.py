@@ -302,3 +302,13 @@ def test_centres_of_a_batch_are_those_of_its_images():
     assert common.any(1).sum() >= 0.8 * len(first.centre_N3)
     row, other = common.nonzero().unbind(1)
     torch.testing.assert_close(both.size_N2[row], first.size_N2[other])
+
+
+def test_pixel_scores_are_those_of_the_backbone():
+    torch.manual_seed(0)
+    model = PaPs(PapsConfig(BACKBONE)).eval()
+    images, days, valid = torch.randn(1, 3, 3, 16, 16), torch.tensor([[1, 30, 90]]), torch.ones(1, 3, dtype=torch.bool)
+    with torch.no_grad():
+        asked, not_asked = model(images, days, valid, pixel_scores=True), model(images, days, valid)
+        assert torch.equal(asked.pixel_scores_BKHW, model.encoder(images, days, valid).logits_BKHW)
+    assert not_asked.pixel_scores_BKHW is None

@@ -69,12 +69,14 @@ class PapsOutput:
     """What PaPs says.
 
     heatmap_BHW: float32 0..1, how likely a pixel is the centre of a parcel. saliency_BHW: float32 logits, how likely a pixel
-    lies inside a parcel. Saliency and candidates are None where only the heat map was asked for.
+    lies inside a parcel. Saliency and candidates are None where only the heat map was asked for. pixel_scores_BKHW: float32
+    class scores of each pixel by the backbone's own semantic head, where they were asked for.
     """
 
     heatmap_BHW: Tensor
     saliency_BHW: Tensor | None = None
     candidates: Candidates | None = None
+    pixel_scores_BKHW: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ one group of windows, L side of a window, S side of a shape, K classes.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -54,15 +55,18 @@ class PaPs(nn.Module):
         zones_BHW: Tensor | None = None,
         heatmap_only: bool = False,
         min_confidence: float | None = None,
+        pixel_scores: bool = False,
     ) -> PapsOutput:
         """Heat map, saliency and candidates of a batch of seasons.
 
         images_BTCHW, days_BT, valid_BT: as in ``UTAE``. zones_BHW: int, the parcel each pixel is nearest to, 0 where there is
         none; then the hottest pixel of each parcel's zone is its only candidate, else every local maximum is one.
         min_confidence: local maxima below it are left out; None: none in training, else the model's own threshold.
+        pixel_scores: let the backbone score the class of each pixel too.
         """
         maps = self.encoder.features(images_BTCHW, days_BT, valid_BT)
-        return self.head(maps, zones_BHW, heatmap_only, min_confidence)
+        output = self.head(maps, zones_BHW, heatmap_only, min_confidence)
+        return replace(output, pixel_scores_BKHW=self.encoder.scores(maps)) if pixel_scores else output
 
     def head(
         self,

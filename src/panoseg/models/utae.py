@@ -45,7 +45,11 @@ class UTAE(nn.Module):
         the reference date. valid_BT: bool, at least one date a sample.
         """
         maps = self.features(images_BTCHW, days_BT, valid_BT)
-        return SemanticOutput(self.out_conv(maps.pyramid[-1]).float(), maps.attention_GBTHW)
+        return SemanticOutput(self.scores(maps), maps.attention_GBTHW)
+
+    def scores(self, maps: FeatureMaps) -> Tensor:
+        """Class scores B x K x H x W, float32, of what ``features`` gave."""
+        return self.out_conv(maps.pyramid[-1]).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The decoder's maps, coarsest first, and the attention; arguments as in ``forward``."""

@@ -64,12 +64,13 @@ _SIMULATED = TrainConfig(
         )
     ),
     optimiser=OptimiserConfig(learning_rate=0.003, schedule="cosine", warm_up_steps=100, gradient_clip=10.0),
-    # A short training: masks and classes weigh more than published, and the heat starts where centres are rare.
-    loss=PapsLossConfig(shape="cross_entropy", shape_weight=2.0, class_weight=2.0),
+    # A short training: masks and classes weigh more than published, pixels teach classes too, and the heat starts where
+    # centres are rare.
+    loss=PapsLossConfig(shape="cross_entropy", shape_weight=2.0, class_weight=2.0, pixel_weight=1.0),
     initialisation="torch",
     initial_heat=0.03,
-    epochs=80,
-    validate_every=80,
+    epochs=48,
+    validate_every=48,
     max_validation_patches=16,
     precision="bf16-mixed",
 )

@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class PapsLossConfig:
-    """The panoptic loss: a weighted sum of four parts."""
+    """The panoptic loss: a weighted sum of four published parts, and of a fifth that teaches the backbone classes directly."""
 
     centre_weight: float = 1.0
     """Weight of the heat map's loss."""
@@ -18,6 +18,9 @@ class PapsLossConfig:
     """Weight of the masks' loss."""
     class_weight: float = 1.0
     """Weight of the classification loss."""
+    pixel_weight: float = 0.0
+    """Weight of the cross-entropy of every pixel's class, by the semantic head of the backbone; 0, as published, leaves that
+    head untrained. Parcels alone teach classes slowly: a patch has fifty of them, and thousands of pixels."""
     alpha: float = 0.0
     """Heat map: exponent that weighs pixels by how wrong they are."""
     beta: float = 4.0

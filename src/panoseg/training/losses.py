@@ -58,7 +58,7 @@ def size_loss(size_N2: Tensor, true_N2: Tensor, counted_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PapsLosses:
-    """The panoptic loss of a batch: ``total`` is the weighted sum of the other four scalars.
+    """The panoptic loss of a batch: ``total`` is the weighted sum of the other five scalars.
 
     iou_N, confidence_N: float32 0..1 without gradient, for each supervised centre the overlap of its mask with its parcel and
     its heat; from them the confidence threshold is tuned.
@@ -69,6 +69,7 @@ class PapsLosses:
     size: Tensor
     shape: Tensor
     classification: Tensor
+    pixel: Tensor
     iou_N: Tensor
     confidence_N: Tensor
 
@@ -83,13 +84,21 @@ class PapsLoss:
     def __init__(self, config: PapsLossConfig | None = None, void: int | None = None) -> None:
         self.config, self.void = config or PapsLossConfig(), void
 
-    def __call__(self, output: PapsOutput, target: CentreTargets) -> PapsLosses:
-        """The loss of what the model said of a batch; heat map only where the output has nothing else."""
+    def __call__(self, output: PapsOutput, target: CentreTargets, classes_BHW: Tensor | None = None) -> PapsLosses:
+        """The loss of what the model said of a batch; heat map only where the output has nothing else.
+
+        classes_BHW: class of each pixel, needed where the output scores pixels.
+        """
         config = self.config
         centre = centre_loss(output.heatmap_BHW, target.heatmap_HW, config.alpha, config.beta)
+        pixel = centre.new_zeros(())
+        if output.pixel_scores_BKHW is not None and classes_BHW is not None:
+            pixel = semantic_loss(output.pixel_scores_BKHW, classes_BHW, self.void)
         if output.candidates is None or not len(output.candidates.centre_N3):
             none, empty = centre.new_zeros(()), centre.new_zeros(0)
-            return PapsLosses(config.centre_weight * centre, centre, none, none, none, empty, empty)
+            return PapsLosses(
+                config.centre_weight * centre + config.pixel_weight * pixel, centre, none, none, none, pixel, empty, empty
+            )
         found = output.candidates
         at = found.centre_N3.unbind(1)
         zone_N = target.zone_HW[at].long()
@@ -102,8 +111,10 @@ class PapsLoss:
             + config.size_weight * size
             + config.shape_weight * shape
             + config.class_weight * classification
+            + config.pixel_weight * pixel
         )
-        return PapsLosses(total, centre, size, shape, classification, iou_N[counted_N], found.confidence_N.detach()[counted_N])
+        confidence_N = found.confidence_N.detach()[counted_N]
+        return PapsLosses(total, centre, size, shape, classification, pixel, iou_N[counted_N], confidence_N)
 
     def _masks(self, found: Candidates, instances_BHW: Tensor, zone_N: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss of all pixels of all boxes, and the IoU of each candidate N."""

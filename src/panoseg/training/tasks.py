@@ -182,7 +182,7 @@ class PanopticTask(Task):
 
     model: PaPs
 
-    loss_names = ("loss", "centre", "size", "shape", "class")
+    loss_names = ("loss", "centre", "size", "shape", "class", "pixel")
     metric_names = ("SQ", "RQ", "PQ", "PQ_any_class")
     score_name = "PQ"
 
@@ -193,10 +193,17 @@ class PanopticTask(Task):
     def forward(self, work: Work) -> dict[str, Tensor]:
         """The panoptic loss and its parts; each parcel teaches the best centre of its zone."""
         batch, targets = work.batch, _present(work.batch.centres)
-        output = self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT, targets.zone_HW, work.heatmap_only)
-        losses = self.criterion(output, targets)
+        output = self.model(
+            batch.images_BTCHW,
+            batch.days_BT,
+            batch.valid_BT,
+            targets.zone_HW,
+            work.heatmap_only,
+            pixel_scores=self.criterion.config.pixel_weight > 0,
+        )
+        losses = self.criterion(output, targets, batch.classes_BHW)
         parts = {"centre": losses.centre, "size": losses.size, "shape": losses.shape, "class": losses.classification}
-        return {"loss": losses.total, **parts}
+        return {"loss": losses.total, **parts, "pixel": losses.pixel}
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Panoptic]:
