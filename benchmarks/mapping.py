@@ -24,7 +24,7 @@ from panoseg.data.samples import Normalisation
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.models.build import build_model, initialise
-from panoseg.models.config import PapsConfig
+from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 
 _PIECE = 256

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from panoseg.data.samples import CentreTargets
 from panoseg.models.build import build_model
-from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.outputs import FeatureMaps
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks

@@ -37,7 +37,7 @@ from panoseg.maps.polygons import rasterise
 from panoseg.maps.resume import UNFINISHED
 from panoseg.maps.tiles import plan_blocks
 from panoseg.models.build import build_model
-from panoseg.models.config import UtaeConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 

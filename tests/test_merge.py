@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
-from panoseg.models.config import PapsConfig
+from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.outputs import ScoredMasks
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks, to_panoptics

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from panoseg.data.samples import CentreTargets
 from panoseg.models.build import build_model
-from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.paps import PaPs, local_maxima, zone_centres
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
 from panoseg.panoptic.merge import merge_masks

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
 from panoseg.models.build import build_model
-from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.published import import_published, model_config
 from panoseg.models.weights import load_weights, save_weights
 

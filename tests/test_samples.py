@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets
 from panoseg.data.samples import Batch, Normalisation, Sample, collate
 from panoseg.data.slots import SlotOverflow, Slots
@@ -163,3 +164,23 @@ def test_tensors_in_a_slot_are_aligned():
     tensors = [batch.images_BTCHW, batch.days_BT, batch.valid_BT, batch.classes_BHW, batch.centres.size_HW2]
     assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
     assert np.prod(batch.images_BTCHW.shape) == 3 * 10 * 9
+
+
+def test_ndvi_is_one_more_channel_between_minus_one_and_one():
+    normalisation = Normalisation((100.0,) * 10, (10.0,) * 10, ndvi=True)
+    images = torch.zeros(1, 4, 10, 2, 2, dtype=torch.int16)
+    red, infrared = PASTIS_BANDS.index("B04"), PASTIS_BANDS.index("B08")
+    images[0, 0, red], images[0, 0, infrared] = 1000, 3000
+    images[0, 1, red], images[0, 1, infrared] = -50, 30
+    images[0, 2, red], images[0, 2, infrared] = 1000, 3000
+    valid = torch.tensor([[True, True, False, True]])
+    standard = normalisation(images, valid)
+    assert standard.shape == (1, 4, 11, 2, 2)
+    assert normalisation.channels == 11
+    assert torch.allclose(standard[0, :, 10, 0, 0], torch.tensor([0.5, 0.0, 0.0, 0.0]))
+    assert torch.equal(standard[:, :, :10], replace(normalisation, ndvi=False)(images, valid))
+
+
+def test_ndvi_needs_its_bands():
+    with pytest.raises(ValueError, match="NDVI needs B04 and B08"):
+        Normalisation((0.0,), (1.0,), ("B02",), ndvi=True)

@@ -39,7 +39,8 @@ from panoseg.training.loss_config import PapsLossConfig
 from panoseg.training.run import start
 from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import open_splits
-from panoseg.training.tasks import Work, best_threshold, make_task, threshold_counts
+from panoseg.training.tasks import Work, make_task
+from panoseg.training.threshold import best_threshold, threshold_counts
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 SEMANTIC = TrainConfig(model=UTAE, epochs=1, batch_size=2, workers=0, accelerator="cpu", log_every=1)

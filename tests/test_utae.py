@@ -12,7 +12,9 @@ from torch import nn
 
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model, initialise
-from panoseg.models.config import PapsConfig, UtaeConfig, config_from_json, config_to_json
+from panoseg.models.config import config_from_json, config_to_json
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.ltae import Ltae, positional_encoding
 from panoseg.models.utae import UTAE, weighted_sum
 from panoseg.training.losses import semantic_loss

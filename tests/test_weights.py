@@ -16,7 +16,8 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import OutputError, WeightsError
 from panoseg.models.build import build_model, initialise
-from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import CARD, NUMBERS, Weights, WeightsCard, load_weights, save_weights
 
 SMALL = UtaeConfig(bands=2, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)

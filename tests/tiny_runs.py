@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from small_pastis import write_small_pastis
 
 UTAE = UtaeConfig(encoder_widths=(16, 16), decoder_widths=(8, 16), head_widths=(8,), heads=4, d_model=16, key_width=2)

@@ -166,21 +166,42 @@ def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of each band, in reflectance x 10 000, in the order of ``bands``."""
+    """Mean and standard deviation of each band, in reflectance x 10 000, in the order of ``bands``.
+
+    ndvi: append the normalised difference vegetation index of B08 and B04 as one more channel, -1..1, not standardised
+    (Crop2Seg @ aee7827).
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     bands: tuple[str, ...] = PASTIS_BANDS
+    ndvi: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.bands):
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {len(self.bands)} bands")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"standard deviations must be positive, found {self.std}")
+        if self.ndvi and not {"B04", "B08"} <= set(self.bands):
+            raise ValueError(f"NDVI needs B04 and B08, found {', '.join(self.bands)}")
 
     def __call__(self, images_BTCHW: Tensor, valid_BT: Tensor) -> Tensor:
         """Standardised float32 images, zero where a date is padding (as the published loader pads after normalising)."""
         mean_C = torch.tensor(self.mean, dtype=torch.float32, device=images_BTCHW.device)
         std_C = torch.tensor(self.std, dtype=torch.float32, device=images_BTCHW.device)
-        images_BTCHW = (images_BTCHW.float() - mean_C[:, None, None]) / std_C[:, None, None]
-        return images_BTCHW * valid_BT[:, :, None, None, None]
+        standard_BTCHW = (images_BTCHW.float() - mean_C[:, None, None]) / std_C[:, None, None]
+        if self.ndvi:
+            standard_BTCHW = torch.cat([standard_BTCHW, self._ndvi(images_BTCHW)], dim=2)
+        return standard_BTCHW * valid_BT[:, :, None, None, None]
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image once it is standardised."""
+        return len(self.bands) + self.ndvi
+
+    def _ndvi(self, images_BTCHW: Tensor) -> Tensor:
+        red_BTHW, infrared_BTHW = (images_BTCHW[:, :, self.bands.index(band)].float() for band in ("B04", "B08"))
+        total_BTHW = infrared_BTHW + red_BTHW
+        # Reflectance of a shadow may be 0 in both bands, or negative: a ratio without meaning.
+        ratio_BTHW = torch.where(total_BTHW > 0, (infrared_BTHW - red_BTHW) / total_BTHW.clamp(min=1), 0.0)
+        return ratio_BTHW.clamp(-1, 1)[:, :, None]

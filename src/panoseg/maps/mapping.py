@@ -23,7 +23,7 @@ from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, parcels_of, read_parcels, write_geopackage, write_geoparquet
 from panoseg.maps.predict import Predictor, predict_cube
 from panoseg.maps.rasters import write_classes, write_segments
-from panoseg.maps.report import ReportContent, network_name, render_report
+from panoseg.maps.report import ReportContent, render_report
 from panoseg.maps.resume import begin, fingerprint
 from panoseg.maps.tidy import tidy
 from panoseg.models.weights import Weights, WeightsCard, default_weights, load_weights
@@ -130,7 +130,7 @@ def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsC
         card.classes,
         tolerance_pixels=options.simplify,
         observed=season.dates_T[-1],
-        details=f"panoseg {panoseg.__version__}, {network_name(card.model)}, {len(season.days_T)} dates",
+        details=f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates",
     )
 
 

@@ -48,7 +48,7 @@ class Predictor:
         self.device = _device(options.device)
         self.reduced = options.precision == "bfloat16"
         self.model = model.to(self.device)
-        self.stride = model.config.backbone.stride
+        self.stride = model.config.stride
 
     @torch.inference_mode()
     def __call__(self, images_TCHW: np.ndarray, days_T: np.ndarray) -> Panoptic:

@@ -23,7 +23,6 @@ from panoseg.cube.season import SEASON_DAYS, Season
 from panoseg.maps.compare import Comparison
 from panoseg.maps.figures import Curve, clearest_date, example_parcels, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions
-from panoseg.models.config import ModelConfig, PapsConfig
 from panoseg.models.weights import WeightsCard
 
 _MOST_OUTLINES = 6000
@@ -257,7 +256,7 @@ def _provenance(content: ReportContent) -> list[tuple[str, str]]:
         ("Area", f"{grid.shape[1]} x {grid.shape[0]} pixels of 10 m, {_crs_name(grid.crs)}"),
         ("Dates", f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]}; {len(season.left_out)} left out"),
         ("Bands", ", ".join(card.bands)),
-        ("Network", network_name(card.model)),
+        ("Network", card.model.title),
         ("Weights", content.weights or "those in the package"),
         ("Trained on", card.trained_on or "not stated"),
         ("Made by", made or "not stated"),
@@ -265,11 +264,6 @@ def _provenance(content: ReportContent) -> list[tuple[str, str]]:
         ("Options", ", ".join(f"{entry.name} {getattr(content.options, entry.name)}" for entry in fields(content.options))),
         ("Program", f"panoseg {panoseg.__version__}"),
     ]
-
-
-def network_name(config: ModelConfig) -> str:
-    """The network's name in the words of its paper."""
-    return "U-TAE + PaPs" if isinstance(config, PapsConfig) else "U-TAE"
 
 
 def _crs_name(crs: Any) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from torch import nn
 
-from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig
-from panoseg.models.paps import PaPs
-from panoseg.models.utae import UTAE
-
-_BUILDERS = {UtaeConfig: UTAE, PapsConfig: PaPs}
+from panoseg.models.config import ModelConfig
 
 
 def build_model(config: ModelConfig) -> nn.Module:
     """The network of a configuration, with torch's own initial weights; ``initialise`` gives the published ones."""
-    return _BUILDERS[type(config)](config)  # type: ignore[operator]
+    module, name = config.network.split(":")
+    return getattr(import_module(module), name)(config)
 
 
 def initialise(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from panoseg.models.config import NORM_GROUPS, Norm
+from panoseg.models.configs.utae import NORM_GROUPS, Norm
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:

@@ -26,10 +26,14 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class SemanticOutput:
-    """Class scores of each pixel: logits_BKHW float32, any range. attention_GBTHW as in ``FeatureMaps``."""
+    """Class scores of each pixel: logits_BKHW float32, any range. attention_GBTHW as in ``FeatureMaps``.
+
+    boundary_B2HW: float32 scores of "inside" and "on the boundary of a class", where the network has a head for it.
+    """
 
     logits_BKHW: Tensor
     attention_GBTHW: Tensor | None = None
+    boundary_B2HW: Tensor | None = None
 
 
 @dataclass(frozen=True)

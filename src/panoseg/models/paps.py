@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.config import PapsConfig
+from panoseg.models.build import build_model
+from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
 from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput, ScoredMasks
-from panoseg.models.utae import UTAE
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
+
+
+class Backbone(Protocol):
+    """A network whose options have ``map_widths``: it gives maps to a head, and scores pixels by a head of its own."""
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """Maps of a batch of seasons; arguments as in ``UTAE``."""
+
+    def scores(self, maps: FeatureMaps) -> Tensor:
+        """Class scores B x K x H x W of each pixel, float32."""
 
 
 class PaPs(nn.Module):
@@ -31,8 +42,8 @@ class PaPs(nn.Module):
     def __init__(self, config: PapsConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = UTAE(config.backbone)
-        fine, stacked = config.backbone.decoder_widths[0], sum(config.backbone.decoder_widths)
+        self.encoder: Backbone = build_model(config.backbone)  # type: ignore[assignment]
+        fine, stacked = config.backbone.map_widths[0], sum(config.backbone.map_widths)
         classes = config.backbone.classes
         self.register_buffer("min_confidence", torch.tensor([config.min_confidence]))
         self.min_confidence: Tensor

@@ -17,7 +17,9 @@ from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.checkpoints import load_tensors
-from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig
+from panoseg.models.config import ModelConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, check_state
 
 _FIXED = {"str_conv_k": 4, "str_conv_s": 2, "str_conv_p": 1, "padding_mode": "reflect", "pad_value": 0, "mono_date": None}

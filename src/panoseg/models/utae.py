@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.config import Aggregation, UtaeConfig
+from panoseg.models.configs.utae import Aggregation, UtaeConfig
 from panoseg.models.layers import ConvBlock, DownBlock, UpBlock
 from panoseg.models.ltae import Ltae
 from panoseg.models.outputs import FeatureMaps, SemanticOutput

@@ -19,7 +19,7 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
 from panoseg.models.build import build_model
-from panoseg.models.config import ModelConfig, PapsConfig, config_from_json, config_to_json
+from panoseg.models.config import ModelConfig, config_from_json, config_to_json
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
@@ -47,11 +47,13 @@ class WeightsCard:
     """The version of panoseg that wrote the card."""
 
     def __post_init__(self) -> None:
-        network = self.model.backbone if isinstance(self.model, PapsConfig) else self.model
-        if network.bands != len(self.bands) or network.classes != self.classes.count:
+        network, known = self.model, self.normalisation
+        channels = known.channels if known else network.bands
+        if network.bands != channels or network.classes != self.classes.count:
+            names = ", ".join(self.bands) + (", NDVI" if known and known.ndvi else "")
             raise WeightsError(
-                f"a network of {network.bands} bands and {network.classes} classes with {len(self.bands)} bands "
-                f"({', '.join(self.bands)}) and the {self.classes.count} classes of {self.classes.name}",
+                f"a network of {network.bands} bands and {network.classes} classes with {channels} bands ({names}) "
+                f"and the {self.classes.count} classes of {self.classes.name}",
                 "the same numbers on both sides",
                 "give the model's options, the normalisation and the class table that belong together",
             )
@@ -80,7 +82,8 @@ class WeightsCard:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; ``from_json`` reads it."""
-        bands = self.normalisation and {key: list(getattr(self.normalisation, key)) for key in ("bands", "mean", "std")}
+        known = self.normalisation
+        bands = known and {**{key: list(getattr(known, key)) for key in ("bands", "mean", "std")}, "ndvi": known.ndvi}
         same = {key: getattr(self, key) for key in ("reference_date", "trained_on", "provenance", "scores")}
         return {
             "panoseg": self.version,
@@ -97,7 +100,7 @@ class WeightsCard:
         normalisation = None
         if bands is not None:
             mean, std = (tuple(map(float, bands[key])) for key in ("mean", "std"))
-            normalisation = Normalisation(mean, std, tuple(map(str, bands["bands"])))
+            normalisation = Normalisation(mean, std, tuple(map(str, bands["bands"])), bool(bands.get("ndvi", False)))
         return cls(
             config_from_json(values["model"]),
             normalisation,

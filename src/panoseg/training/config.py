@@ -13,7 +13,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig, PapsConfig, UtaeConfig, config_from_json, config_to_json
+from panoseg.models.config import ModelConfig, config_from_json, config_to_json
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.training.loss_config import PapsLossConfig
 
 Task = Literal["semantic", "panoptic"]
@@ -29,6 +31,8 @@ class DataConfig:
     """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
     single_date: str | None = None
     """Only one date of each season: an index, or the date nearest to YYYY-MM-DD."""
+    ndvi: bool = False
+    """Give the network the vegetation index NDVI as one more channel."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """What happens to training samples."""
 

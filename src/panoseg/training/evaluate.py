@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,11 @@ def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, o
     card = found.weights.card
     published = "imported_from" in card.provenance
     policy = normalisation or card.provenance.get("normalisation", "published" if published else "train")
-    values = fold_normalisation(data, found.folds) if policy == "published" else card.known_normalisation()
+    if policy == "published":
+        ndvi = card.normalisation is not None and card.normalisation.ndvi
+        values = replace(fold_normalisation(data, found.folds), ndvi=ndvi)
+    else:
+        values = card.known_normalisation()
     config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
     dataset = open_folds(data, found.folds, config, task_of_model(card.model))
     return Split(dataset, values, options.batch_size, workers=options.workers)

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.errors import ConfigError
-from panoseg.models.config import PapsConfig, UtaeConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.loss_config import PapsLossConfig
 
@@ -32,8 +33,7 @@ class Experiment:
     @property
     def model(self) -> str:
         """The network in words."""
-        model = self.config.model
-        return "U-TAE + PaPs" if isinstance(model, PapsConfig) else "U-TAE"
+        return self.config.model.title
 
 
 _SEMANTIC = TrainConfig()

@@ -17,12 +17,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
+from panoseg.classes import PASTIS
 from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, OutputError, PanosegError
 from panoseg.files import new_folder, write_json
 from panoseg.models.build import initialise
+from panoseg.models.config import fit_to_data
 from panoseg.models.paps import PaPs
-from panoseg.models.utae import UTAE
 from panoseg.models.weights import Weights, WeightsCard, check_state, load_weights, save_weights
 from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
 from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
@@ -40,8 +43,10 @@ CONFIG = "config.json"
 
 def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
     """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
-    run = RunConfig(experiment, str(Path(data).resolve()), fold, train)
     splits = open_splits(data, fold, train)
+    model = fit_to_data(train.model, splits.train.normalisation.channels, PASTIS.count, train.data.reference_date)
+    train = replace(train, model=model)
+    run = RunConfig(experiment, str(Path(data).resolve()), fold, train)
     _check_samples(splits)
     if is_first_process():
         write_json(new_folder(folder) / CONFIG, to_json(run))
@@ -89,10 +94,10 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
     _finish(run, splits, folder, fabric)
 
 
-def _initialise(model: UTAE | PaPs, train: TrainConfig) -> None:
+def _initialise(model: nn.Module, train: TrainConfig) -> None:
     if train.start_from is not None:
         state = load_weights(train.start_from).state
-        check_state(state, model.config, train.start_from)
+        check_state(state, train.model, train.start_from)
         model.load_state_dict(dict(state))
         return
     if train.initialisation == "published":

@@ -80,7 +80,10 @@ def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
     """The sets of rotation ``fold`` (1..5) of a dataset in PASTIS's layout. Raises ``DatasetError`` and ``ConfigError``."""
     if fold not in FOLDS:
         raise ConfigError(f"fold {fold}", "a number from 1 to 5, or all", "pass e.g. --fold 1")
-    normalisations = split_normalisations(folder, fold, config.data.normalisation)
+    normalisations = [
+        replace(normalisation, ndvi=config.data.ndvi)
+        for normalisation in split_normalisations(folder, fold, config.data.normalisation)
+    ]
     augmentations = (config.data.augmentation, None, None)
     datasets = [
         open_folds(folder, folds, config.data, config.task, augmentation)

@@ -6,8 +6,8 @@ Shape suffixes: B batch, H W pixels, K classes, N centres.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Batch
-from panoseg.metrics.confusion import ConfusionScores, confusion_matrix, confusion_scores
-from panoseg.metrics.panoptic_quality import PanopticCounts, PanopticQuality, panoptic_quality, patch_counts
-from panoseg.metrics.tables import confusion_table, panoptic_table
+from panoseg.metrics.confusion import confusion_matrix, confusion_scores
+from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig
 from panoseg.models.paps import PaPs
-from panoseg.models.utae import UTAE
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.progress import track
 from panoseg.training.config import TrainConfig
 from panoseg.training.loss_config import PapsLossConfig
 from panoseg.training.losses import PapsLoss, semantic_loss
+from panoseg.training.scores import PanopticScores, Scores, SemanticScores
 from panoseg.training.splits import Split
+from panoseg.training.threshold import THRESHOLDS, best_threshold, threshold_counts
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -44,19 +44,6 @@ class Work:
         self.batch, self.heatmap_only = batch, heatmap_only
 
 
-class Scores(Protocol):
-    """What an evaluation found."""
-
-    def summary(self) -> dict[str, float]:
-        """The main numbers, in percent."""
-
-    def to_json(self) -> dict:
-        """All numbers, JSON-ready, 0..1."""
-
-    def table(self) -> str:
-        """A Markdown table for people."""
-
-
 class Task(nn.Module):
     """A model with what it learns.
 
@@ -68,7 +55,7 @@ class Task(nn.Module):
     metric_names: tuple[str, ...]
     score_name: str
 
-    def __init__(self, model: UTAE | PaPs, table: ClassTable = PASTIS) -> None:
+    def __init__(self, model: nn.Module, table: ClassTable = PASTIS) -> None:
         super().__init__()
         self.model = model
         self.table = table
@@ -86,38 +73,8 @@ class Task(nn.Module):
 
     def tuned_config(self) -> ModelConfig:
         """The model's configuration with what ``tune`` found."""
-        return self.model.config
-
-
-@dataclass(frozen=True, eq=False)
-class SemanticScores:
-    """Overall accuracy, mean IoU, and the scores of each class; see ``ConfusionScores``."""
-
-    scores: ConfusionScores
-    classes: ClassTable
-
-    def summary(self) -> dict[str, float]:
-        """OA and mIoU in percent."""
-        return {"OA": 100 * self.scores.accuracy, "mIoU": 100 * self.scores.mean_iou}
-
-    def to_json(self) -> dict:
-        """OA, mIoU, and IoU, precision, recall and F1 of each class; null where undefined."""
-        scores = self.scores
-        columns = {"iou": scores.iou_K, "precision": scores.precision_K, "recall": scores.recall_K, "f1": scores.f1_K}
-        return {
-            "accuracy": scores.accuracy,
-            "mean_iou": scores.mean_iou,
-            "mean_f1": scores.mean_f1,
-            "classes": {
-                entry.name: {name: _or_null(values[entry.id]) for name, values in columns.items()}
-                for entry in self.classes.classes
-                if entry.kind != "void"
-            },
-        }
-
-    def table(self) -> str:
-        """A row a class."""
-        return confusion_table(self.scores, self.classes, ignored=self.classes.ids("void"))
+        config: ModelConfig = self.model.config  # type: ignore[assignment]
+        return config
 
 
 class SemanticTask(Task):
@@ -152,29 +109,6 @@ class SemanticTask(Task):
     @torch.no_grad()
     def _classes(self, batch: Batch) -> Tensor:
         return self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT).logits_BKHW.argmax(1)
-
-
-@dataclass(frozen=True, eq=False)
-class PanopticScores:
-    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all crops were one class."""
-
-    quality: PanopticQuality
-    agnostic: PanopticQuality
-
-    def summary(self) -> dict[str, float]:
-        """SQ, RQ and PQ over classes, and PQ whatever the class, in percent."""
-        mean = self.quality.all
-        return {"SQ": 100 * mean.sq, "RQ": 100 * mean.rq, "PQ": 100 * mean.pq, "PQ_any_class": 100 * self.agnostic.all.pq}
-
-    def to_json(self) -> dict:
-        """Both qualities; see ``PanopticQuality``."""
-        return {"by_class": self.quality.to_json(), "any_class": self.agnostic.to_json()}
-
-    def table(self) -> str:
-        """A row a class, and below it the quality whatever the class."""
-        any_class = self.agnostic.all
-        numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n")
-        return f"{panoptic_table(self.quality)}\n\nwhatever the class: {numbers.upper()}"
 
 
 class PanopticTask(Task):
@@ -245,25 +179,6 @@ class PanopticTask(Task):
         return replace(self.model.config, min_confidence=round(self.model.min_confidence.item(), 6))
 
 
-THRESHOLDS = np.arange(100) / 100
-
-
-def threshold_counts(confidence_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
-    """True positives, false positives and false negatives at each of ``THRESHOLDS``; counts of several batches add up.
-
-    confidence_N: 0..1. right_N: bool, whether the centre's mask has an IoU above 0.5 with its parcel.
-    """
-    kept_RN = confidence_N[None] > THRESHOLDS[:, None]
-    return np.stack([(kept_RN & right_N).sum(1), (kept_RN & ~right_N).sum(1), (~kept_RN & right_N).sum(1)], axis=1)
-
-
-def best_threshold(counts: np.ndarray) -> float:
-    """The threshold with the best F-score, the lowest of equally good ones; 0 where nothing is right."""
-    positives, invented, missed = counts.T
-    score = positives / np.maximum(positives + 0.5 * (invented + missed), 1)
-    return float(THRESHOLDS[score.argmax()])
-
-
 def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
     """The task of a training, with a network of torch's own initial weights."""
     return task_of(build_model(config.model), table, config.loss)
@@ -273,9 +188,7 @@ def task_of(model: nn.Module, table: ClassTable = PASTIS, loss: PapsLossConfig |
     """The task that a network is made for."""
     if isinstance(model, PaPs):
         return PanopticTask(model, table, loss)
-    if isinstance(model, UTAE):
-        return SemanticTask(model, table)
-    raise TypeError(f"no task for a {type(model).__name__}")
+    return SemanticTask(model, table)
 
 
 def evaluation_batches(task: Task, split: Split, fabric: Fabric) -> Iterator[Batch]:
@@ -307,10 +220,6 @@ def _sum_over_processes(counts: Any, fabric: Fabric) -> Any:
         return counts
     total: Any = fabric.all_reduce(torch.as_tensor(counts, device=fabric.device), reduce_op="sum")
     return total.cpu().numpy() if isinstance(counts, np.ndarray) else total
-
-
-def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def numbers_text(numbers: Mapping[str, float]) -> str:

@@ -1,0 +1,58 @@
+"""Options of PaPs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from panoseg.models.configs.base import expect
+from panoseg.models.configs.utae import UtaeConfig
+
+BackboneConfig = UtaeConfig
+"""Networks that give maps to a head: those whose options have ``map_widths``."""
+
+
+@dataclass(frozen=True)
+class PapsConfig:
+    """PaPs: parcels as centre points with a size, a class and a shape, on the maps of a backbone."""
+
+    name: ClassVar[str] = "paps"
+    network: ClassVar[str] = "panoseg.models.paps:PaPs"
+    backbone: BackboneConfig = field(default_factory=UtaeConfig)
+    """The network that makes the maps; its ``classes`` are those of the parcels."""
+    shape_size: int = 16
+    """Side of the square in which the shape of a parcel is predicted."""
+    mask_convolution: bool = True
+    """Refine each mask by a small convolutional network."""
+    min_confidence: float = 0.2
+    """Centres below this confidence are left out of the result; training tunes it on the validation folds."""
+    min_remain: float = 0.5
+    """A parcel is kept where more than this part of its mask is still free."""
+    mask_threshold: float = 0.4
+    """A pixel belongs to a mask above this probability."""
+
+    def __post_init__(self) -> None:
+        expect(self.shape_size >= 1, f"shape_size {self.shape_size}", "at least 1")
+        for name in ("min_confidence", "min_remain", "mask_threshold"):
+            value = getattr(self, name)
+            expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")
+
+    @property
+    def title(self) -> str:
+        """The network's name in the words of its paper."""
+        return f"{self.backbone.title} + PaPs"
+
+    @property
+    def bands(self) -> int:
+        """Channels of an image."""
+        return self.backbone.bands
+
+    @property
+    def classes(self) -> int:
+        """Scores a parcel gets."""
+        return self.backbone.classes
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the images that one pixel of the coarsest map stands for."""
+        return self.backbone.stride

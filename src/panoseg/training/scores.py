@@ -1,0 +1,84 @@
+"""What an evaluation found: the scores of each task, as a summary, as JSON and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from panoseg.classes import ClassTable
+from panoseg.metrics.confusion import ConfusionScores
+from panoseg.metrics.panoptic_quality import PanopticQuality
+from panoseg.metrics.tables import confusion_table, panoptic_table
+
+
+class Scores(Protocol):
+    """What an evaluation found."""
+
+    def summary(self) -> dict[str, float]:
+        """The main numbers, in percent."""
+
+    def to_json(self) -> dict:
+        """All numbers, JSON-ready, 0..1."""
+
+    def table(self) -> str:
+        """A Markdown table for people."""
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticScores:
+    """Overall accuracy, mean IoU, and the scores of each class; see ``ConfusionScores``."""
+
+    scores: ConfusionScores
+    classes: ClassTable
+
+    def summary(self) -> dict[str, float]:
+        """OA and mIoU in percent."""
+        return {"OA": 100 * self.scores.accuracy, "mIoU": 100 * self.scores.mean_iou}
+
+    def to_json(self) -> dict:
+        """OA, mIoU, and IoU, precision, recall and F1 of each class; null where undefined."""
+        scores = self.scores
+        columns = {"iou": scores.iou_K, "precision": scores.precision_K, "recall": scores.recall_K, "f1": scores.f1_K}
+        return {
+            "accuracy": scores.accuracy,
+            "mean_iou": scores.mean_iou,
+            "mean_f1": scores.mean_f1,
+            "classes": {
+                entry.name: {name: _or_null(values[entry.id]) for name, values in columns.items()}
+                for entry in self.classes.classes
+                if entry.kind != "void"
+            },
+        }
+
+    def table(self) -> str:
+        """A row a class."""
+        return confusion_table(self.scores, self.classes, ignored=self.classes.ids("void"))
+
+
+@dataclass(frozen=True, eq=False)
+class PanopticScores:
+    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all crops were one class."""
+
+    quality: PanopticQuality
+    agnostic: PanopticQuality
+
+    def summary(self) -> dict[str, float]:
+        """SQ, RQ and PQ over classes, and PQ whatever the class, in percent."""
+        mean = self.quality.all
+        return {"SQ": 100 * mean.sq, "RQ": 100 * mean.rq, "PQ": 100 * mean.pq, "PQ_any_class": 100 * self.agnostic.all.pq}
+
+    def to_json(self) -> dict:
+        """Both qualities; see ``PanopticQuality``."""
+        return {"by_class": self.quality.to_json(), "any_class": self.agnostic.to_json()}
+
+    def table(self) -> str:
+        """A row a class, and below it the quality whatever the class."""
+        any_class = self.agnostic.all
+        numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n")
+        return f"{panoptic_table(self.quality)}\n\nwhatever the class: {numbers.upper()}"
+
+
+def _or_null(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
