@@ -12,10 +12,14 @@ from typing import Any, get_args
 
 from panoseg.errors import ConfigError
 from panoseg.models.configs.base import expect
+from panoseg.models.configs.convrnn import ConvRnnConfig
+from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.uconvlstm import UConvLstmConfig
+from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
 
-ModelConfig = UtaeConfig | PapsConfig
+ModelConfig = UtaeConfig | PapsConfig | UNet3dConfig | UConvLstmConfig | FpnConfig | ConvRnnConfig
 """Every network: a new one is added here, and nowhere else."""
 
 CONFIGS: dict[str, type[ModelConfig]] = {kind.name: kind for kind in get_args(ModelConfig)}
