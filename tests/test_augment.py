@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseg.data.augment import Movement, augment, draw_movement
+from panoseg.data.augment import Movement, augment, draw_movement, kept_dates
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.centres import centre_targets
-from panoseg.data.samples import Sample
+from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
 
 DATES, SIZE = 6, 12
@@ -43,6 +43,13 @@ def assert_labels_follow(sample: Sample, size: tuple[int, int] = (SIZE, SIZE)) -
     expected = centre_targets(sample.instances_HW, sample.classes_HW)
     for name, values in vars(expected).items():
         assert torch.equal(values, getattr(sample.centres, name)), name
+
+
+def assert_same_labels(first: Sample, second: Sample) -> None:
+    assert torch.equal(first.classes_HW, second.classes_HW)
+    assert torch.equal(first.instances_HW, second.instances_HW)
+    for name, values in vars(first.centres).items():
+        assert torch.equal(values, getattr(second.centres, name)), name
 
 
 def test_off_by_default():
@@ -126,6 +133,29 @@ def test_images_keep_their_dates():
     assert len(chosen) > 5
 
 
+def test_date_dropout():
+    """Each date is left out with the probability, by itself, together with its image; one stays where all would go."""
+    kept = np.zeros((400, DATES), bool)
+    for seed in range(len(kept)):
+        augmented = augment(traceable(), AugmentationConfig(date_dropout=0.3), generator(seed))
+        position_T = (augmented.images_TCHW[:, 0, 0, 0] // 1000).long()
+        assert torch.equal(traceable().days_T[position_T], augmented.days_T)
+        assert (position_T.diff() > 0).all()
+        kept[seed, position_T] = True
+    assert np.abs(kept.mean(axis=0) - 0.7).max() < 0.08
+    assert np.abs(np.corrcoef(kept.T) - np.eye(DATES)).max() < 0.2
+    lonely = {len(augment(traceable(), AugmentationConfig(date_dropout=0.999), generator(seed)).days_T) for seed in range(20)}
+    assert lonely == {1}
+
+
+def test_date_dropout_as_published(golden):
+    """With the chances that torch draws from seed 3, the dates that Crop2Seg's dataset keeps."""
+    cases = np.load(golden / "crop2seg" / "dataset.npz")
+    chance_T = torch.rand(7, generator=torch.Generator().manual_seed(3)).numpy()
+    kept = cases["relative0_dates"][kept_dates(chance_T, 0.4)]
+    assert kept.tolist() == cases["temporal_dropout_seed3_dates"].tolist()
+
+
 def test_days_move_and_stay_in_order():
     shuffled = 0
     for seed in range(20):
@@ -187,7 +217,16 @@ def test_whole_numbers_are_rounded_and_bounded():
 
 
 EVERYTHING = AugmentationConfig(
-    crop=6, flips=True, turns=True, min_dates=2, max_dates=5, day_jitter=3, season_shift=20, band_gain=0.1, noise=5
+    crop=6,
+    flips=True,
+    turns=True,
+    min_dates=2,
+    max_dates=5,
+    date_dropout=0.2,
+    day_jitter=3,
+    season_shift=20,
+    band_gain=0.1,
+    noise=5,
 )
 
 
@@ -198,16 +237,86 @@ def test_same_generator_same_sample():
     assert one.images_TCHW.shape != other.images_TCHW.shape or not torch.equal(one.images_TCHW, other.images_TCHW)
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, SIZE), st.booleans(), st.booleans(), st.integers(0, 4))
-def test_labels_follow_pixels(seed, crop, flips, turns, max_dates):
-    config = AugmentationConfig(crop=crop, flips=flips, turns=turns, max_dates=max_dates)
+SEEDS = st.integers(0, 2**32)
+COMBINATIONS = st.builds(
+    AugmentationConfig,
+    crop=st.integers(0, SIZE),
+    flips=st.booleans(),
+    turns=st.booleans(),
+    min_dates=st.integers(0, 3),
+    max_dates=st.sampled_from([0, 3, 5, 9]),
+    date_dropout=st.sampled_from([0.0, 0.3, 0.95]),
+    day_jitter=st.sampled_from([0, 2, 40]),
+    season_shift=st.sampled_from([0, 25]),
+)
+"""Every combination of what moves pixels and dates, and leaves values as they are."""
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, COMBINATIONS)
+def test_pixels_labels_and_centre_targets_move_together(seed, config):
     sample = traceable()
     augmented = augment(sample, config, generator(seed))
     assert_labels_follow(augmented)
-    assert set(augmented.instances_HW.unique().tolist()) <= set(sample.instances_HW.unique().tolist())
-    assert augmented.images_TCHW.is_contiguous()
+    assert augmented.classes_HW.shape == augmented.images_TCHW.shape[2:] == (config.crop or SIZE,) * 2
+    pixel_TCHW = augmented.images_TCHW % 1000 - torch.tensor([0, 200])[:, None, None]
+    assert (pixel_TCHW == pixel_TCHW[0, 0]).all()  # the same movement for all dates and bands
+    assert len(pixel_TCHW[0, 0].unique()) == pixel_TCHW[0, 0].numel()
+    assert augmented.images_TCHW.is_contiguous() or not (config.changes_geometry or config.changes_dates)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SEEDS, COMBINATIONS)
+def test_dates_move_with_their_images(seed, config):
+    augmented = augment(traceable(), config, generator(seed))
+    date_TCHW = augmented.images_TCHW // 1000
+    position_T = date_TCHW[:, 0, 0, 0].long()
+    assert (date_TCHW == date_TCHW[:, :1, :1, :1]).all()
+    assert len(position_T.unique()) == len(position_T) >= 1
+    assert (augmented.days_T.diff() >= 0).all()
+    moved_T = augmented.days_T - traceable().days_T[position_T]
+    assert moved_T.abs().max() <= config.day_jitter + config.season_shift
+    assert moved_T.max() - moved_T.min() <= 2 * config.day_jitter
+    assert len(position_T) <= (config.max_dates or DATES)
+    assert config.date_dropout or len(position_T) >= min(config.min_dates or config.max_dates or DATES, DATES)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, COMBINATIONS, st.sampled_from(["band_gain", "band_offset", "date_gain", "noise"]))
+def test_radiometric_changes_change_nothing_else(seed, config, option):
+    amount = 0.1 if "gain" in option else 30.0
+    plain, changed = (augment(traceable(), chosen, generator(seed)) for chosen in (config, replace(config, **{option: amount})))
+    assert not torch.equal(changed.images_TCHW, plain.images_TCHW)
+    assert changed.images_TCHW.shape == plain.images_TCHW.shape
+    assert changed.images_TCHW.dtype == plain.images_TCHW.dtype
+    assert torch.equal(changed.days_T, plain.days_T)
+    assert_same_labels(changed, plain)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, COMBINATIONS)
+def test_the_sample_itself_is_not_changed(seed, config):
+    sample = traceable()
+    augmented = augment(sample, replace(config, band_gain=0.1, noise=5.0), generator(seed))
     assert torch.equal(sample.images_TCHW, traceable().images_TCHW)
+    assert torch.equal(sample.days_T, traceable().days_T)
+    assert_same_labels(sample, traceable())
+    assert augmented.name == sample.name
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, COMBINATIONS)
+def test_a_batch_says_which_dates_are_left(seed, config):
+    """The mask of a batch of augmented samples counts their dates, and all that it leaves out is zero."""
+    samples = [augment(traceable(), config, generator(seed + number)) for number in range(2)]
+    batch = collate(samples)
+    assert batch.valid_BT.sum(1).tolist() == [len(sample.days_T) for sample in samples]
+    assert (batch.valid_BT.int().diff(dim=1) <= 0).all()
+    assert not batch.images_BTCHW[~batch.valid_BT].any()
+    assert not batch.days_BT[~batch.valid_BT].any()
+    for row, sample in enumerate(samples):
+        assert torch.equal(batch.images_BTCHW[row, batch.valid_BT[row]], sample.images_TCHW)
+        assert torch.equal(batch.days_BT[row, batch.valid_BT[row]], sample.days_T)
 
 
 def test_without_labels():
@@ -237,6 +346,8 @@ def test_impossible_options():
         AugmentationConfig(noise=-1)
     with pytest.raises(ConfigError, match="augmentation band_gain nan"):
         AugmentationConfig(band_gain=float("nan"))
+    with pytest.raises(ConfigError, match="augmentation date_dropout 1"):
+        AugmentationConfig(date_dropout=1.0)
     with pytest.raises(ConfigError, match="min_dates 5 above max_dates 3"):
         AugmentationConfig(min_dates=5, max_dates=3)
 

@@ -84,11 +84,25 @@ def _choose_dates(days_T: NDArray, config: AugmentationConfig, generator: np.ran
     least = min(config.min_dates or dates, most)
     count = int(generator.integers(least, most + 1))
     chosen = np.sort(generator.permutation(dates)[:count])
-    jitter = generator.integers(-config.day_jitter, config.day_jitter + 1, count)
+    if config.date_dropout:
+        chosen = chosen[kept_dates(generator.random(count), config.date_dropout)]
+    jitter = generator.integers(-config.day_jitter, config.day_jitter + 1, len(chosen))
     shift = generator.integers(-config.season_shift, config.season_shift + 1)
     moved_T = days_T[chosen] + jitter + shift
     order = np.argsort(moved_T, kind="stable")
     return chosen[order], moved_T[order]
+
+
+def kept_dates(chance_T: NDArray, probability: float) -> NDArray:
+    """Positions of the dates that temporal dropout leaves, ascending: where a chance, uniform 0..1, exceeds ``probability``.
+
+    Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py; where it would leave none, the date of the greatest chance stays.
+
+    >>> kept_dates(np.array([0.9, 0.1, 0.7]), 0.4), kept_dates(np.array([0.1, 0.3, 0.2]), 0.4)
+    (array([0, 2]), array([1]))
+    """
+    kept = np.flatnonzero(chance_T > probability)
+    return kept if len(kept) else np.array([chance_T.argmax()])
 
 
 def _gather(images_TCHW: NDArray, chosen: NDArray) -> NDArray:

@@ -21,6 +21,8 @@ class AugmentationConfig:
     """Least number of dates that are kept; 0 is all."""
     max_dates: int = 0
     """Largest number of dates that are kept; 0 is all. The number is uniform between the two, bounded by the series."""
+    date_dropout: float = 0.0
+    """Probability with which each of the dates that are kept so far is left out (Crop2Seg's temporal dropout); one stays."""
     day_jitter: int = 0
     """Largest number of days by which each date moves, either way; images stay in the order of their dates."""
     season_shift: int = 0
@@ -39,6 +41,8 @@ class AugmentationConfig:
             value = getattr(self, entry.name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"augmentation {entry.name} {value}", "a number from 0", "correct the option")
+        if self.date_dropout >= 1:
+            raise ConfigError(f"augmentation date_dropout {self.date_dropout}", "from 0 up to 1", "correct the option")
         if 0 < self.max_dates < self.min_dates:
             raise ConfigError(
                 f"min_dates {self.min_dates} above max_dates {self.max_dates}", "at least as many at most", "exchange the two"
@@ -57,4 +61,4 @@ class AugmentationConfig:
     @property
     def changes_dates(self) -> bool:
         """Whether dates may be left out or move."""
-        return bool(self.min_dates or self.max_dates or self.day_jitter or self.season_shift)
+        return bool(self.min_dates or self.max_dates or self.date_dropout or self.day_jitter or self.season_shift)
