@@ -15,11 +15,24 @@ from panoseg.models.configs.base import expect
 from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.configs.uconvlstm import UConvLstmConfig
+from panoseg.models.configs.unet import NaiveUnetConfig
 from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.wtae import WtaeConfig
 
-ModelConfig = UtaeConfig | PapsConfig | UNet3dConfig | UConvLstmConfig | FpnConfig | ConvRnnConfig
+ModelConfig = (
+    UtaeConfig
+    | PapsConfig
+    | WtaeConfig
+    | TimeUnetConfig
+    | NaiveUnetConfig
+    | UNet3dConfig
+    | UConvLstmConfig
+    | FpnConfig
+    | ConvRnnConfig
+)
 """Every network: a new one is added here, and nowhere else."""
 
 CONFIGS: dict[str, type[ModelConfig]] = {kind.name: kind for kind in get_args(ModelConfig)}

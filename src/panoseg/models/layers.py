@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from panoseg.models.configs.utae import NORM_GROUPS, Norm
+from panoseg.models.configs.base import NORM_GROUPS, Norm
 
 Border = Literal["reflect", "zeros"]
 """What a convolution sees beyond the image: its mirror image, or nothing."""

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.configs.utae import Aggregation, UtaeConfig
+from panoseg.models.configs.attention_unet import Aggregation
+from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.layers import ConvBlock, DownBlock, UpBlock
 from panoseg.models.ltae import Ltae
 from panoseg.models.outputs import FeatureMaps, SemanticOutput

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from panoseg.models.configs.base import expect
-from panoseg.models.configs.utae import NORM_GROUPS
+from panoseg.models.configs.base import NORM_GROUPS, expect
 
 
 @dataclass(frozen=True)

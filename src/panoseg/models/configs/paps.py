@@ -8,11 +8,16 @@ from typing import ClassVar
 from panoseg.models.configs.base import expect
 from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.fpn import FpnConfig
+from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.configs.uconvlstm import UConvLstmConfig
+from panoseg.models.configs.unet import NaiveUnetConfig
 from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.wtae import WtaeConfig
 
-BackboneConfig = UtaeConfig | UNet3dConfig | UConvLstmConfig | FpnConfig | ConvRnnConfig
+BackboneConfig = (
+    UtaeConfig | WtaeConfig | TimeUnetConfig | NaiveUnetConfig | UNet3dConfig | UConvLstmConfig | FpnConfig | ConvRnnConfig
+)
 """Networks that give maps to a head: those whose options have ``map_widths``."""
 
 
