@@ -45,5 +45,9 @@ class ParcelsError(PanosegError):
     """A file of parcels cannot be read or compared."""
 
 
+class RasterError(PanosegError):
+    """A raster of classes or of their probabilities cannot be read or used."""
+
+
 class PanopticFormatError(PanosegError):
     """A panoptic picture and its table of segments contradict each other."""

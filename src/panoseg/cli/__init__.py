@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "weights": "import published weights to safetensors + json",
     "show": "draw image, truth and prediction of a patch side by side",
     "map": "map a cube: parcels with classes, rasters and a report",
+    "refine": "one class for each parcel of a map: hard by area, soft by probability",
     "compare": "score a file of parcels against a file of true parcels",
 }
 

@@ -22,7 +22,8 @@ import pandas as pd
 import shapely
 
 from panoseg.errors import ConfigError, ParcelsError
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_parcels
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_parcels, valid_outlines
+from panoseg.maps.polygons import shared_areas
 
 _MATCH = 0.5
 _MOSTLY = 0.5
@@ -224,8 +225,7 @@ class _Overlap:
 
     @classmethod
     def of(cls, outlines_P: np.ndarray, outlines_T: np.ndarray) -> _Overlap:
-        parcel_X, true_X = shapely.STRtree(outlines_T).query(outlines_P, predicate="intersects")
-        shared_X = shapely.area(shapely.intersection(outlines_P[parcel_X], outlines_T[true_X]))
+        parcel_X, true_X, shared_X = shared_areas(outlines_P, outlines_T)
         area_P = shapely.area(outlines_P)
         # Declarations may overlap a little; land is not declared twice.
         inside_P = np.minimum(np.bincount(parcel_X, shared_X, minlength=len(outlines_P)), area_P)
@@ -283,12 +283,7 @@ def _in_one_system(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> tuple[
     crs = truth.crs if not truth.crs.is_geographic else parcels.crs
     if crs.is_geographic:
         crs = truth.estimate_utm_crs()
-    return _valid(parcels.to_crs(crs)), _valid(truth.to_crs(crs))
-
-
-def _valid(parcels: gpd.GeoDataFrame) -> np.ndarray:
-    outlines = np.asarray(parcels.geometry.values, dtype=object)
-    return np.where(shapely.is_valid(outlines), outlines, shapely.make_valid(outlines))
+    return valid_outlines(parcels.to_crs(crs)), valid_outlines(truth.to_crs(crs))
 
 
 def _class_column(parcels: gpd.GeoDataFrame, named: str | None, path: Path | str) -> str | None:

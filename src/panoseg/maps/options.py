@@ -1,4 +1,4 @@
-"""How a map is made. No heavy import in here, so that ``--help`` stays quick."""
+"""How a map is made and refined. No heavy import in here, so that ``--help`` stays quick."""
 
 from __future__ import annotations
 
@@ -50,3 +50,30 @@ class MapOptions:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """How parcels get one class each."""
+
+    rule: Literal["hard", "soft"] = "hard"
+    """hard: the class with the largest share of the parcel's area; soft: the class with the largest mean probability."""
+    min_background: float | None = None
+    """The background is chosen only above this share (without it 0.75) or mean probability (0.7)."""
+    ties: Literal["higher", "lower"] = "higher"
+    """Of classes with equal shares, the one with the higher or the lower number."""
+    outside: Literal["background", "keep"] = "background"
+    """Pixels of no parcel, or of one without a class: background, or what they were."""
+    background: int = 0
+    """The number of the background class."""
+
+    def __post_init__(self) -> None:
+        if self.min_background is not None and not 0 <= self.min_background <= 1:
+            raise ConfigError(f"min_background {self.min_background}", "0 to 1", "change --min-background")
+        if not 0 <= self.background <= 254:
+            raise ConfigError(f"background {self.background}", "a class from 0 to 254", "change --background")
+
+    @property
+    def background_threshold(self) -> float:
+        """What the background's share must exceed."""
+        return self.min_background if self.min_background is not None else 0.75 if self.rule == "hard" else 0.7

@@ -13,8 +13,11 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+import shapely
 from affine import Affine
 from pyogrio.errors import DataLayerError, DataSourceError
+from shapely import GeometryType, Polygon
+from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.classes import ClassTable
@@ -51,19 +54,15 @@ def parcels_of(
     things = picture.keep(picture.segments.is_thing)
     _, outlines = polygonise(things.segment_HW, transform, tolerance_pixels)
     rows = things.segments
-    names = [table[class_id].name for class_id in rows.class_ids.tolist()]
     parcels = gpd.GeoDataFrame(
         {
             "id": [str(id_) for id_ in rows.ids.tolist()],
-            "class": names,
+            "class": [table[class_id].name for class_id in rows.class_ids.tolist()],
             "confidence": rows.scores.astype(np.float32),
             "area_ha": 0.0,
             "area": np.float32(0),
             "pixels": rows.areas,
-            "crop:code": [str(class_id) for class_id in rows.class_ids.tolist()],
-            "crop:name": names,
-            "crop:name_en": names,
-            "crop:code_list": _CODE_LISTS.get(table.name, table.name),
+            **crop_columns(rows.class_ids, table),
             "determination_method": "auto-imagery",
             "determination_datetime": pd.Series([pd.NaT if observed is None else pd.Timestamp(observed, tz="UTC")] * len(rows)),
             "determination_details": details or f"panoseg {panoseg.__version__}",
@@ -73,6 +72,17 @@ def parcels_of(
     parcels["area_ha"] = parcels.area / SQUARE_METRES_PER_HECTARE
     parcels["area"] = parcels["area_ha"].astype(np.float32)
     return parcels
+
+
+def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
+    """fiboa's columns of the crop extension, for rows of these classes; a class below 0 is none."""
+    names = [table[class_id].name if class_id >= 0 else None for class_id in class_ids.tolist()]
+    return {
+        "crop:code": [str(class_id) if class_id >= 0 else None for class_id in class_ids.tolist()],
+        "crop:name": names,
+        "crop:name_en": names,
+        "crop:code_list": _CODE_LISTS.get(table.name, table.name),
+    }
 
 
 def write_geoparquet(parcels: gpd.GeoDataFrame, path: Path | str) -> None:
@@ -117,3 +127,22 @@ def read_parcels(path: Path | str) -> gpd.GeoDataFrame:
         )
     usable = parcels.geometry.notna() & (parcels.geometry.area > 0)
     return parcels[usable].reset_index(drop=True)
+
+
+def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
+    """The parcels' outlines, each a valid Polygon or MultiPolygon.
+
+    Outlines that cross themselves are mended. What a coordinate system cannot hold, and what has no area, becomes empty.
+    """
+    outlines = np.array(parcels.geometry.values, dtype=object)
+    outlines[~np.isfinite(shapely.bounds(outlines)).all(axis=1)] = Polygon()
+    outlines = np.where(shapely.is_valid(outlines), outlines, shapely.make_valid(outlines))
+    areal = np.isin(shapely.get_type_id(outlines), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON))
+    outlines[~areal] = [_polygons_of(outline) for outline in outlines[~areal]]
+    return outlines
+
+
+def _polygons_of(outline: BaseGeometry) -> BaseGeometry:
+    """Only the polygons of a collection: mending leaves lines where a ring had run back on itself."""
+    parts = shapely.get_parts(shapely.get_parts(outline))
+    return shapely.union_all(parts[shapely.get_type_id(parts) == GeometryType.POLYGON])

@@ -15,6 +15,8 @@ import shapely
 from affine import Affine
 from rasterio.features import rasterize, shapes
 
+from panoseg.errors import RasterError
+
 
 def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Ids in a raster, ascending without 0, and their outlines: Polygon, or MultiPolygon where a segment has parts.
@@ -27,12 +29,8 @@ def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: floa
     >>> ids.tolist(), shapely.area(outlines).tolist()
     ([1, 2], [4.0, 1.0])
     """
-    segment_HW = np.ascontiguousarray(segment_HW, np.int32)
-    traced = [
-        (value, shapely.geometry.shape(outline)) for outline, value in shapes(segment_HW, mask=segment_HW != 0, connectivity=4)
-    ]
-    parts = np.array([outline for _, outline in traced], dtype=object)
-    ids, part_of = np.unique(np.array([value for value, _ in traced], dtype=np.int64), return_inverse=True)
+    values, parts = trace(segment_HW, segment_HW != 0)
+    ids, part_of = np.unique(values, return_inverse=True)
     # A vertex at every corner of a pixel, so that neighbours share theirs; the simplifier takes the idle ones out again.
     parts = shapely.transform(shapely.segmentize(parts, 1.0), np.rint)
     order = np.argsort(part_of, kind="stable")
@@ -43,10 +41,50 @@ def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: floa
     return ids, to_map(outlines, transform)
 
 
+def trace(value_HW: np.ndarray, traced_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Regions of equal values, connected through the sides of pixels: int64 value and Polygon in pixels (column, row) of each.
+
+    value_HW: whole numbers. traced_HW: bool, False where there is no region.
+    """
+    traced = list(shapes(np.ascontiguousarray(value_HW, np.int32), mask=traced_HW, connectivity=4))
+    outlines = np.array([shapely.geometry.shape(outline) for outline, _ in traced], dtype=object)
+    return np.array([value for _, value in traced], dtype=np.int64), outlines
+
+
 def to_map(outlines: np.ndarray, transform: Affine) -> np.ndarray:
     """Outlines from pixels (column, row) to the units of the map; each vertex is computed alike wherever it occurs."""
     matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     return shapely.transform(outlines, lambda xy: xy @ matrix + (transform.c, transform.f))
+
+
+def to_pixels(outlines: np.ndarray, transform: Affine) -> np.ndarray:
+    """Outlines from the units of the map to pixels (column, row); undoes ``to_map``."""
+    matrix = np.array([[transform.a, transform.b], [transform.d, transform.e]])
+    # Solved, not multiplied by the inverse: 30 m over 10 m is 3 pixels, 30 x 0.1 is a little more.
+    return shapely.transform(outlines, lambda xy: np.linalg.solve(matrix, (xy - (transform.c, transform.f)).T).T)
+
+
+def shared_areas(outlines_A: np.ndarray, outlines_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of outlines of two lists that meet, and the area they share: positions in A and in B, areas."""
+    first_X, second_X = shapely.STRtree(outlines_B).query(outlines_A, predicate="intersects")
+    return first_X, second_X, shapely.area(shapely.intersection(outlines_A[first_X], outlines_B[second_X]))
+
+
+def affine_of(matrix: Sequence[Sequence[float]] | np.ndarray) -> Affine:
+    """The transform of a matrix: 3 x 3 or 2 x 3 as written in textbooks, or their transposes, which S2TSCzCrop stores.
+
+    A 3 x 3 matrix that reads both ways is taken as in textbooks. Raises ``RasterError`` for anything else.
+
+    >>> affine_of([[10, 0, 0], [0, -10, 0], [500000, 5500000, 1]]) == affine_of([[10, 0, 500000], [0, -10, 5500000]])
+    True
+    """
+    values = np.asarray(matrix, np.float64)
+    last = np.array([0.0, 0.0, 1.0])
+    if values.shape == (3, 2) or (values.shape == (3, 3) and not (values[2] == last).all() and (values[:, 2] == last).all()):
+        values = values.T
+    if values.shape not in ((2, 3), (3, 3)) or (values.shape == (3, 3) and not (values[2] == last).all()):
+        raise RasterError(f"the transform {values.tolist()}", "six numbers as a 3 x 3 or 2 x 3 matrix", "correct it")
+    return Affine(*values[:2].ravel().tolist())
 
 
 def rasterise(

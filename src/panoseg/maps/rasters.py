@@ -15,6 +15,8 @@ from panoseg.files import atomic
 from panoseg.panoptic.panoptic import Panoptic
 
 NO_DATA_CLASS = 255
+TABLE_TAG = "CLASS_TABLE"
+"""Tag of a band that names its class table; beside it stands a tag for each class, its id with its name."""
 
 
 def write_classes(path: Path | str, picture: Panoptic, data_HW: np.ndarray, grid: GeoBox, table: ClassTable) -> None:
@@ -24,9 +26,14 @@ def write_classes(path: Path | str, picture: Panoptic, data_HW: np.ndarray, grid
     """
     background = table.background if table.background is not None else NO_DATA_CLASS
     classes_HW = np.where(data_HW, picture.classes_HW(none=background), NO_DATA_CLASS).astype(np.uint8)
+    write_class_raster(path, classes_HW, grid, table)
+
+
+def write_class_raster(path: Path | str, classes_HW: np.ndarray, grid: GeoBox, table: ClassTable) -> None:
+    """The class of each pixel, uint8, 255 for no data, with the table's colours and names."""
     colours = {entry.id: _rgb(entry.colour) for entry in table.classes} | {NO_DATA_CLASS: (0, 0, 0, 0)}
     names = {str(entry.id): entry.name for entry in table.classes}
-    _write(path, classes_HW, grid, NO_DATA_CLASS, colours, names)
+    _write(path, classes_HW, grid, NO_DATA_CLASS, colours, names | {TABLE_TAG: table.name})
 
 
 def write_segments(path: Path | str, picture: Panoptic, grid: GeoBox) -> None:
