@@ -1,6 +1,7 @@
 """Class tables: names, colours, and which classes are things, stuff or void.
 
-Sources: PASTIS from VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours.
+Sources: PASTIS from VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours; S2TSCzCrop from
+Many98/Crop2Seg @ aee7827 (names and colours).
 """
 
 from __future__ import annotations
@@ -26,15 +27,20 @@ class ClassTable:
     """The classes of a dataset, indexed by id.
 
     ``classes`` are in ascending order of their ids, without repeats. Void classes are neither trained nor scored.
+    ``boundary`` is the line between classes on pictures, where a dataset has a colour for it: no label image holds it, and no
+    model scores it.
     """
 
     name: str
     classes: tuple[SegmentClass, ...]
+    boundary: SegmentClass | None = None
 
     def __post_init__(self) -> None:
         ids = [entry.id for entry in self.classes]
         if ids != sorted(set(ids)):
             raise ValueError(f"class ids of {self.name} must ascend without repeats, found {ids}")
+        if self.boundary is not None and self.boundary.id in ids:
+            raise ValueError(f"boundary of {self.name} has the id of class {self.boundary.id}")
 
     def __getitem__(self, class_id: int) -> SegmentClass:
         """The class of an id; ``KeyError`` names the known ids."""
@@ -66,19 +72,23 @@ class ClassTable:
 
     def to_json(self) -> dict:
         """A JSON-ready dictionary; ``from_json`` reads it."""
-        return {"name": self.name, "classes": [vars(entry) for entry in self.classes]}
+        boundary = {} if self.boundary is None else {"boundary": vars(self.boundary)}
+        return {"name": self.name, "classes": [vars(entry) for entry in self.classes], **boundary}
 
     @classmethod
     def from_json(cls, table: dict) -> ClassTable:
         """Read what ``to_json`` wrote."""
-        return cls(table["name"], tuple(SegmentClass(**entry) for entry in table["classes"]))
+        boundary = SegmentClass(**table["boundary"]) if "boundary" in table else None
+        return cls(table["name"], tuple(SegmentClass(**entry) for entry in table["classes"]), boundary)
 
 
-def _table(name: str, rows: list[tuple[str, str]], stuff: set[int], void: set[int]) -> ClassTable:
+def _table(
+    name: str, rows: list[tuple[str, str]], stuff: set[int], void: set[int], boundary: SegmentClass | None = None
+) -> ClassTable:
     def kind(class_id: int) -> Kind:
         return "stuff" if class_id in stuff else "void" if class_id in void else "thing"
 
-    return ClassTable(name, tuple(SegmentClass(i, label, colour, kind(i)) for i, (label, colour) in enumerate(rows)))
+    return ClassTable(name, tuple(SegmentClass(i, label, colour, kind(i)) for i, (label, colour) in enumerate(rows)), boundary)
 
 
 PASTIS = _table(
@@ -107,4 +117,28 @@ PASTIS = _table(
     ],
     stuff={0},
     void={19},
+)
+
+S2TSCZCROP = _table(
+    "S2TSCzCrop",
+    [
+        ("background", "#000000"),
+        ("permanent grassland", "#a0db8e"),
+        ("annual fruit and vegetable", "#cc5500"),
+        ("summer cereals", "#e9de89"),
+        ("winter cereals", "#f4ecb1"),
+        ("rapeseed", "#dec928"),
+        ("maize", "#f0a274"),
+        ("annual forage crops", "#556b2f"),
+        ("sugar beet", "#94861b"),
+        ("flax and hemp", "#767ee1"),
+        ("permanent fruit", "#7d0015"),
+        ("hopyards", "#9299a9"),
+        ("vineyards", "#dea7b0"),
+        ("other crops", "#ff0093"),
+        ("not classified", "#c0d8ed"),
+    ],
+    stuff={0},
+    void={14},
+    boundary=SegmentClass(15, "boundary", "#ffffff", "void"),
 )

@@ -9,7 +9,6 @@ docs/architecture.md lists.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoseg.classes import PASTIS, ClassTable
@@ -27,8 +25,20 @@ from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.npy import map_array
-from panoseg.data.pastis_metadata import Patch, parse_date, read_json, read_metadata
+from panoseg.data.pastis_metadata import FILE_NAME, Patch, read_json, read_metadata
 from panoseg.data.samples import CentreTargets, Normalisation, Sample
+from panoseg.data.seasons import (
+    check_complete,
+    check_size,
+    known_classes,
+    map_classes,
+    map_images,
+    mean_statistics,
+    moments,
+    parse_class_mapping,
+    parse_single_date,
+    sorted_season,
+)
 from panoseg.errors import ConfigError, DatasetError
 
 FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
@@ -74,8 +84,8 @@ class PastisDataset(Dataset[Sample]):
         self.reference_date = reference_date
         self.augmentation = augmentation or AugmentationConfig()
         self.classes = classes
-        self.class_mapping = _parse_class_mapping(class_mapping)
-        self.single_date = _parse_single_date(single_date)
+        self.class_mapping = parse_class_mapping(class_mapping)
+        self.single_date = parse_single_date(single_date)
         if target not in ("semantic", "panoptic", None):
             raise ConfigError(f"target {target!r}", "semantic, panoptic or None", "choose one of them")
         _check_folds(self.folds)
@@ -85,11 +95,11 @@ class PastisDataset(Dataset[Sample]):
                 f"{folder} has no patch of folds {self.folds}", "at least one", "choose folds that the dataset has"
             )
         self.ids = tuple(patch.id for patch in self.metadata)
-        self._check_complete("DATA_S2", "S2")
-        if target is not None:
-            self._check_complete("ANNOTATIONS", "TARGET")
+        needed = [("DATA_S2", "S2")] + [("ANNOTATIONS", "TARGET")] * (target is not None)
         if target == "panoptic" and not (self.folder / "INSTANCE_ANNOTATIONS").is_dir():
-            self._check_complete("ANNOTATIONS", "ParcelIDs")
+            needed.append(("ANNOTATIONS", "ParcelIDs"))
+        for parent, kind in needed:
+            check_complete(self.folder / parent, [f"{kind}_{patch_id}.npy" for patch_id in self.ids], FILE_NAME)
 
     def __len__(self) -> int:
         return len(self.metadata)
@@ -105,55 +115,21 @@ class PastisDataset(Dataset[Sample]):
         """The sample at ``index``, augmented as ``generator`` decides."""
         return augment(self._read(index), self.augmentation, generator)
 
-    def _check_complete(self, folder: str, kind: str) -> None:
-        """Find missing files before a long run rather than in it."""
-        path = self.folder / folder
-        present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-        missing = [name for name in (f"{kind}_{patch_id}.npy" for patch_id in self.ids) if name not in present]
-        if missing:
-            raise DatasetError(
-                f"{path} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
-                f"a file for each of the {len(self)} patches in metadata.geojson",
-                "complete the dataset or correct its path",
-            )
-
     def _read(self, index: int) -> Sample:
         """A sample before augmentation; without centre targets where that makes them anew."""
         patch = self.metadata[index]
-        images_TCHW, days_T = self._season(patch)
+        images_TCHW = _map_images(self.folder, patch)
+        images_TCHW, days_T = sorted_season(images_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
         classes_HW = instances_HW = centres = None
         if self.target is not None:
             written_HW = self._classes(patch, images_TCHW.shape[2:])
-            classes_HW = self._map_classes(written_HW)
+            classes_HW = map_classes(written_HW, self.class_mapping, self.classes)
             if self.target == "panoptic":
                 instances = self._instances(patch, written_HW)
                 instances_HW = torch.from_numpy(instances.astype(np.int32))
                 if not self.augmentation.changes_geometry:
                     centres = self._centres(patch, instances, classes_HW.numpy())
         return Sample(images_TCHW, days_T, str(patch.id), classes_HW, instances_HW, centres)
-
-    def _season(self, patch: Patch) -> tuple[Tensor, Tensor]:
-        """Images and days of a patch, sorted together; only mapped, not read, where they are sorted on disk."""
-        images_TCHW = _map_images(self.folder, patch)
-        days_T = np.array([(day - self.reference_date).days for day in patch.dates], dtype=np.int64)
-        order = np.argsort(days_T, kind="stable")
-        if self.single_date is not None:
-            order = self._single(patch, days_T, order)
-        if len(order) < len(days_T) or (np.diff(order) < 0).any():
-            images_TCHW = images_TCHW[order]
-        return torch.from_numpy(images_TCHW), torch.from_numpy(days_T[order])
-
-    def _single(self, patch: Patch, days_T: NDArray, order: NDArray) -> NDArray:
-        """Position on disk of the one date that is wanted; the earlier of two that are equally near."""
-        if isinstance(self.single_date, date):
-            wanted = (self.single_date - self.reference_date).days
-            return order[[np.abs(days_T[order] - wanted).argmin()]]
-        position = self.single_date or 0
-        if not -len(order) <= position < len(order):
-            raise DatasetError(
-                f"patch {patch.id} has {len(order)} dates", f"one at position {position}", "choose another single date"
-            )
-        return order[[position]]
 
     def _path(self, folder: str, kind: str, patch: Patch) -> Path:
         return self.folder / folder / f"{kind}_{patch.id}.npy"
@@ -162,39 +138,15 @@ class PastisDataset(Dataset[Sample]):
         """An array of labels, checked to cover the same pixels as the images or other labels do."""
         path = self._path(folder, kind, patch)
         labels_HW = map_array(path, dimensions=2, kinds=kinds)
-        _check_size(path, labels_HW.shape, shape)
+        check_size(path, labels_HW.shape, shape)
         return labels_HW
 
     def _classes(self, patch: Patch, shape: tuple[int, ...]) -> NDArray:
         """Classes as they are written in the file."""
         path = self._path("ANNOTATIONS", "TARGET", patch)
         layers = map_array(path, dimensions=3)
-        _check_size(path, layers.shape[1:] if len(layers) else (), shape)
-        classes_HW = layers[0].astype(np.int64)
-        unknown = sorted(set(np.unique(classes_HW).tolist()) - {entry.id for entry in self.classes.classes})
-        if unknown:
-            raise DatasetError(
-                f"{path} holds class {unknown[0]}",
-                f"the classes of {self.classes.name}",
-                "correct the file or give its class table",
-            )
-        return classes_HW
-
-    def _map_classes(self, classes_HW: NDArray) -> Tensor:
-        if self.class_mapping is None:
-            return torch.from_numpy(classes_HW)
-        present = np.unique(classes_HW).tolist()
-        for class_id in present:
-            if class_id not in self.class_mapping:
-                raise ConfigError(
-                    f"class_mapping lacks class {class_id} ({self.classes[class_id].name})",
-                    "a new class for each class of the dataset",
-                    f"add {class_id} to the mapping",
-                )
-        table = torch.zeros(max(present) + 1, dtype=torch.int64)
-        for class_id in present:
-            table[class_id] = self.class_mapping[class_id]
-        return table[torch.from_numpy(classes_HW)]
+        check_size(path, layers.shape[1:] if len(layers) else (), shape)
+        return known_classes(path, layers[0], self.classes)
 
     def _instances(self, patch: Patch, classes_HW: NDArray) -> NDArray:
         """Numbers of the parcels; from ParcelIDs where the dataset has no instance annotations."""
@@ -228,13 +180,7 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
     path = Path(folder) / NORMALISATION_FILE
     table = read_json(path)
     try:
-        means, stds = ([table[f"Fold_{fold}"][key] for fold in folds] for key in ("mean", "std"))
-        values = np.array([means, stds], dtype=np.float64)
-        if values.shape[1:] != (len(folds), len(PASTIS_BANDS)) or not np.isfinite(values).all():
-            raise ValueError(f"values of shape {values.shape}, or not finite")
-        if not (values[1] > 0).all():
-            raise ValueError("a deviation that is not positive")
-        mean, std = values.mean(axis=1)
+        mean, std = mean_statistics([table[f"Fold_{fold}"] for fold in folds], len(PASTIS_BANDS))
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
     except (KeyError, TypeError, ValueError) as error:
         raise DatasetError(
@@ -268,81 +214,21 @@ def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]
     Deviations are unbiased and each is of one patch, all dates together (utae-paps @ 987874e, ``compute_norm_vals``). Folds
     without patches are left out. One date at a time is in memory. The result is ready for JSON.
     """
-    moments: dict[int, list[NDArray]] = {}
+    of_fold: dict[int, list[NDArray]] = {}
     for patch in read_metadata(Path(folder)):
-        moments.setdefault(patch.fold, []).append(_moments(_map_images(Path(folder), patch)))
+        of_fold.setdefault(patch.fold, []).append(moments(_map_images(Path(folder), patch)))
     table = {}
-    for fold in sorted(moments):
-        mean, std = np.mean(moments[fold], axis=0)
+    for fold in sorted(of_fold):
+        mean, std = np.mean(of_fold[fold], axis=0)
         table[f"Fold_{fold}"] = {"mean": mean.tolist(), "std": std.tolist()}
     return table
 
 
-def _moments(images_TCHW: NDArray) -> NDArray:
-    """Mean and unbiased deviation of each band, 2 x C; sums of int16 and their squares are exact in double precision."""
-    total, square = np.zeros((2, images_TCHW.shape[1]))
-    for image_CHW in images_TCHW:
-        values = image_CHW.reshape(len(image_CHW), -1).astype(np.float64)
-        total += values.sum(axis=1)
-        square += np.einsum("cp,cp->c", values, values)
-    count = images_TCHW.size // images_TCHW.shape[1]
-    variance = (square - total**2 / count) / max(count - 1, 1)
-    return np.stack([total / count, np.sqrt(np.maximum(variance, 0))])
-
-
 def _map_images(folder: Path, patch: Patch) -> NDArray:
-    """The images of a patch, mapped into memory and checked against its metadata."""
-    path = folder / "DATA_S2" / f"S2_{patch.id}.npy"
-    images_TCHW = map_array(path, dimensions=4, dtype="int16")
-    if images_TCHW.shape[1] != len(PASTIS_BANDS) or not all(images_TCHW.shape):
-        raise DatasetError(
-            f"{path} is {' x '.join(map(str, images_TCHW.shape))}",
-            f"T x {len(PASTIS_BANDS)} x H x W with the bands {' '.join(PASTIS_BANDS)}",
-            "write all bands and at least one date",
-        )
-    if len(images_TCHW) != len(patch.dates):
-        raise DatasetError(
-            f"{path} has {len(images_TCHW)} images",
-            f"{len(patch.dates)}, the number of its dates in metadata.geojson",
-            "make the two agree",
-        )
-    return images_TCHW
+    return map_images(folder / "DATA_S2" / f"S2_{patch.id}.npy", len(patch.dates), PASTIS_BANDS, FILE_NAME)
 
 
 def _check_folds(folds: Sequence[int]) -> None:
     for fold in folds:
         if fold not in FOLDS:
             raise DatasetError(f"fold {fold}", "folds from 1 to 5", "choose one of them")
-
-
-def _check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    if tuple(found) != tuple(expected):
-        raise DatasetError(
-            f"{path} covers {' x '.join(map(str, found)) or 'no'} pixels",
-            f"{' x '.join(map(str, expected))} as in the patch's other arrays",
-            "make the arrays of the patch agree",
-        )
-
-
-def _parse_single_date(single_date: int | str | date | None) -> int | date | None:
-    """A position (a number, also as text) or a date."""
-    if not isinstance(single_date, str):
-        return single_date
-    try:
-        return int(single_date) if re.fullmatch(r"-?\d{1,4}", single_date, re.ASCII) else parse_date(single_date)
-    except ValueError:
-        raise ConfigError(
-            f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
-        ) from None
-
-
-def _parse_class_mapping(mapping: Mapping[int, int] | Mapping[str, int] | None) -> dict[int, int] | None:
-    """Keys may be text, as JSON writes them."""
-    try:
-        parsed = None if mapping is None else {int(old): new for old, new in mapping.items()}
-    except ValueError as error:
-        raise ConfigError(f"class_mapping: {error}", "classes as keys", "correct the mapping") from None
-    for old, new in (parsed or {}).items():
-        if type(new) is not int or new < 0:
-            raise ConfigError(f"class_mapping maps {old} to {new!r}", "a class from 0", "correct the mapping")
-    return parsed

@@ -1,0 +1,168 @@
+"""What readers of datasets share: files, seasons in the order of their dates, maps of classes, statistics of bands.
+
+Shape suffixes: T dates, C bands, H W pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from panoseg.classes import ClassTable
+from panoseg.data.npy import map_array
+from panoseg.data.pastis_metadata import parse_date
+from panoseg.errors import ConfigError, DatasetError
+
+
+def check_complete(folder: Path, names: Sequence[str], table: str) -> None:
+    """Find missing files before a long run rather than in it. names: a file a patch. table: the file that lists the patches."""
+    present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise DatasetError(
+            f"{folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
+            f"a file for each of the {len(names)} patches in {table}",
+            "complete the dataset or correct its path",
+        )
+
+
+def map_images(path: Path, dates: int, bands: Sequence[str], table: str) -> NDArray:
+    """The images of a patch, int16 T x C x H x W, mapped into memory. dates: how many ``table`` lists for it."""
+    images_TCHW = map_array(path, dimensions=4, dtype="int16")
+    if images_TCHW.shape[1] != len(bands) or not all(images_TCHW.shape):
+        raise DatasetError(
+            f"{path} is {' x '.join(map(str, images_TCHW.shape))}",
+            f"T x {len(bands)} x H x W with the bands {' '.join(bands)}",
+            "write all bands and at least one date",
+        )
+    if len(images_TCHW) != dates:
+        raise DatasetError(
+            f"{path} has {len(images_TCHW)} images", f"{dates}, the number of its dates in {table}", "make the two agree"
+        )
+    return images_TCHW
+
+
+def sorted_season(
+    images_TCHW: NDArray, dates: Sequence[date], reference_date: date, single_date: int | date | None, patch: object
+) -> tuple[Tensor, Tensor]:
+    """Images and days since ``reference_date``, sorted together; only mapped, not read, where they are sorted on disk.
+
+    single_date: keep only the date at that position of the sorted series, or the one nearest to that date. patch: its name.
+    """
+    days_T = np.array([(day - reference_date).days for day in dates], dtype=np.int64)
+    order = np.argsort(days_T, kind="stable")
+    if isinstance(single_date, date):
+        # The earlier of two that are equally near.
+        order = order[[np.abs(days_T[order] - (single_date - reference_date).days).argmin()]]
+    elif single_date is not None:
+        if not -len(order) <= single_date < len(order):
+            raise DatasetError(
+                f"patch {patch} has {len(order)} dates", f"one at position {single_date}", "choose another single date"
+            )
+        order = order[[single_date]]
+    if len(order) < len(days_T) or (np.diff(order) < 0).any():
+        images_TCHW = images_TCHW[order]
+    return torch.from_numpy(images_TCHW), torch.from_numpy(days_T[order])
+
+
+def check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse an array that covers other pixels than the rest of its patch."""
+    if tuple(found) != tuple(expected):
+        raise DatasetError(
+            f"{path} covers {' x '.join(map(str, found)) or 'no'} pixels",
+            f"{' x '.join(map(str, expected))} as in the patch's other arrays",
+            "make the arrays of the patch agree",
+        )
+
+
+def known_classes(path: Path, labels_HW: NDArray, table: ClassTable) -> NDArray:
+    """Labels as int64, all of them classes of the table."""
+    classes_HW = labels_HW.astype(np.int64)
+    unknown = sorted(set(np.unique(classes_HW).tolist()) - {entry.id for entry in table.classes})
+    if unknown:
+        raise DatasetError(
+            f"{path} holds class {unknown[0]}", f"the classes of {table.name}", "correct the file or give its class table"
+        )
+    return classes_HW
+
+
+def map_classes(classes_HW: NDArray, mapping: Mapping[int, int] | None, table: ClassTable) -> Tensor:
+    """Classes after a mapping of ``parse_class_mapping``; names the class that it lacks."""
+    if mapping is None:
+        return torch.from_numpy(classes_HW)
+    present = np.unique(classes_HW).tolist()
+    for class_id in present:
+        if class_id not in mapping:
+            raise ConfigError(
+                f"class_mapping lacks class {class_id} ({table[class_id].name})",
+                "a new class for each class of the dataset",
+                f"add {class_id} to the mapping",
+            )
+    new = torch.zeros(max(present) + 1, dtype=torch.int64)
+    for class_id in present:
+        new[class_id] = mapping[class_id]
+    return new[torch.from_numpy(classes_HW)]
+
+
+def parse_class_mapping(mapping: Mapping[int, int] | Mapping[str, int] | None) -> dict[int, int] | None:
+    """New class of each class. Keys may be text, as JSON writes them."""
+    try:
+        parsed = None if mapping is None else {int(old): new for old, new in mapping.items()}
+    except ValueError as error:
+        raise ConfigError(f"class_mapping: {error}", "classes as keys", "correct the mapping") from None
+    for old, new in (parsed or {}).items():
+        if type(new) is not int or new < 0:
+            raise ConfigError(f"class_mapping maps {old} to {new!r}", "a class from 0", "correct the mapping")
+    return parsed
+
+
+def parse_single_date(single_date: int | str | date | None) -> int | date | None:
+    """A position (a number, also as text, negative from the end) or a date."""
+    if not isinstance(single_date, str):
+        return single_date
+    try:
+        return int(single_date) if re.fullmatch(r"-?\d{1,4}", single_date, re.ASCII) else parse_date(single_date)
+    except ValueError:
+        raise ConfigError(
+            f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
+        ) from None
+
+
+def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
+    """Mean and deviation of each band, 2 x C, over entries {"mean": [..], "std": [..]} of a JSON file.
+
+    Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else, or deviations that are not positive.
+    """
+    values = np.array([[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64)
+    if values.shape[1:] != (len(entries), bands) or not np.isfinite(values).all():
+        raise ValueError(f"values of shape {values.shape}, or not finite")
+    if not (values[1] > 0).all():
+        raise ValueError("a deviation that is not positive")
+    return values.mean(axis=1)
+
+
+def moments(images_TCHW: NDArray) -> NDArray:
+    """Mean and unbiased deviation of each band over all dates, 2 x C; one date at a time is in memory.
+
+    Sums of int16 and of their squares are exact in double precision.
+    """
+    total, square = np.zeros((2, images_TCHW.shape[1]))
+    for image_CHW in images_TCHW:
+        values = image_CHW.reshape(len(image_CHW), -1).astype(np.float64)
+        total += values.sum(axis=1)
+        square += np.einsum("cp,cp->c", values, values)
+    return moments_of_sums(images_TCHW.size // images_TCHW.shape[1], total, square)
+
+
+def moments_of_sums(count: int, total_C: NDArray, square_C: NDArray) -> NDArray:
+    """Mean and unbiased deviation, 2 x C, of ``count`` values from their sum and the sum of their squares."""
+    variance_C = (square_C - total_C**2 / count) / max(count - 1, 1)
+    return np.stack([total_C / count, np.sqrt(np.maximum(variance_C, 0))])
