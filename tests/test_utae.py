@@ -15,6 +15,7 @@ from panoseg.models.build import build_model, initialise
 from panoseg.models.config import config_from_json, config_to_json
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.frames import cut_frames
 from panoseg.models.ltae import Ltae, positional_encoding
 from panoseg.models.utae import UTAE, weighted_sum
 from panoseg.training.losses import semantic_loss
@@ -221,8 +222,8 @@ def test_pieces_change_nothing(monkeypatch):
     model = small_model()
     with torch.no_grad():
         whole = model(images, days, valid).logits_BKHW
-        monkeypatch.setattr("panoseg.models.utae._CACHED_ELEMENTS", 2 * 8 * 16 * 16)
-        assert [size for _, size in model._pieces(images, valid)] == [2, 1, 2, 2, 1]
+        monkeypatch.setattr("panoseg.models.frames.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
+        assert [size for _, size in cut_frames(images, valid, width=8)] == [2, 1, 2, 2, 1]
         torch.testing.assert_close(model(images, days, valid).logits_BKHW, whole, rtol=0, atol=1e-5)
 
 

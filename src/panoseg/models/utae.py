@@ -7,22 +7,18 @@ F frames: the valid dates of all samples one after the other, G heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import repeat
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.errors import ConfigError
 from panoseg.models.configs.attention_unet import Aggregation
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.frames import check_sides, cut_frames, encode_frames, sum_by_sample
 from panoseg.models.layers import ConvBlock, DownBlock, UpBlock
 from panoseg.models.ltae import Ltae
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
-
-# 8 MiB of float32: larger maps leave the cache, and their memory is fetched anew from the system.
-_CACHED_ELEMENTS = 2**21
 
 
 class UTAE(nn.Module):
@@ -54,10 +50,12 @@ class UTAE(nn.Module):
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The decoder's maps, coarsest first, and the attention; arguments as in ``forward``."""
-        _check_size(images_BTCHW, self.config.stride)
-        pieces = self._pieces(images_BTCHW, valid_BT)
+        check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
+        pieces = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         sizes = [size for _, size in pieces]
-        *levels, coarsest = self._encode(images_BTCHW[valid_BT], sizes)
+        # Batch norm in training looks at all frames at once.
+        together = self.training and self.config.encoder_norm == "batch"
+        *levels, coarsest = encode_frames(self._levels, images_BTCHW[valid_BT], sizes, together)
         maps_BTCHW = images_BTCHW.new_zeros((*valid_BT.shape, *coarsest[0].shape[1:]), dtype=coarsest[0].dtype)
         maps_BTCHW[valid_BT] = torch.cat(coarsest)
         out_BCHW, attention_GBTHW = self.temporal_encoder(maps_BTCHW, days_BT, valid_BT)
@@ -65,38 +63,14 @@ class UTAE(nn.Module):
         pyramid = [out_BCHW]
         for block, level in zip(self.up_blocks, reversed(levels), strict=True):
             sums = map(weighted_sum, level, attention, repeat(self.config.aggregation))
-            skip_BCHW = _sum_by_sample(sums, [sample for sample, _ in pieces])
+            skip_BCHW = sum_by_sample(sums, [sample for sample, _ in pieces])
             if self.config.aggregation == "mean":
                 skip_BCHW = skip_BCHW / valid_BT.sum(1).view(-1, 1, 1, 1)
             pyramid.append(block(pyramid[-1], skip_BCHW))
         return FeatureMaps(tuple(pyramid), attention_GBTHW)
 
-    def _pieces(self, images_BTCHW: Tensor, valid_BT: Tensor) -> list[tuple[int, int]]:
-        """How the frames are cut: pairs of a sample and a number of its consecutive frames, in the order of the frames.
-
-        On a CPU a piece's maps stay in the cache from one layer to the next, which halves the time of an evaluation.
-        """
-        limit = images_BTCHW.shape[1]
-        if images_BTCHW.device.type == "cpu":
-            elements = self.config.encoder_widths[0] * images_BTCHW.shape[-2] * images_BTCHW.shape[-1]
-            limit = max(1, _CACHED_ELEMENTS // elements)
-        return [
-            (sample, min(limit, dates - start))
-            for sample, dates in enumerate(valid_BT.sum(1).tolist())
-            for start in range(0, max(dates, 1), limit)
-        ]
-
-    def _encode(self, frames_FCHW: Tensor, sizes: list[int]) -> list[tuple[Tensor, ...]]:
-        """Maps of all levels, finest first, each cut into pieces."""
-        # Channels last: convolutions on CPUs and with tensor cores are several times faster in this layout.
-        frames_FCHW = frames_FCHW.contiguous(memory_format=torch.channels_last)
-        # Batch norm in training looks at all frames at once.
-        whole = frames_FCHW.device.type != "cpu" or (self.training and self.config.encoder_norm == "batch")
-        if whole:
-            return [level.split(sizes) for level in self._levels(frames_FCHW)]
-        return list(zip(*map(self._levels, frames_FCHW.split(sizes)), strict=True))
-
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
+        """Maps of all levels, finest first."""
         levels = [self.in_conv(frames_FCHW)]
         for block in self.down_blocks:
             levels.append(block(levels[-1]))
@@ -120,21 +94,3 @@ def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) 
         level_FCHW = level_FCHW * weight_FCHW.to(level_FCHW.dtype)
     # Summed as flat rows, which is much faster than over the first of four dimensions.
     return level_FCHW.permute(0, 2, 3, 1).reshape(frames, -1).sum(0).view(height, width, channels).permute(2, 0, 1)
-
-
-def _sum_by_sample(maps: Iterable[Tensor], sample_of: list[int]) -> Tensor:
-    """Maps C x H x W added up within each sample: B x C x H x W. sample_of: ascending from 0, one a map."""
-    sums: dict[int, Tensor] = {}
-    for sample, piece_CHW in zip(sample_of, maps, strict=True):
-        sums[sample] = sums[sample] + piece_CHW if sample in sums else piece_CHW
-    return torch.stack(list(sums.values()))
-
-
-def _check_size(images_BTCHW: Tensor, stride: int) -> None:
-    height, width = images_BTCHW.shape[-2:]
-    if height % stride or width % stride or min(height, width) < 2 * stride:
-        raise ConfigError(
-            f"images of {height} x {width} pixels",
-            f"sides that are multiples of {stride}, at least {2 * stride}",
-            "crop or pad the images",
-        )

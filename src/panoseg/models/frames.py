@@ -1,0 +1,67 @@
+"""Frames, the valid dates of all samples one after the other, through a network that all dates share.
+
+Shape suffixes: B batch, T dates, C channels, H W pixels, F frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from panoseg.errors import ConfigError
+
+# 8 MiB of float32: larger maps leave the cache, and their memory is fetched anew from the system.
+CACHED_ELEMENTS = 2**21
+
+
+def cut_frames(images_BTCHW: Tensor, valid_BT: Tensor, width: int) -> list[tuple[int, int]]:
+    """How frames are cut: pairs of a sample and a number of its consecutive frames, in the order of the frames.
+
+    On a CPU a piece's maps of ``width`` channels stay in the cache from one layer to the next, which halves the time of an
+    evaluation; elsewhere a piece is a whole season.
+    """
+    limit = images_BTCHW.shape[1]
+    if images_BTCHW.device.type == "cpu":
+        elements = width * images_BTCHW.shape[-2] * images_BTCHW.shape[-1]
+        limit = max(1, CACHED_ELEMENTS // elements)
+    return [
+        (sample, min(limit, dates - start))
+        for sample, dates in enumerate(valid_BT.sum(1).tolist())
+        for start in range(0, max(dates, 1), limit)
+    ]
+
+
+def encode_frames(
+    levels: Callable[[Tensor], list[Tensor]], frames_FCHW: Tensor, sizes: Sequence[int], together: bool
+) -> list[tuple[Tensor, ...]]:
+    """Maps of all levels, each cut into pieces of ``sizes`` frames.
+
+    levels: the network, from frames to one map a level. together: it has to see all frames at once, as a batch norm in
+    training; else a CPU sends one piece after the other through it.
+    """
+    # Channels last: convolutions on CPUs and with tensor cores are several times faster in this layout.
+    frames_FCHW = frames_FCHW.contiguous(memory_format=torch.channels_last)
+    if together or frames_FCHW.device.type != "cpu":
+        return [level.split(list(sizes)) for level in levels(frames_FCHW)]
+    return list(zip(*map(levels, frames_FCHW.split(list(sizes))), strict=True))
+
+
+def sum_by_sample(maps: Iterable[Tensor], sample_of: Sequence[int]) -> Tensor:
+    """Maps C x H x W added up within each sample: B x C x H x W. sample_of: ascending from 0, one a map."""
+    sums: dict[int, Tensor] = {}
+    for sample, piece_CHW in zip(sample_of, maps, strict=True):
+        sums[sample] = sums[sample] + piece_CHW if sample in sums else piece_CHW
+    return torch.stack(list(sums.values()))
+
+
+def check_sides(images_BTCHW: Tensor, multiple: int, least: int) -> None:
+    """Raise ``ConfigError`` unless both sides of the images are multiples of ``multiple``, and at least ``least``."""
+    height, width = images_BTCHW.shape[-2:]
+    if height % multiple or width % multiple or min(height, width) < least:
+        raise ConfigError(
+            f"images of {height} x {width} pixels",
+            f"sides that are multiples of {multiple}, at least {least}",
+            "crop or pad the images",
+        )
