@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import initialise
-from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.checkpoint import (
     Progress,
@@ -565,18 +564,6 @@ def test_initial_heat_is_the_heat_of_the_first_step(data, tmp_path):
     assert losses[1] < losses[0]
     with pytest.raises(ConfigError, match="initial_heat"):
         replace(PANOPTIC, initial_heat=1.0)
-
-
-def test_start_from_weights_takes_them_and_refuses_others(data, tmp_path):
-    start("a", SEMANTIC, data, 1, tmp_path / "first")
-    weights = tmp_path / "first" / "weights"
-    still = replace(SEMANTIC, start_from=str(weights), max_steps_per_epoch=1, optimiser=OptimiserConfig(learning_rate=1e-30))
-    start("b", still, data, 1, tmp_path / "second")
-    before, after = load_weights(weights).state, load_weights(tmp_path / "second" / "weights").state
-    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith(("weight", "bias")))
-    with pytest.raises(WeightsError, match="of another shape"):
-        start("c", replace(still, model=replace(UTAE, head_widths=(16,))), data, 1, tmp_path / "third")
-    assert not (tmp_path / "third").exists()
 
 
 def test_a_panoptic_network_learns(data, tmp_path):

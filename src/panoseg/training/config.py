@@ -82,7 +82,11 @@ class TrainConfig:
     """Heat of every pixel at the start of a panoptic model, as the share of centres is small (Lin et al. 2017, focal loss,
     section 3.3: a prior for rare positives); 0 leaves what was drawn, about one half."""
     start_from: str | None = None
-    """A folder of weights of the same network to start from, instead of drawn ones."""
+    """Weights to start from, instead of drawn ones: a run, a folder of weights, or the authors' folder. What fits is taken."""
+    swap_classifier: bool = False
+    """Draw the classifier anew instead of taking that of the weights to start from; another table of classes needs it."""
+    freeze: tuple[str, ...] = ()
+    """Parts that stay as the weights to start from have them: beginnings of the names of entries, such as encoder."""
     epochs: int = 100
     """Passes over the training folds."""
     batch_size: int = 4
@@ -128,6 +132,9 @@ class TrainConfig:
             raise ConfigError(f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1")
         if not 0 <= self.initial_heat < 1:
             raise ConfigError(f"initial_heat {self.initial_heat}", "from 0 up to 1", "pass e.g. --initial-heat 0.03")
+        if (self.swap_classifier or self.freeze) and self.start_from is None:
+            option = "swap_classifier" if self.swap_classifier else f"freeze {' '.join(self.freeze)}"
+            raise ConfigError(f"{option} without start_from", "weights to start from", "add --start-from FOLDER")
         if self.devices < 1 and self.devices != -1:
             raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
         if self.task == "semantic" and (self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()):

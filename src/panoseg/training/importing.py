@@ -1,4 +1,4 @@
-"""The authors' five folds of weights become ours."""
+"""Weights of several folds: the authors' become ours, and that of one fold is found in whatever folder holds it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from pathlib import Path
 from panoseg.data.pastis import FOLDS, NORMALISATION_FILE, fold_normalisation
 from panoseg.files import atomic, new_folder
 from panoseg.models.published import import_published
-from panoseg.models.weights import save_weights
+from panoseg.models.weights import CARD, Weights, load_weights, save_weights
+
+
+def weights_of_fold(folder: Path, fold: int) -> Weights:
+    """The weights in a folder: of a run, our own, or those of one fold where a folder holds several, ours or the authors'."""
+    if (folder / "conf.json").exists():
+        return import_published(folder, fold)
+    if (folder / "weights" / CARD).exists():
+        return load_weights(folder / "weights")
+    if any((folder / f"fold_{number}").is_dir() for number in FOLDS):
+        return weights_of_fold(folder / f"fold_{fold}", fold)
+    return load_weights(folder)
 
 
 def import_folds(folder: Path, out: Path, data: Path | None = None, fold: int | None = None) -> list[Path]:

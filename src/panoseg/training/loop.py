@@ -35,6 +35,7 @@ from panoseg.training.log import RunLog, RunningMean
 from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import Split
 from panoseg.training.tasks import Task, Work, numbers_text
+from panoseg.training.transfer import freeze
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -102,8 +103,10 @@ class Training:
         self.fabric, self.config, self.folder, self.keep_best = fabric, config, folder, keep_best
         self.task, self.train, self.validation = task, train, validation
         self.progress = Progress()
+        freeze(task.model, config.freeze)
+        learned = [parameter for parameter in task.parameters() if parameter.requires_grad]
         kind = torch.optim.AdamW if config.optimiser.weight_decay else torch.optim.Adam
-        optimiser = kind(task.parameters(), lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay)
+        optimiser = kind(learned, lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay)
         self.module: nn.Module
         self.module, self.optimiser = fabric.setup(task, optimiser)
         # Processes start from the same parameters, then draw different dropout.
@@ -151,6 +154,7 @@ class Training:
     def _train_epoch(self) -> None:
         progress, means = self.progress, RunningMean()
         self.module.train()
+        freeze(self.task.model, self.config.freeze)
         self.loader.enter(progress.epoch, progress.step)
         left = self.steps_per_epoch - progress.step
         batches = self.train.batches(self.fabric, self.loader, left)

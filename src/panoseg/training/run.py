@@ -2,6 +2,7 @@
 
 config.json     every option with its value, the data and the fold
 log.csv         losses and validation scores; tensorboard/ holds the same
+start.json      where the run started from other weights: which entries it took, and why not the others
 last.ckpt       the last checkpoint, from which the run continues
 weights/        the best weights so far
 metrics.json    scores on the test fold, once training is done; metrics.md is its table
@@ -17,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
-
 from panoseg.classes import PASTIS
 from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, OutputError, PanosegError
@@ -26,19 +25,21 @@ from panoseg.files import new_folder, write_json
 from panoseg.models.build import initialise
 from panoseg.models.config import fit_to_data
 from panoseg.models.paps import PaPs
-from panoseg.models.weights import Weights, WeightsCard, check_state, load_weights, save_weights
+from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
 from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
+from panoseg.training.importing import weights_of_fold
 from panoseg.training.loop import LAST, Training, make_fabric, seed_all
 from panoseg.training.means import METRICS
 from panoseg.training.pictures import draw_curves, draw_predictions
 from panoseg.training.splits import Splits, open_splits
 from panoseg.training.tasks import Task, make_task, numbers_text
+from panoseg.training.transfer import check_parts, take_over
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-CONFIG = "config.json"
+CONFIG, START = "config.json", "start.json"
 
 
 def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
@@ -83,9 +84,10 @@ def read_run(folder: Path | str) -> RunConfig:
 def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
     seed_all(run.train.seed)
     task = make_task(run.train)
-    if not (folder / LAST).exists():
-        _initialise(task.model, run.train)
     fabric.print(_opening(run, splits, task))
+    check_parts(task.model, run.train.freeze)
+    if not (folder / LAST).exists():
+        _initialise(task, run, folder, fabric)
     training = Training(
         fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
     )
@@ -94,16 +96,21 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
     _finish(run, splits, folder, fabric)
 
 
-def _initialise(model: nn.Module, train: TrainConfig) -> None:
-    if train.start_from is not None:
-        state = load_weights(train.start_from).state
-        check_state(state, train.model, train.start_from)
-        model.load_state_dict(dict(state))
-        return
+def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> None:
+    """Draw the weights, then take over those that the run starts from."""
+    model, train = task.model, run.train
     if train.initialisation == "published":
         initialise(model)
     if train.initial_heat and isinstance(model, PaPs):
         model.expect_heat(train.initial_heat)
+    if train.start_from is not None:
+        weights = weights_of_fold(Path(train.start_from), run.fold)
+        transfer = take_over(model, weights, task.table, train.start_from, train.swap_classifier)
+        fabric.print(transfer.text())
+        if weights.card.provenance.get("fold", run.fold) != run.fold:
+            fabric.print("note: these weights are of another fold, and may have seen patches that this run tests on")
+        if fabric.is_global_zero:
+            write_json(folder / START, transfer.to_json())
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +131,7 @@ class _BestKeeper:
             "seed": config.seed,
             "normalisation": config.data.normalisation,
             "single_date": config.data.single_date,
+            **({"started_from": config.start_from, "frozen": list(config.freeze)} if config.start_from else {}),
         }
         card = WeightsCard(
             self.task.tuned_config(),

@@ -1,0 +1,151 @@
+"""Weights of one training in another: what fits is taken, what does not is listed, what is frozen stays still."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from panoseg.classes import ClassTable
+from panoseg.errors import ConfigError, WeightsError
+from panoseg.models.build import build_model
+from panoseg.models.config import ModelConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.weights import Weights
+
+_BACKBONE = "encoder."  # where PaPs keeps its backbone
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a network has taken from weights.
+
+    source: where they lie. taken: names of the entries that fitted. not_taken: why, for each entry that only one of both has,
+    that has another shape, or that belongs to a classifier which is drawn anew; names are those of the network.
+    """
+
+    source: str
+    taken: tuple[str, ...]
+    not_taken: Mapping[str, str]
+
+    def text(self) -> str:
+        """A line for the whole, and a line for each entry that was not taken."""
+        lines = [f"start from {self.source}: {len(self.taken)} entries taken, {len(self.not_taken)} not"]
+        return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in self.not_taken.items())])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready, every entry named."""
+        return {"source": self.source, "taken": list(self.taken), "not_taken": dict(self.not_taken)}
+
+
+def take_over(model: nn.Module, weights: Weights, classes: ClassTable, source: str, swap_classifier: bool = False) -> Transfer:
+    """Load into ``model`` every entry of ``weights`` that fits by name and shape; the others keep what they have.
+
+    A network with a backbone takes a backbone's weights, and the other way round. classes: what the scores of ``model`` mean.
+    swap_classifier: leave out the entries whose shape follows from the number of classes, and what belongs to them. Raises
+    ``WeightsError`` where nothing fits, and where a classifier of other classes would be taken.
+    """
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    known = weights.card.classes
+    if not swap_classifier and _names(known) != _names(classes):
+        raise WeightsError(
+            f"{source} scores the {len(known.classes)} classes of {known.name}",
+            f"the {len(classes.classes)} classes of {classes.name}",
+            "add --swap-classifier to draw a new classifier",
+        )
+    own, given = model.state_dict(), _renamed(weights.state, weights.card.model, config)
+    swapped = classifier_entries(config) if swap_classifier else frozenset()
+    reasons = {name: _reason(name, own, given, swapped) for name in (*own, *(name for name in given if name not in own))}
+    taken = tuple(name for name, reason in reasons.items() if not reason)
+    if not taken:
+        raise WeightsError(
+            f"{source} is {weights.card.model.title}, of which no entry fits",
+            f"weights with entries of {config.title}",
+            "start from weights of a network like it",
+        )
+    model.load_state_dict({**own, **{name: given[name] for name in taken}})
+    return Transfer(source, taken, {name: reason for name, reason in reasons.items() if reason})
+
+
+def _names(table: ClassTable) -> list[tuple[int, str]]:
+    return [(entry.id, entry.name) for entry in table.classes]
+
+
+def _renamed(state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
+    """The entries of ``source`` by the names that they have in ``target``."""
+    if isinstance(target, PapsConfig) and not isinstance(source, PapsConfig):
+        return {_BACKBONE + name: value for name, value in state.items()}
+    if isinstance(source, PapsConfig) and not isinstance(target, PapsConfig):
+        return {name.removeprefix(_BACKBONE): value for name, value in state.items()}
+    return dict(state)
+
+
+def _reason(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], swapped: frozenset[str]) -> str:
+    """Why an entry is not taken; empty where it is."""
+    if name not in own:
+        return f"{_shape(given[name])} there, unknown here"
+    if name in swapped:
+        return "new classifier"
+    if name not in given:
+        return f"{_shape(own[name])} here, missing there"
+    fits = own[name].shape == given[name].shape
+    return "" if fits else f"{_shape(own[name])} here, {_shape(given[name])} there"
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(map(str, value.shape)) or "one number"
+
+
+def classifier_entries(config: ModelConfig) -> frozenset[str]:
+    """Names of the entries that belong to modules whose shape follows from the number of classes."""
+    network = config.backbone if isinstance(config, PapsConfig) else config
+    wider = replace(network, classes=2 * network.classes)
+    with torch.random.fork_rng(devices=()):
+        one = build_model(config).state_dict()
+        other = build_model(replace(config, backbone=wider) if isinstance(config, PapsConfig) else wider).state_dict()
+    owners = {_owner(name) for name, value in one.items() if value.shape != other[name].shape}
+    return frozenset(name for name in one if _owner(name) in owners)
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
+    """Raise ``ConfigError`` for a part that ``model`` lacks, naming those it has, and where all that learns would be frozen."""
+    entries = list(model.state_dict())
+    for part in parts:
+        if not any(_inside(name, (part,)) for name in entries):
+            choices = _nearest_parts(part, entries)
+            raise ConfigError(f"no part {part!r} to freeze", f"one of {', '.join(choices)}", "choose parts of this network")
+    if parts and all(_inside(name, parts) for name, _ in model.named_parameters()):
+        raise ConfigError(f"freeze {' '.join(parts)}, all that can be learned", "a part that learns", "freeze fewer parts")
+
+
+def _nearest_parts(part: str, entries: Sequence[str]) -> list[str]:
+    """The parts at the level where ``part`` goes wrong, in the order of the network."""
+    right = part
+    while right and not any(_inside(name, (right,)) for name in entries):
+        right = _owner(right)
+    start = f"{right}." if right else ""
+    return list(dict.fromkeys(start + name.removeprefix(start).split(".")[0] for name in entries if name.startswith(start)))
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Hold parts of ``model`` still: they get no gradient, and are in evaluation mode, where batch norms keep their statistics.
+
+    ``model.train()`` undoes the second; freeze again after it.
+    """
+    for name, parameter in model.named_parameters():
+        if _inside(name, parts):
+            parameter.requires_grad_(False)
+    for name, module in model.named_modules():
+        if _inside(name, parts):
+            module.eval()
+
+
+def _inside(name: str, parts: Sequence[str]) -> bool:
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
