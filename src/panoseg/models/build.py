@@ -8,6 +8,8 @@ from torch import nn
 
 from panoseg.models.config import ModelConfig
 
+_XAVIER = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
+
 
 def build_model(config: ModelConfig) -> nn.Module:
     """The network of a configuration, with torch's own initial weights; ``initialise`` gives the published ones."""
@@ -23,10 +25,10 @@ def initialise(model: nn.Module) -> nn.Module:
     src/learning/weight_init.py.)
     """
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+        if isinstance(module, _XAVIER):
             nn.init.xavier_normal_(module.weight)
-        elif isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.BatchNorm2d):
+        elif isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             nn.init.normal_(module.weight)
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear) and module.bias is not None:
+        if isinstance(module, nn.Conv1d | _XAVIER) and module.bias is not None:
             nn.init.normal_(module.bias)
     return model

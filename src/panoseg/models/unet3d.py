@@ -1,0 +1,91 @@
+"""U-Net 3D: convolutions over space and time together; the scores of all dates are averaged at the end.
+
+A baseline of Garnot & Landrieu 2021, Table 1, after Rustowicz et al. 2019, "Semantic segmentation of crop type in Africa";
+utae-paps @ 987874e, src/backbones/unet3d.py. Shape suffixes: B batch, T dates (S at one level), C channels or bands,
+H W pixels, K classes, J three shifts in time.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panoseg.models.configs.unet3d import UNet3dConfig
+from panoseg.models.frames import check_sides
+from panoseg.models.outputs import FeatureMaps, SemanticOutput
+
+
+def _conv(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
+    return nn.Conv3d(before, after, 3, padding=1), nn.BatchNorm3d(after), nn.LeakyReLU(inplace=True)
+
+
+def _doubling(before: int, after: int) -> nn.ConvTranspose3d:
+    return nn.ConvTranspose3d(before, after, 3, stride=2, padding=1, output_padding=1)
+
+
+class UNet3d(nn.Module):
+    """U-Net 3D: scores of the classes for each pixel of a season.
+
+    Two halvings of time use groups of four dates: the dates after the last whole group shape the features, but their scores
+    are not part of the mean, as published. Padded dates are images of zeros to it.
+    """
+
+    def __init__(self, config: UNet3dConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.en3 = nn.Sequential(*_conv(config.bands, width), *_conv(width, width))
+        self.en4 = nn.Sequential(*_conv(width, 2 * width), *_conv(2 * width, 2 * width))
+        self.center_in = nn.Sequential(*_conv(2 * width, 4 * width))
+        self.center_out = nn.Sequential(*_conv(4 * width, 4 * width), _doubling(4 * width, 2 * width))
+        self.dc4 = nn.Sequential(*_conv(4 * width, 2 * width), *_conv(2 * width, 2 * width))
+        self.trans3 = nn.Sequential(_doubling(2 * width, width), nn.BatchNorm3d(width), nn.LeakyReLU(inplace=True))
+        self.dc3 = nn.Sequential(*_conv(2 * width, width), *_conv(width, width // 2))
+        self.final = nn.Conv3d(width // 2, config.classes, 3, padding=1)
+
+    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
+        """Scores of each pixel; arguments as in ``UTAE``.
+
+        valid_BT: valid dates come first. days_BT is not looked at: the order of dates is what counts.
+        """
+        return SemanticOutput(self.scores(self.features(images_BTCHW, days_BT, valid_BT)))
+
+    def scores(self, maps: FeatureMaps) -> Tensor:
+        """Class scores B x K x H x W, float32, of what ``features`` gave."""
+        # The mean over dates of a convolution in time is the convolution of three means, one a shift in time.
+        weight_KCHW = self.final.weight.transpose(1, 2).flatten(1, 2)
+        return F.conv2d(maps.pyramid[-1], weight_KCHW, self.final.bias, padding=1).float()
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """Means over valid dates of three levels, coarsest first; the last one holds three means, as each date is seen from
+        the next one, from itself, and from the one before. Arguments as in ``forward``."""
+        check_sides(images_BTCHW, self.config.stride, self.config.stride)
+        blank_BCTHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0).transpose(1, 2)
+        missing = max(0, 4 - valid_BT.shape[1])
+        blank_BCTHW, valid_BT = F.pad(blank_BCTHW, (0, 0, 0, 0, 0, missing)), F.pad(valid_BT, (0, missing))
+        fine_BCTHW = self.en3(blank_BCTHW.contiguous(memory_format=torch.channels_last_3d))
+        half_BCTHW = self.en4(F.max_pool3d(fine_BCTHW, 2))
+        coarse_BCTHW = self.center_in(F.max_pool3d(half_BCTHW, 2))
+        half_BCTHW = self.dc4(_joined(self.center_out(coarse_BCTHW), half_BCTHW))
+        fine_BCTHW = self.dc3(_joined(self.trans3(half_BCTHW), fine_BCTHW))
+        weight_BT = valid_BT[:, : fine_BCTHW.shape[2]].float()
+        weight_BT = weight_BT / weight_BT.sum(1, keepdim=True)
+        seen_BTJ = F.pad(weight_BT, (1, 1)).unfold(1, 3, 1).flip(2)
+        return FeatureMaps(
+            (
+                _mean(coarse_BCTHW, weight_BT.unflatten(1, (-1, 4)).sum(2, keepdim=True)),
+                _mean(half_BCTHW, weight_BT.unflatten(1, (-1, 2)).sum(2, keepdim=True)),
+                _mean(fine_BCTHW, seen_BTJ),
+            )
+        )
+
+
+def _joined(up_BCSHW: Tensor, skip_BCTHW: Tensor) -> Tensor:
+    """Both side by side; dates after the last whole group have no counterpart and are left out."""
+    return torch.cat([up_BCSHW, skip_BCTHW[:, :, : up_BCSHW.shape[2]]], dim=1)
+
+
+def _mean(maps_BCSHW: Tensor, weight_BSJ: Tensor) -> Tensor:
+    """J weighted means over time, B x (J C) x H x W."""
+    return torch.einsum("bsj,bcshw->bjchw", weight_BSJ.to(maps_BCSHW.dtype), maps_BCSHW).flatten(1, 2)
