@@ -182,7 +182,7 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
     try:
         mean, std = mean_statistics([table[f"Fold_{fold}"] for fold in folds], len(PASTIS_BANDS))
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path} has no valid normalisation of folds {', '.join(map(str, folds))} ({error})",
             f"mean and std with {len(PASTIS_BANDS)} values for each Fold_n",

@@ -139,7 +139,8 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
 def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
     """Mean and deviation of each band, 2 x C, over entries {"mean": [..], "std": [..]} of a JSON file.
 
-    Raises ``KeyError``, ``TypeError`` or ``ValueError`` for anything else, or deviations that are not positive.
+    Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``OverflowError`` for anything else, and for deviations that are not
+    positive.
     """
     values = np.array([[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64)
     if values.shape[1:] != (len(entries), bands) or not np.isfinite(values).all():
