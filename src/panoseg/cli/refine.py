@@ -39,5 +39,6 @@ def run(
     if table["class"].isna().any():
         print(f"note: {table['class'].isna().sum()} parcels have no class: no data, no pixel, or too little background.")
     if table["tied"].any():
-        print(f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {options.ties} number was taken.")
+        number = "higher" if options.higher_wins else "lower"
+        print(f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {number} number was taken.")
     print(f"{len(table)} parcels, {table['area_ha'].sum():.1f} ha, in {out / 'parcels.parquet'}")

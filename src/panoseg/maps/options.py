@@ -60,8 +60,8 @@ class RefineOptions:
     """hard: the class with the largest share of the parcel's area; soft: the class with the largest mean probability."""
     min_background: float | None = None
     """The background is chosen only above this share (without it 0.75) or mean probability (0.7)."""
-    ties: Literal["higher", "lower"] = "higher"
-    """Of classes with equal shares, the one with the higher or the lower number."""
+    ties: Literal["higher", "lower"] | None = None
+    """Of classes with equal shares, the one with this number; without it the higher by the hard rule, the lower by the soft."""
     outside: Literal["background", "keep"] = "background"
     """Pixels of no parcel, or of one without a class: background, or what they were."""
     background: int = 0
@@ -77,3 +77,8 @@ class RefineOptions:
     def background_threshold(self) -> float:
         """What the background's share must exceed."""
         return self.min_background if self.min_background is not None else 0.75 if self.rule == "hard" else 0.7
+
+    @property
+    def higher_wins(self) -> bool:
+        """Whether the higher of two classes with equal shares is chosen."""
+        return (self.ties or ("higher" if self.rule == "hard" else "lower")) == "higher"

@@ -125,18 +125,20 @@ def read_parcels(path: Path | str) -> gpd.GeoDataFrame:
         raise ParcelsError(
             f"{path} has no coordinate system", "one, in the file", "assign it: parcels.set_crs(...) in geopandas"
         )
-    usable = parcels.geometry.notna() & (parcels.geometry.area > 0)
-    return parcels[usable].reset_index(drop=True)
+    # Measured once mended: the two halves of an outline that crosses itself may cancel each other.
+    return parcels[shapely.area(valid_outlines(parcels)) > 0].reset_index(drop=True)
 
 
 def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
     """The parcels' outlines, each a valid Polygon or MultiPolygon.
 
-    Outlines that cross themselves are mended. What a coordinate system cannot hold, and what has no area, becomes empty.
+    Outlines that cross themselves are mended. No outline, one without area, and what a coordinate system cannot hold become an
+    empty one.
     """
     outlines = np.array(parcels.geometry.values, dtype=object)
     outlines[~np.isfinite(shapely.bounds(outlines)).all(axis=1)] = Polygon()
-    outlines = np.where(shapely.is_valid(outlines), outlines, shapely.make_valid(outlines))
+    invalid = ~shapely.is_valid(outlines)
+    outlines[invalid] = shapely.make_valid(outlines[invalid])
     areal = np.isin(shapely.get_type_id(outlines), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON))
     outlines[~areal] = [_polygons_of(outline) for outline in outlines[~areal]]
     return outlines

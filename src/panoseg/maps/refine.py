@@ -133,7 +133,7 @@ def _largest(values_NK: np.ndarray, options: RefineOptions) -> np.ndarray:
     equal_NK = values_NK >= top_N[:, None] - _EQUAL
     first_N = equal_NK.argmax(axis=1)
     last_N = values_NK.shape[1] - 1 - equal_NK[:, ::-1].argmax(axis=1)
-    return np.where(np.isneginf(top_N), NO_CLASS, last_N if options.ties == "higher" else first_N)
+    return np.where(np.isneginf(top_N), NO_CLASS, last_N if options.higher_wins else first_N)
 
 
 def _share(shares_NK: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
@@ -154,7 +154,7 @@ def _on_raster(parcels: gpd.GeoDataFrame, raster: ClassRaster) -> gpd.GeoDataFra
     """The parcels that meet the raster, in its coordinate system, with valid outlines."""
     if parcels.crs is None:
         raise ParcelsError("parcels without a coordinate system", "one", "assign it: parcels.set_crs(...) in geopandas")
-    moved = parcels[parcels.geometry.notna()].to_crs(raster.crs_wkt)
+    moved = parcels.to_crs(raster.crs_wkt)
     outlines = valid_outlines(moved)
     moved = gpd.GeoDataFrame(moved.drop(columns=moved.geometry.name), geometry=outlines, crs=moved.crs)
     height, width = raster.classes_HW.shape
