@@ -70,6 +70,11 @@ class ClassTable:
         void = self.ids("void")
         return void[0] if void else None
 
+    def same_classes(self, other: ClassTable) -> bool:
+        """Whether labels and scores mean the same in both tables: the same ids and names, whatever their colours."""
+        one, two = ([(entry.id, entry.name) for entry in table.classes] for table in (self, other))
+        return one == two
+
     def to_json(self) -> dict:
         """A JSON-ready dictionary; ``from_json`` reads it."""
         boundary = {} if self.boundary is None else {"boundary": vars(self.boundary)}

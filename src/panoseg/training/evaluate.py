@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoseg.data.pastis import FOLDS, Policy, fold_normalisation
-from panoseg.data.pastis_metadata import read_metadata
+from panoseg.classes import ClassTable
+from panoseg.data.layouts import Layout, Parts, find_layout
+from panoseg.data.pastis import FOLDS, Policy
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.models.published import import_published
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.loop import make_fabric
-from panoseg.training.means import METRICS, TABLE, write_mean
+from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
 from panoseg.training.pictures import compare, draw_comparison, draw_predictions
-from panoseg.training.splits import Split, open_folds
+from panoseg.training.splits import Split, open_parts
 from panoseg.training.tasks import Scores, Task, task_of
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def score(weights: Weights, split: Split, fabric: Fabric) -> tuple[Task, Scores]
 class FoldWeights:
     """Weights and what they are scored on.
 
-    fold: their rotation, None where they belong to none. folds: the dataset's folds whose patches are scored.
+    fold: their rotation, None where they belong to none. parts: the dataset's folds or sets whose patches are scored.
     """
 
     weights: Weights
     fold: int | None
-    folds: tuple[int, ...]
+    parts: Parts
 
 
 def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) -> Iterator[FoldWeights]:
@@ -50,15 +51,16 @@ def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) 
 
     fold: take only this rotation. every_patch: score on all patches of the dataset, none of which the weights have seen.
     """
+    layout = find_layout(data)
     if (folder / WEIGHTS / CARD).exists():
         folder = folder / WEIGHTS
     if (folder / CARD).exists():
         weights = load_weights(folder)
-        yield _placed(weights, fold or weights.card.provenance.get("fold"), every_patch)
+        yield _placed(weights, layout, fold or weights.card.provenance.get("fold"), every_patch)
     elif (folder / "conf.json").exists():
-        for number in [fold] if fold else FOLDS:
-            normalisation = fold_normalisation(data, FOLDS[number][0])
-            yield _placed(import_published(folder, number, normalisation), number, every_patch)
+        for number in [fold] if fold else layout.rotations:
+            normalisation = layout.normalisation(data, layout.rotation(number)[0])
+            yield _placed(import_published(folder, number, normalisation), layout, number, every_patch)
     elif any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         for number in [fold] if fold else FOLDS:
             yield from find_weights(folder / f"fold_{number}", data, number, every_patch)
@@ -70,29 +72,39 @@ def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) 
         )
 
 
-def _placed(weights: Weights, fold: int | None, every_patch: bool) -> FoldWeights:
+def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: bool) -> FoldWeights:
     if every_patch:
-        return FoldWeights(weights, fold, tuple(FOLDS))
-    if fold not in FOLDS:
+        return FoldWeights(weights, fold, layout.parts)
+    if fold is None:
         raise ConfigError(
             "weights that belong to no fold", "the fold to score", "add --fold 1, or --every-patch for unseen data"
         )
-    return FoldWeights(weights, fold, FOLDS[fold][2])
+    return FoldWeights(weights, fold, layout.rotation(fold)[2])
 
 
 def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, options: TrainConfig) -> Split:
     """The patches to score, read as the weights expect. normalisation: None follows the weights."""
-    card = found.weights.card
+    card, layout = found.weights.card, find_layout(data)
+    _check_classes(card.classes, layout)
     published = "imported_from" in card.provenance
     policy = normalisation or card.provenance.get("normalisation", "published" if published else "train")
     if policy == "published":
         ndvi = card.normalisation is not None and card.normalisation.ndvi
-        values = replace(fold_normalisation(data, found.folds), ndvi=ndvi)
+        values = replace(layout.normalisation(data, found.parts), ndvi=ndvi)
     else:
         values = card.known_normalisation()
     config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
-    dataset = open_folds(data, found.folds, config, task_of_model(card.model))
+    dataset = open_parts(data, found.parts, config, task_of_model(card.model))
     return Split(dataset, values, options.batch_size, workers=options.workers)
+
+
+def _check_classes(known: ClassTable, layout: Layout) -> None:
+    if not known.same_classes(layout.classes):
+        raise WeightsError(
+            f"weights for the {len(known.classes)} classes of {known.name} with a dataset in {layout.name}'s layout",
+            f"weights for its {len(layout.classes.classes)} classes",
+            "use weights that were trained on such a dataset",
+        )
 
 
 def score_folder(
@@ -110,6 +122,7 @@ def score_folder(
 
     options: batch size, precision, accelerator and workers are taken from it.
     """
+    layout = find_layout(data)
     found = list(find_weights(folder, data, fold, every_patch))
     splits = [scored_split(entry, data, normalisation, options) for entry in found]
     for split in splits:
@@ -119,13 +132,13 @@ def score_folder(
     scores: dict[int | None, Scores] = {}
     for entry, split in zip(found, splits, strict=True):
         task, scores[entry.fold] = score(entry.weights, split, fabric)
-        folds = f"fold{'s' * (len(entry.folds) > 1)} {', '.join(map(str, entry.folds))}"
-        print(f"{len(split)} patches of {folds}\n\n{scores[entry.fold].table()}\n")
+        print(f"{len(split)} patches of {layout.words(entry.parts)}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
-        write_scores(place, scores[entry.fold], {"fold": entry.fold, "folds": entry.folds, "patches": len(split)})
+        about = {"fold": entry.fold, f"{layout.part}s": entry.parts, "patches": len(split)}
+        write_scores(place, scores[entry.fold], about)
     if len(found) > 1:
-        print(write_mean(out, {number: found_scores.summary() for number, found_scores in scores.items() if number}))
+        print(write_mean(out, {number: read_test_scores(out / f"fold_{number}") for number in scores if number}))
 
 
 def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None:
@@ -138,10 +151,10 @@ def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = Non
     """Draw image, truth and prediction of one patch of any fold."""
     found = next(find_weights(folder, data, fold, every_patch=True))
     split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
-    identifiers = [str(entry.id) for entry in read_metadata(data)]
+    identifiers = [str(patch_id) for patch_id in split.dataset.ids]  # type: ignore[attr-defined]
     if patch not in identifiers:
         close = difflib.get_close_matches(patch, identifiers, n=1)
-        fix = f"did you mean {close[0]}?" if close else "see ID_PATCH in metadata.geojson"
+        fix = f"did you mean {close[0]}?" if close else f"see ID_PATCH in {find_layout(data).table}"
         raise ConfigError(f"no patch {patch!r} in {data}", f"one of its {len(identifiers)} patches", fix)
     fabric = make_fabric(TrainConfig(accelerator="cpu"))
     task = task_of(found.weights.model(), found.weights.card.classes)

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panoseg.classes import PASTIS
-from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, OutputError, PanosegError
 from panoseg.files import new_folder, write_json
 from panoseg.models.build import initialise
@@ -45,7 +43,8 @@ CONFIG, START = "config.json", "start.json"
 def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
     """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
     splits = open_splits(data, fold, train)
-    model = fit_to_data(train.model, splits.train.normalisation.channels, PASTIS.count, train.data.reference_date)
+    channels, classes = splits.train.normalisation.channels, splits.layout.classes.count
+    model = fit_to_data(train.model, channels, classes, train.data.reference_date)
     train = replace(train, model=model)
     run = RunConfig(experiment, str(Path(data).resolve()), fold, train)
     _check_samples(splits)
@@ -83,7 +82,7 @@ def read_run(folder: Path | str) -> RunConfig:
 
 def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
     seed_all(run.train.seed)
-    task = make_task(run.train)
+    task = make_task(run.train, splits.layout.classes)
     fabric.print(_opening(run, splits, task))
     check_parts(task.model, run.train.freeze)
     if not (folder / LAST).exists():
@@ -138,7 +137,7 @@ class _BestKeeper:
             self.splits.train.normalisation,
             self.task.table,
             config.data.reference_date,
-            f"{Path(self.run.data_folder).name}, folds {', '.join(map(str, FOLDS[self.run.fold][0]))}",
+            f"{Path(self.run.data_folder).name}, {self.splits.layout.words(self.splits.parts[0])}",
             provenance,
             {f"validation_{name}": round(value, 3) for name, value in scores.items()},
         )
@@ -166,16 +165,13 @@ def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> Non
 
 
 def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
-    train, validation, test = FOLDS[run.fold]
-    of = (
-        "its own folds (published)"
-        if run.train.data.normalisation == "published"
-        else f"the training folds {train} for all sets"
-    )
+    words = splits.layout.words
+    train, validation, test = splits.parts
+    of = "its own patches (published)" if run.train.data.normalisation == "published" else f"{words(train)} for all sets"
     parameters = sum(parameter.numel() for parameter in task.parameters())
     return (
-        f"{run.experiment}: {parameters:,} parameters; {len(splits.train)} patches of folds {train} to train, "
-        f"{len(splits.validation)} of {validation} to validate, {len(splits.test)} of {test} to test\n"
+        f"{run.experiment}: {parameters:,} parameters; {len(splits.train)} patches of {words(train)} to train, "
+        f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test\n"
         f"normalisation: mean and deviation of {of}"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 from torch.utils.data import Dataset, Subset
 
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.layouts import Layout, Parts, find_layout
 from panoseg.data.loading import BatchLoader, make_loader
-from panoseg.data.pastis import FOLDS, PastisDataset, split_normalisations
+from panoseg.data.pastis import PastisDataset
+from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.data.samples import Batch, Normalisation, Sample
 from panoseg.errors import ConfigError
 from panoseg.training.config import DataConfig, Task, TrainConfig
@@ -69,25 +71,30 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Training, validation and test set of one of the five official rotations."""
+    """Training, validation and test set of one of a dataset's official rotations.
+
+    layout: the dataset's, with its class table. parts: what each of the three sets is made of.
+    """
 
     train: Split
     validation: Split
     test: Split
+    layout: Layout
+    parts: tuple[Parts, Parts, Parts]
 
 
 def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
-    """The sets of rotation ``fold`` (1..5) of a dataset in PASTIS's layout. Raises ``DatasetError`` and ``ConfigError``."""
-    if fold not in FOLDS:
-        raise ConfigError(f"fold {fold}", "a number from 1 to 5, or all", "pass e.g. --fold 1")
+    """The sets of rotation ``fold`` of a dataset in any layout. Raises ``DatasetError`` and ``ConfigError``."""
+    layout = find_layout(folder)
+    rotation = layout.rotation(fold)
+    own = config.data.normalisation == "published"
     normalisations = [
-        replace(normalisation, ndvi=config.data.ndvi)
-        for normalisation in split_normalisations(folder, fold, config.data.normalisation)
+        replace(layout.normalisation(Path(folder), parts if own else rotation[0]), ndvi=config.data.ndvi) for parts in rotation
     ]
     augmentations = (config.data.augmentation, None, None)
     datasets = [
-        open_folds(folder, folds, config.data, config.task, augmentation)
-        for folds, augmentation in zip(FOLDS[fold], augmentations, strict=True)
+        open_parts(folder, parts, config.data, config.task, augmentation)
+        for parts, augmentation in zip(rotation, augmentations, strict=True)
     ]
     train, validation, test = (
         Split(dataset, normalisation, config.batch_size, workers=config.workers)
@@ -97,24 +104,20 @@ def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
         validation = replace(
             validation, dataset=Subset(validation.dataset, range(min(config.max_validation_patches, len(validation))))
         )
-    return Splits(replace(train, shuffle=True, seed=config.seed), validation, test)
+    return Splits(replace(train, shuffle=True, seed=config.seed), validation, test, layout, rotation)
 
 
-def open_folds(
-    folder: Path | str,
-    folds: Sequence[int],
-    config: DataConfig,
-    task: Task,
-    augmentation: AugmentationConfig | None = None,
-) -> PastisDataset:
-    """The patches of some folds with what a task learns of them."""
+def open_parts(
+    folder: Path | str, parts: Parts, config: DataConfig, task: Task, augmentation: AugmentationConfig | None = None
+) -> PastisDataset | S2TSCzCropDataset:
+    """The patches of some folds or sets with what a task learns of them."""
     try:
         reference_date = date.fromisoformat(config.reference_date)
     except ValueError:
         raise ConfigError(f"reference date {config.reference_date!r}", "a date, YYYY-MM-DD", "pass e.g. 2018-09-01") from None
-    return PastisDataset(
+    return find_layout(folder).open(
         folder,
-        folds,
+        parts,
         target=task,
         reference_date=reference_date,
         single_date=config.single_date,
