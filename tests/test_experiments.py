@@ -11,12 +11,13 @@ from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.models.build import build_model
 from panoseg.models.weights import load_weights
+from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 from panoseg.training.folds import resume
 from panoseg.training.log import read_log
-from panoseg.training.means import mean_of_folds
-from panoseg.training.run import read_run
-from tiny_runs import tiny_options, write_tiny_dataset
+from panoseg.training.means import FoldScores, mean_of_folds, read_test_scores
+from panoseg.training.run import read_run, start
+from tiny_runs import UTAE, tiny_options, write_tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +111,15 @@ def test_all_folds_and_their_mean(data, tmp_path, capsys):
     scores = {fold: json.loads((out / f"fold_{fold}" / "metrics.json").read_text())["test"] for fold in FOLDS}
     whole = json.loads((out / "metrics.json").read_text())
     assert whole["mean"]["mIoU"] == pytest.approx(sum(row["mIoU"] for row in scores.values()) / 5)
-    assert "| mean " in capsys.readouterr().out
-    assert "| deviation " in (out / "metrics.md").read_text()
+    table = (out / "metrics.md").read_text()
+    assert capsys.readouterr().out.endswith(table)
+    assert all(line in table for line in ("| mean ", "| deviation ", "| together ", "| corn "))
+    assert whole["classes"]["corn"]["iou"]["folds"] == 5
+    # A test of the whole says the same.
+    command = ["test", str(out), "--data", str(data), "--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
+    assert main(command) == 0
+    assert json.loads((out / "test" / "metrics.json").read_text()) == whole
+    assert (out / "test" / "metrics.md").read_text() == table
     # A run of all folds that stopped trains what is missing, and that alone.
     (out / "fold_4" / "metrics.json").unlink()
     before = (out / "fold_1" / "metrics.json").stat().st_mtime_ns
@@ -121,8 +129,10 @@ def test_all_folds_and_their_mean(data, tmp_path, capsys):
 
 
 def test_there_is_no_mean_of_four_folds():
-    with pytest.raises(DatasetError, match="fold 3"):
-        mean_of_folds({fold: {"PQ": 1.0} for fold in (1, 2, 4, 5)})
+    with pytest.raises(DatasetError, match="no scores of fold 3;"):
+        mean_of_folds({fold: FoldScores({"PQ": 1.0}) for fold in (1, 2, 4, 5)})
+    with pytest.raises(DatasetError, match="no scores of fold 2, 5;"):
+        mean_of_folds({fold: FoldScores({"PQ": 1.0}) for fold in (1, 3, 4)})
 
 
 def test_all_folds_need_all_folds(tmp_path, capsys):
@@ -132,11 +142,61 @@ def test_all_folds_need_all_folds(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+VALUES = dict(zip(FOLDS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
+
+
 def test_mean_and_deviation_by_hand():
-    table, numbers = mean_of_folds({fold: {"PQ": value} for fold, value in zip(FOLDS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True)})
+    table, numbers = mean_of_folds({fold: FoldScores({"PQ": value}) for fold, value in VALUES.items()})
     assert numbers["mean"] == {"PQ": 3.0}
     assert numbers["deviation"]["PQ"] == pytest.approx(2.5**0.5)
     assert table.splitlines()[-2:] == ["| mean      | 3.0 |", "| deviation | 1.6 |"]
+    assert "together" not in numbers
+
+
+def test_mean_and_deviation_by_class_by_hand():
+    """A class that three folds lack is averaged over the other two, and the table says so."""
+    of_fold = {
+        fold: {"corn": {"iou": value / 10, "f1": 0.5}, "beet": {"iou": value / 10 if fold > 3 else None, "f1": None}}
+        for fold, value in VALUES.items()
+    }
+    table, numbers = mean_of_folds({fold: FoldScores({"mIoU": 1.0}, classes) for fold, classes in of_fold.items()})
+    assert numbers["classes"]["corn"]["iou"] == {"mean": 30.0, "deviation": pytest.approx(250**0.5), "folds": 5}
+    assert numbers["classes"]["beet"]["iou"] == {"mean": 45.0, "deviation": pytest.approx(50**0.5), "folds": 2}
+    assert numbers["classes"]["beet"]["f1"] == {"mean": None, "deviation": None, "folds": 0}
+    assert table.splitlines()[-4:] == [
+        "| class | folds |         IoU |         F1 |",
+        "|:------|------:|------------:|-----------:|",
+        "| corn  |     5 | 30.0 ± 15.8 | 50.0 ± 0.0 |",
+        "| beet  |     2 |  45.0 ± 7.1 |          – |",
+    ]
+
+
+def test_the_folds_together_by_hand():
+    """Four folds of one pixel each, all right, and one of four pixels, all wrong: half of the pixels, a fifth of a fold."""
+    right, wrong = [[1, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 4, 0], [0, 0, 0], [0, 0, 0]]
+    scores = {
+        fold: FoldScores(
+            {"OA": 0.0 if fold == 5 else 100.0}, confusion={"ignored": [2], "matrix": wrong if fold == 5 else right}
+        )
+        for fold in FOLDS
+    }
+    table, numbers = mean_of_folds(scores)
+    assert numbers["mean"]["OA"] == 80.0
+    assert numbers["together"] == {"OA": 50.0, "mIoU": 25.0}
+    assert table.splitlines()[-1] == "| together  |  50.0 |"
+
+
+def test_a_missing_fold_is_named(data, tmp_path, capsys):
+    """By the mean, and by a test of a run of all folds."""
+    config = TrainConfig(model=UTAE, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu")
+    for fold in (1, 2, 4, 5):
+        start("tiny", config, data, fold, tmp_path / f"all/fold_{fold}")
+    with pytest.raises(DatasetError, match=r"fold_3.metrics\.json is missing"):
+        read_test_scores(tmp_path / "all" / "fold_3")
+    command = ["test", str(tmp_path / "all"), "--data", str(data), "--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "fold_3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_wrong_name_lists_the_right_ones():

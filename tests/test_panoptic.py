@@ -33,6 +33,8 @@ EXAMPLES = (
     "metrics.panoptic_quality",
     "metrics.confusion",
     "metrics.tables",
+    "data.augment",
+    "training.means",
 )
 
 

@@ -64,7 +64,8 @@ class ConfusionScores:
     """What a confusion matrix says, 0..1.
 
     accuracy: share of right pixels (OA). mean_iou, mean_f1: means over the classes that have a true or a predicted pixel and
-    are not ignored. iou_K, precision_K, recall_K, f1_K: float64, NaN where undefined. pixels_K: int64, true pixels.
+    are not ignored. iou_K, precision_K, recall_K, f1_K: float64, NaN where undefined. pixels_K: int64, true pixels. matrix_KK:
+    the matrix itself.
     """
 
     accuracy: float
@@ -75,6 +76,7 @@ class ConfusionScores:
     recall_K: np.ndarray
     f1_K: np.ndarray
     pixels_K: np.ndarray
+    matrix_KK: np.ndarray
 
 
 def confusion_scores(matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()) -> ConfusionScores:
@@ -97,6 +99,5 @@ def confusion_scores(matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()
     iou_K = ratio(right, of_true + of_predicted - right)
     f1_K = ratio(2 * right, of_true + of_predicted)
     accuracy = float(right.sum() / max(int(matrix_KK.sum()), 1))
-    return ConfusionScores(
-        accuracy, mean(iou_K), mean(f1_K), iou_K, ratio(right, of_predicted), ratio(right, of_true), f1_K, of_true
-    )
+    precision_K, recall_K = ratio(right, of_predicted), ratio(right, of_true)
+    return ConfusionScores(accuracy, mean(iou_K), mean(f1_K), iou_K, precision_K, recall_K, f1_K, of_true, matrix_KK)

@@ -38,7 +38,7 @@ class SemanticScores:
         return {"OA": 100 * self.scores.accuracy, "mIoU": 100 * self.scores.mean_iou}
 
     def to_json(self) -> dict:
-        """OA, mIoU, and IoU, precision, recall and F1 of each class; null where undefined."""
+        """OA, mIoU; IoU, precision, recall and F1 of each class, null where undefined; pixels by true and predicted class."""
         scores = self.scores
         columns = {"iou": scores.iou_K, "precision": scores.precision_K, "recall": scores.recall_K, "f1": scores.f1_K}
         return {
@@ -50,6 +50,7 @@ class SemanticScores:
                 for entry in self.classes.classes
                 if entry.kind != "void"
             },
+            "confusion": {"ignored": list(self.classes.ids("void")), "matrix": scores.matrix_KK.tolist()},
         }
 
     def table(self) -> str:

@@ -50,7 +50,7 @@ def take_over(model: nn.Module, weights: Weights, classes: ClassTable, source: s
     """
     config: ModelConfig = model.config  # type: ignore[assignment]
     known = weights.card.classes
-    if not swap_classifier and _names(known) != _names(classes):
+    if not swap_classifier and not known.same_classes(classes):
         raise WeightsError(
             f"{source} scores the {len(known.classes)} classes of {known.name}",
             f"the {len(classes.classes)} classes of {classes.name}",
@@ -68,10 +68,6 @@ def take_over(model: nn.Module, weights: Weights, classes: ClassTable, source: s
         )
     model.load_state_dict({**own, **{name: given[name] for name in taken}})
     return Transfer(source, taken, {name: reason for name, reason in reasons.items() if reason})
-
-
-def _names(table: ClassTable) -> list[tuple[int, str]]:
-    return [(entry.id, entry.name) for entry in table.classes]
 
 
 def _renamed(state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
