@@ -22,7 +22,15 @@ from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, check_state
 
-_FIXED = {"str_conv_k": 4, "str_conv_s": 2, "str_conv_p": 1, "padding_mode": "reflect", "pad_value": 0, "mono_date": None}
+FIXED_OPTIONS = {
+    "str_conv_k": 4,
+    "str_conv_s": 2,
+    "str_conv_p": 1,
+    "padding_mode": "reflect",
+    "pad_value": 0,
+    "mono_date": None,
+}
+"""Options of the published programs that have one value in all networks here."""
 
 
 def import_published(
@@ -36,7 +44,7 @@ def import_published(
     lists.
     """
     folder = Path(folder)
-    options = _read_options(folder / "conf.json")
+    options = read_options(folder / "conf.json")
     path = folder / f"Fold_{fold}" / "model.pth.tar"
     if not path.exists() and not list(folder.glob("Fold_*")):
         path = folder / "model.pth.tar"
@@ -44,7 +52,7 @@ def import_published(
     try:
         config = model_config(options, bands=len(normalisation.bands) if normalisation else len(PASTIS_BANDS))
     except (ConfigError, ValueError, TypeError) as error:
-        raise _wrong_options(folder / "conf.json", str(error)) from error
+        raise wrong_options(folder / "conf.json", str(error)) from error
     check_state(state, config, path)
     # A tuned confidence threshold was stored in double precision.
     state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
@@ -67,15 +75,15 @@ def model_config(options: dict[str, Any], bands: int = 10) -> ModelConfig:
     network = options.get("backbone", options.get("model", "utae"))
     if network != "utae":
         raise ValueError(f"the network is {network!r}, and only 'utae' can be imported")
-    for name, only in _FIXED.items():
+    for name, only in FIXED_OPTIONS.items():
         if options.get(name, only) != only:
             raise ValueError(f"{name} is {options[name]!r}, and only {only!r} can be imported")
-    *hidden, scores = _widths(options.get("out_conv", [32, 20]))
+    *hidden, scores = read_widths(options.get("out_conv", [32, 20]))
     utae = UtaeConfig(
         bands=bands,
         classes=scores,
-        encoder_widths=_widths(options.get("encoder_widths", [64, 64, 64, 128])),
-        decoder_widths=_widths(options.get("decoder_widths", [32, 32, 64, 128])),
+        encoder_widths=read_widths(options.get("encoder_widths", [64, 64, 64, 128])),
+        decoder_widths=read_widths(options.get("decoder_widths", [32, 32, 64, 128])),
         head_widths=tuple(hidden),
         aggregation=options.get("agg_mode", "att_group"),
         encoder_norm=options.get("encoder_norm", "group"),
@@ -105,23 +113,25 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items()}
 
 
-def _read_options(path: Path) -> dict[str, Any]:
+def read_options(path: Path) -> dict[str, Any]:
+    """What a published ``conf.json`` says; raises ``WeightsError``."""
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise _wrong_options(path, error.strerror or str(error)) from error
+        raise wrong_options(path, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise _wrong_options(path, f"is not JSON ({error})") from error
+        raise wrong_options(path, f"is not JSON ({error})") from error
     if not isinstance(options, dict):
-        raise _wrong_options(path, f"holds a {type(options).__name__}")
+        raise wrong_options(path, f"holds a {type(options).__name__}")
     return options
 
 
-def _wrong_options(path: Path, what: str) -> WeightsError:
-    return WeightsError(f"{path}: {what}", "the options of a published U-TAE or U-TAE + PaPs", "give the authors' folder")
+def wrong_options(path: Path, what: str) -> WeightsError:
+    """The error of a ``conf.json`` that cannot be used, and why."""
+    return WeightsError(f"{path}: {what}", "the options of a published network", "give the authors' folder")
 
 
-def _widths(value: Any) -> tuple[int, ...]:
+def read_widths(value: Any) -> tuple[int, ...]:
     """Widths from a list, or from text such as "[64,64,64,128]"."""
     parts = value.strip("[] ").split(",") if isinstance(value, str) else value
     return tuple(int(part) for part in parts)
