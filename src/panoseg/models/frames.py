@@ -48,6 +48,15 @@ def encode_frames(
     return list(zip(*map(levels, frames_FCHW.split(list(sizes))), strict=True))
 
 
+def season_of_frames(pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
+    """Pieces F x C x H x W as seasons B x T x C x H x W, zero where not valid."""
+    maps_FHWC = torch.cat(list(pieces)).permute(0, 2, 3, 1)
+    if len(maps_FHWC) < valid_BT.numel():
+        frames_FHWC, maps_FHWC = maps_FHWC, maps_FHWC.new_zeros((valid_BT.numel(), *maps_FHWC.shape[1:]))
+        maps_FHWC[valid_BT.flatten()] = frames_FHWC
+    return maps_FHWC.unflatten(0, valid_BT.shape).permute(0, 1, 4, 2, 3)
+
+
 def sum_of_frames(maps_FCHW: Tensor) -> Tensor:
     """The sum over frames, C x H x W."""
     frames, channels, height, width = maps_FCHW.shape

@@ -1,37 +1,91 @@
-"""Convolution blocks of U-TAE (Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series", Fig. 2).
+"""Convolution blocks of U-TAE and its relatives, and the two halves of a U-Net that are made of them.
 
-Names of entries follow the published checkpoints (utae-paps @ 987874e, src/backbones/utae.py). Shape suffixes: N frames, one
-of one date of one sample, so that a block shared over dates is an ordinary block; C channels, H W pixels.
+Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series", Fig. 2; names of entries follow the published
+checkpoints (utae-paps @ 987874e, src/backbones/utae.py). Depthwise-separable convolutions, MBConv (Sandler et al. 2018,
+"MobileNetV2") and squeeze and excitation (Hu et al. 2018): Crop2Seg @ aee7827, src/backbones/conv.py, mbconv.py and
+squeeze_and_excitation.py. Shape suffixes: N frames, one of one date of one sample, so that a block shared over dates is an
+ordinary block; C channels, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from panoseg.models.configs.base import NORM_GROUPS, Norm
+from panoseg.models.configs.base import NORM_GROUPS, Convolution, Norm
 
 Border = Literal["reflect", "zeros"]
 """What a convolution sees beyond the image: its mirror image, or nothing."""
 
+_MBCONV_EXPANSION = 4
+_SQUEEZE_RATIO = 16
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the blocks of a U-Net are made of.
+
+    mbconv: MBConv instead of pairs of convolutions; halving stays a convolution. squeeze: squeeze and excitation at the end of
+    each block, unless it is MBConv, which has its own.
+    """
+
+    convolution: Convolution = "2d"
+    mbconv: bool = False
+    squeeze: bool = False
+
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
+    # Scores of 15 classes or of two sides of a boundary do not make four groups, and the published MBConv fails on them.
+    groups = 1 if channels % NORM_GROUPS else NORM_GROUPS
     kinds = {
-        "group": lambda: nn.GroupNorm(NORM_GROUPS, channels),
+        "group": lambda: nn.GroupNorm(groups, channels),
         "batch": lambda: nn.BatchNorm2d(channels),
         "instance": lambda: nn.InstanceNorm2d(channels),
     }
     return kinds[kind]()
 
 
+class SeparableConv(nn.Module):
+    """A convolution of each channel on its own, then one that mixes channels at each pixel; no biases."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, border: Border) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(before, before, kernel, stride, padding=1, groups=before, bias=False, padding_mode=border)
+        self.pointwise = nn.Conv2d(before, after, 1, bias=False)
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        return self.pointwise(self.depthwise(frames_NCHW))
+
+
+class SqueezeExcitation(nn.Module):
+    """Weigh each channel of a frame between 0 and 1, by the means of all its channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // _SQUEEZE_RATIO)
+        self.sae = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels, hidden, bias=False),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        weight_NC = self.sae(frames_NCHW.mean((2, 3), keepdim=True))
+        return frames_NCHW * weight_NC[..., None, None]
+
+
 class ConvLayer(nn.Module):
     """Convolutions, each followed by normalisation and ReLU.
 
-    widths: channels of the input, then of each convolution. last_relu: whether the last convolution gets its ReLU.
+    widths: channels of the input, then of each convolution. last_relu: whether the last convolution gets its ReLU. squeeze:
+    squeeze and excitation at the end.
     """
 
     def __init__(
@@ -42,25 +96,76 @@ class ConvLayer(nn.Module):
         stride: int = 1,
         last_relu: bool = True,
         border: Border = "reflect",
+        convolution: Convolution = "2d",
+        squeeze: bool = False,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for step, (before, after) in enumerate(pairwise(widths), 2):
-            layers += [nn.Conv2d(before, after, kernel, stride, padding=1, padding_mode=border), _norm(norm, after)]
+            if convolution == "depthwise_separable":
+                layers.append(SeparableConv(before, after, kernel, stride, border))
+            else:
+                layers.append(nn.Conv2d(before, after, kernel, stride, padding=1, padding_mode=border))
+            layers.append(_norm(norm, after))
             if last_relu or step < len(widths):
                 layers.append(nn.ReLU(inplace=True))
+        if squeeze:
+            layers.append(SqueezeExcitation(widths[-1]))
         self.conv = nn.Sequential(*layers)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         return self.conv(frames_NCHW)
 
 
-class ConvBlock(nn.Module):
-    """A ``ConvLayer`` under one more name, which the published checkpoints carry."""
+class Residual(nn.Module):
+    """The input added to what a block makes of it."""
 
-    def __init__(self, widths: Sequence[int], norm: Norm = "batch", border: Border = "reflect") -> None:
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        self.conv = ConvLayer(widths, norm, border=border)
+        self.block = block
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        return frames_NCHW + self.block(frames_NCHW)
+
+
+class MBConv(nn.Sequential):
+    """Four times as many channels, a convolution of each, squeeze and excitation, then fewer; residual where widths agree."""
+
+    def __init__(self, before: int, after: int, norm: Norm) -> None:
+        wide = _MBCONV_EXPANSION * before
+        layers = nn.Sequential(
+            nn.Conv2d(before, wide, 1),
+            _norm(norm, wide),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, padding_mode="reflect"),
+            _norm(norm, wide),
+            nn.ReLU(inplace=True),
+            SqueezeExcitation(wide),
+            nn.Conv2d(wide, after, 1),
+            _norm(norm, after),
+        )
+        super().__init__(nn.Sequential(Residual(layers) if before == after else nn.Sequential(layers)))
+
+
+class MBConvLayer(nn.Module):
+    """One ``MBConv`` after the other; widths: channels of the input, then of each."""
+
+    def __init__(self, widths: Sequence[int], norm: Norm) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(*(MBConv(before, after, norm) for before, after in pairwise(widths)))
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        return self.conv(frames_NCHW)
+
+
+class ConvBlock(nn.Module):
+    """A ``ConvLayer``, or an ``MBConvLayer``, under one more name, which the published checkpoints carry."""
+
+    def __init__(
+        self, widths: Sequence[int], norm: Norm = "batch", border: Border = "reflect", style: Style | None = None
+    ) -> None:
+        super().__init__()
+        self.conv = _layer(widths, norm, border, style or Style())
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         return self.conv(frames_NCHW)
@@ -69,15 +174,20 @@ class ConvBlock(nn.Module):
 class DownBlock(nn.Module):
     """Halve the size, then two convolutions, the second one residual."""
 
-    def __init__(self, channels: int, width: int, norm: Norm, border: Border = "reflect") -> None:
+    def __init__(self, channels: int, width: int, norm: Norm, border: Border = "reflect", style: Style | None = None) -> None:
         super().__init__()
-        self.down = ConvLayer((channels, channels), norm, kernel=4, stride=2, border=border)
-        self.conv1 = ConvLayer((channels, width), norm, border=border)
-        self.conv2 = ConvLayer((width, width), norm, border=border)
+        style = style or Style()
+        self.mbconv, plain = style.mbconv, replace(style, squeeze=False)
+        self.down = ConvLayer((channels, channels), norm, 4, 2, border=border, convolution=style.convolution)
+        self.conv1 = _layer((channels, width), norm, border, plain)
+        self.conv2 = _layer((width, width), norm, border, plain)
+        self.sae = SqueezeExcitation(width) if style.squeeze else None
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         frames_NCHW = self.conv1(self.down(frames_NCHW))
-        return frames_NCHW + self.conv2(frames_NCHW)
+        # MBConv adds its input by itself.
+        frames_NCHW = self.conv2(frames_NCHW) if self.mbconv else frames_NCHW + self.conv2(frames_NCHW)
+        return frames_NCHW if self.sae is None else self.sae(frames_NCHW)
 
 
 class UpBlock(nn.Module):
@@ -86,18 +196,64 @@ class UpBlock(nn.Module):
     norm: after the last two convolutions; the others always have batch norm.
     """
 
-    def __init__(self, channels: int, width: int, skip_channels: int, norm: Norm = "batch", border: Border = "reflect") -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        skip_channels: int,
+        norm: Norm = "batch",
+        border: Border = "reflect",
+        mbconv: bool = False,
+    ) -> None:
         super().__init__()
+        self.mbconv = mbconv
         self.skip_conv = nn.Sequential(
             nn.Conv2d(skip_channels, skip_channels, 1), nn.BatchNorm2d(skip_channels), nn.ReLU(inplace=True)
         )
         self.up = nn.Sequential(
             nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
         )
-        self.conv1 = ConvLayer((width + skip_channels, width), norm, border=border)
-        self.conv2 = ConvLayer((width, width), norm, border=border)
+        self.conv1 = _layer((width + skip_channels, width), norm, border, Style(mbconv=mbconv))
+        self.conv2 = _layer((width, width), norm, border, Style(mbconv=mbconv))
 
     def forward(self, coarse_NCHW: Tensor, skip_NCHW: Tensor) -> Tensor:
         joined_NCHW = torch.cat([self.up(coarse_NCHW), self.skip_conv(skip_NCHW)], dim=1)
         joined_NCHW = self.conv1(joined_NCHW)
-        return joined_NCHW + self.conv2(joined_NCHW)
+        return self.conv2(joined_NCHW) if self.mbconv else joined_NCHW + self.conv2(joined_NCHW)
+
+
+def _layer(widths: Sequence[int], norm: Norm, border: Border, style: Style) -> nn.Module:
+    if style.mbconv:
+        return MBConvLayer(widths, norm)
+    return ConvLayer(widths, norm, border=border, convolution=style.convolution, squeeze=style.squeeze)
+
+
+class DownPath(nn.ModuleList):
+    """The encoder of a U-Net: a ``DownBlock`` from each of ``widths``, finest first, to the next."""
+
+    def __init__(self, widths: Sequence[int], norm: Norm, style: Style | None = None) -> None:
+        super().__init__(DownBlock(before, after, norm, style=style) for before, after in pairwise(widths))
+
+    def forward(self, finest_NCHW: Tensor) -> list[Tensor]:
+        """Maps of all levels, finest first, beginning with the one given."""
+        levels = [finest_NCHW]
+        for block in self:
+            levels.append(block(levels[-1]))
+        return levels
+
+
+class UpPath(nn.ModuleList):
+    """The decoder of a U-Net. encoder_widths, decoder_widths: channels, finest first."""
+
+    def __init__(self, encoder_widths: Sequence[int], decoder_widths: Sequence[int], mbconv: bool = False) -> None:
+        levels = range(len(encoder_widths) - 1)
+        super().__init__(
+            UpBlock(decoder_widths[i + 1], decoder_widths[i], encoder_widths[i], mbconv=mbconv) for i in reversed(levels)
+        )
+
+    def forward(self, coarsest_NCHW: Tensor, skips: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """Maps of all levels, coarsest first, beginning with the one given; skips: the encoder's other maps, coarsest first."""
+        levels = [coarsest_NCHW]
+        for block, skip_NCHW in zip(self, skips, strict=True):
+            levels.append(block(levels[-1], skip_NCHW))
+        return tuple(levels)

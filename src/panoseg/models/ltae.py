@@ -1,8 +1,9 @@
 """L-TAE: lightweight temporal attention, for every pixel of a map on its own.
 
 Garnot & Landrieu 2020, "Lightweight temporal self-attention for classifying satellite image time series", in the form of
-utae-paps @ 987874e, src/backbones/ltae.py. Shape suffixes: B batch, T dates, P pixels of a map, C channels of the map,
-G heads, M channels of the values (d_model), D those of one head, K channels of a key.
+utae-paps @ 987874e, src/backbones/ltae.py; several queries and attention alone: Crop2Seg @ aee7827, src/backbones/tae.py.
+Shape suffixes: B batch, T dates, P pixels of a map, C channels of the map, G heads, N queries of all heads, M channels of the
+values (d_model), D those of one head, K channels of a key.
 """
 
 from __future__ import annotations
@@ -12,39 +13,36 @@ import math
 import torch
 from torch import Tensor, nn
 
-_PERIOD_DAYS = 1000
+from panoseg.models.configs.attention_unet import AttentionUnetConfig
+from panoseg.models.date_encoding import DateEncoder
+
 _MASKED_SCORE = -1e3
-
-
-def positional_encoding(days_BT: Tensor, channels: int) -> Tensor:
-    """Sines (even channels) and cosines (odd ones) of the days, float32 B x T x channels, in -1..1.
-
-    days_BT: any integers; two consecutive channels share a frequency, from 1 radian a day to almost 1 / 1000.
-    """
-    channel = torch.arange(channels, device=days_BT.device)
-    angle_BTD = days_BT[..., None] / _PERIOD_DAYS ** (2 * (channel // 2) / channels)
-    return torch.where(channel % 2 == 0, angle_BTD.sin(), angle_BTD.cos())
+# 2 MiB of float32: a piece and what is made of it stay in the cache.
+_CACHED_ELEMENTS = 2**19
 
 
 class AttentionHeads(nn.Module):
     """The learnt queries of all heads and the layer that makes keys of values; used by ``Ltae``."""
 
-    def __init__(self, heads: int, key_width: int, d_model: int) -> None:
+    def __init__(self, heads: int, key_width: int, d_model: int, queries: int = 1) -> None:
         super().__init__()
-        self.Q = nn.Parameter(torch.empty(heads, key_width).normal_(0, math.sqrt(2 / key_width)))
+        # One query a head has no axis of its own in the published checkpoints.
+        shape = (heads, key_width) if queries == 1 else (heads, queries, key_width)
+        self.Q = nn.Parameter(torch.empty(shape).normal_(0, math.sqrt(2 / key_width)))
         self.fc1_k = nn.Linear(d_model, heads * key_width)
         nn.init.normal_(self.fc1_k.weight, 0, math.sqrt(2 / key_width))
 
     def query(self) -> tuple[Tensor, Tensor]:
-        """Weights G x d_model and offsets G that turn a value into the score of its date.
+        """Weights N x d_model and offsets N that turn a value into the scores of its date, the queries of a head together.
 
         The queries depend on no input, so the product of query and key is one linear map of the value.
         """
-        keys_GKM = self.fc1_k.weight.view(*self.Q.shape, -1)
-        weight_GM = torch.einsum("gk,gkm->gm", self.Q, keys_GKM)
-        offset_G = (self.Q * self.fc1_k.bias.view_as(self.Q)).sum(-1)
-        scale = 1 / math.sqrt(self.Q.shape[1])
-        return weight_GM * scale, offset_G * scale
+        heads, key_width = self.Q.shape[0], self.Q.shape[-1]
+        query_GQK = self.Q.view(heads, -1, key_width)
+        weight_NM = (query_GQK @ self.fc1_k.weight.view(heads, key_width, -1)).flatten(0, 1)
+        offset_N = (query_GQK @ self.fc1_k.bias.view(heads, key_width, 1)).flatten()
+        scale = 1 / math.sqrt(key_width)
+        return weight_NM * scale, offset_N * scale
 
 
 class Ltae(nn.Module):
@@ -53,20 +51,33 @@ class Ltae(nn.Module):
     The values of all dates (linear in the maps, plus the encoding of the date) are never made: scores and averages are
     linear in the values, so both are taken of the maps themselves, and the encoding enters once a date. In float32 whatever
     the surrounding precision: it is a small part of the work, and attention is sensitive.
+
+    queries: of each head; their attention is averaged. date_encoder: None encodes the days since the reference date by sines.
+    attention_only: for ``attend``, without the layers behind the attention.
     """
 
     def __init__(
-        self, channels: int, heads: int = 16, key_width: int = 4, d_model: int = 256, padding_invariant: bool = False
+        self,
+        channels: int,
+        heads: int = 16,
+        key_width: int = 4,
+        d_model: int = 256,
+        padding_invariant: bool = False,
+        queries: int = 1,
+        date_encoder: DateEncoder | None = None,
+        attention_only: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.padding_invariant = heads, padding_invariant
         self.inconv = nn.Conv1d(channels, d_model, 1)
-        self.attention_heads = AttentionHeads(heads, key_width, d_model)
+        self.date_encoder = date_encoder or DateEncoder(d_model // heads, heads)
+        self.attention_heads = AttentionHeads(heads, key_width, d_model, queries)
         self.in_norm = nn.GroupNorm(heads, channels)
-        self.out_norm = nn.GroupNorm(heads, channels)
-        self.mlp = nn.Sequential(nn.Linear(d_model, channels), nn.BatchNorm1d(channels), nn.ReLU(inplace=True))
         self.attention_dropout = nn.Dropout(0.1)
-        self.dropout = nn.Dropout(0.2)
+        if not attention_only:
+            self.out_norm = nn.GroupNorm(heads, channels)
+            self.mlp = nn.Sequential(nn.Linear(d_model, channels), nn.BatchNorm1d(channels), nn.ReLU(inplace=True))
+            self.dropout = nn.Dropout(0.2)
 
     def forward(self, maps_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
         """A map B x C x H x W and the attention G x B x T x H x W, which sums to 1 over valid dates.
@@ -75,48 +86,105 @@ class Ltae(nn.Module):
         """
         height, width = maps_BTCHW.shape[-2:]
         with torch.autocast(maps_BTCHW.device.type, enabled=False):
-            maps_BPTC = maps_BTCHW.float().permute(0, 3, 4, 1, 2).flatten(1, 2)
-            maps_BPTC = self._normalise(maps_BPTC, valid_BT)
-            encoding_BTD = positional_encoding(days_BT, self.inconv.out_channels // self.heads)
-            attention_BPGT = self._attention(maps_BPTC, encoding_BTD, valid_BT)
-            values_BPM = self._average(maps_BPTC, encoding_BTD, attention_BPGT)
+            encoding_BTGD = self.date_encoder(days_BT)
+            values, attention = [], []
+            for piece_BTPC in _pieces(maps_BTCHW):
+                piece_BTPC = self._normalise(piece_BTPC, valid_BT)
+                attention.append(self._attention(piece_BTPC, encoding_BTGD, valid_BT))
+                values.append(self._average(piece_BTPC, encoding_BTGD, attention[-1]))
+            values_BPM = torch.cat(values, dim=1)
             out_PC = self.out_norm(self.dropout(self.mlp(values_BPM.flatten(0, 1))))
         out_BCHW = out_PC.view(-1, height, width, out_PC.shape[1]).permute(0, 3, 1, 2)
-        attention_GBTHW = attention_BPGT.unflatten(1, (height, width)).permute(3, 0, 4, 1, 2)
-        return out_BCHW, attention_GBTHW
+        return out_BCHW, _as_maps(attention, height, width)
 
-    def _normalise(self, maps_BPTC: Tensor, valid_BT: Tensor) -> Tensor:
+    def attend(self, maps_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> Tensor:
+        """The attention alone; arguments and result as in ``forward``."""
+        with torch.autocast(maps_BTCHW.device.type, enabled=False):
+            encoding_BTGD = self.date_encoder(days_BT)
+            attention = [
+                self._attention(self._normalise(piece_BTPC, valid_BT), encoding_BTGD, valid_BT)
+                for piece_BTPC in _pieces(maps_BTCHW)
+            ]
+        return _as_maps(attention, *maps_BTCHW.shape[-2:])
+
+    def _normalise(self, maps_BTPC: Tensor, valid_BT: Tensor) -> Tensor:
         """Standardise each pixel's series in groups of channels, over all dates or, if padding invariant, the valid ones."""
-        norm = self.in_norm
-        groups_BPTGc = maps_BPTC.unflatten(-1, (norm.num_groups, -1))
+        counted_BT = torch.full_like(valid_BT, 1 / valid_BT.shape[1], dtype=torch.float32)
         if self.padding_invariant:
             counted_BT = valid_BT / valid_BT.sum(1, keepdim=True).clamp(min=1)
-        else:
-            counted_BT = torch.full_like(valid_BT, 1 / valid_BT.shape[1], dtype=torch.float32)
-        counted = counted_BT[:, None, :, None, None]
-        mean = (groups_BPTGc.mean(-1, keepdim=True) * counted).sum(2, keepdim=True)
-        centred = groups_BPTGc - mean
-        variance = (centred.square().mean(-1, keepdim=True) * counted).sum(2, keepdim=True)
-        return (centred * (variance + norm.eps).rsqrt()).flatten(-2) * norm.weight + norm.bias
+        # Dates are summed first and groups last: sums over whole rows of channels are several times faster.
+        mean_BPC = self._group_mean(torch.einsum("bt,btpc->bpc", counted_BT, maps_BTPC))
+        centred_BTPC = maps_BTPC - mean_BPC[:, None]
+        variance_BPC = self._group_mean(torch.einsum("bt,btpc->bpc", counted_BT, centred_BTPC.square()))
+        scale_BPC = (variance_BPC + self.in_norm.eps).rsqrt() * self.in_norm.weight
+        return centred_BTPC * scale_BPC[:, None] + self.in_norm.bias
 
-    def _attention(self, maps_BPTC: Tensor, encoding_BTD: Tensor, valid_BT: Tensor) -> Tensor:
-        query_GM, offset_G = self.attention_heads.query()
+    def _group_mean(self, values_BPC: Tensor) -> Tensor:
+        """The mean of each group of channels, in all channels of the group."""
+        groups = self.in_norm.num_groups
+        mean_BPG = values_BPC.unflatten(-1, (groups, -1)).mean(-1)
+        return mean_BPG.repeat_interleave(values_BPC.shape[-1] // groups, dim=-1)
+
+    def _attention(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, valid_BT: Tensor) -> Tensor:
+        """Attention B x T x P x G of each head, the mean of its queries."""
+        query_NM, offset_N = self.attention_heads.query()
         weight_MC, bias_M = self._values()
-        date_BTG = encoding_BTD @ query_GM.unflatten(1, (self.heads, -1)).sum(1).T + query_GM @ bias_M + offset_G
-        score_BPTG = maps_BPTC @ (query_GM @ weight_MC).T + date_BTG[:, None]
-        score_BPTG = score_BPTG.masked_fill(~valid_BT[:, None, :, None], _MASKED_SCORE)
-        return self.attention_dropout(score_BPTG.softmax(2).transpose(2, 3))
+        encoding_BTM = encoding_BTGD.expand(-1, -1, self.heads, -1).flatten(2)
+        date_BTN = (encoding_BTM + bias_M) @ query_NM.T + offset_N
+        score_BTPN = maps_BTPC @ (query_NM @ weight_MC).T + date_BTN[:, :, None]
+        score_BTPN = score_BTPN.masked_fill(~valid_BT[..., None, None], _MASKED_SCORE)
+        attention_BTPN = self.attention_dropout(score_BTPN.softmax(1))
+        queries = len(query_NM) // self.heads
+        return attention_BTPN if queries == 1 else attention_BTPN.unflatten(-1, (self.heads, queries)).mean(-1)
 
-    def _average(self, maps_BPTC: Tensor, encoding_BTD: Tensor, attention_BPGT: Tensor) -> Tensor:
+    def _average(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, attention_BTPG: Tensor) -> Tensor:
         """The values of each head averaged over dates with its attention, heads one after the other: B x P x d_model."""
         weight_GDC, bias_GD = (value.unflatten(0, (self.heads, -1)) for value in self._values())
-        value_BPGD = torch.einsum("bpgc,gdc->bpgd", attention_BPGT @ maps_BPTC, weight_GDC)
+        average_BPGC = torch.einsum("btpg,btpc->bpgc", attention_BTPG, maps_BTPC)
+        value_BPGD = torch.einsum("bpgc,gdc->bpgd", average_BPGC, weight_GDC)
         # Dropout leaves attention that does not sum to 1, so the bias is weighted too.
-        value_BPGD = value_BPGD + attention_BPGT.sum(-1, keepdim=True) * bias_GD + attention_BPGT @ encoding_BTD[:, None]
-        return value_BPGD.flatten(2)
+        value_BPGD = value_BPGD + attention_BTPG.sum(1)[..., None] * bias_GD
+        return (value_BPGD + torch.einsum("btpg,btgd->bpgd", attention_BTPG, encoding_BTGD)).flatten(2)
 
     def _values(self) -> tuple[Tensor, Tensor]:
         """Weights d_model x C and biases d_model that turn a map's pixel into the values of all heads."""
         bias_M = self.inconv.bias
         assert bias_M is not None
         return self.inconv.weight[..., 0], bias_M
+
+
+def temporal_encoder(
+    config: AttentionUnetConfig, channels: int, attention_only: bool = False, relative_as_day_of_year: bool = False
+) -> Ltae:
+    """The attention that the options of a network ask for, on maps of so many channels."""
+    encoder = DateEncoder(
+        config.d_model // config.heads,
+        config.heads,
+        config.dates,
+        config.linear_dates,
+        relative_as_day_of_year,
+        config.reference_date,
+    )
+    return Ltae(
+        channels,
+        config.heads,
+        config.key_width,
+        config.d_model,
+        config.padding_invariant,
+        config.queries,
+        encoder,
+        attention_only,
+    )
+
+
+def _pieces(maps_BTCHW: Tensor) -> tuple[Tensor, ...]:
+    """The maps as rows of pixels B x T x P x C, float32, on a CPU in pieces that stay in the cache from step to step."""
+    maps_BTPC = maps_BTCHW.float().permute(0, 1, 3, 4, 2).flatten(2, 3)
+    batch, dates, pixels, channels = maps_BTPC.shape
+    limit = max(1, _CACHED_ELEMENTS // (batch * dates * channels)) if maps_BTPC.device.type == "cpu" else pixels
+    return maps_BTPC.split(limit, dim=2)
+
+
+def _as_maps(attention: list[Tensor], height: int, width: int) -> Tensor:
+    """Pieces B x T x P x G put together and folded: G x B x T x H x W."""
+    return torch.cat(attention, dim=2).unflatten(2, (height, width)).permute(4, 0, 1, 2, 3)

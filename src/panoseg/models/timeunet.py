@@ -1,0 +1,53 @@
+"""TimeUNet: attention over time at full size makes one map of a season, and a U-Net works on it.
+
+Crop2Seg @ aee7827, src/backbones/timeunet.py (TimeUNet_v1). Shape suffixes: B batch, T dates, C channels or bands, H W pixels,
+K classes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from panoseg.models.configs.timeunet import TimeUnetConfig
+from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames
+from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
+from panoseg.models.ltae import temporal_encoder
+from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.unet import score_head, unet
+
+
+class TimeUNet(nn.Module):
+    """TimeUNet: scores of the classes for each pixel of a season."""
+
+    def __init__(self, config: TimeUnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder, decoder = config.encoder_widths, config.decoder_widths
+        style = Style(config.convolution, squeeze=config.squeeze)
+        self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style)
+        self.temporal_encoder = temporal_encoder(config, encoder[0], relative_as_day_of_year=config.relative_as_day_of_year)
+        self.down_blocks = DownPath(encoder, config.encoder_norm, style)
+        self.up_blocks = UpPath(encoder, decoder)
+        self.out_conv = score_head((decoder[0], *config.head_widths, config.classes))
+
+    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
+        """Scores of each pixel, after normalisation and ReLU as published; arguments as in ``UTAE``."""
+        maps = self.features(images_BTCHW, days_BT, valid_BT)
+        return SemanticOutput(self.scores(maps), maps.attention_GBTHW)
+
+    def scores(self, maps: FeatureMaps) -> Tensor:
+        """Class scores B x K x H x W, float32, of what ``features`` gave."""
+        return self.out_conv(maps.pyramid[-1]).float()
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """The decoder's maps, coarsest first, and the attention, at full size; arguments as in ``forward``."""
+        check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
+        cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
+        # Batch norm in training looks at all frames at once.
+        together = self.training and self.config.encoder_norm == "batch"
+        (finest,) = encode_frames(self._finest, images_BTCHW[valid_BT], [size for _, size in cuts], together)
+        season_BCHW, attention_GBTHW = self.temporal_encoder(season_of_frames(finest, valid_BT), days_BT, valid_BT)
+        return FeatureMaps(unet(season_BCHW, self.down_blocks, self.up_blocks), attention_GBTHW)
+
+    def _finest(self, frames_FCHW: Tensor) -> list[Tensor]:
+        return [self.in_conv(frames_FCHW)]
