@@ -1,20 +1,24 @@
-"""Every named experiment, from the command line to scores, on ten patches of 16 x 16."""
+"""The list of experiments, and runs of one fold and of all on ten patches of 16 x 16."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+import tyro
 
 from panoseg.cli import main
+from panoseg.cli.train import Arguments
 from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.models.build import build_model
-from panoseg.models.weights import load_weights
-from panoseg.training.config import TrainConfig
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
+from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 from panoseg.training.folds import resume
-from panoseg.training.log import read_log
+from panoseg.training.loss_config import PapsLossConfig
 from panoseg.training.means import FoldScores, mean_of_folds, read_test_scores
 from panoseg.training.run import read_run, start
 from tiny_runs import UTAE, tiny_options, write_tiny_dataset
@@ -28,7 +32,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """Drawing takes longer than such trainings; one test draws."""
-    for name in ("draw_curves", "draw_predictions"):
+    for name in ("draw_curves", "draw_predictions", "draw_scores"):
         monkeypatch.setattr(f"panoseg.training.run.{name}", lambda *_: None)
 
 
@@ -36,57 +40,54 @@ def train(name: str, data, out, *options: str) -> int:
     return main(["train", name, "--data", str(data), "--out", str(out), *tiny_options(name), *options])
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_to_its_scores(name, data, tmp_path):
-    run = tmp_path / "run"
-    assert train(name, data, run, "--epochs", "2", "--fold", "3", "--max-steps-per-epoch", "1") == 0
-    assert {path.name for path in run.iterdir()} >= {
-        "config.json",
-        "log.csv",
-        "tensorboard",
-        "weights",
-        "metrics.json",
-        "last.ckpt",
-    }
-    resolved = read_run(run)
-    assert (resolved.experiment, resolved.fold, resolved.train.epochs) == (name, 3, 2)
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics["test"]) == ({"SQ", "RQ", "PQ", "PQ_any_class"} if "paps" in name else {"OA", "mIoU"})
-    card = load_weights(run / "weights").card
-    assert card.provenance["experiment"] == name
-    assert card.trained_on == "data, folds 3, 4, 5"
-    assert [row["split"] for row in read_log(run / "log.csv")].count("train") == 2
-
-
 @pytest.mark.parametrize(
     ("name", "parameters"),
-    [("pastis-utae", 1_087_260), ("pastis-utae-paps", 1_259_673)],
+    [
+        ("pastis-utae", 1_087_260),
+        ("pastis-unet3d", 1_553_796),
+        ("pastis-uconvlstm", 1_520_540),
+        ("pastis-fpn", 1_151_028),
+        ("pastis-utae-paps", 1_259_673),
+        ("s2tsczcrop-timeunet", 1_052_589),
+        ("s2tsczcrop-wtae", 1_114_157),
+        ("s2tsczcrop-utae", 1_085_805),
+        ("s2tsczcrop-unet3d", 1_551_631),
+    ],
 )
 def test_published_sizes(name, parameters):
     model = build_model(EXPERIMENTS[name].config.model)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-def test_published_settings():
-    semantic, panoptic = (EXPERIMENTS[name].config for name in ("pastis-utae", "pastis-utae-paps"))
-    for config, rate in ((semantic, 0.001), (panoptic, 0.01)):
-        assert (config.epochs, config.batch_size, config.seed, config.initialisation) == (100, 4, 1, "published")
-        assert (config.optimiser.learning_rate, config.optimiser.weight_decay, config.optimiser.gradient_clip) == (rate, 0, 0)
-        assert not config.data.augmentation.changes_geometry
-        assert not config.data.augmentation.changes_dates
-    assert (semantic.optimiser.schedule, panoptic.optimiser.schedule) == ("constant", "milestones")
-    assert (panoptic.optimiser.milestones, panoptic.optimiser.factor) == ((60, 80), 0.3)
-    assert (panoptic.heatmap_only_epochs, panoptic.tune_threshold) == (5, True)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if not name.startswith("simulated")])
+def test_published_settings(name):
+    config = EXPERIMENTS[name].config
+    panoptic, czech = "paps" in name, name.startswith("s2tsczcrop")
+    assert config.task == ("panoptic" if panoptic else "semantic")
+    assert (config.epochs, config.batch_size, config.seed) == (25 if czech else 100, 4, 1)
+    assert config.initialisation == "published"
+    assert config.data == DataConfig(single_date="2019-08-01" if name.endswith("single-date") else None)
+    schedule = {"learning_rate": 0.01, "schedule": "milestones", "milestones": (60, 80), "factor": 0.3} if panoptic else {}
+    assert config.optimiser == OptimiserConfig(**schedule)
+    assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (0.01 if panoptic else 0.001, 0)
+    assert (config.heatmap_only_epochs, config.validate_every, config.validate_after) == ((5, 5, 65) if panoptic else (0, 1, 0))
+    assert config.loss == PapsLossConfig()
+    assert EXPERIMENTS[name].data == ("S2TSCzCrop" if czech else "PASTIS")
 
 
 def test_rows_differ_from_their_base_in_what_their_name_says():
     models = {name: entry.config.model for name, entry in EXPERIMENTS.items()}
-    assert models["pastis-utae-mean-attention"].aggregation == "att_mean"
-    assert models["pastis-utae-skip-mean"].aggregation == "mean"
-    assert models["pastis-utae-batch-norm"].encoder_norm == "batch"
-    assert models["pastis-utae-paps-shape24"].shape_size == 24
-    assert models["pastis-utae-paps-no-mask-conv"].mask_convolution is False
-    assert EXPERIMENTS["pastis-utae-single-date"].config.data.single_date == "2019-08-01"
+    assert models["pastis-utae-mean-attention"] == UtaeConfig(aggregation="att_mean")
+    assert models["pastis-utae-skip-mean"] == UtaeConfig(aggregation="mean")
+    assert models["pastis-utae-batch-norm"] == UtaeConfig(encoder_norm="batch")
+    assert models["pastis-utae-single-date"] == models["pastis-utae"] == UtaeConfig()
+    assert models["pastis-utae-paps-shape24"] == PapsConfig(shape_size=24)
+    assert models["pastis-utae-paps-no-mask-conv"] == PapsConfig(mask_convolution=False)
+    assert models["pastis-uconvlstm-paps"] == PapsConfig(backbone=models["pastis-uconvlstm"])
+    both, one = models["pastis-buconvlstm"], models["pastis-buconvlstm-as-released"]
+    assert ((both.directions, both.hidden), (one.directions, one.hidden)) == ((2, 30), (1, 30))
+    assert (models["pastis-convlstm"].title, models["pastis-convlstm"].hidden) == ("ConvLSTM", 160)
+    assert (models["pastis-convgru"].title, models["pastis-convgru"].hidden) == ("ConvGRU", 180)
 
 
 def test_options_reach_the_run(data, tmp_path):
@@ -102,7 +103,12 @@ def test_options_reach_the_run(data, tmp_path):
 def test_a_run_draws_its_curves_and_predictions(data, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert train("pastis-utae-paps", data, tmp_path / "run", "--epochs", "2", "--heatmap-only-epochs", "1") == 0
-    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {"curves.png", "patch-14.png", "patch-19.png"}
+    assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {
+        "curves.png",
+        "classes.png",
+        "patch-14.png",
+        "patch-19.png",
+    }
 
 
 def test_all_folds_and_their_mean(data, tmp_path, capsys):
@@ -210,6 +216,29 @@ def test_list_of_experiments(capsys):
     assert main(["experiments"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + len(EXPERIMENTS)
-    column = lines[0].index("published")
-    assert all(line[column - 1] == " " and line[column] != " " for line in lines)
-    assert next(line for line in lines if line.startswith("pastis-utae-paps "))[column:].startswith("SQ 81.5, RQ 53.2, PQ 43.8")
+    assert max(map(len, lines)) <= 120
+    for heading in ("model", "task", "data", "published"):
+        column = lines[0].index(heading)
+        assert all(line[column - 1] == " " and line[column] != " " for line in lines), heading
+    shown = next(line for line in lines if line.startswith("pastis-utae-paps "))
+    assert shown.split("  ")[-1] == "SQ 81.5, RQ 53.2, PQ 43.8"
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_options_shown_are_those_that_train_takes(name, capsys):
+    """And they are all: given to another experiment of the same network, they make it this one."""
+    assert main(["experiments", name]) == 0
+    text = capsys.readouterr().out
+    assert EXPERIMENTS[name].source in text
+    words = [word for line in text.splitlines() if line.startswith("  --") for word in line.split()]
+    blank = Arguments(tyro.MISSING, tyro.MISSING, train=TrainConfig(model=type(EXPERIMENTS[name].config.model)()))
+    if isinstance(EXPERIMENTS[name].config.model, PapsConfig):
+        blank = replace(blank, train=replace(blank.train, model=PapsConfig(type(EXPERIMENTS[name].config.model.backbone)())))
+    options = ["--data", "D", "--out", "R", *words]
+    parsed = tyro.cli(Arguments, args=options, default=blank, config=(tyro.conf.AvoidSubcommands,))
+    assert parsed.train == EXPERIMENTS[name].config
+
+
+def test_options_of_an_unknown_experiment(capsys):
+    assert main(["experiments", "pastis-utea"]) == 2
+    assert "did you mean pastis-utae?" in capsys.readouterr().err

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from panoseg.data.pastis import PastisDataset
+from panoseg.data.s2tsczcrop import write_samples
+from panoseg.data.s2tsczcrop_files import CzechPatch
+from panoseg.data.simulation.options import SimulationOptions
+from panoseg.data.simulation.write import write_pastis
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.training.experiments import EXPERIMENTS
 from small_pastis import write_small_pastis
 
 UTAE = UtaeConfig(encoder_widths=(16, 16), decoder_widths=(8, 16), head_widths=(8,), heads=4, d_model=16, key_width=2)
 PAPS = PapsConfig(backbone=UTAE, shape_size=4)
 
 _WIDTHS = {
-    "encoder-widths": "16 16",
-    "decoder-widths": "8 16",
-    "head-widths": "8",
+    "encoder_widths": "16 16",
+    "decoder_widths": "8 16",
+    "head_widths": "8",
     "heads": "4",
-    "d-model": "16",
-    "key-width": "2",
+    "d_model": "16",
+    "key_width": "2",
+    "input_widths": "8 8",
+    "pyramid_width": "8",
+    "hidden": "8",
+    "width": "4",
 }
 _COMMON = ["--workers", "0", "--accelerator", "cpu", "--batch-size", "2", "--log-every", "1"]
 
@@ -38,10 +49,31 @@ def write_tiny_dataset(folder: Path, patches: int = 10) -> Path:
     return folder
 
 
+def simulate_tiny(folder: Path, size: int, layout: str = "PASTIS") -> Path:
+    """Five simulated seasons of three to five dates: one in each of PASTIS's folds, or 3, 1 and 1 in S2TSCzCrop's sets."""
+    if layout == "S2TSCzCrop":
+        return _in_czech_layout(folder, simulate_tiny(folder.with_name("simulated"), size))
+    return write_pastis(folder, 5, (size, size), seed=1, options=SimulationOptions(dates=(3, 5)), workers=1)
+
+
+def _in_czech_layout(folder: Path, simulated: Path) -> Path:
+    dataset = PastisDataset(simulated, target="semantic")
+    entries = []
+    for number, patch in enumerate(dataset.ids):
+        sample = dataset[number]
+        sample = replace(sample, classes_HW=sample.classes_HW.clamp(max=14))
+        entries.append(
+            (sample, CzechPatch(int(patch), ("train", "train", "train", "val", "test")[number], dataset.dates(number)))
+        )
+    return write_samples(folder, entries)
+
+
 def tiny_options(experiment: str) -> list[str]:
     """Options that make an experiment small."""
-    prefix = "model.backbone." if "paps" in experiment else "model."
-    options = [word for name, value in _WIDTHS.items() for word in (f"--{prefix}{name}", *value.split())] + _COMMON
+    model = EXPERIMENTS[experiment].config.model
+    prefix, network = ("model.backbone.", model.backbone) if isinstance(model, PapsConfig) else ("model.", model)
+    widths = {name: value for name, value in _WIDTHS.items() if hasattr(network, name)}
+    options = [word for name, value in widths.items() for word in (f"--{prefix}{name.replace('_', '-')}", *value.split())]
     if experiment.startswith("simulated"):
         options += ["--data.augmentation.crop", "16"]
-    return options
+    return options + _COMMON

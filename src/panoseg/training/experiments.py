@@ -1,18 +1,27 @@
 """Every named experiment: one entry each. A new row is a new entry, nothing else.
 
-Published numbers and settings: VSainteuf/utae-paps @ 987874e, README.md, train_semantic.py and train_panoptic.py; tables
-1 and 2 are those of Garnot and Landrieu 2021 (arXiv 2107.07933).
+Settings: VSainteuf/utae-paps @ 987874e, train_semantic.py and train_panoptic.py; Many98/Crop2Seg, train.py (defaults: 25
+epochs, the rest as train_semantic.py). Scores: utae-paps, README.md; Crop2Seg, data/inference/timeunet_v1_base. Tables 1 and 2
+are those of Garnot and Landrieu 2021 (arXiv 2107.07933). A score that none of these states is left out.
 """
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, replace
+from typing import Any
 
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.errors import ConfigError
+from panoseg.models.config import ModelConfig
+from panoseg.models.configs.convrnn import ConvRnnConfig
+from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.timeunet import TimeUnetConfig
+from panoseg.models.configs.uconvlstm import UConvLstmConfig
+from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.wtae import WtaeConfig
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.loss_config import PapsLossConfig
 
@@ -76,34 +85,55 @@ _SIMULATED = TrainConfig(
 )
 
 
-def _utae(**options) -> TrainConfig:
-    return replace(_SEMANTIC, model=UtaeConfig(**options))
+_CROP2SEG = replace(_SEMANTIC, epochs=25)
 
 
-def _paps(**options) -> TrainConfig:
+def _semantic(model: ModelConfig) -> TrainConfig:
+    return replace(_SEMANTIC, model=model)
+
+
+def _panoptic(**options: Any) -> TrainConfig:
     return replace(_PANOPTIC, model=PapsConfig(**options))
 
 
+def _pastis(config: TrainConfig, published: str, options: str = "") -> Experiment:
+    """A row of the tables of Garnot and Landrieu. options: those of the published command."""
+    table, command = (1, "train_semantic.py") if config.task == "semantic" else (2, "train_panoptic.py")
+    return Experiment(config, "PASTIS", published, f"Table {table}: {command} {options}".strip())
+
+
+def _crop2seg(model: ModelConfig, published: str, name: str) -> Experiment:
+    return Experiment(replace(_CROP2SEG, model=model), "S2TSCzCrop", published, f"Crop2Seg: train.py --model {name}")
+
+
 EXPERIMENTS: dict[str, Experiment] = {
-    "pastis-utae": Experiment(_SEMANTIC, "PASTIS", "OA 83.2, mIoU 63.1", "Table 1: train_semantic.py"),
-    "pastis-utae-mean-attention": Experiment(
-        _utae(aggregation="att_mean"), "PASTIS", "", "Table 1: train_semantic.py --agg_mode att_mean"
+    "pastis-utae": _pastis(_SEMANTIC, "OA 83.2, mIoU 63.1"),
+    "pastis-unet3d": _pastis(_semantic(UNet3dConfig()), "OA 81.3, mIoU 58.4", "--model unet3d"),
+    "pastis-uconvlstm": _pastis(_semantic(UConvLstmConfig()), "OA 82.1, mIoU 57.8", "--model uconvlstm"),
+    "pastis-fpn": _pastis(_semantic(FpnConfig()), "OA 81.6, mIoU 57.1", "--model fpn"),
+    "pastis-buconvlstm": _pastis(_semantic(UConvLstmConfig(hidden=30, directions=2)), "", "--model buconvlstm, as meant"),
+    # One direction, which runs on over padded dates: what the released program builds under that name.
+    "pastis-buconvlstm-as-released": _pastis(
+        _semantic(UConvLstmConfig(hidden=30, runs_over_padding=True)), "", "--model buconvlstm"
     ),
-    "pastis-utae-skip-mean": Experiment(_utae(aggregation="mean"), "PASTIS", "", "Table 1: train_semantic.py --agg_mode mean"),
-    "pastis-utae-batch-norm": Experiment(
-        _utae(encoder_norm="batch"), "PASTIS", "", "Table 1: train_semantic.py --encoder_norm batch"
+    "pastis-convgru": _pastis(_semantic(ConvRnnConfig(cell="gru", hidden=180)), "", "--model convgru"),
+    "pastis-convlstm": _pastis(_semantic(ConvRnnConfig()), "", "--model convlstm"),
+    "pastis-utae-mean-attention": _pastis(_semantic(UtaeConfig(aggregation="att_mean")), "", "--agg_mode att_mean"),
+    "pastis-utae-skip-mean": _pastis(_semantic(UtaeConfig(aggregation="mean")), "", "--agg_mode mean"),
+    "pastis-utae-batch-norm": _pastis(_semantic(UtaeConfig(encoder_norm="batch")), "", "--encoder_norm batch"),
+    "pastis-utae-single-date": _pastis(
+        replace(_SEMANTIC, data=DataConfig(single_date="2019-08-01")), "", '--mono_date "08-01-2019"'
     ),
-    "pastis-utae-single-date": Experiment(
-        replace(_SEMANTIC, data=DataConfig(single_date="2019-08-01")),
-        "PASTIS",
-        "",
-        'Table 1: train_semantic.py --mono_date "08-01-2019"',
+    "pastis-utae-paps": _pastis(_PANOPTIC, "SQ 81.5, RQ 53.2, PQ 43.8"),
+    "pastis-uconvlstm-paps": _pastis(
+        _panoptic(backbone=UConvLstmConfig()), "SQ 80.2, RQ 43.9, PQ 35.6", "--backbone uconvlstm"
     ),
-    "pastis-utae-paps": Experiment(_PANOPTIC, "PASTIS", "SQ 81.5, RQ 53.2, PQ 43.8", "Table 2: train_panoptic.py"),
-    "pastis-utae-paps-shape24": Experiment(_paps(shape_size=24), "PASTIS", "", "Table 2: train_panoptic.py --shape_size 24"),
-    "pastis-utae-paps-no-mask-conv": Experiment(
-        _paps(mask_convolution=False), "PASTIS", "", "Table 2: train_panoptic.py --no_mask_conv"
-    ),
+    "pastis-utae-paps-shape24": _pastis(_panoptic(shape_size=24), "", "--shape_size 24"),
+    "pastis-utae-paps-no-mask-conv": _pastis(_panoptic(mask_convolution=False), "", "--no_mask_conv"),
+    "s2tsczcrop-timeunet": _crop2seg(TimeUnetConfig(classes=15), "OA 91.2, mIoU 73.5", "timeunet"),
+    "s2tsczcrop-wtae": _crop2seg(WtaeConfig(classes=15), "", "wtae"),
+    "s2tsczcrop-utae": _crop2seg(UtaeConfig(classes=15), "", "utae"),
+    "s2tsczcrop-unet3d": _crop2seg(UNet3dConfig(classes=15), "", "unet3d"),
     "simulated-utae-paps": Experiment(_SIMULATED, "simulated", "", "the weights that ship with panoseg"),
 }
 
