@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from panoseg.data.samples import CentreTargets
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.uconvlstm import UConvLstmConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.paps import PaPs, local_maxima, zone_centres
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
@@ -21,7 +22,12 @@ from panoseg.panoptic.merge import merge_masks
 from panoseg.training.losses import PapsLoss
 
 BACKBONE = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
-GOLDEN = {"paps": {}, "paps_shape24": {"shape_size": 24}, "paps_no_mask_conv": {"mask_convolution": False}}
+GOLDEN = {
+    "paps": {},
+    "paps_shape24": {"shape_size": 24},
+    "paps_no_mask_conv": {"mask_convolution": False},
+    "paps_uconvlstm": {"backbone": UConvLstmConfig()},
+}
 
 
 class Golden:

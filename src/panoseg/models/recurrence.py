@@ -103,7 +103,7 @@ class Recurrence(nn.Module):
         frames_FCHW: those of the valid dates, in the order of ``maps_BTCHW[valid_BT]``. valid_BT: bool, at least one date a
         sample. prepare: a network that each date's frames go through first, so that its results never exist for all dates.
         """
-        (cell,) = self.cell_list
+        cell: LstmCell | GruCell = self.cell_list[0]  # type: ignore[assignment]
         steps = Steps.of(valid_BT, self.backwards)
         if self.ahead:
             frames_FCHW = cell.ahead(frames_FCHW)

@@ -16,8 +16,22 @@ from panoseg.models.frames import check_sides
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
 
 
+class _Conv3d(nn.Conv3d):
+    """A 3 x 3 x 3 convolution."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__(before, after, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.shape[2] == 2 and input.device.type == "cpu":
+            # Over two dates in half precision, the gradient of the kernel holds memory that nothing was written to (oneDNN
+            # 3.13). A third, blank one is what the border is anyway.
+            return super().forward(F.pad(input, (0, 0, 0, 0, 0, 1)))[:, :, :2]
+        return super().forward(input)
+
+
 def _conv(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return nn.Conv3d(before, after, 3, padding=1), nn.BatchNorm3d(after), nn.LeakyReLU(inplace=True)
+    return _Conv3d(before, after), nn.BatchNorm3d(after), nn.LeakyReLU(inplace=True)
 
 
 def _doubling(before: int, after: int) -> nn.ConvTranspose3d:
@@ -42,7 +56,7 @@ class UNet3d(nn.Module):
         self.dc4 = nn.Sequential(*_conv(4 * width, 2 * width), *_conv(2 * width, 2 * width))
         self.trans3 = nn.Sequential(_doubling(2 * width, width), nn.BatchNorm3d(width), nn.LeakyReLU(inplace=True))
         self.dc3 = nn.Sequential(*_conv(2 * width, width), *_conv(width, width // 2))
-        self.final = nn.Conv3d(width // 2, config.classes, 3, padding=1)
+        self.final = _Conv3d(width // 2, config.classes)
 
     def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
         """Scores of each pixel; arguments as in ``UTAE``.
@@ -62,7 +76,8 @@ class UNet3d(nn.Module):
         the next one, from itself, and from the one before. Arguments as in ``forward``."""
         check_sides(images_BTCHW, self.config.stride, self.config.stride)
         blank_BCTHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0).transpose(1, 2)
-        missing = max(0, 4 - valid_BT.shape[1])
+        # Time is halved as often as space: fewer than four dates get blank ones after them.
+        missing = max(0, self.config.stride - valid_BT.shape[1])
         blank_BCTHW, valid_BT = F.pad(blank_BCTHW, (0, 0, 0, 0, 0, missing)), F.pad(valid_BT, (0, missing))
         fine_BCTHW = self.en3(blank_BCTHW.contiguous(memory_format=torch.channels_last_3d))
         half_BCTHW = self.en4(F.max_pool3d(fine_BCTHW, 2))
@@ -71,6 +86,7 @@ class UNet3d(nn.Module):
         fine_BCTHW = self.dc3(_joined(self.trans3(half_BCTHW), fine_BCTHW))
         weight_BT = valid_BT[:, : fine_BCTHW.shape[2]].float()
         weight_BT = weight_BT / weight_BT.sum(1, keepdim=True)
+        # The last convolution sees a date from the one after it, from itself, and from the one before.
         seen_BTJ = F.pad(weight_BT, (1, 1)).unfold(1, 3, 1).flip(2)
         return FeatureMaps(
             (
@@ -88,4 +104,8 @@ def _joined(up_BCSHW: Tensor, skip_BCTHW: Tensor) -> Tensor:
 
 def _mean(maps_BCSHW: Tensor, weight_BSJ: Tensor) -> Tensor:
     """J weighted means over time, B x (J C) x H x W."""
-    return torch.einsum("bsj,bcshw->bjchw", weight_BSJ.to(maps_BCSHW.dtype), maps_BCSHW).flatten(1, 2)
+    # A product of flat rows, which in this layout is ten times faster than over the third of five dimensions.
+    rows_BSP = maps_BCSHW.permute(0, 2, 3, 4, 1).flatten(2)
+    means_BJP = weight_BSJ.mT.to(rows_BSP.dtype) @ rows_BSP
+    means_BJHWC = means_BJP.unflatten(2, (*maps_BCSHW.shape[3:], maps_BCSHW.shape[1]))
+    return means_BJHWC.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)

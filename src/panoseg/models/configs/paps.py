@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from panoseg.models.configs.base import expect
 from panoseg.models.configs.convrnn import ConvRnnConfig
@@ -41,6 +41,8 @@ class PapsConfig:
     """A pixel belongs to a mask above this probability."""
 
     def __post_init__(self) -> None:
+        names = ", ".join(kind.name for kind in get_args(BackboneConfig))
+        expect(isinstance(self.backbone, BackboneConfig), f"backbone {self.backbone.name}", f"one of {names}")
         expect(self.shape_size >= 1, f"shape_size {self.shape_size}", "at least 1")
         for name in ("min_confidence", "min_remain", "mask_threshold"):
             value = getattr(self, name)
