@@ -14,7 +14,8 @@ from panoseg.classes import PASTIS
 from panoseg.errors import OutputError, PanopticFormatError
 from panoseg.metrics.coco_files import coco_counts
 from panoseg.metrics.panoptic_quality import panoptic_quality
-from panoseg.panoptic.coco import CocoAnnotations, colours_to_ids, ids_to_colours, segments_info, write_coco
+from panoseg.panoptic.coco import CocoAnnotations, segments_info, write_coco
+from panoseg.panoptic.coco_png import colours_to_ids, ids_to_colours
 from panoseg.panoptic.panoptic import Panoptic
 
 PICTURE = Panoptic.from_maps(

@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "refine": "one class for each parcel of a map: hard by area, soft by probability",
     "compare": "score a file of parcels against a file of true parcels",
 }
+    "coco": "score, merge and convert COCO panoptic files",
 
 
 def usage() -> str:

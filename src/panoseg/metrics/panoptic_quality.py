@@ -19,7 +19,7 @@ import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.panoptic.overlap import Overlap, overlap
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic.panoptic import Panoptic, Segments
 
 Definition = Literal["pastis", "coco"]
 
@@ -198,14 +198,34 @@ def coco_patch_counts(
     last crowd listed of a class excuses predictions; ``strict`` lets all do. true_areas: areas of the true segments that the
     file states, where they are to be believed over the raster, as published.
     """
-    classes = scored_classes(table, "coco", class_agnostic)
-    pair = _shared(true, predicted)
+    return coco_table_counts(
+        _shared(true, predicted),
+        true.segments,
+        predicted.segments,
+        scored_classes(table, "coco", class_agnostic),
+        crowd_ids=crowd_ids,
+        true_areas=true_areas,
+        strict=strict,
+    )
+
+
+def coco_table_counts(
+    pair: Overlap,
+    true: Segments,
+    predicted: Segments,
+    classes: ScoredClasses,
+    *,
+    crowd_ids: Sequence[int] = (),
+    true_areas: np.ndarray | None = None,
+    strict: bool = False,
+) -> PanopticCounts:
+    """``coco_patch_counts`` of the tables of two pictures and the pixels that their segments share."""
     true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
-    area_M = _areas(predicted.segments.areas)
-    void_N = np.concatenate([[True], true.segments.is_void])
+    area_M = _areas(predicted.areas)
+    void_N = np.concatenate([[True], true.is_void])
     on_void_M = _predicted_sums(pair, void_N[pair.first_P], len(area_M))
 
-    crowds = np.searchsorted(true.segments.ids, np.array(crowd_ids, np.int64)) + 1
+    crowds = np.searchsorted(true.ids, np.array(crowd_ids, np.int64)) + 1
     last_of_class = dict(zip(true_row[crowds].tolist(), crowds.tolist(), strict=True))
     excusing = crowds if strict else np.array(list(last_of_class.values()), np.int64)
     crowd_row_N = np.full(len(true_row), _NO_CROWD)
@@ -213,14 +233,14 @@ def coco_patch_counts(
     true_row[crowds] = -1
     on_crowd_M = _predicted_sums(pair, crowd_row_N[pair.first_P] == predicted_row[pair.second_P], len(area_M))
     excused_M = on_void_M + on_crowd_M > _MATCH * area_M
-    area_N = _areas(true.segments.areas if true_areas is None else true_areas)
+    area_N = _areas(true.areas if true_areas is None else true_areas)
     return _count(classes, pair, true_row, predicted_row, area_N, area_M - on_void_M, excused_M)
 
 
 def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) -> PanopticCounts:
     """Void pixels are cut out of predictions; a prediction that matches a void parcel is dropped."""
     pair = _shared(true, predicted)
-    true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
+    true_row, predicted_row = _rows(true.segments, classes), _rows(predicted.segments, classes)
     area_N, area_M = _areas(true.segments.areas), _areas(predicted.segments.areas)
     void_P = np.concatenate([[False], true.segments.is_void])[pair.first_P]
     on_void_M = _predicted_sums(pair, void_P, len(area_M))
@@ -243,9 +263,9 @@ def _predicted_sums(pair: Overlap, chosen_P: np.ndarray, count: int) -> np.ndarr
     return np.bincount(pair.second_P[chosen_P], pair.pixels_P[chosen_P], minlength=count)
 
 
-def _rows(picture: Panoptic, classes: ScoredClasses) -> np.ndarray:
+def _rows(segments: Segments, classes: ScoredClasses) -> np.ndarray:
     """Scored class of each segment, with -1 for "no segment" in front and for classes that are not scored."""
-    return np.concatenate([[-1], classes.row_of_class[picture.segments.class_ids]])
+    return np.concatenate([[-1], classes.row_of_class[segments.class_ids]])
 
 
 def _areas(areas: np.ndarray) -> np.ndarray:

@@ -1,13 +1,12 @@
 """The COCO panoptic format: a PNG an image, whose colours are ids, and one JSON that says what the ids are.
 
-Source: the format as cocodataset/panopticapi @ 7bb4655 reads and writes it: id = R + 256 G + 65536 B, 0 is void.
+Source: the format as cocodataset/panopticapi @ 7bb4655 reads and writes it.
 
 Shape suffixes: H W pixels, N segments.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,12 +15,78 @@ from typing import Any
 
 import numpy as np
 
-from panoseg.classes import ClassTable, SegmentClass
+from panoseg.classes import ClassTable
 from panoseg.errors import PanopticFormatError
-from panoseg.files import atomic, new_folder, write_json
-from panoseg.panoptic.panoptic import Panoptic, Segment, Segments, present_segments
+from panoseg.files import new_folder, write_json
+from panoseg.panoptic.coco_categories import category_rows, class_table
+from panoseg.panoptic.coco_json import CocoJson, ImageId, about, read_row, whole_number
+from panoseg.panoptic.coco_png import HIGHEST_ID, png_name, read_ids, write_ids
+from panoseg.panoptic.panoptic import Panoptic, Segments, contradiction, kinds_of, present_segments
 
-_HIGHEST_ID = 2**24 - 1
+_NOT_STATED = -1.0
+_LARGEST_NUMBER = 2**53
+
+
+@dataclass(frozen=True, eq=False)
+class CocoAnnotation:
+    """What the JSON says of one image; columns ascend by id.
+
+    rows: segments_info as it stands there. areas_N: float64, -1 where not stated. crowd_ids: ids of segments that stand for
+    many objects, in the order of the file.
+    """
+
+    image_id: ImageId
+    file_name: str
+    rows: tuple[Mapping[str, Any], ...]
+    ids_N: np.ndarray
+    class_ids_N: np.ndarray
+    scores_N: np.ndarray
+    areas_N: np.ndarray
+    crowd_ids: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: bytes) -> CocoAnnotation:
+        """Read a row of the annotations. Raises ``PanopticFormatError``, and the errors that ``about`` turns into it."""
+        annotation = read_row(text)
+        rows = annotation["segments_info"]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise TypeError("segments_info is no list of segments")
+        ids = np.array([whole_number(row, "id", 1, HIGHEST_ID) for row in rows], np.int32)
+        order = np.argsort(ids, kind="stable")
+        if (np.diff(ids[order]) == 0).any():
+            raise ValueError(f"id {ids[order][:-1][np.diff(ids[order]) == 0][0]} is listed twice")
+        class_ids = np.array([whole_number(row, "category_id", 0, 2**31 - 1) for row in rows], np.int32)
+        scores = np.array([_number(row, "score", 1.0) for row in rows], np.float32)
+        areas = np.array([_number(row, "area", _NOT_STATED) for row in rows], np.float64)
+        crowds = tuple(row["id"] for row in rows if row.get("iscrowd") == 1)
+        return cls(
+            annotation["image_id"],
+            png_name(annotation["file_name"]),
+            tuple(rows),
+            ids[order],
+            class_ids[order],
+            scores[order],
+            areas[order],
+            crowds,
+        )
+
+    def segments(self, ids: np.ndarray, areas: np.ndarray, table: ClassTable) -> Segments:
+        """The table of the segments of a raster with these ids and areas. Raises ``PanopticFormatError``."""
+        if not np.array_equal(ids, self.ids_N):
+            raise contradiction(ids, self.ids_N)
+        known = [entry.id for entry in table.classes]
+        unknown = np.flatnonzero(~np.isin(self.class_ids_N, known))
+        if unknown.size:
+            raise PanopticFormatError(
+                f"segment {ids[unknown[0]]} of the unknown category {self.class_ids_N[unknown[0]]}",
+                f"one of the {len(known)} of {table.name}",
+                "add the category, or correct the segment",
+            )
+        return Segments(ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table))
+
+    def stated_areas(self, areas: np.ndarray) -> np.ndarray:
+        """Areas that the file states, and the given ones where it states none. float64, N."""
+        return np.where(self.areas_N == _NOT_STATED, areas, self.areas_N)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +97,7 @@ class CocoPicture:
     states, in the order of the table; ``picture`` has the true ones.
     """
 
-    image_id: int | str
+    image_id: ImageId
     file_name: str
     picture: Panoptic
     crowd_ids: tuple[int, ...]
@@ -41,67 +106,62 @@ class CocoPicture:
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """A JSON of annotations and its folder of PNG files; pictures are read one at a time."""
+    """A JSON of annotations and its folder of PNG files; annotations and pictures are read one at a time."""
 
-    path: Path
+    file: CocoJson
     folder: Path
     table: ClassTable
-    annotations: Mapping[int | str, dict[str, Any]]
 
     @classmethod
     def open(cls, path: Path | str, folder: Path | str | None = None, table: ClassTable | None = None) -> CocoAnnotations:
-        """Read the JSON. folder: where the PNG files lie, by default beside it under its name. table: where the JSON has no
-        categories, as predictions may not. Raises ``PanopticFormatError``."""
-        path = Path(path)
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            table = _table(path.stem, content["categories"]) if content.get("categories") else table
-            annotations = {entry["image_id"]: entry for entry in content["annotations"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _unreadable(path, error, "COCO panoptic JSON with annotations and categories") from error
+        """Find what is where in the JSON. folder: where the PNG files lie, by default beside it under its name. table: classes
+        where the JSON has no categories, as predictions may not. Raises ``PanopticFormatError``."""
+        file = CocoJson.open(path)
+        if file.annotations is None:
+            raise PanopticFormatError(f"{path} without annotations", "those of a panoptic JSON", "name the right file")
+        if file.categories:
+            table = class_table(file.path, file.categories)
         if table is None:
             raise PanopticFormatError(f"{path} without categories", "the classes of the segments", "add them to the file")
-        return cls(path, Path(folder) if folder else path.with_suffix(""), table, annotations)
+        return cls(file, picture_folder(file.path, folder), table)
+
+    @property
+    def image_ids(self) -> list[ImageId]:
+        """The annotated images, in the order of the file."""
+        return list(self.file.annotations or ())
 
     def __len__(self) -> int:
-        return len(self.annotations)
+        return len(self.file.annotations or ())
 
     def __iter__(self) -> Iterator[CocoPicture]:
-        return (self.read(image_id) for image_id in self.annotations)
+        return (self.read(image_id) for image_id in self.image_ids)
 
-    def read(self, image_id: int | str) -> CocoPicture:
-        """The picture of an image. Raises ``PanopticFormatError`` where PNG and JSON contradict each other."""
-        if image_id not in self.annotations:
+    def text(self, image_id: ImageId) -> bytes:
+        """The annotation of an image as it stands in the file. Raises ``PanopticFormatError`` where it has none, or several."""
+        rows = self.file.rows(image_id)
+        if len(rows) != 1:
             raise PanopticFormatError(
-                f"no annotation of image {image_id} in {self.path}", "one an image", "add it, or leave the image out"
+                f"{len(rows) or 'no'} annotation{'s' * (len(rows) > 1)} of image {image_id} in {self.file.path}",
+                "one an image",
+                "complete the file, or leave the image out",
             )
-        annotation = self.annotations[image_id]
-        try:
-            rows = {int(row["id"]): row for row in annotation["segments_info"]}
-            if len(rows) != len(annotation["segments_info"]):
-                raise ValueError("an id is listed twice")
-            file_name = str(annotation["file_name"])
-            picture = self._picture(_read_ids(self.folder / file_name), rows)
-            crowd_ids = tuple(id_ for id_, row in rows.items() if row.get("iscrowd"))
-            areas = [int(rows[id_].get("area", area)) for id_, area in _areas(picture)]
-        except PanopticFormatError as error:
-            raise PanopticFormatError(f"image {image_id} of {self.path}: {error.found}", error.expected, error.fix) from error
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise _unreadable(self.path, error, f"segments_info and file_name of image {image_id}") from error
-        return CocoPicture(image_id, file_name, picture, crowd_ids, np.array(areas, np.int64))
+        return rows[0]
 
-    def _picture(self, segment_HW: np.ndarray, rows: Mapping[int, dict[str, Any]]) -> Panoptic:
-        area_of_id = dict(zip(*(column.tolist() for column in present_segments(segment_HW)), strict=True))
-        known = {entry.id: entry.kind for entry in self.table.classes}
-        segments = []
-        for id_, row in rows.items():
-            class_id = int(row["category_id"])
-            if class_id not in known:
-                raise PanopticFormatError(
-                    f"segment {id_} of the unknown category {class_id}", f"one of {sorted(known)}", "add the category"
-                )
-            segments.append(Segment(id_, class_id, float(row.get("score", 1)), area_of_id.get(id_, 0), known[class_id]))
-        return Panoptic(segment_HW, Segments.of(segments))
+    def read(self, image_id: ImageId) -> CocoPicture:
+        """The picture of an image. Raises ``PanopticFormatError`` where PNG and JSON contradict each other."""
+        text = self.text(image_id)
+        with about(f"image {image_id} of {self.file.path}"):
+            annotation = CocoAnnotation.parse(text)
+            segment_HW = read_ids(self.folder / annotation.file_name)
+            segments = annotation.segments(*present_segments(segment_HW), self.table)
+            areas = annotation.stated_areas(segments.areas)
+            picture = Panoptic(segment_HW, segments)
+        return CocoPicture(image_id, annotation.file_name, picture, annotation.crowd_ids, areas)
+
+
+def picture_folder(path: Path, folder: Path | str | None) -> Path:
+    """Where the pictures of a JSON lie: the folder of its name beside it, unless given."""
+    return path.with_suffix("") if folder is None else Path(folder)
 
 
 def write_coco(path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table: ClassTable) -> None:
@@ -109,20 +169,26 @@ def write_coco(path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table
 
     Images are numbered from 1; void segments become void pixels. A file name keeps its dots: ``a.b.jpg`` gives ``a.b.png``.
     """
-    from PIL import Image
-
     path = Path(path)
     folder = new_folder(path.with_suffix(""))
     images, annotations = [], []
+    names: set[str] = set()
     for image_id, (name, whole) in enumerate(pictures, 1):
         picture = whole.keep(~whole.segments.is_void)
-        png_name = Path(name).with_suffix(".png").name
-        with atomic(folder / png_name) as temporary:
-            Image.fromarray(ids_to_colours(picture.segment_HW)).save(temporary)
+        new_name = claim_name(png_name(name), names)
+        write_ids(folder / new_name, picture.segment_HW)
         height, width = picture.segment_HW.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        annotations.append({"image_id": image_id, "file_name": png_name, "segments_info": segments_info(picture)})
-    write_json(path, {"images": images, "annotations": annotations, "categories": _categories(table)})
+        annotations.append({"image_id": image_id, "file_name": new_name, "segments_info": segments_info(picture)})
+    write_json(path, {"images": images, "annotations": annotations, "categories": category_rows(table)})
+
+
+def claim_name(name: str, taken: set[str]) -> str:
+    """A name that none of those taken has; it is taken then. Raises ``PanopticFormatError``."""
+    if name in taken:
+        raise PanopticFormatError(f"two pictures {name}", "another name for each", "rename one of the images")
+    taken.add(name)
+    return name
 
 
 def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict[str, Any]]:
@@ -145,81 +211,28 @@ def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict
     ]
 
 
-def ids_to_colours(segment_HW: np.ndarray) -> np.ndarray:
-    """The colours that say the ids: uint8, H x W x 3. Ids above 2^24 - 1 raise ``PanopticFormatError``.
-
-    >>> ids_to_colours(np.array([[1, 256, 65536 + 2, 0]])).tolist()
-    [[[1, 0, 0], [0, 1, 0], [2, 0, 1], [0, 0, 0]]]
-    """
-    highest = int(segment_HW.max(initial=0))
-    if highest > _HIGHEST_ID:
-        raise PanopticFormatError(
-            f"segment id {highest}", f"at most {_HIGHEST_ID}, what three bytes hold", "relabel the picture"
-        )
-    return np.stack([segment_HW & 255, segment_HW >> 8 & 255, segment_HW >> 16], axis=-1).astype(np.uint8)
-
-
-def colours_to_ids(colour_HW3: np.ndarray) -> np.ndarray:
-    """The inverse of ``ids_to_colours``: int32, H x W."""
-    red_HW, green_HW, blue_HW = np.moveaxis(colour_HW3.astype(np.int32), -1, 0)
-    return red_HW + 256 * green_HW + 65536 * blue_HW
+def wrong_areas(image_id: ImageId, ids: np.ndarray, areas: np.ndarray, stated: np.ndarray) -> str:
+    """Say where a file states other areas than the raster has, which published scores believe; empty where it does not."""
+    wrong = np.flatnonzero(stated != areas)
+    if not wrong.size:
+        return ""
+    first = wrong[0]
+    return (
+        f"image {image_id}: {wrong.size} segments have stated areas unlike their pixels, the first of id {ids[first]}: "
+        f"{stated[first]:g} for {areas[first]}"
+    )
 
 
 def warn_of_stated_areas(annotated: CocoPicture) -> None:
     """Warn where the file states other areas than the raster has: published scores believe the file."""
-    wrong = np.flatnonzero(annotated.stated_areas_N != annotated.picture.segments.areas)
-    if wrong.size:
-        first = wrong[0]
-        warnings.warn(
-            f"image {annotated.image_id}: {wrong.size} segments have stated areas unlike their pixels, the first of id "
-            f"{annotated.picture.segments.ids[first]}: {annotated.stated_areas_N[first]} for "
-            f"{annotated.picture.segments.areas[first]}",
-            stacklevel=2,
-        )
+    segments = annotated.picture.segments
+    said = wrong_areas(annotated.image_id, segments.ids, segments.areas, annotated.stated_areas_N)
+    if said:
+        warnings.warn(said, stacklevel=2)
 
 
-def _areas(picture: Panoptic) -> Iterator[tuple[int, int]]:
-    return ((row.id, row.area) for row in picture.segments)
-
-
-def _read_ids(path: Path) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return colours_to_ids(np.asarray(image.convert("RGB")))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error, "a PNG of segment ids") from error
-
-
-def _table(name: str, categories: list[dict[str, Any]]) -> ClassTable:
-    return ClassTable(
-        name,
-        tuple(
-            SegmentClass(
-                int(row["id"]),
-                str(row["name"]),
-                "#{:02x}{:02x}{:02x}".format(*row.get("color", (128, 128, 128))),
-                "thing" if row.get("isthing", 1) else "stuff",
-            )
-            for row in sorted(categories, key=lambda row: row["id"])
-        ),
-    )
-
-
-def _categories(table: ClassTable) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": entry.id,
-            "name": entry.name,
-            "isthing": int(entry.kind == "thing"),
-            "color": [int(entry.colour[start : start + 2], 16) for start in (1, 3, 5)],
-        }
-        for entry in table.classes
-        if entry.kind != "void"
-    ]
-
-
-def _unreadable(path: Path, error: Exception, expected: str) -> PanopticFormatError:
-    reason = "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__} {error}"
-    return PanopticFormatError(f"{path}: {reason}", expected, "restore the file, or name the right one")
+def _number(row: Mapping[str, Any], key: str, default: float) -> float:
+    value = row.get(key, default)
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
+        raise ValueError(f"{key} {str(value)[:40]} of segment {row['id']} is no number")
+    return float(value)

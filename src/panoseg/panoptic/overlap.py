@@ -41,3 +41,21 @@ def overlap(first_HW: np.ndarray, second_HW: np.ndarray, first_count: int, secon
     else:
         present, pixels_P = np.unique(code_HW, return_counts=True)
     return Overlap(present // width, present % width, pixels_P)
+
+
+def overlap_of_ids(first_HW: np.ndarray, second_HW: np.ndarray) -> Overlap:
+    """The table of shared pixels of two rasters of ids 0 .. 2^24 - 1, with ids in place of positions, ascending.
+
+    Runs of equal pairs are counted instead of pixels, which costs nothing more for large ids.
+
+    >>> table = overlap_of_ids(np.array([[7, 7, 0, 0]] * 2), np.array([[9000, 9000, 9000, 0]] * 2))
+    >>> table.first_P, table.second_P, table.pixels_P
+    (array([0, 0, 7]), array([   0, 9000, 9000]), array([2, 2, 4]))
+    """
+    first, second = first_HW.ravel(), second_HW.ravel()
+    starts = np.flatnonzero((first[1:] != first[:-1]) | (second[1:] != second[:-1])) + 1
+    starts = np.concatenate([np.zeros(min(1, first.size), np.int64), starts])
+    lengths = np.diff(starts, append=first.size)
+    codes, pair = np.unique(first[starts].astype(np.int64) << 24 | second[starts], return_inverse=True)
+    pixels_P = np.bincount(pair, lengths, minlength=len(codes)).astype(np.int64)
+    return Overlap(codes >> 24, codes & 2**24 - 1, pixels_P)

@@ -101,7 +101,7 @@ class Panoptic:
         object.__setattr__(self, "segment_HW", np.ascontiguousarray(self.segment_HW, np.int32))
         ids, areas = present_segments(self.segment_HW)
         if not np.array_equal(ids, self.segments.ids):
-            raise _contradiction(ids, self.segments.ids)
+            raise contradiction(ids, self.segments.ids)
         if not np.array_equal(areas, self.segments.areas):
             wrong = int(np.flatnonzero(areas != self.segments.areas)[0])
             raise PanopticFormatError(
@@ -328,7 +328,8 @@ def _fill_void(segment_HW: np.ndarray, classes_HW: np.ndarray, table: ClassTable
             segment_HW[outside_HW] = segment_HW.max() + 1
 
 
-def _contradiction(raster_ids: np.ndarray, table_ids: np.ndarray) -> PanopticFormatError:
+def contradiction(raster_ids: np.ndarray, table_ids: np.ndarray) -> PanopticFormatError:
+    """The failure that the ids of a raster are not those of its table, both ascending."""
     for found, missing_in in ((np.setdiff1d(raster_ids, table_ids), "table"), (np.setdiff1d(table_ids, raster_ids), "raster")):
         if found.size:
             return PanopticFormatError(

@@ -1,0 +1,287 @@
+"""COCO's JSON files, of any size: one pass finds where the rows of each image lie; a row is read when it is needed.
+
+Memory grows with the number of rows (16 bytes each, a few hundred an image), not with their length.
+
+Source: the formats of panoptic, detection and image files as cocodataset/panopticapi @ 7bb4655 reads and writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from array import array
+from codecs import BOM_UTF8, utf_8_decode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from panoseg.errors import PanopticFormatError
+from panoseg.files import atomic
+
+ImageId = int | str
+_Row = tuple[str, int, Any, int, int]  # name of the array, number, value, first byte, byte after it
+
+_WINDOW = 2**20
+_LONGEST_VALUE = 2**28
+_MOST_CATEGORIES = 2**16
+_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True, eq=False)
+class CocoJson:
+    """One of COCO's JSON files.
+
+    images: the row of each image. annotations: first and last byte of the rows of each image; None where the file has none.
+    categories: as they stand there. used_categories: those of the annotations. spans: first and last byte of each value of the
+    file. problems: rows that belong to no image; they are left out.
+    """
+
+    path: Path
+    images: Mapping[ImageId, array]
+    annotations: Mapping[ImageId, array] | None
+    categories: tuple[Any, ...]
+    used_categories: frozenset[int]
+    spans: Mapping[str, tuple[int, int]]
+    problems: tuple[PanopticFormatError, ...]
+
+    @classmethod
+    def open(cls, path: Path | str, bare: str = "annotations") -> CocoJson:
+        """Read what lies where. bare: what an array is taken for that stands alone. Raises ``PanopticFormatError``."""
+        path = Path(path)
+        try:
+            if not path.is_file():
+                raise FileNotFoundError("no such file")
+            with path.open("rb") as file:
+                return _index(path, file, bare)
+        except OSError as error:
+            raise _no_json(path, error.strerror or str(error)) from error
+
+    def rows(self, image_id: ImageId) -> tuple[bytes, ...]:
+        """The annotations of an image as they stand in the file."""
+        spans = (self.annotations or {}).get(image_id, ())
+        return tuple(self._bytes(*span) for span in zip(spans[::2], spans[1::2], strict=True))
+
+    def image(self, image_id: ImageId) -> dict[str, Any]:
+        """The row of an image. Raises ``PanopticFormatError`` where it has none, or several."""
+        spans = self.images.get(image_id, ())
+        if len(spans) != 2:
+            raise PanopticFormatError(
+                f"{self.path}: {len(spans) // 2} entries of image {image_id} among the images", "one", "complete the file"
+            )
+        return read_row(self._bytes(*spans))
+
+    def value(self, key: str) -> bytes | None:
+        """A value of the file as it stands there, None where it has none."""
+        return self._bytes(*self.spans[key]) if key in self.spans else None
+
+    def _bytes(self, start: int, stop: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+
+
+@contextmanager
+def write_rows(path: Path | str, head: Mapping[str, Any], key: str = "annotations") -> Iterator[Callable[[Mapping], None]]:
+    """Write a JSON object atomically whose last value is an array of rows, one after the other, each with the function given.
+
+    head: the other values; ``bytes`` are JSON already, None is left out.
+    """
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(b"{")
+        for name, value in head.items():
+            if value is not None:
+                content = value if isinstance(value, bytes) else json.dumps(value, allow_nan=False).encode()
+                file.write(b"%s: %s,\n" % (json.dumps(name).encode(), content))
+        file.write(b"%s: [" % json.dumps(key).encode())
+        between = b"\n"
+
+        def write(row: Mapping) -> None:
+            nonlocal between
+            file.write(between + json.dumps(row, allow_nan=False).encode())
+            between = b",\n"
+
+        yield write
+        file.write(b"\n]}\n")
+
+
+@contextmanager
+def about(subject: str) -> Iterator[None]:
+    """Say in a failure of the block what it is about: values of another type than the format's become failures too."""
+    try:
+        yield
+    except PanopticFormatError as error:
+        raise PanopticFormatError(f"{subject}: {error.found}", error.expected, error.fix) from error
+    except KeyError as error:
+        raise PanopticFormatError(f"{subject}: no {error}", "every value of the format", "complete the file") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        raise PanopticFormatError(f"{subject}: {error}", "values of the format's types", "mend the file") from error
+
+
+def read_row(text: bytes) -> Any:
+    """A row of a file, in which every number is finite. Raises ``ValueError``."""
+    return _STRICT_DECODER.decode(text.decode())
+
+
+def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) -> int:
+    """An integer of a row, within bounds. Raises ``KeyError`` and ``PanopticFormatError``.
+
+    >>> whole_number({"id": 7}, "id", 1, 9)
+    7
+    """
+    value = row[key]
+    if type(value) is not int or not lowest <= value <= highest:  # True is an int
+        shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:36]} …"
+        raise PanopticFormatError(f"{key} {shown}", f"a whole number {lowest} .. {highest}", "correct it")
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is no number in JSON,")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]}, which is too large,")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+class _Reader:
+    """Walks through a JSON text by a window of it; ``byte`` is where it stands."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._length = file, os.fstat(file.fileno()).st_size
+        self.byte = len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+        self._fill(_WINDOW)
+
+    def next(self) -> str:
+        """The next character that is no space, empty at the end."""
+        while True:
+            found = _SPACE.match(self._window, self._at)
+            self._advance(found.end() if found else self._at)
+            if self._at < len(self._window) or self._is_last:
+                return self._window[self._at : self._at + 1]
+            self._fill(_WINDOW)
+
+    def skip(self, wanted: str) -> str:
+        """Step over the next character, which is one of those wanted."""
+        found = self.next()
+        if not found or found not in wanted:
+            raise ValueError(f"{found or 'the end'!r} where one of {' '.join(wanted)} belongs")
+        self._advance(self._at + 1)
+        return found
+
+    def value(self) -> tuple[Any, int, int]:
+        """The next value, its first byte and the byte after it."""
+        self.next()
+        start, size = self.byte, _WINDOW
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._window, self._at)
+                if end < len(self._window) or self._is_last:  # a number may go on behind the window
+                    self._advance(end)
+                    return value, start, self.byte
+            except json.JSONDecodeError:
+                if self._is_last:
+                    raise
+            if size > _LONGEST_VALUE:
+                raise ValueError(f"a value of more than {_LONGEST_VALUE} bytes")
+            self._fill(size)
+            size *= 2
+
+    def _fill(self, size: int) -> None:
+        self._file.seek(self.byte)
+        self._is_last = self.byte + size >= self._length
+        self._window, _ = utf_8_decode(self._file.read(size), "strict", self._is_last)
+        self._at = 0
+
+    def _advance(self, to: int) -> None:
+        passed = self._window[self._at : to]
+        self.byte += len(passed) if passed.isascii() else len(passed.encode())
+        self._at = to
+
+
+def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
+    images: dict[ImageId, array] = {}
+    annotations: dict[ImageId, array] = {}
+    categories: list[Any] = []
+    used: set[int] = set()
+    problems: list[PanopticFormatError] = []
+    spans: dict[str, tuple[int, int]] = {}
+    for key, number, row, start, stop in _rows(path, file, bare, spans):
+        if key == "categories":
+            categories.append(row)
+            if len(categories) > _MOST_CATEGORIES:
+                raise _no_json(path, f"more than {_MOST_CATEGORIES} categories")
+        elif key in ("images", "annotations"):
+            index, name = (images, "id") if key == "images" else (annotations, "image_id")
+            image_id = row.get(name) if isinstance(row, dict) else None
+            if isinstance(row, dict) and type(row.get("category_id")) is int:
+                used.add(row["category_id"])
+            if type(image_id) in (int, str):
+                index.setdefault(image_id, array("q")).extend((start, stop))  # type: ignore[arg-type]
+            else:
+                problems.append(
+                    PanopticFormatError(
+                        f"{path}: row {number} of the {key} has no {name}", "a number or a text", "complete or remove the row"
+                    )
+                )
+    found = annotations if "annotations" in spans else None
+    return CocoJson(path, images, found, tuple(categories), frozenset(used), spans, tuple(problems))
+
+
+def _rows(path: Path, file: BinaryIO, bare: str, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
+    """The rows of all arrays of a file; ``spans`` gets first byte and byte after it of each whole value."""
+    reader = None
+    try:
+        reader = _Reader(file)
+        if reader.next() == "[":
+            yield from _array(reader, bare, spans)
+        else:
+            yield from _object(reader, spans)
+        if reader.next():
+            raise ValueError("more behind the end")
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error) or type(error).__name__
+        raise _no_json(path, f"{reason}, in what begins at byte {reader.byte if reader else 0}") from error
+
+
+def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
+    reader.skip("{")
+    while reader.next() != "}":
+        key, _, _ = reader.value()
+        if not isinstance(key, str) or key in spans:
+            raise ValueError(f"{str(key)[:40]!r}, which is no name or stands there twice,")
+        reader.skip(":")
+        if reader.next() == "[":
+            yield from _array(reader, key, spans)
+        else:
+            _, start, stop = reader.value()
+            spans[key] = (start, stop)
+        if reader.next() != "}":
+            reader.skip(",")
+    reader.skip("}")
+
+
+def _array(reader: _Reader, key: str, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
+    first, number = reader.byte, 0
+    reader.skip("[")
+    while reader.next() != "]":
+        yield key, number, *reader.value()
+        number += 1
+        if reader.next() != "]":
+            reader.skip(",")
+    reader.skip("]")
+    spans[key] = (first, reader.byte)
+
+
+def _no_json(path: Path, reason: str) -> PanopticFormatError:
+    return PanopticFormatError(f"{path}: {reason}", "a JSON file of COCO's", "restore the file, or name the right one")

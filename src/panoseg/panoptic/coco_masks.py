@@ -1,0 +1,147 @@
+"""Masks as COCO's files hold them: run lengths down the columns, compressed or not, and polygons.
+
+Reading is our own: pycocotools 2.0.11 reads beyond the end of cut run lengths and leaves pixels that they do not reach as they
+are in memory; it draws polygons here, once their coordinates are known to be harmless, and compresses run lengths.
+
+Source: the format as ppwwyyxx/cocoapi's common/maskApi.c defines it.
+
+Shape suffixes: H W pixels, R runs, S characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from panoseg.errors import PanopticFormatError
+
+MOST_PIXELS = 2**26  # of one image: 8192 x 8192
+
+# A character holds five bits of a number and, from "P" on, says that more follow; seven characters hold a number of 32 bits.
+_COMPRESSED = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
+_LONGEST_OUTLINE = 2**22
+
+
+def check_size(height: Any, width: Any) -> tuple[int, int]:
+    """The size of an image. Raises ``PanopticFormatError`` where it is none, or has more than 67 million pixels."""
+    if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MOST_PIXELS:
+        raise PanopticFormatError(
+            f"an image of {str(height)[:20]} x {str(width)[:20]} pixels",
+            f"1 .. {MOST_PIXELS} pixels",
+            "correct height and width",
+        )
+    return height, width
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The mask of an annotation: bool, H x W.
+
+    segmentation: {"size": [height, width], "counts": compressed text or list of run lengths}, or polygons as lists of x, y.
+    Raises ``PanopticFormatError`` where it is none of them, or of another size.
+
+    >>> decode_mask({"size": [2, 3], "counts": [1, 3, 2]}, 2, 3)
+    array([[False,  True, False],
+           [ True,  True, False]])
+    """
+    if isinstance(segmentation, Mapping):
+        counts_R = run_lengths(segmentation, height, width)
+        flat = np.repeat(np.arange(len(counts_R)) % 2 == 1, counts_R)
+        return flat.reshape(width, height).T
+    if isinstance(segmentation, list):
+        return _draw_polygons(segmentation, height, width)
+    raise PanopticFormatError(
+        f"a segmentation of type {type(segmentation).__name__}", "run lengths or polygons", "correct the annotation"
+    )
+
+
+def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
+    """Lengths of the runs down the columns, the first of them outside the mask: int64, R."""
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [height, width]:
+        raise PanopticFormatError(
+            f"run lengths of size {str(size)[:40]}", f"[{height}, {width}], the size of the image", "correct the annotation"
+        )
+    if isinstance(counts, str):
+        counts_R = _decompress(counts.encode("ascii", "replace"))
+    elif isinstance(counts, list) and all(type(count) is int and 0 <= count <= MOST_PIXELS for count in counts):
+        counts_R = np.array(counts, np.int64)
+    else:
+        raise PanopticFormatError("counts that are no run lengths", "text or whole numbers", "correct the annotation")
+    if (counts_R < 0).any() or counts_R.sum() != height * width:
+        raise PanopticFormatError(
+            f"run lengths of {counts_R[counts_R > 0].sum()} pixels", f"{height * width}", "restore the annotation"
+        )
+    return counts_R
+
+
+def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
+    """A mask as compressed run lengths.
+
+    >>> encode_mask(np.array([[False, True, False], [True, True, False]]))
+    {'size': [2, 3], 'counts': '132'}
+    """
+    from pycocotools import mask as library
+
+    encoded = library.encode(np.asfortranarray(mask_HW, np.uint8))
+    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+
+
+def mask_box(mask_HW: np.ndarray) -> list[int]:
+    """The bounding box as COCO writes it: left, top, width, height; zeros for an empty mask.
+
+    >>> mask_box(np.array([[False, True, True], [False, True, False]]))
+    [1, 0, 2, 2]
+    """
+    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
+    if not rows.size:
+        return [0, 0, 0, 0]
+    top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+    return [int(left), int(top), int(right - left + 1), int(bottom - top + 1)]
+
+
+def _decompress(text: bytes) -> np.ndarray:
+    """Run lengths of their compressed form; from the third on they are kept as differences to the last but one."""
+    if not _COMPRESSED.fullmatch(text):
+        raise PanopticFormatError("counts that are no compressed run lengths", "their text", "restore the annotation")
+    value_S = np.frombuffer(text, np.uint8).astype(np.int64) - 48
+    last_S = value_S < 32
+    first_R = np.flatnonzero(np.concatenate([[True], last_S[:-1]]))[: last_S.sum()]
+    place_S = np.arange(len(value_S)) - np.repeat(first_R, np.diff(np.append(first_R, len(value_S))))
+    counts_R = np.add.reduceat((value_S & 31) << 5 * place_S, first_R) if len(first_R) else np.zeros(0, np.int64)
+    is_negative_R = value_S[last_S] & 16 > 0
+    counts_R -= is_negative_R * (32 << 5 * place_S[last_S])
+    for parity in (1, 2):
+        counts_R[parity::2] = counts_R[parity::2].cumsum()
+    return counts_R
+
+
+def _draw_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
+    from pycocotools import mask as library
+
+    for polygon in polygons:
+        _check_polygon(polygon, height, width)
+    if not polygons:
+        return np.zeros((height, width), bool)
+    return library.decode(library.merge(library.frPyObjects(polygons, height, width))).astype(bool)
+
+
+def _check_polygon(polygon: Any, height: int, width: int) -> None:
+    if (
+        not isinstance(polygon, list)
+        or len(polygon) < 6
+        or len(polygon) % 2
+        or any(type(value) not in (int, float) for value in polygon)
+    ):
+        raise PanopticFormatError("a polygon that is no list of x, y of three or more points", "one", "correct the annotation")
+    points = np.array(polygon, np.float64).reshape(-1, 2)
+    # The library follows the outline in steps of a fifth of a pixel and keeps them all.
+    inside = np.isfinite(points).all() and (np.abs(points) <= 2 * max(height, width)).all()
+    if not inside or np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum() > _LONGEST_OUTLINE:
+        raise PanopticFormatError(
+            f"a polygon that leaves its image of {width} x {height} pixels, or of endless length",
+            "coordinates within it",
+            "correct the annotation",
+        )
