@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +19,12 @@ USAGE = """Train a named experiment, or resume a run.
 usage: panoseg train EXPERIMENT --data DIR --out RUN [--fold 1..5 | all] [options]
        panoseg train --resume RUN [--data DIR]
 
-EXPERIMENT is one of {names}.
+EXPERIMENT is one of
+{names}.
 panoseg train EXPERIMENT --help lists its options with their values.
 
 example: panoseg train pastis-utae-paps --data PASTIS --fold 3 --out run --model.shape-size 24 --batch-size 2 --epochs 1
+example: panoseg train s2tsczcrop-utae --data CZECH --out tuned --start-from run --swap-classifier --freeze in_conv down_blocks
 example: panoseg train --resume run
 """
 
@@ -33,7 +36,7 @@ class Arguments:
     """What follows the experiment's name."""
 
     data: Path
-    """Folder of the dataset, in PASTIS's layout."""
+    """Folder of the dataset, in the layout of PASTIS or of S2TSCzCrop."""
     out: Path
     """Folder of the run; new or empty."""
     fold: Fold = "1"
@@ -58,7 +61,7 @@ class ResumeArguments:
 def main(arguments: Sequence[str]) -> None:
     """Parse the experiment's name, then its options, and train."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE.format(names=", ".join(EXPERIMENTS)))
+        print(USAGE.format(names=textwrap.fill(", ".join(EXPERIMENTS), 110, break_on_hyphens=False)))
     elif arguments[0].startswith("--resume"):
         from panoseg.training.folds import resume
 
@@ -79,7 +82,7 @@ def _train(name: str, options: Sequence[str]) -> None:
         description=f"Train {name}.\n\nexample: panoseg train {name} --data PASTIS --fold 1 --out run --epochs 1",
         args=options,
         default=default,
-        config=(tyro.conf.AvoidSubcommands,),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
     )
     from panoseg.training.folds import start_all_folds
     from panoseg.training.run import start
