@@ -231,8 +231,8 @@ def _layer(widths: Sequence[int], norm: Norm, border: Border, style: Style) -> n
 class DownPath(nn.ModuleList):
     """The encoder of a U-Net: a ``DownBlock`` from each of ``widths``, finest first, to the next."""
 
-    def __init__(self, widths: Sequence[int], norm: Norm, style: Style | None = None) -> None:
-        super().__init__(DownBlock(before, after, norm, style=style) for before, after in pairwise(widths))
+    def __init__(self, widths: Sequence[int], norm: Norm, style: Style | None = None, border: Border = "reflect") -> None:
+        super().__init__(DownBlock(before, after, norm, border, style) for before, after in pairwise(widths))
 
     def forward(self, finest_NCHW: Tensor) -> list[Tensor]:
         """Maps of all levels, finest first, beginning with the one given."""
@@ -243,12 +243,19 @@ class DownPath(nn.ModuleList):
 
 
 class UpPath(nn.ModuleList):
-    """The decoder of a U-Net. encoder_widths, decoder_widths: channels, finest first."""
+    """The decoder of a U-Net. encoder_widths, decoder_widths: channels, finest first; the rest as in ``UpBlock``."""
 
-    def __init__(self, encoder_widths: Sequence[int], decoder_widths: Sequence[int], mbconv: bool = False) -> None:
+    def __init__(
+        self,
+        encoder_widths: Sequence[int],
+        decoder_widths: Sequence[int],
+        mbconv: bool = False,
+        norm: Norm = "batch",
+        border: Border = "reflect",
+    ) -> None:
         levels = range(len(encoder_widths) - 1)
         super().__init__(
-            UpBlock(decoder_widths[i + 1], decoder_widths[i], encoder_widths[i], mbconv=mbconv) for i in reversed(levels)
+            UpBlock(decoder_widths[i + 1], decoder_widths[i], encoder_widths[i], norm, border, mbconv) for i in reversed(levels)
         )
 
     def forward(self, coarsest_NCHW: Tensor, skips: Iterable[Tensor]) -> tuple[Tensor, ...]:

@@ -7,12 +7,14 @@ H W pixels, F frames: the valid dates of all samples one after the other, K clas
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.frames import check_sides, cut_frames, encode_frames, sum_by_sample, sum_of_frames
-from panoseg.models.layers import ConvBlock, DownBlock, UpBlock
+from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, sum_by_sample, sum_of_frames
+from panoseg.models.layers import ConvBlock, DownPath, UpPath
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
 from panoseg.models.recurrence import Bidirectional, Recurrence
 
@@ -24,13 +26,10 @@ class UConvLstm(nn.Module):
         super().__init__()
         self.config = config
         encoder, decoder = config.encoder_widths, config.decoder_widths
-        levels = range(len(encoder) - 1)
         # The published program gives all blocks but the first one a border of zeros.
         self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), "group")
-        self.down_blocks = nn.ModuleList(DownBlock(encoder[i], encoder[i + 1], "group", "zeros") for i in levels)
-        self.up_blocks = nn.ModuleList(
-            UpBlock(decoder[i + 1], decoder[i], encoder[i], "group", "zeros") for i in reversed(levels)
-        )
+        self.down_blocks = DownPath(encoder, "group", border="zeros")
+        self.up_blocks = UpPath(encoder, decoder, norm="group", border="zeros")
         recurrence = Recurrence if config.directions == 1 else Bidirectional
         self.temporal_encoder = recurrence(encoder[-1], config.hidden, ahead=True)
         self.out_convlstm = nn.Conv2d(config.directions * config.hidden, encoder[-1], 3, padding=1)
@@ -50,26 +49,20 @@ class UConvLstm(nn.Module):
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The decoder's maps, coarsest first; arguments as in ``forward``."""
         check_sides(images_BTCHW, self.config.stride, self.config.stride)
-        pieces = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
-        samples, sizes = zip(*pieces, strict=True)
+        cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
+        samples, sizes = zip(*cuts, strict=True)
         *levels, coarsest = encode_frames(self._levels, images_BTCHW[valid_BT], sizes, together=False)
-        pyramid = [self.out_convlstm(self._season(torch.cat(coarsest), valid_BT))]
-        for block, level in zip(self.up_blocks, reversed(levels), strict=True):
-            sum_BCHW = sum_by_sample(map(sum_of_frames, level), samples)
-            pyramid.append(block(pyramid[-1], sum_BCHW / valid_BT.sum(1).view(-1, 1, 1, 1)))
-        return FeatureMaps(tuple(pyramid))
+        out_BCHW = self.out_convlstm(self._season(coarsest, valid_BT))
+        dates_B111 = valid_BT.sum(1).view(-1, 1, 1, 1)
+        means = (sum_by_sample(map(sum_of_frames, level), samples) / dates_B111 for level in reversed(levels))
+        return FeatureMaps(self.up_blocks(out_BCHW, means))
 
-    def _season(self, maps_FCHW: Tensor, valid_BT: Tensor) -> Tensor:
-        """What the ConvLSTM has learned of each season, B x C x H x W."""
+    def _season(self, pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
+        """What the ConvLSTM has learned of each season, B x C x H x W. pieces: maps of all frames."""
         if self.config.runs_over_padding:
-            maps_BTCHW = maps_FCHW.new_zeros((*valid_BT.shape, *maps_FCHW.shape[1:]))
-            maps_BTCHW[valid_BT] = maps_FCHW
-            maps_FCHW, valid_BT = maps_BTCHW.flatten(0, 1), torch.ones_like(valid_BT)
-        return self.temporal_encoder(maps_FCHW, valid_BT)
+            return self.temporal_encoder(season_of_frames(pieces, valid_BT).flatten(0, 1), torch.ones_like(valid_BT))
+        return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
         """Maps of all levels, finest first."""
-        levels = [self.in_conv(frames_FCHW)]
-        for block in self.down_blocks:
-            levels.append(block(levels[-1]))
-        return levels
+        return self.down_blocks(self.in_conv(frames_FCHW))
