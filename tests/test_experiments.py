@@ -202,6 +202,11 @@ def test_a_missing_fold_is_named(data, tmp_path, capsys):
     command = ["test", str(tmp_path / "all"), "--data", str(data), "--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "fold_3" in capsys.readouterr().err
+    # A fold that is not trained to its end is missing too.
+    start("tiny", config, data, 3, tmp_path / "all/fold_3")
+    (tmp_path / "all/fold_3/metrics.json").unlink()
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "fold_3 has not been trained to its end" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
