@@ -13,12 +13,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
 from panoseg.models.build import build_model
+from panoseg.models.configs.convrnn import ConvRnnConfig
+from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.uconvlstm import UConvLstmConfig
+from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.published import import_published, model_config
+from panoseg.models.published_crop2seg import import_crop2seg
 from panoseg.models.weights import load_weights, save_weights
 
 NORMALISATION = Normalisation((1.0,) * 10, (2.0,) * 10)
@@ -44,6 +50,18 @@ PANOPTIC = {
     "min_confidence": 0.2,
     "min_remain": 0.5,
     "mask_threshold": 0.4,
+}
+SEMANTIC = {
+    "encoder_widths": [64, 64, 64, 128],
+    "decoder_widths": [32, 32, 64, 128],
+    "out_conv": [32, 20],
+    "str_conv_k": 4,
+    "agg_mode": "att_group",
+    "ref_date": "2018-09-01",
+    "num_classes": 20,
+    "pad_value": 0,
+    "padding_mode": "reflect",
+    "mono_date": None,
 }
 SMALL = {
     "model": "utae",
@@ -92,6 +110,45 @@ def test_panoptic_weights_load_by_name(golden, golden_state, tmp_path):
         assert np.abs(output.heatmap_BHW.numpy() - arrays["heatmap"][:, 0]).max() < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("model", "case", "expected"),
+    [
+        ("utae", "utae_att_group", UtaeConfig()),
+        ("unet3d", "unet3d", UNet3dConfig()),
+        ("fpn", "fpn", FpnConfig()),
+        ("convlstm", "convlstm", ConvRnnConfig()),
+        ("convgru", "convgru", ConvRnnConfig(cell="gru", hidden=180)),
+        ("uconvlstm", "uconvlstm", UConvLstmConfig()),
+        ("buconvlstm", "buconvlstm_as_released", UConvLstmConfig(hidden=30)),
+        ("buconvlstm", "buconvlstm_bidirectional", UConvLstmConfig(hidden=30, directions=2)),
+    ],
+)
+def test_every_semantic_network_loads_and_gives_the_published_scores(golden, golden_state, tmp_path, model, case, expected):
+    path = golden / "utae-paps" / case
+    state = golden_state(path.with_suffix(".params.json"))
+    folder = authors_folder(tmp_path, {**SEMANTIC, "model": model}, state, fold=2)
+    weights = import_published(folder, 2, NORMALISATION)
+    assert weights.card.model == expected
+    with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
+        images = torch.from_numpy(arrays["x"])
+        found = weights.model()(images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2)).logits_BKHW
+        assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
+
+
+def test_panoptic_weights_on_uconvlstm_load(golden, golden_state, tmp_path):
+    state = golden_state(golden / "utae-paps" / "paps_uconvlstm.params.json")
+    folder = authors_folder(tmp_path, {**PANOPTIC, "backbone": "uconvlstm"}, state)
+    assert import_published(folder, 1, NORMALISATION).card.model == PapsConfig(backbone=UConvLstmConfig())
+
+
+def test_crop2seg_has_the_same_baselines(golden, golden_state, tmp_path):
+    options = {"model": "unet3d", "num_classes": 15, "input_dim": 10, "padding_mode": "reflect", "pad_value": 0}
+    state = golden_state(golden / "crop2seg" / "unet3d.params.json")
+    (tmp_path / "conf.json").write_text(json.dumps(options))
+    torch.save({"state_dict": state}, tmp_path / "model.pth.tar")
+    assert import_crop2seg(tmp_path, S2TSCZCROP).card.model == UNet3dConfig(classes=15)
+
+
 def test_semantic_weights_load_and_text_widths_are_read(tmp_path):
     state = build_model(SMALL_CONFIG).state_dict()
     weights = import_published(authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION)
@@ -130,10 +187,36 @@ def test_each_option_of_the_head_is_read(option, value, name):
     assert getattr(model_config({**PANOPTIC, option: value}), name) == value
 
 
+@pytest.mark.parametrize("model", ["unet3d", "fpn", "convlstm", "convgru"])
+def test_the_number_of_classes_is_read(model):
+    assert model_config({"model": model, "num_classes": 7}, bands=4).classes == 7
+    assert model_config({"model": model, "num_classes": 7}, bands=4).bands == 4
+
+
+@pytest.mark.parametrize("model", ["uconvlstm", "buconvlstm"])
+def test_uconvlstm_is_built_in_one_way_whatever_is_asked(model):
+    options = {"model": model, "num_classes": 7, "out_conv": [8, 7], "padding_mode": "reflect", "str_conv_k": 2}
+    assert model_config(options).classes == 20
+    assert model_config(options).head_widths == (32,)
+
+
+def test_a_network_with_the_options_of_another_is_refused_with_its_entries(golden, golden_state, tmp_path):
+    state = golden_state(golden / "utae-paps" / "convgru.params.json")
+    message = refused(authors_folder(tmp_path, {**SEMANTIC, "model": "convlstm"}, state))
+    assert "2 missing (convlstm_encoder.cell_list.0.conv.weight" in message
+    assert "4 unexpected (convgru_encoder.cell_list.0.in_conv.weight" in message
+    assert "1 of another shape (classification_layer.weight is (20, 180, 3, 3), not (20, 160, 3, 3))" in message
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backbone": "uconvlstm"}, "'uconvlstm', and only 'utae'"),
+        ({"backbone": "unet3d"}, "the network is 'unet3d', and only utae, uconvlstm can be imported"),
+        ({"backbone": []}, "conf.json"),
+        (
+            {"str_conv_k": 2, "str_conv_s": 4, "pad_value": 1},
+            "pad_value is 1, and only 0; str_conv_k is 2, and only 4; str_conv_s",
+        ),
         ({"str_conv_k": 2}, "str_conv_k is 2, and only 4"),
         ({"padding_mode": "zeros"}, "padding_mode is 'zeros'"),
         ({"agg_mode": "median"}, "aggregation 'median'"),

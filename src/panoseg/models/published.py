@@ -7,6 +7,8 @@ with ``weights_only`` and never without, so that none can run code.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,16 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.checkpoints import load_tensors
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.convrnn import ConvRnnConfig
+from panoseg.models.configs.fpn import FpnConfig
+from panoseg.models.configs.paps import BackboneConfig, PapsConfig
+from panoseg.models.configs.uconvlstm import UConvLstmConfig
+from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, check_state
 
-FIXED_OPTIONS = {
-    "str_conv_k": 4,
-    "str_conv_s": 2,
-    "str_conv_p": 1,
-    "padding_mode": "reflect",
-    "pad_value": 0,
-    "mono_date": None,
-}
+_FIXED_IN_ALL = {"pad_value": 0, "mono_date": None}
+FIXED_OPTIONS = {**_FIXED_IN_ALL, "str_conv_k": 4, "str_conv_s": 2, "str_conv_p": 1, "padding_mode": "reflect"}
 """Options of the published programs that have one value in all networks here."""
 
 
@@ -50,7 +50,7 @@ def import_published(
         path = folder / "model.pth.tar"
     state = read_checkpoint(path)
     try:
-        config = model_config(options, bands=len(normalisation.bands) if normalisation else len(PASTIS_BANDS))
+        config = model_config(options, len(normalisation.bands) if normalisation else len(PASTIS_BANDS), state)
     except (ConfigError, ValueError, TypeError) as error:
         raise wrong_options(folder / "conf.json", str(error)) from error
     check_state(state, config, path)
@@ -67,19 +67,44 @@ def import_published(
     return Weights(card, state)
 
 
-def model_config(options: dict[str, Any], bands: int = 10) -> ModelConfig:
+def model_config(options: Mapping[str, Any], bands: int = 10, entries: Collection[str] = ()) -> ModelConfig:
     """Our configuration of the network that the options of the published programs describe.
 
-    Raises ``ValueError`` for a network or an option that has no counterpart.
+    entries: names in the checkpoint. They tell a bidirectional U-ConvLSTM from what the released program builds under that
+    name, which has one direction. Raises ``ValueError`` for a network or an option that has no counterpart.
     """
-    network = options.get("backbone", options.get("model", "utae"))
-    if network != "utae":
-        raise ValueError(f"the network is {network!r}, and only 'utae' can be imported")
-    for name, only in FIXED_OPTIONS.items():
-        if options.get(name, only) != only:
-            raise ValueError(f"{name} is {options[name]!r}, and only {only!r} can be imported")
+    readers = {known: NETWORKS[known] for known in _PANOPTIC} if "backbone" in options else NETWORKS
+    name = options.get("backbone", options.get("model", "utae"))
+    if name not in readers:
+        raise ValueError(f"the network is {name!r}, and only {', '.join(readers)} can be imported")
+    check_fixed(options, FIXED_OPTIONS if name == "utae" else _FIXED_IN_ALL)
+    network = readers[name](options, bands)
+    if isinstance(network, UConvLstmConfig) and any("convlstm_backward" in entry for entry in entries):
+        network = replace(network, directions=2)
+    if "backbone" not in options:
+        return network
+    return PapsConfig(
+        network,
+        shape_size=int(options.get("shape_size", 16)),
+        mask_convolution=bool(options.get("mask_conv", True)),
+        min_confidence=float(options.get("min_confidence", 0.2)),
+        min_remain=float(options.get("min_remain", 0.5)),
+        mask_threshold=float(options.get("mask_threshold", 0.4)),
+    )
+
+
+def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` that lists the options which differ from the only value they can have here."""
+    wrong = [
+        f"{name} is {options[name]!r}, and only {only!r}" for name, only in fixed.items() if options.get(name, only) != only
+    ]
+    if wrong:
+        raise ValueError(f"{'; '.join(wrong)} can be imported")
+
+
+def _utae(options: Mapping[str, Any], bands: int) -> UtaeConfig:
     *hidden, scores = read_widths(options.get("out_conv", [32, 20]))
-    utae = UtaeConfig(
+    return UtaeConfig(
         bands=bands,
         classes=scores,
         encoder_widths=read_widths(options.get("encoder_widths", [64, 64, 64, 128])),
@@ -91,16 +116,24 @@ def model_config(options: dict[str, Any], bands: int = 10) -> ModelConfig:
         d_model=int(options.get("d_model", 256)),
         key_width=int(options.get("d_k", 4)),
     )
-    if "backbone" not in options:
-        return utae
-    return PapsConfig(
-        utae,
-        shape_size=int(options.get("shape_size", 16)),
-        mask_convolution=bool(options.get("mask_conv", True)),
-        min_confidence=float(options.get("min_confidence", 0.2)),
-        min_remain=float(options.get("min_remain", 0.5)),
-        mask_threshold=float(options.get("mask_threshold", 0.4)),
-    )
+
+
+def _classes(options: Mapping[str, Any]) -> int:
+    return int(options.get("num_classes", 20))
+
+
+NETWORKS: dict[str, Callable[[Mapping[str, Any], int], BackboneConfig]] = {
+    "utae": _utae,
+    "unet3d": lambda options, bands: UNet3dConfig(bands, _classes(options)),
+    "fpn": lambda options, bands: FpnConfig(bands, _classes(options)),
+    "convlstm": lambda options, bands: ConvRnnConfig(bands, _classes(options)),
+    "convgru": lambda options, bands: ConvRnnConfig(bands, _classes(options), "gru", hidden=180),
+    "uconvlstm": lambda options, bands: UConvLstmConfig(bands),
+    "buconvlstm": lambda options, bands: UConvLstmConfig(bands, hidden=30),
+}
+"""Our configuration from the options and the number of bands, by what --model or --backbone says. The published program builds
+all but U-TAE in one way whatever the options of architecture, and the last two with 20 classes whatever their number."""
+_PANOPTIC = ("utae", "uconvlstm")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -23,7 +23,15 @@ from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.configs.unet import NaiveUnetConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.configs.wtae import WtaeConfig
-from panoseg.models.published import FIXED_OPTIONS, read_checkpoint, read_options, read_widths, wrong_options
+from panoseg.models.published import (
+    FIXED_OPTIONS,
+    NETWORKS,
+    check_fixed,
+    read_checkpoint,
+    read_options,
+    read_widths,
+    wrong_options,
+)
 from panoseg.models.weights import Weights, WeightsCard, check_state
 
 _NAIVE_CLASSES = 20
@@ -65,9 +73,7 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
 
     Raises ``ValueError`` for a network or an option that has no counterpart, ``ConfigError`` for values that do not fit.
     """
-    for name, only in FIXED_OPTIONS.items():
-        if options.get(name, only) != only:
-            raise ValueError(f"{name} is {options[name]!r}, and only {only!r} can be imported")
+    check_fixed(options, FIXED_OPTIONS)
     network = options.get("model", "utae")
     if network == "utae":
         return _attention_unet(UtaeConfig, options, **_aggregating(options), **_by_table(options))
@@ -83,7 +89,9 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
             convolution=options.get("conv_type", "2d"),
             **_blocks(options),
         )
-    raise ValueError(f"the network is {network!r}, and only utae, wtae, timeunet and unet_naive can be imported")
+    if network in NETWORKS:
+        return NETWORKS[network](options, int(options.get("input_dim", 10)))
+    raise ValueError(f"the network is {network!r}, and only wtae, timeunet, unet_naive, {', '.join(NETWORKS)} can be imported")
 
 
 _Config = TypeVar("_Config", bound=AttentionUnetConfig)
