@@ -201,7 +201,7 @@ def test_true_colour_takes_red_green_blue():
 
 def nothing_in(size: int) -> Comparison:
     """A grey patch of one date without parcels."""
-    sample = Sample(torch.full((1, 10, size, size), 500, dtype=torch.int16), torch.tensor([287]), "1")
+    sample = Sample(torch.full((1, 10, size, size), 500, dtype=torch.int16), torch.tensor([287]), "1", instances_HW=torch.zeros(size, size))
     return Comparison(sample, Panoptic.empty(size, size), Panoptic.empty(size, size))
 
 
@@ -230,7 +230,7 @@ def test_pictures_of_an_unknown_kind_are_refused(tmp_path, name):
 def curves(tmp_path, monkeypatch, log: str):
     """The two axes that a log is drawn on."""
     figures = []
-    monkeypatch.setattr("panoseg.training.pictures._save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("panoseg.training.pictures.save_figure", lambda figure, path: figures.append(figure))
     (tmp_path / "log.csv").write_text(log)
     draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
     figures[0].canvas.draw()

@@ -81,7 +81,7 @@ for folder, (config, where, call) in moments.items():
 @pytest.fixture(scope="module", autouse=True)
 def _no_pictures():
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_predictions"):
+        for name in ("draw_curves", "draw_predictions", "draw_scores"):
             patch.setattr(f"panoseg.training.run.{name}", lambda *_: None)
         yield
 

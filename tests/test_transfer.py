@@ -31,7 +31,7 @@ CONFIG = TrainConfig(model=UTAE, epochs=1, batch_size=2, workers=0, accelerator=
 
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
-    for name in ("draw_curves", "draw_predictions"):
+    for name in ("draw_curves", "draw_predictions", "draw_scores"):
         monkeypatch.setattr(f"panoseg.training.run.{name}", lambda *_: None)
 
 

@@ -16,16 +16,17 @@ from panoseg.errors import PanosegError
 COMMANDS: dict[str, str] = {
     "demo": "simulate a season, map it, compare with the truth, write report.html",
     "simulate": "write simulated seasons as a dataset in PASTIS's layout, or as a cube",
+    "describe": "what a dataset holds: classes, dates, parcels; with pictures",
     "experiments": "list every named experiment",
     "train": "train an experiment, or resume a run",
     "test": "score a run, or published weights, on the test fold",
     "weights": "import published weights to safetensors + json",
-    "show": "draw image, truth and prediction of a patch side by side",
+    "show": "draw image, truth and prediction of a patch side by side, or when in the season the network looked",
     "map": "map a cube: parcels with classes, rasters and a report",
     "refine": "one class for each parcel of a map: hard by area, soft by probability",
     "compare": "score a file of parcels against a file of true parcels",
-}
     "coco": "score, merge and convert COCO panoptic files",
+}
 
 
 def usage() -> str:

@@ -45,7 +45,7 @@ def run(
         precision: Arithmetic of the network.
         accelerator: Kind of device.
         workers: Processes that read patches.
-        pictures: How many patches to draw.
+        pictures: How many patches to draw beside the scores of the classes; 0 draws nothing.
         out: Folder of the results; RUN/test for a run, otherwise test-NAME here.
     """
     folder = run if weights is None else weights

@@ -15,13 +15,13 @@ def draw(
     table: ClassTable,
     background_HW3: np.ndarray | None = None,
     alpha: float = 0.6,
-    line: tuple[int, int, int] = WHITE,
+    line: tuple[int, int, int] | None = WHITE,
     scale: int = 1,
 ) -> np.ndarray:
     """A coloured image of a picture: uint8, H x W x 3, times ``scale``.
 
     background_HW3: uint8 image under it, which shows through the segments by 1 - ``alpha`` and is whole where there is none;
-    without it segments are opaque on the colour of the table's background. line: colour of the borders.
+    without it segments are opaque on the colour of the table's background. line: colour of the borders, None for no borders.
     scale: pixels of the drawing a pixel of the picture, so that borders, always one wide, leave small parcels visible.
 
     >>> image = draw(Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS), PASTIS)
@@ -36,7 +36,8 @@ def draw(
         opacity_HW1 = np.where(picture.segment_HW > 0, alpha, 0)[..., None]
         image_HW3 = opacity_HW1 * image_HW3 + (1 - opacity_HW1) * background_HW3
     image_HW3 = image_HW3.repeat(scale, axis=0).repeat(scale, axis=1)
-    image_HW3[borders(picture.segment_HW.repeat(scale, axis=0).repeat(scale, axis=1))] = line
+    if line is not None:
+        image_HW3[borders(picture.segment_HW.repeat(scale, axis=0).repeat(scale, axis=1))] = line
     return image_HW3.round().astype(np.uint8)
 
 

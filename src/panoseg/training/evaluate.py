@@ -19,6 +19,7 @@ from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.loop import make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
 from panoseg.training.pictures import compare, draw_comparison, draw_predictions
+from panoseg.training.score_pictures import draw_scores
 from panoseg.training.splits import Split, open_parts
 from panoseg.training.tasks import Scores, Task, task_of
 
@@ -120,7 +121,8 @@ def score_folder(
 ) -> None:
     """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and pictures into a new folder.
 
-    options: batch size, precision, accelerator and workers are taken from it.
+    options: batch size, precision, accelerator and workers are taken from it. pictures: how many patches are drawn beside the
+    scores; with 0 nothing is.
     """
     layout = find_layout(data)
     found = list(find_weights(folder, data, fold, every_patch))
@@ -134,7 +136,9 @@ def score_folder(
         task, scores[entry.fold] = score(entry.weights, split, fabric)
         print(f"{len(split)} patches of {layout.words(entry.parts)}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
-        draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
+        if pictures:
+            draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
+            draw_scores(scores[entry.fold], task.table, place / PICTURES)
         about = {"fold": entry.fold, f"{layout.part}s": entry.parts, "patches": len(split)}
         write_scores(place, scores[entry.fold], about)
     if len(found) > 1:

@@ -5,7 +5,7 @@ Shape suffixes: T dates, C bands, H W pixels, X all pixels in a row, 3 red, gree
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import cycle
@@ -34,11 +34,15 @@ if TYPE_CHECKING:
 _TRUE_COLOUR = [PASTIS_BANDS.index(band) for band in ("B04", "B03", "B02")]
 _BLUE = PASTIS_BANDS.index("B02")
 _MIDSUMMER = (6, 15)
-_ZOOM = 4  # so that borders, one pixel of the drawing wide, leave small parcels visible
-_OPACITY = 0.75  # of parcels over the land: colours stay those of the legend
+ZOOM = 4
+"""Drawn pixels a pixel, so that borders, one drawn pixel wide, leave small parcels visible."""
+OPACITY = 0.75
+"""Of parcels over the land: colours stay those of the legend."""
+BLUE, GREY = "#0072b2", "#b8b8b8"
+"""What counts, and what does not."""
 
 # Told apart by the colour-blind too: Okabe and Ito, Color Universal Design, 2008.
-_COLOURS = ("#000000", "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+_COLOURS = ("#000000", BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,32 +91,39 @@ def compare(task: Task, split: Split, sample: Sample, fabric: Fabric) -> Compari
 
 
 def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: str, path: Path) -> None:
-    """Write image, truth and prediction side by side, the latter over the paled image, with a legend of the classes in them."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.patches import Patch
+    """Write image, truth and prediction side by side, with a legend of the classes in them.
 
-    figure = Figure(figsize=(12, 5.3), dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1))
-    sample = comparison.sample
-    images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
-    position = clear_near_midsummer(images_TCHW, days_T, reference_date)
-    day = date.fromisoformat(reference_date) + timedelta(days=int(days_T[position]))
-    land_HW3 = true_colour(images_TCHW[position])
-    paled_HW3 = 255 - (255 - land_HW3) // 2
-    panels = (
-        (f"patch {sample.name} on {day.isoformat()}", land_HW3),
-        (_title("truth", comparison.truth), draw(comparison.truth, table, paled_HW3, _OPACITY, scale=_ZOOM)),
-        (_title("prediction", comparison.prediction), draw(comparison.prediction, table, paled_HW3, _OPACITY, scale=_ZOOM)),
-    )
+    Parcels are drawn over the paled image with their borders; without parcels (semantic), pixels have their class' colour.
+    """
+    figure = new_figure(12, 5.3)
+    land_HW3, day = land_of(comparison.sample, reference_date)
+    truth, prediction = comparison.truth, comparison.prediction
+    if comparison.sample.instances_HW is None:
+        titles = "truth", f"prediction: {100 * right_share(truth, prediction, table):.0f} % of the pixels right"
+        drawn = [draw(picture, table, line=None) for picture in (truth, prediction)]
+    else:
+        titles = f"truth: {_parcels(truth)}", f"prediction: {_parcels(prediction)}"
+        drawn = [draw(picture, table, paled(land_HW3), OPACITY, scale=ZOOM) for picture in (truth, prediction)]
+    panels = zip((f"patch {comparison.sample.name} on {day}", *titles), (land_HW3, *drawn), strict=True)
     for axes, (title, colours_HW3) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(colours_HW3, interpolation="nearest")
         axes.set_title(title, fontsize=12)
         axes.set_axis_off()
-    present = sorted({*comparison.truth.segments.class_ids.tolist(), *comparison.prediction.segments.class_ids.tolist()})
-    handles = [Patch(facecolor=table[class_id].colour, edgecolor="#888888", label=table[class_id].name) for class_id in present]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), fontsize=10, frameon=False)
-    _save(figure, path)
+    class_legend(figure, table, {*truth.segments.class_ids.tolist(), *prediction.segments.class_ids.tolist()}, columns=5)
+    save_figure(figure, path)
+
+
+def right_share(truth: Panoptic, prediction: Panoptic, table: ClassTable) -> float:
+    """Share of the pixels whose class is right, 0..1, void left out; 1 where there is nothing else.
+
+    >>> truth = Panoptic.from_maps(np.array([[1, 2, 2, 9]]), {1: 3, 2: 4, 9: 19}, PASTIS)
+    >>> right_share(truth, Panoptic.from_maps(np.array([[1, 1, 2, 2]]), {1: 3, 2: 4}, PASTIS), PASTIS)
+    0.6666666666666666
+    """
+    background = table.background or 0
+    true_HW, predicted_HW = truth.classes_HW(background), prediction.classes_HW(background)
+    scored_HW = ~np.isin(true_HW, table.ids("void"))
+    return float((true_HW == predicted_HW)[scored_HW].mean()) if scored_HW.any() else 1.0
 
 
 def draw_predictions(task: Task, split: Split, fabric: Fabric, reference_date: str, folder: Path, count: int = 3) -> None:
@@ -141,7 +152,7 @@ def draw_curves(log: Path, path: Path) -> None:
     losses.yaxis.set_minor_formatter(NullFormatter())
     scores.set_title("validation, percent")
     scores.set_ylim(bottom=0)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _draw_columns(axes: Axes, rows: Sequence[Mapping[str, str]], zero_is_none: bool = False) -> None:
@@ -161,12 +172,68 @@ def _draw_columns(axes: Axes, rows: Sequence[Mapping[str, str]], zero_is_none: b
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _title(kind: str, picture: Panoptic) -> str:
+def _parcels(picture: Panoptic) -> str:
     parcels = int(picture.segments.is_thing.sum())
-    return f"{kind}: {parcels} parcel{'' if parcels == 1 else 's'}"
+    return f"{parcels} parcel{'' if parcels == 1 else 's'}"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def land_of(sample: Sample, reference_date: str) -> tuple[np.ndarray, date]:
+    """A patch in true colour, uint8 H x W x 3, on a clear date near mid June, and that date. reference_date: YYYY-MM-DD."""
+    images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
+    position = clear_near_midsummer(images_TCHW, days_T, reference_date)
+    return true_colour(images_TCHW[position]), date.fromisoformat(reference_date) + timedelta(days=int(days_T[position]))
+
+
+def paled(land_HW3: np.ndarray) -> np.ndarray:
+    """An image half way to white, for drawing over it; uint8."""
+    return 255 - (255 - land_HW3) // 2
+
+
+def darker(colour: str) -> str:
+    """A colour, "#rrggbb", dark enough for a line on white: its luminance is at most a third.
+
+    >>> darker("#ffffff"), darker("#1f1f1f")
+    ('#555555', '#1f1f1f')
+    """
+    rgb = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+    shrunk = (rgb * min(1, 255 / 3 / max(rgb @ (0.299, 0.587, 0.114), 1))).round().astype(int)
+    return "#" + "".join(f"{value:02x}" for value in shrunk)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, whose parts make room for one another."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(width, height), dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1))
+
+
+def class_legend(figure: Figure, table: ClassTable, class_ids: Iterable[int], columns: int) -> None:
+    """A legend of some classes below a figure; nothing for none."""
+    from matplotlib.patches import Patch
+
+    present = [table[class_id] for class_id in sorted(set(class_ids))]
+    handles = [Patch(facecolor=entry.colour, edgecolor="#888888", label=entry.name) for entry in present]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), fontsize=10, frameon=False)
+
+
+def month_axis(axes: Axes) -> None:
+    """Name months on an axis of dates, and draw a pale grid."""
+    from matplotlib.dates import ConciseDateFormatter, MonthLocator
+
+    locator = MonthLocator(bymonth=range(1, 13, 2))
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_minor_locator(MonthLocator())
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically, in the format that the name says. Raises ``OutputError``."""
     kinds = sorted(figure.canvas.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
         raise OutputError(f"{path} as a picture", f"a name that ends with one of .{', .'.join(kinds)}", "name it figure.png")

@@ -6,7 +6,7 @@ start.json      where the run started from other weights: which entries it took,
 last.ckpt       the last checkpoint, from which the run continues
 weights/        the best weights so far
 metrics.json    scores on the test fold, once training is done; metrics.md is its table
-pictures/       curves, and predictions beside the truth
+pictures/       curves, scores by class, and predictions beside the truth
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from panoseg.training.importing import weights_of_fold
 from panoseg.training.loop import LAST, Training, make_fabric, seed_all
 from panoseg.training.means import METRICS
 from panoseg.training.pictures import draw_curves, draw_predictions
+from panoseg.training.score_pictures import draw_scores
 from panoseg.training.splits import Splits, open_splits
 from panoseg.training.tasks import Task, make_task, numbers_text
 from panoseg.training.transfer import check_parts, take_over
@@ -154,6 +155,7 @@ def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> Non
     card = weights.card
     draw_curves(folder / "log.csv", folder / PICTURES / "curves.png")
     draw_predictions(task, splits.test, fabric, card.reference_date, folder / PICTURES)
+    draw_scores(scores, task.table, folder / PICTURES)
     about = {
         "experiment": run.experiment,
         "fold": run.fold,

@@ -1,0 +1,209 @@
+"""Pictures of a dataset: its classes, their NDVI over the season, its calendar, and some of its patches.
+
+Shape suffixes: K classes, M months.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from panoseg.classes import SegmentClass
+from panoseg.data.describe import DatasetSummary, PatchFacts, parcels_of
+from panoseg.data.profiles import PERIOD_DAYS
+from panoseg.panoptic.draw import draw
+from panoseg.panoptic.panoptic import Panoptic
+from panoseg.training.pictures import (
+    BLUE,
+    GREY,
+    OPACITY,
+    ZOOM,
+    class_legend,
+    darker,
+    land_of,
+    month_axis,
+    new_figure,
+    paled,
+    save_figure,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SHOWN_PATCHES = 4
+_CALENDAR_ROWS = 24
+_QUARTILES = (0.25, 0.5, 0.75)
+
+
+def draw_dataset(summary: DatasetSummary, folder: Path) -> None:
+    """Write classes.png, ndvi.png, calendar.png and patches.png; the summary must have looked at images."""
+    draw_classes(summary, folder / "classes.png")
+    draw_ndvi(summary, folder / "ndvi.png")
+    draw_calendar(summary, folder / "calendar.png")
+    draw_patches(summary, folder / "patches.png")
+
+
+def draw_classes(summary: DatasetSummary, path: Path) -> None:
+    """Share of the pixels, and number of parcels, of each class, the most frequent first; a tick is a fold or set."""
+    pixels_K = summary.pixels_K()
+    present = [entry for entry in summary.dataset.classes.classes if pixels_K[entry.id]]
+    present.sort(key=lambda entry: pixels_K[entry.id])
+    figure = new_figure(11, 1.4 + 0.27 * len(present))
+    pixels, parcels = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    shares = {entry: 100 * pixels_K[entry.id] / pixels_K.sum() for entry in present}
+    _bars(pixels, shares, ".1f")
+    _bars(parcels, {entry: len(summary.parcel_pixels(entry.id)) for entry in present}, ",")
+    if len(summary.parts) > 1:
+        _ticks(pixels, summary, [entry.id for entry in present])
+    pixels.set_xlabel("share of the pixels, percent")
+    parcels.set_xlabel("parcels" if summary.numbered else "connected areas")
+    save_figure(figure, path)
+
+
+def _bars(axes: Axes, values: Mapping[SegmentClass, float], form: str) -> None:
+    """A bar a class, and its number at the right border, where no tick is in its way."""
+    colours = [entry.colour for entry in values]
+    axes.barh(
+        [entry.name for entry in values], [*values.values()], color=colours, edgecolor="#888888", linewidth=0.6, height=0.75
+    )
+    for row, value in enumerate(values.values()):
+        text = format(value, form) if value else ""
+        axes.text(1.1, row, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9)
+    axes.margins(x=0.03, y=0.01)
+    axes.set_xlim(left=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def _ticks(axes: Axes, summary: DatasetSummary, class_ids: Sequence[int]) -> None:
+    """The share of each fold or set on the bars."""
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=2.6, foreground="white")]  # seen on black and on pale bars
+    for place, part in enumerate(summary.parts):
+        part_K = summary.pixels_K(part)
+        shares = [100 * part_K[class_id] / part_K.sum() for class_id in class_ids]
+        label = None if place else f"share in one {part.split()[0]}"
+        axes.plot(shares, range(len(shares)), "|", color="black", markersize=8, path_effects=outline, label=label)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
+
+
+def draw_ndvi(summary: DatasetSummary, path: Path) -> None:
+    """NDVI of the parcels of each crop over the season: median and quartiles of each ten days, without cloudy dates."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    assert summary.ndvi is not None
+    things = summary.dataset.classes.ids("thing")
+    shown = [class_id for class_id in things if len(summary.parcel_pixels(class_id))]
+    columns = min(len(shown), 4) or 1
+    rows = -(-len(shown) // columns) or 1
+    figure = new_figure(max(3 * columns, 6), 0.9 + 1.75 * rows)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    of_all = _line(summary, things)
+    for axes, class_id in zip(panels.flat, shown, strict=False):
+        days, (low, middle, high) = _line(summary, [class_id])
+        colour = summary.dataset.classes[class_id].colour
+        axes.plot(of_all[0], of_all[1][1], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)))
+        axes.fill_between(days, low, high, color=colour, alpha=0.55, linewidth=0)
+        axes.plot(days, middle, color=darker(colour), linewidth=1.4, marker="o", markersize=2.2)
+        parcels = len(summary.parcel_pixels(class_id))
+        axes.set_title(f"{summary.dataset.classes[class_id].name} ({parcels:,})", fontsize=9, loc="left", pad=3)
+        month_axis(axes)
+        axes.set_ylim(0, 1)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_axis_off()
+    for axes in panels.flat[max(len(shown) - columns, 0) : len(shown)]:
+        axes.tick_params(labelbottom=True)
+    figure.suptitle("NDVI of parcels without cloudy dates, by class (number of parcels)", fontsize=11)
+    figure.supylabel("NDVI", fontsize=10)
+    handles = [
+        Line2D([], [], color="#333333", linewidth=1.4, marker="o", markersize=2.2, label=f"median of {PERIOD_DAYS} days"),
+        Patch(color="#bbbbbb", label="half of the parcels (quartiles)"),
+        Line2D([], [], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)), label="median of all classes"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    save_figure(figure, path)
+
+
+def _line(summary: DatasetSummary, class_ids: Sequence[int]) -> tuple[NDArray, NDArray]:
+    assert summary.ndvi is not None
+    days, values = summary.ndvi.quantiles(class_ids, _QUARTILES)
+    return np.datetime64(summary.dataset.reference_date) + days, values
+
+
+def draw_calendar(summary: DatasetSummary, path: Path) -> None:
+    """How many dates a patch has in each month, clear or in cloud, and every date of some patches."""
+    figure = new_figure(11, 7)
+    months, dates = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
+    start_M, clear_M, cloudy_M = dates_by_month(summary.patches, summary.dataset.reference_date)
+    width_M = (start_M.astype("datetime64[M]") + 1).astype("datetime64[D]") - start_M
+    bars = {"align": "edge", "width": 0.92 * width_M.astype(float)}
+    months.bar(start_M, clear_M, color=BLUE, label="clear", **bars)
+    months.bar(start_M, cloudy_M, bottom=clear_M, color=GREY, label="in cloud", **bars)
+    months.set_ylabel("dates a patch and month")
+    months.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    places = np.unique(np.linspace(0, len(summary.patches) - 1, min(_CALENDAR_ROWS, len(summary.patches))).round().astype(int))
+    rows = [summary.patches[place] for place in places]
+    for row, patch in enumerate(rows):
+        day_T = np.datetime64(summary.dataset.reference_date) + patch.days_T
+        cloudy_T = _cloudy(patch) > 0.5
+        dates.plot(day_T[~cloudy_T], np.full((~cloudy_T).sum(), row), "o", color=BLUE, markersize=3.5)
+        dates.plot(day_T[cloudy_T], np.full(cloudy_T.sum(), row), "o", color=GREY, markersize=3.5)
+    dates.set_yticks(range(len(rows)), [f"{patch.name} ({patch.part})" for patch in rows], fontsize=8)
+    dates.invert_yaxis()
+    dates.set_ylabel("patch")
+    for axes in (months, dates):
+        month_axis(axes)
+    save_figure(figure, path)
+
+
+def dates_by_month(patches: Sequence[PatchFacts], reference_date: date) -> tuple[NDArray, NDArray, NDArray]:
+    """First day of each month, and the mean number of clear and of cloudy dates that a patch has in it.
+
+    A date counts as cloudy by the share of the patch's parcels that are in cloud.
+    """
+    clear: defaultdict[np.datetime64, float] = defaultdict(float)
+    cloudy: defaultdict[np.datetime64, float] = defaultdict(float)
+    for patch in patches:
+        month_T = (np.datetime64(reference_date) + patch.days_T).astype("datetime64[M]")
+        for month, share in zip(month_T, _cloudy(patch), strict=True):
+            cloudy[month] += share / len(patches)
+            clear[month] += (1 - share) / len(patches)
+    month_M = np.arange(min(clear), max(clear) + 1)
+    counts = (np.array([of_month[month] for month in month_M]) for of_month in (clear, cloudy))
+    return month_M.astype("datetime64[D]"), *counts
+
+
+def _cloudy(patch: PatchFacts) -> NDArray:
+    return np.zeros(len(patch.days_T)) if patch.cloudy_T is None else patch.cloudy_T
+
+
+def draw_patches(summary: DatasetSummary, path: Path) -> None:
+    """Some patches, spread over those that were counted: true colour on a clear date near mid June, and the truth below."""
+    places = np.unique(np.linspace(0, len(summary.chosen) - 1, _SHOWN_PATCHES).round().astype(int))
+    figure = new_figure(3 * len(places), 7.3)
+    panels = figure.subplots(2, len(places), squeeze=False)
+    present: set[int] = set()
+    for column, place in enumerate(places):
+        sample, facts = summary.dataset.samples[summary.chosen[place]], summary.patches[place]
+        land_HW3, day = land_of(sample, summary.dataset.reference_date.isoformat())
+        assert sample.classes_HW is not None
+        parcels_HW = parcels_of(sample, summary.dataset.classes)
+        truth = Panoptic.from_maps(parcels_HW, sample.classes_HW.numpy(), summary.dataset.classes)
+        present.update(truth.segments.class_ids.tolist())
+        panels[0, column].set_title(f"{facts.name} ({facts.part})\n{day}", fontsize=10)
+        panels[0, column].imshow(land_HW3, interpolation="nearest")
+        panels[1, column].imshow(
+            draw(truth, summary.dataset.classes, paled(land_HW3), OPACITY, scale=ZOOM), interpolation="nearest"
+        )
+    for axes in panels.flat:
+        axes.set_axis_off()
+    class_legend(figure, summary.dataset.classes, present, columns=max(2, len(places) + 1))
+    save_figure(figure, path)
