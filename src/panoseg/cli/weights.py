@@ -10,7 +10,7 @@ import tyro
 
 from panoseg.errors import ConfigError
 
-USAGE = """Import the authors' weights: conf.json and Fold_1 .. Fold_5/model.pth.tar become safetensors + json.
+USAGE = """Import published weights of utae-paps or Crop2Seg: conf.json and model.pth.tar become safetensors + json.
 
 usage: panoseg weights import FOLDER OUT [--data DIR] [--fold 1..5]
 
@@ -37,15 +37,15 @@ def import_weights(
     data: Path | None = None,
     fold: Literal[1, 2, 3, 4, 5] | None = None,
 ) -> None:
-    """Write the authors' weights in panoseg's form: OUT/fold_1 .. OUT/fold_5, or OUT itself with --fold.
+    """Write published weights in panoseg's form: OUT/fold_1 .. OUT/fold_5, or OUT itself with --fold and for a single split.
 
     example: panoseg weights import UTAE_PAPs weights --data PASTIS
 
     Args:
-        folder: The authors' folder: conf.json and Fold_1 .. Fold_5.
+        folder: The authors' folder: conf.json and Fold_1 .. Fold_5 (utae-paps), or conf.json and model.pth.tar (Crop2Seg).
         out: Folder to write; new or empty.
         data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights; otherwise FOLDER. Without it the
-            weights can be scored on PASTIS, but not used for maps.
+            weights can be scored on their dataset, but not used for maps.
         fold: Import only this fold.
     """
     from panoseg.training.importing import import_folds

@@ -13,10 +13,10 @@ from panoseg.data.layouts import Layout, Parts, find_layout
 from panoseg.data.pastis import FOLDS, Policy
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
-from panoseg.models.published import import_published
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
-from panoseg.training.loop import make_fabric
+from panoseg.training.importing import holds_one_fold, is_published, published_weights
+from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
 from panoseg.training.pictures import compare, draw_comparison, draw_predictions
 from panoseg.training.score_pictures import draw_scores
@@ -58,13 +58,18 @@ def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) 
     if (folder / CARD).exists():
         weights = load_weights(folder)
         yield _placed(weights, layout, fold or weights.card.provenance.get("fold"), every_patch)
-    elif (folder / "conf.json").exists():
-        for number in [fold] if fold else layout.rotations:
-            normalisation = layout.normalisation(data, layout.rotation(number)[0])
-            yield _placed(import_published(folder, number, normalisation), layout, number, every_patch)
+    elif is_published(folder):
+        only = [1 if len(layout.rotations) == 1 else None]  # whose fold a folder of one is, it does not say
+        for number in [fold] if fold else only if holds_one_fold(folder) else layout.rotations:
+            normalisation = layout.normalisation(data, layout.rotation(number or 1)[0])
+            yield _placed(published_weights(folder, number or 1, normalisation), layout, number, every_patch)
     elif any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         for number in [fold] if fold else FOLDS:
-            yield from find_weights(folder / f"fold_{number}", data, number, every_patch)
+            of_fold = folder / f"fold_{number}"
+            if not fold and (of_fold / LAST).exists() and not (of_fold / METRICS).exists():
+                fix = f"panoseg train --resume {of_fold}"
+                raise WeightsError(f"{of_fold} has not been trained to its end", "all five folds", fix)
+            yield from find_weights(of_fold, data, number, every_patch)
     else:
         raise WeightsError(
             f"{folder} holds no weights",
