@@ -17,6 +17,7 @@ from panoseg.cli import main
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
+from panoseg.models.config import CONFIGS
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training import attention
 from panoseg.training.attention import attention_in, draw_attention, find_place, network_attention
@@ -80,6 +81,21 @@ def test_networks_without_attention_are_refused_in_a_line():
     with pytest.raises(ConfigError, match="has no attention over dates") as error:
         network_attention(Plain(), batch())
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"paps"}))
+def test_every_network_shows_its_attention_or_says_that_it_has_none(name):
+    torch.manual_seed(0)
+    samples = [Sample(torch.randn(5, 10, 32, 32), torch.arange(5) * 30, "1")]
+    model = build_model(CONFIGS[name]())
+    if name in ("utae", "wtae", "timeunet"):
+        found = network_attention(model, collate(samples))
+        assert found.shape[1:3] == (1, 5)
+        assert found.sum(2).allclose(torch.ones(()))
+        assert attention_in(found[:, 0], np.ones((32, 32), bool)).sum(axis=1) == pytest.approx(1, abs=1e-5)
+    else:
+        with pytest.raises(ConfigError, match="no attention over dates"):
+            network_attention(model, collate(samples))
 
 
 def test_places():

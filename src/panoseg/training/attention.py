@@ -152,9 +152,7 @@ def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArra
     ([3, 8], [[0.5, 0.5]])
     """
     day_D, day_of_T = np.unique(days_T, return_inverse=True)
-    attention_GD = np.zeros((len(attention_GT), len(day_D)))
-    np.add.at(attention_GD, (slice(None), day_of_T), attention_GT)
-    return day_D, attention_GD
+    return day_D, attention_GT @ (day_of_T[:, None] == np.arange(len(day_D)))
 
 
 def draw_attention(
@@ -165,7 +163,7 @@ def draw_attention(
     sample: images as on disk. attention_GT: of ``attention_in``. prediction: what the network says of the place, in words.
     """
     figure = new_figure(12, 6.4)
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 2.3))
+    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1, 2.3))).tolist()
     land_HW3, day = land_of(sample, reference_date)
     land = left.subplots()
     land.imshow(land_HW3, interpolation="nearest")

@@ -177,8 +177,8 @@ def dates_by_month(patches: Sequence[PatchFacts], reference_date: date) -> tuple
             cloudy[month] += share / len(patches)
             clear[month] += (1 - share) / len(patches)
     month_M = np.arange(min(clear), max(clear) + 1)
-    counts = (np.array([of_month[month] for month in month_M]) for of_month in (clear, cloudy))
-    return month_M.astype("datetime64[D]"), *counts
+    clear_M, cloudy_M = (np.array([of_month[month] for month in month_M]) for of_month in (clear, cloudy))
+    return month_M.astype("datetime64[D]"), clear_M, cloudy_M
 
 
 def _cloudy(patch: PatchFacts) -> NDArray:

@@ -196,7 +196,7 @@ def darker(colour: str) -> str:
     ('#555555', '#1f1f1f')
     """
     rgb = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
-    shrunk = (rgb * min(1, 255 / 3 / max(rgb @ (0.299, 0.587, 0.114), 1))).round().astype(int)
+    shrunk = (rgb * min(1, 255 / 3 / max(float(rgb @ (0.299, 0.587, 0.114)), 1))).round().astype(int)
     return "#" + "".join(f"{value:02x}" for value in shrunk)
 
 

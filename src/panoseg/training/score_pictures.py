@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def _draw_classes(
     axes = figure.subplots()
     axes.barh(names, 100 * main_K[ids], color=colours, edgecolor="#888888", linewidth=0.6, height=0.75)
     for (name, values_K), marker, face, edge in zip(others, "oD", ("white", "black"), ("black", "white"), strict=True):
-        style = {"markerfacecolor": face, "markeredgecolor": edge, "markersize": 5, "markeredgewidth": 0.8}
+        style: dict[str, Any] = {"markerfacecolor": face, "markeredgecolor": edge, "markersize": 5, "markeredgewidth": 0.8}
         axes.plot(100 * values_K[ids], range(len(ids)), marker, label=name, clip_on=False, **style)
     axes.axvline(100 * mean, color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=f"mean {title} {100 * mean:.1f}")
     _write_columns(axes, {title: [f"{100 * main_K[class_id]:.1f}" for class_id in ids], counted: map(_short, count_K[ids])})
@@ -130,7 +130,7 @@ def _draw_classes(
 
 def _write_columns(axes: Axes, columns: Mapping[str, Iterable[str]]) -> None:
     """Numbers to the right of horizontal bars, one a bar, under their heading."""
-    where = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": 9}
+    where: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": 9}
     for place, (heading, texts) in zip((1.08, 1.19), columns.items(), strict=True):
         row = -1
         for row, text in enumerate(texts):
