@@ -13,6 +13,7 @@ from pathlib import Path
 
 BENCHMARKS = (
     ("models.py", {}),
+    ("gpu.py", {}),
     ("metrics.py", {}),
     ("loader.py", {"OMP_NUM_THREADS": "1"}),
     ("simulation.py", {"OMP_NUM_THREADS": "1"}),
