@@ -18,7 +18,7 @@ from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training import pictures, score_pictures
 from panoseg.training.config import TrainConfig
-from panoseg.training.pictures import Comparison, darker, draw_comparison
+from panoseg.training.pictures import Comparison, darker, draw_comparison, draw_curves
 from panoseg.training.run import start
 from panoseg.training.score_pictures import draw_confusion, draw_panoptic_classes, draw_semantic_classes, row_shares
 from tiny_runs import UTAE, write_tiny_dataset
@@ -165,3 +165,13 @@ def test_train_and_test_write_the_pictures_of_their_scores(tmp_path):
     assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == json.loads(
         (tmp_path / "b" / "metrics.json").read_text()
     )
+
+
+def test_losses_and_scores_share_their_steps(tmp_path, figures):
+    rows = ["1,1000,train,0.1,9,", "1,4000,train,0.1,5,", "2,4000,validation,,,50"]
+    (tmp_path / "log.csv").write_text("epoch,step,split,learning_rate,loss,mIoU\n" + "\n".join(rows))
+    draw_curves(tmp_path / "log.csv", tmp_path / "a.png")
+    figures[0].canvas.draw()
+    losses, scores = figures[0].axes
+    assert losses.get_xlim() == scores.get_xlim()
+    assert "2,000" in [label.get_text() for label in scores.get_xticklabels()]

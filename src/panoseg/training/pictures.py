@@ -141,7 +141,7 @@ def draw_curves(log: Path, path: Path) -> None:
 
     rows = read_log(log)
     figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
-    losses, scores = figure.subplots(1, 2)
+    losses, scores = figure.subplots(1, 2, sharex=True)
     # Epochs that learn centres alone have no other losses: a loss of 0 is none.
     _draw_columns(losses, [row for row in rows if row["split"] == "train"], zero_is_none=True)
     _draw_columns(scores, [row for row in rows if row["split"] == "validation"])
@@ -166,9 +166,10 @@ def _draw_columns(axes: Axes, rows: Sequence[Mapping[str, str]], zero_is_none: b
         label = name.replace("_", " ")
         axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.5, marker=marker, markersize=3)
     axes.set_xlabel("step")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if names:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(len(names), 5), frameon=False, fontsize=10)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(len(names), 4), frameon=False, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
 
 
