@@ -80,3 +80,11 @@ def test_two_dates_in_half_precision_have_right_gradients():
         del rubbish
         scores.float().square().sum().backward()
         torch.testing.assert_close(conv.weight.grad, expected, rtol=0, atol=0.03 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize(("dates", "height"), [(5, 8), (2, 4), (1, 2), (3, 5)])
+def test_one_sample_in_halves_is_the_plain_convolution(dates, height):
+    torch.manual_seed(0)
+    conv, maps = _Conv3d(3, 4), torch.randn(1, 3, dates, height, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(conv(maps), torch.nn.functional.conv3d(maps, conv.weight, conv.bias, padding=1))
