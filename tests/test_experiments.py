@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
+import torch
 import tyro
 
 from panoseg.cli import main
 from panoseg.cli.train import Arguments
 from panoseg.data.pastis import FOLDS
+from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 from panoseg.training.folds import resume
@@ -132,6 +139,28 @@ def test_all_folds_and_their_mean(data, tmp_path, capsys):
     resume(out)
     assert json.loads((out / "fold_4" / "metrics.json").read_text())["test"] == scores[4]
     assert (out / "fold_1" / "metrics.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+def test_all_folds_on_two_devices(data, tmp_path):
+    """Fold after fold on the same processes; what is frozen stays as it was on both."""
+    torch.manual_seed(0)
+    state = build_model(UTAE).state_dict()
+    card = WeightsCard(UTAE, Normalisation((1000.0,) * 10, (500.0,) * 10))
+    save_weights(tmp_path / "origin", Weights(card, state))
+    options = ["--fold", "all", "--devices", "2", "--epochs", "1", "--max-steps-per-epoch", "1"]
+    options += ["--start-from", str(tmp_path / "origin"), "--freeze", "in_conv"]
+    command = [sys.executable, "-m", "panoseg", "train", "pastis-utae", "--data", str(data), "--out", str(tmp_path / "all")]
+    done = subprocess.run([*command, *tiny_options("pastis-utae"), *options], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| deviation |") == 1
+    assert list(json.loads((tmp_path / "all" / "metrics.json").read_text())["folds"]) == ["1", "2", "3", "4", "5"]
+    for fold in FOLDS:
+        assert len(load_checkpoint(tmp_path / "all" / f"fold_{fold}" / "last.ckpt").random_states) == 2
+        trained = load_weights(tmp_path / "all" / f"fold_{fold}" / "weights").state
+        still = {name for name in state if torch.equal(trained[name], state[name])}
+        assert {name for name in state if name.startswith("in_conv.")} <= still
+        assert not {name for name in state if name.startswith("out_conv.") and name.endswith("weight")} & still
 
 
 def test_there_is_no_mean_of_four_folds():

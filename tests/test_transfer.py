@@ -205,6 +205,16 @@ def test_frozen_parameters_and_statistics_do_not_move_and_all_others_do(data, tm
     assert len(optimiser["param_groups"][0]["params"]) == len(learned_names)
 
 
+def test_freezing_all_that_centres_depend_on_is_refused(data, tmp_path):
+    """While centres alone are learned there is nothing else to learn."""
+    save_weights(tmp_path / "origin", weights_of(PAPS))
+    frozen = ("encoder", "heatmap_conv")
+    config = replace(CONFIG, model=PAPS, start_from=str(tmp_path / "origin"), freeze=frozen, heatmap_only_epochs=1)
+    with pytest.raises(ConfigError, match="freeze encoder heatmap_conv, all that is learned at first"):
+        start("tiny", config, data, 1, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # From the command line
 
 

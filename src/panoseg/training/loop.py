@@ -184,6 +184,9 @@ class Training:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         losses = self.module(work)
+        if not losses["loss"].requires_grad:
+            frozen = " ".join(self.config.freeze)
+            raise ConfigError(f"freeze {frozen}, all that is learned at first", "a part that learns", "freeze fewer parts")
         self.fabric.backward(losses["loss"])
         if config.gradient_clip:
             self.fabric.clip_gradients(self.module, self.optimiser, max_norm=config.gradient_clip, error_if_nonfinite=False)
