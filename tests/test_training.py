@@ -18,9 +18,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from panoseg.classes import S2TSCZCROP
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import initialise
+from panoseg.models.outputs import SemanticOutput
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.checkpoint import (
     Progress,
@@ -34,7 +36,7 @@ from panoseg.training.config import DataConfig, OptimiserConfig, RunConfig, Trai
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.log import RunLog, RunningMean, read_log
 from panoseg.training.loop import Training, make_fabric, seed_all
-from panoseg.training.loss_config import PapsLossConfig
+from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
 from panoseg.training.run import start
 from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import open_splits
@@ -350,11 +352,15 @@ def test_perfect_predictions_score_one_hundred(data, monkeypatch):
         task, fabric = make_task(config), make_fabric(config)
         split = open_splits(data, 1, config).test
         monkeypatch.setattr(task, "predict", lambda batch, table=task.table: _truth(batch, table), raising=False)
-        monkeypatch.setattr(task, "_classes", lambda batch: batch.classes_BHW, raising=False)
+        monkeypatch.setattr(task, "_output", _certain, raising=False)
         scores = task.evaluate(split, fabric)
         assert scores.summary() == dict.fromkeys(names, 100.0)
         json.dumps(scores.to_json(), allow_nan=False)
         assert "corn" in scores.table()
+
+
+def _certain(batch):
+    return SemanticOutput(torch.nn.functional.one_hot(batch.classes_BHW, 20).movedim(-1, 1).float())
 
 
 def _truth(batch, table):
@@ -428,6 +434,41 @@ def test_an_option_changes_the_first_loss(data, tmp_path, changed):
         first_step(config, data, tmp_path / name) for name, config in (("a", PANOPTIC), ("b", replace(PANOPTIC, **changed)))
     )
     assert before["loss"] != after["loss"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kind": "focal"},
+        {"kind": "recall"},
+        {"smoothing": 0.1},
+        {"class_weights": (3.0, *(1.0,) * 19)},
+        {"boundary_weight": 0.5},
+        {"boundary_gamma": 0.0},
+    ],
+    ids=lambda changed: "-".join(map(str, changed.items())),
+)
+def test_an_option_of_the_semantic_loss_changes_the_first_loss(data, tmp_path, changed):
+    model = replace(UTAE, boundary=True)
+    before, after = (
+        first_step(replace(SEMANTIC, model=model, semantic_loss=SemanticLossConfig(**options)), data, tmp_path / name)
+        for name, options in (("a", {}), ("b", changed))
+    )
+    assert before["loss"] == pytest.approx(before["pixel"] + before["boundary"], rel=1e-5)
+    assert before["loss"] != after["loss"]
+    assert (before["pixel"] == after["pixel"]) == next(iter(changed)).startswith("boundary")
+
+
+def test_the_losses_of_semantic_and_panoptic_models_are_not_mixed():
+    with pytest.raises(ConfigError, match="semantic_loss, options of a semantic model, with a panoptic one"):
+        replace(PANOPTIC, semantic_loss=SemanticLossConfig(smoothing=0.1))
+    with pytest.raises(ConfigError, match="does not score boundaries; expected a network with a boundary head"):
+        replace(SEMANTIC, semantic_loss=SemanticLossConfig(boundary_weight=2.0))
+
+
+def test_a_network_has_the_classes_of_its_table():
+    with pytest.raises(ConfigError, match="a network of 20 classes with the 15 classes of S2TSCzCrop"):
+        make_task(SEMANTIC, S2TSCZCROP)
 
 
 @pytest.mark.parametrize(

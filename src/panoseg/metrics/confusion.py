@@ -47,11 +47,16 @@ def confusion_matrix(
         raise DatasetError(
             "a label outside of the class table", f"classes 0 to {count - 1}", "use the class table of this dataset"
         )
-    matrix = matrix[:count, :count].clone()
-    matrix[list(ignored)] = 0
+    return leave_out(matrix[:count, :count], ignored, variant)
+
+
+def leave_out(matrix_KK: Tensor, ignored: Sequence[int], variant: Variant = "strict") -> Tensor:
+    """A copy of a matrix without the pixels of some classes; arguments as of ``confusion_matrix``."""
+    matrix_KK = matrix_KK.clone()
+    matrix_KK[list(ignored)] = 0
     if variant == "published":
-        matrix[:, list(ignored)] = 0
-    return matrix
+        matrix_KK[:, list(ignored)] = 0
+    return matrix_KK
 
 
 def _clamped(labels: Tensor, count: int) -> Tensor:

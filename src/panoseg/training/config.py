@@ -16,7 +16,7 @@ from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, config_from_json, config_to_json
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
-from panoseg.training.loss_config import PapsLossConfig
+from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
 
 Task = Literal["semantic", "panoptic"]
 
@@ -76,6 +76,8 @@ class TrainConfig:
     """Adam and its learning rate."""
     loss: PapsLossConfig = field(default_factory=PapsLossConfig)
     """The loss of a panoptic model."""
+    semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
+    """The loss of a semantic model."""
     initialisation: Literal["published", "torch"] = "published"
     """Initial weights: drawn as the published program does, or as torch does."""
     initial_heat: float = 0.0
@@ -142,6 +144,18 @@ class TrainConfig:
                 "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a semantic one",
                 "their defaults",
                 "leave them out, or train a panoptic model",
+            )
+        if self.task == "panoptic" and self.semantic_loss != SemanticLossConfig():
+            raise ConfigError(
+                "semantic_loss, options of a semantic model, with a panoptic one",
+                "their defaults",
+                "leave them out, or train a semantic model",
+            )
+        if self.semantic_loss.changes_boundary and not getattr(self.model, "boundary", False):
+            raise ConfigError(
+                "semantic_loss.boundary_weight or boundary_gamma with a network that does not score boundaries",
+                "a network with a boundary head",
+                "add --model.boundary, or leave them out",
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +11,8 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.metrics.confusion import ConfusionScores
 from panoseg.metrics.panoptic_quality import PanopticQuality
-from panoseg.metrics.tables import confusion_table, panoptic_table
+from panoseg.metrics.regions import Region, RegionScores
+from panoseg.metrics.tables import confusion_table, panoptic_table, percent, render_table
 
 
 class Scores(Protocol):
@@ -28,23 +30,40 @@ class Scores(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class SemanticScores:
-    """Overall accuracy, mean IoU, and the scores of each class; see ``ConfusionScores``."""
+    """Overall accuracy, mean IoU, and the scores of each class, by region.
 
-    scores: ConfusionScores
+    regions: the same pixels, and those at boundaries of classes and inside apart. region: the one that ``scores``, the summary
+    and the table are of. edge: scores of a network's boundary head, None without one.
+    """
+
+    regions: Mapping[Region, RegionScores]
     classes: ClassTable
+    region: Region = "all"
+    edge: ConfusionScores | None = None
+
+    @property
+    def scores(self) -> ConfusionScores:
+        """The scores of the chosen region."""
+        return self.regions[self.region].scores
 
     def summary(self) -> dict[str, float]:
-        """OA and mIoU in percent."""
+        """OA and mIoU of the chosen region in percent."""
         return {"OA": 100 * self.scores.accuracy, "mIoU": 100 * self.scores.mean_iou}
 
     def to_json(self) -> dict:
-        """OA, mIoU; IoU, precision, recall and F1 of each class, null where undefined; pixels by true and predicted class."""
-        scores = self.scores
+        """All numbers of the chosen region; those of the others below "regions"; and the boundary head's where there is one."""
+        regions = {name: self._region_json(region) for name, region in self.regions.items()}
+        edge = {} if self.edge is None else {"boundary_head": _means(self.edge)}
+        return {"region": self.region, **regions.pop(self.region), **edge, "regions": regions}
+
+    def _region_json(self, region: RegionScores) -> dict:
+        """Means; IoU, precision, recall and F1 of each class, null where undefined; pixels by true and predicted class."""
+        scores = region.scores
         columns = {"iou": scores.iou_K, "precision": scores.precision_K, "recall": scores.recall_K, "f1": scores.f1_K}
         return {
-            "accuracy": scores.accuracy,
-            "mean_iou": scores.mean_iou,
-            "mean_f1": scores.mean_f1,
+            **_means(scores),
+            "best_two": _means(region.best_two),
+            "published_meter": _means(region.published),
             "classes": {
                 entry.name: {name: _or_null(values[entry.id]) for name, values in columns.items()}
                 for entry in self.classes.classes
@@ -54,8 +73,16 @@ class SemanticScores:
         }
 
     def table(self) -> str:
-        """A row a class."""
-        return confusion_table(self.scores, self.classes, ignored=self.classes.ids("void"))
+        """A row a class of the chosen region, and below it the means of all regions."""
+        means = {name: region.scores for name, region in self.regions.items()}
+        if self.edge is not None:
+            means["boundary head"] = self.edge
+        rows = [
+            [name, percent(scores.accuracy), percent(scores.mean_iou), percent(scores.mean_f1)]
+            for name, scores in means.items()
+        ]
+        regions = render_table(["region", "OA", "mIoU", "mean F1"], rows)
+        return f"{confusion_table(self.scores, self.classes, ignored=self.classes.ids('void'))}\n\n{regions}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +106,10 @@ class PanopticScores:
         any_class = self.agnostic.all
         numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n")
         return f"{panoptic_table(self.quality)}\n\nwhatever the class: {numbers.upper()}"
+
+
+def _means(scores: ConfusionScores) -> dict[str, float]:
+    return {"accuracy": scores.accuracy, "mean_iou": scores.mean_iou, "mean_f1": scores.mean_f1}
 
 
 def _or_null(value: float) -> float | None:

@@ -15,18 +15,21 @@ from torch import Tensor, nn
 
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Batch
-from panoseg.metrics.confusion import confusion_matrix, confusion_scores
+from panoseg.errors import ConfigError
 from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
+from panoseg.metrics.regions import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig
+from panoseg.models.outputs import SemanticOutput
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.progress import track
 from panoseg.training.config import TrainConfig
-from panoseg.training.loss_config import PapsLossConfig
-from panoseg.training.losses import PapsLoss, semantic_loss
+from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
+from panoseg.training.losses import PapsLoss
 from panoseg.training.scores import PanopticScores, Scores, SemanticScores
+from panoseg.training.semantic_loss import SemanticLoss
 from panoseg.training.splits import Split
 from panoseg.training.threshold import THRESHOLDS, best_threshold, threshold_counts
 
@@ -80,15 +83,21 @@ class Task(nn.Module):
 class SemanticTask(Task):
     """The class of each pixel."""
 
-    loss_names = ("loss",)
     metric_names = ("OA", "mIoU")
     score_name = "mIoU"
 
+    def __init__(self, model: nn.Module, table: ClassTable = PASTIS, loss: SemanticLossConfig | None = None) -> None:
+        super().__init__(model, table)
+        self.criterion = SemanticLoss(loss, table)
+        self.scores_boundary = getattr(model.config, "boundary", False)
+        self.loss_names = ("loss", "pixel", "boundary") if self.scores_boundary else ("loss",)
+
     def forward(self, work: Work) -> dict[str, Tensor]:
-        """Cross-entropy of the pixels that are not void."""
-        batch = work.batch
-        logits_BKHW = self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT).logits_BKHW
-        return {"loss": semantic_loss(logits_BKHW, _present(batch.classes_BHW), self.table.void)}
+        """The loss of the pixels, and of the boundaries where the network scores them."""
+        losses = self.criterion(self._output(work.batch), _present(work.batch.classes_BHW))
+        if not self.scores_boundary:
+            return {"loss": losses.total}
+        return {"loss": losses.total, "pixel": losses.pixel, "boundary": losses.boundary}
 
     def predict(self, batch: Batch) -> list[Panoptic]:
         """All pixels of a class are one segment."""
@@ -97,18 +106,24 @@ class SemanticTask(Task):
         return [Panoptic.from_maps(classes_HW + 1, ids, self.table) for classes_HW in self._classes(batch).cpu().numpy()]
 
     def evaluate(self, split: Split, fabric: Fabric) -> SemanticScores:
-        """Accuracy and IoU; void pixels are left out, also by pixels predicted as void (strict)."""
-        void = self.table.ids("void")
-        matrix = torch.zeros((self.table.count, self.table.count), dtype=torch.int64, device=fabric.device)
+        """Accuracy and IoU, by region; void pixels are left out, and pixels predicted as void are missed (strict)."""
+        counts = PixelCounts.zero(self.table.count, fabric.device)
         for batch in evaluation_batches(self, split, fabric):
-            with fabric.autocast():
-                predicted_BHW = self._classes(batch)
-            matrix += confusion_matrix(_present(batch.classes_BHW), predicted_BHW, self.table.count, void)
-        return SemanticScores(confusion_scores(_sum_over_processes(matrix, fabric), void), self.table)
+            with fabric.autocast(), torch.no_grad():
+                output = self._output(batch)
+            counts += pixel_counts(output.logits_BKHW, output.boundary_B2HW, _present(batch.classes_BHW))
+        counts = PixelCounts(*(_sum_over_processes(part, fabric) for part in (counts.matrix_RCKK, counts.edge_22)))
+        void = self.table.ids("void")
+        return SemanticScores(
+            {region: counts.scores(region, void) for region in REGIONS}, self.table, edge=counts.edge_scores()
+        )
 
     @torch.no_grad()
     def _classes(self, batch: Batch) -> Tensor:
-        return self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT).logits_BKHW.argmax(1)
+        return self._output(batch).logits_BKHW.argmax(1)
+
+    def _output(self, batch: Batch) -> SemanticOutput:
+        return self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
 
 
 class PanopticTask(Task):
@@ -180,15 +195,22 @@ class PanopticTask(Task):
 
 
 def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
-    """The task of a training, with a network of torch's own initial weights."""
-    return task_of(build_model(config.model), table, config.loss)
+    """The task of a training, with a network of torch's own initial weights. Raises ``ConfigError``."""
+    if config.model.classes != table.count:
+        raise ConfigError(
+            f"a network of {config.model.classes} classes with the {table.count} classes of {table.name}",
+            "the same number",
+            "train a new network on this dataset",
+        )
+    model = build_model(config.model)
+    return (
+        PanopticTask(model, table, config.loss) if isinstance(model, PaPs) else SemanticTask(model, table, config.semantic_loss)
+    )
 
 
-def task_of(model: nn.Module, table: ClassTable = PASTIS, loss: PapsLossConfig | None = None) -> Task:
-    """The task that a network is made for."""
-    if isinstance(model, PaPs):
-        return PanopticTask(model, table, loss)
-    return SemanticTask(model, table)
+def task_of(model: nn.Module, table: ClassTable = PASTIS) -> Task:
+    """The task that a network is made for, to predict and to score."""
+    return PanopticTask(model, table) if isinstance(model, PaPs) else SemanticTask(model, table)
 
 
 def evaluation_batches(task: Task, split: Split, fabric: Fabric) -> Iterator[Batch]:
