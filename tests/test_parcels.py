@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -193,8 +193,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
     grid = GeoBox((20, 20), TRANSFORM, "EPSG:32631")
     monkeypatch.setattr(parcels_module.pq, "write_table", full)
-    monkeypatch.setattr(gpd.GeoDataFrame, "to_file", full)
-    monkeypatch.setattr(rasterio, "open", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     for write in (
         lambda: write_geoparquet(parcels_example(), tmp_path / "parcels.parquet"),
         lambda: write_geopackage(parcels_example(), tmp_path / "parcels.gpkg"),

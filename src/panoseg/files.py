@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from panoseg.errors import OutputError
 _REASONS = {
     errno.ENOSPC: ("the disk is full", "free space for the result", "free some space or choose another folder, then run again"),
     errno.EDQUOT: ("the disk quota is used up", "free space for the result", "free some space or choose another folder"),
+    errno.EFBIG: (
+        "the file is larger than may be written",
+        "a place for large files",
+        "choose another folder or raise the limit",
+    ),
     errno.EACCES: ("no permission to write", "a writable folder", "choose another folder or change its permissions"),
     errno.EPERM: ("no permission to write", "a writable folder", "choose another folder or change its permissions"),
     errno.EROFS: ("the file system is read-only", "a writable folder", "choose another folder"),
@@ -25,20 +31,43 @@ _REASONS = {
 }
 
 
-def output_error(path: Path, error: OSError) -> OutputError:
-    """The user's view of an ``OSError`` met while writing ``path``."""
-    what, expected, fix = _REASONS.get(
-        error.errno or 0, (error.strerror or str(error), "a path that can be written", "choose another")
-    )
+_PROBE_BYTES = 1024**2
+# What ``atomic`` gives out; a library may append an ending of its own.
+_TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
+
+
+def output_error(path: Path, error: Exception) -> OutputError:
+    """The user's view of what went wrong while ``path`` was written: an ``OSError``, or a writing library's own exception."""
+    number = getattr(error, "errno", None)
+    if number in (None, errno.EACCES):  # which netCDF says whenever a file cannot be made
+        number = _obstacle(path.parent) or number
+    text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    what, expected, fix = _REASONS.get(number or 0, (text, "a path that can be written", "choose another"))
     return OutputError(f"{path}: {what}", expected, fix)
 
 
+def _obstacle(folder: Path) -> int | None:
+    """The number of the error that keeps a file from being written into ``folder``, for libraries that do not tell; or None."""
+    probe = folder / f".probe.{uuid.uuid4().hex[:8]}.part"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(_PROBE_BYTES))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
+
+
 @contextmanager
-def atomic(path: Path | str) -> Iterator[Path]:
+def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
     """Give a temporary path beside ``path`` (same suffix) and rename it over ``path`` when the block ends well.
 
-    The temporary may become a file or a folder. Whatever goes wrong, ``path`` is untouched and the temporary is removed.
-    Raises ``OutputError`` for a full disk, missing permission and the like.
+    The temporary may become a file or a folder. Whatever goes wrong, ``path`` is untouched and the temporary is removed; what
+    a killed process leaves, ``remove_unfinished`` finds. failures: what a writing library raises beside ``OSError`` when it
+    cannot write. Raises ``OutputError`` for a full disk, missing permission and the like.
     """
     path = Path(path).absolute()
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
@@ -48,14 +77,29 @@ def atomic(path: Path | str) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
-    except OSError as error:
+    except OutputError as error:  # of a file inside a temporary folder, whose name tells the user nothing
+        raise OutputError(error.found.replace(str(temporary), str(path)), error.expected, error.fix) from error
+    except (OSError, *failures) as error:
         raise output_error(path, error) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path | str) -> None:
+    """Remove the temporaries of ``atomic`` that a killed process left in ``folder`` or below. Raises ``OutputError``."""
+    try:
+        for path in [entry for entry in Path(folder).rglob(".*.part*") if _TEMPORARY.fullmatch(entry.name)]:
+            _remove(path)
+    except OSError as error:
+        raise output_error(Path(folder), error) from error
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -73,21 +117,23 @@ def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
     """Create an output folder, or accept an empty one.
 
     A folder with files in it is refused, unless it holds the file named by ``resumable``, the mark of an unfinished run of the
-    same command. Raises ``OutputError``.
+    same command. What a killed process was just writing into an accepted folder is removed. Raises ``OutputError``.
     """
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        entries = sorted(entry.name for entry in path.iterdir())
+        entries = sorted(entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name))
         if entries and (resumable is None or resumable not in entries):
+            count = f"{len(entries)} file{'s' * (len(entries) > 1)}"
             raise OutputError(
-                f"{path} holds {len(entries)} files ({', '.join(entries[:3])}{', …' if len(entries) > 3 else ''})",
+                f"{path} holds {count} ({', '.join(entries[:3])}{', …' if len(entries) > 3 else ''})",
                 "a new or empty folder",
                 "choose another folder or empty this one",
             )
-        probe = path / f".write-{uuid.uuid4().hex[:8]}"
+        probe = path / f".probe.{uuid.uuid4().hex[:8]}.part"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise output_error(path, error) from error
+    remove_unfinished(path)
     return path

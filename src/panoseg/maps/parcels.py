@@ -6,6 +6,7 @@ Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -15,13 +16,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import shapely
 from affine import Affine
-from pyogrio.errors import DataLayerError, DataSourceError
 from shapely import GeometryType, Polygon
 from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.classes import ClassTable
-from panoseg.errors import OutputError, ParcelsError
+from panoseg.errors import ParcelsError
 from panoseg.files import atomic
 from panoseg.maps.polygons import polygonise
 from panoseg.panoptic.panoptic import Panoptic
@@ -96,13 +96,11 @@ def write_geoparquet(parcels: gpd.GeoDataFrame, path: Path | str) -> None:
 
 def write_geopackage(parcels: gpd.GeoDataFrame, path: Path | str) -> None:
     """Write a GeoPackage with one layer, ``parcels``, atomically."""
-    try:
-        with atomic(path) as temporary:
-            parcels.to_crs(parcels.crs).to_file(temporary, layer="parcels", driver="GPKG", engine="pyogrio")
-    except (DataSourceError, DataLayerError) as error:
-        raise OutputError(
-            f"{path}: {error}", "a path that can be written", "free some space or choose another folder"
-        ) from error
+    # Through memory, because SQLite does not say when a disk is full.
+    file = io.BytesIO()
+    parcels.to_file(file, layer="parcels", driver="GPKG", engine="pyogrio")
+    with atomic(path) as temporary:
+        temporary.write_bytes(file.getbuffer())
 
 
 def read_parcels(path: Path | str) -> gpd.GeoDataFrame:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from odc.geo.geobox import GeoBox
-from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 
 from panoseg.classes import ClassTable
-from panoseg.errors import OutputError
 from panoseg.files import atomic
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -66,13 +64,12 @@ def _write(
         # Identifiers and classes have no mean.
         "overview_resampling": "nearest",
     }
-    try:
-        with atomic(path) as temporary, rasterio.open(temporary, "w", **profile) as target:
+    # Through memory, because GDAL closes a file that a full disk has cut off without a word.
+    with MemoryFile() as file:
+        with file.open(**profile) as target:
             target.write(values_HW, 1)
             if colours:
                 target.write_colormap(1, colours)
             target.update_tags(1, **tags)
-    except RasterioError as error:
-        raise OutputError(
-            f"{path}: {error}", "a path that can be written", "free some space or choose another folder"
-        ) from error
+        with atomic(path) as temporary:
+            temporary.write_bytes(file.getbuffer())

@@ -14,7 +14,7 @@ import xarray as xr
 import panoseg
 from panoseg.cube.season import Season
 from panoseg.errors import OutputError
-from panoseg.files import new_folder, write_json
+from panoseg.files import new_folder, output_error, write_json
 from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 
@@ -61,8 +61,17 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
                 f"choose another folder, or remove {work}",
             )
     else:
+        _clear(work)  # a map that was killed while it took its blocks away has lost their plan first
         write_json(recorded, plan)
     return work
+
+
+def _clear(work: Path) -> None:
+    try:
+        for entry in work.glob("*"):
+            entry.unlink()
+    except OSError as error:
+        raise output_error(work, error) from error
 
 
 def _files(path: Path) -> list[int | str]:

@@ -6,6 +6,7 @@ for no data, ``spatial_ref``, and SCL, Sentinel-2's scene classification.
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,10 +88,12 @@ def write_cube(
     check_size(size)
     folder = new_folder(folder)
     cube, parcels = simulate_cube(size, seed, options, layout)
-    with atomic(folder / "cube.nc") as temporary:
-        cube.to_netcdf(temporary, encoding={name: {"zlib": True, "complevel": 4} for name in cube.data_vars})
-    with atomic(folder / "parcels.gpkg") as temporary:
-        parcels.to_file(temporary, driver="GPKG", layer="parcels")
+    outlines = io.BytesIO()  # SQLite, writing to a disk, would not say that it is full
+    parcels.to_file(outlines, driver="GPKG", layer="parcels", engine="pyogrio")
+    # Renamed together, so that a folder with one of them alone is a folder of somebody else.
+    with atomic(folder / "parcels.gpkg") as gpkg, atomic(folder / "cube.nc", failures=(RuntimeError,)) as netcdf:
+        gpkg.write_bytes(outlines.getbuffer())
+        cube.to_netcdf(netcdf, encoding={name: {"zlib": True, "complevel": 4} for name in cube.data_vars})
     return folder
 
 
