@@ -113,6 +113,7 @@ def test_a_run_draws_its_curves_and_predictions(data, tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {
         "curves.png",
         "classes.png",
+        "confusion.png",
         "patch-14.png",
         "patch-19.png",
     }

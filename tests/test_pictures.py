@@ -18,10 +18,14 @@ from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training import pictures, score_pictures
 from panoseg.training.config import TrainConfig
+from panoseg.training.loop import make_fabric
 from panoseg.training.pictures import Comparison, darker, draw_comparison, draw_curves
 from panoseg.training.run import start
 from panoseg.training.score_pictures import draw_confusion, draw_panoptic_classes, draw_semantic_classes, row_shares
-from tiny_runs import UTAE, write_tiny_dataset
+from panoseg.training.splits import open_splits
+from panoseg.training.tasks import make_task
+from small_pastis import parcels
+from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 
 @pytest.fixture
@@ -149,6 +153,19 @@ def test_lines_in_class_colours_are_dark_enough_to_see():
         colour = darker(entry.colour)
         luminance = sum(int(colour[place : place + 2], 16) * share for place, share in ((1, 0.299), (3, 0.587), (5, 0.114)))
         assert luminance <= 87
+
+
+def test_pixels_outside_of_predicted_parcels_are_background(tmp_path, monkeypatch):
+    """Two patches of 35 pixels of corn, taken for meadow, 28 of meadow, which are missed, and 30 of void."""
+    _, classes_HW = parcels()
+    found = Panoptic.from_maps((classes_HW == 3).astype(np.int32), {1: 1}, PASTIS)
+    config = TrainConfig(model=PAPS, workers=0, accelerator="cpu")
+    task = make_task(config)
+    monkeypatch.setattr(task, "predict", lambda batch: [found] * len(batch.names))
+    test = open_splits(write_tiny_dataset(tmp_path / "data"), 1, config).test
+    matrix_KK = task.evaluate(test, make_fabric(config)).pixels.matrix_KK
+    assert (matrix_KK[3, 1], matrix_KK[1, 0], matrix_KK[0, 0]) == (2 * 35, 2 * 28, 2 * 163)
+    assert matrix_KK.sum() == 2 * (256 - 30)
 
 
 def test_train_and_test_write_the_pictures_of_their_scores(tmp_path):

@@ -25,11 +25,12 @@ _FAINTEST = 0.005  # shares below it would read 0
 
 
 def draw_scores(scores: Scores, table: ClassTable, folder: Path) -> None:
-    """Write classes.png, the score of each class, and for the classes of pixels confusion.png too."""
+    """Write classes.png, the score of each class, and confusion.png, by class of the pixels."""
     if isinstance(scores, SemanticScores):
         draw_confusion(scores.scores, table, folder / CONFUSION)
         draw_semantic_classes(scores.scores, table, folder / CLASSES)
     elif isinstance(scores, PanopticScores):
+        draw_confusion(scores.pixels, table, folder / CONFUSION)
         draw_panoptic_classes(scores.quality, table, folder / CLASSES)
 
 

@@ -87,10 +87,14 @@ class SemanticScores:
 
 @dataclass(frozen=True, eq=False)
 class PanopticScores:
-    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all crops were one class."""
+    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all crops were one class.
+
+    pixels: of the classes of pixels, without void; what lies in no predicted segment is background. For the picture alone.
+    """
 
     quality: PanopticQuality
     agnostic: PanopticQuality
+    pixels: ConfusionScores
 
     def summary(self) -> dict[str, float]:
         """SQ, RQ and PQ over classes, and PQ whatever the class, in percent."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
+from panoseg.metrics.confusion import confusion_matrix, confusion_scores
 from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
 from panoseg.metrics.regions import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.build import build_model
@@ -163,17 +164,21 @@ class PanopticTask(Task):
         return to_panoptics(segment_BHW, masks, self.table)
 
     def evaluate(self, split: Split, fabric: Fabric) -> PanopticScores:
-        """Panoptic quality by PASTIS's definition."""
+        """Panoptic quality by PASTIS's definition, and the classes of the pixels, background where there is no segment."""
         by_class = PanopticCounts.zero(self.table)
         any_class = PanopticCounts.zero(self.table, class_agnostic=True)
+        matrix_KK = torch.zeros((self.table.count, self.table.count), dtype=torch.int64)
+        background, void = self.table.background or 0, self.table.ids("void")
         for batch in evaluation_batches(self, split, fabric):
             with fabric.autocast():
                 predictions = self.predict(batch)
             for true, predicted in zip(true_panoptics(batch, self.table), predictions, strict=True):
                 by_class += patch_counts(true, predicted, self.table)
                 any_class += patch_counts(true, predicted, self.table, class_agnostic=True)
+            predicted_BHW = np.stack([predicted.classes_HW(background) for predicted in predictions])
+            matrix_KK += confusion_matrix(_present(batch.classes_BHW).cpu(), predicted_BHW, self.table.count, void)
         summed = (counts.from_array(_sum_over_processes(counts.to_array(), fabric)) for counts in (by_class, any_class))
-        return PanopticScores(*map(panoptic_quality, summed))
+        return PanopticScores(*map(panoptic_quality, summed), confusion_scores(_sum_over_processes(matrix_KK, fabric), void))
 
     @torch.no_grad()
     def tune(self, split: Split, fabric: Fabric) -> None:
