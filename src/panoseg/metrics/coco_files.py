@@ -91,6 +91,8 @@ def evaluate_coco(
     """
     true = CocoAnnotations.open(true_json, true_folder)
     predicted = CocoAnnotations.open(predicted_json, predicted_folder, true.table)
+    if not len(true):
+        raise PanopticFormatError(f"{true_json} without a single annotation", "images to score", "name the right file")
     failures: list[PanosegError] = [*true.file.problems, *predicted.file.problems]
     jobs = _jobs(true, predicted, failures)
     setting = _Setting(true.folder, predicted.folder, true.table, scored_classes(true.table, "coco"), strict)

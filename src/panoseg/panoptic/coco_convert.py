@@ -88,7 +88,9 @@ def _check_options(to: Target, options: ConvertOptions) -> None:
 
 def _check_source(file: CocoJson, to: Target) -> None:
     """Refuse a file that is of the wanted form already, or of none that can become it."""
-    first: dict[str, Any] = next((read_row(text) for image_id in file.annotations or () for text in file.rows(image_id)), {})
+    with about(str(file.path)):
+        texts = (text for image_id in file.annotations or () for text in file.rows(image_id))
+        first: dict[str, Any] = next((read_row(text) for text in texts), {})
     if to == "panoptic" and "segments_info" in first:
         raise PanopticFormatError(
             f"{file.path}, which is panoptic", "detections or pictures of two channels", "use it as it is"

@@ -28,6 +28,7 @@ _Row = tuple[str, int, Any, int, int]  # name of the array, number, value, first
 _WINDOW = 2**20
 _LONGEST_VALUE = 2**28
 _MOST_CATEGORIES = 2**16
+_ARRAYS = ("images", "annotations", "categories")
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -263,6 +264,8 @@ def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row
         reader.skip(":")
         if reader.next() == "[":
             yield from _array(reader, key, spans)
+        elif key in _ARRAYS:
+            raise ValueError(f"{key} are no array")
         else:
             _, start, stop = reader.value()
             spans[key] = (start, stop)
