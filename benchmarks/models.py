@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import resource
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from convolutions import alone, recorded
+from convolutions import Call, alone, recorded
 from networks import NETWORKS, Work, best_seconds, matrix_product_rate, parcels
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
@@ -101,7 +102,7 @@ def measure(name: str, size: int, dates: int, threads: int) -> Row:
     return Row(name, work.model.config.title, parameters, flop, rate, forward_pass, step_pass)
 
 
-def _pass(work: Callable[[], object], flop: int, calls, rate: float, mib: float, forwards: int = 1) -> Pass:
+def _pass(work: Callable[[], object], flop: int, calls: Counter[Call], rate: float, mib: float, forwards: int = 1) -> Pass:
     seconds = best_seconds(work, _REPEATS)
     own_flop, own_seconds = alone(calls, _REPEATS)
     found = Pass(seconds, forwards * flop / seconds / rate, forwards * own_flop / own_seconds / rate, mib, "")
@@ -117,14 +118,14 @@ def largest_mib() -> float:
 
 
 def slowest_operations(work: Callable[[], object], count: int = 3) -> str:
-    """The operations, other than convolutions, in which ``work`` spends most time, and their shares of it."""
+    """The share of the time of ``work`` in convolutions, and the other operations that take most of it, one percent or more."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         work()
-    events = profiled.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    others = [event for event in events if "conv" not in event.key]
-    others.sort(key=lambda event: event.self_cpu_time_total, reverse=True)
-    return ", ".join(f"{event.key.removeprefix('aten::')} {event.self_cpu_time_total / total:.0%}" for event in others[:count])
+    seconds = Counter({event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()})
+    total = seconds.total()
+    others = Counter({name: time for name, time in seconds.items() if "conv" not in name.lower()})
+    slowest = [f"{name} {time / total:.0%}" for name, time in others.most_common(count) if time >= 0.01 * total]
+    return ", ".join([*slowest, f"convolutions themselves {1 - others.total() / total:.0%}"])
 
 
 def networks_table(names: list[str], size: int, dates: int, threads: int) -> None:

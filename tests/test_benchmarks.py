@@ -92,6 +92,18 @@ def test_who_falls_short(script):
     assert passed(1.0, share=0.66, alone=1.0, mib=0, waits_for="").falls_short
 
 
+def test_what_takes_the_time_is_named(script):
+    square = torch.randn(700, 700)
+    text = script("models").slowest_operations(lambda: square @ square @ square)
+    name, share = text.split(", ")[0].split()
+    assert name == "mm"
+    assert int(share.removesuffix("%")) > 50
+    assert text.endswith("convolutions themselves 0%")
+    images, kernel = torch.randn(4, 32, 64, 64), torch.randn(32, 32, 3, 3)
+    text = script("models").slowest_operations(lambda: torch.conv2d(images, kernel))
+    assert int(text.split()[-1].removesuffix("%")) > 50
+
+
 class Inline:
     """Runs in this process what the benchmark gives to another."""
 
