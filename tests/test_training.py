@@ -37,6 +37,7 @@ from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.log import RunLog, RunningMean, read_log
 from panoseg.training.loop import Training, make_fabric, seed_all
 from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
+from panoseg.training.losses import PapsLoss
 from panoseg.training.run import start
 from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import open_splits
@@ -389,6 +390,24 @@ def test_heatmap_only_leaves_the_other_losses_out(data):
     assert only["loss"] == only["centre"]
     assert min(whole[name].item() for name in ("size", "shape", "class")) > 0
     assert whole["loss"].item() == pytest.approx(sum(whole[name].item() for name in ("centre", "size", "shape", "class")))
+
+
+def test_every_centre_learns_where_it_is_asked(data, monkeypatch):
+    """At most one centre a true parcel (three in each of the six patches), or every local maximum of the heat."""
+    centres, call = [], PapsLoss.__call__
+
+    def counting(criterion, *given):
+        losses = call(criterion, *given)
+        centres.append(len(losses.confidence_N))
+        return losses
+
+    monkeypatch.setattr(PapsLoss, "__call__", counting)
+    for every in (False, True):
+        seed_all(0)
+        config = replace(PANOPTIC, loss=PapsLossConfig(every_centre=every), batch_size=6)
+        task, fabric = make_task(config), make_fabric(config)
+        task(Work(next(open_splits(data, 1, config).train.batches(fabric))))["loss"].backward()
+    assert centres[0] <= 18 < centres[1]
 
 
 # Options: each changes what it says

@@ -34,6 +34,8 @@ class PapsLossConfig:
     """Masks: the published loss, a softmax of probabilities that stays between 0.31 and 1.31, or plain cross-entropy."""
     mask_threshold: float = 0.4
     """Probability above which a pixel counts in the reported IoU."""
+    every_centre: bool = False
+    """Every local maximum of the heat learns the parcel of its zone, not only the hottest pixel of each zone."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def mean_of_folds(scores: Mapping[int, FoldScores]) -> tuple[str, dict[str, Any]
     columns = {name: [numbers[name] for numbers in folds.values()] for name in names}
     mean = {name: statistics.fmean(values) for name, values in columns.items()}
     deviation = {name: statistics.stdev(values) for name, values in columns.items()}
-    together = _together([scores[fold].confusion for fold in FOLDS])
+    pooled = _together([scores[fold].confusion for fold in FOLDS])
+    together = {name: pooled[name] for name in names if name in pooled}
     classes = _means_by_class([scores[fold].classes for fold in FOLDS])
     rows = {**{str(fold): numbers for fold, numbers in folds.items()}, "mean": mean, "deviation": deviation}
     rows |= {"together": together} if together else {}

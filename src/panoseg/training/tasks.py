@@ -141,13 +141,13 @@ class PanopticTask(Task):
         self.criterion = PapsLoss(loss, void=table.void)
 
     def forward(self, work: Work) -> dict[str, Tensor]:
-        """The panoptic loss and its parts; each parcel teaches the best centre of its zone."""
+        """The panoptic loss and its parts; each parcel teaches the best centre of its zone, or every one."""
         batch, targets = work.batch, _present(work.batch.centres)
         output = self.model(
             batch.images_BTCHW,
             batch.days_BT,
             batch.valid_BT,
-            targets.zone_HW,
+            None if self.criterion.config.every_centre else targets.zone_HW,
             work.heatmap_only,
             pixel_scores=self.criterion.config.pixel_weight > 0,
         )
