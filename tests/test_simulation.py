@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.bands import PASTIS_BANDS
-from panoseg.data.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis
+from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation
+from panoseg.data.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis, write_s2tsczcrop
 from panoseg.data.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
 from panoseg.data.simulation.calendar import SEASON_DAYS, acquisition_days, season_start
 from panoseg.data.simulation.cover import Climate
@@ -22,6 +24,7 @@ from panoseg.data.simulation.phenology import Phenology, first_of_parcel
 from panoseg.data.simulation.regions import REGIONS
 from panoseg.data.simulation.sensor import footprints, interpolate, pool, repeat, shift
 from panoseg.data.simulation.spectra import make_surfaces
+from panoseg.data.simulation.write_czech import CZECH_CLASS, set_of
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 
 RED, BLUE, INFRARED = (PASTIS_BANDS.index(band) for band in ("B04", "B02", "B08"))
@@ -427,6 +430,61 @@ def test_another_simulation_is_not_mixed_in(tmp_path, change):
         write_pastis(tmp_path, **{**arguments, **change})
 
 
+def test_layouts_are_not_mixed(tmp_path):
+    write_pastis(tmp_path / "pastis", 1, SMALL, 2, QUICK, workers=1)
+    write_s2tsczcrop(tmp_path / "czech", 1, SMALL, 2, QUICK, workers=1)
+    for write, folder in ((write_pastis, "czech"), (write_s2tsczcrop, "pastis")):
+        with pytest.raises(OutputError, match="layout"):
+            write(tmp_path / folder, 1, SMALL, 2, QUICK, workers=1)
+
+
+def test_seasons_in_the_czech_layout_are_those_of_pastis_with_other_names(tmp_path):
+    folder = write_s2tsczcrop(tmp_path / "data", 4, SMALL, 1, QUICK, workers=1)
+    dataset = S2TSCzCropDataset(folder, target="semantic")
+    assert [patch.set for patch in dataset.metadata] == ["train", "val", "test", "train"]
+    for index, patch in enumerate(dataset.metadata):
+        season, sample = simulate_season(SMALL, (1, index), QUICK), dataset[index]
+        assert np.array_equal(sample.images_TCHW, season.images_TCHW)
+        assert np.array_equal(
+            sample.classes_HW, [[CZECH_CLASS[int(class_id)] for class_id in row] for row in season.classes_HW]
+        )
+        assert dataset.dates(index) == season.dates
+        assert (patch.affine[2], patch.affine[5], patch.epsg) == (*season.origin, season.epsg)
+    stated, computed = (json.loads((folder / "NORM_S2_patch.json").read_text()), compute_normalisation(folder))
+    assert stated["train"]["mean"] == pytest.approx(computed["train"]["mean"])
+    assert stated["train"]["std"] == pytest.approx(computed["train"]["std"])
+
+
+def test_every_class_of_pastis_has_one_of_s2tsczcrop():
+    """Crops become crops, background and void stay what they are."""
+    assert sorted(CZECH_CLASS) == [entry.id for entry in PASTIS.classes]
+    assert all(PASTIS[old].kind == S2TSCZCROP[new].kind for old, new in CZECH_CLASS.items())
+    named = {PASTIS[old].name: S2TSCZCROP[new].name for old, new in CZECH_CLASS.items()}
+    assert (named["corn"], named["grapevine"], named["spring barley"]) == ("maize", "vineyards", "summer cereals")
+    assert {entry.name for entry in S2TSCZCROP.classes} - set(named.values()) == {"flax and hemp", "hopyards"}
+
+
+def test_an_interrupted_czech_dataset_is_completed(tmp_path):
+    def files(folder):
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("[ADNm]*/*")} | {
+            name: (folder / name).read_bytes() for name in ("metadata.json", "NORM_S2_patch.json")
+        }
+
+    whole = files(write_s2tsczcrop(tmp_path / "whole", 3, SMALL, 2, QUICK, workers=1))
+    folder = write_s2tsczcrop(tmp_path / "parts", 2, SMALL, 2, QUICK, workers=1)
+    (folder / ".simulation/10001.json").unlink()
+    (folder / "DATA_S2/S2_10001").unlink()
+    before = (folder / "DATA_S2/S2_10000").stat().st_mtime_ns
+    assert files(write_s2tsczcrop(folder, 3, SMALL, 2, QUICK, workers=1)) == whole
+    assert (folder / "DATA_S2/S2_10000").stat().st_mtime_ns == before
+    assert len(whole) == 8
+
+
+def test_of_twenty_patches_fourteen_train():
+    sets = [set_of(number) for number in range(40)]
+    assert [sets.count(name) for name in ("train", "val", "test")] == [28, 6, 6]
+
+
 def test_several_processes_write_the_same_dataset(tmp_path):
     one, two = (arrays_of(write_pastis(tmp_path / str(n), 2, SMALL, 4, QUICK, workers=n)) for n in (1, 2))
     assert all(np.array_equal(one[name], two[name]) for name in one)
@@ -494,6 +552,10 @@ def test_the_command_writes_a_dataset_or_a_cube(tmp_path, capsys):
     quick = ["--size", "32", "--dates", "3", "3"]
     assert main(["simulate", str(tmp_path / "data"), "--patches", "1", "--workers", "1", *quick]) == 0
     assert len(np.load(tmp_path / "data/DATA_S2/S2_10000.npy")) == 3
+    assert (
+        main(["simulate", str(tmp_path / "czech"), "--layout", "s2tsczcrop", "--patches", "1", "--workers", "1", *quick]) == 0
+    )
+    assert len(S2TSCzCropDataset(tmp_path / "czech", target="semantic")) == 1
     assert main(["simulate", str(tmp_path / "cube"), "--cube", *quick]) == 0
     assert {path.name for path in (tmp_path / "cube").iterdir()} == {"cube.nc", "parcels.gpkg"}
     assert "cube.nc" in capsys.readouterr().out
@@ -508,6 +570,8 @@ def test_the_command_writes_a_dataset_or_a_cube(tmp_path, capsys):
         ["--parcel-maps", "nowhere"],
         ["--cube", "--size", "4"],
         ["--cube", "--centres"],
+        ["--layout", "s2tsczcrop", "--centres"],
+        ["--layout", "s2tsczcrop", "--cube"],
         ["--cube", "--workers", "2"],
     ],
 )

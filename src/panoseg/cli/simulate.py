@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -16,15 +16,18 @@ def run(
     patches: int = 100,
     size: int = 128,
     seed: int = 0,
+    layout: Literal["pastis", "s2tsczcrop"] = "pastis",
     cube: bool = False,
     parcel_maps: Path | None = None,
     centres: bool = False,
     workers: int | None = None,
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
 ) -> None:
-    """Write simulated Sentinel-2 seasons as a dataset in PASTIS's own layout, or one season as a cube.
+    """Write simulated Sentinel-2 seasons as a dataset in PASTIS's or S2TSCzCrop's own layout, or one season as a cube.
 
     example: panoseg simulate DIR --patches 100 --size 128 --seed 0
+
+    example: panoseg simulate DIR --layout s2tsczcrop --patches 100
 
     example: panoseg simulate DIR --cube --size 512 --region bocage
 
@@ -32,18 +35,28 @@ def run(
 
     Args:
         folder: Where to write; new, empty, or a dataset of an earlier run with the same options.
-        patches: Number of patches, in five folds; a cube is one.
+        patches: Number of patches, in the folds or sets of the layout; a cube is one.
         size: Pixels of 10 m on a side.
         seed: The same seed gives the same data.
+        layout: pastis: parcels and 18 crops, five folds. s2tsczcrop: 13 crop classes without parcels, train, val and test.
         cube: Write cube.nc and parcels.gpkg instead of a dataset.
         parcel_maps: A folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
         centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
         workers: Processes; one a core by default.
     """
+    if layout == "s2tsczcrop" and (centres or cube):
+        raise ConfigError(
+            f"--layout s2tsczcrop with --{'cube' if cube else 'centres'}", "a dataset without parcels", "leave one of them out"
+        )
     if not cube:
-        from panoseg.data.simulation.write import write_pastis
+        if layout == "s2tsczcrop":
+            from panoseg.data.simulation.write_czech import write_s2tsczcrop
 
-        write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
+            write_s2tsczcrop(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps)
+        else:
+            from panoseg.data.simulation.write import write_pastis
+
+            write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
         print(f"{patches} patches of {size} x {size} pixels in {folder}")
         return
     if parcel_maps is not None or centres or workers is not None:

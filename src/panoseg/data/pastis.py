@@ -33,12 +33,11 @@ from panoseg.data.seasons import (
     known_classes,
     map_classes,
     map_images,
-    mean_statistics,
-    moments,
     parse_class_mapping,
     parse_single_date,
     sorted_season,
 )
+from panoseg.data.statistics import mean_statistics, moments
 from panoseg.errors import ConfigError, DatasetError
 
 FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {

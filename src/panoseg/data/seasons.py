@@ -1,4 +1,4 @@
-"""What readers of datasets share: files, seasons in the order of their dates, maps of classes, statistics of bands.
+"""What readers of datasets share: files, seasons in the order of their dates, maps of classes.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -134,36 +133,3 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
         raise ConfigError(
             f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
         ) from None
-
-
-def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
-    """Mean and deviation of each band, 2 x C, over entries {"mean": [..], "std": [..]} of a JSON file.
-
-    Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``OverflowError`` for anything else, and for deviations that are not
-    positive.
-    """
-    values = np.array([[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64)
-    if values.shape[1:] != (len(entries), bands) or not np.isfinite(values).all():
-        raise ValueError(f"values of shape {values.shape}, or not finite")
-    if not (values[1] > 0).all():
-        raise ValueError("a deviation that is not positive")
-    return values.mean(axis=1)
-
-
-def moments(images_TCHW: NDArray) -> NDArray:
-    """Mean and unbiased deviation of each band over all dates, 2 x C; one date at a time is in memory.
-
-    Sums of int16 and of their squares are exact in double precision.
-    """
-    total, square = np.zeros((2, images_TCHW.shape[1]))
-    for image_CHW in images_TCHW:
-        values = image_CHW.reshape(len(image_CHW), -1).astype(np.float64)
-        total += values.sum(axis=1)
-        square += np.einsum("cp,cp->c", values, values)
-    return moments_of_sums(images_TCHW.size // images_TCHW.shape[1], total, square)
-
-
-def moments_of_sums(count: int, total_C: NDArray, square_C: NDArray) -> NDArray:
-    """Mean and unbiased deviation, 2 x C, of ``count`` values from their sum and the sum of their squares."""
-    variance_C = (square_C - total_C**2 / count) / max(count - 1, 1)
-    return np.stack([total_C / count, np.sqrt(np.maximum(variance_C, 0))])

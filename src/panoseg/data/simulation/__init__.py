@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from panoseg.data.simulation.options import SimulationOptions
     from panoseg.data.simulation.season import Layout, Season, simulate_season
     from panoseg.data.simulation.write import write_pastis
+    from panoseg.data.simulation.write_czech import write_s2tsczcrop
 
 _MODULES = {
     "Layout": "season",
@@ -20,9 +21,10 @@ _MODULES = {
     "simulate_cube": "cube",
     "simulate_season": "season",
     "write_pastis": "write",
+    "write_s2tsczcrop": "write_czech",
 }
 
-__all__ = ["Layout", "Season", "SimulationOptions", "simulate_cube", "simulate_season", "write_pastis"]
+__all__ = ["Layout", "Season", "SimulationOptions", "simulate_cube", "simulate_season", "write_pastis", "write_s2tsczcrop"]
 
 
 def __getattr__(name: str) -> Any:
