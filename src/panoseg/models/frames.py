@@ -33,28 +33,48 @@ def cut_frames(images_BTCHW: Tensor, valid_BT: Tensor, width: int) -> list[tuple
     ]
 
 
+def split_frames(frames_FCHW: Tensor, sizes: Sequence[int], together: bool) -> tuple[Tensor, ...]:
+    """Frames in the pieces in which they go through a network: of ``sizes`` on a CPU, else all at once.
+
+    together: the network has to see all frames at once, as a batch norm in training.
+    """
+    # Channels last: convolutions on CPUs and with tensor cores are several times faster in this layout.
+    frames_FCHW = frames_FCHW.contiguous(memory_format=torch.channels_last)
+    return (frames_FCHW,) if together or frames_FCHW.device.type != "cpu" else frames_FCHW.split(list(sizes))
+
+
 def encode_frames(
     levels: Callable[[Tensor], list[Tensor]], frames_FCHW: Tensor, sizes: Sequence[int], together: bool
 ) -> list[tuple[Tensor, ...]]:
     """Maps of all levels, each cut into pieces of ``sizes`` frames.
 
-    levels: the network, from frames to one map a level. together: it has to see all frames at once, as a batch norm in
-    training; else a CPU sends one piece after the other through it.
+    levels: the network, from frames to one map a level. together: as in ``split_frames``.
     """
-    # Channels last: convolutions on CPUs and with tensor cores are several times faster in this layout.
-    frames_FCHW = frames_FCHW.contiguous(memory_format=torch.channels_last)
-    if together or frames_FCHW.device.type != "cpu":
-        return [level.split(list(sizes)) for level in levels(frames_FCHW)]
-    return list(zip(*map(levels, frames_FCHW.split(list(sizes))), strict=True))
+    encoded = [levels(piece_FCHW) for piece_FCHW in split_frames(frames_FCHW, sizes, together)]
+    if len(encoded) == len(sizes):
+        return list(zip(*encoded, strict=True))
+    return [level.split(list(sizes)) for level in encoded[0]]
 
 
-def season_of_frames(pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
-    """Pieces F x C x H x W as seasons B x T x C x H x W, zero where not valid."""
-    maps_FHWC = torch.cat(list(pieces)).permute(0, 2, 3, 1)
-    if len(maps_FHWC) < valid_BT.numel():
-        frames_FHWC, maps_FHWC = maps_FHWC, maps_FHWC.new_zeros((valid_BT.numel(), *maps_FHWC.shape[1:]))
-        maps_FHWC[valid_BT.flatten()] = frames_FHWC
-    return maps_FHWC.unflatten(0, valid_BT.shape).permute(0, 1, 4, 2, 3)
+def season_of_frames(pieces: Iterable[Tensor], valid_BT: Tensor) -> Tensor:
+    """Pieces F x C x H x W as seasons B x T x C x H x W, zero where not valid.
+
+    pieces: of any sizes. Without gradients each is copied as it comes, so that those of a generator never exist together.
+    """
+    if torch.is_grad_enabled():
+        pieces = [torch.cat(list(pieces))]
+    place_F, start, season_NHWC = valid_BT.flatten().nonzero().flatten(), 0, None
+    for piece_FCHW in pieces:
+        piece_FHWC = piece_FCHW.permute(0, 2, 3, 1)
+        if len(piece_FHWC) == valid_BT.numel():
+            season_NHWC = piece_FHWC
+            break
+        if season_NHWC is None:
+            season_NHWC = piece_FHWC.new_zeros((valid_BT.numel(), *piece_FHWC.shape[1:]))
+        season_NHWC[place_F[start : start + len(piece_FHWC)]] = piece_FHWC
+        start += len(piece_FHWC)
+    assert season_NHWC is not None
+    return season_NHWC.unflatten(0, valid_BT.shape).permute(0, 1, 4, 2, 3)
 
 
 def sum_of_frames(maps_FCHW: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ class FeatureMaps:
     """What a backbone gives to a head.
 
     pyramid: feature maps B x C_i x H_i x W_i, float32 (half under mixed precision), coarsest first, each twice the size of the
-    one before; the last has the images' size. attention_GBTHW: weights of the dates at the coarsest size, summing to 1 over
-    valid dates; None where the backbone has no attention.
+    one before; the last has the images' size. attention_GBTHW: weights of the dates, summing to 1 over valid dates, at the
+    size where the backbone finds them: the coarsest, in TimeUNet the images'; None where it has no attention.
     """
 
     pyramid: tuple[Tensor, ...]

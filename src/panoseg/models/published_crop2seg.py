@@ -85,7 +85,7 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
         return NaiveUnetConfig(
             bands=int(options.get("input_dim", 10)),
             classes=_NAIVE_CLASSES,
-            length=int(options["max_temp"]),
+            length=_length(options),
             convolution=options.get("conv_type", "2d"),
             **_blocks(options),
         )
@@ -128,6 +128,12 @@ def _aggregating(options: Mapping[str, Any]) -> dict[str, Any]:
 def _blocks(options: Mapping[str, Any]) -> dict[str, Any]:
     mbconv = bool(options.get("use_mbconv"))
     return {"mbconv": mbconv, "squeeze": bool(options.get("add_squeeze")) and not mbconv}
+
+
+def _length(options: Mapping[str, Any]) -> int:
+    if options.get("max_temp") is None:
+        raise ValueError("max_temp is not given, and the naive U-Net needs the number of dates that it was trained with")
+    return int(options["max_temp"])
 
 
 def _by_table(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames
+from panoseg.models.frames import check_sides, cut_frames, season_of_frames, split_frames
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
 from panoseg.models.ltae import temporal_encoder
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
@@ -45,9 +45,6 @@ class TimeUNet(nn.Module):
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         # Batch norm in training looks at all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
-        (finest,) = encode_frames(self._finest, images_BTCHW[valid_BT], [size for _, size in cuts], together)
-        season_BCHW, attention_GBTHW = self.temporal_encoder(season_of_frames(finest, valid_BT), days_BT, valid_BT)
+        pieces = map(self.in_conv, split_frames(images_BTCHW[valid_BT], [size for _, size in cuts], together))
+        season_BCHW, attention_GBTHW = self.temporal_encoder(season_of_frames(pieces, valid_BT), days_BT, valid_BT)
         return FeatureMaps(unet(season_BCHW, self.down_blocks, self.up_blocks), attention_GBTHW)
-
-    def _finest(self, frames_FCHW: Tensor) -> list[Tensor]:
-        return [self.in_conv(frames_FCHW)]
