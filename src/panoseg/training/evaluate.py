@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from panoseg.data.layouts import Layout, Parts, find_layout
 from panoseg.data.pastis import FOLDS, Policy
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
+from panoseg.metrics.regions import Region
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
@@ -20,6 +21,7 @@ from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
 from panoseg.training.pictures import compare, draw_comparison, draw_predictions
 from panoseg.training.score_pictures import draw_scores
+from panoseg.training.scores import SemanticScores
 from panoseg.training.splits import Split, open_parts
 from panoseg.training.tasks import Scores, Task, task_of
 
@@ -113,6 +115,15 @@ def _check_classes(known: ClassTable, layout: Layout) -> None:
         )
 
 
+def _check_region(region: Region, found: Sequence[FoldWeights]) -> None:
+    if region != "all" and any(task_of_model(entry.weights.card.model) == "panoptic" for entry in found):
+        raise ConfigError(
+            f"--region {region} with weights of a panoptic model",
+            "weights of a semantic model, whose scores are of pixels",
+            "leave out --region",
+        )
+
+
 def score_folder(
     folder: Path,
     data: Path,
@@ -122,15 +133,17 @@ def score_folder(
     fold: int | None = None,
     every_patch: bool = False,
     normalisation: Policy | None = None,
+    region: Region = "all",
     pictures: int = 3,
 ) -> None:
     """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and pictures into a new folder.
 
-    options: batch size, precision, accelerator and workers are taken from it. pictures: how many patches are drawn beside the
-    scores; with 0 nothing is.
+    options: batch size, precision, accelerator and workers are taken from it. region: of which pixels the tables of a semantic
+    model are. pictures: how many patches are drawn beside the scores; with 0 nothing is.
     """
     layout = find_layout(data)
     found = list(find_weights(folder, data, fold, every_patch))
+    _check_region(region, found)
     splits = [scored_split(entry, data, normalisation, options) for entry in found]
     for split in splits:
         split.dataset[0]
@@ -138,7 +151,8 @@ def score_folder(
     fabric = make_fabric(options)
     scores: dict[int | None, Scores] = {}
     for entry, split in zip(found, splits, strict=True):
-        task, scores[entry.fold] = score(entry.weights, split, fabric)
+        task, of_all = score(entry.weights, split, fabric)
+        scores[entry.fold] = replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
         print(f"{len(split)} patches of {layout.words(entry.parts)}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if pictures:
