@@ -18,7 +18,7 @@ from panoseg.classes import ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.attention_unet import AttentionUnetConfig
+from panoseg.models.configs.attention_unet import AttentionUnetConfig, Dates
 from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.configs.unet import NaiveUnetConfig
 from panoseg.models.configs.utae import UtaeConfig
@@ -100,7 +100,7 @@ _Config = TypeVar("_Config", bound=AttentionUnetConfig)
 def _attention_unet(kind: type[_Config], options: Mapping[str, Any], **others: Any) -> _Config:
     """Options of the three networks with attention; others: those that not all of them have."""
     *hidden, classes = read_widths(options.get("out_conv", [32, 15]))
-    dates = "day_of_year" if options.get("use_doy") else "relative"
+    dates: Dates = "day_of_year" if options.get("use_doy") else "relative"
     return kind(
         bands=int(options.get("input_dim", 10)),
         classes=classes,
