@@ -64,5 +64,9 @@ class UConvLstm(nn.Module):
         return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
-        """Maps of all levels, finest first."""
-        return self.down_blocks(self.in_conv(frames_FCHW))
+        """Maps of all levels, finest first; on a CPU, where frames come season by season, all but the coarsest as sums."""
+        levels = self.down_blocks(self.in_conv(frames_FCHW))
+        if frames_FCHW.device.type != "cpu":
+            return levels
+        # The skip connections need no more, so that the finer maps of all dates never exist together.
+        return [*(sum_of_frames(level_FCHW)[None] for level_FCHW in levels[:-1]), levels[-1]]
