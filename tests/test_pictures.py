@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from panoseg.classes import PASTIS
+from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.metrics.confusion import confusion_scores
@@ -133,6 +134,18 @@ def test_comparisons_of_pixels_have_no_borders_and_say_how_many_are_right(tmp_pa
     _, truth, prediction = figures[0].axes
     assert (truth.get_title(), prediction.get_title()) == ("truth", "prediction: 50 % of the pixels right")
     assert prediction.images[0].get_array()[:, 0].tolist() == [[174, 199, 232], [255, 187, 120], [255, 187, 120]]
+
+
+def test_classes_have_a_line_between_them_where_the_table_names_it(tmp_path, figures):
+    """S2TSCzCrop's colour 15, here red, on pictures of pixels and in their legend."""
+    table = replace(S2TSCZCROP, boundary=replace(S2TSCZCROP.boundary, colour="#ff0000"))
+    for chosen, red in ((table, 12), (replace(table, boundary=None), 0)):
+        pictures = [Panoptic.from_maps(np.array([[1, 1, 2]] * 3), {1: 1, 2: 3}, chosen)] * 2
+        draw_comparison(Comparison(comparison(None).sample, *pictures), chosen, "2018-09-01", tmp_path / "a.png")
+        image = figures[-1].axes[1].images[0].get_array()
+        assert (image == [255, 0, 0]).all(axis=2).sum() == red
+        names = [text.get_text() for text in figures[-1].legends[0].get_texts()]
+        assert names == ["permanent grassland", "summer cereals"] + ["boundary"] * bool(red)
 
 
 def test_comparisons_of_parcels_count_them(tmp_path, figures):

@@ -117,8 +117,8 @@ class PastisDataset(Dataset[Sample]):
     def _read(self, index: int) -> Sample:
         """A sample before augmentation; without centre targets where that makes them anew."""
         patch = self.metadata[index]
-        images_TCHW = _map_images(self.folder, patch)
-        images_TCHW, days_T = sorted_season(images_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
+        on_disk_TCHW = _map_images(self.folder, patch)
+        images_TCHW, days_T = sorted_season(on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
         classes_HW = instances_HW = centres = None
         if self.target is not None:
             written_HW = self._classes(patch, images_TCHW.shape[2:])

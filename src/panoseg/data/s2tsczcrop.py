@@ -121,8 +121,8 @@ class S2TSCzCropDataset(Dataset[Sample]):
     def _read(self, index: int) -> Sample:
         """A sample with its images as they lie on disk."""
         patch = self.metadata[index]
-        images_TCHW = _map_images(self.folder, patch)
-        images_TCHW, days_T = sorted_season(images_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
+        on_disk_TCHW = _map_images(self.folder, patch)
+        images_TCHW, days_T = sorted_season(on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
         classes_HW = None
         if self.target is not None:
             path = classes_path(self.folder, patch.id)

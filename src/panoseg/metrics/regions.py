@@ -56,10 +56,8 @@ class PixelCounts:
         """Scores of a region. ignored: classes whose true pixels are left out."""
         chosen = {"all": slice(None), "boundary": slice(0, 1), "interior": slice(1, 2)}[region]
         best_KK, two_KK = self.matrix_RCKK[chosen].sum(0)
-        strict, two, published = (
-            confusion_scores(leave_out(matrix_KK, ignored, variant), ignored)
-            for matrix_KK, variant in ((best_KK, "strict"), (two_KK, "strict"), (best_KK, "published"))
-        )
+        strict, two = (confusion_scores(leave_out(matrix_KK, ignored), ignored) for matrix_KK in (best_KK, two_KK))
+        published = confusion_scores(leave_out(best_KK, ignored, "published"), ignored)
         return RegionScores(strict, two, published)
 
     def edge_scores(self) -> ConfusionScores | None:

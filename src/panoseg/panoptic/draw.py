@@ -41,6 +41,11 @@ def draw(
     return image_HW3.round().astype(np.uint8)
 
 
+def boundary_colour(table: ClassTable) -> tuple[int, int, int] | None:
+    """The colour of the line between classes on pictures of pixels; None where the table has none."""
+    return None if table.boundary is None else _rgb(table.boundary.colour)
+
+
 def borders(segment_HW: np.ndarray) -> np.ndarray:
     """Pixels of a segment beside another segment or none: a line of one pixel, drawn once between two. Bool, H x W.
 

@@ -20,7 +20,7 @@ from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import OutputError
 from panoseg.files import atomic
-from panoseg.panoptic.draw import draw
+from panoseg.panoptic.draw import boundary_colour, draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import LEADING, read_log
 from panoseg.training.splits import Split
@@ -93,14 +93,16 @@ def compare(task: Task, split: Split, sample: Sample, fabric: Fabric) -> Compari
 def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: str, path: Path) -> None:
     """Write image, truth and prediction side by side, with a legend of the classes in them.
 
-    Parcels are drawn over the paled image with their borders; without parcels (semantic), pixels have their class' colour.
+    Parcels are drawn over the paled image with their borders; without parcels (semantic), pixels have their class' colour, and
+    classes a line between them where the table has a colour for it.
     """
     figure = new_figure(12, 5.3)
     land_HW3, day = land_of(comparison.sample, reference_date)
     truth, prediction = comparison.truth, comparison.prediction
     if comparison.sample.instances_HW is None:
         titles = "truth", f"prediction: {100 * right_share(truth, prediction, table):.0f} % of the pixels right"
-        drawn = [draw(picture, table, line=None) for picture in (truth, prediction)]
+        line = boundary_colour(table)
+        drawn = [draw(picture, table, line=line, scale=ZOOM if line else 1) for picture in (truth, prediction)]
     else:
         titles = f"truth: {_parcels(truth)}", f"prediction: {_parcels(prediction)}"
         drawn = [draw(picture, table, paled(land_HW3), OPACITY, scale=ZOOM) for picture in (truth, prediction)]
@@ -210,10 +212,12 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def class_legend(figure: Figure, table: ClassTable, class_ids: Iterable[int], columns: int) -> None:
-    """A legend of some classes below a figure; nothing for none."""
+    """A legend of some classes below a figure, and of the line between them where the table names it; nothing for none."""
     from matplotlib.patches import Patch
 
     present = [table[class_id] for class_id in sorted(set(class_ids))]
+    if present and table.boundary is not None:
+        present.append(table.boundary)
     handles = [Patch(facecolor=entry.colour, edgecolor="#888888", label=entry.name) for entry in present]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), fontsize=10, frameon=False)

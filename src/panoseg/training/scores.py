@@ -74,7 +74,7 @@ class SemanticScores:
 
     def table(self) -> str:
         """A row a class of the chosen region, and below it the means of all regions."""
-        means = {name: region.scores for name, region in self.regions.items()}
+        means: dict[str, ConfusionScores] = {name: region.scores for name, region in self.regions.items()}
         if self.edge is not None:
             means["boundary head"] = self.edge
         rows = [

@@ -177,8 +177,11 @@ class PanopticTask(Task):
                 any_class += patch_counts(true, predicted, self.table, class_agnostic=True)
             predicted_BHW = np.stack([predicted.classes_HW(background) for predicted in predictions])
             matrix_KK += confusion_matrix(_present(batch.classes_BHW).cpu(), predicted_BHW, self.table.count, void)
-        summed = (counts.from_array(_sum_over_processes(counts.to_array(), fabric)) for counts in (by_class, any_class))
-        return PanopticScores(*map(panoptic_quality, summed), confusion_scores(_sum_over_processes(matrix_KK, fabric), void))
+        quality, agnostic = (
+            panoptic_quality(counts.from_array(_sum_over_processes(counts.to_array(), fabric)))
+            for counts in (by_class, any_class)
+        )
+        return PanopticScores(quality, agnostic, confusion_scores(_sum_over_processes(matrix_KK, fabric), void))
 
     @torch.no_grad()
     def tune(self, split: Split, fabric: Fabric) -> None:
