@@ -6,6 +6,7 @@ black stays free for void, and the same picture gets the same ids.
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
     >>> ids[0] == 0xDC + 256 * 0x14 + 65536 * 0x3C, len({0, *ids})
     (True, 4)
     """
-    random = np.random.default_rng(0)
+    random = Random(0)
     own = {entry.id: colour_of(entry) for entry in table.classes}
     kept = {(0, 0, 0)} | {own[id_] for id_ in table.ids("stuff")}
     taken = {(0, 0, 0)}
@@ -38,7 +39,7 @@ def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
         is_stuff = table[class_id].kind == "stuff"
         distance = _DISTANCE
         while colour in taken or (colour in kept and not is_stuff):
-            red, green, blue = np.clip(np.array(own[class_id]) + random.integers(-distance, distance + 1, 3), 0, 255).tolist()
+            red, green, blue = (min(255, max(0, value + random.randint(-distance, distance))) for value in own[class_id])
             colour = (red, green, blue)
             distance = min(distance + 1, 255)  # so that a colour is found, however many are taken
         taken.add(colour)

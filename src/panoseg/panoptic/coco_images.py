@@ -32,8 +32,8 @@ def over_images(
     cores = usable_cores()
     if processes is not None and not 1 <= processes <= cores:
         raise ConfigError(f"processes {processes}", f"1 .. {cores}, the cores that may be used", "pass fewer --processes")
-    processes = min(processes or -(-count // _WORTH_A_PROCESS), cores, max(count, 1))
-    if processes == 1:
+    processes = min(processes or -(-count // _WORTH_A_PROCESS), cores, count)
+    if processes <= 1:
         for job in jobs:
             yield _attempt(function, job)
     else:

@@ -176,7 +176,7 @@ class _Reader:
         """Step over the next character, which is one of those wanted."""
         found = self.next()
         if not found or found not in wanted:
-            raise ValueError(f"{found or 'the end'!r} where one of {' '.join(wanted)} belongs")
+            raise ValueError(f"{repr(found) if found else 'the end'} where {' or '.join(wanted)} belongs")
         self._advance(self._at + 1)
         return found
 

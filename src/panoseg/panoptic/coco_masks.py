@@ -65,7 +65,7 @@ def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.
             f"run lengths of size {str(size)[:40]}", f"[{height}, {width}], the size of the image", "correct the annotation"
         )
     if isinstance(counts, str):
-        counts_R = _decompress(counts.encode("ascii", "replace"))
+        counts_R = _decompress(counts.encode("utf-8", "surrogatepass"))
     elif isinstance(counts, list) and all(type(count) is int and 0 <= count <= MOST_PIXELS for count in counts):
         counts_R = np.array(counts, np.int64)
     else:
