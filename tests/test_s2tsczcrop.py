@@ -19,6 +19,7 @@ from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.layouts import PASTIS_LAYOUT, S2TSCZCROP_LAYOUT, find_layout
+from panoseg.data.loading import make_loader
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation, train_normalisation, write_samples
 from panoseg.data.s2tsczcrop_files import FROM_PASTIS, OWN_BANDS, TO_PASTIS, CzechPatch, parse_affine, read_patches
 from panoseg.data.samples import Normalisation, Sample, collate
@@ -236,15 +237,34 @@ def test_files_are_never_changed(small):
     assert path.read_bytes() == before
 
 
-def test_images_are_read_after_augmentation_has_chosen(damaged, monkeypatch):
-    def change_the_file(sample, *rest):
-        with (damaged / "DATA_S2" / "S2_20").open("r+b") as file:
-            file.seek(-2, 2)
-            file.write((123).to_bytes(2, "little"))
-        return sample
+def test_images_are_read_when_they_are_used(damaged):
+    sample = S2TSCzCropDataset(damaged, target=None).draw(0, np.random.default_rng(0))
+    with (damaged / "DATA_S2" / "S2_20").open("r+b") as file:
+        file.seek(-2, 2)
+        file.write((123).to_bytes(2, "little"))
+    assert sample.images_TCHW[-1, -1, -1, -1] == 123
 
-    monkeypatch.setattr("panoseg.data.s2tsczcrop.augment", change_the_file)
-    assert S2TSCzCropDataset(damaged, target=None)[0].images_TCHW[-1, -1, -1, -1] == 123
+
+def test_batches_put_bands_in_order(small):
+    """With the copy that they make anyway; with samples of another order beside them, and shorter series."""
+    dataset = S2TSCzCropDataset(small, target="semantic")
+    drawn = [dataset.draw(index, np.random.default_rng(0)) for index in range(2)]
+    assert [sample.order for sample in drawn] == [TO_PASTIS] * 2
+    expected = [dataset[index].images_TCHW for index in range(2)]
+    assert not torch.equal(drawn[0].images_TCHW, expected[0])
+    for samples in (drawn, [drawn[0], dataset[1]]):
+        images_BTCHW = collate(samples).images_BTCHW
+        assert torch.equal(images_BTCHW[0], expected[0])
+        assert torch.equal(images_BTCHW[1, :2], expected[1])
+        assert not images_BTCHW[1, 2:].any()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_loaders_put_bands_in_order(small, workers):
+    dataset = S2TSCzCropDataset(small, target="semantic")
+    batches = list(make_loader(dataset, 2, workers=workers))
+    assert torch.equal(batches[0].images_BTCHW[0], dataset[0].images_TCHW)
+    assert torch.equal(batches[1].images_BTCHW[1], dataset[3].images_TCHW)
 
 
 def test_a_grid_may_stand_upright():

@@ -267,6 +267,18 @@ def test_the_boundary_is_made_from_labels(weight, gamma):
     assert losses.total.item() == pytest.approx((losses.pixel + weight * expected).item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_the_focal_factor_passes_a_gradient(gamma):
+    """As in Crop2Seg's training step; utae-paps holds the factor still for the classes of parcels."""
+    logits = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    classes = torch.randint(2, (1, 4, 4), generator=torch.Generator().manual_seed(1))
+    log_p = logits.log_softmax(1).gather(1, classes[:, None])[:, 0]
+    [by_hand] = torch.autograd.grad(-((1 - log_p.exp()) ** gamma * log_p).mean(), logits)
+    loss = SemanticLoss(SemanticLossConfig(kind="focal", gamma=gamma), THREE).pixel_loss(logits, classes)
+    [gradient] = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(gradient, by_hand)
+
+
 # Options that cannot be
 
 

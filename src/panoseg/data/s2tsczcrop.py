@@ -9,7 +9,6 @@ Shape suffixes: T dates, C bands, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -110,16 +109,14 @@ class S2TSCzCropDataset(Dataset[Sample]):
         return tuple(sorted(self.metadata[index].dates))
 
     def __getitem__(self, index: int) -> Sample:
-        return self.draw(index, np.random.default_rng((0, 0, index % len(self))))
+        return self.draw(index, np.random.default_rng((0, 0, index % len(self)))).in_order()
 
     def draw(self, index: int, generator: np.random.Generator) -> Sample:
-        """The sample at ``index``, augmented as ``generator`` decides."""
-        sample = augment(self._read(index), self.augmentation, generator)
-        # Bands change their order last: this reads the images, and only what augmentation leaves of them.
-        return replace(sample, images_TCHW=sample.images_TCHW[:, TO_PASTIS])
+        """The sample at ``index``, augmented as ``generator`` decides; its bands are put in order by ``collate``."""
+        return augment(self._read(index), self.augmentation, generator)
 
     def _read(self, index: int) -> Sample:
-        """A sample with its images as they lie on disk."""
+        """A sample before augmentation, its bands as they lie on disk."""
         patch = self.metadata[index]
         on_disk_TCHW = _map_images(self.folder, patch)
         images_TCHW, days_T = sorted_season(on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
@@ -129,7 +126,7 @@ class S2TSCzCropDataset(Dataset[Sample]):
             labels_HW = map_array(path, dimensions=2)
             check_size(path, labels_HW.shape, images_TCHW.shape[2:])
             classes_HW = map_classes(known_classes(path, labels_HW, self.classes), self.class_mapping, self.classes)
-        return Sample(images_TCHW, days_T, str(patch.id), classes_HW)
+        return Sample(images_TCHW, days_T, str(patch.id), classes_HW, order=TO_PASTIS)
 
 
 def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:

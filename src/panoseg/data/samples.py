@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,8 @@ class Sample:
     instances_HW: int32 parcel of each pixel, 0 none, or None.
     centres: targets of the panoptic head, or None.
     name: identifier of the patch.
+    order: positions of the bands in ``images_TCHW``, where they still lie as on disk; None where they are in order. A batch
+    puts them in order with the one copy that it makes, since another copy of a season takes longer than reading it.
     """
 
     images_TCHW: Tensor
@@ -56,6 +58,14 @@ class Sample:
     classes_HW: Tensor | None = None
     instances_HW: Tensor | None = None
     centres: CentreTargets | None = None
+    order: tuple[int, ...] | None = None
+
+    def in_order(self) -> Sample:
+        """The same sample with its bands in order."""
+        if self.order is None:
+            return self
+        # NumPy copies whole bands; torch would go pixel by pixel.
+        return replace(self, images_TCHW=torch.from_numpy(np.take(self.images_TCHW.numpy(), self.order, axis=1)), order=None)
 
 
 @dataclass(frozen=True)
@@ -149,7 +159,11 @@ def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
     valid_BT = new(torch.tensor(False), shape_BT).fill_(False)
     for row, sample in enumerate(samples):
         dates = len(sample.days_T)
-        images_BTCHW[row, :dates] = sample.images_TCHW
+        if sample.order is None:
+            images_BTCHW[row, :dates] = sample.images_TCHW
+        else:
+            for band, source in enumerate(sample.order):
+                images_BTCHW[row, :dates, band] = sample.images_TCHW[:, source]
         images_BTCHW[row, dates:] = 0
         days_BT[row, :dates] = sample.days_T
         valid_BT[row, :dates] = True
