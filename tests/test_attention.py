@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from PIL import Image
 from torch import nn
 
@@ -22,6 +23,7 @@ from panoseg.models.outputs import SemanticOutput
 from panoseg.training import attention
 from panoseg.training.attention import attention_in, draw_attention, find_place, network_attention
 from panoseg.training.config import TrainConfig
+from panoseg.training.pictures import BLUE, GREY
 from panoseg.training.run import start
 from small_pastis import parcels
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
@@ -205,10 +207,16 @@ def attention_missing():
 
 
 @pytest.fixture
-def figure(monkeypatch):
-    """The figure of a parcel of four pixels on five dates, two of one day, of which the third is in cloud."""
+def figures(monkeypatch):
+    """The figures that would be written."""
     found = []
     monkeypatch.setattr(attention, "save_figure", lambda figure, path: found.append(figure))
+    return found
+
+
+@pytest.fixture
+def figure(figures):
+    """The figure of a parcel of four pixels on five dates, two of one day, of which the third is in cloud."""
     images = torch.full((5, 10, 4, 4), 400)
     images[:, 6] = torch.tensor([1000, 2000, 400, 3000, 3600])[:, None, None]
     images[2, 0] = 5000
@@ -217,7 +225,7 @@ def figure(monkeypatch):
     inside_HW[1:3, 1:3] = True
     weights_GT = np.array([[0.5, 0.2, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.2, 0.2]])
     draw_attention(sample, attention.Place(inside_HW, "the middle"), weights_GT, "predicted: corn", "2018-09-01", "a.png")
-    return found[0]
+    return figures[0]
 
 
 def test_the_picture_shows_ndvi_and_marks_clouds(figure):
@@ -231,9 +239,11 @@ def test_the_picture_shows_ndvi_and_marks_clouds(figure):
 
 def test_the_picture_shows_the_mean_of_the_heads_a_day(figure):
     mean = figure.subfigs[1].axes[1]
-    clear, cloudy = mean.containers
-    assert [bar.get_height() for bar in clear] == pytest.approx([30, 20, 30])
-    assert [bar.get_height() for bar in cloudy] == pytest.approx([20])
+    assert [bar.get_height() for bar in mean.patches] == pytest.approx([30, 20, 20, 30])
+    assert [to_hex(bar.get_facecolor()) for bar in mean.patches] == [BLUE, BLUE, GREY, BLUE]
+    legend = mean.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["if all dates counted alike", "clear", "in cloud"]
+    assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == [BLUE, GREY]
     assert mean.lines[0].get_ydata() == pytest.approx([25, 25])  # four days
     edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in mean.patches)
     assert all(left[1] <= right[0] for left, right in pairwise(edges))
@@ -253,3 +263,13 @@ def test_the_picture_says_where(figure):
     corners = np.concatenate([path.vertices for path in land.collections[0].get_paths()])
     assert corners.min(axis=0) == pytest.approx([0.5, 0.5], abs=0.07)
     assert corners.max(axis=0) == pytest.approx([2.5, 2.5], abs=0.07)
+
+
+def test_a_single_date_has_an_axis_of_months(figures):
+    sample = Sample(torch.full((1, 10, 4, 4), 400).short(), torch.tensor([300]), "7")
+    place = attention.Place(np.ones((4, 4), bool), "the whole patch")
+    draw_attention(sample, place, np.ones((2, 1)), "", "2018-09-01", "a.png")
+    figures[0].canvas.draw()
+    heads = figures[0].subfigs[1].axes[2]
+    assert [label.get_text() for label in heads.get_xticklabels()] == ["May", "Jul"]
+    assert heads.collections[0].get_array().tolist() == [[100], [100]]

@@ -201,7 +201,8 @@ def test_true_colour_takes_red_green_blue():
 
 def nothing_in(size: int) -> Comparison:
     """A grey patch of one date without parcels."""
-    sample = Sample(torch.full((1, 10, size, size), 500, dtype=torch.int16), torch.tensor([287]), "1", instances_HW=torch.zeros(size, size))
+    images, none_HW = torch.full((1, 10, size, size), 500, dtype=torch.int16), torch.zeros(size, size)
+    sample = Sample(images, torch.tensor([287]), "1", instances_HW=none_HW)
     return Comparison(sample, Panoptic.empty(size, size), Panoptic.empty(size, size))
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARGIN_DAYS = 6
+_SHORTEST_AXIS = 120  # days, so that an axis has names of months even for a single date
 _WIDEST_DATE = 4.0  # days that a date covers in the picture; less where the next one is nearer
 
 
@@ -180,7 +181,8 @@ def draw_attention(
     cloudy_D = np.isin(day_D, profile.days_T[profile.cloudy_TP[:, 0]])
     _draw_mean(mean, day_D, attention_GD.mean(axis=0), cloudy_D, start)
     _draw_heads(heads, day_D, attention_GD, start)
-    heads.set_xlim(start + day_D[0] - _MARGIN_DAYS, start + day_D[-1] + _MARGIN_DAYS)
+    margin = max(_MARGIN_DAYS, int(_SHORTEST_AXIS - (day_D[-1] - day_D[0])) // 2)
+    heads.set_xlim(start + day_D[0] - margin, start + day_D[-1] + margin)
     for axes in (curve, mean, heads):
         month_axis(axes)
     save_figure(figure, path)
@@ -206,14 +208,17 @@ def _draw_curve(axes: Axes, profile: Profiles, start: np.datetime64) -> None:
 
 
 def _draw_mean(axes: Axes, day_D: NDArray, attention_D: NDArray, cloudy_D: NDArray, start: np.datetime64) -> None:
+    from matplotlib.patches import Patch
+
     left_D, width_D = _widths(day_D)
-    for chosen_D, colour, label in ((~cloudy_D, BLUE, "clear"), (cloudy_D, GREY, "in cloud")):
-        left = start.astype("datetime64[h]") + (24 * left_D[chosen_D]).astype(int)
-        axes.bar(left, 100 * attention_D[chosen_D], width_D[chosen_D], align="edge", color=colour, label=label)
-    axes.axhline(100 / len(day_D), color="#333333", linewidth=1, linestyle=(0, (4, 2)), label="if all dates counted alike")
+    left_D = start.astype("datetime64[h]") + (24 * left_D).astype(int)
+    axes.bar(left_D, 100 * attention_D, width_D, align="edge", color=np.where(cloudy_D, GREY, BLUE))
+    label = "if all dates counted alike"
+    alike = axes.axhline(100 / len(day_D), color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=label)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("attention, percent\nmean of the heads")
-    axes.legend(frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.97))
+    handles = [alike, Patch(color=BLUE, label="clear"), Patch(color=GREY, label="in cloud")]
+    axes.legend(handles=handles, frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.97))
 
 
 def _draw_heads(axes: Axes, day_D: NDArray, attention_GD: NDArray, start: np.datetime64) -> None:
