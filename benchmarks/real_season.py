@@ -27,7 +27,8 @@ from panoseg.cube.window import Window, read_window
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.maps.compare import Comparison, compare_files, compare_parcels
 from panoseg.maps.mapping import map_cube
-from panoseg.maps.parcels import parcels_of, read_parcels
+from panoseg.maps.parcels import parcels_of
+from panoseg.maps.read_parcels import read_parcels
 from panoseg.panoptic.panoptic import Panoptic
 
 _CLEAR = 0.95

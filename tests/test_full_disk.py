@@ -10,6 +10,7 @@ import errno
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,11 +145,21 @@ def test_a_full_file_system(results, name):
     check(results["tmpfs"][name], "the disk is full", COMMANDS[name][3])
 
 
+def stopped_while_writing(path: Path, error: Exception, failures: tuple[type[Exception], ...] = ()) -> None:
+    with atomic(path, failures) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 def test_an_error_inside_a_temporary_folder_names_the_folder(tmp_path):
-    with pytest.raises(OutputError) as caught, atomic(tmp_path / "all") as temporary:
-        temporary.mkdir()
-        write_text(temporary / "file", "")
-        write_text(temporary / "file" / "below", "")
+    def write_folder() -> None:
+        with atomic(tmp_path / "all") as temporary:
+            temporary.mkdir()
+            write_text(temporary / "file", "")
+            write_text(temporary / "file" / "below", "")
+
+    with pytest.raises(OutputError) as caught:
+        write_folder()
     assert str(tmp_path / "all" / "file" / "below") in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -163,11 +174,10 @@ def test_what_a_library_does_not_tell_is_found_out(tmp_path):
 
 
 def test_exceptions_that_nobody_named_stay_what_they_are(tmp_path):
-    with pytest.raises(RuntimeError, match="a bug"), atomic(tmp_path / "file") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError("a bug")
-    with pytest.raises(OutputError, match="a library"), atomic(tmp_path / "file", failures=(RuntimeError,)):
-        raise RuntimeError("a library")
+    with pytest.raises(RuntimeError, match="a bug"):
+        stopped_while_writing(tmp_path / "file", RuntimeError("a bug"))
+    with pytest.raises(OutputError, match="a library"):
+        stopped_while_writing(tmp_path / "file", RuntimeError("a library"), failures=(RuntimeError,))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,7 +185,7 @@ def killed_while_writing(folder: Path) -> list[Path]:
     """Temporaries as they are while they are written, which nobody takes away."""
     left = []
     for name in ("cube.nc", "block-000001.npz", "weights"):
-        with pytest.raises(OutputError), atomic(folder / name) as temporary:
+        with suppress(OutputError), atomic(folder / name) as temporary:
             left.append(temporary)
             raise OSError(errno.EIO, "stop")
     left[0].write_text("half")

@@ -20,9 +20,10 @@ from scipy import ndimage
 from panoseg.classes import PASTIS
 from panoseg.errors import OutputError, ParcelsError
 from panoseg.maps import parcels as parcels_module
-from panoseg.maps.parcels import parcels_of, read_parcels, write_geopackage, write_geoparquet
+from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.polygons import polygonise, rasterise
 from panoseg.maps.rasters import NO_DATA_CLASS, write_classes, write_segments
+from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.tidy import regions, tidy
 from panoseg.panoptic.panoptic import Panoptic
 

@@ -24,9 +24,10 @@ from panoseg.errors import ConfigError, ParcelsError, RasterError
 from panoseg.maps import shares
 from panoseg.maps.class_raster import ClassRaster, read_class_raster
 from panoseg.maps.options import RefineOptions
-from panoseg.maps.parcels import read_parcels, valid_outlines, write_geoparquet
+from panoseg.maps.parcels import write_geoparquet
 from panoseg.maps.polygons import affine_of, rasterise, to_map, to_pixels
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
+from panoseg.maps.read_parcels import read_parcels, valid_outlines
 from panoseg.maps.refine import choose, refine, refine_file
 from panoseg.maps.shares import area_shares, mean_probabilities
 

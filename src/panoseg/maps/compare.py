@@ -20,10 +20,12 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from pyproj import CRS
 
 from panoseg.errors import ConfigError, ParcelsError
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_parcels, valid_outlines
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.polygons import shared_areas
+from panoseg.maps.read_parcels import check_place, left_out_notes, read_parcels, read_truth, valid_outlines
 
 _MATCH = 0.5
 _MOSTLY = 0.5
@@ -70,7 +72,7 @@ class Comparison:
     parcels, true_parcels: how many there are on each side; ``left_out`` true parcels are too small to count. matches: rows of
     parcel, true parcel, and their IoU, by descending IoU. missed: rows of true parcels. invented: rows of parcels. quality:
     whatever the class. class_agreement: share of the matches whose two classes are known and equal, None without. by_class: the
-    quality of each class of the truth or of the parcels, empty without classes.
+    quality of each class of the truth or of the parcels, empty without classes. notes: what to know of the files, in sentences.
     """
 
     parcels: int
@@ -83,6 +85,7 @@ class Comparison:
     quality: Quality
     class_agreement: float | None
     by_class: Mapping[str, Quality]
+    notes: tuple[str, ...] = ()
 
     @property
     def class_pq(self) -> float | None:
@@ -103,6 +106,7 @@ class Comparison:
             "matches": [{"parcel": parcel, "true": true, "iou": iou} for parcel, true, iou in self.matches],
             "missed_rows": list(self.missed),
             "invented_rows": list(self.invented),
+            "notes": list(self.notes),
         }
 
     def table(self) -> str:
@@ -128,7 +132,7 @@ class Comparison:
         for name, own in self.by_class.items():
             percents = "".join(f"{100 * value:7.1f}" for value in (own.sq, own.rq, own.pq))
             lines.append(f"{name[:27]:<28}{own.found:>8}{own.missed:>8}{own.invented:>9}{percents}")
-        return "\n".join(lines)
+        return "\n".join([*(f"note: {note}" for note in self.notes), *lines])
 
 
 def compare_files(
@@ -146,14 +150,14 @@ def compare_files(
     Columns of classes that are not named are looked for (class, crop:name, crop:code, crop_code); those of the two files are
     compared only where at least one was named or both have the same column. Raises ``ParcelsError`` and ``ConfigError``.
     """
-    found, true = read_parcels(parcels), read_parcels(truth)
-    if not len(true):
-        raise ParcelsError(f"{truth} holds no parcel", "at least one", "choose another file")
+    found, true = read_parcels(parcels), read_truth(truth)
+    if len(found):
+        check_place(true, truth, found.geometry, parcels)
     mapping = _read_class_map(Path(class_map)) if class_map else None
     named = class_column or truth_class_column or mapping
     column, truth_column = _class_column(found, class_column, parcels), _class_column(true, truth_class_column, truth)
     comparable = column is not None and truth_column is not None and (named or column == truth_column)
-    return compare_parcels(
+    comparison = compare_parcels(
         found,
         true,
         classes=found[column] if comparable else None,
@@ -162,6 +166,7 @@ def compare_files(
         declared_only=declared_only,
         min_area_ha=min_area_ha,
     )
+    return replace(comparison, notes=left_out_notes(found, true))
 
 
 def compare_parcels(
@@ -270,7 +275,7 @@ def _words(classes: pd.Series, class_map: Mapping[str, str] | None = None) -> li
     """Classes as text that compares: 1110, 1110.0 and " 1110" are one; None where there is none."""
     words: list[str | None] = []
     for value in classes:
-        if pd.isna(value):
+        if np.ndim(value) == 0 and pd.isna(value):
             words.append(None)
             continue
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
@@ -282,8 +287,20 @@ def _words(classes: pd.Series, class_map: Mapping[str, str] | None = None) -> li
 def _in_one_system(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> tuple[np.ndarray, np.ndarray]:
     crs = truth.crs if not truth.crs.is_geographic else parcels.crs
     if crs.is_geographic:
-        crs = truth.estimate_utm_crs()
+        crs = _measuring_system(truth)
     return valid_outlines(parcels.to_crs(crs)), valid_outlines(truth.to_crs(crs))
+
+
+def _measuring_system(parcels: gpd.GeoDataFrame) -> CRS:
+    """The UTM zone of parcels in degrees."""
+    try:
+        return parcels.estimate_utm_crs()
+    except RuntimeError as error:
+        raise ParcelsError(
+            "parcels and true parcels in degrees, where there is no UTM zone",
+            "one of them in metres",
+            "parcels.to_crs(...) in geopandas",
+        ) from error
 
 
 def _class_column(parcels: gpd.GeoDataFrame, named: str | None, path: Path | str) -> str | None:
@@ -299,7 +316,7 @@ def _class_column(parcels: gpd.GeoDataFrame, named: str | None, path: Path | str
 def _read_class_map(path: Path) -> dict[str, str]:
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} cannot be read ({error})", "a JSON object", 'write one such as {"1110": "soft winter wheat"}'
         ) from error

@@ -20,9 +20,10 @@ from panoseg.errors import ConfigError
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.compare import Comparison, compare_parcels
 from panoseg.maps.options import MapOptions
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, parcels_of, read_parcels, write_geopackage, write_geoparquet
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.predict import Predictor, predict_cube
 from panoseg.maps.rasters import write_classes, write_segments
+from panoseg.maps.read_parcels import check_place, left_out_notes, read_truth
 from panoseg.maps.report import ReportContent, render_report
 from panoseg.maps.resume import begin, fingerprint
 from panoseg.maps.tidy import tidy
@@ -76,9 +77,11 @@ def map_cube(
     options = options or MapOptions()
     cube_path, out = Path(cube_path), Path(out)
     loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
-    true_parcels = None if truth is None else read_parcels(truth)
+    true_parcels = None if truth is None else read_truth(truth)
     predictor = Predictor(loaded, options)
     cube, season = open_season(cube_path, loaded.card, options)
+    if true_parcels is not None:
+        check_place(true_parcels, str(truth), _extent(cube), cube_path)
     work = begin(out, fingerprint(cube_path, cube, season, loaded, options))
     picture, data_HW = predict_cube(cube, season.days_T, predictor, work, options, cube_path)
     picture = tidy(picture, round(options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2))
@@ -93,7 +96,7 @@ def map_cube(
         card=loaded.card,
         weights=None if weights is None else "given as an object" if isinstance(weights, Weights) else str(weights),
         options=options,
-        notes=_notes(weights is None, season, data_HW, parcels),
+        notes=(*_notes(weights is None, season, data_HW, parcels), *left_out_notes(true_parcels)),
         comparison=comparison,
         truth=true_parcels,
     )
@@ -119,6 +122,12 @@ def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tupl
             min_dates=options.min_dates,
         )
     return cube.isel(time=season.index_T), season
+
+
+def _extent(cube: xr.Dataset) -> gpd.GeoSeries:
+    """The outline of a checked cube."""
+    extent = cube.odc.geobox.extent
+    return gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
 
 
 def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsCard, options: MapOptions) -> gpd.GeoDataFrame:

@@ -14,14 +14,10 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
-import shapely
 from affine import Affine
-from shapely import GeometryType, Polygon
-from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.classes import ClassTable
-from panoseg.errors import ParcelsError
 from panoseg.files import atomic
 from panoseg.maps.polygons import polygonise
 from panoseg.panoptic.panoptic import Panoptic
@@ -101,48 +97,3 @@ def write_geopackage(parcels: gpd.GeoDataFrame, path: Path | str) -> None:
     parcels.to_file(file, layer="parcels", driver="GPKG", engine="pyogrio")
     with atomic(path) as temporary:
         temporary.write_bytes(file.getbuffer())
-
-
-def read_parcels(path: Path | str) -> gpd.GeoDataFrame:
-    """Parcels of any origin: GeoParquet, GeoPackage, GeoJSON, Shapefile. Rows without area are left out.
-
-    Raises ``ParcelsError`` for what cannot be read, has no polygons, or no coordinate system.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise ParcelsError(f"{path} does not exist", "a file of parcels", "check the path")
-    try:
-        read = gpd.read_parquet if path.suffix in (".parquet", ".geoparquet") else gpd.read_file
-        parcels = read(path)
-    except Exception as error:  # the readers of four formats raise what they like, also their own kinds of nothing
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ParcelsError(f"{path} cannot be read ({text})", "GeoParquet, GeoPackage or GeoJSON", "write it again") from error
-    if not isinstance(parcels, gpd.GeoDataFrame):
-        raise ParcelsError(f"{path} has no geometries", "polygons", "write it with its geometry column")
-    if parcels.crs is None:
-        raise ParcelsError(
-            f"{path} has no coordinate system", "one, in the file", "assign it: parcels.set_crs(...) in geopandas"
-        )
-    # Measured once mended: the two halves of an outline that crosses itself may cancel each other.
-    return parcels[shapely.area(valid_outlines(parcels)) > 0].reset_index(drop=True)
-
-
-def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
-    """The parcels' outlines, each a valid Polygon or MultiPolygon.
-
-    Outlines that cross themselves are mended. No outline, one without area, and what a coordinate system cannot hold become an
-    empty one.
-    """
-    outlines = np.array(parcels.geometry.values, dtype=object)
-    outlines[~np.isfinite(shapely.bounds(outlines)).all(axis=1)] = Polygon()
-    invalid = ~shapely.is_valid(outlines)
-    outlines[invalid] = shapely.make_valid(outlines[invalid])
-    areal = np.isin(shapely.get_type_id(outlines), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON))
-    outlines[~areal] = [_polygons_of(outline) for outline in outlines[~areal]]
-    return outlines
-
-
-def _polygons_of(outline: BaseGeometry) -> BaseGeometry:
-    """Only the polygons of a collection: mending leaves lines where a ring had run back on itself."""
-    parts = shapely.get_parts(shapely.get_parts(outline))
-    return shapely.union_all(parts[shapely.get_type_id(parts) == GeometryType.POLYGON])

@@ -19,9 +19,10 @@ from panoseg.errors import ConfigError, ParcelsError
 from panoseg.files import new_folder
 from panoseg.maps.class_raster import ClassRaster, read_class_raster
 from panoseg.maps.options import RefineOptions
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, read_parcels, valid_outlines, write_geoparquet
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, write_geoparquet
 from panoseg.maps.polygons import polygonise, rasterise, to_pixels
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
+from panoseg.maps.read_parcels import read_parcels, valid_outlines
 from panoseg.maps.shares import area_shares, mean_probabilities
 from panoseg.maps.tidy import regions
 
