@@ -212,14 +212,17 @@ def test_the_folds_together_by_hand():
     right, wrong = [[1, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 4, 0], [0, 0, 0], [0, 0, 0]]
     scores = {
         fold: FoldScores(
-            {"OA": 0.0 if fold == 5 else 100.0}, confusion={"ignored": [2], "matrix": wrong if fold == 5 else right}
+            {"OA": 0.0 if fold == 5 else 100.0, "mIoU": 0.0},
+            confusion={"ignored": [2], "matrix": wrong if fold == 5 else right},
         )
         for fold in FOLDS
     }
     table, numbers = mean_of_folds(scores)
     assert numbers["mean"]["OA"] == 80.0
     assert numbers["together"] == {"OA": 50.0, "mIoU": 25.0}
-    assert table.splitlines()[-1] == "| together  |  50.0 |"
+    assert table.splitlines()[-1] == "| together  |  50.0 | 25.0 |"
+    panoptic = {fold: FoldScores({"PQ": 1.0}, confusion=row.confusion) for fold, row in scores.items()}
+    assert "together" not in mean_of_folds(panoptic)[1]  # pixels do not add up to parcels
 
 
 def test_a_missing_fold_is_named(data, tmp_path, capsys):
