@@ -20,6 +20,7 @@ from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
 from panoseg.models.config import CONFIGS
 from panoseg.models.outputs import SemanticOutput
+from panoseg.models.weights import load_weights, save_weights
 from panoseg.training import attention
 from panoseg.training.attention import attention_in, draw_attention, find_place, network_attention
 from panoseg.training.config import TrainConfig
@@ -165,6 +166,17 @@ def test_options_choose_the_place(semantic, data, monkeypatch):
     assert "% of the pixels" in parcel[3]
     other = shown(monkeypatch, semantic, data, "--parcel", "2", patch="13")
     assert (other[0].name, other[2].shape) == ("13", (4, 4))
+
+
+def test_fold_chooses_the_weights(semantic, data, tmp_path, monkeypatch):
+    """Two folds: the weights of the run, and those weights with attention turned around."""
+    weights = load_weights(semantic / "weights")
+    save_weights(tmp_path / "fold_1", weights)
+    turned = {name: -value if name.endswith("attention_heads.Q") else value for name, value in weights.state.items()}
+    save_weights(tmp_path / "fold_2", replace(weights, state=turned))
+    first, second = (shown(monkeypatch, tmp_path, data, "--fold", fold)[2] for fold in ("1", "2"))
+    assert np.array_equal(first, shown(monkeypatch, semantic, data)[2])
+    assert not np.allclose(first, second)
 
 
 def test_a_panoptic_network_shows_its_backbones_attention(data, tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ def run(
     example: panoseg describe PASTIS --patches 200 --out described
 
     Args:
-        dataset: Folder of the dataset, in PASTIS's layout.
+        dataset: Folder of the dataset, in PASTIS's or S2TSCzCrop's layout.
         out: New or empty folder for dataset.md and pictures; without it nothing is written.
         patches: Look at so many patches, drawn by chance, instead of all.
         seed: The same seed draws the same patches.

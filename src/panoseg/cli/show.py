@@ -32,7 +32,7 @@ def run(
 
     Args:
         run: Folder of a run, or of weights.
-        data: Folder of the dataset, in PASTIS's layout.
+        data: Folder of the dataset, in PASTIS's or S2TSCzCrop's layout.
         patch: Identifier of the patch; it may be of any fold.
         out: Picture to write: .png, .pdf, .svg or .jpg.
         fold: Which weights to use where there are several.
