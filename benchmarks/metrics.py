@@ -1,13 +1,17 @@
-"""Times of merging, scoring and joining, in milliseconds, best and median of many.
+"""Times of merging, scoring and joining, in milliseconds, best and median of many; throughput of scoring COCO's files.
 
-python benchmarks/metrics.py
+python benchmarks/metrics.py --coco-pairs 1000
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -64,7 +68,10 @@ def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--coco-pairs", type=int, default=60)
+    arguments = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))
     true, predicted = landscape(SIZE, 55, 0), landscape(SIZE, 55, 0)
     predicted = Panoptic.from_maps(np.roll(predicted.segment_HW, 2), predicted.classes_HW(), PASTIS)
@@ -96,6 +103,11 @@ def main() -> None:
         )
     rows = [[name, *(f"{value:.3f}" for value in timed(function, repeats))] for name, function, repeats in benchmarks]
     print(render_table([f"{SIZE} x {SIZE}, milliseconds", "best", "median"], rows))
+    print(flush=True)
+    # A process of its own, since the processes that it starts would import torch with this one.
+    subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("coco_pairs.py")), "--pairs", str(arguments.coco_pairs)], check=True
+    )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +41,7 @@ TABLE = ClassTable(
     ),
 )
 SIZE = (12, 16)
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def rows_of(path) -> list:
@@ -790,6 +793,14 @@ def test_an_impossible_number_of_processes_is_refused(truth, capsys, processes):
     words = ["coco", "evaluate", "--truth", str(truth), "--prediction", str(truth), "--processes", str(processes)]
     assert main(words) == 2
     assert "pass fewer --processes" in capsys.readouterr().err
+
+
+def test_the_benchmark_compares_programs_that_agree(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    coco_pairs = importlib.import_module("coco_pairs")
+    monkeypatch.setattr(coco_pairs, "usable_cores", lambda: 1)
+    plain, ours = coco_pairs.rows(2)  # which fails where their qualities differ
+    assert (plain[-1], ours[0]) == ("1.0", "panoseg, 1 process")
 
 
 def test_the_group_explains_itself(capsys):
