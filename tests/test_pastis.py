@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.layouts import PASTIS_LAYOUT
 from panoseg.data.npy import map_array
-from panoseg.data.pastis import FOLDS, PastisDataset, compute_normalisation, fold_normalisation, split_normalisations
+from panoseg.data.pastis import FOLDS, PastisDataset, compute_normalisation, fold_normalisation
 from panoseg.data.pastis_metadata import parse_date, read_metadata
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError, DatasetError
@@ -281,16 +282,14 @@ def test_files_are_never_changed(small):
 def test_normalisation_policies(damaged):
     write = {f"Fold_{f}": {"mean": [float(f)] * 10, "std": [10.0 * f] * 10} for f in range(1, 6)}
     (damaged / "NORM_S2_patch.json").write_text(json.dumps(write))
-    train, validate, test = split_normalisations(damaged, 3)
+    train, validate, test = PASTIS_LAYOUT.normalisations(damaged, 3, "train")
     assert train == validate == test
     assert train.mean[0] == pytest.approx(4)
-    train, validate, test = split_normalisations(damaged, 3, "published")
+    train, validate, test = PASTIS_LAYOUT.normalisations(damaged, 3, "published")
     assert [entry.mean[0] for entry in (train, validate, test)] == pytest.approx([4, 1, 2])
     assert test.std[9] == pytest.approx(20)
-    with pytest.raises(ConfigError, match="normalisation 'none'"):
-        split_normalisations(damaged, 3, "none")
-    with pytest.raises(DatasetError, match="fold 6"):
-        split_normalisations(damaged, 6)
+    with pytest.raises(ConfigError, match="fold 6"):
+        PASTIS_LAYOUT.normalisations(damaged, 6, "train")
 
 
 # Damage: one line each

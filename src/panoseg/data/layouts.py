@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.data import pastis_metadata, s2tsczcrop_files
@@ -13,6 +13,8 @@ from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
+
+Policy = Literal["train", "published"]
 
 Parts = tuple[Any, ...]
 """Folds of PASTIS, as numbers, or sets of S2TSCzCrop, as names."""
@@ -50,6 +52,15 @@ class Layout:
                 f"fold {fold} of a dataset in {self.name}'s layout, which has one official split", "fold 1", "leave out --fold"
             )
         raise ConfigError(f"fold {fold}", f"a number from 1 to {len(self.rotations)}, or all", "pass e.g. --fold 1")
+
+    def normalisations(self, folder: Path, fold: int, policy: Policy) -> tuple[Normalisation, ...]:
+        """Normalisation of the training, validation and test set of a rotation.
+
+        policy: "train" takes the training parts for all three, so that nothing of the test set leaks into its inputs and one
+        normalisation belongs to the weights. "published" gives each set its own, as far as the layout has them.
+        """
+        rotation = self.rotation(fold)
+        return tuple(self.normalisation(folder, parts if policy == "published" else rotation[0]) for parts in rotation)
 
     def words(self, parts: Sequence[Any]) -> str:
         """Parts in words: "folds 1, 2, 3", "set test"."""

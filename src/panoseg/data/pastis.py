@@ -52,7 +52,6 @@ FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
 NORMALISATION_FILE = "NORM_S2_patch.json"
 
 Target = Literal["semantic", "panoptic"] | None
-Policy = Literal["train", "published"]
 
 
 class PastisDataset(Dataset[Sample]):
@@ -187,24 +186,6 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
             f"mean and std with {len(PASTIS_BANDS)} values for each Fold_n",
             "write it anew with panoseg.data.pastis.compute_normalisation",
         ) from error
-
-
-def split_normalisations(
-    folder: Path | str, fold: int, policy: Policy = "train"
-) -> tuple[Normalisation, Normalisation, Normalisation]:
-    """Normalisation of the training, validation and test set of a rotation (1..5).
-
-    policy: "train" uses the training folds for all three, so that nothing of the test set leaks into its inputs and one
-    normalisation belongs to the weights. "published" gives each set its own folds, as the published program does.
-    """
-    if fold not in FOLDS:
-        raise DatasetError(f"fold {fold}", "a rotation from 1 to 5", "choose one of them")
-    if policy not in ("train", "published"):
-        raise ConfigError(f"normalisation {policy!r}", "train or published", "choose one of them")
-    train, validate, test = FOLDS[fold]
-    if policy == "train":
-        validate = test = train
-    return fold_normalisation(folder, train), fold_normalisation(folder, validate), fold_normalisation(folder, test)
 
 
 def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]]]:

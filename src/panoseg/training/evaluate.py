@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoseg.classes import ClassTable
-from panoseg.data.layouts import Layout, Parts, find_layout
-from panoseg.data.pastis import FOLDS, Policy
+from panoseg.data.layouts import Layout, Parts, Policy, find_layout
+from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.regions import Region

@@ -87,9 +87,9 @@ def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
     """The sets of rotation ``fold`` of a dataset in any layout. Raises ``DatasetError`` and ``ConfigError``."""
     layout = find_layout(folder)
     rotation = layout.rotation(fold)
-    own = config.data.normalisation == "published"
     normalisations = [
-        replace(layout.normalisation(Path(folder), parts if own else rotation[0]), ndvi=config.data.ndvi) for parts in rotation
+        replace(normalisation, ndvi=config.data.ndvi)
+        for normalisation in layout.normalisations(Path(folder), fold, config.data.normalisation)
     ]
     augmentations = (config.data.augmentation, None, None)
     datasets = [
