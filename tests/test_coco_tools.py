@@ -15,10 +15,10 @@ from PIL import Image
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.cli import main
-from panoseg.errors import ConfigError, PanopticFormatError
+from panoseg.errors import ConfigError, OutputError, PanopticFormatError
 from panoseg.metrics.coco_files import coco_counts, evaluate_coco
 from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, panoptic_quality
-from panoseg.panoptic import coco_images
+from panoseg.panoptic import coco_conversions, coco_images
 from panoseg.panoptic.coco import CocoAnnotations, write_coco
 from panoseg.panoptic.coco_categories import category_rows
 from panoseg.panoptic.coco_colours import coloured_ids
@@ -579,6 +579,18 @@ def test_semantic_pictures_in_colours(truth, tmp_path):
         assert (pixels[classes == class_id] == colour).all()
 
 
+def test_the_command_passes_its_options_on(truth, tmp_path):
+    for name, words in (("a", ["--to", "semantic", "--colours"]), ("b", ["--to", "two-channel", "--void", "9"])):
+        assert main(["coco", "convert", str(truth), *words, "--out", str(tmp_path / name)]) == 0
+    assert Image.open(tmp_path / "a" / "semantic" / "1.png").mode == "RGB"
+    pixels = np.asarray(Image.open(tmp_path / "b" / "two_channel" / "1.png"))
+    assert (pixels[picture(1).segment_HW == 0] == (9, 0, 0)).all()
+    moved = (tmp_path / "b" / "two_channel").rename(tmp_path / "moved")
+    back = ["coco", "convert", str(tmp_path / "b" / "two_channel.json"), "--to", "panoptic", "--void", "9"]
+    assert main([*back, "--out", str(tmp_path / "c")]) == 2
+    assert main([*back, "--folder", str(moved), "--out", str(tmp_path / "d")]) == 0
+
+
 def test_semantic_pictures_of_large_classes_have_two_bytes(truth, tmp_path):
     written = convert_coco(truth, "semantic", tmp_path / "out", options=ConvertOptions(things_as=300))
     pixels = np.asarray(Image.open(written.path.with_suffix("") / "1.png"))
@@ -789,10 +801,26 @@ def test_only_a_few_images_are_under_way(monkeypatch):
 
 
 @pytest.mark.parametrize("processes", [0, -1, 10**4])
-def test_an_impossible_number_of_processes_is_refused(truth, capsys, processes):
-    words = ["coco", "evaluate", "--truth", str(truth), "--prediction", str(truth), "--processes", str(processes)]
-    assert main(words) == 2
-    assert "pass fewer --processes" in capsys.readouterr().err
+def test_an_impossible_number_of_processes_is_refused(truth, predictions, tmp_path, capsys, processes):
+    commands = (
+        ["coco", "evaluate", "--truth", str(truth), "--prediction", str(truth)],
+        ["coco", "convert", str(truth), "--to", "detection", "--out", str(tmp_path / "a")],
+        merge_words(predictions, tmp_path / "b"),
+    )
+    for words in commands:
+        assert main([*words, "--processes", str(processes)]) == 2
+        assert "pass fewer --processes" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_all_and_leaves_nothing(truth, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise OutputError("the disk is full", "free space", "free some")
+
+    monkeypatch.setattr(coco_conversions, "save_png", full)
+    assert main(["coco", "convert", str(truth), "--to", "semantic", "--out", str(tmp_path / "out")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "the disk is full" in line
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_benchmark_compares_programs_that_agree(monkeypatch):

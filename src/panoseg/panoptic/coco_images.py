@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -48,7 +49,10 @@ def usable_cores() -> int:
 def _in_pool(function: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result | PanosegError]:
     jobs = iter(jobs)
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    # An interrupt is for this process, which ends the others.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(processes, context, initializer=signal.signal, initargs=ignore)
     waiting: deque[Future] = deque()
     try:
         while True:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from panoseg.errors import PanosegError
+from panoseg.errors import OutputError, PanosegError
 from panoseg.files import atomic, new_folder
 from panoseg.panoptic.coco_images import over_images
 from panoseg.panoptic.coco_json import write_rows
@@ -70,6 +70,8 @@ def write_dataset(
             folder.mkdir()
         results = over_images(functools.partial(work, folder), jobs, count, processes)
         for result in track(results, "images", count):
+            if isinstance(result, OutputError):  # a full disk is no matter of one image
+                raise result
             if isinstance(result, PanosegError):
                 failures.append(result)
                 continue
