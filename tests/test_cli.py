@@ -169,3 +169,12 @@ def test_weights_that_are_none(capsys, data, tmp_path):
     torch.save({"state_dict": print}, tmp_path / "a" / "Fold_1" / "model.pth.tar")
     refused(capsys, ["test", "--weights", str(tmp_path / "a"), "--data", str(data), *out], "model.pth.tar", "more than numbers")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_that_closes_early_ends_without_a_traceback():
+    command = f"{sys.executable} -c 'from panoseg.cli import script; script()' experiments pastis-utae | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    closed = f"{sys.executable} -c 'from panoseg.cli import script; script()' experiments | true"
+    assert subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=120).stderr == ""

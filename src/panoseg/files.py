@@ -70,6 +70,7 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
     cannot write. Raises ``OutputError`` for a full disk, missing permission and the like.
     """
     path = Path(path).absolute()
+    caught: tuple[type[Exception], ...] = (OSError, *failures)
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +80,7 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         os.replace(temporary, path)
     except OutputError as error:  # of a file inside a temporary folder, whose name tells the user nothing
         raise OutputError(error.found.replace(str(temporary), str(path)), error.expected, error.fix) from error
-    except (OSError, *failures) as error:
+    except caught as error:
         raise output_error(path, error) from error
     finally:
         with suppress(OSError):
