@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import re
 import struct
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from panoseg.classes import PASTIS
+from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.errors import OutputError, PanopticFormatError
 from panoseg.metrics.coco_files import coco_counts
 from panoseg.metrics.panoptic_quality import panoptic_quality
@@ -41,6 +43,14 @@ def change(path, edit) -> None:
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("name", ["coco_categories", "coco_colours", "coco_json", "coco_masks", "coco_png"])
+def test_the_examples_of_the_documentation(name):
+    known = {"ClassTable": ClassTable, "SegmentClass": SegmentClass}
+    result = doctest.testmod(importlib.import_module(f"panoseg.panoptic.{name}"), extraglobs=known)
+    assert result.attempted
+    assert not result.failed
 
 
 def test_what_is_written_is_read_again(written):
@@ -70,7 +80,7 @@ def test_rows_have_boxes_and_crowds():
 @given(st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=8))
 def test_colours_say_ids(ids):
     segment_HW = np.array([ids])
-    np.testing.assert_array_equal(colours_to_ids(ids_to_colours(segment_HW)), segment_HW)
+    np.testing.assert_array_equal(colours_to_ids(np.moveaxis(ids_to_colours(segment_HW), -1, 0)), segment_HW)
 
 
 def test_an_id_beyond_three_bytes_is_refused():

@@ -28,8 +28,8 @@ from panoseg.metrics.panoptic_quality import (
 from panoseg.panoptic.coco import CocoAnnotation, CocoAnnotations, wrong_areas
 from panoseg.panoptic.coco_images import over_images
 from panoseg.panoptic.coco_json import ImageId, about
-from panoseg.panoptic.coco_png import read_ids
-from panoseg.panoptic.overlap import Overlap, overlap_of_ids
+from panoseg.panoptic.coco_png import read_colours
+from panoseg.panoptic.overlap import Overlap, overlap_of_colours
 from panoseg.progress import track
 
 
@@ -144,14 +144,14 @@ def _jobs(true: CocoAnnotations, predicted: CocoAnnotations, failures: list[Pano
 def _score(setting: _Setting, job: _Job) -> _Score:
     with about(f"image {job.image_id} of {job.true[0]}"):
         true = CocoAnnotation.parse(job.true[1])
-        true_HW = read_ids(setting.true_folder / true.file_name)
+        true_3HW = read_colours(setting.true_folder / true.file_name)
     with about(f"image {job.image_id} of {job.predicted[0]}"):
         predicted = CocoAnnotation.parse(job.predicted[1])
-        predicted_HW = read_ids(setting.predicted_folder / predicted.file_name)
-        if predicted_HW.shape != true_HW.shape:
-            sizes = [f"{raster.shape[1]} x {raster.shape[0]}" for raster in (predicted_HW, true_HW)]
+        predicted_3HW = read_colours(setting.predicted_folder / predicted.file_name)
+        if predicted_3HW.shape != true_3HW.shape:
+            sizes = [f"{raster.shape[2]} x {raster.shape[1]}" for raster in (predicted_3HW, true_3HW)]
             raise PanopticFormatError(f"a picture of {sizes[0]} pixels", f"{sizes[1]}, as in the truth", "resize it")
-    shared = overlap_of_ids(true_HW, predicted_HW)
+    shared = overlap_of_colours(true_3HW, predicted_3HW)
     first_P, true_ids, true_areas = _present(shared.first_P, shared.pixels_P)
     second_P, predicted_ids, predicted_areas = _present(shared.second_P, shared.pixels_P)
     with about(f"image {job.image_id} of {job.true[0]}"):

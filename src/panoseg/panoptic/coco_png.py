@@ -46,27 +46,35 @@ def ids_to_colours(segment_HW: np.ndarray) -> np.ndarray:
     return np.stack([segment_HW & 255, segment_HW >> 8 & 255, segment_HW >> 16], axis=-1).astype(np.uint8)
 
 
-def colours_to_ids(colour_HW3: np.ndarray) -> np.ndarray:
-    """The inverse of ``ids_to_colours``: int32, H x W."""
-    red_HW, green_HW, blue_HW = np.moveaxis(colour_HW3.astype(np.int32), -1, 0)
-    return red_HW + 256 * green_HW + 65536 * blue_HW
+def colours_to_ids(colour_3HW: np.ndarray) -> np.ndarray:
+    """The ids that colours say: int32, H x W.
+
+    >>> colours_to_ids(np.array([[[1, 0]], [[0, 1]], [[0, 0]]], np.uint8))
+    array([[  1, 256]], dtype=int32)
+    """
+    red_HW, green_HW, blue_HW = colour_3HW
+    ids_HW = blue_HW.astype(np.int32)
+    for channel_HW in (green_HW, red_HW):
+        ids_HW <<= 8
+        ids_HW |= channel_HW
+    return ids_HW
 
 
 def read_ids(path: Path) -> np.ndarray:
     """The ids of a PNG of colours: int32, H x W. Raises ``PanopticFormatError``."""
+    return colours_to_ids(read_colours(path))
+
+
+def read_colours(path: Path) -> np.ndarray:
+    """The colours of a PNG of eight bits: uint8, 3 x H x W. Raises ``PanopticFormatError``."""
     data = _read_whole(path)
     depth, colour_type = data[_DEPTH], data[_COLOUR_TYPE]
     if depth == _BITS and colour_type in _COLOURS:
-        red_HW, green_HW, blue_HW = _decode_colours(path, data)
-        ids_HW = blue_HW.astype(np.int32)
-        for channel_HW in (green_HW, red_HW):
-            ids_HW <<= 8
-            ids_HW |= channel_HW
-        return ids_HW
+        return _decode_colours(path, data)
     if depth > _BITS:
         raise PanopticFormatError(f"{path} of {depth} bits a colour", "eight", "write the ids as R, G, B")
     # Palettes and grey are what an optimiser makes of few colours; they mean the same.
-    return colours_to_ids(np.asarray(_decode(path, data).convert("RGB")))
+    return np.moveaxis(np.asarray(_decode(path, data).convert("RGB")), -1, 0)
 
 
 def write_ids(path: Path, segment_HW: np.ndarray) -> None:
