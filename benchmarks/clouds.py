@@ -19,7 +19,7 @@ from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.profiles import parcel_profiles
 from panoseg.data.simulation import SimulationOptions, simulate_season
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.maps.parcels import read_parcels
+from panoseg.maps.read_parcels import read_parcels
 
 _SMALLEST = 12  # pixels
 _CLEAR_GROUND = (4, 5, 6, 7)  # vegetation, bare, water, unclassified

@@ -324,6 +324,16 @@ def test_an_unfinished_map_of_something_else_is_left_alone(tmp_path, cube_path, 
         map_cube(cube_path, weights, tmp_path / "map", SMALL)
 
 
+def test_options_of_an_earlier_start_leave_nothing(tmp_path, cube_path, weights, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(mapping, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            map_cube(cube_path, weights, tmp_path / "map", MapOptions(**vars(SMALL) | {"gpkg": True}))
+    assert (tmp_path / "map" / "parcels.gpkg").exists()
+    map_cube(cube_path, weights, tmp_path / "map", SMALL)
+    assert not (tmp_path / "map" / "parcels.gpkg").exists()
+
+
 def test_a_killed_map_continues(tmp_path, weights):
     path = write(make_cube(96), tmp_path / "season.nc")
     out = tmp_path / "map"

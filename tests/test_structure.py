@@ -8,7 +8,7 @@ from pathlib import Path
 import panoseg
 
 ROOT = Path(panoseg.__file__).parent
-BASE = ("__init__", "errors", "classes", "files", "progress")
+BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
 ORDER = ("imagery", "cube", "data", "models", "panoptic", "metrics", "training", "maps", "demo", "cli", "__main__")
 
 

@@ -172,10 +172,19 @@ def _write(out: Path, content: ReportContent, picture: Panoptic, data_HW: np.nda
     write_geoparquet(content.parcels, out / "parcels.parquet")
     if content.options.gpkg:
         write_geopackage(content.parcels, out / "parcels.gpkg")
+    else:
+        _remove(out / "parcels.gpkg")  # of an earlier start, whose other options may differ too
     write_classes(out / "classes.tif", picture, data_HW, grid, table)
     write_segments(out / "segments.tif", picture, grid)
     write_text(out / "report.html", render_report(content))
     write_json(out / "map.json", _record(content))
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _record(content: ReportContent) -> dict[str, Any]:

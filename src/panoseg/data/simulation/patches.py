@@ -7,10 +7,7 @@ patches that exist. What the tables of a dataset need of a patch lies in .simula
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +20,7 @@ from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.season import Layout, Season, check_size, simulate_season
 from panoseg.errors import ConfigError, DatasetError, OutputError
 from panoseg.files import new_folder, write_json
+from panoseg.processes import usable_cores, worker_pool
 from panoseg.progress import track
 
 FIRST_ID = 10_000
@@ -121,18 +119,12 @@ def _claim(folder: Path, contents: dict[str, Any]) -> None:
 
 
 def _run(jobs: list[_Job], workers: int | None) -> Iterator[int]:
-    workers = min(workers or _cores(), len(jobs))
+    workers = min(workers or usable_cores(), len(jobs))
     if workers <= 1:
         yield from map(_write_patch, jobs)
         return
-    # A fresh interpreter each: forking a process that holds torch's threads can hang.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         yield from pool.map(_write_patch, jobs)
-
-
-def _cores() -> int:
-    """Cores that this process may use; where the system does not tell, all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _write_patch(job: _Job) -> int:
