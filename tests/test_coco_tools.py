@@ -360,7 +360,7 @@ def test_only_the_images_that_are_listed_are_merged(predictions, tmp_path, capsy
     words = merge_words(predictions, tmp_path / "out", "--images", str(images))
     assert main(words) == 2, "the size of image 9 is not known"
     said = capsys.readouterr().err
-    assert "image 9: no height and width" in said
+    assert f"image 9 of {images}: no height and width" in said
     assert "has 2 images that are not listed, the first 1; they are left out" in said
     assert (tmp_path / "out" / "panoptic" / "a" / "b.c.png").is_file()
     change(images, lambda content: content["images"][1].update(height=5, width=4))
@@ -441,7 +441,7 @@ def test_names_from_ids_stay_in_the_folder(predictions, tmp_path, capsys):
     ]
     predictions[0].write_text(json.dumps(content))
     assert main(merge_words(predictions, tmp_path / "out" / "deep")) == 2
-    assert "image ../../up: file name" in capsys.readouterr().err
+    assert f"image ../../up of {predictions[1]}: file name" in capsys.readouterr().err
     assert not list(tmp_path.glob("**/up*"))
 
 

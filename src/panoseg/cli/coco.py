@@ -100,13 +100,7 @@ def merge(
 
     thresholds = MergeThresholds(score, overlap, stuff_area)
     written = merge_coco(
-        semantic,
-        instances,
-        out,
-        images_json=images,
-        categories_json=categories,
-        thresholds=thresholds,
-        processes=processes,
+        semantic, instances, out, images_json=images, categories_json=categories, thresholds=thresholds, processes=processes
     )
     _say(written.notes, written.failures)
     _finish(written.images, written.failures, f"{written.images} images in {written.path}")

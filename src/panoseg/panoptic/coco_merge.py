@@ -112,7 +112,7 @@ def _images(
     known = images.images if images else {**(semantic.annotations or {}), **(instances.annotations or {})}
     for image_id in known:
         try:
-            with about(f"image {image_id}"):
+            with about(f"image {image_id} of {images.path if images else instances.path}"):
                 row = images.image(image_id) if images else {"file_name": _coco_name(image_id)}
                 claim_name(png_name(row["file_name"]), names)
                 stated = [row[side] for side in ("height", "width") if side in row]
