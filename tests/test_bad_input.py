@@ -58,11 +58,14 @@ def test_learning_rates_are_finite(rate):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"encoder_widths": (0, 64, 64, 128)}, "widths 0"),
-        ({"head_widths": (-4,)}, "widths -4"),
+        ({"encoder_widths": (0, 64, 64, 128)}, r"encoder_widths \(0, 64, 64, 128\); expected at least 1"),
+        ({"head_widths": (-4,)}, r"head_widths \(-4,\); expected at least 1"),
         ({"encoder_widths": (6, 64, 64, 128), "aggregation": "mean"}, "multiples of 4"),
         ({"heads": 0}, "heads 0"),
         ({"key_width": 0}, "key_width 0"),
+        ({"encoder_widths": (64, 64, 64, 10**12)}, "1000000000000.*at most 4096"),
+        ({"d_model": 10**9}, "d_model 1000000000; expected at most 4096"),
+        ({"key_width": 1024}, "16 of 1 queries of width 1024; expected at most 4096"),
         ({"classes": 0}, "classes 0"),
     ],
 )

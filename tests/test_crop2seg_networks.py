@@ -463,6 +463,8 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
         (TimeUnetConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads 16"),
         (WtaeConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads 16"),
         (NaiveUnetConfig, {"length": 0}, "length 0"),
+        (NaiveUnetConfig, {"length": 4000}, "16000; expected at most 4096"),
+        (NaiveUnetConfig, {"length": 500, "bands": 13}, "bands times dates: 6500; expected at most 4096"),
         (NaiveUnetConfig, {"length": 1, "head_widths": (1,)}, "at least 1"),
         (NaiveUnetConfig, {"decoder_widths": (4, 4, 8, 8)}, "decoder_widths with 8"),
     ],

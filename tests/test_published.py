@@ -222,6 +222,8 @@ def test_a_network_with_the_options_of_another_is_refused_with_its_entries(golde
         ({"agg_mode": "median"}, "aggregation 'median'"),
         ({"encoder_widths": "wide"}, "wide"),
         ({"n_head": None}, "conf.json"),
+        ({"n_head": float("inf")}, "conf.json"),
+        ({"encoder_widths": [64, 64, 64, 10**12]}, "at most 4096"),
     ],
 )
 def test_options_without_a_counterpart_are_named(tmp_path, options, words):

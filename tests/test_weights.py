@@ -149,6 +149,10 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card.update(reference_date="September"), "September"),
         (lambda card: card["model"]["backbone"].update(bands=10), "10 bands"),
         (lambda card: card["model"].update(shape_size="16"), "shape_size '16'"),
+        (lambda card: card["model"].update(shape_size=10**6), "at most 4096"),
+        (lambda card: card["model"]["backbone"].update(decoder_widths=[8, 10**12]), "at most 4096"),
+        (lambda card: card.update(reference_date="2018-02-30"), "2018-02-30"),
+        (lambda card: card["normalisation"]["mean"].__setitem__(0, float("nan")), "finite"),
     ],
 )
 def test_damaged_cards_are_refused(folder, change, words):

@@ -42,11 +42,16 @@ class LabelledDataset:
 
     def position(self, name: str) -> int:
         """The position of a patch. Raises ``ConfigError`` for a name that the dataset does not have."""
-        if name in self.names:
-            return self.names.index(name)
-        close = difflib.get_close_matches(name, self.names, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"e.g. {self.names[0]}"
-        raise ConfigError(f"no patch {name!r} in the dataset", f"one of its {len(self.names)} patches", fix)
+        return position_of(name, self.names)
+
+
+def position_of(patch: str, names: Sequence[str]) -> int:
+    """The position of a patch among the names of a dataset's. Raises ``ConfigError`` for a name that is not one of them."""
+    if patch in names:
+        return names.index(patch)
+    close = difflib.get_close_matches(patch, names, n=1)
+    fix = f"did you mean {close[0]}?" if close else f"e.g. {names[0]}"
+    raise ConfigError(f"no patch {patch!r} in the dataset", f"one of its {len(names)} patches", fix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,6 +194,8 @@ class Normalisation:
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.bands):
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {len(self.bands)} bands")
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
+            raise ValueError(f"means and standard deviations must be finite, found {self.mean} and {self.std}")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"standard deviations must be positive, found {self.std}")
         if self.ndvi and not {"B04", "B08"} <= set(self.bands):

@@ -19,12 +19,11 @@ from PIL import Image
 from rasterio.features import geometry_mask
 
 from panoseg.cube.season import CLEAR_CLASSES, Season
+from panoseg.data.profiles import CLOUD_REFLECTANCE
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 
 _LONGEST_SIDE = 1024
 _SMALLEST_SIDE = 640
-_CLOUD_REFLECTANCE = 1600
-"""Blue above this is cloud or snow, where no scene classification says so; bare soil stays below."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +105,8 @@ def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
     if SCENE_CLASSIFICATION in part:
         cloudy_T = np.isin(part[SCENE_CLASSIFICATION].values[:, inside_HW], CLEAR_CLASSES).mean(axis=1) < 0.5
     else:
-        cloudy_T = np.nan_to_num(pd.DataFrame(blue_TP.T).mean().to_numpy()) > _CLOUD_REFLECTANCE
+        cloudy_T = (
+            np.nan_to_num(pd.DataFrame(blue_TP.T).mean().to_numpy()) > CLOUD_REFLECTANCE
+        )  # where no scene classification says so
     mean_T = pd.DataFrame(ndvi_TP.T).mean().to_numpy()
     return Curve(cube["time"].dt.strftime("%Y-%m-%d").values.tolist(), mean_T, quartiles[0], quartiles[1], cloudy_T)

@@ -51,7 +51,7 @@ def import_published(
     state = read_checkpoint(path)
     try:
         config = model_config(options, len(normalisation.bands) if normalisation else len(PASTIS_BANDS), state)
-    except (ConfigError, ValueError, TypeError) as error:
+    except (ConfigError, ValueError, TypeError, OverflowError) as error:
         raise wrong_options(folder / "conf.json", str(error)) from error
     check_state(state, config, path)
     # A tuned confidence threshold was stored in double precision.

@@ -53,7 +53,7 @@ def import_crop2seg(
     options, path = read_options(folder / "conf.json"), folder / "model.pth.tar"
     try:
         config = crop2seg_config(options)
-    except (ConfigError, ValueError, TypeError) as error:
+    except (ConfigError, ValueError, TypeError, OverflowError) as error:
         raise wrong_options(folder / "conf.json", str(error)) from error
     if config.classes != classes.count:
         raise WeightsError(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ class WeightsCard:
                 "the same numbers on both sides",
                 "give the model's options, the normalisation and the class table that belong together",
             )
-        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", self.reference_date):
-            raise WeightsError(f"reference date {self.reference_date!r}", "YYYY-MM-DD", "write it so in the card")
+        if not _is_date(self.reference_date):
+            raise WeightsError(f"reference date {self.reference_date!r}", "a date YYYY-MM-DD", "write it so in the card")
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -111,6 +111,13 @@ class WeightsCard:
             dict(values["scores"]),
             str(values["panoseg"]),
         )
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoseg.classes import ClassTable
+from panoseg.data.describe import position_of
 from panoseg.data.layouts import Layout, Parts, Policy, find_layout
 from panoseg.data.pastis import FOLDS
 from panoseg.errors import ConfigError, WeightsError
@@ -174,12 +174,8 @@ def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = Non
     """Draw image, truth and prediction of one patch of any fold."""
     found = next(find_weights(folder, data, fold, every_patch=True))
     split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
-    identifiers = [str(patch_id) for patch_id in split.dataset.ids]  # type: ignore[attr-defined]
-    if patch not in identifiers:
-        close = difflib.get_close_matches(patch, identifiers, n=1)
-        fix = f"did you mean {close[0]}?" if close else f"see ID_PATCH in {find_layout(data).table}"
-        raise ConfigError(f"no patch {patch!r} in {data}", f"one of its {len(identifiers)} patches", fix)
+    position = position_of(patch, [str(patch_id) for patch_id in split.dataset.ids])  # type: ignore[attr-defined]
     fabric = make_fabric(TrainConfig(accelerator="cpu"))
     task = task_of(found.weights.model(), found.weights.card.classes)
-    comparison = compare(task, split, split.dataset[identifiers.index(patch)], fabric)
+    comparison = compare(task, split, split.dataset[position], fabric)
     draw_comparison(comparison, task.table, found.weights.card.reference_date, out)

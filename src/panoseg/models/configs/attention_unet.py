@@ -6,7 +6,16 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal, get_args
 
-from panoseg.models.configs.base import NORM_GROUPS, Convolution, Norm, expect, expect_levels, expect_one_of
+from panoseg.models.configs.base import (
+    NORM_GROUPS,
+    Convolution,
+    Norm,
+    expect,
+    expect_levels,
+    expect_one_of,
+    expect_size,
+    expect_sizes,
+)
 
 Aggregation = Literal["att_group", "att_mean", "mean"]
 Dates = Literal["relative", "day_of_year", "both"]
@@ -52,10 +61,9 @@ class AttentionUnetConfig:
     def __post_init__(self) -> None:
         for name, allowed in (("encoder_norm", Norm), ("convolution", Convolution), ("dates", Dates)):
             expect_one_of(name, getattr(self, name), get_args(allowed))
-        widths = (*self.encoder_widths, *self.decoder_widths, *self.head_widths)
-        names = ("bands", "classes", "heads", "d_model", "key_width", "queries")
-        for name, value in (("widths", min(widths, default=1)), *((name, getattr(self, name)) for name in names)):
-            expect(value >= 1, f"{name} {value}", "at least 1")
+        expect_sizes(self)
+        keys = f"{self.heads} of {self.queries} queries of width"
+        expect_size("heads x queries x key_width:", f"{keys} {self.key_width}", self.heads * self.queries * self.key_width)
         self._check_widths()
         try:
             date.fromisoformat(self.reference_date)

@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Literal
 
 from panoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Norm = Literal["group", "batch", "instance"]
 Convolution = Literal["2d", "depthwise_separable"]
 NORM_GROUPS = 4
 """Groups of channels that a group norm of the encoder standardises together."""
+LARGEST_SIZE = 4096
+"""The most channels, dates or the like that an option may ask for: far above any network here, far below a full memory."""
+MOST_SIZES = 12
+"""The most entries of an option that is a list of sizes, for example one a level."""
 
 
 def expect(condition: bool, found: str, expected: str) -> None:
     """Raise ``ConfigError`` unless the condition holds."""
     if not condition:
         raise ConfigError(found, expected, "change the model's options")
+
+
+def expect_size(name: str, found: object, size: int) -> None:
+    """Raise ``ConfigError`` unless the size is from 1 to ``LARGEST_SIZE``. name, found: the option and its value."""
+    expect(size >= 1, f"{name} {found}", "at least 1")
+    expect(size <= LARGEST_SIZE, f"{name} {found}", f"at most {LARGEST_SIZE}")
+
+
+def expect_sizes(config: DataclassInstance) -> None:
+    """Raise ``ConfigError`` unless every whole number of a configuration is a size (``expect_size``), and no list is long.
+
+    A file that somebody else wrote may ask for a network that fills the memory; it is refused before anything is built.
+    """
+    for option in fields(config):
+        value = getattr(config, option.name)
+        sizes = value if isinstance(value, tuple) else (value,)
+        expect(len(sizes) <= MOST_SIZES, f"{option.name} with {len(sizes)} entries", f"at most {MOST_SIZES}")
+        for size in sizes:
+            if type(size) is int:
+                expect_size(option.name, value, size)
 
 
 def expect_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from panoseg.models.configs.base import expect
+from panoseg.models.configs.base import expect_one_of, expect_sizes
 
 Cell = Literal["lstm", "gru"]
 
@@ -30,9 +30,8 @@ class ConvRnnConfig:
     """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
 
     def __post_init__(self) -> None:
-        expect(self.cell in get_args(Cell), f"cell {self.cell!r}", f"one of {', '.join(get_args(Cell))}")
-        for name in ("bands", "classes", "hidden"):
-            expect(getattr(self, name) >= 1, f"{name} {getattr(self, name)}", "at least 1")
+        expect_one_of("cell", self.cell, get_args(Cell))
+        expect_sizes(self)
 
     @property
     def title(self) -> str:

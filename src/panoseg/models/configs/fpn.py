@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from panoseg.models.configs.base import NORM_GROUPS, expect
+from panoseg.models.configs.base import NORM_GROUPS, expect, expect_size, expect_sizes
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class FpnConfig:
     """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
 
     def __post_init__(self) -> None:
-        positive = (*self.input_widths, self.pyramid_width, *self.dilations, self.bands, self.classes, self.hidden)
-        expect(min(positive) >= 1, f"a width or dilation of {min(positive)}", "at least 1")
+        expect_sizes(self)
         for name in ("input_widths", "dilations"):
             expect(len(getattr(self, name)) >= 1, f"no {name}", "at least one")
+        expect_size("channels after the pyramid:", self.joined_width, self.joined_width)
         normed = (*self.input_widths, self.joined_width)
         expect(
             all(width % NORM_GROUPS == 0 for width in normed),

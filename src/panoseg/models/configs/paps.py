@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from panoseg.models.configs.base import expect
+from panoseg.models.configs.base import expect, expect_size
 from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.timeunet import TimeUnetConfig
@@ -44,6 +44,7 @@ class PapsConfig:
         names = ", ".join(kind.name for kind in get_args(BackboneConfig))
         expect(isinstance(self.backbone, BackboneConfig), f"backbone {self.backbone.name}", f"one of {names}")
         expect(self.shape_size >= 1, f"shape_size {self.shape_size}", "at least 1")
+        expect_size("pixels of a shape:", f"{self.shape_size} x {self.shape_size}", self.shape_size**2)
         for name in ("min_confidence", "min_remain", "mask_threshold"):
             value = getattr(self, name)
             expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from panoseg.models.configs.base import NORM_GROUPS, expect
+from panoseg.models.configs.base import NORM_GROUPS, expect, expect_levels, expect_sizes
 
 
 @dataclass(frozen=True)
@@ -33,19 +33,9 @@ class UConvLstmConfig:
     """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
 
     def __post_init__(self) -> None:
-        positive = (*self.encoder_widths, *self.decoder_widths, *self.head_widths, self.bands, self.classes, self.hidden)
-        expect(min(positive) >= 1, f"a width of {min(positive)}", "at least 1")
+        expect_sizes(self)
         expect(self.directions in (1, 2), f"directions {self.directions}", "1 or 2")
-        expect(
-            len(self.encoder_widths) == len(self.decoder_widths) >= 2,
-            f"{len(self.encoder_widths)} encoder widths and {len(self.decoder_widths)} decoder widths",
-            "as many of one as of the other, at least two",
-        )
-        expect(
-            self.encoder_widths[-1] == self.decoder_widths[-1],
-            f"encoder_widths end with {self.encoder_widths[-1]}, decoder_widths with {self.decoder_widths[-1]}",
-            "the same last width",
-        )
+        expect_levels(self.encoder_widths, self.decoder_widths)
         normed = (*self.encoder_widths, *self.decoder_widths)
         expect(
             all(width % NORM_GROUPS == 0 for width in normed),

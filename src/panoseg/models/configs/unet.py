@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from panoseg.models.configs.base import Convolution, expect, expect_levels, expect_one_kind_of_block, expect_one_of
+from panoseg.models.configs.base import (
+    Convolution,
+    expect_levels,
+    expect_one_kind_of_block,
+    expect_one_of,
+    expect_size,
+    expect_sizes,
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +45,10 @@ class NaiveUnetConfig:
     def __post_init__(self) -> None:
         expect_one_of("convolution", self.convolution, get_args(Convolution))
         expect_one_kind_of_block(self.mbconv, self.squeeze)
-        widths = (*self.encoder_widths, *self.decoder_widths, *self.head_widths)
-        smallest = min((width * self.length // 2 for width in widths), default=1)
-        numbers = {name: getattr(self, name) for name in ("bands", "classes", "length")}
-        for name, value in (*numbers.items(), ("widths for every two dates, times dates, over two:", smallest)):
-            expect(value >= 1, f"{name} {value}", "at least 1")
+        expect_sizes(self)
+        for width in self.season_widths((*self.encoder_widths, *self.decoder_widths, *self.head_widths)):
+            expect_size("widths for every two dates, times dates, over two:", width, width)
+        expect_size("bands times dates:", self.bands * self.length, self.bands * self.length)
         expect_levels(self.encoder_widths, self.decoder_widths)
 
     def season_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from panoseg.models.configs.base import expect
+from panoseg.models.configs.base import expect, expect_size, expect_sizes
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class UNet3dConfig:
     """Channels at full size, an even number; each halving of the size doubles them."""
 
     def __post_init__(self) -> None:
-        for name in ("bands", "classes"):
-            expect(getattr(self, name) >= 1, f"{name} {getattr(self, name)}", "at least 1")
+        expect_sizes(self)
+        expect_size("four times the width:", 4 * self.width, 4 * self.width)
         expect(self.width >= 2 and self.width % 2 == 0, f"width {self.width}", "an even number from 2")
 
     @property
