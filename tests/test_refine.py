@@ -470,6 +470,15 @@ def test_a_raster_without_names(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("tag", ["255", "9999999999", "9" * 5000])
+def test_names_of_impossible_classes_are_no_classes(tmp_path, tag):
+    path = write(tmp_path / "a.tif", np.array([[0, 3]], np.uint8))
+    with rasterio.open(path, "r+") as source:
+        source.update_tags(1, **{"3": "corn", tag: "huge"})
+    table = read_class_raster(path).table
+    assert [(entry.id, entry.name) for entry in table.classes] == [(0, "background"), (3, "corn")]
+
+
 def test_no_data_that_is_the_background_is_background(tmp_path):
     path = write(tmp_path / "a.tif", np.array([[0, 3]], np.uint8), nodata=0)
     assert read_class_raster(path).classes_HW.tolist() == [[0, 3]]

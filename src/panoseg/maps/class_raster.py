@@ -107,7 +107,8 @@ def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassR
     if present and (present[0] < 0 or present[-1] >= NO_DATA_CLASS):
         raise RasterError(f"{path} has classes {present[0]} to {present[-1]}", "0 to 254", "choose a raster of classes")
     tags, colours = source.tags(1), _colours(source)
-    names = {int(tag): name for tag, name in tags.items() if tag.isdecimal()}
+    # A tag may be any number, and the largest id says how many classes there are.
+    names = {int(tag): name for tag, name in tags.items() if tag.isdecimal() and len(tag) <= 3 and int(tag) < NO_DATA_CLASS}
     table = _table({*present, *names}, names, colours, tags.get(TABLE_TAG, path.name), background)
     return ClassRaster(np.where(data_HW, values_HW, NO_DATA_CLASS).astype(np.uint8), grid, table)
 
