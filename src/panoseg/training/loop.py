@@ -168,7 +168,9 @@ class Training:
             last = progress.step == self.steps_per_epoch
             if last or progress.step % self.config.log_every == 0:
                 patches = means.count * len(batch.names) * self.fabric.world_size
-                self._write("train", _finite(means.take(), progress), rate)
+                mean_losses = _mean_over_processes(means.take(), self.fabric)
+                _check_finite(mean_losses["loss"], progress, self.fabric)
+                self._write("train", mean_losses, rate)
                 now = time.monotonic()
                 self._write_speed(patches / (now - since))
                 since = now
@@ -226,12 +228,22 @@ class Training:
             self.log.scalar("patches_per_s", patches_per_s, self.progress.total_steps)
 
 
-def _finite(losses: dict[str, float], progress: Progress) -> dict[str, float]:
-    """The losses, unless training has diverged: a loss that is not finite raises ``ConfigError``."""
-    if not math.isfinite(losses["loss"]):
-        raise ConfigError(
-            f"loss {losses['loss']} at step {progress.total_steps}",
-            "a finite number",
-            "start again with a lower --optimiser.learning-rate, or with --optimiser.gradient-clip 1",
-        )
-    return losses
+def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, float]:
+    """The same numbers in all processes, so that where one has diverged they stop together and none waits for the other."""
+    if fabric.world_size == 1:
+        return losses
+    mean = fabric.all_reduce(torch.tensor(list(losses.values()), device=fabric.device), reduce_op="mean")
+    return dict(zip(losses, mean.tolist(), strict=True))
+
+
+def _check_finite(loss: float, progress: Progress, fabric: Fabric) -> None:
+    """Stop a training that has diverged: the first process raises ``ConfigError``, all others leave without a word."""
+    if math.isfinite(loss):
+        return
+    if not fabric.is_global_zero:
+        raise SystemExit(2)
+    raise ConfigError(
+        f"loss {loss} at step {progress.total_steps}",
+        "a finite number",
+        "start again with a lower --optimiser.learning-rate, or with --optimiser.gradient-clip 1",
+    )
