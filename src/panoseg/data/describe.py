@@ -5,7 +5,6 @@ Shape suffixes: T dates, H W pixels, K classes, N parcels of a patch.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from panoseg.classes import ClassTable
 from panoseg.data.layouts import PASTIS_LAYOUT, find_layout
 from panoseg.data.profiles import NdviCounts, parcel_profiles
 from panoseg.data.samples import Sample
+from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError
 from panoseg.progress import track
 
@@ -43,15 +43,6 @@ class LabelledDataset:
     def position(self, name: str) -> int:
         """The position of a patch. Raises ``ConfigError`` for a name that the dataset does not have."""
         return position_of(name, self.names)
-
-
-def position_of(patch: str, names: Sequence[str]) -> int:
-    """The position of a patch among the names of a dataset's. Raises ``ConfigError`` for a name that is not one of them."""
-    if patch in names:
-        return names.index(patch)
-    close = difflib.get_close_matches(patch, names, n=1)
-    fix = f"did you mean {close[0]}?" if close else f"e.g. {names[0]}"
-    raise ConfigError(f"no patch {patch!r} in the dataset", f"one of its {len(names)} patches", fix)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ Shape suffixes: T dates, C bands, H W pixels.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -133,3 +134,12 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
         raise ConfigError(
             f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
         ) from None
+
+
+def position_of(patch: str, names: Sequence[str]) -> int:
+    """The position of a patch among the names of a dataset's. Raises ``ConfigError`` for a name that is not one of them."""
+    if patch in names:
+        return names.index(patch)
+    close = difflib.get_close_matches(patch, names, n=1)
+    fix = f"did you mean {close[0]}?" if close else f"e.g. {names[0]}"
+    raise ConfigError(f"no patch {patch!r} in the dataset", f"one of its {len(names)} patches", fix)

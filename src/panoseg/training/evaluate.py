@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoseg.classes import ClassTable
-from panoseg.data.describe import position_of
 from panoseg.data.layouts import Layout, Parts, Policy, find_layout
 from panoseg.data.pastis import FOLDS
+from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.regions import Region

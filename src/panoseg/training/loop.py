@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -232,7 +232,7 @@ def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, 
     """The same numbers in all processes, so that where one has diverged they stop together and none waits for the other."""
     if fabric.world_size == 1:
         return losses
-    mean = fabric.all_reduce(torch.tensor(list(losses.values()), device=fabric.device), reduce_op="mean")
+    mean: Any = fabric.all_reduce(torch.tensor(list(losses.values()), device=fabric.device), reduce_op="mean")
     return dict(zip(losses, mean.tolist(), strict=True))
 
 
