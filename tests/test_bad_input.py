@@ -16,7 +16,7 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.pastis import fold_normalisation
 from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
-from panoseg.imagery.stac_folder import read_scenes
+from panoseg.imagery.stac_folder import damaged_raster, read_scenes
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.training.checkpoint import Progress, applying, load_checkpoint, random_state, save_checkpoint
@@ -160,6 +160,25 @@ def test_a_damaged_picture_says_nothing_beside_its_line(tmp_path, caplog):
     write_stac(tmp_path, days=("2019-04-01",), bands=("B02",), size=64)
     path = tmp_path / "2019-04-01" / "B02.tif"
     path.write_bytes(path.read_bytes()[:4000])
-    with pytest.raises(CubeError), reading(tmp_path):
+    with pytest.raises(CubeError, match=r"2019-04-01/B02\.tif cannot be read"), reading(tmp_path):
         open_cube(tmp_path).compute()
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "not readable as a raster"), (300, "no coordinate system")])
+def test_a_raster_with_half_a_header_is_named(tmp_path, size, words):
+    write_stac(tmp_path, days=("2019-04-01", "2019-06-01"), size=64)
+    path = tmp_path / "2019-06-01" / "B11.tif"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CubeError, match=rf"2019-06-01/B11\.tif .*{words}"):
+        open_cube(tmp_path)
+
+
+def test_of_many_rasters_the_damaged_one_is_named(tmp_path):
+    write_stac(tmp_path, days=("2019-04-01", "2019-06-01"), size=64)
+    assert damaged_raster(tmp_path) is None
+    path = tmp_path / "2019-06-01" / "B11.tif"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert damaged_raster(tmp_path) == path
+    with pytest.raises(CubeError, match=r"2019-06-01/B11\.tif cannot be read"), reading(tmp_path):
+        open_cube(tmp_path).compute()

@@ -161,6 +161,23 @@ def test_show_draws_any_patch(run, data, tmp_path, capsys):
     assert not (tmp_path / "other.png").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--attention"]])
+def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_path, capsys, options):
+    out = tmp_path / "figure.xyz"
+    assert main(["show", str(tmp_path / "none"), "--data", str(tmp_path), "--patch", "12", "--out", str(out), *options]) == 2
+    assert "figure.xyz as a picture; expected a name that ends with one of" in capsys.readouterr().err
+
+
+def test_what_images_are_normalised_with_is_said(run, authors, data, tmp_path, capsys):
+    """The authors' weights see a patch, and all patches, by the mean over all folds; ours by that of their training."""
+    for weights, words in ((run, "as in training"), (authors, "by the mean over folds 1, 2, 3, 4, 5, as published")):
+        assert main(["show", str(weights), "--data", str(data), "--patch", "12", "--out", str(tmp_path / "a.png")]) == 0
+        assert f"patch 12, normalised {words}\n" in capsys.readouterr().out
+        options = ["--every-patch", "--fold", "1", "--out", str(tmp_path / weights.name), *QUICK]
+        assert main(["test", "--weights", str(weights), "--data", str(data), *options]) == 0
+        assert f" patches of folds 1, 2, 3, 4, 5, normalised {words}\n" in capsys.readouterr().out
+
+
 def test_semantic_weights_are_scored_and_shown(data, tmp_path):
     start("tiny", replace(CONFIG, model=UTAE), data, 1, tmp_path / "run")
     assert main(["test", str(tmp_path / "run"), "--data", str(data), *QUICK]) == 0

@@ -415,7 +415,8 @@ def test_damage_found_while_mapping(tmp_path, weights, capsys):
     write_stac(tmp_path / "stac", days=("2019-04-01", "2019-06-01", "2019-07-01"), size=128)
     damaged = tmp_path / "stac" / "2019-06-01" / "B11.tif"
     damaged.write_bytes(damaged.read_bytes()[:4000])
-    assert "cannot be read" in fails(capsys, "map", tmp_path / "stac", "--weights", weights, "--out", tmp_path / "map")
+    said = fails(capsys, "map", tmp_path / "stac", "--weights", weights, "--out", tmp_path / "map")
+    assert f"{damaged} cannot be read" in said
     assert not (tmp_path / "map" / "parcels.parquet").exists()
 
 

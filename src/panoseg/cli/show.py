@@ -35,7 +35,8 @@ def run(
         data: Folder of the dataset, in PASTIS's or S2TSCzCrop's layout.
         patch: Identifier of the patch; it may be of any fold.
         out: Picture to write: .png, .pdf, .svg or .jpg.
-        fold: Which weights to use where there are several.
+        fold: Which weights to use where there are several. The authors' weights see the patch normalised by the mean over all
+            folds; what was used is printed.
         attention: Draw the attention over dates instead; the network must have one.
         pixel: Row and column of the pixel to look at, counted from 0 at the upper left.
         parcel: Number of the parcel to look at; --pixel tells the number of the one it lies in.

@@ -42,7 +42,8 @@ def run(
         data: Folder of the dataset, in the layout of PASTIS or of S2TSCzCrop.
         weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 .. Fold_5.
         fold: Score this official split; otherwise that of the training, and all five of the authors' folder.
-        every_patch: Score on all patches of the dataset, which the weights have not seen.
+        every_patch: Score on all patches of the dataset, which the weights have not seen; the authors' weights then see them
+            normalised by the mean over all folds. What was used is printed.
         normalisation: Mean and deviation of the bands: of the training, or of the scored folds as published; else as trained.
         region: Which pixels the table of a semantic model is of: all, those with a neighbour of another class, or the others.
         batch_size: Patches at a time.

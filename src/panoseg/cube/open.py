@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import xarray as xr
@@ -13,7 +13,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from panoseg.cube.scenes import cube_of_scenes
 from panoseg.errors import CubeError
-from panoseg.imagery.stac_folder import is_stac_folder, read_scenes
+from panoseg.imagery.stac_folder import damaged_raster, is_stac_folder, read_scenes
 
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 # Variables stored in one piece are read in pieces of this size, so that a window costs a window.
@@ -43,10 +43,20 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
     except CubeError:
         raise
     except failures as error:
+        damaged = _damaged_part(Path(path))
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(
-            f"{path} cannot be read ({text[0].split('. ')[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
+            f"{damaged} cannot be read ({text[0].split('. ')[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
         ) from error
+
+
+def _damaged_part(path: Path) -> Path:
+    """The file that is to blame; odc-stac does not tell which of a thousand rasters it is."""
+    if not path.is_dir() or any((path / mark).exists() for mark in _ZARR_MARKS):
+        return path
+    with suppress(CubeError):
+        return damaged_raster(path) or path
+    return path
 
 
 def open_cube(path: Path | str) -> xr.Dataset:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pystac
@@ -105,15 +106,19 @@ def _common_grid(headers: Sequence[Header]) -> GeoBox:
 
 
 def _header(scene: Scene) -> Header:
-    """The header of a scene's finest band."""
-    asset = min(scene.assets.values(), key=lambda asset: asset.resolution_m)
+    """The header of a scene's finest band, once those of all its bands are known to be whole."""
+    headers = [_header_of(asset.path) for asset in scene.assets.values()]
+    return min(zip(scene.assets.values(), headers, strict=True), key=lambda pair: pair[0].resolution_m)[1]
+
+
+def _header_of(path: Path) -> Header:
     try:
-        with rasterio.open(asset.path) as source:
+        with rasterio.open(path) as source:
             crs, transform, bounds = source.crs, source.transform, tuple(source.bounds)
     except RasterioError as error:
-        raise CubeError(f"{asset.path} is not readable as a raster", "a GeoTIFF", "copy the file again") from error
+        raise CubeError(f"{path} is not readable as a raster", "a GeoTIFF", "copy the file again") from error
     if crs is None:
-        raise CubeError(f"{asset.path} has no coordinate system", "a GeoTIFF with one", "write it with gdal_edit.py -a_srs")
+        raise CubeError(f"{path} has no coordinate system", "a GeoTIFF with one", "write it with gdal_edit.py -a_srs")
     if transform.b or transform.d or transform.e != -transform.a:
-        raise CubeError(f"{asset.path} has turned or oblong pixels", "north-up square pixels", "warp it with gdalwarp")
+        raise CubeError(f"{path} has turned or oblong pixels", "north-up square pixels", "warp it with gdalwarp")
     return Header(crs.to_wkt(), transform, bounds)

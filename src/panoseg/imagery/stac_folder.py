@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import rasterio
+from rasterio.errors import RasterioError
+
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
 
@@ -76,6 +79,19 @@ def read_scenes(folder: Path | str) -> list[Scene]:
                 "add the file to the item, or take the item out of the folder",
             )
     return scenes
+
+
+def damaged_raster(folder: Path | str) -> Path | None:
+    """The first file of a folder's scenes whose pixels cannot all be read; None where all can. Reads everything before it."""
+    for scene in read_scenes(folder):
+        for asset in scene.assets.values():
+            try:
+                with rasterio.open(asset.path) as source:
+                    for _, window in source.block_windows():
+                        source.read(window=window)
+            except RasterioError:
+                return asset.path
+    return None
 
 
 def _json_objects(folder: Path) -> Iterator[tuple[Path, dict]]:

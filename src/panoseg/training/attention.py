@@ -23,9 +23,9 @@ from panoseg.data.samples import Batch, Sample, collate
 from panoseg.errors import ConfigError
 from panoseg.models.paps import PaPs
 from panoseg.training.config import TrainConfig
-from panoseg.training.evaluate import find_weights, scored_split
+from panoseg.training.evaluate import find_weights, normalisation_words, scored_split
 from panoseg.training.loop import make_fabric
-from panoseg.training.pictures import BLUE, GREY, land_of, month_axis, new_figure, save_figure
+from panoseg.training.pictures import BLUE, GREY, check_picture_name, land_of, month_axis, new_figure, save_figure
 from panoseg.training.tasks import task_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def show_attention(
 
     Arguments as of ``panoseg.training.evaluate.show``; the place as in ``find_place``.
     """
+    check_picture_name(out)
     labelled = open_labelled(data)
     labels = labelled.samples[labelled.position(patch)]
     assert labels.classes_HW is not None
@@ -64,6 +65,7 @@ def show_attention(
     predicted_HW = task.predict(batch)[0].classes_HW(none=task.table.background or 0)
     words = predicted_class(predicted_HW[place.inside_HW], task.table) if pixel is not None or parcel is not None else ""
     draw_attention(sample, place, attention_GT, words, found.weights.card.reference_date, out)
+    print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,12 @@ from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.regions import Region
-from panoseg.models.weights import CARD, Weights, load_weights
+from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
-from panoseg.training.pictures import compare, draw_comparison, draw_predictions
+from panoseg.training.pictures import check_picture_name, compare, draw_comparison, draw_predictions
 from panoseg.training.score_pictures import draw_scores
 from panoseg.training.scores import SemanticScores
 from panoseg.training.splits import Split, open_parts
@@ -94,9 +94,7 @@ def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, o
     """The patches to score, read as the weights expect. normalisation: None follows the weights."""
     card, layout = found.weights.card, find_layout(data)
     _check_classes(card.classes, layout)
-    published = "imported_from" in card.provenance
-    policy = normalisation or card.provenance.get("normalisation", "published" if published else "train")
-    if policy == "published":
+    if _policy(card, normalisation) == "published":
         ndvi = card.normalisation is not None and card.normalisation.ndvi
         values = replace(layout.normalisation(data, found.parts), ndvi=ndvi)
     else:
@@ -104,6 +102,17 @@ def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, o
     config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
     dataset = open_parts(data, found.parts, config, task_of_model(card.model))
     return Split(dataset, values, options.batch_size, workers=options.workers)
+
+
+def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
+    return asked or card.provenance.get("normalisation", "published" if "imported_from" in card.provenance else "train")
+
+
+def normalisation_words(found: FoldWeights, data: Path, asked: Policy | None = None) -> str:
+    """How ``scored_split`` normalises images, in words; "published" is by the folds that are scored, whichever they are."""
+    if _policy(found.weights.card, asked) == "published":
+        return f"normalised by the mean over {find_layout(data).words(found.parts)}, as published"
+    return "normalised as in training"
 
 
 def _check_classes(known: ClassTable, layout: Layout) -> None:
@@ -153,7 +162,8 @@ def score_folder(
     for entry, split in zip(found, splits, strict=True):
         task, of_all = score(entry.weights, split, fabric)
         scores[entry.fold] = replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
-        print(f"{len(split)} patches of {layout.words(entry.parts)}\n\n{scores[entry.fold].table()}\n")
+        words = normalisation_words(entry, data, normalisation)
+        print(f"{len(split)} patches of {layout.words(entry.parts)}, {words}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if pictures:
             draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
@@ -172,6 +182,7 @@ def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None
 
 def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = None) -> None:
     """Draw image, truth and prediction of one patch of any fold."""
+    check_picture_name(out)
     found = next(find_weights(folder, data, fold, every_patch=True))
     split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
     position = position_of(patch, [str(patch_id) for patch_id in split.dataset.ids])  # type: ignore[attr-defined]
@@ -179,3 +190,4 @@ def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = Non
     task = task_of(found.weights.model(), found.weights.card.classes)
     comparison = compare(task, split, split.dataset[position], fabric)
     draw_comparison(comparison, task.table, found.weights.card.reference_date, out)
+    print(f"{out}: patch {patch}, {normalisation_words(found, data)}")

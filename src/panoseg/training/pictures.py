@@ -237,10 +237,17 @@ def month_axis(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure atomically, in the format that the name says. Raises ``OutputError``."""
-    kinds = sorted(figure.canvas.get_supported_filetypes())
+def check_picture_name(path: Path) -> None:
+    """Raise ``OutputError`` for a name that says no format of pictures, before anything is computed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
         raise OutputError(f"{path} as a picture", f"a name that ends with one of .{', .'.join(kinds)}", "name it figure.png")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically, in the format that the name says. Raises ``OutputError``."""
+    check_picture_name(path)
     with atomic(path) as temporary:
         figure.savefig(temporary)
