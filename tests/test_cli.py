@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ _HEAVY = ("torch", "lightning", "xarray", "geopandas", "matplotlib", "scipy", "r
 
 _HELP = """
 import sys
+from pathlib import Path
 from panoseg.cli import main
 try:
     main(sys.argv[1:])
@@ -178,3 +180,12 @@ def test_a_pipe_that_closes_early_ends_without_a_traceback():
     assert "Traceback" not in done.stderr
     closed = f"{sys.executable} -c 'from panoseg.cli import script; script()' experiments | true"
     assert subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=120).stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_what_cannot_be_printed_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", "from panoseg.cli import script; script()", "experiments"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == "panoseg: what was to be printed: the disk is full; expected free space; free some\n"

@@ -6,6 +6,7 @@ the help, or ``main(arguments)`` where the options depend on an earlier word.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -78,7 +79,13 @@ def script() -> None:
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader of a pipe, head for example, has seen enough
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        code = 1  # the reader of a pipe, head for example, has seen enough
+        if error.errno == errno.ENOSPC:
+            print("panoseg: what was to be printed: the disk is full; expected free space; free some", file=sys.stderr)
+            code = 2
+        # What is left to print would be tried once more at the end, and complained about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
     sys.exit(code)

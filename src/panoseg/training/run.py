@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panoseg.errors import ConfigError, OutputError, PanosegError
-from panoseg.files import new_folder, write_json
+from panoseg.errors import ConfigError, PanosegError
+from panoseg.files import new_folder, remove_unfinished, write_json
 from panoseg.models.build import initialise
 from panoseg.models.config import fit_to_data
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.training.checkpoint import Progress
 from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
 from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
 from panoseg.training.importing import weights_of_fold
@@ -65,7 +66,7 @@ def resume(folder: Path, data: Path | None = None, fabric: Fabric | None = None)
     run = replace(run, data_folder=str(Path(data).resolve())) if data else run
     splits = open_splits(run.data_folder, run.fold, run.train)
     if is_first_process():
-        _remove_unfinished_files(Path(folder))
+        remove_unfinished(Path(folder))
     _train(run, splits, Path(folder), fabric or make_fabric(run.train))
 
 
@@ -92,6 +93,8 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
         fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
     )
     training.resume()
+    if training.progress.total_steps:
+        fabric.print(_continuing(training.progress, run.train))
     training.run()
     _finish(run, splits, folder, fabric)
 
@@ -171,11 +174,19 @@ def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
     train, validation, test = splits.parts
     of = "its own patches (published)" if run.train.data.normalisation == "published" else f"{words(train)} for all sets"
     parameters = sum(parameter.numel() for parameter in task.parameters())
+    rotations = len(splits.layout.rotations)
+    name = f"{run.experiment}, fold {run.fold} of {rotations}" if rotations > 1 else run.experiment
     return (
-        f"{run.experiment}: {parameters:,} parameters; {len(splits.train)} patches of {words(train)} to train, "
+        f"{name}: {parameters:,} parameters; {len(splits.train)} patches of {words(train)} to train, "
         f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test\n"
         f"normalisation: mean and deviation of {of}"
     )
+
+
+def _continuing(progress: Progress, train: TrainConfig) -> str:
+    if progress.epoch == train.epochs:
+        return f"trained to the end of epoch {train.epochs} before: the best weights are scored again"
+    return f"goes on in epoch {progress.epoch + 1} of {train.epochs}, after step {progress.total_steps}"
 
 
 def _check_samples(splits: Splits) -> None:
@@ -187,12 +198,3 @@ def _check_samples(splits: Splits) -> None:
 def is_first_process() -> bool:
     """Whether this is the process that writes, known before Fabric has started the others."""
     return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
-
-
-def _remove_unfinished_files(folder: Path) -> None:
-    """Remove what a killed process was just writing (see ``panoseg.files.atomic``)."""
-    try:
-        for path in [*folder.glob(".*.part*")]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    except OSError as error:
-        raise OutputError(f"{folder}: {error.strerror}", "a writable folder", "change its permissions") from error
