@@ -1,0 +1,118 @@
+"""The nouns between a dataset of photographs and a model: a photograph, its objects, and a batch of photographs.
+
+Shape suffixes: N objects, C = 3 colours, H W pixels. Photographs differ in size, so a batch keeps them apart; networks pad as
+they need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+VOID = -1
+"""Class of a pixel that has none: not labelled, or of a crowd."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The things of one photograph, crowds left out; each has at least one pixel.
+
+    mask_NHW: bool; masks may overlap where the annotation's do. box_N4: float32, left, top, right, bottom of the mask in pixels,
+    right and bottom exclusive. class_N: int64, ids of the class table, which need not be contiguous.
+    """
+
+    mask_NHW: Tensor
+    box_N4: Tensor
+    class_N: Tensor
+
+    @classmethod
+    def of_masks(cls, mask_NHW: Tensor, class_N: Tensor) -> Objects:
+        """The objects of some masks, with their bounding boxes; masks without a pixel are left out.
+
+        >>> mask = torch.tensor([[[0, 1, 1], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]], dtype=torch.bool)
+        >>> Objects.of_masks(mask, torch.tensor([3, 4])).box_N4
+        tensor([[1., 0., 3., 2.]])
+        """
+        filled_N = mask_NHW.flatten(1).any(dim=1) if mask_NHW.numel() else torch.zeros(len(mask_NHW), dtype=torch.bool)
+        mask_NHW = mask_NHW[filled_N]
+        return cls(mask_NHW, mask_boxes(mask_NHW), class_N[filled_N])
+
+    def __len__(self) -> int:
+        return len(self.class_N)
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One photograph, with its labels where it has any.
+
+    image_CHW: uint8, red, green, blue, upright, of the size that the reader was asked for. name: of its file, without ending.
+    image_id: its id in the JSON. size_HW: of the picture as it lies on disk (upright); predictions and scores are of this size.
+    classes_HW: int64, class of each pixel of ``image_CHW`` or ``VOID``; None without labels. objects: its things, or None.
+    """
+
+    image_CHW: Tensor
+    name: str
+    image_id: int | str
+    size_HW: tuple[int, int]
+    classes_HW: Tensor | None = None
+    objects: Objects | None = None
+
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Photograph:
+        """The same photograph with ``function`` applied to each of its tensors."""
+        classes_HW = None if self.classes_HW is None else function(self.classes_HW)
+        objects = self.objects
+        if objects is not None:
+            objects = Objects(*(function(getattr(objects, field.name)) for field in fields(Objects)))
+        return replace(self, image_CHW=function(self.image_CHW), classes_HW=classes_HW, objects=objects)
+
+
+@dataclass(frozen=True)
+class PhotographBatch:
+    """Photographs that go through a network together; their sizes may differ."""
+
+    photographs: tuple[Photograph, ...]
+
+    def __len__(self) -> int:
+        return len(self.photographs)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each photograph."""
+        return tuple(photograph.name for photograph in self.photographs)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> PhotographBatch:
+        """The same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PhotographBatch:
+        """The same batch in pinned memory; called by torch's loader."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> PhotographBatch:
+        return PhotographBatch(tuple(photograph.map_tensors(function) for photograph in self.photographs))
+
+
+def collate_photographs(photographs: Sequence[Photograph]) -> PhotographBatch:
+    """A batch of photographs, for ``make_loader``."""
+    return PhotographBatch(tuple(photographs))
+
+
+def mask_boxes(mask_NHW: Tensor) -> Tensor:
+    """Bounding boxes of masks: float32, N x 4: left, top, right, bottom, the last two exclusive; zeros for an empty mask.
+
+    >>> mask_boxes(torch.tensor([[[0, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]], dtype=torch.bool))
+    tensor([[1., 1., 2., 2.],
+            [0., 0., 0., 0.]])
+    """
+    sides = []
+    for axis in (1, 2):  # lines across columns, then across rows
+        lines_NL = mask_NHW.any(dim=axis)
+        position_L = torch.arange(1, lines_NL.shape[1] + 1)
+        last_N = (lines_NL * position_L).amax(dim=1) if len(lines_NL) else torch.zeros(0)
+        first_N = (lines_NL * position_L.flip(0)).amax(dim=1) if len(lines_NL) else torch.zeros(0)
+        sides.append(((lines_NL.shape[1] - first_N) * (first_N > 0), last_N))
+    (left_N, right_N), (top_N, bottom_N) = sides
+    return torch.stack([left_N, top_N, right_N, bottom_N], dim=1).to(torch.float32)
