@@ -9,7 +9,7 @@ import panoseg
 
 ROOT = Path(panoseg.__file__).parent
 BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
-ORDER = ("imagery", "cube", "data", "models", "panoptic", "metrics", "training", "maps", "demo", "cli", "__main__")
+ORDER = ("imagery", "cube", "panoptic", "data", "models", "metrics", "training", "maps", "demo", "cli", "__main__")
 
 
 def level(module: str) -> int:

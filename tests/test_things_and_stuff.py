@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError
-from panoseg.models.outputs import ScoredMasks
-from panoseg.panoptic.merge import merge_masks
+from panoseg.panoptic.merge import ScoredMasks, merge_masks
 from panoseg.panoptic.things_and_stuff import MergeThresholds, merge_things_and_stuff
 
 TABLE = ClassTable(

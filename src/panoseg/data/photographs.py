@@ -20,8 +20,8 @@ VOID = -1
 class Objects:
     """The things of one photograph, crowds left out; each has at least one pixel.
 
-    mask_NHW: bool; masks may overlap where the annotation's do. box_N4: float32, left, top, right, bottom of the mask in pixels,
-    right and bottom exclusive. class_N: int64, ids of the class table, which need not be contiguous.
+    mask_NHW: bool; masks may overlap where the annotation's do. box_N4: float32, left, top, right, bottom of the mask in
+    pixels, right and bottom exclusive. class_N: int64, ids of the class table, which need not be contiguous.
     """
 
     mask_NHW: Tensor

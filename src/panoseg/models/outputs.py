@@ -81,17 +81,3 @@ class PapsOutput:
     saliency_BHW: Tensor | None = None
     candidates: Candidates | None = None
     pixel_scores_BKHW: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class ScoredMasks:
-    """Candidate instances of a batch, before they are merged into one picture; any instance head makes them.
-
-    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32 logits.
-    image_N: int64, which image of the batch a candidate belongs to, ascending.
-    """
-
-    mask_NHW: Tensor
-    score_N: Tensor
-    class_scores_NK: Tensor
-    image_N: Tensor

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
-from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput, ScoredMasks
+from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
+from panoseg.panoptic.merge import ScoredMasks
 
 
 class Backbone(Protocol):

@@ -8,13 +8,28 @@ Shape suffixes: B images, N candidates of all images, K classes, H W pixels, P p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from panoseg.classes import ClassTable
-from panoseg.models.outputs import ScoredMasks
 from panoseg.panoptic.panoptic import Panoptic, Segments, kinds_of, present_segments
+
+
+@dataclass(frozen=True)
+class ScoredMasks:
+    """Candidate instances of a batch, before they are merged into one picture; any instance head makes them.
+
+    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32 logits.
+    image_N: int64, which image of the batch a candidate belongs to, ascending.
+    """
+
+    mask_NHW: Tensor
+    score_N: Tensor
+    class_scores_NK: Tensor
+    image_N: Tensor
 
 
 def merge_masks(masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0) -> tuple[Tensor, Tensor]:
