@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.photograph_config import PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, config_from_json, config_to_json
 from panoseg.models.configs.paps import PapsConfig
@@ -39,25 +40,37 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Adam and its learning rate."""
+    """The optimiser and its learning rate."""
 
+    algorithm: Literal["adam", "sgd"] = "adam"
+    """Adam, or stochastic gradient descent with momentum."""
+    momentum: float = 0.9
+    """Momentum of stochastic gradient descent; Adam has its own."""
     learning_rate: float = 0.001
     """Learning rate before schedule and warm-up."""
     schedule: Literal["constant", "milestones", "cosine"] = "constant"
     """How it changes: not at all, by a factor at milestones, or along a half cosine down to 0."""
     milestones: tuple[int, ...] = (60, 80)
-    """Epochs after which it is multiplied by the factor (schedule milestones)."""
+    """Epochs after which it is multiplied by the factor (schedule milestones); steps where --steps says the length."""
     factor: float = 0.3
     """The factor at milestones."""
     warm_up_steps: int = 0
-    """Steps of linear growth from 0 at the start."""
+    """Steps of linear growth at the start."""
+    warm_up_from: float = 0.0
+    """Learning rate of the first step of the warm-up; 0 begins with the share of one step."""
     gradient_clip: float = 0.0
     """Largest norm of the gradient; 0 leaves gradients as they are."""
     weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW); 0 is plain Adam."""
+    """Weight decay: decoupled with Adam (AdamW), added to the gradient with sgd; 0 is none."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "warm_up_steps", "gradient_clip", "weight_decay")
+        _at_least(self, 0, "warm_up_steps", "warm_up_from", "gradient_clip", "weight_decay")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum {self.momentum}", "from 0 up to 1", "pass e.g. --optimiser.momentum 0.9")
+        if self.warm_up_from > self.learning_rate:
+            raise ConfigError(
+                f"warm_up_from {self.warm_up_from} above learning_rate {self.learning_rate}", "at most as much", "lower it"
+            )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
                 f"learning_rate {self.learning_rate}", "a positive number", "pass e.g. --optimiser.learning-rate 0.001"
@@ -72,8 +85,10 @@ class TrainConfig:
     """The network."""
     data: DataConfig = field(default_factory=DataConfig)
     """How patches become samples."""
+    photographs: PhotographConfig = field(default_factory=PhotographConfig)
+    """How photographs become samples."""
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    """Adam and its learning rate."""
+    """The optimiser and its learning rate."""
     loss: PapsLossConfig = field(default_factory=PapsLossConfig)
     """The loss of a panoptic model."""
     semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
@@ -90,9 +105,14 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()
     """Parts that stay as the weights to start from have them: beginnings of the names of entries, such as encoder."""
     epochs: int = 100
-    """Passes over the training folds."""
+    """Passes over the training folds; not looked at where --steps says the length."""
+    steps: int = 0
+    """Steps of the optimiser in all, at which the last epoch ends early; 0 leaves it to --epochs."""
     batch_size: int = 4
-    """Patches a step and process."""
+    """Patches or photographs a step and process."""
+    reference_batch: int = 0
+    """Samples a step, over all processes, for which learning rate, steps, milestones and warm-up are meant. Another batch has
+    its rates in proportion and its steps in inverse proportion (Goyal et al. 2017, 1706.02677); 0 takes them as they are."""
     max_steps_per_epoch: int = 0
     """Ends an epoch after so many steps; 0 takes all."""
     max_validation_patches: int = 0
@@ -129,7 +149,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "batch_size", "validate_every", "nodes", "log_every")
         _at_least(self, 0, "max_steps_per_epoch", "max_validation_patches", "validate_after", "heatmap_only_epochs", "workers")
-        _at_least(self, 0, "threads", "checkpoint_minutes")
+        _at_least(self, 0, "threads", "checkpoint_minutes", "steps", "reference_batch")
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1")
         if not 0 <= self.initial_heat < 1:
@@ -163,9 +183,10 @@ class TrainConfig:
         """What is learned; it follows from the model."""
         return task_of_model(self.model)
 
-    def validates(self, epoch: int) -> bool:
-        """Whether there is a validation after epoch ``epoch`` (1 first)."""
-        return epoch == self.epochs or (epoch > self.validate_after and epoch % self.validate_every == 0)
+    def validates(self, epoch: int, epochs: int | None = None) -> bool:
+        """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default those of the configuration."""
+        last = self.epochs if epochs is None else epochs
+        return epoch == last or (epoch > self.validate_after and epoch % self.validate_every == 0)
 
 
 def task_of_model(model: ModelConfig) -> Task:

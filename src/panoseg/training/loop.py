@@ -10,7 +10,7 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,9 @@ from panoseg.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from panoseg.training.config import TrainConfig
+from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.log import RunLog, RunningMean
-from panoseg.training.schedule import learning_rate
+from panoseg.training.schedule import Course
 from panoseg.training.splits import Split
 from panoseg.training.tasks import Task, Work, numbers_text
 from panoseg.training.transfer import freeze
@@ -84,6 +84,14 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def make_optimiser(parameters: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
+    """The optimiser of a configuration; its learning rate is set before each step."""
+    if config.algorithm == "sgd":
+        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+    kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
+    return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
 class Training:
     """One training, from its first step or from a checkpoint, to its last epoch.
 
@@ -105,18 +113,17 @@ class Training:
         self.progress = Progress()
         freeze(task.model, config.freeze)
         learned = [parameter for parameter in task.parameters() if parameter.requires_grad]
-        kind = torch.optim.AdamW if config.optimiser.weight_decay else torch.optim.Adam
-        optimiser = kind(learned, lr=config.optimiser.learning_rate, weight_decay=config.optimiser.weight_decay)
         self.module: nn.Module
-        self.module, self.optimiser = fabric.setup(task, optimiser)
+        self.module, self.optimiser = fabric.setup(task, make_optimiser(learned, config.optimiser))
         # Processes start from the same parameters, then draw different dropout.
         seed_all(config.seed + fabric.global_rank)
         if config.compile:
             task.model.compile()
         self.loader = train.loader(fabric)
-        self.steps_per_epoch = len(self.loader)
+        steps_per_epoch = len(self.loader)
         if config.max_steps_per_epoch:
-            self.steps_per_epoch = min(self.steps_per_epoch, config.max_steps_per_epoch)
+            steps_per_epoch = min(steps_per_epoch, config.max_steps_per_epoch)
+        self.course = Course.of(config, steps_per_epoch, fabric.world_size)
 
     def resume(self) -> None:
         """Continue from the folder's last checkpoint; without one, from the start."""
@@ -144,9 +151,9 @@ class Training:
         columns = (*self.task.loss_names, *self.task.metric_names)
         self.log = RunLog(self.folder, columns, position) if self.fabric.is_global_zero else None
         with self.log or nullcontext():
-            while progress.epoch < self.config.epochs:
+            while progress.epoch < self.course.epochs:
                 self._train_epoch()
-                if self.config.validates(progress.epoch + 1):
+                if self.config.validates(progress.epoch + 1, self.course.epochs):
                     self._validate()
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self._checkpoint()
@@ -156,16 +163,17 @@ class Training:
         self.module.train()
         freeze(self.task.model, self.config.freeze)
         self.loader.enter(progress.epoch, progress.step)
-        left = self.steps_per_epoch - progress.step
+        steps = self.course.steps_of(progress.epoch)
+        left = steps - progress.step
         batches = self.train.batches(self.fabric, self.loader, left)
-        title = f"epoch {progress.epoch + 1} of {self.config.epochs}"
+        title = f"epoch {progress.epoch + 1} of {self.course.epochs}"
         saved = since = time.monotonic()
         for batch in track(batches, title, total=left):
             rate, losses = self._step(Work(batch, progress.epoch < self.config.heatmap_only_epochs))
             means.add(losses)
             progress.step += 1
             progress.total_steps += 1
-            last = progress.step == self.steps_per_epoch
+            last = progress.step == steps
             if last or progress.step % self.config.log_every == 0:
                 patches = means.count * len(batch.names) * self.fabric.world_size
                 mean_losses = _mean_over_processes(means.take(), self.fabric)
@@ -182,7 +190,7 @@ class Training:
     def _step(self, work: Work) -> tuple[float, dict[str, Tensor]]:
         """One step of the optimiser: the learning rate it had, and the losses before it."""
         config = self.config.optimiser
-        rate = learning_rate(config, self.progress.total_steps, self.steps_per_epoch, self.config.epochs)
+        rate = self.course.rate(self.progress.total_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         losses = self.module(work)
