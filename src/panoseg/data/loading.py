@@ -6,7 +6,7 @@ workers nor on where an epoch was resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from panoseg.data.samples import Batch, Sample, collate
+from panoseg.data.samples import collate as collate_seasons
 from panoseg.data.slots import SlotOverflow, Slots, StoredBatch
 from panoseg.errors import ConfigError, PanosegError
 
 _PREFETCHED = 2  # batches that each worker prepares ahead
+
+Collate = Callable[[Sequence[Any]], Any]
+"""Makes a batch of samples."""
 
 Draws = tuple[int, list[int]]
 """An epoch and the indices of a batch: which samples, and which of their chances."""
@@ -29,7 +32,7 @@ Draws = tuple[int, list[int]]
 class Chance(Protocol):
     """A dataset whose samples depend on chance: ``draw`` makes the same sample of the same generator."""
 
-    def draw(self, index: int, generator: np.random.Generator) -> Sample:
+    def draw(self, index: int, generator: np.random.Generator) -> Any:
         """The sample at ``index``."""
 
 
@@ -105,24 +108,24 @@ class _Requests(Sampler[_Request]):
             yield _Request(draws, None if self.slots is None else self.slots.take())
 
 
-class _Batches(Dataset[Batch | StoredBatch | PanosegError]):
+class _Batches(Dataset[Any]):
     """Answers requests; a user's mistake is an answer too, since torch would make another exception of it."""
 
-    def __init__(self, dataset: Dataset[Sample], seed: int, slots: Slots | None) -> None:
-        self.dataset, self.seed, self.slots = dataset, seed, slots
+    def __init__(self, dataset: Dataset[Any], seed: int, slots: Slots | None, collate: Collate) -> None:
+        self.dataset, self.seed, self.slots, self.collate = dataset, seed, slots, collate
 
-    def __getitem__(self, request: _Request) -> Batch | StoredBatch | PanosegError:
+    def __getitem__(self, request: _Request) -> Any:
         epoch, indices = request.draws
         try:
             samples = [self._draw(epoch, index) for index in indices]
             if self.slots is not None and request.slot is not None:
                 with suppress(SlotOverflow):
                     return self.slots.write(request.slot, samples)
-            return collate(samples)
+            return self.collate(samples)
         except PanosegError as error:
             return error
 
-    def _draw(self, epoch: int, index: int) -> Sample:
+    def _draw(self, epoch: int, index: int) -> Any:
         if isinstance(self.dataset, Chance):
             return self.dataset.draw(index, np.random.default_rng((self.seed, epoch, index)))
         return self.dataset[index]
@@ -134,13 +137,13 @@ def _as_it_is(value: Any) -> Any:
 
 
 class BatchLoader(DataLoader):
-    """A torch loader of ``Batch``: raises what its workers met, and can be entered at any batch of any epoch."""
+    """A torch loader of batches: raises what its workers met, and can be entered at any batch of any epoch."""
 
     def enter(self, epoch: int, skip: int = 0) -> None:
         """The next iteration is ``epoch``, from its batch number ``skip`` on."""
         self.sampler.order.enter(epoch, skip)  # type: ignore[attr-defined]
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:
         for answer in super().__iter__():
             if isinstance(answer, PanosegError):
                 try:
@@ -151,9 +154,10 @@ class BatchLoader(DataLoader):
 
 
 def make_loader(
-    dataset: Dataset[Sample],
+    dataset: Dataset[Any],
     batch_size: int,
     *,
+    collate: Collate = collate_seasons,
     shuffle: bool = False,
     seed: int = 0,
     workers: int = 0,
@@ -166,9 +170,10 @@ def make_loader(
 ) -> BatchLoader:
     """A loader of batches whose order is a function of (seed, epoch).
 
-    shuffle: a new order each epoch; ascending otherwise. workers: processes that read (each with one torch thread), 0 reads
-    in this one. drop_last: leave out an incomplete last batch. epoch, skip: where the first iteration starts;
-    ``BatchLoader.enter`` sets it for the next ones, which otherwise repeat. rank, ranks: this process and their number.
+    collate: makes a batch of samples, by default a ``Batch``. shuffle: a new order each epoch; ascending otherwise. workers:
+    processes that read (each with one torch thread), 0 reads in this one. drop_last: leave out an incomplete last batch.
+    epoch, skip: where the first iteration starts; ``BatchLoader.enter`` sets it for the next ones, which otherwise repeat.
+    rank, ranks: this process and their number.
     """
     for name, value, lowest in (("batch size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
         if value < lowest:
@@ -176,9 +181,9 @@ def make_loader(
     samples = len(dataset)  # type: ignore[arg-type]
     order = BatchOrder(samples, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, ranks=ranks)
     order.enter(epoch, skip)
-    slots = Slots.for_workers(workers, _PREFETCHED)
+    slots = Slots.for_workers(workers, _PREFETCHED) if collate is collate_seasons else None  # slots hold a ``Batch``
     return BatchLoader(
-        _Batches(dataset, seed, slots),
+        _Batches(dataset, seed, slots, collate),
         batch_size=None,
         sampler=_Requests(order, slots),
         collate_fn=_as_it_is,

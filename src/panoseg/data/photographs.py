@@ -11,9 +11,12 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 VOID = -1
 """Class of a pixel that has none: not labelled, or of a crowd."""
+
+_ALIGNMENT = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,12 @@ class Photograph:
     classes_HW: Tensor | None = None
     objects: Objects | None = None
 
+    def tensors(self) -> list[Tensor]:
+        """All tensors of the photograph."""
+        found: list[Tensor] = []
+        self.map_tensors(lambda tensor: (found.append(tensor), tensor)[1])
+        return found
+
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Photograph:
         """The same photograph with ``function`` applied to each of its tensors."""
         classes_HW = None if self.classes_HW is None else function(self.classes_HW)
@@ -85,19 +94,44 @@ class PhotographBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> PhotographBatch:
         """The same batch on another device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self.map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PhotographBatch:
         """The same batch in pinned memory; called by torch's loader."""
-        return self._map(Tensor.pin_memory)
+        return self.map_tensors(Tensor.pin_memory)
 
-    def _map(self, function: Callable[[Tensor], Tensor]) -> PhotographBatch:
+    def map_tensors(self, function: Callable[[Tensor], Tensor]) -> PhotographBatch:
+        """The same batch with ``function`` applied to each of its tensors."""
         return PhotographBatch(tuple(photograph.map_tensors(function) for photograph in self.photographs))
 
 
 def collate_photographs(photographs: Sequence[Photograph]) -> PhotographBatch:
-    """A batch of photographs, for ``make_loader``."""
-    return PhotographBatch(tuple(photographs))
+    """A batch of photographs, for ``make_loader``.
+
+    In a loader's worker all tensors of the batch lie in one piece of shared memory: each piece is an open file in the process
+    that trains, and a file for each mask would meet the limit of the system.
+    """
+    batch = PhotographBatch(tuple(photographs))
+    return batch if get_worker_info() is None else batch.map_tensors(_Shelf(batch).put)
+
+
+class _Shelf:
+    """Shared memory for the tensors of one batch, side by side."""
+
+    def __init__(self, batch: PhotographBatch) -> None:
+        sizes = [_aligned(tensor.nbytes) for photograph in batch.photographs for tensor in photograph.tensors()]
+        memory = torch.UntypedStorage._new_shared(sum(sizes))
+        self._bytes = torch.empty(0, dtype=torch.uint8).set_(memory)  # type: ignore[call-overload]
+        self._used = 0
+
+    def put(self, tensor: Tensor) -> Tensor:
+        place = self._bytes[self._used : self._used + tensor.nbytes]
+        self._used += _aligned(tensor.nbytes)
+        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
 
 
 def mask_boxes(mask_NHW: Tensor) -> Tensor:
