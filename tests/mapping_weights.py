@@ -6,16 +6,18 @@ import torch
 
 from panoseg.data.samples import Normalisation
 from panoseg.models.build import build_model, initialise
+from panoseg.models.configs.attention_unet import Dates
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard
 
 
-def tiny_weights(seed: int = 3, min_confidence: float = 0.0) -> Weights:
+def tiny_weights(seed: int = 3, min_confidence: float = 0.0, dates: Dates = "relative") -> Weights:
     """Weights of PaPs with two levels of 16 channels."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        backbone = UtaeConfig(encoder_widths=(16, 16), decoder_widths=(16, 16), head_widths=(8,), heads=4, d_model=16)
+        widths = {"encoder_widths": (16, 16), "decoder_widths": (16, 16), "head_widths": (8,)}
+        backbone = UtaeConfig(**widths, heads=4, d_model=16, dates=dates)
         config = PapsConfig(backbone, 8, False, min_confidence, min_remain=0.2, mask_threshold=0.2)
         model = initialise(build_model(config))
         # Parcels of about eight pixels across.

@@ -36,8 +36,10 @@ from panoseg.maps.options import MapOptions
 from panoseg.maps.polygons import rasterise
 from panoseg.maps.resume import UNFINISHED
 from panoseg.maps.tiles import plan_blocks
+from panoseg.models import date_encoding
 from panoseg.models.build import build_model
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.date_encoding import day_of_year
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -273,6 +275,14 @@ def test_the_comparison_is_in_the_report(tmp_path, cube_path, weights):
     everything = map_cube(cube_path, weights, tmp_path / "third", SMALL, part)
     declared = map_cube(cube_path, weights, tmp_path / "fourth", SMALL, part, declared_only=True)
     assert len(everything.comparison.invented) > len(declared.comparison.invented) == 0
+
+
+def test_networks_see_the_day_of_the_year_of_any_season(tmp_path, monkeypatch):
+    """A season that begins in a leap year, by weights of one that does not."""
+    seen, dates = [], ("2020-09-01", "2020-12-31", "2021-01-01", "2021-06-01")
+    monkeypatch.setattr(date_encoding, "day_of_year", lambda *given: seen.append(day_of_year(*given)) or seen[-1])
+    map_cube(write(make_cube(32, dates), tmp_path / "season.nc"), tiny_weights(dates="day_of_year"), tmp_path / "map", SMALL)
+    assert seen[0].tolist() == [[245, 366, 1, 152]]
 
 
 # Stop and go on

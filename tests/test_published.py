@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_crop2seg_has_the_same_baselines(golden, golden_state, tmp_path):
 def test_semantic_weights_load_and_text_widths_are_read(tmp_path):
     state = build_model(SMALL_CONFIG).state_dict()
     weights = import_published(authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION)
-    assert weights.card.model == SMALL_CONFIG
+    assert weights.card.model == replace(SMALL_CONFIG, reference_date="2019-09-01")
     assert weights.card.reference_date == "2019-09-01"
     assert weights.card.provenance["options"]["n_head"] == 4
     assert all(torch.equal(value, state[name]) for name, value in weights.state.items())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,13 +17,25 @@ from safetensors.torch import save_file
 
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
-from panoseg.errors import OutputError, WeightsError
+from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import build_model, initialise
+from panoseg.models.config import config_to_json
+from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.date_encoding import day_of_year
 from panoseg.models.weights import CARD, NUMBERS, Weights, WeightsCard, load_weights, save_weights
 
-SMALL = UtaeConfig(bands=2, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
+SMALL = UtaeConfig(
+    bands=2,
+    classes=4,
+    encoder_widths=(8, 8),
+    decoder_widths=(8, 8),
+    head_widths=(8,),
+    heads=4,
+    d_model=16,
+    reference_date="2017-10-15",
+)
 TABLE = ClassTable("four", PASTIS.classes[:4])
 NORMALISATION = Normalisation((1000.0, 2000.5), (10.0, 0.1), ("B04", "B08"))
 
@@ -153,6 +168,13 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card["model"]["backbone"].update(decoder_widths=[8, 10**12]), "at most 4096"),
         (lambda card: card.update(reference_date="2018-02-30"), "2018-02-30"),
         (lambda card: card["normalisation"]["mean"].__setitem__(0, float("nan")), "finite"),
+        (lambda card: card.update(reference_date="2020-02-29"), "'2020-02-29'; expected a date YYYY-MM-DD that every year has"),
+        (lambda card: card.update(reference_date="20171015"), "'20171015'"),
+        (lambda card: card.update(reference_date="2018-09-01"), "from 2017-10-15 with seasons from 2018-09-01"),
+        (lambda card: card["provenance"].update(fold=[1]), "fold [1]; expected a whole number"),
+        (lambda card: card["provenance"].update(single_date=3), "single_date 3; expected text"),
+        (lambda card: card["provenance"].update(normalisation={}), "normalisation {}; expected one of train, published"),
+        (lambda card: card.update(trained_on="x" * 5_000_000), "bytes"),
     ],
 )
 def test_damaged_cards_are_refused(folder, change, words):
@@ -160,6 +182,34 @@ def test_damaged_cards_are_refused(folder, change, words):
     change(card)
     (folder / CARD).write_text(json.dumps(card))
     assert words in refused(folder)
+
+
+def test_options_that_multiply_to_a_huge_network_are_refused_before_it_fills_memory(folder):
+    """Each of them is within its bound."""
+    with pytest.raises(ConfigError, match=r"a ConvLSTM of 225,900,000 parameters or more; expected at most 200,000,000"):
+        build_model(ConvRnnConfig(hidden=2500))
+    card = json.loads((folder / CARD).read_text())
+    card["model"]["backbone"] = config_to_json(ConvRnnConfig(bands=2, classes=4, hidden=2500))
+    (folder / CARD).write_text(json.dumps(card))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    message = refused(folder)
+    assert f"{folder / CARD}: describes a ConvLSTM + PaPs of" in message
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB; the network would take 900 MB
+    build_model(SMALL)  # nothing of the bound stays behind that counts on
+
+
+def test_numbers_of_another_network_are_refused_by_their_header_alone(folder, monkeypatch):
+    save_file({"huge": torch.zeros(1000, 1000)}, folder / NUMBERS)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+    assert "1 unexpected (huge)" in refused(folder)
+
+
+def test_the_day_of_the_year_is_right_in_a_season_of_another_year():
+    config = replace(SMALL, dates="day_of_year")
+    weights = Weights(WeightsCard(config, NORMALISATION, TABLE, "2017-10-15"), build_model(config).state_dict())
+    days = torch.tensor([[0, 77, 78]])  # 15 October, 31 December, 1 January
+    for model, expected in ((weights.model(), [[288, 365, 1]]), (weights.model(date(2020, 10, 15)), [[289, 366, 1]])):
+        assert day_of_year(days, model.temporal_encoder.date_encoder.reference_date).tolist() == expected
 
 
 @given(st.data())

@@ -136,6 +136,22 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
         ) from None
 
 
+def parse_reference_date(text: str) -> date:
+    """The date from which days are counted; every season begins with its month and day. Raises ``ConfigError``.
+
+    text: YYYY-MM-DD. 29 February is refused, since most years have no season that begins on it.
+    """
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or day.isoformat() != text or (day.month, day.day) == (2, 29):
+        raise ConfigError(
+            f"reference date {text!r}", "a date YYYY-MM-DD that every year has", "write one such as 2018-09-01"
+        ) from None
+    return day
+
+
 def position_of(patch: str, names: Sequence[str]) -> int:
     """The position of a patch among the names of a dataset's. Raises ``ConfigError`` for a name that is not one of them."""
     if patch in names:

@@ -71,41 +71,59 @@ def map_cube(
     declared_only: the truth covers part of the land, see ``compare_parcels``. An unfinished map in ``out`` is continued. Every
     file appears whole or not at all. Raises ``PanosegError`` of all kinds.
     """
-    start = time.monotonic()
-    if declared_only and truth is None:
-        raise ConfigError("--declared-only without a truth", "true parcels to score with", "add --truth, or leave it out")
-    options = options or MapOptions()
-    cube_path, out = Path(cube_path), Path(out)
-    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
-    true_parcels = None if truth is None else read_truth(truth)
-    predictor = Predictor(loaded, options)
-    cube, season = open_season(cube_path, loaded.card, options)
-    if true_parcels is not None:
-        check_place(true_parcels, str(truth), _extent(cube), cube_path)
-    work = begin(out, fingerprint(cube_path, cube, season, loaded, options))
-    picture, data_HW = predict_cube(cube, season.days_T, predictor, work, options, cube_path)
-    picture = tidy(picture, round(options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2))
-    parcels = _parcels(picture, cube, season, loaded.card, options)
-    comparison = None if true_parcels is None else _compared(parcels, true_parcels, declared_only)
-    content = ReportContent(
-        title=cube_path.stem or cube_path.name,
-        source=cube_path,
-        cube=cube,
-        season=season,
-        parcels=parcels,
-        card=loaded.card,
-        weights=None if weights is None else "given as an object" if isinstance(weights, Weights) else str(weights),
-        options=options,
-        notes=(*_notes(weights is None, season, data_HW, parcels), *left_out_notes(true_parcels)),
-        comparison=comparison,
-        truth=true_parcels,
-    )
+    start, out = time.monotonic(), Path(out)
+    given = _open_inputs(Path(cube_path), weights, options or MapOptions(), truth, declared_only)
+    predictor = Predictor(given.weights, given.options, given.season.reference)
+    work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options))
+    picture, data_HW = predict_cube(given.cube, given.season.days_T, predictor, work, given.options, given.cube_path)
+    picture = tidy(picture, round(given.options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2))
+    content = _content(given, picture, data_HW)
     _write(out, content, picture, data_HW)
     try:
         shutil.rmtree(work)
     except OSError as error:
         raise output_error(work, error) from error
-    return MapResult(out, parcels, picture, season, content.notes, comparison, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return MapResult(out, content.parcels, picture, content.season, content.notes, content.comparison, seconds)
+
+
+@dataclass(frozen=True, eq=False)
+class _Inputs:
+    """What a map is made of, opened and checked.
+
+    cube: its dates are those of ``season``, still lazy. weights_name: None for those in the package. truth: true parcels, or
+    None.
+    """
+
+    cube_path: Path
+    cube: xr.Dataset
+    season: Season
+    weights: Weights
+    weights_name: str | None
+    options: MapOptions
+    truth: gpd.GeoDataFrame | None
+    declared_only: bool
+
+
+def _open_inputs(
+    cube_path: Path,
+    weights: Weights | Path | str | None,
+    options: MapOptions,
+    truth: Path | str | None,
+    declared_only: bool,
+) -> _Inputs:
+    """Open all that a map is made of, so that what is wrong with it is found before anything is written."""
+    if declared_only and truth is None:
+        raise ConfigError("--declared-only without a truth", "true parcels to score with", "add --truth, or leave it out")
+    if isinstance(weights, Weights):
+        loaded, name = weights, "given as an object"
+    else:
+        loaded, name = (default_weights(), None) if weights is None else (load_weights(weights), str(weights))
+    true_parcels = None if truth is None else read_truth(truth)
+    cube, season = open_season(cube_path, loaded.card, options)
+    if true_parcels is not None:
+        check_place(true_parcels, str(truth), _extent(cube), cube_path)
+    return _Inputs(cube_path, cube, season, loaded, name, options, true_parcels, declared_only)
 
 
 def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tuple[xr.Dataset, Season]:
@@ -130,14 +148,32 @@ def _extent(cube: xr.Dataset) -> gpd.GeoSeries:
     return gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
 
 
-def _parcels(picture: Panoptic, cube: xr.Dataset, season: Season, card: WeightsCard, options: MapOptions) -> gpd.GeoDataFrame:
-    grid = cube.odc.geobox
+def _content(given: _Inputs, picture: Panoptic, data_HW: np.ndarray) -> ReportContent:
+    """The parcels of a picture, and all that is said of them."""
+    parcels = _parcels(given, picture)
+    return ReportContent(
+        title=given.cube_path.stem or given.cube_path.name,
+        source=given.cube_path,
+        cube=given.cube,
+        season=given.season,
+        parcels=parcels,
+        card=given.weights.card,
+        weights=given.weights_name,
+        options=given.options,
+        notes=(*_notes(given.weights_name is None, given.season, data_HW, parcels), *left_out_notes(given.truth)),
+        comparison=None if given.truth is None else _compared(parcels, given.truth, given.declared_only),
+        truth=given.truth,
+    )
+
+
+def _parcels(given: _Inputs, picture: Panoptic) -> gpd.GeoDataFrame:
+    grid, card, season = given.cube.odc.geobox, given.weights.card, given.season
     return parcels_of(
         picture,
         grid.affine,
         grid.crs.to_wkt(),
         card.classes,
-        tolerance_pixels=options.simplify,
+        tolerance_pixels=given.options.simplify,
         observed=season.dates_T[-1],
         details=f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates",
     )

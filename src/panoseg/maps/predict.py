@@ -8,6 +8,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +34,13 @@ _BLOCK_SIDE = 512
 
 
 class Predictor:
-    """A network on its device that turns the images of a tile into a picture."""
+    """A network on its device that turns the images of a tile into a picture.
 
-    def __init__(self, weights: Weights, options: MapOptions) -> None:
-        model = weights.model()
+    reference_date: from which the days of the season that is mapped are counted.
+    """
+
+    def __init__(self, weights: Weights, options: MapOptions, reference_date: date) -> None:
+        model = weights.model(reference_date)
         if not isinstance(model, PaPs):
             raise WeightsError(
                 f"weights of {type(model).__name__}, which knows classes but no parcels",

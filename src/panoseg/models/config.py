@@ -51,6 +51,12 @@ def fit_to_data(config: ModelConfig, bands: int, classes: int, reference_date: s
     return replace(config, backbone=fitted) if isinstance(config, PapsConfig) else fitted
 
 
+def reference_date_of(config: ModelConfig) -> str | None:
+    """The date from which a network counts days, YYYY-MM-DD; None for one that does not look at dates."""
+    date: str | None = getattr(config.backbone if isinstance(config, PapsConfig) else config, "reference_date", None)
+    return date
+
+
 def config_to_json(config: ModelConfig) -> dict[str, Any]:
     """A JSON-ready dictionary, tagged with the name of the model; ``config_from_json`` reads it."""
     values = asdict(config)

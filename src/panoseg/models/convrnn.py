@@ -10,13 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 from panoseg.models.recurrence import Recurrence, blank_padding
 
 
-class ConvRnn(nn.Module):
-    """ConvLSTM or ConvGRU: scores of the classes for each pixel of a season."""
+class ConvRnn(Backbone):
+    """ConvLSTM or ConvGRU: scores of the classes for each pixel, by the order of the dates of a season."""
+
+    classifier = "classification_layer"
 
     def __init__(self, config: ConvRnnConfig) -> None:
         super().__init__()
@@ -25,14 +28,6 @@ class ConvRnn(nn.Module):
         self._encoder = f"conv{config.cell}_encoder"
         self.add_module(self._encoder, Recurrence(config.bands, config.hidden, config.cell))
         self.classification_layer = nn.Conv2d(config.hidden, config.classes, 3, padding=1)
-
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel; arguments as in ``UTAE``. days_BT is not looked at: the order of dates is what counts."""
-        return SemanticOutput(self.scores(self.features(images_BTCHW, days_BT, valid_BT)))
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.classification_layer(maps.pyramid[-1]).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The recurrence's last state, a map of full size; arguments as in ``forward``."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.frames import check_sides
 from panoseg.models.layers import ConvBlock
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 from panoseg.models.recurrence import Recurrence, blank_padding
 
 
@@ -34,8 +35,10 @@ class Pyramid(nn.Module):
         return torch.cat([*(conv(frames_NCHW) for conv in self.convs), highest_NCHW], dim=1)
 
 
-class FpnConvLstm(nn.Module):
-    """FPN + ConvLSTM: scores of the classes for each pixel of a season."""
+class FpnConvLstm(Backbone):
+    """FPN + ConvLSTM: scores of the classes for each pixel, by the order of the dates of a season."""
+
+    classifier = "outconv"
 
     def __init__(self, config: FpnConfig) -> None:
         super().__init__()
@@ -46,14 +49,6 @@ class FpnConvLstm(nn.Module):
         self.mid_conv = ConvBlock((levels * config.pyramid_width, config.joined_width), "group")
         self.convlstm = Recurrence(config.joined_width, config.hidden)
         self.outconv = nn.Conv2d(config.hidden, config.classes, 1)
-
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel; arguments as in ``UTAE``. days_BT is not looked at: the order of dates is what counts."""
-        return SemanticOutput(self.scores(self.features(images_BTCHW, days_BT, valid_BT)))
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.outconv(maps.pyramid[-1]).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The ConvLSTM's last memory, a map of full size; arguments as in ``forward``."""

@@ -9,28 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panoseg.models.backbone import Backbone
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
 from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
 from panoseg.panoptic.merge import ScoredMasks
-
-
-class Backbone(Protocol):
-    """A network whose options have ``map_widths``: it gives maps to a head, and scores pixels by a head of its own."""
-
-    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """Maps of a batch of seasons; arguments as in ``UTAE``."""
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W of each pixel, float32."""
 
 
 class PaPs(nn.Module):
@@ -71,8 +61,8 @@ class PaPs(nn.Module):
     ) -> PapsOutput:
         """Heat map, saliency and candidates of a batch of seasons.
 
-        images_BTCHW, days_BT, valid_BT: as in ``UTAE``. zones_BHW: int, the parcel each pixel is nearest to, 0 where there is
-        none; then the hottest pixel of each parcel's zone is its only candidate, else every local maximum is one.
+        images_BTCHW, days_BT, valid_BT: as in ``Backbone``. zones_BHW: int, the parcel each pixel is nearest to, 0 where
+        there is none; then the hottest pixel of each parcel's zone is its only candidate, else every local maximum is one.
         min_confidence: local maxima below it are left out; None: none in training, else the model's own threshold.
         pixel_scores: let the backbone score the class of each pixel too.
         """

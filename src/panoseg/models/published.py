@@ -60,7 +60,7 @@ def import_published(
         config,
         normalisation,
         classes,
-        reference_date=str(options.get("ref_date", "2018-09-01")),
+        reference_date=reference_date(options),
         trained_on=f"PASTIS, fold {fold}",
         provenance={"imported_from": path.parent.name + "/" + path.name, "options": options},
     )
@@ -102,6 +102,11 @@ def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
         raise ValueError(f"{'; '.join(wrong)} can be imported")
 
 
+def reference_date(options: Mapping[str, Any]) -> str:
+    """The date from which a published program counted days; the default of its command line where it does not say."""
+    return str(options.get("ref_date", "2018-09-01"))
+
+
 def _utae(options: Mapping[str, Any], bands: int) -> UtaeConfig:
     *hidden, scores = read_widths(options.get("out_conv", [32, 20]))
     return UtaeConfig(
@@ -115,6 +120,7 @@ def _utae(options: Mapping[str, Any], bands: int) -> UtaeConfig:
         heads=int(options.get("n_head", 16)),
         d_model=int(options.get("d_model", 256)),
         key_width=int(options.get("d_k", 4)),
+        reference_date=reference_date(options),
     )
 
 

@@ -30,6 +30,7 @@ from panoseg.models.published import (
     read_checkpoint,
     read_options,
     read_widths,
+    reference_date,
     wrong_options,
 )
 from panoseg.models.weights import Weights, WeightsCard, check_state
@@ -64,8 +65,7 @@ def import_crop2seg(
     state = own_names(read_checkpoint(path), config)
     check_state(state, config, path)
     provenance = {"imported_from": f"{folder.name}/{path.name}", "options": options}
-    reference_date = str(options.get("ref_date", "2018-09-01"))
-    return Weights(WeightsCard(config, normalisation, classes, reference_date, trained_on, provenance), state)
+    return Weights(WeightsCard(config, normalisation, classes, reference_date(options), trained_on, provenance), state)
 
 
 def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
@@ -115,7 +115,7 @@ def _attention_unet(kind: type[_Config], options: Mapping[str, Any], **others: A
         queries=int(options.get("num_queries", 1)),
         dates="both" if options.get("use_abs_rel_enc") else dates,
         linear_dates=bool(options.get("add_linear")),
-        reference_date=str(options.get("ref_date", "2018-09-01")),
+        reference_date=reference_date(options),
         **others,
     )
 

@@ -6,17 +6,18 @@ K classes.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.frames import check_sides, cut_frames, season_of_frames, split_frames
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
 from panoseg.models.ltae import temporal_encoder
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 from panoseg.models.unet import score_head, unet
 
 
-class TimeUNet(nn.Module):
+class TimeUNet(Backbone):
     """TimeUNet: scores of the classes for each pixel of a season."""
 
     def __init__(self, config: TimeUnetConfig) -> None:
@@ -29,15 +30,6 @@ class TimeUNet(nn.Module):
         self.down_blocks = DownPath(encoder, config.encoder_norm, style)
         self.up_blocks = UpPath(encoder, decoder)
         self.out_conv = score_head((decoder[0], *config.head_widths, config.classes))
-
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel, after normalisation and ReLU as published; arguments as in ``UTAE``."""
-        maps = self.features(images_BTCHW, days_BT, valid_BT)
-        return SemanticOutput(self.scores(maps), maps.attention_GBTHW)
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.out_conv(maps.pyramid[-1]).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The decoder's maps, coarsest first, and the attention, at full size; arguments as in ``forward``."""

@@ -12,15 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.uconvlstm import UConvLstmConfig
 from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, sum_by_sample, sum_of_frames
 from panoseg.models.layers import ConvBlock, DownPath, UpPath
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 from panoseg.models.recurrence import Bidirectional, Recurrence
 
 
-class UConvLstm(nn.Module):
-    """U-ConvLSTM: scores of the classes for each pixel of a season."""
+class UConvLstm(Backbone):
+    """U-ConvLSTM: scores of the classes for each pixel, by the order of the dates of a season."""
 
     def __init__(self, config: UConvLstmConfig) -> None:
         super().__init__()
@@ -34,17 +35,6 @@ class UConvLstm(nn.Module):
         self.temporal_encoder = recurrence(encoder[-1], config.hidden, ahead=True)
         self.out_convlstm = nn.Conv2d(config.directions * config.hidden, encoder[-1], 3, padding=1)
         self.out_conv = ConvBlock((decoder[0], *config.head_widths, config.classes), border="zeros")
-
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel, after normalisation and ReLU as published; arguments as in ``UTAE``.
-
-        days_BT is not looked at: the order of dates is what counts.
-        """
-        return SemanticOutput(self.scores(self.features(images_BTCHW, days_BT, valid_BT)))
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.out_conv(maps.pyramid[-1]).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The decoder's maps, coarsest first; arguments as in ``forward``."""

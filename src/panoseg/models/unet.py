@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from panoseg.errors import ConfigError
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.unet import NaiveUnetConfig
 from panoseg.models.frames import check_sides
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 
 _BOUNDARY_HIDDEN = 32
 
@@ -37,8 +38,11 @@ def unet(finest_BCHW: Tensor, down: DownPath, up: UpPath) -> tuple[Tensor, ...]:
     return up(coarsest_BCHW, reversed(levels))
 
 
-class NaiveUnet(nn.Module):
-    """The naive U-Net: scores of the classes for each pixel of a season, whose dates are taken for bands."""
+class NaiveUnet(Backbone):
+    """The naive U-Net: scores of the classes for each pixel of a season, whose dates are taken for bands.
+
+    The place of a date in the season is what counts, not its day.
+    """
 
     def __init__(self, config: NaiveUnetConfig) -> None:
         super().__init__()
@@ -51,20 +55,8 @@ class NaiveUnet(nn.Module):
         hidden = (config.length * width for width in config.head_widths)
         self.out_conv = score_head((decoder[0], *hidden, config.classes), config.mbconv)
 
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel, after normalisation and ReLU as published; arguments as in ``UTAE``.
-
-        days_BT is not looked at: the place of a date in the season is what counts. Raises ``ConfigError`` for more dates than
-        the network has places.
-        """
-        return SemanticOutput(self.scores(self.features(images_BTCHW, days_BT, valid_BT)))
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.out_conv(maps.pyramid[-1]).float()
-
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """The decoder's maps, coarsest first; arguments as in ``forward``."""
+        """The decoder's maps, coarsest first; raises ``ConfigError`` for more dates than the network has places."""
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         dates, places = images_BTCHW.shape[1], self.config.length
         if dates > places:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.frames import check_sides
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 
 # Up to so many channels x dates x rows, torch convolves a single sample without oneDNN, ten times slower.
 _ONE_SAMPLE = 20480
@@ -52,11 +53,12 @@ def _doubling(before: int, after: int) -> nn.ConvTranspose3d:
     return nn.ConvTranspose3d(before, after, 3, stride=2, padding=1, output_padding=1)
 
 
-class UNet3d(nn.Module):
+class UNet3d(Backbone):
     """U-Net 3D: scores of the classes for each pixel of a season.
 
     Two halvings of time use groups of four dates: the dates after the last whole group shape the features, but their scores
-    are not part of the mean, as published. Padded dates are images of zeros to it.
+    are not part of the mean, as published. Padded dates are images of zeros to it, and come last. The order of dates is what
+    counts, not their days.
     """
 
     def __init__(self, config: UNet3dConfig) -> None:
@@ -71,13 +73,6 @@ class UNet3d(nn.Module):
         self.trans3 = nn.Sequential(_doubling(2 * width, width), nn.BatchNorm3d(width), nn.LeakyReLU(inplace=True))
         self.dc3 = nn.Sequential(*_conv(2 * width, width), *_conv(width, width // 2))
         self.final = _Conv3d(width // 2, config.classes)
-
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel; arguments as in ``UTAE``.
-
-        valid_BT: valid dates come first. days_BT is not looked at: the order of dates is what counts.
-        """
-        return SemanticOutput(self.scores(self.features(images_BTCHW, days_BT, valid_BT)))
 
     def scores(self, maps: FeatureMaps) -> Tensor:
         """Class scores B x K x H x W, float32, of what ``features`` gave."""

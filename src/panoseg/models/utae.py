@@ -8,18 +8,19 @@ G heads.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from panoseg.models.aggregation import aggregate, attention_of_frames
+from panoseg.models.backbone import Backbone
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
 from panoseg.models.ltae import temporal_encoder
-from panoseg.models.outputs import FeatureMaps, SemanticOutput
+from panoseg.models.outputs import FeatureMaps
 from panoseg.models.unet import boundary_head, score_head
 
 
-class UTAE(nn.Module):
+class UTAE(Backbone):
     """U-TAE: scores of the classes for each pixel of a season."""
 
     def __init__(self, config: UtaeConfig) -> None:
@@ -33,20 +34,6 @@ class UTAE(nn.Module):
         self.temporal_encoder = temporal_encoder(config, encoder[-1], relative_as_day_of_year=config.relative_as_day_of_year)
         self.out_conv = score_head((decoder[0], *config.head_widths, config.classes), config.mbconv)
         self.boundary_conv = boundary_head(decoder[0], config.mbconv) if config.boundary else None
-
-    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Scores of each pixel, after normalisation and ReLU as published.
-
-        images_BTCHW: float32, standardised per band; dates that are not valid are never looked at. days_BT: int64 days since
-        the reference date. valid_BT: bool, at least one date a sample.
-        """
-        maps = self.features(images_BTCHW, days_BT, valid_BT)
-        boundary_B2HW = None if self.boundary_conv is None else self.boundary_conv(maps.pyramid[-1]).float()
-        return SemanticOutput(self.scores(maps), maps.attention_GBTHW, boundary_B2HW)
-
-    def scores(self, maps: FeatureMaps) -> Tensor:
-        """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.out_conv(maps.pyramid[-1]).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
         """The decoder's maps, coarsest first, and the attention; arguments as in ``forward``."""

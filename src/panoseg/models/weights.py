@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,18 @@ from torch import Tensor, nn
 import panoseg
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.layouts import Policy
 from panoseg.data.samples import Normalisation
-from panoseg.errors import OutputError, PanosegError, WeightsError
+from panoseg.data.seasons import parse_reference_date
+from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
 from panoseg.models.build import build_model
-from panoseg.models.config import ModelConfig, config_from_json, config_to_json
+from panoseg.models.config import ModelConfig, config_from_json, config_to_json, fit_to_data, reference_date_of
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
+_LARGEST_CARD = 4 * 1024**2
+"""Bytes; a card has a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,14 @@ class WeightsCard:
                 "the same numbers on both sides",
                 "give the model's options, the normalisation and the class table that belong together",
             )
-        if not _is_date(self.reference_date):
-            raise WeightsError(f"reference date {self.reference_date!r}", "a date YYYY-MM-DD", "write it so in the card")
+        parse_reference_date(self.reference_date)
+        if reference_date_of(network) not in (None, self.reference_date):
+            raise WeightsError(
+                f"a network that counts days from {reference_date_of(network)} with seasons from {self.reference_date}",
+                "one reference date",
+                "write the one of the training into both places of the card",
+            )
+        _check_provenance(self.provenance)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -113,11 +123,16 @@ class WeightsCard:
         )
 
 
-def _is_date(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
+def _check_provenance(provenance: Mapping[str, Any]) -> None:
+    """Raise ``WeightsError`` for what is read from a provenance again and is not as panoseg writes it."""
+    for name, known, expected in (
+        ("fold", lambda value: type(value) is int, "a whole number"),
+        ("single_date", lambda value: isinstance(value, str), "text"),
+        ("normalisation", lambda value: value in get_args(Policy), f"one of {', '.join(get_args(Policy))}"),
+    ):
+        value = provenance.get(name)
+        if value is not None and not known(value):
+            raise WeightsError(f"provenance with {name} {value!r}", expected, "mend the card, or leave the entry out")
 
 
 @dataclass(frozen=True)
@@ -130,9 +145,16 @@ class Weights:
     def __post_init__(self) -> None:
         check_state(self.state, self.card.model, "the table of weights")
 
-    def model(self) -> nn.Module:
-        """The network, ready to predict, on the CPU."""
-        model = _blank_model(self.card.model)
+    def model(self, reference_date: date | None = None) -> nn.Module:
+        """The network, ready to predict, on the CPU.
+
+        reference_date: from which the days that it will see are counted; without one, that of the training. Seasons of another
+        year are counted from their own start, and only with it is the day of the year right where one of the two years is a leap year.
+        """
+        config = self.card.model
+        if reference_date is not None:
+            config = fit_to_data(config, config.bands, config.classes, reference_date.isoformat())
+        model = _blank_model(config)
         model.load_state_dict(dict(self.state))
         return model.eval()
 
@@ -146,9 +168,12 @@ def _blank_model(config: ModelConfig) -> nn.Module:
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
     """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or has in another shape."""
+    _check_shapes({name: tuple(value.shape) for name, value in state.items()}, config, source)
+
+
+def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, source: Path | str) -> None:
     model = _blank_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
     wrong = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items() if found.get(name, shape) != shape]
     kinds = (
         ("missing", [name for name in expected if name not in found]),
@@ -198,24 +223,30 @@ def load_weights(path: Path | str) -> Weights:
 
     Raises ``WeightsError`` for files that are missing, damaged, or do not belong together.
     """
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load
 
     path = Path(path)
     numbers = path if path.suffix == ".safetensors" else path / NUMBERS
     card = _read_card(numbers.with_name(CARD))
     try:
+        with safe_open(numbers, framework="pt") as file:  # the header alone, which tells the size of all the rest
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+        _check_shapes(shapes, card.model, numbers)
         state = load(numbers.read_bytes())
     except OSError as error:
         raise _unreadable(numbers, error.strerror or str(error)) from error
+    except ConfigError as error:
+        raise _unreadable(numbers.with_name(CARD), f"describes {error.found}, {error.expected}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(numbers, f"is not a whole safetensors file ({error})") from error
-    check_state(state, card.model, numbers)
     return Weights(card, {name: value.float() if value.is_floating_point() else value for name, value in state.items()})
 
 
 def _read_card(path: Path) -> WeightsCard:
     try:
+        if path.stat().st_size > _LARGEST_CARD:
+            raise ValueError(f"{path.stat().st_size} bytes")
         return WeightsCard.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error

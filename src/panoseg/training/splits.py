@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from panoseg.data.loading import BatchLoader, make_loader
 from panoseg.data.pastis import PastisDataset
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.data.samples import Batch, Normalisation, Sample
-from panoseg.errors import ConfigError
+from panoseg.data.seasons import parse_reference_date
 from panoseg.training.config import DataConfig, Task, TrainConfig
 
 if TYPE_CHECKING:
@@ -111,15 +110,11 @@ def open_parts(
     folder: Path | str, parts: Parts, config: DataConfig, task: Task, augmentation: AugmentationConfig | None = None
 ) -> PastisDataset | S2TSCzCropDataset:
     """The patches of some folds or sets with what a task learns of them."""
-    try:
-        reference_date = date.fromisoformat(config.reference_date)
-    except ValueError:
-        raise ConfigError(f"reference date {config.reference_date!r}", "a date, YYYY-MM-DD", "pass e.g. 2018-09-01") from None
     return find_layout(folder).open(
         folder,
         parts,
         target=task,
-        reference_date=reference_date,
+        reference_date=parse_reference_date(config.reference_date),
         single_date=config.single_date,
         augmentation=augmentation,
     )
