@@ -18,7 +18,7 @@ from panoseg.cli import main
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
-from panoseg.models.config import CONFIGS
+from panoseg.models.config import SEASON_CONFIGS
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
 from panoseg.training import attention
@@ -86,11 +86,11 @@ def test_networks_without_attention_are_refused_in_a_line():
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - {"paps"}))
+@pytest.mark.parametrize("name", sorted(SEASON_CONFIGS.keys() - {"paps"}))
 def test_every_network_shows_its_attention_or_says_that_it_has_none(name):
     torch.manual_seed(0)
     samples = [Sample(torch.randn(5, 10, 32, 32), torch.arange(5) * 30, "1")]
-    model = build_model(CONFIGS[name]())
+    model = build_model(SEASON_CONFIGS[name]())
     if name in ("utae", "wtae", "timeunet"):
         found = network_attention(model, collate(samples))
         assert found.shape[1:3] == (1, 5)

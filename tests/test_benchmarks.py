@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from panoseg.models.config import CONFIGS
+from panoseg.models.config import SEASON_CONFIGS
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 TINY = ["--size", "16", "--dates", "2"]
@@ -43,7 +43,7 @@ def table(text):
 
 def test_every_kind_of_network_is_measured(script):
     networks = script("networks").NETWORKS
-    assert {config.name for config in networks.values()} == set(CONFIGS)
+    assert {config.name for config in networks.values()} == set(SEASON_CONFIGS)
 
 
 def test_convolutions_alone_are_those_of_the_network(script):

@@ -14,7 +14,7 @@ from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models.build import build_model
-from panoseg.models.config import CONFIGS, fit_to_data
+from panoseg.models.config import SEASON_CONFIGS, fit_to_data
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import OptimiserConfig, TrainConfig
@@ -134,7 +134,7 @@ def test_a_swapped_classifier_stays_as_drawn_and_the_rest_is_taken(table):
         assert torch.equal(value, before[name] if owner(name) in CLASSIFIER else weights.state[name]), name
 
 
-@pytest.mark.parametrize("kind", CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("kind", SEASON_CONFIGS.values(), ids=SEASON_CONFIGS)
 def test_every_network_has_a_classifier(kind):
     config = kind()
     entries = build_model(config).state_dict()

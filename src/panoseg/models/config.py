@@ -14,7 +14,10 @@ from panoseg.errors import ConfigError
 from panoseg.models.configs.base import expect
 from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.fpn import FpnConfig
+from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
+from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.pspnet import PspNetConfig
 from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.configs.uconvlstm import UConvLstmConfig
 from panoseg.models.configs.unet import NaiveUnetConfig
@@ -22,7 +25,7 @@ from panoseg.models.configs.unet3d import UNet3dConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.configs.wtae import WtaeConfig
 
-ModelConfig = (
+SeasonModelConfig = (
     UtaeConfig
     | PapsConfig
     | WtaeConfig
@@ -33,8 +36,15 @@ ModelConfig = (
     | FpnConfig
     | ConvRnnConfig
 )
-"""Every network: a new one is added here, and nowhere else."""
+"""Every network for satellite image time series: a new one is added here, and nowhere else."""
 
+PhotographModelConfig = PanopticFpnConfig | PspNetConfig | MaskRcnnConfig
+"""Every network for photographs; likewise."""
+
+ModelConfig = SeasonModelConfig | PhotographModelConfig
+
+SEASON_CONFIGS: dict[str, type[SeasonModelConfig]] = {kind.name: kind for kind in get_args(SeasonModelConfig)}
+PHOTOGRAPH_CONFIGS: dict[str, type[PhotographModelConfig]] = {kind.name: kind for kind in get_args(PhotographModelConfig)}
 CONFIGS: dict[str, type[ModelConfig]] = {kind.name: kind for kind in get_args(ModelConfig)}
 
 

@@ -1,14 +1,18 @@
 """What models say: one frozen dataclass a head.
 
-Shape suffixes: B batch, T dates, C channels, H W pixels, K classes, N parcels (all candidates of the batch), M those of one
-group of windows, L side of a window, G heads.
+Shape suffixes: B batch, T dates, C channels, H W pixels, K classes, N parcels or candidates (of the whole
+batch, or of an image), M those of one group of windows, L side of a window, G heads, S side of a small mask, h w pixels of a
+network's own map.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from panoseg.models.paste import best_class, paste, spread
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,70 @@ class PapsOutput:
     saliency_BHW: Tensor | None = None
     candidates: Candidates | None = None
     pixel_scores_BKHW: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PhotographLabels:
+    """What a network for photographs learns from one of them; numbers are labels of ``panoseg.models.labels``.
+
+    semantic_HW: int64, label of each pixel, 255 where it teaches nothing; None for a network of things alone. mask_NHW: bool,
+    box_N4: float32 left, top, right, bottom in pixels, the last two exclusive and larger than the first. label_N: int64, 1 to
+    the number of things.
+    """
+
+    semantic_HW: Tensor | None
+    mask_NHW: Tensor
+    box_N4: Tensor
+    label_N: Tensor
+
+
+@dataclass(frozen=True)
+class DetectedObjects:
+    """Candidates of a fixed number an image, the best first, padded with those of score 0 and an empty box.
+
+    shape_BNSS: float32, probabilities 0..1 at S x S places of the box. box_BN4: float32, left, top, right, bottom in pixels of
+    the picture. score_BN: float32 0..1. label_BN: int64, 1 to the number of things. size_HW: of the picture. threshold: the
+    probability from which a pixel belongs to a mask.
+    """
+
+    shape_BNSS: Tensor
+    box_BN4: Tensor
+    score_BN: Tensor
+    label_BN: Tensor
+    size_HW: tuple[int, int]
+    threshold: float
+
+    @property
+    def mask_BNHW(self) -> Tensor:
+        """All masks, bool; takes N bytes a pixel of the picture."""
+        shape, box = self.shape_BNSS.flatten(0, 1), self.box_BN4.flatten(0, 1)
+        return (paste(shape, box, self.size_HW) >= self.threshold).unflatten(0, self.score_BN.shape)
+
+    def mask_BHW(self, candidate_B: Tensor) -> Tensor:
+        """The mask of one candidate in each image, bool; candidate_B: int64, which one."""
+        image_B = torch.arange(len(candidate_B), device=candidate_B.device)
+        return paste(self.shape_BNSS[image_B, candidate_B], self.box_BN4[image_B, candidate_B], self.size_HW) >= self.threshold
+
+
+@dataclass(frozen=True)
+class PhotographOutput:
+    """What a network says of photographs of one size; parts that it does not have are None.
+
+    maps_BKhw: float32, class scores of the pixels as the network made them. reach_HW: rows and columns of them that the picture
+    covers; the rest is padding. size_HW: of the picture.
+    """
+
+    objects: DetectedObjects | None
+    maps_BKhw: Tensor | None
+    reach_HW: tuple[float, float]
+    size_HW: tuple[int, int]
+
+    @property
+    def semantic_BKHW(self) -> Tensor | None:
+        """Class scores of the picture's pixels, float32 logits; takes 4 K bytes a pixel."""
+        return None if self.maps_BKhw is None else spread(self.maps_BKhw, self.reach_HW, self.size_HW)
+
+    @property
+    def label_BHW(self) -> Tensor | None:
+        """Label of the best score of the picture's pixels, int64; needs little memory beside."""
+        return None if self.maps_BKhw is None else best_class(self.maps_BKhw, self.reach_HW, self.size_HW)

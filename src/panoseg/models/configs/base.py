@@ -32,12 +32,15 @@ def expect_size(name: str, found: object, size: int) -> None:
     expect(size <= LARGEST_SIZE, f"{name} {found}", f"at most {LARGEST_SIZE}")
 
 
-def expect_sizes(config: DataclassInstance) -> None:
+def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> None:
     """Raise ``ConfigError`` unless every whole number of a configuration is a size (``expect_size``), and no list is long.
 
     A file that somebody else wrote may ask for a network that fills the memory; it is refused before anything is built.
+    leave_out: options that may be 0.
     """
     for option in fields(config):
+        if option.name in leave_out:
+            continue
         value = getattr(config, option.name)
         sizes = value if isinstance(value, tuple) else (value,)
         expect(len(sizes) <= MOST_SIZES, f"{option.name} with {len(sizes)} entries", f"at most {MOST_SIZES}")
