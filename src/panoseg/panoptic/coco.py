@@ -84,6 +84,12 @@ class CocoAnnotation:
             )
         return Segments(ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table))
 
+    def picture(self, segment_HW: np.ndarray, table: ClassTable) -> CocoPicture:
+        """The picture of a raster of ids: int32, H x W. Raises ``PanopticFormatError`` where the two contradict each other."""
+        segments = self.segments(*present_segments(segment_HW), table)
+        areas = self.stated_areas(segments.areas)
+        return CocoPicture(self.image_id, self.file_name, Panoptic(segment_HW, segments), self.crowd_ids, areas)
+
     def stated_areas(self, areas: np.ndarray) -> np.ndarray:
         """Areas that the file states, and the given ones where it states none. float64, N."""
         return np.where(self.areas_N == _NOT_STATED, areas, self.areas_N)
@@ -152,11 +158,7 @@ class CocoAnnotations:
         text = self.text(image_id)
         with about(f"image {image_id} of {self.file.path}"):
             annotation = CocoAnnotation.parse(text)
-            segment_HW = read_ids(self.folder / annotation.file_name)
-            segments = annotation.segments(*present_segments(segment_HW), self.table)
-            areas = annotation.stated_areas(segments.areas)
-            picture = Panoptic(segment_HW, segments)
-        return CocoPicture(image_id, annotation.file_name, picture, annotation.crowd_ids, areas)
+            return annotation.picture(read_ids(self.folder / annotation.file_name), self.table)
 
 
 def picture_folder(path: Path, folder: Path | str | None) -> Path:

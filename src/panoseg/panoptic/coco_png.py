@@ -65,9 +65,18 @@ def read_ids(path: Path) -> np.ndarray:
     return colours_to_ids(read_colours(path))
 
 
+def decode_ids(data: bytes, path: Path) -> np.ndarray:
+    """The ids of a PNG whose bytes are at hand: int32, H x W. path: what failures call it. Raises ``PanopticFormatError``."""
+    _check_png(data, path)
+    return colours_to_ids(_colours(data, path))
+
+
 def read_colours(path: Path) -> np.ndarray:
     """The colours of a PNG of eight bits: uint8, 3 x H x W. Raises ``PanopticFormatError``."""
-    data = _read_whole(path)
+    return _colours(_read_whole(path), path)
+
+
+def _colours(data: bytes, path: Path) -> np.ndarray:
     depth, colour_type = data[_DEPTH], data[_COLOUR_TYPE]
     if depth == _BITS and colour_type in _COLOURS:
         return _decode_colours(path, data)
@@ -101,17 +110,25 @@ def _read_whole(path: Path) -> bytes:
         if path.stat().st_size > _LARGEST_FILE:
             raise ValueError(f"more than {_LARGEST_FILE} bytes")
         data = path.read_bytes()
-        _check_chunks(data)
     except FileNotFoundError as error:
         raise PanopticFormatError(f"{path}: no such file", "a PNG", "restore the file, or name the right folder") from error
     except OSError as error:
         raise _no_png(path, error.strerror or str(error)) from error
+    except ValueError as error:
+        raise _no_png(path, str(error)) from error
+    _check_png(data, path)
+    return data
+
+
+def _check_png(data: bytes, path: Path) -> None:
+    """Refuse a PNG that is not whole, or of unbearable size."""
+    try:
+        _check_chunks(data)
     except (ValueError, struct.error) as error:
         raise _no_png(path, "it is cut" if isinstance(error, struct.error) else str(error)) from error
     with about(str(path)):
         width, height = _SIZE.unpack_from(data, _SIZE_AT)
         check_size(height, width)
-    return data
 
 
 def _check_chunks(data: bytes) -> None:
