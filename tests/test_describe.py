@@ -126,6 +126,7 @@ def test_quantiles_by_hand():
     days, values = counts.quantiles([1], (0.25, 0.5, 0.75, 1))
     assert days.tolist() == [5, 25]
     assert values == pytest.approx(np.array([[0.1, 0.9], [0.2, 0.9], [0.4, 0.9], [0.5, 0.9]]))
+    assert counts.quantiles([1], (0, 0.01))[1] == pytest.approx(np.array([[0.1, 0.9], [0.1, 0.9]]))
     assert counts.quantiles([1, 2], [0.5])[1] == pytest.approx(np.array([[0.3, 0.9]]))
     assert counts.quantiles([3], [0.5])[1].shape == (1, 0)
 

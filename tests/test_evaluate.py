@@ -162,6 +162,17 @@ def test_show_draws_any_patch(run, data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options", [[], ["--attention"]])
+@pytest.mark.parametrize(("out", "words"), [("file/figure.png", "a part of the path is a file"), ("folder.png", "directory")])
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path, capsys, options, out, words):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    shown = ["show", str(tmp_path / "none"), "--data", str(tmp_path), "--patch", "12", "--out", str(tmp_path / out)]
+    assert main([*shown, *options]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize("options", [[], ["--attention"]])
 def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_path, capsys, options):
     out = tmp_path / "figure.xyz"
     assert main(["show", str(tmp_path / "none"), "--data", str(tmp_path), "--patch", "12", "--out", str(out), *options]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import random
@@ -11,6 +12,7 @@ import sys
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from panoseg.classes import S2TSCZCROP
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.loading import make_loader
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import initialise
 from panoseg.models.outputs import SemanticOutput
@@ -40,7 +43,7 @@ from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
 from panoseg.training.losses import PapsLoss
 from panoseg.training.run import start
 from panoseg.training.schedule import learning_rate
-from panoseg.training.splits import open_splits
+from panoseg.training.splits import Split, open_splits
 from panoseg.training.tasks import Work, make_task
 from panoseg.training.threshold import best_threshold, threshold_counts
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
@@ -434,6 +437,8 @@ def test_data_options_reach_the_samples(data):
     assert sample(reference_date="2018-10-01").days_T[0] == 0
     with pytest.raises(ConfigError, match="reference date"):
         sample(reference_date="1 September")
+    with pytest.raises(ConfigError, match="every year has"):  # the weights could not be saved
+        sample(reference_date="2020-02-29")
 
 
 @pytest.mark.parametrize(
@@ -517,6 +522,16 @@ def test_steps_validations_and_rows(data, tmp_path):
     assert [row[1] for row in rows if row[2] == "train"] == ["3", "4", "7", "8", "11", "12", "15", "16", "19", "20"]
     assert best[0][0] == 4
     assert set(best[0][1]) == {"OA", "mIoU"}
+
+
+def test_the_speed_counts_the_patches_of_all_batches(data, tmp_path, monkeypatch):
+    """Six patches in batches of four and of two, a second later."""
+    speeds, clock = [], SimpleNamespace(monotonic=itertools.count().__next__)
+    monkeypatch.setattr(Split, "loader", lambda split, fabric: make_loader(split.dataset, 4))
+    monkeypatch.setattr("panoseg.training.loop.time", clock)
+    monkeypatch.setattr(Training, "_write_speed", lambda training, speed: speeds.append(speed))
+    train(replace(SEMANTIC, batch_size=4, log_every=10), data, tmp_path)
+    assert speeds == [6]
 
 
 def test_threads(data):

@@ -103,6 +103,17 @@ def remove_unfinished(folder: Path | str) -> None:
         raise output_error(Path(folder), error) from error
 
 
+def check_writable(path: Path | str) -> None:
+    """Raise ``OutputError`` where a file of that path could not be written: before a long computation, not after it."""
+    path = Path(path).absolute()
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    number = errno.EISDIR if path.is_dir() else _obstacle(folder)
+    if number is not None:
+        raise output_error(path, OSError(number, os.strerror(number)))
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as temporary:

@@ -133,7 +133,8 @@ class NdviCounts:
             summed = np.sum(
                 [self._counts[key] for key in self._counts if key[0] in class_ids and key[1] == period], axis=0
             ).cumsum()
-            values[:, column] = np.searchsorted(summed, np.array(shares) * summed[-1]) * _STEP - 1
+            parcels_Q = np.maximum(np.array(shares) * summed[-1], 1)  # no share is less than a parcel: share 0 is the lowest
+            values[:, column] = np.searchsorted(summed, parcels_Q) * _STEP - 1
         return np.array(periods, np.int64) * PERIOD_DAYS + PERIOD_DAYS // 2, values
 
 

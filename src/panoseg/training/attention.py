@@ -25,7 +25,7 @@ from panoseg.models.paps import PaPs
 from panoseg.training.config import TrainConfig
 from panoseg.training.evaluate import find_weights, normalisation_words, scored_split
 from panoseg.training.loop import make_fabric
-from panoseg.training.pictures import BLUE, GREY, check_picture_name, land_of, month_axis, new_figure, save_figure
+from panoseg.training.pictures import BLUE, GREY, check_picture, land_of, month_axis, new_figure, save_figure
 from panoseg.training.tasks import task_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def show_attention(
 
     Arguments as of ``panoseg.training.evaluate.show``; the place as in ``find_place``.
     """
-    check_picture_name(out)
+    check_picture(out)
     labelled = open_labelled(data)
     labels = labelled.samples[labelled.position(patch)]
     assert labels.classes_HW is not None

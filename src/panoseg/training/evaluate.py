@@ -19,7 +19,7 @@ from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
-from panoseg.training.pictures import check_picture_name, compare, draw_comparison, draw_predictions
+from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_predictions
 from panoseg.training.score_pictures import draw_scores
 from panoseg.training.scores import SemanticScores
 from panoseg.training.splits import Split, open_parts
@@ -182,7 +182,7 @@ def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None
 
 def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = None) -> None:
     """Draw image, truth and prediction of one patch of any fold."""
-    check_picture_name(out)
+    check_picture(out)
     found = next(find_weights(folder, data, fold, every_patch=True))
     split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
     position = position_of(patch, [str(patch_id) for patch_id in split.dataset.ids])  # type: ignore[attr-defined]

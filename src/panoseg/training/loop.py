@@ -168,20 +168,21 @@ class Training:
         batches = self.train.batches(self.fabric, self.loader, left)
         title = f"epoch {progress.epoch + 1} of {self.course.epochs}"
         saved = since = time.monotonic()
+        patches = 0
         for batch in track(batches, title, total=left):
             rate, losses = self._step(Work(batch, progress.epoch < self.config.heatmap_only_epochs))
             means.add(losses)
+            patches += len(batch.names) * self.fabric.world_size
             progress.step += 1
             progress.total_steps += 1
             last = progress.step == steps
             if last or progress.step % self.config.log_every == 0:
-                patches = means.count * len(batch.names) * self.fabric.world_size
                 mean_losses = _mean_over_processes(means.take(), self.fabric)
                 _check_finite(mean_losses["loss"], progress, self.fabric)
                 self._write("train", mean_losses, rate)
                 now = time.monotonic()
                 self._write_speed(patches / (now - since))
-                since = now
+                since, patches = now, 0
                 # One process' clock decides, or checkpoints, which all take part in, would wait for each other.
                 if last or self.fabric.broadcast(now - saved >= 60 * self.config.checkpoint_minutes):
                     self._checkpoint()

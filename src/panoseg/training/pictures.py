@@ -19,7 +19,7 @@ from panoseg.classes import ClassTable
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import OutputError
-from panoseg.files import atomic
+from panoseg.files import atomic, check_writable
 from panoseg.panoptic.draw import boundary_colour, draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import LEADING, read_log
@@ -237,8 +237,17 @@ def month_axis(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def check_picture(path: Path) -> None:
+    """Raise ``OutputError`` for a name that says no format of pictures, or a place that cannot be written to.
+
+    For a command that predicts before it draws.
+    """
+    check_picture_name(path)
+    check_writable(path)
+
+
 def check_picture_name(path: Path) -> None:
-    """Raise ``OutputError`` for a name that says no format of pictures, before anything is computed."""
+    """Raise ``OutputError`` for a name that says no format of pictures."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())

@@ -102,9 +102,7 @@ class SemanticTask(Task):
 
     def predict(self, batch: Batch) -> list[Panoptic]:
         """All pixels of a class are one segment."""
-        # Segment ids start at 1, classes at 0.
-        ids = {entry.id + 1: entry.id for entry in self.table.classes}
-        return [Panoptic.from_maps(classes_HW + 1, ids, self.table) for classes_HW in self._classes(batch).cpu().numpy()]
+        return _classes_as_segments(self._classes(batch), self.table)
 
     def evaluate(self, split: Split, fabric: Fabric) -> SemanticScores:
         """Accuracy and IoU, by region; void pixels are left out, and pixels predicted as void are missed (strict)."""
@@ -230,12 +228,18 @@ def evaluation_batches(task: Task, split: Split, fabric: Fabric) -> Iterator[Bat
 
 def true_panoptics(batch: Batch, table: ClassTable) -> list[Panoptic]:
     """The truth of a batch: one picture a patch; without parcels (semantic), all pixels of a class are one segment."""
-    classes_BHW = _present(batch.classes_BHW).cpu().numpy()
+    classes_BHW = _present(batch.classes_BHW)
     if batch.instances_BHW is None:
-        ids = {entry.id + 1: entry.id for entry in table.classes}
-        return [Panoptic.from_maps(classes_HW + 1, ids, table) for classes_HW in classes_BHW]
-    pairs = zip(batch.instances_BHW.cpu().numpy(), classes_BHW, strict=True)
+        return _classes_as_segments(classes_BHW, table)
+    pairs = zip(batch.instances_BHW.cpu().numpy(), classes_BHW.cpu().numpy(), strict=True)
     return [Panoptic.from_maps(instances_HW, classes_HW, table) for instances_HW, classes_HW in pairs]
+
+
+def _classes_as_segments(classes_BHW: Tensor, table: ClassTable) -> list[Panoptic]:
+    """Pictures in which all pixels of a class are one segment."""
+    # Segment ids start at 1, classes at 0.
+    ids = {entry.id + 1: entry.id for entry in table.classes}
+    return [Panoptic.from_maps(classes_HW + 1, ids, table) for classes_HW in classes_BHW.cpu().numpy()]
 
 
 def _present(value: Any) -> Any:
