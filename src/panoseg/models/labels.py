@@ -68,7 +68,6 @@ class Labels:
 
 def _looked_up(classes: Tensor, labels: dict[int, int]) -> Tensor:
     """The label of each class id, ``IGNORED`` for those that have none, ``VOID`` among them."""
-    table = torch.full((max(labels, default=0) + 2,), IGNORED, device=classes.device)
-    for class_id, label in labels.items():
-        table[class_id + 1] = label
-    return table[(classes + 1).clamp(min=0, max=len(table) - 1)]
+    last = max(labels, default=VOID) + 1
+    table = torch.tensor([labels.get(class_id, IGNORED) for class_id in range(VOID, last + 1)], device=classes.device)
+    return table[classes.clamp(min=VOID, max=last) - VOID]

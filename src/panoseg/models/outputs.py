@@ -134,14 +134,14 @@ class DetectedObjects:
 class PhotographOutput:
     """What a network says of photographs of one size; parts that it does not have are None.
 
-    maps_BKhw: float32, class scores of the pixels as the network made them. reach_HW: rows and columns of them that the picture
-    covers; the rest is padding. size_HW: of the picture.
+    size_HW: of the picture. maps_BKhw: float32, class scores of the pixels as the network made them. reach_HW: rows and columns
+    of these maps that the picture covers; the rest is padding.
     """
 
-    objects: DetectedObjects | None
-    maps_BKhw: Tensor | None
-    reach_HW: tuple[float, float]
     size_HW: tuple[int, int]
+    objects: DetectedObjects | None = None
+    maps_BKhw: Tensor | None = None
+    reach_HW: tuple[float, float] = (0.0, 0.0)
 
     @property
     def semantic_BKHW(self) -> Tensor | None:

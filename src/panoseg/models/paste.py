@@ -5,6 +5,8 @@ Shape suffixes: B images, N candidates, S side of a small mask, K classes, h w p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,17 +38,17 @@ def _interpolation(start_N: Tensor, end_N: Tensor, pixels: int, places: int) -> 
     return (1 - (position_NP[..., None] - place_S).abs()).clamp(min=0)
 
 
-def spread(maps_BKhw: Tensor, reach_HW: tuple[float, float], size_HW: tuple[int, int]) -> Tensor:
+def spread(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[int]) -> Tensor:
     """Maps sampled at the pixels of a picture, linearly between their own: B x K x H x W.
 
     reach_HW: rows and columns of the maps that the picture covers, from the first on; the rest is padding. Where the picture
     covers all of them this is bilinear interpolation as usual.
     """
     scales = (size_HW[0] / reach_HW[0], size_HW[1] / reach_HW[1])
-    return torch.ops.aten.upsample_bilinear2d(maps_BKhw, size_HW, False, *scales)
+    return torch.ops.aten.upsample_bilinear2d(maps_BKhw, tuple(size_HW), False, *scales)
 
 
-def best_class(maps_BKhw: Tensor, reach_HW: tuple[float, float], size_HW: tuple[int, int]) -> Tensor:
+def best_class(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[int]) -> Tensor:
     """The class of the largest value of each pixel of a picture: int64 B x H x W; of equal ones the first.
 
     Arguments as in ``spread``. One class after the other, so that a large picture with many classes needs little memory.

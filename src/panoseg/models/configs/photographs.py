@@ -48,7 +48,7 @@ def expect_stuff(stuff: int, classes: int) -> None:
 
 
 def norm_groups(width: int) -> int:
-    """Groups of a group norm over ``width`` channels: 32 as published (Wu & He 2018), fewer where they would have less than 4."""
+    """Groups of a group norm over ``width`` channels: 32 (Wu & He 2018), fewer where they would have less than 4 channels."""
     return max(1, min(32, width // 4))
 
 

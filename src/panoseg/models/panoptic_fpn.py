@@ -1,0 +1,71 @@
+"""Panoptic FPN: one backbone and one feature pyramid, the heads of Mask R-CNN for things, and a light head for stuff.
+
+Kirillov et al. 2019, "Panoptic feature pyramid networks" (1901.02446). Shape suffixes: B images, K classes, h w pixels at
+stride 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.models.detection.image_list import ImageList
+
+from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
+from panoseg.models.detector import (
+    INSTANCE_LOSSES,
+    LEVELS,
+    Pyramid,
+    detect,
+    feature_pyramid,
+    image_of,
+    instance_losses,
+    object_heads,
+    proposal_network,
+)
+from panoseg.models.outputs import PhotographLabels, PhotographOutput
+from panoseg.models.photograph_network import AnyPhotographNetwork, mean_losses, reach, semantic_loss
+from panoseg.models.semantic_head import SemanticHead
+
+
+class PanopticFpn(AnyPhotographNetwork):
+    """Things as candidates, and pixels as stuff or, in one class, things."""
+
+    loss_names = ("loss", *INSTANCE_LOSSES, "semantic")
+    scope = "stuff"
+    config: PanopticFpnConfig
+
+    def __init__(self, config: PanopticFpnConfig) -> None:
+        super().__init__(config)
+        self.backbone = feature_pyramid(config)
+        self.rpn = proposal_network(config)
+        self.roi_heads = object_heads(config)
+        self.semantic_head = SemanticHead(len(LEVELS), config.pyramid_width, config.semantic_width, 1 + config.stuff)
+
+    def losses(self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]) -> dict[str, Tensor]:
+        """The losses of proposals, classes, boxes, masks and pixels, and their weighted sum (section 3.2)."""
+        batch = self.padded(images)
+        pyramid = self.backbone(batch.tensors)
+        maps_BKhw = self._scores(pyramid)
+        each = []
+        for index, entry in enumerate(labels):
+            instance = instance_losses(self.rpn, self.roi_heads, *image_of(batch, pyramid, index), entry)
+            each.append({**instance, "semantic": semantic_loss(maps_BKhw[index], self.semantic_head.stride, entry)})
+        parts = mean_losses(each)
+        instances = torch.stack([parts[name] for name in INSTANCE_LOSSES]).sum()
+        total = self.config.instance_weight * instances + self.config.semantic_weight * parts["semantic"]
+        return {"loss": total, **parts}
+
+    def outputs(self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]) -> list[PhotographOutput]:
+        """Objects and scores of pixels."""
+        pyramid = self.backbone(images.tensors)
+        maps_BKhw = self._scores(pyramid)
+        found = detect(self.rpn, self.roi_heads, images, pyramid, sizes_HW, self.config)
+        return [
+            PhotographOutput(objects.size_HW, objects, maps_1Khw[None], reach(image_HW, self.semantic_head.stride))
+            for objects, maps_1Khw, image_HW in zip(found, maps_BKhw, images.image_sizes, strict=True)
+        ]
+
+    def _scores(self, pyramid: Pyramid) -> Tensor:
+        return self.semantic_head([pyramid[level] for level in LEVELS]).float()
