@@ -8,8 +8,9 @@ is the number that divides the sides of images. A backbone has ``map_widths``, t
 from __future__ import annotations
 
 from dataclasses import asdict, fields, is_dataclass, replace
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
+from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
 from panoseg.models.configs.base import expect
 from panoseg.models.configs.convrnn import ConvRnnConfig
@@ -59,6 +60,18 @@ def fit_to_data(config: ModelConfig, bands: int, classes: int, reference_date: s
     known = {entry.name for entry in fields(network)}
     fitted = replace(network, **{name: value for name, value in facts.items() if name in known})
     return replace(config, backbone=fitted) if isinstance(config, PapsConfig) else fitted
+
+
+def looks_at_photographs(config: ModelConfig) -> TypeGuard[PhotographModelConfig]:
+    """Whether a network looks at photographs, and not at seasons: all else that differs between the two follows from it."""
+    return isinstance(config, PhotographModelConfig)
+
+
+def fit_to_classes(config: PhotographModelConfig, table: ClassTable) -> PhotographModelConfig:
+    """The same network for photographs with the numbers of things and stuff of a class table."""
+    counts = {"things": len(table.ids("thing")), "stuff": len(table.ids("stuff"))}
+    known = {entry.name for entry in fields(config)}
+    return replace(config, **{name: count for name, count in counts.items() if name in known})
 
 
 def reference_date_of(config: ModelConfig) -> str | None:

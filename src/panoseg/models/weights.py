@@ -21,7 +21,16 @@ from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
 from panoseg.models.build import build_model
-from panoseg.models.config import ModelConfig, config_from_json, config_to_json, fit_to_data, reference_date_of
+from panoseg.models.config import (
+    ModelConfig,
+    PhotographModelConfig,
+    config_from_json,
+    config_to_json,
+    fit_to_classes,
+    fit_to_data,
+    looks_at_photographs,
+    reference_date_of,
+)
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
@@ -36,11 +45,12 @@ class WeightsCard:
     model: ModelConfig
     """The network, with its numbers of bands and classes."""
     normalisation: Normalisation | None
-    """Bands in the order of the images, and their means and deviations; None where imported weights came without."""
+    """Bands in the order of the images, and their means and deviations; None where imported weights came without, and for
+    photographs, which networks standardise themselves."""
     classes: ClassTable = PASTIS
     """What the scores mean."""
     reference_date: str = "2018-09-01"
-    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every season."""
+    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every season. Not of photographs."""
     trained_on: str = ""
     """The data, in words."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +61,21 @@ class WeightsCard:
     """The version of panoseg that wrote the card."""
 
     def __post_init__(self) -> None:
+        network = self.model
+        if looks_at_photographs(network):
+            _check_classes(network, self.classes)
+        else:
+            self._check_bands()
+        parse_reference_date(self.reference_date)
+        if reference_date_of(network) not in (None, self.reference_date):
+            raise WeightsError(
+                f"a network that counts days from {reference_date_of(network)} with seasons from {self.reference_date}",
+                "one reference date",
+                "write the one of the training into both places of the card",
+            )
+        _check_provenance(self.provenance)
+
+    def _check_bands(self) -> None:
         network, known = self.model, self.normalisation
         channels = known.channels if known else network.bands
         if network.bands != channels or network.classes != self.classes.count:
@@ -61,14 +86,11 @@ class WeightsCard:
                 "the same numbers on both sides",
                 "give the model's options, the normalisation and the class table that belong together",
             )
-        parse_reference_date(self.reference_date)
-        if reference_date_of(network) not in (None, self.reference_date):
-            raise WeightsError(
-                f"a network that counts days from {reference_date_of(network)} with seasons from {self.reference_date}",
-                "one reference date",
-                "write the one of the training into both places of the card",
-            )
-        _check_provenance(self.provenance)
+
+    @property
+    def of_photographs(self) -> bool:
+        """Whether the network looks at photographs, and not at seasons."""
+        return looks_at_photographs(self.model)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -76,7 +98,11 @@ class WeightsCard:
         return self.normalisation.bands if self.normalisation else PASTIS_BANDS
 
     def known_normalisation(self) -> Normalisation:
-        """The normalisation. Raises ``WeightsError`` where the weights came without."""
+        """The normalisation. Raises ``WeightsError`` where the weights came without, and for weights of photographs."""
+        if self.of_photographs:
+            raise WeightsError(
+                f"weights of {self.model.title}, which looks at photographs", "weights for seasons", "use panoseg photo"
+            )
         if self.normalisation is None:
             raise WeightsError(
                 "weights that do not know their normalisation",
@@ -92,34 +118,51 @@ class WeightsCard:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; ``from_json`` reads it."""
-        known = self.normalisation
-        bands = known and {**{key: list(getattr(known, key)) for key in ("bands", "mean", "std")}, "ndvi": known.ndvi}
-        same = {key: getattr(self, key) for key in ("reference_date", "trained_on", "provenance", "scores")}
+        season = {} if self.of_photographs else {"normalisation": self._bands_json(), "reference_date": self.reference_date}
         return {
             "panoseg": self.version,
             "model": config_to_json(self.model),
-            "normalisation": bands,
+            **season,
             "classes": self.classes.to_json(),
-            **same,
+            **{key: getattr(self, key) for key in ("trained_on", "provenance", "scores")},
         }
+
+    def _bands_json(self) -> dict[str, Any] | None:
+        known = self.normalisation
+        return known and {**{key: list(getattr(known, key)) for key in ("bands", "mean", "std")}, "ndvi": known.ndvi}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
         """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
-        bands = values["normalisation"]
-        normalisation = None
-        if bands is not None:
-            mean, std = (tuple(map(float, bands[key])) for key in ("mean", "std"))
-            normalisation = Normalisation(mean, std, tuple(map(str, bands["bands"])), bool(bands.get("ndvi", False)))
+        model = config_from_json(values["model"])
+        season = {"normalisation": None, "reference_date": cls.reference_date} if looks_at_photographs(model) else values
         return cls(
-            config_from_json(values["model"]),
-            normalisation,
+            model,
+            _read_normalisation(season["normalisation"]),
             ClassTable.from_json(values["classes"]),
-            str(values["reference_date"]),
+            str(season["reference_date"]),
             str(values["trained_on"]),
             dict(values["provenance"]),
             dict(values["scores"]),
             str(values["panoseg"]),
+        )
+
+
+def _read_normalisation(bands: Any) -> Normalisation | None:
+    if bands is None:
+        return None
+    mean, std = (tuple(map(float, bands[key])) for key in ("mean", "std"))
+    return Normalisation(mean, std, tuple(map(str, bands["bands"])), bool(bands.get("ndvi", False)))
+
+
+def _check_classes(network: PhotographModelConfig, classes: ClassTable) -> None:
+    """Raise ``WeightsError`` unless a network for photographs has as many classes of each kind as a table."""
+    fitted = fit_to_classes(network, classes)
+    if fitted != network:
+        raise WeightsError(
+            f"a network of {network.classes} classes with the {fitted.classes} of {classes.name}",
+            "as many things and as much stuff on both sides",
+            "give the model's options and the class table that belong together",
         )
 
 
