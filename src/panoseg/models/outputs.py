@@ -122,12 +122,16 @@ class DetectedObjects:
     def mask_BNHW(self) -> Tensor:
         """All masks, bool; takes N bytes a pixel of the picture."""
         shape, box = self.shape_BNSS.flatten(0, 1), self.box_BN4.flatten(0, 1)
-        return (paste(shape, box, self.size_HW) >= self.threshold).unflatten(0, self.score_BN.shape)
+        return self._mask(shape, box).unflatten(0, self.score_BN.shape)
 
     def mask_BHW(self, candidate_B: Tensor) -> Tensor:
         """The mask of one candidate in each image, bool; candidate_B: int64, which one."""
         image_B = torch.arange(len(candidate_B), device=candidate_B.device)
-        return paste(self.shape_BNSS[image_B, candidate_B], self.box_BN4[image_B, candidate_B], self.size_HW) >= self.threshold
+        return self._mask(self.shape_BNSS[image_B, candidate_B], self.box_BN4[image_B, candidate_B])
+
+    def _mask(self, shape_NSS: Tensor, box_N4: Tensor) -> Tensor:
+        probability_NHW = paste(shape_NSS, box_N4, self.size_HW)
+        return (probability_NHW >= self.threshold) & (probability_NHW > 0)  # a threshold of 0 does not leave the box
 
 
 @dataclass(frozen=True)

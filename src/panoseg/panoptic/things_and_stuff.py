@@ -10,7 +10,7 @@ Shape suffixes: B images, N candidates an image, C stuff classes, S = N + C slot
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,11 +74,26 @@ def merge_things_and_stuff(
     earlier comes first. class_BN: classes of the candidates. semantic_BHW: class of each pixel; classes other than
     ``stuff_classes`` draw nothing.
     """
+    image_B = torch.arange(len(mask_BNHW), device=mask_BNHW.device)
+    return merge_drawn(lambda n_B: mask_BNHW[image_B, n_B], score_BN, class_BN, semantic_BHW, stuff_classes, thresholds)
+
+
+def merge_drawn(
+    draw: Callable[[Tensor], Tensor],
+    score_BN: Tensor,
+    class_BN: Tensor,
+    semantic_BHW: Tensor,
+    stuff_classes: Sequence[int],
+    thresholds: MergeThresholds = MergeThresholds(),
+) -> ThingsAndStuff:
+    """``merge_things_and_stuff`` of masks that are drawn when their turn comes, so that only one is in memory.
+
+    draw: from the numbers of candidates, int64, one an image, to their masks, bool B x H x W.
+    """
     order_BN = score_BN.sort(dim=1, descending=True, stable=True).indices
     sorted_score_BN = score_BN.gather(1, order_BN)
     kept_BN = sorted_score_BN >= thresholds.score
-    image_B = torch.arange(len(order_BN), device=order_BN.device)
-    things = (mask_BNHW[image_B, order_BN[:, n]] & kept_BN[:, n, None, None] for n in range(order_BN.shape[1]))
+    things = (draw(order_BN[:, n]) & kept_BN[:, n, None, None] for n in range(order_BN.shape[1]))
     stuff = (semantic_BHW == class_id for class_id in stuff_classes)
     empty_BHW = torch.zeros_like(semantic_BHW, dtype=torch.int32)
     stuff_BC = torch.tensor(stuff_classes, device=class_BN.device).long().expand(len(order_BN), -1)

@@ -1,0 +1,55 @@
+"""What networks say of a photograph becomes one picture, on the device that computed it, in fixed shapes.
+
+The rule is that of ``panoseg.panoptic.things_and_stuff``. Masks are drawn one after the other when their turn comes, so that a
+large photograph needs the memory of a few masks, and nothing waits for a value: an accelerator is handed the whole way at once.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from panoseg.classes import ClassTable
+from panoseg.data.photographs import VOID
+from panoseg.models.configs.pspnet import Scope
+from panoseg.models.labels import Labels
+from panoseg.models.outputs import PhotographOutput
+from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic.things_and_stuff import MergeThresholds, ThingsAndStuff, merge_drawn
+
+
+def two_models(semantic: PhotographOutput, instances: PhotographOutput) -> PhotographOutput:
+    """The pixels of one network's output with the objects of another's, of the same photograph.
+
+    The recipe of Kirillov et al. 2019, "Panoptic segmentation" (1801.00868), section 7. Raises ``ValueError`` for outputs of
+    different sizes, and where one lacks its part.
+    """
+    if semantic.size_HW != instances.size_HW or semantic.maps_BKhw is None or instances.objects is None:
+        raise ValueError(f"scores of pixels at {semantic.size_HW} and objects at {instances.size_HW}: one size and both parts")
+    return PhotographOutput(semantic.size_HW, instances.objects, semantic.maps_BKhw, semantic.reach_HW)
+
+
+def merged(output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds) -> ThingsAndStuff:
+    """The candidates and the stuff of a photograph as one picture.
+
+    labels: what the labels of the networks mean. scope: that of the network which scored the pixels; its things draw nothing.
+    """
+    objects, label_BHW = output.objects, output.label_BHW
+    device = (output.maps_BKhw if objects is None else objects.score_BN).device
+    if label_BHW is None or scope is None:
+        semantic_BHW = torch.full((1, *output.size_HW), VOID, device=device)
+    else:
+        semantic_BHW = labels.semantic_classes(label_BHW, scope)
+    if objects is None:
+        nothing = torch.zeros((len(semantic_BHW), 0), device=device)
+        return merge_drawn(
+            lambda candidate_B: semantic_BHW > VOID, nothing, nothing.long(), semantic_BHW, labels.stuff, thresholds
+        )
+    classes_BN = labels.thing_classes(objects.label_BN)
+    return merge_drawn(objects.mask_BHW, objects.score_BN, classes_BN, semantic_BHW, labels.stuff, thresholds)
+
+
+def panoptics(
+    output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds, table: ClassTable
+) -> list[Panoptic]:
+    """``merged`` as pictures with their tables, one an image; the only step that waits for the device."""
+    return merged(output, labels, scope, thresholds).to_panoptics(table)
