@@ -39,9 +39,9 @@ class Objects:
         >>> Objects.of_masks(mask, torch.tensor([3, 4])).box_N4
         tensor([[1., 0., 3., 2.]])
         """
-        filled_N = mask_NHW.flatten(1).any(dim=1) if mask_NHW.numel() else torch.zeros(len(mask_NHW), dtype=torch.bool)
-        mask_NHW = mask_NHW[filled_N]
-        return cls(mask_NHW, mask_boxes(mask_NHW), class_N[filled_N])
+        box_N4 = mask_boxes(mask_NHW)
+        filled_N = box_N4[:, 2] > 0
+        return cls(mask_NHW if filled_N.all() else mask_NHW[filled_N], box_N4[filled_N], class_N[filled_N])
 
     def __len__(self) -> int:
         return len(self.class_N)
@@ -141,12 +141,13 @@ def mask_boxes(mask_NHW: Tensor) -> Tensor:
     tensor([[1., 1., 2., 2.],
             [0., 0., 0., 0.]])
     """
-    sides = []
-    for axis in (1, 2):  # lines across columns, then across rows
-        lines_NL = mask_NHW.any(dim=axis)
-        position_L = torch.arange(1, lines_NL.shape[1] + 1)
-        last_N = (lines_NL * position_L).amax(dim=1) if len(lines_NL) else torch.zeros(0)
-        first_N = (lines_NL * position_L.flip(0)).amax(dim=1) if len(lines_NL) else torch.zeros(0)
-        sides.append(((lines_NL.shape[1] - first_N) * (first_N > 0), last_N))
-    (left_N, right_N), (top_N, bottom_N) = sides
-    return torch.stack([left_N, top_N, right_N, bottom_N], dim=1).to(torch.float32)
+    box_N4 = torch.zeros((len(mask_NHW), 4))
+    if not mask_NHW.numel():
+        return box_N4
+    masks_NHW = mask_NHW.numpy()  # NumPy looks for any pixel five times as fast as torch
+    for axis, first in ((1, 0), (2, 1)):  # columns, then rows
+        lines_NL = masks_NHW.any(axis=axis)
+        is_filled_N = lines_NL.any(axis=1)
+        box_N4[:, first] = torch.from_numpy(lines_NL.argmax(axis=1) * is_filled_N)
+        box_N4[:, first + 2] = torch.from_numpy((lines_NL.shape[1] - lines_NL[:, ::-1].argmax(axis=1)) * is_filled_N)
+    return box_N4
