@@ -16,12 +16,15 @@ import rasterio
 from matplotlib.colors import to_hex
 from odc.geo.geobox import GeoBox
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import RasterError
 from panoseg.maps.rasters import NO_DATA_CLASS, TABLE_TAG
 
-_MAX_PIXELS = 1_000_000_000
+_MAX_PIXELS = 150_000_000
+"""A scene of Sentinel-2 has 120 million at 10 m; refining so many takes about two gigabytes."""
+_STRIP_PIXELS = 2**22
 _ROUNDING = 1e-3
 """Probabilities that were stored as whole numbers may pass 1 by so much."""
 
@@ -53,11 +56,13 @@ class ClassRaster:
 
         Raises ``RasterError`` for numbers outside of 0..1, and for pixels with NaN in some bands only.
         """
-        best_HW = np.full(grid.shape, -1.0)
+        best_HW: np.ndarray | None = None
         classes_HW = np.full(grid.shape, NO_DATA_CLASS, np.uint8)
         missing_HW = np.zeros(grid.shape, np.uint8)
         for number, band_HW in enumerate(bands):
             _check_probabilities(band_HW, number)
+            if best_HW is None:
+                best_HW = np.full(grid.shape, -1, np.result_type(band_HW, np.float32))
             better_HW = band_HW > best_HW
             np.copyto(best_HW, band_HW, where=better_HW)
             classes_HW[better_HW] = number
@@ -92,25 +97,35 @@ def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassR
         raise RasterError(f"{path} has {source.width} x {source.height} pixels", f"at most {_MAX_PIXELS}", "cut it to pieces")
     if source.count > NO_DATA_CLASS:
         raise RasterError(f"{path} has {source.count} bands", f"a class each, at most {NO_DATA_CLASS}", "choose another file")
-    grid = GeoBox.from_rio(source)
     if source.count > 1:
         names = {number: name for number, name in enumerate(source.descriptions) if name}
         table = _table(range(source.count), names, {}, path.name, background)
-        return ClassRaster.from_probabilities(_Bands(path), grid, table)
+        return ClassRaster.from_probabilities(_Bands(path), GeoBox.from_rio(source), table)
     if not np.issubdtype(np.dtype(source.dtypes[0]), np.integer):
         raise RasterError(
             f"{path} has one band of {source.dtypes[0]}", "whole numbers, or a band for each class", "choose another file"
         )
-    values_HW = source.read(1)
-    data_HW = np.ones(values_HW.shape, bool) if source.nodata in (None, background) else values_HW != source.nodata
-    present = np.unique(values_HW[data_HW]).tolist()
-    if present and (present[0] < 0 or present[-1] >= NO_DATA_CLASS):
-        raise RasterError(f"{path} has classes {present[0]} to {present[-1]}", "0 to 254", "choose a raster of classes")
+    return _read_classes(source, path, background)
+
+
+def _read_classes(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
+    """A raster of classes, strip by strip: its whole numbers may take eight times the bytes that the classes do."""
+    classes_HW = np.full(source.shape, NO_DATA_CLASS, np.uint8)
+    no_data = None if source.nodata == background else source.nodata
+    present: set[int] = set()
+    rows = max(1, _STRIP_PIXELS // source.width)
+    for top in range(0, source.height, rows):
+        strip_HW = source.read(1, window=Window(0, top, source.width, min(rows, source.height - top)))
+        data_HW = np.ones(strip_HW.shape, bool) if no_data is None else strip_HW != no_data
+        present.update(np.unique(strip_HW[data_HW]).tolist())
+        if present and (min(present) < 0 or max(present) >= NO_DATA_CLASS):
+            raise RasterError(f"{path} has classes {min(present)} to {max(present)}", "0 to 254", "choose a raster of classes")
+        np.copyto(classes_HW[top : top + rows], strip_HW, where=data_HW, casting="unsafe")
     tags, colours = source.tags(1), _colours(source)
     # A tag may be any number, and the largest id says how many classes there are.
     names = {int(tag): name for tag, name in tags.items() if tag.isdecimal() and len(tag) <= 3 and int(tag) < NO_DATA_CLASS}
     table = _table({*present, *names}, names, colours, tags.get(TABLE_TAG, path.name), background)
-    return ClassRaster(np.where(data_HW, values_HW, NO_DATA_CLASS).astype(np.uint8), grid, table)
+    return ClassRaster(classes_HW, GeoBox.from_rio(source), table)
 
 
 def _table(ids: Iterable[int], names: Mapping[int, str], colours: Mapping[int, str], name: str, background: int) -> ClassTable:
@@ -147,7 +162,7 @@ class _Bands:
         with rasterio.open(self.path) as source:
             missing_HW = ~source.dataset_mask().astype(bool)  # where all bands have the no-data value
             for number, (scale, offset) in enumerate(zip(source.scales, source.offsets, strict=True), 1):
-                band_HW = source.read(number).astype(np.float32) * np.float32(scale) + np.float32(offset)
+                band_HW = source.read(number, out_dtype=np.float32) * np.float32(scale) + np.float32(offset)
                 band_HW[missing_HW] = np.nan
                 yield band_HW
 

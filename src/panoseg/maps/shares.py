@@ -28,7 +28,7 @@ def area_shares(outlines_N: np.ndarray, classes_HW: np.ndarray, data_HW: np.ndar
     array([[0. , 0.5, 0.5]])
     """
     # Regions are cut into tiles: the land between parcels would otherwise be one polygon that meets them all.
-    row_H, column_W = (np.arange(length) // _TILE for length in classes_HW.shape)
+    row_H, column_W = (np.arange(length, dtype=np.int32) // _TILE for length in classes_HW.shape)
     tile_HW = row_H[:, None] * (column_W[-1] + 1) + column_W
     value_P, piece_P = trace(tile_HW * class_count + classes_HW, data_HW)
     parcel_X, piece_X, area_X = shared_areas(outlines_N, piece_P)
