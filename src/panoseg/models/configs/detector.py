@@ -50,7 +50,7 @@ class DetectorConfig(PhotographModelBase):
         super().__post_init__()
         expect(len(self.anchor_sizes) == LEVELS, f"{len(self.anchor_sizes)} anchor_sizes", f"{LEVELS}, one a level")
         expect(len(self.mask_widths) >= 1, "no mask_widths", "at least one")
-        expect_sizes(self, leave_out=("stuff",))
+        expect_sizes(self, leave_out=("stuff", "stuff_area"))
         for name in ("min_score", "box_overlap", "mask_threshold"):
             expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
         if self.group_norm:

@@ -30,6 +30,12 @@ class PanopticFpnConfig(DetectorConfig):
     """Weight of the losses of proposals, classes, boxes and masks."""
     semantic_weight: float = 0.5
     """Weight of the loss of the pixels' classes."""
+    merge_score: float = 0.5
+    """Candidates from this score on become part of the picture."""
+    merge_overlap: float = 0.5
+    """Those of which a larger share is covered by better ones do not."""
+    stuff_area: int = 4096
+    """Least pixels of a class of stuff in a picture."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +44,9 @@ class PanopticFpnConfig(DetectorConfig):
         expect_groups("semantic_width", self.semantic_width)
         for name in ("instance_weight", "semantic_weight"):
             expect(0 <= getattr(self, name) < float("inf"), f"{name} {getattr(self, name)}", "a number from 0")
+        for name in ("merge_score", "merge_overlap"):
+            expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
+        expect(self.stuff_area >= 0, f"stuff_area {self.stuff_area}", "a number of pixels from 0")
 
     @property
     def classes(self) -> int:
