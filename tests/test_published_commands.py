@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,8 @@ def known_options() -> set[str]:
     for entry in EXPERIMENTS.values():
         found |= {words[0] for words in option_words(entry.config)}
     found |= {words[0] for words in option_words(TrainConfig())}
-    found |= {f"--{name.replace('_', '-')}" for name in inspect.signature(testing.run).parameters}
+    scoring = {entry.name for entry in fields(testing.ScoringOptions)}
+    found |= {f"--{name.replace('_', '-')}" for name in {*inspect.signature(testing.run).parameters, *scoring} - {"options"}}
     found |= {re.sub(r"(^--|\.)no-", r"\1", option) for option in found}
     return found | {re.sub(r"(^--|\.)([\w-]+)$", r"\1no-\2", option) for option in found}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import panoseg
 
 ROOT = Path(panoseg.__file__).parent
+LONGEST_FUNCTION = 40
 BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
 ORDER = ("imagery", "cube", "panoptic", "data", "models", "metrics", "training", "maps", "demo", "cli", "__main__")
 
@@ -70,3 +71,14 @@ def test_the_readme_names_every_file():
     files = [path.relative_to(ROOT) for path in ROOT.rglob("*.py") if not path.name.startswith("__")]
     missing = [str(path) for path in files if path.parts[0] != "cli" and f"    {path.as_posix()} " not in readme]
     assert not missing, f"files that the README's tree does not name: {missing}"
+
+
+def test_functions_fit_on_a_screen():
+    """With their signature and docstring: a longer one is several steps, each of which has a name."""
+    long = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= LONGEST_FUNCTION
+    ]
+    assert not long, f"functions of more than {LONGEST_FUNCTION} lines: {long}"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
+
+if TYPE_CHECKING:
+    from panoseg.maps.compare import Comparison
 
 
 def run(
@@ -34,7 +38,6 @@ def run(
         min_area_ha: True parcels below this area do not count; 0, or 0.1 with --declared-only.
         json: Write all numbers here as well.
     """
-    from panoseg.files import write_json
     from panoseg.maps.compare import compare_files
 
     comparison = compare_files(
@@ -46,6 +49,12 @@ def run(
         declared_only=declared_only,
         min_area_ha=min_area_ha,
     )
+    _report(comparison, json)
+
+
+def _report(comparison: Comparison, json: Path | None) -> None:
+    from panoseg.files import write_json
+
     print(comparison.table())
     if json is not None:
         write_json(json, comparison.to_json())

@@ -35,8 +35,7 @@ def run(
         data: Folder of the dataset, in PASTIS's or S2TSCzCrop's layout.
         patch: Identifier of the patch; it may be of any fold.
         out: Picture to write: .png, .pdf, .svg or .jpg.
-        fold: Which weights to use where there are several. The authors' weights see the patch normalised by the mean over all
-            folds; what was used is printed.
+        fold: Which weights to use where there are several. The authors' see the patch normalised by the mean over all folds.
         attention: Draw the attention over dates instead; the network must have one.
         pixel: Row and column of the pixel to look at, counted from 0 at the upper left.
         parcel: Number of the parcel to look at; --pixel tells the number of the one it lies in.
@@ -45,9 +44,9 @@ def run(
         from panoseg.training.attention import show_attention
 
         show_attention(run, data, patch, out, fold, pixel, parcel)
-        return
-    if pixel is not None or parcel is not None:
+    elif pixel is not None or parcel is not None:
         raise ConfigError("--pixel or --parcel without --attention", "a place to look at", "add --attention")
-    from panoseg.training.evaluate import show
+    else:
+        from panoseg.training.evaluate import show
 
-    show(run, data, patch, out, fold)
+        show(run, data, patch, out, fold)

@@ -44,23 +44,40 @@ def run(
         centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
         workers: Processes; one a core by default.
     """
-    if layout == "s2tsczcrop" and (centres or cube):
-        raise ConfigError(
-            f"--layout s2tsczcrop with --{'cube' if cube else 'centres'}", "a dataset without parcels", "leave one of them out"
-        )
-    if not cube:
-        if layout == "s2tsczcrop":
-            from panoseg.data.simulation.write_czech import write_s2tsczcrop
+    if cube and (layout == "s2tsczcrop" or parcel_maps is not None or centres or workers is not None):
+        found = "--cube with --layout s2tsczcrop, --parcel-maps, --centres or --workers"
+        raise ConfigError(found, "a cube alone", "leave one of them out")
+    if cube:
+        _write_cube(folder, size, seed, options)
+    else:
+        _write_dataset(folder, patches, size, seed, layout, parcel_maps, centres, workers, options)
 
-            write_s2tsczcrop(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps)
-        else:
-            from panoseg.data.simulation.write import write_pastis
 
-            write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
-        print(f"{patches} patches of {size} x {size} pixels in {folder}")
-        return
-    if parcel_maps is not None or centres or workers is not None:
-        raise ConfigError("--cube with --parcel-maps, --centres or --workers", "a cube alone", "leave one of them out")
+def _write_dataset(
+    folder: Path,
+    patches: int,
+    size: int,
+    seed: int,
+    layout: str,
+    parcel_maps: Path | None,
+    centres: bool,
+    workers: int | None,
+    options: SimulationOptions,
+) -> None:
+    if layout == "s2tsczcrop" and centres:
+        raise ConfigError("--layout s2tsczcrop with --centres", "a dataset without parcels", "leave one of them out")
+    if layout == "s2tsczcrop":
+        from panoseg.data.simulation.write_czech import write_s2tsczcrop
+
+        write_s2tsczcrop(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps)
+    else:
+        from panoseg.data.simulation.write import write_pastis
+
+        write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
+    print(f"{patches} patches of {size} x {size} pixels in {folder}")
+
+
+def _write_cube(folder: Path, size: int, seed: int, options: SimulationOptions) -> None:
     from panoseg.data.simulation.cube import write_cube
 
     write_cube(folder, (size, size), seed, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,20 +11,36 @@ import tyro
 from panoseg.errors import ConfigError
 
 
+@dataclass(frozen=True)
+class ScoringOptions:
+    """What is scored, and with what."""
+
+    fold: Literal[1, 2, 3, 4, 5] | None = None
+    """Score this official split; otherwise that of the training, and all five of the authors' folder."""
+    every_patch: bool = False
+    """Score on all patches of the dataset, all unseen in training; the authors' weights see them by the mean of all folds."""
+    normalisation: Literal["train", "published"] | None = None
+    """Mean and deviation of the bands: of the training, or of the scored folds as published; else as trained."""
+    region: Literal["all", "boundary", "interior"] = "all"
+    """Which pixels the table of a semantic model is of: all, those with a neighbour of another class, or the others."""
+    batch_size: int = 4
+    """Patches at a time."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Arithmetic of the network."""
+    accelerator: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto"
+    """Kind of device."""
+    workers: int = 2
+    """Processes that read patches."""
+    pictures: int = 3
+    """How many patches to draw beside the scores of the classes; 0 draws nothing."""
+
+
 def run(
     run: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
     data: Path,
     weights: Path | None = None,
-    fold: Literal[1, 2, 3, 4, 5] | None = None,
-    every_patch: bool = False,
-    normalisation: Literal["train", "published"] | None = None,
-    region: Literal["all", "boundary", "interior"] = "all",
-    batch_size: int = 4,
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
-    accelerator: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto",
-    workers: int = 2,
-    pictures: int = 3,
+    options: Annotated[ScoringOptions, tyro.conf.arg(name="")] = ScoringOptions(),
     out: Path | None = None,
 ) -> None:
     """Score a run, or weights, on the test fold of a dataset: SQ, RQ and PQ (or OA and IoU) of each class and overall.
@@ -41,16 +58,7 @@ def run(
         run: Folder of a run.
         data: Folder of the dataset, in the layout of PASTIS or of S2TSCzCrop.
         weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 .. Fold_5.
-        fold: Score this official split; otherwise that of the training, and all five of the authors' folder.
-        every_patch: Score on all patches of the dataset, which the weights have not seen; the authors' weights then see them
-            normalised by the mean over all folds. What was used is printed.
-        normalisation: Mean and deviation of the bands: of the training, or of the scored folds as published; else as trained.
-        region: Which pixels the table of a semantic model is of: all, those with a neighbour of another class, or the others.
-        batch_size: Patches at a time.
-        precision: Arithmetic of the network.
-        accelerator: Kind of device.
-        workers: Processes that read patches.
-        pictures: How many patches to draw beside the scores of the classes; 0 draws nothing.
+        options: What is scored, and with what.
         out: Folder of the results; RUN/test for a run, otherwise test-NAME here, with the region added where it is not all.
     """
     folder = run if weights is None else weights
@@ -58,21 +66,28 @@ def run(
         raise ConfigError(
             "a run and weights" if folder else "neither a run nor weights", "one of them", "see panoseg test --help"
         )
+    _score(folder, data, out or _default_folder(run, folder, options.region), options)
+
+
+def _score(folder: Path, data: Path, out: Path, options: ScoringOptions) -> None:
     from panoseg.training.config import TrainConfig
     from panoseg.training.evaluate import score_folder
 
-    options = TrainConfig(batch_size=batch_size, precision=precision, accelerator=accelerator, workers=workers)
-    out = out or _default_folder(run, folder, region)
     score_folder(
         folder,
         data,
         out,
-        options,
-        fold=fold,
-        every_patch=every_patch,
-        normalisation=normalisation,
-        region=region,
-        pictures=pictures,
+        TrainConfig(
+            batch_size=options.batch_size,
+            precision=options.precision,
+            accelerator=options.accelerator,
+            workers=options.workers,
+        ),
+        fold=options.fold,
+        every_patch=options.every_patch,
+        normalisation=options.normalisation,
+        region=options.region,
+        pictures=options.pictures,
     )
 
 

@@ -190,8 +190,16 @@ def compare_parcels(
     outlines_P, outlines_T = _in_one_system(parcels, truth)
     counts_T = shapely.area(outlines_T) >= min_area_ha * SQUARE_METRES_PER_HECTARE * (1 - 1e-9)
     overlap = _Overlap.of(outlines_P, outlines_T)
+    comparison = _whatever_the_class(overlap, counts_T, declared_only)
+    if classes is None or truth_classes is None:
+        return comparison
+    return _with_classes(comparison, _words(classes), _words(truth_classes, class_map))
+
+
+def _whatever_the_class(overlap: _Overlap, counts_T: np.ndarray, declared_only: bool) -> Comparison:
+    """What was found, missed and invented. counts_T: bool, which true parcels are large enough to count."""
     pairs = _matches(overlap, declared_only)
-    matched_P, matched_T = np.zeros(len(parcels), bool), np.zeros(len(truth), bool)
+    matched_P, matched_T = np.zeros(len(overlap.area_P), bool), np.zeros(len(overlap.area_T), bool)
     matched_P[[parcel for parcel, _, _ in pairs]] = True
     matched_T[[true for _, true, _ in pairs]] = True
     invented_P = ~matched_P
@@ -200,8 +208,8 @@ def compare_parcels(
     counted = tuple(pair for pair in pairs if counts_T[pair[1]])
     missed, invented = np.flatnonzero(counts_T & ~matched_T), np.flatnonzero(invented_P)
     quality = Quality(len(counted), len(missed), len(invented), sum(iou for _, _, iou in counted))
-    comparison = Comparison(
-        len(parcels),
+    return Comparison(
+        len(overlap.area_P),
         int(counts_T.sum()),
         int((~counts_T).sum()),
         declared_only,
@@ -212,9 +220,6 @@ def compare_parcels(
         None,
         {},
     )
-    if classes is None or truth_classes is None:
-        return comparison
-    return _with_classes(comparison, _words(classes), _words(truth_classes, class_map))
 
 
 @dataclass(frozen=True)
