@@ -43,7 +43,7 @@ from panoseg.models.date_encoding import day_of_year
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 
-SMALL = MapOptions(tile=32, overlap=8, min_area_ha=0.03)
+SMALL = MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_blocks_and_their_order_do_not_matter(tmp_path, monkeypatch):
 
 
 def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
-    result = map_cube(cube_path, weights, tmp_path / "map", MapOptions(tile=32, overlap=8, gpkg=True, simplify=0))
+    result = map_cube(cube_path, weights, tmp_path / "map", MapOptions(tile=32, overlap=8, views=1, gpkg=True, simplify=0))
     names = {"parcels.parquet", "parcels.gpkg", "classes.tif", "segments.tif", "report.html", "map.json"}
     assert {entry.name for entry in result.out.iterdir()} == names
     parcels = gpd.read_parquet(result.out / "parcels.parquet")
@@ -201,6 +201,7 @@ def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
         ("max_dates", 3),
         ("year", 2018),
         ("precision", "bfloat16"),
+        ("views", 3),
     ],
 )
 def test_every_option_does_something(tmp_path, weights, option, value):
@@ -220,9 +221,11 @@ def test_min_clear_and_min_dates(tmp_path, weights):
     cube["SCL"][1, :16] = 9
     path = write(cube, tmp_path / "season.nc")
     assert len(map_cube(path, weights, tmp_path / "a", SMALL).season.days_T) == 6
-    assert len(map_cube(path, weights, tmp_path / "b", MapOptions(tile=32, overlap=8, min_clear=0.6)).season.days_T) == 5
+    assert (
+        len(map_cube(path, weights, tmp_path / "b", MapOptions(tile=32, overlap=8, views=1, min_clear=0.6)).season.days_T) == 5
+    )
     path = write(make_cube(32, DATES[:1]), tmp_path / "one.nc")
-    assert len(map_cube(path, weights, tmp_path / "c", MapOptions(tile=32, overlap=8, min_dates=1)).season.days_T) == 1
+    assert len(map_cube(path, weights, tmp_path / "c", MapOptions(tile=32, overlap=8, views=1, min_dates=1)).season.days_T) == 1
 
 
 def test_order_and_names_of_bands_do_not_matter(tmp_path, weights):
@@ -236,7 +239,9 @@ def test_order_and_names_of_bands_do_not_matter(tmp_path, weights):
 
 @pytest.mark.parametrize("size", [17, 30, 45])
 def test_a_cube_smaller_than_a_tile(tmp_path, weights, size):
-    result = map_cube(write(make_cube(size), tmp_path / "season.nc"), weights, tmp_path / "map", MapOptions(min_area_ha=0))
+    result = map_cube(
+        write(make_cube(size), tmp_path / "season.nc"), weights, tmp_path / "map", MapOptions(views=1, min_area_ha=0)
+    )
     assert result.picture.segment_HW.shape == (size, size)
 
 
@@ -358,7 +363,7 @@ def test_a_killed_map_continues(tmp_path, weights):
         "    time.sleep(0.2)\n"
         "    return original(self, *arguments)\n"
         "predict.Predictor.__call__ = slow\n"
-        "map_cube(sys.argv[1], sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, min_area_ha=0.03))\n"
+        "map_cube(sys.argv[1], sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03))\n"
     )
     started = subprocess.Popen([sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -525,8 +530,8 @@ def test_tiles_lose_little_against_one_piece(tmp_path):
     weights = shipped()
     cube, truth = simulate_cube((512, 512), 1_000_002)
     path = write(cube.isel(time=slice(0, None, 4)), tmp_path / "season.nc")
-    tiled = map_cube(path, weights, tmp_path / "tiles", MapOptions())
-    whole = map_cube(path, weights, tmp_path / "whole", MapOptions(tile=512, overlap=0))
+    tiled = map_cube(path, weights, tmp_path / "tiles", MapOptions(views=1))
+    whole = map_cube(path, weights, tmp_path / "whole", MapOptions(tile=512, overlap=0, views=1))
     scores = [100 * compare_parcels(result.parcels, truth).quality.pq for result in (tiled, whole)]
     assert scores[0] >= 0.98 * scores[1], scores
     assert seams(tiled.picture, whole.picture) < 0.01
@@ -549,7 +554,7 @@ def seams(tiled: Panoptic, whole: Panoptic) -> float:
 
 def test_the_real_season(tmp_path, real_data, weights):
     folder = real_data / "flanders-2019"
-    options = MapOptions(max_dates=6)
+    options = MapOptions(max_dates=6, views=2)
     result = map_cube(folder / "cube.nc", weights, tmp_path / "map", options, folder / "parcels.gpkg")
     assert result.picture.segment_HW.shape == (64, 64)
     assert result.parcels.crs.to_epsg() == 32631

@@ -24,6 +24,8 @@ class MapOptions:
     """Side of the tiles in pixels: what the network sees at once; best as in training."""
     overlap: int = 40
     """Pixels that neighbouring tiles share at least; parcels are recognised in them, so they should hold one."""
+    views: int = 4
+    """As how many turned and mirrored images the network sees each tile, 1 to 8: more are better, and take as much longer."""
     min_area_ha: float = 0.05
     """Smaller parcels, and smaller crumbs beside a parcel, are taken out."""
     simplify: float = 1.0
@@ -44,6 +46,7 @@ class MapOptions:
             ("min_dates", 1, 10_000),
             ("tile", 16, 4096),
             ("overlap", 0, self.tile - 1),
+            ("views", 1, 8),
             ("min_area_ha", 0, 10_000),
             ("simplify", 0, 10),
         ):

@@ -51,6 +51,7 @@ class Predictor:
         self.normalisation = weights.card.known_normalisation()
         self.device = _device(options.device)
         self.reduced = options.precision == "bfloat16"
+        self.views = options.views
         self.model = model.to(self.device)
         self.stride = model.config.stride
 
@@ -67,8 +68,7 @@ class Predictor:
         days_BT = torch.from_numpy(days_T[None]).to(self.device)
         valid_BT = torch.ones_like(days_BT, dtype=torch.bool)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
-            output = self.model(self.normalisation(images_BTCHW, valid_BT), days_BT, valid_BT)
-        masks = self.model.scored_masks(output)
+            masks = self.model.masks(self.normalisation(images_BTCHW, valid_BT), days_BT, valid_BT, self.views)
         segment_BHW, _ = merge_masks(masks, 1, self.model.config.min_remain)
         return to_panoptics(segment_BHW, masks, self.card.classes)[0].crop(slice(height), slice(width))
 

@@ -8,6 +8,7 @@ one group of windows, L side of a window, S side of a shape, K classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,7 @@ from panoseg.models.layers import ConvLayer
 from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
 from panoseg.panoptic.merge import ScoredMasks
+from panoseg.panoptic.views import SoftMasks, chosen_views, fuse_views, turn, turn_back
 
 
 class PaPs(nn.Module):
@@ -99,29 +101,47 @@ class PaPs(nn.Module):
         """
         nn.init.constant_(self.heatmap_conv.get_parameter("0.conv.4.bias"), math.log(share / (1 - share)))
 
+    def masks(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, views: int = 1) -> ScoredMasks:
+        """The masks of a batch of seasons that are sure enough to be shown; arguments as in ``forward``.
+
+        views: as how many turned and mirrored images, 1 to 8, the network sees each season; their masks are joined.
+        """
+        if views == 1:
+            return self.scored_masks(self(images_BTCHW, days_BT, valid_BT))
+        # Joined, the scores of what few views see fall: half the confidence is enough to take part.
+        lowest = float(self.min_confidence) / 2
+        seen = []
+        for view in chosen_views(views):
+            output = self(turn(images_BTCHW, view), days_BT, valid_BT, min_confidence=lowest)
+            masks = self.soft_masks(output)
+            seen.append(replace(masks, probability_NHW=turn_back(masks.probability_NHW, view)))
+        joined = fuse_views(seen, self.config.mask_threshold)
+        kept_N = joined.score_N >= self.min_confidence
+        return ScoredMasks(
+            joined.probability_NHW[kept_N] > self.config.views_threshold,
+            joined.score_N[kept_N],
+            joined.class_probability_NK[kept_N],
+            joined.image_N[kept_N],
+        )
+
     def scored_masks(self, output: PapsOutput) -> ScoredMasks:
         """The candidates of at least the model's confidence as masks in their whole images.
 
         Raises ``ValueError`` for an output that holds only the heat map.
         """
-        found = output.candidates
-        if found is None:
-            raise ValueError("the output holds only the heat map")
-        height, width = output.heatmap_BHW.shape[-2:]
-        # One row and column more than the image, where windows that reach beyond it may write.
-        canvas_NHW = found.box_N4.new_zeros((len(found.centre_N3), height + 1, width + 1), dtype=torch.bool)
-        for group in found.masks:
-            index_MLL = window_index(group.candidate_M, group.corner_M2, group.inside_MLL.shape[-1], height + 1, width + 1)
-            canvas_NHW.view(-1)[index_MLL[group.inside_MLL]] = (group.probability_MLL > self.config.mask_threshold)[
-                group.inside_MLL
-            ]
+        found = _present(output)
+        size, threshold = output.heatmap_BHW.shape[-2:], self.config.mask_threshold
+        mask_NHW = _paste(found, size, lambda group: group.probability_MLL > threshold).bool()
         kept_N = found.confidence_N >= self.min_confidence
         return ScoredMasks(
-            canvas_NHW[kept_N, :height, :width],
-            found.confidence_N[kept_N],
-            found.class_scores_NK[kept_N],
-            found.centre_N3[kept_N, 0],
+            mask_NHW[kept_N], found.confidence_N[kept_N], found.class_scores_NK[kept_N], found.centre_N3[kept_N, 0]
         )
+
+    def soft_masks(self, output: PapsOutput) -> SoftMasks:
+        """All candidates with the probability of each pixel of their whole images; errors as in ``scored_masks``."""
+        found = _present(output)
+        probability_NHW = _paste(found, output.heatmap_BHW.shape[-2:], lambda group: group.probability_MLL)
+        return SoftMasks(probability_NHW, found.confidence_N, found.class_scores_NK.softmax(1), found.centre_N3[:, 0])
 
     def _lowest(self, min_confidence: float | None) -> Tensor | float:
         if min_confidence is not None:
@@ -156,6 +176,28 @@ class PaPs(nn.Module):
             refined_MLL = _inside_boxes(self.mask_cnn, logits_MLL[:, None], inside_MLL[:, None])[:, 0]
             probability_MLL = logits_MLL.sigmoid() * refined_MLL.sigmoid()
         return probability_MLL * inside_MLL
+
+
+def _present(output: PapsOutput) -> Candidates:
+    if output.candidates is None:
+        raise ValueError("the output holds only the heat map")
+    return output.candidates
+
+
+def _paste(found: Candidates, size: torch.Size, values: Callable[[MaskWindows], Tensor]) -> Tensor:
+    """What lies in the boxes of the candidates, put into their whole images of ``size``, zero around them: N x H x W."""
+    height, width = size
+    canvas_NHW = None
+    for group in found.masks:
+        values_MLL = values(group)
+        if canvas_NHW is None:
+            # One row and column more than the image, where windows that reach beyond it may write.
+            canvas_NHW = values_MLL.new_zeros((len(found.centre_N3), height + 1, width + 1))
+        index_MLL = window_index(group.candidate_M, group.corner_M2, group.inside_MLL.shape[-1], height + 1, width + 1)
+        canvas_NHW.view(-1)[index_MLL[group.inside_MLL]] = values_MLL[group.inside_MLL]
+    if canvas_NHW is None:
+        canvas_NHW = found.confidence_N.new_zeros((0, height + 1, width + 1))
+    return canvas_NHW[:, :height, :width]
 
 
 def local_maxima(heatmap_BHW: Tensor) -> Tensor:

@@ -39,13 +39,15 @@ class PapsConfig:
     """A parcel is kept where more than this part of its mask is still free."""
     mask_threshold: float = 0.4
     """A pixel belongs to a mask above this probability."""
+    views_threshold: float = 0.25
+    """A pixel belongs to a mask that several views share above this mean probability; found on simulated seasons."""
 
     def __post_init__(self) -> None:
         names = ", ".join(kind.name for kind in get_args(BackboneConfig))
         expect(isinstance(self.backbone, BackboneConfig), f"backbone {self.backbone.name}", f"one of {names}")
         expect(self.shape_size >= 1, f"shape_size {self.shape_size}", "at least 1")
         expect_size("pixels of a shape:", f"{self.shape_size} x {self.shape_size}", self.shape_size**2)
-        for name in ("min_confidence", "min_remain", "mask_threshold"):
+        for name in ("min_confidence", "min_remain", "mask_threshold", "views_threshold"):
             value = getattr(self, name)
             expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")
 

@@ -1,0 +1,126 @@
+"""Several views of one image: what turns comes back, what views agree on stays, and scores say how many agreed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from panoseg.errors import ConfigError
+from panoseg.maps.options import MapOptions
+from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.paps import PaPs
+from panoseg.panoptic.views import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back
+
+BACKBONE = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
+
+
+def soft(*masks: tuple[slice, slice, float], score: float = 0.8, probability: float = 0.9, image: int = 0) -> SoftMasks:
+    """Rectangles of an 8 x 8 image, each with its own score added to ``score``."""
+    canvas = torch.zeros(len(masks), 8, 8)
+    for number, (rows, columns, _) in enumerate(masks):
+        canvas[number, rows, columns] = probability
+    scores = torch.tensor([score + more for _, _, more in masks])
+    classes = torch.tensor([[0.0, 1.0, 0.0]]).repeat(len(masks), 1)
+    return SoftMasks(canvas, scores, classes, torch.full((len(masks),), image))
+
+
+LEFT, RIGHT = (slice(0, 8), slice(0, 4)), (slice(0, 8), slice(4, 8))
+
+
+def test_the_views_are_eight_different_ones_and_come_back():
+    images = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)
+    views = [turn(images, view) for view in range(VIEWS)]
+    assert len({tuple(view.flatten().tolist()) for view in views}) == VIEWS
+    for number, view in enumerate(views):
+        assert torch.equal(turn_back(view, number), images)
+    assert sorted(chosen_views(VIEWS)) == list(range(VIEWS))
+
+
+def test_equal_views_change_nothing():
+    one = soft((*LEFT, 0.1), (*RIGHT, 0.0))
+    joined = fuse_views([one] * 4, 0.4)
+    torch.testing.assert_close(joined.probability_NHW, one.probability_NHW)
+    torch.testing.assert_close(joined.score_N, one.score_N)
+    torch.testing.assert_close(joined.class_probability_NK, one.class_probability_NK)
+
+
+def test_what_few_views_see_loses_score():
+    both, one = soft((*LEFT, 0.1), (*RIGHT, 0.0)), soft((*LEFT, 0.1))
+    joined = fuse_views([both, one, one, one], 0.4)
+    torch.testing.assert_close(joined.score_N, torch.tensor([0.9, 0.2]))
+
+
+def test_masks_are_means_weighted_by_scores():
+    narrow, wide = soft((slice(0, 8), slice(0, 4), 0.1)), soft((slice(0, 8), slice(0, 5), -0.5))
+    joined = fuse_views([narrow, wide], 0.4)
+    assert len(joined.score_N) == 1
+    assert joined.probability_NHW[0, 0, 3].item() == pytest.approx(0.9)
+    assert joined.probability_NHW[0, 0, 4].item() == pytest.approx(0.9 * 0.3 / 1.2)
+
+
+def test_a_view_counts_once_for_an_instance():
+    twice = soft((*LEFT, 0.0), (slice(0, 8), slice(0, 3), -0.1))
+    joined = fuse_views([twice, soft((*LEFT, 0.0))], 0.4)
+    torch.testing.assert_close(joined.score_N, torch.tensor([0.8]))
+    assert joined.probability_NHW[0, 0, 3].item() == pytest.approx(0.9)
+
+
+def test_images_of_a_batch_do_not_mix():
+    first, second = soft((*LEFT, 0.1)), soft((*LEFT, 0.0), image=1)
+    both = SoftMasks(
+        *(
+            torch.cat([getattr(part, name) for part in (first, second)])
+            for name in ("probability_NHW", "score_N", "class_probability_NK", "image_N")
+        )
+    )
+    joined = fuse_views([both, both], 0.4)
+    assert joined.image_N.tolist() == [0, 1]
+    torch.testing.assert_close(joined.score_N, torch.tensor([0.9, 0.8]))
+
+
+def test_masks_without_pixels_and_views_without_masks_are_left_out():
+    empty = soft(probability=0.0)
+    nothing = soft((*LEFT, 0.0), probability=0.1)
+    assert len(fuse_views([empty, nothing], 0.4).score_N) == 0
+    assert len(fuse_views([empty, soft((*LEFT, 0.0))], 0.4).score_N) == 1
+
+
+def small_model(**options) -> PaPs:
+    torch.manual_seed(0)
+    model = PaPs(PapsConfig(backbone=BACKBONE, min_confidence=0.0, mask_threshold=0.1, **options))
+    with torch.no_grad():
+        model.size_mlp[-2].bias += 6  # boxes of more than a pixel, as a trained network has them
+    return model.eval()
+
+
+def season() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randn(2, 4, 3, 16, 24, generator=generator)
+    return images, torch.tensor([[10, 60, 120, 200]] * 2), torch.ones(2, 4, dtype=torch.bool)
+
+
+@torch.no_grad()
+def test_all_eight_views_do_not_care_how_the_image_is_turned():
+    model = small_model()
+    images, days, valid = season()
+    straight = model.masks(images, days, valid, views=VIEWS)
+    turned = model.masks(turn(images, 3), days, valid, views=VIEWS)
+    assert len(straight.score_N) == len(turned.score_N) > 0
+    torch.testing.assert_close(straight.score_N.sort().values, turned.score_N.sort().values, rtol=1e-4, atol=1e-5)
+    covered, covered_turned = straight.mask_NHW.any(0), turn_back(turned.mask_NHW.any(0), 3)
+    assert (covered == covered_turned).float().mean() > 0.99
+
+
+@torch.no_grad()
+def test_option_views_threshold_changes_joined_masks_alone():
+    images, days, valid = season()
+    low, high = small_model(views_threshold=0.05), small_model(views_threshold=0.6)
+    assert low.masks(images, days, valid, 8).mask_NHW.sum() > high.masks(images, days, valid, 8).mask_NHW.sum()
+    assert torch.equal(low.masks(images, days, valid).mask_NHW, high.masks(images, days, valid).mask_NHW)
+
+
+@pytest.mark.parametrize("views", [0, 9])
+def test_a_number_of_views_that_there_is_not_is_refused(views):
+    with pytest.raises(ConfigError, match="views"):
+        MapOptions(views=views)
