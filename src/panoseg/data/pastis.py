@@ -9,34 +9,22 @@ docs/architecture.md lists.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.augment import augment
-from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.npy import map_array
 from panoseg.data.pastis_metadata import FILE_NAME, Patch, read_json, read_metadata
+from panoseg.data.patch_dataset import PatchDataset, SampleOptions
 from panoseg.data.samples import CentreTargets, Normalisation, Sample
-from panoseg.data.seasons import (
-    check_complete,
-    check_size,
-    known_classes,
-    map_classes,
-    map_images,
-    parse_class_mapping,
-    parse_single_date,
-    sorted_season,
-)
+from panoseg.data.seasons import check_complete, check_size, known_classes, map_images
 from panoseg.data.statistics import mean_statistics, moments
 from panoseg.errors import ConfigError, DatasetError
 
@@ -54,14 +42,11 @@ NORMALISATION_FILE = "NORM_S2_patch.json"
 Target = Literal["semantic", "panoptic"] | None
 
 
-class PastisDataset(Dataset[Sample]):
-    """The patches of some folds, by ascending identifier; images are read when they are used, not before.
+class PastisDataset(PatchDataset[Patch]):
+    """The patches of some folds, by ascending identifier.
 
     folder: the dataset. folds: which of 1..5 to take. target: "semantic" adds classes, "panoptic" also instances and centre
-    targets. reference_date: day 0 of ``Sample.days_T``. class_mapping: new class of each class. single_date: only one image a
-    patch, by position (negative from the end) or the one nearest to a date. augmentation: none by default; a loader draws it
-    anew each epoch, ``dataset[index]`` always gives the same. classes: the classes that TARGET files may hold.
-    Raises ``DatasetError`` for what is wrong on disk, ``ConfigError`` for impossible options.
+    targets. classes: those that TARGET files may hold. The other options, and errors, are those of ``PatchDataset``.
     """
 
     def __init__(
@@ -70,58 +55,28 @@ class PastisDataset(Dataset[Sample]):
         folds: Sequence[int] = (1, 2, 3, 4, 5),
         *,
         target: Target,
-        reference_date: date = date(2018, 9, 1),
-        class_mapping: Mapping[int, int] | Mapping[str, int] | None = None,
-        single_date: int | str | date | None = None,
-        augmentation: AugmentationConfig | None = None,
         classes: ClassTable = PASTIS,
+        **options: Unpack[SampleOptions],
     ) -> None:
-        self.folder = Path(folder)
-        self.folds = tuple(folds)
-        self.target = target
-        self.reference_date = reference_date
-        self.augmentation = augmentation or AugmentationConfig()
-        self.classes = classes
-        self.class_mapping = parse_class_mapping(class_mapping)
-        self.single_date = parse_single_date(single_date)
         if target not in ("semantic", "panoptic", None):
             raise ConfigError(f"target {target!r}", "semantic, panoptic or None", "choose one of them")
-        _check_folds(self.folds)
-        self.metadata = [patch for patch in read_metadata(self.folder) if patch.fold in self.folds]
-        if not self.metadata:
-            raise DatasetError(
-                f"{folder} has no patch of folds {self.folds}", "at least one", "choose folds that the dataset has"
-            )
-        self.ids = tuple(patch.id for patch in self.metadata)
+        _check_folds(folds)
+        self.folds = tuple(folds)
+        metadata = [patch for patch in read_metadata(Path(folder)) if patch.fold in self.folds]
+        super().__init__(folder, metadata, f"folds {self.folds}", target, classes, **options)
         needed = [("DATA_S2", "S2")] + [("ANNOTATIONS", "TARGET")] * (target is not None)
         if target == "panoptic" and not (self.folder / "INSTANCE_ANNOTATIONS").is_dir():
             needed.append(("ANNOTATIONS", "ParcelIDs"))
         for parent, kind in needed:
             check_complete(self.folder / parent, [f"{kind}_{patch_id}.npy" for patch_id in self.ids], FILE_NAME)
 
-    def __len__(self) -> int:
-        return len(self.metadata)
-
-    def dates(self, index: int) -> tuple[date, ...]:
-        """Dates of a patch, ascending, all of them whatever ``single_date`` says."""
-        return tuple(sorted(self.metadata[index].dates))
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.draw(index, np.random.default_rng((0, 0, index % len(self))))
-
-    def draw(self, index: int, generator: np.random.Generator) -> Sample:
-        """The sample at ``index``, augmented as ``generator`` decides."""
-        return augment(self._read(index), self.augmentation, generator)
-
-    def _read(self, index: int) -> Sample:
+    def _read(self, patch: Patch) -> Sample:
         """A sample before augmentation; without centre targets where that makes them anew."""
-        patch = self.metadata[index]
-        on_disk_TCHW = _map_images(self.folder, patch)
-        images_TCHW, days_T = sorted_season(on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
+        images_TCHW, days_T = self._season(_map_images(self.folder, patch), patch)
         classes_HW = instances_HW = centres = None
         if self.target is not None:
             written_HW = self._classes(patch, images_TCHW.shape[2:])
-            classes_HW = map_classes(written_HW, self.class_mapping, self.classes)
+            classes_HW = self._mapped(written_HW)
             if self.target == "panoptic":
                 instances = self._instances(patch, written_HW)
                 instances_HW = torch.from_numpy(instances.astype(np.int32))

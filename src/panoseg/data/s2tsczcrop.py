@@ -8,22 +8,20 @@ Shape suffixes: T dates, C bands, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from panoseg.classes import S2TSCZCROP
-from panoseg.data.augment import augment
-from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.npy import map_array
 from panoseg.data.pastis import FOLDS
 from panoseg.data.pastis_metadata import read_json
+from panoseg.data.patch_dataset import PatchDataset, SampleOptions
 from panoseg.data.s2tsczcrop_files import (
     FILE_NAME,
     NORMALISATION_FILE,
@@ -40,92 +38,46 @@ from panoseg.data.s2tsczcrop_files import (
     save_patches,
 )
 from panoseg.data.samples import Normalisation, Sample
-from panoseg.data.seasons import (
-    check_complete,
-    check_size,
-    known_classes,
-    map_classes,
-    map_images,
-    parse_class_mapping,
-    parse_single_date,
-    sorted_season,
-)
+from panoseg.data.seasons import check_complete, check_size, known_classes, map_images
 from panoseg.data.statistics import mean_statistics, moments
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.files import new_folder
 
 
-class S2TSCzCropDataset(Dataset[Sample]):
-    """The patches of some sets, by ascending identifier; images are read when they are used, not before.
+class S2TSCzCropDataset(PatchDataset[CzechPatch]):
+    """The patches of some sets, by ascending identifier.
 
     folder: the dataset. sets: which of train, val, test to take. target: "semantic" adds classes; there are no parcels. The
-    other arguments are those of ``PastisDataset``. Raises ``DatasetError`` for what is wrong on disk, ``ConfigError`` for
-    impossible options.
+    other options, and errors, are those of ``PatchDataset``.
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        sets: Sequence[SetName] = SETS,
-        *,
-        target: str | None,
-        reference_date: date = date(2018, 9, 1),
-        class_mapping: Mapping[int, int] | Mapping[str, int] | None = None,
-        single_date: int | str | date | None = None,
-        augmentation: AugmentationConfig | None = None,
+        self, folder: Path | str, sets: Sequence[SetName] = SETS, *, target: str | None, **options: Unpack[SampleOptions]
     ) -> None:
-        self.folder = Path(folder)
-        self.sets = tuple(sets)
-        self.target = target
-        self.reference_date = reference_date
-        self.augmentation = augmentation or AugmentationConfig()
-        self.classes = S2TSCZCROP
-        self.class_mapping = parse_class_mapping(class_mapping)
-        self.single_date = parse_single_date(single_date)
         if target not in ("semantic", None):
             raise ConfigError(
                 f"target {target!r} of {folder}, a dataset in S2TSCzCrop's layout",
                 "semantic: it tells the class of each pixel but not its parcel",
                 "train a semantic model, or use a dataset in PASTIS's layout",
             )
-        for name in self.sets:
+        for name in sets:
             if name not in SETS:
                 raise DatasetError(f"set {name!r}", f"sets out of {', '.join(SETS)}", "choose some of them")
-        self.metadata = [patch for patch in read_patches(self.folder) if patch.set in self.sets]
-        if not self.metadata:
-            raise DatasetError(
-                f"{folder} has no patch of set {', '.join(self.sets)}", "at least one", "choose sets that the dataset has"
-            )
-        self.ids = tuple(patch.id for patch in self.metadata)
+        metadata = [patch for patch in read_patches(Path(folder)) if patch.set in sets]
+        super().__init__(folder, metadata, f"set {', '.join(sets)}", target, S2TSCZCROP, **options)
         for path in [images_path] + [classes_path] * (target is not None):
             files = [path(self.folder, patch_id) for patch_id in self.ids]
             check_complete(files[0].parent, [file.name for file in files], FILE_NAME)
 
-    def __len__(self) -> int:
-        return len(self.metadata)
-
-    def dates(self, index: int) -> tuple[date, ...]:
-        """Dates of a patch, ascending, all of them whatever ``single_date`` says."""
-        return tuple(sorted(self.metadata[index].dates))
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.draw(index, np.random.default_rng((0, 0, index % len(self)))).in_order()
-
-    def draw(self, index: int, generator: np.random.Generator) -> Sample:
-        """The sample at ``index``, augmented as ``generator`` decides; its bands are put in order by ``collate``."""
-        return augment(self._read(index), self.augmentation, generator)
-
-    def _read(self, index: int) -> Sample:
+    def _read(self, patch: CzechPatch) -> Sample:
         """A sample before augmentation, its bands as they lie on disk."""
-        patch = self.metadata[index]
-        on_disk_TCHW = _map_images(self.folder, patch)
-        images_TCHW, days_T = sorted_season(on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
+        images_TCHW, days_T = self._season(_map_images(self.folder, patch), patch)
         classes_HW = None
         if self.target is not None:
             path = classes_path(self.folder, patch.id)
             labels_HW = map_array(path, dimensions=2)
             check_size(path, labels_HW.shape, images_TCHW.shape[2:])
-            classes_HW = map_classes(known_classes(path, labels_HW, self.classes), self.class_mapping, self.classes)
+            classes_HW = self._mapped(known_classes(path, labels_HW, self.classes))
         return Sample(images_TCHW, days_T, str(patch.id), classes_HW, order=TO_PASTIS)
 
 

@@ -115,15 +115,13 @@ def _open_inputs(
     """Open all that a map is made of, so that what is wrong with it is found before anything is written."""
     if declared_only and truth is None:
         raise ConfigError("--declared-only without a truth", "true parcels to score with", "add --truth, or leave it out")
-    if isinstance(weights, Weights):
-        loaded, name = weights, "given as an object"
-    else:
-        loaded, name = (default_weights(), None) if weights is None else (load_weights(weights), str(weights))
+    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
     true_parcels = None if truth is None else read_truth(truth)
     cube, season = open_season(cube_path, loaded.card, options)
     if true_parcels is not None:
         check_place(true_parcels, str(truth), _extent(cube), cube_path)
-    return _Inputs(cube_path, cube, season, loaded, name, options, true_parcels, declared_only)
+    name = "given as an object" if isinstance(weights, Weights) else str(weights)
+    return _Inputs(cube_path, cube, season, loaded, None if weights is None else name, options, true_parcels, declared_only)
 
 
 def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tuple[xr.Dataset, Season]:
