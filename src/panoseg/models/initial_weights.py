@@ -9,7 +9,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.error import URLError
+from pickle import UnpicklingError
 from urllib.parse import urlparse
 
 import torch
@@ -40,8 +40,8 @@ _ROWS_A_CLASS = {
 def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
     """Give a network the initial weights that its options name, and say in a line what it took; drawn ones stay for none.
 
-    table: what the network's classes mean; of COCO's, those are taken that have the same name. Raises ``WeightsError`` where the
-    weights are not kept on this machine and cannot be fetched.
+    table: what the network's classes mean; of COCO's, those are taken that have the same name. Raises ``WeightsError`` where
+    the weights are not kept on this machine and cannot be fetched.
     """
     name = model.config.weights
     if name == "none":
@@ -110,10 +110,11 @@ def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
     kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     try:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
-        reason = str(getattr(error, "reason", error))
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())[:100]
+        what = "is damaged" if kept.exists() else f"is not here and could not be fetched from {weights.url}"
         raise WeightsError(
-            f"{kept} is not here, and could not be fetched from {weights.url} ({reason})",
+            f"{kept} {what} ({reason})",
             "published weights of torchvision",
             "connect once, put the file there, or train without them: --model.weights none --model.norm group",
         ) from error
