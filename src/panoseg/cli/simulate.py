@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from panoseg.data.simulated_photographs.options import PhotographOptions
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.errors import ConfigError
 
@@ -16,18 +17,19 @@ def run(
     patches: int = 100,
     size: int = 128,
     seed: int = 0,
-    layout: Literal["pastis", "s2tsczcrop"] = "pastis",
+    layout: Literal["pastis", "s2tsczcrop", "coco"] = "pastis",
     cube: bool = False,
     parcel_maps: Path | None = None,
     centres: bool = False,
     workers: int | None = None,
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
+    photographs: PhotographOptions = PhotographOptions(),  # noqa: B008
 ) -> None:
-    """Write simulated Sentinel-2 seasons as a dataset in PASTIS's or S2TSCzCrop's own layout, or one season as a cube.
+    """Write simulated seasons in the layout of PASTIS or S2TSCzCrop or as one cube, or simulated photographs in COCO's layout.
 
     example: panoseg simulate DIR --patches 100 --size 128 --seed 0
 
-    example: panoseg simulate DIR --layout s2tsczcrop --patches 100
+    example: panoseg simulate DIR --layout coco --patches 1000
 
     example: panoseg simulate DIR --cube --size 512 --region bocage
 
@@ -35,22 +37,46 @@ def run(
 
     Args:
         folder: Where to write; new, empty, or a dataset of an earlier run with the same options.
-        patches: Number of patches, in the folds or sets of the layout; a cube is one.
-        size: Pixels of 10 m on a side.
+        patches: Number of patches or photographs, in the folds, sets or splits of the layout; a cube is one.
+        size: Pixels on a side; in seasons they are of 10 m.
         seed: The same seed gives the same data.
-        layout: pastis: parcels and 18 crops, five folds. s2tsczcrop: 13 crop classes without parcels, train, val and test.
+        layout: Folds of PASTIS (parcels, 18 crops), sets of S2TSCzCrop (13 crops), or photographs of ten classes (train, val).
         cube: Write cube.nc and parcels.gpkg instead of a dataset.
         parcel_maps: A folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
         centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
         workers: Processes; one a core by default.
     """
-    if cube and (layout == "s2tsczcrop" or parcel_maps is not None or centres or workers is not None):
-        found = "--cube with --layout s2tsczcrop, --parcel-maps, --centres or --workers"
-        raise ConfigError(found, "a cube alone", "leave one of them out")
+    _check_layout(layout, options, photographs, cube or centres or parcel_maps is not None)
     if cube:
+        _check_cube(layout, parcel_maps is not None or centres or workers is not None)
         _write_cube(folder, size, seed, options)
+    elif layout == "coco":
+        _write_photographs(folder, patches, size, seed, workers, photographs)
     else:
         _write_dataset(folder, patches, size, seed, layout, parcel_maps, centres, workers, options)
+
+
+def _check_layout(layout: str, options: SimulationOptions, photographs: PhotographOptions, of_parcels: bool) -> None:
+    """Refuse options that a layout does not know, rather than ignore them."""
+    if layout == "coco" and (of_parcels or options != SimulationOptions()):
+        raise ConfigError("--layout coco with options of seasons", "--photographs options alone", "leave the others out")
+    if layout != "coco" and photographs != PhotographOptions():
+        raise ConfigError(f"--layout {layout} with --photographs options", "options of seasons", "pass --layout coco")
+
+
+def _check_cube(layout: str, of_datasets: bool) -> None:
+    if layout != "pastis" or of_datasets:
+        found = f"--cube with --layout {layout}, --parcel-maps, --centres or --workers"
+        raise ConfigError(found, "a cube alone", "leave one of them out")
+
+
+def _write_photographs(
+    folder: Path, photographs: int, size: int, seed: int, workers: int | None, options: PhotographOptions
+) -> None:
+    from panoseg.data.simulated_photographs.write import write_photographs
+
+    write_photographs(folder, photographs, (size, size), seed, options, workers)
+    print(f"{photographs} photographs of {size} x {size} pixels in {folder}")
 
 
 def _write_dataset(

@@ -23,7 +23,7 @@ from panoseg.data.photographs import VOID, Objects, Photograph
 from panoseg.errors import DatasetError, PanopticFormatError
 from panoseg.panoptic.coco import CocoAnnotation, CocoPicture
 from panoseg.panoptic.coco_json import ImageId, about, read_row
-from panoseg.panoptic.coco_masks import decode_mask, encode_mask, mask_box
+from panoseg.panoptic.coco_masks import decode_mask, detection_row
 from panoseg.panoptic.coco_png import decode_ids
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -83,13 +83,13 @@ class CocoRecord:
             height, width = truth.picture.segment_HW.shape
             for row, mask_HW in self._instances(table, height, width):
                 stated = {key: row[key] for key in ("area", "bbox") if key in row}
-                rows.append(_detection(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated)
+                rows.append(detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated)
             return rows
         segments = truth.picture.segments
         for number, segment in enumerate(segments, 1):
             if segment.kind == "thing":
                 mask_HW = truth.picture.position_HW == number
-                rows.append(_detection(segment.class_id, mask_HW, segment.id in truth.crowd_ids))
+                rows.append(detection_row(segment.class_id, mask_HW, segment.id in truth.crowd_ids))
         return rows
 
     def _objects(self, table: ClassTable, size_HW: tuple[int, int], view: View) -> Objects:
@@ -168,13 +168,3 @@ def _segments_as_objects(truth: CocoPicture, position_HW: np.ndarray) -> Objects
     rows_N = rows_N[np.isin(rows_N + 1, position_HW)]
     masks_NHW = position_HW == rows_N[:, None, None] + 1
     return Objects.of_masks(torch.from_numpy(masks_NHW), torch.from_numpy(segments.class_ids[rows_N].astype(np.int64)))
-
-
-def _detection(class_id: int, mask_HW: np.ndarray, is_crowd: bool) -> dict[str, Any]:
-    return {
-        "category_id": int(class_id),
-        "bbox": mask_box(mask_HW),
-        "segmentation": encode_mask(mask_HW),
-        "area": int(mask_HW.sum()),
-        "iscrowd": int(is_crowd),
-    }

@@ -102,6 +102,17 @@ def mask_box(mask_HW: np.ndarray) -> list[int]:
     return [int(left), int(top), int(right - left + 1), int(bottom - top + 1)]
 
 
+def detection_row(class_id: int, mask_HW: np.ndarray, is_crowd: bool) -> dict[str, Any]:
+    """A mask as a row of COCO's detection form: category_id, segmentation, bbox, area, iscrowd."""
+    return {
+        "category_id": int(class_id),
+        "segmentation": encode_mask(mask_HW),
+        "bbox": mask_box(mask_HW),
+        "area": int(mask_HW.sum()),
+        "iscrowd": int(is_crowd),
+    }
+
+
 def _decompress(text: bytes) -> np.ndarray:
     """Run lengths of their compressed form; from the third on they are kept as differences to the last but one."""
     if not _COMPRESSED.fullmatch(text):

@@ -1,0 +1,75 @@
+"""Numbered pieces of a simulated dataset: processes, what continues after a stop, what must not be mixed.
+
+A piece depends on its number and on what the dataset is made of, so an interrupted run continues, and a larger one keeps the
+pieces that exist. What the tables of a dataset need of a piece lies in .simulation/<name>.json, written when the piece is done.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from panoseg.data.pastis_metadata import read_json
+from panoseg.errors import OutputError
+from panoseg.files import new_folder, write_json
+from panoseg.processes import usable_cores, worker_pool
+from panoseg.progress import track
+
+MARK = "simulation.json"
+
+
+def write_pieces(
+    folder: Path | str,
+    contents: Mapping[str, Any],
+    names: list[str],
+    write: Callable[[Path, int], dict[str, Any]],
+    workers: int | None,
+) -> list[Path]:
+    """Write the pieces of a dataset that are not there yet; returns a file for each of them with what ``write`` returned.
+
+    folder: new, empty, or of an earlier run with the same ``contents``, which say all that a piece depends on. names: of the
+    pieces, by number. write: writes the files of a piece into the folder, and returns what the tables need of it, JSON-ready;
+    crosses to other processes. workers: processes; None takes one a core. Raises ``OutputError``.
+    """
+    folder = new_folder(folder, resumable=MARK)
+    _claim(folder, contents)
+    records = [folder / ".simulation" / f"{name}.json" for name in names]
+    todo = [(number, record) for number, record in enumerate(records) if not record.exists()]
+    for _ in track(_run(functools.partial(_write_piece, folder, write), todo, workers), "simulating", total=len(todo)):
+        pass
+    return records
+
+
+def _claim(folder: Path, contents: Mapping[str, Any]) -> None:
+    """Write down what the folder holds, or refuse to mix it with something else."""
+    mark = json.loads(json.dumps(contents))
+    path = folder / MARK
+    if path.exists():
+        found = read_json(path)
+        found = found if isinstance(found, dict) else {}
+        differing = [key for key in {**mark, **found} if found.get(key) != mark.get(key)]
+        if differing:
+            raise OutputError(
+                f"{folder} holds a simulation with another {', '.join(differing)}",
+                "the same seed, size, options and layout",
+                "repeat them or choose another folder",
+            )
+    else:
+        write_json(path, mark)
+
+
+def _run(write: Callable[[tuple[int, Path]], None], todo: list[tuple[int, Path]], workers: int | None) -> Iterator[None]:
+    workers = min(workers or usable_cores(), len(todo))
+    if workers <= 1:
+        yield from map(write, todo)
+        return
+    with worker_pool(workers) as pool:
+        yield from pool.map(write, todo)
+
+
+def _write_piece(folder: Path, write: Callable[[Path, int], dict[str, Any]], piece: tuple[int, Path]) -> None:
+    number, record = piece
+    write_json(record, write(folder, number))
