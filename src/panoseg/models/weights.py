@@ -50,7 +50,8 @@ class WeightsCard:
     classes: ClassTable = PASTIS
     """What the scores mean."""
     reference_date: str = "2018-09-01"
-    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every season. Not of photographs."""
+    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every season.
+    Not of photographs."""
     trained_on: str = ""
     """The data, in words."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -129,7 +130,9 @@ class WeightsCard:
 
     def _bands_json(self) -> dict[str, Any] | None:
         known = self.normalisation
-        return known and {**{key: list(getattr(known, key)) for key in ("bands", "mean", "std")}, "ndvi": known.ndvi}
+        if known is None:
+            return None
+        return {**{key: list(getattr(known, key)) for key in ("bands", "mean", "std")}, "ndvi": known.ndvi}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
@@ -192,7 +195,7 @@ class Weights:
         """The network, ready to predict, on the CPU.
 
         reference_date: from which the days that it will see are counted; without one, that of the training. Seasons of another
-        year are counted from their own start, and only with it is the day of the year right where one of the two years is a leap year.
+        year are counted from their own start, and only with it is the day of the year right where one of both is a leap year.
         """
         config = self.card.model
         if reference_date is not None:
