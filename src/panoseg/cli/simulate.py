@@ -33,10 +33,8 @@ def run(
 
     example: panoseg simulate DIR --cube --size 512 --region bocage
 
-    Run again with the same options to complete an interrupted dataset, or with more patches to enlarge it.
-
     Args:
-        folder: Where to write; new, empty, or a dataset of an earlier run with the same options.
+        folder: New, empty, or a dataset of an earlier run with the same options, which is completed or enlarged.
         patches: Number of patches or photographs, in the folds, sets or splits of the layout; a cube is one.
         size: Pixels on a side; in seasons they are of 10 m.
         seed: The same seed gives the same data.
