@@ -20,7 +20,7 @@ from panoseg.panoptic.coco_masks import MOST_PIXELS, check_size
 if TYPE_CHECKING:
     from PIL import Image
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _LARGEST_FILE = 2**29
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, zlib.error, KeyError, TypeError, IndexError)
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of sixteen bits
