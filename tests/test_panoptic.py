@@ -29,12 +29,15 @@ EXAMPLES = (
     "panoptic.overlap",
     "panoptic.join",
     "panoptic.draw",
+    "panoptic.overlay",
     "panoptic.coco",
+    "metrics.average_precision",
     "metrics.panoptic_quality",
     "metrics.confusion",
     "metrics.tables",
     "data.augment",
     "training.means",
+    "training.schedule",
 )
 
 

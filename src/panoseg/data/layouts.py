@@ -1,18 +1,22 @@
-"""The layouts of datasets: how a folder tells its own, the official splits, and how patches are opened."""
+"""The layouts of datasets: how a folder tells its own, the official splits, and how patches or photographs are opened."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.data import pastis_metadata, s2tsczcrop_files
+from panoseg.data.coco import CocoDataset, find_splits
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
+from panoseg.panoptic.coco_categories import read_categories
+from panoseg.panoptic.coco_json import CocoJson
 
 Policy = Literal["train", "published"]
 
@@ -27,7 +31,7 @@ class Layout:
     name: of the dataset it was made for. table: the file that lists the patches, by which a folder tells its layout. classes:
     what labels mean. part: "fold" or "set". rotations: by number, the parts to train, validate and test on. open: the class
     of its datasets, called with folder, parts and options. normalisation: mean and deviation over some parts, as far as the
-    dataset's statistics tell them apart.
+    dataset's statistics tell them apart; None for photographs, which networks standardise themselves.
     """
 
     name: str
@@ -35,13 +39,28 @@ class Layout:
     classes: ClassTable
     part: str
     rotations: Mapping[int, tuple[Parts, Parts, Parts]]
-    open: Callable[..., PastisDataset | S2TSCzCropDataset]
-    normalisation: Callable[[Path, Parts], Normalisation]
+    open: Callable[..., Any]
+    normalisation: Callable[[Path, Parts], Normalisation] | None
+
+    @property
+    def of_photographs(self) -> bool:
+        """Whether it holds photographs, and not seasons."""
+        return self.normalisation is None
+
+    @property
+    def samples(self) -> str:
+        """What a dataset holds, in a word."""
+        return "photographs" if self.of_photographs else "patches"
 
     @property
     def parts(self) -> Parts:
         """All parts of a dataset, in order."""
-        return tuple(part for parts in self.rotations[1] for part in parts)
+        return tuple(dict.fromkeys(part for parts in self.rotations[1] for part in parts))
+
+    def normalisation_of(self, folder: Path, parts: Parts) -> Normalisation:
+        """Mean and deviation over some parts of a dataset of seasons."""
+        assert self.normalisation is not None, "photographs are standardised by networks"
+        return self.normalisation(folder, parts)
 
     def rotation(self, fold: int) -> tuple[Parts, Parts, Parts]:
         """The parts to train, validate and test on. Raises ``ConfigError`` for a rotation that the layout does not have."""
@@ -60,7 +79,7 @@ class Layout:
         normalisation belongs to the weights. "published" gives each set its own, as far as the layout has them.
         """
         rotation = self.rotation(fold)
-        return tuple(self.normalisation(folder, parts if policy == "published" else rotation[0]) for parts in rotation)
+        return tuple(self.normalisation_of(folder, parts if policy == "published" else rotation[0]) for parts in rotation)
 
     def words(self, parts: Sequence[Any]) -> str:
         """Parts in words: "folds 1, 2, 3", "set test"."""
@@ -83,11 +102,38 @@ S2TSCZCROP_LAYOUT = Layout(
 LAYOUTS = (PASTIS_LAYOUT, S2TSCZCROP_LAYOUT)
 
 
+def coco_layout(folder: Path | str) -> Layout:
+    """The layout of a dataset of photographs in COCO's form, with the classes that it has.
+
+    Its set to train on is the one whose name begins with "train", and to validate and test the one with "val"; a dataset of one
+    set has it for all three. Raises ``DatasetError`` and ``PanopticFormatError``.
+    """
+    names = find_splits(folder)
+    train = next((name for name in names if name.startswith("train")), names[0])
+    validation = next((name for name in names if name.startswith("val")), names[-1])
+    # The table of the set that is smaller by far; the other must have the same classes.
+    annotations = Path(folder) / "annotations" / f"panoptic_{validation}.json"
+    status = annotations.stat()
+    classes = _read_classes(annotations, status.st_size, status.st_mtime_ns)
+    rotations = {1: ((train,), (validation,), (validation,))}
+    return Layout("COCO", "annotations/panoptic_NAME.json", classes, "set", rotations, CocoDataset, None)
+
+
+@lru_cache(maxsize=8)
+def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
+    """The classes of a JSON; ``size`` and ``changed`` say which version of the file."""
+    _, table = read_categories(CocoJson.open(annotations))
+    return table
+
+
 def find_layout(folder: Path | str) -> Layout:
     """The layout of a dataset, by the table of patches in its folder. Raises ``DatasetError``."""
     for layout in LAYOUTS:
         if (Path(folder) / layout.table).exists():
             return layout
+    if find_splits(folder):
+        return coco_layout(folder)
     found = f"{folder} has no table of patches" if Path(folder).is_dir() else f"{folder} does not exist"
-    tables = " or ".join(f"{layout.table} ({layout.name}'s layout)" for layout in LAYOUTS)
-    raise DatasetError(found, f"a dataset with {tables}", "complete the dataset or correct its path")
+    tables = [f"{layout.table} ({layout.name}'s layout)" for layout in LAYOUTS]
+    tables.append("annotations/panoptic_NAME.json (COCO's layout)")
+    raise DatasetError(found, f"a dataset with {' or '.join(tables)}", "complete the dataset or correct its path")

@@ -6,13 +6,14 @@ Shape suffixes: H W pixels, 3 red, green, blue.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.panoptic.draw import draw
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic.panoptic import Panoptic, present_segments
 
 if TYPE_CHECKING:
     from PIL.ImageDraw import ImageDraw
@@ -50,6 +51,19 @@ def overlay(image_HW3: np.ndarray, picture: Panoptic, table: ClassTable) -> np.n
     return np.asarray(drawn)
 
 
+def every(picture: Panoptic, step: int) -> Panoptic:
+    """Every so many rows and columns of a picture, with the segments that are left.
+
+    >>> picture = Panoptic.from_maps(np.array([[1, 1, 2, 2], [1, 1, 2, 2], [1, 3, 2, 2]]), {1: 3, 2: 4, 3: 5}, PASTIS)
+    >>> every(picture, 2).segments.areas
+    array([2, 2])
+    """
+    segment_HW = np.ascontiguousarray(picture.segment_HW[::step, ::step])
+    ids, areas = present_segments(segment_HW)
+    kept = picture.segments.take(np.searchsorted(picture.segments.ids, ids))
+    return Panoptic(segment_HW, replace(kept, areas=areas))
+
+
 def _names(picture: Panoptic, table: ClassTable) -> list[tuple[int, str]]:
     """Ids and names of the segments that are large enough, things first, then by area."""
     least = _LEAST_SHARE * picture.segment_HW.size
@@ -85,7 +99,7 @@ def _write(
     y = min(max(centre[1] - height // 2, 0), max(size[1] - height, 0))
     for shift in (0, height + 1, -height - 1):
         box = (x, y + shift, x + width, y + shift + height)
-        if 0 <= box[1] and box[3] <= size[1] and not _meets(box, taken):
+        if box[1] >= 0 and box[3] <= size[1] and not _meets(box, taken):
             pen.rectangle(box, fill=(0, 0, 0, 170))
             pen.text((x + margin - left, y + shift + margin - top), name, font=font, fill=(255, 255, 255, 255))
             taken.append(box)

@@ -14,12 +14,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig, config_from_json, config_to_json
+from panoseg.models.config import ModelConfig, config_from_json, config_to_json, looks_at_photographs
+from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
+from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
 
-Task = Literal["semantic", "panoptic"]
+Task = Literal["semantic", "panoptic", "instances"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class TrainConfig:
     semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
     """The loss of a semantic model."""
     initialisation: Literal["published", "torch"] = "published"
-    """Initial weights: drawn as the published program does, or as torch does."""
+    """Initial weights: drawn as the published program for seasons does, or as torch does, as always for photographs."""
     initial_heat: float = 0.0
     """Heat of every pixel at the start of a panoptic model, as the share of centres is small (Lin et al. 2017, focal loss,
     section 3.3: a prior for rare positives); 0 leaves what was drawn, about one half."""
@@ -159,6 +161,13 @@ class TrainConfig:
             raise ConfigError(f"{option} without start_from", "weights to start from", "add --start-from FOLDER")
         if self.devices < 1 and self.devices != -1:
             raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
+        if looks_at_photographs(self.model):
+            self._check_photographs()
+            return
+        if self.photographs != PhotographConfig():
+            raise ConfigError(
+                f"photographs, options of another kind of data, with {self.model.title}", "their defaults", "leave them out"
+            )
         if self.task == "semantic" and (self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()):
             raise ConfigError(
                 "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a semantic one",
@@ -178,20 +187,32 @@ class TrainConfig:
                 "add --model.boundary, or leave them out",
             )
 
+    def _check_photographs(self) -> None:
+        """Raise ``ConfigError`` for options that a network for photographs does not have."""
+        blank = TrainConfig()
+        options = ("data", "loss", "semantic_loss", "initial_heat", "heatmap_only_epochs")
+        changed = [name for name in options if getattr(self, name) != getattr(blank, name)]
+        if changed:
+            raise ConfigError(
+                f"{', '.join(changed)} with {self.model.title}", "options of networks for photographs", "leave them out"
+            )
+
     @property
     def task(self) -> Task:
         """What is learned; it follows from the model."""
         return task_of_model(self.model)
 
     def validates(self, epoch: int, epochs: int | None = None) -> bool:
-        """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default those of the configuration."""
+        """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default those of the options."""
         last = self.epochs if epochs is None else epochs
         return epoch == last or (epoch > self.validate_after and epoch % self.validate_every == 0)
 
 
 def task_of_model(model: ModelConfig) -> Task:
     """What a network is made for."""
-    return "panoptic" if isinstance(model, PapsConfig) else "semantic"
+    if isinstance(model, MaskRcnnConfig):
+        return "instances"
+    return "panoptic" if isinstance(model, PapsConfig | PanopticFpnConfig) else "semantic"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from panoseg.classes import ClassTable
 from panoseg.data.layouts import Layout, Parts, Policy, find_layout
 from panoseg.data.pastis import FOLDS
+from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
@@ -19,11 +20,13 @@ from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
-from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_predictions
+from panoseg.training.photograph_splits import ScoredPhotograph, ScoredPhotographs, collate_scored, open_photographs
+from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_photograph, draw_predictions
 from panoseg.training.score_pictures import draw_scores
-from panoseg.training.scores import SemanticScores
-from panoseg.training.splits import Split, open_parts
-from panoseg.training.tasks import Scores, Task, task_of
+from panoseg.training.scores import Scores, SemanticScores
+from panoseg.training.splits import Split, check_kind, open_parts
+from panoseg.training.task import Task
+from panoseg.training.tasks import task_of
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -63,7 +66,7 @@ def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) 
     elif is_published(folder):
         only = [1 if len(layout.rotations) == 1 else None]  # whose fold a folder of one is, it does not say
         for number in [fold] if fold else only if holds_one_fold(folder) else layout.rotations:
-            normalisation = layout.normalisation(data, layout.rotation(number or 1)[0])
+            normalisation = layout.normalisation_of(data, layout.rotation(number or 1)[0])
             yield _placed(published_weights(folder, number or 1, normalisation), layout, number, every_patch)
     elif any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         for number in [fold] if fold else FOLDS:
@@ -83,6 +86,8 @@ def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) 
 def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: bool) -> FoldWeights:
     if every_patch:
         return FoldWeights(weights, fold, layout.parts)
+    if layout.of_photographs:
+        fold = fold or 1  # there is one official split
     if fold is None:
         raise ConfigError(
             "weights that belong to no fold", "the fold to score", "add --fold 1, or --every-patch for unseen data"
@@ -93,10 +98,15 @@ def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: boo
 def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, options: TrainConfig) -> Split:
     """The patches to score, read as the weights expect. normalisation: None follows the weights."""
     card, layout = found.weights.card, find_layout(data)
+    check_kind(layout, card.model)
+    if layout.of_photographs:
+        config = PhotographConfig(*(card.provenance.get(name, 0) for name in ("min_side", "max_side")))
+        dataset = ScoredPhotographs(open_photographs(layout, data, found.parts, config, card.classes))
+        return Split(dataset, None, options.batch_size, workers=options.workers, collate=collate_scored)
     _check_classes(card.classes, layout)
     if _policy(card, normalisation) == "published":
         ndvi = card.normalisation is not None and card.normalisation.ndvi
-        values = replace(layout.normalisation(data, found.parts), ndvi=ndvi)
+        values = replace(layout.normalisation_of(data, found.parts), ndvi=ndvi)
     else:
         values = card.known_normalisation()
     config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
@@ -109,7 +119,9 @@ def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
 
 
 def normalisation_words(found: FoldWeights, data: Path, asked: Policy | None = None) -> str:
-    """How ``scored_split`` normalises images, in words; "published" is by the folds that are scored, whichever they are."""
+    """How ``scored_split`` reads images, in words; "published" is by the folds that are scored, whichever they are."""
+    if found.weights.card.of_photographs:
+        return "of the size that was trained"
     if _policy(found.weights.card, asked) == "published":
         return f"normalised by the mean over {find_layout(data).words(found.parts)}, as published"
     return "normalised as in training"
@@ -133,6 +145,14 @@ def _check_region(region: Region, found: Sequence[FoldWeights]) -> None:
         )
 
 
+def _check_photographs(layout: Layout, every_patch: bool, normalisation: Policy | None, region: Region) -> None:
+    """Raise ``ConfigError`` for options of seasons with a dataset of photographs."""
+    given = {"--every-patch": every_patch, "--normalisation": normalisation is not None, "--region": region != "all"}
+    if layout.of_photographs and any(given.values()):
+        option = next(name for name, is_given in given.items() if is_given)
+        raise ConfigError(f"{option} with photographs", "an option of satellite image time series alone", f"leave out {option}")
+
+
 def score_folder(
     folder: Path,
     data: Path,
@@ -153,6 +173,7 @@ def score_folder(
     layout = find_layout(data)
     found = list(find_weights(folder, data, fold, every_patch))
     _check_region(region, found)
+    _check_photographs(layout, every_patch, normalisation, region)
     splits = [scored_split(entry, data, normalisation, options) for entry in found]
     for split in splits:
         split.dataset[0]
@@ -163,12 +184,12 @@ def score_folder(
         task, of_all = score(entry.weights, split, fabric)
         scores[entry.fold] = replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
         words = normalisation_words(entry, data, normalisation)
-        print(f"{len(split)} patches of {layout.words(entry.parts)}, {words}\n\n{scores[entry.fold].table()}\n")
+        print(f"{len(split)} {layout.samples} of {layout.words(entry.parts)}, {words}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if pictures:
             draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
             draw_scores(scores[entry.fold], task.table, place / PICTURES)
-        about = {"fold": entry.fold, f"{layout.part}s": entry.parts, "patches": len(split)}
+        about = {"fold": entry.fold, f"{layout.part}s": entry.parts, layout.samples: len(split)}
         write_scores(place, scores[entry.fold], about)
     if len(found) > 1:
         print(write_mean(out, {number: read_test_scores(out / f"fold_{number}") for number in scores if number}))
@@ -181,13 +202,33 @@ def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None
 
 
 def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = None) -> None:
-    """Draw image, truth and prediction of one patch of any fold."""
+    """Draw image, truth and prediction of one patch of any fold, or of one photograph of any set."""
     check_picture(out)
     found = next(find_weights(folder, data, fold, every_patch=True))
-    split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
-    position = position_of(patch, [str(patch_id) for patch_id in split.dataset.ids])  # type: ignore[attr-defined]
-    fabric = make_fabric(TrainConfig(accelerator="cpu"))
+    options = TrainConfig(batch_size=1, workers=0, accelerator="cpu")
+    if found.weights.card.of_photographs:
+        split, position = _find_photograph(found, data, patch, options)
+    else:
+        split = scored_split(found, data, None, options)
+        position = position_of(patch, [str(patch_id) for patch_id in split.dataset.ids])  # type: ignore[attr-defined]
+    fabric = make_fabric(options)
     task = task_of(found.weights.model(), found.weights.card.classes)
-    comparison = compare(task, split, split.dataset[position], fabric)
+    sample = split.dataset[position]
+    if isinstance(sample, ScoredPhotograph):
+        draw_photograph(task, split, sample, fabric, out)
+        print(f"{out}: photograph {patch}")
+        return
+    comparison = compare(task, split, sample, fabric)
     draw_comparison(comparison, task.table, found.weights.card.reference_date, out)
     print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
+
+
+def _find_photograph(found: FoldWeights, data: Path, name: str, options: TrainConfig) -> tuple[Split, int]:
+    """The set that holds a photograph, and where in it. Raises ``ConfigError`` where none does."""
+    names: list[str] = []
+    for part in find_layout(data).parts:
+        split = scored_split(replace(found, parts=(part,)), data, None, options)
+        if name in split.dataset.names:  # type: ignore[attr-defined]
+            return split, split.dataset.names.index(name)  # type: ignore[attr-defined]
+        names += split.dataset.names  # type: ignore[attr-defined]
+    return split, position_of(name, names)  # which raises, and says what there is

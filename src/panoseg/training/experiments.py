@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.photograph_config import PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.fpn import FpnConfig
+from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
+from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.configs.pspnet import PspNetConfig
 from panoseg.models.configs.timeunet import TimeUnetConfig
 from panoseg.models.configs.uconvlstm import UConvLstmConfig
 from panoseg.models.configs.unet3d import UNet3dConfig
@@ -106,6 +110,79 @@ def _crop2seg(model: ModelConfig, published: str, name: str) -> Experiment:
     return Experiment(replace(_CROP2SEG, model=model), "S2TSCzCrop", published, f"Crop2Seg: train.py --model {name}")
 
 
+_PHOTOGRAPHS = TrainConfig(
+    model=PanopticFpnConfig(),
+    photographs=PhotographConfig(min_side=800, max_side=1333, scale=(0.8, 1.25), flip=True),
+    # For 64 photographs a step; what another batch makes of it is computed and printed.
+    reference_batch=64,
+    steps=22_500,
+    optimiser=OptimiserConfig(
+        algorithm="sgd",
+        learning_rate=0.12,
+        schedule="milestones",
+        milestones=(15_000, 20_000),
+        factor=0.1,
+        warm_up_steps=500,
+        warm_up_from=0.0067,
+        weight_decay=4e-5,
+    ),
+    initialisation="torch",
+    batch_size=2,
+    validate_every=4,
+    max_validation_patches=500,
+)
+
+
+def _longer(config: TrainConfig, times: int) -> TrainConfig:
+    """The same training, so many times as long; its warm-up stays."""
+    milestones = tuple(times * step for step in config.optimiser.milestones)
+    return replace(config, steps=times * config.steps, optimiser=replace(config.optimiser, milestones=milestones))
+
+
+_PSPNET = replace(
+    _PHOTOGRAPHS,
+    model=PspNetConfig(norm="batch"),
+    photographs=PhotographConfig(min_side=512, max_side=1024, scale=(0.5, 2.0), flip=True, crop=473),
+    reference_batch=16,
+    steps=110_000,
+    optimiser=OptimiserConfig(
+        algorithm="sgd", learning_rate=0.01, schedule="cosine", warm_up_steps=500, warm_up_from=0.001, weight_decay=1e-4
+    ),
+    batch_size=4,
+)
+
+_SIMULATED_PHOTOGRAPHS = TrainConfig(
+    model=PanopticFpnConfig(
+        backbone="resnet18",
+        norm="batch",
+        weights="none",
+        group_norm=True,
+        pyramid_width=64,
+        anchor_sizes=(16, 32, 64, 96, 128),
+        box_width=256,
+        mask_widths=(64, 64),
+        semantic_width=64,
+        train_proposals=300,
+        test_proposals=150,
+        boxes_per_image=64,
+        detections=50,
+        stuff_area=64,
+    ),
+    photographs=PhotographConfig(flip=True, scale=(0.8, 1.25)),
+    optimiser=OptimiserConfig(learning_rate=0.001, schedule="cosine", warm_up_steps=100, gradient_clip=10.0, weight_decay=1e-4),
+    initialisation="torch",
+    epochs=20,
+    batch_size=8,
+    validate_every=20,
+)
+
+
+def _coco(config: TrainConfig, published: str, source: str) -> Experiment:
+    return Experiment(config, "COCO", published, source)
+
+
+_FPN_SOURCE = "Panoptic FPN (Kirillov et al., 1901.02446)"
+
 EXPERIMENTS: dict[str, Experiment] = {
     "pastis-utae": _pastis(_SEMANTIC, "OA 83.2, mIoU 63.1"),
     "pastis-unet3d": _pastis(_semantic(UNet3dConfig()), "OA 81.3, mIoU 58.4", "--model unet3d"),
@@ -135,6 +212,25 @@ EXPERIMENTS: dict[str, Experiment] = {
     "s2tsczcrop-utae": _crop2seg(UtaeConfig(classes=15), "", "utae"),
     "s2tsczcrop-unet3d": _crop2seg(UNet3dConfig(classes=15), "", "unet3d"),
     "simulated-utae-paps": Experiment(_SIMULATED, "simulated", "", "the weights that ship with panoseg"),
+    "coco-panoptic-fpn-r50-1x": _coco(
+        _PHOTOGRAPHS,
+        "PQ 39.1, AP 38.2, 34.3",
+        f"{_FPN_SOURCE}: PQ 39.14 (things 45.42, stuff 29.65), box AP 38.19, mask AP 34.25",
+    ),
+    "coco-panoptic-fpn-r50-3x": _coco(
+        _longer(_PHOTOGRAPHS, 3),
+        "PQ 40.9, AP 40.6, 36.3",
+        f"{_FPN_SOURCE}: PQ 40.91 (things 47.68, stuff 30.69), box AP 40.64, mask AP 36.29",
+    ),
+    "coco-pspnet-r50": _coco(_PSPNET, "", "PSPNet (Zhao et al., 1612.01105), for the pixels of the two-model recipe"),
+    "coco-maskrcnn-r50": _coco(
+        replace(_PHOTOGRAPHS, model=MaskRcnnConfig()),
+        "",
+        "Mask R-CNN (He et al., 1703.06870), for the objects of the two-model recipe",
+    ),
+    "simulated-photographs-panoptic-fpn-r18": Experiment(
+        _SIMULATED_PHOTOGRAPHS, "simulated", "", "a quick start on simulated photographs"
+    ),
 }
 
 

@@ -34,7 +34,7 @@ from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.log import RunLog, RunningMean
 from panoseg.training.schedule import Course
 from panoseg.training.splits import Split
-from panoseg.training.tasks import Task, Work, numbers_text
+from panoseg.training.task import Task, Work, numbers_text
 from panoseg.training.transfer import freeze
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from panoseg.classes import ClassTable
 from panoseg.data.bands import PASTIS_BANDS
@@ -21,10 +22,13 @@ from panoseg.data.samples import Sample, collate
 from panoseg.errors import OutputError
 from panoseg.files import atomic, check_writable
 from panoseg.panoptic.draw import boundary_colour, draw
+from panoseg.panoptic.overlay import every, overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import LEADING, read_log
+from panoseg.training.photograph_splits import ScoredPhotograph, collate_scored
 from panoseg.training.splits import Split
-from panoseg.training.tasks import Task, true_panoptics
+from panoseg.training.task import Task
+from panoseg.training.tasks import true_panoptics
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -38,6 +42,9 @@ ZOOM = 4
 """Drawn pixels a pixel, so that borders, one drawn pixel wide, leave small parcels visible."""
 OPACITY = 0.75
 """Of parcels over the land: colours stay those of the legend."""
+_LONGEST_PHOTOGRAPH = 1000
+"""Pixels of the longer side of a drawn photograph, about."""
+_TITLES = ("truth", "prediction")
 BLUE, GREY = "#0072b2", "#b8b8b8"
 """What counts, and what does not."""
 
@@ -129,11 +136,49 @@ def right_share(truth: Panoptic, prediction: Panoptic, table: ClassTable) -> flo
 
 
 def draw_predictions(task: Task, split: Split, fabric: Fabric, reference_date: str, folder: Path, count: int = 3) -> None:
-    """Write a comparison of some patches of a set, spread over it, as ``folder``/patch-<name>.png."""
+    """Write a comparison of some samples of a set, spread over it, as ``folder``/patch-<name>.png or photograph-<name>.png."""
     positions = sorted({round(position) for position in np.linspace(0, len(split) - 1, count)})
     for position in positions:
-        comparison = compare(task, split, split.dataset[position], fabric)
+        sample = split.dataset[position]
+        if isinstance(sample, ScoredPhotograph):
+            name = sample.photograph.name.replace("/", "-")
+            draw_photograph(task, split, sample, fabric, folder / f"photograph-{name}.png")
+            continue
+        comparison = compare(task, split, sample, fabric)
         draw_comparison(comparison, task.table, reference_date, folder / f"patch-{comparison.sample.name}.png")
+
+
+@torch.no_grad()
+def draw_photograph(task: Task, split: Split, sample: ScoredPhotograph, fabric: Fabric, path: Path) -> None:
+    """Write a photograph, its truth and its prediction side by side, with the names of the segments on them."""
+    task.eval()
+    with fabric.autocast():
+        [prediction] = task.predict(split.prepare(collate_scored([sample]), fabric))
+    drawn = [sample.truth, prediction]
+    image_HW3 = _of_size(sample.photograph.image_CHW, sample.photograph.size_HW)
+    step = -(-max(sample.photograph.size_HW) // _LONGEST_PHOTOGRAPH)
+    image_HW3 = np.ascontiguousarray(image_HW3[::step, ::step])
+    panels = [overlay(image_HW3, every(picture, step), task.table) for picture in drawn]
+    height, width = panels[0].shape[:2]
+    figure = new_figure(3 * width / 100, height / 100 + 0.5)
+    titles = sample.photograph.name, *(f"{title}: {_things(picture)}" for title, picture in zip(_TITLES, drawn, strict=True))
+    for axes, title, panel in zip(figure.subplots(1, 3), titles, (image_HW3, *panels), strict=True):
+        axes.imshow(panel, interpolation="nearest")
+        axes.set_title(title, fontsize=12)
+        axes.set_axis_off()
+    save_figure(figure, path)
+
+
+def _of_size(image_CHW: Tensor, size_HW: tuple[int, int]) -> np.ndarray:
+    """An image of another size: uint8, H x W x 3."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image_CHW.permute(1, 2, 0).cpu().numpy()).resize(size_HW[::-1]))
+
+
+def _things(picture: Panoptic) -> str:
+    things = int(picture.segments.is_thing.sum())
+    return f"{things} thing{'' if things == 1 else 's'}"
 
 
 def draw_curves(log: Path, path: Path) -> None:

@@ -16,12 +16,12 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
 from panoseg.models.build import initialise
-from panoseg.models.config import fit_to_data
+from panoseg.models.config import looks_at_photographs
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import Progress
@@ -33,7 +33,8 @@ from panoseg.training.means import METRICS
 from panoseg.training.pictures import draw_curves, draw_predictions
 from panoseg.training.score_pictures import draw_scores
 from panoseg.training.splits import Splits, open_splits
-from panoseg.training.tasks import Task, make_task, numbers_text
+from panoseg.training.task import Task, numbers_text
+from panoseg.training.tasks import make_task
 from panoseg.training.transfer import check_parts, take_over
 
 if TYPE_CHECKING:
@@ -45,9 +46,7 @@ CONFIG, START = "config.json", "start.json"
 def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
     """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
     splits = open_splits(data, fold, train)
-    channels, classes = splits.train.normalisation.channels, splits.layout.classes.count
-    model = fit_to_data(train.model, channels, classes, train.data.reference_date)
-    train = replace(train, model=model)
+    train = replace(train, model=splits.fitted(train))
     run = RunConfig(experiment, str(Path(data).resolve()), fold, train)
     _check_samples(splits)
     if is_first_process():
@@ -92,9 +91,11 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
     training = Training(
         fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
     )
+    if training.course.text():
+        fabric.print(training.course.text())
     training.resume()
     if training.progress.total_steps:
-        fabric.print(_continuing(training.progress, run.train))
+        fabric.print(_continuing(training.progress, training.course.epochs))
     training.run()
     _finish(run, splits, folder, fabric)
 
@@ -102,7 +103,11 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
 def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> None:
     """Draw the weights, then take over those that the run starts from."""
     model, train = task.model, run.train
-    if train.initialisation == "published":
+    if looks_at_photographs(train.model):
+        from panoseg.models.initial_weights import take_initial_weights  # with torchvision, which seasons do without
+
+        fabric.print(take_initial_weights(model, task.table))  # type: ignore[arg-type]
+    elif train.initialisation == "published":
         initialise(model)
     if train.initial_heat and isinstance(model, PaPs):
         model.expect_heat(train.initial_heat)
@@ -132,8 +137,7 @@ class _BestKeeper:
             "fold": self.run.fold,
             "epoch": epoch,
             "seed": config.seed,
-            "normalisation": config.data.normalisation,
-            "single_date": config.data.single_date,
+            **_reading(config),
             **({"started_from": config.start_from, "frozen": list(config.freeze)} if config.start_from else {}),
         }
         card = WeightsCard(
@@ -163,30 +167,39 @@ def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> Non
         "experiment": run.experiment,
         "fold": run.fold,
         "best_epoch": card.provenance["epoch"],
-        "normalisation": run.train.data.normalisation,
+        **({} if card.of_photographs else {"normalisation": run.train.data.normalisation}),
         "validation": card.scores,
     }
     write_scores(folder, scores, about)
 
 
+def _reading(config: TrainConfig) -> dict[str, Any]:
+    """What a card must know to read other data like those of the training."""
+    if looks_at_photographs(config.model):
+        return {"min_side": config.photographs.min_side, "max_side": config.photographs.max_side}
+    return {"normalisation": config.data.normalisation, "single_date": config.data.single_date}
+
+
 def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
-    words = splits.layout.words
+    words, samples = splits.layout.words, splits.layout.samples
     train, validation, test = splits.parts
-    of = "its own patches (published)" if run.train.data.normalisation == "published" else f"{words(train)} for all sets"
     parameters = sum(parameter.numel() for parameter in task.parameters())
     rotations = len(splits.layout.rotations)
     name = f"{run.experiment}, fold {run.fold} of {rotations}" if rotations > 1 else run.experiment
-    return (
-        f"{name}: {parameters:,} parameters; {len(splits.train)} patches of {words(train)} to train, "
-        f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test\n"
-        f"normalisation: mean and deviation of {of}"
+    opening = (
+        f"{name}: {parameters:,} parameters; {len(splits.train)} {samples} of {words(train)} to train, "
+        f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test"
     )
+    if splits.layout.of_photographs:
+        return opening
+    of = "its own patches (published)" if run.train.data.normalisation == "published" else f"{words(train)} for all sets"
+    return f"{opening}\nnormalisation: mean and deviation of {of}"
 
 
-def _continuing(progress: Progress, train: TrainConfig) -> str:
-    if progress.epoch == train.epochs:
-        return f"trained to the end of epoch {train.epochs} before: the best weights are scored again"
-    return f"goes on in epoch {progress.epoch + 1} of {train.epochs}, after step {progress.total_steps}"
+def _continuing(progress: Progress, epochs: int) -> str:
+    if progress.epoch == epochs:
+        return f"trained to the end of epoch {epochs} before: the best weights are scored again"
+    return f"goes on in epoch {progress.epoch + 1} of {epochs}, after step {progress.total_steps}"
 
 
 def _check_samples(splits: Splits) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.metrics.confusion import ConfusionScores
 from panoseg.metrics.panoptic_quality import PanopticQuality
+from panoseg.training.photograph_scores import PhotographScores
 from panoseg.training.pictures import new_figure, save_figure
 from panoseg.training.scores import PanopticScores, Scores, SemanticScores
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CONFUSION, CLASSES = "confusion.png", "classes.png"
 _FAINTEST = 0.005  # shares below it would read 0
+_MOST_CLASSES = 40  # of a confusion matrix that can be read
 
 
 def draw_scores(scores: Scores, table: ClassTable, folder: Path) -> None:
@@ -32,6 +34,18 @@ def draw_scores(scores: Scores, table: ClassTable, folder: Path) -> None:
     elif isinstance(scores, PanopticScores):
         draw_confusion(scores.pixels, table, folder / CONFUSION)
         draw_panoptic_classes(scores.quality, table, folder / CLASSES)
+    elif isinstance(scores, PhotographScores):
+        _draw_photograph_scores(scores, folder)
+
+
+def _draw_photograph_scores(scores: PhotographScores, folder: Path) -> None:
+    """Classes by panoptic quality, or else by IoU; the confusion matrix where it can be read."""
+    if scores.quality is not None:
+        draw_panoptic_classes(scores.quality, scores.classes, folder / CLASSES, "segments")
+    elif scores.pixels is not None:
+        draw_semantic_classes(scores.pixels, scores.pixel_classes.table, folder / CLASSES)
+    if scores.pixels is not None and len(scores.pixel_classes.table.classes) <= _MOST_CLASSES:
+        draw_confusion(scores.pixels, scores.pixel_classes.table, folder / CONFUSION)
 
 
 def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
@@ -90,17 +104,17 @@ def draw_semantic_classes(scores: ConfusionScores, table: ClassTable, path: Path
     _draw_classes(table, columns, scores.mean_iou, "pixels", scores.pixels_K, path)
 
 
-def draw_panoptic_classes(quality: PanopticQuality, table: ClassTable, path: Path) -> None:
+def draw_panoptic_classes(quality: PanopticQuality, table: ClassTable, path: Path, counted: str = "parcels") -> None:
     """PQ, SQ and RQ of each class that occurs, the best first."""
     of_name = {entry.name: entry for entry in table.classes}
     columns = {name: np.full(table.count, np.nan) for name in ("PQ", "SQ", "RQ")}
-    parcels_K = np.zeros(table.count, np.int64)
+    true_K = np.zeros(table.count, np.int64)
     for row, name in enumerate(quality.counts.classes.names):
         class_id = of_name[name].id
         for column, values in zip(columns.values(), (quality.pq_K, quality.sq_K, quality.rq_K), strict=True):
             column[class_id] = values[row]
-        parcels_K[class_id] = quality.counts.true_positives[row] + quality.counts.false_negatives[row]
-    _draw_classes(table, columns, quality.all.pq, "parcels", parcels_K, path)
+        true_K[class_id] = quality.counts.true_positives[row] + quality.counts.false_negatives[row]
+    _draw_classes(table, columns, quality.all.pq, counted, true_K, path)
 
 
 def _draw_classes(

@@ -6,18 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset, Subset
 
 from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.layouts import Layout, Parts, find_layout
-from panoseg.data.loading import BatchLoader, make_loader
+from panoseg.data.loading import BatchLoader, Collate, make_loader
 from panoseg.data.pastis import PastisDataset
+from panoseg.data.photographs import collate_photographs
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
-from panoseg.data.samples import Batch, Normalisation, Sample
+from panoseg.data.samples import Normalisation, collate
 from panoseg.data.seasons import parse_reference_date
+from panoseg.errors import ConfigError
+from panoseg.models.config import ModelConfig, fit_to_classes, fit_to_data, looks_at_photographs
 from panoseg.training.config import DataConfig, Task, TrainConfig
+from panoseg.training.photograph_splits import ScoredPhotographs, collate_scored, open_photographs
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -25,18 +29,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One set of patches, and how it becomes batches.
+    """One set of patches or photographs, and how it becomes batches.
 
-    normalisation is applied on the device that computes. shuffle: a new order each epoch, of whole batches alone (training);
-    otherwise every patch once, in order.
+    normalisation is applied on the device that computes; None for photographs, which networks standardise. shuffle: a new order
+    each epoch, of whole batches alone (training); otherwise every sample once, in order. collate: makes a batch of samples.
     """
 
-    dataset: Dataset[Sample]
-    normalisation: Normalisation
+    dataset: Dataset[Any]
+    normalisation: Normalisation | None
     batch_size: int
     shuffle: bool = False
     seed: int = 0
     workers: int = 0
+    collate: Collate = collate
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -46,6 +51,7 @@ class Split:
         return make_loader(
             self.dataset,
             self.batch_size,
+            collate=self.collate,
             shuffle=self.shuffle,
             seed=self.seed,
             workers=self.workers,
@@ -56,15 +62,17 @@ class Split:
             pin_memory=fabric.device.type == "cuda",
         )
 
-    def batches(self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None) -> Iterator[Batch]:
-        """Batches on the device with standardised float32 images; of a loader that has been entered, or of a new one."""
+    def batches(self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None) -> Iterator[Any]:
+        """Batches as ``prepare`` makes them; of a loader that has been entered, or of a new one."""
         loader = self.loader(fabric) if loader is None else loader
         for batch in islice(loader, last_step):
             yield self.prepare(batch, fabric)
 
-    def prepare(self, batch: Batch, fabric: Fabric) -> Batch:
-        """A batch on the device, with standardised float32 images."""
+    def prepare(self, batch: Any, fabric: Fabric) -> Any:
+        """A batch on the device, seasons with standardised float32 images."""
         batch = batch.to(fabric.device)
+        if self.normalisation is None:
+            return batch
         return replace(batch, images_BTCHW=self.normalisation(batch.images_BTCHW, batch.valid_BT))
 
 
@@ -81,29 +89,61 @@ class Splits:
     layout: Layout
     parts: tuple[Parts, Parts, Parts]
 
+    def fitted(self, config: TrainConfig) -> ModelConfig:
+        """The network of a configuration with what follows from the data."""
+        if looks_at_photographs(config.model):
+            return fit_to_classes(config.model, self.layout.classes)
+        assert self.train.normalisation is not None, "seasons have a normalisation"
+        classes = self.layout.classes.count
+        return fit_to_data(config.model, self.train.normalisation.channels, classes, config.data.reference_date)
+
 
 def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
     """The sets of rotation ``fold`` of a dataset in any layout. Raises ``DatasetError`` and ``ConfigError``."""
     layout = find_layout(folder)
     rotation = layout.rotation(fold)
-    normalisations = [
-        replace(normalisation, ndvi=config.data.ndvi)
-        for normalisation in layout.normalisations(Path(folder), fold, config.data.normalisation)
-    ]
-    augmentations = (config.data.augmentation, None, None)
-    datasets = [
-        open_parts(folder, parts, config.data, config.task, augmentation)
-        for parts, augmentation in zip(rotation, augmentations, strict=True)
-    ]
-    train, validation, test = (
-        Split(dataset, normalisation, config.batch_size, workers=config.workers)
-        for dataset, normalisation in zip(datasets, normalisations, strict=True)
-    )
-    if config.max_validation_patches:
-        validation = replace(
-            validation, dataset=Subset(validation.dataset, range(min(config.max_validation_patches, len(validation))))
-        )
+    check_kind(layout, config.model)
+    open_sets = _photograph_sets if layout.of_photographs else _season_sets
+    train, validation, test = open_sets(layout, Path(folder), fold, config)
     return Splits(replace(train, shuffle=True, seed=config.seed), validation, test, layout, rotation)
+
+
+def check_kind(layout: Layout, model: ModelConfig) -> None:
+    """Raise ``ConfigError`` for a network that does not look at what a dataset holds."""
+    if layout.of_photographs != looks_at_photographs(model):
+        raise ConfigError(
+            f"{model.title} with a dataset in {layout.name}'s layout",
+            f"a network for {'photographs' if layout.of_photographs else 'satellite image time series'}",
+            "choose another dataset, or see panoseg experiments",
+        )
+
+
+def _season_sets(layout: Layout, folder: Path, fold: int, config: TrainConfig) -> list[Split]:
+    normalisations = layout.normalisations(folder, fold, config.data.normalisation)
+    augmentations = (config.data.augmentation, None, None)
+    datasets: list[Dataset[Any]] = [
+        open_parts(folder, parts, config.data, config.task, augmentation)
+        for parts, augmentation in zip(layout.rotation(fold), augmentations, strict=True)
+    ]
+    if config.max_validation_patches:
+        count = min(config.max_validation_patches, len(datasets[1]))  # type: ignore[arg-type]
+        datasets[1] = Subset(datasets[1], range(count))
+    return [
+        Split(dataset, replace(normalisation, ndvi=config.data.ndvi), config.batch_size, workers=config.workers)
+        for dataset, normalisation in zip(datasets, normalisations, strict=True)
+    ]
+
+
+def _photograph_sets(layout: Layout, folder: Path, fold: int, config: TrainConfig) -> list[Split]:
+    train, *others = (open_photographs(layout, folder, parts, config.photographs) for parts in layout.rotation(fold))
+    size, workers = config.batch_size, config.workers
+    return [
+        Split(train, None, size, workers=workers, collate=collate_photographs),
+        *(
+            Split(ScoredPhotographs(dataset, count), None, size, workers=workers, collate=collate_scored)
+            for dataset, count in zip(others, (config.max_validation_patches, 0), strict=True)
+        ),
+    ]
 
 
 def open_parts(

@@ -1,11 +1,10 @@
-"""What is learned: a task turns batches into losses and pictures, and a set of patches into scores.
+"""What is learned of seasons: tasks turn batches into losses and pictures, and a set of patches into scores.
 
 Shape suffixes: B batch, H W pixels, K classes, N centres.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,65 +19,22 @@ from panoseg.metrics.confusion import confusion_matrix, confusion_scores
 from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
 from panoseg.metrics.regions import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.build import build_model
-from panoseg.models.config import ModelConfig
+from panoseg.models.config import ModelConfig, looks_at_photographs
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.progress import track
-from panoseg.training.config import TrainConfig
+from panoseg.training.config import TrainConfig, task_of_model
 from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
 from panoseg.training.losses import PapsLoss
-from panoseg.training.scores import PanopticScores, Scores, SemanticScores
+from panoseg.training.scores import PanopticScores, SemanticScores
 from panoseg.training.semantic_loss import SemanticLoss
 from panoseg.training.splits import Split
+from panoseg.training.task import Task, Work, evaluation_batches, sum_over_processes
 from panoseg.training.threshold import THRESHOLDS, best_threshold, threshold_counts
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
-
-
-class Work:
-    """A batch, and whether only its centres are learned.
-
-    No dataclass: Fabric takes those apart to cast their tensors, and cannot rebuild frozen ones.
-    """
-
-    def __init__(self, batch: Batch, heatmap_only: bool = False) -> None:
-        self.batch, self.heatmap_only = batch, heatmap_only
-
-
-class Task(nn.Module):
-    """A model with what it learns.
-
-    Called with ``Work`` it gives named scalar losses, of which "loss" is descended. Images of a batch are standardised.
-    loss_names, metric_names: what training and validation write to the log. score_name: the metric by which the best is kept.
-    """
-
-    loss_names: tuple[str, ...]
-    metric_names: tuple[str, ...]
-    score_name: str
-
-    def __init__(self, model: nn.Module, table: ClassTable = PASTIS) -> None:
-        super().__init__()
-        self.model = model
-        self.table = table
-
-    def predict(self, batch: Batch) -> list[Panoptic]:
-        """One picture a patch."""
-        raise NotImplementedError
-
-    def evaluate(self, split: Split, fabric: Fabric) -> Scores:
-        """Scores on all patches of a set, each counted once, whatever the number of processes."""
-        raise NotImplementedError
-
-    def tune(self, split: Split, fabric: Fabric) -> None:
-        """Tune on a set what training does not learn; nothing in most tasks."""
-
-    def tuned_config(self) -> ModelConfig:
-        """The model's configuration with what ``tune`` found."""
-        config: ModelConfig = self.model.config  # type: ignore[assignment]
-        return config
 
 
 class SemanticTask(Task):
@@ -111,7 +67,7 @@ class SemanticTask(Task):
             with fabric.autocast(), torch.no_grad():
                 output = self._output(batch)
             counts += pixel_counts(output.logits_BKHW, output.boundary_B2HW, _present(batch.classes_BHW))
-        counts = PixelCounts(*(_sum_over_processes(part, fabric) for part in (counts.matrix_RCKK, counts.edge_22)))
+        counts = PixelCounts(*(sum_over_processes(part, fabric) for part in (counts.matrix_RCKK, counts.edge_22)))
         void = self.table.ids("void")
         return SemanticScores(
             {region: counts.scores(region, void) for region in REGIONS}, self.table, edge=counts.edge_scores()
@@ -126,9 +82,10 @@ class SemanticTask(Task):
 
 
 class PanopticTask(Task):
-    """Each parcel with its class, by PaPs."""
+    """Each parcel with its class, by PaPs. ``views``: as how many turned and mirrored images patches are seen when predicted."""
 
     model: PaPs
+    views = 1
 
     loss_names = ("loss", "centre", "size", "shape", "class", "pixel")
     metric_names = ("SQ", "RQ", "PQ", "PQ_any_class")
@@ -156,8 +113,7 @@ class PanopticTask(Task):
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[Panoptic]:
         """Candidates by descending confidence, each with the pixels that no better one has."""
-        output = self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
-        masks = self.model.scored_masks(output)
+        masks = self.model.masks(batch.images_BTCHW, batch.days_BT, batch.valid_BT, self.views)
         segment_BHW, _ = merge_masks(masks, len(batch.names), self.model.config.min_remain)
         return to_panoptics(segment_BHW, masks, self.table)
 
@@ -176,10 +132,10 @@ class PanopticTask(Task):
             predicted_BHW = np.stack([predicted.classes_HW(background) for predicted in predictions])
             matrix_KK += confusion_matrix(_present(batch.classes_BHW).cpu(), predicted_BHW, self.table.count, void)
         quality, agnostic = (
-            panoptic_quality(counts.from_array(_sum_over_processes(counts.to_array(), fabric)))
+            panoptic_quality(counts.from_array(sum_over_processes(counts.to_array(), fabric)))
             for counts in (by_class, any_class)
         )
-        return PanopticScores(quality, agnostic, confusion_scores(_sum_over_processes(matrix_KK, fabric), void))
+        return PanopticScores(quality, agnostic, confusion_scores(sum_over_processes(matrix_KK, fabric), void))
 
     @torch.no_grad()
     def tune(self, split: Split, fabric: Fabric) -> None:
@@ -193,7 +149,7 @@ class PanopticTask(Task):
                 output = self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT, min_confidence=0.0)
             losses = self.criterion(output, _present(batch.centres))
             counts += threshold_counts(losses.confidence_N.cpu().numpy(), losses.iou_N.cpu().numpy() > 0.5)
-        self.model.min_confidence.fill_(best_threshold(_sum_over_processes(counts, fabric)))
+        self.model.min_confidence.fill_(best_threshold(sum_over_processes(counts, fabric)))
 
     def tuned_config(self) -> ModelConfig:
         """The model's configuration with the tuned confidence threshold."""
@@ -202,6 +158,8 @@ class PanopticTask(Task):
 
 def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
     """The task of a training, with a network of torch's own initial weights. Raises ``ConfigError``."""
+    if looks_at_photographs(config.model):
+        return task_of(build_model(config.model), table)
     if config.model.classes != table.count:
         raise ConfigError(
             f"a network of {config.model.classes} classes with the {table.count} classes of {table.name}",
@@ -216,14 +174,12 @@ def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
 
 def task_of(model: nn.Module, table: ClassTable = PASTIS) -> Task:
     """The task that a network is made for, to predict and to score."""
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    if looks_at_photographs(config):
+        from panoseg.training.photograph_tasks import TASKS  # with torchvision, which seasons do without
+
+        return TASKS[task_of_model(config)](model, table)  # type: ignore[arg-type]
     return PanopticTask(model, table) if isinstance(model, PaPs) else SemanticTask(model, table)
-
-
-def evaluation_batches(task: Task, split: Split, fabric: Fabric) -> Iterator[Batch]:
-    """The batches of this process' part of a set, with the task in evaluation mode."""
-    task.eval()
-    loader = split.loader(fabric)
-    return track(split.batches(fabric, loader), "evaluate", total=len(loader))
 
 
 def true_panoptics(batch: Batch, table: ClassTable) -> list[Panoptic]:
@@ -246,20 +202,3 @@ def _present(value: Any) -> Any:
     if value is None:
         raise ValueError("the batch has no labels; open the dataset with the task's target")
     return value
-
-
-def _sum_over_processes(counts: Any, fabric: Fabric) -> Any:
-    """The sum of a tensor or array over all processes."""
-    if fabric.world_size == 1:
-        return counts
-    total: Any = fabric.all_reduce(torch.as_tensor(counts, device=fabric.device), reduce_op="sum")
-    return total.cpu().numpy() if isinstance(counts, np.ndarray) else total
-
-
-def numbers_text(numbers: Mapping[str, float]) -> str:
-    """Named numbers on one line.
-
-    >>> numbers_text({"SQ": 81.47, "PQ": 43.8})
-    'SQ 81.5, PQ 43.8'
-    """
-    return ", ".join(f"{name} {value:.1f}" for name, value in numbers.items())
