@@ -26,4 +26,4 @@ def run_demo(out: Path | str, size: int = 256, seed: int = 0, weights: Weights |
         weights = load_weights(weights)
     out = new_folder(out)
     season = write_cube(out / "season", (size, size), _FIRST_SEED + seed)
-    return map_cube(season / "cube.nc", weights, out / "map", MapOptions(year=2019), truth=season / "parcels.gpkg")
+    return map_cube(season / "cube.nc", weights, out / "map", MapOptions(year=2019, views=2), truth=season / "parcels.gpkg")

@@ -143,7 +143,7 @@ class BatchLoader(DataLoader):
         """The next iteration is ``epoch``, from its batch number ``skip`` on."""
         self.sampler.order.enter(epoch, skip)  # type: ignore[attr-defined]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for answer in super().__iter__():
             if isinstance(answer, PanosegError):
                 try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -66,7 +67,12 @@ class Photograph:
     def tensors(self) -> list[Tensor]:
         """All tensors of the photograph."""
         found: list[Tensor] = []
-        self.map_tensors(lambda tensor: (found.append(tensor), tensor)[1])
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map_tensors(note)
         return found
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> Photograph:
@@ -146,7 +152,7 @@ def mask_boxes(mask_NHW: Tensor) -> Tensor:
         return box_N4
     masks_NHW = mask_NHW.numpy()  # NumPy looks for any pixel five times as fast as torch
     for axis, first in ((1, 0), (2, 1)):  # columns, then rows
-        lines_NL = masks_NHW.any(axis=axis)
+        lines_NL = np.any(masks_NHW, axis=axis)
         is_filled_N = lines_NL.any(axis=1)
         box_N4[:, first] = torch.from_numpy(lines_NL.argmax(axis=1) * is_filled_N)
         box_N4[:, first + 2] = torch.from_numpy((lines_NL.shape[1] - lines_NL[:, ::-1].argmax(axis=1)) * is_filled_N)

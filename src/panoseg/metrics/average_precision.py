@@ -19,8 +19,8 @@ import numpy as np
 
 DetectionKind = Literal["box", "mask"]
 Row = Mapping[str, Any]
-"""An object in COCO's form: category_id, bbox (left, top, width, height) and segmentation (compressed run lengths); of the truth
-area and iscrowd besides, of a prediction score."""
+"""An object in COCO's form: category_id, bbox (left, top, width, height) and segmentation (compressed run lengths); of the
+truth area and iscrowd besides, of a prediction score."""
 
 SIZES = ("all", "small", "medium", "large")
 """Sizes of objects that are scored apart: any, below 32 x 32 pixels, from there to 96 x 96, above."""
@@ -46,8 +46,8 @@ class DetectionMatches:
 class AveragePrecision:
     """Average precision, 0..1, NaN where there is no true object.
 
-    ap: mean over the thresholds 0.5, 0.55, .. 0.95 and over the classes that occur. ap50, ap75: at one threshold. by_size: ``ap``
-    of objects of each of ``SIZES``. by_class: ``ap`` of each class id.
+    ap: mean over the thresholds 0.5, 0.55, .. 0.95 and over the classes that occur. ap50, ap75: at one threshold. by_size:
+    ``ap`` of objects of each of ``SIZES``. by_class: ``ap`` of each class id.
     """
 
     ap: float

@@ -59,7 +59,7 @@ def fit_to_data(config: ModelConfig, bands: int, classes: int, reference_date: s
     facts: dict[str, Any] = {"bands": bands, "classes": classes, "reference_date": reference_date}
     known = {entry.name for entry in fields(network)}
     fitted = replace(network, **{name: value for name, value in facts.items() if name in known})
-    return replace(config, backbone=fitted) if isinstance(config, PapsConfig) else fitted
+    return replace(config, backbone=fitted) if isinstance(config, PapsConfig) else fitted  # type: ignore[arg-type]
 
 
 def looks_at_photographs(config: ModelConfig) -> TypeGuard[PhotographModelConfig]:
@@ -69,7 +69,7 @@ def looks_at_photographs(config: ModelConfig) -> TypeGuard[PhotographModelConfig
 
 def fit_to_classes(config: PhotographModelConfig, table: ClassTable) -> PhotographModelConfig:
     """The same network for photographs with the numbers of things and stuff of a class table."""
-    counts = {"things": len(table.ids("thing")), "stuff": len(table.ids("stuff"))}
+    counts: dict[str, Any] = {"things": len(table.ids("thing")), "stuff": len(table.ids("stuff"))}
     known = {entry.name for entry in fields(config)}
     return replace(config, **{name: count for name, count in counts.items() if name in known})
 

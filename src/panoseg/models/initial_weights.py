@@ -10,10 +10,11 @@ import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 from urllib.parse import urlparse
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import ResNet18_Weights, ResNet50_Weights, WeightsEnum
 from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
@@ -47,7 +48,7 @@ def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
     if name == "none":
         return "initial weights: drawn"
     if name == "imagenet":
-        body: nn.Module = getattr(model.backbone, "body", model.backbone)  # type: ignore[assignment]
+        body: Any = getattr(model.backbone, "body", model.backbone)
         state = _fetched(_IMAGENET[model.config.backbone])
         body.load_state_dict({entry: value for entry, value in state.items() if not entry.startswith("fc.")})
         return f"initial weights: ImageNet's for the {model.config.backbone}, the rest drawn"

@@ -34,7 +34,7 @@ def merged(output: PhotographOutput, labels: Labels, scope: Scope | None, thresh
     labels: what the labels of the networks mean. scope: that of the network which scored the pixels; its things draw nothing.
     """
     objects, label_BHW = output.objects, output.label_BHW
-    device = (output.maps_BKhw if objects is None else objects.score_BN).device
+    device = _device(output)
     if label_BHW is None or scope is None:
         semantic_BHW = torch.full((1, *output.size_HW), VOID, device=device)
     else:
@@ -46,6 +46,12 @@ def merged(output: PhotographOutput, labels: Labels, scope: Scope | None, thresh
         )
     classes_BN = labels.thing_classes(objects.label_BN)
     return merge_drawn(objects.mask_BHW, objects.score_BN, classes_BN, semantic_BHW, labels.stuff, thresholds)
+
+
+def _device(output: PhotographOutput) -> torch.device:
+    if output.objects is not None:
+        return output.objects.score_BN.device
+    return torch.device("cpu") if output.maps_BKhw is None else output.maps_BKhw.device
 
 
 def panoptics(

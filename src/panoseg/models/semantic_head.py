@@ -24,7 +24,7 @@ class SemanticHead(nn.Module):
         self.levels = nn.ModuleList(_way_up(steps, pyramid_width, width) for steps in range(levels))
         self.scores = nn.Conv2d(width, classes, 1)
         nn.init.normal_(self.scores.weight, std=0.01)
-        nn.init.zeros_(self.scores.bias)
+        nn.init.constant_(self.scores.get_parameter("bias"), 0.0)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Scores B x K x h x w; maps: finest first, each half the size of the one before."""

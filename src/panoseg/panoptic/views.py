@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 VIEWS = 8
 """Views of a square: four quarter turns, each as it is and mirrored."""
@@ -97,6 +100,8 @@ def fuse_views(views: Sequence[SoftMasks], mask_threshold: float) -> SoftMasks:
 
 def _iou(mask_NHW: Tensor, image_N: Tensor) -> csr_array:
     """IoU of every pair of masks that share pixels of one image, N x N; the diagonal holds those that have pixels."""
+    from scipy.sparse import csr_array  # training, which sees one view, needs no SciPy
+
     mask_NP = mask_NHW.flatten(1).cpu().numpy()
     row, pixel = np.nonzero(mask_NP)
     images, pixels = image_N.cpu().numpy(), mask_NP.shape[1]

@@ -100,9 +100,9 @@ def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, o
     card, layout = found.weights.card, find_layout(data)
     check_kind(layout, card.model)
     if layout.of_photographs:
-        config = PhotographConfig(*(card.provenance.get(name, 0) for name in ("min_side", "max_side")))
-        dataset = ScoredPhotographs(open_photographs(layout, data, found.parts, config, card.classes))
-        return Split(dataset, None, options.batch_size, workers=options.workers, collate=collate_scored)
+        sides = PhotographConfig(*(card.provenance.get(name, 0) for name in ("min_side", "max_side")))
+        photographs = ScoredPhotographs(open_photographs(layout, data, found.parts, sides, card.classes))
+        return Split(photographs, None, options.batch_size, workers=options.workers, collate=collate_scored)
     _check_classes(card.classes, layout)
     if _policy(card, normalisation) == "published":
         ndvi = card.normalisation is not None and card.normalisation.ndvi

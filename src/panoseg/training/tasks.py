@@ -82,7 +82,10 @@ class SemanticTask(Task):
 
 
 class PanopticTask(Task):
-    """Each parcel with its class, by PaPs. ``views``: as how many turned and mirrored images patches are seen when predicted."""
+    """Each parcel with its class, by PaPs.
+
+    views: as how many turned and mirrored images patches are seen when they are predicted, 1 to 8.
+    """
 
     model: PaPs
     views = 1

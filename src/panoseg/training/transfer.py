@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -95,13 +95,21 @@ def _shape(value: Tensor) -> str:
     return " x ".join(map(str, value.shape)) or "one number"
 
 
+def _more_classes(config: ModelConfig) -> ModelConfig:
+    """The same network for more classes than it has."""
+    if isinstance(config, PapsConfig):
+        return replace(config, backbone=_more_classes(config.backbone))  # type: ignore[arg-type]
+    known = {entry.name for entry in fields(config)}
+    wider: dict[str, Any] = {name: 1 + getattr(config, name) for name in ("classes", "things", "stuff") if name in known}
+    return replace(config, **wider)
+
+
 def classifier_entries(config: ModelConfig) -> frozenset[str]:
     """Names of the entries that belong to modules whose shape follows from the number of classes."""
-    network = config.backbone if isinstance(config, PapsConfig) else config
-    wider = replace(network, classes=2 * network.classes)
+    wider = _more_classes(config)
     with torch.random.fork_rng(devices=()):
         one = build_model(config).state_dict()
-        other = build_model(replace(config, backbone=wider) if isinstance(config, PapsConfig) else wider).state_dict()
+        other = build_model(wider).state_dict()
     owners = {_owner(name) for name, value in one.items() if value.shape != other[name].shape}
     return frozenset(name for name in one if _owner(name) in owners)
 
