@@ -17,8 +17,9 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import CubeError
+from panoseg.imagery.assets import one_asset_a_band, resolution
 from panoseg.imagery.bands import band_name
-from panoseg.imagery.stac_folder import _one_asset_a_band, _radiometry, _resolution, read_scenes
+from panoseg.imagery.stac_folder import read_scenes
 
 
 @pytest.mark.parametrize(
@@ -75,29 +76,13 @@ def test_the_real_folder_equals_the_real_cube(real_data):
     ],
 )
 def test_assets_of_the_public_catalogues(real_data, name):
-    found = _one_asset_a_band(json.loads((real_data / "stac-items" / name).read_text())["assets"])
+    found = one_asset_a_band(json.loads((real_data / "stac-items" / name).read_text())["assets"])
     assert set(found) >= {*PASTIS_BANDS, "SCL"}
     for band in PASTIS_BANDS:
-        assert _resolution(found[band]) == (10 if band in ("B02", "B03", "B04", "B08") else 20)
+        assert resolution(found[band]) == (10 if band in ("B02", "B03", "B04", "B08") else 20)
         assert "jp2" not in found[band].get("type", "") or "cdse" in name
     # Planetary Computer calls B8A "rededge" like three others: its name decides.
     assert "8A" in found["B8A"]["href"] or "nir08" in found["B8A"]["href"] or "B8A" in found["B8A"]["title"]
-
-
-@pytest.mark.parametrize(
-    ("asset", "properties", "scale", "offset"),
-    [
-        ({}, {}, 1e-4, 0.0),
-        ({}, {"s2:processing_baseline": "03.01"}, 1e-4, 0.0),
-        ({}, {"s2:processing_baseline": "04.00"}, 1e-4, -0.1),
-        ({"raster:bands": [{"scale": 2e-4, "offset": -0.1}]}, {}, 2e-4, -0.1),
-        ({"raster:bands": [{"scale": 1e-4, "offset": -0.1}]}, {"earthsearch:boa_offset_applied": True}, 1e-4, 0.0),
-        ({"raster:bands": [{"scale": 1e-4, "offset": 0}]}, {"s2:processing_baseline": "05.09"}, 1e-4, 0.0),
-        ({"raster:scale": 1e-4, "raster:offset": -0.1}, {"processing:version": "05.00"}, 1e-4, -0.1),
-    ],
-)
-def test_scale_and_offset(asset, properties, scale, offset):
-    assert _radiometry(asset, properties, "B02")[:2] == (scale, offset)
 
 
 def test_each_scene_has_its_own_offset(tmp_path):

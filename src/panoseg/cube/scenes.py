@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,13 @@ from rasterio.warp import transform_bounds
 from shapely.geometry import mapping
 
 from panoseg.errors import CubeError
+from panoseg.imagery.assets import Scene
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.stac_folder import Scene
+from panoseg.imagery.radiometry import without_offset
 
 _CHUNK = 512
+_SAMPLED_SIDE = 512
+_VISIBLE = ("B04", "B03", "B02")  # where land is darkest
 # odc-stac asks only the files whose footprint meets the window; a box that is straight on the grid is not so on the globe.
 _FOOTPRINT_MARGIN_DEGREES = 0.02
 
@@ -40,6 +43,7 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
 
     bands = sorted(scenes[0].assets)
     headers = [_header(scene) for scene in scenes]
+    scenes = [_with_true_offset(scene) for scene in scenes]
     loaded = odc.stac.load(
         [_item(scene, number, header) for number, (scene, header) in enumerate(zip(scenes, headers, strict=True))],
         bands=bands,
@@ -53,6 +57,21 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
     return loaded.assign({band: _reflectance(loaded[band], scenes, band) for band in bands})
 
 
+def _with_true_offset(scene: Scene) -> Scene:
+    """The scene; where its metadata are known to err, a sample of its numbers decides whether they still hold the offset."""
+    asset = next((scene.assets[band] for band in _VISIBLE if band in scene.assets), None)
+    if asset is None or not asset.meaning.doubtful:
+        return scene
+    with rasterio.open(asset.href) as source:
+        numbers_HW = source.read(1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape))
+    if not without_offset(numbers_HW, asset.meaning):
+        return scene
+    assets = {
+        band: replace(asset, meaning=replace(asset.meaning, offset=0.0, doubtful=False)) for band, asset in scene.assets.items()
+    }
+    return replace(scene, assets=assets)
+
+
 def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
     """A plain item whose assets are named by band; its name is its place in time, since names of scenes may repeat."""
     box = shapely.box(*transform_bounds(header.crs, "EPSG:4326", *header.bounds)).buffer(
@@ -60,10 +79,8 @@ def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
     )
     item = pystac.Item(f"{number:06d}", mapping(box), list(box.bounds), scene.time, {})
     for band, asset in scene.assets.items():
-        raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.nodata}]}
-        item.add_asset(
-            band, pystac.Asset(str(asset.path), media_type=pystac.MediaType.COG, roles=["data"], extra_fields=raster)
-        )
+        raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.meaning.nodata}]}
+        item.add_asset(band, pystac.Asset(asset.href, media_type=pystac.MediaType.COG, roles=["data"], extra_fields=raster))
     return item
 
 
@@ -74,11 +91,13 @@ def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) 
     def per_time(values: list[float]) -> xr.DataArray:
         return xr.DataArray(np.array(values, np.float32), coords={"time": numbers_TYX.time}, dims="time")
 
-    nodata = per_time([asset.nodata for asset in assets])
+    nodata = per_time([asset.meaning.nodata for asset in assets])
     values = numbers_TYX.where(numbers_TYX != nodata)
     if band == SCENE_CLASSIFICATION:
         return values
-    return values * per_time([asset.scale * 1e4 for asset in assets]) + per_time([asset.offset * 1e4 for asset in assets])
+    return values * per_time([asset.meaning.scale * 1e4 for asset in assets]) + per_time(
+        [asset.meaning.offset * 1e4 for asset in assets]
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +126,7 @@ def _common_grid(headers: Sequence[Header]) -> GeoBox:
 
 def _header(scene: Scene) -> Header:
     """The header of a scene's finest band, once those of all its bands are known to be whole."""
-    headers = [_header_of(asset.path) for asset in scene.assets.values()]
+    headers = [_header_of(Path(asset.href)) for asset in scene.assets.values()]
     return min(zip(scene.assets.values(), headers, strict=True), key=lambda pair: pair[0].resolution_m)[1]
 
 

@@ -1,17 +1,9 @@
-"""A folder of GeoTIFFs with STAC items: which file holds which band of which scene.
-
-Assets are found by what an item says of them, in this order: the name of their one band, their key, its common name. Items
-of the public Sentinel-2 catalogues differ in all three (``eo:bands`` in STAC 1.0, ``bands`` in 1.1; keys ``B02``, ``blue`` or
-``B02_10m``).
-"""
+"""A folder of GeoTIFFs with STAC items -> its scenes, by ``panoseg.imagery.assets``."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,37 +12,9 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
+from panoseg.imagery.assets import BROKEN_ITEM, Scene, scene_of_item
 
 _LARGEST_ITEM_BYTES = 64 * 1024**2
-_DEFAULT_SCALE = 1e-4
-# From this processing baseline on (January 2022) products carry an offset, so that noise below zero survives.
-_FIRST_BASELINE_WITH_OFFSET = 4.0
-_OFFSET = -0.1
-
-
-@dataclass(frozen=True)
-class SceneAsset:
-    """The file of one band of one scene.
-
-    path: an existing file inside the folder. reflectance = number x ``scale`` + ``offset``. nodata: the number that means none.
-    resolution_m: size of a pixel as the item states it, infinite where it does not.
-    """
-
-    path: Path
-    scale: float
-    offset: float
-    nodata: float
-    resolution_m: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One acquisition: ``time`` in UTC without zone, and its assets by band (``B02``, .., ``SCL``)."""
-
-    id: str
-    time: datetime
-    assets: dict[str, SceneAsset]
 
 
 def is_stac_folder(folder: Path) -> bool:
@@ -86,11 +50,11 @@ def damaged_raster(folder: Path | str) -> Path | None:
     for scene in read_scenes(folder):
         for asset in scene.assets.values():
             try:
-                with rasterio.open(asset.path) as source:
+                with rasterio.open(asset.href) as source:
                     for _, window in source.block_windows():
                         source.read(window=window)
             except RasterioError:
-                return asset.path
+                return Path(asset.href)
     return None
 
 
@@ -121,72 +85,13 @@ def _items(folder: Path) -> Iterator[tuple[Path, dict]]:
 def _scene(item: dict, path: Path, folder: Path) -> Scene:
     """The scene of an item in the file ``path``."""
     try:
-        properties = item["properties"]
-        time = datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"])
-        if time.tzinfo is not None:
-            time = time.astimezone(UTC).replace(tzinfo=None)
-        chosen = _one_asset_a_band(item["assets"])
-        assets = {
-            band: SceneAsset(
-                _local_path(asset["href"], path, folder), *_radiometry(asset, properties, band), _resolution(asset)
-            )
-            for band, asset in chosen.items()
-        }
-        return Scene(str(item["id"]), time, assets)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        return scene_of_item(item, lambda href: str(_local_path(href, path, folder)))
+    except BROKEN_ITEM as error:
         raise CubeError(
             f"{path} is not a complete STAC item ({type(error).__name__}: {error})",
             "an id, a datetime and assets with href",
             "correct the item, or take it out of the folder",
         ) from error
-
-
-def _one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:
-    """The best asset of each band: a GeoTIFF rather than JPEG 2000, then the finest pixels, then the first key."""
-    candidates: dict[str, list[tuple[bool, float, str]]] = {}
-    for key, asset in assets.items():
-        band = _band_of(key, asset)
-        if band is not None:
-            is_tiff = "tiff" in str(asset.get("type", "")) or asset["href"].lower().endswith((".tif", ".tiff"))
-            candidates.setdefault(band, []).append((not is_tiff, _resolution(asset), key))
-    return {band: assets[min(found)[2]] for band, found in sorted(candidates.items())}
-
-
-def _band_of(key: str, asset: dict) -> str | None:
-    """The band of an asset; None for previews, metadata and other products."""
-    described = asset.get("bands") or asset.get("eo:bands") or [{}]
-    if len(described) != 1:
-        return None
-    band = described[0]
-    names = (band.get("name"), key, band.get("eo:common_name") or band.get("common_name"))
-    return next((found for name in names if name and (found := band_name(name))), None)
-
-
-def _resolution(asset: dict) -> float:
-    described = (asset.get("raster:bands") or [{}])[0]
-    return float(asset.get("gsd") or described.get("spatial_resolution") or "inf")
-
-
-def _radiometry(asset: dict, properties: dict, band: str) -> tuple[float, float, float]:
-    """Scale, offset and the number for no data.
-
-    An offset that is stated is wrong where the catalogue has already subtracted it (``earthsearch:boa_offset_applied``); where
-    none is stated, the processing baseline decides.
-    """
-    described = {**asset, **(asset.get("raster:bands") or asset.get("bands") or [{}])[0]}
-    nodata = float(described.get("nodata") or 0)
-    if band == SCENE_CLASSIFICATION:
-        return 1.0, 0.0, nodata
-    scale = described.get("scale", described.get("raster:scale", _DEFAULT_SCALE))
-    offset = described.get("offset", described.get("raster:offset"))
-    if properties.get("earthsearch:boa_offset_applied") is True:
-        offset = 0.0
-    elif offset is None:
-        baseline = properties.get("s2:processing_baseline") or properties.get("processing:version") or 0
-        offset = _OFFSET if float(baseline) >= _FIRST_BASELINE_WITH_OFFSET else 0.0
-    if not (math.isfinite(float(scale)) and math.isfinite(float(offset))):
-        raise ValueError(f"scale {scale} and offset {offset}")
-    return float(scale), float(offset), nodata
 
 
 def _local_path(href: str, item_path: Path, folder: Path) -> Path:

@@ -1,0 +1,91 @@
+"""STAC items -> scenes: which asset holds which band, by what the item itself says.
+
+Assets are found in this order: the name of their one band, their key, its common name. Items of the public Sentinel-2
+catalogues differ in all three (``eo:bands`` in STAC 1.0, ``bands`` in 1.1; keys ``B02``, ``blue`` or ``B02_10m``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import shapely
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from panoseg.imagery.bands import band_name
+from panoseg.imagery.radiometry import Radiometry, processing_baseline, radiometry
+
+# What a STAC item that anybody made may raise while it is read.
+BROKEN_ITEM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError)
+
+
+@dataclass(frozen=True)
+class SceneAsset:
+    """The file of one band of one scene.
+
+    href: a path or a URL that GDAL opens. meaning: of the numbers in it. resolution_m: size of a pixel as the item states it,
+    infinite where it does not.
+    """
+
+    href: str
+    meaning: Radiometry
+    resolution_m: float
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One acquisition: ``time`` in UTC without zone, and its assets by band (``B02``, .., ``SCL``).
+
+    outline: where it lies, in degrees; None where the item does not say. baseline: its processing baseline, 0 where unknown.
+    """
+
+    id: str
+    time: datetime
+    assets: dict[str, SceneAsset]
+    outline: BaseGeometry | None = None
+    baseline: float = 0.0
+
+
+def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
+    """The scene of a STAC item. locate: href of an asset -> path or URL. Raises one of ``BROKEN_ITEM`` for a broken item."""
+    properties = item["properties"]
+    time = datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"])
+    if time.tzinfo is not None:
+        time = time.astimezone(UTC).replace(tzinfo=None)
+    name = str(item["id"])
+    assets = {
+        band: SceneAsset(locate(asset["href"]), radiometry(asset, properties, band, name), resolution(asset))
+        for band, asset in one_asset_a_band(item["assets"]).items()
+    }
+    outline = shape(item["geometry"]) if item.get("geometry") else None
+    return Scene(name, time, assets, outline, processing_baseline(properties, name) or 0.0)
+
+
+def one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:
+    """The best asset of each band: a GeoTIFF rather than JPEG 2000, then the finest pixels, then the first key."""
+    candidates: dict[str, list[tuple[bool, float, str]]] = {}
+    for key, asset in assets.items():
+        band = _band_of(key, asset)
+        if band is not None:
+            is_tiff = "tiff" in str(asset.get("type", "")) or asset["href"].lower().endswith((".tif", ".tiff"))
+            candidates.setdefault(band, []).append((not is_tiff, resolution(asset), key))
+    return {band: assets[min(found)[2]] for band, found in sorted(candidates.items())}
+
+
+def _band_of(key: str, asset: dict) -> str | None:
+    """The band of an asset; None for previews, metadata and other products."""
+    described = asset.get("bands") or asset.get("eo:bands") or [{}]
+    if len(described) != 1:
+        return None
+    band = described[0]
+    names = (band.get("name"), key, band.get("eo:common_name") or band.get("common_name"))
+    return next((found for name in names if name and (found := band_name(name))), None)
+
+
+def resolution(asset: dict) -> float:
+    """Size of a pixel in metres as an asset states it; infinite where it does not."""
+    described = (asset.get("raster:bands") or [{}])[0]
+    return float(asset.get("gsd") or described.get("spatial_resolution") or "inf")
