@@ -67,7 +67,7 @@ def test_predictions_are_torchvisions(published):
     network = build_model(config).eval()
     network.load_state_dict({name: value for name, value in published.state_dict().items() if "num_batches" not in name})
     published.rpn._pre_nms_top_n["testing"] = 20
-    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = network.padded([image])
     with torch.no_grad():
         features = published.backbone(batch.tensors)
@@ -76,7 +76,7 @@ def test_predictions_are_torchvisions(published):
     found = network.predict([image], [(128, 192)])[0].objects
     assert found.score_BN[0].allclose(expected["scores"], atol=1e-5)
     assert torch.equal(found.label_BN[0], expected["labels"])
-    assert found.box_BN4[0].allclose(expected["boxes"] * 2, atol=1e-3)
+    torch.testing.assert_close(found.box_BN4[0], expected["boxes"] * 2, rtol=0, atol=0.05)  # pixels, of logits of some tens
     assert found.shape_BNSS[0].allclose(expected["masks"][:, 0], atol=1e-3)  # drawn weights make logits of some tens
 
 

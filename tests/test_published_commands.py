@@ -11,6 +11,7 @@ import pytest
 
 from panoseg.cli import test as testing
 from panoseg.cli.experiments import option_words
+from panoseg.models.config import looks_at_photographs
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 
@@ -43,7 +44,12 @@ def test_every_published_flag_is_named(program):
 
 
 def test_every_experiment_is_named():
-    missing = [name for name in EXPERIMENTS if not re.search(rf"\b{name}`", TEXT) and not name.startswith("simulated")]
+    published = [
+        name
+        for name, entry in EXPERIMENTS.items()
+        if not name.startswith("simulated") and not looks_at_photographs(entry.config.model)
+    ]
+    missing = [name for name in published if not re.search(rf"\b{name}`", TEXT)]
     assert not missing
 
 
