@@ -13,14 +13,16 @@ from PIL import Image
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample
+from panoseg.data.simulated_photographs.write import write_photographs
 from panoseg.errors import OutputError, WeightsError
 from panoseg.models.build import build_model
-from panoseg.models.weights import load_weights, save_weights
+from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.config import TrainConfig
 from panoseg.training.pictures import Comparison, clear_near_midsummer, draw_comparison, draw_curves, true_colour
 from panoseg.training.run import start
+from photograph_networks import TABLE, panoptic_fpn
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 CONFIG = TrainConfig(model=PAPS, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False)
@@ -87,9 +89,40 @@ def test_fold_and_every_patch_choose_what_is_scored(run, data, tmp_path):
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["patches"] == 10
 
 
+def test_views_change_scores_and_have_a_folder_of_their_own(run, data, capsys):
+    assert main(["test", str(run), "--data", str(data), "--views", "2", *QUICK]) == 0
+    assert "seen in 2 views" in capsys.readouterr().out
+    once, twice = (json.loads((folder / "metrics.json").read_text()) for folder in (run, run / "test-2-views"))
+    assert twice["views"] == 2
+    assert twice["details"] != once["details"]
+
+
+@pytest.mark.parametrize("views", ["0", "9"])
+def test_a_number_of_views_that_there_is_not_is_refused(run, data, tmp_path, capsys, views):
+    assert main(["test", str(run), "--data", str(data), "--views", views, "--out", str(tmp_path / "out"), *QUICK]) == 2
+    assert f"views {views}; expected 1 to 8" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_views_of_other_networks_are_refused(data, tmp_path, capsys):
+    """Masks of parcels are joined; a semantic network has none, and photographs have an up and a down."""
+    photographs = write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)
+    for name, named, card, dataset in (
+        ("a", "--views 2 with weights of a semantic model", WeightsCard(UTAE, None, PASTIS), data),
+        ("b", "--views with photographs", WeightsCard(panoptic_fpn(), None, TABLE), photographs),
+    ):
+        save_weights(tmp_path / name, Weights(card, build_model(card.model).state_dict()))
+        command = ["test", "--weights", str(tmp_path / name), "--data", str(dataset), "--fold", "1", "--views", "2", *QUICK]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        words = capsys.readouterr().err
+        assert named in words
+        assert words.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
 def test_normalisation_changes_what_is_seen(run, data, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("panoseg.training.evaluate.score", lambda weights, split, fabric: seen.append(split) or 1 / 0)
+    monkeypatch.setattr("panoseg.training.evaluate.score", lambda weights, split, fabric, views: seen.append(split) or 1 / 0)
     for policy in ("train", "published"):
         with pytest.raises(ZeroDivisionError):
             main(["test", str(run), "--data", str(data), "--normalisation", policy, "--out", str(tmp_path / policy), *QUICK])

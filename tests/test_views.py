@@ -66,8 +66,8 @@ def test_a_view_counts_once_for_an_instance():
     assert joined.probability_NHW[0, 0, 3].item() == pytest.approx(0.9)
 
 
-def test_images_of_a_batch_do_not_mix():
-    first, second = soft((*LEFT, 0.1)), soft((*LEFT, 0.0), image=1)
+def test_images_of_a_batch_do_not_mix_and_stay_in_their_order():
+    first, second = soft((*LEFT, 0.0)), soft((*LEFT, 0.1), image=1)
     both = SoftMasks(
         *(
             torch.cat([getattr(part, name) for part in (first, second)])
@@ -76,7 +76,8 @@ def test_images_of_a_batch_do_not_mix():
     )
     joined = fuse_views([both, both], 0.4)
     assert joined.image_N.tolist() == [0, 1]
-    torch.testing.assert_close(joined.score_N, torch.tensor([0.9, 0.8]))
+    torch.testing.assert_close(joined.score_N, torch.tensor([0.8, 0.9]))
+    torch.testing.assert_close(joined.probability_NHW, both.probability_NHW)
 
 
 def test_masks_without_pixels_and_views_without_masks_are_left_out():

@@ -23,6 +23,8 @@ class ScoringOptions:
     """Mean and deviation of the bands: of the training, or of the scored folds as published; else as trained."""
     region: Literal["all", "boundary", "interior"] = "all"
     """Which pixels the table of a semantic model is of: all, those with a neighbour of another class, or the others."""
+    views: int = 1
+    """As how many turned and mirrored images a panoptic model of seasons sees each patch, 1 to 8; their masks are joined."""
     batch_size: int = 4
     """Patches at a time."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -54,19 +56,21 @@ def run(
 
     example: panoseg test run --data S2TSCZCROP --region boundary
 
+    example: panoseg test run --data PASTIS --views 4
+
     Args:
         run: Folder of a run.
         data: Folder of the dataset, in the layout of PASTIS or of S2TSCzCrop.
         weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 .. Fold_5.
         options: What is scored, and with what.
-        out: Folder of the results; RUN/test for a run, otherwise test-NAME here, with the region added where it is not all.
+        out: Folder of the results; RUN/test for a run, otherwise test-NAME here; --region and --views add to the name.
     """
     folder = run if weights is None else weights
     if folder is None or (run is not None and weights is not None):
         raise ConfigError(
             "a run and weights" if folder else "neither a run nor weights", "one of them", "see panoseg test --help"
         )
-    _score(folder, data, out or _default_folder(run, folder, options.region), options)
+    _score(folder, data, out or _default_folder(run, folder, options), options)
 
 
 def _score(folder: Path, data: Path, out: Path, options: ScoringOptions) -> None:
@@ -87,10 +91,13 @@ def _score(folder: Path, data: Path, out: Path, options: ScoringOptions) -> None
         every_patch=options.every_patch,
         normalisation=options.normalisation,
         region=options.region,
+        views=options.views,
         pictures=options.pictures,
     )
 
 
-def _default_folder(run: Path | None, folder: Path, region: str) -> Path:
-    of_region = "" if region == "all" else f"-{region}"
-    return run / f"test{of_region}" if run else Path(f"test-{folder.name}{of_region}")
+def _default_folder(run: Path | None, folder: Path, options: ScoringOptions) -> Path:
+    of_region = "" if options.region == "all" else f"-{options.region}"
+    of_views = "" if options.views == 1 else f"-{options.views}-views"
+    suffix = of_region + of_views
+    return run / f"test{suffix}" if run else Path(f"test-{folder.name}{suffix}")

@@ -22,8 +22,8 @@ from panoseg.panoptic.panoptic import Panoptic, Segments, kinds_of, present_segm
 class ScoredMasks:
     """Candidate instances of a batch, before they are merged into one picture; any instance head makes them.
 
-    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32 logits.
-    image_N: int64, which image of the batch a candidate belongs to, ascending.
+    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32, logits or probabilities: the best
+    counts. image_N: int64, which image of the batch a candidate belongs to, ascending.
     """
 
     mask_NHW: Tensor

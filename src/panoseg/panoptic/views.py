@@ -30,7 +30,7 @@ class SoftMasks:
     """Candidate instances whose masks are not yet decided.
 
     probability_NHW: float 0..1, each in its whole image. score_N: float32 0..1. class_probability_NK: float32, of each class.
-    image_N: int64, which image of the batch a candidate belongs to.
+    image_N: int64, which image of the batch a candidate belongs to, ascending.
     """
 
     probability_NHW: Tensor
@@ -69,7 +69,7 @@ def chosen_views(count: int) -> tuple[int, ...]:
 
 
 def fuse_views(views: Sequence[SoftMasks], mask_threshold: float) -> SoftMasks:
-    """The instances that the views see, each the mean of its candidates weighted by their scores.
+    """The instances that the views see, image by image, each the mean of its candidates weighted by their scores.
 
     Candidates are taken by falling score: each that no better one has claimed is an instance, and claims of every view the mask
     that fits it best, by IoU above one half; others that fit are dropped. The score of an instance is the sum of those of its
@@ -81,7 +81,7 @@ def fuse_views(views: Sequence[SoftMasks], mask_threshold: float) -> SoftMasks:
     class_probability_NK = torch.cat([masks.class_probability_NK for masks in views])
     view_N = np.repeat(np.arange(len(views)), [len(masks.score_N) for masks in views])
     iou_NN = _iou(probability_NHW > mask_threshold, image_N)
-    group_N = _groups(iou_NN, score_N.cpu().numpy(), view_N)
+    group_N = _groups(iou_NN, score_N.cpu().numpy(), image_N.cpu().numpy(), view_N)
 
     chosen = torch.from_numpy(np.flatnonzero(group_N >= 0)).to(score_N.device)
     group_M = torch.from_numpy(group_N[group_N >= 0]).to(score_N.device)
@@ -114,10 +114,10 @@ def _iou(mask_NHW: Tensor, image_N: Tensor) -> csr_array:
     return csr_array((shared.data / union, (shared.row, shared.col)), shape=shared.shape)
 
 
-def _groups(iou_NN: csr_array, score_N: np.ndarray, view_N: np.ndarray) -> np.ndarray:
-    """Which instance each candidate belongs to, numbered by falling score; -1 for those that are dropped."""
+def _groups(iou_NN: csr_array, score_N: np.ndarray, image_N: np.ndarray, view_N: np.ndarray) -> np.ndarray:
+    """Which instance each candidate belongs to, numbered by image and falling score; -1 for those that are dropped."""
     free_N, group_N, groups = np.ones(len(score_N), bool), np.full(len(score_N), -1), 0
-    for leader in np.argsort(-score_N, kind="stable"):
+    for leader in np.lexsort((-score_N, image_N)):
         start, stop = iou_NN.indptr[leader : leader + 2]
         if not free_N[leader] or start == stop:  # claimed, or a mask without pixels
             continue

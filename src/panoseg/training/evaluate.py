@@ -16,6 +16,7 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.regions import Region
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
+from panoseg.panoptic.views import VIEWS
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 WEIGHTS, PICTURES = "weights", "pictures"
 
 
-def score(weights: Weights, split: Split, fabric: Fabric) -> tuple[Task, Scores]:
-    """The task of some weights on Fabric's device, and its scores on a set."""
-    task = task_of(weights.model(), weights.card.classes).to(fabric.device)
+def score(weights: Weights, split: Split, fabric: Fabric, views: int = 1) -> tuple[Task, Scores]:
+    """The task of some weights on Fabric's device, and its scores on a set. views: as in ``PanopticTask``."""
+    task = task_of(weights.model(), weights.card.classes, views).to(fabric.device)
     return task, task.evaluate(split, fabric)
 
 
@@ -136,18 +137,33 @@ def _check_classes(known: ClassTable, layout: Layout) -> None:
         )
 
 
-def _check_region(region: Region, found: Sequence[FoldWeights]) -> None:
-    if region != "all" and any(task_of_model(entry.weights.card.model) == "panoptic" for entry in found):
+def _check_kind(found: Sequence[FoldWeights], region: Region, views: int) -> None:
+    """Raise ``ConfigError`` for options of panoptic models with a semantic one, and the other way round."""
+    panoptic = {task_of_model(entry.weights.card.model) == "panoptic" for entry in found}
+    if region != "all" and True in panoptic:
         raise ConfigError(
             f"--region {region} with weights of a panoptic model",
             "weights of a semantic model, whose scores are of pixels",
             "leave out --region",
         )
+    if not 1 <= views <= VIEWS:
+        raise ConfigError(f"views {views}", f"1 to {VIEWS}", "change --views")
+    if views > 1 and False in panoptic:
+        raise ConfigError(
+            f"--views {views} with weights of a semantic model",
+            "weights of a panoptic model, whose masks are joined",
+            "leave out --views",
+        )
 
 
-def _check_photographs(layout: Layout, every_patch: bool, normalisation: Policy | None, region: Region) -> None:
+def _check_photographs(layout: Layout, every_patch: bool, normalisation: Policy | None, region: Region, views: int) -> None:
     """Raise ``ConfigError`` for options of seasons with a dataset of photographs."""
-    given = {"--every-patch": every_patch, "--normalisation": normalisation is not None, "--region": region != "all"}
+    given = {
+        "--every-patch": every_patch,
+        "--normalisation": normalisation is not None,
+        "--region": region != "all",
+        "--views": views != 1,
+    }
     if layout.of_photographs and any(given.values()):
         option = next(name for name, is_given in given.items() if is_given)
         raise ConfigError(f"{option} with photographs", "an option of satellite image time series alone", f"leave out {option}")
@@ -163,17 +179,18 @@ def score_folder(
     every_patch: bool = False,
     normalisation: Policy | None = None,
     region: Region = "all",
+    views: int = 1,
     pictures: int = 3,
 ) -> None:
     """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and pictures into a new folder.
 
     options: batch size, precision, accelerator and workers are taken from it. region: of which pixels the tables of a semantic
-    model are. pictures: how many patches are drawn beside the scores; with 0 nothing is.
+    model are. views: as in ``PanopticTask``. pictures: how many patches are drawn beside the scores; with 0 nothing is.
     """
     layout = find_layout(data)
     found = list(find_weights(folder, data, fold, every_patch))
-    _check_region(region, found)
-    _check_photographs(layout, every_patch, normalisation, region)
+    _check_photographs(layout, every_patch, normalisation, region, views)
+    _check_kind(found, region, views)
     splits = [scored_split(entry, data, normalisation, options) for entry in found]
     for split in splits:
         split.dataset[0]
@@ -181,15 +198,15 @@ def score_folder(
     fabric = make_fabric(options)
     scores: dict[int | None, Scores] = {}
     for entry, split in zip(found, splits, strict=True):
-        task, of_all = score(entry.weights, split, fabric)
+        task, of_all = score(entry.weights, split, fabric, views)
         scores[entry.fold] = replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
-        words = normalisation_words(entry, data, normalisation)
+        words = normalisation_words(entry, data, normalisation) + (f", seen in {views} views" if views > 1 else "")
         print(f"{len(split)} {layout.samples} of {layout.words(entry.parts)}, {words}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if pictures:
             draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
             draw_scores(scores[entry.fold], task.table, place / PICTURES)
-        about = {"fold": entry.fold, f"{layout.part}s": entry.parts, layout.samples: len(split)}
+        about = {"fold": entry.fold, f"{layout.part}s": entry.parts, layout.samples: len(split), "views": views}
         write_scores(place, scores[entry.fold], about)
     if len(found) > 1:
         print(write_mean(out, {number: read_test_scores(out / f"fold_{number}") for number in scores if number}))

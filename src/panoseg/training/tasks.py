@@ -88,14 +88,14 @@ class PanopticTask(Task):
     """
 
     model: PaPs
-    views = 1
 
     loss_names = ("loss", "centre", "size", "shape", "class", "pixel")
     metric_names = ("SQ", "RQ", "PQ", "PQ_any_class")
     score_name = "PQ"
 
-    def __init__(self, model: PaPs, table: ClassTable = PASTIS, loss: PapsLossConfig | None = None) -> None:
+    def __init__(self, model: PaPs, table: ClassTable = PASTIS, loss: PapsLossConfig | None = None, views: int = 1) -> None:
         super().__init__(model, table)
+        self.views = views
         self.criterion = PapsLoss(loss, void=table.void)
 
     def forward(self, work: Work) -> dict[str, Tensor]:
@@ -175,14 +175,14 @@ def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
     )
 
 
-def task_of(model: nn.Module, table: ClassTable = PASTIS) -> Task:
-    """The task that a network is made for, to predict and to score."""
+def task_of(model: nn.Module, table: ClassTable = PASTIS, views: int = 1) -> Task:
+    """The task that a network is made for, to predict and to score. views: as in ``PanopticTask``; no other task has them."""
     config: ModelConfig = model.config  # type: ignore[assignment]
     if looks_at_photographs(config):
         from panoseg.training.photograph_tasks import TASKS  # with torchvision, which seasons do without
 
         return TASKS[task_of_model(config)](model, table)  # type: ignore[arg-type]
-    return PanopticTask(model, table) if isinstance(model, PaPs) else SemanticTask(model, table)
+    return PanopticTask(model, table, views=views) if isinstance(model, PaPs) else SemanticTask(model, table)
 
 
 def true_panoptics(batch: Batch, table: ClassTable) -> list[Panoptic]:
