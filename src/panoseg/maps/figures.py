@@ -105,8 +105,8 @@ def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
     if SCENE_CLASSIFICATION in part:
         cloudy_T = np.isin(part[SCENE_CLASSIFICATION].values[:, inside_HW], CLEAR_CLASSES).mean(axis=1) < 0.5
     else:
-        cloudy_T = (
-            np.nan_to_num(pd.DataFrame(blue_TP.T).mean().to_numpy()) > CLOUD_REFLECTANCE
-        )  # where no scene classification says so
+        # Clouds are bright in blue; a date without data has no mean and counts as clear.
+        blue_T = pd.DataFrame(blue_TP.T).mean().to_numpy()
+        cloudy_T = np.nan_to_num(blue_T) > CLOUD_REFLECTANCE
     mean_T = pd.DataFrame(ndvi_TP.T).mean().to_numpy()
     return Curve(cube["time"].dt.strftime("%Y-%m-%d").values.tolist(), mean_T, quartiles[0], quartiles[1], cloudy_T)
