@@ -3,7 +3,7 @@
     python benchmarks/same_budget.py FOLDER
 
 The budget is 225 steps of one size, the same windows and dates for all, far below what the published experiments spend:
-the table compares how fast networks learn, and shows that all of them do. A stopped run goes on; FOLDER keeps data and runs.
+the table compares how far networks come in it, not how good they become. A stopped run goes on; FOLDER keeps data and runs.
 """
 
 from __future__ import annotations

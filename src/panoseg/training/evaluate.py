@@ -115,6 +115,12 @@ def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, o
     return Split(dataset, values, options.batch_size, workers=options.workers)
 
 
+def _readable(split: Split) -> Split:
+    """The set itself, once its first patch could be read."""
+    split.dataset[0]
+    return split
+
+
 def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
     return asked or card.provenance.get("normalisation", "published" if "imported_from" in card.provenance else "train")
 
@@ -191,9 +197,7 @@ def score_folder(
     found = list(find_weights(folder, data, fold, every_patch))
     _check_photographs(layout, every_patch, normalisation, region, views)
     _check_kind(found, region, views)
-    splits = [scored_split(entry, data, normalisation, options) for entry in found]
-    for split in splits:
-        split.dataset[0]
+    splits = [_readable(scored_split(entry, data, normalisation, options)) for entry in found]
     new_folder(out)
     fabric = make_fabric(options)
     scores: dict[int | None, Scores] = {}
