@@ -10,7 +10,9 @@ from typing import Any
 
 import geopandas as gpd
 import numpy as np
+import shapely
 import xarray as xr
+from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.cube.check import PIXEL_M, check_cube
@@ -32,6 +34,7 @@ from panoseg.panoptic.panoptic import Panoptic
 
 SHIPPED_NOTE = "No weights were given: the ones in the package were used, which were trained on simulated seasons."
 _FEW_DATES = 4
+_OUTLINE_STEP_DEGREES = 0.01
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,22 @@ def map_cube(
     options: MapOptions | None = None,
     truth: Path | str | None = None,
     declared_only: bool = False,
+    within: BaseGeometry | None = None,
 ) -> MapResult:
     """Map a season: parcels with classes, rasters and a report in the folder ``out``.
 
     weights: a folder of weights, or None for those in the package. truth: a file of true parcels to compare with in the report.
-    declared_only: the truth covers part of the land, see ``compare_parcels``. An unfinished map in ``out`` is continued. Every
-    file appears whole or not at all. Raises ``PanosegError`` of all kinds.
+    declared_only: the truth covers part of the land, see ``compare_parcels``. within: polygons in degrees (EPSG:4326); pixels
+    whose centre lies outside have no data. An unfinished map in ``out`` is continued. Every file appears whole or not at all.
+    Raises ``PanosegError`` of all kinds.
     """
     start, out = time.monotonic(), Path(out)
-    given = _open_inputs(Path(cube_path), weights, options or MapOptions(), truth, declared_only)
+    given = _open_inputs(Path(cube_path), weights, options or MapOptions(), truth, declared_only, within)
     predictor = Predictor(given.weights, given.options, given.season.reference)
-    work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options))
-    picture, data_HW = predict_cube(given.cube, given.season.days_T, predictor, work, given.options, given.cube_path)
+    work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
+    picture, data_HW = predict_cube(
+        given.cube, given.season.days_T, predictor, work, given.options, given.cube_path, given.outline
+    )
     picture = tidy(picture, round(given.options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2))
     content = _content(given, picture, data_HW)
     _write(out, content, picture, data_HW)
@@ -92,7 +99,7 @@ class _Inputs:
     """What a map is made of, opened and checked.
 
     cube: its dates are those of ``season``, still lazy. weights_name: None for those in the package. truth: true parcels, or
-    None.
+    None. outline: what is mapped, in the cube's coordinate system, or None for all of it.
     """
 
     cube_path: Path
@@ -103,6 +110,7 @@ class _Inputs:
     options: MapOptions
     truth: gpd.GeoDataFrame | None
     declared_only: bool
+    outline: BaseGeometry | None
 
 
 def _open_inputs(
@@ -111,6 +119,7 @@ def _open_inputs(
     options: MapOptions,
     truth: Path | str | None,
     declared_only: bool,
+    within: BaseGeometry | None,
 ) -> _Inputs:
     """Open all that a map is made of, so that what is wrong with it is found before anything is written."""
     if declared_only and truth is None:
@@ -121,7 +130,19 @@ def _open_inputs(
     if true_parcels is not None:
         check_place(true_parcels, str(truth), _extent(cube), cube_path)
     name = "given as an object" if isinstance(weights, Weights) else str(weights)
-    return _Inputs(cube_path, cube, season, loaded, None if weights is None else name, options, true_parcels, declared_only)
+    shown = None if weights is None else name
+    outline = None if within is None else _outline_in(cube, within)
+    return _Inputs(cube_path, cube, season, loaded, shown, options, true_parcels, declared_only, outline)
+
+
+def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
+    """Polygons in degrees -> the cube's coordinate system; raises ``ConfigError`` where the cube has none of their pixels."""
+    # A straight line on the globe's grid is none in a projection.
+    fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
+    outline = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
+    if not outline.intersects(cube.odc.geobox.extent.geom):
+        raise ConfigError("an outline that lies outside of the cube", "one that meets it", "check both places")
+    return outline
 
 
 def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tuple[xr.Dataset, Season]:

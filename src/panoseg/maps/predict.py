@@ -14,6 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from affine import Affine
+from rasterio.features import geometry_mask
+from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.open import reading
 from panoseg.cube.window import Window, read_window
@@ -49,7 +52,7 @@ class Predictor:
             )
         self.card = weights.card
         self.normalisation = weights.card.known_normalisation()
-        self.device = _device(options.device)
+        self.device = find_device(options.device)
         self.reduced = options.precision == "bfloat16"
         self.views = options.views
         self.model = model.to(self.device)
@@ -74,19 +77,26 @@ class Predictor:
 
 
 def predict_cube(
-    cube: xr.Dataset, days_T: np.ndarray, predictor: Predictor, work: Path, options: MapOptions, source: Path | str
+    cube: xr.Dataset,
+    days_T: np.ndarray,
+    predictor: Predictor,
+    work: Path,
+    options: MapOptions,
+    source: Path | str,
+    outline: BaseGeometry | None = None,
 ) -> tuple[Panoptic, np.ndarray]:
     """The picture of a checked cube whose dates are those of the season, and where it has data (bool, H x W).
 
     work: an existing folder for finished blocks; blocks that are there already are not predicted again. source: the cube's
-    path, for messages. The picture does not depend on the order of tiles, nor on where an earlier run stopped.
+    path, for messages. outline: what is mapped, in the cube's coordinate system. The picture does not depend on the order of
+    tiles, nor on where an earlier run stopped.
     """
     height, width = cube.sizes["y"], cube.sizes["x"]
     bands = predictor.card.bands
     blocks = plan_blocks(height, width, options.tile, options.overlap, _block_side(len(days_T), len(bands)))
     pending = [number for number, block in enumerate(blocks) if _load_block(work, number, block) is None]
     tiles = sum(len(blocks[number].tiles) for number in pending)
-    done = _predict_blocks(cube, days_T, predictor, work, source, [(number, blocks[number]) for number in pending])
+    done = _predict_blocks(cube, days_T, predictor, work, source, [(number, blocks[number]) for number in pending], outline)
     for _ in track(done, "tiles", total=tiles):
         pass
     joiner, data_HW = TileJoiner(height, width), np.zeros((height, width), bool)
@@ -101,7 +111,8 @@ def predict_cube(
     return redrawn(joined, np.where(data_HW, joined.segment_HW, 0)), data_HW
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name; auto takes a GPU where there is one. Raises ``ConfigError``."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -122,11 +133,14 @@ def _predict_blocks(
     work: Path,
     source: Path | str,
     blocks: Sequence[tuple[int, Block]],
+    outline: BaseGeometry | None,
 ) -> Iterator[Window]:
     """Predict blocks and save each when it is complete; yields after every tile."""
     for number, block in blocks:
         with reading(source):
             images_TCHW, data_HW = read_window(cube, predictor.card.bands, block.window)
+        if outline is not None:
+            data_HW &= _inside(outline, cube.odc.geobox.affine, block.window)
         pictures = []
         for tile in block.tiles:
             inside = Window(tile.top - block.window.top, tile.left - block.window.left, tile.height, tile.width)
@@ -136,6 +150,12 @@ def _predict_blocks(
                 pictures.append(Panoptic.empty(tile.height, tile.width))
             yield tile
         _save_block(work, number, pictures, data_HW)
+
+
+def _inside(outline: BaseGeometry, grid: Affine, window: Window) -> np.ndarray:
+    """The pixels of a window whose centre lies inside an outline."""
+    corner = grid * Affine.translation(window.left, window.top)
+    return ~geometry_mask([outline], (window.height, window.width), corner)
 
 
 def _block_path(work: Path, number: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.cube.season import Season
@@ -24,7 +25,9 @@ _PLAN = "plan.json"
 _FREE_OPTIONS = ("min_area_ha", "simplify", "gpkg", "year", "min_dates", "min_clear", "max_dates", "device")
 
 
-def fingerprint(path: Path, cube: xr.Dataset, season: Season, weights: Weights, options: MapOptions) -> dict[str, Any]:
+def fingerprint(
+    path: Path, cube: xr.Dataset, season: Season, weights: Weights, options: MapOptions, outline: BaseGeometry | None
+) -> dict[str, Any]:
     """Everything that the predicted tiles depend on, JSON-ready."""
     chosen = asdict(options)
     return {
@@ -37,6 +40,7 @@ def fingerprint(path: Path, cube: xr.Dataset, season: Season, weights: Weights, 
         },
         "weights": _digest(weights),
         "options": {name: value for name, value in chosen.items() if name not in _FREE_OPTIONS},
+        "outline": None if outline is None else hashlib.sha256(outline.normalize().wkb).hexdigest(),
     }
 
 
