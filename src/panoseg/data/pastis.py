@@ -21,6 +21,7 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.npy import map_array
+from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.pastis_metadata import FILE_NAME, Patch, read_json, read_metadata
 from panoseg.data.patch_dataset import PatchDataset, SampleOptions
 from panoseg.data.samples import CentreTargets, Normalisation, Sample
@@ -36,8 +37,6 @@ FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     5: ((5, 1, 2), (3,), (4,)),
 }
 """The official rotation: folds to train, validate and test on."""
-
-NORMALISATION_FILE = "NORM_S2_patch.json"
 
 Target = Literal["semantic", "panoptic"] | None
 

@@ -136,13 +136,23 @@ def classes_path(folder: Path, patch_id: int) -> Path:
 
 def save_arrays(folder: Path, patch_id: int, images_TCHW: NDArray, classes_HW: NDArray) -> None:
     """Write a patch's two files, each whole or not at all. images_TCHW: int16, bands in PASTIS's order. classes_HW: 0..14."""
-    arrays = (
-        (images_path(folder, patch_id), images_TCHW[:, FROM_PASTIS].astype(np.int16)),
-        (classes_path(folder, patch_id), classes_HW.astype(np.uint8)),
-    )
-    for path, array in arrays:
-        with atomic(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy would add an ending
-            np.save(file, array)
+    save_images(folder, patch_id, images_TCHW)
+    save_classes(folder, patch_id, classes_HW)
+
+
+def save_images(folder: Path, patch_id: int, images_TCHW: NDArray) -> None:
+    """Write a patch's images, int16 with bands in PASTIS's order, whole or not at all."""
+    _save(images_path(folder, patch_id), images_TCHW[:, FROM_PASTIS].astype(np.int16))
+
+
+def save_classes(folder: Path, patch_id: int, classes_HW: NDArray) -> None:
+    """Write a patch's classes, 0..14, whole or not at all."""
+    _save(classes_path(folder, patch_id), classes_HW.astype(np.uint8))
+
+
+def _save(path: Path, array: NDArray) -> None:
+    with atomic(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy would add an ending
+        np.save(file, array)
 
 
 def save_patches(folder: Path, patches: Sequence[CzechPatch]) -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from panoseg.classes import PASTIS, S2TSCZCROP
-from panoseg.data.pastis import FOLDS, NORMALISATION_FILE
+from panoseg.data.pastis import FOLDS
+from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.s2tsczcrop import train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.files import atomic, new_folder

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from panoseg.data.pastis_metadata import read_json
+from panoseg.data.pieces import write_pieces
 from panoseg.data.simulated_photographs.classes import SIMULATED_PHOTOGRAPHS
 from panoseg.data.simulated_photographs.options import PhotographOptions
 from panoseg.data.simulated_photographs.scene import SimulatedPhotograph, check_photograph_size, simulate_photograph
-from panoseg.data.simulation.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import atomic
 from panoseg.panoptic.coco import segments_info

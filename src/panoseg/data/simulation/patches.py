@@ -10,8 +10,8 @@ import numpy as np
 
 from panoseg.data.npy import map_array
 from panoseg.data.pastis_metadata import read_json
+from panoseg.data.pieces import write_pieces
 from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.pieces import write_pieces
 from panoseg.data.simulation.season import Layout, Season, check_size, simulate_season
 from panoseg.errors import ConfigError, DatasetError
 

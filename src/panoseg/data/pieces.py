@@ -1,7 +1,8 @@
-"""Numbered pieces of a simulated dataset: processes, what continues after a stop, what must not be mixed.
+"""Numbered pieces of a dataset that is made: processes, what continues after a stop, what must not be mixed.
 
 A piece depends on its number and on what the dataset is made of, so an interrupted run continues, and a larger one keeps the
-pieces that exist. What the tables of a dataset need of a piece lies in .simulation/<name>.json, written when the piece is done.
+pieces that exist. What the tables of a dataset need of a piece lies in .<kind>/<name>.json, written when the piece is done;
+what the dataset is made of, in <kind>.json.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from panoseg.files import new_folder, write_json
 from panoseg.processes import usable_cores, worker_pool
 from panoseg.progress import track
 
-MARK = "simulation.json"
-
 
 def write_pieces(
     folder: Path | str,
@@ -27,34 +26,38 @@ def write_pieces(
     names: list[str],
     write: Callable[[Path, int], dict[str, Any]],
     workers: int | None,
+    *,
+    kind: str = "simulation",
+    verb: str = "simulating",
 ) -> list[Path]:
     """Write the pieces of a dataset that are not there yet; returns a file for each of them with what ``write`` returned.
 
     folder: new, empty, or of an earlier run with the same ``contents``, which say all that a piece depends on. names: of the
     pieces, by number. write: writes the files of a piece into the folder, and returns what the tables need of it, JSON-ready;
-    crosses to other processes. workers: processes; None takes one a core. Raises ``OutputError``.
+    crosses to other processes. workers: processes; None takes one a core. kind: what the folder holds, in a word; verb: what is
+    being done, for the progress. Raises ``OutputError``.
     """
-    folder = new_folder(folder, resumable=MARK)
-    _claim(folder, contents)
-    records = [folder / ".simulation" / f"{name}.json" for name in names]
+    folder = new_folder(folder, resumable=f"{kind}.json")
+    _claim(folder, contents, kind)
+    records = [folder / f".{kind}" / f"{name}.json" for name in names]
     todo = [(number, record) for number, record in enumerate(records) if not record.exists()]
-    for _ in track(_run(functools.partial(_write_piece, folder, write), todo, workers), "simulating", total=len(todo)):
+    for _ in track(_run(functools.partial(_write_piece, folder, write), todo, workers), verb, total=len(todo)):
         pass
     return records
 
 
-def _claim(folder: Path, contents: Mapping[str, Any]) -> None:
+def _claim(folder: Path, contents: Mapping[str, Any], kind: str) -> None:
     """Write down what the folder holds, or refuse to mix it with something else."""
     mark = json.loads(json.dumps(contents))
-    path = folder / MARK
+    path = folder / f"{kind}.json"
     if path.exists():
         found = read_json(path)
         found = found if isinstance(found, dict) else {}
         differing = [key for key in {**mark, **found} if found.get(key) != mark.get(key)]
         if differing:
             raise OutputError(
-                f"{folder} holds a simulation with another {', '.join(differing)}",
-                "the same seed, size, options and layout",
+                f"{folder} holds a {kind} with another {', '.join(differing)}",
+                "the same options as before",
                 "repeat them or choose another folder",
             )
     else:
