@@ -21,8 +21,9 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from panoseg.models.configs.detector import DetectorConfig
+from panoseg.models.configs.photographs import STAGE_WIDTHS
 from panoseg.models.outputs import DetectedObjects, PhotographLabels
-from panoseg.models.resnet import STAGE_WIDTHS, group_norm, residual_network
+from panoseg.models.resnet import group_norm, residual_network
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height by width of the anchors."""

@@ -15,10 +15,11 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.image_list import ImageList
 
 from panoseg.errors import ConfigError
+from panoseg.models.configs.photographs import STAGE_WIDTHS
 from panoseg.models.configs.pspnet import PspNetConfig
 from panoseg.models.outputs import PhotographLabels, PhotographOutput
 from panoseg.models.photograph_network import AnyPhotographNetwork, mean_losses, reach, semantic_loss
-from panoseg.models.resnet import STAGE_WIDTHS, dilated, group_norm, residual_network
+from panoseg.models.resnet import dilated, group_norm, residual_network
 
 Norm = Callable[[int], nn.Module]
 
@@ -26,12 +27,11 @@ Norm = Callable[[int], nn.Module]
 class PyramidPooling(nn.Module):
     """A map beside its means over parts of the image, which are convolved and spread over the parts again.
 
-    bins: parts a side of each level. Each level has as many channels as the map, divided by the number of levels.
+    bins: parts a side of each level. width: channels of each level.
     """
 
-    def __init__(self, channels: int, bins: Sequence[int], norm: Norm) -> None:
+    def __init__(self, channels: int, width: int, bins: Sequence[int], norm: Norm) -> None:
         super().__init__()
-        width = channels // len(bins)
         self.levels = nn.ModuleList(
             nn.Sequential(nn.AdaptiveAvgPool2d(parts), *_convolution(channels, width, 1, norm)) for parts in bins
         )
@@ -58,7 +58,7 @@ class PspNet(AnyPhotographNetwork):
         norm: Norm = group_norm if config.norm == "group" else nn.BatchNorm2d
         network = dilated(residual_network(config.backbone, config.norm))
         self.backbone = IntermediateLayerGetter(network, {"layer3": "before", "layer4": "last"})
-        self.pooling = PyramidPooling(last, config.bins, norm)
+        self.pooling = PyramidPooling(last, config.bin_width, config.bins, norm)
         self.head = _head(self.pooling.channels, config.width, classes, config.dropout, norm)
         self.auxiliary_head = _head(before, config.auxiliary_width, classes, config.dropout, norm)
 

@@ -14,9 +14,6 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from panoseg.models.configs.photographs import Backbone, BackboneNorm, norm_groups
 
-STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}
-"""Channels of the maps of the four stages, at strides 4, 8, 16 and 32."""
-
 
 def residual_network(backbone: Backbone, norm: BackboneNorm, epsilon: float = 1e-5) -> resnet.ResNet:
     """The network with drawn weights. epsilon: added to the variances of frozen batch norms."""

@@ -11,6 +11,8 @@ Backbone = Literal["resnet18", "resnet50"]
 BackboneNorm = Literal["frozen", "batch", "group"]
 IGNORED = 255
 """Label of pixels that teach nothing; also why a network has at most so many labels."""
+STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}
+"""Channels of the maps of a residual network's four stages, at strides 4, 8, 16 and 32 (He et al. 2016, table 1)."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from panoseg.models.configs.base import expect, expect_one_of, expect_sizes
-from panoseg.models.configs.photographs import BackboneNorm, PhotographModelBase, expect_stuff, expect_weights
+from panoseg.models.configs.photographs import (
+    STAGE_WIDTHS,
+    BackboneNorm,
+    PhotographModelBase,
+    expect_groups,
+    expect_stuff,
+    expect_weights,
+)
 
 Initial = Literal["none", "imagenet"]
 Scope = Literal["all", "stuff"]
+MOST_BINS = 64
+"""The most parts a side, beyond which they are smaller than the pixels of most maps."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,16 @@ class PspNetConfig(PhotographModelBase):
         expect_stuff(self.stuff, self.classes)
         expect(len(self.bins) >= 1, "no bins", "at least one")
         expect_sizes(self, leave_out=("stuff",))
+        expect(max(self.bins) <= MOST_BINS, f"bins {self.bins}", f"at most {MOST_BINS} parts a side")
+        if self.norm == "group":
+            expect_groups("width, auxiliary_width and channels of a bin", self.width, self.auxiliary_width, self.bin_width)
         expect(0 <= self.auxiliary_weight < float("inf"), f"auxiliary_weight {self.auxiliary_weight}", "a number from 0")
         expect(0 <= self.dropout < 1, f"dropout {self.dropout}", "from 0 up to 1")
+
+    @property
+    def bin_width(self) -> int:
+        """Channels of each level of the pooling pyramid: together as many as the last map has."""
+        return STAGE_WIDTHS[self.backbone][-1] // len(self.bins)
 
     @property
     def classes(self) -> int:
