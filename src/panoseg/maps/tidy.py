@@ -1,16 +1,20 @@
-"""Remove what is no parcel from a picture of segments: crumbs beside a parcel's body, and segments of a few pixels.
+"""Remove what is no parcel from a map of segments: crumbs beside a parcel's body, and segments of a few pixels.
 
-Shape suffixes: H W pixels, R regions (connected, of one segment).
+A map comes in pieces of land, by rows of pieces; of what lies behind, only tables of regions and the last lines are kept.
+
+Shape suffixes: H W pixels of a piece, R regions (connected, of one segment).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import ndimage
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from panoseg.cube.window import Window
 from panoseg.panoptic.panoptic import Panoptic, present_segments
 
 
@@ -29,14 +33,91 @@ def tidy(picture: Panoptic, min_pixels: int) -> Panoptic:
            [1, 1, 1, 2, 2],
            [0, 0, 0, 0, 0]], dtype=int32)
     """
-    region_HW, count = regions(picture.segment_HW)
-    value_R, area_R = np.zeros(count, np.int32), np.bincount(region_HW.ravel(), minlength=count)
-    value_R[region_HW.ravel()] = picture.segment_HW.ravel()
-    small_R = area_R < min_pixels
-    stays_R = np.isin(value_R, value_R[~small_R])
-    value_R[~stays_R] = 0
-    crumb_R = small_R & (value_R != 0)
-    return redrawn(picture, _give_away(value_R, crumb_R, _borders(region_HW))[region_HW])
+    height, width = picture.segment_HW.shape
+    tidying = Tidying(width, min_pixels)
+    region_HW = tidying.add(Window(0, 0, height, width), picture.segment_HW)
+    return redrawn(picture, tidying.finish()[0][region_HW])
+
+
+class Tidying:
+    """``tidy`` for a map that comes piece by piece: from left to right, then the next row of pieces.
+
+    width: of the map. Pieces of a row are as high as each other and cover the width.
+    """
+
+    def __init__(self, width: int, min_pixels: int) -> None:
+        self.min_pixels = min_pixels
+        self._values: list[np.ndarray] = []
+        self._areas: list[np.ndarray] = []
+        self._unions: list[np.ndarray] = [np.empty((0, 2), np.int64)]
+        self._borders: list[np.ndarray] = [np.empty((0, 3), np.int64)]
+        self._count = 0
+        self._above = _Line(*(np.zeros(width, np.int64) for _ in range(3)))
+        self._before = self._above
+
+    def add(self, land: Window, value_HW: np.ndarray) -> np.ndarray:
+        """Take the next piece; gives the region of each of its pixels, from 0, int32."""
+        region_HW, count = regions(value_HW)
+        area_R, value_R = np.bincount(region_HW.ravel(), minlength=count), np.zeros(count, np.int32)
+        value_R[region_HW.ravel()] = value_HW.ravel()
+        one, other, sides = _borders(region_HW)
+        wanted = (area_R[one] < self.min_pixels) & (value_R[one] != 0)
+        self._borders.append(np.stack([one + self._count, other + self._count, sides], axis=1)[wanted])
+
+        def line(regions_L: np.ndarray) -> _Line:
+            return _Line(regions_L.astype(np.int64) + self._count, value_R[regions_L], area_R[regions_L])
+
+        if land.left:
+            self._meet(self._before, line(region_HW[:, 0]))
+        if land.top:
+            self._meet(self._above.part(land.columns), line(region_HW[0]))
+        self._above.put(land.columns, line(region_HW[-1]))
+        self._before = line(region_HW[:, -1])
+        self._values.append(value_R)
+        self._areas.append(area_R)
+        self._count += count
+        return region_HW
+
+    def _meet(self, one: _Line, other: _Line) -> None:
+        """Regions of two pieces along the line between them: one and the same, or neighbours."""
+        same = one.value_L == other.value_L
+        self._unions.append(np.unique(np.stack([one.region_L[same], other.region_L[same]], axis=1), axis=0))
+        for crumb, neighbour in ((one, other), (other, one)):
+            wanted = ~same & (crumb.area_L < self.min_pixels) & (crumb.value_L != 0)
+            pairs = np.stack([crumb.region_L[wanted], neighbour.region_L[wanted]], axis=1)
+            pairs, sides = np.unique(pairs, axis=0, return_counts=True)
+            self._borders.append(np.concatenate([pairs, sides[:, None]], axis=1))
+
+    def finish(self) -> list[np.ndarray]:
+        """For each piece, in the order in which they came, the value of each of its regions; int32."""
+        part_value, part_area = np.concatenate(self._values), np.concatenate(self._areas)
+        unions = np.concatenate(self._unions)
+        graph = coo_matrix((np.ones(len(unions), np.bool_), (unions[:, 0], unions[:, 1])), shape=(self._count, self._count))
+        count, region = connected_components(graph, directed=False)
+        value_R, area_R = np.zeros(count, np.int32), np.bincount(region, part_area, minlength=count)
+        value_R[region] = part_value
+        small_R = area_R < self.min_pixels
+        stays = np.zeros(int(value_R.max(initial=0)) + 1, bool)
+        stays[value_R[~small_R]] = True
+        value_R[~stays[value_R]] = 0
+        borders = np.concatenate(self._borders)
+        given = _give_away(value_R, small_R & (value_R != 0), (region[borders[:, 0]], region[borders[:, 1]], borders[:, 2]))
+        return np.split(given[region], np.cumsum([len(values) for values in self._values])[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """Pixels along the edge of a piece: their region among all pieces, its value, and its area in the piece."""
+
+    region_L: np.ndarray
+    value_L: np.ndarray
+    area_L: np.ndarray
+
+    def part(self, columns: slice) -> _Line:
+        return _Line(self.region_L[columns], self.value_L[columns], self.area_L[columns])
+
+    def put(self, columns: slice, line: _Line) -> None:
+        self.region_L[columns], self.value_L[columns], self.area_L[columns] = line.region_L, line.value_L, line.area_L
 
 
 def redrawn(picture: Panoptic, segment_HW: np.ndarray) -> Panoptic:
@@ -53,13 +134,14 @@ def regions(value_HW: np.ndarray) -> tuple[np.ndarray, int]:
     array([[0, 0, 1],
            [2, 0, 1]], dtype=int32)
     """
-    index_HW = np.arange(value_HW.size).reshape(value_HW.shape)
-    across, down = value_HW[:, 1:] == value_HW[:, :-1], value_HW[1:] == value_HW[:-1]
-    start = np.concatenate([index_HW[:, :-1][across], index_HW[:-1][down]])
-    end = np.concatenate([index_HW[:, 1:][across], index_HW[1:][down]])
-    graph = coo_matrix((np.ones(start.size, np.bool_), (start, end)), shape=(value_HW.size, value_HW.size))
-    count, region = connected_components(graph, directed=False)
-    return region.reshape(value_HW.shape).astype(np.int32), count
+    height, width = value_HW.shape
+    # A grid with a cell for each pixel and for each side between two, which is open where their values are equal.
+    open_HW = np.zeros((2 * height - 1, 2 * width - 1), np.bool_)
+    open_HW[::2, ::2] = True
+    np.equal(value_HW[:, 1:], value_HW[:, :-1], out=open_HW[::2, 1::2])
+    np.equal(value_HW[1:], value_HW[:-1], out=open_HW[1::2, ::2])
+    region_HW, count = ndimage.label(open_HW)
+    return region_HW[::2, ::2].astype(np.int32) - 1, count
 
 
 def _borders(region_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
