@@ -174,6 +174,9 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card["provenance"].update(fold=[1]), "fold [1]; expected a whole number"),
         (lambda card: card["provenance"].update(single_date=3), "single_date 3; expected text"),
         (lambda card: card["provenance"].update(normalisation={}), "normalisation {}; expected one of train, published"),
+        (lambda card: card["provenance"].update(min_side="800"), "min_side '800'; expected a whole number, 0 .. 8192"),
+        (lambda card: card["provenance"].update(max_side=None), "max_side None; expected a whole number"),
+        (lambda card: card["provenance"].update(max_side=10**9), "max_side 1000000000; expected a whole number"),
         (lambda card: card.update(trained_on="x" * 5_000_000), "bytes"),
     ],
 )

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from panoseg.errors import ConfigError
 
+LONGEST_SIDE = 8192
+"""Pixels; a photograph of a larger size is not asked for."""
+
 
 @dataclass(frozen=True)
 class PhotographConfig:
@@ -25,8 +28,8 @@ class PhotographConfig:
     def __post_init__(self) -> None:
         for name in ("min_side", "max_side", "crop"):
             value = getattr(self, name)
-            if not 0 <= value <= _LONGEST_SIDE:
-                raise ConfigError(f"photographs {name} {value}", f"pixels, 0 .. {_LONGEST_SIDE}", "correct the option")
+            if not 0 <= value <= LONGEST_SIDE:
+                raise ConfigError(f"photographs {name} {value}", f"pixels, 0 .. {LONGEST_SIDE}", "correct the option")
         if 0 < self.max_side < self.min_side:
             raise ConfigError(
                 f"photographs min_side {self.min_side} above max_side {self.max_side}",
@@ -41,6 +44,3 @@ class PhotographConfig:
     def changes(self) -> bool:
         """Whether chance changes training samples at all."""
         return bool(self.crop or self.flip or self.scale != (1.0, 1.0))
-
-
-_LONGEST_SIDE = 8192

@@ -16,6 +16,7 @@ import panoseg
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.layouts import Policy
+from panoseg.data.photograph_config import LONGEST_SIDE
 from panoseg.data.samples import Normalisation
 from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
@@ -171,14 +172,18 @@ def _check_classes(network: PhotographModelConfig, classes: ClassTable) -> None:
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
     """Raise ``WeightsError`` for what is read from a provenance again and is not as panoseg writes it."""
+    side = (lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE, f"a whole number, 0 .. {LONGEST_SIDE}")
     for name, known, expected in (
         ("fold", lambda value: type(value) is int, "a whole number"),
-        ("single_date", lambda value: isinstance(value, str), "text"),
+        ("single_date", lambda value: value is None or isinstance(value, str), "text"),
         ("normalisation", lambda value: value in get_args(Policy), f"one of {', '.join(get_args(Policy))}"),
+        ("min_side", *side),
+        ("max_side", *side),
     ):
-        value = provenance.get(name)
-        if value is not None and not known(value):
-            raise WeightsError(f"provenance with {name} {value!r}", expected, "mend the card, or leave the entry out")
+        if name in provenance and not known(provenance[name]):
+            raise WeightsError(
+                f"provenance with {name} {provenance[name]!r}", expected, "mend the card, or leave the entry out"
+            )
 
 
 @dataclass(frozen=True)
