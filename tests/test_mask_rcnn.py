@@ -207,6 +207,11 @@ def test_options_of_prediction_change_the_objects(option):
         ({"mask_widths": ()}, "no mask_widths"),
         ({"pyramid_width": 100000}, "at most 4096"),
         ({"pyramid_width": 33}, "multiples of"),
+        (
+            {"detections": 4096, "mask_widths": (1024,)},
+            "4096 detections with masks of 1024 channels; expected a product of at most",
+        ),
+        ({"detections": 4096, "things": 200}, "masks of 200 channels; expected a product of at most 500,000"),
         ({"min_score": 1.5}, "from 0 to 1"),
         ({"mask_threshold": -0.1}, "from 0 to 1"),
     ],

@@ -10,6 +10,8 @@ from panoseg.models.configs.photographs import PhotographModelBase, expect_group
 
 LEVELS = 5
 """Maps of the pyramid in which objects are proposed: strides 4, 8, 16, 32 and 64."""
+MOST_MASK_CHANNELS = 500_000
+"""Of the masks of all candidates of an image, 28 x 28 pixels each: 1.6 GB, twenty times as many as published."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class DetectorConfig(PhotographModelBase):
         expect(len(self.anchor_sizes) == LEVELS, f"{len(self.anchor_sizes)} anchor_sizes", f"{LEVELS}, one a level")
         expect(len(self.mask_widths) >= 1, "no mask_widths", "at least one")
         expect_sizes(self, leave_out=("stuff", "stuff_area"))
+        channels = max(*self.mask_widths, self.things)
+        found = f"{self.detections} detections with masks of {channels} channels"
+        expect(self.detections * channels <= MOST_MASK_CHANNELS, found, f"a product of at most {MOST_MASK_CHANNELS:,}")
         for name in ("min_score", "box_overlap", "mask_threshold"):
             expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
         if self.group_norm:
