@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from panoseg.classes import ClassTable, SegmentClass
+from coco_classes import TABLE
+from panoseg.classes import ClassTable
 from panoseg.cli import main
 from panoseg.errors import ConfigError, OutputError, PanopticFormatError
 from panoseg.metrics.coco_files import coco_counts, evaluate_coco
@@ -31,15 +32,6 @@ from panoseg.panoptic.coco_png import png_name, read_ids
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.panoptic.things_and_stuff import MergeThresholds
 
-TABLE = ClassTable(
-    "four",
-    (
-        SegmentClass(1, "person", "#dc143c", "thing"),
-        SegmentClass(2, "dog", "#00ff00", "thing"),
-        SegmentClass(3, "sky", "#0000ff", "stuff"),
-        SegmentClass(4, "grass", "#000000", "stuff"),
-    ),
-)
 SIZE = (12, 16)
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -8,20 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseg.classes import ClassTable, SegmentClass
+from coco_classes import TABLE
 from panoseg.errors import ConfigError
 from panoseg.panoptic.merge import ScoredMasks, merge_masks
 from panoseg.panoptic.things_and_stuff import MergeThresholds, merge_things_and_stuff
 
-TABLE = ClassTable(
-    "four",
-    (
-        SegmentClass(1, "person", "#dc143c", "thing"),
-        SegmentClass(2, "dog", "#00ff00", "thing"),
-        SegmentClass(3, "sky", "#0000ff", "stuff"),
-        SegmentClass(4, "grass", "#ffff00", "stuff"),
-    ),
-)
 STUFF = (3, 4)
 seeds = st.integers(0, 2**32 - 1)
 
