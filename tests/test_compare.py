@@ -175,6 +175,19 @@ def test_the_command(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare", "absent.gpkg", "absent.gpkg"],
+        ["coco", "evaluate", "--truth", "absent.json", "--prediction", "absent.json"],
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path, capsys, command):
+    (tmp_path / "file").write_text("")
+    assert main([*command, "--json", str(tmp_path / "file" / "scores.json")]) == 2
+    assert "a part of the path is a file" in capsys.readouterr().err
+
+
 def test_declared_only_on_the_command_line(tmp_path, capsys):
     table(box(0, 0, 100, 100)).to_file(tmp_path / "truth.gpkg")
     write_geoparquet(table(box(-300, 0, 100, 100)), tmp_path / "parcels.parquet")

@@ -51,11 +51,13 @@ def evaluate(
         json: Write the scores to this file too.
         processes: Processes; by default as many as there is work for, at most one a core.
     """
-    from panoseg.files import write_json
+    from panoseg.files import check_writable, write_json
     from panoseg.metrics.coco_files import evaluate_coco
     from panoseg.metrics.panoptic_quality import panoptic_quality
     from panoseg.metrics.tables import panoptic_table
 
+    if json is not None:
+        check_writable(json)
     result = evaluate_coco(truth, prediction, truth_folder, prediction_folder, strict=strict, processes=processes)
     if json is not None and result.images:
         write_json(json, result.to_json())

@@ -38,8 +38,11 @@ def run(
         min_area_ha: True parcels below this area do not count; 0, or 0.1 with --declared-only.
         json: Write all numbers here as well.
     """
+    from panoseg.files import check_writable
     from panoseg.maps.compare import compare_files
 
+    if json is not None:
+        check_writable(json)
     comparison = compare_files(
         parcels,
         truth,
