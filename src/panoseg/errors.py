@@ -29,6 +29,14 @@ class CubeError(PanosegError):
     """A cube or a folder of scenes breaks the conventions of ``panoseg.cube``."""
 
 
+class AreaError(PanosegError):
+    """An outline cannot be read, is none, or lies where no season can be fetched."""
+
+
+class CatalogueError(PanosegError):
+    """A catalogue of scenes does not answer, or knows no scene of the area and season."""
+
+
 class WeightsError(PanosegError):
     """Weights or a checkpoint cannot be read, or belong to another model."""
 
@@ -51,3 +59,39 @@ class RasterError(PanosegError):
 
 class PanopticFormatError(PanosegError):
     """A panoptic picture and its table of segments contradict each other."""
+
+
+class AppError(PanosegError):
+    """A wish that the web application does not fulfil. status: of HTTP."""
+
+    status = 422
+
+
+class NotSignedInError(AppError):
+    """Somebody without a valid token."""
+
+    status = 401
+
+
+class NotFoundError(AppError):
+    """A job, an upload or a file that is not there, or belongs to somebody else."""
+
+    status = 404
+
+
+class ConflictError(AppError):
+    """A wish that does not fit the state in which a job is."""
+
+    status = 409
+
+
+class TooLargeError(AppError):
+    """An upload beyond its limit."""
+
+    status = 413
+
+
+class LimitError(AppError):
+    """More jobs, uploads or disk space than a user may have."""
+
+    status = 429

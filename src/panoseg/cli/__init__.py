@@ -18,13 +18,16 @@ from panoseg.errors import PanosegError
 COMMANDS: dict[str, str] = {
     "demo": "simulate a season, map it, compare with the truth, write report.html",
     "simulate": "write simulated seasons as a dataset in PASTIS's layout, or as a cube",
+    "dataset": "make training data from a register of parcels and cubes of its land",
     "describe": "what a dataset holds: classes, dates, parcels; with pictures",
     "experiments": "list every named experiment",
     "train": "train an experiment, or resume a run",
     "test": "score a run, or published weights, on the test fold",
     "weights": "import published weights to safetensors + json",
     "show": "draw image, truth and prediction of a patch side by side, or when in the season the network looked",
+    "cube": "fetch the season of an area from a catalogue: a Zarr store",
     "map": "map a cube: parcels with classes, rasters and a report",
+    "photo": "segment photographs: panoptic pictures, overlays with names, a table of segments",
     "refine": "one class for each parcel of a map: hard by area, soft by probability",
     "compare": "score a file of parcels against a file of true parcels",
     "coco": "score, merge and convert COCO panoptic files",
@@ -36,7 +39,7 @@ def usage() -> str:
     width = max(len(name) for name in COMMANDS)  # not map(): that is a command of this package once it has run
     rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
     return (
-        f"panoseg {__version__}: panoptic segmentation of satellite image time series\n\n"
+        f"panoseg {__version__}: panoptic segmentation of satellite image time series and photographs\n\n"
         f"usage: panoseg COMMAND [options]      panoseg COMMAND --help tells more\n\n{rows}\n\n"
         "example: panoseg demo"
     )

@@ -25,6 +25,7 @@ from panoseg.errors import CubeError
 from panoseg.imagery.assets import Scene
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 from panoseg.imagery.radiometry import without_offset
+from panoseg.imagery.remote import open_raster
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512
@@ -43,7 +44,7 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
 
     bands = sorted(scenes[0].assets)
     headers = [_header(scene) for scene in scenes]
-    scenes = [_with_true_offset(scene) for scene in scenes]
+    scenes = [with_true_offset(scene) for scene in scenes]
     loaded = odc.stac.load(
         [_item(scene, number, header) for number, (scene, header) in enumerate(zip(scenes, headers, strict=True))],
         bands=bands,
@@ -57,12 +58,15 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
     return loaded.assign({band: _reflectance(loaded[band], scenes, band) for band in bands})
 
 
-def _with_true_offset(scene: Scene) -> Scene:
-    """The scene; where its metadata are known to err, a sample of its numbers decides whether they still hold the offset."""
+def with_true_offset(scene: Scene) -> Scene:
+    """The scene; where its metadata are known to err, a sample of its numbers decides whether they still hold the offset.
+
+    Raises ``RasterioError`` where that cannot be read.
+    """
     asset = next((scene.assets[band] for band in _VISIBLE if band in scene.assets), None)
     if asset is None or not asset.meaning.doubtful:
         return scene
-    with rasterio.open(asset.href) as source:
+    with open_raster(asset.href) as source:
         numbers_HW = source.read(1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape))
     if not without_offset(numbers_HW, asset.meaning):
         return scene

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 
 import numpy as np
 import xarray as xr
@@ -52,15 +52,7 @@ def choose_season(
     many; the clearest of each stretch of the season are kept. Raises ``CubeError`` for fewer than ``min_dates``.
     """
     dates = cube["time"].values.astype("datetime64[D]")
-    harvest_year = infer_harvest_year(dates, start) if year is None else year
-    first = np.datetime64(date(harvest_year - 1, *start))
-    inside = np.flatnonzero((dates >= first) & (dates <= first + SEASON_DAYS))
-    if inside.size == 0:
-        raise CubeError(
-            f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]} to {dates[-1]})",
-            f"dates from {first} to {first + SEASON_DAYS}",
-            "choose the harvest year with --year",
-        )
+    harvest_year, first, inside = dates_of_season(dates, start, year)
     clear = clear_shares(cube.isel(time=inside))
     seen = clear >= min_clear
     left_out = [(str(dates[i]), f"{share:.0%} clear") for i, share in zip(inside[~seen], clear[~seen], strict=True)]
@@ -78,6 +70,31 @@ def choose_season(
     return Season(harvest_year, first.astype(date), used, dates[used], days, clear[kept], tuple(sorted(left_out)))
 
 
+def dates_of_season(
+    dates: np.ndarray, start: tuple[int, int] = (9, 1), year: int | None = None
+) -> tuple[int, np.datetime64, np.ndarray]:
+    """Harvest year, day 0, and the places of the dates (datetime64[D]) that lie in its season.
+
+    start, year: as of ``choose_season``. Raises ``CubeError`` where no date does.
+    """
+    harvest_year = infer_harvest_year(dates, start) if year is None else year
+    first = np.datetime64(date(harvest_year - 1, *start))
+    inside = np.flatnonzero((dates >= first) & (dates <= first + SEASON_DAYS))
+    if inside.size == 0:
+        raise CubeError(
+            f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]} to {dates[-1]})",
+            f"dates from {first} to {first + SEASON_DAYS}",
+            "choose the harvest year with --year",
+        )
+    return harvest_year, first, inside
+
+
+def season_span(year: int, start: tuple[int, int] = (9, 1)) -> tuple[date, date]:
+    """The first and the last day of the season of a harvest year; ``start``: month and day of day 0, in the year before."""
+    first = date(year - 1, *start)
+    return first, first + timedelta(days=SEASON_DAYS)
+
+
 def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> int:
     """The year whose season holds the most dates; among equals the one with the most from March to August, then the later."""
     years = range(dates.min().astype(date).year, dates.max().astype(date).year + 2)
@@ -93,12 +110,17 @@ def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> in
 def clear_shares(cube: xr.Dataset) -> np.ndarray:
     """Share of pixels of each date that show the ground, from at most 512 x 512 pixels spread over the cube."""
     step = {dim: slice(None, None, max(1, cube.sizes[dim] // _SAMPLED_SIDE)) for dim in ("y", "x")}
+    return shows_ground(cube.isel(step)).mean(("y", "x")).compute().values
+
+
+def shows_ground(cube: xr.Dataset) -> xr.DataArray:
+    """Where the ground is seen: bool (time, y, x), lazy. By the scene classification where the cube has one, else by data."""
     bands = [name for name in cube.data_vars if name != SCENE_CLASSIFICATION]
-    first = cube[bands[0]].isel(step)
+    first = cube[bands[0]]
     seen = first.notnull() & (first != 0)
     if SCENE_CLASSIFICATION in cube:
-        seen = seen & cube[SCENE_CLASSIFICATION].isel(step).isin(CLEAR_CLASSES)
-    return seen.mean(("y", "x")).compute().values
+        seen = seen & cube[SCENE_CLASSIFICATION].isin(CLEAR_CLASSES)
+    return seen
 
 
 def spread_clearest(dates: np.ndarray, clear: np.ndarray, count: int) -> np.ndarray:

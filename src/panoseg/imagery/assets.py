@@ -40,6 +40,7 @@ class Scene:
     """One acquisition: ``time`` in UTC without zone, and its assets by band (``B02``, .., ``SCL``).
 
     outline: where it lies, in degrees; None where the item does not say. baseline: its processing baseline, 0 where unknown.
+    epsg: number of the coordinate system of its files, 0 where unknown.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Scene:
     assets: dict[str, SceneAsset]
     outline: BaseGeometry | None = None
     baseline: float = 0.0
+    epsg: int = 0
 
 
 def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
@@ -61,7 +63,16 @@ def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
         for band, asset in one_asset_a_band(item["assets"]).items()
     }
     outline = shape(item["geometry"]) if item.get("geometry") else None
-    return Scene(name, time, assets, outline, processing_baseline(properties, name) or 0.0)
+    return Scene(name, time, assets, outline, processing_baseline(properties, name) or 0.0, _epsg(item))
+
+
+def _epsg(item: dict[str, Any]) -> int:
+    """The coordinate system that an item or one of its assets states by number; 0 where none does."""
+    for stated in (item["properties"], *item["assets"].values()):
+        number = stated.get("proj:epsg") or str(stated.get("proj:code") or "").removeprefix("EPSG:")
+        if str(number).isdecimal():
+            return int(number)
+    return 0
 
 
 def one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:

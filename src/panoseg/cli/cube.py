@@ -1,0 +1,68 @@
+"""``panoseg cube``: the season of an area, from a catalogue to a Zarr store."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from panoseg.cube.options import CubeOptions
+from panoseg.errors import ConfigError
+
+
+def run(
+    area: Path,
+    out: Path,
+    season: int | None = None,
+    first: Annotated[str | None, tyro.conf.arg(name="from")] = None,
+    last: Annotated[str | None, tyro.conf.arg(name="to")] = None,
+    catalog: str = "earth-search",
+    collection: str | None = None,
+    yes: bool = False,
+    options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
+) -> None:
+    """Fetch the season of an area from a catalogue: a Zarr store for panoseg map, and beside it the list of its scenes.
+
+    A stopped fetch goes on when the same command runs again, and gives the same bytes. A scene that cannot be read is left out
+    and named. The list of scenes (season.scenes.json) is used again if it is there, so that a run repeats exactly.
+
+    example: panoseg cube --area farm.geojson --season 2024 --out season.zarr
+
+    Args:
+        area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate system.
+        out: The Zarr store to make.
+        season: Harvest year: from 1 September of the year before to 31 October. Or say --from and --to.
+        first: First day, as 2023-09-01.
+        last: Last day, as 2024-10-31.
+        catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
+        collection: Of the catalogue, if not its usual one with Sentinel-2 L2A.
+        yes: Fetch, however much it is.
+        options: How the cube is made.
+    """
+    from panoseg.cube.fetch import Request, fetch_cube
+
+    request = Request(area, *_days(season, first, last), catalog, collection, yes)
+    report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options)
+    print("\n".join(report.lines()))
+    print(f"{report.path} is ready: panoseg map {report.path} --out map")
+
+
+def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:
+    """The first and the last day that the options name."""
+    from panoseg.cube.season import season_span
+
+    if (season is None) == (first is None and last is None) or (first is None) != (last is None):
+        raise ConfigError("no season, or two", "--season 2024, or --from 2023-09-01 --to 2024-10-31", "say one of them")
+    if season is not None:
+        if not 1985 <= season <= 2200:
+            raise ConfigError(f"season {season}", "the year of a harvest, 1985 to 2200", "change --season")
+        return season_span(season)
+    days = []
+    for option, text in (("from", first), ("to", last)):
+        try:
+            days.append(date.fromisoformat(str(text)))
+        except ValueError as error:
+            raise ConfigError(f"{text!r} as a day", "one as 2023-09-01", f"change --{option}") from error
+    return days[0], days[1]

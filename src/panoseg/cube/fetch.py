@@ -1,0 +1,117 @@
+"""From an outline and a season to a cube: the whole way, called by every command that begins with an area."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import shapely
+
+from panoseg.cube.build import CubeReport, build_cube
+from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.errors import AreaError, CatalogueError, ConfigError, OutputError
+from panoseg.files import check_writable
+from panoseg.imagery.area import PIXEL_M, Area, grid_of, read_area
+from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
+
+_BYTES_A_VALUE = 2
+_DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then
+_ASK_ABOVE_GB = 50.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for. area: file with the outline. first, last: days. catalogue: name or URL. collection: of it, or None
+    for the usual one. yes: however much it is.
+    """
+
+    area: Path
+    first: date
+    last: date
+    catalogue: str = "earth-search"
+    collection: str | None = None
+    yes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.first > self.last:
+            raise ConfigError(f"a season from {self.first} to {self.last}", "one that ends after it begins", "change the dates")
+        if self.first > datetime.now(UTC).date():
+            raise ConfigError(f"a season from {self.first}, which is in the future", "one that has begun", "change the dates")
+
+
+def fetch_cube(
+    request: Request, out: Path, scenes_path: Path, options: CubeOptions, bands: tuple[str, ...] = TEN_BANDS
+) -> tuple[CubeReport, Area]:
+    """Fetch the cube of a request as the Zarr store ``out``; gives its report, and the area that was asked for.
+
+    scenes_path: where the scenes that the catalogue names are saved before any pixel is read; if they are there already they
+    are not asked for again, so that the same request gives the same cube. Raises ``AreaError``, ``CatalogueError``,
+    ``CubeError``, ``OutputError``.
+    """
+    area = read_area(request.area)
+    _ask(area, request, options, len(bands))
+    grid = grid_of(area, PIXEL_M, options.margin_m)
+    check_writable(scenes_path)
+    if not _searched(scenes_path, request, area):
+        catalogue = find_catalogue(request.catalogue, request.collection)
+        save_scenes(search(area, request.first, request.last, catalogue), scenes_path, _asked(request, area))
+    scenes, broken = load_scenes(scenes_path)
+    if not scenes:
+        why = next(iter(broken.values()), "it is empty")
+        raise CatalogueError(
+            f"{scenes_path} lists {len(broken)} scenes, none of which can be read ({why})",
+            "scenes of Sentinel-2 L2A",
+            "choose another --catalog, or remove the list",
+        )
+    notes = (*area.notes, *_unfinished(request))
+    report = build_cube(scenes, grid, out, options, area.outline, bands=bands, title=area.name, left_out=broken, notes=notes)
+    return report, area
+
+
+def _asked(request: Request, area: Area) -> dict[str, str]:
+    """What a saved search depends on."""
+    return {
+        "catalogue": request.catalogue,
+        "collection": request.collection or "",
+        "from": str(request.first),
+        "to": str(request.last),
+        "outline": hashlib.sha256(shapely.to_wkb(shapely.normalize(area.outline))).hexdigest(),
+    }
+
+
+def _searched(path: Path, request: Request, area: Area) -> bool:
+    """Whether the scenes of this request are saved already. Raises ``OutputError`` where those of another are."""
+    if not path.exists():
+        return False
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))["panoseg"]
+    except (OSError, ValueError, KeyError, TypeError):
+        saved = {}
+    differing = [name for name, value in _asked(request, area).items() if saved.get(name) != value]
+    if differing:
+        raise OutputError(
+            f"{path} lists the scenes of another search (by its {' and '.join(differing)})",
+            "those of this one",
+            "choose another --out, or remove the file",
+        )
+    return True
+
+
+def _unfinished(request: Request) -> list[str]:
+    today = datetime.now(UTC).date()
+    return [f"The season goes on until {request.last}; scenes up to {today} were asked for."] if request.last > today else []
+
+
+def _ask(area: Area, request: Request, options: CubeOptions, bands: int) -> None:
+    """Raise ``AreaError`` with the estimated cost of a cube that nobody fetches by mistake, unless it is wanted."""
+    dates = min(options.max_dates, max(round(((request.last - request.first).days + 1) / _DAYS_A_DATE), 1))
+    gigabytes = area.km2 * 1e6 / PIXEL_M**2 * dates * (bands + 1) * _BYTES_A_VALUE / 1e9
+    if gigabytes > _ASK_ABOVE_GB and not request.yes:
+        raise AreaError(
+            f"{area.name} covers {area.km2:,.0f} km2: {dates} dates are {gigabytes:,.0f} GB to fetch and about half to keep",
+            f"at most {_ASK_ABOVE_GB:g} GB, unless it is wanted",
+            "add --yes, draw a smaller outline, or lower --max-dates",
+        )

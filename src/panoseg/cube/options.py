@@ -1,0 +1,48 @@
+"""How a cube is made from scenes. No heavy import in here, so that ``--help`` stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from panoseg.errors import ConfigError
+
+# Those of 10 and 20 m, by number.
+TEN_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+# Classes of Sen2Cor's scene classification: what is masked by each word.
+MASKED_CLASSES = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "nodata": (0, 1)}
+
+
+@dataclass(frozen=True)
+class CubeOptions:
+    """How a cube is made from scenes."""
+
+    min_clear: float = 0.1
+    """Dates that show the ground on less than this share of the area are left out."""
+    max_dates: int = 60
+    """At most so many dates are used, the clearest of each stretch of the season."""
+    mask: tuple[Literal["cloud", "shadow", "snow", "nodata"], ...] = ()
+    """What becomes no data by the scene classification; without it clouds stay in, as in what networks learn from."""
+    dilate_m: float = 60.0
+    """How far around masked pixels is masked as well."""
+    margin_m: float = 320.0
+    """Land around the outline that is fetched too, so that a network sees what parcels at its edge border on."""
+    threads: int = 8
+    """Dates that are fetched at the same time; each takes about 80 MB of memory."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("min_clear", 0, 1),
+            ("max_dates", 1, 10_000),
+            ("dilate_m", 0, 2000),
+            ("margin_m", 0, 10_000),
+            ("threads", 1, 128),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+
+    @property
+    def masked_classes(self) -> tuple[int, ...]:
+        """The classes that become no data."""
+        return tuple(sorted(number for word in set(self.mask) for number in MASKED_CLASSES[word]))

@@ -1,0 +1,217 @@
+"""A cube while it is made: its dates as chunks on disk, a journal of what is done, and the way to a finished Zarr store.
+
+Every date is a store of its own, with the chunks that the cube will have; when all dates are there, their chunks get their
+places by renaming, and the cube its name. A line of the journal follows what it tells of: a kill at any moment costs a window.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from panoseg.cube.mosaic import NO_DATA
+from panoseg.cube.window import Window
+from panoseg.errors import OutputError
+from panoseg.files import output_error, remove_unfinished, write_json, write_text
+from panoseg.imagery.bands import SCENE_CLASSIFICATION
+
+RECORD = "panoseg"
+_CHUNK = 512
+_PLAN, _JOURNAL, _DAYS, _CUBE = "plan.json", "journal.jsonl", "days", "cube.zarr"
+
+
+class Journal:
+    """What is known and done of an unfinished cube: one JSON object a line, in a file that only grows; for many threads.
+
+    looks: day -> what its scene classification showed. chosen: the days to fetch, and others with the reason; None: not yet.
+    left_out: scene -> (day, reason). windows: day -> numbers of windows on disk. days: complete day -> its scenes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.looks: dict[str, dict[str, float]] = {}
+        self.chosen: tuple[list[str], dict[str, str]] | None = None
+        self.left_out: dict[str, tuple[str, str]] = {}
+        self.windows: dict[str, set[int]] = {}
+        self.days: dict[str, list[str]] = {}
+        self._lock = threading.Lock()
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        whole = [line for line in lines if line.endswith("\n") and _is_json(line)]
+        if len(whole) < len(lines):  # the last was cut off
+            write_text(path, "".join(whole))
+        for line in whole:
+            self._take(json.loads(line))
+
+    def add(self, event: str, **facts: Any) -> None:
+        """Note a fact. Raises ``OSError`` where it cannot be written; it is not known then."""
+        line = json.dumps({"event": event, **facts}, allow_nan=False) + "\n"
+        with self._lock:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+            self._take({"event": event, **facts})
+
+    def _take(self, fact: Mapping[str, Any]) -> None:
+        match fact["event"]:
+            case "look":
+                self.looks[fact["day"]] = fact["shares"]
+            case "chosen":
+                self.chosen = fact["days"], fact["left_out"]
+            case "window":
+                self.windows.setdefault(fact["day"], set()).add(fact["window"])
+            case "day":
+                self.days[fact["day"]] = fact["scenes"]
+            case "left out":
+                self.left_out[fact["scene"]] = (fact["day"], fact["reason"])
+                self._forget(fact["day"])
+            case "try again":
+                for scene in fact["scenes"]:
+                    day, _ = self.left_out.pop(scene)
+                    self._forget(day)
+
+    def _forget(self, day: str) -> None:
+        """What is known and done of a day whose scenes are others now."""
+        self.windows.pop(day, None)
+        self.looks.pop(day, None)
+        self.days.pop(day, None)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def begin(out: Path, plan: Mapping[str, Any]) -> Path:
+    """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished. Raises ``OutputError``."""
+    work = out.with_name(f"{out.name}.unfinished")
+    recorded = work / _PLAN
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(work)
+        if recorded.is_file():
+            earlier = json.loads(recorded.read_text(encoding="utf-8"))
+            differing = [name for name in plan if earlier.get(name) != plan[name]]
+            if differing:
+                raise OutputError(
+                    f"{work} holds an unfinished cube that differs in its {' and '.join(differing)}",
+                    "the same area, season, scenes and options",
+                    f"choose another --out, or remove {work}",
+                )
+        else:
+            shutil.rmtree(work)  # a cube that was killed while its folder was taken away has lost its plan first
+            work.mkdir()
+            write_json(recorded, plan)
+    except (OSError, ValueError) as error:
+        raise output_error(work, error) from error
+    return work
+
+
+class DayStore:
+    """The chunks of one date: ``write`` of windows, then ``move`` into the cube."""
+
+    def __init__(self, work: Path, day: str, bands: Sequence[str], grid: GeoBox) -> None:
+        self.folder = work / _DAYS / day
+        self.bands, self.grid = (*bands, SCENE_CLASSIFICATION), grid
+
+    def write(self, window: Window, values: Mapping[str, np.ndarray]) -> None:
+        """Write a window whose corners lie on those of chunks. Raises ``OSError``."""
+        for band in self.bands:
+            path = self.folder / band
+            array = zarr.open_array(path, mode="r+") if (path / "zarr.json").exists() else _new_array(path, band, 1, self.grid)
+            array[0, window.rows, window.columns] = values[band]
+
+    def move(self, cube: Path, place: int) -> None:
+        """Give the chunks of all bands their place in time; nothing happens to those that have it."""
+        for band in self.bands:
+            source, target = self.folder / band / "c" / "0", cube / band / "c" / str(place)
+            if source.exists():
+                target.parent.mkdir(exist_ok=True)
+                os.rename(source, target)
+
+
+def _new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array:
+    """An array on disk, compressed, with a checksum a chunk; chunks without data are not written."""
+    is_class = band == SCENE_CLASSIFICATION
+    height, width = grid.shape
+    attributes: dict[str, Any] = {"grid_mapping": "spatial_ref"}
+    if is_class:
+        attributes |= {"long_name": "scene classification of Sen2Cor, 0: no data"}
+    else:
+        attributes |= {"_FillValue": NO_DATA, "long_name": "surface reflectance x 10 000"}
+    return zarr.create_array(
+        store=str(path),
+        shape=(dates, height, width),
+        chunks=(1, min(_CHUNK, height), min(_CHUNK, width)),
+        dtype="uint8" if is_class else "int16",
+        fill_value=0 if is_class else NO_DATA,
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        dimension_names=("time", "y", "x"),
+        attributes=attributes,
+        overwrite=True,
+        config={"write_empty_chunks": False},
+    )
+
+
+def finish(
+    work: Path,
+    out: Path,
+    days: Sequence[str],
+    bands: Sequence[str],
+    grid: GeoBox,
+    clear: Sequence[float],
+    record: dict[str, Any],
+) -> None:
+    """Make the cube of finished dates and give it its name. Raises ``OSError``."""
+    cube = work / _CUBE
+    if not cube.exists():
+        fresh = work / f"{_CUBE}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        _write_coordinates(fresh, days, grid, clear, record)
+        for band in (*bands, SCENE_CLASSIFICATION):
+            _new_array(fresh / band, band, len(days), grid)
+        os.rename(fresh, cube)
+    for place, day in enumerate(days):
+        DayStore(work, day, bands, grid).move(cube, place)
+    os.rename(cube, out)
+    discard(work)
+
+
+def discard(work: Path) -> None:
+    """Remove the folder of a cube that has its name; its plan goes first, so that what a kill leaves is known as nothing."""
+    (work / _PLAN).unlink(missing_ok=True)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _write_coordinates(path: Path, days: Sequence[str], grid: GeoBox, clear: Sequence[float], record: dict[str, Any]) -> None:
+    coords = xr_coords(grid, always_yx=True)
+    coords["time"] = xr.DataArray(np.array(days, "datetime64[ns]"), dims="time")
+    coords["clear"] = xr.DataArray(
+        np.array(clear, np.float32), dims="time", attrs={"long_name": "share of the area that shows the ground"}
+    )
+    attributes = {"title": record["title"], "source": "Contains modified Copernicus Sentinel data", RECORD: json.dumps(record)}
+    empty = xr.Dataset(coords=coords, attrs=attributes)
+    encoding = {"time": {"units": "days since 1970-01-01", "dtype": "int64"}}
+    empty.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def windows_of(grid: GeoBox, side: int) -> list[Window]:
+    """The windows of a grid, row by row; ``side`` is a multiple of a chunk's."""
+    height, width = grid.shape
+    return [
+        Window(top, left, min(side, height - top), min(side, width - left))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]

@@ -1,0 +1,205 @@
+"""The outline of a user -> an area on the globe, and the grid of pixels that covers it.
+
+Longitudes that jump by more than half the globe cross the date line; such an outline, and one that goes on beyond 180 degrees,
+is cut there (RFC 7946, section 3.1.9). The zones of UTM are those of Sentinel-2's tiles, with the exceptions in the north.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import shapely
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Geod, Transformer
+from rasterio.features import rasterize
+from shapely.affinity import translate
+from shapely.geometry import Polygon
+from shapely.geometry.base import BaseGeometry
+
+from panoseg.errors import AreaError
+from panoseg.imagery.outline_files import WGS84, read_outlines
+
+PIXEL_M = 10.0
+_GLOBE = Geod(ellps="WGS84")
+_SOUTH, _NORTH = -80.0, 84.0  # where UTM ends
+_FARTHEST_DEGREES = 12.0  # from the middle of the zone: pixels are 2 % too large there
+_SNAP_M = 20.0  # pixels of 10 and of 20 m nest
+_SNAP_TOLERANCE_M = 0.5  # an edge that is straight on the grid bends by centimetres on the globe
+_LONGEST_EDGE_DEGREES = 0.02  # bends by less than a metre in any zone
+_EDGES_A_SIDE = 100
+_SMALLEST_M2 = 400.0  # four pixels
+_SMALLEST_SIDE_M = 320.0  # a network needs to see something around a tiny outline
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """An outline on the globe.
+
+    outline: valid polygons in degrees (EPSG:4326), longitudes -180..180. name: of the file. km2: on the ellipsoid. notes: what
+    had to be mended, a sentence each.
+    """
+
+    outline: BaseGeometry
+    name: str
+    km2: float
+    notes: tuple[str, ...] = ()
+
+
+def read_area(path: Path | str) -> Area:
+    """The area of a file: GeoJSON, GeoPackage, Shapefile or KML, zipped or not, in any coordinate system.
+
+    Outlines that cross themselves are mended, and said so. Raises ``AreaError`` for a file that cannot be read or states no
+    coordinate system, and for an outline that is empty, has no area, or reaches the poles.
+    """
+    path = Path(path)
+    geometries, crs = read_outlines(path)
+    if crs is None:
+        raise AreaError(f"{path} states no coordinate system", "one, in the file", "add the .prj, or write it as GeoPackage")
+    parts = _polygons(geometries, path)
+    crossing = int((~shapely.is_valid(parts)).sum())
+    notes = (f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were mended.",) if crossing else ()
+    outline = _in_degrees(shapely.union_all(shapely.make_valid(parts)), crs, path)
+    km2 = _km2(outline)
+    if not km2 * 1e6 >= _SMALLEST_M2:
+        raise AreaError(f"{path} encloses {km2 * 1e6:.0f} m2", f"an area of at least {_SMALLEST_M2:g} m2", "draw it again")
+    return Area(outline, path.stem, km2, notes)
+
+
+def _polygons(geometries: Sequence[BaseGeometry], path: Path) -> np.ndarray:
+    """The polygons of a file, collections taken apart, heights dropped."""
+    given = np.array([geometry for geometry in geometries if geometry is not None and not geometry.is_empty], dtype=object)
+    parts = shapely.force_2d(shapely.get_parts(shapely.get_parts(given)))
+    areal = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    if not len(areal):
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(part.geom_type for part in parts).items()))
+        raise AreaError(f"{path} holds {kinds or 'no outline'}", "a polygon", "draw the outline of the area")
+    if not np.isfinite(shapely.get_coordinates(areal)).all():
+        raise AreaError(f"{path} holds coordinates that are not finite", "numbers", "write it again")
+    return areal
+
+
+def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
+    """The same outline as polygons in degrees, cut at the date line."""
+    if crs != WGS84:
+        left, bottom, right, top = outline.bounds
+        if not crs.is_geographic:
+            # A straight edge is bent on the globe.
+            outline = shapely.segmentize(outline, max(right - left, top - bottom, 1e-9) / _EDGES_A_SIDE)
+        to_degrees = Transformer.from_crs(crs, WGS84, always_xy=True)
+        outline = shapely.transform(outline, lambda places: np.column_stack(to_degrees.transform(*places.T)))
+    places = shapely.get_coordinates(outline)
+    if not np.isfinite(places).all() or np.abs(places[:, 0]).max() > 540 or np.abs(places[:, 1]).max() > 90:
+        raise AreaError(
+            f"{path} has coordinates that are no place in {crs.name}", "its true coordinate system", "state that one"
+        )
+    if places[:, 1].min() < _SOUTH or places[:, 1].max() > _NORTH:
+        raise AreaError(f"{path} reaches a pole", f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends", "leave the rest out")
+    cut = [part for polygon in shapely.get_parts(outline) for part in _cut_at_date_line(polygon, path)]
+    return _areal(shapely.union_all(shapely.make_valid(np.array(cut, dtype=object))))
+
+
+def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometry]:
+    if polygon.geom_type != "Polygon":
+        return  # a line, left where an outline was mended
+    shell, *holes = (_unwrapped(np.array(ring.coords), path) for ring in (polygon.exterior, *polygon.interiors))
+    for hole in holes:
+        hole[:, 0] -= 360 * np.round((hole[:, 0].mean() - shell[:, 0].mean()) / 360)
+    whole = Polygon(shell, holes)
+    whole = whole if whole.is_valid else shapely.make_valid(whole)
+    for turn in range(math.floor((shell[:, 0].min() + 180) / 360), math.ceil((shell[:, 0].max() + 180) / 360)):
+        yield translate(whole.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)), -360 * turn)
+
+
+def _unwrapped(ring_N2: np.ndarray, path: Path) -> np.ndarray:
+    """A ring whose longitudes go on beyond 180 degrees instead of jumping. Raises ``AreaError`` for one around a pole."""
+    steps = np.diff(ring_N2[:, 0])
+    crossing = (np.abs(steps) > 180) & (np.abs(steps) < 360)  # 360: the edge of the whole map
+    turns = np.concatenate([[0], np.cumsum(np.where(crossing, np.round(steps / 360), 0))])
+    if turns[-1]:
+        raise AreaError(
+            f"{path} runs around a pole", f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends", "leave the rest out"
+        )
+    return ring_N2 - np.column_stack([360 * turns, np.zeros(len(turns))])
+
+
+def _areal(geometry: BaseGeometry) -> BaseGeometry:
+    """Only the polygons of a geometry."""
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return shapely.union_all(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])
+
+
+def _km2(outline: BaseGeometry) -> float:
+    """Area on the ellipsoid."""
+    parts = shapely.get_parts(outline)
+    return sum(abs(_GLOBE.geometry_area_perimeter(shapely.orient_polygons(part))[0]) for part in parts) / 1e6
+
+
+def utm_zone(outline: BaseGeometry) -> CRS:
+    """The coordinate system of the zone and hemisphere in which the larger share of an outline in degrees lies."""
+    shares: Counter[tuple[int, bool]] = Counter()
+    for zone, box in _zone_boxes():
+        if box.intersects(outline):
+            for northern, half in ((True, shapely.box(-180, 0, 180, 90)), (False, shapely.box(-180, -90, 180, 0))):
+                shares[zone, northern] += round(_km2(_areal(outline.intersection(box).intersection(half))), 6)
+    by_zone: Counter[int] = Counter()
+    for (number, _), km2 in shares.items():
+        by_zone[number] += km2
+    best = max(by_zone, key=lambda number: (by_zone[number], -number))
+    return CRS.from_epsg((32600 if shares[best, True] >= shares[best, False] else 32700) + best)
+
+
+def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
+    """The zones of UTM in degrees; zone 32 is wider in the south of Norway, four zones share Svalbard."""
+    norway, svalbard = (56, 64), (72, 84)
+    exceptions = {(31, norway): (0, 3), (32, norway): (3, 12)}
+    exceptions |= {(31, svalbard): (0, 9), (33, svalbard): (9, 21), (35, svalbard): (21, 33), (37, svalbard): (33, 42)}
+    exceptions |= {(zone, svalbard): (0, 0) for zone in (32, 34, 36)}
+    for zone in range(1, 61):
+        west, east = 6 * zone - 186, 6 * zone - 180
+        for south, north in ((-80, 56), norway, (64, 72), svalbard):
+            first, last = exceptions.get((zone, (south, north)), (west, east))
+            if first < last:
+                yield zone, shapely.box(first, south, last, north)
+
+
+def on_plane(outline: BaseGeometry, crs: object) -> BaseGeometry:
+    """An outline in degrees in another coordinate system, its long edges bent as they are."""
+    to_plane = Transformer.from_crs(WGS84, CRS.from_user_input(crs), always_xy=True)
+    bent = shapely.segmentize(outline, _LONGEST_EDGE_DEGREES)
+    return shapely.transform(bent, lambda places: np.column_stack(to_plane.transform(*places.T)))
+
+
+def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoBox:
+    """The smallest grid around an area with ``margin_m`` on each side, in its UTM zone, bounds on multiples of 20 m.
+
+    An area over two zones, over the equator or over the date line lies on one grid: that of its larger share. At least 320 m a
+    side. Raises ``AreaError`` for an area too wide for one zone.
+    """
+    crs = utm_zone(area.outline)
+    middle = 6 * ((crs.to_epsg() or 0) % 100) - 183
+    longitudes = shapely.get_coordinates(area.outline)[:, 0]
+    farthest = float(np.abs((longitudes - middle + 180) % 360 - 180).max())
+    if farthest > _FARTHEST_DEGREES:
+        raise AreaError(
+            f"{area.name} reaches {farthest:.0f} degrees from the middle of its UTM zone",
+            f"at most {_FARTHEST_DEGREES:g}, beyond which pixels are no longer {pixel_m:g} m",
+            "cut it into narrower areas",
+        )
+    low_2, high_2 = np.array(on_plane(area.outline, crs).bounds).reshape(2, 2)
+    short_2 = np.maximum(_SMALLEST_SIDE_M - (high_2 - low_2), 0) / 2
+    low_2, high_2 = low_2 - margin_m - short_2 + _SNAP_TOLERANCE_M, high_2 + margin_m + short_2 - _SNAP_TOLERANCE_M
+    (left, bottom), (right, top) = np.floor(low_2 / _SNAP_M) * _SNAP_M, np.ceil(high_2 / _SNAP_M) * _SNAP_M
+    shape = round((top - bottom) / pixel_m), round((right - left) / pixel_m)
+    return GeoBox(shape, Affine(pixel_m, 0, float(left), 0, -pixel_m, float(top)), f"EPSG:{crs.to_epsg()}")
+
+
+def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
+    """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees."""
+    plane = on_plane(outline, grid.crs.to_wkt())
+    return rasterize([(plane, 1)], out_shape=grid.shape, transform=grid.affine, fill=0, dtype="uint8").astype(bool)

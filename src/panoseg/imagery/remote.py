@@ -1,0 +1,127 @@
+"""Addresses of files -> what GDAL opens, signed where the owner wants it, with patience for a bad network.
+
+Saved addresses are never signed: signatures end after an hour. Sources: Planetary Computer's data authentication API;
+Copernicus Data Space, access to EO data via S3; GDAL, configuration options of ``/vsicurl/`` and ``/vsis3/``.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import rasterio
+import requests
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from panoseg.errors import CatalogueError
+
+# GeoTIFF and JPEG 2000 are what scenes come as; other formats of GDAL may stand for other files.
+DRIVERS = ["GTiff", "JP2OpenJPEG"]
+COPERNICUS_HOST = "eodata.dataspace.copernicus.eu"
+COPERNICUS_BUCKET = "eodata"
+TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
+_SIGNED_HOSTS = ".blob.core.windows.net"
+_TOKEN_MARGIN = timedelta(minutes=5)
+_PATIENCE: dict[str, str | int] = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MAX_RETRY": "5",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "GDAL_CACHEMAX": 128,  # MB; windows are read once
+}
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE")
+
+
+@dataclass
+class Signer:
+    """Tokens of Planetary Computer, one an account and container, fetched when first needed and again before they end.
+
+    url: of the service that gives them.
+    """
+
+    url: str = TOKENS
+    _tokens: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def sign(self, href: str) -> str:
+        """``href`` with a token. Raises ``requests.RequestException``, or ``ValueError`` for an answer without a token."""
+        parts = urlsplit(href)
+        place = f"{parts.netloc.split('.')[0]}/{parts.path.split('/')[1]}"
+        with self._lock:
+            token, end = self._tokens.get(place, ("", datetime.min.replace(tzinfo=UTC)))
+            if datetime.now(UTC) + _TOKEN_MARGIN > end:
+                token, end = self._tokens[place] = self._fetch(place)
+        return f"{href}?{token}"
+
+    def _fetch(self, place: str) -> tuple[str, datetime]:
+        with requests.Session() as session:
+            patience = Retry(total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), retry_after_max=60)
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, HTTPAdapter(max_retries=patience))
+            answer = session.get(f"{self.url}/{place}", timeout=60)
+            answer.raise_for_status()
+            value = answer.json()
+        if not isinstance(value, dict) or "token" not in value or "msft:expiry" not in value:
+            raise ValueError(f"{self.url} gave no token")
+        return str(value["token"]), datetime.fromisoformat(str(value["msft:expiry"]))
+
+
+_SIGNER = Signer()
+
+
+def needs_keys(href: str) -> bool:
+    """Whether a file lies in the Copernicus Data Space, whose files are given to users with keys alone."""
+    parts = urlsplit(href)
+    return parts.scheme == "s3" and parts.netloc == COPERNICUS_BUCKET
+
+
+def check_keys(hrefs: Iterator[str]) -> None:
+    """Raise ``CatalogueError`` where files need keys and the environment has none."""
+    if any(map(needs_keys, hrefs)) and not any(os.environ.get(name) for name in _KEYS):
+        raise CatalogueError(
+            "files of the Copernicus Data Space without keys to it",
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+            "make keys in your account at dataspace.copernicus.eu, or choose another --catalog",
+        )
+
+
+def gdal_path(href: str, signer: Signer = _SIGNER) -> str:
+    """What GDAL opens for the address of a file: http(s), s3, or a path."""
+    parts = urlsplit(href)
+    if parts.scheme == "s3":
+        return f"/vsis3/{parts.netloc}{parts.path}"
+    if parts.scheme not in ("http", "https"):
+        return href
+    signed = parts.netloc.endswith(_SIGNED_HOSTS) and not parts.query
+    return f"/vsicurl/{signer.sign(href) if signed else href}"
+
+
+def gdal_options(href: str) -> dict[str, str | int]:
+    """GDAL's configuration for a file."""
+    if needs_keys(href):
+        return {**_PATIENCE, "AWS_S3_ENDPOINT": COPERNICUS_HOST, "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_HTTPS": "YES"}
+    public = urlsplit(href).scheme == "s3" and not any(os.environ.get(name) for name in _KEYS)
+    return {**_PATIENCE, **({"AWS_NO_SIGN_REQUEST": "YES"} if public else {})}
+
+
+@contextmanager
+def open_raster(href: str) -> Iterator[DatasetReader]:
+    """A raster for reading, wherever it lies; in any thread. Raises ``RasterioError`` for what cannot be read, 404 included."""
+    try:
+        path = gdal_path(href)
+    except (requests.RequestException, ValueError) as error:
+        raise RasterioError(f"{href} cannot be signed ({error})") from error
+    with rasterio.Env(**gdal_options(href)), DatasetReader(path, driver=DRIVERS, sharing=False) as source:
+        yield source
