@@ -164,16 +164,16 @@ _SIMULATED_PHOTOGRAPHS = TrainConfig(
         semantic_width=64,
         train_proposals=300,
         test_proposals=150,
-        boxes_per_image=64,
+        boxes_per_image=32,
         detections=50,
         stuff_area=64,
     ),
     photographs=PhotographConfig(flip=True, scale=(0.8, 1.25)),
     optimiser=OptimiserConfig(learning_rate=0.001, schedule="cosine", warm_up_steps=100, gradient_clip=10.0, weight_decay=1e-4),
     initialisation="torch",
-    epochs=20,
+    epochs=12,
     batch_size=8,
-    validate_every=20,
+    validate_every=4,
 )
 
 
