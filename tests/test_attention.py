@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from dataclasses import replace
 from itertools import pairwise
 
@@ -31,12 +30,6 @@ from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 CONFIG = TrainConfig(model=UTAE, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False)
 IDS_HW, CLASSES_HW = parcels()
-
-
-def test_examples():
-    result = doctest.testmod(attention, extraglobs={"PASTIS": PASTIS})
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def test_attention_at_a_pixel_and_in_a_parcel_by_hand():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
 import re
 import struct
@@ -16,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from panoseg.classes import PASTIS, ClassTable, SegmentClass
+from panoseg.classes import PASTIS
 from panoseg.errors import OutputError, PanopticFormatError
 from panoseg.metrics.coco_files import coco_counts
 from panoseg.metrics.panoptic_quality import panoptic_quality
@@ -43,14 +41,6 @@ def change(path, edit) -> None:
     content = json.loads(path.read_text())
     edit(content)
     path.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("name", ["coco_categories", "coco_colours", "coco_json", "coco_masks", "coco_png"])
-def test_the_examples_of_the_documentation(name):
-    known = {"ClassTable": ClassTable, "SegmentClass": SegmentClass}
-    result = doctest.testmod(importlib.import_module(f"panoseg.panoptic.{name}"), extraglobs=known)
-    assert result.attempted
-    assert not result.failed
 
 
 def test_what_is_written_is_read_again(written):

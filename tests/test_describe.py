@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 from dataclasses import replace
 from datetime import date
 
@@ -26,14 +24,6 @@ from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset
 
 BLUE, RED, INFRARED = 0, 2, 6
-
-
-@pytest.mark.parametrize("name", ["data.profiles", "data.describe", "training.pictures", "training.score_pictures"])
-def test_examples(name):
-    module = importlib.import_module(f"panoseg.{name}")
-    result = doctest.testmod(module, extraglobs={"PASTIS": PASTIS, "Panoptic": getattr(module, "Panoptic", None)})
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def one_parcel(ndvi: list[float], blue: list[float] | None = None, days: list[int] | None = None) -> np.ndarray:

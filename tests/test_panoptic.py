@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -22,30 +19,6 @@ rasters = arrays.arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 6)
 
 def picture_of(raster, class_of_id=lambda id_: 1 + id_ % 18) -> Panoptic:
     return Panoptic.from_maps(np.array(raster), {int(id_): class_of_id(int(id_)) for id_ in np.unique(raster)}, PASTIS)
-
-
-EXAMPLES = (
-    "panoptic.panoptic",
-    "panoptic.overlap",
-    "panoptic.join",
-    "panoptic.draw",
-    "panoptic.overlay",
-    "panoptic.coco",
-    "metrics.average_precision",
-    "metrics.panoptic_quality",
-    "metrics.confusion",
-    "metrics.tables",
-    "data.augment",
-    "training.means",
-    "training.schedule",
-)
-
-
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_the_examples_of_the_documentation(name):
-    result = doctest.testmod(importlib.import_module(f"panoseg.{name}"), extraglobs={"PASTIS": PASTIS, "Panoptic": Panoptic})
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 def test_a_picture_and_its_table():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-import importlib
 import json
 
 import geopandas as gpd
@@ -270,13 +268,6 @@ def test_the_soft_rule_needs_probabilities():
 def test_options_out_of_range(wrong):
     with pytest.raises(ConfigError):
         RefineOptions(**wrong)
-
-
-@pytest.mark.parametrize("name", ["refine", "shares", "polygons"])
-def test_the_examples_of_the_documentation(name):
-    result = doctest.testmod(importlib.import_module(f"panoseg.maps.{name}"))
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 # --- Properties ---

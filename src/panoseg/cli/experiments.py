@@ -52,9 +52,9 @@ def _details(name: str) -> str:
 def option_words(config: Any, prefix: str = "") -> list[list[str]]:
     """The options of a configuration as words of a command line, which set them to the values they have; None is left out.
 
-    >>> from panoseg.training.config import OptimiserConfig
-    >>> option_words(OptimiserConfig(milestones=(60, 80)), "optimiser.")[:3]
-    [['--optimiser.learning-rate', '0.001'], ['--optimiser.schedule', 'constant'], ['--optimiser.milestones', '60', '80']]
+    >>> from panoseg.data.photograph_config import PhotographConfig
+    >>> option_words(PhotographConfig(scale=(0.5, 2.0), crop=473), "photographs.")[2:]
+    [['--photographs.scale', '0.5', '2.0'], ['--photographs.no-flip'], ['--photographs.crop', '473']]
     """
     found: list[list[str]] = []
     for entry in fields(config):
