@@ -1,6 +1,6 @@
 """Simulated photographs on disk in COCO's panoptic layout.
 
-train/ val/                          images; every fifth is in val
+train/ val/                          images; every fifth is in val, so that fewer than five are all in train
 annotations/panoptic_{train,val}.json, panoptic_{train,val}/, instances_{train,val}.json
 """
 
@@ -53,7 +53,7 @@ def write_photographs(
     contents = {"version": _VERSION, "layout": "coco", "size": size, "seed": seed, "options": asdict(piece.options)}
     names = [_name(number) for number in range(photographs)]
     records = write_pieces(folder, contents, names, piece.write, workers)
-    for split in SPLITS:
+    for split in dict.fromkeys(_split(number) for number in range(photographs)):
         _write_tables(Path(folder), split, [path for number, path in enumerate(records) if _split(number) == split])
     return Path(folder)
 
