@@ -1,0 +1,88 @@
+"""Seconds that ``panoseg photo`` takes for a photograph after loading, with ResNet-50 networks of COCO's 133 classes.
+
+    python benchmarks/photo.py IMAGE [--repeats 5] [--threads 2]
+
+Weights are drawn, which changes no number of operations: proposals, candidates and the steps of merging are of fixed number,
+and a score of 0 lets all 100 candidates be drawn. Reading, resizing, network, merging, PNG, overlay and table are all inside.
+On a machine that does other work, look at the seconds of the processor with --threads 1: two free cores need no more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from panoseg.classes import ClassTable, SegmentClass
+from panoseg.metrics.tables import render_table
+from panoseg.models.build import build_model
+from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
+from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
+from panoseg.models.configs.pspnet import PspNetConfig
+from panoseg.models.weights import Weights, WeightsCard, save_weights
+from panoseg.photo.find import Source
+from panoseg.photo.options import PhotoOptions
+from panoseg.photo.predict import Predictor
+from panoseg.photo.segment import segment_photographs
+
+THINGS, STUFF = 80, 53
+FUNCTIONS = (min, statistics.median)
+SIZES = {"as it is": (0, 0), "shorter side 800, as trained": (800, 1333)}
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        networks = drawn_networks(Path(folder))
+        for title, (weights, instances) in networks.items():
+            for size, sides in SIZES.items():
+                options = PhotoOptions(score=0.0 if instances or "FPN" in title else None, min_side=sides[0], max_side=sides[1])
+                predictor = Predictor.open(weights, instances, options)
+                times = [seconds(predictor, arguments.image) for _ in range(arguments.repeats + 1)][1:]
+                rows.append(
+                    [title, size, *(f"{function(column):.2f}" for column in zip(*times, strict=True) for function in FUNCTIONS)]
+                )
+                print(rows[-1], flush=True)
+    print(render_table(["network", "size seen", "best, s", "median, s", "of the processor: best, s", "median, s"], rows))
+
+
+def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
+    """Folders of weights for --weights and --instances, by the names of their networks."""
+    classes = [SegmentClass(number, f"thing {number}", "#d62728", "thing") for number in range(1, THINGS + 1)]
+    things = ClassTable("things", tuple(classes))
+    classes += [SegmentClass(number, f"stuff {number}", "#2ca02c", "stuff") for number in range(101, 101 + STUFF)]
+    table = ClassTable("COCO's numbers", tuple(classes))
+    configs: dict[str, tuple[Any, ClassTable]] = {
+        "fpn": (PanopticFpnConfig(things=THINGS, stuff=STUFF), table),
+        "pspnet": (PspNetConfig(things=THINGS, stuff=STUFF), table),
+        "maskrcnn": (MaskRcnnConfig(things=THINGS), things),
+    }
+    torch.manual_seed(0)
+    for name, (config, own_table) in configs.items():
+        save_weights(folder / name, Weights(WeightsCard(config, None, own_table), build_model(config).state_dict()))
+    fpn, pspnet, maskrcnn = (str(folder / name) for name in configs)
+    return {"Panoptic FPN": (fpn, None), "PSPNet + Mask R-CNN": (pspnet, maskrcnn)}
+
+
+def seconds(predictor: Predictor, image: Path) -> tuple[float, float]:
+    """From the file to all results: by the clock, and of the processor, over all threads, whatever else the machine does."""
+    with tempfile.TemporaryDirectory() as out:
+        started = time.perf_counter(), time.process_time()
+        segment_photographs([Source(image, "photograph")], predictor, predictor.table, Path(out))
+        return time.perf_counter() - started[0], time.process_time() - started[1]
+
+
+if __name__ == "__main__":
+    main()

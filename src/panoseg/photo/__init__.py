@@ -1,0 +1,1 @@
+"""Photographs of anyone's become panoptic pictures, overlays with names, and a table of segments."""

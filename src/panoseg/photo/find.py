@@ -1,0 +1,97 @@
+"""Which photographs are meant by files, folders and patterns, and a name for each that no other one has."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path, PurePath
+
+from panoseg.errors import DatasetError, PanosegError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of the files that are taken from a folder, in any case."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph to segment. path: its file. name: of its results, with folders where files of several have one name."""
+
+    path: Path
+    name: str
+
+    @property
+    def file_name(self) -> str:
+        """The name with its file's ending."""
+        return self.name if self.name.endswith(self.path.suffix) else f"{self.name}{self.path.suffix}"
+
+
+def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[PanosegError]]:
+    """The photographs that arguments mean, each once, in their order; and a failure for each argument that means none.
+
+    A folder stands for the pictures in it and in the folders below, a pattern (``"2024/*.jpg"``, ``**`` for any folders) for
+    the files that match.
+    """
+    paths: dict[Path, Path] = {}
+    failures: list[PanosegError] = []
+    for argument in arguments:
+        found = _expand(argument)
+        if not found:
+            failures.append(_nothing(argument))
+        for path in found:
+            paths.setdefault(path.resolve(), path)
+    return [Source(path, name) for path, name in zip(paths.values(), unique_names([*paths]), strict=True)], failures
+
+
+def unique_names(paths: Sequence[PurePath]) -> list[str]:
+    """The shortest names that tell files apart, on any disk: without ending, with folders and ending only where needed.
+
+    >>> unique_names([PurePath("/a/one.jpg"), PurePath("/a/two.jpg"), PurePath("/b/two.jpg"), PurePath("/b/two.png")])
+    ['one', 'a/two', 'b/two.jpg', 'two.png']
+    """
+    names: dict[int, str] = {}
+    deepest = max((len(path.parts) for path in paths), default=0)
+    for with_ending in (False, True):
+        for depth in range(1, deepest + 1):
+            left = {position: _name(path, depth, with_ending) for position, path in enumerate(paths)}
+            count = Counter(name.lower() for name in left.values())
+            names |= {position: name for position, name in left.items() if position not in names and count[name.lower()] == 1}
+    taken: set[str] = set()
+    return [_free(names[position], taken) for position in range(len(paths))]
+
+
+def _name(path: PurePath, depth: int, with_ending: bool) -> str:
+    """The last so many parts of a path."""
+    parts = path.relative_to(path.anchor).parts[-depth:]
+    return "/".join((*parts[:-1], path.name if with_ending else path.stem))
+
+
+def _free(name: str, taken: set[str]) -> str:
+    """A name that is not taken, which ``two.jpg`` may be by a file ``two.jpg.png``; it is taken then."""
+    while name.lower() in taken:
+        name += "_"
+    taken.add(name.lower())
+    return name
+
+
+def _expand(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        return sorted(entry for entry in path.rglob("*") if _is_picture(entry))
+    if path.exists():
+        return [path]
+    if has_magic(argument):
+        return [Path(entry) for entry in sorted(glob(argument, recursive=True)) if Path(entry).is_file()]
+    return []
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _nothing(argument: str) -> DatasetError:
+    if Path(argument).is_dir():
+        return DatasetError(f"{argument}: no picture in this folder", f"files {', '.join(SUFFIXES)}", "name another folder")
+    found = "no file matches" if has_magic(argument) else "no such file or folder"
+    return DatasetError(f"{argument}: {found}", "a photograph, a folder or a pattern", "correct the name")
