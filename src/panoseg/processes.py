@@ -23,7 +23,7 @@ def usable_cores() -> int:
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """So many processes; what waits for them when the block ends is given up. Raises ``OutputError`` where one of them died."""
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_belong_to_parent)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=belong_to_parent)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -32,7 +32,8 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _belong_to_parent() -> None:
+def belong_to_parent() -> None:
+    """Called in a process of ``multiprocessing``: leave interrupts to the parent, and end with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

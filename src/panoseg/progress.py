@@ -1,25 +1,51 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere, or told to whoever listens."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
 
+Listener = Callable[[str, int, int | None], None]
+"""Called with the description, how many items are done, and how many there are, if that is known."""
+
 _SECONDS_BETWEEN_LINES = 10.0
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell the progress inside of the block to ``listener`` instead of showing it; what it raises ends the work."""
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Yield ``items`` and show on standard error how many are done and how long the rest may take."""
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
-    if sys.stderr.isatty():
+    listener = _LISTENER.get()
+    if listener is not None:
+        yield from _told(items, description, total, listener)
+    elif sys.stderr.isatty():
         yield from _bar(items, description, total)
     else:
         yield from _lines(items, description, total)
+
+
+def _told(items: Iterable[Item], description: str, total: int | None, listener: Listener) -> Iterator[Item]:
+    listener(description, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        listener(description, done, total)
 
 
 def _bar(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:

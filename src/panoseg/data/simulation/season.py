@@ -72,7 +72,7 @@ def simulate_season(
     land_rng, time_rng, cover_rng, sky_rng, sensor_rng = np.random.default_rng(seed).spawn(5)
     region_name, region = region_of(options, land_rng)
     landscape = _landscape(size, region, options, layout, land_rng)
-    days_T = acquisition_days(time_rng, int(time_rng.integers(options.dates[0], options.dates[1] + 1)))
+    days_T = _days(options, time_rng)
     delay = np.clip(region.delay + time_rng.normal(0, 7), -options.shift_days, options.shift_days)
     climate = Climate(float(delay), float(time_rng.beta(1.2, 1.8)))
     scene = Scene(landscape, region, climate, days_T, options, cover_rng)
@@ -86,6 +86,20 @@ def simulate_season(
     dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
     origin = _origin(region, land_rng)
     return Season(images_TCHW, dates, landscape.classes_HW, landscape.parcels_HW, cloud_THW, region_name, origin)
+
+
+def planned_dates(seed: int | tuple[int, ...], options: SimulationOptions) -> list[tuple[datetime.date, float]]:
+    """The dates of the season that this seed gives, and the share of sky under cloud on each, without simulating it."""
+    _, time_rng, _, sky_rng, _ = np.random.default_rng(seed).spawn(5)
+    days_T = _days(options, time_rng)
+    start = season_start(options.harvest_year)
+    skies = draw_skies(days_T, options, sky_rng)
+    return [(start + datetime.timedelta(days=int(day)), sky.cover) for day, sky in zip(days_T, skies, strict=True)]
+
+
+def _days(options: SimulationOptions, rng: np.random.Generator) -> np.ndarray:
+    """The days of the season on which the satellite passes; the first that is drawn from this generator."""
+    return acquisition_days(rng, int(rng.integers(options.dates[0], options.dates[1] + 1)))
 
 
 def check_size(size: tuple[int, int]) -> None:

@@ -1,0 +1,1 @@
+"""The web application: jobs in a database, workers, an HTTP API and pages."""

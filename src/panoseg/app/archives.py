@@ -1,0 +1,109 @@
+"""Archives that strangers packed, unpacked with suspicion: nothing leaves its folder, and nothing grows beyond its bounds."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+from panoseg.errors import AppError, TooLargeError
+
+ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+LARGEST_UNPACKED = 16 * 1024**3
+MOST_ENTRIES = 200_000
+LARGEST_RATIO = 200
+_FORGIVEN_BYTES = 16 * 1024**2  # tiny files of zeros pack better than any ratio
+_TABLES = (".shp", ".gpkg", ".geojson", ".json", ".parquet")
+_SIDECARS = (".shx", ".dbf", ".prj", ".cpg")
+_LARGEST_TABLE = 4 * 1024**3
+
+
+def check_archive(path: Path, largest: int = LARGEST_UNPACKED) -> list[zipfile.ZipInfo]:
+    """The files of an archive.
+
+    Raises ``AppError`` for one that is damaged or encrypted, climbs out of its folder, or holds links, ``TooLargeError`` for
+    one that unpacks to more than ``largest`` bytes, to 200 times its size, or to more than 200,000 files. Python's reader ends
+    each entry at its stated size, so that stated sizes bound what is written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise AppError(f"an archive that cannot be read ({error})", "a whole zip file", "pack it again") from error
+    if len(entries) > MOST_ENTRIES:
+        raise TooLargeError(f"an archive of {len(entries)} files", f"at most {MOST_ENTRIES}", "use larger chunks")
+    for entry in entries:
+        _check_entry(entry)
+    size = sum(entry.file_size for entry in entries)
+    if size > largest:
+        raise TooLargeError(f"an archive that unpacks to {size >> 20} MiB", f"at most {largest >> 20} MiB", "make it smaller")
+    if size > _FORGIVEN_BYTES and size > LARGEST_RATIO * max(path.stat().st_size, 1):
+        raise TooLargeError(
+            f"an archive that unpacks to {size // max(path.stat().st_size, 1)} times its size",
+            f"at most {LARGEST_RATIO} times",
+            "pack it without such compression",
+        )
+    return [entry for entry in entries if not entry.is_dir()]
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    name = PurePosixPath(entry.filename.replace("\\", "/"))
+    if name.is_absolute() or ".." in name.parts or ":" in entry.filename or "\0" in entry.filename:
+        raise AppError(f"an archive with {entry.filename!r}, a path out of its folder", "plain names", "pack it again")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise AppError(f"an archive with the link {entry.filename!r}", "files alone", "pack it again")
+    if entry.flag_bits & 1:
+        raise AppError("an encrypted archive", "one without a password", "pack it again")
+
+
+def zarr_root(entries: list[zipfile.ZipInfo]) -> PurePosixPath | None:
+    """The folder in an archive that is the outermost Zarr store; None where there is none."""
+    roots = [PurePosixPath(entry.filename).parent for entry in entries if PurePosixPath(entry.filename).name in ZARR_MARKS]
+    return min(roots, key=lambda root: len(root.parts), default=None)
+
+
+def unpack_zarr(path: Path, target: Path) -> None:
+    """Write the Zarr store of an archive to the new folder ``target``. Raises as ``check_archive``."""
+    entries = check_archive(path)
+    root = zarr_root(entries)
+    if root is None:
+        raise AppError("an archive without a Zarr store", "a zipped folder with zarr.json or .zgroup", "pack the store itself")
+    with zipfile.ZipFile(path) as archive:
+        for entry in entries:
+            name = PurePosixPath(entry.filename)
+            if name.is_relative_to(root):
+                _extract(archive, entry, target / name.relative_to(root))
+
+
+@contextmanager
+def unpacked_parcels(path: Path) -> Iterator[Path]:
+    """A file of parcels as one that readers take: out of its archive where it is in one. Raises as ``check_archive``."""
+    if path.suffix != ".zip":
+        yield path
+        return
+    entries = check_archive(path, _LARGEST_TABLE)
+    tables = [entry for entry in entries if PurePosixPath(entry.filename).suffix.lower() in _TABLES]
+    if len(tables) != 1:
+        raise AppError(f"an archive with {len(tables)} files of parcels", "one", "pack them one by one")
+    stem = PurePosixPath(tables[0].filename).with_suffix("")
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+        for entry in entries:
+            name = PurePosixPath(entry.filename)
+            if name.with_suffix("") == stem and name.suffix.lower() in (*_TABLES, *_SIDECARS):
+                _extract(archive, entry, Path(folder) / f"parcels{name.suffix.lower()}")
+        yield Path(folder) / f"parcels{PurePosixPath(tables[0].filename).suffix.lower()}"
+
+
+def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with archive.open(entry) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file, 1024**2)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise AppError(
+            f"an archive whose {entry.filename!r} is damaged ({error})", "a whole zip file", "pack it again"
+        ) from error

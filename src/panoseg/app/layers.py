@@ -1,0 +1,100 @@
+"""Rasters of a season for the pages: the reflectance of each date in the four bands that pictures and NDVI need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from rasterio.enums import Resampling
+from rasterio.windows import Window
+
+from panoseg.cube.check import check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.cube.season import clear_shares
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.errors import NotFoundError
+from panoseg.files import atomic, new_folder, write_json
+from panoseg.progress import track
+
+BANDS = ("B02", "B03", "B04", "B08")
+"""Of a date's raster, in order: blue, green, red, near infrared."""
+LAYERS = "layers.json"
+_BLOCK = 512
+_WINDOW = 2048
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A date. file: GeoTIFF with the bands ``BANDS``, uint16, reflectance x 10 000, 0 for no data, with overviews.
+
+    clear: share 0..1 of the area that shows the ground. used: whether the map was made of this date too.
+    """
+
+    date: str
+    file: str
+    clear: float
+    used: bool
+
+
+def read_layers(folder: Path) -> list[Layer]:
+    """The dates of a finished job, in order; ``folder`` is its folder ``layers``. Raises ``NotFoundError``."""
+    try:
+        rows = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
+        return [Layer(**row) for row in rows]
+    except (OSError, ValueError, TypeError) as error:
+        raise NotFoundError("no layers of this job", "a map that is done", "wait until it is done") from error
+
+
+def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[Layer]:
+    """Write the raster of each date of a cube and then their list; what an earlier start has written is kept.
+
+    used: dates of which the map was made, as 2019-05-01. Raises ``PanosegError`` of several kinds.
+    """
+    with reading(cube_path):
+        cube = check_cube(open_cube(cube_path), PASTIS_BANDS)
+        days = [str(day) for day in cube["time"].values.astype("datetime64[D]")]
+        clear = clear_shares(cube)
+    new_folder(folder, resumable=f"{days[0]}.tif")
+    layers = [Layer(day, f"{day}.tif", float(share), day in used) for day, share in zip(days, clear, strict=True)]
+    for index, layer in enumerate(track(layers, "pictures")):
+        if not (folder / layer.file).is_file():
+            with reading(cube_path), atomic(folder / layer.file) as temporary:
+                _write(cube.isel(time=index), cube.odc.geobox, temporary)
+    write_json(folder / LAYERS, [asdict(layer) for layer in layers])
+    return layers
+
+
+def _write(date: xr.Dataset, grid: GeoBox, path: Path) -> None:
+    """One date, window by window, so that memory does not grow with the area."""
+    height, width = grid.shape
+    profile = {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": len(BANDS),
+        "dtype": "uint16",
+        "nodata": 0,
+        "crs": grid.crs.to_wkt() if grid.crs else None,
+        "transform": grid.affine,
+        "compress": "deflate",
+        "predictor": 2,
+        "tiled": True,
+        "blockxsize": _BLOCK,
+        "blockysize": _BLOCK,
+        "interleave": "pixel",
+    }
+    with rasterio.open(path, "w", **profile) as target:
+        for top in range(0, height, _WINDOW):
+            for left in range(0, width, _WINDOW):
+                part = date.isel(y=slice(top, top + _WINDOW), x=slice(left, left + _WINDOW)).compute()
+                values_CHW = np.nan_to_num(np.stack([part[band].values for band in BANDS])).clip(0, 65535)
+                window = Window(left, top, *reversed(values_CHW.shape[1:]))
+                target.write(values_CHW.round().astype(np.uint16), window=window)
+        factors = [2**level for level in range(1, 12) if max(height, width) / 2**level > _BLOCK / 2]
+        if factors:
+            target.build_overviews(factors, Resampling.average)

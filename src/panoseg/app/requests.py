@@ -1,0 +1,108 @@
+"""What users may ask for, checked: the bodies of the API, and what a job's folder and row keep."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from panoseg.app.settings import PACKAGE_WEIGHTS
+
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hexadecimal digits")]
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s\x00-\x1f]+$")]
+Year = Annotated[int, Field(ge=2016, le=2100, description="year of the harvest")]
+_MOST_DAYS = 800
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SampleSource(_Strict):
+    """A simulated season of a landscape that no weights have seen; needs no network."""
+
+    type: Literal["sample"] = "sample"
+    size: int = Field(256, ge=32, le=1024, description="pixels of 10 m on a side")
+    seed: int = Field(0, ge=0, le=9999, description="which landscape")
+    year: Year = 2019
+
+
+class CubeSource(_Strict):
+    """A season that was uploaded: a NetCDF file, or a zipped Zarr store."""
+
+    type: Literal["cube"]
+    upload: Id
+
+
+class CatalogueSource(_Strict):
+    """Scenes of a catalogue over an outline, which is drawn (GeoJSON, degrees) or uploaded."""
+
+    type: Literal["catalogue"]
+    catalogue: Annotated[str, Field(max_length=2000)] | None = Field(None, description="name or URL; the server's by default")
+    outline: dict[str, Any] | None = Field(None, description="a GeoJSON geometry or feature")
+    upload: Id | None = None
+    year: Year = Field(description="the season is 1 September of the year before to 31 October")
+    first: date | None = Field(None, description="other first day")
+    last: date | None = Field(None, description="other last day")
+
+    @model_validator(mode="after")
+    def _one_outline(self) -> CatalogueSource:
+        if (self.outline is None) == (self.upload is None):
+            raise ValueError("give outline or upload, one of them")
+        first, last = self.season
+        if not 0 <= (last - first).days <= _MOST_DAYS:
+            raise ValueError(f"the season must last 1 to {_MOST_DAYS} days")
+        return self
+
+    @property
+    def season(self) -> tuple[date, date]:
+        """The first and the last day."""
+        return self.first or date(self.year - 1, 9, 1), self.last or date(self.year, 10, 31)
+
+
+class RegisterSource(_Strict):
+    """The official parcels: a file that was uploaded, or its URL."""
+
+    upload: Id | None = None
+    url: Url | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RegisterSource:
+        if (self.upload is None) == (self.url is None):
+            raise ValueError("give upload or url, one of them")
+        return self
+
+
+class MapChoices(_Strict):
+    """How the map is made; as the options of ``panoseg map``."""
+
+    views: int = Field(2, ge=1, le=8)
+    min_clear: float = Field(0.1, ge=0, le=1)
+    max_dates: int = Field(60, ge=2, le=200)
+    min_area_ha: float = Field(0.05, ge=0, le=100)
+    simplify: float = Field(1.0, ge=0, le=10)
+
+
+class MapRequest(_Strict):
+    """A map of parcels."""
+
+    kind: Literal["map"] = "map"
+    name: Name = "Map"
+    source: Annotated[SampleSource | CubeSource | CatalogueSource, Field(discriminator="type")]
+    weights: Name = PACKAGE_WEIGHTS
+    options: MapChoices = MapChoices()
+    register_of: RegisterSource | None = Field(None, description="official parcels, to refine the map by")
+
+
+class PhotoRequest(_Strict):
+    """The segmentation of a photograph."""
+
+    kind: Literal["photo"]
+    name: Name = "Photograph"
+    upload: Id
+    weights: Name
+
+
+AnyRequest = Annotated[MapRequest | PhotoRequest, Field(discriminator="kind")]

@@ -1,0 +1,377 @@
+"""All that the pages and the API do, each method for a user: nobody sees or touches what is not theirs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import delete, select
+
+from panoseg.app.database import Database, ShareRow, now
+from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
+from panoseg.app.requests import AnyRequest, CubeSource, MapRequest, PhotoRequest, RegisterSource, SampleSource
+from panoseg.app.settings import PACKAGE_WEIGHTS, AppSettings
+from panoseg.app.stages import INPUT, MAP, PHOTO, REFINED, cube_of, sample_options
+from panoseg.app.uploads import Upload, UploadKind, Uploads
+from panoseg.errors import AppError, ConflictError, LimitError, NotFoundError
+from panoseg.files import output_error, write_json
+
+REQUEST = "request.json"
+_ADAPTER: TypeAdapter[MapRequest | PhotoRequest] = TypeAdapter(AnyRequest)
+_GIB = 1024**3
+_PIXEL_KM2 = 1e-4
+_SECONDS_A_KM2 = 3.0  # before the first finished map tells better
+_SECONDS_TO_START = 8.0
+_RESULTS = (MAP, REFINED, PHOTO)
+
+
+@dataclass(frozen=True)
+class SceneDate:
+    """A date of a season. cloud_percent: 0..100 of the sky over the whole scene."""
+
+    date: date
+    cloud_percent: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a map would cost. seconds: on this server, as finished maps tell. notes: a sentence each."""
+
+    km2: float
+    scenes: tuple[SceneDate, ...]
+    seconds: float
+    download_bytes: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """A file of a result that can be taken along. path: relative to the job's folder."""
+
+    path: str
+    bytes: int
+
+
+class Service:
+    """The web application without its pages. Every method may be called from any thread."""
+
+    def __init__(self, settings: AppSettings) -> None:
+        """Make folder and tables where they are missing. Raises ``AppError``, ``OutputError``."""
+        self.settings = settings
+        try:
+            for folder in (settings.jobs_folder, settings.uploads_folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise output_error(settings.folder, error) from error
+        self.database = Database(settings.database_url)
+        self.all_jobs = Jobs(self.database, settings.lease_seconds)
+        self.uploads = Uploads(settings, self.database)
+
+    # -- jobs
+
+    def submit(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> JobView:
+        """Start a job. Raises ``AppError`` of all kinds for a request that is wrong or beyond the user's limits."""
+        checked = parse_request(request)
+        km2 = self._check(user, checked)
+        id = uuid.uuid4().hex
+        folder = self.settings.jobs_folder / id
+        try:
+            folder.mkdir(parents=True)
+            self._give_inputs(user, checked, folder)
+            given = checked.model_dump(mode="json")
+            write_json(folder / REQUEST, given)
+            return self.all_jobs.submit(id, user, checked.name, given, self.settings.limits.jobs, km2)
+        except OSError as error:
+            _remove(folder)
+            raise output_error(folder, error) from error
+        except Exception:
+            _remove(folder)
+            raise
+
+    def job(self, user: str, id: str) -> JobView:
+        """A job of the user. Raises ``NotFoundError``, also for one of somebody else."""
+        view = self.all_jobs.get(id)
+        if view.owner != user:
+            raise NotFoundError(f"job {id}", "a job of yours", "look at the list of jobs")
+        return view
+
+    def jobs(self, user: str) -> list[JobView]:
+        """The jobs of the user, the newest first."""
+        return self.all_jobs.of(user)
+
+    def log(self, user: str, id: str, after: int = 0) -> list[LogLine]:
+        """The lines of a job's log behind the line of that number. Raises ``NotFoundError``."""
+        return self.all_jobs.log(self.job(user, id).id, after)
+
+    def position(self, user: str, id: str) -> int:
+        """How many jobs wait before this one, at most. Raises ``NotFoundError``."""
+        return self.all_jobs.position(self.job(user, id).id)
+
+    def cancel(self, user: str, id: str) -> JobView:
+        """Stop a job. Raises ``NotFoundError``, ``ConflictError`` for one that has ended."""
+        view = self.job(user, id)
+        if view.state in ENDED:
+            raise ConflictError(f"a job that is {view.state}", "one that waits or runs", "delete it, if it is not wanted")
+        return self.all_jobs.cancel(id)
+
+    def retry(self, user: str, id: str) -> JobView:
+        """Start a failed or cancelled job again; what is done stays. Raises ``NotFoundError``, ``ConflictError``."""
+        view = self.job(user, id)
+        if view.state not in ("failed", "cancelled"):
+            raise ConflictError(f"a job that is {view.state}", "one that failed or was cancelled", "wait until it ends")
+        return self.all_jobs.requeue(id, self.settings.limits.jobs)
+
+    def delete(self, user: str, id: str) -> None:
+        """Forget a job and its files; one that runs is stopped first. Raises ``NotFoundError``."""
+        self.all_jobs.mark_deleted(self.job(user, id).id)
+        self.remove_deleted()
+
+    def set_register(self, user: str, id: str, register: RegisterSource | dict[str, Any]) -> JobView:
+        """Compare a finished map with official parcels, in place of those before; the job runs once more for that.
+
+        Raises ``NotFoundError``, ``ConflictError`` for a map that is not done, ``AppError``.
+        """
+        view = self.job(user, id)
+        if view.kind != "map" or view.state != "done":
+            raise ConflictError(f"a {view.kind} that is {view.state}", "a map that is done", "wait until it is done")
+        source = _validated(RegisterSource, register)
+        request = parse_request({**view.request, "register_of": source.model_dump()})
+        self._check_register(user, source)
+        folder = self.settings.jobs_folder / id
+        for old in (folder / INPUT).glob("register*"):
+            old.unlink(missing_ok=True)
+        self._give_register(user, source, folder / INPUT)
+        given = request.model_dump(mode="json")
+        write_json(folder / REQUEST, given)
+        return self.all_jobs.requeue(id, self.settings.limits.jobs, given)
+
+    # -- before a job
+
+    def estimate(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> Estimate:
+        """What a map would cost, found out without starting it. Raises ``AppError`` of all kinds, ``CatalogueError``."""
+        checked = parse_request(request)
+        if isinstance(checked, PhotoRequest):
+            return Estimate(0.0, (), 2 * _SECONDS_TO_START, 0, ())
+        km2 = self._check(user, checked) or 0.0
+        scenes, size, notes = self._scenes(user, checked, km2)
+        pace = self.all_jobs.pace() or _SECONDS_A_KM2
+        return Estimate(km2, scenes, _SECONDS_TO_START + pace * km2, size, notes)
+
+    def weights(self, kind: str) -> list[str]:
+        """The names of the weights that jobs of a kind may use."""
+        settings = self.settings
+        return (
+            [PACKAGE_WEIGHTS, *(path.name for path in settings.weights)]
+            if kind == "map"
+            else [p.name for p in settings.photo_weights]
+        )
+
+    # -- results
+
+    def folder(self, user: str, id: str) -> Path:
+        """The folder of a job of the user, see ``panoseg.app.stages`` for what lies there. Raises ``NotFoundError``."""
+        return self.settings.jobs_folder / self.job(user, id).id
+
+    def cube(self, user: str, id: str) -> Path:
+        """The season of a job of the user. Raises ``NotFoundError``."""
+        return cube_of(self.folder(user, id))
+
+    def files(self, user: str, id: str) -> list[ResultFile]:
+        """The files of a result that can be taken along, by name. Raises ``NotFoundError``."""
+        return self._files(self.job(user, id))
+
+    def file(self, user: str, id: str, path: str) -> Path:
+        """A file of ``files``. Raises ``NotFoundError``."""
+        return self._file(self.job(user, id), path)
+
+    def share(self, user: str, id: str) -> str:
+        """The token of the link to a result, the same every time. Raises ``NotFoundError``, ``ConflictError``."""
+        view = self.job(user, id)
+        if view.state != "done":
+            raise ConflictError(f"a job that is {view.state}", "one that is done", "wait until it is done")
+        with self.database.writing() as session:
+            token = session.scalar(select(ShareRow.token).where(ShareRow.job == id))
+            if token is None:
+                token = secrets.token_urlsafe(24)
+                session.add(ShareRow(token=token, job=id, created=now(session)))
+            return token
+
+    def unshare(self, user: str, id: str) -> None:
+        """Let the link to a result lead nowhere. Raises ``NotFoundError``."""
+        view = self.job(user, id)
+        with self.database.writing() as session:
+            session.execute(delete(ShareRow).where(ShareRow.job == view.id))
+
+    def shared(self, token: str) -> JobView:
+        """The job that a link leads to, done; whoever has the token may read its results. Raises ``NotFoundError``."""
+        with self.database.reading() as session:
+            id = session.scalar(select(ShareRow.job).where(ShareRow.token == token))
+        view = None if id is None else self.all_jobs.get(id)
+        if view is None or view.state != "done":
+            raise NotFoundError("this link", "one that leads to a result", "ask whoever sent it for a new one")
+        return view
+
+    def shared_files(self, token: str) -> list[ResultFile]:
+        """``files`` of a shared job. Raises ``NotFoundError``."""
+        return self._files(self.shared(token))
+
+    def shared_file(self, token: str, path: str) -> Path:
+        """``file`` of a shared job. Raises ``NotFoundError``."""
+        return self._file(self.shared(token), path)
+
+    # -- uploads
+
+    def save_upload(self, user: str, name: str, chunks: Iterable[bytes]) -> Upload:
+        """Keep a file that arrives in pieces. Raises ``AppError`` of all kinds for what is of no use or too much."""
+        return self.uploads.save(user, name, chunks, max(0, round(self.settings.limits.disk_gib * _GIB) - self.bytes_of(user)))
+
+    def bytes_of(self, user: str) -> int:
+        """Disk space of the uploads and ended jobs of a user."""
+        return self.uploads.bytes_of(user) + self.all_jobs.bytes_of(user)
+
+    # -- operation
+
+    def remove_deleted(self) -> int:
+        """Remove the files of deleted jobs that no worker holds, and their rows; returns how many."""
+        removed = self.all_jobs.removable()
+        for id in removed:
+            _remove(self.settings.jobs_folder / id)
+            self.all_jobs.remove(id)
+        return len(removed)
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    # -- what a request needs
+
+    def _check(self, user: str, request: MapRequest | PhotoRequest) -> float | None:
+        """Refuse what is wrong or too much; returns the area of a map, where it is known before its season is."""
+        limits = self.settings.limits
+        if self.bytes_of(user) > limits.disk_gib * _GIB:
+            raise LimitError(
+                f"{self.bytes_of(user) / _GIB:.1f} GiB of results", f"at most {limits.disk_gib:g}", "delete some jobs"
+            )
+        if isinstance(request, PhotoRequest):
+            self.settings.photo_weights_folder(request.weights)
+            self._upload(user, request.upload, "photo")
+            return None
+        self.settings.weights_folder(request.weights)
+        if request.register_of is not None:
+            self._check_register(user, request.register_of)
+        km2 = self._km2(user, request)
+        if km2 is not None and km2 > limits.area_km2:
+            raise LimitError(f"an area of {km2:,.1f} km2", f"at most {limits.area_km2:g} km2", "draw a smaller one")
+        return km2
+
+    def _km2(self, user: str, request: MapRequest) -> float | None:
+        source = request.source
+        if isinstance(source, SampleSource):
+            return source.size**2 * _PIXEL_KM2
+        if isinstance(source, CubeSource):
+            return self._upload(user, source.upload, "cube").summary.get("km2")
+        raise AppError("a catalogue", "a sample or an uploaded season", "choose another source")
+
+    def _upload(self, user: str, id: str, *kinds: UploadKind) -> Upload:
+        upload = self.uploads.get(user, id)
+        if upload.kind not in kinds:
+            raise AppError(f"an upload that is a {upload.kind}", f"a {' or '.join(kinds)}", "upload another file")
+        return upload
+
+    def _check_register(self, user: str, register: RegisterSource) -> None:
+        if register.upload is not None:
+            self._upload(user, register.upload, "outline", "register")
+        else:
+            raise AppError("a register by URL", "an upload", "upload it")
+
+    def _give_inputs(self, user: str, request: MapRequest | PhotoRequest, folder: Path) -> None:
+        """A job's own copies of the uploads that it needs."""
+        given = folder / INPUT
+        given.mkdir()
+        if isinstance(request, PhotoRequest):
+            _give(self.uploads.path(user, request.upload), given, "photo")
+            return
+        if isinstance(request.source, CubeSource):
+            _give(self.uploads.path(user, request.source.upload), given, "cube")
+        if request.register_of is not None:
+            self._give_register(user, request.register_of, given)
+
+    def _give_register(self, user: str, register: RegisterSource, folder: Path) -> None:
+        if register.upload is not None:
+            _give(self.uploads.path(user, register.upload), folder, "register")
+
+    def _scenes(self, user: str, request: MapRequest, km2: float) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
+        """The dates of a season, the bytes to fetch, and notes."""
+        source = request.source
+        if isinstance(source, SampleSource):
+            from panoseg.app.stages import SAMPLE_SEEDS
+            from panoseg.data.simulation.season import planned_dates
+
+            planned = planned_dates(SAMPLE_SEEDS + source.seed, sample_options(source))
+            scenes = tuple(SceneDate(day, round(100 * cover, 1)) for day, cover in planned)
+            return scenes, 0, ("A simulated season: nothing is fetched.",)
+        return (), 0, ("The season is in the upload: nothing is fetched.",)
+
+    def _files(self, view: JobView) -> list[ResultFile]:
+        if view.state != "done":
+            return []
+        root = self.settings.jobs_folder / view.id
+        found = sorted(path for name in _RESULTS for path in (root / name).rglob("*") if _is_result(path))
+        return [ResultFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in found]
+
+    def _file(self, view: JobView, path: str) -> Path:
+        if path not in {file.path for file in self._files(view)}:
+            raise NotFoundError("this file", "one of the result's", "look at the list of files")
+        return self.settings.jobs_folder / view.id / path
+
+
+def parse_request(request: MapRequest | PhotoRequest | dict[str, Any]) -> MapRequest | PhotoRequest:
+    """A checked request. Raises ``AppError`` that names what is wrong."""
+    if isinstance(request, (MapRequest, PhotoRequest)):
+        return request
+    try:
+        return _ADAPTER.validate_python(request)
+    except ValidationError as error:
+        raise _wrong(error) from error
+
+
+def _validated(model: type[RegisterSource], value: RegisterSource | dict[str, Any]) -> RegisterSource:
+    try:
+        return value if isinstance(value, model) else model.model_validate(value)
+    except ValidationError as error:
+        raise _wrong(error) from error
+
+
+def _wrong(error: ValidationError) -> AppError:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the request"
+    return AppError(f"{place}: {first['msg']}", "a request as the API describes it", "see /docs")
+
+
+def _is_result(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in path.parts[-3:])
+
+
+def _give(upload: Path, folder: Path, name: str) -> None:
+    """The file under another name in a job's folder, as a second link to the same bytes where the disk can."""
+    target = folder / f"{name}{upload.suffix}"
+    try:
+        os.link(upload, target)
+    except FileNotFoundError as error:
+        raise NotFoundError("an upload whose file has gone", "one that is there", "upload it again") from error
+    except OSError:
+        shutil.copyfile(upload, target)
+
+
+def _remove(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)
