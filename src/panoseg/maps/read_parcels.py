@@ -22,22 +22,25 @@ _FORMATS = "GeoParquet, GeoPackage, GeoJSON or Shapefile"
 _REFERENCE = re.compile(rb"<(OGR|GDAL|VRT)\w+")
 _HEAD_BYTES = 65_536
 _LEFT_OUT = "rows without area"
+_COUNT_LEFT_OUT = "number of rows without area"
+_EDGE_PIECES = 256
 _FARTHEST = 1e9  # in any unit that maps are made in
 _AREAL = re.compile("Polygon|Surface|Unknown|Collection")
 
 
-def read_parcels(path: Path | str) -> gpd.GeoDataFrame:
+def read_parcels(path: Path | str, area: gpd.GeoSeries | None = None) -> gpd.GeoDataFrame:
     """Parcels of any origin: GeoParquet, GeoPackage, GeoJSON, Shapefile. Rows without area are left out.
 
-    The result may have no rows where the file has none. Raises ``ParcelsError`` for what cannot be read, has several layers of
-    polygons, rows but no polygons, coordinates that are no numbers, and no coordinate system or one that they do not fit.
+    area: only rows that meet its bounding box are kept; where the format allows, the others are not even read. The result may
+    have no rows where the file has none. Raises ``ParcelsError`` for what cannot be read, has several layers of polygons, rows
+    but no polygons, coordinates that are no numbers, and no coordinate system or one that they do not fit.
     """
     path = Path(path)
     if not path.exists():
         raise ParcelsError(f"{path} does not exist", "a file of parcels", "check the path")
     try:
         with warnings.catch_warnings(action="ignore"):  # what matters of them is said below
-            parcels = _read(path)
+            parcels = _read(path, area)
     except ParcelsError:
         raise
     except Exception as error:  # the readers of four formats raise what they like, also their own kinds of nothing
@@ -60,13 +63,18 @@ def read_truth(path: Path | str) -> gpd.GeoDataFrame:
     return parcels
 
 
-def _read(path: Path) -> gpd.GeoDataFrame:
+def rows_without_area(parcels: gpd.GeoDataFrame) -> int:
+    """How many rows of its file a table of ``read_parcels`` lacks because they have no area."""
+    return int(parcels.attrs.get(_COUNT_LEFT_OUT, 0))
+
+
+def _read(path: Path, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
     head = b""
     if path.is_file():
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
     if head.startswith(b"PAR1"):
-        return gpd.read_parquet(path)
+        return _near(gpd.read_parquet(path), area)
     if _REFERENCE.search(head):
         raise ParcelsError(f"{path} stands for other files", _FORMATS, "give the file that holds the parcels")
     layers = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(path)]
@@ -76,7 +84,22 @@ def _read(path: Path) -> gpd.GeoDataFrame:
             f"{path} has {len(areal)} layers ({', '.join(areal)})", "one", "write the parcels into their own file"
         )
     # A layer of lines or a mere table is read too, so that the message can say what it holds.
-    return pyogrio.read_dataframe(path, layer=(areal or [name for name, _ in layers])[0])
+    layer = (areal or [name for name, _ in layers])[0]
+    crs = None if area is None else pyogrio.read_info(path, layer=layer)["crs"]
+    box = None if area is None or crs is None else _box_around(area, crs)
+    return pyogrio.read_dataframe(path, layer=layer, bbox=box)
+
+
+def _box_around(area: gpd.GeoSeries, crs: CRS | str) -> tuple[float, ...]:
+    """Left, bottom, right and top of an area in another coordinate system, in which its straight edges are bent."""
+    return tuple(area.segmentize(max(area.length.max() / _EDGE_PIECES, 1e-9)).to_crs(crs).total_bounds)
+
+
+def _near(parcels: gpd.GeoDataFrame, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
+    if area is None or not isinstance(parcels, gpd.GeoDataFrame) or parcels.crs is None:
+        return parcels
+    left, bottom, right, top = _box_around(area, parcels.crs)
+    return parcels.cx[left:right, bottom:top]
 
 
 def _on_earth(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
@@ -125,6 +148,7 @@ def _with_area(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
         )
     kept = parcels[usable].reset_index(drop=True)
     if len(kept) < len(parcels):  # worth a word: GDAL reads a damaged outline as none
+        kept.attrs[_COUNT_LEFT_OUT] = len(parcels) - len(kept)
         kept.attrs[_LEFT_OUT] = f"{len(parcels) - len(kept)} of {len(parcels)} rows of {path} have no area and were left out."
     return kept
 

@@ -1,0 +1,1 @@
+"""A register of parcels and seasons of images become training data."""

@@ -1,0 +1,203 @@
+"""From a register of parcels and cubes to a dataset: the whole way.
+
+Parcels are drawn once to choose patches by their cover; images are read and written window by window, which is the one long
+step and continues where it was stopped; then folds are dealt out, and labels and tables written.
+
+Shape suffixes: N parcels, K classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from panoseg.cube.check import PIXEL_M
+from panoseg.data.pastis_metadata import read_json
+from panoseg.data.pieces import write_pieces
+from panoseg.errors import ConfigError
+from panoseg.files import write_json
+from panoseg.progress import track
+from panoseg.register.crop_codes import CropCodes, read_crop_codes
+from panoseg.register.draw import Canvas
+from panoseg.register.folds import blocks_of, deal, owners
+from panoseg.register.forms import FORMS, FinishedPatch, Form, LayoutName
+from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
+from panoseg.register.options import DatasetOptions
+from panoseg.register.parcels import Register, read_register
+from panoseg.register.plan import Plan, PlannedPatch, plan_patches
+from panoseg.register.report import Report, Tally, report_of
+
+REPORT_FILE = "report.json"
+_VERSION = 1
+"""Raised whenever the same inputs give other data, so that patches of two versions are not mixed."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a dataset is made of.
+
+    parcels: file of the register. class_column: its column of crop codes. classes: CSV of codes, see ``crop_codes``. cubes:
+    NetCDF, Zarr or STAC folders, each with all bands of PASTIS.
+    """
+
+    parcels: Path
+    class_column: str
+    classes: Path
+    cubes: tuple[Path, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Land:
+    """Everything that is known before an image is read."""
+
+    form: Form
+    register: Register
+    grids: tuple[GeoBox, ...]
+    canvases: tuple[Canvas, ...]
+    plan: Plan
+    options: DatasetOptions
+
+
+def write_dataset(
+    sources: Sources, out: Path | str, layout: LayoutName, options: DatasetOptions | None = None, workers: int = 1
+) -> Report:
+    """Write a dataset in one of ``FORMS`` to a new folder, or complete an unfinished one; returns what was found on the way.
+
+    workers: processes that read images; each holds a window in memory. Raises ``ParcelsError``, ``CubeError``,
+    ``DatasetError``, ``ConfigError`` and ``OutputError``.
+    """
+    options, form, out = options or DatasetOptions(), FORMS[layout], Path(out)
+    if options.centres and layout != "pastis":
+        raise ConfigError(f"--centres with --layout {layout}", "a layout with parcels", "leave one of them out")
+    codes = read_crop_codes(sources.classes, form.classes)
+    seasons = [open_season(path, options.year) for path in sources.cubes]
+    grids = tuple(cube.odc.geobox for cube, _ in seasons)
+    register = read_register(sources.parcels, sources.class_column, codes, form.classes, grids)
+    canvases = tuple(Canvas(register, grid) for grid in grids)
+    plan = plan_patches(register, canvases, grids, form.classes, options)
+    land = _Land(form, register, grids, canvases, plan, options)
+    _blocks(land, plan.patches)  # refuses an area that is too small before it is read
+    pieces = cut_into_pieces(plan.patches, [cube.sizes["time"] for cube, _ in seasons], options)
+    writer = ImageWriter(sources.cubes, tuple(pieces), options, form.save_images)
+    mark = _mark(sources, layout, options, codes, [cube["time"].values for cube, _ in seasons])
+    names = [piece.name for piece in pieces]
+    files = write_pieces(out, mark, names, writer.write, workers, kind="dataset", verb="reading images")
+    records = {record["patch"]: record for file in files for record in read_json(file)["patches"] if record["dates"]}
+    report = _finish(out, sources, land, records, [year for _, year in seasons])
+    write_json(out / REPORT_FILE, report.to_json())
+    return report
+
+
+def _mark(
+    sources: Sources, layout: str, options: DatasetOptions, codes: CropCodes, times: Sequence[np.ndarray]
+) -> dict[str, Any]:
+    """All that the data depend on, so that a dataset is continued with the same alone."""
+    status = sources.parcels.stat()
+    return {
+        "version": _VERSION,
+        "layout": layout,
+        "parcels": [sources.parcels.name, status.st_size, status.st_mtime_ns],
+        "class_column": sources.class_column,
+        "classes": dict(codes.classes),
+        "cubes": [
+            [str(path.absolute()), *map(str, days.astype("datetime64[D]"))]
+            for path, days in zip(sources.cubes, times, strict=True)
+        ],
+        "options": asdict(options),
+    }
+
+
+def _blocks(land: _Land, patches: Sequence[PlannedPatch]) -> tuple[np.ndarray, int]:
+    """The block of each patch, and patches on a side of a block; see ``blocks_of``."""
+    corner = land.grids[0].affine @ (0, 0)
+    centres_2 = np.empty((len(patches), 2))
+    for row, patch in enumerate(patches):
+        grid = land.grids[patch.cube]
+        centre = grid.affine @ (patch.window.left + patch.window.width / 2, patch.window.top + patch.window.height / 2)
+        if patch.cube:
+            centre = Transformer.from_crs(grid.crs.to_wkt(), land.register.crs, always_xy=True).transform(*centre)
+        centres_2[row] = centre[0] - corner[0], corner[1] - centre[1]
+    return blocks_of(centres_2, land.options.size * PIXEL_M, land.options.block, len(land.form.parts))
+
+
+def _fold_of(land: _Land, patches: Sequence[PlannedPatch]) -> tuple[np.ndarray, int]:
+    """The number of the fold of each patch, and patches on a side of a block."""
+    block_of, side = _blocks(land, patches)
+    things = land.form.classes.ids("thing")
+    amounts_BK = np.zeros((block_of.max() + 1, len(things) + 1))
+    for patch, block in zip(patches, block_of, strict=True):
+        pixels_K = np.bincount(land.register.classes_N[patch.parcels_P], patch.pixels_P, minlength=land.form.classes.count)
+        amounts_BK[block, :-1] += pixels_K[list(things)]
+        amounts_BK[block, -1] += 1
+    return deal(amounts_BK, land.form.weights)[block_of], side
+
+
+def _finish(out: Path, sources: Sources, land: _Land, records: dict[int, dict[str, Any]], years: Sequence[int]) -> Report:
+    """Deal out folds, write labels and tables."""
+    patches = [patch for patch in land.plan.patches if patch.id in records]
+    fold_of, side = _fold_of(land, patches)
+    folds, table = len(land.form.parts), land.form.classes
+    parcels, pixels = [patch.parcels_P for patch in patches], [patch.pixels_P for patch in patches]
+    owner_N = owners(parcels, pixels, fold_of.tolist(), len(land.register.classes_N), folds)
+    finished, divided, learnt = [], set(), set()
+    pixels_FK = np.zeros((folds, table.count), np.int64)
+    for patch, fold in zip(track(patches, "writing labels"), fold_of.tolist(), strict=True):
+        foreign_P = patch.parcels_P[owner_N[patch.parcels_P] != fold]
+        classes_HW, parcels_HW = _labels(out, land, patch, records[patch.id], foreign_P)
+        land.form.save_labels(out, patch.id, classes_HW, parcels_HW, land.options.centres)
+        crops_HW = np.isin(classes_HW, table.ids("thing"))
+        learnt.update((fold, number) for number in np.unique(parcels_HW[crops_HW]).tolist())
+        divided.update(foreign_P.tolist())
+        pixels_FK[fold] += np.bincount(classes_HW.ravel(), minlength=table.count)
+        finished.append(_finished(sources, land, patch, records[patch.id], fold, crops_HW, parcels_HW))
+    land.form.save_tables(out, finished)
+    parcels_F = np.bincount([fold for fold, _ in learnt], minlength=folds)
+    tally = Tally(pixels_FK, parcels_F, len(divided))
+    cubes = [(str(path), year) for path, year in zip(sources.cubes, years, strict=True)]
+    return report_of(land.form, land.register, land.plan, finished, tally, side * land.options.size * PIXEL_M, cubes)
+
+
+def _labels(
+    out: Path, land: _Land, patch: PlannedPatch, record: dict[str, Any], foreign_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Classes, and numbers of parcels. What belongs to another fold is void and has no number; so is what is never seen."""
+    void = land.form.classes.void or 0
+    drawing = land.canvases[patch.cube].draw(patch.window)
+    classes_HW = drawing.classes(land.register.classes_N, void, land.options.min_inside)
+    parcels_HW = np.append(land.register.numbers_N, 0)[drawing.parcel_HW].astype(np.int32)
+    hidden_HW = np.isin(drawing.parcel_HW, foreign_P) | read_unseen(out, record, land.options.size)
+    classes_HW[hidden_HW], parcels_HW[hidden_HW] = void, 0
+    return classes_HW, parcels_HW
+
+
+def _finished(
+    sources: Sources,
+    land: _Land,
+    patch: PlannedPatch,
+    record: dict[str, Any],
+    fold: int,
+    crops_HW: np.ndarray,
+    parcels_HW: np.ndarray,
+) -> FinishedPatch:
+    grid = land.grids[patch.cube]
+    a, b, c, d, e, f = (grid.affine * grid.affine.translation(patch.window.left, patch.window.top))[:6]
+    return FinishedPatch(
+        patch.id,
+        land.form.parts[fold],
+        tuple(map(date.fromisoformat, record["dates"])),
+        len(np.unique(parcels_HW[crops_HW])),
+        float(crops_HW.mean()),
+        sources.cubes[patch.cube].stem,
+        grid.crs.to_wkt(),
+        grid.crs.epsg,
+        (a, b, c, d, e, f),
+        land.options.size,
+        np.array(record["moments"]),
+    )

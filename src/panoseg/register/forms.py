@@ -1,0 +1,126 @@
+"""The two layouts in which a register becomes a dataset: PASTIS's and S2TSCzCrop's; no torch in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
+from panoseg.data import pastis_files, s2tsczcrop_files
+from panoseg.data.s2tsczcrop_files import Affine, CzechPatch
+
+LayoutName = Literal["pastis", "s2tsczcrop"]
+_DEGREES = 4326
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedPatch:
+    """A patch as the tables describe it.
+
+    part: its fold or set. cover: share of pixels in parcels with a known crop. parcels: how many of those. tile: name of its
+    cube. crs: WKT, and epsg: code where it has one. affine: its grid. size: pixels on a side. moments_2C: mean and deviation.
+    """
+
+    id: int
+    part: int | str
+    dates: tuple[date, ...]
+    parcels: int
+    cover: float
+    tile: str
+    crs: str
+    epsg: int | None
+    affine: Affine
+    size: int
+    moments_2C: np.ndarray
+
+    def outline(self) -> list[tuple[float, float]]:
+        """Its corners on the map, the first repeated."""
+        a, b, left, d, e, top = self.affine
+        corners = [(0, 0), (self.size, 0), (self.size, self.size), (0, self.size), (0, 0)]
+        return [(a * column + b * row + left, d * column + e * row + top) for column, row in corners]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A layout to write.
+
+    classes: those of its labels. parts: its folds or sets, and weights: the share of the land of each. part: what they are
+    called. save_images: folder, id, images int16 in PASTIS's order of bands. save_labels: folder, id, classes, numbers of
+    parcels, whether centres too. save_tables: folder, all patches; the last to be written.
+    """
+
+    classes: ClassTable
+    parts: tuple[int | str, ...]
+    weights: tuple[float, ...]
+    part: str
+    save_images: Callable[[Path, int, np.ndarray], None]
+    save_labels: Callable[[Path, int, np.ndarray, np.ndarray, bool], None]
+    save_tables: Callable[[Path, Sequence[FinishedPatch]], None]
+
+
+def _save_pastis_labels(folder: Path, patch_id: int, classes_HW: np.ndarray, parcels_HW: np.ndarray, centres: bool) -> None:
+    pastis_files.save_labels(folder, patch_id, classes_HW, parcels_HW, centres=centres)
+
+
+def _save_pastis_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
+    """Statistics of a fold are the mean over its patches of their mean and deviation, as published."""
+    of_fold: dict[int, list[np.ndarray]] = {}
+    for patch in patches:
+        of_fold.setdefault(int(patch.part), []).append(patch.moments_2C)
+    pastis_files.save_normalisation(folder, {fold: np.mean(found, axis=0) for fold, found in of_fold.items()})
+    codes = {patch.epsg for patch in patches}
+    epsg = next(iter(codes)) if len(codes) == 1 else None
+    rows = [
+        pastis_files.PatchRow(
+            patch.id, int(patch.part), patch.dates, patch.parcels, patch.cover, patch.tile, patch.crs, patch.outline()
+        )
+        for patch in patches
+    ]
+    pastis_files.save_metadata(folder, rows, epsg or _DEGREES)
+
+
+def _save_czech_labels(folder: Path, patch_id: int, classes_HW: np.ndarray, parcels_HW: np.ndarray, centres: bool) -> None:
+    s2tsczcrop_files.save_classes(folder, patch_id, classes_HW)
+
+
+def _save_czech_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
+    s2tsczcrop_files.save_normalisation(folder, [patch.moments_2C for patch in patches if patch.part == "train"])
+    rows = [
+        CzechPatch(
+            patch.id,
+            patch.part,  # type: ignore[arg-type]
+            patch.dates,
+            patch.epsg,
+            patch.affine,
+            {"Background_Cover": 1 - patch.cover, "TILE": patch.tile},
+        )
+        for patch in patches
+    ]
+    s2tsczcrop_files.save_patches(folder, rows)
+
+
+FORMS: dict[LayoutName, Form] = {
+    "pastis": Form(
+        PASTIS,
+        (1, 2, 3, 4, 5),
+        (0.2,) * 5,
+        "fold",
+        pastis_files.save_images,
+        _save_pastis_labels,
+        _save_pastis_tables,
+    ),
+    "s2tsczcrop": Form(
+        S2TSCZCROP,
+        s2tsczcrop_files.SETS,
+        (0.7, 0.15, 0.15),  # as published
+        "set",
+        s2tsczcrop_files.save_images,
+        _save_czech_labels,
+        _save_czech_tables,
+    ),
+}

@@ -1,0 +1,169 @@
+"""The seasons of planned patches, read from cubes a window at a time and written as they are.
+
+A window holds as many patches as lie in one piece of a cube on disk and as memory allows, so that each piece is read once.
+
+Shape suffixes: T dates, C bands, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from panoseg.cube.check import check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.cube.season import dates_of_season, shows_ground, spread_clearest
+from panoseg.cube.window import Window, fill_gaps
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.statistics import moments
+from panoseg.files import atomic
+from panoseg.register.options import DatasetOptions
+from panoseg.register.plan import PlannedPatch
+
+LARGEST_WINDOW = 512
+_WINDOW_BYTES = 400 * 1024**2
+"""Images of one window, as int16; beside them one band is in memory as float32."""
+
+
+def open_season(path: Path, year: int | None) -> tuple[xr.Dataset, int]:
+    """The dates of one season of a checked cube, lazy, and its harvest year. Raises ``CubeError``."""
+    return _open_season(path, year, path.stat().st_mtime_ns if path.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset, int]:
+    """The same; ``changed`` says which version of the file."""
+    with reading(path):
+        cube = check_cube(open_cube(path), PASTIS_BANDS)
+    harvest_year, _, inside = dates_of_season(cube["time"].values.astype("datetime64[D]"), year=year)
+    return cube.isel(time=inside), harvest_year
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Patches of one cube that are read together: the number of the cube, their ids and windows."""
+
+    cube: int
+    patches: tuple[tuple[int, Window], ...]
+
+    @property
+    def name(self) -> str:
+        """Names the piece, by its first patch."""
+        return str(self.patches[0][0])
+
+
+def cut_into_pieces(patches: Sequence[PlannedPatch], dates: Sequence[int], options: DatasetOptions) -> list[Piece]:
+    """The patches in pieces that are neighbours. dates: how many the season of each cube has."""
+    pieces: dict[tuple[int, int, int], list[tuple[int, Window]]] = {}
+    for patch in patches:
+        side = options.size * patches_a_side(options.size, min(dates[patch.cube], options.max_dates))
+        key = (patch.cube, patch.window.top // side, patch.window.left // side)
+        pieces.setdefault(key, []).append((patch.id, patch.window))
+    return [Piece(cube, tuple(members)) for (cube, _, _), members in pieces.items()]
+
+
+def patches_a_side(size: int, dates: int) -> int:
+    """How many patches a window has on a side: a power of two, as far as 512 pixels and 400 MiB of images allow; 1 at least.
+
+    >>> patches_a_side(128, 61), patches_a_side(128, 100), patches_a_side(512, 500)
+    (4, 2, 1)
+    """
+    count = 1
+    while size * count * 2 <= LARGEST_WINDOW and (size * count * 2) ** 2 * dates * len(PASTIS_BANDS) * 2 <= _WINDOW_BYTES:
+        count *= 2
+    return count
+
+
+@dataclass(frozen=True)
+class ImageWriter:
+    """Writes the images of pieces; crosses to other processes. save: writes the images of one patch into a folder."""
+
+    cubes: tuple[Path, ...]
+    pieces: tuple[Piece, ...]
+    options: DatasetOptions
+    save: Callable[[Path, int, np.ndarray], None]
+
+    def write(self, folder: Path, number: int) -> dict[str, Any]:
+        """Write a piece; returns what the tables need of it: see ``_record``."""
+        piece = self.pieces[number]
+        path = self.cubes[piece.cube]
+        cube, _ = open_season(path, self.options.year)
+        with reading(path):
+            return {"patches": list(self._patches(folder, cube, piece.patches))}
+
+    def _patches(self, folder: Path, cube: xr.Dataset, patches: Sequence[tuple[int, Window]]) -> Iterable[dict[str, Any]]:
+        around = _around([window for _, window in patches])
+        part = cube.isel(y=around.rows, x=around.columns)
+        days_T = part["time"].values.astype("datetime64[D]")
+        windows = [Window(w.top - around.top, w.left - around.left, w.height, w.width) for _, w in patches]
+        seen_THW = shows_ground(part).values
+        chosen = [self._dates(seen_THW[:, window.rows, window.columns], days_T) for window in windows]
+        seasons = _read(part, windows, chosen, days_T)
+        for (patch_id, _), dates, (images_TCHW, data_HW) in zip(patches, chosen, seasons, strict=True):
+            if len(dates):
+                self.save(folder, patch_id, images_TCHW)
+                _save_unseen(folder, patch_id, data_HW)
+            yield _record(patch_id, days_T[dates], images_TCHW, data_HW)
+
+    def _dates(self, seen_THW: np.ndarray, days_T: np.ndarray) -> np.ndarray:
+        """Places of the dates that a patch has, ascending; none where they are too few."""
+        clear_T = seen_THW.mean(axis=(1, 2))
+        enough = np.flatnonzero((clear_T >= self.options.min_clear) & (clear_T > 0))
+        kept = enough[spread_clearest(days_T[enough], clear_T[enough], self.options.max_dates)]
+        return kept if len(kept) >= self.options.min_dates else kept[:0]
+
+
+def _around(windows: Sequence[Window]) -> Window:
+    top, left = min(w.top for w in windows), min(w.left for w in windows)
+    bottom, right = max(w.top + w.height for w in windows), max(w.left + w.width for w in windows)
+    return Window(top, left, bottom - top, right - left)
+
+
+def _read(
+    part: xr.Dataset, windows: Sequence[Window], chosen: Sequence[np.ndarray], days_T: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """int16 images of each patch on its dates, and where it has data on some of them; the window is read a band at a time."""
+    seasons = [
+        (np.empty((len(dates), len(PASTIS_BANDS), w.height, w.width), np.int16), np.ones((w.height, w.width), bool))
+        for w, dates in zip(windows, chosen, strict=True)
+    ]
+    used = np.unique(np.concatenate(chosen))
+    if not len(used):
+        return seasons
+    for channel, band in enumerate(PASTIS_BANDS):
+        values_THW = part[band].isel(time=used).values
+        for window, dates, (images_TCHW, data_HW) in zip(windows, chosen, seasons, strict=True):
+            patch_THW = values_THW[np.searchsorted(used, dates)][:, window.rows, window.columns]
+            filled_THW, band_data_HW = fill_gaps(patch_THW, days_T[dates].astype(np.int64))
+            images_TCHW[:, channel] = np.clip(np.rint(filled_THW), -32768, 32767)
+            data_HW &= band_data_HW
+    return seasons
+
+
+def _record(patch_id: int, dates: np.ndarray, images_TCHW: np.ndarray, data_HW: np.ndarray) -> dict[str, Any]:
+    """What the tables need of a patch; one without dates was left out."""
+    record = {"patch": patch_id, "dates": [str(day) for day in dates], "unseen": int((~data_HW).sum())}
+    return {**record, "moments": moments(images_TCHW).tolist()} if len(dates) else record
+
+
+def _save_unseen(folder: Path, patch_id: int, data_HW: np.ndarray) -> None:
+    if not data_HW.all():
+        with atomic(_unseen_path(folder, patch_id)) as temporary:
+            np.save(temporary, ~data_HW)
+
+
+def read_unseen(folder: Path, record: dict[str, Any], size: int) -> np.ndarray:
+    """Pixels of a patch that have no data on any date, bool H x W."""
+    if not record["unseen"]:
+        return np.zeros((size, size), bool)
+    return np.load(_unseen_path(folder, record["patch"]), allow_pickle=False)
+
+
+def _unseen_path(folder: Path, patch_id: int) -> Path:
+    return folder / ".dataset" / f"unseen_{patch_id}.npy"

@@ -1,0 +1,49 @@
+"""How a register and cubes become a dataset. No heavy import in here, so that ``--help`` stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from panoseg.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """How a register and cubes become a dataset."""
+
+    size: int = 128
+    """Side of a patch in pixels of 10 m."""
+    year: int | None = None
+    """Harvest year; without it the one that most dates of a cube belong to."""
+    min_clear: float = 0.1
+    """A date on which less than this share of a patch shows the ground is left out of that patch; other clouds stay in."""
+    min_dates: int = 10
+    """A patch with fewer dates is left out."""
+    max_dates: int = 61
+    """A patch has at most so many dates, the clearest of each stretch of its season."""
+    min_cover: float = 0.1
+    """A patch of which parcels with a known crop cover less than this share is left out."""
+    min_inside: float = 0.5
+    """A parcel of which less than this share lies in a patch is void there, as in PASTIS."""
+    block: int | None = None
+    """Patches on a side of the blocks of land that are dealt out to folds or sets; without it by their number: 8, 4, 2 or 1."""
+    centres: bool = False
+    """Write INSTANCE_ANNOTATIONS too (PASTIS's layout); readers compute them where they are absent."""
+
+    def __post_init__(self) -> None:
+        if self.year is not None and not 1985 <= self.year <= 2200:
+            raise ConfigError(f"year {self.year}", "the year of a harvest, 1985 to 2200", "change --year")
+        for name, low, high in (
+            ("size", 16, 1024),
+            ("min_clear", 0, 1),
+            ("min_dates", 1, 10_000),
+            ("max_dates", self.min_dates, 10_000),
+            ("min_cover", 0, 1),
+            ("min_inside", 0, 1),
+            ("block", 1, 10_000),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+        if self.size % 16:
+            raise ConfigError(f"size {self.size}", "a multiple of 16, which networks halve four times", "change --size")

@@ -1,0 +1,157 @@
+"""The parcels of a register, with the class of each and what is wrong with them.
+
+Shape suffixes: N parcels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from odc.geo.geobox import GeoBox
+
+from panoseg.classes import ClassTable
+from panoseg.cube.check import PIXEL_M
+from panoseg.errors import ParcelsError
+from panoseg.maps.polygons import shared_areas
+from panoseg.maps.read_parcels import read_parcels, rows_without_area, valid_outlines
+from panoseg.register.crop_codes import CropCodes, plain_code
+
+SQUARE_METRES_PER_HECTARE = 10_000
+_SAME_PLACE_M = 0.01
+_SMALLEST_OVERLAP_M2 = 1.0
+_CHUNK = 20_000
+_MOST_CODES = 50
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found about the rows of a register; counts of rows unless it is said otherwise.
+
+    rows: near the cubes. without_area: left out. elsewhere: in the box around all cubes but on none, left out. mended: outlines
+    that crossed themselves. duplicates: the outline of another row, left out; contradictions: outlines that several rows give
+    different classes, void. unknown_codes: by code, those that the table of codes lacks, void; without_code: void. thin:
+    narrower than a pixel everywhere, void. overlaps: pairs of parcels that share more than 1 m2; overlap_ha: land that they
+    share.
+    """
+
+    rows: int
+    without_area: int
+    elsewhere: int
+    mended: int
+    duplicates: int
+    contradictions: int
+    unknown_codes: dict[str, int]
+    without_code: int
+    thin: int
+    overlaps: int
+    overlap_ha: float
+
+
+@dataclass(frozen=True, eq=False)
+class Register:
+    """Parcels on the land of some cubes.
+
+    outlines_N: valid Polygon or MultiPolygon, in ``crs`` (WKT). numbers_N: int32, place among the rows that were read, from 1.
+    classes_N: uint8, of the table that the codes were read for; void where no crop can be learnt from the parcel.
+    """
+
+    outlines_N: np.ndarray
+    numbers_N: np.ndarray
+    classes_N: np.ndarray
+    crs: str
+    findings: Findings
+
+
+def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassTable, grids: Sequence[GeoBox]) -> Register:
+    """The parcels of a file that lie on the grids, in the coordinate system of the first.
+
+    column: which has the crop codes. table: the classes that ``codes`` speak of; it has a void class. Raises ``ParcelsError``.
+    """
+    crs = _wkt(grids[0])
+    land = gpd.GeoSeries([grid.extent.to_crs(crs).geom for grid in grids], crs=crs)
+    parcels = read_parcels(path, land)
+    if column not in parcels.columns or column == parcels.geometry.name:
+        names = ", ".join(str(name) for name in parcels.columns if name != parcels.geometry.name)
+        raise ParcelsError(f"{path} has no column {column} (but {names})", "the column of crop codes", "pass --class-column")
+    invalid = int((~shapely.is_valid(parcels.geometry.to_numpy())).sum())
+    outlines_N = valid_outlines(parcels.to_crs(crs))
+    here_N = shapely.intersects(outlines_N, shapely.union_all(land.to_numpy()))
+    if not here_N.any():
+        raise ParcelsError(f"no parcel of {path} lies on the cubes", "some that do", "check the area and coordinate systems")
+    classes_N, words = _classes(parcels[column].to_numpy()[here_N], codes, table)
+    kept_N, classes_N, duplicates, contradictions = _without_duplicates(outlines_N[here_N], classes_N, table)
+    outlines_N = outlines_N[here_N][kept_N]
+    thin_N = _thin(outlines_N)
+    classes_N = np.where(thin_N, table.void, classes_N[kept_N]).astype(np.uint8)
+    overlaps, overlap_ha = _overlaps(outlines_N)
+    findings = Findings(
+        rows=len(parcels) + rows_without_area(parcels),
+        without_area=rows_without_area(parcels),
+        elsewhere=int((~here_N).sum()),
+        mended=invalid,
+        duplicates=duplicates,
+        contradictions=contradictions,
+        thin=int(thin_N.sum()),
+        overlaps=overlaps,
+        overlap_ha=round(overlap_ha, 4),
+        **words,
+    )
+    return Register(outlines_N, np.flatnonzero(here_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings)
+
+
+def _wkt(grid: GeoBox) -> str:
+    assert grid.crs is not None, "a checked cube has a coordinate system"
+    return grid.crs.to_wkt()
+
+
+def _classes(column_N: np.ndarray, codes: CropCodes, table: ClassTable) -> tuple[np.ndarray, dict[str, Any]]:
+    """The class of each row, void where its code is not in the table, and how often that is so."""
+    found = codes.classes_of(column_N)
+    unknown = Counter(plain_code(value) for value, class_id in zip(column_N, found, strict=True) if class_id is None)
+    without_code = unknown.pop("", 0)
+    listed = dict(unknown.most_common(_MOST_CODES))
+    if len(unknown) > _MOST_CODES:
+        listed["others"] = unknown.total() - sum(listed.values())
+    classes_N = np.array([table.void if class_id is None else class_id for class_id in found], np.uint8)
+    return classes_N, {"unknown_codes": listed, "without_code": without_code}
+
+
+def _without_duplicates(
+    outlines_N: np.ndarray, classes_N: np.ndarray, table: ClassTable
+) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Positions of the first row of each outline, the classes, and how many rows repeat one, or contradict another.
+
+    Outlines are the same where they agree to the centimetre, wherever they begin.
+    """
+    rounded_N = shapely.transform(outlines_N, lambda xy: np.round(xy / _SAME_PLACE_M))
+    group_N, _ = pd.factorize(pd.Series(shapely.to_wkb(shapely.normalize(rounded_N))))
+    first = np.unique(group_N, return_index=True)[1]
+    differing = np.unique(group_N[classes_N != classes_N[first][group_N]])
+    classes_N = np.where(np.isin(group_N, differing), table.void, classes_N)
+    return np.sort(first), classes_N, len(outlines_N) - len(first), len(differing)
+
+
+def _thin(outlines_N: np.ndarray) -> np.ndarray:
+    """Whether a circle of a pixel's width fits nowhere into a parcel: all its pixels see its neighbours too."""
+    pieces = [shapely.buffer(outlines_N[start : start + _CHUNK], -PIXEL_M / 2) for start in range(0, len(outlines_N), _CHUNK)]
+    return np.concatenate([shapely.is_empty(piece) for piece in pieces])
+
+
+def _overlaps(outlines_N: np.ndarray) -> tuple[int, float]:
+    """How many pairs share land, and how much of it, in hectares."""
+    pairs, shared_m2 = 0, 0.0
+    for start in range(0, len(outlines_N), _CHUNK):
+        # Neighbours touch in most places: what they share is looked at piece by piece.
+        first_X, second_X, area_X = shared_areas(outlines_N[start : start + _CHUNK], outlines_N)
+        counted_X = (first_X + start < second_X) & (area_X > _SMALLEST_OVERLAP_M2)
+        pairs += int(counted_X.sum())
+        shared_m2 += float(area_X[counted_X].sum())
+    return pairs, shared_m2 / SQUARE_METRES_PER_HECTARE
