@@ -10,6 +10,7 @@ import json
 import math
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ import numpy as np
 import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from shapely.geometry.base import BaseGeometry
 
 import panoseg
@@ -109,8 +110,11 @@ def build_cube(
     work = begin(out, plan)
     try:
         maker = _Maker(scenes, grid, work, options, outline, bands)
-        chosen, left_out_dates = maker.choose()
-        maker.fetch(chosen)
+        with warnings.catch_warnings(
+            action="ignore", category=NotGeoreferencedWarning
+        ):  # an error that names its scene follows
+            chosen, left_out_dates = maker.choose()
+            maker.fetch(chosen)
         record = {"title": title, "plan": plan, **maker.record(chosen, left_out_dates, left_out or {}, notes)}
         finish(work, out, list(record["scenes"]), bands, grid, list(record["clear"].values()), record)
     except OSError as error:

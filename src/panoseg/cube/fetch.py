@@ -57,7 +57,8 @@ def fetch_cube(
     check_writable(scenes_path)
     if not _searched(scenes_path, request, area):
         catalogue = find_catalogue(request.catalogue, request.collection)
-        save_scenes(search(area, request.first, request.last, catalogue), scenes_path, _asked(request, area))
+        found = search(area, request.first, request.last, catalogue)
+        save_scenes(found, scenes_path, {**_asked(request, area), "searched": str(datetime.now(UTC).date())})
     scenes, broken = load_scenes(scenes_path)
     if not scenes:
         why = next(iter(broken.values()), "it is empty")
@@ -66,7 +67,7 @@ def fetch_cube(
             "scenes of Sentinel-2 L2A",
             "choose another --catalog, or remove the list",
         )
-    notes = (*area.notes, *_unfinished(request))
+    notes = (*area.notes, *_unfinished(request, scenes_path))
     report = build_cube(scenes, grid, out, options, area.outline, bands=bands, title=area.name, left_out=broken, notes=notes)
     return report, area
 
@@ -100,9 +101,11 @@ def _searched(path: Path, request: Request, area: Area) -> bool:
     return True
 
 
-def _unfinished(request: Request) -> list[str]:
-    today = datetime.now(UTC).date()
-    return [f"The season goes on until {request.last}; scenes up to {today} were asked for."] if request.last > today else []
+def _unfinished(request: Request, scenes_path: Path) -> list[str]:
+    searched = json.loads(scenes_path.read_text(encoding="utf-8"))["panoseg"].get("searched", "")
+    if str(request.last) <= str(searched):
+        return []
+    return [f"The season goes on until {request.last}; its scenes were searched on {searched}."]
 
 
 def _ask(area: Area, request: Request, options: CubeOptions, bands: int) -> None:

@@ -22,7 +22,7 @@ from shapely.geometry.base import BaseGeometry
 from panoseg.cube.options import CubeOptions
 from panoseg.imagery.assets import Scene, SceneAsset
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.remote import open_raster
+from panoseg.imagery.remote import forget, open_raster
 
 # Reflectance x 10 000 as int16, as PASTIS stores it.
 NO_DATA = -32768
@@ -100,11 +100,12 @@ def _read(scene: Scene, band: str, grid: GeoBox, empty: int) -> np.ndarray:
     for attempt in range(_TRIES):
         try:
             return _numbers(scene.assets[band], grid, band, empty)
-        except (RasterioError, OSError, ValueError) as error:
+        except (RasterioError, OSError) as error:
             # GDAL's own word is the cause of rasterio's.
             reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
             if attempt == _TRIES - 1 or any(word in reason or word in str(error) for word in _FINAL):
                 raise UnreadableSceneError(scene.id, f"{band} cannot be read ({reason[:200]})") from error
+            forget(scene.assets[band].href)
             time.sleep(_WAIT_S * 2**attempt)
     raise AssertionError("unreachable")
 
@@ -114,8 +115,6 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     meaning = asset.meaning
     height, width = grid.shape
     with open_raster(asset.href) as source:
-        if source.crs is None:
-            raise ValueError("no coordinate system")
         nodata = meaning.nodata
         target = {"crs": grid.crs.to_wkt(), "transform": grid.affine, "width": width, "height": height}
         with WarpedVRT(source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata) as warped:

@@ -39,7 +39,7 @@ _PATIENCE = Retry(
     retry_after_max=120,
 )
 _TIMEOUT_S = (20.0, 120.0)  # to connect, between two bytes
-_TRIES = 4  # of an answer that ends in its middle
+_TRIES = 6  # of an answer that ends in its middle
 _WAIT_S = 0.5
 _MOST_VERTICES = 200  # of the outline that is sent: servers bound a question's length
 _REMOTE = ("http", "https", "s3")

@@ -148,7 +148,17 @@ def _zipped(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
                 # Under a name of our own: what an archive calls its files is never a path here.
                 with archive.open(entry) as source, (Path(folder) / f"outline{name.suffix.lower()}").open("wb") as target:
                     shutil.copyfileobj(source, target)
-        return _read(Path(folder) / f"outline{PurePosixPath(outlines[0].filename).suffix.lower()}")
+        return _unpacked(Path(folder) / f"outline{PurePosixPath(outlines[0].filename).suffix.lower()}", path)
+
+
+def _unpacked(outline: Path, archive: Path) -> tuple[list[BaseGeometry], CRS | None]:
+    """The outline that an archive held; errors name the archive."""
+    try:
+        if zipfile.is_zipfile(outline):
+            raise AreaError(f"{outline} is an archive in an archive", FORMATS, "unpack it")
+        return _read(outline)
+    except AreaError as error:
+        raise AreaError(error.found.replace(str(outline), str(archive)), error.expected, error.fix) from error
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:

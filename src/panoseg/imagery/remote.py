@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
@@ -116,12 +116,25 @@ def gdal_options(href: str) -> dict[str, str | int]:
     return {**_PATIENCE, **({"AWS_NO_SIGN_REQUEST": "YES"} if public else {})}
 
 
+def forget(href: str) -> None:
+    """Make GDAL ask for a file anew: it keeps what it has received, an answer that broke off in its middle included."""
+    with suppress(RasterioError, requests.RequestException, ValueError):
+        path = gdal_path(href)
+        with rasterio.Env(**gdal_options(href), CPL_VSIL_CURL_NON_CACHED=path):
+            DatasetReader(path, driver=DRIVERS, sharing=False).close()
+
+
 @contextmanager
 def open_raster(href: str) -> Iterator[DatasetReader]:
-    """A raster for reading, wherever it lies; in any thread. Raises ``RasterioError`` for what cannot be read, 404 included."""
+    """A raster that lies somewhere on Earth, for reading in any thread, wherever the file is.
+
+    Raises ``RasterioError`` for what cannot be read, 404 included, and for a raster without a place.
+    """
     try:
         path = gdal_path(href)
     except (requests.RequestException, ValueError) as error:
         raise RasterioError(f"{href} cannot be signed ({error})") from error
     with rasterio.Env(**gdal_options(href)), DatasetReader(path, driver=DRIVERS, sharing=False) as source:
+        if source.crs is None or source.transform.is_identity:
+            raise RasterioError("no coordinate system")
         yield source
