@@ -230,6 +230,7 @@ class Jobs:
                     "claim": JobRow.claim + 1,
                     "starts": JobRow.starts + 1,
                     "started": time,
+                    "message": "starting",
                 }
                 if _changed(session, update(JobRow).where(JobRow.id == id, free).values(values)):
                     return Claim(id, worker, int(session.scalar(select(JobRow.claim).where(JobRow.id == id)) or 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 import uuid
 from collections.abc import Iterable
 from contextlib import suppress
@@ -31,6 +32,7 @@ _GIB = 1024**3
 _PIXEL_KM2 = 1e-4
 _SECONDS_A_KM2 = 3.0  # before the first finished map tells better
 _SECONDS_TO_START = 8.0
+_STRAY_S = 3600.0
 _RESULTS = (MAP, REFINED, PHOTO)
 
 
@@ -247,6 +249,17 @@ class Service:
             _remove(self.settings.jobs_folder / id)
             self.all_jobs.remove(id)
         return len(removed)
+
+    def remove_strays(self) -> None:
+        """Remove folders and files that no job and no upload knows of: what a server that was killed was just making."""
+        before = time.time() - _STRAY_S
+        for folder in self.settings.jobs_folder.iterdir():
+            if folder.stat().st_mtime < before and not self.all_jobs.known(folder.name):
+                _remove(folder)
+        known = self.uploads.files()
+        for file in self.settings.uploads_folder.iterdir():
+            if file.stat().st_mtime < before and file.name not in known:
+                file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the database."""

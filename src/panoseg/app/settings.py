@@ -54,7 +54,7 @@ class AppSettings:
     PANOSEG_DATABASE stands for it, so that a password needs no place on a command line."""
     dask: str | None = None
     """Scheduler of a Dask cluster on which maps are computed, as tcp://scheduler:8786."""
-    catalogue: str = "earth-search"
+    catalog: str = "earth-search"
     """Catalogue of scenes that is chosen first: earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
     tokens: Path | None = None
     """File of users (panoseg app token NAME --tokens FILE adds one); with it everybody signs in."""

@@ -30,6 +30,7 @@ COMMANDS: dict[str, str] = {
     "photo": "segment photographs: panoptic pictures, overlays with names, a table of segments",
     "refine": "one class for each parcel of a map: hard by area, soft by probability",
     "compare": "score a file of parcels against a file of true parcels",
+    "app": "the web application: draw a place, get its parcels",
     "coco": "score, merge and convert COCO panoptic files",
 }
 

@@ -1,0 +1,161 @@
+"""What the pages tell of parcels: the one at a place, its crop, area, confidence, shares of classes and NDVI; areas by crop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import rasterio
+import shapely
+from pyproj import Transformer
+from rasterio.windows import from_bounds
+
+from panoseg.app.corrections import Corrected, Corrections, read_corrections
+from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap
+from panoseg.app.stages import MAP, cube_of
+from panoseg.cube.check import check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.maps.figures import ndvi_curve
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
+from panoseg.maps.polygons import to_pixels
+from panoseg.maps.rasters import NO_DATA_CLASS
+from panoseg.maps.shares import area_shares
+
+
+@dataclass(frozen=True)
+class ParcelView:
+    """A parcel for people.
+
+    id: c and a number for a corrected one. confidence: 0..1, None for a corrected one, of which a person is sure. shares: crop
+    and share 0..1 of the outline's area by the map's pixels, the largest first. outline: GeoJSON in degrees.
+    """
+
+    id: str
+    crop: str
+    colour: str
+    area_ha: float
+    confidence: float | None
+    corrected: bool
+    shares: tuple[tuple[str, float], ...]
+    outline: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class NdviCurve:
+    """NDVI of a parcel over the season: a value a date, mean and quartiles, None where it has no data; cloudy: whether the
+    parcel is in cloud or shadow then."""
+
+    dates: tuple[str, ...]
+    mean: tuple[float | None, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    cloudy: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class CropArea:
+    """A crop of a map: how many parcels, hectares, and their mean confidence 0..1, None where all are corrected."""
+
+    crop: str
+    colour: str
+    parcels: int
+    area_ha: float
+    confidence: float | None
+
+
+def parcel_at(result: ResultMap, longitude: float, latitude: float) -> ParcelView | None:
+    """The parcel at a place in degrees, as corrected; None where there is none."""
+    x, y = Transformer.from_crs(DEGREES, result.crs, always_xy=True).transform(longitude, latitude)
+    if not (math.isfinite(x) and math.isfinite(y)):
+        return None
+    corrections = read_corrections(result.folder)
+    corrected = corrections.at(x, y)
+    if corrected is not None:
+        return _of_corrected(result, corrected)
+    found = result.within((x, y, x, y))
+    found = found[found.intersects(shapely.Point(x, y)) & ~found["id"].isin(corrections.replaced)]
+    return _of_found(result, found.iloc[0]) if len(found) else None
+
+
+def parcel_of(result: ResultMap, id_: str) -> ParcelView:
+    """A parcel by its id. Raises ``NotFoundError``."""
+    corrected = read_corrections(result.folder).parcels.get(id_)
+    if corrected is not None:
+        return _of_corrected(result, corrected)
+    return _of_found(result, result.parcels([id_]).iloc[0])
+
+
+def outline_of(result: ResultMap, id_: str) -> shapely.Geometry:
+    """The outline of a parcel in the map's own coordinate system. Raises ``NotFoundError``."""
+    corrected = read_corrections(result.folder).parcels.get(id_)
+    return corrected.geometry if corrected is not None else result.parcels([id_]).geometry.iloc[0]
+
+
+def curve_of(folder: Path, outline: shapely.Geometry) -> NdviCurve:
+    """The NDVI inside an outline on every date of a job's season."""
+    path = cube_of(folder)
+    with reading(path):
+        curve = ndvi_curve(check_cube(open_cube(path), PASTIS_BANDS), outline)
+    values = (tuple(_number(value) for value in row) for row in (curve.mean_T, curve.low_T, curve.high_T))
+    return NdviCurve(tuple(curve.dates), *values, tuple(bool(cloudy) for cloudy in curve.cloudy_T))
+
+
+def areas(result: ResultMap, corrections: Corrections | None = None) -> list[CropArea]:
+    """The areas by crop, the largest first, as corrected."""
+    corrections = read_corrections(result.folder) if corrections is None else corrections
+    class_I = result.class_I.copy()
+    class_I[[int(id_) for id_ in corrections.replaced]] = NO_PARCEL
+    drawn = list(corrections.parcels.values())
+    rows = []
+    for entry in result.classes.classes:
+        own_I = class_I == entry.id
+        own = [parcel.area_ha for parcel in drawn if parcel.crop == entry.name]
+        count = int(own_I.sum()) + len(own)
+        if count:
+            sure = float(result.confidence_I[own_I].mean()) if own_I.any() else None
+            area = float(result.area_ha_I[own_I].sum()) + sum(own)
+            rows.append(CropArea(entry.name, entry.colour, count, area, sure))
+    return sorted(rows, key=lambda row: -row.area_ha)
+
+
+def shares_of(result: ResultMap, outline: shapely.Geometry) -> tuple[tuple[str, float], ...]:
+    """The share of an outline's area that each class has in the map's raster of classes, the largest first."""
+    with rasterio.open(result.folder / MAP / "classes.tif") as source:
+        window = from_bounds(*outline.bounds, source.transform).round_offsets("floor").round_lengths("ceil")
+        classes_HW = source.read(1, window=window, boundless=True, fill_value=NO_DATA_CLASS)
+        pixels = to_pixels(np.array([outline], dtype=object), source.window_transform(window))
+    data_HW = classes_HW != NO_DATA_CLASS
+    [shares_K] = area_shares(pixels, np.where(data_HW, classes_HW, 0), data_HW, result.classes.count)
+    found = [(result.classes[class_id].name, float(shares_K[class_id])) for class_id in np.flatnonzero(shares_K > 0.0005)]
+    return tuple(sorted(found, key=lambda pair: -pair[1]))
+
+
+def in_degrees(result: ResultMap, outline: shapely.Geometry) -> dict[str, Any]:
+    """An outline in the map's own coordinate system as GeoJSON in degrees, to a centimetre."""
+    moved = gpd.GeoSeries([outline], crs=result.crs).to_crs(DEGREES).iloc[0]
+    return dict(shapely.geometry.mapping(shapely.transform(moved, lambda xy: np.round(xy, 7))))
+
+
+def _of_found(result: ResultMap, row: Any) -> ParcelView:
+    id_ = int(row["id"])
+    return _view(result, row["id"], row["class"], row.geometry, float(result.confidence_I[id_]))
+
+
+def _of_corrected(result: ResultMap, parcel: Corrected) -> ParcelView:
+    return _view(result, parcel.id, parcel.crop, parcel.geometry, None)
+
+
+def _view(result: ResultMap, id_: str, crop: str, outline: shapely.Geometry, confidence: float | None) -> ParcelView:
+    colour = result.classes[result.class_id(crop)].colour
+    area_ha = outline.area / SQUARE_METRES_PER_HECTARE
+    shares = shares_of(result, outline)
+    return ParcelView(id_, crop, colour, area_ha, confidence, confidence is None, shares, in_degrees(result, outline))
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 4) if math.isfinite(value) else None

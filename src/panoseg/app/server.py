@@ -1,0 +1,240 @@
+"""The server: API, health and metrics put together, workers kept alive, old jobs removed, a graceful stop."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+import panoseg
+from panoseg.app.api import current_user, router
+from panoseg.app.api_page import api_page
+from panoseg.app.logs import set_up_logging
+from panoseg.app.metrics import metrics_text
+from panoseg.app.security import Guard
+from panoseg.app.service import Service
+from panoseg.app.settings import AppSettings, is_loopback
+from panoseg.app.users import Users
+from panoseg.app.worker import run_worker
+from panoseg.errors import AppError, CatalogueError, ConfigError, PanosegError
+
+LOG = logging.getLogger("panoseg.app.server")
+_HOUSEKEEPING_S = 300.0
+_SUPERVISION_S = 0.5
+_SHORT_LIFE_S = 5.0
+_LONGEST_PAUSE_S = 60.0
+_GRACE_S = 10
+_LEAST_FREE = 100 * 1024**2
+_BACKLOG = 512
+
+
+def build_app(service: Service, users: Users) -> FastAPI:
+    """The application (ASGI) of a service."""
+    app = FastAPI(
+        title="panoseg",
+        version=panoseg.__version__,
+        description="Panoptic segmentation of satellite image time series and photographs.",
+        docs_url=None,  # theirs asks a CDN
+        redoc_url=None,
+    )
+    app.state.service, app.state.users = service, users
+    app.include_router(router)
+    _add_operation(app)
+    _add_errors(app)
+    app.add_middleware(Guard, settings=service.settings)
+    return app
+
+
+def _add_operation(app: FastAPI) -> None:
+    service: Service = app.state.service
+
+    @app.get("/healthz", include_in_schema=False)
+    def healthz() -> JSONResponse:
+        health = health_of(service)
+        return JSONResponse(health, 200 if health["status"] == "ok" else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics(request: Request) -> Response:
+        if request.client is None or not is_loopback(request.client.host):
+            current_user(request)
+        return PlainTextResponse(metrics_text(service), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> HTMLResponse:
+        return HTMLResponse(api_page(app.openapi()))
+
+
+def health_of(service: Service) -> dict[str, Any]:
+    """Whether the server can work: its database answers and its disk has room; and how many workers live."""
+    try:
+        workers = service.all_jobs.workers()
+        free = shutil.disk_usage(service.settings.folder).free
+    except SQLAlchemyError:
+        return {"status": "the database does not answer"}
+    except OSError:
+        return {"status": "the folder of the server cannot be read"}
+    status = "ok" if free > _LEAST_FREE else "the disk is full"
+    return {"status": status, "version": panoseg.__version__, "workers": workers, "disk_free_bytes": free}
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Every refusal is one sentence."""
+
+    @app.exception_handler(PanosegError)
+    def refused(request: Request, error: PanosegError) -> JSONResponse:
+        status = error.status if isinstance(error, AppError) else 503 if isinstance(error, CatalogueError) else 422
+        return JSONResponse({"error": str(error)}, status)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return JSONResponse({"error": f"{place}: {first['msg']}; expected what /docs describes; correct it"}, 422)
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(SQLAlchemyError)
+    def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        LOG.error("the database does not answer", extra={"reason": str(getattr(error, "orig", error))[:200]})
+        return JSONResponse({"error": "the database does not answer; expected an answer; try again soon"}, 503)
+
+
+class Supervisor:
+    """Keeps so many workers alive: one that ends is replaced, one that ends at once after a pause."""
+
+    def __init__(self, settings: AppSettings) -> None:
+        self.settings = settings
+        self._context = multiprocessing.get_context("spawn")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+        self._workers: list[tuple[BaseProcess, float]] = []
+        self._pause = 0.0
+
+    def start(self) -> None:
+        """Start the workers."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let workers put their jobs back and end; those that do not are ended."""
+        self._stop.set()
+        self._thread.join()
+        for process, _ in self._workers:
+            process.terminate()
+        deadline = time.monotonic() + _GRACE_S
+        for process, _ in self._workers:
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _supervise(self) -> None:
+        while not self._stop.is_set():
+            for process, started in [pair for pair in self._workers if not pair[0].is_alive()]:
+                LOG.warning("a worker ended", extra={"exit_code": process.exitcode})
+                short = time.monotonic() - started < _SHORT_LIFE_S
+                self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE_S) if short else 0.0
+            self._workers = [pair for pair in self._workers if pair[0].is_alive()]
+            if len(self._workers) < self.settings.workers and not self._stop.wait(self._pause):
+                self._start_one()
+            self._stop.wait(_SUPERVISION_S)
+
+    def _start_one(self) -> None:
+        process = self._context.Process(target=run_worker, args=(self.settings, True), name="worker")
+        process.start()
+        self._workers.append((process, time.monotonic()))
+
+
+def housekeeping(service: Service) -> None:
+    """Remove jobs and uploads that are too old, what deleted jobs left, and folders and files that nothing knows of."""
+    days = service.settings.limits.keep_days
+    if days:
+        for id in service.all_jobs.expired(days):
+            service.all_jobs.mark_deleted(id)
+            LOG.info("job removed: it ended too long ago", extra={"job": id})
+        for owner, id in service.uploads.expired(days):
+            service.uploads.delete(owner, id)
+    service.remove_deleted()
+    service.remove_strays()
+
+
+def _keep_house(service: Service, stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            housekeeping(service)
+        except Exception:  # it is tried again; the server must not lose it for one bad folder
+            LOG.exception("housekeeping failed")
+        stop.wait(_HOUSEKEEPING_S)
+
+
+def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT. announce: called with the address once it answers. Raises ``PanosegError``."""
+    set_up_logging()
+    users = Users(settings.tokens)
+    service = Service(settings)
+    listener = _listen(settings)
+    stop = threading.Event()
+    supervisor = Supervisor(settings)
+    config = uvicorn.Config(
+        build_app(service, users),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
+        proxy_headers=False,
+    )
+    server = _Server(config, lambda: announce(_address(settings, listener)))
+    keeper = threading.Thread(target=_keep_house, args=(service, stop), name="housekeeping", daemon=True)
+    try:
+        supervisor.start()
+        keeper.start()
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+    finally:
+        stop.set()
+        supervisor.stop()
+        service.close()
+        LOG.info("server stopped")
+
+
+class _Server(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        self._started()
+
+
+def _listen(settings: AppSettings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.host}:{settings.port} ({error.strerror or error})", "an address that is free", "choose another --port"
+        ) from error
+
+
+def _address(settings: AppSettings, listener: socket.socket) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listener.getsockname()[1]}"
