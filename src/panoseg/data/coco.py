@@ -10,6 +10,7 @@ Source: the official zips of cocodataset.org (NAME: train2017, val2017) and coco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class CocoFiles:
         """The files of a split in COCO's layout. split: its name, or how the name of one split begins: "train" finds train2017.
         Raises ``DatasetError``."""
         folder = Path(folder)
-        name = _full_name(folder, split)
+        name = full_name(folder, find_splits(folder), split)
         annotations = folder / "annotations"
         panoptic, instances = annotations / f"{_PREFIX}{name}.json", annotations / f"instances_{name}.json"
         pictures = annotations / f"{_PREFIX}{name}"
@@ -62,7 +63,7 @@ class CocoDataset(CocoRecords):
     """A split of a dataset in COCO's layout; nothing but the index of its JSON files is held in memory.
 
     A crowd, and what has no label, is ``VOID`` in the classes of pixels; objects are those of the instances JSON, or else those
-    of the panoptic truth. ``unannotated``: ids of images that have no annotation; they are left out.
+    of the panoptic truth.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class CocoDataset(CocoRecords):
         self.instances = None if self.files.instances is None else CocoJson.open(self.files.instances)
         self.table, self.config = self.annotations.table, config
         if table is not None:
-            _check_classes(self.files.panoptic, self.table, table)
+            check_classes(self.files.panoptic, self.table, table)
             self.table = table
         for problem in (*self.annotations.file.problems, *(self.instances.problems if self.instances else ())):
             raise problem
@@ -122,17 +123,18 @@ class CocoDataset(CocoRecords):
             return row["file_name"]
 
 
-def _full_name(folder: Path, split: str) -> str:
-    names = find_splits(folder)
+def full_name(place: Path | str, names: Sequence[str], split: str) -> str:
+    """The one of a dataset's splits that is called so, or begins so. Raises ``DatasetError``."""
     fitting = [split] if split in names else [name for name in names if name.startswith(split)]
     if len(fitting) == 1:
         return fitting[0]
-    found = f"{folder} has {' and '.join(fitting) or f'no annotations/{_PREFIX}{split}.json'}"
+    found = f"{place} has {' and '.join(fitting) or f'no annotations/{_PREFIX}{split}.json'}"
     fix = f"name one of {', '.join(names)}" if names else "complete the dataset or correct its path"
     raise DatasetError(found, f"one split {split} in COCO's layout", fix)
 
 
-def _check_classes(path: Path, found: ClassTable, wanted: ClassTable) -> None:
+def check_classes(path: Path | str, found: ClassTable, wanted: ClassTable) -> None:
+    """Raise ``DatasetError`` where a dataset has other classes than are wanted."""
     if not found.same_classes(wanted):
         differing = {(entry.id, entry.name) for entry in found.classes} ^ {(entry.id, entry.name) for entry in wanted.classes}
         id_, name = min(differing)

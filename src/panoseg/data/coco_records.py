@@ -6,7 +6,7 @@ Shape suffixes: H W pixels, N segments or objects.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -122,13 +122,15 @@ class CocoRecords(Dataset[Photograph], ABC):
     """Photographs with annotations, wherever their records come from.
 
     table: the classes. config: sizes of the samples, and what chance may do to those of ``draw``. image_ids: the id of each
-    photograph in the JSON, in order. file_names: of its image.
+    photograph in the JSON, in order. file_names: of its image. unannotated: ids of images that have no annotation; they are
+    left out.
     """
 
     table: ClassTable
     config: PhotographConfig
     image_ids: list[ImageId]
     file_names: list[str]
+    unannotated: Sequence[ImageId] = ()
 
     @abstractmethod
     def record(self, index: int, *, with_image: bool = True) -> CocoRecord:

@@ -11,6 +11,7 @@ from panoseg.classes import ClassTable
 from panoseg.data.layouts import Layout, Parts, Policy, find_layout
 from panoseg.data.pastis import FOLDS
 from panoseg.data.photograph_config import PhotographConfig
+from panoseg.data.places import Place
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
@@ -21,7 +22,13 @@ from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
-from panoseg.training.photograph_splits import ScoredPhotograph, ScoredPhotographs, collate_scored, open_photographs
+from panoseg.training.photograph_splits import (
+    ScoredPhotograph,
+    ScoredPhotographs,
+    collate_scored,
+    open_photographs,
+    unannotated_note,
+)
 from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_photograph, draw_predictions
 from panoseg.training.score_pictures import draw_scores
 from panoseg.training.scores import Scores, SemanticScores
@@ -53,7 +60,7 @@ class FoldWeights:
     parts: Parts
 
 
-def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) -> Iterator[FoldWeights]:
+def find_weights(folder: Path, data: Place, fold: int | None, every_patch: bool) -> Iterator[FoldWeights]:
     """The weights in a folder: a run's, our own, our own of several folds, or the authors'.
 
     fold: take only this rotation. every_patch: score on all patches of the dataset, none of which the weights have seen.
@@ -67,7 +74,7 @@ def find_weights(folder: Path, data: Path, fold: int | None, every_patch: bool) 
     elif is_published(folder):
         only = [1 if len(layout.rotations) == 1 else None]  # whose fold a folder of one is, it does not say
         for number in [fold] if fold else only if holds_one_fold(folder) else layout.rotations:
-            normalisation = layout.normalisation_of(data, layout.rotation(number or 1)[0])
+            normalisation = layout.normalisation_of(Path(data), layout.rotation(number or 1)[0])
             yield _placed(published_weights(folder, number or 1, normalisation), layout, number, every_patch)
     elif any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         for number in [fold] if fold else FOLDS:
@@ -96,7 +103,7 @@ def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: boo
     return FoldWeights(weights, fold, layout.rotation(fold)[2])
 
 
-def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, options: TrainConfig) -> Split:
+def scored_split(found: FoldWeights, data: Place, normalisation: Policy | None, options: TrainConfig) -> Split:
     """The patches to score, read as the weights expect. normalisation: None follows the weights."""
     card, layout = found.weights.card, find_layout(data)
     check_kind(layout, card.model)
@@ -107,7 +114,7 @@ def scored_split(found: FoldWeights, data: Path, normalisation: Policy | None, o
     _check_classes(card.classes, layout)
     if _policy(card, normalisation) == "published":
         ndvi = card.normalisation is not None and card.normalisation.ndvi
-        values = replace(layout.normalisation_of(data, found.parts), ndvi=ndvi)
+        values = replace(layout.normalisation_of(Path(data), found.parts), ndvi=ndvi)
     else:
         values = card.known_normalisation()
     config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
@@ -125,7 +132,7 @@ def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
     return asked or card.provenance.get("normalisation", "published" if "imported_from" in card.provenance else "train")
 
 
-def normalisation_words(found: FoldWeights, data: Path, asked: Policy | None = None) -> str:
+def normalisation_words(found: FoldWeights, data: Place, asked: Policy | None = None) -> str:
     """How ``scored_split`` reads images, in words; "published" is by the folds that are scored, whichever they are."""
     if found.weights.card.of_photographs:
         return "of the size that was trained"
@@ -177,7 +184,7 @@ def _check_photographs(layout: Layout, every_patch: bool, normalisation: Policy 
 
 def score_folder(
     folder: Path,
-    data: Path,
+    data: Place,
     out: Path,
     options: TrainConfig,
     *,
@@ -205,7 +212,7 @@ def score_folder(
         task, of_all = score(entry.weights, split, fabric, views)
         scores[entry.fold] = replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
         words = normalisation_words(entry, data, normalisation) + (f", seen in {views} views" if views > 1 else "")
-        print(f"{len(split)} {layout.samples} of {layout.words(entry.parts)}, {words}\n\n{scores[entry.fold].table()}\n")
+        print(f"{_scored_words(split, layout, entry.parts, words)}\n\n{scores[entry.fold].table()}\n")
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if pictures:
             draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
@@ -216,13 +223,20 @@ def score_folder(
         print(write_mean(out, {number: read_test_scores(out / f"fold_{number}") for number in scores if number}))
 
 
+def _scored_words(split: Split, layout: Layout, parts: Parts, how: str) -> str:
+    """What is scored, in words. how: as what it is seen."""
+    of = layout.words(parts)
+    note = unannotated_note({of: len(split.dataset.unannotated)}) if layout.of_photographs else ""  # type: ignore[attr-defined]
+    return f"{len(split)} {layout.samples} of {of}, {how}{note}"
+
+
 def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None:
     """Write metrics.json (``about``, then the main numbers as "test", then all as "details") and metrics.md."""
     write_text(folder / TABLE, scores.table() + "\n")
     write_json(folder / METRICS, {**about, "test": scores.summary(), "details": scores.to_json()})
 
 
-def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = None) -> None:
+def show(folder: Path, data: Place, patch: str, out: Path, fold: int | None = None) -> None:
     """Draw image, truth and prediction of one patch of any fold, or of one photograph of any set."""
     check_picture(out)
     found = next(find_weights(folder, data, fold, every_patch=True))
@@ -244,7 +258,7 @@ def show(folder: Path, data: Path, patch: str, out: Path, fold: int | None = Non
     print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
 
 
-def _find_photograph(found: FoldWeights, data: Path, name: str, options: TrainConfig) -> tuple[Split, int]:
+def _find_photograph(found: FoldWeights, data: Place, name: str, options: TrainConfig) -> tuple[Split, int]:
     """The set that holds a photograph, and where in it. Raises ``ConfigError`` where none does."""
     names: list[str] = []
     for part in find_layout(data).parts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,7 @@ class ScoredPhotographs(Dataset[ScoredPhotograph]):
     def __init__(self, dataset: CocoRecords, count: int = 0) -> None:
         self.dataset, self.table = dataset, dataset.table
         self.count = min(count or len(dataset), len(dataset))
+        self.unannotated = dataset.unannotated
         self.names = [str(Path(name).with_suffix("")) for name in dataset.file_names[: self.count]]
 
     def __len__(self) -> int:
@@ -80,6 +81,16 @@ class ScoredPhotographs(Dataset[ScoredPhotograph]):
         photograph = replace(record.photograph(self.table, self.dataset.config, None), classes_HW=None, objects=None)
         truth = record.truth(self.table)
         return ScoredPhotograph(photograph, index, truth.picture, truth.crowd_ids, tuple(record.detections(self.table)))
+
+
+def unannotated_note(unannotated_of: Mapping[str, int]) -> str:
+    """A line that says how many images of which sets are left out, as they have no annotation; empty where there is none.
+
+    >>> unannotated_note({"set train": 2, "set val": 0})
+    '\\nnote: images without annotation are left out: 2 of set train'
+    """
+    found = [f"{count:,} of {words}" for words, count in unannotated_of.items() if count]
+    return f"\nnote: images without annotation are left out: {', '.join(found)}" if found else ""
 
 
 def collate_scored(entries: Sequence[ScoredPhotograph]) -> ScoredBatch:

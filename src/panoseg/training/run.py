@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
 from panoseg.models.build import initialise
@@ -30,6 +31,7 @@ from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
 from panoseg.training.importing import weights_of_fold
 from panoseg.training.loop import LAST, Training, make_fabric, seed_all
 from panoseg.training.means import METRICS
+from panoseg.training.photograph_splits import unannotated_note
 from panoseg.training.pictures import draw_curves, draw_predictions
 from panoseg.training.score_pictures import draw_scores
 from panoseg.training.splits import Splits, open_splits
@@ -43,11 +45,11 @@ if TYPE_CHECKING:
 CONFIG, START = "config.json", "start.json"
 
 
-def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
+def start(experiment: str, train: TrainConfig, data: Place, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
     """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
-    run = RunConfig(experiment, str(Path(data).resolve()), fold, train)
+    run = RunConfig(experiment, resolved(data), fold, train)
     _check_samples(splits)
     if is_first_process():
         write_json(new_folder(folder) / CONFIG, to_json(run))
@@ -59,10 +61,10 @@ def start(experiment: str, train: TrainConfig, data: Path, fold: int, folder: Pa
         raise
 
 
-def resume(folder: Path, data: Path | None = None, fabric: Fabric | None = None) -> None:
+def resume(folder: Path, data: Place | None = None, fabric: Fabric | None = None) -> None:
     """Continue a run from its last checkpoint. data: where the dataset lies now, if it has moved."""
     run = read_run(folder)
-    run = replace(run, data_folder=str(Path(data).resolve())) if data else run
+    run = replace(run, data_folder=resolved(data)) if data else run
     splits = open_splits(run.data_folder, run.fold, run.train)
     if is_first_process():
         remove_unfinished(Path(folder))
@@ -191,7 +193,9 @@ def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
         f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test"
     )
     if splits.layout.of_photographs:
-        return opening
+        datasets: list[Any] = [split.dataset for split in (splits.train, splits.validation, splits.test)]
+        pairs = zip(splits.parts, datasets, strict=True)
+        return opening + unannotated_note({words(parts): len(dataset.unannotated) for parts, dataset in pairs})
     of = "its own patches (published)" if run.train.data.normalisation == "published" else f"{words(train)} for all sets"
     return f"{opening}\nnormalisation: mean and deviation of {of}"
 
