@@ -23,13 +23,15 @@ RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil
 
 @dataclass
 class Faults:
-    """How the server misbehaves. slow_s: before each answer. statuses: of the next answers, in turn. dropped: so many of the next
-    answers end in their middle. missing, truncated: names of files. paths: which answers the first three are about.
+    """How the server misbehaves. slow_s: before each answer. statuses: of the next answers, in turn. dropped: so many of the
+    next answers end in their middle. retry_after: what statuses come with. missing, truncated: names of files. paths: which answers
+    the first four are about.
     """
 
     slow_s: float = 0.0
     statuses: list[int] = field(default_factory=list)
     dropped: int = 0
+    retry_after: str = "0"
     missing: tuple[str, ...] = ()
     truncated: tuple[str, ...] = ()
     paths: str = ""
@@ -117,9 +119,11 @@ def _handler(stac: Path, api: int, faults: Faults, requests: list[str]) -> type[
             if re.search(faults.paths, self.path):
                 time.sleep(faults.slow_s)
                 if faults.statuses:
-                    self._send(faults.statuses.pop(0), b"no", {"Retry-After": "0"})
+                    self._send(faults.statuses.pop(0), b"no", {"Retry-After": faults.retry_after})
                     return
-            if self.path.startswith("/files/"):
+            if self.path.startswith("/tokens/"):
+                self._send(200, b'{"token": "sig=1", "msft:expiry": "2100-01-01T00:00:00Z"}', {})
+            elif self.path.startswith("/files/"):
                 self._file(stac / self.path.removeprefix("/files/"))
             else:
                 self._forward(body)
