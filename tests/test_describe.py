@@ -15,6 +15,7 @@ from panoseg.cli import main
 from panoseg.data.describe import choose_patches, open_labelled, parcels_of, summarise
 from panoseg.data.profiles import NdviCounts, Profiles, find_clouds, parcel_profiles
 from panoseg.data.samples import Sample
+from panoseg.data.simulated_photographs.write import write_photographs
 from panoseg.errors import ConfigError
 from panoseg.training import dataset_pictures
 from panoseg.training.dataset_pictures import dates_by_month, draw_calendar, draw_classes, draw_ndvi, draw_patches
@@ -24,6 +25,16 @@ from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset
 
 BLUE, RED, INFRARED = 0, 2, 6
+
+
+@pytest.mark.parametrize("command", ["describe DATA --out OUT", "show NONE --data DATA --patch 1 --attention --out OUT"])
+def test_photographs_are_refused_in_one_line(tmp_path, capsys, command):
+    places = {"DATA": str(write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)), "OUT": str(tmp_path / "out.png")}
+    assert main([places.get(word, word) for word in command.split()]) == 2
+    words = capsys.readouterr().err
+    assert "holds photographs, in COCO's layout; expected satellite image time series" in words
+    assert words.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
 
 
 def one_parcel(ndvi: list[float], blue: list[float] | None = None, days: list[int] | None = None) -> np.ndarray:

@@ -21,7 +21,7 @@ from panoseg.data.layouts import PASTIS_LAYOUT, find_layout
 from panoseg.data.profiles import NdviCounts, parcel_profiles
 from panoseg.data.samples import Sample
 from panoseg.data.seasons import position_of
-from panoseg.errors import ConfigError
+from panoseg.errors import ConfigError, DatasetError
 from panoseg.progress import track
 
 
@@ -96,6 +96,12 @@ class DatasetSummary:
 def open_labelled(folder: Path) -> LabelledDataset:
     """All patches of a dataset of any layout, with their labels. Raises ``DatasetError``."""
     layout = find_layout(folder)
+    if layout.of_photographs:
+        raise DatasetError(
+            f"{folder} holds photographs, in {layout.name}'s layout",
+            "satellite image time series, which have dates and parcels",
+            "look at photographs by panoseg show --patch NAME",
+        )
     dataset = layout.open(folder, target="panoptic" if layout is PASTIS_LAYOUT else "semantic")
     parts = tuple(f"{layout.part} {part}" for part in layout.parts)
     part_of = tuple(f"{layout.part} {getattr(patch, layout.part)}" for patch in dataset.metadata)
