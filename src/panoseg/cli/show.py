@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from panoseg.data.places import place_of
 from panoseg.errors import ConfigError
 
 
 def run(
     run: Annotated[Path, tyro.conf.Positional],
     *,
-    data: Path,
+    data: str,
     patch: str,
     out: Path,
     fold: Literal[1, 2, 3, 4, 5] | None = None,
@@ -32,7 +33,7 @@ def run(
 
     Args:
         run: Folder of a run, or of weights.
-        data: Folder of the dataset, in PASTIS's or S2TSCzCrop's layout.
+        data: Folder of the dataset, in PASTIS's, S2TSCzCrop's or COCO's layout; or URL of shards.
         patch: Identifier of the patch; it may be of any fold.
         out: Picture to write: .png, .pdf, .svg or .jpg.
         fold: Which weights to use where there are several. The authors' see the patch normalised by the mean over all folds.
@@ -43,10 +44,10 @@ def run(
     if attention:
         from panoseg.training.attention import show_attention
 
-        show_attention(run, data, patch, out, fold, pixel, parcel)
+        show_attention(run, Path(data), patch, out, fold, pixel, parcel)
     elif pixel is not None or parcel is not None:
         raise ConfigError("--pixel or --parcel without --attention", "a place to look at", "add --attention")
     else:
         from panoseg.training.evaluate import show
 
-        show(run, data, patch, out, fold)
+        show(run, place_of(data), patch, out, fold)

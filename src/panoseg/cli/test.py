@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from panoseg.data.places import Place, place_of
 from panoseg.errors import ConfigError
 
 
@@ -40,7 +41,7 @@ class ScoringOptions:
 def run(
     run: Annotated[Path | None, tyro.conf.Positional] = None,
     *,
-    data: Path,
+    data: str,
     weights: Path | None = None,
     options: Annotated[ScoringOptions, tyro.conf.arg(name="")] = ScoringOptions(),
     out: Path | None = None,
@@ -60,7 +61,7 @@ def run(
 
     Args:
         run: Folder of a run.
-        data: Folder of the dataset, in the layout of PASTIS or of S2TSCzCrop.
+        data: Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards.
         weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 .. Fold_5.
         options: What is scored, and with what.
         out: Folder of the results; RUN/test for a run, otherwise test-NAME here; --region and --views add to the name.
@@ -70,10 +71,10 @@ def run(
         raise ConfigError(
             "a run and weights" if folder else "neither a run nor weights", "one of them", "see panoseg test --help"
         )
-    _score(folder, data, out or _default_folder(run, folder, options), options)
+    _score(folder, place_of(data), out or _default_folder(run, folder, options), options)
 
 
-def _score(folder: Path, data: Path, out: Path, options: ScoringOptions) -> None:
+def _score(folder: Path, data: Place, out: Path, options: ScoringOptions) -> None:
     from panoseg.training.config import TrainConfig
     from panoseg.training.evaluate import score_folder
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from panoseg.data.places import place_of
 from panoseg.errors import ConfigError
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
@@ -35,8 +36,8 @@ Fold = Literal["1", "2", "3", "4", "5", "all"]
 class Arguments:
     """What follows the experiment's name."""
 
-    data: Path
-    """Folder of the dataset, in the layout of PASTIS or of S2TSCzCrop."""
+    data: str
+    """Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards."""
     out: Path
     """Folder of the run; new or empty."""
     fold: Fold = "1"
@@ -54,7 +55,7 @@ class ResumeArguments:
 
     resume: Path
     """Folder of the run, of one fold or of all."""
-    data: Path | None = None
+    data: str | None = None
     """Folder of the dataset, if it has moved."""
 
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         from panoseg.training.folds import resume
 
         parsed = tyro.cli(ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,))
-        resume(parsed.resume, parsed.data)
+        resume(parsed.resume, parsed.data and place_of(parsed.data))
     elif arguments[0].startswith("-"):
         raise ConfigError(f"{arguments[0]} in the first place", "an experiment's name or --resume", "see panoseg train --help")
     else:
@@ -88,6 +89,6 @@ def _train(name: str, options: Sequence[str]) -> None:
     from panoseg.training.run import start
 
     if parsed.fold == "all":
-        start_all_folds(name, parsed.train, parsed.data, parsed.out)
+        start_all_folds(name, parsed.train, place_of(parsed.data), parsed.out)
     else:
-        start(name, parsed.train, parsed.data, int(parsed.fold), parsed.out)
+        start(name, parsed.train, place_of(parsed.data), int(parsed.fold), parsed.out)

@@ -12,8 +12,11 @@ from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.data import pastis_metadata, s2tsczcrop_files
 from panoseg.data.coco import CocoDataset, find_splits
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
+from panoseg.data.places import is_url
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
 from panoseg.data.samples import Normalisation
+from panoseg.data.shard_index import INDEX, ShardIndex
+from panoseg.data.shards import CocoShards
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.panoptic.coco_categories import read_categories
 from panoseg.panoptic.coco_json import CocoJson
@@ -109,14 +112,27 @@ def coco_layout(folder: Path | str) -> Layout:
     set has it for all three. Raises ``DatasetError`` and ``PanopticFormatError``.
     """
     names = find_splits(folder)
-    train = next((name for name in names if name.startswith("train")), names[0])
-    validation = next((name for name in names if name.startswith("val")), names[-1])
     # The table of the set that is smaller by far; the other must have the same classes.
-    annotations = Path(folder) / "annotations" / f"panoptic_{validation}.json"
+    annotations = Path(folder) / "annotations" / f"panoptic_{_validation(names)}.json"
     status = annotations.stat()
     classes = _read_classes(annotations, status.st_size, status.st_mtime_ns)
+    return _photographs("annotations/panoptic_NAME.json", names, classes, CocoDataset)
+
+
+def shards_layout(place: Path | str) -> Layout:
+    """The layout of a dataset of shards, as ``panoseg coco shards`` writes it. Raises ``DatasetError``."""
+    index = ShardIndex.read(place)
+    return _photographs(INDEX, tuple(index.splits), index.table, CocoShards)
+
+
+def _validation(names: Sequence[str]) -> str:
+    return next((name for name in names if name.startswith("val")), names[-1])
+
+
+def _photographs(table: str, names: Sequence[str], classes: ClassTable, reader: Callable[..., Any]) -> Layout:
+    train, validation = next((name for name in names if name.startswith("train")), names[0]), _validation(names)
     rotations = {1: ((train,), (validation,), (validation,))}
-    return Layout("COCO", "annotations/panoptic_NAME.json", classes, "set", rotations, CocoDataset, None)
+    return Layout("COCO", table, classes, "set", rotations, reader, None)
 
 
 @lru_cache(maxsize=8)
@@ -127,7 +143,9 @@ def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
 
 
 def find_layout(folder: Path | str) -> Layout:
-    """The layout of a dataset, by the table of patches in its folder. Raises ``DatasetError``."""
+    """The layout of a dataset, by the table of patches in its folder; of a URL, that of shards. Raises ``DatasetError``."""
+    if is_url(folder) or (Path(folder) / INDEX).exists():
+        return shards_layout(folder)
     for layout in LAYOUTS:
         if (Path(folder) / layout.table).exists():
             return layout
@@ -135,5 +153,5 @@ def find_layout(folder: Path | str) -> Layout:
         return coco_layout(folder)
     found = f"{folder} has no table of patches" if Path(folder).is_dir() else f"{folder} does not exist"
     tables = [f"{layout.table} ({layout.name}'s layout)" for layout in LAYOUTS]
-    tables.append("annotations/panoptic_NAME.json (COCO's layout)")
+    tables += ["annotations/panoptic_NAME.json (COCO's layout)", f"{INDEX} (shards)"]
     raise DatasetError(found, f"a dataset with {' or '.join(tables)}", "complete the dataset or correct its path")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 HIGHEST_ID = 2**24 - 1
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+"""Endings of files of images; those that a folder of photographs is searched for."""
 _LARGEST_FILE = 2**29
 _SIGNATURE, _FIRST_CHUNK = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR", 8
 _CHUNK, _CHECKSUM, _SIZE = struct.Struct(">I4s"), struct.Struct(">I"), struct.Struct(">II")
@@ -186,5 +187,5 @@ def png_name(name: Any) -> str:
     path = PurePosixPath(text)
     if not path.name or path.is_absolute() or ".." in path.parts or PureWindowsPath(text).drive or "\0" in text:
         raise PanopticFormatError(f"file name {str(name)[:60]!r}", "the name of a file inside its folder", "correct it")
-    is_image = path.suffix.lower() in _IMAGE_SUFFIXES
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
     return str(path.with_suffix(".png") if is_image else path.with_name(f"{path.name}.png"))

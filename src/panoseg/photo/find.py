@@ -9,9 +9,7 @@ from glob import glob, has_magic
 from pathlib import Path, PurePath
 
 from panoseg.errors import DatasetError, PanosegError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-"""Endings of the files that are taken from a folder, in any case."""
+from panoseg.panoptic.coco_png import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -87,11 +85,13 @@ def _expand(argument: str) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _nothing(argument: str) -> DatasetError:
     if Path(argument).is_dir():
-        return DatasetError(f"{argument}: no picture in this folder", f"files {', '.join(SUFFIXES)}", "name another folder")
+        return DatasetError(
+            f"{argument}: no picture in this folder", f"files {', '.join(IMAGE_SUFFIXES)}", "name another folder"
+        )
     found = "no file matches" if has_magic(argument) else "no such file or folder"
     return DatasetError(f"{argument}: {found}", "a photograph, a folder or a pattern", "correct the name")

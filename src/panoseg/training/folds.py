@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from panoseg.data.pastis import FOLDS
+from panoseg.data.places import Place, place_of, resolved
 from panoseg.errors import ConfigError
 from panoseg.files import new_folder, write_json
 from panoseg.training import run
@@ -17,17 +18,17 @@ from panoseg.training.splits import open_splits
 PLAN = "folds.json"
 
 
-def start_all_folds(experiment: str, train: TrainConfig, data: Path, folder: Path) -> None:
+def start_all_folds(experiment: str, train: TrainConfig, data: Place, folder: Path) -> None:
     """Train the five folds, one after the other, into ``folder``/fold_1 .. fold_5, and write the table of their scores."""
     for fold in FOLDS:
         open_splits(data, fold, train)
     if run.is_first_process():
-        plan = {"experiment": experiment, "data_folder": str(Path(data).resolve()), "train": to_json(train)}
+        plan = {"experiment": experiment, "data_folder": resolved(data), "train": to_json(train)}
         write_json(new_folder(folder) / PLAN, plan)
     _train_missing_folds(experiment, train, data, folder)
 
 
-def resume(folder: Path, data: Path | None = None) -> None:
+def resume(folder: Path, data: Place | None = None) -> None:
     """Continue a run of one fold, or of all five, where it stopped. data: where the dataset lies now, if it has moved."""
     if not (folder / PLAN).exists():
         run.resume(folder, data)
@@ -35,7 +36,7 @@ def resume(folder: Path, data: Path | None = None) -> None:
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         train = from_json(TrainConfig, plan["train"])
-        experiment, data = plan["experiment"], data or Path(plan["data_folder"])
+        experiment, data = plan["experiment"], data or place_of(plan["data_folder"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder / PLAN} is damaged ({error})", "the plan of a run of all folds", "start a new run"
@@ -43,7 +44,7 @@ def resume(folder: Path, data: Path | None = None) -> None:
     _train_missing_folds(experiment, train, data, folder)
 
 
-def _train_missing_folds(experiment: str, train: TrainConfig, data: Path, folder: Path) -> None:
+def _train_missing_folds(experiment: str, train: TrainConfig, data: Place, folder: Path) -> None:
     fabric = make_fabric(train)
     for fold in FOLDS:
         of_fold = folder / f"fold_{fold}"

@@ -15,6 +15,7 @@ from panoseg.data.layouts import Layout, Parts, find_layout
 from panoseg.data.loading import BatchLoader, Collate, make_loader
 from panoseg.data.pastis import PastisDataset
 from panoseg.data.photographs import collate_photographs
+from panoseg.data.places import Place
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.data.samples import Normalisation, collate
 from panoseg.data.seasons import parse_reference_date
@@ -98,13 +99,13 @@ class Splits:
         return fit_to_data(config.model, self.train.normalisation.channels, classes, config.data.reference_date)
 
 
-def open_splits(folder: Path | str, fold: int, config: TrainConfig) -> Splits:
+def open_splits(folder: Place, fold: int, config: TrainConfig) -> Splits:
     """The sets of rotation ``fold`` of a dataset in any layout. Raises ``DatasetError`` and ``ConfigError``."""
     layout = find_layout(folder)
     rotation = layout.rotation(fold)
     check_kind(layout, config.model)
     open_sets = _photograph_sets if layout.of_photographs else _season_sets
-    train, validation, test = open_sets(layout, Path(folder), fold, config)
+    train, validation, test = open_sets(layout, folder if layout.of_photographs else Path(folder), fold, config)
     return Splits(replace(train, shuffle=True, seed=config.seed), validation, test, layout, rotation)
 
 
@@ -134,7 +135,7 @@ def _season_sets(layout: Layout, folder: Path, fold: int, config: TrainConfig) -
     ]
 
 
-def _photograph_sets(layout: Layout, folder: Path, fold: int, config: TrainConfig) -> list[Split]:
+def _photograph_sets(layout: Layout, folder: Place, fold: int, config: TrainConfig) -> list[Split]:
     train, *others = (open_photographs(layout, folder, parts, config.photographs) for parts in layout.rotation(fold))
     size, workers = config.batch_size, config.workers
     return [
