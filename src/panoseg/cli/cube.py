@@ -20,15 +20,18 @@ def run(
     last: Annotated[str | None, tyro.conf.arg(name="to")] = None,
     catalog: str = "earth-search",
     collection: str | None = None,
+    safe: Path | None = None,
     yes: bool = False,
     options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
 ) -> None:
-    """Fetch the season of an area from a catalogue: a Zarr store for panoseg map, and beside it the list of its scenes.
+    """Make the cube of an area and a season, a Zarr store for panoseg map: from a catalogue, or from downloaded SAFE archives.
 
     A stopped fetch goes on when the same command runs again, and gives the same bytes. A scene that cannot be read is left out
     and named. The list of scenes (season.scenes.json) is used again if it is there, so that a run repeats exactly.
 
     example: panoseg cube --area farm.geojson --season 2024 --out season.zarr
+
+    example: panoseg cube --area farm.geojson --safe downloads --out season.zarr
 
     Args:
         area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate system.
@@ -38,13 +41,28 @@ def run(
         last: Last day, as 2024-10-31.
         catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
         collection: Of the catalogue, if not its usual one with Sentinel-2 L2A.
+        safe: Folder of SAFE archives of Sentinel-2 L2A, folders or .zip; the days are then all, if none are said.
         yes: Fetch, however much it is.
         options: How the cube is made.
     """
     from panoseg.cube.fetch import Request, fetch_cube
 
+    if safe is not None:
+        if catalog != "earth-search" or collection is not None:
+            raise ConfigError("--safe with --catalog or --collection", "one source of scenes", "leave one of them out")
+        days = None if season is None and first is None and last is None else _days(season, first, last)
+        _from_archives(safe, area, days, out, options)
+        return
     request = Request(area, *_days(season, first, last), catalog, collection, yes)
     report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options)
+    print("\n".join(report.lines()))
+    print(f"{report.path} is ready: panoseg map {report.path} --out map")
+
+
+def _from_archives(safe: Path, area: Path, days: tuple[date, date] | None, out: Path, options: CubeOptions) -> None:
+    from panoseg.cube.archives import cube_of_archives
+
+    report = cube_of_archives(safe, area, days, out, options)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 

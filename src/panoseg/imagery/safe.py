@@ -1,0 +1,303 @@
+"""SAFE archives of Sentinel-2, folders or .zip, -> scenes, by the product's own metadata; nothing is unpacked.
+
+An archive is a stranger's: names that climb out of it, links, sizes that no product has, and XML with entities are refused, and
+what is refused costs that archive alone.
+
+Sources: ESA, Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD), issue 14: MTD_MSIL2A.xml, MTD_TL.xml.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+import numpy as np
+import shapely
+from odc.geo.geobox import GeoBox
+from rasterio.errors import RasterioError
+from shapely.geometry.base import BaseGeometry
+
+from panoseg.errors import CubeError
+from panoseg.imagery.assets import BROKEN_ITEM, Scene, SceneAsset
+from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
+from panoseg.imagery.radiometry import radiometry
+from panoseg.imagery.remote import open_raster
+
+PRODUCT_FILE = "MTD_MSIL2A.xml"
+_L1C_FILE = "MTD_MSIL1C.xml"
+_BAND_OF_ID = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_IMAGE = re.compile(r"_(B\d[\dA]|SCL)_([126]0)m", re.ASCII)
+_ENDINGS = (".jp2", ".tif")  # GeoTIFF in the products of some processing centres
+_LARGEST_XML_BYTES = 32 * 1024**2
+_LARGEST_IMAGE_BYTES = 2 * 1024**3
+_MOST_ENTRIES = 100_000
+_MOST_GRANULES = 100
+_LARGEST_SIDE = 20_000  # pixels; a tile has 10,980
+# JPEG 2000 hardly shrinks any more; what does by so much is made to fill a disk.
+_LARGEST_RATIO, _RATIO_FROM_BYTES = 200, 1024**2
+
+
+class _RefusedError(Exception):
+    """Why an archive is not used, in a few words."""
+
+
+_DAMAGE = (
+    _RefusedError,
+    RasterioError,
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+    ArithmeticError,
+    LookupError,
+    *BROKEN_ITEM,
+)
+
+
+def safe_scenes(folder: Path | str) -> tuple[list[Scene], dict[str, str]]:
+    """The scenes of all archives in ``folder`` or below, in the order of their times, and why others are none, by name.
+
+    folder: of archives, or one archive itself. One scene a granule; of two with one name the first is taken. Pixels are not
+    read. Raises ``CubeError`` where no archive can be used.
+    """
+    folder = Path(folder)
+    scenes: dict[str, Scene] = {}
+    broken: dict[str, str] = {}
+    archives = list(_archives(folder))
+    for path in archives:
+        try:
+            for scene in _scenes(_Zip(path) if path.suffix.lower() == ".zip" else _Folder(path)):
+                scenes.setdefault(scene.id, scene)
+        except _DAMAGE as error:
+            broken[path.name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    if not scenes:
+        name, reason = next(iter(broken.items()), ("", ""))
+        raise CubeError(
+            f"none of {len(archives)} archives in {folder} can be used (the first, {name}: {reason})"
+            if archives
+            else f"{folder} holds no SAFE archive",
+            "products of Sentinel-2 L2A: folders .SAFE, or .zip files of them",
+            "download L2A products, or choose another folder",
+        )
+    return sorted(scenes.values(), key=lambda scene: (scene.time, scene.id)), broken
+
+
+def _archives(folder: Path) -> Iterator[Path]:
+    if not folder.exists():
+        raise CubeError(f"{folder} does not exist", "a folder of SAFE archives", "check the path")
+    if folder.is_file() or (folder / PRODUCT_FILE).is_file() or (folder / _L1C_FILE).is_file():
+        yield folder
+        return
+    for path in sorted([*folder.rglob("*.SAFE"), *folder.rglob("*.zip"), *folder.rglob("*.ZIP")]):
+        if path.is_file() == (path.suffix.lower() == ".zip"):
+            yield path
+
+
+class _Archive(ABC):
+    """The files of one product, by their path inside of it."""
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """The content of a small file; None where there is none."""
+
+    @abstractmethod
+    def locate(self, name: str) -> str | None:
+        """What GDAL opens for the image of that name, its ending left out; None where there is none."""
+
+
+class _Folder(_Archive):
+    """A product as a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self._root = path.resolve()
+
+    def read(self, name: str) -> bytes | None:
+        path = self._inside(name)
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return _bounded(file.read(_LARGEST_XML_BYTES + 1), name)
+
+    def locate(self, name: str) -> str | None:
+        paths = [self._inside(name + ending) for ending in _ENDINGS]
+        return next((str(path) for path in paths if path.is_file()), None)
+
+    def _inside(self, name: str) -> Path:
+        """The file, links followed, if it lies in the product."""
+        path = (self._root / name).resolve()
+        if not path.is_relative_to(self._root):
+            raise _RefusedError(f"points to {name}, outside of the product")
+        return path
+
+
+class _Zip(_Archive):
+    """A product in a .zip file, read in place."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.resolve()
+        with zipfile.ZipFile(self._path) as archive:
+            entries = archive.infolist()
+        if len(entries) > _MOST_ENTRIES:
+            raise _RefusedError(f"holds {len(entries)} files, more than any product")
+        for entry in entries:
+            _check_entry(entry)
+        self._entries = {entry.filename: entry for entry in entries}
+        tops = {PurePosixPath(name).parts[0] for name in self._entries if name.strip("/")}
+        self._top = next((top for top in sorted(tops) if top.endswith(".SAFE")), None)
+        if self._top is None:
+            raise _RefusedError("holds no .SAFE folder")
+
+    def read(self, name: str) -> bytes | None:
+        entry = self._entries.get(f"{self._top}/{name}")
+        if entry is None:
+            return None
+        with zipfile.ZipFile(self._path) as archive, archive.open(entry) as file:
+            return _bounded(file.read(_LARGEST_XML_BYTES + 1), name)
+
+    def locate(self, name: str) -> str | None:
+        if ".." in PurePosixPath(name).parts or name.startswith("/"):
+            raise _RefusedError(f"points to {name}, outside of the product")
+        names = [f"{self._top}/{name}{ending}" for ending in _ENDINGS]
+        return next((f"/vsizip/{{{self._path}}}/{found}" for found in names if found in self._entries), None)
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    """Refuse what no product holds."""
+    name = entry.filename
+    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name.split("/")[0]:
+        raise _RefusedError(f"holds {name!r}, which climbs out of the archive")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise _RefusedError(f"holds the link {name!r}")
+    if entry.flag_bits & 0x1:
+        raise _RefusedError("is encrypted")
+    expands = entry.file_size > _RATIO_FROM_BYTES and entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1)
+    if entry.file_size > _LARGEST_IMAGE_BYTES or expands:
+        raise _RefusedError(f"holds {name!r} of {entry.file_size} bytes in {entry.compress_size}, as no product does")
+
+
+def _bounded(content: bytes, name: str) -> bytes:
+    if len(content) > _LARGEST_XML_BYTES:
+        raise _RefusedError(f"{name} is longer than {_LARGEST_XML_BYTES} bytes")
+    return content
+
+
+def _parsed(content: bytes, name: str) -> Element:
+    """The root of an XML document without a document type: entities can neither expand nor fetch."""
+    builder, parser = TreeBuilder(), expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise _RefusedError(f"{name} declares a document type")
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(content, True)
+        return builder.close()
+    except (expat.ExpatError, AssertionError) as error:
+        raise _RefusedError(f"{name} is no XML ({error})") from error
+
+
+def _scenes(archive: _Archive) -> Iterator[Scene]:
+    content = archive.read(PRODUCT_FILE)
+    if content is None:
+        if archive.read(_L1C_FILE) is not None:
+            raise _RefusedError("is L1C, top of the atmosphere; L2A is needed: download it, or make it with Sen2Cor")
+        raise _RefusedError(f"has no {PRODUCT_FILE}")
+    product = _parsed(content, PRODUCT_FILE)
+    if _text(product, "PROCESSING_LEVEL").replace("-", " ") not in ("Level 2A", "Level 2Ap"):
+        raise _RefusedError(f"is {_text(product, 'PROCESSING_LEVEL')}; Level-2A is needed")
+    granules = [entry for entry in product.iter("Granule") if entry.find("IMAGE_FILE") is not None]
+    if not 0 < len(granules) <= _MOST_GRANULES:
+        raise _RefusedError(f"lists {len(granules)} granules with images")
+    for granule in granules:
+        yield _scene(archive, product, granule, alone=len(granules) == 1)
+
+
+def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool) -> Scene:
+    """The scene of one granule. alone: of its product, whose name it then has."""
+    images = [(entry.text or "").strip() for entry in granule.iter("IMAGE_FILE")]
+    folder = "/".join(images[0].split("/")[:2])
+    content = archive.read(f"{folder}/MTD_TL.xml")
+    if content is None:
+        raise _RefusedError(f"has no {folder}/MTD_TL.xml")
+    tile = _parsed(content, "MTD_TL.xml")
+    uri = _text(product, "PRODUCT_URI").removesuffix(".SAFE")
+    time = datetime.fromisoformat(_text(tile, "SENSING_TIME")).astimezone(UTC).replace(tzinfo=None)
+    assets = _assets(archive, product, images, uri)
+    if not assets:
+        raise _RefusedError(f"lacks the images of {folder}")
+    for asset in assets.values():
+        _check_image(asset.href)
+    baseline = float(_text(product, "PROCESSING_BASELINE"))
+    return Scene(uri if alone else f"{uri}/{folder.split('/')[-1]}", time, assets, _outline(tile), baseline)
+
+
+def _assets(archive: _Archive, product: Element, images: list[str], name: str) -> dict[str, SceneAsset]:
+    """The finest file of each band that is there."""
+    scale = 1 / float(_text(product, "BOA_QUANTIFICATION_VALUE"))
+    offsets = {
+        _BAND_OF_ID[int(entry.attrib["band_id"])]: float(entry.text or 0) * scale for entry in product.iter("BOA_ADD_OFFSET")
+    }
+    nodata = next(
+        (
+            float(_text(entry, "SPECIAL_VALUE_INDEX"))
+            for entry in product.iter("Special_Values")
+            if _text(entry, "SPECIAL_VALUE_TEXT") == "NODATA"
+        ),
+        0.0,
+    )
+    properties = {"s2:processing_baseline": _text(product, "PROCESSING_BASELINE")}
+    found: dict[str, SceneAsset] = {}
+    for image in images:
+        match = _IMAGE.search(image)
+        band = band_name(match[1]) if match else None
+        if match is None or band is None or (band in found and found[band].resolution_m <= float(match[2])):
+            continue
+        href = archive.locate(image)
+        if href is not None:
+            stated = {"offset": offsets[band]} if band in offsets and band != SCENE_CLASSIFICATION else {}
+            described = {"raster:bands": [{"scale": scale, "nodata": nodata, **stated}]}
+            found[band] = SceneAsset(href, radiometry(described, properties, band, name), float(match[2]))
+    return found
+
+
+def _check_image(href: str) -> None:
+    """Refuse an image that would fill memory, by its header."""
+    with open_raster(href) as source:
+        if max(source.shape) > _LARGEST_SIDE:
+            raise _RefusedError(f"has an image of {source.height} x {source.width} pixels, as no product does")
+
+
+def _outline(tile: Element) -> BaseGeometry:
+    """The square of a tile, in degrees."""
+    size = next(entry for entry in tile.iter("Size") if entry.attrib["resolution"] == "10")
+    place = next(entry for entry in tile.iter("Geoposition") if entry.attrib["resolution"] == "10")
+    height, width = (int(_text(size, name)) for name in ("NROWS", "NCOLS"))
+    if not (0 < height <= _LARGEST_SIDE and 0 < width <= _LARGEST_SIDE):
+        raise _RefusedError(f"states a tile of {height} x {width} pixels")
+    left, top = (float(_text(place, name)) for name in ("ULX", "ULY"))
+    box = (left, top - 10 * height, left + 10 * width, top)
+    grid = GeoBox.from_bbox(box, crs=_text(tile, "HORIZONTAL_CS_CODE"), resolution=10)
+    outline = grid.extent.to_crs("EPSG:4326").geom
+    if not np.isfinite(shapely.get_coordinates(outline)).all():
+        raise _RefusedError("states a tile that lies nowhere")
+    return outline
+
+
+def _text(parent: Element, name: str) -> str:
+    """The text of the first element of that name below ``parent``."""
+    entry = next(parent.iter(name), None)
+    if entry is None or not (entry.text or "").strip():
+        raise _RefusedError(f"its metadata lack {name}")
+    return (entry.text or "").strip()
