@@ -24,8 +24,8 @@ RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil
 @dataclass
 class Faults:
     """How the server misbehaves. slow_s: before each answer. statuses: of the next answers, in turn. dropped: so many of the
-    next answers end in their middle. retry_after: what statuses come with. missing, truncated: names of files. paths: which answers
-    the first four are about.
+    next answers end in their middle. retry_after: what statuses come with. missing, truncated: names of files. paths: which
+    answers the first four are about.
     """
 
     slow_s: float = 0.0

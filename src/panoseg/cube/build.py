@@ -158,6 +158,10 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
     return report
 
 
+class _StoppedError(Exception):
+    """Another date has failed for good."""
+
+
 class _Maker:
     """Looks at days and fetches them, by threads; what is done stands in the journal."""
 
@@ -214,14 +218,27 @@ class _Maker:
             self._fail(f"none of {len(chosen)} dates could be fetched")
 
     def _each(self, days: Sequence[str], work: Callable[[str], None], what: str) -> None:
+        """Do the work of all days; what stops one stops all, after the window that each is at."""
         with ThreadPoolExecutor(self.options.threads, thread_name_prefix="cube") as pool:
             try:
-                for done in track(as_completed([pool.submit(work, day) for day in days]), what, total=len(days)):
+                for done in track(
+                    as_completed([pool.submit(self._unless_stopped, work, day) for day in days]), what, len(days)
+                ):
                     done.result()
             except BaseException:
                 self.stopped.set()
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    def _unless_stopped(self, work: Callable[[str], None], day: str) -> None:
+        try:
+            if not self.stopped.is_set():
+                work(day)
+        except _StoppedError:
+            pass
+        except BaseException:
+            self.stopped.set()
+            raise
 
     def _scenes(self, day: str) -> list[Scene]:
         return [scene for scene in self.days[day] if scene.id not in self.journal.left_out]
@@ -261,7 +278,7 @@ class _Maker:
     def _fetch_windows(self, day: str, store: DayStore, scenes: Sequence[Scene]) -> None:
         for number, window in enumerate(self.windows):
             if self.stopped.is_set():
-                raise CubeError("stopped", "to go on", "run the same command again")
+                raise _StoppedError
             if number not in self.journal.windows.get(day, ()):
                 store.write(window, mosaic(scenes, self.bands, self.grid[window.rows, window.columns], self.options))
                 self.journal.add("window", day=day, window=number)

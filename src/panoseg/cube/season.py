@@ -84,7 +84,7 @@ def dates_of_season(
         raise CubeError(
             f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]} to {dates[-1]})",
             f"dates from {first} to {first + SEASON_DAYS}",
-            "choose the harvest year with --year",
+            "choose another harvest year (map --year, dataset --season)",
         )
     return harvest_year, first, inside
 
