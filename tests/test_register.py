@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
+from catalogue_server import RUSTAC, serve
 from cubes import LEFT, TOP, make_cube
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
@@ -371,14 +372,14 @@ def test_options_of_dates_and_labels(tmp_path):
     assert {len(row["dates-S2"]) for row in metadata(folder).values()} == {5}
     assert (folder / "INSTANCE_ANNOTATIONS" / "HEATMAP_10003.npy").exists()
     with pytest.raises(PanosegError, match="no date of the cube lies in the season of 2021"):
-        make(tmp_path, replace(SMALL, year=2021), name="late")
+        make(tmp_path, replace(SMALL, season=2021), name="late")
     with pytest.raises(ConfigError, match="a layout with parcels"):
         make(tmp_path, replace(SMALL, centres=True), "s2tsczcrop", "czech")
 
 
 def test_the_year_chooses_the_season(tmp_path):
     dates = (*DATES, "2020-03-01", "2020-05-01", "2020-07-01")
-    folder, report = make(tmp_path, replace(SMALL, year=2020), cube=make_cube(64, dates))
+    folder, report = make(tmp_path, replace(SMALL, season=2020), cube=make_cube(64, dates))
     assert report.cubes[0][1] == 2020
     assert list(metadata(folder)[10_000]["dates-S2"].values())[-1] == 20200701
 
@@ -397,7 +398,7 @@ def test_size_and_block(tmp_path):
     assert report.block_m == 320
 
 
-@pytest.mark.parametrize("wrong", [{"size": 20}, {"min_clear": 2}, {"max_dates": 2}, {"block": 0}, {"year": 1}])
+@pytest.mark.parametrize("wrong", [{"size": 20}, {"min_clear": 2}, {"max_dates": 2}, {"block": 0}, {"season": 1}])
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ConfigError):
         replace(SMALL, **wrong)
@@ -552,15 +553,70 @@ def test_several_cubes_are_named_one_by_one(tmp_path, capsys):
     assert not (tmp_path / "none").exists()
 
 
+def flanders_codes(folder: Path, flanders: Path) -> Path:
+    """A table of codes for the crops of the real register that PASTIS knows."""
+    rows = [line.split(",") for line in (flanders / "crop_codes.csv").read_text().splitlines()[1:]]
+    known = {"Winter wheat": "soft winter wheat", "Maize": "corn", "Barley": "winter barley", "Winter barley": "winter barley"}
+    lines = [f"{row[1]},{known[row[0]]}" for row in rows if row[0] in known]
+    path = folder / "table.csv"
+    path.write_text("\n".join(["code,class", *lines, "9120,meadow"]))
+    return path
+
+
+@pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
+def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
+    flanders, out = real_data / "flanders-2019", tmp_path / "out"
+    words = ["dataset", "--parcels", str(flanders / "parcels.gpkg"), "--class-column", "crop_code", "--out", str(out)]
+    words += ["--classes", str(flanders_codes(tmp_path, flanders)), "--size", "16", "--min-dates", "3", "--min-inside", "0.2"]
+    fetch = ["--season", "2019", "--fetch.max-dates", "4", "--fetch.threads", "2", "--fetch.margin-m", "0"]
+    with serve(flanders / "stac", tmp_path) as server:
+        assert main([*words, "--catalog", server.url, *fetch]) == 0
+    assert "4 dates of 4 scenes" in capsys.readouterr().out
+    dataset = PastisDataset(out, target="panoptic")
+    assert len(dataset.dates(0)) == 4
+    assert (tmp_path / "out.area.geojson").exists()
+    cube = xr.open_dataset(flanders / "cube.nc")
+    row = metadata(out)[dataset.ids[0]]
+    # The box around the parcels is the cube's land, so that patches are those of the cube.
+    fetched = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
+    left, top = (round((float(fetched[d][0]) - float(cube[d][0])) / 10) for d in ("x", "y"))
+    times = [np.datetime64(day) for day in dataset.dates(0)]
+    window = Window(*(16 * place for place in divmod(row["ID_PATCH"] - 10_000, fetched.sizes["x"] // 16)), 16, 16)
+    rows = slice(window.top - top, window.top - top + 16)
+    columns = slice(window.left + left, window.left + left + 16)
+    expected_THW = cube["B04"].sel(time=times).values[:, rows, columns]
+    assert np.array_equal(dataset[0].images_TCHW[:, 2], expected_THW)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ([], "no season, or two"),
+        (["--cube", "a.nc", "--catalog", "earth-search"], "no season, or two"),
+        (["--cube", "a.nc", "--area", "b.geojson"], "with --cube; expected them with --catalog"),
+        (["--cube", "a.nc", "--fetch.max-dates", "3"], "with --cube; expected them with --catalog"),
+        (["--catalog", "earth-search"], "--catalog without --season"),
+    ],
+)
+def test_options_of_the_command_that_contradict_each_other(tmp_path, capsys, extra, said):
+    words = ["--parcels", "r.gpkg", "--class-column", "crop", "--classes", "c.csv", "--out", str(tmp_path / "out")]
+    assert main(["dataset", *words, *extra]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_the_real_register_of_flanders(tmp_path, real_data, capsys):
     flanders = real_data / "flanders-2019"
-    rows = [line.split(",") for line in (flanders / "crop_codes.csv").read_text().splitlines()[1:]]
-    names = {row[1]: row[0] for row in rows}
-    known = {"Winter wheat": "soft winter wheat", "Maize": "corn", "Barley": "winter barley", "Winter barley": "winter barley"}
-    table = [f"{code},{known[name]}" for code, name in names.items() if name in known] + ["9120,meadow"]
-    (tmp_path / "table.csv").write_text("code,class\n" + "\n".join(table))
     words = ["--parcels", str(flanders / "parcels.gpkg"), "--class-column", "crop_code", "--cube", str(flanders / "cube.nc")]
-    words += ["--classes", str(tmp_path / "table.csv"), "--size", "16", "--min-inside", "0.2", "--out", str(tmp_path / "out")]
+    words += [
+        "--classes",
+        str(flanders_codes(tmp_path, flanders)),
+        "--size",
+        "16",
+        "--min-inside",
+        "0.2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(["dataset", *words]) == 0
     assert "parcels whose code the table lacks, void: code" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "report.json").read_text())

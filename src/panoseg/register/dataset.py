@@ -77,7 +77,7 @@ def write_dataset(
     if options.centres and layout != "pastis":
         raise ConfigError(f"--centres with --layout {layout}", "a layout with parcels", "leave one of them out")
     codes = read_crop_codes(sources.classes, form.classes)
-    seasons = [open_season(path, options.year) for path in sources.cubes]
+    seasons = [open_season(path, options.season) for path in sources.cubes]
     grids = tuple(cube.odc.geobox for cube, _ in seasons)
     register = read_register(sources.parcels, sources.class_column, codes, form.classes, grids)
     canvases = tuple(Canvas(register, grid) for grid in grids)

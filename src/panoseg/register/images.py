@@ -93,7 +93,7 @@ class ImageWriter:
         """Write a piece; returns what the tables need of it: see ``_record``."""
         piece = self.pieces[number]
         path = self.cubes[piece.cube]
-        cube, _ = open_season(path, self.options.year)
+        cube, _ = open_season(path, self.options.season)
         with reading(path):
             return {"patches": list(self._patches(folder, cube, piece.patches))}
 

@@ -13,7 +13,7 @@ class DatasetOptions:
 
     size: int = 128
     """Side of a patch in pixels of 10 m."""
-    year: int | None = None
+    season: int | None = None
     """Harvest year; without it the one that most dates of a cube belong to."""
     min_clear: float = 0.1
     """A date on which less than this share of a patch shows the ground is left out of that patch; other clouds stay in."""
@@ -31,10 +31,9 @@ class DatasetOptions:
     """Write INSTANCE_ANNOTATIONS too (PASTIS's layout); readers compute them where they are absent."""
 
     def __post_init__(self) -> None:
-        if self.year is not None and not 1985 <= self.year <= 2200:
-            raise ConfigError(f"year {self.year}", "the year of a harvest, 1985 to 2200", "change --year")
         for name, low, high in (
             ("size", 16, 1024),
+            ("season", 1985, 2200),
             ("min_clear", 0, 1),
             ("min_dates", 1, 10_000),
             ("max_dates", self.min_dates, 10_000),
