@@ -99,10 +99,10 @@ class _Results:
     def open(cls, out: Path, table: ClassTable) -> Iterator[_Results]:
         with ExitStack() as stack:
             path = stack.enter_context(atomic(out / f"{PANOPTIC}.json"))  # first in, so that it appears last
-            folders = [stack.enter_context(atomic(out / name)) for name in (PANOPTIC, OVERLAY)]
-            for folder in folders:
-                folder.mkdir()
-            results = cls(table, *folders, stack.enter_context(atomic(out / SEGMENTS)))
+            pictures, overlays = (stack.enter_context(atomic(out / name)) for name in (PANOPTIC, OVERLAY))
+            pictures.mkdir()
+            overlays.mkdir()
+            results = cls(table, pictures, overlays, stack.enter_context(atomic(out / SEGMENTS)))
             with results._file:
                 yield results
             path.write_text(json.dumps(results._json(), allow_nan=False), encoding="utf-8")
