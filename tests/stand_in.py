@@ -38,7 +38,10 @@ class StandIn:
     def __init__(self, segment_HW: np.ndarray, card) -> None:
         self.segment_HW, self.card = segment_HW, card
 
-    def __call__(self, images_TCHW: np.ndarray, days_T: np.ndarray) -> Panoptic:
+    def pictures(self, tiles: list[np.ndarray], days_T: np.ndarray) -> list[Panoptic]:
+        return [self.picture(images_TCHW) for images_TCHW in tiles]
+
+    def picture(self, images_TCHW: np.ndarray) -> Panoptic:
         top, left = int(images_TCHW[0, 0, 0, 0]) - 1, int(images_TCHW[0, 1, 0, 0]) - 1
         height, width = images_TCHW.shape[-2:]
         tile_hw = self.segment_HW[top : top + height, left : left + width].copy()

@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, int, int, set[str]]] = {
         "map CUBE --weights WEIGHTS --out OUT --tile 16 --overlap 4 --gpkg",
         60_000,
         100,
-        {"parcels.parquet", "unfinished/plan.json", "unfinished/block-000000.npz"},
+        {"parcels.parquet", "unfinished/plan.json", "unfinished/window-000000.npz"},
     ),
     "weights-import": ("weights import AUTHORS OUT --fold 1", 9_000, 16, set()),
     "weights-import-all": ("weights import AUTHORS OUT", 9_000, 80, set()),

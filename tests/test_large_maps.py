@@ -9,7 +9,7 @@ import shapely
 
 from mapping_weights import tiny_weights
 from panoseg.errors import ConfigError, OutputError
-from panoseg.maps import mapping
+from panoseg.maps import mapping, predict
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions
 from stand_in import StandIn, coordinates_cube, landscape
@@ -24,7 +24,7 @@ def season(tmp_path, monkeypatch):
     cube, weights, segment_HW = coordinates_cube(HEIGHT, WIDTH), tiny_weights(), landscape(HEIGHT, WIDTH)
     cube["B04"][:, :30, 100:140] = 0
     cube.to_netcdf(tmp_path / "season.nc")
-    monkeypatch.setattr(mapping, "Predictor", lambda *_: StandIn(segment_HW, weights.card))
+    monkeypatch.setattr(predict, "Predictor", lambda *_: StandIn(segment_HW, weights.card))
     return tmp_path / "season.nc"
 
 

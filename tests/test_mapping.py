@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -29,10 +30,11 @@ from panoseg.cube.window import Window
 from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.maps import mapping, predict
+from panoseg.maps import mapping, outputs, predict
 from panoseg.maps.compare import compare_parcels
-from panoseg.maps.mapping import SHIPPED_NOTE, map_cube
+from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions
+from panoseg.maps.outputs import SHIPPED_NOTE
 from panoseg.maps.polygons import rasterise
 from panoseg.maps.resume import UNFINISHED
 from panoseg.maps.tiles import plan_blocks
@@ -105,7 +107,10 @@ class Oracle:
     def __init__(self, picture: Panoptic, card):
         self.picture, self.card = picture, card
 
-    def __call__(self, images_TCHW, days_T):
+    def pictures(self, tiles, days_T):
+        return [self.cut(images_TCHW) for images_TCHW in tiles]
+
+    def cut(self, images_TCHW):
         where = int(images_TCHW[0, 0, 0, 0]), int(images_TCHW[0, 1, 0, 0])
         height, width = images_TCHW.shape[-2:]
         cut = self.picture.crop(slice(where[0] - 1, where[0] - 1 + height), slice(where[1] - 1, where[1] - 1 + width))
@@ -137,12 +142,18 @@ def _to_pixels(truth):
     return [0.1, 0, 0, -0.1, -left / 10, top / 10]
 
 
+def mapped(cube, truth, tmp_path, options) -> Panoptic:
+    """What a perfect network maps."""
+    tmp_path.mkdir(exist_ok=True)
+    write(cube, tmp_path / "season.nc")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predict, "Predictor", lambda *_: Oracle(truth, tiny_weights().card))
+        return map_cube(tmp_path / "season.nc", tiny_weights(), tmp_path / "map", options).picture
+
+
 def test_tiles_of_a_perfect_network_join_to_the_truth(tmp_path):
     cube, truth = landscape(160)
-    oracle = Oracle(truth, tiny_weights().card)
-    days_T = np.array([0, 10])
-    joined, data_HW = predict.predict_cube(cube, days_T, oracle, tmp_path, MapOptions(tile=48, overlap=20), "cube")
-    assert data_HW.all()
+    joined = mapped(cube, truth, tmp_path, MapOptions(tile=48, overlap=20, min_area_ha=0))
     agreement = joined.segment_HW[truth.segment_HW > 0] > 0
     assert agreement.mean() > 0.999
     # A border between two mapped parcels is a border of the truth, along the lines of tiles as elsewhere.
@@ -152,19 +163,12 @@ def test_tiles_of_a_perfect_network_join_to_the_truth(tmp_path):
         assert invented.sum() <= 0.001 * both.sum()
 
 
-def test_blocks_and_their_order_do_not_matter(tmp_path, monkeypatch):
+def test_windows_do_not_matter(tmp_path, monkeypatch):
     cube, truth = landscape(128, seed=3)
-    oracle = Oracle(truth, tiny_weights().card)
-    options = MapOptions(tile=48, overlap=16)
     results = []
-    for side, backwards in ((512, False), (64, False), (64, True)):
-        work = tmp_path / f"{side}-{backwards}"
-        work.mkdir()
+    for side in (512, 64, 100):
         monkeypatch.setattr(predict, "_BLOCK_SIDE", side)
-        if backwards:
-            plan = predict.plan_blocks
-            monkeypatch.setattr(predict, "plan_blocks", lambda *sizes, plan=plan: plan(*sizes)[::-1])
-        results.append(predict.predict_cube(cube, np.array([0, 10]), oracle, work, options, "cube")[0])
+        results.append(mapped(cube, truth, tmp_path / str(side), MapOptions(tile=48, overlap=16)))
     assert all((result.segment_HW == results[0].segment_HW).all() for result in results)
 
 
@@ -173,7 +177,8 @@ def test_blocks_and_their_order_do_not_matter(tmp_path, monkeypatch):
 
 def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
     result = map_cube(cube_path, weights, tmp_path / "map", MapOptions(tile=32, overlap=8, views=1, gpkg=True, simplify=0))
-    names = {"parcels.parquet", "parcels.gpkg", "classes.tif", "segments.tif", "report.html", "map.json"}
+    names = {"parcels.parquet", "parcels.gpkg", "report.html", "map.json", "item.json"}
+    names |= {"classes.tif", "segments.tif", "confidence.tif"}
     assert {entry.name for entry in result.out.iterdir()} == names
     parcels = gpd.read_parquet(result.out / "parcels.parquet")
     assert len(parcels) > 2
@@ -298,7 +303,7 @@ def test_a_second_start_continues(tmp_path, cube_path, weights, monkeypatch):
     monkeypatch.setattr(predict, "_BLOCK_SIDE", 32)
     whole = map_cube(cube_path, weights, tmp_path / "whole", SMALL)
     calls = []
-    original = predict.Predictor.__call__
+    original = predict.Predictor.batch
 
     def stopping(self, *arguments):
         calls.append(1)
@@ -306,7 +311,7 @@ def test_a_second_start_continues(tmp_path, cube_path, weights, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(predict.Predictor, "__call__", stopping)
+    monkeypatch.setattr(predict.Predictor, "batch", stopping)
     with pytest.raises(KeyboardInterrupt):
         map_cube(cube_path, weights, tmp_path / "map", SMALL)
     assert {entry.name for entry in (tmp_path / "map").iterdir()} == {UNFINISHED}
@@ -319,7 +324,7 @@ def test_a_second_start_continues(tmp_path, cube_path, weights, monkeypatch):
 def test_a_damaged_block_is_predicted_again(tmp_path, cube_path, weights, monkeypatch):
     monkeypatch.setattr(mapping.shutil, "rmtree", lambda *_: None)
     first = map_cube(cube_path, weights, tmp_path / "map", SMALL)
-    block = next((first.out / UNFINISHED).glob("block-*.npz"))
+    block = next((first.out / UNFINISHED).glob("window-*.npz"))
     block.write_bytes(block.read_bytes()[:200])
     again = map_cube(cube_path, weights, tmp_path / "map", SMALL)
     np.testing.assert_array_equal(again.picture.segment_HW, first.picture.segment_HW)
@@ -327,7 +332,7 @@ def test_a_damaged_block_is_predicted_again(tmp_path, cube_path, weights, monkey
 
 def test_an_unfinished_map_of_something_else_is_left_alone(tmp_path, cube_path, weights, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(mapping, "predict_cube", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(mapping, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             map_cube(cube_path, weights, tmp_path / "map", SMALL)
     other = MapOptions(tile=24, overlap=8)
@@ -342,7 +347,7 @@ def test_an_unfinished_map_of_something_else_is_left_alone(tmp_path, cube_path, 
 
 def test_options_of_an_earlier_start_leave_nothing(tmp_path, cube_path, weights, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(mapping, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(outputs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             map_cube(cube_path, weights, tmp_path / "map", MapOptions(**vars(SMALL) | {"gpkg": True}))
     assert (tmp_path / "map" / "parcels.gpkg").exists()
@@ -359,20 +364,20 @@ def test_a_killed_map_continues(tmp_path, weights):
         "from panoseg.maps.mapping import map_cube\n"
         "from panoseg.maps.options import MapOptions\n"
         "predict._BLOCK_SIDE = 32\n"
-        "original = predict.Predictor.__call__\n"
+        "original = predict.Predictor.batch\n"
         "def slow(self, *arguments):\n"
         "    time.sleep(0.2)\n"
         "    return original(self, *arguments)\n"
-        "predict.Predictor.__call__ = slow\n"
+        "predict.Predictor.batch = slow\n"
         "map_cube(sys.argv[1], sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03))\n"
     )
     started = subprocess.Popen([sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while len(list(out.glob(f"{UNFINISHED}/block-*.npz"))) < 2 and time.monotonic() < deadline:
+    while len(list(out.glob(f"{UNFINISHED}/window-*.npz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    finished = len(list(out.glob(f"{UNFINISHED}/block-*.npz")))
+    finished = len(list(out.glob(f"{UNFINISHED}/window-*.npz")))
     assert finished >= 2
     assert not (out / "parcels.parquet").exists()
     again = map_cube(path, weights, out, SMALL)
@@ -385,7 +390,7 @@ def test_a_killed_map_continues(tmp_path, weights):
 
 def fails(capsys, *arguments) -> str:
     assert main([*map(str, arguments)]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("tiles")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("tiles", "windows", "sheets"))]
     assert len(lines) == 1, lines
     assert "expected" in lines[0]
     return lines[0]
@@ -448,12 +453,12 @@ def test_a_folder_that_cannot_be_written(tmp_path, cube_path, weights, capsys):
     assert "is a file" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "file" / "map")
 
 
-@pytest.mark.parametrize("writer", ["write_geoparquet", "write_classes", "write_segments", "write_text", "write_json"])
+@pytest.mark.parametrize("writer", ["write_geoparquet", "write_cog", "write_text", "write_json"])
 def test_a_full_disk(tmp_path, cube_path, weights, capsys, monkeypatch, writer):
     def full(*_, **__):
         raise OutputError("map: the disk is full", "free space", "free some space")
 
-    monkeypatch.setattr(mapping, writer, full)
+    monkeypatch.setattr(outputs, writer, full)
     arguments = "map", cube_path, "--weights", weights, "--out", tmp_path / "map", "--tile", 32, "--overlap", 8
     assert "disk is full" in fails(capsys, *arguments)
     monkeypatch.undo()
@@ -464,7 +469,7 @@ def test_a_full_disk_while_tiles_are_saved(tmp_path, cube_path, weights, capsys,
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez_compressed", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert "disk is full" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map")
     assert [entry.name for entry in (tmp_path / "map" / UNFINISHED).iterdir()] == ["plan.json"]
 

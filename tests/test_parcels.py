@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import rasterio
+import rasterio.shutil
 import shapely
 from affine import Affine
 from hypothesis import given, settings
@@ -18,11 +20,12 @@ from odc.geo.geobox import GeoBox
 from scipy import ndimage
 
 from panoseg.classes import PASTIS
+from panoseg.cube.window import Window
 from panoseg.errors import OutputError, ParcelsError
 from panoseg.maps import parcels as parcels_module
 from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.polygons import polygonise, rasterise
-from panoseg.maps.rasters import NO_DATA_CLASS, write_classes, write_segments
+from panoseg.maps.rasters import CONFIDENCE, NO_DATA_CLASS, SEGMENTS, PlainRaster, class_kind, write_class_raster, write_cog
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.tidy import regions, tidy
 from panoseg.panoptic.panoptic import Panoptic
@@ -167,25 +170,55 @@ def test_geoparquet_says_that_it_is_fiboa(tmp_path):
 
 def test_rasters(tmp_path):
     segment_HW = np.kron(np.array([[0, 4], [7, 9]]), np.ones((10, 10), int))
-    picture, grid = picture_of(segment_HW), GeoBox((20, 20), TRANSFORM, "EPSG:32631")
-    data_HW = np.ones((20, 20), bool)
-    data_HW[0, 0] = False
-    write_classes(tmp_path / "classes.tif", picture, data_HW, grid, PASTIS)
-    write_segments(tmp_path / "segments.tif", picture, grid)
-    with rasterio.open(tmp_path / "classes.tif") as source:
-        classes_HW = source.read(1)
-        assert source.nodata == NO_DATA_CLASS == classes_HW[0, 0]
-        assert source.colormap(1)[5] == (0x98, 0xDF, 0x8A, 255)
-        assert source.tags(1)["5"] == "winter rapeseed"
-        assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
-        assert source.crs.to_epsg() == 32631
-        assert source.transform == TRANSFORM
-    assert classes_HW[0, 1] == 0
-    assert classes_HW[0, 15] == 5
-    with rasterio.open(tmp_path / "segments.tif") as source:
-        np.testing.assert_array_equal(source.read(1), segment_HW)
-        assert source.nodata == 0
-        assert source.dtypes == ("int32",)
+    classes_HW, grid = segment_HW + 1, GeoBox((20, 20), TRANSFORM, "EPSG:32631")
+    for name, kind, values_HW in (
+        ("classes", class_kind(PASTIS), classes_HW),
+        ("segments", SEGMENTS, segment_HW * 100_000),
+        ("confidence", CONFIDENCE, np.where(segment_HW, 80, 255)),
+    ):
+        plain = PlainRaster(tmp_path / "plain", (20, 20), kind)
+        for top, left, height, width in ((7, 0, 13, 20), (0, 0, 7, 3), (0, 3, 7, 17)):
+            window = Window(top, left, height, width)
+            plain.write(window, values_HW[window.rows, window.columns])
+        np.testing.assert_array_equal(plain.read(Window(5, 2, 4, 6)), values_HW[5:9, 2:8])
+        write_cog(tmp_path / f"{name}.tif", plain, grid)
+        plain.remove()
+        with rasterio.open(tmp_path / f"{name}.tif") as source:
+            np.testing.assert_array_equal(source.read(1), values_HW)
+            assert source.nodata == kind.nodata
+            assert source.dtypes == (kind.dtype,)
+            assert source.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert source.crs.to_epsg() == 32631
+            assert source.transform == TRANSFORM
+            assert kind.tags.items() <= source.tags(1).items()
+    write_class_raster(tmp_path / "again.tif", classes_HW.astype(np.uint8), grid, PASTIS)
+    for name in ("classes", "again"):
+        with rasterio.open(tmp_path / f"{name}.tif") as source:
+            assert source.nodata == NO_DATA_CLASS
+            assert source.colormap(1)[5] == (0x98, 0xDF, 0x8A, 255)
+            assert source.colormap(1)[NO_DATA_CLASS][3] == 0
+            assert source.tags(1)["5"] == "winter rapeseed"
+            np.testing.assert_array_equal(source.read(1), classes_HW)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_raster_that_was_cut_off_is_found_out(tmp_path, monkeypatch):
+    plain = PlainRaster(tmp_path / "plain", (20, 20), SEGMENTS)
+    plain.write(Window(0, 0, 20, 20), np.arange(400).reshape(20, 20))
+    copy = rasterio.shutil.copy
+
+    def short(source, target, **options):
+        with plain.path.open("r+b") as file:
+            file.seek(500)
+            file.write(bytes(4))
+            copy(source, target, **options)
+            file.seek(500)
+            file.write(bytes([1, 2, 3, 4]))
+
+    monkeypatch.setattr(rasterio.shutil, "copy", short)
+    with pytest.raises(OutputError, match="cut off"):
+        write_cog(tmp_path / "segments.tif", plain, GeoBox((20, 20), TRANSFORM, "EPSG:32631"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["plain"]
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -195,10 +228,11 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     grid = GeoBox((20, 20), TRANSFORM, "EPSG:32631")
     monkeypatch.setattr(parcels_module.pq, "write_table", full)
     monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "pwrite", full)
     for write in (
         lambda: write_geoparquet(parcels_example(), tmp_path / "parcels.parquet"),
         lambda: write_geopackage(parcels_example(), tmp_path / "parcels.gpkg"),
-        lambda: write_segments(tmp_path / "segments.tif", Panoptic.empty(20, 20), grid),
+        lambda: write_class_raster(tmp_path / "classes.tif", np.zeros((20, 20), np.uint8), grid, PASTIS),
     ):
         with pytest.raises(OutputError, match="disk is full"):
             write()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import shapely
 from affine import Affine
+from PIL import Image
 
 from cubes import DATES, make_cube
 from mapping_weights import tiny_weights
@@ -18,11 +21,14 @@ from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cube.check import check_cube
 from panoseg.cube.season import Season, choose_season
 from panoseg.data.bands import PASTIS_BANDS
+from panoseg.maps import summary as summary_module
 from panoseg.maps.compare import compare_parcels
-from panoseg.maps.figures import clearest_date, example_parcels, ndvi_curve, svg_paths, true_colour
+from panoseg.maps.figures import clearest_date, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import parcels_of
+from panoseg.maps.rasters import write_class_raster
 from panoseg.maps.report import ReportContent, _scale_bar, render_report
+from panoseg.maps.summary import summarise
 from panoseg.panoptic.panoptic import Panoptic
 
 HOSTILE = '</title><script>alert("x")</script>&\'"{{ 7 * 7 }}'
@@ -41,14 +47,16 @@ def content(table: ClassTable = PASTIS, truth: bool = False, empty: bool = False
         "source": Path("season.nc"),
         "cube": cube,
         "season": season,
-        "parcels": parcels,
+        "parcels": summarise([parcels]),
+        "classes_path": Path("classes.tif"),
         "card": tiny_weights().card,
         "weights": "weights",
         "options": MapOptions(),
         "notes": (),
     }
     if truth:
-        values |= {"truth": parcels.iloc[1:], "comparison": compare_parcels(parcels, parcels.iloc[1:])}
+        comparison = compare_parcels(parcels, parcels.iloc[1:])
+        values |= {"truth": parcels.iloc[1:], "comparison": comparison, "invented": parcels.iloc[list(comparison.invented)]}
     card = values["card"]
     object.__setattr__(card, "classes", table)
     return ReportContent(**(values | changes))
@@ -166,13 +174,48 @@ def test_the_clearest_date_near_midsummer():
     assert clearest_date(season) == 3
 
 
+def table(*rows):
+    """Parcels of (class, hectares)."""
+    columns = {"id": [str(number) for number in range(len(rows))], "class": [name for name, _ in rows]}
+    columns |= {"area_ha": [area for _, area in rows], "confidence": np.linspace(0.5, 1, len(rows), dtype=np.float32)}
+    return gpd.GeoDataFrame(columns, geometry=[shapely.box(0, 0, 1, 1)] * len(rows), crs="EPSG:32631")
+
+
 def test_examples_are_the_largest_of_the_largest_classes():
-    parcels = gpd.GeoDataFrame({"class": ["a", "a", "b", "c"], "area_ha": [5.0, 6.0, 1.0, 4.0]})
-    assert example_parcels(parcels, 2) == [1, 3]
-    assert example_parcels(parcels, 4) == [1, 3, 2, 0]
-    assert example_parcels(parcels.iloc[:0], 4) == []
+    summary = summarise([table(("a", 5.0), ("a", 6.0), ("b", 1.0), ("c", 4.0))])
+    assert summary.chosen(2)["id"].tolist() == ["1", "3"]
+    assert summary.chosen(4)["id"].tolist() == ["1", "3", "2", "0"]
+    assert len(summarise([table()]).chosen(4)) == 0
 
 
-@pytest.mark.parametrize("size", [32, 96])
+def test_parts_are_summed_up_as_the_whole(monkeypatch):
+    random = np.random.default_rng(0)
+    whole = table(*((name, float(area)) for name, area in zip(random.choice(list("abcd"), 40), random.random(40), strict=True)))
+    monkeypatch.setattr(summary_module, "MOST_OUTLINES", 10)
+    once, thrice = summarise([whole]), summarise([whole.iloc[:13], whole.iloc[13:14], whole.iloc[14:]])
+    assert (once.count, once.complete, len(once.largest)) == (40, False, 10)
+    assert once.area_ha == pytest.approx(whole["area_ha"].sum())
+    assert once.confidence == pytest.approx(whole["confidence"].mean())
+    assert once.largest["id"].tolist() == thrice.largest["id"].tolist() == whole.nlargest(10, "area_ha")["id"].tolist()
+    assert once.chosen(6)["id"].tolist() == thrice.chosen(6)["id"].tolist()
+    for one, three in zip(once.classes, thrice.classes, strict=True):
+        assert (one.name, one.count) == (three.name, three.count)
+        assert (one.area_ha, one.confidence) == pytest.approx((three.area_ha, three.confidence))
+
+
+def test_too_many_parcels_are_drawn_as_a_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary_module, "MOST_OUTLINES", 2)
+    classes_HW = np.kron(np.array([[0, 1], [2, 255]], np.uint8), np.ones((16, 16), np.uint8))
+    write_class_raster(tmp_path / "classes.tif", classes_HW, check_cube(make_cube(), PASTIS_BANDS).odc.geobox, PASTIS)
+    page = Page(render_report(content(classes_path=tmp_path / "classes.tif")))
+    assert not [attributes for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "parcel"]
+    [uri] = [attributes["href"] for tag, attributes in page.tags if attributes.get("class") == "classes"]
+    drawn_HW4 = np.array(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+    assert drawn_HW4[[0, 0, 31, 31], [0, 31, 0, 31], 3].tolist() == [0, 255, 255, 0]
+    assert "#{:02x}{:02x}{:02x}".format(*drawn_HW4[0, 31, :3]) == PASTIS[1].colour
+    assert "too many to be drawn" in page.text
+
+
+@pytest.mark.parametrize("size", [32, 96, 10_980, 100_000])
 def test_scale_bar_is_inside(size):
     assert 0 < _scale_bar(size)["pixels"] < size / 2

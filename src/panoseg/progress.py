@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 Item = TypeVar("Item")
 
@@ -15,6 +16,7 @@ Listener = Callable[[str, int, int | None], None]
 """Called with the description, how many items are done, and how many there are, if that is known."""
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_JSON = 1.0
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
@@ -66,3 +68,26 @@ def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterat
             last = now
             left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
             print(f"{description}: {done}{f' of {total}' if total else ''}{left}", file=sys.stderr, flush=True)
+
+
+def json_lines(stream: TextIO) -> Listener:
+    """A listener that writes a line of JSON for each second of progress, and for the first and last item of a step.
+
+    step, done, total (null where it is not known), seconds since the step began, seconds_left (null where it cannot be told).
+    """
+    start: dict[str, float] = {}
+    last: dict[str, float] = {}
+
+    def tell(step: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done == 0:
+            start[step] = now
+        elif now - last[step] < _SECONDS_BETWEEN_JSON and done != total:
+            return
+        last[step] = now
+        seconds = now - start[step]
+        left = round(seconds / done * (total - done), 1) if total is not None and done else None
+        line = {"step": step, "done": done, "total": total, "seconds": round(seconds, 1), "seconds_left": left}
+        print(json.dumps(line), file=stream, flush=True)
+
+    return tell

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from panoseg.maps.options import MapOptions
+from panoseg.maps.options import MapOptions, RunOptions
+from panoseg.progress import json_lines, listening
+
+if TYPE_CHECKING:
+    from panoseg.maps.mapping import MapResult
 
 
 def run(
@@ -16,9 +23,11 @@ def run(
     weights: Path | None = None,
     truth: Path | None = None,
     declared_only: bool = False,
+    progress: Literal["people", "json"] = "people",
+    running: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(),  # noqa: B008
     options: Annotated[MapOptions, tyro.conf.arg(name="")] = MapOptions(),  # noqa: B008
 ) -> None:
-    """Map a season: parcels with classes (parcels.parquet), rasters (classes.tif, segments.tif) and report.html.
+    """Map a season: parcels with classes (parcels.parquet), rasters (classes, segments, confidence) and report.html.
 
     CUBE is a NetCDF file, a Zarr store, or a folder of cloud-optimised GeoTIFFs with STAC items: bands B02 .. B12 under any of
     their names, dims time, y and x, reflectance x 10 000, 10 m pixels. A stopped map goes on when the same command runs again.
@@ -31,14 +40,37 @@ def run(
         weights: Folder of weights; without it the ones in the package are used.
         truth: True parcels to compare with in the report.
         declared_only: The truth covers part of the land; score inside it, as panoseg compare --declared-only does.
+        progress: For people, or as lines of JSON on standard output, the last of which says what was made.
+        running: Where the work is done: here, by --workers processes, or on a --dask cluster; the map is the same.
         options: How the map is made.
     """
     from panoseg.maps.mapping import map_cube
 
-    result = map_cube(cube, weights, out, options, truth, declared_only)
+    with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
+        result = map_cube(cube, weights, out, options, truth, declared_only, running=running)
+    if progress == "json":
+        print(json.dumps(_told(result)), flush=True)
+    else:
+        _show(result)
+
+
+def _told(result: MapResult) -> dict[str, object]:
+    """What was made, JSON-ready."""
+    return {
+        "step": "map",
+        "parcels": result.summary.count,
+        "hectares": round(result.summary.area_ha, 1),
+        "seconds": round(result.seconds, 1),
+        "notes": list(result.notes),
+        "comparison": None if result.comparison is None else result.comparison.to_json(),
+        "report": str(result.report),
+    }
+
+
+def _show(result: MapResult) -> None:
     for note in result.notes:
         print(f"note: {note}")
-    print(f"{len(result.parcels)} parcels, {result.parcels['area_ha'].sum():.1f} ha, in {result.seconds:.0f} s")
+    print(f"{result.summary.count} parcels, {result.summary.area_ha:.1f} ha, in {result.seconds:.0f} s")
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")
     print(f"open {result.report}")

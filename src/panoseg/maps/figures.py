@@ -8,10 +8,11 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
+import rasterio
 import shapely
 import xarray as xr
 from affine import Affine
@@ -21,6 +22,7 @@ from rasterio.features import geometry_mask
 from panoseg.cube.season import CLEAR_CLASSES, Season
 from panoseg.data.profiles import CLOUD_REFLECTANCE
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
+from panoseg.maps.rasters import NO_DATA_CLASS
 
 _LONGEST_SIDE = 1024
 _SMALLEST_SIDE = 640
@@ -78,12 +80,20 @@ def _svg_path(outline: shapely.Geometry) -> str:
     return "".join(pieces)
 
 
-def example_parcels(parcels: gpd.GeoDataFrame, count: int) -> list[int]:
-    """Rows of the largest parcel of each of the classes with the most land; then the next largest. At most ``count``."""
-    by_size = parcels["area_ha"].sort_values(ascending=False).index
-    land = parcels.groupby("class")["area_ha"].sum().sort_values(ascending=False)
-    first = [next(row for row in by_size if parcels.loc[row, "class"] == name) for name in land.index[:count]]
-    return [*first, *(row for row in by_size if row not in first)][:count]
+def class_picture(path: Path, background: int) -> str:
+    """A raster of classes from its overviews, in its own colours, as a data URI of a PNG.
+
+    It is see-through where there are no data or the class is ``background``.
+    """
+    with rasterio.open(path) as source:
+        step = max(1, max(source.shape) / _LONGEST_SIDE)
+        classes_HW = source.read(1, out_shape=tuple(max(1, round(side / step)) for side in source.shape))
+        colours = source.colormap(1)
+    palette = np.array([colours[value] for value in range(256)], np.uint8)
+    palette[[background, NO_DATA_CLASS], 3] = 0
+    stream = io.BytesIO()
+    Image.fromarray(palette[classes_HW]).save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:

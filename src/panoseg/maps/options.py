@@ -36,6 +36,10 @@ class MapOptions:
     """Arithmetic of the network: bfloat16 is faster where the processor has it, and moves a few pixels."""
     gpkg: bool = False
     """Write parcels.gpkg as well."""
+    pmtiles: bool = False
+    """Write parcels.pmtiles as well: vector tiles for maps on web pages."""
+    rows_per_file: int = 100_000
+    """With more parcels, parcels.parquet is a folder of files of so many."""
 
     def __post_init__(self) -> None:
         if self.year is not None and not 1985 <= self.year <= 2200:
@@ -49,10 +53,33 @@ class MapOptions:
             ("views", 1, 8),
             ("min_area_ha", 0, 10_000),
             ("simplify", 0, 10),
+            ("rows_per_file", 1, 10_000_000),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where a map is made, which does not change it."""
+
+    workers: int = 1
+    """So many processes on this machine share the work; 1: this one alone."""
+    dask: str | None = None
+    """Address of the scheduler of a dask cluster that does the work, e.g. tcp://scheduler:8786; its workers must find the cube
+    under the same path."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= 1024:
+            raise ConfigError(f"workers {self.workers}", "1 to 1024", "change --workers")
+        if self.dask is not None and self.workers != 1:
+            raise ConfigError("--workers with --dask", "one of both", "leave out --workers: the cluster has its own")
+
+    @property
+    def local(self) -> bool:
+        """Whether this process does all of it."""
+        return self.dask is None and self.workers == 1
 
 
 @dataclass(frozen=True)

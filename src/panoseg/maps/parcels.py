@@ -6,27 +6,33 @@ Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.
 
 from __future__ import annotations
 
-import io
 import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pyogrio
+import pyogrio.errors
 from affine import Affine
 
 import panoseg
 from panoseg.classes import ClassTable
 from panoseg.files import atomic
 from panoseg.maps.polygons import polygonise
-from panoseg.panoptic.panoptic import Panoptic
+from panoseg.panoptic.panoptic import Panoptic, Segments
 
 SQUARE_METRES_PER_HECTARE = 10_000
 FIBOA = {
     "fiboa_version": "0.2.0",
     "fiboa_extensions": ["https://fiboa.github.io/crop-extension/v0.1.0/schema.yaml"],
 }
+_VECTOR_FAILURES = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, sqlite3.DatabaseError, RuntimeError)
 _CODE_LISTS = {"PASTIS": "https://github.com/VSainteuf/pastis-benchmark"}
 
 
@@ -49,7 +55,19 @@ def parcels_of(
     """
     things = picture.keep(picture.segments.is_thing)
     _, outlines = polygonise(things.segment_HW, transform, tolerance_pixels)
-    rows = things.segments
+    return parcel_table(things.segments, outlines, crs, table, observed=observed, details=details)
+
+
+def parcel_table(
+    rows: Segments,
+    outlines: np.ndarray,
+    crs: object,
+    table: ClassTable,
+    *,
+    observed: np.datetime64 | str | None = None,
+    details: str = "",
+) -> gpd.GeoDataFrame:
+    """The table of ``parcels_of`` for segments whose outlines are known."""
     parcels = gpd.GeoDataFrame(
         {
             "id": [str(id_) for id_ in rows.ids.tolist()],
@@ -81,19 +99,73 @@ def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
     }
 
 
-def write_geoparquet(parcels: gpd.GeoDataFrame, path: Path | str) -> None:
-    """Write GeoParquet 1.1 with fiboa's metadata of the collection, atomically."""
+def write_geoparquet(parcels: gpd.GeoDataFrame, path: Path | str, collection: str | None = None) -> None:
+    """Write GeoParquet 1.1 with fiboa's metadata, atomically. collection: its id; without one the file's name."""
     with atomic(path) as temporary:
         parcels.to_parquet(temporary, schema_version="1.1.0", write_covering_bbox=False, index=False)
         written = pq.read_table(temporary)
-        metadata = {**(written.schema.metadata or {}), b"fiboa": json.dumps({**FIBOA, "id": Path(path).stem}).encode()}
+        fiboa = {**FIBOA, "id": collection or Path(path).stem}
+        metadata = {**(written.schema.metadata or {}), b"fiboa": json.dumps(fiboa).encode()}
         pq.write_table(written.replace_schema_metadata(metadata), temporary, compression="zstd")
 
 
-def write_geopackage(parcels: gpd.GeoDataFrame, path: Path | str) -> None:
-    """Write a GeoPackage with one layer, ``parcels``, atomically."""
-    # Through memory, because SQLite does not say when a disk is full.
-    file = io.BytesIO()
-    parcels.to_file(file, layer="parcels", driver="GPKG", engine="pyogrio")
+def write_partitions(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
+    """Write a folder of GeoParquet files, ``part-00000.parquet`` and so on, atomically; readers of Parquet take it for one."""
+    path = Path(path)
     with atomic(path) as temporary:
-        temporary.write_bytes(file.getbuffer())
+        temporary.mkdir()
+        for number, part in enumerate(parts):
+            write_geoparquet(part, temporary / f"part-{number:05d}.parquet", path.stem)
+
+
+def read_geoparquet(path: Path | str) -> Iterator[gpd.GeoDataFrame]:
+    """The parcels of a map: of its one file, or of each file of its folder, one after the other."""
+    path = Path(path)
+    for part in sorted(path.iterdir()) if path.is_dir() else [path]:
+        yield gpd.read_parquet(part)
+
+
+def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
+    """Write a GeoPackage with one layer, ``parcels``, atomically; all parts are as many rows of it."""
+    with atomic(path, _VECTOR_FAILURES) as temporary:
+        count = 0
+        for number, part in enumerate(parts):
+            # Later parts may have what this one has not: a parcel of several polygons.
+            options = {"geometry_type": "Unknown", "append": number > 0, "layer": "parcels", "driver": "GPKG"}
+            pyogrio.write_dataframe(part, temporary, **options)
+            count += len(part)
+        _check_geopackage(temporary, count)
+
+
+def _check_geopackage(path: Path, count: int) -> None:
+    """SQLite does not say through GDAL when a disk is full."""
+    with closing(sqlite3.connect(path)) as database:
+        sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        if not sound or database.execute("SELECT count(*) FROM parcels").fetchone() != (count,):
+            raise sqlite3.DatabaseError("the file was cut off")
+
+
+def write_pmtiles(parts: Iterable[gpd.GeoDataFrame], path: Path | str, crs: str) -> None:
+    """Write vector tiles of Web Mercator in one file (PMTiles 3), zoom levels 8 to 13, for maps on web pages; atomically.
+
+    A parcel has its ``id``, ``class``, ``confidence`` and ``area_ha``; outlines are as fine as the zoom level needs.
+    """
+    schema = pa.schema(
+        {"id": pa.string(), "class": pa.string(), "confidence": pa.float32(), "area_ha": pa.float64(), "geometry": pa.binary()}
+    )
+    batches = (
+        pa.record_batch([*(part[name] for name in schema.names[:-1]), part.geometry.to_wkb()], schema=schema) for part in parts
+    )
+    with atomic(path, _VECTOR_FAILURES) as temporary:
+        pyogrio.write_arrow(
+            pa.RecordBatchReader.from_batches(schema, batches),
+            temporary,
+            driver="PMTiles",
+            layer="parcels",
+            geometry_name="geometry",
+            geometry_type="Unknown",
+            crs=crs,
+            dataset_options={"MINZOOM": 8, "MAXZOOM": 13, "NAME": "parcels"},
+        )
+        if not temporary.exists() or pyogrio.read_info(temporary)["driver"] != "PMTiles":
+            raise pyogrio.errors.DataSourceError("the file was cut off")

@@ -30,6 +30,36 @@ def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: floa
     ([1, 2], [4.0, 1.0])
     """
     values, parts = trace(segment_HW, segment_HW != 0)
+    ids, outlines = _simplified(values, parts, tolerance_pixels)
+    return ids, to_map(outlines, transform)
+
+
+def polygonise_piece(
+    segment_HW: np.ndarray, margins: tuple[int, int, int, int], tolerance_pixels: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """As ``polygonise``, for a piece of a raster: outlines in its pixels, which fit those of the pieces around it.
+
+    margins: how many lines of the neighbours ``segment_HW`` holds above, left, below and right, 0 (an end of the raster) or 1.
+    Nothing is drawn there, but where a border crosses into a neighbour its corner stays: the pieces of a segment share whole
+    edges, and the outlines of all pieces are a valid coverage.
+
+    >>> above, below = np.array([[1, 2, 2], [1, 1, 2]]), np.array([[1, 2, 2], [1, 1, 2], [1, 1, 2]])
+    >>> [shapely.area(polygonise_piece(lines, sides, 0.0)[1]).tolist() for lines, sides in
+    ...  ((above, (0, 0, 1, 0)), (below, (1, 0, 0, 0)))]
+    [[1.0, 2.0], [4.0, 2.0]]
+    """
+    top, left, bottom, right = margins
+    height, width = segment_HW.shape
+    outside_HW = np.ones(segment_HW.shape, bool)
+    outside_HW[top : height - bottom, left : width - right] = False
+    values, parts = trace(2 * segment_HW + outside_HW, segment_HW != 0)
+    ids, outlines = _simplified(values, parts, tolerance_pixels)
+    own = ids % 2 == 0
+    return ids[own] // 2, shapely.transform(outlines[own], lambda xy: xy - (left, top))
+
+
+def _simplified(values: np.ndarray, parts: np.ndarray, tolerance_pixels: float) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, ascending, and the outline of each: its traced parts together, borders simplified."""
     ids, part_of = np.unique(values, return_inverse=True)
     # A vertex at every corner of a pixel, so that neighbours share theirs; the simplifier takes the idle ones out again.
     parts = shapely.transform(shapely.segmentize(parts, 1.0), np.rint)
@@ -38,7 +68,7 @@ def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: floa
     outlines = shapely.coverage_simplify(outlines, tolerance_pixels)
     single = shapely.get_num_geometries(outlines) == 1
     outlines[single] = shapely.get_geometry(outlines[single], 0)
-    return ids, to_map(outlines, transform)
+    return ids, outlines
 
 
 def trace(value_HW: np.ndarray, traced_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

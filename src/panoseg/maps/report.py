@@ -5,7 +5,7 @@ All text is escaped by the template; what is marked safe is made of numbers here
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,12 @@ from panoseg.classes import ClassTable
 from panoseg.cube.open import reading
 from panoseg.cube.season import SEASON_DAYS, Season
 from panoseg.maps.compare import Comparison
-from panoseg.maps.figures import Curve, clearest_date, example_parcels, ndvi_curve, svg_paths, true_colour
+from panoseg.maps.figures import Curve, class_picture, clearest_date, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions
+from panoseg.maps.rasters import background_class
+from panoseg.maps.summary import MOST_OUTLINES, ParcelSummary
 from panoseg.models.weights import WeightsCard
 
-_MOST_OUTLINES = 6000
 _EXAMPLES = 6
 _CURVE_WIDTH, _CURVE_HEIGHT = 300, 130
 
@@ -34,22 +35,25 @@ _CURVE_WIDTH, _CURVE_HEIGHT = 300, 130
 class ReportContent:
     """What a report is made of.
 
-    title: of the page. source: the cube's path, for messages. cube: checked, with the dates of ``season`` only. weights: where
-    they came from, None for those in the package. notes: sentences that the reader should see first. comparison and truth: both
-    or neither.
+    title: of the page. source: the cube's path, for messages. cube: checked, with the dates of ``season`` only. classes_path:
+    the raster of classes, for maps of more parcels than can be drawn one by one. weights: where they came from, None for those
+    in the package. notes: sentences that the reader should see first. comparison, truth and invented (the parcels that match no
+    true one): all or none.
     """
 
     title: str
     source: Path
     cube: xr.Dataset
     season: Season
-    parcels: gpd.GeoDataFrame
+    parcels: ParcelSummary
+    classes_path: Path
     card: WeightsCard
     weights: str | None
     options: MapOptions
     notes: tuple[str, ...] = ()
     comparison: Comparison | None = None
     truth: gpd.GeoDataFrame | None = None
+    invented: gpd.GeoDataFrame | None = None
 
 
 def render_report(content: ReportContent) -> str:
@@ -76,11 +80,11 @@ def render_report(content: ReportContent) -> str:
         picture_date=str(content.season.dates_T[place]),
         scale=_scale_bar(grid.shape[1]),
         outlines=_outlines(content),
-        outlines_left_out=max(0, len(content.parcels) - _MOST_OUTLINES),
+        class_picture=_class_picture(content),
         classes=_class_rows(content.parcels, content.card.classes),
-        total_ha=float(content.parcels["area_ha"].sum()),
-        confidence=float(content.parcels["confidence"].mean()) if len(content.parcels) else None,
-        count=len(content.parcels),
+        total_ha=content.parcels.area_ha,
+        confidence=content.parcels.confidence,
+        count=content.parcels.count,
         curves=_curves(content),
         season=_season(content.season),
         comparison=_comparison(content),
@@ -98,14 +102,16 @@ def _place(content: ReportContent) -> str:
 def _scale_bar(width_pixels: int) -> dict[str, Any]:
     """A round length of about a quarter of the picture: its pixels and its words."""
     metres = max(
-        length for length in (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000) if length <= max(50, width_pixels * 3)
+        digit * 10**power for digit in (1, 2, 5) for power in range(1, 7) if digit * 10**power <= max(50, width_pixels * 3)
     )
     return {"pixels": metres / 10, "text": f"{metres} m" if metres < 1000 else f"{metres // 1000} km"}
 
 
 def _outlines(content: ReportContent) -> list[dict[str, Any]]:
-    """The largest parcels: path, colour, and what a pointer is told."""
-    shown = content.parcels.nlargest(_MOST_OUTLINES, "area_ha")
+    """Every parcel of a map that has not too many: path, colour, and what a pointer is told."""
+    if not content.parcels.complete:
+        return []
+    shown = content.parcels.largest
     colours = _colours(content.card.classes)
     paths = svg_paths(np.asarray(shown.geometry.values, dtype=object), content.cube.odc.geobox.affine)
     return [
@@ -118,33 +124,28 @@ def _outlines(content: ReportContent) -> list[dict[str, Any]]:
     ]
 
 
+def _class_picture(content: ReportContent) -> str | None:
+    """The raster of classes, where there are too many parcels to be drawn one by one."""
+    if content.parcels.complete:
+        return None
+    return class_picture(content.classes_path, background_class(content.card.classes))
+
+
 def _colours(table: ClassTable) -> dict[str, str]:
     return {entry.name: entry.colour for entry in table.classes}
 
 
-def _class_rows(parcels: gpd.GeoDataFrame, table: ClassTable) -> list[dict[str, Any]]:
+def _class_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any]]:
     """A row a class that occurs, the one with the most land first."""
-    total = parcels["area_ha"].sum()
-    rows = [
-        {
-            "name": name,
-            "colour": _colours(table)[name],
-            "count": len(own),
-            "area_ha": own["area_ha"].sum(),
-            "share": own["area_ha"].sum() / total,
-            "confidence": own["confidence"].mean(),
-        }
-        for name, own in parcels.groupby("class")
-    ]
-    return sorted(rows, key=lambda row: -row["area_ha"])
+    colours = _colours(table)
+    return [{**asdict(row), "colour": colours[row.name], "share": row.area_ha / parcels.area_ha} for row in parcels.classes]
 
 
 def _curves(content: ReportContent) -> list[dict[str, Any]]:
     """NDVI of a few parcels, in the coordinates of their little charts."""
     charts = []
     inverse = ~content.cube.odc.geobox.affine
-    for number, row in enumerate(example_parcels(content.parcels, _EXAMPLES), 1):
-        parcel = content.parcels.loc[row]
+    for number, (_, parcel) in enumerate(content.parcels.chosen(_EXAMPLES).iterrows(), 1):
         label = shapely.point_on_surface(parcel.geometry)
         x, y = inverse * (label.x, label.y)
         with reading(content.source):
@@ -218,22 +219,22 @@ def _season(season: Season) -> dict[str, Any]:
 
 def _comparison(content: ReportContent) -> dict[str, Any] | None:
     """Numbers, the true parcels coloured by whether they were found, and the outlines of invented ones."""
-    if content.comparison is None or content.truth is None:
+    if content.comparison is None or content.truth is None or content.invented is None:
         return None
     comparison, grid = content.comparison, content.cube.odc.geobox
-    truth = content.truth.to_crs(content.parcels.crs)
+    truth = content.truth.to_crs(content.invented.crs)
     found = {true: iou for _, true, iou in comparison.matches}
     missed = set(comparison.missed)
-    paths = svg_paths(np.asarray(truth.geometry.values, dtype=object), grid.affine)
+    paths = svg_paths(np.asarray(truth.geometry.values[:MOST_OUTLINES], dtype=object), grid.affine)
     true_outlines = [
         {
             "path": path,
             "kind": "found" if row in found else "missed" if row in missed else "small",
             "text": f"found, IoU {found[row]:.2f}" if row in found else "missed" if row in missed else "too small to count",
         }
-        for row, path in enumerate(paths[:_MOST_OUTLINES])
+        for row, path in enumerate(paths)
     ]
-    invented = content.parcels.geometry.values[list(comparison.invented)[:_MOST_OUTLINES]]
+    invented = content.invented.geometry.values[:MOST_OUTLINES]
     return {
         "quality": comparison.quality,
         "agreement": comparison.class_agreement,

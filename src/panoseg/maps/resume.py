@@ -22,7 +22,18 @@ from panoseg.models.weights import Weights
 UNFINISHED = "unfinished"
 _PLAN = "plan.json"
 # What does not touch the predicted tiles may differ between the first start and the next.
-_FREE_OPTIONS = ("min_area_ha", "simplify", "gpkg", "year", "min_dates", "min_clear", "max_dates", "device")
+_FREE_OPTIONS = (
+    "min_area_ha",
+    "simplify",
+    "gpkg",
+    "pmtiles",
+    "rows_per_file",
+    "year",
+    "min_dates",
+    "min_clear",
+    "max_dates",
+    "device",
+)
 
 
 def fingerprint(

@@ -8,7 +8,7 @@ one group of windows, L side of a window, S side of a shape, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -106,14 +106,18 @@ class PaPs(nn.Module):
 
         views: as how many turned and mirrored images, 1 to 8, the network sees each season; their masks are joined.
         """
-        if views == 1:
-            return self.scored_masks(self(images_BTCHW, days_BT, valid_BT))
+        shown = [turn(images_BTCHW, view) for view in chosen_views(views)]
+        return self.masks_of([self.encoder.features(seen_BTCHW, days_BT, valid_BT) for seen_BTCHW in shown])
+
+    def masks_of(self, maps_V: Sequence[FeatureMaps]) -> ScoredMasks:
+        """``masks``, from what the backbone gives for each view."""
+        if len(maps_V) == 1:
+            return self.scored_masks(self.head(maps_V[0]))
         # Joined, the scores of what few views see fall: half the confidence is enough to take part.
         lowest = float(self.min_confidence) / 2
         seen = []
-        for view in chosen_views(views):
-            output = self(turn(images_BTCHW, view), days_BT, valid_BT, min_confidence=lowest)
-            masks = self.soft_masks(output)
+        for maps, view in zip(maps_V, chosen_views(len(maps_V)), strict=True):
+            masks = self.soft_masks(self.head(maps, min_confidence=lowest))
             seen.append(replace(masks, probability_NHW=turn_back(masks.probability_NHW, view)))
         joined = fuse_views(seen, self.config.mask_threshold)
         kept_N = joined.score_N >= self.min_confidence

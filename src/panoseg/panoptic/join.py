@@ -131,7 +131,8 @@ class _Cover:
 
     def __post_init__(self) -> None:
         boxes = [(own.left, own.top, own.left + own.width, own.top + own.height) for own in self.windows]
-        object.__setattr__(self, "_tree", shapely.STRtree(shapely.box(*np.array(boxes, np.float64).reshape(-1, 4).T)))
+        outlines = np.atleast_1d(np.asarray(shapely.box(*np.array(boxes, np.float64).reshape(-1, 4).T)))
+        object.__setattr__(self, "_tree", shapely.STRtree(outlines))
 
     def numbers(self, land: Window) -> list[int]:
         """The tiles that have pixels of a piece, ascending."""

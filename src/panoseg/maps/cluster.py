@@ -1,0 +1,113 @@
+"""The workers of a dask cluster do the work of a map: processes of this machine, or any number of machines.
+
+Workers read the cube and write nothing: what they find goes back to the process that was started. A worker that joins while a
+map is made gets its share; the tasks of one that dies are done by others.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
+
+from panoseg.errors import ConfigError, OutputError
+from panoseg.maps.options import RunOptions
+from panoseg.maps.predict import OpenJob, PredictionJob
+from panoseg.maps.sheets import Sheet, SheetOutlines, draw_sheet
+from panoseg.maps.tiles import Block
+from panoseg.maps.windows import Save
+
+_IN_FLIGHT = 2
+"""Tasks for each thread of the cluster: one that it does and one that waits for it."""
+_RETRIES = 2
+_CONNECT_S = 20
+_OPEN: dict[str, OpenJob] = {}
+"""In a worker: the jobs that it knows, by name."""
+
+
+class _KnowJob(WorkerPlugin):
+    """Tells a job to every worker, also to those that come later."""
+
+    def __init__(self, name: str, job: PredictionJob) -> None:
+        self.name, self.job = name, job
+
+    def setup(self, worker: Worker) -> None:
+        _OPEN[self.name] = OpenJob(self.job)
+
+    def teardown(self, worker: Worker) -> None:
+        _OPEN.pop(self.name, None)
+
+
+def _predict(name: str, block: Block) -> bytes:
+    return _OPEN[name].predict(block)
+
+
+@contextmanager
+def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
+    """The cluster that was asked for. Raises ``ConfigError`` where no scheduler answers."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said by an error
+    with ExitStack() as stack:
+        address: Any = running.dask
+        if address is None:
+            options = {"n_workers": running.workers, "threads_per_worker": 1, "silence_logs": logging.CRITICAL}
+            address = stack.enter_context(LocalCluster(dashboard_address=None, **options))
+        try:
+            client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask") from error
+        name = f"panoseg-{uuid.uuid4().hex}"
+        client.register_plugin(_KnowJob(name, job))
+        stack.callback(client.unregister_worker_plugin, name)
+        yield Cluster(client, name)
+
+
+class Cluster:
+    """The workers of a cluster; see ``panoseg.maps.workers.Workers``. name: of the job that they know."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.client, self.name = client, name
+
+    def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
+        """Predict windows in any order, and give each to ``save`` when it is finished; yields once a tile."""
+        tiles = {number: len(block.tiles) for number, block in windows}
+        for number, content in self._run(_predict, ((number, (self.name, block)) for number, block in windows)):
+            save(number, content)
+            yield from [None] * tiles[number]
+
+    def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
+        """The outlines of sheets in any order, each with its number."""
+        yield from self._run(draw_sheet, ((number, (sheet,)) for number, sheet in enumerate(sheets)))
+
+    def _run(self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]) -> Iterator[tuple[int, Any]]:
+        """Results in any order, with the numbers of their tasks; no more tasks are taken than the workers can soon do."""
+        waiting, numbers, flying = iter(tasks), {}, as_completed(loop=self.client.loop)
+
+        def take() -> None:
+            most = _IN_FLIGHT * max(1, sum(self.client.nthreads().values()))
+            while len(numbers) < most and (task := next(waiting, None)) is not None:
+                future = self.client.submit(function, *task[1], key=f"{self.name}-{uuid.uuid4().hex}", retries=_RETRIES)
+                numbers[future.key] = task[0]
+                flying.add(future)
+
+        take()
+        for future in flying:
+            yield numbers.pop(future.key), _result(future)
+            take()
+
+
+def _result(future: Future) -> Any:
+    """What a task found. Raises what it raised, and ``OutputError`` where no worker could end it."""
+    if future.cancelled():
+        raise OutputError("the cluster has gone", "one that stays", "start it and run the same command again: it goes on")
+    try:
+        return future.result()
+    except KilledWorker as error:
+        raise OutputError(
+            "a task ended several workers, perhaps for memory",
+            "workers that stay alive",
+            "give them more memory or fewer threads, and run the same command again: it goes on",
+        ) from error

@@ -1,0 +1,140 @@
+"""What a map is made of, opened and checked before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import geopandas as gpd
+import shapely
+import xarray as xr
+from shapely.geometry.base import BaseGeometry
+
+from panoseg.cube.check import PIXEL_M, check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.cube.season import Season, choose_season
+from panoseg.errors import ConfigError
+from panoseg.maps.options import MapOptions
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
+from panoseg.maps.predict import PredictionJob, inside
+from panoseg.maps.read_parcels import check_place, read_truth
+from panoseg.maps.tiles import Block
+from panoseg.models.weights import Weights, WeightsCard, default_weights, load_weights
+
+_OUTLINE_STEP_DEGREES = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class MapInputs:
+    """What a map is made of.
+
+    cube: its dates are those of ``season``, still lazy. weights_name: None for those in the package. truth: true parcels, or
+    None. outline: what is mapped, in the cube's coordinate system, or None for all of it.
+    """
+
+    cube_path: Path
+    cube: xr.Dataset
+    season: Season
+    weights: Weights
+    weights_name: str | None
+    options: MapOptions
+    truth: gpd.GeoDataFrame | None
+    declared_only: bool
+    outline: BaseGeometry | None
+
+    @property
+    def title(self) -> str:
+        """What the map is called."""
+        return self.cube_path.stem or self.cube_path.name
+
+    @property
+    def shape_HW(self) -> tuple[int, int]:
+        """Pixels of the map."""
+        return self.cube.sizes["y"], self.cube.sizes["x"]
+
+    @property
+    def min_pixels(self) -> int:
+        """Smaller parts of parcels are taken out."""
+        return round(self.options.min_area_ha * SQUARE_METRES_PER_HECTARE / PIXEL_M**2)
+
+    @property
+    def job(self) -> PredictionJob:
+        """What a worker must know."""
+        season = self.season
+        return PredictionJob(
+            self.cube_path.resolve(),
+            season.index_T,
+            season.days_T,
+            season.reference,
+            self.weights,
+            self.options,
+            self.outline,
+        )
+
+    @cached_property
+    def plan(self) -> list[Block]:
+        """The windows of the map."""
+        return self.job.plan(*self.shape_HW)
+
+    @property
+    def mapped_pixels(self) -> int:
+        """Pixels inside of the outline."""
+        if self.outline is None:
+            return self.shape_HW[0] * self.shape_HW[1]
+        grid = self.cube.odc.geobox.affine
+        return sum(int(inside(self.outline, grid, block.land).sum()) for block in self.plan)
+
+
+def open_inputs(
+    cube_path: Path,
+    weights: Weights | Path | str | None,
+    options: MapOptions,
+    truth: Path | str | None,
+    declared_only: bool,
+    within: BaseGeometry | None,
+) -> MapInputs:
+    """Open all that a map is made of; arguments and errors as in ``map_cube``."""
+    if declared_only and truth is None:
+        raise ConfigError("--declared-only without a truth", "true parcels to score with", "add --truth, or leave it out")
+    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
+    true_parcels = None if truth is None else read_truth(truth)
+    cube, season = open_season(cube_path, loaded.card, options)
+    if true_parcels is not None:
+        check_place(true_parcels, str(truth), _extent(cube), cube_path)
+    name = "given as an object" if isinstance(weights, Weights) else str(weights)
+    shown = None if weights is None else name
+    outline = None if within is None else _outline_in(cube, within)
+    return MapInputs(cube_path, cube, season, loaded, shown, options, true_parcels, declared_only, outline)
+
+
+def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
+    """Polygons in degrees -> the cube's coordinate system; raises ``ConfigError`` where the cube has none of their pixels."""
+    # A straight line on the globe's grid is none in a projection.
+    fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
+    outline = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
+    if not outline.intersects(cube.odc.geobox.extent.geom):
+        raise ConfigError("an outline that lies outside of the cube", "one that meets it", "check both places")
+    return outline
+
+
+def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tuple[xr.Dataset, Season]:
+    """The checked cube with the dates of its season only, still lazy, and the season."""
+    cube = open_cube(cube_path)
+    with reading(cube_path):
+        cube = check_cube(cube, card.bands)
+        season = choose_season(
+            cube,
+            start=card.season_start,
+            year=options.year,
+            min_clear=options.min_clear,
+            max_dates=options.max_dates,
+            min_dates=options.min_dates,
+        )
+    return cube.isel(time=season.index_T), season
+
+
+def _extent(cube: xr.Dataset) -> gpd.GeoSeries:
+    """The outline of a checked cube."""
+    extent = cube.odc.geobox.extent
+    return gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())

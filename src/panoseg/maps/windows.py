@@ -1,0 +1,120 @@
+"""Finished windows of a map: the pictures of their tiles as bytes, each window in a file of its own.
+
+Shape suffixes: H W pixels of a window, h w pixels of a tile, N tiles.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from panoseg.cube.window import Window
+from panoseg.files import atomic
+from panoseg.maps.tiles import Block
+from panoseg.panoptic.join import Tile
+from panoseg.panoptic.panoptic import Segments
+
+Save = Callable[[int, bytes], None]
+"""Takes a finished window, with its number."""
+_KEPT_WINDOWS = 64
+"""In memory: a tile takes one or two bytes a pixel. A row of windows of a scene of Sentinel-2, and some of the next."""
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedWindow:
+    """The tiles of a window, and where the window has data: bool, H x W."""
+
+    tiles: Sequence[Tile]
+    data_HW: np.ndarray
+
+
+def to_bytes(finished: FinishedWindow) -> bytes:
+    """A finished window for a file, or for the way from a worker; the same window gives the same bytes."""
+    tables = [tile.segments for tile in finished.tiles]
+    arrays = {field.name: np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(Segments)}
+    arrays["positions"] = np.stack([tile.position_hw for tile in finished.tiles])
+    arrays["counts"] = np.array([len(table) for table in tables])
+    arrays["data"] = np.packbits(finished.data_HW)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
+
+
+def from_bytes(content: bytes, block: Block) -> FinishedWindow | None:
+    """Undo ``to_bytes``; None for bytes that are damaged, or of another block."""
+    shape_HW = block.window.height, block.window.width
+    try:
+        with np.load(io.BytesIO(content)) as saved:
+            ends = np.cumsum(saved["counts"])[:-1]
+            columns = [np.split(saved[field.name], ends) for field in fields(Segments)]
+            rows = zip(block.tiles, saved["positions"], *columns, strict=True)
+            tiles = [Tile(window, position_hw, Segments(*table)) for window, position_hw, *table in rows]
+            data_HW = np.unpackbits(saved["data"], count=shape_HW[0] * shape_HW[1]).reshape(shape_HW).astype(bool)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    fits = all(tile.position_hw.shape == (tile.window.height, tile.window.width) for tile in tiles)
+    return FinishedWindow(tiles, data_HW) if fits else None
+
+
+class WindowFiles:
+    """The windows of a plan in a folder. Any number of them may be there already; a damaged file counts as none."""
+
+    def __init__(self, folder: Path, blocks: Sequence[Block]) -> None:
+        self.folder, self.blocks = folder, blocks
+        self._kept: OrderedDict[int, FinishedWindow] = OrderedDict()
+        places = [
+            (tile.top, tile.left, number, row) for number, block in enumerate(blocks) for row, tile in enumerate(block.tiles)
+        ]
+        self._tiles = [(number, row) for *_, number, row in sorted(places)]
+
+    def path(self, number: int) -> Path:
+        """The file of a window."""
+        return self.folder / f"window-{number:06d}.npz"
+
+    def missing(self) -> list[int]:
+        """The windows that are still to be predicted."""
+        return [number for number in range(len(self.blocks)) if self._read(number) is None]
+
+    def save(self, number: int, content: bytes) -> None:
+        """Write a finished window, atomically."""
+        with atomic(self.path(number)) as temporary:
+            temporary.write_bytes(content)
+
+    def load(self, number: int) -> FinishedWindow:
+        """A finished window; the last few are kept in memory."""
+        if number not in self._kept:
+            finished = self._read(number)
+            if finished is None:
+                raise RuntimeError(f"{self.path(number)} has gone while the map was made")
+            self._kept[number] = finished
+            if len(self._kept) > _KEPT_WINDOWS:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(number)
+        return self._kept[number]
+
+    def tile_windows(self) -> list[Window]:
+        """Where each tile of the map lies, by row, then column."""
+        return [self.blocks[number].tiles[row] for number, row in self._tiles]
+
+    def tile(self, place: int) -> Tile:
+        """A tile by its place in ``tile_windows``."""
+        number, row = self._tiles[place]
+        return self.load(number).tiles[row]
+
+    def data(self, number: int) -> np.ndarray:
+        """Where the land of a block has data: bool, H x W."""
+        land, window = self.blocks[number].land, self.blocks[number].window
+        top, left = land.top - window.top, land.left - window.left
+        return self.load(number).data_HW[top : top + land.height, left : left + land.width]
+
+    def _read(self, number: int) -> FinishedWindow | None:
+        try:
+            return from_bytes(self.path(number).read_bytes(), self.blocks[number])
+        except OSError:
+            return None
