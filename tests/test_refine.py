@@ -624,6 +624,58 @@ def test_the_soft_command(tmp_path, capsys):
     assert "no class" not in capsys.readouterr().out
 
 
+def test_shares_of_each_class_add_up_to_the_data():
+    raster = raster_of([[1, 1, 2, 255], [1, 3, 2, 255]])
+    parcels = refine(raster, parcels_of(box(0, 0, 2, 2), box(1, 0, 4, 2), box(2, 0, 3, 2))).parcels
+    columns = [name for name in parcels.columns if name.startswith("share:")]
+    assert columns == ["share:1", "share:2", "share:3"]
+    expected = [[3 / 4, 0, 1 / 4], [1 / 6, 2 / 6, 1 / 6], [0, 1, 0]]
+    assert parcels[columns].to_numpy() == pytest.approx(np.array(expected), abs=1e-6)
+    assert parcels["confidence"].tolist() == pytest.approx([3 / 4, 2 / 6, 1])
+
+
+def test_the_soft_rule_gives_mean_probabilities_of_each_class():
+    parcels = refine(likely([[[0.5, 0.3]], [[0.5, 0.1]], [[0.0, 0.6]]]), None, RefineOptions(rule="soft")).parcels
+    found = refine(
+        likely([[[0.5, 0.3]], [[0.5, 0.1]], [[0.0, 0.6]]]), parcels_of(box(0, 0, 2, 1)), RefineOptions(rule="soft")
+    ).parcels
+    assert found[["probability:0", "probability:1", "probability:2"]].to_numpy() == pytest.approx(np.array([[0.4, 0.3, 0.3]]))
+    assert not [name for name in parcels.columns if name.startswith("share:")]
+
+
+def test_the_soft_rule_on_a_map_goes_by_its_confidence(tmp_path):
+    """Four pixels of rapeseed at 30 %, two of grapevine at 80 %: the majority is of one, the probability of the other."""
+    folder = tmp_path / "map"
+    folder.mkdir()
+    classes_HW = np.array([[5, 5, 5, 5, 8, 8, 0, 255]], np.uint8)
+    write_class_raster(folder / "classes.tif", classes_HW, GeoBox((1, 8), TRANSFORM, CRS), PASTIS)
+    write(folder / "confidence.tif", np.array([[30] * 4 + [80] * 2 + [255] * 2], np.uint8), nodata=255)
+    parcels_of(box(0, 0, 6, 1), box(5, 0, 8, 1)).to_file(tmp_path / "register.gpkg")
+    for rule, names in (("hard", ["winter rapeseed", "grapevine"]), ("soft", ["grapevine", "grapevine"])):
+        options = ["--rule", rule, "--parcels", str(tmp_path / "register.gpkg"), "--out", str(tmp_path / f"{rule}.parquet")]
+        assert main(["refine", str(folder), *options]) == 0
+        assert gpd.read_parquet(tmp_path / f"{rule}.parquet")["class"].tolist() == names
+    soft = gpd.read_parquet(tmp_path / "soft.parquet")
+    of_each = [[(4 * 0.7 + 2 * 0.2) / 6, 4 * 0.3 / 6, 2 * 0.8 / 6], [(0.2 + 1) / 2, 0, 0.4]]
+    names = ["background", "winter rapeseed", "grapevine"]
+    assert soft[[f"probability:{name}" for name in names]].to_numpy() == pytest.approx(np.array(of_each), abs=1e-6)
+    write(folder / "confidence.tif", np.array([[30]], np.uint8))
+    with pytest.raises(RasterError, match="other pixels than the map"):
+        refine_file(folder, None, tmp_path / "out", RefineOptions(rule="soft"))
+
+
+def test_the_table_alone(tmp_path, capsys):
+    folder, out = map_folder(tmp_path / "map"), tmp_path / "new" / "parcels.parquet"
+    assert main(["refine", str(folder), "--out", str(out)]) == 0
+    assert f"in {out}" in capsys.readouterr().out
+    assert [path.name for path in out.parent.iterdir()] == ["parcels.parquet"]
+    assert gpd.read_parquet(out)["share:grapevine"].tolist() == [0, 1]
+    before = out.read_bytes()
+    assert main(["refine", str(folder), "--out", str(out)]) == 2
+    assert "exists; expected a new file" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

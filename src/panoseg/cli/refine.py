@@ -18,14 +18,16 @@ def run(
 ) -> None:
     """Give each parcel of a register one class, from a map: parcels.parquet and a homogeneous classes.tif.
 
-    RASTER is the folder of a map (its classes.tif), a raster of classes, or a raster with the probability of each class, a band
-    each, the first of class 0. The soft rule needs probabilities, which panoseg map does not keep; the hard rule takes both.
+    RASTER is the folder of a map, a raster of classes, or a raster with the probability of each class, a band each, that of
+    class 0 first. The soft rule needs probabilities: of a map it takes the confidence, and what is left of 1 for the background.
 
     example: panoseg refine map --parcels register.gpkg --out refined
 
+    example: panoseg refine map --parcels register.gpkg --out parcels.parquet
+
     Args:
         raster: The map.
-        out: Folder for the result; new or empty.
+        out: Folder for the result, new or empty; or a new file ending in .parquet, for the table alone.
         parcels: The parcels (GeoParquet, GeoPackage, GeoJSON), in any coordinate system; without them the connected regions of
             RASTER itself.
         options: How parcels get their class.
@@ -41,4 +43,5 @@ def run(
     if table["tied"].any():
         number = "higher" if options.higher_wins else "lower"
         print(f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {number} number was taken.")
-    print(f"{len(table)} parcels, {table['area_ha'].sum():.1f} ha, in {out / 'parcels.parquet'}")
+    table_path = out if out.suffix == ".parquet" else out / "parcels.parquet"
+    print(f"{len(table)} parcels, {table['area_ha'].sum():.1f} ha, in {table_path}")

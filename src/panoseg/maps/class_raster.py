@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import RasterError
-from panoseg.maps.rasters import NO_DATA_CLASS, TABLE_TAG
+from panoseg.maps.rasters import NO_CONFIDENCE, NO_DATA_CLASS, TABLE_TAG
 
 _MAX_PIXELS = 150_000_000
 """A scene of Sentinel-2 has 120 million at 10 m; refining so many takes about two gigabytes."""
@@ -49,6 +49,15 @@ class ClassRaster:
         if self.grid.crs is None:
             raise RasterError("a raster without a coordinate system", "one", "assign it")
         return self.grid.crs.to_wkt()
+
+    def with_confidence(self, confidence_HW: np.ndarray, background: int = 0) -> ClassRaster:
+        """The same classes with probabilities as far as confidence tells them.
+
+        confidence_HW: 0..1, of the class of each pixel; what is left of 1 is the background's. Background has all of its own
+        pixels.
+        """
+        confidence_HW = np.where(self.classes_HW == background, 1, confidence_HW).astype(np.float32)
+        return replace(self, probabilities=_Confident(self.classes_HW, confidence_HW, self.table.count, background))
 
     @classmethod
     def from_probabilities(cls, bands: Iterable[np.ndarray], grid: GeoBox, table: ClassTable) -> ClassRaster:
@@ -88,6 +97,18 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
                 return _read(source, path, background)
     except (RasterioError, MemoryError) as error:
         raise RasterError(f"{path} cannot be read ({error})", "a whole GeoTIFF", "write it again") from error
+
+
+def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> ClassRaster:
+    """The raster with the probabilities that the confidence.tif of its map tells. Raises ``RasterError``."""
+    try:
+        with rasterio.open(path) as source:
+            if source.shape != raster.classes_HW.shape or source.count != 1:
+                raise RasterError(f"{path} covers other pixels than the map", "those of its classes.tif", "make the map again")
+            percent_HW = source.read(1)
+    except RasterioError as error:
+        raise RasterError(f"{path} cannot be read ({error})", "a whole GeoTIFF", "make the map again") from error
+    return raster.with_confidence(np.where(percent_HW == NO_CONFIDENCE, 0, percent_HW).astype(np.float32) / 100, background)
 
 
 def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
@@ -150,6 +171,24 @@ def _colours(source: rasterio.DatasetReader) -> dict[int, str]:
         return {id_: "#{:02x}{:02x}{:02x}".format(*colour) for id_, colour in source.colormap(1).items()}
     except ValueError:
         return {}
+
+
+@dataclass(frozen=True, eq=False)
+class _Confident:
+    """Probabilities of each class by what is known of one, made one at a time."""
+
+    classes_HW: np.ndarray
+    confidence_HW: np.ndarray
+    count: int
+    background: int
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        missing_HW = self.classes_HW == NO_DATA_CLASS
+        for class_id in range(self.count):
+            rest_HW = 1 - self.confidence_HW if class_id == self.background else np.float32(0)
+            band_HW = np.where(self.classes_HW == class_id, self.confidence_HW, rest_HW)
+            band_HW[missing_HW] = np.nan
+            yield band_HW
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import numpy as np
 import shapely
 
 import panoseg
-from panoseg.errors import ConfigError, ParcelsError
+from panoseg.errors import ConfigError, OutputError, ParcelsError
 from panoseg.files import new_folder
-from panoseg.maps.class_raster import ClassRaster, read_class_raster
+from panoseg.maps.class_raster import ClassRaster, read_class_raster, read_confidence
 from panoseg.maps.options import RefineOptions
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, write_geoparquet
 from panoseg.maps.polygons import polygonise, rasterise, to_pixels
@@ -61,20 +61,35 @@ class Refinement:
 def refine_file(
     source: Path | str, parcels: Path | str | None, out: Path | str, options: RefineOptions | None = None
 ) -> Refinement:
-    """``refine`` of files, written to the folder ``out``: classes.tif and parcels.parquet.
+    """``refine`` of files, written to the folder ``out``: classes.tif and parcels.parquet; or the table alone to out.parquet.
 
     source: a raster (see ``read_class_raster``) or the folder of a map. parcels: a file of parcels, or None. Raises
     ``PanosegError`` of several kinds.
     """
-    options = options or RefineOptions()
-    source = Path(source) / "classes.tif" if Path(source).is_dir() else Path(source)
-    raster = read_class_raster(source, options.background)
+    options, out = options or RefineOptions(), Path(out)
+    alone = out.suffix == ".parquet"
+    if alone and out.exists():
+        raise OutputError(f"{out} exists", "a new file", "choose another name, or remove it")
+    raster = _raster_of(Path(source), options)
     given = None if parcels is None else read_parcels(parcels)
     refined = refine(raster, given, options)
-    out = new_folder(out)
-    write_class_raster(out / "classes.tif", refined.classes_HW, raster.grid, raster.table)
-    write_geoparquet(refined.parcels, out / "parcels.parquet")
+    if alone:
+        write_geoparquet(refined.parcels, out)
+    else:
+        out = new_folder(out)
+        write_class_raster(out / "classes.tif", refined.classes_HW, raster.grid, raster.table)
+        write_geoparquet(refined.parcels, out / "parcels.parquet")
     return refined
+
+
+def _raster_of(source: Path, options: RefineOptions) -> ClassRaster:
+    """A raster, or that of a map's folder, whose confidence stands in for probabilities where those are needed."""
+    if not source.is_dir():
+        return read_class_raster(source, options.background)
+    raster = read_class_raster(source / "classes.tif", options.background)
+    if options.rule == "soft" and (source / "confidence.tif").exists():
+        return read_confidence(source / "confidence.tif", raster, options.background)
+    return raster
 
 
 def refine(raster: ClassRaster, parcels: gpd.GeoDataFrame | None = None, options: RefineOptions | None = None) -> Refinement:
@@ -83,7 +98,8 @@ def refine(raster: ClassRaster, parcels: gpd.GeoDataFrame | None = None, options
     parcels: in any coordinate system; None: the connected regions of the raster itself. The table has their own columns (those
     of our names as ``given_...``), in the raster's coordinate system, and: id (text), class and runner_up (names, or None),
     confidence and runner_up_confidence (share of the parcel's area or mean probability, 0..1), tied, area_ha and area (ha),
-    fiboa's crop:... and determination_.... Raises ``ParcelsError`` and ``ConfigError``.
+    fiboa's crop:... and determination_..., and for every class that any parcel has some of share:NAME or probability:NAME (of
+    the class). Raises ``ParcelsError`` and ``ConfigError``.
     """
     options = options or RefineOptions()
     given = _regions(raster) if parcels is None else _on_raster(parcels, raster)
@@ -100,7 +116,7 @@ def refine(raster: ClassRaster, parcels: gpd.GeoDataFrame | None = None, options
     else:
         shares_NK = mean_probabilities(outlines_N, raster.probabilities, data_HW)
     choice = choose(shares_NK, options)
-    table = _table_of(given, choice, raster, options)
+    table = _table_of(given, choice, _of_each_class(shares_NK, raster, options), raster, options)
     left_out = 0 if parcels is None else len(parcels) - len(given)
     return Refinement(table, _drawn(given, choice.class_ids, raster, options), left_out)
 
@@ -167,8 +183,20 @@ def _on_raster(parcels: gpd.GeoDataFrame, raster: ClassRaster) -> gpd.GeoDataFra
     return moved[shared > 0].reset_index(drop=True)
 
 
-def _table_of(given: gpd.GeoDataFrame, choice: Choice, raster: ClassRaster, options: RefineOptions) -> gpd.GeoDataFrame:
-    """The parcels with what was found about them."""
+def _of_each_class(shares_NK: np.ndarray, raster: ClassRaster, options: RefineOptions) -> dict[str, np.ndarray]:
+    """A column for each class that some parcel has a share of, by its name; float32, 0..1."""
+    word = "share" if options.rule == "hard" else "probability"
+    return {
+        f"{word}:{entry.name}": shares_NK[:, entry.id].astype(np.float32)
+        for entry in raster.table.classes
+        if (shares_NK[:, entry.id] > 0).any()
+    }
+
+
+def _table_of(
+    given: gpd.GeoDataFrame, choice: Choice, of_each: dict[str, np.ndarray], raster: ClassRaster, options: RefineOptions
+) -> gpd.GeoDataFrame:
+    """The parcels with what was found about them. of_each: the columns of all classes."""
     crops = crop_columns(choice.class_ids, raster.table)
     measured = given.to_crs(given.estimate_utm_crs()) if given.crs.is_geographic else given
     area_ha = measured.area / SQUARE_METRES_PER_HECTARE
@@ -185,6 +213,7 @@ def _table_of(given: gpd.GeoDataFrame, choice: Choice, raster: ClassRaster, opti
         **crops,
         "determination_method": "auto-imagery",
         "determination_details": f"panoseg {panoseg.__version__}, {options.rule} rule on parcels",
+        **of_each,
     }
     renamed = {name: f"given_{name}" for name in found if name in given.columns and name != "id"}
     own = given.drop(columns=["id", given.geometry.name, *renamed.values()], errors="ignore").rename(columns=renamed)
