@@ -19,7 +19,7 @@ def run(
     """Give each parcel of a register one class, from a map: parcels.parquet and a homogeneous classes.tif.
 
     RASTER is the folder of a map, a raster of classes, or a raster with the probability of each class, a band each, that of
-    class 0 first. The soft rule needs probabilities: of a map it takes the confidence, and what is left of 1 for the background.
+    class 0 first. The soft rule needs probabilities: of a map it takes the confidence, the rest for the background.
 
     example: panoseg refine map --parcels register.gpkg --out refined
 
