@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from panoseg.cube.fetch import Request, asked_area, fetch_cube
-from panoseg.cube.options import CubeOptions
+from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import season_span
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, output_error
@@ -20,26 +20,12 @@ from panoseg.models.weights import Weights, default_weights, load_weights
 SCENES = "scenes.json"
 
 
-@dataclass(frozen=True)
-class AreaSeason:
-    """The season of an area in a catalogue. area: file with the outline. season: harvest year. catalog: name or URL, with a
-    collection if not its usual one. yes: however much it is. keep_cube: it stays beside the map.
-    """
-
-    area: Path
-    season: int
-    catalog: str = "earth-search"
-    collection: str | None = None
-    yes: bool = False
-    keep_cube: bool = True
-
-
 def map_area(
-    wanted: AreaSeason,
+    wanted: AreaOptions,
+    fetch: CubeOptions,
     weights: Weights | Path | str | None,
     out: Path | str,
     options: MapOptions | None = None,
-    fetch: CubeOptions | None = None,
     truth: Path | str | None = None,
     declared_only: bool = False,
     running: RunOptions | None = None,
@@ -50,13 +36,15 @@ def map_area(
     days of their season. Other arguments and errors as in ``map_cube`` and ``fetch_cube``. A stopped map is continued.
     """
     options, out = options or MapOptions(), Path(out)
+    if wanted.area is None or wanted.season is None:
+        raise ConfigError("--area without --season, or the other way round", "both", "add --area FILE --season 2024")
     if options.year not in (None, wanted.season):
         raise ConfigError(f"--season {wanted.season} with --year {options.year}", "one year of harvest", "leave out --year")
     loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
     request = Request(
         wanted.area, *season_span(wanted.season, loaded.card.season_start), wanted.catalog, wanted.collection, wanted.yes
     )
-    fetch, bands = fetch or CubeOptions(), tuple(loaded.card.bands)
+    bands = tuple(loaded.card.bands)
     area = asked_area(request, fetch, len(bands))
     _begin(out)
     cube = out / f"{area.name}.zarr"

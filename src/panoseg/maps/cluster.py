@@ -84,7 +84,8 @@ class Cluster:
 
     def _run(self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]) -> Iterator[tuple[int, Any]]:
         """Results in any order, with the numbers of their tasks; no more tasks are taken than the workers can soon do."""
-        waiting, numbers, flying = iter(tasks), {}, as_completed(loop=self.client.loop)
+        numbers: dict[str, int] = {}
+        waiting, flying = iter(tasks), as_completed(loop=self.client.loop)
 
         def take() -> None:
             most = _IN_FLIGHT * max(1, sum(self.client.nthreads().values()))

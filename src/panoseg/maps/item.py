@@ -70,8 +70,8 @@ def map_item(
 
 
 def _projection(grid: GeoBox) -> dict[str, Any]:
-    code = f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else None
-    known = {"proj:code": code} if code else {"proj:code": None, "proj:wkt2": grid.crs.to_wkt()}
+    crs = grid.extent.crs
+    known = {"proj:code": f"EPSG:{crs.epsg}"} if crs.epsg else {"proj:code": None, "proj:wkt2": crs.to_wkt()}
     return known | {"proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6]}
 
 

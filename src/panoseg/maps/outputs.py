@@ -12,6 +12,7 @@ import geopandas as gpd
 import numpy as np
 
 import panoseg
+from panoseg.cube.record import report_of
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.assemble import Assembled
 from panoseg.maps.compare import Comparison, compare_parcels
@@ -99,9 +100,11 @@ def _parts(given: MapInputs, segments: Segments, outlines: OutlineFiles) -> Iter
 
 def _content(given: MapInputs, assembled: Assembled, out: Path) -> ReportContent:
     """All that is said of a map whose parcels and rasters lie in ``out``."""
-    path = out / "parcels.parquet"
-    parcels = gpd.read_parquet(path) if given.truth is not None else None
-    comparison = None if parcels is None else _compared(parcels, given.truth, given.declared_only)
+    path, comparison, invented = out / "parcels.parquet", None, None
+    if given.truth is not None:
+        parcels = gpd.read_parquet(path)
+        comparison = _compared(parcels, given.truth, given.declared_only)
+        invented = parcels.iloc[list(comparison.invented)]
     summary = summarise(read_geoparquet(path))
     return ReportContent(
         title=given.title,
@@ -116,7 +119,7 @@ def _content(given: MapInputs, assembled: Assembled, out: Path) -> ReportContent
         notes=_notes(given, assembled.data_pixels / max(given.mapped_pixels, 1), summary.count),
         comparison=comparison,
         truth=given.truth,
-        invented=None if parcels is None else parcels.iloc[list(comparison.invented)],
+        invented=invented,
     )
 
 
@@ -141,7 +144,8 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
         notes.append(f"{1 - data_share:.1%} of the area has no data on any date and no parcel.")
     if not parcels:
         notes.append("No parcel was found.")
-    return (*notes, *left_out_notes(given.truth))
+    fetched = report_of(given.cube, given.cube_path)
+    return (*notes, *(fetched.sentences if fetched else ()), *left_out_notes(given.truth))
 
 
 def _remove(path: Path) -> None:
@@ -156,7 +160,7 @@ def _remove(path: Path) -> None:
 
 def _record(content: ReportContent) -> dict[str, Any]:
     """How the map was made, JSON-ready."""
-    season = content.season
+    season, fetched = content.season, report_of(content.cube, content.source)
     return {
         "panoseg": panoseg.__version__,
         "cube": str(content.source),
@@ -166,6 +170,7 @@ def _record(content: ReportContent) -> dict[str, Any]:
         "harvest_year": season.harvest_year,
         "dates": season.dates_T.astype(str).tolist(),
         "left_out": dict(season.left_out),
+        "left_out_scenes": dict(fetched.left_out_scenes) if fetched else {},
         "parcels": content.parcels.count,
         "notes": list(content.notes),
         "comparison": None if content.comparison is None else content.comparison.to_json(),

@@ -58,13 +58,11 @@ def read_sheets(raster: PlainRaster, drawn: np.ndarray, tolerance_pixels: float)
     """The sheets of a raster of segments, one after the other. drawn: bool by id; other segments have no outline."""
     height, width = raster.shape_HW
     for window in plan_sheets(height, width):
-        margins = tuple(
-            int(inside) for inside in (window.top > 0, window.left > 0, window.rows.stop < height, window.columns.stop < width)
-        )
-        top, left, bottom, right = margins
+        top, left = int(window.top > 0), int(window.left > 0)
+        bottom, right = int(window.rows.stop < height), int(window.columns.stop < width)
         wide = Window(window.top - top, window.left - left, window.height + top + bottom, window.width + left + right)
         segment_HW = raster.read(wide)
-        yield Sheet(window, np.where(drawn[segment_HW], segment_HW, 0), margins, tolerance_pixels)
+        yield Sheet(window, np.where(drawn[segment_HW], segment_HW, 0), (top, left, bottom, right), tolerance_pixels)
 
 
 def draw_sheet(sheet: Sheet) -> SheetOutlines:
