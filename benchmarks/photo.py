@@ -32,7 +32,9 @@ from panoseg.photo.segment import segment_photographs
 
 THINGS, STUFF = 80, 53
 FUNCTIONS = (min, statistics.median)
-SIZES = {"as it is": (0, 0), "shorter side 800, as trained": (800, 1333)}
+SIZES = {"as it is": 0, "as trained": None}
+DETECTOR, PIXELS = {"min_side": 800, "max_side": 1333}, {"min_side": 512, "max_side": 1024}
+"""How coco-panoptic-fpn-r50-1x and coco-maskrcnn-r50 see photographs, and coco-pspnet-r50."""
 
 
 def main() -> None:
@@ -47,8 +49,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         networks = drawn_networks(Path(folder))
         for title, (weights, instances) in networks.items():
-            for size, sides in SIZES.items():
-                options = PhotoOptions(score=0.0 if instances or "FPN" in title else None, min_side=sides[0], max_side=sides[1])
+            for size, side in SIZES.items():
+                options = PhotoOptions(score=0.0, min_side=side, max_side=side)
                 predictor = Predictor.open(weights, instances, options)
                 times = [seconds(predictor, arguments.image) for _ in range(arguments.repeats + 1)][1:]
                 rows.append(
@@ -64,14 +66,15 @@ def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
     things = ClassTable("things", tuple(classes))
     classes += [SegmentClass(number, f"stuff {number}", "#2ca02c", "stuff") for number in range(101, 101 + STUFF)]
     table = ClassTable("COCO's numbers", tuple(classes))
-    configs: dict[str, tuple[Any, ClassTable]] = {
-        "fpn": (PanopticFpnConfig(things=THINGS, stuff=STUFF), table),
-        "pspnet": (PspNetConfig(things=THINGS, stuff=STUFF), table),
-        "maskrcnn": (MaskRcnnConfig(things=THINGS), things),
+    configs: dict[str, tuple[Any, ClassTable, dict[str, int]]] = {
+        "fpn": (PanopticFpnConfig(things=THINGS, stuff=STUFF), table, DETECTOR),
+        "pspnet": (PspNetConfig(things=THINGS, stuff=STUFF), table, PIXELS),
+        "maskrcnn": (MaskRcnnConfig(things=THINGS), things, DETECTOR),
     }
     torch.manual_seed(0)
-    for name, (config, own_table) in configs.items():
-        save_weights(folder / name, Weights(WeightsCard(config, None, own_table), build_model(config).state_dict()))
+    for name, (config, own_table, sides) in configs.items():
+        card = WeightsCard(config, None, own_table, provenance=sides)
+        save_weights(folder / name, Weights(card, build_model(config).state_dict()))
     fpn, pspnet, maskrcnn = (str(folder / name) for name in configs)
     return {"Panoptic FPN": (fpn, None), "PSPNet + Mask R-CNN": (pspnet, maskrcnn)}
 
