@@ -223,6 +223,17 @@ def test_an_image_does_not_depend_on_its_company():
         assert one.objects.box_BN4.allclose(alone.objects.box_BN4, atol=1e-2)
 
 
+def test_an_image_does_not_depend_on_what_came_before():
+    """Of 34 pixels that are padded to 64, torchvision's layers would guess other strides, and keep them."""
+    image = photograph().image_CHW
+    fresh = small(min_score=0.0).eval()
+    used = small(min_score=0.0).eval()
+    used.predict([image[:, :34, :34]], [(34, 34)])
+    expected, found = (network.predict([image], [(64, 64)])[0].objects for network in (fresh, used))
+    assert torch.equal(found.score_BN, expected.score_BN)
+    assert torch.equal(found.shape_BNSS, expected.shape_BNSS)
+
+
 # Options
 
 SHAPES = {

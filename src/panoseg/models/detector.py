@@ -8,6 +8,7 @@ Shape suffixes: N candidates, S side of a small mask.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
 from panoseg.models.configs.detector import DetectorConfig
 from panoseg.models.configs.photographs import STAGE_WIDTHS
@@ -27,8 +29,8 @@ from panoseg.models.resnet import group_norm, residual_network
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height by width of the anchors."""
-LEVELS = ("0", "1", "2", "3")
-"""Maps of the pyramid at strides 4 to 32; one more, "pool", is for proposals alone."""
+LEVELS, STRIDES = ("0", "1", "2", "3"), (4, 8, 16, 32)
+"""Maps of the pyramid and their strides; one more, "pool", is for proposals alone."""
 BOX_SIDE, MASK_SIDE = 7, 14
 """Places a side at which the heads look at a box; masks have twice as many."""
 _LOSSES = {
@@ -74,7 +76,7 @@ def object_heads(config: DetectorConfig) -> RoIHeads:
     """The heads for class, box and mask."""
     scores, width = config.things + 1, config.mask_widths[-1]
     return RoIHeads(
-        MultiScaleRoIAlign(LEVELS, BOX_SIDE, sampling_ratio=2),
+        _box_sampler(BOX_SIDE),
         faster_rcnn.TwoMLPHead(config.pyramid_width * BOX_SIDE**2, config.box_width),
         faster_rcnn.FastRCNNPredictor(config.box_width, scores),
         fg_iou_thresh=0.5,
@@ -85,12 +87,24 @@ def object_heads(config: DetectorConfig) -> RoIHeads:
         score_thresh=config.min_score,
         nms_thresh=config.box_overlap,
         detections_per_img=config.detections,
-        mask_roi_pool=MultiScaleRoIAlign(LEVELS, MASK_SIDE, sampling_ratio=2),
+        mask_roi_pool=_box_sampler(MASK_SIDE),
         mask_head=mask_rcnn.MaskRCNNHeads(
             config.pyramid_width, config.mask_widths, 1, norm_layer=group_norm if config.group_norm else None
         ),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, scores),
     )
+
+
+def _box_sampler(side: int) -> MultiScaleRoIAlign:
+    """The layer that samples the pyramid at ``side`` x ``side`` places of each box, larger boxes in coarser maps.
+
+    Its strides are given. torchvision takes them from the first image that it sees, whose padding it does not know, and keeps
+    them: small images would be sampled at wrong places, and a resumed training at others than before.
+    """
+    layer = MultiScaleRoIAlign(LEVELS, side, sampling_ratio=2)
+    layer.scales = [1 / stride for stride in STRIDES]
+    layer.map_levels = initLevelMapper(int(math.log2(STRIDES[0])), int(math.log2(STRIDES[-1])))
+    return layer
 
 
 def instance_losses(
