@@ -18,6 +18,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from panoseg.cube import mosaic
+from panoseg.imagery import catalogue, remote
+
 RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil.which("rustac")
 
 
@@ -44,6 +47,14 @@ class Server:
     url: str
     faults: Faults
     requests: list[str]
+
+
+def make_impatient(monkeypatch) -> None:
+    """The waits between tries are for real networks; on this machine they are short."""
+    monkeypatch.setattr(catalogue, "_PATIENCE", catalogue._PATIENCE.new(backoff_factor=0.01))
+    monkeypatch.setattr(catalogue, "_WAIT_S", 0.01)
+    monkeypatch.setattr(mosaic, "_WAIT_S", 0.01)
+    monkeypatch.setitem(remote._PATIENCE, "GDAL_HTTP_RETRY_DELAY", "0.02")
 
 
 def items_of(stac: Path, address: str, days: Sequence[str] | None = None) -> list[dict]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import shapely
 
-from catalogue_server import RUSTAC, serve
+from catalogue_server import RUSTAC, make_impatient, serve
 from cubes import item
 from panoseg.cube.options import TEN_BANDS
 from panoseg.errors import CatalogueError
@@ -29,8 +29,7 @@ SPRING = date(2019, 3, 1), date(2019, 5, 31)
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", module._PATIENCE.new(backoff_factor=0.01, total=4))
-    monkeypatch.setattr(module, "_WAIT_S", 0.01)
+    make_impatient(monkeypatch)
 
 
 @pytest.fixture(scope="module")

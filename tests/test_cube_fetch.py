@@ -16,15 +16,15 @@ import shapely
 import xarray as xr
 from shapely.geometry import mapping
 
-from catalogue_server import RUSTAC, serve
+from catalogue_server import RUSTAC, make_impatient, serve
 from panoseg.cli import main
-from panoseg.cube import mosaic
-from panoseg.cube.build import build_cube, report_of
+from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.cube.record import report_of
 from panoseg.errors import CubeError, OutputError, PanosegError
-from panoseg.imagery import catalogue, remote
+from panoseg.imagery import remote
 from panoseg.imagery.catalogue import load_scenes
 
 pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
@@ -46,10 +46,7 @@ def outline(path: Path, box=LAND) -> Path:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(catalogue, "_PATIENCE", catalogue._PATIENCE.new(backoff_factor=0.01))
-    monkeypatch.setattr(catalogue, "_WAIT_S", 0.01)
-    monkeypatch.setattr(mosaic, "_WAIT_S", 0.01)
-    monkeypatch.setitem(remote._PATIENCE, "GDAL_HTTP_RETRY_DELAY", "0.02")
+    make_impatient(monkeypatch)
 
 
 @pytest.fixture(scope="module")

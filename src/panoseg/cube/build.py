@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from shapely.geometry.base import BaseGeometry
 import panoseg
 from panoseg.cube.mosaic import UnreadableSceneError, classification, mosaic
 from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.cube.record import RECORD, CubeReport, report_of
 from panoseg.cube.scenes import with_true_offset
 from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
-from panoseg.cube.store import RECORD, DayStore, Journal, begin, discard, finish, windows_of
+from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of
 from panoseg.errors import CubeError, OutputError
 from panoseg.files import output_error
 from panoseg.imagery.area import inside, on_plane
@@ -45,43 +46,6 @@ _MOSTLY = 0.99
 # So many scenes in a row, of several dates, that cannot be read: it is not the scenes.
 _SCENES_IN_A_ROW, _DATES_IN_A_ROW = 12, 3
 _FREE_OPTIONS = ("threads",)
-
-
-@dataclass(frozen=True)
-class CubeReport:
-    """What a cube on disk was made of.
-
-    path: of the cube. dates: in order, as text. clear: share 0..1 of the area that each shows. scenes: date -> ids of its
-    scenes. left_out_dates, left_out_scenes: date or id -> reason. notes: a sentence each.
-    """
-
-    path: Path
-    dates: tuple[str, ...]
-    clear: tuple[float, ...]
-    scenes: Mapping[str, Sequence[str]]
-    left_out_dates: Mapping[str, str]
-    left_out_scenes: Mapping[str, str]
-    notes: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """The report as text."""
-        number = sum(map(len, self.scenes.values()))
-        head = f"{len(self.dates)} dates of {number} scenes, {np.mean(self.clear):.0%} clear on average"
-        dates = [f"  {day}  {share:4.0%} clear" for day, share in zip(self.dates, self.clear, strict=True)]
-        left = [f"  {day}  left out: {reason}" for day, reason in self.left_out_dates.items()]
-        scenes = [f"left out: scene {scene}: {reason}" for scene, reason in self.left_out_scenes.items()]
-        return [head, *sorted(dates + left), *scenes, *(f"note: {note}" for note in self.notes)]
-
-
-def report_of(cube: xr.Dataset, path: Path) -> CubeReport | None:
-    """The report in the attributes of a cube that was made here; None of another."""
-    try:
-        record = json.loads(cube.attrs[RECORD])
-        clear = tuple(record["clear"][day] for day in record["scenes"])
-        left_out = record["left_out_dates"], record["left_out_scenes"]
-        return CubeReport(path, tuple(record["scenes"]), clear, record["scenes"], *left_out, tuple(record["notes"]))
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def build_cube(

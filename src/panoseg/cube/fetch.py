@@ -51,8 +51,7 @@ def fetch_cube(
     are not asked for again, so that the same request gives the same cube. Raises ``AreaError``, ``CatalogueError``,
     ``CubeError``, ``OutputError``.
     """
-    area = read_area(request.area)
-    _ask(area, request, options, len(bands))
+    area = asked_area(request, options, len(bands))
     grid = grid_of(area, PIXEL_M, options.margin_m)
     check_writable(scenes_path)
     if not _searched(scenes_path, request, area):
@@ -108,8 +107,12 @@ def _unfinished(request: Request, scenes_path: Path) -> list[str]:
     return [f"The season goes on until {request.last}; its scenes were searched on {searched}."]
 
 
-def _ask(area: Area, request: Request, options: CubeOptions, bands: int) -> None:
-    """Raise ``AreaError`` with the estimated cost of a cube that nobody fetches by mistake, unless it is wanted."""
+def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BANDS)) -> Area:
+    """The area of a request.
+
+    Raises ``AreaError`` for one that cannot be, and, with the estimated cost, for one that nobody fetches by mistake.
+    """
+    area = read_area(request.area)
     dates = min(options.max_dates, max(round(((request.last - request.first).days + 1) / _DAYS_A_DATE), 1))
     gigabytes = area.km2 * 1e6 / PIXEL_M**2 * dates * (bands + 1) * _BYTES_A_VALUE / 1e9
     if gigabytes > _ASK_ABOVE_GB and not request.yes:
@@ -118,3 +121,4 @@ def _ask(area: Area, request: Request, options: CubeOptions, bands: int) -> None
             f"at most {_ASK_ABOVE_GB:g} GB, unless it is wanted",
             "add --yes, draw a smaller outline, or lower --max-dates",
         )
+    return area

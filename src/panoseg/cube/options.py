@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from panoseg.errors import ConfigError
@@ -46,3 +47,21 @@ class CubeOptions:
     def masked_classes(self) -> tuple[int, ...]:
         """The classes that become no data."""
         return tuple(sorted(number for word in set(self.mask) for number in MASKED_CLASSES[word]))
+
+
+@dataclass(frozen=True)
+class AreaOptions:
+    """The season of an area in a catalogue, for a map without a cube."""
+
+    area: Path | None = None
+    """File with an outline, instead of a cube: its season is fetched from a catalogue, and mapped inside the outline."""
+    season: int | None = None
+    """With --area: the year of the harvest."""
+    catalog: str = "earth-search"
+    """With --area: earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
+    collection: str | None = None
+    """With --area: a collection of the catalogue, if not its usual one with Sentinel-2 L2A."""
+    yes: bool = False
+    """With --area: fetch, however much it is."""
+    keep_cube: bool = True
+    """With --area: the fetched cube stays beside the map."""

@@ -22,12 +22,12 @@ from odc.geo.xr import xr_coords
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from panoseg.cube.mosaic import NO_DATA
+from panoseg.cube.record import RECORD
 from panoseg.cube.window import Window
 from panoseg.errors import OutputError
 from panoseg.files import output_error, remove_unfinished, write_json, write_text
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 
-RECORD = "panoseg"
 _CHUNK = 512
 _PLAN, _JOURNAL, _DAYS, _CUBE = "plan.json", "journal.jsonl", "days", "cube.zarr"
 

@@ -31,6 +31,7 @@ from panoseg.progress import track
 _PAGE = 100
 _PATIENCE = Retry(
     total=6,
+    connect=4,  # an address where nobody is, or no network, is known within seconds
     backoff_factor=0.5,
     backoff_max=30,
     status_forcelist=(429, 500, 502, 503, 504),
