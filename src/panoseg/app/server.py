@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import shutil
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -23,6 +23,8 @@ from starlette.exceptions import HTTPException
 import panoseg
 from panoseg.app.api import current_user, router
 from panoseg.app.api_page import api_page
+from panoseg.app.confined import prepare
+from panoseg.app.egress import guard_process
 from panoseg.app.logs import set_up_logging
 from panoseg.app.metrics import metrics_text
 from panoseg.app.security import Guard
@@ -185,6 +187,7 @@ def _keep_house(service: Service, stop: threading.Event) -> None:
 def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT. announce: called with the address once it answers. Raises ``PanosegError``."""
     set_up_logging()
+    guard_process(settings)
     users = Users(settings.tokens)
     service = Service(settings)
     listener = _listen(settings)
@@ -200,11 +203,14 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
     )
     server = _Server(config, lambda: announce(_address(settings, listener)))
     keeper = threading.Thread(target=_keep_house, args=(service, stop), name="housekeeping", daemon=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # While it runs uvicorn handles them; afterwards it raises them once more, which must not end what follows.
+        signal.signal(number, lambda *_: None)
     try:
+        threading.Thread(target=prepare, daemon=True).start()
         supervisor.start()
         keeper.start()
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+        server.run(sockets=[listener])
     finally:
         stop.set()
         supervisor.stop()

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import delete, select
 
+from panoseg.app.allowed_urls import AllowedUrls
 from panoseg.app.database import Database, ShareRow, now
 from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
-from panoseg.app.requests import AnyRequest, CubeSource, MapRequest, PhotoRequest, RegisterSource, SampleSource
+from panoseg.app.requests import (
+    AnyRequest,
+    CatalogueSource,
+    CubeSource,
+    MapRequest,
+    PhotoRequest,
+    RegisterSource,
+    SampleSource,
+)
 from panoseg.app.settings import PACKAGE_WEIGHTS, AppSettings
 from panoseg.app.stages import INPUT, MAP, PHOTO, REFINED, cube_of, sample_options
 from panoseg.app.uploads import Upload, UploadKind, Uploads
-from panoseg.errors import AppError, ConflictError, LimitError, NotFoundError
+from panoseg.errors import AppError, AreaError, ConflictError, LimitError, NotFoundError
 from panoseg.files import output_error, write_json
+
+if TYPE_CHECKING:
+    from panoseg.imagery.area import Area
 
 REQUEST = "request.json"
 _ADAPTER: TypeAdapter[MapRequest | PhotoRequest] = TypeAdapter(AnyRequest)
@@ -33,6 +47,8 @@ _PIXEL_KM2 = 1e-4
 _SECONDS_A_KM2 = 3.0  # before the first finished map tells better
 _SECONDS_TO_START = 8.0
 _STRAY_S = 3600.0
+_OUTLINE = "outline.geojson"
+_BYTES_A_PIXEL = 22  # ten bands and the classification, of two bytes each
 _RESULTS = (MAP, REFINED, PHOTO)
 
 
@@ -77,6 +93,7 @@ class Service:
         self.database = Database(settings.database_url)
         self.all_jobs = Jobs(self.database, settings.lease_seconds)
         self.uploads = Uploads(settings, self.database)
+        self.allowed = AllowedUrls(settings)
 
     # -- jobs
 
@@ -292,7 +309,20 @@ class Service:
             return source.size**2 * _PIXEL_KM2
         if isinstance(source, CubeSource):
             return self._upload(user, source.upload, "cube").summary.get("km2")
-        raise AppError("a catalogue", "a sample or an uploaded season", "choose another source")
+        self._check_catalogue(source)
+        if source.upload is not None:
+            return self._upload(user, source.upload, "outline").summary.get("km2")
+        with _outline_file(source) as path:
+            return read_drawn(path).km2
+
+    def _check_catalogue(self, source: CatalogueSource) -> None:
+        from panoseg.imagery.catalogue import CATALOGUES
+
+        catalogue = source.catalogue or self.settings.catalog
+        if "://" in catalogue:
+            self.allowed.check(catalogue)
+        elif catalogue not in CATALOGUES:
+            raise AppError(f"catalogue {catalogue!r}", f"{', '.join(CATALOGUES)}, or the URL of a STAC API", "choose another")
 
     def _upload(self, user: str, id: str, *kinds: UploadKind) -> Upload:
         upload = self.uploads.get(user, id)
@@ -303,8 +333,8 @@ class Service:
     def _check_register(self, user: str, register: RegisterSource) -> None:
         if register.upload is not None:
             self._upload(user, register.upload, "outline", "register")
-        else:
-            raise AppError("a register by URL", "an upload", "upload it")
+        elif register.url is not None:
+            self.allowed.check(register.url)
 
     def _give_inputs(self, user: str, request: MapRequest | PhotoRequest, folder: Path) -> None:
         """A job's own copies of the uploads that it needs."""
@@ -315,8 +345,16 @@ class Service:
             return
         if isinstance(request.source, CubeSource):
             _give(self.uploads.path(user, request.source.upload), given, "cube")
+        elif isinstance(request.source, CatalogueSource):
+            self._give_outline(user, request.source, given)
         if request.register_of is not None:
             self._give_register(user, request.register_of, given)
+
+    def _give_outline(self, user: str, source: CatalogueSource, folder: Path) -> None:
+        if source.upload is not None:
+            _give(self.uploads.path(user, source.upload), folder, "outline")
+        else:
+            write_json(folder / _OUTLINE, source.outline)
 
     def _give_register(self, user: str, register: RegisterSource, folder: Path) -> None:
         if register.upload is not None:
@@ -332,7 +370,27 @@ class Service:
             planned = planned_dates(SAMPLE_SEEDS + source.seed, sample_options(source))
             scenes = tuple(SceneDate(day, round(100 * cover, 1)) for day, cover in planned)
             return scenes, 0, ("A simulated season: nothing is fetched.",)
-        return (), 0, ("The season is in the upload: nothing is fetched.",)
+        if isinstance(source, CubeSource):
+            return (), 0, ("The season is in the upload: nothing is fetched.",)
+        with _outline_file(source, None if source.upload is None else self.uploads.path(user, source.upload)) as path:
+            return self._searched(read_drawn(path), source, request.options.max_dates)
+
+    def _searched(self, area: Area, source: CatalogueSource, most: int) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
+        """What a catalogue has of an area and a season."""
+        from panoseg.imagery.catalogue import find_catalogue, search
+
+        found = search(area, *source.season, find_catalogue(source.catalogue or self.settings.catalog))
+        clouds: dict[date, list[float]] = {}
+        for item in found:
+            properties = item.get("properties") or {}
+            with suppress(ValueError, TypeError):
+                day = date.fromisoformat(str(properties.get("datetime"))[:10])
+                clouds.setdefault(day, []).append(float(properties.get("eo:cloud_cover", 0.0)))
+        scenes = tuple(SceneDate(day, round(sum(many) / len(many), 1)) for day, many in sorted(clouds.items()))
+        dates = min(len(scenes), most)
+        size = round(area.km2 / _PIXEL_KM2 * dates * _BYTES_A_PIXEL)
+        left = (f"At most {most} dates are used, the clearest of each stretch of the season.",) if dates < len(scenes) else ()
+        return scenes, size, (*area.notes, *left)
 
     def _files(self, view: JobView) -> list[ResultFile]:
         if view.state != "done":
@@ -345,6 +403,29 @@ class Service:
         if path not in {file.path for file in self._files(view)}:
             raise NotFoundError("this file", "one of the result's", "look at the list of files")
         return self.settings.jobs_folder / view.id / path
+
+
+@contextmanager
+def _outline_file(source: CatalogueSource, upload: Path | None = None) -> Iterator[Path]:
+    """A file with the outline: the upload, or what was drawn."""
+    if upload is not None:
+        yield upload
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / _OUTLINE
+        path.write_text(json.dumps(source.outline), encoding="utf-8")
+        yield path
+
+
+def read_drawn(path: Path) -> Area:
+    """The area of an outline. Raises ``AppError`` whose message does not name the file, which is ours."""
+    from panoseg.imagery.area import read_area
+
+    try:
+        return read_area(path)
+    except AreaError as error:
+        found = error.found.replace(str(path), "the outline")
+        raise AppError(found, error.expected, error.fix) from error
 
 
 def parse_request(request: MapRequest | PhotoRequest | dict[str, Any]) -> MapRequest | PhotoRequest:

@@ -1,5 +1,6 @@
 """What a job does: stages that write their results whole or not at all, so that any of them may be begun again.
 
+scenes.json            what a catalogue has named
 cube.zarr, cube.nc     the season, in one of the two forms; register.parquet beside it where the sample brings its parcels
 map/                   as ``panoseg map`` writes it
 refined/               as ``panoseg refine`` writes it, where official parcels were given (register.parquet)
@@ -22,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from panoseg.app.requests import CatalogueSource, CubeSource, MapRequest, PhotoRequest, SampleSource
 from panoseg.app.settings import AppSettings
-from panoseg.errors import ConflictError
 from panoseg.files import atomic, output_error, remove_unfinished, write_json, write_text
 from panoseg.progress import listening
 
 if TYPE_CHECKING:
-    import geopandas as gpd
+    from shapely.geometry.base import BaseGeometry
 
+SCENES = "scenes.json"
 CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = "cube.zarr", "cube.nc", "map", "layers", "refined", "photo", "input"
 REGISTER = "register.parquet"
 AREAS = "areas.csv"
@@ -149,7 +150,25 @@ def _unpack(work: Work) -> None:
 
 
 def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
-    raise ConflictError("a catalogue", "a sample or an uploaded season", "choose another source")
+    from panoseg.app.allowed_urls import AllowedUrls
+    from panoseg.cube.fetch import Request, fetch_cube
+    from panoseg.cube.options import CubeOptions
+
+    catalogue = source.catalogue or work.settings.catalog
+    if "://" in catalogue:
+        AllowedUrls(work.settings).check(catalogue)
+    options = CubeOptions(min_clear=work.map.options.min_clear, max_dates=work.map.options.max_dates)
+    request = Request(outline_of(work.folder), *source.season, catalogue, yes=True)
+    report, area = fetch_cube(request, work.folder / CUBE, work.folder / SCENES, options)
+    for line in report.lines():
+        work.write(line)
+    work.write(f"{area.km2:.1f} km2")
+
+
+def outline_of(folder: Path) -> Path:
+    """The file with the outline that a job was given."""
+    [outline] = (folder / INPUT).glob("outline*")
+    return outline
 
 
 # -- the map
@@ -157,15 +176,18 @@ def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
 
 def _map(work: Work) -> None:
     from panoseg.maps.mapping import map_cube
-    from panoseg.maps.options import MapOptions
+    from panoseg.maps.options import MapOptions, RunOptions
 
-    options = MapOptions(year=_year(work), gpkg=True, **work.map.options.model_dump())
+    options = MapOptions(year=_year(work), gpkg=True, pmtiles=True, **work.map.options.model_dump())
     weights = work.settings.weights_folder(work.map.weights)
-    result = map_cube(cube_of(work.folder), weights, work.folder / MAP, options)
+    within = _outline(work) if isinstance(work.map.source, CatalogueSource) else None
+    result = map_cube(
+        cube_of(work.folder), weights, work.folder / MAP, options, within=within, running=RunOptions(dask=work.settings.dask)
+    )
     for note in result.notes:
         work.write(note)
-    _write_areas(result.parcels, work.folder / MAP / AREAS)
-    work.write(f"{len(result.parcels)} parcels, {result.parcels['area_ha'].sum():.1f} ha")
+    count, area_ha = _write_areas(work.folder / MAP / "parcels.parquet", work.folder / MAP / AREAS)
+    work.write(f"{count} parcels, {area_ha:.1f} ha")
 
 
 def _year(work: Work) -> int | None:
@@ -173,14 +195,24 @@ def _year(work: Work) -> int | None:
     return None if isinstance(source, CubeSource) else source.year
 
 
-def _write_areas(parcels: gpd.GeoDataFrame, path: Path) -> None:
-    """The table of areas by crop, the largest first."""
-    areas = parcels.groupby("class")["area_ha"].agg(["size", "sum"]).sort_values("sum", ascending=False)
+def _outline(work: Work) -> BaseGeometry:
+    from panoseg.imagery.area import read_area
+
+    return read_area(outline_of(work.folder)).outline
+
+
+def _write_areas(parcels: Path, path: Path) -> tuple[int, float]:
+    """Write the table of areas by crop, the largest first; returns how many parcels there are, and their area."""
+    from pyarrow import dataset
+
+    table = dataset.dataset(parcels).to_table(columns=["class", "area_ha"]).to_pandas()
+    areas = table.groupby("class")["area_ha"].agg(["size", "sum"]).sort_values("sum", ascending=False)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("class", "parcels", "area_ha"))
     rows.writerows((name, int(row["size"]), f"{row['sum']:.4f}") for name, row in areas.iterrows())
     write_text(path, text.getvalue())
+    return len(table), float(table["area_ha"].sum())
 
 
 def _map_done(work: Work) -> bool:
@@ -207,13 +239,13 @@ def _refine(work: Work) -> None:
 
 def _take_register(work: Work, path: Path) -> None:
     """The given parcels that meet the map, whatever file they came in."""
+    import geopandas as gpd
+
     from panoseg.app.archives import unpacked_parcels
     from panoseg.cube.open import open_cube
     from panoseg.maps.read_parcels import check_place, read_parcels
 
-    [given] = (work.folder / INPUT).glob("register*")
-    import geopandas as gpd
-
+    given = _given_register(work)
     extent = open_cube(cube_of(work.folder)).odc.geobox.extent
     area = gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
     with unpacked_parcels(given) as file:
@@ -221,6 +253,20 @@ def _take_register(work: Work, path: Path) -> None:
     check_place(parcels, "the official parcels", area, "the map")
     with atomic(path) as temporary:
         parcels.to_parquet(temporary)
+
+
+def _given_register(work: Work) -> Path:
+    """The file of official parcels, fetched where a URL was given."""
+    from panoseg.app.allowed_urls import AllowedUrls
+    from panoseg.app.uploads import suffix_of
+
+    folder, source = work.folder / INPUT, work.map.register_of
+    found = list(folder.glob("register*"))
+    if source is not None and source.url is not None and not found:
+        AllowedUrls(work.settings).download(source.url, folder / "fetched", work.settings.limits.upload_mib)
+        found = [folder / f"register{suffix_of(folder / 'fetched')}"]
+        (folder / "fetched").replace(found[0])
+    return found[0]
 
 
 def _register(work: Work) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 from sqlalchemy import delete, func, select
 
 from panoseg.app.archives import check_archive, unpacked_parcels, zarr_root
+from panoseg.app.confined import confined
 from panoseg.app.database import Database, UploadRow, now
 from panoseg.app.settings import AppSettings
 from panoseg.errors import AppError, AreaError, LimitError, NotFoundError, PanosegError, TooLargeError
@@ -73,7 +74,7 @@ class Uploads:
             known = part.with_suffix(suffix)  # readers want the right ending
             os.replace(part, known)
             part = known
-            kind, summary = _inspect(known)
+            kind, summary = confined(inspect, known)
             os.replace(known, folder / f"{id}{suffix}")
         except OSError as error:
             raise output_error(folder, error) from error
@@ -171,7 +172,7 @@ def suffix_of(path: Path) -> str:
     raise AppError("an upload of no known format", FORMATS, "choose another file")
 
 
-def _inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
+def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
     """What a file is, by reading it. Raises ``PanosegError`` of several kinds."""
     if path.suffix in (".jpg", ".png", ".bmp", ".gif", ".tif", ".webp"):
         return "photo", _photo(path)

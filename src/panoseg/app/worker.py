@@ -42,6 +42,8 @@ _PAUSE_S = 2.0
 _REPORT_S = 0.5
 _FATAL = 70
 _PRELOADED = (
+    "panoseg.app.egress",
+    "panoseg.cube.fetch",
     "panoseg.maps.mapping",
     "panoseg.data.simulation.cube",
     "panoseg.app.worker",
@@ -154,12 +156,11 @@ def _process(settings: AppSettings, claim: Claim) -> None:
     """The process of a job."""
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    import torch
-
+    from panoseg.app.egress import guard_process
     from panoseg.app.logs import set_up_logging
 
     set_up_logging()
-    torch.set_num_threads(max(1, usable_cores() // max(settings.workers, 1)))
+    guard_process(settings)
     database = Database(settings.database_url)
     try:
         run_claimed(settings, Jobs(database, settings.lease_seconds), claim)
@@ -233,7 +234,7 @@ class _Reporter:
 
     def __init__(self, jobs: Jobs, claim: Claim) -> None:
         self.jobs, self.claim = jobs, claim
-        self._start, self._last = time.monotonic(), 0.0
+        self._start, self._last, self._most = time.monotonic(), 0.0, 0.0
         self._first: float | None = None
 
     def enter(self, stage: Stage, before: float) -> Tell:
@@ -247,7 +248,7 @@ class _Reporter:
             elif time_now - self._last < _REPORT_S:
                 return
             self._last = time_now
-            progress = min(before + stage.share * share, 1.0)
+            progress = self._most = max(self._most, min(before + stage.share * share, 1.0))
             self.jobs.report(self.claim, stage.name, progress, message, self._left(progress, time_now))
 
         return tell
@@ -273,6 +274,8 @@ def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
     from panoseg.app.logs import set_up_logging
 
     set_up_logging()
+    # Read by libraries when they are loaded, which is later, in the processes of jobs.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // max(settings.workers, 1))))
     stop, drain = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN if belongs_to_server else lambda *_: stop.set())
