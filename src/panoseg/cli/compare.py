@@ -38,11 +38,9 @@ def run(
         min_area_ha: True parcels below this area do not count; 0, or 0.1 with --declared-only.
         json: Write all numbers here as well.
     """
-    from panoseg.files import check_writable
     from panoseg.maps.compare import compare_files
 
-    if json is not None:
-        check_writable(json)
+    _check_place(json)
     comparison = compare_files(
         parcels,
         truth,
@@ -53,6 +51,13 @@ def run(
         min_area_ha=min_area_ha,
     )
     _report(comparison, json)
+
+
+def _check_place(json: Path | None) -> None:
+    from panoseg.files import check_writable
+
+    if json is not None:
+        check_writable(json)
 
 
 def _report(comparison: Comparison, json: Path | None) -> None:
