@@ -11,8 +11,9 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
+from affine import Affine
 from pyproj import Transformer
-from rasterio.windows import from_bounds
+from rasterio.windows import Window
 
 from panoseg.app.corrections import Corrected, Corrections, read_corrections
 from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap
@@ -126,7 +127,7 @@ def areas(result: ResultMap, corrections: Corrections | None = None) -> list[Cro
 def shares_of(result: ResultMap, outline: shapely.Geometry) -> tuple[tuple[str, float], ...]:
     """The share of an outline's area that each class has in the map's raster of classes, the largest first."""
     with rasterio.open(result.folder / MAP / "classes.tif") as source:
-        window = from_bounds(*outline.bounds, source.transform).round_offsets("floor").round_lengths("ceil")
+        window = _whole_pixels(outline.bounds, source.transform)
         classes_HW = source.read(1, window=window, boundless=True, fill_value=NO_DATA_CLASS)
         pixels = to_pixels(np.array([outline], dtype=object), source.window_transform(window))
     data_HW = classes_HW != NO_DATA_CLASS
@@ -139,6 +140,14 @@ def in_degrees(result: ResultMap, outline: shapely.Geometry) -> dict[str, Any]:
     """An outline in the map's own coordinate system as GeoJSON in degrees, to a centimetre."""
     moved = gpd.GeoSeries([outline], crs=result.crs).to_crs(DEGREES).iloc[0]
     return dict(shapely.geometry.mapping(shapely.transform(moved, lambda xy: np.round(xy, 7))))
+
+
+def _whole_pixels(bounds: tuple[float, float, float, float], transform: Affine) -> Window:
+    """The pixels that a box meets."""
+    left, top = ~transform * (bounds[0], bounds[3])
+    right, bottom = ~transform * (bounds[2], bounds[1])
+    first_row, first_column = math.floor(top), math.floor(left)
+    return Window(first_column, first_row, max(1, math.ceil(right) - first_column), max(1, math.ceil(bottom) - first_row))
 
 
 def _of_found(result: ResultMap, row: Any) -> ParcelView:

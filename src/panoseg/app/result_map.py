@@ -33,8 +33,8 @@ _MOST_OPEN = 16
 class ResultMap:
     """A finished map.
 
-    folder: of its job. bounds: west, south, east, north in degrees. crs: of its rasters and outlines, WKT. class_I: int16, class
-    of each segment's parcel, ``NO_PARCEL`` where there is none. confidence_I: float32, 0..1. area_ha_I: float32.
+    folder: of its job. bounds: west, south, east, north in degrees. crs: of its rasters and outlines, WKT. class_I: int16, the
+    class of each segment's parcel, ``NO_PARCEL`` where there is none. confidence_I: float32, 0..1. area_ha_I: float32.
     """
 
     folder: Path
