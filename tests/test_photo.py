@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cli import main
+from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photograph_files import read_photograph
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
@@ -194,6 +196,40 @@ def test_bad_pictures_cost_themselves(tmp_path, fpn, capsys):
         row["file_name"]: (row["height"], row["width"]) for row in json.loads((out / "panoptic.json").read_text())["images"]
     }
     assert sizes == {"grey.png": (48, 64), "deep.png": (48, 64), "print.jpg": (48, 64), "turned.png": (64, 48)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (7, 5)])
+def test_any_size_is_segmented(tmp_path, fpn, stuff, things, size):
+    Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "a.png")
+    for number, networks in enumerate(((fpn, None), (stuff, things))):
+        predictor = Predictor.open(*networks, PhotoOptions(device="cpu", stuff_area=0))
+        done = segment_photographs([Source(tmp_path / "a.png", "a")], predictor, predictor.table, tmp_path / str(number))
+        assert done.images == 1
+        [read] = CocoAnnotations.open(tmp_path / str(number) / "panoptic.json")
+        assert read.picture.segment_HW.shape == size
+
+
+def test_a_photograph_that_would_fill_the_memory_costs_itself(tmp_path, fpn, image):
+    Image.fromarray(np.zeros((1, 9000, 3), np.uint8)).save(tmp_path / "line.png")
+    predictor = Predictor.open(fpn, None, PhotoOptions(device="cpu"))
+    sources = [Source(tmp_path / "line.png", "line"), Source(image, "holiday")]
+    done = segment_photographs(sources, enlarging_lines(predictor), predictor.table, tmp_path / "out")
+    [failure] = done.failures
+    assert done.images == 1
+    assert str(failure).startswith(f"{tmp_path / 'line.png'}: 1 x 9000 pixels, which the network would see as 8192 x 73728000")
+    assert "--max-side" in str(failure)
+
+
+def enlarging_lines(predictor: Predictor) -> Callable[[Image.Image], Panoptic]:
+    """The same networks, which enlarge lines beyond all bounds and leave other photographs as they are."""
+    plain = predictor.network
+
+    def predict(image):
+        side = 8192 if image.height == 1 else 0
+        predictor.network = replace(plain, sides=PhotographConfig(min_side=side))
+        return predictor(image)
+
+    return predict
 
 
 def test_where_no_picture_can_be_read_nothing_is_written(tmp_path):

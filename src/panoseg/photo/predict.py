@@ -14,7 +14,7 @@ import torch
 from panoseg.classes import ClassTable
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photograph_views import choose_view
-from panoseg.errors import ConfigError, WeightsError
+from panoseg.errors import ConfigError, DatasetError, WeightsError
 from panoseg.maps.predict import find_device
 from panoseg.models.configs.detector import DetectorConfig
 from panoseg.models.initial_weights import published_mask_rcnn
@@ -23,6 +23,7 @@ from panoseg.models.outputs import PhotographOutput
 from panoseg.models.photograph_merging import panoptics, two_models
 from panoseg.models.photograph_network import AnyPhotographNetwork
 from panoseg.models.weights import CARD, Weights, load_weights
+from panoseg.panoptic.coco_masks import MOST_PIXELS
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.panoptic.things_and_stuff import MergeThresholds
 from panoseg.photo.options import PhotoOptions
@@ -66,11 +67,17 @@ class Network:
         return isinstance(self.model.config, DetectorConfig)
 
     def output(self, image: Image.Image) -> PhotographOutput:
-        """What the network says of a photograph, at the photograph's size."""
+        """What the network says of a photograph, at the photograph's size. Raises ``DatasetError`` where that is too large."""
         size_HW = (image.height, image.width)
-        pixels_HW3 = choose_view(size_HW, self.sides).image(image)
-        image_CHW = torch.from_numpy(pixels_HW3.transpose(2, 0, 1).copy()).to(self.device)
-        [output] = self.model.predict([image_CHW], [size_HW])
+        view = choose_view(size_HW, self.sides)
+        height, width = view.window_HW
+        if height * width > MOST_PIXELS:
+            raise _too_large(f"{size_HW[0]} x {size_HW[1]} pixels, which the network would see as {height} x {width}")
+        image_CHW = torch.from_numpy(view.image(image).transpose(2, 0, 1).copy()).to(self.device)
+        try:
+            [output] = self.model.predict([image_CHW], [size_HW])
+        except torch.OutOfMemoryError as error:
+            raise _too_large(f"{height} x {width} pixels need more memory than {self.device} has") from error
         return output
 
 
@@ -109,6 +116,10 @@ class Predictor:
             return SemanticPhotographTask(self.network.model, self.table).picture(output)
         [picture] = panoptics(output, self.labels, self.network.model.scope, self.thresholds, self.table)
         return picture
+
+
+def _too_large(found: str) -> DatasetError:
+    return DatasetError(found, "a photograph that fits into memory", "pass e.g. --min-side 800 --max-side 1333")
 
 
 def _load(name: str) -> Weights:

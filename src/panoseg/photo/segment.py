@@ -60,8 +60,8 @@ def segment_photographs(
 ) -> Segmented:
     """Write the results of photographs into a new or empty folder: of all, or, where something else fails, of none.
 
-    A photograph that cannot be read costs itself; where none can be read, the first failure is raised. predict: what makes
-    pictures, of the classes of ``table``. show: called with the name of each photograph and its segments. Raises
+    A photograph that cannot be read, or is too large, costs itself; where none is left, the first failure is raised. predict:
+    what makes pictures, of the classes of ``table``. show: called with the name of each photograph and its segments. Raises
     ``OutputError``.
     """
     new_folder(out)
@@ -72,15 +72,23 @@ def segment_photographs(
             started = time.perf_counter()
             try:
                 image = decode_photograph(read_bytes(source.path), source.path)
+                picture = _predicted(predict, image, source)
             except DatasetError as error:
                 failures.append(error)
                 continue
-            rows = results.write(source, image_id, image, predict(image))
+            rows = results.write(source, image_id, image, picture)
             done, seconds = done + 1, seconds + time.perf_counter() - started
             show(source.name, rows)
         if failures and not done:
             raise failures[0]
     return Segmented(done, tuple(failures), seconds / max(done, 1))
+
+
+def _predicted(predict: Predict, image: Image.Image, source: Source) -> Panoptic:
+    try:
+        return predict(image)
+    except DatasetError as error:
+        raise DatasetError(f"{source.path}: {error.found}", error.expected, error.fix) from error
 
 
 class _Results:
