@@ -21,6 +21,7 @@ from panoseg.errors import OutputError
 from panoseg.files import atomic, new_folder, output_error, remove_unfinished, write_text
 from panoseg.models.build import build_model
 from panoseg.models.weights import save_weights
+from registers import write_inputs
 from test_published import SMALL, SMALL_CONFIG, authors_folder
 from tiny_runs import tiny_options, write_tiny_dataset
 
@@ -28,6 +29,12 @@ from tiny_runs import tiny_options, write_tiny_dataset
 COMMANDS: dict[str, tuple[str, int, int, set[str]]] = {
     "simulate": ("simulate OUT --patches 1 --size 16 --workers 1", 40_000, 64, {"simulation.json"}),
     "simulate-cube": ("simulate OUT --cube --size 16", 100_000, 200, set()),
+    "dataset": (
+        "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT --size 16 --min-dates 3",
+        40_000,
+        64,
+        {"dataset.json"},
+    ),
     "train": ("train pastis-utae-paps --data DATA --out OUT --epochs 1 TINY", 9_000, 64, set()),
     "test": ("test --weights WEIGHTS --data DATA --every-patch --workers 0 --pictures 1 --out OUT", 9_000, 12, set()),
     "show": ("show WEIGHTS --data DATA --patch 10 --out OUT/figure.png", 9_000, 8, set()),
@@ -47,6 +54,7 @@ _DRIVER = """
 import json, os, resource, subprocess, sys
 from pathlib import Path
 import panoseg.training.run, panoseg.training.evaluate, panoseg.demo, panoseg.maps.mapping, panoseg.training.importing
+import panoseg.register.dataset
 import dask.array, lightning.fabric, matplotlib.figure, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
 from panoseg.cli import main
 
@@ -107,6 +115,7 @@ def arguments(tmp_path_factory):
     feature = {"type": "Feature", "properties": {"class": "corn"}, "geometry": box}
     (folder / "parcels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     names = {"CUBE": "season.nc", "WEIGHTS": "weights", "DATA": "data", "AUTHORS": "authors", "PARCELS": "parcels.geojson"}
+    names |= dict(zip(("REGISTER", "CODES", "LAND"), write_inputs(folder / "register"), strict=True))
     paths = {word: [str(folder / name)] for word, name in names.items()} | {"TINY": tiny_options("pastis-utae-paps")}
     return {
         name: ([part for word in text.split() for part in paths.get(word, [word])], limit, kilobytes)

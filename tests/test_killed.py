@@ -19,10 +19,12 @@ from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.models.weights import save_weights
+from registers import write_inputs
 
 MAP = "map CUBE --weights WEIGHTS --out OUT --tile 16 --overlap 4 --gpkg --min-area-ha 0.03"
 SIMULATE = "simulate OUT --patches 2 --size 16 --workers 1 --centres"
 CUBE = "simulate OUT --cube --size 16"
+DATASET = "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT --size 16 --min-dates 3"
 
 # A command, what is counted, and the calls at which it is killed: just before a finished file gets its name, while the blocks
 # of a finished map are taken away.
@@ -31,12 +33,13 @@ MOMENTS = {
     "map-at-its-end": (MAP, "unlink", (2,)),
     "simulate": (SIMULATE, "replace", (1, 8, 15)),
     "simulate-cube": (CUBE, "replace", (1,)),
+    "dataset": (DATASET, "replace", (3, 18, 30, 52, 53)),
 }
 
 _DRIVER = """
 import json, os, signal, sys
 import dask.array, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
-import panoseg.data.simulation.cube, panoseg.data.simulation.write, panoseg.maps.mapping
+import panoseg.data.simulation.cube, panoseg.data.simulation.write, panoseg.maps.mapping, panoseg.register.dataset
 from panoseg.cli import main
 
 def fatal(name, call):
@@ -73,11 +76,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     make_cube(32).to_netcdf(folder / "season.nc")
     save_weights(folder / "weights", tiny_weights())
+    register, codes, land = map(str, write_inputs(folder / "register"))
     runs = []
     for name, (text, function, calls) in MOMENTS.items():
         for call in (0, *calls):
             out = str(folder / (f"{name}-{call}" if call else f"whole/{name}"))
             words = {"OUT": out, "CUBE": str(folder / "season.nc"), "WEIGHTS": str(folder / "weights")}
+            words |= {"REGISTER": register, "CODES": codes, "LAND": land}
             runs.append(([words.get(word, word) for word in text.split()], function if call else None, call))
     done = subprocess.run([sys.executable, "-c", _DRIVER, json.dumps(runs)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
