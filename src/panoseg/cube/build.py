@@ -141,7 +141,7 @@ class _Maker:
         self.grid, self.work, self.options, self.bands = grid, work, options, bands
         self.journal = Journal(work / "journal.jsonl")
         self.days = _days(scenes, grid)
-        near = on_plane(outline, grid.crs.to_wkt()).buffer(options.margin_m)
+        near = on_plane(outline, str(grid.crs)).buffer(options.margin_m)
         windows = windows_of(grid, _WINDOW)
         self.windows = [w for w in windows if near.intersects(grid[w.rows, w.columns].extent.geom)]
         self.coarse = grid.zoom_out(max(1, math.ceil(max(grid.shape) / _LOOK_SIDE)))
@@ -163,8 +163,9 @@ class _Maker:
         clear = np.array([looks[day]["clear"] for day in seen])
         kept = spread_clearest(np.array(seen, "datetime64[D]"), clear, self.options.max_dates)
         left_out |= {seen[place]: "clearer dates near it" for place in np.setdiff1d(np.arange(len(seen)), kept)}
-        self.journal.add("chosen", days=[seen[place] for place in kept], left_out=left_out)
-        return self.journal.chosen
+        chosen = [seen[place] for place in kept]
+        self.journal.add("chosen", days=chosen, left_out=left_out)
+        return chosen, left_out
 
     def _fail(self, found: str) -> None:
         reasons = sorted({reason for _, reason in self.journal.left_out.values()})
@@ -304,7 +305,7 @@ def _days(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:
     The satellite passes in the middle of the morning: by the sun's time no pass falls on two days, near the date line either.
     """
     hours = grid.extent.centroid.to_crs("EPSG:4326").coords[0][0] / 15
-    epsg = grid.crs.epsg
+    epsg = None if grid.crs is None else grid.crs.epsg
     days: dict[str, list[Scene]] = {}
     for scene in sorted(scenes, key=lambda s: (s.time + timedelta(hours=hours)).date()):
         days.setdefault(str((scene.time + timedelta(hours=hours)).date()), []).append(scene)

@@ -116,7 +116,7 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     height, width = grid.shape
     with open_raster(asset.href) as source:
         nodata = meaning.nodata
-        target = {"crs": grid.crs.to_wkt(), "transform": grid.affine, "width": width, "height": height}
+        target = {"crs": str(grid.crs), "transform": grid.affine, "width": width, "height": height}
         with WarpedVRT(source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata) as warped:
             numbers_HW = warped.read(1).astype(np.float32)
     seen_HW = np.isfinite(numbers_HW) & (numbers_HW != np.float32(nodata))

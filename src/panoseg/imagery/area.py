@@ -7,7 +7,7 @@ is cut there (RFC 7946, section 3.1.9). The zones of UTM are those of Sentinel-2
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,13 +105,12 @@ def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
 
 
 def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometry]:
-    if polygon.geom_type != "Polygon":
+    if not isinstance(polygon, Polygon):
         return  # a line, left where an outline was mended
     shell, *holes = (_unwrapped(np.array(ring.coords), path) for ring in (polygon.exterior, *polygon.interiors))
     for hole in holes:
         hole[:, 0] -= 360 * np.round((hole[:, 0].mean() - shell[:, 0].mean()) / 360)
-    whole = Polygon(shell, holes)
-    whole = whole if whole.is_valid else shapely.make_valid(whole)
+    whole = shapely.make_valid(Polygon(shell, holes))
     for turn in range(math.floor((shell[:, 0].min() + 180) / 360), math.ceil((shell[:, 0].max() + 180) / 360)):
         yield translate(whole.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)), -360 * turn)
 
@@ -142,12 +141,12 @@ def _km2(outline: BaseGeometry) -> float:
 
 def utm_zone(outline: BaseGeometry) -> CRS:
     """The coordinate system of the zone and hemisphere in which the larger share of an outline in degrees lies."""
-    shares: Counter[tuple[int, bool]] = Counter()
+    shares: dict[tuple[int, bool], float] = defaultdict(float)
     for zone, box in _zone_boxes():
         if box.intersects(outline):
             for northern, half in ((True, shapely.box(-180, 0, 180, 90)), (False, shapely.box(-180, -90, 180, 0))):
                 shares[zone, northern] += round(_km2(_areal(outline.intersection(box).intersection(half))), 6)
-    by_zone: Counter[int] = Counter()
+    by_zone: dict[int, float] = defaultdict(float)
     for (number, _), km2 in shares.items():
         by_zone[number] += km2
     best = max(by_zone, key=lambda number: (by_zone[number], -number))
@@ -201,5 +200,5 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
 
 def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
     """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees."""
-    plane = on_plane(outline, grid.crs.to_wkt())
+    plane = on_plane(outline, str(grid.crs))
     return rasterize([(plane, 1)], out_shape=grid.shape, transform=grid.affine, fill=0, dtype="uint8").astype(bool)

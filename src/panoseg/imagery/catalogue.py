@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -223,14 +224,14 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
     scenes, broken = [], {}
     for place, item in enumerate(features):
         try:
-            scenes.append(scene_of_item(item, lambda href, item=item: _remote(href, item)))
+            scenes.append(scene_of_item(item, partial(_remote, item)))
         except BROKEN_ITEM as error:
             name = str(item["id"]) if isinstance(item, dict) and "id" in item else f"item {place}"
             broken[name] = f"not a complete STAC item ({type(error).__name__}: {error})"
     return sorted(scenes, key=lambda scene: (scene.time, -scene.baseline, scene.id)), broken
 
 
-def _remote(href: str, item: dict[str, Any]) -> str:
+def _remote(item: dict[str, Any], href: str) -> str:
     """The absolute URL of an asset. Raises ``ValueError`` for one that is none: a catalogue must not name files of ours."""
     links = item.get("links") or []
     itself = next((str(link.get("href")) for link in links if isinstance(link, dict) and link.get("rel") == "self"), "")

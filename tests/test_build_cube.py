@@ -1,0 +1,279 @@
+"""Scenes -> a cube on disk: zones, days, mosaics, masks and offsets, on small made scenes; windows change nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import numpy as np
+import pytest
+import rasterio
+import shapely
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from pyproj import Transformer
+
+from panoseg.cube import build, store
+from panoseg.cube.build import build_cube
+from panoseg.cube.check import check_cube
+from panoseg.cube.open import open_cube, reading
+from panoseg.cube.options import CubeOptions
+from panoseg.cube.record import report_of
+from panoseg.cube.season import choose_season, clear_shares
+from panoseg.errors import CubeError
+from panoseg.imagery.assets import Scene, SceneAsset
+from panoseg.imagery.radiometry import Radiometry
+
+BANDS = ("B02", "B05")
+PLAIN = Radiometry(1e-4, 0.0, 0.0)
+CLASSES = Radiometry(1.0, 0.0, 0.0)
+LEFT, TOP, SIDE = 500_000.0, 5_600_000.0, 48
+GRID = GeoBox((SIDE, SIDE), Affine(10, 0, LEFT, 0, -10, TOP), "EPSG:32631")
+ALL = CubeOptions(min_clear=0, threads=2)
+
+
+def raster(path, values_HW, pixel=10, left=LEFT, top=TOP, epsg=32631):
+    """A GeoTIFF of uint16; gives its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = values_HW.shape
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "uint16", "nodata": 0}
+    with rasterio.open(path, "w", crs=f"EPSG:{epsg}", transform=Affine(pixel, 0, left, 0, -pixel, top), **profile) as target:
+        target.write(values_HW.astype(np.uint16), 1)
+    return str(path)
+
+
+def scene(folder, name, time, b02_HW, scl_HW=None, meaning=PLAIN, baseline=0.0, epsg=32631, **place):
+    """A scene with B02 at 10 m, and B05 and SCL of half its size at 20 m."""
+    half_HW = b02_HW[::2, ::2]
+    scl_HW = np.where(half_HW > 0, 4, 0) if scl_HW is None else scl_HW
+    files = {
+        "B02": SceneAsset(raster(folder / name / "B02.tif", b02_HW, epsg=epsg, **place), meaning, 10),
+        "B05": SceneAsset(raster(folder / name / "B05.tif", half_HW * 2, 20, epsg=epsg, **place), meaning, 20),
+        "SCL": SceneAsset(raster(folder / name / "SCL.tif", scl_HW, 20, epsg=epsg, **place), CLASSES, 20),
+    }
+    return Scene(name, datetime.fromisoformat(time), files, None, baseline, epsg)
+
+
+def random_HW(seed, side=SIDE):
+    return np.random.default_rng(seed).integers(200, 4000, (side, side))
+
+
+def outline(grid=GRID):
+    """All of a grid, in degrees."""
+    return grid.extent.to_crs("EPSG:4326").geom
+
+
+def make(scenes, out, options=ALL, grid=GRID, **more):
+    return build_cube(scenes, grid, out, options, outline(grid), bands=BANDS, **more)
+
+
+def numbers(path):
+    with reading(path):
+        return open_cube(path).load()
+
+
+def test_scenes_of_a_day_are_one_date_and_each_pixel_has_the_newest_that_has_data(tmp_path):
+    old_HW, new_HW = random_HW(0), random_HW(1)
+    new_HW[:, 24:] = 0
+    scenes = [
+        scene(tmp_path, "old", "2019-05-01T10:00", old_HW, baseline=2.0),
+        scene(tmp_path, "new", "2019-05-01T10:00", new_HW, baseline=5.0),
+        scene(tmp_path, "next", "2019-05-03T10:00", old_HW),
+    ]
+    report = make(scenes, tmp_path / "a.zarr")
+    assert report.dates == ("2019-05-01", "2019-05-03")
+    assert report.scenes["2019-05-01"] == ["new", "old"]
+    cube = numbers(tmp_path / "a.zarr")
+    expected_HW = np.where(new_HW > 0, new_HW, old_HW)
+    np.testing.assert_array_equal(cube["B02"].values[0], expected_HW)
+    np.testing.assert_array_equal(cube["B05"].values[0], 2 * expected_HW[::2, ::2].repeat(2, 0).repeat(2, 1))
+
+
+def test_an_area_over_two_zones_is_one_grid(tmp_path):
+    """A scene of the zone in the east is warped; a scene of the grid's own zone is preferred."""
+    grid = GeoBox((SIDE, SIDE), Affine(10, 0, 712_000, 0, -10, TOP), "EPSG:32631")
+    x, y = Transformer.from_crs(32631, 32632, always_xy=True).transform(712_240, TOP - 240)
+    far = {"left": x - x % 20 - 600, "top": y - y % 20 + 600, "epsg": 32632}
+    ramp_HW = np.add.outer(np.arange(120) * 10, np.arange(120) * 7) + 500
+    west_HW = random_HW(3)
+    west_HW[:, 16:] = 0
+    scenes = [
+        scene(tmp_path, "east", "2019-05-01T10:00", ramp_HW, baseline=5.0, **far),
+        scene(tmp_path, "west", "2019-05-01T10:00", west_HW, left=712_000.0),
+    ]
+    make(scenes, tmp_path / "a.zarr", grid=grid)
+    values_HW = numbers(tmp_path / "a.zarr")["B02"].values[0]
+    np.testing.assert_array_equal(values_HW[:, :16], west_HW[:, :16])
+    back = Transformer.from_crs(32631, 32632, always_xy=True)
+    for row, column in ((5, 20), (30, 40), (47, 47)):
+        east_x, east_y = back.transform(712_005 + 10 * column, TOP - 5 - 10 * row)
+        pixel = ramp_HW[int((far["top"] - east_y) // 10), int((east_x - far["left"]) // 10)]
+        assert values_HW[row, column] == pixel
+
+
+@pytest.mark.parametrize(("epsg", "left"), [(32601, 499_000.0), (32660, 500_000.0), (32631, LEFT)])
+def test_a_pass_is_one_day_wherever_it_is(tmp_path, epsg, left):
+    """Two tiles of a pass at 10:30 of the sun's time; near the date line midnight in UTC may lie between them."""
+    hours = {32601: 10.5 + 12 - 0.2, 32660: 24 + 10.5 - 11.8, 32631: 10.5}[epsg]
+    grid = GeoBox((SIDE, SIDE), Affine(10, 0, left, 0, -10, TOP), f"EPSG:{epsg}")
+    times = [f"2019-05-01T{int(hours):02d}:{minute}" for minute in ("01", "59")]
+    west_HW, east_HW = random_HW(0), random_HW(1)
+    west_HW[:, 24:], east_HW[:, :24] = 0, 0
+    scenes = [
+        scene(tmp_path, str(place), time, values_HW, left=left, epsg=epsg)
+        for place, (time, values_HW) in enumerate(zip(times, (west_HW, east_HW), strict=True))
+    ]
+    make(scenes, tmp_path / "a.zarr", grid=grid)
+    cube = numbers(tmp_path / "a.zarr")
+    assert cube.sizes["time"] == 1
+    np.testing.assert_array_equal(cube["B02"].values[0], west_HW + east_HW)
+
+
+def test_midnight_in_utc_parts_no_pass(tmp_path):
+    grid = GeoBox((SIDE, SIDE), Affine(10, 0, LEFT, 0, -10, TOP), "EPSG:32658")  # 165 degrees east: 23:30 is 10:30
+    scenes = [
+        scene(tmp_path, name, time, random_HW(0), epsg=32658)
+        for name, time in (("a", "2018-12-31T23:59:50"), ("b", "2019-01-01T00:00:01"))
+    ]
+    report = make(scenes, tmp_path / "a.zarr", grid=grid)
+    assert report.dates == ("2019-01-01",)
+
+
+def test_each_scene_has_its_own_offset_and_doubtful_ones_are_looked_at(tmp_path):
+    """The same land as 1000 more, said rightly; and said wrongly where the numbers show that it was taken off."""
+    land_HW = random_HW(5) // 8 + 100  # dark enough to show it
+    with_offset = Radiometry(1e-4, -0.1, 0.0)
+    doubtful = Radiometry(1e-4, -0.1, 0.0, doubtful=True)
+    half_HW = np.full((24, 24), 4)
+    scenes = [
+        scene(tmp_path, "before", "2021-12-01T10:00", land_HW),
+        scene(tmp_path, "after", "2022-02-01T10:00", land_HW + 1000, half_HW, with_offset),
+        scene(tmp_path, "wrong", "2022-03-01T10:00", land_HW, half_HW, doubtful),
+        scene(tmp_path, "right", "2022-04-01T10:00", land_HW + 1000, half_HW, doubtful),
+    ]
+    make(scenes, tmp_path / "a.zarr")
+    cube = numbers(tmp_path / "a.zarr")
+    for place in range(4):
+        np.testing.assert_array_equal(cube["B02"].values[place], land_HW)
+
+
+def test_noise_below_zero_survives_and_glints_are_cut(tmp_path):
+    values_HW = np.full((SIDE, SIDE), 990)
+    values_HW[0, 0], values_HW[0, 1] = 65_535, 0
+    make([scene(tmp_path, "a", "2022-02-01T10:00", values_HW, meaning=Radiometry(1e-4, -0.1, 0.0))], tmp_path / "a.zarr")
+    b02_HW = numbers(tmp_path / "a.zarr")["B02"].values[0]
+    assert b02_HW[5, 5] == -10
+    assert b02_HW[0, 0] == 32767
+    assert np.isnan(b02_HW[0, 1])
+
+
+def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
+    """Masks reach over the edges of windows."""
+    half_HW = np.full((24, 24), 4)
+    half_HW[7, 7], half_HW[15, 15], half_HW[3, 20] = 9, 3, 8  # beside edges of windows of 16 pixels
+    scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), half_HW) for day in (1, 2, 3)]
+    options = {"mask": ("cloud", "shadow"), "dilate_m": 35, "min_clear": 0}
+    make(scenes, tmp_path / "whole.zarr", CubeOptions(**options, threads=1))
+    monkeypatch.setattr(store, "_CHUNK", 16)
+    monkeypatch.setattr(build, "_WINDOW", 16)
+    make(scenes, tmp_path / "parts.zarr", CubeOptions(**options, threads=5))
+    whole, parts = numbers(tmp_path / "whole.zarr"), numbers(tmp_path / "parts.zarr")
+    xr.testing.assert_equal(whole, parts)
+    masked_HW = whole["B02"].isnull().values[0]
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    near_HW = np.zeros((SIDE, SIDE), bool)
+    for row, column in ((7, 7), (15, 15), (3, 20)):
+        for pixel_row in (2 * row, 2 * row + 1):
+            for pixel_column in (2 * column, 2 * column + 1):
+                near_HW |= np.hypot(rows - pixel_row, columns - pixel_column) * 10 <= 35
+    np.testing.assert_array_equal(masked_HW, near_HW)
+    assert len(list((tmp_path / "parts.zarr" / "B02" / "c").rglob("*/*/*"))) == 3 * 9
+
+
+def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "_CHUNK", 16)
+    monkeypatch.setattr(build, "_WINDOW", 16)
+    corner = GeoBox((8, 8), GRID.affine, "EPSG:32631")
+    scenes = [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0)), scene(tmp_path, "b", "2019-05-02T10:00", random_HW(1))]
+    options = CubeOptions(margin_m=100, min_clear=0)
+    report = build_cube(scenes, GRID, tmp_path / "a.zarr", options, outline(corner), bands=BANDS)
+    seen_HW = numbers(tmp_path / "a.zarr")["B02"].notnull().values[0]
+    assert seen_HW[:32, :32].all()  # 8 pixels and a margin of 10 meet two windows a side
+    assert not seen_HW[:, 32:].any()
+    assert not seen_HW[32:].any()
+    assert report.clear == (1.0, 1.0)
+    # Of a cube that is mostly empty, what counts is what the asked land shows.
+    cube = check_cube(open_cube(tmp_path / "a.zarr"), BANDS)
+    np.testing.assert_array_equal(clear_shares(cube), [1, 1])
+    assert len(choose_season(cube, min_clear=0.9).dates_T) == 2
+
+
+def test_clear_shares_are_those_inside_the_outline(tmp_path):
+    half_HW = np.full((24, 24), 4)
+    half_HW[:, 12:] = 9
+    scenes = [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0), half_HW)]
+    west = GeoBox((48, 32), GRID.affine, "EPSG:32631")
+    report = build_cube(scenes, GRID, tmp_path / "a.zarr", ALL, outline(west), bands=BANDS)
+    assert report.clear[0] == pytest.approx(0.75, abs=0.02)
+
+
+def test_the_sea_is_said_to_be_the_sea(tmp_path):
+    scenes = [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0), np.full((24, 24), 6))]
+    assert make(scenes, tmp_path / "a.zarr").notes == ("99% of the area is water on every date.",)
+    scenes = [scene(tmp_path, "b", "2019-05-01T10:00", random_HW(0))]
+    assert make(scenes, tmp_path / "b.zarr", notes=("A note.",), left_out={"c": "no scene"}).notes == ("A note.",)
+    report = report_of(open_cube(tmp_path / "b.zarr"))
+    assert report.left_out_scenes == {"c": "no scene"}
+    assert report.sentences == ("A note.", "Scene c was left out: no scene.")
+
+
+def test_dates_without_data_inside_the_area_and_cubes_without_dates(tmp_path):
+    away = scene(tmp_path, "away", "2019-05-01T10:00", random_HW(0), left=LEFT + 100_000)
+    here = scene(tmp_path, "here", "2019-05-02T10:00", random_HW(0))
+    report = make([away, here], tmp_path / "a.zarr")
+    assert report.left_out_dates == {"2019-05-01": "no data inside the area"}
+    with pytest.raises(CubeError, match="none of 1 dates shows 0% of the area"):
+        make([away], tmp_path / "b.zarr")
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_files_of_other_kinds_cost_their_scene(tmp_path):
+    """A raster that stands for another file, one without a place, and one that is no raster."""
+    scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day)) for day in (1, 2, 3, 4)]
+    secret = raster(tmp_path / "secret.tif", random_HW(9))
+    virtual = f'<VRTDataset rasterXSize="48" rasterYSize="48"><VRTRasterBand band="1"><SimpleSource><SourceFilename>{secret}'
+    (tmp_path / "s1" / "B02.tif").write_text(virtual + "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>")
+    (tmp_path / "s2" / "B05.tif").write_text("no raster")
+    profile = {"driver": "GTiff", "height": 24, "width": 24, "count": 1, "dtype": "uint16"}
+    with rasterio.open(tmp_path / "s3" / "SCL.tif", "w", **profile) as target:
+        target.write(np.ones((1, 24, 24), np.uint16))
+    report = make(scenes, tmp_path / "a.zarr")
+    assert report.dates == ("2019-05-04",)
+    assert set(report.left_out_scenes) == {"s1", "s2", "s3"}
+    assert "not recognized" in report.left_out_scenes["s1"]
+    assert "no coordinate system" in report.left_out_scenes["s3"]
+
+
+def test_when_everything_fails_it_is_not_the_scenes(tmp_path, monkeypatch):
+    """A network that is gone stops the work, and no scene is given up for it."""
+    scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in range(1, 21)]
+    for path in tmp_path.glob("s*/B05.tif"):
+        path.rename(path.with_suffix(".away"))
+    with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
+        make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=1))
+    for path in tmp_path.glob("s*/B05.away"):
+        path.rename(path.with_suffix(".tif"))
+    report = make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=1))
+    assert len(report.dates) == 20
+    assert report.left_out_scenes == {}
+
+
+def test_what_a_cube_was_made_of_is_in_its_attributes(tmp_path):
+    make([scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0))], tmp_path / "a.zarr", title="farm")
+    cube = open_cube(tmp_path / "a.zarr")
+    record = json.loads(cube.attrs["panoseg"])
+    assert record["title"] == cube.attrs["title"] == "farm"
+    assert record["scenes"] == {"2019-05-01": ["a"]}
+    assert cube["clear"].values.tolist() == [1.0]
+    assert shapely.area(cube.odc.geobox.extent.geom) == 480 * 480
