@@ -117,7 +117,7 @@ class UserAnswer(BaseModel):
     sign_in: bool
 
 
-_ERRORS: dict[int | str, dict[str, Any]] = {
+ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
         400: "the request cannot be read",
@@ -157,7 +157,7 @@ JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 Token = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{32}$")]
 Name = Annotated[str, Path(max_length=300)]
 
-router = APIRouter(prefix="/api", responses=_ERRORS)
+router = APIRouter(prefix="/api", responses=ERRORS)
 
 
 @router.get("/me", tags=["user"])

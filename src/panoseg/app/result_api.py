@@ -5,16 +5,15 @@ Each address begins with a job of the user (/api/jobs/ID) or a shared link (/api
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from panoseg.app.api import ERRORS, current_user
 from panoseg.app.corrections import Corrections, change_crop, merge_parcels, read_corrections, split_parcel, undo, version_of
 from panoseg.app.layers import read_layers
 from panoseg.app.official import differences, has_official, official_at
@@ -26,11 +25,11 @@ from panoseg.app.tile_cache import TileCache
 from panoseg.app.tiles import Kind, TileRequest, etag
 from panoseg.app.training_data import TrainingOptions, training_data
 
-UserOf = Callable[[Request], str]
 Scope = Literal["jobs", "shared"]
 _HOUR = 3600
 _Longitude = Annotated[float, Query(ge=-180, le=180)]
 _Latitude = Annotated[float, Query(ge=-90, le=90)]
+_Key = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{32}$", description="id of a job, or token of a link")]
 _Parcel = Annotated[str, Field(pattern=r"^c?[0-9]{1,10}$")]
 
 
@@ -96,111 +95,109 @@ def describe_result(result: ResultMap) -> dict[str, Any]:
     }
 
 
-def result_router(service: Service, user_of: UserOf) -> APIRouter:
-    """The addresses of results. user_of: who asks; raises ``NotSignedInError``, which shared links do not need."""
-    router = APIRouter(prefix="/api", tags=["results"])
-
-    def of_scope(request: Request, scope: Scope, key: str) -> Path:
-        if scope == "shared":
-            return service.settings.jobs_folder / service.shared(key).id
-        return service.folder(user_of(request), key)
-
-    def opened(folder: Annotated[Path, Depends(of_scope)]) -> ResultMap:
-        return open_result(folder)
-
-    def of_owner(request: Request, key: str) -> ResultMap:
-        return open_result(service.folder(user_of(request), key))
-
-    _add_tiles(router, opened)
-    _add_parcels(router, opened)
-    _add_corrections(router, opened, of_owner)
-    return router
+def _of_scope(request: Request, scope: Scope, key: _Key) -> ResultMap:
+    """The map of a job of the user, or of a shared link."""
+    service: Service = request.app.state.service
+    if scope == "shared":
+        return open_result(service.settings.jobs_folder / service.shared(key).id)
+    return open_result(service.folder(current_user(request), key))
 
 
-def _add_tiles(router: APIRouter, opened: Callable[..., ResultMap]) -> None:
-    cache = TileCache()
-
-    @router.get("/{scope}/{key}/tiles/{kind}/{z}/{x}/{y}", response_class=Response)
-    def tile(
-        request: Request,
-        result: Annotated[ResultMap, Depends(opened)],
-        kind: Kind,
-        z: int,
-        x: int,
-        y: int,
-        date: Annotated[str | None, Query(max_length=10)] = None,
-        hidden: Annotated[str, Query(pattern=r"^([0-9]{1,3}(,[0-9]{1,3})*)?$", max_length=2000)] = "",
-        by_confidence: bool = False,
-    ) -> Response:
-        """A tile of Web Mercator, 256 x 256 pixels. hidden: numbers of classes, separated by commas. date: of a picture."""
-        classes = frozenset(int(number) for number in hidden.split(",") if number)
-        wanted = TileRequest(kind, z, x, y, date, classes, by_confidence)
-        tag = etag(result, wanted)
-        headers = {"ETag": f'"{tag}"', "Cache-Control": f"private, max-age={_HOUR}, must-revalidate"}
-        if f'"{tag}"' in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        drawn = cache.get(tag, result, wanted)
-        return Response(drawn.content, media_type=drawn.media_type, headers=headers)
+def _of_owner(request: Request, key: _Key) -> ResultMap:
+    service: Service = request.app.state.service
+    return open_result(service.folder(current_user(request), key))
 
 
-def _add_parcels(router: APIRouter, opened: Callable[..., ResultMap]) -> None:
-    Result = Annotated[ResultMap, Depends(opened)]
+Shown = Annotated[ResultMap, Depends(_of_scope)]
+Own = Annotated[ResultMap, Depends(_of_owner)]
 
-    @router.get("/{scope}/{key}/description")
-    def description(result: Result) -> dict[str, Any]:
-        """Where a map lies, its classes, dates and areas."""
-        return describe_result(result)
-
-    @router.get("/{scope}/{key}/areas")
-    def crop_areas(result: Result) -> list[dict[str, Any]]:
-        """Parcels and hectares by crop, as corrected."""
-        return [asdict(row) for row in areas(result)]
-
-    @router.get("/{scope}/{key}/parcels")
-    def at_place(result: Result, longitude: _Longitude, latitude: _Latitude) -> dict[str, Any]:
-        """The parcel, and the official parcel, at a place in degrees; null where there is none."""
-        found = parcel_at(result, longitude, latitude)
-        official = official_at(result, longitude, latitude) if has_official(result.folder) else None
-        return {"parcel": found and asdict(found), "official": official and asdict(official)}
-
-    @router.get("/{scope}/{key}/parcels/{parcel}")
-    def one(result: Result, parcel: _Parcel) -> dict[str, Any]:
-        """A parcel: crop, area, confidence, shares of classes, outline."""
-        return asdict(parcel_of(result, parcel))
-
-    @router.get("/{scope}/{key}/parcels/{parcel}/ndvi")
-    def ndvi(result: Result, parcel: _Parcel) -> dict[str, Any]:
-        """The NDVI of a parcel on each date of the season."""
-        return asdict(curve_of(result.folder, outline_of(result, parcel)))
-
-    @router.get("/{scope}/{key}/differences")
-    def compared(result: Result) -> dict[str, Any]:
-        """How official parcels and those of the map differ."""
-        return asdict(differences(result))
+router = APIRouter(prefix="/api", tags=["maps"], responses=ERRORS)
+_CACHE = TileCache()
 
 
-def _add_corrections(router: APIRouter, opened: Callable[..., ResultMap], of_owner: Callable[..., ResultMap]) -> None:
-    Own = Annotated[ResultMap, Depends(of_owner)]
+@router.get("/{scope}/{key}/tiles/{kind}/{z}/{x}/{y}", response_class=Response)
+def tile(
+    request: Request,
+    result: Shown,
+    kind: Kind,
+    z: int,
+    x: int,
+    y: int,
+    date: Annotated[str | None, Query(max_length=10)] = None,
+    hidden: Annotated[str, Query(pattern=r"^([0-9]{1,3}(,[0-9]{1,3})*)?$", max_length=2000)] = "",
+    by_confidence: bool = False,
+) -> Response:
+    """A tile of Web Mercator, 256 x 256 pixels. hidden: numbers of classes, separated by commas. date: of a picture."""
+    classes = frozenset(int(number) for number in hidden.split(",") if number)
+    wanted = TileRequest(kind, z, x, y, date, classes, by_confidence)
+    tag = etag(result, wanted)
+    headers = {"ETag": f'"{tag}"', "Cache-Control": f"private, max-age={_HOUR}, must-revalidate"}
+    if f'"{tag}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    drawn = _CACHE.get(tag, result, wanted)
+    return Response(drawn.content, media_type=drawn.media_type, headers=headers)
 
-    @router.get("/{scope}/{key}/corrections")
-    def corrections(result: Annotated[ResultMap, Depends(opened)]) -> dict[str, Any]:
-        """What was corrected."""
-        return corrections_json(result, read_corrections(result.folder))
 
-    @router.post("/jobs/{key}/corrections")
-    def add(result: Own, change: Change) -> dict[str, Any]:
-        """Correct a parcel: another crop, a split, a merge."""
-        return corrections_json(result, correct(result, change))
+@router.get("/{scope}/{key}/description")
+def description(result: Shown) -> dict[str, Any]:
+    """Where a map lies, its classes, dates and areas."""
+    return describe_result(result)
 
-    @router.delete("/jobs/{key}/corrections/last")
-    def take_back(result: Own) -> dict[str, Any]:
-        """Undo the latest correction."""
-        return corrections_json(result, undo(result.folder))
 
-    @router.get("/jobs/{key}/training", response_class=FileResponse)
-    async def training(
-        result: Own, everything: bool = False, size: Annotated[int, Query(ge=16, le=256, multiple_of=16)] = 64
-    ) -> FileResponse:
-        """The corrected map as training data: a register and patches in PASTIS's layout, zipped."""
-        path = await run_in_threadpool(training_data, result, TrainingOptions(everything, size))
-        return FileResponse(path, filename="training.zip", media_type="application/zip")
+@router.get("/{scope}/{key}/areas")
+def crop_areas(result: Shown) -> list[dict[str, Any]]:
+    """Parcels and hectares by crop, as corrected."""
+    return [asdict(row) for row in areas(result)]
+
+
+@router.get("/{scope}/{key}/parcels")
+def at_place(result: Shown, longitude: _Longitude, latitude: _Latitude) -> dict[str, Any]:
+    """The parcel, and the official parcel, at a place in degrees; null where there is none."""
+    found = parcel_at(result, longitude, latitude)
+    official = official_at(result, longitude, latitude) if has_official(result.folder) else None
+    return {"parcel": found and asdict(found), "official": official and asdict(official)}
+
+
+@router.get("/{scope}/{key}/parcels/{parcel}")
+def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
+    """A parcel: crop, area, confidence, shares of classes, outline."""
+    return asdict(parcel_of(result, parcel))
+
+
+@router.get("/{scope}/{key}/parcels/{parcel}/ndvi")
+def ndvi(result: Shown, parcel: _Parcel) -> dict[str, Any]:
+    """The NDVI of a parcel on each date of the season."""
+    return asdict(curve_of(result.folder, outline_of(result, parcel)))
+
+
+@router.get("/{scope}/{key}/differences")
+def compared(result: Shown) -> dict[str, Any]:
+    """How official parcels and those of the map differ."""
+    return asdict(differences(result))
+
+
+@router.get("/{scope}/{key}/corrections")
+def corrections(result: Shown) -> dict[str, Any]:
+    """What was corrected."""
+    return corrections_json(result, read_corrections(result.folder))
+
+
+@router.post("/jobs/{key}/corrections")
+def add(result: Own, change: Change) -> dict[str, Any]:
+    """Correct a parcel: another crop, a split, a merge."""
+    return corrections_json(result, correct(result, change))
+
+
+@router.delete("/jobs/{key}/corrections/last")
+def take_back(result: Own) -> dict[str, Any]:
+    """Undo the latest correction."""
+    return corrections_json(result, undo(result.folder))
+
+
+@router.get("/jobs/{key}/training", response_class=FileResponse)
+async def training(
+    result: Own, everything: bool = False, size: Annotated[int, Query(ge=16, le=256, multiple_of=16)] = 64
+) -> FileResponse:
+    """The corrected map as training data: a register and patches in PASTIS's layout, zipped."""
+    path = await run_in_threadpool(training_data, result, TrainingOptions(everything, size))
+    return FileResponse(path, filename="training.zip", media_type="application/zip")

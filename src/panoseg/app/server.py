@@ -21,12 +21,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 import panoseg
-from panoseg.app.api import current_user, router
+from panoseg.app.api import current_user, router, token_of
 from panoseg.app.api_page import api_page
 from panoseg.app.confined import prepare
 from panoseg.app.egress import guard_process
 from panoseg.app.logs import set_up_logging
 from panoseg.app.metrics import metrics_text
+from panoseg.app.result_api import router as result_router
 from panoseg.app.security import Guard
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, is_loopback
@@ -55,10 +56,21 @@ def build_app(service: Service, users: Users) -> FastAPI:
     )
     app.state.service, app.state.users = service, users
     app.include_router(router)
+    app.include_router(result_router)
     _add_operation(app)
     _add_errors(app)
     app.add_middleware(Guard, settings=service.settings)
     return app
+
+
+def add_all_pages(app: FastAPI) -> None:
+    """Put the pages beside the API; once in a process, for their library knows one application alone."""
+    from nicegui import ui
+
+    from panoseg.app.pages import add_pages
+
+    add_pages(app.state.service, lambda request: app.state.users.user_of(token_of(request)))
+    ui.run_with(app, title="panoseg", language="en-US", reconnect_timeout=30.0, show_welcome_message=False)
 
 
 def _add_operation(app: FastAPI) -> None:
@@ -193,8 +205,10 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
     listener = _listen(settings)
     stop = threading.Event()
     supervisor = Supervisor(settings)
+    app = build_app(service, users)
+    add_all_pages(app)
     config = uvicorn.Config(
-        build_app(service, users),
+        app,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,0 +1,73 @@
+"""What can be taken along from a result, and the link by which it is shared."""
+
+from __future__ import annotations
+
+from nicegui import ui
+
+from panoseg.app.jobs import JobView
+from panoseg.app.pages.frame import Visit, heading, in_thread, size, told
+from panoseg.app.pages.shown import Shown
+from panoseg.app.service import ResultFile
+
+_NAMES = {
+    "map/parcels.parquet": "Parcels, GeoParquet",
+    "map/parcels.gpkg": "Parcels, GeoPackage",
+    "map/parcels.pmtiles": "Parcels, PMTiles for web maps",
+    "map/classes.tif": "Crops, GeoTIFF",
+    "map/segments.tif": "Parcel numbers, GeoTIFF",
+    "map/confidence.tif": "Confidence, GeoTIFF",
+    "map/areas.csv": "Areas by crop, CSV",
+    "map/report.html": "Report, HTML",
+    "map/map.json": "How it was made, JSON",
+    "map/item.json": "STAC item, JSON",
+    "refined/parcels.parquet": "Crops of official parcels, GeoParquet",
+    "refined/official.gpkg": "Official parcels with differences, GeoPackage",
+    "refined/classes.tif": "Crops of official parcels, GeoTIFF",
+    "photo/overlay/photograph.jpg": "Overlay, JPEG",
+    "photo/panoptic/photograph.png": "Segments, COCO panoptic PNG",
+    "photo/panoptic.json": "Segments, COCO panoptic JSON",
+    "photo/segments.csv": "Table of segments, CSV",
+    "photo/image.jpg": "The photograph, JPEG",
+}
+_LEFT_OUT = ("refined/source.json", "refined/invented.json")
+
+
+def take_along(shown: Shown) -> None:
+    """The buttons for downloads and, for the owner, the link."""
+    service, visit = shown.service, shown.visit
+    token = shown.address.rsplit("/", 1)[-1]
+    files = service.files(visit.user, shown.job.id) if visit else service.shared_files(token)
+    download_button(files, shown.address)
+    if visit:
+        ui.button("Share", on_click=told(lambda: share(visit, shown.job))).props("outline")
+
+
+def download_button(files: list[ResultFile], address: str) -> None:
+    """A menu of the files of a result. address: where its API is."""
+    with ui.dropdown_button("Take along", auto_close=True).props("unelevated no-caps"):
+        for file in files:
+            if file.path not in _LEFT_OUT:
+                text = f"{_NAMES.get(file.path, file.path)} ({size(file.bytes)})"
+                ui.item(text, on_click=lambda path=file.path: ui.download.from_url(f"{address}/files/{path}"))
+
+
+async def share(visit: Visit, job: JobView) -> None:
+    """Show the link to a result, which whoever has it may open; it can be ended."""
+    token = await in_thread(visit.service.share, visit.user, job.id)
+    with ui.dialog(value=True) as dialog, ui.card().classes("stack").style("min-width: min(520px, 90vw)"):
+        heading("Share by a link")
+        ui.label("Whoever has it sees the result and may download it; nobody can change it.").classes("quiet")
+        link = ui.input("Link", value=f"/shared/{token}").props("outlined dense readonly").classes("w-full share-link")
+        origin = await ui.run_javascript("location.origin")
+        link.set_value(f"{origin}/shared/{token}")
+
+        @told
+        async def end() -> None:
+            await in_thread(visit.service.unshare, visit.user, job.id)
+            dialog.close()
+            ui.notify("The link leads nowhere now.")
+
+        with ui.element("div").classes("line"):
+            ui.button("Copy", on_click=lambda: ui.clipboard.write(link.value)).props("unelevated")
+            ui.button("Stop sharing", on_click=end).props("flat color=negative")
+            ui.button("Close", on_click=dialog.close).props("flat")

@@ -1,0 +1,144 @@
+"""What all pages share: the frame around them, who looks at them, and how refusals and uploads are told."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from html import escape
+from typing import Any, ParamSpec
+from urllib.parse import quote
+
+from nicegui import run, ui
+from starlette.requests import Request
+from starlette.responses import RedirectResponse
+
+from panoseg.app.service import Service
+from panoseg.app.theme import GREEN, RED, head
+from panoseg.errors import NotSignedInError, PanosegError
+
+P = ParamSpec("P")
+UserOf = Callable[[Request], str]
+_LINKS = (("/", "New map"), ("/jobs", "Results"), ("/photo", "Photograph"))
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Somebody who looks at a page, and the service behind it."""
+
+    service: Service
+    user: str
+
+
+@contextmanager
+def frame(title: str, here: str | None, user: str | None = None) -> Iterator[None]:
+    """The frame around a page. here: address of the entry of the menu that it belongs to, None for a shared result."""
+    ui.page_title(f"{title} · panoseg")
+    ui.colors(primary=GREEN, negative=RED, positive=GREEN, accent=GREEN)
+    ui.add_head_html(head())
+    ui.html('<a class="skip" href="#main">Skip to the content</a>', sanitize=False)
+    with ui.element("header").classes("bar"):
+        ui.link("panoseg", "/").classes("brand")
+        with ui.element("nav").props('aria-label="Pages"'):
+            for address, name in _LINKS if here is not None else ():
+                link = ui.link(name, address)
+                if address == here:
+                    link.props('aria-current="page"')
+        if user is not None and user != "local":
+            ui.label(user).classes("quiet user")
+    with ui.element("main").props('id="main" tabindex="-1"'):
+        yield
+
+
+def visit(service: Service, user_of: UserOf, request: Request) -> Visit | RedirectResponse:
+    """Who looks at a page, or the way to the page where people sign in."""
+    try:
+        return Visit(service, user_of(request))
+    except NotSignedInError:
+        return RedirectResponse(f"/sign-in?to={quote(request.url.path)}", status_code=303)
+
+
+def told(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """A handler whose refusals are told in a sentence."""
+
+    @wraps(handler)
+    async def wrapped(*arguments: P.args, **options: P.kwargs) -> None:
+        try:
+            await handler(*arguments, **options)
+        except PanosegError as error:
+            ui.notify(sentence(error), type="negative", multi_line=True, timeout=8000, close_button="Close")
+
+    return wrapped
+
+
+def sentence(error: PanosegError) -> str:
+    """A refusal for people: what was found, what was expected, what to do."""
+    return f"{error.found[:1].upper()}{error.found[1:]}. Expected {error.expected}: {error.fix}."
+
+
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a function that reads or computes, while the server goes on."""
+    return await run.io_bound(function, *arguments)
+
+
+def empty(title: str, text: str, *, alert: bool = False) -> ui.element:
+    """What stands where there is nothing yet, or nothing that can be shown; gives the element, to add what to do."""
+    with ui.element("div").classes("empty").props('role="alert"' if alert else "") as box:
+        ui.html(f"<h2>{escape(title)}</h2>", sanitize=False)
+        ui.html(f"<p>{escape(text)}</p>", sanitize=False)
+    return box
+
+
+def heading(text: str, level: int = 2) -> ui.html:
+    """A heading that screen readers know for one."""
+    return ui.html(f"<h{level}>{escape(text)}</h{level}>", sanitize=False)
+
+
+def drop(text: str, accept: str, done: Callable[[dict[str, Any]], Awaitable[None]], *, large: bool = False) -> ui.element:
+    """A place to drop a file, or choose one by keyboard; done: called with the upload as the API describes it.
+
+    Refusals are told beside it.
+    """
+    wrong = ui.label().classes("wrong").props('role="alert"')
+    event = f"uploaded-{wrong.id}"
+    with ui.element("div") as box:
+        ui.html(
+            f'<label class="drop{" large" if large else ""}"><span>{escape(text)}</span><progress max="1" value="0"></progress>'
+            f'<input type="file" accept="{escape(accept)}" aria-label="{escape(text)}"'
+            f" onchange=\"panoseg.upload(this, '{event}')\"></label>",
+            sanitize=False,
+        )
+
+    async def answered(answer: Any) -> None:
+        given = answer.args if isinstance(answer.args, dict) else {}
+        wrong.set_text(given.get("error", ""))
+        if "error" not in given:
+            await done(given)
+
+    ui.on(event, told(answered))
+    return box
+
+
+def hectares(value: float) -> str:
+    """An area for people."""
+    return f"{value:,.0f} ha" if value >= 100 else f"{value:.1f} ha" if value >= 10 else f"{value:.2f} ha"
+
+
+def duration(seconds: float) -> str:
+    """A time for people, as much of it as matters."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def size(count: int) -> str:
+    """A number of bytes for people."""
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"

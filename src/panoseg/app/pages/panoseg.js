@@ -1,0 +1,111 @@
+// What the pages cannot say in Python: uploads with progress, a grid of degrees, names under the mouse on a photograph.
+"use strict";
+window.panoseg = {
+  // A file goes to the API as the body of a request; the page hears of it as an event.
+  upload(input, name) {
+    const file = input.files[0];
+    if (file) panoseg.send(file, input.closest(".drop"), name);
+    input.value = "";
+  },
+  send(file, box, name) {
+    const request = new XMLHttpRequest();
+    const bar = box.querySelector("progress");
+    request.open("POST", "/api/uploads?name=" + encodeURIComponent(file.name.slice(-100)));
+    request.upload.onprogress = (event) => (bar.value = event.lengthComputable ? event.loaded / event.total : 0);
+    request.onloadend = () => {
+      box.classList.remove("busy");
+      let answer = {};
+      try { answer = JSON.parse(request.responseText); } catch { answer = { error: "the server does not answer; try again" }; }
+      emitEvent(name, answer);
+    };
+    box.classList.add("busy");
+    request.send(file);
+  },
+  // Lines of longitude and latitude, so that a map without a background has places.
+  graticule(map) {
+    const steps = [45, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
+    const Grid = L.GridLayer.extend({
+      createTile(at) {
+        const tile = L.DomUtil.create("canvas", "leaflet-tile");
+        const size = this.getTileSize();
+        tile.width = size.x; tile.height = size.y;
+        const pen = tile.getContext("2d");
+        const corner = at.scaleBy(size);
+        const [a, b] = [map.unproject(corner, at.z), map.unproject(corner.add(size), at.z)];
+        const step = steps.find((s) => s <= (b.lng - a.lng) / 1.5) || steps.at(-1);
+        const digits = Math.max(0, Math.ceil(-Math.log10(step)));
+        pen.strokeStyle = "#c3cac4"; pen.fillStyle = "#55615a"; pen.font = "11px system-ui, sans-serif";
+        pen.beginPath();
+        for (let lng = Math.ceil(a.lng / step) * step; lng < b.lng; lng += step) {
+          const x = Math.round(map.project([a.lat, lng], at.z).x - corner.x) + 0.5;
+          pen.moveTo(x, 0); pen.lineTo(x, size.y);
+          if (x < size.x - 55) pen.fillText(lng.toFixed(digits) + "°", x + 4, 12);
+        }
+        for (let lat = Math.ceil(b.lat / step) * step; lat < a.lat; lat += step) {
+          const y = Math.round(map.project([lat, a.lng], at.z).y - corner.y) + 0.5;
+          pen.moveTo(0, y); pen.lineTo(size.x, y);
+          if (y > 30) pen.fillText(lat.toFixed(digits) + "°", 4, y - 4);
+        }
+        pen.stroke();
+        return tile;
+      },
+    });
+    new Grid({ zIndex: 0 }).addTo(map);
+    L.control.scale({ imperial: false }).addTo(map);
+  },
+  drawLine(map) { panoseg.pen = new L.Draw.Polyline(map, { shapeOptions: { color: "#1b2620", weight: 3 } }); panoseg.pen.enable(); },
+  stopDrawing() { if (panoseg.pen) panoseg.pen.disable(); },
+  // Segments of a photograph: COCO's panoptic PNG holds each pixel's segment as red + 256 green + 65536 blue.
+  photo(box) {
+    const names = new Map(JSON.parse(box.dataset.segments).map((row) => [row.id, row]));
+    const [canvas, label] = [box.querySelector("canvas"), box.querySelector("output")];
+    const ids = new Image();
+    ids.onload = () => {
+      canvas.width = ids.naturalWidth; canvas.height = ids.naturalHeight;
+      const hidden = document.createElement("canvas");
+      hidden.width = canvas.width; hidden.height = canvas.height;
+      const reader = hidden.getContext("2d", { willReadFrequently: true });
+      reader.drawImage(ids, 0, 0);
+      const data = reader.getImageData(0, 0, canvas.width, canvas.height).data;
+      const idAt = (x, y) => { const p = 4 * (y * canvas.width + x); return data[p] + 256 * data[p + 1] + 65536 * data[p + 2]; };
+      const pen = canvas.getContext("2d");
+      let shown = 0;
+      const show = (id) => {
+        if (id === shown) return;
+        shown = id;
+        pen.clearRect(0, 0, canvas.width, canvas.height);
+        if (!names.has(id)) return;
+        const mask = pen.createImageData(canvas.width, canvas.height);
+        for (let p = 0; p < data.length; p += 4) {
+          const same = data[p] + 256 * data[p + 1] + 65536 * data[p + 2] === id;
+          mask.data[p + 3] = same ? 0 : 130;
+        }
+        pen.putImageData(mask, 0, 0);
+      };
+      panoseg.showSegment = show;
+      box.onmousemove = (event) => {
+        const frame = canvas.getBoundingClientRect();
+        const x = Math.floor(((event.clientX - frame.left) / frame.width) * canvas.width);
+        const y = Math.floor(((event.clientY - frame.top) / frame.height) * canvas.height);
+        if (x < 0 || y < 0 || x >= canvas.width || y >= canvas.height) return;
+        const id = idAt(x, y);
+        show(id);
+        const row = names.get(id);
+        label.style.display = row ? "block" : "none";
+        if (!row) return;
+        label.textContent = `${row.class} · ${Math.round(100 * row.score)} %`;
+        label.style.left = Math.min(event.clientX - frame.left, frame.width - 180) + "px";
+        label.style.top = event.clientY - frame.top + "px";
+      };
+      box.onmouseleave = () => { show(0); label.style.display = "none"; };
+      box.dataset.ready = "yes";
+    };
+    ids.src = box.dataset.ids;
+  },
+};
+for (const type of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(type, (event) => {
+    const box = event.target.closest && event.target.closest(".drop");
+    if (box) box.classList.toggle("over", type === "dragover");
+  });
+}

@@ -1,0 +1,111 @@
+"""What is told of the parcel that was clicked: its crop, area, confidence, shares, and its NDVI over the season."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from html import escape
+from typing import Any
+
+from nicegui import ui
+
+from panoseg.app.pages.frame import empty, heading, hectares, in_thread, told
+from panoseg.app.parcels import NdviCurve, ParcelView, curve_of, outline_of, parcel_of
+from panoseg.app.result_map import ResultMap
+from panoseg.errors import NotFoundError
+
+_LINE, _CLOUDY, _BAND = "#1c6b45", "#8b958f", "rgba(28,107,69,0.16)"
+
+
+class ParcelPanel:
+    """Shows one parcel. select: called with the one that was asked for by its number."""
+
+    def __init__(self, result: ResultMap, select: Callable[..., Awaitable[None]]) -> None:
+        self.result, self._select = result, select
+        self.view: ParcelView | None = None
+
+    def build(self) -> None:
+        """The panel."""
+        with ui.element("div").classes("stack"):
+            with ui.element("div").props('aria-live="polite"') as self.box:
+                empty("No parcel chosen", "Click a parcel on the map, or type its number.")
+            ui.input("Number of a parcel").props("outlined dense").on("change", told(self._asked))
+
+    async def _asked(self, event: Any) -> None:
+        number = str(event.sender.value or "").strip()
+        if number:
+            await self._select(await in_thread(parcel_of, self.result, number), go=True)
+
+    async def show(self, view: ParcelView | None) -> None:
+        """Show a parcel; its curve follows when it is there."""
+        self.view = view
+        self.box.clear()
+        with self.box:
+            if view is None:
+                empty("No parcel here", "Between parcels are towns, woods, water and roads. Click a coloured place.")
+                return
+            _facts(view, self.result)
+            chart = ui.element("div").classes("w-full")
+            with chart:
+                ui.skeleton(height="190px").classes("w-full")
+        try:
+            curve = await in_thread(lambda: curve_of(self.result.folder, outline_of(self.result, view.id)))
+        except NotFoundError:
+            return  # it was corrected meanwhile
+        if self.view is view and not chart.is_deleted:
+            chart.clear()
+            with chart:
+                _chart(curve)
+
+
+def _facts(view: ParcelView, result: ResultMap) -> None:
+    with ui.element("div").classes("stack"):
+        with ui.element("div").classes("line"):
+            ui.element("span").classes("swatch").style(f"background: {view.colour}")
+            heading(view.crop)
+            ui.label(f"parcel {view.id}" + (", corrected" if view.corrected else "")).classes("quiet")
+        sure = "a person said so" if view.confidence is None else f"{view.confidence:.0%}"
+        cells = f"<div><dt>Area</dt><dd>{hectares(view.area_ha)}</dd></div><div><dt>Confidence</dt><dd>{sure}</dd></div>"
+        ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
+        colours = {entry.name: entry.colour for entry in result.classes.classes}
+        rows = "".join(
+            f'<tr><td><span class="swatch" style="background:{colours[name]};vertical-align:-2px"></span> {escape(name)}</td>'
+            f"<td class=number>{share:.1%}</td></tr>"
+            for name, share in view.shares
+        )
+        ui.html(
+            f'<table class="plain"><tr><th>Pixels inside its outline</th><th class=number>Share</th></tr>{rows}</table>',
+            sanitize=False,
+        )
+
+
+def _chart(curve: NdviCurve) -> None:
+    """NDVI with the quartiles of the pixels; dates in cloud are grey and not on the line."""
+    clear = [
+        [day, value]
+        for day, value, cloudy in zip(curve.dates, curve.mean, curve.cloudy, strict=True)
+        if value is not None and not cloudy
+    ]
+    grey = [
+        [day, value]
+        for day, value, cloudy in zip(curve.dates, curve.mean, curve.cloudy, strict=True)
+        if value is not None and cloudy
+    ]
+    seen = {day for day, _ in clear}
+    band = [(day, low, high) for day, low, high in zip(curve.dates, curve.low, curve.high, strict=True) if day in seen]
+    area = {"type": "line", "stack": "band", "symbol": "none", "lineStyle": {"opacity": 0}, "silent": True}
+    low_line = area | {"data": [[day, low] for day, low, _ in band]}
+    high_line = area | {"data": [[day, round(high - low, 4)] for day, low, high in band], "areaStyle": {"color": _BAND}}
+    line = {"type": "line", "name": "clear", "data": clear, "symbolSize": 6, "color": _LINE, "lineStyle": {"width": 2}}
+    dots = {"type": "scatter", "name": "in cloud", "data": grey, "symbolSize": 7, "symbol": "triangle", "color": _CLOUDY}
+    options = {
+        "animation": False,
+        "grid": {"left": 36, "right": 10, "top": 30, "bottom": 26},
+        "legend": {"top": 0, "data": ["clear", "in cloud"], "textStyle": {"color": "#1b2620"}},
+        "tooltip": {"trigger": "item"},
+        "xAxis": {"type": "time", "axisLabel": {"color": "#55615a", "hideOverlap": True}},
+        "yAxis": {"type": "value", "min": -0.2, "max": 1, "axisLabel": {"color": "#55615a"}, "name": "NDVI"},
+        "series": [low_line, high_line, line, dots],
+    }
+    label = f"NDVI on {len(clear)} clear dates; {len(grey)} dates in cloud"
+    ui.echart(options).style("height: 220px; width: 100%").props(f'role="img" aria-label="{label}"')
+    ui.label(f"{label}. The band holds the middle half of its pixels.").classes("quiet")

@@ -1,0 +1,123 @@
+"""The page on which a photograph is given, and the one that shows what is on it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from nicegui import ui
+
+from panoseg.app.jobs import JobView
+from panoseg.app.pages.downloads import download_button, share
+from panoseg.app.pages.frame import Visit, drop, empty, frame, heading, in_thread, told
+from panoseg.app.pages.job import ask_delete, not_there
+from panoseg.app.service import ResultFile
+from panoseg.app.stages import PHOTO
+from panoseg.errors import NotFoundError, PanosegError
+
+_MOST_ROWS = 200
+
+
+class GivePage:
+    """A photograph and the network that looks at it."""
+
+    def __init__(self, visit: Visit, names: list[str]) -> None:
+        self.visit, self.weights = visit, names[0]
+        self.names = names
+
+    def build(self) -> None:
+        """The page."""
+        heading("What is on a photograph?", 1)
+        ui.label("Every pixel gets a class, every object an outline of its own.").classes("quiet")
+        if len(self.names) > 1:
+            ui.select(self.names, label="Network").bind_value(self, "weights").props("outlined dense")
+        drop("Drop a photograph here, or choose one: JPEG, PNG, WebP, TIFF", "image/*", self._given, large=True)
+
+    async def _given(self, upload: dict[str, Any]) -> None:
+        request = {"kind": "photo", "name": upload["name"], "upload": upload["id"], "weights": self.weights}
+        job = await in_thread(self.visit.service.submit, self.visit.user, request)
+        ui.navigate.to(f"/jobs/{job.id}")
+
+
+def photo_page(visit: Visit) -> None:
+    """The page on which a photograph is given."""
+    with frame("Photograph", "/photo", visit.user), ui.element("div").classes("page"):
+        names = visit.service.weights("photo")
+        if names:
+            GivePage(visit, names).build()
+        else:
+            text = "This server was started without a network for photographs: panoseg app --photo-weights FOLDER gives it one."
+            empty("No network for photographs", text)
+
+
+def photo_result_page(visit: Visit, id_: str) -> None:
+    """The page of a segmented photograph."""
+    with frame("Photograph", "/photo", visit.user):
+        try:
+            job = visit.service.job(visit.user, id_)
+            files = visit.service.files(visit.user, id_)
+            show_photo(visit.service.folder(visit.user, id_), f"/api/jobs/{id_}", job, files, visit)
+        except PanosegError as error:
+            not_there(error)
+
+
+def show_photo(folder: Path, address: str, job: JobView, files: list[ResultFile], visit: Visit | None = None) -> None:
+    """A photograph under its segments, with their names. Raises ``NotFoundError`` where it is not done."""
+    rows = read_segments(folder)
+    with ui.element("div").classes("page").style("max-width: 1180px"):
+        with ui.element("div").classes("line spread"):
+            heading(job.name, 1)
+            with ui.element("div").classes("line"):
+                download_button(files, address)
+                if visit:
+                    ui.button("Share", on_click=told(lambda: share(visit, job))).props("outline")
+                    ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props("flat color=negative")
+        seen = ui.switch("Colours", value=True).props('aria-label="Show the segments in colour"')
+        data = escape(json.dumps([{"id": row["id"], "class": row["class"], "score": row["score"]} for row in rows]))
+        place = f"{address}/files/{PHOTO}"
+        with ui.element("div"):
+            ui.html(
+                f'<div class="photo" data-ids="{place}/panoptic/photograph.png" data-segments="{data}">'
+                f'<img src="{place}/image.jpg" alt="{escape(job.name)}">'
+                f'<img class="over" src="{place}/overlay/photograph.jpg" alt=""><canvas></canvas><output></output></div>',
+                sanitize=False,
+            )
+        ui.timer(0.1, lambda: ui.run_javascript("panoseg.photo(document.querySelector('.photo'))"), once=True)
+        shade = "document.querySelector('.photo img.over').style.visibility"
+        seen.on_value_change(lambda event: ui.run_javascript(f"{shade} = '{'visible' if event.value else 'hidden'}'"))
+        _table(rows)
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        empty("Nothing was found", "Try a larger photograph, or one with things that the network knows.")
+        return
+    body = "".join(
+        f'<tr><td><button onclick="panoseg.showSegment({row["id"]})" onfocus="panoseg.showSegment({row["id"]})">'
+        f"{escape(row['class'])}</button></td><td>{'object' if row['kind'] == 'thing' else 'area'}</td>"
+        f"<td class=number>{row['score']:.0%}</td><td class=number>{row['area']:,}</td></tr>"
+        for row in rows[:_MOST_ROWS]
+    )
+    head = "<tr><th>Name</th><th>Kind</th><th class=number>Score</th><th class=number>Pixels</th></tr>"
+    ui.html(f'<div class="card segment-list"><table class="plain">{head}{body}</table></div>', sanitize=False)
+    if len(rows) > _MOST_ROWS:
+        ui.label(f"The largest {_MOST_ROWS} of {len(rows):,}; the table of segments has all.").classes("quiet")
+
+
+def read_segments(folder: Path) -> list[dict[str, Any]]:
+    """The segments of a photograph, the largest first: id, class, kind, score 0..1, area in pixels.
+
+    Raises ``NotFoundError``.
+    """
+    try:
+        with (folder / PHOTO / "segments.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise NotFoundError("no photograph of this job", "one that is done", "wait until it is done") from error
+    return [
+        {"id": int(r["id"]), "class": r["class"], "kind": r["kind"], "score": float(r["score"] or 0), "area": int(r["area"])}
+        for r in rows
+    ]

@@ -1,0 +1,35 @@
+"""The page where people sign in with their token."""
+
+from __future__ import annotations
+
+import json
+
+from nicegui import ui
+
+from panoseg.app.pages.frame import frame, heading
+
+_SEND = """
+const answer = await fetch("/api/sign-in", {{method: "POST", headers: {{"Content-Type": "application/json"}}, body: {body}}});
+return answer.ok ? "" : (await answer.json()).error || "the server does not answer";
+"""
+
+
+def sign_in_page(to: str) -> None:
+    """A field for the token. to: the path of a page of ours to go to afterwards."""
+    with frame("Sign in", None), ui.element("div").classes("page").style("max-width: 420px"):
+        heading("Sign in", 1)
+        ui.label("Whoever runs this server gives you a token.").classes("quiet")
+        token = ui.input("Token", password=True).props('outlined autofocus autocomplete="current-password"')
+        wrong = ui.label().classes("wrong").props('role="alert"')
+
+        async def send() -> None:
+            body = json.dumps(json.dumps({"token": token.value})).replace("</", "<\\/")
+            error = await ui.run_javascript(_SEND.format(body=body), timeout=10)
+            if error:
+                wrong.set_text(error)
+            else:
+                # Only a path of this server: whoever wrote the link must not send people elsewhere.
+                ui.navigate.to(to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/")
+
+        token.on("keydown.enter", send)
+        ui.button("Sign in", on_click=send).props("unelevated")

@@ -1,0 +1,254 @@
+"""The page on which a map begins: a place, a season, and what it would cost before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import date
+from html import escape
+from typing import Any
+
+from nicegui import background_tasks, ui
+
+from panoseg.app.pages.frame import Visit, drop, duration, frame, heading, in_thread, sentence, size, told
+from panoseg.app.pages.place import PlaceMap, outline_from_text
+from panoseg.app.service import Estimate
+from panoseg.errors import PanosegError
+
+_CATALOGUES = {
+    "earth-search": "Earth Search (AWS, free)",
+    "planetary-computer": "Planetary Computer (Microsoft, free)",
+    "copernicus": "Copernicus Data Space (EU)",
+}
+_KINDS = {"sample": "Sample place", "catalogue": "My own place", "cube": "My own images"}
+_SIZES = {128: "1.3 km", 256: "2.6 km", 512: "5.1 km"}
+_PAUSE_S = 0.5
+_FIRST_YEAR = 2016  # the first with Sentinel-2 from September on
+
+
+class StartPage:
+    """What is chosen so far, and the elements that show it."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
+        self.kind, self.size, self.landscape, self.year = "sample", 256, 0, date.today().year - 1
+        self.catalogue = visit.service.settings.catalog
+        self.weights = visit.service.weights("map")[0]
+        self.name, self.register_url = "", ""
+        self.outline: dict[str, Any] | None = None
+        self.outline_upload: dict[str, Any] | None = None
+        self.cube: dict[str, Any] | None = None
+        self.register: dict[str, Any] | None = None
+        self._asked = 0
+
+    def build(self) -> None:
+        """The page."""
+        with ui.element("div").classes("split form"):
+            with ui.element("aside").props('aria-label="Choices"'):
+                heading("Which crops grow where?", 1)
+                ui.label("Choose a place and a season; the map of its parcels follows.").classes("quiet")
+                ui.toggle(_KINDS, on_change=self._kind_chosen).bind_value(self, "kind").props(
+                    'unelevated no-caps spread toggle-color="primary" color="grey-3" text-color="grey-9" aria-label="Place"'
+                )
+                with ui.element("div").classes("stack"):
+                    self._place()
+                self._more()
+                with ui.element("div").classes("card stack").props('aria-live="polite"') as self.card:
+                    pass
+                self.button = ui.button("Start", on_click=told(self._start)).props("unelevated size=lg")
+            with ui.element("section"):
+                self.map = PlaceMap(self.visit.service.settings.background, self._drawn)
+                self.note = ui.label("").classes("map-note")
+        self._show_kind()
+        self.changed()
+
+    @ui.refreshable_method
+    def _place(self) -> None:
+        if self.kind == "sample":
+            ui.label("A simulated landscape that no network has seen. Nothing is fetched.").classes("quiet")
+            ui.select(_SIZES, label="Side of the square", on_change=self.changed).bind_value(self, "size").props(
+                "outlined dense"
+            )
+            ui.number("Landscape", min=0, max=9999, step=1, format="%d", on_change=self.changed).bind_value(
+                self, "landscape"
+            ).props("outlined dense")
+        elif self.kind == "catalogue":
+            self._own_place()
+        else:
+            ui.label("A season of Sentinel-2 as NetCDF, or as a zipped Zarr store.").classes("quiet")
+            drop("Drop a season here, or choose a file", ".nc,.zip", self._cube_given)
+            if self.cube:
+                ui.label(f"{self.cube['name']}, {size(self.cube['bytes'])}").classes("quiet")
+
+    def _own_place(self) -> None:
+        ui.label("Draw a polygon on the map, or:").classes("quiet")
+        ui.input("Coordinates", placeholder="51.02, 3.55   or   west, south, east, north").props("outlined dense").on(
+            "change", told(self._typed)
+        )
+        drop("Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML", ".json,.geojson,.gpkg,.zip,.kml", self._given)
+        years = {year: f"Harvest of {year}" for year in range(date.today().year, _FIRST_YEAR - 1, -1)}
+        ui.select(years, label="Season", on_change=self.changed).bind_value(self, "year").props("outlined dense")
+        known = {**_CATALOGUES}
+        known.setdefault(self.visit.service.settings.catalog, self.visit.service.settings.catalog)
+        ui.select(
+            known, label="Catalogue of satellite images", on_change=self.changed, new_value_mode="add-unique", with_input=True
+        ).bind_value(self, "catalogue").props("outlined dense").tooltip("One of these, or the address of a STAC API")
+
+    def _more(self) -> None:
+        with ui.expansion("More choices").classes("w-full").props("dense"), ui.element("div").classes("stack"):
+            ui.input("Name of the map").bind_value(self, "name").props("outlined dense maxlength=100")
+            names = {name: "In the package (simulated seasons)" if name == "package" else name for name in self._weights()}
+            ui.select(names, label="Weights", on_change=self.changed).bind_value(self, "weights").props("outlined dense")
+            ui.label("Official parcels to compare with, if you have them:").classes("quiet")
+            drop("Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)", "", self._register_given)
+            self.register_name = ui.label().classes("quiet")
+            ui.input("or their address (https://...)", on_change=self.changed).bind_value(self, "register_url").props(
+                "outlined dense"
+            )
+
+    def _weights(self) -> list[str]:
+        return self.visit.service.weights("map")
+
+    # -- what happens
+
+    def _kind_chosen(self) -> None:
+        self._place.refresh()
+        self._show_kind()
+        self.changed()
+
+    def _show_kind(self) -> None:
+        texts = {
+            "sample": "The sample place is made by the computer; it lies nowhere.",
+            "cube": "The images say where they lie.",
+        }
+        self.note.set_text(texts.get(self.kind, "Draw your area: the tools are on the left"))
+        self.note.set_visibility(self.kind != "catalogue" or not (self.outline or self.outline_upload))
+
+    async def _drawn(self, outline: dict[str, Any]) -> None:
+        self.outline, self.outline_upload = outline, None
+        self.kind = "catalogue"
+        self._show_kind()
+        self.changed()
+
+    async def _typed(self, event: Any) -> None:
+        text = str(event.sender.value or "")
+        if text.strip():
+            outline = outline_from_text(text)
+            self.map.show(outline)
+            await self._drawn(outline)
+
+    async def _given(self, upload: dict[str, Any]) -> None:
+        self.outline, self.outline_upload = None, upload
+        self.map.show(upload["summary"].get("outline"))
+        self._show_kind()
+        self.changed()
+
+    async def _cube_given(self, upload: dict[str, Any]) -> None:
+        self.cube = upload
+        self._place.refresh()
+        self.changed()
+
+    async def _register_given(self, upload: dict[str, Any]) -> None:
+        self.register = upload
+        self.register_name.set_text(f"{upload['name']}, {size(upload['bytes'])}")
+        self.changed()
+
+    def request(self) -> dict[str, Any] | None:
+        """What is asked for, as the API describes it; None while something is missing."""
+        source = self._source()
+        if source is None:
+            return None
+        register: dict[str, Any] | None = {"url": self.register_url} if self.register_url else None
+        if self.register:
+            register = {"upload": self.register["id"]}
+        name = self.name.strip() or {"sample": f"Sample place {self.landscape}", "cube": (self.cube or {}).get("name")}.get(
+            self.kind, f"Map of {self.year}"
+        )
+        return {"kind": "map", "name": name, "source": source, "weights": self.weights, "register_of": register}
+
+    def _source(self) -> dict[str, Any] | None:
+        if self.kind == "sample":
+            return {"type": "sample", "size": self.size, "seed": int(self.landscape or 0)}
+        if self.kind == "cube":
+            return {"type": "cube", "upload": self.cube["id"]} if self.cube else None
+        if not (self.outline or self.outline_upload):
+            return None
+        place = {"upload": self.outline_upload["id"]} if self.outline_upload else {"outline": self.outline}
+        return {"type": "catalogue", "catalogue": self.catalogue, "year": self.year, **place}
+
+    async def _start(self) -> None:
+        request = self.request()
+        if request is not None:
+            self.button.props("loading")
+            try:
+                job = await in_thread(self.visit.service.submit, self.visit.user, request)
+                ui.navigate.to(f"/jobs/{job.id}")
+            finally:
+                self.button.props(remove="loading")
+
+    # -- what it would cost
+
+    def changed(self, *_: Any) -> None:
+        """Something was chosen: find out what it costs, once nothing else has changed for a moment."""
+        self._asked += 1
+        background_tasks.create(self._estimate(self._asked), name="estimate")
+
+    async def _estimate(self, asked: int) -> None:
+        await asyncio.sleep(_PAUSE_S)
+        if asked != self._asked or self.card.is_deleted:
+            return
+        request = self.request()
+        self._show(_missing(self.kind) if request is None else "Asking which images there are …", ready=False)
+        if request is None:
+            return
+        try:
+            estimate = await in_thread(self.visit.service.estimate, self.visit.user, request)
+        except PanosegError as error:
+            if asked == self._asked:
+                self._show(sentence(error), ready=False, wrong=True)
+            return
+        if asked == self._asked and not self.card.is_deleted:
+            self._show(estimate, ready=True)
+
+    def _show(self, content: Estimate | str, *, ready: bool, wrong: bool = False) -> None:
+        self.button.set_enabled(ready)
+        self.card.clear()
+        with self.card:
+            if isinstance(content, Estimate):
+                show_estimate(content)
+            else:
+                ui.label(content).classes("wrong" if wrong else "quiet").props('role="alert"' if wrong else "")
+
+
+def show_estimate(estimate: Estimate) -> None:
+    """What a map would cost: area, time, download, and each date with its clouds."""
+    clear = sum(scene.cloud_percent <= 50 for scene in estimate.scenes)
+    rows = {
+        "Area": f"{estimate.km2:,.1f} km²" if estimate.km2 else "as in the file",
+        "About": duration(estimate.seconds),
+        "Images": f"{len(estimate.scenes)} dates, {clear} of them mostly clear" if estimate.scenes else "as in the file",
+        "Download": size(estimate.download_bytes) if estimate.download_bytes else "nothing",
+    }
+    cells = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
+    ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
+    if estimate.scenes:
+        bars = "".join(
+            f'<i class="{"cloudy" if scene.cloud_percent > 50 else ""}" style="height:{max(4, 100 - scene.cloud_percent):.0f}%"'
+            f' title="{scene.date}: {scene.cloud_percent:.0f} % clouds"></i>'
+            for scene in estimate.scenes
+        )
+        label = f"Clear sky by date, {estimate.scenes[0].date} to {estimate.scenes[-1].date}"
+        ui.html(f'<div class="clouds" role="img" aria-label="{label}">{bars}</div>', sanitize=False)
+        ui.label(f"{label}; grey: mostly cloudy").classes("quiet")
+    for note in estimate.notes:
+        ui.label(note).classes("quiet")
+
+
+def _missing(kind: str) -> str:
+    texts = {"cube": "Choose a file with a season of images.", "catalogue": "Choose an area: draw, type or upload it."}
+    return texts[kind]
+
+
+def start_page(visit: Visit) -> None:
+    """The page."""
+    with frame("New map", "/", visit.user):
+        StartPage(visit).build()
