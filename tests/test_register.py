@@ -593,8 +593,8 @@ def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
     [
         ([], "no season, or two"),
         (["--cube", "a.nc", "--catalog", "earth-search"], "no season, or two"),
-        (["--cube", "a.nc", "--area", "b.geojson"], "with --cube; expected them with --catalog"),
-        (["--cube", "a.nc", "--fetch.max-dates", "3"], "with --cube; expected them with --catalog"),
+        (["--cube", "a.nc", "--area", "b.geojson"], "options alone; expected them with --catalog"),
+        (["--cube", "a.nc", "--fetch.max-dates", "3"], "options alone; expected them with --catalog"),
         (["--catalog", "earth-search"], "--catalog without --season"),
     ],
 )

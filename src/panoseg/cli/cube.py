@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from panoseg.cube.options import CubeOptions
 from panoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from panoseg.cube.build import CubeReport
+
+Days = tuple[date, date]
 
 
 def run(
@@ -26,8 +31,8 @@ def run(
 ) -> None:
     """Make the cube of an area and a season, a Zarr store for panoseg map: from a catalogue, or from downloaded SAFE archives.
 
-    A stopped fetch goes on when the same command runs again, and gives the same bytes. A scene that cannot be read is left out
-    and named. The list of scenes (season.scenes.json) is used again if it is there, so that a run repeats exactly.
+    A stopped run goes on when the same command runs again, to the same bytes. A scene that cannot be read is left out, and
+    named. The list of scenes (season.scenes.json) is used again if it is there, so that a run repeats exactly.
 
     example: panoseg cube --area farm.geojson --season 2024 --out season.zarr
 
@@ -45,29 +50,32 @@ def run(
         yes: Fetch, however much it is.
         options: How the cube is made.
     """
+    days = None if safe is not None and season is first is last is None else _days(season, first, last)
+    given = area, days, out, options
+    report = _from_archives(safe, catalog, *given) if safe else _from_catalogue(catalog, collection, yes, *given)
+    print("\n".join(report.lines()))
+    print(f"{report.path} is ready: panoseg map {report.path} --out map")
+
+
+def _from_catalogue(
+    catalog: str, collection: str | None, yes: bool, area: Path, days: Days | None, out: Path, options: CubeOptions
+) -> CubeReport:
     from panoseg.cube.fetch import Request, fetch_cube
 
-    if safe is not None:
-        if catalog != "earth-search" or collection is not None:
-            raise ConfigError("--safe with --catalog or --collection", "one source of scenes", "leave one of them out")
-        days = None if season is None and first is None and last is None else _days(season, first, last)
-        _from_archives(safe, area, days, out, options)
-        return
-    request = Request(area, *_days(season, first, last), catalog, collection, yes)
-    report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options)
-    print("\n".join(report.lines()))
-    print(f"{report.path} is ready: panoseg map {report.path} --out map")
+    assert days is not None, "a catalogue is asked for days"
+    request = Request(area, *days, catalog, collection, yes)
+    return fetch_cube(request, out, out.with_suffix(".scenes.json"), options)[0]
 
 
-def _from_archives(safe: Path, area: Path, days: tuple[date, date] | None, out: Path, options: CubeOptions) -> None:
+def _from_archives(safe: Path, catalog: str, area: Path, days: Days | None, out: Path, options: CubeOptions) -> CubeReport:
     from panoseg.cube.archives import cube_of_archives
 
-    report = cube_of_archives(safe, area, days, out, options)
-    print("\n".join(report.lines()))
-    print(f"{report.path} is ready: panoseg map {report.path} --out map")
+    if catalog != "earth-search":
+        raise ConfigError("--safe with --catalog", "one source of scenes", "leave one of them out")
+    return cube_of_archives(safe, area, days, out, options)
 
 
-def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:
+def _days(season: int | None, first: str | None, last: str | None) -> Days:
     """The first and the last day that the options name."""
     from panoseg.cube.season import season_span
 

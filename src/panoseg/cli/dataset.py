@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from panoseg.cube.options import CubeOptions
 from panoseg.errors import ConfigError
-from panoseg.register.options import DatasetOptions
+from panoseg.register.options import DatasetOptions, FetchOptions
 
 
 def run(
@@ -19,14 +18,10 @@ def run(
     classes: Path,
     out: Path,
     cube: Annotated[list[Path], tyro.conf.UseAppendAction] = [],  # noqa: B006
-    area: Path | None = None,
-    catalog: str | None = None,
-    collection: str | None = None,
-    yes: bool = False,
     layout: Literal["pastis", "s2tsczcrop"] = "pastis",
     workers: int = 1,
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = DatasetOptions(),  # noqa: B008
-    fetch: CubeOptions = CubeOptions(),  # noqa: B008
+    source: Annotated[FetchOptions, tyro.conf.arg(name="")] = FetchOptions(),  # noqa: B008
 ) -> None:
     """Make a dataset to train on from a register of parcels and seasons of its land, in PASTIS's or S2TSCzCrop's layout.
 
@@ -43,44 +38,29 @@ def run(
         classes: A CSV with columns code and class: the number or name of a class of the layout. Other codes become void.
         out: New, empty, or a dataset of an earlier run with the same options, which is completed.
         cube: A season as NetCDF, Zarr or a folder with STAC items; several by repeating the option.
-        area: With --catalog: file with the outline of the land; without it the box around all parcels.
-        catalog: Fetch the season to OUT.zarr from earth-search, planetary-computer, copernicus, or the URL of a STAC API.
-        collection: Of the catalogue, if not its usual one with Sentinel-2 L2A.
-        yes: Fetch, however much it is.
         layout: Folds of PASTIS with parcels and 18 crops, or sets of S2TSCzCrop with 13 crops.
         workers: Processes that read images; each takes up to a gigabyte.
         options: How patches are made.
-        fetch: How the cube is made.
+        source: Where a season comes from that is not on disk yet.
     """
     from panoseg.register.dataset import Sources, write_dataset
 
-    if bool(cube) == (catalog is not None):
-        raise ConfigError("no season, or two", "--cube, or --catalog with --season", "say one of them")
-    if catalog is None and (area is not None or collection is not None or fetch != CubeOptions()):
-        raise ConfigError("--area, --collection or --fetch options with --cube", "them with --catalog", "leave them out")
-    if catalog is not None:
-        cube = [_fetched(parcels, area, catalog, collection, out, options, fetch, yes)]
-    report = write_dataset(Sources(parcels, class_column, classes, tuple(cube)), out, layout, options, workers)
+    cubes = _cubes(cube, parcels, out, options, source)
+    report = write_dataset(Sources(parcels, class_column, classes, cubes), out, layout, options, workers)
     print("\n".join(report.lines()))
     print(f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at them: panoseg describe {out}")
 
 
-def _fetched(
-    parcels: Path,
-    area: Path | None,
-    catalog: str,
-    collection: str | None,
-    out: Path,
-    options: DatasetOptions,
-    fetch: CubeOptions,
-    yes: bool,
-) -> Path:
-    """The cube of the land, fetched or there already."""
+def _cubes(cube: list[Path], parcels: Path, out: Path, options: DatasetOptions, source: FetchOptions) -> tuple[Path, ...]:
+    """The cubes that are given, or the one that is fetched, or there already."""
     from panoseg.register.fetch import fetch_season
 
+    if bool(cube) == (source.catalog is not None):
+        raise ConfigError("no season, or two", "--cube, or --catalog with --season", "say one of them")
+    if source.catalog is None:
+        return tuple(cube)
     if options.season is None:
         raise ConfigError("--catalog without --season", "the year of a harvest", "add e.g. --season 2024")
     path = out.with_name(f"{out.name}.zarr")
-    report = fetch_season(parcels, area, options.season, catalog, collection, path, fetch, yes=yes)
-    print("\n".join(report.lines()))
-    return path
+    print("\n".join(fetch_season(parcels, options.season, path, source).lines()))
+    return (path,)

@@ -45,7 +45,7 @@ class PatchRow:
     cover: float
     tile: str
     crs: int | str
-    outline: Sequence[Sequence[float]]
+    outline: Sequence[tuple[float, float]]
 
 
 def save_images(folder: Path, patch_id: int, images_TCHW: NDArray) -> None:
@@ -110,6 +110,6 @@ def _feature(index: int, row: PatchRow, epsg: int) -> dict[str, Any]:
         "dates-S2": {str(position): int(day.strftime("%Y%m%d")) for position, day in enumerate(row.dates)},
         "id": str(row.id),
     }
-    ring = [list(transformer.transform(*corner)) for corner in row.outline]
+    ring = [list(transformer.transform(x, y)) for x, y in row.outline]
     geometry = {"type": "MultiPolygon", "coordinates": [[ring]]}
     return {"id": str(index), "type": "Feature", "properties": properties, "geometry": geometry}

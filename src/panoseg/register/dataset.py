@@ -30,7 +30,7 @@ from panoseg.register.folds import blocks_of, deal, owners
 from panoseg.register.forms import FORMS, FinishedPatch, Form, LayoutName
 from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
 from panoseg.register.options import DatasetOptions
-from panoseg.register.parcels import Register, read_register
+from panoseg.register.parcels import Register, crs_of, read_register, void_of
 from panoseg.register.plan import Plan, PlannedPatch, plan_patches
 from panoseg.register.report import Report, Tally, report_of
 
@@ -122,7 +122,7 @@ def _blocks(land: _Land, patches: Sequence[PlannedPatch]) -> tuple[np.ndarray, i
         grid = land.grids[patch.cube]
         centre = grid.affine @ (patch.window.left + patch.window.width / 2, patch.window.top + patch.window.height / 2)
         if patch.cube:
-            centre = Transformer.from_crs(grid.crs.to_wkt(), land.register.crs, always_xy=True).transform(*centre)
+            centre = Transformer.from_crs(crs_of(grid).to_wkt(), land.register.crs, always_xy=True).transform(*centre)
         centres_2[row] = centre[0] - corner[0], corner[1] - centre[1]
     return blocks_of(centres_2, land.options.size * PIXEL_M, land.options.block, len(land.form.parts))
 
@@ -146,7 +146,9 @@ def _finish(out: Path, sources: Sources, land: _Land, records: dict[int, dict[st
     folds, table = len(land.form.parts), land.form.classes
     parcels, pixels = [patch.parcels_P for patch in patches], [patch.pixels_P for patch in patches]
     owner_N = owners(parcels, pixels, fold_of.tolist(), len(land.register.classes_N), folds)
-    finished, divided, learnt = [], set(), set()
+    finished: list[FinishedPatch] = []
+    divided: set[int] = set()
+    learnt: set[tuple[int, int]] = set()
     pixels_FK = np.zeros((folds, table.count), np.int64)
     for patch, fold in zip(track(patches, "writing labels"), fold_of.tolist(), strict=True):
         foreign_P = patch.parcels_P[owner_N[patch.parcels_P] != fold]
@@ -168,7 +170,7 @@ def _labels(
     out: Path, land: _Land, patch: PlannedPatch, record: dict[str, Any], foreign_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classes, and numbers of parcels. What belongs to another fold is void and has no number; so is what is never seen."""
-    void = land.form.classes.void or 0
+    void = void_of(land.form.classes)
     drawing = land.canvases[patch.cube].draw(patch.window)
     classes_HW = drawing.classes(land.register.classes_N, void, land.options.min_inside)
     parcels_HW = np.append(land.register.numbers_N, 0)[drawing.parcel_HW].astype(np.int32)
@@ -195,8 +197,8 @@ def _finished(
         len(np.unique(parcels_HW[crops_HW])),
         float(crops_HW.mean()),
         sources.cubes[patch.cube].stem,
-        grid.crs.to_wkt(),
-        grid.crs.epsg,
+        crs_of(grid).to_wkt(),
+        crs_of(grid).epsg,
         (a, b, c, d, e, f),
         land.options.size,
         np.array(record["moments"]),

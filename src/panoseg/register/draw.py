@@ -21,7 +21,7 @@ from rasterio.features import rasterize
 from panoseg.cube.window import Window
 from panoseg.maps.polygons import to_pixels
 from panoseg.maps.read_parcels import valid_outlines
-from panoseg.register.parcels import Register
+from panoseg.register.parcels import Register, crs_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,7 @@ def _box(window: Window) -> shapely.Polygon:
 
 def _moved(outlines_N: np.ndarray, crs: str, grid: GeoBox) -> np.ndarray:
     """Outlines in the pixels of a grid (column, row)."""
-    assert grid.crs is not None, "a checked cube has a coordinate system"
-    wkt = grid.crs.to_wkt()
+    wkt = crs_of(grid).to_wkt()
     if wkt != crs:
         # Mended again: a corner may move across a line that stays straight.
         outlines_N = valid_outlines(gpd.GeoDataFrame(geometry=gpd.GeoSeries(outlines_N, crs=crs).to_crs(wkt)))

@@ -11,36 +11,27 @@ from shapely.geometry import mapping
 
 from panoseg.cube.build import CubeReport
 from panoseg.cube.fetch import Request, fetch_cube
-from panoseg.cube.options import CubeOptions
 from panoseg.cube.season import season_span
 from panoseg.files import write_json
 from panoseg.maps.read_parcels import read_truth
+from panoseg.register.options import FetchOptions
 
 _EDGE_PIECES = 64
 
 
-def fetch_season(
-    parcels: Path,
-    area: Path | None,
-    season: int,
-    catalogue: str,
-    collection: str | None,
-    out: Path,
-    options: CubeOptions,
-    *,
-    yes: bool = False,
-) -> CubeReport:
-    """Fetch the season of an outline as the Zarr store ``out``, or find it there; the list of its scenes is kept beside it.
+def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -> CubeReport:
+    """Fetch the season of a register's land as the Zarr store ``out``, or find it there; its list of scenes is kept beside it.
 
-    area: file with the outline; without it the box around all parcels, which is written beside the cube. season: harvest year.
-    yes: fetch, however much it is. Raises what ``fetch_cube`` raises, and ``ParcelsError``.
+    season: harvest year. Without an area the box around all parcels is taken, and written beside the cube. Raises what
+    ``fetch_cube`` raises, and ``ParcelsError``.
     """
+    assert options.catalog is not None, "without a catalogue there is nothing to fetch"
+    area = options.area
     if area is None:
         area = out.with_suffix(".area.geojson")
         write_json(area, _box_around(parcels))
-    report, _ = fetch_cube(
-        Request(area, *season_span(season), catalogue, collection, yes), out, out.with_suffix(".scenes.json"), options
-    )
+    request = Request(area, *season_span(season), options.catalog, options.collection, options.yes)
+    report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options.fetch)
     return report
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from panoseg.cube.options import CubeOptions
 from panoseg.errors import ConfigError
 
 
@@ -46,3 +48,25 @@ class DatasetOptions:
                 raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
         if self.size % 16:
             raise ConfigError(f"size {self.size}", "a multiple of 16, which networks halve four times", "change --size")
+
+
+@dataclass(frozen=True)
+class FetchOptions:
+    """Where a season comes from that is not on disk yet."""
+
+    catalog: str | None = None
+    """Fetch the season to OUT.zarr from earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
+    collection: str | None = None
+    """Of the catalogue, if not its usual one with Sentinel-2 L2A."""
+    area: Path | None = None
+    """File with the outline of the land to fetch; without it the box around all parcels."""
+    yes: bool = False
+    """Fetch, however much it is."""
+    fetch: CubeOptions = field(default_factory=CubeOptions)
+    """How the cube is made."""
+
+    def __post_init__(self) -> None:
+        if self.catalog is None and (
+            self.collection is not None or self.area is not None or self.yes or self.fetch != CubeOptions()
+        ):
+            raise ConfigError("--area, --collection, --yes or --fetch options alone", "them with --catalog", "leave them out")

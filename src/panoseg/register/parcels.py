@@ -15,6 +15,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from panoseg.classes import ClassTable
@@ -75,7 +76,7 @@ def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassT
 
     column: which has the crop codes. table: the classes that ``codes`` speak of; it has a void class. Raises ``ParcelsError``.
     """
-    crs = _wkt(grids[0])
+    crs = crs_of(grids[0]).to_wkt()
     land = gpd.GeoSeries([grid.extent.to_crs(crs).geom for grid in grids], crs=crs)
     parcels = read_parcels(path, land)
     if column not in parcels.columns or column == parcels.geometry.name:
@@ -90,7 +91,7 @@ def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassT
     kept_N, classes_N, duplicates, contradictions = _without_duplicates(outlines_N[here_N], classes_N, table)
     outlines_N = outlines_N[here_N][kept_N]
     thin_N = _thin(outlines_N)
-    classes_N = np.where(thin_N, table.void, classes_N[kept_N]).astype(np.uint8)
+    classes_N = np.asarray(np.where(thin_N, void_of(table), classes_N[kept_N]), np.uint8)
     overlaps, overlap_ha = _overlaps(outlines_N)
     findings = Findings(
         rows=len(parcels) + rows_without_area(parcels),
@@ -107,9 +108,16 @@ def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassT
     return Register(outlines_N, np.flatnonzero(here_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings)
 
 
-def _wkt(grid: GeoBox) -> str:
+def crs_of(grid: GeoBox) -> CRS:
+    """The coordinate system of a checked cube's grid."""
     assert grid.crs is not None, "a checked cube has a coordinate system"
-    return grid.crs.to_wkt()
+    return grid.crs
+
+
+def void_of(table: ClassTable) -> int:
+    """The void class of a layout's table."""
+    assert table.void is not None, f"{table.name} has no void class"
+    return table.void
 
 
 def _classes(column_N: np.ndarray, codes: CropCodes, table: ClassTable) -> tuple[np.ndarray, dict[str, Any]]:
@@ -120,7 +128,7 @@ def _classes(column_N: np.ndarray, codes: CropCodes, table: ClassTable) -> tuple
     listed = dict(unknown.most_common(_MOST_CODES))
     if len(unknown) > _MOST_CODES:
         listed["others"] = unknown.total() - sum(listed.values())
-    classes_N = np.array([table.void if class_id is None else class_id for class_id in found], np.uint8)
+    classes_N = np.array([void_of(table) if class_id is None else class_id for class_id in found], np.uint8)
     return classes_N, {"unknown_codes": listed, "without_code": without_code}
 
 
@@ -135,7 +143,7 @@ def _without_duplicates(
     group_N, _ = pd.factorize(pd.Series(shapely.to_wkb(shapely.normalize(rounded_N))))
     first = np.unique(group_N, return_index=True)[1]
     differing = np.unique(group_N[classes_N != classes_N[first][group_N]])
-    classes_N = np.where(np.isin(group_N, differing), table.void, classes_N)
+    classes_N = np.where(np.isin(group_N, differing), void_of(table), classes_N)
     return np.sort(first), classes_N, len(outlines_N) - len(first), len(differing)
 
 

@@ -16,7 +16,7 @@ from panoseg.cube.window import Window
 from panoseg.progress import track
 from panoseg.register.draw import Canvas
 from panoseg.register.options import DatasetOptions
-from panoseg.register.parcels import Register
+from panoseg.register.parcels import Register, void_of
 
 FIRST_ID = 10_000
 
@@ -70,7 +70,7 @@ def plan_patches(
         pixels_N[drawing.parcels_P] += drawing.pixels_P
         met_N[canvases[cube].meeting(window)] = True
         contested += drawing.contested
-        classes_HW = drawing.classes(register.classes_N, table.void or 0, options.min_inside)
+        classes_HW = drawing.classes(register.classes_N, void_of(table), options.min_inside)
         cover = float(np.isin(classes_HW, things).mean())
         if cover >= options.min_cover and cover > 0:
             patches.append(PlannedPatch(FIRST_ID + number, cube, window, drawing.parcels_P, drawing.pixels_P, cover))
