@@ -178,9 +178,9 @@ class Service:
     def estimate(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> Estimate:
         """What a map would cost, found out without starting it. Raises ``AppError`` of all kinds, ``CatalogueError``."""
         checked = parse_request(request)
+        km2 = self._check(user, checked) or 0.0
         if isinstance(checked, PhotoRequest):
             return Estimate(0.0, (), 2 * _SECONDS_TO_START, 0, ())
-        km2 = self._check(user, checked) or 0.0
         scenes, size, notes = self._scenes(user, checked, km2)
         pace = self.all_jobs.pace() or _SECONDS_A_KM2
         return Estimate(km2, scenes, _SECONDS_TO_START + pace * km2, size, notes)
