@@ -191,10 +191,18 @@ def test_a_failure_leaves_no_shards(folder, tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_what_a_killed_command_left_is_removed(folder, tmp_path):
+    left = tmp_path / "out" / ".unfinished.0a1b2c3d.part"
+    left.mkdir(parents=True)
+    (left / "train-00000.tar").write_bytes(b"half")
+    write_shards.write_shards(folder, str(tmp_path / "out"), 1, processes=1)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [INDEX, "train-00000.tar", "val-00000.tar"]
+
+
 def test_places_in_use_are_refused(folder, shards):
     with pytest.raises(OutputError, match="new or empty"):
         write_shards.write_shards(folder, str(shards), 2, processes=1)
-    with pytest.raises(OutputError, match="holds shards"):
+    with pytest.raises(OutputError, match="new or empty"):
         write_shards.write_shards(folder, shards.as_uri(), 2, processes=1)
     with pytest.raises(ConfigError, match="shards 0"):
         write_shards.write_shards(folder, str(shards), 0)
@@ -209,6 +217,8 @@ def test_a_store_is_written_and_read(folder):
     expected, found = CocoDataset(folder, "train"), CocoShards(place, "train")
     assert all(same(found[index], expected[index]) for index in range(8))
     assert find_layout(place).rotation(1) == (("train",), ("val",), ("val",))
+    with pytest.raises(OutputError, match="holds shards"):
+        write_shards.write_shards(folder, place, 2, processes=1)
     fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 

@@ -7,7 +7,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -54,7 +54,7 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
     """Write all splits of a dataset as shards.
 
     shards: of the largest split; the others have shards about as large. Each photograph is decoded with its annotation first:
-    one that is wrong costs itself. processes: by default one a core. A folder appears whole or not at all; in a store, shards
+    one that is wrong costs itself. processes: by default one a core. A folder is filled when all is done; in a store, shards
     without an index are no dataset. Raises ``PanosegError``.
     """
     if not 1 <= shards <= _MOST_SHARDS:
@@ -109,19 +109,24 @@ def _plan(counts: Mapping[str, int], shards: int) -> list[_Job]:
 
 @contextmanager
 def _output(out: str) -> Iterator[str]:
-    """The place to write to: beside a folder, which appears when the block ends well, or in the store itself."""
-    if is_url(out):
-        store, path = store_of(joined(out, INDEX))
+    """The place to write to: a folder whose files appear in ``out`` when the block ends well, or the store itself."""
+    folder = out.removeprefix("file://")
+    if is_url(folder):
+        store, path = store_of(out)
         with _told(out):
-            if store.exists(path):
+            if store.exists(store_of(joined(out, INDEX))[1]):
                 raise OutputError(f"{out} holds shards", "a new place", "choose another, or remove them")
-            store.makedirs(store._parent(path), exist_ok=True)
+            with suppress(FileExistsError):
+                store.mkdir(path, create_parents=False)  # or a bucket whose name is mistyped would be made
         yield out
     else:
-        new_folder(out)
-        with atomic(out) as temporary:
+        target = new_folder(folder)
+        with atomic(target / "unfinished") as temporary:  # inside, so that what a killed command leaves is found by the next
             temporary.mkdir()
             yield str(temporary)
+            for path in sorted(temporary.iterdir(), key=lambda path: path.name == INDEX):
+                path.rename(target / path.name)
+        (target / "unfinished").rmdir()
 
 
 def _write_shard(place: str, datasets: Mapping[str, CocoDataset], job: _Job) -> tuple[Shard, list[PanosegError]]:
