@@ -124,8 +124,8 @@ def _output(out: str) -> Iterator[str]:
         with atomic(target / "unfinished") as temporary:  # inside, so that what a killed command leaves is found by the next
             temporary.mkdir()
             yield str(temporary)
-            for path in sorted(temporary.iterdir(), key=lambda path: path.name == INDEX):
-                path.rename(target / path.name)
+            for written in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
+                written.rename(target / written.name)
         (target / "unfinished").rmdir()
 
 
