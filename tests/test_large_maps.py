@@ -2,20 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import random
+import signal
+import subprocess
+import sys
+import tracemalloc
+import zlib
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
 import geopandas as gpd
+import numpy as np
+import pystac
 import pytest
 import rasterio
 import shapely
+from distributed import Client, LocalCluster
+from geopandas.testing import assert_geodataframe_equal
+from pystac.extensions.mlm import MLMExtension
 
+from cubes import make_cube
 from mapping_weights import tiny_weights
-from panoseg.errors import ConfigError, OutputError
-from panoseg.maps import mapping, predict
+from panoseg.classes import PASTIS
+from panoseg.cli import main
+from panoseg.cube.window import Window
+from panoseg.errors import ConfigError, CubeError, OutputError
+from panoseg.maps import mapping, predict, rasters, sheets
+from panoseg.maps.assemble import assemble
 from panoseg.maps.mapping import map_cube
-from panoseg.maps.options import MapOptions
-from stand_in import StandIn, coordinates_cube, landscape
+from panoseg.maps.options import MapOptions, RunOptions
+from panoseg.maps.polygons import rasterise
+from panoseg.maps.sheets import OutlineFiles, read_sheets
+from panoseg.maps.tidy import regions
+from panoseg.maps.tiles import plan_blocks
+from panoseg.maps.windows import FinishedWindow, WindowFiles
+from panoseg.maps.workers import Here
+from panoseg.models.weights import save_weights
+from panoseg.panoptic.join import Tile, join_tiles
+from panoseg.panoptic.panoptic import Panoptic
+from panoseg.progress import listening
+from stand_in import EndlessLandscape, StandIn, coordinates_cube, landscape
 
 HEIGHT, WIDTH = 150, 210
 OPTIONS = MapOptions(tile=48, overlap=16, simplify=0)
+TINY = MapOptions(tile=16, overlap=4, views=1, min_area_ha=0.03)
 
 
 @pytest.fixture
@@ -31,6 +64,324 @@ def season(tmp_path, monkeypatch):
 def raster(path):
     with rasterio.open(path) as source:
         return source.read(1)
+
+
+def files(folder):
+    """All files of a map but the one into which a library writes the time."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".gpkg"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+# Windows
+
+
+def crc(values):
+    return zlib.crc32(np.ascontiguousarray(values))
+
+
+@pytest.mark.parametrize("side", [512, 48, 100])
+def test_a_map_in_windows_is_what_a_map_in_one_piece_was(season, tmp_path, monkeypatch, side):
+    """Numbers of a time when tiles were joined, tidied and outlined in one piece."""
+    monkeypatch.setattr(predict, "_BLOCK_SIDE", side)
+    first = map_cube(season, tiny_weights(), tmp_path / "a", OPTIONS)
+    second = map_cube(season, tiny_weights(), tmp_path / "b", MapOptions(tile=64, overlap=40, min_area_ha=0.2))
+    assert crc(raster(first.out / "segments.tif")) == 1288557056
+    assert crc(raster(first.out / "classes.tif")) == 3760311910
+    assert crc(raster(second.out / "segments.tif")) == 2015200234
+    assert crc(raster(second.out / "classes.tif")) == 4236845300
+    for result, count, pixels, confidence, hectares in (
+        (first, 37, 18731, 27.8015, 187.31),
+        (second, 36, 18881, 26.9014, 188.795),
+    ):
+        parcels = result.parcels
+        assert (len(parcels), parcels["pixels"].sum()) == (count, pixels)
+        assert parcels["confidence"].sum() == pytest.approx(confidence, abs=1e-4)
+        assert parcels["area_ha"].sum() == pytest.approx(hectares, abs=1e-3)
+
+
+def real_labels(folder: Path) -> np.ndarray:
+    """Four patches of PASTIS side by side; ids from 1, each region by itself."""
+    paths = [folder / "pastis-annotations" / "ANNOTATIONS" / f"ParcelIDs_{number}.npy" for number in range(10000, 10004)]
+    first, second, third, fourth = (np.load(path) for path in paths)
+    label_HW = np.block([[first, second], [third, fourth]])
+    region_HW, _ = regions(label_HW)
+    return np.where(label_HW > 0, region_HW + 1, 0).astype(np.int32)
+
+
+def extents(size, shortest, longest, chance):
+    """Intervals of any length that cover 0..size, each sharing places with the next."""
+    found = [(0, chance.randint(shortest, longest))]
+    while found[-1][1] < size:
+        start = chance.randint(found[-1][0] + 1, found[-1][1] - 1)
+        found.append((start, max(start + chance.randint(shortest, longest), found[-1][1] + 1)))
+    return [(start, min(stop, size)) for start, stop in found]
+
+
+def cuts(size, count, chance):
+    places = [0, *sorted(chance.sample(range(1, size), count)), size]
+    return list(itertools.pairwise(places))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_real_label_image_cut_into_random_windows_comes_back(real_data, seed):
+    label_HW, chance = real_labels(real_data), random.Random(seed)
+    picture = Panoptic.from_maps(label_HW, {int(id_): 1 + int(id_) % 18 for id_ in np.unique(label_HW) if id_}, PASTIS)
+    height, width = label_HW.shape
+
+    def windows(rows, columns):
+        return [Window(top, left, bottom - top, right - left) for top, bottom in rows for left, right in columns]
+
+    seen = windows(extents(height, 20, 90, chance), extents(width, 20, 90, chance))
+    lands = windows(cuts(height, 3, chance), cuts(width, 4, chance))
+    tiles = [Tile.of(own.top, own.left, picture.crop(own.rows, own.columns).relabel()) for own in seen]
+    joined = join_tiles(height, width, seen, tiles.__getitem__, lands)
+    group_HW = np.zeros((height, width), np.int32)
+    for land in chance.sample(lands, len(lands)):
+        group_HW[land.rows, land.columns] = joined.draw(land)
+    number_G, segments = joined.table(np.bincount(group_HW.ravel(), minlength=joined.count + 1))
+    assert Panoptic(number_G[group_HW], segments).same_up_to_names(picture)
+
+
+@pytest.mark.parametrize("simplify", [0, 1])
+def test_outlines_of_many_sheets_are_a_coverage(season, tmp_path, monkeypatch, simplify):
+    options = MapOptions(**vars(OPTIONS) | {"simplify": simplify})
+    whole = map_cube(season, tiny_weights(), tmp_path / "whole", options)
+    monkeypatch.setattr(sheets.plan_sheets, "__defaults__", (37,))
+    cut = map_cube(season, tiny_weights(), tmp_path / "cut", options)
+    outlines = np.asarray(cut.parcels.geometry.values, dtype=object)
+    assert shapely.is_valid(outlines).all()
+    assert shapely.coverage_is_valid(outlines)
+    assert cut.parcels["id"].tolist() == whole.parcels["id"].tolist()
+    if simplify == 0:
+        np.testing.assert_allclose(cut.parcels["area_ha"], whole.parcels["area_ha"])
+        with rasterio.open(cut.out / "segments.tif") as source:
+            drawn_HW = rasterise(cut.parcels["id"].astype(int), outlines, source.shape, source.transform)
+            np.testing.assert_array_equal(drawn_HW, source.read(1))
+    else:
+        # Corners that stay where a border crosses into another sheet: less than a pixel for each.
+        assert (cut.parcels["area_ha"] - whole.parcels["area_ha"]).abs().max() < 0.1
+
+
+class EndlessWindows(WindowFiles):
+    """Finished windows of a landscape without end, made when they are looked at."""
+
+    def _read(self, number):
+        block, network = self.blocks[number], StandIn(EndlessLandscape(), None)
+        tiles = [Tile.of(own.top, own.left, network.at(own.top, own.left, own.height, own.width)) for own in block.tiles]
+        return FinishedWindow(tiles, np.ones((block.window.height, block.window.width), bool))
+
+
+def test_memory_does_not_grow_with_the_area(tmp_path, monkeypatch):
+    """Nine times the area in the same windows: what grows are tables of parcels."""
+    monkeypatch.setattr("panoseg.maps.windows._KEPT_WINDOWS", 8)
+    monkeypatch.setattr(rasters, "_CHECKED_PIXELS", 2**16)
+    peaks, counts = [], []
+    for size in (480, 1440):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        tracemalloc.start()
+        windows = EndlessWindows(folder, plan_blocks(size, size, 128, 40, 256))
+        assembled = assemble(windows, (size, size), 5, PASTIS, folder)
+        drawn, area_N = np.ones(assembled.segments.ids[-1] + 1, bool), np.zeros(assembled.segments.ids[-1] + 1, np.int64)
+        area_N[assembled.segments.ids] = assembled.segments.areas
+        outlines = OutlineFiles(folder, area_N)
+        for number, sheet in Here(None).draw(read_sheets(assembled.segment_raster, drawn, 1.0)):
+            outlines.add(number, sheet)
+        outlines.finish()
+        assert len(outlines.read(assembled.segments.ids[:100])) == 100
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        counts.append(len(assembled.segments))
+    assert counts[1] > 8 * counts[0] > 8000
+    assert peaks[1] < 1.5 * peaks[0], peaks
+
+
+# Workers
+
+
+class Shuffled(Here):
+    """Windows and sheets in another order."""
+
+    def predict(self, windows, save):
+        return super().predict(random.Random(1).sample(list(windows), len(windows)), save)
+
+    def draw(self, sheets):
+        drawn = list(super().draw(sheets))
+        yield from random.Random(2).sample(drawn, len(drawn))
+
+
+def test_the_order_of_windows_does_not_matter(season, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "_BLOCK_SIDE", 64)
+    monkeypatch.setattr(sheets.plan_sheets, "__defaults__", (50,))
+    options = MapOptions(**vars(OPTIONS) | {"pmtiles": True, "simplify": 1})
+    whole = map_cube(season, tiny_weights(), tmp_path / "whole", options)
+
+    @contextmanager
+    def shuffled(_, opened):
+        yield Shuffled(opened)
+
+    monkeypatch.setattr(mapping, "workers_for", shuffled)
+    again = map_cube(season, tiny_weights(), tmp_path / "again", options)
+    assert files(again.out) == files(whole.out)
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A cube of 9 windows and weights, on disk; a map of it that one process made."""
+    monkeypatch.setattr(predict, "_BLOCK_SIDE", 28)
+    make_cube(64).to_netcdf(tmp_path / "season.nc")
+    save_weights(tmp_path / "weights", tiny_weights())
+    return files(map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "whole", TINY).out)
+
+
+def test_threads_of_a_cluster_make_the_same_map(small, tmp_path):
+    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        running = RunOptions(dask=cluster.scheduler_address)
+        result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
+        assert files(result.out) == small
+        # What is wrong on a worker is said as if it were here.
+        opened = predict.OpenJob.cube.func
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(predict.OpenJob, "cube", property(lambda own: opened(own) if own._given is not None else gone()))
+            with pytest.raises(CubeError, match="gone"):
+                map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "broken", TINY, running=running)
+        # The same command goes on.
+        result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "broken", TINY, running=running)
+        assert files(result.out) == small
+
+
+def gone():
+    raise CubeError("the cube has gone", "a cube", "bring it back")
+
+
+def start_host(name: str, address: str, scratch: Path) -> subprocess.Popen:
+    options = ["--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(scratch / name)]
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_two_hosts_one_of_which_dies(small, tmp_path):
+    """Two worker processes with folders of their own; one is killed in the middle, and the map is the same."""
+    with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:
+        hosts = [start_host(name, cluster.scheduler_address, tmp_path / "scratch") for name in ("north", "south")]
+        try:
+            running = RunOptions(dask=cluster.scheduler_address)
+            with Client(cluster, set_as_default=False) as client:
+                client.wait_for_workers(2, timeout=120)
+            alive = []
+
+            def watch(step, done, total):
+                if step == "tiles" and 0 < done < total and hosts[0].poll() is None:
+                    hosts[0].send_signal(signal.SIGKILL)
+                    hosts[0].wait()
+                if step == "tiles" and done == total:
+                    alive.append(len(cluster.scheduler.workers))
+
+            with listening(watch):
+                result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
+        finally:
+            for host in hosts:
+                host.kill()
+                host.wait()
+    assert files(result.out) == small
+    assert alive[-1:] == [1]
+
+
+def test_workers_of_this_machine_make_the_same_map(small, tmp_path):
+    running = RunOptions(workers=2)
+    result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
+    assert files(result.out) == small
+
+
+def test_a_cluster_that_is_not_there(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("panoseg.maps.cluster._CONNECT_S", 0.3)
+    arguments = ["map", str(tmp_path / "season.nc"), "--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "map")]
+    assert main([*arguments, "--dask", "tcp://127.0.0.1:9"]) == 2
+    assert "no dask scheduler at tcp://127.0.0.1:9; expected" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="one of both"):
+        RunOptions(workers=2, dask="tcp://127.0.0.1:9")
+    with pytest.raises(ConfigError, match="workers 0"):
+        RunOptions(workers=0)
+
+
+def test_tiles_do_not_depend_on_their_company():
+    """As on a GPU, where the backbone sees several tiles at once."""
+    weights, days_T = tiny_weights(), np.arange(0, 120, 30)
+    predictor = predict.Predictor(weights, MapOptions(views=2, device="cpu"), date(2018, 9, 1))
+    images = np.random.default_rng(0).integers(200, 4000, (5, 4, 10, 32, 32)).astype(np.float32)
+    images[3] /= 4
+    alone = [predictor.batch(own[None], days_T)[0] for own in images]
+    together = predictor.batch(images, days_T)
+    for one, other in zip(alone, together, strict=True):
+        assert len(one.segments) > 0
+        assert one.same_up_to_names(other)
+
+
+# Outputs
+
+
+def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
+    whole = map_cube(season, tiny_weights(), tmp_path / "map", MapOptions(**vars(OPTIONS) | {"gpkg": True}))
+    assert (tmp_path / "map" / "parcels.parquet").is_file()
+    options = MapOptions(**vars(OPTIONS) | {"rows_per_file": 15, "gpkg": True, "pmtiles": True})
+    parts = map_cube(season, tiny_weights(), tmp_path / "parts", options)
+    names = [path.name for path in sorted((parts.out / "parcels.parquet").iterdir())]
+    assert names == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert_geodataframe_equal(parts.parcels, whole.parcels)
+    layers = [gpd.read_file(out / "parcels.gpkg") for out in (whole.out, parts.out)]
+    assert_geodataframe_equal(*layers)
+    assert (parts.out / "parcels.pmtiles").read_bytes()[:8] == b"PMTiles\x03"
+    tiles = gpd.read_file(parts.out / "parcels.pmtiles")
+    assert set(whole.parcels["id"]) == set(tiles["id"])
+    assert {"class", "confidence", "area_ha"} <= set(tiles.columns)
+    np.testing.assert_allclose(
+        tiles.total_bounds, whole.parcels.to_crs("EPSG:3857").total_bounds, atol=20
+    )  # an unit of a tile of zoom level 13 is a metre
+
+
+def test_the_raster_of_confidence(season, tmp_path):
+    result = map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS)
+    confidence_HW, segment_HW = raster(result.out / "confidence.tif"), raster(result.out / "segments.tif")
+    assert (confidence_HW[segment_HW == 0] == 255).all()
+    for id_, score in zip(result.parcels["id"], result.parcels["confidence"], strict=True):
+        assert set(confidence_HW[segment_HW == int(id_)]) == {round(100 * score)}
+
+
+def test_the_item_of_a_map(season, tmp_path):
+    save_weights(tmp_path / "weights", tiny_weights())
+    options = MapOptions(**vars(OPTIONS) | {"pmtiles": True, "rows_per_file": 20})
+    result = map_cube(season, tmp_path / "weights", tmp_path / "map", options)
+    written = json.loads((result.out / "item.json").read_text())
+    item = pystac.Item.from_dict(written)
+    core = {**written, "stac_extensions": []}
+    pystac.Item.from_dict(core).validate()  # the core's schemas lie in pystac; those of extensions only on the web
+    model = MLMExtension.ext(item)
+    assert model.mlm_name == "paps"
+    assert "panoptic-segmentation" in model.tasks
+    assert [band if isinstance(band, str) else band.name for band in model.input[0].bands] == list(tiny_weights().card.bands)
+    assert len(written["properties"]["mlm:input"][0]["value_scaling"]) == len(tiny_weights().card.bands)
+    assert model.total_parameters == sum(tensor.numel() for tensor in tiny_weights().state.values())
+    [described] = [asset for asset in item.assets.values() if "mlm:model" in asset.roles]
+    assert described.extra_fields["mlm:artifact_type"] == "safetensors"
+    for name, asset in item.assets.items():
+        assert Path(asset.href).is_file() if name == "model" else (result.out / asset.href).is_file(), name
+    assert {"parcels-pmtiles", "classes-tif", "confidence-tif", "segments-tif", "part-00000", "part-00001"} <= set(item.assets)
+    assert shapely.geometry.shape(item.geometry).contains(result.parcels.to_crs("EPSG:4326").union_all().centroid)
+
+
+def test_progress_as_lines_of_json(small, tmp_path, capsys):
+    arguments = ["map", str(tmp_path / "season.nc"), "--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "map")]
+    tiny = ["--tile", "16", "--overlap", "4", "--views", "1", "--min-area-ha", "0.03"]
+    assert main([*arguments, *tiny, "--progress", "json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    tiles = [line for line in lines if line["step"] == "tiles"]
+    assert (tiles[0]["done"], tiles[-1]["done"], tiles[-1]["total"], tiles[-1]["seconds_left"]) == (0, 25, 25, 0)
+    assert {"windows joined", "windows written", "sheets outlined"} <= {line["step"] for line in lines}
+    assert lines[-1]["step"] == "map"
+    assert lines[-1]["parcels"] == len(gpd.read_parquet(tmp_path / "map" / "parcels.parquet"))
+
+
+# Outlines
 
 
 def test_nothing_is_mapped_outside_of_an_outline(season, tmp_path):
