@@ -266,3 +266,29 @@ def test_nothing_waits_for_a_value():
         assert result.segment_BHW.shape == (1, HEIGHT, WIDTH)
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
             result.segment_BHW.nonzero()
+
+
+class Merging(torch.nn.Module):
+    """``merged`` between tensors, as a compiler of an accelerator sees it."""
+
+    def forward(self, shape_BNSS, box_BN4, score_BN, label_BN, maps_BKhw):
+        found = DetectedObjects(shape_BNSS, box_BN4, score_BN, label_BN, (HEIGHT, WIDTH), 0.5)
+        result = merged(PhotographOutput((HEIGHT, WIDTH), found, maps_BKhw, (HEIGHT, WIDTH)), LABELS, "stuff", SMALL)
+        return result.segment_BHW, result.class_BS, result.score_BS
+
+
+def tensors_of(seed):
+    made = random_output(seed)
+    found = made.objects
+    return found.shape_BNSS, found.box_BN4, found.score_BN, found.label_BN, made.maps_BKhw
+
+
+def test_one_graph_merges_any_values():
+    """Exported from one photograph, the same operations merge others: no branch and no shape came from a value."""
+    graph = torch.export.export(Merging(), tensors_of(0)).module()
+    pictures = set()
+    for seed in range(1, 6):
+        expected, found = Merging()(*tensors_of(seed)), graph(*tensors_of(seed))
+        assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+        pictures.add(expected[0].numpy().tobytes())
+    assert len(pictures) == 5
