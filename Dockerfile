@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${T
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN pip install --no-cache-dir ".[s3,gs]"
+RUN pip install --no-cache-dir ".[s3,gs,postgres]"
 
 
 FROM python:3.11-slim-bookworm

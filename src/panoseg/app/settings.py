@@ -60,8 +60,8 @@ class AppSettings:
     """File of users (panoseg app token NAME --tokens FILE adds one); with it everybody signs in."""
     weights: tuple[Path, ...] = ()
     """Folders of weights that maps may use beside those in the package; they are offered by the name of their folder."""
-    photo_weights: tuple[Path, ...] = ()
-    """Folders of weights, or runs, that photographs may use; "coco" is the Mask R-CNN that torchvision publishes."""
+    photo_weights: tuple[Path, ...] = (Path("coco"),)
+    """Folders of weights, or runs, that photographs may use; "coco" is torchvision's Mask R-CNN, fetched once."""
     allow: tuple[str, ...] = ()
     """Hosts, as data.example.org or *.example.org, from which catalogues and registers may be fetched beside those of the known
     catalogues."""

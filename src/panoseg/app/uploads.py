@@ -251,6 +251,8 @@ def _register(path: Path, earlier: PanosegError | None) -> dict[str, Any]:
             parcels = read_parcels(file)
     except PanosegError as error:
         raise _about_upload(earlier or error, path) from error
+    if not len(parcels):
+        raise _about_upload(earlier or AppError("an upload without parcels", FORMATS, "choose another file"), path)
     columns = [str(name) for name in parcels.columns if name != parcels.active_geometry_name]
     return {"parcels": len(parcels), "columns": columns[:100], "notes": list(left_out_notes(parcels))}
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "refine": "one class for each parcel of a map: hard by area, soft by probability",
     "compare": "score a file of parcels against a file of true parcels",
     "app": "the web application: draw a place, get its parcels",
+    "job": "jobs of a web application: submit, watch, fetch",
     "coco": "score, merge and convert COCO panoptic files",
 }
 

@@ -1,0 +1,181 @@
+"""``panoseg job``: jobs of a web application, from a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from panoseg.errors import AppError, ConfigError
+
+if TYPE_CHECKING:
+    from panoseg.app.client import Client
+
+TOKEN = "PANOSEG_TOKEN"
+_LOCAL = "http://127.0.0.1:8080"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parse the verb, then its options."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        raise ConfigError(f"panoseg job {verb}", f"one of {', '.join(VERBS)}", "see panoseg job --help")
+    config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
+    tyro.cli(VERBS[verb][0], prog=f"panoseg job {verb}", args=rest, config=config)
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What is wished for."""
+
+    sample: int | None = None
+    """A map of a simulated season of so many pixels a side."""
+    area: Path | None = None
+    """A map of the outline in this file."""
+    season: int | None = None
+    """Harvest year of --area or --sample."""
+    catalog: str | None = None
+    """Catalogue of scenes, by name or URL; without it the server's own."""
+    cube: Path | None = None
+    """A map of this season: a NetCDF file, or a zipped Zarr store."""
+    photo: Path | None = None
+    """The segmentation of this photograph."""
+    register: str | None = None
+    """Official parcels, a file or a URL, to compare the map with."""
+    weights: str | None = None
+    """Name of the weights, as the server offers them."""
+    name: str | None = None
+    """What the job is called."""
+    views: int | None = None
+    """As how many turned and mirrored images the network sees each tile."""
+
+    def __post_init__(self) -> None:
+        places = {name: getattr(self, name) for name in ("sample", "area", "cube", "photo")}
+        given = [f"--{name}" for name, value in places.items() if value is not None]
+        if len(given) != 1:
+            raise ConfigError(" and ".join(given) or "no place", "one of --sample, --area, --cube, --photo", "say one of them")
+        if self.area is not None and self.season is None:
+            raise ConfigError("--area without a season", "the year of a harvest", "add --season, as in --season 2024")
+        if self.photo is not None and (self.register is not None or self.views is not None):
+            raise ConfigError("--photo with --register or --views", "a photograph alone", "leave them out")
+
+
+def submit(
+    options: Annotated[JobOptions, tyro.conf.arg(name="")],
+    server: str = _LOCAL,
+    wait: bool = False,
+) -> None:
+    """Start a job: of --sample, of --area and --season, of --cube, or of --photo; prints its id.
+
+    example: panoseg job submit --area farm.geojson --season 2024 --wait
+
+    example: panoseg job submit --server https://maps.example.org --sample 256
+
+    The variable PANOSEG_TOKEN holds your token, where people sign in.
+
+    Args:
+        options: What is wished for.
+        server: Where panoseg app answers.
+        wait: Wait until the job has ended, as panoseg job watch does.
+    """
+    client = _client(server)
+    job = client.submit(_request(client, options))
+    print(job["id"], flush=True)
+    if wait:
+        _watch(client, job["id"])
+
+
+def watch(id: tyro.conf.Positional[str], server: str = _LOCAL) -> None:
+    """Show what a job does until it has ended; exit code 2 unless it is done.
+
+    example: panoseg job watch 0123456789abcdef0123456789abcdef
+
+    Args:
+        id: Of the job.
+        server: Where panoseg app answers.
+    """
+    _watch(_client(server), id)
+
+
+def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> None:
+    """Write the files of a job that is done to a new folder.
+
+    example: panoseg job fetch 0123456789abcdef0123456789abcdef --out map
+
+    Args:
+        id: Of the job.
+        out: Folder for the files; new or empty.
+        server: Where panoseg app answers.
+    """
+    files = _client(server).fetch(id, out)
+    print(f"{len(files)} files in {out}")
+
+
+def _client(server: str) -> Client:
+    from panoseg.app.client import Client
+
+    return Client(server, os.environ.get(TOKEN))
+
+
+def _request(client: Client, options: JobOptions) -> dict[str, Any]:
+    """The request of the API; files are uploaded for it."""
+    request: dict[str, Any] = {
+        name: getattr(options, name) for name in ("name", "weights") if getattr(options, name) is not None
+    }
+    if options.photo is not None:
+        return {"weights": "coco", **request, "kind": "photo", "upload": client.upload(options.photo)["id"]}
+    request |= {"kind": "map", "source": _source(client, options)}
+    request |= {} if options.views is None else {"options": {"views": options.views}}
+    return request | ({} if options.register is None else {"register_of": _register(client, options.register)})
+
+
+def _source(client: Client, options: JobOptions) -> dict[str, Any]:
+    year = {} if options.season is None else {"year": options.season}
+    if options.cube is not None:
+        return {"type": "cube", "upload": client.upload(options.cube)["id"]}
+    if options.area is not None:
+        return {"type": "catalogue", "upload": client.upload(options.area)["id"], "catalogue": options.catalog, **year}
+    return {"type": "sample", "size": options.sample, **year}
+
+
+def _register(client: Client, register: str) -> dict[str, Any]:
+    return {"url": register} if "://" in register else {"upload": client.upload(Path(register))["id"]}
+
+
+def _watch(client: Client, id: str) -> None:
+    def show(job: dict[str, Any]) -> None:
+        left = f", about {job['seconds_left']:.0f} s left" if job["seconds_left"] is not None else ""
+        print(f"{job['state']:9} {job['progress']:4.0%}  {job['message']}{left}", file=sys.stderr, flush=True)
+
+    def log(line: dict[str, Any]) -> None:
+        print(f"{line['time'][:19]}  {line['text']}", flush=True)
+
+    job = client.watch(id, show, log)
+    if job["state"] != "done":
+        raise AppError(
+            f"job {id} is {job['state']} ({job['error'] or 'it was cancelled'})", "one that is done", "start it again"
+        )
+
+
+VERBS = {
+    "submit": (submit, "start a job"),
+    "watch": (watch, "show what it does until it has ended"),
+    "fetch": (fetch, "get its files"),
+}
+
+
+def _usage() -> str:
+    rows = "\n".join(f"  {verb:<8}  {line}" for verb, (_, line) in VERBS.items())
+    return (
+        "panoseg job: jobs of a web application (panoseg app)\n\n"
+        "usage: panoseg job VERB [options]      panoseg job VERB --help tells more\n\n"
+        f"{rows}\n\nexample: panoseg job submit --sample 256 --wait"
+    )

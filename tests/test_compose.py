@@ -1,0 +1,103 @@
+"""compose.yaml, checked as far as that goes without an engine: its commands parse, its parts fit, and it holds no secret."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from panoseg.app.settings import AppSettings
+from panoseg.cli import app as command
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "compose.yaml").read_text()
+COMPOSE = yaml.safe_load(TEXT)
+SERVICES = COMPOSE["services"]
+
+
+def given(service: str, monkeypatch) -> AppSettings:
+    """The settings that a service's command gives."""
+    words = SERVICES[service]["command"].split()
+    assert words.pop(0) == "app"
+    found = []
+    verb = "worker" if words[0] == "worker" else ""
+    monkeypatch.setitem(command.VERBS, verb, _taking(command.VERBS[verb], found))
+    command.main(words)
+    return found[0]
+
+
+def _taking(original, found):
+    import functools
+
+    @functools.wraps(original)
+    def take(settings):
+        found.append(settings)
+
+    return take
+
+
+def test_server_and_worker_have_the_same_place(monkeypatch):
+    server, worker = given("app", monkeypatch), given("worker", monkeypatch)
+    assert (server.folder, server.dask, server.tokens) == (worker.folder, worker.dask, worker.tokens)
+    assert (server.host, server.workers, server.port) == ("0.0.0.0", 0, 8080)
+    assert str(server.folder).startswith("/data/")
+
+
+def test_services_find_each_other(monkeypatch):
+    server = given("app", monkeypatch)
+    host, port = re.fullmatch(r"tcp://(\w+):(\d+)", server.dask).groups()
+    assert f"--port {port}" in SERVICES[host]["command"]
+    assert SERVICES["dask-worker"]["command"].split()[1] == server.dask
+    url = SERVICES["app"]["environment"]["PANOSEG_DATABASE"]
+    user, database, name = re.fullmatch(r"postgresql\+psycopg://(\w+):\$\{POSTGRES_PASSWORD:\?.*\}@(\w+)/(\w+)", url).groups()
+    assert SERVICES[database]["environment"]["POSTGRES_USER"] == user
+    assert SERVICES[database]["environment"]["POSTGRES_DB"] == name
+    for service in SERVICES.values():
+        for other, condition in service.get("depends_on", {}).items():
+            assert other in SERVICES
+            assert condition["condition"] != "service_healthy" or "healthcheck" in SERVICES[other]
+        for volume in service.get("volumes", ()):
+            assert volume.split(":")[0] in COMPOSE["volumes"]
+
+
+def test_no_password_stands_in_it():
+    assert re.findall(r"PASSWORD: (.*)", TEXT) == ["${POSTGRES_PASSWORD:?write it to .env}"]
+    assert "ports" not in SERVICES["database"]
+    assert SERVICES["app"]["ports"] == ["127.0.0.1:8080:8080"]
+
+
+def test_the_image_can_do_what_is_asked_of_it():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    extras = re.search(r'"\.\[(.*)\]"', dockerfile)[1].split(",")
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert "postgres" in extras
+    assert set(extras) <= set(known)
+    assert 'ENTRYPOINT ["panoseg"]' in dockerfile
+    for service in ("app", "worker", "scheduler", "dask-worker"):
+        assert SERVICES[service]["read_only"]
+        assert SERVICES[service]["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("service", ["scheduler", "dask-worker"])
+def test_dask_knows_its_options(service):
+    """The options of a command stand in its help."""
+    words = SERVICES[service]["command"].split()
+    done = subprocess.run([sys.executable, "-m", "dask", words[0], "--help"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for option in [word for word in words if word.startswith("--")]:
+        assert option.replace("--no-dashboard", "--no-dashboard") in done.stdout, option
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def test_the_engine_reads_it():
+    words = ["docker", "compose", "-f", str(ROOT / "compose.yaml"), "config", "--quiet"]
+    done = subprocess.run(
+        words, env={"PATH": "/usr/bin:/usr/local/bin", "POSTGRES_PASSWORD": "x"}, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
