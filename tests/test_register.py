@@ -530,13 +530,13 @@ def test_memory_is_bounded_by_the_window(tmp_path, monkeypatch):
 
 def test_a_dataset_is_described_trained_on_and_tested(tmp_path, capsys):
     """From a register to a score, by the commands alone, with a tiny network."""
-    parcels, codes, cube = write_inputs(tmp_path, cube=make_cube(64, DATES[::4]))
+    parcels, codes, cube = write_inputs(tmp_path, field_register(48), make_cube(48, DATES[::4]))
     data, run = str(tmp_path / "data"), str(tmp_path / "run")
     words = ["--parcels", str(parcels), "--class-column", "crop", "--classes", str(codes), "--cube", str(cube), "--out", data]
     assert main(["dataset", *words, "--layout", "pastis", "--size", "16", "--min-dates", "3"]) == 0
-    assert "16 patches of 16 x 16 pixels" in capsys.readouterr().out
+    assert "9 patches of 16 x 16 pixels" in capsys.readouterr().out
     assert main(["describe", data]) == 0
-    assert "patches  16; 16 x 16 pixels" in capsys.readouterr().out
+    assert "patches  9; 16 x 16 pixels" in capsys.readouterr().out
     options = tiny_options("pastis-utae-paps")
     assert main(["train", "pastis-utae-paps", "--data", data, "--out", run, "--epochs", "1", *options]) == 0
     assert main(["test", run, "--data", data, "--out", str(tmp_path / "scores")]) == 0

@@ -7,19 +7,24 @@ import os
 import re
 import shutil
 import stat
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import shapely
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.windows import Window as RasterWindow
 from shapely.geometry import mapping
 
 from panoseg.cli import main
 from panoseg.errors import CubeError
 from panoseg.imagery import safe as safe_module
+from panoseg.imagery.bands import band_name
 from panoseg.imagery.safe import safe_scenes
 from safes import PRODUCT, another_granule, copy_metadata, write_images, zip_product
 
@@ -80,6 +85,35 @@ def test_bands_and_offsets_of_each_baseline(products, tmp_path, baseline, form):
     for band, asset in scene.assets.items():
         expected = (1.0, 0.0) if band == "SCL" else (1e-4, BASELINES[baseline])
         assert (asset.meaning.scale, asset.meaning.offset, asset.meaning.nodata) == (*expected, 0.0)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_scenes_are_what_the_driver_of_gdal_sees(products, tmp_path, baseline):
+    """Numbers, places and offsets of each band, by GDAL's own reader of these products."""
+    safe = copy_metadata(products[baseline], tmp_path)
+    write_images(safe, 32)
+    (scene,), _ = safe_scenes(safe)
+    with (
+        warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+        rasterio.open(safe / PRODUCT, driver="SENTINEL2") as product,
+    ):
+        of_10_m, of_20_m = product.subdatasets[:2]
+    compared = set()
+    for subdataset, pixel in ((of_10_m, 10), (of_20_m, 20)):
+        with rasterio.open(subdataset, driver="SENTINEL2") as seen:
+            for number in seen.indexes:
+                tags = seen.tags(number)
+                band = band_name(tags["BANDNAME"])
+                if band not in scene.assets or scene.assets[band].resolution_m != pixel:
+                    continue
+                with rasterio.open(scene.assets[band].href) as source:
+                    assert (source.crs, source.transform) == (seen.crs, seen.transform)
+                    window = RasterWindow(0, 0, source.width, source.height)
+                    assert np.array_equal(source.read(1), seen.read(number, window=window))
+                if band != "SCL":
+                    assert scene.assets[band].meaning.offset * 1e4 == pytest.approx(float(tags.get("BOA_ADD_OFFSET", 0)))
+                compared.add(band)
+    assert compared == {"B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "SCL"}
 
 
 def test_a_product_without_its_list_of_offsets_has_them_by_its_baseline(product):
