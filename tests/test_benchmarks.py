@@ -205,3 +205,12 @@ def test_a_batch_is_halved_until_it_fits(script, monkeypatch):
     arguments = type("Arguments", (), {"batch": 8, "size": 16, "dates": 2, "device": "cpu"})
     assert gpu.largest_batch("utae", arguments) == 2
     assert tried == [8, 4, 2]
+
+
+def test_a_dataset_is_made_and_measured(script, monkeypatch, capsys):
+    options = ["--size", "64", "--dates", "2", "--parcels", "40", "--patch", "16"]
+    heads, ((land, dates, parcels, patches, memory, seconds),) = table(run(script("dataset"), monkeypatch, capsys, *options))
+    assert heads[4] == "largest memory"
+    assert (land, dates, parcels, patches) == ("64 x 64", "2", "40", "16")
+    assert 0.1 < float(memory.removesuffix(" GiB")) < 2
+    assert float(seconds.removesuffix(" s")) > 0
