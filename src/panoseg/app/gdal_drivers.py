@@ -18,6 +18,7 @@ NEEDED = (
     "MVT",
     "PMTiles",
     "PNG",
+    "VRT",  # in which rasterio describes what it warps; files of strangers are opened as named formats alone
     "WEBP",
 )
 """Formats that are left."""
@@ -35,7 +36,7 @@ _OTHERS = (
     "OGR_GMT,OGR_PDS,OGR_VRT,OSM,OZI,OpenFileGDB,PAux,PCIDSK,PCRaster,PDF,PDS,PDS4,PGDUMP,PLMOSAIC,"
     "PLSCENES,PNM,PRF,R,RIK,RMF,ROI_PAC,RPFTOC,RRASTER,RS2,RST,Rasterlite,S102,S104,S111,S57,SAFE,"
     "SAGA,SAR_CEOS,SDTS,SENTINEL2,SGI,SIGDEM,SNAP_TIFF,SNODAS,SQLite,SRP,SRTMHGT,STACIT,STACTA,SXF,"
-    "Selafin,TGA,TIL,TSX,Terragen,TopoJSON,USGSDEM,VDV,VFK,VICAR,VRT,WAsP,WCS,WFS,WMS,WMTS,XLSX,"
+    "Selafin,TGA,TIL,TSX,Terragen,TopoJSON,USGSDEM,VDV,VFK,VICAR,WAsP,WCS,WFS,WMS,WMTS,XLSX,"
     "XPM,XYZ,ZMap,Zarr,netCDF,MapInfo File"
 )
 
