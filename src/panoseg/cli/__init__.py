@@ -17,7 +17,7 @@ from panoseg.errors import PanosegError
 
 COMMANDS: dict[str, str] = {
     "demo": "simulate a season, map it, compare with the truth, write report.html",
-    "simulate": "write simulated seasons as a dataset in PASTIS's layout, or as a cube",
+    "simulate": "write simulated seasons as a dataset or a cube, or simulated photographs",
     "dataset": "make training data from a register of parcels and cubes of its land",
     "describe": "what a dataset holds: classes, dates, parcels; with pictures",
     "experiments": "list every named experiment",
@@ -32,7 +32,7 @@ COMMANDS: dict[str, str] = {
     "compare": "score a file of parcels against a file of true parcels",
     "app": "the web application: draw a place, get its parcels",
     "job": "jobs of a web application: submit, watch, fetch",
-    "coco": "score, merge and convert COCO panoptic files",
+    "coco": "score, merge and convert COCO panoptic files; write a dataset as shards",
 }
 
 
