@@ -94,8 +94,15 @@ def test_dask_knows_its_options(service):
         assert option.replace("--no-dashboard", "--no-dashboard") in done.stdout, option
 
 
-@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def has_engine() -> bool:
+    """Whether there is a docker with its compose."""
+    found = shutil.which("docker")
+    return found is not None and subprocess.run([found, "compose", "version"], capture_output=True, timeout=60).returncode == 0
+
+
 def test_the_engine_reads_it():
+    if not has_engine():
+        pytest.skip("docker compose is not installed")
     words = ["docker", "compose", "-f", str(ROOT / "compose.yaml"), "config", "--quiet"]
     done = subprocess.run(
         words, env={"PATH": "/usr/bin:/usr/local/bin", "POSTGRES_PASSWORD": "x"}, capture_output=True, timeout=60

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Iterator
-from contextlib import closing
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -87,8 +86,7 @@ class AllowedUrls:
                             url = urljoin(url, answer.headers["location"])
                             continue
                         answer.raise_for_status()
-                        with closing(answer.iter_bytes(_MIB)) as chunks:
-                            _keep(chunks, path, largest_mib)
+                        _keep(answer.iter_bytes(_MIB), path, largest_mib)
                         return
                 except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__

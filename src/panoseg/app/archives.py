@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import stat
 import tempfile
@@ -9,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from panoseg.errors import AppError, TooLargeError
 
@@ -17,6 +19,12 @@ LARGEST_UNPACKED = 16 * 1024**3
 MOST_ENTRIES = 200_000
 LARGEST_RATIO = 200
 _FORGIVEN_BYTES = 16 * 1024**2  # tiny files of zeros pack better than any ratio
+_ZARR_METADATA = ("zarr.json", ".zarray", ".zmetadata", ".zgroup")
+_LARGEST_METADATA = 16 * 1024**2
+# Grids of chunks and how their files are called are named in the same way as codecs.
+_PACKING = ("blosc", "bz2", "crc32c", "delta", "fixedscaleoffset", "gzip", "lz4", "shuffle", "sharding_indexed", "zlib", "zstd")
+_FORMS = ("bytes", "default", "fixed_length_utf32", "rectilinear", "regular", "transpose", "v2", "vlen-bytes", "vlen-utf8")
+_CODECS = frozenset((*_PACKING, *_FORMS, "numpy.datetime64", "numpy.timedelta64"))
 _TABLES = (".shp", ".gpkg", ".geojson", ".json", ".parquet")
 _SIDECARS = (".shx", ".dbf", ".prj", ".cpg")
 _LARGEST_TABLE = 4 * 1024**3
@@ -66,12 +74,49 @@ def zarr_root(entries: list[zipfile.ZipInfo]) -> PurePosixPath | None:
     return min(roots, key=lambda root: len(root.parts), default=None)
 
 
+def check_codecs(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Raise ``AppError`` for a Zarr store whose arrays are packed in another way than numbers usually are.
+
+    One of Zarr's codecs unpickles what it reads, which runs whatever program the store holds.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in entries:
+            if PurePosixPath(entry.filename).name in _ZARR_METADATA:
+                if entry.file_size > _LARGEST_METADATA:
+                    raise TooLargeError(
+                        f"{entry.filename!r} of {entry.file_size >> 20} MiB", "metadata", "write the store again"
+                    )
+                try:
+                    _check_names(json.loads(archive.read(entry)), entry.filename)
+                except (ValueError, RecursionError, zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+                    raise AppError(f"{entry.filename!r} cannot be read ({error})", "JSON", "write the store again") from error
+
+
+def _check_names(value: Any, place: str) -> None:
+    """Look at every codec that metadata name, at any depth: {"id": ..} in version 2, {"name": .., "configuration": ..} in 3."""
+    if isinstance(value, list):
+        for part in value:
+            _check_names(part, place)
+    elif isinstance(value, dict):
+        codec = value.get("id", value.get("name") if "configuration" in value else None)
+        if isinstance(codec, str) and codec.removeprefix("numcodecs.") not in _CODECS:
+            raise AppError(
+                f"{place!r} with the codec {codec[:40]!r}", f"one of {', '.join(sorted(_CODECS))}", "write it with zstd"
+            )
+        if value.get("dtype") == "|O":
+            raise AppError(f"{place!r} with Python's objects", "numbers", "write it without them")
+        for name, part in value.items():
+            if name != "attributes":
+                _check_names(part, place)
+
+
 def unpack_zarr(path: Path, target: Path) -> None:
     """Write the Zarr store of an archive to the new folder ``target``. Raises as ``check_archive``."""
     entries = check_archive(path)
     root = zarr_root(entries)
     if root is None:
         raise AppError("an archive without a Zarr store", "a zipped folder with zarr.json or .zgroup", "pack the store itself")
+    check_codecs(path, entries)
     with zipfile.ZipFile(path) as archive:
         for entry in entries:
             name = PurePosixPath(entry.filename)

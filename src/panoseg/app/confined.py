@@ -24,6 +24,8 @@ _PRELOADED = (
     "panoseg.imagery.area",
     "panoseg.maps.read_parcels",
     "panoseg.cube.check",
+    "panoseg.cube.open",
+    "panoseg.data.photograph_files",
 )
 
 
@@ -38,6 +40,7 @@ def confined(function: Callable[..., Any], *arguments: Any) -> Any:
 
     Raises the ``PanosegError`` that it raises, or ``AppError`` where it fails, takes more than 120 s, or more than 4 GiB.
     """
+    prepare()
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     with _MOST, receiver:

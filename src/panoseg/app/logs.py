@@ -43,3 +43,4 @@ def set_up_logging() -> None:
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("panoseg").setLevel(logging.INFO)
+    logging.getLogger("rasterio._env").setLevel(logging.ERROR)  # it complains of formats that it lacks and is told to leave out

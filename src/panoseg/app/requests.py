@@ -24,8 +24,8 @@ class SampleSource(_Strict):
     """A simulated season of a landscape that no weights have seen; needs no network."""
 
     type: Literal["sample"] = "sample"
-    size: int = Field(256, ge=32, le=1024, description="pixels of 10 m on a side")
-    seed: int = Field(0, ge=0, le=9999, description="which landscape")
+    size: int = Field(default=256, ge=32, le=512, description="pixels of 10 m on a side")
+    seed: int = Field(default=0, ge=0, le=9999, description="which landscape")
     year: Year = 2019
 
 
@@ -40,12 +40,14 @@ class CatalogueSource(_Strict):
     """Scenes of a catalogue over an outline, which is drawn (GeoJSON, degrees) or uploaded."""
 
     type: Literal["catalogue"]
-    catalogue: Annotated[str, Field(max_length=2000)] | None = Field(None, description="name or URL; the server's by default")
-    outline: dict[str, Any] | None = Field(None, description="a GeoJSON geometry or feature")
+    catalogue: Annotated[str, Field(max_length=2000)] | None = Field(
+        default=None, description="name or URL; the server's by default"
+    )
+    outline: dict[str, Any] | None = Field(default=None, description="a GeoJSON geometry or feature")
     upload: Id | None = None
     year: Year = Field(description="the season is 1 September of the year before to 31 October")
-    first: date | None = Field(None, description="other first day")
-    last: date | None = Field(None, description="other last day")
+    first: date | None = Field(default=None, description="other first day")
+    last: date | None = Field(default=None, description="other last day")
 
     @model_validator(mode="after")
     def _one_outline(self) -> CatalogueSource:
@@ -78,11 +80,11 @@ class RegisterSource(_Strict):
 class MapChoices(_Strict):
     """How the map is made; as the options of ``panoseg map``."""
 
-    views: int = Field(2, ge=1, le=8)
-    min_clear: float = Field(0.1, ge=0, le=1)
-    max_dates: int = Field(60, ge=2, le=200)
-    min_area_ha: float = Field(0.05, ge=0, le=100)
-    simplify: float = Field(1.0, ge=0, le=10)
+    views: int = Field(default=2, ge=1, le=8)
+    min_clear: float = Field(default=0.1, ge=0, le=1)
+    max_dates: int = Field(default=60, ge=2, le=200)
+    min_area_ha: float = Field(default=0.05, ge=0, le=100)
+    simplify: float = Field(default=1.0, ge=0, le=10)
 
 
 class MapRequest(_Strict):
@@ -93,7 +95,7 @@ class MapRequest(_Strict):
     source: Annotated[SampleSource | CubeSource | CatalogueSource, Field(discriminator="type")]
     weights: Name = PACKAGE_WEIGHTS
     options: MapChoices = MapChoices()
-    register_of: RegisterSource | None = Field(None, description="official parcels, to refine the map by")
+    register_of: RegisterSource | None = Field(default=None, description="official parcels, to refine the map by")
 
 
 class PhotoRequest(_Strict):

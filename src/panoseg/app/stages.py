@@ -17,12 +17,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoseg.app.requests import CatalogueSource, CubeSource, MapRequest, PhotoRequest, SampleSource
 from panoseg.app.settings import AppSettings
+from panoseg.errors import AppError, LimitError, ParcelsError
 from panoseg.files import atomic, output_error, remove_unfinished, write_json, write_text
 from panoseg.progress import listening
 
@@ -44,13 +45,14 @@ Tell = Callable[[float, str], None]
 class Work:
     """A job in the hands of a worker.
 
-    write: adds a line to its log. weights: where those of its name lie, None for those in the package.
+    write: adds a line to its log. complaints: what could not be done although the job is, a sentence each.
     """
 
     settings: AppSettings
     folder: Path
     request: MapRequest | PhotoRequest
     write: Callable[[str], None]
+    complaints: list[str] = field(default_factory=list)
 
     @property
     def map(self) -> MapRequest:
@@ -123,7 +125,8 @@ def _simulate(work: Work, source: SampleSource) -> None:
 
     size = (source.size, source.size)
     cube, parcels = simulate_cube(size, SAMPLE_SEEDS + source.seed, sample_options(source))
-    with atomic(work.folder / REGISTER) as path, atomic(work.folder / CUBE) as store:
+    # The season gets its name last: it is what says that the stage is done.
+    with atomic(work.folder / CUBE) as store, atomic(work.folder / REGISTER) as path:
         parcels.to_parquet(path)
         cube.chunk({"time": 1, "y": 512, "x": 512}).to_zarr(store, mode="w", consolidated=False, zarr_format=3)
     work.write(f"simulated {cube.sizes['time']} dates of {source.size} x {source.size} pixels with {len(parcels)} parcels")
@@ -146,7 +149,21 @@ def _unpack(work: Work) -> None:
             unpack_zarr(upload, target)
         else:
             shutil.copyfile(upload, target)
+        _check_size(work, target)
     work.write("unpacked the uploaded season")
+
+
+def _check_size(work: Work, cube: Path) -> None:
+    """Refuse an uploaded season of more land than a user may map, whatever it says of itself elsewhere."""
+    from panoseg.cube.check import PIXEL_M, check_cube
+    from panoseg.cube.open import open_cube, reading
+    from panoseg.data.bands import PASTIS_BANDS
+
+    with reading(cube):
+        sizes = check_cube(open_cube(cube), PASTIS_BANDS).sizes
+    km2, most = sizes["y"] * sizes["x"] * PIXEL_M**2 / 1e6, work.settings.limits.area_km2
+    if km2 > most:
+        raise LimitError(f"a season of {km2:,.0f} km2", f"at most {most:g} km2", "upload a part of it")
 
 
 def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
@@ -224,11 +241,21 @@ def _map_done(work: Work) -> bool:
 
 
 def _refine(work: Work) -> None:
+    """Official parcels of no use cost the comparison, not the map."""
+    try:
+        _compare(work)
+    except (ParcelsError, AppError) as error:
+        _clear(work.folder / REFINED)
+        work.complaints.append(f"the official parcels could not be used: {error}")
+
+
+def _compare(work: Work) -> None:
     from panoseg.maps.refine import refine_file
 
     _clear(work.folder / REFINED)
     register = work.folder / REGISTER
     if work.map.register_of is not None:
+        register.unlink(missing_ok=True)
         _take_register(work, register)
     if not register.is_file():
         return

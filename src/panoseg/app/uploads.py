@@ -12,7 +12,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy import delete, func, select
 
-from panoseg.app.archives import check_archive, unpacked_parcels, zarr_root
+from panoseg.app.archives import check_archive, check_codecs, unpacked_parcels, zarr_root
 from panoseg.app.confined import confined
 from panoseg.app.database import Database, UploadRow, now
 from panoseg.app.settings import AppSettings
@@ -179,8 +179,9 @@ def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
     if path.suffix == ".nc":
         return "cube", _cube(path)
     if path.suffix == ".zip":
-        root = zarr_root(check_archive(path))
-        if root is not None:
+        entries = check_archive(path)
+        if zarr_root(entries) is not None:
+            check_codecs(path, entries)
             return "cube", {"format": "Zarr"}
     if path.suffix != ".parquet":
         try:

@@ -41,6 +41,7 @@ _PATIENCE_S = 2.0  # for the lock of a process that is just being ended
 _PAUSE_S = 2.0
 _REPORT_S = 0.5
 _FATAL = 70
+_NICENESS = 10  # pages come first
 _PRELOADED = (
     "panoseg.app.egress",
     "panoseg.cube.fetch",
@@ -61,7 +62,7 @@ def work(settings: AppSettings, stop: threading.Event, drain: threading.Event | 
     try:
         while not stop.is_set() and not (drain is not None and drain.is_set()):
             with _outages_survived(stop):
-                jobs.live(worker.id, None)
+                worker.live()
                 claim = jobs.claim(worker.id)
                 if claim is None:
                     stop.wait(_POLL_S)
@@ -89,7 +90,14 @@ class _Worker:
     def __init__(self, settings: AppSettings, jobs: Jobs, stop: threading.Event) -> None:
         self.settings, self.jobs, self.stop = settings, jobs, stop
         self.context = _prepared_context()
+        self._next_beat = 0.0
         self.id = f"{socket.gethostname()[:30]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+    def live(self) -> None:
+        """Say now and then that the worker lives without a job."""
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + self.settings.lease_seconds / 5
+            self.jobs.live(self.id, None)
 
     def hold(self, claim: Claim) -> None:
         """Let a process do a job, and end it when the job is no longer wanted or no longer ours."""
@@ -103,6 +111,7 @@ class _Worker:
             process.join(_PATIENCE_S)  # it has ended the job itself, or another worker has the job
         finally:
             _end(process)
+        self._next_beat = 0.0
         LOG.info("job left", extra={"job": claim.job, "seconds": round(time.monotonic() - start, 1)})
 
     def _watch(self, claim: Claim, process: BaseProcess) -> None:
@@ -156,6 +165,7 @@ def _process(settings: AppSettings, claim: Claim) -> None:
     """The process of a job."""
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.nice(_NICENESS)
     from panoseg.app.egress import guard_process
     from panoseg.app.logs import set_up_logging
 
@@ -193,7 +203,9 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
         jobs.write(claim.job, text, "error")
         jobs.fail(claim, text, folder_bytes(folder))
         return
-    jobs.finish(claim, folder_bytes(folder), time.monotonic() - start, "done")
+    for complaint in work.complaints:
+        jobs.write(claim.job, complaint, "error")
+    jobs.finish(claim, folder_bytes(folder), time.monotonic() - start, "; ".join(["done", *work.complaints]))
 
 
 def _open(settings: AppSettings, folder: Path, write: Callable[[str], None]) -> Work:
@@ -269,6 +281,11 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def _drain_after(parent: BaseProcess, drain: threading.Event) -> None:
+    parent.join()
+    drain.set()
+
+
 def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
     """A worker as a process, until SIGTERM or SIGINT; one that belongs to a server ends its job when that has died."""
     from panoseg.app.logs import set_up_logging
@@ -281,5 +298,5 @@ def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN if belongs_to_server else lambda *_: stop.set())
     parent = multiprocessing.parent_process()
     if belongs_to_server and parent is not None:
-        threading.Thread(target=lambda: (parent.join(), drain.set()), daemon=True).start()
+        threading.Thread(target=_drain_after, args=(parent, drain), daemon=True).start()
     work(settings, stop, drain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -83,4 +83,4 @@ def _with_environment(settings: AppSettings) -> AppSettings:
     return replace(settings, database=given) if given and settings.database is None else settings
 
 
-VERBS = {"": serve, "worker": worker, "token": token}
+VERBS: dict[str, Callable[..., None]] = {"": serve, "worker": worker, "token": token}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -165,7 +165,7 @@ def _watch(client: Client, id: str) -> None:
         )
 
 
-VERBS = {
+VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "submit": (submit, "start a job"),
     "watch": (watch, "show what it does until it has ended"),
     "fetch": (fetch, "get its files"),
