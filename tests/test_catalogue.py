@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import shapely
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pystac.link import Link
+from pystac_client.exceptions import APIError
 
 from catalogue_server import RUSTAC, make_impatient, serve
 from cubes import item
@@ -164,6 +168,44 @@ def test_a_catalogue_cannot_name_files_of_ours(tmp_path, href, words):
     assert scenes == []
     assert list(broken) == ["a"]
     assert any(word in broken["a"] for word in words.split("|"))
+
+
+def test_a_link_in_an_answer_cannot_lead_to_our_files(tmp_path):
+    (tmp_path / "secret.json").write_text('{"features": []}')
+    for address in (
+        str(tmp_path / "secret.json"),
+        f"file://{tmp_path}/secret.json",
+        Link("next", str(tmp_path / "secret.json")),
+    ):
+        with pytest.raises(APIError, match="no address of a server"):
+            module._PatientIO().read_text(address)
+
+
+def test_pages_that_never_end_are_ended(server, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_ITEMS", 1)
+    with pytest.raises(CatalogueError, match="more than 1 scenes of a month"):
+        search(FARM, *SPRING, find_catalogue(server.url))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "coordinates", "href"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(["id", "properties", "assets", "geometry", "links", "href", "raster:bands", "gsd"]), json_values)
+def test_items_may_hold_anything(tmp_path, key, value):
+    scene = item("a", "2019-05-01T10:00:00Z", {"B02": {"href": "https://example.org/B02.tif"}})
+    (scene if key in ("id", "properties", "assets", "geometry", "links") else scene["assets"]["B02"])[key] = value
+    save_scenes([scene, value], tmp_path / "scenes.json", {})
+    scenes, broken = load_scenes(tmp_path / "scenes.json")
+    assert len(scenes) + len(broken) >= 1
+    if isinstance(value, dict):
+        assert module._meets(scene, FARM.outline) in (True, False)
 
 
 def test_relative_addresses_are_those_of_the_item(tmp_path):

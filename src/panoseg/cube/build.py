@@ -31,7 +31,7 @@ from panoseg.cube.options import TEN_BANDS, CubeOptions
 from panoseg.cube.record import RECORD, CubeReport, report_of
 from panoseg.cube.scenes import with_true_offset
 from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
-from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of
+from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of, work_folder
 from panoseg.errors import CubeError, OutputError
 from panoseg.files import output_error
 from panoseg.imagery.area import inside, on_plane
@@ -118,7 +118,7 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
         report, same = None, False
     if report is None or not same:
         raise OutputError(f"{out} exists and is another cube", "a new name", "choose another --out, or remove it")
-    discard(out.with_name(f"{out.name}.unfinished"))
+    discard(work_folder(out))
     return report
 
 

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import shapely
 
 from panoseg.cube.build import CubeReport, build_cube
 from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, OutputError
-from panoseg.files import check_writable
+from panoseg.files import check_writable, output_error, remove_unfinished
 from panoseg.imagery.area import PIXEL_M, Area, grid_of, read_area
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
 
 _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then
+_A_DAY = timedelta(days=1)  # the day in UTC need not be the one at the place
 _ASK_ABOVE_GB = 50.0
 
 
@@ -53,12 +57,10 @@ def fetch_cube(
     """
     area = asked_area(request, options, len(bands))
     grid = grid_of(area, PIXEL_M, options.margin_m)
-    check_writable(scenes_path)
     if not _searched(scenes_path, request, area):
-        catalogue = find_catalogue(request.catalogue, request.collection)
-        found = search(area, request.first, request.last, catalogue)
-        save_scenes(found, scenes_path, {**_asked(request, area), "searched": str(datetime.now(UTC).date())})
+        _search(request, area, out, scenes_path)
     scenes, broken = load_scenes(scenes_path)
+    scenes = [scene for scene in scenes if request.first - _A_DAY <= scene.time.date() <= request.last + _A_DAY]
     if not scenes:
         why = next(iter(broken.values()), "it is empty")
         raise CatalogueError(
@@ -69,6 +71,23 @@ def fetch_cube(
     notes = (*area.notes, *_unfinished(request, scenes_path))
     report = build_cube(scenes, grid, out, options, area.outline, bands=bands, title=area.name, left_out=broken, notes=notes)
     return report, area
+
+
+def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
+    """Save the scenes that the catalogue names; what a kill leaves lies in the folder of the unfinished cube."""
+    catalogue, work = find_catalogue(request.catalogue, request.collection), work_folder(out)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(work)
+        check_writable(work / scenes_path.name)
+        found = search(area, request.first, request.last, catalogue)
+        save_scenes(found, work / scenes_path.name, {**_asked(request, area), "searched": str(datetime.now(UTC).date())})
+        os.replace(work / scenes_path.name, scenes_path)
+    except OSError as error:
+        raise output_error(scenes_path, error) from error
+    finally:
+        with suppress(OSError):
+            work.rmdir()  # an empty one
 
 
 def _asked(request: Request, area: Area) -> dict[str, str]:

@@ -100,7 +100,7 @@ def _read(scene: Scene, band: str, grid: GeoBox, empty: int) -> np.ndarray:
     for attempt in range(_TRIES):
         try:
             return _numbers(scene.assets[band], grid, band, empty)
-        except (RasterioError, OSError) as error:
+        except (RasterioError, OSError, ValueError) as error:  # ValueError: a no data that the file's numbers cannot be
             # GDAL's own word is the cause of rasterio's.
             reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
             if attempt == _TRIES - 1 or any(word in reason or word in str(error) for word in _FINAL):
@@ -118,8 +118,11 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
         nodata = meaning.nodata
         target = {"crs": str(grid.crs), "transform": grid.affine, "width": width, "height": height}
         with WarpedVRT(source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata) as warped:
-            numbers_HW = warped.read(1).astype(np.float32)
-    seen_HW = np.isfinite(numbers_HW) & (numbers_HW != np.float32(nodata))
+            numbers_HW = warped.read(1)
+    seen_HW = np.isfinite(numbers_HW) & (numbers_HW != nodata)
+    numbers_HW = np.where(seen_HW, numbers_HW, 0).astype(np.float32)
     if band != SCENE_CLASSIFICATION:
-        numbers_HW = numbers_HW * np.float32(meaning.scale * 1e4) + np.float32(meaning.offset * 1e4)
+        with np.errstate(over="ignore", invalid="ignore"):  # scales of anybody
+            scale, offset = np.float32(meaning.scale * 1e4), np.float32(meaning.offset * 1e4)
+            numbers_HW = np.nan_to_num(numbers_HW * scale + offset)
     return np.where(seen_HW, np.clip(np.rint(numbers_HW), -_LARGEST, _LARGEST), empty).astype(np.int16)

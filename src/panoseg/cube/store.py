@@ -94,9 +94,14 @@ def _is_json(line: str) -> bool:
         return False
 
 
+def work_folder(out: Path) -> Path:
+    """Where a cube lies while it is made."""
+    return out.with_name(f"{out.name}.unfinished")
+
+
 def begin(out: Path, plan: Mapping[str, Any]) -> Path:
     """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished. Raises ``OutputError``."""
-    work = out.with_name(f"{out.name}.unfinished")
+    work = work_folder(out)
     recorded = work / _PLAN
     try:
         work.mkdir(parents=True, exist_ok=True)

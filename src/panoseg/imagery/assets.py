@@ -19,7 +19,7 @@ from panoseg.imagery.bands import band_name
 from panoseg.imagery.radiometry import Radiometry, processing_baseline, radiometry
 
 # What a STAC item that anybody made may raise while it is read.
-BROKEN_ITEM = (KeyError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError)
+BROKEN_ITEM = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError)
 
 
 @dataclass(frozen=True)

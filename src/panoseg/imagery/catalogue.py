@@ -11,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import shapely
+from pystac.link import HREF, Link
 from pystac_client import Client
 from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
@@ -30,6 +32,7 @@ from panoseg.imagery.assets import BROKEN_ITEM, Scene, scene_of_item
 from panoseg.progress import track
 
 _PAGE = 100
+_MOST_ITEMS = 50_000  # of a month: all of the land on Earth has fewer; pages that never end have more
 _PATIENCE = Retry(
     total=6,
     connect=4,  # an address where nobody is, or no network, is known within seconds
@@ -93,7 +96,10 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
                 datetime=f"{start}T00:00:00Z/{end}T23:59:59Z",
                 limit=_PAGE,
             )
-            found |= {str(item.get("id")): item for item in asked.items_as_dicts() if _meets(item, area.outline)}
+            items = list(islice(asked.items_as_dicts(), _MOST_ITEMS + 1))
+            if len(items) > _MOST_ITEMS:
+                raise ValueError(f"more than {_MOST_ITEMS} scenes of a month")
+            found |= {str(item.get("id")): item for item in items if _meets(item, area.outline)}
         except (APIError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _no_answer(catalogue, error) from error
     if not found:
@@ -106,7 +112,17 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
 
 
 class _PatientIO(StacApiIO):
-    """Asks again where a connection ends in the middle of an answer; what urllib3 sees of it ends earlier."""
+    """Asks again where a connection ends in the middle of an answer; what urllib3 sees of it ends earlier.
+
+    Only what lies on servers is read: a link in an answer cannot lead to a file of ours.
+    """
+
+    def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:
+        """The text behind an address or a link; raises ``APIError``."""
+        address = str(source.to_dict()["href"] if isinstance(source, Link) else source)
+        if urlsplit(address).scheme not in ("http", "https"):
+            raise APIError(f"{address[:80]!r} is no address of a server")
+        return super().read_text(source, *args, **kwargs)
 
     def request(self, *args: Any, **kwargs: Any) -> str:
         """The text of a whole answer; raises ``APIError``."""
