@@ -28,6 +28,7 @@ FOLDER = "corrections"
 _STEPS = "steps.json"
 _SMALLEST_HA = 0.01
 _MOST_STEPS = 10_000
+_LINE_STEP_DEGREES = 0.01
 
 What = Literal["crop", "split", "merge"]
 
@@ -128,7 +129,9 @@ def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]
     """
     if len(line) < 2 or not np.isfinite(line).all() or np.abs(line).max() > 180:
         raise ParcelsError("a line of fewer than two places on Earth", "one that crosses the parcel", "draw it again")
-    cut = gpd.GeoSeries([shapely.LineString(line)], crs=DEGREES).to_crs(result.crs).iloc[0]
+    # A straight line on the globe's grid is none in a projection.
+    fine = shapely.segmentize(shapely.LineString(line), _LINE_STEP_DEGREES)
+    cut = gpd.GeoSeries([fine], crs=DEGREES).to_crs(result.crs).iloc[0]
     with _changing(result.folder) as edit:
         before = edit.find(result, parcel)
         smallest = _SMALLEST_HA * SQUARE_METRES_PER_HECTARE

@@ -123,7 +123,7 @@ def tile(
     z: int,
     x: int,
     y: int,
-    date: Annotated[str | None, Query(max_length=10)] = None,
+    date: Annotated[str | None, Query(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")] = None,
     hidden: Annotated[str, Query(pattern=r"^([0-9]{1,3}(,[0-9]{1,3})*)?$", max_length=2000)] = "",
     by_confidence: bool = False,
 ) -> Response:

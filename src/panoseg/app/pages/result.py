@@ -100,7 +100,7 @@ class ResultPage:
                 with ui.element("tbody"):
                     for row in rows:
                         self._legend_row(row)
-            ui.label("Confidence: how sure the network is of a parcel and its crop, 100 % for what was corrected.").classes(
+            ui.label("Confidence: how sure the network is of a parcel and its crop; corrected ones are left out of it.").classes(
                 "quiet"
             )
 

@@ -81,7 +81,7 @@ class StartPage:
 
     def _own_place(self) -> None:
         ui.label("Draw a polygon on the map, or:").classes("quiet")
-        ui.input("Coordinates", placeholder="51.02, 3.55   or   west, south, east, north").props("outlined dense").on(
+        ui.input("Coordinates").props('outlined dense hint="latitude, longitude: 51.02, 3.55; or west, south, east, north"').on(
             "change", told(self._typed)
         )
         drop("Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML", ".json,.geojson,.gpkg,.zip,.kml", self._given)

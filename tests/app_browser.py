@@ -1,0 +1,130 @@
+"""A server of the web application in a process of its own, and a browser that complains of whatever goes wrong on a page."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from panoseg.app.service import Service, parse_request
+from panoseg.app.settings import AppSettings
+from panoseg.files import write_json
+
+CHROMIUM = "/usr/bin/chromium"
+SCREENSHOTS = Path(__file__).resolve().parents[1] / "out" / "screenshots"
+_CONTRAST = """() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
+  const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const weights = [0.2126, 0.7152, 0.0722];
+  const light = (c) => weights.reduce((sum, weight, at) => sum + weight * linear(c[at] / 255), 0);
+  const under = (e) => {
+    for (; e; e = e.parentElement) {
+      const colour = parse(getComputedStyle(e).backgroundColor);
+      if (colour[3] > 0.5) return colour;
+    }
+    return [255, 255, 255, 1];
+  };
+  const poor = [];
+  for (const e of document.querySelectorAll("main *, header *")) {
+    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
+    const shown = e.checkVisibility({ opacityProperty: true, visibilityProperty: true });
+    if (!own || !shown || e.closest("[disabled], .disabled, .q-icon")) continue;
+    const style = getComputedStyle(e), size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.6 && style.fontWeight >= 700);
+    const [a, b] = [light(parse(style.color)), light(under(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < (large ? 3 : 4.5)) poor.push(`${e.textContent.trim().slice(0, 40)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""
+_NAMELESS = """() => {
+  const kinds = ["button", "a", "input", "[role=slider]", "[role=combobox]", "[tabindex='0']"].map((kind) => `main ${kind}`);
+  const labelled = (e) => e.closest("label, [aria-label], [aria-labelledby]") || e.labels?.length;
+  const named = (e) => e.textContent.trim() || e.title || labelled(e);
+  return [...document.querySelectorAll(kinds.join())]
+    .filter((e) => e.checkVisibility() && !e.closest(".leaflet-container, [aria-hidden=true]") && !named(e))
+    .map((e) => e.outerHTML.slice(0, 160));
+}"""
+
+
+def finished_job(settings: AppSettings, request: dict, make: Callable[[Path], object], owner: str = "local") -> str:
+    """A job that is done; its folder is what ``make`` makes of a path. To be called before the server has workers."""
+    service = Service(settings)
+    id_ = uuid.uuid4().hex
+    folder = settings.jobs_folder / id_
+    make(folder)
+    given = parse_request(request).model_dump(mode="json")
+    write_json(folder / "request.json", given)
+    service.all_jobs.submit(id_, owner, given["name"], given, 20, 1.0)
+    claim = service.all_jobs.claim("a test")
+    assert claim is not None
+    service.all_jobs.finish(claim, 1_000_000, 5.0, "done")
+    service.close()
+    return id_
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[str]:
+    """The address of a server that runs as a person starts it."""
+    command = [sys.executable, "-m", "panoseg", "app", "--folder", str(folder), "--port", "0", *options]
+    log = (folder.parent / f"{folder.name}.log").open("w")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, f"no address in {line!r}; {Path(log.name).read_text()}"
+        yield found[0]
+    finally:
+        process.terminate()
+        process.wait(60)
+        process.stdout.close()
+        log.close()
+
+
+class Watched:
+    """A page of a browser. wrong: errors of scripts, answers of 400 and more, addresses outside of the server."""
+
+    def __init__(self, browser, address: str, width: int = 1280, height: int = 820) -> None:
+        self.address, self.wrong = address, []
+        self.page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        self.page.set_default_timeout(60_000)
+        self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
+        self.page.on("response", lambda one: one.status >= 400 and self.wrong.append(f"{one.status} {one.url}"))
+        outside = ("data:", "blob:", address)
+        self.page.on("request", lambda one: one.url.startswith(outside) or self.wrong.append(f"outside: {one.url}"))
+
+    def goto(self, path: str) -> None:
+        """Open a page of the server and wait until it is alive."""
+        self.page.goto(self.address + path)
+        self.page.wait_for_function("window.socket && window.socket.connected")
+
+    def shot(self, name: str) -> None:
+        """Keep what is seen."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.settle()
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png")
+
+    def settle(self) -> None:
+        """Wait until every tile is there and has faded in."""
+        self.page.wait_for_function("!document.querySelector('img.leaflet-tile:not(.leaflet-tile-loaded)')")
+        self.page.wait_for_timeout(700)
+
+    def check(self) -> None:
+        """Text stands out from its ground, everything that can be pressed has a name, nothing is wider than the screen."""
+        assert self.page.evaluate(_CONTRAST) == []
+        assert self.page.evaluate(_NAMELESS) == []
+        wide = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"{wide} pixels too wide"
+
+    def close(self) -> None:
+        """Close it; raises where something went wrong on the way."""
+        self.page.close()
+        assert self.wrong == []
