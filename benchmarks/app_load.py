@@ -146,7 +146,7 @@ def main() -> int:
             f"{folder}/app",
             "--port",
             "0",
-            "--limits.jobs",
+            "--jobs",
             str(LIMIT),
         ]
         with Path(f"{folder}/log").open("w") as log:
