@@ -70,7 +70,9 @@ def add_all_pages(app: FastAPI) -> None:
     from panoseg.app.pages import add_pages
 
     add_pages(app.state.service, lambda request: app.state.users.user_of(token_of(request)))
-    ui.run_with(app, title="panoseg", language="en-US", reconnect_timeout=30.0, show_welcome_message=False)
+    ui.run_with(
+        app, title="panoseg", language="en-US", reconnect_timeout=30.0, binding_refresh_interval=0.5, show_welcome_message=False
+    )
 
 
 def _add_operation(app: FastAPI) -> None:
