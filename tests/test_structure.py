@@ -10,7 +10,22 @@ import panoseg
 ROOT = Path(panoseg.__file__).parent
 LONGEST_FUNCTION = 40
 BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
-ORDER = ("imagery", "cube", "panoptic", "data", "models", "metrics", "training", "maps", "register", "photo", "demo", "app", "cli", "__main__")
+ORDER = (
+    "imagery",
+    "cube",
+    "panoptic",
+    "data",
+    "models",
+    "metrics",
+    "training",
+    "maps",
+    "register",
+    "photo",
+    "demo",
+    "app",
+    "cli",
+    "__main__",
+)
 
 
 def level(module: str) -> int:

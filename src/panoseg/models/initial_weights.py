@@ -69,7 +69,8 @@ def published_mask_rcnn() -> Weights:
         trained_on="COCO train2017",
         provenance={
             "imported_from": f"torchvision, {type(_COCO).__name__}.{_COCO.name}",
-            **{"min_side": 800, "max_side": 1333},  # what torchvision's own detector resizes to
+            "min_side": 800,
+            "max_side": 1333,  # what torchvision's own detector resizes to
         },
         scores={"box_AP": 37.9, "mask_AP": 34.6},
     )
