@@ -17,6 +17,7 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from shapely.geometry import mapping, shape
+from shapely.geometry.base import BaseGeometry
 from shapely.ops import split
 
 from panoseg.app.result_map import DEGREES, ResultMap
@@ -42,7 +43,7 @@ class Corrected:
     outline: dict[str, Any]
 
     @property
-    def geometry(self) -> shapely.Geometry:
+    def geometry(self) -> BaseGeometry:
         """Its outline."""
         return shape(self.outline)
 
@@ -176,7 +177,7 @@ class _Edit:
         row = result.parcels([parcel]).iloc[0]
         return Corrected(parcel, row["class"], mapping(row.geometry))
 
-    def add(self, what: What, removed: tuple[str, ...], made: list[tuple[str, shapely.Geometry]]) -> Corrections:
+    def add(self, what: What, removed: tuple[str, ...], made: list[tuple[str, BaseGeometry]]) -> Corrections:
         """Add a step and keep it."""
         steps = self.corrections.steps
         if len(steps) >= _MOST_STEPS:
@@ -200,7 +201,7 @@ def _changing(folder: Path) -> Iterator[_Edit]:
         yield _Edit(folder)
 
 
-def _split(polygon: shapely.Polygon, line: shapely.LineString) -> list[shapely.Polygon]:
+def _split(polygon: shapely.Polygon, line: shapely.LineString) -> list[Any]:
     return list(split(polygon, line).geoms)
 
 

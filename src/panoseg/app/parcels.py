@@ -14,6 +14,7 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 from rasterio.windows import Window
+from shapely.geometry.base import BaseGeometry
 
 from panoseg.app.corrections import Corrected, Corrections, read_corrections
 from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap
@@ -91,19 +92,19 @@ def parcel_of(result: ResultMap, id_: str) -> ParcelView:
     return _of_found(result, result.parcels([id_]).iloc[0])
 
 
-def outline_of(result: ResultMap, id_: str) -> shapely.Geometry:
+def outline_of(result: ResultMap, id_: str) -> BaseGeometry:
     """The outline of a parcel in the map's own coordinate system. Raises ``NotFoundError``."""
     corrected = read_corrections(result.folder).parcels.get(id_)
     return corrected.geometry if corrected is not None else result.parcels([id_]).geometry.iloc[0]
 
 
-def curve_of(folder: Path, outline: shapely.Geometry) -> NdviCurve:
+def curve_of(folder: Path, outline: BaseGeometry) -> NdviCurve:
     """The NDVI inside an outline on every date of a job's season."""
     path = cube_of(folder)
     with reading(path):
         curve = ndvi_curve(check_cube(open_cube(path), PASTIS_BANDS), outline)
-    values = (tuple(_number(value) for value in row) for row in (curve.mean_T, curve.low_T, curve.high_T))
-    return NdviCurve(tuple(curve.dates), *values, tuple(bool(cloudy) for cloudy in curve.cloudy_T))
+    mean, low, high = (tuple(_number(value) for value in row) for row in (curve.mean_T, curve.low_T, curve.high_T))
+    return NdviCurve(tuple(curve.dates), mean, low, high, tuple(bool(cloudy) for cloudy in curve.cloudy_T))
 
 
 def areas(result: ResultMap, corrections: Corrections | None = None) -> list[CropArea]:
@@ -124,7 +125,7 @@ def areas(result: ResultMap, corrections: Corrections | None = None) -> list[Cro
     return sorted(rows, key=lambda row: -row.area_ha)
 
 
-def shares_of(result: ResultMap, outline: shapely.Geometry) -> tuple[tuple[str, float], ...]:
+def shares_of(result: ResultMap, outline: BaseGeometry) -> tuple[tuple[str, float], ...]:
     """The share of an outline's area that each class has in the map's raster of classes, the largest first."""
     with rasterio.open(result.folder / MAP / "classes.tif") as source:
         window = _whole_pixels(outline.bounds, source.transform)
@@ -132,11 +133,13 @@ def shares_of(result: ResultMap, outline: shapely.Geometry) -> tuple[tuple[str, 
         pixels = to_pixels(np.array([outline], dtype=object), source.window_transform(window))
     data_HW = classes_HW != NO_DATA_CLASS
     [shares_K] = area_shares(pixels, np.where(data_HW, classes_HW, 0), data_HW, result.classes.count)
-    found = [(result.classes[class_id].name, float(shares_K[class_id])) for class_id in np.flatnonzero(shares_K > 0.0005)]
+    found = [
+        (result.classes[class_id].name, float(shares_K[class_id])) for class_id in np.flatnonzero(shares_K > 0.0005).tolist()
+    ]
     return tuple(sorted(found, key=lambda pair: -pair[1]))
 
 
-def in_degrees(result: ResultMap, outline: shapely.Geometry) -> dict[str, Any]:
+def in_degrees(result: ResultMap, outline: BaseGeometry) -> dict[str, Any]:
     """An outline in the map's own coordinate system as GeoJSON in degrees, to a centimetre."""
     moved = gpd.GeoSeries([outline], crs=result.crs).to_crs(DEGREES).iloc[0]
     return dict(shapely.geometry.mapping(shapely.transform(moved, lambda xy: np.round(xy, 7))))
@@ -159,7 +162,7 @@ def _of_corrected(result: ResultMap, parcel: Corrected) -> ParcelView:
     return _view(result, parcel.id, parcel.crop, parcel.geometry, None)
 
 
-def _view(result: ResultMap, id_: str, crop: str, outline: shapely.Geometry, confidence: float | None) -> ParcelView:
+def _view(result: ResultMap, id_: str, crop: str, outline: BaseGeometry, confidence: float | None) -> ParcelView:
     colour = result.classes[result.class_id(crop)].colour
     area_ha = outline.area / SQUARE_METRES_PER_HECTARE
     shares = shares_of(result, outline)

@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from pyproj import Transformer
 from rio_tiler.errors import TileOutsideBounds
 from rio_tiler.io import Reader
+from shapely.geometry.base import BaseGeometry
 
 from panoseg.app.corrections import read_corrections, version_of
 from panoseg.app.layers import read_layers
@@ -291,7 +292,7 @@ def _drawn(
     return picture
 
 
-def _draw(picture: Image.Image, pen: ImageDraw.ImageDraw, outline: shapely.Geometry, fill: tuple[int, ...], width: int) -> None:
+def _draw(picture: Image.Image, pen: ImageDraw.ImageDraw, outline: BaseGeometry, fill: tuple[int, ...], width: int) -> None:
     border = (*(round(0.55 * value) for value in fill[:3]), max(fill[3], 120))
     for part in shapely.get_parts(outline):
         rings = [[(float(x), float(y)) for x, y in ring.coords] for ring in (part.exterior, *part.interiors)]

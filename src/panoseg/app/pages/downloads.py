@@ -29,6 +29,7 @@ _NAMES = {
     "photo/segments.csv": "Table of segments, CSV",
     "photo/image.jpg": "The photograph, JPEG",
 }
+_ORDER = {path: place for place, path in enumerate(_NAMES)}
 _LEFT_OUT = ("refined/source.json", "refined/invented.json")
 
 
@@ -45,7 +46,7 @@ def take_along(shown: Shown) -> None:
 def download_button(files: list[ResultFile], address: str) -> None:
     """A menu of the files of a result. address: where its API is."""
     with ui.dropdown_button("Take along", auto_close=True).props("unelevated no-caps"):
-        for file in files:
+        for file in sorted(files, key=lambda file: _ORDER.get(file.path, len(_ORDER))):
             if file.path not in _LEFT_OUT:
                 text = f"{_NAMES.get(file.path, file.path)} ({size(file.bytes)})"
                 ui.item(text, on_click=lambda path=file.path: ui.download.from_url(f"{address}/files/{path}"))

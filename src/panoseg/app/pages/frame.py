@@ -112,7 +112,8 @@ def drop(text: str, accept: str, done: Callable[[dict[str, Any]], Awaitable[None
 
     async def answered(answer: Any) -> None:
         given = answer.args if isinstance(answer.args, dict) else {}
-        wrong.set_text(given.get("error", ""))
+        text = given.get("error", "")
+        wrong.set_text(text[:1].upper() + text[1:])
         if "error" not in given:
             await done(given)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nicegui import ui
+from nicegui.events import GenericEventArguments
 
 from panoseg.app.pages.place import base_map
 from panoseg.app.tiles import DEEPEST, NDVI_STOPS
@@ -59,18 +60,14 @@ class LayersBar:
             )
             with ui.element("label").classes("line"):
                 ui.label("Strength").classes("quiet")
-                ui.slider(min=0, max=1, step=0.05, on_change=self._fade).bind_value(self, "opacity").props(
-                    'aria-label="Opacity of the parcels"'
-                ).style("width: 90px")
+                _range(0, 1, 0.05, self.opacity, "Opacity of the parcels", self._fade).style("width: 90px")
             ui.checkbox("Fainter where unsure", on_change=self.update).bind_value(self, "by_confidence").props("dense")
         self.update()
 
     def _date_tools(self) -> None:
         with ui.element("div").classes("when"):
             self.day = ui.label().classes("day").props('aria-live="polite"')
-            ui.slider(min=0, max=len(self.dates) - 1, step=1, on_change=self._dated).bind_value(self, "date").props(
-                'aria-label="Date of the picture" snap'
-            )
+            _range(0, len(self.dates) - 1, 1, self.date, "Date of the picture", self._dated).style("flex: 1")
         self._say_date()
 
     def _ramp(self) -> None:
@@ -82,15 +79,17 @@ class LayersBar:
             ui.label("dense green").classes("quiet")
 
     def _say_date(self) -> None:
-        layer = self.dates[int(self.date)]
+        layer = self.dates[self.date]
         note = f"{1 - layer['clear']:.0%} cloud" if layer["used"] else "not used"
         self.day.set_text(f"{layer['date']} · {note}")
 
-    def _dated(self) -> None:
+    def _dated(self, event: GenericEventArguments) -> None:
+        self.date = int(event.args)
         self._say_date()
         self.update()
 
-    def _fade(self) -> None:
+    def _fade(self, event: GenericEventArguments) -> None:
+        self.opacity = float(event.args)
         layer = self._layers.get("overlay")
         if layer is not None:
             layer.run_method("setOpacity", self.opacity)
@@ -100,7 +99,7 @@ class LayersBar:
     def update(self, *_: Any) -> None:
         """Show what is chosen."""
         self.ramp.set_visibility(self.picture == "ndvi")
-        date = self.dates[int(self.date)]["date"]
+        date = self.dates[self.date]["date"]
         picture = None if self.picture == "none" else f"{self._tiles(self.picture)}?date={date}"
         self._set("picture", picture, 2, 1.0)
         hidden = ",".join(str(number) for number in sorted(self.hidden))
@@ -148,6 +147,14 @@ class LayersBar:
             west, south, east, north = self.description["bounds"]
             options = {"maxZoom": DEEPEST, "zIndex": level, "opacity": opacity, "bounds": [[south, west], [north, east]]}
             self._layers[name] = self.map.tile_layer(url_template=url, options=options)
+
+
+def _range(low: float, high: float, step: float, value: float, name: str, moved: Callable[..., Any]) -> ui.element:
+    """A slider of the browser's own, which every keyboard and screen reader knows."""
+    given = f'type="range" min="{low}" max="{high}" step="{step}" value="{value}" aria-label="{name}"'
+    slider = ui.element("input").props(given)
+    slider.on("input", moved, js_handler="(event) => emit(Number(event.target.value))", throttle=0.1)
+    return slider
 
 
 def _liked(layer: dict[str, Any]) -> float:

@@ -80,18 +80,11 @@ def _facts(view: ParcelView, result: ResultMap) -> None:
 
 def _chart(curve: NdviCurve) -> None:
     """NDVI with the quartiles of the pixels; dates in cloud are grey and not on the line."""
-    clear = [
-        [day, value]
-        for day, value, cloudy in zip(curve.dates, curve.mean, curve.cloudy, strict=True)
-        if value is not None and not cloudy
-    ]
-    grey = [
-        [day, value]
-        for day, value, cloudy in zip(curve.dates, curve.mean, curve.cloudy, strict=True)
-        if value is not None and cloudy
-    ]
-    seen = {day for day, _ in clear}
-    band = [(day, low, high) for day, low, high in zip(curve.dates, curve.low, curve.high, strict=True) if day in seen]
+    rows = zip(curve.dates, curve.mean, curve.low, curve.high, curve.cloudy, strict=True)
+    seen = [(day, mean, low, high, cloudy) for day, mean, low, high, cloudy in rows if None not in (mean, low, high)]
+    clear = [[day, mean] for day, mean, _, _, cloudy in seen if not cloudy]
+    grey = [[day, mean] for day, mean, _, _, cloudy in seen if cloudy]
+    band = [(day, low or 0.0, high or 0.0) for day, _, low, high, cloudy in seen if not cloudy]
     area = {"type": "line", "stack": "band", "symbol": "none", "lineStyle": {"opacity": 0}, "silent": True}
     low_line = area | {"data": [[day, low] for day, low, _ in band]}
     high_line = area | {"data": [[day, round(high - low, 4)] for day, low, high in band], "areaStyle": {"color": _BAND}}

@@ -100,9 +100,7 @@ class ResultPage:
                 with ui.element("tbody"):
                     for row in rows:
                         self._legend_row(row)
-            ui.label("Confidence: how sure the network is of a parcel and its crop; corrected ones are left out of it.").classes(
-                "quiet"
-            )
+            ui.label("Confidence: how sure the network is of a parcel and its crop, but for corrected ones.").classes("quiet")
 
     def _bar(self, rows: list[Any]) -> None:
         total = sum(row.area_ha for row in rows) or 1.0

@@ -46,7 +46,7 @@ class StartPage:
             with ui.element("aside").props('aria-label="Choices"'):
                 heading("Which crops grow where?", 1)
                 ui.label("Choose a place and a season; the map of its parcels follows.").classes("quiet")
-                ui.toggle(_KINDS, on_change=self._kind_chosen).bind_value(self, "kind").props(
+                self.kinds = ui.toggle(_KINDS, value=self.kind, on_change=self._kind_chosen).props(
                     'unelevated no-caps spread toggle-color="primary" color="grey-3" text-color="grey-9" aria-label="Place"'
                 )
                 with ui.element("div").classes("stack"):
@@ -110,7 +110,8 @@ class StartPage:
 
     # -- what happens
 
-    def _kind_chosen(self) -> None:
+    def _kind_chosen(self, event: Any) -> None:
+        self.kind = event.value
         self._place.refresh()
         self._show_kind()
         self.changed()
@@ -125,7 +126,7 @@ class StartPage:
 
     async def _drawn(self, outline: dict[str, Any]) -> None:
         self.outline, self.outline_upload = outline, None
-        self.kind = "catalogue"
+        self.kinds.set_value("catalogue")
         self._show_kind()
         self.changed()
 
@@ -203,7 +204,7 @@ class StartPage:
         try:
             estimate = await in_thread(self.visit.service.estimate, self.visit.user, request)
         except PanosegError as error:
-            if asked == self._asked:
+            if asked == self._asked and not self.card.is_deleted:
                 self._show(sentence(error), ready=False, wrong=True)
             return
         if asked == self._asked and not self.card.is_deleted:
