@@ -242,6 +242,9 @@ def test_planetary_computer_is_signed_once_an_hour(monkeypatch):
     assert gdal_path(BLOB, signer) == f"/vsicurl/{BLOB}?token1"
     assert gdal_path(BLOB.replace("B02", "B03"), signer).endswith("B03.tif?token1")
     assert tokens.asked == ["sentinel2l2a01/sentinel2-l2"]
+    for other in ("https://someone.blob.core.windows.net/x/B02.tif", "https://example.org/B02.tif", f"{BLOB}?signed=1"):
+        assert gdal_path(other, signer) == f"/vsicurl/{other}"
+    assert len(tokens.asked) == 1
 
 
 def test_a_token_that_ends_soon_is_fetched_again(monkeypatch):

@@ -28,7 +28,7 @@ DRIVERS = ["GTiff", "JP2OpenJPEG"]
 COPERNICUS_HOST = "eodata.dataspace.copernicus.eu"
 COPERNICUS_BUCKET = "eodata"
 TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
-_SIGNED_HOSTS = ".blob.core.windows.net"
+_SIGNED_HOST = "sentinel2l2a01.blob.core.windows.net"  # of Planetary Computer's Sentinel-2
 _TOKEN_MARGIN = timedelta(minutes=5)
 _PATIENCE: dict[str, str | int] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -104,7 +104,7 @@ def gdal_path(href: str, signer: Signer = _SIGNER) -> str:
         return f"/vsis3/{parts.netloc}{parts.path}"
     if parts.scheme not in ("http", "https"):
         return href
-    signed = parts.netloc.endswith(_SIGNED_HOSTS) and not parts.query
+    signed = parts.netloc == _SIGNED_HOST and not parts.query
     return f"/vsicurl/{signer.sign(href) if signed else href}"
 
 
