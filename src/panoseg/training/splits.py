@@ -104,8 +104,10 @@ def open_splits(folder: Place, fold: int, config: TrainConfig) -> Splits:
     layout = find_layout(folder)
     rotation = layout.rotation(fold)
     check_kind(layout, config.model)
-    open_sets = _photograph_sets if layout.of_photographs else _season_sets
-    train, validation, test = open_sets(layout, folder if layout.of_photographs else Path(folder), fold, config)
+    if layout.of_photographs:
+        train, validation, test = _photograph_sets(layout, folder, fold, config)
+    else:
+        train, validation, test = _season_sets(layout, Path(folder), fold, config)
     return Splits(replace(train, shuffle=True, seed=config.seed), validation, test, layout, rotation)
 
 
