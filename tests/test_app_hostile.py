@@ -384,7 +384,7 @@ def test_gdal_knows_what_it_needs_and_no_more():
     program = """
 import json
 from panoseg.app.gdal_drivers import limit_drivers
-limit_drivers()
+limit_drivers(writing=False)
 import pyogrio, rasterio
 with rasterio.Env() as env:
     print(json.dumps(sorted({*env.drivers(), *pyogrio.list_drivers()})))

@@ -12,7 +12,7 @@ NEEDED = (
     "GeoJSON",
     "JP2OpenJPEG",
     "JPEG",
-    "MBTiles",  # what PMTiles are written through
+    "MBTiles",  # PMTiles are written through this one
     "MEM",
     "Memory",
     "MVT",
@@ -35,13 +35,16 @@ _OTHERS = (
     "MiraMonVector,NDF,NGSGEOID,NGW,NITF,NOAA_B,NSIDCbin,NTv2,NWT_GRC,NWT_GRD,OAPIF,ODS,OGCAPI,"
     "OGR_GMT,OGR_PDS,OGR_VRT,OSM,OZI,OpenFileGDB,PAux,PCIDSK,PCRaster,PDF,PDS,PDS4,PGDUMP,PLMOSAIC,"
     "PLSCENES,PNM,PRF,R,RIK,RMF,ROI_PAC,RPFTOC,RRASTER,RS2,RST,Rasterlite,S102,S104,S111,S57,SAFE,"
-    "SAGA,SAR_CEOS,SDTS,SENTINEL2,SGI,SIGDEM,SNAP_TIFF,SNODAS,SQLite,SRP,SRTMHGT,STACIT,STACTA,SXF,"
+    "SAGA,SAR_CEOS,SDTS,SENTINEL2,SGI,SIGDEM,SNAP_TIFF,SNODAS,SRP,SRTMHGT,STACIT,STACTA,SXF,"
     "Selafin,TGA,TIL,TSX,Terragen,TopoJSON,USGSDEM,VDV,VFK,VICAR,WAsP,WCS,WFS,WMS,WMTS,XLSX,"
     "XPM,XYZ,ZMap,Zarr,netCDF,MapInfo File"
 )
 
 
-def limit_drivers() -> None:
-    """From now on GDAL knows ``NEEDED`` alone, in this process and its children; to be called before GDAL is loaded."""
+def limit_drivers(writing: bool) -> None:
+    """From now on GDAL knows ``NEEDED`` alone, in this process and its children; to be called before GDAL is loaded.
+
+    writing: leave SQLite as well, through which PMTiles are written; where strangers' files are read first it is left out.
+    """
     os.environ.setdefault("CPL_LOG", os.devnull)  # or each of its two copies would complain of what it lacks anyway
-    os.environ["GDAL_SKIP"] = _OTHERS
+    os.environ["GDAL_SKIP"] = _OTHERS if writing else f"{_OTHERS},SQLite"

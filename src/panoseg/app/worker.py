@@ -27,6 +27,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from panoseg.app.database import Database
+from panoseg.app.gdal_drivers import limit_drivers
 from panoseg.app.jobs import MOST_STARTS, Claim, Jobs, LostClaimError
 from panoseg.app.requests import MapRequest, PhotoRequest
 from panoseg.app.settings import AppSettings
@@ -192,8 +193,9 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
         jobs.give_back(claim, _PAUSE_S, counted=False, message="waiting: an earlier process of it still runs")
         return
     except PanosegError as error:
-        jobs.write(claim.job, str(error), "error")
-        jobs.fail(claim, str(error), folder_bytes(folder))
+        text = without_folder(str(error), folder)
+        jobs.write(claim.job, text, "error")
+        jobs.fail(claim, text, folder_bytes(folder))
         return
     except (LostClaimError, SQLAlchemyError):
         raise
@@ -203,9 +205,17 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
         jobs.write(claim.job, text, "error")
         jobs.fail(claim, text, folder_bytes(folder))
         return
-    for complaint in work.complaints:
+    complaints = [without_folder(complaint, folder) for complaint in work.complaints]
+    for complaint in complaints:
         jobs.write(claim.job, complaint, "error")
-    jobs.finish(claim, folder_bytes(folder), time.monotonic() - start, "; ".join(["done", *work.complaints]))
+    jobs.finish(claim, folder_bytes(folder), time.monotonic() - start, "; ".join(["done", *complaints]))
+
+
+def without_folder(text: str, folder: Path) -> str:
+    """A message about files of a job without the folder in which they lie, which is nobody's business."""
+    for name in (folder.resolve(), folder.absolute(), folder):
+        text = text.replace(f"{name}/", "")
+    return text
 
 
 def _open(settings: AppSettings, folder: Path, write: Callable[[str], None]) -> Work:
@@ -291,6 +301,7 @@ def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
     from panoseg.app.logs import set_up_logging
 
     set_up_logging()
+    limit_drivers(writing=True)
     # Read by libraries when they are loaded, which is later, in the processes of jobs.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // max(settings.workers, 1))))
     stop, drain = threading.Event(), threading.Event()

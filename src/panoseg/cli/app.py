@@ -37,7 +37,7 @@ def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings
     panoseg app worker runs one more worker, here or on another machine with the same folder and database; panoseg app token
     NAME --tokens FILE adds a user. Ctrl-C or SIGTERM stops it; jobs go on after the next start.
     """
-    limit_drivers()
+    limit_drivers(writing=False)
     from panoseg.app.server import run_server
 
     settings = _with_environment(settings)
@@ -54,7 +54,7 @@ def worker(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSetting
 
     example: panoseg app worker --folder /srv/panoseg --database postgresql+psycopg://panoseg@db/panoseg
     """
-    limit_drivers()
+    limit_drivers(writing=True)
     from panoseg.app.service import Service
     from panoseg.app.worker import run_worker
 
