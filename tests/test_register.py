@@ -39,7 +39,7 @@ from panoseg.register.images import ImageWriter, cut_into_pieces
 from panoseg.register.options import DatasetOptions
 from panoseg.register.parcels import read_register
 from panoseg.register.plan import PlannedPatch
-from registers import CZECH_CODES, DATES, field_register, pixels, write_inputs
+from registers import CODES, CZECH_CODES, DATES, field_register, pixels, write_inputs
 from tiny_runs import tiny_options
 
 VOID = PASTIS.void
@@ -189,11 +189,13 @@ def test_a_register_without_the_column_or_elsewhere(tmp_path):
 def test_the_smaller_parcel_is_on_top_whatever_the_order(tmp_path, turned):
     rows = [(pixels(0, 0, 6, 6), "110"), (pixels(2, 2, 2, 2), "MEA")]
     register = read(tmp_path, table_of(*zip(*(rows[::-1] if turned else rows), strict=True)))
-    drawing = Canvas(register, grid()).draw(Window(0, 0, 8, 8))
+    canvas = Canvas(register, grid())
+    drawing = canvas.draw(Window(0, 0, 8, 8))
     expected_HW = np.zeros((8, 8), np.uint8)
     expected_HW[:6, :6], expected_HW[2:4, 2:4] = 2, 1
     assert np.array_equal(drawing.classes(register.classes_N, VOID, 0.5), expected_HW)
-    assert drawing.contested == 4
+    assert canvas.contested(Window(0, 0, 8, 8)) == 4
+    assert canvas.contested(Window(8, 8, 8, 8)) == 0
     assert sorted(drawing.pixels_P.tolist()) == [4, 32]
 
 
@@ -528,17 +530,19 @@ def test_memory_is_bounded_by_the_window(tmp_path, monkeypatch):
 # Commands
 
 
-def test_a_dataset_is_described_trained_on_and_tested(tmp_path, capsys):
+@pytest.mark.parametrize(("layout", "experiment"), [("pastis", "pastis-utae-paps"), ("s2tsczcrop", "s2tsczcrop-utae")])
+def test_a_dataset_is_described_trained_on_and_tested(tmp_path, capsys, layout, experiment):
     """From a register to a score, by the commands alone, with a tiny network."""
-    parcels, codes, cube = write_inputs(tmp_path, field_register(48), make_cube(48, DATES[::4]))
+    table = CODES if layout == "pastis" else CZECH_CODES
+    parcels, codes, cube = write_inputs(tmp_path, field_register(48), make_cube(48, DATES[::4]), table)
     data, run = str(tmp_path / "data"), str(tmp_path / "run")
     words = ["--parcels", str(parcels), "--class-column", "crop", "--classes", str(codes), "--cube", str(cube), "--out", data]
-    assert main(["dataset", *words, "--layout", "pastis", "--size", "16", "--min-dates", "3"]) == 0
+    assert main(["dataset", *words, "--layout", layout, "--size", "16", "--min-dates", "3"]) == 0
     assert "9 patches of 16 x 16 pixels" in capsys.readouterr().out
     assert main(["describe", data]) == 0
     assert "patches  9; 16 x 16 pixels" in capsys.readouterr().out
-    options = tiny_options("pastis-utae-paps")
-    assert main(["train", "pastis-utae-paps", "--data", data, "--out", run, "--epochs", "1", *options]) == 0
+    options = tiny_options(experiment)
+    assert main(["train", experiment, "--data", data, "--out", run, "--epochs", "1", *options]) == 0
     assert main(["test", run, "--data", data, "--out", str(tmp_path / "scores")]) == 0
 
 

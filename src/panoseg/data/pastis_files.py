@@ -15,14 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from panoseg.data.pastis_metadata import FILE_NAME
 from panoseg.files import atomic, write_json
+
+if TYPE_CHECKING:
+    from pyproj import Transformer
 
 NORMALISATION_FILE = "NORM_S2_patch.json"
 LAMBERT_93 = 2154
@@ -97,10 +101,16 @@ def save_metadata(folder: Path, rows: Sequence[PatchRow], epsg: int = LAMBERT_93
     write_json(folder / FILE_NAME, {"type": "FeatureCollection", "features": features, "crs": crs})
 
 
-def _feature(index: int, row: PatchRow, epsg: int) -> dict[str, Any]:
+@lru_cache(maxsize=16)
+def _transformer(crs: int | str, epsg: int) -> Transformer:
+    """Made once, since thousands of patches have few coordinate systems."""
     from pyproj import Transformer
 
-    transformer = Transformer.from_crs(row.crs, epsg, always_xy=True)
+    return Transformer.from_crs(crs, epsg, always_xy=True)
+
+
+def _feature(index: int, row: PatchRow, epsg: int) -> dict[str, Any]:
+    transformer = _transformer(row.crs, epsg)
     properties = {
         "Fold": row.fold,
         "ID_PATCH": row.id,

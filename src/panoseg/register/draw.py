@@ -29,14 +29,13 @@ class Drawing:
     """The parcels of a window.
 
     parcel_HW: int32, position in the register, -1 for none. parcels_P, pixels_P: positions in ascending order, and how many
-    pixels each has. inside_P: share of the parcel's area in the window, 0..1. contested: pixels that several parcels claim.
+    pixels each has. inside_P: share of the parcel's area in the window, 0..1.
     """
 
     parcel_HW: np.ndarray
     parcels_P: np.ndarray
     pixels_P: np.ndarray
     inside_P: np.ndarray
-    contested: int
 
     def classes(self, classes_N: np.ndarray, void: int, min_inside: float) -> np.ndarray:
         """Class of each pixel, uint8; 0 outside of parcels, ``void`` where less of a parcel than ``min_inside`` is inside."""
@@ -62,6 +61,15 @@ class Canvas:
         """Positions of the parcels that meet a window, drawn or not."""
         return self._position_N[self._found(window)]
 
+    def contested(self, window: Window) -> int:
+        """How many pixels of a window several parcels claim."""
+        claims = [(outline, 1) for outline in self._outlines_N[self._found(window)]]
+        if not claims:
+            return 0
+        shape_HW, transform = (window.height, window.width), Affine.translation(window.left, window.top)
+        claims_HW = rasterize(claims, shape_HW, fill=0, transform=transform, merge_alg=MergeAlg.add, dtype="int32")
+        return int((claims_HW > 1).sum())
+
     def _found(self, window: Window) -> np.ndarray:
         """Places in the canvas of the parcels that meet a window, in the order in which they are drawn."""
         return np.sort(self._tree.query(_box(window), predicate="intersects"))
@@ -72,18 +80,15 @@ class Canvas:
         shape_HW, transform = (window.height, window.width), Affine.translation(window.left, window.top)
         if not len(found):
             nothing = np.empty(0, np.int64)
-            return Drawing(np.full(shape_HW, -1, np.int32), nothing, nothing, np.empty(0), 0)
+            return Drawing(np.full(shape_HW, -1, np.int32), nothing, nothing, np.empty(0))
         outlines = self._outlines_N[found]
         drawn = ((outline, number) for number, outline in enumerate(outlines, 1))
         number_HW = rasterize(drawn, shape_HW, fill=0, transform=transform, dtype="int32")
-        claims_HW = rasterize(
-            ((outline, 1) for outline in outlines), shape_HW, fill=0, transform=transform, merge_alg=MergeAlg.add, dtype="int32"
-        )
         parcel_HW = np.concatenate([[-1], self._position_N[found]])[number_HW].astype(np.int32)
         parcels_P, first_P, pixels_P = np.unique(parcel_HW[parcel_HW >= 0], return_index=True, return_counts=True)
         visible_P = outlines[number_HW[parcel_HW >= 0][first_P] - 1]
         inside_P = shapely.area(shapely.intersection(visible_P, _box(window))) / shapely.area(visible_P)
-        return Drawing(parcel_HW, parcels_P.astype(np.int64), pixels_P, inside_P, int((claims_HW > 1).sum()))
+        return Drawing(parcel_HW, parcels_P.astype(np.int64), pixels_P, inside_P)
 
 
 def _box(window: Window) -> shapely.Polygon:

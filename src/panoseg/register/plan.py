@@ -69,7 +69,7 @@ def plan_patches(
         drawing = canvases[cube].draw(window)
         pixels_N[drawing.parcels_P] += drawing.pixels_P
         met_N[canvases[cube].meeting(window)] = True
-        contested += drawing.contested
+        contested += canvases[cube].contested(window)
         classes_HW = drawing.classes(register.classes_N, void_of(table), options.min_inside)
         cover = float(np.isin(classes_HW, things).mean())
         if cover >= options.min_cover and cover > 0:
