@@ -26,10 +26,10 @@ SIMULATE = "simulate OUT --patches 2 --size 16 --workers 1 --centres"
 CUBE = "simulate OUT --cube --size 16"
 DATASET = "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT --size 16 --min-dates 3"
 
-# A command, what is counted, and the calls at which it is killed: just before a finished file gets its name, while the blocks
+# A command, what is counted, and the calls at which it is killed: just before a finished file gets its name, while the windows
 # of a finished map are taken away.
 MOMENTS = {
-    "map": (MAP, "replace", (2, 8)),
+    "map": (MAP, "replace", (2, 4, 5, 7, 9, 10, 12, 14, 16, 17)),  # of 18, drawn by chance
     "map-at-its-end": (MAP, "unlink", (2,)),
     "simulate": (SIMULATE, "replace", (1, 8, 15)),
     "simulate-cube": (CUBE, "replace", (1,)),
@@ -41,6 +41,9 @@ import json, os, signal, sys
 import dask.array, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
 import panoseg.data.simulation.cube, panoseg.data.simulation.write, panoseg.maps.mapping, panoseg.register.dataset
 from panoseg.cli import main
+from panoseg.maps import predict
+
+predict._BLOCK_SIDE = 28  # four windows
 
 def fatal(name, call):
     original, calls = getattr(os, name), []
@@ -74,7 +77,7 @@ for arguments, name, call in json.loads(sys.argv[1]):
 def folder(tmp_path_factory):
     """A season and weights; whole/NAME, made at one go; NAME-CALL, killed and started again."""
     folder = tmp_path_factory.mktemp("killed")
-    make_cube(32).to_netcdf(folder / "season.nc")
+    make_cube(44).to_netcdf(folder / "season.nc")
     save_weights(folder / "weights", tiny_weights())
     register, codes, land = map(str, write_inputs(folder / "register"))
     runs = []

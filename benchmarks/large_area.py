@@ -1,0 +1,193 @@
+"""What a map of a large area takes: ``python benchmarks/large_area.py [--size 10240] [--dates 3] [--hosts 2]``.
+
+A simulated piece of land is repeated over the area, mirrored, as compressed Zarr. The map is made by a process of its own, or
+by worker processes of simulated hosts, each host with a folder of its own. Beside wall-clock time stands the time that
+processors worked, which other work on the machine does not lengthen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import xarray as xr
+import zarr
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+
+from panoseg.data.bands import PASTIS_BANDS
+from panoseg.data.simulation.cube import simulate_cube
+from panoseg.data.simulation.options import SimulationOptions
+
+_PIECE = 1280
+_CHUNK = 512
+_GIB = 1024**3
+FRANCE_KM2 = 550_000
+
+
+def write_large_cube(path: Path, size: int, dates: int) -> None:
+    """A Zarr store of ``size`` x ``size`` pixels, chunk by chunk; every second repetition of the piece is mirrored."""
+    side = min(size, _PIECE)
+    piece, _ = simulate_cube((side, side), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1)))
+    grid = GeoBox((size, size), piece.odc.geobox.affine, piece.odc.geobox.crs)
+    coords = xr_coords(grid, always_yx=True) | {"time": piece.time}
+    xr.Dataset(coords=coords).to_zarr(path, consolidated=False)
+    store = zarr.open_group(path, mode="r+")
+    rows = np.pad(np.arange(side), (0, size - side), "symmetric")
+    for band in PASTIS_BANDS:
+        values = piece[band].values.astype(np.uint16)
+        array = store.create_array(
+            band,
+            shape=(dates, size, size),
+            chunks=(1, min(size, _CHUNK), min(size, _CHUNK)),
+            dtype="uint16",
+            dimension_names=("time", "y", "x"),
+            attributes={"grid_mapping": "spatial_ref"},
+        )
+        for date in range(dates):
+            for top in range(0, size, _CHUNK):
+                own = rows[top : top + _CHUNK]
+                array[date, top : top + len(own)] = values[date][own][:, rows]
+
+
+def map_here(cube: str, weights: str | None, out: str, dask: str | None) -> None:
+    """Make the map in this process; prints what it took as JSON."""
+    from panoseg.maps import mapping, predict
+    from panoseg.maps.options import MapOptions, RunOptions
+
+    windows: list[float] = []
+    model = {"seconds": 0.0, "worked": 0.0}
+    steps, batch = predict.OpenJob.steps, predict.Predictor.batch
+
+    def timed_batch(self, *given):
+        start, worked = time.monotonic(), time.process_time()
+        pictures = batch(self, *given)
+        model["seconds"] += time.monotonic() - start
+        model["worked"] += time.process_time() - worked
+        return pictures
+
+    def timed_steps(self, block):
+        worked = time.process_time()
+        content = yield from steps(self, block)
+        windows.append((time.process_time() - worked) / len(block.tiles))
+        return content
+
+    predict.OpenJob.steps, predict.Predictor.batch = timed_steps, timed_batch
+    worked = time.process_time()
+    result = mapping.map_cube(cube, weights, out, MapOptions(), running=RunOptions(dask=dask))
+    found = {"parcels": result.summary.count, "seconds": result.seconds, "worked": time.process_time() - worked}
+    found |= {"model": model, "windows": windows, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    print(json.dumps(found))
+
+
+class Watch(threading.Thread):
+    """Watches how much memory some processes and their children have together."""
+
+    def __init__(self, roots: list[int]) -> None:
+        super().__init__(daemon=True)
+        self.roots, self.peak = roots, 0
+
+    def run(self) -> None:
+        while True:
+            self.peak = max(self.peak, sum(_resident(root) for root in self.roots))
+            time.sleep(0.5)
+
+
+def _resident(root: int) -> int:
+    try:
+        process = psutil.Process(root)
+        return sum(own.memory_info().rss for own in (process, *process.children(recursive=True)))
+    except psutil.Error:
+        return 0
+
+
+def start_hosts(count: int, folder: Path) -> tuple[str, list[subprocess.Popen]]:
+    """A scheduler, and hosts of two workers each."""
+    file = folder / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    started = [subprocess.Popen([*command, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL)]
+    while not file.exists():
+        time.sleep(0.1)
+    for host in range(count):
+        options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--name", f"host-{host}"]
+        command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), *options]
+        command += ["--local-directory", str(folder / f"scratch-{host}")]
+        started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+    return json.loads(file.read_text())["address"], started
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> tuple[dict, int]:
+    """Make the map; gives what it took, and the most memory of all processes together."""
+    others: list[subprocess.Popen] = []
+    inside = [str(arguments.cube or folder / "season.zarr"), str(arguments.weights or ""), str(folder / "map")]
+    try:
+        if arguments.hosts:
+            address, others = start_hosts(arguments.hosts, folder)
+            inside.append(address)
+        started = subprocess.Popen([sys.executable, __file__, "--inside", *inside], stdout=subprocess.PIPE, text=True)
+        watch = Watch([started.pid, *(other.pid for other in others)])
+        watch.start()
+        said, _ = started.communicate()
+        if started.returncode:
+            raise SystemExit(started.returncode)
+        return json.loads(said.splitlines()[-1]), watch.peak
+    finally:
+        for other in others:
+            other.terminate()
+            other.wait()
+
+
+def show(arguments: argparse.Namespace, found: dict, together: int) -> None:
+    """Print the table, and what a country of 550,000 km2 would take at this rate."""
+    km2 = (arguments.size / 100) ** 2
+    where = f"{arguments.hosts} hosts of 2 workers" if arguments.hosts else "one process"
+    print(f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where}")
+    print("| what | measured |\n|---|---|")
+    print(f"| parcels | {found['parcels']} |")
+    print(f"| memory of all processes together, at most | {together / _GIB:.2f} GiB |")
+    print(f"| memory of the process that was started, at most | {found['peak'] / _GIB:.2f} GiB |")
+    print(f"| time | {found['seconds']:.0f} s, {km2 / found['seconds']:.3f} km2/s |")
+    windows = found["windows"]
+    if windows:
+        part = max(1, len(windows) // 10)
+        first, last = np.mean(windows[:part]), np.mean(windows[-part:])
+        model, worked = found["model"], found["worked"]
+        print(f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |")
+        print(f"| the model alone | {model['seconds']:.0f} s, {km2 / model['seconds']:.3f} km2/s |")
+        print(f"| processor time: all, the model | {worked:.0f} s, {model['worked']:.0f} s |")
+        print(f"| everything but the model, of processor time | {1 - model['worked'] / worked:.1%} |")
+    days = FRANCE_KM2 / km2 * found["seconds"] / 86_400
+    print(f"| {FRANCE_KM2} km2 at this rate | {days:.2f} days |")
+
+
+def main() -> None:
+    """Make the cube, map it, print the table."""
+    if sys.argv[1:2] == ["--inside"]:
+        cube, weights, out, *dask = sys.argv[2:]
+        map_here(cube, weights or None, out, dask[0] if dask else None)
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=10_240)
+    parser.add_argument("--dates", type=int, default=3)
+    parser.add_argument("--hosts", type=int, default=0, help="simulated hosts of two dask workers each; without, one process")
+    parser.add_argument("--weights", type=Path, help="folder of weights; those in the package without")
+    parser.add_argument("--cube", type=Path, help="a cube that an earlier call has kept")
+    parser.add_argument("--folder", type=Path, help="for the cube; a temporary one without")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        if arguments.cube is None:
+            write_large_cube(Path(name) / "season.zarr", arguments.size, arguments.dates)
+        show(arguments, *run(arguments, Path(name)))
+
+
+if __name__ == "__main__":
+    main()
