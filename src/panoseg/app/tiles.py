@@ -37,7 +37,7 @@ from panoseg.maps.rasters import NO_DATA_CLASS
 Kind = Literal["parcels", "official", "differences", "true-colour", "false-colour", "ndvi"]
 PICTURES: dict[str, tuple[int, ...]] = {"true-colour": (3, 2, 1), "false-colour": (4, 3, 2), "ndvi": (4, 3)}
 """Bands of a date's raster, from 1, that each picture is made of."""
-DIFFERENCE_COLOURS = {SAME: "#8a8f8b", OTHER: "#c2410c", UNKNOWN: "#f2c14e", MISSED: "#7b2d8b"}
+DIFFERENCE_COLOURS = {SAME: "#8a8f8b", OTHER: "#c2410c", UNKNOWN: "#f2c14e", MISSED: "#a21caf"}
 NDVI_STOPS = ((-0.2, "#5b6c7d"), (0.0, "#b08a5b"), (0.2, "#e5d3a1"), (0.45, "#b5cf6b"), (0.7, "#4b9a3c"), (0.95, "#0b4a22"))
 """NDVI and its colour; in between they are mixed."""
 SIZE = 256

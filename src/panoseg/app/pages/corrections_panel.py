@@ -97,7 +97,7 @@ class CorrectionsPanel:
 
     def _cut(self) -> None:
         ui.notify("Draw a line across the parcel: click where it begins, and twice where it ends. Escape stops.")
-        ui.run_javascript(f"panoseg.drawLine(getElement({self.layers.map.id}).map)")
+        self.layers.draw_line()
 
     def _join(self) -> None:
         self.merging = True

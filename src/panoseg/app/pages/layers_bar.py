@@ -31,18 +31,20 @@ class LayersBar:
         self.date = max(range(len(self.dates)), key=lambda at: (self.dates[at]["used"], _liked(self.dates[at])))
         self.picture, self.overlay, self.opacity, self.by_confidence = "true-colour", "parcels", 0.75, False
         self.hidden: set[int] = set()
+        self.drawing = False
         self._layers: dict[str, Any] = {}
         self._outlines: list[Any] = []
 
     def build(self, clicked: Callable[..., Any], drawn: Callable[..., Any]) -> None:
-        """Map and bar. clicked, drawn: hear of a click, and of a line that was drawn."""
+        """Map and bar. clicked, drawn: hear of a click that draws nothing, and of a line that was drawn."""
         draws = dict.fromkeys(("polyline", "polygon", "rectangle", "circle", "circlemarker", "marker"), False)
         west, south, east, north = self.description["bounds"]
         centre = (south + north) / 2, (west + east) / 2
         self.map = (
             base_map(self.background, draws, centre, zoom=_CLOSE).classes("no-draw-bar").props('aria-label="Map of the result"')
         )
-        self.map.on("map-click", clicked)
+        self.map.on("map-click", lambda event: None if self.drawing else clicked(event))
+        self.map.on("draw:drawstop", self._stopped)
         self.map.on("draw:created", drawn)
         self.map.on("init", self.whole)
         self._ramp()
@@ -63,6 +65,14 @@ class LayersBar:
                 _range(0, 1, 0.05, self.opacity, "Opacity of the parcels", self._fade).style("width: 90px")
             ui.checkbox("Fainter where unsure", on_change=self.update).bind_value(self, "by_confidence").props("dense")
         self.update()
+
+    def draw_line(self) -> None:
+        """Let a line be drawn on the map."""
+        self.drawing = True
+        ui.run_javascript(f"panoseg.drawLine(getElement({self.map.id}).map)")
+
+    def _stopped(self) -> None:
+        self.drawing = False
 
     def _date_tools(self) -> None:
         with ui.element("div").classes("when"):

@@ -53,8 +53,7 @@ window.panoseg = {
     new Grid({ zIndex: 0 }).addTo(map);
     L.control.scale({ imperial: false }).addTo(map);
   },
-  drawLine(map) { panoseg.pen = new L.Draw.Polyline(map, { shapeOptions: { color: "#1b2620", weight: 3 } }); panoseg.pen.enable(); },
-  stopDrawing() { if (panoseg.pen) panoseg.pen.disable(); },
+  drawLine(map) { new L.Draw.Polyline(map, { shapeOptions: { color: "#1b2620", weight: 3 } }).enable(); },
   // Segments of a photograph: COCO's panoptic PNG holds each pixel's segment as red + 256 green + 65536 blue.
   photo(box) {
     const names = new Map(JSON.parse(box.dataset.segments).map((row) => [row.id, row]));
