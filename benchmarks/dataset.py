@@ -95,11 +95,15 @@ def main() -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - start
         patches = len(list((folder / "dataset" / "DATA_S2").iterdir()))
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _GIB
-    print("| land | dates | parcels | patches | largest memory | time |")
-    print("|---|---|---|---|---|---|")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    peak, processor = used.ru_maxrss / _GIB, used.ru_utime + used.ru_stime
+    print("| land | dates | parcels | patches | largest memory | time | of the processor |")
+    print("|---|---|---|---|---|---|---|")
     land = f"{arguments.size} x {arguments.size}"
-    print(f"| {land} | {arguments.dates} | {arguments.parcels} | {patches} | {peak:.2f} GiB | {seconds:.0f} s |")
+    print(
+        f"| {land} | {arguments.dates} | {arguments.parcels} | {patches} | {peak:.2f} GiB | {seconds:.0f} s "
+        f"| {processor:.0f} s |"
+    )
 
 
 if __name__ == "__main__":
