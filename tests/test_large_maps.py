@@ -35,6 +35,7 @@ from panoseg.maps.assemble import assemble
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.polygons import rasterise
+from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.sheets import OutlineFiles, read_sheets
 from panoseg.maps.tidy import regions
 from panoseg.maps.tiles import plan_blocks
@@ -328,6 +329,7 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     names = [path.name for path in sorted((parts.out / "parcels.parquet").iterdir())]
     assert names == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert_geodataframe_equal(parts.parcels, whole.parcels)
+    assert len(read_parcels(parts.out / "parcels.parquet")) == len(whole.parcels)
     layers = [gpd.read_file(out / "parcels.gpkg") for out in (whole.out, parts.out)]
     assert_geodataframe_equal(*layers)
     assert (parts.out / "parcels.pmtiles").read_bytes()[:8] == b"PMTiles\x03"

@@ -73,7 +73,7 @@ def _read(path: Path, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
     if path.is_file():
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
-    if head.startswith(b"PAR1"):
+    if head.startswith(b"PAR1") or any(path.glob("*.parquet")):  # a large map's parcels are a folder of files
         return _near(gpd.read_parquet(path), area)
     if _REFERENCE.search(head):
         raise ParcelsError(f"{path} stands for other files", _FORMATS, "give the file that holds the parcels")
