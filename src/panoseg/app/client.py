@@ -20,7 +20,7 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Client:
-    """Speaks to a server. Every method raises ``AppError`` with the server's own sentence where it refuses."""
+    """Speaks to a server, until its block ends. Every method raises ``AppError`` with the server's sentence where it refuses."""
 
     def __init__(self, server: str, token: str | None = None) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -29,6 +29,12 @@ class Client:
         except (httpx.InvalidURL, ValueError) as error:
             raise AppError(f"server {server!r} ({error})", "a URL as http://127.0.0.1:8080", "change --server") from error
         self.server = server
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def submit(self, request: dict[str, Any]) -> dict[str, Any]:
         """Start a job."""

@@ -86,11 +86,11 @@ def submit(
         server: Where panoseg app answers.
         wait: Wait until the job has ended, as panoseg job watch does.
     """
-    client = _client(server)
-    job = client.submit(_request(client, options))
-    print(job["id"], flush=True)
-    if wait:
-        _watch(client, job["id"])
+    with _client(server) as client:
+        job = client.submit(_request(client, options))
+        print(job["id"], flush=True)
+        if wait:
+            _watch(client, job["id"])
 
 
 def watch(id: tyro.conf.Positional[str], server: str = _LOCAL) -> None:
@@ -102,7 +102,8 @@ def watch(id: tyro.conf.Positional[str], server: str = _LOCAL) -> None:
         id: Of the job.
         server: Where panoseg app answers.
     """
-    _watch(_client(server), id)
+    with _client(server) as client:
+        _watch(client, id)
 
 
 def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> None:
@@ -115,7 +116,8 @@ def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> Non
         out: Folder for the files; new or empty.
         server: Where panoseg app answers.
     """
-    files = _client(server).fetch(id, out)
+    with _client(server) as client:
+        files = client.fetch(id, out)
     print(f"{len(files)} files in {out}")
 
 
