@@ -161,8 +161,8 @@ class LayersBar:
 
 def _range(low: float, high: float, step: float, value: float, name: str, moved: Callable[..., Any]) -> ui.element:
     """A slider of the browser's own, which every keyboard and screen reader knows."""
-    given = f'type="range" min="{low}" max="{high}" step="{step}" value="{value}" aria-label="{name}"'
-    slider = ui.element("input").props(given)
+    slider = ui.element("input").props(f'type="range" min="{low}" max="{high}" step="{step}" aria-label="{name}"')
+    slider.props["^value"] = value  # an attribute: as a property it would be set back whenever the page is drawn anew
     slider.on("input", moved, js_handler="(event) => emit(Number(event.target.value))", throttle=0.1)
     return slider
 
