@@ -45,7 +45,7 @@ class JobPage:
             self.actions = ui.element("div").classes("line")
             with ui.element("div").classes("stack-tight"):
                 heading("What happened")
-                self.log = ui.html('<div class="log" role="log" tabindex="0" aria-label="Log"></div>', sanitize=False)
+                self.log = ui.html('<p class="quiet">Nothing yet.</p>', sanitize=False)
             ui.label("You may close this page: the work goes on, and this address finds it again.").classes("quiet")
         self._lines: list[str] = []
         self._show()
@@ -85,6 +85,8 @@ class JobPage:
         if job.state == "running" and job.seconds_left is not None:
             return f"{job.progress:.0%} done, about {duration(job.seconds_left)} left"
         if job.state == "queued":
+            if not self.visit.service.all_jobs.workers():
+                return "no worker runs at present; panoseg app worker starts one"
             before = self.visit.service.position(self.visit.user, job.id)
             return "next in the queue" if not before else f"at most {before} jobs are before it"
         if job.started and job.ended:

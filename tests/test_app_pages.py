@@ -1,0 +1,409 @@
+"""The pages in a real browser: a finished map and photograph, and the way of a person from nothing to parcels.
+
+What each looks like is kept in out/screenshots.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+import zipfile
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pytest
+from PIL import Image
+
+import app_map
+from app_browser import CHROMIUM, SCREENSHOTS, Watched, finished_job, serving
+from panoseg.app.corrections import read_corrections, undo
+from panoseg.app.settings import AppSettings
+
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed")
+MAP = {"kind": "map", "name": "Four fields", "source": {"type": "sample", "size": 48}}
+PHOTO = {"kind": "photo", "name": "Two halves.jpg", "upload": "0" * 32, "weights": "shapes"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def jobs(tmp_path_factory):
+    """The settings of a server with two finished jobs: settings, map, photograph."""
+    settings = AppSettings(folder=tmp_path_factory.mktemp("app") / "app", catalog="earth-search")
+    return settings, finished_job(settings, MAP, app_map.make_map), finished_job(settings, PHOTO, make_photo)
+
+
+@pytest.fixture(scope="module")
+def address(jobs):
+    with serving(jobs[0].folder, "--workers", "0", "--allow", "nowhere.invalid") as found:
+        yield found
+
+
+@pytest.fixture
+def look(browser, address):
+    watched = Watched(browser, address)
+    yield watched
+    watched.close()
+
+
+@pytest.fixture
+def seen(look, jobs):
+    """The page of the map, with its tiles."""
+    look.goto(f"/jobs/{jobs[1]}/map")
+    look.page.wait_for_selector("img.leaflet-tile-loaded")
+    look.settle()
+    yield look
+    while read_corrections(jobs[0].jobs_folder / jobs[1]).steps:
+        undo(jobs[0].jobs_folder / jobs[1])
+
+
+def make_photo(folder: Path) -> None:
+    """A photograph whose left half is a square and whose right half is sky."""
+    from panoseg.panoptic.panoptic import Panoptic
+    from panoseg.photo.find import Source
+    from panoseg.photo.segment import segment_photographs
+    from photograph_networks import TABLE
+
+    folder.mkdir(parents=True)
+    pixels_HW3 = np.full((240, 360, 3), (180, 60, 50), np.uint8)
+    pixels_HW3[:, 180:] = (120, 170, 220)
+    Image.fromarray(pixels_HW3).save(folder / "given.jpg")
+    ids_HW = np.ones((240, 360), np.int32)
+    ids_HW[:, 180:] = 2
+    segment_photographs(
+        [Source(folder / "given.jpg", "photograph")],
+        lambda image: Panoptic.from_maps(ids_HW, {1: 2, 2: 9}, TABLE),
+        TABLE,
+        folder / "photo",
+    )
+    (folder / "given.jpg").rename(folder / "photo" / "image.jpg")
+
+
+def place_on(look, job_folder: Path, column: float, row: float) -> tuple[float, float]:
+    """Where a place of the map, in its pixels, is on the screen."""
+    longitude, latitude = app_map.place(job_folder, column, row)
+    script = """([lat, lng]) => {
+      const element = document.querySelector(".leaflet-container"), corner = element.getBoundingClientRect();
+      const point = getElement(Number(element.id.slice(1))).map.latLngToContainerPoint([lat, lng]);
+      return [corner.left + point.x, corner.top + point.y];
+    }"""
+    return tuple(look.page.evaluate(script, [latitude, longitude]))
+
+
+def click_place(look, jobs, column: float, row: float) -> None:
+    look.page.mouse.click(*place_on(look, jobs[0].jobs_folder / jobs[1], column, row))
+
+
+def colour_on(look, jobs, column: float, row: float) -> tuple[int, ...]:
+    look.settle()
+    picture = Image.open(io.BytesIO(look.page.screenshot()))
+    x, y = place_on(look, jobs[0].jobs_folder / jobs[1], column, row)
+    return picture.convert("RGB").getpixel((round(x), round(y)))
+
+
+# -- before a map
+
+
+def test_the_estimate_comes_before_the_start(look):
+    look.goto("/")
+    look.page.wait_for_selector("text=6.6 km²")
+    look.page.wait_for_selector(".clouds i")
+    assert look.page.get_by_role("button", name="Start").is_enabled()
+    look.shot("start")
+    look.check()
+    look.page.get_by_label("Landscape").fill("3")
+    look.page.get_by_role("button", name="My own images").click()
+    look.page.wait_for_selector("text=Choose a file with a season")
+    assert look.page.get_by_role("button", name="Start").is_disabled()
+
+
+def test_a_place_is_typed_or_drawn(look):
+    look.goto("/")
+    look.page.get_by_role("button", name="My own place").click()
+    look.page.wait_for_selector("text=Choose an area")
+    look.shot("start-own-place")
+    look.check()
+    field = look.page.get_by_label("Coordinates")
+    field.fill("nonsense")
+    field.press("Enter")
+    look.page.wait_for_selector("text=Expected latitude, longitude")
+    field.fill("3, 51, 4, 52")  # larger than what one may ask for
+    field.press("Enter")
+    look.page.wait_for_selector("path.leaflet-interactive")
+    look.page.wait_for_selector("text=Draw a smaller one", state="attached")
+
+
+def test_an_area_is_drawn_by_mouse(look):
+    look.goto("/")
+    look.page.get_by_role("button", name="My own place").click()
+    look.page.click(".leaflet-draw-draw-polygon")
+    box = look.page.locator(".map").bounding_box()
+    corners = [(0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6), (0.4, 0.4)]
+    for across, down in corners:
+        look.page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
+        look.page.wait_for_timeout(150)
+    look.page.wait_for_selector("path.leaflet-interactive")
+    look.page.wait_for_selector("text=An area of")
+
+
+def test_an_outline_is_uploaded_and_one_that_is_none_refused(look, tmp_path):
+    square = '{"type":"Polygon","coordinates":[[[3,51],[3.02,51],[3.02,51.01],[3,51.01],[3,51]]]}'
+    (tmp_path / "farm.geojson").write_text(square)
+    (tmp_path / "farm.kml").write_text("no outline at all")
+    look.goto("/")
+    look.page.get_by_role("button", name="My own place").click()
+    look.page.wait_for_selector("text=Choose an area")
+    field = look.page.locator("input[type=file]").first
+    field.set_input_files(tmp_path / "farm.kml")
+    look.page.wait_for_selector("text=An upload of no known format")
+    assert look.wrong.pop().startswith("422")
+    look.shot("start-refused")
+    field.set_input_files(tmp_path / "farm.geojson")
+    look.page.wait_for_selector("path.leaflet-interactive")
+
+
+# -- a finished map
+
+
+def test_the_map_and_its_legend(seen, jobs):
+    seen.shot("map")
+    seen.check()
+    before = colour_on(seen, jobs, 36, 12)
+    seen.page.get_by_label("corn").uncheck()
+    seen.page.wait_for_selector("tr.off")
+    assert colour_on(seen, jobs, 36, 12) != before
+    seen.page.get_by_role("button", name="Hide all").click()
+    seen.page.wait_for_function("document.querySelectorAll('tr.off').length === 4")
+    seen.page.get_by_role("button", name="Show all").click()
+    seen.page.wait_for_function("!document.querySelector('tr.off')")
+    assert colour_on(seen, jobs, 36, 12) == before
+
+
+def test_dates_and_pictures(seen, jobs):
+    day = seen.page.locator(".day")
+    first = day.text_content()
+    slider = seen.page.get_by_role("slider", name="Date of the picture")
+    slider.focus()
+    with seen.page.expect_request(lambda one: "true-colour" in one.url):
+        slider.press("ArrowLeft")
+    seen.page.wait_for_function("(before) => document.querySelector('.day').textContent !== before", arg=first)
+    for name, kind in (("False colour", "false-colour"), ("NDVI", "ndvi")):
+        with seen.page.expect_response(lambda one, kind=kind: kind in one.url and one.status == 200):
+            seen.page.get_by_label("Picture below the parcels").click()
+            seen.page.get_by_role("option", name=name).click()
+        seen.shot(f"map-{kind}")
+    seen.page.wait_for_selector("text=dense green")
+    with seen.page.expect_request(lambda one: "by_confidence=true" in one.url):
+        seen.page.get_by_label("Fainter where unsure").check()
+    opacity = seen.page.get_by_role("slider", name="Opacity of the parcels")
+    opacity.focus()
+    opacity.press("Home")
+    seen.page.wait_for_function("[...document.querySelectorAll('.leaflet-layer')].some((e) => e.style.opacity === '0')")
+
+
+def test_a_parcel_by_click_and_by_number(seen, jobs):
+    click_place(seen, jobs, 36, 12)
+    seen.page.wait_for_selector("h2:has-text('corn')")
+    seen.page.wait_for_selector("text=5.76 ha")
+    seen.page.wait_for_selector("text=30%")
+    seen.page.wait_for_selector("[aria-label*='dates in cloud'] canvas")
+    seen.shot("map-parcel")
+    seen.check()
+    number = seen.page.get_by_label("Number of a parcel")
+    number.fill("3")
+    number.press("Enter")
+    seen.page.wait_for_selector("h2:has-text('meadow')")
+    number.fill("77")
+    number.press("Enter")
+    seen.page.wait_for_selector("text=Expected one of the map")
+
+
+def test_official_parcels(seen, jobs):
+    seen.page.get_by_role("tab", name="Official").click()
+    seen.page.wait_for_selector("text=Another crop than declared")
+    seen.page.get_by_role("button", name="Show the differences").click()
+    seen.page.wait_for_timeout(1200)
+    click_place(seen, jobs, 36, 12)
+    seen.page.wait_for_selector("h2:has-text('Official parcel b')")
+    seen.shot("map-official")
+    seen.check()
+
+
+def test_corrections(seen, jobs):
+    folder = jobs[0].jobs_folder / jobs[1]
+    seen.page.get_by_role("tab", name="Correct").click()
+    seen.page.wait_for_selector("text=Choose a parcel")
+    click_place(seen, jobs, 12, 12)
+    seen.page.wait_for_selector("h2:has-text('Parcel 1')")
+    seen.page.get_by_label("It grows").click()
+    seen.page.get_by_role("option", name="sorghum").click()
+    seen.page.wait_for_selector("h2:has-text('sorghum')")
+    seen.page.get_by_role("button", name="Cut along a line").click()
+    seen.page.wait_for_timeout(500)
+    for column, row in ((-3, 12), (27, 12), (27, 12)):
+        seen.page.mouse.click(*place_on(seen, folder, column, row))
+        seen.page.wait_for_timeout(250)
+    seen.page.wait_for_selector("li:has-text('cut: sorghum, sorghum')")
+    seen.shot("map-correct")
+    seen.check()
+    click_place(seen, jobs, 12, 6)
+    seen.page.wait_for_selector("text=2.88 ha")
+    seen.page.get_by_role("button", name="Join with a neighbour").click()
+    seen.page.wait_for_selector("text=Click the neighbour")
+    click_place(seen, jobs, 36, 12)
+    seen.page.wait_for_selector("li:has-text('joined: sorghum')")
+    assert [step.what for step in read_corrections(folder).steps] == ["crop", "split", "merge"]
+    with seen.page.expect_download() as download:
+        seen.page.get_by_role("button", name="Export as training data").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        assert "parcels.parquet" in archive.namelist()
+    for left in (2, 1, 0):
+        seen.page.get_by_role("button", name="Undo the latest").click()
+        seen.page.wait_for_function("(n) => document.querySelectorAll('ol[reversed] li').length === n", arg=left)
+    seen.page.wait_for_selector("text=None yet")
+
+
+def test_take_along_and_share(seen, jobs, browser):
+    seen.page.get_by_role("button", name="Take along").click()
+    seen.shot("map-take-along")
+    with seen.page.expect_download() as download:
+        seen.page.get_by_text(re.compile("^Parcels, GeoParquet")).click()
+    assert len(gpd.read_parquet(download.value.path())) == 4
+    seen.page.get_by_role("button", name="Share").click()
+    seen.page.wait_for_function("document.querySelector('.share-link input')?.value.startsWith('http')")
+    link = seen.page.locator(".share-link input").input_value()
+    other = Watched(browser, seen.address)
+    other.goto(link.removeprefix(seen.address))
+    other.page.wait_for_selector("img.leaflet-tile-loaded")
+    assert other.page.get_by_role("tab", name="Correct").count() == 0
+    assert other.page.get_by_role("button", name="Delete").count() == 0
+    other.close()
+    seen.page.get_by_role("button", name="Stop sharing").click()
+    seen.page.wait_for_selector("text=leads nowhere now")
+    after = Watched(browser, seen.address)
+    after.goto(link.removeprefix(seen.address))
+    after.page.wait_for_selector("text=This is not here")
+    after.close()
+
+
+def test_on_a_phone(browser, address, jobs):
+    phone = Watched(browser, address, 390, 844)
+    for path, name in (("/", "start"), (f"/jobs/{jobs[1]}/map", "map"), ("/jobs", "jobs"), (f"/jobs/{jobs[2]}/photo", "photo")):
+        phone.goto(path)
+        phone.page.wait_for_timeout(1500)
+        phone.shot(f"phone-{name}")
+        phone.check()
+    phone.close()
+
+
+def test_by_keyboard_alone(seen):
+    """From the address to a parcel, without a mouse."""
+    seen.page.keyboard.press("Tab")
+    assert seen.page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(60):
+        seen.page.keyboard.press("Tab")
+        if seen.page.evaluate("document.activeElement.getAttribute('role')") == "tab":
+            break
+    seen.page.keyboard.press("ArrowRight")
+    seen.page.keyboard.press("Enter")
+    for _ in range(20):
+        seen.page.keyboard.press("Tab")
+        if seen.page.evaluate("document.activeElement.getAttribute('aria-label') === 'Number of a parcel'"):
+            break
+    seen.page.keyboard.type("4")
+    seen.page.keyboard.press("Enter")
+    seen.page.wait_for_selector("h2:has-text('winter barley')")
+
+
+# -- photographs, jobs
+
+
+def test_names_on_a_photograph(look, jobs):
+    look.goto(f"/jobs/{jobs[2]}/photo")
+    look.page.wait_for_selector(".photo[data-ready]")
+    box = look.page.locator(".photo").bounding_box()
+    for across, name in ((0.25, "square"), (0.75, "sky")):
+        look.page.mouse.move(box["x"] + across * box["width"], box["y"] + box["height"] / 2)
+        look.page.wait_for_selector(f".photo output:has-text('{name}')")
+    look.shot("photo")
+    look.check()
+    look.page.get_by_role("button", name="Take along").click()
+    with look.page.expect_download() as download:
+        look.page.get_by_text("Overlay, JPEG").click()
+    with Image.open(download.value.path()) as overlay:
+        assert overlay.width * 240 == overlay.height * 360
+
+
+def test_a_job_waits_and_is_cancelled_retried_deleted(look):
+    look.goto("/")
+    look.page.wait_for_selector("text=6.6 km²")
+    look.page.get_by_role("button", name="Start").click()
+    look.page.wait_for_selector("text=no worker runs")
+    look.shot("job-waiting")
+    look.check()
+    look.page.reload()
+    look.page.get_by_role("button", name="Cancel").click()
+    look.page.get_by_role("button", name="Try again").click()
+    look.page.wait_for_selector(".state-queued")
+    look.page.get_by_role("button", name="Delete").click()
+    look.page.locator(".q-dialog").get_by_role("button", name="Delete").click()
+    look.page.wait_for_selector("h1:has-text('Your results')")
+    look.shot("jobs")
+    look.check()
+
+
+def test_what_is_not_there(look):
+    for path in (f"/jobs/{'0' * 32}", f"/jobs/{'0' * 32}/map", f"/jobs/{'0' * 32}/photo", f"/shared/{'0' * 32}"):
+        look.goto(path)
+        look.page.wait_for_selector("text=This is not here")
+    look.shot("not-here")
+    look.check()
+
+
+# -- from nothing to parcels
+
+
+def test_the_first_result_of_a_person(browser, tmp_path):
+    """From the command to parcels on the screen: two minutes on two cores that have nothing else to do."""
+    began = time.monotonic()
+    with serving(tmp_path / "app") as address:
+        look = Watched(browser, address)
+        look.page.set_default_timeout(600_000)
+        look.goto("/")
+        look.page.wait_for_selector("text=6.6 km²")
+        look.page.get_by_role("button", name="Start").click()
+        look.page.wait_for_selector("li.now")
+        look.shot("job-running")
+        look.page.wait_for_url("**/map")
+        look.page.wait_for_selector("img.leaflet-tile-loaded")
+        seconds = time.monotonic() - began
+        look.shot("sample")
+        look.close()
+    crowd = max(1.0, os.getloadavg()[1] / (os.cpu_count() or 1))
+    SCREENSHOTS.joinpath("first-result.txt").write_text(f"{seconds:.0f} s; {crowd:.1f} processes waited for each core\n")
+    assert seconds < 120 * crowd
+
+
+def test_an_empty_server(browser, tmp_path):
+    with serving(tmp_path / "app", "--workers", "0") as address:
+        look = Watched(browser, address)
+        look.goto("/jobs")
+        look.page.wait_for_selector("text=Nothing here yet")
+        look.shot("jobs-empty")
+        look.check()
+        look.goto("/photo")
+        look.page.wait_for_selector("text=No network for photographs")
+        look.shot("photo-empty")
+        look.check()
+        look.close()
