@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -138,13 +139,20 @@ def test_files_folders_and_patterns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("none.jpg", "no such file"), ("none*.jpg", "no file matches"), (".", "no picture")]
+    ("name", "said"),
+    [
+        ("none.jpg", "none.jpg: no such file"),
+        ("none*.jpg", "none*.jpg: no file matches"),
+        (".", ".: no picture"),
+        ("", "'': no such file"),
+        ("long" * 100, "long" * 25 + ": File name too long"),
+    ],
 )
 def test_an_argument_that_means_nothing_is_named(tmp_path, monkeypatch, name, said):
     monkeypatch.chdir(tmp_path)
     sources, [failure] = find_photographs([name])
     assert sources == []
-    assert str(failure).startswith(f"{name}: {said}")
+    assert str(failure).startswith(said)
 
 
 def test_one_name_in_several_folders_is_several_results(tmp_path):
@@ -160,10 +168,29 @@ def test_one_name_in_several_folders_is_several_results(tmp_path):
 
 def test_names_differ_on_every_disk():
     paths = ["/a/x.jpg", "/a/X.png", "/a/b/y.jpg", "/b/y.jpg", "/c/b/y.jpg", "/d/z.jpg", "/d/z.png", "/d/z.jpg.png"]
+    paths += ["/e/twin.jpg", "/e/Twin.jpg", "/E/twin.jpg", "/e/twin.JPG"]
     names = unique_names([PurePath(path) for path in paths])
     assert len({name.lower() for name in names}) == len(paths)
     assert names[3] == "b/y" or names[3].endswith("b/y")
     assert unique_names([PurePath("/a/x.jpg")]) == ["x"]
+
+
+def test_names_that_not_every_disk_has_are_written_and_read_again(tmp_path):
+    """Bytes that are no UTF-8, ends of lines, and what divides folders or is a drive elsewhere."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"\xff\xfe.jpg", b"a\nb.jp\xffg", b"c\\d.jpg", b"C:e.jpg"):
+        Image.fromarray(PIXELS).save(tmp_path / "photograph.jpg")
+        (tmp_path / "photograph.jpg").rename(folder / os.fsdecode(name))
+    sources, failures = find_photographs([os.fsdecode(bytes(folder) + b"/*")])
+    assert (len(sources), failures) == (4, [])
+    assert segment_photographs(sources, halves, TABLE, tmp_path / "out").images == 4
+    assert len(list(CocoAnnotations.open(tmp_path / "out" / "panoptic.json"))) == 4
+    with (tmp_path / "out" / "segments.csv").open(newline="") as file:
+        named = {row["image"] for row in csv.DictReader(file)}
+    assert named == {"__", "a_b", "c_d", "C_e"}
+    written = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert {row["file_name"] for row in written["images"]} == {"__.jpg", "a_b.jp_g", "c_d.jpg", "C_e.jpg"}
 
 
 # Bad and odd pictures

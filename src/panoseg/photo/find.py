@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path, PurePath
 
 from panoseg.errors import DatasetError, PanosegError
 from panoseg.panoptic.coco_png import IMAGE_SUFFIXES
+
+_ODD = re.compile(r"[\x00-\x1f\x7f:\\\ud800-\udfff]")
+"""What may stand in the name of a file here, but not in one on any disk, in a line, or in UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Source:
     @property
     def file_name(self) -> str:
         """The name with its file's ending."""
-        return self.name if self.name.endswith(self.path.suffix) else f"{self.name}{self.path.suffix}"
+        ending = _ODD.sub("_", self.path.suffix)
+        return self.name if self.name.endswith(ending) else f"{self.name}{ending}"
 
 
 def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[PanosegError]]:
@@ -34,7 +39,11 @@ def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[Panos
     paths: dict[Path, Path] = {}
     failures: list[PanosegError] = []
     for argument in arguments:
-        found = _expand(argument)
+        try:
+            found = _expand(argument)
+        except OSError as error:
+            failures.append(_nothing(argument[:100], error.strerror or str(error)))
+            continue
         if not found:
             failures.append(_nothing(argument))
         for path in found:
@@ -56,13 +65,14 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
             count = Counter(name.lower() for name in left.values())
             names |= {position: name for position, name in left.items() if position not in names and count[name.lower()] == 1}
     taken: set[str] = set()
-    return [_free(names[position], taken) for position in range(len(paths))]
+    # Those of files whose paths differ in small and capital letters alone are made different at the end.
+    return [_free(names.get(position, _name(path, 1, with_ending=True)), taken) for position, path in enumerate(paths)]
 
 
 def _name(path: PurePath, depth: int, with_ending: bool) -> str:
-    """The last so many parts of a path."""
+    """The last so many parts of a path, odd characters replaced."""
     parts = path.relative_to(path.anchor).parts[-depth:]
-    return "/".join((*parts[:-1], path.name if with_ending else path.stem))
+    return _ODD.sub("_", "/".join((*parts[:-1], path.name if with_ending else path.stem)))
 
 
 def _free(name: str, taken: set[str]) -> str:
@@ -75,6 +85,8 @@ def _free(name: str, taken: set[str]) -> str:
 
 def _expand(argument: str) -> list[Path]:
     path = Path(argument)
+    if not argument:  # an empty variable of a shell, which does not mean the folder where it is
+        return []
     if path.is_dir():
         return sorted(entry for entry in path.rglob("*") if _is_picture(entry))
     if path.exists():
@@ -88,10 +100,10 @@ def _is_picture(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _nothing(argument: str) -> DatasetError:
-    if Path(argument).is_dir():
+def _nothing(argument: str, reason: str = "") -> DatasetError:
+    if argument and not reason and Path(argument).is_dir():
         return DatasetError(
             f"{argument}: no picture in this folder", f"files {', '.join(IMAGE_SUFFIXES)}", "name another folder"
         )
-    found = "no file matches" if has_magic(argument) else "no such file or folder"
-    return DatasetError(f"{argument}: {found}", "a photograph, a folder or a pattern", "correct the name")
+    found = reason or ("no file matches" if has_magic(argument) else "no such file or folder")
+    return DatasetError(f"{argument or repr(argument)}: {found}", "a photograph, a folder or a pattern", "correct the name")
