@@ -281,7 +281,12 @@ def test_what_a_cube_was_made_of_is_in_its_attributes(tmp_path):
 
 
 def test_numbers_of_anybody_crash_nothing(tmp_path):
-    wild = [Radiometry(1e300, 0.0, 0.0), Radiometry(1e-4, 1e300, 0.0), Radiometry(1e-4, 0.0, 1e300), Radiometry(1e-4, 0.0, -1.0)]
+    wild = [
+        Radiometry(1e300, 0.0, 0.0),
+        Radiometry(1e-4, 1e300, 0.0),
+        Radiometry(1e-4, 0.0, 1e300),
+        Radiometry(1e-4, 0.0, -1.0),
+    ]
     scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), None, wild[day - 1]) for day in (1, 2, 3, 4)]
     report = make([*scenes, scene(tmp_path, "good", "2019-05-05T10:00", random_HW(0))], tmp_path / "a.zarr")
     assert "2019-05-05" in report.dates
