@@ -20,7 +20,7 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Client:
-    """Speaks to a server, until its block ends. Every method raises ``AppError`` with the server's sentence where it refuses."""
+    """Speaks to a server until its block ends. Every method raises ``AppError`` with the server's sentence of refusal."""
 
     def __init__(self, server: str, token: str | None = None) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
