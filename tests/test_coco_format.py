@@ -268,6 +268,7 @@ def test_categories_without_names_kinds_or_colours_are_read():
         (7, "7", "stuff"),
     ]
     assert table.name == "few"
+    assert class_table("c", [{"id": 1, "name": "half \ud800"}])[1].name == "half ?"  # which nothing could print
     assert class_table("b", category_rows(table)).classes == table.classes
 
 
@@ -278,6 +279,12 @@ def test_names_that_leave_the_folder_are_refused(written, name):
     change(written, lambda content: content["annotations"][0].update(file_name=name))
     assert "image 1" in refusal(written)
     assert "file name" in refusal(written)
+
+
+def test_a_picture_that_has_no_end_is_refused(written):
+    change(written, lambda content: content["annotations"][0].update(file_name="endless.png"))
+    (written.with_suffix("") / "endless.png").symlink_to("/dev/zero")
+    assert "no ordinary file" in refusal(written)
 
 
 def test_names_keep_folders_and_dots(tmp_path):

@@ -437,6 +437,24 @@ def test_names_from_ids_stay_in_the_folder(predictions, tmp_path, capsys):
     assert not list(tmp_path.glob("**/up*"))
 
 
+@pytest.mark.parametrize("name", ["\ud800", "x" * 300, "x/" * 2000 + "y", "\u6d77" * 90])
+def test_a_name_that_no_disk_holds_costs_its_image(predictions, tmp_path, capsys, name):
+    content = [{**row, "image_id": name} if row["image_id"] == 2 else row for row in json.loads(predictions[0].read_text())]
+    predictions[0].write_text(json.dumps(content))
+    assert main(merge_words(predictions, tmp_path / "out")) == 2
+    assert "file name" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "out" / "panoptic.json")) == 3
+
+
+def test_a_name_as_long_as_a_disk_holds_is_written(predictions, tmp_path):
+    name = "\u6d77" * 80  # 240 bytes
+    for path in predictions[:2]:
+        rows = json.loads(path.read_text())
+        path.write_text(json.dumps([{**row, "image_id": name} if row["image_id"] == 2 else row for row in rows]))
+    assert main(merge_words(predictions, tmp_path / "out")) == 0
+    assert (tmp_path / "out" / "panoptic" / f"{name}.png").exists()
+
+
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2**32 - 1))
 def test_merged_files_have_ids_that_never_meet(tmp_path_factory, seed):

@@ -61,6 +61,18 @@ def test_a_camera_that_was_turned_gives_an_upright_picture(tmp_path):
     np.testing.assert_array_equal(read_photograph(path), np.rot90(COLOURS, -1))
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_exif_that_nobody_can_read_says_nothing(form):
+    data = encoded(COLOURS, form, exif=b"Exif\0\0no table at all")
+    assert decode_photograph(data, "a").size == COLOURS.shape[1::-1]
+
+
+def test_a_file_without_an_end_is_refused(tmp_path):
+    (tmp_path / "endless.jpg").symlink_to("/dev/zero")
+    with pytest.raises(DatasetError, match=r"endless\.jpg: no ordinary file"):
+        read_photograph(tmp_path / "endless.jpg")
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

@@ -71,7 +71,8 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
     """
     path = Path(path).absolute()
     caught: tuple[type[Exception], ...] = (OSError, *failures)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    # Names of files have an end, at 255 bytes: of long ones the beginning is enough.
+    temporary = path.with_name(f".{path.stem[:50]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -6,9 +6,11 @@ Shape suffixes: H W pixels.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +36,10 @@ def read_photograph(path: Path | str) -> np.ndarray:
 def read_bytes(path: Path) -> bytes:
     """The bytes of a picture's file, of bearable size. Raises ``DatasetError``."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _no_picture(path, "no ordinary file")  # a device may have no end
+        if status.st_size > _LARGEST_FILE:
             raise _no_picture(path, f"more than {_LARGEST_FILE} bytes")
         return path.read_bytes()
     except FileNotFoundError as error:
@@ -77,7 +82,8 @@ def _red_green_blue(image: Image.Image) -> Image.Image:
         # Pillow wants transparent palettes to become colours first.
         whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
         converted = whole.convert("RGB")
-    converted.getexif().update(image.getexif())
+    with suppress(*_DAMAGE):  # EXIF that nobody can read says nothing
+        converted.getexif().update(image.getexif())
     return converted
 
 
@@ -86,7 +92,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
     try:
         return ImageOps.exif_transpose(image)
-    except _DAMAGE:  # EXIF that nobody can read says nothing
+    except _DAMAGE:
         return image
 
 

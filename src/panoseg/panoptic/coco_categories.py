@@ -100,7 +100,8 @@ def _segment_class(category: Any) -> SegmentClass:
     if len(colour) != 3:
         raise ValueError(f"a color of {len(colour)} values")
     channels: Iterable[int] = (whole_number({"color": value}, "color", 0, 255) for value in colour)
-    name = " ".join(str(category.get("name", id_)).split()) or str(id_)
+    text = str(category.get("name", id_)).encode("utf-8", "replace").decode()  # halves of characters cannot be printed
+    name = " ".join(text.split()) or str(id_)
     return SegmentClass(id_, name, "#{:02x}{:02x}{:02x}".format(*channels), "thing" if is_thing else "stuff")
 
 

@@ -6,6 +6,7 @@ Source: cocodataset/panopticapi @ 7bb4655: id = R + 256 G + 65536 B, 0 is void.
 from __future__ import annotations
 
 import io
+import stat
 import struct
 import warnings
 import zlib
@@ -27,6 +28,7 @@ HIGHEST_ID = 2**24 - 1
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Endings of files of images; those that a folder of photographs is searched for."""
 _LARGEST_FILE = 2**29
+_LONGEST_NAME, _LONGEST_PATH = 250, 2048  # bytes, with room for an ending and for folders above
 _SIGNATURE, _FIRST_CHUNK = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR", 8
 _CHUNK, _CHECKSUM, _SIZE = struct.Struct(">I4s"), struct.Struct(">I"), struct.Struct(">II")
 _SIZE_AT, _DEPTH, _COLOUR_TYPE = 16, 24, 25
@@ -108,7 +110,10 @@ def open_png(path: Path) -> Image.Image:
 def _read_whole(path: Path) -> bytes:
     """The bytes of a PNG file, whose chunks are all there and unchanged, of an image of bearable size."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("no ordinary file")  # a device may have no end
+        if status.st_size > _LARGEST_FILE:
             raise ValueError(f"more than {_LARGEST_FILE} bytes")
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -178,14 +183,18 @@ def _no_png(path: Path, reason: str) -> PanopticFormatError:
 
 
 def png_name(name: Any) -> str:
-    """The name of an image's PNG, which keeps folders and dots. Raises ``PanopticFormatError`` for one that leaves its folder.
+    """The name of an image's PNG, which keeps folders and dots. Raises ``PanopticFormatError`` for one that leaves its folder,
+    or that file systems do not hold.
 
     >>> png_name("000000142238.jpg"), png_name("val/field.one.jpg"), png_name("v1.2")
     ('000000142238.png', 'val/field.one.png', 'v1.2.png')
     """
     text = name.replace("\\", "/") if isinstance(name, str) else ""
     path = PurePosixPath(text)
-    if not path.name or path.is_absolute() or ".." in path.parts or PureWindowsPath(text).drive or "\0" in text:
+    parts = [part.encode("utf-8", "surrogatepass") for part in path.parts]
+    is_long = max(map(len, parts), default=0) > _LONGEST_NAME or sum(map(len, parts)) + len(parts) > _LONGEST_PATH
+    is_odd = is_long or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
+    if is_odd or not path.name or path.is_absolute() or ".." in path.parts or PureWindowsPath(text).drive:
         raise PanopticFormatError(f"file name {str(name)[:60]!r}", "the name of a file inside its folder", "correct it")
     is_image = path.suffix.lower() in IMAGE_SUFFIXES
     return str(path.with_suffix(".png") if is_image else path.with_name(f"{path.name}.png"))
