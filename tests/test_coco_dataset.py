@@ -123,6 +123,21 @@ def test_areas_of_detections_are_those_that_the_file_states(tmp_path):
     assert opened(tmp_path, [Scene(1, instances=[row])]).detections(0)[0]["area"] == 77.25
 
 
+@pytest.mark.parametrize("stated", [{"bbox": ["a", 0, 1, 1]}, {"bbox": [1, 2]}, {"bbox": None}, {"area": "7"}, {"area": None}])
+def test_areas_and_boxes_that_are_none_are_one_line(tmp_path, stated):
+    row = {**instance(IDS == CAT_ID, CAT), **stated}
+    dataset = opened(tmp_path, [Scene(1, instances=[row])])
+    with pytest.raises(PanopticFormatError, match=r"instance 0 of 0001\.png: (area or )?bbox .*") as error:
+        dataset.detections(0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_photograph_that_would_become_huge_is_one_line(tmp_path):
+    dataset = opened(tmp_path, [Scene(1)], PhotographConfig(min_side=8192, scale=(2, 2)))
+    with pytest.raises(DatasetError, match=r"0001\.png of 24 x 32 pixels, resized to 8192 x 10923"):
+        dataset[0]
+
+
 def test_an_image_without_annotation_is_left_out(tmp_path):
     dataset = opened(tmp_path, [Scene(1, annotated=False), Scene(2), Scene(3, annotated=False)])
     assert dataset.image_ids == [2]
@@ -510,6 +525,7 @@ def _repeat(key, number=0):
         (lambda content: content.pop("annotations"), "without annotations"),
         (lambda content: content["annotations"].clear(), "annotates no image"),
         (lambda content: content["images"][0].update(file_name="gone.png"), r"lacks gone\.png"),
+        (lambda content: content["images"][0].update(file_name="x" * 300 + ".png"), "file name 'x"),
     ],
 )
 def test_what_is_wrong_with_the_whole_file_is_said_when_it_is_opened(tmp_path, change, message):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os.path import isfile  # unlike Path.is_file, false where a name is too long
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ class CocoDataset(CocoRecords):
             raise DatasetError(f"{self.files.panoptic} annotates no image", "at least one", "name another split")
         self.unannotated = [image_id for image_id in known if image_id not in (self.annotations.file.annotations or {})]
         self.file_names = [self._file_name(image_id) for image_id in self.image_ids]
-        missing = next((name for name in self.file_names if not (self.files.images / name).is_file()), None)
+        missing = next((name for name in self.file_names if not isfile(self.files.images / name)), None)
         if missing is not None:  # rather found now than in the middle of a training
             raise DatasetError(f"{self.files.images} lacks {missing}", "every image of the JSON", "complete the dataset")
 

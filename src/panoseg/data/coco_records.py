@@ -23,9 +23,11 @@ from panoseg.data.photographs import VOID, Objects, Photograph
 from panoseg.errors import DatasetError, PanopticFormatError
 from panoseg.panoptic.coco import CocoAnnotation, CocoPicture
 from panoseg.panoptic.coco_json import ImageId, about, read_row
-from panoseg.panoptic.coco_masks import decode_mask, detection_row
+from panoseg.panoptic.coco_masks import MOST_PIXELS, decode_mask, detection_row
 from panoseg.panoptic.coco_png import decode_ids
 from panoseg.panoptic.panoptic import Panoptic
+
+_LARGEST_NUMBER = 2**53
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,13 @@ class CocoRecord:
                 "annotate the picture as its EXIF turns it, or remove the EXIF",
             )
         view = choose_view(size_HW, config, generator)
+        if view.window_HW[0] * view.window_HW[1] > MOST_PIXELS:
+            raise DatasetError(
+                f"{self.source}: {self.file_name} of {size_HW[0]} x {size_HW[1]} pixels, resized to "
+                f"{view.window_HW[0]} x {view.window_HW[1]}",
+                f"at most {MOST_PIXELS} pixels",
+                "pass a smaller --photographs.max-side or --photographs.crop",
+            )
         position_HW = view.labels(truth.picture.position_HW)
         objects = _segments_as_objects(truth, position_HW) if self.instances is None else self._objects(table, size_HW, view)
         return Photograph(
@@ -81,8 +90,9 @@ class CocoRecord:
         rows = []
         if self.instances is not None:
             height, width = truth.picture.segment_HW.shape
-            for row, mask_HW in self._instances(table, height, width):
-                stated = {key: row[key] for key in ("area", "bbox") if key in row}
+            for number, (row, mask_HW) in enumerate(self._instances(table, height, width)):
+                with about(f"{self.source}: instance {number} of {self.file_name}"):
+                    stated = _stated(row)
                 rows.append(detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated)
             return rows
         segments = truth.picture.segments
@@ -154,6 +164,18 @@ class CocoRecords(Dataset[Photograph], ABC):
     def detections(self, index: int) -> list[dict[str, Any]]:
         """The true things at ``index``, rows of COCO's detection form: of the instances JSON, or else of the panoptic truth."""
         return self.record(index, with_image=False).detections(self.table)
+
+
+def _stated(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Area and box as the file states them, as far as it does."""
+    stated = {key: row[key] for key in ("area", "bbox") if key in row}
+    box = stated.get("bbox", [0, 0, 0, 0])
+    if not isinstance(box, list) or len(box) != 4:
+        raise ValueError(f"bbox {str(box)[:40]}, which is no list of left, top, width and height")
+    for value in (*box, stated.get("area", 0)):
+        if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
+            raise ValueError(f"area or bbox with {str(value)[:40]}, which is no number of pixels")
+    return stated
 
 
 def _labels(truth: CocoPicture) -> np.ndarray:
