@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -808,6 +809,32 @@ def test_only_a_few_images_are_under_way(monkeypatch):
     next(results)
     assert len(taken) <= 2 * 3 * 8
     results.close()
+
+
+def test_few_large_jobs_keep_all_processes_busy(monkeypatch):
+    """A shard is a job of minutes: eight of them in a row would leave most processes without any."""
+    chunks = []
+
+    class Pool:
+        def __init__(self, *options, **more):
+            pass
+
+        def submit(self, work, function, jobs):
+            chunks.append(len(jobs))
+            done = Future()
+            done.set_result(work(function, jobs))
+            return done
+
+        def shutdown(self, **options):
+            pass
+
+    monkeypatch.setattr(coco_images, "usable_cores", lambda: 16)
+    monkeypatch.setattr(coco_images, "ProcessPoolExecutor", Pool)
+    assert len(list(over_images(png_name, (f"{number}.jpg" for number in range(32)), 32, 16))) == 32
+    assert chunks == [1] * 32
+    chunks.clear()
+    list(over_images(png_name, (f"{number}.jpg" for number in range(1000)), 1000, 16))
+    assert set(chunks) == {8}
 
 
 @pytest.mark.parametrize("processes", [0, -1, 10**4])

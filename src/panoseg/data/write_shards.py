@@ -65,7 +65,7 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
     splits: dict[str, list[Shard]] = {split: [] for split in datasets}
     with _output(out) as place:
         work = partial(_write_shard, place, datasets)
-        processes = processes or min(usable_cores(), len(jobs))
+        processes = min(usable_cores(), len(jobs)) if processes is None else processes
         for job, result in zip(jobs, track(over_images(work, jobs, len(jobs), processes), "shards", len(jobs)), strict=True):
             if isinstance(result, PanosegError):
                 raise result

@@ -17,7 +17,7 @@ from panoseg.errors import ConfigError, OutputError, PanosegError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-_CHUNK = 8
+_LARGEST_CHUNK = 8
 _AHEAD = 3
 _WORTH_A_PROCESS = 64
 
@@ -38,7 +38,8 @@ def over_images(
         for job in jobs:
             yield _attempt(function, job)
     else:
-        yield from _in_pool(function, jobs, processes)
+        chunk = min(_LARGEST_CHUNK, -(-count // (_AHEAD * processes)))  # few jobs are large ones: all processes have some
+        yield from _in_pool(function, jobs, processes, chunk)
 
 
 def usable_cores() -> int:
@@ -46,7 +47,9 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_pool(function: Callable[[Job], Result], jobs: Iterable[Job], processes: int) -> Iterator[Result | PanosegError]:
+def _in_pool(
+    function: Callable[[Job], Result], jobs: Iterable[Job], processes: int, size: int
+) -> Iterator[Result | PanosegError]:
     jobs = iter(jobs)
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
     # An interrupt is for this process, which ends the others.
@@ -56,7 +59,7 @@ def _in_pool(function: Callable[[Job], Result], jobs: Iterable[Job], processes: 
     waiting: deque[Future] = deque()
     try:
         while True:
-            while len(waiting) < _AHEAD * processes and (chunk := list(islice(jobs, _CHUNK))):
+            while len(waiting) < _AHEAD * processes and (chunk := list(islice(jobs, size))):
                 waiting.append(pool.submit(_attempt_all, function, chunk))
             if not waiting:
                 return
