@@ -402,7 +402,7 @@ def test_nothing_is_mapped_outside_of_an_outline(season, tmp_path):
 def test_an_outline_elsewhere_and_another_outline_of_an_unfinished_map_are_refused(season, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="outside of the cube"):
         map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(20, 20, 21, 21))
-    monkeypatch.setattr(mapping.shutil, "rmtree", lambda *_: None)
+    monkeypatch.setattr(mapping.shutil, "rmtree", lambda *_, **__: None)
     map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 50, 4, 51))
     with pytest.raises(OutputError, match="differs in its outline"):
         map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 49, 4, 51))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -90,17 +92,31 @@ def map_cube(
     opened.check(running.local)
     work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
     windows = WindowFiles(work, given.plan)
-    with workers_for(running, opened) as workers:
+    with workers_for(running, opened) as workers, _scratch(work / "joined") as folder:
         _predict(windows, workers)
-        assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, work)
-        outlines = _outlines(assembled, given.options.simplify, workers, work)
-    content = write_map(out, given, assembled, outlines)
+        assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)
+        outlines = _outlines(assembled, given.options.simplify, workers, folder)
+        content = write_map(out, given, assembled, outlines)
     try:
         shutil.rmtree(work)
     except OSError as error:
         raise output_error(work, error) from error
     seconds = time.monotonic() - start
     return MapResult(out, content.parcels, assembled.segments, content.season, content.notes, content.comparison, seconds)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder for what is quickly made again: it goes with the block, also when a disk is full."""
+    shutil.rmtree(folder, ignore_errors=True)  # of a start that was killed
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _predict(windows: WindowFiles, workers: Workers) -> None:
@@ -111,12 +127,12 @@ def _predict(windows: WindowFiles, workers: Workers) -> None:
         pass
 
 
-def _outlines(assembled: Assembled, tolerance_pixels: float, workers: Workers, work: Path) -> OutlineFiles:
+def _outlines(assembled: Assembled, tolerance_pixels: float, workers: Workers, folder: Path) -> OutlineFiles:
     """The outlines of all parcels, in files."""
     raster, segments = assembled.segment_raster, assembled.segments
     drawn, area_N = (np.zeros(int(segments.ids.max(initial=0)) + 1, dtype) for dtype in (bool, np.int64))
     drawn[segments.ids], area_N[segments.ids] = segments.is_thing, segments.areas
-    found = OutlineFiles(work, area_N)
+    found = OutlineFiles(folder, area_N)
     sheets = workers.draw(read_sheets(raster, drawn, tolerance_pixels))
     for number, sheet in track(sheets, "sheets outlined", total=len(plan_sheets(*raster.shape_HW))):
         found.add(number, sheet)
