@@ -403,7 +403,7 @@ def test_an_empty_server(browser, tmp_path):
         look.shot("jobs-empty")
         look.check()
         look.goto("/photo")
-        look.page.wait_for_selector("text=No network for photographs")
+        look.page.wait_for_selector("text=Drop a photograph here")
         look.shot("photo-empty")
         look.check()
         look.close()

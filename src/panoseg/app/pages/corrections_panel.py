@@ -9,7 +9,7 @@ from typing import Any
 from nicegui import ui
 
 from panoseg.app.corrections import Corrections, change_crop, merge_parcels, read_corrections, split_parcel, undo, version_of
-from panoseg.app.pages.frame import empty, heading, hectares, in_thread, told
+from panoseg.app.pages.frame import checkbox, empty, heading, hectares, in_thread, told
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
 from panoseg.app.pages.shown import Shown
 from panoseg.app.parcels import ParcelView, parcel_of
@@ -71,7 +71,7 @@ class CorrectionsPanel:
             )
             ui.html(f"<ol reversed start={len(steps)} style='padding-left:1.6rem;margin:0'>{items}</ol>", sanitize=False)
             ui.button("Undo the latest", on_click=told(self._undo)).props("outline")
-            ui.checkbox("with parcels that nobody corrected").bind_value(self, "everything").props("dense")
+            checkbox("with parcels that nobody corrected", self._include)
             ui.button("Export as training data", on_click=self._export).props("unelevated")
 
     # -- what happens
@@ -118,6 +118,9 @@ class CorrectionsPanel:
 
     def _mark(self) -> None:
         self.layers.show_outlines([(self.view.outline, SELECTED)] if self.view else [])
+
+    def _include(self, everything: bool) -> None:
+        self.everything = everything
 
     def _export(self) -> None:
         ui.notify("The training data are being put together; the download begins when they are.")

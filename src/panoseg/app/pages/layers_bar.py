@@ -9,6 +9,7 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from panoseg.app.pages.frame import checkbox
 from panoseg.app.pages.place import base_map
 from panoseg.app.tiles import DEEPEST, NDVI_STOPS
 
@@ -63,7 +64,7 @@ class LayersBar:
             with ui.element("label").classes("line"):
                 ui.label("Strength").classes("quiet")
                 _range(0, 1, 0.05, self.opacity, "Opacity of the parcels", self._fade).style("width: 90px")
-            ui.checkbox("Fainter where unsure", on_change=self.update).bind_value(self, "by_confidence").props("dense")
+            checkbox("Fainter where unsure", self._fainter)
         self.update()
 
     def draw_line(self) -> None:
@@ -103,6 +104,10 @@ class LayersBar:
         layer = self._layers.get("overlay")
         if layer is not None:
             layer.run_method("setOpacity", self.opacity)
+
+    def _fainter(self, chosen: bool) -> None:
+        self.by_confidence = chosen
+        self.update()
 
     # -- layers
 

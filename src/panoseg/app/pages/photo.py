@@ -19,6 +19,7 @@ from panoseg.app.stages import PHOTO
 from panoseg.errors import NotFoundError, PanosegError
 
 _MOST_ROWS = 200
+_NETWORKS = {"coco": "Mask R-CNN of torchvision: 80 kinds of objects"}
 
 
 class GivePage:
@@ -33,7 +34,9 @@ class GivePage:
         heading("What is on a photograph?", 1)
         ui.label("Every pixel gets a class, every object an outline of its own.").classes("quiet")
         if len(self.names) > 1:
-            ui.select(self.names, label="Network").bind_value(self, "weights").props("outlined dense")
+            ui.select({name: _NETWORKS.get(name, name) for name in self.names}, label="Network").bind_value(
+                self, "weights"
+            ).props("outlined dense")
         drop("Drop a photograph here, or choose one: JPEG, PNG, WebP, TIFF", "image/*", self._given, large=True)
 
     async def _given(self, upload: dict[str, Any]) -> None:
