@@ -210,6 +210,8 @@ def test_wrong_options_are_one_line(options, message):
 def test_options_of_the_other_kind_of_data_are_refused():
     with pytest.raises(ConfigError, match="data with Panoptic FPN; expected options of networks for photographs"):
         replace(PANOPTIC, data=DataConfig(augmentation=AugmentationConfig(flips=True)))
+    with pytest.raises(ConfigError, match="tune_threshold with Panoptic FPN"):
+        replace(PANOPTIC, tune_threshold=False)
     with pytest.raises(ConfigError, match="photographs, options of another kind of data, with U-TAE"):
         TrainConfig(model=UTAE, photographs=PhotographConfig(flip=True))
 
@@ -361,6 +363,21 @@ def test_experiments_train_and_are_tested_by_their_names(data, tmp_path, capsys,
     assert all(score.replace("_", " ") in said for score in scores)
     tested = json.loads((run / "test" / "metrics.json").read_text())
     assert (tested["test"], tested["details"]) == (metrics["test"], metrics["details"])
+
+
+def test_imagenet_is_not_fetched_where_the_backbone_is_taken_over(data, tmp_path, capsys, monkeypatch):
+    """Without a network a training starts from a run all the same."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
+    model = fit_to_classes(replace(PANOPTIC.model, norm="frozen", weights="imagenet"), SIMULATED_PHOTOGRAPHS)
+    torch.manual_seed(3)
+    save_weights(tmp_path / "weights", Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_model(model).state_dict()))
+    config = replace(PANOPTIC, model=model, start_from=str(tmp_path / "weights"), swap_classifier=True, steps=1)
+    start("test", replace(config, max_validation_patches=1), data, 1, tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "start from" in said
+    assert "ImageNet" not in said
+    assert (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_a_network_of_seasons_does_not_look_at_photographs(data, tmp_path, capsys):

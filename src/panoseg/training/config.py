@@ -190,7 +190,7 @@ class TrainConfig:
     def _check_photographs(self) -> None:
         """Raise ``ConfigError`` for options that a network for photographs does not have."""
         blank = TrainConfig()
-        options = ("data", "loss", "semantic_loss", "initial_heat", "heatmap_only_epochs")
+        options = ("data", "loss", "semantic_loss", "initial_heat", "heatmap_only_epochs", "tune_threshold")
         changed = [name for name in options if getattr(self, name) != getattr(blank, name)]
         if changed:
             raise ConfigError(

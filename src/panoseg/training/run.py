@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
@@ -105,22 +107,30 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
 def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> None:
     """Draw the weights, then take over those that the run starts from."""
     model, train = task.model, run.train
+    weights = None if train.start_from is None else weights_of_fold(Path(train.start_from), run.fold)
     if looks_at_photographs(train.model):
         from panoseg.models.initial_weights import take_initial_weights  # with torchvision, which seasons do without
 
-        fabric.print(take_initial_weights(model, task.table))  # type: ignore[arg-type]
+        # ImageNet's are those of the backbone alone: where all of it is taken over, they need not be fetched.
+        if train.model.weights != "imagenet" or weights is None or not _has_backbone(weights, model):
+            fabric.print(take_initial_weights(model, task.table))  # type: ignore[arg-type]
     elif train.initialisation == "published":
         initialise(model)
     if train.initial_heat and isinstance(model, PaPs):
         model.expect_heat(train.initial_heat)
-    if train.start_from is not None:
-        weights = weights_of_fold(Path(train.start_from), run.fold)
+    if train.start_from is not None and weights is not None:
         transfer = take_over(model, weights, task.table, train.start_from, train.swap_classifier)
         fabric.print(transfer.text())
         if weights.card.provenance.get("fold", run.fold) != run.fold:
             fabric.print("note: these weights are of another fold, and may have seen patches that this run tests on")
         if fabric.is_global_zero:
             write_json(folder / START, transfer.to_json())
+
+
+def _has_backbone(weights: Weights, model: nn.Module) -> bool:
+    """Whether weights have every entry of the backbone of a network for photographs."""
+    backbone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
+    return all(name in weights.state and weights.state[name].shape == value.shape for name, value in backbone.items())
 
 
 @dataclass(frozen=True, eq=False)
