@@ -21,6 +21,7 @@ import app_map
 from app_browser import CHROMIUM, SCREENSHOTS, Watched, finished_job, serving
 from panoseg.app.corrections import read_corrections, undo
 from panoseg.app.settings import AppSettings
+from panoseg.app.users import add_user
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed")
 MAP = {"kind": "map", "name": "Four fields", "source": {"type": "sample", "size": 48}}
@@ -369,6 +370,37 @@ def test_what_is_not_there(look):
         look.page.wait_for_selector("text=This is not here")
     look.shot("not-here")
     look.check()
+
+
+def test_a_photograph_is_given(look, tmp_path):
+    Image.new("RGB", (64, 48), (200, 40, 40)).save(tmp_path / "holiday.png")
+    look.goto("/photo")
+    look.page.locator("input[type=file]").set_input_files(tmp_path / "holiday.png")
+    look.page.wait_for_selector("h1:has-text('holiday.png')")
+    look.page.wait_for_selector("text=Finding objects")
+
+
+def test_people_sign_in(browser, tmp_path):
+    token = add_user(tmp_path / "users", "ada")
+    with serving(tmp_path / "app", "--workers", "0", "--tokens", str(tmp_path / "users")) as address:
+        look = Watched(browser, address)
+        look.goto("/jobs")
+        look.page.wait_for_selector("h1:has-text('Sign in')")
+        look.check()
+        look.page.get_by_label("Token").fill("not a token")
+        look.page.get_by_label("Token").press("Enter")
+        look.page.wait_for_selector("text=no valid token")
+        look.shot("sign-in")
+        assert look.wrong.pop().startswith("401")
+        look.page.get_by_label("Token").fill(token)
+        look.page.get_by_role("button", name="Sign in").click()
+        look.page.wait_for_selector("text=Nothing here yet")
+        assert look.page.locator(".user").text_content() == "ada"
+        look.goto("/sign-in?to=//elsewhere.example")
+        look.page.get_by_label("Token").fill(token)
+        look.page.get_by_role("button", name="Sign in").click()
+        look.page.wait_for_selector("text=Which crops grow where?")
+        look.close()
 
 
 # -- from nothing to parcels
