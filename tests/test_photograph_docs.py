@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from panoseg.cli.coco import VERBS
 from panoseg.data.coco import CocoDataset
 from panoseg.data.simulated_photographs.classes import THINGS
 from panoseg.models.weights import load_weights
+from panoseg.training import folds
 from panoseg.training import run as runs
 from panoseg.training.experiments import EXPERIMENTS
 from photograph_runs import PANOPTIC, simulate_photographs
@@ -89,6 +91,17 @@ def test_it_is_trained_on_tested_segmented_and_sharded(orchard, tmp_path):
     written.write_text(json.dumps(renumbered))
     assert main(["coco", "evaluate", "--truth", str(truth), "--prediction", str(written)]) == 0
     assert main(["coco", "shards", "--data", str(orchard), "--out", str(tmp_path / "shards"), "--processes", "1"]) == 0
+
+
+def test_documented_trainings_are_accepted(monkeypatch):
+    started = []
+    monkeypatch.setattr(runs, "start", lambda name, train, *_: started.append((name, train.steps)))
+    monkeypatch.setattr(folds, "resume", lambda *_: started.append(("resumed", 0)))
+    lines = re.findall(r"^    (panoseg train .*)$", TEXT.replace("\\\n", " "), re.MULTILINE)
+    for line in lines:
+        assert main(shlex.split(line, comments=True)[1:]) == 0, line
+    assert len(started) == len(lines) > 5
+    assert ("coco-panoptic-fpn-r50-1x", 2000) in started
 
 
 def test_experiments_and_commands_that_are_named_exist():

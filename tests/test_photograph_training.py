@@ -371,7 +371,9 @@ def test_imagenet_is_not_fetched_where_the_backbone_is_taken_over(data, tmp_path
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
     model = fit_to_classes(replace(PANOPTIC.model, norm="frozen", weights="imagenet"), SIMULATED_PHOTOGRAPHS)
     torch.manual_seed(3)
-    save_weights(tmp_path / "weights", Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_model(model).state_dict()))
+    save_weights(
+        tmp_path / "weights", Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_model(model).state_dict())
+    )
     config = replace(PANOPTIC, model=model, start_from=str(tmp_path / "weights"), swap_classifier=True, steps=1)
     start("test", replace(config, max_validation_patches=1), data, 1, tmp_path / "run")
     said = capsys.readouterr().out
