@@ -42,7 +42,8 @@ def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset
     with reading(path):
         cube = check_cube(open_cube(path), PASTIS_BANDS)
     harvest_year, _, inside = dates_of_season(cube["time"].values.astype("datetime64[D]"), year=year)
-    return cube.isel(time=inside), harvest_year
+    # Dates ascend; a slice that holds all is no work, while places would describe every chunk of the cube anew.
+    return cube.isel(time=slice(inside[0], inside[-1] + 1)), harvest_year
 
 
 @dataclass(frozen=True)
