@@ -264,6 +264,16 @@ def test_where_no_picture_can_be_read_nothing_is_written(tmp_path):
     with pytest.raises(DatasetError, match=r"a\.jpg: it is no picture"):
         segment_photographs([Source(tmp_path / "a.jpg", "a")], halves, TABLE, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+    sources = [Source(tmp_path / "a.jpg", "a"), Source(tmp_path / "gone.jpg", "gone")]
+    with pytest.raises(DatasetError, match=r"a\.jpg: it is no picture \(and 1 more left out\)"):
+        segment_photographs(sources, halves, TABLE, tmp_path / "out")
+
+
+def test_every_name_that_means_nothing_is_told(tmp_path, capsys):
+    names = [str(tmp_path / name) for name in ("one.jpg", "two.jpg")]
+    assert main(["photo", *names, "--weights", "none", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(": no such")[0].removeprefix("panoseg photo: ") for line in said] == names
 
 
 def test_a_failure_in_the_middle_leaves_nothing_half_written(tmp_path, image, monkeypatch):

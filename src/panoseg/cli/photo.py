@@ -46,18 +46,22 @@ def _segment(image: tuple[str, ...], weights: str, out: Path, instances: str | N
 
     sources, missing = find_photographs(image)
     if not sources:
-        raise missing[0] if missing else DatasetError("no photograph", "at least one", "name a file or a folder")
-    from panoseg.photo.predict import Predictor  # behind the first look, so that a wrong name is told at once
+        *missing, last = missing or [DatasetError("no photograph", "at least one", "name a file or a folder")]
+    for error in missing:  # before the long work, so that a wrong name is told at once
+        print(error, file=sys.stderr)
+    if not sources:
+        raise last
+    from panoseg.photo.predict import Predictor
     from panoseg.photo.segment import segment_photographs
 
     predictor = Predictor.open(weights, instances, options)
     done = segment_photographs(sources, predictor, predictor.table, out, _Tables())
-    failures = [*missing, *done.failures]
-    for error in failures:
+    for error in done.failures:
         print(error, file=sys.stderr)
+    left_out = len(missing) + len(done.failures)
     summary = f"{done.images} photograph{'s' * (done.images != 1)} in {out}, {done.seconds:.2f} s each"
-    if failures:
-        raise DatasetError(f"{summary}, {len(failures)} left out", "every photograph", "mend what the lines above name")
+    if left_out:
+        raise DatasetError(f"{summary}, {left_out} left out", "every photograph", "mend what the lines above name")
     print(summary)
 
 

@@ -80,7 +80,9 @@ def segment_photographs(
             done, seconds = done + 1, seconds + time.perf_counter() - started
             show(source.name, rows)
         if failures and not done:
-            raise failures[0]
+            first, others = failures[0], len(failures) - 1
+            found = f"{first.found} (and {others} more left out)" if others else first.found
+            raise DatasetError(found, first.expected, first.fix)
     return Segmented(done, tuple(failures), seconds / max(done, 1))
 
 
