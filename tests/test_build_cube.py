@@ -256,16 +256,19 @@ def test_files_of_other_kinds_cost_their_scene(tmp_path):
     assert "no coordinate system" in report.left_out_scenes["s3"]
 
 
-def test_when_everything_fails_it_is_not_the_scenes(tmp_path, monkeypatch):
-    """A network that is gone stops the work, and no scene is given up for it."""
-    scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in range(1, 21)]
+@pytest.mark.parametrize("threads", [1, 8])
+def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
+    """A network that is gone stops the work, and no scene is given up for it, those that other threads are at neither."""
+    days = range(1, 21)
+    scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days]
     for path in tmp_path.glob("s*/B05.tif"):
         path.rename(path.with_suffix(".away"))
-    with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
-        make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=1))
+    for _ in range(2):
+        with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
+            make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=threads))
     for path in tmp_path.glob("s*/B05.away"):
         path.rename(path.with_suffix(".tif"))
-    report = make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=1))
+    report = make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=threads))
     assert len(report.dates) == 20
     assert report.left_out_scenes == {}
 

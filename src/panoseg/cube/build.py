@@ -256,10 +256,13 @@ class _Maker:
     def _leave_out(self, day: str, error: UnreadableSceneError) -> None:
         """Go on without a scene, unless so many fail that it is not the scenes. Raises ``CubeError``."""
         with self.lock:
+            if self.stopped.is_set():  # by another thread, perhaps because of the same network: no word against a scene
+                raise _StoppedError
             print(f"left out: scene {error.scene} of {day}: {error.reason}", file=sys.stderr, flush=True)
             self.journal.add("left out", day=day, scene=error.scene, reason=error.reason)
             self.in_a_row.append((day, error.scene))
             if len(self.in_a_row) >= _SCENES_IN_A_ROW and len({day for day, _ in self.in_a_row}) >= _DATES_IN_A_ROW:
+                self.stopped.set()
                 self.journal.add("try again", scenes=[scene for _, scene in self.in_a_row])
                 raise CubeError(
                     f"{len(self.in_a_row)} scenes in a row cannot be read (the last: {error.reason})",

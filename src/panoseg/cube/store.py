@@ -77,8 +77,8 @@ class Journal:
                 self._forget(fact["day"])
             case "try again":
                 for scene in fact["scenes"]:
-                    day, _ = self.left_out.pop(scene)
-                    self._forget(day)
+                    if scene in self.left_out:
+                        self._forget(self.left_out.pop(scene)[0])
 
     def _forget(self, day: str) -> None:
         """What is known and done of a day whose scenes are others now."""
