@@ -14,6 +14,7 @@ import odc.geo.xr  # noqa: F401  gives datasets their .odc
 import xarray as xr
 from odc.geo.crs import CRS
 
+from panoseg.cube.record import report_of
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
 
@@ -163,7 +164,12 @@ def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:
 
 
 def _as_reflectance(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
-    """Every band as float32 x 10 000; reflectance 0..1 is recognised by its values."""
+    """Every band as float32 x 10 000; reflectance 0..1 is recognised by its values.
+
+    A cube of ours is in that scale, also where its middle is dark water, or lies between two fields and was never fetched.
+    """
+    if report_of(cube) is not None:
+        return cube.assign({band: cube[band].astype(np.float32) for band in bands})
     factors = {band: _factor(values, band) for band, values in _sample(cube, bands).items()}
     known = {factor for factor in factors.values() if factor is not None}
     if not known:
