@@ -210,6 +210,37 @@ def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
     assert len(choose_season(cube, min_clear=0.9).dates_T) == 2
 
 
+def test_a_cube_of_two_fields_may_have_nothing_in_its_middle(tmp_path, monkeypatch):
+    """The land between them is not fetched; the scale of a cube of ours is known without a look at it."""
+    monkeypatch.setattr(store, "_CHUNK", 16)
+    monkeypatch.setattr(build, "_WINDOW", 16)
+    grid = GeoBox((128, 128), GRID.affine, GRID.crs)
+    fields = shapely.union_all([outline(grid[:8, :8]), outline(grid[-8:, -8:])])
+    values_HW = random_HW(0, 128)
+    made = scene(tmp_path, "a", "2019-05-01T10:00", values_HW)
+    build_cube([made], grid, tmp_path / "a.zarr", CubeOptions(margin_m=0), fields, bands=BANDS)
+    b02_HW = check_cube(open_cube(tmp_path / "a.zarr"), BANDS)["B02"].values[0]
+    assert np.isnan(b02_HW[32:96, 32:96]).all()
+    np.testing.assert_array_equal(b02_HW[:16, :16], values_HW[:16, :16])
+
+
+def test_dark_water_is_reflectance_too(tmp_path):
+    """Numbers that would be no reflectance in a cube of somebody else."""
+    values_HW = random_HW(0) % 12
+    make([scene(tmp_path, "a", "2019-05-01T10:00", values_HW, np.full((24, 24), 6))], tmp_path / "a.zarr")
+    b02_HW = check_cube(open_cube(tmp_path / "a.zarr"), BANDS)["B02"].values[0]
+    np.testing.assert_array_equal(np.nan_to_num(b02_HW), values_HW)
+
+
+def test_an_outline_between_the_centres_of_pixels_shows_those_that_it_meets(tmp_path):
+    clear_HW = np.full((24, 24), 4)
+    clear_HW[:, 1] = 9
+    strip = GeoBox((20, 1), Affine(3, 0, LEFT + 11, 0, -10, TOP - 100), "EPSG:32631")  # 3 m wide
+    made = scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0), clear_HW)
+    report = build_cube([made], GRID, tmp_path / "a.zarr", ALL, outline(strip), bands=BANDS)
+    assert report.clear == (1.0,)
+
+
 def test_clear_shares_are_those_inside_the_outline(tmp_path):
     half_HW = np.full((24, 24), 4)
     half_HW[:, 12:] = 9

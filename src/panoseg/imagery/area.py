@@ -199,6 +199,12 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
 
 
 def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
-    """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees."""
+    """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees; of one without a centre, all it meets."""
     plane = on_plane(outline, str(grid.crs))
-    return rasterize([(plane, 1)], out_shape=grid.shape, transform=grid.affine, fill=0, dtype="uint8").astype(bool)
+    for all_touched in (False, True):
+        burned = rasterize(
+            [(plane, 1)], out_shape=grid.shape, transform=grid.affine, fill=0, dtype="uint8", all_touched=all_touched
+        )
+        if burned.any():
+            break
+    return burned.astype(bool)
