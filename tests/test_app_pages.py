@@ -19,9 +19,11 @@ from PIL import Image
 
 import app_map
 from app_browser import CHROMIUM, SCREENSHOTS, Watched, finished_job, serving
+from catalogue_server import RUSTAC, serve
 from panoseg.app.corrections import read_corrections, undo
 from panoseg.app.settings import AppSettings
 from panoseg.app.users import add_user
+from test_cube_fetch import DAYS, LAND
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed")
 MAP = {"kind": "map", "name": "Four fields", "source": {"type": "sample", "size": 48}}
@@ -389,7 +391,7 @@ def test_people_sign_in(browser, tmp_path):
         look.check()
         look.page.get_by_label("Token").fill("not a token")
         look.page.get_by_label("Token").press("Enter")
-        look.page.wait_for_selector("text=no valid token")
+        look.page.wait_for_selector("text=This token is not known")
         look.shot("sign-in")
         assert look.wrong.pop().startswith("401")
         look.page.get_by_label("Token").fill(token)
@@ -439,3 +441,32 @@ def test_an_empty_server(browser, tmp_path):
         look.shot("photo-empty")
         look.check()
         look.close()
+
+
+def test_a_real_season_from_a_catalogue(browser, tmp_path):
+    """A place in Flanders by its coordinates, its scenes and their clouds before the start, and its parcels."""
+    stac = Path(__file__).resolve().parents[2] / "shared" / "data" / "flanders-2019" / "stac"
+    if RUSTAC is None or not stac.is_dir():
+        pytest.skip("rustac or the real season is missing")
+    west, south, east, north = gpd.GeoSeries([LAND], crs="EPSG:32631").to_crs("EPSG:4326").total_bounds
+    (tmp_path / "api").mkdir()
+    with serve(stac, tmp_path / "api", DAYS) as catalogue:
+        options = ("--catalog", catalogue.url, "--private-addresses")
+        with serving(tmp_path / "app", *options) as address:
+            look = Watched(browser, address)
+            look.page.set_default_timeout(400_000)
+            look.goto("/")
+            look.page.get_by_role("button", name="My own place").click()
+            look.page.wait_for_selector("text=Choose an area")
+            look.page.get_by_label("Season").click()
+            look.page.get_by_role("option", name="Harvest of 2019").click()
+            field = look.page.get_by_label("Coordinates")
+            field.fill(f"{west:.5f}, {south:.5f}, {east:.5f}, {north:.5f}")
+            field.press("Enter")
+            look.page.wait_for_selector(f"text={len(DAYS)} dates")
+            look.shot("flanders-start")
+            look.page.get_by_role("button", name="Start").click()
+            look.page.wait_for_url("**/map")
+            look.page.wait_for_selector("img.leaflet-tile-loaded")
+            look.shot("flanders-map")
+            look.close()

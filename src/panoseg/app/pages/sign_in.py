@@ -10,6 +10,7 @@ from panoseg.app.pages.frame import frame, heading
 
 _SEND = """
 const answer = await fetch("/api/sign-in", {{method: "POST", headers: {{"Content-Type": "application/json"}}, body: {body}}});
+if (answer.status === 401) return "This token is not known here. Ask whoever runs this server for one.";
 return answer.ok ? "" : (await answer.json()).error || "the server does not answer";
 """
 
