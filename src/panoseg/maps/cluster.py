@@ -84,7 +84,7 @@ class Cluster:
 
     def _run(self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]) -> Iterator[tuple[int, Any]]:
         """Results in any order, with the numbers of their tasks; no more tasks are taken than the workers can soon do."""
-        numbers: dict[str, int] = {}
+        numbers: dict[Any, int] = {}
         waiting, flying = iter(tasks), as_completed(loop=self.client.loop)
 
         def take() -> None:

@@ -70,7 +70,9 @@ def map_item(
 
 
 def _projection(grid: GeoBox) -> dict[str, Any]:
-    crs = grid.extent.crs
+    crs = grid.crs
+    if crs is None:
+        raise ValueError("a grid without a coordinate system")
     known = {"proj:code": f"EPSG:{crs.epsg}"} if crs.epsg else {"proj:code": None, "proj:wkt2": crs.to_wkt()}
     return known | {"proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6]}
 
