@@ -46,7 +46,7 @@ _OUTLINES_FROM = 14  # zoom level from which outlines are drawn
 _OFFICIAL_FROM = 12
 _HALF_WORLD = 20037508.342789244
 _FINER = 2
-_SAMPLED = 512
+_SAMPLED, _LIT_BY = 256, 8
 _FAINTEST = 0.25
 
 
@@ -217,25 +217,30 @@ def _picture(folder: Path, request: TileRequest) -> Tile:
     return Tile(stream.getvalue(), "image/webp")
 
 
-def _clearest(folder: Path) -> tuple[Path, int]:
-    """The raster of the clearest date, by which all dates are lit alike, and when it was written."""
-    layers = read_layers(folder / LAYERS)
-    path = folder / LAYERS / max(layers, key=lambda layer: layer.clear).file
-    return path, _stamp(path)
+def _clearest(folder: Path) -> tuple[tuple[Path, ...], int]:
+    """The rasters of the clearest dates, by which all dates are lit alike, and when the first was written."""
+    layers = sorted(read_layers(folder / LAYERS), key=lambda layer: -layer.clear)[:_LIT_BY]
+    paths = tuple(folder / LAYERS / layer.file for layer in layers)
+    return paths, _stamp(paths[0])
 
 
 @lru_cache(64)
-def _stretch(path: Path, stamp: int, indexes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """What becomes black and what becomes white of each band, so that land is well lit."""
+def _stretch(paths: tuple[Path, ...], stamp: int, indexes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """What becomes black and what becomes white of each band, so that land is well lit in all seasons."""
+    seen = np.concatenate([_sampled(path, indexes) for path in paths], axis=1)
+    if not seen.size:
+        return np.zeros(len(indexes), np.float32), np.full(len(indexes), 3000, np.float32)
+    low_C, high_C = np.percentile(seen, (1, 98), axis=1)
+    return 0.7 * low_C, np.maximum(1.1 * high_C, 0.7 * low_C + 1)
+
+
+def _sampled(path: Path, indexes: tuple[int, ...]) -> np.ndarray:
+    """The numbers of some pixels with data, C x N."""
     with rasterio.open(path) as source:
         step = max(1.0, max(source.shape) / _SAMPLED)
         small = tuple(max(1, round(side / step)) for side in source.shape)
         values_CHW = source.read(indexes, out_shape=(len(indexes), *small)).astype(np.float32)
-    seen_HW = (values_CHW != 0).all(axis=0)
-    if not seen_HW.any():
-        return np.zeros(len(indexes), np.float32), np.full(len(indexes), 3000, np.float32)
-    low_C, high_C = np.percentile(values_CHW[:, seen_HW], (1, 99), axis=1)
-    return 0.7 * low_C, np.maximum(1.1 * high_C, 0.7 * low_C + 1)
+    return values_CHW[:, (values_CHW != 0).all(axis=0)]
 
 
 def _ndvi_colours(ndvi_HW: np.ndarray) -> np.ndarray:
