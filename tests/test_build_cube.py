@@ -304,6 +304,26 @@ def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
     assert report.left_out_scenes == {}
 
 
+def test_a_scene_that_fails_when_its_date_is_looked_at_again_leaves_no_pixel(tmp_path, monkeypatch):
+    """Of one day the first scene lacks a file; the second can be read at first and no more, the third always."""
+    scenes = [scene(tmp_path, f"s{place}", "2019-05-01T10:00", random_HW(place), baseline=9.0 - place) for place in range(3)]
+    (tmp_path / "s0" / "B05.tif").unlink()
+    looked = []
+
+    def classification(seen, grid):
+        looked.append([found.id for found in seen])
+        if looked[-1][0] == "s1":
+            raise build.UnreadableSceneError("s1", "has gone")
+        return original(seen, grid)
+
+    original = build.classification
+    monkeypatch.setattr(build, "classification", classification)
+    report = make(scenes, tmp_path / "a.zarr")
+    assert looked == [["s0", "s1", "s2"], ["s1", "s2"], ["s2"]]
+    assert report.scenes == {"2019-05-01": ["s2"]}
+    np.testing.assert_array_equal(numbers(tmp_path / "a.zarr")["B02"].values[0], random_HW(2))
+
+
 def test_what_a_cube_was_made_of_is_in_its_attributes(tmp_path):
     make([scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0))], tmp_path / "a.zarr", title="farm")
     cube = open_cube(tmp_path / "a.zarr")

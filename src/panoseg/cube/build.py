@@ -230,14 +230,14 @@ class _Maker:
         """Bring the windows of a day to disk; again without a scene that turns out to be unreadable."""
         store = DayStore(self.work, day, self.bands, self.grid)
         while scenes := self._scenes(day):
+            if day not in self.journal.looks:  # without a scene that it was chosen with
+                self._look(day)
+                continue
             try:
                 self._fetch_windows(day, store, [_with_true_offset(scene) for scene in scenes])
+                break
             except UnreadableSceneError as error:
                 self._leave_out(day, error)
-                continue
-            if day not in self.journal.looks:
-                self._look(day)
-            break
         self.journal.add("day", day=day, scenes=[scene.id for scene in self._scenes(day)])
 
     def _fetch_windows(self, day: str, store: DayStore, scenes: Sequence[Scene]) -> None:
