@@ -7,6 +7,7 @@ import time
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import shapely
@@ -185,6 +186,15 @@ def test_pages_that_never_end_are_ended(server, monkeypatch):
     monkeypatch.setattr(module, "_MOST_ITEMS", 1)
     with pytest.raises(CatalogueError, match="more than 1 scenes of a month"):
         search(FARM, *SPRING, find_catalogue(server.url))
+
+
+@pytest.mark.parametrize("properties", [["datetime"], "datetime", 3, None, {}])
+def test_an_item_that_says_nothing_of_itself_costs_itself(monkeypatch, properties):
+    """It is saved with the others, and left out where the list is read."""
+    strange = {"type": "Feature", "id": "a", "properties": properties, "geometry": None, "assets": {}}
+    answer = SimpleNamespace(search=lambda **_: SimpleNamespace(items_as_dicts=lambda: iter([strange])))
+    monkeypatch.setattr(module, "_open", lambda _: answer)
+    assert search(FARM, *SPRING, Catalogue("https://example.org", ("one",))) == [strange]
 
 
 json_values = st.recursive(

@@ -108,7 +108,13 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
             f"scenes of Sentinel-2 L2A in its collection {collection}",
             "check the outline and the dates, or choose another --catalog",
         )
-    return sorted(found.values(), key=lambda item: (str((item.get("properties") or {}).get("datetime")), str(item.get("id"))))
+    return sorted(found.values(), key=_place_in_time)
+
+
+def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
+    """What items are sorted by, those that say nothing of their time too: they are named where they are read."""
+    properties = item.get("properties")
+    return str(properties.get("datetime") if isinstance(properties, dict) else None), str(item.get("id"))
 
 
 class _PatientIO(StacApiIO):
