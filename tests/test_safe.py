@@ -383,8 +383,9 @@ def test_days_and_area_choose_the_archives(products, tmp_path, capsys):
     far.write_text(json.dumps(mapping(shapely.box(5, 50, 5.01, 50.01))))
     assert main([*words[:3], "--area", str(far), "--out", str(tmp_path / "far.zarr")]) == 2
     assert "shows far" in capsys.readouterr().err
-    assert main([*words, "--catalog", "copernicus", "--out", str(tmp_path / "two.zarr")]) == 2
-    assert "one source of scenes" in capsys.readouterr().err
+    for other in (["--catalog", "copernicus"], ["--collection", "sentinel-2-l2a"], ["--yes"]):
+        assert main([*words, *other, "--out", str(tmp_path / "two.zarr")]) == 2
+        assert "one source of scenes" in capsys.readouterr().err
     assert not list(tmp_path.glob("*20.zarr*")) + list(tmp_path.glob("far.zarr*")) + list(tmp_path.glob("two.zarr*"))
 
 

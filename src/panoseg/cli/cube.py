@@ -51,8 +51,10 @@ def run(
         options: How the cube is made.
     """
     days = None if safe is not None and season is first is last is None else _days(season, first, last)
+    if safe is not None and (catalog != "earth-search" or collection is not None or yes):
+        raise ConfigError("--safe with --catalog, --collection or --yes", "one source of scenes", "leave one of them out")
     given = area, days, out, options
-    report = _from_archives(safe, catalog, *given) if safe else _from_catalogue(catalog, collection, yes, *given)
+    report = _from_archives(safe, *given) if safe else _from_catalogue(catalog, collection, yes, *given)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 
@@ -67,11 +69,9 @@ def _from_catalogue(
     return fetch_cube(request, out, out.with_suffix(".scenes.json"), options)[0]
 
 
-def _from_archives(safe: Path, catalog: str, area: Path, days: Days | None, out: Path, options: CubeOptions) -> CubeReport:
+def _from_archives(safe: Path, area: Path, days: Days | None, out: Path, options: CubeOptions) -> CubeReport:
     from panoseg.cube.archives import cube_of_archives
 
-    if catalog != "earth-search":
-        raise ConfigError("--safe with --catalog", "one source of scenes", "leave one of them out")
     return cube_of_archives(safe, area, days, out, options)
 
 
