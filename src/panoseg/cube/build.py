@@ -148,6 +148,7 @@ class _Maker:
         self.inside_HW = inside(outline, self.coarse)
         self.in_a_row: list[tuple[str, str]] = []
         self.stopped = threading.Event()
+        self.hopeless = False  # nothing can be read: scenes that were left out are tried again by the next start
         self.lock = threading.Lock()
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
@@ -208,16 +209,17 @@ class _Maker:
     def _scenes(self, day: str) -> list[Scene]:
         return [scene for scene in self.days[day] if scene.id not in self.journal.left_out]
 
-    def _look(self, day: str) -> None:
-        """Note what the scene classification of a day shows."""
+    def _look(self, day: str, *, again: bool = False) -> None:
+        """Note what the scene classification of a day shows. again: of one whose bands failed, so that all is not well."""
         while scenes := self._scenes(day):
             try:
                 shares = self._shares(scenes)
             except UnreadableSceneError as error:
                 self._leave_out(day, error)
             else:
-                self.journal.add("look", day=day, shares=shares)
-                self._went_well()
+                self._note("look", day=day, shares=shares)
+                if not again:
+                    self._went_well()
                 return
 
     def _shares(self, scenes: Sequence[Scene]) -> dict[str, float]:
@@ -231,14 +233,14 @@ class _Maker:
         store = DayStore(self.work, day, self.bands, self.grid)
         while scenes := self._scenes(day):
             if day not in self.journal.looks:  # without a scene that it was chosen with
-                self._look(day)
+                self._look(day, again=True)
                 continue
             try:
                 self._fetch_windows(day, store, [_with_true_offset(scene) for scene in scenes])
                 break
             except UnreadableSceneError as error:
                 self._leave_out(day, error)
-        self.journal.add("day", day=day, scenes=[scene.id for scene in self._scenes(day)])
+        self._note("day", day=day, scenes=[scene.id for scene in scenes])
 
     def _fetch_windows(self, day: str, store: DayStore, scenes: Sequence[Scene]) -> None:
         for number, window in enumerate(self.windows):
@@ -246,8 +248,15 @@ class _Maker:
                 raise _StoppedError
             if number not in self.journal.windows.get(day, ()):
                 store.write(window, mosaic(scenes, self.bands, self.grid[window.rows, window.columns], self.options))
-                self.journal.add("window", day=day, window=number)
+                self._note("window", day=day, window=number)
                 self._went_well()
+
+    def _note(self, event: str, **facts: Any) -> None:
+        """Note what was done, unless the scenes that it was done with are others by now."""
+        with self.lock:
+            if self.hopeless:
+                raise _StoppedError
+            self.journal.add(event, **facts)
 
     def _went_well(self) -> None:
         with self.lock:
@@ -262,6 +271,7 @@ class _Maker:
             self.journal.add("left out", day=day, scene=error.scene, reason=error.reason)
             self.in_a_row.append((day, error.scene))
             if len(self.in_a_row) >= _SCENES_IN_A_ROW and len({day for day, _ in self.in_a_row}) >= _DATES_IN_A_ROW:
+                self.hopeless = True
                 self.stopped.set()
                 self.journal.add("try again", scenes=[scene for _, scene in self.in_a_row])
                 raise CubeError(
