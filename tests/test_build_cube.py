@@ -287,6 +287,18 @@ def test_files_of_other_kinds_cost_their_scene(tmp_path):
     assert "no coordinate system" in report.left_out_scenes["s3"]
 
 
+def test_a_small_file_whose_one_block_would_fill_memory_costs_its_scene(tmp_path):
+    scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day)) for day in (1, 2)]
+    side = 64_000
+    profile = {"driver": "GTiff", "height": side, "width": side, "count": 1, "dtype": "uint16", "sparse_ok": True}
+    place = {"crs": "EPSG:32631", "transform": GRID.affine, "tiled": True, "blockxsize": side, "blockysize": side}
+    rasterio.open(tmp_path / "s1" / "B05.tif", "w", **profile, **place).close()
+    assert (tmp_path / "s1" / "B05.tif").stat().st_size < 1000
+    report = make(scenes, tmp_path / "a.zarr")
+    assert report.dates == ("2019-05-02",)
+    assert "would fill memory" in report.left_out_scenes["s1"]
+
+
 @pytest.mark.parametrize("threads", [1, 8])
 def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
     """A network that is gone stops the work, and no scene is given up for it, those that other threads are at neither."""

@@ -41,6 +41,7 @@ _PATIENCE: dict[str, str | int] = {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "GDAL_CACHEMAX": 128,  # MB; windows are read once
 }
+_LARGEST_BLOCK = 10_980**2  # pixels: reading one of them takes a whole block
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 
@@ -128,7 +129,7 @@ def forget(href: str) -> None:
 def open_raster(href: str) -> Iterator[DatasetReader]:
     """A raster that lies somewhere on Earth, for reading in any thread, wherever the file is.
 
-    Raises ``RasterioError`` for what cannot be read, 404 included, and for a raster without a place.
+    Raises ``RasterioError`` for what cannot be read, 404 included, for a raster without a place, and for blocks of absurd size.
     """
     try:
         path = gdal_path(href)
@@ -137,4 +138,6 @@ def open_raster(href: str) -> Iterator[DatasetReader]:
     with rasterio.Env(**gdal_options(href)), DatasetReader(path, driver=DRIVERS, sharing=False) as source:
         if source.crs is None or source.transform.is_identity:
             raise RasterioError("no coordinate system")
+        if max(height * width for height, width in source.block_shapes) > _LARGEST_BLOCK:
+            raise RasterioError("blocks larger than a whole tile of Sentinel-2, which would fill memory")
         yield source
