@@ -240,6 +240,28 @@ def test_merging_what_was_merged_changes_nothing(seed, limits):
     assert torch.equal(first.segment_BHW, second.segment_BHW)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**31), thresholds)
+def test_candidates_that_a_processor_leaves_aside_draw_nothing(seed, limits):
+    made = random_output(seed)
+    [one] = panoptics(made, LABELS, "stuff", limits, TABLE)
+    [other] = merged(made, LABELS, "stuff", limits).to_panoptics(TABLE)
+    assert np.array_equal(one.segment_HW, other.segment_HW)
+    assert np.array_equal(one.segments.class_ids, other.segments.class_ids)
+    assert np.array_equal(one.segments.scores, other.segments.scores)
+
+
+def test_a_processor_draws_no_mask_below_the_score(monkeypatch):
+    drawn = []
+    mask = DetectedObjects.mask_BHW
+    monkeypatch.setattr(DetectedObjects, "mask_BHW", lambda self, number_B: drawn.append(0) or mask(self, number_B))
+    made = output(objects([[2, 2, 6, 6]] * 5, [0.9, 0.6, 0.4, 0.2, 0.0], [1, 2, 1, 2, 0]), torch.ones(HEIGHT, WIDTH).long())
+    panoptics(made, LABELS, "stuff", SMALL, TABLE)
+    assert len(drawn) == 2
+    assert panoptics(made, LABELS, "stuff", MergeThresholds(1.0, 0.5, 1), TABLE)[0].segments.class_ids.tolist() == [3]
+    assert len(drawn) == 2
+
+
 def test_a_threshold_of_zero_stays_inside_the_box():
     found = objects([[2, 2, 6, 6], [0, 0, 0, 0]], [0.9, 0.0], [1, 0], threshold=0.0)
     assert found.mask_BNHW[0, 0, 2:6, 2:6].all()

@@ -54,9 +54,9 @@ def best_class(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[i
     Arguments as in ``spread``. One class after the other, so that a large picture with many classes needs little memory.
     """
     best_BHW = spread(maps_BKhw[:, :1], reach_HW, size_HW)[:, 0]
-    class_BHW = torch.zeros_like(best_BHW, dtype=torch.int64)
+    class_BHW = torch.zeros_like(best_BHW, dtype=torch.int16)  # which takes half the time of int64
     for number in range(1, maps_BKhw.shape[1]):
         value_BHW = spread(maps_BKhw[:, number : number + 1], reach_HW, size_HW)[:, 0]
-        class_BHW = torch.where(value_BHW > best_BHW, number, class_BHW)
+        class_BHW = class_BHW.masked_fill(value_BHW > best_BHW, number)
         best_BHW = torch.maximum(best_BHW, value_BHW)
-    return class_BHW
+    return class_BHW.long()

@@ -6,13 +6,15 @@ large photograph needs the memory of a few masks, and nothing waits for a value:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from panoseg.classes import ClassTable
 from panoseg.data.photographs import VOID
 from panoseg.models.configs.pspnet import Scope
 from panoseg.models.labels import Labels
-from panoseg.models.outputs import PhotographOutput
+from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.panoptic.things_and_stuff import MergeThresholds, ThingsAndStuff, merge_drawn
 
@@ -58,4 +60,14 @@ def panoptics(
     output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds, table: ClassTable
 ) -> list[Panoptic]:
     """``merged`` as pictures with their tables, one an image; the only step that waits for the device."""
+    if output.objects is not None and _device(output).type == "cpu":
+        output = replace(output, objects=_drawn(output.objects, thresholds.score))
     return merged(output, labels, scope, thresholds).to_panoptics(table)
+
+
+def _drawn(objects: DetectedObjects, score: float) -> DetectedObjects:
+    """The candidates up to the last one of some score: a processor, which waits for nothing, need not look at the others."""
+    positions = (objects.score_BN >= score).any(0).nonzero()
+    count = int(positions[-1]) + 1 if len(positions) else 0
+    names = ("shape_BNSS", "box_BN4", "score_BN", "label_BN")
+    return replace(objects, **{name: getattr(objects, name)[:, :count] for name in names})
