@@ -108,6 +108,7 @@ def test_scenes_are_what_the_driver_of_gdal_sees(products, tmp_path, baseline):
                     continue
                 with rasterio.open(scene.assets[band].href) as source:
                     assert (source.crs, source.transform) == (seen.crs, seen.transform)
+                    assert source.crs.to_epsg() == scene.epsg
                     window = RasterWindow(0, 0, source.width, source.height)
                     assert np.array_equal(source.read(1), seen.read(number, window=window))
                 if band != "SCL":

@@ -240,7 +240,9 @@ def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool
     for asset in assets.values():
         _check_image(asset.href)
     baseline = float(_text(product, "PROCESSING_BASELINE"))
-    return Scene(uri if alone else f"{uri}/{folder.split('/')[-1]}", time, assets, _outline(tile), baseline)
+    number = _text(tile, "HORIZONTAL_CS_CODE").removeprefix("EPSG:")
+    epsg = int(number) if number.isdecimal() else 0
+    return Scene(uri if alone else f"{uri}/{folder.split('/')[-1]}", time, assets, _outline(tile), baseline, epsg)
 
 
 def _assets(archive: _Archive, product: Element, images: list[str], name: str) -> dict[str, SceneAsset]:
