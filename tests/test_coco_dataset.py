@@ -178,6 +178,20 @@ def test_splits_are_found_by_the_beginning_of_their_names(tmp_path):
     assert CocoDataset(folder, "train2017").image_ids == [1]
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (("train2017", "val2017"), ("train2017", "val2017")),
+        (("test2017", "train2017"), ("train2017", "test2017")),
+        (("only",), ("only", "only")),
+    ],
+)
+def test_a_set_is_not_scored_on_what_it_was_trained_on_where_there_is_another(tmp_path, names, parts):
+    for name in names:
+        write_split(tmp_path, [Scene(1)], name)
+    assert find_layout(tmp_path).rotation(1) == ((parts[0],), (parts[1],), (parts[1],))
+
+
 def test_a_zip_that_was_not_unpacked_is_said(tmp_path):
     folder = write_split(tmp_path / "data", [Scene(1)])
     (folder / "train2017").rename(tmp_path / "elsewhere")

@@ -108,8 +108,8 @@ LAYOUTS = (PASTIS_LAYOUT, S2TSCZCROP_LAYOUT)
 def coco_layout(folder: Path | str) -> Layout:
     """The layout of a dataset of photographs in COCO's form, with the classes that it has.
 
-    Its set to train on is the one whose name begins with "train", and to validate and test the one with "val"; a dataset of one
-    set has it for all three. Raises ``DatasetError`` and ``PanopticFormatError``.
+    Its set to train on is the one whose name begins with "train", and to validate and test the one with "val", or else another;
+    a dataset of one set has it for all three. Raises ``DatasetError`` and ``PanopticFormatError``.
     """
     names = find_splits(folder)
     # The table of the set that is smaller by far; the other must have the same classes.
@@ -126,7 +126,8 @@ def shards_layout(place: Path | str) -> Layout:
 
 
 def _validation(names: Sequence[str]) -> str:
-    return next((name for name in names if name.startswith("val")), names[-1])
+    others = [name for name in names if not name.startswith("train")]
+    return next((name for name in names if name.startswith("val")), (others or names)[-1])
 
 
 def _photographs(table: str, names: Sequence[str], classes: ClassTable, reader: Callable[..., Any]) -> Layout:
