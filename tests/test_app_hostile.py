@@ -14,6 +14,7 @@ import zlib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import h5py
 import pytest
 
 from cubes import make_cube
@@ -235,6 +236,33 @@ def test_usual_stores_are_taken(service, tmp_path, version):
     unpack_zarr(service.uploads.path("ada", upload.id), tmp_path / "again")
     assert len(open_cube(tmp_path / "again").data_vars) == 10
     service.uploads.delete("ada", upload.id)
+
+
+def leads_out(path, how):
+    """Make the first band of a season one whose numbers, or whose place, are another file's."""
+    secret = path.with_name("secret.h5")
+    secret.write_bytes(bytes(4096))
+    with h5py.File(path, "r+") as file:
+        shape, kind = file["B02"].shape, file["B02"].dtype
+        del file["B02"]
+        if how == "link":
+            file["B02"] = h5py.ExternalLink(str(secret), "/B02")
+        elif how == "raw":
+            file.create_dataset("B02", shape, kind, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+        else:
+            layout = h5py.VirtualLayout(shape, kind)
+            layout[:] = h5py.VirtualSource(str(secret), "B02", shape)
+            file.create_virtual_dataset("B02", layout)
+
+
+@pytest.mark.parametrize("how", ["link", "raw", "virtual"])
+def test_seasons_that_read_files_of_the_server_are_refused(service, tmp_path, how):
+    path = tmp_path / "season.nc"
+    make_cube(16).to_netcdf(path)
+    assert service.save_upload("ada", "season.nc", [path.read_bytes()]).kind == "cube"
+    leads_out(path, how)
+    with pytest.raises(AppError, match=r"'B02' names another file"):
+        service.save_upload("ada", "season.nc", [path.read_bytes()])
 
 
 REFUSED = [

@@ -15,6 +15,7 @@ from sqlalchemy import delete, func, select
 from panoseg.app.archives import check_archive, check_codecs, unpacked_parcels, zarr_root
 from panoseg.app.confined import confined
 from panoseg.app.database import Database, UploadRow, now
+from panoseg.app.hdf5_check import check_contained
 from panoseg.app.settings import AppSettings
 from panoseg.errors import AppError, AreaError, LimitError, NotFoundError, PanosegError, TooLargeError
 from panoseg.files import output_error
@@ -205,6 +206,7 @@ def _cube(path: Path) -> dict[str, Any]:
     from panoseg.cube.open import open_cube, reading
     from panoseg.data.bands import PASTIS_BANDS
 
+    check_contained(path)
     try:
         with reading(path):
             cube = check_cube(open_cube(path), PASTIS_BANDS)
