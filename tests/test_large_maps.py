@@ -20,8 +20,10 @@ import pystac
 import pytest
 import rasterio
 import shapely
+from affine import Affine
 from distributed import Client, LocalCluster
 from geopandas.testing import assert_geodataframe_equal
+from odc.geo.geobox import GeoBox
 from pystac.extensions.mlm import MLMExtension
 
 from cubes import make_cube
@@ -30,8 +32,9 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import mapping, predict, rasters, sheets
+from panoseg.maps import inputs, mapping, predict, rasters, sheets
 from panoseg.maps.assemble import assemble
+from panoseg.maps.item import map_item
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.polygons import rasterise
@@ -349,10 +352,11 @@ def test_the_raster_of_confidence(season, tmp_path):
         assert set(confidence_HW[segment_HW == int(id_)]) == {round(100 * score)}
 
 
-def test_the_item_of_a_map(season, tmp_path):
+def test_the_item_of_a_map(season, tmp_path, monkeypatch):
     save_weights(tmp_path / "weights", tiny_weights())
     options = MapOptions(**vars(OPTIONS) | {"pmtiles": True, "rows_per_file": 20})
-    result = map_cube(season, tmp_path / "weights", tmp_path / "map", options)
+    monkeypatch.chdir(tmp_path)
+    result = map_cube(season, "weights", tmp_path / "map", options)
     written = json.loads((result.out / "item.json").read_text())
     item = pystac.Item.from_dict(written)
     core = {**written, "stac_extensions": []}
@@ -365,10 +369,25 @@ def test_the_item_of_a_map(season, tmp_path):
     assert model.total_parameters == sum(tensor.numel() for tensor in tiny_weights().state.values())
     [described] = [asset for asset in item.assets.values() if "mlm:model" in asset.roles]
     assert described.extra_fields["mlm:artifact_type"] == "safetensors"
+    assert Path(described.href).is_absolute()
     for name, asset in item.assets.items():
-        assert Path(asset.href).is_file() if name == "model" else (result.out / asset.href).is_file(), name
+        assert (result.out / asset.href).is_file(), name
     assert {"parcels-pmtiles", "classes-tif", "confidence-tif", "segments-tif", "part-00000", "part-00001"} <= set(item.assets)
     assert shapely.geometry.shape(item.geometry).contains(result.parcels.to_crs("EPSG:4326").union_all().centroid)
+
+
+def test_the_item_of_a_map_over_the_date_line(season, tmp_path):
+    given = inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None)
+    grid = GeoBox((100, 6000), Affine(10, 0, 160_000, 0, -10, 8_150_000), "EPSG:32701")  # Fiji
+    (tmp_path / "classes.tif").touch()
+    found = map_item("Fiji", grid, given.season, given.weights, None, OPTIONS, tmp_path)
+    outline = shapely.geometry.shape(found["geometry"])
+    assert outline.geom_type == "MultiPolygon"
+    assert outline.is_valid
+    assert sorted(round(part.bounds[2] - part.bounds[0], 2) for part in outline.geoms) == [0.19, 0.37]
+    west, south, east, north = found["bbox"]
+    assert (round(west, 2), round(east, 2)) == (179.81, -179.63)
+    assert south < -16.72 < -16.71 < north
 
 
 def test_progress_as_lines_of_json(small, tmp_path, capsys):

@@ -1,7 +1,8 @@
 """``item.json``: a map as a STAC item, with the model that made it.
 
 Fields: STAC 1.1; Machine Learning Model extension 1.4 (stac-extensions/mlm @ 103a77a, json-schema/schema.json and examples);
-projection 2.0, processing 1.2 and classification 2.0. Addresses of files are relative to the item.
+projection 2.0, processing 1.2 and classification 2.0. Addresses of files are relative to the item, that of the
+weights is absolute.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pystac
 import shapely
 import torch
 from odc.geo.geobox import GeoBox
+from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.classes import ClassTable
@@ -46,12 +49,12 @@ def map_item(
     title: str, grid: GeoBox, season: Season, weights: Weights, weights_folder: str | None, options: MapOptions, out: Path
 ) -> dict[str, Any]:
     """The item of a map whose files lie in ``out``, JSON-ready. weights_folder: where the weights lie, if they lie anywhere."""
-    outline = grid.extent.to_crs("EPSG:4326").geom
+    outline, box = _footprint(grid)
     first, last = (datetime.combine(day.astype(object), datetime.min.time(), UTC) for day in season.dates_T[[0, -1]])
     item = pystac.Item(
         id=f"{title}-{season.harvest_year}",
         geometry=shapely.geometry.mapping(outline),
-        bbox=list(outline.bounds),
+        bbox=box,
         datetime=None,
         start_datetime=first,
         end_datetime=last,
@@ -67,6 +70,19 @@ def map_item(
         item.add_asset(name, asset)
     item.add_asset("model", _model_asset(weights_folder))
     return item.to_dict(include_self_link=False)
+
+
+def _footprint(grid: GeoBox) -> tuple[BaseGeometry, list[float]]:
+    """Outline and box of a grid in degrees; over the date line two polygons, and a box whose west is greater than its east
+    (RFC 7946, sections 3.1.9 and 5.2)."""
+    outline = grid.extent.to_crs("EPSG:4326").geom
+    west, south, east, north = outline.bounds
+    if east - west <= 180:
+        return outline, [west, south, east, north]
+    whole = shapely.transform(outline, lambda places: np.column_stack([places[:, 0] % 360, places[:, 1]]))
+    eastern, western = whole.intersection(shapely.box(0, -90, 180, 90)), whole.intersection(shapely.box(180, -90, 360, 90))
+    western = shapely.transform(western, lambda places: places - (360, 0))
+    return shapely.union_all([eastern, western]), [eastern.bounds[0], south, western.bounds[2], north]
 
 
 def _projection(grid: GeoBox) -> dict[str, Any]:
@@ -135,7 +151,8 @@ def _assets(out: Path, table: ClassTable) -> dict[str, pystac.Asset]:
 def _model_asset(folder: str | None) -> pystac.Asset:
     """The weights where they lie; else the card of the model, in map.json."""
     if folder is not None and (Path(folder) / "model.safetensors").is_file():
-        media, href, kind = "application/octet-stream", str(Path(folder) / "model.safetensors"), "safetensors"
+        # Absolute, because readers take other addresses for those beside the item.
+        media, href, kind = "application/octet-stream", str((Path(folder) / "model.safetensors").resolve()), "safetensors"
     else:
         media, href, kind = pystac.MediaType.JSON, "./map.json", "card"
     return pystac.Asset(href, "The model", None, media, ["mlm:model"], {"mlm:artifact_type": kind})
