@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -113,6 +114,17 @@ def check_writable(path: Path | str) -> None:
     number = errno.EISDIR if path.is_dir() else _obstacle(folder)
     if number is not None:
         raise output_error(path, OSError(number, os.strerror(number)))
+
+
+def signature(path: Path) -> list[int | str]:
+    """Number, size, and a digest of names, sizes and times of a file or of all files in a folder: changed data have another."""
+    files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    digest, size = hashlib.sha256(), 0
+    for entry in files:
+        status = entry.stat()
+        size += status.st_size
+        digest.update(f"{entry.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return [len(files), size, digest.hexdigest()]
 
 
 def write_text(path: Path | str, text: str) -> None:

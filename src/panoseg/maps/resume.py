@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 import panoseg
 from panoseg.cube.season import Season
 from panoseg.errors import OutputError
-from panoseg.files import new_folder, output_error, write_json
+from panoseg.files import new_folder, output_error, signature, write_json
 from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 
@@ -45,7 +45,7 @@ def fingerprint(
         "panoseg": panoseg.__version__,
         "cube": {
             "path": str(path.resolve()),
-            "files": _files(path),
+            "files": signature(path),
             "grid": str(cube.odc.geobox),
             "dates": season.dates_T.astype(str).tolist(),
         },
@@ -87,18 +87,6 @@ def _clear(work: Path) -> None:
             entry.unlink()
     except OSError as error:
         raise output_error(work, error) from error
-
-
-def _files(path: Path) -> list[int | str]:
-    """Names, sizes and times of the cube's files: changed data is another cube."""
-    files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
-    digest = hashlib.sha256()
-    size = 0
-    for entry in files:
-        stat = entry.stat()
-        size += stat.st_size
-        digest.update(f"{entry.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return [len(files), size, digest.hexdigest()]
 
 
 def _digest(weights: Weights) -> str:

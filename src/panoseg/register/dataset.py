@@ -22,7 +22,7 @@ from panoseg.cube.check import PIXEL_M
 from panoseg.data.pastis_metadata import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
-from panoseg.files import write_json
+from panoseg.files import signature, write_json
 from panoseg.progress import track
 from panoseg.register.crop_codes import CropCodes, read_crop_codes
 from panoseg.register.draw import Canvas
@@ -107,7 +107,7 @@ def _mark(
         "class_column": sources.class_column,
         "classes": dict(codes.classes),
         "cubes": [
-            [str(path.absolute()), *map(str, days.astype("datetime64[D]"))]
+            [str(path.absolute()), *signature(path), *map(str, days.astype("datetime64[D]"))]
             for path, days in zip(sources.cubes, times, strict=True)
         ],
         "options": asdict(options),
