@@ -9,6 +9,8 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+import rasterio
+import rasterio.shutil
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -155,6 +157,20 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (folder / "B02.tif").symlink_to(tmp_path / "elsewhere.tif")
     with pytest.raises(CubeError, match="outside of"):
         open_cube(folder)
+
+
+def test_a_raster_that_stands_for_a_file_elsewhere_is_refused(tmp_path):
+    """GDAL knows formats by their content, whatever they are called."""
+    write_stac(tmp_path / "season")
+    image = next((tmp_path / "season").rglob("*.tif"))
+    image.rename(tmp_path / "secret.tif")
+    with rasterio.open(tmp_path / "secret.tif") as source:
+        rasterio.shutil.copy(source, image, driver="VRT")
+    with rasterio.open(image) as virtual:
+        assert virtual.driver == "VRT"
+        assert str(tmp_path / "secret.tif") in virtual.files
+    with pytest.raises(CubeError, match="not readable as a raster"):
+        open_cube(tmp_path / "season")
 
 
 def test_scenes_must_have_the_same_bands(tmp_path):

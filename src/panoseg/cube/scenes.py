@@ -18,6 +18,7 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 from shapely.geometry import mapping
 
@@ -25,7 +26,7 @@ from panoseg.errors import CubeError
 from panoseg.imagery.assets import Scene
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 from panoseg.imagery.radiometry import without_offset
-from panoseg.imagery.remote import open_raster
+from panoseg.imagery.remote import DRIVERS, open_raster
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512
@@ -136,7 +137,8 @@ def _header(scene: Scene) -> Header:
 
 def _header_of(path: Path) -> Header:
     try:
-        with rasterio.open(path) as source:
+        # Other formats may stand for files outside of the folder.
+        with rasterio.Env(), DatasetReader(str(path), driver=DRIVERS, sharing=False) as source:
             crs, transform, bounds = source.crs, source.transform, tuple(source.bounds)
     except RasterioError as error:
         raise CubeError(f"{path} is not readable as a raster", "a GeoTIFF", "copy the file again") from error

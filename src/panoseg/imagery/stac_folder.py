@@ -10,9 +10,11 @@ from urllib.parse import unquote, urlsplit
 
 import rasterio
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
 
 from panoseg.errors import CubeError
 from panoseg.imagery.assets import BROKEN_ITEM, Scene, scene_of_item
+from panoseg.imagery.remote import DRIVERS
 
 _LARGEST_ITEM_BYTES = 64 * 1024**2
 
@@ -50,7 +52,7 @@ def damaged_raster(folder: Path | str) -> Path | None:
     for scene in read_scenes(folder):
         for asset in scene.assets.values():
             try:
-                with rasterio.open(asset.href) as source:
+                with rasterio.Env(), DatasetReader(asset.href, driver=DRIVERS, sharing=False) as source:
                     for _, window in source.block_windows():
                         source.read(window=window)
             except RasterioError:
