@@ -213,6 +213,8 @@ def test_a_dataset_is_made_and_measured(script, monkeypatch, capsys):
     land, dates, parcels, patches, memory, seconds, processor = row
     assert heads[4] == "largest memory"
     assert (land, dates, parcels, patches) == ("64 x 64", "2", "40", "16")
-    assert 0.1 < float(memory.removesuffix(" GiB")) < 2
+    assert (
+        float(memory.removesuffix(" GiB")) > 0.1
+    )  # no bound above: the system tells the largest child of this process, so far
     assert float(seconds.removesuffix(" s")) > 0
     assert float(processor.removesuffix(" s")) > 0
