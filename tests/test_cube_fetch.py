@@ -176,6 +176,19 @@ def test_a_continent_asks_first(tmp_path, capsys):
     assert "does not answer" in capsys.readouterr().err
 
 
+def test_parts_far_apart_ask_first(tmp_path, capsys):
+    gpd.GeoSeries([shapely.box(2, 45, 2.01, 45.01), shapely.box(4, 48, 4.01, 48.01)], crs=4326).to_file(
+        tmp_path / "two.geojson"
+    )
+    words = ["cube", "--area", str(tmp_path / "two.geojson"), "--out", str(tmp_path / "s.zarr"), "--season", "2019"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "the rectangle around two covers 5" in error
+    assert "its parts 2 km2" in error
+    assert main([*words, "--yes", "--catalog", "http://127.0.0.1:9"]) == 2
+    assert "does not answer" in capsys.readouterr().err
+
+
 @contextmanager
 def troubled(stac, folder, **faults):
     with serve(stac, folder, DAYS) as running:

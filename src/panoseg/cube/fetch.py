@@ -24,6 +24,7 @@ _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then
 _A_DAY = timedelta(days=1)  # the day in UTC need not be the one at the place
 _ASK_ABOVE_GB = 50.0
+_ASK_ABOVE_KM2 = 20_000.0  # of the rectangle around an area: parts that lie far apart are little to fetch, and much to map
 
 
 @dataclass(frozen=True)
@@ -139,5 +140,13 @@ def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BAND
             f"{area.name} covers {area.km2:,.0f} km2: {dates} dates are {gigabytes:,.0f} GB to fetch and about half to keep",
             f"at most {_ASK_ABOVE_GB:g} GB, unless it is wanted",
             "add --yes, draw a smaller outline, or lower --max-dates",
+        )
+    rows, columns = grid_of(area).shape
+    rectangle_km2 = rows * columns * PIXEL_M**2 / 1e6
+    if rectangle_km2 > _ASK_ABOVE_KM2 and not request.yes:
+        raise AreaError(
+            f"the rectangle around {area.name} covers {rectangle_km2:,.0f} km2, its parts {area.km2:,.0f} km2",
+            f"at most {_ASK_ABOVE_KM2:,.0f} km2, unless it is wanted: a map has all its pixels",
+            "map the parts one by one, or add --yes",
         )
     return area
