@@ -7,16 +7,17 @@ FROM python:3.11-slim-bookworm AS build
 # cpu, or the CUDA version of a build of PyTorch: cu126, cu128 ..; its wheels bring all of CUDA but the driver.
 ARG TORCH=cpu
 
-RUN python -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH
+RUN pip install --no-cache-dir uv \
+ && python -m venv /opt/venv
+ENV VIRTUAL_ENV=/opt/venv
 
-# PyTorch first and by itself: its layer is by far the largest, and changes least.
-RUN pip install --no-cache-dir --index-url "https://download.pytorch.org/whl/${TORCH}" "torch>=2.8" "torchvision>=0.23"
+# PyTorch first and by itself: its layer is by far the largest, and changes least. uv knows where its builds are kept.
+RUN uv pip install --no-cache --torch-backend "${TORCH}" "torch>=2.8" "torchvision>=0.23"
 
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN pip install --no-cache-dir ".[s3,gs,postgres]"
+RUN uv pip install --no-cache ".[s3,gs,postgres]"
 
 
 FROM python:3.11-slim-bookworm

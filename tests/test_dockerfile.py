@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 INSTRUCTIONS = {"FROM", "ARG", "RUN", "ENV", "COPY", "USER", "WORKDIR", "ENTRYPOINT", "CMD", "LABEL", "EXPOSE", "VOLUME"}
-PIP_OPTIONS = {"--no-cache-dir": 0, "--index-url": 1, "--extra-index-url": 1}
-INDEX = re.compile(r"https://download\.pytorch\.org/whl/(cpu|cu\d{3})")
+UV_OPTIONS = {"--no-cache": 0, "--torch-backend": 1}
+BACKEND = re.compile(r"cpu|cu\d{3}")
 SECRET = re.compile(r"secret|token|passw|credential|api_?key|aws_|ssh", re.IGNORECASE)
 
 
@@ -107,18 +107,18 @@ def check_commands(text: str) -> None:
     assert any(words[:2] == ["rm", "-rf"] and words[2].startswith("/var/lib/apt") for words in commands(text))
 
 
-def pip_installs(text: str) -> list[tuple[dict[str, str], list[str]]]:
-    """Options and requirements of each call of pip."""
+def uv_installs(text: str) -> list[tuple[dict[str, str], list[str]]]:
+    """Options and requirements of each call of uv."""
     found = []
     for words in commands(text):
-        if words[:2] == ["pip", "install"]:
+        if words[:3] == ["uv", "pip", "install"]:
             options: dict[str, str] = {}
-            rest = iter(words[2:])
+            rest = iter(words[3:])
             requirements = []
             for word in rest:
                 if word.startswith("-"):
-                    assert word in PIP_OPTIONS, f"unknown option {word} of pip"
-                    options[word] = next(rest) if PIP_OPTIONS[word] else ""
+                    assert word in UV_OPTIONS, f"unknown option {word} of uv"
+                    options[word] = next(rest) if UV_OPTIONS[word] else ""
                 else:
                     requirements.append(word)
             found.append((options, requirements))
@@ -127,17 +127,17 @@ def pip_installs(text: str) -> list[tuple[dict[str, str], list[str]]]:
 
 def check_packages(text: str, torch: str) -> None:
     """torch: the build argument."""
-    (torch_options, torch_requirements), (own_options, own) = pip_installs(text.replace("${TORCH}", torch))
-    assert INDEX.fullmatch(torch_options["--index-url"]), torch_options
-    assert torch_options["--index-url"].endswith(f"/{torch}")
-    assert "--index-url" not in own_options, "all but PyTorch comes from the public registry"
+    (torch_options, torch_requirements), (own_options, own) = uv_installs(text.replace("${TORCH}", torch))
+    assert BACKEND.fullmatch(torch_options["--torch-backend"]), torch_options
+    assert torch_options["--torch-backend"] == torch
+    assert "--torch-backend" not in own_options, "PyTorch is there already"
     wanted = {str(Requirement(line)) for line in PROJECT["dependencies"] if Requirement(line).name in ("torch", "torchvision")}
     assert {str(Requirement(line)) for line in torch_requirements} == wanted, "other versions than pyproject.toml asks for"
     [place] = own
     match = re.fullmatch(r"\.\[(.+)\]", place)
     assert match
     assert set(match[1].split(",")) <= set(PROJECT["optional-dependencies"]), place
-    assert all("--no-cache-dir" in options for options in (torch_options, own_options))
+    assert all("--no-cache" in options for options in (torch_options, own_options))
 
 
 def check_start(text: str) -> None:
@@ -165,8 +165,9 @@ def check_secrets(text: str) -> None:
     for entry in parse(text):
         if entry.name in ("ARG", "ENV"):
             assert not SECRET.search(entry.value), entry.value
-    hosts = set(re.findall(r"https?://([^/\"\s]+)", "\n".join(entry.value for entry in parse(text))))
-    assert hosts <= {"download.pytorch.org"}, hosts
+    assert not re.search(r"https?://", "\n".join(entry.value for entry in parse(text))), (
+        "where packages come from is uv's affair"
+    )
     for name in (".git", ".venv", ".env", "id_rsa", "tests", "uv.lock"):
         assert is_ignored(name), f"{name} would be sent to the engine"
 
@@ -212,13 +213,13 @@ WRONG = {
     "root by number": (check_user, ("USER 1000:1000", "USER 0")),
     "user that is not made": (check_user, ("USER 1000:1000", "USER 1001:1000")),
     "a secret": (check_secrets, ("ARG TORCH=cpu", "ARG TORCH=cpu\nARG API_KEY=1")),
-    "another host": (check_secrets, ("download.pytorch.org", "pypi.example.org")),
+    "another host": (check_secrets, ("--torch-backend", "--index-url https://example.org")),
     "argument of another stage": (check_arguments, ("RUN groupadd", "RUN echo ${TORCH} && groupadd")),
     "argument without default": (check_arguments, ("ARG TORCH=cpu", "ARG TORCH")),
     "other torch": (lambda text: check_packages(text, "cpu"), ('"torch>=2.8"', '"torch>=1.0"')),
     "extra that is none": (lambda text: check_packages(text, "cpu"), ("[s3,gs,", "[s3,gcs,")),
     "fixed index": (lambda text: check_packages(text, "cu128"), ("${TORCH}", "cpu")),
-    "option that is none": (lambda text: check_packages(text, "cpu"), ("--no-cache-dir", "--no-cash-dir")),
+    "option that is none": (lambda text: check_packages(text, "cpu"), ("--no-cache --torch", "--no-cash --torch")),
 }
 
 
