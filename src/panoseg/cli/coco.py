@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from panoseg.errors import ConfigError, PanopticFormatError, PanosegError
+from panoseg.cli.verbs import Verbs, run_verb
+from panoseg.errors import PanopticFormatError, PanosegError
 
 _MOST_LINES = 20
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the verb, then its options."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return
-    verb, rest = arguments[0], arguments[1:]
-    if verb not in VERBS:
-        raise ConfigError(f"panoseg coco {verb}", f"one of {', '.join(VERBS)}", "see panoseg coco --help")
-    config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
-    tyro.cli(VERBS[verb][0], prog=f"panoseg coco {verb}", args=rest, config=config)
+    run_verb(
+        "coco",
+        VERBS,
+        arguments,
+        "Tools on COCO panoptic files.",
+        "panoseg coco evaluate --truth panoptic_val2017.json --prediction predictions.json",
+    )
 
 
 def evaluate(
@@ -170,23 +170,12 @@ def shards(data: Path, out: str, shards: int = 32, processes: int | None = None)
     _finish(written.photographs, written.failures, f"{written.photographs} photographs in {written.shards} shards in {out}")
 
 
-VERBS: dict[str, tuple[Callable[..., None], str]] = {
+VERBS: Verbs = {
     "evaluate": (evaluate, "panoptic quality of predictions"),
     "merge": (merge, "semantic and instance predictions become panoptic ones"),
     "convert": (convert, "panoptic to and from two-channel and detection form, and to semantic maps"),
     "shards": (shards, "a dataset becomes tar shards, local or in the cloud"),
 }
-
-
-def _usage() -> str:
-    width = max(map(len, VERBS))
-    rows = "\n".join(f"  {verb:<{width}}  {line}" for verb, (_, line) in VERBS.items())
-    return (
-        "Tools on COCO panoptic files.\n\n"
-        "usage: panoseg coco VERB [options]      panoseg coco VERB --help tells more\n\n"
-        f"{rows}\n\n"
-        "example: panoseg coco evaluate --truth panoptic_val2017.json --prediction predictions.json\n"
-    )
 
 
 def _say(notes: Sequence[str], failures: Sequence[PanosegError]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from panoseg.cli.verbs import Verbs, run_verb
 from panoseg.errors import AppError, ConfigError
 
 if TYPE_CHECKING:
@@ -22,14 +23,7 @@ _LOCAL = "http://127.0.0.1:8080"
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the verb, then its options."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return
-    verb, rest = arguments[0], arguments[1:]
-    if verb not in VERBS:
-        raise ConfigError(f"panoseg job {verb}", f"one of {', '.join(VERBS)}", "see panoseg job --help")
-    config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
-    tyro.cli(VERBS[verb][0], prog=f"panoseg job {verb}", args=rest, config=config)
+    run_verb("job", VERBS, arguments, "Jobs of a web application (panoseg app).", "panoseg job submit --sample 256 --wait")
 
 
 @dataclass(frozen=True)
@@ -167,17 +161,8 @@ def _watch(client: Client, id: str) -> None:
         )
 
 
-VERBS: dict[str, tuple[Callable[..., None], str]] = {
+VERBS: Verbs = {
     "submit": (submit, "start a job"),
     "watch": (watch, "show what it does until it has ended"),
     "fetch": (fetch, "get its files"),
 }
-
-
-def _usage() -> str:
-    rows = "\n".join(f"  {verb:<8}  {line}" for verb, (_, line) in VERBS.items())
-    return (
-        "panoseg job: jobs of a web application (panoseg app)\n\n"
-        "usage: panoseg job VERB [options]      panoseg job VERB --help tells more\n\n"
-        f"{rows}\n\nexample: panoseg job submit --sample 256 --wait"
-    )
