@@ -1,4 +1,4 @@
-"""The formats that GDAL knows in the web application: those that it needs, and none that stands for other files."""
+"""The formats that GDAL knows in the web application: those that it needs itself, and no other."""
 
 from __future__ import annotations
 
