@@ -8,7 +8,9 @@ processors worked, which other work on the machine does not lengthen.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -59,34 +62,54 @@ def write_large_cube(path: Path, size: int, dates: int) -> None:
                 array[date, top : top + len(own)] = values[date][own][:, rows]
 
 
-def map_here(cube: str, weights: str | None, out: str, dask: str | None) -> None:
-    """Make the map in this process; prints what it took as JSON."""
-    from panoseg.maps import mapping, predict
-    from panoseg.maps.options import MapOptions, RunOptions
+def note_work(file: Path) -> None:
+    """Let this process write a line a window: when it was finished, its tiles, and how long it and the model worked on it."""
+    from panoseg.maps import predict
 
-    windows: list[float] = []
-    model = {"seconds": 0.0, "worked": 0.0}
+    model = {"model_seconds": 0.0, "model_worked": 0.0}
     steps, batch = predict.OpenJob.steps, predict.Predictor.batch
 
     def timed_batch(self, *given):
         start, worked = time.monotonic(), time.process_time()
         pictures = batch(self, *given)
-        model["seconds"] += time.monotonic() - start
-        model["worked"] += time.process_time() - worked
+        model["model_seconds"] += time.monotonic() - start
+        model["model_worked"] += time.process_time() - worked
         return pictures
 
     def timed_steps(self, block):
         worked = time.process_time()
+        model.update(dict.fromkeys(model, 0.0))
         content = yield from steps(self, block)
-        windows.append((time.process_time() - worked) / len(block.tiles))
+        line = {"at": time.time(), "tiles": len(block.tiles), "worked": time.process_time() - worked, **model}
+        with file.open("a") as lines:
+            lines.write(json.dumps(line) + "\n")
         return content
 
     predict.OpenJob.steps, predict.Predictor.batch = timed_steps, timed_batch
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by dask in each worker process, which loads this file."""
+    note_work(Path(worker.local_directory).parents[2] / f"work-{os.getpid()}.jsonl")
+
+
+def map_here(cube: str, weights: str | None, out: str, dask: str | None) -> None:
+    """Make the map in this process; prints what it took as JSON."""
+    from panoseg.maps import mapping
+    from panoseg.maps.options import MapOptions, RunOptions
+
+    if dask is None:
+        note_work(Path(out).parent / "work-0.jsonl")
     worked = time.process_time()
     result = mapping.map_cube(cube, weights, out, MapOptions(), running=RunOptions(dask=dask))
     found = {"parcels": result.summary.count, "seconds": result.seconds, "worked": time.process_time() - worked}
-    found |= {"model": model, "windows": windows, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-    print(json.dumps(found))
+    print(json.dumps(found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+
+
+def processor_time(roots: list[int]) -> float:
+    """Seconds that processors worked for some processes and their children."""
+    family = [own for root in roots for own in (psutil.Process(root), *psutil.Process(root).children(recursive=True))]
+    return sum(sum(own.cpu_times()[:2]) for own in family)
 
 
 class Watch(threading.Thread):
@@ -98,16 +121,19 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while True:
-            self.peak = max(self.peak, sum(_resident(root) for root in self.roots))
+            self.peak = max(self.peak, sum(map(_held, self.roots)))
             time.sleep(0.5)
 
 
-def _resident(root: int) -> int:
-    try:
+def _held(root: int) -> int:
+    """Bytes of a process and its children; a page that n processes share counts 1/n in each (PSS), so that sums are right."""
+    held = 0
+    with contextlib.suppress(psutil.Error):
         process = psutil.Process(root)
-        return sum(own.memory_info().rss for own in (process, *process.children(recursive=True)))
-    except psutil.Error:
-        return 0
+        for own in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                held += own.memory_full_info().pss
+    return held
 
 
 def start_hosts(count: int, folder: Path) -> tuple[str, list[subprocess.Popen]]:
@@ -120,12 +146,12 @@ def start_hosts(count: int, folder: Path) -> tuple[str, list[subprocess.Popen]]:
     for host in range(count):
         options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--name", f"host-{host}"]
         command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), *options]
-        command += ["--local-directory", str(folder / f"scratch-{host}")]
+        command += ["--local-directory", str(folder / f"scratch-{host}"), "--preload", __file__]
         started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
     return json.loads(file.read_text())["address"], started
 
 
-def run(arguments: argparse.Namespace, folder: Path) -> tuple[dict, int]:
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Make the map; gives what it took, and the most memory of all processes together."""
     others: list[subprocess.Popen] = []
     inside = [str(arguments.cube or folder / "season.zarr"), str(arguments.weights or ""), str(folder / "map")]
@@ -139,34 +165,37 @@ def run(arguments: argparse.Namespace, folder: Path) -> tuple[dict, int]:
         said, _ = started.communicate()
         if started.returncode:
             raise SystemExit(started.returncode)
-        return json.loads(said.splitlines()[-1]), watch.peak
+        found = json.loads(said.splitlines()[-1])
+        found["worked"] += processor_time([other.pid for other in others])
     finally:
         for other in others:
             other.terminate()
             other.wait()
+    lines = [json.loads(line) for file in folder.glob("work-*.jsonl") for line in file.read_text().splitlines()]
+    return found | {"together": watch.peak, "windows": sorted(lines, key=lambda line: line["at"])}
 
 
-def show(arguments: argparse.Namespace, found: dict, together: int) -> None:
+def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     """Print the table, and what a country of 550,000 km2 would take at this rate."""
     km2 = (arguments.size / 100) ** 2
     where = f"{arguments.hosts} hosts of 2 workers" if arguments.hosts else "one process"
+    windows = found["windows"]
+    tile_s = [window["worked"] / window["tiles"] for window in windows]
+    part = max(1, len(windows) // 10)
+    first, last = np.mean(tile_s[:part]), np.mean(tile_s[-part:])
+    model, model_worked = (sum(window[name] for window in windows) for name in ("model_seconds", "model_worked"))
+    model /= 2 * arguments.hosts or 1
     print(f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where}")
     print("| what | measured |\n|---|---|")
     print(f"| parcels | {found['parcels']} |")
-    print(f"| memory of all processes together, at most | {together / _GIB:.2f} GiB |")
+    print(f"| memory of all processes together, at most | {found['together'] / _GIB:.2f} GiB |")
     print(f"| memory of the process that was started, at most | {found['peak'] / _GIB:.2f} GiB |")
     print(f"| time | {found['seconds']:.0f} s, {km2 / found['seconds']:.3f} km2/s |")
-    windows = found["windows"]
-    if windows:
-        part = max(1, len(windows) // 10)
-        first, last = np.mean(windows[:part]), np.mean(windows[-part:])
-        model, worked = found["model"], found["worked"]
-        print(f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |")
-        print(f"| the model alone | {model['seconds']:.0f} s, {km2 / model['seconds']:.3f} km2/s |")
-        print(f"| processor time: all, the model | {worked:.0f} s, {model['worked']:.0f} s |")
-        print(f"| everything but the model, of processor time | {1 - model['worked'] / worked:.1%} |")
-    days = FRANCE_KM2 / km2 * found["seconds"] / 86_400
-    print(f"| {FRANCE_KM2} km2 at this rate | {days:.2f} days |")
+    print(f"| the model alone, as many at once | {model:.0f} s, {km2 / model:.3f} km2/s |")
+    print(f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |")
+    print(f"| processor time: all, the model | {found['worked']:.0f} s, {model_worked:.0f} s |")
+    print(f"| everything but the model, of processor time | {1 - model_worked / found['worked']:.1%} |")
+    print(f"| {FRANCE_KM2} km2 at this rate | {FRANCE_KM2 / km2 * found['seconds'] / 86_400:.2f} days |")
 
 
 def main() -> None:
@@ -186,7 +215,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
         if arguments.cube is None:
             write_large_cube(Path(name) / "season.zarr", arguments.size, arguments.dates)
-        show(arguments, *run(arguments, Path(name)))
+        show(arguments, run(arguments, Path(name)))
 
 
 if __name__ == "__main__":
