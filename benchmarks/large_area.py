@@ -93,7 +93,7 @@ def dask_setup(worker: Any) -> None:
     note_work(Path(worker.local_directory).parents[2] / f"work-{os.getpid()}.jsonl")
 
 
-def map_here(cube: str, weights: str | None, out: str, dask: str | None) -> None:
+def map_here(cube: str, weights: str | None, out: str, views: int, dask: str | None) -> None:
     """Make the map in this process; prints what it took as JSON."""
     from panoseg.maps import mapping
     from panoseg.maps.options import MapOptions, RunOptions
@@ -101,7 +101,7 @@ def map_here(cube: str, weights: str | None, out: str, dask: str | None) -> None
     if dask is None:
         note_work(Path(out).parent / "work-0.jsonl")
     worked = time.process_time()
-    result = mapping.map_cube(cube, weights, out, MapOptions(), running=RunOptions(dask=dask))
+    result = mapping.map_cube(cube, weights, out, MapOptions(views=views), running=RunOptions(dask=dask))
     found = {"parcels": result.summary.count, "seconds": result.seconds, "worked": time.process_time() - worked}
     print(json.dumps(found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 
@@ -154,7 +154,12 @@ def start_hosts(count: int, folder: Path) -> tuple[str, list[subprocess.Popen]]:
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Make the map; gives what it took, and the most memory of all processes together."""
     others: list[subprocess.Popen] = []
-    inside = [str(arguments.cube or folder / "season.zarr"), str(arguments.weights or ""), str(folder / "map")]
+    inside = [
+        str(arguments.cube or folder / "season.zarr"),
+        str(arguments.weights or ""),
+        str(folder / "map"),
+        str(arguments.views),
+    ]
     try:
         if arguments.hosts:
             address, others = start_hosts(arguments.hosts, folder)
@@ -185,7 +190,9 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     first, last = np.mean(tile_s[:part]), np.mean(tile_s[-part:])
     model, model_worked = (sum(window[name] for window in windows) for name in ("model_seconds", "model_worked"))
     model /= 2 * arguments.hosts or 1
-    print(f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where}")
+    print(
+        f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands, {arguments.views} views; {where}"
+    )
     print("| what | measured |\n|---|---|")
     print(f"| parcels | {found['parcels']} |")
     print(f"| memory of all processes together, at most | {found['together'] / _GIB:.2f} GiB |")
@@ -201,12 +208,13 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
 def main() -> None:
     """Make the cube, map it, print the table."""
     if sys.argv[1:2] == ["--inside"]:
-        cube, weights, out, *dask = sys.argv[2:]
-        map_here(cube, weights or None, out, dask[0] if dask else None)
+        cube, weights, out, views, *dask = sys.argv[2:]
+        map_here(cube, weights or None, out, int(views), dask[0] if dask else None)
         return
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=10_240)
     parser.add_argument("--dates", type=int, default=3)
+    parser.add_argument("--views", type=int, default=1, help="images of each tile that the network sees: 1 is quickest")
     parser.add_argument("--hosts", type=int, default=0, help="simulated hosts of two dask workers each; without, one process")
     parser.add_argument("--weights", type=Path, help="folder of weights; those in the package without")
     parser.add_argument("--cube", type=Path, help="a cube that an earlier call has kept")
