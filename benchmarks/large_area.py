@@ -190,9 +190,8 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     first, last = np.mean(tile_s[:part]), np.mean(tile_s[-part:])
     model, model_worked = (sum(window[name] for window in windows) for name in ("model_seconds", "model_worked"))
     model /= 2 * arguments.hosts or 1
-    print(
-        f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands, {arguments.views} views; {where}"
-    )
+    print(f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where};")
+    print(f"weights: {arguments.weights or 'those in the package'}; images of a tile that the network sees: {arguments.views}")
     print("| what | measured |\n|---|---|")
     print(f"| parcels | {found['parcels']} |")
     print(f"| memory of all processes together, at most | {found['together'] / _GIB:.2f} GiB |")
