@@ -60,14 +60,28 @@ def _bar(items: Iterable[Item], description: str, total: int | None) -> Iterator
 
 
 def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
-    start = last = time.monotonic()
+    first = last = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        if done == 1:
+            first = now  # the first item bears the cost of beginning, which would be taken for the pace of all
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
+            left = f", {_spoken((now - first) / (done - 1) * (total - done))} left" if total and done > 1 else ""
             print(f"{description}: {done}{f' of {total}' if total else ''}{left}", file=sys.stderr, flush=True)
+
+
+def _spoken(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [_spoken(40), _spoken(400), _spoken(40_000)]
+    ['40 s', '7 min', '11 h 7 min']
+    """
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def json_lines(stream: TextIO) -> Listener:
