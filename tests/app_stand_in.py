@@ -38,7 +38,7 @@ def _stage(name: str, before: str | None) -> Stage:
 
 
 stages.MAP_STAGES = (_stage("map/one", None), _stage("map/two", "map/one"), _stage("map/three", "map/two"))
-worker._PRELOADED = ("panoseg.app.worker", "panoseg.app.egress", "panoseg.app.logs")
+worker._PRELOADED = ("panoseg.app.job_process", "panoseg.app.egress", "panoseg.app.logs")
 
 
 def expected(folder: Path) -> str:

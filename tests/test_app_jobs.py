@@ -61,8 +61,8 @@ def test_a_job_from_the_queue_to_its_end(jobs):
     assert claim.job == id
     assert jobs.claim("v") is None
     jobs.report(claim, "map", 0.5, "half", 3.0)
-    jobs.write(id, "a line")
-    jobs.write(id, "another", "warning")
+    jobs.write(claim, "a line")
+    jobs.write(claim, "another", "warning")
     view = jobs.get(id)
     assert (view.state, view.stage, view.progress, view.message, view.seconds_left) == ("running", "map", 0.5, "half", 3.0)
     first, second = jobs.log(id)
@@ -102,6 +102,8 @@ def test_a_silent_worker_loses_its_job_and_cannot_end_it(jobs):
     for act in (
         lambda: jobs.heartbeat(lost),
         lambda: jobs.report(lost, "map", 0.9, "", None),
+        lambda: jobs.write(lost, "a line"),
+        lambda: jobs.end_cancelled(lost, 0),
         lambda: jobs.finish(lost, 0, 0.0, "done"),
         lambda: jobs.fail(lost, "no", 0),
         lambda: jobs.give_back(lost, 0, counted=True, message=""),
@@ -216,7 +218,6 @@ def test_deleting(jobs):
     claims = [jobs.claim("w"), jobs.claim("w")]
     claim = next(claim for claim in claims if claim.job == running)
     jobs.finish(next(claim for claim in claims if claim.job == id), 0, 0.0, "done")
-    jobs.write(id, "line")
     jobs.mark_deleted(id)
     jobs.mark_deleted(running)
     with pytest.raises(NotFoundError):

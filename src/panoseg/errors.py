@@ -46,6 +46,10 @@ class ConfigError(PanosegError):
     """An option has an impossible value, or two options contradict each other."""
 
 
+class ClusterError(PanosegError):
+    """No dask scheduler answers, or a cluster has gone: the same work may be done when it is there again."""
+
+
 class OutputError(PanosegError):
     """An output cannot be written: a folder in use, no permission, a full disk."""
 
@@ -96,3 +100,9 @@ class LimitError(AppError):
     """More jobs, uploads or disk space than a user may have."""
 
     status = 429
+
+
+class BusyError(AppError):
+    """A wish that the server could fulfil if it had less to do."""
+
+    status = 503

@@ -21,6 +21,20 @@ from panoseg.errors import AppError
 _VERSION = 1
 _BUSY_MS = 30_000
 _LOCK_TABLES = 7_041_119  # numbers of PostgreSQL's advisory locks, any that nobody else uses
+_PATIENCE = {
+    # A machine that vanishes says nothing: a worker would wait hours for an answer, and others as long for its locks.
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "options": "-c lock_timeout=30s -c idle_in_transaction_session_timeout=60s",
+}
+"""What is asked of PostgreSQL's client (libpq), unless the URL asks for something else."""
+
+
+class DatabaseAwayError(AppError):
+    """The database does not answer; it may later."""
 
 
 class Base(DeclarativeBase):
@@ -114,14 +128,16 @@ class Database:
     """A connection to the tables, made where they are missing. Safe to use from many threads."""
 
     def __init__(self, url: str) -> None:
-        """Raises ``AppError`` for a database that does not answer, or whose tables are of another version."""
+        """Raises ``DatabaseAwayError``, and ``AppError`` for one whose tables are of another version."""
         self.engine = _engine(url)
         try:
             self._make_tables()
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             shown = make_url(url).render_as_string(hide_password=True)
-            raise AppError(f"database {shown} ({reason})", "one that can be used", "start it, or change --database") from error
+            raise DatabaseAwayError(
+                f"database {shown} ({reason})", "one that can be used", "start it, or change --database"
+            ) from error
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -167,7 +183,8 @@ def one_at_a_time(session: Session, key: int) -> None:
 
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        patience = {name: value for name, value in _PATIENCE.items() if name not in make_url(url).query}
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=patience)
     name = make_url(url).database
     if name:
         Path(name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
-from sqlalchemy import CursorResult, case, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, CursorResult, case, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from panoseg.app.database import Database, JobRow, LogRow, ShareRow, WorkerRow, now, one_at_a_time
@@ -24,6 +24,7 @@ ENDED = ("done", "failed", "cancelled")
 MOST_STARTS = 5
 """A job whose worker has died so often is given up."""
 _MOST_LINES = 2000
+_FORGOTTEN_S = 86_400.0
 _LOCK_USER = 1_000_000_000
 
 
@@ -118,11 +119,12 @@ class Jobs:
     def cancel(self, id: str) -> JobView:
         """End a job that waits; ask the worker of one that runs to end it. Nothing happens to one that has ended."""
         with self.database.writing() as session:
-            time = now(session)
+            time, _ = now(session), _row(session, id, lock=True)  # else it could change from one state to the other between
             waiting = JobRow.id == id, JobRow.state == "queued"
             ended = {"state": "cancelled", "ended": time, "message": "cancelled", "stage": "", "seconds_left": None}
             if not _changed(session, update(JobRow).where(*waiting).values(ended)):
                 session.execute(update(JobRow).where(JobRow.id == id, JobRow.state == "running").values(cancel=True))
+            session.expire_all()
             return _view(_row(session, id))
 
     def requeue(self, id: str, most: int, request: dict[str, Any] | None = None) -> JobView:
@@ -131,7 +133,7 @@ class Jobs:
         Raises ``ConflictError`` for one that has not ended, ``LimitError``.
         """
         with self.database.writing() as session:
-            row = _row(session, id)
+            row = _row(session, id, lock=True)
             self._check_count(session, row.owner, most)
             values: dict[str, Any] = {"state": "queued", "queued": now(session), "ended": None, "error": None, "cancel": False}
             values |= {"starts": 0, "progress": 0.0, "stage": "", "message": "waiting for a worker", "not_before": 0.0}
@@ -144,7 +146,7 @@ class Jobs:
     def mark_deleted(self, id: str) -> None:
         """Hide a job for ever; ``removable`` names it once no worker holds it."""
         with self.database.writing() as session:
-            session.execute(update(JobRow).where(JobRow.id == id).values(deleted=True, cancel=True))
+            session.execute(update(JobRow).where(JobRow.id == id).values(deleted=True, cancel=True))  # keeps others out
             session.execute(
                 update(JobRow).where(JobRow.id == id, JobRow.state == "queued").values(state="cancelled", ended=now(session))
             )
@@ -214,12 +216,16 @@ class Jobs:
 
     # -- for workers
 
-    def claim(self, worker: str) -> Claim | None:
-        """Take the next job: one whose worker has fallen silent, else the longest waiting one of the user whose turn it is."""
+    def claim(self, worker: str, take_over: bool = True) -> Claim | None:
+        """Take the next job: one whose worker has fallen silent, else the longest waiting one of the user whose turn it is.
+
+        take_over: whether jobs of silent workers are taken.
+        """
         while True:
             with self.database.writing() as session:
                 time = now(session)
-                id = self._abandoned(session, time) or self._next(session, time)
+                abandoned = self._abandoned(session, time) if take_over else None
+                id = abandoned or self._next(session, time)
                 if id is None:
                     return None
                 free = or_(JobRow.state == "queued", (JobRow.state == "running") & (JobRow.lease_until < time))
@@ -233,6 +239,8 @@ class Jobs:
                     "message": "starting",
                 }
                 if _changed(session, update(JobRow).where(JobRow.id == id, free).values(values)):
+                    if abandoned:
+                        _log(session, id, "its worker has fallen silent; another one goes on", "warning")
                     return Claim(id, worker, int(session.scalar(select(JobRow.claim).where(JobRow.id == id)) or 0))
 
     def _abandoned(self, session: Session, time: float) -> str | None:
@@ -267,32 +275,43 @@ class Jobs:
         with self.database.writing() as session:
             self._change(session, claim, stage=stage, progress=progress, message=message, seconds_left=seconds_left)
 
-    def write(self, id: str, text: str, level: str = "info") -> None:
-        """Add a line to a job's log."""
+    def write(self, claim: Claim, text: str, level: str = "info") -> None:
+        """Add a line to a job's log. Raises ``LostClaimError``."""
         with self.database.writing() as session:
-            session.add(LogRow(job=id, time=now(session), level=level, text=text))
+            if session.scalar(select(JobRow.id).where(*_held(claim)).with_for_update()) is None:
+                raise LostClaimError(claim.job)
+            _log(session, claim.job, text, level)
 
-    def finish(self, claim: Claim, size: int, seconds: float, message: str) -> None:
-        """The job is done. size: bytes of its folder. seconds: of this worker's work. Raises ``LostClaimError``."""
-        self._end(claim, "done", message, progress=1.0, bytes=size, work_seconds=JobRow.work_seconds + seconds)
+    def finish(self, claim: Claim, size: int, seconds: float, message: str, complaints: Sequence[str] = ()) -> None:
+        """The job is done. size: bytes of its folder. seconds: of this worker's work. complaints: lines for its log.
+
+        Raises ``LostClaimError``.
+        """
+        values = {"progress": 1.0, "bytes": size, "work_seconds": JobRow.work_seconds + seconds}
+        self._end(claim, "done", message, complaints, **values)
 
     def fail(self, claim: Claim, error: str, size: int) -> None:
-        """The job cannot be done. Raises ``LostClaimError``."""
-        self._end(claim, "failed", error, error=error, bytes=size)
+        """The job cannot be done; its log says so too. Raises ``LostClaimError``."""
+        self._end(claim, "failed", error, [error], error=error, bytes=size)
 
     def end_cancelled(self, claim: Claim, size: int) -> None:
         """The job was stopped because its owner wants it no more. Raises ``LostClaimError``."""
         self._end(claim, "cancelled", "cancelled", bytes=size)
 
     def give_back(self, claim: Claim, seconds: float, counted: bool, message: str) -> None:
-        """Put a job back into the queue for after so many seconds. counted: whether it was a failed start.
+        """Put a job back into the queue for after so many seconds; one that is not wanted any more ends instead.
 
-        Raises ``LostClaimError``.
+        counted: whether it was a failed start. Raises ``LostClaimError``.
         """
         with self.database.writing() as session:
-            starts = JobRow.starts if counted else JobRow.starts - 1
-            values = {"state": "queued", "not_before": now(session) + seconds, "message": message, "seconds_left": None}
-            self._change(session, claim, starts=starts, **values)
+            time, starts = now(session), JobRow.starts if counted else JobRow.starts - 1
+            values = {
+                "state": case((JobRow.cancel, "cancelled"), else_="queued"),
+                "ended": case((JobRow.cancel, time), else_=None),
+                "message": case((JobRow.cancel, "cancelled"), else_=message),
+                "not_before": time + seconds,
+            }
+            self._change(session, claim, starts=starts, seconds_left=None, **values)
 
     def starts(self, claim: Claim) -> int:
         """How often a job was started, graceful stops not counted."""
@@ -304,6 +323,7 @@ class Jobs:
         with self.database.writing() as session:
             time = now(session)
             if not _changed(session, update(WorkerRow).where(WorkerRow.id == worker).values(seen=time, job=job)):
+                session.execute(delete(WorkerRow).where(WorkerRow.seen < time - _FORGOTTEN_S))
                 session.add(WorkerRow(id=worker, started=time, seen=time, job=job))
 
     def leave(self, worker: str) -> None:
@@ -312,20 +332,32 @@ class Jobs:
             session.execute(delete(WorkerRow).where(WorkerRow.id == worker))
 
     def workers(self) -> int:
-        """How many workers live; the dead are forgotten."""
-        with self.database.writing() as session:
-            session.execute(delete(WorkerRow).where(WorkerRow.seen < now(session) - 2 * self.lease_seconds))
-            return int(session.scalar(select(func.count()).select_from(WorkerRow)) or 0)
+        """How many workers live."""
+        with self.database.reading() as session:
+            living = WorkerRow.seen >= now(session) - 2 * self.lease_seconds
+            return int(session.scalar(select(func.count()).select_from(WorkerRow).where(living)) or 0)
 
-    def _end(self, claim: Claim, state: State, message: str, **values: Any) -> None:
+    def _end(self, claim: Claim, state: State, message: str, lines: Sequence[str] = (), **values: Any) -> None:
+        """End a job; the lines go to its log as errors."""
         with self.database.writing() as session:
             ended = {"state": state, "message": message, "ended": now(session), "stage": "", "seconds_left": None}
             self._change(session, claim, **ended, **values)
+            for line in lines:
+                _log(session, claim.job, line, "error")
 
     def _change(self, session: Session, claim: Claim, **values: Any) -> None:
-        mine = JobRow.id == claim.job, JobRow.state == "running", JobRow.worker == claim.worker, JobRow.claim == claim.number
-        if not _changed(session, update(JobRow).where(*mine).values(values)):
+        if not _changed(session, update(JobRow).where(*_held(claim)).values(values)):
             raise LostClaimError(claim.job)
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    """That a claim is its job's newest, and the job runs."""
+    return JobRow.id == claim.job, JobRow.state == "running", JobRow.worker == claim.worker, JobRow.claim == claim.number
+
+
+def _log(session: Session, job: str, text: str, level: str) -> None:
+    """Add a line to a log; a zero byte, which PostgreSQL does not know, is shown as what it is not."""
+    session.add(LogRow(job=job, time=now(session), level=level, text=text.replace("\0", "\N{REPLACEMENT CHARACTER}")))
 
 
 def hash_of(owner: str) -> int:
@@ -337,8 +369,9 @@ def _changed(session: Session, statement: Any) -> bool:
     return cast(CursorResult, session.execute(statement.execution_options(synchronize_session=False))).rowcount > 0
 
 
-def _row(session: Session, id: str, deleted: bool = False) -> JobRow:
-    row = session.get(JobRow, id)
+def _row(session: Session, id: str, deleted: bool = False, lock: bool = False) -> JobRow:
+    """lock: whether it stays as it is until this transaction ends."""
+    row = session.get(JobRow, id, with_for_update=lock)
     if row is None or (row.deleted and not deleted):
         raise NotFoundError(f"job {id}", "a job of yours", "look at the list of jobs")
     return row

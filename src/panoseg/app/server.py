@@ -172,7 +172,12 @@ class Supervisor:
 
     def _start_one(self) -> None:
         process = self._context.Process(target=run_worker, args=(self.settings, True), name="worker")
-        process.start()
+        try:
+            process.start()
+        except OSError as error:  # too many processes, too little memory: it is tried again
+            LOG.warning("no worker could be started", extra={"reason": str(error)})
+            self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE_S)
+            return
         self._workers.append((process, time.monotonic()))
 
 
@@ -220,8 +225,9 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
     server = _Server(config, lambda: announce(_address(settings, listener)))
     keeper = threading.Thread(target=_keep_house, args=(service, stop), name="housekeeping", daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # While it runs uvicorn handles them; afterwards it raises them once more, which must not end what follows.
-        signal.signal(number, lambda *_: None)
+        # While it runs uvicorn handles them; one that comes before stops it then, and afterwards it raises them once more,
+        # which must not end what follows.
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:
         threading.Thread(target=prepare, daemon=True).start()
         supervisor.start()

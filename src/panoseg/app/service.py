@@ -20,7 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import delete, select
 
 from panoseg.app.allowed_urls import AllowedUrls
+from panoseg.app.confined import OUTLINE, confined
 from panoseg.app.database import Database, ShareRow, now
+from panoseg.app.job_folder import REQUEST, remove_deleted, was_worked_in
 from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
 from panoseg.app.requests import (
     AnyRequest,
@@ -40,7 +42,6 @@ from panoseg.files import output_error, write_json
 if TYPE_CHECKING:
     from panoseg.imagery.area import Area
 
-REQUEST = "request.json"
 _ADAPTER: TypeAdapter[MapRequest | PhotoRequest] = TypeAdapter(AnyRequest)
 _GIB = 1024**3
 _PIXEL_KM2 = 1e-4
@@ -261,17 +262,16 @@ class Service:
 
     def remove_deleted(self) -> int:
         """Remove the files of deleted jobs that no worker holds, and their rows; returns how many."""
-        removed = self.all_jobs.removable()
-        for id in removed:
-            _remove(self.settings.jobs_folder / id)
-            self.all_jobs.remove(id)
-        return len(removed)
+        return remove_deleted(self.all_jobs, self.settings.jobs_folder)
 
     def remove_strays(self) -> None:
-        """Remove folders and files that no job and no upload knows of: what a server that was killed was just making."""
+        """Remove folders and files that no job and no upload knows of: what a server that was killed was just making.
+
+        Folders with results stay: a database that does not know them may be another one, or an older copy.
+        """
         before = time.time() - _STRAY_S
         for folder in self.settings.jobs_folder.iterdir():
-            if folder.stat().st_mtime < before and not self.all_jobs.known(folder.name):
+            if folder.stat().st_mtime < before and not was_worked_in(folder) and not self.all_jobs.known(folder.name):
                 _remove(folder)
         known = self.uploads.files()
         for file in self.settings.uploads_folder.iterdir():
@@ -418,11 +418,14 @@ def _outline_file(source: CatalogueSource, upload: Path | None = None) -> Iterat
 
 
 def read_drawn(path: Path) -> Area:
-    """The area of an outline. Raises ``AppError`` whose message does not name the file, which is ours."""
+    """The area of an outline, in a process of its own: one that crosses itself often takes all memory that it is given.
+
+    Raises ``AppError`` whose message does not name the file, which is ours.
+    """
     from panoseg.imagery.area import read_area
 
     try:
-        return read_area(path)
+        return confined(read_area, path, bounds=OUTLINE)
     except AreaError as error:
         found = error.found.replace(str(path), "the outline")
         raise AppError(found, error.expected, error.fix) from error

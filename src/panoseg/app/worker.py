@@ -6,154 +6,174 @@ with it, and another worker takes the job over when the lease is over. Stages th
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
-from pathlib import Path
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from panoseg.app.database import Database
+from panoseg.app.database import Database, DatabaseAwayError
 from panoseg.app.gdal_drivers import limit_drivers
+from panoseg.app.job_folder import folder_bytes, remove_deleted
+from panoseg.app.job_process import run_process
 from panoseg.app.jobs import MOST_STARTS, Claim, Jobs, LostClaimError
-from panoseg.app.requests import MapRequest, PhotoRequest
 from panoseg.app.settings import AppSettings
-from panoseg.app.stages import Stage, Tell, Work, run_stages
-from panoseg.errors import NotFoundError, PanosegError
-from panoseg.processes import belong_to_parent, usable_cores
+from panoseg.processes import usable_cores
 
 LOG = logging.getLogger("panoseg.app.worker")
-REQUEST = "request.json"
 _POLL_S = 0.5
-_PATIENCE_S = 2.0  # for the lock of a process that is just being ended
+_PATIENCE_S = 2.0  # for a process that is about to end by itself
 _PAUSE_S = 2.0
-_REPORT_S = 0.5
-_FATAL = 70
-_NICENESS = 10  # pages come first
+_BEATS = 5  # in a lease
 _PRELOADED = (
     "panoseg.app.egress",
     "panoseg.cube.fetch",
     "panoseg.maps.mapping",
     "panoseg.data.simulation.cube",
-    "panoseg.app.worker",
+    "panoseg.app.job_process",
     "panoseg.app.layers",
     "zarr.storage",
 )
 
 
-def work(settings: AppSettings, stop: threading.Event, drain: threading.Event | None = None) -> None:
+def work(settings: AppSettings, stop: threading.Event, drain: threading.Event) -> None:
     """Work on jobs until ``stop``, at which the job in hand goes back to the queue, or ``drain``, at which it is finished."""
-    database = Database(settings.database_url)
+    context = _prepared_context()  # before there is a job in hand: it takes longer than a lease on a machine that is busy
+    database = _connected(settings, stop)
+    if database is None:
+        return
     jobs = Jobs(database, settings.lease_seconds)
-    worker = _Worker(settings, jobs, stop)
+    worker = _Worker(settings, jobs, stop, context)
     LOG.info("worker started", extra={"worker": worker.id})
     try:
-        while not stop.is_set() and not (drain is not None and drain.is_set()):
-            with _outages_survived(stop):
-                worker.live()
-                claim = jobs.claim(worker.id)
-                if claim is None:
-                    stop.wait(_POLL_S)
-                else:
-                    worker.hold(claim)
+        while not stop.is_set() and not drain.is_set():
+            with worker.outages_survived():
+                worker.step()
     finally:
         with suppress(SQLAlchemyError):
             jobs.leave(worker.id)
         database.close()
 
 
-@contextmanager
-def _outages_survived(stop: threading.Event) -> Iterator[None]:
-    """A database that is away for a while costs time, not the worker."""
-    try:
-        yield
-    except SQLAlchemyError as error:
-        LOG.warning("the database does not answer", extra={"reason": str(getattr(error, "orig", error))[:200]})
-        stop.wait(_PAUSE_S)
+def _connected(settings: AppSettings, stop: threading.Event) -> Database | None:
+    """The database, once it answers; None where the worker is to stop before."""
+    while not stop.is_set():
+        try:
+            return Database(settings.database_url)
+        except DatabaseAwayError as error:
+            LOG.warning("the database does not answer", extra={"reason": str(error)})
+            stop.wait(_PAUSE_S)
+    return None
 
 
 class _Worker:
     """Holds one job at a time."""
 
-    def __init__(self, settings: AppSettings, jobs: Jobs, stop: threading.Event) -> None:
-        self.settings, self.jobs, self.stop = settings, jobs, stop
-        self.context = _prepared_context()
-        self._next_beat = 0.0
+    def __init__(
+        self, settings: AppSettings, jobs: Jobs, stop: threading.Event, context: multiprocessing.context.ForkServerContext
+    ) -> None:
+        self.settings, self.jobs, self.stop, self.context = settings, jobs, stop, context
         self.id = f"{socket.gethostname()[:30]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._beat = settings.lease_seconds / _BEATS
+        self._next_beat = self._takes_over_at = 0.0
 
-    def live(self) -> None:
-        """Say now and then that the worker lives without a job."""
+    @contextmanager
+    def outages_survived(self) -> Iterator[None]:
+        """A database that is away for a while costs time, not the worker; nor others their jobs, for they were not heard."""
+        try:
+            yield
+        except SQLAlchemyError as error:
+            LOG.warning("the database does not answer", extra={"reason": str(getattr(error, "orig", error))[:200]})
+            self._takes_over_at = time.monotonic() + self.settings.lease_seconds
+            self.stop.wait(_PAUSE_S)
+
+    def step(self) -> None:
+        """Do a job, or wait a moment where there is none."""
         if time.monotonic() >= self._next_beat:
-            self._next_beat = time.monotonic() + self.settings.lease_seconds / 5
+            self._next_beat = time.monotonic() + self._beat
             self.jobs.live(self.id, None)
+        claim = self.jobs.claim(self.id, take_over=time.monotonic() >= self._takes_over_at)
+        if claim is None:
+            self.stop.wait(_POLL_S)
+            return
+        self._hold(claim)
+        self._next_beat = 0.0
+        remove_deleted(self.jobs, self.settings.jobs_folder)  # the one in hand may have been deleted meanwhile
 
-    def hold(self, claim: Claim) -> None:
+    def _hold(self, claim: Claim) -> None:
         """Let a process do a job, and end it when the job is no longer wanted or no longer ours."""
         LOG.info("job claimed", extra={"job": claim.job, "worker": self.id})
         start = time.monotonic()
-        process = self.context.Process(target=_process, args=(self.settings, claim), name=f"job {claim.job}")
-        process.start()
+        process = self.context.Process(target=run_process, args=(self.settings, claim), name=f"job {claim.job}")
+        try:
+            process.start()
+        except (OSError, EOFError) as error:
+            LOG.warning("no process could be started", extra={"job": claim.job, "reason": repr(error)})
+            self.jobs.give_back(claim, _PAUSE_S, counted=True, message="waiting: no process could be started")
+            return
         try:
             self._watch(claim, process)
         except LostClaimError:
             process.join(_PATIENCE_S)  # it has ended the job itself, or another worker has the job
         finally:
             _end(process)
-        self._next_beat = 0.0
         LOG.info("job left", extra={"job": claim.job, "seconds": round(time.monotonic() - start, 1)})
 
     def _watch(self, claim: Claim, process: BaseProcess) -> None:
-        beat = self.settings.lease_seconds / 5
-        next_beat = time.monotonic() + beat
-        while process.is_alive():
-            process.join(min(_POLL_S, beat))
-            if self.stop.is_set():
-                _end(process)
-                self.jobs.give_back(claim, 0.0, counted=False, message="waiting: the worker was stopped")
-                return
+        next_beat, wanted = 0.0, True
+        while wanted and not self.stop.is_set() and process.is_alive():
             if time.monotonic() >= next_beat:
-                next_beat = time.monotonic() + beat
-                with _outages_survived(self.stop):
+                next_beat = time.monotonic() + self._beat
+                with self.outages_survived():
+                    wanted = self.jobs.heartbeat(claim)
                     self.jobs.live(self.id, claim.job)
-                    if not self.jobs.heartbeat(claim):
-                        _end(process)
-                        self.jobs.end_cancelled(claim, folder_bytes(self.settings.jobs_folder / claim.job))
-                        return
-        self._ended(claim, process)
+            process.join(min(_POLL_S, self._beat))
+        stopped = process.is_alive() and wanted
+        _end(process)
+        if stopped:
+            self.jobs.give_back(claim, 0.0, counted=False, message="waiting: the worker was stopped")
+            return
+        settled = False
+        while not settled:
+            with self.outages_survived():
+                self._settle(claim, process)
+                settled = True
+            settled = settled or self.stop.is_set()
 
-    def _ended(self, claim: Claim, process: BaseProcess) -> None:
-        """The process has ended; unless it has ended the job as well, the job goes back to the queue or fails."""
+    def _settle(self, claim: Claim, process: BaseProcess) -> None:
+        """The process has ended; unless it has ended the job as well, the job goes back to the queue or ends here."""
+        size = folder_bytes(self.settings.jobs_folder / claim.job)
         if not self.jobs.heartbeat(claim):
-            self.jobs.end_cancelled(claim, folder_bytes(self.settings.jobs_folder / claim.job))
+            self.jobs.end_cancelled(claim, size)
         elif self.jobs.starts(claim) >= MOST_STARTS:
             text = f"its process was ended {MOST_STARTS} times, perhaps for memory; expected less work; ask for a smaller area"
-            self.jobs.fail(claim, text, folder_bytes(self.settings.jobs_folder / claim.job))
+            self.jobs.fail(claim, text, size)
         else:
-            self.jobs.write(
-                claim.job, f"the process of the job was ended (exit code {process.exitcode}); it goes on", "warning"
-            )
+            line = f"the process of the job was ended (exit code {process.exitcode}); it goes on"
+            self.jobs.write(claim, line, "warning")
             self.jobs.give_back(claim, _PAUSE_S, counted=True, message="waiting: its process was ended")
 
 
 def _prepared_context() -> multiprocessing.context.ForkServerContext:
-    """What starts processes of jobs: from one that has imported what they need, and done nothing with it."""
+    """What starts processes of jobs at once: from one that has imported what they need, and done nothing with it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
-    forkserver.ensure_running()
+    first = context.Process(target=_do_nothing)
+    first.start()
+    first.join()
     return context
+
+
+def _do_nothing() -> None:
+    """What the first process does, which is there to wait for."""
 
 
 def _end(process: BaseProcess) -> None:
@@ -162,142 +182,13 @@ def _end(process: BaseProcess) -> None:
     process.join()
 
 
-def _process(settings: AppSettings, claim: Claim) -> None:
-    """The process of a job."""
-    belong_to_parent()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(_NICENESS)
-    from panoseg.app.egress import guard_process
-    from panoseg.app.logs import set_up_logging
-
-    set_up_logging()
-    guard_process(settings)
-    database = Database(settings.database_url)
-    try:
-        run_claimed(settings, Jobs(database, settings.lease_seconds), claim)
-    except LostClaimError:
-        sys.exit(0)
-    except SQLAlchemyError:
-        LOG.exception("the database does not answer", extra={"job": claim.job})
-        sys.exit(_FATAL)
-
-
-def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
-    """Do a job to its end: done, or failed with the reason. Raises ``LostClaimError`` where it is no longer ours."""
-    folder, start = settings.jobs_folder / claim.job, time.monotonic()
-    try:
-        with _locked(folder / ".lock"):
-            work = _open(settings, folder, lambda text: jobs.write(claim.job, text))
-            run_stages(work, _Reporter(jobs, claim).enter)
-    except _HeldError:
-        jobs.give_back(claim, _PAUSE_S, counted=False, message="waiting: an earlier process of it still runs")
-        return
-    except PanosegError as error:
-        text = without_folder(str(error), folder)
-        jobs.write(claim.job, text, "error")
-        jobs.fail(claim, text, folder_bytes(folder))
-        return
-    except (LostClaimError, SQLAlchemyError):
-        raise
-    except Exception as error:
-        LOG.exception("a job met a bug", extra={"job": claim.job})
-        text = f"an error inside of panoseg ({type(error).__name__}); expected none; tell whoever runs this server"
-        jobs.write(claim.job, text, "error")
-        jobs.fail(claim, text, folder_bytes(folder))
-        return
-    complaints = [without_folder(complaint, folder) for complaint in work.complaints]
-    for complaint in complaints:
-        jobs.write(claim.job, complaint, "error")
-    jobs.finish(claim, folder_bytes(folder), time.monotonic() - start, "; ".join(["done", *complaints]))
-
-
-def without_folder(text: str, folder: Path) -> str:
-    """A message about files of a job without the folder in which they lie, which is nobody's business."""
-    for name in (folder.resolve(), folder.absolute(), folder):
-        text = text.replace(f"{name}/", "")
-    return text
-
-
-def _open(settings: AppSettings, folder: Path, write: Callable[[str], None]) -> Work:
-    try:
-        given: dict[str, Any] = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NotFoundError("the folder of this job has gone", "its request", "start it anew") from error
-    request = PhotoRequest(**given) if given.get("kind") == "photo" else MapRequest(**given)
-    return Work(settings, folder, request, write)
-
-
-class _HeldError(Exception):
-    """Another process works on this job."""
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a job; the system gives it back however a process ends. Raises ``_HeldError``, ``NotFoundError``."""
-    try:
-        file = path.open("w")
-    except OSError as error:
-        raise NotFoundError("the folder of this job has gone", "its request", "start it anew") from error
-    deadline = time.monotonic() + _PATIENCE_S
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise _HeldError from error
-                time.sleep(0.1)
-        yield
-
-
-class _Reporter:
-    """Tells the database how far a job is, now and then."""
-
-    def __init__(self, jobs: Jobs, claim: Claim) -> None:
-        self.jobs, self.claim = jobs, claim
-        self._start, self._last, self._most = time.monotonic(), 0.0, 0.0
-        self._first: float | None = None
-
-    def enter(self, stage: Stage, before: float) -> Tell:
-        """A stage begins, with so much of the job behind it."""
-
-        def tell(share: float, message: str) -> None:
-            time_now = time.monotonic()
-            if share == 0.0 and message == stage.title:
-                self._first = before if self._first is None else self._first
-                self.jobs.write(self.claim.job, message)
-            elif time_now - self._last < _REPORT_S:
-                return
-            self._last = time_now
-            progress = self._most = max(self._most, min(before + stage.share * share, 1.0))
-            self.jobs.report(self.claim, stage.name, progress, message, self._left(progress, time_now))
-
-        return tell
-
-    def _left(self, progress: float, time_now: float) -> float | None:
-        """Seconds left, by what this start has done so far."""
-        done = progress - (self._first or 0.0)
-        return None if done < 0.02 else (time_now - self._start) / done * (1 - progress)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Disk space of the files in a folder."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(root, name)).st_size
-    return total
-
-
 def _drain_after(parent: BaseProcess, drain: threading.Event) -> None:
     parent.join()
     drain.set()
 
 
 def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
-    """A worker as a process, until SIGTERM or SIGINT; one that belongs to a server ends its job when that has died."""
+    """A worker as a process, until SIGTERM or SIGINT; one that belongs to a server that has died leaves after its job."""
     from panoseg.app.logs import set_up_logging
 
     set_up_logging()

@@ -14,7 +14,7 @@ from typing import Any
 
 from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
 
-from panoseg.errors import ConfigError, OutputError
+from panoseg.errors import ClusterError, OutputError
 from panoseg.maps.options import RunOptions
 from panoseg.maps.predict import OpenJob, PredictionJob
 from panoseg.maps.sheets import Sheet, SheetOutlines, draw_sheet
@@ -48,7 +48,7 @@ def _predict(name: str, block: Block) -> bytes:
 
 @contextmanager
 def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
-    """The cluster that was asked for. Raises ``ConfigError`` where no scheduler answers."""
+    """The cluster that was asked for. Raises ``ClusterError`` where no scheduler answers."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said by an error
     with ExitStack() as stack:
         address: Any = running.dask
@@ -58,7 +58,7 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
         try:
             client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask") from error
+            raise ClusterError(f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask") from error
         name = f"panoseg-{uuid.uuid4().hex}"
         client.register_plugin(_KnowJob(name, job))
         stack.callback(client.unregister_worker_plugin, name)
@@ -101,9 +101,10 @@ class Cluster:
 
 
 def _result(future: Future) -> Any:
-    """What a task found. Raises what it raised, and ``OutputError`` where no worker could end it."""
+    """What a task found. Raises what it raised, ``ClusterError`` where the cluster has gone, and ``OutputError`` where no
+    worker could end it."""
     if future.cancelled():
-        raise OutputError("the cluster has gone", "one that stays", "start it and run the same command again: it goes on")
+        raise ClusterError("the cluster has gone", "one that stays", "start it and run the same command again: it goes on")
     try:
         return future.result()
     except KilledWorker as error:

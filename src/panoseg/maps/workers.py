@@ -48,7 +48,7 @@ class Here:
 
 @contextmanager
 def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
-    """The workers that were asked for; those of this machine end with the block. Raises ``ConfigError`` without a cluster."""
+    """The workers that were asked for; those of this machine end with the block. Raises ``ClusterError`` without a cluster."""
     if running.local:
         yield Here(opened)
     else:
