@@ -7,17 +7,31 @@ import resource
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
-from panoseg.errors import AppError, PanosegError
+from panoseg.errors import AppError, BusyError, PanosegError
 from panoseg.processes import belong_to_parent
 
-_MEMORY = 4 * 1024**3
-_SECONDS = 120
-_MOST = threading.Semaphore(2)
-"""So many at a time, whatever number of people upload."""
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """How much a process may use. what: of what it makes, for people. gib: of memory. seconds: of time. turns: so many at a
+    time, whatever number of people ask."""
+
+    what: str
+    gib: int
+    seconds: int
+    turns: threading.Semaphore
+
+
+UPLOAD = Bounds("an upload at which its reader", 4, 120, threading.Semaphore(2))
+OUTLINE = Bounds("an outline at which its reader", 2, 20, threading.Semaphore(2))
+"""Outlines are read while somebody waits, and those that people draw are small."""
 _PRELOADED = (
     "panoseg.app.uploads",
     "panoseg.app.confined",
@@ -35,38 +49,50 @@ def prepare() -> None:
     forkserver.ensure_running()
 
 
-def confined(function: Callable[..., Any], *arguments: Any) -> Any:
-    """``function(*arguments)``, computed elsewhere; both must be importable, and the result and arguments picklable.
+def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPLOAD) -> Any:
+    """``function(*arguments)``, computed elsewhere; it must be importable, the result and arguments picklable.
 
-    Raises the ``PanosegError`` that it raises, or ``AppError`` where it fails, takes more than 120 s, or more than 4 GiB.
+    Raises the ``PanosegError`` that it raises, ``AppError`` where it fails or goes beyond its bounds, and ``BusyError`` where
+    others take all turns for as long.
     """
     prepare()
-    context = multiprocessing.get_context("forkserver")
-    receiver, sender = context.Pipe(duplex=False)
-    with _MOST, receiver:
-        process = context.Process(target=_run, args=(sender, function, arguments), daemon=True)
-        process.start()
-        sender.close()
-        try:
-            answer = receiver.recv() if receiver.poll(_SECONDS) else None
-        except EOFError:
-            answer = None
-        finally:
-            process.kill()
-            process.join()
-            process.close()
+    if not bounds.turns.acquire(timeout=bounds.seconds):
+        raise BusyError("more to read than this server has hands for", "some patience", "try again in a minute")
+    try:
+        answer = _answer_of(function, arguments, bounds)
+    finally:
+        bounds.turns.release()
     if answer is None:
-        raise AppError("an upload at which its reader failed, or took too long", "a smaller, whole file", "write it again")
+        most = f"{bounds.seconds} s or {bounds.gib} GiB"
+        raise AppError(f"{bounds.what} failed, or took more than {most}", "a smaller, whole one", "write it again")
     if isinstance(answer, PanosegError):
         raise answer
     return answer[0]
 
 
-def _run(sender: Connection, function: Callable[..., Any], arguments: tuple) -> None:
+def _answer_of(function: Callable[..., Any], arguments: tuple, bounds: Bounds) -> Any:
+    """The result of a process in a tuple, the error that it raised, or None for none."""
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    with receiver:
+        process = context.Process(target=_run, args=(sender, function, arguments, bounds.gib, bounds.seconds), daemon=True)
+        process.start()
+        sender.close()
+        try:
+            return receiver.recv() if receiver.poll(bounds.seconds) else None
+        except EOFError:
+            return None
+        finally:
+            process.kill()
+            process.join()
+            process.close()
+
+
+def _run(sender: Connection, function: Callable[..., Any], arguments: tuple, gib: int, seconds: int) -> None:
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (gib * _GIB, gib * _GIB))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         answer: Any = (function(*arguments),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,8 @@ Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f
 Url = Annotated[str, Field(max_length=2000, pattern=r"^https?://[^\s\x00-\x1f]+$")]
 Year = Annotated[int, Field(ge=2016, le=2100, description="year of the harvest")]
 _MOST_DAYS = 800
+_LONGEST_OUTLINE, _DEEPEST_OUTLINE = 1024**2, 50
+_NO_OUTLINE = "an outline is GeoJSON of finite numbers and whole letters"
 
 
 class _Strict(BaseModel):
@@ -53,6 +56,7 @@ class CatalogueSource(_Strict):
     def _one_outline(self) -> CatalogueSource:
         if (self.outline is None) == (self.upload is None):
             raise ValueError("give outline or upload, one of them")
+        _check_json(self.outline)
         first, last = self.season
         if not 0 <= (last - first).days <= _MOST_DAYS:
             raise ValueError(f"the season must last 1 to {_MOST_DAYS} days")
@@ -62,6 +66,23 @@ class CatalogueSource(_Strict):
     def season(self) -> tuple[date, date]:
         """The first and the last day."""
         return self.first or date(self.year - 1, 9, 1), self.last or date(self.year, 10, 31)
+
+
+def _check_json(outline: dict[str, Any] | None) -> None:
+    """Raise ``ValueError`` for what JSON has no words for, though Python's reader takes it, and for what is too long or deep."""
+    try:
+        deepest, length = _depth(outline), len(json.dumps(outline, allow_nan=False, ensure_ascii=False).encode())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_NO_OUTLINE) from error
+    if length > _LONGEST_OUTLINE:
+        raise ValueError(f"an outline has at most {_LONGEST_OUTLINE} bytes; upload a longer one")
+    if deepest > _DEEPEST_OUTLINE:
+        raise ValueError(_NO_OUTLINE)
+
+
+def _depth(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, parts), default=0)
 
 
 class RegisterSource(_Strict):
