@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import xarray as xr
 
@@ -42,7 +44,8 @@ def coordinates_cube(height: int, width: int | None = None, dates: int = 2) -> x
 class StandIn:
     """In place of ``panoseg.maps.predict.Predictor``: ``landscape`` where the images lie, with errors that depend on the tile.
 
-    A tile forgets some parcels, moves others by a pixel and leaves crumbs; classes and scores differ between tiles.
+    A tile forgets some parcels, moves others by a pixel and leaves crumbs; classes, probabilities and scores differ between
+    tiles.
     """
 
     def __init__(self, segment_HW: np.ndarray, card) -> None:
@@ -62,4 +65,8 @@ class StandIn:
         ids = [int(id_) for id_ in np.unique(tile_hw) if id_]
         classes = {id_: 1 + (id_ + (salt + id_) % 4 // 3) % 18 for id_ in ids}
         scores = {id_: 0.5 + (id_ * 17 + salt) % 50 / 100 for id_ in ids}
-        return Panoptic.from_maps(tile_hw, classes, PASTIS, scores).relabel()
+        picture = Panoptic.from_maps(tile_hw, classes, PASTIS, scores)
+        likely_NK = 1.0 + (picture.segments.ids[:, None] * np.arange(PASTIS.count) + salt) % 7
+        likely_NK[:, [*PASTIS.ids("stuff"), *PASTIS.ids("void")]] = 0
+        probabilities = (likely_NK / likely_NK.sum(axis=1, keepdims=True)).astype(np.float32)
+        return Panoptic(picture.segment_HW, replace(picture.segments, probabilities=probabilities)).relabel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,11 @@ def parcels(raster, classes=None, scores=None) -> Panoptic:
     raster = np.array(raster)
     ids = [int(id_) for id_ in np.unique(raster) if id_]
     return Panoptic.from_maps(raster, {id_: (classes or {}).get(id_, 1 + id_ % 18) for id_ in ids}, PASTIS, scores)
+
+
+def saying(picture: Panoptic, *probabilities) -> Panoptic:
+    """The picture whose segments are so likely of each class."""
+    return Panoptic(picture.segment_HW, replace(picture.segments, probabilities=np.array(probabilities, np.float32)))
 
 
 def join(tiles, height, width, **options) -> Panoptic:
@@ -69,9 +76,10 @@ def test_a_map_that_is_cut_and_joined_comes_back(cut_map):
 def test_the_order_of_tiles_does_not_matter_even_where_they_disagree(seed, shuffler):
     random = np.random.default_rng(seed)
     tiles = [
-        (row, column, parcels(random.integers(0, 5, (4, 4)).repeat(2, axis=0).repeat(2, axis=1)))
+        (row, column, saying(picture, *random.dirichlet(np.ones(6), len(picture.segments))))
         for row in (0, 4, 8)
         for column in (0, 4, 8)
+        for picture in [parcels(random.integers(0, 5, (4, 4)).repeat(2, axis=0).repeat(2, axis=1))]
     ]
     expected = join(tiles, 16, 16)
     shuffler.shuffle(tiles)
@@ -134,6 +142,33 @@ def test_class_is_a_vote_weighted_by_score_and_area_and_the_score_a_mean():
     assert joined.segments.scores.tolist() == pytest.approx([0.7])
     larger = parcels([[1] * 10] * 3, {1: 3}, {1: 0.5})
     assert join([(0, 0, larger), (0, 8, right)], 3, 12).segments.class_ids.tolist() == [3]
+
+
+def test_probabilities_are_means_over_the_area_and_decide_nothing():
+    # Twelve and six pixels of the parcel; the votes are 12 x 0.9 for class 3 and 6 x 0.5 for class 5.
+    left = saying(parcels([[1] * 4] * 3, {1: 3}, {1: 0.9}), [0, 0, 0, 0.4, 0.3, 0.3])
+    right = saying(parcels([[1] * 2] * 3, {1: 5}, {1: 0.5}), [0, 0, 0, 0.0, 0.1, 0.9])
+    joined = join([(0, 0, left), (0, 3, right)], 3, 5)
+    assert joined.segments.class_ids.tolist() == [3]
+    assert joined.segments.probabilities[0].tolist() == pytest.approx([0, 0, 0, 0.8 / 3, 0.7 / 3, 0.5])
+    assert joined.segments.probabilities.dtype == np.float32
+    # A tile that says nothing does not count.
+    silent = join([(0, 0, left), (0, 3, parcels([[1] * 2] * 3, {1: 5}))], 3, 5)
+    assert silent.segments.probabilities[0].tolist() == pytest.approx([0, 0, 0, 0.4, 0.3, 0.3])
+
+
+@settings(deadline=None, max_examples=30)
+@given(cut_maps(), st.integers(0, 2**32 - 1))
+def test_what_all_tiles_say_alike_comes_back(cut_map, seed):
+    picture, windows = cut_map
+    said = np.random.default_rng(seed).dirichlet(np.ones(20), len(picture.segments)) if len(picture.segments) else []
+    picture = saying(picture, *said) if len(picture.segments) else picture
+    joined = join(cut(picture, windows), *picture.segment_HW.shape)
+    found = joined.segments.probabilities[joined.position_HW[picture.segment_HW > 0] - 1]
+    np.testing.assert_allclose(
+        found, picture.segments.probabilities[picture.position_HW[picture.segment_HW > 0] - 1], rtol=1e-5
+    )
+    np.testing.assert_allclose(joined.segments.probabilities.sum(axis=1), 1, atol=1e-6)
 
 
 def test_pixels_without_a_tile_belong_to_nothing_and_no_tile_is_an_empty_map():

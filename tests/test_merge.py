@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,31 @@ def test_pictures_have_consecutive_ids_the_best_class_and_the_score():
     assert pictures[0].segment_HW.tolist() == [[1, 1, 2, 2], [1, 1, 2, 2], [0, 0, 2, 2]]
 
 
+def test_probabilities_are_those_of_the_things_alone():
+    masks = scored([A, C], [0.9, 0.8])
+    logits_NK = torch.randn(2, PASTIS.count, generator=torch.Generator().manual_seed(0))
+    logits_NK[1, PASTIS.background] = 50.0  # more of a background than of any crop: so it is decided
+    masks = replace(masks, class_scores_NK=logits_NK)
+    [picture] = to_panoptics(merge_masks(masks, 1)[0], masks, PASTIS)
+    assert picture.segments.class_ids.tolist() == logits_NK.argmax(1).tolist()
+    assert picture.segments.class_ids[1] == PASTIS.background
+    things = list(PASTIS.ids("thing"))
+    found = picture.segments.probabilities
+    assert found.dtype == np.float32
+    exponentials = np.exp(logits_NK.numpy().astype(np.float64)[:, things])
+    np.testing.assert_allclose(found[:, things], exponentials / exponentials.sum(axis=1, keepdims=True), rtol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
+    assert not np.delete(found, things, axis=1).any()
+
+
+def test_probabilities_that_are_no_logits_are_scaled_to_the_things():
+    likely_NK = torch.zeros(1, PASTIS.count)
+    likely_NK[0, [PASTIS.background, 2, 4]] = torch.tensor([0.5, 0.4, 0.1])
+    masks = replace(scored([A], [0.9]), class_scores_NK=likely_NK, logits=False)
+    [picture] = to_panoptics(merge_masks(masks, 1)[0], masks, PASTIS)
+    assert picture.segments.probabilities[0, [PASTIS.background, 2, 4]].tolist() == pytest.approx([0, 0.8, 0.2])
+
+
 @pytest.mark.parametrize(
     ("case", "options"),
     [("paps", {}), ("paps_shape24", {"shape_size": 24}), ("paps_no_mask_conv", {"mask_convolution": False})],
@@ -150,6 +176,6 @@ def test_equals_the_published_program(golden, golden_state, case, options):
 def test_a_gpu_gives_the_same():
     random = np.random.default_rng(0)
     masks = scored(random.random((60, 16, 16)) < 0.1, random.random(60).tolist(), sorted(random.integers(0, 3, 60).tolist()))
-    on_gpu = ScoredMasks(*(value.cuda() for value in vars(masks).values()))
+    on_gpu = replace(masks, **{name: value.cuda() for name, value in vars(masks).items() if isinstance(value, torch.Tensor)})
     for here, there in zip(merge_masks(masks, 3), merge_masks(on_gpu, 3), strict=True):
         assert torch.equal(here, there.cpu())

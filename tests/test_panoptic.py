@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -76,6 +78,26 @@ def test_other_bad_input_is_refused():
         Panoptic(np.array([[1]]), repeated)
 
 
+def test_probabilities_stay_with_their_segments():
+    said = np.array([[0, 0.25, 0.75], [0, 1, 0]], np.float32)
+    segments = replace(picture_of([[5, 0, 9]]).segments, probabilities=said)
+    picture = Panoptic(np.array([[5, 0, 9]]), segments)
+    for derived in (picture, picture.relabel(), picture.crop(slice(1), slice(3)), picture.with_background(PASTIS)):
+        np.testing.assert_array_equal(derived.segments.probabilities[:2], said)
+    assert picture.keep(np.array([False, True])).segments.probabilities.tolist() == [[0, 1, 0]]
+    assert picture.crop(slice(1), slice(1, 3)).segments.probabilities.tolist() == [[0, 1, 0]]
+    assert picture.with_background(PASTIS).segments.probabilities[2].tolist() == [0, 0, 0]
+
+
+def test_tables_of_which_some_have_probabilities_are_one_table():
+    said = replace(picture_of([[1]]).segments, probabilities=np.array([[0, 1]], np.float32))
+    both = Segments.concatenate([picture_of([[3, 4]]).segments, said, Panoptic.empty(2, 2).segments])
+    assert both.ids.tolist() == [3, 4, 1]
+    assert both.probabilities.tolist() == [[0, 0], [0, 0], [0, 1]]
+    assert (both.ids.dtype, both.areas.dtype, both.probabilities.dtype) == (np.int32, np.int64, np.float32)
+    assert len(Segments.concatenate([])) == 0
+
+
 def test_an_empty_picture():
     picture = Panoptic.empty(3, 4)
     assert len(picture.segments) == 0
@@ -91,6 +113,7 @@ def test_large_ids_do_not_need_large_tables():
     assert picture.classes_HW().tolist() == [[1 + 2_000_000_000 % 18, 0, 8]]
 
 
+@settings(deadline=None)
 @given(rasters)
 def test_derived_values_agree_with_the_raster(raster):
     picture = picture_of(raster)
@@ -104,6 +127,7 @@ def test_derived_values_agree_with_the_raster(raster):
     assert (picture.classes_HW(none=99)[raster == 0] == 99).all()
 
 
+@settings(deadline=None)
 @given(rasters, st.permutations(range(1, 10)))
 def test_equality_does_not_depend_on_names(raster, names):
     picture = picture_of(raster)
@@ -113,6 +137,7 @@ def test_equality_does_not_depend_on_names(raster, names):
     assert picture.relabel().same_up_to_names(picture)
 
 
+@settings(deadline=None)
 @given(rasters, rasters)
 def test_equality_sees_every_difference(first, second):
     one, other = picture_of(first), picture_of(second)
@@ -135,6 +160,7 @@ def test_background_becomes_one_stuff_segment():
     assert picture.with_background(PASTIS) is picture
 
 
+@settings(deadline=None)
 @given(rasters)
 def test_positions_find_ids_whatever_their_size(raster):
     ids, areas = present_segments(raster)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.paps import PaPs
+from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.views import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back
 
 BACKBONE = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
@@ -57,6 +61,20 @@ def test_masks_are_means_weighted_by_scores():
     assert len(joined.score_N) == 1
     assert joined.probability_NHW[0, 0, 3].item() == pytest.approx(0.9)
     assert joined.probability_NHW[0, 0, 4].item() == pytest.approx(0.9 * 0.3 / 1.2)
+
+
+def test_what_views_say_of_classes_is_a_mean_weighted_by_scores():
+    one, other = soft((*LEFT, 0.1)), soft((*LEFT, -0.5))
+    other = replace(other, class_probability_NK=torch.tensor([[0.2, 0.2, 0.6]]))
+    joined = fuse_views([one, other], 0.4)
+    torch.testing.assert_close(joined.class_probability_NK, torch.tensor([[0.05, 0.80, 0.15]]))
+    masks = ScoredMasks(
+        joined.probability_NHW > 0.25, joined.score_N, joined.class_probability_NK, joined.image_N, logits=False
+    )
+    table = ClassTable(
+        "three", tuple(SegmentClass(i, str(i), "#000000", kind) for i, kind in enumerate(("stuff", "thing", "thing")))
+    )
+    torch.testing.assert_close(masks.probabilities_NK(table), torch.tensor([[0.0, 0.80 / 0.95, 0.15 / 0.95]]))
 
 
 def test_a_view_counts_once_for_an_instance():
@@ -119,6 +137,16 @@ def test_option_views_threshold_changes_joined_masks_alone():
     low, high = small_model(views_threshold=0.05), small_model(views_threshold=0.6)
     assert low.masks(images, days, valid, 8).mask_NHW.sum() > high.masks(images, days, valid, 8).mask_NHW.sum()
     assert torch.equal(low.masks(images, days, valid).mask_NHW, high.masks(images, days, valid).mask_NHW)
+
+
+@torch.no_grad()
+def test_one_view_gives_logits_and_several_give_probabilities():
+    model = small_model()
+    images, days, valid = season()
+    one, several = model.masks(images, days, valid), model.masks(images, days, valid, views=2)
+    assert (one.logits, several.logits) == (True, False)
+    torch.testing.assert_close(several.class_scores_NK.sum(1), torch.ones(len(several.score_N)))
+    assert not torch.allclose(one.class_scores_NK.sum(1), torch.ones(len(one.score_N)))
 
 
 @pytest.mark.parametrize("views", [0, 9])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -28,13 +29,17 @@ from panoseg.maps.polygons import to_pixels
 from panoseg.maps.rasters import NO_DATA_CLASS
 from panoseg.maps.shares import area_shares
 
+_LEAST_SHARE = 0.0005
+
 
 @dataclass(frozen=True)
 class ParcelView:
     """A parcel for people.
 
     id: c and a number for a corrected one. confidence: 0..1, None for a corrected one, of which a person is sure. shares: crop
-    and share 0..1 of the outline's area by the map's pixels, the largest first. outline: GeoJSON in degrees.
+    and share 0..1, the largest first; shares_of: what is shared out, the probability of the network, or the area inside the
+    outline by the map's pixels, of corrected parcels and of maps that do not say how likely crops are. outline: GeoJSON in
+    degrees.
     """
 
     id: str
@@ -44,6 +49,7 @@ class ParcelView:
     confidence: float | None
     corrected: bool
     shares: tuple[tuple[str, float], ...]
+    shares_of: Literal["probability", "area"]
     outline: dict[str, Any]
 
 
@@ -133,10 +139,12 @@ def shares_of(result: ResultMap, outline: BaseGeometry) -> tuple[tuple[str, floa
         pixels = to_pixels(np.array([outline], dtype=object), source.window_transform(window))
     data_HW = classes_HW != NO_DATA_CLASS
     [shares_K] = area_shares(pixels, np.where(data_HW, classes_HW, 0), data_HW, result.classes.count)
-    found = [
-        (result.classes[class_id].name, float(shares_K[class_id])) for class_id in np.flatnonzero(shares_K > 0.0005).tolist()
-    ]
-    return tuple(sorted(found, key=lambda pair: -pair[1]))
+    return _ordered({entry.name: float(shares_K[entry.id]) for entry in result.classes.classes})
+
+
+def _ordered(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    """The shares that are worth telling, the largest first."""
+    return tuple(sorted(((name, share) for name, share in shares.items() if share > _LEAST_SHARE), key=lambda pair: -pair[1]))
 
 
 def in_degrees(result: ResultMap, outline: BaseGeometry) -> dict[str, Any]:
@@ -155,18 +163,27 @@ def _whole_pixels(bounds: tuple[float, float, float, float], transform: Affine) 
 
 def _of_found(result: ResultMap, row: Any) -> ParcelView:
     id_ = int(row["id"])
-    return _view(result, row["id"], row["class"], row.geometry, float(result.confidence_I[id_]))
+    likely = _ordered(result.probabilities(row["id"]))
+    return _view(result, row["id"], row["class"], row.geometry, float(result.confidence_I[id_]), likely)
 
 
 def _of_corrected(result: ResultMap, parcel: Corrected) -> ParcelView:
     return _view(result, parcel.id, parcel.crop, parcel.geometry, None)
 
 
-def _view(result: ResultMap, id_: str, crop: str, outline: BaseGeometry, confidence: float | None) -> ParcelView:
+def _view(
+    result: ResultMap,
+    id_: str,
+    crop: str,
+    outline: BaseGeometry,
+    confidence: float | None,
+    likely: tuple[tuple[str, float], ...] = (),
+) -> ParcelView:
     colour = result.classes[result.class_id(crop)].colour
     area_ha = outline.area / SQUARE_METRES_PER_HECTARE
-    shares = shares_of(result, outline)
-    return ParcelView(id_, crop, colour, area_ha, confidence, confidence is None, shares, in_degrees(result, outline))
+    shares = likely or shares_of(result, outline)
+    by: Literal["probability", "area"] = "probability" if likely else "area"
+    return ParcelView(id_, crop, colour, area_ha, confidence, confidence is None, shares, by, in_degrees(result, outline))
 
 
 def _number(value: float) -> float | None:

@@ -160,7 +160,8 @@ def at_place(result: Shown, longitude: _Longitude, latitude: _Latitude) -> dict[
 
 @router.get("/{scope}/{key}/parcels/{parcel}")
 def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
-    """A parcel: crop, area, confidence, shares of classes, outline."""
+    """A parcel: crop, area, confidence, shares of crops, outline. shares_of: whether these are probabilities of the network, or
+    shares of the area inside the outline, as of corrected parcels and of maps that hold no probabilities."""
     return asdict(parcel_of(result, parcel))
 
 

@@ -22,6 +22,7 @@ from rasterio.warp import transform_bounds
 from panoseg.app.stages import MAP
 from panoseg.classes import ClassTable
 from panoseg.errors import NotFoundError
+from panoseg.maps.parcels import PROBABILITY
 
 DEGREES = "EPSG:4326"
 NO_PARCEL = -1
@@ -60,17 +61,27 @@ class ResultMap:
         """Number of parcels."""
         return int((self.class_I != NO_PARCEL).sum())
 
+    def probabilities(self, id_: str) -> dict[str, float]:
+        """How likely a parcel of the map is of each crop, 0..1, by its name; empty where the map does not say, as older maps do
+        not. Raises ``NotFoundError``."""
+        columns = [f"{PROBABILITY}{name}" for name in crops(self.classes)]
+        row = self._rows([id_], ["id", *columns], read_geometry=False).drop(columns="id").iloc[0].dropna()
+        return {name.removeprefix(PROBABILITY): float(value) for name, value in row.items()}
+
     def within(self, box: tuple[float, float, float, float]) -> gpd.GeoDataFrame:
         """The parcels that may meet a box in the map's own coordinate system: id, class, confidence, area_ha, geometry."""
         return pyogrio.read_dataframe(self.outlines, bbox=box, columns=["id", "class", "confidence", "area_ha"])
 
     def parcels(self, ids: list[str]) -> gpd.GeoDataFrame:
         """Parcels by their ids, columns as ``within``. Raises ``NotFoundError`` where one is not there."""
+        return self._rows(ids, ["id", "class", "confidence", "area_ha"])
+
+    def _rows(self, ids: list[str], columns: list[str], **options: bool) -> gpd.GeoDataFrame:
+        """Columns of parcels, those that the file has."""
         if not all(id_.isascii() and id_.isdecimal() and len(id_) < 12 for id_ in ids):
             raise NotFoundError("this parcel", "one of the map", "choose another")
         known = ", ".join(f"'{id_}'" for id_ in ids)
-        columns = ["id", "class", "confidence", "area_ha"]
-        found = pyogrio.read_dataframe(self.outlines, where=f"id IN ({known})", columns=columns)
+        found = pyogrio.read_dataframe(self.outlines, where=f"id IN ({known})", columns=columns, **options)
         if len(found) < len(set(ids)):
             raise NotFoundError("this parcel", "one of the map", "choose another")
         return found

@@ -1,7 +1,10 @@
 """A picture of segments -> a table of parcels, and the files that a mapper opens.
 
 Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.2.0 and crop extension 0.1.0): ``id``,
-``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them stand ``class``, ``confidence`` and ``area_ha``.
+``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them stand ``class``, ``confidence``, ``area_ha``, and how
+likely each class is.
+
+Shape suffixes: N parcels, K classes.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ FIBOA = {
     "fiboa_extensions": ["https://fiboa.github.io/crop-extension/v0.1.0/schema.yaml"],
 }
 _VECTOR_FAILURES = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, sqlite3.DatabaseError, RuntimeError)
+PROBABILITY = "probability:"
+"""With the name of a class behind it: the column that says how likely parcels are of it."""
 _CODE_LISTS = {"PASTIS": "https://github.com/VSainteuf/pastis-benchmark"}
 
 
@@ -49,9 +54,10 @@ def parcels_of(
     """The things of a picture as parcels, one row each, in ascending order of their ids: a valid coverage.
 
     tolerance_pixels: how far borders are simplified, see ``polygonise``. observed: the last image's date. details: how the
-    parcels were found, for people. Columns: id (text), class (name), confidence (0..1), area_ha and area (of the polygon),
-    pixels (of the segment), crop:code, crop:name, crop:name_en, crop:code_list, determination_method, determination_datetime,
-    determination_details, geometry.
+    parcels were found, for people. Columns: id (text), class (name), confidence (0..1), second_class and second_probability
+    (the likeliest other class), area_ha and area (of the polygon), pixels (of the segment), crop:code, crop:name, crop:name_en,
+    crop:code_list, determination_method, determination_datetime, determination_details, probability:NAME of every class of
+    things (0..1, together 1), geometry. Where nobody has said how likely classes are, the columns of that are empty.
     """
     things = picture.keep(picture.segments.is_thing)
     _, outlines = polygonise(things.segment_HW, transform, tolerance_pixels)
@@ -73,6 +79,7 @@ def parcel_table(
             "id": [str(id_) for id_ in rows.ids.tolist()],
             "class": [table[class_id].name for class_id in rows.class_ids.tolist()],
             "confidence": rows.scores.astype(np.float32),
+            **_second_columns(rows, table),
             "area_ha": 0.0,
             "area": np.float32(0),
             "pixels": rows.areas,
@@ -80,12 +87,40 @@ def parcel_table(
             "determination_method": "auto-imagery",
             "determination_datetime": pd.Series([pd.NaT if observed is None else pd.Timestamp(observed, tz="UTC")] * len(rows)),
             "determination_details": details or f"panoseg {panoseg.__version__}",
+            **_probability_columns(rows, table),
         },
         geometry=gpd.GeoSeries(outlines, crs=crs),
     )
     parcels["area_ha"] = parcels.area / SQUARE_METRES_PER_HECTARE
     parcels["area"] = parcels["area_ha"].astype(np.float32)
     return parcels
+
+
+def _probabilities(rows: Segments, table: ClassTable) -> np.ndarray:
+    """How likely segments are of each class of a table, float32, N x K; rows of which nobody has said are 0."""
+    missing = table.count - rows.probabilities.shape[1]
+    return np.pad(rows.probabilities, ((0, 0), (0, missing)))
+
+
+def _second_columns(rows: Segments, table: ClassTable) -> dict[str, object]:
+    """The likeliest class but the segment's own, and how likely it is; empty where nobody has said."""
+    other_NK = _probabilities(rows, table)
+    other_NK[np.arange(len(rows)), rows.class_ids] = 0
+    class_N, probability_N = other_NK.argmax(axis=1), other_NK.max(axis=1)
+    likely_N = probability_N > 0
+    names = [table[class_id].name if likely else None for class_id, likely in zip(class_N.tolist(), likely_N, strict=True)]
+    return {
+        # A type that does not depend on the rows: every file of a folder has the same.
+        "second_class": pd.Series(names, dtype="string"),
+        "second_probability": np.where(likely_N, probability_N, np.float32(np.nan)),
+    }
+
+
+def _probability_columns(rows: Segments, table: ClassTable) -> dict[str, np.ndarray]:
+    """How likely each class of things is; NaN where nobody has said."""
+    probability_NK = _probabilities(rows, table)
+    probability_NK[~probability_NK.any(axis=1)] = np.nan
+    return {f"{PROBABILITY}{table[class_id].name}": probability_NK[:, class_id] for class_id in table.ids("thing")}
 
 
 def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
@@ -148,11 +183,12 @@ def _check_geopackage(path: Path, count: int) -> None:
 def write_pmtiles(parts: Iterable[gpd.GeoDataFrame], path: Path | str, crs: str) -> None:
     """Write vector tiles of Web Mercator in one file (PMTiles 3), zoom levels 8 to 13, for maps on web pages; atomically.
 
-    A parcel has its ``id``, ``class``, ``confidence`` and ``area_ha``; outlines are as fine as the zoom level needs.
+    A parcel has its ``id``, ``class``, ``confidence``, ``second_class``, ``second_probability`` and ``area_ha``; outlines are
+    as fine as the zoom level needs.
     """
-    schema = pa.schema(
-        {"id": pa.string(), "class": pa.string(), "confidence": pa.float32(), "area_ha": pa.float64(), "geometry": pa.binary()}
-    )
+    columns = {"id": pa.string(), "class": pa.string(), "confidence": pa.float32()}
+    columns |= {"second_class": pa.string(), "second_probability": pa.float32(), "area_ha": pa.float64()}
+    schema = pa.schema({**columns, "geometry": pa.binary()})
     batches = (
         pa.record_batch([*(part[name] for name in schema.names[:-1]), part.geometry.to_wkb()], schema=schema) for part in parts
     )

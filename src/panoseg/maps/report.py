@@ -82,6 +82,7 @@ def render_report(content: ReportContent) -> str:
         outlines=_outlines(content),
         class_picture=_class_picture(content),
         classes=_class_rows(content.parcels, content.card.classes),
+        doubts=_doubt_rows(content.parcels, content.card.classes),
         total_ha=content.parcels.area_ha,
         confidence=content.parcels.confidence,
         count=content.parcels.count,
@@ -139,6 +140,12 @@ def _class_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any
     """A row a class that occurs, the one with the most land first."""
     colours = _colours(table)
     return [{**asdict(row), "colour": colours[row.name], "share": row.area_ha / parcels.area_ha} for row in parcels.classes]
+
+
+def _doubt_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any]]:
+    """A row for each pair of classes that the network is most often in doubt between."""
+    colours = _colours(table)
+    return [{**asdict(row), "colours": (colours[row.name], colours[row.second])} for row in parcels.doubts]
 
 
 def _curves(content: ReportContent) -> list[dict[str, Any]]:

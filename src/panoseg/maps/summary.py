@@ -11,6 +11,7 @@ import pandas as pd
 
 MOST_OUTLINES = 6000
 _EXAMPLES_A_CLASS = 6
+_MOST_DOUBTS = 6
 
 
 @dataclass(frozen=True)
@@ -23,18 +24,33 @@ class ClassSummary:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """Two classes that the network finds hard to tell apart.
+
+    area_ha: of parcels of the class ``name`` whose likeliest other class is ``second``, each times the probability of that: the
+    hectares that are of ``second``, if the probabilities are right.
+    """
+
+    name: str
+    second: str
+    area_ha: float
+
+
 @dataclass(frozen=True, eq=False)
 class ParcelSummary:
     """The parcels of a map.
 
     count, area_ha, confidence (the mean, None without parcels). classes: those that occur, the one with the most land first.
-    largest: the largest parcels, at most 6000, all of a small map. examples: the largest of each class.
+    doubts: the pairs of classes with most hectares in doubt, at most 6. largest: the largest parcels, at most 6000, all of a
+    small map. examples: the largest of each class.
     """
 
     count: int
     area_ha: float
     confidence: float | None
     classes: tuple[ClassSummary, ...]
+    doubts: tuple[Doubt, ...]
     largest: gpd.GeoDataFrame
     examples: gpd.GeoDataFrame
 
@@ -57,12 +73,15 @@ class ParcelSummary:
 def summarise(parts: Iterable[gpd.GeoDataFrame]) -> ParcelSummary:
     """Sum up parcels that come part by part, at least one part; none is kept whole."""
     sums: list[pd.DataFrame] = []
+    doubts: list[pd.DataFrame] = []
     largest: list[gpd.GeoDataFrame] = []
     examples: list[gpd.GeoDataFrame] = []
     for part in parts:
         confidence = part["confidence"].astype(np.float64)
         sums.append(pd.DataFrame({"class": part["class"], "count": 1, "area_ha": part["area_ha"], "confidence": confidence}))
         sums = [pd.concat(sums).groupby("class", as_index=False).sum()]
+        doubt = part[["class", "second_class"]].assign(area_ha=part["area_ha"] * part["second_probability"])
+        doubts = [pd.concat([*doubts, doubt]).groupby(["class", "second_class"], as_index=False).sum()]
         largest = [_largest([*largest, part], MOST_OUTLINES)]
         examples = [_largest([*examples, part], _EXAMPLES_A_CLASS, "class")]
     table = sums[0].sort_values("area_ha", ascending=False, kind="stable")
@@ -70,7 +89,15 @@ def summarise(parts: Iterable[gpd.GeoDataFrame]) -> ParcelSummary:
     classes = tuple(ClassSummary(name, int(count), float(area), float(total / count)) for name, count, area, total in rows)
     count = sum(row.count for row in classes)
     confidence = float(table["confidence"].sum() / count) if count else None
-    return ParcelSummary(count, float(table["area_ha"].sum()), confidence, classes, largest[0], examples[0])
+    area_ha = float(table["area_ha"].sum())
+    return ParcelSummary(count, area_ha, confidence, classes, _most(doubts[0]), largest[0], examples[0])
+
+
+def _most(doubts: pd.DataFrame) -> tuple[Doubt, ...]:
+    """The pairs of classes with most hectares in doubt."""
+    rows = doubts.sort_values("area_ha", ascending=False, kind="stable").head(_MOST_DOUBTS)
+    columns = (rows["class"], rows["second_class"], rows["area_ha"])
+    return tuple(Doubt(name, second, float(area)) for name, second, area in zip(*columns, strict=True))
 
 
 def _largest(parts: Sequence[gpd.GeoDataFrame], count: int, of_each: str | None = None) -> gpd.GeoDataFrame:

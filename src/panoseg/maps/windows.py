@@ -37,7 +37,7 @@ class FinishedWindow:
 def to_bytes(finished: FinishedWindow) -> bytes:
     """A finished window for a file, or for the way from a worker; the same window gives the same bytes."""
     tables = [tile.segments for tile in finished.tiles]
-    arrays = {field.name: np.concatenate([getattr(table, field.name) for table in tables]) for field in fields(Segments)}
+    arrays = dict(vars(Segments.concatenate(tables)))
     arrays["positions"] = np.stack([tile.position_hw for tile in finished.tiles])
     arrays["counts"] = np.array([len(table) for table in tables])
     arrays["data"] = np.packbits(finished.data_HW)

@@ -126,6 +126,7 @@ class PaPs(nn.Module):
             joined.score_N[kept_N],
             joined.class_probability_NK[kept_N],
             joined.image_N[kept_N],
+            logits=False,
         )
 
     def scored_masks(self, output: PapsOutput) -> ScoredMasks:

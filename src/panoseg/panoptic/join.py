@@ -10,13 +10,13 @@ A map may be far larger than memory: tiles are loaded when a piece of land needs
 tables of segments and parcels. The result is a function of the set of tiles: neither their order nor the pieces matter.
 
 Shape suffixes: H W pixels of the land that is looked at, h w pixels of a tile, S segments of all tiles, G parcels (groups of
-segments, 0 = none), C claims of a tile to a pixel, P pairs of segments.
+segments, 0 = none), K classes, C claims of a tile to a pixel, P pairs of segments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import shapely
@@ -117,7 +117,7 @@ def join_tiles(
         for total_G, groups in ((owned_G, owned_HW), (claimed_G, group_C)):
             present, pixels = np.unique(groups, return_counts=True)
             total_G[present] += pixels
-    return Joined(parcels, _concatenate(tables), *_ranks(owned_G, claimed_G))
+    return Joined(parcels, Segments.concatenate(tables), *_ranks(owned_G, claimed_G))
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +242,8 @@ class Joined:
     def table(self, area_G: np.ndarray) -> tuple[np.ndarray, Segments]:
         """Id of each group that has pixels (from 1; 0 for the others), and the table of these.
 
-        area_G: pixels of each group in the whole map, by ``draw``. Class by vote, weighted with score and area; score by mean
-        over the area.
+        area_G: pixels of each group in the whole map, by ``draw``. Class by vote, weighted with score and area; score and
+        probabilities by mean over the area, so that the likeliest class is not always the one with most votes.
         """
         table_S, group_S, count = self.table_S, self.parcels.group_S, self.count
         # A vote of score 0 is still better than none.
@@ -264,7 +264,21 @@ class Joined:
             score_G[present].astype(np.float32),
             area_G[present].astype(np.int64),
             kind_of_class[class_G[present]],
+            self._probabilities(present),
         )
+
+    def _probabilities(self, groups: np.ndarray) -> np.ndarray:
+        """Mean over the area of what the segments of some groups say that they are; float32, groups x K. Segments that say
+        nothing do not count."""
+        table_S, group_S = self.table_S, self.parcels.group_S
+        said_S = table_S.areas * table_S.probabilities.sum(axis=1, dtype=np.float64)
+        said_G = np.bincount(group_S, said_S, minlength=self.count + 1)
+        total_G = np.where(said_G > 0, said_G, 1)
+        mean_GK = np.empty((len(groups), table_S.probabilities.shape[1]), np.float32)
+        for class_id, probability_S in enumerate(table_S.probabilities.T):
+            sum_G = np.bincount(group_S, table_S.areas * probability_S, minlength=self.count + 1)
+            mean_GK[:, class_id] = (sum_G / total_G)[groups]
+        return mean_GK
 
 
 def _meet(first: Window, second: Window) -> Window:
@@ -366,12 +380,3 @@ def _leaders(pairs: list[list[int]], tile_S: np.ndarray) -> dict[int, int]:
             leader[high] = low
             tiles[low] |= tiles[high]
     return {segment: find(segment) for segment in leader}
-
-
-def _concatenate(tables: list[Segments]) -> Segments:
-    columns = [field.name for field in fields(Segments)]
-    return (
-        Segments(*(np.concatenate([getattr(table, name) for table in tables]) for name in columns))
-        if tables
-        else Segments.of([])
-    )

@@ -22,14 +22,27 @@ from panoseg.panoptic.panoptic import Panoptic, Segments, kinds_of, present_segm
 class ScoredMasks:
     """Candidate instances of a batch, before they are merged into one picture; any instance head makes them.
 
-    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32, logits or probabilities: the best
-    counts. image_N: int64, which image of the batch a candidate belongs to, ascending.
+    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32, the best counts. image_N: int64,
+    which image of the batch a candidate belongs to, ascending. logits: whether the class scores are logits, else probabilities.
     """
 
     mask_NHW: Tensor
     score_N: Tensor
     class_scores_NK: Tensor
     image_N: Tensor
+    logits: bool = True
+
+    def probabilities_NK(self, table: ClassTable) -> Tensor:
+        """How likely each candidate is of each class, given that it is a thing: float32, adding up to 1 over the classes of
+        things, 0 for others. It says nothing of whether there is a thing: that is the score."""
+        things = list(table.ids("thing"))
+        score_NT = self.class_scores_NK[:, things].float()
+        probability_NK = torch.zeros_like(self.class_scores_NK, dtype=torch.float32)
+        if self.logits:
+            probability_NK[:, things] = score_NT.softmax(dim=1)
+        else:
+            probability_NK[:, things] = score_NT / score_NT.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        return probability_NK
 
 
 def merge_masks(masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -72,21 +85,23 @@ def merge_masks(masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, mi
 def to_panoptics(segment_BHW: Tensor, masks: ScoredMasks, table: ClassTable) -> list[Panoptic]:
     """The pictures of ``merge_masks`` with their tables: one an image, ids from 1 in the order of the candidates.
 
-    A segment's class is the best of its candidate's scores, and its score the candidate's.
+    A segment's class is the best of its candidate's scores, whatever its kind; its score and its probabilities are the
+    candidate's.
     """
     class_N = masks.class_scores_NK.argmax(dim=1).to(torch.int32).cpu().numpy()
     score_N = masks.score_N.float().cpu().numpy()
-    return [_to_panoptic(segment_HW, class_N, score_N, table) for segment_HW in segment_BHW.cpu().numpy()]
-
-
-def _to_panoptic(segment_HW: np.ndarray, class_N: np.ndarray, score_N: np.ndarray, table: ClassTable) -> Panoptic:
-    numbers, areas = present_segments(segment_HW)
-    candidates = numbers - 1
-    ids = np.arange(1, len(candidates) + 1, dtype=np.int32)
-    renumber = np.zeros(len(class_N) + 1, np.int32)
-    renumber[numbers] = ids
-    kinds = kinds_of(class_N[candidates], table)
-    return Panoptic(renumber[segment_HW], Segments(ids, class_N[candidates], score_N[candidates], areas, kinds))
+    probabilities_NK = masks.probabilities_NK(table).cpu().numpy()
+    pictures = []
+    for segment_HW in segment_BHW.cpu().numpy():
+        numbers, areas = present_segments(segment_HW)
+        own = numbers - 1
+        ids = np.arange(1, len(own) + 1, dtype=np.int32)
+        renumber = np.zeros(len(class_N) + 1, np.int32)
+        renumber[numbers] = ids
+        kinds = kinds_of(class_N[own], table)
+        segments = Segments(ids, class_N[own], score_N[own], areas, kinds, probabilities_NK[own])
+        pictures.append(Panoptic(renumber[segment_HW], segments))
+    return pictures
 
 
 def _pairs(mask_NP: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,12 @@
 """The result type of every head: which segment each pixel belongs to, and a table of the segments.
 
-In the examples ``np`` is NumPy and ``PASTIS`` the class table of that name. Shape suffixes: H W pixels, N segments.
+In the examples ``np`` is NumPy and ``PASTIS`` the class table of that name. Shape suffixes: H W pixels, N segments, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class Segments:
 
     ids: int32, from 1, without repeats. class_ids: int32. scores: float32, 0..1, 1 for truth. areas: int64, pixels.
     kinds: uint8, position in ``KINDS``. All of shape N.
+
+    probabilities: float32, N x K, how likely each segment is of each class, by class id, given that it is a thing: a row adds
+    up to 1 over the classes of things and is 0 for others, or is 0 throughout where nobody has said; K is 0 where nobody has
+    said of any. The class is decided apart (``merge.to_panoptics``, ``join.Joined``), and is not always the likeliest.
     """
 
     ids: np.ndarray
@@ -40,6 +44,11 @@ class Segments:
     scores: np.ndarray
     areas: np.ndarray
     kinds: np.ndarray
+    probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        if not self.probabilities.size:
+            object.__setattr__(self, "probabilities", np.zeros((len(self.ids), 0), np.float32))
 
     @classmethod
     def of(cls, rows: Iterable[Segment]) -> Segments:
@@ -52,6 +61,16 @@ class Segments:
             np.array([row.area for row in ordered], np.int64),
             np.array([KINDS.index(row.kind) for row in ordered], np.uint8),
         )
+
+    @classmethod
+    def concatenate(cls, tables: Sequence[Segments]) -> Segments:
+        """The rows of several tables, one table after the other, as they are: ids may repeat."""
+        tables = [cls.of([]), *tables]
+        classes = max(table.probabilities.shape[1] for table in tables)
+        padded = [np.pad(table.probabilities, ((0, 0), (0, classes - table.probabilities.shape[1]))) for table in tables]
+        names = [column.name for column in fields(cls) if column.name != "probabilities"]
+        columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+        return cls(**columns, probabilities=np.concatenate(padded))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +92,7 @@ class Segments:
 
     def take(self, rows: np.ndarray) -> Segments:
         """The table of some rows, by position or by mask."""
-        return Segments(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return Segments(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,9 +177,8 @@ class Panoptic:
                [2, 2, 2, 1],
                [2, 2, 0, 0]], dtype=int32)
         """
-        table = {field.name: getattr(self.segments, field.name) for field in fields(Segments)}
-        table["ids"] = np.arange(1, len(self.segments) + 1, dtype=np.int32)
-        return Panoptic(self.position_HW, Segments(**table))
+        ids = np.arange(1, len(self.segments) + 1, dtype=np.int32)
+        return Panoptic(self.position_HW, replace(self.segments, ids=ids))
 
     def keep(self, mask_N: np.ndarray) -> Panoptic:
         """The picture of some of the segments; the pixels of the others belong to none.
@@ -183,7 +201,7 @@ class Panoptic:
         segment_HW = self.segment_HW[rows, columns]
         ids, areas = present_segments(segment_HW)
         kept = self.segments.take(np.searchsorted(self.segments.ids, ids))
-        return Panoptic(segment_HW, Segments(ids, kept.class_ids, kept.scores, areas, kept.kinds))
+        return Panoptic(segment_HW, replace(kept, areas=areas))
 
     def with_background(self, table: ClassTable) -> Panoptic:
         """The picture in which pixels without a segment are one segment of the table's background class.
@@ -198,7 +216,8 @@ class Panoptic:
             return self
         id_ = int(self.segments.ids.max(initial=0)) + 1
         background = Segment(id_, table.background, 1.0, int(none_HW.sum()), "stuff")
-        return Panoptic(np.where(none_HW, id_, self.segment_HW), Segments.of([*self.segments, background]))
+        segments = Segments.concatenate([self.segments, Segments.of([background])])
+        return Panoptic(np.where(none_HW, id_, self.segment_HW), segments)
 
     def classes_HW(self, none: int = 0) -> np.ndarray:
         """Class of each pixel, ``none`` where it belongs to no segment. int32, H x W.
