@@ -66,11 +66,13 @@ class Segments:
     def concatenate(cls, tables: Sequence[Segments]) -> Segments:
         """The rows of several tables, one table after the other, as they are: ids may repeat."""
         tables = [cls.of([]), *tables]
-        classes = max(table.probabilities.shape[1] for table in tables)
-        padded = [np.pad(table.probabilities, ((0, 0), (0, classes - table.probabilities.shape[1]))) for table in tables]
         names = [column.name for column in fields(cls) if column.name != "probabilities"]
         columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
-        return cls(**columns, probabilities=np.concatenate(padded))
+        classes = max(table.probabilities.shape[1] for table in tables)
+        probabilities = np.zeros((len(columns["ids"]), classes), np.float32)
+        for table, end in zip(tables, np.cumsum([len(table) for table in tables]).tolist(), strict=True):
+            probabilities[end - len(table) : end, : table.probabilities.shape[1]] = table.probabilities
+        return cls(**columns, probabilities=probabilities)
 
     def __len__(self) -> int:
         return len(self.ids)
