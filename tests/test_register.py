@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tracemalloc
 from dataclasses import replace
@@ -16,7 +17,7 @@ import pytest
 import shapely
 import xarray as xr
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 
@@ -32,13 +33,13 @@ from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError, ParcelsError
 from panoseg.register import images
 from panoseg.register.crop_codes import CropCodes, read_crop_codes
-from panoseg.register.dataset import Sources, write_dataset
+from panoseg.register.dataset import Sources, _blocks, write_dataset
 from panoseg.register.draw import Canvas
 from panoseg.register.folds import blocks_of, deal
 from panoseg.register.images import ImageWriter, cut_into_pieces
 from panoseg.register.options import DatasetOptions
 from panoseg.register.parcels import read_register
-from panoseg.register.plan import PlannedPatch
+from panoseg.register.plan import PlannedPatch, _squares
 from registers import CODES, CZECH_CODES, DATES, field_register, pixels, write_inputs
 from tiny_runs import tiny_options
 
@@ -238,17 +239,77 @@ def test_every_fold_gets_land_and_about_its_share(seed, blocks):
             assert np.abs(shares_F - weights).max() < 0.2
 
 
+def patches_at(corners_2, size: float = 160.0) -> np.ndarray:
+    """Squares by their lower left corners, in metres."""
+    return np.array([shapely.box(x, y, x + size, y + size) for x, y in corners_2], dtype=object)
+
+
 def test_blocks_are_squares_of_land():
-    centres_2 = np.array([(x, y) for y in range(80, 1280, 160) for x in range(80, 1280, 160)], float)  # 8 x 8 patches
-    block_of, side = blocks_of(centres_2, 160.0, None, 3)
+    corners_2 = np.array([(x, y) for y in range(0, 1280, 160) for x in range(0, 1280, 160)], float)  # 8 x 8 patches
+    patches = patches_at(corners_2)
+    block_of, side = blocks_of(patches, (0, 0), 160.0, None, 3)
     assert (side, len(set(block_of.tolist()))) == (2, 16)
     for block in range(16):
-        spread = np.ptp(centres_2[block_of == block], axis=0)
+        spread = np.ptp(corners_2[block_of == block], axis=0)
         assert (block_of == block).sum() == 4
         assert spread.tolist() == [160, 160]
-    assert blocks_of(centres_2, 160.0, 4, 3)[1] == 4
+    assert blocks_of(patches, (0, 0), 160.0, 4, 3)[1] == 4
     with pytest.raises(DatasetError, match="64 usable patches in 1 blocks"):
-        blocks_of(centres_2, 160.0, 8, 3)
+        blocks_of(patches, (0, 0), 160.0, 8, 3)
+    with pytest.raises(DatasetError, match="0 usable patches in 0 blocks"):
+        blocks_of(patches[:0], (0, 0), 160.0, None, 3)
+
+
+def test_of_patches_that_share_ground_across_blocks_the_first_stays():
+    row = [(160.0 * place, 0.0) for place in range(8)]
+    shifted = [(x + 80, y) for x, y in row[:4]]
+    block_of, side = blocks_of(patches_at([*row, *shifted]), (0, 0), 160.0, 2, 2)
+    assert side == 2
+    # The second and fourth of the shifted patches lie across the border of a block; the others in the block of both neighbours.
+    assert block_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, -1, 1, -1]
+    # What is left out takes no land from others: on bare ground the same patches stay.
+    assert (blocks_of(patches_at([row[0], *shifted[1:]]), (0, 0), 160.0, 2, 1)[0] >= 0).all()
+
+
+@st.composite
+def overlapping_cubes(draw) -> tuple[GeoBox, ...]:
+    """Grids of several sizes at any place on the same land, each in one of two neighbouring zones."""
+    corner, grids = grid(), []
+    for _ in range(draw(st.integers(1, 4))):
+        zone = draw(st.sampled_from(["EPSG:32631", "EPSG:32632"]))
+        left, _, _, top = corner.extent.to_crs(zone).boundingbox
+        x, y = (10 * draw(st.integers(-60, 60)) + draw(st.sampled_from([0, 0, 3.7])) for _ in range(2))
+        height, width = (draw(st.integers(16, 90)) for _ in range(2))
+        grids.append(GeoBox((height, width), Affine(10, 0, left + x, 0, -10, top + y), zone))
+    return tuple(grids)
+
+
+@settings(deadline=None, max_examples=60)
+@given(overlapping_cubes(), st.sampled_from([None, 1, 2, 3]), st.integers(1, 3))
+def test_no_ground_is_in_two_folds(grids, side, folds):
+    nothing = np.empty(0, np.int64)
+    patches = [
+        PlannedPatch(number, cube, window, nothing, nothing, 1.0)
+        for number, (cube, window) in enumerate(
+            (cube, window) for cube, own in enumerate(grids) for window in _squares(own, 16)
+        )
+    ]
+    crs, options = grids[0].crs.to_wkt(), DatasetOptions(size=16, block=side)
+    try:
+        block_of, _ = _blocks(patches, grids, crs, options, folds)
+    except DatasetError:
+        return
+    fold_of = np.append(deal(np.ones((block_of.max() + 1, 1)), (1 / folds,) * folds), -1)[block_of]
+    windows = [grids[own.cube][own.window.rows, own.window.columns] for own in patches]
+    extents = [window.extent.to_crs(crs, resolution=40).geom for window in windows]
+    lands = [shapely.union_all([own for own, of in zip(extents, fold_of, strict=True) if of == fold]) for fold in range(folds)]
+    for one, other in itertools.combinations(lands, 2):
+        assert shapely.area(shapely.intersection(one, other)) < 1  # of 100 m2 a pixel
+    # None is left out without a reason.
+    stays = shapely.union_all([own for own, block in zip(extents, block_of, strict=True) if block >= 0])
+    for own, block in zip(extents, block_of, strict=True):
+        assert block >= 0 or shapely.area(shapely.intersection(own, stays)) > 0.9
+    assert (block_of >= 0).all() or len(grids) > 1
 
 
 # Datasets
@@ -425,7 +486,7 @@ def test_the_report_is_printed_and_written(tmp_path):
 
 def test_several_cubes_share_folds_where_they_overlap(tmp_path):
     """The second cube is in the next zone and overlaps the first; parcels on both stay in one fold."""
-    parcels, codes, cube = write_inputs(tmp_path)
+    parcels, codes, cube = write_inputs(tmp_path, field_register(112))
     box = grid().extent.to_crs("EPSG:32632").boundingbox
     other = make_cube(64, DATES, seed=1, crs="EPSG:32632")
     other = other.assign_coords(x=other.x + box.left - LEFT + 160, y=other.y + box.top - TOP - 40)
@@ -440,7 +501,11 @@ def test_several_cubes_share_folds_where_they_overlap(tmp_path):
         for parcel in np.unique(np.load(tmp_path / "out" / "ANNOTATIONS" / f"ParcelIDs_{patch}.npy")):
             seen.setdefault(int(parcel), set()).add(row["Fold"])
     assert all(len(folds) == 1 for parcel, folds in seen.items() if parcel)
-    assert PastisDataset(tmp_path / "out", target="panoptic")[20].instances_HW.max() > 0
+    assert report.shared > 0
+    assert f"{report.shared} of them on ground that several cubes show" in "\n".join(report.lines())
+    assert report.patches + report.bare + report.shared == report.squares
+    dataset = PastisDataset(tmp_path / "out", target="panoptic")
+    assert dataset[len(dataset) - 1].instances_HW.max() > 0
 
 
 # Stopping and going on

@@ -53,7 +53,7 @@ def plain_code(value: Any) -> str:
 def read_crop_codes(path: Path | str, table: ClassTable) -> CropCodes:
     """Read a table of codes for the classes of ``table``. Raises ``ParcelsError``."""
     path = Path(path)
-    rows = _rows(path)
+    rows = read_rows(path)
     found: dict[str, int] = {}
     first: dict[str, int] = {}
     for number, row in enumerate(rows, 2):
@@ -74,7 +74,8 @@ def read_crop_codes(path: Path | str, table: ClassTable) -> CropCodes:
     return CropCodes(found)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a table of codes, classes unchecked. Raises ``ParcelsError``."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ParcelsError(f"{path} has {path.stat().st_size} bytes", "a table of crop codes", "check the path")

@@ -8,7 +8,7 @@ Shape suffixes: N parcels, K classes, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 from odc.geo.geobox import GeoBox
-from pyproj import Transformer
 
 from panoseg.cube.check import PIXEL_M
 from panoseg.data.pastis_metadata import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.maps.polygons import to_map
 from panoseg.progress import track
 from panoseg.register.crop_codes import CropCodes, read_crop_codes
-from panoseg.register.draw import Canvas
-from panoseg.register.folds import blocks_of, deal, owners
+from panoseg.register.draw import Canvas, moved, pixel_box
+from panoseg.register.folds import blocks_of, deal, owners, too_few_blocks
 from panoseg.register.forms import FORMS, FinishedPatch, Form, LayoutName
 from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
 from panoseg.register.options import DatasetOptions
@@ -35,7 +35,7 @@ from panoseg.register.plan import Plan, PlannedPatch, plan_patches
 from panoseg.register.report import Report, Tally, report_of
 
 REPORT_FILE = "report.json"
-_VERSION = 1
+_VERSION = 2
 """Raised whenever the same inputs give other data, so that patches of two versions are not mixed."""
 
 
@@ -55,13 +55,15 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class _Land:
-    """Everything that is known before an image is read."""
+    """Everything that is known before an image is read. block_of: of each patch, by id; block_m: side of a block."""
 
     form: Form
     register: Register
     grids: tuple[GeoBox, ...]
     canvases: tuple[Canvas, ...]
     plan: Plan
+    block_of: Mapping[int, int]
+    block_m: float
     options: DatasetOptions
 
 
@@ -82,8 +84,11 @@ def write_dataset(
     register = read_register(sources.parcels, sources.class_column, codes, form.classes, grids)
     canvases = tuple(Canvas(register, grid) for grid in grids)
     plan = plan_patches(register, canvases, grids, form.classes, options)
-    land = _Land(form, register, grids, canvases, plan, options)
-    _blocks(land, plan.patches)  # refuses an area that is too small before it is read
+    # Before images are read: an area that is too small is refused, and what blocks have in common is not read for nothing.
+    block_of, side = _blocks(plan.patches, grids, register.crs, options, len(form.parts))
+    plan = plan.without(block_of < 0)
+    blocks = dict(zip((patch.id for patch in plan.patches), block_of[block_of >= 0].tolist(), strict=True))
+    land = _Land(form, register, grids, canvases, plan, blocks, side * options.size * PIXEL_M, options)
     pieces = cut_into_pieces(plan.patches, [cube.sizes["time"] for cube, _ in seasons], options)
     writer = ImageWriter(sources.cubes, tuple(pieces), options, form.save_images)
     mark = _mark(sources, layout, options, codes, [cube["time"].values for cube, _ in seasons])
@@ -114,35 +119,37 @@ def _mark(
     }
 
 
-def _blocks(land: _Land, patches: Sequence[PlannedPatch]) -> tuple[np.ndarray, int]:
-    """The block of each patch, and patches on a side of a block; see ``blocks_of``."""
-    corner = land.grids[0].affine @ (0, 0)
-    centres_2 = np.empty((len(patches), 2))
-    for row, patch in enumerate(patches):
-        grid = land.grids[patch.cube]
-        centre = grid.affine @ (patch.window.left + patch.window.width / 2, patch.window.top + patch.window.height / 2)
-        if patch.cube:
-            centre = Transformer.from_crs(crs_of(grid).to_wkt(), land.register.crs, always_xy=True).transform(*centre)
-        centres_2[row] = centre[0] - corner[0], corner[1] - centre[1]
-    return blocks_of(centres_2, land.options.size * PIXEL_M, land.options.block, len(land.form.parts))
+def _blocks(
+    patches: Sequence[PlannedPatch], grids: Sequence[GeoBox], crs: str, options: DatasetOptions, folds: int
+) -> tuple[np.ndarray, int]:
+    """The block of each patch, -1 for those that are left out, and patches on a side of a block; see ``blocks_of``."""
+    outlines_N = np.empty(len(patches), dtype=object)
+    for number, grid in enumerate(grids):
+        rows = [row for row, patch in enumerate(patches) if patch.cube == number]
+        boxes = np.array([pixel_box(patches[row].window) for row in rows], dtype=object)
+        outlines_N[rows] = moved(to_map(boxes, grid.affine), crs_of(grid).to_wkt(), crs)
+    corner = grids[0].affine @ (0, 0)
+    return blocks_of(outlines_N, corner, options.size * PIXEL_M, options.block, folds)
 
 
-def _fold_of(land: _Land, patches: Sequence[PlannedPatch]) -> tuple[np.ndarray, int]:
-    """The number of the fold of each patch, and patches on a side of a block."""
-    block_of, side = _blocks(land, patches)
+def _fold_of(land: _Land, patches: Sequence[PlannedPatch]) -> np.ndarray:
+    """The number of the fold of each patch."""
+    blocks, block_of = np.unique([land.block_of[patch.id] for patch in patches], return_inverse=True)
+    if len(blocks) < len(land.form.parts):  # dates decide late which patches there are
+        raise too_few_blocks(len(patches), len(blocks), len(land.form.parts))
     things = land.form.classes.ids("thing")
-    amounts_BK = np.zeros((block_of.max() + 1, len(things) + 1))
+    amounts_BK = np.zeros((len(blocks), len(things) + 1))
     for patch, block in zip(patches, block_of, strict=True):
         pixels_K = np.bincount(land.register.classes_N[patch.parcels_P], patch.pixels_P, minlength=land.form.classes.count)
         amounts_BK[block, :-1] += pixels_K[list(things)]
         amounts_BK[block, -1] += 1
-    return deal(amounts_BK, land.form.weights)[block_of], side
+    return deal(amounts_BK, land.form.weights)[block_of]
 
 
 def _finish(out: Path, sources: Sources, land: _Land, records: dict[int, dict[str, Any]], years: Sequence[int]) -> Report:
     """Deal out folds, write labels and tables."""
     patches = [patch for patch in land.plan.patches if patch.id in records]
-    fold_of, side = _fold_of(land, patches)
+    fold_of = _fold_of(land, patches)
     folds, table = len(land.form.parts), land.form.classes
     parcels, pixels = [patch.parcels_P for patch in patches], [patch.pixels_P for patch in patches]
     owner_N = owners(parcels, pixels, fold_of.tolist(), len(land.register.classes_N), folds)
@@ -163,7 +170,7 @@ def _finish(out: Path, sources: Sources, land: _Land, records: dict[int, dict[st
     parcels_F = np.bincount([fold for fold, _ in learnt], minlength=folds)
     tally = Tally(pixels_FK, parcels_F, len(divided))
     cubes = [(str(path), year) for path, year in zip(sources.cubes, years, strict=True)]
-    return report_of(land.form, land.register, land.plan, finished, tally, side * land.options.size * PIXEL_M, cubes)
+    return report_of(land.form, land.register, land.plan, finished, tally, land.block_m, cubes)
 
 
 def _labels(

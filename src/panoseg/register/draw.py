@@ -50,7 +50,7 @@ class Canvas:
     """The parcels of a register on one grid, found quickly by window."""
 
     def __init__(self, register: Register, grid: GeoBox) -> None:
-        outlines_N = _moved(register.outlines_N, register.crs, grid)
+        outlines_N = to_pixels(moved(register.outlines_N, register.crs, crs_of(grid).to_wkt()), grid.affine)
         order_N = np.argsort(-shapely.area(outlines_N), kind="stable")  # the smallest is drawn last
         here_N = shapely.intersects(outlines_N[order_N], shapely.box(0, 0, grid.width, grid.height))
         self._position_N = order_N[here_N]
@@ -72,7 +72,7 @@ class Canvas:
 
     def _found(self, window: Window) -> np.ndarray:
         """Places in the canvas of the parcels that meet a window, in the order in which they are drawn."""
-        return np.sort(self._tree.query(_box(window), predicate="intersects"))
+        return np.sort(self._tree.query(pixel_box(window), predicate="intersects"))
 
     def draw(self, window: Window) -> Drawing:
         """The parcels of a window; some of its land may lie outside of the grid."""
@@ -87,18 +87,18 @@ class Canvas:
         parcel_HW = np.concatenate([[-1], self._position_N[found]])[number_HW].astype(np.int32)
         parcels_P, first_P, pixels_P = np.unique(parcel_HW[parcel_HW >= 0], return_index=True, return_counts=True)
         visible_P = outlines[number_HW[parcel_HW >= 0][first_P] - 1]
-        inside_P = shapely.area(shapely.intersection(visible_P, _box(window))) / shapely.area(visible_P)
+        inside_P = shapely.area(shapely.intersection(visible_P, pixel_box(window))) / shapely.area(visible_P)
         return Drawing(parcel_HW, parcels_P.astype(np.int64), pixels_P, inside_P)
 
 
-def _box(window: Window) -> shapely.Polygon:
+def pixel_box(window: Window) -> shapely.Polygon:
+    """A window as an outline in pixels (column, row)."""
     return shapely.box(window.left, window.top, window.left + window.width, window.top + window.height)
 
 
-def _moved(outlines_N: np.ndarray, crs: str, grid: GeoBox) -> np.ndarray:
-    """Outlines in the pixels of a grid (column, row)."""
-    wkt = crs_of(grid).to_wkt()
-    if wkt != crs:
-        # Mended again: a corner may move across a line that stays straight.
-        outlines_N = valid_outlines(gpd.GeoDataFrame(geometry=gpd.GeoSeries(outlines_N, crs=crs).to_crs(wkt)))
-    return to_pixels(outlines_N, grid.affine)
+def moved(outlines_N: np.ndarray, crs: str, target: str) -> np.ndarray:
+    """Valid outlines from one coordinate system in another; both as WKT."""
+    if crs == target:
+        return outlines_N
+    # Mended again: a corner may move across a line that stays straight.
+    return valid_outlines(gpd.GeoDataFrame(geometry=gpd.GeoSeries(outlines_N, crs=crs).to_crs(target)))

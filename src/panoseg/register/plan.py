@@ -6,7 +6,7 @@ Shape suffixes: N parcels, P parcels of a patch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from odc.geo.geobox import GeoBox
@@ -43,6 +43,7 @@ class Plan:
 
     squares: how many there are in all. bare: of them with too little cover. without_pixel: parcels inside of squares that have
     no pixel, too small or hidden by smaller ones. outside: parcels in no square. contested: pixels that several parcels claim.
+    shared: patches that were left out because they share ground with a patch in another block of land.
     """
 
     patches: tuple[PlannedPatch, ...]
@@ -51,6 +52,12 @@ class Plan:
     without_pixel: int
     outside: int
     contested: int
+    shared: int = 0
+
+    def without(self, shared_N: np.ndarray) -> Plan:
+        """The plan without the patches of a mask, because they share ground with others."""
+        kept = tuple(patch for patch, shared in zip(self.patches, shared_N.tolist(), strict=True) if not shared)
+        return replace(self, patches=kept, shared=int(shared_N.sum()))
 
 
 def plan_patches(

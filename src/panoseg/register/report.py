@@ -17,15 +17,16 @@ from panoseg.register.plan import Plan
 class Report:
     """Counts of a dataset that was made.
 
-    findings: about the rows of the register. squares: places for patches; bare: of them with too little cover; dim: with too
-    few dates. without_pixel, outside, contested: as of ``Plan``. divided: parcels in patches of several folds, void in all but
-    one. block_m: side of the blocks. part: what ``parts`` are called; parts: of each name, patches, parcels and pixels by
-    class. cubes: path and harvest year of each.
+    findings: about the rows of the register. squares: places for patches; bare: of them with too little cover; shared: on
+    ground of another block of land; dim: with too few dates. without_pixel, outside, contested: as of ``Plan``. divided:
+    parcels in patches of several folds, void in all but one. block_m: side of the blocks. part: what ``parts`` are called;
+    parts: of each name, patches, parcels and pixels by class. cubes: path and harvest year of each.
     """
 
     findings: Findings
     squares: int
     bare: int
+    shared: int
     dim: int
     without_pixel: int
     outside: int
@@ -64,6 +65,7 @@ class Report:
             (self.contested, "pixels that several parcels claim"),
             (self.squares, "squares of the cubes' land"),
             (self.bare, "of them with too little of known crops, left out"),
+            (self.shared, "of them on ground that several cubes show, across two blocks of land, left out"),
             (self.dim, "of them with too few clear dates, left out"),
             (self.divided, f"parcels that lie in several {self.part}s: each counts in one and is void in the others"),
         )
@@ -107,6 +109,7 @@ def report_of(
         register.findings,
         plan.squares,
         plan.bare,
+        plan.shared,
         len(plan.patches) - len(patches),
         plan.without_pixel,
         plan.outside,
