@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import zipfile
 
@@ -16,6 +17,7 @@ import app_map
 from panoseg.app.corrections import change_crop, merge_parcels, read_corrections, split_parcel, undo
 from panoseg.app.layers import read_layers
 from panoseg.app.official import MISSED, OTHER, SAME, differences, official_at
+from panoseg.app.pages.parcel_panel import _shares
 from panoseg.app.parcels import areas, curve_of, outline_of, parcel_at, parcel_of
 from panoseg.app.result_map import open_result
 from panoseg.app.tile_cache import TileCache
@@ -23,6 +25,7 @@ from panoseg.app.tiles import TileRequest, draw_tile, etag
 from panoseg.app.training_data import UNCHECKED, TrainingOptions, corrected_parcels, training_data
 from panoseg.classes import PASTIS
 from panoseg.errors import ConflictError, NotFoundError, ParcelsError
+from panoseg.maps.parcels import write_geopackage, write_geoparquet
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +64,40 @@ def test_a_parcel_at_a_place(made):
     assert (parcel.id, parcel.crop, parcel.corrected) == ("2", "corn", False)
     assert parcel.confidence == pytest.approx(0.3)
     assert parcel.area_ha == pytest.approx(app_map.PARCEL_HA)
-    assert parcel.shares == (("corn", pytest.approx(1.0)),)
+    assert parcel.shares_of == "probability"
+    expected = (("corn", 0.71), ("meadow", 0.22), ("soft winter wheat", 0.062), ("winter barley", 0.008))
+    assert parcel.shares == tuple((name, pytest.approx(share)) for name, share in expected)
     assert shape(parcel.outline).is_valid
     assert parcel_at(open_result(made), 0.0, 0.0) is None
     assert parcel_of(open_result(made), "2") == parcel
+
+
+def test_shares_are_those_of_the_area_where_nobody_said_how_likely_crops_are(folder):
+    parcel = parcel_of(open_result(folder), "1")
+    assert (parcel.shares_of, parcel.shares) == ("area", (("soft winter wheat", pytest.approx(1.0)),))
+    change_crop(open_result(folder), "2", "meadow")
+    corrected = parcel_of(open_result(folder), "c1")
+    assert (corrected.shares_of, corrected.shares) == ("area", (("corn", pytest.approx(1.0)),))
+
+
+def test_a_map_of_before_there_were_probabilities(folder):
+    for path in (folder / "map" / "parcels.parquet", folder / "map" / "parcels.gpkg"):
+        table = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
+        old = table[[name for name in table.columns if "probability" not in name and name != "second_class"]]
+        path.unlink()
+        write_geoparquet(old, path) if path.suffix == ".parquet" else write_geopackage([old], path)
+    result = open_result(folder)
+    assert result.probabilities("2") == {}
+    parcel = parcel_at(result, *app_map.place(folder, 36, 12))
+    assert (parcel.shares_of, parcel.shares) == ("area", (("corn", pytest.approx(1.0)),))
+
+
+def test_the_table_of_shares_on_the_page(made):
+    parcel = parcel_of(open_result(made), "2")
+    text = re.sub(r"\s*<[^>]*>\s*", " ", _shares(parcel, open_result(made)))
+    expected = "What the network takes it for Probability corn 71.0% meadow 22.0% soft winter wheat 6.2% other 0.8%"
+    assert " ".join(text.split()) == expected
+    assert "Pixels inside its outline" in _shares(parcel_of(open_result(made), "1"), open_result(made))
 
 
 @pytest.mark.parametrize("name", ["99", "c1", "1' OR '1'='1", "", "-1"])

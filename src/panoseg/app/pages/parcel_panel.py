@@ -13,6 +13,10 @@ from panoseg.app.parcels import NdviCurve, ParcelView, curve_of, outline_of, par
 from panoseg.app.result_map import ResultMap
 from panoseg.errors import NotFoundError
 
+_SHARES = {
+    "probability": ("What the network takes it for", "Probability"),
+    "area": ("Pixels inside its outline", "Share"),
+}
 _LINE, _CLOUDY, _BAND = "#1c6b45", "#8b958f", "rgba(28,107,69,0.16)"
 
 
@@ -66,16 +70,23 @@ def _facts(view: ParcelView, result: ResultMap) -> None:
         sure = "a person said so" if view.confidence is None else f"{view.confidence:.0%}"
         cells = f"<div><dt>Area</dt><dd>{hectares(view.area_ha)}</dd></div><div><dt>Confidence</dt><dd>{sure}</dd></div>"
         ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
-        colours = {entry.name: entry.colour for entry in result.classes.classes}
-        rows = "".join(
-            f'<tr><td><span class="swatch" style="background:{colours[name]};vertical-align:-2px"></span> {escape(name)}</td>'
-            f"<td class=number>{share:.1%}</td></tr>"
-            for name, share in view.shares
-        )
-        ui.html(
-            f'<table class="plain"><tr><th>Pixels inside its outline</th><th class=number>Share</th></tr>{rows}</table>',
-            sanitize=False,
-        )
+        ui.html(_shares(view, result), sanitize=False)
+
+
+def _shares(view: ParcelView, result: ResultMap) -> str:
+    """The table of shares; what is less than a hundredth stands in one row."""
+    what, number = _SHARES[view.shares_of]
+    colours = {entry.name: entry.colour for entry in result.classes.classes}
+    told = [(name, share) for name, share in view.shares if share >= 0.01]
+    rest = sum(share for _, share in view.shares) - sum(share for _, share in told)
+    rows = [
+        f'<tr><td><span class="swatch" style="background:{colours[name]};vertical-align:-2px"></span> {escape(name)}</td>'
+        f"<td class=number>{share:.1%}</td></tr>"
+        for name, share in told
+    ]
+    if rest >= 0.0005:
+        rows.append(f"<tr><td>other</td><td class=number>{rest:.1%}</td></tr>")
+    return f'<table class="plain"><tr><th>{what}</th><th class=number>{number}</th></tr>{"".join(rows)}</table>'
 
 
 def _chart(curve: NdviCurve) -> None:
