@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,34 @@ def test_columns_of_parcels():
     assert set(parcels["determination_method"]) == {"auto-imagery"}
     assert parcels["determination_datetime"].dt.strftime("%Y-%m-%d").unique().tolist() == ["2019-10-21"]
     assert set(parcels["determination_details"]) == {"by hand"}
+
+
+def test_columns_of_probabilities():
+    picture = picture_of(np.kron(np.array([[0, 4], [7, 9]]), np.ones((10, 10), int)))  # of the classes 5, 8 and 10
+    likely = np.zeros((3, PASTIS.count), np.float32)
+    likely[0, [5, 8]], likely[1, [5, 8, 1]] = (0.75, 0.25), (0.5, 0.25, 0.25)
+    picture = Panoptic(picture.segment_HW, replace(picture.segments, probabilities=likely))
+    parcels = parcels_of(picture, TRANSFORM, "EPSG:32631", PASTIS)
+    # The second class is the likeliest but the parcel's own, also where it is the likeliest of all; of the third nobody said.
+    assert parcels["second_class"].fillna("none").tolist() == [PASTIS[8].name, PASTIS[5].name, "none"]
+    assert parcels["second_probability"].fillna(-1).tolist() == [0.25, 0.5, -1]
+    columns = [f"probability:{PASTIS[class_id].name}" for class_id in PASTIS.ids("thing")]
+    assert [name for name in parcels.columns if name.startswith("probability:")] == columns
+    np.testing.assert_array_equal(parcels[columns], np.vstack([likely[:2, 1:19], np.full((1, 18), np.nan)]))
+    assert {str(parcels[name].dtype) for name in columns} == {"float32"}
+
+
+def test_probabilities_of_which_nobody_said_are_empty_columns(tmp_path):
+    """So that all files of a folder have the same columns."""
+    known = parcels_example()
+    empty = parcels_of(Panoptic.empty(20, 20), TRANSFORM, "EPSG:32631", PASTIS)
+    assert empty.columns.tolist() == known.columns.tolist()
+    assert known["second_class"].isna().all()
+    assert known["second_probability"].isna().all()
+    assert known.filter(like="probability:").isna().all(axis=None)
+    write_geoparquet(known, tmp_path / "parcels.parquet")
+    kinds = pq.read_schema(tmp_path / "parcels.parquet")
+    assert {str(kinds.field("second_class").type)} <= {"string", "large_string"}
 
 
 def test_stuff_is_no_parcel():

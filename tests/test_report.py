@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from affine import Affine
@@ -40,6 +42,10 @@ def content(table: ClassTable = PASTIS, truth: bool = False, empty: bool = False
     cube = cube.isel(time=season.index_T)
     segment_HW = np.kron(np.array([[0, 4], [7, 9]]), np.ones((16, 16), int))
     picture = Panoptic.empty(32, 32) if empty else Panoptic.from_maps(segment_HW, {0: 0, 4: 1, 7: 2, 9: 2}, table)
+    if not empty:
+        likely = np.zeros((3, table.count), np.float32)
+        likely[:, 1:3] = (0.75, 0.25), (0.5, 0.5), (0.125, 0.875)
+        picture = Panoptic(picture.segment_HW, replace(picture.segments, probabilities=likely))
     grid = cube.odc.geobox
     parcels = parcels_of(picture, grid.affine, grid.crs.to_wkt(), table)
     values = {
@@ -103,6 +109,15 @@ def test_numbers_of_the_classes():
     assert re.match(r"soft winter wheat\s*2\s*5\.1\s*66\.7 %", wheat)
 
 
+def test_the_pairs_of_classes_that_are_most_in_doubt():
+    text = Page(render_report(content())).text
+    doubt = text[text.index("Most often in doubt") :]
+    # Three parcels of 2.56 ha: half and an eighth of the wheat may be meadow, a quarter of the meadow wheat.
+    assert re.search(
+        r"could be\s*area in doubt, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter wheat\s*0\.6", doubt
+    )
+
+
 def test_hostile_names_are_only_text():
     table = ClassTable(
         HOSTILE,
@@ -121,6 +136,7 @@ def test_an_empty_map_has_a_page():
     text = Page(render_report(content(empty=True))).text
     assert "No parcel was found." in text
     assert "By class" not in text
+    assert "in doubt" not in text
 
 
 def test_the_truth_is_drawn_where_there_is_one():
@@ -178,6 +194,8 @@ def table(*rows):
     """Parcels of (class, hectares)."""
     columns = {"id": [str(number) for number in range(len(rows))], "class": [name for name, _ in rows]}
     columns |= {"area_ha": [area for _, area in rows], "confidence": np.linspace(0.5, 1, len(rows), dtype=np.float32)}
+    columns["second_class"] = pd.Series(["z" if number % 5 else None for number in range(len(rows))], dtype="string")
+    columns["second_probability"] = np.linspace(0, 0.5, len(rows), dtype=np.float32)
     return gpd.GeoDataFrame(columns, geometry=[shapely.box(0, 0, 1, 1)] * len(rows), crs="EPSG:32631")
 
 
@@ -201,6 +219,11 @@ def test_parts_are_summed_up_as_the_whole(monkeypatch):
     for one, three in zip(once.classes, thrice.classes, strict=True):
         assert (one.name, one.count) == (three.name, three.count)
         assert (one.area_ha, one.confidence) == pytest.approx((three.area_ha, three.confidence))
+    assert [row.name for row in once.doubts] == [row.name for row in thrice.doubts]
+    assert [row.area_ha for row in once.doubts] == pytest.approx([row.area_ha for row in thrice.doubts])
+    named = whole[whole["second_class"].notna()]
+    expected = (named["area_ha"] * named["second_probability"]).sum()
+    assert sum(row.area_ha for row in once.doubts) == pytest.approx(expected)
 
 
 def test_too_many_parcels_are_drawn_as_a_picture(tmp_path, monkeypatch):
