@@ -18,32 +18,41 @@ def programs() -> Path | None:
     return found[-1] if found else None
 
 
+class Postgres:
+    """A server in a new folder, which can be away for a while. url: of its database."""
+
+    def __init__(self, folder: Path) -> None:
+        found = programs()
+        assert found is not None
+        self.folder, self.programs = folder, found
+        self.url = f"postgresql+psycopg://panoseg@/postgres?host={folder}"
+        folder.mkdir(mode=0o700)
+        self._prefix: list[str] = []
+        if os.geteuid() == 0:  # by whom PostgreSQL refuses to be run
+            shutil.chown(folder, "postgres")
+            self._prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        self._run("initdb", "-U", "panoseg", "-A", "trust", "--no-sync")
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        self._run("pg_ctl", "-l", str(self.folder / "log"), "-o", f"-k {self.folder} -h '' -F", "-w", "-t", "60", "start")
+
+    def stop(self) -> None:
+        """End it as a crash would."""
+        self._run("pg_ctl", "-m", "immediate", "stop")
+
+    def _run(self, program: str, *words: str) -> None:
+        command = [*self._prefix, str(self.programs / program), "-D", str(self.folder / "data"), *words]
+        done = subprocess.run(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120)
+        assert done.returncode == 0, done.stderr.decode()
+
+
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """Start a server in a new folder; gives the URL of its database."""
-    found = programs()
-    assert found is not None
-    folder.mkdir(mode=0o700)
-    run = _as_somebody(folder)
-    data, log = folder / "data", folder / "log"
-    run(str(found / "initdb"), "-D", str(data), "-U", "panoseg", "-A", "trust", "--no-sync")
-    options = f"-k {folder} -h '' -F"
-    run(str(found / "pg_ctl"), "-D", str(data), "-l", str(log), "-o", options, "-w", "-t", "60", "start")
+    server = Postgres(folder)
+    server.start()
     try:
-        yield f"postgresql+psycopg://panoseg@/postgres?host={folder}"
+        yield server.url
     finally:
-        run(str(found / "pg_ctl"), "-D", str(data), "-m", "immediate", "stop")
-
-
-def _as_somebody(folder: Path):
-    """A function that runs programs; PostgreSQL refuses to be run by root."""
-    prefix: list[str] = []
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres")
-        prefix = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-
-    def run(*words: str) -> None:
-        done = subprocess.run([*prefix, *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120)
-        assert done.returncode == 0, done.stderr.decode()
-
-    return run
+        server.stop()

@@ -7,6 +7,7 @@ The database is that of PANOSEG_DATABASE, or the folder's. Processes of workers 
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import sys
@@ -20,6 +21,7 @@ from panoseg.files import write_text
 from panoseg.progress import track
 
 STEPS, SECONDS = 4, 0.08
+LONG_S = 4.0
 
 
 def _stage(name: str, before: str | None) -> Stage:
@@ -32,6 +34,10 @@ def _stage(name: str, before: str | None) -> Stage:
             text = hashlib.sha256(text.encode()).hexdigest()
         if work.request.name == "bomb":
             os.kill(os.getpid(), 9)
+        if work.request.name == "deaf":
+            ctypes.PyDLL(None).sleep(600)  # as a library would that keeps the interpreter for itself
+        if work.request.name == "long":
+            time.sleep(LONG_S)
         write_text(work.folder / name, text)
 
     return Stage(name, f"Stage {name}", 1 / 3, run, lambda work: (work.folder / name).is_file())
@@ -39,6 +45,8 @@ def _stage(name: str, before: str | None) -> Stage:
 
 stages.MAP_STAGES = (_stage("map/one", None), _stage("map/two", "map/one"), _stage("map/three", "map/two"))
 worker._PRELOADED = ("panoseg.app.job_process", "panoseg.app.egress", "panoseg.app.logs")
+if "PANOSEG_SLOW_S" in os.environ:
+    worker._PRELOADED += ("app_slow_import",)
 
 
 def expected(folder: Path) -> str:

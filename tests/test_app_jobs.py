@@ -192,6 +192,74 @@ def test_a_cancelled_job_whose_worker_died_ends(jobs):
     assert jobs.get(id).state == "cancelled"
 
 
+def test_a_job_that_is_given_back_unwanted_ends(jobs):
+    cancelled, deleted = submit(jobs), submit(jobs, "bob")
+    claims = {claim.job: claim for claim in (jobs.claim("w"), jobs.claim("w"))}
+    jobs.cancel(cancelled)
+    jobs.mark_deleted(deleted)
+    for claim in claims.values():
+        jobs.give_back(claim, 0.0, counted=False, message="waiting: the worker was stopped")
+    view = jobs.get(cancelled)
+    assert (view.state, view.message) == ("cancelled", "cancelled")
+    assert view.ended is not None
+    assert jobs.removable() == [deleted]
+    assert jobs.claim("v") is None
+
+
+def test_a_job_cannot_escape_its_cancelling_by_going_back(jobs):
+    id = submit(jobs)
+    claim = jobs.claim("w")
+    cancelling = threading.Thread(target=jobs.cancel, args=(id,))
+    with jobs.database.writing() as session:
+        session.execute(text("UPDATE jobs SET state = 'queued' WHERE id = :id AND worker = :worker"), {"id": id, "worker": "w"})
+        cancelling.start()
+        time.sleep(0.5)
+    cancelling.join()
+    assert jobs.get(id).state == "cancelled"
+    with pytest.raises(LostClaimError):
+        jobs.finish(claim, 0, 0.0, "done")
+
+
+def test_jobs_of_the_silent_are_left_where_nobody_was_heard(jobs):
+    id = submit(jobs)
+    jobs.claim("w")
+    silence(jobs)
+    assert jobs.claim("v", take_over=False) is None
+    assert jobs.log(id) == []
+    assert jobs.claim("v").job == id
+    assert ["fallen silent" in line.text for line in jobs.log(id)] == [True]
+
+
+def test_the_log_has_how_a_job_ended(jobs):
+    failed, done = submit(jobs), submit(jobs, "bob")
+    claims = {claim.job: claim for claim in (jobs.claim("w"), jobs.claim("w"))}
+    jobs.fail(claims[failed], "no\0 expected yes", 0)
+    jobs.finish(claims[done], 0, 0.0, "done; but", ["but"])
+    assert [(line.level, line.text) for line in jobs.log(failed)] == [("error", "no\ufffd expected yes")]
+    assert [(line.level, line.text) for line in jobs.log(done)] == [("error", "but")]
+
+
+def test_counting_workers_waits_for_nobody(jobs):
+    jobs.live("w", None)
+    with jobs.database.writing() as session:
+        session.execute(text("DELETE FROM workers"))
+        assert jobs.workers() == 1
+
+
+def test_a_machine_that_vanishes_keeps_postgresql_for_a_minute_at_most(url):
+    if url.startswith("sqlite"):
+        pytest.skip("of PostgreSQL")
+    shown = {}
+    for address in (url, f"{url}&options=-c%20lock_timeout%3D7s"):
+        database = Database(address)
+        with database.reading() as session:
+            shown[address] = [session.scalar(text(f"SHOW {name}")) for name in ("lock_timeout", "tcp_user_timeout")]
+            limit = session.scalar(text("SHOW idle_in_transaction_session_timeout"))
+        database.close()
+        assert (limit == "1min") == (address == url)
+    assert [lock for lock, _ in shown.values()] == ["30s", "7s"]
+
+
 def test_again(jobs):
     id = submit(jobs)
     with pytest.raises(ConflictError, match="queued"):
@@ -261,3 +329,23 @@ def test_a_database_that_cannot_be_used(tmp_path):
     with pytest.raises(AppError, match="version 99"):
         Database(f"sqlite:///{tmp_path / 'other'}")
     database.close()
+
+
+def test_a_new_database_is_opened_by_many_at_once(tmp_path):
+    """A server and workers of other commands start together."""
+    together, failures = threading.Barrier(8), []
+
+    def open_it(number: int) -> None:
+        together.wait()
+        try:
+            Database(f"sqlite:///{tmp_path / str(number // 8)}.sqlite").close()
+        except AppError as error:
+            failures.append(error)
+
+    for round in range(5):
+        threads = [threading.Thread(target=open_it, args=(8 * round + number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []

@@ -82,6 +82,31 @@ def test_the_image_can_do_what_is_asked_of_it():
     for service in ("app", "worker", "scheduler", "dask-worker"):
         assert SERVICES[service]["read_only"]
         assert SERVICES[service]["cap_drop"] == ["ALL"]
+        assert SERVICES[service]["init"]
+    user = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)[-1]
+    assert int(user) > 0
+    for volume in SERVICES["app"]["volumes"]:
+        assert volume.split(":")[1] in re.search(r"chown --recursive \S+ (.*)", dockerfile)[1].split(), volume
+
+
+def test_the_server_is_healthy_where_it_is_asked(monkeypatch):
+    """The health check asks the very address and path, by a name that the guard of hosts lets in."""
+    from panoseg.app.security import Guard
+
+    server = given("app", monkeypatch)
+    [url] = re.findall(r"urlopen\('([^']*)'", SERVICES["app"]["healthcheck"]["test"][-1])
+    host, path = re.fullmatch(r"http://([^/]*)(/.*)", url).groups()
+    assert (path, int(host.split(":")[1])) == ("/healthz", server.port)
+    assert Guard(None, server)._known_host(host)
+    assert Guard(None, server)._known_host(SERVICES["app"]["ports"][0].rpartition(":")[0])
+    compile(SERVICES["app"]["healthcheck"]["test"][-1], "", "exec")
+
+
+def test_time_to_stop_is_longer_than_a_graceful_stop_takes():
+    from panoseg.app.server import _GRACE_S
+
+    for service in ("app", "worker"):
+        assert int(SERVICES[service]["stop_grace_period"].removesuffix("s")) > 2 * _GRACE_S
 
 
 @pytest.mark.parametrize("service", ["scheduler", "dask-worker"])

@@ -68,7 +68,7 @@ def folder_bytes(folder: Path) -> int:
 def without_folder(text: str, folder: Path) -> str:
     """A message about files of a job without the folder in which they lie, which is nobody's business."""
     for name in (folder.resolve(), folder.absolute(), folder):
-        text = text.replace(f"{name}/", "")
+        text = text.replace(f"{name}/", "").replace(str(name), "the folder of the job")
     return text
 
 
