@@ -16,7 +16,7 @@ from pyproj import CRS
 from shapely.geometry import mapping
 
 from panoseg.errors import AreaError
-from panoseg.imagery.area import grid_of, inside, read_area, utm_zone
+from panoseg.imagery.area import grid_of, inside, may_meet, read_area, utm_zone
 
 FARM = shapely.box(4.0, 50.0, 4.02, 50.01)
 
@@ -67,6 +67,48 @@ def test_every_format_gives_the_same_land(files, name):
     assert difference < 1e-3 * FARM.area
     assert area.name in ("farm", "bare", "metres")
     assert area.notes == ()
+
+
+def kml(*boundaries: str) -> str:
+    """A KML of one polygon."""
+    polygon = "".join(boundaries)
+    return f'<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark><Polygon>{polygon}</Polygon></Placemark></kml>'
+
+
+def boundary(kind: str, *boxes) -> str:
+    rings = (" ".join(f"{x},{y},0" for x, y in box.exterior.coords) for box in boxes)
+    return f"<{kind}>{''.join(f'<LinearRing><coordinates>{ring}</coordinates></LinearRing>' for ring in rings)}</{kind}>"
+
+
+def test_boundaries_of_a_kml_polygon_have_names_and_no_order(tmp_path):
+    pond, yard = shapely.box(4.002, 50.002, 4.004, 50.004), shapely.box(4.01, 50.002, 4.012, 50.004)
+    path = tmp_path / "farm.kml"
+    path.write_text(kml(boundary("innerBoundaryIs", pond, yard), boundary("outerBoundaryIs", FARM)))
+    left = read_area(path).outline.symmetric_difference(FARM.difference(pond).difference(yard))
+    assert left.area < 1e-9 * FARM.area
+    for boundaries, words in (
+        ([boundary("innerBoundaryIs", pond)], "no outline"),
+        ([boundary("outerBoundaryIs", FARM, pond)], "two outer boundaries"),
+    ):
+        path.write_text(kml(*boundaries))
+        with pytest.raises(AreaError, match=words):
+            read_area(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "meets"),
+    [
+        (FARM, True),
+        (shapely.box(5, 50, 6, 51), False),
+        (None, True),
+        (shapely.Polygon(), True),
+        (shapely.box(-179.9, 50, 179.9, 51), True),  # jumps over the date line
+        (shapely.union_all([shapely.box(179, 50, 180, 51), shapely.box(-180, 50, -179, 51)]), False),  # is cut there
+        (shapely.Polygon([(3, 49), (5, 51), (5, 49), (3, 51)]), True),  # crosses itself
+    ],
+)
+def test_whether_a_scene_may_show_some_land(place, meets):
+    assert may_meet(place, FARM) is meets
 
 
 def test_areas_are_measured_on_the_ellipsoid(tmp_path):

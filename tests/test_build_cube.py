@@ -14,13 +14,16 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from panoseg.cube import build, store
+from panoseg.cube import dates, store
 from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube
+from panoseg.cube.mosaic import UnreadableSceneError
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import CubeOptions
 from panoseg.cube.record import report_of
+from panoseg.cube.scenes import cube_of_scenes
 from panoseg.cube.season import choose_season, clear_shares
+from panoseg.cube.window import Window, read_window
 from panoseg.errors import CubeError
 from panoseg.imagery.assets import Scene, SceneAsset
 from panoseg.imagery.radiometry import Radiometry
@@ -168,6 +171,28 @@ def test_noise_below_zero_survives_and_glints_are_cut(tmp_path):
     assert np.isnan(b02_HW[0, 1])
 
 
+def test_no_reflectance_is_not_no_data(tmp_path):
+    """0 means no data in a cube: what has none, exactly or rounded, has the least; what no date shows stays missing."""
+    values_HW = np.full((SIDE, SIDE), 3000)
+    values_HW[0, :4] = 1000, 0, 999, 1001
+    meaning = Radiometry(1e-4, -0.1, 0.0)
+    half = Radiometry(4e-5, 0.0, 0.0)  # 1 is 0.4, rounded to 0
+    half_HW = np.ones((SIDE, SIDE))
+    everywhere_HW = np.full((24, 24), 4)
+    scenes = [
+        scene(tmp_path, "a", "2022-02-01T10:00", values_HW, everywhere_HW, meaning),
+        scene(tmp_path, "b", "2022-02-02T10:00", half_HW, everywhere_HW, half),
+    ]
+    make(scenes, tmp_path / "a.zarr")
+    cube = check_cube(open_cube(tmp_path / "a.zarr"), BANDS)
+    assert cube["B02"].values[0, 0, :4].tolist() == [1, pytest.approx(np.nan, nan_ok=True), -1, 1]
+    np.testing.assert_array_equal(cube["B02"].values[1], 1)
+    images_TCHW, _ = read_window(cube, BANDS, Window(0, 0, 16, 16))
+    assert images_TCHW[0, 0, 0, 0] == 1  # and not what lies between dates
+    lazy = cube_of_scenes(scenes)["B02"].values[0, 0, :4]
+    assert lazy.tolist() == [1, pytest.approx(np.nan, nan_ok=True), -1, 1]
+
+
 def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
     """Masks reach over the edges of windows."""
     half_HW = np.full((24, 24), 4)
@@ -176,7 +201,7 @@ def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
     options = {"mask": ("cloud", "shadow"), "dilate_m": 35, "min_clear": 0}
     make(scenes, tmp_path / "whole.zarr", CubeOptions(**options, threads=1))
     monkeypatch.setattr(store, "_CHUNK", 16)
-    monkeypatch.setattr(build, "_WINDOW", 16)
+    monkeypatch.setattr(dates, "_WINDOW", 16)
     make(scenes, tmp_path / "parts.zarr", CubeOptions(**options, threads=5))
     whole, parts = numbers(tmp_path / "whole.zarr"), numbers(tmp_path / "parts.zarr")
     xr.testing.assert_equal(whole, parts)
@@ -191,9 +216,24 @@ def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
     assert len(list((tmp_path / "parts.zarr" / "B02" / "c").rglob("*/*/*"))) == 3 * 9
 
 
+def test_what_stands_behind_a_line_that_was_cut_off_is_not_known(tmp_path):
+    """A window that was made without a scene must not stay where the word that the scene was left out is lost."""
+    journal = store.Journal(tmp_path)
+    journal.add("look", day="2019-05-01", shares={"clear": 1.0})
+    with journal.path.open("a") as file:
+        file.write('{"event": "left out", "day": "2019-05-01", "sce')  # the disk was full
+    journal.add("window", day="2019-05-01", window=0)
+    journal.add("window", day="2019-05-01", window=1)
+    for _ in range(2):
+        again = store.Journal(tmp_path)
+        assert again.looks == {"2019-05-01": {"clear": 1.0}}
+        assert again.windows == {}
+        assert len(journal.path.read_text().splitlines()) == 1
+
+
 def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_CHUNK", 16)
-    monkeypatch.setattr(build, "_WINDOW", 16)
+    monkeypatch.setattr(dates, "_WINDOW", 16)
     corner = GeoBox((8, 8), GRID.affine, "EPSG:32631")
     scenes = [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0)), scene(tmp_path, "b", "2019-05-02T10:00", random_HW(1))]
     options = CubeOptions(margin_m=100, min_clear=0)
@@ -213,7 +253,7 @@ def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
 def test_a_cube_of_two_fields_may_have_nothing_in_its_middle(tmp_path, monkeypatch):
     """The land between them is not fetched; the scale of a cube of ours is known without a look at it."""
     monkeypatch.setattr(store, "_CHUNK", 16)
-    monkeypatch.setattr(build, "_WINDOW", 16)
+    monkeypatch.setattr(dates, "_WINDOW", 16)
     grid = GeoBox((128, 128), GRID.affine, GRID.crs)
     fields = shapely.union_all([outline(grid[:8, :8]), outline(grid[-8:, -8:])])
     values_HW = random_HW(0, 128)
@@ -306,14 +346,35 @@ def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
     scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days]
     for path in tmp_path.glob("s*/B05.tif"):
         path.rename(path.with_suffix(".away"))
-    for _ in range(2):
-        with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
-            make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=threads))
+    options = CubeOptions(min_clear=0, threads=threads)
+    with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
+        make(scenes, tmp_path / "a.zarr", options)
+    with pytest.raises(CubeError, match="none of 20 dates could be fetched, 20 scenes could not be read"):
+        make(scenes, tmp_path / "a.zarr", options)
     for path in tmp_path.glob("s*/B05.away"):
         path.rename(path.with_suffix(".tif"))
-    report = make(scenes, tmp_path / "a.zarr", CubeOptions(min_clear=0, threads=threads))
+    report = make(scenes, tmp_path / "a.zarr", options)
     assert len(report.dates) == 20
     assert report.left_out_scenes == {}
+
+
+def test_scenes_that_are_gone_stop_the_work_once_and_others_each_time(tmp_path):
+    """Twelve in a row: the next start leaves out those whose files are not there, and stops for those that are unreadable."""
+    days = range(1, 16)
+    scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days]
+    files = sorted(tmp_path.glob("s*/B05.tif"))
+    whole = files[0].read_bytes()
+    for path in files[:13]:
+        path.write_bytes(whole[:100])
+    options = CubeOptions(min_clear=0, threads=1)
+    for _ in range(2):
+        with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
+            make(scenes, tmp_path / "a.zarr", options)
+    for path in files[:13]:
+        path.unlink()
+    report = make(scenes, tmp_path / "a.zarr", options)
+    assert report.dates == ("2019-05-14", "2019-05-15")
+    assert len(report.left_out_scenes) == 13
 
 
 def test_a_scene_that_fails_when_its_date_is_looked_at_again_leaves_no_pixel(tmp_path, monkeypatch):
@@ -325,11 +386,11 @@ def test_a_scene_that_fails_when_its_date_is_looked_at_again_leaves_no_pixel(tmp
     def classification(seen, grid):
         looked.append([found.id for found in seen])
         if looked[-1][0] == "s1":
-            raise build.UnreadableSceneError("s1", "has gone")
+            raise UnreadableSceneError("s1", "has gone")
         return original(seen, grid)
 
-    original = build.classification
-    monkeypatch.setattr(build, "classification", classification)
+    original = dates.classification
+    monkeypatch.setattr(dates, "classification", classification)
     report = make(scenes, tmp_path / "a.zarr")
     assert looked == [["s0", "s1", "s2"], ["s1", "s2"], ["s2"]]
     assert report.scenes == {"2019-05-01": ["s2"]}

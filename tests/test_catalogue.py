@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,6 +70,35 @@ def test_a_search_goes_month_by_month_and_page_by_page(server, monkeypatch):
 def test_the_first_and_the_last_day_count(server):
     found = search(FARM, date(2019, 3, 7), date(2019, 4, 1), find_catalogue(server.url))
     assert [scene["properties"]["datetime"][:10] for scene in found] == ["2019-03-07", "2019-03-22", "2019-04-01"]
+
+
+@pytest.mark.parametrize(
+    ("outline", "first", "last"),
+    [
+        (shapely.box(179.4, -16.7, 179.5, -16.6), "2019-05-01T12:", "2019-05-03T11:"),
+        (shapely.box(-179.5, -16.7, -179.4, -16.6), "2019-05-02T11:", "2019-05-04T11:"),
+        (
+            shapely.union_all([shapely.box(179.9, -16.7, 180, -16.6), shapely.box(-180, -16.7, -179.99, -16.6)]),
+            "2019-05-01T12:",
+            "2019-05-03T12:",
+        ),
+        (shapely.box(0, 50, 0.1, 50.1), "2019-05-01T23:59:", "2019-05-03T23:59:"),
+    ],
+    ids=["west of the date line", "east of it", "over it", "Greenwich"],
+)
+def test_days_are_those_of_the_place(monkeypatch, outline, first, last):
+    """The morning of 2 May in Fiji is the evening of 1 May in UTC."""
+    asked = []
+
+    def answer(**question):
+        asked.append([f"{moment:%Y-%m-%dT%H:%M:%S}" for moment in question["datetime"]])
+        return SimpleNamespace(items_as_dicts=lambda: iter([{"id": "a", "geometry": None}]))
+
+    monkeypatch.setattr(module, "_open", lambda _: SimpleNamespace(search=answer))
+    search(Area(outline, "place", 1.0), date(2019, 5, 2), date(2019, 5, 3), Catalogue("https://example.org", ("one",)))
+    [[start, end]] = asked
+    assert start.startswith(first)
+    assert end.startswith(last)
 
 
 def test_only_scenes_that_meet_the_area_come(server):
@@ -186,6 +218,82 @@ def test_pages_that_never_end_are_ended(server, monkeypatch):
     monkeypatch.setattr(module, "_MOST_ITEMS", 1)
     with pytest.raises(CatalogueError, match="more than 1 scenes of a month"):
         search(FARM, *SPRING, find_catalogue(server.url))
+
+
+def test_answers_that_never_end_are_ended(server, monkeypatch):
+    monkeypatch.setattr(module, "_PAGE", 1)
+    monkeypatch.setattr(module, "_MOST_ANSWERS", 5)
+    with pytest.raises(CatalogueError, match="6 answers with"):
+        search(FARM, *SPRING, find_catalogue(server.url))
+    monkeypatch.setattr(module, "_MOST_ANSWERS", 100)
+    monkeypatch.setattr(module, "_LARGEST_LIST_BYTES", 10_000)
+    with pytest.raises(CatalogueError, match="characters, and no end"):
+        search(FARM, *SPRING, find_catalogue(server.url))
+
+
+@contextmanager
+def answering(respond):
+    """A server whose every answer is what ``respond`` does with its handler; gives its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with suppress(ConnectionError):
+                respond(self)
+
+        def log_message(self, *_):
+            pass
+
+    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{running.server_port}"
+    finally:
+        running.shutdown()
+        running.server_close()
+
+
+def endless(handler):
+    """Spaces without end, which are JSON so far."""
+    handler.send_response(302 if handler.path == "/away" else 200)
+    handler.send_header("Location", "/")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b" " * 65536)
+
+
+def nested(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(b"[" * 100_000)
+
+
+@pytest.mark.parametrize("path", ["/", "/away"])
+def test_an_answer_without_end_costs_no_memory(monkeypatch, path):
+    monkeypatch.setattr(module, "_LARGEST_ANSWER_BYTES", 1_000_000)
+    with answering(endless) as url:
+        with pytest.raises(CatalogueError, match="longer than 1,000,000 bytes"):
+            search(FARM, *SPRING, find_catalogue(f"{url}{path}"))
+        monkeypatch.setattr(remote, "_LARGEST_TOKEN_BYTES", 100_000)
+        with pytest.raises(requests.RequestException, match="longer than 100,000 bytes"):
+            Signer(url).sign("https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/B02.tif")
+        monkeypatch.setattr(remote, "_LONGEST_ANSWER_S", 0.0)
+        with pytest.raises(CatalogueError, match="an answer that does not end"):
+            search(FARM, *SPRING, find_catalogue(f"{url}{path}"))
+
+
+def test_an_answer_that_is_nested_too_deeply_is_one_line():
+    with answering(nested) as url, pytest.raises(CatalogueError, match="nested too deeply"):
+        search(FARM, *SPRING, find_catalogue(url))
+
+
+def test_scenes_of_no_time_are_left_out(tmp_path):
+    times = ("9999-12-31T23:00:00Z", "0001-01-01T00:30:00+02:00", "2019-05-01T10:00:00")
+    save_scenes([item(str(place), time, {}) for place, time in enumerate(times)], tmp_path / "scenes.json", {})
+    scenes, broken = load_scenes(tmp_path / "scenes.json")
+    assert [scene.id for scene in scenes] == ["2"]
+    assert set(broken) == {"0", "1"}
+    assert scenes[0].day(timedelta(hours=-11)) == date(2019, 4, 30)
 
 
 @pytest.mark.parametrize("properties", [["datetime"], "datetime", 3, None, {}])

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import geopandas as gpd
@@ -17,7 +18,9 @@ import xarray as xr
 from shapely.geometry import mapping
 
 from catalogue_server import RUSTAC, make_impatient, serve
+from cubes import item
 from panoseg.cli import main
+from panoseg.cube import fetch as fetch_module
 from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
@@ -160,6 +163,53 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
         assert len([line for line in error if line.startswith("panoseg")]) == 1
         assert message in error[-1]
     assert not list(tmp_path.glob("other*"))
+
+
+def test_days_that_no_calendar_has_are_one_line(tmp_path, capsys):
+    outline(tmp_path / "farm.geojson")
+    for words, message in (
+        ("--from 2019-05-01 --to 9999-12-31", "days of the years 1985 to 2200"),
+        ("--from 0001-01-01 --to 2019-05-01", "days of the years 1985 to 2200"),
+        ("--season 9999", "the year of a harvest"),
+        ("--season 1", "the year of a harvest"),
+    ):
+        arguments = ["cube", "--area", str(tmp_path / "farm.geojson"), "--out", str(tmp_path / "a.zarr"), *words.split()]
+        assert main(arguments) == 2, words
+        assert message in capsys.readouterr().err
+    for season in ("10000", "0", "-5"):
+        arguments = ["map", "--area", str(tmp_path / "farm.geojson"), "--out", str(tmp_path / "map"), "--season", season]
+        assert main(arguments) == 2
+        assert "the year of a harvest" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["farm.geojson"]
+
+
+def test_a_season_that_goes_on_is_searched_until_today_and_days_are_those_of_the_place(tmp_path, monkeypatch):
+    """In Fiji a scene of 22:30 in UTC is one of the next day."""
+    gpd.GeoSeries([shapely.box(179.4, -16.7, 179.41, -16.69)], crs=4326).to_file(tmp_path / "farm.geojson")
+    today = datetime.now(UTC).date()
+    times = [f"{day}T22:30:00Z" for day in ("2019-04-30", "2019-05-01", "2019-05-02", today)]
+    asked, made = [], []
+
+    def search(area, first, last, catalogue):
+        asked.append(last)
+        return [item(time[:10], time, {"B02": {"href": "https://example.org/B02.tif"}}) for time in times]
+
+    monkeypatch.setattr(fetch_module, "search", search)
+    monkeypatch.setattr(fetch_module, "build_cube", lambda scenes, *_, **more: made.append((scenes, more)))
+    for place, last in enumerate((date(2019, 5, 2), date(2199, 1, 1))):
+        request = fetch_module.Request(tmp_path / "farm.geojson", date(2019, 5, 2), last, yes=True)
+        fetch_module.fetch_cube(request, tmp_path / f"{place}.zarr", tmp_path / f"{place}.json", CubeOptions())
+    assert asked == [date(2019, 5, 2), today + timedelta(days=1)]
+    assert [[scene.id for scene in scenes] for scenes, _ in made] == [["2019-05-01"], ["2019-05-01", "2019-05-02", str(today)]]
+    assert "The season goes on until 2199-01-01" in made[1][1]["notes"][0]
+
+
+def test_names_with_dots_have_lists_of_their_own(server, tmp_path):
+    for year, span in (("2018", "--from 2019-03-01 --to 2019-04-01"), ("2019", SPRING)):
+        area = outline(tmp_path / "farm.geojson")
+        words = f"cube --area {area} --out {tmp_path}/farm.{year} --catalog {server.url} {span} --margin-m 0"
+        assert main(words.split()) == 0
+    assert {"farm.2018.scenes.json", "farm.2019.scenes.json"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_a_continent_asks_first(tmp_path, capsys):
@@ -459,7 +509,7 @@ def test_an_unfinished_cube_of_other_options_is_refused(server, tmp_path, monkey
     from panoseg.imagery.area import grid_of, read_area
 
     farm = read_area(area)
-    monkeypatch.setattr("panoseg.cube.build._Maker.fetch", lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c")))
+    monkeypatch.setattr("panoseg.cube.build.Dates.fetch", lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c")))
     out = tmp_path / "new.zarr"
     with pytest.raises(CubeError):
         build_cube(scenes, grid_of(farm), out, CubeOptions(), farm.outline)

@@ -104,6 +104,34 @@ def test_what_lies_outside_of_the_outline_has_no_parcel(server, weights, mapped,
     assert len(parcels)
 
 
+class Killed(BaseException):
+    """Nothing cleans up after it but what a kill would leave to the system."""
+
+
+def test_a_cube_that_is_not_kept_outlives_no_kill(server, weights, mapped, tmp_path, monkeypatch):
+    """Killed before and while the finished map lets it go: used again, or swept."""
+    command, out = words(server, tmp_path, weights, "--no-keep-cube"), tmp_path / "map"
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as moment:
+        moment.setattr("panoseg.maps.mapping.finish", kill)
+        with pytest.raises(Killed):
+            main(command)
+    assert (out / "unfinished" / "farm.zarr").is_dir()
+    asked = len(server.requests)
+    with monkeypatch.context() as moment:
+        moment.setattr("panoseg.files.discard", kill)
+        with pytest.raises(Killed):
+            main(command)
+    assert len(server.requests) == asked
+    assert len(list((out / "unfinished").glob(".farm.*.part.zarr"))) == 1
+    assert main(command) == 0
+    assert not [path for path in out.rglob("*") if path.suffix == ".zarr" or path.name.startswith((".", "unfinished"))]
+    np.testing.assert_array_equal(segments(out), segments(mapped))
+
+
 def test_a_bad_server_still_gives_a_map_that_names_what_is_missing(stac, weights, tmp_path, capsys):
     days = (*DAYS, "2019-06-20")
     with serve(stac, tmp_path, days) as running:

@@ -75,6 +75,13 @@ def test_baselines_that_are_no_numbers_are_refused():
         processing_baseline({"s2:processing_baseline": "newest"})
 
 
+@pytest.mark.parametrize("baseline", ["nan", "inf", "-1", float("nan"), "1e300"])
+def test_baselines_that_are_no_baselines_are_refused(baseline):
+    """NaN is not before 04.00, so its scene would get an offset that nobody stated."""
+    with pytest.raises(ValueError, match="s2:processing_baseline"):
+        radiometry({}, {"s2:processing_baseline": baseline}, "B04")
+
+
 def test_a_flag_that_the_numbers_contradict():
     flagged = radiometry(EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "05.11"}, "B04")
     reflectance = np.random.default_rng(0).uniform(0.02, 0.3, 4096)

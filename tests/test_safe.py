@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import stat
+import time
 import warnings
 import zipfile
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +234,8 @@ def test_metadata_that_are_damaged_or_mean_harm(product, file, text, said):
         ("<ULX>499980", "<ULX>1e300", "tile"),
         ("EPSG:32633", "EPSG:999999", ""),
         ("2022-04-13T15:08:07.846358Z", "yesterday", "yesterday"),
+        ("2022-04-13T15:08:07.846358Z", "9999-12-31T23:59:59Z", "time 9999-12-31"),
+        ("2022-04-13T15:08:07.846358Z", "0001-01-01T00:00:00Z", "time 0001-01-01"),
     ],
 )
 def test_tiles_that_are_no_place(product, old, new, said):
@@ -240,11 +244,29 @@ def test_tiles_that_are_no_place(product, old, new, said):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("10000</BOA_Q", "0</BOA_Q"), ("04.00</PROCESSING_B", "x</PROCESSING_B"), ('band_id="1"', 'band_id="77"')]
+    ("old", "new"),
+    [
+        ("10000</BOA_Q", "0</BOA_Q"),
+        ("04.00</PROCESSING_B", "x</PROCESSING_B"),
+        ("04.00</PROCESSING_B", "nan</PROCESSING_B"),
+        ('band_id="1"', 'band_id="77"'),
+    ],
 )
 def test_numbers_that_are_none(product, old, new):
     replace_in(product / PRODUCT, old, new)
     assert "none of 1 archives" in refused(product)
+
+
+def test_a_time_without_a_zone_is_in_utc(product, monkeypatch):
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        replace_in(next(product.glob("GRANULE/*/MTD_TL.xml")), "15:08:07.846358Z", "15:08:07.846358")
+        [scene], _ = safe_scenes(product)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert scene.time == datetime(2022, 4, 13, 15, 8, 7, 846358)
 
 
 def test_long_metadata_are_not_read(product, monkeypatch):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import tempfile
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,8 @@ _REASONS = {
 
 
 _PROBE_BYTES = 1024**2
-# What ``atomic`` gives out; a library may append an ending of its own.
+_LOCK_PATIENCE_S = 3.0  # a process that was just killed takes a moment to end
+# Names of ``_temporary``; a library may append an ending of its own.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
 
@@ -49,16 +55,13 @@ def output_error(path: Path, error: Exception) -> OutputError:
 
 def _obstacle(folder: Path) -> int | None:
     """The number of the error that keeps a file from being written into ``folder``, for libraries that do not tell; or None."""
-    probe = folder / f".probe.{uuid.uuid4().hex[:8]}.part"
     try:
-        with open(probe, "wb") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so that a kill leaves none
             file.write(bytes(_PROBE_BYTES))
+            file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         return error.errno
-    finally:
-        with suppress(OSError):
-            probe.unlink(missing_ok=True)
     return None
 
 
@@ -72,8 +75,7 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
     """
     path = Path(path).absolute()
     caught: tuple[type[Exception], ...] = (OSError, *failures)
-    # Names of files have an end, at 255 bytes: of long ones the beginning is enough.
-    temporary = path.with_name(f".{path.stem[:50]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -86,21 +88,122 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         raise output_error(path, error) from error
     finally:
         with suppress(OSError):
-            _remove(temporary)
+            discard(temporary)
 
 
-def _remove(path: Path) -> None:
+@dataclass
+class _Hold:
+    """A folder in which this process makes something.
+
+    descriptor: of the folder. thread: that has it. made: whether the folder is new. depth: how often the thread asked.
+    """
+
+    descriptor: int
+    thread: int
+    made: bool
+    depth: int = 1
+
+
+_HELD: dict[Path, _Hold] = {}
+
+
+@contextmanager
+def making(folder: Path | str, *, of: Path | str | None = None) -> Iterator[None]:
+    """Hold a folder in which a command makes its output, so that no other command writes there at the same time.
+
+    The folder is made where there is none, and goes again if nothing came into it. The lock is the system's own on the folder
+    itself (flock): it ends with the process, however that ends, and leaves no file; what holds a folder may hold it again
+    inside. of: what is made, if that is not the folder, for the message. Where a file system has no locks nothing is held.
+    Raises ``OutputError`` where another command holds the folder.
+    """
+    shown = Path(folder if of is None else of)
+    try:
+        place = Path(folder).resolve()
+        hold = _HELD.get(place)
+        if hold is not None and hold.thread == threading.get_ident():
+            hold.depth += 1
+        else:
+            hold = _HELD[place] = _hold(place, shown)
+    except OSError as error:
+        raise output_error(shown, error) from error
+    try:
+        yield
+    finally:
+        hold.depth -= 1
+        if not hold.depth:
+            _release(place, hold)
+
+
+def _hold(place: Path, shown: Path) -> _Hold:
+    """Make and lock a folder. Raises ``OSError``, and ``OutputError`` where somebody else has it."""
+    end, made = time.monotonic() + _LOCK_PATIENCE_S, False
+    while True:
+        made |= not place.exists()
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+        with suppress(FileNotFoundError):  # who held it has just taken it away
+            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), place.stat()):
+                return _Hold(descriptor, threading.get_ident(), made)
+        os.close(descriptor)
+        if time.monotonic() > end:
+            raise OutputError(f"another command writes {shown}", "one at a time", "wait until it ends, or choose another --out")
+        time.sleep(_LOCK_PATIENCE_S / 60)
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock of an open folder, as far as its file system has locks; whether nobody else has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, or without those of folders
+        return True
+    return True
+
+
+def _release(place: Path, hold: _Hold) -> None:
+    del _HELD[place]
+    if hold.made:
+        with suppress(OSError):
+            place.rmdir()  # an empty one
+    os.close(hold.descriptor)
+
+
+def _let_go() -> None:
+    """Close what a forked process has from its parent: it would hold the parent's folders for as long as it lives."""
+    for hold in _HELD.values():
+        os.close(hold.descriptor)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder with all in it, if it is there. Raises ``OSError``."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
+def take_away(folder: Path) -> None:
+    """Remove a folder so that half of it is never there: what a kill leaves ``remove_unfinished`` finds. Raises ``OSError``."""
+    temporary = _temporary(folder)
+    os.rename(folder, temporary)
+    discard(temporary)
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside a path for what is not whole. Names of files end at 255 bytes: of long ones the beginning is enough."""
+    return path.with_name(f".{path.stem[:50]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+
+
 def remove_unfinished(folder: Path | str) -> None:
     """Remove the temporaries of ``atomic`` that a killed process left in ``folder`` or below. Raises ``OutputError``."""
     try:
         for path in [entry for entry in Path(folder).rglob(".*.part*") if _TEMPORARY.fullmatch(entry.name)]:
-            _remove(path)
+            discard(path)
     except OSError as error:
         raise output_error(Path(folder), error) from error
 
@@ -155,9 +258,7 @@ def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
                 "a new or empty folder",
                 "choose another folder or empty this one",
             )
-        probe = path / f".probe.{uuid.uuid4().hex[:8]}.part"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise output_error(path, error) from error
     remove_unfinished(path)

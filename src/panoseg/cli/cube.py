@@ -62,11 +62,11 @@ def run(
 def _from_catalogue(
     catalog: str, collection: str | None, yes: bool, area: Path, days: Days | None, out: Path, options: CubeOptions
 ) -> CubeReport:
-    from panoseg.cube.fetch import Request, fetch_cube
+    from panoseg.cube.fetch import Request, fetch_cube, scenes_beside
 
     assert days is not None, "a catalogue is asked for days"
     request = Request(area, *days, catalog, collection, yes)
-    return fetch_cube(request, out, out.with_suffix(".scenes.json"), options)[0]
+    return fetch_cube(request, out, scenes_beside(out), options)[0]
 
 
 def _from_archives(safe: Path, area: Path, days: Days | None, out: Path, options: CubeOptions) -> CubeReport:
@@ -82,8 +82,6 @@ def _days(season: int | None, first: str | None, last: str | None) -> Days:
     if (season is None) == (first is None and last is None) or (first is None) != (last is None):
         raise ConfigError("no season, or two", "--season 2024, or --from 2023-09-01 --to 2024-10-31", "say one of them")
     if season is not None:
-        if not 1985 <= season <= 2200:
-            raise ConfigError(f"season {season}", "the year of a harvest, 1985 to 2200", "change --season")
         return season_span(season)
     days = []
     for option, text in (("from", first), ("to", last)):

@@ -25,8 +25,8 @@ def run(
 ) -> None:
     """Make a dataset to train on from a register of parcels and seasons of its land, in PASTIS's or S2TSCzCrop's layout.
 
-    The land is cut into patches; folds (or sets) are blocks of land, and no parcel is in two of them. What is wrong with the
-    register is counted, printed, and written to report.json. The same command continues one that was stopped.
+    The land is cut into patches; folds (or sets) are blocks of land, and no parcel and no ground is in two of them. What is
+    wrong with the register is counted, printed, and written to report.json. The same command continues one that was stopped.
 
     example: panoseg dataset --parcels register.gpkg --class-column crop --classes table.csv --cube season.zarr --out DIR
 
@@ -43,10 +43,12 @@ def run(
         options: How patches are made.
         source: Where a season comes from that is not on disk yet.
     """
+    from panoseg.files import making
     from panoseg.register.dataset import Sources, write_dataset
 
     cubes = _cubes(cube, parcels, out, options, source)
-    report = write_dataset(Sources(parcels, class_column, classes, cubes), out, layout, options, workers)
+    with making(out):
+        report = write_dataset(Sources(parcels, class_column, classes, cubes), out, layout, options, workers)
     print("\n".join(report.lines()))
     print(f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at them: panoseg describe {out}")
 

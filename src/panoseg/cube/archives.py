@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
-
-from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.build import CubeReport, build_cube
 from panoseg.cube.options import TEN_BANDS, CubeOptions
 from panoseg.errors import CubeError
 from panoseg.files import check_writable
-from panoseg.imagery.area import PIXEL_M, grid_of, read_area
+from panoseg.imagery.area import PIXEL_M, grid_of, may_meet, read_area, sun_ahead
 from panoseg.imagery.assets import Scene
 from panoseg.imagery.safe import safe_scenes
 
@@ -26,14 +24,15 @@ def cube_of_archives(
 ) -> CubeReport:
     """Make the cube of an outline from the archives in ``folder`` as the Zarr store ``out``.
 
-    days: the first and the last that are taken; None for all. Archives that cannot be used are named in the report. Raises
-    ``AreaError``, ``CubeError``, ``OutputError``.
+    days: the first and the last that are taken, by the sun at the place; None for all. Archives that cannot be used are named
+    in the report. Raises ``AreaError``, ``CubeError``, ``OutputError``.
     """
     area = read_area(area_path)
     grid = grid_of(area, PIXEL_M, options.margin_m)
     check_writable(out.parent / f"{out.name}.probe")
     scenes, broken = safe_scenes(folder)
-    usable = [scene for scene in scenes if _within(scene, days) and _meets(scene, area.outline)]
+    ahead = sun_ahead(grid)
+    usable = [scene for scene in scenes if _within(scene, days, ahead) and may_meet(scene.outline, area.outline)]
     if not usable:
         span = f" between {days[0]} and {days[1]}" if days else ""
         raise CubeError(
@@ -45,12 +44,5 @@ def cube_of_archives(
     return build_cube(usable, grid, out, options, area.outline, bands=bands, title=area.name, left_out=broken, notes=area.notes)
 
 
-def _within(scene: Scene, days: tuple[date, date] | None) -> bool:
-    return days is None or days[0] <= scene.time.date() <= days[1]
-
-
-def _meets(scene: Scene, outline: BaseGeometry) -> bool:
-    """Whether a scene may show some of the outline; unsure where its own outline jumps over the date line."""
-    if scene.outline is None or scene.outline.bounds[2] - scene.outline.bounds[0] > 180:
-        return True
-    return bool(scene.outline.intersects(outline))
+def _within(scene: Scene, days: tuple[date, date] | None, ahead: timedelta) -> bool:
+    return days is None or days[0] <= scene.day(ahead) <= days[1]

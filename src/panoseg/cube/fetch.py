@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -16,21 +15,21 @@ from panoseg.cube.build import CubeReport, build_cube
 from panoseg.cube.options import TEN_BANDS, CubeOptions
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, OutputError
-from panoseg.files import check_writable, output_error, remove_unfinished
-from panoseg.imagery.area import PIXEL_M, Area, grid_of, read_area
+from panoseg.files import check_writable, making, output_error, remove_unfinished
+from panoseg.imagery.area import PIXEL_M, Area, grid_of, read_area, sun_ahead
+from panoseg.imagery.assets import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
 
 _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then
-_A_DAY = timedelta(days=1)  # the day in UTC need not be the one at the place
 _ASK_ABOVE_GB = 50.0
 _ASK_ABOVE_KM2 = 20_000.0  # of the rectangle around an area: parts that lie far apart are little to fetch, and much to map
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for. area: file with the outline. first, last: days. catalogue: name or URL. collection: of it, or None
-    for the usual one. yes: however much it is.
+    """What a user asks for. area: file with the outline. first, last: days, by the sun at the place. catalogue: name or URL.
+    collection: of it, or None for the usual one. yes: however much it is.
     """
 
     area: Path
@@ -41,27 +40,48 @@ class Request:
     yes: bool = False
 
     def __post_init__(self) -> None:
+        if self.first.year < FIRST_YEAR or self.last.year > LAST_YEAR:
+            raise ConfigError(
+                f"a season from {self.first} to {self.last}",
+                f"days of the years {FIRST_YEAR} to {LAST_YEAR}",
+                "change the dates",
+            )
         if self.first > self.last:
             raise ConfigError(f"a season from {self.first} to {self.last}", "one that ends after it begins", "change the dates")
         if self.first > datetime.now(UTC).date():
             raise ConfigError(f"a season from {self.first}, which is in the future", "one that has begun", "change the dates")
 
 
+def scenes_beside(out: Path) -> Path:
+    """Where the list of the scenes of a cube lies that has no folder of its own.
+
+    >>> scenes_beside(Path("season.zarr")).name, scenes_beside(Path("farm.2024")).name
+    ('season.scenes.json', 'farm.2024.scenes.json')
+    """
+    return out.with_name(f"{out.name.removesuffix('.zarr')}.scenes.json")
+
+
 def fetch_cube(
-    request: Request, out: Path, scenes_path: Path, options: CubeOptions, bands: tuple[str, ...] = TEN_BANDS
+    request: Request,
+    out: Path,
+    scenes_path: Path,
+    options: CubeOptions,
+    bands: tuple[str, ...] = TEN_BANDS,
+    area: Area | None = None,
 ) -> tuple[CubeReport, Area]:
     """Fetch the cube of a request as the Zarr store ``out``; gives its report, and the area that was asked for.
 
     scenes_path: where the scenes that the catalogue names are saved before any pixel is read; if they are there already they
-    are not asked for again, so that the same request gives the same cube. Raises ``AreaError``, ``CatalogueError``,
-    ``CubeError``, ``OutputError``.
+    are not asked for again, so that the same request gives the same cube. area: of the request, where it is known. Raises
+    ``AreaError``, ``CatalogueError``, ``CubeError``, ``OutputError``.
     """
-    area = asked_area(request, options, len(bands))
+    area = area or asked_area(request, options, len(bands))
     grid = grid_of(area, PIXEL_M, options.margin_m)
     if not _searched(scenes_path, request, area):
         _search(request, area, out, scenes_path)
     scenes, broken = load_scenes(scenes_path)
-    scenes = [scene for scene in scenes if request.first - _A_DAY <= scene.time.date() <= request.last + _A_DAY]
+    ahead = sun_ahead(grid)
+    scenes = [scene for scene in scenes if request.first <= scene.day(ahead) <= request.last]
     if not scenes:
         why = next(iter(broken.values()), "it is empty")
         raise CatalogueError(
@@ -77,18 +97,18 @@ def fetch_cube(
 def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
     """Save the scenes that the catalogue names; what a kill leaves lies in the folder of the unfinished cube."""
     catalogue, work = find_catalogue(request.catalogue, request.collection), work_folder(out)
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(work)
-        check_writable(work / scenes_path.name)
-        found = search(area, request.first, request.last, catalogue)
-        save_scenes(found, work / scenes_path.name, {**_asked(request, area), "searched": str(datetime.now(UTC).date())})
-        os.replace(work / scenes_path.name, scenes_path)
-    except OSError as error:
-        raise output_error(scenes_path, error) from error
-    finally:
-        with suppress(OSError):
-            work.rmdir()  # an empty one
+    today = datetime.now(UTC).date()
+    with making(work, of=out):
+        if _searched(scenes_path, request, area):  # by another command, just now
+            return
+        try:
+            remove_unfinished(work)
+            check_writable(work / scenes_path.name)
+            found = search(area, request.first, min(request.last, today + timedelta(days=1)), catalogue)
+            save_scenes(found, work / scenes_path.name, {**_asked(request, area), "searched": str(today)})
+            os.replace(work / scenes_path.name, scenes_path)
+        except OSError as error:
+            raise output_error(scenes_path, error) from error
 
 
 def _asked(request: Request, area: Area) -> dict[str, str]:

@@ -7,39 +7,43 @@ is left out and nothing else. Nearest neighbour: 20 m pixels are repeated on the
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
-import shapely
 from odc.geo.geobox import GeoBox
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from scipy.ndimage import distance_transform_edt
-from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.options import CubeOptions
+from panoseg.cube.scenes import doubtful_band, with_true_offset
+from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_meet
 from panoseg.imagery.assets import Scene, SceneAsset
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.remote import forget, open_raster
+from panoseg.imagery.radiometry import DARKEST
+from panoseg.imagery.remote import forget, is_remote, open_raster
 
 # Reflectance x 10 000 as int16, as PASTIS stores it.
 NO_DATA = -32768
 _LARGEST = 32767
 _TRIES = 3
 _WAIT_S = 1.0
-# What is missing stays missing; GDAL has asked again for everything else already.
-_FINAL = ("404", "does not exist", "No such file", "not recognized as being in a supported file format")
-_FOOTPRINT_MARGIN_DEGREES = 0.02  # a box that is straight on the grid is not so on the globe
+# As servers, S3 and this machine say it. GDAL's "does not exist in the file system" is said of any address that failed before.
+_GONE = re.compile(r"HTTP response code: (404|410)|specified key does not exist|NoSuchKey|No such file")
+
+_Read = TypeVar("_Read")
 
 
 class UnreadableSceneError(Exception):
-    """A scene of which a file cannot be read. scene: its id. reason: a few words."""
+    """A scene of which a file cannot be read. scene: its id. reason: a few words. gone: its owner says that it is not there."""
 
-    def __init__(self, scene: str, reason: str) -> None:
+    def __init__(self, scene: str, reason: str, *, gone: bool = False) -> None:
         super().__init__(scene, reason)
-        self.scene, self.reason = scene, reason
+        self.scene, self.reason, self.gone = scene, reason, gone
 
 
 def mosaic(scenes: Sequence[Scene], bands: Sequence[str], grid: GeoBox, options: CubeOptions) -> dict[str, np.ndarray]:
@@ -48,7 +52,8 @@ def mosaic(scenes: Sequence[Scene], bands: Sequence[str], grid: GeoBox, options:
     The first scene that has data at a pixel gives it. What ``options.mask`` names has no data in any band, while SCL stays as
     it is. Raises ``UnreadableSceneError``.
     """
-    met = [scene for scene in scenes if _meets(scene, grid)]
+    box = grid.extent.to_crs("EPSG:4326").geom.buffer(FOOTPRINT_MARGIN_DEGREES)
+    met = [scene for scene in scenes if may_meet(scene.outline, box)]
     values = {band: _first_data(met, band, grid, NO_DATA) for band in bands}
     if options.masked_classes:
         hidden_HW = _hidden(met, grid, options)
@@ -62,6 +67,12 @@ def classification(scenes: Sequence[Scene], grid: GeoBox) -> np.ndarray:
     return _first_data(scenes, SCENE_CLASSIFICATION, grid, 0).astype(np.uint8)
 
 
+def with_offset_seen(scene: Scene) -> Scene:
+    """The scene with the offset that its numbers hold, see ``with_true_offset``. Raises ``UnreadableSceneError``."""
+    band = doubtful_band(scene)
+    return scene if band is None else _patiently(scene, band, lambda: with_true_offset(scene))
+
+
 def _hidden(scenes: Sequence[Scene], grid: GeoBox, options: CubeOptions) -> np.ndarray:
     """bool, H x W: pixels of masked classes, and those near them, beyond the window too."""
     pixel_m = abs(float(grid.resolution.x))
@@ -70,16 +81,6 @@ def _hidden(scenes: Sequence[Scene], grid: GeoBox, options: CubeOptions) -> np.n
     if rim and masked_HW.any():
         masked_HW = distance_transform_edt(~masked_HW) * pixel_m <= options.dilate_m
     return masked_HW[rim : rim + grid.shape[0], rim : rim + grid.shape[1]]
-
-
-def _meets(scene: Scene, grid: GeoBox) -> bool:
-    """Whether a scene may have data on a grid; unsure where its outline jumps over the date line."""
-    if scene.outline is None or scene.outline.bounds[2] - scene.outline.bounds[0] > 180:
-        return True
-    box: BaseGeometry = grid.extent.to_crs("EPSG:4326").geom.buffer(_FOOTPRINT_MARGIN_DEGREES)
-    if box.bounds[2] - box.bounds[0] > 180:
-        return True
-    return bool(shapely.make_valid(scene.outline).intersects(box))
 
 
 def _first_data(scenes: Sequence[Scene], band: str, grid: GeoBox, empty: int) -> np.ndarray:
@@ -94,18 +95,25 @@ def _first_data(scenes: Sequence[Scene], band: str, grid: GeoBox, empty: int) ->
 
 
 def _read(scene: Scene, band: str, grid: GeoBox, empty: int) -> np.ndarray:
-    """A band of a scene on a grid, tried several times. Raises ``UnreadableSceneError``."""
+    """A band of a scene on a grid. Raises ``UnreadableSceneError``."""
     if band not in scene.assets:
-        raise UnreadableSceneError(scene.id, f"has no file of {band}")
+        raise UnreadableSceneError(scene.id, f"has no file of {band}", gone=True)
+    return _patiently(scene, band, lambda: _numbers(scene.assets[band], grid, band, empty))
+
+
+def _patiently(scene: Scene, band: str, read: Callable[[], _Read]) -> _Read:
+    """What is read from the file of a band, tried several times if it is far away. Raises ``UnreadableSceneError``."""
+    href = scene.assets[band].href
     for attempt in range(_TRIES):
         try:
-            return _numbers(scene.assets[band], grid, band, empty)
+            return read()
         except (RasterioError, OSError, ValueError) as error:  # ValueError: a no data that the file's numbers cannot be
             # GDAL's own word is the cause of rasterio's.
             reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
-            if attempt == _TRIES - 1 or any(word in reason or word in str(error) for word in _FINAL):
-                raise UnreadableSceneError(scene.id, f"{band} cannot be read ({reason[:200]})") from error
-            forget(scene.assets[band].href)
+            gone = bool(_GONE.search(f"{reason} {error}"))
+            if gone or attempt == _TRIES - 1 or not is_remote(href):
+                raise UnreadableSceneError(scene.id, f"{band} cannot be read ({reason[:200]})", gone=gone) from error
+            forget(href)
             time.sleep(_WAIT_S * 2**attempt)
     raise AssertionError("unreachable")
 
@@ -124,5 +132,6 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     if band != SCENE_CLASSIFICATION:
         with np.errstate(over="ignore", invalid="ignore"):  # scales of anybody
             scale, offset = np.float32(meaning.scale * 1e4), np.float32(meaning.offset * 1e4)
-            numbers_HW = np.nan_to_num(numbers_HW * scale + offset)
-    return np.where(seen_HW, np.clip(np.rint(numbers_HW), -_LARGEST, _LARGEST), empty).astype(np.int16)
+            numbers_HW = np.rint(np.nan_to_num(numbers_HW * scale + offset))
+        numbers_HW[numbers_HW == 0] = DARKEST
+    return np.where(seen_HW, np.clip(numbers_HW, -_LARGEST, _LARGEST), empty).astype(np.int16)

@@ -23,16 +23,15 @@ from rasterio.warp import transform_bounds
 from shapely.geometry import mapping
 
 from panoseg.errors import CubeError
+from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES
 from panoseg.imagery.assets import Scene
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.radiometry import without_offset
+from panoseg.imagery.radiometry import DARKEST, without_offset
 from panoseg.imagery.remote import DRIVERS, open_raster
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512
 _VISIBLE = ("B04", "B03", "B02")  # where land is darkest
-# odc-stac asks only the files whose footprint meets the window; a box that is straight on the grid is not so on the globe.
-_FOOTPRINT_MARGIN_DEGREES = 0.02
 
 
 def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
@@ -64,9 +63,10 @@ def with_true_offset(scene: Scene) -> Scene:
 
     Raises ``RasterioError`` where that cannot be read.
     """
-    asset = next((scene.assets[band] for band in _VISIBLE if band in scene.assets), None)
-    if asset is None or not asset.meaning.doubtful:
+    band = doubtful_band(scene)
+    if band is None:
         return scene
+    asset = scene.assets[band]
     with open_raster(asset.href) as source:
         numbers_HW = source.read(1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape))
     if not without_offset(numbers_HW, asset.meaning):
@@ -77,11 +77,17 @@ def with_true_offset(scene: Scene) -> Scene:
     return replace(scene, assets=assets)
 
 
+def doubtful_band(scene: Scene) -> str | None:
+    """The band whose numbers say whether a scene's metadata err; None where they are not known to."""
+    band = next((band for band in _VISIBLE if band in scene.assets), None)
+    return band if band is not None and scene.assets[band].meaning.doubtful else None
+
+
 def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
     """A plain item whose assets are named by band; its name is its place in time, since names of scenes may repeat."""
     box = shapely.box(*transform_bounds(header.crs, "EPSG:4326", *header.bounds)).buffer(
-        _FOOTPRINT_MARGIN_DEGREES, join_style="mitre"
-    )
+        FOOTPRINT_MARGIN_DEGREES, join_style="mitre"
+    )  # odc-stac asks only the files whose footprint meets the window
     item = pystac.Item(f"{number:06d}", mapping(box), list(box.bounds), scene.time, {})
     for band, asset in scene.assets.items():
         raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.meaning.nodata}]}
@@ -100,9 +106,12 @@ def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) 
     values = numbers_TYX.where(numbers_TYX != nodata)
     if band == SCENE_CLASSIFICATION:
         return values
-    return values * per_time([asset.meaning.scale * 1e4 for asset in assets]) + per_time(
-        [asset.meaning.offset * 1e4 for asset in assets]
+    scale, offset = (
+        per_time([number * 1e4 for number in numbers])
+        for numbers in zip(*((asset.meaning.scale, asset.meaning.offset) for asset in assets), strict=True)
     )
+    reflectance = values * scale + offset
+    return reflectance.where(reflectance != 0, np.float32(DARKEST))
 
 
 @dataclass(frozen=True)

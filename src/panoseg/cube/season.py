@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from panoseg.cube.record import report_of
-from panoseg.errors import CubeError
+from panoseg.errors import ConfigError, CubeError
+from panoseg.imagery.assets import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 
 # 1 September to 31 October of the next year: what a season of PASTIS spans.
@@ -78,7 +79,7 @@ def dates_of_season(
 
     start, year: as of ``choose_season``. Raises ``CubeError`` where no date does.
     """
-    harvest_year = infer_harvest_year(dates, start) if year is None else year
+    harvest_year = infer_harvest_year(dates, start) if year is None else _checked(year)
     first = np.datetime64(date(harvest_year - 1, *start))
     inside = np.flatnonzero((dates >= first) & (dates <= first + SEASON_DAYS))
     if inside.size == 0:
@@ -91,9 +92,19 @@ def dates_of_season(
 
 
 def season_span(year: int, start: tuple[int, int] = (9, 1)) -> tuple[date, date]:
-    """The first and the last day of the season of a harvest year; ``start``: month and day of day 0, in the year before."""
-    first = date(year - 1, *start)
+    """The first and the last day of the season of a harvest year; ``start``: month and day of day 0, in the year before.
+
+    Raises ``ConfigError`` for a year of no harvest that was seen.
+    """
+    first = date(_checked(year) - 1, *start)
     return first, first + timedelta(days=SEASON_DAYS)
+
+
+def _checked(year: int) -> int:
+    """The harvest year that somebody asks for. Raises ``ConfigError``."""
+    if not FIRST_YEAR < year < LAST_YEAR:
+        raise ConfigError(f"season {year}", f"the year of a harvest, {FIRST_YEAR + 1} to {LAST_YEAR - 1}", "change the year")
+    return year
 
 
 def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> int:

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from panoseg.cube.mosaic import NO_DATA
 from panoseg.cube.record import RECORD
-from panoseg.cube.window import Window
+from panoseg.cube.window import Window, windows_over
 from panoseg.errors import OutputError
 from panoseg.files import output_error, remove_unfinished, write_json, write_text
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
@@ -36,20 +37,23 @@ class Journal:
     """What is known and done of an unfinished cube: one JSON object a line, in a file that only grows; for many threads.
 
     looks: day -> what its scene classification showed. chosen: the days to fetch, and others with the reason; None: not yet.
-    left_out: scene -> (day, reason). windows: day -> numbers of windows on disk. days: complete day -> its scenes.
+    left_out: scene -> (day, reason). windows: day -> numbers of windows on disk. days: complete day -> its scenes. tried_again:
+    whether a start has stopped for scenes that could not be read.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, work: Path) -> None:
+        self.path = path = work / _JOURNAL
         self.looks: dict[str, dict[str, float]] = {}
         self.chosen: tuple[list[str], dict[str, str]] | None = None
         self.left_out: dict[str, tuple[str, str]] = {}
         self.windows: dict[str, set[int]] = {}
         self.days: dict[str, list[str]] = {}
+        self.tried_again = False
         self._lock = threading.Lock()
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        whole = [line for line in lines if line.endswith("\n") and _is_json(line)]
-        if len(whole) < len(lines):  # the last was cut off
+        # A kill or a full disk cuts a line off; what other threads have noted behind it was done without that fact.
+        whole = list(takewhile(lambda line: line.endswith("\n") and _is_json(line), lines))
+        if len(whole) < len(lines):
             write_text(path, "".join(whole))
         for line in whole:
             self._take(json.loads(line))
@@ -76,6 +80,7 @@ class Journal:
                 self.left_out[fact["scene"]] = (fact["day"], fact["reason"])
                 self._forget(fact["day"])
             case "try again":
+                self.tried_again = True
                 for scene in fact["scenes"]:
                     if scene in self.left_out:
                         self._forget(self.left_out.pop(scene)[0])
@@ -100,11 +105,13 @@ def work_folder(out: Path) -> Path:
 
 
 def begin(out: Path, plan: Mapping[str, Any]) -> Path:
-    """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished. Raises ``OutputError``."""
+    """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished. Raises ``OutputError``.
+
+    Called by who holds the folder (``files.making``), which is therefore emptied and not made anew.
+    """
     work = work_folder(out)
     recorded = work / _PLAN
     try:
-        work.mkdir(parents=True, exist_ok=True)
         remove_unfinished(work)
         if recorded.is_file():
             earlier = json.loads(recorded.read_text(encoding="utf-8"))
@@ -116,8 +123,8 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
                     f"choose another --out, or remove {work}",
                 )
         else:
-            shutil.rmtree(work)  # a cube that was killed while its folder was taken away has lost its plan first
-            work.mkdir()
+            for entry in work.iterdir():  # a cube that was killed while its folder was taken away has lost its plan first
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             write_json(recorded, plan)
     except (OSError, ValueError) as error:
         raise output_error(work, error) from error
@@ -214,9 +221,4 @@ def _write_coordinates(path: Path, days: Sequence[str], grid: GeoBox, clear: Seq
 
 def windows_of(grid: GeoBox, side: int) -> list[Window]:
     """The windows of a grid, row by row; ``side`` is a multiple of a chunk's."""
-    height, width = grid.shape
-    return [
-        Window(top, left, min(side, height - top), min(side, width - left))
-        for top in range(0, height, side)
-        for left in range(0, width, side)
-    ]
+    return windows_over(*grid.shape, side)

@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ _SNAP_TOLERANCE_M = 0.5  # an edge that is straight on the grid bends by centime
 _LONGEST_EDGE_DEGREES = 0.02  # bends by less than a metre in any zone
 _EDGES_A_SIDE = 100
 _SMALLEST_M2 = 400.0  # four pixels
+# A box that is straight on a grid is not so on the globe.
+FOOTPRINT_MARGIN_DEGREES = 0.02
 _SMALLEST_SIDE_M = 320.0  # a network needs to see something around a tiny outline
 
 
@@ -165,6 +168,30 @@ def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
             first, last = exceptions.get((zone, (south, north)), (west, east))
             if first < last:
                 yield zone, shapely.box(first, south, last, north)
+
+
+def sun_ahead(grid: GeoBox) -> timedelta:
+    """How far the sun's time in the middle of a grid is ahead of UTC: an hour for 15 degrees.
+
+    The satellite passes in the middle of the sun's morning: by its time no pass falls on two days, near the date line either.
+    """
+    return timedelta(hours=grid.extent.centroid.to_crs("EPSG:4326").coords[0][0] / 15)
+
+
+def may_meet(place: BaseGeometry | None, land: BaseGeometry) -> bool:
+    """Whether a scene may show some land, both in degrees; unsure of a place that is unknown or jumps over the date line."""
+    if place is None or _jumps(place) or _jumps(land):
+        return True
+    try:
+        return bool(shapely.make_valid(place).intersects(land))
+    except shapely.errors.ShapelyError:  # outlines of anybody
+        return True
+
+
+def _jumps(geometry: BaseGeometry) -> bool:
+    """Whether a part spans more than half the globe, or lies nowhere."""
+    west_N, _, east_N, _ = shapely.bounds(shapely.get_parts(geometry)).T
+    return not len(west_N) or not bool((east_N - west_N <= 180).all())
 
 
 def on_plane(outline: BaseGeometry, crs: object) -> BaseGeometry:

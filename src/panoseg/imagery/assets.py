@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import shapely
@@ -18,6 +18,8 @@ from shapely.geometry.base import BaseGeometry
 from panoseg.imagery.bands import band_name
 from panoseg.imagery.radiometry import Radiometry, processing_baseline, radiometry
 
+# Of Earth seen from space; years beyond them are mistakes, and end the calendars of Python (9999) and NumPy (2262).
+FIRST_YEAR, LAST_YEAR = 1985, 2200
 # What a STAC item that anybody made may raise while it is read.
 BROKEN_ITEM = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError)
 
@@ -40,7 +42,7 @@ class Scene:
     """One acquisition: ``time`` in UTC without zone, and its assets by band (``B02``, .., ``SCL``).
 
     outline: where it lies, in degrees; None where the item does not say. baseline: its processing baseline, 0 where unknown.
-    epsg: number of the coordinate system of its files, 0 where unknown.
+    epsg: number of the coordinate system of its files, 0 where unknown. Raises ``ValueError`` for a time when nothing was seen.
     """
 
     id: str
@@ -50,13 +52,29 @@ class Scene:
     baseline: float = 0.0
     epsg: int = 0
 
+    def __post_init__(self) -> None:
+        if not FIRST_YEAR <= self.time.year <= LAST_YEAR:
+            raise ValueError(f"time {self.time}")
+
+    def day(self, ahead: timedelta) -> date:
+        """The day where the sun's time is so far ahead of UTC."""
+        return (self.time + ahead).date()
+
+
+def utc(text: str) -> datetime:
+    """A time in ISO 8601 as UTC without zone, which is also what one that states no zone is in. Raises ``ValueError``.
+
+    >>> utc("2020-03-01T11:09:01+02:00"), utc("2020-03-01T09:09:01")
+    (datetime.datetime(2020, 3, 1, 9, 9, 1), datetime.datetime(2020, 3, 1, 9, 9, 1))
+    """
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
 
 def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
     """The scene of a STAC item. locate: href of an asset -> path or URL. Raises one of ``BROKEN_ITEM`` for a broken item."""
     properties = item["properties"]
-    time = datetime.fromisoformat(properties.get("datetime") or properties["start_datetime"])
-    if time.tzinfo is not None:
-        time = time.astimezone(UTC).replace(tzinfo=None)
+    time = utc(properties.get("datetime") or properties["start_datetime"])
     name = str(item["id"])
     assets = {
         band: SceneAsset(locate(asset["href"]), radiometry(asset, properties, band, name), resolution(asset))

@@ -6,13 +6,13 @@ Sources: STAC API 1.0 (item search); the collections of Earth Search v1, Planeta
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from time import sleep
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -27,11 +27,13 @@ from urllib3 import Retry
 
 from panoseg.errors import CatalogueError
 from panoseg.files import write_text
-from panoseg.imagery.area import Area
+from panoseg.imagery.area import Area, grid_of, may_meet, sun_ahead
 from panoseg.imagery.assets import BROKEN_ITEM, Scene, scene_of_item
+from panoseg.imagery.remote import REMOTE, is_remote, limit_answers
 from panoseg.progress import track
 
 _PAGE = 100
+_DAYS_END = time(23, 59, 59)
 _MOST_ITEMS = 50_000  # of a month: all of the land on Earth has fewer; pages that never end have more
 _PATIENCE = Retry(
     total=6,
@@ -47,8 +49,9 @@ _TIMEOUT_S = (20.0, 120.0)  # to connect, between two bytes
 _TRIES = 6  # of an answer that ends in its middle
 _WAIT_S = 0.5
 _MOST_VERTICES = 200  # of the outline that is sent: servers bound a question's length
-_REMOTE = ("http", "https", "s3")
 _LARGEST_LIST_BYTES = 1024**3
+# Of a page of a hundred items, a hundred times; and of pages: a season of France has three hundred.
+_LARGEST_ANSWER_BYTES, _MOST_ANSWERS = 256 * 1024**2, 10_000
 
 
 @dataclass(frozen=True)
@@ -80,12 +83,12 @@ def find_catalogue(name: str, collection: str | None = None) -> Catalogue:
 def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[dict[str, Any]]:
     """The STAC items, as the catalogue delivers them, of scenes from ``first`` to ``last`` whose outline meets the area.
 
-    Asked month by month; sorted by time and id, none twice. Raises ``CatalogueError`` where the catalogue does not answer, has
-    no such collection, or has no such scene.
+    Days are those of the sun in the middle of the area. Asked month by month; sorted by time and id, none twice. Raises
+    ``CatalogueError`` where the catalogue does not answer, has no such collection, or has no such scene.
     """
     client = _open(catalogue)
     collection = _collection(client, catalogue)
-    outline = _sent(area.outline)
+    outline, ahead = _sent(area.outline), sun_ahead(grid_of(area))
     found: dict[str, dict[str, Any]] = {}
     months = list(_months(first, last))
     for start, end in track(months, "months searched"):
@@ -93,14 +96,14 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
             asked = client.search(
                 collections=[collection],
                 intersects=mapping(outline),
-                datetime=f"{start}T00:00:00Z/{end}T23:59:59Z",
+                datetime=[datetime.combine(day, clock, UTC) - ahead for day, clock in ((start, time.min), (end, _DAYS_END))],
                 limit=_PAGE,
             )
             items = list(islice(asked.items_as_dicts(), _MOST_ITEMS + 1))
             if len(items) > _MOST_ITEMS:
                 raise ValueError(f"more than {_MOST_ITEMS} scenes of a month")
             found |= {str(item.get("id")): item for item in items if _meets(item, area.outline)}
-        except (APIError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (APIError, *BROKEN_ITEM) as error:
             raise _no_answer(catalogue, error) from error
     if not found:
         raise CatalogueError(
@@ -120,8 +123,14 @@ def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
 class _PatientIO(StacApiIO):
     """Asks again where a connection ends in the middle of an answer; what urllib3 sees of it ends earlier.
 
-    Only what lies on servers is read: a link in an answer cannot lead to a file of ours.
+    Only what lies on servers is read: a link in an answer cannot lead to a file of ours. What all answers together may be is
+    bounded: a catalogue that never ends costs neither the memory nor for ever.
     """
+
+    def __init__(self) -> None:
+        super().__init__(timeout=_TIMEOUT_S, max_retries=_PATIENCE)
+        limit_answers(self.session, _LARGEST_ANSWER_BYTES)
+        self._answers = self._characters = 0
 
     def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:
         """The text behind an address or a link; raises ``APIError``."""
@@ -136,20 +145,28 @@ class _PatientIO(StacApiIO):
             try:
                 text = super().request(*args, **kwargs)
                 json.loads(text)
+                self._count(text)
                 return text
+            except RecursionError as error:
+                raise APIError("an answer that is nested too deeply") from error
             except (APIError, ValueError) as error:
                 broken_off = (
                     isinstance(error, ValueError) or "IncompleteRead" in str(error) or "Connection broken" in str(error)
                 )
                 if not broken_off or attempt == _TRIES - 1:
                     raise APIError(str(error)) from error
-                time.sleep(_WAIT_S * 2**attempt)
+                sleep(_WAIT_S * 2**attempt)
         raise AssertionError("unreachable")
+
+    def _count(self, text: str) -> None:
+        self._answers, self._characters = self._answers + 1, self._characters + len(text)
+        if self._answers > _MOST_ANSWERS or self._characters > _LARGEST_LIST_BYTES:
+            raise APIError(f"{self._answers:,} answers with {self._characters:,} characters, and no end")
 
 
 def _open(catalogue: Catalogue) -> Client:
     try:
-        return Client.open(catalogue.url, stac_io=_PatientIO(timeout=_TIMEOUT_S, max_retries=_PATIENCE))
+        return Client.open(catalogue.url, stac_io=_PatientIO())
     except Exception as error:  # what a URL of anything else but a catalogue leads to is up to pystac
         raise _no_answer(catalogue, error) from error
 
@@ -212,11 +229,7 @@ def _halves(outline: BaseGeometry) -> Sequence[BaseGeometry]:
 def _meets(item: dict[str, Any], outline: BaseGeometry) -> bool:
     """Whether a scene lies on the area; one whose outline cannot be understood is kept, and fails where it is read."""
     try:
-        place = shape(item["geometry"])
-        west, _, east, _ = place.bounds
-        if east - west > 180:  # jumps over the date line
-            return True
-        return bool(shapely.make_valid(place).intersects(outline))
+        return may_meet(shape(item["geometry"]), outline)
     except BROKEN_ITEM:
         return True
 
@@ -258,6 +271,6 @@ def _remote(item: dict[str, Any], href: str) -> str:
     links = item.get("links") or []
     itself = next((str(link.get("href")) for link in links if isinstance(link, dict) and link.get("rel") == "self"), "")
     url = urljoin(itself, href) if not urlsplit(href).scheme else href
-    if urlsplit(url).scheme not in _REMOTE or not urlsplit(url).netloc:
-        raise ValueError(f"{href[:80]!r} is no URL of {', '.join(_REMOTE)}")
+    if not is_remote(url) or not urlsplit(url).netloc:
+        raise ValueError(f"{href[:80]!r} is no URL of {', '.join(REMOTE)}")
     return url

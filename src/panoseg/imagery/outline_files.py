@@ -113,8 +113,10 @@ def _kml(path: Path) -> list[BaseGeometry]:
     found: list[BaseGeometry] = []
     for element in root.iter():
         if _tag(element) == "Polygon":
-            rings = [ring for boundary in element for ring in _rings(boundary)]
-            found.append(Polygon(rings[0], rings[1:]) if rings else Polygon())
+            shells, holes = _rings(element, "outerBoundaryIs"), _rings(element, "innerBoundaryIs")
+            if len(shells) > 1:
+                raise ValueError("a polygon with two outer boundaries")
+            found.append(Polygon(shells[0], holes) if shells else Polygon())
         elif _tag(element) in ("Point", "LineString"):
             found.append(shapely.linestrings([(0, 0), (0, 0)]) if _tag(element) == "LineString" else shapely.Point(0, 0))
     return found
@@ -125,10 +127,16 @@ def _tag(element: ElementTree.Element) -> str:
     return str(element.tag).rsplit("}", 1)[-1]
 
 
-def _rings(boundary: ElementTree.Element) -> Iterator[np.ndarray]:
-    for element in boundary.iter():
-        if _tag(element) == "coordinates":
-            yield np.array([[float(number) for number in place.split(",")[:2]] for place in (element.text or "").split()])
+def _rings(polygon: ElementTree.Element, boundary: str) -> list[np.ndarray]:
+    """The rings of the boundaries of that name, N x 2, in whatever order a polygon has its boundaries."""
+    texts = [
+        element.text or ""
+        for child in polygon
+        if _tag(child) == boundary
+        for element in child.iter()
+        if _tag(element) == "coordinates"
+    ]
+    return [np.array([[float(number) for number in place.split(",")[:2]] for place in text.split()]) for text in texts]
 
 
 def _zipped(path: Path) -> tuple[list[BaseGeometry], CRS | None]:

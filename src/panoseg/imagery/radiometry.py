@@ -20,7 +20,10 @@ import numpy as np
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 
 FIRST_BASELINE_WITH_OFFSET = 4.0
+_MOST_BASELINES = 100  # they have two digits
 OFFSET = -0.1
+# Reflectance x 10 000 of a pixel that is seen and would have 0, which means no data in a cube.
+DARKEST = 1.0
 _DEFAULT_SCALE = 1e-4
 _BASELINE_KEYS = ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version")
 _APPLIED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
@@ -71,12 +74,17 @@ def radiometry(asset: dict[str, Any], properties: dict[str, Any], band: str, nam
 def processing_baseline(properties: dict[str, Any], name: str = "") -> float | None:
     """The processing baseline of a product, 4.0 for 04.00; from its properties, else from its name; None where neither tells.
 
+    Raises ``ValueError`` for one that is none.
+
     >>> processing_baseline({}, "S2A_MSIL2A_20200301T090901_N0500_R050_T35UPU_20230630T033416")
     5.0
     """
     for key in _BASELINE_KEYS:
         if properties.get(key):
-            return float(properties[key])
+            baseline = float(properties[key])
+            if not 0 <= baseline < _MOST_BASELINES:  # NaN is neither before nor after 04.00
+                raise ValueError(f"{key} {properties[key]!r}")
+            return baseline
     match = _PRODUCT_NAME.search(f"{properties.get('s2:product_uri', '')} {name}")
     return float(f"{match[1]}.{match[2]}") if match else None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from panoseg.errors import CatalogueError
 
 # GeoTIFF and JPEG 2000 are what scenes come as; other formats of GDAL may stand for other files.
 DRIVERS = ["GTiff", "JP2OpenJPEG"]
+REMOTE = ("http", "https", "s3")
 COPERNICUS_HOST = "eodata.dataspace.copernicus.eu"
 COPERNICUS_BUCKET = "eodata"
 TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
@@ -42,6 +44,9 @@ _PATIENCE: dict[str, str | int] = {
     "GDAL_CACHEMAX": 128,  # MB; windows are read once
 }
 _LARGEST_BLOCK = 10_980**2  # pixels: reading one of them takes a whole block
+_LARGEST_TOKEN_BYTES = 1024**2
+_LONGEST_ANSWER_S = 600.0
+_PIECE_BYTES = 64 * 1024
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 
@@ -68,6 +73,7 @@ class Signer:
 
     def _fetch(self, place: str) -> tuple[str, datetime]:
         with requests.Session() as session:
+            limit_answers(session, _LARGEST_TOKEN_BYTES)
             patience = Retry(total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), retry_after_max=60)
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=patience))
@@ -80,6 +86,32 @@ class Signer:
 
 
 _SIGNER = Signer()
+
+
+def limit_answers(session: requests.Session, most_bytes: int) -> None:
+    """Make a session end answers, redirections included, that are longer than ``most_bytes`` unpacked, or never end.
+
+    Those raise ``requests.RequestException``.
+    """
+
+    def read(answer: requests.Response, *_: object, **__: object) -> None:
+        end, pieces, size = time.monotonic() + _LONGEST_ANSWER_S, [], 0
+        for piece in answer.iter_content(_PIECE_BYTES):
+            pieces.append(piece)
+            size += len(piece)
+            if size > most_bytes or time.monotonic() > end:
+                answer.close()
+                raise requests.RequestException(
+                    f"an answer longer than {most_bytes:,} bytes" if size > most_bytes else "an answer that does not end"
+                )
+        answer._content = b"".join(pieces)  # where requests itself keeps what was read
+
+    session.hooks["response"].append(read)
+
+
+def is_remote(href: str) -> bool:
+    """Whether a file lies on a server."""
+    return urlsplit(href).scheme in REMOTE
 
 
 def needs_keys(href: str) -> bool:

@@ -14,7 +14,6 @@ import zipfile
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
@@ -26,9 +25,9 @@ from rasterio.errors import RasterioError
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
-from panoseg.imagery.assets import BROKEN_ITEM, Scene, SceneAsset
+from panoseg.imagery.assets import BROKEN_ITEM, Scene, SceneAsset, utc
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
-from panoseg.imagery.radiometry import radiometry
+from panoseg.imagery.radiometry import processing_baseline, radiometry
 from panoseg.imagery.remote import open_raster
 
 PRODUCT_FILE = "MTD_MSIL2A.xml"
@@ -233,13 +232,13 @@ def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool
         raise _RefusedError(f"has no {folder}/MTD_TL.xml")
     tile = _parsed(content, "MTD_TL.xml")
     uri = _text(product, "PRODUCT_URI").removesuffix(".SAFE")
-    time = datetime.fromisoformat(_text(tile, "SENSING_TIME")).astimezone(UTC).replace(tzinfo=None)
+    time = utc(_text(tile, "SENSING_TIME"))
     assets = _assets(archive, product, images, uri)
     if not assets:
         raise _RefusedError(f"lacks the images of {folder}")
     for asset in assets.values():
         _check_image(asset.href)
-    baseline = float(_text(product, "PROCESSING_BASELINE"))
+    baseline = processing_baseline(_properties(product)) or 0.0
     number = _text(tile, "HORIZONTAL_CS_CODE").removeprefix("EPSG:")
     epsg = int(number) if number.isdecimal() else 0
     return Scene(uri if alone else f"{uri}/{folder.split('/')[-1]}", time, assets, _outline(tile), baseline, epsg)
@@ -259,7 +258,7 @@ def _assets(archive: _Archive, product: Element, images: list[str], name: str) -
         ),
         0.0,
     )
-    properties = {"s2:processing_baseline": _text(product, "PROCESSING_BASELINE")}
+    properties = _properties(product)
     found: dict[str, SceneAsset] = {}
     for image in images:
         match = _IMAGE.search(image)
@@ -272,6 +271,11 @@ def _assets(archive: _Archive, product: Element, images: list[str], name: str) -
             described = {"raster:bands": [{"scale": scale, "nodata": nodata, **stated}]}
             found[band] = SceneAsset(href, radiometry(described, properties, band, name), float(match[2]))
     return found
+
+
+def _properties(product: Element) -> dict[str, str]:
+    """What a STAC item would say of a product."""
+    return {"s2:processing_baseline": _text(product, "PROCESSING_BASELINE")}
 
 
 def _check_image(href: str) -> None:

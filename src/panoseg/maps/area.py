@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from panoseg.cube.fetch import Request, asked_area, fetch_cube
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import season_span
 from panoseg.errors import ConfigError, PanosegError
-from panoseg.files import new_folder, output_error
+from panoseg.files import making, new_folder, output_error
 from panoseg.maps.mapping import MapResult, map_cube
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.resume import UNFINISHED
@@ -46,18 +45,17 @@ def map_area(
     )
     bands = tuple(loaded.card.bands)
     area = asked_area(request, fetch, len(bands))
-    _begin(out)
-    cube = out / f"{area.name}.zarr"
-    try:
-        fetch_cube(request, cube, out / SCENES, fetch, bands)
-    except PanosegError:
-        _remove_empty(out)
-        raise
-    chosen = replace(options, year=wanted.season)
-    result = map_cube(cube, weights, out, chosen, truth, declared_only, within=area.outline, running=running)
-    if not wanted.keep_cube:
-        _remove(cube)
-    return result
+    with making(out):
+        _begin(out)
+        # A cube that is not kept lies where all goes when the map is finished, so that no kill leaves it behind.
+        cube = (out if wanted.keep_cube else out / UNFINISHED) / f"{area.name}.zarr"
+        try:
+            fetch_cube(request, cube, out / SCENES, fetch, bands, area)
+        except PanosegError:
+            _remove_empty(out)
+            raise
+        chosen = replace(options, year=wanted.season)
+        return map_cube(cube, weights, out, chosen, truth, declared_only, within=area.outline, running=running)
 
 
 def _begin(out: Path) -> None:
@@ -74,10 +72,3 @@ def _remove_empty(out: Path) -> None:
         if [entry.name for entry in out.iterdir()] == [UNFINISHED]:
             (out / UNFINISHED).rmdir()
             out.rmdir()
-
-
-def _remove(cube: Path) -> None:
-    try:
-        shutil.rmtree(cube)
-    except OSError as error:
-        raise output_error(cube, error) from error

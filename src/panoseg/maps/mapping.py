@@ -16,14 +16,14 @@ import rasterio
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.season import Season
-from panoseg.files import output_error
+from panoseg.files import making, output_error
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import open_inputs
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.outputs import write_map
 from panoseg.maps.predict import OpenJob
-from panoseg.maps.resume import begin, fingerprint
+from panoseg.maps.resume import begin, fingerprint, finish
 from panoseg.maps.sheets import OutlineFiles, plan_sheets, read_sheets
 from panoseg.maps.summary import ParcelSummary
 from panoseg.maps.windows import WindowFiles
@@ -90,17 +90,15 @@ def map_cube(
     running = running or RunOptions()
     opened = OpenJob(given.job, given.cube)
     opened.check(running.local)
-    work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
-    windows = WindowFiles(work, given.plan)
-    with workers_for(running, opened) as workers, _scratch(work / "joined") as folder:
-        _predict(windows, workers)
-        assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)
-        outlines = _outlines(assembled, given.options.simplify, workers, folder)
-        content = write_map(out, given, assembled, outlines)
-    try:
-        shutil.rmtree(work)
-    except OSError as error:
-        raise output_error(work, error) from error
+    with making(out):
+        work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
+        windows = WindowFiles(work, given.plan)
+        with workers_for(running, opened) as workers, _scratch(work / "joined") as folder:
+            _predict(windows, workers)
+            assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)
+            outlines = _outlines(assembled, given.options.simplify, workers, folder)
+            content = write_map(out, given, assembled, outlines)
+        finish(work)
     seconds = time.monotonic() - start
     return MapResult(out, content.parcels, assembled.segments, content.season, content.notes, content.comparison, seconds)
 

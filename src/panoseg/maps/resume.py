@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 import panoseg
 from panoseg.cube.season import Season
 from panoseg.errors import OutputError
-from panoseg.files import new_folder, output_error, signature, write_json
+from panoseg.files import new_folder, output_error, signature, take_away, write_json
 from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 
@@ -82,9 +83,22 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
 
 
 def _clear(work: Path) -> None:
+    """Remove the blocks of no plan; a cube that is not kept, which may lie beside them, has a plan of its own."""
     try:
-        for entry in work.glob("*"):
-            entry.unlink()
+        for entry in work.iterdir():
+            if entry.is_file():
+                entry.unlink()
+    except OSError as error:
+        raise output_error(work, error) from error
+
+
+def finish(work: Path) -> None:
+    """Remove the folder of a finished map. A kill in between leaves blocks to start from again, and of a cube nothing that
+    looks like one. Raises ``OutputError``."""
+    try:
+        for cube in work.glob("*.zarr"):
+            take_away(cube)
+        shutil.rmtree(work)
     except OSError as error:
         raise output_error(work, error) from error
 
