@@ -11,9 +11,7 @@ from pathlib import Path
 import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from panoseg.cube.scenes import cube_of_scenes
 from panoseg.errors import CubeError
-from panoseg.imagery.stac_folder import damaged_raster, is_stac_folder, read_scenes
 
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 # Variables stored in one piece are read in pieces of this size, so that a window costs a window.
@@ -54,6 +52,8 @@ def _damaged_part(path: Path) -> Path:
     """The file that is to blame; odc-stac does not tell which of a thousand rasters it is."""
     if not path.is_dir() or any((path / mark).exists() for mark in _ZARR_MARKS):
         return path
+    from panoseg.imagery.stac_folder import damaged_raster
+
     with suppress(CubeError):
         return damaged_raster(path) or path
     return path
@@ -72,6 +72,10 @@ def open_cube(path: Path | str) -> xr.Dataset:
             return _chunked(xr.open_dataset(path, decode_coords="all", chunks={}))
         if any((path / mark).exists() for mark in _ZARR_MARKS):
             return _chunked(xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks={}))
+        # Catalogues take their time to import, and the workers of a map mostly read Zarr.
+        from panoseg.cube.scenes import cube_of_scenes
+        from panoseg.imagery.stac_folder import is_stac_folder, read_scenes
+
         if is_stac_folder(path):
             return cube_of_scenes(read_scenes(path))
     raise CubeError(

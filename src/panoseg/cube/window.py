@@ -32,6 +32,19 @@ class Window:
         return slice(self.left, self.left + self.width)
 
 
+def windows_over(height: int, width: int, side: int) -> list[Window]:
+    """Squares of ``side`` pixels that cover a raster, row by row; the last of a row and of a column are cut.
+
+    >>> [(own.columns.start, own.columns.stop) for own in windows_over(10, 25, 10)]
+    [(0, 10), (10, 20), (20, 25)]
+    """
+    return [
+        Window(top, left, min(side, height - top), min(side, width - left))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
 def read_window(cube: xr.Dataset, bands: Sequence[str], window: Window) -> tuple[np.ndarray, np.ndarray]:
     """Images and where they have data, read from disk now.
 
@@ -43,8 +56,9 @@ def read_window(cube: xr.Dataset, bands: Sequence[str], window: Window) -> tuple
     images_TCHW = np.empty((cube.sizes["time"], len(bands), window.height, window.width), np.float32)
     data_HW = np.ones((window.height, window.width), bool)
     for channel, band in enumerate(bands):
-        # One band at a time: what is read and not yet filled stays small.
-        images_TCHW[:, channel], band_data_HW = fill_gaps(part[band].values, days_T)
+        # One band at a time: what is read and not yet filled stays small. Threads of this process read; that is said here and
+        # not in dask's configuration, which is one for all threads: without it a task of a cluster asks the cluster to read.
+        images_TCHW[:, channel], band_data_HW = fill_gaps(part[band].compute(scheduler="threads").values, days_T)
         data_HW &= band_data_HW
     return images_TCHW, data_HW
 

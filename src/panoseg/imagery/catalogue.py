@@ -254,7 +254,7 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
             raise ValueError("its features are no list")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CatalogueError(
-            f"{path} cannot be read ({type(error).__name__}: {error})", "an item collection", "search again, without --scenes"
+            f"{path} cannot be read ({type(error).__name__}: {error})", "an item collection", "remove it, and search again"
         ) from error
     scenes, broken = [], {}
     for place, item in enumerate(features):
