@@ -117,7 +117,7 @@ class _Worker:
             process.start()
         except (OSError, EOFError) as error:
             LOG.warning("no process could be started", extra={"job": claim.job, "reason": repr(error)})
-            self.jobs.give_back(claim, _PAUSE_S, counted=True, message="waiting: no process could be started")
+            self.jobs.give_back(claim, _PAUSE_S, counted=False, message="waiting: no process could be started")
             return
         try:
             self._watch(claim, process)
