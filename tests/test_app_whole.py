@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -244,6 +245,57 @@ def test_a_photograph(server, place):
     assert {file["path"] for file in server.client.get(f"/api/jobs/{job['id']}/files").json()} == {
         f"photo/{name}" for name in names
     }
+
+
+def start_dask(place: Path, *words: object) -> subprocess.Popen:
+    """A part of a cluster, in a folder of its own, so that it finds what it is told by whole paths alone."""
+    command = [sys.executable, "-m", *map(str, words), "--no-dashboard"]
+    return subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Address of a scheduler with a worker, and what ends and starts the scheduler."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    started = {}
+
+    def scheduler() -> None:
+        started["scheduler"] = start_dask(tmp_path, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port)
+        options = ["--nthreads", 1, "--no-nanny", "--local-directory", tmp_path / "scratch"]
+        started["worker"] = start_dask(tmp_path, "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", *options)
+
+    def end() -> None:
+        for process in started.values():
+            process.kill()
+            process.wait()
+
+    yield f"tcp://127.0.0.1:{port}", scheduler, end
+    end()
+
+
+def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
+    """The same map as without; a cluster that is away is waited for."""
+    address, start, end = cluster
+    server = Server(tmp_path, "--weights", place / "tiny", "--dask", address)
+    try:
+        id = server.client.post("/api/jobs", json=SAMPLE).raise_for_status().json()["id"]
+        deadline = time.monotonic() + PATIENCE_S
+        while "no dask scheduler" not in server.client.get(f"/api/jobs/{id}").json()["message"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        assert server.client.get(f"/api/jobs/{id}").json()["state"] == "queued"
+        start()
+        assert server.wait(id)["state"] == "done"
+        for name in ("map/classes.tif", "map/segments.tif", "map/confidence.tif", "map/areas.csv"):
+            assert (server.folder / "jobs" / id / name).read_bytes() == (sample[1] / name).read_bytes(), name
+    finally:
+        end()
+        server.client.close()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        server.process.stdout.close()
+        server.log.close()
 
 
 def test_a_port_in_use_is_said_in_one_line(server):
