@@ -85,7 +85,7 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
 def _clear(work: Path) -> None:
     """Remove the blocks of no plan; a cube that is not kept, which may lie beside them, has a plan of its own."""
     try:
-        for entry in work.iterdir():
+        for entry in work.glob("*"):  # of a folder that is not there yet: none
             if entry.is_file():
                 entry.unlink()
     except OSError as error:
