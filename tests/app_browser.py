@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from panoseg.app.service import Service, parse_request
 from panoseg.app.settings import AppSettings
@@ -68,25 +69,62 @@ def finished_job(settings: AppSettings, request: dict, make: Callable[[Path], ob
     return id_
 
 
+class Server:
+    """A server that runs as a person starts it. restart: ends it and starts it at the same address."""
+
+    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.folder, self.options, self.port = folder, options, 0
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+        self.start()
+
+    def start(self) -> None:
+        """Start it, the second time at the same address."""
+        command = [sys.executable, "-m", "panoseg", "app", "--folder", self.folder, "--port", self.port, *self.options]
+        self._log = (self.folder.parent / f"{self.folder.name}.log").open("a")
+        self._process = subprocess.Popen(
+            list(map(str, command)), stdout=subprocess.PIPE, stderr=self._log, text=True, env=self.environment
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        found = re.search(r"http://\S+:(\d+)", line)
+        if found is None:
+            self.stop()
+            raise AssertionError(f"no address in {line!r}; {Path(self._log.name).read_text()}")
+        self.address, self.port = found[0], int(found[1])
+
+    def stop(self) -> None:
+        """End it, and wait until it has."""
+        self._process.terminate()
+        self._process.wait(60)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        self._log.close()
+
+    def restart(self) -> None:
+        """End it and start it at the same address."""
+        self.stop()
+        self.start()
+
+
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[str]:
+def serving(folder: Path, *options: str, **environment: str) -> Iterator[str]:
     """The address of a server that runs as a person starts it."""
-    command = [sys.executable, "-m", "panoseg", "app", "--folder", str(folder), "--port", "0", *options]
-    log = (folder.parent / f"{folder.name}.log").open("w")
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert process.stdout is not None
+    server = Server(folder, *options, environment=environment)
     try:
-        line = process.stdout.readline()
-        found = re.search(r"http://\S+", line)
-        assert found, f"no address in {line!r}; {Path(log.name).read_text()}"
-        yield found[0]
+        yield server.address
     finally:
-        process.terminate()
-        process.wait(60)
-        process.stdout.close()
-        log.close()
+        server.stop()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 class Watched:

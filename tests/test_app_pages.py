@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import time
 import zipfile
 from pathlib import Path
@@ -17,10 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import app_huge
 import app_map
-from app_browser import CHROMIUM, SCREENSHOTS, Watched, finished_job, serving
+from app_browser import CHROMIUM, SCREENSHOTS, Watched, chromium, finished_job, serving
 from catalogue_server import RUSTAC, serve
 from panoseg.app.corrections import read_corrections, undo
+from panoseg.app.published import URL
 from panoseg.app.settings import AppSettings
 from panoseg.app.users import add_user
 from test_cube_fetch import DAYS, LAND
@@ -32,24 +35,33 @@ PHOTO = {"kind": "photo", "name": "Two halves.jpg", "upload": "0" * 32, "weights
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    with chromium() as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     """The settings of a server with two finished jobs: settings, map, photograph."""
     settings = AppSettings(folder=tmp_path_factory.mktemp("app") / "app", catalog="earth-search")
-    return settings, finished_job(settings, MAP, app_map.make_map), finished_job(settings, PHOTO, make_photo)
+    map_ = finished_job(settings, MAP, app_map.make_map)
+    return settings, map_, finished_job(settings, PHOTO, make_photo), another(settings, map_, "Damaged"), huge(settings, map_)
+
+
+def another(settings: AppSettings, job: str, name: str, owner: str = "local", to: AppSettings | None = None) -> str:
+    """The same map as another job, perhaps of another server."""
+    request = {**MAP, "name": name}
+    return finished_job(to or settings, request, lambda folder: shutil.copytree(settings.jobs_folder / job, folder), owner)
+
+
+def huge(settings: AppSettings, job: str) -> str:
+    """A job with 100,172 parcels."""
+    small = settings.jobs_folder / job
+    return finished_job(settings, {**MAP, "name": "A country"}, lambda folder: app_huge.make_huge_map(small, folder))
 
 
 @pytest.fixture(scope="module")
 def address(jobs):
-    with serving(jobs[0].folder, "--workers", "0", "--allow", "nowhere.invalid") as found:
+    with serving(jobs[0].folder, "--workers", "0", "--photo-weights", str(jobs[0].folder / "shapes")) as found:
         yield found
 
 
@@ -125,7 +137,8 @@ def test_the_estimate_comes_before_the_start(look):
     assert look.page.get_by_role("button", name="Start").is_enabled()
     look.shot("start")
     look.check()
-    look.page.get_by_label("Landscape").fill("3")
+    look.page.get_by_label("Which place").fill("3")
+    look.page.wait_for_selector(".clouds i")
     look.page.get_by_role("button", name="My own images").click()
     look.page.wait_for_selector("text=Choose a file with a season")
     assert look.page.get_by_role("button", name="Start").is_disabled()
@@ -172,8 +185,24 @@ def test_an_outline_is_uploaded_and_one_that_is_none_refused(look, tmp_path):
     look.page.wait_for_selector("text=An upload of no known format")
     assert look.wrong.pop().startswith("422")
     look.shot("start-refused")
+    field.evaluate("(field) => (field.dataset.most = '10')")
+    field.set_input_files(tmp_path / "farm.geojson")
+    look.page.wait_for_selector("text=choose a smaller one")
+    field.evaluate("(field) => (field.dataset.most = '1000')")
     field.set_input_files(tmp_path / "farm.geojson")
     look.page.wait_for_selector("path.leaflet-interactive")
+
+
+def test_a_file_beside_its_place_leaves_the_page_alone(look):
+    look.goto("/photo")
+    kept = look.page.evaluate("""() => {
+      const given = new DataTransfer();
+      given.items.add(new File(["x"], "x.jpg"));
+      const drop = new DragEvent("drop", { bubbles: true, cancelable: true, dataTransfer: given });
+      document.querySelector("header").dispatchEvent(drop);
+      return drop.defaultPrevented;
+    }""")
+    assert kept
 
 
 # -- a finished map
@@ -191,6 +220,17 @@ def test_the_map_and_its_legend(seen, jobs):
     seen.page.get_by_role("button", name="Show all").click()
     seen.page.wait_for_function("!document.querySelector('tr.off')")
     assert colour_on(seen, jobs, 36, 12) == before
+    assert seen.page.title() == "Four fields · panoseg"
+
+
+def test_the_legend_by_keyboard_keeps_its_place(seen):
+    box = seen.page.get_by_label("corn")
+    box.focus()
+    seen.page.keyboard.press("Space")
+    seen.page.wait_for_selector("tr.off")
+    seen.page.keyboard.press("Space")
+    seen.page.wait_for_function("!document.querySelector('tr.off')")
+    assert seen.page.evaluate("document.activeElement.closest('tr').textContent").startswith("corn")
 
 
 def test_dates_and_pictures(seen, jobs):
@@ -243,6 +283,56 @@ def test_official_parcels(seen, jobs):
     seen.check()
 
 
+def test_what_went_wrong_unforeseen_is_said(look, jobs):
+    (jobs[0].jobs_folder / jobs[3] / "map" / "parcels.gpkg").unlink()
+    look.goto(f"/jobs/{jobs[3]}/map")
+    look.page.wait_for_selector("img.leaflet-tile-loaded")
+    look.settle()
+    click_place(look, jobs, 12, 12)
+    look.page.wait_for_selector("text=That did not work")
+    look.check()
+
+
+def test_a_parcel_stays_chosen_for_its_correction(seen, jobs):
+    """Whoever looks at a parcel and finds it wrong need not look for it again; neighbours are joined by number too."""
+    click_place(seen, jobs, 12, 12)
+    seen.page.wait_for_selector("h2:has-text('soft winter wheat')")
+    seen.page.get_by_role("tab", name="Correct").click()
+    seen.page.wait_for_selector("h2:has-text('Parcel 1')")
+    seen.page.get_by_role("button", name="Join with a neighbour").click()
+    number = seen.page.get_by_label("Number of the neighbour")
+    number.fill("2")
+    number.press("Enter")
+    seen.page.wait_for_selector("li:has-text('joined: soft winter wheat')")
+    seen.page.get_by_role("tab", name="Parcel").click()
+    seen.page.wait_for_selector("text=11.5 ha")
+    seen.page.wait_for_selector("text=parcel c1, corrected")
+
+
+def test_a_map_of_a_hundred_thousand_parcels(look, jobs):
+    """It opens, draws tiles at every depth, hides a crop, and tells of a parcel by click and by number."""
+    look.goto(f"/jobs/{jobs[4]}/map")
+    look.page.wait_for_selector(f"text={app_huge.COUNT:,} parcels")
+    look.page.wait_for_selector("text=A large map")
+    look.page.wait_for_selector("img.leaflet-tile-loaded")
+    look.shot("map-huge")
+    look.check()
+    with look.page.expect_response(lambda one: "hidden=3" in one.url and one.status == 200):
+        look.page.get_by_label("corn", exact=True).uncheck()
+    look.page.get_by_role("button", name="Show all").click()
+    look.page.get_by_role("tab", name="Parcel").click()
+    number = look.page.get_by_label("Number of a parcel")
+    number.fill("1")
+    with look.page.expect_response(lambda one: re.search("/tiles/parcels/1[4-8]/", one.url) and one.status == 200):
+        number.press("Enter")
+    look.page.wait_for_selector("text=parcel 1")
+    look.page.wait_for_selector("[aria-label*='dates in cloud'] canvas")
+    look.page.wait_for_timeout(500)
+    look.page.mouse.click(*place_on(look, jobs[0].jobs_folder / jobs[4], 1.5 * app_huge.SIDE, app_huge.SIDE / 2))
+    look.page.wait_for_selector("text=parcel 2")
+    look.shot("map-huge-parcel")
+
+
 def test_corrections(seen, jobs):
     folder = jobs[0].jobs_folder / jobs[1]
     seen.page.get_by_role("tab", name="Correct").click()
@@ -278,7 +368,7 @@ def test_corrections(seen, jobs):
 
 
 def test_take_along_and_share(seen, jobs, browser):
-    seen.page.get_by_role("button", name="Take along").click()
+    seen.page.get_by_role("button", name="Download").click()
     seen.shot("map-take-along")
     with seen.page.expect_download() as download:
         seen.page.get_by_text(re.compile("^Parcels, GeoParquet")).click()
@@ -307,6 +397,14 @@ def test_on_a_phone(browser, address, jobs):
         phone.page.wait_for_timeout(1500)
         phone.shot(f"phone-{name}")
         phone.check()
+    phone.goto(f"/jobs/{jobs[1]}/map")
+    phone.page.wait_for_selector("img.leaflet-tile-loaded")
+    phone.settle()
+    click_place(phone, jobs, 36, 12)
+    phone.page.wait_for_selector(".said:has-text('corn, 5.76 ha, 30% sure')")
+    phone.shot("phone-parcel")
+    phone.page.click(".said")
+    phone.page.wait_for_function("document.getElementById('details').getBoundingClientRect().top < innerHeight / 2")
     phone.close()
 
 
@@ -341,7 +439,7 @@ def test_names_on_a_photograph(look, jobs):
         look.page.wait_for_selector(f".photo output:has-text('{name}')")
     look.shot("photo")
     look.check()
-    look.page.get_by_role("button", name="Take along").click()
+    look.page.get_by_role("button", name="Download").click()
     with look.page.expect_download() as download:
         look.page.get_by_text("Overlay, JPEG").click()
     with Image.open(download.value.path()) as overlay:
@@ -382,8 +480,10 @@ def test_a_photograph_is_given(look, tmp_path):
     look.page.wait_for_selector("text=Finding objects")
 
 
-def test_people_sign_in(browser, tmp_path):
+def test_people_sign_in_and_share(browser, tmp_path, jobs):
     token = add_user(tmp_path / "users", "ada")
+    settings = AppSettings(folder=tmp_path / "app", tokens=tmp_path / "users")
+    hers = another(jobs[0], jobs[1], "Hers", "ada", to=settings)
     with serving(tmp_path / "app", "--workers", "0", "--tokens", str(tmp_path / "users")) as address:
         look = Watched(browser, address)
         look.goto("/jobs")
@@ -396,13 +496,41 @@ def test_people_sign_in(browser, tmp_path):
         assert look.wrong.pop().startswith("401")
         look.page.get_by_label("Token").fill(token)
         look.page.get_by_role("button", name="Sign in").click()
-        look.page.wait_for_selector("text=Nothing here yet")
+        look.page.wait_for_selector("h1:has-text('Your results')")
         assert look.page.locator(".user").text_content() == "ada"
+        look.page.get_by_role("link", name="Hers").click()
+        look.page.wait_for_selector("img.leaflet-tile-loaded")
+        look.page.get_by_role("button", name="Share").click()
+        look.page.wait_for_function("document.querySelector('.share-link input')?.value.startsWith('http')")
+        look.shot("share")
+        link = look.page.locator(".share-link input").input_value().removeprefix(address)
+        look.page.get_by_role("button", name="Copy").click()
+        look.page.wait_for_selector("text=The link is copied")
+        _open_as_a_stranger(browser, address, link, hers)
         look.goto("/sign-in?to=//elsewhere.example")
         look.page.get_by_label("Token").fill(token)
         look.page.get_by_role("button", name="Sign in").click()
         look.page.wait_for_selector("text=Which crops grow where?")
+        look.page.get_by_role("button", name="Sign out").click()
+        look.page.wait_for_selector("h1:has-text('Sign in')")
+        look.goto("/jobs")
+        look.page.wait_for_selector("h1:has-text('Sign in')")
         look.close()
+
+
+def _open_as_a_stranger(browser, address: str, link: str, job: str) -> None:
+    """Whoever has a link sees that result, and nothing else of the server."""
+    stranger = Watched(browser, address)
+    stranger.goto(link)
+    stranger.page.wait_for_selector("h1:has-text('Hers')")
+    stranger.page.wait_for_selector("img.leaflet-tile-loaded")
+    stranger.shot("shared")
+    stranger.check()
+    assert stranger.page.get_by_role("tab", name="Correct").count() == 0
+    assert stranger.page.get_by_role("button", name="Delete").count() == 0
+    stranger.goto(f"/jobs/{job}/map")
+    stranger.page.wait_for_selector("h1:has-text('Sign in')")
+    stranger.close()
 
 
 # -- from nothing to parcels
@@ -430,12 +558,21 @@ def test_the_first_result_of_a_person(browser, tmp_path):
 
 
 def test_an_empty_server(browser, tmp_path):
-    with serving(tmp_path / "app", "--workers", "0") as address:
+    nowhere = {"TORCH_HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"}  # a machine without a network
+    with serving(tmp_path / "app", "--workers", "0", **nowhere) as address:
         look = Watched(browser, address)
         look.goto("/jobs")
         look.page.wait_for_selector("text=Nothing here yet")
         look.shot("jobs-empty")
         look.check()
+        look.goto("/photo")
+        look.page.wait_for_selector("text=connect the server once")
+        assert look.page.locator("input[type=file]").count() == 0
+        look.shot("photo-no-network")
+        look.check()
+        kept = tmp_path / "hub" / "checkpoints" / URL.rsplit("/", 1)[-1]
+        kept.parent.mkdir(parents=True)
+        kept.touch()
         look.goto("/photo")
         look.page.wait_for_selector("text=Drop a photograph here")
         look.shot("photo-empty")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nicegui import ui
+from nicegui import app, ui
 from starlette.requests import Request
 
-from panoseg.app.pages.frame import UserOf, Visit, visit
+from panoseg.app.pages.frame import UserOf, Visit, empty, frame, unforeseen, visit
 from panoseg.app.pages.job import job_page, jobs_page
 from panoseg.app.pages.photo import photo_page, photo_result_page
 from panoseg.app.pages.result import result_page, shared_page
@@ -38,6 +38,14 @@ def add_pages(service: Service, user_of: UserOf) -> None:
     @ui.page("/sign-in")
     def sign_in(to: str = "/") -> None:
         sign_in_page(to)
+
+    app.on_page_exception(_failed_page)
+
+
+def _failed_page(error: Exception) -> None:
+    """What stands where a page could not be made."""
+    with frame("Error", "", notices=False):
+        empty("This page cannot be shown", unforeseen(error), alert=True)
 
 
 def _add(path: str, service: Service, user_of: UserOf, build: Any) -> None:

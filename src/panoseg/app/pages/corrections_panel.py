@@ -20,12 +20,12 @@ _MOST_STEPS = 12
 
 
 class CorrectionsPanel:
-    """A parcel is chosen by a click; what is done to it is chosen here. merging: the next click chooses its neighbour.
+    """What is done to the parcel that is chosen. merging: the next click chooses its neighbour.
 
-    changed: called with the version of the map after a correction.
+    changed: called after a correction with the version of the map and the parcel that came of it.
     """
 
-    def __init__(self, shown: Shown, layers: LayersBar, changed: Callable[[int], None]) -> None:
+    def __init__(self, shown: Shown, layers: LayersBar, changed: Callable[[int, ParcelView | None], None]) -> None:
         self.shown, self.layers, self.result, self._changed = shown, layers, shown.result, changed
         self.view: ParcelView | None = None
         self.merging = False
@@ -41,7 +41,11 @@ class CorrectionsPanel:
     def _tools(self) -> None:
         with ui.element("div").classes("stack").props('aria-live="polite"'):
             if self.view is None:
-                empty("Choose a parcel", "Click the one that is wrong; then say what it is, cut it, or join it with another.")
+                empty(
+                    "Choose a parcel",
+                    "Click the one that is wrong, or give its number under Parcel; then say what it is, cut it, or join it with"
+                    " another.",
+                )
                 return
             view = self.view
             with ui.element("div").classes("line"):
@@ -55,7 +59,8 @@ class CorrectionsPanel:
                 ui.button("Cut along a line", on_click=self._cut).props("outline")
                 ui.button("Join with a neighbour", on_click=self._join).props("outline")
             if self.merging:
-                ui.label("Click the neighbour on the map.").classes("quiet")
+                ui.label("Click the neighbour on the map, or:").classes("quiet")
+                ui.input("Number of the neighbour").props("outlined dense autofocus").on("change", told(self._neighbour))
 
     @ui.refreshable_method
     def _history(self) -> None:
@@ -71,20 +76,27 @@ class CorrectionsPanel:
             )
             ui.html(f"<ol reversed start={len(steps)} style='padding-left:1.6rem;margin:0'>{items}</ol>", sanitize=False)
             ui.button("Undo the latest", on_click=told(self._undo)).props("outline")
-            checkbox("with parcels that nobody corrected", self._include)
+            checkbox("With parcels that nobody corrected", self._include)
             ui.button("Export as training data", on_click=self._export).props("unelevated")
 
     # -- what happens
 
-    async def clicked(self, view: ParcelView | None) -> None:
-        """A parcel was clicked while this panel is open."""
-        if self.merging and self.view is not None and view is not None:
-            self.merging = False
-            await self._done(await in_thread(merge_parcels, self.result, self.view.id, view.id))
-            return
+    def choose(self, view: ParcelView | None) -> None:
+        """Another parcel was chosen, or none."""
         self.view, self.merging = view, False
-        self._mark()
         self._tools.refresh()
+
+    async def join(self, neighbour: ParcelView) -> None:
+        """The neighbour of the chosen parcel was chosen."""
+        self.merging = False
+        self._tools.refresh()
+        if self.view is not None:
+            await self._done(await in_thread(merge_parcels, self.result, self.view.id, neighbour.id))
+
+    async def _neighbour(self, event: Any) -> None:
+        number = str(event.sender.value or "").strip()
+        if number:
+            await self.join(await in_thread(parcel_of, self.result, number))
 
     async def drawn(self, line: list[tuple[float, float]]) -> None:
         """A line was drawn over the map."""
@@ -112,7 +124,7 @@ class CorrectionsPanel:
         self.view = await in_thread(parcel_of, self.result, made[0].id) if made else None
         self.merging = False
         self._mark()
-        self._changed(version_of(self.result.folder))
+        self._changed(version_of(self.result.folder), self.view)
         self._tools.refresh()
         self._history.refresh()
 

@@ -45,7 +45,7 @@ def take_along(shown: Shown) -> None:
 
 def download_button(files: list[ResultFile], address: str) -> None:
     """A menu of the files of a result. address: where its API is."""
-    with ui.dropdown_button("Take along", auto_close=True).props("unelevated no-caps"):
+    with ui.dropdown_button("Download", auto_close=True).props("unelevated no-caps"):
         for file in sorted(files, key=lambda file: _ORDER.get(file.path, len(_ORDER))):
             if file.path not in _LEFT_OUT:
                 text = f"{_NAMES.get(file.path, file.path)} ({size(file.bytes)})"
@@ -68,7 +68,11 @@ async def share(visit: Visit, job: JobView) -> None:
             dialog.close()
             ui.notify("The link leads nowhere now.")
 
+        async def copy() -> None:
+            done = await ui.run_javascript("panoseg.copy(document.querySelector('.share-link input'))", timeout=10)
+            ui.notify("The link is copied." if done else "This browser does not copy: select the link and copy it.")
+
         with ui.element("div").classes("line"):
-            ui.button("Copy", on_click=lambda: ui.clipboard.write(link.value)).props("unelevated")
+            ui.button("Copy", on_click=copy).props("unelevated")
             ui.button("Stop sharing", on_click=end).props("flat color=negative")
             ui.button("Close", on_click=dialog.close).props("flat")

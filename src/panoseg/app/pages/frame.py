@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 from urllib.parse import quote
 
 from nicegui import run, ui
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
@@ -21,6 +22,9 @@ from panoseg.errors import NotSignedInError, PanosegError
 P = ParamSpec("P")
 UserOf = Callable[[Request], str]
 _LINKS = (("/", "New map"), ("/jobs", "Results"), ("/photo", "Photograph"))
+_SIGN_OUT = """async () => { await fetch("/api/sign-out", { method: "POST" }); location.href = "/sign-in"; }"""
+_MIB = 1024**2
+DATABASE_AWAY = "The database of this server does not answer at present; try again soon."
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,14 @@ class Visit:
 
 
 @contextmanager
-def frame(title: str, here: str | None, user: str | None = None) -> Iterator[None]:
-    """The frame around a page. here: address of the entry of the menu that it belongs to, None for a shared result."""
-    ui.page_title(f"{title} · panoseg")
+def frame(title: str, here: str | None, user: str | None = None, *, notices: bool = True) -> Iterator[None]:
+    """The frame around a page. here: address of the entry of the menu that it belongs to, None for a shared result.
+
+    notices: whether errors that nobody foresaw are said on it.
+    """
+    name_page(title)
+    if notices:
+        ui.on_exception(lambda error: complain(unforeseen(error)))
     ui.colors(primary=GREEN, negative=RED, positive=GREEN, accent=GREEN)
     ui.add_head_html(head())
     ui.html('<a class="skip" href="#main">Skip to the content</a>', sanitize=False)
@@ -47,8 +56,26 @@ def frame(title: str, here: str | None, user: str | None = None) -> Iterator[Non
                     link.props('aria-current="page"')
         if user is not None and user != "local":
             ui.label(user).classes("quiet user")
+            ui.button("Sign out").props("flat dense").on("click", js_handler=_SIGN_OUT)
     with ui.element("main").props('id="main" tabindex="-1"'):
         yield
+
+
+def name_page(title: str) -> None:
+    """Say in the tab of the browser what a page shows."""
+    ui.page_title(f"{title} · panoseg")
+
+
+def unforeseen(error: Exception) -> str:
+    """What is said of an error that no handler foresaw, for silence would be taken for success; the log has it whole."""
+    if isinstance(error, SQLAlchemyError):
+        return DATABASE_AWAY
+    return "That did not work: an error inside of panoseg. Try again; whoever runs this server finds it in its log."
+
+
+def complain(text: str) -> None:
+    """Show what went wrong until somebody has had time to read it."""
+    ui.notify(text, type="negative", multi_line=True, timeout=8000, close_button="Close")
 
 
 def visit(service: Service, user_of: UserOf, request: Request) -> Visit | RedirectResponse:
@@ -67,7 +94,7 @@ def told(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
         try:
             await handler(*arguments, **options)
         except PanosegError as error:
-            ui.notify(sentence(error), type="negative", multi_line=True, timeout=8000, close_button="Close")
+            complain(sentence(error))
 
     return wrapped
 
@@ -95,17 +122,19 @@ def heading(text: str, level: int = 2) -> ui.html:
     return ui.html(f"<h{level}>{escape(text)}</h{level}>", sanitize=False)
 
 
-def drop(text: str, accept: str, done: Callable[[dict[str, Any]], Awaitable[None]], *, large: bool = False) -> ui.element:
+def drop(
+    text: str, accept: str, done: Callable[[dict[str, Any]], Awaitable[None]], most_mib: int, *, large: bool = False
+) -> ui.element:
     """A place to drop a file, or choose one by keyboard; done: called with the upload as the API describes it.
 
-    Refusals are told beside it.
+    most_mib: of a file; a larger one is not sent. Refusals are told beside it.
     """
     wrong = ui.label().classes("wrong").props('role="alert"')
     event = f"uploaded-{wrong.id}"
     with ui.element("div") as box:
         ui.html(
             f'<label class="drop{" large" if large else ""}"><span>{escape(text)}</span><progress max="1" value="0"></progress>'
-            f'<input type="file" accept="{escape(accept)}" aria-label="{escape(text)}"'
+            f'<input type="file" accept="{escape(accept)}" aria-label="{escape(text)}" data-most="{most_mib * _MIB}"'
             f" onchange=\"panoseg.upload(this, '{event}')\"></label>",
             sanitize=False,
         )

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import suppress
 from datetime import UTC, datetime
 from html import escape
+from itertools import accumulate
 
 from nicegui import ui
+from sqlalchemy.exc import SQLAlchemyError
 
-from panoseg.app.jobs import ENDED, JobView
-from panoseg.app.pages.frame import Visit, duration, empty, frame, heading, in_thread, sentence, size, told
+from panoseg.app.jobs import ENDED, JobView, LogLine
+from panoseg.app.pages.frame import (
+    DATABASE_AWAY,
+    Visit,
+    duration,
+    empty,
+    frame,
+    heading,
+    in_thread,
+    name_page,
+    sentence,
+    size,
+    told,
+)
 from panoseg.app.service import parse_request
-from panoseg.app.stages import stages_of
+from panoseg.app.stages import Stage, stages_of
 from panoseg.errors import NotFoundError, PanosegError
 
 _STATES = {"queued": "waiting", "running": "running", "done": "done", "failed": "failed", "cancelled": "cancelled"}
-_EVERY_S = 1.0
+_EVERY_S, _SELDOM_S, _LIST_S = 1.0, 5.0, 5.0
 _MOST_LINES = 400
+_ROUNDING = 1e-6
+_COLUMNS = {"Name": "", "State": "", "Begun": "", "Size": " class=number"}
 
 
 def result_address(job: JobView) -> str:
@@ -30,6 +48,8 @@ class JobPage:
 
     def __init__(self, visit: Visit, job: JobView) -> None:
         self.visit, self.job, self._line = visit, job, 0
+        self._waits_for, self._title = "", ""
+        self._lines: deque[ui.html] = deque()
 
     def build(self) -> None:
         """The page."""
@@ -45,32 +65,62 @@ class JobPage:
             self.actions = ui.element("div").classes("line")
             with ui.element("div").classes("stack-tight"):
                 heading("What happened")
-                self.log = ui.html('<p class="quiet">Nothing yet.</p>', sanitize=False)
-            ui.label("You may close this page: the work goes on, and this address finds it again.").classes("quiet")
-        self._lines: list[str] = []
+                self.nothing = ui.label("Nothing yet.").classes("quiet")
+                # The style sheet keeps the newest line in sight, unless somebody has scrolled up.
+                with ui.element("div").classes("log").props('role="log" tabindex="0" aria-label="Log"') as self.log:
+                    self.lines = ui.element("div")
+            self.close = ui.label("You may close this page: the work goes on, and this address finds it again.").classes(
+                "quiet"
+            )
         self._show()
         self.timer = ui.timer(_EVERY_S, self._refresh)
 
     async def _refresh(self) -> None:
-        service, user = self.visit.service, self.visit.user
         before = self.job.state
         try:
-            self.job = await in_thread(service.job, user, self.job.id)
-            new = await in_thread(service.log, user, self.job.id, self._line)
+            self.job, new, self._waits_for = await in_thread(self._read)
         except NotFoundError:
             ui.navigate.to("/jobs")
             return
-        if new:
-            self._line = new[-1].number
-            rows = (f'<div class="{line.level}">{line.time:%H:%M:%S} {escape(line.text)}</div>' for line in new)
-            self._lines = [*self._lines, *rows][-_MOST_LINES:]
-            self.log.set_content(f'<div class="log" role="log" tabindex="0" aria-label="Log">{"".join(self._lines)}</div>')
+        except SQLAlchemyError:
+            self.left.set_text(DATABASE_AWAY)
+            return
+        self._write(new)
         self._show()
+        self.timer.interval = _SELDOM_S if self.job.state in ENDED else _EVERY_S
         if self.job.state == "done" and before != "done":
             ui.navigate.to(result_address(self.job))
 
+    def _read(self) -> tuple[JobView, list[LogLine], str]:
+        """The job as it is, the new lines of its log, and what it waits for."""
+        service, user = self.visit.service, self.visit.user
+        job = service.job(user, self.job.id)
+        return job, service.log(user, job.id, self._line), self._queue() if job.state == "queued" else ""
+
+    def _queue(self) -> str:
+        if not self.visit.service.all_jobs.workers():
+            return "no worker runs at present; panoseg app worker starts one"
+        before = self.visit.service.position(self.visit.user, self.job.id)
+        return f"at most {before} {'job is' if before == 1 else 'jobs are'} before it" if before else "next in the queue"
+
+    def _write(self, new: list[LogLine]) -> None:
+        self.log.set_visibility(bool(self._lines or new))
+        self.nothing.set_visibility(not (self._lines or new))
+        for line in new:
+            if line.number <= self._line:
+                continue  # a button has read it too
+            self._line = line.number
+            with self.lines:
+                self._lines.append(ui.html(f"{line.time:%H:%M:%S} {escape(line.text)}", sanitize=False).classes(line.level))
+        while len(self._lines) > _MOST_LINES:
+            self._lines.popleft().delete()
+
     def _show(self) -> None:
         job = self.job
+        title = f"{job.progress:.0%} of {job.name}" if job.state == "running" else job.name
+        if title != self._title:
+            self._title = title
+            name_page(title)
         self.state.set_text(_STATES[job.state])
         self.state.classes(replace=f"state state-{job.state}")
         self.message.set_text(job.message or _STATES[job.state])
@@ -78,6 +128,7 @@ class JobPage:
         self.bar.set_value(job.progress)
         self.left.set_text(self._time())
         self.stages.set_content(_stage_list(job))
+        self.close.set_visibility(job.state not in ENDED)
         self._show_actions()
 
     def _time(self) -> str:
@@ -85,10 +136,7 @@ class JobPage:
         if job.state == "running" and job.seconds_left is not None:
             return f"{job.progress:.0%} done, about {duration(job.seconds_left)} left"
         if job.state == "queued":
-            if not self.visit.service.all_jobs.workers():
-                return "no worker runs at present; panoseg app worker starts one"
-            before = self.visit.service.position(self.visit.user, job.id)
-            return "next in the queue" if not before else f"at most {before} jobs are before it"
+            return self._waits_for
         if job.started and job.ended:
             return f"took {duration((job.ended - job.started).total_seconds())}"
         return f"{job.progress:.0%} done"
@@ -111,9 +159,11 @@ class JobPage:
     async def _cancel(self) -> None:
         await in_thread(self.visit.service.cancel, self.visit.user, self.job.id)
         ui.notify("It will stop in a moment.")
+        await self._refresh()
 
     async def _retry(self) -> None:
         await in_thread(self.visit.service.retry, self.visit.user, self.job.id)
+        await self._refresh()
 
     def _ask_delete(self) -> None:
         ask_delete(self.visit, self.job)
@@ -137,15 +187,28 @@ def ask_delete(visit: Visit, job: JobView) -> None:
 
 
 def _stage_list(job: JobView) -> str:
-    """The stages, each done, under way or to come."""
-    names = [stage.name for stage in stages_of(parse_request(job.request))]
-    at = names.index(job.stage) if job.stage in names else (len(names) if job.state == "done" else -1)
+    """The stages, each done, under way, to come, or the one at which the job stopped."""
+    stages = stages_of(parse_request(job.request))
+    at = len(stages) if job.state == "done" else _stage_at(job, stages)
+    here = {"running": ("now", "under way"), "failed": ("stopped", "failed"), "cancelled": ("stopped", "stopped")}
     rows = []
-    for number, stage in enumerate(stages_of(parse_request(job.request))):
-        kind = "done" if number < at else "now" if number == at and job.state == "running" else ""
-        word = {"done": "done", "now": "under way"}.get(kind, "to come")
+    for number, stage in enumerate(stages):
+        kind, word = (
+            ("done", "done") if number < at else here.get(job.state, ("", "to come")) if number == at else ("", "to come")
+        )
         rows.append(f'<li class="{kind}">{escape(stage.title)}<span class="quiet">{word}</span></li>')
     return f'<ol class="stages">{"".join(rows)}</ol>'
+
+
+def _stage_at(job: JobView, stages: tuple[Stage, ...]) -> int:
+    """The place of the stage at which a job is; one that has ended no longer names it, but says how far it came."""
+    names = [stage.name for stage in stages]
+    if job.stage in names:
+        return names.index(job.stage)
+    if job.state not in ("failed", "cancelled") or job.started is None:
+        return -1
+    reached = accumulate(stage.share for stage in stages)
+    return sum(job.progress >= share - _ROUNDING for share in reached)
 
 
 def job_page(visit: Visit, id_: str) -> None:
@@ -157,38 +220,75 @@ def job_page(visit: Visit, id_: str) -> None:
             not_there(error)
 
 
-def not_there(error: PanosegError) -> None:
-    """What stands where a job or a result cannot be shown."""
+def not_there(error: PanosegError, *, own: bool = True) -> None:
+    """What stands where a job or a result cannot be shown. own: whether it would be the visitor's."""
     with empty("This is not here", sentence(error), alert=True):
-        ui.link("To your results", "/jobs")
+        if own:
+            ui.link("To your results", "/jobs")
+
+
+class JobsPage:
+    """All jobs of a user. Only what has changed is written anew, so that nobody loses their place in the list."""
+
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
+        self._states: list[tuple[str, str]] | None = None
+        self._shares: dict[str, ui.label] = {}
+
+    def build(self) -> None:
+        """The page."""
+        with ui.element("div").classes("page"):
+            heading("Your results", 1)
+            self.box = ui.element("div")
+        self._show(self.visit.service.jobs(self.visit.user))
+        ui.timer(_LIST_S, self._refresh)
+
+    async def _refresh(self) -> None:
+        with suppress(SQLAlchemyError):  # it is asked again
+            self._show(await in_thread(self.visit.service.jobs, self.visit.user))
+
+    def _show(self, jobs: list[JobView]) -> None:
+        states = [(job.id, job.state) for job in jobs]
+        if states != self._states:
+            self._states, self._shares = states, {}
+            self.box.clear()
+            with self.box:
+                if jobs:
+                    self._table(jobs)
+                else:
+                    _no_jobs()
+        for job in jobs:
+            if job.id in self._shares:
+                self._shares[job.id].set_text(f"{job.progress:.0%}")
+
+    def _table(self, jobs: list[JobView]) -> None:
+        with ui.element("div").classes("card"), ui.element("table").classes("plain"):
+            cells = "".join(f"<th scope=col{kind}>{name}</th>" for name, kind in _COLUMNS.items())
+            ui.html(f"<tr>{cells}</tr>", sanitize=False, tag="thead")
+            with ui.element("tbody"):
+                for job in jobs:
+                    self._row(job)
+
+    def _row(self, job: JobView) -> None:
+        with ui.element("tr"):
+            ui.html(f'<a href="{result_address(job)}">{escape(job.name)}</a>', sanitize=False, tag="td")
+            with ui.element("td"), ui.element("div").classes("line"):
+                ui.label(_STATES[job.state]).classes(f"state state-{job.state}")
+                if job.state == "running":
+                    self._shares[job.id] = ui.label().classes("quiet")
+            ui.html(_ago(job.created), sanitize=False, tag="td")
+            ui.html(size(job.bytes) if job.bytes else "", sanitize=False, tag="td").classes("number")
+
+
+def _no_jobs() -> None:
+    with empty("Nothing here yet", "Maps and photographs appear here, finished or not."), ui.element("div").classes("line"):
+        ui.button("Make a map", on_click=lambda: ui.navigate.to("/")).props("unelevated")
 
 
 def jobs_page(visit: Visit) -> None:
-    """All jobs of a user."""
-    with frame("Results", "/jobs", visit.user), ui.element("div").classes("page"):
-        heading("Your results", 1)
-        rows = visit.service.jobs(visit.user)
-        if not rows:
-            with (
-                empty("Nothing here yet", "Maps and photographs appear here, finished or not."),
-                ui.element("div").classes("line"),
-            ):
-                ui.button("Make a map", on_click=lambda: ui.navigate.to("/")).props("unelevated")
-            return
-        body = "".join(_job_row(job) for job in rows)
-        head = "<tr><th>Name</th><th>State</th><th>Begun</th><th class=number>Size</th></tr>"
-        ui.html(f'<div class="card"><table class="plain">{head}{body}</table></div>', sanitize=False)
-        if any(job.state not in ENDED for job in rows):
-            ui.timer(5.0, lambda: ui.navigate.reload())
-
-
-def _job_row(job: JobView) -> str:
-    state = f'<span class="state state-{job.state}">{_STATES[job.state]}</span>'
-    if job.state == "running":
-        state += f' <span class="quiet">{job.progress:.0%}</span>'
-    link = f'<a href="{result_address(job)}">{escape(job.name)}</a>'
-    taken = size(job.bytes) if job.bytes else ""
-    return f"<tr><td>{link}</td><td>{state}</td><td>{_ago(job.created)}</td><td class=number>{taken}</td></tr>"
+    """The page of all jobs of a user."""
+    with frame("Results", "/jobs", visit.user):
+        JobsPage(visit).build()
 
 
 def _ago(time: datetime) -> str:

@@ -12,7 +12,7 @@ from panoseg.app.pages.frame import drop, empty, heading, hectares, in_thread, s
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
 from panoseg.app.pages.shown import Shown
 from panoseg.app.tiles import DIFFERENCE_COLOURS
-from panoseg.errors import PanosegError
+from panoseg.errors import AppError, PanosegError
 
 _TEXTS = {
     SAME: "The crop that is declared",
@@ -27,6 +27,7 @@ class OfficialPanel:
 
     def __init__(self, shown: Shown, layers: LayersBar) -> None:
         self.shown, self.layers, self.address = shown, layers, ""
+        self.codes: dict[str, str] = {}
 
     def build(self) -> None:
         """The panel."""
@@ -47,9 +48,20 @@ class OfficialPanel:
         title = "Use other official parcels" if self.shown.description["official"] else "Add official parcels"
         folded = ui.expansion(title, value=not self.shown.description["official"]).props("dense").classes("w-full")
         with folded, ui.element("div").classes("stack"):
-            drop("Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)", "", self._uploaded)
+            drop(
+                "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)", "", self._uploaded, _most(self.shown)
+            )
             ui.input("or its address (https://...)").bind_value(self, "address").props("outlined dense")
             ui.button("Fetch", on_click=told(self._fetch)).props("outline")
+            table = "Their crops are codes? First drop a table of them here: CSV with the columns code and class"
+            drop(table, ".csv", self._named, _most(self.shown))
+            self.codes_name = ui.label().classes("quiet")
+
+    async def _named(self, upload: dict[str, Any]) -> None:
+        if upload["kind"] != "codes":
+            raise AppError(f"a file that is a {upload['kind']}", "a CSV with the columns code and class", "choose another")
+        self.codes = {"codes": upload["id"]}
+        self.codes_name.set_text(f"{upload['summary']['codes']} codes by {upload['name']}")
 
     async def _uploaded(self, upload: dict[str, Any]) -> None:
         await self._compare({"upload": upload["id"]})
@@ -60,7 +72,7 @@ class OfficialPanel:
     async def _compare(self, register: dict[str, Any]) -> None:
         visit = self.shown.visit
         assert visit is not None, "only an owner gives official parcels"
-        await in_thread(visit.service.set_register, visit.user, self.shown.job.id, register)
+        await in_thread(visit.service.set_register, visit.user, self.shown.job.id, register | self.codes)
         ui.navigate.to(f"/jobs/{self.shown.job.id}")
 
     async def _load(self) -> None:
@@ -108,6 +120,11 @@ class OfficialPanel:
                 ui.label("No official parcel is here.").classes("quiet")
             else:
                 _facts(view)
+
+
+def _most(shown: Shown) -> int:
+    """MiB of an upload."""
+    return shown.service.settings.limits.upload_mib
 
 
 def _facts(view: OfficialView) -> None:

@@ -3,8 +3,10 @@
 window.panoseg = {
   // A file goes to the API as the body of a request; the page hears of it as an event.
   upload(input, name) {
-    const file = input.files[0];
-    if (file) panoseg.send(file, input.closest(".drop"), name);
+    const file = input.files[0], most = Number(input.dataset.most);
+    if (file && file.size > most) {
+      emitEvent(name, { error: `a file of ${Math.ceil(file.size / 2 ** 20)} MiB; expected at most ${most / 2 ** 20}; choose a smaller one` });
+    } else if (file) panoseg.send(file, input.closest(".drop"), name);
     input.value = "";
   },
   send(file, box, name) {
@@ -12,14 +14,21 @@ window.panoseg = {
     const bar = box.querySelector("progress");
     request.open("POST", "/api/uploads?name=" + encodeURIComponent(file.name.slice(-100)));
     request.upload.onprogress = (event) => (bar.value = event.lengthComputable ? event.loaded / event.total : 0);
+    request.upload.onload = () => { bar.removeAttribute("value"); box.classList.add("checked"); };  // the server reads it now
     request.onloadend = () => {
-      box.classList.remove("busy");
+      box.classList.remove("busy", "checked");
       let answer = {};
       try { answer = JSON.parse(request.responseText); } catch { answer = { error: "the server does not answer; try again" }; }
       emitEvent(name, answer);
     };
     box.classList.add("busy");
     request.send(file);
+  },
+  // Into the clipboard; browsers have one for pages of this machine and over TLS alone, elsewhere the selection is copied.
+  async copy(field) {
+    field.select();
+    try { await navigator.clipboard.writeText(field.value); } catch { return document.execCommand("copy"); }
+    return true;
   },
   // Lines of longitude and latitude, so that a map without a background has places.
   graticule(map) {
@@ -106,5 +115,9 @@ for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     const box = event.target.closest && event.target.closest(".drop");
     if (box) box.classList.toggle("over", type === "dragover");
+    else if (type !== "dragleave" && event.dataTransfer?.types.includes("Files")) {
+      event.preventDefault();  // beside its place a file would take the page's place
+      event.dataTransfer.dropEffect = "none";
+    }
   });
 }

@@ -8,10 +8,10 @@ from typing import Any
 
 from nicegui import ui
 
-from panoseg.app.pages.frame import empty, heading, hectares, in_thread, told
+from panoseg.app.pages.frame import empty, heading, hectares, in_thread, sentence, told
 from panoseg.app.parcels import NdviCurve, ParcelView, curve_of, outline_of, parcel_of
 from panoseg.app.result_map import ResultMap
-from panoseg.errors import NotFoundError
+from panoseg.errors import NotFoundError, PanosegError
 
 _SHARES = {
     "probability": ("What the network takes it for", "Probability"),
@@ -52,13 +52,21 @@ class ParcelPanel:
             with chart:
                 ui.skeleton(height="190px").classes("w-full")
         try:
-            curve = await in_thread(lambda: curve_of(self.result.folder, outline_of(self.result, view.id)))
+            curve: NdviCurve | PanosegError = await in_thread(self._curve, view.id)
         except NotFoundError:
             return  # it was corrected meanwhile
+        except PanosegError as error:
+            curve = error
         if self.view is view and not chart.is_deleted:
             chart.clear()
             with chart:
-                _chart(curve)
+                if isinstance(curve, PanosegError):
+                    ui.label(f"Its NDVI cannot be shown. {sentence(curve)}").classes("wrong")
+                else:
+                    _chart(curve)
+
+    def _curve(self, id_: str) -> NdviCurve:
+        return curve_of(self.result.folder, outline_of(self.result, id_))
 
 
 def _facts(view: ParcelView, result: ResultMap) -> None:

@@ -7,6 +7,7 @@ import json
 from html import escape
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from nicegui import ui
 
@@ -14,12 +15,13 @@ from panoseg.app.jobs import JobView
 from panoseg.app.pages.downloads import download_button, share
 from panoseg.app.pages.frame import Visit, drop, empty, frame, heading, in_thread, told
 from panoseg.app.pages.job import ask_delete, not_there
+from panoseg.app.published import PUBLISHED, URL, Published, find_published
 from panoseg.app.service import ResultFile
 from panoseg.app.stages import PHOTO
 from panoseg.errors import NotFoundError, PanosegError
 
 _MOST_ROWS = 200
-_NETWORKS = {"coco": "Mask R-CNN of torchvision: 80 kinds of objects"}
+_NETWORKS = {PUBLISHED: "Mask R-CNN of torchvision: 80 kinds of objects"}
 
 
 class GivePage:
@@ -34,15 +36,42 @@ class GivePage:
         heading("What is on a photograph?", 1)
         ui.label("Every pixel gets a class, every object an outline of its own.").classes("quiet")
         if len(self.names) > 1:
-            ui.select({name: _NETWORKS.get(name, name) for name in self.names}, label="Network").bind_value(
-                self, "weights"
-            ).props("outlined dense")
-        drop("Drop a photograph here, or choose one: JPEG, PNG, WebP, TIFF", "image/*", self._given, large=True)
+            ui.select(
+                {name: _NETWORKS.get(name, name) for name in self.names}, label="Network", on_change=self._offer
+            ).bind_value(self, "weights").props("outlined dense")
+        self.box = ui.element("div").classes("stack").props('aria-live="polite"')
+        with self.box:
+            ui.skeleton(height="120px").classes("w-full")
+        ui.timer(0.1, self._offer, once=True)
+
+    async def _offer(self) -> None:
+        """Offer a place to drop a photograph, unless it is known beforehand that its network cannot be had."""
+        chosen = self.visit.service.settings.photo_weights_folder(self.weights)
+        published = await in_thread(find_published) if chosen == Path(PUBLISHED) else None
+        if self.box.is_deleted:
+            return
+        self.box.clear()
+        with self.box:
+            if published and not published.reachable:
+                empty("The network for photographs is not on this server", _how_to_get(published), alert=True)
+                return
+            if published and not published.here:
+                ui.label("The first photograph takes longer: its network (178 MB) is fetched once.").classes("quiet")
+            most = self.visit.service.settings.limits.upload_mib
+            drop("Drop a photograph here, or choose one: JPEG, PNG, WebP, TIFF", "image/*", self._given, most, large=True)
 
     async def _given(self, upload: dict[str, Any]) -> None:
         request = {"kind": "photo", "name": upload["name"], "upload": upload["id"], "weights": self.weights}
         job = await in_thread(self.visit.service.submit, self.visit.user, request)
         ui.navigate.to(f"/jobs/{job.id}")
+
+
+def _how_to_get(published: Published) -> str:
+    """What whoever runs the server does about a network that cannot be fetched."""
+    return (
+        f"It cannot be fetched from {urlsplit(URL).hostname} at present: connect the server once, put {published.path.name}"
+        " into PyTorch's cache, or start it with weights of your own, panoseg app --photo-weights FOLDER."
+    )
 
 
 def photo_page(visit: Visit) -> None:

@@ -42,6 +42,16 @@ def outline_from_text(text: str) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": [[[west, south], [east, south], [east, north], [west, north], [west, south]]]}
 
 
+def middle_of(outline: dict[str, Any]) -> str:
+    """The middle of an outline for people, latitude first.
+
+    >>> middle_of({"type": "Polygon", "coordinates": [[[3, 51], [3.5, 51], [3.5, 51.1], [3, 51.1], [3, 51]]]})
+    '51.050, 3.250'
+    """
+    (south, west), (north, east) = _corners(outline)
+    return f"{(south + north) / 2:.3f}, {(west + east) / 2:.3f}"
+
+
 def outline_from_drawing(layer: dict[str, Any]) -> dict[str, Any]:
     """What was drawn, as GeoJSON."""
     [ring] = layer["_latlngs"]

@@ -11,14 +11,14 @@ from nicegui.events import GenericEventArguments
 
 from panoseg.app.pages.corrections_panel import CorrectionsPanel
 from panoseg.app.pages.downloads import take_along
-from panoseg.app.pages.frame import Visit, empty, frame, heading, hectares, in_thread, told
+from panoseg.app.pages.frame import Visit, empty, frame, heading, hectares, in_thread, name_page, told
 from panoseg.app.pages.job import ask_delete, not_there
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
 from panoseg.app.pages.official_panel import OfficialPanel
 from panoseg.app.pages.parcel_panel import ParcelPanel
 from panoseg.app.pages.photo import show_photo
 from panoseg.app.pages.shown import Shown
-from panoseg.app.parcels import areas, parcel_at
+from panoseg.app.parcels import ParcelView, areas, parcel_at
 from panoseg.app.result_api import describe_result
 from panoseg.app.result_map import ResultMap, open_result
 from panoseg.app.service import Service
@@ -36,13 +36,20 @@ class ResultPage:
         self.parcel = ParcelPanel(shown.result, self.select)
         self.official = OfficialPanel(shown, self.layers)
         self.corrections = CorrectionsPanel(shown, self.layers, self.changed) if shown.visit else None
+        self.chosen: ParcelView | None = None
+        self._rows: dict[int, tuple[ui.element, ui.element]] = {}
 
     def build(self) -> None:
         """The page."""
+        name_page(self.shown.job.name)
         with ui.element("div").classes("split"):
-            with ui.element("aside").props('aria-label="About the map"'):
+            with ui.element("aside").props('id="details" aria-label="About the map"'):
                 self._title()
-                with ui.tabs().props('dense no-caps align="left" active-color="primary"').classes("w-full") as self.tabs:
+                with (
+                    ui.tabs(on_change=told(self._tell))
+                    .props('dense no-caps align="left" active-color="primary"')
+                    .classes("w-full") as self.tabs
+                ):
                     names = ["Crops", "Parcel", "Official", *(["Correct"] if self.corrections else [])]
                     for name in names:
                         ui.tab(name)
@@ -58,6 +65,8 @@ class ResultPage:
                             self.corrections.build()
             with ui.element("section"):
                 self.layers.build(told(self._clicked), told(self._drawn))
+                self.said = ui.link("", "#details").classes("said")  # on a phone the panels are below the map
+                self.said.set_visibility(False)
 
     def _title(self) -> None:
         job, rows = self.shown.job, self.shown.description["areas"]
@@ -81,6 +90,7 @@ class ResultPage:
     @ui.refreshable_method
     def _legend(self) -> None:
         rows = areas(self.result)
+        self._rows = {}
         if not rows:
             empty("No parcel was found", "Clouds, water or a place without fields may be the reason; the report tells more.")
             return
@@ -114,10 +124,11 @@ class ResultPage:
     def _legend_row(self, row: Any) -> None:
         class_id = self.result.class_id(row.crop)
         shown = class_id not in self.layers.hidden
-        with ui.element("tr").classes("" if shown else "off"):
+        with ui.element("tr").classes("" if shown else "off") as line:
             with ui.element("td"), ui.element("label"):
                 box = ui.element("input").props(f'type="checkbox" {"checked" if shown else ""}')
                 box.on("change", lambda: self._toggle(class_id))
+                self._rows[class_id] = line, box
                 ui.element("span").classes("swatch").style(f"background: {row.colour}")
                 ui.html(escape(row.crop), sanitize=False, tag="span")
             sure = "corrected" if row.confidence is None else f"{row.confidence:.0%}"
@@ -128,9 +139,13 @@ class ResultPage:
         self._hide(self.layers.hidden ^ {class_id})
 
     def _hide(self, class_ids: set[int]) -> None:
+        """Hide these classes. Rows stay what they are, so that whoever goes through them by keyboard keeps their place."""
         self.layers.hidden = class_ids
         self.layers.update()
-        self._legend.refresh()
+        for class_id, (line, box) in self._rows.items():
+            hidden = class_id in class_ids
+            line.classes(add="off" if hidden else "", remove="" if hidden else "off")
+            box.props(add="" if hidden else "checked", remove="checked" if hidden else "")
 
     # -- what happens
 
@@ -142,10 +157,9 @@ class ResultPage:
             self.tabs.set_value("Official")
             return
         view = await in_thread(parcel_at, self.result, longitude, latitude)
-        if self.corrections and self.tabs.value == "Correct":
-            await self.corrections.clicked(view)
+        if self.corrections and self.corrections.merging and self.tabs.value == "Correct" and view is not None:
+            await self.corrections.join(view)
             return
-        self.tabs.set_value("Parcel")
         await self.select(view)
 
     async def _drawn(self, event: GenericEventArguments) -> None:
@@ -153,15 +167,40 @@ class ResultPage:
             points = event.args["layer"]["_latlngs"]
             await self.corrections.drawn([(point["lng"], point["lat"]) for point in points])
 
-    async def select(self, view: Any, *, go: bool = False) -> None:
-        """Show a parcel, or none. go: so that it is seen."""
+    async def select(self, view: ParcelView | None, *, go: bool = False) -> None:
+        """Choose a parcel, or none. go: so that it is seen."""
+        self.chosen = view
         self.layers.show_outlines([(view.outline, SELECTED)] if view else [], go=go)
-        await self.parcel.show(view)
+        self.said.set_text(_in_short(view))
+        self.said.set_visibility(True)
+        if self.tabs.value == "Parcel":
+            await self.parcel.show(view)
+        elif self.tabs.value == "Correct":
+            await self._tell()
+        else:
+            self.tabs.set_value("Parcel")
 
-    def changed(self, version: int) -> None:
-        """The map was corrected."""
+    async def _tell(self) -> None:
+        """Let the panel that is seen know which parcel is chosen."""
+        if self.tabs.value == "Parcel" and self.chosen is not self.parcel.view:
+            await self.parcel.show(self.chosen)
+        elif self.tabs.value == "Correct" and self.corrections and self.chosen is not self.corrections.view:
+            self.corrections.choose(self.chosen)
+
+    def changed(self, version: int, view: ParcelView | None) -> None:
+        """The map was corrected; view: what came of it."""
+        self.chosen = view
+        self.said.set_text(_in_short(view))
         self.layers.corrected(version)
         self._legend.refresh()
+
+
+def _in_short(view: ParcelView | None) -> str:
+    """A parcel in a line."""
+    if view is None:
+        return "No parcel here"
+    sure = "corrected" if view.confidence is None else f"{view.confidence:.0%} sure"
+    return f"{view.crop}, {hectares(view.area_ha)}, {sure}: more below"
 
 
 async def result_page(visit: Visit, id_: str) -> None:
@@ -186,7 +225,7 @@ async def shared_page(service: Service, token: str) -> None:
                 return
             await _show(Shown(service, job, f"/api/shared/{token}", None, *await in_thread(_opened, folder)))
         except PanosegError as error:
-            not_there(error)
+            not_there(error, own=False)
 
 
 async def _show(shown: Shown) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from datetime import date
 from html import escape
+from pathlib import PurePath
 from typing import Any
 
 from nicegui import background_tasks, ui
 
 from panoseg.app.pages.frame import Visit, drop, duration, frame, heading, in_thread, sentence, size, told
-from panoseg.app.pages.place import PlaceMap, outline_from_text
+from panoseg.app.pages.place import PlaceMap, middle_of, outline_from_text
 from panoseg.app.service import Estimate
 from panoseg.errors import PanosegError
 
@@ -23,6 +24,7 @@ _KINDS = {"sample": "Sample place", "catalogue": "My own place", "cube": "My own
 _SIZES = {128: "1.3 km", 256: "2.6 km", 512: "5.1 km"}
 _PAUSE_S = 0.5
 _FIRST_YEAR = 2016  # the first with Sentinel-2 from September on
+_LAST_MONTH = 10  # of a season
 
 
 class StartPage:
@@ -30,7 +32,7 @@ class StartPage:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
-        self.kind, self.size, self.landscape, self.year = "sample", 256, 0, date.today().year - 1
+        self.kind, self.size, self.landscape, self.year = "sample", 256, 0, latest_harvest(date.today())
         self.catalogue = visit.service.settings.catalog
         self.weights = visit.service.weights("map")[0]
         self.name, self.register_url = "", ""
@@ -68,14 +70,14 @@ class StartPage:
             ui.select(_SIZES, label="Side of the square", on_change=self.changed).bind_value(self, "size").props(
                 "outlined dense"
             )
-            ui.number("Landscape", min=0, max=9999, step=1, format="%d", on_change=self.changed).bind_value(
+            ui.number("Which place, 0 to 9999", min=0, max=9999, step=1, format="%d", on_change=self.changed).bind_value(
                 self, "landscape"
-            ).props("outlined dense")
+            ).props('outlined dense hint="Each number is another invented place; the same number is the same place."')
         elif self.kind == "catalogue":
             self._own_place()
         else:
             ui.label("A season of Sentinel-2 as NetCDF, or as a zipped Zarr store.").classes("quiet")
-            drop("Drop a season here, or choose a file", ".nc,.zip", self._cube_given)
+            drop("Drop a season here, or choose a file", ".nc,.zip", self._cube_given, self._most_mib)
             if self.cube:
                 ui.label(f"{self.cube['name']}, {size(self.cube['bytes'])}").classes("quiet")
 
@@ -84,7 +86,8 @@ class StartPage:
         ui.input("Coordinates").props('outlined dense hint="latitude, longitude: 51.02, 3.55; or west, south, east, north"').on(
             "change", told(self._typed)
         )
-        drop("Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML", ".json,.geojson,.gpkg,.zip,.kml", self._given)
+        kinds = ".json,.geojson,.gpkg,.zip,.kml"
+        drop("Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML", kinds, self._given, self._most_mib)
         years = {year: f"Harvest of {year}" for year in range(date.today().year, _FIRST_YEAR - 1, -1)}
         ui.select(years, label="Season", on_change=self.changed).bind_value(self, "year").props("outlined dense")
         known = {**_CATALOGUES}
@@ -99,11 +102,20 @@ class StartPage:
             names = {name: "In the package (simulated seasons)" if name == "package" else name for name in self._weights()}
             ui.select(names, label="Weights", on_change=self.changed).bind_value(self, "weights").props("outlined dense")
             ui.label("Official parcels to compare with, if you have them:").classes("quiet")
-            drop("Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)", "", self._register_given)
+            drop(
+                "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)",
+                "",
+                self._register_given,
+                self._most_mib,
+            )
             self.register_name = ui.label().classes("quiet")
             ui.input("or their address (https://...)", on_change=self.changed).bind_value(self, "register_url").props(
                 "outlined dense"
             )
+
+    @property
+    def _most_mib(self) -> int:
+        return self.visit.service.settings.limits.upload_mib
 
     def _weights(self) -> list[str]:
         return self.visit.service.weights("map")
@@ -161,10 +173,18 @@ class StartPage:
         register: dict[str, Any] | None = {"url": self.register_url} if self.register_url else None
         if self.register:
             register = {"upload": self.register["id"]}
-        name = self.name.strip() or {"sample": f"Sample place {self.landscape}", "cube": (self.cube or {}).get("name")}.get(
-            self.kind, f"Map of {self.year}"
-        )
+        name = self.name.strip() or self._usual_name()
         return {"kind": "map", "name": name, "source": source, "weights": self.weights, "register_of": register}
+
+    def _usual_name(self) -> str:
+        """A name by which a map is found again among others, where nobody gives one."""
+        if self.kind == "sample":
+            return f"Sample place {int(self.landscape or 0)}"
+        if self.kind == "cube":
+            return str((self.cube or {}).get("name"))
+        if self.outline_upload:
+            return f"{PurePath(self.outline_upload['name']).stem[:80]}, {self.year}"
+        return f"{middle_of(self.outline or {})}, {self.year}"
 
     def _source(self) -> dict[str, Any] | None:
         if self.kind == "sample":
@@ -207,6 +227,9 @@ class StartPage:
             if asked == self._asked and not self.card.is_deleted:
                 self._show(sentence(error), ready=False, wrong=True)
             return
+        except Exception:  # a card that says "asking" for ever would be worse; the log has the rest
+            self._show("What it would cost cannot be found out now; try again.", ready=False, wrong=True)
+            raise
         if asked == self._asked and not self.card.is_deleted:
             self._show(estimate, ready=True)
 
@@ -225,7 +248,7 @@ def show_estimate(estimate: Estimate) -> None:
     clear = sum(scene.cloud_percent <= 50 for scene in estimate.scenes)
     rows = {
         "Area": f"{estimate.km2:,.1f} km²" if estimate.km2 else "as in the file",
-        "About": duration(estimate.seconds),
+        "Time": f"about {duration(estimate.seconds)}",
         "Images": f"{len(estimate.scenes)} dates, {clear} of them mostly clear" if estimate.scenes else "as in the file",
         "Download": size(estimate.download_bytes) if estimate.download_bytes else "nothing",
     }
@@ -242,6 +265,15 @@ def show_estimate(estimate: Estimate) -> None:
         ui.label(f"{label}; grey: mostly cloudy").classes("quiet")
     for note in estimate.notes:
         ui.label(note).classes("quiet")
+
+
+def latest_harvest(today: date) -> int:
+    """The year of the latest season that is over, by which fields are known best.
+
+    >>> latest_harvest(date(2026, 10, 31)), latest_harvest(date(2026, 11, 1))
+    (2025, 2026)
+    """
+    return today.year if today.month > _LAST_MONTH else today.year - 1
 
 
 def _missing(kind: str) -> str:
