@@ -75,7 +75,7 @@ def test_the_first_and_the_last_day_count(server):
 @pytest.mark.parametrize(
     ("outline", "first", "last"),
     [
-        (shapely.box(179.4, -16.7, 179.5, -16.6), "2019-05-01T12:", "2019-05-03T11:"),
+        (shapely.box(179.4, -16.7, 179.5, -16.6), "2019-05-01T12:", "2019-05-03T12:"),
         (shapely.box(-179.5, -16.7, -179.4, -16.6), "2019-05-02T11:", "2019-05-04T11:"),
         (
             shapely.union_all([shapely.box(179.9, -16.7, 180, -16.6), shapely.box(-180, -16.7, -179.99, -16.6)]),
