@@ -12,13 +12,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from panoseg.app.layers import write_layers
+from panoseg.app.official_files import compare_with_register
 from panoseg.classes import PASTIS
 from panoseg.cube.window import Window
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.rasters import SEGMENTS, PlainRaster, write_class_raster, write_cog
-from panoseg.maps.refine import refine_file
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
 
 SIDE, HALF = 48, 24
@@ -40,7 +40,7 @@ def make_map(folder: Path) -> Path:
     days = [str(day) for day in cube["time"].values.astype("datetime64[D]")]
     _write_map(folder / "map", grid, days)
     _official(grid).to_parquet(folder / "register.parquet")
-    refine_file(folder / "map", folder / "register.parquet", folder / "refined")
+    compare_with_register(folder / "register.parquet", folder / "map", folder / "refined")
     write_layers(folder / "cube.zarr", frozenset(days[1:]), folder / "layers")
     return folder
 

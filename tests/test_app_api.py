@@ -86,7 +86,7 @@ def test_a_result_is_shared_and_no_longer(two):
     two.finish(id, {"map/areas.csv": "class"})
     token = ada.post(f"/api/jobs/{id}/share").json()["token"]
     assert ada.post(f"/api/jobs/{id}/share").json()["token"] == token
-    assert nobody.get(f"/api/shared/{token}").json()["id"] == id
+    assert sorted(nobody.get(f"/api/shared/{token}").json()) == ["bytes", "created", "kind", "name"], "no more of the owner's"
     assert nobody.get(f"/api/shared/{token}/files").json() == [{"path": "map/areas.csv", "bytes": 5}]
     assert nobody.get(f"/api/shared/{token}/files/map/areas.csv").text == "class"
     assert nobody.get(f"/api/shared/{token}/files/request.json").status_code == 404
@@ -336,6 +336,45 @@ def test_wrong_settings(change, message):
         Limits(keep_days=-1)
     with pytest.raises(ConfigError, match="uploads"):
         Limits(uploads=0)
+
+
+def test_a_cookie_that_a_page_behind_tls_asks_for_goes_over_tls_alone(tmp_path):
+    server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
+    for scheme in ("http", "https"):
+        headers = {"host": "maps.example.org", "origin": f"{scheme}://maps.example.org"}
+        answer = server.client().post("/api/sign-in", json={"token": server.tokens["ada"]}, headers=headers)
+        cookie = answer.headers["set-cookie"].lower()
+        assert ("secure" in cookie) == (scheme == "https")
+        assert "httponly" in cookie
+        assert "samesite=lax" in cookie
+    server.service.close()
+
+
+def test_metrics_are_not_for_whoever_a_proxy_on_this_machine_serves(tmp_path):
+    server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
+
+    def client(name: str | None = None) -> TestClient:
+        headers = {"authorization": f"Bearer {server.tokens[name]}"} if name else {}
+        return TestClient(server.app, base_url="http://127.0.0.1:8080", headers=headers, client=("127.0.0.1", 50_000))
+
+    assert client().get("/metrics").status_code == 200
+    assert client().get("/metrics", headers={"host": "maps.example.org"}).status_code == 401
+    assert client("ada").get("/metrics", headers={"host": "maps.example.org"}).status_code == 200
+    server.service.close()
+
+
+def test_a_file_of_users_that_is_of_no_use_lets_nobody_in_and_names_nothing(tmp_path):
+    token = add_user(tmp_path / "users", "ada")
+    users = Users(tmp_path / "users")
+    good = (tmp_path / "users").read_text()
+    for spoil in (lambda: (tmp_path / "users").write_text("ada secret\n"), (tmp_path / "users").unlink):
+        spoil()
+        with pytest.raises(PanosegError) as caught:
+            users.user_of(token)
+        assert caught.value.status == 503
+        assert str(tmp_path) not in str(caught.value)
+    (tmp_path / "users").write_text(good)
+    assert users.user_of(token) == "ada"
 
 
 def test_files_of_users(tmp_path):

@@ -22,6 +22,7 @@ from panoseg.app import allowed_urls
 from panoseg.app.allowed_urls import AllowedUrls, RefusedAddressError
 from panoseg.app.archives import check_archive, unpack_zarr
 from panoseg.app.confined import confined
+from panoseg.app.egress import _is_number
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.uploads import clean_name
@@ -102,6 +103,8 @@ HOSTILE = {
     "zip in a zip": zipped(("a.zip", zipped(("b.geojson", b"{}")))),
     "encrypted zip": encrypted(),
     "zip of two": zipped(("a.geojson", b"{}"), ("b.geojson", b"{}")),
+    "codes without lines": b"code,class\n",
+    "codes of no text": b"code,class\n\xff\xfe,1\n",
     "zip of programs": zipped(("a.exe", b"MZ")),
 }
 
@@ -195,6 +198,14 @@ def test_archives(tmp_path, monkeypatch):
     monkeypatch.setattr("panoseg.app.archives.MOST_ENTRIES", 2)
     with pytest.raises(TooLargeError, match="3 files"):
         check_archive(path)
+    monkeypatch.undo()
+    path.write_bytes(zipped(("s/zarr.json", b"{}"), ("s/a", b"file"), ("s/a/c", b"folder")))
+    with pytest.raises(AppError, match="a file and a folder"):
+        unpack_zarr(path, tmp_path / "clash")
+    for name in ("s/" + "x" * 300, "s/" + "x/" * 600 + "y", "s/" + "é" * 200):
+        path.write_bytes(zipped(("s/zarr.json", b"{}"), (name, b"x")))
+        with pytest.raises(AppError, match="letters"):
+            check_archive(path)
     path.write_bytes(zipped(("other", b"no")))
     with pytest.raises(AppError, match="Zarr"):
         unpack_zarr(path, tmp_path / "none")
@@ -306,6 +317,13 @@ def test_an_address_is_refused(inside, url):
     with pytest.raises(RefusedAddressError) as caught:
         AllowedUrls(AppSettings()).check(url)
     assert str(caught.value).count(";") >= 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "::1"])
+def test_spellings_of_addresses_are_known_to_be_addresses(host):
+    """A proxy behind ours resolves names, but must get no private address."""
+    assert _is_number(host)
+    assert not _is_number("data.example.org")
 
 
 def test_allowed_names_that_lead_inside(inside):

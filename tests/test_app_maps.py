@@ -209,11 +209,11 @@ def test_the_cache_keeps_tiles_and_forgets_the_oldest(made, monkeypatch):
     request = TileRequest("parcels", 15, 0, 0)
     assert cache.get("a", result, request) is cache.get("a", result, request)
     assert len(drawn) == 1
-    monkeypatch.setattr(cache.tiles, "_most", 1)
+    monkeypatch.setattr(cache, "_most", 1)
     cache.get("b", result, request)
     cache.get("a", result, request)
     assert len(drawn) == 3
-    assert cache.tiles.bytes == 0
+    assert cache._bytes == 0
 
 
 # -- corrections

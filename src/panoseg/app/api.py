@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
-from anyio import from_thread, to_thread
+import anyio
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import ClientDisconnect
 
 from panoseg.app.requests import AnyRequest, Id, RegisterSource
 from panoseg.app.security import FILE_POLICY
 from panoseg.app.service import Service
 from panoseg.app.users import Users
-from panoseg.errors import NotFoundError
+from panoseg.errors import AppError, NotFoundError
 
 COOKIE = "panoseg_token"
 _MONTH_S = 30 * 86_400
 _LARGEST_NUMBER = 2**31 - 1
 _REPORT = "report.html"
+_LONGEST_SILENCE_S = 60
 
 
 class _View(BaseModel):
@@ -45,6 +48,15 @@ class JobAnswer(_View):
     request: dict[str, Any]
     error: str | None
     seconds_left: float | None
+    bytes: int
+
+
+class SharedAnswer(_View):
+    """A job for whoever has its link: neither who owns it nor what was asked for, which may name other things of theirs."""
+
+    kind: Literal["map", "photo"]
+    name: str
+    created: datetime
     bytes: int
 
 
@@ -78,7 +90,7 @@ class UploadAnswer(_View):
     """An upload."""
 
     id: Id
-    kind: Literal["outline", "register", "cube", "photo"]
+    kind: Literal["outline", "register", "cube", "photo", "codes"]
     name: str
     bytes: int
     summary: dict[str, Any]
@@ -172,7 +184,8 @@ def sign_in(request: Request, response: Response, body: TokenBody) -> UserAnswer
     users: Users = request.app.state.users
     user = users.user_of(body.token)
     if users.sign_in:
-        secure = request.url.scheme == "https"
+        # A proxy that ends TLS leaves no trace in the scheme; the browser's own page does.
+        secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
         response.set_cookie(COOKIE, body.token, max_age=_MONTH_S, httponly=True, samesite="lax", secure=secure)
     return UserAnswer(user=user, sign_in=users.sign_in)
 
@@ -270,9 +283,9 @@ def unshare(service: ServiceHere, user: User, id: JobId) -> None:
 
 
 @router.get("/shared/{token}", tags=["results"])
-def shared(service: ServiceHere, token: Token) -> JobAnswer:
-    """The job of a shared result."""
-    return JobAnswer.model_validate(service.shared(token))
+def shared(service: ServiceHere, token: Token) -> SharedAnswer:
+    """What a shared result is called."""
+    return SharedAnswer.model_validate(service.shared(token))
 
 
 @router.get("/shared/{token}/files", tags=["results"])
@@ -300,17 +313,34 @@ async def upload(
     request: Request, service: ServiceHere, user: User, name: Annotated[str, Query(max_length=300)] = "upload"
 ) -> UploadAnswer:
     """Upload a file as the body of the request: an outline, parcels, a season or a picture."""
+    # Threads are for what has arrived: those who send slowly, or nothing, must not take them from the others.
+    arriving = service.uploads.arriving(user)
+    arrival = await to_thread.run_sync(arriving.__enter__)
+    try:
+        async for piece in _pieces(request):
+            await to_thread.run_sync(arrival.write, piece)
+        return UploadAnswer.model_validate(await to_thread.run_sync(service.uploads.keep, user, name, arrival))
+    finally:
+        with anyio.CancelScope(shield=True):
+            await to_thread.run_sync(arriving.__exit__, None, None, None)
+
+
+async def _pieces(request: Request) -> AsyncIterator[bytes]:
+    """The pieces of a body. Raises ``AppError`` for one that does not go on, or whose sender has gone."""
     stream = request.stream()
-
-    def chunks() -> Iterator[bytes]:
-        while True:
-            try:
-                yield from_thread.run(stream.__anext__)
-            except StopAsyncIteration:
-                return
-
-    saved = await to_thread.run_sync(lambda: service.save_upload(user, name, chunks()))
-    return UploadAnswer.model_validate(saved)
+    while True:
+        try:
+            with anyio.fail_after(_LONGEST_SILENCE_S):
+                piece = await anext(stream, None)
+        except TimeoutError as error:
+            found = f"an upload of which nothing came for {_LONGEST_SILENCE_S} s"
+            raise AppError(found, "one that goes on", "send it again") from error
+        except ClientDisconnect as error:
+            raise AppError("an upload that broke off", "a whole one", "send it again") from error
+        if piece is None:
+            return
+        if piece:
+            yield piece
 
 
 @router.get("/uploads", tags=["uploads"])

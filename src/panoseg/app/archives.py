@@ -28,6 +28,7 @@ _CODECS = frozenset((*_PACKING, *_FORMS, "numpy.datetime64", "numpy.timedelta64"
 _TABLES = (".shp", ".gpkg", ".geojson", ".json", ".parquet")
 _SIDECARS = (".shx", ".dbf", ".prj", ".cpg")
 _LARGEST_TABLE = 4 * 1024**3
+_LONGEST_PATH, _LONGEST_PART = 1000, 255
 
 
 def check_archive(path: Path, largest: int = LARGEST_UNPACKED) -> list[zipfile.ZipInfo]:
@@ -62,6 +63,8 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     name = PurePosixPath(entry.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in entry.filename or "\0" in entry.filename:
         raise AppError(f"an archive with {entry.filename!r}, a path out of its folder", "plain names", "pack it again")
+    if len(entry.filename) > _LONGEST_PATH or max(map(len, map(str.encode, name.parts)), default=0) > _LONGEST_PART:
+        raise AppError(f"an archive with a name of {len(entry.filename)} letters", "shorter ones", "pack it again")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise AppError(f"an archive with the link {entry.filename!r}", "files alone", "pack it again")
     if entry.flag_bits & 1:
@@ -135,7 +138,8 @@ def unpacked_parcels(path: Path) -> Iterator[Path]:
     if len(tables) != 1:
         raise AppError(f"an archive with {len(tables)} files of parcels", "one", "pack them one by one")
     stem = PurePosixPath(tables[0].filename).with_suffix("")
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as archive:
+    # Beside the archive, whose folder is tidied where a reader is ended in the middle.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder, zipfile.ZipFile(path) as archive:
         for entry in entries:
             name = PurePosixPath(entry.filename)
             if name.with_suffix("") == stem and name.suffix.lower() in (*_TABLES, *_SIDECARS):
@@ -144,10 +148,12 @@ def unpacked_parcels(path: Path) -> Iterator[Path]:
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entry) as source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 1024**2)
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        raise AppError(f"an archive in which {entry.filename!r} is a file and a folder", "one", "pack it again") from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise AppError(
             f"an archive whose {entry.filename!r} is damaged ({error})", "a whole zip file", "pack it again"

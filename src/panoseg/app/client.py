@@ -91,7 +91,7 @@ class Client:
         target = out / path
         try:
             with self._http.stream("GET", f"/api/jobs/{id}/files/{path}") as answer, atomic(target) as temporary:
-                if answer.is_error:
+                if not answer.is_success:
                     answer.read()
                     raise _refused(answer)
                 with temporary.open("wb") as file:
@@ -108,9 +108,12 @@ class Client:
             answer = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
             raise self._no_answer(error) from error
-        if answer.is_error:
+        if not answer.is_success:
             raise _refused(answer)
-        return answer.json()
+        try:
+            return answer.json() if answer.content else None
+        except ValueError as error:
+            raise AppError(f"{self.server} answers without JSON", "a running panoseg app", "check --server") from error
 
     def _no_answer(self, error: httpx.HTTPError) -> NoAnswerError:
         return NoAnswerError(
@@ -123,6 +126,11 @@ class NoAnswerError(AppError):
 
 
 def _refused(answer: httpx.Response) -> AppError:
+    if answer.is_redirect:  # not followed, for the token would go along
+        place = answer.headers.get("location", "elsewhere")[:200]
+        return AppError(
+            f"{answer.url.host} sends on to {place}", "a panoseg app", "give --server that address, if you trust it"
+        )
     try:
         parts = str(answer.json()["error"]).split("; ")
     except (ValueError, KeyError, TypeError):

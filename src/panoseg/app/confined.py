@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,6 +32,9 @@ class Bounds:
 UPLOAD = Bounds("an upload at which its reader", 4, 120, threading.Semaphore(2))
 OUTLINE = Bounds("an outline at which its reader", 2, 20, threading.Semaphore(2))
 """Outlines are read while somebody waits, and those that people draw are small."""
+SEASON = Bounds("a season whose reading", 8, 1800, threading.Semaphore(1))
+REGISTER = Bounds("official parcels whose comparison", 8, 1800, threading.Semaphore(1))
+EXPORT = Bounds("training data whose making", 8, 900, threading.Semaphore(2))
 _PRELOADED = (
     "panoseg.app.uploads",
     "panoseg.app.confined",
@@ -43,10 +46,18 @@ _PRELOADED = (
 )
 
 
+@cache
 def prepare() -> None:
-    """Load what the processes need, ahead of the first one."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(_PRELOADED))
-    forkserver.ensure_running()
+    """Load what the processes need, ahead of the first one, of whose time that takes nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    first = context.Process(target=_do_nothing, daemon=True)
+    first.start()
+    first.join()
+
+
+def _do_nothing() -> None:
+    """What the first process does, which is there to wait for."""
 
 
 def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPLOAD) -> Any:
@@ -64,7 +75,9 @@ def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPL
         bounds.turns.release()
     if answer is None:
         most = f"{bounds.seconds} s or {bounds.gib} GiB"
-        raise AppError(f"{bounds.what} failed, or took more than {most}", "a smaller, whole one", "write it again")
+        raise AppError(
+            f"{bounds.what} failed, or took more than {most}", "one that takes less", "make it smaller, or write it again"
+        )
     if isinstance(answer, PanosegError):
         raise answer
     return answer[0]

@@ -22,14 +22,15 @@ from shapely.ops import split
 
 from panoseg.app.result_map import DEGREES, ResultMap
 from panoseg.errors import ConflictError, NotFoundError, ParcelsError
-from panoseg.files import write_json
+from panoseg.files import write_text
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 
 FOLDER = "corrections"
 _STEPS = "steps.json"
 _SMALLEST_HA = 0.01
 _MOST_STEPS = 10_000
-_LINE_STEP_DEGREES = 0.01
+_LINE_STEP_DEGREES, _LONGEST_LINE_DEGREES = 0.01, 10.0
+_LARGEST_STEPS = 32 * 1024**2
 
 What = Literal["crop", "split", "merge"]
 
@@ -130,8 +131,11 @@ def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]
     """
     if len(line) < 2 or not np.isfinite(line).all() or np.abs(line).max() > 180:
         raise ParcelsError("a line of fewer than two places on Earth", "one that crosses the parcel", "draw it again")
+    drawn = shapely.LineString(line)
+    if drawn.length > _LONGEST_LINE_DEGREES or not drawn.is_simple:
+        raise ParcelsError("a line that crosses itself, or half the globe", "one through the parcel", "draw it again")
     # A straight line on the globe's grid is none in a projection.
-    fine = shapely.segmentize(shapely.LineString(line), _LINE_STEP_DEGREES)
+    fine = shapely.segmentize(drawn, _LINE_STEP_DEGREES)
     cut = gpd.GeoSeries([fine], crs=DEGREES).to_crs(result.crs).iloc[0]
     with _changing(result.folder) as edit:
         before = edit.find(result, parcel)
@@ -187,8 +191,12 @@ class _Edit:
         return self.write((*steps, Step(what, removed, parcels)))
 
     def write(self, steps: tuple[Step, ...]) -> Corrections:
-        """Keep these steps in place of those before."""
-        write_json(self.folder / FOLDER / _STEPS, [asdict(step) for step in steps])
+        """Keep these steps in place of those before. Raises ``ConflictError`` for more than pages can read all the time."""
+        text = json.dumps([asdict(step) for step in steps])
+        if len(text) > _LARGEST_STEPS:
+            found = f"corrections of {len(text) >> 20} MiB"
+            raise ConflictError(found, f"at most {_LARGEST_STEPS >> 20}", "export them, and map with new weights")
+        write_text(self.folder / FOLDER / _STEPS, text)
         return Corrections(steps)
 
 

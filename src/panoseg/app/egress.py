@@ -123,7 +123,12 @@ def _destination(method: str, target: str) -> tuple[str, int]:
 
 
 def _is_number(host: str) -> bool:
-    return host.replace(".", "").isdigit() or ":" in host
+    """Whether a host is an address in any of its spellings: 127.1, 0x7f000001, 0177.0.0.1, ::1."""
+    try:
+        socket.inet_aton(host)
+    except OSError:
+        return ":" in host
+    return True
 
 
 def _relay(one: socket.socket, other: socket.socket) -> None:

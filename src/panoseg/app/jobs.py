@@ -7,7 +7,7 @@ running, and among those of whoever has waited longest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
@@ -127,8 +127,11 @@ class Jobs:
             session.expire_all()
             return _view(_row(session, id))
 
-    def requeue(self, id: str, most: int, request: dict[str, Any] | None = None) -> JobView:
-        """Let an ended job run again; stages that are done stay done. request: replaces the old one.
+    def requeue(
+        self, id: str, most: int, request: dict[str, Any] | None = None, prepare: Callable[[], None] | None = None
+    ) -> JobView:
+        """Let an ended job run again; stages that are done stay done. request: replaces the old one. prepare: readies its
+        folder, called when nobody else can start or requeue the job; nothing changes where it raises.
 
         Raises ``ConflictError`` for one that has not ended, ``LimitError``.
         """
@@ -138,8 +141,11 @@ class Jobs:
             values: dict[str, Any] = {"state": "queued", "queued": now(session), "ended": None, "error": None, "cancel": False}
             values |= {"starts": 0, "progress": 0.0, "stage": "", "message": "waiting for a worker", "not_before": 0.0}
             values |= {} if request is None else {"request": request}
-            if not _changed(session, update(JobRow).where(JobRow.id == id, JobRow.state.in_(ENDED)).values(values)):
+            if row.state not in ENDED:
                 raise ConflictError(f"job {id} is {row.state}", "one that has ended", "wait for it, or cancel it")
+            if prepare is not None:
+                prepare()
+            _changed(session, update(JobRow).where(JobRow.id == id).values(values))
             session.refresh(row)
             return _view(row)
 

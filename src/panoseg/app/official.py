@@ -1,39 +1,30 @@
-"""Official parcels beside a map: what is declared, what was found inside of each, and where the two differ.
+"""Official parcels beside a map, for the pages: what is declared, what was found inside of each, and where the two differ.
 
-The files are made when they are first asked for, beside the refinement: official.gpkg, whose ``difference`` is ``same``,
-``other crop``, ``unknown`` (no crop is declared, or none that the map knows) or ``not found`` (no parcel of the map has this
-shape, by ``panoseg compare``), and invented.json, the ids of parcels that match no official one.
+They are read from what ``panoseg.app.official_files`` has written.
 """
 
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 import numpy as np
-import pandas as pd
 import pyogrio
 import shapely
+from pyogrio.errors import DataSourceError
 from pyproj import Transformer
 
+from panoseg.app.official_files import DIFFERENCES, INVENTED, MISSED, OTHER, OUTLINES, SAME, UNKNOWN
 from panoseg.app.parcels import in_degrees
 from panoseg.app.result_map import DEGREES, ResultMap
-from panoseg.app.stages import MAP, REFINED
+from panoseg.app.stages import REFINED
 from panoseg.errors import NotFoundError
-from panoseg.files import atomic, write_json
-from panoseg.maps.compare import compare_parcels
-from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_geoparquet
+from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 
-SAME, OTHER, UNKNOWN, MISSED = "same", "other crop", "unknown", "not found"
-DIFFERENCES = (SAME, OTHER, UNKNOWN, MISSED)
-_OUTLINES, _INVENTED = "official.gpkg", "invented.json"
-_DECLARED = ("given_class", "given_crop:name", "crop:name", "given_crop:code", "crop_code")
-_LOCK = threading.Lock()
+__all__ = ["DIFFERENCES", "MISSED", "OTHER", "SAME", "UNKNOWN", "Differences", "OfficialView", "differences", "official_at"]
 
 
 @dataclass(frozen=True)
@@ -61,19 +52,22 @@ class Differences:
 
 
 def has_official(folder: Path) -> bool:
-    """Whether official parcels were given to a job."""
-    return (folder / REFINED / "parcels.parquet").exists()
+    """Whether official parcels were given to a job, and could be compared."""
+    return (folder / REFINED / OUTLINES).is_file()
 
 
 def outlines_of(result: ResultMap) -> Path:
     """The official parcels with what differs, as a GeoPackage with an index of places. Raises ``NotFoundError``."""
-    path = result.folder / REFINED / _OUTLINES
     if not has_official(result.folder):
         raise NotFoundError("no official parcels of this map", "a map that has some", "give it a register")
-    with _LOCK:
-        if not path.is_file():
-            _compare(result)
-    return path
+    return result.folder / REFINED / OUTLINES
+
+
+def _read(result: ResultMap, **options: Any) -> Any:
+    try:
+        return pyogrio.read_dataframe(outlines_of(result), **options)
+    except DataSourceError as error:
+        raise NotFoundError("official parcels that are just being replaced", "new ones", "look again soon") from error
 
 
 def official_at(result: ResultMap, longitude: float, latitude: float) -> OfficialView | None:
@@ -81,7 +75,7 @@ def official_at(result: ResultMap, longitude: float, latitude: float) -> Officia
     x, y = Transformer.from_crs(DEGREES, result.crs, always_xy=True).transform(longitude, latitude)
     if not np.isfinite([x, y]).all():
         return None
-    found = pyogrio.read_dataframe(outlines_of(result), bbox=(x, y, x, y))
+    found = _read(result, bbox=(x, y, x, y))
     found = found[found.intersects(shapely.Point(x, y))]
     if not len(found):
         return None
@@ -94,59 +88,12 @@ def official_at(result: ResultMap, longitude: float, latitude: float) -> Officia
 
 def differences(result: ResultMap) -> Differences:
     """The differences in numbers. Raises ``NotFoundError``."""
-    table = pyogrio.read_dataframe(outlines_of(result), read_geometry=False, columns=["difference", "area_ha"])
+    table = _read(result, read_geometry=False, columns=["difference", "area_ha"])
     counts = Counter(table["difference"])
     hectares = table.groupby("difference")["area_ha"].sum()
-    invented = json.loads((result.folder / REFINED / _INVENTED).read_text(encoding="utf-8"))
+    invented = json.loads((result.folder / REFINED / INVENTED).read_text(encoding="utf-8"))
     return Differences(
         {name: counts[name] for name in DIFFERENCES},
         {name: float(hectares.get(name, 0)) for name in DIFFERENCES},
         tuple(invented),
     )
-
-
-def _compare(result: ResultMap) -> None:
-    """Write both files, the GeoPackage last."""
-    folder = result.folder / REFINED
-    refined = gpd.read_parquet(folder / "parcels.parquet").to_crs(result.crs)
-    found = pd.concat(list(read_geoparquet(result.folder / MAP / "parcels.parquet")), ignore_index=True)
-    compared = compare_parcels(found, refined, classes=None, truth_classes=None, declared_only=True)
-    declared = _declared(refined)
-    table = gpd.GeoDataFrame(
-        {
-            "id": refined["id"],
-            "declared": declared,
-            "found": refined["class"],
-            "confidence": refined["confidence"],
-            "difference": _differences(result, declared, refined["class"], compared.missed),
-            "area_ha": refined.area / SQUARE_METRES_PER_HECTARE,
-        },
-        geometry=refined.geometry,
-        crs=refined.crs,
-    )
-    write_json(folder / _INVENTED, found["id"].iloc[list(compared.invented)].tolist())
-    with atomic(folder / _OUTLINES) as temporary:
-        pyogrio.write_dataframe(table, temporary, driver="GPKG", layer="official", geometry_type="Unknown")
-
-
-def _declared(refined: gpd.GeoDataFrame) -> pd.Series:
-    """The crop that the register gives each parcel, as text; None where it gives none."""
-    column = next((name for name in _DECLARED if name in refined.columns and name.startswith("given_")), None)
-    column = column or next((name for name in ("crop_code",) if name in refined.columns), None)
-    if column is None:
-        return pd.Series([None] * len(refined), dtype=object)
-    return pd.Series([None if pd.isna(value) else str(value) for value in refined[column]], dtype=object)
-
-
-def _differences(result: ResultMap, declared: pd.Series, found: pd.Series, missed: tuple[int, ...]) -> list[str]:
-    known = {entry.name.casefold() for entry in result.classes.classes}
-    unmatched = set(missed)
-    rows = []
-    for row, (name, crop) in enumerate(zip(declared, found, strict=True)):
-        if row in unmatched:
-            rows.append(MISSED)
-        elif name is None or name.casefold() not in known or crop is None:
-            rows.append(UNKNOWN)
-        else:
-            rows.append(SAME if name.casefold() == crop.casefold() else OTHER)
-    return rows

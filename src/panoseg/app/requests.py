@@ -43,7 +43,7 @@ class CatalogueSource(_Strict):
     """Scenes of a catalogue over an outline, which is drawn (GeoJSON, degrees) or uploaded."""
 
     type: Literal["catalogue"]
-    catalogue: Annotated[str, Field(max_length=2000)] | None = Field(
+    catalogue: Annotated[str, Field(max_length=2000, pattern=r"^[^\s\x00-\x1f\x7f]+$")] | None = Field(
         default=None, description="name or URL; the server's by default"
     )
     outline: dict[str, Any] | None = Field(default=None, description="a GeoJSON geometry or feature")
@@ -69,7 +69,7 @@ class CatalogueSource(_Strict):
 
 
 def _check_json(outline: dict[str, Any] | None) -> None:
-    """Raise ``ValueError`` for what JSON has no words for, though Python's reader takes it, and for what is too long or deep."""
+    """Raise ``ValueError`` for what JSON has no words for, though Python reads it, and for what is too long or deep."""
     try:
         deepest, length = _depth(outline), len(json.dumps(outline, allow_nan=False, ensure_ascii=False).encode())
     except (ValueError, RecursionError) as error:
@@ -90,11 +90,15 @@ class RegisterSource(_Strict):
 
     upload: Id | None = None
     url: Url | None = None
+    codes: Id | None = Field(default=None, description="an upload: a CSV with the columns code and class")
+    column: Name | None = Field(default=None, description="that holds the codes; by default the one in which most are found")
 
     @model_validator(mode="after")
     def _one_source(self) -> RegisterSource:
         if (self.upload is None) == (self.url is None):
             raise ValueError("give upload or url, one of them")
+        if self.column is not None and self.codes is None:
+            raise ValueError("give codes with column")
         return self
 
 

@@ -44,8 +44,6 @@ _GRACE_S = 10
 _LEAST_FREE = 100 * 1024**2
 _BACKLOG = 512
 
-_SWITCH_S = 0.001  # Python lets a busy thread keep others waiting for five times as long, at each of a request's steps
-_KEEP_ALIVE_S = 75  # longer than browsers and proxies keep idle connections, or both sides close and use one at once
 
 def build_app(service: Service, users: Users) -> FastAPI:
     """The application (ASGI) of a service."""
@@ -214,7 +212,6 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
     listener = _listen(settings)
     stop = threading.Event()
     supervisor = Supervisor(settings)
-    sys.setswitchinterval(_SWITCH_S)
     app = build_app(service, users)
     add_all_pages(app)
     config = uvicorn.Config(
@@ -229,7 +226,6 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
     keeper = threading.Thread(target=_keep_house, args=(service, stop), name="housekeeping", daemon=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         # While it runs uvicorn handles them; one that comes before stops it then, and afterwards it raises them once more,
-        timeout_keep_alive=_KEEP_ALIVE_S,
         # which must not end what follows.
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:

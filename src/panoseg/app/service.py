@@ -20,7 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import delete, select
 
 from panoseg.app.allowed_urls import AllowedUrls
-from panoseg.app.confined import OUTLINE, confined
+from panoseg.app.at_a_time import AtATime
+from panoseg.app.confined import EXPORT, OUTLINE, confined
 from panoseg.app.database import Database, ShareRow, now
 from panoseg.app.job_folder import REQUEST, remove_deleted, was_worked_in
 from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
@@ -34,12 +35,13 @@ from panoseg.app.requests import (
     SampleSource,
 )
 from panoseg.app.settings import PACKAGE_WEIGHTS, AppSettings
-from panoseg.app.stages import INPUT, MAP, PHOTO, REFINED, cube_of, sample_options
+from panoseg.app.stages import INPUT, LAYERS, MAP, PHOTO, REFINED, cube_of, sample_options
 from panoseg.app.uploads import Upload, UploadKind, Uploads
 from panoseg.errors import AppError, AreaError, ConflictError, LimitError, NotFoundError
 from panoseg.files import output_error, write_json
 
 if TYPE_CHECKING:
+    from panoseg.app.training_data import TrainingOptions
     from panoseg.imagery.area import Area
 
 _ADAPTER: TypeAdapter[MapRequest | PhotoRequest] = TypeAdapter(AnyRequest)
@@ -95,6 +97,8 @@ class Service:
         self.all_jobs = Jobs(self.database, settings.lease_seconds)
         self.uploads = Uploads(settings, self.database)
         self.allowed = AllowedUrls(settings)
+        self._searches = AtATime("searches", of_user=4, of_all=8)  # all together leave threads for pages
+        self._exports = AtATime("exports of training data", of_user=1, of_all=4)
 
     # -- jobs
 
@@ -161,18 +165,23 @@ class Service:
         Raises ``NotFoundError``, ``ConflictError`` for a map that is not done, ``AppError``.
         """
         view = self.job(user, id)
-        if view.kind != "map" or view.state != "done":
+        if view.kind != "map" or view.state not in ENDED or not self.has_result(view):
             raise ConflictError(f"a {view.kind} that is {view.state}", "a map that is done", "wait until it is done")
         source = _validated(RegisterSource, register)
         request = parse_request({**view.request, "register_of": source.model_dump()})
         self._check_register(user, source)
-        folder = self.settings.jobs_folder / id
-        for old in (folder / INPUT).glob("register*"):
-            old.unlink(missing_ok=True)
-        self._give_register(user, source, folder / INPUT)
-        given = request.model_dump(mode="json")
-        write_json(folder / REQUEST, given)
-        return self.all_jobs.requeue(id, self.settings.limits.jobs, given)
+        folder, given = self.settings.jobs_folder / id, request.model_dump(mode="json")
+
+        def prepare() -> None:
+            try:
+                for old in (*(folder / INPUT).glob("register*"), *(folder / INPUT).glob("codes*")):
+                    old.unlink(missing_ok=True)
+                self._give_register(user, source, folder / INPUT)
+                write_json(folder / REQUEST, given)
+            except OSError as error:
+                raise output_error(folder, error) from error
+
+        return self.all_jobs.requeue(id, self.settings.limits.jobs, given, prepare)
 
     # -- before a job
 
@@ -201,6 +210,21 @@ class Service:
         """The folder of a job of the user, see ``panoseg.app.stages`` for what lies there. Raises ``NotFoundError``."""
         return self.settings.jobs_folder / self.job(user, id).id
 
+    def has_result(self, job: JobView) -> bool:
+        """Whether there is a result to look at: the job is done, or was before other official parcels were asked for."""
+        return job.state == "done" or (self.settings.jobs_folder / job.id / LAYERS / "layers.json").is_file()
+
+    def training_data(self, user: str, id: str, options: TrainingOptions) -> Path:
+        """The corrected map of a job as training data, a zip file, made in a process of its own.
+
+        Raises ``NotFoundError``, ``LimitError`` where the user waits for one already, ``BusyError``, ``PanosegError``.
+        """
+        from panoseg.app.training_data import training_data
+
+        folder = self.folder(user, id)
+        with self._exports.of(user):
+            return confined(training_data, folder, options, bounds=EXPORT)
+
     def cube(self, user: str, id: str) -> Path:
         """The season of a job of the user. Raises ``NotFoundError``."""
         return cube_of(self.folder(user, id))
@@ -216,7 +240,7 @@ class Service:
     def share(self, user: str, id: str) -> str:
         """The token of the link to a result, the same every time. Raises ``NotFoundError``, ``ConflictError``."""
         view = self.job(user, id)
-        if view.state != "done":
+        if not self.has_result(view):
             raise ConflictError(f"a job that is {view.state}", "one that is done", "wait until it is done")
         with self.database.writing() as session:
             token = session.scalar(select(ShareRow.token).where(ShareRow.job == id))
@@ -232,11 +256,11 @@ class Service:
             session.execute(delete(ShareRow).where(ShareRow.job == view.id))
 
     def shared(self, token: str) -> JobView:
-        """The job that a link leads to, done; whoever has the token may read its results. Raises ``NotFoundError``."""
+        """The job that a link leads to, with a result; whoever has the token may read its results. Raises ``NotFoundError``."""
         with self.database.reading() as session:
             id = session.scalar(select(ShareRow.job).where(ShareRow.token == token))
         view = None if id is None else self.all_jobs.get(id)
-        if view is None or view.state != "done":
+        if view is None or not self.has_result(view):
             raise NotFoundError("this link", "one that leads to a result", "ask whoever sent it for a new one")
         return view
 
@@ -250,13 +274,9 @@ class Service:
 
     # -- uploads
 
-    def save_upload(self, user: str, name: str, chunks: Iterable[bytes]) -> Upload:
+    def save_upload(self, user: str, name: str, pieces: Iterable[bytes]) -> Upload:
         """Keep a file that arrives in pieces. Raises ``AppError`` of all kinds for what is of no use or too much."""
-        return self.uploads.save(user, name, chunks, max(0, round(self.settings.limits.disk_gib * _GIB) - self.bytes_of(user)))
-
-    def bytes_of(self, user: str) -> int:
-        """Disk space of the uploads and ended jobs of a user."""
-        return self.uploads.bytes_of(user) + self.all_jobs.bytes_of(user)
+        return self.uploads.save(user, name, pieces)
 
     # -- operation
 
@@ -276,7 +296,7 @@ class Service:
         known = self.uploads.files()
         for file in self.settings.uploads_folder.iterdir():
             if file.stat().st_mtime < before and file.name not in known:
-                file.unlink(missing_ok=True)
+                _remove(file) if file.is_dir() else file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the database."""
@@ -287,10 +307,10 @@ class Service:
     def _check(self, user: str, request: MapRequest | PhotoRequest) -> float | None:
         """Refuse what is wrong or too much; returns the area of a map, where it is known before its season is."""
         limits = self.settings.limits
-        if self.bytes_of(user) > limits.disk_gib * _GIB:
-            raise LimitError(
-                f"{self.bytes_of(user) / _GIB:.1f} GiB of results", f"at most {limits.disk_gib:g}", "delete some jobs"
-            )
+        used = self.uploads.bytes_of(user)
+        if used > limits.disk_gib * _GIB:
+            found = f"{used / _GIB:.1f} GiB of uploads and results"
+            raise LimitError(found, f"at most {limits.disk_gib:g}", "delete some jobs")
         if isinstance(request, PhotoRequest):
             self.settings.photo_weights_folder(request.weights)
             self._upload(user, request.upload, "photo")
@@ -335,6 +355,8 @@ class Service:
             self._upload(user, register.upload, "outline", "register")
         elif register.url is not None:
             self.allowed.check(register.url)
+        if register.codes is not None:
+            self._upload(user, register.codes, "codes")
 
     def _give_inputs(self, user: str, request: MapRequest | PhotoRequest, folder: Path) -> None:
         """A job's own copies of the uploads that it needs."""
@@ -359,6 +381,8 @@ class Service:
     def _give_register(self, user: str, register: RegisterSource, folder: Path) -> None:
         if register.upload is not None:
             _give(self.uploads.path(user, register.upload), folder, "register")
+        if register.codes is not None:
+            _give(self.uploads.path(user, register.codes), folder, "codes")
 
     def _scenes(self, user: str, request: MapRequest, km2: float) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
         """The dates of a season, the bytes to fetch, and notes."""
@@ -373,7 +397,9 @@ class Service:
         if isinstance(source, CubeSource):
             return (), 0, ("The season is in the upload: nothing is fetched.",)
         with _outline_file(source, None if source.upload is None else self.uploads.path(user, source.upload)) as path:
-            return self._searched(read_drawn(path), source, request.options.max_dates)
+            area = read_drawn(path)
+        with self._searches.of(user):
+            return self._searched(area, source, request.options.max_dates)
 
     def _searched(self, area: Area, source: CatalogueSource, most: int) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
         """What a catalogue has of an area and a season."""
@@ -383,9 +409,9 @@ class Service:
         clouds: dict[date, list[float]] = {}
         for item in found:
             properties = item.get("properties") or {}
-            with suppress(ValueError, TypeError):
-                day = date.fromisoformat(str(properties.get("datetime"))[:10])
-                clouds.setdefault(day, []).append(float(properties.get("eo:cloud_cover", 0.0)))
+            with suppress(ValueError, TypeError, KeyError):
+                day, percent = date.fromisoformat(str(properties["datetime"])[:10]), float(properties.get("eo:cloud_cover", 0))
+                clouds.setdefault(day, []).append(percent if 0 <= percent <= 100 else 0.0)  # catalogues write what they like
         scenes = tuple(SceneDate(day, round(sum(many) / len(many), 1)) for day, many in sorted(clouds.items()))
         dates = min(len(scenes), most)
         size = round(area.km2 / _PIXEL_KM2 * dates * _BYTES_A_PIXEL)
@@ -393,11 +419,15 @@ class Service:
         return scenes, size, (*area.notes, *left)
 
     def _files(self, view: JobView) -> list[ResultFile]:
-        if view.state != "done":
+        if not self.has_result(view):
             return []
         root = self.settings.jobs_folder / view.id
         found = sorted(path for name in _RESULTS for path in (root / name).rglob("*") if _is_result(path))
-        return [ResultFile(path.relative_to(root).as_posix(), path.stat().st_size) for path in found]
+        files = []
+        for path in found:
+            with suppress(FileNotFoundError):  # official parcels are just being replaced
+                files.append(ResultFile(path.relative_to(root).as_posix(), path.stat().st_size))
+        return files
 
     def _file(self, view: JobView, path: str) -> Path:
         if path not in {file.path for file in self._files(view)}:

@@ -21,14 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoseg.app.requests import CatalogueSource, CubeSource, MapRequest, PhotoRequest, SampleSource
+from panoseg.app.requests import CatalogueSource, CubeSource, MapRequest, PhotoRequest, RegisterSource, SampleSource
 from panoseg.app.settings import AppSettings
-from panoseg.errors import AppError, LimitError, ParcelsError
+from panoseg.errors import AppError, ParcelsError
 from panoseg.files import atomic, output_error, remove_unfinished, write_json, write_text
 from panoseg.progress import listening
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
+
+    from panoseg.app.official_files import Register
 
 SCENES = "scenes.json"
 CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = "cube.zarr", "cube.nc", "map", "layers", "refined", "photo", "input"
@@ -141,6 +143,8 @@ def sample_options(source: SampleSource) -> Any:
 
 def _unpack(work: Work) -> None:
     from panoseg.app.archives import unpack_zarr
+    from panoseg.app.confined import SEASON, confined
+    from panoseg.app.season_check import check_season
 
     [upload] = (work.folder / INPUT).glob("cube*")
     zipped = upload.suffix == ".zip"
@@ -149,21 +153,8 @@ def _unpack(work: Work) -> None:
             unpack_zarr(upload, target)
         else:
             shutil.copyfile(upload, target)
-        _check_size(work, target)
+        confined(check_season, target, work.settings.limits.area_km2, bounds=SEASON)
     work.write("unpacked the uploaded season")
-
-
-def _check_size(work: Work, cube: Path) -> None:
-    """Refuse an uploaded season of more land than a user may map, whatever it says of itself elsewhere."""
-    from panoseg.cube.check import PIXEL_M, check_cube
-    from panoseg.cube.open import open_cube, reading
-    from panoseg.data.bands import PASTIS_BANDS
-
-    with reading(cube):
-        sizes = check_cube(open_cube(cube), PASTIS_BANDS).sizes
-    km2, most = sizes["y"] * sizes["x"] * PIXEL_M**2 / 1e6, work.settings.limits.area_km2
-    if km2 > most:
-        raise LimitError(f"a season of {km2:,.0f} km2", f"at most {most:g} km2", "upload a part of it")
 
 
 def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
@@ -250,50 +241,38 @@ def _refine(work: Work) -> None:
 
 
 def _compare(work: Work) -> None:
-    from panoseg.maps.refine import refine_file
+    from panoseg.app.confined import REGISTER as BOUNDS
+    from panoseg.app.confined import confined
+    from panoseg.app.official_files import compare_with_register, use_register
 
     _clear(work.folder / REFINED)
-    register = work.folder / REGISTER
+    register, map_, refined = work.folder / REGISTER, work.folder / MAP, work.folder / REFINED
     if work.map.register_of is not None:
         register.unlink(missing_ok=True)
-        _take_register(work, register)
-    if not register.is_file():
+        given = _given_register(work, work.map.register_of)
+        # Outlines of strangers may lie on each other a million times over.
+        used, left_out = confined(use_register, given, cube_of(work.folder), map_, register, refined, bounds=BOUNDS)
+    elif register.is_file():
+        used, left_out = compare_with_register(register, map_, refined)
+    else:
         return
-    refined = refine_file(work.folder / MAP, register, work.folder / REFINED)
-    write_json(work.folder / REFINED / "source.json", _register(work))
-    work.write(f"{len(refined.parcels)} official parcels got a class; {refined.left_out} lie outside of the map")
+    write_json(refined / "source.json", _register(work))
+    work.write(f"{used} official parcels got a class; {left_out} lie outside of the map")
 
 
-def _take_register(work: Work, path: Path) -> None:
-    """The given parcels that meet the map, whatever file they came in."""
-    import geopandas as gpd
-
-    from panoseg.app.archives import unpacked_parcels
-    from panoseg.cube.open import open_cube
-    from panoseg.maps.read_parcels import check_place, read_parcels
-
-    given = _given_register(work)
-    extent = open_cube(cube_of(work.folder)).odc.geobox.extent
-    area = gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
-    with unpacked_parcels(given) as file:
-        parcels = read_parcels(file, area)
-    check_place(parcels, "the official parcels", area, "the map")
-    with atomic(path) as temporary:
-        parcels.to_parquet(temporary)
-
-
-def _given_register(work: Work) -> Path:
-    """The file of official parcels, fetched where a URL was given."""
+def _given_register(work: Work, source: RegisterSource) -> Register:
+    """The file of official parcels, fetched where a URL was given, and the table of their codes."""
     from panoseg.app.allowed_urls import AllowedUrls
+    from panoseg.app.official_files import Register
     from panoseg.app.uploads import suffix_of
 
-    folder, source = work.folder / INPUT, work.map.register_of
+    folder = work.folder / INPUT
     found = list(folder.glob("register*"))
-    if source is not None and source.url is not None and not found:
+    if source.url is not None and not found:
         AllowedUrls(work.settings).download(source.url, folder / "fetched", work.settings.limits.upload_mib)
         found = [folder / f"register{suffix_of(folder / 'fetched')}"]
         (folder / "fetched").replace(found[0])
-    return found[0]
+    return Register(found[0], next(folder.glob("codes*"), None), source.column)
 
 
 def _register(work: Work) -> Any:

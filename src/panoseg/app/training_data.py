@@ -14,7 +14,7 @@ import geopandas as gpd
 import pandas as pd
 
 from panoseg.app.corrections import FOLDER, read_corrections, version_of
-from panoseg.app.result_map import ResultMap, crops
+from panoseg.app.result_map import ResultMap, crops, open_result
 from panoseg.app.stages import MAP, cube_of
 from panoseg.classes import PASTIS
 from panoseg.errors import ConflictError, DatasetError
@@ -58,18 +58,21 @@ def corrected_parcels(result: ResultMap, everything: bool) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=found.crs)[["id", "crop", "corrected", "geometry"]]
 
 
-def training_data(result: ResultMap, options: TrainingOptions) -> Path:
-    """A zip file with all of it, made once for each state of the corrections. Raises ``ConflictError`` without corrections, and
-    ``PanosegError`` of several kinds where no patch can be cut."""
-    if not read_corrections(result.folder).steps and not options.everything:
+def training_data(job: Path, options: TrainingOptions) -> Path:
+    """A zip file with all of it in a job's folder, made once for each state of the corrections.
+
+    Raises ``NotFoundError`` without a map, ``ConflictError`` without corrections, and ``PanosegError`` of several kinds where
+    no patch can be cut.
+    """
+    result, folder = open_result(job), job / FOLDER
+    if not read_corrections(job).steps and not options.everything:
         raise ConflictError("nothing that was corrected", "a corrected parcel at least", "correct one, or export everything")
-    name = f"training-{version_of(result.folder)}-{'all' if options.everything else 'corrected'}-{options.size}.zip"
-    path = result.folder / FOLDER / name
+    path = folder / f"training-{version_of(job)}-{'all' if options.everything else 'corrected'}-{options.size}.zip"
     if not path.is_file():
-        (result.folder / FOLDER).mkdir(exist_ok=True)
-        for old in (result.folder / FOLDER).glob("training-*.zip"):
-            old.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=result.folder / FOLDER) as scratch, atomic(path) as temporary:
+        folder.mkdir(exist_ok=True)
+        for old in folder.glob("training-*"):  # earlier ones, and what is left of one that was ended in its middle
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch, atomic(path) as temporary:
             _write(result, options, Path(scratch))
             _zip(Path(scratch), temporary)
     return path

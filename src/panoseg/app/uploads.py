@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
 
 from panoseg.app.archives import check_archive, check_codecs, unpacked_parcels, zarr_root
+from panoseg.app.at_a_time import AtATime
 from panoseg.app.confined import confined
-from panoseg.app.database import Database, UploadRow, now
+from panoseg.app.database import Database, JobRow, UploadRow, now, one_at_a_time
 from panoseg.app.hdf5_check import check_contained
-from panoseg.app.settings import AppSettings
+from panoseg.app.jobs import hash_of
+from panoseg.app.settings import AppSettings, Limits
 from panoseg.errors import AppError, AreaError, LimitError, NotFoundError, PanosegError, TooLargeError
 from panoseg.files import output_error
 
-UploadKind = Literal["outline", "register", "cube", "photo"]
+UploadKind = Literal["outline", "register", "cube", "photo", "codes"]
 FORMATS = (
-    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season (NetCDF, zipped Zarr), a picture"
+    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season (NetCDF, zipped Zarr), "
+    "a picture, or a table of crop codes (CSV with the columns code and class)"
 )
-_MIB = 1024**2
+_MIB, _GIB = 1024**2, 1024**3
+_LOCK_USER = 2_000_000_000
 _PICTURES = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG\r\n\x1a\n": ".png",
@@ -35,13 +42,15 @@ _PICTURES = {
 }
 _NETCDF = (b"\x89HDF\r\n\x1a\n", b"CDF\x01", b"CDF\x02", b"CDF\x05")
 _LONGEST_NAME = 100
+_AT_A_TIME, _AT_A_TIME_OF_ALL = 4, 24
 
 
 @dataclass(frozen=True)
 class Upload:
     """A file that a user has given.
 
-    kind: outline (may also serve as a register), register, cube or photo. name: as the user called it, for display alone.
+    kind: outline (may also serve as a register), register, cube, photo, or codes of a register. name: as the user called it,
+    for display alone.
     summary: what it holds, for people: km2 and notes of an outline, parcels of a register, width and height of a photo.
     """
 
@@ -54,39 +63,82 @@ class Upload:
     created: datetime
 
 
+class Arrival:
+    """A file that arrives in pieces."""
+
+    def __init__(self, path: Path, file: BinaryIO, limits: Limits, room: int) -> None:
+        self.path, self.size = path, 0
+        self._file, self._limits, self._room = file, limits, room
+
+    def write(self, piece: bytes) -> None:
+        """Add a piece. Raises ``TooLargeError``, ``LimitError`` as soon as there are too many, ``OutputError``."""
+        self.size += len(piece)
+        if self.size > self._limits.upload_mib * _MIB:
+            raise TooLargeError(f"an upload of more than {self._limits.upload_mib} MiB", "a smaller one", "reduce it")
+        if self.size > self._room:
+            raise LimitError("an upload for which you have no space left", "a smaller one", "delete jobs or uploads")
+        with _told(self.path.parent):
+            self._file.write(piece)
+
+    def end(self) -> None:
+        """There are no more pieces. Raises ``AppError`` where there was none, ``OutputError``."""
+        with _told(self.path.parent):
+            self._file.close()
+        if not self.size:
+            raise AppError("an empty upload", FORMATS, "choose another file")
+
+
 class Uploads:
     """All uploads."""
 
     def __init__(self, settings: AppSettings, database: Database) -> None:
         self.settings, self.database = settings, database
+        self._arriving = AtATime("uploads", of_user=_AT_A_TIME, of_all=_AT_A_TIME_OF_ALL)
 
-    def save(self, owner: str, name: str, chunks: Iterable[bytes], allowed: int) -> Upload:
-        """Keep a file that arrives in pieces, once it is known to be of some use. allowed: bytes that the user has left.
+    def save(self, owner: str, name: str, pieces: Iterable[bytes]) -> Upload:
+        """Keep a file that arrives in pieces; raises as ``arriving`` and ``keep``, and nothing is kept then."""
+        with self.arriving(owner) as arrival:
+            for piece in pieces:
+                arrival.write(piece)
+            return self.keep(owner, name, arrival)
 
-        Raises ``TooLargeError``, ``LimitError``, ``AppError`` or what the reader of its format raises; nothing is kept then.
+    @contextmanager
+    def arriving(self, owner: str) -> Iterator[Arrival]:
+        """A file that begins to arrive; unless it is kept within the block, nothing of it stays.
+
+        Raises ``LimitError`` for a user who has too many, or too many on their way; ``BusyError``, ``OutputError``.
         """
-        self._check_count(owner)
+        with self._arriving.of(owner):
+            with self.database.reading() as session:
+                self._check_room(session, owner, 0)
+                room = self._room(session, owner)
+            path = self.settings.uploads_folder / f".{uuid.uuid4().hex}.part"
+            with _told(path.parent):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                file = path.open("wb")
+            arrival = Arrival(path, file, self.settings.limits, room)
+            try:
+                yield arrival
+            finally:
+                file.close()
+                arrival.path.unlink(missing_ok=True)
+
+    def keep(self, owner: str, name: str, arrival: Arrival) -> Upload:
+        """Keep what has arrived, if it is of some use. Raises ``AppError`` or what the reader of its format raises."""
+        arrival.end()
         folder, id = self.settings.uploads_folder, uuid.uuid4().hex
-        part = folder / f".{id}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            size = _receive(part, chunks, self.settings.limits.upload_mib * _MIB, allowed)
-            suffix = suffix_of(part)
-            known = part.with_suffix(suffix)  # readers want the right ending
-            os.replace(part, known)
-            part = known
-            kind, summary = confined(inspect, known)
-            os.replace(known, folder / f"{id}{suffix}")
-        except OSError as error:
-            raise output_error(folder, error) from error
-        finally:
-            part.unlink(missing_ok=True)
+        with _told(folder):
+            suffix = suffix_of(arrival.path)
+            arrival.path = arrival.path.replace(arrival.path.with_suffix(suffix))  # readers want the right ending
+            kind, summary = confined(inspect, arrival.path)
         with self.database.writing() as session:
-            row = UploadRow(
-                id=id, owner=owner, name=clean_name(name), kind=kind, file=f"{id}{suffix}", bytes=size, summary=summary
-            )
-            row.created = now(session)
+            one_at_a_time(session, _LOCK_USER + hash_of(owner))
+            self._check_room(session, owner, arrival.size)  # others of the same user may have arrived meanwhile
+            row = UploadRow(id=id, owner=owner, name=clean_name(name), kind=kind, file=f"{id}{suffix}", summary=summary)
+            row.bytes, row.created = arrival.size, now(session)
             session.add(row)
+            with _told(folder):
+                os.replace(arrival.path, folder / row.file)
             return _view(row)
 
     def get(self, owner: str, id: str) -> Upload:
@@ -113,9 +165,9 @@ class Uploads:
         path.unlink(missing_ok=True)
 
     def bytes_of(self, owner: str) -> int:
-        """Disk space of a user's uploads."""
+        """Disk space of the uploads and ended jobs of a user."""
         with self.database.reading() as session:
-            return int(session.scalar(select(func.coalesce(func.sum(UploadRow.bytes), 0)).where(UploadRow.owner == owner)) or 0)
+            return _bytes_of(session, owner)
 
     def expired(self, days: int) -> list[tuple[str, str]]:
         """Owner and id of uploads that are older than so many days."""
@@ -128,27 +180,32 @@ class Uploads:
         with self.database.reading() as session:
             return set(session.scalars(select(UploadRow.file)))
 
-    def _check_count(self, owner: str) -> None:
-        with self.database.reading() as session:
-            count = int(session.scalar(select(func.count()).select_from(UploadRow).where(UploadRow.owner == owner)) or 0)
+    def _check_room(self, session: Session, owner: str, size: int) -> None:
+        count = int(session.scalar(select(func.count()).select_from(UploadRow).where(UploadRow.owner == owner)) or 0)
         if count >= self.settings.limits.uploads:
             raise LimitError(f"{count} uploads", f"at most {self.settings.limits.uploads} a user", "delete some")
+        if size > self._room(session, owner):
+            raise LimitError("an upload for which you have no space left", "a smaller one", "delete jobs or uploads")
+
+    def _room(self, session: Session, owner: str) -> int:
+        return max(0, round(self.settings.limits.disk_gib * _GIB) - _bytes_of(session, owner))
 
 
-def _receive(path: Path, chunks: Iterable[bytes], largest: int, allowed: int) -> int:
-    """Write pieces to a file; returns its size. Raises as soon as there are too many."""
-    size = 0
-    with path.open("wb") as file:
-        for chunk in chunks:
-            size += len(chunk)
-            if size > largest:
-                raise TooLargeError(f"an upload of more than {largest // _MIB} MiB", "a smaller one", "reduce it")
-            if size > allowed:
-                raise LimitError("an upload for which you have no space left", "a smaller one", "delete jobs or uploads")
-            file.write(chunk)
-    if not size:
-        raise AppError("an empty upload", FORMATS, "choose another file")
-    return size
+def _bytes_of(session: Session, owner: str) -> int:
+    """Disk space of the uploads and ended jobs of a user."""
+    return sum(
+        int(session.scalar(select(func.coalesce(func.sum(table.bytes), 0)).where(table.owner == owner)) or 0)
+        for table in (UploadRow, JobRow)
+    )
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """A disk that is full, or otherwise of no use, is told in a sentence. Raises ``OutputError``."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(folder, error) from error
 
 
 def suffix_of(path: Path) -> str:
@@ -167,6 +224,7 @@ def suffix_of(path: Path) -> str:
         (head.startswith(b"PAR1"), ".parquet"),
         (text.startswith(b"{"), ".geojson"),
         (text.startswith(b"<") and b"<kml" in text, ".kml"),
+        ({b"code", b"class"} <= {name.strip() for name in re.split(rb"[,;\t]", text.partition(b"\n")[0])}, ".csv"),
     ):
         if found:
             return suffix
@@ -179,6 +237,8 @@ def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
         return "photo", _photo(path)
     if path.suffix == ".nc":
         return "cube", _cube(path)
+    if path.suffix == ".csv":
+        return "codes", _codes(path)
     if path.suffix == ".zip":
         entries = check_archive(path)
         if zarr_root(entries) is not None:
@@ -192,6 +252,15 @@ def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
                 raise _about_upload(error, path) from error
             return "register", _register(path, error)
     return "register", _register(path, None)
+
+
+def _codes(path: Path) -> dict[str, Any]:
+    from panoseg.register.crop_codes import read_rows
+
+    try:
+        return {"codes": len(read_rows(path))}
+    except PanosegError as error:
+        raise _about_upload(error, path) from error
 
 
 def _photo(path: Path) -> dict[str, Any]:
@@ -256,16 +325,21 @@ def _register(path: Path, earlier: PanosegError | None) -> dict[str, Any]:
         raise _about_upload(earlier or error, path) from error
     if not len(parcels):
         raise _about_upload(earlier or AppError("an upload without parcels", FORMATS, "choose another file"), path)
-    columns = [str(name) for name in parcels.columns if name != parcels.active_geometry_name]
-    return {"parcels": len(parcels), "columns": columns[:100], "notes": list(left_out_notes(parcels))}
+    columns = [str(name)[:_LONGEST_NAME] for name in parcels.columns if name != parcels.active_geometry_name]
+    notes = [_without_path(note, file, path) for note in left_out_notes(parcels)]
+    return {"parcels": len(parcels), "columns": columns[:100], "notes": notes}
 
 
 def _about_upload(error: PanosegError, path: Path) -> PanosegError:
     """The same without the path, which is ours."""
-    found = error.found
-    for name in (str(path.absolute()), str(path), path.name, path.stem):
-        found = found.replace(name, "the upload")
-    return AppError(found, error.expected, error.fix)
+    return AppError(_without_path(error.found, path), error.expected, error.fix)
+
+
+def _without_path(text: str, *paths: Path) -> str:
+    for path in paths:
+        for name in (str(path.absolute()), str(path), path.name, path.stem):
+            text = text.replace(name, "the upload")
+    return text
 
 
 def clean_name(name: str) -> str:

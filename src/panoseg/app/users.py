@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import secrets
 import threading
 from pathlib import Path
 
-from panoseg.errors import ConfigError, NotSignedInError
+from panoseg.errors import BusyError, ConfigError, NotSignedInError
 from panoseg.files import output_error, write_text
 
+LOG = logging.getLogger("panoseg.app.users")
 LOCAL_USER = "local"
 """Who everybody is where nobody signs in."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
@@ -35,11 +37,16 @@ class Users:
         return self.path is not None
 
     def user_of(self, token: str | None) -> str:
-        """The user with this token. Raises ``NotSignedInError``."""
+        """The user with this token. Raises ``NotSignedInError``, ``BusyError`` where the file of users is of no use."""
         if self.path is None:
             return LOCAL_USER
+        try:
+            names = self._current()
+        except ConfigError as error:  # while an operator edits it; who asks learns nothing of the server's files
+            LOG.error("the file of users is of no use", extra={"reason": str(error)})
+            raise BusyError("users cannot be looked up at present", "their file", "tell whoever runs this server") from error
         # Looked up by its digest, the time of which tells nothing about the token.
-        name = None if not token else self._current().get(_digest(token))
+        name = None if not token else names.get(_digest(token))
         if name is None:
             raise NotSignedInError("no valid token", "one, as Authorization: Bearer TOKEN or by signing in", "sign in")
         return name

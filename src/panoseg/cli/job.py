@@ -44,6 +44,8 @@ class JobOptions:
     """The segmentation of this photograph."""
     register: str | None = None
     """Official parcels, a file or a URL, to compare the map with."""
+    codes: Path | None = None
+    """Which class each crop code of --register is: a CSV with the columns code and class, as for panoseg dataset."""
     weights: str | None = None
     """Name of the weights, as the server offers them."""
     name: str | None = None
@@ -60,6 +62,8 @@ class JobOptions:
             raise ConfigError("--area without a season", "the year of a harvest", "add --season, as in --season 2024")
         if self.photo is not None and (self.register is not None or self.views is not None):
             raise ConfigError("--photo with --register or --views", "a photograph alone", "leave them out")
+        if self.codes is not None and self.register is None:
+            raise ConfigError("--codes without --register", "the parcels that have such codes", "add --register")
 
 
 def submit(
@@ -130,7 +134,7 @@ def _request(client: Client, options: JobOptions) -> dict[str, Any]:
         return {"weights": "coco", **request, "kind": "photo", "upload": client.upload(options.photo)["id"]}
     request |= {"kind": "map", "source": _source(client, options)}
     request |= {} if options.views is None else {"options": {"views": options.views}}
-    return request | ({} if options.register is None else {"register_of": _register(client, options.register)})
+    return request | ({} if options.register is None else {"register_of": _register(client, options.register, options.codes)})
 
 
 def _source(client: Client, options: JobOptions) -> dict[str, Any]:
@@ -142,8 +146,9 @@ def _source(client: Client, options: JobOptions) -> dict[str, Any]:
     return {"type": "sample", "size": options.sample, **year}
 
 
-def _register(client: Client, register: str) -> dict[str, Any]:
-    return {"url": register} if "://" in register else {"upload": client.upload(Path(register))["id"]}
+def _register(client: Client, register: str, codes: Path | None) -> dict[str, Any]:
+    given = {"url": register} if "://" in register else {"upload": client.upload(Path(register))["id"]}
+    return given | ({} if codes is None else {"codes": client.upload(codes)["id"]})
 
 
 def _watch(client: Client, id: str) -> None:
