@@ -209,11 +209,11 @@ def test_the_cache_keeps_tiles_and_forgets_the_oldest(made, monkeypatch):
     request = TileRequest("parcels", 15, 0, 0)
     assert cache.get("a", result, request) is cache.get("a", result, request)
     assert len(drawn) == 1
-    monkeypatch.setattr(cache, "_most", 1)
+    monkeypatch.setattr(cache.tiles, "_most", 1)
     cache.get("b", result, request)
     cache.get("a", result, request)
     assert len(drawn) == 3
-    assert cache._bytes == 0
+    assert cache.tiles.bytes == 0
 
 
 # -- corrections
@@ -270,18 +270,18 @@ def test_a_line_that_does_not_cut(folder):
 def test_corrections_are_training_data(folder):
     result = open_result(folder)
     with pytest.raises(ConflictError):
-        training_data(result, TrainingOptions())
+        training_data(folder, TrainingOptions())
     change_crop(result, "1", "sorghum")
     only, every = (corrected_parcels(result, everything) for everything in (False, True))
     assert sorted(only["crop"]) == ["sorghum", UNCHECKED, UNCHECKED, UNCHECKED]
     assert sorted(every["crop"]) == ["corn", "meadow", "sorghum", "winter barley"]
-    with zipfile.ZipFile(training_data(result, TrainingOptions(size=32))) as archive:
+    with zipfile.ZipFile(training_data(folder, TrainingOptions(size=32))) as archive:
         assert not [name for name in archive.namelist() if name.startswith("dataset")], "too few patches for five folds"
         assert "5 folds" in archive.read("README.txt").decode()
     for parcel in "234":
         change_crop(result, parcel, "beet")
-    path = training_data(result, TrainingOptions(size=16))
-    assert training_data(result, TrainingOptions(size=16)) == path
+    path = training_data(folder, TrainingOptions(size=16))
+    assert training_data(folder, TrainingOptions(size=16)) == path
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         labels = [name for name in names if "ANNOTATIONS/TARGET_" in name]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,6 +12,7 @@ from PIL import Image
 
 import app_map
 from app_browser import finished_job
+from panoseg.app import result_api
 from panoseg.app.server import build_app
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings
@@ -69,6 +72,29 @@ def test_a_tile_is_sent_once(server, ada):
     again = ada.get(root, headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert ada.get(root, params={"hidden": "3"}).headers["etag"] != first.headers["etag"]
+
+
+def test_tiles_do_not_wait_for_clicks(server, ada, place, monkeypatch):
+    """However many people ask what takes long: more than the server has threads for all other requests."""
+    root, go = f"/api/jobs/{server[1]}", threading.Event()
+    monkeypatch.setattr(result_api, "parcel_at", lambda *of: go.wait(60) and None)
+    with ada, ThreadPoolExecutor(60) as pool:
+        clicks = [pool.submit(ada.get, f"{root}/parcels", params=place) for _ in range(50)]
+        try:
+            assert pool.submit(ada.get, f"{root}/tiles/parcels/2/0/0").result(30).status_code == 200
+            assert pool.submit(ada.get, f"{root}/description").result(30).status_code == 200
+        finally:
+            go.set()
+        assert len([click.result(60) for click in clicks]) == 50
+
+
+def test_nothing_is_drawn_for_whoever_has_gone(server, ada, monkeypatch):
+    async def gone(request):
+        return True
+
+    monkeypatch.setattr("starlette.requests.Request.is_disconnected", gone)
+    monkeypatch.setattr(result_api, "_tile", lambda *of: pytest.fail("drawn"))
+    assert ada.get(f"/api/jobs/{server[1]}/tiles/parcels/0/0/0").status_code == 499
 
 
 @pytest.mark.parametrize(

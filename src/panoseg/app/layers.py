@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,15 @@ class Layer:
 def read_layers(folder: Path) -> list[Layer]:
     """The dates of a finished job, in order; ``folder`` is its folder ``layers``. Raises ``NotFoundError``."""
     try:
-        rows = json.loads((folder / LAYERS).read_text(encoding="utf-8"))
-        return [Layer(**row) for row in rows]
+        return list(_read_layers(folder / LAYERS, (folder / LAYERS).stat().st_mtime_ns))
     except (OSError, ValueError, TypeError) as error:
         raise NotFoundError("no layers of this job", "a map that is done", "wait until it is done") from error
+
+
+@lru_cache(64)
+def _read_layers(path: Path, stamp: int) -> tuple[Layer, ...]:
+    """stamp: of the file, which every tile of a picture asks for."""
+    return tuple(Layer(**row) for row in json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[Layer]:

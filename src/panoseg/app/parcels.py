@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import geopandas as gpd
 import numpy as np
 import rasterio
 import shapely
 from affine import Affine
-from pyproj import Transformer
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.app.corrections import Corrected, Corrections, read_corrections
 from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap
 from panoseg.app.stages import MAP, cube_of
+from panoseg.app.tile_rasters import transformer
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.bands import PASTIS_BANDS
@@ -78,7 +77,7 @@ class CropArea:
 
 def parcel_at(result: ResultMap, longitude: float, latitude: float) -> ParcelView | None:
     """The parcel at a place in degrees, as corrected; None where there is none."""
-    x, y = Transformer.from_crs(DEGREES, result.crs, always_xy=True).transform(longitude, latitude)
+    x, y = transformer(DEGREES, result.crs).transform(longitude, latitude)
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
     corrections = read_corrections(result.folder)
@@ -149,7 +148,7 @@ def _ordered(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 def in_degrees(result: ResultMap, outline: BaseGeometry) -> dict[str, Any]:
     """An outline in the map's own coordinate system as GeoJSON in degrees, to a centimetre."""
-    moved = gpd.GeoSeries([outline], crs=result.crs).to_crs(DEGREES).iloc[0]
+    moved = shapely.transform(outline, transformer(result.crs, DEGREES).transform, interleaved=False)
     return dict(shapely.geometry.mapping(shapely.transform(moved, lambda xy: np.round(xy, 7))))
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.concurrency import run_in_threadpool
 
-from panoseg.app.api import ERRORS, current_user
+from panoseg.app.api import ERRORS, User, current_user
 from panoseg.app.corrections import Corrections, change_crop, merge_parcels, read_corrections, split_parcel, undo, version_of
 from panoseg.app.layers import read_layers
 from panoseg.app.official import differences, has_official, official_at
@@ -23,7 +23,8 @@ from panoseg.app.service import Service
 from panoseg.app.stages import LAYERS
 from panoseg.app.tile_cache import TileCache
 from panoseg.app.tiles import Kind, TileRequest, etag
-from panoseg.app.training_data import TrainingOptions, training_data
+from panoseg.app.training_data import TrainingOptions
+from panoseg.app.turns import LOOKS, TILES, Turns
 
 Scope = Literal["jobs", "shared"]
 _HOUR = 3600
@@ -113,12 +114,15 @@ Own = Annotated[ResultMap, Depends(_of_owner)]
 
 router = APIRouter(prefix="/api", tags=["maps"], responses=ERRORS)
 _CACHE = TileCache()
+_TURNS = Turns(4)
+_CLOSED = 499  # as web servers log it: whoever asked has gone, and reads no answer
 
 
 @router.get("/{scope}/{key}/tiles/{kind}/{z}/{x}/{y}", response_class=Response)
-def tile(
+async def tile(
     request: Request,
-    result: Shown,
+    scope: Scope,
+    key: _Key,
     kind: Kind,
     z: int,
     x: int,
@@ -130,6 +134,15 @@ def tile(
     """A tile of Web Mercator, 256 x 256 pixels. hidden: numbers of classes, separated by commas. date: of a picture."""
     classes = frozenset(int(number) for number in hidden.split(",") if number)
     wanted = TileRequest(kind, z, x, y, date, classes, by_confidence)
+    async with _TURNS.of(key if scope == "shared" else f"user {current_user(request)}"):
+        if await request.is_disconnected():  # a browser gives up tiles that were moved out of sight
+            return Response(status_code=_CLOSED)
+        return await to_thread.run_sync(_tile, request, scope, key, wanted, limiter=TILES)
+
+
+def _tile(request: Request, scope: Scope, key: str, wanted: TileRequest) -> Response:
+    """All of a tile in one thread: each change of threads takes longer than to find a tile that was drawn before."""
+    result = _of_scope(request, scope, key)
     tag = etag(result, wanted)
     headers = {"ETag": f'"{tag}"', "Cache-Control": f"private, max-age={_HOUR}, must-revalidate"}
     if f'"{tag}"' in request.headers.get("if-none-match", ""):
@@ -151,30 +164,34 @@ def crop_areas(result: Shown) -> list[dict[str, Any]]:
 
 
 @router.get("/{scope}/{key}/parcels")
-def at_place(result: Shown, longitude: _Longitude, latitude: _Latitude) -> dict[str, Any]:
+async def at_place(result: Shown, longitude: _Longitude, latitude: _Latitude) -> dict[str, Any]:
     """The parcel, and the official parcel, at a place in degrees; null where there is none."""
+    return await to_thread.run_sync(_at_place, result, longitude, latitude, limiter=LOOKS)
+
+
+def _at_place(result: ResultMap, longitude: float, latitude: float) -> dict[str, Any]:
     found = parcel_at(result, longitude, latitude)
     official = official_at(result, longitude, latitude) if has_official(result.folder) else None
     return {"parcel": found and asdict(found), "official": official and asdict(official)}
 
 
 @router.get("/{scope}/{key}/parcels/{parcel}")
-def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
+async def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
     """A parcel: crop, area, confidence, shares of crops, outline. shares_of: whether these are probabilities of the network, or
     shares of the area inside the outline, as of corrected parcels and of maps that hold no probabilities."""
-    return asdict(parcel_of(result, parcel))
+    return asdict(await to_thread.run_sync(parcel_of, result, parcel, limiter=LOOKS))
 
 
 @router.get("/{scope}/{key}/parcels/{parcel}/ndvi")
-def ndvi(result: Shown, parcel: _Parcel) -> dict[str, Any]:
+async def ndvi(result: Shown, parcel: _Parcel) -> dict[str, Any]:
     """The NDVI of a parcel on each date of the season."""
-    return asdict(curve_of(result.folder, outline_of(result, parcel)))
+    return asdict(await to_thread.run_sync(lambda: curve_of(result.folder, outline_of(result, parcel)), limiter=LOOKS))
 
 
 @router.get("/{scope}/{key}/differences")
-def compared(result: Shown) -> dict[str, Any]:
+async def compared(result: Shown) -> dict[str, Any]:
     """How official parcels and those of the map differ."""
-    return asdict(differences(result))
+    return asdict(await to_thread.run_sync(differences, result, limiter=LOOKS))
 
 
 @router.get("/{scope}/{key}/corrections")
@@ -196,9 +213,13 @@ def take_back(result: Own) -> dict[str, Any]:
 
 
 @router.get("/jobs/{key}/training", response_class=FileResponse)
-async def training(
-    result: Own, everything: bool = False, size: Annotated[int, Query(ge=16, le=256, multiple_of=16)] = 64
+def training(
+    request: Request,
+    user: User,
+    key: _Key,
+    everything: bool = False,
+    size: Annotated[int, Query(ge=16, le=256, multiple_of=16)] = 64,
 ) -> FileResponse:
     """The corrected map as training data: a register and patches in PASTIS's layout, zipped."""
-    path = await run_in_threadpool(training_data, result, TrainingOptions(everything, size))
+    path = request.app.state.service.training_data(user, key, TrainingOptions(everything, size))
     return FileResponse(path, filename="training.zip", media_type="application/zip")
