@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -40,8 +39,8 @@ AWAY = OperationalError("SELECT", {}, Exception("the server closed the connectio
 class Place:
     """A folder and a database with jobs, and the workers that were started on them."""
 
-    def __init__(self, folder: Path, database: str | None = None) -> None:
-        self.settings = AppSettings(folder / "app", database=database, lease_seconds=2)
+    def __init__(self, folder: Path, database: str | None = None, lease: float = 2) -> None:
+        self.settings = AppSettings(folder / "app", database=database, lease_seconds=lease)
         self.settings.jobs_folder.mkdir(parents=True)
         self.database = Database(self.settings.database_url)
         self.jobs = Jobs(self.database, self.settings.lease_seconds)
@@ -105,17 +104,11 @@ def wait_until(holds) -> None:
         time.sleep(0.1)
 
 
-def job_process_of(worker: subprocess.Popen) -> psutil.Process:
-    """The process of the job in hand, once there is one; its parent is the server that forks."""
-    found: list[psutil.Process] = []
-
-    def look() -> bool:
-        with contextlib.suppress(psutil.Error):
-            found[:] = [own for child in psutil.Process(worker.pid).children() for own in child.children()]
-        return bool(found)
-
-    wait_until(look)
-    return found[0]
+def job_process_of(place: Place, worker: subprocess.Popen, id: str) -> psutil.Process:
+    """The process of a job that has begun; its parent is what the worker started to fork from."""
+    begun(place, id)
+    [process] = [own for child in psutil.Process(worker.pid).children() for own in child.children()]
+    return process
 
 
 def begun(place: Place, id: str) -> None:
@@ -125,22 +118,25 @@ def begun(place: Place, id: str) -> None:
 # -- processes that are killed
 
 
-def test_no_job_waits_for_imports(place):
+def test_no_job_waits_for_imports(tmp_path):
     """What a worker imports first takes longer than a lease here; no job is in hand meanwhile, so that none is taken over."""
-    id = place.submit()
-    for _ in range(2):
-        place.start(PANOSEG_SLOW_S="5")
-    place.check_done(id)
-    view = place.jobs.get(id)
-    assert (view.started - view.created).total_seconds() > 5
-    assert place.claims(id) == 1
+    place = Place(tmp_path, lease=8)
+    try:
+        id = place.submit()
+        for _ in range(2):
+            place.start(PANOSEG_SLOW_S="16")
+        place.check_done(id)
+        view = place.jobs.get(id)
+        assert (view.started - view.created).total_seconds() > 16
+        assert place.claims(id) == 1
+    finally:
+        close(place)
 
 
 def test_a_process_that_hears_nothing_ends_with_its_worker(place):
     id = place.submit("deaf")
     worker = place.start()
-    process = job_process_of(worker)
-    begun(place, id)
+    process = job_process_of(place, worker, id)
     time.sleep(2)
     worker.kill()
     wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
@@ -149,8 +145,7 @@ def test_a_process_that_hears_nothing_ends_with_its_worker(place):
 def test_a_job_survives_what_forks_its_processes(place):
     id = place.submit("long")
     worker = place.start()
-    process = job_process_of(worker)
-    begun(place, id)
+    process = job_process_of(place, worker, id)
     os.kill(process.ppid(), signal.SIGKILL)
     place.check_done(id)
     assert [text for text in place.texts(id) if "the process of the job was ended" in text]
@@ -167,8 +162,7 @@ def test_the_files_of_a_deleted_job_that_runs_go_with_it(place):
 def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
     id = place.submit("long")
     worker = place.start()
-    process = job_process_of(worker)
-    begun(place, id)
+    process = job_process_of(place, worker, id)
     worker.terminate()
     assert worker.wait(PATIENCE_S) == 0
     assert place.jobs.get(id).state == "queued"

@@ -6,16 +6,16 @@ process at a time works in its folder, whatever else happens costs time and no m
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import fcntl
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,13 +41,12 @@ _REPORT_AGAIN_S = 10.0
 _CLUSTER_S = 5.0
 _NICENESS = 10  # pages come first
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _T = TypeVar("_T")
 
 
 def run_process(settings: AppSettings, claim: Claim) -> None:
     """The process of a job."""
-    _end_with_maker()
+    _end_with_worker()
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(_NICENESS)
@@ -63,13 +62,17 @@ def run_process(settings: AppSettings, claim: Claim) -> None:
         sys.exit(0)
 
 
-def _end_with_maker() -> None:
-    """Linux ends this process with the one that forked it, which ends with the worker.
+def _end_with_worker() -> None:
+    """Let the system end this process by SIGIO as soon as the worker's end of the pipe between the two is closed.
 
-    ``belong_to_parent`` alone needs the interpreter for that, which a library may hold for minutes.
+    ``belong_to_parent`` alone needs the interpreter for that, which a library may hold for minutes. The death of the process
+    that forked this one would tell nothing: it holds out for as long as its children do.
     """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    worker = multiprocessing.parent_process()
+    if worker is not None and hasattr(os, "O_ASYNC"):
+        signal.signal(signal.SIGIO, signal.SIG_DFL)
+        fcntl.fcntl(worker.sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(worker.sentinel, fcntl.F_SETFL, fcntl.fcntl(worker.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def insist(call: Callable[[], _T]) -> _T:
