@@ -5,23 +5,22 @@ Shape suffixes: H W pixels of a sheet, N segments.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import shapely
 
-from panoseg.cube.window import Window
-from panoseg.files import atomic
+from panoseg.cube.window import Window, windows_over
+from panoseg.files import output_error
 from panoseg.maps.polygons import polygonise_piece
 from panoseg.maps.rasters import PlainRaster
 
 SHEET_SIDE = 512
 """Simplifying a coverage takes more than twice as long for twice the borders; larger maps have several sheets."""
-_ROWS_A_FILE = 10_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +46,7 @@ class SheetOutlines:
 
 def plan_sheets(height: int, width: int, side: int = SHEET_SIDE) -> list[Window]:
     """Sheets that cover a raster, by rows."""
-    return [
-        Window(top, left, min(side, height - top), min(side, width - left))
-        for top in range(0, height, side)
-        for left in range(0, width, side)
-    ]
+    return windows_over(height, width, side)
 
 
 def read_sheets(raster: PlainRaster, drawn: np.ndarray, tolerance_pixels: float) -> Iterator[Sheet]:
@@ -76,63 +71,59 @@ def draw_sheet(sheet: Sheet) -> SheetOutlines:
 
 
 class OutlineFiles:
-    """Collects the outlines of sheets, in any order, and keeps whole ones in files of a folder.
+    """Collects the outlines of sheets, in any order, and keeps whole ones in a file of a folder, where they are found by id.
 
-    area_N: pixels of each segment in the whole map, by id: a segment is whole when all of them have been seen.
+    area_N: pixels of each segment in the whole map, by id: a segment is whole when all of them have been seen. Methods raise
+    ``OutputError`` for a full disk.
     """
 
     def __init__(self, folder: Path, area_N: np.ndarray) -> None:
-        self.folder, self.area_N = folder, area_N
-        self._files: list[tuple[int, int, Path]] = []
+        self.path, self.area_N = folder / "outlines.sqlite", area_N
         self._seen: dict[int, int] = {}
         self._pieces: dict[int, list[tuple[int, bytes]]] = {}
-        self._dissolved: list[tuple[int, bytes]] = []
+        with self._open() as database:
+            database.execute("CREATE TABLE outlines (id INTEGER PRIMARY KEY, outline BLOB)")
 
     def add(self, number: int, sheet: SheetOutlines) -> None:
         """Take what sheet ``number`` holds; no sheet twice."""
         whole = self.area_N[sheet.ids] == sheet.pixels
-        self._write(sheet.ids[whole], sheet.outlines[whole])
+        finished = list(zip(sheet.ids[whole].tolist(), sheet.outlines[whole].tolist(), strict=True))
         pieces = zip(sheet.ids[~whole].tolist(), sheet.pixels[~whole].tolist(), sheet.outlines[~whole].tolist(), strict=True)
         for id_, pixels, outline in pieces:
             self._pieces.setdefault(id_, []).append((number, outline))
             self._seen[id_] = self._seen.get(id_, 0) + pixels
             if self._seen[id_] == self.area_N[id_]:
                 del self._seen[id_]
-                self._dissolved.append((id_, _dissolve(self._pieces.pop(id_))))
-        if len(self._dissolved) >= _ROWS_A_FILE:
-            self._write_dissolved()
+                finished.append((id_, _dissolve(self._pieces.pop(id_))))
+        with self._open() as database:
+            database.executemany("INSERT INTO outlines VALUES (?, ?)", finished)
 
     def finish(self) -> None:
-        """Write what waits. Raises ``RuntimeError`` where a sheet is missing."""
+        """Raise ``RuntimeError`` where a sheet is missing."""
         if self._pieces:
             raise RuntimeError(f"{len(self._pieces)} segments are not whole: a sheet is missing")
-        self._write_dissolved()
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """The outlines of some segments, ids ascending, in their order: Polygon or MultiPolygon, pixels (column, row)."""
-        found_ids, found = [np.empty(0, np.int64)], [np.empty(0, object)]
-        for low, high, path in self._files:
-            if len(ids) and low <= ids[-1] and high >= ids[0]:
-                table = pq.read_table(path)
-                own = np.isin(table["id"].to_numpy(), ids)
-                found_ids.append(table["id"].to_numpy()[own])
-                found.append(np.array(table["outline"].to_pylist(), dtype=object)[own])
-        order = np.argsort(np.concatenate(found_ids))
-        return np.asarray(shapely.from_wkb(np.concatenate(found)[order]), dtype=object)
-
-    def _write_dissolved(self) -> None:
-        rows = sorted(self._dissolved)
-        self._write(np.array([id_ for id_, _ in rows], np.int64), np.array([outline for _, outline in rows], dtype=object))
-        self._dissolved = []
-
-    def _write(self, ids: np.ndarray, outlines: Sequence[bytes] | np.ndarray) -> None:
         if not len(ids):
-            return
-        path = self.folder / f"outlines-{len(self._files):06d}.parquet"
-        table = pa.table({"id": pa.array(ids, pa.int64()), "outline": pa.array(list(outlines), pa.binary())})
-        with atomic(path) as temporary:
-            pq.write_table(table, temporary)
-        self._files.append((int(ids.min()), int(ids.max()), path))
+            return np.empty(0, dtype=object)
+        between = "SELECT id, outline FROM outlines WHERE id BETWEEN ? AND ? ORDER BY id"
+        with self._open() as database:
+            rows = database.execute(between, (int(ids[0]), int(ids[-1]))).fetchall()
+        wanted = np.isin(np.array([id_ for id_, _ in rows], np.int64), ids)
+        return np.asarray(shapely.from_wkb(np.array([outline for _, outline in rows], dtype=object)[wanted]), dtype=object)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path)) as database:
+                # The file goes when the work stops: nothing of it is to be saved from a crash.
+                database.execute("PRAGMA journal_mode = OFF")
+                database.execute("PRAGMA synchronous = OFF")
+                yield database
+                database.commit()
+        except sqlite3.Error as error:
+            raise output_error(self.path, error) from error
 
 
 def _dissolve(pieces: list[tuple[int, bytes]]) -> bytes:
