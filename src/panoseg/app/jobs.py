@@ -314,7 +314,7 @@ class Jobs:
             values = {
                 "state": case((JobRow.cancel, "cancelled"), else_="queued"),
                 "ended": case((JobRow.cancel, time), else_=None),
-                "message": case((JobRow.cancel, "cancelled"), else_=message),
+                "message": case((JobRow.cancel, "cancelled"), else_=_storable(message)),
                 "not_before": time + seconds,
             }
             self._change(session, claim, starts=starts, seconds_left=None, **values)
@@ -352,7 +352,8 @@ class Jobs:
                 _log(session, claim.job, line, "error")
 
     def _change(self, session: Session, claim: Claim, **values: Any) -> None:
-        if not _changed(session, update(JobRow).where(*_held(claim)).values(values)):
+        kept = {name: _storable(value) if isinstance(value, str) else value for name, value in values.items()}
+        if not _changed(session, update(JobRow).where(*_held(claim)).values(kept)):
             raise LostClaimError(claim.job)
 
 
@@ -362,8 +363,12 @@ def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
 
 
 def _log(session: Session, job: str, text: str, level: str) -> None:
-    """Add a line to a log; a zero byte, which PostgreSQL does not know, is shown as what it is not."""
-    session.add(LogRow(job=job, time=now(session), level=level, text=text.replace("\0", "\N{REPLACEMENT CHARACTER}")))
+    session.add(LogRow(job=job, time=now(session), level=level, text=_storable(text)))
+
+
+def _storable(text: str) -> str:
+    """A text without what databases refuse: zero bytes and halves of characters, as names in files of strangers may have."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
 def hash_of(owner: str) -> int:
