@@ -233,9 +233,10 @@ def test_jobs_of_the_silent_are_left_where_nobody_was_heard(jobs):
 def test_the_log_has_how_a_job_ended(jobs):
     failed, done = submit(jobs), submit(jobs, "bob")
     claims = {claim.job: claim for claim in (jobs.claim("w"), jobs.claim("w"))}
-    jobs.fail(claims[failed], "no\0 expected yes", 0)
+    jobs.fail(claims[failed], "no\0 expected \udc80", 0)
     jobs.finish(claims[done], 0, 0.0, "done; but", ["but"])
-    assert [(line.level, line.text) for line in jobs.log(failed)] == [("error", "no\ufffd expected yes")]
+    assert [(line.level, line.text) for line in jobs.log(failed)] == [("error", "no\ufffd expected ?")]
+    assert jobs.get(failed).error == jobs.get(failed).message == "no\ufffd expected ?"
     assert [(line.level, line.text) for line in jobs.log(done)] == [("error", "but")]
 
 
