@@ -19,6 +19,7 @@ import shapely
 from catalogue_server import RUSTAC, make_impatient, serve
 from mapping_weights import tiny_weights
 from panoseg.cli import main
+from panoseg.files import take_away
 from panoseg.models.weights import save_weights
 from test_cube_fetch import DAYS, LAND, outline, scene
 
@@ -122,7 +123,12 @@ def test_a_cube_that_is_not_kept_outlives_no_kill(server, weights, mapped, tmp_p
     assert (out / "unfinished" / "farm.zarr").is_dir()
     asked = len(server.requests)
     with monkeypatch.context() as moment:
-        moment.setattr("panoseg.files.discard", kill)
+
+        def half(folder):
+            moment.setattr("panoseg.files.discard", kill)
+            take_away(folder)
+
+        moment.setattr("panoseg.maps.resume.take_away", half)
         with pytest.raises(Killed):
             main(command)
     assert len(server.requests) == asked
