@@ -42,6 +42,7 @@ from panoseg.models import date_encoding
 from panoseg.models.build import build_model
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.date_encoding import day_of_year
+from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 from seams import seams, tile_lines
@@ -195,6 +196,31 @@ def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
     assert record["dates"] == list(DATES)
     assert record["harvest_year"] == 2019
     assert SHIPPED_NOTE not in result.notes
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, views):
+    """One tile: what the network says of each parcel stands in the files."""
+    path = write(make_cube(32), tmp_path / "season.nc")
+    heard = []
+    with pytest.MonkeyPatch.context() as patch:
+        masks_of = PaPs.masks_of
+        patch.setattr(PaPs, "masks_of", lambda *given: heard.append(masks_of(*given)) or heard[-1])
+        result = map_cube(path, weights, tmp_path / "map", MapOptions(**vars(SMALL) | {"views": views, "gpkg": True}))
+    [masks] = heard
+    things = list(PASTIS.ids("thing"))
+    scores_NT = masks.class_scores_NK[:, things].double()
+    said = (scores_NT.softmax(1) if views == 1 else scores_NT / scores_NT.sum(1, keepdim=True)).numpy()
+    columns = [f"probability:{PASTIS[class_id].name}" for class_id in things]
+    for table in (result.parcels, gpd.read_file(tmp_path / "map" / "parcels.gpkg")):
+        assert len(table) > 2
+        for _, row in table.iterrows():
+            found = row[columns].to_numpy(float)
+            assert np.abs(said - found).max(axis=1).min() < 1e-6, "of no candidate"
+            assert found.sum() == pytest.approx(1, abs=1e-6)
+            assert row["class"] == PASTIS[things[int(found.argmax())]].name
+            assert row["second_class"] == PASTIS[things[int(found.argsort()[-2])]].name
+            assert row["second_probability"] == pytest.approx(np.sort(found)[-2])
 
 
 @pytest.mark.parametrize(
