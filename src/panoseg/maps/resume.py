@@ -93,9 +93,12 @@ def _clear(work: Path) -> None:
 
 
 def finish(work: Path) -> None:
-    """Remove the folder of a finished map. A kill in between leaves blocks to start from again, and of a cube nothing that
-    looks like one. Raises ``OutputError``."""
+    """Remove the folder of a finished map: its plan first, so that after a kill its blocks belong to none, then whole cubes.
+
+    Raises ``OutputError``.
+    """
     try:
+        (work / _PLAN).unlink()
         for cube in work.glob("*.zarr"):
             take_away(cube)
         shutil.rmtree(work)
