@@ -32,7 +32,17 @@ from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.stages import Work, stages_of
 from panoseg.app.training_data import TrainingOptions
-from panoseg.errors import AppError, BusyError, ConflictError, LimitError, NotFoundError, PanosegError, ParcelsError
+from panoseg.app.users import Users, add_user
+from panoseg.errors import (
+    AppError,
+    BusyError,
+    ConflictError,
+    LimitError,
+    NotFoundError,
+    NotSignedInError,
+    PanosegError,
+    ParcelsError,
+)
 
 SQUARE = {"type": "Polygon", "coordinates": [[[3.0, 50.0], [3.01, 50.0], [3.01, 50.01], [3.0, 50.0]]]}
 
@@ -316,3 +326,19 @@ def test_a_season_is_read_to_its_end_before_a_job_reads_it(tmp_path, monkeypatch
     chunk.write_bytes(b"\x02\x01" + chunk.read_bytes()[2:40])
     with pytest.raises(PanosegError):
         check_season(good, 1.0)
+
+
+def test_a_page_that_is_open_is_its_users_no_longer_than_the_token(tmp_path):
+    from starlette.requests import Request
+
+    from panoseg.app.pages.frame import Visit, visit
+
+    token, users = add_user(tmp_path / "users", "ada"), Users(tmp_path / "users")
+    request = Request({"type": "http", "method": "GET", "path": "/jobs", "headers": [], "query_string": b""})
+    seen = visit(None, lambda request: users.user_of(token), request)
+    assert isinstance(seen, Visit)
+    assert seen.user == "ada"
+    (tmp_path / "users").write_text("# nobody")
+    with pytest.raises(NotSignedInError):
+        _ = seen.user
+    assert visit(None, lambda request: users.user_of(token), request).status_code == 303

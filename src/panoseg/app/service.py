@@ -296,7 +296,10 @@ class Service:
         known = self.uploads.files()
         for file in self.settings.uploads_folder.iterdir():
             if file.stat().st_mtime < before and file.name not in known:
-                _remove(file) if file.is_dir() else file.unlink(missing_ok=True)
+                if file.is_dir():
+                    _remove(file)  # of an archive whose reader was ended
+                else:
+                    file.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the database."""

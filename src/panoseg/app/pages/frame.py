@@ -29,10 +29,15 @@ DATABASE_AWAY = "The database of this server does not answer at present; try aga
 
 @dataclass(frozen=True)
 class Visit:
-    """Somebody who looks at a page, and the service behind it."""
+    """Somebody who looks at a page, and the service behind it. who: the user; raises ``NotSignedInError``."""
 
     service: Service
-    user: str
+    who: Callable[[], str]
+
+    @property
+    def user(self) -> str:
+        """The user, asked for anew each time: a page may stay open for longer than its token is worth anything."""
+        return self.who()
 
 
 @contextmanager
@@ -70,6 +75,8 @@ def unforeseen(error: Exception) -> str:
     """What is said of an error that no handler foresaw, for silence would be taken for success; the log has it whole."""
     if isinstance(error, SQLAlchemyError):
         return DATABASE_AWAY
+    if isinstance(error, PanosegError):
+        return sentence(error)
     return "That did not work: an error inside of panoseg. Try again; whoever runs this server finds it in its log."
 
 
@@ -81,7 +88,8 @@ def complain(text: str) -> None:
 def visit(service: Service, user_of: UserOf, request: Request) -> Visit | RedirectResponse:
     """Who looks at a page, or the way to the page where people sign in."""
     try:
-        return Visit(service, user_of(request))
+        user_of(request)
+        return Visit(service, lambda: user_of(request))
     except NotSignedInError:
         return RedirectResponse(f"/sign-in?to={quote(request.url.path)}", status_code=303)
 

@@ -27,7 +27,7 @@ from panoseg.app.pages.frame import (
 )
 from panoseg.app.service import parse_request
 from panoseg.app.stages import Stage, stages_of
-from panoseg.errors import NotFoundError, PanosegError
+from panoseg.errors import NotFoundError, NotSignedInError, PanosegError
 
 _STATES = {"queued": "waiting", "running": "running", "done": "done", "failed": "failed", "cancelled": "cancelled"}
 _EVERY_S, _SELDOM_S, _LIST_S = 1.0, 5.0, 5.0
@@ -79,7 +79,7 @@ class JobPage:
         before = self.job.state
         try:
             self.job, new, self._waits_for = await in_thread(self._read)
-        except NotFoundError:
+        except (NotFoundError, NotSignedInError):
             ui.navigate.to("/jobs")
             return
         except SQLAlchemyError:
