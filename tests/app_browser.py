@@ -34,7 +34,7 @@ _CONTRAST = """() => {
   for (const e of document.querySelectorAll("main *, header *")) {
     const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
     const shown = e.checkVisibility({ opacityProperty: true, visibilityProperty: true });
-    if (!own || !shown || e.closest("[disabled], .disabled, .q-icon")) continue;
+    if (!own || !shown || e.closest("[disabled], .disabled, .leaflet-disabled, .q-icon")) continue;
     const style = getComputedStyle(e), size = parseFloat(style.fontSize);
     const large = size >= 24 || (size >= 18.6 && style.fontWeight >= 700);
     const [a, b] = [light(parse(style.color)), light(under(e))].sort((x, y) => y - x);

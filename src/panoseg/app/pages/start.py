@@ -72,7 +72,7 @@ class StartPage:
             )
             ui.number("Which place, 0 to 9999", min=0, max=9999, step=1, format="%d", on_change=self.changed).bind_value(
                 self, "landscape"
-            ).props('outlined dense hint="Each number is another invented place; the same number is the same place."')
+            ).props('outlined dense hint="Each number is another invented place."')
         elif self.kind == "catalogue":
             self._own_place()
         else:
