@@ -42,7 +42,7 @@ from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.sheets import OutlineFiles, read_sheets
 from panoseg.maps.tidy import regions
 from panoseg.maps.tiles import plan_blocks
-from panoseg.maps.windows import FinishedWindow, WindowFiles
+from panoseg.maps.windows import FinishedWindow, WindowFiles, from_bytes, to_bytes
 from panoseg.maps.workers import Here
 from panoseg.models.weights import save_weights
 from panoseg.panoptic.join import Tile, join_tiles
@@ -338,7 +338,12 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     assert (parts.out / "parcels.pmtiles").read_bytes()[:8] == b"PMTiles\x03"
     tiles = gpd.read_file(parts.out / "parcels.pmtiles")
     assert set(whole.parcels["id"]) == set(tiles["id"])
-    assert {"class", "confidence", "area_ha"} <= set(tiles.columns)
+    assert {"class", "confidence", "area_ha", "second_class", "second_probability"} <= set(tiles.columns)
+    assert not [name for name in tiles.columns if name.startswith("probability:")]
+    likely = parts.parcels.filter(like="probability:")
+    assert likely.shape[1] == 18
+    np.testing.assert_allclose(likely.sum(axis=1), 1, atol=1e-6)
+    assert (layers[1]["second_class"] == parts.parcels["second_class"]).all()
     np.testing.assert_allclose(
         tiles.total_bounds, whole.parcels.to_crs("EPSG:3857").total_bounds, atol=20
     )  # an unit of a tile of zoom level 13 is a metre
@@ -425,3 +430,17 @@ def test_an_outline_elsewhere_and_another_outline_of_an_unfinished_map_are_refus
     map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 50, 4, 51))
     with pytest.raises(OutputError, match="differs in its outline"):
         map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 49, 4, 51))
+def test_a_window_comes_back_from_its_bytes():
+    block = plan_blocks(24, 40, 24, 8, 64)[0]
+    network = StandIn(EndlessLandscape(), None)
+    pictures = [network.at(own.top, own.left, own.height, own.width) for own in block.tiles]
+    pictures[0] = Panoptic.empty(24, 24)  # a tile that says nothing of classes
+    tiles = [Tile.of(own.top, own.left, picture) for own, picture in zip(block.tiles, pictures, strict=True)]
+    again = from_bytes(to_bytes(FinishedWindow(tiles, np.ones((24, 40), bool))), block)
+    for tile, other in zip(tiles, again.tiles, strict=True):
+        np.testing.assert_array_equal(tile.position_hw, other.position_hw)
+        for name, column in vars(tile.segments).items():
+            np.testing.assert_array_equal(getattr(other.segments, name), column)
+    assert again.tiles[1].segments.probabilities.shape[1] == PASTIS.count
+
+
