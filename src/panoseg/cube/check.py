@@ -188,7 +188,8 @@ def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
     dates = np.unique(np.linspace(0, cube.sizes["time"] - 1, _SAMPLED_DATES).round().astype(int))
     top, left = (max((cube.sizes[dim] - _SAMPLED_PIXELS) // 2, 0) for dim in ("y", "x"))
     rows, columns = slice(top, top + _SAMPLED_PIXELS), slice(left, left + _SAMPLED_PIXELS)
-    loaded = cube[list(bands)].isel(time=dates, y=rows, x=columns).compute()
+    # By threads of this process, as in window.read_window: a worker of a cluster opens cubes too.
+    loaded = cube[list(bands)].isel(time=dates, y=rows, x=columns).compute(scheduler="threads")
     return {band: (values := loaded[band].values)[np.isfinite(values) & (values != 0)] for band in bands}
 
 

@@ -11,7 +11,6 @@ from datetime import date
 from functools import cached_property
 from pathlib import Path
 
-import dask
 import numpy as np
 import torch
 import xarray as xr
@@ -148,7 +147,7 @@ class OpenJob:
     def steps(self, block: Block) -> Generator[int, None, bytes]:
         """Predict a window; yields how many more tiles are done, and returns it as bytes, see ``panoseg.maps.windows``."""
         bands, outline = self.predictor.card.bands, self.job.outline
-        with reading(self.job.cube_path), dask.config.set(scheduler="threads"):
+        with reading(self.job.cube_path):
             images_TCHW, data_HW = read_window(self.cube, bands, block.window)
         if outline is not None:
             data_HW &= inside(outline, self.cube.odc.geobox.affine, block.window)
