@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import geopandas as gpd
+import numpy as np
 import shapely
 import xarray as xr
 from shapely.geometry.base import BaseGeometry
@@ -17,6 +18,7 @@ from panoseg.cube.season import Season, choose_season
 from panoseg.errors import ConfigError
 from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
+from panoseg.maps.polygons import to_map
 from panoseg.maps.predict import PredictionJob, inside
 from panoseg.maps.read_parcels import check_place, read_truth
 from panoseg.maps.tiles import Block
@@ -77,13 +79,24 @@ class MapInputs:
         """The windows of the map."""
         return self.job.plan(*self.shape_HW)
 
+    @cached_property
+    def outside(self) -> frozenset[int]:
+        """The numbers of the windows that the outline does not meet: nothing is read or found there."""
+        if self.outline is None:
+            return frozenset()
+        corners = [(own.left, own.top, own.left + own.width, own.top + own.height) for own in (one.window for one in self.plan)]
+        windows = to_map(shapely.box(*np.array(corners, np.float64).T), self.cube.odc.geobox.affine)
+        shapely.prepare(self.outline)
+        return frozenset(np.flatnonzero(~shapely.intersects(self.outline, windows)).tolist())
+
     @property
     def mapped_pixels(self) -> int:
         """Pixels inside of the outline."""
         if self.outline is None:
             return self.shape_HW[0] * self.shape_HW[1]
         grid = self.cube.odc.geobox.affine
-        return sum(int(inside(self.outline, grid, block.land).sum()) for block in self.plan)
+        lands = (block.land for number, block in enumerate(self.plan) if number not in self.outside)
+        return sum(int(inside(self.outline, grid, land).sum()) for land in lands)
 
 
 def open_inputs(

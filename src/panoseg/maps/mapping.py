@@ -92,7 +92,7 @@ def map_cube(
     opened.check(running.local)
     with making(out):
         work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
-        windows = WindowFiles(work, given.plan)
+        windows = WindowFiles(work, given.plan, given.outside)
         with workers_for(running, opened) as workers, _scratch(work / "joined") as folder:
             _predict(windows, workers)
             assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -62,11 +62,21 @@ def from_bytes(content: bytes, block: Block) -> FinishedWindow | None:
     return FinishedWindow(tiles, data_HW) if fits else None
 
 
-class WindowFiles:
-    """The windows of a plan in a folder. Any number of them may be there already; a damaged file counts as none."""
+def _empty(block: Block) -> FinishedWindow:
+    """A window without data; its arrays take no memory."""
+    nothing, zero = Segments.of([]), np.zeros(1, np.uint8)
+    tiles = [Tile(tile, np.broadcast_to(zero, (tile.height, tile.width)), nothing) for tile in block.tiles]
+    return FinishedWindow(tiles, np.broadcast_to(np.zeros(1, bool), (block.window.height, block.window.width)))
 
-    def __init__(self, folder: Path, blocks: Sequence[Block]) -> None:
-        self.folder, self.blocks = folder, blocks
+
+class WindowFiles:
+    """The windows of a plan in a folder. Any number of them may be there already; a damaged file counts as none.
+
+    outside: numbers of windows that have no land to be mapped: they have neither data nor a file.
+    """
+
+    def __init__(self, folder: Path, blocks: Sequence[Block], outside: Collection[int] = ()) -> None:
+        self.folder, self.blocks, self.outside = folder, blocks, frozenset(outside)
         self._kept: OrderedDict[int, FinishedWindow] = OrderedDict()
         places = [
             (tile.top, tile.left, number, row) for number, block in enumerate(blocks) for row, tile in enumerate(block.tiles)
@@ -79,7 +89,8 @@ class WindowFiles:
 
     def missing(self) -> list[int]:
         """The windows that are still to be predicted."""
-        return [number for number in range(len(self.blocks)) if self._read(number) is None]
+        inside = (number for number in range(len(self.blocks)) if number not in self.outside)
+        return [number for number in inside if self._read(number) is None]
 
     def save(self, number: int, content: bytes) -> None:
         """Write a finished window, atomically."""
@@ -88,6 +99,8 @@ class WindowFiles:
 
     def load(self, number: int) -> FinishedWindow:
         """A finished window; the last few are kept in memory."""
+        if number in self.outside:
+            return _empty(self.blocks[number])
         if number not in self._kept:
             finished = self._read(number)
             if finished is None:

@@ -169,6 +169,9 @@ class _Parcels:
 
         An owner that knows the parcel and leaves the pixel out of it, to no other parcel, has drawn its border: no claim.
         """
+        if all(self.start_of_tile[number] == self.start_of_tile[number + 1] for number in self.cover.numbers(land)):
+            nothing = np.empty(0, np.int64)  # as on land that was not asked for, of which a map may have much
+            return np.zeros((land.height, land.width), np.int64), nothing, nothing
         seen = [
             (groups, groups[tile.part(shared)], _inside(shared, land), tile.window)
             for number, (tile, shared) in zip(self.cover.numbers(land), self.cover.tiles(land), strict=True)
@@ -321,7 +324,7 @@ def _match(cover: _Cover, lands: Sequence[Window], min_iou: float) -> tuple[list
     for number in (number for land in lands for number in cover.starting(land)):
         tile = cover.load(number)
         tables[number] = tile.segments
-        for later in cover.numbers(tile.window):
+        for later in cover.numbers(tile.window) if len(tile.segments) else ():
             if later > number:
                 other = cover.load(later)
                 first_P, second_P, pixels_P = _best_pairs(tile, other, _meet(tile.window, other.window), min_iou)
