@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import pickle
 import random
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 
+import dask
+import dask.array as da
 import geopandas as gpd
 import numpy as np
 import pystac
@@ -21,8 +27,10 @@ import pytest
 import rasterio
 import shapely
 from affine import Affine
-from distributed import Client, LocalCluster
+from distributed import Client
 from geopandas.testing import assert_geodataframe_equal
+from hypothesis import given
+from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pystac.extensions.mlm import MLMExtension
 
@@ -30,16 +38,16 @@ from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
-from panoseg.cube.window import Window
+from panoseg.cube.window import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import inputs, mapping, predict, rasters, sheets
+from panoseg.maps import cluster, inputs, mapping, predict, rasters, sheets, tasks
 from panoseg.maps.assemble import assemble
 from panoseg.maps.item import map_item
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.polygons import rasterise
 from panoseg.maps.read_parcels import read_parcels
-from panoseg.maps.sheets import OutlineFiles, read_sheets
+from panoseg.maps.sheets import OutlineFiles, Sheet, SheetOutlines, read_sheets
 from panoseg.maps.tidy import regions
 from panoseg.maps.tiles import plan_blocks
 from panoseg.maps.windows import FinishedWindow, WindowFiles, from_bytes, to_bytes
@@ -166,6 +174,47 @@ def test_outlines_of_many_sheets_are_a_coverage(season, tmp_path, monkeypatch, s
         assert (cut.parcels["area_ha"] - whole.parcels["area_ha"]).abs().max() < 0.1
 
 
+def test_each_outline_is_read_once_however_many_parts_are_asked_for(tmp_path, monkeypatch):
+    """Sheets of a wide map: each has segments from all over the table, which is read in ten parts."""
+    count, looked_at = 400, []
+    square = np.array([shapely.to_wkb(shapely.box(0, 0, id_, 1)) for id_ in range(1, count + 1)], dtype=object)
+    outlines = OutlineFiles(tmp_path, np.ones(count + 1, np.int64))
+    for number in range(20):
+        ids = np.arange(1 + number, count + 1, 20)
+        outlines.add(number, SheetOutlines(ids, np.ones(len(ids), np.int64), square[ids - 1]))
+    outlines.finish()
+    decode = shapely.from_wkb
+    monkeypatch.setattr(sheets.shapely, "from_wkb", lambda rows: looked_at.append(len(rows)) or decode(rows))
+    monkeypatch.setattr(sheets.np, "isin", lambda found, ids: looked_at.append(len(found)) or np.array([True] * len(found)))
+    for start in range(1, count + 1, 40):
+        ids = np.arange(start, start + 40)
+        assert shapely.area(outlines.read(ids)).tolist() == ids.tolist()
+    assert looked_at == [40] * 20
+    assert len(outlines.read(np.empty(0, np.int64))) == 0
+
+
+def test_outlines_of_some_segments_and_a_sheet_that_is_missing(tmp_path):
+    pieces = np.array([shapely.to_wkb(shapely.box(left, 0, left + 2, 1)) for left in (0, 2, 8)], dtype=object)
+    outlines = OutlineFiles(tmp_path, np.array([0, 2, 0, 4]))
+    outlines.add(1, SheetOutlines(np.array([1, 3]), np.array([2, 2]), pieces[[2, 1]]))
+    with pytest.raises(RuntimeError, match="1 segments are not whole"):
+        outlines.finish()
+    outlines.add(0, SheetOutlines(np.array([3]), np.array([2]), pieces[[0]]))
+    outlines.finish()
+    assert shapely.area(outlines.read(np.array([3]))).tolist() == [4]
+    assert shapely.area(outlines.read(np.array([1, 3]))).tolist() == [2, 4]
+
+
+def test_a_disk_that_is_full_of_outlines(tmp_path, monkeypatch):
+    def full(path):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    outlines = OutlineFiles(tmp_path, np.ones(2, np.int64))
+    monkeypatch.setattr(sheets.sqlite3, "connect", full)
+    with pytest.raises(OutputError, match=r"outlines\.sqlite: database or disk is full"):
+        outlines.add(0, SheetOutlines(np.array([1]), np.array([1]), np.array([b""], dtype=object)))
+
+
 class EndlessWindows(WindowFiles):
     """Finished windows of a landscape without end, made when they are looked at."""
 
@@ -239,8 +288,8 @@ def small(tmp_path, monkeypatch):
 
 
 def test_threads_of_a_cluster_make_the_same_map(small, tmp_path):
-    with LocalCluster(n_workers=2, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
-        running = RunOptions(dask=cluster.scheduler_address)
+    with cluster.local_cluster(2, threads_per_worker=2, processes=False) as local:
+        running = RunOptions(dask=local.scheduler_address)
         result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
         assert files(result.out) == small
         # What is wrong on a worker is said as if it were here.
@@ -258,6 +307,114 @@ def gone():
     raise CubeError("the cube has gone", "a cube", "bring it back")
 
 
+_UNPICKLE = """
+import pickle, sys
+for part in pickle.load(sys.stdin.buffer):
+    assert callable(part) or isinstance(part, bytes), part
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "xarray", "pandas", "rasterio", "shapely", "scipy"}))
+"""
+
+
+def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
+    """A task is a function and its arguments; a scheduler unpickles both, and needs neither a network nor geometries."""
+    sent = []
+
+    class Listening:
+        loop = None
+
+        def submit(self, function, *arguments, **options):
+            sent.extend((function, *(own for own in arguments if not isinstance(own, str))))
+            raise InterruptedError
+
+        def nthreads(self):
+            return {}
+
+    monkeypatch.setattr("panoseg.maps.cluster.as_completed", lambda **_: [])
+    asked = cluster.Cluster(Listening(), "job")
+    sheet = Sheet(Window(0, 0, 2, 2), np.ones((2, 2), np.int32), (0, 0, 0, 0), 1.0)
+    for work in (asked.predict([(0, plan_blocks(16, 16)[0])], None), asked.draw([sheet])):
+        with pytest.raises(InterruptedError):
+            list(work)
+    assert len(sent) == 4
+    found = subprocess.run([sys.executable, "-c", _UNPICKLE], input=pickle.dumps(sent), capture_output=True, check=True)
+    assert found.stdout.decode().split() == []
+    # A plugin stays packed in the scheduler; in a worker it is bytes until the first task needs the job.
+    job = inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
+    found = subprocess.run(
+        [sys.executable, "-c", _UNPICKLE],
+        input=pickle.dumps([tasks.KnowJob("job", job).setup]),
+        capture_output=True,
+        check=True,
+    )
+    assert found.stdout.decode().split() == []
+
+
+def test_a_worker_imports_what_it_predicts_with_alone():
+    unused = {"geopandas", "pyogrio", "pystac", "requests", "matplotlib", "torchvision", "PIL", "lightning", "odc.stac"}
+    code = f"import sys, panoseg.maps.predict; print(*sorted(set(sys.modules) & {unused}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split() == []
+
+
+def test_clusters_of_this_machine_do_not_meet():
+    """The port that schedulers have for their pages is taken: a warning, which is an error in tests."""
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # taken already
+            taken.bind(("", 8787))
+            taken.listen()
+        with cluster.local_cluster(0, processes=False) as local:
+            assert local.scheduler.http_server.port != 8787
+
+
+class Gate:
+    """An array that tells when it is read, and then waits."""
+
+    def __init__(self, values, reached, opens):
+        self.values, self.reached, self.opens = values, reached, opens
+        self.shape, self.dtype, self.ndim = values.shape, values.dtype, values.ndim
+
+    def __getitem__(self, place):
+        self.reached.set()
+        assert self.opens.wait(60)
+        return self.values[place]
+
+
+def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
+    """Dask's configuration is one for all threads: a task of a cluster that relied on it could lose it when another ends,
+    ask the cluster to read for it, and wait for itself."""
+    whole = predict.OpenJob(inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job)
+    first, second = whole.job.weights.card.bands[:2]
+    one_reads, other_reads, one_is_done, failures = threading.Event(), threading.Event(), threading.Event(), []
+
+    def gated(name, reached, opens):
+        cube = whole.cube.load().copy()
+        gate = Gate(cube[first].values, reached, opens)
+        cube[first] = (cube[first].dims, da.from_array(gate, chunks=gate.shape, name=name, asarray=False))
+        cube[second] = cube[second].chunk()
+        return predict.OpenJob(whole.job, cube)
+
+    def read(own, done):
+        try:
+            next(own.steps(plan_blocks(HEIGHT, WIDTH)[0]))
+        except Exception as error:
+            failures.append(error)
+        done.set()
+
+    def refuse(*_, **__):
+        raise AssertionError("the configuration was asked")
+
+    one = threading.Thread(target=read, args=(gated("one", one_reads, other_reads), one_is_done))
+    other = threading.Thread(target=read, args=(gated("other", other_reads, one_is_done), threading.Event()))
+    with dask.config.set(scheduler=refuse):
+        one.start()
+        assert one_reads.wait(60)
+        other.start()
+        for thread in (one, other):
+            thread.join(120)
+    assert one_is_done.is_set()
+    assert failures == []
+
+
 def start_host(name: str, address: str, scratch: Path) -> subprocess.Popen:
     options = ["--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(scratch / name)]
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *options]
@@ -266,11 +423,11 @@ def start_host(name: str, address: str, scratch: Path) -> subprocess.Popen:
 
 def test_two_hosts_one_of_which_dies(small, tmp_path):
     """Two worker processes with folders of their own; one is killed in the middle, and the map is the same."""
-    with LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as cluster:
-        hosts = [start_host(name, cluster.scheduler_address, tmp_path / "scratch") for name in ("north", "south")]
+    with cluster.local_cluster(0, host="127.0.0.1") as local:
+        hosts = [start_host(name, local.scheduler_address, tmp_path / "scratch") for name in ("north", "south")]
         try:
-            running = RunOptions(dask=cluster.scheduler_address)
-            with Client(cluster, set_as_default=False) as client:
+            running = RunOptions(dask=local.scheduler_address)
+            with Client(local, set_as_default=False) as client:
                 client.wait_for_workers(2, timeout=120)
             alive = []
 
@@ -279,7 +436,7 @@ def test_two_hosts_one_of_which_dies(small, tmp_path):
                     hosts[0].send_signal(signal.SIGKILL)
                     hosts[0].wait()
                 if step == "tiles" and done == total:
-                    alive.append(len(cluster.scheduler.workers))
+                    alive.append(len(local.scheduler.workers))
 
             with listening(watch):
                 result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
@@ -347,6 +504,20 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     np.testing.assert_allclose(
         tiles.total_bounds, whole.parcels.to_crs("EPSG:3857").total_bounds, atol=20
     )  # an unit of a tile of zoom level 13 is a metre
+
+
+def test_a_window_comes_back_from_its_bytes():
+    block = plan_blocks(24, 40, 24, 8, 64)[0]
+    network = StandIn(EndlessLandscape(), None)
+    pictures = [network.at(own.top, own.left, own.height, own.width) for own in block.tiles]
+    pictures[0] = Panoptic.empty(24, 24)  # a tile that says nothing of classes
+    tiles = [Tile.of(own.top, own.left, picture) for own, picture in zip(block.tiles, pictures, strict=True)]
+    again = from_bytes(to_bytes(FinishedWindow(tiles, np.ones((24, 40), bool))), block)
+    for tile, other in zip(tiles, again.tiles, strict=True):
+        np.testing.assert_array_equal(tile.position_hw, other.position_hw)
+        for name, column in vars(tile.segments).items():
+            np.testing.assert_array_equal(getattr(other.segments, name), column)
+    assert again.tiles[1].segments.probabilities.shape[1] == PASTIS.count
 
 
 def test_the_raster_of_confidence(season, tmp_path):
@@ -430,17 +601,33 @@ def test_an_outline_elsewhere_and_another_outline_of_an_unfinished_map_are_refus
     map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 50, 4, 51))
     with pytest.raises(OutputError, match="differs in its outline"):
         map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 49, 4, 51))
-def test_a_window_comes_back_from_its_bytes():
-    block = plan_blocks(24, 40, 24, 8, 64)[0]
-    network = StandIn(EndlessLandscape(), None)
-    pictures = [network.at(own.top, own.left, own.height, own.width) for own in block.tiles]
-    pictures[0] = Panoptic.empty(24, 24)  # a tile that says nothing of classes
-    tiles = [Tile.of(own.top, own.left, picture) for own, picture in zip(block.tiles, pictures, strict=True)]
-    again = from_bytes(to_bytes(FinishedWindow(tiles, np.ones((24, 40), bool))), block)
-    for tile, other in zip(tiles, again.tiles, strict=True):
-        np.testing.assert_array_equal(tile.position_hw, other.position_hw)
-        for name, column in vars(tile.segments).items():
-            np.testing.assert_array_equal(getattr(other.segments, name), column)
-    assert again.tiles[1].segments.probabilities.shape[1] == PASTIS.count
 
 
+CORNERS = shapely.union_all(
+    [shapely.box(500_020, 5_599_400, 500_530, 5_599_990), shapely.box(501_700, 5_598_520, 502_090, 5_598_800)]
+)
+STRIP = shapely.LineString([(500_000, 5_598_500), (502_100, 5_600_000)]).buffer(60)
+
+
+@pytest.mark.parametrize("land", [CORNERS, STRIP], ids=["far apart", "strip"])
+def test_windows_outside_of_an_outline_are_skipped_and_change_nothing(season, tmp_path, monkeypatch, land):
+    monkeypatch.setattr(predict, "_BLOCK_SIDE", 48)
+    outline = gpd.GeoSeries([land], crs="EPSG:32631").to_crs("EPSG:4326").iloc[0]
+    read, read_window = [], predict.read_window
+    monkeypatch.setattr(predict, "read_window", lambda *given: read.append(given[2]) or read_window(*given))
+    skipped = map_cube(season, tiny_weights(), tmp_path / "skipped", OPTIONS, within=outline)
+    few = len(read)
+    monkeypatch.setattr(inputs.MapInputs, "outside", frozenset())
+    whole = map_cube(season, tiny_weights(), tmp_path / "whole", OPTIONS, within=outline)
+    assert 0 < few < 0.7 * (len(read) - few)
+    assert len(skipped.parcels) > 3
+    assert files(skipped.out) == files(whole.out)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 25))
+def test_squares_cover_a_raster_once(height, width, side):
+    seen_HW = np.zeros((height, width), int)
+    for window in windows_over(height, width, side):
+        assert max(window.height, window.width) <= side
+        seen_HW[window.rows, window.columns] += 1
+    assert (seen_HW == 1).all()

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from panoseg.errors import ClusterError, OutputError
 from panoseg.maps.options import RunOptions
-from panoseg.maps.predict import OpenJob, PredictionJob
-from panoseg.maps.sheets import Sheet, SheetOutlines, draw_sheet
+from panoseg.maps.predict import PredictionJob
+from panoseg.maps.sheets import Sheet, SheetOutlines
+from panoseg.maps.tasks import KnowJob, draw_packed_sheet, packed, predict_window
 from panoseg.maps.tiles import Block
 from panoseg.maps.windows import Save
 
@@ -25,25 +26,16 @@ _IN_FLIGHT = 2
 """Tasks for each thread of the cluster: one that it does and one that waits for it."""
 _RETRIES = 2
 _CONNECT_S = 20
-_OPEN: dict[str, OpenJob] = {}
-"""In a worker: the jobs that it knows, by name."""
 
 
-class _KnowJob(WorkerPlugin):
-    """Tells a job to every worker, also to those that come later."""
+def local_cluster(workers: int, **options: Any) -> LocalCluster:
+    """Workers of this machine, without pages about them.
 
-    def __init__(self, name: str, job: PredictionJob) -> None:
-        self.name, self.job = name, job
-
-    def setup(self, worker: Worker) -> None:
-        _OPEN[self.name] = OpenJob(self.job)
-
-    def teardown(self, worker: Worker) -> None:
-        _OPEN.pop(self.name, None)
-
-
-def _predict(name: str, block: Block) -> bytes:
-    return _OPEN[name].predict(block)
+    The scheduler has a server for pages all the same, on port 8787 unless told, with a warning where another cluster has it.
+    """
+    return LocalCluster(
+        n_workers=workers, dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, **options
+    )
 
 
 @contextmanager
@@ -53,14 +45,13 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
     with ExitStack() as stack:
         address: Any = running.dask
         if address is None:
-            options = {"n_workers": running.workers, "threads_per_worker": 1, "silence_logs": logging.CRITICAL}
-            address = stack.enter_context(LocalCluster(dashboard_address=None, **options))
+            address = stack.enter_context(local_cluster(running.workers, threads_per_worker=1, silence_logs=logging.CRITICAL))
         try:
             client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
             raise ClusterError(f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask") from error
         name = f"panoseg-{uuid.uuid4().hex}"
-        client.register_plugin(_KnowJob(name, job))
+        client.register_plugin(KnowJob(name, job))
         stack.callback(client.unregister_worker_plugin, name)
         yield Cluster(client, name)
 
@@ -74,13 +65,13 @@ class Cluster:
     def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
         """Predict windows in any order, and give each to ``save`` when it is finished; yields once a tile."""
         tiles = {number: len(block.tiles) for number, block in windows}
-        for number, content in self._run(_predict, ((number, (self.name, block)) for number, block in windows)):
+        for number, content in self._run(predict_window, ((number, (self.name, packed(block))) for number, block in windows)):
             save(number, content)
             yield from [None] * tiles[number]
 
     def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
         """The outlines of sheets in any order, each with its number."""
-        yield from self._run(draw_sheet, ((number, (sheet,)) for number, sheet in enumerate(sheets)))
+        yield from self._run(draw_packed_sheet, ((number, (packed(sheet),)) for number, sheet in enumerate(sheets)))
 
     def _run(self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]) -> Iterator[tuple[int, Any]]:
         """Results in any order, with the numbers of their tasks; no more tasks are taken than the workers can soon do."""
