@@ -1,10 +1,10 @@
 """Tiles of Web Mercator for the pages: parcels, official parcels, and pictures of any date.
 
 Close by, parcels are drawn from their outlines, which are smooth; from afar from the raster of identifiers, whose overviews
-make every zoom level cost the same. What stays in memory of a map is bounded: a few numbers a parcel, pieces of rasters and
-sheets of outlines that were looked at last.
+make every zoom level cost the same. What stays in memory of a map is bounded: a few numbers a parcel, and sheets of outlines
+that were looked at last.
 
-Shape suffixes: C bands, H W pixels of a tile or of the part of a raster that it shows.
+Shape suffixes: C bands, H W pixels of a tile.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from panoseg.app.official import MISSED, OTHER, SAME, UNKNOWN, outlines_of
 from panoseg.app.result_map import ResultMap
 from panoseg.app.stages import LAYERS, REFINED
 from panoseg.app.tile_outlines import Sheet, make_sheet, sheet_of
-from panoseg.app.tile_rasters import SIZE, Box, place, stamp_of
+from panoseg.app.tile_rasters import SIZE, Box, read_tile, stamp_of
 from panoseg.errors import NotFoundError
 from panoseg.maps.rasters import NO_DATA_CLASS
 
@@ -119,12 +119,11 @@ def draw_tile(result: ResultMap, request: TileRequest) -> Tile:
 
 
 def _parcels_from_afar(result: ResultMap, request: TileRequest) -> Image.Image | None:
-    part = place(result.segments, request.box)
-    if part is None:
+    ids_CHW = read_tile(result.segments, request.box)
+    if ids_CHW is None:
         return None
     corrected = _corrected(result)
-    colours_HW4 = _colours(result, request, part.read(smooth=False)[0], corrected.replaced)
-    picture = part.lay(Image.fromarray(colours_HW4))
+    picture = Image.fromarray(_colours(result, request, ids_CHW[0], corrected.replaced))
     numbers_N = corrected.sheet.within(request.box)
     if not len(numbers_N):
         return picture
@@ -221,34 +220,33 @@ def _crop_colours(result: ResultMap, request: TileRequest) -> dict[str, str]:
 
 def _classes_from_afar(result: ResultMap, request: TileRequest) -> Image.Image | None:
     outlines_of(result)
-    part = place(result.folder / REFINED / "classes.tif", request.box)
-    if part is None:
+    classes_CHW = read_tile(result.folder / REFINED / "classes.tif", request.box, fill=NO_DATA_CLASS)
+    if classes_CHW is None:
         return None
     palette = np.zeros((NO_DATA_CLASS + 1, 4), np.uint8)
     for name, colour in _crop_colours(result, request).items():
         palette[result.class_id(name)] = (*_rgb(colour), 255)
-    return part.lay(Image.fromarray(palette[part.read(smooth=False)[0]]))
+    return Image.fromarray(palette[classes_CHW[0]])
 
 
 # -- pictures of a date
 
 
 def _picture(folder: Path, request: TileRequest) -> Tile:
-    part = place(_layer_file(folder, request.date), request.box)
-    if part is None:
+    values_CHW = read_tile(_layer_file(folder, request.date), request.box, PICTURES[request.kind], smooth=True)
+    if values_CHW is None:
         return _NOTHING
-    values_CHW = part.read(smooth=True)[[band - 1 for band in PICTURES[request.kind]]]
     seen_HW = (values_CHW != 0).all(axis=0)
     if request.kind == "ndvi":
         rgb_HW3 = _ndvi_colours(values_CHW.astype(np.float32))
     else:
         tones = _tones(*_clearest(folder), PICTURES[request.kind])
         rgb_HW3 = np.dstack([tone[values_HW] for tone, values_HW in zip(tones, values_CHW, strict=True)])
-    if part.full and seen_HW.all():
-        return _encoded(part.lay(Image.fromarray(rgb_HW3)), "JPEG", quality=85)
+    if seen_HW.all():
+        return _encoded(Image.fromarray(rgb_HW3), "JPEG", quality=85)
     alpha_HW = np.where(seen_HW, 255, 0).astype(np.uint8)
     # JPEG knows nothing of what is see-through; it takes a tenth of the time.
-    return _encoded(part.lay(Image.fromarray(np.dstack([rgb_HW3, alpha_HW]))), "WEBP", quality=85, method=0)
+    return _encoded(Image.fromarray(np.dstack([rgb_HW3, alpha_HW])), "WEBP", quality=85, method=0)
 
 
 def _clearest(folder: Path) -> tuple[tuple[Path, ...], int]:
