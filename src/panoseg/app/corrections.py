@@ -20,7 +20,8 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import split
 
-from panoseg.app.result_map import DEGREES, ResultMap
+from panoseg.app.coordinates import DEGREES
+from panoseg.app.result_map import ResultMap
 from panoseg.errors import ConflictError, NotFoundError, ParcelsError
 from panoseg.files import write_text
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE

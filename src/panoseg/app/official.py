@@ -15,11 +15,11 @@ import numpy as np
 import pyogrio
 import shapely
 from pyogrio.errors import DataSourceError
-from pyproj import Transformer
 
+from panoseg.app.coordinates import DEGREES, transformer
 from panoseg.app.official_files import DIFFERENCES, INVENTED, MISSED, OTHER, OUTLINES, SAME, UNKNOWN
 from panoseg.app.parcels import in_degrees
-from panoseg.app.result_map import DEGREES, ResultMap
+from panoseg.app.result_map import ResultMap
 from panoseg.app.stages import REFINED
 from panoseg.errors import NotFoundError
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
@@ -72,7 +72,7 @@ def _read(result: ResultMap, **options: Any) -> Any:
 
 def official_at(result: ResultMap, longitude: float, latitude: float) -> OfficialView | None:
     """The official parcel at a place in degrees, or None. Raises ``NotFoundError``."""
-    x, y = Transformer.from_crs(DEGREES, result.crs, always_xy=True).transform(longitude, latitude)
+    x, y = transformer(DEGREES, result.crs).transform(longitude, latitude)
     if not np.isfinite([x, y]).all():
         return None
     found = _read(result, bbox=(x, y, x, y))

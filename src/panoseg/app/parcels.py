@@ -15,10 +15,10 @@ from affine import Affine
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
+from panoseg.app.coordinates import DEGREES, moved, transformer
 from panoseg.app.corrections import Corrected, Corrections, read_corrections
-from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap
+from panoseg.app.result_map import NO_PARCEL, ResultMap
 from panoseg.app.stages import MAP, cube_of
-from panoseg.app.tile_rasters import transformer
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.bands import PASTIS_BANDS
@@ -148,8 +148,8 @@ def _ordered(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
 
 def in_degrees(result: ResultMap, outline: BaseGeometry) -> dict[str, Any]:
     """An outline in the map's own coordinate system as GeoJSON in degrees, to a centimetre."""
-    moved = shapely.transform(outline, transformer(result.crs, DEGREES).transform, interleaved=False)
-    return dict(shapely.geometry.mapping(shapely.transform(moved, lambda xy: np.round(xy, 7))))
+    fine = moved(outline, result.crs, DEGREES)
+    return dict(shapely.geometry.mapping(shapely.transform(fine, lambda xy: np.round(xy, 7))))
 
 
 def _whole_pixels(bounds: tuple[float, float, float, float], transform: Affine) -> Window:

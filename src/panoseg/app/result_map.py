@@ -19,12 +19,12 @@ import pyogrio
 import rasterio
 from rasterio.warp import transform_bounds
 
+from panoseg.app.coordinates import DEGREES
 from panoseg.app.stages import MAP
 from panoseg.classes import ClassTable
 from panoseg.errors import NotFoundError
 from panoseg.maps.parcels import PROBABILITY
 
-DEGREES = "EPSG:4326"
 NO_PARCEL = -1
 _COLUMNS = ("id", "crop:code", "confidence", "area_ha")
 _MOST_OPEN = 16

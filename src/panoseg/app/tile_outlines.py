@@ -14,7 +14,8 @@ import pyogrio
 import shapely
 
 from panoseg.app.bounded_cache import BoundedCache
-from panoseg.app.tile_rasters import MERCATOR, Box, stamp_of, transformer
+from panoseg.app.coordinates import MERCATOR, moved, transformer
+from panoseg.app.tile_rasters import Box, stamp_of
 
 _SHEETS = BoundedCache["Sheet"](32 * 1024**2, lambda sheet: sheet.bytes)
 
@@ -67,7 +68,7 @@ def _read(path: Path, crs: str, box: Box, columns: tuple[str, ...]) -> Sheet:
 
 def make_sheet(outlines_N: np.ndarray, crs: str, columns: dict[str, np.ndarray]) -> Sheet:
     """Polygons in a coordinate system of their own, put into Web Mercator."""
-    moved_N = shapely.transform(outlines_N, transformer(crs, MERCATOR).transform, interleaved=False)
+    moved_N = moved(outlines_N, crs, MERCATOR)
     parts_M, owners_M = shapely.get_parts(moved_N, return_index=True)
     flat_M = shapely.get_type_id(parts_M) == shapely.GeometryType.POLYGON
     parts_M, owners_M = parts_M[flat_M], owners_M[flat_M]

@@ -6,18 +6,16 @@ Shape suffixes: C bands, H W pixels of a tile.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from pyproj import Transformer
 from rio_tiler.io import Reader
 
+from panoseg.app.coordinates import MERCATOR, transformer
 from panoseg.errors import NotFoundError
 
 SIZE = 256
 """Pixels on a side of a tile."""
-MERCATOR = "EPSG:3857"
 Box = tuple[float, float, float, float]
 """Left, bottom, right, top."""
 
@@ -28,12 +26,6 @@ def stamp_of(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError as error:
         raise NotFoundError("this layer", "one of a map that is done", "wait until it is done") from error
-
-
-@lru_cache(64)
-def transformer(source: str, target: str) -> Transformer:
-    """From one coordinate system to another, x before y; making one takes longer than a tile."""
-    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def read_tile(path: Path, box: Box, indexes: tuple[int, ...] = (1,), smooth: bool = False, fill: int = 0) -> np.ndarray | None:

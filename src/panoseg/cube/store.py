@@ -221,4 +221,5 @@ def _write_coordinates(path: Path, days: Sequence[str], grid: GeoBox, clear: Seq
 
 def windows_of(grid: GeoBox, side: int) -> list[Window]:
     """The windows of a grid, row by row; ``side`` is a multiple of a chunk's."""
-    return windows_over(*grid.shape, side)
+    height, width = grid.shape
+    return windows_over(height, width, side)

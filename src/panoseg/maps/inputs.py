@@ -85,7 +85,8 @@ class MapInputs:
         if self.outline is None:
             return frozenset()
         corners = [(own.left, own.top, own.left + own.width, own.top + own.height) for own in (one.window for one in self.plan)]
-        windows = to_map(shapely.box(*np.array(corners, np.float64).T), self.cube.odc.geobox.affine)
+        left, top, right, bottom = np.array(corners, np.float64).T
+        windows = to_map(np.asarray(shapely.box(left, top, right, bottom)), self.cube.odc.geobox.affine)
         shapely.prepare(self.outline)
         return frozenset(np.flatnonzero(~shapely.intersects(self.outline, windows)).tolist())
 

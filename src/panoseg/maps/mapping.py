@@ -93,10 +93,11 @@ def map_cube(
     with making(out):
         work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
         windows = WindowFiles(work, given.plan, given.outside)
-        with workers_for(running, opened) as workers, _scratch(work / "joined") as folder:
-            _predict(windows, workers)
-            assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)
-            outlines = _outlines(assembled, given.options.simplify, workers, folder)
+        with _scratch(work / "joined") as folder:
+            with workers_for(running, opened) as workers:
+                _predict(windows, workers)
+                assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)
+                outlines = _outlines(assembled, given.options.simplify, workers, folder)
             content = write_map(out, given, assembled, outlines)
         finish(work)
     seconds = time.monotonic() - start

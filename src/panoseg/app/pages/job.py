@@ -11,7 +11,7 @@ from itertools import accumulate
 from nicegui import ui
 from sqlalchemy.exc import SQLAlchemyError
 
-from panoseg.app.jobs import ENDED, JobView, LogLine
+from panoseg.app.jobs import ENDED, JobView, LogLine, State
 from panoseg.app.pages.frame import (
     DATABASE_AWAY,
     Visit,
@@ -232,7 +232,7 @@ class JobsPage:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
-        self._states: list[tuple[str, str]] | None = None
+        self._states: list[tuple[str, State]] | None = None
         self._shares: dict[str, ui.label] = {}
 
     def build(self) -> None:
