@@ -122,7 +122,7 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while True:
             self.peak = max(self.peak, sum(map(_held, self.roots)))
-            time.sleep(0.5)
+            time.sleep(2)  # looking at every page of ten processes takes a tenth of a second
 
 
 def _held(root: int) -> int:

@@ -284,7 +284,8 @@ def test_corrections_stop_before_they_are_too_large_to_read(finished, monkeypatc
     service, id = finished
     result = open_result(service.folder("ada", id))
     change_crop(result, "1", "sorghum")
-    monkeypatch.setattr("panoseg.app.corrections._LARGEST_STEPS", 1000)
+    size = (result.folder / "corrections" / "steps.json").stat().st_size
+    monkeypatch.setattr("panoseg.app.corrections._LARGEST_STEPS", size)
     with pytest.raises(ConflictError, match="at most"):
         change_crop(result, "2", "sorghum")
     assert len(read_corrections(result.folder).steps) == 1

@@ -284,10 +284,10 @@ def test_official_parcels(seen, jobs):
 
 
 def test_what_went_wrong_unforeseen_is_said(look, jobs):
-    (jobs[0].jobs_folder / jobs[3] / "map" / "parcels.gpkg").unlink()
     look.goto(f"/jobs/{jobs[3]}/map")
     look.page.wait_for_selector("img.leaflet-tile-loaded")
     look.settle()
+    (jobs[0].jobs_folder / jobs[3] / "map" / "parcels.gpkg").unlink()
     click_place(look, jobs, 12, 12)
     look.page.wait_for_selector("text=That did not work")
     look.check()

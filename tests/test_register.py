@@ -489,7 +489,7 @@ def test_several_cubes_share_folds_where_they_overlap(tmp_path):
     parcels, codes, cube = write_inputs(tmp_path, field_register(112))
     box = grid().extent.to_crs("EPSG:32632").boundingbox
     other = make_cube(64, DATES, seed=1, crs="EPSG:32632")
-    other = other.assign_coords(x=other.x + box.left - LEFT + 160, y=other.y + box.top - TOP - 40)
+    other = other.assign_coords(x=other.x + box.left - LEFT + 400, y=other.y + box.top - TOP - 40)
     other.to_netcdf(tmp_path / "other.nc")
     report = write_dataset(
         Sources(parcels, "crop", codes, (cube, tmp_path / "other.nc")), tmp_path / "out", "pastis", replace(SMALL, min_inside=0)

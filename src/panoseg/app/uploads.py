@@ -258,9 +258,12 @@ def _codes(path: Path) -> dict[str, Any]:
     from panoseg.register.crop_codes import read_rows
 
     try:
-        return {"codes": len(read_rows(path))}
+        count = len(read_rows(path))
     except PanosegError as error:
         raise _about_upload(error, path) from error
+    if not count:
+        raise AppError("a table of crop codes without a line", "one a code", "add them")
+    return {"codes": count}
 
 
 def _photo(path: Path) -> dict[str, Any]:
