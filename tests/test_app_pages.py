@@ -17,6 +17,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 import app_huge
 import app_map
@@ -501,7 +502,7 @@ def test_people_sign_in_and_share(browser, tmp_path, jobs):
         look.page.get_by_role("link", name="Hers").click()
         look.page.wait_for_selector("img.leaflet-tile-loaded")
         look.page.get_by_role("button", name="Share").click()
-        look.page.wait_for_function("document.querySelector('.share-link input')?.value.startsWith('http')")
+        expect(look.page.locator(".share-link input")).to_have_value(re.compile("^http"), timeout=30_000)
         look.shot("share")
         link = look.page.locator(".share-link input").input_value().removeprefix(address)
         look.page.get_by_role("button", name="Copy").click()

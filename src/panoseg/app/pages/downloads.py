@@ -55,12 +55,12 @@ def download_button(files: list[ResultFile], address: str) -> None:
 async def share(visit: Visit, job: JobView) -> None:
     """Show the link to a result, which whoever has it may open; it can be ended."""
     token = await in_thread(visit.service.share, visit.user, job.id)
+    # Only the browser knows by which name it reached the server; one that is drawing tiles takes its time to say.
+    origin = await ui.run_javascript("location.origin", timeout=10)
     with ui.dialog(value=True) as dialog, ui.card().classes("stack").style("min-width: min(520px, 90vw)"):
         heading("Share by a link")
         ui.label("Whoever has it sees the result and may download it; nobody can change it.").classes("quiet")
-        link = ui.input("Link", value=f"/shared/{token}").props("outlined dense readonly").classes("w-full share-link")
-        origin = await ui.run_javascript("location.origin")
-        link.set_value(f"{origin}/shared/{token}")
+        ui.input("Link", value=f"{origin}/shared/{token}").props("outlined dense readonly").classes("w-full share-link")
 
         @told
         async def end() -> None:
