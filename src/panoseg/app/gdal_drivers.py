@@ -47,4 +47,6 @@ def limit_drivers(writing: bool) -> None:
     writing: leave SQLite as well, through which PMTiles are written; where strangers' files are read first it is left out.
     """
     os.environ.setdefault("CPL_LOG", os.devnull)  # or each of its two copies would complain of what it lacks anyway
+    # Megabytes of each process for blocks that were read; GDAL would take a twentieth of the machine.
+    os.environ.setdefault("GDAL_CACHEMAX", "64")
     os.environ["GDAL_SKIP"] = _OTHERS if writing else f"{_OTHERS},SQLite"
