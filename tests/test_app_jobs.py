@@ -301,13 +301,19 @@ def test_deleting(jobs):
     assert not jobs.known(id)
 
 
+def test_the_pace_is_that_of_the_land_not_of_tiny_maps(jobs):
+    for km2, seconds in ((100.0, 100.0), (0.1, 60.0), (0.1, 60.0)):
+        jobs.submit(uuid.uuid4().hex, "ada", "map", {"kind": "map"}, 100, km2)
+        jobs.finish(jobs.claim("w"), 0, seconds, "done")
+    assert jobs.pace() == pytest.approx(220 / 100.2)
+
+
 def test_old_jobs_and_workers(jobs):
     id = submit(jobs)
     assert jobs.longest_wait() >= 0
     jobs.finish(jobs.claim("w"), 7, 0.0, "done")
     assert jobs.expired(0) == [id]
     assert jobs.expired(1) == []
-    assert jobs.bytes_of("ada") == 7
     jobs.live("w", None)
     jobs.live("w", id)
     jobs.live("v", None)

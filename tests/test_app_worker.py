@@ -21,7 +21,7 @@ from app_postgres import Postgres, programs
 from app_stand_in import expected
 from panoseg.app import job_process, stages
 from panoseg.app.database import Database
-from panoseg.app.job_folder import REQUEST, HeldError, locked, remove_deleted
+from panoseg.app.job_folder import REQUEST, HeldError, locked, remove_deleted, without_paths
 from panoseg.app.job_process import run_claimed
 from panoseg.app.jobs import MOST_STARTS, Jobs, LostClaimError
 from panoseg.app.requests import MapRequest, SampleSource
@@ -386,3 +386,9 @@ def test_a_worker_that_cannot_be_started_is_tried_again(place, monkeypatch):
     wait_until(lambda: len(Process.tries) == 2)
     supervisor._stop.set()
     supervisor._thread.join()
+
+
+def test_errors_name_no_folder_of_the_server(tmp_path):
+    text = f"{tmp_path}/secret/farms/card.json is damaged, {tmp_path}/jobs/1/cube.zarr too"
+    told = without_paths(text, tmp_path / "jobs" / "1", (Path("coco"), tmp_path / "secret" / "farms"))
+    assert told == "farms/card.json is damaged, cube.zarr too"

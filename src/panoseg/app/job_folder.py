@@ -65,10 +65,13 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
-def without_folder(text: str, folder: Path) -> str:
-    """A message about files of a job without the folder in which they lie, which is nobody's business."""
+def without_paths(text: str, folder: Path, weights: tuple[Path, ...]) -> str:
+    """A message about files of a job without the folders in which these and its weights lie, which are nobody's business."""
     for name in (folder.resolve(), folder.absolute(), folder):
         text = text.replace(f"{name}/", "").replace(str(name), "the folder of the job")
+    for own in weights:
+        for name in (own.resolve(), own.absolute(), own):
+            text = text.replace(str(name), own.name)
     return text
 
 

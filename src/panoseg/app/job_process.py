@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from panoseg.app.database import Database, DatabaseAwayError
-from panoseg.app.job_folder import REQUEST, HeldError, folder_bytes, locked, without_folder
+from panoseg.app.job_folder import REQUEST, HeldError, folder_bytes, locked, without_paths
 from panoseg.app.jobs import MOST_STARTS, Claim, Jobs, LostClaimError
 from panoseg.app.requests import MapRequest, PhotoRequest
 from panoseg.app.settings import AppSettings
@@ -94,6 +94,7 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
     Raises ``LostClaimError`` where it is no longer ours.
     """
     folder, start = settings.jobs_folder / claim.job, time.monotonic()
+    weights = (*settings.weights, *settings.photo_weights)
     try:
         with locked(folder, _PATIENCE_S):
             work = _open(settings, folder, lambda text: insist(lambda: jobs.write(claim, text)))
@@ -105,23 +106,24 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
     except LostClaimError:
         raise
     except Exception as error:
-        _failed(jobs, claim, folder, error)
+        _failed(jobs, claim, without_paths(_told(error, folder, claim), folder, weights), folder_bytes(folder), error)
         return
-    complaints = [without_folder(complaint, folder) for complaint in work.complaints]
+    complaints = [without_paths(complaint, folder, weights) for complaint in work.complaints]
     size, seconds = folder_bytes(folder), time.monotonic() - start
     insist(lambda: jobs.finish(claim, size, seconds, "; ".join(["done", *complaints]), complaints))
 
 
-def _failed(jobs: Jobs, claim: Claim, folder: Path, error: Exception) -> None:
-    """The job fails, or, where a cluster is away that may come back, waits a while, the longer the more often."""
-    text = without_folder(_told(error, folder, claim), folder)
+def _failed(jobs: Jobs, claim: Claim, text: str, size: int, error: Exception) -> None:
+    """The job fails, or, where a cluster is away that may come back, waits a while, the longer the more often.
+
+    text: what its user reads. size: of its folder in bytes.
+    """
     starts = insist(lambda: jobs.starts(claim))
     if isinstance(error, ClusterError) and starts < MOST_STARTS:
         pause = _CLUSTER_S * 2**starts
         insist(lambda: jobs.write(claim, f"{text}; it is tried again in {pause:.0f} s", "warning"))
         insist(lambda: jobs.give_back(claim, pause, counted=True, message=f"waiting: {text}"))
     else:
-        size = folder_bytes(folder)
         insist(lambda: jobs.fail(claim, text, size))
 
 
