@@ -10,6 +10,8 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import Blosc
+from zarr.codecs import BloscCodec
 
 from cubes import DATES, make_cube
 from panoseg.cube.check import check_cube
@@ -73,6 +75,22 @@ def test_a_truncated_zarr_is_one_line(tmp_path, name):
     chunk.write_bytes(chunk.read_bytes()[:100])
     with pytest.raises(CubeError), reading(path):
         check_cube(open_cube(path), PASTIS_BANDS).compute()
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("kept", [3, 100, -1])
+def test_chunks_of_blosc_are_read_to_their_end_alone(tmp_path, form, kept):
+    """Noise is stored as it is: behind a chunk that was cut off other memory would be read, and no error raised."""
+    cube, path = make_cube(16), tmp_path / "cube.zarr"
+    cube["B02"][:] = np.random.default_rng(0).integers(1, 9000, cube["B02"].shape)
+    compressors = {2: Blosc(), 3: BloscCodec()}
+    cube.to_zarr(path, zarr_format=form, consolidated=False, encoding={"B02": {"compressors": compressors[form]}})
+    np.testing.assert_array_equal(open_cube(path)["B02"].values, cube["B02"].values)
+    for chunk in (path / "B02").rglob("*"):
+        if chunk.is_file() and not chunk.name.startswith(".") and chunk.suffix != ".json":
+            chunk.write_bytes(chunk.read_bytes()[:kept])
+    with pytest.raises(CubeError, match="cut off"), reading(path):
+        open_cube(path)["B02"].compute()
 
 
 def test_zarr_metadata_may_hold_anything(tmp_path):

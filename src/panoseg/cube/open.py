@@ -11,6 +11,7 @@ from pathlib import Path
 import xarray as xr
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from panoseg.cube.checked_blosc import use_checked_blosc
 from panoseg.errors import CubeError
 
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -71,6 +72,7 @@ def open_cube(path: Path | str) -> xr.Dataset:
         if path.is_file():
             return _chunked(xr.open_dataset(path, decode_coords="all", chunks={}))
         if any((path / mark).exists() for mark in _ZARR_MARKS):
+            use_checked_blosc()
             return _chunked(xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks={}))
         # Catalogues take their time to import, and the workers of a map mostly read Zarr.
         from panoseg.cube.scenes import cube_of_scenes
