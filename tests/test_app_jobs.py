@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from app_postgres import postgres, programs
 from panoseg.app.database import Database
-from panoseg.app.jobs import MOST_STARTS, Jobs, LostClaimError
+from panoseg.app.jobs import MOST_STARTS, MOST_TAKEN, Jobs, LostClaimError
 from panoseg.errors import AppError, ConflictError, LimitError, NotFoundError
 
 LEASE = 60.0
@@ -144,13 +144,15 @@ def test_who_has_fewer_running_comes_first(jobs):
 
 def test_a_job_that_ends_its_workers_is_given_up(jobs):
     id = submit(jobs)
-    for _ in range(MOST_STARTS):
-        assert jobs.claim("w") is not None
+    for _ in range(MOST_TAKEN):
+        claim = jobs.claim("w")
+        assert claim is not None
+        assert jobs.starts(claim) == 1, "the death of a worker is not its job's"
         silence(jobs)
     assert jobs.claim("w") is None
     view = jobs.get(id)
     assert view.state == "failed"
-    assert "5 times" in view.error
+    assert "again and again" in view.error
 
 
 def test_graceful_stops_do_not_count(jobs):

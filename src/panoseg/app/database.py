@@ -42,7 +42,8 @@ class Base(DeclarativeBase):
 
 
 class JobRow(Base):
-    """A job. claim: counts the workers that have taken it. starts: those that were not sent home by a graceful stop."""
+    """A job. claim: counts the workers that have taken it. starts: without those that a graceful stop sent home or that
+    took it over from a worker that had died."""
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)

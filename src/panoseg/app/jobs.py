@@ -22,7 +22,9 @@ Kind = Literal["map", "photo"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
 MOST_STARTS = 5
-"""A job whose worker has died so often is given up."""
+"""A job whose own process has died so often is given up."""
+MOST_TAKEN = 50
+"""A job that was taken so often, and whose worker has died once more, is given up; that is seldom the job's fault."""
 _MOST_LINES = 2000
 _FORGOTTEN_S = 86_400.0
 _LOCK_USER = 1_000_000_000
@@ -238,7 +240,7 @@ class Jobs:
                     "worker": worker,
                     "lease_until": time + self.lease_seconds,
                     "claim": JobRow.claim + 1,
-                    "starts": JobRow.starts + 1,
+                    "starts": JobRow.starts + (0 if abandoned else 1),
                     "started": time,
                     "message": "starting",
                 }
@@ -252,9 +254,9 @@ class Jobs:
         lost = JobRow.state == "running", JobRow.lease_until < time
         unwanted = {"state": "cancelled", "ended": time, "message": "cancelled", "stage": "", "seconds_left": None}
         session.execute(update(JobRow).where(*lost, JobRow.cancel).values(unwanted))
-        text = f"its worker was ended {MOST_STARTS} times, perhaps for memory; expected less work; ask for a smaller area"
+        text = "its worker was ended again and again, perhaps for memory; expected less work; ask for a smaller area"
         failed = {"state": "failed", "ended": time, "error": text, "message": text, "stage": "", "seconds_left": None}
-        session.execute(update(JobRow).where(*lost, JobRow.starts >= MOST_STARTS).values(failed))
+        session.execute(update(JobRow).where(*lost, JobRow.claim >= MOST_TAKEN).values(failed))
         return session.scalar(select(JobRow.id).where(*lost).order_by(JobRow.lease_until).limit(1))
 
     def _next(self, session: Session, time: float) -> str | None:
