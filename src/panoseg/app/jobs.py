@@ -310,14 +310,14 @@ class Jobs:
         counted: whether it was a failed start. Raises ``LostClaimError``.
         """
         with self.database.writing() as session:
-            time, starts = now(session), JobRow.starts if counted else JobRow.starts - 1
+            time, fewer = now(session), case((JobRow.starts > 0, JobRow.starts - 1), else_=0)
             values = {
                 "state": case((JobRow.cancel, "cancelled"), else_="queued"),
                 "ended": case((JobRow.cancel, time), else_=None),
                 "message": case((JobRow.cancel, "cancelled"), else_=_storable(message)),
                 "not_before": time + seconds,
             }
-            self._change(session, claim, starts=starts, seconds_left=None, **values)
+            self._change(session, claim, starts=JobRow.starts if counted else fewer, seconds_left=None, **values)
 
     def starts(self, claim: Claim) -> int:
         """How often a job was started, graceful stops not counted."""
