@@ -10,12 +10,9 @@ import pytest
 import shapely
 from PIL import Image
 
-import photograph_networks as networks
 from app_browser import CHROMIUM, Server, Watched, chromium
 from cubes import LEFT, TOP, make_cube
-from mapping_weights import tiny_weights
-from panoseg.models.build import build_model, initialise
-from panoseg.models.weights import Weights, WeightsCard, save_weights
+from small_networks import save_small_networks
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed")
 PATIENCE_MS = 240_000
@@ -26,10 +23,7 @@ SIDE = 48
 def place(tmp_path_factory):
     """A folder with networks that are small and know nothing."""
     folder = tmp_path_factory.mktemp("live")
-    save_weights(folder / "tiny", tiny_weights())
-    config = networks.mask_rcnn()
-    card = WeightsCard(config, None, networks.TABLE)
-    save_weights(folder / "boxes", Weights(card, initialise(build_model(config)).state_dict()))
+    save_small_networks(folder)
     return folder
 
 

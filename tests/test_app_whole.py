@@ -17,14 +17,11 @@ import pytest
 import rasterio
 import shapely
 
-import photograph_networks as networks
 from catalogue_server import RUSTAC, serve
 from cubes import LEFT, TOP, make_cube
-from mapping_weights import tiny_weights
 from panoseg.app.layers import read_layers
 from panoseg.cli import main
-from panoseg.models.build import build_model, initialise
-from panoseg.models.weights import Weights, WeightsCard, save_weights
+from small_networks import save_small_networks
 from test_cube_fetch import DAYS, LAND, outline
 
 PATIENCE_S = 300
@@ -69,10 +66,7 @@ class Server:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    save_weights(folder / "tiny", tiny_weights())
-    config = networks.mask_rcnn()
-    card = WeightsCard(config, None, networks.TABLE)
-    save_weights(folder / "boxes", Weights(card, initialise(build_model(config)).state_dict()))
+    save_small_networks(folder)
     return folder
 
 
