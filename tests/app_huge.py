@@ -35,7 +35,7 @@ def make_huge_map(small: Path, folder: Path) -> Path:
     scores = np.linspace(0.1, 1, COUNT, dtype=np.float32)
     rows = Segments(ids_RC.ravel(), class_RC.ravel(), scores, np.full(COUNT, SIDE**2), things)
     parcels = parcel_table(rows, _squares(grid.affine), grid.crs.to_wkt(), PASTIS)
-    write_geoparquet(parcels, out / "parcels.parquet")
+    write_geoparquet([parcels], out / "parcels.parquet")
     write_geopackage([parcels], out / "parcels.gpkg")
     return folder
 

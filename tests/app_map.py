@@ -56,7 +56,7 @@ def _write_map(out: Path, grid: GeoBox, days: list[str]) -> None:
     rows = replace(rows, probabilities=likely)
     crs = grid.crs.to_wkt()
     parcels = parcels_of(Panoptic(ids_HW, rows), grid.affine, crs, PASTIS, observed=days[-1])
-    write_geoparquet(parcels, out / "parcels.parquet")
+    write_geoparquet([parcels], out / "parcels.parquet")
     write_geopackage([parcels], out / "parcels.gpkg")
     plain = PlainRaster(out / "segments.raw", ids_HW.shape, SEGMENTS)
     plain.write(Window(0, 0, SIDE, SIDE), ids_HW)

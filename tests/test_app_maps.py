@@ -85,7 +85,7 @@ def test_a_map_of_before_there_were_probabilities(folder):
         table = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
         old = table[[name for name in table.columns if "probability" not in name and name != "second_class"]]
         path.unlink()
-        write_geoparquet(old, path) if path.suffix == ".parquet" else write_geopackage([old], path)
+        write_geoparquet([old], path) if path.suffix == ".parquet" else write_geopackage([old], path)
     result = open_result(folder)
     assert result.probabilities("2") == {}
     parcel = parcel_at(result, *app_map.place(folder, 36, 12))

@@ -62,8 +62,8 @@ def test_no_parcels_and_no_truth():
 
 
 def test_a_file_without_true_parcels(tmp_path):
-    write_geoparquet(table(box(0, 0, 100, 100)), tmp_path / "parcels.parquet")
-    write_geoparquet(table(box(0, 0, 100, 100)).iloc[:0], tmp_path / "truth.parquet")
+    write_geoparquet([table(box(0, 0, 100, 100))], tmp_path / "parcels.parquet")
+    write_geoparquet([table(box(0, 0, 100, 100)).iloc[:0]], tmp_path / "truth.parquet")
     with pytest.raises(ParcelsError, match="holds no parcel"):
         compare_files(tmp_path / "parcels.parquet", tmp_path / "truth.parquet")
 
@@ -164,7 +164,7 @@ def test_symmetric_under_renaming_and_order():
 def test_the_command(tmp_path, capsys):
     truth = table(box(0, 0, 100, 100), box(200, 0, 300, 100))
     truth.to_file(tmp_path / "truth.gpkg")
-    write_geoparquet(truth.iloc[:1], tmp_path / "parcels.parquet")
+    write_geoparquet([truth.iloc[:1]], tmp_path / "parcels.parquet")
     paths = [str(tmp_path / "parcels.parquet"), str(tmp_path / "truth.gpkg")]
     assert main(["compare", *paths, "--json", str(tmp_path / "scores.json")]) == 0
     assert "PQ, whatever the class" in capsys.readouterr().out
@@ -190,7 +190,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tm
 
 def test_declared_only_on_the_command_line(tmp_path, capsys):
     table(box(0, 0, 100, 100)).to_file(tmp_path / "truth.gpkg")
-    write_geoparquet(table(box(-300, 0, 100, 100)), tmp_path / "parcels.parquet")
+    write_geoparquet([table(box(-300, 0, 100, 100))], tmp_path / "parcels.parquet")
     paths = [str(tmp_path / "parcels.parquet"), str(tmp_path / "truth.gpkg")]
     main(["compare", *paths])
     assert "matched                     0" in capsys.readouterr().out

@@ -22,6 +22,7 @@ import dask
 import dask.array as da
 import geopandas as gpd
 import numpy as np
+import pyarrow.parquet as pq
 import pystac
 import pytest
 import rasterio
@@ -40,11 +41,12 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import cluster, inputs, mapping, predict, rasters, sheets, tasks
+from panoseg.maps import cluster, inputs, mapping, outputs, predict, sheets, tasks
 from panoseg.maps.assemble import assemble
 from panoseg.maps.item import map_item
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions, RunOptions
+from panoseg.maps.parcels import read_geoparquet
 from panoseg.maps.polygons import rasterise
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.sheets import OutlineFiles, Sheet, SheetOutlines, read_sheets
@@ -227,7 +229,6 @@ class EndlessWindows(WindowFiles):
 def test_memory_does_not_grow_with_the_area(tmp_path, monkeypatch):
     """Nine times the area in the same windows: what grows are tables of parcels."""
     monkeypatch.setattr("panoseg.maps.windows._KEPT_WINDOWS", 8)
-    monkeypatch.setattr(rasters, "_CHECKED_PIXELS", 2**16)
     peaks, counts = [], []
     for size in (480, 1440):
         folder = tmp_path / str(size)
@@ -366,6 +367,15 @@ def test_clusters_of_this_machine_do_not_meet():
             assert local.scheduler.http_server.port != 8787
 
 
+def test_workers_of_this_machine_keep_no_record_of_each_second():
+    def recorded(dask_worker):
+        return "profile" in dask_worker.periodic_callbacks
+
+    with cluster.local_cluster(1, threads_per_worker=1) as local, Client(local, set_as_default=False) as client:
+        assert list(client.run(recorded).values()) == [False]
+    assert dask.config.get("distributed.worker.profile.enabled")
+
+
 class Gate:
     """An array that tells when it is read, and then waits."""
 
@@ -488,7 +498,15 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     whole = map_cube(season, tiny_weights(), tmp_path / "map", MapOptions(**vars(OPTIONS) | {"gpkg": True}))
     assert (tmp_path / "map" / "parcels.parquet").is_file()
     options = MapOptions(**vars(OPTIONS) | {"rows_per_file": 15, "gpkg": True, "pmtiles": True})
+    monkeypatch.setattr(outputs, "_ROWS_AT_ONCE", 6)
     parts = map_cube(season, tiny_weights(), tmp_path / "parts", options)
+    pieces = list(read_geoparquet(parts.out / "parcels.parquet"))
+    assert [len(piece) for piece in pieces] == [6, 6, 3, 6, 6, 3, 6, 1]
+    for piece, path in zip(pieces[::3], sorted((parts.out / "parcels.parquet").iterdir()), strict=True):
+        assert_geodataframe_equal(piece, gpd.read_parquet(path).iloc[: len(piece)])
+        geo = json.loads(pq.read_schema(path).metadata[b"geo"])["columns"]["geometry"]
+        assert geo["bbox"] == pytest.approx(gpd.read_parquet(path).total_bounds)
+        assert set(geo["geometry_types"]) == set(gpd.read_parquet(path).geom_type)
     names = [path.name for path in sorted((parts.out / "parcels.parquet").iterdir())]
     assert names == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
     assert_geodataframe_equal(parts.parcels, whole.parcels)

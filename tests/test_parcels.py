@@ -163,7 +163,7 @@ def test_probabilities_of_which_nobody_said_are_empty_columns(tmp_path):
     assert known["second_class"].isna().all()
     assert known["second_probability"].isna().all()
     assert known.filter(like="probability:").isna().all(axis=None)
-    write_geoparquet(known, tmp_path / "parcels.parquet")
+    write_geoparquet([known], tmp_path / "parcels.parquet")
     kinds = pq.read_schema(tmp_path / "parcels.parquet")
     assert {str(kinds.field("second_class").type)} <= {"string", "large_string"}
 
@@ -183,7 +183,7 @@ def test_files_of_parcels(tmp_path, name, empty):
     if path.suffix == ".gpkg":
         write_geopackage([parcels], path)
     else:
-        write_geoparquet(parcels, path)
+        write_geoparquet([parcels], path)
     again = read_parcels(path)
     assert again.crs.to_epsg() == 32631
     assert again.drop(columns="geometry").columns.tolist() == parcels.drop(columns="geometry").columns.tolist()
@@ -192,7 +192,7 @@ def test_files_of_parcels(tmp_path, name, empty):
 
 
 def test_geoparquet_says_that_it_is_fiboa(tmp_path):
-    write_geoparquet(parcels_example(), tmp_path / "parcels.parquet")
+    write_geoparquet([parcels_example()], tmp_path / "parcels.parquet")
     metadata = pq.read_schema(tmp_path / "parcels.parquet").metadata
     fiboa, geo = json.loads(metadata[b"fiboa"]), json.loads(metadata[b"geo"])
     assert fiboa["fiboa_version"] == "0.2.0"
@@ -262,7 +262,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     monkeypatch.setattr(os, "pwrite", full)
     for write in (
-        lambda: write_geoparquet(parcels_example(), tmp_path / "parcels.parquet"),
+        lambda: write_geoparquet([parcels_example()], tmp_path / "parcels.parquet"),
         lambda: write_class_raster(tmp_path / "classes.tif", np.zeros((20, 20), np.uint8), grid, PASTIS),
     ):
         with pytest.raises(OutputError, match="disk is full"):

@@ -416,7 +416,7 @@ def test_columns_of_the_register_stay(tmp_path):
     twice = refine(raster, once).parcels
     assert twice.columns.is_unique
     assert twice["given_class"].tolist() == ["1", "2"]
-    write_geoparquet(twice, tmp_path / "parcels.parquet")
+    write_geoparquet([twice], tmp_path / "parcels.parquet")
     assert read_parcels(tmp_path / "parcels.parquet")["class"].tolist() == ["1", "2"]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from panoseg.errors import ClusterError, OutputError
@@ -32,10 +33,12 @@ def local_cluster(workers: int, **options: Any) -> LocalCluster:
     """Workers of this machine, without pages about them.
 
     The scheduler has a server for pages all the same, on port 8787 unless told, with a warning where another cluster has it.
+    Workers keep no record of what they did in each second, which is for such a page and takes 200 MiB of each in an hour.
     """
-    return LocalCluster(
-        n_workers=workers, dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, **options
-    )
+    with dask.config.set({"distributed.worker.profile.enabled": False}):  # workers get the settings of this moment
+        return LocalCluster(
+            n_workers=workers, dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, **options
+        )
 
 
 @contextmanager

@@ -36,6 +36,8 @@ from panoseg.panoptic.panoptic import Segments
 
 SHIPPED_NOTE = "No weights were given: the ones in the package were used, which were trained on simulated seasons."
 _FEW_DATES = 4
+_ROWS_AT_ONCE = 16_384
+"""A parcel takes about five thousand bytes while it is written."""
 
 
 def write_map(out: Path, given: MapInputs, assembled: Assembled, outlines: OutlineFiles) -> ReportContent:
@@ -63,8 +65,9 @@ def write_map(out: Path, given: MapInputs, assembled: Assembled, outlines: Outli
 
 def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: OutlineFiles) -> None:
     """parcels.parquet, a file or a folder, and its other forms where they are asked for."""
-    path, parts = out / "parcels.parquet", _parts(given, segments, outlines)
-    several = int(segments.is_thing.sum()) > given.options.rows_per_file
+    path, things, most = out / "parcels.parquet", np.flatnonzero(segments.is_thing), given.options.rows_per_file
+    parts = (_pieces(given, segments, outlines, things[start : start + most]) for start in range(0, max(len(things), 1), most))
+    several = len(things) > most
     if path.is_dir() != several:
         _remove(path)
     if several:
@@ -81,13 +84,11 @@ def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: Ou
         _remove(out / "parcels.pmtiles")
 
 
-def _parts(given: MapInputs, segments: Segments, outlines: OutlineFiles) -> Iterator[gpd.GeoDataFrame]:
-    """The parcels of a map, so many at a time as go into a file; at least one part."""
+def _pieces(given: MapInputs, segments: Segments, outlines: OutlineFiles, things: np.ndarray) -> Iterator[gpd.GeoDataFrame]:
+    """The parcels of some rows of the table, so many at a time as are held in memory; at least one piece."""
     grid, card, season = given.cube.odc.geobox, given.weights.card, given.season
-    things = np.flatnonzero(segments.is_thing)
-    step = given.options.rows_per_file
-    for start in range(0, max(len(things), 1), step):
-        rows = segments.take(things[start : start + step])
+    for start in range(0, max(len(things), 1), _ROWS_AT_ONCE):
+        rows = segments.take(things[start : start + _ROWS_AT_ONCE])
         yield parcel_table(
             rows,
             to_map(outlines.read(rows.ids), grid.affine),

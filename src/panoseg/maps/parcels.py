@@ -9,11 +9,13 @@ Shape suffixes: N parcels, K classes.
 
 from __future__ import annotations
 
+import io
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -134,41 +136,79 @@ def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
     }
 
 
-def write_geoparquet(parcels: gpd.GeoDataFrame, path: Path | str, collection: str | None = None) -> None:
-    """Write GeoParquet 1.1 with fiboa's metadata, atomically. collection: its id; without one the file's name."""
+def write_geoparquet(pieces: Iterable[gpd.GeoDataFrame], path: Path | str, collection: str | None = None) -> None:
+    """Write pieces of a table, one or more, as GeoParquet 1.1 with fiboa's metadata, atomically; each is a row group.
+
+    collection: its id; without one the file's name.
+    """
+    fiboa = {**FIBOA, "id": collection or Path(path).stem}
+    tables = map(_arrow_table, pieces)  # a loop over the pieces would hold one while the next is made
     with atomic(path) as temporary:
-        parcels.to_parquet(temporary, schema_version="1.1.0", write_covering_bbox=False, index=False)
-        written = pq.read_table(temporary)
-        fiboa = {**FIBOA, "id": collection or Path(path).stem}
-        metadata = {**(written.schema.metadata or {}), b"fiboa": json.dumps(fiboa).encode()}
-        pq.write_table(written.replace_schema_metadata(metadata), temporary, compression="zstd")
+        table, geo = next(tables)
+        known = [geo]
+        # Where Arrow's own schema is stored too, its readers do not see what is added at the end.
+        with pq.ParquetWriter(temporary, table.schema, compression="zstd", store_schema=False) as writer:
+            writer.write_table(table)
+            for table, geo in tables:
+                writer.write_table(table)
+                known.append(geo)
+            writer.add_key_value_metadata({"geo": json.dumps(_together(known)), "fiboa": json.dumps(fiboa)})
 
 
-def write_partitions(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
-    """Write a folder of GeoParquet files, ``part-00000.parquet`` and so on, atomically; readers of Parquet take it for one."""
+def _arrow_table(parcels: gpd.GeoDataFrame) -> tuple[pa.Table, dict[str, Any]]:
+    """A table as geopandas writes it, and what GeoParquet says of it."""
+    stream = io.BytesIO()
+    parcels.to_parquet(stream, schema_version="1.1.0", write_covering_bbox=False, index=False, compression=None)
+    table = pq.read_table(stream)
+    metadata = dict(table.schema.metadata)
+    geo = json.loads(metadata.pop(b"geo"))
+    return table.replace_schema_metadata(metadata), geo
+
+
+def _together(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What GeoParquet says of several pieces of a table: box and types of geometries are those of all."""
+    if len(known) == 1:
+        return known[0]  # which may be empty, without a box
+    name = known[0]["primary_column"]
+    columns = [piece["columns"][name] for piece in known]
+    boxes = np.array([column["bbox"] for column in columns])
+    box = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
+    types = sorted({kind for column in columns for kind in column["geometry_types"]})
+    return {**known[0], "columns": {name: {**columns[0], "bbox": box, "geometry_types": types}}}
+
+
+def write_partitions(parts: Iterable[Iterable[gpd.GeoDataFrame]], path: Path | str) -> None:
+    """Write a folder of GeoParquet files, ``part-00000.parquet`` and so on, each of some pieces, atomically; readers of Parquet
+    take it for one."""
     path = Path(path)
     with atomic(path) as temporary:
         temporary.mkdir()
-        for number, part in enumerate(parts):
-            write_geoparquet(part, temporary / f"part-{number:05d}.parquet", path.stem)
+        for number, pieces in enumerate(parts):
+            write_geoparquet(pieces, temporary / f"part-{number:05d}.parquet", path.stem)
 
 
 def read_geoparquet(path: Path | str) -> Iterator[gpd.GeoDataFrame]:
-    """The parcels of a map: of its one file, or of each file of its folder, one after the other."""
+    """The parcels of a map in the pieces in which they were written, one after the other: of its one file, or of each file of
+    its folder."""
     path = Path(path)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
-        yield gpd.read_parquet(part)
+        with pq.ParquetFile(part) as source:
+            for group in range(source.num_row_groups):
+                stream = io.BytesIO()
+                pq.write_table(source.read_row_group(group), stream, compression="none")
+                yield gpd.read_parquet(stream)
 
 
 def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
     """Write a GeoPackage with one layer, ``parcels``, atomically; all parts are as many rows of it."""
     with atomic(path, _VECTOR_FAILURES) as temporary:
         count = 0
-        for number, part in enumerate(parts):
+        for part in parts:
             # Later parts may have what this one has not: a parcel of several polygons.
-            options = {"geometry_type": "Unknown", "append": number > 0, "layer": "parcels", "driver": "GPKG"}
+            options = {"geometry_type": "Unknown", "append": temporary.exists(), "layer": "parcels", "driver": "GPKG"}
             pyogrio.write_dataframe(part, temporary, **options)
             count += len(part)
+            del part  # before the next one is read
         _check_geopackage(temporary, count)
 
 

@@ -26,8 +26,9 @@ NO_CONFIDENCE = 255
 TABLE_TAG = "CLASS_TABLE"
 """Tag of a band that names its class table; beside it stands a tag for each class, its id with its name."""
 _GDAL_TYPES = {"uint8": "Byte", "int32": "Int32"}
-_CACHE_MB = 256
-_CHECKED_PIXELS = 2**24
+_BLOCK_ROWS = 512
+"""Of a cloud-optimised GeoTIFF, unless told. Lines of blocks are what is held in memory of a raster."""
+_CACHE_BYTES = 64 * 1024**2
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,16 @@ def _write_all(descriptor: int, content: bytes, start: int) -> None:
 
 
 def write_cog(path: Path | str, plain: PlainRaster, grid: GeoBox) -> None:
-    """Write a plain raster as a cloud-optimised GeoTIFF with overviews; memory does not grow with its size."""
+    """Write a plain raster as a cloud-optimised GeoTIFF with overviews; memory grows with its width alone."""
     header = plain.path.with_name(f"{plain.path.name}.vrt")
     with atomic(path, (RasterioError,)) as temporary:
         try:
             header.write_text(_header(plain, grid), encoding="utf-8")
             # Identifiers and classes have no mean.
             options = {"COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "NEAREST", "BIGTIFF": "IF_SAFER"}
-            with rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
+            # A line of blocks and the next: with less, each block would read whole rows of the plain raster again.
+            lines = 2 * _BLOCK_ROWS * plain.shape_HW[1] * plain.dtype.itemsize
+            with rasterio.Env(GDAL_CACHEMAX=max(_CACHE_BYTES, lines) // 1024**2):
                 rasterio.shutil.copy(str(header), str(temporary), driver="COG", **options)
             _check_written(temporary, plain, Path(path))
         finally:
@@ -116,10 +119,9 @@ def _check_written(written: Path, plain: PlainRaster, path: Path) -> None:
     """Raise ``OutputError`` where a file does not hold what was to be written: GDAL closes one that a full disk has cut off
     without a word."""
     height, width = plain.shape_HW
-    rows = max(1, _CHECKED_PIXELS // width)
     with rasterio.open(written) as source:
-        for top in range(0, height, rows):
-            strip = Window(top, 0, min(rows, height - top), width)
+        for top in range(0, height, _BLOCK_ROWS):
+            strip = Window(top, 0, min(_BLOCK_ROWS, height - top), width)
             found_HW = source.read(1, window=rasterio.windows.Window(0, top, width, strip.height))
             if not np.array_equal(found_HW, plain.read(strip)):
                 raise OutputError(f"{path}: the file was cut off", "a whole file", "free some space, then run again")

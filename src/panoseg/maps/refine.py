@@ -74,11 +74,11 @@ def refine_file(
     given = None if parcels is None else read_parcels(parcels)
     refined = refine(raster, given, options)
     if alone:
-        write_geoparquet(refined.parcels, out)
+        write_geoparquet([refined.parcels], out)
     else:
         out = new_folder(out)
         write_class_raster(out / "classes.tif", refined.classes_HW, raster.grid, raster.table)
-        write_geoparquet(refined.parcels, out / "parcels.parquet")
+        write_geoparquet([refined.parcels], out / "parcels.parquet")
     return refined
 
 

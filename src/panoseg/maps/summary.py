@@ -84,6 +84,7 @@ def summarise(parts: Iterable[gpd.GeoDataFrame]) -> ParcelSummary:
         doubts = [pd.concat([*doubts, doubt]).groupby(["class", "second_class"], as_index=False).sum()]
         largest = [_largest([*largest, part], MOST_OUTLINES)]
         examples = [_largest([*examples, part], _EXAMPLES_A_CLASS, "class")]
+        del part, confidence, doubt  # before the next one is read
     table = sums[0].sort_values("area_ha", ascending=False, kind="stable")
     rows = zip(table["class"], table["count"], table["area_ha"], table["confidence"], strict=True)
     classes = tuple(ClassSummary(name, int(count), float(area), float(total / count)) for name, count, area, total in rows)

@@ -16,7 +16,7 @@ segments, 0 = none), K classes, C claims of a tile to a pixel, P pairs of segmen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import shapely
@@ -105,19 +105,16 @@ def join_tiles(
     once: one is looked at at a time. min_iou: as in ``TileJoiner``.
     """
     cover = _Cover(height, width, windows, load)
-    tables, matches = _match(cover, lands, min_iou)
-    start_of_tile = np.cumsum([0, *(len(table) for table in tables)])
-    tile_S = np.repeat(np.arange(len(tables)), np.diff(start_of_tile))
-    pairs = np.stack([start_of_tile[matches[:, 0]] + matches[:, 1], start_of_tile[matches[:, 2]] + matches[:, 3]], axis=1)
-    group_S = _groups(pairs, matches[:, 4], tile_S)
-    parcels = _Parcels(cover, start_of_tile, group_S)
+    table_S, start_of_tile = _tables(cover, lands)
+    tile_S = np.repeat(np.arange(len(windows)), np.diff(start_of_tile))
+    parcels = _Parcels(cover, start_of_tile, _groups(*_match(cover, lands, start_of_tile, min_iou), tile_S))
     owned_G, claimed_G = np.zeros(parcels.count + 1, np.int64), np.zeros(parcels.count + 1, np.int64)
     for land in lands if parcels.count else ():
         owned_HW, _, group_C = parcels.wanted(land)
         for total_G, groups in ((owned_G, owned_HW), (claimed_G, group_C)):
             present, pixels = np.unique(groups, return_counts=True)
             total_G[present] += pixels
-    return Joined(parcels, Segments.concatenate(tables), *_ranks(owned_G, claimed_G))
+    return Joined(parcels, table_S, *_ranks(owned_G, claimed_G))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +217,8 @@ class _Parcels:
 class Joined:
     """The parcels of a map that lies in tiles: ``draw`` gives a piece of it, ``table`` their names.
 
-    table_S: the segments of all tiles. rank_G: the highest rank gets a pixel; dropped parcels and "none" have 0.
+    table_S: the segments of all tiles, without probabilities, which are most of the bytes. rank_G: the highest gets a pixel;
+    dropped parcels and "none" have 0.
     """
 
     parcels: _Parcels
@@ -267,21 +265,28 @@ class Joined:
             score_G[present].astype(np.float32),
             area_G[present].astype(np.int64),
             kind_of_class[class_G[present]],
-            self._probabilities(present),
+            self._probabilities(number_G, len(present)),
         )
 
-    def _probabilities(self, groups: np.ndarray) -> np.ndarray:
-        """Mean over the area of what the segments of some groups say that they are; float32, groups x K. Segments that say
-        nothing do not count."""
-        table_S, group_S = self.table_S, self.parcels.group_S
-        said_S = table_S.areas * table_S.probabilities.sum(axis=1, dtype=np.float64)
-        said_G = np.bincount(group_S, said_S, minlength=self.count + 1)
-        total_G = np.where(said_G > 0, said_G, 1)
-        mean_GK = np.empty((len(groups), table_S.probabilities.shape[1]), np.float32)
-        for class_id, probability_S in enumerate(table_S.probabilities.T):
-            sum_G = np.bincount(group_S, table_S.areas * probability_S, minlength=self.count + 1)
-            mean_GK[:, class_id] = (sum_G / total_G)[groups]
-        return mean_GK
+    def _probabilities(self, number_G: np.ndarray, count: int) -> np.ndarray:
+        """Mean over the area of what the segments of each parcel say that they are; float32, parcels x K. Segments that say
+        nothing do not count.
+
+        number_G: parcel of each group, from 1, 0 for those that are none. Tiles are loaded once more, one after the other.
+        """
+        cover, start_of_tile, group_S = self.parcels.cover, self.parcels.start_of_tile, self.parcels.group_S
+        sum_GK, said_G = np.zeros((count + 1, 0)), np.zeros(count + 1)
+        for number in np.flatnonzero(np.diff(start_of_tile)).tolist():
+            table = cover.load(number).segments
+            probability_NK, classes = table.probabilities.astype(np.float64), table.probabilities.shape[1]
+            if classes > sum_GK.shape[1]:
+                sum_GK = np.pad(sum_GK, ((0, 0), (0, classes - sum_GK.shape[1])))
+            number_N = number_G[group_S[start_of_tile[number] : start_of_tile[number + 1]]]
+            # No two segments of a tile are of one parcel, and what is added to row 0 is of no interest.
+            sum_GK[number_N, :classes] += table.areas[:, None] * probability_NK
+            said_G[number_N] += table.areas * probability_NK.sum(axis=1)
+        sum_GK /= np.where(said_G > 0, said_G, 1)[:, None]
+        return sum_GK[1:].astype(np.float32)
 
 
 def _meet(first: Window, second: Window) -> Window:
@@ -316,21 +321,49 @@ def _ranks(owned_G: np.ndarray, claimed_G: np.ndarray) -> tuple[np.ndarray, np.n
     return rank_G, np.concatenate([[0], order]).astype(np.int32)
 
 
-def _match(cover: _Cover, lands: Sequence[Window], min_iou: float) -> tuple[list[Segments], np.ndarray]:
-    """The table of each tile, and pairs of segments that are each other's best in what their tiles share: int64, pairs x 5,
-    tile and row of the first, tile and row of the second, the number of pixels that they share."""
-    tables: dict[int, Segments] = {}
-    found = [np.empty((0, 5), np.int64)]
-    for number in (number for land in lands for number in cover.starting(land)):
-        tile = cover.load(number)
-        tables[number] = tile.segments
-        for later in cover.numbers(tile.window) if len(tile.segments) else ():
-            if later > number:
-                other = cover.load(later)
-                first_P, second_P, pixels_P = _best_pairs(tile, other, _meet(tile.window, other.window), min_iou)
-                same = np.ones_like(first_P)
-                found.append(np.stack([number * same, first_P, later * same, second_P, pixels_P], axis=1))
-    return [tables[number] for number in range(len(tables))], np.concatenate(found)
+def _tables(cover: _Cover, lands: Sequence[Window]) -> tuple[Segments, np.ndarray]:
+    """The segments of all tiles, tile by tile, without probabilities, and at which row each starts, with the end behind."""
+    numbers: list[int] = []
+    counts: list[int] = []
+    tables = []
+    for land in lands:
+        starting = cover.starting(land)
+        own = [cover.load(number).segments for number in starting]
+        nothing = (np.zeros((len(table), 0), np.float32) for table in own)
+        tables.append(
+            Segments.concatenate([replace(table, probabilities=none) for table, none in zip(own, nothing, strict=True)])
+        )
+        numbers += starting
+        counts += map(len, own)
+    count_of_tile = np.zeros(len(cover.windows), np.int64)
+    count_of_tile[numbers] = counts
+    order = np.argsort(np.repeat(numbers, counts), kind="stable")
+    return Segments.concatenate(tables).take(order), np.concatenate([[0], np.cumsum(count_of_tile)])
+
+
+def _match(cover: _Cover, lands: Sequence[Window], start_of_tile: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of segments of two tiles that are each other's best in what these share, int32, P x 2, and the pixels that both
+    cover. They are collected land by land: many small arrays, kept among large ones that go, would leave holes in memory."""
+    pairs, pixels = [np.empty((0, 2), np.int32)], [np.empty(0, np.int32)]
+    for land in lands:
+        found = [matches for number in cover.starting(land) for matches in _matches_of(cover, number, start_of_tile, min_iou)]
+        if found:
+            pairs.append(np.concatenate([pair for pair, _ in found]))
+            pixels.append(np.concatenate([both for _, both in found]))
+    return np.concatenate(pairs), np.concatenate(pixels)
+
+
+def _matches_of(
+    cover: _Cover, number: int, start_of_tile: np.ndarray, min_iou: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What ``_match`` collects, of a tile and each later one that it meets."""
+    tile = cover.load(number)
+    for later in cover.numbers(tile.window) if len(tile.segments) else ():
+        if later > number:
+            other = cover.load(later)
+            first_P, second_P, pixels_P = _best_pairs(tile, other, _meet(tile.window, other.window), min_iou)
+            pairs = np.stack([start_of_tile[number] + first_P, start_of_tile[later] + second_P], axis=1)
+            yield pairs.astype(np.int32), pixels_P.astype(np.int32)
 
 
 def _best_pairs(first: Tile, second: Tile, window: Window, min_iou: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
