@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from panoseg.app.service import Service, parse_request
+from panoseg.app.requests import parse_request
+from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings
 from panoseg.files import write_json
 

@@ -111,11 +111,16 @@ def test_other_official_parcels_for_a_finished_map(look, place):
     look.page.get_by_role("link", name="farm.nc").click()
     look.page.get_by_role("tab", name="Official").click()
     look.page.get_by_text("Use other official parcels").click()
+    (place / "codes.csv").write_text("code,class\na,meadow\nb,soft winter wheat\nc,meadow\n")
+    look.page.locator("[role=tabpanel]:visible input[type=file]").last.set_input_files(place / "codes.csv")
+    look.page.wait_for_selector("text=3 codes by codes.csv")
     look.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(place / "later.geojson")
     look.page.wait_for_selector("li.now")
     look.page.wait_for_url("**/map")
     look.page.get_by_role("tab", name="Official").click()
     assert official_parcels(look) == 3
+    [declared] = (place / "app").rglob("register.parquet")
+    assert gpd.read_parquet(declared)["class"].tolist() == ["meadow", "soft winter wheat", "meadow"]
     with look.page.expect_response(lambda one: "tiles/differences" in one.url and one.status == 200):
         look.page.get_by_role("button", name="Show the differences").click()
 

@@ -420,6 +420,8 @@ def test_by_keyboard_alone(seen):
             break
     seen.page.keyboard.press("ArrowRight")
     seen.page.keyboard.press("Enter")
+    # On a busy machine the field is there later than the next key.
+    seen.page.wait_for_selector("[aria-label='Number of a parcel']", state="visible")
     for _ in range(20):
         seen.page.keyboard.press("Tab")
         if seen.page.evaluate("document.activeElement.getAttribute('aria-label') === 'Number of a parcel'"):

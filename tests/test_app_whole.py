@@ -183,6 +183,21 @@ def test_an_uploaded_season_with_official_parcels(server, place):
     assert len(gpd.read_parquet(folder / "refined" / "parcels.parquet")) == 2
 
 
+def test_official_parcels_with_codes_from_a_terminal(server, place, capsys):
+    make_cube(32).to_netcdf(place / "own.nc")
+    squares = [shapely.box(LEFT + 20 + x, TOP - 160, LEFT + 140 + x, TOP - 20) for x in (0, 150)]
+    gpd.GeoDataFrame({"code": ["60", "311"]}, geometry=squares, crs=32631).to_file(place / "coded.gpkg")
+    (place / "codes.csv").write_text("code,class\n60,meadow\n311,soft winter wheat\n")
+    words = ["job", "submit", "--server", server.url, "--cube", place / "own.nc", "--weights", "tiny", "--views", "1"]
+    words += ["--register", place / "coded.gpkg", "--codes", place / "codes.csv", "--wait"]
+    assert main([str(word) for word in words]) == 0
+    folder = server.folder / "jobs" / capsys.readouterr().out.split()[0]
+    declared = gpd.read_parquet(folder / "register.parquet")
+    assert dict(zip(declared["code"], declared["class"], strict=True)) == {"60": "meadow", "311": "soft winter wheat"}
+    assert main(["job", "submit", "--sample", "32", "--codes", str(place / "codes.csv")]) == 2
+    assert "--codes without --register" in capsys.readouterr().err
+
+
 def test_other_official_parcels_afterwards(server, sample, place):
     job, folder = sample
     own = gpd.read_parquet(folder / "register.parquet").iloc[:1]

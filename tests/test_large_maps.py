@@ -279,6 +279,21 @@ def test_the_order_of_windows_does_not_matter(season, tmp_path, monkeypatch):
     assert files(again.out) == files(whole.out)
 
 
+def test_workers_are_let_go_before_files_are_written(season, tmp_path, monkeypatch):
+    """While a large map is written its workers would hold a cube and a network each for nothing."""
+    happened, write = [], mapping.write_map
+
+    @contextmanager
+    def watched(_, opened):
+        yield Here(opened)
+        happened.append("workers let go")
+
+    monkeypatch.setattr(mapping, "workers_for", watched)
+    monkeypatch.setattr(mapping, "write_map", lambda *given: happened.append("files") or write(*given))
+    map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS)
+    assert happened == ["workers let go", "files"]
+
+
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A cube of 9 windows and weights, on disk; a map of it that one process made."""

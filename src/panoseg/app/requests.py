@@ -6,9 +6,10 @@ import json
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from panoseg.app.settings import PACKAGE_WEIGHTS
+from panoseg.errors import AppError
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hexadecimal digits")]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -133,3 +134,30 @@ class PhotoRequest(_Strict):
 
 
 AnyRequest = Annotated[MapRequest | PhotoRequest, Field(discriminator="kind")]
+_ANY: TypeAdapter[MapRequest | PhotoRequest] = TypeAdapter(AnyRequest)
+
+
+def parse_request(request: MapRequest | PhotoRequest | dict[str, Any]) -> MapRequest | PhotoRequest:
+    """A checked request. Raises ``AppError`` that names what is wrong."""
+    if isinstance(request, (MapRequest, PhotoRequest)):
+        return request
+    try:
+        return _ANY.validate_python(request)
+    except ValidationError as error:
+        raise _wrong(error) from error
+
+
+def parse_register(register: RegisterSource | dict[str, Any]) -> RegisterSource:
+    """Checked official parcels. Raises ``AppError`` that names what is wrong."""
+    if isinstance(register, RegisterSource):
+        return register
+    try:
+        return RegisterSource.model_validate(register)
+    except ValidationError as error:
+        raise _wrong(error) from error
+
+
+def _wrong(error: ValidationError) -> AppError:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the request"
+    return AppError(f"{place}: {first['msg']}", "a request as the API describes it", "see /docs")

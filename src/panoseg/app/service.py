@@ -2,76 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
 import shutil
-import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import delete, select
 
-from panoseg.app.allowed_urls import AllowedUrls
 from panoseg.app.at_a_time import AtATime
-from panoseg.app.confined import EXPORT, OUTLINE, confined
+from panoseg.app.confined import EXPORT, confined
 from panoseg.app.database import Database, ShareRow, now
+from panoseg.app.estimate import Estimate, Estimates
 from panoseg.app.job_folder import REQUEST, remove_deleted, was_worked_in
 from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
-from panoseg.app.requests import (
-    AnyRequest,
-    CatalogueSource,
-    CubeSource,
-    MapRequest,
-    PhotoRequest,
-    RegisterSource,
-    SampleSource,
-)
+from panoseg.app.request_inputs import RequestInputs
+from panoseg.app.requests import MapRequest, PhotoRequest, RegisterSource, parse_register, parse_request
 from panoseg.app.settings import PACKAGE_WEIGHTS, AppSettings
-from panoseg.app.stages import INPUT, LAYERS, MAP, PHOTO, REFINED, cube_of, sample_options
-from panoseg.app.uploads import Upload, UploadKind, Uploads
-from panoseg.errors import AppError, AreaError, ConflictError, LimitError, NotFoundError
+from panoseg.app.stages import INPUT, LAYERS, MAP, PHOTO, REFINED, cube_of
+from panoseg.app.uploads import Upload, Uploads
+from panoseg.errors import ConflictError, NotFoundError
 from panoseg.files import output_error, write_json
 
 if TYPE_CHECKING:
     from panoseg.app.training_data import TrainingOptions
-    from panoseg.imagery.area import Area
 
-_ADAPTER: TypeAdapter[MapRequest | PhotoRequest] = TypeAdapter(AnyRequest)
-_GIB = 1024**3
-_PIXEL_KM2 = 1e-4
-_SECONDS_A_KM2 = 3.0  # before the first finished map tells better
-_SECONDS_TO_START = 8.0
 _STRAY_S = 3600.0
-_OUTLINE = "outline.geojson"
-_BYTES_A_PIXEL = 22  # ten bands and the classification, of two bytes each
 _RESULTS = (MAP, REFINED, PHOTO)
-
-
-@dataclass(frozen=True)
-class SceneDate:
-    """A date of a season. cloud_percent: 0..100 of the sky over the whole scene."""
-
-    date: date
-    cloud_percent: float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a map would cost. seconds: on this server, as finished maps tell. notes: a sentence each."""
-
-    km2: float
-    scenes: tuple[SceneDate, ...]
-    seconds: float
-    download_bytes: int
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -96,8 +57,8 @@ class Service:
         self.database = Database(settings.database_url)
         self.all_jobs = Jobs(self.database, settings.lease_seconds)
         self.uploads = Uploads(settings, self.database)
-        self.allowed = AllowedUrls(settings)
-        self._searches = AtATime("searches", of_user=4, of_all=8)  # all together leave threads for pages
+        self.inputs = RequestInputs(settings, self.uploads)
+        self.estimates = Estimates(self.inputs)
         self._exports = AtATime("exports of training data", of_user=1, of_all=4)
 
     # -- jobs
@@ -105,12 +66,12 @@ class Service:
     def submit(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> JobView:
         """Start a job. Raises ``AppError`` of all kinds for a request that is wrong or beyond the user's limits."""
         checked = parse_request(request)
-        km2 = self._check(user, checked)
+        km2 = self.inputs.check(user, checked)
         id = uuid.uuid4().hex
         folder = self.settings.jobs_folder / id
         try:
             folder.mkdir(parents=True)
-            self._give_inputs(user, checked, folder)
+            self.inputs.give(user, checked, folder)
             given = checked.model_dump(mode="json")
             write_json(folder / REQUEST, given)
             return self.all_jobs.submit(id, user, checked.name, given, self.settings.limits.jobs, km2)
@@ -167,16 +128,16 @@ class Service:
         view = self.job(user, id)
         if view.kind != "map" or view.state not in ENDED or not self.has_result(view):
             raise ConflictError(f"a {view.kind} that is {view.state}", "a map that is done", "wait until it is done")
-        source = _validated(RegisterSource, register)
+        source = parse_register(register)
         request = parse_request({**view.request, "register_of": source.model_dump()})
-        self._check_register(user, source)
+        self.inputs.check_register(user, source)
         folder, given = self.settings.jobs_folder / id, request.model_dump(mode="json")
 
         def prepare() -> None:
             try:
                 for old in (*(folder / INPUT).glob("register*"), *(folder / INPUT).glob("codes*")):
                     old.unlink(missing_ok=True)
-                self._give_register(user, source, folder / INPUT)
+                self.inputs.give_register(user, source, folder / INPUT)
                 write_json(folder / REQUEST, given)
             except OSError as error:
                 raise output_error(folder, error) from error
@@ -188,12 +149,8 @@ class Service:
     def estimate(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> Estimate:
         """What a map would cost, found out without starting it. Raises ``AppError`` of all kinds, ``CatalogueError``."""
         checked = parse_request(request)
-        km2 = self._check(user, checked) or 0.0
-        if isinstance(checked, PhotoRequest):
-            return Estimate(0.0, (), 2 * _SECONDS_TO_START, 0, ())
-        scenes, size, notes = self._scenes(user, checked, km2)
-        pace = self.all_jobs.pace() or _SECONDS_A_KM2
-        return Estimate(km2, scenes, _SECONDS_TO_START + pace * km2, size, notes)
+        km2 = self.inputs.check(user, checked) or 0.0
+        return self.estimates.of(user, checked, km2, self.all_jobs.pace())
 
     def weights(self, kind: str) -> list[str]:
         """The names of the weights that jobs of a kind may use."""
@@ -305,122 +262,6 @@ class Service:
         """Close the database."""
         self.database.close()
 
-    # -- what a request needs
-
-    def _check(self, user: str, request: MapRequest | PhotoRequest) -> float | None:
-        """Refuse what is wrong or too much; returns the area of a map, where it is known before its season is."""
-        limits = self.settings.limits
-        used = self.uploads.bytes_of(user)
-        if used > limits.disk_gib * _GIB:
-            found = f"{used / _GIB:.1f} GiB of uploads and results"
-            raise LimitError(found, f"at most {limits.disk_gib:g}", "delete some jobs")
-        if isinstance(request, PhotoRequest):
-            self.settings.photo_weights_folder(request.weights)
-            self._upload(user, request.upload, "photo")
-            return None
-        self.settings.weights_folder(request.weights)
-        if request.register_of is not None:
-            self._check_register(user, request.register_of)
-        km2 = self._km2(user, request)
-        if km2 is not None and km2 > limits.area_km2:
-            raise LimitError(f"an area of {km2:,.1f} km2", f"at most {limits.area_km2:g} km2", "draw a smaller one")
-        return km2
-
-    def _km2(self, user: str, request: MapRequest) -> float | None:
-        source = request.source
-        if isinstance(source, SampleSource):
-            return source.size**2 * _PIXEL_KM2
-        if isinstance(source, CubeSource):
-            return self._upload(user, source.upload, "cube").summary.get("km2")
-        self._check_catalogue(source)
-        if source.upload is not None:
-            return self._upload(user, source.upload, "outline").summary.get("km2")
-        with _outline_file(source) as path:
-            return read_drawn(path).km2
-
-    def _check_catalogue(self, source: CatalogueSource) -> None:
-        from panoseg.imagery.catalogue import CATALOGUES
-
-        catalogue = source.catalogue or self.settings.catalog
-        if "://" in catalogue:
-            self.allowed.check(catalogue)
-        elif catalogue not in CATALOGUES:
-            raise AppError(f"catalogue {catalogue!r}", f"{', '.join(CATALOGUES)}, or the URL of a STAC API", "choose another")
-
-    def _upload(self, user: str, id: str, *kinds: UploadKind) -> Upload:
-        upload = self.uploads.get(user, id)
-        if upload.kind not in kinds:
-            raise AppError(f"an upload that is a {upload.kind}", f"a {' or '.join(kinds)}", "upload another file")
-        return upload
-
-    def _check_register(self, user: str, register: RegisterSource) -> None:
-        if register.upload is not None:
-            self._upload(user, register.upload, "outline", "register")
-        elif register.url is not None:
-            self.allowed.check(register.url)
-        if register.codes is not None:
-            self._upload(user, register.codes, "codes")
-
-    def _give_inputs(self, user: str, request: MapRequest | PhotoRequest, folder: Path) -> None:
-        """A job's own copies of the uploads that it needs."""
-        given = folder / INPUT
-        given.mkdir()
-        if isinstance(request, PhotoRequest):
-            _give(self.uploads.path(user, request.upload), given, "photo")
-            return
-        if isinstance(request.source, CubeSource):
-            _give(self.uploads.path(user, request.source.upload), given, "cube")
-        elif isinstance(request.source, CatalogueSource):
-            self._give_outline(user, request.source, given)
-        if request.register_of is not None:
-            self._give_register(user, request.register_of, given)
-
-    def _give_outline(self, user: str, source: CatalogueSource, folder: Path) -> None:
-        if source.upload is not None:
-            _give(self.uploads.path(user, source.upload), folder, "outline")
-        else:
-            write_json(folder / _OUTLINE, source.outline)
-
-    def _give_register(self, user: str, register: RegisterSource, folder: Path) -> None:
-        if register.upload is not None:
-            _give(self.uploads.path(user, register.upload), folder, "register")
-        if register.codes is not None:
-            _give(self.uploads.path(user, register.codes), folder, "codes")
-
-    def _scenes(self, user: str, request: MapRequest, km2: float) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
-        """The dates of a season, the bytes to fetch, and notes."""
-        source = request.source
-        if isinstance(source, SampleSource):
-            from panoseg.app.stages import SAMPLE_SEEDS
-            from panoseg.data.simulation.season import planned_dates
-
-            planned = planned_dates(SAMPLE_SEEDS + source.seed, sample_options(source))
-            scenes = tuple(SceneDate(day, round(100 * cover, 1)) for day, cover in planned)
-            return scenes, 0, ("A simulated season: nothing is fetched.",)
-        if isinstance(source, CubeSource):
-            return (), 0, ("The season is in the upload: nothing is fetched.",)
-        with _outline_file(source, None if source.upload is None else self.uploads.path(user, source.upload)) as path:
-            area = read_drawn(path)
-        with self._searches.of(user):
-            return self._searched(area, source, request.options.max_dates)
-
-    def _searched(self, area: Area, source: CatalogueSource, most: int) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
-        """What a catalogue has of an area and a season."""
-        from panoseg.imagery.catalogue import find_catalogue, search
-
-        found = search(area, *source.season, find_catalogue(source.catalogue or self.settings.catalog))
-        clouds: dict[date, list[float]] = {}
-        for item in found:
-            properties = item.get("properties") or {}
-            with suppress(ValueError, TypeError, KeyError):
-                day, percent = date.fromisoformat(str(properties["datetime"])[:10]), float(properties.get("eo:cloud_cover", 0))
-                clouds.setdefault(day, []).append(percent if 0 <= percent <= 100 else 0.0)  # catalogues write what they like
-        scenes = tuple(SceneDate(day, round(sum(many) / len(many), 1)) for day, many in sorted(clouds.items()))
-        dates = min(len(scenes), most)
-        size = round(area.km2 / _PIXEL_KM2 * dates * _BYTES_A_PIXEL)
-        left = (f"At most {most} dates are used, the clearest of each stretch of the season.",) if dates < len(scenes) else ()
-        return scenes, size, (*area.notes, *left)
-
     def _files(self, view: JobView) -> list[ResultFile]:
         if not self.has_result(view):
             return []
@@ -438,68 +279,8 @@ class Service:
         return self.settings.jobs_folder / view.id / path
 
 
-@contextmanager
-def _outline_file(source: CatalogueSource, upload: Path | None = None) -> Iterator[Path]:
-    """A file with the outline: the upload, or what was drawn."""
-    if upload is not None:
-        yield upload
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / _OUTLINE
-        path.write_text(json.dumps(source.outline), encoding="utf-8")
-        yield path
-
-
-def read_drawn(path: Path) -> Area:
-    """The area of an outline, in a process of its own: one that crosses itself often takes all memory that it is given.
-
-    Raises ``AppError`` whose message does not name the file, which is ours.
-    """
-    from panoseg.imagery.area import read_area
-
-    try:
-        return confined(read_area, path, bounds=OUTLINE)
-    except AreaError as error:
-        found = error.found.replace(str(path), "the outline")
-        raise AppError(found, error.expected, error.fix) from error
-
-
-def parse_request(request: MapRequest | PhotoRequest | dict[str, Any]) -> MapRequest | PhotoRequest:
-    """A checked request. Raises ``AppError`` that names what is wrong."""
-    if isinstance(request, (MapRequest, PhotoRequest)):
-        return request
-    try:
-        return _ADAPTER.validate_python(request)
-    except ValidationError as error:
-        raise _wrong(error) from error
-
-
-def _validated(model: type[RegisterSource], value: RegisterSource | dict[str, Any]) -> RegisterSource:
-    try:
-        return value if isinstance(value, model) else model.model_validate(value)
-    except ValidationError as error:
-        raise _wrong(error) from error
-
-
-def _wrong(error: ValidationError) -> AppError:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the request"
-    return AppError(f"{place}: {first['msg']}", "a request as the API describes it", "see /docs")
-
-
 def _is_result(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in path.parts[-3:])
-
-
-def _give(upload: Path, folder: Path, name: str) -> None:
-    """The file under another name in a job's folder, as a second link to the same bytes where the disk can."""
-    target = folder / f"{name}{upload.suffix}"
-    try:
-        os.link(upload, target)
-    except FileNotFoundError as error:
-        raise NotFoundError("an upload whose file has gone", "one that is there", "upload it again") from error
-    except OSError:
-        shutil.copyfile(upload, target)
 
 
 def _remove(folder: Path) -> None:

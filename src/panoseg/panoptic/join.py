@@ -325,14 +325,11 @@ def _tables(cover: _Cover, lands: Sequence[Window]) -> tuple[Segments, np.ndarra
     """The segments of all tiles, tile by tile, without probabilities, and at which row each starts, with the end behind."""
     numbers: list[int] = []
     counts: list[int] = []
-    tables = []
+    tables, none = [], np.zeros((0, 0), np.float32)
     for land in lands:
         starting = cover.starting(land)
-        own = [cover.load(number).segments for number in starting]
-        nothing = (np.zeros((len(table), 0), np.float32) for table in own)
-        tables.append(
-            Segments.concatenate([replace(table, probabilities=none) for table, none in zip(own, nothing, strict=True)])
-        )
+        own = [replace(cover.load(number).segments, probabilities=none) for number in starting]
+        tables.append(Segments.concatenate(own))
         numbers += starting
         counts += map(len, own)
     count_of_tile = np.zeros(len(cover.windows), np.int64)

@@ -25,7 +25,7 @@ from panoseg.app.pages.frame import (
     size,
     told,
 )
-from panoseg.app.service import parse_request
+from panoseg.app.requests import parse_request
 from panoseg.app.stages import Stage, stages_of
 from panoseg.errors import NotFoundError, NotSignedInError, PanosegError
 

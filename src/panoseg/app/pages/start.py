@@ -10,9 +10,9 @@ from typing import Any
 
 from nicegui import background_tasks, ui
 
+from panoseg.app.estimate import Estimate
 from panoseg.app.pages.frame import Visit, drop, duration, frame, heading, in_thread, sentence, size, told
 from panoseg.app.pages.place import PlaceMap, middle_of, outline_from_text
-from panoseg.app.service import Estimate
 from panoseg.errors import PanosegError
 
 _CATALOGUES = {
