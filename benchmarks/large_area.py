@@ -142,14 +142,15 @@ def start_hosts(count: int, folder: Path) -> tuple[str, list[subprocess.Popen]]:
     """A scheduler, and hosts of two workers each."""
     file = folder / "scheduler.json"
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
-    started = [subprocess.Popen([*command, "--scheduler-file", str(file)], stderr=subprocess.DEVNULL)]
+    quiet = {"stderr": subprocess.DEVNULL, "env": os.environ | _NO_PROFILE}
+    started = [subprocess.Popen([*command, "--scheduler-file", str(file)], **quiet)]
     while not file.exists():
         time.sleep(0.1)
     for host in range(count):
         options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--name", f"host-{host}"]
         command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), *options]
         command += ["--local-directory", str(folder / f"scratch-{host}"), "--preload", __file__]
-        started.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | _NO_PROFILE))
+        started.append(subprocess.Popen(command, **quiet))
     return json.loads(file.read_text())["address"], started
 
 

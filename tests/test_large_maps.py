@@ -34,6 +34,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from pystac.extensions.mlm import MLMExtension
+from rasterio.env import getenv
 
 from cubes import make_cube
 from mapping_weights import tiny_weights
@@ -41,7 +42,7 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import cluster, inputs, mapping, outputs, predict, sheets, tasks
+from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters, sheets, tasks
 from panoseg.maps.assemble import assemble
 from panoseg.maps.item import map_item
 from panoseg.maps.mapping import map_cube
@@ -386,9 +387,10 @@ def test_workers_of_this_machine_keep_no_record_of_each_second():
     def recorded(dask_worker):
         return "profile" in dask_worker.periodic_callbacks
 
-    with cluster.local_cluster(1, threads_per_worker=1) as local, Client(local, set_as_default=False) as client:
-        assert list(client.run(recorded).values()) == [False]
-    assert dask.config.get("distributed.worker.profile.enabled")
+    with cluster.cluster_for(RunOptions(workers=1), "a job") as own:
+        assert list(own.client.run(recorded).values()) == [False]
+        own.client.restart()
+        assert list(own.client.run(recorded).values()) == [False]
 
 
 class Gate:
@@ -554,6 +556,14 @@ def test_a_window_comes_back_from_its_bytes():
         for name, column in vars(tile.segments).items():
             np.testing.assert_array_equal(getattr(other.segments, name), column)
     assert again.tiles[1].segments.probabilities.shape[1] == PASTIS.count
+
+
+def test_rasters_are_written_and_checked_with_a_small_cache(season, tmp_path, monkeypatch):
+    """GDAL would take a twentieth of the machine's memory."""
+    found, check = [], rasters._check_written
+    monkeypatch.setattr(rasters, "_check_written", lambda *given: found.append(getenv()["GDAL_CACHEMAX"]) or check(*given))
+    map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS)
+    assert found == [64 * 1024**2] * 3
 
 
 def test_the_raster_of_confidence(season, tmp_path):

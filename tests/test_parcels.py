@@ -8,23 +8,27 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import rasterio
 import rasterio.shutil
 import shapely
 from affine import Affine
+from geopandas.testing import assert_geodataframe_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from odc.geo.geobox import GeoBox
 from scipy import ndimage
+from shapely import box
 
 from panoseg.classes import PASTIS
 from panoseg.cube.window import Window
 from panoseg.errors import OutputError, ParcelsError
 from panoseg.maps import parcels as parcels_module
-from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
+from panoseg.maps.parcels import parcels_of, read_geoparquet, write_geopackage, write_geoparquet
 from panoseg.maps.polygons import polygonise, rasterise
 from panoseg.maps.rasters import CONFIDENCE, NO_DATA_CLASS, SEGMENTS, PlainRaster, class_kind, write_class_raster, write_cog
 from panoseg.maps.read_parcels import read_parcels
@@ -189,6 +193,32 @@ def test_files_of_parcels(tmp_path, name, empty):
     assert again.drop(columns="geometry").columns.tolist() == parcels.drop(columns="geometry").columns.tolist()
     assert again["class"].tolist() == parcels["class"].tolist()
     assert shapely.coverage_is_valid(again.geometry.values)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_columns_of_a_register_keep_their_types(tmp_path, pieces):
+    """Whole numbers with a gap, true or false, categories, times of a place, lengths of time; for all who read Arrow."""
+    count = 4
+    parcels = gpd.GeoDataFrame(
+        {
+            "code": pd.array([60, None, 311, 2**60 + 1], dtype="Int64"),
+            "organic": pd.array([True, None, False, True], dtype="boolean"),
+            "kind": pd.Categorical(["a", "b", "a", "b"]),
+            "declared": pd.date_range("2024-05-01", periods=count, tz="Europe/Paris", unit="us"),
+            "grown": pd.to_timedelta(np.arange(count), unit="D").astype("timedelta64[us]"),
+            "name": pd.array(["x", None, "y", "z"], dtype="string"),
+        },
+        geometry=[box(0, 0, 1 + side, 1) for side in range(count)],
+        crs="EPSG:32631",
+    )
+    step = count // pieces
+    write_geoparquet([parcels.iloc[start : start + step] for start in range(0, count, step)], tmp_path / "p.parquet")
+    again = gpd.read_parquet(tmp_path / "p.parquet")
+    assert_geodataframe_equal(again, parcels)
+    assert_geodataframe_equal(pd.concat(read_geoparquet(tmp_path / "p.parquet"), ignore_index=True), parcels)
+    assert gpd.GeoDataFrame.from_arrow(pq.read_table(tmp_path / "p.parquet")).crs == parcels.crs
+    geo = json.loads(pq.read_schema(tmp_path / "p.parquet").metadata[b"geo"])
+    assert geo["columns"]["geometry"]["bbox"] == [0, 0, 4, 1]
 
 
 def test_geoparquet_says_that_it_is_fiboa(tmp_path):

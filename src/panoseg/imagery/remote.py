@@ -41,7 +41,7 @@ _PATIENCE: dict[str, str | int] = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-    "GDAL_CACHEMAX": 128,  # MB; windows are read once
+    "GDAL_CACHEMAX": 128 * 1024**2,  # bytes, by rasterio; windows are read once
 }
 _LARGEST_BLOCK = 10_980**2  # pixels: reading one of them takes a whole block
 _LARGEST_TOKEN_BYTES = 1024**2

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import dask
 from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
 
 from panoseg.errors import ClusterError, OutputError
@@ -27,18 +26,18 @@ _IN_FLIGHT = 2
 """Tasks for each thread of the cluster: one that it does and one that waits for it."""
 _RETRIES = 2
 _CONNECT_S = 20
+_NO_RECORD = {"distributed.worker.profile.enabled": False}
+"""Of a worker process: what it did in each second is for a page that nobody opens, and takes 200 MiB of it in an hour."""
 
 
 def local_cluster(workers: int, **options: Any) -> LocalCluster:
     """Workers of this machine, without pages about them.
 
     The scheduler has a server for pages all the same, on port 8787 unless told, with a warning where another cluster has it.
-    Workers keep no record of what they did in each second, which is for such a page and takes 200 MiB of each in an hour.
     """
-    with dask.config.set({"distributed.worker.profile.enabled": False}):  # workers get the settings of this moment
-        return LocalCluster(
-            n_workers=workers, dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, **options
-        )
+    return LocalCluster(
+        n_workers=workers, dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, **options
+    )
 
 
 @contextmanager
@@ -48,7 +47,8 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
     with ExitStack() as stack:
         address: Any = running.dask
         if address is None:
-            address = stack.enter_context(local_cluster(running.workers, threads_per_worker=1, silence_logs=logging.CRITICAL))
+            quiet = {"threads_per_worker": 1, "silence_logs": logging.CRITICAL, "config": _NO_RECORD}
+            address = stack.enter_context(local_cluster(running.workers, **quiet))
         try:
             client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:

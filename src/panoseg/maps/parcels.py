@@ -9,6 +9,7 @@ Shape suffixes: N parcels, K classes.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import sqlite3
@@ -145,14 +146,24 @@ def write_geoparquet(pieces: Iterable[gpd.GeoDataFrame], path: Path | str, colle
     tables = map(_arrow_table, pieces)  # a loop over the pieces would hold one while the next is made
     with atomic(path) as temporary:
         table, geo = next(tables)
-        known = [geo]
-        # Where Arrow's own schema is stored too, its readers do not see what is added at the end.
-        with pq.ParquetWriter(temporary, table.schema, compression="zstd", store_schema=False) as writer:
+        schema, known = table.schema, [geo]
+        with pq.ParquetWriter(temporary, schema, compression="zstd", store_schema=False) as writer:
             writer.write_table(table)
+            del table
             for table, geo in tables:
                 writer.write_table(table)
                 known.append(geo)
-            writer.add_key_value_metadata({"geo": json.dumps(_together(known)), "fiboa": json.dumps(fiboa)})
+                del table  # before the next one is made
+            told = {"geo": json.dumps(_together(known)), "fiboa": json.dumps(fiboa)}
+            writer.add_key_value_metadata(_with_schema(schema, told))
+
+
+def _with_schema(schema: pa.Schema, told: dict[str, str]) -> dict[str, str]:
+    """What a file of Parquet says of itself: what it is told, what pandas needs, and Arrow's schema, which holds both: where it
+    is stored Arrow's readers look nowhere else. The writer could store it, but only before all is known."""
+    told = {key.decode(): value.decode() for key, value in schema.metadata.items()} | told
+    serialized = schema.with_metadata(told).serialize().to_pybytes()
+    return told | {"ARROW:schema": base64.b64encode(serialized).decode()}
 
 
 def _arrow_table(parcels: gpd.GeoDataFrame) -> tuple[pa.Table, dict[str, Any]]:
@@ -171,7 +182,7 @@ def _together(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return known[0]  # which may be empty, without a box
     name = known[0]["primary_column"]
     columns = [piece["columns"][name] for piece in known]
-    boxes = np.array([column["bbox"] for column in columns])
+    boxes = np.array([column["bbox"] for column in columns if "bbox" in column])  # nothing but empty outlines has none
     box = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
     types = sorted({kind for column in columns for kind in column["geometry_types"]})
     return {**known[0], "columns": {name: {**columns[0], "bbox": box, "geometry_types": types}}}
@@ -194,9 +205,14 @@ def read_geoparquet(path: Path | str) -> Iterator[gpd.GeoDataFrame]:
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
         with pq.ParquetFile(part) as source:
             for group in range(source.num_row_groups):
-                stream = io.BytesIO()
-                pq.write_table(source.read_row_group(group), stream, compression="none")
-                yield gpd.read_parquet(stream)
+                yield _parcels_of(source.read_row_group(group))
+
+
+def _parcels_of(table: pa.Table) -> gpd.GeoDataFrame:
+    """The parcels of a piece of a file."""
+    stream = io.BytesIO()
+    pq.write_table(table, stream, compression="none")
+    return gpd.read_parquet(stream)
 
 
 def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:

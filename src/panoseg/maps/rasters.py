@@ -27,7 +27,7 @@ TABLE_TAG = "CLASS_TABLE"
 """Tag of a band that names its class table; beside it stands a tag for each class, its id with its name."""
 _GDAL_TYPES = {"uint8": "Byte", "int32": "Int32"}
 _BLOCK_ROWS = 512
-"""Of a cloud-optimised GeoTIFF, unless told. Lines of blocks are what is held in memory of a raster."""
+"""Of GDAL's cloud-optimised GeoTIFFs, which are checked a line of blocks at a time."""
 _CACHE_BYTES = 64 * 1024**2
 
 
@@ -98,18 +98,16 @@ def _write_all(descriptor: int, content: bytes, start: int) -> None:
 
 
 def write_cog(path: Path | str, plain: PlainRaster, grid: GeoBox) -> None:
-    """Write a plain raster as a cloud-optimised GeoTIFF with overviews; memory grows with its width alone."""
+    """Write a plain raster as a cloud-optimised GeoTIFF with overviews; memory grows with its width alone, and little."""
     header = plain.path.with_name(f"{plain.path.name}.vrt")
     with atomic(path, (RasterioError,)) as temporary:
         try:
             header.write_text(_header(plain, grid), encoding="utf-8")
             # Identifiers and classes have no mean.
             options = {"COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "NEAREST", "BIGTIFF": "IF_SAFER"}
-            # A line of blocks and the next: with less, each block would read whole rows of the plain raster again.
-            lines = 2 * _BLOCK_ROWS * plain.shape_HW[1] * plain.dtype.itemsize
-            with rasterio.Env(GDAL_CACHEMAX=max(_CACHE_BYTES, lines) // 1024**2):
+            with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):  # bytes here; GDAL's own setting of that name is in MB
                 rasterio.shutil.copy(str(header), str(temporary), driver="COG", **options)
-            _check_written(temporary, plain, Path(path))
+                _check_written(temporary, plain, Path(path))
         finally:
             with suppress(OSError):
                 header.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ A map may be far larger than memory: tiles are loaded when a piece of land needs
 tables of segments and parcels. The result is a function of the set of tiles: neither their order nor the pieces matter.
 
 Shape suffixes: H W pixels of the land that is looked at, h w pixels of a tile, S segments of all tiles, G parcels (groups of
-segments, 0 = none), K classes, C claims of a tile to a pixel, P pairs of segments.
+segments, 0 = none), R groups that have pixels, K classes, C claims of a tile to a pixel, P pairs of segments.
 """
 
 from __future__ import annotations
@@ -275,18 +275,18 @@ class Joined:
         number_G: parcel of each group, from 1, 0 for those that are none. Tiles are loaded once more, one after the other.
         """
         cover, start_of_tile, group_S = self.parcels.cover, self.parcels.start_of_tile, self.parcels.group_S
-        sum_GK, said_G = np.zeros((count + 1, 0)), np.zeros(count + 1)
+        sum_RK, said_R = np.zeros((count + 1, 0)), np.zeros(count + 1)
         for number in np.flatnonzero(np.diff(start_of_tile)).tolist():
             table = cover.load(number).segments
-            probability_NK, classes = table.probabilities.astype(np.float64), table.probabilities.shape[1]
-            if classes > sum_GK.shape[1]:
-                sum_GK = np.pad(sum_GK, ((0, 0), (0, classes - sum_GK.shape[1])))
-            number_N = number_G[group_S[start_of_tile[number] : start_of_tile[number + 1]]]
+            probability_SK, classes = table.probabilities.astype(np.float64), table.probabilities.shape[1]
+            if classes > sum_RK.shape[1]:
+                sum_RK = np.pad(sum_RK, ((0, 0), (0, classes - sum_RK.shape[1])))
+            number_S = number_G[group_S[start_of_tile[number] : start_of_tile[number + 1]]]
             # No two segments of a tile are of one parcel, and what is added to row 0 is of no interest.
-            sum_GK[number_N, :classes] += table.areas[:, None] * probability_NK
-            said_G[number_N] += table.areas * probability_NK.sum(axis=1)
-        sum_GK /= np.where(said_G > 0, said_G, 1)[:, None]
-        return sum_GK[1:].astype(np.float32)
+            sum_RK[number_S, :classes] += table.areas[:, None] * probability_SK
+            said_R[number_S] += table.areas * probability_SK.sum(axis=1)
+        sum_RK /= np.where(said_R > 0, said_R, 1)[:, None]
+        return sum_RK[1:].astype(np.float32)
 
 
 def _meet(first: Window, second: Window) -> Window:
