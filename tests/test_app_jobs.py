@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 import threading
 import time
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
 from app_postgres import postgres, programs
+from panoseg.app import database
 from panoseg.app.database import Database
 from panoseg.app.jobs import MOST_STARTS, MOST_TAKEN, Jobs, LostClaimError
 from panoseg.errors import AppError, ConflictError, LimitError, NotFoundError
@@ -358,3 +361,24 @@ def test_a_new_database_is_opened_by_many_at_once(tmp_path):
         for thread in threads:
             thread.join()
     assert failures == []
+
+
+def test_a_new_file_that_others_are_just_opening_is_tried_again():
+    """SQLite waits for nobody while a file begins to be written ahead."""
+
+    class Connection:
+        def __init__(self, *codes: int) -> None:
+            self.codes = list(codes)
+
+        def execute(self, words: str) -> SimpleNamespace:
+            if self.codes:
+                error = sqlite3.OperationalError("no")
+                error.sqlite_errorcode = self.codes.pop(0)
+                raise error
+            return SimpleNamespace(close=lambda: None)
+
+    busy = Connection(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
+    database._use_wal(busy)
+    assert busy.codes == []
+    with pytest.raises(sqlite3.OperationalError):
+        database._use_wal(Connection(sqlite3.SQLITE_READONLY))
