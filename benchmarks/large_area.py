@@ -35,7 +35,7 @@ _PIECE = 1280
 _CHUNK = 512
 _GIB = 1024**3
 _NO_PROFILE = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
-"""As docs/mapping.md says: the record of each second takes 200 MiB of a worker in an hour."""
+"""As docs/mapping.md says: the record of each second grows for an hour."""
 FRANCE_KM2 = 550_000
 
 
@@ -104,7 +104,12 @@ def map_here(cube: str, weights: str | None, out: str, views: int, dask: str | N
         note_work(Path(out).parent / "work-0.jsonl")
     worked = time.process_time()
     result = mapping.map_cube(cube, weights, out, MapOptions(views=views), running=RunOptions(dask=dask))
-    found = {"parcels": result.summary.count, "seconds": result.seconds, "worked": time.process_time() - worked}
+    found = {
+        "parcels": result.summary.count,
+        "seconds": result.seconds,
+        "worked": time.process_time() - worked,
+        "ended": time.time(),
+    }
     print(json.dumps(found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 
 
@@ -201,6 +206,8 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     print(f"| memory of the process that was started, at most | {found['peak'] / _GIB:.2f} GiB |")
     print(f"| time | {found['seconds']:.0f} s, {km2 / found['seconds']:.3f} km2/s |")
     print(f"| the model alone, as many at once | {model:.0f} s, {km2 / model:.3f} km2/s |")
+    after = found["ended"] - windows[-1]["at"]
+    print(f"| behind the last window: joining, outlines, files | {after:.0f} s, {after / km2:.4f} s a km2 |")
     print(f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |")
     print(f"| processor time: all, the model | {found['worked']:.0f} s, {model_worked:.0f} s |")
     print(f"| everything but the model, of processor time | {1 - model_worked / found['worked']:.1%} |")

@@ -27,7 +27,7 @@ _IN_FLIGHT = 2
 _RETRIES = 2
 _CONNECT_S = 20
 _NO_RECORD = {"distributed.worker.profile.enabled": False}
-"""Of a worker process: what it did in each second is for a page that nobody opens, and takes 200 MiB of it in an hour."""
+"""Of a worker process: what it did in each second is for a page that nobody opens, and grows for an hour."""
 
 
 def local_cluster(workers: int, **options: Any) -> LocalCluster:
