@@ -34,7 +34,7 @@ from panoseg.data.s2tsczcrop_files import (
     images_path,
     read_patches,
     save_arrays,
-    save_normalisation,
+    save_band_statistics,
     save_patches,
 )
 from panoseg.data.samples import Normalisation, Sample
@@ -132,7 +132,7 @@ def write_samples(folder: Path | str, entries: Iterable[tuple[Sample, CzechPatch
             statistics.append(moments(sample.images_TCHW.numpy()))
     if not statistics:
         raise DatasetError("samples of no patch of set train", "at least one", "put some of them into the training set")
-    save_normalisation(folder, statistics)
+    save_band_statistics(folder, statistics)
     save_patches(folder, patches)  # last: without it there is no dataset
     return folder
 

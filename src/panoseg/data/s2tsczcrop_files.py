@@ -181,7 +181,7 @@ def _record(patch: CzechPatch) -> dict[str, Any]:
     }
 
 
-def save_normalisation(folder: Path, moments_of_patches: Sequence[NDArray]) -> None:
+def save_band_statistics(folder: Path, moments_of_patches: Sequence[NDArray]) -> None:
     """Write NORM_S2_patch.json: the mean over patches of their mean and deviation.
 
     moments_of_patches: of each patch of the training set, 2 x C, bands in PASTIS's order.

@@ -89,7 +89,7 @@ def _save_czech_labels(folder: Path, patch_id: int, classes_HW: np.ndarray, parc
 
 
 def _save_czech_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
-    s2tsczcrop_files.save_normalisation(folder, [patch.moments_2C for patch in patches if patch.part == "train"])
+    s2tsczcrop_files.save_band_statistics(folder, [patch.moments_2C for patch in patches if patch.part == "train"])
     rows = [
         CzechPatch(
             patch.id,

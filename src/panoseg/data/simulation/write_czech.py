@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from panoseg.data.s2tsczcrop_files import CzechPatch, SetName, save_arrays, save_normalisation, save_patches
+from panoseg.data.s2tsczcrop_files import CzechPatch, SetName, save_arrays, save_band_statistics, save_patches
 from panoseg.data.simulation.landscape import PIXEL_M
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.patches import FIRST_ID, write_patches
@@ -97,7 +97,7 @@ class _CzechForm:
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
         patches = [_patch(record) for record in records]
         train = [record["moments"] for record, patch in zip(records, patches, strict=True) if patch.set == "train"]
-        save_normalisation(folder, [np.array(moments_2C) for moments_2C in train])
+        save_band_statistics(folder, [np.array(moments_2C) for moments_2C in train])
         save_patches(folder, patches)
 
 
