@@ -15,10 +15,9 @@ from rasterio.features import rasterize
 
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.profiles import parcel_profiles
 from panoseg.data.simulation import SimulationOptions, simulate_season
-from panoseg.imagery.bands import SCENE_CLASSIFICATION
+from panoseg.imagery.bands import PASTIS_BANDS, SCENE_CLASSIFICATION
 from panoseg.maps.read_parcels import read_parcels
 
 _SMALLEST = 12  # pixels

@@ -19,10 +19,10 @@ import netCDF4
 import numpy as np
 import torch
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Normalisation
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.data.simulation.options import SimulationOptions
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.models.build import build_model, initialise
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from panoseg.classes import PASTIS
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation import Season, SimulationOptions, simulate_season
 from panoseg.data.simulation.calendar import season_start
 from panoseg.data.simulation.regions import REGIONS
+from panoseg.imagery.bands import PASTIS_BANDS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -13,10 +13,10 @@ import torch
 from cubes import item, make_cube, write_stac
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.pastis import fold_normalisation
 from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
-from panoseg.imagery.stac_folder import damaged_raster, read_scenes
+from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.scenes import damaged_raster, read_scenes
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.training.checkpoint import Progress, applying, load_checkpoint, random_state, save_checkpoint

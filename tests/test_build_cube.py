@@ -25,8 +25,7 @@ from panoseg.cube.scenes import cube_of_scenes
 from panoseg.cube.season import choose_season, clear_shares
 from panoseg.cube.window import Window, read_window
 from panoseg.errors import CubeError
-from panoseg.imagery.assets import Scene, SceneAsset
-from panoseg.imagery.radiometry import Radiometry
+from panoseg.imagery.scenes import Radiometry, Scene, SceneAsset
 
 BANDS = ("B02", "B05")
 PLAIN = Radiometry(1e-4, 0.0, 0.0)

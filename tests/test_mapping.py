@@ -27,9 +27,9 @@ from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.cube import simulate_cube
 from panoseg.errors import ConfigError, OutputError, WeightsError
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.maps import mapping, outputs, predict
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.mapping import map_cube

@@ -9,8 +9,7 @@ import pytest
 
 from cubes import item, write_tif
 from panoseg.cube.open import open_cube, reading
-from panoseg.imagery.assets import scene_of_item
-from panoseg.imagery.radiometry import Radiometry, processing_baseline, radiometry, without_offset
+from panoseg.imagery.scenes import Radiometry, processing_baseline, radiometry, scene_of_item, without_offset
 
 EARTH_SEARCH = {"raster:bands": [{"nodata": 0, "scale": 1e-4, "offset": -0.1}]}
 APPLIED = "earthsearch:boa_offset_applied"

@@ -27,10 +27,10 @@ from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.cube.window import Window
 from panoseg.data import s2tsczcrop
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.pastis import PastisDataset, compute_normalisation
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError, ParcelsError
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.register import images
 from panoseg.register.crop_codes import CropCodes, read_crop_codes
 from panoseg.register.dataset import Sources, _blocks, write_dataset

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
 from panoseg.data.augment_config import AugmentationConfig
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.layouts import PASTIS_LAYOUT, S2TSCZCROP_LAYOUT, find_layout
 from panoseg.data.loading import make_loader
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation, train_normalisation, write_samples
 from panoseg.data.s2tsczcrop_files import FROM_PASTIS, OWN_BANDS, TO_PASTIS, CzechPatch, parse_affine, read_patches
 from panoseg.data.samples import Normalisation, Sample, collate
 from panoseg.errors import ConfigError, DatasetError, OutputError
+from panoseg.imagery.bands import PASTIS_BANDS
 from small_pastis import write_small_pastis
 from small_s2tsczcrop import GRID, PATCHES, fields, write_small_s2tsczcrop
 

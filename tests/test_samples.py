@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets
 from panoseg.data.samples import Batch, Normalisation, Sample, collate
 from panoseg.data.slots import SlotOverflow, Slots
 from panoseg.errors import DatasetError
+from panoseg.imagery.bands import PASTIS_BANDS
 
 
 def sample(dates: int, name: str = "a", size: tuple[int, int] = (4, 5), kind: torch.dtype = torch.int16) -> Sample:

@@ -11,7 +11,6 @@ import pytest
 
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation
 from panoseg.data.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis, write_s2tsczcrop
 from panoseg.data.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
@@ -26,6 +25,7 @@ from panoseg.data.simulation.sensor import footprints, interpolate, pool, repeat
 from panoseg.data.simulation.spectra import make_surfaces
 from panoseg.data.simulation.write_czech import CZECH_CLASS, set_of
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
+from panoseg.imagery.bands import PASTIS_BANDS
 
 RED, BLUE, INFRARED = (PASTIS_BANDS.index(band) for band in ("B04", "B02", "B08"))
 SMALL = (32, 32)

@@ -17,11 +17,9 @@ from hypothesis import strategies as st
 from cubes import TOP, item, write_stac, write_tif
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import CubeError
-from panoseg.imagery.assets import one_asset_a_band, resolution
-from panoseg.imagery.bands import band_name
-from panoseg.imagery.stac_folder import read_scenes
+from panoseg.imagery.bands import PASTIS_BANDS, band_name
+from panoseg.imagery.scenes import one_asset_a_band, read_scenes, resolution
 
 
 @pytest.mark.parametrize(

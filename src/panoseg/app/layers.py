@@ -17,9 +17,9 @@ from rasterio.windows import Window
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import clear_shares
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import NotFoundError
 from panoseg.files import atomic, new_folder, write_json
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.progress import track
 
 BANDS = ("B02", "B03", "B04", "B08")

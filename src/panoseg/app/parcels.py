@@ -21,7 +21,7 @@ from panoseg.app.result_map import NO_PARCEL, ResultMap
 from panoseg.app.stages import MAP, cube_of
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.bands import PASTIS_BANDS
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.maps.figures import ndvi_curve
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.polygons import to_pixels

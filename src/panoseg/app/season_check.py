@@ -12,8 +12,8 @@ import dask
 
 from panoseg.cube.check import PIXEL_M, check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import LimitError
+from panoseg.imagery.bands import PASTIS_BANDS
 
 _MOST_DATES = 1000
 

@@ -276,7 +276,7 @@ def _photo(path: Path) -> dict[str, Any]:
 def _cube(path: Path) -> dict[str, Any]:
     from panoseg.cube.check import check_cube
     from panoseg.cube.open import open_cube, reading
-    from panoseg.data.bands import PASTIS_BANDS
+    from panoseg.imagery.bands import PASTIS_BANDS
 
     check_contained(path)
     try:

@@ -10,8 +10,8 @@ from panoseg.cube.options import TEN_BANDS, CubeOptions
 from panoseg.errors import CubeError
 from panoseg.files import check_writable
 from panoseg.imagery.area import PIXEL_M, grid_of, may_meet, read_area, sun_ahead
-from panoseg.imagery.assets import Scene
 from panoseg.imagery.safe import safe_scenes
+from panoseg.imagery.scenes import Scene
 
 
 def cube_of_archives(

@@ -26,8 +26,8 @@ from panoseg.cube.record import RECORD, CubeReport, report_of
 from panoseg.cube.store import begin, discard, finish, work_folder
 from panoseg.errors import OutputError
 from panoseg.files import making, output_error
-from panoseg.imagery.assets import Scene
 from panoseg.imagery.remote import check_keys
+from panoseg.imagery.scenes import Scene
 
 _FREE_OPTIONS = ("threads",)
 

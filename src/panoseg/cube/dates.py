@@ -21,7 +21,7 @@ from panoseg.cube.options import CubeOptions
 from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
 from panoseg.cube.store import DayStore, Journal, windows_of
 from panoseg.imagery.area import inside, on_plane, sun_ahead
-from panoseg.imagery.assets import Scene
+from panoseg.imagery.scenes import Scene
 from panoseg.progress import track
 
 _WINDOW = 1024

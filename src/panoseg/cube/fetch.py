@@ -17,8 +17,8 @@ from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, OutputError
 from panoseg.files import check_writable, making, output_error, remove_unfinished
 from panoseg.imagery.area import PIXEL_M, Area, grid_of, read_area, sun_ahead
-from panoseg.imagery.assets import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
+from panoseg.imagery.scenes import FIRST_YEAR, LAST_YEAR
 
 _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then

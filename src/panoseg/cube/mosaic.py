@@ -22,10 +22,9 @@ from scipy.ndimage import distance_transform_edt
 from panoseg.cube.options import CubeOptions
 from panoseg.cube.scenes import doubtful_band, with_true_offset
 from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_meet
-from panoseg.imagery.assets import Scene, SceneAsset
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.radiometry import DARKEST
 from panoseg.imagery.remote import forget, is_remote, open_raster
+from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset
 
 # Reflectance x 10 000 as int16, as PASTIS stores it.
 NO_DATA = -32768

@@ -53,7 +53,7 @@ def _damaged_part(path: Path) -> Path:
     """The file that is to blame; odc-stac does not tell which of a thousand rasters it is."""
     if not path.is_dir() or any((path / mark).exists() for mark in _ZARR_MARKS):
         return path
-    from panoseg.imagery.stac_folder import damaged_raster
+    from panoseg.imagery.scenes import damaged_raster
 
     with suppress(CubeError):
         return damaged_raster(path) or path
@@ -76,7 +76,7 @@ def open_cube(path: Path | str) -> xr.Dataset:
             return _chunked(xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks={}))
         # Catalogues take their time to import, and the workers of a map mostly read Zarr.
         from panoseg.cube.scenes import cube_of_scenes
-        from panoseg.imagery.stac_folder import is_stac_folder, read_scenes
+        from panoseg.imagery.scenes import is_stac_folder, read_scenes
 
         if is_stac_folder(path):
             return cube_of_scenes(read_scenes(path))

@@ -24,10 +24,9 @@ from shapely.geometry import mapping
 
 from panoseg.errors import CubeError
 from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES
-from panoseg.imagery.assets import Scene
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.radiometry import DARKEST, without_offset
 from panoseg.imagery.remote import DRIVERS, open_raster
+from panoseg.imagery.scenes import DARKEST, Scene, without_offset
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512

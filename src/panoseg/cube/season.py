@@ -10,8 +10,8 @@ import xarray as xr
 
 from panoseg.cube.record import report_of
 from panoseg.errors import ConfigError, CubeError
-from panoseg.imagery.assets import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
+from panoseg.imagery.scenes import FIRST_YEAR, LAST_YEAR
 
 # 1 September to 31 October of the next year: what a season of PASTIS spans.
 SEASON_DAYS = 425

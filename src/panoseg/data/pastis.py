@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.npy import map_array
 from panoseg.data.pastis_files import NORMALISATION_FILE
@@ -28,6 +27,7 @@ from panoseg.data.samples import CentreTargets, Normalisation, Sample
 from panoseg.data.seasons import check_complete, check_size, known_classes, map_images
 from panoseg.data.statistics import mean_statistics, moments
 from panoseg.errors import ConfigError, DatasetError
+from panoseg.imagery.bands import PASTIS_BANDS
 
 FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     1: ((1, 2, 3), (4,), (5,)),

@@ -17,7 +17,6 @@ import torch
 from numpy.typing import NDArray
 
 from panoseg.classes import S2TSCZCROP
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.npy import map_array
 from panoseg.data.pastis import FOLDS
 from panoseg.data.pastis_metadata import read_json
@@ -42,6 +41,7 @@ from panoseg.data.seasons import check_complete, check_size, known_classes, map_
 from panoseg.data.statistics import mean_statistics, moments
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.files import new_folder
+from panoseg.imagery.bands import PASTIS_BANDS
 
 
 class S2TSCzCropDataset(PatchDataset[CzechPatch]):

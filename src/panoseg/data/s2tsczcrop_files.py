@@ -20,10 +20,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.pastis_metadata import parse_date, read_json
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
+from panoseg.imagery.bands import PASTIS_BANDS
 
 FILE_NAME = "metadata.json"
 NORMALISATION_FILE = "NORM_S2_patch.json"

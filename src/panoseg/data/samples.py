@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.errors import DatasetError
+from panoseg.imagery.bands import PASTIS_BANDS
 
 
 @dataclass(frozen=True)

@@ -53,3 +53,6 @@ def band_name(text: str) -> str | None:
     if narrow:
         return "B8A" if number == 8 else None
     return f"B{number:02d}" if 1 <= number <= 12 else None
+
+
+PASTIS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")

@@ -28,8 +28,8 @@ from urllib3 import Retry
 from panoseg.errors import CatalogueError
 from panoseg.files import write_text
 from panoseg.imagery.area import Area, grid_of, may_meet, sun_ahead
-from panoseg.imagery.assets import BROKEN_ITEM, Scene, scene_of_item
 from panoseg.imagery.remote import REMOTE, is_remote, limit_answers
+from panoseg.imagery.scenes import BROKEN_ITEM, Scene, scene_of_item
 from panoseg.progress import track
 
 _PAGE = 100

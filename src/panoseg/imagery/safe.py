@@ -25,10 +25,9 @@ from rasterio.errors import RasterioError
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
-from panoseg.imagery.assets import BROKEN_ITEM, Scene, SceneAsset, utc
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
-from panoseg.imagery.radiometry import processing_baseline, radiometry
 from panoseg.imagery.remote import open_raster
+from panoseg.imagery.scenes import BROKEN_ITEM, Scene, SceneAsset, processing_baseline, radiometry, utc
 
 PRODUCT_FILE = "MTD_MSIL2A.xml"
 _L1C_FILE = "MTD_MSIL1C.xml"

@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.models.checkpoints import load_tensors
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.convrnn import ConvRnnConfig

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 import panoseg
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.layouts import Policy
 from panoseg.data.photograph_config import LONGEST_SIDE
 from panoseg.data.samples import Normalisation
 from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.models.build import build_model
 from panoseg.models.config import (
     ModelConfig,

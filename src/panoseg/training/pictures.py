@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from panoseg.classes import ClassTable
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import OutputError
 from panoseg.files import atomic, check_writable
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.panoptic.draw import boundary_colour, draw
 from panoseg.panoptic.overlay import every, overlay
 from panoseg.panoptic.panoptic import Panoptic

@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 from scipy import sparse
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import sun_elevation
 from panoseg.data.simulation.cover import Climate
 from panoseg.data.simulation.landscape import PIXEL_M, Landscape
@@ -24,6 +23,7 @@ from panoseg.data.simulation.regions import Region
 from panoseg.data.simulation.sensor import COARSE_BANDS, FINE_BANDS, footprints, pool, repeat
 from panoseg.data.simulation.spectra import Surfaces, make_surfaces
 from panoseg.data.simulation.variation import LONGEST_SHADE, STAGE_DAYS, TALL, VIGOUR, relief, shades, variation_fields
+from panoseg.imagery.bands import PASTIS_BANDS
 
 _TALL_M = 11.0
 _SHADE_DEPTH = 0.5

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
 from panoseg.data.simulation.calendar import acquisition_days, season_start
 from panoseg.data.simulation.cover import Climate
@@ -21,6 +20,7 @@ from panoseg.data.simulation.regions import Region
 from panoseg.data.simulation.scene import Scene
 from panoseg.data.simulation.sensor import RESAMPLINGS, deliver, shift
 from panoseg.errors import ConfigError
+from panoseg.imagery.bands import PASTIS_BANDS
 
 
 @dataclass(frozen=True)

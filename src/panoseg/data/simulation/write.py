@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from panoseg.data.bands import PASTIS_BANDS
 from panoseg.data.pastis_files import PatchRow, save_images, save_labels, save_metadata, save_normalisation
 from panoseg.data.simulation.options import SimulationOptions
 from panoseg.data.simulation.patches import FIRST_ID, write_patches
 from panoseg.data.simulation.season import Season
+from panoseg.imagery.bands import PASTIS_BANDS
 
 FOLD_COUNT = 5
 
