@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from panoseg.cube import mosaic
+from panoseg.cube import scenes as mosaic
 from panoseg.imagery import catalogue, remote
 
 RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil.which("rustac")

@@ -14,14 +14,13 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 
-from panoseg.cube import dates, store
+from panoseg.cube import build as dates
+from panoseg.cube import store
 from panoseg.cube.build import build_cube
-from panoseg.cube.check import check_cube
-from panoseg.cube.mosaic import UnreadableSceneError
+from panoseg.cube.check import check_cube, report_of
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import CubeOptions
-from panoseg.cube.record import report_of
-from panoseg.cube.scenes import cube_of_scenes
+from panoseg.cube.scenes import UnreadableSceneError, cube_of_scenes
 from panoseg.cube.season import choose_season, clear_shares
 from panoseg.cube.window import Window, read_window
 from panoseg.errors import CubeError

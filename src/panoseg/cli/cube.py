@@ -70,7 +70,7 @@ def _from_catalogue(
 
 
 def _from_archives(safe: Path, area: Path, days: Days | None, out: Path, options: CubeOptions) -> CubeReport:
-    from panoseg.cube.archives import cube_of_archives
+    from panoseg.cube.fetch import cube_of_archives
 
     return cube_of_archives(safe, area, days, out, options)
 

@@ -1,22 +1,67 @@
-"""The conventions of a cube, and what is wrong with one that breaks them.
-
-A checked cube is an ``xarray.Dataset`` with dims (time, y, x), north up, one float32 variable a band named ``B02`` .. ``B12``
-in the order that was asked for, reflectance x 10 000, NaN or 0 where there is no data, days ascending without repeats, a
-projected coordinate system and pixels of about 10 m. ``SCL`` is kept where it is present.
-"""
+"""What a cube was made of, as its attributes say."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import odc.geo.xr  # noqa: F401  gives datasets their .odc
 import xarray as xr
 from odc.geo.crs import CRS
 
-from panoseg.cube.record import report_of
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
+
+RECORD = "panoseg"
+_NAMED = 10
+
+
+@dataclass(frozen=True)
+class CubeReport:
+    """What a cube on disk was made of.
+
+    path: of the cube. dates: in order, as text. clear: share 0..1 of the area that each shows. scenes: date -> ids of its
+    scenes. left_out_dates, left_out_scenes: date or id -> reason. notes: a sentence each.
+    """
+
+    path: Path
+    dates: tuple[str, ...]
+    clear: tuple[float, ...]
+    scenes: Mapping[str, Sequence[str]]
+    left_out_dates: Mapping[str, str]
+    left_out_scenes: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        number = sum(map(len, self.scenes.values()))
+        head = f"{len(self.dates)} dates of {number} scenes, {np.mean(self.clear):.0%} clear on average"
+        dates = [f"  {day}  {share:4.0%} clear" for day, share in zip(self.dates, self.clear, strict=True)]
+        left = [f"  {day}  left out: {reason}" for day, reason in self.left_out_dates.items()]
+        scenes = [f"left out: scene {scene}: {reason}" for scene, reason in self.left_out_scenes.items()]
+        return [head, *sorted(dates + left), *scenes, *(f"note: {note}" for note in self.notes)]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the reader of a map should know of its cube."""
+        named = [f"Scene {scene} was left out: {reason}." for scene, reason in self.left_out_scenes.items()]
+        more = [f"{len(named) - _NAMED} more scenes were left out."] if len(named) > _NAMED else []
+        return (*self.notes, *named[:_NAMED], *more)
+
+
+def report_of(cube: xr.Dataset, path: Path | str = "") -> CubeReport | None:
+    """The report in the attributes of a cube that was made here; None of another."""
+    try:
+        record = json.loads(cube.attrs[RECORD])
+        clear = tuple(record["clear"][day] for day in record["scenes"])
+        left_out = record["left_out_dates"], record["left_out_scenes"]
+        return CubeReport(Path(path), tuple(record["scenes"]), clear, record["scenes"], *left_out, tuple(record["notes"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
 
 PIXEL_M = 10.0
 _PIXEL_TOLERANCE = 0.1

@@ -8,7 +8,7 @@ from datetime import date, timedelta
 import numpy as np
 import xarray as xr
 
-from panoseg.cube.record import report_of
+from panoseg.cube.check import report_of
 from panoseg.errors import ConfigError, CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 from panoseg.imagery.scenes import FIRST_YEAR, LAST_YEAR

@@ -22,8 +22,8 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from panoseg.cube.mosaic import NO_DATA
-from panoseg.cube.record import RECORD
+from panoseg.cube.check import RECORD
+from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import OutputError
 from panoseg.files import output_error, remove_unfinished, write_json, write_text

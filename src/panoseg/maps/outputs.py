@@ -12,7 +12,7 @@ import geopandas as gpd
 import numpy as np
 
 import panoseg
-from panoseg.cube.record import report_of
+from panoseg.cube.check import report_of
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.assemble import Assembled
 from panoseg.maps.compare import Comparison, compare_parcels
