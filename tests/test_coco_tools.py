@@ -30,8 +30,8 @@ from panoseg.panoptic.coco_images import over_images
 from panoseg.panoptic.coco_masks import decode_mask, encode_mask
 from panoseg.panoptic.coco_merge import merge_coco
 from panoseg.panoptic.coco_png import png_name, read_ids
+from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.things_and_stuff import MergeThresholds
 
 SIZE = (12, 16)
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"

@@ -16,7 +16,7 @@ from panoseg.models.labels import Labels
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.paste import best_class, paste, spread
 from panoseg.models.photograph_merging import merged, panoptics, two_models
-from panoseg.panoptic.things_and_stuff import MergeThresholds
+from panoseg.panoptic.merge import MergeThresholds
 from photograph_networks import TABLE, photograph
 
 LABELS = Labels.of(TABLE)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from coco_classes import TABLE
 from panoseg.errors import ConfigError
-from panoseg.panoptic.merge import ScoredMasks, merge_masks
-from panoseg.panoptic.things_and_stuff import MergeThresholds, merge_things_and_stuff
+from panoseg.panoptic.merge import MergeThresholds, ScoredMasks, merge_masks, merge_things_and_stuff
 
 STUFF = (3, 4)
 seeds = st.integers(0, 2**32 - 1)

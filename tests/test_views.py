@@ -14,7 +14,7 @@ from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import ScoredMasks
-from panoseg.panoptic.views import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back
+from panoseg.panoptic.tta import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back
 
 BACKBONE = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
 

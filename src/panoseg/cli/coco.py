@@ -98,7 +98,7 @@ def merge(
         processes: Processes; by default as many as there is work for, at most one a core.
     """
     from panoseg.panoptic.coco_merge import merge_coco
-    from panoseg.panoptic.things_and_stuff import MergeThresholds
+    from panoseg.panoptic.merge import MergeThresholds
 
     thresholds = MergeThresholds(score, overlap, stuff_area)
     written = merge_coco(

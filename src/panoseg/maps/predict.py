@@ -31,7 +31,7 @@ from panoseg.models.weights import Weights
 from panoseg.panoptic.join import Tile
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.views import chosen_views, turn
+from panoseg.panoptic.tta import chosen_views, turn
 
 _BLOCK_BYTES = 400 * 1024**2
 _BLOCK_SIDE = 512

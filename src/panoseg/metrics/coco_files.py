@@ -29,7 +29,7 @@ from panoseg.panoptic.coco import CocoAnnotation, CocoAnnotations, wrong_areas
 from panoseg.panoptic.coco_images import over_images
 from panoseg.panoptic.coco_json import ImageId, about
 from panoseg.panoptic.coco_png import read_colours
-from panoseg.panoptic.overlap import Overlap, overlap_of_colours
+from panoseg.panoptic.panoptic import Overlap, overlap_of_colours
 from panoseg.progress import track
 
 

@@ -18,8 +18,7 @@ from typing import Literal
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.panoptic.overlap import Overlap, overlap
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.panoptic import Overlap, Panoptic, Segments, overlap
 
 Definition = Literal["pastis", "coco"]
 

@@ -22,7 +22,7 @@ from panoseg.models.layers import ConvLayer
 from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
 from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
 from panoseg.panoptic.merge import ScoredMasks
-from panoseg.panoptic.views import SoftMasks, chosen_views, fuse_views, turn, turn_back
+from panoseg.panoptic.tta import SoftMasks, chosen_views, fuse_views, turn, turn_back
 
 
 class PaPs(nn.Module):

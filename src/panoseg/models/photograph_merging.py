@@ -1,6 +1,6 @@
 """What networks say of a photograph becomes one picture, on the device that computed it, in fixed shapes.
 
-The rule is that of ``panoseg.panoptic.things_and_stuff``. Masks are drawn one after the other when their turn comes, so that a
+The rule is that of ``panoseg.panoptic.merge``. Masks are drawn one after the other when their turn comes, so that a
 large photograph needs the memory of a few masks, and nothing waits for a value: an accelerator is handed the whole way at once.
 """
 
@@ -15,8 +15,8 @@ from panoseg.data.photographs import VOID
 from panoseg.models.configs.pspnet import Scope
 from panoseg.models.labels import Labels
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
+from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, merge_drawn
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.things_and_stuff import MergeThresholds, ThingsAndStuff, merge_drawn
 
 
 def two_models(semantic: PhotographOutput, instances: PhotographOutput) -> PhotographOutput:

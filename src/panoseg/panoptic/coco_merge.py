@@ -28,7 +28,7 @@ from panoseg.panoptic.coco_json import CocoJson, ImageId, about, read_row
 from panoseg.panoptic.coco_masks import check_size, decode_mask
 from panoseg.panoptic.coco_output import Form, Rows, Written, write_dataset
 from panoseg.panoptic.coco_png import png_name, write_ids
-from panoseg.panoptic.things_and_stuff import MergeThresholds, ThingsAndStuff, paint
+from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, paint
 
 
 @dataclass(frozen=True)

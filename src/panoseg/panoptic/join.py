@@ -24,8 +24,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from panoseg.cube.window import Window
-from panoseg.panoptic.overlap import overlap
-from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.panoptic import Panoptic, Segments, overlap
 
 _FAR = 2**30
 _MIN_IOU = 1 / 3

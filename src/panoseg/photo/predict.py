@@ -24,8 +24,8 @@ from panoseg.models.photograph_merging import panoptics, two_models
 from panoseg.models.photograph_network import AnyPhotographNetwork
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.panoptic.coco_masks import MOST_PIXELS
+from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.things_and_stuff import MergeThresholds
 from panoseg.photo.options import PhotoOptions
 from panoseg.training.evaluate import WEIGHTS
 from panoseg.training.photograph_tasks import SemanticPhotographTask, thresholds_of

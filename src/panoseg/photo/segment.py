@@ -25,7 +25,7 @@ from panoseg.files import atomic, new_folder
 from panoseg.panoptic.coco_categories import category_rows
 from panoseg.panoptic.coco_colours import coloured_rows
 from panoseg.panoptic.coco_png import write_ids
-from panoseg.panoptic.overlay import overlay
+from panoseg.panoptic.draw import overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.find import Source
 from panoseg.progress import track

@@ -17,7 +17,7 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.regions import Region
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
-from panoseg.panoptic.views import VIEWS
+from panoseg.panoptic.tta import VIEWS
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric

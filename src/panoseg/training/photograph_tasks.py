@@ -22,8 +22,8 @@ from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.photograph_merging import panoptics
 from panoseg.models.photograph_network import AnyPhotographNetwork
 from panoseg.panoptic.coco_masks import encode_mask
+from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.things_and_stuff import MergeThresholds
 from panoseg.training.photograph_scores import (
     PhotographCounts,
     PhotographScores,

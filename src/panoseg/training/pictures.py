@@ -21,8 +21,7 @@ from panoseg.data.samples import Sample, collate
 from panoseg.errors import OutputError
 from panoseg.files import atomic, check_writable
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.panoptic.draw import boundary_colour, draw
-from panoseg.panoptic.overlay import every, overlay
+from panoseg.panoptic.draw import boundary_colour, draw, every, overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import LEADING, read_log
 from panoseg.training.photograph_splits import ScoredPhotograph, collate_scored

@@ -20,6 +20,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+
 VIEWS = 8
 """Views of a square: four quarter turns, each as it is and mirrored."""
 _SAME_IOU = 0.5
