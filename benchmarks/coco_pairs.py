@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from panoseg.metrics.coco_files import evaluate_coco
+from panoseg.coco.evaluate import evaluate_coco
+from panoseg.coco.png import usable_cores
 from panoseg.metrics.panoptic_quality import panoptic_quality
-from panoseg.panoptic.coco_images import usable_cores
 
 HEIGHT, WIDTH, SEGMENTS, CLASSES = 480, 640, 20, 30
 

@@ -12,8 +12,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panoseg.metrics.average_precision import DetectionMatches, average_precision, match_image
-from panoseg.panoptic.coco_masks import encode_mask, mask_box
+from panoseg.coco.average_precision import DetectionMatches, average_precision, match_image
+from panoseg.coco.masks import encode_mask, mask_box
 
 CLASSES = [2, 5, 9]
 SIDE = 120

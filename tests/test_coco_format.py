@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panoseg.classes import PASTIS
+from panoseg.coco import json as coco_json
+from panoseg.coco.categories import category_rows, class_table
+from panoseg.coco.evaluate import coco_counts
+from panoseg.coco.format import CocoAnnotations, segments_info, write_coco
+from panoseg.coco.png import colours_to_ids, ids_to_colours
 from panoseg.errors import OutputError, PanopticFormatError
-from panoseg.metrics.coco_files import coco_counts
 from panoseg.metrics.panoptic_quality import panoptic_quality
-from panoseg.panoptic import coco_json
-from panoseg.panoptic.coco import CocoAnnotations, segments_info, write_coco
-from panoseg.panoptic.coco_categories import category_rows, class_table
-from panoseg.panoptic.coco_png import colours_to_ids, ids_to_colours
 from panoseg.panoptic.panoptic import Panoptic
 
 PICTURE = Panoptic.from_maps(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as library
 
+from panoseg.coco.masks import check_size, decode_mask, encode_mask, mask_box, run_lengths
 from panoseg.errors import PanopticFormatError
-from panoseg.panoptic.coco_masks import check_size, decode_mask, encode_mask, mask_box, run_lengths
 
 
 @st.composite

@@ -17,19 +17,17 @@ from PIL import Image
 from coco_classes import TABLE
 from panoseg.classes import ClassTable
 from panoseg.cli import main
+from panoseg.coco import convert as coco_conversions
+from panoseg.coco import png as coco_images
+from panoseg.coco.categories import category_rows
+from panoseg.coco.convert import ConvertOptions, convert_coco
+from panoseg.coco.evaluate import coco_counts, evaluate_coco
+from panoseg.coco.format import CocoAnnotations, coloured_ids, write_coco
+from panoseg.coco.masks import decode_mask, encode_mask
+from panoseg.coco.merge import merge_coco
+from panoseg.coco.png import over_images, png_name, read_ids
 from panoseg.errors import ConfigError, OutputError, PanopticFormatError
-from panoseg.metrics.coco_files import coco_counts, evaluate_coco
 from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, panoptic_quality
-from panoseg.panoptic import coco_conversions, coco_images
-from panoseg.panoptic.coco import CocoAnnotations, write_coco
-from panoseg.panoptic.coco_categories import category_rows
-from panoseg.panoptic.coco_colours import coloured_ids
-from panoseg.panoptic.coco_conversions import ConvertOptions
-from panoseg.panoptic.coco_convert import convert_coco
-from panoseg.panoptic.coco_images import over_images
-from panoseg.panoptic.coco_masks import decode_mask, encode_mask
-from panoseg.panoptic.coco_merge import merge_coco
-from panoseg.panoptic.coco_png import png_name, read_ids
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
 

@@ -8,10 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseg.panoptic.coco import CocoAnnotations
-from panoseg.panoptic.coco_categories import category_rows
-from panoseg.panoptic.coco_masks import encode_mask
-from panoseg.panoptic.coco_merge import merge_coco
+from panoseg.coco.categories import category_rows
+from panoseg.coco.format import CocoAnnotations
+from panoseg.coco.masks import encode_mask
+from panoseg.coco.merge import merge_coco
 from test_things_and_stuff import STUFF, TABLE, one, scene
 
 seeds = st.integers(0, 2**32 - 1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
-from panoseg.metrics.coco_files import coco_counts
+from panoseg.coco.evaluate import coco_counts
 from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, panoptic_quality, patch_counts
 from panoseg.metrics.tables import panoptic_table
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments

@@ -16,6 +16,7 @@ from PIL import Image
 
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cli import main
+from panoseg.coco.format import CocoAnnotations
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photograph_files import read_photograph
 from panoseg.data.samples import Normalisation
@@ -23,7 +24,6 @@ from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
 from panoseg.models.build import build_model
 from panoseg.models.configs.utae import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
-from panoseg.panoptic.coco import CocoAnnotations
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import segment
 from panoseg.photo.find import Source, find_photographs, unique_names

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from panoseg.cli import main
+from panoseg.coco.format import CocoAnnotations
 from panoseg.data.coco import CocoDataset
 from panoseg.data.simulated_photographs import scene, things
 from panoseg.data.simulated_photographs.classes import BALL, SIMULATED_PHOTOGRAPHS, STAR, STUFF, THINGS
@@ -21,7 +22,6 @@ from panoseg.data.simulated_photographs.scene import simulate_photograph
 from panoseg.data.simulated_photographs.shapes import distance
 from panoseg.data.simulated_photographs.write import write_photographs
 from panoseg.errors import ConfigError, OutputError, PanosegError
-from panoseg.panoptic.coco import CocoAnnotations
 
 SIZE = (48, 64)
 CLEAN = PhotographOptions(crowds=0.0, smudges=0.0)

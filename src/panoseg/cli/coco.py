@@ -51,8 +51,8 @@ def evaluate(
         json: Write the scores to this file too.
         processes: Processes; by default as many as there is work for, at most one a core.
     """
+    from panoseg.coco.evaluate import evaluate_coco
     from panoseg.files import check_writable, write_json
-    from panoseg.metrics.coco_files import evaluate_coco
     from panoseg.metrics.panoptic_quality import panoptic_quality
     from panoseg.metrics.tables import panoptic_table
 
@@ -97,7 +97,7 @@ def merge(
         stuff_area: Stuff that has fewer pixels left in an image is left out.
         processes: Processes; by default as many as there is work for, at most one a core.
     """
-    from panoseg.panoptic.coco_merge import merge_coco
+    from panoseg.coco.merge import merge_coco
     from panoseg.panoptic.merge import MergeThresholds
 
     thresholds = MergeThresholds(score, overlap, stuff_area)
@@ -140,8 +140,7 @@ def convert(
         void: Class that means void in two channels.
         processes: Processes; by default as many as there is work for, at most one a core.
     """
-    from panoseg.panoptic.coco_conversions import ConvertOptions
-    from panoseg.panoptic.coco_convert import convert_coco
+    from panoseg.coco.convert import ConvertOptions, convert_coco
 
     options = ConvertOptions(things_only, things_as, colours, void)
     written = convert_coco(source, to, out, folder=folder, categories_json=categories, options=options, processes=processes)

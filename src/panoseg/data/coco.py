@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from panoseg.classes import ClassTable
+from panoseg.coco.format import CocoAnnotation, CocoAnnotations
+from panoseg.coco.json import CocoJson, ImageId, about
+from panoseg.coco.png import png_name
 from panoseg.data.coco_records import CocoRecord, CocoRecords
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photograph_files import read_bytes
 from panoseg.errors import DatasetError
-from panoseg.panoptic.coco import CocoAnnotation, CocoAnnotations
-from panoseg.panoptic.coco_json import CocoJson, ImageId, about
-from panoseg.panoptic.coco_png import png_name
 
 _PREFIX = "panoptic_"
 

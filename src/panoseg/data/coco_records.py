@@ -16,15 +16,15 @@ import torch
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
+from panoseg.coco.format import CocoAnnotation, CocoPicture
+from panoseg.coco.json import ImageId, about, read_row
+from panoseg.coco.masks import MOST_PIXELS, decode_mask, detection_row
+from panoseg.coco.png import decode_ids
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photograph_files import decode_photograph
 from panoseg.data.photograph_views import View, choose_view
 from panoseg.data.photographs import VOID, Objects, Photograph
 from panoseg.errors import DatasetError, PanopticFormatError
-from panoseg.panoptic.coco import CocoAnnotation, CocoPicture
-from panoseg.panoptic.coco_json import ImageId, about, read_row
-from panoseg.panoptic.coco_masks import MOST_PIXELS, decode_mask, detection_row
-from panoseg.panoptic.coco_png import decode_ids
 from panoseg.panoptic.panoptic import Panoptic
 
 _LARGEST_NUMBER = 2**53

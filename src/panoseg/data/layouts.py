@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
+from panoseg.coco.categories import read_categories
+from panoseg.coco.json import CocoJson
 from panoseg.data import pastis_metadata, s2tsczcrop_files
 from panoseg.data.coco import CocoDataset, find_splits
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
@@ -18,8 +20,6 @@ from panoseg.data.samples import Normalisation
 from panoseg.data.shard_index import INDEX, ShardIndex
 from panoseg.data.shards import CocoShards
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.panoptic.coco_categories import read_categories
-from panoseg.panoptic.coco_json import CocoJson
 
 Policy = Literal["train", "published"]
 

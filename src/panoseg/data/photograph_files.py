@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from panoseg.coco.masks import MOST_PIXELS, check_size
 from panoseg.errors import DatasetError, PanopticFormatError
-from panoseg.panoptic.coco_masks import MOST_PIXELS, check_size
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from panoseg.classes import ClassTable
+from panoseg.coco.categories import class_table
+from panoseg.coco.json import ImageId, about
+from panoseg.coco.png import png_name
 from panoseg.data.places import Place, joined, read_file
 from panoseg.errors import DatasetError, PanopticFormatError
-from panoseg.panoptic.coco_categories import class_table
-from panoseg.panoptic.coco_json import ImageId, about
-from panoseg.panoptic.coco_png import png_name
 
 INDEX = "index.json"
 VERSION = 1

@@ -15,13 +15,13 @@ from itertools import accumulate
 from typing import Any
 
 from panoseg.classes import ClassTable
+from panoseg.coco.json import about, read_row
 from panoseg.data.coco import check_classes, full_name
 from panoseg.data.coco_records import CocoRecord, CocoRecords
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.places import Place, joined, read_part, size_of
 from panoseg.data.shard_index import INDEX, Shard, ShardIndex
 from panoseg.errors import DatasetError, PanopticFormatError
-from panoseg.panoptic.coco_json import about, read_row
 
 IDS_ENDING, ABOUT_ENDING = "panoptic.png", "json"
 

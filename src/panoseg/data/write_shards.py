@@ -13,6 +13,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from panoseg.coco.categories import category_rows
+from panoseg.coco.json import read_row
+from panoseg.coco.png import IMAGE_SUFFIXES, over_images, usable_cores
 from panoseg.data.coco import CocoDataset, check_classes, find_splits
 from panoseg.data.coco_records import CocoRecord
 from panoseg.data.photograph_config import PhotographConfig
@@ -21,10 +24,6 @@ from panoseg.data.shard_index import BLOCK, INDEX, Shard, ShardIndex
 from panoseg.data.shards import ABOUT_ENDING, IDS_ENDING
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 from panoseg.files import atomic, new_folder
-from panoseg.panoptic.coco_categories import category_rows
-from panoseg.panoptic.coco_images import over_images, usable_cores
-from panoseg.panoptic.coco_json import read_row
-from panoseg.panoptic.coco_png import IMAGE_SUFFIXES
 from panoseg.progress import track
 
 _MOST_SHARDS = 100_000

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePath
 
+from panoseg.coco.png import IMAGE_SUFFIXES
 from panoseg.errors import DatasetError, PanosegError
-from panoseg.panoptic.coco_png import IMAGE_SUFFIXES
 
 _ODD = re.compile(r"[\x00-\x1f\x7f:\\\ud800-\udfff]")
 """What may stand in the name of a file here, but not in one on any disk, in a line, or in UTF-8."""

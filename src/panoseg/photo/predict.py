@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from panoseg.classes import ClassTable
+from panoseg.coco.masks import MOST_PIXELS
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photograph_views import choose_view
 from panoseg.errors import ConfigError, DatasetError, WeightsError
@@ -23,7 +24,6 @@ from panoseg.models.outputs import PhotographOutput
 from panoseg.models.photograph_merging import panoptics, two_models
 from panoseg.models.photograph_network import AnyPhotographNetwork
 from panoseg.models.weights import CARD, Weights, load_weights
-from panoseg.panoptic.coco_masks import MOST_PIXELS
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions

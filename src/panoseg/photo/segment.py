@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from panoseg.classes import ClassTable
+from panoseg.coco.categories import category_rows
+from panoseg.coco.format import coloured_rows
+from panoseg.coco.png import write_ids
 from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, new_folder
-from panoseg.panoptic.coco_categories import category_rows
-from panoseg.panoptic.coco_colours import coloured_rows
-from panoseg.panoptic.coco_png import write_ids
 from panoseg.panoptic.draw import overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.find import Source

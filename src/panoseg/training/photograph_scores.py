@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from panoseg.classes import ClassTable, SegmentClass
+from panoseg.coco.average_precision import AveragePrecision, DetectionMatches, Row, average_precision, match_image
 from panoseg.data.photographs import VOID
-from panoseg.metrics.average_precision import AveragePrecision, DetectionMatches, Row, average_precision, match_image
 from panoseg.metrics.confusion import ConfusionScores, confusion_matrix, confusion_scores
 from panoseg.metrics.panoptic_quality import PanopticCounts, PanopticQuality, coco_patch_counts, panoptic_quality
 from panoseg.metrics.tables import panoptic_table, percent, render_table

@@ -12,6 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from panoseg.coco.categories import category_rows
+from panoseg.coco.format import coloured_ids, segments_info
+from panoseg.coco.json import write_rows
+from panoseg.coco.masks import detection_row
+from panoseg.coco.png import write_ids
 from panoseg.data.pastis_metadata import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.data.simulated_photographs.classes import SIMULATED_PHOTOGRAPHS
@@ -19,12 +24,6 @@ from panoseg.data.simulated_photographs.options import PhotographOptions
 from panoseg.data.simulated_photographs.scene import SimulatedPhotograph, check_photograph_size, simulate_photograph
 from panoseg.errors import ConfigError
 from panoseg.files import atomic
-from panoseg.panoptic.coco import segments_info
-from panoseg.panoptic.coco_categories import category_rows
-from panoseg.panoptic.coco_colours import coloured_ids
-from panoseg.panoptic.coco_json import write_rows
-from panoseg.panoptic.coco_masks import detection_row
-from panoseg.panoptic.coco_png import write_ids
 
 SPLITS = ("train", "val")
 _EVERY = 5

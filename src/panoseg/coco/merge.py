@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from panoseg.classes import ClassTable, Kind
+from panoseg.coco.categories import class_table, kind_of_row, kinds_by_id, read_categories
+from panoseg.coco.format import Form, Rows, Written, claim_name, coloured_rows, write_dataset
+from panoseg.coco.json import CocoJson, ImageId, about, read_row
+from panoseg.coco.masks import check_size, decode_mask
+from panoseg.coco.png import png_name, write_ids
 from panoseg.errors import PanopticFormatError, PanosegError
-from panoseg.panoptic.coco import claim_name
-from panoseg.panoptic.coco_categories import class_table, kind_of_row, kinds_by_id, read_categories
-from panoseg.panoptic.coco_colours import coloured_rows
-from panoseg.panoptic.coco_json import CocoJson, ImageId, about, read_row
-from panoseg.panoptic.coco_masks import check_size, decode_mask
-from panoseg.panoptic.coco_output import Form, Rows, Written, write_dataset
-from panoseg.panoptic.coco_png import png_name, write_ids
 from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, paint
 
 

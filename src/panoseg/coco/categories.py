@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from panoseg.classes import ClassTable, Kind, SegmentClass
+from panoseg.coco.json import CocoJson, about, whole_number
 from panoseg.errors import PanopticFormatError
-from panoseg.panoptic.coco_json import CocoJson, about, whole_number
 
 _HIGHEST_CATEGORY = 2**16 - 1
 _GREY = (128, 128, 128)

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from panoseg.classes import ClassTable
+from panoseg.coco.format import CocoAnnotation, CocoAnnotations, wrong_areas
+from panoseg.coco.json import ImageId, about
+from panoseg.coco.png import over_images, read_colours
 from panoseg.errors import PanopticFormatError, PanosegError
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
@@ -25,10 +28,6 @@ from panoseg.metrics.panoptic_quality import (
     panoptic_quality,
     scored_classes,
 )
-from panoseg.panoptic.coco import CocoAnnotation, CocoAnnotations, wrong_areas
-from panoseg.panoptic.coco_images import over_images
-from panoseg.panoptic.coco_json import ImageId, about
-from panoseg.panoptic.coco_png import read_colours
 from panoseg.panoptic.panoptic import Overlap, overlap_of_colours
 from panoseg.progress import track
 

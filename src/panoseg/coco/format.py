@@ -7,21 +7,25 @@ Shape suffixes: H W pixels, N segments.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, TypeVar
 
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.errors import PanopticFormatError
-from panoseg.files import new_folder, write_json
-from panoseg.panoptic.coco_categories import category_rows, class_table
-from panoseg.panoptic.coco_json import CocoJson, ImageId, about, read_row, whole_number
-from panoseg.panoptic.coco_png import HIGHEST_ID, png_name, read_ids, write_ids
+from panoseg.coco.categories import category_rows, class_table, colour_of
+from panoseg.coco.json import CocoJson, ImageId, about, read_row, whole_number, write_rows
+from panoseg.coco.png import HIGHEST_ID, over_images, png_name, read_ids, write_ids
+from panoseg.errors import OutputError, PanopticFormatError, PanosegError
+from panoseg.files import atomic, new_folder, write_json
 from panoseg.panoptic.panoptic import Panoptic, Segments, contradiction, kinds_of, present_segments
+from panoseg.progress import track
 
 _NOT_STATED = -1.0
 _LARGEST_NUMBER = 2**53
@@ -238,3 +242,110 @@ def _number(row: Mapping[str, Any], key: str, default: float) -> float:
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
         raise ValueError(f"{key} {str(value)[:40]} of segment {row['id']} is no number")
     return float(value)
+
+
+_DISTANCE = 30
+
+
+def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
+    """An id for each segment, given their classes: 1 .. 2^24 - 1, all different.
+
+    The first segment of a class has the class's own colour, the others one near it. Colours of stuff are kept for stuff.
+
+    >>> table = ClassTable("two", (SegmentClass(1, "person", "#dc143c", "thing"), SegmentClass(2, "sky", "#000000", "stuff")))
+    >>> ids = coloured_ids([1, 2, 1], table)
+    >>> ids[0] == 0xDC + 256 * 0x14 + 65536 * 0x3C, len({0, *ids})
+    (True, 4)
+    """
+    random = Random(0)
+    own = {entry.id: colour_of(entry) for entry in table.classes}
+    kept = {(0, 0, 0)} | {own[id_] for id_ in table.ids("stuff")}
+    taken = {(0, 0, 0)}
+    ids = []
+    for class_id in class_ids:
+        colour = own[class_id]
+        is_stuff = table[class_id].kind == "stuff"
+        distance = _DISTANCE
+        while colour in taken or (colour in kept and not is_stuff):
+            red, green, blue = (min(255, max(0, value + random.randint(-distance, distance))) for value in own[class_id])
+            colour = (red, green, blue)
+            distance = min(distance + 1, 255)  # so that a colour is found, however many are taken
+        taken.add(colour)
+        ids.append(colour[0] + 256 * colour[1] + 65536 * colour[2])
+    return ids
+
+
+def coloured_rows(picture: Panoptic, table: ClassTable) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The rows of a picture's annotation and its raster (int32, H x W), both with coloured ids."""
+    ids = coloured_ids(picture.segments.class_ids.tolist(), table)
+    rows = [{**row, "id": id_} for row, id_ in zip(segments_info(picture), ids, strict=True)]
+    return rows, np.array([0, *ids], np.int32)[picture.position_HW]
+
+
+Job = TypeVar("Job")
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: the JSON, the number of images in it, a failure for each image that is not, and what is odd."""
+
+    path: Path
+    images: int
+    failures: tuple[PanosegError, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a dataset is written.
+
+    name: of the JSON and of the folder of pictures. pictures: whether there are any. numbered: whether rows get the ids 0, 1
+    and so on. key: under which the rows stand.
+    """
+
+    name: str
+    pictures: bool = True
+    numbered: bool = False
+    key: str = "annotations"
+
+
+def write_dataset(
+    out: Path,
+    form: Form,
+    head: Mapping[str, Any],
+    work: Callable[[Path, Job], Rows],
+    jobs: Iterable[Job],
+    count: int,
+    failures: list[PanosegError],
+    processes: int | None = None,
+) -> Written:
+    """Write ``out/name.json`` and ``out/name/``, in a new or empty folder.
+
+    work: writes the picture of a job into the folder that it is given, and returns the rows of its annotation. failures: those
+    met so far; ``jobs`` may add to them while it is walked through. Where no image can be done, the first failure is raised
+    and nothing is written.
+    """
+    new_folder(out)
+    done = number = 0
+    path = out / f"{form.name}.json"
+    with ExitStack() as stack:
+        write = stack.enter_context(write_rows(path, head, form.key))
+        folder = out
+        if form.pictures:
+            folder = stack.enter_context(atomic(out / form.name))
+            folder.mkdir()
+        results = over_images(functools.partial(work, folder), jobs, count, processes)
+        for result in track(results, "images", count):
+            if isinstance(result, OutputError):  # a full disk is no matter of one image
+                raise result
+            if isinstance(result, PanosegError):
+                failures.append(result)
+                continue
+            done += 1
+            for row in result:
+                write({**row, "id": number} if form.numbered else row)
+                number += 1
+        if failures and not done:
+            raise failures[0]
+    return Written(path, done, tuple(failures))
