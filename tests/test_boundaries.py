@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from panoseg.data.boundaries import class_boundaries, classes_in_reach
+from panoseg.metrics.confusion import class_boundaries, classes_in_reach
 
 
 @pytest.mark.parametrize("neighbours", [4, 8])

@@ -13,7 +13,7 @@ from torch import nn
 from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation, Sample
 from panoseg.errors import DatasetError
-from panoseg.metrics.regions import REGIONS, PixelCounts, pixel_counts
+from panoseg.metrics.confusion import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.config import TrainConfig
 from panoseg.training.loop import make_fabric

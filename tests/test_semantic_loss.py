@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
-from panoseg.data.boundaries import class_boundaries
 from panoseg.errors import ConfigError
+from panoseg.metrics.confusion import class_boundaries
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.loss_config import SemanticLossConfig
 from panoseg.training.semantic_loss import SemanticLoss

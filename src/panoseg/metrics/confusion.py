@@ -1,21 +1,67 @@
-"""Scores of classified pixels, from a confusion matrix.
+"""Boundaries of classes, made on the fly from labels.
 
-Source of the "published" variant: VSainteuf/utae-paps @ 987874e, src/learning/miou.py.
-
-Shape suffixes: K classes; the first of two K is the true class, the second the predicted one.
+Source: Many98/Crop2Seg @ aee7827, src/learning/utils.py (``get_dilated``) and smooth_loss.py; here a boundary needs no map for
+each class, and labels may have any value. Shape suffixes: B batch, H W pixels, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from panoseg.errors import DatasetError
+
+Neighbours = Literal[4, 8]
+
+_SIDES = ((0, 1), (1, 0))
+_CORNERS = ((1, 1), (1, -1))
+
+
+def class_boundaries(classes_BHW: Tensor, neighbours: Neighbours = 4) -> Tensor:
+    """Pixels that have a neighbour of another class: bool, B x H x W. What lies outside of an image is no neighbour.
+
+    classes_BHW: integers of any value. neighbours: 4 (beside, above, below) or 8 (also at the corners).
+
+    >>> class_boundaries(torch.tensor([[[1, 1, 1], [1, 1, 2], [1, 1, 2]]])).int().tolist()
+    [[[0, 0, 1], [0, 1, 1], [0, 1, 1]]]
+    """
+    boundary_BHW = torch.zeros_like(classes_BHW, dtype=torch.bool)
+    for one, other in _pairs(neighbours):
+        differ = classes_BHW[..., *one] != classes_BHW[..., *other]
+        boundary_BHW[..., *one] |= differ
+        boundary_BHW[..., *other] |= differ
+    return boundary_BHW
+
+
+def classes_in_reach(classes_BHW: Tensor, count: int, neighbours: Neighbours = 4) -> Tensor:
+    """Which classes a pixel or one of its neighbours has: bool, B x K x H x W.
+
+    classes_BHW: int64, 0..K-1. count: number of classes K. neighbours: as in ``class_boundaries``.
+    """
+    own_BKHW = F.one_hot(classes_BHW, count).movedim(-1, 1).bool()
+    reach_BKHW = own_BKHW.clone()
+    for one, other in _pairs(neighbours):
+        reach_BKHW[..., *one] |= own_BKHW[..., *other]
+        reach_BKHW[..., *other] |= own_BKHW[..., *one]
+    return reach_BKHW
+
+
+def _pairs(neighbours: Neighbours) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Windows of pixels and of their neighbours, a pair for two opposite directions."""
+    steps = _SIDES if neighbours == 4 else (*_SIDES, *_CORNERS)
+    return [((_window(-down), _window(-right)), (_window(down), _window(right))) for down, right in steps]
+
+
+def _window(step: int) -> slice:
+    """All rows but the first (step 1), all but the last (-1), or all (0)."""
+    return slice(max(step, 0), min(step, 0) or None)
+
 
 Variant = Literal["strict", "published"]
 
@@ -106,3 +152,74 @@ def confusion_scores(matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()
     accuracy = float(right.sum() / max(int(matrix_KK.sum()), 1))
     precision_K, recall_K = ratio(right, of_predicted), ratio(right, of_true)
     return ConfusionScores(accuracy, mean(iou_K), mean(f1_K), iou_K, precision_K, recall_K, f1_K, of_true, matrix_KK)
+
+
+Region = Literal["all", "boundary", "interior"]
+REGIONS: tuple[Region, ...] = get_args(Region)
+
+
+@dataclass(frozen=True, eq=False)
+class RegionScores:
+    """Scores of the pixels of one region.
+
+    scores: of the best class of each pixel. best_two: a pixel is right where its best class is, or its second best. published:
+    of the best class, by the published meter, which also leaves out pixels that were predicted as an ignored class.
+    """
+
+    scores: ConfusionScores
+    best_two: ConfusionScores
+    published: ConfusionScores
+
+
+@dataclass(frozen=True, eq=False)
+class PixelCounts:
+    """Pixels by region, choice, true and predicted class; counts of several batches add up.
+
+    matrix_RCKK: int64. edge_22: int64, pixels by whether they lie on a boundary and whether the network's boundary head says
+    so; zero without such a head.
+    """
+
+    matrix_RCKK: Tensor
+    edge_22: Tensor
+
+    @classmethod
+    def zero(cls, classes: int, device: torch.device | str = "cpu") -> PixelCounts:
+        """No pixels."""
+        matrix_RCKK = torch.zeros((2, 2, classes, classes), dtype=torch.int64, device=device)
+        return cls(matrix_RCKK, torch.zeros((2, 2), dtype=torch.int64, device=device))
+
+    def __add__(self, other: PixelCounts) -> PixelCounts:
+        return PixelCounts(self.matrix_RCKK + other.matrix_RCKK, self.edge_22 + other.edge_22)
+
+    def scores(self, region: Region, ignored: tuple[int, ...]) -> RegionScores:
+        """Scores of a region. ignored: classes whose true pixels are left out."""
+        chosen = {"all": slice(None), "boundary": slice(0, 1), "interior": slice(1, 2)}[region]
+        best_KK, two_KK = self.matrix_RCKK[chosen].sum(0)
+        strict, two = (confusion_scores(leave_out(matrix_KK, ignored), ignored) for matrix_KK in (best_KK, two_KK))
+        published = confusion_scores(leave_out(best_KK, ignored, "published"), ignored)
+        return RegionScores(strict, two, published)
+
+    def edge_scores(self) -> ConfusionScores | None:
+        """Scores of a boundary head; None without one."""
+        return confusion_scores(self.edge_22) if self.edge_22.any() else None
+
+
+def pixel_counts(logits_BKHW: Tensor, boundary_B2HW: Tensor | None, classes_BHW: Tensor) -> PixelCounts:
+    """Count a batch.
+
+    logits_BKHW: scores of classes. boundary_B2HW: scores of inside and boundary, or None. classes_BHW: the truth. Raises
+    ``DatasetError`` for a class outside 0..K-1.
+    """
+    count, edge_BHW = logits_BKHW.shape[1], class_boundaries(classes_BHW)
+    best_BHW = logits_BKHW.argmax(1)
+    best_two_B2HW = logits_BKHW.topk(min(2, count), dim=1).indices
+    two_BHW = torch.where(best_two_B2HW[:, -1] == classes_BHW, best_two_B2HW[:, -1], best_two_B2HW[:, 0])
+    matrices = [
+        confusion_matrix(classes_BHW[region_BHW], chosen_BHW[region_BHW], count)
+        for region_BHW in (edge_BHW, ~edge_BHW)
+        for chosen_BHW in (best_BHW, two_BHW)
+    ]
+    matrix_RCKK = torch.stack(matrices).unflatten(0, (2, 2))
+    if boundary_B2HW is None:
+        return PixelCounts(matrix_RCKK, matrix_RCKK.new_zeros((2, 2)))
+    return PixelCounts(matrix_RCKK, confusion_matrix(edge_BHW.long(), boundary_B2HW.argmax(1), 2))

@@ -15,7 +15,7 @@ from panoseg.data.places import Place
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
-from panoseg.metrics.regions import Region
+from panoseg.metrics.confusion import Region
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
 from panoseg.panoptic.tta import VIEWS
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model

@@ -9,9 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.metrics.confusion import ConfusionScores
+from panoseg.metrics.confusion import ConfusionScores, Region, RegionScores
 from panoseg.metrics.panoptic_quality import PanopticQuality
-from panoseg.metrics.regions import Region, RegionScores
 from panoseg.metrics.tables import confusion_table, panoptic_table, percent, render_table
 
 

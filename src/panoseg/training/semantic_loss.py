@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.boundaries import class_boundaries, classes_in_reach
 from panoseg.errors import ConfigError
+from panoseg.metrics.confusion import class_boundaries, classes_in_reach
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.loss_config import SemanticLossConfig
 

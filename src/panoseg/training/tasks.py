@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
-from panoseg.metrics.confusion import confusion_matrix, confusion_scores
+from panoseg.metrics.confusion import REGIONS, PixelCounts, confusion_matrix, confusion_scores, pixel_counts
 from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
-from panoseg.metrics.regions import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig, looks_at_photographs
 from panoseg.models.outputs import SemanticOutput
