@@ -16,9 +16,9 @@ from rasterio.features import rasterize
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.profiles import parcel_profiles
-from panoseg.data.simulation import SimulationOptions, simulate_season
 from panoseg.imagery.bands import PASTIS_BANDS, SCENE_CLASSIFICATION
 from panoseg.maps.read_parcels import read_parcels
+from panoseg.simulation import SimulationOptions, simulate_season
 
 _SMALLEST = 12  # pixels
 _CLEAR_GROUND = (4, 5, 6, 7)  # vegetation, bare, water, unclassified

@@ -27,9 +27,9 @@ import zarr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from panoseg.data.simulation.cube import simulate_cube
-from panoseg.data.simulation.options import SimulationOptions
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.simulation.cube import simulate_cube
+from panoseg.simulation.options import SimulationOptions
 
 _PIECE = 1280
 _CHUNK = 512

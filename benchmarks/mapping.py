@@ -20,12 +20,12 @@ import numpy as np
 import torch
 
 from panoseg.data.samples import Normalisation
-from panoseg.data.simulation.cube import simulate_cube
-from panoseg.data.simulation.options import SimulationOptions
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.models.build import build_model, initialise
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
+from panoseg.simulation.cube import simulate_cube
+from panoseg.simulation.options import SimulationOptions
 
 _PIECE = 256
 _GIB = 1024**2  # ru_maxrss counts kibibytes

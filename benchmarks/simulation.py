@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 
-from panoseg.data.simulation import SimulationOptions, simulate_season
+from panoseg.simulation import SimulationOptions, simulate_season
 
 SIZE, DATES, GOAL_S = (128, 128), 43, 0.5
 

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from panoseg.classes import PASTIS
-from panoseg.data.simulation import Season, SimulationOptions, simulate_season
-from panoseg.data.simulation.calendar import season_start
-from panoseg.data.simulation.regions import REGIONS
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.simulation import Season, SimulationOptions, simulate_season
+from panoseg.simulation.options import REGIONS
+from panoseg.simulation.season import season_start
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -15,11 +15,11 @@ from panoseg.app.layers import write_layers
 from panoseg.app.official_files import compare_with_register
 from panoseg.classes import PASTIS
 from panoseg.cube.window import Window
-from panoseg.data.simulation.cube import simulate_cube
-from panoseg.data.simulation.options import SimulationOptions
 from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
 from panoseg.maps.rasters import SEGMENTS, PlainRaster, write_class_raster, write_cog
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
+from panoseg.simulation.cube import simulate_cube
+from panoseg.simulation.options import SimulationOptions
 
 SIDE, HALF = 48, 24
 PARCEL_HA = 5.76

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from panoseg.data.photograph_config import PhotographConfig
-from panoseg.data.simulated_photographs.options import PhotographOptions
-from panoseg.data.simulated_photographs.write import write_photographs
+from panoseg.simulation.photograph_options import PhotographOptions
+from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training.config import OptimiserConfig, TrainConfig
 from photograph_networks import mask_rcnn, panoptic_fpn, pspnet
 

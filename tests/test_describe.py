@@ -15,8 +15,8 @@ from panoseg.cli import main
 from panoseg.data.describe import choose_patches, open_labelled, parcels_of, summarise
 from panoseg.data.profiles import NdviCounts, Profiles, find_clouds, parcel_profiles
 from panoseg.data.samples import Sample
-from panoseg.data.simulated_photographs.write import write_photographs
 from panoseg.errors import ConfigError
+from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training import dataset_pictures
 from panoseg.training.dataset_pictures import dates_by_month, draw_calendar, draw_classes, draw_ndvi, draw_patches
 from panoseg.training.describe import summary_text

@@ -13,12 +13,12 @@ from PIL import Image
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample
-from panoseg.data.simulated_photographs.write import write_photographs
 from panoseg.errors import OutputError, WeightsError
 from panoseg.models.build import build_model
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
+from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training.config import TrainConfig
 from panoseg.training.pictures import Comparison, clear_near_midsummer, draw_comparison, draw_curves, true_colour
 from panoseg.training.run import start

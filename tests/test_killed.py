@@ -39,7 +39,7 @@ MOMENTS = {
 _DRIVER = """
 import json, os, signal, sys
 import dask.array, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
-import panoseg.data.simulation.cube, panoseg.data.simulation.write, panoseg.maps.mapping, panoseg.register.dataset
+import panoseg.simulation.cube, panoseg.simulation.write, panoseg.maps.mapping, panoseg.register.dataset
 from panoseg.cli import main
 from panoseg.maps import predict
 

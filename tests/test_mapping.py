@@ -27,7 +27,6 @@ from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window
-from panoseg.data.simulation.cube import simulate_cube
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.maps import mapping, outputs, predict
@@ -45,6 +44,7 @@ from panoseg.models.date_encoding import day_of_year
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic
+from panoseg.simulation.cube import simulate_cube
 from seams import seams, tile_lines
 
 SMALL = MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03)

@@ -21,13 +21,13 @@ from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.coco import CocoDataset
 from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photographs import mask_boxes
-from panoseg.data.simulated_photographs.classes import SIMULATED_PHOTOGRAPHS, SKY
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
 from panoseg.models.config import fit_to_classes
 from panoseg.models.labels import Labels
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS, SKY
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS

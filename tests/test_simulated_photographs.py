@@ -15,13 +15,12 @@ from PIL import Image
 from panoseg.cli import main
 from panoseg.coco.format import CocoAnnotations
 from panoseg.data.coco import CocoDataset
-from panoseg.data.simulated_photographs import scene, things
-from panoseg.data.simulated_photographs.classes import BALL, SIMULATED_PHOTOGRAPHS, STAR, STUFF, THINGS
-from panoseg.data.simulated_photographs.options import PhotographOptions
-from panoseg.data.simulated_photographs.scene import simulate_photograph
-from panoseg.data.simulated_photographs.shapes import distance
-from panoseg.data.simulated_photographs.write import write_photographs
 from panoseg.errors import ConfigError, OutputError, PanosegError
+from panoseg.simulation import photographs as scene
+from panoseg.simulation import photographs as things
+from panoseg.simulation.photograph_options import BALL, SIMULATED_PHOTOGRAPHS, STAR, STUFF, THINGS, PhotographOptions
+from panoseg.simulation.photographs import distance, simulate_photograph
+from panoseg.simulation.write_photographs import write_photographs
 
 SIZE = (48, 64)
 CLEAN = PhotographOptions(crowds=0.0, smudges=0.0)
@@ -344,7 +343,7 @@ def test_an_interrupted_simulation_is_completed_to_the_same_bytes(tmp_path, monk
         return simulate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("panoseg.data.simulated_photographs.write.simulate_photograph", stopping)
+        patch.setattr("panoseg.simulation.write_photographs.simulate_photograph", stopping)
         with pytest.raises(KeyboardInterrupt):
             write_photographs(tmp_path / "data", 7, SMALL, 2, workers=1)
     assert len(list((tmp_path / "data" / "train").iterdir())) == 3

@@ -12,20 +12,18 @@ import pytest
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation
-from panoseg.data.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis, write_s2tsczcrop
-from panoseg.data.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
-from panoseg.data.simulation.calendar import SEASON_DAYS, acquisition_days, season_start
-from panoseg.data.simulation.cover import Climate
-from panoseg.data.simulation.landscape import Landscape, make_landscape
-from panoseg.data.simulation.materials import CORN, MEADOW, RAPESEED, VOID, WHEAT, Material
-from panoseg.data.simulation.noise import fractal_noise, smooth_noise
-from panoseg.data.simulation.phenology import Phenology, first_of_parcel
-from panoseg.data.simulation.regions import REGIONS
-from panoseg.data.simulation.sensor import footprints, interpolate, pool, repeat, shift
-from panoseg.data.simulation.spectra import make_surfaces
-from panoseg.data.simulation.write_czech import CZECH_CLASS, set_of
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis, write_s2tsczcrop
+from panoseg.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
+from panoseg.simulation.landscape import Landscape, make_landscape
+from panoseg.simulation.noise import fractal_noise, smooth_noise
+from panoseg.simulation.options import CORN, MEADOW, RAPESEED, REGIONS, VOID, WHEAT, Material
+from panoseg.simulation.phenology import Climate, Phenology, first_of_parcel
+from panoseg.simulation.scene import make_surfaces
+from panoseg.simulation.season import SEASON_DAYS, acquisition_days, season_start
+from panoseg.simulation.sensor import footprints, interpolate, pool, repeat, shift
+from panoseg.simulation.write import CZECH_CLASS, set_of
 
 RED, BLUE, INFRARED = (PASTIS_BANDS.index(band) for band in ("B04", "B02", "B08"))
 SMALL = (32, 32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from panoseg.cli import main
-from panoseg.data.simulated_photographs.write import write_photographs
+from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training.config import TrainConfig
 from panoseg.training.run import start
 from photograph_networks import panoptic_fpn

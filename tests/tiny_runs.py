@@ -10,10 +10,10 @@ import numpy as np
 from panoseg.data.pastis import PastisDataset
 from panoseg.data.s2tsczcrop import write_samples
 from panoseg.data.s2tsczcrop_files import CzechPatch
-from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.write import write_pastis
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.utae import UtaeConfig
+from panoseg.simulation.options import SimulationOptions
+from panoseg.simulation.write import write_pastis
 from panoseg.training.experiments import EXPERIMENTS
 from small_pastis import write_small_pastis
 

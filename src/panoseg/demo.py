@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from panoseg.data.simulation.cube import write_cube
 from panoseg.files import new_folder
 from panoseg.maps.mapping import MapResult, map_cube
 from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights, default_weights, load_weights
+from panoseg.simulation.cube import write_cube
 
 # Seeds of training count up from 0 and stay far below.
 _FIRST_SEED = 1_000_000

@@ -58,7 +58,7 @@ class Estimates:
         source = request.source
         if isinstance(source, SampleSource):
             from panoseg.app.stages import SAMPLE_SEEDS
-            from panoseg.data.simulation.season import planned_dates
+            from panoseg.simulation.season import planned_dates
 
             planned = planned_dates(SAMPLE_SEEDS + source.seed, sample_options(source))
             scenes = tuple(SceneDate(day, round(100 * cover, 1)) for day, cover in planned)

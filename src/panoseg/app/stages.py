@@ -123,7 +123,7 @@ def _fetch(work: Work) -> None:
 
 
 def _simulate(work: Work, source: SampleSource) -> None:
-    from panoseg.data.simulation.cube import simulate_cube
+    from panoseg.simulation.cube import simulate_cube
 
     size = (source.size, source.size)
     cube, parcels = simulate_cube(size, SAMPLE_SEEDS + source.seed, sample_options(source))
@@ -136,7 +136,7 @@ def _simulate(work: Work, source: SampleSource) -> None:
 
 def sample_options(source: SampleSource) -> Any:
     """How the season of a sample is simulated."""
-    from panoseg.data.simulation.options import SimulationOptions
+    from panoseg.simulation.options import SimulationOptions
 
     return SimulationOptions(harvest_year=source.year)
 

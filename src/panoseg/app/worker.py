@@ -37,7 +37,7 @@ _PRELOADED = (
     "panoseg.app.egress",
     "panoseg.cube.fetch",
     "panoseg.maps.mapping",
-    "panoseg.data.simulation.cube",
+    "panoseg.simulation.cube",
     "panoseg.app.job_process",
     "panoseg.app.layers",
     "zarr.storage",

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from panoseg.data.simulated_photographs.options import PhotographOptions
-from panoseg.data.simulation.options import SimulationOptions
 from panoseg.errors import ConfigError
+from panoseg.simulation.options import SimulationOptions
+from panoseg.simulation.photograph_options import PhotographOptions
 
 
 def run(
@@ -71,7 +71,7 @@ def _check_cube(layout: str, of_datasets: bool) -> None:
 def _write_photographs(
     folder: Path, photographs: int, size: int, seed: int, workers: int | None, options: PhotographOptions
 ) -> None:
-    from panoseg.data.simulated_photographs.write import write_photographs
+    from panoseg.simulation.write_photographs import write_photographs
 
     write_photographs(folder, photographs, (size, size), seed, options, workers)
     print(f"{photographs} photographs of {size} x {size} pixels in {folder}")
@@ -91,18 +91,18 @@ def _write_dataset(
     if layout == "s2tsczcrop" and centres:
         raise ConfigError("--layout s2tsczcrop with --centres", "a dataset without parcels", "leave one of them out")
     if layout == "s2tsczcrop":
-        from panoseg.data.simulation.write_czech import write_s2tsczcrop
+        from panoseg.simulation.write import write_s2tsczcrop
 
         write_s2tsczcrop(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps)
     else:
-        from panoseg.data.simulation.write import write_pastis
+        from panoseg.simulation.write import write_pastis
 
         write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
     print(f"{patches} patches of {size} x {size} pixels in {folder}")
 
 
 def _write_cube(folder: Path, size: int, seed: int, options: SimulationOptions) -> None:
-    from panoseg.data.simulation.cube import write_cube
+    from panoseg.simulation.cube import write_cube
 
     write_cube(folder, (size, size), seed, options)
     print(f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'} --out MAP")

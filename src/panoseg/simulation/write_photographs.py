@@ -19,11 +19,10 @@ from panoseg.coco.masks import detection_row
 from panoseg.coco.png import write_ids
 from panoseg.data.pastis_metadata import read_json
 from panoseg.data.pieces import write_pieces
-from panoseg.data.simulated_photographs.classes import SIMULATED_PHOTOGRAPHS
-from panoseg.data.simulated_photographs.options import PhotographOptions
-from panoseg.data.simulated_photographs.scene import SimulatedPhotograph, check_photograph_size, simulate_photograph
 from panoseg.errors import ConfigError
 from panoseg.files import atomic
+from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS, PhotographOptions
+from panoseg.simulation.photographs import SimulatedPhotograph, check_photograph_size, simulate_photograph
 
 SPLITS = ("train", "val")
 _EVERY = 5

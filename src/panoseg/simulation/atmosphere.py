@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoseg.data.simulation.noise import fractal_noise
-from panoseg.data.simulation.options import SimulationOptions
+from panoseg.simulation.noise import fractal_noise
+from panoseg.simulation.options import SimulationOptions
 
 CLEAR, CLOUD, SHADOW, CIRRUS, SNOW = range(5)
 _CLOUD_SPECTRUM = np.array([0.96, 0.94, 0.97, 1.0, 1.05, 1.1, 1.1, 1.13, 0.0, 0.0], np.float32)

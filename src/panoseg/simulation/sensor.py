@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from panoseg.data.simulation.landscape import CELLS
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.simulation.landscape import CELLS
 
 FINE_BANDS = tuple(PASTIS_BANDS.index(band) for band in ("B02", "B03", "B04", "B08"))
 COARSE_BANDS = tuple(index for index in range(len(PASTIS_BANDS)) if index not in FINE_BANDS)

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoseg.data.simulation.materials import MEADOW, ORCHARD, VOID, Material
-from panoseg.data.simulation.noise import smooth_noise
-from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.regions import REGIONS, Region
+from panoseg.errors import DatasetError
+from panoseg.simulation.noise import smooth_noise
+from panoseg.simulation.options import MEADOW, ORCHARD, REGIONS, VOID, Material, Region, SimulationOptions
 
 CELLS = 3
 """Cells a pixel side."""
@@ -280,3 +279,106 @@ def region_of(options: SimulationOptions, rng: np.random.Generator) -> tuple[str
     """Name and description of the region asked for, or of one drawn."""
     name = options.region or str(rng.choice(list(REGIONS)))
     return name, REGIONS[name]
+
+
+_NARROW_PIXELS = 2.5
+_GAP_PIECE_M = 350
+
+
+def check_layout(parcels_HW: np.ndarray, classes_HW: np.ndarray | None, size: tuple[int, int]) -> None:
+    """Refuse a parcel map that cannot be a layout. Raises ``DatasetError``."""
+    if parcels_HW.shape != tuple(size) or not np.issubdtype(parcels_HW.dtype, np.integer):
+        raise DatasetError(
+            f"a parcel map of {parcels_HW.dtype} {parcels_HW.shape}",
+            f"integers of shape {tuple(size)}",
+            "give a map of that size",
+        )
+    if parcels_HW.min() < 0 or parcels_HW.max() > np.iinfo(np.int32).max:
+        raise DatasetError(
+            "a parcel map with ids outside int32 or below 0", "ids from 0 (none) to 2147483647", "renumber its parcels"
+        )
+    if classes_HW is not None and (classes_HW.shape != parcels_HW.shape or classes_HW.min() < 0 or classes_HW.max() > 19):
+        raise DatasetError(
+            "a class map of another shape or with ids outside 0..19", "PASTIS class ids", "map its classes first"
+        )
+
+
+def landscape_of_parcels(
+    parcels_HW: np.ndarray, classes_HW: np.ndarray | None, region: Region, options: SimulationOptions, rng: np.random.Generator
+) -> Landscape:
+    """The landscape of given parcels; their crops are drawn where ``classes_HW`` is None.
+
+    Narrow gaps between parcels become verges, tracks, roads or hedges; wide ones become woods, villages and grassland.
+    """
+    from scipy import ndimage
+
+    plan = Plan(parcels_HW.shape, region, options, rng)
+    free_HW = parcels_HW == 0
+    deep_HW = ndimage.distance_transform_edt(np.pad(free_HW, 3, mode="edge"))[3:-3, 3:-3] > _NARROW_PIXELS
+    wide_HW = ndimage.binary_dilation(deep_HW, iterations=2) & free_HW
+    _fill_wide(plan, np.flatnonzero(_fine(wide_HW)))
+    _fill_narrow(plan, np.flatnonzero(_fine(free_HW & ~wide_HW)))
+    names = _place_parcels(plan, parcels_HW, classes_HW)
+    drawn = plan.landscape(0)
+    return Landscape(
+        units_YX=drawn.units_YX,
+        material_U=drawn.material_U,
+        parcel_U=names[drawn.parcel_U],
+        angle_U=drawn.angle_U,
+        parcels_HW=parcels_HW.astype(np.int32),
+        classes_HW=drawn.classes_HW if classes_HW is None else classes_HW.astype(np.uint8),
+    )
+
+
+def _fine(values_HW: np.ndarray) -> np.ndarray:
+    return values_HW.repeat(CELLS, 0).repeat(CELLS, 1).ravel()
+
+
+def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | None) -> np.ndarray:
+    """One unit a parcel; returns the given ids by the plan's numbers, 0 in front."""
+    ids, first, number_HW = np.unique(parcels_HW, return_index=True, return_inverse=True)
+    number_N = _fine(number_HW.reshape(parcels_HW.shape))
+    order_N = np.argsort(number_N, kind="stable")
+    ends = np.cumsum(np.bincount(number_N, minlength=ids.size))
+    names = [0]
+    for parcel, at, cells_N in zip(ids.tolist(), first, np.split(order_N, ends[:-1]), strict=True):
+        if parcel == 0:
+            continue
+        given = 0 if classes_HW is None else int(classes_HW.ravel()[at])
+        crop = given if 1 <= given <= 18 else int(plan.rng.choice(plan.crop_ids, p=plan.crop_weights))
+        plan.parcels += 1
+        plan.unit(cells_N, crop, plan.parcels, _direction(plan, cells_N))
+        names.append(parcel)
+    return np.array(names, np.int32)
+
+
+def _direction(plan: Plan, cells_N: np.ndarray) -> float:
+    """Direction of the longest extent, along which rows usually run."""
+    x_N, y_N = plan.x_N[cells_N], plan.y_N[cells_N]
+    covariance = np.cov(x_N, y_N)
+    return float(0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1]))
+
+
+def _fill_narrow(plan: Plan, cells_N: np.ndarray) -> None:
+    kinds = [Material.GRASS, Material.TRACK, Material.ASPHALT, Material.HEDGE]
+    piece_N = (plan.x_N[cells_N] // _GAP_PIECE_M * 31 + plan.y_N[cells_N] // _GAP_PIECE_M * 17).astype(np.int64)
+    for piece in np.unique(piece_N):
+        plan.unit(cells_N[piece_N == piece], int(plan.rng.choice(kinds, p=[0.4, 0.2, 0.2, 0.2])))
+
+
+def _fill_wide(plan: Plan, cells_N: np.ndarray) -> None:
+    rng, angle = plan.rng, float(plan.rng.uniform(0, np.pi))
+    nodes = [cells_N]
+    while nodes:
+        cells_N = nodes.pop()
+        if cells_N.size == 0:
+            continue
+        use = rng.random()
+        if cells_N.size > HECTARE_CELLS * rng.lognormal(np.log(6), 0.5):
+            nodes += plan.cut(cells_N, angle + rng.normal(0, 0.3)).halves
+        elif use < 0.4:
+            plan.unit(cells_N, Material.CONIFER if rng.random() < 0.25 else Material.BROADLEAF)
+        elif use < 0.75:
+            plan.idle(cells_N, angle)
+        else:
+            plan.village(cells_N, angle, declared=0.0)

@@ -4,15 +4,17 @@ What this package offers is imported on first use, so that the options alone (fo
 torch.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from panoseg.data.simulation.cube import simulate_cube
-    from panoseg.data.simulation.options import SimulationOptions
-    from panoseg.data.simulation.season import Layout, Season, simulate_season
-    from panoseg.data.simulation.write import write_pastis
-    from panoseg.data.simulation.write_czech import write_s2tsczcrop
+    from panoseg.simulation.cube import simulate_cube
+    from panoseg.simulation.options import SimulationOptions
+    from panoseg.simulation.season import Layout, Season, simulate_season
+    from panoseg.simulation.write import write_pastis, write_s2tsczcrop
+
 
 _MODULES = {
     "Layout": "season",

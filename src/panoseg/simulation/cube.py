@@ -20,12 +20,12 @@ from shapely import union_all
 from shapely.geometry import shape
 
 from panoseg.classes import PASTIS
-from panoseg.data.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
-from panoseg.data.simulation.landscape import PIXEL_M
-from panoseg.data.simulation.options import SimulationOptions
-from panoseg.data.simulation.season import Layout, Season, check_size, simulate_season
 from panoseg.files import atomic, new_folder
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
+from panoseg.simulation.landscape import PIXEL_M
+from panoseg.simulation.options import SimulationOptions
+from panoseg.simulation.season import Layout, Season, check_size, simulate_season
 
 _SCL = {CLOUD: 9, SHADOW: 3, CIRRUS: 10, SNOW: 11}
 _VEGETATION, _BARE, _WATER = 4, 5, 6

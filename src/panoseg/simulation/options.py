@@ -1,0 +1,212 @@
+"""What a unit of land is covered with: a crop (PASTIS class ids 1..18) or a material that is no parcel (ids from 100)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+from panoseg.errors import ConfigError
+
+
+class Material(IntEnum):
+    """Land cover outside parcels. Their numbers do not collide with class ids."""
+
+    GRASS = 100
+    """Verges, gardens, pastures that nobody declares."""
+    SCRUB = 101
+    BROADLEAF = 102
+    CONIFER = 103
+    HEDGE = 104
+    WATER = 105
+    ASPHALT = 106
+    TRACK = 107
+    ROOF_RED = 108
+    ROOF_GREY = 109
+    ROOF_WHITE = 110
+    YARD = 111
+
+
+MEADOW, WHEAT, CORN, WINTER_BARLEY, RAPESEED, SPRING_BARLEY, SUNFLOWER, GRAPEVINE, BEET = range(1, 10)
+TRITICALE, DURUM, HORTICULTURE, POTATOES, FODDER, SOYBEANS, ORCHARD, MIXED_CEREAL, SORGHUM = range(10, 19)
+VOID = 19
+"""PASTIS's class ids by name; ``HORTICULTURE`` is "fruits, vegetables, flowers", ``FODDER`` is "leguminous fodder"."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A kind of countryside.
+
+    crops: weight of each class id. field_ha: median area of a field and the spread of its logarithm. strips: chance that a
+    block is cut into strips. borders: chance of (nothing, grass margin, hedge, track) between two fields. block_ha: land
+    between roads. wood, village, water, idle: shares of blocks; idle is grassland and scrub that nobody declares. soil:
+    range of soil brightness. delay: days by which the season lags.
+    """
+
+    crops: dict[int, float]
+    field_ha: tuple[float, float]
+    strips: float
+    borders: tuple[float, float, float, float]
+    block_ha: tuple[float, float]
+    wood: float
+    village: float
+    water: float
+    idle: float
+    soil: tuple[float, float]
+    delay: float
+
+
+REGIONS: dict[str, Region] = {
+    "open-cereals": Region(
+        crops={1: 6, 2: 36, 3: 8, 4: 12, 5: 14, 6: 6, 9: 9, 13: 3, 14: 3, 12: 1, 7: 2, 10: 1, 17: 1},
+        field_ha=(4.5, 0.8),
+        strips=0.25,
+        borders=(0.72, 0.16, 0.04, 0.08),
+        block_ha=(35, 0.5),
+        wood=0.09,
+        village=0.05,
+        water=0.01,
+        idle=0.03,
+        soil=(0.8, 1.35),
+        delay=3,
+    ),
+    "lowland-mixed": Region(
+        crops={1: 30, 2: 20, 3: 22, 13: 10, 9: 7, 12: 7, 4: 4, 16: 1, 14: 1, 10: 2, 5: 1},
+        field_ha=(1.5, 0.75),
+        strips=0.3,
+        borders=(0.62, 0.2, 0.08, 0.1),
+        block_ha=(16, 0.5),
+        wood=0.06,
+        village=0.09,
+        water=0.02,
+        idle=0.06,
+        soil=(0.7, 1.15),
+        delay=6,
+    ),
+    "bocage": Region(
+        crops={1: 42, 2: 16, 3: 22, 4: 5, 5: 3, 10: 5, 17: 4, 14: 2, 16: 1, 12: 1},
+        field_ha=(1.5, 0.65),
+        strips=0.08,
+        borders=(0.28, 0.2, 0.42, 0.1),
+        block_ha=(14, 0.5),
+        wood=0.09,
+        village=0.06,
+        water=0.02,
+        idle=0.08,
+        soil=(0.65, 1.05),
+        delay=0,
+    ),
+    "south-west": Region(
+        crops={1: 16, 2: 14, 3: 18, 7: 16, 15: 9, 18: 5, 11: 6, 4: 4, 5: 4, 12: 4, 14: 4, 10: 2, 17: 2, 16: 2, 8: 2},
+        field_ha=(2.2, 0.8),
+        strips=0.22,
+        borders=(0.55, 0.25, 0.12, 0.08),
+        block_ha=(18, 0.5),
+        wood=0.12,
+        village=0.06,
+        water=0.02,
+        idle=0.08,
+        soil=(0.75, 1.25),
+        delay=-8,
+    ),
+    "vineyards": Region(
+        crops={8: 44, 16: 12, 11: 8, 12: 9, 1: 9, 2: 6, 14: 4, 7: 3, 18: 3, 4: 2},
+        field_ha=(1.0, 0.65),
+        strips=0.35,
+        borders=(0.5, 0.26, 0.08, 0.16),
+        block_ha=(10, 0.5),
+        wood=0.13,
+        village=0.07,
+        water=0.01,
+        idle=0.12,
+        soil=(0.9, 1.5),
+        delay=-14,
+    ),
+    "uplands": Region(
+        crops={1: 58, 14: 8, 2: 8, 10: 7, 17: 6, 3: 6, 4: 3, 6: 4},
+        field_ha=(1.2, 0.8),
+        strips=0.18,
+        borders=(0.42, 0.24, 0.24, 0.1),
+        block_ha=(13, 0.6),
+        wood=0.24,
+        village=0.05,
+        water=0.01,
+        idle=0.1,
+        soil=(0.6, 1.0),
+        delay=10,
+    ),
+    "strip-fields": Region(
+        crops={2: 20, 3: 20, 1: 16, 9: 6, 4: 8, 6: 6, 5: 6, 15: 5, 13: 3, 10: 4, 14: 4, 8: 2},
+        field_ha=(1.3, 0.7),
+        strips=0.75,
+        borders=(0.82, 0.1, 0.03, 0.05),
+        block_ha=(18, 0.5),
+        wood=0.08,
+        village=0.08,
+        water=0.015,
+        idle=0.04,
+        soil=(0.7, 1.2),
+        delay=0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SimulationOptions:
+    """How seasons are simulated; what is left at its default varies from season to season."""
+
+    region: str | None = None
+    """Kind of countryside; by default one is drawn for each season."""
+    field_size: float = 1.0
+    """Factor on the area of fields."""
+    harvest_year: int = 2019
+    """The season runs from 1 September of the year before to 31 October."""
+    dates: tuple[int, int] = (38, 61)
+    """Fewest and most acquisitions."""
+    cloudy: tuple[float, float] = (0.05, 0.6)
+    """Smallest and largest share of acquisitions with clouds; small shares are drawn more often."""
+    snow: float = 0.15
+    """Chance of a winter with snow."""
+    shift_days: float = 20.0
+    """How many days a season may be early or late."""
+    heterogeneity: float = 1.0
+    """Factor on the variation inside parcels."""
+    noise: float = 1.0
+    """Factor on pixel noise, radiometric drift and haze."""
+    registration: float = 0.15
+    """Standard deviation of the shift between dates, pixels."""
+    resampling: Literal["nearest", "bilinear"] | None = None
+    """How 20 m bands come to 10 m; by default drawn for each season."""
+    void: bool = True
+    """Parcels that lie mostly outside the patch become void, as in PASTIS."""
+    crops: tuple[int, ...] | None = None
+    """Class ids that may occur; all by default."""
+
+    def __post_init__(self) -> None:
+        if self.region is not None and self.region not in REGIONS:
+            _refuse("region", self.region, "one of " + ", ".join(REGIONS))
+        if not 0.05 <= self.field_size <= 20:
+            _refuse("field_size", self.field_size, "a factor between 0.05 and 20")
+        if not 2016 <= self.harvest_year <= 2100:
+            _refuse("harvest_year", self.harvest_year, "a year between 2016 and 2100")
+        if not 1 <= self.dates[0] <= self.dates[1] <= 140:
+            _refuse("dates", self.dates, "fewest and most dates, 1 to 140, ascending")
+        if not 0 <= self.cloudy[0] <= self.cloudy[1] <= 1:
+            _refuse("cloudy", self.cloudy, "two shares between 0 and 1, ascending")
+        if not 0 <= self.snow <= 1:
+            _refuse("snow", self.snow, "a chance between 0 and 1")
+        if not 0 <= self.shift_days <= 60:
+            _refuse("shift_days", self.shift_days, "0 to 60 days")
+        for name in ("heterogeneity", "noise"):
+            if not 0 <= getattr(self, name) <= 10:
+                _refuse(name, getattr(self, name), "a factor between 0 and 10")
+        if not 0 <= self.registration <= 1:
+            _refuse("registration", self.registration, "0 to 1 pixels")
+        if self.resampling not in (None, "nearest", "bilinear"):
+            _refuse("resampling", self.resampling, "nearest or bilinear")
+        if self.crops is not None and (not self.crops or not set(self.crops) <= set(range(1, 19))):
+            _refuse("crops", self.crops, "class ids between 1 and 18")
+
+
+def _refuse(name: str, value: object, expected: str) -> None:
+    raise ConfigError(f"{name} is {value!r}", expected, f"change --{name.replace('_', '-')}")
