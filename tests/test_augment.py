@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.data.augment import Movement, augment, draw_movement, kept_dates
-from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.centres import centre_targets
+from panoseg.data.config import AugmentationConfig
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from panoseg.classes import ClassTable
 from panoseg.data.coco import CocoDataset, CocoFiles, find_splits
+from panoseg.data.config import PhotographConfig
 from panoseg.data.layouts import find_layout
 from panoseg.data.loading import make_loader
-from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photographs import VOID, collate_photographs, mask_boxes
 from panoseg.errors import ConfigError, DatasetError, PanopticFormatError, PanosegError
 from small_coco import (
@@ -258,7 +258,7 @@ def test_image_classes_masks_and_boxes_move_together(plain, seed, sides, scale, 
 @given(st.integers(0, 2**31))
 def test_instances_move_with_their_image(seed):
     """Overlapping masks of the instances JSON, in a view that is scaled, cropped and mirrored."""
-    from panoseg.data.photograph_views import choose_view
+    from panoseg.data.photographs import choose_view
 
     config = PhotographConfig(min_side=40, scale=(0.7, 1.5), flip=True, crop=30)
     view = choose_view((HEIGHT, WIDTH), config, np.random.default_rng(seed))

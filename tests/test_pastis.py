@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
-from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.arrays import map_array
+from panoseg.data.config import AugmentationConfig
 from panoseg.data.layouts import PASTIS_LAYOUT
-from panoseg.data.npy import map_array
 from panoseg.data.pastis import FOLDS, PastisDataset, compute_normalisation, fold_normalisation
-from panoseg.data.pastis_metadata import parse_date, read_metadata
+from panoseg.data.pastis_files import parse_date, read_metadata
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError, DatasetError
 from small_pastis import DATES, parcels, write_small_pastis

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.cli import main
-from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.coco import CocoDataset
-from panoseg.data.photograph_config import PhotographConfig
+from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.data.photographs import mask_boxes
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.config import AugmentationConfig
 from panoseg.errors import DatasetError
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig

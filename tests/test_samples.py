@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from panoseg.data.centres import centre_targets
+from panoseg.data.loading import SlotOverflow, Slots
 from panoseg.data.samples import Batch, Normalisation, Sample, collate
-from panoseg.data.slots import SlotOverflow, Slots
 from panoseg.errors import DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
 

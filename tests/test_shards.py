@@ -24,13 +24,12 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from panoseg.cli import main
 from panoseg.data import places, write_shards
 from panoseg.data.coco import CocoDataset
+from panoseg.data.config import PhotographConfig
 from panoseg.data.layouts import find_layout
 from panoseg.data.loading import make_loader
-from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url, read_part, resolved
-from panoseg.data.shard_index import INDEX, ShardIndex
-from panoseg.data.shards import CocoShards
+from panoseg.data.shards import INDEX, CocoShards, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, OutputError
 from panoseg.models.weights import load_weights
 from panoseg.training import run as runs

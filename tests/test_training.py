@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import S2TSCZCROP
-from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.config import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import initialise

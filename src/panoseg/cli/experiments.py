@@ -52,7 +52,7 @@ def _details(name: str) -> str:
 def option_words(config: Any, prefix: str = "") -> list[list[str]]:
     """The options of a configuration as words of a command line, which set them to the values they have; None is left out.
 
-    >>> from panoseg.data.photograph_config import PhotographConfig
+    >>> from panoseg.data.config import PhotographConfig
     >>> option_words(PhotographConfig(scale=(0.5, 2.0), crop=473), "photographs.")[2:]
     [['--photographs.scale', '0.5', '2.0'], ['--photographs.no-flip'], ['--photographs.crop', '473']]
     """

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from panoseg.data.augment_config import AugmentationConfig
 from panoseg.data.centres import centre_targets
+from panoseg.data.config import AugmentationConfig
 from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError
 

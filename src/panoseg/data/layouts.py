@@ -11,14 +11,14 @@ from typing import Any, Literal
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.coco.categories import read_categories
 from panoseg.coco.json import CocoJson
-from panoseg.data import pastis_metadata, s2tsczcrop_files
+from panoseg.data import pastis_files as pastis_metadata
+from panoseg.data import s2tsczcrop_files
 from panoseg.data.coco import CocoDataset, find_splits
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
 from panoseg.data.places import is_url
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
 from panoseg.data.samples import Normalisation
-from panoseg.data.shard_index import INDEX, ShardIndex
-from panoseg.data.shards import CocoShards
+from panoseg.data.shards import INDEX, CocoShards, ShardIndex
 from panoseg.errors import ConfigError, DatasetError
 
 Policy = Literal["train", "published"]

@@ -18,14 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.arrays import map_array, mean_statistics, moments
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
-from panoseg.data.npy import map_array
-from panoseg.data.pastis_files import NORMALISATION_FILE
-from panoseg.data.pastis_metadata import FILE_NAME, Patch, read_json, read_metadata
-from panoseg.data.patch_dataset import PatchDataset, SampleOptions
+from panoseg.data.pastis_files import FILE_NAME, NORMALISATION_FILE, Patch, read_json, read_metadata
 from panoseg.data.samples import CentreTargets, Normalisation, Sample
-from panoseg.data.seasons import check_complete, check_size, known_classes, map_images
-from panoseg.data.statistics import mean_statistics, moments
+from panoseg.data.seasons import PatchDataset, SampleOptions, check_complete, check_size, known_classes, map_images
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
 

@@ -1,32 +1,108 @@
-"""Writing PASTIS's own layout on disk; no torch in it.
+"""The table of PASTIS's patches, metadata.geojson: identifier, fold, dates and outline of each.
 
-    DATA_S2/S2_<id>.npy                int16 T x 10 x H x W, reflectance x 10 000
-    ANNOTATIONS/TARGET_<id>.npy        uint8 3 x H x W, classes in the first layer
-    ANNOTATIONS/ParcelIDs_<id>.npy     int32 H x W, 0 outside parcels
-    INSTANCE_ANNOTATIONS/{HEATMAP,INSTANCES,ZONES}_<id>.npy   on request
-    metadata.geojson                   identifier, fold, dates and outline of each patch
-    NORM_S2_patch.json                 mean and deviation of each band in each fold
-
-Layout after VSainteuf/pastis-benchmark @ 43a0ece. Shape suffixes: T dates, C bands, H W pixels.
+Read as JSON: nothing but plain values is needed, and geopandas takes seconds to import.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from panoseg.data.pastis_metadata import FILE_NAME
+from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
 
 if TYPE_CHECKING:
     from pyproj import Transformer
+
+
+FILE_NAME = "metadata.geojson"
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One patch as metadata.geojson describes it.
+
+    id: as in the names of its files. fold: 1..5. dates: one an image, in the order of the images on disk. geometry: GeoJSON
+    geometry in the collection's CRS, or None. properties: everything else that the file says of it.
+    """
+
+    id: int
+    fold: int
+    dates: tuple[date, ...]
+    geometry: Mapping[str, Any] | None = None
+    properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def parse_date(text: str | int) -> date:
+    """A date written as 20190801, 2019-08-01, or month-day-year 08-01-2019 (the form in PASTIS's readme).
+
+    Raises ``ValueError``.
+    """
+    patterns = (
+        r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)",
+        r"(?P<y>\d{4})-(?P<m>\d\d?)-(?P<d>\d\d?)",
+        r"(?P<m>\d\d?)-(?P<d>\d\d?)-(?P<y>\d{4})",
+    )
+    for pattern in patterns:
+        if match := re.fullmatch(pattern, str(text), re.ASCII):
+            return date(int(match["y"]), int(match["m"]), int(match["d"]))
+    raise ValueError(f"{text!r} is not a date")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file; ``DatasetError`` where it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetError(
+            f"{path} does not exist", f"a dataset with {path.name}", "complete the dataset or correct its path"
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror or error}", "a readable file", "check the disk and permissions") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} is not JSON ({error})", "a JSON file", "copy the file again") from error
+
+
+def read_metadata(folder: Path) -> list[Patch]:
+    """The patches of a dataset by ascending identifier. Raises ``DatasetError``."""
+    path = folder / FILE_NAME
+    collection = read_json(path)
+    features = collection.get("features") if isinstance(collection, dict) else None
+    if not isinstance(features, list):
+        raise DatasetError(f"{path} has no list of features", "a GeoJSON feature collection", "copy the file again")
+    patches = sorted((_patch(path, number, feature) for number, feature in enumerate(features)), key=lambda patch: patch.id)
+    for one, other in pairwise(patches):
+        if one.id == other.id:
+            raise DatasetError(f"{path} lists patch {one.id} twice", "one feature a patch", "remove one of them")
+    return patches
+
+
+def _patch(path: Path, number: int, feature: Any) -> Patch:
+    try:
+        properties = feature["properties"]
+        patch_id, fold, dates = properties["ID_PATCH"], properties["Fold"], properties["dates-S2"]
+        if isinstance(dates, dict):
+            dates = [dates[str(position)] for position in range(len(dates))]
+        if not isinstance(dates, list) or type(patch_id) is not int or type(fold) is not int or not 1 <= fold <= 5:
+            raise ValueError("a value of another type or range")
+        return Patch(patch_id, fold, tuple(map(parse_date, dates)), feature.get("geometry"), properties)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"feature {number} of {path} is damaged ({error})",
+            "ID_PATCH, Fold 1..5 and dates-S2 numbered from 0, each 20180917",
+            "write the file in PASTIS's form",
+        ) from error
+
 
 NORMALISATION_FILE = "NORM_S2_patch.json"
 LAMBERT_93 = 2154

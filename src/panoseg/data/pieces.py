@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from panoseg.data.pastis_metadata import read_json
+from panoseg.data.pastis_files import read_json
 from panoseg.errors import OutputError
 from panoseg.files import new_folder, write_json
 from panoseg.processes import usable_cores, worker_pool

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from panoseg.classes import S2TSCZCROP
-from panoseg.data.npy import map_array
+from panoseg.data.arrays import map_array, mean_statistics, moments
 from panoseg.data.pastis import FOLDS
-from panoseg.data.pastis_metadata import read_json
-from panoseg.data.patch_dataset import PatchDataset, SampleOptions
+from panoseg.data.pastis_files import read_json
 from panoseg.data.s2tsczcrop_files import (
     FILE_NAME,
     NORMALISATION_FILE,
@@ -37,8 +36,7 @@ from panoseg.data.s2tsczcrop_files import (
     save_patches,
 )
 from panoseg.data.samples import Normalisation, Sample
-from panoseg.data.seasons import check_complete, check_size, known_classes, map_images
-from panoseg.data.statistics import mean_statistics, moments
+from panoseg.data.seasons import PatchDataset, SampleOptions, check_complete, check_size, known_classes, map_images
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.files import new_folder
 from panoseg.imagery.bands import PASTIS_BANDS

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from panoseg.data.pastis_metadata import parse_date, read_json
+from panoseg.data.pastis_files import parse_date, read_json
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.bands import PASTIS_BANDS

@@ -16,12 +16,10 @@ from typing import Any
 from panoseg.coco.categories import category_rows
 from panoseg.coco.json import read_row
 from panoseg.coco.png import IMAGE_SUFFIXES, over_images, usable_cores
-from panoseg.data.coco import CocoDataset, check_classes, find_splits
-from panoseg.data.coco_records import CocoRecord
-from panoseg.data.photograph_config import PhotographConfig
+from panoseg.data.coco import CocoDataset, CocoRecord, check_classes, find_splits
+from panoseg.data.config import PhotographConfig
 from panoseg.data.places import is_url, joined, store_of
-from panoseg.data.shard_index import BLOCK, INDEX, Shard, ShardIndex
-from panoseg.data.shards import ABOUT_ENDING, IDS_ENDING
+from panoseg.data.shards import ABOUT_ENDING, BLOCK, IDS_ENDING, INDEX, Shard, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 from panoseg.files import atomic, new_folder
 from panoseg.progress import track

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import panoseg
 from panoseg.classes import PASTIS, ClassTable
+from panoseg.data.config import LONGEST_SIDE
 from panoseg.data.layouts import Policy
-from panoseg.data.photograph_config import LONGEST_SIDE
 from panoseg.data.samples import Normalisation
 from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError

@@ -13,8 +13,8 @@ import torch
 
 from panoseg.classes import ClassTable
 from panoseg.coco.masks import MOST_PIXELS
-from panoseg.data.photograph_config import PhotographConfig
-from panoseg.data.photograph_views import choose_view
+from panoseg.data.config import PhotographConfig
+from panoseg.data.photographs import choose_view
 from panoseg.errors import ConfigError, DatasetError, WeightsError
 from panoseg.maps.predict import find_device
 from panoseg.models.configs.detector import DetectorConfig

@@ -18,7 +18,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 
 from panoseg.cube.check import PIXEL_M
-from panoseg.data.pastis_metadata import read_json
+from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json

@@ -20,7 +20,7 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import dates_of_season, shows_ground, spread_clearest
 from panoseg.cube.window import Window, fill_gaps
-from panoseg.data.statistics import moments
+from panoseg.data.arrays import moments
 from panoseg.files import atomic
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.register.options import DatasetOptions

@@ -9,12 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from panoseg.data.npy import map_array
-from panoseg.data.pastis_files import PatchRow, save_images, save_labels, save_metadata, save_normalisation
-from panoseg.data.pastis_metadata import read_json
+from panoseg.data.arrays import map_array, moments
+from panoseg.data.pastis_files import PatchRow, read_json, save_images, save_labels, save_metadata, save_normalisation
 from panoseg.data.pieces import write_pieces
 from panoseg.data.s2tsczcrop_files import CzechPatch, SetName, save_arrays, save_band_statistics, save_patches
-from panoseg.data.statistics import moments
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.simulation.landscape import PIXEL_M

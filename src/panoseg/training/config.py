@@ -11,8 +11,7 @@ import types
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from panoseg.data.augment_config import AugmentationConfig
-from panoseg.data.photograph_config import PhotographConfig
+from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, config_from_json, config_to_json, looks_at_photographs
 from panoseg.models.configs.mask_rcnn import MaskRcnnConfig

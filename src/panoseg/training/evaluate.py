@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from panoseg.classes import ClassTable
+from panoseg.data.config import PhotographConfig
 from panoseg.data.layouts import Layout, Parts, Policy, find_layout
 from panoseg.data.pastis import FOLDS
-from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.places import Place
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError

@@ -11,8 +11,7 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from panoseg.data.augment_config import AugmentationConfig
-from panoseg.data.photograph_config import PhotographConfig
+from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.convrnn import ConvRnnConfig

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
-from panoseg.data.coco_records import CocoRecords
+from panoseg.data.coco import CocoRecords
+from panoseg.data.config import PhotographConfig
 from panoseg.data.layouts import Layout, Parts
-from panoseg.data.photograph_config import PhotographConfig
 from panoseg.data.photographs import Photograph
 from panoseg.panoptic.panoptic import Panoptic
 

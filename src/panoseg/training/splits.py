@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset, Subset
 
-from panoseg.data.augment_config import AugmentationConfig
+from panoseg.data.config import AugmentationConfig
 from panoseg.data.layouts import Layout, Parts, find_layout
 from panoseg.data.loading import BatchLoader, Collate, make_loader
 from panoseg.data.pastis import PastisDataset
