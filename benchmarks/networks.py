@@ -13,15 +13,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from panoseg.data.samples import CentreTargets
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.unet import NaiveUnetConfig
-from panoseg.models.configs.unet3d import UNet3dConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.configs.wtae import WtaeConfig
+from panoseg.models.configs.season import (
+    ConvRnnConfig,
+    FpnConfig,
+    NaiveUnetConfig,
+    TimeUnetConfig,
+    UConvLstmConfig,
+    UNet3dConfig,
+    UtaeConfig,
+    WtaeConfig,
+)
 from panoseg.models.outputs import PapsOutput, SemanticOutput
 from panoseg.models.paps import PaPs
 from panoseg.training.losses import PapsLoss

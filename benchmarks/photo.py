@@ -21,9 +21,7 @@ import torch
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.metrics.tables import render_table
 from panoseg.models.build import build_model
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
-from panoseg.models.configs.pspnet import PspNetConfig
+from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.photo.find import Source
 from panoseg.photo.options import PhotoOptions

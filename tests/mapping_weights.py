@@ -6,9 +6,8 @@ import torch
 
 from panoseg.data.samples import Normalisation
 from panoseg.models.build import build_model, initialise
-from panoseg.models.configs.attention_unet import Dates
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.season import Dates, UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard
 
 

@@ -8,9 +8,7 @@ import torch
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.data.photographs import VOID, Objects, Photograph
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
-from panoseg.models.configs.pspnet import PspNetConfig
+from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 
 TABLE = ClassTable(
     "shapes",

@@ -18,7 +18,7 @@ from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.scenes import damaged_raster, read_scenes
 from panoseg.maps.options import MapOptions
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.training.checkpoint import Progress, applying, load_checkpoint, random_state, save_checkpoint
 from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.log import RunLog, read_log

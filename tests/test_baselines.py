@@ -13,12 +13,9 @@ from panoseg.data.samples import CentreTargets
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig, config_from_json, config_to_json
-from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import BackboneConfig, PapsConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.unet3d import UNet3dConfig
-from panoseg.models.recurrence import Recurrence
+from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig
+from panoseg.models.convlstm import Recurrence
 from panoseg.panoptic.merge import merge_masks
 from panoseg.training.losses import PapsLoss, semantic_loss
 

@@ -16,15 +16,11 @@ from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig, config_from_json, config_to_json, fit_to_data
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.configs.unet import NaiveUnetConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.configs.wtae import WtaeConfig
-from panoseg.models.date_encoding import DateEncoder, DayTable, Sines, day_of_year, positional_encoding
+from panoseg.models.configs.season import NaiveUnetConfig, TimeUnetConfig, UtaeConfig, WtaeConfig
 from panoseg.models.layers import MBConv, SeparableConv, SqueezeExcitation
-from panoseg.models.ltae import Ltae
+from panoseg.models.ltae import DateEncoder, DayTable, Ltae, Sines, day_of_year, positional_encoding
 from panoseg.models.outputs import SemanticOutput
-from panoseg.models.published_crop2seg import crop2seg_config, own_names
+from panoseg.models.published import crop2seg_config, own_names
 
 OPTIONS = ("", "_unpadded", "_depthwise_separable", "_squeeze", "_doy", "_abs_rel", "_linear", "_doy_linear", "_abs_rel_linear")
 BOTH = (

@@ -19,7 +19,7 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig

@@ -37,10 +37,10 @@ from panoseg.maps.outputs import SHIPPED_NOTE
 from panoseg.maps.polygons import rasterise
 from panoseg.maps.resume import UNFINISHED
 from panoseg.maps.tiles import plan_blocks
-from panoseg.models import date_encoding
+from panoseg.models import ltae as date_encoding
 from panoseg.models.build import build_model
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.date_encoding import day_of_year
+from panoseg.models.configs.season import UtaeConfig
+from panoseg.models.ltae import day_of_year
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic

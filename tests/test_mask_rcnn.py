@@ -14,11 +14,10 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.models import initial_weights
 from panoseg.models.build import build_model
 from panoseg.models.config import config_from_json, config_to_json
-from panoseg.models.configs.detector import DetectorConfig
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
+from panoseg.models.configs.photograph import DetectorConfig, MaskRcnnConfig
 from panoseg.models.initial_weights import coco_things, published_mask_rcnn, take_initial_weights
-from panoseg.models.labels import Labels
 from panoseg.models.outputs import PhotographLabels
+from panoseg.models.photograph_network import Labels
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from photograph_networks import TABLE, mask_rcnn, photograph
 

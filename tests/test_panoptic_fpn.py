@@ -14,13 +14,11 @@ from panoseg.errors import ConfigError
 from panoseg.models import initial_weights
 from panoseg.models.build import build_model
 from panoseg.models.config import config_from_json, config_to_json, fit_to_classes
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
-from panoseg.models.detector import INSTANCE_LOSSES
+from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.initial_weights import take_initial_weights
-from panoseg.models.labels import Labels
-from panoseg.models.photograph_merging import panoptics
-from panoseg.models.photograph_network import DEVIATION, MEAN, reach, semantic_loss
-from panoseg.models.semantic_head import SemanticHead
+from panoseg.models.mask_rcnn import INSTANCE_LOSSES
+from panoseg.models.panoptic_fpn import SemanticHead
+from panoseg.models.photograph_network import DEVIATION, MEAN, Labels, panoptics, reach, semantic_loss
 from panoseg.training.photograph_tasks import thresholds_of
 from photograph_networks import TABLE, panoptic_fpn, photograph
 

@@ -14,10 +14,17 @@ from hypothesis import strategies as st
 from panoseg.data.samples import CentreTargets
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.paps import PaPs, local_maxima, zone_centres
-from panoseg.models.windows import clipped_boxes, group_by_side, inside_windows, resample, window_index
+from panoseg.models.configs.season import UConvLstmConfig, UtaeConfig
+from panoseg.models.paps import (
+    PaPs,
+    clipped_boxes,
+    group_by_side,
+    inside_windows,
+    local_maxima,
+    resample,
+    window_index,
+    zone_centres,
+)
 from panoseg.panoptic.merge import merge_masks
 from panoseg.training.losses import PapsLoss
 

@@ -22,7 +22,7 @@ from panoseg.data.photograph_files import read_photograph
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
 from panoseg.models.build import build_model
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import segment

@@ -12,10 +12,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from panoseg.data.photographs import VOID
-from panoseg.models.labels import Labels
-from panoseg.models.outputs import DetectedObjects, PhotographOutput
-from panoseg.models.paste import best_class, paste, spread
-from panoseg.models.photograph_merging import merged, panoptics, two_models
+from panoseg.models.outputs import DetectedObjects, PhotographOutput, best_class, paste, spread
+from panoseg.models.photograph_network import Labels, merged, panoptics, two_models
 from panoseg.panoptic.merge import MergeThresholds
 from photograph_networks import TABLE, photograph
 

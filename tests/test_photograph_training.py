@@ -23,8 +23,8 @@ from panoseg.data.photographs import mask_boxes
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_model
 from panoseg.models.config import fit_to_classes
-from panoseg.models.labels import Labels
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
+from panoseg.models.photograph_network import Labels
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS, SKY
 from panoseg.training.checkpoint import load_checkpoint

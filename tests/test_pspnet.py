@@ -15,11 +15,10 @@ from panoseg.errors import ConfigError
 from panoseg.models import initial_weights
 from panoseg.models.build import build_model
 from panoseg.models.config import config_from_json, config_to_json, fit_to_classes
-from panoseg.models.configs.pspnet import PspNetConfig
+from panoseg.models.configs.photograph import PspNetConfig
 from panoseg.models.initial_weights import take_initial_weights
-from panoseg.models.labels import Labels
+from panoseg.models.photograph_network import Labels, dilated, residual_network
 from panoseg.models.pspnet import PyramidPooling
-from panoseg.models.resnet import dilated, residual_network
 from photograph_networks import TABLE, photograph, pspnet
 
 LABELS = Labels.of(TABLE)

@@ -18,14 +18,9 @@ from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
 from panoseg.models.build import build_model
-from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.configs.fpn import FpnConfig
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.unet3d import UNet3dConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.published import import_published, model_config
-from panoseg.models.published_crop2seg import import_crop2seg
+from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig, UtaeConfig
+from panoseg.models.published import import_crop2seg, import_published, model_config
 from panoseg.models.weights import load_weights, save_weights
 
 NORMALISATION = Normalisation((1.0,) * 10, (2.0,) * 10)

@@ -16,11 +16,8 @@ from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
 from panoseg.models.build import build_model
-from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.configs.unet import NaiveUnetConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.configs.wtae import WtaeConfig
-from panoseg.models.published_crop2seg import crop2seg_config, import_crop2seg
+from panoseg.models.configs.season import NaiveUnetConfig, TimeUnetConfig, UtaeConfig, WtaeConfig
+from panoseg.models.published import crop2seg_config, import_crop2seg
 from panoseg.models.weights import load_weights, save_weights
 
 DEFAULTS = {

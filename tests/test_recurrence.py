@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.recurrence import Bidirectional, GruCell, LstmCell, Recurrence, Steps, blank_padding
+from panoseg.models.convlstm import Bidirectional, GruCell, LstmCell, Recurrence, Steps, blank_padding
 
 
 def frames_of(valid_BT: Tensor, channels: int = 3, side: int = 5) -> Tensor:

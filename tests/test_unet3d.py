@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from panoseg.models.build import initialise
-from panoseg.models.configs.unet3d import UNet3dConfig
+from panoseg.models.configs.season import UNet3dConfig
 from panoseg.models.unet3d import UNet3d, _Conv3d
 
 

@@ -11,15 +11,13 @@ import torch
 from torch import nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.aggregation import weighted_sum
 from panoseg.models.build import build_model, initialise
 from panoseg.models.config import config_from_json, config_to_json
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.date_encoding import positional_encoding
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.frames import cut_frames
-from panoseg.models.ltae import Ltae
-from panoseg.models.utae import UTAE
+from panoseg.models.ltae import Ltae, positional_encoding
+from panoseg.models.utae import UTAE, weighted_sum
 from panoseg.training.losses import semantic_loss
 
 SMALL = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)

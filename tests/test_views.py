@@ -11,7 +11,7 @@ from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.tta import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back

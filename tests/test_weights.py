@@ -20,10 +20,9 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, OutputError, WeightsError
 from panoseg.models.build import build_model, initialise
 from panoseg.models.config import config_to_json
-from panoseg.models.configs.convrnn import ConvRnnConfig
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.date_encoding import day_of_year
+from panoseg.models.configs.season import ConvRnnConfig, UtaeConfig
+from panoseg.models.ltae import day_of_year
 from panoseg.models.weights import CARD, NUMBERS, Weights, WeightsCard, load_weights, save_weights
 
 SMALL = UtaeConfig(

@@ -11,7 +11,7 @@ from panoseg.data.pastis import PastisDataset
 from panoseg.data.s2tsczcrop import write_samples
 from panoseg.data.s2tsczcrop_files import CzechPatch
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.write import write_pastis
 from panoseg.training.experiments import EXPERIMENTS

@@ -13,18 +13,18 @@ from typing import Any, TypeGuard, get_args
 from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
 from panoseg.models.configs.base import expect
-from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.configs.fpn import FpnConfig
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.pspnet import PspNetConfig
-from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.unet import NaiveUnetConfig
-from panoseg.models.configs.unet3d import UNet3dConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.configs.wtae import WtaeConfig
+from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
+from panoseg.models.configs.season import (
+    ConvRnnConfig,
+    FpnConfig,
+    NaiveUnetConfig,
+    TimeUnetConfig,
+    UConvLstmConfig,
+    UNet3dConfig,
+    UtaeConfig,
+    WtaeConfig,
+)
 
 SeasonModelConfig = (
     UtaeConfig

@@ -20,8 +20,7 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import WeightsError
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.configs.photographs import Backbone
+from panoseg.models.configs.photograph import Backbone, MaskRcnnConfig
 from panoseg.models.photograph_network import AnyPhotographNetwork
 from panoseg.models.weights import Weights, WeightsCard
 

@@ -1,25 +1,167 @@
-"""Mask R-CNN: objects of photographs (He et al. 2017, 1703.06870), as in torchvision."""
+"""Objects of photographs: a feature pyramid, proposals, and heads for class, box and mask, made of torchvision's parts.
+
+Lin et al. 2017, "Feature pyramid networks"; He et al. 2017, "Mask R-CNN" (1703.06870). Layers and entries are those of
+torchvision's ``maskrcnn_resnet50_fpn``; its resizing is left out, since readers give images as they are wanted.
+
+Shape suffixes: N candidates, S side of a small mask.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torchvision.models.detection import backbone_utils, faster_rcnn, mask_rcnn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
 
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.detector import (
-    INSTANCE_LOSSES,
-    detect,
-    feature_pyramid,
-    image_of,
-    instance_losses,
-    object_heads,
-    proposal_network,
-)
-from panoseg.models.outputs import PhotographLabels, PhotographOutput
-from panoseg.models.photograph_network import AnyPhotographNetwork, mean_losses
+from panoseg.models.configs.photograph import STAGE_WIDTHS, DetectorConfig, MaskRcnnConfig
+from panoseg.models.outputs import DetectedObjects, PhotographLabels, PhotographOutput
+from panoseg.models.photograph_network import AnyPhotographNetwork, group_norm, mean_losses, residual_network
+
+RATIOS = (0.5, 1.0, 2.0)
+"""Height by width of the anchors."""
+LEVELS, STRIDES = ("0", "1", "2", "3"), (4, 8, 16, 32)
+"""Maps of the pyramid and their strides; one more, "pool", is for proposals alone."""
+BOX_SIDE, MASK_SIDE = 7, 14
+"""Places a side at which the heads look at a box; masks have twice as many."""
+_LOSSES = {
+    "proposal": "loss_objectness",
+    "proposal_box": "loss_rpn_box_reg",
+    "class": "loss_classifier",
+    "box": "loss_box_reg",
+    "mask": "loss_mask",
+}
+INSTANCE_LOSSES = tuple(_LOSSES)
+
+Pyramid = Mapping[str, Tensor]
+
+
+def feature_pyramid(config: DetectorConfig, epsilon: float = 1e-5) -> backbone_utils.BackboneWithFPN:
+    """The backbone with its pyramid; epsilon: of its frozen batch norms."""
+    return backbone_utils.BackboneWithFPN(
+        residual_network(config.backbone, config.norm, epsilon),
+        {f"layer{stage}": level for stage, level in enumerate(LEVELS, start=1)},
+        list(STAGE_WIDTHS[config.backbone]),
+        config.pyramid_width,
+        norm_layer=group_norm if config.group_norm else None,
+    )
+
+
+def proposal_network(config: DetectorConfig) -> RegionProposalNetwork:
+    """The network that proposes boxes."""
+    proposals = {"training": config.train_proposals, "testing": config.test_proposals}
+    return RegionProposalNetwork(
+        AnchorGenerator(tuple((size,) for size in config.anchor_sizes), (RATIOS,) * len(config.anchor_sizes)),
+        RPNHead(config.pyramid_width, len(RATIOS)),
+        fg_iou_thresh=0.7,
+        bg_iou_thresh=0.3,
+        batch_size_per_image=config.anchors_per_image,
+        positive_fraction=0.5,
+        pre_nms_top_n=proposals,
+        post_nms_top_n=proposals,
+        nms_thresh=0.7,
+    )
+
+
+def object_heads(config: DetectorConfig) -> RoIHeads:
+    """The heads for class, box and mask."""
+    scores, width = config.things + 1, config.mask_widths[-1]
+    return RoIHeads(
+        _box_sampler(BOX_SIDE),
+        faster_rcnn.TwoMLPHead(config.pyramid_width * BOX_SIDE**2, config.box_width),
+        faster_rcnn.FastRCNNPredictor(config.box_width, scores),
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=config.boxes_per_image,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=config.min_score,
+        nms_thresh=config.box_overlap,
+        detections_per_img=config.detections,
+        mask_roi_pool=_box_sampler(MASK_SIDE),
+        mask_head=mask_rcnn.MaskRCNNHeads(
+            config.pyramid_width, config.mask_widths, 1, norm_layer=group_norm if config.group_norm else None
+        ),
+        mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, scores),
+    )
+
+
+def _box_sampler(side: int) -> MultiScaleRoIAlign:
+    """The layer that samples the pyramid at ``side`` x ``side`` places of each box, larger boxes in coarser maps.
+
+    Its strides are given. torchvision takes them from the first image that it sees, whose padding it does not know, and keeps
+    them: small images would be sampled at wrong places, and a resumed training at others than before.
+    """
+    layer = MultiScaleRoIAlign(LEVELS, side, sampling_ratio=2)
+    layer.scales = [1 / stride for stride in STRIDES]
+    layer.map_levels = initLevelMapper(int(math.log2(STRIDES[0])), int(math.log2(STRIDES[-1])))
+    return layer
+
+
+def instance_losses(
+    proposals: RegionProposalNetwork, heads: RoIHeads, images: ImageList, pyramid: Pyramid, labels: PhotographLabels
+) -> dict[str, Tensor]:
+    """Losses of one image by name (``INSTANCE_LOSSES``). images, pyramid: of this image alone.
+
+    In float32 whatever the surrounding precision: in half precision anchors would lie some pixels beside their places.
+    """
+    targets = [{"boxes": labels.box_N4, "labels": labels.label_N, "masks": labels.mask_NHW}]
+    with torch.autocast(images.tensors.device.type, enabled=False):
+        features = {level: maps.float() for level, maps in pyramid.items()}
+        boxes, proposal_losses = proposals(images, features, targets)
+        _, head_losses = heads(features, boxes, images.image_sizes, targets)
+    found = {**proposal_losses, **head_losses}
+    return {name: found[key] for name, key in _LOSSES.items()}
+
+
+def image_of(images: ImageList, pyramid: Pyramid, index: int) -> tuple[ImageList, dict[str, Tensor]]:
+    """One image of a batch, with its pyramid, as a batch of its own."""
+    one = slice(index, index + 1)
+    return ImageList(images.tensors[one], images.image_sizes[one]), {level: maps[one] for level, maps in pyramid.items()}
+
+
+def detect(
+    proposals: RegionProposalNetwork,
+    heads: RoIHeads,
+    images: ImageList,
+    pyramid: Pyramid,
+    sizes_HW: Sequence[tuple[int, int]],
+    config: DetectorConfig,
+) -> list[DetectedObjects]:
+    """The candidates of each image, in pixels of pictures of the sizes asked for."""
+    with torch.autocast(images.tensors.device.type, enabled=False):
+        features = {level: maps.float() for level, maps in pyramid.items()}
+        boxes, _ = proposals(images, features)
+        found, _ = heads(features, boxes, images.image_sizes)
+    return [
+        _objects(entry, image_HW, size_HW, config)
+        for entry, image_HW, size_HW in zip(found, images.image_sizes, sizes_HW, strict=True)
+    ]
+
+
+def _objects(
+    found: dict[str, Tensor], image_HW: tuple[int, int], size_HW: tuple[int, int], config: DetectorConfig
+) -> DetectedObjects:
+    """Candidates of one image, padded to their fixed number."""
+    missing = config.detections - len(found["scores"])
+    down, across = size_HW[0] / image_HW[0], size_HW[1] / image_HW[1]
+    box_N4 = found["boxes"] * found["boxes"].new_tensor([across, down, across, down])
+    return DetectedObjects(
+        F.pad(found["masks"][:, 0], (0, 0, 0, 0, 0, missing))[None],
+        F.pad(box_N4, (0, 0, 0, missing))[None],
+        F.pad(found["scores"], (0, missing))[None],
+        F.pad(found["labels"], (0, missing))[None],
+        size_HW,
+        config.mask_threshold,
+    )
 
 
 class MaskRcnn(AnyPhotographNetwork):

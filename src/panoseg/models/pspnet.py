@@ -15,11 +15,17 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.image_list import ImageList
 
 from panoseg.errors import ConfigError
-from panoseg.models.configs.photographs import STAGE_WIDTHS
-from panoseg.models.configs.pspnet import PspNetConfig
+from panoseg.models.configs.photograph import STAGE_WIDTHS, PspNetConfig
 from panoseg.models.outputs import PhotographLabels, PhotographOutput
-from panoseg.models.photograph_network import AnyPhotographNetwork, mean_losses, reach, semantic_loss
-from panoseg.models.resnet import dilated, group_norm, residual_network
+from panoseg.models.photograph_network import (
+    AnyPhotographNetwork,
+    dilated,
+    group_norm,
+    mean_losses,
+    reach,
+    residual_network,
+    semantic_loss,
+)
 
 Norm = Callable[[int], nn.Module]
 

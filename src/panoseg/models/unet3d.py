@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.models.backbone import Backbone
-from panoseg.models.configs.unet3d import UNet3dConfig
+from panoseg.models.configs.season import UNet3dConfig
 from panoseg.models.frames import check_sides
 from panoseg.models.outputs import FeatureMaps
 

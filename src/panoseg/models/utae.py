@@ -1,23 +1,113 @@
-"""U-TAE: a U-Net over the dates of a season, whose skip connections are averaged over time by attention.
+"""How the maps of a season's dates become one map: by attention over time, or as their mean.
 
-Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series with convolutional temporal attention networks",
-section 3.1; utae-paps @ 987874e, src/backbones/utae.py; its options beyond the paper: Crop2Seg @ aee7827, same file. Shape
-suffixes: B batch, T dates, C channels or bands, H W pixels, F frames: the valid dates of all samples one after the other,
-G heads.
+Garnot & Landrieu 2021, section 3.1, "Temporal aggregation"; utae-paps @ 987874e, src/backbones/utae.py (Temporal_Aggregator).
+Shape suffixes: B batch, T dates, C channels, H W pixels, F frames of one sample, G heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import repeat
+
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from panoseg.models.aggregation import aggregate, attention_of_frames
+from panoseg.errors import ConfigError
 from panoseg.models.backbone import Backbone
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames
+from panoseg.models.configs.season import Aggregation, NaiveUnetConfig, UtaeConfig
+from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, sum_by_sample, sum_of_frames
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
 from panoseg.models.ltae import temporal_encoder
 from panoseg.models.outputs import FeatureMaps
-from panoseg.models.unet import boundary_head, score_head
+
+
+def attention_of_frames(attention_GBTHW: Tensor, valid_BT: Tensor, cuts: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+    """The attention of each piece of frames, F x G x H x W; cuts: as ``cut_frames`` gives them."""
+    return attention_GBTHW.permute(1, 2, 0, 3, 4)[valid_BT].split([size for _, size in cuts])
+
+
+def aggregate(
+    pieces: Sequence[Tensor],
+    attention: Sequence[Tensor],
+    cuts: Sequence[tuple[int, int]],
+    valid_BT: Tensor,
+    mode: Aggregation,
+) -> Tensor:
+    """One map a sample, B x C x H x W, of the maps of its frames.
+
+    pieces: maps F x C x H x W of each piece of frames, and attention: their attention, F x G x H x W at any size. cuts: as
+    ``cut_frames`` gives them. mode: as in ``weighted_sum``; "mean" divides by the number of dates.
+    """
+    sums_BCHW = sum_by_sample(map(weighted_sum, pieces, attention, repeat(mode)), [sample for sample, _ in cuts])
+    return sums_BCHW / valid_BT.sum(1).view(-1, 1, 1, 1) if mode == "mean" else sums_BCHW
+
+
+def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) -> Tensor:
+    """One map C x H x W: the sum over frames of one sample, weighted by attention (mode "mean": not weighted).
+
+    attention_FGHW: at the size where it was found. mode "att_group": each head weighs its group of channels; "att_mean": the
+    mean of the heads weighs all of them.
+    """
+    channels, height, width = level_FCHW.shape[1:]
+    if mode != "mean":
+        if mode == "att_mean":
+            attention_FGHW = attention_FGHW.mean(1, keepdim=True)
+        # A weight for each channel before resampling: products of equal shapes are several times faster than broadcast ones.
+        weight_FCHW = attention_FGHW.repeat_interleave(channels // attention_FGHW.shape[1], dim=1)
+        weight_FCHW = weight_FCHW.contiguous(memory_format=torch.channels_last)
+        weight_FCHW = F.interpolate(weight_FCHW, size=(height, width), mode="bilinear", align_corners=False)
+        level_FCHW = level_FCHW * weight_FCHW.to(level_FCHW.dtype)
+    return sum_of_frames(level_FCHW)
+
+
+_BOUNDARY_HIDDEN = 32
+
+
+def score_head(widths: Sequence[int], mbconv: bool = False) -> ConvBlock:
+    """Convolutions that score pixels; widths: channels of the map, hidden ones, scores."""
+    return ConvBlock(widths, "group" if mbconv else "batch", style=Style(mbconv=mbconv))
+
+
+def boundary_head(channels: int, mbconv: bool = False) -> ConvBlock:
+    """Convolutions that score whether a pixel lies inside a class or on its boundary."""
+    return score_head((channels, _BOUNDARY_HIDDEN, 2), mbconv)
+
+
+def unet(finest_BCHW: Tensor, down: DownPath, up: UpPath) -> tuple[Tensor, ...]:
+    """The decoder's maps, coarsest first, of a U-Net on one map a sample."""
+    *levels, coarsest_BCHW = down(finest_BCHW)
+    return up(coarsest_BCHW, reversed(levels))
+
+
+class NaiveUnet(Backbone):
+    """The naive U-Net: scores of the classes for each pixel of a season, whose dates are taken for bands.
+
+    The place of a date in the season is what counts, not its day.
+    """
+
+    def __init__(self, config: NaiveUnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder, decoder = config.season_widths(config.encoder_widths), config.map_widths
+        style = Style(config.convolution, config.mbconv, config.squeeze)
+        self.in_conv = ConvBlock((config.length * config.bands, encoder[0], encoder[0]), "batch", style=style)
+        self.down_blocks = DownPath(encoder, "batch", style)
+        self.up_blocks = UpPath(encoder, decoder, config.mbconv)
+        hidden = (config.length * width for width in config.head_widths)
+        self.out_conv = score_head((decoder[0], *hidden, config.classes), config.mbconv)
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """The decoder's maps, coarsest first; raises ``ConfigError`` for more dates than the network has places."""
+        check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
+        dates, places = images_BTCHW.shape[1], self.config.length
+        if dates > places:
+            raise ConfigError(
+                f"a season of {dates} dates", f"at most {places}", "train a naive U-Net of that length, or leave dates out"
+            )
+        images_BTCHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0)
+        images_BCHW = F.pad(images_BTCHW.flatten(1, 2), (0, 0, 0, 0, 0, (places - dates) * images_BTCHW.shape[2]))
+        return FeatureMaps(unet(self.in_conv(images_BCHW), self.down_blocks, self.up_blocks))
 
 
 class UTAE(Backbone):

@@ -17,12 +17,10 @@ from panoseg.data.config import PhotographConfig
 from panoseg.data.photographs import choose_view
 from panoseg.errors import ConfigError, DatasetError, WeightsError
 from panoseg.maps.predict import find_device
-from panoseg.models.configs.detector import DetectorConfig
+from panoseg.models.configs.photograph import DetectorConfig
 from panoseg.models.initial_weights import published_mask_rcnn
-from panoseg.models.labels import Labels
 from panoseg.models.outputs import PhotographOutput
-from panoseg.models.photograph_merging import panoptics, two_models
-from panoseg.models.photograph_network import AnyPhotographNetwork
+from panoseg.models.photograph_network import AnyPhotographNetwork, Labels, panoptics, two_models
 from panoseg.models.weights import CARD, Weights, load_weights
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from panoseg.errors import WeightsError
 from panoseg.files import atomic
-from panoseg.models.checkpoints import load_tensors
+from panoseg.models.weights import load_tensors
 
 _FORMAT = "panoseg checkpoint 1"
 

@@ -14,10 +14,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, config_from_json, config_to_json, looks_at_photographs
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.utae import UtaeConfig
+from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig
+from panoseg.models.configs.season import UtaeConfig
 from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
 
 Task = Literal["semantic", "panoptic", "instances"]

@@ -14,17 +14,17 @@ from typing import Any
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.configs.fpn import FpnConfig
-from panoseg.models.configs.mask_rcnn import MaskRcnnConfig
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.pspnet import PspNetConfig
-from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.unet3d import UNet3dConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.configs.wtae import WtaeConfig
+from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
+from panoseg.models.configs.season import (
+    ConvRnnConfig,
+    FpnConfig,
+    TimeUnetConfig,
+    UConvLstmConfig,
+    UNet3dConfig,
+    UtaeConfig,
+    WtaeConfig,
+)
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.loss_config import PapsLossConfig
 

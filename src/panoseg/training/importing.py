@@ -11,8 +11,7 @@ from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.s2tsczcrop import train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.files import atomic, new_folder
-from panoseg.models.published import import_published, read_options
-from panoseg.models.published_crop2seg import import_crop2seg
+from panoseg.models.published import import_crop2seg, import_published, read_options
 from panoseg.models.weights import CARD, Weights, load_weights, save_weights
 
 

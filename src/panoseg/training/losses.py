@@ -15,7 +15,7 @@ from torch import Tensor
 
 from panoseg.data.samples import CentreTargets
 from panoseg.models.outputs import Candidates, PapsOutput
-from panoseg.models.windows import window_index
+from panoseg.models.paps import window_index
 from panoseg.training.loss_config import PapsLossConfig
 
 _EPSILON = 1e-8

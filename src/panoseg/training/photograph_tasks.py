@@ -17,11 +17,9 @@ from panoseg.coco.average_precision import DetectionMatches, Row
 from panoseg.coco.masks import encode_mask
 from panoseg.data.photographs import PhotographBatch
 from panoseg.metrics.panoptic_quality import PanopticCounts
-from panoseg.models.configs.panoptic_fpn import PanopticFpnConfig
-from panoseg.models.labels import Labels
+from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
-from panoseg.models.photograph_merging import panoptics
-from panoseg.models.photograph_network import AnyPhotographNetwork
+from panoseg.models.photograph_network import AnyPhotographNetwork, Labels, panoptics
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.photograph_scores import (

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
 from panoseg.models.configs.base import expect, expect_size
-from panoseg.models.configs.convrnn import ConvRnnConfig
-from panoseg.models.configs.fpn import FpnConfig
-from panoseg.models.configs.timeunet import TimeUnetConfig
-from panoseg.models.configs.uconvlstm import UConvLstmConfig
-from panoseg.models.configs.unet import NaiveUnetConfig
-from panoseg.models.configs.unet3d import UNet3dConfig
-from panoseg.models.configs.utae import UtaeConfig
-from panoseg.models.configs.wtae import WtaeConfig
+from panoseg.models.configs.season import (
+    ConvRnnConfig,
+    FpnConfig,
+    NaiveUnetConfig,
+    TimeUnetConfig,
+    UConvLstmConfig,
+    UNet3dConfig,
+    UtaeConfig,
+    WtaeConfig,
+)
 
 BackboneConfig = (
     UtaeConfig | WtaeConfig | TimeUnetConfig | NaiveUnetConfig | UNet3dConfig | UConvLstmConfig | FpnConfig | ConvRnnConfig

@@ -8,14 +8,18 @@ valid dates of all samples one after the other, N samples that have a frame at a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.configs.convrnn import Cell
+from panoseg.models.backbone import Backbone
+from panoseg.models.configs.season import Cell, ConvRnnConfig, FpnConfig, UConvLstmConfig
+from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, sum_by_sample, sum_of_frames
+from panoseg.models.layers import ConvBlock, DownPath, UpPath
+from panoseg.models.outputs import FeatureMaps
 
 State = tuple[Tensor, ...]
 """What a cell hands on from step to step, N x C x H x W each; the last one is what it has learned of the season."""
@@ -167,3 +171,116 @@ class Steps:
 def blank_padding(images_BTCHW: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Padded dates as published recurrences see them: dates like others, whose images are 0."""
     return images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0), torch.ones_like(valid_BT)
+
+
+class ConvRnn(Backbone):
+    """ConvLSTM or ConvGRU: scores of the classes for each pixel, by the order of the dates of a season."""
+
+    classifier = "classification_layer"
+
+    def __init__(self, config: ConvRnnConfig) -> None:
+        super().__init__()
+        self.config = config
+        # The published checkpoints name it after the cell.
+        self._encoder = f"conv{config.cell}_encoder"
+        self.add_module(self._encoder, Recurrence(config.bands, config.hidden, config.cell))
+        self.classification_layer = nn.Conv2d(config.hidden, config.classes, 3, padding=1)
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """The recurrence's last state, a map of full size; arguments as in ``forward``."""
+        if self.config.runs_over_padding:
+            images_BTCHW, valid_BT = blank_padding(images_BTCHW, valid_BT)
+        frames_FCHW = images_BTCHW[valid_BT].contiguous(memory_format=torch.channels_last)
+        return FeatureMaps((self.get_submodule(self._encoder)(frames_FCHW, valid_BT),))
+
+
+class UConvLstm(Backbone):
+    """U-ConvLSTM: scores of the classes for each pixel, by the order of the dates of a season."""
+
+    def __init__(self, config: UConvLstmConfig) -> None:
+        super().__init__()
+        self.config = config
+        encoder, decoder = config.encoder_widths, config.decoder_widths
+        # The published program gives all blocks but the first one a border of zeros.
+        self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), "group")
+        self.down_blocks = DownPath(encoder, "group", border="zeros")
+        self.up_blocks = UpPath(encoder, decoder, norm="group", border="zeros")
+        recurrence = Recurrence if config.directions == 1 else Bidirectional
+        self.temporal_encoder = recurrence(encoder[-1], config.hidden, ahead=True)
+        self.out_convlstm = nn.Conv2d(config.directions * config.hidden, encoder[-1], 3, padding=1)
+        self.out_conv = ConvBlock((decoder[0], *config.head_widths, config.classes), border="zeros")
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """The decoder's maps, coarsest first; arguments as in ``forward``."""
+        check_sides(images_BTCHW, self.config.stride, self.config.stride)
+        cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
+        samples, sizes = zip(*cuts, strict=True)
+        *levels, coarsest = encode_frames(self._levels, images_BTCHW[valid_BT], sizes, together=False)
+        out_BCHW = self.out_convlstm(self._season(coarsest, valid_BT))
+        dates_B111 = valid_BT.sum(1).view(-1, 1, 1, 1)
+        means = (sum_by_sample(map(sum_of_frames, level), samples) / dates_B111 for level in reversed(levels))
+        return FeatureMaps(self.up_blocks(out_BCHW, means))
+
+    def _season(self, pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
+        """What the ConvLSTM has learned of each season, B x C x H x W. pieces: maps of all frames."""
+        if self.config.runs_over_padding:
+            return self.temporal_encoder(season_of_frames(pieces, valid_BT).flatten(0, 1), torch.ones_like(valid_BT))
+        return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
+
+    def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
+        """Maps of all levels, finest first; on a CPU, where frames come season by season, all but the coarsest as sums."""
+        levels = self.down_blocks(self.in_conv(frames_FCHW))
+        if frames_FCHW.device.type != "cpu":
+            return levels
+        # The skip connections need no more, so that the finer maps of all dates never exist together.
+        return [*(sum_of_frames(level_FCHW)[None] for level_FCHW in levels[:-1]), levels[-1]]
+
+
+class Pyramid(nn.Module):
+    """Convolutions of several dilations side by side, and the maximum over the image at every pixel."""
+
+    def __init__(self, channels: int, width: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.inconv = nn.Conv2d(channels, width, 3, padding=1)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(width, width, 3, dilation=reach, padding=reach, padding_mode="reflect") for reach in dilations
+        )
+
+    def forward(self, frames_NCHW: Tensor) -> Tensor:
+        frames_NCHW = self.inconv(frames_NCHW)
+        # The paper says average; the published program takes the maximum.
+        highest_NCHW = frames_NCHW.amax((2, 3), keepdim=True).expand_as(frames_NCHW)
+        return torch.cat([*(conv(frames_NCHW) for conv in self.convs), highest_NCHW], dim=1)
+
+
+class FpnConvLstm(Backbone):
+    """FPN + ConvLSTM: scores of the classes for each pixel, by the order of the dates of a season."""
+
+    classifier = "outconv"
+
+    def __init__(self, config: FpnConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.inconv = ConvBlock((config.bands, *config.input_widths), "group")
+        self.pyramid = Pyramid(config.input_widths[-1], config.pyramid_width, config.dilations)
+        levels = len(config.dilations) + 1
+        self.mid_conv = ConvBlock((levels * config.pyramid_width, config.joined_width), "group")
+        self.convlstm = Recurrence(config.joined_width, config.hidden)
+        self.outconv = nn.Conv2d(config.hidden, config.classes, 1)
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """The ConvLSTM's last memory, a map of full size; arguments as in ``forward``."""
+        # A mirrored border as wide as the farthest reach needs one pixel more.
+        check_sides(images_BTCHW, self.config.stride, max(self.config.dilations) + 1)
+        if self.config.runs_over_padding:
+            images_BTCHW, valid_BT = blank_padding(images_BTCHW, valid_BT)
+        frames_FCHW = images_BTCHW[valid_BT].contiguous(memory_format=torch.channels_last)
+        return FeatureMaps((self.convlstm(frames_FCHW, valid_BT, self._date),))
+
+    def _date(self, frames_NCHW: Tensor) -> Tensor:
+        """What the ConvLSTM gets of one date."""
+        maps_NCHW = self.mid_conv(self.pyramid(self.inconv(frames_NCHW)))
+        if self.config.runs_over_padding:
+            # Published blocks leave frames of zeros as they are.
+            maps_NCHW = maps_NCHW * frames_NCHW.flatten(1).any(1)[:, None, None, None]
+        return maps_NCHW

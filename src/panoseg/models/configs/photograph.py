@@ -1,0 +1,247 @@
+"""What the options of all networks for photographs share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from panoseg.models.configs.base import expect, expect_one_of, expect_sizes
+
+Backbone = Literal["resnet18", "resnet50"]
+BackboneNorm = Literal["frozen", "batch", "group"]
+IGNORED = 255
+"""Label of pixels that teach nothing; also why a network has at most so many labels."""
+STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}
+"""Channels of the maps of a residual network's four stages, at strides 4, 8, 16 and 32 (He et al. 2016, table 1)."""
+
+
+@dataclass(frozen=True)
+class PhotographModelBase:
+    """Options of a network that looks at photographs."""
+
+    bands: ClassVar[int] = 3
+    """Red, green and blue."""
+
+    things: int = 80
+    """Classes of things; follows from the class table."""
+    backbone: Backbone = "resnet50"
+    """The residual network that makes the maps."""
+    norm: BackboneNorm = "frozen"
+    """Its norms: batch norms that keep the statistics of their weights, batch norms that learn, or group norms."""
+
+    def __post_init__(self) -> None:
+        expect_one_of("backbone", self.backbone, get_args(Backbone))
+        expect_one_of("norm", self.norm, get_args(BackboneNorm))
+        expect(1 <= self.things < IGNORED, f"things {self.things}", f"from 1 to {IGNORED - 1}")
+
+
+def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
+    """Raise ``ConfigError`` unless the name of initial weights is one of those allowed, and the norm goes with them."""
+    expect_one_of("weights", name, allowed)
+    expect(
+        name != "none" or norm != "frozen", "weights none with norm frozen", "norm batch or group: there are no statistics yet"
+    )
+    expect(name == "none" or norm != "group", f"weights {name} with norm group", "norm frozen or batch, which they have")
+
+
+def expect_stuff(stuff: int, classes: int) -> None:
+    """Raise ``ConfigError`` unless there are from no classes of stuff to as many as labels allow. classes: of both kinds."""
+    expect(stuff >= 0 and classes < IGNORED, f"stuff {stuff}", f"from 0 on, and with the things at most {IGNORED - 1}")
+
+
+def norm_groups(width: int) -> int:
+    """Groups of a group norm over ``width`` channels: 32 (Wu & He 2018), fewer where they would have less than 4 channels."""
+    return max(1, min(32, width // 4))
+
+
+def expect_groups(name: str, *widths: int) -> None:
+    """Raise ``ConfigError`` unless the groups of a group norm divide all widths."""
+    expect(all(width % norm_groups(width) == 0 for width in widths), f"{name} {widths}", "multiples of 32, or 4, 8, 16")
+
+
+LEVELS = 5
+"""Maps of the pyramid in which objects are proposed: strides 4, 8, 16, 32 and 64."""
+MOST_MASK_CHANNELS = 500_000
+"""Of the masks of all candidates of an image, 28 x 28 pixels each: 1.6 GB, twenty times as many as published."""
+
+
+@dataclass(frozen=True)
+class DetectorConfig(PhotographModelBase):
+    """Options of a region proposal network with heads for class, box and mask; the defaults are the published ones."""
+
+    stride: ClassVar[int] = 32
+    """Pixels of the images that one pixel of the backbone's coarsest map stands for."""
+
+    pyramid_width: int = 256
+    """Channels of the feature pyramid."""
+    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
+    """Side in pixels of the boxes from which proposals start, one a level of the pyramid, finest first."""
+    box_width: int = 1024
+    """Hidden values of the head that finds class and box."""
+    mask_widths: tuple[int, ...] = (256, 256, 256, 256)
+    """Channels of the convolutions of the mask head; the last is also that of its upsampling."""
+    group_norm: bool = False
+    """Group norms in the feature pyramid and in the mask head, which help a training without ImageNet's weights."""
+    anchors_per_image: int = 256
+    """Anchors of an image that teach the proposals."""
+    train_proposals: int = 2000
+    """Proposals of an image in training, and those of a level before overlapping ones are left out."""
+    test_proposals: int = 1000
+    """The same in prediction."""
+    boxes_per_image: int = 512
+    """Proposals of an image that teach class, box and mask; a quarter of them hold objects."""
+    detections: int = 100
+    """Candidates of an image, a fixed number: the best by score, padded with empty ones."""
+    min_score: float = 0.05
+    """Candidates of a lower score are left out."""
+    box_overlap: float = 0.5
+    """Of two candidates of a class whose boxes have a larger intersection over union, the better stays."""
+    mask_threshold: float = 0.5
+    """A pixel belongs to a mask from this probability on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect(len(self.anchor_sizes) == LEVELS, f"{len(self.anchor_sizes)} anchor_sizes", f"{LEVELS}, one a level")
+        expect(len(self.mask_widths) >= 1, "no mask_widths", "at least one")
+        expect_sizes(self, leave_out=("stuff", "stuff_area"))
+        channels = max(*self.mask_widths, self.things)
+        found = f"{self.detections} detections with masks of {channels} channels"
+        expect(self.detections * channels <= MOST_MASK_CHANNELS, found, f"a product of at most {MOST_MASK_CHANNELS:,}")
+        for name in ("min_score", "box_overlap", "mask_threshold"):
+            expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
+        if self.group_norm:
+            expect_groups("pyramid_width and mask_widths", self.pyramid_width, *self.mask_widths)
+
+
+MaskRcnnInitial = Literal["none", "imagenet", "coco"]
+
+
+@dataclass(frozen=True)
+class MaskRcnnConfig(DetectorConfig):
+    """Mask R-CNN: objects proposed on a feature pyramid, each with a class, a box and a mask."""
+
+    name: ClassVar[str] = "mask_rcnn"
+    title: ClassVar[str] = "Mask R-CNN"
+    network: ClassVar[str] = "panoseg.models.mask_rcnn:MaskRcnn"
+
+    weights: MaskRcnnInitial = "imagenet"
+    """Initial weights in a training: ImageNet's in the backbone, torchvision's of COCO in the whole network, or drawn."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_weights(self.weights, get_args(MaskRcnnInitial), self.norm)
+        expect(
+            self.weights != "coco" or (self.backbone == "resnet50" and not self.group_norm),
+            f"weights coco with {self.backbone}{' and group_norm' if self.group_norm else ''}",
+            "resnet50 without group_norm, as they were trained",
+        )
+
+    @property
+    def classes(self) -> int:
+        """Classes of things; stuff is none of its business."""
+        return self.things
+
+
+PanopticFpnInitial = Literal["none", "imagenet"]
+
+
+@dataclass(frozen=True)
+class PanopticFpnConfig(DetectorConfig):
+    """Panoptic FPN: one feature pyramid, from which Mask R-CNN's heads find the things and a light head the stuff."""
+
+    name: ClassVar[str] = "panoptic_fpn"
+    title: ClassVar[str] = "Panoptic FPN"
+    network: ClassVar[str] = "panoseg.models.panoptic_fpn:PanopticFpn"
+
+    weights: PanopticFpnInitial = "imagenet"
+    """Initial weights of the backbone in a training: ImageNet's, or drawn."""
+    stuff: int = 53
+    """Classes of stuff; follows from the class table."""
+    semantic_width: int = 128
+    """Channels of the semantic head."""
+    instance_weight: float = 1.0
+    """Weight of the losses of proposals, classes, boxes and masks."""
+    semantic_weight: float = 0.5
+    """Weight of the loss of the pixels' classes."""
+    merge_score: float = 0.5
+    """Candidates from this score on become part of the picture."""
+    merge_overlap: float = 0.5
+    """Those of which a larger share is covered by better ones do not."""
+    stuff_area: int = 4096
+    """Least pixels of a class of stuff in a picture."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_weights(self.weights, get_args(PanopticFpnInitial), self.norm)
+        expect_stuff(self.stuff, self.classes)
+        expect_groups("semantic_width", self.semantic_width)
+        for name in ("instance_weight", "semantic_weight"):
+            expect(0 <= getattr(self, name) < float("inf"), f"{name} {getattr(self, name)}", "a number from 0")
+        for name in ("merge_score", "merge_overlap"):
+            expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
+        expect(self.stuff_area >= 0, f"stuff_area {self.stuff_area}", "a number of pixels from 0")
+
+    @property
+    def classes(self) -> int:
+        """Classes of things and stuff."""
+        return self.things + self.stuff
+
+
+PspNetInitial = Literal["none", "imagenet"]
+Scope = Literal["all", "stuff"]
+MOST_BINS = 64
+"""The most parts a side, beyond which they are smaller than the pixels of most maps."""
+
+
+@dataclass(frozen=True)
+class PspNetConfig(PhotographModelBase):
+    """PSPNet: a dilated residual network whose map is pooled over parts of the image, for the class of each pixel."""
+
+    name: ClassVar[str] = "pspnet"
+    title: ClassVar[str] = "PSPNet"
+    network: ClassVar[str] = "panoseg.models.pspnet:PspNet"
+    stride: ClassVar[int] = 8
+    """Pixels of the images that one pixel of the backbone's last map stands for."""
+
+    norm: BackboneNorm = "batch"
+    """Norms of the residual network: batch norms that keep the statistics of their weights, batch norms that learn, or group
+    norms. Those of the heads learn: batch norms with the first two."""
+    weights: PspNetInitial = "imagenet"
+    """Initial weights of the backbone in a training: ImageNet's, or drawn."""
+    stuff: int = 53
+    """Classes of stuff; follows from the class table."""
+    scope: Scope = "stuff"
+    """What pixels are told apart: the classes of stuff, all things being one more class, or all classes."""
+    bins: tuple[int, ...] = (1, 2, 3, 6)
+    """Parts a side into which the image is cut, for each level of the pooling pyramid."""
+    width: int = 512
+    """Channels of the last hidden map."""
+    auxiliary_width: int = 256
+    """Channels of the head that is trained on the map before the last."""
+    auxiliary_weight: float = 0.4
+    """Weight of that head's loss."""
+    dropout: float = 0.1
+    """Share of channels that a training leaves out before the classes are scored."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_weights(self.weights, get_args(PspNetInitial), self.norm)
+        expect_one_of("scope", self.scope, get_args(Scope))
+        expect_stuff(self.stuff, self.classes)
+        expect(len(self.bins) >= 1, "no bins", "at least one")
+        expect_sizes(self, leave_out=("stuff",))
+        expect(max(self.bins) <= MOST_BINS, f"bins {self.bins}", f"at most {MOST_BINS} parts a side")
+        if self.norm == "group":
+            expect_groups("width, auxiliary_width and channels of a bin", self.width, self.auxiliary_width, self.bin_width)
+        expect(0 <= self.auxiliary_weight < float("inf"), f"auxiliary_weight {self.auxiliary_weight}", "a number from 0")
+        expect(0 <= self.dropout < 1, f"dropout {self.dropout}", "from 0 up to 1")
+
+    @property
+    def bin_width(self) -> int:
+        """Channels of each level of the pooling pyramid: together as many as the last map has."""
+        return STAGE_WIDTHS[self.backbone][-1] // len(self.bins)
+
+    @property
+    def classes(self) -> int:
+        """Classes of things and stuff."""
+        return self.things + self.stuff

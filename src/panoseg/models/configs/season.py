@@ -1,0 +1,394 @@
+"""What the options of U-TAE, W-TAE and TimeUNet share: U-Nets in which attention over time makes one map of a season's maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import ClassVar, Literal, get_args
+
+from panoseg.models.configs.base import (
+    NORM_GROUPS,
+    Convolution,
+    Norm,
+    expect,
+    expect_levels,
+    expect_one_kind_of_block,
+    expect_one_of,
+    expect_size,
+    expect_sizes,
+)
+
+Aggregation = Literal["att_group", "att_mean", "mean"]
+Dates = Literal["relative", "day_of_year", "both"]
+
+
+@dataclass(frozen=True)
+class AttentionUnetConfig:
+    """Options of a U-Net with lightweight attention over time; each network says where the attention sits."""
+
+    bands: int = 10
+    """Channels of an image; follows from the data."""
+    classes: int = 20
+    """Scores a pixel gets; follows from the class table."""
+    encoder_widths: tuple[int, ...] = (64, 64, 64, 128)
+    """Channels of the encoder, finest level first; each level halves the size of the one before."""
+    decoder_widths: tuple[int, ...] = (32, 32, 64, 128)
+    """Channels of the decoder, finest level first; the last equals the encoder's last."""
+    head_widths: tuple[int, ...] = (32,)
+    """Hidden channels of the convolutions that score the classes of pixels."""
+    encoder_norm: Norm = "group"
+    """Normalisation in the encoder."""
+    heads: int = 16
+    """Attention heads; divides d_model and the width of the maps that attention reads or weighs."""
+    d_model: int = 256
+    """Width of the values that are averaged over dates."""
+    key_width: int = 4
+    """Width of keys and queries of one head."""
+    padding_invariant: bool = False
+    """Leave padded dates out of the attention's normalisation; False as in all published weights."""
+    convolution: Convolution = "2d"
+    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes channels."""
+    squeeze: bool = False
+    """Weigh the channels of each level of the encoder by squeeze and excitation."""
+    queries: int = 1
+    """Learnt queries of each head; the attention of several is averaged."""
+    dates: Dates = "relative"
+    """How attention knows a date: sines of the days since the reference date, a learnt vector a day of the year, or both."""
+    linear_dates: bool = False
+    """A learnt linear map of the sines; with dates day_of_year these are sines of the day of the year."""
+    reference_date: str = "2018-09-01"
+    """Days are counted from this date, YYYY-MM-DD; follows from the data. The day of the year is computed with it."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("encoder_norm", Norm), ("convolution", Convolution), ("dates", Dates)):
+            expect_one_of(name, getattr(self, name), get_args(allowed))
+        expect_sizes(self)
+        keys = f"{self.heads} of {self.queries} queries of width"
+        expect_size("heads x queries x key_width:", f"{keys} {self.key_width}", self.heads * self.queries * self.key_width)
+        self._check_widths()
+        try:
+            date.fromisoformat(self.reference_date)
+        except ValueError:
+            expect(False, f"reference_date {self.reference_date!r}", "a date YYYY-MM-DD")
+
+    def _check_widths(self) -> None:
+        expect_levels(self.encoder_widths, self.decoder_widths)
+        expect(
+            self.encoder_norm != "group" or all(width % NORM_GROUPS == 0 for width in self.encoder_widths),
+            f"encoder_widths {self.encoder_widths} with encoder_norm group",
+            f"multiples of {NORM_GROUPS}",
+        )
+        expect(
+            self.d_model % self.heads == 0 and all(width % self.heads == 0 for width in self._grouped_widths()),
+            f"heads {self.heads} with d_model {self.d_model} and encoder_widths {self.encoder_widths}",
+            "heads that divide d_model and the widths they group",
+        )
+
+    def _grouped_widths(self) -> tuple[int, ...]:
+        """Widths of the maps that attention normalises or weighs in as many groups as it has heads."""
+        raise NotImplementedError
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Channels of the maps that a head gets, finest first."""
+        return self.decoder_widths
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the images that one pixel of the coarsest map stands for."""
+        return 2 ** (len(self.encoder_widths) - 1)
+
+
+def expect_both_dates(relative_as_day_of_year: bool, config: AttentionUnetConfig) -> None:
+    """Raise ``ConfigError`` where relative_as_day_of_year would do nothing."""
+    expect(
+        not relative_as_day_of_year or (config.dates == "both" and not config.linear_dates),
+        f"relative_as_day_of_year with dates {config.dates}" + (" and linear_dates" if config.linear_dates else ""),
+        "dates both without linear_dates",
+    )
+
+
+@dataclass(frozen=True)
+class UtaeConfig(AttentionUnetConfig):
+    """U-TAE: a convolutional encoder shared over dates, attention over time at the coarsest size, a convolutional decoder."""
+
+    name: ClassVar[str] = "utae"
+    title: ClassVar[str] = "U-TAE"
+    network: ClassVar[str] = "panoseg.models.utae:UTAE"
+
+    aggregation: Aggregation = "att_group"
+    """How a level's dates become one map: attention of its group of channels, mean attention, or the mean over dates."""
+    mbconv: bool = False
+    """MBConv blocks instead of pairs of convolutions."""
+    boundary: bool = False
+    """Score as well whether a pixel lies on the boundary of a class."""
+    relative_as_day_of_year: bool = False
+    """With dates both: look the relative days up in a table of days of the year too, as released; days outside it take its
+    ends."""
+
+    def __post_init__(self) -> None:
+        expect_one_of("aggregation", self.aggregation, get_args(Aggregation))
+        super().__post_init__()
+        expect_one_kind_of_block(self.mbconv, self.squeeze)
+        expect_both_dates(self.relative_as_day_of_year, self)
+
+    def _grouped_widths(self) -> tuple[int, ...]:
+        return self.encoder_widths if self.aggregation == "att_group" else self.encoder_widths[-1:]
+
+
+@dataclass(frozen=True)
+class WtaeConfig(AttentionUnetConfig):
+    """W-TAE: attention found on shrunken maps weighs the dates at full size, and a U-Net works on the one map that results."""
+
+    name: ClassVar[str] = "wtae"
+    title: ClassVar[str] = "W-TAE"
+    network: ClassVar[str] = "panoseg.models.crop2seg:WTAE"
+
+    aggregation: Aggregation = "att_group"
+    """How dates become one map: attention of the group of channels, mean attention, or the mean over dates without it."""
+    mbconv: bool = False
+    """MBConv blocks instead of pairs of convolutions."""
+    boundary: bool = False
+    """Score as well whether a pixel lies on the boundary of a class."""
+
+    def __post_init__(self) -> None:
+        expect_one_of("aggregation", self.aggregation, get_args(Aggregation))
+        super().__post_init__()
+        expect_one_kind_of_block(self.mbconv, self.squeeze)
+
+    def _grouped_widths(self) -> tuple[int, ...]:
+        weighed = self.encoder_widths[:1] if self.aggregation == "att_group" else ()
+        return (*weighed, self.encoder_widths[-1])
+
+
+@dataclass(frozen=True)
+class TimeUnetConfig(AttentionUnetConfig):
+    """TimeUNet: attention over time at full size, and a U-Net works on the one map that results."""
+
+    name: ClassVar[str] = "timeunet"
+    title: ClassVar[str] = "TimeUNet"
+    network: ClassVar[str] = "panoseg.models.crop2seg:TimeUNet"
+
+    relative_as_day_of_year: bool = False
+    """With dates both: look the relative days up in a table of days of the year too, as released; days outside it take its
+    ends."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_both_dates(self.relative_as_day_of_year, self)
+
+    def _grouped_widths(self) -> tuple[int, ...]:
+        return self.encoder_widths[:1]
+
+
+@dataclass(frozen=True)
+class NaiveUnetConfig:
+    """Naive U-Net: a season of so many dates is one image of so many times more bands."""
+
+    name: ClassVar[str] = "unet_naive"
+    title: ClassVar[str] = "naive U-Net"
+    network: ClassVar[str] = "panoseg.models.utae:NaiveUnet"
+
+    bands: int = 10
+    """Channels of an image; follows from the data."""
+    classes: int = 20
+    """Scores a pixel gets; follows from the class table."""
+    length: int = 61
+    """Dates of a season; shorter ones are filled with zeros, longer ones refused."""
+    encoder_widths: tuple[int, ...] = (8, 8, 8, 16)
+    """Channels of the encoder for every two dates, finest level first; each level halves the size of the one before."""
+    decoder_widths: tuple[int, ...] = (4, 4, 8, 16)
+    """Channels of the decoder for every two dates, finest level first; the last equals the encoder's last."""
+    head_widths: tuple[int, ...] = (4,)
+    """Hidden channels for every date of the convolutions that score the classes of pixels."""
+    convolution: Convolution = "2d"
+    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes channels."""
+    mbconv: bool = False
+    """MBConv blocks instead of pairs of convolutions."""
+    squeeze: bool = False
+    """Weigh the channels of each level of the encoder by squeeze and excitation."""
+
+    def __post_init__(self) -> None:
+        expect_one_of("convolution", self.convolution, get_args(Convolution))
+        expect_one_kind_of_block(self.mbconv, self.squeeze)
+        expect_sizes(self)
+        for width in self.season_widths((*self.encoder_widths, *self.decoder_widths, *self.head_widths)):
+            expect_size("widths for every two dates, times dates, over two:", width, width)
+        expect_size("bands times dates:", self.bands * self.length, self.bands * self.length)
+        expect_levels(self.encoder_widths, self.decoder_widths)
+
+    def season_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+        """Channels for a whole season, of those for every two dates."""
+        return tuple(width * self.length // 2 for width in widths)
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Channels of the maps that a head gets, finest first."""
+        return self.season_widths(self.decoder_widths)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the images that one pixel of the coarsest map stands for."""
+        return 2 ** (len(self.encoder_widths) - 1)
+
+
+@dataclass(frozen=True)
+class UNet3dConfig:
+    """U-Net 3D: convolutions over space and time together, two halvings of both, and the mean over time at the end."""
+
+    name: ClassVar[str] = "unet3d"
+    title: ClassVar[str] = "U-Net 3D"
+    network: ClassVar[str] = "panoseg.models.unet3d:UNet3d"
+    stride: ClassVar[int] = 4
+
+    bands: int = 10
+    """Channels of an image; follows from the data."""
+    classes: int = 20
+    """Scores a pixel gets; follows from the class table."""
+    width: int = 32
+    """Channels at full size, an even number; each halving of the size doubles them."""
+
+    def __post_init__(self) -> None:
+        expect_sizes(self)
+        expect_size("four times the width:", 4 * self.width, 4 * self.width)
+        expect(self.width >= 2 and self.width % 2 == 0, f"width {self.width}", "an even number from 2")
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Channels of the maps that a head gets, finest first; at full size, half the width at three shifts in time."""
+        return 3 * self.width // 2, 2 * self.width, 4 * self.width
+
+
+@dataclass(frozen=True)
+class UConvLstmConfig:
+    """U-ConvLSTM: U-TAE's encoder and decoder, with a ConvLSTM over dates at the coarsest size and mean skip connections."""
+
+    name: ClassVar[str] = "uconvlstm"
+    network: ClassVar[str] = "panoseg.models.convlstm:UConvLstm"
+
+    bands: int = 10
+    """Channels of an image; follows from the data."""
+    classes: int = 20
+    """Scores a pixel gets; follows from the class table."""
+    encoder_widths: tuple[int, ...] = (64, 64, 64, 128)
+    """Channels of the encoder, finest level first; each level halves the size of the one before."""
+    decoder_widths: tuple[int, ...] = (32, 32, 64, 128)
+    """Channels of the decoder, finest level first; the last equals the encoder's last."""
+    head_widths: tuple[int, ...] = (32,)
+    """Hidden channels of the convolutions that score the classes of pixels."""
+    hidden: int = 64
+    """Channels of the ConvLSTM in one direction; published 64, and 30 where there should be two."""
+    directions: int = 1
+    """1: through the season; 2: also backwards from its end, by weights of its own."""
+    runs_over_padding: bool = False
+    """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
+
+    def __post_init__(self) -> None:
+        expect_sizes(self)
+        expect(self.directions in (1, 2), f"directions {self.directions}", "1 or 2")
+        expect_levels(self.encoder_widths, self.decoder_widths)
+        normed = (*self.encoder_widths, *self.decoder_widths)
+        expect(
+            all(width % NORM_GROUPS == 0 for width in normed),
+            f"encoder_widths {self.encoder_widths} and decoder_widths {self.decoder_widths}",
+            f"multiples of {NORM_GROUPS}",
+        )
+
+    @property
+    def title(self) -> str:
+        """The network's name in the words of its paper."""
+        return "U-ConvLSTM" if self.directions == 1 else "BU-ConvLSTM"
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Channels of the maps that a head gets, finest first."""
+        return self.decoder_widths
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the images that one pixel of the coarsest map stands for."""
+        return 2 ** (len(self.encoder_widths) - 1)
+
+
+@dataclass(frozen=True)
+class FpnConfig:
+    """FPN + ConvLSTM: dilated convolutions of several reaches on each date at full size, then a ConvLSTM over dates."""
+
+    name: ClassVar[str] = "fpn"
+    title: ClassVar[str] = "FPN + ConvLSTM"
+    network: ClassVar[str] = "panoseg.models.convlstm:FpnConvLstm"
+    stride: ClassVar[int] = 1
+
+    bands: int = 10
+    """Channels of an image; follows from the data."""
+    classes: int = 20
+    """Scores a pixel gets; follows from the class table."""
+    input_widths: tuple[int, ...] = (32, 64)
+    """Channels of the first convolutions."""
+    pyramid_width: int = 64
+    """Channels of each level of the pyramid."""
+    dilations: tuple[int, ...] = (1, 2, 4)
+    """Reach in pixels of each level's convolution; one more level is the maximum over the whole image."""
+    hidden: int = 88
+    """Channels of the ConvLSTM."""
+    runs_over_padding: bool = False
+    """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
+
+    def __post_init__(self) -> None:
+        expect_sizes(self)
+        for name in ("input_widths", "dilations"):
+            expect(len(getattr(self, name)) >= 1, f"no {name}", "at least one")
+        expect_size("channels after the pyramid:", self.joined_width, self.joined_width)
+        normed = (*self.input_widths, self.joined_width)
+        expect(
+            all(width % NORM_GROUPS == 0 for width in normed),
+            f"input_widths {self.input_widths} and {self.joined_width} channels after the pyramid",
+            f"multiples of {NORM_GROUPS}",
+        )
+
+    @property
+    def joined_width(self) -> int:
+        """Channels that the ConvLSTM gets: half of those of all levels."""
+        return self.pyramid_width * (len(self.dilations) + 1) // 2
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Channels of the maps that a head gets: the ConvLSTM's state at full size alone."""
+        return (self.hidden,)
+
+
+Cell = Literal["lstm", "gru"]
+
+
+@dataclass(frozen=True)
+class ConvRnnConfig:
+    """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size, and nothing else."""
+
+    name: ClassVar[str] = "convrnn"
+    network: ClassVar[str] = "panoseg.models.convlstm:ConvRnn"
+    stride: ClassVar[int] = 1
+
+    bands: int = 10
+    """Channels of an image; follows from the data."""
+    classes: int = 20
+    """Scores a pixel gets; follows from the class table."""
+    cell: Cell = "lstm"
+    """What happens at a date: that of ConvLSTM, or that of ConvGRU."""
+    hidden: int = 160
+    """Channels of the state; published 160 with lstm and 180 with gru."""
+    runs_over_padding: bool = False
+    """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
+
+    def __post_init__(self) -> None:
+        expect_one_of("cell", self.cell, get_args(Cell))
+        expect_sizes(self)
+
+    @property
+    def title(self) -> str:
+        """The network's name in the words of its paper."""
+        return {"lstm": "ConvLSTM", "gru": "ConvGRU"}[self.cell]
+
+    @property
+    def map_widths(self) -> tuple[int, ...]:
+        """Channels of the maps that a head gets: the state at full size alone."""
+        return (self.hidden,)
