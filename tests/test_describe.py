@@ -18,8 +18,7 @@ from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError
 from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training import dataset_pictures
-from panoseg.training.dataset_pictures import dates_by_month, draw_calendar, draw_classes, draw_ndvi, draw_patches
-from panoseg.training.describe import summary_text
+from panoseg.training.dataset_pictures import dates_by_month, draw_calendar, draw_classes, draw_ndvi, draw_patches, summary_text
 from small_pastis import DATES, parcels, write_small_pastis
 from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset

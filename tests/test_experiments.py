@@ -22,12 +22,11 @@ from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
-from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
+from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 from panoseg.training.folds import resume
-from panoseg.training.loss_config import PapsLossConfig
-from panoseg.training.means import FoldScores, mean_of_folds, read_test_scores
 from panoseg.training.run import read_run, start
+from panoseg.training.scores import FoldScores, mean_of_folds, read_test_scores
 from tiny_runs import UTAE, tiny_options, write_tiny_dataset
 
 

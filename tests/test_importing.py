@@ -12,7 +12,7 @@ from panoseg.classes import S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.models.weights import load_weights
-from panoseg.training.importing import holds_one_fold, is_published, published_weights, weights_of_fold
+from panoseg.training.transfer import holds_one_fold, is_published, published_weights, weights_of_fold
 from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset
 

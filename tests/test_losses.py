@@ -10,7 +10,7 @@ import torch
 
 from panoseg.data.samples import CentreTargets
 from panoseg.models.outputs import Candidates, MaskWindows, PapsOutput
-from panoseg.training.loss_config import PapsLossConfig
+from panoseg.training.config import PapsLossConfig
 from panoseg.training.losses import PapsLoss, centre_loss, focal_loss, semantic_loss, size_loss
 
 

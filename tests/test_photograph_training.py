@@ -32,12 +32,11 @@ from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.folds import resume
 from panoseg.training.log import read_log
-from panoseg.training.loop import make_optimiser
-from panoseg.training.photograph_scores import PhotographScores
-from panoseg.training.photograph_splits import ScoredPhotographs
+from panoseg.training.loop import Course, make_optimiser
 from panoseg.training.photograph_tasks import TASKS
 from panoseg.training.run import start
-from panoseg.training.schedule import Course
+from panoseg.training.scores import PhotographScores
+from panoseg.training.splits import ScoredPhotographs
 from panoseg.training.tasks import task_of
 from photograph_runs import INSTANCES, PANOPTIC, SEMANTIC, simulate_photographs
 from tiny_runs import UTAE

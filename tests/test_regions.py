@@ -17,7 +17,7 @@ from panoseg.metrics.confusion import REGIONS, PixelCounts, pixel_counts
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.config import TrainConfig
 from panoseg.training.loop import make_fabric
-from panoseg.training.semantic_loss import SemanticLoss
+from panoseg.training.losses import SemanticLoss
 from panoseg.training.splits import Split
 from panoseg.training.tasks import SemanticTask
 

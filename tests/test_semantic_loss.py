@@ -15,8 +15,8 @@ from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
 from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import class_boundaries
 from panoseg.models.outputs import SemanticOutput
-from panoseg.training.loss_config import SemanticLossConfig
-from panoseg.training.semantic_loss import SemanticLoss
+from panoseg.training.config import SemanticLossConfig
+from panoseg.training.losses import SemanticLoss
 
 NO_VOID = ClassTable("no void", tuple(replace(entry, kind="thing" if entry.id else "stuff") for entry in S2TSCZCROP.classes))
 THREE = ClassTable(

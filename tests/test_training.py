@@ -35,14 +35,21 @@ from panoseg.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from panoseg.training.config import DataConfig, OptimiserConfig, RunConfig, TrainConfig, from_json, to_json
+from panoseg.training.config import (
+    DataConfig,
+    OptimiserConfig,
+    PapsLossConfig,
+    RunConfig,
+    SemanticLossConfig,
+    TrainConfig,
+    from_json,
+    to_json,
+)
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.log import RunLog, RunningMean, read_log
-from panoseg.training.loop import Training, make_fabric, seed_all
-from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
+from panoseg.training.loop import Training, learning_rate, make_fabric, seed_all
 from panoseg.training.losses import PapsLoss
 from panoseg.training.run import start
-from panoseg.training.schedule import learning_rate
 from panoseg.training.splits import Split, open_splits
 from panoseg.training.tasks import Work, make_task
 from panoseg.training.threshold import best_threshold, threshold_counts

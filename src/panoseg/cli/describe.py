@@ -30,6 +30,6 @@ def run(
         patches: Look at so many patches, drawn by chance, instead of all.
         seed: The same seed draws the same patches.
     """
-    from panoseg.training.describe import describe
+    from panoseg.training.dataset_pictures import describe
 
     print(describe(dataset, out, patches, seed))

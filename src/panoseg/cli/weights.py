@@ -48,7 +48,7 @@ def import_weights(
             weights can be scored on their dataset, but not used for maps.
         fold: Import only this fold.
     """
-    from panoseg.training.importing import import_folds
+    from panoseg.training.transfer import import_folds
 
     for path in import_folds(folder, out, data, fold):
         print(path)

@@ -19,22 +19,23 @@ from panoseg.metrics.confusion import Region
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
 from panoseg.panoptic.tta import VIEWS
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
-from panoseg.training.importing import holds_one_fold, is_published, published_weights
 from panoseg.training.loop import LAST, make_fabric
-from panoseg.training.means import METRICS, TABLE, read_test_scores, write_mean
-from panoseg.training.photograph_splits import (
+from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_photograph, draw_predictions
+from panoseg.training.score_pictures import draw_scores
+from panoseg.training.scores import METRICS, TABLE, Scores, SemanticScores, read_test_scores, write_mean
+from panoseg.training.splits import (
     ScoredPhotograph,
     ScoredPhotographs,
+    Split,
+    check_kind,
     collate_scored,
+    open_parts,
     open_photographs,
     unannotated_note,
 )
-from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_photograph, draw_predictions
-from panoseg.training.score_pictures import draw_scores
-from panoseg.training.scores import Scores, SemanticScores
-from panoseg.training.splits import Split, check_kind, open_parts
 from panoseg.training.task import Task
 from panoseg.training.tasks import task_of
+from panoseg.training.transfer import holds_one_fold, is_published, published_weights
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

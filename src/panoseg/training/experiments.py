@@ -25,8 +25,7 @@ from panoseg.models.configs.season import (
     UtaeConfig,
     WtaeConfig,
 )
-from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
-from panoseg.training.loss_config import PapsLossConfig
+from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from panoseg.files import new_folder, write_json
 from panoseg.training import run
 from panoseg.training.config import TrainConfig, from_json, to_json
 from panoseg.training.loop import make_fabric
-from panoseg.training.means import METRICS, read_test_scores, write_mean
+from panoseg.training.scores import METRICS, read_test_scores, write_mean
 from panoseg.training.splits import open_splits
 
 PLAN = "folds.json"

@@ -22,7 +22,7 @@ from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.photograph_network import AnyPhotographNetwork, Labels, panoptics
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.training.photograph_scores import (
+from panoseg.training.scores import (
     PhotographCounts,
     PhotographScores,
     PixelClasses,
@@ -30,8 +30,7 @@ from panoseg.training.photograph_scores import (
     count_panoptic,
     count_pixels,
 )
-from panoseg.training.photograph_splits import ScoredBatch, ScoredPhotograph
-from panoseg.training.splits import Split
+from panoseg.training.splits import ScoredBatch, ScoredPhotograph, Split
 from panoseg.training.task import Task, Work, evaluation_batches, sum_over_processes
 
 if TYPE_CHECKING:

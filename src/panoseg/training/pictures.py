@@ -24,8 +24,7 @@ from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.panoptic.draw import boundary_colour, draw, every, overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import LEADING, read_log
-from panoseg.training.photograph_splits import ScoredPhotograph, collate_scored
-from panoseg.training.splits import Split
+from panoseg.training.splits import ScoredPhotograph, Split, collate_scored
 from panoseg.training.task import Task
 from panoseg.training.tasks import true_panoptics
 

@@ -30,16 +30,14 @@ from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weig
 from panoseg.training.checkpoint import Progress
 from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
 from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
-from panoseg.training.importing import weights_of_fold
 from panoseg.training.loop import LAST, Training, make_fabric, seed_all
-from panoseg.training.means import METRICS
-from panoseg.training.photograph_splits import unannotated_note
 from panoseg.training.pictures import draw_curves, draw_predictions
 from panoseg.training.score_pictures import draw_scores
-from panoseg.training.splits import Splits, open_splits
+from panoseg.training.scores import METRICS
+from panoseg.training.splits import Splits, open_splits, unannotated_note
 from panoseg.training.task import Task, numbers_text
 from panoseg.training.tasks import make_task
-from panoseg.training.transfer import check_parts, take_over
+from panoseg.training.transfer import check_parts, take_over, weights_of_fold
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric

@@ -14,9 +14,8 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.metrics.confusion import ConfusionScores
 from panoseg.metrics.panoptic_quality import PanopticQuality
-from panoseg.training.photograph_scores import PhotographScores
 from panoseg.training.pictures import new_figure, save_figure
-from panoseg.training.scores import PanopticScores, Scores, SemanticScores
+from panoseg.training.scores import PanopticScores, PhotographScores, Scores, SemanticScores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

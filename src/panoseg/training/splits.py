@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from panoseg.data.config import AugmentationConfig
+from panoseg.classes import ClassTable
+from panoseg.data.coco import CocoRecords
+from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.data.layouts import Layout, Parts, find_layout
 from panoseg.data.loading import BatchLoader, Collate, make_loader
 from panoseg.data.pastis import PastisDataset
-from panoseg.data.photographs import collate_photographs
+from panoseg.data.photographs import Photograph, collate_photographs
 from panoseg.data.places import Place
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.data.samples import Normalisation, collate
 from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, fit_to_classes, fit_to_data, looks_at_photographs
+from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.config import DataConfig, Task, TrainConfig
-from panoseg.training.photograph_splits import ScoredPhotographs, collate_scored, open_photographs
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -161,3 +165,91 @@ def open_parts(
         single_date=config.single_date,
         augmentation=augmentation,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredPhotograph:
+    """A photograph without labels, and its truth.
+
+    index: its position in its set. truth: of the size on disk. crowd_ids: segments of the truth that stand for many objects.
+    things: the true objects, rows of COCO's detection form.
+    """
+
+    photograph: Photograph
+    index: int
+    truth: Panoptic
+    crowd_ids: tuple[int, ...]
+    things: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBatch:
+    """Photographs that are scored together; the truth stays where it is."""
+
+    entries: tuple[ScoredPhotograph, ...]
+
+    @property
+    def photographs(self) -> tuple[Photograph, ...]:
+        """The photographs alone."""
+        return tuple(entry.photograph for entry in self.entries)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each photograph."""
+        return tuple(entry.photograph.name for entry in self.entries)
+
+    def to(self, device: torch.device | str) -> ScoredBatch:
+        """The same batch with its images on another device."""
+        return self._with_images(lambda image: image.to(device, non_blocking=True))
+
+    def pin_memory(self) -> ScoredBatch:
+        """The same batch with its images in pinned memory; called by torch's loader."""
+        return self._with_images(Tensor.pin_memory)
+
+    def _with_images(self, function: Any) -> ScoredBatch:
+        return ScoredBatch(tuple(replace(entry, photograph=entry.photograph.map_tensors(function)) for entry in self.entries))
+
+
+class ScoredPhotographs(Dataset[ScoredPhotograph]):
+    """The photographs of a set beside their truth, without chance. count: the first so many, 0 for all."""
+
+    def __init__(self, dataset: CocoRecords, count: int = 0) -> None:
+        self.dataset, self.table = dataset, dataset.table
+        self.count = min(count or len(dataset), len(dataset))
+        self.unannotated = dataset.unannotated
+        self.names = [str(Path(name).with_suffix("")) for name in dataset.file_names[: self.count]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> ScoredPhotograph:
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        record = self.dataset.record(index)
+        photograph = replace(record.photograph(self.table, self.dataset.config, None), classes_HW=None, objects=None)
+        truth = record.truth(self.table)
+        return ScoredPhotograph(photograph, index, truth.picture, truth.crowd_ids, tuple(record.detections(self.table)))
+
+
+def unannotated_note(unannotated_of: Mapping[str, int]) -> str:
+    """A line that says how many images of which sets are left out, as they have no annotation; empty where there is none.
+
+    >>> unannotated_note({"set train": 2, "set val": 0})
+    '\\nnote: images without annotation are left out: 2 of set train'
+    """
+    found = [f"{count:,} of {words}" for words, count in unannotated_of.items() if count]
+    return f"\nnote: images without annotation are left out: {', '.join(found)}" if found else ""
+
+
+def collate_scored(entries: Sequence[ScoredPhotograph]) -> ScoredBatch:
+    """A batch of scored photographs, for ``make_loader``."""
+    return ScoredBatch(tuple(entries))
+
+
+def open_photographs(
+    layout: Layout, folder: Path | str, parts: Parts, config: PhotographConfig, table: ClassTable | None = None
+) -> CocoRecords:
+    """The photographs of one set, with the classes of ``table`` or else of the layout. Raises ``PanosegError``."""
+    [part] = parts
+    records: CocoRecords = layout.open(folder, part, table or layout.classes, config)
+    return records

@@ -23,11 +23,9 @@ from panoseg.models.outputs import SemanticOutput
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.training.config import TrainConfig, task_of_model
-from panoseg.training.loss_config import PapsLossConfig, SemanticLossConfig
-from panoseg.training.losses import PapsLoss
+from panoseg.training.config import PapsLossConfig, SemanticLossConfig, TrainConfig, task_of_model
+from panoseg.training.losses import PapsLoss, SemanticLoss
 from panoseg.training.scores import PanopticScores, SemanticScores
-from panoseg.training.semantic_loss import SemanticLoss
 from panoseg.training.splits import Split
 from panoseg.training.task import Task, Work, evaluation_batches, sum_over_processes
 from panoseg.training.threshold import THRESHOLDS, best_threshold, threshold_counts
