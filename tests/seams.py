@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.ndimage import maximum_filter
 
-from panoseg.maps.tiles import plan_blocks
+from panoseg.maps.windows import plan_blocks
 
 SHORTEST, NEAR = 6, 2
 """Pixels of border that make a seam, and how far from it another map's border explains it."""

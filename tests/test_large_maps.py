@@ -42,19 +42,17 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters, sheets, tasks
-from panoseg.maps.assemble import assemble
-from panoseg.maps.item import map_item
-from panoseg.maps.mapping import map_cube
+from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters
+from panoseg.maps import cluster as tasks
+from panoseg.maps import outlines as sheets
+from panoseg.maps.assemble import assemble, regions
+from panoseg.maps.mapping import Here, map_cube
 from panoseg.maps.options import MapOptions, RunOptions
+from panoseg.maps.outlines import OutlineFiles, Sheet, SheetOutlines, rasterise, read_sheets
+from panoseg.maps.outputs import map_item
 from panoseg.maps.parcels import read_geoparquet
-from panoseg.maps.polygons import rasterise
 from panoseg.maps.read_parcels import read_parcels
-from panoseg.maps.sheets import OutlineFiles, Sheet, SheetOutlines, read_sheets
-from panoseg.maps.tidy import regions
-from panoseg.maps.tiles import plan_blocks
-from panoseg.maps.windows import FinishedWindow, WindowFiles, from_bytes, to_bytes
-from panoseg.maps.workers import Here
+from panoseg.maps.windows import FinishedWindow, WindowFiles, from_bytes, plan_blocks, to_bytes
 from panoseg.models.weights import save_weights
 from panoseg.panoptic.join import Tile, join_tiles
 from panoseg.panoptic.panoptic import Panoptic

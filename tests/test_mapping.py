@@ -33,10 +33,10 @@ from panoseg.maps import mapping, outputs, predict
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions
+from panoseg.maps.outlines import rasterise
 from panoseg.maps.outputs import SHIPPED_NOTE
-from panoseg.maps.polygons import rasterise
 from panoseg.maps.resume import UNFINISHED
-from panoseg.maps.tiles import plan_blocks
+from panoseg.maps.windows import plan_blocks
 from panoseg.models import ltae as date_encoding
 from panoseg.models.build import build_model
 from panoseg.models.configs.season import UtaeConfig

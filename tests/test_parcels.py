@@ -28,11 +28,11 @@ from panoseg.classes import PASTIS
 from panoseg.cube.window import Window
 from panoseg.errors import OutputError, ParcelsError
 from panoseg.maps import parcels as parcels_module
+from panoseg.maps.assemble import regions, tidy
+from panoseg.maps.outlines import polygonise, rasterise
 from panoseg.maps.parcels import parcels_of, read_geoparquet, write_geopackage, write_geoparquet
-from panoseg.maps.polygons import polygonise, rasterise
 from panoseg.maps.rasters import CONFIDENCE, NO_DATA_CLASS, SEGMENTS, PlainRaster, class_kind, write_class_raster, write_cog
 from panoseg.maps.read_parcels import read_parcels
-from panoseg.maps.tidy import regions, tidy
 from panoseg.panoptic.panoptic import Panoptic
 
 TRANSFORM = Affine(10, 0, 574_680, 0, -10, 5_622_440)

@@ -20,15 +20,15 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cli import main
 from panoseg.errors import ConfigError, ParcelsError, RasterError
-from panoseg.maps import class_raster, shares
+from panoseg.maps import class_raster
+from panoseg.maps import refine as shares
 from panoseg.maps.class_raster import ClassRaster, read_class_raster
 from panoseg.maps.options import RefineOptions
+from panoseg.maps.outlines import affine_of, rasterise, to_map, to_pixels
 from panoseg.maps.parcels import write_geoparquet
-from panoseg.maps.polygons import affine_of, rasterise, to_map, to_pixels
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
 from panoseg.maps.read_parcels import read_parcels, valid_outlines
-from panoseg.maps.refine import choose, refine, refine_file
-from panoseg.maps.shares import area_shares, mean_probabilities
+from panoseg.maps.refine import area_shares, choose, mean_probabilities, refine, refine_file
 
 CRS = "EPSG:32633"
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_500_000)

@@ -23,14 +23,13 @@ from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cube.check import check_cube
 from panoseg.cube.season import Season, choose_season
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.maps import summary as summary_module
+from panoseg.maps import report as summary_module
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.figures import clearest_date, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import parcels_of
 from panoseg.maps.rasters import write_class_raster
-from panoseg.maps.report import ReportContent, _scale_bar, render_report
-from panoseg.maps.summary import summarise
+from panoseg.maps.report import ReportContent, _scale_bar, render_report, summarise
 from panoseg.panoptic.panoptic import Panoptic
 
 HOSTILE = '</title><script>alert("x")</script>&\'"{{ 7 * 7 }}'

@@ -23,10 +23,10 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.maps.figures import ndvi_curve
+from panoseg.maps.outlines import to_pixels
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
-from panoseg.maps.polygons import to_pixels
 from panoseg.maps.rasters import NO_DATA_CLASS
-from panoseg.maps.shares import area_shares
+from panoseg.maps.refine import area_shares
 
 _LEAST_SHARE = 0.0005
 

@@ -68,7 +68,7 @@ def _mapped(cube: Path | None, area: AreaOptions, fetch: CubeOptions) -> Callabl
     if (cube is None) == (area.area is None):
         raise ConfigError("no season, or two", "a cube, or --area with --season", "say one of them")
     if cube is None:
-        from panoseg.maps.area import map_area
+        from panoseg.maps.mapping import map_area
 
         return partial(map_area, area, fetch)
     if area != AreaOptions() or fetch != CubeOptions():

@@ -1,26 +1,84 @@
-"""The workers of a dask cluster do the work of a map: processes of this machine, or any number of machines.
+"""What the workers of a cluster do for a map, as functions that anyone can take from a message.
 
-Workers read the cube and write nothing: what they find goes back to the process that was started. A worker that joins while a
-map is made gets its share; the tasks of one that dies are done by others.
+A scheduler unpickles the tasks that it hands on, and neither predicts nor draws. Therefore nothing heavy is imported here, a
+task's arguments are bytes to all but the worker, and what does the work is imported by a worker's first task.
 """
 
 from __future__ import annotations
 
 import logging
+import pickle
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster, as_completed
+from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
 
 from panoseg.errors import ClusterError, OutputError
 from panoseg.maps.options import RunOptions
+from panoseg.maps.outlines import Sheet, SheetOutlines
 from panoseg.maps.predict import PredictionJob
-from panoseg.maps.sheets import Sheet, SheetOutlines
-from panoseg.maps.tasks import KnowJob, draw_packed_sheet, packed, predict_window
-from panoseg.maps.tiles import Block
-from panoseg.maps.windows import Save
+from panoseg.maps.windows import Block, Save
+
+if TYPE_CHECKING:
+    from panoseg.maps.outlines import Sheet, SheetOutlines
+    from panoseg.maps.predict import OpenJob, PredictionJob
+    from panoseg.maps.windows import Block
+
+
+_JOBS: dict[str, bytes] = {}
+"""In a worker: the jobs that it knows, by name."""
+_OPEN: dict[str, OpenJob] = {}
+_LOCK = threading.Lock()
+
+
+class KnowJob(WorkerPlugin):
+    """Tells a job to every worker, also to those that come later."""
+
+    def __init__(self, name: str, job: PredictionJob) -> None:
+        self.name, self.job = name, pickle.dumps(job)
+
+    def setup(self, worker: Worker) -> None:
+        """Called in a worker that begins to know the job."""
+        _JOBS[self.name] = self.job
+
+    def teardown(self, worker: Worker) -> None:
+        """Called in a worker that need not know it any more."""
+        with _LOCK:
+            _JOBS.pop(self.name, None)
+            _OPEN.pop(self.name, None)
+
+
+def packed(argument: Block | Sheet) -> bytes:
+    """What a task is given; only a worker looks into it."""
+    return pickle.dumps(argument)
+
+
+def predict_window(name: str, block: bytes) -> bytes:
+    """A finished window of the job ``name``, see ``panoseg.maps.windows``."""
+    return _opened(name).predict(pickle.loads(block))
+
+
+def draw_packed_sheet(sheet: bytes) -> SheetOutlines:
+    """The outlines of a sheet."""
+    from panoseg.maps.outlines import draw_sheet
+
+    return draw_sheet(pickle.loads(sheet))
+
+
+def _opened(name: str) -> OpenJob:
+    """The job with its cube and network, opened by one thread for all of a process."""
+    from panoseg.maps.predict import OpenJob
+
+    with _LOCK:
+        if name not in _OPEN:
+            opened = OpenJob(pickle.loads(_JOBS[name]))
+            _ = opened.cube, opened.predictor
+            _OPEN[name] = opened
+        return _OPEN[name]
+
 
 _IN_FLIGHT = 2
 """Tasks for each thread of the cluster: one that it does and one that waits for it."""
@@ -60,7 +118,7 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
 
 
 class Cluster:
-    """The workers of a cluster; see ``panoseg.maps.workers.Workers``. name: of the job that they know."""
+    """The workers of a cluster; see ``panoseg.maps.mapping.Workers``. name: of the job that they know."""
 
     def __init__(self, client: Client, name: str) -> None:
         self.client, self.name = client, name

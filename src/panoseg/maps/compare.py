@@ -23,8 +23,8 @@ import shapely
 from pyproj import CRS
 
 from panoseg.errors import ConfigError, ParcelsError
+from panoseg.maps.outlines import shared_areas
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
-from panoseg.maps.polygons import shared_areas
 from panoseg.maps.read_parcels import check_place, left_out_notes, read_parcels, read_truth, valid_outlines
 
 _MATCH = 0.5

@@ -17,11 +17,11 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Season, choose_season
 from panoseg.errors import ConfigError
 from panoseg.maps.options import MapOptions
+from panoseg.maps.outlines import to_map
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
-from panoseg.maps.polygons import to_map
 from panoseg.maps.predict import PredictionJob, inside
 from panoseg.maps.read_parcels import check_place, read_truth
-from panoseg.maps.tiles import Block
+from panoseg.maps.windows import Block
 from panoseg.models.weights import Weights, WeightsCard, default_weights, load_weights
 
 _OUTLINE_STEP_DEGREES = 0.01

@@ -1,36 +1,84 @@
-"""The whole way from a cube on disk to a folder with a map: called by ``panoseg map`` and by the demo."""
+"""Who does the work of a map: this process, or the workers of a cluster on any number of machines."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import geopandas as gpd
 import numpy as np
 import rasterio
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.cube.season import Season
-from panoseg.files import making, output_error
+from panoseg.cube.fetch import Request, asked_area, fetch_cube
+from panoseg.cube.options import AreaOptions, CubeOptions
+from panoseg.cube.season import Season, season_span
+from panoseg.errors import ConfigError, PanosegError
+from panoseg.files import making, new_folder, output_error
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import open_inputs
 from panoseg.maps.options import MapOptions, RunOptions
+from panoseg.maps.outlines import OutlineFiles, Sheet, SheetOutlines, draw_sheet, plan_sheets, read_sheets
 from panoseg.maps.outputs import write_map
 from panoseg.maps.predict import OpenJob
-from panoseg.maps.resume import begin, fingerprint, finish
-from panoseg.maps.sheets import OutlineFiles, plan_sheets, read_sheets
-from panoseg.maps.summary import ParcelSummary
-from panoseg.maps.windows import WindowFiles
-from panoseg.maps.workers import Workers, workers_for
-from panoseg.models.weights import Weights
+from panoseg.maps.report import ParcelSummary
+from panoseg.maps.resume import UNFINISHED, begin, fingerprint, finish
+from panoseg.maps.windows import Block, Save, WindowFiles
+from panoseg.models.weights import Weights, default_weights, load_weights
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.progress import track
+
+
+class Workers(Protocol):
+    """Whoever does the work. What is given to them and what they give does not depend on who they are."""
+
+    def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
+        """Predict windows in any order, and give each to ``save`` when it is finished; yields once a tile."""
+
+    def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
+        """The outlines of sheets in any order, each with its number; a sheet is taken when there is somebody to draw it."""
+
+
+class Here:
+    """This process."""
+
+    def __init__(self, opened: OpenJob) -> None:
+        self.opened = opened
+
+    def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
+        """As in ``Workers``."""
+        for number, block in windows:
+            steps = self.opened.steps(block)
+            while True:
+                try:
+                    yield from [None] * next(steps)
+                except StopIteration as end:
+                    save(number, end.value)
+                    break
+
+    def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
+        """As in ``Workers``."""
+        for number, sheet in enumerate(sheets):
+            yield number, draw_sheet(sheet)
+
+
+@contextmanager
+def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
+    """The workers that were asked for; those of this machine end with the block. Raises ``ClusterError`` without a cluster."""
+    if running.local:
+        yield Here(opened)
+    else:
+        from panoseg.maps.cluster import cluster_for  # dask.distributed takes its time
+
+        with cluster_for(running, opened.job) as cluster:
+            yield cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,3 +185,61 @@ def _outlines(assembled: Assembled, tolerance_pixels: float, workers: Workers, f
         found.add(number, sheet)
     found.finish()
     return found
+
+
+SCENES = "scenes.json"
+
+
+def map_area(
+    wanted: AreaOptions,
+    fetch: CubeOptions,
+    weights: Weights | Path | str | None,
+    out: Path | str,
+    options: MapOptions | None = None,
+    truth: Path | str | None = None,
+    declared_only: bool = False,
+    running: RunOptions | None = None,
+) -> MapResult:
+    """Fetch the season of an area and map it in the folder ``out``: scenes.json, NAME.zarr, and what ``map_cube`` writes.
+
+    Pixels outside of the outline have no parcel; one that straddles it is cut there. weights: their bands are fetched, for the
+    days of their season. Other arguments and errors as in ``map_cube`` and ``fetch_cube``. A stopped map is continued.
+    """
+    options, out = options or MapOptions(), Path(out)
+    if wanted.area is None or wanted.season is None:
+        raise ConfigError("--area without --season, or the other way round", "both", "add --area FILE --season 2024")
+    if options.year not in (None, wanted.season):
+        raise ConfigError(f"--season {wanted.season} with --year {options.year}", "one year of harvest", "leave out --year")
+    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
+    request = Request(
+        wanted.area, *season_span(wanted.season, loaded.card.season_start), wanted.catalog, wanted.collection, wanted.yes
+    )
+    bands = tuple(loaded.card.bands)
+    area = asked_area(request, fetch, len(bands))
+    with making(out):
+        _begin(out)
+        # A cube that is not kept lies where all goes when the map is finished, so that no kill leaves it behind.
+        cube = (out if wanted.keep_cube else out / UNFINISHED) / f"{area.name}.zarr"
+        try:
+            fetch_cube(request, cube, out / SCENES, fetch, bands, area)
+        except PanosegError:
+            _remove_empty(out)
+            raise
+        chosen = replace(options, year=wanted.season)
+        return map_cube(cube, weights, out, chosen, truth, declared_only, within=area.outline, running=running)
+
+
+def _begin(out: Path) -> None:
+    """Make the folder of a map, or accept that of an unfinished one, which is known as such while its cube is fetched."""
+    try:
+        (new_folder(out, resumable=UNFINISHED) / UNFINISHED).mkdir(exist_ok=True)
+    except OSError as error:
+        raise output_error(out, error) from error
+
+
+def _remove_empty(out: Path) -> None:
+    """Remove a folder in which nothing was made."""
+    with suppress(OSError):
+        if [entry.name for entry in out.iterdir()] == [UNFINISHED]:
+            (out / UNFINISHED).rmdir()
+            out.rmdir()

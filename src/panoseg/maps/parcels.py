@@ -30,7 +30,7 @@ from affine import Affine
 import panoseg
 from panoseg.classes import ClassTable
 from panoseg.files import atomic
-from panoseg.maps.polygons import polygonise
+from panoseg.maps.outlines import polygonise
 from panoseg.panoptic.panoptic import Panoptic, Segments
 
 SQUARE_METRES_PER_HECTARE = 10_000

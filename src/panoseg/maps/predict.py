@@ -23,8 +23,7 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.cube.window import Window, read_window
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.maps.options import MapOptions
-from panoseg.maps.tiles import Block, plan_blocks
-from panoseg.maps.windows import FinishedWindow, to_bytes
+from panoseg.maps.windows import Block, FinishedWindow, plan_blocks, to_bytes
 from panoseg.models.outputs import FeatureMaps
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights

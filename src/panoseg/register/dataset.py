@@ -22,7 +22,7 @@ from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
-from panoseg.maps.polygons import to_map
+from panoseg.maps.outlines import to_map
 from panoseg.progress import track
 from panoseg.register.crop_codes import CropCodes, read_crop_codes
 from panoseg.register.draw import Canvas, moved, pixel_box

@@ -19,7 +19,7 @@ from rasterio.enums import MergeAlg
 from rasterio.features import rasterize
 
 from panoseg.cube.window import Window
-from panoseg.maps.polygons import to_pixels
+from panoseg.maps.outlines import to_pixels
 from panoseg.maps.read_parcels import valid_outlines
 from panoseg.register.parcels import Register, crs_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import shapely
 
 from panoseg.errors import DatasetError
-from panoseg.maps.polygons import shared_areas
+from panoseg.maps.outlines import shared_areas
 
 _BLOCKS_A_FOLD = 4
 _SMALLEST_SHARE_M2 = 1.0

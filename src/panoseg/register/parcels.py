@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 from panoseg.classes import ClassTable
 from panoseg.cube.check import PIXEL_M
 from panoseg.errors import ParcelsError
-from panoseg.maps.polygons import shared_areas
+from panoseg.maps.outlines import shared_areas
 from panoseg.maps.read_parcels import read_parcels, rows_without_area, valid_outlines
 from panoseg.register.crop_codes import CropCodes, plain_code
 
