@@ -32,14 +32,12 @@ from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError, ParcelsError
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.register import images
-from panoseg.register.crop_codes import CropCodes, read_crop_codes
 from panoseg.register.dataset import Sources, _blocks, write_dataset
-from panoseg.register.draw import Canvas
 from panoseg.register.folds import blocks_of, deal
 from panoseg.register.images import ImageWriter, cut_into_pieces
 from panoseg.register.options import DatasetOptions
-from panoseg.register.parcels import read_register
-from panoseg.register.plan import PlannedPatch, _squares
+from panoseg.register.parcels import CropCodes, read_crop_codes, read_register
+from panoseg.register.plan import Canvas, PlannedPatch, _squares
 from registers import CODES, CZECH_CODES, DATES, field_register, pixels, write_inputs
 from tiny_runs import tiny_options
 

@@ -28,7 +28,7 @@ from panoseg.maps.compare import compare_parcels
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_geoparquet
 from panoseg.maps.read_parcels import check_place, read_parcels
 from panoseg.maps.refine import refine_file
-from panoseg.register.crop_codes import CropCodes, plain_code, read_crop_codes
+from panoseg.register.parcels import CropCodes, plain_code, read_crop_codes
 
 SAME, OTHER, UNKNOWN, MISSED = "same", "other crop", "unknown", "not found"
 DIFFERENCES = (SAME, OTHER, UNKNOWN, MISSED)
@@ -39,7 +39,7 @@ _DECLARED = ("given_class", "given_crop:name", "given_crop:code", "crop_code")
 
 @dataclass(frozen=True)
 class Register:
-    """Official parcels that somebody gave. codes: a table of the class of each code, see ``panoseg.register.crop_codes``, or
+    """Official parcels that somebody gave. codes: a table of the class of each code, see ``panoseg.register.parcels``, or
     None. column: that holds the codes; None: the one in which most are found."""
 
     file: Path

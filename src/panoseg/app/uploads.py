@@ -255,7 +255,7 @@ def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
 
 
 def _codes(path: Path) -> dict[str, Any]:
-    from panoseg.register.crop_codes import read_rows
+    from panoseg.register.parcels import read_rows
 
     try:
         count = len(read_rows(path))

@@ -55,7 +55,7 @@ def run(
 
 def _cubes(cube: list[Path], parcels: Path, out: Path, options: DatasetOptions, source: FetchOptions) -> tuple[Path, ...]:
     """The cubes that are given, or the one that is fetched, or there already."""
-    from panoseg.register.fetch import fetch_season
+    from panoseg.register.dataset import fetch_season
 
     if bool(cube) == (source.catalog is not None):
         raise ConfigError("no season, or two", "--cube, or --catalog with --season", "say one of them")

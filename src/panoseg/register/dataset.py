@@ -1,38 +1,65 @@
-"""From a register of parcels and cubes to a dataset: the whole way.
-
-Parcels are drawn once to choose patches by their cover; images are read and written window by window, which is the one long
-step and continues where it was stopped; then folds are dealt out, and labels and tables written.
-
-Shape suffixes: N parcels, K classes, H W pixels.
-"""
+"""The cube of a register's land, fetched from a catalogue."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import geopandas as gpd
 import numpy as np
+import shapely
 from odc.geo.geobox import GeoBox
+from shapely.geometry import mapping
 
+from panoseg.cube.build import CubeReport
 from panoseg.cube.check import PIXEL_M
+from panoseg.cube.fetch import Request, fetch_cube
+from panoseg.cube.season import season_span
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
 from panoseg.maps.outlines import to_map
+from panoseg.maps.read_parcels import read_truth
 from panoseg.progress import track
-from panoseg.register.crop_codes import CropCodes, read_crop_codes
-from panoseg.register.draw import Canvas, moved, pixel_box
 from panoseg.register.folds import blocks_of, deal, owners, too_few_blocks
 from panoseg.register.forms import FORMS, FinishedPatch, Form, LayoutName
 from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
-from panoseg.register.options import DatasetOptions
-from panoseg.register.parcels import Register, crs_of, read_register, void_of
-from panoseg.register.plan import Plan, PlannedPatch, plan_patches
+from panoseg.register.options import DatasetOptions, FetchOptions
+from panoseg.register.parcels import CropCodes, Register, crs_of, read_crop_codes, read_register, void_of
+from panoseg.register.plan import Canvas, Plan, PlannedPatch, moved, pixel_box, plan_patches
 from panoseg.register.report import Report, Tally, report_of
+
+_EDGE_PIECES = 64
+
+
+def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -> CubeReport:
+    """Fetch the season of a register's land as the Zarr store ``out``, or find it there; its list of scenes is kept beside it.
+
+    season: harvest year. Without an area the box around all parcels is taken, and written beside the cube. Raises what
+    ``fetch_cube`` raises, and ``ParcelsError``.
+    """
+    assert options.catalog is not None, "without a catalogue there is nothing to fetch"
+    area = options.area
+    if area is None:
+        area = out.with_suffix(".area.geojson")
+        write_json(area, _box_around(parcels))
+    request = Request(area, *season_span(season), options.catalog, options.collection, options.yes)
+    report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options.fetch)
+    return report
+
+
+def _box_around(path: Path) -> dict:
+    """The box around the parcels of a file, in their own coordinate system, as a GeoJSON feature in degrees."""
+    parcels = read_truth(path)
+    box = gpd.GeoSeries([shapely.box(*parcels.total_bounds)], crs=parcels.crs)
+    outline = box.segmentize(max(box.length.max() / _EDGE_PIECES, 1e-9)).to_crs("EPSG:4326").iloc[0]
+    return {"type": "Feature", "properties": {"box around": path.name}, "geometry": json.loads(json.dumps(mapping(outline)))}
+
 
 REPORT_FILE = "report.json"
 _VERSION = 2
