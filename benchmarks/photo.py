@@ -23,10 +23,9 @@ from panoseg.metrics.tables import render_table
 from panoseg.models.build import build_model
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
-from panoseg.photo.find import Source
 from panoseg.photo.options import PhotoOptions
 from panoseg.photo.predict import Predictor
-from panoseg.photo.segment import segment_photographs
+from panoseg.photo.segment import Source, segment_photographs
 
 THINGS, STUFF = 80, 53
 FUNCTIONS = (min, statistics.median)

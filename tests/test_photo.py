@@ -26,10 +26,9 @@ from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import segment
-from panoseg.photo.find import Source, find_photographs, unique_names
 from panoseg.photo.options import PhotoOptions
 from panoseg.photo.predict import Predictor
-from panoseg.photo.segment import COLUMNS, segment_photographs
+from panoseg.photo.segment import COLUMNS, Source, find_photographs, segment_photographs, unique_names
 from photograph_networks import TABLE, mask_rcnn, panoptic_fpn, photograph, pspnet
 from test_photograph_files import bomb, encoded
 

@@ -300,10 +300,9 @@ def _publish(work: Work) -> None:
 
 def _segment(work: Work) -> None:
     from panoseg.data.photograph_files import decode_photograph, read_bytes
-    from panoseg.photo.find import Source
     from panoseg.photo.options import PhotoOptions
     from panoseg.photo.predict import Predictor
-    from panoseg.photo.segment import segment_photographs
+    from panoseg.photo.segment import Source, segment_photographs
 
     _clear(work.folder / PHOTO)
     [upload] = (work.folder / INPUT).glob("photo*")

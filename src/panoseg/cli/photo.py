@@ -42,7 +42,7 @@ def run(
 
 def _segment(image: tuple[str, ...], weights: str, out: Path, instances: str | None, options: PhotoOptions) -> None:
     from panoseg.errors import DatasetError
-    from panoseg.photo.find import find_photographs
+    from panoseg.photo.segment import find_photographs
 
     sources, missing = find_photographs(image)
     if not sources:
