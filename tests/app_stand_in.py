@@ -45,7 +45,7 @@ def _stage(name: str, before: str | None) -> Stage:
 
 if __name__ != "app_stand_in":  # tests import this file for ``expected`` alone, and keep the stages that they have
     stages.MAP_STAGES = (_stage("map/one", None), _stage("map/two", "map/one"), _stage("map/three", "map/two"))
-    worker._PRELOADED = ("panoseg.app.job_process", "panoseg.app.egress", "panoseg.app.logs")
+    worker._PRELOADED = ("panoseg.app.job_process", "panoseg.app.egress", "panoseg.app.monitoring")
     if "PANOSEG_SLOW_S" in os.environ:
         worker._PRELOADED += ("app_slow_import",)
 

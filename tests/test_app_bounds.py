@@ -19,10 +19,10 @@ import app_map
 from cubes import make_cube
 from panoseg.app import confined as confined_module
 from panoseg.app import season_check as season_module
-from panoseg.app.at_a_time import AtATime
 from panoseg.app.client import Client
 from panoseg.app.confined import Bounds, confined
-from panoseg.app.corrections import change_crop, read_corrections, split_parcel
+from panoseg.app.corrections import TrainingOptions, change_crop, read_corrections, split_parcel
+from panoseg.app.limits import AtATime
 from panoseg.app.official import differences, official_at
 from panoseg.app.official_files import MISSED, OTHER, SAME, UNKNOWN, Register, take_register, use_register
 from panoseg.app.requests import CatalogueSource, MapRequest
@@ -31,7 +31,6 @@ from panoseg.app.season_check import check_season
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.stages import Work, stages_of
-from panoseg.app.training_data import TrainingOptions
 from panoseg.app.users import Users, add_user
 from panoseg.errors import (
     AppError,

@@ -18,11 +18,10 @@ import h5py
 import pytest
 
 from cubes import make_cube
-from panoseg.app import allowed_urls
-from panoseg.app.allowed_urls import AllowedUrls, RefusedAddressError
+from panoseg.app import egress as allowed_urls
 from panoseg.app.archives import check_archive, unpack_zarr
 from panoseg.app.confined import confined
-from panoseg.app.egress import _is_number
+from panoseg.app.egress import AllowedUrls, RefusedAddressError, _is_number
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.uploads import clean_name
@@ -429,7 +428,7 @@ def test_a_guarded_process_reaches_nothing_inside(web):
 def test_gdal_knows_what_it_needs_and_no_more():
     program = """
 import json
-from panoseg.app.gdal_drivers import limit_drivers
+from panoseg.app.settings import limit_drivers
 limit_drivers(writing=False)
 import pyogrio, rasterio
 with rasterio.Env() as env:
@@ -437,7 +436,7 @@ with rasterio.Env() as env:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    from panoseg.app.gdal_drivers import NEEDED
+    from panoseg.app.settings import NEEDED
 
     assert set(json.loads(done.stdout)) <= set(NEEDED)
     assert {"GTiff", "COG", "GPKG", "GeoJSON", "ESRI Shapefile"} <= set(json.loads(done.stdout))

@@ -14,15 +14,24 @@ from PIL import Image
 from shapely.geometry import shape
 
 import app_map
-from panoseg.app.corrections import change_crop, merge_parcels, read_corrections, split_parcel, undo
+from panoseg.app.corrections import (
+    UNCHECKED,
+    TrainingOptions,
+    change_crop,
+    corrected_parcels,
+    merge_parcels,
+    read_corrections,
+    split_parcel,
+    training_data,
+    undo,
+)
 from panoseg.app.layers import read_layers
 from panoseg.app.official import MISSED, OTHER, SAME, differences, official_at
-from panoseg.app.pages.parcel_panel import _shares
+from panoseg.app.pages.panels import _shares
 from panoseg.app.parcels import areas, curve_of, outline_of, parcel_at, parcel_of
+from panoseg.app.result_api import TileCache
 from panoseg.app.result_map import open_result
-from panoseg.app.tile_cache import TileCache
 from panoseg.app.tiles import TileRequest, draw_tile, etag
-from panoseg.app.training_data import UNCHECKED, TrainingOptions, corrected_parcels, training_data
 from panoseg.classes import PASTIS
 from panoseg.errors import ConflictError, NotFoundError, ParcelsError
 from panoseg.maps.parcels import write_geopackage, write_geoparquet
@@ -204,7 +213,7 @@ def test_the_etag_changes_with_what_is_seen(folder):
 
 def test_the_cache_keeps_tiles_and_forgets_the_oldest(made, monkeypatch):
     result, drawn = open_result(made), []
-    monkeypatch.setattr("panoseg.app.tile_cache.draw_tile", lambda *of: drawn.append(of) or draw_tile(*of))
+    monkeypatch.setattr("panoseg.app.result_api.draw_tile", lambda *of: drawn.append(of) or draw_tile(*of))
     cache = TileCache(megabytes=1)
     request = TileRequest("parcels", 15, 0, 0)
     assert cache.get("a", result, request) is cache.get("a", result, request)

@@ -24,7 +24,7 @@ import app_map
 from app_browser import CHROMIUM, SCREENSHOTS, Watched, chromium, finished_job, serving
 from catalogue_server import RUSTAC, serve
 from panoseg.app.corrections import read_corrections, undo
-from panoseg.app.published import URL
+from panoseg.app.pages.photo import URL
 from panoseg.app.settings import AppSettings
 from panoseg.app.users import add_user
 from test_cube_fetch import DAYS, LAND

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from panoseg.app import published
+from panoseg.app.pages import photo as published
 
 
 @pytest.fixture(autouse=True)

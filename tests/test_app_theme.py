@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from panoseg.app.theme import GREEN, INK, PAPER, QUIET, RED, contrast, head
+from panoseg.app.pages.frame import GREEN, INK, PAPER, QUIET, RED, contrast, head
 
 
 @pytest.mark.parametrize("text", [INK, GREEN, RED, QUIET])

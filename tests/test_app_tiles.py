@@ -16,11 +16,9 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from panoseg.app.bounded_cache import BoundedCache
-from panoseg.app.tile_outlines import sheet_of
-from panoseg.app.tile_rasters import SIZE, read_tile
+from panoseg.app.limits import BoundedCache, Turns
+from panoseg.app.tile_sources import SIZE, read_tile, sheet_of
 from panoseg.app.tiles import TileRequest
-from panoseg.app.turns import Turns
 
 CRS = "EPSG:32631"
 TRANSFORM = Affine(10, 0, 400_000, 0, -10, 5_200_000)  # a degree and a half from the middle of its zone, so turned by a degree

@@ -51,7 +51,7 @@ def run_process(settings: AppSettings, claim: Claim) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.nice(_NICENESS)
     from panoseg.app.egress import guard_process
-    from panoseg.app.logs import set_up_logging
+    from panoseg.app.monitoring import set_up_logging
 
     set_up_logging()
     guard_process(settings)

@@ -16,10 +16,9 @@ import pyogrio
 import shapely
 from pyogrio.errors import DataSourceError
 
-from panoseg.app.coordinates import DEGREES, transformer
 from panoseg.app.official_files import DIFFERENCES, INVENTED, MISSED, OTHER, OUTLINES, SAME, UNKNOWN
 from panoseg.app.parcels import in_degrees
-from panoseg.app.result_map import ResultMap
+from panoseg.app.result_map import DEGREES, ResultMap, transformer
 from panoseg.app.stages import REFINED
 from panoseg.errors import NotFoundError
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE

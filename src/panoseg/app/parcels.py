@@ -15,9 +15,8 @@ from affine import Affine
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.app.coordinates import DEGREES, moved, transformer
 from panoseg.app.corrections import Corrected, Corrections, read_corrections
-from panoseg.app.result_map import NO_PARCEL, ResultMap
+from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap, moved, transformer
 from panoseg.app.stages import MAP, cube_of
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading

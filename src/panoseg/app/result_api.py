@@ -1,10 +1,8 @@
-"""What the pages of a result ask for, over HTTP: tiles, parcels, areas, official parcels, corrections, training data.
-
-Each address begins with a job of the user (/api/jobs/ID) or a shared link (/api/shared/TOKEN), which may only read.
-"""
+"""Tiles that were drawn lately, and how many are drawn at once: memory and processors are bounded whoever browses."""
 
 from __future__ import annotations
 
+import threading
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -14,17 +12,44 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from panoseg.app.api import ERRORS, User, current_user
-from panoseg.app.corrections import Corrections, change_crop, merge_parcels, read_corrections, split_parcel, undo, version_of
+from panoseg.app.corrections import (
+    Corrections,
+    TrainingOptions,
+    change_crop,
+    merge_parcels,
+    read_corrections,
+    split_parcel,
+    undo,
+    version_of,
+)
 from panoseg.app.layers import read_layers
+from panoseg.app.limits import LOOKS, TILES, BoundedCache, Turns
 from panoseg.app.official import differences, has_official, official_at
 from panoseg.app.parcels import areas, curve_of, in_degrees, outline_of, parcel_at, parcel_of
 from panoseg.app.result_map import ResultMap, open_result
 from panoseg.app.service import Service
 from panoseg.app.stages import LAYERS
-from panoseg.app.tile_cache import TileCache
-from panoseg.app.tiles import Kind, TileRequest, etag
-from panoseg.app.training_data import TrainingOptions
-from panoseg.app.turns import LOOKS, TILES, Turns
+from panoseg.app.tiles import Kind, Tile, TileRequest, draw_tile, etag
+from panoseg.processes import usable_cores
+
+_MIB = 1024**2
+
+
+class TileCache:
+    """Draws tiles, each once however many ask for it at once, and keeps those that were asked for last."""
+
+    def __init__(self, megabytes: int = 16) -> None:
+        self.tiles = BoundedCache[Tile](megabytes * _MIB, lambda tile: len(tile.content))
+        self._drawing = threading.BoundedSemaphore(max(2, usable_cores()))
+
+    def get(self, etag: str, result: ResultMap, request: TileRequest) -> Tile:
+        """The tile of an ``etag``. Raises what ``draw_tile`` raises."""
+        return self.tiles.get(etag, lambda: self._draw(result, request))
+
+    def _draw(self, result: ResultMap, request: TileRequest) -> Tile:
+        with self._drawing:
+            return draw_tile(result, request)
+
 
 Scope = Literal["jobs", "shared"]
 _HOUR = 3600

@@ -1,9 +1,4 @@
-"""A finished map on disk, opened for the pages: its classes, where it lies, and its parcels, of which only numbers are kept.
-
-Outlines are read a few at a time from parcels.gpkg, which has an index of places.
-
-Shape suffixes: I identifiers of segments, from 0 on.
-"""
+"""Coordinate systems of the pages: degrees, Web Mercator, and the way from one to another."""
 
 from __future__ import annotations
 
@@ -11,19 +6,38 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import geopandas as gpd
 import numpy as np
 import pyarrow.dataset
 import pyogrio
 import rasterio
+import shapely
+from pyproj import Transformer
 from rasterio.warp import transform_bounds
 
-from panoseg.app.coordinates import DEGREES
 from panoseg.app.stages import MAP
 from panoseg.classes import ClassTable
 from panoseg.errors import NotFoundError
 from panoseg.maps.parcels import PROBABILITY
+
+DEGREES = "EPSG:4326"
+MERCATOR = "EPSG:3857"
+Outlines = TypeVar("Outlines")
+
+
+@lru_cache(64)
+def transformer(source: str, target: str) -> Transformer:
+    """From one coordinate system to another, x before y; making one takes longer than a tile."""
+    return Transformer.from_crs(source, target, always_xy=True)
+
+
+def moved(outlines: Outlines, source: str, target: str) -> Outlines:
+    """Outlines (one, or an array of them) from one coordinate system to another."""
+    way = transformer(source, target)
+    return shapely.transform(outlines, lambda xy_N2: np.column_stack(way.transform(*xy_N2.T)))  # type: ignore[call-overload]
+
 
 NO_PARCEL = -1
 _COLUMNS = ("id", "crop:code", "confidence", "area_ha")

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from panoseg.app.metrics import REQUESTS, SECONDS
+from panoseg.app.monitoring import REQUESTS, SECONDS
 from panoseg.app.settings import AppSettings, is_loopback
 
 LOG = logging.getLogger("panoseg.app.access")

@@ -1,7 +1,8 @@
-"""The server: API, health and metrics put together, workers kept alive, old jobs removed, a graceful stop."""
+"""The description of the API as one page that asks nobody else for anything."""
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import shutil
@@ -18,16 +19,15 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from jinja2 import Environment
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 import panoseg
 from panoseg.app.api import current_user, router, token_of
-from panoseg.app.api_page import api_page
 from panoseg.app.confined import prepare
 from panoseg.app.egress import guard_process
-from panoseg.app.logs import set_up_logging
-from panoseg.app.metrics import metrics_text
+from panoseg.app.monitoring import metrics_text, set_up_logging
 from panoseg.app.result_api import router as result_router
 from panoseg.app.security import Guard
 from panoseg.app.service import Service
@@ -35,6 +35,56 @@ from panoseg.app.settings import AppSettings, is_loopback
 from panoseg.app.users import Users
 from panoseg.app.worker import run_worker
 from panoseg.errors import AppError, CatalogueError, ConfigError, PanosegError
+
+_METHODS = ("get", "post", "put", "delete")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ info.title }} API</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2420 }
+code, pre { font: 14px/1.45 ui-monospace, monospace } pre { background: #f2f5f3; padding: .8rem; overflow-x: auto }
+h2 { margin: 2rem 0 .2rem; font-size: 1.05rem } b { display: inline-block; min-width: 4rem; color: #0b5d3b }
+summary { cursor: pointer } td { padding: .1rem 1rem .1rem 0; vertical-align: top }
+</style></head><body>
+<h1>{{ info.title }} {{ info.version }}</h1>
+<p>{{ info.description }} Bodies and answers are JSON; where people sign in, send <code>Authorization: Bearer TOKEN</code>.
+A refusal is <code>{"error": "what was found; what was expected; what to do"}</code>.
+The description for programs: <a href="/openapi.json">openapi.json</a>.</p>
+{% for route in routes %}
+<h2><b>{{ route.method }}</b> <code>{{ route.path }}</code></h2>
+<p>{{ route.text }}</p>
+{% if route.parameters %}<table>{% for one in route.parameters %}
+<tr><td><code>{{ one.name }}</code></td><td>in the {{ one["in"] }}</td><td><code>{{ one.schema | brief }}</code></td></tr>
+{% endfor %}</table>{% endif %}
+{% if route.body %}<details><summary>body</summary><pre>{{ route.body | brief }}</pre></details>{% endif %}
+{% endfor %}
+<h1>Forms</h1>
+{% for name, schema in schemas.items() %}
+<details id="{{ name }}"><summary><code>{{ name }}</code> {{ schema.description or "" }}</summary>
+<pre>{{ schema | brief }}</pre></details>
+{% endfor %}
+</body></html>"""
+
+
+def api_page(description: dict[str, Any]) -> str:
+    """An OpenAPI description as HTML."""
+    environment = Environment(autoescape=True)
+    environment.filters["brief"] = lambda value: json.dumps(value, indent=1).replace("#/components/schemas/", "")
+    routes = [
+        {
+            "method": method.upper(),
+            "path": path,
+            "text": (operation.get("description") or "").strip(),
+            "parameters": operation.get("parameters", []),
+            "body": operation.get("requestBody"),
+        }
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+        if method in _METHODS
+    ]
+    page = environment.from_string(_PAGE)
+    return page.render(info=description["info"], routes=routes, schemas=description["components"]["schemas"])
+
 
 LOG = logging.getLogger("panoseg.app.server")
 _HOUSEKEEPING_S = 300.0

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, select
 
-from panoseg.app.at_a_time import AtATime
 from panoseg.app.confined import EXPORT, confined
 from panoseg.app.database import Database, ShareRow, now
-from panoseg.app.estimate import Estimate, Estimates
+from panoseg.app.estimate import Estimate, Estimates, RequestInputs
 from panoseg.app.job_folder import REQUEST, remove_deleted, was_worked_in
 from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
-from panoseg.app.request_inputs import RequestInputs
+from panoseg.app.limits import AtATime
 from panoseg.app.requests import MapRequest, PhotoRequest, RegisterSource, parse_register, parse_request
 from panoseg.app.settings import PACKAGE_WEIGHTS, AppSettings
 from panoseg.app.stages import INPUT, LAYERS, MAP, PHOTO, REFINED, cube_of
@@ -29,7 +28,7 @@ from panoseg.errors import ConflictError, NotFoundError
 from panoseg.files import output_error, write_json
 
 if TYPE_CHECKING:
-    from panoseg.app.training_data import TrainingOptions
+    from panoseg.app.corrections import TrainingOptions
 
 _STRAY_S = 3600.0
 _RESULTS = (MAP, REFINED, PHOTO)
@@ -176,7 +175,7 @@ class Service:
 
         Raises ``NotFoundError``, ``LimitError`` where the user waits for one already, ``BusyError``, ``PanosegError``.
         """
-        from panoseg.app.training_data import training_data
+        from panoseg.app.corrections import training_data
 
         folder = self.folder(user, id)
         with self._exports.of(user):

@@ -158,7 +158,7 @@ def _unpack(work: Work) -> None:
 
 
 def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
-    from panoseg.app.allowed_urls import AllowedUrls
+    from panoseg.app.egress import AllowedUrls
     from panoseg.cube.fetch import Request, fetch_cube
     from panoseg.cube.options import CubeOptions
 
@@ -262,7 +262,7 @@ def _compare(work: Work) -> None:
 
 def _given_register(work: Work, source: RegisterSource) -> Register:
     """The file of official parcels, fetched where a URL was given, and the table of their codes."""
-    from panoseg.app.allowed_urls import AllowedUrls
+    from panoseg.app.egress import AllowedUrls
     from panoseg.app.official_files import Register
     from panoseg.app.uploads import suffix_of
 

@@ -20,14 +20,13 @@ import numpy as np
 import rasterio
 from PIL import Image, ImageDraw
 
-from panoseg.app.bounded_cache import BoundedCache
 from panoseg.app.corrections import read_corrections, version_of
 from panoseg.app.layers import read_layers
+from panoseg.app.limits import BoundedCache
 from panoseg.app.official import MISSED, OTHER, SAME, UNKNOWN, outlines_of
 from panoseg.app.result_map import ResultMap
 from panoseg.app.stages import LAYERS, REFINED
-from panoseg.app.tile_outlines import Sheet, make_sheet, sheet_of
-from panoseg.app.tile_rasters import SIZE, Box, read_tile, stamp_of
+from panoseg.app.tile_sources import SIZE, Box, Sheet, make_sheet, read_tile, sheet_of, stamp_of
 from panoseg.errors import NotFoundError
 from panoseg.maps.rasters import NO_DATA_CLASS
 

@@ -21,11 +21,10 @@ from multiprocessing.process import BaseProcess
 from sqlalchemy.exc import SQLAlchemyError
 
 from panoseg.app.database import Database, DatabaseAwayError
-from panoseg.app.gdal_drivers import limit_drivers
 from panoseg.app.job_folder import folder_bytes, remove_deleted
 from panoseg.app.job_process import run_process
 from panoseg.app.jobs import MOST_STARTS, Claim, Jobs, LostClaimError
-from panoseg.app.settings import AppSettings
+from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.processes import usable_cores
 
 LOG = logging.getLogger("panoseg.app.worker")
@@ -189,7 +188,7 @@ def _drain_after(parent: BaseProcess, drain: threading.Event) -> None:
 
 def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
     """A worker as a process, until SIGTERM or SIGINT; one that belongs to a server that has died leaves after its job."""
-    from panoseg.app.logs import set_up_logging
+    from panoseg.app.monitoring import set_up_logging
 
     set_up_logging()
     limit_drivers(writing=True)

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from panoseg.app.gdal_drivers import limit_drivers
-from panoseg.app.settings import AppSettings
+from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.errors import ConfigError
 
 DATABASE = "PANOSEG_DATABASE"

@@ -7,11 +7,10 @@ from typing import Any
 from nicegui import app, ui
 from starlette.requests import Request
 
-from panoseg.app.pages.frame import UserOf, Visit, empty, frame, unforeseen, visit
+from panoseg.app.pages.frame import UserOf, Visit, empty, frame, sign_in_page, unforeseen, visit
 from panoseg.app.pages.job import job_page, jobs_page
 from panoseg.app.pages.photo import photo_page, photo_result_page
 from panoseg.app.pages.result import result_page, shared_page
-from panoseg.app.pages.sign_in import sign_in_page
 from panoseg.app.pages.start import start_page
 from panoseg.app.service import Service
 

@@ -1,12 +1,15 @@
-"""What all pages share: the frame around them, who looks at them, and how refusals and uploads are told."""
+"""How the pages look: one style sheet, one script, and colours that stand apart from each other at WCAG's AA contrast."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from html import escape
+from importlib import resources
 from typing import Any, ParamSpec
 from urllib.parse import quote
 
@@ -16,8 +19,35 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 
 from panoseg.app.service import Service
-from panoseg.app.theme import GREEN, RED, head
 from panoseg.errors import NotSignedInError, PanosegError
+
+INK, PAPER, GREEN, RED, QUIET = "#1b2620", "#f6f7f4", "#1c6b45", "#a8261c", "#55615a"
+"""Text, background, what can be pressed, what went wrong, and what matters less."""
+
+
+@cache
+def head() -> str:
+    """What the head of every page holds."""
+    folder = resources.files("panoseg.app.pages")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("panoseg.css", "panoseg.js"))
+    return f"<style>{style}</style><script>{script}</script>"
+
+
+def contrast(first: str, second: str) -> float:
+    """The contrast of two colours, 1 to 21, as WCAG 2.2 defines it; text needs 4.5.
+
+    >>> round(contrast("#ffffff", "#000000"), 1)
+    21.0
+    """
+    light, dark = sorted((_luminance(first), _luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
 
 P = ParamSpec("P")
 UserOf = Callable[[Request], str]
@@ -188,3 +218,43 @@ def size(count: int) -> str:
             break
         value, unit = value / 1000, larger
     return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
+
+
+_SEND = """
+const answer = await fetch("/api/sign-in", {{method: "POST", headers: {{"Content-Type": "application/json"}}, body: {body}}});
+if (answer.status === 401) return "This token is not known here. Ask whoever runs this server for one.";
+return answer.ok ? "" : (await answer.json()).error || "The server does not answer; try again.";
+"""
+
+
+def own_path(to: str) -> str:
+    r"""A path of this server, or its first page for what a browser may take for another's address.
+
+    >>> [own_path(to) for to in ("/jobs/0a1b/map", "//evil.example", "/\\evil.example", "/\t/evil.example", "evil.example", "")]
+    ['/jobs/0a1b/map', '/', '/', '/', '/', '/']
+    """
+    return to if re.fullmatch(r"/([\w-][\w./-]*)?", to, re.ASCII) else "/"
+
+
+def sign_in_page(to: str) -> None:
+    """A field for the token. to: the path of a page of ours to go to afterwards."""
+    with frame("Sign in", None), ui.element("div").classes("page").style("max-width: 420px"):
+        heading("Sign in", 1)
+        ui.label("Whoever runs this server gives you a token.").classes("quiet")
+        token = ui.input("Token", password=True).props('outlined autofocus autocomplete="current-password"')
+        wrong = ui.label().classes("wrong").props('role="alert"')
+
+        async def send() -> None:
+            body = json.dumps(json.dumps({"token": token.value})).replace("</", "<\\/")
+            try:
+                error = await ui.run_javascript(_SEND.format(body=body), timeout=10)
+            except TimeoutError:
+                error = "The server does not answer; try again."
+            if error:
+                wrong.set_text(error)
+            else:
+                # Only a path of this server: whoever wrote the link must not send people elsewhere.
+                ui.navigate.to(own_path(to))
+
+        token.on("keydown.enter", send)
+        ui.button("Sign in", on_click=send).props("unelevated")

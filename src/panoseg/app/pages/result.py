@@ -9,15 +9,12 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from panoseg.app.pages.corrections_panel import CorrectionsPanel
-from panoseg.app.pages.downloads import take_along
 from panoseg.app.pages.frame import Visit, empty, frame, heading, hectares, in_thread, name_page, told
 from panoseg.app.pages.job import ask_delete, not_there
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
-from panoseg.app.pages.official_panel import OfficialPanel
-from panoseg.app.pages.parcel_panel import ParcelPanel
+from panoseg.app.pages.panels import CorrectionsPanel, OfficialPanel, ParcelPanel
 from panoseg.app.pages.photo import show_photo
-from panoseg.app.pages.shown import Shown
+from panoseg.app.pages.result_context import Shown, take_along
 from panoseg.app.parcels import ParcelView, areas, parcel_at
 from panoseg.app.result_api import describe_result
 from panoseg.app.result_map import ResultMap, open_result

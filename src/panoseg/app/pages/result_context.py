@@ -1,13 +1,32 @@
-"""What can be taken along from a result, and the link by which it is shared."""
+"""A result that somebody looks at: what all parts of its page need."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 from nicegui import ui
 
 from panoseg.app.jobs import JobView
 from panoseg.app.pages.frame import Visit, heading, in_thread, size, told
-from panoseg.app.pages.shown import Shown
-from panoseg.app.service import ResultFile
+from panoseg.app.result_map import ResultMap
+from panoseg.app.service import ResultFile, Service
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A result that somebody looks at.
+
+    address: where its API is. visit: its owner's; None where a link was shared, which may only read.
+    """
+
+    service: Service
+    job: JobView
+    address: str
+    visit: Visit | None
+    result: ResultMap
+    description: dict[str, Any]
+
 
 _NAMES = {
     "map/parcels.parquet": "Parcels, GeoParquet",
