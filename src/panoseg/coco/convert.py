@@ -283,7 +283,7 @@ def convert_coco(
     *,
     folder: Path | str | None = None,
     categories_json: Path | str | None = None,
-    options: ConvertOptions = ConvertOptions(),  # noqa: B008
+    options: ConvertOptions = ConvertOptions(),
     processes: int | None = None,
 ) -> Written:
     """Write a dataset in another form into a new folder: panoptic, two_channel, detection or semantic .json and pictures.
