@@ -20,7 +20,7 @@ from panoseg.classes import PASTIS
 from panoseg.metrics.confusion import confusion_matrix
 from panoseg.metrics.panoptic_quality import patch_counts
 from panoseg.metrics.tables import render_table
-from panoseg.models.outputs import ScoredMasks
+from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.join import TileJoiner
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic

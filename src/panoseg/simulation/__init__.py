@@ -23,7 +23,7 @@ _MODULES = {
     "simulate_cube": "cube",
     "simulate_season": "season",
     "write_pastis": "write",
-    "write_s2tsczcrop": "write_czech",
+    "write_s2tsczcrop": "write",
 }
 
 __all__ = ["Layout", "Season", "SimulationOptions", "simulate_cube", "simulate_season", "write_pastis", "write_s2tsczcrop"]
