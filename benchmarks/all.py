@@ -22,7 +22,10 @@ BENCHMARKS = (
 
 def main() -> None:
     """Run them and print their tables."""
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        flush=True,
+    )
     for name, environment in BENCHMARKS:
         print(f"\n## {name}\n", flush=True)
         script = Path(__file__).with_name(name)

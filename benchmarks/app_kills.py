@@ -93,15 +93,36 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = ["--folder", self.folder, "--port", self.port, "--workers", 2, "--lease-seconds", _LEASE_S]
+        options = [
+            "--folder",
+            self.folder,
+            "--port",
+            self.port,
+            "--workers",
+            2,
+            "--lease-seconds",
+            _LEASE_S,
+        ]
         words = [sys.executable, "-m", "panoseg", "app", *map(str, options)]
-        environment = {**os.environ, _MARK: self.mark} | ({"PANOSEG_DATABASE": self.database} if self.database else {})
-        with (self.folder.parent / "log").open("a") as log, (self.folder.parent / "address").open("w+") as address:
+        environment = {**os.environ, _MARK: self.mark} | (
+            {"PANOSEG_DATABASE": self.database} if self.database else {}
+        )
+        with (
+            (self.folder.parent / "log").open("a") as log,
+            (self.folder.parent / "address").open("w+") as address,
+        ):
             self.process = subprocess.Popen(words, stdout=address, stderr=log, env=environment)
-            self.clock.until(lambda: self.process.poll() is not None or _text(address), "the server does not start", _START_S)
+            self.clock.until(
+                lambda: self.process.poll() is not None or _text(address),
+                "the server does not start",
+                _START_S,
+            )
             said = _text(address).split()
         if self.process.poll() is not None or len(said) < 3:
-            raise SystemExit("the server ended at its start:\n" + (self.folder.parent / "log").read_text()[-3000:])
+            raise SystemExit(
+                "the server ended at its start:\n"
+                + (self.folder.parent / "log").read_text()[-3000:]
+            )
         self.port = int(said[2].rsplit(":", 1)[1])
         self.client = httpx.Client(base_url=said[2], timeout=60)
 
@@ -120,7 +141,9 @@ class Server:
     def submit(self, size: int, seed: int) -> str:
         """A job of a sample."""
         source = {"type": "sample", "size": size, "seed": seed}
-        answer = self.client.post("/api/jobs", json={"kind": "map", "source": source, "options": {"views": 1}})
+        answer = self.client.post(
+            "/api/jobs", json={"kind": "map", "source": source, "options": {"views": 1}}
+        )
         return str(answer.raise_for_status().json()["id"])
 
     def processes(self) -> list[psutil.Process]:
@@ -129,13 +152,20 @@ class Server:
 
     def _is_ours(self, process: psutil.Process) -> bool:
         with suppress(psutil.Error):
-            return process.status() != psutil.STATUS_ZOMBIE and process.environ().get(_MARK) == self.mark
+            return (
+                process.status() != psutil.STATUS_ZOMBIE
+                and process.environ().get(_MARK) == self.mark
+            )
         return False
 
     def workers(self, engine: Engine) -> list[int]:
         """Process numbers of the living workers."""
         living = {process.pid for process in self.processes()}
-        return [pid for (id,) in rows(engine, "SELECT id FROM workers") if (pid := int(id.rsplit("-", 2)[1])) in living]
+        return [
+            pid
+            for (id,) in rows(engine, "SELECT id FROM workers")
+            if (pid := int(id.rsplit("-", 2)[1])) in living
+        ]
 
     def job_processes(self, engine: Engine) -> list[int]:
         """Process numbers of the jobs that run: children of what a worker starts to make them."""
@@ -143,7 +173,9 @@ class Server:
         for pid in self.workers(engine):
             with suppress(psutil.Error):
                 worker = psutil.Process(pid)
-                found += [grandchild.pid for child in worker.children() for grandchild in child.children()]
+                found += [
+                    grandchild.pid for child in worker.children() for grandchild in child.children()
+                ]
         return found
 
     def end_all(self) -> int:
@@ -172,7 +204,10 @@ def rows(engine: Engine, query: str) -> list[tuple]:
 def count_ends(engine: Engine) -> None:
     """Let the database count how often each job becomes done."""
     with engine.begin() as connection:
-        for statement in ("CREATE TABLE kills_ends (job VARCHAR(32))", *_COUNTED[engine.dialect.name]):
+        for statement in (
+            "CREATE TABLE kills_ends (job VARCHAR(32))",
+            *_COUNTED[engine.dialect.name],
+        ):
             connection.execute(text(statement))
 
 
@@ -184,7 +219,9 @@ def digests(folder: Path) -> list[str]:
 class Trial:
     """Jobs, first left alone, then disturbed."""
 
-    def __init__(self, server: Server, engine: Engine, chosen: argparse.Namespace, clock: Clock) -> None:
+    def __init__(
+        self, server: Server, engine: Engine, chosen: argparse.Namespace, clock: Clock
+    ) -> None:
         self.server, self.engine, self.chosen, self.clock = server, engine, chosen, clock
         self.calm: dict[int, str] = {}
         self.disturbed: list[tuple[int, str]] = []
@@ -192,7 +229,9 @@ class Trial:
 
     def leave_alone(self) -> None:
         """A job of each seed."""
-        self.calm = {seed: self.server.submit(self.chosen.size, seed) for seed in range(self.chosen.seeds)}
+        self.calm = {
+            seed: self.server.submit(self.chosen.size, seed) for seed in range(self.chosen.seeds)
+        }
         self.clock.until(self._none_open, "undisturbed jobs do not end")
 
     def disturb(self) -> None:
@@ -219,7 +258,11 @@ class Trial:
             return "killed and started again"
         found: list[int] = []
         find = self.server.workers if what == "worker" else self.server.job_processes
-        self.clock.until(lambda: found.extend(find(self.engine)) or found, f"there is no {what} to be killed", _START_S)
+        self.clock.until(
+            lambda: found.extend(find(self.engine)) or found,
+            f"there is no {what} to be killed",
+            _START_S,
+        )
         with suppress(ProcessLookupError):
             os.kill(chance.choice(found), signal.SIGKILL)
         return "killed"
@@ -254,8 +297,13 @@ class Trial:
             equal += not differs
             if differs:
                 self.clock.say(f"job {id} differs in {', '.join(differs)}")
-        unfinished = [path for path in jobs.rglob("*") if ".part" in path.name or path.name == "unfinished"]
-        twice, starts = len(ends) - len(set(ends)), rows(self.engine, "SELECT SUM(claim) FROM jobs")[0][0]
+        unfinished = [
+            path for path in jobs.rglob("*") if ".part" in path.name or path.name == "unfinished"
+        ]
+        twice, starts = (
+            len(ends) - len(set(ends)),
+            rows(self.engine, "SELECT SUM(claim) FROM jobs")[0][0],
+        )
         self.clock.say(
             f"{len(self.disturbed)} jobs disturbed, {starts - len(self.calm)} starts: {len(done)} done, {twice} ended twice, "
             f"{equal} equal to undisturbed ones, {len(unfinished)} half-written files"
@@ -276,7 +324,9 @@ def run(chosen: argparse.Namespace, folder: Path) -> int:
     """The trial; returns the exit code."""
     clock = Clock(chosen.deadline)
     server = Server(folder / "app", chosen.database, clock)
-    engine = create_engine(chosen.database or f"sqlite:///{(folder / 'app' / 'app.sqlite').absolute()}")
+    engine = create_engine(
+        chosen.database or f"sqlite:///{(folder / 'app' / 'app.sqlite').absolute()}"
+    )
     well = False
     try:
         server.start()
@@ -287,10 +337,15 @@ def run(chosen: argparse.Namespace, folder: Path) -> int:
         well = trial.result()
         code = server.stop()
         left = len(server.processes()) and server.end_all()
-        clock.say(f"the server stopped with exit code {code}; {left} processes did not leave by themselves")
+        clock.say(
+            f"the server stopped with exit code {code}; {left} processes did not leave by themselves"
+        )
         return 0 if well and code == 0 and not left else 1
     except DeadlineError as error:
-        clock.say(f"given up: {error}; what the server wrote last:\n" + (folder / "log").read_text()[-3000:])
+        clock.say(
+            f"given up: {error}; what the server wrote last:\n"
+            + (folder / "log").read_text()[-3000:]
+        )
         return 1
     finally:
         engine.dispose()
@@ -301,13 +356,21 @@ def run(chosen: argparse.Namespace, folder: Path) -> int:
 
 def main() -> int:
     """Run it; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--moments", type=int, default=10, help="how often a worker and the server are killed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--moments", type=int, default=10, help="how often a worker and the server are killed"
+    )
     parser.add_argument("--size", type=int, default=48, help="pixels of a sample on a side")
     parser.add_argument("--seeds", type=int, default=3, help="different samples")
-    parser.add_argument("--deadline", type=float, default=1800, help="seconds after which it is given up")
+    parser.add_argument(
+        "--deadline", type=float, default=1800, help="seconds after which it is given up"
+    )
     parser.add_argument("--database", help="an empty PostgreSQL database; the embedded one without")
-    parser.add_argument("--folder", type=Path, help="a new folder that is kept; a temporary one without")
+    parser.add_argument(
+        "--folder", type=Path, help="a new folder that is kept; a temporary one without"
+    )
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     with folder_of(chosen) as folder:

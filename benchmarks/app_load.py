@@ -51,7 +51,14 @@ def tile_of(longitude: float, latitude: float, zoom: int) -> tuple[int, int]:
 class Person:
     """Looks at one result."""
 
-    def __init__(self, client: httpx.AsyncClient, id: str, shown: dict[str, Any], seed: int, measured: Measured) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        id: str,
+        shown: dict[str, Any],
+        seed: int,
+        measured: Measured,
+    ) -> None:
         self.client, self.id, self.shown, self.measured = client, id, shown, measured
         self.chance, self.seen = random.Random(seed), asyncio.Semaphore(ABREAST)
 
@@ -62,7 +69,11 @@ class Person:
         while time.monotonic() < end:
             place = self.chance.uniform(west, east), self.chance.uniform(south, north)
             await asyncio.gather(*map(self._tile, self._addresses(*place)))
-            await self._get(f"parcels?longitude={place[0]}&latitude={place[1]}", self.measured.clicks, {200, 404})
+            await self._get(
+                f"parcels?longitude={place[0]}&latitude={place[1]}",
+                self.measured.clicks,
+                {200, 404},
+            )
             await asyncio.sleep(self.chance.uniform(*SECONDS_LOOKED))
 
     def _addresses(self, longitude: float, latitude: float) -> list[str]:
@@ -93,7 +104,11 @@ class Person:
 
 def memory_mib(process: int) -> float:
     """Memory that a process has to itself and shares."""
-    [line] = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    [line] = [
+        line
+        for line in Path(f"/proc/{process}/status").read_text().splitlines()
+        if line.startswith("VmRSS")
+    ]
     return int(line.split()[1]) / 1024
 
 
@@ -103,13 +118,19 @@ def processor_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def crowd(address: str, id: str, chosen: argparse.Namespace, process: int) -> tuple[Measured, list[float]]:
+async def crowd(
+    address: str, id: str, chosen: argparse.Namespace, process: int
+) -> tuple[Measured, list[float]]:
     """All people at once; returns what they measured, and the server's memory now and then."""
     measured, memory = Measured(), []
     end = time.monotonic() + 60 * chosen.minutes
-    async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+    async with httpx.AsyncClient(
+        base_url=address, timeout=60, limits=httpx.Limits(max_connections=None)
+    ) as client:
         shown = (await client.get(f"/api/jobs/{id}/description")).json()
-        people = [Person(client, id, shown, seed, measured).browse(end) for seed in range(chosen.people)]
+        people = [
+            Person(client, id, shown, seed, measured).browse(end) for seed in range(chosen.people)
+        ]
         browsing = asyncio.gather(*people)
         while not browsing.done():
             memory.append(memory_mib(process))
@@ -121,7 +142,9 @@ async def crowd(address: str, id: str, chosen: argparse.Namespace, process: int)
 def submit(client: httpx.Client, size: int, seed: int) -> str:
     """A job of a sample."""
     source = {"type": "sample", "size": size, "seed": seed}
-    answer = client.post("/api/jobs", json={"kind": "map", "source": source, "options": {"views": 1}})
+    answer = client.post(
+        "/api/jobs", json={"kind": "map", "source": source, "options": {"views": 1}}
+    )
     return str(answer.raise_for_status().json()["id"])
 
 
@@ -130,7 +153,9 @@ def report(measured: Measured, memory: list[float], done: int, jobs: int) -> boo
     if not measured.tiles or not measured.clicks:
         print(f"nothing was answered; {measured.errors[:5]}")
         return False
-    print("| what | count | median, ms | 95th percentile, ms | slowest, ms |\n|---|---|---|---|---|")
+    print(
+        "| what | count | median, ms | 95th percentile, ms | slowest, ms |\n|---|---|---|---|---|"
+    )
     for name, seconds in (("tiles", measured.tiles), ("clicks", measured.clicks)):
         ms = [1000 * float(np.quantile(seconds, share)) for share in (0.5, 0.95, 1.0)]
         print(f"| {name} | {len(seconds)} | {ms[0]:.0f} | {ms[1]:.0f} | {ms[2]:.0f} |")
@@ -146,8 +171,12 @@ def report(measured: Measured, memory: list[float], done: int, jobs: int) -> boo
 
 def report_processors(seconds: float, server: float, crowd: float, answers: int) -> None:
     """Print what server and crowd needed of the processors. answers: tiles and clicks."""
-    share = f"the server {server / seconds:.2f} of a processor, the crowd itself {crowd / seconds:.2f}"
-    print(f"{answers / seconds:.0f} answers/s; {share}; {1000 * server / max(answers, 1):.1f} ms of the server's an answer")
+    share = (
+        f"the server {server / seconds:.2f} of a processor, the crowd itself {crowd / seconds:.2f}"
+    )
+    print(
+        f"{answers / seconds:.0f} answers/s; {share}; {1000 * server / max(answers, 1):.1f} ms of the server's an answer"
+    )
 
 
 def main() -> int:

@@ -37,10 +37,15 @@ def simulated(seasons: int) -> str:
     errors = []
     for seed in range(seasons):
         weather = {"void": False}, {"void": False, "cloudy": (0.0, 0.0), "snow": 0.0}
-        sky, clear = (simulate_season((48, 48), (77, seed), SimulationOptions(**options)) for options in weather)
+        sky, clear = (
+            simulate_season((48, 48), (77, seed), SimulationOptions(**options))
+            for options in weather
+        )
         parcels_HW = large_parcels(sky.parcels_HW)
         days_T = np.array([(day - sky.dates[0]).days for day in sky.dates])
-        seen, truth = (parcel_profiles(season.images_TCHW, days_T, parcels_HW) for season in (sky, clear))
+        seen, truth = (
+            parcel_profiles(season.images_TCHW, days_T, parcels_HW) for season in (sky, clear)
+        )
         error_TP = np.abs(seen.ndvi_TP - truth.ndvi_TP)
         for row, chosen_TP in enumerate((error_TP < 0.05, error_TP > 0.1)):
             counts[row] += seen.cloudy_TP[chosen_TP].sum(), chosen_TP.sum()
@@ -59,13 +64,19 @@ def real(cube_path: Path, parcels_path: Path) -> str:
         cube = check_cube(open_cube(cube_path), PASTIS_BANDS).sortby("time").load()
     grid = cube.odc.geobox
     outlines = read_parcels(parcels_path).to_crs(grid.crs).geometry
-    burnt_HW = rasterize([(outline, row) for row, outline in enumerate(outlines, 1)], grid.shape, transform=grid.affine)
+    burnt_HW = rasterize(
+        [(outline, row) for row, outline in enumerate(outlines, 1)],
+        grid.shape,
+        transform=grid.affine,
+    )
     parcels_HW = large_parcels(burnt_HW.astype(int))
     images_TCHW = np.stack([np.nan_to_num(cube[band].values) for band in PASTIS_BANDS], axis=1)
     days_T = (cube["time"].values.astype("datetime64[D]") - _REFERENCE).astype(int)
     found = parcel_profiles(images_TCHW, days_T, parcels_HW)
     ground_THW = np.isin(cube[SCENE_CLASSIFICATION].values, _CLEAR_GROUND)
-    hidden_TP = np.stack([1 - ground_THW[:, parcels_HW == parcel].mean(axis=1) for parcel in found.parcel_P], axis=1)
+    hidden_TP = np.stack(
+        [1 - ground_THW[:, parcels_HW == parcel].mean(axis=1) for parcel in found.parcel_P], axis=1
+    )
     clear, cloudy = found.cloudy_TP[hidden_TP < 0.1], found.cloudy_TP[hidden_TP > 0.5]
     return (
         f"{cube_path.name}: left out {100 * cloudy.mean():.1f} % of {cloudy.size:,} cloudy dates of "

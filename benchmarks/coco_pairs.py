@@ -29,7 +29,10 @@ def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
     def cells(off: float) -> np.ndarray:
         waves = 6 * np.sin(columns / 23 + off), 6 * np.sin(rows / 17 + off)
-        squared = [(rows + waves[0] - row) ** 2 + (columns + waves[1] - column) ** 2 for row, column in points]
+        squared = [
+            (rows + waves[0] - row) ** 2 + (columns + waves[1] - column) ** 2
+            for row, column in points
+        ]
         return np.argmin(squared, axis=0) + 1
 
     return cells(0.0), cells(random.random() * 2)
@@ -39,22 +42,34 @@ def write_pairs(folder: Path, count: int) -> tuple[Path, Path]:
     """Two panoptic JSON files and their pictures."""
     random = np.random.default_rng(0)
     annotations: dict[str, list[dict]] = {"truth": [], "prediction": []}
-    categories = [{"id": id_, "name": f"class {id_}", "isthing": int(id_ % 3 > 0)} for id_ in range(1, CLASSES + 1)]
+    categories = [
+        {"id": id_, "name": f"class {id_}", "isthing": int(id_ % 3 > 0)}
+        for id_ in range(1, CLASSES + 1)
+    ]
     for image_id in range(1, count + 1):
         classes = random.integers(1, CLASSES + 1, SEGMENTS)
         for name, numbers in zip(annotations, scene(random), strict=True):
             ids = np.concatenate([[0], random.choice(2**24 - 1, SEGMENTS, replace=False) + 1])
             segment_HW = ids[numbers]
-            colours = np.stack([segment_HW >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+            colours = np.stack([segment_HW >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(
+                np.uint8
+            )
             (folder / name).mkdir(exist_ok=True)
             Image.fromarray(colours).save(folder / name / f"{image_id:06d}.png")
             areas = np.bincount(numbers.ravel(), minlength=SEGMENTS + 1)
             rows = [
-                {"id": int(ids[n]), "category_id": int(classes[n - 1]), "area": int(areas[n]), "iscrowd": 0}
+                {
+                    "id": int(ids[n]),
+                    "category_id": int(classes[n - 1]),
+                    "area": int(areas[n]),
+                    "iscrowd": 0,
+                }
                 for n in range(1, SEGMENTS + 1)
                 if areas[n]
             ]
-            annotations[name].append({"image_id": image_id, "file_name": f"{image_id:06d}.png", "segments_info": rows})
+            annotations[name].append(
+                {"image_id": image_id, "file_name": f"{image_id:06d}.png", "segments_info": rows}
+            )
     paths = tuple(folder / f"{name}.json" for name in annotations)
     for path, rows in zip(paths, annotations.values(), strict=True):
         path.write_text(json.dumps({"annotations": rows, "categories": categories}))
@@ -72,20 +87,33 @@ def plain(true_json: Path, predicted_json: Path) -> float:
         for path, row in pair:
             colours = np.array(Image.open(path.with_suffix("") / row["file_name"]), dtype=np.uint32)
             rasters.append(colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2])
-            tables.append({segment["id"]: segment["category_id"] for segment in row["segments_info"]})
-        area = [dict(zip(*np.unique(raster, return_counts=True), strict=True)) for raster in rasters]
-        codes, pixels = np.unique(rasters[0].astype(np.uint64) << 24 | rasters[1], return_counts=True)
+            tables.append(
+                {segment["id"]: segment["category_id"] for segment in row["segments_info"]}
+            )
+        area = [
+            dict(zip(*np.unique(raster, return_counts=True), strict=True)) for raster in rasters
+        ]
+        codes, pixels = np.unique(
+            rasters[0].astype(np.uint64) << 24 | rasters[1], return_counts=True
+        )
         found: tuple[set, set] = (set(), set())
         for one, other, shared in zip(codes >> 24, codes & 0xFFFFFF, pixels, strict=True):
             iou = shared / (area[0][one] + area[1][other] - shared)
-            if one in tables[0] and other in tables[1] and tables[0][one] == tables[1][other] and iou > 0.5:
+            if (
+                one in tables[0]
+                and other in tables[1]
+                and tables[0][one] == tables[1][other]
+                and iou > 0.5
+            ):
                 counts[tables[0][one]] += (iou, 1, 0, 0)
                 found[0].add(one)
                 found[1].add(other)
         for table, matched, column in ((tables[1], found[1], 2), (tables[0], found[0], 3)):
             for segment in table.keys() - matched:
                 counts[table[segment]][column] += 1
-    return float(np.mean([iou / (tp + (fp + fn) / 2) for iou, tp, fp, fn in counts.values() if tp + fp + fn]))
+    return float(
+        np.mean([iou / (tp + (fp + fn) / 2) for iou, tp, fp, fn in counts.values() if tp + fp + fn])
+    )
 
 
 def rows(count: int) -> list[list[str]]:
@@ -105,7 +133,10 @@ def rows(count: int) -> list[list[str]]:
         expected = plain(*paths)  # warms the files too
         cores = usable_cores()
         base = seconds(lambda: plain(*paths))
-        measured = [("np.unique over ids, 1 process", base, 1), ("panoseg, 1 process", seconds(lambda: ours(1)), 1)]
+        measured = [
+            ("np.unique over ids, 1 process", base, 1),
+            ("panoseg, 1 process", seconds(lambda: ours(1)), 1),
+        ]
         if cores > 1:
             measured.append((f"panoseg, {cores} processes", seconds(lambda: ours(cores)), cores))
     return [

@@ -14,7 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from networks import best_seconds
 
-_FORWARD, _BACKWARD = torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default
+_FORWARD, _BACKWARD = (
+    torch.ops.aten.convolution.default,
+    torch.ops.aten.convolution_backward.default,
+)
 
 
 class Layout(NamedTuple):
@@ -26,7 +29,9 @@ class Layout(NamedTuple):
 
     def tensor(self) -> Tensor:
         """Noise in this layout."""
-        reach = 1 + sum((length - 1) * stride for length, stride in zip(self.shape, self.stride, strict=True))
+        reach = 1 + sum(
+            (length - 1) * stride for length, stride in zip(self.shape, self.stride, strict=True)
+        )
         return torch.randn(reach).to(self.dtype).as_strided(self.shape, self.stride)
 
 
@@ -38,7 +43,9 @@ class Call(NamedTuple):
 
     def prepared(self) -> Callable[[], object]:
         """The call with arguments of its own."""
-        arguments = [value.tensor() if isinstance(value, Layout) else value for value in self.arguments]
+        arguments = [
+            value.tensor() if isinstance(value, Layout) else value for value in self.arguments
+        ]
         return lambda: self.operation(*arguments)
 
 
@@ -47,7 +54,9 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.calls: Counter[Call] = Counter()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
         if function in (_FORWARD, _BACKWARD):
             self.calls[Call(function, tuple(_described(value) for value in args))] += 1
         return function(*args, **(kwargs or {}))

@@ -38,12 +38,17 @@ def write_cube(path: Path, size: int, dates: int) -> None:
     """A Zarr store of ``size`` x ``size`` pixels in which one piece repeats."""
     options, side = SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1)), min(size, _PIECE)
     piece, _ = simulate_cube((side, side), 2_000_000, options)
-    grid = GeoBox.from_bbox((_LEFT, _TOP - 10 * size, _LEFT + 10 * size, _TOP), crs="EPSG:32631", resolution=10)
+    grid = GeoBox.from_bbox(
+        (_LEFT, _TOP - 10 * size, _LEFT + 10 * size, _TOP), crs="EPSG:32631", resolution=10
+    )
     coords = xr_coords(grid, always_yx=True)
     coords["time"] = piece["time"]
     names = (*PASTIS_BANDS, "SCL")
     empty = {
-        name: (("time", "y", "x"), da.zeros((dates, size, size), dtype=piece[name].dtype, chunks=(1, _PIECE, _PIECE)))
+        name: (
+            ("time", "y", "x"),
+            da.zeros((dates, size, size), dtype=piece[name].dtype, chunks=(1, _PIECE, _PIECE)),
+        )
         for name in names
     }
     cube = xr.Dataset(empty, coords)
@@ -69,11 +74,19 @@ def write_register(folder: Path, size: int, parcels: int) -> None:
     step = 10 * size / side
     column, row = (axis.ravel() for axis in np.meshgrid(np.arange(side), np.arange(side)))
     left, top = _LEFT + step * column, _TOP - step * row
-    boxes = shapely.box(left + 0.05 * step, top - 0.95 * step, left + 0.95 * step, top - 0.05 * step)
-    outlines = shapely.transform(shapely.segmentize(boxes, step / 5), lambda xy: xy + 0.1 * xy[:, ::-1] % (step / 20))
-    table = gpd.GeoDataFrame({"crop": (column * 7 + row) % 6 + 1}, geometry=outlines, crs="EPSG:32631")
+    boxes = shapely.box(
+        left + 0.05 * step, top - 0.95 * step, left + 0.95 * step, top - 0.05 * step
+    )
+    outlines = shapely.transform(
+        shapely.segmentize(boxes, step / 5), lambda xy: xy + 0.1 * xy[:, ::-1] % (step / 20)
+    )
+    table = gpd.GeoDataFrame(
+        {"crop": (column * 7 + row) % 6 + 1}, geometry=outlines, crs="EPSG:32631"
+    )
     table.to_file(folder / "register.gpkg", driver="GPKG")
-    (folder / "table.csv").write_text("code,class\n" + "\n".join(f"{code},{code}" for code in range(1, 7)))
+    (folder / "table.csv").write_text(
+        "code,class\n" + "\n".join(f"{code},{code}" for code in range(1, 7))
+    )
 
 
 def main() -> None:
@@ -88,10 +101,34 @@ def main() -> None:
         folder = Path(name)
         write_cube(folder / "season.zarr", arguments.size, arguments.dates)
         write_register(folder, arguments.size, arguments.parcels)
-        words = ["--parcels", str(folder / "register.gpkg"), "--class-column", "crop", "--classes", str(folder / "table.csv")]
-        words += ["--cube", str(folder / "season.zarr"), "--min-dates", "1", "--size", str(arguments.patch), "--min-clear", "0"]
+        words = [
+            "--parcels",
+            str(folder / "register.gpkg"),
+            "--class-column",
+            "crop",
+            "--classes",
+            str(folder / "table.csv"),
+        ]
+        words += [
+            "--cube",
+            str(folder / "season.zarr"),
+            "--min-dates",
+            "1",
+            "--size",
+            str(arguments.patch),
+            "--min-clear",
+            "0",
+        ]
         start = time.monotonic()
-        command = [sys.executable, "-m", "panoseg", "dataset", *words, "--out", str(folder / "dataset")]
+        command = [
+            sys.executable,
+            "-m",
+            "panoseg",
+            "dataset",
+            *words,
+            "--out",
+            str(folder / "dataset"),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - start
         patches = len(list((folder / "dataset" / "DATA_S2").iterdir()))

@@ -63,17 +63,23 @@ def plain(work: Work, device: str, repeats: int) -> Speed:
 
 def everything_on(work: Work, device: str, repeats: int, compiled: bool) -> Speed:
     """A step in bfloat16, compiled, with channels last."""
-    for module in work.model.modules():  # not the whole network: weights in three dimensions have another such layout
+    for module in (
+        work.model.modules()
+    ):  # not the whole network: weights in three dimensions have another such layout
         if isinstance(module, torch.nn.Conv2d | torch.nn.ConvTranspose2d):
             module.to(memory_format=torch.channels_last)
         elif isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
             module.to(memory_format=torch.channels_last_3d)
     if compiled:
         work.model.compile()
-    return _speed(work, torch.optim.Adam(work.model.parameters(), fused=True), device, repeats, reduced=True)
+    return _speed(
+        work, torch.optim.Adam(work.model.parameters(), fused=True), device, repeats, reduced=True
+    )
 
 
-def _speed(work: Work, optimiser: torch.optim.Optimizer, device: str, repeats: int, reduced: bool) -> Speed:
+def _speed(
+    work: Work, optimiser: torch.optim.Optimizer, device: str, repeats: int, reduced: bool
+) -> Speed:
     kind = torch.device(device).type
 
     def step() -> None:
@@ -101,7 +107,9 @@ def largest_batch(name: str, arguments: argparse.Namespace) -> int:
     batch = arguments.batch
     while True:
         try:
-            Work.of(name, arguments.size, arguments.dates, batch, arguments.device).loss().backward()
+            Work.of(
+                name, arguments.size, arguments.dates, batch, arguments.device
+            ).loss().backward()
             return batch
         except torch.OutOfMemoryError:
             if batch == 1:
@@ -148,9 +156,13 @@ def head_line(arguments: argparse.Namespace, reduced: bool) -> str:
     seasons = work.images_BTCHW, work.days_BT, work.valid_BT
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=reduced):
         maps = model.encoder.features(*seasons)
-        encoder = median_seconds(lambda: model.encoder.features(*seasons), device, arguments.repeats)
+        encoder = median_seconds(
+            lambda: model.encoder.features(*seasons), device, arguments.repeats
+        )
         head = median_seconds(
-            lambda: merge_masks(model.scored_masks(model.head(maps, work.targets.zone_HW)), 1), device, arguments.repeats
+            lambda: merge_masks(model.scored_masks(model.head(maps, work.targets.zone_HW)), 1),
+            device,
+            arguments.repeats,
         )
     precision = "bfloat16" if reduced else "float32"
     centres = int(work.targets.zone_HW.amax())
@@ -162,14 +174,26 @@ def head_line(arguments: argparse.Namespace, reduced: bool) -> str:
 
 def main() -> None:
     """Print the table, a network a line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=NETWORKS, metavar="NAME", help=f"some of {', '.join(NETWORKS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=NETWORKS,
+        metavar="NAME",
+        help=f"some of {', '.join(NETWORKS)}",
+    )
     parser.add_argument("--size", type=int, default=128, help="pixels a side")
     parser.add_argument("--dates", type=int, default=43)
-    parser.add_argument("--batch", type=int, default=4, help="seasons in a step; halved until they fit")
+    parser.add_argument(
+        "--batch", type=int, default=4, help="seasons in a step; halved until they fit"
+    )
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--no-compile", action="store_true")
-    parser.add_argument("--device", default="cuda", help="cpu tries the script, its numbers mean little")
+    parser.add_argument(
+        "--device", default="cuda", help="cpu tries the script, its numbers mean little"
+    )
     arguments = parser.parse_args()
     on_gpu = torch.device(arguments.device).type == "cuda"
     if on_gpu and not torch.cuda.is_available():
@@ -179,7 +203,9 @@ def main() -> None:
     rate = matrix_product_rate(8192 if on_gpu else 512, torch.bfloat16, arguments.device)
     chip = torch.cuda.get_device_name() if on_gpu else "processor"
     print(f"{chip}, torch {torch.__version__}: bfloat16 matrix product {rate / 1e12:.2f} TFLOP/s.")
-    print(f"Seasons of {arguments.dates} x 10 x {arguments.size} x {arguments.size}; milliseconds a step.\n")
+    print(
+        f"Seasons of {arguments.dates} x 10 x {arguments.size} x {arguments.size}; milliseconds a step.\n"
+    )
     columns = [
         "network",
         "batch",
@@ -196,7 +222,9 @@ def main() -> None:
     for name in arguments.models or NETWORKS:
         try:
             print(steps_row(name, arguments, rate), flush=True)
-        except Exception as error:  # one network that does not fit or compile must not cost the others' rows
+        except (
+            Exception
+        ) as error:  # one network that does not fit or compile must not cost the others' rows
             failed.append(name)
             print(f"| `{name}` | failed: {' '.join(str(error).split())[:200]} |", flush=True)
     release()

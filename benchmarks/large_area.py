@@ -42,7 +42,9 @@ FRANCE_KM2 = 550_000
 def write_large_cube(path: Path, size: int, dates: int) -> None:
     """A Zarr store of ``size`` x ``size`` pixels, chunk by chunk; every second repetition of the piece is mirrored."""
     side = min(size, _PIECE)
-    piece, _ = simulate_cube((side, side), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1)))
+    piece, _ = simulate_cube(
+        (side, side), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1))
+    )
     grid = GeoBox((size, size), piece.odc.geobox.affine, piece.odc.geobox.crs)
     coords = xr_coords(grid, always_yx=True) | {"time": piece.time}
     xr.Dataset(coords=coords).to_zarr(path, consolidated=False)
@@ -82,7 +84,12 @@ def note_work(file: Path) -> None:
         worked = time.process_time()
         model.update(dict.fromkeys(model, 0.0))
         content = yield from steps(self, block)
-        line = {"at": time.time(), "tiles": len(block.tiles), "worked": time.process_time() - worked, **model}
+        line = {
+            "at": time.time(),
+            "tiles": len(block.tiles),
+            "worked": time.process_time() - worked,
+            **model,
+        }
         with file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
         return content
@@ -103,7 +110,9 @@ def map_here(cube: str, weights: str | None, out: str, views: int, dask: str | N
     if dask is None:
         note_work(Path(out).parent / "work-0.jsonl")
     worked = time.process_time()
-    result = mapping.map_cube(cube, weights, out, MapOptions(views=views), running=RunOptions(dask=dask))
+    result = mapping.map_cube(
+        cube, weights, out, MapOptions(views=views), running=RunOptions(dask=dask)
+    )
     found = {
         "parcels": result.summary.count,
         "seconds": result.seconds,
@@ -115,7 +124,11 @@ def map_here(cube: str, weights: str | None, out: str, views: int, dask: str | N
 
 def processor_time(roots: list[int]) -> float:
     """Seconds that processors worked for some processes and their children."""
-    family = [own for root in roots for own in (psutil.Process(root), *psutil.Process(root).children(recursive=True))]
+    family = [
+        own
+        for root in roots
+        for own in (psutil.Process(root), *psutil.Process(root).children(recursive=True))
+    ]
     return sum(sum(own.cpu_times()[:2]) for own in family)
 
 
@@ -146,14 +159,28 @@ def _held(root: int) -> int:
 def start_hosts(count: int, folder: Path) -> tuple[str, list[subprocess.Popen]]:
     """A scheduler, and hosts of two workers each."""
     file = folder / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    command = [
+        sys.executable,
+        "-m",
+        "distributed.cli.dask_scheduler",
+        "--port",
+        "0",
+        "--no-dashboard",
+    ]
     quiet = {"stderr": subprocess.DEVNULL, "env": os.environ | _NO_PROFILE}
     started = [subprocess.Popen([*command, "--scheduler-file", str(file)], **quiet)]
     while not file.exists():
         time.sleep(0.1)
     for host in range(count):
         options = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--name", f"host-{host}"]
-        command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "distributed.cli.dask_worker",
+            "--scheduler-file",
+            str(file),
+            *options,
+        ]
         command += ["--local-directory", str(folder / f"scratch-{host}"), "--preload", __file__]
         started.append(subprocess.Popen(command, **quiet))
     return json.loads(file.read_text())["address"], started
@@ -172,7 +199,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if arguments.hosts:
             address, others = start_hosts(arguments.hosts, folder)
             inside.append(address)
-        started = subprocess.Popen([sys.executable, __file__, "--inside", *inside], stdout=subprocess.PIPE, text=True)
+        started = subprocess.Popen(
+            [sys.executable, __file__, "--inside", *inside], stdout=subprocess.PIPE, text=True
+        )
         watch = Watch([started.pid, *(other.pid for other in others)])
         watch.start()
         said, _ = started.communicate()
@@ -184,7 +213,11 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for other in others:
             other.terminate()
             other.wait()
-    lines = [json.loads(line) for file in folder.glob("work-*.jsonl") for line in file.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for file in folder.glob("work-*.jsonl")
+        for line in file.read_text().splitlines()
+    ]
     return found | {"together": watch.peak, "windows": sorted(lines, key=lambda line: line["at"])}
 
 
@@ -196,10 +229,16 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     tile_s = [window["worked"] / window["tiles"] for window in windows]
     part = max(1, len(windows) // 10)
     first, last = np.mean(tile_s[:part]), np.mean(tile_s[-part:])
-    model, model_worked = (sum(window[name] for window in windows) for name in ("model_seconds", "model_worked"))
+    model, model_worked = (
+        sum(window[name] for window in windows) for name in ("model_seconds", "model_worked")
+    )
     model /= 2 * arguments.hosts or 1
-    print(f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where};")
-    print(f"weights: {arguments.weights or 'those in the package'}; images of a tile that the network sees: {arguments.views}")
+    print(
+        f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where};"
+    )
+    print(
+        f"weights: {arguments.weights or 'those in the package'}; images of a tile that the network sees: {arguments.views}"
+    )
     print("| what | measured |\n|---|---|")
     print(f"| parcels | {found['parcels']} |")
     print(f"| memory of all processes together, at most | {found['together'] / _GIB:.2f} GiB |")
@@ -207,11 +246,19 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     print(f"| time | {found['seconds']:.0f} s, {km2 / found['seconds']:.3f} km2/s |")
     print(f"| the model alone, as many at once | {model:.0f} s, {km2 / model:.3f} km2/s |")
     after = found["ended"] - windows[-1]["at"]
-    print(f"| behind the last window: joining, outlines, files | {after:.0f} s, {after / km2:.4f} s a km2 |")
-    print(f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |")
+    print(
+        f"| behind the last window: joining, outlines, files | {after:.0f} s, {after / km2:.4f} s a km2 |"
+    )
+    print(
+        f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |"
+    )
     print(f"| processor time: all, the model | {found['worked']:.0f} s, {model_worked:.0f} s |")
-    print(f"| everything but the model, of processor time | {1 - model_worked / found['worked']:.1%} |")
-    print(f"| {FRANCE_KM2} km2 at this rate | {FRANCE_KM2 / km2 * found['seconds'] / 86_400:.2f} days |")
+    print(
+        f"| everything but the model, of processor time | {1 - model_worked / found['worked']:.1%} |"
+    )
+    print(
+        f"| {FRANCE_KM2} km2 at this rate | {FRANCE_KM2 / km2 * found['seconds'] / 86_400:.2f} days |"
+    )
 
 
 def main() -> None:
@@ -223,9 +270,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=10_240)
     parser.add_argument("--dates", type=int, default=3)
-    parser.add_argument("--views", type=int, default=1, help="images of each tile that the network sees: 1 is quickest")
-    parser.add_argument("--hosts", type=int, default=0, help="simulated hosts of two dask workers each; without, one process")
-    parser.add_argument("--weights", type=Path, help="folder of weights; those in the package without")
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=1,
+        help="images of each tile that the network sees: 1 is quickest",
+    )
+    parser.add_argument(
+        "--hosts",
+        type=int,
+        default=0,
+        help="simulated hosts of two dask workers each; without, one process",
+    )
+    parser.add_argument(
+        "--weights", type=Path, help="folder of weights; those in the package without"
+    )
     parser.add_argument("--cube", type=Path, help="a cube that an earlier call has kept")
     parser.add_argument("--folder", type=Path, help="for the cube; a temporary one without")
     arguments = parser.parse_args()

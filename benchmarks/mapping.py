@@ -33,21 +33,32 @@ _GIB = 1024**2  # ru_maxrss counts kibibytes
 
 def write_large_cube(path: Path, size: int, dates: int) -> None:
     """A NetCDF of ``size`` x ``size`` pixels in which a piece of 256 x 256 repeats."""
-    piece, _ = simulate_cube((_PIECE, _PIECE), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1)))
+    piece, _ = simulate_cube(
+        (_PIECE, _PIECE), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1))
+    )
     times = -(-size // _PIECE)
     left, top = float(piece.x[0]), float(piece.y[0])
     with netCDF4.Dataset(path, "w") as file:
         for name, length in (("time", dates), ("y", size), ("x", size)):
             file.createDimension(name, length)
         days = (piece.time.values.astype("datetime64[D]") - np.datetime64("1970-01-01")).astype(int)
-        for name, values in (("time", days), ("y", top - 10 * np.arange(size)), ("x", left + 10 * np.arange(size))):
+        for name, values in (
+            ("time", days),
+            ("y", top - 10 * np.arange(size)),
+            ("x", left + 10 * np.arange(size)),
+        ):
             file.createVariable(name, "f8", (name,))[:] = values
         file["time"].units = "days since 1970-01-01"
         file.createVariable("spatial_ref", "i4").crs_wkt = piece.odc.crs.to_wkt()
         for band in (*PASTIS_BANDS, "SCL"):
             kind = piece[band].dtype
             variable = file.createVariable(
-                band, kind, ("time", "y", "x"), zlib=True, complevel=1, chunksizes=(1, min(size, 512), min(size, 512))
+                band,
+                kind,
+                ("time", "y", "x"),
+                zlib=True,
+                complevel=1,
+                chunksizes=(1, min(size, 512), min(size, 512)),
             )
             variable.grid_mapping = "spatial_ref"
             for date in range(dates):
@@ -58,7 +69,11 @@ def random_weights() -> Weights:
     """The published network with initial numbers."""
     torch.manual_seed(0)
     model = initialise(build_model(PapsConfig()))
-    card = WeightsCard(model.config, Normalisation((1500.0,) * 10, (1000.0,) * 10), trained_on="nothing: random numbers")
+    card = WeightsCard(
+        model.config,
+        Normalisation((1500.0,) * 10, (1000.0,) * 10),
+        trained_on="nothing: random numbers",
+    )
     return Weights(card, model.state_dict())
 
 
@@ -77,15 +92,27 @@ def main() -> None:
         if arguments.weights is None:
             save_weights(weights, random_weights())
         start = time.monotonic()
-        command = [sys.executable, "-m", "panoseg", "map", str(folder / "season.nc"), "--weights", str(weights)]
-        subprocess.run([*command, "--out", str(folder / "map"), "--precision", arguments.precision], check=True)
+        command = [
+            sys.executable,
+            "-m",
+            "panoseg",
+            "map",
+            str(folder / "season.nc"),
+            "--weights",
+            str(weights),
+        ]
+        subprocess.run(
+            [*command, "--out", str(folder / "map"), "--precision", arguments.precision], check=True
+        )
         seconds = time.monotonic() - start
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / _GIB
     print("| season | weights | largest memory | time | pixels a second |")
     print("|---|---|---|---|---|")
     kind = "given" if arguments.weights else "random"
     season = f"{arguments.size} x {arguments.size}, {arguments.dates} dates"
-    print(f"| {season} | {kind} | {peak:.2f} GiB | {seconds:.0f} s | {arguments.size**2 / seconds:.0f} |")
+    print(
+        f"| {season} | {kind} | {peak:.2f} GiB | {seconds:.0f} s | {arguments.size**2 / seconds:.0f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ def landscape(size: int, parcels: int, seed: int) -> Panoptic:
         nearest[squared < distance] = number
         distance = np.minimum(distance, squared)
     nearest[random.random(parcels + 1)[nearest] < 0.1] = 0
-    return Panoptic.from_maps(nearest, {number: int(random.integers(1, 19)) for number in range(1, parcels + 1)}, PASTIS)
+    return Panoptic.from_maps(
+        nearest, {number: int(random.integers(1, 19)) for number in range(1, parcels + 1)}, PASTIS
+    )
 
 
 def candidates(count: int, device: torch.device) -> ScoredMasks:
@@ -78,7 +80,11 @@ def main() -> None:
     classes = true.classes_HW()
     large = landscape(1024, 1000, 1)
     starts = [*range(0, 1024 - SIZE, 96), 1024 - SIZE]
-    windows = [(slice(row, row + SIZE), slice(column, column + SIZE)) for row in starts for column in starts]
+    windows = [
+        (slice(row, row + SIZE), slice(column, column + SIZE))
+        for row in starts
+        for column in starts
+    ]
     tiles = [(rows.start, columns.start, large.crop(rows, columns)) for rows, columns in windows]
 
     def join() -> None:
@@ -88,25 +94,56 @@ def main() -> None:
         joiner.finish()
 
     benchmarks: list[tuple[str, Callable[[], object], int]] = [
-        (f"panoptic quality, pastis, {len(true.segments)} parcels", lambda: patch_counts(true, predicted, PASTIS), 200),
-        (f"panoptic quality, coco, {len(true.segments)} parcels", lambda: patch_counts(true, predicted, PASTIS, "coco"), 200),
-        ("picture from instances and classes", lambda: Panoptic.from_maps(true.segment_HW, classes, PASTIS), 200),
-        ("confusion matrix, 4 patches", lambda: confusion_matrix(np.stack([classes] * 4), np.stack([classes] * 4), 20), 100),
+        (
+            f"panoptic quality, pastis, {len(true.segments)} parcels",
+            lambda: patch_counts(true, predicted, PASTIS),
+            200,
+        ),
+        (
+            f"panoptic quality, coco, {len(true.segments)} parcels",
+            lambda: patch_counts(true, predicted, PASTIS, "coco"),
+            200,
+        ),
+        (
+            "picture from instances and classes",
+            lambda: Panoptic.from_maps(true.segment_HW, classes, PASTIS),
+            200,
+        ),
+        (
+            "confusion matrix, 4 patches",
+            lambda: confusion_matrix(np.stack([classes] * 4), np.stack([classes] * 4), 20),
+            100,
+        ),
         (f"join {len(tiles)} tiles, 1024 x 1024, {len(large.segments)} parcels", join, 5),
     ]
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         masks = candidates(100, torch.device(device))
         segment_BHW, _ = merge_masks(masks, 1)
-        benchmarks.append((f"merge 100 masks on {device}", lambda masks=masks: merge_masks(masks, 1), 100))
         benchmarks.append(
-            (f"table of merged masks on {device}", lambda m=masks, s=segment_BHW: to_panoptics(s, m, PASTIS), 100)
+            (f"merge 100 masks on {device}", lambda masks=masks: merge_masks(masks, 1), 100)
         )
-    rows = [[name, *(f"{value:.3f}" for value in timed(function, repeats))] for name, function, repeats in benchmarks]
+        benchmarks.append(
+            (
+                f"table of merged masks on {device}",
+                lambda m=masks, s=segment_BHW: to_panoptics(s, m, PASTIS),
+                100,
+            )
+        )
+    rows = [
+        [name, *(f"{value:.3f}" for value in timed(function, repeats))]
+        for name, function, repeats in benchmarks
+    ]
     print(render_table([f"{SIZE} x {SIZE}, milliseconds", "best", "median"], rows))
     print(flush=True)
     # A process of its own, since the processes that it starts would import torch with this one.
     subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("coco_pairs.py")), "--pairs", str(arguments.coco_pairs)], check=True
+        [
+            sys.executable,
+            str(Path(__file__).with_name("coco_pairs.py")),
+            "--pairs",
+            str(arguments.coco_pairs),
+        ],
+        check=True,
     )
 
 

@@ -102,18 +102,40 @@ def measure(name: str, size: int, dates: int, threads: int) -> Row:
     return Row(name, work.model.config.title, parameters, flop, rate, forward_pass, step_pass)
 
 
-def _pass(work: Callable[[], object], flop: int, calls: Counter[Call], rate: float, mib: float, forwards: int = 1) -> Pass:
+def _pass(
+    work: Callable[[], object],
+    flop: int,
+    calls: Counter[Call],
+    rate: float,
+    mib: float,
+    forwards: int = 1,
+) -> Pass:
     seconds = best_seconds(work, _REPEATS)
     own_flop, own_seconds = alone(calls, _REPEATS)
-    found = Pass(seconds, forwards * flop / seconds / rate, forwards * own_flop / own_seconds / rate, mib, "")
-    return Pass(seconds, found.share, found.alone, mib, slowest_operations(work)) if found.falls_short else found
+    found = Pass(
+        seconds, forwards * flop / seconds / rate, forwards * own_flop / own_seconds / rate, mib, ""
+    )
+    return (
+        Pass(seconds, found.share, found.alone, mib, slowest_operations(work))
+        if found.falls_short
+        else found
+    )
 
 
 def largest_mib() -> float:
     """The largest memory that this process has held so far."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage starts from the largest memory of the process that began this one
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / _MIB
+    if (
+        status.exists()
+    ):  # getrusage starts from the largest memory of the process that began this one
+        return (
+            next(
+                int(line.split()[1])
+                for line in status.read_text().splitlines()
+                if line.startswith("VmHWM")
+            )
+            / _MIB
+        )
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _MIB
 
 
@@ -121,18 +143,36 @@ def slowest_operations(work: Callable[[], object], count: int = 3) -> str:
     """The share of the time of ``work`` in convolutions, and the other operations that take most of it, one percent or more."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         work()
-    seconds = Counter({event.key.removeprefix("aten::"): event.self_cpu_time_total for event in profiled.key_averages()})
+    seconds = Counter(
+        {
+            event.key.removeprefix("aten::"): event.self_cpu_time_total
+            for event in profiled.key_averages()
+        }
+    )
     total = seconds.total()
     others = Counter({name: time for name, time in seconds.items() if "conv" not in name.lower()})
-    slowest = [f"{name} {time / total:.0%}" for name, time in others.most_common(count) if time >= 0.01 * total]
+    slowest = [
+        f"{name} {time / total:.0%}"
+        for name, time in others.most_common(count)
+        if time >= 0.01 * total
+    ]
     return ", ".join([*slowest, f"convolutions themselves {1 - others.total() / total:.0%}"])
 
 
 def networks_table(names: list[str], size: int, dates: int, threads: int) -> None:
     """Print a row for each network, as soon as it is measured."""
-    print(f"A season of {dates} x 10 x {size} x {size}; shares of the float32 matrix product on {threads} threads.\n")
+    print(
+        f"A season of {dates} x 10 x {size} x {size}; shares of the float32 matrix product on {threads} threads.\n"
+    )
     columns = ("network", "parameters", "GFLOP", "forward", "share", "convolutions alone")
-    columns += ("step", "share", "convolutions alone", "MiB forward", "MiB step", "more than a third below")
+    columns += (
+        "step",
+        "share",
+        "convolutions alone",
+        "MiB forward",
+        "MiB step",
+        "more than a third below",
+    )
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler tells of its own doings
     processes = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1)
@@ -142,7 +182,11 @@ def networks_table(names: list[str], size: int, dates: int, threads: int) -> Non
             row = processes.submit(measure, name, size, dates, threads).result()
             rates.append(row.rate)
             passes = {"forward": row.forward, "step": row.step}
-            short = [f"{what}: waits for {found.waits_for}" for what, found in passes.items() if found.falls_short]
+            short = [
+                f"{what}: waits for {found.waits_for}"
+                for what, found in passes.items()
+                if found.falls_short
+            ]
             notes += [f"{row.title}, {line}" for line in short]
             shares = (f"{p.seconds:.2f} s | {p.share:.0%} | {p.alone:.0%}" for p in passes.values())
             memory = f"{row.forward.mib:.0f} | {row.step.mib:.0f}"
@@ -165,8 +209,16 @@ def utae_shares(rate: float) -> list[tuple[str, str, str]]:
     work.model.eval()
     evaluation, flop = best_seconds(forward, 5), work.flop()
     return [
-        ("U-TAE forward, share of matrix product", f"{flop / evaluation / rate:.0%} ({evaluation:.2f} s)", "45 %"),
-        ("U-TAE training step, same", f"{3 * flop / training / rate:.0%} ({training:.2f} s)", "50 %"),
+        (
+            "U-TAE forward, share of matrix product",
+            f"{flop / evaluation / rate:.0%} ({evaluation:.2f} s)",
+            "45 %",
+        ),
+        (
+            "U-TAE training step, same",
+            f"{3 * flop / training / rate:.0%} ({training:.2f} s)",
+            "50 %",
+        ),
     ]
 
 
@@ -200,26 +252,42 @@ def head_times() -> list[tuple[str, str, str]]:
 def decoder_maps() -> FeatureMaps:
     """Noise in the shapes of U-TAE's maps."""
     widths = PapsConfig().backbone.map_widths
-    levels: list[Tensor] = [torch.randn(1, width, SIDE >> i, SIDE >> i) for i, width in enumerate(widths)]
-    return FeatureMaps(tuple(level.contiguous(memory_format=torch.channels_last) for level in reversed(levels)))
+    levels: list[Tensor] = [
+        torch.randn(1, width, SIDE >> i, SIDE >> i) for i, width in enumerate(widths)
+    ]
+    return FeatureMaps(
+        tuple(level.contiguous(memory_format=torch.channels_last) for level in reversed(levels))
+    )
 
 
 def main() -> None:
     """Print the table of all networks, then, unless some were named, that of what is wanted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=NETWORKS, metavar="NAME", help=f"some of {', '.join(NETWORKS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=NETWORKS,
+        metavar="NAME",
+        help=f"some of {', '.join(NETWORKS)}",
+    )
     parser.add_argument("--size", type=int, default=64, help="pixels a side")
     parser.add_argument("--dates", type=int, default=43)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    networks_table(arguments.models or list(NETWORKS), arguments.size, arguments.dates, arguments.threads)
+    networks_table(
+        arguments.models or list(NETWORKS), arguments.size, arguments.dates, arguments.threads
+    )
     if arguments.models:
         return
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     rate = matrix_product_rate()
     rows = [*utae_shares(rate), *head_times()]
-    print(f"\nOne season of {DATES} x 10 x {SIDE} x {SIDE}; float32 matrix product: {rate / 1e9:.0f} GFLOP/s.\n")
+    print(
+        f"\nOne season of {DATES} x 10 x {SIDE} x {SIDE}; float32 matrix product: {rate / 1e9:.0f} GFLOP/s.\n"
+    )
     print("| what | measured | wanted |\n|---|---|---|")
     for what, measured, wanted in rows:
         print(f"| {what} | {measured} | {wanted} |")

@@ -63,7 +63,9 @@ class Work:
         torch.manual_seed(0)
         model = build_model(NETWORKS[name])
         if isinstance(model, PaPs):
-            nn.init.constant_(model.size_mlp[-2].bias, 13.0)  # pixels: about as large as the parcels
+            nn.init.constant_(
+                model.size_mlp[-2].bias, 13.0
+            )  # pixels: about as large as the parcels
         images_BTCHW = torch.randn(batch, dates, BANDS, size, size, device=device)
         days_BT = (torch.arange(dates, device=device) * 9).expand(batch, dates)
         valid_BT = torch.ones(batch, dates, dtype=torch.bool, device=device)
@@ -103,7 +105,9 @@ def parcels(size: int, batch: int = 1, device: str = "cpu") -> CentreTargets:
     heatmap_HW[middles[:, None], middles] = 1.0
     size_HW2 = torch.full((size, size, 2), size / count)
     maps = (heatmap_HW, zone_HW, zone_HW, size_HW2, torch.ones(size, size, dtype=torch.int64))
-    return CentreTargets(*(values.expand(batch, *values.shape).contiguous().to(device) for values in maps))
+    return CentreTargets(
+        *(values.expand(batch, *values.shape).contiguous().to(device) for values in maps)
+    )
 
 
 def best_seconds(work: Callable[[], object], repeats: int, longest_s: float = 10.0) -> float:
@@ -119,7 +123,9 @@ def best_seconds(work: Callable[[], object], repeats: int, longest_s: float = 10
     return min(times)
 
 
-def matrix_product_rate(side: int = 2048, dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+def matrix_product_rate(
+    side: int = 2048, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> float:
     """FLOP/s of a product of square matrices."""
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return 2 * side**3 / best_seconds(lambda: left @ right, 10)

@@ -36,7 +36,9 @@ DETECTOR, PIXELS = {"min_side": 800, "max_side": 1333}, {"min_side": 512, "max_s
 
 def main() -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("image", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -49,19 +51,47 @@ def main() -> None:
             for size, side in SIZES.items():
                 options = PhotoOptions(score=0.0, min_side=side, max_side=side)
                 predictor = Predictor.open(weights, instances, options)
-                times = [seconds(predictor, arguments.image) for _ in range(arguments.repeats + 1)][1:]
+                times = [seconds(predictor, arguments.image) for _ in range(arguments.repeats + 1)][
+                    1:
+                ]
                 rows.append(
-                    [title, size, *(f"{function(column):.2f}" for column in zip(*times, strict=True) for function in FUNCTIONS)]
+                    [
+                        title,
+                        size,
+                        *(
+                            f"{function(column):.2f}"
+                            for column in zip(*times, strict=True)
+                            for function in FUNCTIONS
+                        ),
+                    ]
                 )
                 print(rows[-1], flush=True)
-    print(render_table(["network", "size seen", "best, s", "median, s", "of the processor: best, s", "median, s"], rows))
+    print(
+        render_table(
+            [
+                "network",
+                "size seen",
+                "best, s",
+                "median, s",
+                "of the processor: best, s",
+                "median, s",
+            ],
+            rows,
+        )
+    )
 
 
 def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
     """Folders of weights for --weights and --instances, by the names of their networks."""
-    classes = [SegmentClass(number, f"thing {number}", "#d62728", "thing") for number in range(1, THINGS + 1)]
+    classes = [
+        SegmentClass(number, f"thing {number}", "#d62728", "thing")
+        for number in range(1, THINGS + 1)
+    ]
     things = ClassTable("things", tuple(classes))
-    classes += [SegmentClass(number, f"stuff {number}", "#2ca02c", "stuff") for number in range(101, 101 + STUFF)]
+    classes += [
+        SegmentClass(number, f"stuff {number}", "#2ca02c", "stuff")
+        for number in range(101, 101 + STUFF)
+    ]
     table = ClassTable("COCO's numbers", tuple(classes))
     configs: dict[str, tuple[Any, ClassTable, dict[str, int]]] = {
         "fpn": (PanopticFpnConfig(things=THINGS, stuff=STUFF), table, DETECTOR),

@@ -53,19 +53,33 @@ def as_words(options: dict[str, object]) -> list[object]:
 def train(data: Path, run: Path, words: list[object]) -> None:
     """Train into ``run`` unless it is finished; prints what it took, summed over starts."""
     clock = run.with_suffix(".json")
-    spent = json.loads(clock.read_text()) if clock.exists() else {"minutes": 0.0, "core minutes": 0.0}
+    spent = (
+        json.loads(clock.read_text()) if clock.exists() else {"minutes": 0.0, "core minutes": 0.0}
+    )
     if not (run / "metrics.json").exists():
         start, before = time.monotonic(), os.times()
-        how = ["--resume", run] if run.exists() else [EXPERIMENT, "--data", data, "--out", run, *words]
+        how = (
+            ["--resume", run]
+            if run.exists()
+            else [EXPERIMENT, "--data", data, "--out", run, *words]
+        )
         panoseg("train", *how)
         after = os.times()
-        cores = after.children_user + after.children_system - before.children_user - before.children_system
+        cores = (
+            after.children_user
+            + after.children_system
+            - before.children_user
+            - before.children_system
+        )
         spent = {
             "minutes": spent["minutes"] + (time.monotonic() - start) / 60,
             "core minutes": spent["core minutes"] + cores / 60,
         }
         clock.write_text(json.dumps(spent))
-    print(f"training: {spent['minutes']:.1f} minutes, {spent['core minutes']:.1f} minutes of one core", flush=True)
+    print(
+        f"training: {spent['minutes']:.1f} minutes, {spent['core minutes']:.1f} minutes of one core",
+        flush=True,
+    )
 
 
 def draw(run: Path, data: Path, folder: Path, names: list[str]) -> None:
@@ -78,11 +92,27 @@ def draw(run: Path, data: Path, folder: Path, names: list[str]) -> None:
 def simulated(arguments: argparse.Namespace) -> None:
     """Train on simulated photographs, score on others."""
     data, unseen, run = (arguments.folder / name for name in ("data", "unseen", "run"))
-    panoseg("simulate", data, "--layout", "coco", "--patches", arguments.photographs, "--size", 128, "--seed", 1)
+    panoseg(
+        "simulate",
+        data,
+        "--layout",
+        "coco",
+        "--patches",
+        arguments.photographs,
+        "--size",
+        128,
+        "--seed",
+        1,
+    )
     panoseg("simulate", unseen, "--layout", "coco", "--patches", 250, "--size", 128, "--seed", 7000)
     train(data, run, as_words({"threads": arguments.threads}))
     panoseg("test", run, "--data", unseen)
-    draw(run, unseen, arguments.folder / "pictures", [path.stem for path in sorted((unseen / "val").glob("*.jpg"))])
+    draw(
+        run,
+        unseen,
+        arguments.folder / "pictures",
+        [path.stem for path in sorted((unseen / "val").glob("*.jpg"))],
+    )
 
 
 def overfit(arguments: argparse.Namespace) -> None:
@@ -91,10 +121,19 @@ def overfit(arguments: argparse.Namespace) -> None:
     truth = json.loads(arguments.truth.read_text())
     if not data.exists():
         lay_out(data, arguments.images, arguments.truth.with_suffix(""), truth)
-    learning = {"epochs": arguments.epochs, "validate-every": arguments.epochs, "threads": arguments.threads}
+    learning = {
+        "epochs": arguments.epochs,
+        "validate-every": arguments.epochs,
+        "threads": arguments.threads,
+    }
     train(data, run, as_words(BY_HEART | learning))
     panoseg("test", run, "--data", data)
-    draw(run, data, arguments.folder / "pictures", [Path(entry["file_name"]).stem for entry in truth["images"]])
+    draw(
+        run,
+        data,
+        arguments.folder / "pictures",
+        [Path(entry["file_name"]).stem for entry in truth["images"]],
+    )
 
 
 def lay_out(data: Path, images: Path, pictures: Path, truth: dict[str, Any]) -> None:
@@ -112,19 +151,27 @@ def lay_out(data: Path, images: Path, pictures: Path, truth: dict[str, Any]) -> 
             shutil.copy(pictures / entry["file_name"], annotated / f"{stem}.png")
             repeated["images"].append(image | {"id": number, "file_name": f"{stem}.jpg"})
             repeated["annotations"].append(entry | {"image_id": number, "file_name": f"{stem}.png"})
-        annotated.with_suffix(".json").write_text(json.dumps(repeated | {"categories": truth["categories"]}))
+        annotated.with_suffix(".json").write_text(
+            json.dumps(repeated | {"categories": truth["categories"]})
+        )
 
 
 def main() -> None:
     """Read the command line and do one of the two."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     first = commands.add_parser("simulated")
-    first.add_argument("--photographs", type=int, default=1000, help="four fifths of them are trained on")
+    first.add_argument(
+        "--photographs", type=int, default=1000, help="four fifths of them are trained on"
+    )
     first.set_defaults(do=simulated)
     second = commands.add_parser("overfit")
     second.add_argument("--images", type=Path, required=True, help="folder of the photographs")
-    second.add_argument("--truth", type=Path, required=True, help="panoptic JSON, beside its folder of PNG files")
+    second.add_argument(
+        "--truth", type=Path, required=True, help="panoptic JSON, beside its folder of PNG files"
+    )
     second.add_argument("--epochs", type=int, default=20, help="of ten steps a photograph")
     second.set_defaults(do=overfit)
     for command in (first, second):

@@ -32,7 +32,12 @@ from panoseg.maps.read_parcels import read_parcels
 from panoseg.panoptic.panoptic import Panoptic
 
 _CLEAR = 0.95
-_COMPONENTS, _SCALES, _SIGMAS, _SIZES = (3, 6, 10), (25, 50, 100, 200, 400, 800), (0.0, 0.5, 0.8), (10, 20, 40, 80)
+_COMPONENTS, _SCALES, _SIGMAS, _SIZES = (
+    (3, 6, 10),
+    (25, 50, 100, 200, 400, 800),
+    (0.0, 0.5, 0.8),
+    (10, 20, 40, 80),
+)
 
 
 def components_of(cube_path: Path, count: int) -> tuple[np.ndarray, object]:
@@ -41,13 +46,17 @@ def components_of(cube_path: Path, count: int) -> tuple[np.ndarray, object]:
         cube = check_cube(open_cube(cube_path), PASTIS_BANDS)
         season = choose_season(cube, min_clear=_CLEAR)
         cube = cube.isel(time=season.index_T)
-        images_TCHW, _ = read_window(cube, PASTIS_BANDS, Window(0, 0, cube.sizes["y"], cube.sizes["x"]))
+        images_TCHW, _ = read_window(
+            cube, PASTIS_BANDS, Window(0, 0, cube.sizes["y"], cube.sizes["x"])
+        )
     values_PF = images_TCHW.reshape(-1, images_TCHW[0, 0].size).T
     values_PF = (values_PF - values_PF.mean(axis=0)) / values_PF.std(axis=0)
     directions = np.linalg.svd(values_PF, full_matrices=False)[2][:count]
     scores_PC = values_PF @ directions.T
     low, high = np.percentile(scores_PC[:, 0], (1, 99))
-    return ((scores_PC - low) / (high - low)).reshape(*images_TCHW.shape[-2:], count), cube.odc.geobox
+    return ((scores_PC - low) / (high - low)).reshape(
+        *images_TCHW.shape[-2:], count
+    ), cube.odc.geobox
 
 
 def classical(cube_path: Path, truth: gpd.GeoDataFrame) -> tuple[Comparison, dict[str, float]]:
@@ -57,36 +66,54 @@ def classical(cube_path: Path, truth: gpd.GeoDataFrame) -> tuple[Comparison, dic
     # The function takes more than three channels for a mistake, and says so each time.
     warnings.filterwarnings("ignore", "Got image with third dimension", RuntimeWarning)
     for count, scale, sigma, smallest in itertools.product(_COMPONENTS, _SCALES, _SIGMAS, _SIZES):
-        segment_HW = 1 + felzenszwalb(components_HWC[..., :count].astype(np.float64), scale, sigma, smallest, channel_axis=-1)
+        segment_HW = 1 + felzenszwalb(
+            components_HWC[..., :count].astype(np.float64), scale, sigma, smallest, channel_axis=-1
+        )
         picture = Panoptic.from_maps(segment_HW, {int(i): 1 for i in np.unique(segment_HW)}, PASTIS)
         parcels = parcels_of(picture, grid.affine, grid.crs.to_wkt(), PASTIS, tolerance_pixels=0)
         found = compare_parcels(parcels, truth, declared_only=True)
         if best is None or found.quality.pq > best[0].quality.pq:
-            best = found, {"components": count, "scale": scale, "sigma": sigma, "smallest": smallest}
+            best = (
+                found,
+                {"components": count, "scale": scale, "sigma": sigma, "smallest": smallest},
+            )
     assert best is not None
     return best
 
 
 def main() -> None:
     """Print one table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("cube", type=Path)
     parser.add_argument("truth", type=Path)
-    parser.add_argument("--weights", type=Path, help="folder of weights; those in the package without")
+    parser.add_argument(
+        "--weights", type=Path, help="folder of weights; those in the package without"
+    )
     parser.add_argument("--class-map", type=Path)
     arguments = parser.parse_args()
     baseline, parameters = classical(arguments.cube, read_parcels(arguments.truth))
     with tempfile.TemporaryDirectory() as folder:
         result = map_cube(arguments.cube, arguments.weights, Path(folder) / "map")
-        ours = compare_files(result.out / "parcels.parquet", arguments.truth, class_map=arguments.class_map, declared_only=True)
+        ours = compare_files(
+            result.out / "parcels.parquet",
+            arguments.truth,
+            class_map=arguments.class_map,
+            declared_only=True,
+        )
     print("| map | PQ | SQ | RQ | found | missed | invented | right class |")
     print("|---|---|---|---|---|---|---|---|")
     tuned = ", ".join(f"{name} {value}" for name, value in parameters.items())
     for name, own in (("panoseg", ours), (f"Felzenszwalb, tuned on the truth ({tuned})", baseline)):
         quality = own.quality
-        percents = " | ".join(f"{100 * value:.1f}" for value in (quality.pq, quality.sq, quality.rq))
+        percents = " | ".join(
+            f"{100 * value:.1f}" for value in (quality.pq, quality.sq, quality.rq)
+        )
         agreement = "-" if own.class_agreement is None else f"{own.class_agreement:.0%}"
-        print(f"| {name} | {percents} | {quality.found} | {quality.missed} | {quality.invented} | {agreement} |")
+        print(
+            f"| {name} | {percents} | {quality.found} | {quality.missed} | {quality.invented} | {agreement} |"
+        )
 
 
 if __name__ == "__main__":

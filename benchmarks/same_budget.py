@@ -19,7 +19,11 @@ from panoseg.models.build import build_model
 from panoseg.training.config import TrainConfig, from_json
 from panoseg.training.experiments import EXPERIMENTS
 
-NAMES = [name for name, entry in EXPERIMENTS.items() if entry.config.task == "semantic" and entry.data == "PASTIS"]
+NAMES = [
+    name
+    for name, entry in EXPERIMENTS.items()
+    if entry.config.task == "semantic" and entry.data == "PASTIS"
+]
 NAMES += ["s2tsczcrop-timeunet", "s2tsczcrop-wtae"]
 PANOSEG = [sys.executable, "-c", "from panoseg.cli import script; script()"]
 
@@ -50,7 +54,11 @@ def train(name: str, data: Path, run: Path, arguments: argparse.Namespace) -> fl
     clock = run.with_suffix(".seconds")
     if not (run / "metrics.json").exists():
         start = time.monotonic()
-        how = ["--resume", run] if run.exists() else [name, "--data", data, "--fold", "1", "--out", run, *options(arguments)]
+        how = (
+            ["--resume", run]
+            if run.exists()
+            else [name, "--data", data, "--fold", "1", "--out", run, *options(arguments)]
+        )
         subprocess.run([*PANOSEG, "train", *map(str, how)], check=True)
         clock.write_text(str(time.monotonic() - start))
     return float(clock.read_text()) / 60
@@ -65,10 +73,17 @@ def row(name: str, run: Path, minutes: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=15)
-    parser.add_argument("--patches", type=int, default=100, help="three fifths of them are trained on, in batches of 4")
+    parser.add_argument(
+        "--patches",
+        type=int,
+        default=100,
+        help="three fifths of them are trained on, in batches of 4",
+    )
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--names", nargs="+", default=NAMES, choices=NAMES)
     arguments = parser.parse_args()
@@ -80,7 +95,9 @@ def main() -> None:
         run = arguments.folder / name
         rows.append(row(name, run, train(name, data, run, arguments)))
         print(rows[-1], flush=True)
-    print("\n| experiment | network | parameters | OA | mIoU | minutes |\n|---|---|---|---|---|---|")
+    print(
+        "\n| experiment | network | parameters | OA | mIoU | minutes |\n|---|---|---|---|---|---|"
+    )
     print("\n".join(rows))
 
 

@@ -26,9 +26,13 @@ def main(seasons: int = 14) -> None:
         simulate_season(SIZE, seed, options)
         wall.append(time.perf_counter() - started[0])
         processor.append(time.process_time() - started[1])
-    print(f"one season of {DATES} x 10 x {SIZE[0]} x {SIZE[1]}, {seasons} seeds, one core; goal {GOAL_S} s")
+    print(
+        f"one season of {DATES} x 10 x {SIZE[0]} x {SIZE[1]}, {seasons} seeds, one core; goal {GOAL_S} s"
+    )
     for name, seconds in (("wall", wall), ("processor", processor)):
-        print(f"{name:9}  median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  worst {max(seconds):.3f} s")
+        print(
+            f"{name:9}  median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  worst {max(seconds):.3f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,9 @@ def outlined(season: Season) -> np.ndarray:
     colours = np.array([matplotlib.colors.to_rgb(PASTIS[i].colour) for i in range(PASTIS.count)])
     picture = colours[season.classes_HW]
     parcels_HW = np.pad(season.parcels_HW, ((0, 1), (0, 1)), mode="edge")
-    edge_HW = (parcels_HW[:-1, :-1] != parcels_HW[1:, :-1]) | (parcels_HW[:-1, :-1] != parcels_HW[:-1, 1:])
+    edge_HW = (parcels_HW[:-1, :-1] != parcels_HW[1:, :-1]) | (
+        parcels_HW[:-1, :-1] != parcels_HW[:-1, 1:]
+    )
     picture[edge_HW] *= 0.45
     return picture
 
@@ -47,20 +49,30 @@ def save(figure: plt.Figure, name: str) -> None:
     figure.savefig(buffer, dpi=100)
     plt.close(figure)
     FOLDER.mkdir(exist_ok=True)
-    Image.open(buffer).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(FOLDER / name, optimize=True)
+    Image.open(buffer).convert("RGB").quantize(96, dither=Image.Dither.NONE).save(
+        FOLDER / name, optimize=True
+    )
 
 
 def telling_dates(season: Season) -> list[int]:
     """Eight clear dates spread over the season and three that are partly clouded, in order."""
     cloud_T = (season.cloud_THW > 0).mean((1, 2))
-    clear, partly = np.flatnonzero(cloud_T < 0.02), np.flatnonzero((cloud_T > 0.15) & (cloud_T < 0.8))
-    spread = [group[np.linspace(0, group.size - 1, count).round().astype(int)] for group, count in ((clear, 8), (partly, 3))]
+    clear, partly = (
+        np.flatnonzero(cloud_T < 0.02),
+        np.flatnonzero((cloud_T > 0.15) & (cloud_T < 0.8)),
+    )
+    spread = [
+        group[np.linspace(0, group.size - 1, count).round().astype(int)]
+        for group, count in ((clear, 8), (partly, 3))
+    ]
     return sorted(np.concatenate(spread).tolist())
 
 
 def season_picture() -> None:
     """Eleven dates of one season and its truth."""
-    options = SimulationOptions(region="lowland-mixed", void=False, dates=(50, 50), cloudy=(0.3, 0.3))
+    options = SimulationOptions(
+        region="lowland-mixed", void=False, dates=(50, 50), cloudy=(0.3, 0.3)
+    )
     season = simulate_season((128, 128), 12, options)
     figure, axes = plt.subplots(3, 4, figsize=(6.4, 5.1))
     for axis, index in zip(axes.flat, telling_dates(season), strict=False):
@@ -78,7 +90,13 @@ def regions_picture() -> None:
     """A landscape of each region."""
     figure, axes = plt.subplots(2, 4, figsize=(8, 4.3))
     for axis, (seed, name) in zip(axes.flat, enumerate(REGIONS), strict=False):
-        axis.imshow(outlined(simulate_season((128, 128), seed, SimulationOptions(region=name, dates=(1, 1), void=False))))
+        axis.imshow(
+            outlined(
+                simulate_season(
+                    (128, 128), seed, SimulationOptions(region=name, dates=(1, 1), void=False)
+                )
+            )
+        )
         axis.set_title(name, fontsize=8, pad=3)
     for axis in axes.flat:
         axis.axis("off")
@@ -97,9 +115,14 @@ def curves(seasons: int = 60) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
             if inside.sum() < 25:
                 continue
             clear_T = ~season.cloud_THW[:, inside].any(1)
-            red, infrared = (season.images_TCHW[clear_T, PASTIS_BANDS.index(b)][:, inside].mean(1) for b in ("B04", "B08"))
+            red, infrared = (
+                season.images_TCHW[clear_T, PASTIS_BANDS.index(b)][:, inside].mean(1)
+                for b in ("B04", "B08")
+            )
             crop = int(season.classes_HW[inside][0])
-            found.setdefault(crop, []).append((days_T[clear_T], (infrared - red) / (infrared + red)))
+            found.setdefault(crop, []).append(
+                (days_T[clear_T], (infrared - red) / (infrared + red))
+            )
     return found
 
 

@@ -54,7 +54,9 @@ _NAMELESS = """() => {
 }"""
 
 
-def finished_job(settings: AppSettings, request: dict, make: Callable[[Path], object], owner: str = "local") -> str:
+def finished_job(
+    settings: AppSettings, request: dict, make: Callable[[Path], object], owner: str = "local"
+) -> str:
     """A job that is done; its folder is what ``make`` makes of a path. To be called before the server has workers."""
     service = Service(settings)
     id_ = uuid.uuid4().hex
@@ -73,17 +75,33 @@ def finished_job(settings: AppSettings, request: dict, make: Callable[[Path], ob
 class Server:
     """A server that runs as a person starts it. restart: ends it and starts it at the same address."""
 
-    def __init__(self, folder: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, environment: dict[str, str] | None = None
+    ) -> None:
         self.folder, self.options, self.port = folder, options, 0
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
         self.start()
 
     def start(self) -> None:
         """Start it, the second time at the same address."""
-        command = [sys.executable, "-m", "panoseg", "app", "--folder", self.folder, "--port", self.port, *self.options]
+        command = [
+            sys.executable,
+            "-m",
+            "panoseg",
+            "app",
+            "--folder",
+            self.folder,
+            "--port",
+            self.port,
+            *self.options,
+        ]
         self._log = (self.folder.parent / f"{self.folder.name}.log").open("a")
         self._process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=self._log, text=True, env=self.environment
+            list(map(str, command)),
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=self.environment,
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -133,12 +151,20 @@ class Watched:
 
     def __init__(self, browser, address: str, width: int = 1280, height: int = 820) -> None:
         self.address, self.wrong = address, []
-        self.page = browser.new_page(viewport={"width": width, "height": height}, accept_downloads=True)
+        self.page = browser.new_page(
+            viewport={"width": width, "height": height}, accept_downloads=True
+        )
         self.page.set_default_timeout(60_000)
         self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
-        self.page.on("response", lambda one: one.status >= 400 and self.wrong.append(f"{one.status} {one.url}"))
+        self.page.on(
+            "response",
+            lambda one: one.status >= 400 and self.wrong.append(f"{one.status} {one.url}"),
+        )
         outside = ("data:", "blob:", address)
-        self.page.on("request", lambda one: one.url.startswith(outside) or self.wrong.append(f"outside: {one.url}"))
+        self.page.on(
+            "request",
+            lambda one: one.url.startswith(outside) or self.wrong.append(f"outside: {one.url}"),
+        )
 
     def goto(self, path: str) -> None:
         """Open a page of the server and wait until it is alive."""
@@ -153,7 +179,9 @@ class Watched:
 
     def settle(self) -> None:
         """Wait until every tile is there and has faded in."""
-        self.page.wait_for_function("!document.querySelector('img.leaflet-tile:not(.leaflet-tile-loaded)')")
+        self.page.wait_for_function(
+            "!document.querySelector('img.leaflet-tile:not(.leaflet-tile-loaded)')"
+        )
         self.page.wait_for_timeout(700)
 
     def check(self) -> None:

@@ -24,7 +24,9 @@ PARCEL_HA = SIDE**2 / 100
 
 def make_huge_map(small: Path, folder: Path) -> Path:
     """A job's folder: squares of ``SIDE`` pixels, numbered from 1 by row. small: of ``app_map.make_map``, for all the rest."""
-    shutil.copytree(small, folder, ignore=shutil.ignore_patterns("refined", "register.parquet", "corrections"))
+    shutil.copytree(
+        small, folder, ignore=shutil.ignore_patterns("refined", "register.parquet", "corrections")
+    )
     out = folder / "map"
     with rasterio.open(out / "segments.tif") as source:
         grid = GeoBox((DOWN * SIDE, ACROSS * SIDE), source.transform, source.crs.to_wkt())

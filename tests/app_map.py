@@ -35,7 +35,9 @@ def make_map(folder: Path) -> Path:
     cube, _ = simulate_cube((SIDE, SIDE), 11, SimulationOptions(harvest_year=2019))
     cube = cube.isel(time=slice(None, None, max(1, cube.sizes["time"] // 6)))
     folder.mkdir(parents=True)
-    cube.chunk({"time": 1, "y": SIDE, "x": SIDE}).to_zarr(folder / "cube.zarr", mode="w", consolidated=False, zarr_format=3)
+    cube.chunk({"time": 1, "y": SIDE, "x": SIDE}).to_zarr(
+        folder / "cube.zarr", mode="w", consolidated=False, zarr_format=3
+    )
     grid = cube.odc.geobox
     days = [str(day) for day in cube["time"].values.astype("datetime64[D]")]
     _write_map(folder / "map", grid, days)
@@ -50,7 +52,10 @@ def _write_map(out: Path, grid: GeoBox, days: list[str]) -> None:
     ids_HW = np.ones((SIDE, SIDE), np.int32)
     ids_HW[:HALF, HALF:], ids_HW[HALF:, :HALF], ids_HW[HALF:, HALF:] = 2, 3, 4
     classes = np.array(CLASSES)
-    rows = Segments.of(Segment(number + 1, CLASSES[number], SCORES[number], HALF**2, "thing") for number in range(4))
+    rows = Segments.of(
+        Segment(number + 1, CLASSES[number], SCORES[number], HALF**2, "thing")
+        for number in range(4)
+    )
     likely = np.zeros((4, PASTIS.count), np.float32)
     likely[1, list(CORN_OR)] = list(CORN_OR.values())
     rows = replace(rows, probabilities=likely)
@@ -72,7 +77,10 @@ def _official(grid: GeoBox) -> gpd.GeoDataFrame:
     import shapely
 
     def box(left: int, top: int, right: int, bottom: int) -> shapely.Polygon:
-        corners = [grid.affine * corner for corner in ((left, top), (right, top), (right, bottom), (left, bottom))]
+        corners = [
+            grid.affine * corner
+            for corner in ((left, top), (right, top), (right, bottom), (left, bottom))
+        ]
         return shapely.Polygon(corners)
 
     outlines = [box(0, 0, HALF, HALF), box(HALF, 0, SIDE, HALF), box(0, HALF, SIDE, SIDE)]

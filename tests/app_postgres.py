@@ -35,15 +35,33 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        self._run("pg_ctl", "-l", str(self.folder / "log"), "-o", f"-k {self.folder} -h '' -F", "-w", "-t", "60", "start")
+        self._run(
+            "pg_ctl",
+            "-l",
+            str(self.folder / "log"),
+            "-o",
+            f"-k {self.folder} -h '' -F",
+            "-w",
+            "-t",
+            "60",
+            "start",
+        )
 
     def stop(self) -> None:
         """End it as a crash would."""
         self._run("pg_ctl", "-m", "immediate", "stop")
 
     def _run(self, program: str, *words: str) -> None:
-        command = [*self._prefix, str(self.programs / program), "-D", str(self.folder / "data"), *words]
-        done = subprocess.run(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120)
+        command = [
+            *self._prefix,
+            str(self.programs / program),
+            "-D",
+            str(self.folder / "data"),
+            *words,
+        ]
+        done = subprocess.run(
+            command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=120
+        )
         assert done.returncode == 0, done.stderr.decode()
 
 

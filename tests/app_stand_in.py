@@ -28,14 +28,18 @@ def _stage(name: str, before: str | None) -> Stage:
     """A stage whose result depends on the request and on the stage before."""
 
     def run(work: Work) -> None:
-        text = work.request.model_dump_json() if before is None else (work.folder / before).read_text()
+        text = (
+            work.request.model_dump_json() if before is None else (work.folder / before).read_text()
+        )
         for _ in track(range(STEPS), "steps"):
             time.sleep(SECONDS)
             text = hashlib.sha256(text.encode()).hexdigest()
         if work.request.name == "bomb":
             os.kill(os.getpid(), 9)
         if work.request.name == "deaf":
-            ctypes.PyDLL(None).sleep(600)  # as a library would that keeps the interpreter for itself
+            ctypes.PyDLL(None).sleep(
+                600
+            )  # as a library would that keeps the interpreter for itself
         if work.request.name == "long":
             time.sleep(LONG_S)
         write_text(work.folder / name, text)
@@ -43,8 +47,14 @@ def _stage(name: str, before: str | None) -> Stage:
     return Stage(name, f"Stage {name}", 1 / 3, run, lambda work: (work.folder / name).is_file())
 
 
-if __name__ != "app_stand_in":  # tests import this file for ``expected`` alone, and keep the stages that they have
-    stages.MAP_STAGES = (_stage("map/one", None), _stage("map/two", "map/one"), _stage("map/three", "map/two"))
+if (
+    __name__ != "app_stand_in"
+):  # tests import this file for ``expected`` alone, and keep the stages that they have
+    stages.MAP_STAGES = (
+        _stage("map/one", None),
+        _stage("map/two", "map/one"),
+        _stage("map/three", "map/two"),
+    )
     worker._PRELOADED = ("panoseg.app.job_process", "panoseg.app.egress", "panoseg.app.monitoring")
     if "PANOSEG_SLOW_S" in os.environ:
         worker._PRELOADED += ("app_slow_import",)
@@ -63,7 +73,9 @@ def expected(folder: Path) -> str:
 def settings(folder: str, port: int = 0, workers: int = 1, lease: float = 2.0) -> AppSettings:
     """Those of the server that is tested."""
     database = os.environ.get("PANOSEG_DATABASE")
-    return AppSettings(Path(folder), port=port, workers=workers, lease_seconds=lease, database=database)
+    return AppSettings(
+        Path(folder), port=port, workers=workers, lease_seconds=lease, database=database
+    )
 
 
 if __name__ == "__main__":

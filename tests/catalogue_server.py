@@ -74,19 +74,32 @@ def free_port() -> int:
 
 
 @contextmanager
-def serve(stac: Path, folder: Path, days: Sequence[str] | None = None, change=lambda items: items) -> Iterator[Server]:
+def serve(
+    stac: Path, folder: Path, days: Sequence[str] | None = None, change=lambda items: items
+) -> Iterator[Server]:
     """Serve the scenes of a folder; ``change``: of their items before they are served."""
     port, hidden = free_port(), free_port()
     address = f"http://127.0.0.1:{port}"
     items = change(items_of(stac, address, days))
     path = folder / f"items-{port}.json"
     path.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    command = [RUSTAC, "serve", str(path), "--create-collections", "--addr", address, "--bind", f"127.0.0.1:{hidden}"]
+    command = [
+        RUSTAC,
+        "serve",
+        str(path),
+        "--create-collections",
+        "--addr",
+        address,
+        "--bind",
+        f"127.0.0.1:{hidden}",
+    ]
     api = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     faults, requests = Faults(), []
     server = ThreadingHTTPServer(("127.0.0.1", port), _handler(stac, hidden, faults, requests))
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     try:
         _wait_for(hidden)
         yield Server(address, faults, requests)
@@ -108,7 +121,9 @@ def _wait_for(port: int) -> None:
     raise TimeoutError("rustac does not answer")
 
 
-def _handler(stac: Path, api: int, faults: Faults, requests: list[str]) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    stac: Path, api: int, faults: Faults, requests: list[str]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -140,12 +155,18 @@ def _handler(stac: Path, api: int, faults: Faults, requests: list[str]) -> type[
                 self._forward(body)
 
         def _forward(self, body: bytes) -> None:
-            request = urllib.request.Request(f"http://127.0.0.1:{api}{self.path}", body or None, method=self.command)
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{api}{self.path}", body or None, method=self.command
+            )
             if body:
                 request.add_header("Content-Type", "application/json")
             try:
                 with urllib.request.urlopen(request, timeout=20) as answer:
-                    self._send(answer.status, answer.read(), {"Content-Type": answer.headers["Content-Type"]})
+                    self._send(
+                        answer.status,
+                        answer.read(),
+                        {"Content-Type": answer.headers["Content-Type"]},
+                    )
             except urllib.error.HTTPError as error:
                 self._send(error.code, error.read(), {})
 
@@ -165,7 +186,11 @@ def _handler(stac: Path, api: int, faults: Faults, requests: list[str]) -> type[
             if first > last:
                 self._send(416, b"", {"Content-Range": f"bytes */{len(whole)}"})
             else:
-                self._send(206, whole[first : last + 1], {"Content-Range": f"bytes {first}-{last}/{len(whole)}"})
+                self._send(
+                    206,
+                    whole[first : last + 1],
+                    {"Content-Range": f"bytes {first}-{last}/{len(whole)}"},
+                )
 
         def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)

@@ -10,6 +10,8 @@ TABLE = ClassTable(
         SegmentClass(1, "person", "#dc143c", "thing"),
         SegmentClass(2, "dog", "#00ff00", "thing"),
         SegmentClass(3, "sky", "#0000ff", "stuff"),
-        SegmentClass(4, "grass", "#000000", "stuff"),  # the colour that means nothing in a picture of ids
+        SegmentClass(
+            4, "grass", "#000000", "stuff"
+        ),  # the colour that means nothing in a picture of ids
     ),
 )

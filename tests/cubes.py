@@ -20,7 +20,12 @@ DATES = ("2018-10-05", "2018-12-14", "2019-03-04", "2019-05-18", "2019-07-02", "
 
 
 def make_cube(
-    size: int = 32, dates=DATES, seed: int = 0, bands=PASTIS_BANDS, scl: bool = False, crs="EPSG:32631"
+    size: int = 32,
+    dates=DATES,
+    seed: int = 0,
+    bands=PASTIS_BANDS,
+    scl: bool = False,
+    crs="EPSG:32631",
 ) -> xr.Dataset:
     """Reflectance x 10 000, uint16, 200 to 4000, on a grid of 10 m."""
     random = np.random.default_rng(seed)
@@ -29,18 +34,36 @@ def make_cube(
     coords["time"] = xr.DataArray(np.array(dates, "datetime64[ns]"), dims="time")
     shape = (len(dates), size, size)
     attributes = {"grid_mapping": "spatial_ref"}
-    variables = {band: (("time", "y", "x"), random.integers(200, 4000, shape).astype(np.uint16), attributes) for band in bands}
+    variables = {
+        band: (("time", "y", "x"), random.integers(200, 4000, shape).astype(np.uint16), attributes)
+        for band in bands
+    }
     if scl:
         variables["SCL"] = (("time", "y", "x"), np.full(shape, 4, np.uint8), attributes)
     return xr.Dataset(variables, coords)
 
 
-def write_tif(path: Path, values_HW: np.ndarray, pixel: float = 10, left: float = LEFT, crs: str | None = "EPSG:32631") -> None:
+def write_tif(
+    path: Path,
+    values_HW: np.ndarray,
+    pixel: float = 10,
+    left: float = LEFT,
+    crs: str | None = "EPSG:32631",
+) -> None:
     """A GeoTIFF with 0 for no data."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = values_HW.shape
-    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": values_HW.dtype, "nodata": 0}
-    with rasterio.open(path, "w", crs=crs, transform=Affine(pixel, 0, left, 0, -pixel, TOP), **profile) as target:
+    profile = {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": 1,
+        "dtype": values_HW.dtype,
+        "nodata": 0,
+    }
+    with rasterio.open(
+        path, "w", crs=crs, transform=Affine(pixel, 0, left, 0, -pixel, TOP), **profile
+    ) as target:
         target.write(values_HW, 1)
 
 
@@ -57,7 +80,9 @@ def item(name: str, time: str, assets: dict[str, dict], properties: dict | None 
     }
 
 
-def write_stac(folder: Path, days=("2019-04-01", "2019-06-01"), size: int = 32, bands=PASTIS_BANDS) -> dict[str, np.ndarray]:
+def write_stac(
+    folder: Path, days=("2019-04-01", "2019-06-01"), size: int = 32, bands=PASTIS_BANDS
+) -> dict[str, np.ndarray]:
     """A folder whose scenes have all bands, half of them at 20 m; gives the numbers by band, T x H x W of its own size."""
     random = np.random.default_rng(1)
     stored: dict[str, list] = {band: [] for band in bands}
@@ -68,7 +93,11 @@ def write_stac(folder: Path, days=("2019-04-01", "2019-06-01"), size: int = 32, 
             values_HW = random.integers(200, 4000, (size * 10 // pixel,) * 2).astype(np.uint16)
             write_tif(folder / day / f"{band}.tif", values_HW, pixel)
             stored[band].append(values_HW)
-            assets[band] = {"href": f"./{band}.tif", "type": "image/tiff; application=geotiff", "gsd": pixel}
+            assets[band] = {
+                "href": f"./{band}.tif",
+                "type": "image/tiff; application=geotiff",
+                "gsd": pixel,
+            }
         scene = item(f"scene-{day}", f"{day}T10:50:00Z", assets)
         (folder / day / "item.json").write_text(json.dumps(scene))
     return {band: np.stack(values) for band, values in stored.items()}

@@ -22,5 +22,7 @@ def tiny_weights(seed: int = 3, min_confidence: float = 0.0, dates: Dates = "rel
         # Parcels of about eight pixels across.
         with torch.no_grad():
             model.size_mlp[-2].bias.fill_(8.0)
-    card = WeightsCard(model.config, Normalisation((2000.0,) * 10, (1000.0,) * 10), trained_on="nothing")
+    card = WeightsCard(
+        model.config, Normalisation((2000.0,) * 10, (1000.0,) * 10), trained_on="nothing"
+    )
     return Weights(card, model.state_dict())

@@ -67,4 +67,11 @@ def photograph(height: int = 64, width: int = 64, squares: bool = True) -> Photo
         classes_HW[mask_NHW[0]], classes_HW[mask_NHW[1]] = 2, 7
     classes_HW[-4:] = VOID
     image_CHW = (image_CHW + torch.arange(width).remainder(7)).clamp(max=255).to(torch.uint8)
-    return Photograph(image_CHW, "one", 1, (height, width), classes_HW, Objects.of_masks(mask_NHW, torch.tensor([2, 7])))
+    return Photograph(
+        image_CHW,
+        "one",
+        1,
+        (height, width),
+        classes_HW,
+        Objects.of_masks(mask_NHW, torch.tensor([2, 7])),
+    )

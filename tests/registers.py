@@ -18,7 +18,9 @@ DATES = tuple(str(day) for day in np.datetime64("2018-10-01") + np.arange(0, 360
 
 def pixels(top: float, left: float, height: float, width: float) -> shapely.Polygon:
     """A rectangle of pixels of the cube of ``cubes.make_cube``, on the map."""
-    return shapely.box(LEFT + 10 * left, TOP - 10 * (top + height), LEFT + 10 * (left + width), TOP - 10 * top)
+    return shapely.box(
+        LEFT + 10 * left, TOP - 10 * (top + height), LEFT + 10 * (left + width), TOP - 10 * top
+    )
 
 
 def field_register(size: int = 64, square: int = 16) -> gpd.GeoDataFrame:
@@ -30,7 +32,10 @@ def field_register(size: int = 64, square: int = 16) -> gpd.GeoDataFrame:
 
 
 def write_inputs(
-    folder: Path, register: gpd.GeoDataFrame | None = None, cube: xr.Dataset | None = None, codes: str = CODES
+    folder: Path,
+    register: gpd.GeoDataFrame | None = None,
+    cube: xr.Dataset | None = None,
+    codes: str = CODES,
 ) -> tuple[Path, Path, Path]:
     """register.gpkg, table.csv and cube.nc in a folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,9 @@ def copy_metadata(product: Path, folder: Path) -> Path:
     return target
 
 
-def write_images(safe: Path, size: int = 64, seed: int = 0, ending: str = ".jp2") -> dict[str, np.ndarray]:
+def write_images(
+    safe: Path, size: int = 64, seed: int = 0, ending: str = ".jp2"
+) -> dict[str, np.ndarray]:
     """An image for each band that the product lists, ``size`` pixels of 10 m from the tile's corner; numbers by band, finest.
 
     Numbers of a band are 1100 to 5000; SCL is vegetation with a cloud in its upper left quarter.
@@ -47,7 +49,9 @@ def write_images(safe: Path, size: int = 64, seed: int = 0, ending: str = ".jp2"
         if band == "SCL":
             values_HW = np.full((side, side), 4, np.uint8)
             values_HW[: side // 2, : side // 2] = 9
-        write_image(safe / f"{name}{ending}", values_HW, Affine(pixel, 0, left, 0, -pixel, top), crs)
+        write_image(
+            safe / f"{name}{ending}", values_HW, Affine(pixel, 0, left, 0, -pixel, top), crs
+        )
         if band not in numbers or pixel < numbers[band][0]:
             numbers[band] = pixel, values_HW
     return {band: values_HW for band, (_, values_HW) in numbers.items()}
@@ -57,8 +61,19 @@ def write_image(path: Path, values_HW: np.ndarray, transform: Affine, crs: str) 
     """A lossless JPEG 2000 or GeoTIFF."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = values_HW.shape
-    profile = {"height": height, "width": width, "count": 1, "dtype": values_HW.dtype, "crs": crs, "transform": transform}
-    lossless = {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"} if path.suffix == ".jp2" else {"driver": "GTiff"}
+    profile = {
+        "height": height,
+        "width": width,
+        "count": 1,
+        "dtype": values_HW.dtype,
+        "crs": crs,
+        "transform": transform,
+    }
+    lossless = (
+        {"driver": "JP2OpenJPEG", "QUALITY": 100, "REVERSIBLE": "YES"}
+        if path.suffix == ".jp2"
+        else {"driver": "GTiff"}
+    )
     with (
         warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
         rasterio.open(path, "w", **profile, **lossless) as target,
@@ -81,6 +96,10 @@ def another_granule(safe: Path) -> None:
     other = first.with_name(first.name + "_2")
     shutil.copytree(first, other)
     granule = re.search(r"<Granule_List>.*?</Granule_List>", product, re.DOTALL)[0]
-    (safe / PRODUCT).write_text(product.replace(granule, granule + granule.replace(first.name, other.name)))
+    (safe / PRODUCT).write_text(
+        product.replace(granule, granule + granule.replace(first.name, other.name))
+    )
     tile = (other / "MTD_TL.xml").read_text()
-    (other / "MTD_TL.xml").write_text(re.sub(r"<ULX>(\d+)", lambda m: f"<ULX>{int(m[1]) + 109_800}", tile))
+    (other / "MTD_TL.xml").write_text(
+        re.sub(r"<ULX>(\d+)", lambda m: f"<ULX>{int(m[1]) + 109_800}", tile)
+    )

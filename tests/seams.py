@@ -15,21 +15,34 @@ SHORTEST, NEAR = 6, 2
 
 def tile_lines(size: int, tile: int, overlap: int) -> list[int]:
     """The lines of a square map at which tiles begin, end, and leave pixels to the next one; line x lies before column x."""
-    starts = sorted({own.left for block in plan_blocks(size, size, tile, overlap) for own in block.tiles})
+    starts = sorted(
+        {own.left for block in plan_blocks(size, size, tile, overlap) for own in block.tiles}
+    )
     ends = [start + tile for start in starts]
     middles = [(start + end + 1) // 2 for start, end in zip(starts[1:], ends[:-1], strict=True)]
     return sorted({line for line in (*starts, *ends, *middles) if 0 < line < size})
 
 
-def seams(segment_HW: np.ndarray, others: Sequence[np.ndarray], lines: Iterable[int]) -> list[tuple[str, int, int, int]]:
+def seams(
+    segment_HW: np.ndarray, others: Sequence[np.ndarray], lines: Iterable[int]
+) -> list[tuple[str, int, int, int]]:
     """Straight pieces of border on lines, far from any border of the other maps: direction, line, first pixel and length."""
-    near_HW = maximum_filter(np.any([_at_borders(other_HW) for other_HW in others], axis=0), 2 * NEAR + 1)
+    near_HW = maximum_filter(
+        np.any([_at_borders(other_HW) for other_HW in others], axis=0), 2 * NEAR + 1
+    )
     lines = list(lines)
     return [
         (name, line, start, length)
-        for name, own_HW, excused_HW in (("down", segment_HW, near_HW), ("across", segment_HW.T, near_HW.T))
+        for name, own_HW, excused_HW in (
+            ("down", segment_HW, near_HW),
+            ("across", segment_HW.T, near_HW.T),
+        )
         for line in lines
-        for start, length in _runs((own_HW[:, line] != own_HW[:, line - 1]) & ~excused_HW[:, line] & ~excused_HW[:, line - 1])
+        for start, length in _runs(
+            (own_HW[:, line] != own_HW[:, line - 1])
+            & ~excused_HW[:, line]
+            & ~excused_HW[:, line - 1]
+        )
         if length >= SHORTEST
     ]
 

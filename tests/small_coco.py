@@ -47,7 +47,9 @@ def colours(ids_HW: np.ndarray) -> np.ndarray:
     return image_HW3
 
 
-def encoded(pixels: np.ndarray, form: str = "PNG", mode: str | None = None, **options: Any) -> bytes:
+def encoded(
+    pixels: np.ndarray, form: str = "PNG", mode: str | None = None, **options: Any
+) -> bytes:
     """The bytes of a picture's file."""
     buffer, image = io.BytesIO(), Image.fromarray(pixels)
     (image.convert(mode) if mode else image).save(buffer, form, **options)
@@ -94,7 +96,9 @@ def instance(mask_HW: np.ndarray, category: int, crowd: bool = False) -> dict[st
     return detection_row(category, mask_HW, crowd)
 
 
-def write_split(folder: Path, scenes: list[Scene], name: str = "train2017", categories: list | None = None) -> Path:
+def write_split(
+    folder: Path, scenes: list[Scene], name: str = "train2017", categories: list | None = None
+) -> Path:
     """Write a split, with an instances JSON where any scene has instances; returns the dataset's folder."""
     annotations = folder / "annotations"
     for place in (folder / name, annotations / f"panoptic_{name}"):
@@ -102,18 +106,26 @@ def write_split(folder: Path, scenes: list[Scene], name: str = "train2017", cate
     rows, images = [], []
     for scene in scenes:
         height, width = scene.ids_HW.shape
-        images.append({"id": scene.image_id, "file_name": scene.name, "height": height, "width": width})
+        images.append(
+            {"id": scene.image_id, "file_name": scene.name, "height": height, "width": width}
+        )
         (folder / name / Path(scene.name).name).write_bytes(scene.image or b"")
         png = f"{scene.stem}.png"
         (annotations / f"panoptic_{name}" / Path(png).name).write_bytes(scene.png or b"")
         if scene.annotated:
-            rows.append({"image_id": scene.image_id, "file_name": png, "segments_info": scene.segments})
+            rows.append(
+                {"image_id": scene.image_id, "file_name": png, "segments_info": scene.segments}
+            )
     head = {"images": images, "categories": CATEGORIES if categories is None else categories}
     (annotations / f"panoptic_{name}.json").write_text(json.dumps({**head, "annotations": rows}))
     if any(scene.instances is not None for scene in scenes):
-        found = [{"image_id": scene.image_id, **row} for scene in scenes for row in scene.instances or []]
+        found = [
+            {"image_id": scene.image_id, **row} for scene in scenes for row in scene.instances or []
+        ]
         instances = [{"id": number, **row} for number, row in enumerate(found, 1)]
-        (annotations / f"instances_{name}.json").write_text(json.dumps({**head, "annotations": instances}))
+        (annotations / f"instances_{name}.json").write_text(
+            json.dumps({**head, "annotations": instances})
+        )
     return folder
 
 

@@ -37,6 +37,8 @@ def write_small_s2tsczcrop(folder: Path, patches: dict = PATCHES, size: int = 16
         noise = generator.integers(0, 100, (len(dates), 10, size, size))
         images_TCHW = (colours_K10[fields(size)].transpose(2, 0, 1) + noise).astype(np.int16)
         days_T = torch.tensor([(day - date(2018, 9, 1)).days for day in dates])
-        sample = Sample(torch.from_numpy(images_TCHW), days_T, str(patch), torch.from_numpy(fields(size)))
+        sample = Sample(
+            torch.from_numpy(images_TCHW), days_T, str(patch), torch.from_numpy(fields(size))
+        )
         entries.append((sample, CzechPatch(patch, name, dates, 32633, GRID)))
     return write_samples(folder, entries)

@@ -35,7 +35,11 @@ class EndlessLandscape:
 def coordinates_cube(height: int, width: int | None = None, dates: int = 2) -> xr.Dataset:
     """A cube whose first two bands hold the row and the column of each pixel, from 1."""
     width = width or height
-    cube = make_cube(max(height, width), DATES[:dates]).isel(y=slice(height), x=slice(width)).astype(np.float32)
+    cube = (
+        make_cube(max(height, width), DATES[:dates])
+        .isel(y=slice(height), x=slice(width))
+        .astype(np.float32)
+    )
     cube["B02"][:] = np.arange(1, height + 1)[None, :, None]
     cube["B03"][:] = np.arange(1, width + 1)[None, None, :]
     return cube
@@ -52,7 +56,10 @@ class StandIn:
         self.segment_HW, self.card = segment_HW, card
 
     def pictures(self, tiles: list[np.ndarray], days_T: np.ndarray) -> list[Panoptic]:
-        return [self.at(int(own[0, 0, 0, 0]) - 1, int(own[0, 1, 0, 0]) - 1, *own.shape[-2:]) for own in tiles]
+        return [
+            self.at(int(own[0, 0, 0, 0]) - 1, int(own[0, 1, 0, 0]) - 1, *own.shape[-2:])
+            for own in tiles
+        ]
 
     def at(self, top: int, left: int, height: int, width: int) -> Panoptic:
         """The picture of a tile."""
@@ -69,4 +76,6 @@ class StandIn:
         likely_NK = 1.0 + (picture.segments.ids[:, None] * np.arange(PASTIS.count) + salt) % 7
         likely_NK[:, [*PASTIS.ids("stuff"), *PASTIS.ids("void")]] = 0
         probabilities = (likely_NK / likely_NK.sum(axis=1, keepdims=True)).astype(np.float32)
-        return Panoptic(picture.segment_HW, replace(picture.segments, probabilities=probabilities)).relabel()
+        return Panoptic(
+            picture.segment_HW, replace(picture.segments, probabilities=probabilities)
+        ).relabel()

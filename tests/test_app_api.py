@@ -16,7 +16,10 @@ from panoseg.app.users import Users, add_user, read_users
 from panoseg.errors import ConfigError, NotSignedInError, PanosegError
 
 SAMPLE = {"kind": "map", "source": {"type": "sample", "size": 32}}
-SQUARE = {"type": "Polygon", "coordinates": [[[3, 50], [3.01, 50], [3.01, 50.01], [3, 50.01], [3, 50]]]}
+SQUARE = {
+    "type": "Polygon",
+    "coordinates": [[[3, 50], [3.01, 50], [3.01, 50.01], [3, 50.01], [3, 50]]],
+}
 LIMITS = Limits(area_km2=2, upload_mib=1, uploads=3, jobs=2)
 
 
@@ -26,7 +29,9 @@ class Server:
     def __init__(self, folder: Path, users: tuple[str, ...] = (), **settings) -> None:
         tokens = folder / "users" if users else None
         self.tokens = {user: add_user(folder / "users", user) for user in users}
-        self.settings = AppSettings(folder / "app", tokens=tokens, limits=LIMITS, workers=0, **settings)
+        self.settings = AppSettings(
+            folder / "app", tokens=tokens, limits=LIMITS, workers=0, **settings
+        )
         self.service = Service(self.settings)
         self.app = build_app(self.service, Users(tokens))
 
@@ -67,16 +72,34 @@ def test_a_job_from_its_submission_to_its_files(server):
     assert client.get("/api/jobs").json() == [job]
     assert client.get(f"/api/jobs/{job['id']}/files").json() == []
     assert client.post(f"/api/jobs/{job['id']}/share").status_code == 409
-    server.finish(job["id"], {"map/areas.csv": "class", "map/.hidden": "no", "map/report.html": "<script>", "input/x": "no"})
+    server.finish(
+        job["id"],
+        {
+            "map/areas.csv": "class",
+            "map/.hidden": "no",
+            "map/report.html": "<script>",
+            "input/x": "no",
+        },
+    )
     paths = [file["path"] for file in client.get(f"/api/jobs/{job['id']}/files").json()]
     assert paths == ["map/areas.csv", "map/report.html"]
     csv = client.get(f"/api/jobs/{job['id']}/files/map/areas.csv")
-    assert (csv.text, csv.headers["content-disposition"]) == ("class", 'attachment; filename="areas.csv"')
+    assert (csv.text, csv.headers["content-disposition"]) == (
+        "class",
+        'attachment; filename="areas.csv"',
+    )
     report = client.get(f"/api/jobs/{job['id']}/files/map/report.html")
     assert report.headers["content-disposition"].startswith("inline")
     assert "sandbox" in report.headers["content-security-policy"]
     assert "script" not in report.headers["content-security-policy"]
-    for path in ("request.json", "map/.hidden", "input/x", "map/../request.json", "..%2f..%2fapp.sqlite", "%2fetc%2fpasswd"):
+    for path in (
+        "request.json",
+        "map/.hidden",
+        "input/x",
+        "map/../request.json",
+        "..%2f..%2fapp.sqlite",
+        "%2fetc%2fpasswd",
+    ):
         assert client.get(f"/api/jobs/{job['id']}/files/{path}").status_code == 404
 
 
@@ -86,8 +109,15 @@ def test_a_result_is_shared_and_no_longer(two):
     two.finish(id, {"map/areas.csv": "class"})
     token = ada.post(f"/api/jobs/{id}/share").json()["token"]
     assert ada.post(f"/api/jobs/{id}/share").json()["token"] == token
-    assert sorted(nobody.get(f"/api/shared/{token}").json()) == ["bytes", "created", "kind", "name"], "no more of the owner's"
-    assert nobody.get(f"/api/shared/{token}/files").json() == [{"path": "map/areas.csv", "bytes": 5}]
+    assert sorted(nobody.get(f"/api/shared/{token}").json()) == [
+        "bytes",
+        "created",
+        "kind",
+        "name",
+    ], "no more of the owner's"
+    assert nobody.get(f"/api/shared/{token}/files").json() == [
+        {"path": "map/areas.csv", "bytes": 5}
+    ]
     assert nobody.get(f"/api/shared/{token}/files/map/areas.csv").text == "class"
     assert nobody.get(f"/api/shared/{token}/files/request.json").status_code == 404
     assert nobody.get(f"/api/shared/{'x' * 32}").status_code == 404
@@ -98,7 +128,9 @@ def test_a_result_is_shared_and_no_longer(two):
 def test_nobody_touches_what_belongs_to_somebody_else(two):
     ada, bob = two.client("ada"), two.client("bob")
     id = ada.post("/api/jobs", json=SAMPLE).json()["id"]
-    upload = ada.post("/api/uploads", params={"name": "a.json"}, content=json.dumps(SQUARE)).json()["id"]
+    upload = ada.post("/api/uploads", params={"name": "a.json"}, content=json.dumps(SQUARE)).json()[
+        "id"
+    ]
     two.finish(id, {"map/areas.csv": "class"})
     for method, path in (
         ("GET", ""),
@@ -113,7 +145,9 @@ def test_nobody_touches_what_belongs_to_somebody_else(two):
     ):
         answer = bob.request(method, f"/api/jobs/{id}{path}")
         assert answer.status_code == 404, (method, path)
-        assert answer.json() == bob.request(method, f"/api/jobs/{'0' * 32}{path}").json() | {"error": answer.json()["error"]}
+        assert answer.json() == bob.request(method, f"/api/jobs/{'0' * 32}{path}").json() | {
+            "error": answer.json()["error"]
+        }
     assert bob.put(f"/api/jobs/{id}/register", json={"upload": upload}).status_code == 404
     assert bob.get("/api/jobs").json() == []
     assert bob.get("/api/uploads").json() == []
@@ -134,7 +168,9 @@ def test_signing_in(two):
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
     assert nobody.get("/api/me").json()["user"] == "bob"
-    kept = [line for line in two.settings.tokens.read_text().splitlines() if not line.startswith("bob")]
+    kept = [
+        line for line in two.settings.tokens.read_text().splitlines() if not line.startswith("bob")
+    ]
     two.settings.tokens.write_text("\n".join(kept))
     assert nobody.get("/api/me").status_code == 401
     nobody.post("/api/sign-out")
@@ -209,7 +245,9 @@ def test_long_bodies_are_cut_off(server):
         for _ in range(6):
             yield b" " * 1024**2
 
-    answer = server.client().post("/api/jobs", content=endless(), headers={"content-type": "application/json"})
+    answer = server.client().post(
+        "/api/jobs", content=endless(), headers={"content-type": "application/json"}
+    )
     assert 400 <= answer.status_code < 500
 
 
@@ -228,10 +266,31 @@ def test_long_bodies_are_cut_off(server):
         {"kind": "map", "source": {"type": "cube", "upload": "../etc/passwd"}},
         {"kind": "map", "source": {"type": "cube", "upload": "0" * 32}},
         {"kind": "map", "source": {"type": "catalogue", "year": 2020}},
-        {"kind": "map", "source": {"type": "catalogue", "year": 2020, "outline": {"type": "Point", "coordinates": [1, 2]}}},
-        {"kind": "map", "source": {"type": "catalogue", "year": 2020, "outline": SQUARE, "catalogue": "nobody"}},
-        {"kind": "map", "source": {"type": "catalogue", "year": 2020, "outline": SQUARE, "catalogue": "http://127.0.0.1/"}},
-        {"kind": "map", "source": {"type": "catalogue", "year": 2020, "outline": SQUARE, "first": "2021-01-01"}},
+        {
+            "kind": "map",
+            "source": {
+                "type": "catalogue",
+                "year": 2020,
+                "outline": {"type": "Point", "coordinates": [1, 2]},
+            },
+        },
+        {
+            "kind": "map",
+            "source": {"type": "catalogue", "year": 2020, "outline": SQUARE, "catalogue": "nobody"},
+        },
+        {
+            "kind": "map",
+            "source": {
+                "type": "catalogue",
+                "year": 2020,
+                "outline": SQUARE,
+                "catalogue": "http://127.0.0.1/",
+            },
+        },
+        {
+            "kind": "map",
+            "source": {"type": "catalogue", "year": 2020, "outline": SQUARE, "first": "2021-01-01"},
+        },
         {"kind": "photo", "upload": "0" * 32, "weights": "none"},
         {**SAMPLE, "register_of": {"url": "file:///etc/passwd"}},
         {**SAMPLE, "register_of": {"url": "http://169.254.169.254/latest"}},
@@ -253,7 +312,11 @@ def test_estimates(server):
     assert sample["download_bytes"] == 0
     assert 38 <= len(sample["scenes"]) <= 61
     assert all(0 <= scene["cloud_percent"] <= 100 for scene in sample["scenes"])
-    larger = server.client().post("/api/estimate", json={"kind": "map", "source": {"type": "sample", "size": 128}}).json()
+    larger = (
+        server.client()
+        .post("/api/estimate", json={"kind": "map", "source": {"type": "sample", "size": 128}})
+        .json()
+    )
     assert larger["seconds"] > sample["seconds"]
 
 
@@ -264,7 +327,10 @@ def test_limits(server):
     assert [client.post("/api/jobs", json=SAMPLE).status_code for _ in range(3)] == [201, 201, 429]
     sent = [client.post("/api/uploads", content=json.dumps(SQUARE)).status_code for _ in range(4)]
     assert sent == [201, 201, 201, 429]
-    assert client.delete(f"/api/uploads/{client.get('/api/uploads').json()[0]['id']}").status_code == 204
+    assert (
+        client.delete(f"/api/uploads/{client.get('/api/uploads').json()[0]['id']}").status_code
+        == 204
+    )
     assert client.post("/api/uploads", content=b"{" * 2 * 1024**2).status_code == 413
     claim = server.service.all_jobs.claim("w")
     server.service.all_jobs.finish(claim, 30 * 1024**3, 1.0, "done")
@@ -276,13 +342,21 @@ def test_official_parcels_for_a_finished_map(server):
     client = server.client()
     id = client.post("/api/jobs", json=SAMPLE).json()["id"]
     upload = client.post("/api/uploads", content=json.dumps(SQUARE)).json()
-    assert (upload["kind"], upload["summary"]["km2"]) == ("outline", pytest.approx(0.797, abs=0.001))
+    assert (upload["kind"], upload["summary"]["km2"]) == (
+        "outline",
+        pytest.approx(0.797, abs=0.001),
+    )
     assert client.put(f"/api/jobs/{id}/register", json={"upload": upload["id"]}).status_code == 409
     server.finish(id, {})
-    assert client.put(f"/api/jobs/{id}/register", json={"url": "http://10.0.0.1/x"}).status_code == 422
+    assert (
+        client.put(f"/api/jobs/{id}/register", json={"url": "http://10.0.0.1/x"}).status_code == 422
+    )
     again = client.put(f"/api/jobs/{id}/register", json={"upload": upload["id"]}).json()
     assert (again["state"], again["request"]["register_of"]["upload"]) == ("queued", upload["id"])
-    assert json.loads((server.settings.jobs_folder / id / "input" / "register.geojson").read_text()) == SQUARE
+    assert (
+        json.loads((server.settings.jobs_folder / id / "input" / "register.geojson").read_text())
+        == SQUARE
+    )
 
 
 def test_old_things_are_removed(server):
@@ -342,7 +416,9 @@ def test_a_cookie_that_a_page_behind_tls_asks_for_goes_over_tls_alone(tmp_path):
     server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
     for scheme in ("http", "https"):
         headers = {"host": "maps.example.org", "origin": f"{scheme}://maps.example.org"}
-        answer = server.client().post("/api/sign-in", json={"token": server.tokens["ada"]}, headers=headers)
+        answer = server.client().post(
+            "/api/sign-in", json={"token": server.tokens["ada"]}, headers=headers
+        )
         cookie = answer.headers["set-cookie"].lower()
         assert ("secure" in cookie) == (scheme == "https")
         assert "httponly" in cookie
@@ -355,7 +431,12 @@ def test_metrics_are_not_for_whoever_a_proxy_on_this_machine_serves(tmp_path):
 
     def client(name: str | None = None) -> TestClient:
         headers = {"authorization": f"Bearer {server.tokens[name]}"} if name else {}
-        return TestClient(server.app, base_url="http://127.0.0.1:8080", headers=headers, client=("127.0.0.1", 50_000))
+        return TestClient(
+            server.app,
+            base_url="http://127.0.0.1:8080",
+            headers=headers,
+            client=("127.0.0.1", 50_000),
+        )
 
     assert client().get("/metrics").status_code == 200
     assert client().get("/metrics", headers={"host": "maps.example.org"}).status_code == 401
@@ -367,7 +448,10 @@ def test_a_file_of_users_that_is_of_no_use_lets_nobody_in_and_names_nothing(tmp_
     token = add_user(tmp_path / "users", "ada")
     users = Users(tmp_path / "users")
     good = (tmp_path / "users").read_text()
-    for spoil in (lambda: (tmp_path / "users").write_text("ada secret\n"), (tmp_path / "users").unlink):
+    for spoil in (
+        lambda: (tmp_path / "users").write_text("ada secret\n"),
+        (tmp_path / "users").unlink,
+    ):
         spoil()
         with pytest.raises(PanosegError) as caught:
             users.user_of(token)

@@ -24,7 +24,15 @@ from panoseg.app.confined import Bounds, confined
 from panoseg.app.corrections import TrainingOptions, change_crop, read_corrections, split_parcel
 from panoseg.app.limits import AtATime
 from panoseg.app.official import differences, official_at
-from panoseg.app.official_files import MISSED, OTHER, SAME, UNKNOWN, Register, take_register, use_register
+from panoseg.app.official_files import (
+    MISSED,
+    OTHER,
+    SAME,
+    UNKNOWN,
+    Register,
+    take_register,
+    use_register,
+)
 from panoseg.app.requests import CatalogueSource, MapRequest
 from panoseg.app.result_map import open_result
 from panoseg.app.season_check import check_season
@@ -43,7 +51,10 @@ from panoseg.errors import (
     ParcelsError,
 )
 
-SQUARE = {"type": "Polygon", "coordinates": [[[3.0, 50.0], [3.01, 50.0], [3.01, 50.01], [3.0, 50.0]]]}
+SQUARE = {
+    "type": "Polygon",
+    "coordinates": [[[3.0, 50.0], [3.01, 50.0], [3.01, 50.01], [3.0, 50.0]]],
+}
 
 
 def test_so_many_at_a_time_of_a_user_and_of_all():
@@ -51,7 +62,11 @@ def test_so_many_at_a_time_of_a_user_and_of_all():
     with exports.of("ada"):
         with pytest.raises(LimitError, match="1 exports of yours under way"), exports.of("ada"):
             pass
-        with exports.of("bob"), pytest.raises(BusyError, match="exports of 2 others"), exports.of("eve"):
+        with (
+            exports.of("bob"),
+            pytest.raises(BusyError, match="exports of 2 others"),
+            exports.of("eve"),
+        ):
             pass
         with exports.of("eve"):
             pass
@@ -68,14 +83,25 @@ def test_a_reader_waits_for_its_turn_and_not_for_ever():
     with pytest.raises(BusyError, match="hands"):
         confined(max, 1, 2, bounds=taken)
     short = Bounds("an outline at which its reader", 4, 1, threading.Semaphore(1))
-    with pytest.raises(AppError, match="an outline at which its reader failed, or took more than 1 s"):
+    with pytest.raises(
+        AppError, match="an outline at which its reader failed, or took more than 1 s"
+    ):
         confined(time.sleep, 30, bounds=short)
-    assert confined(max, 1, 2, bounds=Bounds("", 4, 30, short.turns)) == 2, "the turn was given back"
+    assert confined(max, 1, 2, bounds=Bounds("", 4, 30, short.turns)) == 2, (
+        "the turn was given back"
+    )
 
 
 @pytest.mark.parametrize(
     "extra",
-    [float("nan"), float("inf"), "\ud800", json.loads("[" * 60 + "]" * 60), json.loads("[" * 900 + "]" * 900), "x" * 2**20],
+    [
+        float("nan"),
+        float("inf"),
+        "\ud800",
+        json.loads("[" * 60 + "]" * 60),
+        json.loads("[" * 900 + "]" * 900),
+        "x" * 2**20,
+    ],
     ids=["nan", "infinite", "half a letter", "deep", "deeper", "long"],
 )
 def test_outlines_that_could_not_be_answered_again_are_refused(extra):
@@ -84,7 +110,9 @@ def test_outlines_that_could_not_be_answered_again_are_refused(extra):
     CatalogueSource(type="catalogue", year=2020, outline={**SQUARE, "extra": "é"})
 
 
-@pytest.mark.parametrize("catalogue", ["http://a.example/v1\r\nX: 1", "http://a.example/\x00", "", "a b"])
+@pytest.mark.parametrize(
+    "catalogue", ["http://a.example/v1\r\nX: 1", "http://a.example/\x00", "", "a b"]
+)
 def test_addresses_of_several_lines_are_refused(catalogue):
     with pytest.raises(ValueError, match="catalogue"):
         CatalogueSource(type="catalogue", year=2020, outline=SQUARE, catalogue=catalogue)
@@ -92,7 +120,11 @@ def test_addresses_of_several_lines_are_refused(catalogue):
 
 @pytest.fixture
 def service(tmp_path):
-    made = Service(AppSettings(tmp_path / "app", workers=0, limits=Limits(uploads=3, upload_mib=1, disk_gib=0.001)))
+    made = Service(
+        AppSettings(
+            tmp_path / "app", workers=0, limits=Limits(uploads=3, upload_mib=1, disk_gib=0.001)
+        )
+    )
     yield made
     made.close()
 
@@ -108,7 +140,11 @@ def test_uploads_that_arrive_together_keep_to_the_limits(service):
         with pytest.raises(LimitError, match="no space left"):
             uploads.keep("ada", "second", second)
     assert [upload.name for upload in uploads.of("ada")] == ["first"]
-    with uploads.arriving("ada") as one, uploads.arriving("ada") as two, uploads.arriving("ada") as three:
+    with (
+        uploads.arriving("ada") as one,
+        uploads.arriving("ada") as two,
+        uploads.arriving("ada") as three,
+    ):
         for arrival in (one, two, three):
             arrival.write(text)
         uploads.keep("ada", "one", one)
@@ -145,13 +181,17 @@ def register_of(made, tmp_path, **columns):
 
 
 def declared_by(register, made, tmp_path):
-    use_register(register, made / "cube.zarr", made / "map", tmp_path / "taken.parquet", tmp_path / "refined")
+    use_register(
+        register, made / "cube.zarr", made / "map", tmp_path / "taken.parquet", tmp_path / "refined"
+    )
     found = pyogrio.read_dataframe(tmp_path / "refined" / "official.gpkg")
     return list(zip(found["declared"], found["difference"], strict=True))
 
 
 def test_a_table_of_codes_says_what_is_declared(made, tmp_path):
-    file = register_of(made, tmp_path, code=[311.0, 201.0, 999.0], other=["60", "x", "y"], ha=[5.0, 60.0, 7.0])
+    file = register_of(
+        made, tmp_path, code=[311.0, 201.0, 999.0], other=["60", "x", "y"], ha=[5.0, 60.0, 7.0]
+    )
     plain = declared_by(Register(file), made, tmp_path)
     assert plain == [(None, UNKNOWN), (None, UNKNOWN), (None, MISSED)]
     shutil.rmtree(tmp_path / "refined")
@@ -160,12 +200,22 @@ def test_a_table_of_codes_says_what_is_declared(made, tmp_path):
     shutil.rmtree(tmp_path / "refined")
     chosen = declared_by(Register(file, tmp_path / "codes.csv", "other"), made, tmp_path)
     assert chosen == [("meadow", OTHER), ("x", UNKNOWN), ("y", MISSED)]
-    for wrong, message in (((tmp_path / "codes.csv", "none"), "without the column 'none'"), ((file,), "cannot be read")):
+    for wrong, message in (
+        ((tmp_path / "codes.csv", "none"), "without the column 'none'"),
+        ((file,), "cannot be read"),
+    ):
         with pytest.raises(ParcelsError, match=message):
-            take_register(Register(file, *wrong), made / "cube.zarr", made / "map", tmp_path / "again.parquet")
+            take_register(
+                Register(file, *wrong), made / "cube.zarr", made / "map", tmp_path / "again.parquet"
+            )
     (tmp_path / "codes.csv").write_text("code,class\n1,meadow\n")
     with pytest.raises(ParcelsError, match="no code of the table"):
-        take_register(Register(file, tmp_path / "codes.csv"), made / "cube.zarr", made / "map", tmp_path / "again.parquet")
+        take_register(
+            Register(file, tmp_path / "codes.csv"),
+            made / "cube.zarr",
+            made / "map",
+            tmp_path / "again.parquet",
+        )
 
 
 def test_the_stage_bounds_what_strangers_give_and_tells_the_rest(made, tmp_path, monkeypatch):
@@ -173,14 +223,20 @@ def test_the_stage_bounds_what_strangers_give_and_tells_the_rest(made, tmp_path,
     shutil.rmtree(folder / "refined")
     (folder / "input").mkdir()
     register_of(made, folder / "input", code=["311", "60", None])
-    request = MapRequest(source={"type": "sample"}, register_of={"upload": "0" * 32, "codes": "1" * 32})
+    request = MapRequest(
+        source={"type": "sample"}, register_of={"upload": "0" * 32, "codes": "1" * 32}
+    )
     work = Work(AppSettings(tmp_path), folder, request, lambda text: None)
     [refine] = [stage for stage in stages_of(request) if stage.name == "refine"]
     assert not refine.done(work)
     refine.run(work)
     assert (work.complaints, refine.done(work)) == ([], True)
     assert differences(open_result(folder)).counts == {SAME: 1, OTHER: 1, UNKNOWN: 0, MISSED: 1}
-    monkeypatch.setattr(confined_module, "REGISTER", Bounds("official parcels whose comparison", 8, 0, threading.Semaphore(1)))
+    monkeypatch.setattr(
+        confined_module,
+        "REGISTER",
+        Bounds("official parcels whose comparison", 8, 0, threading.Semaphore(1)),
+    )
     refine.run(work)
     assert "official parcels whose comparison failed, or took more than 0 s" in work.complaints[0]
     assert not refine.done(work)
@@ -205,7 +261,10 @@ def finished(made, tmp_path):
 def test_a_result_stays_while_official_parcels_are_compared_anew(finished):
     service, id = finished
     token = service.share("ada", id)
-    first, second = (service.save_upload("ada", "r", [json.dumps(SQUARE).encode() + b" " * spaces]) for spaces in (0, 1))
+    first, second = (
+        service.save_upload("ada", "r", [json.dumps(SQUARE).encode() + b" " * spaces])
+        for spaces in (0, 1)
+    )
     before = {file.path for file in service.files("ada", id)}
     assert service.set_register("ada", id, {"upload": first.id}).state == "queued"
     given = service.folder("ada", id) / "input" / "register.geojson"
@@ -253,7 +312,10 @@ def test_a_job_that_never_was_done_has_no_result(finished):
 def test_one_export_at_a_time_made_elsewhere(finished):
     service, id = finished
     change_crop(open_result(service.folder("ada", id)), "1", "sorghum")
-    with service._exports.of("ada"), pytest.raises(LimitError, match="exports of training data of yours"):
+    with (
+        service._exports.of("ada"),
+        pytest.raises(LimitError, match="exports of training data of yours"),
+    ):
         service.training_data("ada", id, TrainingOptions(size=16))
     left = service.folder("ada", id) / "corrections" / "training-left"
     left.mkdir()
@@ -271,8 +333,15 @@ def test_lines_that_would_take_all_memory_are_refused(finished):
     service, id = finished
     result = open_result(service.folder("ada", id))
     longitude, latitude = app_map.place(result.folder, 12, 12)
-    around = [(longitude + 0.3 * (-1) ** turn, latitude + 0.001 * turn) for turn in range(-200, 200)]
-    crossing = [(longitude - 1, latitude), (longitude + 1, latitude), (longitude, latitude + 1), (longitude, latitude - 1)]
+    around = [
+        (longitude + 0.3 * (-1) ** turn, latitude + 0.001 * turn) for turn in range(-200, 200)
+    ]
+    crossing = [
+        (longitude - 1, latitude),
+        (longitude + 1, latitude),
+        (longitude, latitude + 1),
+        (longitude, latitude - 1),
+    ]
     for line in (around, crossing):
         with pytest.raises(ParcelsError, match="crosses itself, or half the globe"):
             split_parcel(result, "1", line)
@@ -296,7 +365,10 @@ def test_corrections_stop_before_they_are_too_large_to_read(finished, monkeypatc
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (httpx.Response(301, headers={"location": "https://maps.example.org/api/jobs/1"}), "sends on to https://maps"),
+        (
+            httpx.Response(301, headers={"location": "https://maps.example.org/api/jobs/1"}),
+            "sends on to https://maps",
+        ),
         (httpx.Response(200, text="<html>"), "without JSON"),
         (httpx.Response(404, text="<html>"), "answers 404"),
         (httpx.Response(422, json={"error": "found; expected x; fix"}), "found; expected x; fix"),
@@ -304,7 +376,9 @@ def test_corrections_stop_before_they_are_too_large_to_read(finished, monkeypatc
 )
 def test_a_client_tells_what_answers(answer, message):
     with Client("http://maps.example.org") as client:
-        client._http = httpx.Client(base_url=client.server, transport=httpx.MockTransport(lambda request: answer))
+        client._http = httpx.Client(
+            base_url=client.server, transport=httpx.MockTransport(lambda request: answer)
+        )
         with pytest.raises(AppError, match=message):
             client.job("1")
 
@@ -322,7 +396,10 @@ def test_a_season_is_read_to_its_end_before_a_job_reads_it(tmp_path, monkeypatch
     with pytest.raises(LimitError, match="dates"):
         check_season(good, 1.0)
     monkeypatch.undo()
-    chunk = max((path for path in (good / "B12").iterdir() if path.name[0].isdigit()), key=lambda path: path.name)
+    chunk = max(
+        (path for path in (good / "B12").iterdir() if path.name[0].isdigit()),
+        key=lambda path: path.name,
+    )
     chunk.write_bytes(b"\x02\x01" + chunk.read_bytes()[2:40])
     with pytest.raises(PanosegError):
         check_season(good, 1.0)
@@ -334,7 +411,9 @@ def test_a_page_that_is_open_is_its_users_no_longer_than_the_token(tmp_path):
     from panoseg.app.pages.frame import Visit, visit
 
     token, users = add_user(tmp_path / "users", "ada"), Users(tmp_path / "users")
-    request = Request({"type": "http", "method": "GET", "path": "/jobs", "headers": [], "query_string": b""})
+    request = Request(
+        {"type": "http", "method": "GET", "path": "/jobs", "headers": [], "query_string": b""}
+    )
     seen = visit(None, lambda request: users.user_of(token), request)
     assert isinstance(seen, Visit)
     assert seen.user == "ada"

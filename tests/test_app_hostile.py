@@ -55,7 +55,13 @@ def png_of(width: int, height: int) -> bytes:
     """The head of a picture that would be so large."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + head
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(head)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + b"\0" * 64
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", len(head))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + b"\0" * 64
+    )
 
 
 def polygon(*corners: tuple[float, float]) -> bytes:
@@ -94,7 +100,9 @@ HOSTILE = {
     "half a tiff": b"II*\0\xff\xff\xff\xff" + b"\0" * 100,
     "half a zip": zipped(("a.geojson", b"{}"))[:40],
     "zip that climbs": zipped(("../../a.geojson", polygon((3, 50), (3.1, 50), (3.1, 50.1)))),
-    "zip from the root": zipped(("/etc/cron.d/a.geojson", polygon((3, 50), (3.1, 50), (3.1, 50.1)))),
+    "zip from the root": zipped(
+        ("/etc/cron.d/a.geojson", polygon((3, 50), (3.1, 50), (3.1, 50.1)))
+    ),
     "zip that climbs with backslashes": zipped(("..\\..\\a.geojson", b"{}")),
     "zip of a drive": zipped(("c:/a.geojson", b"{}")),
     "zip of links": zipped(("a.geojson", b"/etc/passwd"), link=True),
@@ -149,7 +157,13 @@ def test_an_upload_that_never_ends_is_cut_off(service):
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("../../etc/passwd", "passwd"), ("a\\b.tif", "b.tif"), ("a\x00\n\u202eb", "ab"), ("/", "upload"), ("x" * 999, "x" * 100)],
+    [
+        ("../../etc/passwd", "passwd"),
+        ("a\\b.tif", "b.tif"),
+        ("a\x00\n\u202eb", "ab"),
+        ("/", "upload"),
+        ("x" * 999, "x" * 100),
+    ],
 )
 def test_names_are_for_display_alone(service, name, shown):
     upload = service.save_upload("ada", name, [polygon((3, 50), (3.01, 50), (3.01, 50.01))])
@@ -188,7 +202,11 @@ def test_archives(tmp_path, monkeypatch):
     path = tmp_path / "a.zip"
     path.write_bytes(zipped(("s/zarr.json", b"{}"), ("s/a/c/0/0", b"chunk"), ("other", b"no")))
     unpack_zarr(path, tmp_path / "store")
-    assert sorted(str(file.relative_to(tmp_path / "store")) for file in (tmp_path / "store").rglob("*") if file.is_file()) == [
+    assert sorted(
+        str(file.relative_to(tmp_path / "store"))
+        for file in (tmp_path / "store").rglob("*")
+        if file.is_file()
+    ) == [
         "a/c/0/0",
         "zarr.json",
     ]
@@ -212,18 +230,37 @@ def test_archives(tmp_path, monkeypatch):
 
 def zarr_of(metadata: dict, name: str = ".zarray") -> bytes:
     return zipped(
-        ("s/.zgroup", b'{"zarr_format": 2}'), (f"s/B02/{name}", json.dumps(metadata).encode()), ("s/B02/0", b"\x80\x04.")
+        ("s/.zgroup", b'{"zarr_format": 2}'),
+        (f"s/B02/{name}", json.dumps(metadata).encode()),
+        ("s/B02/0", b"\x80\x04."),
     )
 
 
 PICKLED = [
-    zarr_of({"zarr_format": 2, "dtype": "<i2", "filters": [{"id": "delta"}, {"id": "pickle"}], "compressor": None}),
+    zarr_of(
+        {
+            "zarr_format": 2,
+            "dtype": "<i2",
+            "filters": [{"id": "delta"}, {"id": "pickle"}],
+            "compressor": None,
+        }
+    ),
     zarr_of({"zarr_format": 2, "dtype": "<i2", "compressor": {"id": "pickle"}}),
     zarr_of({"zarr_format": 2, "dtype": "|O", "compressor": None}),
     zarr_of({"metadata": {"B02/.zarray": {"filters": [{"id": "pickle"}]}}}, ".zmetadata"),
-    zarr_of({"zarr_format": 3, "codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}, "zarr.json"),
     zarr_of(
-        {"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "x.y", "configuration": {}}]}}]},
+        {"zarr_format": 3, "codecs": [{"name": "numcodecs.pickle", "configuration": {}}]},
+        "zarr.json",
+    ),
+    zarr_of(
+        {
+            "codecs": [
+                {
+                    "name": "sharding_indexed",
+                    "configuration": {"codecs": [{"name": "x.y", "configuration": {}}]},
+                }
+            ]
+        },
         "zarr.json",
     ),
 ]
@@ -318,7 +355,9 @@ def test_an_address_is_refused(inside, url):
     assert str(caught.value).count(";") >= 2
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "::1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "::1"]
+)
 def test_spellings_of_addresses_are_known_to_be_addresses(host):
     """A proxy behind ours resolves names, but must get no private address."""
     assert _is_number(host)
@@ -327,11 +366,19 @@ def test_spellings_of_addresses_are_known_to_be_addresses(host):
 
 def test_allowed_names_that_lead_inside(inside):
     url = "https://data.example.org/parcels.gpkg"
-    for settings in (AppSettings(), AppSettings(allow=("*.example.org",)), AppSettings(allow=("data.example.org",))):
-        with pytest.raises(RefusedAddressError, match="private" if settings.allow else "expected one of"):
+    for settings in (
+        AppSettings(),
+        AppSettings(allow=("*.example.org",)),
+        AppSettings(allow=("data.example.org",)),
+    ):
+        with pytest.raises(
+            RefusedAddressError, match="private" if settings.allow else "expected one of"
+        ):
             AllowedUrls(settings).check(url)
     AllowedUrls(AppSettings(allow=("*.example.org",), private_addresses=True)).check(url)
-    AllowedUrls(AppSettings(catalog="http://stac.intern/v1", private_addresses=True)).check("http://stac.intern/v1")
+    AllowedUrls(AppSettings(catalog="http://stac.intern/v1", private_addresses=True)).check(
+        "http://stac.intern/v1"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +387,12 @@ def web():
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            places = {"/out": "http://evil.example/", "/round": "/round", "/meta": "http://169.254.169.254/", "/next": "/file"}
+            places = {
+                "/out": "http://evil.example/",
+                "/round": "/round",
+                "/meta": "http://169.254.169.254/",
+                "/next": "/file",
+            }
             if self.path in places:
                 self.send_response(302)
                 self.send_header("location", places[self.path])
@@ -434,7 +486,9 @@ import pyogrio, rasterio
 with rasterio.Env() as env:
     print(json.dumps(sorted({*env.drivers(), *pyogrio.list_drivers()})))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     from panoseg.app.settings import NEEDED
 
@@ -447,4 +501,8 @@ def test_settings_of_the_folder_hold_no_secret(tmp_path):
     """No default secret: a new server's folder has nothing that signs or opens anything."""
     service = Service(AppSettings(tmp_path / "app", workers=0))
     service.close()
-    assert sorted(path.name for path in Path(tmp_path / "app").iterdir()) == ["app.sqlite", "jobs", "uploads"]
+    assert sorted(path.name for path in Path(tmp_path / "app").iterdir()) == [
+        "app.sqlite",
+        "jobs",
+        "uploads",
+    ]

@@ -29,7 +29,9 @@ def url(request, tmp_path_factory):
         return
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:  # short: a socket's path has at most 107 bytes
+    with tempfile.TemporaryDirectory(
+        prefix="pg"
+    ) as folder:  # short: a socket's path has at most 107 bytes
         Path(folder).chmod(0o755)
         with postgres(Path(folder) / "pg") as address:
             yield address
@@ -48,7 +50,9 @@ def jobs(url):
 def silence(jobs: Jobs) -> None:
     """Let the leases of all workers end, as if they had been silent for so long."""
     with jobs.database.writing() as session:
-        session.execute(text("UPDATE jobs SET lease_until = lease_until - :lease - 1"), {"lease": LEASE})
+        session.execute(
+            text("UPDATE jobs SET lease_until = lease_until - :lease - 1"), {"lease": LEASE}
+        )
         session.execute(text("UPDATE workers SET seen = seen - 2 * :lease - 1"), {"lease": LEASE})
 
 
@@ -67,13 +71,25 @@ def test_a_job_from_the_queue_to_its_end(jobs):
     jobs.write(claim, "a line")
     jobs.write(claim, "another", "warning")
     view = jobs.get(id)
-    assert (view.state, view.stage, view.progress, view.message, view.seconds_left) == ("running", "map", 0.5, "half", 3.0)
+    assert (view.state, view.stage, view.progress, view.message, view.seconds_left) == (
+        "running",
+        "map",
+        0.5,
+        "half",
+        3.0,
+    )
     first, second = jobs.log(id)
     assert (first.text, second.level) == ("a line", "warning")
     assert jobs.log(id, first.number) == [second]
     jobs.finish(claim, 123, 8.0, "done")
     view = jobs.get(id)
-    assert (view.state, view.progress, view.bytes, view.seconds_left, view.stage) == ("done", 1.0, 123, None, "")
+    assert (view.state, view.progress, view.bytes, view.seconds_left, view.stage) == (
+        "done",
+        1.0,
+        123,
+        None,
+        "",
+    )
     assert view.created <= view.started <= view.ended
     assert jobs.pace() == 8.0
     assert jobs.counts() == {"done": 1}
@@ -216,7 +232,10 @@ def test_a_job_cannot_escape_its_cancelling_by_going_back(jobs):
     claim = jobs.claim("w")
     cancelling = threading.Thread(target=jobs.cancel, args=(id,))
     with jobs.database.writing() as session:
-        session.execute(text("UPDATE jobs SET state = 'queued' WHERE id = :id AND worker = :worker"), {"id": id, "worker": "w"})
+        session.execute(
+            text("UPDATE jobs SET state = 'queued' WHERE id = :id AND worker = :worker"),
+            {"id": id, "worker": "w"},
+        )
         cancelling.start()
         time.sleep(0.5)
     cancelling.join()
@@ -240,7 +259,9 @@ def test_the_log_has_how_a_job_ended(jobs):
     claims = {claim.job: claim for claim in (jobs.claim("w"), jobs.claim("w"))}
     jobs.fail(claims[failed], "no\0 expected \udc80", 0)
     jobs.finish(claims[done], 0, 0.0, "done; but", ["but"])
-    assert [(line.level, line.text) for line in jobs.log(failed)] == [("error", "no\ufffd expected ?")]
+    assert [(line.level, line.text) for line in jobs.log(failed)] == [
+        ("error", "no\ufffd expected ?")
+    ]
     assert jobs.get(failed).error == jobs.get(failed).message == "no\ufffd expected ?"
     assert [(line.level, line.text) for line in jobs.log(done)] == [("error", "but")]
 
@@ -259,7 +280,10 @@ def test_a_machine_that_vanishes_keeps_postgresql_for_a_minute_at_most(url):
     for address in (url, f"{url}&options=-c%20lock_timeout%3D7s"):
         database = Database(address)
         with database.reading() as session:
-            shown[address] = [session.scalar(text(f"SHOW {name}")) for name in ("lock_timeout", "tcp_user_timeout")]
+            shown[address] = [
+                session.scalar(text(f"SHOW {name}"))
+                for name in ("lock_timeout", "tcp_user_timeout")
+            ]
             limit = session.scalar(text("SHOW idle_in_transaction_session_timeout"))
         database.close()
         assert (limit == "1min") == (address == url)
@@ -355,7 +379,9 @@ def test_a_new_database_is_opened_by_many_at_once(tmp_path):
             failures.append(error)
 
     for round in range(5):
-        threads = [threading.Thread(target=open_it, args=(8 * round + number,)) for number in range(8)]
+        threads = [
+            threading.Thread(target=open_it, args=(8 * round + number,)) for number in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:

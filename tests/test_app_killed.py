@@ -27,7 +27,15 @@ class Server:
     """A server of stand-in stages, in a process of its own."""
 
     def __init__(self, folder: Path, workers: int = 2, lease: float = 2.0, port: int = 0) -> None:
-        words = [sys.executable, str(STAND_IN), "serve", str(folder), str(port), str(workers), str(lease)]
+        words = [
+            sys.executable,
+            str(STAND_IN),
+            "serve",
+            str(folder),
+            str(port),
+            str(workers),
+            str(lease),
+        ]
         self.folder = folder
         with (folder.parent / "log").open("a") as log:
             self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -49,7 +57,10 @@ class Server:
 
     def workers(self) -> list[int]:
         """Process numbers of the workers."""
-        return [int(id.rsplit("-", 2)[1]) for (id,) in rows(self.folder, "SELECT id FROM workers ORDER BY started")]
+        return [
+            int(id.rsplit("-", 2)[1])
+            for (id,) in rows(self.folder, "SELECT id FROM workers ORDER BY started")
+        ]
 
     def kill(self) -> None:
         self.process.kill()
@@ -136,11 +147,15 @@ def test_a_graceful_stop_puts_jobs_back_at_once(folder):
     id = server.submit("map")
     wait_until(lambda: (folder / "jobs" / id / "map" / "one").exists())
     assert server.stop() == 0
-    [(state, starts, workers)] = rows(folder, "SELECT state, starts, (SELECT COUNT(*) FROM workers) FROM jobs")
+    [(state, starts, workers)] = rows(
+        folder, "SELECT state, starts, (SELECT COUNT(*) FROM workers) FROM jobs"
+    )
     assert (state, starts, workers) == ("queued", 0, 0)
     again = Server(folder, workers=1, lease=60)
     again.wait([id])  # well before the lease would have ended
-    assert [line["text"] for line in again.client.get(f"/api/jobs/{id}/log").json()].count("Stage map/one") == 1
+    assert [line["text"] for line in again.client.get(f"/api/jobs/{id}/log").json()].count(
+        "Stage map/one"
+    ) == 1
     assert again.stop() == 0
 
 
@@ -165,5 +180,7 @@ def test_cancel_and_delete_end_running_jobs(folder):
     assert server.client.get(f"/api/jobs/{second}").status_code == 404
     assert server.client.post(f"/api/jobs/{first}/retry").status_code == 200
     server.wait([first])
-    assert (folder / "jobs" / first / "map" / "three").read_text() == expected(folder / "jobs" / first)
+    assert (folder / "jobs" / first / "map" / "three").read_text() == expected(
+        folder / "jobs" / first
+    )
     assert server.stop() == 0

@@ -99,29 +99,39 @@ def test_a_season_and_official_parcels_of_ones_own(look, place):
 def official_parcels(look: Watched) -> int:
     """How many the page counts."""
     look.page.wait_for_selector("text=match no official one")
-    cells = look.page.locator("[role=tabpanel]:visible table.plain tr td:nth-child(2)").all_text_contents()
+    cells = look.page.locator(
+        "[role=tabpanel]:visible table.plain tr td:nth-child(2)"
+    ).all_text_contents()
     return sum(int(cell.replace(",", "")) for cell in cells)
 
 
 def test_other_official_parcels_for_a_finished_map(look, place):
     """By the list of results to the map of the test before; its job runs once more, for the comparison alone."""
     three = squares((20, 20), (200, 200), (20, 300))
-    gpd.GeoDataFrame({"crop": ["a", "b", "c"]}, geometry=three, crs=32631).to_crs(4326).to_file(place / "later.geojson")
+    gpd.GeoDataFrame({"crop": ["a", "b", "c"]}, geometry=three, crs=32631).to_crs(4326).to_file(
+        place / "later.geojson"
+    )
     look.goto("/jobs")
     look.page.get_by_role("link", name="farm.nc").click()
     look.page.get_by_role("tab", name="Official").click()
     look.page.get_by_text("Use other official parcels").click()
     (place / "codes.csv").write_text("code,class\na,meadow\nb,soft winter wheat\nc,meadow\n")
-    look.page.locator("[role=tabpanel]:visible input[type=file]").last.set_input_files(place / "codes.csv")
+    look.page.locator("[role=tabpanel]:visible input[type=file]").last.set_input_files(
+        place / "codes.csv"
+    )
     look.page.wait_for_selector("text=3 codes by codes.csv")
-    look.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(place / "later.geojson")
+    look.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(
+        place / "later.geojson"
+    )
     look.page.wait_for_selector("li.now")
     look.page.wait_for_url("**/map")
     look.page.get_by_role("tab", name="Official").click()
     assert official_parcels(look) == 3
     [declared] = (place / "app").rglob("register.parquet")
     assert gpd.read_parquet(declared)["class"].tolist() == ["meadow", "soft winter wheat", "meadow"]
-    with look.page.expect_response(lambda one: "tiles/differences" in one.url and one.status == 200):
+    with look.page.expect_response(
+        lambda one: "tiles/differences" in one.url and one.status == 200
+    ):
         look.page.get_by_role("button", name="Show the differences").click()
 
 

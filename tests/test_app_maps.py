@@ -74,7 +74,12 @@ def test_a_parcel_at_a_place(made):
     assert parcel.confidence == pytest.approx(0.3)
     assert parcel.area_ha == pytest.approx(app_map.PARCEL_HA)
     assert parcel.shares_of == "probability"
-    expected = (("corn", 0.71), ("meadow", 0.22), ("soft winter wheat", 0.062), ("winter barley", 0.008))
+    expected = (
+        ("corn", 0.71),
+        ("meadow", 0.22),
+        ("soft winter wheat", 0.062),
+        ("winter barley", 0.008),
+    )
     assert parcel.shares == tuple((name, pytest.approx(share)) for name, share in expected)
     assert shape(parcel.outline).is_valid
     assert parcel_at(open_result(made), 0.0, 0.0) is None
@@ -83,7 +88,10 @@ def test_a_parcel_at_a_place(made):
 
 def test_shares_are_those_of_the_area_where_nobody_said_how_likely_crops_are(folder):
     parcel = parcel_of(open_result(folder), "1")
-    assert (parcel.shares_of, parcel.shares) == ("area", (("soft winter wheat", pytest.approx(1.0)),))
+    assert (parcel.shares_of, parcel.shares) == (
+        "area",
+        (("soft winter wheat", pytest.approx(1.0)),),
+    )
     change_crop(open_result(folder), "2", "meadow")
     corrected = parcel_of(open_result(folder), "c1")
     assert (corrected.shares_of, corrected.shares) == ("area", (("corn", pytest.approx(1.0)),))
@@ -92,9 +100,13 @@ def test_shares_are_those_of_the_area_where_nobody_said_how_likely_crops_are(fol
 def test_a_map_of_before_there_were_probabilities(folder):
     for path in (folder / "map" / "parcels.parquet", folder / "map" / "parcels.gpkg"):
         table = gpd.read_parquet(path) if path.suffix == ".parquet" else gpd.read_file(path)
-        old = table[[name for name in table.columns if "probability" not in name and name != "second_class"]]
+        old = table[
+            [name for name in table.columns if "probability" not in name and name != "second_class"]
+        ]
         path.unlink()
-        write_geoparquet([old], path) if path.suffix == ".parquet" else write_geopackage([old], path)
+        write_geoparquet([old], path) if path.suffix == ".parquet" else write_geopackage(
+            [old], path
+        )
     result = open_result(folder)
     assert result.probabilities("2") == {}
     parcel = parcel_at(result, *app_map.place(folder, 36, 12))
@@ -106,7 +118,9 @@ def test_the_table_of_shares_on_the_page(made):
     text = re.sub(r"\s*<[^>]*>\s*", " ", _shares(parcel, open_result(made)))
     expected = "What the network takes it for Probability corn 71.0% meadow 22.0% soft winter wheat 6.2% other 0.8%"
     assert " ".join(text.split()) == expected
-    assert "Pixels inside its outline" in _shares(parcel_of(open_result(made), "1"), open_result(made))
+    assert "Pixels inside its outline" in _shares(
+        parcel_of(open_result(made), "1"), open_result(made)
+    )
 
 
 @pytest.mark.parametrize("name", ["99", "c1", "1' OR '1'='1", "", "-1"])
@@ -129,7 +143,9 @@ def test_the_curve_has_every_date_and_tells_of_clouds(made):
     assert seen
     assert all(-1 <= value <= 1 for value in seen)
     assert len(curve.cloudy) == len(curve.dates)
-    assert all(low <= high for low, high in zip(curve.low, curve.high, strict=True) if low is not None)
+    assert all(
+        low <= high for low, high in zip(curve.low, curve.high, strict=True) if low is not None
+    )
 
 
 def test_official_parcels_and_where_they_differ(made):
@@ -139,7 +155,12 @@ def test_official_parcels_and_where_they_differ(made):
     assert set(found.invented) == {"3", "4"}
     assert found.hectares[MISSED] == pytest.approx(2 * app_map.PARCEL_HA)
     second = official_at(result, *app_map.place(made, 36, 12))
-    assert (second.id, second.declared, second.found, second.difference) == ("b", "meadow", "corn", OTHER)
+    assert (second.id, second.declared, second.found, second.difference) == (
+        "b",
+        "meadow",
+        "corn",
+        OTHER,
+    )
 
 
 def test_no_official_parcels(folder):
@@ -153,8 +174,13 @@ def test_tiles_of_parcels(made, zoom):
     """From the raster and from the outlines alike."""
     assert colour_at(made, 36, 12, zoom) == (*rgb(app_map.CORN), 255)
     assert colour_at(made, 36, 12, zoom, hidden=frozenset({app_map.CORN}))[3] == 0
-    assert colour_at(made, 12, 12, zoom, hidden=frozenset({app_map.CORN})) == (*rgb(app_map.WHEAT), 255)
-    sure, unsure = (colour_at(made, *at, zoom, by_confidence=True)[3] for at in ((12, 12), (36, 12)))
+    assert colour_at(made, 12, 12, zoom, hidden=frozenset({app_map.CORN})) == (
+        *rgb(app_map.WHEAT),
+        255,
+    )
+    sure, unsure = (
+        colour_at(made, *at, zoom, by_confidence=True)[3] for at in ((12, 12), (36, 12))
+    )
     assert unsure < sure == 255
 
 
@@ -171,7 +197,9 @@ def test_pictures_of_a_date(made, kind):
 
 def test_false_colour_is_not_true_colour(made):
     day = max(read_layers(made / "layers"), key=lambda layer: layer.clear).date
-    assert colour_at(made, 12, 12, 15, "true-colour", date=day) != colour_at(made, 12, 12, 15, "false-colour", date=day)
+    assert colour_at(made, 12, 12, 15, "true-colour", date=day) != colour_at(
+        made, 12, 12, 15, "false-colour", date=day
+    )
 
 
 @pytest.mark.parametrize("zoom", [11, 15])
@@ -204,7 +232,10 @@ def test_the_etag_changes_with_what_is_seen(folder):
     result = open_result(folder)
     tag = etag(result, TileRequest("parcels", 15, 1, 1))
     assert tag == etag(result, TileRequest("parcels", 15, 1, 1))
-    others = [TileRequest("parcels", 15, 1, 2), TileRequest("parcels", 15, 1, 1, hidden=frozenset({3}))]
+    others = [
+        TileRequest("parcels", 15, 1, 2),
+        TileRequest("parcels", 15, 1, 1, hidden=frozenset({3})),
+    ]
     others.append(TileRequest("parcels", 15, 1, 1, by_confidence=True))
     assert tag not in {etag(result, other) for other in others}
     change_crop(result, "1", "sorghum")
@@ -213,7 +244,9 @@ def test_the_etag_changes_with_what_is_seen(folder):
 
 def test_the_cache_keeps_tiles_and_forgets_the_oldest(made, monkeypatch):
     result, drawn = open_result(made), []
-    monkeypatch.setattr("panoseg.app.result_api.draw_tile", lambda *of: drawn.append(of) or draw_tile(*of))
+    monkeypatch.setattr(
+        "panoseg.app.result_api.draw_tile", lambda *of: drawn.append(of) or draw_tile(*of)
+    )
     cache = TileCache(megabytes=1)
     request = TileRequest("parcels", 15, 0, 0)
     assert cache.get("a", result, request) is cache.get("a", result, request)
@@ -285,7 +318,9 @@ def test_corrections_are_training_data(folder):
     assert sorted(only["crop"]) == ["sorghum", UNCHECKED, UNCHECKED, UNCHECKED]
     assert sorted(every["crop"]) == ["corn", "meadow", "sorghum", "winter barley"]
     with zipfile.ZipFile(training_data(folder, TrainingOptions(size=32))) as archive:
-        assert not [name for name in archive.namelist() if name.startswith("dataset")], "too few patches for five folds"
+        assert not [name for name in archive.namelist() if name.startswith("dataset")], (
+            "too few patches for five folds"
+        )
         assert "5 folds" in archive.read("README.txt").decode()
     for parcel in "234":
         change_crop(result, parcel, "beet")
@@ -295,7 +330,11 @@ def test_corrections_are_training_data(folder):
         names = archive.namelist()
         labels = [name for name in names if "ANNOTATIONS/TARGET_" in name]
         assert labels
-        found = {int(value) for name in labels for value in np.unique(np.load(io.BytesIO(archive.read(name)))[0])}
+        found = {
+            int(value)
+            for name in labels
+            for value in np.unique(np.load(io.BytesIO(archive.read(name)))[0])
+        }
         assert found in ({9, 18}, {9, 18, 19})
         table = gpd.read_parquet(io.BytesIO(archive.read("parcels.parquet")))
     assert table["corrected"].sum() == 4

@@ -45,24 +45,41 @@ def jobs(tmp_path_factory):
     """The settings of a server with two finished jobs: settings, map, photograph."""
     settings = AppSettings(folder=tmp_path_factory.mktemp("app") / "app", catalog="earth-search")
     map_ = finished_job(settings, MAP, app_map.make_map)
-    return settings, map_, finished_job(settings, PHOTO, make_photo), another(settings, map_, "Damaged"), huge(settings, map_)
+    return (
+        settings,
+        map_,
+        finished_job(settings, PHOTO, make_photo),
+        another(settings, map_, "Damaged"),
+        huge(settings, map_),
+    )
 
 
-def another(settings: AppSettings, job: str, name: str, owner: str = "local", to: AppSettings | None = None) -> str:
+def another(
+    settings: AppSettings, job: str, name: str, owner: str = "local", to: AppSettings | None = None
+) -> str:
     """The same map as another job, perhaps of another server."""
     request = {**MAP, "name": name}
-    return finished_job(to or settings, request, lambda folder: shutil.copytree(settings.jobs_folder / job, folder), owner)
+    return finished_job(
+        to or settings,
+        request,
+        lambda folder: shutil.copytree(settings.jobs_folder / job, folder),
+        owner,
+    )
 
 
 def huge(settings: AppSettings, job: str) -> str:
     """A job with 100,172 parcels."""
     small = settings.jobs_folder / job
-    return finished_job(settings, {**MAP, "name": "A country"}, lambda folder: app_huge.make_huge_map(small, folder))
+    return finished_job(
+        settings, {**MAP, "name": "A country"}, lambda folder: app_huge.make_huge_map(small, folder)
+    )
 
 
 @pytest.fixture(scope="module")
 def address(jobs):
-    with serving(jobs[0].folder, "--workers", "0", "--photo-weights", str(jobs[0].folder / "shapes")) as found:
+    with serving(
+        jobs[0].folder, "--workers", "0", "--photo-weights", str(jobs[0].folder / "shapes")
+    ) as found:
         yield found
 
 
@@ -240,9 +257,13 @@ def test_dates_and_pictures(seen, jobs):
     slider.focus()
     with seen.page.expect_request(lambda one: "true-colour" in one.url):
         slider.press("ArrowLeft")
-    seen.page.wait_for_function("(before) => document.querySelector('.day').textContent !== before", arg=first)
+    seen.page.wait_for_function(
+        "(before) => document.querySelector('.day').textContent !== before", arg=first
+    )
     for name, kind in (("False colour", "false-colour"), ("NDVI", "ndvi")):
-        with seen.page.expect_response(lambda one, kind=kind: kind in one.url and one.status == 200):
+        with seen.page.expect_response(
+            lambda one, kind=kind: kind in one.url and one.status == 200
+        ):
             seen.page.get_by_label("Picture below the parcels").click()
             seen.page.get_by_role("option", name=name).click()
         seen.shot(f"map-{kind}")
@@ -252,7 +273,9 @@ def test_dates_and_pictures(seen, jobs):
     opacity = seen.page.get_by_role("slider", name="Opacity of the parcels")
     opacity.focus()
     opacity.press("Home")
-    seen.page.wait_for_function("[...document.querySelectorAll('.leaflet-layer')].some((e) => e.style.opacity === '0')")
+    seen.page.wait_for_function(
+        "[...document.querySelectorAll('.leaflet-layer')].some((e) => e.style.opacity === '0')"
+    )
 
 
 def test_a_parcel_by_click_and_by_number(seen, jobs):
@@ -324,12 +347,16 @@ def test_a_map_of_a_hundred_thousand_parcels(look, jobs):
     look.page.get_by_role("tab", name="Parcel").click()
     number = look.page.get_by_label("Number of a parcel")
     number.fill("1")
-    with look.page.expect_response(lambda one: re.search("/tiles/parcels/1[4-8]/", one.url) and one.status == 200):
+    with look.page.expect_response(
+        lambda one: re.search("/tiles/parcels/1[4-8]/", one.url) and one.status == 200
+    ):
         number.press("Enter")
     look.page.wait_for_selector("text=parcel 1")
     look.page.wait_for_selector("[aria-label*='dates in cloud'] canvas")
     look.page.wait_for_timeout(500)
-    look.page.mouse.click(*place_on(look, jobs[0].jobs_folder / jobs[4], 1.5 * app_huge.SIDE, app_huge.SIDE / 2))
+    look.page.mouse.click(
+        *place_on(look, jobs[0].jobs_folder / jobs[4], 1.5 * app_huge.SIDE, app_huge.SIDE / 2)
+    )
     look.page.wait_for_selector("text=parcel 2")
     look.shot("map-huge-parcel")
 
@@ -364,7 +391,9 @@ def test_corrections(seen, jobs):
         assert "parcels.parquet" in archive.namelist()
     for left in (2, 1, 0):
         seen.page.get_by_role("button", name="Undo the latest").click()
-        seen.page.wait_for_function("(n) => document.querySelectorAll('ol[reversed] li').length === n", arg=left)
+        seen.page.wait_for_function(
+            "(n) => document.querySelectorAll('ol[reversed] li').length === n", arg=left
+        )
     seen.page.wait_for_selector("text=None yet")
 
 
@@ -375,7 +404,9 @@ def test_take_along_and_share(seen, jobs, browser):
         seen.page.get_by_text(re.compile("^Parcels, GeoParquet")).click()
     assert len(gpd.read_parquet(download.value.path())) == 4
     seen.page.get_by_role("button", name="Share").click()
-    seen.page.wait_for_function("document.querySelector('.share-link input')?.value.startsWith('http')")
+    seen.page.wait_for_function(
+        "document.querySelector('.share-link input')?.value.startsWith('http')"
+    )
     link = seen.page.locator(".share-link input").input_value()
     other = Watched(browser, seen.address)
     other.goto(link.removeprefix(seen.address))
@@ -393,7 +424,12 @@ def test_take_along_and_share(seen, jobs, browser):
 
 def test_on_a_phone(browser, address, jobs):
     phone = Watched(browser, address, 390, 844)
-    for path, name in (("/", "start"), (f"/jobs/{jobs[1]}/map", "map"), ("/jobs", "jobs"), (f"/jobs/{jobs[2]}/photo", "photo")):
+    for path, name in (
+        ("/", "start"),
+        (f"/jobs/{jobs[1]}/map", "map"),
+        ("/jobs", "jobs"),
+        (f"/jobs/{jobs[2]}/photo", "photo"),
+    ):
         phone.goto(path)
         phone.page.wait_for_timeout(1500)
         phone.shot(f"phone-{name}")
@@ -405,7 +441,9 @@ def test_on_a_phone(browser, address, jobs):
     phone.page.wait_for_selector(".said:has-text('corn, 5.76 ha, 30% sure')")
     phone.shot("phone-parcel")
     phone.page.click(".said")
-    phone.page.wait_for_function("document.getElementById('details').getBoundingClientRect().top < innerHeight / 2")
+    phone.page.wait_for_function(
+        "document.getElementById('details').getBoundingClientRect().top < innerHeight / 2"
+    )
     phone.close()
 
 
@@ -423,7 +461,9 @@ def test_by_keyboard_alone(seen):
     seen.page.wait_for_selector("[aria-label='Number of a parcel']", state="visible")
     for _ in range(20):
         seen.page.keyboard.press("Tab")
-        if seen.page.evaluate("document.activeElement.getAttribute('aria-label') === 'Number of a parcel'"):
+        if seen.page.evaluate(
+            "document.activeElement.getAttribute('aria-label') === 'Number of a parcel'"
+        ):
             break
     seen.page.keyboard.type("4")
     seen.page.keyboard.press("Enter")
@@ -468,7 +508,12 @@ def test_a_job_waits_and_is_cancelled_retried_deleted(look):
 
 
 def test_what_is_not_there(look):
-    for path in (f"/jobs/{'0' * 32}", f"/jobs/{'0' * 32}/map", f"/jobs/{'0' * 32}/photo", f"/shared/{'0' * 32}"):
+    for path in (
+        f"/jobs/{'0' * 32}",
+        f"/jobs/{'0' * 32}/map",
+        f"/jobs/{'0' * 32}/photo",
+        f"/shared/{'0' * 32}",
+    ):
         look.goto(path)
         look.page.wait_for_selector("text=This is not here")
     look.shot("not-here")
@@ -487,7 +532,9 @@ def test_people_sign_in_and_share(browser, tmp_path, jobs):
     token = add_user(tmp_path / "users", "ada")
     settings = AppSettings(folder=tmp_path / "app", tokens=tmp_path / "users")
     hers = another(jobs[0], jobs[1], "Hers", "ada", to=settings)
-    with serving(tmp_path / "app", "--workers", "0", "--tokens", str(tmp_path / "users")) as address:
+    with serving(
+        tmp_path / "app", "--workers", "0", "--tokens", str(tmp_path / "users")
+    ) as address:
         look = Watched(browser, address)
         look.goto("/jobs")
         look.page.wait_for_selector("h1:has-text('Sign in')")
@@ -504,7 +551,9 @@ def test_people_sign_in_and_share(browser, tmp_path, jobs):
         look.page.get_by_role("link", name="Hers").click()
         look.page.wait_for_selector("img.leaflet-tile-loaded")
         look.page.get_by_role("button", name="Share").click()
-        expect(look.page.locator(".share-link input")).to_have_value(re.compile("^http"), timeout=30_000)
+        expect(look.page.locator(".share-link input")).to_have_value(
+            re.compile("^http"), timeout=30_000
+        )
         look.shot("share")
         link = look.page.locator(".share-link input").input_value().removeprefix(address)
         look.page.get_by_role("button", name="Copy").click()
@@ -556,12 +605,17 @@ def test_the_first_result_of_a_person(browser, tmp_path):
         look.shot("sample")
         look.close()
     crowd = max(1.0, os.getloadavg()[1] / (os.cpu_count() or 1))
-    SCREENSHOTS.joinpath("first-result.txt").write_text(f"{seconds:.0f} s; {crowd:.1f} processes waited for each core\n")
+    SCREENSHOTS.joinpath("first-result.txt").write_text(
+        f"{seconds:.0f} s; {crowd:.1f} processes waited for each core\n"
+    )
     assert seconds < 120 * crowd
 
 
 def test_an_empty_server(browser, tmp_path):
-    nowhere = {"TORCH_HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"}  # a machine without a network
+    nowhere = {
+        "TORCH_HOME": str(tmp_path),
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+    }  # a machine without a network
     with serving(tmp_path / "app", "--workers", "0", **nowhere) as address:
         look = Watched(browser, address)
         look.goto("/jobs")
@@ -588,7 +642,9 @@ def test_a_real_season_from_a_catalogue(browser, tmp_path):
     stac = Path(__file__).resolve().parents[2] / "shared" / "data" / "flanders-2019" / "stac"
     if RUSTAC is None or not stac.is_dir():
         pytest.skip("rustac or the real season is missing")
-    west, south, east, north = gpd.GeoSeries([LAND], crs="EPSG:32631").to_crs("EPSG:4326").total_bounds
+    west, south, east, north = (
+        gpd.GeoSeries([LAND], crs="EPSG:32631").to_crs("EPSG:4326").total_bounds
+    )
     (tmp_path / "api").mkdir()
     with serve(stac, tmp_path / "api", DAYS) as catalogue:
         options = ("--catalog", catalogue.url, "--private-addresses")

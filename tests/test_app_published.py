@@ -33,7 +33,12 @@ def test_it_is_where_torchvision_keeps_it(monkeypatch, tmp_path):
     from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 
     assert MaskRCNN_ResNet50_FPN_Weights.COCO_V1.url == published.URL
-    for home, cache in ((str(tmp_path), ""), ("", str(tmp_path / "cache")), ("", ""), ("~/torch", "")):
+    for home, cache in (
+        (str(tmp_path), ""),
+        ("", str(tmp_path / "cache")),
+        ("", ""),
+        ("~/torch", ""),
+    ):
         for name, value in (("TORCH_HOME", home), ("XDG_CACHE_HOME", cache)):
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
         assert str(published.checkpoints().parent) == torch.hub.get_dir()
@@ -50,7 +55,11 @@ def test_what_is_here_is_asked_of_nobody(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("answer", "reachable"),
-    [(httpx.Response(200), True), (httpx.Response(403), False), (httpx.ConnectError("no network"), False)],
+    [
+        (httpx.Response(200), True),
+        (httpx.Response(403), False),
+        (httpx.ConnectError("no network"), False),
+    ],
 )
 def test_what_is_not_here_is_asked_for_once_a_minute(monkeypatch, answer, reachable):
     asked = answering(monkeypatch, answer)

@@ -121,7 +121,14 @@ def test_what_is_not_there_is_refused_in_a_sentence(server, ada, path, status):
 
 def test_nobody_else_sees_it(server, place):
     client, job, _ = server
-    for path in ("description", "areas", "tiles/parcels/0/0/0", "parcels/1", "corrections", "differences"):
+    for path in (
+        "description",
+        "areas",
+        "tiles/parcels/0/0/0",
+        "parcels/1",
+        "corrections",
+        "differences",
+    ):
         assert client("bob").get(f"/api/jobs/{job}/{path}").status_code == 404
         assert client(None).get(f"/api/jobs/{job}/{path}").status_code == 401
     body = {"what": "crop", "parcel": "1", "crop": "beet"}
@@ -149,7 +156,10 @@ def test_corrections(server, ada, place):
     own = changed["parcels"][0]["id"]
     merged = ada.post(root, json={"what": "merge", "first": own, "second": "4"})
     assert merged.status_code == 200
-    line = [[place["longitude"] - 1, place["latitude"]], [place["longitude"] + 1, place["latitude"]]]
+    line = [
+        [place["longitude"] - 1, place["latitude"]],
+        [place["longitude"] + 1, place["latitude"]],
+    ]
     [joined] = merged.json()["parcels"]
     cut = ada.post(root, json={"what": "split", "parcel": joined["id"], "line": line}).json()
     assert len(cut["parcels"]) == 2

@@ -10,21 +10,33 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
-from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from panoseg.app.server import build_app
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.users import Users
 
-CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance, content_type_conformance]
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    response_schema_conformance,
+    content_type_conformance,
+]
 EXAMPLES = 4
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
     settings_ = AppSettings(
-        tmp_path_factory.mktemp("schema") / "app", workers=0, public_host=("testserver",), limits=Limits(jobs=5, upload_mib=1)
+        tmp_path_factory.mktemp("schema") / "app",
+        workers=0,
+        public_host=("testserver",),
+        limits=Limits(jobs=5, upload_mib=1),
     )
     service = Service(settings_)
     yield schemathesis.openapi.from_asgi("/openapi.json", build_app(service, Users(None)))
@@ -37,12 +49,19 @@ def test_no_answer_is_a_failure_of_the_server(api, mode):
     for found in api.get_all_operations():
         operation = found.ok()
 
-        @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case):
             called.add(case.operation.label)
             case.call_and_validate(checks=CHECKS)
 
-        with contextlib.suppress(Unsatisfiable):  # nothing is wrong for an operation that takes anything
+        with contextlib.suppress(
+            Unsatisfiable
+        ):  # nothing is wrong for an operation that takes anything
             check()
     assert len(called) >= (30 if mode == GenerationMode.POSITIVE else 15)

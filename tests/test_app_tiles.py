@@ -21,7 +21,9 @@ from panoseg.app.tile_sources import SIZE, read_tile, sheet_of
 from panoseg.app.tiles import TileRequest
 
 CRS = "EPSG:32631"
-TRANSFORM = Affine(10, 0, 400_000, 0, -10, 5_200_000)  # a degree and a half from the middle of its zone, so turned by a degree
+TRANSFORM = Affine(
+    10, 0, 400_000, 0, -10, 5_200_000
+)  # a degree and a half from the middle of its zone, so turned by a degree
 HEIGHT, WIDTH = 600, 700
 
 
@@ -37,8 +39,18 @@ def raster(tmp_path, values):
 
 
 def write(path, values):
-    profile = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 1, "dtype": "uint8", "crs": CRS, "nodata": 0}
-    with rasterio.open(path, "w", transform=TRANSFORM, tiled=True, blockxsize=256, blockysize=256, **profile) as target:
+    profile = {
+        "driver": "GTiff",
+        "height": HEIGHT,
+        "width": WIDTH,
+        "count": 1,
+        "dtype": "uint8",
+        "crs": CRS,
+        "nodata": 0,
+    }
+    with rasterio.open(
+        path, "w", transform=TRANSFORM, tiled=True, blockxsize=256, blockysize=256, **profile
+    ) as target:
         target.write(values, 1)
         target.build_overviews([2, 4], rasterio.enums.Resampling.nearest)
     return path
@@ -46,7 +58,9 @@ def write(path, values):
 
 def tile_over(column, row, zoom):
     """The tile that holds a pixel of the raster."""
-    longitude, latitude = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(*(TRANSFORM * (column, row)))
+    longitude, latitude = Transformer.from_crs(CRS, "EPSG:4326", always_xy=True).transform(
+        *(TRANSFORM * (column, row))
+    )
     x = (np.radians(longitude) / np.pi + 1) / 2 * 2**zoom
     y = (1 - np.arcsinh(np.tan(np.radians(latitude))) / np.pi) / 2 * 2**zoom
     return TileRequest("parcels", zoom, int(x), int(y))
@@ -61,14 +75,17 @@ def exact(values, request):
     left, bottom, right, top = request.box
     steps = (np.arange(SIZE) + 0.5) / SIZE
     x_HW, y_HW = np.meshgrid(left + steps * (right - left), top - steps * (top - bottom))
-    x_HW, y_HW = ~TRANSFORM * Transformer.from_crs("EPSG:3857", CRS, always_xy=True).transform(x_HW, y_HW)
+    x_HW, y_HW = ~TRANSFORM * Transformer.from_crs("EPSG:3857", CRS, always_xy=True).transform(
+        x_HW, y_HW
+    )
     inside = (x_HW >= 0) & (y_HW >= 0) & (x_HW < WIDTH) & (y_HW < HEIGHT)
     columns, rows = x_HW.clip(0, WIDTH - 1).astype(int), y_HW.clip(0, HEIGHT - 1).astype(int)
     return np.where(inside, values[rows, columns], 0)
 
 
 @pytest.mark.parametrize(
-    ("column", "row", "zoom"), [(350, 300, 13), (515, 510, 14), (5, 5, 14), (500, 300, 16), (350, 300, 18)]
+    ("column", "row", "zoom"),
+    [(350, 300, 13), (515, 510, 14), (5, 5, 14), (500, 300, 16), (350, 300, 18)],
 )
 def test_a_raster_lies_in_a_tile_where_its_pixels_are(raster, values, column, row, zoom):
     """Random neighbours: half a pixel off, and one in 256 would be right. At pixels' borders both roundings are right."""
@@ -86,7 +103,10 @@ def test_from_afar_little_is_read(raster):
 
 def test_smooth_is_of_neighbours(raster):
     box = tile_over(350, 300, 16).box
-    steps = [np.abs(np.diff(read_tile(raster, box, smooth=smooth)[0].astype(int))).max() for smooth in (True, False)]
+    steps = [
+        np.abs(np.diff(read_tile(raster, box, smooth=smooth)[0].astype(int))).max()
+        for smooth in (True, False)
+    ]
     assert steps[0] < steps[1] / 2
 
 
@@ -98,11 +118,14 @@ def test_outlines_are_read_by_the_sheet(tmp_path):
     outer = shapely.box(402_000, 5_197_000, 402_400, 5_197_400)
     ring = outer.difference(shapely.box(402_100, 5_197_100, 402_200, 5_197_200))
     twins = shapely.union(
-        shapely.box(402_500, 5_197_000, 402_600, 5_197_100), shapely.box(402_700, 5_197_000, 402_800, 5_197_100)
+        shapely.box(402_500, 5_197_000, 402_600, 5_197_100),
+        shapely.box(402_700, 5_197_000, 402_800, 5_197_100),
     )
     far = shapely.box(500_000, 5_100_000, 500_100, 5_100_100)
     path = tmp_path / "parcels.gpkg"
-    gpd.GeoDataFrame({"id": ["1", "2", "3"]}, geometry=[ring, twins, far], crs=CRS).to_file(path, engine="pyogrio")
+    gpd.GeoDataFrame({"id": ["1", "2", "3"]}, geometry=[ring, twins, far], crs=CRS).to_file(
+        path, engine="pyogrio"
+    )
     box = tile_over(225, 285, 12).box
     sheet = sheet_of(path, CRS, box, ("id",))
     assert sheet.columns["id"].tolist() == ["1", "2"]
@@ -120,7 +143,9 @@ def test_outlines_are_read_by_the_sheet(tmp_path):
 
 def test_outlines_where_there_are_none(tmp_path):
     path = tmp_path / "parcels.gpkg"
-    gpd.GeoDataFrame({"id": ["1"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=CRS).to_file(path, engine="pyogrio")
+    gpd.GeoDataFrame({"id": ["1"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=CRS).to_file(
+        path, engine="pyogrio"
+    )
     sheet = sheet_of(path, CRS, tile_over(225, 285, 12).box, ("id",))
     assert sheet.within((-1e9, -1e9, 1e9, 1e9)).tolist() == []
 

@@ -32,9 +32,21 @@ class Server:
 
     def __init__(self, folder: Path, *options: object) -> None:
         self.folder = folder / "app"
-        words = [sys.executable, "-m", "panoseg", "app", "--folder", self.folder, "--port", "0", *options]
+        words = [
+            sys.executable,
+            "-m",
+            "panoseg",
+            "app",
+            "--folder",
+            self.folder,
+            "--port",
+            "0",
+            *options,
+        ]
         self.log = (folder / "log").open("w")
-        self.process = subprocess.Popen(list(map(str, words)), stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.process = subprocess.Popen(
+            list(map(str, words)), stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert "for this machine alone; nobody signs in" in line, (folder / "log").read_text()
@@ -58,7 +70,9 @@ class Server:
         return job, self.folder / "jobs" / job["id"]
 
     def upload(self, path: Path) -> str:
-        answer = self.client.post("/api/uploads", params={"name": path.name}, content=path.read_bytes())
+        answer = self.client.post(
+            "/api/uploads", params={"name": path.name}, content=path.read_bytes()
+        )
         assert answer.status_code == 201, answer.text
         return answer.json()["id"]
 
@@ -75,7 +89,11 @@ def catalogue(tmp_path_factory):
     stac = Path(__file__).resolve().parents[2] / "shared" / "data" / "flanders-2019" / "stac"
     with contextlib.ExitStack() as stack:
         known = RUSTAC is not None and stac.is_dir()
-        yield stack.enter_context(serve(stac, tmp_path_factory.mktemp("api"), DAYS)) if known else None
+        yield (
+            stack.enter_context(serve(stac, tmp_path_factory.mktemp("api"), DAYS))
+            if known
+            else None
+        )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +112,12 @@ def server(place, catalogue):
     assert log[-1]["message"] == "server stopped"
 
 
-SAMPLE = {"kind": "map", "source": {"type": "sample", "size": 32}, "weights": "tiny", "options": {"views": 1}}
+SAMPLE = {
+    "kind": "map",
+    "source": {"type": "sample", "size": 32},
+    "weights": "tiny",
+    "options": {"views": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +173,13 @@ def test_a_sample_has_all_that_pages_need(sample):
     parcels = gpd.read_parquet(map_ / "parcels.parquet")
     rows = (map_ / "areas.csv").read_text().splitlines()[1:]
     assert sum(int(row.split(",")[1]) for row in rows) == len(parcels)
-    assert sum(float(row.split(",")[2]) for row in rows) == pytest.approx(parcels["area_ha"].sum(), abs=0.01)
-    official, refined = gpd.read_parquet(folder / "register.parquet"), gpd.read_parquet(folder / "refined" / "parcels.parquet")
+    assert sum(float(row.split(",")[2]) for row in rows) == pytest.approx(
+        parcels["area_ha"].sum(), abs=0.01
+    )
+    official, refined = (
+        gpd.read_parquet(folder / "register.parquet"),
+        gpd.read_parquet(folder / "refined" / "parcels.parquet"),
+    )
     assert len(official) == len(refined)
     layers = read_layers(folder / "layers")
     made = json.loads((map_ / "map.json").read_text())
@@ -159,7 +187,9 @@ def test_a_sample_has_all_that_pages_need(sample):
     assert set(made["dates"]) <= {layer.date for layer in layers}
     with rasterio.open(folder / "layers" / layers[0].file) as raster:
         assert (raster.count, raster.dtypes[0], raster.shape) == (4, "uint16", (32, 32))
-    assert not [path for path in folder.rglob("*") if ".part" in path.name or "unfinished" in path.name]
+    assert not [
+        path for path in folder.rglob("*") if ".part" in path.name or "unfinished" in path.name
+    ]
 
 
 def test_the_same_request_gives_the_same_result(server, sample):
@@ -174,7 +204,9 @@ def test_an_uploaded_season_with_official_parcels(server, place):
         shapely.box(LEFT + 20, TOP - 160, LEFT + 150, TOP - 20),
         shapely.box(LEFT + 160, TOP - 160, LEFT + 300, TOP - 20),
     ]
-    gpd.GeoDataFrame({"crop": ["a", "b"]}, geometry=squares, crs=32631).to_file(place / "official.gpkg")
+    gpd.GeoDataFrame({"crop": ["a", "b"]}, geometry=squares, crs=32631).to_file(
+        place / "official.gpkg"
+    )
     request = {**SAMPLE, "source": {"type": "cube", "upload": server.upload(place / "season.nc")}}
     request["register_of"] = {"upload": server.upload(place / "official.gpkg")}
     _, folder = server.run(request)
@@ -186,14 +218,30 @@ def test_an_uploaded_season_with_official_parcels(server, place):
 def test_official_parcels_with_codes_from_a_terminal(server, place, capsys):
     make_cube(32).to_netcdf(place / "own.nc")
     squares = [shapely.box(LEFT + 20 + x, TOP - 160, LEFT + 140 + x, TOP - 20) for x in (0, 150)]
-    gpd.GeoDataFrame({"code": ["60", "311"]}, geometry=squares, crs=32631).to_file(place / "coded.gpkg")
+    gpd.GeoDataFrame({"code": ["60", "311"]}, geometry=squares, crs=32631).to_file(
+        place / "coded.gpkg"
+    )
     (place / "codes.csv").write_text("code,class\n60,meadow\n311,soft winter wheat\n")
-    words = ["job", "submit", "--server", server.url, "--cube", place / "own.nc", "--weights", "tiny", "--views", "1"]
+    words = [
+        "job",
+        "submit",
+        "--server",
+        server.url,
+        "--cube",
+        place / "own.nc",
+        "--weights",
+        "tiny",
+        "--views",
+        "1",
+    ]
     words += ["--register", place / "coded.gpkg", "--codes", place / "codes.csv", "--wait"]
     assert main([str(word) for word in words]) == 0
     folder = server.folder / "jobs" / capsys.readouterr().out.split()[0]
     declared = gpd.read_parquet(folder / "register.parquet")
-    assert dict(zip(declared["code"], declared["class"], strict=True)) == {"60": "meadow", "311": "soft winter wheat"}
+    assert dict(zip(declared["code"], declared["class"], strict=True)) == {
+        "60": "meadow",
+        "311": "soft winter wheat",
+    }
     assert main(["job", "submit", "--sample", "32", "--codes", str(place / "codes.csv")]) == 2
     assert "--codes without --register" in capsys.readouterr().err
 
@@ -212,7 +260,9 @@ def test_other_official_parcels_afterwards(server, sample, place):
 
 def test_official_parcels_of_elsewhere_cost_the_comparison_alone(server, place):
     gpd.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=4326).to_file(place / "elsewhere.gpkg")
-    job, folder = server.run({**SAMPLE, "register_of": {"upload": server.upload(place / "elsewhere.gpkg")}})
+    job, folder = server.run(
+        {**SAMPLE, "register_of": {"upload": server.upload(place / "elsewhere.gpkg")}}
+    )
     assert "the official parcels could not be used" in job["message"]
     assert (folder / "map" / "areas.csv").is_file()
     assert not (folder / "refined").exists()
@@ -249,8 +299,18 @@ def test_a_photograph(server, place):
     Image.new("RGB", (64, 48), "green").save(place / "meadow.jpg")
     request = {"kind": "photo", "upload": server.upload(place / "meadow.jpg"), "weights": "boxes"}
     job, folder = server.run(request)
-    names = {path.relative_to(folder / "photo").as_posix() for path in (folder / "photo").rglob("*") if path.is_file()}
-    assert names == {"panoptic.json", "panoptic/photograph.png", "overlay/photograph.jpg", "segments.csv", "image.jpg"}
+    names = {
+        path.relative_to(folder / "photo").as_posix()
+        for path in (folder / "photo").rglob("*")
+        if path.is_file()
+    }
+    assert names == {
+        "panoptic.json",
+        "panoptic/photograph.png",
+        "overlay/photograph.jpg",
+        "segments.csv",
+        "image.jpg",
+    }
     assert {file["path"] for file in server.client.get(f"/api/jobs/{job['id']}/files").json()} == {
         f"photo/{name}" for name in names
     }
@@ -259,7 +319,9 @@ def test_a_photograph(server, place):
 def start_dask(place: Path, *words: object) -> subprocess.Popen:
     """A part of a cluster, in a folder of its own, so that it finds what it is told by whole paths alone."""
     command = [sys.executable, "-m", *map(str, words), "--no-dashboard"]
-    return subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
 
 
 @pytest.fixture
@@ -270,9 +332,13 @@ def cluster(tmp_path):
     started = {}
 
     def scheduler() -> None:
-        started["scheduler"] = start_dask(tmp_path, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port)
+        started["scheduler"] = start_dask(
+            tmp_path, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", port
+        )
         options = ["--nthreads", 1, "--no-nanny", "--local-directory", tmp_path / "scratch"]
-        started["worker"] = start_dask(tmp_path, "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", *options)
+        started["worker"] = start_dask(
+            tmp_path, "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", *options
+        )
 
     def end() -> None:
         for process in started.values():
@@ -297,7 +363,9 @@ def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
         start()
         assert server.wait(id)["state"] == "done"
         for name in ("map/classes.tif", "map/segments.tif", "map/confidence.tif", "map/areas.csv"):
-            assert (server.folder / "jobs" / id / name).read_bytes() == (sample[1] / name).read_bytes(), name
+            assert (server.folder / "jobs" / id / name).read_bytes() == (
+                sample[1] / name
+            ).read_bytes(), name
     finally:
         end()
         server.client.close()
@@ -308,7 +376,16 @@ def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
 
 
 def test_a_port_in_use_is_said_in_one_line(server):
-    words = [sys.executable, "-m", "panoseg", "app", "--port", str(server.client.base_url.port), "--folder", str(server.folder)]
+    words = [
+        sys.executable,
+        "-m",
+        "panoseg",
+        "app",
+        "--port",
+        str(server.client.base_url.port),
+        "--folder",
+        str(server.folder),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1

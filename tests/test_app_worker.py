@@ -49,7 +49,10 @@ class Place:
 
     def submit(self, name: str = "map") -> str:
         """A job of the stand-in's stages."""
-        id, given = uuid.uuid4().hex, MapRequest(name=name, source=SampleSource(size=32)).model_dump(mode="json")
+        id, given = (
+            uuid.uuid4().hex,
+            MapRequest(name=name, source=SampleSource(size=32)).model_dump(mode="json"),
+        )
         self.folder(id).mkdir()
         write_json(self.folder(id) / REQUEST, given)
         return self.jobs.submit(id, "ada", name, given, 100, 1.0).id
@@ -62,7 +65,13 @@ class Place:
 
     def start(self, **environment: str) -> subprocess.Popen:
         """A worker."""
-        words = [sys.executable, str(STAND_IN), "worker", str(self.settings.folder), str(self.settings.lease_seconds)]
+        words = [
+            sys.executable,
+            str(STAND_IN),
+            "worker",
+            str(self.settings.folder),
+            str(self.settings.lease_seconds),
+        ]
         given = {"PANOSEG_DATABASE": self.settings.database} if self.settings.database else {}
         everything = {**os.environ, **given, **environment, "PYTHONPATH": str(STAND_IN.parent)}
         with self.log.open("a") as log:
@@ -178,7 +187,9 @@ def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
 def server():
     if programs() is None:
         pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(prefix="pg") as folder:  # short: a socket's path has at most 107 bytes
+    with tempfile.TemporaryDirectory(
+        prefix="pg"
+    ) as folder:  # short: a socket's path has at most 107 bytes
         Path(folder).chmod(0o755)
         server = Postgres(Path(folder) / "pg")
         server.start()
@@ -199,7 +210,10 @@ def test_a_database_that_is_away_costs_no_work(server, tmp_path):
         time.sleep(3 * place.settings.lease_seconds)
         server.start()
         place.check_done(id)
-        assert (place.claims(id), place.texts(id)) == (1, ["Stage map/one", "Stage map/two", "Stage map/three"])
+        assert (place.claims(id), place.texts(id)) == (
+            1,
+            ["Stage map/one", "Stage map/two", "Stage map/three"],
+        )
     finally:
         close(place)
 
@@ -266,7 +280,9 @@ def test_a_cluster_that_is_away_is_asked_again_and_then_given_up(place, monkeypa
 
 
 def test_a_full_disk_is_called_so(place, monkeypatch):
-    id, claim = claimed(place, monkeypatch, raises(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    id, claim = claimed(
+        place, monkeypatch, raises(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    )
     run_claimed(place.settings, place.jobs, claim)
     error = place.jobs.get(id).error
     assert error.startswith("the folder of the job: the disk is full; expected free space")
@@ -313,7 +329,10 @@ def test_one_process_works_in_a_folder(place, monkeypatch):
     id, claim = claimed(place, monkeypatch, raises(AssertionError("it must not run")))
     with locked(place.folder(id), 0.0):
         run_claimed(place.settings, place.jobs, claim)
-    assert (place.jobs.get(id).state, place.jobs.get(id).message) == ("queued", "waiting: an earlier process of it still runs")
+    assert (place.jobs.get(id).state, place.jobs.get(id).message) == (
+        "queued",
+        "waiting: an earlier process of it still runs",
+    )
 
 
 # -- folders
@@ -390,5 +409,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(place, monkeypatch):
 
 def test_errors_name_no_folder_of_the_server(tmp_path):
     text = f"{tmp_path}/secret/farms/card.json is damaged, {tmp_path}/jobs/1/cube.zarr too"
-    told = without_paths(text, tmp_path / "jobs" / "1", (Path("coco"), tmp_path / "secret" / "farms"))
+    told = without_paths(
+        text, tmp_path / "jobs" / "1", (Path("coco"), tmp_path / "secret" / "farms")
+    )
     assert told == "farms/card.json is damaged, cube.zarr too"

@@ -23,7 +23,10 @@ FARM = shapely.box(4.0, 50.0, 4.02, 50.01)
 
 def write(path, *geometries, crs=None):
     """A GeoJSON of these outlines."""
-    features = [{"type": "Feature", "properties": {}, "geometry": mapping(geometry)} for geometry in geometries]
+    features = [
+        {"type": "Feature", "properties": {}, "geometry": mapping(geometry)}
+        for geometry in geometries
+    ]
     value = {"type": "FeatureCollection", "features": features}
     if crs:
         value["crs"] = {"type": "name", "properties": {"name": crs}}
@@ -45,7 +48,11 @@ def files(tmp_path_factory):
     table = gpd.GeoDataFrame({"name": ["farm"]}, geometry=[FARM], crs=4326)
     write(folder / "farm.geojson", FARM)
     (folder / "bare.json").write_text(json.dumps(mapping(FARM)))
-    write(folder / "metres.geojson", table.to_crs(32631).geometry.iloc[0], crs="urn:ogc:def:crs:EPSG::32631")
+    write(
+        folder / "metres.geojson",
+        table.to_crs(32631).geometry.iloc[0],
+        crs="urn:ogc:def:crs:EPSG::32631",
+    )
     table.to_crs(3035).to_file(folder / "farm.gpkg", driver="GPKG")
     table.to_crs(2154).to_file(folder / "farm.shp")
     with zipfile.ZipFile(folder / "farm.zip", "w") as archive:
@@ -58,11 +65,25 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", ["farm.geojson", "bare.json", "metres.geojson", "farm.gpkg", "farm.shp", "farm.zip", "farm.kml", "farm.kmz"]
+    "name",
+    [
+        "farm.geojson",
+        "bare.json",
+        "metres.geojson",
+        "farm.gpkg",
+        "farm.shp",
+        "farm.zip",
+        "farm.kml",
+        "farm.kmz",
+    ],
 )
 def test_every_format_gives_the_same_land(files, name):
     area = read_area(files / name)
-    hole = shapely.Polygon([(4.005, 50.002), (4.01, 50.002), (4.01, 50.004)]) if "km" in name else shapely.Polygon()
+    hole = (
+        shapely.Polygon([(4.005, 50.002), (4.01, 50.002), (4.01, 50.004)])
+        if "km" in name
+        else shapely.Polygon()
+    )
     difference = shapely.area(area.outline.symmetric_difference(FARM.difference(hole)))
     assert difference < 1e-3 * FARM.area
     assert area.name in ("farm", "bare", "metres")
@@ -103,7 +124,10 @@ def test_boundaries_of_a_kml_polygon_have_names_and_no_order(tmp_path):
         (None, True),
         (shapely.Polygon(), True),
         (shapely.box(-179.9, 50, 179.9, 51), True),  # jumps over the date line
-        (shapely.union_all([shapely.box(179, 50, 180, 51), shapely.box(-180, 50, -179, 51)]), False),  # is cut there
+        (
+            shapely.union_all([shapely.box(179, 50, 180, 51), shapely.box(-180, 50, -179, 51)]),
+            False,
+        ),  # is cut there
         (shapely.Polygon([(3, 49), (5, 51), (5, 49), (3, 51)]), True),  # crosses itself
     ],
 )
@@ -171,7 +195,9 @@ def hostile(folder, kind):
         case "xml bomb":
             path.write_text(KML.replace("<kml", f"{bomb}<kml"))
         case "xml bomb in UTF-16":
-            path.write_bytes(("<?xml version='1.0' encoding='utf-16'?>" + bomb + "<kml/>").encode("utf-16-be"))
+            path.write_bytes(
+                ("<?xml version='1.0' encoding='utf-16'?>" + bomb + "<kml/>").encode("utf-16-be")
+            )
         case "other xml":
             path.write_text("<html><body/></html>")
         case "virtual":
@@ -187,7 +213,10 @@ def hostile(folder, kind):
         case "zip bomb":
             zipped(path, **{"farm.kml": " " * (65 * 1024**2)})
         case "zip in zip":
-            zipped(path, **{"farm.geojson": zipped(folder / "inner.zip", **{"farm.kml": KML}).read_bytes()})
+            zipped(
+                path,
+                **{"farm.geojson": zipped(folder / "inner.zip", **{"farm.kml": KML}).read_bytes()},
+            )
         case "large":
             with path.open("wb") as file:
                 file.truncate(65 * 1024**2)
@@ -200,7 +229,9 @@ def hostile(folder, kind):
             gpd.GeoDataFrame({"a": [1]}, geometry=[FARM]).to_file(folder / "farm.shp")
             return folder / "farm.shp"
         case "infinite":
-            path.write_text('{"type": "Polygon", "coordinates": [[[1e999, 0], [1, 1], [0, 1], [1e999, 0]]]}')
+            path.write_text(
+                '{"type": "Polygon", "coordinates": [[[1e999, 0], [1, 1], [0, 1], [1e999, 0]]]}'
+            )
     return path
 
 
@@ -235,8 +266,13 @@ def test_files_that_are_no_outline_or_mean_harm_are_one_line(tmp_path, kind, wor
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=200), st.sampled_from([b"", b"{", b"<kml>", b"PK\x03\x04", b"SQLite format 3\0", b"\0\0\x27\x0a"]))
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"{", b"<kml>", b"PK\x03\x04", b"SQLite format 3\0", b"\0\0\x27\x0a"]),
+)
 def test_any_bytes_are_one_line(tmp_path, content, head):
     (tmp_path / "any").write_bytes(head + content)
     with pytest.raises(AreaError):
@@ -264,7 +300,9 @@ def test_the_zone_of_an_area(outline, epsg):
     [
         shapely.box(179.9, -17, 180.05, -16.9),  # goes on beyond 180
         shapely.Polygon([(179.9, -17), (-179.95, -17), (-179.95, -16.9), (179.9, -16.9)]),  # jumps
-        shapely.MultiPolygon([shapely.box(179.9, -17, 180, -16.9), shapely.box(-180, -17, -179.95, -16.9)]),  # is cut there
+        shapely.MultiPolygon(
+            [shapely.box(179.9, -17, 180, -16.9), shapely.box(-180, -17, -179.95, -16.9)]
+        ),  # is cut there
     ],
 )
 def test_an_area_over_the_date_line_is_one_grid(tmp_path, outline):
@@ -280,7 +318,9 @@ def test_an_area_over_the_date_line_is_one_grid(tmp_path, outline):
 def test_grids_nest_with_those_of_the_scenes_and_cover_the_area(tmp_path):
     scene = GeoBox.from_bbox((574680, 5621800, 575320, 5622440), "EPSG:32631", resolution=10)
     area = read_area(write(tmp_path / "a.geojson", scene.extent.to_crs("EPSG:4326").geom))
-    assert grid_of(area) == scene  # a box on the grid stays that box, whatever its edges on the globe
+    assert (
+        grid_of(area) == scene
+    )  # a box on the grid stays that box, whatever its edges on the globe
     wide = grid_of(area, margin_m=50)
     assert [float(side) % 20 for side in wide.boundingbox] == [0] * 4
     assert wide.shape == (64 + 12, 64 + 12)

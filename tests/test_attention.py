@@ -28,7 +28,9 @@ from panoseg.training.run import start
 from small_pastis import parcels
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
-CONFIG = TrainConfig(model=UTAE, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False)
+CONFIG = TrainConfig(
+    model=UTAE, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False
+)
 IDS_HW, CLASSES_HW = parcels()
 
 
@@ -51,7 +53,10 @@ def test_attention_of_a_place_sums_to_one():
 
 def batch():
     torch.manual_seed(0)
-    samples = [Sample(torch.randn(dates, 10, 16, 16), torch.arange(dates) * 30, str(dates)) for dates in (4, 3)]
+    samples = [
+        Sample(torch.randn(dates, 10, 16, 16), torch.arange(dates) * 30, str(dates))
+        for dates in (4, 3)
+    ]
     return collate(samples)
 
 
@@ -64,7 +69,9 @@ def test_attention_of_networks_is_what_they_pay():
     assert torch.equal(found, semantic(*inputs).attention_GBTHW)
     assert found.sum(2).allclose(torch.ones(4, 2, 8, 8))
     assert not found[:, 1, 3].any()  # padding
-    assert torch.equal(network_attention(panoptic, given), panoptic.encoder.features(*inputs).attention_GBTHW)
+    assert torch.equal(
+        network_attention(panoptic, given), panoptic.encoder.features(*inputs).attention_GBTHW
+    )
 
 
 def test_networks_without_attention_are_refused_in_a_line():
@@ -88,7 +95,9 @@ def test_every_network_shows_its_attention_or_says_that_it_has_none(name):
         found = network_attention(model, collate(samples))
         assert found.shape[1:3] == (1, 5)
         assert found.sum(2).allclose(torch.ones(()))
-        assert attention_in(found[:, 0], np.ones((32, 32), bool)).sum(axis=1) == pytest.approx(1, abs=1e-5)
+        assert attention_in(found[:, 0], np.ones((32, 32), bool)).sum(axis=1) == pytest.approx(
+            1, abs=1e-5
+        )
     else:
         with pytest.raises(ConfigError, match="no attention over dates"):
             network_attention(model, collate(samples))
@@ -100,7 +109,10 @@ def test_places():
     pixel = find_place(CLASSES_HW, IDS_HW, PASTIS, (2, 3), None)
     assert np.argwhere(pixel.inside_HW).tolist() == [[2, 3]]
     assert pixel.words == "row 2, column 3: corn, parcel 7"
-    assert find_place(CLASSES_HW, IDS_HW, PASTIS, (0, 15), None).words == "row 0, column 15: background"
+    assert (
+        find_place(CLASSES_HW, IDS_HW, PASTIS, (0, 15), None).words
+        == "row 0, column 15: background"
+    )
     parcel = find_place(CLASSES_HW, IDS_HW, PASTIS, None, 10)
     assert (parcel.inside_HW == (IDS_HW == 10)).all()
     assert parcel.words == "parcel 10: meadow, 0.28 ha"
@@ -141,19 +153,34 @@ def shown(monkeypatch, run, data, *options: str, patch: str = "12"):
     """What would be drawn: sample, place, attention, words, reference date."""
     drawn = []
     monkeypatch.setattr(attention, "draw_attention", lambda *arguments: drawn.append(arguments))
-    command = ["show", str(run), "--data", str(data), "--patch", patch, "--attention", "--out", "a.png", *options]
+    command = [
+        "show",
+        str(run),
+        "--data",
+        str(data),
+        "--patch",
+        patch,
+        "--attention",
+        "--out",
+        "a.png",
+        *options,
+    ]
     assert main(command) == 0
     return drawn[0]
 
 
 def test_options_choose_the_place(semantic, data, monkeypatch):
     whole, pixel, parcel = (
-        shown(monkeypatch, semantic, data, *options) for options in ([], ["--pixel", "2", "3"], ["--parcel", "2"])
+        shown(monkeypatch, semantic, data, *options)
+        for options in ([], ["--pixel", "2", "3"], ["--parcel", "2"])
     )
     assert [place[1].inside_HW.sum() for place in (whole, pixel, parcel)] == [256, 1, 28]
     assert [place[0].name for place in (whole, pixel, parcel)] == ["12"] * 3
     assert len({place[2].tobytes() for place in (whole, pixel, parcel)}) == 3
-    assert all(place[2].shape == (4, 3) and place[2].sum(axis=1) == pytest.approx(np.ones(4)) for place in (whole, pixel))
+    assert all(
+        place[2].shape == (4, 3) and place[2].sum(axis=1) == pytest.approx(np.ones(4))
+        for place in (whole, pixel)
+    )
     assert whole[3] == ""
     assert pixel[3].startswith("predicted: ")
     assert "% of the pixels" in parcel[3]
@@ -165,7 +192,10 @@ def test_fold_chooses_the_weights(semantic, data, tmp_path, monkeypatch):
     """Two folds: the weights of the run, and those weights with attention turned around."""
     weights = load_weights(semantic / "weights")
     save_weights(tmp_path / "fold_1", weights)
-    turned = {name: -value if name.endswith("attention_heads.Q") else value for name, value in weights.state.items()}
+    turned = {
+        name: -value if name.endswith("attention_heads.Q") else value
+        for name, value in weights.state.items()
+    }
     save_weights(tmp_path / "fold_2", replace(weights, state=turned))
     first, second = (shown(monkeypatch, tmp_path, data, "--fold", fold)[2] for fold in ("1", "2"))
     assert np.array_equal(first, shown(monkeypatch, semantic, data)[2])
@@ -201,14 +231,28 @@ def test_mistakes_end_in_one_line(semantic, data, tmp_path, capsys, monkeypatch)
         assert error.count("\n") == 1, error
         assert words in error
     monkeypatch.setattr(attention, "network_attention", lambda *_: attention_missing())
-    command = ["show", str(semantic), "--data", str(data), "--patch", "12", "--attention", "--out", str(out)]
+    command = [
+        "show",
+        str(semantic),
+        "--data",
+        str(data),
+        "--patch",
+        "12",
+        "--attention",
+        "--out",
+        str(out),
+    ]
     assert main(command) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not out.exists()
 
 
 def attention_missing():
-    raise ConfigError("a network, which has no attention over dates", "a network with attention", "leave --attention out")
+    raise ConfigError(
+        "a network, which has no attention over dates",
+        "a network with attention",
+        "leave --attention out",
+    )
 
 
 @pytest.fixture
@@ -229,7 +273,14 @@ def figure(figures):
     inside_HW = np.zeros((4, 4), bool)
     inside_HW[1:3, 1:3] = True
     weights_GT = np.array([[0.5, 0.2, 0.1, 0.1, 0.1], [0.1, 0.2, 0.3, 0.2, 0.2]])
-    draw_attention(sample, attention.Place(inside_HW, "the middle"), weights_GT, "predicted: corn", "2018-09-01", "a.png")
+    draw_attention(
+        sample,
+        attention.Place(inside_HW, "the middle"),
+        weights_GT,
+        "predicted: corn",
+        "2018-09-01",
+        "a.png",
+    )
     return figures[0]
 
 
@@ -247,7 +298,11 @@ def test_the_picture_shows_the_mean_of_the_heads_a_day(figure):
     assert [bar.get_height() for bar in mean.patches] == pytest.approx([30, 20, 20, 30])
     assert [to_hex(bar.get_facecolor()) for bar in mean.patches] == [BLUE, BLUE, GREY, BLUE]
     legend = mean.get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["if all dates counted alike", "clear", "in cloud"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "if all dates counted alike",
+        "clear",
+        "in cloud",
+    ]
     assert [to_hex(patch.get_facecolor()) for patch in legend.get_patches()] == [BLUE, GREY]
     assert mean.lines[0].get_ydata() == pytest.approx([25, 25])  # four days
     edges = sorted((bar.get_x(), bar.get_x() + bar.get_width()) for bar in mean.patches)

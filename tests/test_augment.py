@@ -22,12 +22,21 @@ DATES, SIZE = 6, 12
 def traceable(size: tuple[int, int] = (SIZE, SIZE), kind: type = np.int16) -> Sample:
     """A sample whose value tells date (thousands), band (bands 0 and 1) and pixel; classes and parcels follow the pixel."""
     pixel_HW = np.arange(size[0] * size[1]).reshape(size)
-    images_TCHW = (1000 * np.arange(DATES)[:, None, None, None] + pixel_HW + np.array([0, 200])[:, None, None]).astype(kind)
+    images_TCHW = (
+        1000 * np.arange(DATES)[:, None, None, None] + pixel_HW + np.array([0, 200])[:, None, None]
+    ).astype(kind)
     instances_HW = ((pixel_HW // size[1]) // 4 * 3 + (pixel_HW % size[1]) // 4).astype(np.int32)
     classes_HW = (instances_HW * 2).astype(np.int64)
     instances, classes = torch.from_numpy(instances_HW), torch.from_numpy(classes_HW)
     days_T = torch.tensor([3, 10, 10, 40, 90, 91])
-    return Sample(torch.from_numpy(images_TCHW), days_T, "a", classes, instances, centre_targets(instances, classes))
+    return Sample(
+        torch.from_numpy(images_TCHW),
+        days_T,
+        "a",
+        classes,
+        instances,
+        centre_targets(instances, classes),
+    )
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -67,19 +76,26 @@ def test_crop():
         assert augmented.images_TCHW.shape == (DATES, 2, 5, 5)
         corner = int(augmented.images_TCHW[0, 0, 0, 0])
         row, column = divmod(corner, SIZE)
-        assert torch.equal(augmented.images_TCHW, traceable().images_TCHW[:, :, row : row + 5, column : column + 5])
+        assert torch.equal(
+            augmented.images_TCHW, traceable().images_TCHW[:, :, row : row + 5, column : column + 5]
+        )
         assert_labels_follow(augmented)
         windows.add((row, column))
     assert len(windows) > 10
 
 
 def test_crop_of_the_whole_patch_and_beyond():
-    assert torch.equal(augment(traceable(), AugmentationConfig(crop=SIZE), generator()).images_TCHW, traceable().images_TCHW)
+    assert torch.equal(
+        augment(traceable(), AugmentationConfig(crop=SIZE), generator()).images_TCHW,
+        traceable().images_TCHW,
+    )
     with pytest.raises(ConfigError, match="crop 13; expected at most the patch, 12 x 12 pixels"):
         augment(traceable(), AugmentationConfig(crop=13), generator())
 
 
-def orientations(config: AugmentationConfig, size: tuple[int, int] = (SIZE, SIZE)) -> set[tuple[int, ...]]:
+def orientations(
+    config: AugmentationConfig, size: tuple[int, int] = (SIZE, SIZE)
+) -> set[tuple[int, ...]]:
     """Which original corner pixels are found in the corners."""
     found = set()
     for seed in range(60):
@@ -107,7 +123,10 @@ def test_movements_have_inverses(rows, columns, turns):
     everything = (slice(None), slice(None))
     mirror = Movement(*everything, (rows, columns), 0)
     assert (mirror.apply(mirror.apply(pixels)) == pixels).all()
-    there, back = Movement(*everything, (rows, columns), turns), Movement(*everything, (False, False), -turns % 4)
+    there, back = (
+        Movement(*everything, (rows, columns), turns),
+        Movement(*everything, (False, False), -turns % 4),
+    )
     assert (mirror.apply(back.apply(there.apply(pixels))) == pixels).all()
 
 
@@ -144,7 +163,10 @@ def test_date_dropout():
         kept[seed, position_T] = True
     assert np.abs(kept.mean(axis=0) - 0.7).max() < 0.08
     assert np.abs(np.corrcoef(kept.T) - np.eye(DATES)).max() < 0.2
-    lonely = {len(augment(traceable(), AugmentationConfig(date_dropout=0.999), generator(seed)).days_T) for seed in range(20)}
+    lonely = {
+        len(augment(traceable(), AugmentationConfig(date_dropout=0.999), generator(seed)).days_T)
+        for seed in range(20)
+    }
     assert lonely == {1}
 
 
@@ -180,28 +202,40 @@ def test_season_shift_moves_all_days_alike():
 
 
 def flat(value: float, kind: type) -> Sample:
-    return Sample(torch.from_numpy(np.full((40, 10, 8, 8), value, dtype=kind)), torch.arange(40), "a")
+    return Sample(
+        torch.from_numpy(np.full((40, 10, 8, 8), value, dtype=kind)), torch.arange(40), "a"
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "varies_over"),
-    [("band_gain", (False, True, False)), ("band_offset", (False, True, False)), ("date_gain", (True, False, False))],
+    [
+        ("band_gain", (False, True, False)),
+        ("band_offset", (False, True, False)),
+        ("date_gain", (True, False, False)),
+    ],
 )
 def test_gains_and_offsets(option, varies_over):
     """Each changes what it names, and nothing along the other axes."""
     amount = 30.0 if option == "band_offset" else 0.1
-    images = augment(flat(1000.0, np.float32), AugmentationConfig(**{option: amount}), generator()).images_TCHW
+    images = augment(
+        flat(1000.0, np.float32), AugmentationConfig(**{option: amount}), generator()
+    ).images_TCHW
     for axes, varies in zip(((0,), (1,), (2, 3)), varies_over, strict=True):
         assert bool(images.std(axes).max() > 1e-2) == varies, axes
     change = torch.log(images / 1000) if "gain" in option else images - 1000
     assert 0.5 * amount < change.std() < 1.7 * amount
-    twice = augment(flat(2000.0, np.float32), AugmentationConfig(**{option: amount}), generator()).images_TCHW
+    twice = augment(
+        flat(2000.0, np.float32), AugmentationConfig(**{option: amount}), generator()
+    ).images_TCHW
     expected = 2 * images if "gain" in option else images + 1000
     np.testing.assert_allclose(twice, expected, rtol=1e-5, atol=1e-3)
 
 
 def test_noise():
-    images = augment(flat(1000.0, np.float32), AugmentationConfig(noise=20), generator()).images_TCHW
+    images = augment(
+        flat(1000.0, np.float32), AugmentationConfig(noise=20), generator()
+    ).images_TCHW
     assert (images - 1000).mean().abs() < 1
     assert (images - 1000).std() == pytest.approx(20, rel=0.05)
     assert len(images.unique()) > images.numel() / 2
@@ -234,7 +268,9 @@ def test_same_generator_same_sample():
     one, same, other = (augment(traceable(), EVERYTHING, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(one.images_TCHW, same.images_TCHW)
     assert torch.equal(one.days_T, same.days_T)
-    assert one.images_TCHW.shape != other.images_TCHW.shape or not torch.equal(one.images_TCHW, other.images_TCHW)
+    assert one.images_TCHW.shape != other.images_TCHW.shape or not torch.equal(
+        one.images_TCHW, other.images_TCHW
+    )
 
 
 SEEDS = st.integers(0, 2**32)
@@ -258,11 +294,15 @@ def test_pixels_labels_and_centre_targets_move_together(seed, config):
     sample = traceable()
     augmented = augment(sample, config, generator(seed))
     assert_labels_follow(augmented)
-    assert augmented.classes_HW.shape == augmented.images_TCHW.shape[2:] == (config.crop or SIZE,) * 2
+    assert (
+        augmented.classes_HW.shape == augmented.images_TCHW.shape[2:] == (config.crop or SIZE,) * 2
+    )
     pixel_TCHW = augmented.images_TCHW % 1000 - torch.tensor([0, 200])[:, None, None]
     assert (pixel_TCHW == pixel_TCHW[0, 0]).all()  # the same movement for all dates and bands
     assert len(pixel_TCHW[0, 0].unique()) == pixel_TCHW[0, 0].numel()
-    assert augmented.images_TCHW.is_contiguous() or not (config.changes_geometry or config.changes_dates)
+    assert augmented.images_TCHW.is_contiguous() or not (
+        config.changes_geometry or config.changes_dates
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -278,14 +318,19 @@ def test_dates_move_with_their_images(seed, config):
     assert moved_T.abs().max() <= config.day_jitter + config.season_shift
     assert moved_T.max() - moved_T.min() <= 2 * config.day_jitter
     assert len(position_T) <= (config.max_dates or DATES)
-    assert config.date_dropout or len(position_T) >= min(config.min_dates or config.max_dates or DATES, DATES)
+    assert config.date_dropout or len(position_T) >= min(
+        config.min_dates or config.max_dates or DATES, DATES
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(SEEDS, COMBINATIONS, st.sampled_from(["band_gain", "band_offset", "date_gain", "noise"]))
 def test_radiometric_changes_change_nothing_else(seed, config, option):
     amount = 0.1 if "gain" in option else 30.0
-    plain, changed = (augment(traceable(), chosen, generator(seed)) for chosen in (config, replace(config, **{option: amount})))
+    plain, changed = (
+        augment(traceable(), chosen, generator(seed))
+        for chosen in (config, replace(config, **{option: amount}))
+    )
     assert not torch.equal(changed.images_TCHW, plain.images_TCHW)
     assert changed.images_TCHW.shape == plain.images_TCHW.shape
     assert changed.images_TCHW.dtype == plain.images_TCHW.dtype
@@ -337,7 +382,9 @@ def test_only_the_window_is_read(tmp_path):
         file.truncate(int(np.prod(shape, dtype=np.int64)) * 2)
     images = np.memmap(path, np.int16, "r+", 0, shape)
     sample = Sample(torch.from_numpy(images), torch.arange(40), "a")
-    augmented = augment(sample, AugmentationConfig(crop=8, flips=True, turns=True, max_dates=3), generator())
+    augmented = augment(
+        sample, AugmentationConfig(crop=8, flips=True, turns=True, max_dates=3), generator()
+    )
     assert augmented.images_TCHW.shape == (3, 10, 8, 8)
 
 
@@ -353,5 +400,8 @@ def test_impossible_options():
 
 
 def test_movement_is_uniform():
-    corners = [draw_movement((4, 4), AugmentationConfig(crop=2), generator(seed)).rows.start for seed in range(300)]
+    corners = [
+        draw_movement((4, 4), AugmentationConfig(crop=2), generator(seed)).rows.start
+        for seed in range(300)
+    ]
     assert np.bincount(corners, minlength=3).min() > 70

@@ -28,7 +28,12 @@ def random_mask(generator: np.random.Generator) -> np.ndarray:
 
 
 def row(mask_HW: np.ndarray, class_id: int, **more) -> dict:
-    return {"category_id": class_id, "bbox": mask_box(mask_HW), "segmentation": encode_mask(mask_HW), **more}
+    return {
+        "category_id": class_id,
+        "bbox": mask_box(mask_HW),
+        "segmentation": encode_mask(mask_HW),
+        **more,
+    }
 
 
 def random_images(images: int = 12) -> dict[int, tuple[list[dict], list[dict]]]:
@@ -40,7 +45,14 @@ def random_images(images: int = 12) -> dict[int, tuple[list[dict], list[dict]]]:
         for _ in range(generator.integers(0, 6)):
             mask_HW = random_mask(generator)
             class_id = int(generator.choice(CLASSES[:2]))
-            truth.append(row(mask_HW, class_id, area=float(mask_HW.sum()), iscrowd=int(generator.random() < 0.15)))
+            truth.append(
+                row(
+                    mask_HW,
+                    class_id,
+                    area=float(mask_HW.sum()),
+                    iscrowd=int(generator.random() < 0.15),
+                )
+            )
             moved_HW = np.roll(mask_HW, int(generator.integers(0, 4)), axis=1)
             other = int(generator.choice(CLASSES[:2])) if generator.random() < 0.3 else class_id
             predicted.append(row(moved_HW, other, score=float(generator.random())))
@@ -60,7 +72,11 @@ def library(images: dict, kind: str) -> COCOeval:
     }
     for image, (true, predicted) in images.items():
         for entry in true:
-            annotation = {**copy.deepcopy(entry), "image_id": image, "id": len(truth.dataset["annotations"]) + 1}
+            annotation = {
+                **copy.deepcopy(entry),
+                "image_id": image,
+                "id": len(truth.dataset["annotations"]) + 1,
+            }
             truth.dataset["annotations"].append(annotation)
         # With boxes, the library would give masks the areas of their boxes.
         wanted = "bbox" if kind == "box" else "segmentation"
@@ -92,8 +108,16 @@ def matched(images: dict, kind: str, order=None) -> DetectionMatches:
 @pytest.mark.parametrize("kind", ["box", "mask"])
 def test_equals_the_library_on_whole_files(kind):
     images = random_images()
-    scores, expected = average_precision(matched(images, kind), CLASSES), library(images, kind).stats
-    found = [scores.ap, scores.ap50, scores.ap75, *(scores.by_size[size] for size in ("small", "medium", "large"))]
+    scores, expected = (
+        average_precision(matched(images, kind), CLASSES),
+        library(images, kind).stats,
+    )
+    found = [
+        scores.ap,
+        scores.ap50,
+        scores.ap75,
+        *(scores.by_size[size] for size in ("small", "medium", "large")),
+    ]
     wanted = [value if value > -1 else math.nan for value in expected[:6]]
     assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True)
     assert 0.2 < scores.ap < 0.9
@@ -102,8 +126,13 @@ def test_equals_the_library_on_whole_files(kind):
 
 def test_the_order_of_images_and_the_process_do_not_matter():
     images = random_images()
-    halves = [matched(images, "mask", [image for image in images if image % 2 == rest]) for rest in (1, 0)]
-    one, two = (average_precision(matches, CLASSES) for matches in (matched(images, "mask"), halves[0] + halves[1]))
+    halves = [
+        matched(images, "mask", [image for image in images if image % 2 == rest]) for rest in (1, 0)
+    ]
+    one, two = (
+        average_precision(matches, CLASSES)
+        for matches in (matched(images, "mask"), halves[0] + halves[1])
+    )
     assert one.ap == two.ap
     assert one.by_class == pytest.approx(two.by_class, nan_ok=True)
 
@@ -125,7 +154,9 @@ def test_crowds_excuse_detections_and_are_never_missed():
     inside_HW = np.zeros_like(mask_HW)
     inside_HW[70:90, 70:90] = True
     found = [row(inside_HW, 2, score=0.9), row(mask_HW, 2, score=0.8)]
-    with_crowd = average_precision(match_image(0, [thing, {**crowd, "iscrowd": 1}], found, "mask"), [2])
+    with_crowd = average_precision(
+        match_image(0, [thing, {**crowd, "iscrowd": 1}], found, "mask"), [2]
+    )
     without = average_precision(match_image(0, [thing, crowd], found, "mask"), [2])
     assert with_crowd.ap == pytest.approx(1.0)
     assert without.ap < 0.6

@@ -19,7 +19,13 @@ from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.scenes import damaged_raster, read_scenes
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.season import UtaeConfig
-from panoseg.training.checkpoint import Progress, applying, load_checkpoint, random_state, save_checkpoint
+from panoseg.training.checkpoint import (
+    Progress,
+    applying,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+)
 from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.log import RunLog, read_log
 from panoseg.training.loop import make_fabric
@@ -43,7 +49,9 @@ def test_a_kind_of_device_that_is_absent_is_one_line():
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 2**40}, {"checkpoint_minutes": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 2**40}, {"checkpoint_minutes": float("nan")}]
+)
 def test_numbers_that_no_training_can_use(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         TrainConfig(**wrong)
@@ -58,7 +66,10 @@ def test_learning_rates_are_finite(rate):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"encoder_widths": (0, 64, 64, 128)}, r"encoder_widths \(0, 64, 64, 128\); expected at least 1"),
+        (
+            {"encoder_widths": (0, 64, 64, 128)},
+            r"encoder_widths \(0, 64, 64, 128\); expected at least 1",
+        ),
         ({"head_widths": (-4,)}, r"head_widths \(-4,\); expected at least 1"),
         ({"encoder_widths": (6, 64, 64, 128), "aggregation": "mean"}, "multiples of 4"),
         ({"heads": 0}, "heads 0"),
@@ -88,7 +99,9 @@ def test_checkpoints_with_a_part_gone_or_replaced(tmp_path, name, value):
     optimiser = torch.optim.Adam(model.parameters())
     save_checkpoint(path, model.state_dict(), optimiser.state_dict(), Progress(), [random_state()])
     content = torch.load(path, weights_only=True)
-    content = {key: entry for key, entry in content.items() if key != name} | ({} if value == "absent" else {name: value})
+    content = {key: entry for key, entry in content.items() if key != name} | (
+        {} if value == "absent" else {name: value}
+    )
     torch.save(content, path)
     with pytest.raises(WeightsError, match=r"last\.ckpt cannot be continued"):
         _continue(path, optimiser)
@@ -142,7 +155,9 @@ def test_years_of_no_harvest(year):
 
 def test_degrees_are_named_briefly():
     cube = make_cube().astype(np.float32)
-    cube = cube.assign_coords(x=3 + np.arange(32) * 1e-4, y=50 - np.arange(32) * 1e-4).odc.assign_crs(4326)
+    cube = cube.assign_coords(
+        x=3 + np.arange(32) * 1e-4, y=50 - np.arange(32) * 1e-4
+    ).odc.assign_crs(4326)
     with pytest.raises(CubeError, match=r"in degrees \(EPSG:4326\)"):
         check_cube(cube, PASTIS_BANDS)
 
@@ -165,7 +180,9 @@ def test_a_damaged_picture_says_nothing_beside_its_line(tmp_path, caplog):
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("size", "words"), [(0, "not readable as a raster"), (300, "no coordinate system")])
+@pytest.mark.parametrize(
+    ("size", "words"), [(0, "not readable as a raster"), (300, "no coordinate system")]
+)
 def test_a_raster_with_half_a_header_is_named(tmp_path, size, words):
     write_stac(tmp_path, days=("2019-04-01", "2019-06-01"), size=64)
     path = tmp_path / "2019-06-01" / "B11.tif"

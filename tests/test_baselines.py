@@ -28,8 +28,22 @@ PUBLISHED = {
     "buconvlstm_as_released": (UConvLstmConfig(hidden=30), 1_209_508),
     "buconvlstm_bidirectional": (UConvLstmConfig(hidden=30, directions=2), 1_414_828),
 }
-_UNET = {"bands": 3, "classes": 4, "encoder_widths": (4, 8), "decoder_widths": (4, 8), "head_widths": (4,), "hidden": 3}
-_FPN = {"bands": 3, "classes": 4, "input_widths": (4,), "pyramid_width": 4, "dilations": (1, 2, 4), "hidden": 5}
+_UNET = {
+    "bands": 3,
+    "classes": 4,
+    "encoder_widths": (4, 8),
+    "decoder_widths": (4, 8),
+    "head_widths": (4,),
+    "hidden": 3,
+}
+_FPN = {
+    "bands": 3,
+    "classes": 4,
+    "input_widths": (4,),
+    "pyramid_width": 4,
+    "dilations": (1, 2, 4),
+    "hidden": 5,
+}
 SMALL: dict[str, BackboneConfig] = {
     "unet3d": UNet3dConfig(bands=3, classes=4, width=4),
     "fpn": FpnConfig(**_FPN),
@@ -64,19 +78,27 @@ def with_entries(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_scores_equal_the_published_ones(golden, golden_state, case):
     path = golden / "utae-paps" / case
-    model = with_entries(build_model(PUBLISHED[case][0]), golden_state(path.with_suffix(".params.json")))
+    model = with_entries(
+        build_model(PUBLISHED[case][0]), golden_state(path.with_suffix(".params.json"))
+    )
     with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
         images = torch.from_numpy(arrays["x"])
-        found = model(images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2)).logits_BKHW
+        found = model(
+            images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2)
+        ).logits_BKHW
         assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
 
 
 def test_maps_of_uconvlstm_equal_the_published_ones(golden, golden_state):
     path = golden / "utae-paps" / "uconvlstm_maps"
-    model = with_entries(build_model(UConvLstmConfig()), golden_state(path.with_suffix(".params.json")))
+    model = with_entries(
+        build_model(UConvLstmConfig()), golden_state(path.with_suffix(".params.json"))
+    )
     with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
         images = torch.from_numpy(arrays["x"])
-        pyramid = model.features(images, torch.from_numpy(arrays["dates"]), torch.ones(2, 6, dtype=torch.bool)).pyramid
+        pyramid = model.features(
+            images, torch.from_numpy(arrays["dates"]), torch.ones(2, 6, dtype=torch.bool)
+        ).pyramid
         assert len(pyramid) == 4
         for level, found in enumerate(pyramid):
             assert np.abs(found.numpy() - arrays[f"map{level}"]).max() < 1e-4
@@ -84,18 +106,31 @@ def test_maps_of_uconvlstm_equal_the_published_ones(golden, golden_state):
 
 def test_crop2seg_has_unet3d_with_its_classes(golden, golden_state):
     folder = golden / "crop2seg"
-    model = with_entries(build_model(UNet3dConfig(classes=15)), golden_state(folder / "unet3d.params.json"))
-    with np.load(folder / "inputs.npz") as inputs, np.load(folder / "unet3d.npz") as arrays, torch.no_grad():
+    model = with_entries(
+        build_model(UNet3dConfig(classes=15)), golden_state(folder / "unet3d.params.json")
+    )
+    with (
+        np.load(folder / "inputs.npz") as inputs,
+        np.load(folder / "unet3d.npz") as arrays,
+        torch.no_grad(),
+    ):
         images = torch.from_numpy(inputs["padded_x"])
-        found = model(images, torch.from_numpy(inputs["padded_relative"]), (images != 0).flatten(2).any(2)).logits_BKHW
+        found = model(
+            images, torch.from_numpy(inputs["padded_relative"]), (images != 0).flatten(2).any(2)
+        ).logits_BKHW
         assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
 
 
 def test_crop2seg_has_uconvlstm_on_patches_of_128(golden, golden_state):
     folder = golden / "crop2seg"
-    model = with_entries(build_model(UConvLstmConfig()), golden_state(folder / "uconvlstm_128.params.json"))
+    model = with_entries(
+        build_model(UConvLstmConfig()), golden_state(folder / "uconvlstm_128.params.json")
+    )
     with np.load(folder / "uconvlstm_128.npz") as arrays, torch.no_grad():
-        images, days = torch.from_numpy(arrays["x_tile"]).tile(1, 1, 1, 4, 4), torch.from_numpy(arrays["dates"])
+        images, days = (
+            torch.from_numpy(arrays["x_tile"]).tile(1, 1, 1, 4, 4),
+            torch.from_numpy(arrays["dates"]),
+        )
         found = model(images, days, torch.ones_like(days, dtype=torch.bool)).logits_BKHW
         assert np.abs(found[..., ::4, ::4].numpy() - arrays["y_every_4"]).max() < 1e-4
 
@@ -126,10 +161,15 @@ def test_maps_are_those_that_the_options_say(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_padded_pixels_are_never_looked_at(name):
     for options in ({}, {"runs_over_padding": True} if name != "unet3d" else {}):
-        model, (images, days, valid) = small_model(type(SMALL[name])(**{**vars(SMALL[name]), **options})), season()
+        model, (images, days, valid) = (
+            small_model(type(SMALL[name])(**{**vars(SMALL[name]), **options})),
+            season(),
+        )
         rubbish = images.masked_fill(~valid[:, :, None, None, None], torch.nan)
         with torch.no_grad():
-            assert torch.equal(model(images, days, valid).logits_BKHW, model(rubbish, days, valid).logits_BKHW)
+            assert torch.equal(
+                model(images, days, valid).logits_BKHW, model(rubbish, days, valid).logits_BKHW
+            )
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -137,7 +177,9 @@ def test_more_padding_changes_nothing_in_a_recurrence(name):
     model, (images, days, valid) = small_model(SMALL[name]), season()
     longer = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, 3), value=7.0)
     with torch.no_grad():
-        found = model(longer, nn.functional.pad(days, (0, 3)), nn.functional.pad(valid, (0, 3))).logits_BKHW
+        found = model(
+            longer, nn.functional.pad(days, (0, 3)), nn.functional.pad(valid, (0, 3))
+        ).logits_BKHW
         torch.testing.assert_close(found, model(images, days, valid).logits_BKHW, rtol=0, atol=1e-6)
 
 
@@ -152,7 +194,9 @@ def test_running_over_padding_reads_blank_dates_as_published(name):
         for module in model.modules():
             if isinstance(module, Recurrence):
                 module.ahead = False
-                module.cell_list[0].register_forward_hook(lambda cell, inputs, output, steps=steps: steps.append(inputs[0]))
+                module.cell_list[0].register_forward_hook(
+                    lambda cell, inputs, output, steps=steps: steps.append(inputs[0])
+                )
         with torch.no_grad():
             scores = model(images, days, valid).logits_BKHW
         seen[over] = scores, steps
@@ -160,7 +204,9 @@ def test_running_over_padding_reads_blank_dates_as_published(name):
     assert [len(inputs) for inputs in seen[False][1]] == [2, 2, 2, 1, 1] * directions
     assert [len(inputs) for inputs in seen[True][1]] == [2] * 5 * directions
     blank = [not inputs[1].any() for inputs in seen[True][1]]
-    assert blank == [False, False, False, True, True] + [True, True, False, False, False] * (directions - 1)
+    assert blank == [False, False, False, True, True] + [True, True, False, False, False] * (
+        directions - 1
+    )
     difference = (seen[True][0] - seen[False][0]).abs().amax((1, 2, 3))
     assert difference[0] < 1e-6
     assert difference[1] > 1e-4
@@ -203,14 +249,20 @@ def test_paps_trains_and_predicts_on_it(name):
     model, images = build_model(PapsConfig(SMALL[name])), season()
     half = torch.arange(16) // 8
     zones = (half[:, None] * 2 + half + 1).int().repeat(2, 1, 1)
-    target = CentreTargets(torch.rand(2, 16, 16), zones, zones, torch.full((2, 16, 16, 2), 8.0), zones.long() % 3)
+    target = CentreTargets(
+        torch.rand(2, 16, 16), zones, zones, torch.full((2, 16, 16, 2), 8.0), zones.long() % 3
+    )
     before = {entry: value.clone() for entry, value in model.state_dict().items()}
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     output = model.train()(*images, zones_BHW=zones, pixel_scores=True)
     assert output.pixel_scores_BKHW.shape == (2, 4, 16, 16)
     PapsLoss(void=3)(output, target).total.backward()
     optimiser.step()
-    moved = [entry for entry, value in model.state_dict().items() if not torch.equal(value, before[entry])]
+    moved = [
+        entry
+        for entry, value in model.state_dict().items()
+        if not torch.equal(value, before[entry])
+    ]
     assert any(entry.startswith("encoder.") and entry.endswith("weight") for entry in moved)
     with torch.no_grad():
         masks = model.eval().scored_masks(model(*images, min_confidence=0.0))
@@ -235,18 +287,46 @@ def test_paps_is_no_backbone():
     [
         (UNet3dConfig(bands=6, classes=7, width=8), "final.weight", (7, 4, 3, 3, 3)),
         (UNet3dConfig(bands=6, classes=7, width=8), "en3.0.weight", (8, 6, 3, 3, 3)),
-        (FpnConfig(**{**_FPN, "input_widths": (8, 12)}), "inconv.conv.conv.3.weight", (12, 8, 3, 3)),
+        (
+            FpnConfig(**{**_FPN, "input_widths": (8, 12)}),
+            "inconv.conv.conv.3.weight",
+            (12, 8, 3, 3),
+        ),
         (FpnConfig(**{**_FPN, "pyramid_width": 8}), "pyramid.convs.2.weight", (8, 8, 3, 3)),
         (FpnConfig(**{**_FPN, "dilations": (1,)}), "mid_conv.conv.conv.0.weight", (4, 8, 3, 3)),
         (FpnConfig(**{**_FPN, "hidden": 7}), "outconv.weight", (4, 7, 1, 1)),
-        (ConvRnnConfig(bands=6, hidden=7), "convlstm_encoder.cell_list.0.conv.weight", (28, 13, 3, 3)),
-        (ConvRnnConfig(bands=6, hidden=7, cell="gru"), "convgru_encoder.cell_list.0.out_conv.weight", (7, 13, 3, 3)),
+        (
+            ConvRnnConfig(bands=6, hidden=7),
+            "convlstm_encoder.cell_list.0.conv.weight",
+            (28, 13, 3, 3),
+        ),
+        (
+            ConvRnnConfig(bands=6, hidden=7, cell="gru"),
+            "convgru_encoder.cell_list.0.out_conv.weight",
+            (7, 13, 3, 3),
+        ),
         (ConvRnnConfig(classes=6, hidden=7), "classification_layer.weight", (6, 7, 3, 3)),
-        (UConvLstmConfig(**{**_UNET, "hidden": 6}), "temporal_encoder.cell_list.0.conv.weight", (24, 14, 3, 3)),
+        (
+            UConvLstmConfig(**{**_UNET, "hidden": 6}),
+            "temporal_encoder.cell_list.0.conv.weight",
+            (24, 14, 3, 3),
+        ),
         (UConvLstmConfig(**_UNET, directions=2), "out_convlstm.weight", (8, 6, 3, 3)),
-        (UConvLstmConfig(**{**_UNET, "encoder_widths": (12, 8)}), "down_blocks.0.down.conv.0.weight", (12, 12, 4, 4)),
-        (UConvLstmConfig(**{**_UNET, "decoder_widths": (16, 8)}), "up_blocks.0.up.0.weight", (8, 16, 4, 4)),
-        (UConvLstmConfig(**{**_UNET, "head_widths": (6, 7)}), "out_conv.conv.conv.6.weight", (4, 7, 3, 3)),
+        (
+            UConvLstmConfig(**{**_UNET, "encoder_widths": (12, 8)}),
+            "down_blocks.0.down.conv.0.weight",
+            (12, 12, 4, 4),
+        ),
+        (
+            UConvLstmConfig(**{**_UNET, "decoder_widths": (16, 8)}),
+            "up_blocks.0.up.0.weight",
+            (8, 16, 4, 4),
+        ),
+        (
+            UConvLstmConfig(**{**_UNET, "head_widths": (6, 7)}),
+            "out_conv.conv.conv.6.weight",
+            (4, 7, 3, 3),
+        ),
         (UConvLstmConfig(**{**_UNET, "bands": 6}), "in_conv.conv.conv.0.weight", (4, 6, 3, 3)),
     ],
 )
@@ -261,7 +341,14 @@ def test_dilations_are_the_reach_of_the_pyramid():
 
 def test_titles_name_the_networks():
     titles = [config.title for config in SMALL.values()]
-    assert titles == ["U-Net 3D", "FPN + ConvLSTM", "ConvLSTM", "ConvGRU", "U-ConvLSTM", "BU-ConvLSTM"]
+    assert titles == [
+        "U-Net 3D",
+        "FPN + ConvLSTM",
+        "ConvLSTM",
+        "ConvGRU",
+        "U-ConvLSTM",
+        "BU-ConvLSTM",
+    ]
     assert PapsConfig(SMALL["uconvlstm"]).title == "U-ConvLSTM + PaPs"
 
 
@@ -272,7 +359,11 @@ def test_titles_name_the_networks():
         (UNet3dConfig, {"width": 2048}, "8192; expected at most 4096"),
         (FpnConfig, {"pyramid_width": 4096}, "8192; expected at most 4096"),
         (ConvRnnConfig, {"hidden": 10**9}, "hidden 1000000000; expected at most 4096"),
-        (UConvLstmConfig, {"head_widths": (4,) * 13}, "head_widths with 13 entries; expected at most 12"),
+        (
+            UConvLstmConfig,
+            {"head_widths": (4,) * 13},
+            "head_widths with 13 entries; expected at most 12",
+        ),
         (UNet3dConfig, {"classes": 0}, "classes 0; expected at least 1"),
         (ConvRnnConfig, {"cell": "rnn"}, "cell 'rnn'; expected one of lstm, gru"),
         (ConvRnnConfig, {"hidden": 0}, "hidden 0; expected at least 1"),
@@ -303,5 +394,7 @@ def test_impossible_options_are_refused(kind, options, words):
 )
 def test_images_of_an_impossible_size_are_refused(name, height, width, words):
     _, days, valid = season()
-    with pytest.raises(ConfigError, match=rf"images of {height} x {width} pixels; expected sides that are {words}"):
+    with pytest.raises(
+        ConfigError, match=rf"images of {height} x {width} pixels; expected sides that are {words}"
+    ):
         small_model(SMALL[name])(torch.zeros(2, 5, 3, height, width), days, valid)

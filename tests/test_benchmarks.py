@@ -24,7 +24,11 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     yield importlib.import_module
-    for name in [name for name, module in sys.modules.items() if str(FOLDER) in str(getattr(module, "__file__", ""))]:
+    for name in [
+        name
+        for name, module in sys.modules.items()
+        if str(FOLDER) in str(getattr(module, "__file__", ""))
+    ]:
         del sys.modules[name]
 
 
@@ -48,7 +52,9 @@ def test_every_kind_of_network_is_measured(script):
 
 def test_convolutions_alone_are_those_of_the_network(script):
     convolutions = script("convolutions")
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ConvTranspose2d(8, 4, 4, stride=2))
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ConvTranspose2d(8, 4, 4, stride=2)
+    )
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
     with FlopCounterMode(display=False) as counter:
         network(images)
@@ -134,7 +140,9 @@ def test_the_table_of_networks(script, monkeypatch, capsys):
     assert [row[header.index("parameters")] for row in rows] == ["1,087,260", "1,259,673"]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         models.Work.of("utae", 16, 2).forward()
-    assert float(rows[0][header.index("GFLOP")]) == pytest.approx(counter.get_total_flops() / 1e9, rel=0.01)
+    assert float(rows[0][header.index("GFLOP")]) == pytest.approx(
+        counter.get_total_flops() / 1e9, rel=0.01
+    )
     for row in rows:
         assert all(row)
         short = [] if row[-1] == "no" else row[-1].split(", ")
@@ -166,7 +174,10 @@ def test_the_table_of_a_gpu(script, monkeypatch, capsys):
     options = ["--device", "cpu", "--batch", "2", "--repeats", "1", "--no-compile", *TINY]
     text = run(gpu, monkeypatch, capsys, "--models", "utae", "utae-paps", *options)
     header, rows = table(text)
-    assert [row[:2] for row in rows] == [["U-TAE (`utae`)", "2"], ["U-TAE + PaPs (`utae-paps`)", "2"]]
+    assert [row[:2] for row in rows] == [
+        ["U-TAE (`utae`)", "2"],
+        ["U-TAE + PaPs (`utae-paps`)", "2"],
+    ]
     for row in rows:
         named = dict(zip(header, row, strict=True))
         float32, fast = float(named["float32"]), float(named["everything on"])

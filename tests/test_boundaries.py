@@ -18,7 +18,9 @@ def test_equals_the_published_boundaries(golden, neighbours):
         classes = torch.from_numpy(cases["target"]).long()
         reach = classes_in_reach(classes, 15, neighbours)
         np.testing.assert_array_equal(reach.sum(1), cases[f"classes_in_reach_{neighbours}"])
-        np.testing.assert_array_equal(class_boundaries(classes, neighbours), cases[f"boundary_{neighbours}"])
+        np.testing.assert_array_equal(
+            class_boundaries(classes, neighbours), cases[f"boundary_{neighbours}"]
+        )
     assert reach.gather(1, classes[:, None]).all()
 
 
@@ -48,4 +50,6 @@ def test_images_of_a_row_or_a_pixel(shape):
 @given(arrays.arrays(np.int64, (2, 5, 6), elements=st.integers(0, 3)), st.sampled_from([4, 8]))
 def test_a_boundary_is_where_more_than_one_class_is_in_reach(classes, neighbours):
     classes = torch.from_numpy(classes)
-    assert torch.equal(class_boundaries(classes, neighbours), classes_in_reach(classes, 4, neighbours).sum(1) > 1)
+    assert torch.equal(
+        class_boundaries(classes, neighbours), classes_in_reach(classes, 4, neighbours).sum(1) > 1
+    )

@@ -38,20 +38,37 @@ def raster(path, values_HW, pixel=10, left=LEFT, top=TOP, epsg=32631):
     """A GeoTIFF of uint16; gives its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = values_HW.shape
-    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "uint16", "nodata": 0}
-    with rasterio.open(path, "w", crs=f"EPSG:{epsg}", transform=Affine(pixel, 0, left, 0, -pixel, top), **profile) as target:
+    profile = {
+        "driver": "GTiff",
+        "height": height,
+        "width": width,
+        "count": 1,
+        "dtype": "uint16",
+        "nodata": 0,
+    }
+    with rasterio.open(
+        path, "w", crs=f"EPSG:{epsg}", transform=Affine(pixel, 0, left, 0, -pixel, top), **profile
+    ) as target:
         target.write(values_HW.astype(np.uint16), 1)
     return str(path)
 
 
-def scene(folder, name, time, b02_HW, scl_HW=None, meaning=PLAIN, baseline=0.0, epsg=32631, **place):
+def scene(
+    folder, name, time, b02_HW, scl_HW=None, meaning=PLAIN, baseline=0.0, epsg=32631, **place
+):
     """A scene with B02 at 10 m, and B05 and SCL of half its size at 20 m."""
     half_HW = b02_HW[::2, ::2]
     scl_HW = np.where(half_HW > 0, 4, 0) if scl_HW is None else scl_HW
     files = {
-        "B02": SceneAsset(raster(folder / name / "B02.tif", b02_HW, epsg=epsg, **place), meaning, 10),
-        "B05": SceneAsset(raster(folder / name / "B05.tif", half_HW * 2, 20, epsg=epsg, **place), meaning, 20),
-        "SCL": SceneAsset(raster(folder / name / "SCL.tif", scl_HW, 20, epsg=epsg, **place), CLASSES, 20),
+        "B02": SceneAsset(
+            raster(folder / name / "B02.tif", b02_HW, epsg=epsg, **place), meaning, 10
+        ),
+        "B05": SceneAsset(
+            raster(folder / name / "B05.tif", half_HW * 2, 20, epsg=epsg, **place), meaning, 20
+        ),
+        "SCL": SceneAsset(
+            raster(folder / name / "SCL.tif", scl_HW, 20, epsg=epsg, **place), CLASSES, 20
+        ),
     }
     return Scene(name, datetime.fromisoformat(time), files, None, baseline, epsg)
 
@@ -88,7 +105,9 @@ def test_scenes_of_a_day_are_one_date_and_each_pixel_has_the_newest_that_has_dat
     cube = numbers(tmp_path / "a.zarr")
     expected_HW = np.where(new_HW > 0, new_HW, old_HW)
     np.testing.assert_array_equal(cube["B02"].values[0], expected_HW)
-    np.testing.assert_array_equal(cube["B05"].values[0], 2 * expected_HW[::2, ::2].repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(
+        cube["B05"].values[0], 2 * expected_HW[::2, ::2].repeat(2, 0).repeat(2, 1)
+    )
 
 
 def test_an_area_over_two_zones_is_one_grid(tmp_path):
@@ -132,7 +151,9 @@ def test_a_pass_is_one_day_wherever_it_is(tmp_path, epsg, left):
 
 
 def test_midnight_in_utc_parts_no_pass(tmp_path):
-    grid = GeoBox((SIDE, SIDE), Affine(10, 0, LEFT, 0, -10, TOP), "EPSG:32658")  # 165 degrees east: 23:30 is 10:30
+    grid = GeoBox(
+        (SIDE, SIDE), Affine(10, 0, LEFT, 0, -10, TOP), "EPSG:32658"
+    )  # 165 degrees east: 23:30 is 10:30
     scenes = [
         scene(tmp_path, name, time, random_HW(0), epsg=32658)
         for name, time in (("a", "2018-12-31T23:59:50"), ("b", "2019-01-01T00:00:01"))
@@ -162,7 +183,10 @@ def test_each_scene_has_its_own_offset_and_doubtful_ones_are_looked_at(tmp_path)
 def test_noise_below_zero_survives_and_glints_are_cut(tmp_path):
     values_HW = np.full((SIDE, SIDE), 990)
     values_HW[0, 0], values_HW[0, 1] = 65_535, 0
-    make([scene(tmp_path, "a", "2022-02-01T10:00", values_HW, meaning=Radiometry(1e-4, -0.1, 0.0))], tmp_path / "a.zarr")
+    make(
+        [scene(tmp_path, "a", "2022-02-01T10:00", values_HW, meaning=Radiometry(1e-4, -0.1, 0.0))],
+        tmp_path / "a.zarr",
+    )
     b02_HW = numbers(tmp_path / "a.zarr")["B02"].values[0]
     assert b02_HW[5, 5] == -10
     assert b02_HW[0, 0] == 32767
@@ -195,7 +219,10 @@ def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
     """Masks reach over the edges of windows."""
     half_HW = np.full((24, 24), 4)
     half_HW[7, 7], half_HW[15, 15], half_HW[3, 20] = 9, 3, 8  # beside edges of windows of 16 pixels
-    scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), half_HW) for day in (1, 2, 3)]
+    scenes = [
+        scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), half_HW)
+        for day in (1, 2, 3)
+    ]
     options = {"mask": ("cloud", "shadow"), "dilate_m": 35, "min_clear": 0}
     make(scenes, tmp_path / "whole.zarr", CubeOptions(**options, threads=1))
     monkeypatch.setattr(store, "_CHUNK", 16)
@@ -233,7 +260,10 @@ def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "_CHUNK", 16)
     monkeypatch.setattr(dates, "_WINDOW", 16)
     corner = GeoBox((8, 8), GRID.affine, "EPSG:32631")
-    scenes = [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0)), scene(tmp_path, "b", "2019-05-02T10:00", random_HW(1))]
+    scenes = [
+        scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0)),
+        scene(tmp_path, "b", "2019-05-02T10:00", random_HW(1)),
+    ]
     options = CubeOptions(margin_m=100, min_clear=0)
     report = build_cube(scenes, GRID, tmp_path / "a.zarr", options, outline(corner), bands=BANDS)
     seen_HW = numbers(tmp_path / "a.zarr")["B02"].notnull().values[0]
@@ -265,7 +295,10 @@ def test_a_cube_of_two_fields_may_have_nothing_in_its_middle(tmp_path, monkeypat
 def test_dark_water_is_reflectance_too(tmp_path):
     """Numbers that would be no reflectance in a cube of somebody else."""
     values_HW = random_HW(0) % 12
-    make([scene(tmp_path, "a", "2019-05-01T10:00", values_HW, np.full((24, 24), 6))], tmp_path / "a.zarr")
+    make(
+        [scene(tmp_path, "a", "2019-05-01T10:00", values_HW, np.full((24, 24), 6))],
+        tmp_path / "a.zarr",
+    )
     b02_HW = check_cube(open_cube(tmp_path / "a.zarr"), BANDS)["B02"].values[0]
     np.testing.assert_array_equal(np.nan_to_num(b02_HW), values_HW)
 
@@ -292,7 +325,9 @@ def test_the_sea_is_said_to_be_the_sea(tmp_path):
     scenes = [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0), np.full((24, 24), 6))]
     assert make(scenes, tmp_path / "a.zarr").notes == ("99% of the area is water on every date.",)
     scenes = [scene(tmp_path, "b", "2019-05-01T10:00", random_HW(0))]
-    assert make(scenes, tmp_path / "b.zarr", notes=("A note.",), left_out={"c": "no scene"}).notes == ("A note.",)
+    assert make(
+        scenes, tmp_path / "b.zarr", notes=("A note.",), left_out={"c": "no scene"}
+    ).notes == ("A note.",)
     report = report_of(open_cube(tmp_path / "b.zarr"))
     assert report.left_out_scenes == {"c": "no scene"}
     assert report.sentences == ("A note.", "Scene c was left out: no scene.")
@@ -310,10 +345,14 @@ def test_dates_without_data_inside_the_area_and_cubes_without_dates(tmp_path):
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_files_of_other_kinds_cost_their_scene(tmp_path):
     """A raster that stands for another file, one without a place, and one that is no raster."""
-    scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day)) for day in (1, 2, 3, 4)]
+    scenes = [
+        scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day)) for day in (1, 2, 3, 4)
+    ]
     secret = raster(tmp_path / "secret.tif", random_HW(9))
     virtual = f'<VRTDataset rasterXSize="48" rasterYSize="48"><VRTRasterBand band="1"><SimpleSource><SourceFilename>{secret}'
-    (tmp_path / "s1" / "B02.tif").write_text(virtual + "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>")
+    (tmp_path / "s1" / "B02.tif").write_text(
+        virtual + "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
     (tmp_path / "s2" / "B05.tif").write_text("no raster")
     profile = {"driver": "GTiff", "height": 24, "width": 24, "count": 1, "dtype": "uint16"}
     with rasterio.open(tmp_path / "s3" / "SCL.tif", "w", **profile) as target:
@@ -328,8 +367,21 @@ def test_files_of_other_kinds_cost_their_scene(tmp_path):
 def test_a_small_file_whose_one_block_would_fill_memory_costs_its_scene(tmp_path):
     scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day)) for day in (1, 2)]
     side = 64_000
-    profile = {"driver": "GTiff", "height": side, "width": side, "count": 1, "dtype": "uint16", "sparse_ok": True}
-    place = {"crs": "EPSG:32631", "transform": GRID.affine, "tiled": True, "blockxsize": side, "blockysize": side}
+    profile = {
+        "driver": "GTiff",
+        "height": side,
+        "width": side,
+        "count": 1,
+        "dtype": "uint16",
+        "sparse_ok": True,
+    }
+    place = {
+        "crs": "EPSG:32631",
+        "transform": GRID.affine,
+        "tiled": True,
+        "blockxsize": side,
+        "blockysize": side,
+    }
     rasterio.open(tmp_path / "s1" / "B05.tif", "w", **profile, **place).close()
     assert (tmp_path / "s1" / "B05.tif").stat().st_size < 1000
     report = make(scenes, tmp_path / "a.zarr")
@@ -341,13 +393,17 @@ def test_a_small_file_whose_one_block_would_fill_memory_costs_its_scene(tmp_path
 def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
     """A network that is gone stops the work, and no scene is given up for it, those that other threads are at neither."""
     days = range(1, 21)
-    scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days]
+    scenes = [
+        scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days
+    ]
     for path in tmp_path.glob("s*/B05.tif"):
         path.rename(path.with_suffix(".away"))
     options = CubeOptions(min_clear=0, threads=threads)
     with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
         make(scenes, tmp_path / "a.zarr", options)
-    with pytest.raises(CubeError, match="none of 20 dates could be fetched, 20 scenes could not be read"):
+    with pytest.raises(
+        CubeError, match="none of 20 dates could be fetched, 20 scenes could not be read"
+    ):
         make(scenes, tmp_path / "a.zarr", options)
     for path in tmp_path.glob("s*/B05.away"):
         path.rename(path.with_suffix(".tif"))
@@ -359,7 +415,9 @@ def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
 def test_scenes_that_are_gone_stop_the_work_once_and_others_each_time(tmp_path):
     """Twelve in a row: the next start leaves out those whose files are not there, and stops for those that are unreadable."""
     days = range(1, 16)
-    scenes = [scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days]
+    scenes = [
+        scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days
+    ]
     files = sorted(tmp_path.glob("s*/B05.tif"))
     whole = files[0].read_bytes()
     for path in files[:13]:
@@ -377,7 +435,10 @@ def test_scenes_that_are_gone_stop_the_work_once_and_others_each_time(tmp_path):
 
 def test_a_scene_that_fails_when_its_date_is_looked_at_again_leaves_no_pixel(tmp_path, monkeypatch):
     """Of one day the first scene lacks a file; the second can be read at first and no more, the third always."""
-    scenes = [scene(tmp_path, f"s{place}", "2019-05-01T10:00", random_HW(place), baseline=9.0 - place) for place in range(3)]
+    scenes = [
+        scene(tmp_path, f"s{place}", "2019-05-01T10:00", random_HW(place), baseline=9.0 - place)
+        for place in range(3)
+    ]
     (tmp_path / "s0" / "B05.tif").unlink()
     looked = []
 
@@ -396,7 +457,9 @@ def test_a_scene_that_fails_when_its_date_is_looked_at_again_leaves_no_pixel(tmp
 
 
 def test_what_a_cube_was_made_of_is_in_its_attributes(tmp_path):
-    make([scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0))], tmp_path / "a.zarr", title="farm")
+    make(
+        [scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0))], tmp_path / "a.zarr", title="farm"
+    )
     cube = open_cube(tmp_path / "a.zarr")
     record = json.loads(cube.attrs["panoseg"])
     assert record["title"] == cube.attrs["title"] == "farm"
@@ -412,7 +475,12 @@ def test_numbers_of_anybody_crash_nothing(tmp_path):
         Radiometry(1e-4, 0.0, 1e300),
         Radiometry(1e-4, 0.0, -1.0),
     ]
-    scenes = [scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), None, wild[day - 1]) for day in (1, 2, 3, 4)]
-    report = make([*scenes, scene(tmp_path, "good", "2019-05-05T10:00", random_HW(0))], tmp_path / "a.zarr")
+    scenes = [
+        scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), None, wild[day - 1])
+        for day in (1, 2, 3, 4)
+    ]
+    report = make(
+        [*scenes, scene(tmp_path, "good", "2019-05-05T10:00", random_HW(0))], tmp_path / "a.zarr"
+    )
     assert "2019-05-05" in report.dates
     np.testing.assert_array_equal(numbers(tmp_path / "a.zarr")["B02"].values[-1], random_HW(0))

@@ -26,7 +26,14 @@ from panoseg.errors import CatalogueError
 from panoseg.imagery import catalogue as module
 from panoseg.imagery import remote
 from panoseg.imagery.area import Area
-from panoseg.imagery.catalogue import CATALOGUES, Catalogue, find_catalogue, load_scenes, save_scenes, search
+from panoseg.imagery.catalogue import (
+    CATALOGUES,
+    Catalogue,
+    find_catalogue,
+    load_scenes,
+    save_scenes,
+    search,
+)
 from panoseg.imagery.remote import Signer, check_keys, gdal_options, gdal_path
 
 pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
@@ -62,14 +69,25 @@ def test_a_search_goes_month_by_month_and_page_by_page(server, monkeypatch):
     server.requests.clear()
     found = search(FARM, *SPRING, find_catalogue(server.url))
     days = [scene["properties"]["datetime"][:10] for scene in found]
-    assert days == ["2019-03-07", "2019-03-22", "2019-04-01", "2019-04-16", "2019-05-11", "2019-05-16"]
+    assert days == [
+        "2019-03-07",
+        "2019-03-22",
+        "2019-04-01",
+        "2019-04-16",
+        "2019-05-11",
+        "2019-05-16",
+    ]
     searches = [request for request in server.requests if "search" in request]
     assert len(searches) >= 6  # three months, two pages each
 
 
 def test_the_first_and_the_last_day_count(server):
     found = search(FARM, date(2019, 3, 7), date(2019, 4, 1), find_catalogue(server.url))
-    assert [scene["properties"]["datetime"][:10] for scene in found] == ["2019-03-07", "2019-03-22", "2019-04-01"]
+    assert [scene["properties"]["datetime"][:10] for scene in found] == [
+        "2019-03-07",
+        "2019-03-22",
+        "2019-04-01",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +96,9 @@ def test_the_first_and_the_last_day_count(server):
         (shapely.box(179.4, -16.7, 179.5, -16.6), "2019-05-01T12:", "2019-05-03T12:"),
         (shapely.box(-179.5, -16.7, -179.4, -16.6), "2019-05-02T11:", "2019-05-04T11:"),
         (
-            shapely.union_all([shapely.box(179.9, -16.7, 180, -16.6), shapely.box(-180, -16.7, -179.99, -16.6)]),
+            shapely.union_all(
+                [shapely.box(179.9, -16.7, 180, -16.6), shapely.box(-180, -16.7, -179.99, -16.6)]
+            ),
             "2019-05-01T12:",
             "2019-05-03T12:",
         ),
@@ -95,16 +115,25 @@ def test_days_are_those_of_the_place(monkeypatch, outline, first, last):
         return SimpleNamespace(items_as_dicts=lambda: iter([{"id": "a", "geometry": None}]))
 
     monkeypatch.setattr(module, "_open", lambda _: SimpleNamespace(search=answer))
-    search(Area(outline, "place", 1.0), date(2019, 5, 2), date(2019, 5, 3), Catalogue("https://example.org", ("one",)))
+    search(
+        Area(outline, "place", 1.0),
+        date(2019, 5, 2),
+        date(2019, 5, 3),
+        Catalogue("https://example.org", ("one",)),
+    )
     [[start, end]] = asked
     assert start.startswith(first)
     assert end.startswith(last)
 
 
 def test_only_scenes_that_meet_the_area_come(server):
-    with pytest.raises(CatalogueError, match="has no scene of elsewhere from 2019-03-01 to 2019-05-31"):
+    with pytest.raises(
+        CatalogueError, match="has no scene of elsewhere from 2019-03-01 to 2019-05-31"
+    ):
         search(ELSEWHERE, *SPRING, find_catalogue(server.url))
-    beside = shapely.box(4.0, 50.7, 4.05, 50.8)  # the box around both parts holds the scenes, the area does not
+    beside = shapely.box(
+        4.0, 50.7, 4.05, 50.8
+    )  # the box around both parts holds the scenes, the area does not
     around = Area(beside.union(shapely.box(4.08, 50.7, 4.1, 50.8)), "around", 1.0)
     with pytest.raises(CatalogueError, match="has no scene"):
         search(around, *SPRING, find_catalogue(server.url))
@@ -114,7 +143,11 @@ def test_long_outlines_are_sent_short_and_meant_exactly(server):
     ring = shapely.Point(4.063, 50.746).buffer(0.2, quad_segs=200)
     assert len(search(Area(ring, "round", 900.0), *SPRING, find_catalogue(server.url))) == 6
     with pytest.raises(CatalogueError, match="has no scene"):  # its hull has them
-        search(Area(ring.difference(ring.buffer(-0.1)), "ring", 900.0), *SPRING, find_catalogue(server.url))
+        search(
+            Area(ring.difference(ring.buffer(-0.1)), "ring", 900.0),
+            *SPRING,
+            find_catalogue(server.url),
+        )
 
 
 @pytest.mark.parametrize("fault", [{"statuses": [429, 500, 503]}, {"dropped": 3}, {"slow_s": 0.05}])
@@ -125,9 +158,14 @@ def test_a_catalogue_in_trouble_is_asked_again(server, fault):
         assert not server.faults.dropped
 
 
-@pytest.mark.parametrize("fault", [{"statuses": [500] * 50}, {"dropped": 50}, {"statuses": [404] * 3}])
+@pytest.mark.parametrize(
+    "fault", [{"statuses": [500] * 50}, {"dropped": 50}, {"statuses": [404] * 3}]
+)
 def test_a_catalogue_that_stays_in_trouble_is_one_line(server, fault):
-    with faults(server, paths="/search", **fault), pytest.raises(CatalogueError, match="does not answer") as caught:
+    with (
+        faults(server, paths="/search", **fault),
+        pytest.raises(CatalogueError, match="does not answer") as caught,
+    ):
         search(FARM, *SPRING, find_catalogue(server.url))
     assert "\n" not in str(caught.value)
 
@@ -142,7 +180,9 @@ def test_a_catalogue_that_is_down_is_one_line():
 def test_what_is_no_catalogue_is_one_line(server):
     with pytest.raises(CatalogueError, match="does not answer"):
         search(FARM, *SPRING, find_catalogue(f"{server.url}/files/S2_31UES_20190416_0_L2A/B02.tif"))
-    with pytest.raises(CatalogueError, match="earth-search, planetary-computer, copernicus, or the URL"):
+    with pytest.raises(
+        CatalogueError, match="earth-search, planetary-computer, copernicus, or the URL"
+    ):
         find_catalogue("nowhere")
     with pytest.raises(CatalogueError, match="has the collections sentinel-2-l2a"):
         search(FARM, *SPRING, Catalogue(server.url, ("landsat", "modis")))
@@ -196,7 +236,9 @@ class Unsigned(Signer):
     ],
 )
 def test_a_catalogue_cannot_name_files_of_ours(tmp_path, href, words):
-    save_scenes([item("a", "2019-05-01T10:00:00Z", {"B02": {"href": href}})], tmp_path / "scenes.json", {})
+    save_scenes(
+        [item("a", "2019-05-01T10:00:00Z", {"B02": {"href": href}})], tmp_path / "scenes.json", {}
+    )
     scenes, broken = load_scenes(tmp_path / "scenes.json")
     assert scenes == []
     assert list(broken) == ["a"]
@@ -245,7 +287,9 @@ def answering(respond):
 
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.daemon_threads = True
-    threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    threading.Thread(
+        target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    ).start()
     try:
         yield f"http://127.0.0.1:{running.server_port}"
     finally:
@@ -289,7 +333,11 @@ def test_an_answer_that_is_nested_too_deeply_is_one_line():
 
 def test_scenes_of_no_time_are_left_out(tmp_path):
     times = ("9999-12-31T23:00:00Z", "0001-01-01T00:30:00+02:00", "2019-05-01T10:00:00")
-    save_scenes([item(str(place), time, {}) for place, time in enumerate(times)], tmp_path / "scenes.json", {})
+    save_scenes(
+        [item(str(place), time, {}) for place, time in enumerate(times)],
+        tmp_path / "scenes.json",
+        {},
+    )
     scenes, broken = load_scenes(tmp_path / "scenes.json")
     assert [scene.id for scene in scenes] == ["2"]
     assert set(broken) == {"0", "1"}
@@ -299,8 +347,16 @@ def test_scenes_of_no_time_are_left_out(tmp_path):
 @pytest.mark.parametrize("properties", [["datetime"], "datetime", 3, None, {}])
 def test_an_item_that_says_nothing_of_itself_costs_itself(monkeypatch, properties):
     """It is saved with the others, and left out where the list is read."""
-    strange = {"type": "Feature", "id": "a", "properties": properties, "geometry": None, "assets": {}}
-    answer = SimpleNamespace(search=lambda **_: SimpleNamespace(items_as_dicts=lambda: iter([strange])))
+    strange = {
+        "type": "Feature",
+        "id": "a",
+        "properties": properties,
+        "geometry": None,
+        "assets": {},
+    }
+    answer = SimpleNamespace(
+        search=lambda **_: SimpleNamespace(items_as_dicts=lambda: iter([strange]))
+    )
     monkeypatch.setattr(module, "_open", lambda _: answer)
     assert search(FARM, *SPRING, Catalogue("https://example.org", ("one",))) == [strange]
 
@@ -308,17 +364,29 @@ def test_an_item_that_says_nothing_of_itself_costs_itself(monkeypatch, propertie
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "coordinates", "href"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "coordinates", "href"]), inner, max_size=3)
     ),
     max_leaves=8,
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["id", "properties", "assets", "geometry", "links", "href", "raster:bands", "gsd"]), json_values)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(
+        ["id", "properties", "assets", "geometry", "links", "href", "raster:bands", "gsd"]
+    ),
+    json_values,
+)
 def test_items_may_hold_anything(tmp_path, key, value):
     scene = item("a", "2019-05-01T10:00:00Z", {"B02": {"href": "https://example.org/B02.tif"}})
-    (scene if key in ("id", "properties", "assets", "geometry", "links") else scene["assets"]["B02"])[key] = value
+    (
+        scene
+        if key in ("id", "properties", "assets", "geometry", "links")
+        else scene["assets"]["B02"]
+    )[key] = value
     save_scenes([scene, value], tmp_path / "scenes.json", {})
     scenes, broken = load_scenes(tmp_path / "scenes.json")
     assert len(scenes) + len(broken) >= 1
@@ -330,7 +398,10 @@ def test_relative_addresses_are_those_of_the_item(tmp_path):
     scene = item("a", "2019-05-01T10:00:00Z", {"B02": {"href": "../x/B02.tif"}})
     scene["links"] = [{"rel": "self", "href": "https://example.org/items/a/item.json"}]
     save_scenes([scene], tmp_path / "scenes.json", {})
-    assert load_scenes(tmp_path / "scenes.json")[0][0].assets["B02"].href == "https://example.org/items/x/B02.tif"
+    assert (
+        load_scenes(tmp_path / "scenes.json")[0][0].assets["B02"].href
+        == "https://example.org/items/x/B02.tif"
+    )
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"features": 3}', "[" * 100_000])
@@ -360,7 +431,11 @@ def test_planetary_computer_is_signed_once_an_hour(monkeypatch):
     assert gdal_path(BLOB, signer) == f"/vsicurl/{BLOB}?token1"
     assert gdal_path(BLOB.replace("B02", "B03"), signer).endswith("B03.tif?token1")
     assert tokens.asked == ["sentinel2l2a01/sentinel2-l2"]
-    for other in ("https://someone.blob.core.windows.net/x/B02.tif", "https://example.org/B02.tif", f"{BLOB}?signed=1"):
+    for other in (
+        "https://someone.blob.core.windows.net/x/B02.tif",
+        "https://example.org/B02.tif",
+        f"{BLOB}?signed=1",
+    ):
         assert gdal_path(other, signer) == f"/vsicurl/{other}"
     assert len(tokens.asked) == 1
 

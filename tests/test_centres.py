@@ -31,7 +31,9 @@ def test_by_hand():
     assert targets.heatmap_HW[2, 3] == 1
     assert (targets.heatmap_HW == 1).sum() == 2
     deviation = 0.3 / 1.7 * 3 / 3
-    assert targets.heatmap_HW[1, 2].item() == pytest.approx(math.exp(-1 / (2 * deviation**2)), rel=1e-5)
+    assert targets.heatmap_HW[1, 2].item() == pytest.approx(
+        math.exp(-1 / (2 * deviation**2)), rel=1e-5
+    )
     assert targets.zone_HW[1, 1] == 4
     assert targets.zone_HW[2, 4] == 9
     assert targets.size_HW2[1, 1].tolist() == [2, 2]
@@ -39,7 +41,10 @@ def test_by_hand():
     assert targets.zone_class_HW[1, 1] == 2
     assert targets.zone_class_HW[2, 4] == 7
     assert targets.instance_HW.tolist() == TWO_PARCELS.tolist()
-    kinds = [getattr(targets, name).dtype for name in ("heatmap_HW", "instance_HW", "zone_HW", "size_HW2", "zone_class_HW")]
+    kinds = [
+        getattr(targets, name).dtype
+        for name in ("heatmap_HW", "instance_HW", "zone_HW", "size_HW2", "zone_class_HW")
+    ]
     assert kinds == [torch.float32, torch.int32, torch.int32, torch.float32, torch.int64]
 
 
@@ -80,7 +85,9 @@ def test_genuine_heat_maps(real_data):
     for patch in range(10000, 10005):
         parcels = np.load(folder / "ANNOTATIONS" / f"ParcelIDs_{patch}.npy")
         heatmap = np.load(folder / "INSTANCE_ANNOTATIONS" / f"HEATMAP_{patch}.npy")
-        computed = centre_targets(number_parcels(parcels, parcels != 0), parcels != 0).heatmap_HW.numpy()
+        computed = centre_targets(
+            number_parcels(parcels, parcels != 0), parcels != 0
+        ).heatmap_HW.numpy()
         assert (np.abs(computed - heatmap) < 1e-6).mean() > 0.94
 
 
@@ -94,7 +101,9 @@ def test_no_parcel():
 def test_no_background(golden):
     ids_HW = np.repeat([[5, 8]], 6, axis=0).repeat(3, axis=1)
     numbers = number_parcels(ids_HW, np.full((6, 6), 3))
-    published = np.load(golden / "pastis" / "golden.npz")["instances_of_two_parcels_without_background"]
+    published = np.load(golden / "pastis" / "golden.npz")[
+        "instances_of_two_parcels_without_background"
+    ]
     assert published == 1  # the published script takes the first parcel for background
     assert np.unique(numbers).tolist() == [1, 2]
     targets = centre_targets(numbers, np.full((6, 6), 3))
@@ -103,7 +112,10 @@ def test_no_background(golden):
 
 
 def test_parcels_of_background_are_no_instances():
-    assert number_parcels([[7, 7, 0], [9, 4, 4]], [[2, 0, 2], [0, 1, 1]]).tolist() == [[2, 0, 0], [0, 1, 1]]
+    assert number_parcels([[7, 7, 0], [9, 4, 4]], [[2, 0, 2], [0, 1, 1]]).tolist() == [
+        [2, 0, 0],
+        [0, 1, 1],
+    ]
 
 
 def test_one_row():
@@ -123,7 +135,9 @@ def test_zone_of_no_parcel_is_refused():
     with pytest.raises(ValueError, match="zone 5 has no parcel"):
         targets_from_maps(np.zeros((4, 5)), TWO_PARCELS, np.where(TWO_PARCELS == 9, 5, 4), CLASSES)
     with pytest.raises(ValueError, match="zone 1 has no parcel"):
-        targets_from_maps(np.zeros((2, 2)), np.zeros((2, 2), int), np.ones((2, 2), int), np.zeros((2, 2), int))
+        targets_from_maps(
+            np.zeros((2, 2)), np.zeros((2, 2), int), np.ones((2, 2), int), np.zeros((2, 2), int)
+        )
 
 
 def test_accepts_tensors_and_leaves_them():
@@ -150,7 +164,13 @@ def heat_by_definition(instances_HW: np.ndarray) -> dict[int, np.ndarray]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(arrays(np.int32, st.tuples(st.integers(2, 9), st.integers(2, 9)), elements=st.sampled_from([0, 0, 1, 2, 5])))
+@given(
+    arrays(
+        np.int32,
+        st.tuples(st.integers(2, 9), st.integers(2, 9)),
+        elements=st.sampled_from([0, 0, 1, 2, 5]),
+    )
+)
 def test_definition(instances_HW):
     targets = centre_targets(instances_HW, instances_HW + 1)
     heat = heat_by_definition(instances_HW)

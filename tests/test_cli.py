@@ -42,7 +42,9 @@ def data(tmp_path_factory):
 )
 def test_help_is_light_and_has_an_example(words):
     code = _HELP.format(heavy=_HEAVY)
-    done = subprocess.run([sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--help"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert "example: panoseg" in " ".join(done.stdout.split())
     assert done.stdout.endswith("heavy: []\n")
@@ -50,7 +52,13 @@ def test_help_is_light_and_has_an_example(words):
 
 @pytest.mark.parametrize(
     ("name", "positional"),
-    [("map", "CUBE"), ("compare", "PARCELS TRUTH"), ("show", "RUN"), ("test", "[RUN]"), ("simulate", "DIR")],
+    [
+        ("map", "CUBE"),
+        ("compare", "PARCELS TRUTH"),
+        ("show", "RUN"),
+        ("test", "[RUN]"),
+        ("simulate", "DIR"),
+    ],
 )
 def test_help_calls_things_as_its_text_does(name, positional, capsys):
     with pytest.raises(SystemExit):
@@ -82,13 +90,29 @@ def refused(capsys, arguments: list[str], *words: str) -> None:
 
 def train_arguments(data, out, *options: str) -> list[str]:
     experiment = "pastis-utae-paps"
-    return ["train", experiment, "--data", str(data), "--out", str(out), *tiny_options(experiment), "--epochs", "1", *options]
+    return [
+        "train",
+        experiment,
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *tiny_options(experiment),
+        "--epochs",
+        "1",
+        *options,
+    ]
 
 
 def test_unknown_commands_and_experiments(capsys, tmp_path):
     refused(capsys, ["trian"], "'trian'", "train")
     refused(capsys, ["weights", "export"], "import")
-    refused(capsys, ["train", "pastis-utea", "--data", "x", "--out", "y"], "pastis-utae-paps", "did you mean pastis-utae?")
+    refused(
+        capsys,
+        ["train", "pastis-utea", "--data", "x", "--out", "y"],
+        "pastis-utae-paps",
+        "did you mean pastis-utae?",
+    )
     refused(capsys, ["train", "--data", "x"], "--data", "--resume")
     refused(capsys, ["test", "--data", "x"], "neither a run nor weights")
     refused(capsys, ["test", "run", "--weights", "w", "--data", "x"], "a run and weights")
@@ -123,7 +147,12 @@ def test_a_mistake_found_in_the_first_epoch_leaves_nothing_behind(capsys, tmp_pa
 def test_impossible_options(capsys, data, tmp_path):
     out = tmp_path / "run"
     refused(capsys, train_arguments(data, out, "--batch-size", "0"), "batch_size 0", "--batch-size")
-    refused(capsys, train_arguments(data, out, "--data.reference-date", "autumn"), "autumn", "YYYY-MM-DD")
+    refused(
+        capsys,
+        train_arguments(data, out, "--data.reference-date", "autumn"),
+        "autumn",
+        "YYYY-MM-DD",
+    )
     refused(capsys, train_arguments(data, out, "--data.augmentation.crop", "17"), "crop 17")
     refused(capsys, train_arguments(data, out, "--model.backbone.heads", "3"), "heads 3")
     assert not out.exists()
@@ -152,24 +181,46 @@ def test_resuming_what_is_no_run(capsys, tmp_path):
 def test_resuming_another_models_checkpoint(capsys, data, tmp_path):
     config = TrainConfig(model=UTAE, workers=0, accelerator="cpu")
     (tmp_path / "config.json").write_text(json.dumps(to_json(RunConfig("x", str(data), 1, config))))
-    save_checkpoint(tmp_path / "last.ckpt", build_model(PAPS).state_dict(), {}, Progress(), [random_state()])
+    save_checkpoint(
+        tmp_path / "last.ckpt", build_model(PAPS).state_dict(), {}, Progress(), [random_state()]
+    )
     before = (tmp_path / "last.ckpt").read_bytes()
-    refused(capsys, ["train", "--resume", str(tmp_path)], "last.ckpt", "another model", "missing", "unexpected")
+    refused(
+        capsys,
+        ["train", "--resume", str(tmp_path)],
+        "last.ckpt",
+        "another model",
+        "missing",
+        "unexpected",
+    )
     assert (tmp_path / "last.ckpt").read_bytes() == before
-    save_checkpoint(tmp_path / "last.ckpt", build_model(UTAE).state_dict(), {}, Progress(), [random_state()] * 2)
+    save_checkpoint(
+        tmp_path / "last.ckpt", build_model(UTAE).state_dict(), {}, Progress(), [random_state()] * 2
+    )
     refused(capsys, ["train", "--resume", str(tmp_path)], "of 2 processes", "resumed with 1")
 
 
 def test_weights_that_are_none(capsys, data, tmp_path):
     out = ["--out", str(tmp_path / "out")]
-    refused(capsys, ["test", "--weights", str(tmp_path / "none"), "--data", str(data), *out], "no weights")
+    refused(
+        capsys,
+        ["test", "--weights", str(tmp_path / "none"), "--data", str(data), *out],
+        "no weights",
+    )
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "card.json").write_text("{}")
-    refused(capsys, ["test", "--weights", str(tmp_path / "w"), "--data", str(data), *out], "card.json")
+    refused(
+        capsys, ["test", "--weights", str(tmp_path / "w"), "--data", str(data), *out], "card.json"
+    )
     (tmp_path / "a" / "Fold_1").mkdir(parents=True)
     (tmp_path / "a" / "conf.json").write_text("{}")
     torch.save({"state_dict": print}, tmp_path / "a" / "Fold_1" / "model.pth.tar")
-    refused(capsys, ["test", "--weights", str(tmp_path / "a"), "--data", str(data), *out], "model.pth.tar", "more than numbers")
+    refused(
+        capsys,
+        ["test", "--weights", str(tmp_path / "a"), "--data", str(data), *out],
+        "model.pth.tar",
+        "more than numbers",
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -179,7 +230,9 @@ def test_a_pipe_that_closes_early_ends_without_a_traceback():
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr
     closed = f"{sys.executable} -c 'from panoseg.cli import script; script()' experiments | true"
-    assert subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=120).stderr == ""
+    assert (
+        subprocess.run(closed, shell=True, capture_output=True, text=True, timeout=120).stderr == ""
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
@@ -188,4 +241,7 @@ def test_what_cannot_be_printed_is_one_line():
         command = [sys.executable, "-c", "from panoseg.cli import script; script()", "experiments"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 2
-    assert done.stderr == "panoseg: what was to be printed: the disk is full; expected free space; free some\n"
+    assert (
+        done.stderr
+        == "panoseg: what was to be printed: the disk is full; expected free space; free some\n"
+    )

@@ -50,7 +50,9 @@ for _id in CLASS_OF.keys() - {CROWD_ID}:
 
 def opened(folder, scenes, config=None, **named):
     """The dataset of some scenes."""
-    return CocoDataset(write_split(folder / "data", scenes, **named), "train", config=config or PhotographConfig())
+    return CocoDataset(
+        write_split(folder / "data", scenes, **named), "train", config=config or PhotographConfig()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,10 @@ def test_crowds_are_void_in_samples_and_named_in_the_truth(plain):
     picture, crowd_ids = dataset.truth(0)
     assert crowd_ids == (CROWD_ID,)
     np.testing.assert_array_equal(picture.segment_HW, IDS)
-    assert dict(zip(picture.segments.ids.tolist(), picture.segments.class_ids.tolist(), strict=True)) == CLASS_OF
+    assert (
+        dict(zip(picture.segments.ids.tolist(), picture.segments.class_ids.tolist(), strict=True))
+        == CLASS_OF
+    )
     assert (dataset[0].classes_HW[torch.from_numpy(IDS == CROWD_ID)] == VOID).all()
     rows = dataset.detections(0)
     assert [(row["category_id"], row["iscrowd"], row["area"]) for row in rows] == [
@@ -102,8 +107,18 @@ def test_instances_may_overlap(tmp_path):
     """The instances JSON holds whole animals, also what the panoptic picture gives to another; polygons are drawn."""
     cat, dog = np.zeros((2, HEIGHT, WIDTH), bool)
     cat[4:16, 2:14], dog[10:20, 8:22] = True, True
-    polygon = {"category_id": CAT, "segmentation": [[20.0, 4.0, 24.0, 4.0, 24.0, 9.0, 20.0, 9.0]], "area": 20.0, "iscrowd": 0}
-    rows = [instance(dog, DOG), instance(cat, CAT), instance(IDS == CROWD_ID, DOG, crowd=True), polygon]
+    polygon = {
+        "category_id": CAT,
+        "segmentation": [[20.0, 4.0, 24.0, 4.0, 24.0, 9.0, 20.0, 9.0]],
+        "area": 20.0,
+        "iscrowd": 0,
+    }
+    rows = [
+        instance(dog, DOG),
+        instance(cat, CAT),
+        instance(IDS == CROWD_ID, DOG, crowd=True),
+        polygon,
+    ]
     dataset = opened(tmp_path, [Scene(1, instances=rows), Scene(2, instances=[])])
     objects = dataset[0].objects
     assert objects.class_N.tolist() == [DOG, CAT, CAT]
@@ -123,11 +138,16 @@ def test_areas_of_detections_are_those_that_the_file_states(tmp_path):
     assert opened(tmp_path, [Scene(1, instances=[row])]).detections(0)[0]["area"] == 77.25
 
 
-@pytest.mark.parametrize("stated", [{"bbox": ["a", 0, 1, 1]}, {"bbox": [1, 2]}, {"bbox": None}, {"area": "7"}, {"area": None}])
+@pytest.mark.parametrize(
+    "stated",
+    [{"bbox": ["a", 0, 1, 1]}, {"bbox": [1, 2]}, {"bbox": None}, {"area": "7"}, {"area": None}],
+)
 def test_areas_and_boxes_that_are_none_are_one_line(tmp_path, stated):
     row = {**instance(IDS == CAT_ID, CAT), **stated}
     dataset = opened(tmp_path, [Scene(1, instances=[row])])
-    with pytest.raises(PanopticFormatError, match=r"instance 0 of 0001\.png: (area or )?bbox .*") as error:
+    with pytest.raises(
+        PanopticFormatError, match=r"instance 0 of 0001\.png: (area or )?bbox .*"
+    ) as error:
         dataset.detections(0)
     assert "\n" not in str(error.value)
 
@@ -159,7 +179,9 @@ def test_classes_are_those_of_the_categories_or_of_a_table(tmp_path):
     renamed = ClassTable("mine", tuple(replace(entry, colour="#010203") for entry in table.classes))
     assert CocoDataset(folder, "train", renamed).table is renamed
     fewer = ClassTable("three classes", table.classes[:3])
-    with pytest.raises(DatasetError, match=r"other classes than three classes, the first difference is 21 \(sky\)"):
+    with pytest.raises(
+        DatasetError, match=r"other classes than three classes, the first difference is 21 \(sky\)"
+    ):
         CocoDataset(folder, "train", fewer)
 
 
@@ -169,11 +191,19 @@ def test_splits_are_found_by_the_beginning_of_their_names(tmp_path):
     assert find_splits(folder) == ("train2017", "val2017")
     assert CocoDataset(folder, "val").image_ids == [2, 3]
     layout = find_layout(folder)
-    assert (layout.name, layout.rotation(1)) == ("COCO", (("train2017",), ("val2017",), ("val2017",)))
+    assert (layout.name, layout.rotation(1)) == (
+        "COCO",
+        (("train2017",), ("val2017",), ("val2017",)),
+    )
     assert layout.classes.ids("thing") == (CAT, DOG)
     write_split(folder, [Scene(4)], "train2014")
-    for split, found in (("train", "train2014 and train2017"), ("test", "no annotations/panoptic_test.json")):
-        with pytest.raises(DatasetError, match=f"{found}; expected one split {split} in COCO's layout"):
+    for split, found in (
+        ("train", "train2014 and train2017"),
+        ("test", "no annotations/panoptic_test.json"),
+    ):
+        with pytest.raises(
+            DatasetError, match=f"{found}; expected one split {split} in COCO's layout"
+        ):
             CocoDataset(folder, split)
     assert CocoDataset(folder, "train2017").image_ids == [1]
 
@@ -186,7 +216,9 @@ def test_splits_are_found_by_the_beginning_of_their_names(tmp_path):
         (("only",), ("only", "only")),
     ],
 )
-def test_a_set_is_not_scored_on_what_it_was_trained_on_where_there_is_another(tmp_path, names, parts):
+def test_a_set_is_not_scored_on_what_it_was_trained_on_where_there_is_another(
+    tmp_path, names, parts
+):
     for name in names:
         write_split(tmp_path, [Scene(1)], name)
     assert find_layout(tmp_path).rotation(1) == ((parts[0],), (parts[1],), (parts[1],))
@@ -196,14 +228,18 @@ def test_a_zip_that_was_not_unpacked_is_said(tmp_path):
     folder = write_split(tmp_path / "data", [Scene(1)])
     (folder / "train2017").rename(tmp_path / "elsewhere")
     (folder / "train2017.zip").touch()
-    with pytest.raises(DatasetError, match=r"train2017 does not exist; .*; unpack train2017\.zip where it lies"):
+    with pytest.raises(
+        DatasetError, match=r"train2017 does not exist; .*; unpack train2017\.zip where it lies"
+    ):
         CocoDataset(folder, "train")
 
 
 def test_the_real_sample(real_data):
     """Two annotated images of COCO, with crowds and 133 classes; the sample's files lie where they were published."""
     sample = real_data / "coco-sample"
-    files = CocoFiles(sample / "input_images", sample / "panoptic_examples.json", sample / "panoptic_examples")
+    files = CocoFiles(
+        sample / "input_images", sample / "panoptic_examples.json", sample / "panoptic_examples"
+    )
     dataset = CocoDataset(sample, "", files=files)
     assert len(dataset.table.classes) == 133
     for number in range(len(dataset)):
@@ -251,7 +287,10 @@ def test_image_classes_masks_and_boxes_move_together(plain, seed, sides, scale, 
     share = agree(one)
     assert share > (0.2 if min(one.classes_HW.shape) < 20 else 0.5)
     again = dataset.draw(0, np.random.default_rng(seed))
-    assert all(torch.equal(first, second) for first, second in zip(one.tensors(), again.tensors(), strict=True))
+    assert all(
+        torch.equal(first, second)
+        for first, second in zip(one.tensors(), again.tensors(), strict=True)
+    )
 
 
 @settings(max_examples=20, deadline=None)
@@ -280,7 +319,10 @@ def sizes(samples):
 def test_without_options_chance_changes_nothing(plain):
     dataset = plain()
     for one in drawn(dataset, 3):
-        assert all(torch.equal(first, second) for first, second in zip(one.tensors(), dataset[0].tensors(), strict=True))
+        assert all(
+            torch.equal(first, second)
+            for first, second in zip(one.tensors(), dataset[0].tensors(), strict=True)
+        )
 
 
 def test_min_side_resizes_the_shorter_side(plain):
@@ -306,13 +348,17 @@ def test_flip_mirrors_half_of_the_training_samples(plain):
     dataset, whole = plain(flip=True), plain()[0]
     mirrored = [torch.equal(one.image_CHW, whole.image_CHW.flip(2)) for one in drawn(dataset, 60)]
     assert all(
-        mirror or torch.equal(one.image_CHW, whole.image_CHW) for mirror, one in zip(mirrored, drawn(dataset, 60), strict=True)
+        mirror or torch.equal(one.image_CHW, whole.image_CHW)
+        for mirror, one in zip(mirrored, drawn(dataset, 60), strict=True)
     )
     assert 18 <= sum(mirrored) <= 42
     assert torch.equal(dataset[0].image_CHW, whole.image_CHW)
     flipped = dataset.draw(0, np.random.default_rng(mirrored.index(True)))
     assert torch.equal(flipped.classes_HW, whole.classes_HW.flip(1))
-    assert flipped.objects.box_N4.tolist() == [[WIDTH - 14, 4, WIDTH - 2, 16], [WIDTH - 22, 10, WIDTH - 8, 20]]
+    assert flipped.objects.box_N4.tolist() == [
+        [WIDTH - 14, 4, WIDTH - 2, 16],
+        [WIDTH - 22, 10, WIDTH - 8, 20],
+    ]
 
 
 def test_crop_is_a_window_anywhere(plain):
@@ -329,7 +375,13 @@ def test_crop_is_a_window_anywhere(plain):
         assert found
         corners.add(found[0])
         assert len(one.objects) == sum(
-            bool((whole.objects.mask_NHW[number, found[0][0] : found[0][0] + 10, found[0][1] : found[0][1] + 10]).any())
+            bool(
+                (
+                    whole.objects.mask_NHW[
+                        number, found[0][0] : found[0][0] + 10, found[0][1] : found[0][1] + 10
+                    ]
+                ).any()
+            )
             for number in range(2)
         )
     assert len(corners) > 20
@@ -373,14 +425,26 @@ def test_batches_are_the_same_whoever_reads(tmp_path):
     scenes = [Scene(1), Scene(2, IDS[:20]), Scene(3, np.zeros((9, 7), np.int32))]
     dataset = opened(tmp_path, scenes, PhotographConfig(flip=True, scale=(0.5, 1.5), crop=16))
     batches = [
-        list(make_loader(dataset, 2, collate=collate_photographs, shuffle=True, seed=3, workers=workers, epoch=1))
+        list(
+            make_loader(
+                dataset,
+                2,
+                collate=collate_photographs,
+                shuffle=True,
+                seed=3,
+                workers=workers,
+                epoch=1,
+            )
+        )
         for workers in (0, 1)
     ]
     assert [batch.names for batch in batches[0]] == [batch.names for batch in batches[1]]
     assert sorted(name for batch in batches[0] for name in batch.names) == ["0001", "0002", "0003"]
     for one, other in zip(*batches, strict=True):
         for first, second in zip(one.photographs, other.photographs, strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True))
+            assert all(
+                torch.equal(a, b) for a, b in zip(first.tensors(), second.tensors(), strict=True)
+            )
     moved = batches[1][0].to("cpu")
     assert moved.names == batches[1][0].names
     assert len(moved) == 2
@@ -389,7 +453,9 @@ def test_batches_are_the_same_whoever_reads(tmp_path):
 # Pictures of any camera
 
 
-@pytest.mark.parametrize("kind", ["grey", "grey of 16 bits", "CMYK", "turned by EXIF", "with opacity", "palette"])
+@pytest.mark.parametrize(
+    "kind", ["grey", "grey of 16 bits", "CMYK", "turned by EXIF", "with opacity", "palette"]
+)
 def test_pictures_of_any_kind_are_red_green_and_blue(tmp_path, kind):
     flat = colours(IDS)
     grey = flat[..., 0]
@@ -431,7 +497,10 @@ DAMAGES = {
         r"0002\.jpg: .*runcated",
     ),
     "an image that is none": ({"image": b"hello"}, r"0002\.png: it is no picture"),
-    "a decompression bomb": ({"image": bomb()}, r"0002\.png: .*60000 x 60000 pixels|more than 67108864 pixels"),
+    "a decompression bomb": (
+        {"image": bomb()},
+        r"0002\.png: .*60000 x 60000 pixels|more than 67108864 pixels",
+    ),
     "a bomb of ids": ({"png": bomb()}, r"0002\.png: an image of 60000 x 60000 pixels"),
     "a cut PNG of ids": ({"png": encoded(colours(IDS))[:60]}, r"0002\.png: it is cut"),
     "ids that the JSON does not have": ({"segments": ROWS[1:]}, rf"{CROWD_ID}"),
@@ -441,7 +510,10 @@ DAMAGES = {
         {"segments": [{**ROWS[0], "category_id": 99}, *ROWS[1:]]},
         f"segment {CROWD_ID} of the unknown category 99",
     ),
-    "an image of another size": ({"image": encoded(colours(IDS)[:-1])}, "of 23 x 32 pixels .*, annotated with 24 x 32"),
+    "an image of another size": (
+        {"image": encoded(colours(IDS)[:-1])},
+        "of 23 x 32 pixels .*, annotated with 24 x 32",
+    ),
     "a picture that its EXIF turns, annotated as it lies": (
         {"image": encoded(colours(IDS), exif=_EXIF)},
         "of 32 x 24 pixels .*, annotated with 24 x 32; .*as its EXIF turns it",
@@ -451,11 +523,21 @@ DAMAGES = {
         r"instance 0 of 0002\.png: run lengths of size \[23, 32\]",
     ),
     "run lengths that say nothing": (
-        {"instances": [{**instance(MASK, CAT), "segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~"}}]},
+        {
+            "instances": [
+                {**instance(MASK, CAT), "segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~"}}
+            ]
+        },
         "counts that are no compressed run lengths",
     ),
-    "an instance of stuff": ({"instances": [instance(MASK, SKY)]}, f"category {SKY}; expected a thing"),
-    "an instance of an unknown category": ({"instances": [instance(MASK, 99)]}, "category 99; expected a thing"),
+    "an instance of stuff": (
+        {"instances": [instance(MASK, SKY)]},
+        f"category {SKY}; expected a thing",
+    ),
+    "an instance of an unknown category": (
+        {"instances": [instance(MASK, 99)]},
+        "category 99; expected a thing",
+    ),
     "an instance without a mask": ({"instances": [{"category_id": CAT}]}, "no 'segmentation'"),
 }
 
@@ -484,7 +566,17 @@ def test_a_loader_raises_the_line_of_its_worker(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../0002.png", "/etc/hostname", "a/../../0002.png", "..\\0002.png", "C:\\0002.png", "", 7, None]
+    "name",
+    [
+        "../0002.png",
+        "/etc/hostname",
+        "a/../../0002.png",
+        "..\\0002.png",
+        "C:\\0002.png",
+        "",
+        7,
+        None,
+    ],
 )
 def test_names_that_leave_the_folder_are_refused_when_the_dataset_is_opened(tmp_path, name):
     folder = write_split(tmp_path / "data", [Scene(1), Scene(2)])
@@ -492,7 +584,10 @@ def test_names_that_leave_the_folder_are_refused_when_the_dataset_is_opened(tmp_
     content = json.loads(path.read_text())
     content["images"][1]["file_name"] = name
     path.write_text(json.dumps(content))
-    with pytest.raises(PanopticFormatError, match=r"image 2 of .*file name .*; expected the name of a file inside its folder"):
+    with pytest.raises(
+        PanopticFormatError,
+        match=r"image 2 of .*file name .*; expected the name of a file inside its folder",
+    ):
         CocoDataset(folder, "train")
 
 
@@ -531,10 +626,16 @@ def _repeat(key, number=0):
         (_repeat("categories"), f"category {SKY} is listed 2 times; expected each category once"),
         (lambda content: content.pop("categories"), "without categories"),
         (lambda content: content["categories"].append({"name": "nameless"}), "category 4: no 'id'"),
-        (lambda content: content["categories"].append({"id": -1, "name": "below"}), "category 4: id -1"),
+        (
+            lambda content: content["categories"].append({"id": -1, "name": "below"}),
+            "category 4: id -1",
+        ),
         (lambda content: content["images"].pop(), "image 2 has an annotation, no entry"),
         (lambda content: content["images"][0].pop("id"), "row 0 of the images has no id"),
-        (lambda content: content["annotations"][0].pop("image_id"), "row 0 of the annotations has no image_id"),
+        (
+            lambda content: content["annotations"][0].pop("image_id"),
+            "row 0 of the annotations has no image_id",
+        ),
         (_repeat("images"), "2 entries of image 1 among the images"),
         (lambda content: content.pop("annotations"), "without annotations"),
         (lambda content: content["annotations"].clear(), "annotates no image"),
@@ -561,7 +662,9 @@ def test_a_json_that_is_cut_is_one_line(tmp_path):
     folder = write_split(tmp_path / "data", [Scene(1)])
     path = folder / "annotations" / "panoptic_train2017.json"
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(PanopticFormatError, match=r"panoptic_train2017\.json: .*; expected a JSON file"):
+    with pytest.raises(
+        PanopticFormatError, match=r"panoptic_train2017\.json: .*; expected a JSON file"
+    ):
         CocoDataset(folder, "train")
 
 

@@ -25,7 +25,10 @@ from panoseg.metrics.panoptic_quality import panoptic_quality
 from panoseg.panoptic.panoptic import Panoptic
 
 PICTURE = Panoptic.from_maps(
-    np.array([[1, 1, 0, 300], [1, 1, 0, 300], [70000, 70000, 0, 300]]), {1: 3, 300: 0, 70000: 8}, PASTIS, {1: 0.5}
+    np.array([[1, 1, 0, 300], [1, 1, 0, 300], [70000, 70000, 0, 300]]),
+    {1: 3, 300: 0, 70000: 8},
+    PASTIS,
+    {1: 0.5},
 )
 
 
@@ -58,7 +61,9 @@ def test_what_is_written_is_read_again(written):
 def test_void_segments_become_void_pixels(tmp_path):
     picture = Panoptic.from_maps(np.array([[1, 2]]), {1: 3, 2: 19}, PASTIS)
     write_coco(tmp_path / "truth.json", [("a.jpg", picture)], PASTIS)
-    assert CocoAnnotations.open(tmp_path / "truth.json").read(1).picture.segment_HW.tolist() == [[1, 0]]
+    assert CocoAnnotations.open(tmp_path / "truth.json").read(1).picture.segment_HW.tolist() == [
+        [1, 0]
+    ]
 
 
 def test_rows_have_boxes_and_crowds():
@@ -70,7 +75,9 @@ def test_rows_have_boxes_and_crowds():
 @given(st.lists(st.integers(0, 2**24 - 1), min_size=1, max_size=8))
 def test_colours_say_ids(ids):
     segment_HW = np.array([ids])
-    np.testing.assert_array_equal(colours_to_ids(np.moveaxis(ids_to_colours(segment_HW), -1, 0)), segment_HW)
+    np.testing.assert_array_equal(
+        colours_to_ids(np.moveaxis(ids_to_colours(segment_HW), -1, 0)), segment_HW
+    )
 
 
 def test_an_id_beyond_three_bytes_is_refused():
@@ -109,11 +116,17 @@ def first_rows(content) -> list:
     ("edit", "message"),
     [
         (lambda content: first_rows(content).pop(), "segment 70000 missing in the table"),
-        (lambda content: first_rows(content).append({"id": 5, "category_id": 3}), "segment 5 missing in the raster"),
+        (
+            lambda content: first_rows(content).append({"id": 5, "category_id": 3}),
+            "segment 5 missing in the raster",
+        ),
         (lambda content: first_rows(content)[0].update(category_id=99), "unknown category 99"),
         (lambda content: first_rows(content).append(first_rows(content)[0]), "listed twice"),
         (lambda content: first_rows(content)[0].pop("id"), "no 'id'"),
-        (lambda content: content["annotations"][0].update(file_name="other.png"), "other.png: no such file"),
+        (
+            lambda content: content["annotations"][0].update(file_name="other.png"),
+            "other.png: no such file",
+        ),
         (lambda content: content["annotations"].pop(0), "no annotation of image 1"),
     ],
 )
@@ -184,7 +197,13 @@ def test_text_that_is_no_unicode_and_folders_are_refused(tmp_path):
 @pytest.mark.parametrize("indent", [None, 1])
 def test_rows_are_found_whatever_is_read_at_a_time(tmp_path, monkeypatch, window, indent):
     monkeypatch.setattr(coco_json, "_WINDOW", window)
-    rows = [{"image_id": 1, "é": "ünï€"}, {"image_id": "ä", "n": [1.5, {}]}, {"image_id": 1}, {}, {"image_id": True}]
+    rows = [
+        {"image_id": 1, "é": "ünï€"},
+        {"image_id": "ä", "n": [1.5, {}]},
+        {"image_id": 1},
+        {},
+        {"image_id": True},
+    ]
     content = {
         "info": {"é": 12345},
         "annotations": rows,
@@ -193,7 +212,10 @@ def test_rows_are_found_whatever_is_read_at_a_time(tmp_path, monkeypatch, window
         "images": [{"id": 1, "w": 2}],
     }
     path = tmp_path / "a.json"
-    path.write_bytes(b"\xef\xbb\xbf" * (window == 7) + json.dumps(content, indent=indent, ensure_ascii=False).encode())
+    path.write_bytes(
+        b"\xef\xbb\xbf" * (window == 7)
+        + json.dumps(content, indent=indent, ensure_ascii=False).encode()
+    )
     file = coco_json.CocoJson.open(path)
     assert [json.loads(text) for text in file.rows(1)] == [rows[0], rows[2]]
     assert [json.loads(text) for text in file.rows("ä")] == [rows[1]]
@@ -261,19 +283,37 @@ def test_bad_categories_are_refused_in_a_line(written, categories, message):
 
 
 def test_categories_without_names_kinds_or_colours_are_read():
-    table = class_table("a/few.json", [{"id": 7, "isthing": False}, {"id": 3, "name": "cow"}, {"id": 5, "name": "cow"}])
+    table = class_table(
+        "a/few.json",
+        [{"id": 7, "isthing": False}, {"id": 3, "name": "cow"}, {"id": 5, "name": "cow"}],
+    )
     assert [(entry.id, entry.name, entry.kind) for entry in table.classes] == [
         (3, "cow (3)", "thing"),
         (5, "cow (5)", "thing"),
         (7, "7", "stuff"),
     ]
     assert table.name == "few"
-    assert class_table("c", [{"id": 1, "name": "half \ud800"}])[1].name == "half ?"  # which nothing could print
+    assert (
+        class_table("c", [{"id": 1, "name": "half \ud800"}])[1].name == "half ?"
+    )  # which nothing could print
     assert class_table("b", category_rows(table)).classes == table.classes
 
 
 @pytest.mark.parametrize(
-    "name", ["../a.png", "/a.png", "a/../../b.png", "..\\a.png", "C:\\a.png", "", ".", "a/..", None, 5, "a\0b"]
+    "name",
+    [
+        "../a.png",
+        "/a.png",
+        "a/../../b.png",
+        "..\\a.png",
+        "C:\\a.png",
+        "",
+        ".",
+        "a/..",
+        None,
+        5,
+        "a\0b",
+    ],
 )
 def test_names_that_leave_the_folder_are_refused(written, name):
     change(written, lambda content: content["annotations"][0].update(file_name=name))
@@ -288,9 +328,17 @@ def test_a_picture_that_has_no_end_is_refused(written):
 
 
 def test_names_keep_folders_and_dots(tmp_path):
-    pictures = [("a/v1.2.jpg", PICTURE), ("b/v1.2.jpg", PICTURE), ("b/v1.3", PICTURE), ("x.tar.PNG", PICTURE)]
+    pictures = [
+        ("a/v1.2.jpg", PICTURE),
+        ("b/v1.2.jpg", PICTURE),
+        ("b/v1.3", PICTURE),
+        ("x.tar.PNG", PICTURE),
+    ]
     write_coco(tmp_path / "truth.json", pictures, PASTIS)
-    written = sorted(path.relative_to(tmp_path / "truth").as_posix() for path in (tmp_path / "truth").rglob("*.png"))
+    written = sorted(
+        path.relative_to(tmp_path / "truth").as_posix()
+        for path in (tmp_path / "truth").rglob("*.png")
+    )
     assert written == ["a/v1.2.png", "b/v1.2.png", "b/v1.3.png", "x.tar.png"]
     assert len(list(CocoAnnotations.open(tmp_path / "truth.json"))) == 4
     with pytest.raises(PanopticFormatError, match=r"two pictures a\.png"):
@@ -308,7 +356,9 @@ def test_pictures_of_other_kinds_mean_the_same_or_are_refused(written):
     colours = Image.open(path)
     for mode in ("P", "RGBA"):
         colours.convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
-        np.testing.assert_array_equal(CocoAnnotations.open(written).read(1).picture.segment_HW, PICTURE.segment_HW)
+        np.testing.assert_array_equal(
+            CocoAnnotations.open(written).read(1).picture.segment_HW, PICTURE.segment_HW
+        )
     Image.fromarray(np.zeros((3, 4), np.uint16)).save(path)
     assert "of 16 bits a colour" in refusal(written)
     colours.save(path, format="JPEG")
@@ -318,7 +368,12 @@ def test_pictures_of_other_kinds_mean_the_same_or_are_refused(written):
 def test_grey_is_what_an_optimiser_makes_of_grey_colours(written):
     path = written.parent / "truth" / "two.png"
     Image.fromarray(np.full((2, 3), 7, np.uint8)).save(path)
-    change(written, lambda content: content["annotations"][1].update(segments_info=[{"id": 7 * 0x010101, "category_id": 3}]))
+    change(
+        written,
+        lambda content: content["annotations"][1].update(
+            segments_info=[{"id": 7 * 0x010101, "category_id": 3}]
+        ),
+    )
     assert CocoAnnotations.open(written).read(2).picture.segments.areas.tolist() == [6]
 
 
@@ -335,7 +390,10 @@ def repacked(path, edit) -> None:
     (length,) = struct.unpack(">I", data[at - 4 : at])
     pixels = edit(data[at + 4 : at + 4 + length])
     chunks = [(b"IHDR", data[16:29]), (b"IDAT", pixels), (b"IEND", b"")]
-    packed = (struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text)) for kind, text in chunks)
+    packed = (
+        struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text))
+        for kind, text in chunks
+    )
     path.write_bytes(data[:8] + b"".join(packed))
 
 
@@ -359,7 +417,9 @@ def test_a_bomb_is_refused_before_it_is_unpacked(written):
     assert "an image of 60000 x 60000 pixels" in refusal(written)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_damaged_files_are_refused_or_read(written, data):
     """Cut, or with a byte changed, JSON and PNG either still make sense or raise the one error."""
@@ -367,7 +427,9 @@ def test_damaged_files_are_refused_or_read(written, data):
         whole = path.read_bytes()
         at = data.draw(st.integers(0, len(whole) - 1))
         damaged = data.draw(
-            st.sampled_from([whole[:at], whole[:at] + bytes([data.draw(st.integers(0, 255))]) + whole[at + 1 :]])
+            st.sampled_from(
+                [whole[:at], whole[:at] + bytes([data.draw(st.integers(0, 255))]) + whole[at + 1 :]]
+            )
         )
         path.write_bytes(damaged)
         try:
@@ -379,14 +441,30 @@ def test_damaged_files_are_refused_or_read(written, data):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "image_id", "file_name"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "image_id", "file_name"]), inner)
+    ),
     max_leaves=5,
 )
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
-    st.sampled_from(["annotations", "categories", "file_name", "segments_info", "id", "category_id", "area", "score"]),
+    st.sampled_from(
+        [
+            "annotations",
+            "categories",
+            "file_name",
+            "segments_info",
+            "id",
+            "category_id",
+            "area",
+            "score",
+        ]
+    ),
     json_values,
 )
 def test_values_of_another_type_are_refused_or_read(written, key, value):

@@ -26,7 +26,9 @@ def test_masks_come_back_and_equal_the_library(mask, scale):
     height, width = mask.shape
     compressed = encode_mask(mask)
     np.testing.assert_array_equal(decode_mask(compressed, height, width), mask)
-    np.testing.assert_array_equal(decode_mask({**compressed, "counts": list(_counts(mask))}, height, width), mask)
+    np.testing.assert_array_equal(
+        decode_mask({**compressed, "counts": list(_counts(mask))}, height, width), mask
+    )
     theirs = {"size": compressed["size"], "counts": compressed["counts"].encode()}
     np.testing.assert_array_equal(library.decode(theirs).astype(bool), mask)
     assert mask_box(mask) == library.toBbox(theirs).tolist() or not mask.any()
@@ -47,7 +49,9 @@ def _counts(mask):
 def test_polygons_are_drawn_as_the_library_does():
     polygons = [[1, 1, 6, 1, 6, 5], [0.5, 6.5, 4.5, 6.5, 4.5, 8.5, 0.5, 8.5]]
     mask = decode_mask(polygons, 10, 8)
-    np.testing.assert_array_equal(mask, library.decode(library.merge(library.frPyObjects(polygons, 10, 8))).astype(bool))
+    np.testing.assert_array_equal(
+        mask, library.decode(library.merge(library.frPyObjects(polygons, 10, 8))).astype(bool)
+    )
     assert mask.any()
     assert not decode_mask([], 10, 8).any()
 
@@ -84,7 +88,9 @@ def test_what_is_no_mask_is_refused(segmentation, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("size", [(0, 5), (-1, 5), (5.0, 5), ("5", 5), (None, 5), (True, 5), (10**5, 10**5), (10**40, 1)])
+@pytest.mark.parametrize(
+    "size", [(0, 5), (-1, 5), (5.0, 5), ("5", 5), (None, 5), (True, 5), (10**5, 10**5), (10**40, 1)]
+)
 def test_what_is_no_size_is_refused(size):
     with pytest.raises(PanopticFormatError, match="an image of"):
         check_size(*size)

@@ -89,13 +89,17 @@ def test_counts_of_each_image_equal_the_published_ones(golden, tmp_path):
 def assert_counts(counts: PanopticCounts, table: ClassTable, expected: dict) -> None:
     for entry, (tp, fp, fn, iou) in zip(table.classes, counts.to_array(), strict=True):
         row = expected.get(str(entry.id), {"tp": 0, "fp": 0, "fn": 0, "iou": 0})
-        assert [tp, fp, fn, iou] == pytest.approx([row[name] for name in ("tp", "fp", "fn", "iou")], abs=1e-9), entry.name
+        assert [tp, fp, fn, iou] == pytest.approx(
+            [row[name] for name in ("tp", "fp", "fn", "iou")], abs=1e-9
+        ), entry.name
 
 
 def test_files_score_as_their_pictures_do(truth, tmp_path):
     prediction = tmp_path / "prediction.json"
     pictures = [picture(number) for number in (1, 5, 6)]
-    write_coco(prediction, [(f"{number}.jpg", each) for number, each in enumerate(pictures, 1)], TABLE)
+    write_coco(
+        prediction, [(f"{number}.jpg", each) for number, each in enumerate(pictures, 1)], TABLE
+    )
     expected = PanopticCounts.zero(TABLE, "coco")
     for annotated, predicted in zip(CocoAnnotations.open(truth), pictures, strict=True):
         expected += coco_patch_counts(annotated.picture, predicted, TABLE)
@@ -103,7 +107,16 @@ def test_files_score_as_their_pictures_do(truth, tmp_path):
 
 
 def test_evaluate_prints_a_table_and_writes_json(truth, tmp_path, capsys):
-    words = ["coco", "evaluate", "--truth", str(truth), "--prediction", str(truth), "--json", str(tmp_path / "score.json")]
+    words = [
+        "coco",
+        "evaluate",
+        "--truth",
+        str(truth),
+        "--prediction",
+        str(truth),
+        "--json",
+        str(tmp_path / "score.json"),
+    ]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "| person             | 100.0 | 100.0 | 100.0 |" in printed
@@ -136,7 +149,14 @@ def test_without_stuff_or_things_a_mean_has_no_class(truth, capsys):
 
 def test_strict_lets_all_crowds_excuse(golden, capsys):
     folder = golden / "panopticapi" / "pq"
-    words = ["coco", "evaluate", "--truth", str(folder / "gt.json"), "--prediction", str(folder / "pred.json")]
+    words = [
+        "coco",
+        "evaluate",
+        "--truth",
+        str(folder / "gt.json"),
+        "--prediction",
+        str(folder / "pred.json"),
+    ]
     assert main(words) == 0
     published = capsys.readouterr().out
     assert main([*words, "--strict"]) == 0
@@ -179,7 +199,10 @@ def rows(content: dict, image: int) -> list:
 
 BAD_IMAGES = [
     (lambda content: rows(content, 1).pop(), "missing in the table"),
-    (lambda content: rows(content, 1).append({"id": 99, "category_id": 1}), "segment 99 missing in the raster"),
+    (
+        lambda content: rows(content, 1).append({"id": 99, "category_id": 1}),
+        "segment 99 missing in the raster",
+    ),
     (lambda content: rows(content, 1)[0].update(category_id=77), "unknown category 77"),
     (lambda content: rows(content, 1)[0].update(category_id="1"), "category_id '1'"),
     (lambda content: rows(content, 1)[0].pop("category_id"), "no 'category_id'"),
@@ -188,21 +211,39 @@ BAD_IMAGES = [
     (lambda content: rows(content, 1)[0].update(id=1.0), "id 1.0"),
     (lambda content: rows(content, 1).append(rows(content, 1)[0]), "id 1 is listed twice"),
     (lambda content: content["annotations"][1].update(segments_info=5), "no list of segments"),
-    (lambda content: content["annotations"][1].update(file_name="../2.png"), "file name '../2.png'"),
-    (lambda content: content["annotations"][1].update(file_name="other.png"), "other.png: no such file"),
-    (lambda content: content["annotations"].append(content["annotations"][1]), "2 annotations of image 2"),
+    (
+        lambda content: content["annotations"][1].update(file_name="../2.png"),
+        "file name '../2.png'",
+    ),
+    (
+        lambda content: content["annotations"][1].update(file_name="other.png"),
+        "other.png: no such file",
+    ),
+    (
+        lambda content: content["annotations"].append(content["annotations"][1]),
+        "2 annotations of image 2",
+    ),
 ]
 
 
 @pytest.mark.parametrize("side", ["truth", "prediction"])
 @pytest.mark.parametrize(("edit", "message"), BAD_IMAGES)
-def test_an_image_that_is_wrong_is_named_and_the_others_are_scored(truth, tmp_path, capsys, side, edit, message):
+def test_an_image_that_is_wrong_is_named_and_the_others_are_scored(
+    truth, tmp_path, capsys, side, edit, message
+):
     bad = tmp_path / "bad.json"
     shutil.copy(truth, bad)
     shutil.copytree(truth.with_suffix(""), bad.with_suffix(""))
     change(bad, edit)
     files = {"truth": truth, "prediction": truth, side: bad}
-    words = ["--truth", str(files["truth"]), "--prediction", str(files["prediction"]), "--json", str(tmp_path / "s.json")]
+    words = [
+        "--truth",
+        str(files["truth"]),
+        "--prediction",
+        str(files["prediction"]),
+        "--json",
+        str(tmp_path / "s.json"),
+    ]
     assert main(["coco", "evaluate", *words]) == 2
     said = capsys.readouterr()
     [line, last] = said.err.splitlines()
@@ -224,7 +265,10 @@ def test_an_image_without_a_prediction_is_named(truth, tmp_path, capsys):
     assert f"no annotation of image 1 in {less}" in capsys.readouterr().err
     assert main(["coco", "evaluate", "--truth", str(less), "--prediction", str(truth)]) == 0
     said = capsys.readouterr().err
-    assert f"note: {truth} has 1 images that the truth has not, the first 1; they are not scored" in said
+    assert (
+        f"note: {truth} has 1 images that the truth has not, the first 1; they are not scored"
+        in said
+    )
     assert f"note: {less} has 1 images without annotation, the first 1" in said
 
 
@@ -241,7 +285,9 @@ def test_pictures_of_another_size_and_areas_of_nothing_are_named(truth, tmp_path
 
 def test_of_very_many_failures_some_are_told(tmp_path, capsys):
     path = tmp_path / "many.json"
-    annotations = [{"image_id": number, "file_name": "none.png", "segments_info": []} for number in range(50)]
+    annotations = [
+        {"image_id": number, "file_name": "none.png", "segments_info": []} for number in range(50)
+    ]
     path.write_text(json.dumps({"annotations": annotations, "categories": category_rows(TABLE)}))
     assert main(["coco", "evaluate", "--truth", str(path), "--prediction", str(path)]) == 2
     said = capsys.readouterr()
@@ -264,9 +310,17 @@ def test_a_file_that_is_none_ends_in_one_line(truth, tmp_path, capsys, text):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("panoptic", []), ("panoptic_overlap0.2_area100_score0.7", ["--overlap=0.2", "--stuff-area=100", "--score=0.7"])],
+    [
+        ("panoptic", []),
+        (
+            "panoptic_overlap0.2_area100_score0.7",
+            ["--overlap=0.2", "--stuff-area=100", "--score=0.7"],
+        ),
+    ],
 )
-def test_merging_equals_the_published_tool_up_to_the_names_of_things(golden, real_data, tmp_path, name, words):
+def test_merging_equals_the_published_tool_up_to_the_names_of_things(
+    golden, real_data, tmp_path, name, words
+):
     folder = golden / "panopticapi" / "combine"
     categories = real_data / "coco-sample" / "panoptic_coco_categories.json"
     files = [
@@ -284,12 +338,21 @@ def test_merging_equals_the_published_tool_up_to_the_names_of_things(golden, rea
     assert content["images"] == json.loads((folder / "images.json").read_text())["images"]
     assert content["categories"] == json.loads(categories.read_text())
     published = json.loads((folder / f"{name}.json").read_text())["annotations"]
-    assert [row["file_name"] for row in content["annotations"]] == [row["file_name"] for row in published]
+    assert [row["file_name"] for row in content["annotations"]] == [
+        row["file_name"] for row in published
+    ]
     for ours, theirs in zip(content["annotations"], published, strict=True):
-        raster, other = read_ids(merged.with_suffix("") / ours["file_name"]), read_ids(folder / name / theirs["file_name"])
+        raster, other = (
+            read_ids(merged.with_suffix("") / ours["file_name"]),
+            read_ids(folder / name / theirs["file_name"]),
+        )
         # A class of stuff that is listed twice is one segment here.
-        expected = list(dict.fromkeys((row["id"], row["category_id"]) for row in theirs["segments_info"]))
-        assert [row["category_id"] for row in ours["segments_info"]] == [class_id for _, class_id in expected]
+        expected = list(
+            dict.fromkeys((row["id"], row["category_id"]) for row in theirs["segments_info"])
+        )
+        assert [row["category_id"] for row in ours["segments_info"]] == [
+            class_id for _, class_id in expected
+        ]
         for row, (other_id, _) in zip(ours["segments_info"], expected, strict=True):
             np.testing.assert_array_equal(raster == row["id"], other == other_id)
             assert row["area"] == (raster == row["id"]).sum()
@@ -297,7 +360,12 @@ def test_merging_equals_the_published_tool_up_to_the_names_of_things(golden, rea
 
 
 def mask_row(mask: np.ndarray, class_id: int, image_id: int = 1, **values) -> dict:
-    return {"image_id": image_id, "category_id": class_id, "segmentation": encode_mask(mask), **values}
+    return {
+        "image_id": image_id,
+        "category_id": class_id,
+        "segmentation": encode_mask(mask),
+        **values,
+    }
 
 
 def block(top: int, bottom: int, left: int, right: int) -> np.ndarray:
@@ -327,7 +395,9 @@ def merge_words(predictions, out, *more) -> list[str]:
 def test_every_threshold_matters(predictions, tmp_path):
     def areas(name: str, *more: str) -> list[int]:
         assert main(merge_words(predictions, tmp_path / name, *more)) == 0
-        return [row["area"] for row in rows_of(tmp_path / name / "panoptic.json")[0]["segments_info"]]
+        return [
+            row["area"] for row in rows_of(tmp_path / name / "panoptic.json")[0]["segments_info"]
+        ]
 
     assert areas("a") == [16, 8, 168]
     assert areas("b", "--score", "0.7") == [16, 176]
@@ -342,12 +412,21 @@ def test_without_categories_the_classes_of_instances_are_things(predictions, tmp
     assert "no file has categories: the 1 classes of" in capsys.readouterr().err
     content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
     assert [(row["id"], row["isthing"]) for row in content["categories"]] == [(1, 1), (3, 0)]
-    assert content["images"][2] == {"id": 3, "file_name": "000000000003.jpg", "height": 12, "width": 16}
+    assert content["images"][2] == {
+        "id": 3,
+        "file_name": "000000000003.jpg",
+        "height": 12,
+        "width": 16,
+    }
 
 
 def test_only_the_images_that_are_listed_are_merged(predictions, tmp_path, capsys):
     images = tmp_path / "images.json"
-    images.write_text(json.dumps({"images": [{"id": 2, "file_name": "a/b.c.jpg"}, {"id": 9, "file_name": "9.jpg"}]}))
+    images.write_text(
+        json.dumps(
+            {"images": [{"id": 2, "file_name": "a/b.c.jpg"}, {"id": 9, "file_name": "9.jpg"}]}
+        )
+    )
     words = merge_words(predictions, tmp_path / "out", "--images", str(images))
     assert main(words) == 2, "the size of image 9 is not known"
     said = capsys.readouterr().err
@@ -355,21 +434,47 @@ def test_only_the_images_that_are_listed_are_merged(predictions, tmp_path, capsy
     assert "has 2 images that are not listed, the first 1; they are left out" in said
     assert (tmp_path / "out" / "panoptic" / "a" / "b.c.png").is_file()
     change(images, lambda content: content["images"][1].update(height=5, width=4))
-    assert main([*words[: words.index("--out")], "--out", str(tmp_path / "two"), "--images", str(images)]) == 0
+    assert (
+        main(
+            [
+                *words[: words.index("--out")],
+                "--out",
+                str(tmp_path / "two"),
+                "--images",
+                str(images),
+            ]
+        )
+        == 0
+    )
     merged = CocoAnnotations.open(tmp_path / "two" / "panoptic.json")
-    assert [len(each.picture.segments) for each in merged] == [2, 0], "without predictions an image is void"
+    assert [len(each.picture.segments) for each in merged] == [2, 0], (
+        "without predictions an image is void"
+    )
 
 
 def test_a_class_of_stuff_that_is_listed_twice_is_one_segment(predictions, tmp_path):
-    twice = [mask_row(block(0, 2, 0, 16), 3), mask_row(block(6, 8, 0, 16), 4), mask_row(block(10, 12, 0, 16), 3)]
+    twice = [
+        mask_row(block(0, 2, 0, 16), 3),
+        mask_row(block(6, 8, 0, 16), 4),
+        mask_row(block(10, 12, 0, 16), 3),
+    ]
     predictions[0].write_text(json.dumps(twice))
-    assert main(merge_words(predictions, tmp_path / "out", "--stuff-area", "40", "--score", "0.95")) == 0
+    assert (
+        main(merge_words(predictions, tmp_path / "out", "--stuff-area", "40", "--score", "0.95"))
+        == 0
+    )
     [first, *_] = rows_of(tmp_path / "out" / "panoptic.json")
     assert [(row["category_id"], row["area"]) for row in first["segments_info"]] == [(3, 64)]
 
 
-def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_are_ignored(predictions, tmp_path):
-    overlapping = [mask_row(block(0, 8, 0, 16), 3), mask_row(block(4, 12, 0, 16), 4), mask_row(block(0, 12, 0, 16), 1)]
+def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_are_ignored(
+    predictions, tmp_path
+):
+    overlapping = [
+        mask_row(block(0, 8, 0, 16), 3),
+        mask_row(block(4, 12, 0, 16), 4),
+        mask_row(block(0, 12, 0, 16), 1),
+    ]
     predictions[0].write_text(json.dumps(overlapping))
     assert main(merge_words(predictions, tmp_path / "out", "--score", "0.95")) == 0
     segments = rows_of(tmp_path / "out" / "panoptic.json")[0]["segments_info"]
@@ -388,10 +493,16 @@ def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_
         (0, lambda row: row.update(segmentation=None), "segmentation of type NoneType"),
         (0, lambda row: row.update(category_id=None), "unknown category None"),
         (0, lambda row: row["segmentation"].update(counts="o"), "no compressed run lengths"),
-        (0, lambda row: row["segmentation"].update(size=[10**6, 10**6]), "1000000 x 1000000 pixels"),
+        (
+            0,
+            lambda row: row["segmentation"].update(size=[10**6, 10**6]),
+            "1000000 x 1000000 pixels",
+        ),
     ],
 )
-def test_an_image_that_cannot_be_merged_is_named_and_the_others_are_merged(predictions, tmp_path, capsys, which, edit, message):
+def test_an_image_that_cannot_be_merged_is_named_and_the_others_are_merged(
+    predictions, tmp_path, capsys, which, edit, message
+):
     content = json.loads(predictions[which].read_text())
     edit(content[1])
     predictions[which].write_text(json.dumps(content))
@@ -401,7 +512,10 @@ def test_an_image_that_cannot_be_merged_is_named_and_the_others_are_merged(predi
     assert "image 2" in line
     assert "2 images in" in last
     assert [row["image_id"] for row in rows_of(tmp_path / "out" / "panoptic.json")] == [1, 3]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["panoptic", "panoptic.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "panoptic",
+        "panoptic.json",
+    ]
 
 
 def test_where_no_image_can_be_merged_nothing_is_written(predictions, tmp_path, capsys):
@@ -428,7 +542,8 @@ def test_rows_without_an_image_are_named(predictions, tmp_path, capsys):
 
 def test_names_from_ids_stay_in_the_folder(predictions, tmp_path, capsys):
     content = [
-        {**row, "image_id": "../../up"} if row["image_id"] == 2 else row for row in json.loads(predictions[0].read_text())
+        {**row, "image_id": "../../up"} if row["image_id"] == 2 else row
+        for row in json.loads(predictions[0].read_text())
     ]
     predictions[0].write_text(json.dumps(content))
     assert main(merge_words(predictions, tmp_path / "out" / "deep")) == 2
@@ -438,7 +553,10 @@ def test_names_from_ids_stay_in_the_folder(predictions, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["\ud800", "x" * 300, "x/" * 2000 + "y", "\u6d77" * 90])
 def test_a_name_that_no_disk_holds_costs_its_image(predictions, tmp_path, capsys, name):
-    content = [{**row, "image_id": name} if row["image_id"] == 2 else row for row in json.loads(predictions[0].read_text())]
+    content = [
+        {**row, "image_id": name} if row["image_id"] == 2 else row
+        for row in json.loads(predictions[0].read_text())
+    ]
     predictions[0].write_text(json.dumps(content))
     assert main(merge_words(predictions, tmp_path / "out")) == 2
     assert "file name" in capsys.readouterr().err
@@ -449,26 +567,36 @@ def test_a_name_as_long_as_a_disk_holds_is_written(predictions, tmp_path):
     name = "\u6d77" * 80  # 240 bytes
     for path in predictions[:2]:
         rows = json.loads(path.read_text())
-        path.write_text(json.dumps([{**row, "image_id": name} if row["image_id"] == 2 else row for row in rows]))
+        path.write_text(
+            json.dumps([{**row, "image_id": name} if row["image_id"] == 2 else row for row in rows])
+        )
     assert main(merge_words(predictions, tmp_path / "out")) == 0
     assert (tmp_path / "out" / "panoptic" / f"{name}.png").exists()
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 2**32 - 1))
 def test_merged_files_have_ids_that_never_meet(tmp_path_factory, seed):
     random = np.random.default_rng(seed)
     folder = tmp_path_factory.mktemp("merge")
     masks = [random.random(SIZE) < random.choice([0.1, 0.5, 1.0]) for _ in range(12)]
-    instances = [mask_row(mask, int(random.integers(1, 3)), score=float(random.random())) for mask in masks]
+    instances = [
+        mask_row(mask, int(random.integers(1, 3)), score=float(random.random())) for mask in masks
+    ]
     semantic = [mask_row(random.random(SIZE) < 0.5, int(random.integers(3, 5))) for _ in range(5)]
     for name, content in (("s", semantic), ("i", instances), ("c", category_rows(TABLE))):
         (folder / f"{name}.json").write_text(json.dumps(content))
     thresholds = MergeThresholds(0.2, 0.9, 1)
     files = folder / "s.json", folder / "i.json", folder / "out"
     written = merge_coco(*files, categories_json=folder / "c.json", thresholds=thresholds)
-    annotated = CocoAnnotations.open(written.path).read(1)  # refuses ids that are black, meet, or have other areas
-    covered = np.logical_or.reduce([decode_mask(row["segmentation"], *SIZE) for row in semantic + instances])
+    annotated = CocoAnnotations.open(written.path).read(
+        1
+    )  # refuses ids that are black, meet, or have other areas
+    covered = np.logical_or.reduce(
+        [decode_mask(row["segmentation"], *SIZE) for row in semantic + instances]
+    )
     assert not annotated.picture.segment_HW[~covered].any()
     np.testing.assert_array_equal(annotated.stated_areas_N, annotated.picture.segments.areas)
 
@@ -495,23 +623,41 @@ def sample(real_data):
     return real_data / "coco-sample"
 
 
-@pytest.mark.parametrize(("name", "words"), [("detection", []), ("detection_things_only", ["--things-only"])])
+@pytest.mark.parametrize(
+    ("name", "words"), [("detection", []), ("detection_things_only", ["--things-only"])]
+)
 def test_detections_equal_the_published_ones(golden, sample, tmp_path, name, words):
     source = str(sample / "panoptic_examples.json")
-    assert main(["coco", "convert", source, "--to", "detection", "--out", str(tmp_path / "out"), *words]) == 0
-    assert rows_of(tmp_path / "out" / "detection.json") == rows_of(golden / "panopticapi" / "convert" / f"{name}.json")
+    assert (
+        main(
+            ["coco", "convert", source, "--to", "detection", "--out", str(tmp_path / "out"), *words]
+        )
+        == 0
+    )
+    assert rows_of(tmp_path / "out" / "detection.json") == rows_of(
+        golden / "panopticapi" / "convert" / f"{name}.json"
+    )
     categories = json.loads((tmp_path / "out" / "detection.json").read_text())["categories"]
     assert len(categories) == (80 if words else 133)
 
 
-@pytest.mark.parametrize(("name", "words"), [("semantic", []), ("semantic_things_other", ["--things-as", "183"])])
+@pytest.mark.parametrize(
+    ("name", "words"), [("semantic", []), ("semantic_things_other", ["--things-as", "183"])]
+)
 def test_semantic_maps_equal_the_published_ones(golden, sample, tmp_path, name, words):
     folder = golden / "panopticapi" / "convert"
     source = str(sample / "panoptic_examples.json")
-    assert main(["coco", "convert", source, "--to", "semantic", "--out", str(tmp_path / "out"), *words]) == 0
+    assert (
+        main(
+            ["coco", "convert", source, "--to", "semantic", "--out", str(tmp_path / "out"), *words]
+        )
+        == 0
+    )
     assert rows_of(tmp_path / "out" / "semantic.json") == rows_of(folder / f"{name}.json")
     for path in (folder / name).iterdir():
-        np.testing.assert_array_equal(Image.open(tmp_path / "out" / "semantic" / path.name), Image.open(path))
+        np.testing.assert_array_equal(
+            Image.open(tmp_path / "out" / "semantic" / path.name), Image.open(path)
+        )
     categories = json.loads((tmp_path / "out" / "semantic.json").read_text())["categories"]
     assert len(categories) == (54 if words else 133)
 
@@ -529,16 +675,45 @@ def assert_same_up_to_ids(ours, theirs, table) -> None:
 
 def test_panoptic_from_detections_equals_the_published_one(golden, sample, tmp_path):
     folder = golden / "panopticapi" / "convert"
-    content = {**json.loads((sample / "panoptic_examples.json").read_text()), "annotations": rows_of(folder / "detection.json")}
+    content = {
+        **json.loads((sample / "panoptic_examples.json").read_text()),
+        "annotations": rows_of(folder / "detection.json"),
+    }
     (tmp_path / "detection.json").write_text(json.dumps(content))
-    assert main(["coco", "convert", str(tmp_path / "detection.json"), "--to", "panoptic", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(
+            [
+                "coco",
+                "convert",
+                str(tmp_path / "detection.json"),
+                "--to",
+                "panoptic",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 0
+    )
     table = CocoAnnotations.open(sample / "panoptic_examples.json").table
     assert_same_up_to_ids(tmp_path / "out" / "panoptic.json", folder / "from_detection.json", table)
 
 
 def test_panoptic_from_two_channels_equals_the_published_one(golden, sample, tmp_path):
-    words = ["coco", "convert", sample / "images_info_examples.json", "--folder", sample / "panoptic_examples_2ch_format"]
-    words += ["--categories", sample / "panoptic_coco_categories.json", "--to", "panoptic", "--out", tmp_path / "out"]
+    words = [
+        "coco",
+        "convert",
+        sample / "images_info_examples.json",
+        "--folder",
+        sample / "panoptic_examples_2ch_format",
+    ]
+    words += [
+        "--categories",
+        sample / "panoptic_coco_categories.json",
+        "--to",
+        "panoptic",
+        "--out",
+        tmp_path / "out",
+    ]
     assert main(list(map(str, words))) == 0
     table = CocoAnnotations.open(sample / "panoptic_examples.json").table
     theirs = golden / "panopticapi" / "convert" / "from_2channels.json"
@@ -548,14 +723,18 @@ def test_panoptic_from_two_channels_equals_the_published_one(golden, sample, tmp
 def test_two_channels_equal_the_published_sample_and_come_back(sample, tmp_path):
     written = convert_coco(sample / "panoptic_examples.json", "two-channel", tmp_path / "two")
     for path in (sample / "panoptic_examples_2ch_format").iterdir():
-        np.testing.assert_array_equal(Image.open(written.path.with_suffix("") / path.name), Image.open(path))
+        np.testing.assert_array_equal(
+            Image.open(written.path.with_suffix("") / path.name), Image.open(path)
+        )
     back = convert_coco(written.path, "panoptic", tmp_path / "back")
     truth = CocoAnnotations.open(sample / "panoptic_examples.json")
     for annotated in CocoAnnotations.open(back.path):
         assert annotated.picture.same_up_to_names(truth.read(annotated.image_id).picture)
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["two-channel", "detection"]))
 def test_what_is_converted_comes_back(tmp_path_factory, seed, form):
     folder = tmp_path_factory.mktemp("convert")
@@ -581,27 +760,48 @@ def test_crowds_and_void_in_two_channels(truth, tmp_path):
 
 
 def test_semantic_pictures_in_colours(truth, tmp_path):
-    written = convert_coco(truth, "semantic", tmp_path / "out", options=ConvertOptions(colours=True, things_as=9))
+    written = convert_coco(
+        truth, "semantic", tmp_path / "out", options=ConvertOptions(colours=True, things_as=9)
+    )
     pixels = np.asarray(Image.open(written.path.with_suffix("") / "1.png"))
     classes = picture(1).classes_HW()
-    for class_id, colour in {0: (0, 0, 0), 1: (128, 128, 128), 2: (128, 128, 128), 3: (0, 0, 255), 4: (0, 0, 0)}.items():
+    for class_id, colour in {
+        0: (0, 0, 0),
+        1: (128, 128, 128),
+        2: (128, 128, 128),
+        3: (0, 0, 255),
+        4: (0, 0, 0),
+    }.items():
         assert (pixels[classes == class_id] == colour).all()
 
 
 def test_the_command_passes_its_options_on(truth, tmp_path):
-    for name, words in (("a", ["--to", "semantic", "--colours"]), ("b", ["--to", "two-channel", "--void", "9"])):
+    for name, words in (
+        ("a", ["--to", "semantic", "--colours"]),
+        ("b", ["--to", "two-channel", "--void", "9"]),
+    ):
         assert main(["coco", "convert", str(truth), *words, "--out", str(tmp_path / name)]) == 0
     assert np.asarray(Image.open(tmp_path / "a" / "semantic" / "1.png")).shape == (*SIZE, 3)
     pixels = np.asarray(Image.open(tmp_path / "b" / "two_channel" / "1.png"))
     assert (pixels[picture(1).segment_HW == 0] == (9, 0, 0)).all()
     moved = (tmp_path / "b" / "two_channel").rename(tmp_path / "moved")
-    back = ["coco", "convert", str(tmp_path / "b" / "two_channel.json"), "--to", "panoptic", "--void", "9"]
+    back = [
+        "coco",
+        "convert",
+        str(tmp_path / "b" / "two_channel.json"),
+        "--to",
+        "panoptic",
+        "--void",
+        "9",
+    ]
     assert main([*back, "--out", str(tmp_path / "c")]) == 2
     assert main([*back, "--folder", str(moved), "--out", str(tmp_path / "d")]) == 0
 
 
 def test_semantic_pictures_of_large_classes_have_two_bytes(truth, tmp_path):
-    written = convert_coco(truth, "semantic", tmp_path / "out", options=ConvertOptions(things_as=300))
+    written = convert_coco(
+        truth, "semantic", tmp_path / "out", options=ConvertOptions(things_as=300)
+    )
     pixels = np.asarray(Image.open(written.path.with_suffix("") / "1.png"))
     assert sorted(set(pixels.ravel().tolist())) == [0, 3, 4, 300]
 
@@ -609,10 +809,18 @@ def test_semantic_pictures_of_large_classes_have_two_bytes(truth, tmp_path):
 @pytest.mark.parametrize(
     ("to", "options", "message"),
     [
-        ("semantic", {"things_only": True}, "--things-only with --to semantic; expected --to detection"),
+        (
+            "semantic",
+            {"things_only": True},
+            "--things-only with --to semantic; expected --to detection",
+        ),
         ("detection", {"things_as": 9}, "--things-as with --to detection; expected --to semantic"),
         ("two-channel", {"colours": True}, "--colours with --to two-channel"),
-        ("semantic", {"void": 7}, "--void with --to semantic; expected --to panoptic or two-channel"),
+        (
+            "semantic",
+            {"void": 7},
+            "--void with --to semantic; expected --to panoptic or two-channel",
+        ),
         ("semantic", {"things_as": 3}, "--things-as 3, a class of stuff"),
     ],
 )
@@ -653,18 +861,35 @@ def test_an_image_that_cannot_be_converted_is_named(truth, tmp_path, capsys, to,
 
 
 def detection_file(tmp_path, annotations, **image):
-    images = [{"id": number, "file_name": f"{number}.jpg", "height": SIZE[0], "width": SIZE[1]} for number in (1, 2)]
+    images = [
+        {"id": number, "file_name": f"{number}.jpg", "height": SIZE[0], "width": SIZE[1]}
+        for number in (1, 2)
+    ]
     images[1].update(image)
     path = tmp_path / "detection.json"
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": category_rows(TABLE)}))
+    path.write_text(
+        json.dumps(
+            {"images": images, "annotations": annotations, "categories": category_rows(TABLE)}
+        )
+    )
     return path
 
 
-GOOD = [mask_row(block(0, 4, 0, 4), 1, id=10), mask_row(block(4, 8, 0, 4), 3, id=11), mask_row(block(0, 2, 8, 9), 2, 2, id=12)]
+GOOD = [
+    mask_row(block(0, 4, 0, 4), 1, id=10),
+    mask_row(block(4, 8, 0, 4), 3, id=11),
+    mask_row(block(0, 2, 8, 9), 2, 2, id=12),
+]
 
 
 def test_detections_keep_their_values_and_stuff_is_one_segment(tmp_path):
-    polygon = {"image_id": 1, "category_id": 2, "segmentation": [[10, 6, 14, 6, 14, 10, 10, 10]], "area": 3.5, "id": 13}
+    polygon = {
+        "image_id": 1,
+        "category_id": 2,
+        "segmentation": [[10, 6, 14, 6, 14, 10, 10, 10]],
+        "area": 3.5,
+        "id": 13,
+    }
     empty = mask_row(block(0, 0, 0, 0), 1, id=14)
     more = [polygon, mask_row(block(10, 12, 0, 4), 3, id=15, iscrowd=0, note="x"), empty]
     written = convert_coco(detection_file(tmp_path, [*GOOD, *more]), "panoptic", tmp_path / "out")
@@ -680,20 +905,35 @@ def test_detections_keep_their_values_and_stuff_is_one_segment(tmp_path):
 @pytest.mark.parametrize(
     ("row", "image", "message"),
     [
-        (mask_row(block(1, 3, 8, 10), 1, 2, id=20), {}, "annotations 12 of category 2 and 20 of category 1 share 1 pixels"),
+        (
+            mask_row(block(1, 3, 8, 10), 1, 2, id=20),
+            {},
+            "annotations 12 of category 2 and 20 of category 1 share 1 pixels",
+        ),
         (mask_row(block(1, 3, 8, 10), 9, 2), {}, "unknown category 9"),
         (mask_row(np.ones((3, 3), bool), 1, 2), {}, "run lengths of size [3, 3]"),
         ({"image_id": 2, "category_id": 1}, {}, "no 'segmentation'"),
-        (mask_row(block(0, 0, 0, 0), 1, 2), {"height": 10**6, "width": 10**6}, "1000000 x 1000000 pixels"),
+        (
+            mask_row(block(0, 0, 0, 0), 1, 2),
+            {"height": 10**6, "width": 10**6},
+            "1000000 x 1000000 pixels",
+        ),
         (mask_row(block(0, 0, 0, 0), 1, 2), {"height": None}, "an image of None x 16 pixels"),
         (mask_row(block(0, 0, 0, 0), 1, 2), {"file_name": "../x.jpg"}, "file name '../x.jpg'"),
         (mask_row(block(0, 0, 0, 0), 1, 2), {"file_name": "1.png"}, "two pictures 1.png"),
-        (mask_row(block(0, 0, 0, 0), 1, 7), {}, "annotations of image 7, which is not among the images"),
+        (
+            mask_row(block(0, 0, 0, 0), 1, 7),
+            {},
+            "annotations of image 7, which is not among the images",
+        ),
     ],
 )
 def test_detections_that_are_wrong_are_named(tmp_path, capsys, row, image, message):
     path = detection_file(tmp_path, [*GOOD, row], **image)
-    assert main(["coco", "convert", str(path), "--to", "panoptic", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        main(["coco", "convert", str(path), "--to", "panoptic", "--out", str(tmp_path / "out")])
+        == 2
+    )
     [line, _] = capsys.readouterr().err.splitlines()
     assert message in line
     assert str(path) in line
@@ -711,8 +951,23 @@ def test_two_channel_pictures_that_are_wrong_are_named(truth, tmp_path, capsys):
     Image.fromarray(pixels[:5]).save(folder / "3.png")
     change(written.path, lambda content: content["images"].append({"id": 4, "file_name": "4.jpg"}))
     shutil.copytree(tmp_path / "two" / "two_channel", tmp_path / "keep")
-    Image.fromarray(np.array(Image.open(truth.with_suffix("") / "1.png").convert("LA")) * 0 + 1).save(folder / "4.png")
-    assert main(["coco", "convert", str(written.path), "--to", "panoptic", "--out", str(tmp_path / "out")]) == 2
+    Image.fromarray(
+        np.array(Image.open(truth.with_suffix("") / "1.png").convert("LA")) * 0 + 1
+    ).save(folder / "4.png")
+    assert (
+        main(
+            [
+                "coco",
+                "convert",
+                str(written.path),
+                "--to",
+                "panoptic",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
     said = capsys.readouterr().err
     assert "image 1" in said
     assert "unknown category 77" in said
@@ -733,15 +988,29 @@ def test_more_segments_than_a_byte_can_number_are_refused(tmp_path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.sampled_from([1, 2, 3, 10**6, "1.png"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "size", "counts"]), inner, max_size=2),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from([1, 2, 3, 10**6, "1.png"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["id", "size", "counts"]), inner, max_size=2)
+    ),
     max_leaves=5,
 )
 
 
 def places(value, way=()) -> list:
     """The way to every value inside a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    inner = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [way, *(place for key, each in inner for place in places(each, (*way, key)))]
 
 
@@ -753,9 +1022,13 @@ def replaced(value, way, new):
     return copy
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
-def test_whatever_stands_in_a_file_a_tool_ends_with_a_result_or_in_lines(tmp_path_factory, capsys, data):
+def test_whatever_stands_in_a_file_a_tool_ends_with_a_result_or_in_lines(
+    tmp_path_factory, capsys, data
+):
     """One value somewhere in one of the files is another."""
     folder = tmp_path_factory.mktemp("fuzz")
     write_coco(folder / "truth.json", [("1.jpg", picture(1)), ("2.jpg", picture(2))], TABLE)
@@ -779,9 +1052,19 @@ def test_whatever_stands_in_a_file_a_tool_ends_with_a_result_or_in_lines(tmp_pat
             ["convert", path["truth"], "--to", "detection", "--out", str(folder / "b")],
             ["convert", path["truth"], "--to", "semantic", "--out", str(folder / "c")],
         ],
-        "detection": [["convert", path["detection"], "--to", "panoptic", "--out", str(folder / "d")]],
+        "detection": [
+            ["convert", path["detection"], "--to", "panoptic", "--out", str(folder / "d")]
+        ],
     }
-    merge = ["merge", "--semantic", path["semantic"], "--instances", path["instances"], "--categories", path["categories"]]
+    merge = [
+        "merge",
+        "--semantic",
+        path["semantic"],
+        "--instances",
+        path["instances"],
+        "--categories",
+        path["categories"],
+    ]
     for words in commands.get(name, [[*merge, "--out", str(folder / "e")]]):
         code = main(["coco", *words])
         said = capsys.readouterr().err
@@ -797,13 +1080,17 @@ def test_results_come_in_order_and_failures_stay_with_their_image(monkeypatch, p
     monkeypatch.setattr(coco_images, "usable_cores", lambda: 2)
     names = ["../up.jpg" if number % 7 == 3 else f"{number}.jpg" for number in range(60)]
     for name, result in zip(names, over_images(png_name, names, 60, processes), strict=True):
-        assert str(result).startswith("file name '../up.jpg'" if name[0] == "." else name.replace("jpg", "png"))
+        assert str(result).startswith(
+            "file name '../up.jpg'" if name[0] == "." else name.replace("jpg", "png")
+        )
 
 
 def test_only_a_few_images_are_under_way(monkeypatch):
     monkeypatch.setattr(coco_images, "usable_cores", lambda: 2)
     taken = []
-    results = over_images(png_name, (taken.append(number) or f"{number}.jpg" for number in range(1000)), 1000, 2)
+    results = over_images(
+        png_name, (taken.append(number) or f"{number}.jpg" for number in range(1000)), 1000, 2
+    )
     next(results)
     assert len(taken) <= 2 * 3 * 8
     results.close()
@@ -836,7 +1123,9 @@ def test_few_large_jobs_keep_all_processes_busy(monkeypatch):
 
 
 @pytest.mark.parametrize("processes", [0, -1, 10**4])
-def test_an_impossible_number_of_processes_is_refused(truth, predictions, tmp_path, capsys, processes):
+def test_an_impossible_number_of_processes_is_refused(
+    truth, predictions, tmp_path, capsys, processes
+):
     commands = (
         ["coco", "evaluate", "--truth", str(truth), "--prediction", str(truth)],
         ["coco", "convert", str(truth), "--to", "detection", "--out", str(tmp_path / "a")],
@@ -852,7 +1141,10 @@ def test_a_full_disk_ends_all_and_leaves_nothing(truth, tmp_path, capsys, monkey
         raise OutputError("the disk is full", "free space", "free some")
 
     monkeypatch.setattr(coco_conversions, "save_png", full)
-    assert main(["coco", "convert", str(truth), "--to", "semantic", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        main(["coco", "convert", str(truth), "--to", "semantic", "--out", str(tmp_path / "out")])
+        == 2
+    )
     [line] = capsys.readouterr().err.splitlines()
     assert "the disk is full" in line
     assert list((tmp_path / "out").iterdir()) == []

@@ -85,7 +85,11 @@ def test_declared_only():
         box(1000, 0, 1020, 20),  # finds a true parcel of 4 pixels: excused
     )
     everything = compare_parcels(parcels, truth)
-    assert (everything.quality.found, everything.quality.missed, everything.quality.invented) == (1, 2, 4)
+    assert (everything.quality.found, everything.quality.missed, everything.quality.invented) == (
+        1,
+        2,
+        4,
+    )
     declared = compare_parcels(parcels, truth, declared_only=True)
     assert declared.matches == ((0, 0, pytest.approx(1.0)),)
     assert declared.missed == (1,)
@@ -98,12 +102,18 @@ def test_ten_pixels_count_nine_do_not():
     truth = table(box(0, 0, 100, 10), box(200, 0, 290, 10))
     found = compare_parcels(truth.iloc[:0], truth, declared_only=True)
     assert (found.true_parcels, found.left_out, found.missed) == (1, 1, (0,))
-    assert compare_parcels(truth.iloc[:0], truth, declared_only=True, min_area_ha=0).missed == (0, 1)
+    assert compare_parcels(truth.iloc[:0], truth, declared_only=True, min_area_ha=0).missed == (
+        0,
+        1,
+    )
     assert compare_parcels(truth.iloc[:0], truth, min_area_ha=0.1).missed == (0,)
 
 
 def test_classes():
-    truth = table(*(box(200 * i, 0, 200 * i + 100, 100) for i in range(4)), classes=["corn", "corn", "beet", None])
+    truth = table(
+        *(box(200 * i, 0, 200 * i + 100, 100) for i in range(4)),
+        classes=["corn", "corn", "beet", None],
+    )
     parcels = table(
         *(box(200 * i, 0, 200 * i + 100, 100) for i in range(4)),
         box(5000, 0, 5100, 100),
@@ -182,7 +192,9 @@ def test_the_command(tmp_path, capsys):
         ["coco", "evaluate", "--truth", "absent.json", "--prediction", "absent.json"],
     ],
 )
-def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(tmp_path, capsys, command):
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_read(
+    tmp_path, capsys, command
+):
     (tmp_path / "file").write_text("")
     assert main([*command, "--json", str(tmp_path / "file" / "scores.json")]) == 2
     assert "a part of the path is a file" in capsys.readouterr().err

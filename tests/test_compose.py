@@ -44,7 +44,11 @@ def _taking(original, found):
 
 def test_server_and_worker_have_the_same_place(monkeypatch):
     server, worker = given("app", monkeypatch), given("worker", monkeypatch)
-    assert (server.folder, server.dask, server.tokens) == (worker.folder, worker.dask, worker.tokens)
+    assert (server.folder, server.dask, server.tokens) == (
+        worker.folder,
+        worker.dask,
+        worker.tokens,
+    )
     assert (server.host, server.workers, server.port) == ("0.0.0.0", 0, 8080)
     assert str(server.folder).startswith("/data/")
 
@@ -55,7 +59,9 @@ def test_services_find_each_other(monkeypatch):
     assert f"--port {port}" in SERVICES[host]["command"]
     assert SERVICES["dask-worker"]["command"].split()[1] == server.dask
     url = SERVICES["app"]["environment"]["PANOSEG_DATABASE"]
-    user, database, name = re.fullmatch(r"postgresql\+psycopg://(\w+):\$\{POSTGRES_PASSWORD:\?.*\}@(\w+)/(\w+)", url).groups()
+    user, database, name = re.fullmatch(
+        r"postgresql\+psycopg://(\w+):\$\{POSTGRES_PASSWORD:\?.*\}@(\w+)/(\w+)", url
+    ).groups()
     assert SERVICES[database]["environment"]["POSTGRES_USER"] == user
     assert SERVICES[database]["environment"]["POSTGRES_DB"] == name
     for service in SERVICES.values():
@@ -86,7 +92,9 @@ def test_the_image_can_do_what_is_asked_of_it():
     user = re.findall(r"^USER (\d+):\d+$", dockerfile, re.MULTILINE)[-1]
     assert int(user) > 0
     for volume in SERVICES["app"]["volumes"]:
-        assert volume.split(":")[1] in re.search(r"chown --recursive \S+ (.*)", dockerfile)[1].split(), volume
+        assert (
+            volume.split(":")[1] in re.search(r"chown --recursive \S+ (.*)", dockerfile)[1].split()
+        ), volume
 
 
 def test_the_server_is_healthy_where_it_is_asked(monkeypatch):
@@ -113,7 +121,12 @@ def test_time_to_stop_is_longer_than_a_graceful_stop_takes():
 def test_dask_knows_its_options(service):
     """The options of a command stand in its help."""
     words = SERVICES[service]["command"].split()
-    done = subprocess.run([sys.executable, "-m", "dask", words[0], "--help"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "dask", words[0], "--help"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     for option in [word for word in words if word.startswith("--")]:
         assert option.replace("--no-dashboard", "--no-dashboard") in done.stdout, option
@@ -122,7 +135,13 @@ def test_dask_knows_its_options(service):
 def has_engine() -> bool:
     """Whether there is a docker with its compose."""
     found = shutil.which("docker")
-    return found is not None and subprocess.run([found, "compose", "version"], capture_output=True, timeout=60).returncode == 0
+    return (
+        found is not None
+        and subprocess.run(
+            [found, "compose", "version"], capture_output=True, timeout=60
+        ).returncode
+        == 0
+    )
 
 
 def test_the_engine_reads_it():
@@ -130,6 +149,9 @@ def test_the_engine_reads_it():
         pytest.skip("docker compose is not installed")
     words = ["docker", "compose", "-f", str(ROOT / "compose.yaml"), "config", "--quiet"]
     done = subprocess.run(
-        words, env={"PATH": "/usr/bin:/usr/local/bin", "POSTGRES_PASSWORD": "x"}, capture_output=True, timeout=60
+        words,
+        env={"PATH": "/usr/bin:/usr/local/bin", "POSTGRES_PASSWORD": "x"},
+        capture_output=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr

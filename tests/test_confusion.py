@@ -47,7 +47,9 @@ def test_the_published_variant_also_leaves_out_pixels_predicted_as_ignored():
 def test_equals_the_published_meter(golden, variant):
     # No pixel of the golden case is predicted as void, so both variants agree with it.
     with np.load(golden / "utae-paps" / "iou_meter.npz") as meter:
-        matrix = confusion_matrix(torch.from_numpy(meter["true"]), torch.from_numpy(meter["pred"]), 20, [19], variant)
+        matrix = confusion_matrix(
+            torch.from_numpy(meter["true"]), torch.from_numpy(meter["pred"]), 20, [19], variant
+        )
         np.testing.assert_array_equal(matrix.numpy(), meter["confusion"])
         scores = confusion_scores(matrix, ignored=[19])
         assert 100 * scores.mean_iou == pytest.approx(float(meter["miou"]), abs=1e-6)
@@ -64,7 +66,10 @@ labels = arrays.arrays(np.int64, 30, elements=st.integers(0, 3))
 @given(labels, labels)
 def test_matrices_of_parts_add_up(true, predicted):
     whole = confusion_matrix(true, predicted, 4, ignored=[0])
-    parts = [confusion_matrix(true[part], predicted[part], 4, ignored=[0]) for part in (slice(0, 7), slice(7, 7), slice(7, 30))]
+    parts = [
+        confusion_matrix(true[part], predicted[part], 4, ignored=[0])
+        for part in (slice(0, 7), slice(7, 7), slice(7, 30))
+    ]
     assert torch.equal(sum(parts), whole)
 
 

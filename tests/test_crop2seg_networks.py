@@ -22,7 +22,17 @@ from panoseg.models.ltae import DateEncoder, DayTable, Ltae, Sines, day_of_year,
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.published import crop2seg_config, own_names
 
-OPTIONS = ("", "_unpadded", "_depthwise_separable", "_squeeze", "_doy", "_abs_rel", "_linear", "_doy_linear", "_abs_rel_linear")
+OPTIONS = (
+    "",
+    "_unpadded",
+    "_depthwise_separable",
+    "_squeeze",
+    "_doy",
+    "_abs_rel",
+    "_linear",
+    "_doy_linear",
+    "_abs_rel_linear",
+)
 BOTH = (
     "_abs_rel_and_doy",
     "_boundary",
@@ -33,14 +43,26 @@ BOTH = (
     "_norm_batch",
 )
 CASES = [
-    *(f"timeunet{option}" for option in (*OPTIONS, "_abs_rel_and_doy", "_boundary_option", "_mbconv_option")),
+    *(
+        f"timeunet{option}"
+        for option in (*OPTIONS, "_abs_rel_and_doy", "_boundary_option", "_mbconv_option")
+    ),
     *(f"{network}{option}" for network in ("wtae", "utae") for option in (*OPTIONS, *BOTH)),
     "wtae_boundary_depthwise_separable_squeeze",
     "wtae_agg_mean_num_queries4",
     "seg_model_unet_temp_model_ltae",
-    *(f"unet_naive_max_temp6{option}" for option in ("", "_unpadded", "_depthwise_separable", "_squeeze", "_mbconv")),
+    *(
+        f"unet_naive_max_temp6{option}"
+        for option in ("", "_unpadded", "_depthwise_separable", "_squeeze", "_mbconv")
+    ),
 ]
-_SMALL = {"bands": 3, "classes": 4, "encoder_widths": (8, 8), "decoder_widths": (8, 8), "head_widths": (8,)}
+_SMALL = {
+    "bands": 3,
+    "classes": 4,
+    "encoder_widths": (8, 8),
+    "decoder_widths": (8, 8),
+    "head_widths": (8,),
+}
 SMALL: dict[str, UtaeConfig | WtaeConfig | TimeUnetConfig | NaiveUnetConfig] = {
     "utae": UtaeConfig(**_SMALL, heads=4, d_model=16),
     "wtae": WtaeConfig(**_SMALL, heads=4, d_model=16),
@@ -61,7 +83,11 @@ def season(dates: int = 5, side: int = 16) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     valid = torch.ones(2, dates, dtype=torch.bool)
     valid[1, max(1, dates - 2) :] = False
-    return torch.randn(2, dates, 3, side, side, generator=generator), torch.arange(dates).repeat(2, 1) * 20, valid
+    return (
+        torch.randn(2, dates, 3, side, side, generator=generator),
+        torch.arange(dates).repeat(2, 1) * 20,
+        valid,
+    )
 
 
 def scores(model: nn.Module, *images: Tensor) -> Tensor:
@@ -80,7 +106,9 @@ def arguments(case: dict) -> dict:
     for position, word in enumerate(words):
         if word.startswith("--"):
             follows = words[position + 1] if position + 1 < len(words) else "--"
-            options[word[2:]] = True if follows.startswith("--") else int(follows) if follows.isdigit() else follows
+            options[word[2:]] = (
+                True if follows.startswith("--") else int(follows) if follows.isdigit() else follows
+            )
     return options
 
 
@@ -92,10 +120,15 @@ class Golden:
         self.case = json.loads((folder / "cases.json").read_text())[name]
         self.config = crop2seg_config(arguments(self.case))
         self.model = build_model(self.config).eval()
-        self.model.load_state_dict(own_names(golden_state(folder / f"{name}.params.json"), self.config))
+        self.model.load_state_dict(
+            own_names(golden_state(folder / f"{name}.params.json"), self.config)
+        )
         with np.load(folder / f"{name}.npz") as arrays, np.load(folder / "inputs.npz") as inputs:
             self.arrays = dict(arrays)
-            images, days = (torch.from_numpy(inputs[f"{self.case['data']}_{kind}"]) for kind in ("x", "relative"))
+            images, days = (
+                torch.from_numpy(inputs[f"{self.case['data']}_{kind}"])
+                for kind in ("x", "relative")
+            )
         self.images = (images, days, (images != 0).flatten(2).any(2))
 
 
@@ -109,7 +142,9 @@ def test_no_case_is_left_out(golden):
 @pytest.mark.parametrize("name", CASES)
 def test_scores_boundaries_and_attention_equal_the_published_ones(golden, golden_state, name):
     known = Golden(golden, golden_state, name)
-    assert sum(parameter.numel() for parameter in known.model.parameters()) == known.case["n_params"]
+    assert (
+        sum(parameter.numel() for parameter in known.model.parameters()) == known.case["n_params"]
+    )
     with torch.no_grad():
         output: SemanticOutput = known.model(*known.images)
     assert difference(output.logits_BKHW, known.arrays["y"]) < 1e-4
@@ -147,12 +182,17 @@ def test_a_training_step_equals_the_published_one(golden, golden_state, name):
     loss = F.cross_entropy(output.logits_BKHW, target, weight, label_smoothing=0.1)
     assert loss.item() == pytest.approx(float(known.arrays["loss"]), rel=1e-5)
     if output.boundary_B2HW is not None:
-        entropy = F.cross_entropy(output.boundary_B2HW, torch.from_numpy(known.arrays["edge"]).long(), reduction="none")
+        entropy = F.cross_entropy(
+            output.boundary_B2HW, torch.from_numpy(known.arrays["edge"]).long(), reduction="none"
+        )
         boundary = ((1 - (-entropy).exp()) ** 2 * entropy).mean()
         assert boundary.item() == pytest.approx(float(known.arrays["boundary_loss"]), rel=1e-5)
         loss = loss + boundary
     loss.backward()
-    published = {key: torch.tensor(value) for key, value in json.loads(str(known.arrays["grad_norms"])).items()}
+    published = {
+        key: torch.tensor(value)
+        for key, value in json.loads(str(known.arrays["grad_norms"])).items()
+    }
     gradients = {key: parameter.grad for key, parameter in known.model.named_parameters()}
     norms = own_names(published, known.config)
     assert norms.keys() == gradients.keys()
@@ -164,12 +204,19 @@ def test_a_training_step_equals_the_published_one(golden, golden_state, name):
 def test_sines_equal_the_published_ones(golden):
     with np.load(golden / "crop2seg" / "date_encoding.npz") as arrays:
         found = DateEncoder(16, 16)(torch.from_numpy(arrays["relative_days"]))
-        assert difference(found.expand(-1, -1, 16, -1).flatten(2), arrays["sinusoid_16_dims_repeat_16"]) < 1e-5
+        assert (
+            difference(
+                found.expand(-1, -1, 16, -1).flatten(2), arrays["sinusoid_16_dims_repeat_16"]
+            )
+            < 1e-5
+        )
 
 
 def test_days_of_the_year_are_those_of_the_calendar(golden):
     first, last = date(1890, 1, 1), date(2110, 12, 31)
-    expected = [(first + timedelta(day)).timetuple().tm_yday for day in range((last - first).days + 1)]
+    expected = [
+        (first + timedelta(day)).timetuple().tm_yday for day in range((last - first).days + 1)
+    ]
     for reference in ("2018-09-01", "2000-02-29", "1999-12-31", "2020-03-01"):
         days = torch.arange(len(expected)) - (date.fromisoformat(reference) - first).days
         assert day_of_year(days, reference).tolist() == expected
@@ -206,7 +253,9 @@ def test_what_each_encoder_of_dates_sees():
     torch.testing.assert_close(found, relative(days) + by_year(year))
     assert isinstance(relative, DayTable)
     found, relative, _ = encoders(linear=True)
-    torch.testing.assert_close(found.flatten(2), relative.fc(sines.expand(-1, -1, 2, -1).flatten(2)))
+    torch.testing.assert_close(
+        found.flatten(2), relative.fc(sines.expand(-1, -1, 2, -1).flatten(2))
+    )
     assert found.shape == (1, 3, 2, 4)
     found, relative, by_year = encoders(dates="day_of_year", linear=True)
     torch.testing.assert_close(found, by_year(year))
@@ -224,7 +273,9 @@ def test_dates_are_seen_as_asked_for(name, linear):
     assert torch.equal(day_of_year(days, "2018-09-01"), day_of_year(later, "2018-09-01"))
     for dates, changes in (("relative", True), ("day_of_year", False), ("both", True)):
         model = small_model(replace(SMALL[name], dates=dates, linear_dates=linear))
-        change = (scores(model, images, days, valid) - scores(model, images, later, valid)).abs().max()
+        change = (
+            (scores(model, images, days, valid) - scores(model, images, later, valid)).abs().max()
+        )
         assert (change > 1e-6) == changes, dates
         shifted = scores(model, images, days + 50 * torch.arange(5), valid)
         assert (shifted - scores(model, images, days, valid)).abs().max() > 1e-6, dates
@@ -235,7 +286,9 @@ def test_the_reference_date_follows_from_the_data_and_moves_the_day_of_the_year(
     config = replace(SMALL[name], dates="day_of_year")
     moved = fit_to_data(config, 3, 4, "2020-03-01")
     assert moved.reference_date == "2020-03-01"
-    assert (scores(small_model(config), *season()) - scores(small_model(moved), *season())).abs().max() > 1e-6
+    assert (
+        scores(small_model(config), *season()) - scores(small_model(moved), *season())
+    ).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["utae", "timeunet"])
@@ -250,7 +303,11 @@ def test_relative_days_are_looked_up_as_released(name):
 
 def test_the_attention_of_several_queries_is_averaged():
     torch.manual_seed(1)
-    maps, days, valid = torch.randn(1, 5, 8, 2, 2), torch.arange(5)[None] * 30, torch.ones(1, 5, dtype=torch.bool)
+    maps, days, valid = (
+        torch.randn(1, 5, 8, 2, 2),
+        torch.arange(5)[None] * 30,
+        torch.ones(1, 5, dtype=torch.bool),
+    )
     several = Ltae(channels=8, heads=2, key_width=3, d_model=8, queries=3).eval()
     single = Ltae(channels=8, heads=2, key_width=3, d_model=8).eval()
     attention = []
@@ -278,7 +335,9 @@ def test_the_attention_of_several_queries_is_averaged():
 @pytest.mark.parametrize("name", ATTENTIVE)
 def test_several_queries_run_with_attention(name):
     output = small_model(replace(SMALL[name], queries=4))(*season())
-    torch.testing.assert_close(output.attention_GBTHW.sum(2), torch.ones_like(output.attention_GBTHW[:, :, 0]))
+    torch.testing.assert_close(
+        output.attention_GBTHW.sum(2), torch.ones_like(output.attention_GBTHW[:, :, 0])
+    )
     output.logits_BKHW.sum().backward()
     assert (output.logits_BKHW - scores(small_model(SMALL[name]), *season())).abs().max() > 1e-6
 
@@ -286,8 +345,16 @@ def test_several_queries_run_with_attention(name):
 def test_a_separable_convolution_by_hand():
     layer = SeparableConv(2, 3, kernel=3, stride=1, border="zeros")
     images = torch.randn(1, 2, 5, 5)
-    apart = torch.cat([F.conv2d(images[:, i : i + 1], layer.depthwise.weight[i : i + 1], padding=1) for i in range(2)], 1)
-    torch.testing.assert_close(layer(images), torch.einsum("kc,nchw->nkhw", layer.pointwise.weight[..., 0, 0], apart))
+    apart = torch.cat(
+        [
+            F.conv2d(images[:, i : i + 1], layer.depthwise.weight[i : i + 1], padding=1)
+            for i in range(2)
+        ],
+        1,
+    )
+    torch.testing.assert_close(
+        layer(images), torch.einsum("kc,nchw->nkhw", layer.pointwise.weight[..., 0, 0], apart)
+    )
 
 
 def test_squeeze_and_excitation_by_hand():
@@ -295,16 +362,25 @@ def test_squeeze_and_excitation_by_hand():
     images = torch.randn(2, 32, 4, 4)
     hidden = F.relu(images.mean((2, 3)) @ layer.sae[1].weight.T)
     assert hidden.shape == (2, 2)
-    torch.testing.assert_close(layer(images), images * (hidden @ layer.sae[3].weight.T).sigmoid()[..., None, None])
+    torch.testing.assert_close(
+        layer(images), images * (hidden @ layer.sae[3].weight.T).sigmoid()[..., None, None]
+    )
     assert SqueezeExcitation(8)(torch.ones(1, 8, 2, 2)).shape == (1, 8, 2, 2)
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [(name, kind) for name in SMALL for kind in ("depthwise_separable", "mbconv", "squeeze") if (name, kind) != NO_MBCONV],
+    [
+        (name, kind)
+        for name in SMALL
+        for kind in ("depthwise_separable", "mbconv", "squeeze")
+        if (name, kind) != NO_MBCONV
+    ],
 )
 def test_blocks_are_made_of_what_is_asked_for(name, kind):
-    module = {"depthwise_separable": SeparableConv, "mbconv": MBConv, "squeeze": SqueezeExcitation}[kind]
+    module = {"depthwise_separable": SeparableConv, "mbconv": MBConv, "squeeze": SqueezeExcitation}[
+        kind
+    ]
     option = {"convolution": kind} if kind == "depthwise_separable" else {kind: True}
 
     def count(config: ModelConfig) -> int:
@@ -314,7 +390,9 @@ def test_blocks_are_made_of_what_is_asked_for(name, kind):
     asked = replace(SMALL[name], **option)
     assert count(SMALL[name]) == 0
     assert count(asked) >= 2
-    assert (scores(small_model(asked), *season()) - scores(small_model(SMALL[name]), *season())).abs().max() > 1e-6
+    assert (
+        scores(small_model(asked), *season()) - scores(small_model(SMALL[name]), *season())
+    ).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["utae", "wtae", "unet_naive"])
@@ -342,7 +420,9 @@ def test_the_boundary_head_scores_the_finest_map(name):
     assert small_model(SMALL[name])(*season()).boundary_B2HW is None
 
 
-@pytest.mark.parametrize("options", [{"aggregation": "att_mean"}, {"aggregation": "mean"}, {"encoder_norm": "instance"}])
+@pytest.mark.parametrize(
+    "options", [{"aggregation": "att_mean"}, {"aggregation": "mean"}, {"encoder_norm": "instance"}]
+)
 def test_aggregation_and_norm_change_wtae(options):
     changed = scores(small_model(replace(SMALL["wtae"], **options)), *season())
     assert (changed - scores(small_model(SMALL["wtae"]), *season())).abs().max() > 1e-6
@@ -353,7 +433,9 @@ def test_the_mean_of_wtae_is_over_valid_dates():
     images, days, valid = season()
     model = small_model(replace(SMALL["wtae"], aggregation="mean"))
     twice = [torch.cat([part, part], dim=1) for part in (images, days, valid)]
-    torch.testing.assert_close(scores(model, *twice), scores(model, images, days, valid), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        scores(model, *twice), scores(model, images, days, valid), rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -420,7 +502,9 @@ def test_half_precision_trains(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_paps_works_on_their_maps(name):
     config = PapsConfig(SMALL[name], shape_size=4)
-    output = small_model(config)(*season(), zones_BHW=torch.ones(2, 16, 16, dtype=torch.int64), pixel_scores=True)
+    output = small_model(config)(
+        *season(), zones_BHW=torch.ones(2, 16, 16, dtype=torch.int64), pixel_scores=True
+    )
     assert output.heatmap_BHW.shape == (2, 16, 16)
     assert len(output.candidates.centre_N3) == 2
     assert output.pixel_scores_BKHW.shape == (2, 4, 16, 16)
@@ -432,7 +516,10 @@ def test_paps_works_on_their_maps(name):
 def test_images_of_an_impossible_size_are_refused(name, height, width):
     images, days, valid = season()
     images = images[..., :1, :1].expand(-1, -1, -1, height, width)
-    with pytest.raises(ConfigError, match=rf"images of {height} x {width} pixels; expected sides that are multiples of 2"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"images of {height} x {width} pixels; expected sides that are multiples of 2",
+    ):
         small_model(SMALL[name])(images, days, valid)
 
 
@@ -440,8 +527,12 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
     model = small_model(SMALL["unet_naive"])
     images, days, valid = season()
     valid[:, 3:] = False
-    torch.testing.assert_close(scores(model, images[:, :3], days[:, :3], valid[:, :3]), scores(model, images, days, valid))
-    assert not torch.equal(scores(model, images.flip(1), days, valid.flip(1)), scores(model, images, days, valid))
+    torch.testing.assert_close(
+        scores(model, images[:, :3], days[:, :3], valid[:, :3]), scores(model, images, days, valid)
+    )
+    assert not torch.equal(
+        scores(model, images.flip(1), days, valid.flip(1)), scores(model, images, days, valid)
+    )
     with pytest.raises(ConfigError, match="a season of 6 dates; expected at most 5"):
         model(*season(6))
     longer = build_model(replace(SMALL["unet_naive"], length=8))
@@ -452,14 +543,22 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        (UtaeConfig, {"mbconv": True, "squeeze": True}, "mbconv with squeeze; expected one of them"),
+        (
+            UtaeConfig,
+            {"mbconv": True, "squeeze": True},
+            "mbconv with squeeze; expected one of them",
+        ),
         (NaiveUnetConfig, {"mbconv": True, "squeeze": True}, "mbconv with squeeze"),
         (WtaeConfig, {"convolution": "3d"}, "convolution '3d'.*2d, depthwise_separable"),
         (NaiveUnetConfig, {"convolution": "3d"}, "convolution '3d'"),
         (TimeUnetConfig, {"dates": "weekly"}, "dates 'weekly'.*relative, day_of_year, both"),
         (WtaeConfig, {"aggregation": "median"}, "aggregation 'median'"),
         (WtaeConfig, {"queries": 0}, "queries 0"),
-        (TimeUnetConfig, {"reference_date": "1 September"}, "reference_date '1 September'.*YYYY-MM-DD"),
+        (
+            TimeUnetConfig,
+            {"reference_date": "1 September"},
+            "reference_date '1 September'.*YYYY-MM-DD",
+        ),
         (UtaeConfig, {"relative_as_day_of_year": True}, "dates relative; expected dates both"),
         (
             TimeUnetConfig,
@@ -470,7 +569,11 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
         (WtaeConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads 16"),
         (NaiveUnetConfig, {"length": 0}, "length 0"),
         (NaiveUnetConfig, {"length": 4000}, "16000; expected at most 4096"),
-        (NaiveUnetConfig, {"length": 500, "bands": 13}, "bands times dates: 6500; expected at most 4096"),
+        (
+            NaiveUnetConfig,
+            {"length": 500, "bands": 13},
+            "bands times dates: 6500; expected at most 4096",
+        ),
         (NaiveUnetConfig, {"length": 1, "head_widths": (1,)}, "at least 1"),
         (NaiveUnetConfig, {"decoder_widths": (4, 4, 8, 8)}, "decoder_widths with 8"),
     ],

@@ -71,7 +71,10 @@ def test_a_truncated_netcdf_is_one_line(tmp_path, share):
 @pytest.mark.parametrize("name", ["cube2.zarr", "cube3.zarr"])
 def test_a_truncated_zarr_is_one_line(tmp_path, name):
     path = save(make_cube(), tmp_path / name)
-    chunk = max((entry for entry in path.rglob("*") if entry.is_file()), key=lambda entry: entry.stat().st_size)
+    chunk = max(
+        (entry for entry in path.rglob("*") if entry.is_file()),
+        key=lambda entry: entry.stat().st_size,
+    )
     chunk.write_bytes(chunk.read_bytes()[:100])
     with pytest.raises(CubeError), reading(path):
         check_cube(open_cube(path), PASTIS_BANDS).compute()
@@ -84,7 +87,12 @@ def test_chunks_of_blosc_are_read_to_their_end_alone(tmp_path, form, kept):
     cube, path = make_cube(16), tmp_path / "cube.zarr"
     cube["B02"][:] = np.random.default_rng(0).integers(1, 9000, cube["B02"].shape)
     compressors = {2: Blosc(), 3: BloscCodec()}
-    cube.to_zarr(path, zarr_format=form, consolidated=False, encoding={"B02": {"compressors": compressors[form]}})
+    cube.to_zarr(
+        path,
+        zarr_format=form,
+        consolidated=False,
+        encoding={"B02": {"compressors": compressors[form]}},
+    )
     np.testing.assert_array_equal(open_cube(path)["B02"].values, cube["B02"].values)
     for chunk in (path / "B02").rglob("*"):
         if chunk.is_file() and not chunk.name.startswith(".") and chunk.suffix != ".json":
@@ -111,7 +119,9 @@ def test_zarr_metadata_may_hold_anything(tmp_path):
 def test_bands_are_found_by_any_name_in_any_order():
     names = ["swir22", "b11", "B8a", "nir", "rededge3", "Band_6", "B5", "red", "green", "blue"]
     cube = make_cube()
-    renamed = xr.Dataset({name: cube[band] for name, band in zip(names, PASTIS_BANDS[::-1], strict=True)}).odc.assign_crs(32631)
+    renamed = xr.Dataset(
+        {name: cube[band] for name, band in zip(names, PASTIS_BANDS[::-1], strict=True)}
+    ).odc.assign_crs(32631)
     checked = check_cube(renamed, PASTIS_BANDS)
     assert tuple(checked.data_vars) == PASTIS_BANDS
     for band in PASTIS_BANDS:
@@ -136,11 +146,15 @@ def test_dims_under_other_names_orders_and_directions():
 def test_unsorted_and_repeated_dates():
     cube = make_cube()
     first = cube["B02"].values.copy()
-    again = cube.isel(time=[3]).assign_coords(time=cube.time[[3]] + np.timedelta64(2, "h")) + np.uint16(5)
+    again = cube.isel(time=[3]).assign_coords(
+        time=cube.time[[3]] + np.timedelta64(2, "h")
+    ) + np.uint16(5)
     holed = cube.copy(deep=True)
     for band in PASTIS_BANDS:
         holed[band][3, :4] = 0
-    checked = check_cube(xr.concat([again, holed], "time").isel(time=[2, 6, 0, 1, 5, 4, 3]), PASTIS_BANDS)
+    checked = check_cube(
+        xr.concat([again, holed], "time").isel(time=[2, 6, 0, 1, 5, 4, 3]), PASTIS_BANDS
+    )
     assert checked.time.dt.strftime("%Y-%m-%d").values.tolist() == list(DATES)
     np.testing.assert_array_equal(checked["B02"].values[[0, 1, 2, 4, 5]], first[[0, 1, 2, 4, 5]])
     np.testing.assert_array_equal(checked["B02"].values[3, :4], first[3, :4] + 5)
@@ -159,7 +173,9 @@ def test_reflectance_of_either_scale(factor):
 def test_a_packed_netcdf_is_unpacked(tmp_path):
     cube = make_cube()
     packed = (cube / 1e4).odc.assign_crs("EPSG:32631")
-    encoding = {band: {"dtype": "int16", "scale_factor": 1e-4, "_FillValue": -1} for band in PASTIS_BANDS}
+    encoding = {
+        band: {"dtype": "int16", "scale_factor": 1e-4, "_FillValue": -1} for band in PASTIS_BANDS
+    }
     packed.to_netcdf(tmp_path / "cube.nc", encoding=encoding)
     checked = check_cube(open_cube(tmp_path / "cube.nc"), PASTIS_BANDS)
     np.testing.assert_allclose(checked["B12"], cube["B12"], atol=0.01)
@@ -177,7 +193,9 @@ def one_band(cube, factor):
 
 BROKEN = {
     "no coordinate system": (
-        lambda c: xr.Dataset({name: (c[name].dims, c[name].values) for name in c}, {d: c[d].values for d in c.dims}),
+        lambda c: xr.Dataset(
+            {name: (c[name].dims, c[name].values) for name in c}, {d: c[d].values for d in c.dims}
+        ),
         "no coordinate system",
     ),
     "bands missing": (lambda c: c.drop_vars(["B05", "B11"]), "lacks B05, B11"),
@@ -185,7 +203,9 @@ BROKEN = {
     "a band twice": (lambda c: c.assign(green=c["B03"]), "B03 and green are both band B03"),
     "no dims": (lambda c: c.rename(time="when"), "dimensions"),
     "degrees": (
-        lambda c: c.assign_coords(x=3 + np.arange(32) * 1e-4, y=50 - np.arange(32) * 1e-4).odc.assign_crs(4326),
+        lambda c: c.assign_coords(
+            x=3 + np.arange(32) * 1e-4, y=50 - np.arange(32) * 1e-4
+        ).odc.assign_crs(4326),
         "degrees",
     ),
     "20 m": (lambda c: c.assign_coords(x=c.x * 2, y=c.y * 2), "pixels of 20 x 20 m"),
@@ -260,7 +280,9 @@ def test_too_few_dates():
 
 
 def test_at_most_so_many_dates_the_clearest_of_each_stretch():
-    dates = np.array(["2019-01-01", "2019-04-01", "2019-04-02", "2019-04-03", "2019-08-01"], "datetime64[D]")
+    dates = np.array(
+        ["2019-01-01", "2019-04-01", "2019-04-02", "2019-04-03", "2019-08-01"], "datetime64[D]"
+    )
     clear = np.array([0.3, 0.9, 1.0, 0.8, 0.3])
     assert spread_clearest(dates, clear, 3).tolist() == [0, 2, 4]
     assert spread_clearest(dates, clear, 9).tolist() == [0, 1, 2, 3, 4]
@@ -274,7 +296,9 @@ def test_a_window_is_read_without_gaps():
     cube = make_cube()
     cube["B02"][2, 5, 7] = 0
     cube["B03"][:, 9, 9] = 0
-    images_TCHW, data_HW = read_window(check_cube(cube, PASTIS_BANDS), PASTIS_BANDS, Window(4, 6, 20, 10))
+    images_TCHW, data_HW = read_window(
+        check_cube(cube, PASTIS_BANDS), PASTIS_BANDS, Window(4, 6, 20, 10)
+    )
     assert images_TCHW.shape == (6, 10, 20, 10)
     assert images_TCHW.dtype == np.float32
     assert not data_HW[5, 3]
@@ -286,14 +310,23 @@ def test_a_window_is_read_without_gaps():
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.one_of(st.just(0.0), st.just(float("nan")), st.floats(1, 1e4)), min_size=1, max_size=9), st.randoms())
+@given(
+    st.lists(
+        st.one_of(st.just(0.0), st.just(float("nan")), st.floats(1, 1e4)), min_size=1, max_size=9
+    ),
+    st.randoms(),
+)
 def test_gaps_are_filled_as_numpy_interpolates(series, random):
     days = np.array(sorted(random.sample(range(400), len(series))))
     values_THW = np.array(series)[:, None, None]
     filled_THW, data_HW = fill_gaps(values_THW, days)
     valid = np.isfinite(series) & (np.array(series) != 0)
     assert data_HW.item() == valid.any()
-    expected = np.interp(days, days[valid], np.array(series)[valid]) if valid.any() else np.zeros(len(series))
+    expected = (
+        np.interp(days, days[valid], np.array(series)[valid])
+        if valid.any()
+        else np.zeros(len(series))
+    )
     np.testing.assert_allclose(filled_THW[:, 0, 0], expected, rtol=1e-4)
     np.testing.assert_array_equal(values_THW[:, 0, 0], series)
 
@@ -305,6 +338,8 @@ def test_the_real_season(real_data):
     assert season.dates_T[0] >= np.datetime64("2018-09-01")
     assert season.dates_T[-1] <= np.datetime64("2019-10-31")
     assert len(season.days_T) + len(season.left_out) == 63
-    images_TCHW, data_HW = read_window(cube.isel(time=season.index_T), PASTIS_BANDS, Window(0, 0, 64, 64))
+    images_TCHW, data_HW = read_window(
+        cube.isel(time=season.index_T), PASTIS_BANDS, Window(0, 0, 64, 64)
+    )
     assert data_HW.all()
     assert 500 < images_TCHW[:, 2].mean() < 3000

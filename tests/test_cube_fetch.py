@@ -87,7 +87,9 @@ def assert_equal(cube: xr.Dataset, truth: xr.Dataset) -> None:
     """The same numbers on the same pixels and dates; no data is NaN here and 0 there."""
     there = truth.sel(time=cube.time, y=cube.y, x=cube.x)
     for band in (*TEN_BANDS, "SCL"):
-        np.testing.assert_array_equal(cube[band].fillna(0).values, there[band].fillna(0).values, band)
+        np.testing.assert_array_equal(
+            cube[band].fillna(0).values, there[band].fillna(0).values, band
+        )
 
 
 def test_the_cube_equals_the_published_one(server, truth, tmp_path, capsys):
@@ -112,9 +114,7 @@ def test_all_dates_of_a_season(stac, truth, tmp_path):
     """Every scene of the folder, clouds included, within one harvest year."""
     with serve(stac, tmp_path) as running:
         area = outline(tmp_path / "farm.geojson")
-        words = (
-            f"cube --area {area} --out {tmp_path / 's.zarr'} --catalog {running.url} --season 2019 --margin-m 0 --min-clear 0"
-        )
+        words = f"cube --area {area} --out {tmp_path / 's.zarr'} --catalog {running.url} --season 2019 --margin-m 0 --min-clear 0"
         assert main(words.split()) == 0
     cube = numbers(tmp_path / "s.zarr")
     assert cube.sizes["time"] == 24
@@ -133,7 +133,9 @@ def test_a_flipped_bit_is_found(server, tmp_path):
 
 
 def test_land_around_the_outline_is_fetched_as_far_as_asked(server, truth, tmp_path):
-    inner = shapely.box(574800, 5622000, 575000, 5622200).buffer(-1)  # grows to 320 m, then by the margin
+    inner = shapely.box(574800, 5622000, 575000, 5622200).buffer(
+        -1
+    )  # grows to 320 m, then by the margin
     cube = numbers(fetch(server, tmp_path, box=inner, margin=100))
     assert (cube.sizes["y"], cube.sizes["x"]) == (52, 52)
     assert float(cube.x[0]) == 574645
@@ -156,7 +158,14 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
         ("--season 2019 --catalog nowhere", "catalogue 'nowhere'"),
         ("--season 2019 --max-dates 0", "max_dates 0"),
     ):
-        arguments = ["cube", "--area", str(tmp_path / "farm.geojson"), "--out", str(tmp_path / "other.zarr"), *words.split()]
+        arguments = [
+            "cube",
+            "--area",
+            str(tmp_path / "farm.geojson"),
+            "--out",
+            str(tmp_path / "other.zarr"),
+            *words.split(),
+        ]
         assert main(arguments) == 2, words
         error = capsys.readouterr().err.strip().splitlines()
         assert len([line for line in error if line.startswith("panoseg")]) == 1
@@ -172,34 +181,63 @@ def test_days_that_no_calendar_has_are_one_line(tmp_path, capsys):
         ("--season 9999", "the year of a harvest"),
         ("--season 1", "the year of a harvest"),
     ):
-        arguments = ["cube", "--area", str(tmp_path / "farm.geojson"), "--out", str(tmp_path / "a.zarr"), *words.split()]
+        arguments = [
+            "cube",
+            "--area",
+            str(tmp_path / "farm.geojson"),
+            "--out",
+            str(tmp_path / "a.zarr"),
+            *words.split(),
+        ]
         assert main(arguments) == 2, words
         assert message in capsys.readouterr().err
     for season in ("10000", "0", "-5"):
-        arguments = ["map", "--area", str(tmp_path / "farm.geojson"), "--out", str(tmp_path / "map"), "--season", season]
+        arguments = [
+            "map",
+            "--area",
+            str(tmp_path / "farm.geojson"),
+            "--out",
+            str(tmp_path / "map"),
+            "--season",
+            season,
+        ]
         assert main(arguments) == 2
         assert "the year of a harvest" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["farm.geojson"]
 
 
-def test_a_season_that_goes_on_is_searched_until_today_and_days_are_those_of_the_place(tmp_path, monkeypatch):
+def test_a_season_that_goes_on_is_searched_until_today_and_days_are_those_of_the_place(
+    tmp_path, monkeypatch
+):
     """In Fiji a scene of 22:30 in UTC is one of the next day."""
-    gpd.GeoSeries([shapely.box(179.4, -16.7, 179.41, -16.69)], crs=4326).to_file(tmp_path / "farm.geojson")
+    gpd.GeoSeries([shapely.box(179.4, -16.7, 179.41, -16.69)], crs=4326).to_file(
+        tmp_path / "farm.geojson"
+    )
     today = datetime.now(UTC).date()
     times = [f"{day}T22:30:00Z" for day in ("2019-04-30", "2019-05-01", "2019-05-02", today)]
     asked, made = [], []
 
     def search(area, first, last, catalogue):
         asked.append(last)
-        return [item(time[:10], time, {"B02": {"href": "https://example.org/B02.tif"}}) for time in times]
+        return [
+            item(time[:10], time, {"B02": {"href": "https://example.org/B02.tif"}})
+            for time in times
+        ]
 
     monkeypatch.setattr(fetch_module, "search", search)
-    monkeypatch.setattr(fetch_module, "build_cube", lambda scenes, *_, **more: made.append((scenes, more)))
+    monkeypatch.setattr(
+        fetch_module, "build_cube", lambda scenes, *_, **more: made.append((scenes, more))
+    )
     for place, last in enumerate((date(2019, 5, 2), date(2199, 1, 1))):
         request = fetch_module.Request(tmp_path / "farm.geojson", date(2019, 5, 2), last, yes=True)
-        fetch_module.fetch_cube(request, tmp_path / f"{place}.zarr", tmp_path / f"{place}.json", CubeOptions())
+        fetch_module.fetch_cube(
+            request, tmp_path / f"{place}.zarr", tmp_path / f"{place}.json", CubeOptions()
+        )
     assert asked == [date(2019, 5, 2), today + timedelta(days=1)]
-    assert [[scene.id for scene in scenes] for scenes, _ in made] == [["2019-05-01"], ["2019-05-01", "2019-05-02", str(today)]]
+    assert [[scene.id for scene in scenes] for scenes, _ in made] == [
+        ["2019-05-01"],
+        ["2019-05-01", "2019-05-02", str(today)],
+    ]
     assert "The season goes on until 2199-01-01" in made[1][1]["notes"][0]
 
 
@@ -208,12 +246,22 @@ def test_names_with_dots_have_lists_of_their_own(server, tmp_path):
         area = outline(tmp_path / "farm.geojson")
         words = f"cube --area {area} --out {tmp_path}/farm.{year} --catalog {server.url} {span} --margin-m 0"
         assert main(words.split()) == 0
-    assert {"farm.2018.scenes.json", "farm.2019.scenes.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"farm.2018.scenes.json", "farm.2019.scenes.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
 
 
 def test_a_continent_asks_first(tmp_path, capsys):
     gpd.GeoSeries([shapely.box(2, 45, 8, 50)], crs=4326).to_file(tmp_path / "large.geojson")
-    words = ["cube", "--area", str(tmp_path / "large.geojson"), "--out", str(tmp_path / "s.zarr"), "--season", "2019"]
+    words = [
+        "cube",
+        "--area",
+        str(tmp_path / "large.geojson"),
+        "--out",
+        str(tmp_path / "s.zarr"),
+        "--season",
+        "2019",
+    ]
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "large covers 251," in error
@@ -226,10 +274,18 @@ def test_a_continent_asks_first(tmp_path, capsys):
 
 
 def test_parts_far_apart_ask_first(tmp_path, capsys):
-    gpd.GeoSeries([shapely.box(2, 45, 2.01, 45.01), shapely.box(4, 48, 4.01, 48.01)], crs=4326).to_file(
-        tmp_path / "two.geojson"
-    )
-    words = ["cube", "--area", str(tmp_path / "two.geojson"), "--out", str(tmp_path / "s.zarr"), "--season", "2019"]
+    gpd.GeoSeries(
+        [shapely.box(2, 45, 2.01, 45.01), shapely.box(4, 48, 4.01, 48.01)], crs=4326
+    ).to_file(tmp_path / "two.geojson")
+    words = [
+        "cube",
+        "--area",
+        str(tmp_path / "two.geojson"),
+        "--out",
+        str(tmp_path / "s.zarr"),
+        "--season",
+        "2019",
+    ]
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "the rectangle around two covers 5" in error
@@ -255,7 +311,13 @@ def troubled(stac, folder, **faults):
         {"statuses": [429, 500, 503, 429, 500], "paths": "/files"},
         {"statuses": [429, 500, 503]},
     ],
-    ids=["slow", "dropped", "dropped in the middle", "statuses of files", "statuses of the catalogue"],
+    ids=[
+        "slow",
+        "dropped",
+        "dropped in the middle",
+        "statuses of files",
+        "statuses of the catalogue",
+    ],
 )
 def test_trouble_on_the_way_changes_nothing(stac, truth, tmp_path, faults):
     with troubled(stac, tmp_path, **faults) as running:
@@ -267,7 +329,9 @@ def test_trouble_on_the_way_changes_nothing(stac, truth, tmp_path, faults):
     assert_equal(cube, truth)
 
 
-def test_a_missing_and_a_truncated_file_cost_their_scenes_and_are_named(stac, truth, tmp_path, capsys):
+def test_a_missing_and_a_truncated_file_cost_their_scenes_and_are_named(
+    stac, truth, tmp_path, capsys
+):
     missing, truncated = f"{scene(DAYS[0])}/B05.tif", f"{scene(DAYS[1])}/B8A.tif"
     with troubled(stac, tmp_path, missing=(missing,), truncated=(truncated,)) as running:
         path = fetch(running, tmp_path)
@@ -275,7 +339,10 @@ def test_a_missing_and_a_truncated_file_cost_their_scenes_and_are_named(stac, tr
     assert cube.time.dt.strftime("%Y-%m-%d").values.tolist() == [DAYS[2]]
     assert_equal(cube, truth)
     said = capsys.readouterr()
-    assert f"left out: scene {scene(DAYS[0])} of {DAYS[0]}: B05 cannot be read (HTTP response code: 404)" in said.err
+    assert (
+        f"left out: scene {scene(DAYS[0])} of {DAYS[0]}: B05 cannot be read (HTTP response code: 404)"
+        in said.err
+    )
     assert f"left out: scene {scene(DAYS[1])}: B8A cannot be read" in said.out
     report = report_of(open_cube(path), path)
     assert set(report.left_out_scenes) == {scene(DAYS[0]), scene(DAYS[1])}
@@ -306,7 +373,9 @@ def test_the_other_scene_of_the_day_steps_in(stac, truth, tmp_path):
 
 
 def test_nothing_that_can_be_read_is_one_line_and_may_be_tried_again(stac, truth, tmp_path, capsys):
-    with troubled(stac, tmp_path, missing=tuple(f"{scene(day)}/SCL.tif" for day in DAYS)) as running:
+    with troubled(
+        stac, tmp_path, missing=tuple(f"{scene(day)}/SCL.tif" for day in DAYS)
+    ) as running:
         fetch(running, tmp_path, code=2)
         assert "3 scenes could not be read (SCL cannot be read" in capsys.readouterr().err
         for day in DAYS:
@@ -349,7 +418,9 @@ def test_masks_are_an_option_and_reach_around_what_they_mask(cloudy, truth, tmp_
     none, bare, wide, snow = (
         masked(cloudy, folder, *words.split())[0]
         for folder, words in zip(
-            folders, ("", "--mask cloud --dilate-m 0", "--mask cloud shadow --dilate-m 20", "--mask snow"), strict=True
+            folders,
+            ("", "--mask cloud --dilate-m 0", "--mask cloud shadow --dilate-m 20", "--mask snow"),
+            strict=True,
         )
     )
     assert not none.any()
@@ -370,7 +441,20 @@ def test_dates_are_chosen_by_what_they_show(stac, tmp_path, capsys):
         assert main([*words.split(), "--out", str(tmp_path / "b.zarr"), "--max-dates", "2"]) == 0
         assert "left out: clearer dates near it" in capsys.readouterr().out
         assert numbers(tmp_path / "b.zarr").sizes["time"] == 2
-        assert main([*words.split(), "--out", str(tmp_path / "c.zarr"), "--min-clear", "1", "--to", "2019-08-20"]) == 0
+        assert (
+            main(
+                [
+                    *words.split(),
+                    "--out",
+                    str(tmp_path / "c.zarr"),
+                    "--min-clear",
+                    "1",
+                    "--to",
+                    "2019-08-20",
+                ]
+            )
+            == 0
+        )
 
 
 def test_the_same_command_again_is_done_and_another_is_refused(server, tmp_path, capsys):
@@ -384,7 +468,17 @@ def test_the_same_command_again_is_done_and_another_is_refused(server, tmp_path,
     fetch(server, tmp_path, "--min-clear", 0.3, code=2)
     assert "exists and is another cube" in capsys.readouterr().err
     area = tmp_path / "farm.geojson"
-    words = ["cube", "--area", str(area), "--out", str(path), "--catalog", server.url, "--season", "2019"]
+    words = [
+        "cube",
+        "--area",
+        str(area),
+        "--out",
+        str(path),
+        "--catalog",
+        server.url,
+        "--season",
+        "2019",
+    ]
     assert main(words) == 2
     assert "lists the scenes of another search (by its from and to)" in capsys.readouterr().err
 
@@ -449,7 +543,10 @@ MOMENTS = {
     "choice": [("add", 4, False)],
     "windows": [("add", 5, False), ("add", 3, True)],
     "renaming": [("rename", 2, False), ("rename", 5, True)],
-    "last renaming": [("rename", 24, False), ("rename", 1, True)],  # of 11 bands of 2 dates, and of the cube before and after
+    "last renaming": [
+        ("rename", 24, False),
+        ("rename", 1, True),
+    ],  # of 11 bands of 2 dates, and of the cube before and after
     "anywhere": [("seconds", _RANDOM.uniform(0.02, 1.2)) for _ in range(10)],
 }
 
@@ -464,9 +561,25 @@ def killed(stac, tmp_path_factory):
         for name, moments in MOMENTS.items():
             (folder / name).mkdir()
             area, out = outline(folder / "farm.geojson"), folder / name / "season.zarr"
-            words = ["cube", "--area", area, "--out", out, "--catalog", running.url, *SPRING.split(), "--margin-m", 0]
+            words = [
+                "cube",
+                "--area",
+                area,
+                "--out",
+                out,
+                "--catalog",
+                running.url,
+                *SPRING.split(),
+                "--margin-m",
+                0,
+            ]
             runs.append(([str(word) for word in [*words, "--threads", 2]], moments))
-        done = subprocess.run([sys.executable, "-c", _DRIVER, json.dumps(runs)], capture_output=True, text=True, timeout=300)
+        done = subprocess.run(
+            [sys.executable, "-c", _DRIVER, json.dumps(runs)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert done.returncode == 0, done.stderr
     return folder
 
@@ -476,10 +589,15 @@ def test_killed_and_made_on_gives_the_same_bytes(killed, name):
     whole = contents(killed / "never")
     assert len(whole) > 2 * 11
     assert contents(killed / name) == whole
-    assert sorted(path.name for path in (killed / name).iterdir()) == ["season.scenes.json", "season.zarr"]
+    assert sorted(path.name for path in (killed / name).iterdir()) == [
+        "season.scenes.json",
+        "season.zarr",
+    ]
 
 
-def test_a_disk_that_fills_is_one_line_and_nothing_is_lost(server, truth, tmp_path, monkeypatch, capsys):
+def test_a_disk_that_fills_is_one_line_and_nothing_is_lost(
+    server, truth, tmp_path, monkeypatch, capsys
+):
     from panoseg.cube import store
 
     original, calls = store.DayStore.write, []
@@ -508,15 +626,25 @@ def test_an_unfinished_cube_of_other_options_is_refused(server, tmp_path, monkey
     from panoseg.imagery.area import grid_of, read_area
 
     farm = read_area(area)
-    monkeypatch.setattr("panoseg.cube.build.Dates.fetch", lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c")))
+    monkeypatch.setattr(
+        "panoseg.cube.build.Dates.fetch", lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c"))
+    )
     out = tmp_path / "new.zarr"
     with pytest.raises(CubeError):
         build_cube(scenes, grid_of(farm), out, CubeOptions(), farm.outline)
     with pytest.raises(OutputError, match=r"unfinished cube that differs in its bands and options"):
-        build_cube(scenes, grid_of(farm), out, CubeOptions(max_dates=2), farm.outline, bands=("B02",))
+        build_cube(
+            scenes, grid_of(farm), out, CubeOptions(max_dates=2), farm.outline, bands=("B02",)
+        )
 
 
 def test_options_are_checked():
-    for wrong in ({"min_clear": 2}, {"max_dates": 0}, {"dilate_m": -1}, {"margin_m": -1}, {"threads": 0}):
+    for wrong in (
+        {"min_clear": 2},
+        {"max_dates": 0},
+        {"dilate_m": -1},
+        {"margin_m": -1},
+        {"threads": 0},
+    ):
         with pytest.raises(PanosegError):
             CubeOptions(**wrong)

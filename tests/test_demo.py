@@ -15,7 +15,10 @@ from panoseg.models.weights import default_weights, save_weights
 def test_the_demo_maps_compares_and_reports(tmp_path):
     result = run_demo(tmp_path / "demo", 96, 0, tiny_weights())
     assert {entry.name for entry in (tmp_path / "demo").iterdir()} == {"season", "map"}
-    assert {entry.name for entry in (tmp_path / "demo" / "season").iterdir()} == {"cube.nc", "parcels.gpkg"}
+    assert {entry.name for entry in (tmp_path / "demo" / "season").iterdir()} == {
+        "cube.nc",
+        "parcels.gpkg",
+    }
     assert result.comparison is not None
     assert result.comparison.true_parcels > 0
     assert "Against the truth" in result.report.read_text()
@@ -36,7 +39,15 @@ def test_another_seed_is_another_landscape(tmp_path):
 
 def test_the_command(tmp_path, capsys):
     save_weights(tmp_path / "weights", tiny_weights())
-    arguments = ["demo", "--out", str(tmp_path / "demo"), "--size", "96", "--weights", str(tmp_path / "weights")]
+    arguments = [
+        "demo",
+        "--out",
+        str(tmp_path / "demo"),
+        "--size",
+        "96",
+        "--weights",
+        str(tmp_path / "weights"),
+    ]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "PQ" in printed

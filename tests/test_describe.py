@@ -18,7 +18,14 @@ from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError
 from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training import dataset_pictures
-from panoseg.training.dataset_pictures import dates_by_month, draw_calendar, draw_classes, draw_ndvi, draw_patches, summary_text
+from panoseg.training.dataset_pictures import (
+    dates_by_month,
+    draw_calendar,
+    draw_classes,
+    draw_ndvi,
+    draw_patches,
+    summary_text,
+)
 from small_pastis import DATES, parcels, write_small_pastis
 from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset
@@ -26,9 +33,14 @@ from tiny_runs import write_tiny_dataset
 BLUE, RED, INFRARED = 0, 2, 6
 
 
-@pytest.mark.parametrize("command", ["describe DATA --out OUT", "show NONE --data DATA --patch 1 --attention --out OUT"])
+@pytest.mark.parametrize(
+    "command", ["describe DATA --out OUT", "show NONE --data DATA --patch 1 --attention --out OUT"]
+)
 def test_photographs_are_refused_in_one_line(tmp_path, capsys, command):
-    places = {"DATA": str(write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)), "OUT": str(tmp_path / "out.png")}
+    places = {
+        "DATA": str(write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)),
+        "OUT": str(tmp_path / "out.png"),
+    }
     assert main([places.get(word, word) for word in command.split()]) == 2
     words = capsys.readouterr().err
     assert "holds photographs, in COCO's layout; expected satellite image time series" in words
@@ -36,7 +48,9 @@ def test_photographs_are_refused_in_one_line(tmp_path, capsys, command):
     assert not (tmp_path / "out.png").exists()
 
 
-def one_parcel(ndvi: list[float], blue: list[float] | None = None, days: list[int] | None = None) -> np.ndarray:
+def one_parcel(
+    ndvi: list[float], blue: list[float] | None = None, days: list[int] | None = None
+) -> np.ndarray:
     """Which dates of a parcel's series are cloudy."""
     series_T1 = np.array(ndvi, np.float32)[:, None]
     blue_T1 = np.full_like(series_T1, 400) if blue is None else np.array(blue, np.float32)[:, None]
@@ -57,7 +71,12 @@ def test_dips_are_cloudy_and_what_lasts_is_not():
     assert one_parcel([0.9, 0.45, 0.3]).tolist() == [False, False, False]
     # Two low dates in a row are a meadow that was cut; with a cloud between dip and neighbour, the neighbour is the next one.
     assert one_parcel([0.8, 0.4, 0.4, 0.8]).tolist() == [False, False, False, False]
-    assert one_parcel([0.8, 0.1, 0.5, 0.8], blue=[400, 2000, 400, 400]).tolist() == [False, True, True, False]
+    assert one_parcel([0.8, 0.1, 0.5, 0.8], blue=[400, 2000, 400, 400]).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_dip_needs_neighbours_in_time():
@@ -99,7 +118,9 @@ def test_profiles_without_data_or_parcels():
     assert np.isnan(profiles.ndvi_TP).tolist() == [[False, False], [False, True]]
     assert profiles.cloudy_TP.tolist() == [[False, False], [False, True]]
     assert parcel_profiles(images, np.array([0, 5]), parcels_HW * 0).ndvi_TP.shape == (2, 0)
-    whole = parcel_profiles(images, np.array([0, 5]), parcels_HW * 0 + 3)  # no pixel is without a parcel
+    whole = parcel_profiles(
+        images, np.array([0, 5]), parcels_HW * 0 + 3
+    )  # no pixel is without a parcel
     assert whole.parcel_P.tolist() == [3]
 
 
@@ -113,7 +134,9 @@ def test_clouds_of_parcels_follow_their_blue():
     ]
 
 
-def profiles_of(days: list[int], ndvi_TP: list[list[float]], cloudy_TP: list[list[bool]] | None = None) -> Profiles:
+def profiles_of(
+    days: list[int], ndvi_TP: list[list[float]], cloudy_TP: list[list[bool]] | None = None
+) -> Profiles:
     ndvi = np.array(ndvi_TP, np.float32)
     cloudy = np.zeros(ndvi.shape, bool) if cloudy_TP is None else np.array(cloudy_TP)
     return Profiles(np.arange(ndvi.shape[1]) + 1, np.array(days), ndvi, cloudy)
@@ -134,7 +157,9 @@ def test_quantiles_by_hand():
 def test_a_parcel_counts_once_a_period_with_its_clear_dates():
     counts = NdviCounts()
     cloudy = [[False, True], [False, False], [True, True]]
-    counts.add(profiles_of([0, 4, 9], [[0.2, 0.1], [0.4, 0.8], [0.0, np.nan]], cloudy), np.array([1, 1]))
+    counts.add(
+        profiles_of([0, 4, 9], [[0.2, 0.1], [0.4, 0.8], [0.0, np.nan]], cloudy), np.array([1, 1])
+    )
     assert counts.quantiles([1], (0.5, 1))[1] == pytest.approx(np.array([[0.3], [0.8]]))
 
 
@@ -186,7 +211,9 @@ def test_counts_of_a_dataset_in_pastis_layout(pastis):
     assert summary.pixels_K("fold 2")[3] == 35
     assert summary.parcel_pixels(3).tolist() == [35] * 3
     assert summary.parcel_pixels(4).tolist() == []
-    assert [len(patch.days_T) for patch in summary.patches] == [len(days) for days in DATES.values()]
+    assert [len(patch.days_T) for patch in summary.patches] == [
+        len(days) for days in DATES.values()
+    ]
     assert summary.numbered
 
 
@@ -210,7 +237,9 @@ def test_parcels_are_numbered_ones_or_connected_areas():
     classes = torch.tensor([[3, 3, 0, 3]])
     days, images = torch.tensor([0]), torch.zeros(1, 10, 1, 4)
     assert parcels_of(Sample(images, days, "1", classes), PASTIS).tolist() == [[1, 1, 0, 2]]
-    assert parcels_of(Sample(images, days, "1", classes, torch.tensor([[7, 8, 0, 7]])), PASTIS).tolist() == [[7, 8, 0, 7]]
+    assert parcels_of(
+        Sample(images, days, "1", classes, torch.tensor([[7, 8, 0, 7]])), PASTIS
+    ).tolist() == [[7, 8, 0, 7]]
 
 
 def test_patches_are_drawn_by_their_seed():
@@ -232,7 +261,10 @@ def test_the_text_by_hand(pastis):
         "dates    2 to 4 a patch, median 3; 2018-09-15 to 2019-08-01",
         "parcels  6 of 2 classes; 0.28 to 0.35 ha, median 0.32 ha",
     ]
-    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in lines[5:]}
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in lines[5:]
+    }
     assert rows["class"] == ["pixels", "share, %", "parcels", "median ha", "largest ha"]
     assert rows["corn"] == ["105", "13.7", "3", "0.35", "0.35"]
     assert rows["sorghum"] == ["0", "0.0", "–", "–", "–"]
@@ -303,9 +335,16 @@ def test_bars_are_shares_and_counts_in_the_classes_colours(pastis, tmp_path, fig
     pixels, counts = figures[0].axes
     names = [label.get_text() for label in pixels.get_yticklabels()]
     assert names == ["meadow", "void", "corn", "background"]
-    assert [bar.get_width() for bar in pixels.patches] == pytest.approx([100 * n / 256 for n in (28, 30, 35, 163)])
+    assert [bar.get_width() for bar in pixels.patches] == pytest.approx(
+        [100 * n / 256 for n in (28, 30, 35, 163)]
+    )
     assert [bar.get_width() for bar in counts.patches] == [3, 3, 3, 0]
-    assert [to_hex(bar.get_facecolor()) for bar in pixels.patches] == ["#aec7e8", "#ffffff", "#ffbb78", "#000000"]
+    assert [to_hex(bar.get_facecolor()) for bar in pixels.patches] == [
+        "#aec7e8",
+        "#ffffff",
+        "#ffbb78",
+        "#000000",
+    ]
     assert len(pixels.lines) == 3  # a tick a fold
 
 
@@ -352,14 +391,26 @@ def test_the_calendar_shows_every_date_of_its_patches(pastis, tmp_path, figures)
     summary = summary_of(pastis)
     draw_calendar(summary, tmp_path / "a.png")
     dates = figures[0].axes[1]
-    assert [label.get_text() for label in dates.get_yticklabels()] == ["10 (fold 1)", "11 (fold 2)", "12 (fold 3)"]
+    assert [label.get_text() for label in dates.get_yticklabels()] == [
+        "10 (fold 1)",
+        "11 (fold 2)",
+        "12 (fold 3)",
+    ]
     assert sum(len(line.get_xdata()) for line in dates.lines) == 9
 
 
 def test_patches_are_drawn_with_their_truth(pastis, tmp_path, figures):
     draw_patches(summary_of(pastis), tmp_path / "a.png")
-    assert [axes.get_title().split("\n")[0] for axes in figures[0].axes[:3]] == ["10 (fold 1)", "11 (fold 2)", "12 (fold 3)"]
-    assert {text.get_text() for text in figures[0].legends[0].get_texts()} == {"meadow", "corn", "void"}
+    assert [axes.get_title().split("\n")[0] for axes in figures[0].axes[:3]] == [
+        "10 (fold 1)",
+        "11 (fold 2)",
+        "12 (fold 3)",
+    ]
+    assert {text.get_text() for text in figures[0].legends[0].get_texts()} == {
+        "meadow",
+        "corn",
+        "void",
+    }
     truth = figures[0].axes[3].images[0].get_array()
     ids_HW, _ = parcels()
     assert truth.shape[0] == 4 * len(ids_HW)

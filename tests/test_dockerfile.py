@@ -23,7 +23,20 @@ from panoseg.cli import COMMANDS
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "Dockerfile").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-INSTRUCTIONS = {"FROM", "ARG", "RUN", "ENV", "COPY", "USER", "WORKDIR", "ENTRYPOINT", "CMD", "LABEL", "EXPOSE", "VOLUME"}
+INSTRUCTIONS = {
+    "FROM",
+    "ARG",
+    "RUN",
+    "ENV",
+    "COPY",
+    "USER",
+    "WORKDIR",
+    "ENTRYPOINT",
+    "CMD",
+    "LABEL",
+    "EXPOSE",
+    "VOLUME",
+}
 UV_OPTIONS = {"--no-cache": 0, "--torch-backend": 1}
 BACKEND = re.compile(r"cpu|cu\d{3}")
 SECRET = re.compile(r"secret|token|passw|credential|api_?key|aws_|ssh", re.IGNORECASE)
@@ -51,7 +64,9 @@ def parse(text: str) -> list[Instruction]:
 
 
 def values(text: str, name: str, stage: int | None = None) -> list[str]:
-    return [entry.value for entry in parse(text) if entry.name == name and stage in (None, entry.stage)]
+    return [
+        entry.value for entry in parse(text) if entry.name == name and stage in (None, entry.stage)
+    ]
 
 
 def last_stage(text: str) -> int:
@@ -63,14 +78,18 @@ def check_instructions(text: str) -> None:
     unknown = {entry.name for entry in found} - INSTRUCTIONS
     assert not unknown, f"unknown instructions {unknown}"
     assert all(entry.value for entry in found)
-    assert all(entry.stage >= 0 or entry.name == "ARG" for entry in found), "an instruction before FROM"
+    assert all(entry.stage >= 0 or entry.name == "ARG" for entry in found), (
+        "an instruction before FROM"
+    )
     bases = [shlex.split(value)[0] for value in values(text, "FROM")]
     assert all(re.fullmatch(r"python:3\.\d+-slim-[a-z]+", base) for base in bases), bases
     assert len(set(bases)) == 1, "an environment is copied between images of one Python"
 
 
 def check_copies(text: str) -> None:
-    stages = [match[1] for value in values(text, "FROM") if (match := re.search(r" AS (\w+)$", value))]
+    stages = [
+        match[1] for value in values(text, "FROM") if (match := re.search(r" AS (\w+)$", value))
+    ]
     for value in values(text, "COPY"):
         options = [word for word in shlex.split(value) if word.startswith("--")]
         *sources, _ = [word for word in shlex.split(value) if not word.startswith("--")]
@@ -99,12 +118,17 @@ def commands(text: str) -> list[list[str]]:
 
 def check_commands(text: str) -> None:
     for value in values(text, "RUN"):
-        run = subprocess.run([shutil.which("sh") or "sh", "-n"], input=value, text=True, capture_output=True)
+        run = subprocess.run(
+            [shutil.which("sh") or "sh", "-n"], input=value, text=True, capture_output=True
+        )
         assert run.returncode == 0, run.stderr
     for words in commands(text):
         if words[:2] == ["apt-get", "install"]:
             assert {"--yes", "--no-install-recommends"} <= set(words)
-    assert any(words[:2] == ["rm", "-rf"] and words[2].startswith("/var/lib/apt") for words in commands(text))
+    assert any(
+        words[:2] == ["rm", "-rf"] and words[2].startswith("/var/lib/apt")
+        for words in commands(text)
+    )
 
 
 def uv_installs(text: str) -> list[tuple[dict[str, str], list[str]]]:
@@ -127,12 +151,20 @@ def uv_installs(text: str) -> list[tuple[dict[str, str], list[str]]]:
 
 def check_packages(text: str, torch: str) -> None:
     """torch: the build argument."""
-    (torch_options, torch_requirements), (own_options, own) = uv_installs(text.replace("${TORCH}", torch))
+    (torch_options, torch_requirements), (own_options, own) = uv_installs(
+        text.replace("${TORCH}", torch)
+    )
     assert BACKEND.fullmatch(torch_options["--torch-backend"]), torch_options
     assert torch_options["--torch-backend"] == torch
     assert "--torch-backend" not in own_options, "PyTorch is there already"
-    wanted = {str(Requirement(line)) for line in PROJECT["dependencies"] if Requirement(line).name in ("torch", "torchvision")}
-    assert {str(Requirement(line)) for line in torch_requirements} == wanted, "other versions than pyproject.toml asks for"
+    wanted = {
+        str(Requirement(line))
+        for line in PROJECT["dependencies"]
+        if Requirement(line).name in ("torch", "torchvision")
+    }
+    assert {str(Requirement(line)) for line in torch_requirements} == wanted, (
+        "other versions than pyproject.toml asks for"
+    )
     [place] = own
     match = re.fullmatch(r"\.\[(.+)\]", place)
     assert match
@@ -145,7 +177,9 @@ def check_start(text: str) -> None:
     entry, default = (json.loads(values(text, name, last)[0]) for name in ("ENTRYPOINT", "CMD"))
     assert entry[0] in PROJECT["scripts"], entry
     assert default == ["--help"] or default[0] in COMMANDS
-    environment = dict(pair.split("=", 1) for value in values(text, "ENV", last) for pair in shlex.split(value))
+    environment = dict(
+        pair.split("=", 1) for value in values(text, "ENV", last) for pair in shlex.split(value)
+    )
     [copied] = [value.split()[-1] for value in values(text, "COPY", last) if "--from" in value]
     assert environment["PATH"].startswith(f"{copied}/bin:"), "the command is not on the path"
 
@@ -175,14 +209,28 @@ def check_secrets(text: str) -> None:
 def check_arguments(text: str) -> None:
     """Every argument that is used is declared in its stage, and has a default."""
     for stage in range(last_stage(text) + 1):
-        declared = {value.partition("=")[0]: value.partition("=")[2] for value in values(text, "ARG", stage)}
-        used = {name for value in values(text, "RUN", stage) for name in re.findall(r"\$\{(\w+)\}", value)}
+        declared = {
+            value.partition("=")[0]: value.partition("=")[2] for value in values(text, "ARG", stage)
+        }
+        used = {
+            name
+            for value in values(text, "RUN", stage)
+            for name in re.findall(r"\$\{(\w+)\}", value)
+        }
         assert used <= declared.keys(), f"{used} in stage {stage}"
         assert all(declared.values())
     assert "ARG TORCH=cpu" in text
 
 
-CHECKS = [check_instructions, check_copies, check_commands, check_start, check_user, check_secrets, check_arguments]
+CHECKS = [
+    check_instructions,
+    check_copies,
+    check_commands,
+    check_start,
+    check_user,
+    check_secrets,
+    check_arguments,
+]
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -208,18 +256,27 @@ WRONG = {
     "lists that stay": (check_commands, (" \\\n && rm -rf /var/lib/apt/lists/*", "")),
     "entry point that is none": (check_start, ('["panoseg"]', '["panoptic"]')),
     "command that is none": (check_start, ('["--help"]', '["segment"]')),
-    "off the path": (check_start, ("ENV PATH=/opt/venv/bin:$PATH \\", "ENV PATH=/opt/bin:$PATH \\")),
+    "off the path": (
+        check_start,
+        ("ENV PATH=/opt/venv/bin:$PATH \\", "ENV PATH=/opt/bin:$PATH \\"),
+    ),
     "root": (check_user, ("USER 1000:1000", "USER root")),
     "root by number": (check_user, ("USER 1000:1000", "USER 0")),
     "user that is not made": (check_user, ("USER 1000:1000", "USER 1001:1000")),
     "a secret": (check_secrets, ("ARG TORCH=cpu", "ARG TORCH=cpu\nARG API_KEY=1")),
     "another host": (check_secrets, ("--torch-backend", "--index-url https://example.org")),
-    "argument of another stage": (check_arguments, ("RUN groupadd", "RUN echo ${TORCH} && groupadd")),
+    "argument of another stage": (
+        check_arguments,
+        ("RUN groupadd", "RUN echo ${TORCH} && groupadd"),
+    ),
     "argument without default": (check_arguments, ("ARG TORCH=cpu", "ARG TORCH")),
     "other torch": (lambda text: check_packages(text, "cpu"), ('"torch>=2.8"', '"torch>=1.0"')),
     "extra that is none": (lambda text: check_packages(text, "cpu"), ("[s3,gs,", "[s3,gcs,")),
     "fixed index": (lambda text: check_packages(text, "cu128"), ("${TORCH}", "cpu")),
-    "option that is none": (lambda text: check_packages(text, "cpu"), ("--no-cache --torch", "--no-cash --torch")),
+    "option that is none": (
+        lambda text: check_packages(text, "cpu"),
+        ("--no-cache --torch", "--no-cash --torch"),
+    ),
 }
 
 

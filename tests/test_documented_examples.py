@@ -13,7 +13,12 @@ from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.panoptic.panoptic import Panoptic
 
 ROOT = Path(panoseg.__file__).parent
-KNOWN = {"PASTIS": PASTIS, "ClassTable": ClassTable, "SegmentClass": SegmentClass, "Panoptic": Panoptic}
+KNOWN = {
+    "PASTIS": PASTIS,
+    "ClassTable": ClassTable,
+    "SegmentClass": SegmentClass,
+    "Panoptic": Panoptic,
+}
 """What examples use without importing it."""
 MODULES = sorted(
     ".".join(("panoseg", *path.relative_to(ROOT).with_suffix("").parts))

@@ -16,7 +16,9 @@ from panoseg.training.loop import Training
 from panoseg.training.run import read_run
 from tiny_runs import simulate_tiny, tiny_options
 
-SEASONS = [name for name, entry in EXPERIMENTS.items() if not looks_at_photographs(entry.config.model)]
+SEASONS = [
+    name for name, entry in EXPERIMENTS.items() if not looks_at_photographs(entry.config.model)
+]
 QUICK = ["--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
 
 
@@ -28,7 +30,9 @@ def datasets(tmp_path_factory):
     def dataset(name: str, size: int):
         layout = "S2TSCzCrop" if EXPERIMENTS[name].data == "S2TSCzCrop" else "PASTIS"
         if (layout, size) not in made:
-            made[layout, size] = simulate_tiny(tmp_path_factory.mktemp("season") / "data", size, layout)
+            made[layout, size] = simulate_tiny(
+                tmp_path_factory.mktemp("season") / "data", size, layout
+            )
         return str(made[layout, size])
 
     return dataset
@@ -68,7 +72,9 @@ def test_two_steps_with_a_stop_between_them(name, datasets, tmp_path, monkeypatc
     assert [row for row in rows if row[1] == "train"] == [("1", "train"), ("2", "train")]
     assert ("2", "validation") in rows
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics["test"]) >= ({"SQ", "RQ", "PQ"} if EXPERIMENTS[name].config.task == "panoptic" else {"OA", "mIoU"})
+    assert set(metrics["test"]) >= (
+        {"SQ", "RQ", "PQ"} if EXPERIMENTS[name].config.task == "panoptic" else {"OA", "mIoU"}
+    )
     assert load_weights(run / "weights").card.provenance["experiment"] == name
     assert main(["test", str(run), "--data", data, *QUICK]) == 0
     tested = json.loads((run / "test" / "metrics.json").read_text())
@@ -79,12 +85,17 @@ def test_two_steps_with_a_stop_between_them(name, datasets, tmp_path, monkeypatc
 def test_each_starts_from_its_name_alone(name, datasets, tmp_path, monkeypatch):
     """With the published widths, and whatever else it says; a step is taken, and the second is interrupted."""
     monkeypatch.setattr(
-        "panoseg.training.splits.make_loader", lambda *given, **named: make_loader(*given, **{**named, "workers": 0})
+        "panoseg.training.splits.make_loader",
+        lambda *given, **named: make_loader(*given, **{**named, "workers": 0}),
     )
     stop_after(monkeypatch, 1)
     size = max(16, EXPERIMENTS[name].config.data.augmentation.crop)
-    assert main(["train", name, "--data", datasets(name, size), "--out", str(tmp_path / "run")]) == 130
+    assert (
+        main(["train", name, "--data", datasets(name, size), "--out", str(tmp_path / "run")]) == 130
+    )
     resolved, config = read_run(tmp_path / "run").train, EXPERIMENTS[name].config
-    assert resolved.model == fit_to_data(config.model, 10, config.model.classes, config.data.reference_date)
+    assert resolved.model == fit_to_data(
+        config.model, 10, config.model.classes, config.data.reference_date
+    )
     assert resolved.optimiser == config.optimiser
     assert (tmp_path / "run" / "last.ckpt").exists()

@@ -43,7 +43,9 @@ def _no_pictures(monkeypatch):
 
 
 def train(name: str, data, out, *options: str) -> int:
-    return main(["train", name, "--data", str(data), "--out", str(out), *tiny_options(name), *options])
+    return main(
+        ["train", name, "--data", str(data), "--out", str(out), *tiny_options(name), *options]
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,18 +67,31 @@ def test_published_sizes(name, parameters):
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
-@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name.startswith(("pastis", "s2ts"))])
+@pytest.mark.parametrize(
+    "name", [name for name in EXPERIMENTS if name.startswith(("pastis", "s2ts"))]
+)
 def test_published_settings(name):
     config = EXPERIMENTS[name].config
     panoptic, czech = "paps" in name, name.startswith("s2tsczcrop")
     assert config.task == ("panoptic" if panoptic else "semantic")
     assert (config.epochs, config.batch_size, config.seed) == (25 if czech else 100, 4, 1)
     assert config.initialisation == "published"
-    assert config.data == DataConfig(single_date="2019-08-01" if name.endswith("single-date") else None)
-    schedule = {"learning_rate": 0.01, "schedule": "milestones", "milestones": (60, 80), "factor": 0.3} if panoptic else {}
+    assert config.data == DataConfig(
+        single_date="2019-08-01" if name.endswith("single-date") else None
+    )
+    schedule = (
+        {"learning_rate": 0.01, "schedule": "milestones", "milestones": (60, 80), "factor": 0.3}
+        if panoptic
+        else {}
+    )
     assert config.optimiser == OptimiserConfig(**schedule)
-    assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (0.01 if panoptic else 0.001, 0)
-    assert (config.heatmap_only_epochs, config.validate_every, config.validate_after) == ((5, 5, 65) if panoptic else (0, 1, 0))
+    assert (config.optimiser.learning_rate, config.optimiser.weight_decay) == (
+        0.01 if panoptic else 0.001,
+        0,
+    )
+    assert (config.heatmap_only_epochs, config.validate_every, config.validate_after) == (
+        (5, 5, 65) if panoptic else (0, 1, 0)
+    )
     assert config.loss == PapsLossConfig()
     assert EXPERIMENTS[name].data == ("S2TSCzCrop" if czech else "PASTIS")
 
@@ -99,16 +114,41 @@ def test_rows_differ_from_their_base_in_what_their_name_says():
 def test_options_reach_the_run(data, tmp_path):
     run = tmp_path / "run"
     assert (
-        train("pastis-utae-paps", data, run, "--epochs", "1", "--model.shape-size", "6", "--optimiser.learning-rate", "0.5")
+        train(
+            "pastis-utae-paps",
+            data,
+            run,
+            "--epochs",
+            "1",
+            "--model.shape-size",
+            "6",
+            "--optimiser.learning-rate",
+            "0.5",
+        )
         == 0
     )
     config = read_run(run).train
-    assert (config.model.shape_size, config.optimiser.learning_rate, config.optimiser.schedule) == (6, 0.5, "milestones")
+    assert (config.model.shape_size, config.optimiser.learning_rate, config.optimiser.schedule) == (
+        6,
+        0.5,
+        "milestones",
+    )
 
 
 def test_a_run_draws_its_curves_and_predictions(data, tmp_path, monkeypatch):
     monkeypatch.undo()
-    assert train("pastis-utae-paps", data, tmp_path / "run", "--epochs", "2", "--heatmap-only-epochs", "1") == 0
+    assert (
+        train(
+            "pastis-utae-paps",
+            data,
+            tmp_path / "run",
+            "--epochs",
+            "2",
+            "--heatmap-only-epochs",
+            "1",
+        )
+        == 0
+    )
     assert {path.name for path in (tmp_path / "run" / "pictures").iterdir()} == {
         "curves.png",
         "classes.png",
@@ -120,8 +160,16 @@ def test_a_run_draws_its_curves_and_predictions(data, tmp_path, monkeypatch):
 
 def test_all_folds_and_their_mean(data, tmp_path, capsys):
     out = tmp_path / "all"
-    assert train("pastis-utae", data, out, "--epochs", "1", "--max-steps-per-epoch", "1", "--fold", "all") == 0
-    scores = {fold: json.loads((out / f"fold_{fold}" / "metrics.json").read_text())["test"] for fold in FOLDS}
+    assert (
+        train(
+            "pastis-utae", data, out, "--epochs", "1", "--max-steps-per-epoch", "1", "--fold", "all"
+        )
+        == 0
+    )
+    scores = {
+        fold: json.loads((out / f"fold_{fold}" / "metrics.json").read_text())["test"]
+        for fold in FOLDS
+    }
     whole = json.loads((out / "metrics.json").read_text())
     assert whole["mean"]["mIoU"] == pytest.approx(sum(row["mIoU"] for row in scores.values()) / 5)
     table = (out / "metrics.md").read_text()
@@ -129,7 +177,18 @@ def test_all_folds_and_their_mean(data, tmp_path, capsys):
     assert all(line in table for line in ("| mean ", "| deviation ", "| together ", "| corn "))
     assert whole["classes"]["corn"]["iou"]["folds"] == 5
     # A test of the whole says the same.
-    command = ["test", str(out), "--data", str(data), "--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
+    command = [
+        "test",
+        str(out),
+        "--data",
+        str(data),
+        "--workers",
+        "0",
+        "--accelerator",
+        "cpu",
+        "--pictures",
+        "0",
+    ]
     assert main(command) == 0
     assert json.loads((out / "test" / "metrics.json").read_text()) == whole
     assert (out / "test" / "metrics.md").read_text() == table
@@ -150,17 +209,43 @@ def test_all_folds_on_two_devices(data, tmp_path):
     save_weights(tmp_path / "origin", Weights(card, state))
     options = ["--fold", "all", "--devices", "2", "--epochs", "1", "--max-steps-per-epoch", "1"]
     options += ["--start-from", str(tmp_path / "origin"), "--freeze", "in_conv"]
-    command = [sys.executable, "-m", "panoseg", "train", "pastis-utae", "--data", str(data), "--out", str(tmp_path / "all")]
-    done = subprocess.run([*command, *tiny_options("pastis-utae"), *options], capture_output=True, text=True, timeout=600)
+    command = [
+        sys.executable,
+        "-m",
+        "panoseg",
+        "train",
+        "pastis-utae",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "all"),
+    ]
+    done = subprocess.run(
+        [*command, *tiny_options("pastis-utae"), *options],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| deviation |") == 1
-    assert list(json.loads((tmp_path / "all" / "metrics.json").read_text())["folds"]) == ["1", "2", "3", "4", "5"]
+    assert list(json.loads((tmp_path / "all" / "metrics.json").read_text())["folds"]) == [
+        "1",
+        "2",
+        "3",
+        "4",
+        "5",
+    ]
     for fold in FOLDS:
-        assert len(load_checkpoint(tmp_path / "all" / f"fold_{fold}" / "last.ckpt").random_states) == 2
+        assert (
+            len(load_checkpoint(tmp_path / "all" / f"fold_{fold}" / "last.ckpt").random_states) == 2
+        )
         trained = load_weights(tmp_path / "all" / f"fold_{fold}" / "weights").state
         still = {name for name in state if torch.equal(trained[name], state[name])}
         assert {name for name in state if name.startswith("in_conv.")} <= still
-        assert not {name for name in state if name.startswith("out_conv.") and name.endswith("weight")} & still
+        assert (
+            not {name for name in state if name.startswith("out_conv.") and name.endswith("weight")}
+            & still
+        )
 
 
 def test_there_is_no_mean_of_four_folds():
@@ -181,7 +266,9 @@ VALUES = dict(zip(FOLDS, (1.0, 2.0, 3.0, 4.0, 5.0), strict=True))
 
 
 def test_mean_and_deviation_by_hand():
-    table, numbers = mean_of_folds({fold: FoldScores({"PQ": value}) for fold, value in VALUES.items()})
+    table, numbers = mean_of_folds(
+        {fold: FoldScores({"PQ": value}) for fold, value in VALUES.items()}
+    )
     assert numbers["mean"] == {"PQ": 3.0}
     assert numbers["deviation"]["PQ"] == pytest.approx(2.5**0.5)
     assert table.splitlines()[-2:] == ["| mean      | 3.0 |", "| deviation | 1.6 |"]
@@ -191,12 +278,25 @@ def test_mean_and_deviation_by_hand():
 def test_mean_and_deviation_by_class_by_hand():
     """A class that three folds lack is averaged over the other two, and the table says so."""
     of_fold = {
-        fold: {"corn": {"iou": value / 10, "f1": 0.5}, "beet": {"iou": value / 10 if fold > 3 else None, "f1": None}}
+        fold: {
+            "corn": {"iou": value / 10, "f1": 0.5},
+            "beet": {"iou": value / 10 if fold > 3 else None, "f1": None},
+        }
         for fold, value in VALUES.items()
     }
-    table, numbers = mean_of_folds({fold: FoldScores({"mIoU": 1.0}, classes) for fold, classes in of_fold.items()})
-    assert numbers["classes"]["corn"]["iou"] == {"mean": 30.0, "deviation": pytest.approx(250**0.5), "folds": 5}
-    assert numbers["classes"]["beet"]["iou"] == {"mean": 45.0, "deviation": pytest.approx(50**0.5), "folds": 2}
+    table, numbers = mean_of_folds(
+        {fold: FoldScores({"mIoU": 1.0}, classes) for fold, classes in of_fold.items()}
+    )
+    assert numbers["classes"]["corn"]["iou"] == {
+        "mean": 30.0,
+        "deviation": pytest.approx(250**0.5),
+        "folds": 5,
+    }
+    assert numbers["classes"]["beet"]["iou"] == {
+        "mean": 45.0,
+        "deviation": pytest.approx(50**0.5),
+        "folds": 2,
+    }
     assert numbers["classes"]["beet"]["f1"] == {"mean": None, "deviation": None, "folds": 0}
     assert table.splitlines()[-4:] == [
         "| class | folds |         IoU |         F1 |",
@@ -220,7 +320,9 @@ def test_the_folds_together_by_hand():
     assert numbers["mean"]["OA"] == 80.0
     assert numbers["together"] == {"OA": 50.0, "mIoU": 25.0}
     assert table.splitlines()[-1] == "| together  |  50.0 | 25.0 |"
-    panoptic = {fold: FoldScores({"PQ": 1.0}, confusion=row.confusion) for fold, row in scores.items()}
+    panoptic = {
+        fold: FoldScores({"PQ": 1.0}, confusion=row.confusion) for fold, row in scores.items()
+    }
     assert "together" not in mean_of_folds(panoptic)[1]  # pixels do not add up to parcels
 
 
@@ -231,7 +333,18 @@ def test_a_missing_fold_is_named(data, tmp_path, capsys):
         start("tiny", config, data, fold, tmp_path / f"all/fold_{fold}")
     with pytest.raises(DatasetError, match=r"fold_3.metrics\.json is missing"):
         read_test_scores(tmp_path / "all" / "fold_3")
-    command = ["test", str(tmp_path / "all"), "--data", str(data), "--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
+    command = [
+        "test",
+        str(tmp_path / "all"),
+        "--data",
+        str(data),
+        "--workers",
+        "0",
+        "--accelerator",
+        "cpu",
+        "--pictures",
+        "0",
+    ]
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "fold_3" in capsys.readouterr().err
     # A fold that is not trained to its end is missing too.
@@ -268,9 +381,16 @@ def test_the_options_shown_are_those_that_train_takes(name, capsys):
     text = capsys.readouterr().out
     assert EXPERIMENTS[name].source in text
     words = [word for line in text.splitlines() if line.startswith("  --") for word in line.split()]
-    blank = Arguments(tyro.MISSING, tyro.MISSING, train=TrainConfig(model=type(EXPERIMENTS[name].config.model)()))
+    blank = Arguments(
+        tyro.MISSING, tyro.MISSING, train=TrainConfig(model=type(EXPERIMENTS[name].config.model)())
+    )
     if isinstance(EXPERIMENTS[name].config.model, PapsConfig):
-        blank = replace(blank, train=replace(blank.train, model=PapsConfig(type(EXPERIMENTS[name].config.model.backbone)())))
+        blank = replace(
+            blank,
+            train=replace(
+                blank.train, model=PapsConfig(type(EXPERIMENTS[name].config.model.backbone)())
+            ),
+        )
     options = ["--data", "D", "--out", "R", *words]
     parsed = tyro.cli(Arguments, args=options, default=blank, config=(tyro.conf.AvoidSubcommands,))
     assert parsed.train == EXPERIMENTS[name].config

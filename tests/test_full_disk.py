@@ -36,7 +36,12 @@ COMMANDS: dict[str, tuple[str, int, int, set[str]]] = {
         {"dataset.json"},
     ),
     "train": ("train pastis-utae-paps --data DATA --out OUT --epochs 1 TINY", 9_000, 64, set()),
-    "test": ("test --weights WEIGHTS --data DATA --every-patch --workers 0 --pictures 1 --out OUT", 9_000, 12, set()),
+    "test": (
+        "test --weights WEIGHTS --data DATA --every-patch --workers 0 --pictures 1 --out OUT",
+        9_000,
+        12,
+        set(),
+    ),
     "show": ("show WEIGHTS --data DATA --patch 10 --out OUT/figure.png", 9_000, 8, set()),
     "map": (
         "map CUBE --weights WEIGHTS --out OUT --tile 16 --overlap 4 --gpkg",
@@ -113,12 +118,28 @@ def arguments(tmp_path_factory):
         authors_folder(folder / "authors", SMALL, build_model(SMALL_CONFIG).state_dict(), fold)
     box = {"type": "Polygon", "coordinates": [[[3, 50], [3.01, 50], [3.01, 50.01], [3, 50]]]}
     feature = {"type": "Feature", "properties": {"class": "corn"}, "geometry": box}
-    (folder / "parcels.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
-    names = {"CUBE": "season.nc", "WEIGHTS": "weights", "DATA": "data", "AUTHORS": "authors", "PARCELS": "parcels.geojson"}
-    names |= dict(zip(("REGISTER", "CODES", "LAND"), write_inputs(folder / "register"), strict=True))
-    paths = {word: [str(folder / name)] for word, name in names.items()} | {"TINY": tiny_options("pastis-utae-paps")}
+    (folder / "parcels.geojson").write_text(
+        json.dumps({"type": "FeatureCollection", "features": [feature]})
+    )
+    names = {
+        "CUBE": "season.nc",
+        "WEIGHTS": "weights",
+        "DATA": "data",
+        "AUTHORS": "authors",
+        "PARCELS": "parcels.geojson",
+    }
+    names |= dict(
+        zip(("REGISTER", "CODES", "LAND"), write_inputs(folder / "register"), strict=True)
+    )
+    paths = {word: [str(folder / name)] for word, name in names.items()} | {
+        "TINY": tiny_options("pastis-utae-paps")
+    }
     return {
-        name: ([part for word in text.split() for part in paths.get(word, [word])], limit, kilobytes)
+        name: (
+            [part for word in text.split() for part in paths.get(word, [word])],
+            limit,
+            kilobytes,
+        )
         for name, (text, limit, kilobytes, _) in COMMANDS.items()
     }
 
@@ -126,14 +147,24 @@ def arguments(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(arguments, tmp_path_factory):
     """Of each command: its code, what it said, and the files that it left."""
-    words = [sys.executable, "-c", _DRIVER, str(tmp_path_factory.mktemp("disks")), json.dumps(arguments)]
+    words = [
+        sys.executable,
+        "-c",
+        _DRIVER,
+        str(tmp_path_factory.mktemp("disks")),
+        json.dumps(arguments),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def check(result: dict, words: str, may_stay: set[str]) -> None:
-    lines = [line for line in result["error"].splitlines() if line.startswith(("panoseg", "Traceback")) or "rror" in line]
+    lines = [
+        line
+        for line in result["error"].splitlines()
+        if line.startswith(("panoseg", "Traceback")) or "rror" in line
+    ]
     assert len(lines) == 1, result["error"]
     assert words in lines[0]
     assert "expected" in lines[0]
@@ -154,7 +185,9 @@ def test_a_full_file_system(results, name):
     check(results["tmpfs"][name], "the disk is full", COMMANDS[name][3])
 
 
-def stopped_while_writing(path: Path, error: Exception, failures: tuple[type[Exception], ...] = ()) -> None:
+def stopped_while_writing(
+    path: Path, error: Exception, failures: tuple[type[Exception], ...] = ()
+) -> None:
     with atomic(path, failures) as temporary:
         temporary.write_text("half")
         raise error
@@ -186,7 +219,9 @@ def test_exceptions_that_nobody_named_stay_what_they_are(tmp_path):
     with pytest.raises(RuntimeError, match="a bug"):
         stopped_while_writing(tmp_path / "file", RuntimeError("a bug"))
     with pytest.raises(OutputError, match="a library"):
-        stopped_while_writing(tmp_path / "file", RuntimeError("a library"), failures=(RuntimeError,))
+        stopped_while_writing(
+            tmp_path / "file", RuntimeError("a library"), failures=(RuntimeError,)
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +242,12 @@ def killed_while_writing(folder: Path) -> list[Path]:
 def test_what_a_killed_process_left_is_removed(tmp_path):
     (tmp_path / "below").mkdir()
     left = killed_while_writing(tmp_path) + killed_while_writing(tmp_path / "below")
-    kept = [tmp_path / ".my.part", tmp_path / "notes.part.txt", tmp_path / ".cube.part.nc", tmp_path / ".cube.1234567g.part.nc"]
+    kept = [
+        tmp_path / ".my.part",
+        tmp_path / "notes.part.txt",
+        tmp_path / ".cube.part.nc",
+        tmp_path / ".cube.1234567g.part.nc",
+    ]
     for path in kept:
         path.write_text("mine")
     remove_unfinished(tmp_path)

@@ -64,7 +64,9 @@ def test_a_folder_is_held_by_one(tmp_path):
     folder = tmp_path / "a" / "out"
     with somebody(folder):
         with (
-            pytest.raises(OutputError, match=r"another command writes .*season\.zarr; expected one at a time"),
+            pytest.raises(
+                OutputError, match=r"another command writes .*season\.zarr; expected one at a time"
+            ),
             making(folder, of=tmp_path / "season.zarr"),
         ):
             pass
@@ -129,7 +131,10 @@ with making(sys.argv[1]):
 
 def test_the_hold_of_a_killed_process_ends_though_its_children_live(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", _HOLDER, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert process.stdout.readline() == "held\n"

@@ -39,7 +39,9 @@ MANY = struct.pack("<I", 2**31 - 1)
 def table(*outlines, crs="EPSG:32631", **columns) -> gpd.GeoDataFrame:
     """Parcels of corn; three squares unless told."""
     outlines = outlines or SQUARES
-    return gpd.GeoDataFrame({"class": "corn", **columns}, geometry=list(outlines), crs=crs, index=range(len(outlines)))
+    return gpd.GeoDataFrame(
+        {"class": "corn", **columns}, geometry=list(outlines), crs=crs, index=range(len(outlines))
+    )
 
 
 def write(parcels: gpd.GeoDataFrame, path: Path, **options) -> None:
@@ -54,7 +56,9 @@ def of(*outlines, crs="EPSG:32631") -> Callable[[Path], None]:
 
 
 def with_corner(value: float) -> Callable[[Path], None]:
-    return lambda path: write(table(*SQUARES[:2], Polygon([(LEFT, TOP), (LEFT + 90, value), (LEFT + 90, TOP)])), path)
+    return lambda path: write(
+        table(*SQUARES[:2], Polygon([(LEFT, TOP), (LEFT + 90, value), (LEFT + 90, TOP)])), path
+    )
 
 
 def cut(path: Path) -> None:
@@ -93,20 +97,32 @@ def many_vertices(path: Path) -> None:
         outlines = content["geometry"].to_pylist()
         outlines[0] = outlines[0][:9] + MANY + outlines[0][13:]
         place = content.schema.get_field_index("geometry")
-        pq.write_table(content.set_column(place, content.schema.field(place), pa.array(outlines, pa.binary())), path)
+        pq.write_table(
+            content.set_column(place, content.schema.field(place), pa.array(outlines, pa.binary())),
+            path,
+        )
         return
-    change_gpkg(path, lambda blob: blob.replace(b"\x01\x03\x00\x00\x00\x01\x00\x00\x00\x05\x00\x00\x00", blob[40:49] + MANY))
+    change_gpkg(
+        path,
+        lambda blob: blob.replace(
+            b"\x01\x03\x00\x00\x00\x01\x00\x00\x00\x05\x00\x00\x00", blob[40:49] + MANY
+        ),
+    )
 
 
 def change_gpkg(path: Path, change: Callable[[bytes], bytes] | str) -> None:
     """Change the first outline, or run a statement, without the triggers that would notice."""
     with sqlite3.connect(path) as file:
-        for (name,) in file.execute("select name from sqlite_master where type = 'trigger'").fetchall():
+        for (name,) in file.execute(
+            "select name from sqlite_master where type = 'trigger'"
+        ).fetchall():
             file.execute(f'drop trigger "{name}"')
         if isinstance(change, str):
             file.executescript(change)
         else:
-            [blob] = file.execute("select geom from [table] where fid = 1".replace("[table]", path.stem)).fetchone()
+            [blob] = file.execute(
+                "select geom from [table] where fid = 1".replace("[table]", path.stem)
+            ).fetchone()
             changed = change(blob)
             assert changed != blob
             file.execute(f'update "{path.stem}" set geom = ? where fid = 1', [changed])
@@ -115,18 +131,24 @@ def change_gpkg(path: Path, change: Callable[[bytes], bytes] | str) -> None:
 
 def no_plane(path: Path) -> None:
     write(table(), path)
-    change_gpkg(path, "update gpkg_geometry_columns set srs_id = -1; update gpkg_contents set srs_id = -1")
+    change_gpkg(
+        path, "update gpkg_geometry_columns set srs_id = -1; update gpkg_contents set srs_id = -1"
+    )
 
 
 def raster(path: Path) -> None:
-    with rasterio.open(path, "w", driver="GTiff", height=4, width=4, count=1, dtype="uint8", crs="EPSG:32631") as file:
+    with rasterio.open(
+        path, "w", driver="GTiff", height=4, width=4, count=1, dtype="uint8", crs="EPSG:32631"
+    ) as file:
         file.write(np.zeros((1, 4, 4), np.uint8))
 
 
 def reference(path: Path) -> None:
     write(table(), path.with_name("secret.shp"))
     source = f"<SrcDataSource>{path.with_name('secret.shp')}</SrcDataSource>"
-    path.write_text(f'<OGRVRTDataSource><OGRVRTLayer name="secret">{source}</OGRVRTLayer></OGRVRTDataSource>')
+    path.write_text(
+        f'<OGRVRTDataSource><OGRVRTLayer name="secret">{source}</OGRVRTLayer></OGRVRTDataSource>'
+    )
 
 
 REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -136,7 +158,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut off, GeoPackage": ("p.gpkg", cut, "cannot be read"),
     "cut off, GeoParquet": ("p.parquet", cut, "cannot be read"),
     "cut off, GeoJSON": ("p.geojson", cut, "cannot be read"),
-    "a Shapefile without its index": ("p.shp", lambda path: (cut(path), path.with_suffix(".shx").unlink()), "cannot be read"),
+    "a Shapefile without its index": (
+        "p.shp",
+        lambda path: (cut(path), path.with_suffix(".shx").unlink()),
+        "cannot be read",
+    ),
     "no coordinate system, GeoParquet": ("p.parquet", of(crs=None), "has no coordinate system"),
     "no coordinate system, Shapefile": ("p.shp", of(crs=None), "has no coordinate system"),
     "a coordinate system that is nonsense": ("p.parquet", geo(crs="nonsense"), "cannot be read"),
@@ -146,7 +172,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "not a number": ("p.parquet", with_corner(np.nan), "1 of 3 outlines, first in row 2"),
     "infinite": ("p.gpkg", with_corner(np.inf), "coordinates that are not finite"),
     "far outside": ("p.gpkg", with_corner(1e300), "no place in WGS 84 / UTM zone 31N"),
-    "lines": ("p.gpkg", of(LineString([(LEFT, TOP), (LEFT + 9, TOP)])), "no polygon with an area (rows: 1, of LineString)"),
+    "lines": (
+        "p.gpkg",
+        of(LineString([(LEFT, TOP), (LEFT + 9, TOP)])),
+        "no polygon with an area (rows: 1, of LineString)",
+    ),
     "points": ("p.parquet", of(Point(LEFT, TOP)), "of Point)"),
     "no outlines": ("p.parquet", of(None, None), "rows: 2, of nothing)"),
     "empty outlines": ("p.parquet", of(Polygon()), "of Polygon)"),
@@ -161,7 +191,11 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a raster": ("p.tif", raster, "cannot be read"),
     "a folder": ("p", lambda path: path.mkdir(), "cannot be read"),
     "two layers": ("p.gpkg", two_layers, "has 2 layers (fields, declared)"),
-    "no metadata of a geometry": ("p.parquet", lambda path: pd.DataFrame({"class": ["corn"]}).to_parquet(path), "geo metadata"),
+    "no metadata of a geometry": (
+        "p.parquet",
+        lambda path: pd.DataFrame({"class": ["corn"]}).to_parquet(path),
+        "geo metadata",
+    ),
     "an unknown encoding": ("p.parquet", geo(encoding="WKT"), "cannot be read"),
     "a column twice": (
         "p.parquet",
@@ -178,26 +212,57 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 # What remains of three squares that are all in the other file, and whether something is said of it.
 UNTIDY: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
-    "rows without an outline": ("p.gpkg", of(SQUARES[0], None, Polygon(), SQUARES[1]), 2, "2 of 4 rows of"),
+    "rows without an outline": (
+        "p.gpkg",
+        of(SQUARES[0], None, Polygon(), SQUARES[1]),
+        2,
+        "2 of 4 rows of",
+    ),
     "points among polygons": ("p.gpkg", of(SQUARES[0], Point(LEFT, TOP)), 1, "1 of 2 rows of"),
-    "a collection": ("p.gpkg", of(GeometryCollection([SQUARES[0], LineString([(LEFT, TOP), (LEFT + 9, TOP)])])), 1, ""),
+    "a collection": (
+        "p.gpkg",
+        of(GeometryCollection([SQUARES[0], LineString([(LEFT, TOP), (LEFT + 9, TOP)])])),
+        1,
+        "",
+    ),
     "a table of styles beside the layer": ("p.gpkg", with_styles, 3, ""),
     "a name in capitals": ("p.PARQUET", lambda path: table().to_parquet(path), 3, ""),
     "no ending": ("p", lambda path: table().to_parquet(path), 3, ""),
     "heights": ("p.gpkg", lambda path: write(table(*shapely.force_3d(SQUARES, 7)), path), 3, ""),
-    "no column of classes": ("p.gpkg", lambda path: write(table().drop(columns="class"), path), 3, ""),
-    "classes that are numbers": ("p.gpkg", lambda path: write(table().assign(**{"class": [1, 2, 3]}), path), 3, ""),
-    "classes that are lists": ("p.parquet", lambda path: write(table().assign(**{"class": [["a", "b"]] * 3}), path), 3, ""),
+    "no column of classes": (
+        "p.gpkg",
+        lambda path: write(table().drop(columns="class"), path),
+        3,
+        "",
+    ),
+    "classes that are numbers": (
+        "p.gpkg",
+        lambda path: write(table().assign(**{"class": [1, 2, 3]}), path),
+        3,
+        "",
+    ),
+    "classes that are lists": (
+        "p.parquet",
+        lambda path: write(table().assign(**{"class": [["a", "b"]] * 3}), path),
+        3,
+        "",
+    ),
     "an outline that crosses itself": (
         "p.gpkg",
-        of(SQUARES[0], Polygon([(LEFT, TOP), (LEFT + 9, TOP + 9), (LEFT + 9, TOP), (LEFT, TOP + 9)])),
+        of(
+            SQUARES[0],
+            Polygon([(LEFT, TOP), (LEFT + 9, TOP + 9), (LEFT + 9, TOP), (LEFT, TOP + 9)]),
+        ),
         1,
         "",
     ),
     "more vertices than bytes, GeoPackage": ("p.gpkg", many_vertices, 2, "1 of 3 rows of"),
     "more rows than bytes": (
         "p.gpkg",
-        lambda path: (write(table(), path), change_gpkg(path, "update gpkg_ogr_contents set feature_count = 1000000000000")),
+        lambda path: (
+            write(table(), path),
+            change_gpkg(path, "update gpkg_ogr_contents set feature_count = 1000000000000"),
+        ),
         3,
         "",
     ),
@@ -278,7 +343,9 @@ def test_a_class_column_that_is_not_there(good, capfd):
 
 def test_a_map_of_classes_without_a_floor(tmp_path, good, capfd):
     (tmp_path / "map.json").write_text("[" * 100_000)
-    assert "map.json cannot be read" in refused(capfd, "compare", good, good, "--class-map", tmp_path / "map.json")
+    assert "map.json cannot be read" in refused(
+        capfd, "compare", good, good, "--class-map", tmp_path / "map.json"
+    )
 
 
 @pytest.mark.parametrize(
@@ -289,7 +356,9 @@ def test_a_map_of_classes_without_a_floor(tmp_path, good, capfd):
         ("p.gpkg", lambda path: write(table().iloc[:0], path), "holds no parcel"),
     ],
 )
-def test_a_truth_that_cannot_be_used_is_found_before_the_map(tmp_path, season, capfd, name, make, words):
+def test_a_truth_that_cannot_be_used_is_found_before_the_map(
+    tmp_path, season, capfd, name, make, words
+):
     path = made(make, tmp_path / name)
     capfd.readouterr()
     arguments = "--weights", season / "weights", "--out", tmp_path / "map", "--truth", path
@@ -300,7 +369,9 @@ def test_a_truth_that_cannot_be_used_is_found_before_the_map(tmp_path, season, c
 def test_a_map_says_what_its_truth_lacks(tmp_path, season):
     write(table(SQUARES[0], None), tmp_path / "truth.gpkg")
     options = MapOptions(tile=32, overlap=8, views=1)
-    result = map_cube(season / "season.nc", season / "weights", tmp_path / "map", options, tmp_path / "truth.gpkg")
+    result = map_cube(
+        season / "season.nc", season / "weights", tmp_path / "map", options, tmp_path / "truth.gpkg"
+    )
     assert any(note.startswith("1 of 2 rows of") for note in result.notes)
     assert "1 of 2 rows of" in result.report.read_text()
 
@@ -317,7 +388,9 @@ def test_no_damage_ends_in_anything_but_a_line_or_a_result(tmp_path, good, endin
         draw = random.Random(seed)
         damaged = bytearray(content[: draw.randrange(len(content))] if seed % 4 == 0 else content)
         for _ in range(min(len(damaged), (0, 1, 4, 30)[seed % 4])):
-            damaged[draw.randrange(len(damaged))] = draw.choice((0, 48, 57, 128, 255, draw.randrange(256)))
+            damaged[draw.randrange(len(damaged))] = draw.choice(
+                (0, 48, 57, 128, 255, draw.randrange(256))
+            )
         path.write_bytes(damaged)
         with suppress(PanosegError):  # whose text is one line
             compare_files(path, good)

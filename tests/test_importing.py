@@ -12,12 +12,23 @@ from panoseg.classes import S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.models.weights import load_weights
-from panoseg.training.transfer import holds_one_fold, is_published, published_weights, weights_of_fold
+from panoseg.training.transfer import (
+    holds_one_fold,
+    is_published,
+    published_weights,
+    weights_of_fold,
+)
 from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset
 
 QUICK = ["--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
-OPTIONS = {"model": "timeunet", "conv_type": "2d", "num_classes": 15, "out_conv": [32, 15], "input_dim": 10}
+OPTIONS = {
+    "model": "timeunet",
+    "conv_type": "2d",
+    "num_classes": 15,
+    "out_conv": [32, 15],
+    "input_dim": 10,
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +53,26 @@ def test_weights_of_crop2seg_are_scored_and_imported(crop2seg, czech, tmp_path, 
     folder = crop2seg / place
     assert is_published(folder)
     assert holds_one_fold(folder)
-    assert main(["test", "--weights", str(folder), "--data", str(czech), "--out", str(tmp_path / "test"), *QUICK]) == 0
+    assert (
+        main(
+            [
+                "test",
+                "--weights",
+                str(folder),
+                "--data",
+                str(czech),
+                "--out",
+                str(tmp_path / "test"),
+                *QUICK,
+            ]
+        )
+        == 0
+    )
     scores = json.loads((tmp_path / "test" / "metrics.json").read_text())
     assert (scores["patches"], set(scores["test"])) == (1, {"OA", "mIoU"})
-    assert main(["weights", "import", str(folder), str(tmp_path / "ours"), "--data", str(czech)]) == 0
+    assert (
+        main(["weights", "import", str(folder), str(tmp_path / "ours"), "--data", str(czech)]) == 0
+    )
     imported = load_weights(tmp_path / "ours")
     assert imported.card.classes.same_classes(S2TSCZCROP)
     assert imported.card.model.title == "TimeUNet"
@@ -66,15 +93,43 @@ def test_weights_of_crop2seg_are_scored_and_imported(crop2seg, czech, tmp_path, 
         )
         == 0
     )
-    assert json.loads((tmp_path / "again" / "metrics.json").read_text())["details"] == scores["details"]
+    assert (
+        json.loads((tmp_path / "again" / "metrics.json").read_text())["details"]
+        == scores["details"]
+    )
 
 
 def test_a_training_starts_from_weights_of_crop2seg(crop2seg, czech, tmp_path, capsys):
-    command = ["train", "s2tsczcrop-timeunet", "--data", str(czech), "--out", str(tmp_path / "run"), "--workers", "0"]
-    short = ["--epochs", "1", "--accelerator", "cpu", "--optimiser.learning-rate", "1e-30", "--start-from", str(crop2seg)]
+    command = [
+        "train",
+        "s2tsczcrop-timeunet",
+        "--data",
+        str(czech),
+        "--out",
+        str(tmp_path / "run"),
+        "--workers",
+        "0",
+    ]
+    short = [
+        "--epochs",
+        "1",
+        "--accelerator",
+        "cpu",
+        "--optimiser.learning-rate",
+        "1e-30",
+        "--start-from",
+        str(crop2seg),
+    ]
     assert main([*command, *short]) == 0
-    before, after = weights_of_fold(crop2seg, 1).state, load_weights(tmp_path / "run" / "weights").state
-    assert all((value - after[name]).abs().max() < 1e-20 for name, value in before.items() if name.endswith("weight"))
+    before, after = (
+        weights_of_fold(crop2seg, 1).state,
+        load_weights(tmp_path / "run" / "weights").state,
+    )
+    assert all(
+        (value - after[name]).abs().max() < 1e-20
+        for name, value in before.items()
+        if name.endswith("weight")
+    )
     assert f"{len(before)} entries taken, 0 not" in capsys.readouterr().out
 
 
@@ -83,10 +138,38 @@ def test_one_folds_weights_do_not_become_a_mean_of_five(crop2seg, tmp_path, caps
     data = write_tiny_dataset(tmp_path / "pastis")
     path = crop2seg / "Fold_1" / "conf.json"
     path.write_text(json.dumps({**OPTIONS, "num_classes": 20}))
-    assert main(["test", "--weights", str(crop2seg), "--data", str(data), "--out", str(tmp_path / "test"), *QUICK]) == 2
+    assert (
+        main(
+            [
+                "test",
+                "--weights",
+                str(crop2seg),
+                "--data",
+                str(data),
+                "--out",
+                str(tmp_path / "test"),
+                *QUICK,
+            ]
+        )
+        == 2
+    )
     assert "15 classes" in capsys.readouterr().err  # the options lie: the network says so
     path.write_text(json.dumps(OPTIONS))
-    assert main(["test", "--weights", str(crop2seg), "--data", str(data), "--out", str(tmp_path / "test"), *QUICK]) == 2
+    assert (
+        main(
+            [
+                "test",
+                "--weights",
+                str(crop2seg),
+                "--data",
+                str(data),
+                "--out",
+                str(tmp_path / "test"),
+                *QUICK,
+            ]
+        )
+        == 2
+    )
     assert "--fold" in capsys.readouterr().err
 
 

@@ -18,12 +18,17 @@ from panoseg.panoptic.panoptic import Panoptic, Segments
 def parcels(raster, classes=None, scores=None) -> Panoptic:
     raster = np.array(raster)
     ids = [int(id_) for id_ in np.unique(raster) if id_]
-    return Panoptic.from_maps(raster, {id_: (classes or {}).get(id_, 1 + id_ % 18) for id_ in ids}, PASTIS, scores)
+    return Panoptic.from_maps(
+        raster, {id_: (classes or {}).get(id_, 1 + id_ % 18) for id_ in ids}, PASTIS, scores
+    )
 
 
 def saying(picture: Panoptic, *probabilities) -> Panoptic:
     """The picture whose segments are so likely of each class."""
-    return Panoptic(picture.segment_HW, replace(picture.segments, probabilities=np.array(probabilities, np.float32)))
+    return Panoptic(
+        picture.segment_HW,
+        replace(picture.segments, probabilities=np.array(probabilities, np.float32)),
+    )
 
 
 def join(tiles, height, width, **options) -> Panoptic:
@@ -34,7 +39,10 @@ def join(tiles, height, width, **options) -> Panoptic:
 
 
 def cut(picture: Panoptic, windows) -> list[tuple[int, int, Panoptic]]:
-    return [(rows.start, columns.start, picture.crop(rows, columns).relabel()) for rows, columns in windows]
+    return [
+        (rows.start, columns.start, picture.crop(rows, columns).relabel())
+        for rows, columns in windows
+    ]
 
 
 @st.composite
@@ -43,7 +51,9 @@ def extents(draw, size: int):
     found = [slice(0, draw(st.integers(2, size)))]
     while found[-1].stop < size:
         start = draw(st.integers(found[-1].start + 1, found[-1].stop - 1))
-        found.append(slice(start, min(size, max(start + draw(st.integers(2, size)), found[-1].stop + 1))))
+        found.append(
+            slice(start, min(size, max(start + draw(st.integers(2, size)), found[-1].stop + 1)))
+        )
     return found
 
 
@@ -59,7 +69,9 @@ def cut_maps(draw):
         regions, _ = ndimage.label(values == value)
         raster[regions > 0] = raster.max() + regions[regions > 0]
     across = draw(extents(width))
-    return parcels(raster), draw(st.permutations([(rows, columns) for rows in draw(extents(height)) for columns in across]))
+    return parcels(raster), draw(
+        st.permutations([(rows, columns) for rows in draw(extents(height)) for columns in across])
+    )
 
 
 @settings(deadline=None, max_examples=150)
@@ -110,7 +122,11 @@ def test_two_segments_of_one_tile_are_never_joined():
     right = parcels([[5, 5, 5, 5]] * 3)
     joined = join([(0, 0, left), (0, 2, right)], 3, 6)
     # Of the last row both want columns 2 and 3. The long parcel claims one of 16 pixels against the owner, the other one of 4.
-    assert joined.segment_HW.tolist() == [[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [2, 2, 1, 1, 1, 1]]
+    assert joined.segment_HW.tolist() == [
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
+        [2, 2, 1, 1, 1, 1],
+    ]
 
 
 def test_the_tile_that_sees_a_pixel_best_decides():
@@ -150,7 +166,9 @@ def test_probabilities_are_means_over_the_area_and_decide_nothing():
     right = saying(parcels([[1] * 2] * 3, {1: 5}, {1: 0.5}), [0, 0, 0, 0.0, 0.1, 0.9])
     joined = join([(0, 0, left), (0, 3, right)], 3, 5)
     assert joined.segments.class_ids.tolist() == [3]
-    assert joined.segments.probabilities[0].tolist() == pytest.approx([0, 0, 0, 0.8 / 3, 0.7 / 3, 0.5])
+    assert joined.segments.probabilities[0].tolist() == pytest.approx(
+        [0, 0, 0, 0.8 / 3, 0.7 / 3, 0.5]
+    )
     assert joined.segments.probabilities.dtype == np.float32
     # A tile that says nothing does not count.
     silent = join([(0, 0, left), (0, 3, parcels([[1] * 2] * 3, {1: 5}))], 3, 5)
@@ -161,12 +179,18 @@ def test_probabilities_are_means_over_the_area_and_decide_nothing():
 @given(cut_maps(), st.integers(0, 2**32 - 1))
 def test_what_all_tiles_say_alike_comes_back(cut_map, seed):
     picture, windows = cut_map
-    said = np.random.default_rng(seed).dirichlet(np.ones(20), len(picture.segments)) if len(picture.segments) else []
+    said = (
+        np.random.default_rng(seed).dirichlet(np.ones(20), len(picture.segments))
+        if len(picture.segments)
+        else []
+    )
     picture = saying(picture, *said) if len(picture.segments) else picture
     joined = join(cut(picture, windows), *picture.segment_HW.shape)
     found = joined.segments.probabilities[joined.position_HW[picture.segment_HW > 0] - 1]
     np.testing.assert_allclose(
-        found, picture.segments.probabilities[picture.position_HW[picture.segment_HW > 0] - 1], rtol=1e-5
+        found,
+        picture.segments.probabilities[picture.position_HW[picture.segment_HW > 0] - 1],
+        rtol=1e-5,
     )
     np.testing.assert_allclose(joined.segments.probabilities.sum(axis=1), 1, atol=1e-6)
 
@@ -188,7 +212,10 @@ def test_a_tile_outside_of_the_map_or_twice_is_refused():
 
 def test_tiles_are_not_modified():
     tile = parcels([[1, 1, 0, 2]] * 3)
-    before = tile.segment_HW.copy(), Segments(**{name: column.copy() for name, column in vars(tile.segments).items()})
+    before = (
+        tile.segment_HW.copy(),
+        Segments(**{name: column.copy() for name, column in vars(tile.segments).items()}),
+    )
     join([(0, 0, tile), (0, 2, tile)], 3, 6)
     np.testing.assert_array_equal(tile.segment_HW, before[0])
     np.testing.assert_array_equal(tile.segments.areas, before[1].areas)

@@ -84,10 +84,21 @@ def folder(tmp_path_factory):
     for name, (text, function, calls) in MOMENTS.items():
         for call in (0, *calls):
             out = str(folder / (f"{name}-{call}" if call else f"whole/{name}"))
-            words = {"OUT": out, "CUBE": str(folder / "season.nc"), "WEIGHTS": str(folder / "weights")}
+            words = {
+                "OUT": out,
+                "CUBE": str(folder / "season.nc"),
+                "WEIGHTS": str(folder / "weights"),
+            }
             words |= {"REGISTER": register, "CODES": codes, "LAND": land}
-            runs.append(([words.get(word, word) for word in text.split()], function if call else None, call))
-    done = subprocess.run([sys.executable, "-c", _DRIVER, json.dumps(runs)], capture_output=True, text=True, timeout=600)
+            runs.append(
+                ([words.get(word, word) for word in text.split()], function if call else None, call)
+            )
+    done = subprocess.run(
+        [sys.executable, "-c", _DRIVER, json.dumps(runs)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -109,7 +120,9 @@ def content(path: Path) -> object:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize(("name", "call"), [(name, call) for name, (*_, calls) in MOMENTS.items() for call in calls])
+@pytest.mark.parametrize(
+    ("name", "call"), [(name, call) for name, (*_, calls) in MOMENTS.items() for call in calls]
+)
 def test_killed_and_started_again(folder, name, call):
     whole, again = folder / "whole" / name, folder / f"{name}-{call}"
     assert files(again) == files(whole)
@@ -124,7 +137,10 @@ def start(*arguments: object) -> subprocess.Popen:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not tell the children of a process")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(),
+    reason="the system does not tell the children of a process",
+)
 def test_a_killed_simulation_takes_its_processes_with_it(tmp_path):
     options = "--size", 16, "--patches", 40
     started = start("simulate", tmp_path / "data", *options, "--workers", 2)
@@ -135,7 +151,9 @@ def test_a_killed_simulation_takes_its_processes_with_it(tmp_path):
     assert len(children) >= 2
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+    while (
+        any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
     assert not (tmp_path / "data" / "metadata.geojson").exists()
@@ -143,4 +161,6 @@ def test_a_killed_simulation_takes_its_processes_with_it(tmp_path):
     assert start("simulate", tmp_path / "whole", *options, "--workers", 1).wait() == 0
     assert files(tmp_path / "data") == files(tmp_path / "whole")
     for path in filter(Path.is_file, (tmp_path / "whole").rglob("*")):
-        assert (tmp_path / "data" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+        assert (
+            tmp_path / "data" / path.relative_to(tmp_path / "whole")
+        ).read_bytes() == path.read_bytes()

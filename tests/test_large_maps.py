@@ -67,7 +67,11 @@ TINY = MapOptions(tile=16, overlap=4, views=1, min_area_ha=0.03)
 @pytest.fixture
 def season(tmp_path, monkeypatch):
     """A cube whose landscape the network knows."""
-    cube, weights, segment_HW = coordinates_cube(HEIGHT, WIDTH), tiny_weights(), landscape(HEIGHT, WIDTH)
+    cube, weights, segment_HW = (
+        coordinates_cube(HEIGHT, WIDTH),
+        tiny_weights(),
+        landscape(HEIGHT, WIDTH),
+    )
     cube["B04"][:, :30, 100:140] = 0
     cube.to_netcdf(tmp_path / "season.nc")
     monkeypatch.setattr(predict, "Predictor", lambda *_: StandIn(segment_HW, weights.card))
@@ -81,7 +85,9 @@ def raster(path):
 
 def files(folder):
     """All files of a map but the one into which a library writes the time."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".gpkg"]
+    paths = [
+        path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".gpkg"
+    ]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -97,7 +103,9 @@ def test_a_map_in_windows_is_what_a_map_in_one_piece_was(season, tmp_path, monke
     """Numbers of a time when tiles were joined, tidied and outlined in one piece."""
     monkeypatch.setattr(predict, "_BLOCK_SIDE", side)
     first = map_cube(season, tiny_weights(), tmp_path / "a", OPTIONS)
-    second = map_cube(season, tiny_weights(), tmp_path / "b", MapOptions(tile=64, overlap=40, min_area_ha=0.2))
+    second = map_cube(
+        season, tiny_weights(), tmp_path / "b", MapOptions(tile=64, overlap=40, min_area_ha=0.2)
+    )
     assert crc(raster(first.out / "segments.tif")) == 1288557056
     assert crc(raster(first.out / "classes.tif")) == 3760311910
     assert crc(raster(second.out / "segments.tif")) == 2015200234
@@ -114,7 +122,10 @@ def test_a_map_in_windows_is_what_a_map_in_one_piece_was(season, tmp_path, monke
 
 def real_labels(folder: Path) -> np.ndarray:
     """Four patches of PASTIS side by side; ids from 1, each region by itself."""
-    paths = [folder / "pastis-annotations" / "ANNOTATIONS" / f"ParcelIDs_{number}.npy" for number in range(10000, 10004)]
+    paths = [
+        folder / "pastis-annotations" / "ANNOTATIONS" / f"ParcelIDs_{number}.npy"
+        for number in range(10000, 10004)
+    ]
     first, second, third, fourth = (np.load(path) for path in paths)
     label_HW = np.block([[first, second], [third, fourth]])
     region_HW, _ = regions(label_HW)
@@ -138,15 +149,23 @@ def cuts(size, count, chance):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_real_label_image_cut_into_random_windows_comes_back(real_data, seed):
     label_HW, chance = real_labels(real_data), random.Random(seed)
-    picture = Panoptic.from_maps(label_HW, {int(id_): 1 + int(id_) % 18 for id_ in np.unique(label_HW) if id_}, PASTIS)
+    picture = Panoptic.from_maps(
+        label_HW, {int(id_): 1 + int(id_) % 18 for id_ in np.unique(label_HW) if id_}, PASTIS
+    )
     height, width = label_HW.shape
 
     def windows(rows, columns):
-        return [Window(top, left, bottom - top, right - left) for top, bottom in rows for left, right in columns]
+        return [
+            Window(top, left, bottom - top, right - left)
+            for top, bottom in rows
+            for left, right in columns
+        ]
 
     seen = windows(extents(height, 20, 90, chance), extents(width, 20, 90, chance))
     lands = windows(cuts(height, 3, chance), cuts(width, 4, chance))
-    tiles = [Tile.of(own.top, own.left, picture.crop(own.rows, own.columns).relabel()) for own in seen]
+    tiles = [
+        Tile.of(own.top, own.left, picture.crop(own.rows, own.columns).relabel()) for own in seen
+    ]
     joined = join_tiles(height, width, seen, tiles.__getitem__, lands)
     group_HW = np.zeros((height, width), np.int32)
     for land in chance.sample(lands, len(lands)):
@@ -168,7 +187,9 @@ def test_outlines_of_many_sheets_are_a_coverage(season, tmp_path, monkeypatch, s
     if simplify == 0:
         np.testing.assert_allclose(cut.parcels["area_ha"], whole.parcels["area_ha"])
         with rasterio.open(cut.out / "segments.tif") as source:
-            drawn_HW = rasterise(cut.parcels["id"].astype(int), outlines, source.shape, source.transform)
+            drawn_HW = rasterise(
+                cut.parcels["id"].astype(int), outlines, source.shape, source.transform
+            )
             np.testing.assert_array_equal(drawn_HW, source.read(1))
     else:
         # Corners that stay where a border crosses into another sheet: less than a pixel for each.
@@ -178,15 +199,23 @@ def test_outlines_of_many_sheets_are_a_coverage(season, tmp_path, monkeypatch, s
 def test_each_outline_is_read_once_however_many_parts_are_asked_for(tmp_path, monkeypatch):
     """Sheets of a wide map: each has segments from all over the table, which is read in ten parts."""
     count, looked_at = 400, []
-    square = np.array([shapely.to_wkb(shapely.box(0, 0, id_, 1)) for id_ in range(1, count + 1)], dtype=object)
+    square = np.array(
+        [shapely.to_wkb(shapely.box(0, 0, id_, 1)) for id_ in range(1, count + 1)], dtype=object
+    )
     outlines = OutlineFiles(tmp_path, np.ones(count + 1, np.int64))
     for number in range(20):
         ids = np.arange(1 + number, count + 1, 20)
         outlines.add(number, SheetOutlines(ids, np.ones(len(ids), np.int64), square[ids - 1]))
     outlines.finish()
     decode = shapely.from_wkb
-    monkeypatch.setattr(sheets.shapely, "from_wkb", lambda rows: looked_at.append(len(rows)) or decode(rows))
-    monkeypatch.setattr(sheets.np, "isin", lambda found, ids: looked_at.append(len(found)) or np.array([True] * len(found)))
+    monkeypatch.setattr(
+        sheets.shapely, "from_wkb", lambda rows: looked_at.append(len(rows)) or decode(rows)
+    )
+    monkeypatch.setattr(
+        sheets.np,
+        "isin",
+        lambda found, ids: looked_at.append(len(found)) or np.array([True] * len(found)),
+    )
     for start in range(1, count + 1, 40):
         ids = np.arange(start, start + 40)
         assert shapely.area(outlines.read(ids)).tolist() == ids.tolist()
@@ -195,7 +224,9 @@ def test_each_outline_is_read_once_however_many_parts_are_asked_for(tmp_path, mo
 
 
 def test_outlines_of_some_segments_and_a_sheet_that_is_missing(tmp_path):
-    pieces = np.array([shapely.to_wkb(shapely.box(left, 0, left + 2, 1)) for left in (0, 2, 8)], dtype=object)
+    pieces = np.array(
+        [shapely.to_wkb(shapely.box(left, 0, left + 2, 1)) for left in (0, 2, 8)], dtype=object
+    )
     outlines = OutlineFiles(tmp_path, np.array([0, 2, 0, 4]))
     outlines.add(1, SheetOutlines(np.array([1, 3]), np.array([2, 2]), pieces[[2, 1]]))
     with pytest.raises(RuntimeError, match="1 segments are not whole"):
@@ -221,7 +252,10 @@ class EndlessWindows(WindowFiles):
 
     def _read(self, number):
         block, network = self.blocks[number], StandIn(EndlessLandscape(), None)
-        tiles = [Tile.of(own.top, own.left, network.at(own.top, own.left, own.height, own.width)) for own in block.tiles]
+        tiles = [
+            Tile.of(own.top, own.left, network.at(own.top, own.left, own.height, own.width))
+            for own in block.tiles
+        ]
         return FinishedWindow(tiles, np.ones((block.window.height, block.window.width), bool))
 
 
@@ -235,7 +269,10 @@ def test_memory_does_not_grow_with_the_area(tmp_path, monkeypatch):
         tracemalloc.start()
         windows = EndlessWindows(folder, plan_blocks(size, size, 128, 40, 256))
         assembled = assemble(windows, (size, size), 5, PASTIS, folder)
-        drawn, area_N = np.ones(assembled.segments.ids[-1] + 1, bool), np.zeros(assembled.segments.ids[-1] + 1, np.int64)
+        drawn, area_N = (
+            np.ones(assembled.segments.ids[-1] + 1, bool),
+            np.zeros(assembled.segments.ids[-1] + 1, np.int64),
+        )
         area_N[assembled.segments.ids] = assembled.segments.areas
         outlines = OutlineFiles(folder, area_N)
         for number, sheet in Here(None).draw(read_sheets(assembled.segment_raster, drawn, 1.0)):
@@ -288,7 +325,9 @@ def test_workers_are_let_go_before_files_are_written(season, tmp_path, monkeypat
         happened.append("workers let go")
 
     monkeypatch.setattr(mapping, "workers_for", watched)
-    monkeypatch.setattr(mapping, "write_map", lambda *given: happened.append("files") or write(*given))
+    monkeypatch.setattr(
+        mapping, "write_map", lambda *given: happened.append("files") or write(*given)
+    )
     map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS)
     assert happened == ["workers let go", "files"]
 
@@ -299,22 +338,38 @@ def small(tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "_BLOCK_SIDE", 28)
     make_cube(64).to_netcdf(tmp_path / "season.nc")
     save_weights(tmp_path / "weights", tiny_weights())
-    return files(map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "whole", TINY).out)
+    return files(
+        map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "whole", TINY).out
+    )
 
 
 def test_threads_of_a_cluster_make_the_same_map(small, tmp_path):
     with cluster.local_cluster(2, threads_per_worker=2, processes=False) as local:
         running = RunOptions(dask=local.scheduler_address)
-        result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
+        result = map_cube(
+            tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running
+        )
         assert files(result.out) == small
         # What is wrong on a worker is said as if it were here.
         opened = predict.OpenJob.cube.func
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(predict.OpenJob, "cube", property(lambda own: opened(own) if own._given is not None else gone()))
+            patch.setattr(
+                predict.OpenJob,
+                "cube",
+                property(lambda own: opened(own) if own._given is not None else gone()),
+            )
             with pytest.raises(CubeError, match="gone"):
-                map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "broken", TINY, running=running)
+                map_cube(
+                    tmp_path / "season.nc",
+                    tmp_path / "weights",
+                    tmp_path / "broken",
+                    TINY,
+                    running=running,
+                )
         # The same command goes on.
-        result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "broken", TINY, running=running)
+        result = map_cube(
+            tmp_path / "season.nc", tmp_path / "weights", tmp_path / "broken", TINY, running=running
+        )
         assert files(result.out) == small
 
 
@@ -351,7 +406,9 @@ def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
         with pytest.raises(InterruptedError):
             list(work)
     assert len(sent) == 4
-    found = subprocess.run([sys.executable, "-c", _UNPICKLE], input=pickle.dumps(sent), capture_output=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", _UNPICKLE], input=pickle.dumps(sent), capture_output=True, check=True
+    )
     assert found.stdout.decode().split() == []
     # A plugin stays packed in the scheduler; in a worker it is bytes until the first task needs the job.
     job = inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
@@ -365,9 +422,24 @@ def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
 
 
 def test_a_worker_imports_what_it_predicts_with_alone():
-    unused = {"geopandas", "pyogrio", "pystac", "requests", "matplotlib", "torchvision", "PIL", "lightning", "odc.stac"}
+    unused = {
+        "geopandas",
+        "pyogrio",
+        "pystac",
+        "requests",
+        "matplotlib",
+        "torchvision",
+        "PIL",
+        "lightning",
+        "odc.stac",
+    }
     code = f"import sys, panoseg.maps.predict; print(*sorted(set(sys.modules) & {unused}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split() == []
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, check=True, text=True
+        ).stdout.split()
+        == []
+    )
 
 
 def test_clusters_of_this_machine_do_not_meet():
@@ -407,16 +479,25 @@ class Gate:
 def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
     """Dask's configuration is one for all threads: a task of a cluster that relied on it could lose it when another ends,
     ask the cluster to read for it, and wait for itself."""
-    whole = predict.OpenJob(inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job)
+    whole = predict.OpenJob(
+        inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
+    )
     first, second = whole.job.weights.card.bands[:2]
-    one_reads, other_reads, one_is_done, failures = threading.Event(), threading.Event(), threading.Event(), []
+    one_reads, other_reads, one_is_done, failures = (
+        threading.Event(),
+        threading.Event(),
+        threading.Event(),
+        [],
+    )
 
     def gated(name, reached, opens):
         cube = whole.cube.load().copy()
         gate = Gate(cube[first].values, reached, opens)
         cube[first] = (
             cube[first].dims,
-            da.from_array(gate, chunks=gate.shape, name=name, asarray=False, meta=gate.values[:0, :0, :0]),
+            da.from_array(
+                gate, chunks=gate.shape, name=name, asarray=False, meta=gate.values[:0, :0, :0]
+            ),
         )
         cube[second] = cube[second].chunk()
         return predict.OpenJob(whole.job, cube)
@@ -432,7 +513,9 @@ def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
         raise AssertionError("the configuration was asked")
 
     one = threading.Thread(target=read, args=(gated("one", one_reads, other_reads), one_is_done))
-    other = threading.Thread(target=read, args=(gated("other", other_reads, one_is_done), threading.Event()))
+    other = threading.Thread(
+        target=read, args=(gated("other", other_reads, one_is_done), threading.Event())
+    )
     with dask.config.set(scheduler=refuse):
         one.start()
         assert one_reads.wait(60)
@@ -444,7 +527,16 @@ def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
 
 
 def start_host(name: str, address: str, scratch: Path) -> subprocess.Popen:
-    options = ["--name", name, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(scratch / name)]
+    options = [
+        "--name",
+        name,
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+        "--local-directory",
+        str(scratch / name),
+    ]
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, *options]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
@@ -452,7 +544,10 @@ def start_host(name: str, address: str, scratch: Path) -> subprocess.Popen:
 def test_two_hosts_one_of_which_dies(small, tmp_path):
     """Two worker processes with folders of their own; one is killed in the middle, and the map is the same."""
     with cluster.local_cluster(0, host="127.0.0.1") as local:
-        hosts = [start_host(name, local.scheduler_address, tmp_path / "scratch") for name in ("north", "south")]
+        hosts = [
+            start_host(name, local.scheduler_address, tmp_path / "scratch")
+            for name in ("north", "south")
+        ]
         try:
             running = RunOptions(dask=local.scheduler_address)
             with Client(local, set_as_default=False) as client:
@@ -467,7 +562,13 @@ def test_two_hosts_one_of_which_dies(small, tmp_path):
                     alive.append(len(local.scheduler.workers))
 
             with listening(watch):
-                result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
+                result = map_cube(
+                    tmp_path / "season.nc",
+                    tmp_path / "weights",
+                    tmp_path / "map",
+                    TINY,
+                    running=running,
+                )
         finally:
             for host in hosts:
                 host.kill()
@@ -478,13 +579,22 @@ def test_two_hosts_one_of_which_dies(small, tmp_path):
 
 def test_workers_of_this_machine_make_the_same_map(small, tmp_path):
     running = RunOptions(workers=2)
-    result = map_cube(tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running)
+    result = map_cube(
+        tmp_path / "season.nc", tmp_path / "weights", tmp_path / "map", TINY, running=running
+    )
     assert files(result.out) == small
 
 
 def test_a_cluster_that_is_not_there(small, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("panoseg.maps.cluster._CONNECT_S", 0.3)
-    arguments = ["map", str(tmp_path / "season.nc"), "--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "map")]
+    arguments = [
+        "map",
+        str(tmp_path / "season.nc"),
+        "--weights",
+        str(tmp_path / "weights"),
+        "--out",
+        str(tmp_path / "map"),
+    ]
     assert main([*arguments, "--dask", "tcp://127.0.0.1:9"]) == 2
     assert "no dask scheduler at tcp://127.0.0.1:9; expected" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="one of both"):
@@ -510,14 +620,18 @@ def test_tiles_do_not_depend_on_their_company():
 
 
 def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
-    whole = map_cube(season, tiny_weights(), tmp_path / "map", MapOptions(**vars(OPTIONS) | {"gpkg": True}))
+    whole = map_cube(
+        season, tiny_weights(), tmp_path / "map", MapOptions(**vars(OPTIONS) | {"gpkg": True})
+    )
     assert (tmp_path / "map" / "parcels.parquet").is_file()
     options = MapOptions(**vars(OPTIONS) | {"rows_per_file": 15, "gpkg": True, "pmtiles": True})
     monkeypatch.setattr(outputs, "_ROWS_AT_ONCE", 6)
     parts = map_cube(season, tiny_weights(), tmp_path / "parts", options)
     pieces = list(read_geoparquet(parts.out / "parcels.parquet"))
     assert [len(piece) for piece in pieces] == [6, 6, 3, 6, 6, 3, 6, 1]
-    for piece, path in zip(pieces[::3], sorted((parts.out / "parcels.parquet").iterdir()), strict=True):
+    for piece, path in zip(
+        pieces[::3], sorted((parts.out / "parcels.parquet").iterdir()), strict=True
+    ):
         assert_geodataframe_equal(piece, gpd.read_parquet(path).iloc[: len(piece)])
         geo = json.loads(pq.read_schema(path).metadata[b"geo"])["columns"]["geometry"]
         assert geo["bbox"] == pytest.approx(gpd.read_parquet(path).total_bounds)
@@ -531,7 +645,9 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     assert (parts.out / "parcels.pmtiles").read_bytes()[:8] == b"PMTiles\x03"
     tiles = gpd.read_file(parts.out / "parcels.pmtiles")
     assert set(whole.parcels["id"]) == set(tiles["id"])
-    assert {"class", "confidence", "area_ha", "second_class", "second_probability"} <= set(tiles.columns)
+    assert {"class", "confidence", "area_ha", "second_class", "second_probability"} <= set(
+        tiles.columns
+    )
     assert not [name for name in tiles.columns if name.startswith("probability:")]
     likely = parts.parcels.filter(like="probability:")
     assert likely.shape[1] == 18
@@ -547,7 +663,10 @@ def test_a_window_comes_back_from_its_bytes():
     network = StandIn(EndlessLandscape(), None)
     pictures = [network.at(own.top, own.left, own.height, own.width) for own in block.tiles]
     pictures[0] = Panoptic.empty(24, 24)  # a tile that says nothing of classes
-    tiles = [Tile.of(own.top, own.left, picture) for own, picture in zip(block.tiles, pictures, strict=True)]
+    tiles = [
+        Tile.of(own.top, own.left, picture)
+        for own, picture in zip(block.tiles, pictures, strict=True)
+    ]
     again = from_bytes(to_bytes(FinishedWindow(tiles, np.ones((24, 40), bool))), block)
     for tile, other in zip(tiles, again.tiles, strict=True):
         np.testing.assert_array_equal(tile.position_hw, other.position_hw)
@@ -559,14 +678,21 @@ def test_a_window_comes_back_from_its_bytes():
 def test_rasters_are_written_and_checked_with_a_small_cache(season, tmp_path, monkeypatch):
     """GDAL would take a twentieth of the machine's memory."""
     found, check = [], rasters._check_written
-    monkeypatch.setattr(rasters, "_check_written", lambda *given: found.append(getenv()["GDAL_CACHEMAX"]) or check(*given))
+    monkeypatch.setattr(
+        rasters,
+        "_check_written",
+        lambda *given: found.append(getenv()["GDAL_CACHEMAX"]) or check(*given),
+    )
     map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS)
     assert found == [64 * 1024**2] * 3
 
 
 def test_the_raster_of_confidence(season, tmp_path):
     result = map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS)
-    confidence_HW, segment_HW = raster(result.out / "confidence.tif"), raster(result.out / "segments.tif")
+    confidence_HW, segment_HW = (
+        raster(result.out / "confidence.tif"),
+        raster(result.out / "segments.tif"),
+    )
     assert (confidence_HW[segment_HW == 0] == 255).all()
     for id_, score in zip(result.parcels["id"], result.parcels["confidence"], strict=True):
         assert set(confidence_HW[segment_HW == int(id_)]) == {round(100 * score)}
@@ -580,20 +706,35 @@ def test_the_item_of_a_map(season, tmp_path, monkeypatch):
     written = json.loads((result.out / "item.json").read_text())
     item = pystac.Item.from_dict(written)
     core = {**written, "stac_extensions": []}
-    pystac.Item.from_dict(core).validate()  # the core's schemas lie in pystac; those of extensions only on the web
+    pystac.Item.from_dict(
+        core
+    ).validate()  # the core's schemas lie in pystac; those of extensions only on the web
     model = MLMExtension.ext(item)
     assert model.mlm_name == "paps"
     assert "panoptic-segmentation" in model.tasks
-    assert [band if isinstance(band, str) else band.name for band in model.input[0].bands] == list(tiny_weights().card.bands)
-    assert len(written["properties"]["mlm:input"][0]["value_scaling"]) == len(tiny_weights().card.bands)
+    assert [band if isinstance(band, str) else band.name for band in model.input[0].bands] == list(
+        tiny_weights().card.bands
+    )
+    assert len(written["properties"]["mlm:input"][0]["value_scaling"]) == len(
+        tiny_weights().card.bands
+    )
     assert model.total_parameters == sum(tensor.numel() for tensor in tiny_weights().state.values())
     [described] = [asset for asset in item.assets.values() if "mlm:model" in asset.roles]
     assert described.extra_fields["mlm:artifact_type"] == "safetensors"
     assert Path(described.href).is_absolute()
     for name, asset in item.assets.items():
         assert (result.out / asset.href).is_file(), name
-    assert {"parcels-pmtiles", "classes-tif", "confidence-tif", "segments-tif", "part-00000", "part-00001"} <= set(item.assets)
-    assert shapely.geometry.shape(item.geometry).contains(result.parcels.to_crs("EPSG:4326").union_all().centroid)
+    assert {
+        "parcels-pmtiles",
+        "classes-tif",
+        "confidence-tif",
+        "segments-tif",
+        "part-00000",
+        "part-00001",
+    } <= set(item.assets)
+    assert shapely.geometry.shape(item.geometry).contains(
+        result.parcels.to_crs("EPSG:4326").union_all().centroid
+    )
 
 
 def test_the_item_of_a_map_over_the_date_line(season, tmp_path):
@@ -604,20 +745,37 @@ def test_the_item_of_a_map_over_the_date_line(season, tmp_path):
     outline = shapely.geometry.shape(found["geometry"])
     assert outline.geom_type == "MultiPolygon"
     assert outline.is_valid
-    assert sorted(round(part.bounds[2] - part.bounds[0], 2) for part in outline.geoms) == [0.19, 0.37]
+    assert sorted(round(part.bounds[2] - part.bounds[0], 2) for part in outline.geoms) == [
+        0.19,
+        0.37,
+    ]
     west, south, east, north = found["bbox"]
     assert (round(west, 2), round(east, 2)) == (179.81, -179.63)
     assert south < -16.72 < -16.71 < north
 
 
 def test_progress_as_lines_of_json(small, tmp_path, capsys):
-    arguments = ["map", str(tmp_path / "season.nc"), "--weights", str(tmp_path / "weights"), "--out", str(tmp_path / "map")]
+    arguments = [
+        "map",
+        str(tmp_path / "season.nc"),
+        "--weights",
+        str(tmp_path / "weights"),
+        "--out",
+        str(tmp_path / "map"),
+    ]
     tiny = ["--tile", "16", "--overlap", "4", "--views", "1", "--min-area-ha", "0.03"]
     assert main([*arguments, *tiny, "--progress", "json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     tiles = [line for line in lines if line["step"] == "tiles"]
-    assert (tiles[0]["done"], tiles[-1]["done"], tiles[-1]["total"], tiles[-1]["seconds_left"]) == (0, 25, 25, 0)
-    assert {"windows joined", "windows written", "sheets outlined"} <= {line["step"] for line in lines}
+    assert (tiles[0]["done"], tiles[-1]["done"], tiles[-1]["total"], tiles[-1]["seconds_left"]) == (
+        0,
+        25,
+        25,
+        0,
+    )
+    assert {"windows joined", "windows written", "sheets outlined"} <= {
+        line["step"] for line in lines
+    }
     assert lines[-1]["step"] == "map"
     assert lines[-1]["parcels"] == len(gpd.read_parquet(tmp_path / "map" / "parcels.parquet"))
 
@@ -638,27 +796,40 @@ def test_nothing_is_mapped_outside_of_an_outline(season, tmp_path):
     assert part.parcels.total_bounds[2] <= 500_000 + 910
 
 
-def test_an_outline_elsewhere_and_another_outline_of_an_unfinished_map_are_refused(season, tmp_path, monkeypatch):
+def test_an_outline_elsewhere_and_another_outline_of_an_unfinished_map_are_refused(
+    season, tmp_path, monkeypatch
+):
     with pytest.raises(ConfigError, match="outside of the cube"):
-        map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(20, 20, 21, 21))
+        map_cube(
+            season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(20, 20, 21, 21)
+        )
     monkeypatch.setattr(mapping, "finish", lambda work: None)  # as a kill does
     map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 50, 4, 51))
     with pytest.raises(OutputError, match="differs in its outline"):
-        map_cube(season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 49, 4, 51))
+        map_cube(
+            season, tiny_weights(), tmp_path / "map", OPTIONS, within=shapely.box(2, 49, 4, 51)
+        )
 
 
 CORNERS = shapely.union_all(
-    [shapely.box(500_020, 5_599_400, 500_530, 5_599_990), shapely.box(501_700, 5_598_520, 502_090, 5_598_800)]
+    [
+        shapely.box(500_020, 5_599_400, 500_530, 5_599_990),
+        shapely.box(501_700, 5_598_520, 502_090, 5_598_800),
+    ]
 )
 STRIP = shapely.LineString([(500_000, 5_598_500), (502_100, 5_600_000)]).buffer(60)
 
 
 @pytest.mark.parametrize("land", [CORNERS, STRIP], ids=["far apart", "strip"])
-def test_windows_outside_of_an_outline_are_skipped_and_change_nothing(season, tmp_path, monkeypatch, land):
+def test_windows_outside_of_an_outline_are_skipped_and_change_nothing(
+    season, tmp_path, monkeypatch, land
+):
     monkeypatch.setattr(predict, "_BLOCK_SIDE", 48)
     outline = gpd.GeoSeries([land], crs="EPSG:32631").to_crs("EPSG:4326").iloc[0]
     read, read_window = [], predict.read_window
-    monkeypatch.setattr(predict, "read_window", lambda *given: read.append(given[2]) or read_window(*given))
+    monkeypatch.setattr(
+        predict, "read_window", lambda *given: read.append(given[2]) or read_window(*given)
+    )
     skipped = map_cube(season, tiny_weights(), tmp_path / "skipped", OPTIONS, within=outline)
     few = len(read)
     monkeypatch.setattr(inputs.MapInputs, "outside", frozenset())

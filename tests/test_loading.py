@@ -33,13 +33,17 @@ class Numbers(Dataset):
         if index == self.broken:
             raise DatasetError(f"patch {index} is broken", "a whole one", "mend it")
         threads = torch.get_num_threads()
-        return Sample(torch.full((1, 1, 1, 2), index, dtype=torch.int16), torch.tensor([threads]), str(index))
+        return Sample(
+            torch.full((1, 1, 1, 2), index, dtype=torch.int16), torch.tensor([threads]), str(index)
+        )
 
 
 class Chances(Numbers):
     def draw(self, index: int, generator: np.random.Generator) -> Sample:
         value = int(generator.integers(30000))
-        return Sample(torch.full((1, 1, 1, 2), value, dtype=torch.int16), torch.tensor([0]), str(index))
+        return Sample(
+            torch.full((1, 1, 1, 2), value, dtype=torch.int16), torch.tensor([0]), str(index)
+        )
 
 
 def names(loader) -> list[tuple[str, ...]]:
@@ -59,7 +63,11 @@ def test_ascending_and_complete():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_order_follows_from_seed_and_epoch(workers):
     def order(**options) -> list[str]:
-        return [name for batch in names(make_loader(Numbers(20), 3, shuffle=True, **options)) for name in batch]
+        return [
+            name
+            for batch in names(make_loader(Numbers(20), 3, shuffle=True, **options))
+            for name in batch
+        ]
 
     first = order(seed=1, epoch=2, workers=workers)
     assert first == order(seed=1, epoch=2)
@@ -94,7 +102,9 @@ def test_skipped_batches_are_not_read():
 def test_chance_follows_from_seed_epoch_and_index():
     def drawn(batch_size: int = 2, **options) -> dict[str, int]:
         loader = make_loader(Chances(9), batch_size, shuffle=True, **options)
-        return dict(zip([name for batch in names(loader) for name in batch], values(loader), strict=True))
+        return dict(
+            zip([name for batch in names(loader) for name in batch], values(loader), strict=True)
+        )
 
     expected = drawn(seed=1, epoch=1)
     assert expected == drawn(seed=1, epoch=1, workers=2) == drawn(4, seed=1, epoch=1)
@@ -117,7 +127,10 @@ def test_batches_that_are_kept_never_change():
     """There are six slots; all twenty batches are kept, and two epochs run over them."""
     loader = make_loader(Numbers(40), 2, workers=2)
     kept = [*loader, *loader]
-    assert [int(value) for batch in kept for value in batch.images_BTCHW[:, 0, 0, 0, 1]] == [*range(40), *range(40)]
+    assert [int(value) for batch in kept for value in batch.images_BTCHW[:, 0, 0, 0, 1]] == [
+        *range(40),
+        *range(40),
+    ]
 
 
 def test_without_slots(monkeypatch):
@@ -146,7 +159,12 @@ def test_errors_arrive_as_they_are(workers):
 
 def test_errors_survive_pickling():
     error = pickle.loads(pickle.dumps(DatasetError("this", "that", "do so")))
-    assert (type(error), error.found, error.expected, error.fix) == (DatasetError, "this", "that", "do so")
+    assert (type(error), error.found, error.expected, error.fix) == (
+        DatasetError,
+        "this",
+        "that",
+        "do so",
+    )
 
 
 def test_ranks_share_the_samples():
@@ -171,19 +189,30 @@ def test_loaders_leave_the_global_generator_alone():
 
 
 def test_impossible_options():
-    for options in ({"batch_size": 0}, {"batch_size": 1, "workers": -1}, {"batch_size": 1, "seed": -1}):
+    for options in (
+        {"batch_size": 0},
+        {"batch_size": 1, "workers": -1},
+        {"batch_size": 1, "seed": -1},
+    ):
         with pytest.raises(ConfigError, match="expected a number from"):
             make_loader(Numbers(3), **options)
 
 
 @pytest.mark.parametrize(
-    "config", [AugmentationConfig(), AugmentationConfig(crop=8, flips=True, turns=True, max_dates=2, noise=9)]
+    "config",
+    [
+        AugmentationConfig(),
+        AugmentationConfig(crop=8, flips=True, turns=True, max_dates=2, noise=9),
+    ],
 )
 def test_pastis_through_workers(tmp_path, config):
     """Two workers give what this process gives, augmented and not."""
     folder = write_small_pastis(tmp_path / "pastis")
     dataset = PastisDataset(folder, target="panoptic", augmentation=config)
-    here, there = (make_loader(dataset, 2, shuffle=True, seed=5, workers=workers, epoch=1) for workers in (0, 2))
+    here, there = (
+        make_loader(dataset, 2, shuffle=True, seed=5, workers=workers, epoch=1)
+        for workers in (0, 2)
+    )
     for one, other in zip(here, there, strict=True):
         assert one.names == other.names
         for name in ("images_BTCHW", "days_BT", "valid_BT", "classes_BHW", "instances_BHW"):
@@ -196,5 +225,7 @@ def test_damage_is_said_in_one_line_from_workers(tmp_path):
     folder = write_small_pastis(tmp_path / "pastis")
     path = folder / "DATA_S2" / "S2_11.npy"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(DatasetError, match=r"S2_11.npy has 10361 bytes; expected 10368 for 2 x 10 x 16 x 16 int16"):
+    with pytest.raises(
+        DatasetError, match=r"S2_11.npy has 10361 bytes; expected 10368 for 2 x 10 x 16 x 16 int16"
+    ):
         names(make_loader(PastisDataset(folder, target=None), 1, workers=2))

@@ -24,10 +24,21 @@ def test_semantic_loss_leaves_void_out():
 
 
 def test_centre_loss_by_hand():
-    heat, target = torch.tensor([[[0.5, 0.25], [0.1, 0.2]]]), torch.tensor([[[1.0, 1.0], [0.5, 0.0]]])
+    heat, target = (
+        torch.tensor([[[0.5, 0.25], [0.1, 0.2]]]),
+        torch.tensor([[[1.0, 1.0], [0.5, 0.0]]]),
+    )
     expected = -(math.log(0.5) + math.log(0.25) + math.log(0.9) * 0.5**4 + math.log(0.8)) / 2
     assert centre_loss(heat, target).item() == pytest.approx(expected)
-    weighted = -(math.log(0.5) * 0.5 + math.log(0.25) * 0.75 + math.log(0.9) * 0.1 * 0.5 + math.log(0.8) * 0.2) / 2
+    weighted = (
+        -(
+            math.log(0.5) * 0.5
+            + math.log(0.25) * 0.75
+            + math.log(0.9) * 0.1 * 0.5
+            + math.log(0.8) * 0.2
+        )
+        / 2
+    )
     assert centre_loss(heat, target, alpha=1, beta=1).item() == pytest.approx(weighted)
 
 
@@ -46,7 +57,10 @@ def test_centre_loss_keeps_its_gradient_in_half_precision():
 
 
 def test_focal_loss_by_hand():
-    logits, classes = torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [5.0, 0.0]]), torch.tensor([1, 0, 2])
+    logits, classes = (
+        torch.tensor([[0.0, math.log(3)], [0.0, 0.0], [5.0, 0.0]]),
+        torch.tensor([1, 0, 2]),
+    )
     logits = torch.cat([logits, torch.full((3, 1), -100.0)], 1)
     plain = (-math.log(0.75) + math.log(2)) / 2
     assert focal_loss(logits, classes, void=2).item() == pytest.approx(plain)
@@ -72,7 +86,9 @@ def two_candidates() -> tuple[PapsOutput, CentreTargets]:
     heat[0, 0, 0] = heat[0, 2, 2] = 1
     sizes = torch.where(zones[..., None] == 1, torch.tensor([2.0, 2.0]), torch.tensor([4.0, 2.0]))
     target = CentreTargets(heat, instances, zones, sizes, zones.long())
-    probability = torch.tensor([[[0.9, 0.9], [0.3, 0.9]], [[0.8, 0.8], [0.0, 0.0]]], requires_grad=True)
+    probability = torch.tensor(
+        [[[0.9, 0.9], [0.3, 0.9]], [[0.8, 0.8], [0.0, 0.0]]], requires_grad=True
+    )
     inside = torch.tensor([[[True, True], [True, True]], [[True, True], [False, False]]])
     masks = MaskWindows(torch.tensor([0, 1]), torch.tensor([[0, 0], [1, 2]]), probability, inside)
     candidates = Candidates(
@@ -101,14 +117,18 @@ def test_the_parts_by_hand():
 
 def test_plain_cross_entropy_of_masks_by_hand():
     losses = PapsLoss(PapsLossConfig(shape="cross_entropy"))(*two_candidates())
-    assert losses.shape.item() == pytest.approx(-sum(math.log(p) for p in (0.9, 0.9, 0.3, 0.9, 0.8, 0.8)) / 6)
+    assert losses.shape.item() == pytest.approx(
+        -sum(math.log(p) for p in (0.9, 0.9, 0.3, 0.9, 0.8, 0.8)) / 6
+    )
 
 
 def test_pixels_of_other_parcels_count_as_background():
     output, target = two_candidates()
     instances = target.instance_HW.clone()
     instances[0, 0, 1] = 2
-    losses = PapsLoss(PapsLossConfig(shape="cross_entropy"))(output, replace(target, instance_HW=instances))
+    losses = PapsLoss(PapsLossConfig(shape="cross_entropy"))(
+        output, replace(target, instance_HW=instances)
+    )
     expected = -(math.log(0.9) * 2 + math.log(0.1) + math.log(0.3) + math.log(0.8) * 2) / 6
     assert losses.shape.item() == pytest.approx(expected)
     assert losses.iou_N.tolist() == pytest.approx([2 / 4, 2 / 9])
@@ -118,16 +138,24 @@ def test_pixels_of_other_parcels_count_as_background():
 @pytest.mark.parametrize("heatmap_only", [False, True])
 def test_each_weight_scales_its_part(part, heatmap_only):
     output, target = two_candidates()
-    output = replace(output, pixel_scores_BKHW=torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    output = replace(
+        output,
+        pixel_scores_BKHW=torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)),
+    )
     output = replace(output, candidates=None) if heatmap_only else output
     classes = torch.ones(1, 4, 4).long()
-    heavier, plain = (PapsLoss(PapsLossConfig(**{f"{part}_weight": weight}))(output, target, classes) for weight in (3.0, 1.0))
+    heavier, plain = (
+        PapsLoss(PapsLossConfig(**{f"{part}_weight": weight}))(output, target, classes)
+        for weight in (3.0, 1.0)
+    )
     value = getattr(plain, {"class": "classification"}.get(part, part))
     assert (value > 0) == (not heatmap_only or part in ("centre", "pixel"))
     assert heavier.total.item() == pytest.approx((plain.total + 2 * value).item())
 
 
-@pytest.mark.parametrize(("option", "part"), [("alpha", "centre"), ("beta", "centre"), ("gamma", "classification")])
+@pytest.mark.parametrize(
+    ("option", "part"), [("alpha", "centre"), ("beta", "centre"), ("gamma", "classification")]
+)
 def test_each_exponent_changes_its_part(option, part):
     output, target = two_candidates()
     target = replace(target, heatmap_HW=target.heatmap_HW.clone())
@@ -146,7 +174,10 @@ def test_the_loss_of_pixels_leaves_void_out():
     voided[0, 1:] = 0
     with_void = PapsLoss(PapsLossConfig(pixel_weight=1.0), void=0)(output, target, voided)
     assert with_void.pixel.item() == pytest.approx(math.log(1 + 2 * math.exp(-5)))
-    assert with_void.pixel < PapsLoss(PapsLossConfig(pixel_weight=1.0), void=0)(output, target, classes).pixel
+    assert (
+        with_void.pixel
+        < PapsLoss(PapsLossConfig(pixel_weight=1.0), void=0)(output, target, classes).pixel
+    )
 
 
 def test_the_threshold_changes_the_iou():
@@ -156,9 +187,17 @@ def test_the_threshold_changes_the_iou():
 
 def test_void_and_no_parcel_are_not_supervised():
     output, target = two_candidates()
-    assert PapsLoss(void=1)(output, replace(target, zone_class_HW=torch.ones(1, 4, 4).long())).classification == 0
+    assert (
+        PapsLoss(void=1)(
+            output, replace(target, zone_class_HW=torch.ones(1, 4, 4).long())
+        ).classification
+        == 0
+    )
     nowhere = torch.zeros_like(target.zone_HW)
-    losses = PapsLoss()(output, replace(target, zone_HW=nowhere, instance_HW=nowhere, size_HW2=torch.zeros(1, 4, 4, 2)))
+    losses = PapsLoss()(
+        output,
+        replace(target, zone_HW=nowhere, instance_HW=nowhere, size_HW2=torch.zeros(1, 4, 4, 2)),
+    )
     assert losses.size == losses.shape == losses.classification == 0
     assert len(losses.iou_N) == len(losses.confidence_N) == 0
 

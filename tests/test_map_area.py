@@ -53,7 +53,9 @@ def server(stac, tmp_path_factory):
 def words(server, folder, weights, *more: object, box=LAND) -> list[str]:
     """The arguments of panoseg map --area."""
     area = outline(folder / "farm.geojson", box)
-    command = f"map --area {area} --catalog {server.url} --weights {weights} --out {folder / 'map'} {MAP}"
+    command = (
+        f"map --area {area} --catalog {server.url} --weights {weights} --out {folder / 'map'} {MAP}"
+    )
     return [*command.split(), *map(str, more)]
 
 
@@ -70,7 +72,9 @@ def test_an_outline_and_a_year_become_parcels(mapped):
     assert len(parcels) > 3
     land = gpd.GeoSeries([LAND], crs=32631).to_crs(parcels.crs).iloc[0]
     assert parcels.geometry.within(land.buffer(0.1)).all()
-    assert {"map.json", "report.html", "classes.tif", "scenes.json", "farm.zarr"} <= {path.name for path in mapped.iterdir()}
+    assert {"map.json", "report.html", "classes.tif", "scenes.json", "farm.zarr"} <= {
+        path.name for path in mapped.iterdir()
+    }
     record = json.loads((mapped / "map.json").read_text())
     assert record["dates"] == list(DAYS)
     assert record["harvest_year"] == 2019
@@ -80,7 +84,20 @@ def test_an_outline_and_a_year_become_parcels(mapped):
 
 def test_it_is_the_map_of_its_cube(mapped, weights, tmp_path):
     options = [word for word in MAP.split() if word not in ("--season", "2019")][:-4]
-    assert main(["map", str(mapped / "farm.zarr"), "--weights", str(weights), "--out", str(tmp_path / "map"), *options]) == 0
+    assert (
+        main(
+            [
+                "map",
+                str(mapped / "farm.zarr"),
+                "--weights",
+                str(weights),
+                "--out",
+                str(tmp_path / "map"),
+                *options,
+            ]
+        )
+        == 0
+    )
     np.testing.assert_array_equal(segments(tmp_path / "map"), segments(mapped))
 
 
@@ -134,7 +151,11 @@ def test_a_cube_that_is_not_kept_outlives_no_kill(server, weights, mapped, tmp_p
     assert len(server.requests) == asked
     assert len(list((out / "unfinished").glob(".farm.*.part.zarr"))) == 1
     assert main(command) == 0
-    assert not [path for path in out.rglob("*") if path.suffix == ".zarr" or path.name.startswith((".", "unfinished"))]
+    assert not [
+        path
+        for path in out.rglob("*")
+        if path.suffix == ".zarr" or path.name.startswith((".", "unfinished"))
+    ]
     np.testing.assert_array_equal(segments(out), segments(mapped))
 
 
@@ -143,7 +164,10 @@ def test_a_bad_server_still_gives_a_map_that_names_what_is_missing(stac, weights
     with serve(stac, tmp_path, days) as running:
         faults = running.faults
         faults.slow_s, faults.statuses, faults.dropped = 0.01, [429, 500], 2
-        faults.missing, faults.truncated = (f"{scene(days[0])}/B05.tif",), (f"{scene(days[3])}/B8A.tif",)
+        faults.missing, faults.truncated = (
+            (f"{scene(days[0])}/B05.tif",),
+            (f"{scene(days[3])}/B8A.tif",),
+        )
         assert main(words(running, tmp_path, weights)) == 0
     said = capsys.readouterr()
     assert len(gpd.read_parquet(tmp_path / "map" / "parcels.parquet"))
@@ -168,7 +192,9 @@ def test_a_bad_server_still_gives_a_map_that_names_what_is_missing(stac, weights
         (["--fetch.max-dates", "0"], "max_dates 0"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(server, weights, tmp_path, capsys, change, message):
+def test_mistakes_are_one_line_and_leave_nothing(
+    server, weights, tmp_path, capsys, change, message
+):
     assert main([*words(server, tmp_path, weights), *change]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1]
@@ -178,7 +204,20 @@ def test_mistakes_are_one_line_and_leave_nothing(server, weights, tmp_path, caps
 
 def test_options_of_a_fetch_need_an_area(weights, tmp_path, capsys):
     for change in (["--season", "2019"], ["--fetch.threads", "2"], ["--no-keep-cube"]):
-        assert main(["map", "cube.nc", "--weights", str(weights), "--out", str(tmp_path / "map"), *change]) == 2
+        assert (
+            main(
+                [
+                    "map",
+                    "cube.nc",
+                    "--weights",
+                    str(weights),
+                    "--out",
+                    str(tmp_path / "map"),
+                    *change,
+                ]
+            )
+            == 2
+        )
         assert "options of a fetch with a cube" in capsys.readouterr().err
     assert main(["map", "--out", str(tmp_path / "map"), "--season", "2019"]) == 2
     assert "no season, or two" in capsys.readouterr().err
@@ -191,14 +230,20 @@ def test_killed_at_random_moments_and_started_again(server, weights, mapped, tmp
     for _ in range(3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
-        while not (tmp_path / "map").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (tmp_path / "map").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 1.5))
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
         process.wait()
-        if (tmp_path / "map" / "map.json").exists() and not (tmp_path / "map" / "unfinished").exists():
+        if (tmp_path / "map" / "map.json").exists() and not (
+            tmp_path / "map" / "unfinished"
+        ).exists():
             break
     else:
         assert main(words(server, tmp_path, weights)) == 0
@@ -206,6 +251,8 @@ def test_killed_at_random_moments_and_started_again(server, weights, mapped, tmp
     np.testing.assert_array_equal(segments(tmp_path / "map"), segments(mapped))
     for name in ("scenes.json", "farm.zarr/zarr.json", "farm.zarr/B04/c/1/0/0"):
         assert (tmp_path / "map" / name).read_bytes() == (mapped / name).read_bytes(), name
-    ours, whole = (gpd.read_parquet(folder / "parcels.parquet") for folder in (tmp_path / "map", mapped))
+    ours, whole = (
+        gpd.read_parquet(folder / "parcels.parquet") for folder in (tmp_path / "map", mapped)
+    )
     assert ours.drop(columns="geometry").equals(whole.drop(columns="geometry"))
     assert ours.geometry.geom_equals(whole.geometry).all()

@@ -71,7 +71,13 @@ def write(cube, path):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(16, 400), st.integers(16, 400), st.integers(16, 128), st.integers(0, 100), st.integers(64, 300))
+@given(
+    st.integers(16, 400),
+    st.integers(16, 400),
+    st.integers(16, 128),
+    st.integers(0, 100),
+    st.integers(64, 300),
+)
 def test_tiles_cover_everything_and_overlap(height, width, tile, overlap, block):
     overlap = min(overlap, tile - 1)
     blocks = plan_blocks(height, width, tile, overlap, block)
@@ -88,8 +94,12 @@ def test_tiles_cover_everything_and_overlap(height, width, tile, overlap, block)
             assert own.left + own.width <= window.left + window.width
     assert covered_HW.min() >= 1
     tops = sorted({own.top for part in blocks for own in part.tiles})
-    assert all(before + min(tile, height) - after >= overlap for before, after in itertools.pairwise(tops))
-    assert len({own for part in blocks for own in part.tiles}) == sum(len(part.tiles) for part in blocks)
+    assert all(
+        before + min(tile, height) - after >= overlap for before, after in itertools.pairwise(tops)
+    )
+    assert len({own for part in blocks for own in part.tiles}) == sum(
+        len(part.tiles) for part in blocks
+    )
 
 
 def test_an_overlap_as_large_as_the_tile_is_refused():
@@ -114,7 +124,9 @@ class Oracle:
     def cut(self, images_TCHW):
         where = int(images_TCHW[0, 0, 0, 0]), int(images_TCHW[0, 1, 0, 0])
         height, width = images_TCHW.shape[-2:]
-        cut = self.picture.crop(slice(where[0] - 1, where[0] - 1 + height), slice(where[1] - 1, where[1] - 1 + width))
+        cut = self.picture.crop(
+            slice(where[0] - 1, where[0] - 1 + height), slice(where[1] - 1, where[1] - 1 + width)
+        )
         return cut.relabel()
 
 
@@ -131,7 +143,10 @@ def landscape(size, seed=0):
     cube = coordinates_cube(size)
     local = truth.set_geometry(truth.geometry.affine_transform(_to_pixels(truth)))
     segment_HW = rasterise(
-        truth["parcel"].to_numpy(), np.asarray(local.geometry.values, dtype=object), (size, size), rasterio.Affine.identity()
+        truth["parcel"].to_numpy(),
+        np.asarray(local.geometry.values, dtype=object),
+        (size, size),
+        rasterio.Affine.identity(),
     )
     classes = dict(zip(truth["parcel"].tolist(), truth["class_id"].tolist(), strict=True))
     return cube, Panoptic.from_maps(segment_HW, classes, PASTIS)
@@ -158,7 +173,10 @@ def test_tiles_of_a_perfect_network_join_to_the_truth(tmp_path):
     agreement = joined.segment_HW[truth.segment_HW > 0] > 0
     assert agreement.mean() > 0.999
     # A border between two mapped parcels is a border of the truth, along the lines of tiles as elsewhere.
-    for mapped_HW, true_HW in ((joined.segment_HW, truth.segment_HW), (joined.segment_HW.T, truth.segment_HW.T)):
+    for mapped_HW, true_HW in (
+        (joined.segment_HW, truth.segment_HW),
+        (joined.segment_HW.T, truth.segment_HW.T),
+    ):
         both = (mapped_HW[1:] > 0) & (mapped_HW[:-1] > 0) & (true_HW[1:] > 0) & (true_HW[:-1] > 0)
         invented = (mapped_HW[1:] != mapped_HW[:-1]) & (true_HW[1:] == true_HW[:-1]) & both
         assert invented.sum() <= 0.001 * both.sum()
@@ -177,7 +195,12 @@ def test_windows_do_not_matter(tmp_path, monkeypatch):
 
 
 def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
-    result = map_cube(cube_path, weights, tmp_path / "map", MapOptions(tile=32, overlap=8, views=1, gpkg=True, simplify=0))
+    result = map_cube(
+        cube_path,
+        weights,
+        tmp_path / "map",
+        MapOptions(tile=32, overlap=8, views=1, gpkg=True, simplify=0),
+    )
     names = {"parcels.parquet", "parcels.gpkg", "report.html", "map.json", "item.json"}
     names |= {"classes.tif", "segments.tif", "confidence.tif"}
     assert {entry.name for entry in result.out.iterdir()} == names
@@ -187,7 +210,9 @@ def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
     with rasterio.open(result.out / "segments.tif") as source:
         segment_HW, transform = source.read(1), source.transform
     outlines = np.asarray(parcels.geometry.values, dtype=object)
-    np.testing.assert_array_equal(rasterise(parcels["id"].astype(int), outlines, segment_HW.shape, transform), segment_HW)
+    np.testing.assert_array_equal(
+        rasterise(parcels["id"].astype(int), outlines, segment_HW.shape, transform), segment_HW
+    )
     with rasterio.open(result.out / "classes.tif") as source:
         classes_HW = source.read(1)
     for _, row in parcels.iterrows():
@@ -206,11 +231,18 @@ def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, view
     with pytest.MonkeyPatch.context() as patch:
         masks_of = PaPs.masks_of
         patch.setattr(PaPs, "masks_of", lambda *given: heard.append(masks_of(*given)) or heard[-1])
-        result = map_cube(path, weights, tmp_path / "map", MapOptions(**vars(SMALL) | {"views": views, "gpkg": True}))
+        result = map_cube(
+            path,
+            weights,
+            tmp_path / "map",
+            MapOptions(**vars(SMALL) | {"views": views, "gpkg": True}),
+        )
     [masks] = heard
     things = list(PASTIS.ids("thing"))
     scores_NT = masks.class_scores_NK[:, things].double()
-    said = (scores_NT.softmax(1) if views == 1 else scores_NT / scores_NT.sum(1, keepdim=True)).numpy()
+    said = (
+        scores_NT.softmax(1) if views == 1 else scores_NT / scores_NT.sum(1, keepdim=True)
+    ).numpy()
     columns = [f"probability:{PASTIS[class_id].name}" for class_id in things]
     for table in (result.parcels, gpd.read_file(tmp_path / "map" / "parcels.gpkg")):
         assert len(table) > 2
@@ -240,7 +272,9 @@ def test_every_option_does_something(tmp_path, weights, option, value):
     dates = (*DATES, "2018-03-05", "2018-06-05")
     cube_path = write(make_cube(48, dates), tmp_path / "season.nc")
     usual = map_cube(cube_path, weights, tmp_path / "usual", SMALL)
-    other = map_cube(cube_path, weights, tmp_path / "other", MapOptions(**(vars(SMALL) | {option: value})))
+    other = map_cube(
+        cube_path, weights, tmp_path / "other", MapOptions(**(vars(SMALL) | {option: value}))
+    )
     same = (
         len(usual.parcels) == len(other.parcels)
         and usual.parcels.geometry.geom_equals_exact(other.parcels.geometry, 1e-6).all()
@@ -254,15 +288,32 @@ def test_min_clear_and_min_dates(tmp_path, weights):
     path = write(cube, tmp_path / "season.nc")
     assert len(map_cube(path, weights, tmp_path / "a", SMALL).season.days_T) == 6
     assert (
-        len(map_cube(path, weights, tmp_path / "b", MapOptions(tile=32, overlap=8, views=1, min_clear=0.6)).season.days_T) == 5
+        len(
+            map_cube(
+                path,
+                weights,
+                tmp_path / "b",
+                MapOptions(tile=32, overlap=8, views=1, min_clear=0.6),
+            ).season.days_T
+        )
+        == 5
     )
     path = write(make_cube(32, DATES[:1]), tmp_path / "one.nc")
-    assert len(map_cube(path, weights, tmp_path / "c", MapOptions(tile=32, overlap=8, views=1, min_dates=1)).season.days_T) == 1
+    assert (
+        len(
+            map_cube(
+                path, weights, tmp_path / "c", MapOptions(tile=32, overlap=8, views=1, min_dates=1)
+            ).season.days_T
+        )
+        == 1
+    )
 
 
 def test_order_and_names_of_bands_do_not_matter(tmp_path, weights):
     cube = make_cube(32)
-    turned = cube[list(PASTIS_BANDS[::-1])].rename(B02="blue", B8A="nir08").isel(time=[3, 0, 5, 1, 4, 2])
+    turned = (
+        cube[list(PASTIS_BANDS[::-1])].rename(B02="blue", B8A="nir08").isel(time=[3, 0, 5, 1, 4, 2])
+    )
     first = map_cube(write(cube, tmp_path / "a.nc"), weights, tmp_path / "a", SMALL)
     second = map_cube(write(turned, tmp_path / "b.nc"), weights, tmp_path / "b", SMALL)
     np.testing.assert_array_equal(first.picture.segment_HW, second.picture.segment_HW)
@@ -272,7 +323,10 @@ def test_order_and_names_of_bands_do_not_matter(tmp_path, weights):
 @pytest.mark.parametrize("size", [17, 30, 45])
 def test_a_cube_smaller_than_a_tile(tmp_path, weights, size):
     result = map_cube(
-        write(make_cube(size), tmp_path / "season.nc"), weights, tmp_path / "map", MapOptions(views=1, min_area_ha=0)
+        write(make_cube(size), tmp_path / "season.nc"),
+        weights,
+        tmp_path / "map",
+        MapOptions(views=1, min_area_ha=0),
     )
     assert result.picture.segment_HW.shape == (size, size)
 
@@ -317,8 +371,15 @@ def test_the_comparison_is_in_the_report(tmp_path, cube_path, weights):
 def test_networks_see_the_day_of_the_year_of_any_season(tmp_path, monkeypatch):
     """A season that begins in a leap year, by weights of one that does not."""
     seen, dates = [], ("2020-09-01", "2020-12-31", "2021-01-01", "2021-06-01")
-    monkeypatch.setattr(date_encoding, "day_of_year", lambda *given: seen.append(day_of_year(*given)) or seen[-1])
-    map_cube(write(make_cube(32, dates), tmp_path / "season.nc"), tiny_weights(dates="day_of_year"), tmp_path / "map", SMALL)
+    monkeypatch.setattr(
+        date_encoding, "day_of_year", lambda *given: seen.append(day_of_year(*given)) or seen[-1]
+    )
+    map_cube(
+        write(make_cube(32, dates), tmp_path / "season.nc"),
+        tiny_weights(dates="day_of_year"),
+        tmp_path / "map",
+        SMALL,
+    )
     assert seen[0].tolist() == [[245, 366, 1, 152]]
 
 
@@ -356,7 +417,9 @@ def test_a_damaged_block_is_predicted_again(tmp_path, cube_path, weights, monkey
     np.testing.assert_array_equal(again.picture.segment_HW, first.picture.segment_HW)
 
 
-def test_an_unfinished_map_of_something_else_is_left_alone(tmp_path, cube_path, weights, monkeypatch):
+def test_an_unfinished_map_of_something_else_is_left_alone(
+    tmp_path, cube_path, weights, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(mapping, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -375,7 +438,9 @@ def test_options_of_an_earlier_start_leave_nothing(tmp_path, cube_path, weights,
     with monkeypatch.context() as patch:
         patch.setattr(outputs, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            map_cube(cube_path, weights, tmp_path / "map", MapOptions(**vars(SMALL) | {"gpkg": True}))
+            map_cube(
+                cube_path, weights, tmp_path / "map", MapOptions(**vars(SMALL) | {"gpkg": True})
+            )
     assert (tmp_path / "map" / "parcels.gpkg").exists()
     map_cube(cube_path, weights, tmp_path / "map", SMALL)
     assert not (tmp_path / "map" / "parcels.gpkg").exists()
@@ -397,7 +462,9 @@ def test_a_killed_map_continues(tmp_path, weights):
         "predict.Predictor.batch = slow\n"
         "map_cube(sys.argv[1], sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03))\n"
     )
-    started = subprocess.Popen([sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(
+        [sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 120
     while len(list(out.glob(f"{UNFINISHED}/window-*.npz"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -416,7 +483,11 @@ def test_a_killed_map_continues(tmp_path, weights):
 
 def fails(capsys, *arguments) -> str:
     assert main([*map(str, arguments)]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("tiles", "windows", "sheets"))]
+    lines = [
+        line
+        for line in capsys.readouterr().err.splitlines()
+        if not line.startswith(("tiles", "windows", "sheets"))
+    ]
     assert len(lines) == 1, lines
     assert "expected" in lines[0]
     return lines[0]
@@ -453,9 +524,13 @@ def test_cubes_that_cannot_be_mapped(tmp_path, weights, capsys, name):
 
 def test_a_truncated_cube(tmp_path, weights, capsys):
     path = tmp_path / "season.nc"
-    make_cube(64).to_netcdf(path, encoding={band: {"zlib": True, "chunksizes": (1, 16, 16)} for band in PASTIS_BANDS})
+    make_cube(64).to_netcdf(
+        path, encoding={band: {"zlib": True, "chunksizes": (1, 16, 16)} for band in PASTIS_BANDS}
+    )
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "cannot be read" in fails(capsys, "map", path, "--weights", weights, "--out", tmp_path / "map")
+    assert "cannot be read" in fails(
+        capsys, "map", path, "--weights", weights, "--out", tmp_path / "map"
+    )
 
 
 def test_damage_found_while_mapping(tmp_path, weights, capsys):
@@ -470,13 +545,17 @@ def test_damage_found_while_mapping(tmp_path, weights, capsys):
 def test_a_folder_that_is_not_empty(tmp_path, cube_path, weights, capsys):
     (tmp_path / "map").mkdir()
     (tmp_path / "map" / "mine.txt").write_text("mine")
-    assert "mine.txt" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map")
+    assert "mine.txt" in fails(
+        capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map"
+    )
     assert [entry.name for entry in (tmp_path / "map").iterdir()] == ["mine.txt"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, cube_path, weights, capsys):
     (tmp_path / "file").write_text("")
-    assert "is a file" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "file" / "map")
+    assert "is a file" in fails(
+        capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "file" / "map"
+    )
 
 
 @pytest.mark.parametrize("writer", ["write_geoparquet", "write_cog", "write_text", "write_json"])
@@ -485,7 +564,18 @@ def test_a_full_disk(tmp_path, cube_path, weights, capsys, monkeypatch, writer):
         raise OutputError("map: the disk is full", "free space", "free some space")
 
     monkeypatch.setattr(outputs, writer, full)
-    arguments = "map", cube_path, "--weights", weights, "--out", tmp_path / "map", "--tile", 32, "--overlap", 8
+    arguments = (
+        "map",
+        cube_path,
+        "--weights",
+        weights,
+        "--out",
+        tmp_path / "map",
+        "--tile",
+        32,
+        "--overlap",
+        8,
+    )
     assert "disk is full" in fails(capsys, *arguments)
     monkeypatch.undo()
     assert main([*map(str, arguments)]) == 0
@@ -496,38 +586,58 @@ def test_a_full_disk_while_tiles_are_saved(tmp_path, cube_path, weights, capsys,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert "disk is full" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map")
+    assert "disk is full" in fails(
+        capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map"
+    )
     assert [entry.name for entry in (tmp_path / "map" / UNFINISHED).iterdir()] == ["plan.json"]
 
 
 def test_weights_that_know_no_parcels(tmp_path, cube_path):
     config = UtaeConfig(encoder_widths=(16, 16), decoder_widths=(16, 16), heads=4, d_model=16)
-    semantic = Weights(WeightsCard(config, tiny_weights().card.normalisation), build_model(config).state_dict())
+    semantic = Weights(
+        WeightsCard(config, tiny_weights().card.normalisation), build_model(config).state_dict()
+    )
     with pytest.raises(WeightsError, match="no parcels"):
         map_cube(cube_path, semantic, tmp_path / "map")
 
 
 def test_weights_that_are_not_there(tmp_path, cube_path, capsys, monkeypatch):
-    assert "absent" in fails(capsys, "map", cube_path, "--weights", tmp_path / "absent", "--out", tmp_path / "map")
+    assert "absent" in fails(
+        capsys, "map", cube_path, "--weights", tmp_path / "absent", "--out", tmp_path / "map"
+    )
     monkeypatch.setattr(panoseg, "__file__", str(tmp_path / "__init__.py"))
     assert "weights" in fails(capsys, "map", cube_path, "--out", tmp_path / "map")
     assert not (tmp_path / "map").exists()
 
 
 def test_declared_land_needs_a_truth(tmp_path, cube_path, weights, capsys):
-    assert "--truth" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map", "--declared-only")
+    assert "--truth" in fails(
+        capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map", "--declared-only"
+    )
     assert not (tmp_path / "map").exists()
 
 
 def test_only_the_harvest_year_counts_as_growing_season(tmp_path, weights):
     """A September before harvest is no growing season of the crop."""
     dates = ("2018-09-05", "2018-09-15", "2018-09-25", "2019-05-05", "2019-07-05", "2019-09-05")
-    notes = map_cube(write(make_cube(32, dates), tmp_path / "season.nc"), weights, tmp_path / "map", SMALL).notes
+    notes = map_cube(
+        write(make_cube(32, dates), tmp_path / "season.nc"), weights, tmp_path / "map", SMALL
+    ).notes
     assert "Only 3 dates lie between April and September: classes are uncertain." in notes
 
 
 def test_a_device_that_is_not_there(tmp_path, cube_path, weights, capsys):
-    assert "device" in fails(capsys, "map", cube_path, "--weights", weights, "--out", tmp_path / "map", "--device", "abacus")
+    assert "device" in fails(
+        capsys,
+        "map",
+        cube_path,
+        "--weights",
+        weights,
+        "--out",
+        tmp_path / "map",
+        "--device",
+        "abacus",
+    )
 
 
 def test_help_names_an_example(capsys):
@@ -568,7 +678,10 @@ def test_tiles_lose_little_against_one_piece(tmp_path):
     assert scores[0] >= 0.98 * scores[1], scores
     outlines = np.asarray(truth.geometry.values, dtype=object)
     truth_HW = rasterise(truth["parcel"].to_numpy(), outlines, (512, 512), cube.odc.geobox.affine)
-    others, lines = [truth_HW, whole.picture.segment_HW], tile_lines(512, MapOptions().tile, MapOptions().overlap)
+    others, lines = (
+        [truth_HW, whole.picture.segment_HW],
+        tile_lines(512, MapOptions().tile, MapOptions().overlap),
+    )
     assert not seams(tiled.picture.segment_HW, others, lines)
     tiled_HW = tiled.picture.segment_HW
     cut_HW = tiled_HW + tiled_HW.max() * (tiled_HW > 0) * (np.arange(512) // 44 % 2)
@@ -578,7 +691,13 @@ def test_tiles_lose_little_against_one_piece(tmp_path):
 def test_seams_are_found_where_they_are():
     """On lines of tiles alone, from six pixels on, and farther than two pixels from a border that something explains."""
     lines = tile_lines(48, 24, 8)
-    assert lines == [16, 20, 24, 32, 40]  # tiles begin at 0, 16 and 24; the middles of their overlaps are 20 and 32
+    assert lines == [
+        16,
+        20,
+        24,
+        32,
+        40,
+    ]  # tiles begin at 0, 16 and 24; the middles of their overlaps are 20 and 32
     whole_HW, cut_HW = np.ones((48, 48), np.int32), np.ones((48, 48), np.int32)
     cut_HW[9:15, 20:] = 2
     assert seams(cut_HW, [whole_HW], lines) == [("down", 20, 9, 6)]
@@ -594,7 +713,9 @@ def test_seams_are_found_where_they_are():
 def test_the_real_season(tmp_path, real_data, weights):
     folder = real_data / "flanders-2019"
     options = MapOptions(max_dates=6, views=2)
-    result = map_cube(folder / "cube.nc", weights, tmp_path / "map", options, folder / "parcels.gpkg")
+    result = map_cube(
+        folder / "cube.nc", weights, tmp_path / "map", options, folder / "parcels.gpkg"
+    )
     assert result.picture.segment_HW.shape == (64, 64)
     assert result.parcels.crs.to_epsg() == 32631
     assert result.parcels.total_bounds[0] >= 574_680

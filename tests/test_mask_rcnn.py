@@ -31,7 +31,11 @@ def published():
     torch.manual_seed(0)
     make = torchvision.models.detection.maskrcnn_resnet50_fpn
     network = make(
-        weights=None, weights_backbone=None, box_score_thresh=0.0, rpn_post_nms_top_n_test=20, box_detections_per_img=5
+        weights=None,
+        weights_backbone=None,
+        box_score_thresh=0.0,
+        rpn_post_nms_top_n_test=20,
+        box_detections_per_img=5,
     )
     for entry in network.modules():  # scores that differ, and norms that do something
         if isinstance(entry, torch.nn.BatchNorm2d):
@@ -57,16 +61,26 @@ def loss_of(network, images, labels):
 def test_parameters_and_names_are_torchvisions(published):
     network = build_model(MaskRcnnConfig(things=90))
     assert sum(value.numel() for value in network.parameters()) == 44_401_393
-    kept = {name: tuple(value.shape) for name, value in published.state_dict().items() if "num_batches" not in name}
+    kept = {
+        name: tuple(value.shape)
+        for name, value in published.state_dict().items()
+        if "num_batches" not in name
+    }
     assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == kept
 
 
 def test_predictions_are_torchvisions(published):
-    config = MaskRcnnConfig(things=90, test_proposals=20, detections=5, min_score=0.0, weights="imagenet")
+    config = MaskRcnnConfig(
+        things=90, test_proposals=20, detections=5, min_score=0.0, weights="imagenet"
+    )
     network = build_model(config).eval()
-    network.load_state_dict({name: value for name, value in published.state_dict().items() if "num_batches" not in name})
+    network.load_state_dict(
+        {name: value for name, value in published.state_dict().items() if "num_batches" not in name}
+    )
     published.rpn._pre_nms_top_n["testing"] = 20
-    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    image = torch.randint(
+        0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     batch = network.padded([image])
     with torch.no_grad():
         features = published.backbone(batch.tensors)
@@ -75,8 +89,12 @@ def test_predictions_are_torchvisions(published):
     found = network.predict([image], [(128, 192)])[0].objects
     assert found.score_BN[0].allclose(expected["scores"], atol=1e-5)
     assert torch.equal(found.label_BN[0], expected["labels"])
-    torch.testing.assert_close(found.box_BN4[0], expected["boxes"] * 2, rtol=0, atol=0.05)  # pixels, of logits of some tens
-    assert found.shape_BNSS[0].allclose(expected["masks"][:, 0], atol=1e-3)  # drawn weights make logits of some tens
+    torch.testing.assert_close(
+        found.box_BN4[0], expected["boxes"] * 2, rtol=0, atol=0.05
+    )  # pixels, of logits of some tens
+    assert found.shape_BNSS[0].allclose(
+        expected["masks"][:, 0], atol=1e-3
+    )  # drawn weights make logits of some tens
 
 
 def test_candidates_are_fixed_in_number_and_padded():
@@ -98,9 +116,15 @@ def test_losses_are_named_and_gradients_reach_every_part():
     network, one = small(), photograph()
     losses = loss_of(network, [one.image_CHW], [labels_of(one)])
     assert tuple(losses) == network.loss_names
-    assert losses["loss"].item() == pytest.approx(sum(losses[name].item() for name in network.loss_names[1:]), abs=1e-5)
+    assert losses["loss"].item() == pytest.approx(
+        sum(losses[name].item() for name in network.loss_names[1:]), abs=1e-5
+    )
     losses["loss"].backward()
-    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+    assert [
+        name
+        for name, value in network.named_parameters()
+        if value.grad is None or not value.grad.any()
+    ] == []
 
 
 def test_an_image_without_objects_teaches_too():
@@ -109,21 +133,33 @@ def test_an_image_without_objects_teaches_too():
     assert losses["mask"] == losses["box"] == 0
     assert losses["class"] > 0
     losses["loss"].backward()
-    assert all(value.grad is not None and value.grad.isfinite().all() for value in network.parameters())
+    assert all(
+        value.grad is not None and value.grad.isfinite().all() for value in network.parameters()
+    )
 
 
 def test_losses_are_means_over_images():
     # As many are learned from as there are: nothing is drawn.
-    network, one, two = small(anchors_per_image=4096, boxes_per_image=4096), photograph(), photograph(squares=False)
+    network, one, two = (
+        small(anchors_per_image=4096, boxes_per_image=4096),
+        photograph(),
+        photograph(squares=False),
+    )
     parts = [loss_of(network, [entry.image_CHW], [labels_of(entry)]) for entry in (one, two)]
     both = loss_of(network, [one.image_CHW, two.image_CHW], [labels_of(one), labels_of(two)])
     for name in network.loss_names:
-        assert both[name].item() == pytest.approx((parts[0][name] + parts[1][name]).item() / 2, rel=1e-4), name
+        assert both[name].item() == pytest.approx(
+            (parts[0][name] + parts[1][name]).item() / 2, rel=1e-4
+        ), name
 
 
 def test_two_images_are_predicted_as_each_alone():
     network = small(min_score=0.0).eval()
-    images = [photograph(64, 64).image_CHW, photograph(60, 90).image_CHW, photograph(64, 60).image_CHW]
+    images = [
+        photograph(64, 64).image_CHW,
+        photograph(60, 90).image_CHW,
+        photograph(64, 60).image_CHW,
+    ]
     sizes = [(64, 64), (60, 90), (32, 30)]
     together = network.predict(images, sizes)
     for one, image, size in zip(together, images, sizes, strict=True):
@@ -157,7 +193,10 @@ def test_every_option_is_tried():
     assert set(CHANGES) == {entry.name for entry in fields(DetectorConfig)}
 
 
-@pytest.mark.parametrize("option", ["things", "backbone", "pyramid_width", "box_width", "mask_widths", "group_norm", "norm"])
+@pytest.mark.parametrize(
+    "option",
+    ["things", "backbone", "pyramid_width", "box_width", "mask_widths", "group_norm", "norm"],
+)
 def test_options_of_layers_change_the_entries(option):
     shapes = [
         {name: tuple(value.shape) for name, value in small(**options).state_dict().items()}
@@ -166,7 +205,9 @@ def test_options_of_layers_change_the_entries(option):
     assert shapes[0] != shapes[1]
 
 
-@pytest.mark.parametrize("option", ["anchor_sizes", "anchors_per_image", "train_proposals", "boxes_per_image"])
+@pytest.mark.parametrize(
+    "option", ["anchor_sizes", "anchors_per_image", "train_proposals", "boxes_per_image"]
+)
 def test_options_of_training_change_the_loss(option):
     one = photograph()
     values = [
@@ -176,12 +217,22 @@ def test_options_of_training_change_the_loss(option):
     assert values[0] != values[1]
 
 
-@pytest.mark.parametrize("option", ["test_proposals", "detections", "min_score", "box_overlap", "mask_threshold"])
+@pytest.mark.parametrize(
+    "option", ["test_proposals", "detections", "min_score", "box_overlap", "mask_threshold"]
+)
 def test_options_of_prediction_change_the_objects(option):
     one = photograph()
     found = []
     for options in ({}, {option: CHANGES[option]}):
-        network = small(**{"min_score": 0.0, "train_proposals": 2000, "detections": 300, "test_proposals": 100, **options})
+        network = small(
+            **{
+                "min_score": 0.0,
+                "train_proposals": 2000,
+                "detections": 300,
+                "test_proposals": 100,
+                **options,
+            }
+        )
         found.append(network.eval().predict([one.image_CHW], [(64, 64)])[0].objects)
     if option == "detections":
         assert found[1].score_BN.shape == (1, 5)
@@ -210,7 +261,10 @@ def test_options_of_prediction_change_the_objects(option):
             {"detections": 4096, "mask_widths": (1024,)},
             "4096 detections with masks of 1024 channels; expected a product of at most",
         ),
-        ({"detections": 4096, "things": 200}, "masks of 200 channels; expected a product of at most 500,000"),
+        (
+            {"detections": 4096, "things": 200},
+            "masks of 200 channels; expected a product of at most 500,000",
+        ),
         ({"min_score": 1.5}, "from 0 to 1"),
         ({"mask_threshold": -0.1}, "from 0 to 1"),
     ],
@@ -230,7 +284,9 @@ def test_options_and_weights_come_back_from_disk(tmp_path):
     again = load_weights(tmp_path / "w")
     assert again.card.classes == THINGS
     image = photograph().image_CHW
-    one, other = (entry.predict([image], [(64, 64)])[0].objects for entry in (network, again.model()))
+    one, other = (
+        entry.predict([image], [(64, 64)])[0].objects for entry in (network, again.model())
+    )
     assert torch.equal(one.score_BN, other.score_BN)
 
 
@@ -241,10 +297,20 @@ def test_options_and_weights_come_back_from_disk(tmp_path):
 def kept(published, monkeypatch):
     """torchvision's files, as if they were here."""
     state = published.state_dict()
-    body = {name.removeprefix("backbone.body."): value for name, value in state.items() if name.startswith("backbone.body.")}
-    files = {"coco": state, "imagenet": {**body, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)}}
+    body = {
+        name.removeprefix("backbone.body."): value
+        for name, value in state.items()
+        if name.startswith("backbone.body.")
+    }
+    files = {
+        "coco": state,
+        "imagenet": {**body, "fc.weight": torch.zeros(1000, 2048), "fc.bias": torch.zeros(1000)},
+    }
     monkeypatch.setattr(
-        initial_weights, "_fetched", lambda weights: files["coco" if "COCO" in weights.name else "imagenet"], raising=True
+        initial_weights,
+        "_fetched",
+        lambda weights: files["coco" if "COCO" in weights.name else "imagenet"],
+        raising=True,
     )
     return state
 
@@ -265,13 +331,20 @@ def test_published_weights_score_our_labels(kept):
     ids = (0, *weights.card.classes.ids("thing"))
     for name, rows in (("cls_score", 1), ("bbox_pred", 4)):
         entry = f"roi_heads.box_predictor.{name}.weight"
-        expected = torch.cat([kept[entry][rows * class_id : rows * (class_id + 1)] for class_id in ids])
+        expected = torch.cat(
+            [kept[entry][rows * class_id : rows * (class_id + 1)] for class_id in ids]
+        )
         assert torch.equal(weights.state[entry], expected)
-    assert {layer.eps for layer in network.modules() if type(layer).__name__ == "FrozenBatchNorm2d"} == {0.0}
+    assert {
+        layer.eps for layer in network.modules() if type(layer).__name__ == "FrozenBatchNorm2d"
+    } == {0.0}
 
 
 def test_classes_that_coco_knows_by_name_are_taken(kept):
-    table = ClassTable("pets", (SegmentClass(3, "dog", "#000000", "thing"), SegmentClass(5, "dragon", "#000000", "thing")))
+    table = ClassTable(
+        "pets",
+        (SegmentClass(3, "dog", "#000000", "thing"), SegmentClass(5, "dragon", "#000000", "thing")),
+    )
     network = build_model(MaskRcnnConfig(things=2, weights="coco"))
     drawn = network.roi_heads.box_predictor.cls_score.weight.clone()
     line = take_initial_weights(network, table)
@@ -288,7 +361,9 @@ def test_imagenet_fills_the_backbone_alone(kept):
     network = build_model(MaskRcnnConfig(things=2))
     before = network.rpn.head.cls_logits.weight.clone()
     assert "ImageNet's for the resnet50" in take_initial_weights(network, THINGS)
-    assert torch.equal(network.backbone.body.layer4[2].conv3.weight, kept["backbone.body.layer4.2.conv3.weight"])
+    assert torch.equal(
+        network.backbone.body.layer4[2].conv3.weight, kept["backbone.body.layer4.2.conv3.weight"]
+    )
     assert torch.equal(network.rpn.head.cls_logits.weight, before)
     assert take_initial_weights(small(), THINGS) == "initial weights: drawn"
 
@@ -318,5 +393,7 @@ def test_masks_are_learned_inside_their_boxes_only():
     one = photograph()
     labels = labels_of(one)
     moved = PhotographLabels(None, labels.mask_NHW.roll(10, dims=2), labels.box_N4, labels.label_N)
-    values = [loss_of(small(), [one.image_CHW], [entry])["mask"].item() for entry in (labels, moved)]
+    values = [
+        loss_of(small(), [one.image_CHW], [entry])["mask"].item() for entry in (labels, moved)
+    ]
     assert values[0] != values[1]

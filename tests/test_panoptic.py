@@ -16,16 +16,23 @@ from panoseg.panoptic.draw import borders, draw
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments, positions, present_segments
 
 RASTER = np.array([[1, 1, 0, 5], [1, 0, 0, 5], [1, 5, 5, 5]])
-rasters = arrays.arrays(np.int32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 9))
+rasters = arrays.arrays(
+    np.int32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 9)
+)
 
 
 def picture_of(raster, class_of_id=lambda id_: 1 + id_ % 18) -> Panoptic:
-    return Panoptic.from_maps(np.array(raster), {int(id_): class_of_id(int(id_)) for id_ in np.unique(raster)}, PASTIS)
+    return Panoptic.from_maps(
+        np.array(raster), {int(id_): class_of_id(int(id_)) for id_ in np.unique(raster)}, PASTIS
+    )
 
 
 def test_a_picture_and_its_table():
     picture = Panoptic.from_maps(RASTER, {1: 3, 5: 0}, PASTIS, {1: 0.25})
-    assert list(picture.segments) == [Segment(1, 3, 0.25, 4, "thing"), Segment(5, 0, 1.0, 5, "stuff")]
+    assert list(picture.segments) == [
+        Segment(1, 3, 0.25, 4, "thing"),
+        Segment(5, 0, 1.0, 5, "stuff"),
+    ]
     assert picture.segment_HW.dtype == np.int32
     assert picture.segments.is_thing.tolist() == [True, False]
     assert Panoptic(RASTER, Segments.of(reversed(list(picture.segments)))).same_up_to_names(picture)
@@ -56,7 +63,10 @@ def test_the_raster_given_is_neither_changed_nor_kept():
     [
         ([Segment(1, 3, 1.0, 4, "thing")], "segment 5 missing in the table"),
         ([Segment(1, 3, 1.0, 4, "thing"), Segment(5, 3, 1.0, 4, "thing")], "area 4 of segment 5"),
-        ([Segment(id_, 3, 1.0, area, "thing") for id_, area in ((1, 4), (5, 5), (6, 1))], "segment 6 missing in the raster"),
+        (
+            [Segment(id_, 3, 1.0, area, "thing") for id_, area in ((1, 4), (5, 5), (6, 1))],
+            "segment 6 missing in the raster",
+        ),
     ],
 )
 def test_a_contradiction_between_raster_and_table_is_refused(rows, message):
@@ -73,7 +83,9 @@ def test_other_bad_input_is_refused():
         Panoptic.from_maps(RASTER[None], {1: 3, 5: 3}, PASTIS)
     with pytest.raises(PanopticFormatError, match="equal shapes"):
         Panoptic.from_maps(RASTER, np.zeros((3, 3), int), PASTIS)
-    repeated = Segments(*(np.repeat(column, 2) for column in vars(picture_of([[1]]).segments).values()))
+    repeated = Segments(
+        *(np.repeat(column, 2) for column in vars(picture_of([[1]]).segments).values())
+    )
     with pytest.raises(PanopticFormatError, match="without repeats"):
         Panoptic(np.array([[1]]), repeated)
 
@@ -82,7 +94,12 @@ def test_probabilities_stay_with_their_segments():
     said = np.array([[0, 0.25, 0.75], [0, 1, 0]], np.float32)
     segments = replace(picture_of([[5, 0, 9]]).segments, probabilities=said)
     picture = Panoptic(np.array([[5, 0, 9]]), segments)
-    for derived in (picture, picture.relabel(), picture.crop(slice(1), slice(3)), picture.with_background(PASTIS)):
+    for derived in (
+        picture,
+        picture.relabel(),
+        picture.crop(slice(1), slice(3)),
+        picture.with_background(PASTIS),
+    ):
         np.testing.assert_array_equal(derived.segments.probabilities[:2], said)
     assert picture.keep(np.array([False, True])).segments.probabilities.tolist() == [[0, 1, 0]]
     assert picture.crop(slice(1), slice(1, 3)).segments.probabilities.tolist() == [[0, 1, 0]]
@@ -91,10 +108,16 @@ def test_probabilities_stay_with_their_segments():
 
 def test_tables_of_which_some_have_probabilities_are_one_table():
     said = replace(picture_of([[1]]).segments, probabilities=np.array([[0, 1]], np.float32))
-    both = Segments.concatenate([picture_of([[3, 4]]).segments, said, Panoptic.empty(2, 2).segments])
+    both = Segments.concatenate(
+        [picture_of([[3, 4]]).segments, said, Panoptic.empty(2, 2).segments]
+    )
     assert both.ids.tolist() == [3, 4, 1]
     assert both.probabilities.tolist() == [[0, 0], [0, 0], [0, 1]]
-    assert (both.ids.dtype, both.areas.dtype, both.probabilities.dtype) == (np.int32, np.int64, np.float32)
+    assert (both.ids.dtype, both.areas.dtype, both.probabilities.dtype) == (
+        np.int32,
+        np.int64,
+        np.float32,
+    )
     assert len(Segments.concatenate([])) == 0
 
 
@@ -121,7 +144,12 @@ def test_derived_values_agree_with_the_raster(raster):
     for number, segment in enumerate(picture.segments):
         rows, columns = np.nonzero(raster == segment.id)
         assert segment.area == len(rows)
-        assert boxes[number].tolist() == [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        assert boxes[number].tolist() == [
+            rows.min(),
+            columns.min(),
+            rows.max() + 1,
+            columns.max() + 1,
+        ]
         np.testing.assert_allclose(centroids[number], [rows.mean(), columns.mean()])
         assert (picture.classes_HW(none=99)[rows, columns] == segment.class_id).all()
     assert (picture.classes_HW(none=99)[raster == 0] == 99).all()
@@ -142,7 +170,8 @@ def test_equality_does_not_depend_on_names(raster, names):
 def test_equality_sees_every_difference(first, second):
     one, other = picture_of(first), picture_of(second)
     partitions = [
-        {frozenset(np.flatnonzero(raster == id_)): id_ for id_ in np.unique(raster) if id_} for raster in (first, second)
+        {frozenset(np.flatnonzero(raster == id_)): id_ for id_ in np.unique(raster) if id_}
+        for raster in (first, second)
     ]
     same = first.shape == second.shape and {k: 1 + v % 18 for k, v in partitions[0].items()} == {
         k: 1 + v % 18 for k, v in partitions[1].items()

@@ -18,7 +18,14 @@ from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.initial_weights import take_initial_weights
 from panoseg.models.mask_rcnn import INSTANCE_LOSSES
 from panoseg.models.panoptic_fpn import SemanticHead
-from panoseg.models.photograph_network import DEVIATION, MEAN, Labels, panoptics, reach, semantic_loss
+from panoseg.models.photograph_network import (
+    DEVIATION,
+    MEAN,
+    Labels,
+    panoptics,
+    reach,
+    semantic_loss,
+)
 from panoseg.training.photograph_tasks import thresholds_of
 from photograph_networks import TABLE, panoptic_fpn, photograph
 
@@ -36,11 +43,15 @@ def labels_of(one):
 
 def losses_of(network, photographs):
     torch.manual_seed(0)  # which proposals teach is drawn
-    return network.train().losses([one.image_CHW for one in photographs], [labels_of(one) for one in photographs])
+    return network.train().losses(
+        [one.image_CHW for one in photographs], [labels_of(one) for one in photographs]
+    )
 
 
 def predicted(network, height=64, width=64, size_HW=None):
-    return network.eval().predict([photograph(height, width).image_CHW], [size_HW or (height, width)])[0]
+    return network.eval().predict(
+        [photograph(height, width).image_CHW], [size_HW or (height, width)]
+    )[0]
 
 
 # Structure
@@ -69,7 +80,11 @@ def test_each_level_is_upsampled_until_stride_four(head):
         assert kinds == (block if steps == 0 else [*block, nn.Upsample] * steps)
         for layer in level:
             if isinstance(layer, nn.Conv2d):
-                assert (layer.kernel_size, layer.padding, layer.out_channels) == ((3, 3), (1, 1), 32)
+                assert (layer.kernel_size, layer.padding, layer.out_channels) == (
+                    (3, 3),
+                    (1, 1),
+                    32,
+                )
             if isinstance(layer, nn.Upsample):
                 assert (layer.scale_factor, layer.mode) == (2, "bilinear")
         assert level(torch.randn(1, 16, 16 // 2**steps, 24 // 2**steps)).shape == (1, 32, 16, 24)
@@ -83,7 +98,11 @@ def test_levels_are_summed_before_the_classes_are_scored(head):
 
 
 def test_groups_of_the_published_width_are_32():
-    norms = [layer for layer in SemanticHead(4, 256, 128, 54).modules() if isinstance(layer, nn.GroupNorm)]
+    norms = [
+        layer
+        for layer in SemanticHead(4, 256, 128, 54).modules()
+        if isinstance(layer, nn.GroupNorm)
+    ]
     assert len(norms) == 7
     assert {(layer.num_groups, layer.num_channels) for layer in norms} == {(32, 128)}
 
@@ -106,7 +125,9 @@ def test_pixels_have_a_score_for_all_things_together_and_one_for_each_stuff():
 def test_colours_are_standardised_as_imagenets():
     network, image = small(), torch.full((3, 32, 32), 255, dtype=torch.uint8)
     found = network.padded([image]).tensors[0, :, 0, 0].tolist()
-    assert found == pytest.approx([(1 - mean) / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)], rel=1e-5)
+    assert found == pytest.approx(
+        [(1 - mean) / deviation for mean, deviation in zip(MEAN, DEVIATION, strict=True)], rel=1e-5
+    )
     assert (MEAN, DEVIATION) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -119,7 +140,11 @@ def test_losses_are_named_finite_and_their_gradients_reach_every_parameter():
     assert tuple(losses) == network.loss_names == ("loss", *INSTANCE_LOSSES, "semantic")
     assert all(value.isfinite() for value in losses.values())
     losses["loss"].backward()
-    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+    assert [
+        name
+        for name, value in network.named_parameters()
+        if value.grad is None or not value.grad.any()
+    ] == []
     assert all(value.grad.isfinite().all() for value in network.parameters())
 
 
@@ -127,7 +152,9 @@ def test_the_loss_is_the_published_sum():
     """Instances count once, pixels one half (Kirillov et al. 2019; the published configuration)."""
     losses = losses_of(small(), [photograph()])
     instances = sum(losses[name].item() for name in INSTANCE_LOSSES)
-    assert losses["loss"].item() == pytest.approx(instances + 0.5 * losses["semantic"].item(), rel=1e-5)
+    assert losses["loss"].item() == pytest.approx(
+        instances + 0.5 * losses["semantic"].item(), rel=1e-5
+    )
 
 
 def test_the_loss_of_pixels_is_their_mean_cross_entropy():
@@ -136,7 +163,9 @@ def test_the_loss_of_pixels_is_their_mean_cross_entropy():
     maps_Khw = torch.randn(3, 16, 16)
     logits = F.interpolate(maps_Khw[None], (64, 64), mode="bilinear", align_corners=False)
     expected = F.cross_entropy(logits, labels.semantic_HW[None], ignore_index=255)
-    assert semantic_loss(maps_Khw, stride, labels).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert semantic_loss(maps_Khw, stride, labels).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
     assert (labels.semantic_HW == 255).any()
 
 
@@ -147,8 +176,12 @@ def test_void_teaches_nothing():
     losses = losses_of(network, [nothing])
     assert losses["semantic"] == 0
     losses["loss"].backward()
-    assert all(value.grad is None or not value.grad.any() for value in network.semantic_head.parameters())
-    assert all(value.grad.isfinite().all() for value in network.parameters() if value.grad is not None)
+    assert all(
+        value.grad is None or not value.grad.any() for value in network.semantic_head.parameters()
+    )
+    assert all(
+        value.grad.isfinite().all() for value in network.parameters() if value.grad is not None
+    )
 
 
 def test_an_image_without_objects_teaches_its_pixels():
@@ -159,10 +192,19 @@ def test_an_image_without_objects_teaches_its_pixels():
 
 def test_losses_are_means_over_images():
     # As many are learned from as there are: nothing is drawn.
-    network, one, two = small(anchors_per_image=4096, boxes_per_image=4096), photograph(), photograph(squares=False)
-    alone, both = [losses_of(network, [entry]) for entry in (one, two)], losses_of(network, [one, two])
+    network, one, two = (
+        small(anchors_per_image=4096, boxes_per_image=4096),
+        photograph(),
+        photograph(squares=False),
+    )
+    alone, both = (
+        [losses_of(network, [entry]) for entry in (one, two)],
+        losses_of(network, [one, two]),
+    )
     for name in network.loss_names:
-        assert both[name].item() == pytest.approx((alone[0][name] + alone[1][name]).item() / 2, rel=1e-4, abs=1e-7), name
+        assert both[name].item() == pytest.approx(
+            (alone[0][name] + alone[1][name]).item() / 2, rel=1e-4, abs=1e-7
+        ), name
 
 
 def test_a_photograph_is_learned_by_heart():
@@ -253,12 +295,20 @@ LOSSES = {
     "instance_weight": 2.0,
     "semantic_weight": 1.0,
 }
-OBJECTS = {"test_proposals": 5, "detections": 5, "min_score": 0.375, "box_overlap": 0.1, "mask_threshold": 0.3}
+OBJECTS = {
+    "test_proposals": 5,
+    "detections": 5,
+    "min_score": 0.375,
+    "box_overlap": 0.1,
+    "mask_threshold": 0.3,
+}
 MERGING = {"merge_score": 0.9, "merge_overlap": 0.1, "stuff_area": 900}
 
 
 def test_every_option_is_tried():
-    assert {*SHAPES, *LOSSES, *OBJECTS, *MERGING, "weights"} == {entry.name for entry in fields(PanopticFpnConfig)}
+    assert {*SHAPES, *LOSSES, *OBJECTS, *MERGING, "weights"} == {
+        entry.name for entry in fields(PanopticFpnConfig)
+    }
 
 
 @pytest.mark.parametrize("option", SHAPES)
@@ -272,7 +322,10 @@ def test_options_of_layers_change_the_entries(option):
 
 @pytest.mark.parametrize("option", LOSSES)
 def test_options_of_training_change_the_loss(option):
-    values = [losses_of(small(**options), [photograph()])["loss"].item() for options in ({}, {option: LOSSES[option]})]
+    values = [
+        losses_of(small(**options), [photograph()])["loss"].item()
+        for options in ({}, {option: LOSSES[option]})
+    ]
     assert values[0] != values[1]
 
 
@@ -280,7 +333,11 @@ def test_options_of_training_change_the_loss(option):
 def test_options_of_prediction_change_the_objects(option):
     found = []
     for options in ({}, {option: OBJECTS[option]}):
-        found.append(predicted(small(**{"min_score": 0.0, "detections": 300, "test_proposals": 100, **options})).objects)
+        found.append(
+            predicted(
+                small(**{"min_score": 0.0, "detections": 300, "test_proposals": 100, **options})
+            ).objects
+        )
     if option == "detections":
         assert found[1].score_BN.shape == (1, 5)
     elif option == "mask_threshold":
@@ -315,7 +372,12 @@ def test_options_of_merging_reach_the_picture(option):
 
 def test_published_thresholds_are_the_defaults():
     config = PanopticFpnConfig()
-    assert (config.merge_score, config.mask_threshold, config.merge_overlap, config.stuff_area) == (0.5, 0.5, 0.5, 4096)
+    assert (config.merge_score, config.mask_threshold, config.merge_overlap, config.stuff_area) == (
+        0.5,
+        0.5,
+        0.5,
+        4096,
+    )
     assert (config.instance_weight, config.semantic_weight) == (1.0, 0.5)
 
 

@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
 from panoseg.coco.evaluate import coco_counts
-from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, panoptic_quality, patch_counts
+from panoseg.metrics.panoptic_quality import (
+    PanopticCounts,
+    coco_patch_counts,
+    panoptic_quality,
+    patch_counts,
+)
 from panoseg.metrics.tables import panoptic_table
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
 
@@ -59,7 +64,9 @@ def test_the_example_of_the_documentation_under_coco():
         "corn": [1, 1, 1, pytest.approx(6 / 7)],
         "grapevine": [0, 0, 1, 0],
     }
-    with_background = patch_counts(TRUE.with_background(PASTIS), PREDICTED.with_background(PASTIS), PASTIS, "coco")
+    with_background = patch_counts(
+        TRUE.with_background(PASTIS), PREDICTED.with_background(PASTIS), PASTIS, "coco"
+    )
     assert rows(with_background)["background"] == [0, 1, 1, 0.0]
     assert rows(with_background)["corn"][1] == 2
 
@@ -75,12 +82,18 @@ def test_without_classes_a_parcel_of_the_wrong_class_is_found():
 def test_a_prediction_half_on_a_void_parcel_is_cut_but_not_dropped():
     true = Panoptic.from_maps(np.array([[1, 1, 1, 1]]), {1: 19}, PASTIS)
     halves = Panoptic.from_maps(np.array([[5, 5, 0, 0]]), {5: 2}, PASTIS)
-    assert rows(patch_counts(true, halves, PASTIS)) == {}, "wholly on void: nothing of it is left to score"
+    assert rows(patch_counts(true, halves, PASTIS)) == {}, (
+        "wholly on void: nothing of it is left to score"
+    )
     partly = Panoptic.from_maps(np.array([[1, 1, 0, 2, 2]]), {1: 19, 2: 3}, PASTIS)
     across = Panoptic.from_maps(np.array([[5, 5, 5, 0, 0]]), {5: 2}, PASTIS)
-    assert rows(patch_counts(partly, across, PASTIS)) == {"corn": [0, 0, 1, 0.0]}, "IoU 2/3 with the void parcel: dropped"
+    assert rows(patch_counts(partly, across, PASTIS)) == {"corn": [0, 0, 1, 0.0]}, (
+        "IoU 2/3 with the void parcel: dropped"
+    )
     longer = Panoptic.from_maps(np.array([[5, 5, 5, 5, 5]]), {5: 3}, PASTIS)
-    assert rows(patch_counts(partly, longer, PASTIS)) == {"corn": [1, 0, 0, pytest.approx(2 / 3)]}, "cut: 2 of 3 pixels"
+    assert rows(patch_counts(partly, longer, PASTIS)) == {
+        "corn": [1, 0, 0, pytest.approx(2 / 3)]
+    }, "cut: 2 of 3 pixels"
 
 
 def test_equals_the_published_panoptic_meter(golden):
@@ -91,7 +104,9 @@ def test_equals_the_published_panoptic_meter(golden):
                 [
                     Panoptic.from_maps(instances, classes, PASTIS)
                     for instances, classes in zip(
-                        meter[f"b{batch}_{kind}_instance"], meter[f"b{batch}_{kind}_class"], strict=True
+                        meter[f"b{batch}_{kind}_instance"],
+                        meter[f"b{batch}_{kind}_class"],
+                        strict=True,
                     )
                 ]
                 for kind in ("true", "pred")
@@ -103,7 +118,9 @@ def test_equals_the_published_panoptic_meter(golden):
         quality = panoptic_quality(counts)
         np.testing.assert_allclose(quality.pq_K, meter["class_pq"], atol=1e-6)
         np.testing.assert_allclose(
-            [quality.all.sq, quality.all.rq, quality.all.pq], [meter[name] for name in ("sq", "rq", "pq")], atol=1e-6
+            [quality.all.sq, quality.all.rq, quality.all.pq],
+            [meter[name] for name in ("sq", "rq", "pq")],
+            atol=1e-6,
         )
 
 
@@ -113,7 +130,8 @@ def assert_equals_result(counts: PanopticCounts, result: dict) -> None:
         assert vars(mean) == pytest.approx(result[name], abs=1e-9), name
     found = np.nan_to_num(np.stack([quality.pq_K, quality.sq_K, quality.rq_K], axis=1))
     expected = [
-        [row["pq"], row["sq"], row["rq"]] for _, row in sorted(result["per_class"].items(), key=lambda item: int(item[0]))
+        [row["pq"], row["sq"], row["rq"]]
+        for _, row in sorted(result["per_class"].items(), key=lambda item: int(item[0]))
     ]
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
@@ -140,20 +158,34 @@ def test_equals_the_published_coco_evaluation_of_the_sample(golden, real_data, c
 def test_crowds_are_never_matched_and_excuse_predictions_of_their_class():
     true = Panoptic.from_maps(np.array([[1, 1, 2, 2, 3, 3]]), {1: 3, 2: 3, 3: 4}, PASTIS)
     predicted = Panoptic.from_maps(np.array([[1, 1, 2, 2, 3, 3]]), {1: 3, 2: 3, 3: 3}, PASTIS)
-    assert rows(coco_patch_counts(true, predicted, PASTIS, crowd_ids=[1, 2]))["corn"] == [0, 2, 0, 0.0]
-    assert rows(coco_patch_counts(true, predicted, PASTIS, crowd_ids=[1, 2], strict=True))["corn"] == [0, 1, 0, 0.0]
+    assert rows(coco_patch_counts(true, predicted, PASTIS, crowd_ids=[1, 2]))["corn"] == [
+        0,
+        2,
+        0,
+        0.0,
+    ]
+    assert rows(coco_patch_counts(true, predicted, PASTIS, crowd_ids=[1, 2], strict=True))[
+        "corn"
+    ] == [0, 1, 0, 0.0]
     assert rows(coco_patch_counts(true, predicted, PASTIS))["corn"] == [2, 1, 0, 2.0]
 
 
 def test_stated_areas_are_believed():
     true = Panoptic.from_maps(np.array([[1, 1, 1]]), {1: 3}, PASTIS)
-    assert rows(coco_patch_counts(true, true, PASTIS, true_areas=np.array([4])))["corn"] == [1, 0, 0, 0.75]
+    assert rows(coco_patch_counts(true, true, PASTIS, true_areas=np.array([4])))["corn"] == [
+        1,
+        0,
+        0,
+        0.75,
+    ]
 
 
 def partition(random: np.random.Generator, none: float) -> Panoptic:
     raster = random.integers(1, 7, (6, 6)).repeat(2, axis=0).repeat(2, axis=1)
     raster[random.random(raster.shape) < none] = 0
-    return Panoptic.from_maps(raster, {id_: int(random.integers(1, 4)) for id_ in range(1, 7)}, PASTIS)
+    return Panoptic.from_maps(
+        raster, {id_: int(random.integers(1, 4)) for id_ in range(1, 7)}, PASTIS
+    )
 
 
 def renamed(picture: Panoptic, random: np.random.Generator) -> Panoptic:
@@ -175,10 +207,14 @@ shares = st.sampled_from([0.0, 0.3])
 
 @settings(deadline=None)
 @given(seeds, definitions, shares, st.booleans())
-def test_a_perfect_prediction_scores_one_with_and_without_background(seed, definition, none, class_agnostic):
+def test_a_perfect_prediction_scores_one_with_and_without_background(
+    seed, definition, none, class_agnostic
+):
     random = np.random.default_rng(seed)
     true = partition(random, none)
-    quality = panoptic_quality(patch_counts(true, renamed(true, random), PASTIS, definition, class_agnostic=class_agnostic))
+    quality = panoptic_quality(
+        patch_counts(true, renamed(true, random), PASTIS, definition, class_agnostic=class_agnostic)
+    )
     assert quality.all.pq == quality.all.sq == quality.all.rq == 1.0
 
 
@@ -189,7 +225,9 @@ def test_names_and_the_order_of_parcels_do_not_matter_and_inputs_stay(seed, defi
     true, predicted = partition(random, none), partition(random, none)
     before = true.segment_HW.copy(), predicted.segment_HW.copy()
     counts = patch_counts(true, predicted, PASTIS, definition).to_array()
-    again = patch_counts(renamed(true, random), renamed(predicted, random), PASTIS, definition).to_array()
+    again = patch_counts(
+        renamed(true, random), renamed(predicted, random), PASTIS, definition
+    ).to_array()
     np.testing.assert_allclose(again, counts, rtol=1e-12)
     np.testing.assert_array_equal(true.segment_HW, before[0])
     np.testing.assert_array_equal(predicted.segment_HW, before[1])
@@ -241,8 +279,14 @@ def test_mistakes_of_the_caller_are_told():
 def test_the_table_shows_every_class_and_the_means():
     quality = panoptic_quality(patch_counts(TRUE, PREDICTED, PASTIS))
     table = panoptic_table(quality)
-    assert "| corn                        | 85.7 | 40.0 | 34.3 |       1 |        2 |      1 |" in table
-    assert "| meadow                      |    – |    – |    – |       0 |        0 |      0 |" in table
+    assert (
+        "| corn                        | 85.7 | 40.0 | 34.3 |       1 |        2 |      1 |"
+        in table
+    )
+    assert (
+        "| meadow                      |    – |    – |    – |       0 |        0 |      0 |"
+        in table
+    )
     assert table.splitlines()[-1].startswith("| mean of 3 classes           | 28.6 | 13.3 | 11.4 |")
     assert len({len(line) for line in table.splitlines()}) == 1
     assert json.dumps(quality.to_json(), allow_nan=False)

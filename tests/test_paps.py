@@ -28,7 +28,15 @@ from panoseg.models.paps import (
 from panoseg.panoptic.merge import merge_masks
 from panoseg.training.losses import PapsLoss
 
-BACKBONE = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
+BACKBONE = UtaeConfig(
+    bands=3,
+    classes=4,
+    encoder_widths=(8, 8),
+    decoder_widths=(8, 8),
+    head_widths=(8,),
+    heads=4,
+    d_model=16,
+)
 GOLDEN = {
     "paps": {},
     "paps_shape24": {"shape_size": 24},
@@ -48,18 +56,30 @@ class Golden:
         self.model.load_state_dict(state)
         self.model.eval()
         with np.load(folder / "utae-paps" / f"{case}.npz") as arrays:
-            self.texts = {name: str(value) for name, value in arrays.items() if value.dtype.kind == "U"}
-            self.arrays = {name: torch.from_numpy(value) for name, value in arrays.items() if name not in self.texts}
+            self.texts = {
+                name: str(value) for name, value in arrays.items() if value.dtype.kind == "U"
+            }
+            self.arrays = {
+                name: torch.from_numpy(value)
+                for name, value in arrays.items()
+                if name not in self.texts
+            }
         images = self.arrays["x"]
         self.images = (images, self.arrays["dates"], (images != 0).flatten(2).any(2))
         target = self.arrays["target"]
         self.target = CentreTargets(
-            target[..., 0], target[..., 1].int(), target[..., 2].int(), target[..., 3:5].clone(), target[..., 5].long()
+            target[..., 0],
+            target[..., 1].int(),
+            target[..., 2].int(),
+            target[..., 3:5].clone(),
+            target[..., 5].long(),
         )
 
     def near(self, found: torch.Tensor, name: str, atol: float = 1e-4) -> None:
         expected = self.arrays[name]
-        torch.testing.assert_close(found.detach(), expected.view(found.shape).to(found.dtype), rtol=0, atol=atol)
+        torch.testing.assert_close(
+            found.detach(), expected.view(found.shape).to(found.dtype), rtol=0, atol=atol
+        )
 
 
 @pytest.fixture(scope="module", params=GOLDEN)
@@ -88,7 +108,9 @@ def test_merged_picture_equals_the_published_one(known):
     with torch.no_grad():
         masks = known.model.scored_masks(known.model(*known.images))
     segment_BHW, _ = merge_masks(masks, 2)
-    classes_BHW = torch.where(segment_BHW > 0, masks.class_scores_NK.argmax(1)[(segment_BHW - 1).clamp(min=0)], 0)
+    classes_BHW = torch.where(
+        segment_BHW > 0, masks.class_scores_NK.argmax(1)[(segment_BHW - 1).clamp(min=0)], 0
+    )
     assert torch.equal(classes_BHW.int(), known.arrays["pano_class"])
     published = known.arrays["pano_instance"]
     for ours, theirs in zip(segment_BHW, published, strict=True):
@@ -104,8 +126,15 @@ def test_training_step_equals_the_published_one(known):
     losses = PapsLoss(void=19)(output, known.target)
     losses.total.backward()
     assert losses.total.item() == pytest.approx(known.arrays["train_loss"].item(), rel=1e-5)
-    parts = [losses.centre.item(), losses.size.item(), losses.shape.item(), losses.classification.item()]
-    assert parts == pytest.approx(known.arrays["train_loss_center_size_shape_class"].tolist(), rel=1e-5)
+    parts = [
+        losses.centre.item(),
+        losses.size.item(),
+        losses.shape.item(),
+        losses.classification.item(),
+    ]
+    assert parts == pytest.approx(
+        known.arrays["train_loss_center_size_shape_class"].tolist(), rel=1e-5
+    )
     centre_N3 = output.candidates.centre_N3
     order = (centre_N3[:, 0] * 1000 + known.target.zone_HW[centre_N3.unbind(1)]).argsort()
     known.near(losses.iou_N[order], "train_ious")
@@ -132,20 +161,28 @@ def test_centres_of_zones_by_hand():
 
 
 def test_local_maxima_by_hand():
-    heat = torch.tensor([[[0.9, 0.1, 0.1, 0.8], [0.1, 0.1, 0.1, 0.8], [0.1, 0.1, 0.1, 0.1], [0.15, 0.1, 0.1, 0.1]]])
-    expected = torch.tensor([[[1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]], dtype=torch.bool)
+    heat = torch.tensor(
+        [[[0.9, 0.1, 0.1, 0.8], [0.1, 0.1, 0.1, 0.8], [0.1, 0.1, 0.1, 0.1], [0.15, 0.1, 0.1, 0.1]]]
+    )
+    expected = torch.tensor(
+        [[[1, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]], dtype=torch.bool
+    )
     assert torch.equal(local_maxima(heat), expected)
 
 
 def test_boxes_by_hand():
     centres = torch.tensor([[5, 5], [0, 9], [9, 1]])
-    start, boxes = clipped_boxes(centres, torch.tensor([[3, 4], [1, 5], [40, 3]]), height=10, width=11)
+    start, boxes = clipped_boxes(
+        centres, torch.tensor([[3, 4], [1, 5], [40, 3]]), height=10, width=11
+    )
     assert start.tolist() == [[4, 3], [0, 7], [-11, 0]]
     assert boxes.tolist() == [[4, 3, 7, 7], [0, 7, 1, 11], [0, 0, 10, 3]]
 
 
 boxes_of_centres = st.lists(
-    st.tuples(st.integers(0, 19), st.integers(0, 23), st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=12
+    st.tuples(st.integers(0, 19), st.integers(0, 23), st.integers(1, 60), st.integers(1, 60)),
+    min_size=1,
+    max_size=12,
 )
 
 
@@ -158,12 +195,16 @@ def test_windows_equal_boxes_one_by_one(boxes, shape_size):
     shapes, image = torch.randn(len(boxes), shape_size, shape_size), torch.randn(1, height, width)
     start, clipped = clipped_boxes(box[:, :2], box[:, 2:], height, width)
     groups = group_by_side(clipped)
-    assert torch.cat([indices for indices, _ in groups]).sort().values.tolist() == list(range(len(boxes)))
+    assert torch.cat([indices for indices, _ in groups]).sort().values.tolist() == list(
+        range(len(boxes))
+    )
     for indices, side in groups:
         corner = clipped[indices, :2]
         stretched = resample(shapes[indices], corner - start[indices], box[indices, 2:], side)
         inside = inside_windows(clipped[indices], side)
-        values = image.flatten()[window_index(torch.zeros_like(indices), corner, side, height, width)]
+        values = image.flatten()[
+            window_index(torch.zeros_like(indices), corner, side, height, width)
+        ]
         for row, n in enumerate(indices.tolist()):
             top, left, bottom, right = clipped[n].tolist()
             offset = (clipped[n, :2] - start[n]).tolist()
@@ -172,13 +213,20 @@ def test_windows_equal_boxes_one_by_one(boxes, shape_size):
             expected = torch.zeros(side, side)
             expected[: bottom - top, : right - left] = crop
             torch.testing.assert_close(stretched[row] * inside[row], expected, rtol=0, atol=1e-5)
-            assert torch.equal(values[row, : bottom - top, : right - left], image[0, top:bottom, left:right])
+            assert torch.equal(
+                values[row, : bottom - top, : right - left], image[0, top:bottom, left:right]
+            )
             assert inside[row].sum() == (bottom - top) * (right - left)
 
 
 def test_groups_of_windows_are_bounded():
     boxes = torch.tensor([[0, 0, 300, 5]] * 5 + [[0, 0, 3, 3]])
-    assert [(len(indices), side) for indices, side in group_by_side(boxes)] == [(1, 4), (2, 300), (2, 300), (1, 300)]
+    assert [(len(indices), side) for indices, side in group_by_side(boxes)] == [
+        (1, 4),
+        (2, 300),
+        (2, 300),
+        (1, 300),
+    ]
 
 
 def small_model(**options) -> PaPs:
@@ -228,7 +276,9 @@ def test_candidates_below_the_confidence_are_left_out_in_evaluation():
         few = model(*season())
         kept_N = everything.confidence_N >= model.min_confidence
         assert 0 < len(few.candidates.centre_N3) == kept_N.sum() < len(everything.centre_N3)
-        torch.testing.assert_close(few.candidates.class_scores_NK, everything.class_scores_NK[kept_N])
+        torch.testing.assert_close(
+            few.candidates.class_scores_NK, everything.class_scores_NK[kept_N]
+        )
         masks = model.scored_masks(model(*season(), min_confidence=0.0))
         assert torch.equal(masks.mask_NHW, model.scored_masks(few).mask_NHW)
         assert (masks.image_N.diff() >= 0).all()
@@ -237,7 +287,9 @@ def test_candidates_below_the_confidence_are_left_out_in_evaluation():
 
 
 def test_mask_threshold_decides_about_pixels():
-    few, many = (small_model(mask_threshold=threshold, min_confidence=0.0) for threshold in (0.45, 0.05))
+    few, many = (
+        small_model(mask_threshold=threshold, min_confidence=0.0) for threshold in (0.45, 0.05)
+    )
     with torch.no_grad():
         small, large = (model.scored_masks(model(*season())).mask_NHW for model in (few, many))
     assert small.sum() < large.sum()
@@ -277,7 +329,9 @@ def test_batches_with_hardly_a_parcel_can_be_learned_from(parcels):
     model = small_model().train()
     zones = torch.zeros(2, 16, 16, dtype=torch.int32)
     zones[0] = parcels
-    target = CentreTargets(torch.zeros(2, 16, 16), zones, zones, torch.ones(2, 16, 16, 2), zones.long())
+    target = CentreTargets(
+        torch.zeros(2, 16, 16), zones, zones, torch.ones(2, 16, 16, 2), zones.long()
+    )
     running = model.size_mlp[1].running_mean.clone()
     output = model(*season(), zones_BHW=zones)
     assert len(output.candidates.centre_N3) == parcels
@@ -321,7 +375,11 @@ def test_centres_of_a_batch_are_those_of_its_images():
 def test_pixel_scores_are_those_of_the_backbone():
     torch.manual_seed(0)
     model = PaPs(PapsConfig(BACKBONE)).eval()
-    images, days, valid = torch.randn(1, 3, 3, 16, 16), torch.tensor([[1, 30, 90]]), torch.ones(1, 3, dtype=torch.bool)
+    images, days, valid = (
+        torch.randn(1, 3, 3, 16, 16),
+        torch.tensor([[1, 30, 90]]),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
     with torch.no_grad():
         asked, not_asked = model(images, days, valid, pixel_scores=True), model(images, days, valid)
         assert torch.equal(asked.pixel_scores_BKHW, model.encoder(images, days, valid).logits_BKHW)

@@ -31,7 +31,15 @@ from panoseg.maps import parcels as parcels_module
 from panoseg.maps.assemble import regions, tidy
 from panoseg.maps.outlines import polygonise, rasterise
 from panoseg.maps.parcels import parcels_of, read_geoparquet, write_geopackage, write_geoparquet
-from panoseg.maps.rasters import CONFIDENCE, NO_DATA_CLASS, SEGMENTS, PlainRaster, class_kind, write_class_raster, write_cog
+from panoseg.maps.rasters import (
+    CONFIDENCE,
+    NO_DATA_CLASS,
+    SEGMENTS,
+    PlainRaster,
+    class_kind,
+    write_class_raster,
+    write_cog,
+)
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -42,7 +50,11 @@ TRANSFORM = Affine(10, 0, 574_680, 0, -10, 5_622_440)
 def labels(draw):
     """Label images with blobs, single pixels, holes and diagonals."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    height, width, count = draw(st.integers(1, 24)), draw(st.integers(1, 24)), draw(st.integers(0, 9))
+    height, width, count = (
+        draw(st.integers(1, 24)),
+        draw(st.integers(1, 24)),
+        draw(st.integers(0, 9)),
+    )
     coarse = random.integers(0, count + 1, (height, width))
     block = draw(st.integers(1, 5))
     return np.kron(coarse, np.ones((block, block), int))[:height, :width].astype(np.int32)
@@ -50,7 +62,9 @@ def labels(draw):
 
 def picture_of(segment_HW, score=1.0):
     ids = np.unique(segment_HW[segment_HW > 0])
-    return Panoptic.from_maps(segment_HW, {int(i): int(i) % 18 + 1 for i in ids}, PASTIS, {int(i): score for i in ids})
+    return Panoptic.from_maps(
+        segment_HW, {int(i): int(i) % 18 + 1 for i in ids}, PASTIS, {int(i): score for i in ids}
+    )
 
 
 @settings(max_examples=120, deadline=None)
@@ -140,22 +154,32 @@ def test_columns_of_parcels():
     np.testing.assert_allclose(parcels["area"], parcels.geometry.area / 1e4)
     assert parcels["pixels"].tolist() == [100] * 3
     assert set(parcels["determination_method"]) == {"auto-imagery"}
-    assert parcels["determination_datetime"].dt.strftime("%Y-%m-%d").unique().tolist() == ["2019-10-21"]
+    assert parcels["determination_datetime"].dt.strftime("%Y-%m-%d").unique().tolist() == [
+        "2019-10-21"
+    ]
     assert set(parcels["determination_details"]) == {"by hand"}
 
 
 def test_columns_of_probabilities():
-    picture = picture_of(np.kron(np.array([[0, 4], [7, 9]]), np.ones((10, 10), int)))  # of the classes 5, 8 and 10
+    picture = picture_of(
+        np.kron(np.array([[0, 4], [7, 9]]), np.ones((10, 10), int))
+    )  # of the classes 5, 8 and 10
     likely = np.zeros((3, PASTIS.count), np.float32)
     likely[0, [5, 8]], likely[1, [5, 8, 1]] = (0.75, 0.25), (0.5, 0.25, 0.25)
     picture = Panoptic(picture.segment_HW, replace(picture.segments, probabilities=likely))
     parcels = parcels_of(picture, TRANSFORM, "EPSG:32631", PASTIS)
     # The second class is the likeliest but the parcel's own, also where it is the likeliest of all; of the third nobody said.
-    assert parcels["second_class"].fillna("none").tolist() == [PASTIS[8].name, PASTIS[5].name, "none"]
+    assert parcels["second_class"].fillna("none").tolist() == [
+        PASTIS[8].name,
+        PASTIS[5].name,
+        "none",
+    ]
     assert parcels["second_probability"].fillna(-1).tolist() == [0.25, 0.5, -1]
     columns = [f"probability:{PASTIS[class_id].name}" for class_id in PASTIS.ids("thing")]
     assert [name for name in parcels.columns if name.startswith("probability:")] == columns
-    np.testing.assert_array_equal(parcels[columns], np.vstack([likely[:2, 1:19], np.full((1, 18), np.nan)]))
+    np.testing.assert_array_equal(
+        parcels[columns], np.vstack([likely[:2, 1:19], np.full((1, 18), np.nan)])
+    )
     assert {str(parcels[name].dtype) for name in columns} == {"float32"}
 
 
@@ -173,7 +197,9 @@ def test_probabilities_of_which_nobody_said_are_empty_columns(tmp_path):
 
 
 def test_stuff_is_no_parcel():
-    picture = picture_of(np.kron(np.array([[0, 4], [7, 9]]), np.ones((10, 10), int))).with_background(PASTIS)
+    picture = picture_of(
+        np.kron(np.array([[0, 4], [7, 9]]), np.ones((10, 10), int))
+    ).with_background(PASTIS)
     assert len(parcels_of(picture, TRANSFORM, "EPSG:32631", PASTIS)) == 3
 
 
@@ -190,7 +216,10 @@ def test_files_of_parcels(tmp_path, name, empty):
         write_geoparquet([parcels], path)
     again = read_parcels(path)
     assert again.crs.to_epsg() == 32631
-    assert again.drop(columns="geometry").columns.tolist() == parcels.drop(columns="geometry").columns.tolist()
+    assert (
+        again.drop(columns="geometry").columns.tolist()
+        == parcels.drop(columns="geometry").columns.tolist()
+    )
     assert again["class"].tolist() == parcels["class"].tolist()
     assert shapely.coverage_is_valid(again.geometry.values)
 
@@ -212,10 +241,15 @@ def test_columns_of_a_register_keep_their_types(tmp_path, pieces):
         crs="EPSG:32631",
     )
     step = count // pieces
-    write_geoparquet([parcels.iloc[start : start + step] for start in range(0, count, step)], tmp_path / "p.parquet")
+    write_geoparquet(
+        [parcels.iloc[start : start + step] for start in range(0, count, step)],
+        tmp_path / "p.parquet",
+    )
     again = gpd.read_parquet(tmp_path / "p.parquet")
     assert_geodataframe_equal(again, parcels)
-    assert_geodataframe_equal(pd.concat(read_geoparquet(tmp_path / "p.parquet"), ignore_index=True), parcels)
+    assert_geodataframe_equal(
+        pd.concat(read_geoparquet(tmp_path / "p.parquet"), ignore_index=True), parcels
+    )
     assert gpd.GeoDataFrame.from_arrow(pq.read_table(tmp_path / "p.parquet")).crs == parcels.crs
     geo = json.loads(pq.read_schema(tmp_path / "p.parquet").metadata[b"geo"])
     assert geo["columns"]["geometry"]["bbox"] == [0, 0, 4, 1]
@@ -293,7 +327,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     for write in (
         lambda: write_geoparquet([parcels_example()], tmp_path / "parcels.parquet"),
-        lambda: write_class_raster(tmp_path / "classes.tif", np.zeros((20, 20), np.uint8), grid, PASTIS),
+        lambda: write_class_raster(
+            tmp_path / "classes.tif", np.zeros((20, 20), np.uint8), grid, PASTIS
+        ),
     ):
         with pytest.raises(OutputError, match="disk is full"):
             write()

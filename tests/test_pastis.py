@@ -42,14 +42,24 @@ def published(golden):
 
 
 def normalised(sample: Sample, folder: Path, folds=(1, 2, 3, 4, 5)) -> torch.Tensor:
-    return fold_normalisation(folder, folds)(sample.images_TCHW[None], torch.ones(1, len(sample.days_T), dtype=torch.bool))[0]
+    return fold_normalisation(folder, folds)(
+        sample.images_TCHW[None], torch.ones(1, len(sample.days_T), dtype=torch.bool)
+    )[0]
 
 
 def seven_channels(sample: Sample) -> np.ndarray:
     """The published form of the panoptic target."""
     centres = sample.centres
-    channels = [centres.heatmap_HW, centres.instance_HW, centres.zone_HW, *centres.size_HW2.unbind(-1), centres.zone_class_HW]
-    return torch.stack([*(channel.float() for channel in channels), sample.classes_HW.float()], -1).numpy()
+    channels = [
+        centres.heatmap_HW,
+        centres.instance_HW,
+        centres.zone_HW,
+        *centres.size_HW2.unbind(-1),
+        centres.zone_class_HW,
+    ]
+    return torch.stack(
+        [*(channel.float() for channel in channels), sample.classes_HW.float()], -1
+    ).numpy()
 
 
 # The published loader
@@ -75,10 +85,14 @@ def test_published_samples(published):
 def test_published_targets_without_instance_annotations(published, tmp_path):
     """Instances, heat and zones that are not on disk are computed, to the same values."""
     folder, golden = published
-    shutil.copytree(folder, tmp_path / "bare", ignore=shutil.ignore_patterns("INSTANCE_ANNOTATIONS"))
+    shutil.copytree(
+        folder, tmp_path / "bare", ignore=shutil.ignore_patterns("INSTANCE_ANNOTATIONS")
+    )
     dataset = PastisDataset(tmp_path / "bare", target="panoptic")
     for index in range(5):
-        np.testing.assert_allclose(seven_channels(dataset[index]), golden[f"instance_{index}"], atol=1e-6)
+        np.testing.assert_allclose(
+            seven_channels(dataset[index]), golden[f"instance_{index}"], atol=1e-6
+        )
 
 
 def test_published_folds(published):
@@ -90,13 +104,21 @@ def test_published_folds(published):
         np.testing.assert_allclose(normalisation.mean, golden[f"folds_{name}_mean"], rtol=1e-6)
         np.testing.assert_allclose(normalisation.std, golden[f"folds_{name}_std"], rtol=1e-6)
         first = dataset[dataset.ids.index(golden[f"folds_{name}_ids"][0])]
-        np.testing.assert_allclose(normalised(first, folder, folds).mean((2, 3)), golden[f"folds_{name}_x0_means"], atol=1e-5)
+        np.testing.assert_allclose(
+            normalised(first, folder, folds).mean((2, 3)),
+            golden[f"folds_{name}_x0_means"],
+            atol=1e-5,
+        )
 
 
 def test_published_mean_over_all_folds(published):
     folder, golden = published
-    np.testing.assert_allclose(fold_normalisation(folder, (1, 2, 3, 4, 5)).mean, golden["norm_mean_all"], rtol=1e-6)
-    np.testing.assert_allclose(fold_normalisation(folder, (1, 2, 3, 4, 5)).std, golden["norm_std_all"], rtol=1e-6)
+    np.testing.assert_allclose(
+        fold_normalisation(folder, (1, 2, 3, 4, 5)).mean, golden["norm_mean_all"], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        fold_normalisation(folder, (1, 2, 3, 4, 5)).std, golden["norm_std_all"], rtol=1e-6
+    )
 
 
 def test_published_class_mapping(published):
@@ -105,7 +127,9 @@ def test_published_class_mapping(published):
     sample = PastisDataset(folder, target="panoptic", class_mapping=mapping)[0]
     assert isinstance(sample.classes_HW, torch.Tensor)
     np.testing.assert_array_equal(sample.classes_HW, golden["class_mapping_semantic_0"])
-    np.testing.assert_allclose(seven_channels(sample), golden["class_mapping_instance_0"], atol=1e-6)
+    np.testing.assert_allclose(
+        seven_channels(sample), golden["class_mapping_instance_0"], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,11 +148,17 @@ def test_published_single_dates(published, name, single_date):
     folder, golden = published
     dataset = PastisDataset(folder, target="semantic", single_date=single_date)
     samples = [dataset[index] for index in range(5)]
-    assert [sample.days_T.tolist() for sample in samples] == [[golden[f"mono_{name}_{i}_date"]] for i in range(5)]
-    np.testing.assert_allclose(normalised(samples[1], folder), golden[f"mono_{name}_1_x"], atol=1e-5)
+    assert [sample.days_T.tolist() for sample in samples] == [
+        [golden[f"mono_{name}_{i}_date"]] for i in range(5)
+    ]
+    np.testing.assert_allclose(
+        normalised(samples[1], folder), golden[f"mono_{name}_1_x"], atol=1e-5
+    )
     if name == "date":
         days_B1 = collate([samples[i] for i in (0, 2, 3)]).days_BT
-        assert days_B1.tolist() == golden["collate_mono_dates"][:, None].tolist()  # published: B, not B x 1
+        assert (
+            days_B1.tolist() == golden["collate_mono_dates"][:, None].tolist()
+        )  # published: B, not B x 1
 
 
 def test_published_reference_date(published):
@@ -140,7 +170,9 @@ def test_published_reference_date(published):
 def test_published_text_dates(published, tmp_path):
     folder, _ = published
     shutil.copy(folder.parent / "metadata_text_dates.geojson", tmp_path / "metadata.geojson")
-    assert [patch.dates for patch in read_metadata(tmp_path)] == [patch.dates for patch in read_metadata(folder)]
+    assert [patch.dates for patch in read_metadata(tmp_path)] == [
+        patch.dates for patch in read_metadata(folder)
+    ]
 
 
 @pytest.mark.parametrize("target", ["semantic", "panoptic"])
@@ -184,12 +216,16 @@ def test_official_rotation():
 
 def test_targets(small):
     ids_HW, classes_HW = parcels()
-    bare, semantic, panoptic = (PastisDataset(small, target=target)[0] for target in (None, "semantic", "panoptic"))
+    bare, semantic, panoptic = (
+        PastisDataset(small, target=target)[0] for target in (None, "semantic", "panoptic")
+    )
     assert bare.classes_HW is bare.instances_HW is bare.centres is None
     assert semantic.classes_HW.dtype == torch.int64
     np.testing.assert_array_equal(semantic.classes_HW, classes_HW)
     assert semantic.instances_HW is semantic.centres is None
-    np.testing.assert_array_equal(panoptic.instances_HW, np.select([ids_HW == 7, ids_HW == 10, ids_HW == 13], [1, 2, 3]))
+    np.testing.assert_array_equal(
+        panoptic.instances_HW, np.select([ids_HW == 7, ids_HW == 10, ids_HW == 13], [1, 2, 3])
+    )
     assert panoptic.centres is not None
 
 
@@ -212,7 +248,9 @@ def test_unsorted_and_repeated_dates(published, tmp_path):
     assert sample.days_T.tolist() == [30, 30, 126, 231, 4504]
     np.testing.assert_array_equal(sample.images_TCHW, stored[[1, 3, 2, 0, 4]])
     _, golden = published
-    assert len(golden["dates_repeated_0"]) < golden["dates_repeated_T"]  # the published loader loses the repeated one
+    assert (
+        len(golden["dates_repeated_0"]) < golden["dates_repeated_T"]
+    )  # the published loader loses the repeated one
 
 
 def test_single_date_counts_in_order_of_dates(tmp_path):
@@ -308,14 +346,32 @@ def remove_entry(folder: Path, key: str) -> None:
 
 
 DAMAGE = {
-    "no metadata": (lambda folder: (folder / "metadata.geojson").unlink(), "metadata.geojson does not exist"),
-    "no JSON": (lambda folder: (folder / "metadata.geojson").write_text("{"), "metadata.geojson is not JSON"),
-    "no features": (lambda folder: (folder / "metadata.geojson").write_text("[]"), "has no list of features"),
+    "no metadata": (
+        lambda folder: (folder / "metadata.geojson").unlink(),
+        "metadata.geojson does not exist",
+    ),
+    "no JSON": (
+        lambda folder: (folder / "metadata.geojson").write_text("{"),
+        "metadata.geojson is not JSON",
+    ),
+    "no features": (
+        lambda folder: (folder / "metadata.geojson").write_text("[]"),
+        "has no list of features",
+    ),
     "no dates": (lambda folder: remove_entry(folder, "dates-S2"), "feature 0 of .* is damaged"),
     "no fold": (lambda folder: remove_entry(folder, "Fold"), "feature 0 of .* is damaged"),
-    "no images": (lambda folder: (folder / "DATA_S2" / "S2_10.npy").unlink(), "DATA_S2 lacks S2_10.npy"),
-    "no image folder": (lambda folder: shutil.rmtree(folder / "DATA_S2"), "DATA_S2 lacks S2_10.npy and 2 more"),
-    "no classes": (lambda folder: (folder / "ANNOTATIONS" / "TARGET_12.npy").unlink(), "ANNOTATIONS lacks TARGET_12.npy"),
+    "no images": (
+        lambda folder: (folder / "DATA_S2" / "S2_10.npy").unlink(),
+        "DATA_S2 lacks S2_10.npy",
+    ),
+    "no image folder": (
+        lambda folder: shutil.rmtree(folder / "DATA_S2"),
+        "DATA_S2 lacks S2_10.npy and 2 more",
+    ),
+    "no classes": (
+        lambda folder: (folder / "ANNOTATIONS" / "TARGET_12.npy").unlink(),
+        "ANNOTATIONS lacks TARGET_12.npy",
+    ),
     "no parcels": (
         lambda folder: (folder / "ANNOTATIONS" / "ParcelIDs_12.npy").unlink(),
         "ANNOTATIONS lacks ParcelIDs_12.npy;",
@@ -327,8 +383,14 @@ DAMAGE = {
         ),
         "ParcelIDs_10.npy: Is a directory",
     ),
-    "date missing": (lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:2]), "has 2 images; expected 3"),
-    "no date": (lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:0]), "is 0 x 10 x 16 x 16"),
+    "date missing": (
+        lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:2]),
+        "has 2 images; expected 3",
+    ),
+    "no date": (
+        lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:0]),
+        "is 0 x 10 x 16 x 16",
+    ),
     "bands": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:, :9]),
         "is 3 x 9 x 16 x 16; expected T x 10",
@@ -345,9 +407,18 @@ DAMAGE = {
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a.astype(object)),
         "pickled objects; expected 4 dimensions of int16",
     ),
-    "sizes": (lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a[:, 1:]), "covers 15 x 16 pixels"),
-    "no layer": (lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a[:0]), "covers no pixels"),
-    "parcel sizes": (lambda folder: replace_array(folder, "ANNOTATIONS/ParcelIDs_10.npy", lambda a: a[1:]), "covers 15 x 16"),
+    "sizes": (
+        lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a[:, 1:]),
+        "covers 15 x 16 pixels",
+    ),
+    "no layer": (
+        lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a[:0]),
+        "covers no pixels",
+    ),
+    "parcel sizes": (
+        lambda folder: replace_array(folder, "ANNOTATIONS/ParcelIDs_10.npy", lambda a: a[1:]),
+        "covers 15 x 16",
+    ),
     "class": (
         lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a + 1),
         "holds class 20; expected the",
@@ -380,7 +451,9 @@ def with_annotations(folder: Path) -> Path:
 def test_annotations_on_disk_are_used(damaged):
     with_annotations(damaged)
     replace_array(damaged, "INSTANCE_ANNOTATIONS/HEATMAP_10.npy", lambda a: a * 0.5)
-    replace_array(damaged, "INSTANCE_ANNOTATIONS/INSTANCES_10.npy", lambda a: np.where(a == 3, 0, a))
+    replace_array(
+        damaged, "INSTANCE_ANNOTATIONS/INSTANCES_10.npy", lambda a: np.where(a == 3, 0, a)
+    )
     replace_array(damaged, "INSTANCE_ANNOTATIONS/ZONES_10.npy", lambda a: np.where(a == 3, 2, a))
     sample = PastisDataset(damaged, target="panoptic")[0]
     assert sample.centres.heatmap_HW.max() == 0.5
@@ -453,7 +526,9 @@ def test_duplicate_patch(damaged):
 # Fuzz
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_damaged_arrays(tmp_path, data):
     """Whatever happens to a file's bytes, it gives an array of the right form or one line."""
@@ -502,16 +577,28 @@ def test_arrays_in_fortran_order(tmp_path):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([20190801, "20190801", 3]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([20190801, "20190801", 3]),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "ID_PATCH", "Fold"]), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["0", "1", "ID_PATCH", "Fold"]), inner, max_size=3)
     ),
     max_leaves=6,
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(properties=st.fixed_dictionaries({"ID_PATCH": JSON, "Fold": JSON, "dates-S2": JSON}), feature=JSON, norm=JSON)
+@settings(
+    max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    properties=st.fixed_dictionaries({"ID_PATCH": JSON, "Fold": JSON, "dates-S2": JSON}),
+    feature=JSON,
+    norm=JSON,
+)
 def test_metadata_of_any_form(tmp_path, properties, feature, norm):
     for content in ({"features": [feature]}, {"features": [{"properties": properties}]}, feature):
         (tmp_path / "metadata.geojson").write_text(json.dumps(content))
@@ -520,23 +607,31 @@ def test_metadata_of_any_form(tmp_path, properties, feature, norm):
                 assert type(patch.id) is int
                 assert 1 <= patch.fold <= 5
                 assert all(type(day) is date for day in patch.dates)
-    (tmp_path / "NORM_S2_patch.json").write_text(json.dumps({"Fold_1": {"mean": norm, "std": [1.0] * 10}}))
+    (tmp_path / "NORM_S2_patch.json").write_text(
+        json.dumps({"Fold_1": {"mean": norm, "std": [1.0] * 10}})
+    )
     with suppress(DatasetError):
         assert len(fold_normalisation(tmp_path, (1,)).mean) == 10
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_damaged_metadata(small, tmp_path, data):
     content = bytearray((small / "metadata.geojson").read_bytes())
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
         content[position] = data.draw(st.integers(0, 255))
-    (tmp_path / "metadata.geojson").write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    (tmp_path / "metadata.geojson").write_bytes(
+        content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))]
+    )
     with suppress(DatasetError):
         assert len(read_metadata(tmp_path)) == len(DATES)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_damaged_labels(small, tmp_path, data):
     """Any damage to any array of a patch gives a sample of the right form, or one line."""
@@ -546,12 +641,16 @@ def test_damaged_labels(small, tmp_path, data):
     path = data.draw(st.sampled_from(sorted(folder.glob("*/*_10.npy"))))
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, 127) | st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.integers(0, 127) | st.integers(0, len(content) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     path.write_bytes(content)
     with suppress(DatasetError):
         sample = PastisDataset(folder, target="panoptic")[0]
         assert sample.images_TCHW.shape == (3, 10, 16, 16)
         assert set(sample.classes_HW.unique().tolist()) <= set(range(20))
         assert sample.instances_HW.min() >= 0
-        assert set(sample.centres.zone_HW.unique().tolist()) <= set(sample.instances_HW.unique().tolist())
+        assert set(sample.centres.zone_HW.unique().tolist()) <= set(
+            sample.instances_HW.unique().tolist()
+        )
         assert 0 <= sample.centres.heatmap_HW.min() <= sample.centres.heatmap_HW.max() <= 1

@@ -28,7 +28,13 @@ from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import segment
 from panoseg.photo.options import PhotoOptions
 from panoseg.photo.predict import Predictor
-from panoseg.photo.segment import COLUMNS, Source, find_photographs, segment_photographs, unique_names
+from panoseg.photo.segment import (
+    COLUMNS,
+    Source,
+    find_photographs,
+    segment_photographs,
+    unique_names,
+)
 from photograph_networks import TABLE, mask_rcnn, panoptic_fpn, photograph, pspnet
 from test_photograph_files import bomb, encoded
 
@@ -40,7 +46,13 @@ ANY_OBJECT = PhotoOptions(score=0.0, mask=0.0, overlap=1.0, stuff_area=0)
 def saved(folder: Path, config, table: ClassTable = TABLE, **provenance) -> str:
     """A folder of drawn weights."""
     torch.manual_seed(0)
-    save_weights(folder, Weights(WeightsCard(config, None, table, provenance=provenance), build_model(config).state_dict()))
+    save_weights(
+        folder,
+        Weights(
+            WeightsCard(config, None, table, provenance=provenance),
+            build_model(config).state_dict(),
+        ),
+    )
     return str(folder)
 
 
@@ -96,7 +108,13 @@ def test_a_photograph_becomes_coco_panoptic_an_overlay_and_a_table(tmp_path, fpn
 
 def test_the_table_says_what_the_picture_shows(tmp_path, image):
     rows = []
-    segment_photographs([Source(image, "a")], halves, TABLE, tmp_path / "out", lambda name, found: rows.extend(found))
+    segment_photographs(
+        [Source(image, "a")],
+        halves,
+        TABLE,
+        tmp_path / "out",
+        lambda name, found: rows.extend(found),
+    )
     assert [tuple(row[key] for key in COLUMNS[:-1]) for row in rows] == [
         ("disc", "thing", 0.75, 24 * 64, 0, 0, 64, 24),
         ("grass", "stuff", 1.0, 24 * 64, 0, 24, 64, 24),
@@ -105,7 +123,10 @@ def test_the_table_says_what_the_picture_shows(tmp_path, image):
     assert written[0] == ["image", *COLUMNS]
     assert written[1][:5] == ["a", "disc", "thing", "0.75", str(24 * 64)]
     overlay = read_photograph(tmp_path / "out" / "overlay" / "a.jpg").astype(int)
-    top, bottom = overlay[: len(overlay) // 2 - 8].mean((0, 1)), overlay[len(overlay) // 2 + 8 :].mean((0, 1))
+    top, bottom = (
+        overlay[: len(overlay) // 2 - 8].mean((0, 1)),
+        overlay[len(overlay) // 2 + 8 :].mean((0, 1)),
+    )
     assert top[2] > bottom[2] + 50  # discs are blue, grass is green
     assert bottom[1] > top[1] + 50
 
@@ -122,7 +143,14 @@ def test_ids_of_images_are_numbers_in_their_names_as_coco_has_them(tmp_path):
 
 
 def test_files_folders_and_patterns(tmp_path):
-    for name in ("a/one.jpg", "a/deep/two.PNG", "a/notes.txt", "a/.hidden.jpg", "b/three.jpg", "b/four.png"):
+    for name in (
+        "a/one.jpg",
+        "a/deep/two.PNG",
+        "a/notes.txt",
+        "a/.hidden.jpg",
+        "b/three.jpg",
+        "b/four.png",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
@@ -160,13 +188,29 @@ def test_one_name_in_several_folders_is_several_results(tmp_path):
         Image.fromarray(PIXELS).save(tmp_path / folder / "img.png")
     sources, _ = find_photographs([str(tmp_path)])
     segment_photographs(sources, halves, TABLE, tmp_path / "out")
-    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.??g"))
-    assert found == ["overlay/monday/img.jpg", "overlay/tuesday/img.jpg", "panoptic/monday/img.png", "panoptic/tuesday/img.png"]
+    found = sorted(
+        str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.??g")
+    )
+    assert found == [
+        "overlay/monday/img.jpg",
+        "overlay/tuesday/img.jpg",
+        "panoptic/monday/img.png",
+        "panoptic/tuesday/img.png",
+    ]
     assert len(list(CocoAnnotations.open(tmp_path / "out" / "panoptic.json"))) == 2
 
 
 def test_names_differ_on_every_disk():
-    paths = ["/a/x.jpg", "/a/X.png", "/a/b/y.jpg", "/b/y.jpg", "/c/b/y.jpg", "/d/z.jpg", "/d/z.png", "/d/z.jpg.png"]
+    paths = [
+        "/a/x.jpg",
+        "/a/X.png",
+        "/a/b/y.jpg",
+        "/b/y.jpg",
+        "/c/b/y.jpg",
+        "/d/z.jpg",
+        "/d/z.png",
+        "/d/z.jpg.png",
+    ]
     paths += ["/e/twin.jpg", "/e/Twin.jpg", "/E/twin.jpg", "/e/twin.JPG"]
     names = unique_names([PurePath(path) for path in paths])
     assert len({name.lower() for name in names}) == len(paths)
@@ -189,7 +233,12 @@ def test_names_that_not_every_disk_has_are_written_and_read_again(tmp_path):
         named = {row["image"] for row in csv.DictReader(file)}
     assert named == {"__", "a_b", "c_d", "C_e"}
     written = json.loads((tmp_path / "out" / "panoptic.json").read_text())
-    assert {row["file_name"] for row in written["images"]} == {"__.jpg", "a_b.jp_g", "c_d.jpg", "C_e.jpg"}
+    assert {row["file_name"] for row in written["images"]} == {
+        "__.jpg",
+        "a_b.jp_g",
+        "c_d.jpg",
+        "C_e.jpg",
+    }
 
 
 # Bad and odd pictures
@@ -207,11 +256,27 @@ def test_bad_pictures_cost_themselves(tmp_path, fpn, capsys):
         "print.jpg": encoded(PIXELS, "JPEG", "CMYK"),
         "turned.png": encoded(PIXELS, "PNG", exif=exif),
     }
-    bad = {"cut.jpg": encoded(PIXELS, "JPEG")[:300], "bomb.png": bomb(), "text.jpg": b"no picture at all"}
+    bad = {
+        "cut.jpg": encoded(PIXELS, "JPEG")[:300],
+        "bomb.png": bomb(),
+        "text.jpg": b"no picture at all",
+    }
     for name, data in (good | bad).items():
         (folder / name).write_bytes(data)
     out = tmp_path / "out"
-    code = main(["photo", str(folder), str(tmp_path / "gone.jpg"), "--weights", fpn, "--out", str(out), "--device", "cpu"])
+    code = main(
+        [
+            "photo",
+            str(folder),
+            str(tmp_path / "gone.jpg"),
+            "--weights",
+            fpn,
+            "--out",
+            str(out),
+            "--device",
+            "cpu",
+        ]
+    )
     said = capsys.readouterr().err.splitlines()
     assert code == 2
     for name in (*bad, "gone.jpg"):
@@ -219,9 +284,15 @@ def test_bad_pictures_cost_themselves(tmp_path, fpn, capsys):
     assert "4 photographs in" in said[-1]
     assert "4 left out" in said[-1]
     sizes = {
-        row["file_name"]: (row["height"], row["width"]) for row in json.loads((out / "panoptic.json").read_text())["images"]
+        row["file_name"]: (row["height"], row["width"])
+        for row in json.loads((out / "panoptic.json").read_text())["images"]
     }
-    assert sizes == {"grey.png": (48, 64), "deep.png": (48, 64), "print.jpg": (48, 64), "turned.png": (64, 48)}
+    assert sizes == {
+        "grey.png": (48, 64),
+        "deep.png": (48, 64),
+        "print.jpg": (48, 64),
+        "turned.png": (64, 48),
+    }
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (7, 5)])
@@ -229,7 +300,9 @@ def test_any_size_is_segmented(tmp_path, fpn, stuff, things, size):
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "a.png")
     for number, networks in enumerate(((fpn, None), (stuff, things))):
         predictor = Predictor.open(*networks, PhotoOptions(device="cpu", stuff_area=0))
-        done = segment_photographs([Source(tmp_path / "a.png", "a")], predictor, predictor.table, tmp_path / str(number))
+        done = segment_photographs(
+            [Source(tmp_path / "a.png", "a")], predictor, predictor.table, tmp_path / str(number)
+        )
         assert done.images == 1
         [read] = CocoAnnotations.open(tmp_path / str(number) / "panoptic.json")
         assert read.picture.segment_HW.shape == size
@@ -239,10 +312,14 @@ def test_a_photograph_that_would_fill_the_memory_costs_itself(tmp_path, fpn, ima
     Image.fromarray(np.zeros((1, 9000, 3), np.uint8)).save(tmp_path / "line.png")
     predictor = Predictor.open(fpn, None, PhotoOptions(device="cpu"))
     sources = [Source(tmp_path / "line.png", "line"), Source(image, "holiday")]
-    done = segment_photographs(sources, enlarging_lines(predictor), predictor.table, tmp_path / "out")
+    done = segment_photographs(
+        sources, enlarging_lines(predictor), predictor.table, tmp_path / "out"
+    )
     [failure] = done.failures
     assert done.images == 1
-    assert str(failure).startswith(f"{tmp_path / 'line.png'}: 1 x 9000 pixels, which the network would see as 8192 x 73728000")
+    assert str(failure).startswith(
+        f"{tmp_path / 'line.png'}: 1 x 9000 pixels, which the network would see as 8192 x 73728000"
+    )
     assert "--max-side" in str(failure)
 
 
@@ -272,7 +349,9 @@ def test_every_name_that_means_nothing_is_told(tmp_path, capsys):
     names = [str(tmp_path / name) for name in ("one.jpg", "two.jpg")]
     assert main(["photo", *names, "--weights", "none", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert [line.partition(": no such")[0].removeprefix("panoseg photo: ") for line in said] == names
+    assert [
+        line.partition(": no such")[0].removeprefix("panoseg photo: ") for line in said
+    ] == names
 
 
 def test_a_failure_in_the_middle_leaves_nothing_half_written(tmp_path, image, monkeypatch):
@@ -305,7 +384,9 @@ def areas(picture: Panoptic, kind: str) -> list[int]:
 
 
 def predicted(weights: str, instances: str | None = None, **options) -> Panoptic:
-    return Predictor.open(weights, instances, replace(ANY_OBJECT, device="cpu", **options))(Image.fromarray(PIXELS))
+    return Predictor.open(weights, instances, replace(ANY_OBJECT, device="cpu", **options))(
+        Image.fromarray(PIXELS)
+    )
 
 
 def test_score_decides_which_objects_are_drawn(fpn):
@@ -320,11 +401,15 @@ def test_score_decides_which_objects_are_drawn(fpn):
 
 
 def test_mask_decides_which_pixels_belong_to_an_object(fpn):
-    assert sum(areas(predicted(fpn, mask=1.0), "thing")) < sum(areas(predicted(fpn, mask=0.0), "thing"))
+    assert sum(areas(predicted(fpn, mask=1.0), "thing")) < sum(
+        areas(predicted(fpn, mask=0.0), "thing")
+    )
 
 
 def test_overlap_decides_which_covered_objects_are_left_out(fpn):
-    assert len(areas(predicted(fpn, overlap=0.0), "thing")) < len(areas(predicted(fpn, overlap=1.0), "thing"))
+    assert len(areas(predicted(fpn, overlap=0.0), "thing")) < len(
+        areas(predicted(fpn, overlap=1.0), "thing")
+    )
 
 
 def test_stuff_area_decides_which_stuff_is_drawn(fpn):
@@ -333,9 +418,16 @@ def test_stuff_area_decides_which_stuff_is_drawn(fpn):
 
 
 def test_thresholds_left_out_are_those_of_the_weights(tmp_path):
-    weights = saved(tmp_path / "w", panoptic_fpn(merge_score=0.25, merge_overlap=0.125, stuff_area=9, mask_threshold=0.75))
+    weights = saved(
+        tmp_path / "w",
+        panoptic_fpn(merge_score=0.25, merge_overlap=0.125, stuff_area=9, mask_threshold=0.75),
+    )
     predictor = Predictor.open(weights, None, PhotoOptions(device="cpu"))
-    assert (predictor.thresholds.score, predictor.thresholds.overlap, predictor.thresholds.stuff_area) == (0.25, 0.125, 9)
+    assert (
+        predictor.thresholds.score,
+        predictor.thresholds.overlap,
+        predictor.thresholds.stuff_area,
+    ) == (0.25, 0.125, 9)
     assert predictor.network.model.config.mask_threshold == 0.75
 
 
@@ -346,7 +438,9 @@ def test_photographs_are_seen_as_large_as_in_training_or_as_asked(tmp_path):
     def sizes(options: PhotoOptions) -> tuple[int, int]:
         predictor = Predictor.open(weights, None, options)
         plain = predictor.network.model.predict
-        predictor.network.model.predict = lambda images, wanted: seen.append(images[0].shape[1:]) or plain(images, wanted)
+        predictor.network.model.predict = lambda images, wanted: (
+            seen.append(images[0].shape[1:]) or plain(images, wanted)
+        )
         assert predictor(Image.fromarray(PIXELS)).segment_HW.shape == (48, 64)
         return tuple(seen[-1])
 
@@ -381,10 +475,27 @@ def test_two_networks_are_merged(stuff, things):
     assert predictor.table.same_classes(TABLE)
 
 
-def test_published_weights_are_named_and_absent_ones_are_one_line(tmp_path, stuff, image, capsys, monkeypatch):
+def test_published_weights_are_named_and_absent_ones_are_one_line(
+    tmp_path, stuff, image, capsys, monkeypatch
+):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
-    code = main(["photo", str(image), "--weights", stuff, "--instances", "coco", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(
+        torch.hub,
+        "download_url_to_file",
+        lambda *_, **__: (_ for _ in ()).throw(OSError("no network")),
+    )
+    code = main(
+        [
+            "photo",
+            str(image),
+            "--weights",
+            stuff,
+            "--instances",
+            "coco",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
     [line] = capsys.readouterr().err.splitlines()
     assert code == 2
     assert "could not be fetched" in line
@@ -394,8 +505,13 @@ def test_published_weights_are_named_and_absent_ones_are_one_line(tmp_path, stuf
 
 def test_a_network_of_pixels_alone_draws_classes_and_one_of_objects_alone_things(stuff, things):
     image = Image.fromarray(PIXELS)
-    assert {row.kind for row in Predictor.open(stuff, None, PhotoOptions())(image).segments} == {"stuff"}
-    assert {row.kind for row in Predictor.open(things, None, PhotoOptions(score=0.0, mask=0.0))(image).segments} == {"thing"}
+    assert {row.kind for row in Predictor.open(stuff, None, PhotoOptions())(image).segments} == {
+        "stuff"
+    }
+    assert {
+        row.kind
+        for row in Predictor.open(things, None, PhotoOptions(score=0.0, mask=0.0))(image).segments
+    } == {"thing"}
 
 
 @pytest.mark.parametrize("option", ["score", "mask", "overlap", "stuff_area"])
@@ -409,9 +525,13 @@ def test_networks_that_do_not_go_together_are_refused(tmp_path, stuff, things):
         Predictor.open(things, stuff, PhotoOptions())
     with pytest.raises(WeightsError, match="--instances of PSPNet"):
         Predictor.open(stuff, stuff, PhotoOptions())
-    renamed = replace(THINGS, classes=(SegmentClass(2, "circle", "#000000", "thing"), THINGS.classes[1]))
+    renamed = replace(
+        THINGS, classes=(SegmentClass(2, "circle", "#000000", "thing"), THINGS.classes[1])
+    )
     other = saved(tmp_path / "renamed", mask_rcnn(), renamed)
-    with pytest.raises(WeightsError, match="class 2 is square to one network and circle to the other"):
+    with pytest.raises(
+        WeightsError, match="class 2 is square to one network and circle to the other"
+    ):
         Predictor.open(stuff, other, PhotoOptions())
     more = replace(THINGS, classes=(*THINGS.classes, SegmentClass(11, "cat", "#000000", "thing")))
     every_class = saved(tmp_path / "all", pspnet(scope="all"))

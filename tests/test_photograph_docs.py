@@ -53,7 +53,9 @@ def save_labels(path: Path, truth) -> None:
         own = SKY if segment.class_id == 100 else GRASS
         if segment.kind == "thing":
             own = APPLE if segment.class_id == THINGS[0] else BASKET
-        label_HW[truth.segment_HW == segment.id] = 1000 * own + (number if segment.kind == "thing" else 0)
+        label_HW[truth.segment_HW == segment.id] = 1000 * own + (
+            number if segment.kind == "thing" else 0
+        )
     Image.fromarray(label_HW).save(path)
 
 
@@ -79,7 +81,20 @@ def test_it_is_trained_on_tested_segmented_and_sharded(orchard, tmp_path):
     assert {"PQ", "box_AP", "mask_AP", "mIoU"} <= scores["test"].keys()
     assert "basket" in json.dumps(scores["details"])
     options = ["--score", "0", "--stuff-area", "0", "--device", "cpu"]
-    assert main(["photo", str(orchard / "val"), "--weights", str(run), "--out", str(tmp_path / "out"), *options]) == 0
+    assert (
+        main(
+            [
+                "photo",
+                str(orchard / "val"),
+                "--weights",
+                str(run),
+                "--out",
+                str(tmp_path / "out"),
+                *options,
+            ]
+        )
+        == 0
+    )
     named = (tmp_path / "out" / "segments.csv").read_text()
     assert any(name in named for name in ("apple", "basket", "grass", "sky"))
     written = tmp_path / "out" / "panoptic.json"
@@ -90,7 +105,21 @@ def test_it_is_trained_on_tested_segmented_and_sharded(orchard, tmp_path):
         image["id"] = annotation["image_id"] = ids[image["file_name"]]
     written.write_text(json.dumps(renumbered))
     assert main(["coco", "evaluate", "--truth", str(truth), "--prediction", str(written)]) == 0
-    assert main(["coco", "shards", "--data", str(orchard), "--out", str(tmp_path / "shards"), "--processes", "1"]) == 0
+    assert (
+        main(
+            [
+                "coco",
+                "shards",
+                "--data",
+                str(orchard),
+                "--out",
+                str(tmp_path / "shards"),
+                "--processes",
+                "1",
+            ]
+        )
+        == 0
+    )
 
 
 def test_documented_trainings_are_accepted(monkeypatch):

@@ -34,11 +34,15 @@ def bomb() -> bytes:
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP"])
 def test_colours_are_kept(form):
-    np.testing.assert_array_equal(np.asarray(decode_photograph(encoded(COLOURS, form), "a")), COLOURS)
+    np.testing.assert_array_equal(
+        np.asarray(decode_photograph(encoded(COLOURS, form), "a")), COLOURS
+    )
 
 
 def test_opacity_is_left_out():
-    np.testing.assert_array_equal(np.asarray(decode_photograph(encoded(COLOURS, "PNG", "RGBA"), "a")), COLOURS)
+    np.testing.assert_array_equal(
+        np.asarray(decode_photograph(encoded(COLOURS, "PNG", "RGBA"), "a")), COLOURS
+    )
 
 
 @pytest.mark.parametrize("pixels", [GREY, GREY.astype(np.uint16) * 257], ids=["8 bits", "16 bits"])
@@ -49,7 +53,9 @@ def test_grey_has_three_equal_colours_and_keeps_its_range(pixels):
 
 def test_colours_of_print_are_those_of_a_screen():
     flat = np.full((16, 16, 3), (200, 40, 90), np.uint8)
-    picture = np.asarray(decode_photograph(encoded(flat, "JPEG", "CMYK", quality=100), "a")).astype(int)
+    picture = np.asarray(decode_photograph(encoded(flat, "JPEG", "CMYK", quality=100), "a")).astype(
+        int
+    )
     assert abs(picture - flat).max() <= 3
 
 

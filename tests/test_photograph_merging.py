@@ -8,7 +8,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from panoseg.data.photographs import VOID
@@ -26,7 +30,12 @@ def objects(boxes, scores, labels, shape=None, size=(HEIGHT, WIDTH), threshold=0
     boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     shapes = torch.ones(len(boxes), 4, 4) if shape is None else shape
     return DetectedObjects(
-        shapes[None], boxes[None], torch.tensor(scores)[None].float(), torch.tensor(labels)[None].long(), size, threshold
+        shapes[None],
+        boxes[None],
+        torch.tensor(scores)[None].float(),
+        torch.tensor(labels)[None].long(),
+        size,
+        threshold,
     )
 
 
@@ -45,18 +54,25 @@ def test_pasting_is_linear_interpolation_with_zeros_around(seed, side):
     generator = torch.Generator().manual_seed(seed)
     shape_NSS = torch.rand(3, side, side, generator=generator)
     start_N2 = torch.rand(3, 2, generator=generator) * 20 - 5
-    box_N4 = torch.cat([start_N2, start_N2 + 0.5 + torch.rand(3, 2, generator=generator) * 15], dim=1)
+    box_N4 = torch.cat(
+        [start_N2, start_N2 + 0.5 + torch.rand(3, 2, generator=generator) * 15], dim=1
+    )
     left, top, right, bottom = box_N4[:, :, None].unbind(1)
     x = (torch.arange(WIDTH) + 0.5 - left) / (right - left) * 2 - 1
     y = (torch.arange(HEIGHT) + 0.5 - top) / (bottom - top) * 2 - 1
-    grid = torch.stack([x[:, None].expand(-1, HEIGHT, -1), y[:, :, None].expand(-1, -1, WIDTH)], dim=-1)
+    grid = torch.stack(
+        [x[:, None].expand(-1, HEIGHT, -1), y[:, :, None].expand(-1, -1, WIDTH)], dim=-1
+    )
     expected = F.grid_sample(shape_NSS[:, None], grid, align_corners=False)[:, 0]
     assert paste(shape_NSS, box_N4, (HEIGHT, WIDTH)).allclose(expected, atol=1e-4)
 
 
 def test_a_full_mask_fills_its_box_and_an_empty_box_nothing():
     full = torch.ones(2, 28, 28)
-    pasted = paste(full, torch.tensor([[3.0, 2.0, 9.0, 12.0], [0.0, 0.0, 0.0, 0.0]]), (HEIGHT, WIDTH)) >= 0.5
+    pasted = (
+        paste(full, torch.tensor([[3.0, 2.0, 9.0, 12.0], [0.0, 0.0, 0.0, 0.0]]), (HEIGHT, WIDTH))
+        >= 0.5
+    )
     expected = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
     expected[2:12, 3:9] = True
     assert torch.equal(pasted[0], expected)
@@ -75,7 +91,9 @@ def test_spreading_equals_interpolation_and_leaves_padding_out():
 
 def test_the_best_class_is_that_of_all_scores():
     maps = torch.randn(2, 5, 7, 9)
-    assert torch.equal(best_class(maps, (6.5, 9.0), (26, 36)), spread(maps, (6.5, 9.0), (26, 36)).argmax(1))
+    assert torch.equal(
+        best_class(maps, (6.5, 9.0), (26, 36)), spread(maps, (6.5, 9.0), (26, 36)).argmax(1)
+    )
     assert not best_class(torch.zeros(1, 4, 3, 3), (3, 3), (6, 6)).any()  # equal scores: the first
 
 
@@ -87,7 +105,13 @@ def test_labels_follow_class_ids_in_ascending_order():
     one = photograph()
     together, apart = LABELS.of_photograph(one, "stuff"), LABELS.of_photograph(one, "all")
     assert together.label_N.tolist() == [1, 2]
-    for class_id, label, label_of_all in ((2, 0, 0), (3, 1, 1), (7, 0, 2), (9, 2, 3), (VOID, 255, 255)):
+    for class_id, label, label_of_all in (
+        (2, 0, 0),
+        (3, 1, 1),
+        (7, 0, 2),
+        (9, 2, 3),
+        (VOID, 255, 255),
+    ):
         inside = one.classes_HW == class_id
         assert inside.any()
         assert (together.semantic_HW[inside] == label).all()
@@ -116,7 +140,9 @@ def test_a_picture_worked_by_hand():
     assert (classes_HW[8:10, :20] == 9).all()
     assert (classes_HW[:, 20:] == VOID).all()
     assert picture.segments.scores.tolist() == pytest.approx([0.9, 0.6, 1.0, 1.0])
-    none = panoptics(output(found, label_HW), LABELS, "stuff", MergeThresholds(0.95, 0.5, 400), TABLE)[0]
+    none = panoptics(
+        output(found, label_HW), LABELS, "stuff", MergeThresholds(0.95, 0.5, 400), TABLE
+    )[0]
     assert not none.segment_HW.any()
 
 
@@ -131,7 +157,9 @@ def test_parts_that_a_network_lacks():
     found = objects([[0, 0, 8, 8]], [0.9], [2])
     (things,) = panoptics(output(found), LABELS, None, SMALL, TABLE)
     assert set(np.unique(things.classes_HW(VOID))) == {VOID, 7}
-    (stuff,) = panoptics(output(None, torch.ones(HEIGHT, WIDTH, dtype=torch.long)), LABELS, "stuff", SMALL, TABLE)
+    (stuff,) = panoptics(
+        output(None, torch.ones(HEIGHT, WIDTH, dtype=torch.long)), LABELS, "stuff", SMALL, TABLE
+    )
     assert set(np.unique(stuff.classes_HW(VOID))) == {3}
 
 
@@ -139,12 +167,18 @@ def test_two_models_are_one():
     found = objects([[0, 0, 8, 8]], [0.9], [2])
     label_HW = torch.ones(HEIGHT, WIDTH, dtype=torch.long)
     together = two_models(output(None, label_HW), output(found))
-    (one,), (other,) = (panoptics(entry, LABELS, "stuff", SMALL, TABLE) for entry in (together, output(found, label_HW)))
+    (one,), (other,) = (
+        panoptics(entry, LABELS, "stuff", SMALL, TABLE)
+        for entry in (together, output(found, label_HW))
+    )
     assert np.array_equal(one.segment_HW, other.segment_HW)
     for wrong in (
         (output(found), output(found)),
         (output(None, label_HW), output(None, label_HW)),
-        (output(None, label_HW), output(objects([[0, 0, 8, 8]], [0.9], [2], size=(5, 5)), size=(5, 5))),
+        (
+            output(None, label_HW),
+            output(objects([[0, 0, 8, 8]], [0.9], [2], size=(5, 5)), size=(5, 5)),
+        ),
     ):
         with pytest.raises(ValueError, match="one size and both parts"):
             two_models(*wrong)
@@ -156,7 +190,12 @@ def random_output(seed, candidates=6):
     box = torch.cat([start, start + 2 + torch.rand(candidates, 2, generator=generator) * 14], dim=1)
     scores = torch.rand(candidates, generator=generator)
     labels = torch.randint(1, 3, (candidates,), generator=generator)
-    found = objects(box.tolist(), scores.tolist(), labels.tolist(), torch.rand(candidates, 5, 5, generator=generator) + 0.2)
+    found = objects(
+        box.tolist(),
+        scores.tolist(),
+        labels.tolist(),
+        torch.rand(candidates, 5, 5, generator=generator) + 0.2,
+    )
     return output(found, torch.randint(0, 3, (HEIGHT, WIDTH), generator=generator))
 
 
@@ -205,8 +244,12 @@ def test_padding_changes_nothing(seed, limits, extra):
         found.size_HW,
         found.threshold,
     )
-    padded = PhotographOutput(made.size_HW, more, F.pad(made.maps_BKhw, (0, 3, 0, 2), value=9.0), made.reach_HW)
-    (one,), (other,) = (panoptics(entry, LABELS, "stuff", limits, TABLE) for entry in (made, padded))
+    padded = PhotographOutput(
+        made.size_HW, more, F.pad(made.maps_BKhw, (0, 3, 0, 2), value=9.0), made.reach_HW
+    )
+    (one,), (other,) = (
+        panoptics(entry, LABELS, "stuff", limits, TABLE) for entry in (made, padded)
+    )
     # The last rows and columns alone may look into the padding, between places: not where maps are of the picture's size.
     assert np.array_equal(one.segment_HW, other.segment_HW)
     assert one.segments.class_ids.tolist() == other.segments.class_ids.tolist()
@@ -229,7 +272,11 @@ def test_merging_what_was_merged_changes_nothing(seed, limits):
         0.5,
     )
     # Masks of the picture's rows and columns would need a square of places; draw them as they are.
-    drawn = type("Drawn", (DetectedObjects,), {"mask_BHW": lambda self, candidate_B: self.shape_BNSS[[0], candidate_B] > 0.5})
+    drawn = type(
+        "Drawn",
+        (DetectedObjects,),
+        {"mask_BHW": lambda self, candidate_B: self.shape_BNSS[[0], candidate_B] > 0.5},
+    )
     things = drawn(**vars(things))
     label_HW = torch.zeros(HEIGHT, WIDTH, dtype=torch.long)
     for number in range(1, len(LABELS.stuff) + 1):
@@ -252,11 +299,18 @@ def test_candidates_that_a_processor_leaves_aside_draw_nothing(seed, limits):
 def test_a_processor_draws_no_mask_below_the_score(monkeypatch):
     drawn = []
     mask = DetectedObjects.mask_BHW
-    monkeypatch.setattr(DetectedObjects, "mask_BHW", lambda self, number_B: drawn.append(0) or mask(self, number_B))
-    made = output(objects([[2, 2, 6, 6]] * 5, [0.9, 0.6, 0.4, 0.2, 0.0], [1, 2, 1, 2, 0]), torch.ones(HEIGHT, WIDTH).long())
+    monkeypatch.setattr(
+        DetectedObjects, "mask_BHW", lambda self, number_B: drawn.append(0) or mask(self, number_B)
+    )
+    made = output(
+        objects([[2, 2, 6, 6]] * 5, [0.9, 0.6, 0.4, 0.2, 0.0], [1, 2, 1, 2, 0]),
+        torch.ones(HEIGHT, WIDTH).long(),
+    )
     panoptics(made, LABELS, "stuff", SMALL, TABLE)
     assert len(drawn) == 2
-    assert panoptics(made, LABELS, "stuff", MergeThresholds(1.0, 0.5, 1), TABLE)[0].segments.class_ids.tolist() == [3]
+    assert panoptics(made, LABELS, "stuff", MergeThresholds(1.0, 0.5, 1), TABLE)[
+        0
+    ].segments.class_ids.tolist() == [3]
     assert len(drawn) == 2
 
 
@@ -274,14 +328,22 @@ def test_nothing_waits_for_a_value():
     """Shapes never depend on values and no value is asked for: on fake tensors, which have none, both would raise."""
     real = random_output(0)
     found = real.objects
-    with FakeTensorMode(shape_env=ShapeEnv(allow_dynamic_output_shape_ops=False, allow_scalar_outputs=False)) as mode:
+    with FakeTensorMode(
+        shape_env=ShapeEnv(allow_dynamic_output_shape_ops=False, allow_scalar_outputs=False)
+    ) as mode:
         fake = DetectedObjects(
-            *(mode.from_tensor(getattr(found, name)) for name in ("shape_BNSS", "box_BN4", "score_BN", "label_BN")),
+            *(
+                mode.from_tensor(getattr(found, name))
+                for name in ("shape_BNSS", "box_BN4", "score_BN", "label_BN")
+            ),
             found.size_HW,
             found.threshold,
         )
         result = merged(
-            PhotographOutput(real.size_HW, fake, mode.from_tensor(real.maps_BKhw), real.reach_HW), LABELS, "stuff", SMALL
+            PhotographOutput(real.size_HW, fake, mode.from_tensor(real.maps_BKhw), real.reach_HW),
+            LABELS,
+            "stuff",
+            SMALL,
         )
         assert result.segment_BHW.shape == (1, HEIGHT, WIDTH)
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
@@ -293,7 +355,12 @@ class Merging(torch.nn.Module):
 
     def forward(self, shape_BNSS, box_BN4, score_BN, label_BN, maps_BKhw):
         found = DetectedObjects(shape_BNSS, box_BN4, score_BN, label_BN, (HEIGHT, WIDTH), 0.5)
-        result = merged(PhotographOutput((HEIGHT, WIDTH), found, maps_BKhw, (HEIGHT, WIDTH)), LABELS, "stuff", SMALL)
+        result = merged(
+            PhotographOutput((HEIGHT, WIDTH), found, maps_BKhw, (HEIGHT, WIDTH)),
+            LABELS,
+            "stuff",
+            SMALL,
+        )
         return result.segment_BHW, result.class_BS, result.score_BS
 
 

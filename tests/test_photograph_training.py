@@ -98,7 +98,12 @@ def test_the_published_course(batch_size, devices):
     assert (config.optimiser.momentum, config.optimiser.weight_decay) == (0.9, 4e-5)
     assert (config.photographs.scale, config.photographs.flip) == ((0.8, 1.25), True)
     model = config.model
-    assert (model.merge_score, model.mask_threshold, model.merge_overlap, model.stuff_area) == (0.5, 0.5, 0.5, 4096)
+    assert (model.merge_score, model.mask_threshold, model.merge_overlap, model.stuff_area) == (
+        0.5,
+        0.5,
+        0.5,
+        4096,
+    )
     assert (model.instance_weight, model.semantic_weight) == (1.0, 0.5)
 
 
@@ -106,13 +111,19 @@ def test_the_longer_course_is_three_times_as_long():
     course = course_of("coco-panoptic-fpn-r50-3x", 64)
     assert (course.steps, course.optimiser.milestones) == (67_500, (45_000, 60_000))
     assert course.optimiser.warm_up_steps == 500
-    assert [course.rate(step) for step in (0, 500, 45_000, 60_000)] == pytest.approx([0.0067, 0.12, 0.012, 0.0012])
+    assert [course.rate(step) for step in (0, 500, 45_000, 60_000)] == pytest.approx(
+        [0.0067, 0.12, 0.012, 0.0012]
+    )
 
 
 def test_fewer_devices_follow_the_linear_rule():
     """Two photographs a step: a 32nd of the rates, and 32 times as many steps."""
     course = course_of("coco-panoptic-fpn-r50-1x", 2)
-    assert (course.steps, course.optimiser.milestones, course.optimiser.warm_up_steps) == (720_000, (480_000, 640_000), 16_000)
+    assert (course.steps, course.optimiser.milestones, course.optimiser.warm_up_steps) == (
+        720_000,
+        (480_000, 640_000),
+        16_000,
+    )
     assert course.rate(0) == pytest.approx(0.0067 / 32)
     assert course.rate(16_000) == course.rate(479_999) == pytest.approx(0.00375)
     assert course.rate(640_000) == pytest.approx(0.0000375)
@@ -125,7 +136,10 @@ def test_fewer_devices_follow_the_linear_rule():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 64), st.integers(1, 16), st.floats(0, 1))
 def test_any_batch_sees_the_same_samples_at_proportional_rates(batch_size, devices, share):
-    course, published = course_of("coco-panoptic-fpn-r50-1x", batch_size, devices), course_of("coco-panoptic-fpn-r50-1x", 64)
+    course, published = (
+        course_of("coco-panoptic-fpn-r50-1x", batch_size, devices),
+        course_of("coco-panoptic-fpn-r50-1x", 64),
+    )
     batch = batch_size * devices
     assert course.batch == batch
     assert abs(course.steps * batch - 22_500 * 64) <= batch
@@ -137,17 +151,30 @@ def test_any_batch_sees_the_same_samples_at_proportional_rates(batch_size, devic
 
 
 def test_steps_and_reference_batch_do_nothing_unless_asked():
-    optimiser = OptimiserConfig(learning_rate=0.1, schedule="milestones", milestones=(2,), factor=0.5, warm_up_steps=3)
+    optimiser = OptimiserConfig(
+        learning_rate=0.1, schedule="milestones", milestones=(2,), factor=0.5, warm_up_steps=3
+    )
     course = Course.of(TrainConfig(optimiser=optimiser, epochs=4, batch_size=8), 10)
-    assert (course.steps, course.epochs, course.optimiser.milestones, course.text()) == (40, 4, (20,), "")
+    assert (course.steps, course.epochs, course.optimiser.milestones, course.text()) == (
+        40,
+        4,
+        (20,),
+        "",
+    )
     assert course.rate(19) == pytest.approx(0.1)
     assert course.rate(20) == pytest.approx(0.05)
-    doubled = Course.of(TrainConfig(optimiser=optimiser, epochs=4, batch_size=8, reference_batch=4), 10)
-    assert (doubled.steps, doubled.optimiser.milestones) == (40, (20,)), "epochs see the same samples anyhow"
+    doubled = Course.of(
+        TrainConfig(optimiser=optimiser, epochs=4, batch_size=8, reference_batch=4), 10
+    )
+    assert (doubled.steps, doubled.optimiser.milestones) == (40, (20,)), (
+        "epochs see the same samples anyhow"
+    )
     assert doubled.optimiser.learning_rate == pytest.approx(0.2)
     assert doubled.optimiser.warm_up_steps == 2
     fixed = Course.of(TrainConfig(optimiser=optimiser, steps=25, batch_size=8), 10)
-    assert (fixed.steps, fixed.epochs, fixed.optimiser.milestones) == (25, 3, (2,)), "milestones count steps"
+    assert (fixed.steps, fixed.epochs, fixed.optimiser.milestones) == (25, 3, (2,)), (
+        "milestones count steps"
+    )
     assert [fixed.steps_of(epoch) for epoch in range(3)] == [10, 10, 5]
 
 
@@ -184,33 +211,50 @@ def test_descent_with_momentum_is_that_of_the_textbook():
     assert descended(config, (0.5, -0.2, 0.3)) == pytest.approx(position, rel=1e-12)
 
 
-@pytest.mark.parametrize("change", [{"algorithm": "adam"}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"learning_rate": 0.05}])
+@pytest.mark.parametrize(
+    "change",
+    [{"algorithm": "adam"}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"learning_rate": 0.05}],
+)
 def test_options_of_the_optimiser_change_where_it_goes(change):
     usual = OptimiserConfig(algorithm="sgd", learning_rate=0.1, weight_decay=0.01)
     gradients = (0.5, -0.2, 0.3)
-    assert descended(replace(usual, **change), gradients) != pytest.approx(descended(usual, gradients))
+    assert descended(replace(usual, **change), gradients) != pytest.approx(
+        descended(usual, gradients)
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"optimiser": {"momentum": 1.0}}, "momentum 1.0; expected from 0 up to 1"),
-        ({"optimiser": {"warm_up_from": 0.5, "learning_rate": 0.1}}, "warm_up_from 0.5 above learning_rate 0.1"),
+        (
+            {"optimiser": {"warm_up_from": 0.5, "learning_rate": 0.1}},
+            "warm_up_from 0.5 above learning_rate 0.1",
+        ),
         ({"steps": -1}, "steps -1"),
         ({"reference_batch": -1}, "reference_batch -1"),
     ],
 )
 def test_wrong_options_are_one_line(options, message):
     with pytest.raises(ConfigError, match=message):
-        TrainConfig(**{name: OptimiserConfig(**value) if isinstance(value, dict) else value for name, value in options.items()})
+        TrainConfig(
+            **{
+                name: OptimiserConfig(**value) if isinstance(value, dict) else value
+                for name, value in options.items()
+            }
+        )
 
 
 def test_options_of_the_other_kind_of_data_are_refused():
-    with pytest.raises(ConfigError, match="data with Panoptic FPN; expected options of networks for photographs"):
+    with pytest.raises(
+        ConfigError, match="data with Panoptic FPN; expected options of networks for photographs"
+    ):
         replace(PANOPTIC, data=DataConfig(augmentation=AugmentationConfig(flips=True)))
     with pytest.raises(ConfigError, match="tune_threshold with Panoptic FPN"):
         replace(PANOPTIC, tune_threshold=False)
-    with pytest.raises(ConfigError, match="photographs, options of another kind of data, with U-TAE"):
+    with pytest.raises(
+        ConfigError, match="photographs, options of another kind of data, with U-TAE"
+    ):
         TrainConfig(model=UTAE, photographs=PhotographConfig(flip=True))
 
 
@@ -220,9 +264,17 @@ def test_options_of_the_other_kind_of_data_are_refused():
 def perfect(entry, scope, score=0.9):
     """An output that says what the truth says: whole masks of things, and a class for each pixel."""
     truth = entry.truth
-    things = [segment for segment in truth.segments if segment.kind == "thing" and segment.id not in entry.crowd_ids]
+    things = [
+        segment
+        for segment in truth.segments
+        if segment.kind == "thing" and segment.id not in entry.crowd_ids
+    ]
     masks = torch.from_numpy(np.stack([truth.segment_HW == segment.id for segment in things]))
-    drawn = type("Drawn", (DetectedObjects,), {"mask_BHW": lambda self, candidate_B: self.shape_BNSS[[0], candidate_B] > 0.5})
+    drawn = type(
+        "Drawn",
+        (DetectedObjects,),
+        {"mask_BHW": lambda self, candidate_B: self.shape_BNSS[[0], candidate_B] > 0.5},
+    )
     objects = drawn(
         masks[None].float(),
         mask_boxes(masks)[None],
@@ -234,15 +286,25 @@ def perfect(entry, scope, score=0.9):
     ids = LABELS.semantic_ids(scope)
     number = {class_id: label for label, class_id in enumerate(ids)}
     labels = np.vectorize(lambda class_id: number.get(class_id, 0))(truth.classes_HW(-1))
-    maps = torch.nn.functional.one_hot(torch.from_numpy(labels), len(ids)).permute(2, 0, 1)[None].float()
-    return PhotographOutput(truth.segment_HW.shape, objects, maps, tuple(map(float, truth.segment_HW.shape)))
+    maps = (
+        torch.nn.functional.one_hot(torch.from_numpy(labels), len(ids))
+        .permute(2, 0, 1)[None]
+        .float()
+    )
+    return PhotographOutput(
+        truth.segment_HW.shape, objects, maps, tuple(map(float, truth.segment_HW.shape))
+    )
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
     """Photographs with crowds and dirt, beside their truth, read at a larger size than they have on disk."""
-    folder = simulate_photographs(tmp_path_factory.mktemp("scored") / "data", 4, crowds=0.7, smudges=0.7)
-    return ScoredPhotographs(CocoDataset(folder, "train", SIMULATED_PHOTOGRAPHS, PhotographConfig(min_side=48)))
+    folder = simulate_photographs(
+        tmp_path_factory.mktemp("scored") / "data", 4, crowds=0.7, smudges=0.7
+    )
+    return ScoredPhotographs(
+        CocoDataset(folder, "train", SIMULATED_PHOTOGRAPHS, PhotographConfig(min_side=48))
+    )
 
 
 def scores_of(task, entries, outputs):
@@ -255,7 +317,11 @@ def scores_of(task, entries, outputs):
 @pytest.mark.parametrize(
     ("config", "kind", "names"),
     [
-        (PANOPTIC, "panoptic", ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "box_AP", "mask_AP", "OA")),
+        (
+            PANOPTIC,
+            "panoptic",
+            ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "box_AP", "mask_AP", "OA"),
+        ),
         (SEMANTIC, "semantic", ("mIoU", "OA")),
         (replace(SEMANTIC, model=replace(SEMANTIC.model, scope="all")), "semantic", ("mIoU", "OA")),
         (INSTANCES, "instances", ("box_AP", "mask_AP")),
@@ -265,7 +331,9 @@ def scores_of(task, entries, outputs):
 def test_what_is_right_has_all_points_and_what_is_not_has_fewer(scored, config, kind, names):
     """Crowds excuse; void is not counted; sizes are those on disk, whatever the network was shown."""
     model = build_model(
-        fit_to_classes(replace(config.model, **({"stuff_area": 0} if kind == "panoptic" else {})), scored.table)
+        fit_to_classes(
+            replace(config.model, **({"stuff_area": 0} if kind == "panoptic" else {})), scored.table
+        )
     )
     task = TASKS[kind](model, scored.table)
     entries = [scored[index] for index in range(len(scored))]
@@ -278,7 +346,9 @@ def test_what_is_right_has_all_points_and_what_is_not_has_fewer(scored, config, 
     for name in names:
         assert wrong[name] < 60, name
     once = task.no_counts()
-    for entry, output in reversed(list(zip(entries, outputs, strict=True))):  # the order does not matter
+    for entry, output in reversed(
+        list(zip(entries, outputs, strict=True))
+    ):  # the order does not matter
         once = task.count(entry, output) + once
     assert PhotographScores.of(once, task.table, task.pixel_classes).summary() == right
 
@@ -301,15 +371,31 @@ def test_a_run_follows_its_course_to_the_step(data, tmp_path, capsys):
         warm_up_steps=4,
         warm_up_from=0.002,
     )
-    config = replace(SEMANTIC, optimiser=optimiser, steps=10, batch_size=4, reference_batch=2, max_validation_patches=1)
+    config = replace(
+        SEMANTIC,
+        optimiser=optimiser,
+        steps=10,
+        batch_size=4,
+        reference_batch=2,
+        max_validation_patches=1,
+    )
     start("test", config, data, 1, tmp_path / "run")
     said = capsys.readouterr().out
     assert (
-        "linear rule: options for 2 samples a step, of which there are 4: learning rate 0.016 after 2 steps from 0.004" in said
+        "linear rule: options for 2 samples a step, of which there are 4: learning rate 0.016 after 2 steps from 0.004"
+        in said
     )
     rows = train_rows(tmp_path / "run")
-    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "1"), ("1", "2"), ("1", "3"), ("2", "4"), ("2", "5")]
-    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([0.004, 0.01, 0.016, 0.016, 0.0016])
+    assert [(row["epoch"], row["step"]) for row in rows] == [
+        ("1", "1"),
+        ("1", "2"),
+        ("1", "3"),
+        ("2", "4"),
+        ("2", "5"),
+    ]
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx(
+        [0.004, 0.01, 0.016, 0.016, 0.0016]
+    )
     assert "epoch 2: mIoU" in said
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert set(metrics["test"]) == {"mIoU", "OA"}
@@ -323,7 +409,11 @@ def test_a_run_follows_its_course_to_the_step(data, tmp_path, capsys):
             ["--model.detections", "5"],
             {"PQ", "PQ_things", "PQ_stuff", "box_AP", "mask_AP", "mIoU"},
         ),
-        ("coco-pspnet-r50", ["--model.width", "32", "--model.auxiliary-width", "16"], {"mIoU", "OA"}),
+        (
+            "coco-pspnet-r50",
+            ["--model.width", "32", "--model.auxiliary-width", "16"],
+            {"mIoU", "OA"},
+        ),
         (
             "coco-maskrcnn-r50",
             ["--model.box-width", "16", "--model.pyramid-width", "16", "--model.mask-widths", "16"],
@@ -331,7 +421,9 @@ def test_a_run_follows_its_course_to_the_step(data, tmp_path, capsys):
         ),
     ],
 )
-def test_experiments_train_and_are_tested_by_their_names(data, tmp_path, capsys, name, options, scores):
+def test_experiments_train_and_are_tested_by_their_names(
+    data, tmp_path, capsys, name, options, scores
+):
     small = [
         "--model.backbone",
         "resnet18",
@@ -344,8 +436,26 @@ def test_experiments_train_and_are_tested_by_their_names(data, tmp_path, capsys,
         "--epochs",
         "1",
     ]
-    small += ["--photographs.min-side", "32", "--photographs.max-side", "32", "--photographs.crop", "32", "--batch-size", "2"]
-    small += ["--reference-batch", "0", "--max-validation-patches", "1", "--workers", "0", "--accelerator", "cpu"]
+    small += [
+        "--photographs.min-side",
+        "32",
+        "--photographs.max-side",
+        "32",
+        "--photographs.crop",
+        "32",
+        "--batch-size",
+        "2",
+    ]
+    small += [
+        "--reference-batch",
+        "0",
+        "--max-validation-patches",
+        "1",
+        "--workers",
+        "0",
+        "--accelerator",
+        "cpu",
+    ]
     run = tmp_path / "run"
     assert main(["train", name, "--data", str(data), "--out", str(run), *small, *options]) == 0
     metrics = json.loads((run / "metrics.json").read_text())
@@ -355,7 +465,23 @@ def test_experiments_train_and_are_tested_by_their_names(data, tmp_path, capsys,
     capsys.readouterr()
     if name != "simulated-photographs-panoptic-fpn-r18":
         return
-    assert main(["test", str(run), "--data", str(data), "--workers", "0", "--accelerator", "cpu", "--pictures", "0"]) == 0
+    assert (
+        main(
+            [
+                "test",
+                str(run),
+                "--data",
+                str(data),
+                "--workers",
+                "0",
+                "--accelerator",
+                "cpu",
+                "--pictures",
+                "0",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "3 photographs of set val" in said
     assert all(score.replace("_", " ") in said for score in scores)
@@ -363,16 +489,23 @@ def test_experiments_train_and_are_tested_by_their_names(data, tmp_path, capsys,
     assert (tested["test"], tested["details"]) == (metrics["test"], metrics["details"])
 
 
-def test_imagenet_is_not_fetched_where_the_backbone_is_taken_over(data, tmp_path, capsys, monkeypatch):
+def test_imagenet_is_not_fetched_where_the_backbone_is_taken_over(
+    data, tmp_path, capsys, monkeypatch
+):
     """Without a network a training starts from a run all the same."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
-    model = fit_to_classes(replace(PANOPTIC.model, norm="frozen", weights="imagenet"), SIMULATED_PHOTOGRAPHS)
+    model = fit_to_classes(
+        replace(PANOPTIC.model, norm="frozen", weights="imagenet"), SIMULATED_PHOTOGRAPHS
+    )
     torch.manual_seed(3)
     save_weights(
-        tmp_path / "weights", Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_model(model).state_dict())
+        tmp_path / "weights",
+        Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_model(model).state_dict()),
     )
-    config = replace(PANOPTIC, model=model, start_from=str(tmp_path / "weights"), swap_classifier=True, steps=1)
+    config = replace(
+        PANOPTIC, model=model, start_from=str(tmp_path / "weights"), swap_classifier=True, steps=1
+    )
     start("test", replace(config, max_validation_patches=1), data, 1, tmp_path / "run")
     said = capsys.readouterr().out
     assert "start from" in said
@@ -392,7 +525,11 @@ def test_a_network_of_seasons_does_not_look_at_photographs(data, tmp_path, capsy
 
 # A checkpoint after the second of three steps, inside the only epoch.
 RESUMED = replace(
-    PANOPTIC, steps=3, log_every=2, max_validation_patches=1, photographs=PhotographConfig(flip=True, scale=(0.8, 1.25))
+    PANOPTIC,
+    steps=3,
+    log_every=2,
+    max_validation_patches=1,
+    photographs=PhotographConfig(flip=True, scale=(0.8, 1.25)),
 )
 
 
@@ -414,8 +551,13 @@ def half_right(batch):
     """What is right for the first photograph, moved for the second, and unsure for the third."""
     outputs = []
     for entry in batch.entries:
-        output, moved = perfect(entry, "stuff", score=0.6 if entry.index == 2 else 0.9), 2 * (entry.index == 1)
-        shape, maps = (tensor.roll(moved, -1) for tensor in (output.objects.shape_BNSS, output.maps_BKhw))
+        output, moved = (
+            perfect(entry, "stuff", score=0.6 if entry.index == 2 else 0.9),
+            2 * (entry.index == 1),
+        )
+        shape, maps = (
+            tensor.roll(moved, -1) for tensor in (output.objects.shape_BNSS, output.maps_BKhw)
+        )
         objects = replace(output.objects, shape_BNSS=shape, box_BN4=output.objects.box_BN4 + moved)
         outputs.append(replace(output, objects=objects, maps_BKhw=maps))
     return outputs
@@ -482,7 +624,9 @@ def starting_weights(tmp_path_factory):
     with torch.no_grad():
         network.semantic_head.scores.bias[LABELS.semantic_ids("stuff").index(SKY)] = 9.0
     folder = tmp_path_factory.mktemp("weights") / "sky"
-    save_weights(folder, Weights(WeightsCard(config, None, SIMULATED_PHOTOGRAPHS), network.state_dict()))
+    save_weights(
+        folder, Weights(WeightsCard(config, None, SIMULATED_PHOTOGRAPHS), network.state_dict())
+    )
     return str(folder)
 
 
@@ -494,7 +638,9 @@ def apart(data, starting_weights, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     command = [sys.executable, "-c", _APART, str(data), str(folder), starting_weights, port]
-    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=400
+    )
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -515,7 +661,10 @@ def test_a_killed_run_is_resumed_to_the_same_weights(data, apart, tmp_path, caps
     first, second = (load_checkpoint(folder / "last.ckpt") for folder in (whole, killed))
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
     momentum, again = (checkpoint.optimiser["state"] for checkpoint in (first, second))
-    assert all(torch.equal(entry["momentum_buffer"], again[key]["momentum_buffer"]) for key, entry in momentum.items())
+    assert all(
+        torch.equal(entry["momentum_buffer"], again[key]["momentum_buffer"])
+        for key, entry in momentum.items()
+    )
     assert first.progress == second.progress
     for name in ("log.csv", "metrics.json", "weights/model.safetensors"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
@@ -528,13 +677,20 @@ def test_two_processes_train_and_score_as_one(data, apart, starting_weights, tmp
     start("test", shared_batch(1, starting_weights), data, 1, tmp_path / "one")
     folders = (tmp_path / "one", apart / "two")
     one, two = (read_log(folder / "log.csv") for folder in folders)
-    assert [row["split"] for row in one] == [row["split"] for row in two] == ["train", "train", "validation"]
+    assert (
+        [row["split"] for row in one]
+        == [row["split"] for row in two]
+        == ["train", "train", "validation"]
+    )
     for row, other in zip(one, two, strict=True):
         numbers = {name: float(value) for name, value in row.items() if value and name != "split"}
-        assert {name: float(value) for name, value in other.items() if value and name != "split"} == pytest.approx(
-            numbers, rel=1e-4, abs=1e-5
-        )
+        assert {
+            name: float(value) for name, value in other.items() if value and name != "split"
+        } == pytest.approx(numbers, rel=1e-4, abs=1e-5)
     assert float(one[-1]["PQ"]) > 1
     tests = [json.loads((folder / "metrics.json").read_text())["test"] for folder in folders]
     assert tests[0] == pytest.approx(tests[1])
-    assert all(5 < tests[0][name] < 99 for name in ("PQ", "PQ_things", "PQ_stuff", "box_AP", "mask_AP", "mIoU")), tests[0]
+    assert all(
+        5 < tests[0][name] < 99
+        for name in ("PQ", "PQ_things", "PQ_stuff", "box_AP", "mask_AP", "mIoU")
+    ), tests[0]

@@ -22,7 +22,12 @@ from panoseg.training.config import TrainConfig
 from panoseg.training.loop import make_fabric
 from panoseg.training.pictures import Comparison, darker, draw_comparison, draw_curves
 from panoseg.training.run import start
-from panoseg.training.score_pictures import draw_confusion, draw_panoptic_classes, draw_semantic_classes, row_shares
+from panoseg.training.score_pictures import (
+    draw_confusion,
+    draw_panoptic_classes,
+    draw_semantic_classes,
+    row_shares,
+)
 from panoseg.training.splits import open_splits
 from panoseg.training.tasks import make_task
 from small_pastis import parcels
@@ -55,15 +60,27 @@ def test_rows_are_shares_and_stay_empty_without_pixels():
 
 
 def test_the_confusion_picture_has_true_rows_and_predicted_columns(tmp_path, figures):
-    draw_confusion(confusion_scores(matrix(c1={1: 300, 3: 100}, c3={3: 12_400}), [19]), PASTIS, tmp_path / "a.png")
+    draw_confusion(
+        confusion_scores(matrix(c1={1: 300, 3: 100}, c3={3: 12_400}), [19]),
+        PASTIS,
+        tmp_path / "a.png",
+    )
     axes = figures[0].axes[0]
     rows = [label.get_text() for label in axes.get_yticklabels()]
     columns = [label.get_text() for label in axes.get_xticklabels()]
     assert columns == [entry.name for entry in PASTIS.classes][:19]
-    assert rows[:4] == ["background  (0)", "meadow  (400)", "soft winter wheat  (0)", "corn  (12 k)"]
+    assert rows[:4] == [
+        "background  (0)",
+        "meadow  (400)",
+        "soft winter wheat  (0)",
+        "corn  (12 k)",
+    ]
     image = axes.images[0].get_array()
     assert (image[1, 1], image[1, 3], image[3, 3], image[3, 1]) == (0.75, 0.25, 1, 0)
-    texts = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
+    texts = {
+        (round(text.get_position()[1]), round(text.get_position()[0])): text.get_text()
+        for text in axes.texts
+    }
     assert texts == {(1, 1): "75", (1, 3): "25", (3, 3): "100"}
     assert "OA 99.2" in axes.get_title()
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class (its pixels)")
@@ -80,8 +97,12 @@ def test_names_in_the_confusion_picture_do_not_overlap(tmp_path, figures):
     figures[0].canvas.draw()
     axes = figures[0].axes[0]
     boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
-    assert all(not one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[place + 1 :])
-    places = [label.get_transform().transform(label.get_position())[0] for label in axes.get_xticklabels()]
+    assert all(
+        not one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[place + 1 :]
+    )
+    places = [
+        label.get_transform().transform(label.get_position())[0] for label in axes.get_xticklabels()
+    ]
     heights = [label.get_fontsize() * figures[0].dpi / 72 for label in axes.get_xticklabels()]
     assert min(np.diff(places)) > heights[0] * 2**0.5  # names at 45 degrees
 
@@ -123,7 +144,13 @@ def test_scores_without_any_class_are_drawn_too(tmp_path, figures):
 
 def comparison(instances_HW: torch.Tensor | None) -> Comparison:
     """Two rows of meadow, of which one is taken for corn, and one of void."""
-    sample = Sample(torch.full((1, 10, 3, 3), 500, dtype=torch.int16), torch.tensor([287]), "1", None, instances_HW)
+    sample = Sample(
+        torch.full((1, 10, 3, 3), 500, dtype=torch.int16),
+        torch.tensor([287]),
+        "1",
+        None,
+        instances_HW,
+    )
     truth = Panoptic.from_maps(np.repeat([[1], [1], [2]], 3, axis=1), {1: 1, 2: 19}, PASTIS)
     prediction = Panoptic.from_maps(np.repeat([[1], [2], [2]], 3, axis=1), {1: 1, 2: 3}, PASTIS)
     return Comparison(sample, truth, prediction)
@@ -132,8 +159,15 @@ def comparison(instances_HW: torch.Tensor | None) -> Comparison:
 def test_comparisons_of_pixels_have_no_borders_and_say_how_many_are_right(tmp_path, figures):
     draw_comparison(comparison(None), PASTIS, "2018-09-01", tmp_path / "a.png")
     _, truth, prediction = figures[0].axes
-    assert (truth.get_title(), prediction.get_title()) == ("truth", "prediction: 50 % of the pixels right")
-    assert prediction.images[0].get_array()[:, 0].tolist() == [[174, 199, 232], [255, 187, 120], [255, 187, 120]]
+    assert (truth.get_title(), prediction.get_title()) == (
+        "truth",
+        "prediction: 50 % of the pixels right",
+    )
+    assert prediction.images[0].get_array()[:, 0].tolist() == [
+        [174, 199, 232],
+        [255, 187, 120],
+        [255, 187, 120],
+    ]
 
 
 def test_classes_have_a_line_between_them_where_the_table_names_it(tmp_path, figures):
@@ -141,7 +175,9 @@ def test_classes_have_a_line_between_them_where_the_table_names_it(tmp_path, fig
     table = replace(S2TSCZCROP, boundary=replace(S2TSCZCROP.boundary, colour="#ff0000"))
     for chosen, red in ((table, 12), (replace(table, boundary=None), 0)):
         pictures = [Panoptic.from_maps(np.array([[1, 1, 2]] * 3), {1: 1, 2: 3}, chosen)] * 2
-        draw_comparison(Comparison(comparison(None).sample, *pictures), chosen, "2018-09-01", tmp_path / "a.png")
+        draw_comparison(
+            Comparison(comparison(None).sample, *pictures), chosen, "2018-09-01", tmp_path / "a.png"
+        )
         image = figures[-1].axes[1].images[0].get_array()
         assert (image == [255, 0, 0]).all(axis=2).sum() == red
         names = [text.get_text() for text in figures[-1].legends[0].get_texts()]
@@ -151,20 +187,28 @@ def test_classes_have_a_line_between_them_where_the_table_names_it(tmp_path, fig
 def test_comparisons_of_parcels_count_them(tmp_path, figures):
     draw_comparison(comparison(torch.ones(3, 3)), PASTIS, "2018-09-01", tmp_path / "a.png")
     _, truth, prediction = figures[0].axes
-    assert (truth.get_title(), prediction.get_title()) == ("truth: 1 parcel", "prediction: 2 parcels")
+    assert (truth.get_title(), prediction.get_title()) == (
+        "truth: 1 parcel",
+        "prediction: 2 parcels",
+    )
     assert (prediction.images[0].get_array() == 255).all(axis=2).any()  # borders
 
 
 def test_borders_are_drawn_unless_there_is_no_line():
     picture = Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS)
-    assert draw(picture, PASTIS, line=None)[0].tolist() == [[255, 187, 120]] * 2 + [[44, 160, 44]] * 2
+    assert (
+        draw(picture, PASTIS, line=None)[0].tolist() == [[255, 187, 120]] * 2 + [[44, 160, 44]] * 2
+    )
     assert draw(picture, PASTIS)[0, 1].tolist() == [255, 255, 255]
 
 
 def test_lines_in_class_colours_are_dark_enough_to_see():
     for entry in PASTIS.classes:
         colour = darker(entry.colour)
-        luminance = sum(int(colour[place : place + 2], 16) * share for place, share in ((1, 0.299), (3, 0.587), (5, 0.114)))
+        luminance = sum(
+            int(colour[place : place + 2], 16) * share
+            for place, share in ((1, 0.299), (3, 0.587), (5, 0.114))
+        )
         assert luminance <= 87
 
 
@@ -183,13 +227,33 @@ def test_pixels_outside_of_predicted_parcels_are_background(tmp_path, monkeypatc
 
 def test_train_and_test_write_the_pictures_of_their_scores(tmp_path):
     data = write_tiny_dataset(tmp_path / "data")
-    config = TrainConfig(model=UTAE, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False)
+    config = TrainConfig(
+        model=UTAE,
+        epochs=1,
+        max_steps_per_epoch=1,
+        workers=0,
+        accelerator="cpu",
+        tune_threshold=False,
+    )
     start("tiny", config, data, 1, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run" / "pictures").iterdir()}
     assert {"curves.png", "confusion.png", "classes.png"} <= names
-    command = ["test", str(tmp_path / "run"), "--data", str(data), "--workers", "0", "--accelerator", "cpu"]
+    command = [
+        "test",
+        str(tmp_path / "run"),
+        "--data",
+        str(data),
+        "--workers",
+        "0",
+        "--accelerator",
+        "cpu",
+    ]
     assert main([*command, "--pictures", "1", "--out", str(tmp_path / "a")]) == 0
-    assert {path.name for path in (tmp_path / "a" / "pictures").iterdir()} == {"confusion.png", "classes.png", "patch-14.png"}
+    assert {path.name for path in (tmp_path / "a" / "pictures").iterdir()} == {
+        "confusion.png",
+        "classes.png",
+        "patch-14.png",
+    }
     assert main([*command, "--pictures", "0", "--out", str(tmp_path / "b")]) == 0
     assert {path.name for path in (tmp_path / "b").iterdir()} == {"metrics.json", "metrics.md"}
     assert json.loads((tmp_path / "a" / "metrics.json").read_text()) == json.loads(
@@ -199,7 +263,9 @@ def test_train_and_test_write_the_pictures_of_their_scores(tmp_path):
 
 def test_losses_and_scores_share_their_steps(tmp_path, figures):
     rows = ["1,1000,train,0.1,9,", "1,4000,train,0.1,5,", "2,4000,validation,,,50"]
-    (tmp_path / "log.csv").write_text("epoch,step,split,learning_rate,loss,mIoU\n" + "\n".join(rows))
+    (tmp_path / "log.csv").write_text(
+        "epoch,step,split,learning_rate,loss,mIoU\n" + "\n".join(rows)
+    )
     draw_curves(tmp_path / "log.csv", tmp_path / "a.png")
     figures[0].canvas.draw()
     losses, scores = figures[0].axes

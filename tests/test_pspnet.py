@@ -36,7 +36,9 @@ def losses_of(network, photographs):
 
 
 def predicted(network, height=64, width=64, size_HW=None):
-    return network.eval().predict([photograph(height, width).image_CHW], [size_HW or (height, width)])[0]
+    return network.eval().predict(
+        [photograph(height, width).image_CHW], [size_HW or (height, width)]
+    )[0]
 
 
 def parameters(*modules):
@@ -49,7 +51,11 @@ def parameters(*modules):
 def test_parameters_of_the_published_size():
     """torchvision's ResNet-50 and its head of a fully convolutional network, which is ours beside; the rest by hand."""
     network = build_model(PspNetConfig(things=80, stuff=53))
-    assert parameters(network.backbone) == parameters(resnet50(weights=None)) - (2048 * 1000 + 1000) == 23_508_032
+    assert (
+        parameters(network.backbone)
+        == parameters(resnet50(weights=None)) - (2048 * 1000 + 1000)
+        == 23_508_032
+    )
     assert parameters(network.auxiliary_head) == parameters(FCNHead(1024, 54))
     assert parameters(network.pooling) == 4 * (2048 * 512 + 2 * 512)
     assert parameters(network.head) == (2048 + 4 * 512) * 512 * 9 + 2 * 512 + 512 * 54 + 54
@@ -61,8 +67,16 @@ def test_the_dilated_network_is_torchvisions():
     theirs.load_state_dict(ours.state_dict())
     for (name, one), (_, other) in zip(ours.named_modules(), theirs.named_modules(), strict=True):
         if isinstance(one, nn.Conv2d):
-            assert (one.stride, one.padding, one.dilation) == (other.stride, other.padding, other.dilation), name
-    reaches = [layer.conv2.dilation[0] for stage in (ours.layer2, ours.layer3, ours.layer4) for layer in stage]
+            assert (one.stride, one.padding, one.dilation) == (
+                other.stride,
+                other.padding,
+                other.dilation,
+            ), name
+    reaches = [
+        layer.conv2.dilation[0]
+        for stage in (ours.layer2, ours.layer3, ours.layer4)
+        for layer in stage
+    ]
     assert reaches == [1] * 4 + [1] + [2] * 5 + [2] + [4] * 2
     image = torch.randn(1, 3, 40, 48)
     with torch.no_grad():
@@ -75,7 +89,8 @@ def test_the_dilated_network_is_torchvisions():
 def test_the_last_maps_are_at_stride_eight_and_of_the_same_weights(backbone):
     network = dilated(residual_network(backbone, "batch"))
     assert [(name, value.shape) for name, value in network.state_dict().items()] == [
-        (name, value.shape) for name, value in residual_network(backbone, "batch").state_dict().items()
+        (name, value.shape)
+        for name, value in residual_network(backbone, "batch").state_dict().items()
     ]
     with torch.no_grad():
         maps = network.conv1(torch.randn(1, 3, 64, 96))
@@ -95,7 +110,10 @@ def test_the_last_maps_are_at_stride_eight_and_of_the_same_weights(backbone):
 def test_what_a_small_network_skipped_it_dilates():
     """Each block's first convolution reaches as far as the stage before it, as in Yu et al. 2017."""
     network = dilated(resnet18(weights=None))
-    reaches = [(block.conv1.dilation[0], block.conv2.dilation[0]) for block in (*network.layer3, *network.layer4)]
+    reaches = [
+        (block.conv1.dilation[0], block.conv2.dilation[0])
+        for block in (*network.layer3, *network.layer4)
+    ]
     assert reaches == [(1, 1), (2, 2), (2, 2), (4, 4)]
 
 
@@ -109,18 +127,28 @@ def test_the_map_is_pooled_over_parts_of_the_image():
     assert torch.equal(result[:, :16], maps)
     for number, parts in enumerate((1, 2, 3, 6)):
         mean = torch.stack(
-            [torch.stack([part.mean((2, 3)) for part in row.chunk(parts, dim=3)], dim=-1) for row in maps.chunk(parts, dim=2)],
+            [
+                torch.stack([part.mean((2, 3)) for part in row.chunk(parts, dim=3)], dim=-1)
+                for row in maps.chunk(parts, dim=2)
+            ],
             dim=-2,
         )
         _, convolution, norm, rectify = pooling.levels[number]
-        expected = F.interpolate(rectify(norm(convolution(mean))), (12, 18), mode="bilinear", align_corners=False)
+        expected = F.interpolate(
+            rectify(norm(convolution(mean))), (12, 18), mode="bilinear", align_corners=False
+        )
         assert result[:, 16 + 4 * number : 20 + 4 * number].allclose(expected, atol=1e-5)
 
 
 def test_published_sizes_are_the_defaults():
     config = PspNetConfig()
     assert (config.backbone, config.bins, config.stride) == ("resnet50", (1, 2, 3, 6), 8)
-    assert (config.width, config.auxiliary_width, config.auxiliary_weight, config.dropout) == (512, 256, 0.4, 0.1)
+    assert (config.width, config.auxiliary_width, config.auxiliary_weight, config.dropout) == (
+        512,
+        256,
+        0.4,
+        0.1,
+    )
 
 
 # Learning
@@ -132,14 +160,20 @@ def test_losses_are_named_finite_and_their_gradients_reach_every_parameter():
     assert tuple(losses) == network.loss_names == ("loss", "semantic", "auxiliary")
     assert all(value.isfinite() for value in losses.values())
     losses["loss"].backward()
-    assert [name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()] == []
+    assert [
+        name
+        for name, value in network.named_parameters()
+        if value.grad is None or not value.grad.any()
+    ] == []
     assert all(value.grad.isfinite().all() for value in network.parameters())
 
 
 def test_the_auxiliary_head_counts_by_its_weight_and_looks_at_the_map_before_the_last():
     network = small()
     losses = losses_of(network, [photograph()])
-    assert losses["loss"].item() == pytest.approx((losses["semantic"] + 0.4 * losses["auxiliary"]).item(), rel=1e-6)
+    assert losses["loss"].item() == pytest.approx(
+        (losses["semantic"] + 0.4 * losses["auxiliary"]).item(), rel=1e-6
+    )
     with torch.no_grad():
         for value in network.backbone.layer4.parameters():
             value.zero_()
@@ -160,15 +194,23 @@ def test_void_teaches_nothing():
 
 def test_losses_are_means_over_images():
     network, one, two = small(dropout=0.0), photograph(), photograph(squares=False)
-    alone, both = [losses_of(network, [entry]) for entry in (one, two)], losses_of(network, [one, two])
+    alone, both = (
+        [losses_of(network, [entry]) for entry in (one, two)],
+        losses_of(network, [one, two]),
+    )
     for name in network.loss_names:
-        assert both[name].item() == pytest.approx((alone[0][name] + alone[1][name]).item() / 2, rel=1e-4), name
+        assert both[name].item() == pytest.approx(
+            (alone[0][name] + alone[1][name]).item() / 2, rel=1e-4
+        ), name
 
 
 def test_one_photograph_cannot_teach_batch_norms_of_a_single_part():
     """The mean over the whole image is one number a channel, whose deviation over one image is zero."""
     network = small(norm="batch")
-    with pytest.raises(ConfigError, match=r"^one photograph a step with batch norms; expected at least two; .*norm group$"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^one photograph a step with batch norms; expected at least two; .*norm group$",
+    ):
         losses_of(network, [photograph()])
     losses_of(network, [photograph(), photograph()])["loss"].backward()
     assert losses_of(small(norm="batch", bins=(2, 3)), [photograph()])["loss"].isfinite()
@@ -255,7 +297,10 @@ def test_bins_of_the_same_number_change_the_map():
 
 @pytest.mark.parametrize("option", LOSSES)
 def test_options_of_training_change_the_loss(option):
-    values = [losses_of(small(**options), [photograph()])["loss"].item() for options in ({}, {option: LOSSES[option]})]
+    values = [
+        losses_of(small(**options), [photograph()])["loss"].item()
+        for options in ({}, {option: LOSSES[option]})
+    ]
     assert values[0] != values[1]
 
 

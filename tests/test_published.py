@@ -19,7 +19,13 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
 from panoseg.models.build import build_model
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig, UtaeConfig
+from panoseg.models.configs.season import (
+    ConvRnnConfig,
+    FpnConfig,
+    UConvLstmConfig,
+    UNet3dConfig,
+    UtaeConfig,
+)
 from panoseg.models.published import import_crop2seg, import_published, model_config
 from panoseg.models.weights import load_weights, save_weights
 
@@ -68,13 +74,18 @@ SMALL = {
     "d_model": 16,
     "d_k": 2,
 }
-SMALL_CONFIG = UtaeConfig(encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16, key_width=2)
+SMALL_CONFIG = UtaeConfig(
+    encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16, key_width=2
+)
 
 
 def authors_folder(path: Path, options: dict, state: dict, fold: int = 1) -> Path:
     (path / f"Fold_{fold}").mkdir(parents=True)
     (path / "conf.json").write_text(json.dumps(options))
-    torch.save({"epoch": 3, "state_dict": state, "optimizer": {"param_groups": []}}, path / f"Fold_{fold}" / "model.pth.tar")
+    torch.save(
+        {"epoch": 3, "state_dict": state, "optimizer": {"param_groups": []}},
+        path / f"Fold_{fold}" / "model.pth.tar",
+    )
     return path
 
 
@@ -93,7 +104,9 @@ def test_panoptic_weights_load_by_name(golden, golden_state, tmp_path):
     overrides = json.loads((golden / "utae-paps" / "cases.json").read_text())["paps"]["overrides"]
     state = golden_state(case.with_suffix(".params.json"), overrides)
     state["min_confidence"] = torch.tensor([0.25], dtype=torch.float64)
-    weights = import_published(authors_folder(tmp_path / "authors", PANOPTIC, state, fold=4), 4, NORMALISATION)
+    weights = import_published(
+        authors_folder(tmp_path / "authors", PANOPTIC, state, fold=4), 4, NORMALISATION
+    )
     assert weights.card.model == PapsConfig()
     assert weights.card.trained_on == "PASTIS, fold 4"
     save_weights(tmp_path / "ours", weights)
@@ -119,7 +132,9 @@ def test_panoptic_weights_load_by_name(golden, golden_state, tmp_path):
         ("buconvlstm", "buconvlstm_bidirectional", UConvLstmConfig(hidden=30, directions=2)),
     ],
 )
-def test_every_semantic_network_loads_and_gives_the_published_scores(golden, golden_state, tmp_path, model, case, expected):
+def test_every_semantic_network_loads_and_gives_the_published_scores(
+    golden, golden_state, tmp_path, model, case, expected
+):
     path = golden / "utae-paps" / case
     state = golden_state(path.with_suffix(".params.json"))
     folder = authors_folder(tmp_path, {**SEMANTIC, "model": model}, state, fold=2)
@@ -127,18 +142,28 @@ def test_every_semantic_network_loads_and_gives_the_published_scores(golden, gol
     assert weights.card.model == expected
     with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
         images = torch.from_numpy(arrays["x"])
-        found = weights.model()(images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2)).logits_BKHW
+        found = weights.model()(
+            images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2)
+        ).logits_BKHW
         assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
 
 
 def test_panoptic_weights_on_uconvlstm_load(golden, golden_state, tmp_path):
     state = golden_state(golden / "utae-paps" / "paps_uconvlstm.params.json")
     folder = authors_folder(tmp_path, {**PANOPTIC, "backbone": "uconvlstm"}, state)
-    assert import_published(folder, 1, NORMALISATION).card.model == PapsConfig(backbone=UConvLstmConfig())
+    assert import_published(folder, 1, NORMALISATION).card.model == PapsConfig(
+        backbone=UConvLstmConfig()
+    )
 
 
 def test_crop2seg_has_the_same_baselines(golden, golden_state, tmp_path):
-    options = {"model": "unet3d", "num_classes": 15, "input_dim": 10, "padding_mode": "reflect", "pad_value": 0}
+    options = {
+        "model": "unet3d",
+        "num_classes": 15,
+        "input_dim": 10,
+        "padding_mode": "reflect",
+        "pad_value": 0,
+    }
     state = golden_state(golden / "crop2seg" / "unet3d.params.json")
     (tmp_path / "conf.json").write_text(json.dumps(options))
     torch.save({"state_dict": state}, tmp_path / "model.pth.tar")
@@ -147,7 +172,9 @@ def test_crop2seg_has_the_same_baselines(golden, golden_state, tmp_path):
 
 def test_semantic_weights_load_and_text_widths_are_read(tmp_path):
     state = build_model(SMALL_CONFIG).state_dict()
-    weights = import_published(authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION)
+    weights = import_published(
+        authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION
+    )
     assert weights.card.model == replace(SMALL_CONFIG, reference_date="2019-09-01")
     assert weights.card.reference_date == "2019-09-01"
     assert weights.card.provenance["options"]["n_head"] == 4
@@ -191,23 +218,37 @@ def test_the_number_of_classes_is_read(model):
 
 @pytest.mark.parametrize("model", ["uconvlstm", "buconvlstm"])
 def test_uconvlstm_is_built_in_one_way_whatever_is_asked(model):
-    options = {"model": model, "num_classes": 7, "out_conv": [8, 7], "padding_mode": "reflect", "str_conv_k": 2}
+    options = {
+        "model": model,
+        "num_classes": 7,
+        "out_conv": [8, 7],
+        "padding_mode": "reflect",
+        "str_conv_k": 2,
+    }
     assert model_config(options).classes == 20
     assert model_config(options).head_widths == (32,)
 
 
-def test_a_network_with_the_options_of_another_is_refused_with_its_entries(golden, golden_state, tmp_path):
+def test_a_network_with_the_options_of_another_is_refused_with_its_entries(
+    golden, golden_state, tmp_path
+):
     state = golden_state(golden / "utae-paps" / "convgru.params.json")
     message = refused(authors_folder(tmp_path, {**SEMANTIC, "model": "convlstm"}, state))
     assert "2 missing (convlstm_encoder.cell_list.0.conv.weight" in message
     assert "4 unexpected (convgru_encoder.cell_list.0.in_conv.weight" in message
-    assert "1 of another shape (classification_layer.weight is (20, 180, 3, 3), not (20, 160, 3, 3))" in message
+    assert (
+        "1 of another shape (classification_layer.weight is (20, 180, 3, 3), not (20, 160, 3, 3))"
+        in message
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"backbone": "unet3d"}, "the network is 'unet3d', and only utae, uconvlstm can be imported"),
+        (
+            {"backbone": "unet3d"},
+            "the network is 'unet3d', and only utae, uconvlstm can be imported",
+        ),
         ({"backbone": []}, "conf.json"),
         (
             {"str_conv_k": 2, "str_conv_s": 4, "pad_value": 1},
@@ -281,11 +322,15 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory):
-    return authors_folder(tmp_path_factory.mktemp("authors"), SMALL, build_model(SMALL_CONFIG).state_dict())
+    return authors_folder(
+        tmp_path_factory.mktemp("authors"), SMALL, build_model(SMALL_CONFIG).state_dict()
+    )
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_no_damage_ends_in_anything_but_one_line(small_folder, data):
     """Bytes changed in either file: it loads, or it is refused in one line."""
     path = small_folder / data.draw(st.sampled_from(["conf.json", "Fold_1/model.pth.tar"]))

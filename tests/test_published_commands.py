@@ -55,19 +55,34 @@ def test_every_experiment_is_named():
 
 def known_options() -> set[str]:
     """All options of train, for any experiment, and of test, each as its flag and as its opposite."""
-    found = {"--data", "--out", "--fold", "--resume", "--single-date", "--start-from", "--data.single-date"}
+    found = {
+        "--data",
+        "--out",
+        "--fold",
+        "--resume",
+        "--single-date",
+        "--start-from",
+        "--data.single-date",
+    }
     for entry in EXPERIMENTS.values():
         found |= {words[0] for words in option_words(entry.config)}
     found |= {words[0] for words in option_words(TrainConfig())}
     scoring = {entry.name for entry in fields(testing.ScoringOptions)}
-    found |= {f"--{name.replace('_', '-')}" for name in {*inspect.signature(testing.run).parameters, *scoring} - {"options"}}
+    found |= {
+        f"--{name.replace('_', '-')}"
+        for name in {*inspect.signature(testing.run).parameters, *scoring} - {"options"}
+    }
     found |= {re.sub(r"(^--|\.)no-", r"\1", option) for option in found}
     return found | {re.sub(r"(^--|\.)([\w-]+)$", r"\1no-\2", option) for option in found}
 
 
 def test_no_option_is_invented():
     """Every option in a right column, and in the text below the tables, is one of the command line."""
-    ours = {word for row in re.findall(r"^\|(.*)\|$", TEXT, re.M) for word in options(row.split(" | ")[-1])}
+    ours = {
+        word
+        for row in re.findall(r"^\|(.*)\|$", TEXT, re.M)
+        for word in options(row.split(" | ")[-1])
+    }
     ours |= {word for word in options(TEXT[TEXT.index("## What differs") :]) if "_" not in word}
     assert len(ours) > 40
     assert sorted(ours - known_options()) == []

@@ -63,9 +63,18 @@ ASKED = {
     "timeunet_boundary_option": {"model": "timeunet", "add_boundary_loss": True},
     "wtae_abs_rel_and_doy": {"model": "wtae", "use_abs_rel_enc": True, "use_doy": True},
     "wtae_boundary": {"model": "wtae", "add_boundary_loss": True},
-    "seg_model_unet_temp_model_ltae": {"model": "wtae", "seg_model": "unet3d", "temp_model": "lstm"},
+    "seg_model_unet_temp_model_ltae": {
+        "model": "wtae",
+        "seg_model": "unet3d",
+        "temp_model": "lstm",
+    },
     "utae_doy_linear": {"use_doy": True, "add_linear": True},
-    "utae_mbconv_20_classes_squeeze": {"use_mbconv": True, "add_squeeze": True, "num_classes": 20, "out_conv": [32, 20]},
+    "utae_mbconv_20_classes_squeeze": {
+        "use_mbconv": True,
+        "add_squeeze": True,
+        "num_classes": 20,
+        "out_conv": [32, 20],
+    },
     "unet_naive_max_temp6": {"model": "unet_naive", "max_temp": 6},
 }
 
@@ -73,7 +82,10 @@ ASKED = {
 def crop2seg_folder(path: Path, state: dict, **options) -> Path:
     path.mkdir(parents=True)
     (path / "conf.json").write_text(json.dumps({**DEFAULTS, **options}))
-    torch.save({"best_mIoU": 50.0, "epoch": 3, "state_dict": state, "optimizer": {"state": {}}}, path / "model.pth.tar")
+    torch.save(
+        {"best_mIoU": 50.0, "epoch": 3, "state_dict": state, "optimizer": {"state": {}}},
+        path / "model.pth.tar",
+    )
     return path
 
 
@@ -91,13 +103,22 @@ def test_their_weights_give_their_scores(golden, golden_state, tmp_path, case):
     folder = golden / "crop2seg"
     table = PASTIS if ASKED[case].get("num_classes") == 20 or "naive" in case else S2TSCZCROP
     state = golden_state(folder / f"{case}.params.json")
-    weights = import_crop2seg(crop2seg_folder(tmp_path / "theirs", state, **ASKED[case]), table, trained_on="Czechia 2019")
+    weights = import_crop2seg(
+        crop2seg_folder(tmp_path / "theirs", state, **ASKED[case]), table, trained_on="Czechia 2019"
+    )
     save_weights(tmp_path / "ours", weights)
     loaded = load_weights(tmp_path / "ours")
     assert (loaded.card.trained_on, loaded.card.classes) == ("Czechia 2019", table)
     assert loaded.card.provenance["options"]["seg_model"] == ASKED[case].get("seg_model", "unet")
-    with np.load(folder / "inputs.npz") as inputs, np.load(folder / f"{case}.npz") as arrays, torch.no_grad():
-        images, days = torch.from_numpy(inputs["padded_x"]), torch.from_numpy(inputs["padded_relative"])
+    with (
+        np.load(folder / "inputs.npz") as inputs,
+        np.load(folder / f"{case}.npz") as arrays,
+        torch.no_grad(),
+    ):
+        images, days = (
+            torch.from_numpy(inputs["padded_x"]),
+            torch.from_numpy(inputs["padded_relative"]),
+        )
         found = loaded.model()(images, days, (images != 0).flatten(2).any(2)).logits_BKHW
         assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
 
@@ -111,13 +132,22 @@ def test_results_and_normalisation_may_be_given(golden, golden_state, tmp_path):
     assert card.normalisation == normalisation
     assert card.provenance["imported_from"] == "Fold_1/model.pth.tar"
     state["in_conv.conv.conv.0.weight"] = torch.zeros(64, 11, 3, 3)
-    folder = crop2seg_folder(tmp_path / "ndvi", state, model="timeunet", input_dim=11, add_ndvi=True)
-    assert import_crop2seg(folder, S2TSCZCROP, Normalisation((1.0,) * 10, (2.0,) * 10, ndvi=True)).card.model.bands == 11
+    folder = crop2seg_folder(
+        tmp_path / "ndvi", state, model="timeunet", input_dim=11, add_ndvi=True
+    )
+    assert (
+        import_crop2seg(
+            folder, S2TSCZCROP, Normalisation((1.0,) * 10, (2.0,) * 10, ndvi=True)
+        ).card.model.bands
+        == 11
+    )
 
 
 def test_several_queries_load(golden, golden_state, tmp_path):
     state = golden_state(golden / "crop2seg" / "wtae_agg_mean_num_queries4.params.json")
-    weights = import_crop2seg(crop2seg_folder(tmp_path / "theirs", state, model="wtae", num_queries=4), S2TSCZCROP)
+    weights = import_crop2seg(
+        crop2seg_folder(tmp_path / "theirs", state, model="wtae", num_queries=4), S2TSCZCROP
+    )
     assert weights.state["temporal_encoder.attention_heads.Q"].shape == (16, 4, 4)
     assert weights.card.model == WtaeConfig(classes=15, queries=4)
 
@@ -128,12 +158,18 @@ def test_several_queries_load(golden, golden_state, tmp_path):
         ({}, UtaeConfig(classes=15)),
         ({"use_doy": True}, UtaeConfig(classes=15, dates="day_of_year")),
         ({"use_abs_rel_enc": True}, UtaeConfig(classes=15, dates="both")),
-        ({"use_abs_rel_enc": True, "use_doy": True}, UtaeConfig(classes=15, dates="both", relative_as_day_of_year=True)),
+        (
+            {"use_abs_rel_enc": True, "use_doy": True},
+            UtaeConfig(classes=15, dates="both", relative_as_day_of_year=True),
+        ),
         (
             {"use_abs_rel_enc": True, "use_doy": True, "add_linear": True},
             UtaeConfig(classes=15, dates="both", linear_dates=True),
         ),
-        ({"model": "wtae", "use_abs_rel_enc": True, "use_doy": True}, WtaeConfig(classes=15, dates="both")),
+        (
+            {"model": "wtae", "use_abs_rel_enc": True, "use_doy": True},
+            WtaeConfig(classes=15, dates="both"),
+        ),
         (
             {"agg_mode": "att_mean", "encoder_norm": "batch"},
             UtaeConfig(classes=15, aggregation="att_mean", encoder_norm="batch"),
@@ -144,8 +180,14 @@ def test_several_queries_load(golden, golden_state, tmp_path):
         ),
         ({"use_mbconv": True, "add_squeeze": True}, UtaeConfig(classes=15, mbconv=True)),
         ({"add_boundary": True, "add_boundary_loss": True}, UtaeConfig(classes=15, boundary=True)),
-        ({"model": "timeunet", "add_squeeze": True, "use_mbconv": True}, TimeUnetConfig(classes=15, squeeze=True)),
-        ({"model": "timeunet", "ref_date": "2020-09-01"}, TimeUnetConfig(classes=15, reference_date="2020-09-01")),
+        (
+            {"model": "timeunet", "add_squeeze": True, "use_mbconv": True},
+            TimeUnetConfig(classes=15, squeeze=True),
+        ),
+        (
+            {"model": "timeunet", "ref_date": "2020-09-01"},
+            TimeUnetConfig(classes=15, reference_date="2020-09-01"),
+        ),
         (
             {
                 "encoder_widths": "[32,64]",
@@ -156,10 +198,19 @@ def test_several_queries_load(golden, golden_state, tmp_path):
                 "d_k": 2,
             },
             UtaeConfig(
-                classes=9, encoder_widths=(32, 64), decoder_widths=(16, 64), head_widths=(8,), heads=8, d_model=64, key_width=2
+                classes=9,
+                encoder_widths=(32, 64),
+                decoder_widths=(16, 64),
+                head_widths=(8,),
+                heads=8,
+                d_model=64,
+                key_width=2,
             ),
         ),
-        ({"model": "unet_naive", "max_temp": 61, "add_squeeze": True}, NaiveUnetConfig(squeeze=True)),
+        (
+            {"model": "unet_naive", "max_temp": 61, "add_squeeze": True},
+            NaiveUnetConfig(squeeze=True),
+        ),
     ],
 )
 def test_each_option_of_theirs_has_its_counterpart(options, config):
@@ -193,7 +244,10 @@ def test_every_mismatch_is_listed(tmp_path):
         in message
     )
     assert "1 unexpected (extra)" in message
-    assert "1 of another shape (in_conv.conv.conv.0.weight is (64, 4, 3, 3), not (64, 10, 3, 3))" in message
+    assert (
+        "1 of another shape (in_conv.conv.conv.0.weight is (64, 4, 3, 3), not (64, 10, 3, 3))"
+        in message
+    )
 
 
 class Code:

@@ -9,7 +9,13 @@ import pytest
 
 from cubes import item, write_tif
 from panoseg.cube.open import open_cube, reading
-from panoseg.imagery.scenes import Radiometry, processing_baseline, radiometry, scene_of_item, without_offset
+from panoseg.imagery.scenes import (
+    Radiometry,
+    processing_baseline,
+    radiometry,
+    scene_of_item,
+    without_offset,
+)
 
 EARTH_SEARCH = {"raster:bands": [{"nodata": 0, "scale": 1e-4, "offset": -0.1}]}
 APPLIED = "earthsearch:boa_offset_applied"
@@ -22,20 +28,50 @@ APPLIED = "earthsearch:boa_offset_applied"
         (EARTH_SEARCH, {APPLIED: True, "s2:processing_baseline": "05.11"}, "", (1e-4, 0.0, False)),
         (EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "04.00"}, "", (1e-4, -0.1, True)),
         (EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "03.01"}, "", (1e-4, 0.0, False)),
-        ({}, {"sentinel:boa_offset_applied": True, "sentinel:processing_baseline": "04.00"}, "", (1e-4, 0.0, False)),
+        (
+            {},
+            {"sentinel:boa_offset_applied": True, "sentinel:processing_baseline": "04.00"},
+            "",
+            (1e-4, 0.0, False),
+        ),
         # Earth Search, sentinel-2-c1-l2a
         (EARTH_SEARCH, {"s2:processing_baseline": "05.11"}, "", (1e-4, -0.1, False)),
         # Planetary Computer
         ({}, {"s2:processing_baseline": "02.12"}, "", (1e-4, 0.0, False)),
         ({}, {"s2:processing_baseline": "04.00"}, "", (1e-4, -0.1, False)),
-        ({}, {"s2:product_uri": "S2A_MSIL2A_20220301T000001_N0400_R116_T58UGE_x.SAFE"}, "", (1e-4, -0.1, False)),
+        (
+            {},
+            {"s2:product_uri": "S2A_MSIL2A_20220301T000001_N0400_R116_T58UGE_x.SAFE"},
+            "",
+            (1e-4, -0.1, False),
+        ),
         # Copernicus Data Space: an old acquisition that was processed again has the offset
-        ({"raster:scale": 1e-4, "raster:offset": -0.1}, {"processing:version": "05.00"}, "", (1e-4, -0.1, False)),
-        ({"raster:scale": 1e-4}, {}, "S2A_MSIL2A_20200301T090901_N0500_R050_T35UPU_x", (1e-4, -0.1, False)),
-        ({"raster:scale": 1e-4, "raster:offset": -0.1}, {"processing:version": "02.14"}, "", (1e-4, 0.0, False)),
+        (
+            {"raster:scale": 1e-4, "raster:offset": -0.1},
+            {"processing:version": "05.00"},
+            "",
+            (1e-4, -0.1, False),
+        ),
+        (
+            {"raster:scale": 1e-4},
+            {},
+            "S2A_MSIL2A_20200301T090901_N0500_R050_T35UPU_x",
+            (1e-4, -0.1, False),
+        ),
+        (
+            {"raster:scale": 1e-4, "raster:offset": -0.1},
+            {"processing:version": "02.14"},
+            "",
+            (1e-4, 0.0, False),
+        ),
         # Anybody's files: what they state, or the numbers as they are
         ({"raster:bands": [{"scale": 2e-4, "offset": -0.1}]}, {}, "", (2e-4, -0.1, False)),
-        ({"raster:bands": [{"scale": 1e-4, "offset": 0}]}, {"s2:processing_baseline": "05.09"}, "", (1e-4, 0.0, False)),
+        (
+            {"raster:bands": [{"scale": 1e-4, "offset": 0}]},
+            {"s2:processing_baseline": "05.09"},
+            "",
+            (1e-4, 0.0, False),
+        ),
         ({}, {}, "", (1e-4, 0.0, False)),
     ],
 )
@@ -45,12 +81,19 @@ def test_the_truth_table(asset, properties, name, expected):
 
 
 def test_classes_have_no_offset():
-    assert radiometry(EARTH_SEARCH, {"s2:processing_baseline": "05.11"}, "SCL") == Radiometry(1.0, 0.0, 0.0)
+    assert radiometry(EARTH_SEARCH, {"s2:processing_baseline": "05.11"}, "SCL") == Radiometry(
+        1.0, 0.0, 0.0
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "offset"),
-    [("cdse_", -0.1), ("earth-search-v1_sentinel-2-c1", -0.1), ("earth-search-v1_sentinel-2-l2a", 0.0), ("planetary", 0.0)],
+    [
+        ("cdse_", -0.1),
+        ("earth-search-v1_sentinel-2-c1", -0.1),
+        ("earth-search-v1_sentinel-2-l2a", 0.0),
+        ("planetary", 0.0),
+    ],
 )
 def test_real_items_become_scenes(real_data, name, offset):
     item = json.loads(next((real_data / "stac-items").glob(f"{name}*.json")).read_text())
@@ -103,7 +146,11 @@ def test_the_same_place_agrees_before_and_after_january_2022(tmp_path):
         "2022-02-01": (shifted_HW, {}, {"s2:processing_baseline": "04.00"}),
         "2022-03-01": (shifted_HW, EARTH_SEARCH, {"s2:processing_baseline": "05.11"}),
         "2022-04-01": (land_HW, EARTH_SEARCH, {APPLIED: True, "s2:processing_baseline": "05.11"}),
-        "2022-05-01": (shifted_HW, EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "05.11"}),
+        "2022-05-01": (
+            shifted_HW,
+            EARTH_SEARCH,
+            {APPLIED: False, "s2:processing_baseline": "05.11"},
+        ),
         "2022-06-01": (land_HW, EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "05.11"}),
         "2022-07-01": (shifted_HW, {"raster:offset": -0.1}, {"processing:version": "05.00"}),
     }

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.convlstm import Bidirectional, GruCell, LstmCell, Recurrence, Steps, blank_padding
+from panoseg.models.convlstm import (
+    Bidirectional,
+    GruCell,
+    LstmCell,
+    Recurrence,
+    Steps,
+    blank_padding,
+)
 
 
 def frames_of(valid_BT: Tensor, channels: int = 3, side: int = 5) -> Tensor:
@@ -59,10 +66,14 @@ def test_gru_equals_the_textbook_form():
     torch.manual_seed(0)
     cell, inputs, hidden = GruCell(3, 4), torch.randn(2, 3, 5, 5), torch.randn(2, 4, 5, 5)
     with torch.no_grad():
-        gates = F.conv2d(torch.cat([inputs, hidden], 1), cell.in_conv.weight, cell.in_conv.bias, padding=1).sigmoid()
+        gates = F.conv2d(
+            torch.cat([inputs, hidden], 1), cell.in_conv.weight, cell.in_conv.bias, padding=1
+        ).sigmoid()
         both = torch.cat([inputs, gates[:, 4:] * hidden], 1)
         new = F.conv2d(both, cell.out_conv.weight, cell.out_conv.bias, padding=1).tanh()
-        torch.testing.assert_close(cell(inputs, (hidden,), False)[0], (1 - gates[:, :4]) * hidden + gates[:, :4] * new)
+        torch.testing.assert_close(
+            cell(inputs, (hidden,), False)[0], (1 - gates[:, :4]) * hidden + gates[:, :4] * new
+        )
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -82,7 +93,9 @@ def test_each_season_is_read_alone_to_its_end(cell, backwards):
 def test_convolving_ahead_changes_nothing_but_speed(cell):
     frames = frames_of(LENGTHS)
     with torch.no_grad():
-        torch.testing.assert_close(recurrence(cell, ahead=True)(frames, LENGTHS), recurrence(cell)(frames, LENGTHS))
+        torch.testing.assert_close(
+            recurrence(cell, ahead=True)(frames, LENGTHS), recurrence(cell)(frames, LENGTHS)
+        )
 
 
 def test_ahead_convolves_the_inputs_once():

@@ -36,7 +36,11 @@ TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_500_000)
 
 def table_of(count):
     return ClassTable(
-        "numbers", tuple(SegmentClass(id_, str(id_), "#000000", "thing" if id_ else "stuff") for id_ in range(count))
+        "numbers",
+        tuple(
+            SegmentClass(id_, str(id_), "#000000", "thing" if id_ else "stuff")
+            for id_ in range(count)
+        ),
     )
 
 
@@ -105,7 +109,11 @@ def test_areas_of_classes_equal_the_published(published):
     rows = published.tables["homogenize_probabilities_soft"]
     raster = published.raster("probabilities")
     outlines = to_pixels(shapely.from_wkt([row["wkt"] for row in rows]), published.grid.affine)
-    found_NK = area_shares(outlines, raster.classes_HW, np.ones((48, 48), bool), 15) * shapely.area(outlines)[:, None] * 100
+    found_NK = (
+        area_shares(outlines, raster.classes_HW, np.ones((48, 48), bool), 15)
+        * shapely.area(outlines)[:, None]
+        * 100
+    )
     for row, found_K in zip(rows, found_NK, strict=True):
         assert found_K[int(row["raster_val"])] == pytest.approx(row["area"], rel=1e-9)
 
@@ -114,10 +122,16 @@ def test_probabilities_of_parcels_equal_the_published(published):
     rows = published.tables["homogenize_probabilities_soft"]
     outlines = to_pixels(shapely.from_wkt([row["wkt"] for row in rows]), published.grid.affine)
     found_NK = mean_probabilities(outlines, published.probabilities_KHW, np.ones((48, 48), bool))
-    np.testing.assert_allclose(found_NK, [[row[str(k)] for k in range(15)] for row in rows], rtol=0, atol=1e-7)
-    table = refine(published.raster("probabilities"), published.parcels, RefineOptions(rule="soft")).parcels
+    np.testing.assert_allclose(
+        found_NK, [[row[str(k)] for k in range(15)] for row in rows], rtol=0, atol=1e-7
+    )
+    table = refine(
+        published.raster("probabilities"), published.parcels, RefineOptions(rule="soft")
+    ).parcels
     assert ids_of(table["class"]) == [row["soft_label"] for row in rows]
-    np.testing.assert_allclose(table["confidence"], [row[str(row["soft_label"])] for row in rows], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        table["confidence"], [row[str(row["soft_label"])] for row in rows], rtol=0, atol=1e-6
+    )
     # Where the background is overruled the published runner-up is the class itself; ours is the background.
     assert rows[0]["soft_top2_label"] == rows[0]["soft_label"] == 6
     assert ids_of(table["runner_up"]) == [0] + [row["soft_top2_label"] for row in rows[1:]]
@@ -130,7 +144,10 @@ def test_regions_equal_the_published(published, kind):
     found = refine(raster)
     np.testing.assert_array_equal(found.classes_HW, published.rasters[f"polygonize_{kind}_hard"])
     if kind == "labels":
-        rows = [(int(row["raster_val"]), row["area"]) for row in published.tables["polygon_layer_labels"]]
+        rows = [
+            (int(row["raster_val"]), row["area"])
+            for row in published.tables["polygon_layer_labels"]
+        ]
         areas = (found.parcels["area_ha"] * 10_000).round(6)
         assert sorted(zip(ids_of(found.parcels["class"]), areas, strict=True)) == sorted(rows)
 
@@ -170,7 +187,9 @@ def test_the_soft_rule_needs_no_class_by_area():
 def test_the_rule():
     raster = likely([[[0.1, 0.1, 0.1, 0.9]], [[0.5, 0.5, 0.5, 0.0]], [[0.4, 0.4, 0.4, 0.1]]])
     parcels = parcels_of(box(0, 0, 3, 1), box(0, 0, 4, 1))
-    hard, soft = (refine(raster, parcels, RefineOptions(rule=rule)).parcels for rule in ("hard", "soft"))
+    hard, soft = (
+        refine(raster, parcels, RefineOptions(rule=rule)).parcels for rule in ("hard", "soft")
+    )
     assert hard["class"].tolist() == soft["class"].tolist() == ["1", "1"]
     assert hard["confidence"].tolist() == [1.0, 0.75]
     assert soft["confidence"].tolist() == pytest.approx([0.5, 0.375])
@@ -186,7 +205,10 @@ def test_the_rules_may_differ():
     assert refine(raster, parcels, RefineOptions(rule="soft")).parcels["class"].tolist() == ["2"]
 
 
-@pytest.mark.parametrize(("rule", "share", "wins"), [("hard", 0.75, 1), ("hard", 0.76, 0), ("soft", 0.7, 1), ("soft", 0.71, 0)])
+@pytest.mark.parametrize(
+    ("rule", "share", "wins"),
+    [("hard", 0.75, 1), ("hard", 0.76, 0), ("soft", 0.7, 1), ("soft", 0.71, 0)],
+)
 def test_the_background_must_pass_its_threshold(rule, share, wins):
     shares_NK = np.array([[share, 1 - share]])
     assert choose(shares_NK, RefineOptions(rule=rule)).class_ids.tolist() == [wins]
@@ -199,7 +221,9 @@ def test_a_share_at_the_threshold_is_not_above_it_whatever_the_rounding():
     for size in (3.0, 9.9, 10.0, 1 / 3):
         transform = Affine(size, 0, 500_000.1, 0, -size, 5_500_000.7)
         moved = ClassRaster(raster.classes_HW, GeoBox((12, 12), transform, CRS), raster.table)
-        assert refine(moved, parcels_of(box(0, 0, 12, 12), transform=transform)).parcels["class"].tolist() == ["1"]
+        assert refine(moved, parcels_of(box(0, 0, 12, 12), transform=transform)).parcels[
+            "class"
+        ].tolist() == ["1"]
 
 
 def test_the_background_may_be_another_class():
@@ -214,7 +238,9 @@ def test_the_background_may_be_another_class():
 
 def test_ties():
     raster, parcels = raster_of([[2, 3, 4, 4]]), parcels_of(box(0, 0, 2, 1), box(1, 0, 4, 1))
-    higher, lower = (refine(raster, parcels, RefineOptions(ties=ties)).parcels for ties in ("higher", "lower"))
+    higher, lower = (
+        refine(raster, parcels, RefineOptions(ties=ties)).parcels for ties in ("higher", "lower")
+    )
     assert higher["class"].tolist() == ["3", "4"]
     assert lower["class"].tolist() == ["2", "4"]
     assert higher["runner_up"].tolist() == ["2", "3"]
@@ -222,15 +248,22 @@ def test_ties():
     assert refine(raster, parcels).parcels["class"].tolist() == ["3", "4"]
     soft = RefineOptions(rule="soft")
     assert choose(np.array([[0, 0.5, 0.5]]), soft).class_ids.tolist() == [1]
-    assert choose(np.array([[0, 0.5, 0.5]]), RefineOptions(rule="soft", ties="higher")).class_ids.tolist() == [2]
+    assert choose(
+        np.array([[0, 0.5, 0.5]]), RefineOptions(rule="soft", ties="higher")
+    ).class_ids.tolist() == [2]
 
 
 def test_pixels_of_no_parcel():
-    raster, parcels = raster_of([[1, 2, 2, 255, 0, 0]]), parcels_of(box(0, 0, 2, 1), box(4, 0, 4.4, 1), box(3, 0, 4, 1))
+    raster, parcels = (
+        raster_of([[1, 2, 2, 255, 0, 0]]),
+        parcels_of(box(0, 0, 2, 1), box(4, 0, 4.4, 1), box(3, 0, 4, 1)),
+    )
     found = refine(raster, parcels)
     assert ids_of(found.parcels["class"]) == [2, 0, None]
     assert found.classes_HW.tolist() == [[2, 2, 0, 255, 0, 0]]
-    assert refine(raster, parcels, RefineOptions(outside="keep")).classes_HW.tolist() == [[2, 2, 2, 255, 0, 0]]
+    assert refine(raster, parcels, RefineOptions(outside="keep")).classes_HW.tolist() == [
+        [2, 2, 2, 255, 0, 0]
+    ]
 
 
 def test_later_parcels_cover_earlier_ones():
@@ -249,14 +282,18 @@ def test_pixels_without_data_do_not_count():
     soft = refine(raster, parcels, RefineOptions(rule="soft")).parcels
     assert ids_of(soft["class"]) == [1, None]
     assert soft["confidence"].tolist() == pytest.approx([0.6, np.nan], nan_ok=True)
-    assert refine(raster, parcels).parcels["confidence"].tolist() == pytest.approx([0.25, np.nan], nan_ok=True)
+    assert refine(raster, parcels).parcels["confidence"].tolist() == pytest.approx(
+        [0.25, np.nan], nan_ok=True
+    )
 
 
 def test_a_parcel_between_pixel_centres():
     raster, sliver = likely([[[0.1, 0.1]], [[0.9, 0.9]]]), parcels_of(box(0.6, 0, 0.9, 1))
     assert refine(raster, sliver).parcels["class"].tolist() == ["1"]
     assert ids_of(refine(raster, sliver, RefineOptions(rule="soft")).parcels["class"]) == [None]
-    assert refine(raster, parcels_of(box(0.5, 0, 0.9, 1)), RefineOptions(rule="soft")).parcels["class"].tolist() == ["1"]
+    assert refine(raster, parcels_of(box(0.5, 0, 0.9, 1)), RefineOptions(rule="soft")).parcels[
+        "class"
+    ].tolist() == ["1"]
 
 
 def test_the_soft_rule_needs_probabilities():
@@ -264,7 +301,9 @@ def test_the_soft_rule_needs_probabilities():
         refine(raster_of([[1]]), None, RefineOptions(rule="soft"))
 
 
-@pytest.mark.parametrize("wrong", [{"min_background": 1.5}, {"min_background": float("nan")}, {"background": 255}])
+@pytest.mark.parametrize(
+    "wrong", [{"min_background": 1.5}, {"min_background": float("nan")}, {"background": 255}]
+)
 def test_options_out_of_range(wrong):
     with pytest.raises(ConfigError):
         RefineOptions(**wrong)
@@ -276,7 +315,13 @@ def test_options_out_of_range(wrong):
 @st.composite
 def rasters(draw):
     height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
-    values = draw(st.lists(st.sampled_from([0, 1, 2, NO_DATA_CLASS]), min_size=height * width, max_size=height * width))
+    values = draw(
+        st.lists(
+            st.sampled_from([0, 1, 2, NO_DATA_CLASS]),
+            min_size=height * width,
+            max_size=height * width,
+        )
+    )
     return np.reshape(values, (height, width)).astype(np.uint8)
 
 
@@ -288,7 +333,9 @@ def test_its_own_regions_change_nothing(classes_HW):
     np.testing.assert_array_equal(found.classes_HW, classes_HW)
     assert (found.parcels["confidence"] == 1).all()
     assert found.parcels["runner_up"].isna().all()
-    assert found.parcels["area_ha"].sum() * 100 == pytest.approx((classes_HW != NO_DATA_CLASS).sum())
+    assert found.parcels["area_ha"].sum() * 100 == pytest.approx(
+        (classes_HW != NO_DATA_CLASS).sum()
+    )
     if len(found.parcels):
         again = refine(raster, found.parcels, RefineOptions(outside="keep"))
         np.testing.assert_array_equal(again.classes_HW, classes_HW)
@@ -309,12 +356,16 @@ def test_areas_add_up(classes_HW, ring, tile):
         shares._TILE = before
     wanted_K = np.zeros(3)
     for row, column in zip(*np.nonzero(data_HW), strict=True):
-        wanted_K[classes_HW[row, column]] += outline.intersection(box(column, row, column + 1, row + 1)).area
+        wanted_K[classes_HW[row, column]] += outline.intersection(
+            box(column, row, column + 1, row + 1)
+        ).area
     np.testing.assert_allclose(found_K, wanted_K, atol=1e-9)
     assert found_K.sum() <= outline.area * (1 + 1e-9)
     if data_HW.all():
         height, width = classes_HW.shape
-        assert found_K.sum() == pytest.approx(outline.intersection(box(0, 0, width, height)).area, abs=1e-9)
+        assert found_K.sum() == pytest.approx(
+            outline.intersection(box(0, 0, width, height)).area, abs=1e-9
+        )
 
 
 @settings(max_examples=40, deadline=None)
@@ -322,11 +373,19 @@ def test_areas_add_up(classes_HW, ring, tile):
 def test_means_are_those_of_the_covered_pixels(seed):
     random = np.random.default_rng(seed)
     probabilities_KHW = random.dirichlet(np.ones(4), (7, 9)).transpose(2, 0, 1)
-    outlines = shapely.buffer(shapely.points(random.uniform(-1, 10, (5, 2))), random.uniform(0.3, 4, 5))
+    outlines = shapely.buffer(
+        shapely.points(random.uniform(-1, 10, (5, 2))), random.uniform(0.3, 4, 5)
+    )
     found_NK = mean_probabilities(outlines, probabilities_KHW, np.ones((7, 9), bool))
     for outline, found_K in zip(outlines, found_NK, strict=True):
-        inside = [(r, c) for r in range(7) for c in range(9) if outline.covers(Point(c + 0.5, r + 0.5))]
-        wanted_K = np.mean([probabilities_KHW[:, r, c] for r, c in inside], axis=0) if inside else np.zeros(4)
+        inside = [
+            (r, c) for r in range(7) for c in range(9) if outline.covers(Point(c + 0.5, r + 0.5))
+        ]
+        wanted_K = (
+            np.mean([probabilities_KHW[:, r, c] for r, c in inside], axis=0)
+            if inside
+            else np.zeros(4)
+        )
         np.testing.assert_allclose(found_K, wanted_K, atol=1e-12)
         assert found_K.sum() == pytest.approx(1.0 if inside else 0.0)
 
@@ -339,14 +398,19 @@ def test_hostile_parcels():
     outlines = [
         box(1, 1, 9, 9),
         Polygon([(11, 1), (19, 9), (19, 1), (11, 9)]),  # crosses itself
-        Polygon([(1, 11), (9, 11), (9, 19), (1, 19), (1, 15), (-2, 15), (1, 15)]),  # runs back on itself
+        Polygon(
+            [(1, 11), (9, 11), (9, 19), (1, 19), (1, 15), (-2, 15), (1, 15)]
+        ),  # runs back on itself
         MultiPolygon([box(11, 11, 13, 13), box(15, 15, 18, 18)]),
         box(30, 30, 40, 40),  # outside
         box(18, 18, 25, 25),  # partly outside
         box(20, 0, 25, 5),  # touches the border from outside
     ]
     parcels = parcels_of(*outlines)
-    nothing = gpd.GeoDataFrame(geometry=[None, Polygon(), LineString([(500_000, 5_500_000), (500_100, 5_499_900)])], crs=CRS)
+    nothing = gpd.GeoDataFrame(
+        geometry=[None, Polygon(), LineString([(500_000, 5_500_000), (500_100, 5_499_900)])],
+        crs=CRS,
+    )
     mixed = gpd.GeoDataFrame(geometry=[*nothing.geometry, *parcels.geometry], crs=CRS)
     found = refine(raster, mixed)
     assert found.parcels["class"].tolist() == ["1", "2", "1", "2", "2"]
@@ -361,7 +425,9 @@ def test_a_file_of_hostile_parcels(tmp_path):
     bow = Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
     line = LineString([(500_000, 5_500_000), (500_100, 5_499_900)])
     for crs in (CRS, "EPSG:4326"):  # degrees have areas too
-        given_ = gpd.GeoDataFrame(geometry=[None, Polygon(), line, *parcels_of(bow).geometry], crs=CRS).to_crs(crs)
+        given_ = gpd.GeoDataFrame(
+            geometry=[None, Polygon(), line, *parcels_of(bow).geometry], crs=CRS
+        ).to_crs(crs)
         given_.to_parquet(tmp_path / "register.parquet")
         found = refine(raster_of(np.ones((10, 10))), read_parcels(tmp_path / "register.parquet"))
         assert found.parcels["class"].tolist() == ["1"]
@@ -379,7 +445,9 @@ def test_parcels_in_other_coordinate_systems(crs):
 
 
 def test_what_a_coordinate_system_cannot_hold():
-    world = gpd.GeoDataFrame(geometry=[box(-170, -89, 170, 95), box(14.99, 49.6, 15.02, 49.66)], crs="EPSG:4326")
+    world = gpd.GeoDataFrame(
+        geometry=[box(-170, -89, 170, 95), box(14.99, 49.6, 15.02, 49.66)], crs="EPSG:4326"
+    )
     moved = world.to_crs("EPSG:3857")
     assert not np.isfinite(moved.total_bounds).all()
     assert shapely.is_empty(valid_outlines(moved)).tolist() == [True, False]
@@ -405,7 +473,11 @@ def test_no_parcel_on_the_raster_and_no_coordinate_system():
 
 def test_columns_of_the_register_stay(tmp_path):
     raster = raster_of([[1, 1, 2, 2]])
-    register = parcels_of(box(0, 0, 2, 1), box(2, 0, 4, 1), **{"id": [7, 8], "farm": ["a", "b"], "class": ["corn", "beet"]})
+    register = parcels_of(
+        box(0, 0, 2, 1),
+        box(2, 0, 4, 1),
+        **{"id": [7, 8], "farm": ["a", "b"], "class": ["corn", "beet"]},
+    )
     register = register.rename_geometry("outline")
     once = refine(raster, register).parcels
     assert once["id"].tolist() == ["7", "8"]
@@ -426,8 +498,15 @@ def test_columns_of_the_register_stay(tmp_path):
 def write(path, values, *, nodata=None, scale=None, crs=CRS, transform=TRANSFORM, names=()):
     values = np.asarray(values)
     values = values[None] if values.ndim == 2 else values
-    profile = {"driver": "GTiff", "count": len(values), "height": values.shape[1], "width": values.shape[2]}
-    with rasterio.open(path, "w", **profile, dtype=values.dtype, nodata=nodata, crs=crs, transform=transform) as target:
+    profile = {
+        "driver": "GTiff",
+        "count": len(values),
+        "height": values.shape[1],
+        "width": values.shape[2],
+    }
+    with rasterio.open(
+        path, "w", **profile, dtype=values.dtype, nodata=nodata, crs=crs, transform=transform
+    ) as target:
         target.write(values)
         if scale:
             target.scales = [scale] * len(values)
@@ -437,7 +516,9 @@ def write(path, values, *, nodata=None, scale=None, crs=CRS, transform=TRANSFORM
 
 
 def test_a_raster_of_a_map_comes_back(tmp_path):
-    classes_HW = np.array([[0, 5, 5], [255, 8, 5]], np.uint8)  # two rows, three columns: neither is taken for the other
+    classes_HW = np.array(
+        [[0, 5, 5], [255, 8, 5]], np.uint8
+    )  # two rows, three columns: neither is taken for the other
     grid = GeoBox((2, 3), TRANSFORM, CRS)
     write_class_raster(tmp_path / "classes.tif", classes_HW, grid, PASTIS)
     found = read_class_raster(tmp_path / "classes.tif")
@@ -454,7 +535,9 @@ def test_a_raster_of_a_map_comes_back(tmp_path):
 
 
 def test_a_raster_without_names(tmp_path):
-    found = read_class_raster(write(tmp_path / "a.tif", np.array([[0, 3], [9, 9]], np.int16), nodata=9))
+    found = read_class_raster(
+        write(tmp_path / "a.tif", np.array([[0, 3], [9, 9]], np.int16), nodata=9)
+    )
     assert found.classes_HW.tolist() == [[0, 3], [255, 255]]
     assert [(entry.id, entry.name, entry.kind) for entry in found.table.classes] == [
         (0, "background", "stuff"),
@@ -477,7 +560,9 @@ def test_classes_are_read_in_strips(tmp_path, monkeypatch):
     path = write(tmp_path / "a.tif", values_HW, nodata=4)
     windows = []
     monkeypatch.setattr(class_raster, "_STRIP_PIXELS", 15)
-    monkeypatch.setattr(class_raster, "Window", lambda *given: windows.append(given) or Window(*given))
+    monkeypatch.setattr(
+        class_raster, "Window", lambda *given: windows.append(given) or Window(*given)
+    )
     found = read_class_raster(path)
     assert windows == [(0, 0, 5, 3), (0, 3, 5, 3), (0, 6, 5, 1)]
     np.testing.assert_array_equal(found.classes_HW, np.where(values_HW == 4, 255, values_HW))
@@ -495,12 +580,18 @@ def test_probabilities_on_disk(tmp_path):
     names = ("nothing", "corn", "beet")
     plain = read_class_raster(write(tmp_path / "a.tif", probabilities_KHW, nodata=0.0, names=names))
     whole = (probabilities_KHW * 200).astype(np.uint8)
-    scaled = read_class_raster(write(tmp_path / "b.tif", whole, scale=1 / 200, nodata=0, names=names))
+    scaled = read_class_raster(
+        write(tmp_path / "b.tif", whole, scale=1 / 200, nodata=0, names=names)
+    )
     for found in (plain, scaled):
         assert found.classes_HW.tolist() == [[1, 1, 255]]
         assert [entry.name for entry in found.table.classes] == list(names)
-        np.testing.assert_allclose(list(found.probabilities), np.where([[[0, 0, 1]]], np.nan, probabilities_KHW), atol=1e-6)
-        np.testing.assert_allclose(list(found.probabilities)[1][0, 0], 0.75, atol=1e-6)  # read once more
+        np.testing.assert_allclose(
+            list(found.probabilities), np.where([[[0, 0, 1]]], np.nan, probabilities_KHW), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            list(found.probabilities)[1][0, 0], 0.75, atol=1e-6
+        )  # read once more
         table = refine(found, parcels_of(box(0, 0, 2, 1)), RefineOptions(rule="soft")).parcels
         assert table["class"].tolist() == ["corn"]
         assert table["confidence"].tolist() == pytest.approx([0.625])
@@ -528,9 +619,15 @@ def truncated(path):
         (lambda path: write(path, np.full((4, 4), -1, np.int16)), "classes -1"),
         (lambda path: write(path, np.ones((256, 2, 2), np.uint8)), "256 bands"),
         # The published export: its first band holds classes.
-        (lambda path: write(path, np.stack([np.full((2, 2), 7.0), np.ones((2, 2))])), "the band of class 0 has 7 to 7"),
+        (
+            lambda path: write(path, np.stack([np.full((2, 2), 7.0), np.ones((2, 2))])),
+            "the band of class 0 has 7 to 7",
+        ),
         (lambda path: write(path, np.full((2, 2, 2), -0.5, np.float32)), "-0.5"),
-        (lambda path: write(path, np.array([[[0.5]], [[np.nan]]], np.float32)), "NaN in some bands only"),
+        (
+            lambda path: write(path, np.array([[[0.5]], [[np.nan]]], np.float32)),
+            "NaN in some bands only",
+        ),
     ],
 )
 def test_rasters_that_cannot_be_used(tmp_path, make, words):
@@ -540,8 +637,17 @@ def test_rasters_that_cannot_be_used(tmp_path, make, words):
 
 
 def test_a_raster_too_large_to_hold_is_refused_by_its_header(tmp_path):
-    profile = {"driver": "GTiff", "count": 1, "height": 15_000, "width": 15_000, "dtype": "uint8", "sparse_ok": True}
-    with rasterio.open(tmp_path / "a.tif", "w", **profile, crs=CRS, transform=TRANSFORM, tiled=True):
+    profile = {
+        "driver": "GTiff",
+        "count": 1,
+        "height": 15_000,
+        "width": 15_000,
+        "dtype": "uint8",
+        "sparse_ok": True,
+    }
+    with rasterio.open(
+        tmp_path / "a.tif", "w", **profile, crs=CRS, transform=TRANSFORM, tiled=True
+    ):
         pass
     with pytest.raises(RasterError, match="15000 x 15000 pixels; expected at most 150000000"):
         read_class_raster(tmp_path / "a.tif")
@@ -561,7 +667,9 @@ def test_transforms_are_read_as_written_or_transposed(matrix):
     assert affine_of(np.array(matrix)) == Affine(10, 1, 500, 2, -10, 600)
 
 
-@pytest.mark.parametrize("matrix", [[[1, 2]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [1, 2, 3, 4, 5, 6]])
+@pytest.mark.parametrize(
+    "matrix", [[[1, 2]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [1, 2, 3, 4, 5, 6]]
+)
 def test_matrices_that_are_no_transform(matrix):
     with pytest.raises(RasterError, match="the transform"):
         affine_of(matrix)
@@ -594,7 +702,10 @@ def test_the_command(tmp_path, capsys):
     assert "1 parcels lie outside" in text
     assert "1 parcels have two classes" in text
     assert "2 parcels, 0.6 ha" in text
-    assert sorted(path.name for path in (tmp_path / "refined").iterdir()) == ["classes.tif", "parcels.parquet"]
+    assert sorted(path.name for path in (tmp_path / "refined").iterdir()) == [
+        "classes.tif",
+        "parcels.parquet",
+    ]
     parcels = gpd.read_parquet(tmp_path / "refined" / "parcels.parquet")
     assert parcels["class"].tolist() == ["winter rapeseed", "grapevine"]
     assert parcels["crop:code"].tolist() == ["5", "8"]
@@ -635,11 +746,17 @@ def test_shares_of_each_class_add_up_to_the_data():
 
 
 def test_the_soft_rule_gives_mean_probabilities_of_each_class():
-    parcels = refine(likely([[[0.5, 0.3]], [[0.5, 0.1]], [[0.0, 0.6]]]), None, RefineOptions(rule="soft")).parcels
-    found = refine(
-        likely([[[0.5, 0.3]], [[0.5, 0.1]], [[0.0, 0.6]]]), parcels_of(box(0, 0, 2, 1)), RefineOptions(rule="soft")
+    parcels = refine(
+        likely([[[0.5, 0.3]], [[0.5, 0.1]], [[0.0, 0.6]]]), None, RefineOptions(rule="soft")
     ).parcels
-    assert found[["probability:0", "probability:1", "probability:2"]].to_numpy() == pytest.approx(np.array([[0.4, 0.3, 0.3]]))
+    found = refine(
+        likely([[[0.5, 0.3]], [[0.5, 0.1]], [[0.0, 0.6]]]),
+        parcels_of(box(0, 0, 2, 1)),
+        RefineOptions(rule="soft"),
+    ).parcels
+    assert found[["probability:0", "probability:1", "probability:2"]].to_numpy() == pytest.approx(
+        np.array([[0.4, 0.3, 0.3]])
+    )
     assert not [name for name in parcels.columns if name.startswith("share:")]
 
 
@@ -649,16 +766,30 @@ def test_the_soft_rule_on_a_map_goes_by_its_confidence(tmp_path):
     folder.mkdir()
     classes_HW = np.array([[5, 5, 5, 5, 8, 8, 0, 255]], np.uint8)
     write_class_raster(folder / "classes.tif", classes_HW, GeoBox((1, 8), TRANSFORM, CRS), PASTIS)
-    write(folder / "confidence.tif", np.array([[30] * 4 + [80] * 2 + [255] * 2], np.uint8), nodata=255)
+    write(
+        folder / "confidence.tif", np.array([[30] * 4 + [80] * 2 + [255] * 2], np.uint8), nodata=255
+    )
     parcels_of(box(0, 0, 6, 1), box(5, 0, 8, 1)).to_file(tmp_path / "register.gpkg")
-    for rule, names in (("hard", ["winter rapeseed", "grapevine"]), ("soft", ["grapevine", "grapevine"])):
-        options = ["--rule", rule, "--parcels", str(tmp_path / "register.gpkg"), "--out", str(tmp_path / f"{rule}.parquet")]
+    for rule, names in (
+        ("hard", ["winter rapeseed", "grapevine"]),
+        ("soft", ["grapevine", "grapevine"]),
+    ):
+        options = [
+            "--rule",
+            rule,
+            "--parcels",
+            str(tmp_path / "register.gpkg"),
+            "--out",
+            str(tmp_path / f"{rule}.parquet"),
+        ]
         assert main(["refine", str(folder), *options]) == 0
         assert gpd.read_parquet(tmp_path / f"{rule}.parquet")["class"].tolist() == names
     soft = gpd.read_parquet(tmp_path / "soft.parquet")
     of_each = [[(4 * 0.7 + 2 * 0.2) / 6, 4 * 0.3 / 6, 2 * 0.8 / 6], [(0.2 + 1) / 2, 0, 0.4]]
     names = ["background", "winter rapeseed", "grapevine"]
-    assert soft[[f"probability:{name}" for name in names]].to_numpy() == pytest.approx(np.array(of_each), abs=1e-6)
+    assert soft[[f"probability:{name}" for name in names]].to_numpy() == pytest.approx(
+        np.array(of_each), abs=1e-6
+    )
     write(folder / "confidence.tif", np.array([[30]], np.uint8))
     with pytest.raises(RasterError, match="other pixels than the map"):
         refine_file(folder, None, tmp_path / "out", RefineOptions(rule="soft"))
@@ -705,11 +836,15 @@ def test_a_folder_in_use_is_left_alone(tmp_path, capsys):
 def test_a_real_register_on_a_real_raster(real_data):
     # Majority over a pixelwise crop map; what the register says of itself stays beside it.
     flanders = real_data / "flanders-2019"
-    found = refine(read_class_raster(flanders / "land_cover.tif"), read_parcels(flanders / "parcels.gpkg"))
+    found = refine(
+        read_class_raster(flanders / "land_cover.tif"), read_parcels(flanders / "parcels.gpkg")
+    )
     assert len(found.parcels) + found.left_out == 19
     assert found.parcels["class"].notna().sum() > 10
     assert "crop_code" in found.parcels.columns
-    assert found.parcels["given_area_ha"].tolist() == pytest.approx(found.parcels["area_ha"].tolist(), abs=0.011)
+    assert found.parcels["given_area_ha"].tolist() == pytest.approx(
+        found.parcels["area_ha"].tolist(), abs=0.011
+    )
 
 
 def test_refining_from_python(tmp_path):

@@ -36,7 +36,9 @@ def counts_of(cases, boundary: bool = False) -> PixelCounts:
     tensors, _ = cases
     parts = [
         pixel_counts(
-            tensors[f"scores{i}"] / 16, tensors[f"boundary_scores{i}"] / 16 if boundary else None, tensors[f"target{i}"].long()
+            tensors[f"scores{i}"] / 16,
+            tensors[f"boundary_scores{i}"] / 16 if boundary else None,
+            tensors[f"target{i}"].long(),
         )
         for i in BATCHES
     ]
@@ -50,8 +52,12 @@ def test_published_scores(cases, region, ignored):
     tensors, reported = cases
     counts = counts_of(cases)
     found, known = counts.scores(region, (ignored,)), reported[f"{region}_ignore{ignored}"]
-    np.testing.assert_array_equal(found.published.matrix_KK, tensors[f"confusion_{region}_ignore{ignored}"])
-    assert 100 * found.published.accuracy == pytest.approx(known["metrics"]["test_accuracy"], abs=1e-6)
+    np.testing.assert_array_equal(
+        found.published.matrix_KK, tensors[f"confusion_{region}_ignore{ignored}"]
+    )
+    assert 100 * found.published.accuracy == pytest.approx(
+        known["metrics"]["test_accuracy"], abs=1e-6
+    )
     assert 100 * found.published.mean_iou == pytest.approx(known["metrics"]["test_IoU"], abs=1e-6)
     overall, scores = known["overall"], found.published
     assert scores.accuracy / (2 - scores.accuracy) == pytest.approx(overall["micro_IoU"], abs=1e-6)
@@ -59,12 +65,19 @@ def test_published_scores(cases, region, ignored):
     assert np.nanmean(scores.precision_K) == pytest.approx(overall["MACRO_Precision"], abs=1e-6)
     assert np.nanmean(scores.recall_K) == pytest.approx(overall["MACRO_Recall"], abs=1e-6)
     assert scores.mean_f1 == pytest.approx(overall["MACRO_F1-score"], abs=1e-6)
-    columns = {"IoU": scores.iou_K, "Precision": scores.precision_K, "Recall": scores.recall_K, "F1-score": scores.f1_K}
+    columns = {
+        "IoU": scores.iou_K,
+        "Precision": scores.precision_K,
+        "Recall": scores.recall_K,
+        "F1-score": scores.f1_K,
+    }
     kept = [class_id for class_id in range(15) if class_id != ignored]
     for position, class_id in enumerate(kept):
         for name, values in columns.items():
             value = known["per_class"][str(position)][name]
-            assert values[class_id] == pytest.approx(np.nan if value is None else value, abs=1e-6, nan_ok=True)
+            assert values[class_id] == pytest.approx(
+                np.nan if value is None else value, abs=1e-6, nan_ok=True
+            )
 
 
 @pytest.mark.parametrize("ignored", [14, 0])
@@ -73,9 +86,17 @@ def test_published_second_chance(cases, region, ignored):
     """The published meter on what a second chance makes of the predictions."""
     tensors, reported = cases
     known = reported[f"{region}_ignore{ignored}"]["metrics"]
-    best_KK, two_KK = counts_of(cases).matrix_RCKK[{"all": [0, 1], "boundary": [0], "interior": [1]}[region]].sum(0)
-    second = PixelCounts(torch.stack([two_KK, best_KK]).repeat(2, 1, 1, 1), torch.zeros(2, 2)).scores("boundary", (ignored,))
-    np.testing.assert_array_equal(second.published.matrix_KK, tensors[f"confusion_top2_{region}_ignore{ignored}"])
+    best_KK, two_KK = (
+        counts_of(cases)
+        .matrix_RCKK[{"all": [0, 1], "boundary": [0], "interior": [1]}[region]]
+        .sum(0)
+    )
+    second = PixelCounts(
+        torch.stack([two_KK, best_KK]).repeat(2, 1, 1, 1), torch.zeros(2, 2)
+    ).scores("boundary", (ignored,))
+    np.testing.assert_array_equal(
+        second.published.matrix_KK, tensors[f"confusion_top2_{region}_ignore{ignored}"]
+    )
     assert 100 * second.published.mean_iou == pytest.approx(known["test_IoU_top2"], abs=1e-6)
     assert 100 * second.published.accuracy == pytest.approx(known["test_accuracy_top2"], abs=1e-6)
 
@@ -84,7 +105,9 @@ def test_published_boundary_head(cases):
     tensors, reported = cases
     known = reported["boundary_all_ignore-1"]["metrics"]
     counts = counts_of(cases, boundary=True)
-    np.testing.assert_array_equal(counts.edge_22, tensors["confusion_boundary_boundary_all_ignore-1"][:2, :2])
+    np.testing.assert_array_equal(
+        counts.edge_22, tensors["confusion_boundary_boundary_all_ignore-1"][:2, :2]
+    )
     assert 100 * counts.edge_scores().accuracy == pytest.approx(known["test_accuracy_b"], abs=1e-6)
     assert 100 * counts.edge_scores().mean_iou == pytest.approx(known["test_IoU_b"], abs=1e-6)
     assert counts_of(cases).edge_scores() is None
@@ -94,8 +117,13 @@ def test_published_mean_loss(cases):
     """The mean over batches of a loss without smoothing; the last class is void."""
     tensors, reported = cases
     criterion = SemanticLoss(table=S2TSCZCROP)
-    losses = [criterion.pixel_loss(tensors[f"scores{i}"] / 16, tensors[f"target{i}"].long()).item() for i in BATCHES]
-    assert np.mean(losses) == pytest.approx(reported["all_ignore14"]["metrics"]["test_loss"], rel=1e-5)
+    losses = [
+        criterion.pixel_loss(tensors[f"scores{i}"] / 16, tensors[f"target{i}"].long()).item()
+        for i in BATCHES
+    ]
+    assert np.mean(losses) == pytest.approx(
+        reported["all_ignore14"]["metrics"]["test_loss"], rel=1e-5
+    )
 
 
 class Recorded(nn.Module):
@@ -105,7 +133,8 @@ class Recorded(nn.Module):
         super().__init__()
         self.config = SimpleNamespace(classes=15, boundary=True)
         self.scores, self.edges = (
-            torch.cat([tensors[f"{kind}{i}"] for i in BATCHES]) / 16 for kind in ("scores", "boundary_scores")
+            torch.cat([tensors[f"{kind}{i}"] for i in BATCHES]) / 16
+            for kind in ("scores", "boundary_scores")
         )
 
     def forward(self, images_BTCHW, days_BT, valid_BT):
@@ -117,13 +146,17 @@ class Recorded(nn.Module):
 def evaluated(cases):
     tensors, _ = cases
     targets = torch.cat([tensors[f"target{i}"] for i in BATCHES]).long()
-    images = [torch.full((1, 10, 40, 40), number, dtype=torch.int16) for number in range(len(targets))]
+    images = [
+        torch.full((1, 10, 40, 40), number, dtype=torch.int16) for number in range(len(targets))
+    ]
     samples = [
         Sample(image, torch.tensor([0]), str(i), classes)
         for i, (image, classes) in enumerate(zip(images, targets, strict=True))
     ]
     split = Split(samples, Normalisation((0.0,) * 10, (1.0,) * 10), batch_size=4)
-    return SemanticTask(Recorded(tensors), S2TSCZCROP).evaluate(split, make_fabric(TrainConfig(accelerator="cpu")))
+    return SemanticTask(Recorded(tensors), S2TSCZCROP).evaluate(
+        split, make_fabric(TrainConfig(accelerator="cpu"))
+    )
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -132,7 +165,9 @@ def test_an_evaluation_reports_the_published_numbers(cases, evaluated, region):
     known = reported[f"{region}_ignore14"]["metrics"]
     details = evaluated.to_json()
     found = details if region == "all" else details["regions"][region]
-    assert 100 * found["published_meter"]["accuracy"] == pytest.approx(known["test_accuracy"], abs=1e-6)
+    assert 100 * found["published_meter"]["accuracy"] == pytest.approx(
+        known["test_accuracy"], abs=1e-6
+    )
     assert 100 * found["published_meter"]["mean_iou"] == pytest.approx(known["test_IoU"], abs=1e-6)
     assert found["accuracy"] <= found["published_meter"]["accuracy"]
     assert found["accuracy"] < found["best_two"]["accuracy"]
@@ -142,7 +177,12 @@ def test_an_evaluation_reports_the_published_numbers(cases, evaluated, region):
 
 def test_tables_name_all_regions(evaluated):
     lines = evaluated.table().splitlines()
-    assert [line.split("|")[1].strip() for line in lines[-4:]] == ["all", "boundary", "interior", "boundary head"]
+    assert [line.split("|")[1].strip() for line in lines[-4:]] == [
+        "all",
+        "boundary",
+        "interior",
+        "boundary head",
+    ]
     assert "not classified" not in evaluated.table()
 
 

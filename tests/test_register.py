@@ -59,12 +59,20 @@ def read(folder: Path, register: gpd.GeoDataFrame, size: int = 64):
     return read_register(parcels, "crop", read_crop_codes(codes, PASTIS), PASTIS, [grid(size)])
 
 
-def make(folder: Path, options: DatasetOptions = SMALL, layout: str = "pastis", name: str = "out", **inputs):
+def make(
+    folder: Path,
+    options: DatasetOptions = SMALL,
+    layout: str = "pastis",
+    name: str = "out",
+    **inputs,
+):
     """A dataset in folder/name, and what was found."""
     if layout == "s2tsczcrop":
         inputs = {"codes": CZECH_CODES, **inputs}
     parcels, codes, cube = write_inputs(folder / f"inputs of {name}", **inputs)
-    return folder / name, write_dataset(Sources(parcels, "crop", codes, (cube,)), folder / name, layout, options)
+    return folder / name, write_dataset(
+        Sources(parcels, "crop", codes, (cube,)), folder / name, layout, options
+    )
 
 
 def metadata(folder: Path) -> dict[int, dict]:
@@ -73,7 +81,11 @@ def metadata(folder: Path) -> dict[int, dict]:
 
 
 def everything(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # The table of crop codes
@@ -89,7 +101,11 @@ def everything(folder: Path) -> dict[str, bytes]:
 )
 def test_codes_by_number_or_name_with_any_delimiter(tmp_path, text):
     (tmp_path / "table.csv").write_text(text, encoding="utf-8")
-    assert read_crop_codes(tmp_path / "table.csv", PASTIS).classes_of(["110", 200.0, 7]) == [2, 3, None]
+    assert read_crop_codes(tmp_path / "table.csv", PASTIS).classes_of(["110", 200.0, 7]) == [
+        2,
+        3,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -122,8 +138,12 @@ def test_a_table_that_is_no_text_or_missing(tmp_path):
 
 def test_everything_wrong_with_a_register_is_counted(tmp_path):
     field, other = pixels(0, 0, 10, 10), pixels(20, 0, 10, 10)
-    bow_tie = shapely.Polygon([(LEFT + 300, TOP), (LEFT + 400, TOP - 100), (LEFT + 400, TOP), (LEFT + 300, TOP - 100)])
-    begun_elsewhere = shapely.Polygon(list(field.exterior.coords)[2:] + list(field.exterior.coords)[1:3])
+    bow_tie = shapely.Polygon(
+        [(LEFT + 300, TOP), (LEFT + 400, TOP - 100), (LEFT + 400, TOP), (LEFT + 300, TOP - 100)]
+    )
+    begun_elsewhere = shapely.Polygon(
+        list(field.exterior.coords)[2:] + list(field.exterior.coords)[1:3]
+    )
     rows = [
         (field, "110"),
         (begun_elsewhere, "110"),  # a duplicate
@@ -199,7 +219,9 @@ def test_the_smaller_parcel_is_on_top_whatever_the_order(tmp_path, turned):
 
 
 def test_a_pixel_belongs_to_the_parcel_that_covers_its_centre(tmp_path):
-    register = read(tmp_path, table_of([pixels(1.4, 1.6, 2.2, 2.2)], ["110"]))  # rows 1.4 to 3.6, columns 1.6 to 3.8
+    register = read(
+        tmp_path, table_of([pixels(1.4, 1.6, 2.2, 2.2)], ["110"])
+    )  # rows 1.4 to 3.6, columns 1.6 to 3.8
     parcel_HW = Canvas(register, grid()).draw(Window(0, 0, 6, 6)).parcel_HW
     assert (parcel_HW == 0).nonzero()[0].tolist() == [1, 1, 2, 2, 3, 3]
     assert sorted(set((parcel_HW == 0).nonzero()[1].tolist())) == [2, 3]
@@ -209,17 +231,25 @@ def test_a_parcel_that_lies_mostly_outside_is_void(tmp_path):
     register = read(tmp_path, table_of([pixels(0, 6, 4, 10)], ["110"]))
     left, right = (Canvas(register, grid()).draw(Window(0, start, 8, 8)) for start in (0, 8))
     assert np.allclose([left.inside_P[0], right.inside_P[0]], [0.2, 0.8])
-    classes = [set(part.classes(register.classes_N, VOID, 0.5).ravel().tolist()) for part in (left, right)]
+    classes = [
+        set(part.classes(register.classes_N, VOID, 0.5).ravel().tolist()) for part in (left, right)
+    ]
     assert classes == [{0, VOID}, {0, 2}]
     assert 2 in left.classes(register.classes_N, VOID, 0.1)
 
 
 def test_windows_together_draw_what_one_window_draws(tmp_path):
     generator = np.random.default_rng(0)
-    outlines = [shapely.affinity.rotate(pixels(r, c, 9, 7), a) for r, c, a in generator.uniform(0, 56, (30, 3))]
+    outlines = [
+        shapely.affinity.rotate(pixels(r, c, 9, 7), a)
+        for r, c, a in generator.uniform(0, 56, (30, 3))
+    ]
     canvas = Canvas(read(tmp_path, table_of(outlines, ["110"] * 30)), grid())
     whole_HW = canvas.draw(Window(0, 0, 64, 64)).parcel_HW
-    parts = [[canvas.draw(Window(top, left, 16, 16)).parcel_HW for left in range(0, 64, 16)] for top in range(0, 64, 16)]
+    parts = [
+        [canvas.draw(Window(top, left, 16, 16)).parcel_HW for left in range(0, 64, 16)]
+        for top in range(0, 64, 16)
+    ]
     assert np.array_equal(np.block(parts), whole_HW)
 
 
@@ -243,7 +273,9 @@ def patches_at(corners_2, size: float = 160.0) -> np.ndarray:
 
 
 def test_blocks_are_squares_of_land():
-    corners_2 = np.array([(x, y) for y in range(0, 1280, 160) for x in range(0, 1280, 160)], float)  # 8 x 8 patches
+    corners_2 = np.array(
+        [(x, y) for y in range(0, 1280, 160) for x in range(0, 1280, 160)], float
+    )  # 8 x 8 patches
     patches = patches_at(corners_2)
     block_of, side = blocks_of(patches, (0, 0), 160.0, None, 3)
     assert (side, len(set(block_of.tolist()))) == (2, 16)
@@ -276,7 +308,9 @@ def overlapping_cubes(draw) -> tuple[GeoBox, ...]:
     for _ in range(draw(st.integers(1, 4))):
         zone = draw(st.sampled_from(["EPSG:32631", "EPSG:32632"]))
         left, _, _, top = corner.extent.to_crs(zone).boundingbox
-        x, y = (10 * draw(st.integers(-60, 60)) + draw(st.sampled_from([0, 0, 3.7])) for _ in range(2))
+        x, y = (
+            10 * draw(st.integers(-60, 60)) + draw(st.sampled_from([0, 0, 3.7])) for _ in range(2)
+        )
         height, width = (draw(st.integers(16, 90)) for _ in range(2))
         grids.append(GeoBox((height, width), Affine(10, 0, left + x, 0, -10, top + y), zone))
     return tuple(grids)
@@ -300,11 +334,16 @@ def test_no_ground_is_in_two_folds(grids, side, folds):
     fold_of = np.append(deal(np.ones((block_of.max() + 1, 1)), (1 / folds,) * folds), -1)[block_of]
     windows = [grids[own.cube][own.window.rows, own.window.columns] for own in patches]
     extents = [window.extent.to_crs(crs, resolution=40).geom for window in windows]
-    lands = [shapely.union_all([own for own, of in zip(extents, fold_of, strict=True) if of == fold]) for fold in range(folds)]
+    lands = [
+        shapely.union_all([own for own, of in zip(extents, fold_of, strict=True) if of == fold])
+        for fold in range(folds)
+    ]
     for one, other in itertools.combinations(lands, 2):
         assert shapely.area(shapely.intersection(one, other)) < 1  # of 100 m2 a pixel
     # None is left out without a reason.
-    stays = shapely.union_all([own for own, block in zip(extents, block_of, strict=True) if block >= 0])
+    stays = shapely.union_all(
+        [own for own, block in zip(extents, block_of, strict=True) if block >= 0]
+    )
     for own, block in zip(extents, block_of, strict=True):
         assert block >= 0 or shapely.area(shapely.intersection(own, stays)) > 0.9
     assert (block_of >= 0).all() or len(grids) > 1
@@ -323,13 +362,18 @@ def test_images_and_labels_are_those_of_the_cube_and_the_register(tmp_path):
         rows, columns = (slice(16 * place, 16 * place + 16) for place in divmod(number, 4))
         sample = dataset[number]
         for channel, band in enumerate(PASTIS_BANDS):
-            assert np.array_equal(sample.images_TCHW[:, channel], cube[band].values[:, rows, columns])
+            assert np.array_equal(
+                sample.images_TCHW[:, channel], cube[band].values[:, rows, columns]
+            )
         assert [str(day) for day in dataset.dates(number)] == list(DATES)
         expected_HW = np.zeros((16, 16))
         expected_HW[2:14, 2:14] = (2, 3, 1)[number % 3]
         assert np.array_equal(sample.classes_HW, expected_HW)
         assert np.array_equal(sample.instances_HW, expected_HW > 0)
-        assert (np.load(folder / "ANNOTATIONS" / f"ParcelIDs_{10_000 + number}.npy") == (expected_HW > 0) * (number + 1)).all()
+        assert (
+            np.load(folder / "ANNOTATIONS" / f"ParcelIDs_{10_000 + number}.npy")
+            == (expected_HW > 0) * (number + 1)
+        ).all()
 
 
 @pytest.mark.parametrize("layout", ["pastis", "s2tsczcrop"])
@@ -345,22 +389,32 @@ def test_the_statistics_are_those_of_the_published_programs(tmp_path, layout):
 
 def test_the_czech_layout(tmp_path):
     folder, report = make(tmp_path, layout="s2tsczcrop")
-    sets = {name: S2TSCzCropDataset(folder, [name], target="semantic") for name in ("train", "val", "test")}
-    assert {name: len(dataset) for name, dataset in sets.items()} == {n: of["patches"] for n, of in report.parts.items()}
+    sets = {
+        name: S2TSCzCropDataset(folder, [name], target="semantic")
+        for name in ("train", "val", "test")
+    }
+    assert {name: len(dataset) for name, dataset in sets.items()} == {
+        n: of["patches"] for n, of in report.parts.items()
+    }
     assert len(sets["train"]) > len(sets["val"]) >= 1
     sample = sets["train"].draw(0, np.random.default_rng(0)).in_order()
     number = sets["train"].ids[0] - 10_000
     rows, columns = (slice(16 * place, 16 * place + 16) for place in divmod(number, 4))
     cube = xr.open_dataset(tmp_path / "inputs of out" / "cube.nc")
     assert np.array_equal(sample.images_TCHW[:, 6], cube[PASTIS_BANDS[6]].values[:, rows, columns])
-    assert S2TSCZCROP[int(sample.classes_HW.max())].name == ("winter cereals", "maize", "permanent grassland")[number % 3]
+    assert (
+        S2TSCZCROP[int(sample.classes_HW.max())].name
+        == ("winter cereals", "maize", "permanent grassland")[number % 3]
+    )
     patch = sets["train"].metadata[0]
     assert patch.epsg == 32631
     assert patch.affine == (10, 0, LEFT + 160 * (number % 4), 0, -10, TOP - 160 * (number // 4))
 
 
 def test_no_parcel_is_in_two_folds(tmp_path):
-    register = table_of([pixels(3 + 7 * r, 3 + 9 * c, 6, 8) for r in range(8) for c in range(6)], ["110"] * 48)
+    register = table_of(
+        [pixels(3 + 7 * r, 3 + 9 * c, 6, 8) for r in range(8) for c in range(6)], ["110"] * 48
+    )
     folder, report = make(tmp_path, replace(SMALL, min_inside=0.0), register=register)
     fold_of = {patch: row["Fold"] for patch, row in metadata(folder).items()}
     seen: dict[int, set[int]] = {}
@@ -452,21 +506,27 @@ def test_size_and_block(tmp_path):
     with pytest.raises(DatasetError, match="expected a block for each of 5 folds"):
         make(tmp_path, replace(SMALL, size=32), name="few")
     folder, report = make(tmp_path, replace(SMALL, block=2), "s2tsczcrop", "blocks")
-    rows = {patch.id - 10_000: patch.set for patch in S2TSCzCropDataset(folder, target=None).metadata}
+    rows = {
+        patch.id - 10_000: patch.set for patch in S2TSCzCropDataset(folder, target=None).metadata
+    }
     for top in (0, 2):
         for left in (0, 2):
             assert len({rows[4 * (top + i) + left + j] for i in (0, 1) for j in (0, 1)}) == 1
     assert report.block_m == 320
 
 
-@pytest.mark.parametrize("wrong", [{"size": 20}, {"min_clear": 2}, {"max_dates": 2}, {"block": 0}, {"season": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"size": 20}, {"min_clear": 2}, {"max_dates": 2}, {"block": 0}, {"season": 1}]
+)
 def test_impossible_options_are_refused(wrong):
     with pytest.raises(ConfigError):
         replace(SMALL, **wrong)
 
 
 def test_the_report_is_printed_and_written(tmp_path):
-    register = pd.concat([field_register(), table_of([pixels(5, 5, 3, 3)], ["999"])], ignore_index=True)
+    register = pd.concat(
+        [field_register(), table_of([pixels(5, 5, 3, 3)], ["999"])], ignore_index=True
+    )
     folder, report = make(tmp_path, register=register)
     written = json.loads((folder / "report.json").read_text())
     assert written["findings"]["unknown_codes"] == {"999": 1}
@@ -490,13 +550,18 @@ def test_several_cubes_share_folds_where_they_overlap(tmp_path):
     other = other.assign_coords(x=other.x + box.left - LEFT + 400, y=other.y + box.top - TOP - 40)
     other.to_netcdf(tmp_path / "other.nc")
     report = write_dataset(
-        Sources(parcels, "crop", codes, (cube, tmp_path / "other.nc")), tmp_path / "out", "pastis", replace(SMALL, min_inside=0)
+        Sources(parcels, "crop", codes, (cube, tmp_path / "other.nc")),
+        tmp_path / "out",
+        "pastis",
+        replace(SMALL, min_inside=0),
     )
     assert report.patches > 16
     assert [year for _, year in report.cubes] == [2019, 2019]
     seen: dict[int, set[int]] = {}
     for patch, row in metadata(tmp_path / "out").items():
-        for parcel in np.unique(np.load(tmp_path / "out" / "ANNOTATIONS" / f"ParcelIDs_{patch}.npy")):
+        for parcel in np.unique(
+            np.load(tmp_path / "out" / "ANNOTATIONS" / f"ParcelIDs_{patch}.npy")
+        ):
             seen.setdefault(int(parcel), set()).add(row["Fold"])
     assert all(len(folds) == 1 for parcel, folds in seen.items() if parcel)
     assert report.shared > 0
@@ -528,7 +593,9 @@ def test_a_stopped_run_continues_to_the_same_bytes(tmp_path, monkeypatch):
         write_dataset(sources, tmp_path / "stopped", "pastis", SMALL)
     assert not (tmp_path / "stopped" / "metadata.geojson").exists()
     monkeypatch.setattr(images, "_around", images._around_all)
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "stopped" / "DATA_S2").iterdir()}
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "stopped" / "DATA_S2").iterdir()
+    }
     write_dataset(sources, tmp_path / "stopped", "pastis", SMALL)
     assert before
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
@@ -579,12 +646,19 @@ def test_memory_is_bounded_by_the_window(tmp_path, monkeypatch):
         cube = lazy_cube(size)
         monkeypatch.setattr(images, "open_season", lambda path, year, cube=cube: (cube, 2019))
         corner = size - size % 512 - 512
-        windows = [Window(corner + 128 * i, corner + 128 * j, 128, 128) for i in range(4) for j in range(4)]
+        windows = [
+            Window(corner + 128 * i, corner + 128 * j, 128, 128) for i in range(4) for j in range(4)
+        ]
         nothing = np.empty(0, np.int64)
-        plan = [PlannedPatch(number, 0, window, nothing, nothing, 1.0) for number, window in enumerate(windows)]
+        plan = [
+            PlannedPatch(number, 0, window, nothing, nothing, 1.0)
+            for number, window in enumerate(windows)
+        ]
         pieces = cut_into_pieces(plan, [4], options)
         assert len(pieces) == 1
-        writer = ImageWriter((tmp_path,), tuple(pieces), options, lambda folder, patch, images_TCHW: None)
+        writer = ImageWriter(
+            (tmp_path,), tuple(pieces), options, lambda folder, patch, images_TCHW: None
+        )
         tracemalloc.start()
         try:
             assert len(writer.write(tmp_path, 0)["patches"]) == 16
@@ -599,13 +673,28 @@ def test_memory_is_bounded_by_the_window(tmp_path, monkeypatch):
 # Commands
 
 
-@pytest.mark.parametrize(("layout", "experiment"), [("pastis", "pastis-utae-paps"), ("s2tsczcrop", "s2tsczcrop-utae")])
+@pytest.mark.parametrize(
+    ("layout", "experiment"), [("pastis", "pastis-utae-paps"), ("s2tsczcrop", "s2tsczcrop-utae")]
+)
 def test_a_dataset_is_described_trained_on_and_tested(tmp_path, capsys, layout, experiment):
     """From a register to a score, by the commands alone, with a tiny network."""
     table = CODES if layout == "pastis" else CZECH_CODES
-    parcels, codes, cube = write_inputs(tmp_path, field_register(48), make_cube(48, DATES[::4]), table)
+    parcels, codes, cube = write_inputs(
+        tmp_path, field_register(48), make_cube(48, DATES[::4]), table
+    )
     data, run = str(tmp_path / "data"), str(tmp_path / "run")
-    words = ["--parcels", str(parcels), "--class-column", "crop", "--classes", str(codes), "--cube", str(cube), "--out", data]
+    words = [
+        "--parcels",
+        str(parcels),
+        "--class-column",
+        "crop",
+        "--classes",
+        str(codes),
+        "--cube",
+        str(cube),
+        "--out",
+        data,
+    ]
     assert main(["dataset", *words, "--layout", layout, "--size", "16", "--min-dates", "3"]) == 0
     assert "9 patches of 16 x 16 pixels" in capsys.readouterr().out
     assert main(["describe", data]) == 0
@@ -617,11 +706,23 @@ def test_a_dataset_is_described_trained_on_and_tested(tmp_path, capsys, layout, 
 
 def test_several_cubes_are_named_one_by_one(tmp_path, capsys):
     parcels, codes, cube = write_inputs(tmp_path)
-    words = ["--parcels", str(parcels), "--class-column", "crop", "--classes", str(codes), "--out", str(tmp_path / "out")]
+    words = [
+        "--parcels",
+        str(parcels),
+        "--class-column",
+        "crop",
+        "--classes",
+        str(codes),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     two = ["--cube", str(cube), "--cube", str(cube)]
     assert main(["dataset", *words, *two, "--size", "16", "--min-dates", "3"]) == 0
     assert "32 patches" in capsys.readouterr().out
-    assert main(["dataset", *words[:-1], str(tmp_path / "none"), "--cube", str(tmp_path / "no.nc")]) == 2
+    assert (
+        main(["dataset", *words[:-1], str(tmp_path / "none"), "--cube", str(tmp_path / "no.nc")])
+        == 2
+    )
     assert "does not exist" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
@@ -629,7 +730,12 @@ def test_several_cubes_are_named_one_by_one(tmp_path, capsys):
 def flanders_codes(folder: Path, flanders: Path) -> Path:
     """A table of codes for the crops of the real register that PASTIS knows."""
     rows = [line.split(",") for line in (flanders / "crop_codes.csv").read_text().splitlines()[1:]]
-    known = {"Winter wheat": "soft winter wheat", "Maize": "corn", "Barley": "winter barley", "Winter barley": "winter barley"}
+    known = {
+        "Winter wheat": "soft winter wheat",
+        "Maize": "corn",
+        "Barley": "winter barley",
+        "Winter barley": "winter barley",
+    }
     lines = [f"{row[1]},{known[row[0]]}" for row in rows if row[0] in known]
     path = folder / "table.csv"
     path.write_text("\n".join(["code,class", *lines, "9120,meadow"]))
@@ -639,9 +745,35 @@ def flanders_codes(folder: Path, flanders: Path) -> Path:
 @pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
 def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
     flanders, out = real_data / "flanders-2019", tmp_path / "out"
-    words = ["dataset", "--parcels", str(flanders / "parcels.gpkg"), "--class-column", "crop_code", "--out", str(out)]
-    words += ["--classes", str(flanders_codes(tmp_path, flanders)), "--size", "16", "--min-dates", "3", "--min-inside", "0.2"]
-    fetch = ["--season", "2019", "--fetch.max-dates", "4", "--fetch.threads", "2", "--fetch.margin-m", "0"]
+    words = [
+        "dataset",
+        "--parcels",
+        str(flanders / "parcels.gpkg"),
+        "--class-column",
+        "crop_code",
+        "--out",
+        str(out),
+    ]
+    words += [
+        "--classes",
+        str(flanders_codes(tmp_path, flanders)),
+        "--size",
+        "16",
+        "--min-dates",
+        "3",
+        "--min-inside",
+        "0.2",
+    ]
+    fetch = [
+        "--season",
+        "2019",
+        "--fetch.max-dates",
+        "4",
+        "--fetch.threads",
+        "2",
+        "--fetch.margin-m",
+        "0",
+    ]
     with serve(flanders / "stac", tmp_path) as server:
         assert main([*words, "--catalog", server.url, *fetch]) == 0
     assert "4 dates of 4 scenes" in capsys.readouterr().out
@@ -654,7 +786,11 @@ def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
     fetched = xr.open_zarr(tmp_path / "out.zarr", consolidated=False)
     left, top = (round((float(fetched[d][0]) - float(cube[d][0])) / 10) for d in ("x", "y"))
     times = [np.datetime64(day) for day in dataset.dates(0)]
-    window = Window(*(16 * place for place in divmod(row["ID_PATCH"] - 10_000, fetched.sizes["x"] // 16)), 16, 16)
+    window = Window(
+        *(16 * place for place in divmod(row["ID_PATCH"] - 10_000, fetched.sizes["x"] // 16)),
+        16,
+        16,
+    )
     rows = slice(window.top - top, window.top - top + 16)
     columns = slice(window.left + left, window.left + left + 16)
     expected_THW = cube["B04"].sel(time=times).values[:, rows, columns]
@@ -667,19 +803,38 @@ def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
         ([], "no season, or two"),
         (["--cube", "a.nc", "--catalog", "earth-search"], "no season, or two"),
         (["--cube", "a.nc", "--area", "b.geojson"], "options alone; expected them with --catalog"),
-        (["--cube", "a.nc", "--fetch.max-dates", "3"], "options alone; expected them with --catalog"),
+        (
+            ["--cube", "a.nc", "--fetch.max-dates", "3"],
+            "options alone; expected them with --catalog",
+        ),
         (["--catalog", "earth-search"], "--catalog without --season"),
     ],
 )
 def test_options_of_the_command_that_contradict_each_other(tmp_path, capsys, extra, said):
-    words = ["--parcels", "r.gpkg", "--class-column", "crop", "--classes", "c.csv", "--out", str(tmp_path / "out")]
+    words = [
+        "--parcels",
+        "r.gpkg",
+        "--class-column",
+        "crop",
+        "--classes",
+        "c.csv",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert main(["dataset", *words, *extra]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_the_real_register_of_flanders(tmp_path, real_data, capsys):
     flanders = real_data / "flanders-2019"
-    words = ["--parcels", str(flanders / "parcels.gpkg"), "--class-column", "crop_code", "--cube", str(flanders / "cube.nc")]
+    words = [
+        "--parcels",
+        str(flanders / "parcels.gpkg"),
+        "--class-column",
+        "crop_code",
+        "--cube",
+        str(flanders / "cube.nc"),
+    ]
     words += [
         "--classes",
         str(flanders_codes(tmp_path, flanders)),
@@ -699,7 +854,9 @@ def test_the_real_register_of_flanders(tmp_path, real_data, capsys):
     first = dataset.ids[0] - 10_000
     rows_, columns = (slice(16 * place, 16 * place + 16) for place in divmod(first, 4))
     sample = dataset[0]
-    used = np.isin(cube["time"].values.astype("datetime64[D]"), np.array(dataset.dates(0), "datetime64[D]"))
+    used = np.isin(
+        cube["time"].values.astype("datetime64[D]"), np.array(dataset.dates(0), "datetime64[D]")
+    )
     red_THW = cube["B04"].values[used][:, rows_, columns]
     seen_THW = np.isfinite(red_THW) & (red_THW != 0)
     assert np.array_equal(sample.images_TCHW[:, 2].numpy()[seen_THW], np.rint(red_THW[seen_THW]))

@@ -35,12 +35,18 @@ from panoseg.panoptic.panoptic import Panoptic
 HOSTILE = '</title><script>alert("x")</script>&\'"{{ 7 * 7 }}'
 
 
-def content(table: ClassTable = PASTIS, truth: bool = False, empty: bool = False, **changes) -> ReportContent:
+def content(
+    table: ClassTable = PASTIS, truth: bool = False, empty: bool = False, **changes
+) -> ReportContent:
     cube = check_cube(make_cube(scl=True), PASTIS_BANDS)
     season = choose_season(cube)
     cube = cube.isel(time=season.index_T)
     segment_HW = np.kron(np.array([[0, 4], [7, 9]]), np.ones((16, 16), int))
-    picture = Panoptic.empty(32, 32) if empty else Panoptic.from_maps(segment_HW, {0: 0, 4: 1, 7: 2, 9: 2}, table)
+    picture = (
+        Panoptic.empty(32, 32)
+        if empty
+        else Panoptic.from_maps(segment_HW, {0: 0, 4: 1, 7: 2, 9: 2}, table)
+    )
     if not empty:
         likely = np.zeros((3, table.count), np.float32)
         likely[:, 1:3] = (0.75, 0.25), (0.5, 0.5), (0.125, 0.875)
@@ -61,7 +67,11 @@ def content(table: ClassTable = PASTIS, truth: bool = False, empty: bool = False
     }
     if truth:
         comparison = compare_parcels(parcels, parcels.iloc[1:])
-        values |= {"truth": parcels.iloc[1:], "comparison": comparison, "invented": parcels.iloc[list(comparison.invented)]}
+        values |= {
+            "truth": parcels.iloc[1:],
+            "comparison": comparison,
+            "invented": parcels.iloc[list(comparison.invented)],
+        }
     card = values["card"]
     object.__setattr__(card, "classes", table)
     return ReportContent(**(values | changes))
@@ -94,8 +104,16 @@ def test_the_page_needs_nothing_else():
 
 def test_the_page_shows_every_parcel_class_and_date():
     page = Page(render_report(content()))
-    paths = [attributes for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "parcel"]
-    assert [attributes["fill"] for attributes in paths] == [PASTIS[1].colour, PASTIS[2].colour, PASTIS[2].colour]
+    paths = [
+        attributes
+        for tag, attributes in page.tags
+        if tag == "path" and attributes.get("class") == "parcel"
+    ]
+    assert [attributes["fill"] for attributes in paths] == [
+        PASTIS[1].colour,
+        PASTIS[2].colour,
+        PASTIS[2].colour,
+    ]
     assert all(re.fullmatch(r"(M[\d. L-]+Z)+", attributes["d"]) for attributes in paths)
     assert "meadow" in page.text
     assert sum(attributes.get("class") == "bar" for _, attributes in page.tags) == len(DATES)
@@ -104,7 +122,9 @@ def test_the_page_shows_every_parcel_class_and_date():
 
 def test_numbers_of_the_classes():
     text = Page(render_report(content())).text
-    wheat = text[text.index("soft winter wheat", text.index("mean confidence", text.index("By class"))) :]
+    wheat = text[
+        text.index("soft winter wheat", text.index("mean confidence", text.index("By class"))) :
+    ]
     assert re.match(r"soft winter wheat\s*2\s*5\.1\s*66\.7 %", wheat)
 
 
@@ -113,19 +133,25 @@ def test_the_pairs_of_classes_that_are_most_in_doubt():
     doubt = text[text.index("Most often in doubt") :]
     # Three parcels of 2.56 ha: half and an eighth of the wheat may be meadow, a quarter of the meadow wheat.
     assert re.search(
-        r"could be\s*area in doubt, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter wheat\s*0\.6", doubt
+        r"could be\s*area in doubt, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter wheat\s*0\.6",
+        doubt,
     )
 
 
 def test_hostile_names_are_only_text():
     table = ClassTable(
         HOSTILE,
-        (SegmentClass(0, "land", "#000000", "stuff"), *(SegmentClass(i, f"{i}{HOSTILE}", "#ff0000", "thing") for i in (1, 2))),
+        (
+            SegmentClass(0, "land", "#000000", "stuff"),
+            *(SegmentClass(i, f"{i}{HOSTILE}", "#ff0000", "thing") for i in (1, 2)),
+        ),
     )
     card = tiny_weights().card
     object.__setattr__(card, "trained_on", HOSTILE)
     object.__setattr__(card, "provenance", {HOSTILE: HOSTILE})
-    page = render_report(content(table, truth=True, title=HOSTILE, weights=HOSTILE, notes=(HOSTILE,)))
+    page = render_report(
+        content(table, truth=True, title=HOSTILE, weights=HOSTILE, notes=(HOSTILE,))
+    )
     assert "<script" not in page
     assert "49" not in Page(page).text.split("Where this comes from")[0].split("The map")[0]
     assert HOSTILE in Page(page).text
@@ -174,7 +200,11 @@ def test_without_scene_classification_bright_blue_is_cloud():
     cube["B02"][1] = 4000
     checked = check_cube(cube, PASTIS_BANDS)
     left, top = checked.odc.geobox.affine.c, checked.odc.geobox.affine.f
-    assert ndvi_curve(checked, shapely.box(left, top - 50, left + 50, top)).cloudy_T.tolist() == [False, True, *[False] * 4]
+    assert ndvi_curve(checked, shapely.box(left, top - 50, left + 50, top)).cloudy_T.tolist() == [
+        False,
+        True,
+        *[False] * 4,
+    ]
 
 
 def test_the_picture_is_a_jpeg_even_without_data():
@@ -185,17 +215,29 @@ def test_the_picture_is_a_jpeg_even_without_data():
 
 def test_the_clearest_date_near_midsummer():
     dates = np.array(["2018-11-01", "2019-03-01", "2019-06-20", "2019-08-01"], "datetime64[D]")
-    season = Season(2019, None, np.arange(4), dates, np.arange(4), np.array([1.0, 1.0, 0.5, 0.98]), ())
+    season = Season(
+        2019, None, np.arange(4), dates, np.arange(4), np.array([1.0, 1.0, 0.5, 0.98]), ()
+    )
     assert clearest_date(season) == 3
 
 
 def table(*rows):
     """Parcels of (class, hectares)."""
-    columns = {"id": [str(number) for number in range(len(rows))], "class": [name for name, _ in rows]}
-    columns |= {"area_ha": [area for _, area in rows], "confidence": np.linspace(0.5, 1, len(rows), dtype=np.float32)}
-    columns["second_class"] = pd.Series(["z" if number % 5 else None for number in range(len(rows))], dtype="string")
+    columns = {
+        "id": [str(number) for number in range(len(rows))],
+        "class": [name for name, _ in rows],
+    }
+    columns |= {
+        "area_ha": [area for _, area in rows],
+        "confidence": np.linspace(0.5, 1, len(rows), dtype=np.float32),
+    }
+    columns["second_class"] = pd.Series(
+        ["z" if number % 5 else None for number in range(len(rows))], dtype="string"
+    )
     columns["second_probability"] = np.linspace(0, 0.5, len(rows), dtype=np.float32)
-    return gpd.GeoDataFrame(columns, geometry=[shapely.box(0, 0, 1, 1)] * len(rows), crs="EPSG:32631")
+    return gpd.GeoDataFrame(
+        columns, geometry=[shapely.box(0, 0, 1, 1)] * len(rows), crs="EPSG:32631"
+    )
 
 
 def test_examples_are_the_largest_of_the_largest_classes():
@@ -207,19 +249,33 @@ def test_examples_are_the_largest_of_the_largest_classes():
 
 def test_parts_are_summed_up_as_the_whole(monkeypatch):
     random = np.random.default_rng(0)
-    whole = table(*((name, float(area)) for name, area in zip(random.choice(list("abcd"), 40), random.random(40), strict=True)))
+    whole = table(
+        *(
+            (name, float(area))
+            for name, area in zip(random.choice(list("abcd"), 40), random.random(40), strict=True)
+        )
+    )
     monkeypatch.setattr(summary_module, "MOST_OUTLINES", 10)
-    once, thrice = summarise([whole]), summarise([whole.iloc[:13], whole.iloc[13:14], whole.iloc[14:]])
+    once, thrice = (
+        summarise([whole]),
+        summarise([whole.iloc[:13], whole.iloc[13:14], whole.iloc[14:]]),
+    )
     assert (once.count, once.complete, len(once.largest)) == (40, False, 10)
     assert once.area_ha == pytest.approx(whole["area_ha"].sum())
     assert once.confidence == pytest.approx(whole["confidence"].mean())
-    assert once.largest["id"].tolist() == thrice.largest["id"].tolist() == whole.nlargest(10, "area_ha")["id"].tolist()
+    assert (
+        once.largest["id"].tolist()
+        == thrice.largest["id"].tolist()
+        == whole.nlargest(10, "area_ha")["id"].tolist()
+    )
     assert once.chosen(6)["id"].tolist() == thrice.chosen(6)["id"].tolist()
     for one, three in zip(once.classes, thrice.classes, strict=True):
         assert (one.name, one.count) == (three.name, three.count)
         assert (one.area_ha, one.confidence) == pytest.approx((three.area_ha, three.confidence))
     assert [row.name for row in once.doubts] == [row.name for row in thrice.doubts]
-    assert [row.area_ha for row in once.doubts] == pytest.approx([row.area_ha for row in thrice.doubts])
+    assert [row.area_ha for row in once.doubts] == pytest.approx(
+        [row.area_ha for row in thrice.doubts]
+    )
     named = whole[whole["second_class"].notna()]
     expected = (named["area_ha"] * named["second_probability"]).sum()
     assert sum(row.area_ha for row in once.doubts) == pytest.approx(expected)
@@ -228,11 +284,24 @@ def test_parts_are_summed_up_as_the_whole(monkeypatch):
 def test_too_many_parcels_are_drawn_as_a_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(summary_module, "MOST_OUTLINES", 2)
     classes_HW = np.kron(np.array([[0, 1], [2, 255]], np.uint8), np.ones((16, 16), np.uint8))
-    write_class_raster(tmp_path / "classes.tif", classes_HW, check_cube(make_cube(), PASTIS_BANDS).odc.geobox, PASTIS)
+    write_class_raster(
+        tmp_path / "classes.tif",
+        classes_HW,
+        check_cube(make_cube(), PASTIS_BANDS).odc.geobox,
+        PASTIS,
+    )
     page = Page(render_report(content(classes_path=tmp_path / "classes.tif")))
-    assert not [attributes for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "parcel"]
-    [uri] = [attributes["href"] for tag, attributes in page.tags if attributes.get("class") == "classes"]
-    drawn_HW4 = np.array(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+    assert not [
+        attributes
+        for tag, attributes in page.tags
+        if tag == "path" and attributes.get("class") == "parcel"
+    ]
+    [uri] = [
+        attributes["href"] for tag, attributes in page.tags if attributes.get("class") == "classes"
+    ]
+    drawn_HW4 = np.array(
+        Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+    )
     assert drawn_HW4[[0, 0, 31, 31], [0, 31, 0, 31], 3].tolist() == [0, 255, 255, 0]
     assert "#{:02x}{:02x}{:02x}".format(*drawn_HW4[0, 31, :3]) == PASTIS[1].colour
     assert "too many to be drawn" in page.text

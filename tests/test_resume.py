@@ -22,8 +22,12 @@ from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 PANOPTIC = TrainConfig(
     model=PAPS,
-    data=DataConfig(augmentation=AugmentationConfig(flips=True, turns=True, min_dates=2, noise=30.0)),
-    optimiser=OptimiserConfig(learning_rate=0.01, schedule="cosine", warm_up_steps=2, gradient_clip=1.0),
+    data=DataConfig(
+        augmentation=AugmentationConfig(flips=True, turns=True, min_dates=2, noise=30.0)
+    ),
+    optimiser=OptimiserConfig(
+        learning_rate=0.01, schedule="cosine", warm_up_steps=2, gradient_clip=1.0
+    ),
     epochs=2,
     batch_size=1,
     heatmap_only_epochs=1,
@@ -33,7 +37,11 @@ PANOPTIC = TrainConfig(
     checkpoint_minutes=0,
 )
 SEMANTIC = replace(
-    PANOPTIC, model=UTAE, heatmap_only_epochs=0, workers=1, optimiser=OptimiserConfig(schedule="milestones", milestones=(1,))
+    PANOPTIC,
+    model=UTAE,
+    heatmap_only_epochs=0,
+    workers=1,
+    optimiser=OptimiserConfig(schedule="milestones", milestones=(1,)),
 )
 CONFIGS = {"panoptic": PANOPTIC, "semantic": SEMANTIC}
 
@@ -112,7 +120,9 @@ def test_resumed_run_equals_the_uninterrupted_one(runs, moment, capsys):
     assert first.model.keys() == second.model.keys()
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
     assert first.progress == second.progress
-    assert (killed / "weights/model.safetensors").read_bytes() == (whole / "weights/model.safetensors").read_bytes()
+    assert (killed / "weights/model.safetensors").read_bytes() == (
+        whole / "weights/model.safetensors"
+    ).read_bytes()
     assert (killed / "metrics.json").read_text() == (whole / "metrics.json").read_text()
     assert not list(killed.glob(".*.part*"))
 
@@ -145,7 +155,13 @@ def test_weights_to_start_from_are_not_needed_again(runs):
 
 
 def test_resuming_a_finished_run_changes_nothing(runs, capsys):
-    before = (runs / "panoptic" / "log.csv").read_bytes(), (runs / "panoptic" / "metrics.json").read_text()
+    before = (
+        (runs / "panoptic" / "log.csv").read_bytes(),
+        (runs / "panoptic" / "metrics.json").read_text(),
+    )
     resume(runs / "panoptic")
     assert "trained to the end of epoch 2 before" in capsys.readouterr().out
-    assert ((runs / "panoptic" / "log.csv").read_bytes(), (runs / "panoptic" / "metrics.json").read_text()) == before
+    assert (
+        (runs / "panoptic" / "log.csv").read_bytes(),
+        (runs / "panoptic" / "metrics.json").read_text(),
+    ) == before

@@ -19,8 +19,20 @@ from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
 from panoseg.data.config import AugmentationConfig
 from panoseg.data.layouts import PASTIS_LAYOUT, S2TSCZCROP_LAYOUT, find_layout
 from panoseg.data.loading import make_loader
-from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation, train_normalisation, write_samples
-from panoseg.data.s2tsczcrop_files import FROM_PASTIS, OWN_BANDS, TO_PASTIS, CzechPatch, parse_affine, read_patches
+from panoseg.data.s2tsczcrop import (
+    S2TSCzCropDataset,
+    compute_normalisation,
+    train_normalisation,
+    write_samples,
+)
+from panoseg.data.s2tsczcrop_files import (
+    FROM_PASTIS,
+    OWN_BANDS,
+    TO_PASTIS,
+    CzechPatch,
+    parse_affine,
+    read_patches,
+)
 from panoseg.data.samples import Normalisation, Sample, collate
 from panoseg.errors import ConfigError, DatasetError, OutputError
 from panoseg.imagery.bands import PASTIS_BANDS
@@ -51,7 +63,9 @@ def statistics(golden: Path, name: str, tmp_path: Path) -> Path:
 
 
 def normalised(sample: Sample, normalisation: Normalisation) -> torch.Tensor:
-    return normalisation(sample.images_TCHW[None], torch.ones(1, len(sample.days_T), dtype=torch.bool))[0]
+    return normalisation(
+        sample.images_TCHW[None], torch.ones(1, len(sample.days_T), dtype=torch.bool)
+    )[0]
 
 
 # The published loader
@@ -59,9 +73,14 @@ def normalised(sample: Sample, normalisation: Normalisation) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("file", "rotation", "values", "case"),
-    [("norm_train.json", 1, "train", "norm_train"), ("norm_folds.json", 2, "folds_fold2", "norm_folds")],
+    [
+        ("norm_train.json", 1, "train", "norm_train"),
+        ("norm_folds.json", 2, "folds_fold2", "norm_folds"),
+    ],
 )
-def test_published_statistics_and_samples(published, golden, tmp_path, file, rotation, values, case):
+def test_published_statistics_and_samples(
+    published, golden, tmp_path, file, rotation, values, case
+):
     folder, cases = published
     normalisation = train_normalisation(statistics(golden, file, tmp_path), rotation)
     np.testing.assert_allclose(normalisation.mean, cases[f"norm_mean_from_{values}"], rtol=1e-6)
@@ -86,7 +105,9 @@ def test_published_order_of_bands(published):
 def test_published_ndvi(published, golden, tmp_path):
     """Equal here; where reflectance is negative, ours is bounded to -1..1 and the published one is 0."""
     folder, cases = published
-    normalisation = replace(train_normalisation(statistics(golden, "norm_train.json", tmp_path)), ndvi=True)
+    normalisation = replace(
+        train_normalisation(statistics(golden, "norm_train.json", tmp_path)), ndvi=True
+    )
     sample = S2TSCzCropDataset(folder, ("train",), target="semantic")[1]
     np.testing.assert_allclose(normalised(sample, normalisation), cases["ndvi_x"], atol=1e-5)
     np.testing.assert_array_equal(sample.days_T, cases["ndvi_dates"])
@@ -107,7 +128,9 @@ def test_published_dates(published):
 
 def test_published_class_mapping(published):
     folder, cases = published
-    sample = S2TSCzCropDataset(folder, ("train",), target="semantic", class_mapping={c: c % 4 for c in range(15)})[0]
+    sample = S2TSCzCropDataset(
+        folder, ("train",), target="semantic", class_mapping={c: c % 4 for c in range(15)}
+    )[0]
     assert isinstance(sample.classes_HW, torch.Tensor)
     np.testing.assert_array_equal(sample.classes_HW, cases["class_mapping_target"])
 
@@ -116,11 +139,15 @@ def test_published_grid(published):
     """Stored transposed; read upright."""
     folder, cases = published
     a, b, c, d, e, f = read_patches(folder)[0].affine
-    np.testing.assert_array_equal(np.array([[a, b, c], [d, e, f], [0, 0, 1]]).T, cases["affine_affine"])
+    np.testing.assert_array_equal(
+        np.array([[a, b, c], [d, e, f], [0, 0, 1]]).T, cases["affine_affine"]
+    )
     assert read_patches(folder)[0].epsg == 32633
 
 
-@pytest.mark.parametrize(("name", "dates"), [("", 7), ("_max_size8", 8), ("_max_size5", 5), ("_pad_value9", 7)])
+@pytest.mark.parametrize(
+    ("name", "dates"), [("", 7), ("_max_size8", 8), ("_max_size5", 5), ("_pad_value9", 7)]
+)
 def test_published_batches(published, golden, tmp_path, name, dates):
     """The published program may pad to, or cut at, a number of dates; padding is zero whatever is asked for.
 
@@ -158,10 +185,17 @@ def test_a_published_dataset_is_written_anew_alike(published, tmp_path):
     dataset = S2TSCzCropDataset(folder, target="semantic")
     write_samples(tmp_path / "again", zip(dataset, patches, strict=True))
     for file in sorted(folder.glob("*/*")):
-        np.testing.assert_array_equal(np.load(tmp_path / "again" / file.relative_to(folder)), np.load(file))
-    first, second = (json.loads((place / "metadata.json").read_text()) for place in (folder, tmp_path / "again"))
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "again" / file.relative_to(folder)), np.load(file)
+        )
+    first, second = (
+        json.loads((place / "metadata.json").read_text()) for place in (folder, tmp_path / "again")
+    )
     assert second == first
-    old, new = (json.loads((place / "NORM_S2_patch.json").read_text())["train"] for place in (folder, tmp_path / "again"))
+    old, new = (
+        json.loads((place / "NORM_S2_patch.json").read_text())["train"]
+        for place in (folder, tmp_path / "again")
+    )
     np.testing.assert_allclose([new["mean"], new["std"]], [old["mean"], old["std"]], rtol=1e-5)
 
 
@@ -179,7 +213,10 @@ def test_targets(small):
 
 
 def test_sets(small):
-    names = {sets: S2TSCzCropDataset(small, sets, target=None).ids for sets in (("train",), ("val",), ("test", "val"))}
+    names = {
+        sets: S2TSCzCropDataset(small, sets, target=None).ids
+        for sets in (("train",), ("val",), ("test", "val"))
+    }
     assert names == {("train",): (20, 23), ("val",): (21,), ("test", "val"): (21, 22)}
     assert len(S2TSCzCropDataset(small, target=None)) == 4
     with pytest.raises(DatasetError, match="set 'validation'"):
@@ -195,7 +232,9 @@ def test_patches_that_were_removed_have_no_files(damaged):
 
 def test_identifiers_that_pandas_made_decimal(damaged):
     records = json.loads((damaged / "metadata.json").read_text())
-    (damaged / "metadata.json").write_text(json.dumps([{**entry, "ID_PATCH": float(entry["ID_PATCH"])} for entry in records]))
+    (damaged / "metadata.json").write_text(
+        json.dumps([{**entry, "ID_PATCH": float(entry["ID_PATCH"])} for entry in records])
+    )
     assert S2TSCzCropDataset(damaged, target="semantic").ids == (20, 21, 22, 23)
 
 
@@ -295,7 +334,10 @@ def test_the_class_table():
 def test_a_folder_tells_its_layout(small, tmp_path):
     assert find_layout(small) is S2TSCZCROP_LAYOUT
     assert find_layout(write_small_pastis(tmp_path / "pastis")) is PASTIS_LAYOUT
-    with pytest.raises(DatasetError, match=r"has no table of patches; expected a dataset with metadata.geojson .* or metadata"):
+    with pytest.raises(
+        DatasetError,
+        match=r"has no table of patches; expected a dataset with metadata.geojson .* or metadata",
+    ):
         find_layout(tmp_path)
     with pytest.raises(DatasetError, match="nowhere does not exist"):
         find_layout(tmp_path / "nowhere")
@@ -303,8 +345,14 @@ def test_a_folder_tells_its_layout(small, tmp_path):
 
 def test_rotations_of_layouts():
     assert S2TSCZCROP_LAYOUT.rotation(1) == (("train",), ("val",), ("test",))
-    assert (S2TSCZCROP_LAYOUT.parts, PASTIS_LAYOUT.parts) == (("train", "val", "test"), (1, 2, 3, 4, 5))
-    with pytest.raises(ConfigError, match="fold 3 of a dataset in S2TSCzCrop's layout, which has one official split; expected"):
+    assert (S2TSCZCROP_LAYOUT.parts, PASTIS_LAYOUT.parts) == (
+        ("train", "val", "test"),
+        (1, 2, 3, 4, 5),
+    )
+    with pytest.raises(
+        ConfigError,
+        match="fold 3 of a dataset in S2TSCzCrop's layout, which has one official split; expected",
+    ):
         S2TSCZCROP_LAYOUT.rotation(3)
     with pytest.raises(ConfigError, match="fold 6; expected a number from 1 to 5"):
         PASTIS_LAYOUT.rotation(6)
@@ -316,10 +364,25 @@ def test_rotations_of_layouts():
 
 
 def test_bands_are_written_in_their_own_order(tmp_path):
-    images = torch.arange(10, dtype=torch.int16)[None, :, None, None].expand(1, 10, 8, 8).contiguous()
+    images = (
+        torch.arange(10, dtype=torch.int16)[None, :, None, None].expand(1, 10, 8, 8).contiguous()
+    )
     sample = Sample(images, torch.tensor([0]), "7", torch.zeros(8, 8, dtype=torch.int64))
-    folder = write_samples(tmp_path / "data", [(sample, CzechPatch(7, "train", (date(2018, 9, 1),)))])
-    assert np.load(folder / "DATA_S2" / "S2_7")[0, :, 0, 0].tolist() == [2, 1, 0, 6, 3, 4, 5, 7, 8, 9]
+    folder = write_samples(
+        tmp_path / "data", [(sample, CzechPatch(7, "train", (date(2018, 9, 1),)))]
+    )
+    assert np.load(folder / "DATA_S2" / "S2_7")[0, :, 0, 0].tolist() == [
+        2,
+        1,
+        0,
+        6,
+        3,
+        4,
+        5,
+        7,
+        8,
+        9,
+    ]
     assert torch.equal(S2TSCzCropDataset(folder, target=None)[0].images_TCHW, images)
     assert {path.name for path in folder.rglob("*") if path.is_file()} == {
         "metadata.json",
@@ -333,7 +396,9 @@ def test_statistics_are_those_of_the_training_set_alone(small):
     expected = compute_normalisation(small)
     stored = json.loads((small / "NORM_S2_patch.json").read_text())
     np.testing.assert_allclose(
-        [stored["train"]["mean"], stored["train"]["std"]], [expected["train"]["mean"], expected["train"]["std"]], rtol=1e-9
+        [stored["train"]["mean"], stored["train"]["std"]],
+        [expected["train"]["mean"], expected["train"]["std"]],
+        rtol=1e-9,
     )
     images = [np.load(small / "DATA_S2" / f"S2_{patch}").astype(float) for patch in (20, 23)]
     by_hand = np.mean([image.mean((0, 2, 3)) for image in images], axis=0)
@@ -346,7 +411,10 @@ def test_statistics_are_those_of_the_training_set_alone(small):
         ({"classes_HW": None}, "expected classes of S2TSCzCrop"),
         ({"classes_HW": torch.full((16, 16), 15)}, "expected classes of S2TSCzCrop"),
         ({"images_TCHW": torch.zeros(3, 10, 16, 16)}, "3 images of torch.float32 and 3 dates"),
-        ({"images_TCHW": torch.zeros(2, 10, 16, 16, dtype=torch.int16)}, "2 images of torch.int16 and 3 dates"),
+        (
+            {"images_TCHW": torch.zeros(2, 10, 16, 16, dtype=torch.int16)},
+            "2 images of torch.int16 and 3 dates",
+        ),
     ],
 )
 def test_samples_that_cannot_be_written(small, tmp_path, change, words):
@@ -379,37 +447,101 @@ def replace_array(folder: Path, name: str, change) -> None:
 def change_record(folder: Path, **changes) -> None:
     path = folder / "metadata.json"
     records = json.loads(path.read_text())
-    records[0] = {key: value for key, value in {**records[0], **changes}.items() if value is not KeyError}
+    records[0] = {
+        key: value for key, value in {**records[0], **changes}.items() if value is not KeyError
+    }
     path.write_text(json.dumps(records))
 
 
 DAMAGE = {
-    "no metadata": (lambda folder: (folder / "metadata.json").unlink(), "metadata.json does not exist"),
-    "no JSON": (lambda folder: (folder / "metadata.json").write_text("{"), "metadata.json is not JSON"),
-    "no list": (lambda folder: (folder / "metadata.json").write_text("{}"), "has no list of patches"),
-    "no dates": (lambda folder: change_record(folder, **{"dates-S2": KeyError}), "record 0 of .* is damaged"),
-    "no such set": (lambda folder: change_record(folder, set="validation"), "record 0 of .* is damaged"),
-    "no set": (lambda folder: change_record(folder, set=KeyError), r"record 0 of .* is damaged \('set'\)"),
-    "path climbing": (lambda folder: change_record(folder, ID_PATCH="../../20"), "is damaged .*not a whole number"),
-    "half a patch": (lambda folder: change_record(folder, ID_PATCH=20.5), "20.5 is not a whole number"),
-    "endless": (lambda folder: change_record(folder, ID_PATCH=float("inf")), "record 0 of .* is damaged"),
-    "less than none": (lambda folder: change_record(folder, ID_PATCH=-1), "-1 is not a whole number"),
-    "grid": (lambda folder: change_record(folder, affine=[[1, 0], [0, 1]]), r"affine of shape \(2, 2\)"),
+    "no metadata": (
+        lambda folder: (folder / "metadata.json").unlink(),
+        "metadata.json does not exist",
+    ),
+    "no JSON": (
+        lambda folder: (folder / "metadata.json").write_text("{"),
+        "metadata.json is not JSON",
+    ),
+    "no list": (
+        lambda folder: (folder / "metadata.json").write_text("{}"),
+        "has no list of patches",
+    ),
+    "no dates": (
+        lambda folder: change_record(folder, **{"dates-S2": KeyError}),
+        "record 0 of .* is damaged",
+    ),
+    "no such set": (
+        lambda folder: change_record(folder, set="validation"),
+        "record 0 of .* is damaged",
+    ),
+    "no set": (
+        lambda folder: change_record(folder, set=KeyError),
+        r"record 0 of .* is damaged \('set'\)",
+    ),
+    "path climbing": (
+        lambda folder: change_record(folder, ID_PATCH="../../20"),
+        "is damaged .*not a whole number",
+    ),
+    "half a patch": (
+        lambda folder: change_record(folder, ID_PATCH=20.5),
+        "20.5 is not a whole number",
+    ),
+    "endless": (
+        lambda folder: change_record(folder, ID_PATCH=float("inf")),
+        "record 0 of .* is damaged",
+    ),
+    "less than none": (
+        lambda folder: change_record(folder, ID_PATCH=-1),
+        "-1 is not a whole number",
+    ),
+    "grid": (
+        lambda folder: change_record(folder, affine=[[1, 0], [0, 1]]),
+        r"affine of shape \(2, 2\)",
+    ),
     "twice": (lambda folder: change_record(folder, ID_PATCH=21), "lists patch 21 twice"),
     "no images": (lambda folder: (folder / "DATA_S2" / "S2_20").unlink(), "DATA_S2 lacks S2_20;"),
-    "no image folder": (lambda folder: shutil.rmtree(folder / "DATA_S2"), "DATA_S2 lacks S2_20 and 3 more"),
-    "no classes": (lambda folder: (folder / "ANNOTATIONS" / "TARGET_22").unlink(), "ANNOTATIONS lacks TARGET_22"),
-    "date missing": (lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a[:2]), "has 2 images; expected 3"),
-    "bands": (lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a[:, :9]), "3 x 9 x 16 x 16; expected T x 10"),
-    "kind": (lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a / 1e4), "float64; expected 4 dim"),
-    "pickled": (lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a.astype(object)), "pickled objects"),
+    "no image folder": (
+        lambda folder: shutil.rmtree(folder / "DATA_S2"),
+        "DATA_S2 lacks S2_20 and 3 more",
+    ),
+    "no classes": (
+        lambda folder: (folder / "ANNOTATIONS" / "TARGET_22").unlink(),
+        "ANNOTATIONS lacks TARGET_22",
+    ),
+    "date missing": (
+        lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a[:2]),
+        "has 2 images; expected 3",
+    ),
+    "bands": (
+        lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a[:, :9]),
+        "3 x 9 x 16 x 16; expected T x 10",
+    ),
+    "kind": (
+        lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a / 1e4),
+        "float64; expected 4 dim",
+    ),
+    "pickled": (
+        lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a.astype(object)),
+        "pickled objects",
+    ),
     "truncated": (
-        lambda folder: (folder / "DATA_S2" / "S2_20").write_bytes((folder / "DATA_S2" / "S2_20").read_bytes()[:-1]),
+        lambda folder: (folder / "DATA_S2" / "S2_20").write_bytes(
+            (folder / "DATA_S2" / "S2_20").read_bytes()[:-1]
+        ),
         "S2_20 has 15487 bytes; expected 15488",
     ),
-    "sizes": (lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a[1:]), "covers 15 x 16 pixels"),
-    "layers": (lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a[None]), "1 x 16 x 16 uint8"),
-    "class": (lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a + 1), "holds class 15; expected the"),
+    "sizes": (
+        lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a[1:]),
+        "covers 15 x 16 pixels",
+    ),
+    "layers": (
+        lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a[None]),
+        "1 x 16 x 16 uint8",
+    ),
+    "class": (
+        lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a + 1),
+        "holds class 15; expected the",
+    ),
 }
 
 
@@ -446,26 +578,45 @@ def test_damaged_statistics(tmp_path, table):
 # Fuzz
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_damaged_tables(small, tmp_path, data):
     content = bytearray((small / "metadata.json").read_bytes())
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
         content[position] = data.draw(st.integers(0, 255))
-    (tmp_path / "metadata.json").write_bytes(content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))])
+    (tmp_path / "metadata.json").write_bytes(
+        content[: data.draw(st.integers(0, len(content)) | st.just(len(content)))]
+    )
     with suppress(DatasetError):
         assert len(read_patches(tmp_path)) <= len(PATCHES)
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from([20190801, "train", "OK"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["0", "1", "train"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([20190801, "train", "OK"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["0", "1", "train"]), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(record=st.fixed_dictionaries({"ID_PATCH": JSON, "set": JSON, "dates-S2": JSON, "affine": JSON, "crs": JSON}), other=JSON)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    record=st.fixed_dictionaries(
+        {"ID_PATCH": JSON, "set": JSON, "dates-S2": JSON, "affine": JSON, "crs": JSON}
+    ),
+    other=JSON,
+)
 def test_tables_of_any_form(tmp_path, record, other):
     for content in ([{"Status": "OK", **record}], [other], other):
         (tmp_path / "metadata.json").write_text(json.dumps(content))
@@ -474,12 +625,16 @@ def test_tables_of_any_form(tmp_path, record, other):
                 assert type(patch.id) is int
                 assert patch.set in ("train", "val", "test")
                 assert all(type(day) is date for day in patch.dates)
-    (tmp_path / "NORM_S2_patch.json").write_text(json.dumps({"train": {"mean": other, "std": [1.0] * 10}}))
+    (tmp_path / "NORM_S2_patch.json").write_text(
+        json.dumps({"train": {"mean": other, "std": [1.0] * 10}})
+    )
     with suppress(DatasetError):
         assert len(train_normalisation(tmp_path).mean) == 10
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_damaged_arrays(small, tmp_path, data):
     """Any damage to any array of a patch gives a sample of the right form, or one line."""
@@ -489,7 +644,9 @@ def test_damaged_arrays(small, tmp_path, data):
     path = data.draw(st.sampled_from(sorted(folder.glob("*/*_20"))))
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.integers(0, 127) | st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.integers(0, 127) | st.integers(0, len(content) - 1))] = data.draw(
+            st.integers(0, 255)
+        )
     path.write_bytes(content)
     with suppress(DatasetError):
         sample = S2TSCzCropDataset(folder, target="semantic")[0]
@@ -499,5 +656,10 @@ def test_damaged_arrays(small, tmp_path, data):
 
 def test_what_is_known_of_a_patch(small):
     patch = read_patches(small)[0]
-    assert (patch.id, patch.set, patch.dates, patch.epsg, patch.affine) == (20, *PATCHES[20], 32633, GRID)
+    assert (patch.id, patch.set, patch.dates, patch.epsg, patch.affine) == (
+        20,
+        *PATCHES[20],
+        32633,
+        GRID,
+    )
     assert patch.properties["time-series_length"] == 3

@@ -114,7 +114,9 @@ def test_scenes_are_what_the_driver_of_gdal_sees(products, tmp_path, baseline):
                     window = RasterWindow(0, 0, source.width, source.height)
                     assert np.array_equal(source.read(1), seen.read(number, window=window))
                 if band != "SCL":
-                    assert scene.assets[band].meaning.offset * 1e4 == pytest.approx(float(tags.get("BOA_ADD_OFFSET", 0)))
+                    assert scene.assets[band].meaning.offset * 1e4 == pytest.approx(
+                        float(tags.get("BOA_ADD_OFFSET", 0))
+                    )
                 compared.add(band)
     assert compared == {"B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12", "SCL"}
 
@@ -122,7 +124,9 @@ def test_scenes_are_what_the_driver_of_gdal_sees(products, tmp_path, baseline):
 def test_a_product_without_its_list_of_offsets_has_them_by_its_baseline(product):
     text = (product / PRODUCT).read_text()
     (product / PRODUCT).write_text(
-        re.sub(r"<BOA_ADD_OFFSET_VALUES_LIST>.*?</BOA_ADD_OFFSET_VALUES_LIST>", "", text, flags=re.S)
+        re.sub(
+            r"<BOA_ADD_OFFSET_VALUES_LIST>.*?</BOA_ADD_OFFSET_VALUES_LIST>", "", text, flags=re.S
+        )
     )
     (scene,), _ = safe_scenes(product)
     assert scene.assets["B02"].meaning.offset == -0.1
@@ -132,12 +136,16 @@ def test_an_offset_stated_in_an_old_product_is_not_believed(products, tmp_path):
     safe = copy_metadata(products["N0212"], tmp_path)
     write_images(safe, 16)
     offset = '<BOA_ADD_OFFSET_VALUES_LIST><BOA_ADD_OFFSET band_id="1">-1000</BOA_ADD_OFFSET></BOA_ADD_OFFSET_VALUES_LIST>'
-    replace_in(safe / PRODUCT, "</QUANTIFICATION_VALUES_LIST>", f"</QUANTIFICATION_VALUES_LIST>{offset}")
+    replace_in(
+        safe / PRODUCT, "</QUANTIFICATION_VALUES_LIST>", f"</QUANTIFICATION_VALUES_LIST>{offset}"
+    )
     assert safe_scenes(safe)[0][0].assets["B02"].meaning.offset == 0
 
 
 def test_each_band_has_its_own_offset_and_scale(product):
-    replace_in(product / PRODUCT, '<BOA_ADD_OFFSET band_id="8">-1000', '<BOA_ADD_OFFSET band_id="8">-500')
+    replace_in(
+        product / PRODUCT, '<BOA_ADD_OFFSET band_id="8">-1000', '<BOA_ADD_OFFSET band_id="8">-500'
+    )
     replace_in(product / PRODUCT, '"none">10000</BOA_Q', '"none">20000</BOA_Q')
     assets = safe_scenes(product)[0][0].assets
     assert [assets[band].meaning.offset for band in ("B08", "B8A")] == [-0.05, -0.025]
@@ -186,7 +194,9 @@ def test_bands_that_are_not_there_are_not_named(product):
 def test_what_is_no_product_of_l2a_is_one_clear_line(products, product, tmp_path):
     assert "holds no SAFE archive" in refused(_empty(tmp_path / "empty"))
     assert "does not exist" in refused(tmp_path / "none")
-    l1c = _empty(tmp_path / "l1c" / "S2A_MSIL1C_20190212T192651_N0207_R013_T07HFE_20190212T223712.SAFE")
+    l1c = _empty(
+        tmp_path / "l1c" / "S2A_MSIL1C_20190212T192651_N0207_R013_T07HFE_20190212T223712.SAFE"
+    )
     (l1c / "MTD_MSIL1C.xml").write_text("<a/>")
     assert "is L1C, top of the atmosphere; L2A is needed" in refused(l1c.parent)
     bare = copy_metadata(products["N0400"], tmp_path / "bare")
@@ -217,7 +227,11 @@ def test_one_bad_archive_costs_itself_alone(product):
         (PRODUCT, "no XML at all", "is no XML"),
         (PRODUCT, "<a><b></a>", "is no XML"),
         (PRODUCT, "<a/>", "lack PROCESSING_LEVEL"),
-        (PRODUCT, '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;">]><a>&c;</a>', "declares a document type"),
+        (
+            PRODUCT,
+            '<!DOCTYPE a [<!ENTITY b "bbbbbbbb"><!ENTITY c "&b;&b;">]><a>&c;</a>',
+            "declares a document type",
+        ),
         (PRODUCT, '<!DOCTYPE a SYSTEM "file:///etc/passwd"><a/>', "declares a document type"),
         ("GRANULE/*/MTD_TL.xml", "<a/>", "lack SENSING_TIME"),
     ],
@@ -261,7 +275,9 @@ def test_a_time_without_a_zone_is_in_utc(product, monkeypatch):
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     time.tzset()
     try:
-        replace_in(next(product.glob("GRANULE/*/MTD_TL.xml")), "15:08:07.846358Z", "15:08:07.846358")
+        replace_in(
+            next(product.glob("GRANULE/*/MTD_TL.xml")), "15:08:07.846358Z", "15:08:07.846358"
+        )
         [scene], _ = safe_scenes(product)
     finally:
         monkeypatch.undo()
@@ -305,23 +321,34 @@ def zip_with(product: Path, name: str, content: bytes = b"x", mode: int = 0) -> 
     return path
 
 
-@pytest.mark.parametrize("name", ["../../outside.txt", "/etc/outside", "a.SAFE/../../outside", "..\\outside", "C:/outside"])
+@pytest.mark.parametrize(
+    "name",
+    ["../../outside.txt", "/etc/outside", "a.SAFE/../../outside", "..\\outside", "C:/outside"],
+)
 def test_zip_files_that_climb_out(product, name):
     assert "climbs out of the archive" in refused(zip_with(product, name))
 
 
 def test_zip_files_with_links_and_bombs(product):
     keep = shutil.copytree(product, product.parent.parent / "keep" / product.name)
-    assert "holds the link" in refused(zip_with(product, "a.SAFE/link", b"/etc/passwd", stat.S_IFLNK | 0o777))
+    assert "holds the link" in refused(
+        zip_with(product, "a.SAFE/link", b"/etc/passwd", stat.S_IFLNK | 0o777)
+    )
     shutil.copytree(keep, product)
-    assert "as no product does" in refused(zip_with(product, f"{product.name}/zeros.jp2", bytes(8 * 1024**2)))
+    assert "as no product does" in refused(
+        zip_with(product, f"{product.name}/zeros.jp2", bytes(8 * 1024**2))
+    )
 
 
 def test_images_that_would_fill_memory(product):
     image = next(product.rglob("*_B03_10m.jp2"))
     content, side, huge = image.read_bytes(), (32).to_bytes(4, "big"), (100_000).to_bytes(4, "big")
     header, size = content.index(b"ihdr") + 4, content.index(b"\xff\x51") + 6
-    for place in (header, size, size + 16):  # the sides in the header's box, and in the code stream with those of its tile
+    for place in (
+        header,
+        size,
+        size + 16,
+    ):  # the sides in the header's box, and in the code stream with those of its tile
         assert content[place : place + 8] in (side + side, (1024).to_bytes(4, "big") * 2)
         content = content[:place] + huge + huge + content[place + 8 :]
     image.write_bytes(content)
@@ -354,10 +381,16 @@ def season(products, folder: Path, size: int = 48) -> dict[str, dict[str, np.nda
     numbers["2022-04-13"] = write_images(first, size, seed=1)
     older = copy_metadata(products["N0400"], folder / "work")
     for path in (older / PRODUCT, next(older.glob("GRANULE/*/MTD_TL.xml"))):
-        text = path.read_text().replace("2022-04-13T", "2021-04-20T").replace("20220413T150759_N0400", "20210420T150759_N0212")
+        text = (
+            path.read_text()
+            .replace("2022-04-13T", "2021-04-20T")
+            .replace("20220413T150759_N0400", "20210420T150759_N0212")
+        )
         path.write_text(text.replace("<PROCESSING_BASELINE>04.00", "<PROCESSING_BASELINE>02.12"))
     numbers["2021-04-20"] = write_images(older, size, seed=2)
-    older = older.rename(older.with_name(older.name.replace("20220413T150759_N0400", "20210420T150759_N0212")))
+    older = older.rename(
+        older.with_name(older.name.replace("20220413T150759_N0400", "20210420T150759_N0212"))
+    )
     zip_product(older, folder / "older.zip")
     shutil.rmtree(folder / "work")
     return numbers
@@ -365,7 +398,9 @@ def season(products, folder: Path, size: int = 48) -> dict[str, dict[str, np.nda
 
 def write_area(path: Path, size: int) -> Path:
     """An outline over the middle of the images."""
-    box = shapely.box(499_980 + 100, 8_900_040 - 10 * size + 100, 499_980 + 10 * size - 100, 8_900_040 - 100)
+    box = shapely.box(
+        499_980 + 100, 8_900_040 - 10 * size + 100, 499_980 + 10 * size - 100, 8_900_040 - 100
+    )
     grid = GeoBox.from_bbox(box.bounds, crs="EPSG:32633", resolution=10)
     outline = mapping(grid.extent.to_crs("EPSG:4326").geom)
     path.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": outline}))
@@ -377,19 +412,36 @@ def test_a_cube_of_archives_equals_the_numbers_in_them(products, tmp_path, capsy
     numbers = season(products, tmp_path / "in")
     (tmp_path / "in" / "bad.zip").write_bytes(b"bad")
     area = write_area(tmp_path / "area.geojson", 48)
-    words = ["cube", "--safe", str(tmp_path / "in"), "--area", str(area), "--margin-m", "0", "--min-clear", "0"]
+    words = [
+        "cube",
+        "--safe",
+        str(tmp_path / "in"),
+        "--area",
+        str(area),
+        "--margin-m",
+        "0",
+        "--min-clear",
+        "0",
+    ]
     assert main([*words, "--out", str(tmp_path / "season.zarr")]) == 0
     assert "left out: scene bad.zip" in capsys.readouterr().out
     cube = xr.open_zarr(tmp_path / "season.zarr", consolidated=False)
     assert [str(day)[:10] for day in cube.time.values] == sorted(numbers)
-    left, top = round((float(cube.x[0]) - 5 - 499_980) / 10), round((8_900_040 - float(cube.y[0]) - 5) / 10)
+    left, top = (
+        round((float(cube.x[0]) - 5 - 499_980) / 10),
+        round((8_900_040 - float(cube.y[0]) - 5) / 10),
+    )
     rows, columns = slice(top, top + cube.sizes["y"]), slice(left, left + cube.sizes["x"])
     assert min(cube.sizes["y"], cube.sizes["x"]) >= 28
     for date, offset in (("2021-04-20", 0), ("2022-04-13", -1000)):
         for band in ("B02", "B08", "B05", "B12"):
             given_HW = numbers[date][band]
-            given_HW = given_HW.repeat(48 // len(given_HW), 0).repeat(48 // len(given_HW), 1)[rows, columns]
-            assert np.array_equal(cube[band].sel(time=date).values.squeeze(), given_HW.astype(float) + offset)
+            given_HW = given_HW.repeat(48 // len(given_HW), 0).repeat(48 // len(given_HW), 1)[
+                rows, columns
+            ]
+            assert np.array_equal(
+                cube[band].sel(time=date).values.squeeze(), given_HW.astype(float) + offset
+            )
     assert (cube["SCL"].values == 9).any()
 
 
@@ -397,7 +449,17 @@ def test_days_and_area_choose_the_archives(products, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     season(products, tmp_path / "in")
     area = write_area(tmp_path / "area.geojson", 48)
-    words = ["cube", "--safe", str(tmp_path / "in"), "--area", str(area), "--margin-m", "0", "--min-clear", "0"]
+    words = [
+        "cube",
+        "--safe",
+        str(tmp_path / "in"),
+        "--area",
+        str(area),
+        "--margin-m",
+        "0",
+        "--min-clear",
+        "0",
+    ]
     assert main([*words, "--season", "2022", "--out", str(tmp_path / "2022.zarr")]) == 0
     assert "1 dates" in capsys.readouterr().out
     assert main([*words, "--season", "2020", "--out", str(tmp_path / "2020.zarr")]) == 2
@@ -409,7 +471,11 @@ def test_days_and_area_choose_the_archives(products, tmp_path, capsys):
     for other in (["--catalog", "copernicus"], ["--collection", "sentinel-2-l2a"], ["--yes"]):
         assert main([*words, *other, "--out", str(tmp_path / "two.zarr")]) == 2
         assert "one source of scenes" in capsys.readouterr().err
-    assert not list(tmp_path.glob("*20.zarr*")) + list(tmp_path.glob("far.zarr*")) + list(tmp_path.glob("two.zarr*"))
+    assert (
+        not list(tmp_path.glob("*20.zarr*"))
+        + list(tmp_path.glob("far.zarr*"))
+        + list(tmp_path.glob("two.zarr*"))
+    )
 
 
 def test_a_truncated_image_costs_its_scene_alone(products, tmp_path, capsys):
@@ -418,7 +484,17 @@ def test_a_truncated_image_costs_its_scene_alone(products, tmp_path, capsys):
     image = next((tmp_path / "in").rglob("*_B03_10m.jp2"))
     image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     area = write_area(tmp_path / "area.geojson", 48)
-    words = ["cube", "--safe", str(tmp_path / "in"), "--area", str(area), "--margin-m", "0", "--min-clear", "0"]
+    words = [
+        "cube",
+        "--safe",
+        str(tmp_path / "in"),
+        "--area",
+        str(area),
+        "--margin-m",
+        "0",
+        "--min-clear",
+        "0",
+    ]
     assert main([*words, "--out", str(tmp_path / "season.zarr")]) == 0
     said = capsys.readouterr()
     assert "left out: scene S2B_MSIL2A_20220413T150759" in said.out

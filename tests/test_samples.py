@@ -16,21 +16,34 @@ from panoseg.errors import DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
 
 
-def sample(dates: int, name: str = "a", size: tuple[int, int] = (4, 5), kind: torch.dtype = torch.int16) -> Sample:
+def sample(
+    dates: int, name: str = "a", size: tuple[int, int] = (4, 5), kind: torch.dtype = torch.int16
+) -> Sample:
     """Values from 1, so that none looks like padding."""
     count = dates * 10 * size[0] * size[1]
     images = (torch.arange(count) % 5000 + 1).to(kind).view(dates, 10, *size)
     instances = torch.zeros(size, dtype=torch.int32)
     instances[1:3, 1:3] = 1
     classes = instances.long() * 3
-    return Sample(images, torch.arange(dates) * 7 + 1, name, classes, instances, centre_targets(instances, classes))
+    return Sample(
+        images,
+        torch.arange(dates) * 7 + 1,
+        name,
+        classes,
+        instances,
+        centre_targets(instances, classes),
+    )
 
 
 def test_padding_is_a_mask():
     batch = collate([sample(2), sample(4, "b"), sample(1, "c")])
     assert batch.images_BTCHW.shape == (3, 4, 10, 4, 5)
     assert batch.images_BTCHW.dtype == torch.int16
-    assert batch.valid_BT.tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
+    assert batch.valid_BT.tolist() == [
+        [True, True, False, False],
+        [True] * 4,
+        [True, False, False, False],
+    ]
     assert batch.days_BT.tolist() == [[1, 8, 0, 0], [1, 8, 15, 22], [1, 0, 0, 0]]
     assert batch.names == ("a", "b", "c")
     for row, dates in enumerate((2, 4, 1)):
@@ -59,7 +72,10 @@ def test_float_images_stay_float():
 
 
 def test_sizes_must_agree():
-    with pytest.raises(DatasetError, match="patches a and b are 10 x 4 x 5 and 10 x 5 x 5; expected one size in a batch"):
+    with pytest.raises(
+        DatasetError,
+        match="patches a and b are 10 x 4 x 5 and 10 x 5 x 5; expected one size in a batch",
+    ):
         collate([sample(2), sample(2, "b", (5, 5))])
 
 
@@ -161,7 +177,13 @@ def test_slots_only_where_workers_fork(monkeypatch):
 def test_tensors_in_a_slot_are_aligned():
     slots = Slots(1, 1 << 20)
     batch = slots.write(slots.take(), [sample(3, size=(3, 3))]).open()
-    tensors = [batch.images_BTCHW, batch.days_BT, batch.valid_BT, batch.classes_BHW, batch.centres.size_HW2]
+    tensors = [
+        batch.images_BTCHW,
+        batch.days_BT,
+        batch.valid_BT,
+        batch.classes_BHW,
+        batch.centres.size_HW2,
+    ]
     assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
     assert np.prod(batch.images_BTCHW.shape) == 3 * 10 * 9
 

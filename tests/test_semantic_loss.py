@@ -18,13 +18,35 @@ from panoseg.models.outputs import SemanticOutput
 from panoseg.training.config import SemanticLossConfig
 from panoseg.training.losses import SemanticLoss
 
-NO_VOID = ClassTable("no void", tuple(replace(entry, kind="thing" if entry.id else "stuff") for entry in S2TSCZCROP.classes))
+NO_VOID = ClassTable(
+    "no void",
+    tuple(replace(entry, kind="thing" if entry.id else "stuff") for entry in S2TSCZCROP.classes),
+)
 THREE = ClassTable(
-    "three", tuple(SegmentClass(i, str(i), "#000000", kind) for i, kind in enumerate(("stuff", "thing", "void")))
+    "three",
+    tuple(
+        SegmentClass(i, str(i), "#000000", kind)
+        for i, kind in enumerate(("stuff", "thing", "void"))
+    ),
 )
 
 # Crop2Seg @ aee7827, smooth_loss.py: the part of each class in S2TSCzCrop; they sum to 0.9999.
-CZECH_SHARES = (0.3111, 0.0193, 0.0809, 0.2809, 0.1084, 0.0892, 0.0350, 0.0170, 0.0007, 0.0047, 0.0015, 0.0044, 0.0394, 0.0074)
+CZECH_SHARES = (
+    0.3111,
+    0.0193,
+    0.0809,
+    0.2809,
+    0.1084,
+    0.0892,
+    0.0350,
+    0.0170,
+    0.0007,
+    0.0047,
+    0.0015,
+    0.0044,
+    0.0394,
+    0.0074,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +59,11 @@ def cases(golden):
 
 def published(cases, table=S2TSCZCROP, **options) -> float:
     tensors, _ = cases
-    return SemanticLoss(SemanticLossConfig(**options), table).pixel_loss(tensors["logits"], tensors["target"].long()).item()
+    return (
+        SemanticLoss(SemanticLossConfig(**options), table)
+        .pixel_loss(tensors["logits"], tensors["target"].long())
+        .item()
+    )
 
 
 # The published losses
@@ -61,7 +87,11 @@ def published(cases, table=S2TSCZCROP, **options) -> float:
         ),
         ("cross_entropy_weight0_last_smoothing0.0", S2TSCZCROP, {}),
         ("cross_entropy_weight0_last_smoothing0.0", S2TSCZCROP, {"void": "published"}),
-        ("cross_entropy_weight0_last_smoothing0.1", S2TSCZCROP, {"smoothing": 0.1, "void": "published"}),
+        (
+            "cross_entropy_weight0_last_smoothing0.1",
+            S2TSCZCROP,
+            {"smoothing": 0.1, "void": "published"},
+        ),
     ],
 )
 def test_published_values(cases, case, table, options):
@@ -70,14 +100,18 @@ def test_published_values(cases, case, table, options):
 
 def test_published_sum_of_focal(cases):
     pixels = cases[0]["target"].numel()
-    assert pixels * published(cases, NO_VOID, kind="focal") == pytest.approx(cases[1]["focal_gamma2_sum"], rel=1e-5)
+    assert pixels * published(cases, NO_VOID, kind="focal") == pytest.approx(
+        cases[1]["focal_gamma2_sum"], rel=1e-5
+    )
 
 
 def test_published_recall_counts_void_in_its_mean(cases):
     """By default the mean is over the pixels that are not void; nothing else differs."""
     tensors, values = cases
     counted = (tensors["target"] != 14).float().mean().item()
-    assert published(cases, kind="recall") * counted == pytest.approx(values["recall_ignore14"], rel=1e-5)
+    assert published(cases, kind="recall") * counted == pytest.approx(
+        values["recall_ignore14"], rel=1e-5
+    )
 
 
 def smoothed(cases, table=NO_VOID, **options) -> torch.Tensor:
@@ -86,26 +120,38 @@ def smoothed(cases, table=NO_VOID, **options) -> torch.Tensor:
 
 
 def test_published_soft_labels(cases):
-    np.testing.assert_allclose(smoothed(cases)[:1], cases[0]["smooth_targets_background_plain"], atol=1e-6)
+    np.testing.assert_allclose(
+        smoothed(cases)[:1], cases[0]["smooth_targets_background_plain"], atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("name", ["smooth_background_treated", "smooth_background_treated_zero_weight_last"])
+@pytest.mark.parametrize(
+    "name", ["smooth_background_treated", "smooth_background_treated_zero_weight_last"]
+)
 def test_published_background(cases, name):
     """The published shares sum to 0.9999, ours to 1: scaled back, labels and losses agree."""
     tensors, values = cases
-    config = SemanticLossConfig(smoothing=0.1, smoothing_by="neighbours", background_share=0.6, class_shares=CZECH_SHARES)
+    config = SemanticLossConfig(
+        smoothing=0.1, smoothing_by="neighbours", background_share=0.6, class_shares=CZECH_SHARES
+    )
     target_BHW = tensors["target"].long()
     ours = SemanticLoss(config, NO_VOID).targets(target_BHW)
     np.testing.assert_allclose(ours.sum(1), 1, atol=1e-6)
     released = ours.clone()
-    released[:, 1:] = torch.where((target_BHW == 0)[:, None], sum(CZECH_SHARES) * ours[:, 1:], ours[:, 1:])
-    np.testing.assert_allclose(released[:1], tensors["smooth_targets_background_treated"], atol=1e-6)
+    released[:, 1:] = torch.where(
+        (target_BHW == 0)[:, None], sum(CZECH_SHARES) * ours[:, 1:], ours[:, 1:]
+    )
+    np.testing.assert_allclose(
+        released[:1], tensors["smooth_targets_background_treated"], atol=1e-6
+    )
     weight = torch.ones(15)
     weight[14] = 0.0 if name.endswith("last") else 1.0
     loss = -(weight[:, None, None] * released * tensors["logits"].log_softmax(1)).sum(1).mean()
     assert loss.item() == pytest.approx(values[name], rel=1e-5)
     table = S2TSCZCROP if name.endswith("last") else NO_VOID
-    normalised = SemanticLoss(replace(config, void="published"), table).pixel_loss(tensors["logits"], target_BHW)
+    normalised = SemanticLoss(replace(config, void="published"), table).pixel_loss(
+        tensors["logits"], target_BHW
+    )
     assert normalised.item() == pytest.approx(values[name], rel=5e-5)
 
 
@@ -117,8 +163,14 @@ def logits_of(*pixels: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor(pixels).T[None, :, None]
 
 
-def loss_of(classes: list[int], logits: torch.Tensor, table: ClassTable = THREE, **options) -> float:
-    return SemanticLoss(SemanticLossConfig(**options), table).pixel_loss(logits, torch.tensor([[classes]])).item()
+def loss_of(
+    classes: list[int], logits: torch.Tensor, table: ClassTable = THREE, **options
+) -> float:
+    return (
+        SemanticLoss(SemanticLossConfig(**options), table)
+        .pixel_loss(logits, torch.tensor([[classes]]))
+        .item()
+    )
 
 
 RIGHT, UNSURE = (math.log(3), 0.0, -100.0), (0.0, 0.0, -100.0)
@@ -134,37 +186,52 @@ def test_void_is_left_out_of_everything():
         {"smoothing": 0.2},
         {"smoothing": 0.2, "smoothing_by": "neighbours"},
     ):
-        assert loss_of([0, 2], logits, **options) == pytest.approx(loss_of([0], logits[..., :1], **options)), options
+        assert loss_of([0, 2], logits, **options) == pytest.approx(
+            loss_of([0], logits[..., :1], **options)
+        ), options
         assert loss_of([2, 2], logits, **options) == 0
     assert loss_of([0, 1], logits) == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
 
 
 def test_published_void_teaches_what_smoothing_spreads():
     logits = logits_of(RIGHT, RIGHT)
-    left_out, released = (loss_of([0, 2], logits, smoothing=0.3, void=void) for void in ("left_out", "published"))
+    left_out, released = (
+        loss_of([0, 2], logits, smoothing=0.3, void=void) for void in ("left_out", "published")
+    )
     spread = 0.1 * (math.log(4 / 3) + math.log(4))
     assert released == pytest.approx(0.7 * math.log(4 / 3) + 2 * spread)
     assert left_out == pytest.approx(0.7 * math.log(4 / 3) + 1.5 * spread)
 
 
 def test_smoothing_spreads_over_the_classes_that_are_learned():
-    targets = SemanticLoss(SemanticLossConfig(smoothing=0.2), THREE).targets(torch.tensor([[[0, 1]]]))
+    targets = SemanticLoss(SemanticLossConfig(smoothing=0.2), THREE).targets(
+        torch.tensor([[[0, 1]]])
+    )
     assert targets[0, :, 0].T.flatten().tolist() == pytest.approx([0.9, 0.1, 0, 0.1, 0.9, 0])
 
 
 def test_neighbours_share_alike_and_void_is_no_neighbour():
     config = SemanticLossConfig(smoothing=0.2, smoothing_by="neighbours")
     targets = SemanticLoss(config, THREE).targets(torch.tensor([[[0, 0, 1, 2]]]))
-    assert targets[0, :, 0, :3].T.flatten().tolist() == pytest.approx([0.9, 0.1, 0, 0.5, 0.5, 0, 0.5, 0.5, 0])
+    assert targets[0, :, 0, :3].T.flatten().tolist() == pytest.approx(
+        [0.9, 0.1, 0, 0.5, 0.5, 0, 0.5, 0.5, 0]
+    )
 
 
 def test_background_keeps_its_share_and_gives_the_rest_by_shares():
-    four = ClassTable("four", (*THREE.classes[:2], replace(THREE.classes[1], id=2), replace(THREE.classes[2], id=3)))
+    four = ClassTable(
+        "four",
+        (*THREE.classes[:2], replace(THREE.classes[1], id=2), replace(THREE.classes[2], id=3)),
+    )
     config = SemanticLossConfig(smoothing=0.1, smoothing_by="neighbours", background_share=0.6)
     background = torch.zeros(1, 1, 1, dtype=torch.int64)
-    assert SemanticLoss(config, four).targets(background).flatten().tolist() == pytest.approx([0.6, 0.2, 0.2, 0])
+    assert SemanticLoss(config, four).targets(background).flatten().tolist() == pytest.approx(
+        [0.6, 0.2, 0.2, 0]
+    )
     config = replace(config, class_shares=(3.0, 1.0, 5.0))
-    assert SemanticLoss(config, four).targets(background).flatten().tolist() == pytest.approx([0.6, 0.3, 0.1, 0])
+    assert SemanticLoss(config, four).targets(background).flatten().tolist() == pytest.approx(
+        [0.6, 0.3, 0.1, 0]
+    )
 
 
 def test_focal_loss_spares_what_is_almost_right():
@@ -176,7 +243,9 @@ def test_focal_loss_spares_what_is_almost_right():
 
 def test_recall_loss_weighs_classes_by_what_is_missed():
     logits = logits_of(RIGHT, RIGHT, RIGHT, RIGHT)
-    by_class = (2 * 0.5 * math.log(4 / 3) + 2 * 1.0 * math.log(4)) / 4  # class 0: none of two, taken as one; class 1: both
+    by_class = (
+        2 * 0.5 * math.log(4 / 3) + 2 * 1.0 * math.log(4)
+    ) / 4  # class 0: none of two, taken as one; class 1: both
     assert loss_of([0, 0, 1, 1], logits, kind="recall") == pytest.approx(by_class)
 
 
@@ -194,11 +263,18 @@ def test_class_weights_make_a_mean_by_weight(options):
 
 def test_class_weights_are_those_of_torch():
     generator = torch.Generator().manual_seed(0)
-    logits, classes = torch.randn(2, 20, 4, 4, generator=generator), torch.randint(19, (2, 4, 4), generator=generator)
+    logits, classes = (
+        torch.randn(2, 20, 4, 4, generator=generator),
+        torch.randint(19, (2, 4, 4), generator=generator),
+    )
     weights = tuple(range(1, 21))
-    expected = F.cross_entropy(logits, classes, weight=torch.tensor([*weights[:19], 0.0]), label_smoothing=0.1)
+    expected = F.cross_entropy(
+        logits, classes, weight=torch.tensor([*weights[:19], 0.0]), label_smoothing=0.1
+    )
     config = SemanticLossConfig(smoothing=0.1, class_weights=weights, void="published")
-    assert SemanticLoss(config, PASTIS).pixel_loss(logits, classes).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert SemanticLoss(config, PASTIS).pixel_loss(logits, classes).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
 
 
 def test_focal_class_weights_are_per_pixel(cases):
@@ -213,11 +289,15 @@ def test_focal_class_weights_are_per_pixel(cases):
     assert ours != pytest.approx(values["focal_gamma2_class_weights_as_released"], rel=0.01)
 
 
-@pytest.mark.parametrize("options", [{}, {"kind": "focal", "gamma": 0.5}, {"kind": "recall"}, {"smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"kind": "focal", "gamma": 0.5}, {"kind": "recall"}, {"smoothing": 0.1}]
+)
 def test_gradients_are_finite_at_certainty_and_without_pixels(options):
     logits = logits_of((1000.0, 0.0, 0.0), (0.0, 1000.0, 0.0)).requires_grad_()
     for classes in ([0, 1], [1, 0], [2, 2]):
-        loss = SemanticLoss(SemanticLossConfig(**options), THREE).pixel_loss(logits, torch.tensor([[classes]]))
+        loss = SemanticLoss(SemanticLossConfig(**options), THREE).pixel_loss(
+            logits, torch.tensor([[classes]])
+        )
         [gradient] = torch.autograd.grad(loss, logits)
         assert loss.isfinite()
         assert gradient.isfinite().all()
@@ -225,7 +305,10 @@ def test_gradients_are_finite_at_certainty_and_without_pixels(options):
 
 def test_half_precision_is_computed_in_float32():
     logits = logits_of(RIGHT, UNSURE).bfloat16()
-    assert SemanticLoss(table=THREE).pixel_loss(logits, torch.tensor([[[0, 1]]])).dtype == torch.float32
+    assert (
+        SemanticLoss(table=THREE).pixel_loss(logits, torch.tensor([[[0, 1]]])).dtype
+        == torch.float32
+    )
 
 
 # The boundary
@@ -244,7 +327,9 @@ def output_of(classes: torch.Tensor, boundary: bool = True, seed: int = 0) -> Se
     generator = torch.Generator().manual_seed(seed)
     size = (len(classes), *classes.shape[1:])
     logits = torch.randn(size[0], 15, *size[1:], generator=generator)
-    return SemanticOutput(logits, None, torch.randn(size[0], 2, *size[1:], generator=generator) if boundary else None)
+    return SemanticOutput(
+        logits, None, torch.randn(size[0], 2, *size[1:], generator=generator) if boundary else None
+    )
 
 
 def test_a_network_without_boundary_head_has_no_boundary_loss():
@@ -274,7 +359,9 @@ def test_the_focal_factor_passes_a_gradient(gamma):
     classes = torch.randint(2, (1, 4, 4), generator=torch.Generator().manual_seed(1))
     log_p = logits.log_softmax(1).gather(1, classes[:, None])[:, 0]
     [by_hand] = torch.autograd.grad(-((1 - log_p.exp()) ** gamma * log_p).mean(), logits)
-    loss = SemanticLoss(SemanticLossConfig(kind="focal", gamma=gamma), THREE).pixel_loss(logits, classes)
+    loss = SemanticLoss(SemanticLossConfig(kind="focal", gamma=gamma), THREE).pixel_loss(
+        logits, classes
+    )
     [gradient] = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(gradient, by_hand)
 
@@ -291,10 +378,21 @@ def test_the_focal_factor_passes_a_gradient(gamma):
         ({"boundary_weight": float("nan")}, "boundary_weight nan"),
         ({"boundary_gamma": -1.0}, "boundary_gamma -1.0"),
         ({"class_weights": (1.0, -1.0)}, "class_weights"),
-        ({"smoothing": 0.1, "smoothing_by": "neighbours", "background_share": 0.6, "class_shares": (0.0,)}, "class_shares"),
+        (
+            {
+                "smoothing": 0.1,
+                "smoothing_by": "neighbours",
+                "background_share": 0.6,
+                "class_shares": (0.0,),
+            },
+            "class_shares",
+        ),
         ({"kind": "focal", "smoothing": 0.1}, "smoothing without kind cross_entropy"),
         ({"smoothing_by": "neighbours"}, "smoothing_by without smoothing"),
-        ({"smoothing": 0.1, "background_share": 0.6}, "background_share without smoothing_by neighbours"),
+        (
+            {"smoothing": 0.1, "background_share": 0.6},
+            "background_share without smoothing_by neighbours",
+        ),
         ({"class_shares": (1.0,)}, "class_shares without background_share"),
         ({"gamma": 1.0}, "gamma without kind focal"),
     ],
@@ -305,8 +403,14 @@ def test_impossible_options(wrong, words):
 
 
 def test_weights_and_shares_are_one_a_class():
-    with pytest.raises(ConfigError, match="2 class_weights for the 15 classes of S2TSCzCrop; expected 15"):
+    with pytest.raises(
+        ConfigError, match="2 class_weights for the 15 classes of S2TSCzCrop; expected 15"
+    ):
         SemanticLoss(SemanticLossConfig(class_weights=(1.0, 2.0)), S2TSCZCROP)
-    config = SemanticLossConfig(smoothing=0.1, smoothing_by="neighbours", background_share=0.5, class_shares=CZECH_SHARES)
-    with pytest.raises(ConfigError, match="14 class_shares for the 20 classes of PASTIS; expected 19"):
+    config = SemanticLossConfig(
+        smoothing=0.1, smoothing_by="neighbours", background_share=0.5, class_shares=CZECH_SHARES
+    )
+    with pytest.raises(
+        ConfigError, match="14 class_shares for the 20 classes of PASTIS; expected 19"
+    ):
         SemanticLoss(config, PASTIS)

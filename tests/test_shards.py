@@ -101,7 +101,10 @@ def served(shards):
 
 
 def same(one, two) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.tensors(), two.tensors(), strict=True)) and one.name == two.name
+    return (
+        all(torch.equal(a, b) for a, b in zip(one.tensors(), two.tensors(), strict=True))
+        and one.name == two.name
+    )
 
 
 def loader(dataset, **options):
@@ -154,7 +157,10 @@ def test_the_number_of_shards_is_that_of_the_largest_split(shards, folder, tmp_p
 
 def test_several_processes_write_the_same_bytes(folder, shards, tmp_path):
     write_shards.write_shards(folder, str(tmp_path / "two"), 3, processes=2)
-    assert all(path.read_bytes() == (tmp_path / "two" / path.name).read_bytes() for path in shards.iterdir())
+    assert all(
+        path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+        for path in shards.iterdir()
+    )
 
 
 def test_checksums_are_those_of_the_files(shards):
@@ -170,7 +176,20 @@ def test_a_wrong_photograph_costs_itself(folder, tmp_path, capsys):
     name = CocoDataset(broken, "train").file_names[1]
     (broken / "train" / name).write_bytes((broken / "train" / name).read_bytes()[:200])
     assert (
-        main(["coco", "shards", "--data", str(broken), "--out", str(tmp_path / "out"), "--shards", "2", "--processes", "1"])
+        main(
+            [
+                "coco",
+                "shards",
+                "--data",
+                str(broken),
+                "--out",
+                str(tmp_path / "out"),
+                "--shards",
+                "2",
+                "--processes",
+                "1",
+            ]
+        )
         == 2
     )
     said = capsys.readouterr().err
@@ -195,7 +214,11 @@ def test_what_a_killed_command_left_is_removed(folder, tmp_path):
     left.mkdir(parents=True)
     (left / "train-00000.tar").write_bytes(b"half")
     write_shards.write_shards(folder, str(tmp_path / "out"), 1, processes=1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [INDEX, "train-00000.tar", "val-00000.tar"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        INDEX,
+        "train-00000.tar",
+        "val-00000.tar",
+    ]
 
 
 def test_places_in_use_are_refused(folder, shards):
@@ -276,8 +299,12 @@ def test_a_place_that_cannot_be_opened_is_one_line(place, said, monkeypatch):
 def test_every_photograph_is_read_once_over_processes_and_workers(shards):
     dataset = CocoShards(shards, "train")
     for epoch in range(2):
-        read = [names(loader(dataset, workers=2, rank=rank, ranks=2, epoch=epoch)) for rank in range(2)]
-        assert Counter(read[0] + read[1]) == Counter(name.removesuffix(".jpg") for name in dataset.file_names)
+        read = [
+            names(loader(dataset, workers=2, rank=rank, ranks=2, epoch=epoch)) for rank in range(2)
+        ]
+        assert Counter(read[0] + read[1]) == Counter(
+            name.removesuffix(".jpg") for name in dataset.file_names
+        )
 
 
 def test_the_order_follows_from_seed_and_epoch_and_goes_on_anywhere(shards):
@@ -300,7 +327,19 @@ def test_training_on_shards_is_training_on_the_folder(folder, shards, tmp_path):
     assert runs.read_run(tmp_path / "shards").data_folder == shards.as_uri()
     runs.resume(tmp_path / "shards")  # finds them again
     assert (
-        main(["test", str(tmp_path / "shards"), "--data", shards.as_uri(), "--out", str(tmp_path / "t"), "--workers", "0"]) == 0
+        main(
+            [
+                "test",
+                str(tmp_path / "shards"),
+                "--data",
+                shards.as_uri(),
+                "--out",
+                str(tmp_path / "t"),
+                "--workers",
+                "0",
+            ]
+        )
+        == 0
     )
 
 
@@ -339,7 +378,13 @@ def archive(*members: tuple[tarfile.TarInfo, bytes], end: bool = False) -> bytes
     return buffer.getvalue() if end else buffer.getvalue()[:size]
 
 
-def member(name: str, content: bytes = b"x", kind: bytes = tarfile.REGTYPE, size: int | None = None, link: str = ""):
+def member(
+    name: str,
+    content: bytes = b"x",
+    kind: bytes = tarfile.REGTYPE,
+    size: int | None = None,
+    link: str = "",
+):
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname = kind, len(content) if size is None else size, link
     return info, content
@@ -347,7 +392,11 @@ def member(name: str, content: bytes = b"x", kind: bytes = tarfile.REGTYPE, size
 
 def sparse() -> bytes:
     info, content = member("000000000.jpg", bytes(512))
-    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(2**40)}
+    info.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": str(2**40),
+    }
     return archive((info, content))
 
 
@@ -365,8 +414,12 @@ HOSTILE = {
     "no tar": b"hello" * 300,
     "nothing": bytes(1024),
     "squeezed": zlib.compress(bytes(10**6)) + b"x" * 600,
-    "no JSON": archive(member("000000000.jpg"), member("000000000.json", b"{"), member("000000000.panoptic.png")),
-    "another JSON": archive(member("000000000.jpg"), member("000000000.json", b"[]"), member("000000000.panoptic.png")),
+    "no JSON": archive(
+        member("000000000.jpg"), member("000000000.json", b"{"), member("000000000.panoptic.png")
+    ),
+    "another JSON": archive(
+        member("000000000.jpg"), member("000000000.json", b"[]"), member("000000000.panoptic.png")
+    ),
     "another name": archive(
         member("000000000.jpg"),
         member("000000000.json", b'{"file_name": "../x", "annotation": {}, "instances": null}'),
@@ -389,7 +442,9 @@ def test_a_hostile_record_is_one_line_and_unpacks_nothing(copy, kind):
 def test_a_shard_that_was_cut_is_named_at_once(copy):
     path = copy / "train-00001.tar"
     path.write_bytes(path.read_bytes()[:-600])
-    with pytest.raises(DatasetError, match=r"train-00001\.tar: \d+ bytes; expected \d+, as index.json says"):
+    with pytest.raises(
+        DatasetError, match=r"train-00001\.tar: \d+ bytes; expected \d+, as index.json says"
+    ):
         CocoShards(copy, "train")
     path.unlink()
     with pytest.raises(DatasetError, match=r"train-00001\.tar: no such file"):

@@ -18,7 +18,14 @@ from panoseg.data.coco import CocoDataset
 from panoseg.errors import ConfigError, OutputError, PanosegError
 from panoseg.simulation import photographs as scene
 from panoseg.simulation import photographs as things
-from panoseg.simulation.photograph_options import BALL, SIMULATED_PHOTOGRAPHS, STAR, STUFF, THINGS, PhotographOptions
+from panoseg.simulation.photograph_options import (
+    BALL,
+    SIMULATED_PHOTOGRAPHS,
+    STAR,
+    STUFF,
+    THINGS,
+    PhotographOptions,
+)
 from panoseg.simulation.photographs import distance, simulate_photograph
 from panoseg.simulation.write_photographs import write_photographs
 
@@ -35,7 +42,11 @@ def photographs(count=12, size=SIZE, **options):
 
 def contents(folder):
     """The bytes of each file of a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 # The picture and its truth
@@ -65,7 +76,9 @@ def test_segments_are_of_known_classes_and_can_be_seen():
         segments = made.truth.segments
         assert set(segments.class_ids.tolist()) <= {*THINGS, *STUFF}
         assert segments.areas.min() >= 12
-        np.testing.assert_array_equal(segments.areas, [(made.truth.segment_HW == id_).sum() for id_ in segments.ids])
+        np.testing.assert_array_equal(
+            segments.areas, [(made.truth.segment_HW == id_).sum() for id_ in segments.ids]
+        )
         assert segments.areas.sum() == (made.truth.segment_HW > 0).sum()
         stuff = segments.class_ids[~segments.is_thing].tolist()
         assert len(stuff) == len(set(stuff)), "a class of stuff is one segment"
@@ -73,7 +86,9 @@ def test_segments_are_of_known_classes_and_can_be_seen():
 
 
 def test_every_class_occurs():
-    found = {class_id for made in photographs(25) for class_id in made.truth.segments.class_ids.tolist()}
+    found = {
+        class_id for made in photographs(25) for class_id in made.truth.segments.class_ids.tolist()
+    }
     assert found == {entry.id for entry in SIMULATED_PHOTOGRAPHS.classes} == {*THINGS, *STUFF}
 
 
@@ -92,7 +107,9 @@ def placed(monkeypatch):
 def test_what_is_nearer_hides_what_is_behind(monkeypatch):
     """The nearer, the lower in the picture; each thing is what it covers without what nearer ones cover."""
     found, hidden = placed(monkeypatch), 0
-    for made, placed_things in zip(photographs(10, things=(6, 10), thing_size=1.5), found, strict=True):
+    for made, placed_things in zip(
+        photographs(10, things=(6, 10), thing_size=1.5), found, strict=True
+    ):
         expected, taken = set(), np.zeros(SIZE, bool)
         for thing in sorted(placed_things, key=lambda thing: -thing.y):
             covers = things.cover(thing, SIZE).opacity_HW > 0.5
@@ -158,7 +175,13 @@ def test_dirt_on_the_lens_is_of_no_segment_and_seen():
 
 
 def test_every_option_is_tried():
-    assert {entry.name for entry in fields(PhotographOptions)} == {"things", "thing_size", "crowds", "smudges", "grain"}
+    assert {entry.name for entry in fields(PhotographOptions)} == {
+        "things",
+        "thing_size",
+        "crowds",
+        "smudges",
+        "grain",
+    }
 
 
 def thing_counts(made):
@@ -174,7 +197,10 @@ def test_option_things_bounds_their_number():
 
 def test_option_thing_size_makes_things_larger():
     areas = [
-        sum(int(one.truth.segments.areas[one.truth.segments.is_thing].sum()) for one in photographs(8, thing_size=factor))
+        sum(
+            int(one.truth.segments.areas[one.truth.segments.is_thing].sum())
+            for one in photographs(8, thing_size=factor)
+        )
         for factor in (0.5, 1.0, 2.0)
     ]
     assert 1.5 * areas[0] < areas[1] < areas[2] / 1.5
@@ -187,7 +213,10 @@ def test_option_crowds_is_a_chance():
 
 
 def test_option_smudges_is_a_chance():
-    void = [[(one.truth.segment_HW == 0).mean() > 0.004 for one in photographs(15, smudges=chance)] for chance in (0.0, 1.0)]
+    void = [
+        [(one.truth.segment_HW == 0).mean() > 0.004 for one in photographs(15, smudges=chance)]
+        for chance in (0.0, 1.0)
+    ]
     assert sum(void[0]) <= 3  # things of which hardly anything is seen are void, too
     assert sum(void[1]) >= 13
 
@@ -232,11 +261,16 @@ def test_impossible_sizes_are_refused_in_one_line(size):
 def written(tmp_path_factory):
     """Eleven photographs, nine to train and two to validate, with crowds and dirt."""
     options = PhotographOptions(crowds=0.4, smudges=0.4)
-    return write_photographs(tmp_path_factory.mktemp("simulated") / "data", 11, SMALL, 4, options, workers=1)
+    return write_photographs(
+        tmp_path_factory.mktemp("simulated") / "data", 11, SMALL, 4, options, workers=1
+    )
 
 
 def test_every_fifth_photograph_is_for_validation(written):
-    assert [path.stem for path in sorted((written / "val").iterdir())] == ["000000000005", "000000000010"]
+    assert [path.stem for path in sorted((written / "val").iterdir())] == [
+        "000000000005",
+        "000000000010",
+    ]
     assert len(list((written / "train").iterdir())) == 9
     for split, count in (("train", 9), ("val", 2)):
         assert len(CocoDataset(written, split)) == count
@@ -252,13 +286,19 @@ def test_the_files_say_what_was_simulated(written):
     for read in annotations:
         made = simulate_photograph(SMALL, (4, read.image_id - 1), options)
         truth, again = made.truth, read.picture
-        assert {(segment.class_id, (truth.segment_HW == segment.id).tobytes()) for segment in truth.segments} == {
-            (segment.class_id, (again.segment_HW == segment.id).tobytes()) for segment in again.segments
+        assert {
+            (segment.class_id, (truth.segment_HW == segment.id).tobytes())
+            for segment in truth.segments
+        } == {
+            (segment.class_id, (again.segment_HW == segment.id).tobytes())
+            for segment in again.segments
         }
         np.testing.assert_array_equal(read.stated_areas_N, again.segments.areas)
         assert len(read.crowd_ids) == len(made.crowd_ids)
         crowds += len(read.crowd_ids)
-        image = np.asarray(Image.open(written / "train" / f"{read.image_id:012d}.jpg")).astype(float)
+        image = np.asarray(Image.open(written / "train" / f"{read.image_id:012d}.jpg")).astype(
+            float
+        )
         assert np.abs(image - made.image_HW3).mean() < 12
     assert 0 < crowds < 9
 
@@ -278,13 +318,18 @@ def test_pycocotools_reads_the_instances(written, split):
         for read in annotations:
             truth = read.picture
             masks = {
-                (segment.class_id, (truth.segment_HW == segment.id).tobytes(), int(segment.id in read.crowd_ids))
+                (
+                    segment.class_id,
+                    (truth.segment_HW == segment.id).tobytes(),
+                    int(segment.id in read.crowd_ids),
+                )
                 for segment in truth.segments
                 if segment.kind == "thing"
             }
             rows = library.loadAnns(library.getAnnIds([read.image_id]))
             assert masks == {
-                (row["category_id"], library.annToMask(row).astype(bool).tobytes(), row["iscrowd"]) for row in rows
+                (row["category_id"], library.annToMask(row).astype(bool).tobytes(), row["iscrowd"])
+                for row in rows
             }
             for row in rows:
                 assert row["area"] == library.annToMask(row).sum()
@@ -299,11 +344,17 @@ def test_pycocotools_reads_the_instances(written, split):
 
 def test_ids_and_boxes_of_the_panoptic_json(written):
     content = json.loads((written / "annotations" / "panoptic_train.json").read_text())
-    assert {entry["id"] for entry in content["images"]} == {entry["image_id"] for entry in content["annotations"]}
+    assert {entry["id"] for entry in content["images"]} == {
+        entry["image_id"] for entry in content["annotations"]
+    }
     for annotation in content["annotations"]:
-        colours = np.asarray(Image.open(written / "annotations" / "panoptic_train" / annotation["file_name"])).astype(int)
+        colours = np.asarray(
+            Image.open(written / "annotations" / "panoptic_train" / annotation["file_name"])
+        ).astype(int)
         ids_HW = colours @ [1, 256, 65536]
-        assert {row["id"] for row in annotation["segments_info"]} == set(np.unique(ids_HW).tolist()) - {0}
+        assert {row["id"] for row in annotation["segments_info"]} == set(
+            np.unique(ids_HW).tolist()
+        ) - {0}
         for row in annotation["segments_info"]:
             assert "score" not in row
             rows, columns = np.nonzero(ids_HW == row["id"])
@@ -316,7 +367,21 @@ def test_ids_and_boxes_of_the_panoptic_json(written):
 def test_the_truth_scored_against_itself_is_perfect(written, tmp_path):
     path = written / "annotations" / "panoptic_val.json"
     scores = tmp_path / "scores.json"
-    assert main(["coco", "evaluate", "--truth", str(path), "--prediction", str(path), "--json", str(scores)]) == 0
+    assert (
+        main(
+            [
+                "coco",
+                "evaluate",
+                "--truth",
+                str(path),
+                "--prediction",
+                str(path),
+                "--json",
+                str(scores),
+            ]
+        )
+        == 0
+    )
     quality = json.loads(scores.read_text())["all"]
     assert [quality[name] for name in ("pq", "sq", "rq")] == [1, 1, 1]
 
@@ -328,7 +393,9 @@ def test_the_reader_takes_both_splits_as_they_are(written):
             one, (truth, crowds) = dataset[index], dataset.truth(index)
             assert one.size_HW == SMALL
             things_of_truth = truth.segments.is_thing & ~np.isin(truth.segments.ids, crowds)
-            assert sorted(one.objects.class_N.tolist()) == sorted(truth.segments.class_ids[things_of_truth].tolist())
+            assert sorted(one.objects.class_N.tolist()) == sorted(
+                truth.segments.class_ids[things_of_truth].tolist()
+            )
             assert len(dataset.detections(index)) == truth.segments.is_thing.sum()
 
 
@@ -358,7 +425,9 @@ def test_an_interrupted_simulation_is_completed_to_the_same_bytes(tmp_path, monk
 def test_a_simulation_is_enlarged_to_the_same_bytes_by_any_number_of_processes(tmp_path):
     write_photographs(tmp_path / "data", 3, SMALL, 2, workers=1)
     write_photographs(tmp_path / "data", 7, SMALL, 2, workers=2)
-    assert contents(tmp_path / "data") == contents(write_photographs(tmp_path / "whole", 7, SMALL, 2, workers=1))
+    assert contents(tmp_path / "data") == contents(
+        write_photographs(tmp_path / "whole", 7, SMALL, 2, workers=1)
+    )
 
 
 def test_few_photographs_are_one_split(tmp_path):
@@ -386,7 +455,18 @@ def test_no_photograph_is_refused(tmp_path):
 
 
 def test_the_command_writes_photographs_with_its_options(tmp_path, capsys):
-    command = ["simulate", str(tmp_path / "data"), "--layout", "coco", "--patches", "2", "--size", "32", "--workers", "1"]
+    command = [
+        "simulate",
+        str(tmp_path / "data"),
+        "--layout",
+        "coco",
+        "--patches",
+        "2",
+        "--size",
+        "32",
+        "--workers",
+        "1",
+    ]
     assert main([*command, "--photographs.things", "0", "0", "--photographs.crowds", "0"]) == 0
     assert "2 photographs of 32 x 32 pixels" in capsys.readouterr().out
     dataset = CocoDataset(tmp_path / "data", "train")
@@ -404,6 +484,8 @@ def test_the_command_writes_photographs_with_its_options(tmp_path, capsys):
     ],
 )
 def test_the_command_ends_in_one_line_for_wrong_options(tmp_path, capsys, wrong):
-    assert main(["simulate", str(tmp_path / "data"), "--patches", "1", "--workers", "1", *wrong]) == 2
+    assert (
+        main(["simulate", str(tmp_path / "data"), "--patches", "1", "--workers", "1", *wrong]) == 2
+    )
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not (tmp_path / "data").exists()

@@ -14,7 +14,14 @@ from panoseg.cli import main
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.simulation import Layout, SimulationOptions, simulate_cube, simulate_season, write_pastis, write_s2tsczcrop
+from panoseg.simulation import (
+    Layout,
+    SimulationOptions,
+    simulate_cube,
+    simulate_season,
+    write_pastis,
+    write_s2tsczcrop,
+)
 from panoseg.simulation.atmosphere import CLEAR, CLOUD, SHADOW, SNOW, Sky, apply_sky, sun_elevation
 from panoseg.simulation.landscape import Landscape, make_landscape
 from panoseg.simulation.noise import fractal_noise, smooth_noise
@@ -38,10 +45,15 @@ def ndvi(reflectance, axis):
 def crop_ndvi(material, day, count=40):
     """NDVI of many parcels of one cover on one day of a mean season."""
     rng = np.random.default_rng(0)
-    material_U, parcel_U = np.full(count, material, np.int16), np.arange(1, count + 1, dtype=np.int32)
+    material_U, parcel_U = (
+        np.full(count, material, np.int16),
+        np.arange(1, count + 1, dtype=np.int32),
+    )
     phenology = Phenology(material_U, parcel_U, Climate(0.0, 0.3), rng)
     surfaces = make_surfaces(material_U, parcel_U, (1.0, 1.0), rng)
-    reflectance_TUC = surfaces.reflectance(phenology.cover(np.array([day])), np.zeros(1, np.float32))
+    reflectance_TUC = surfaces.reflectance(
+        phenology.cover(np.array([day])), np.zeros(1, np.float32)
+    )
     return float(np.median(ndvi(reflectance_TUC[0], 1)))
 
 
@@ -54,7 +66,9 @@ def test_the_same_seed_gives_the_same_season_and_another_gives_another():
     assert np.array_equal(first.parcels_HW, again.parcels_HW)
     assert np.array_equal(first.cloud_THW, again.cloud_THW)
     assert first.dates == again.dates
-    assert first.images_TCHW.shape != other.images_TCHW.shape or not np.array_equal(first.images_TCHW, other.images_TCHW)
+    assert first.images_TCHW.shape != other.images_TCHW.shape or not np.array_equal(
+        first.images_TCHW, other.images_TCHW
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 41), (8, 64)])
@@ -63,7 +77,12 @@ def test_a_season_has_the_types_shapes_and_ranges_it_states(size):
     days = len(season.dates)
     assert 6 <= days <= 8
     assert list(season.dates) == sorted(set(season.dates))
-    assert datetime.date(2018, 9, 1) <= season.dates[0] <= season.dates[-1] <= datetime.date(2019, 10, 31)
+    assert (
+        datetime.date(2018, 9, 1)
+        <= season.dates[0]
+        <= season.dates[-1]
+        <= datetime.date(2019, 10, 31)
+    )
     assert season.images_TCHW.dtype == np.int16
     assert season.images_TCHW.shape == (days, 10, *size)
     assert season.images_TCHW.min() >= 1
@@ -85,7 +104,11 @@ def test_every_class_occurs_over_some_seeds():
     for seed in range(28):
         rng = np.random.default_rng(seed)
         region = list(REGIONS.values())[seed % len(REGIONS)]
-        found |= set(np.unique(make_landscape((64, 64), region, SimulationOptions(), rng).classes_HW).tolist())
+        found |= set(
+            np.unique(
+                make_landscape((64, 64), region, SimulationOptions(), rng).classes_HW
+            ).tolist()
+        )
     assert found == set(range(20))
 
 
@@ -101,8 +124,13 @@ def test_wheat_is_green_in_april_and_corn_is_not_and_in_august_the_other_way_rou
 def test_rapeseed_flowers_yellow():
     rng = np.random.default_rng(1)
     crop_U, parcel_U = np.full(20, RAPESEED, np.int16), np.arange(1, 21, dtype=np.int32)
-    phenology, surfaces = Phenology(crop_U, parcel_U, Climate(0, 0), rng), make_surfaces(crop_U, parcel_U, (1, 1), rng)
-    reflectance_TUC = surfaces.reflectance(phenology.cover(np.array([190, 226])), np.zeros(2, np.float32))
+    phenology, surfaces = (
+        Phenology(crop_U, parcel_U, Climate(0, 0), rng),
+        make_surfaces(crop_U, parcel_U, (1, 1), rng),
+    )
+    reflectance_TUC = surfaces.reflectance(
+        phenology.cover(np.array([190, 226])), np.zeros(2, np.float32)
+    )
     before, flowering = np.median(reflectance_TUC[:, :, RED] / reflectance_TUC[:, :, BLUE], axis=1)
     assert flowering > 1.3 * before
 
@@ -111,7 +139,11 @@ def test_parts_of_a_parcel_share_its_crop():
     parcel_U = np.array([0, 4, 0, 4, 9], np.int32)
     assert first_of_parcel(parcel_U).tolist() == [0, 1, 2, 1, 4]
     crop_U = np.array([Material.GRASS, WHEAT, Material.GRASS, WHEAT, WHEAT], np.int16)
-    leaf_TU = Phenology(crop_U, parcel_U, Climate(0, 0), np.random.default_rng(2)).cover(np.array([270.0])).leaf
+    leaf_TU = (
+        Phenology(crop_U, parcel_U, Climate(0, 0), np.random.default_rng(2))
+        .cover(np.array([270.0]))
+        .leaf
+    )
     assert leaf_TU[0, 3] == pytest.approx(leaf_TU[0, 1], rel=0.2)
 
 
@@ -122,7 +154,11 @@ def test_clouds_brighten_and_shadows_darken():
     changes, truths = [], []
     for seed in range(6):
         image_CHW = np.full((10, 64, 64), 1000, np.float32)
-        truths.append(apply_sky(image_CHW, Sky(0.4, 0, 0, 0), 300, np.zeros((64, 64)), np.random.default_rng(seed)))
+        truths.append(
+            apply_sky(
+                image_CHW, Sky(0.4, 0, 0, 0), 300, np.zeros((64, 64)), np.random.default_rng(seed)
+            )
+        )
         changes.append(image_CHW[BLUE] - 1000)
     truth, change = np.stack(truths), np.stack(changes)
     assert {CLEAR, CLOUD, SHADOW} == set(np.unique(truth).tolist())
@@ -142,9 +178,16 @@ def test_a_clear_sky_changes_nothing_and_a_covered_one_everything():
 
 def test_snow_is_white_in_the_visible_and_dark_in_the_short_wave_infrared():
     image_CHW = np.full((10, 32, 32), 1500, np.float32)
-    truth_HW = apply_sky(image_CHW, Sky(0, 0, 0, 1.0), 130, np.zeros((32, 32)), np.random.default_rng(0))
+    truth_HW = apply_sky(
+        image_CHW, Sky(0, 0, 0, 1.0), 130, np.zeros((32, 32)), np.random.default_rng(0)
+    )
     assert (truth_HW == SNOW).mean() > 0.8
-    assert image_CHW[BLUE, truth_HW == SNOW].mean() > 4000 > 1500 > image_CHW[8, truth_HW == SNOW].mean()
+    assert (
+        image_CHW[BLUE, truth_HW == SNOW].mean()
+        > 4000
+        > 1500
+        > image_CHW[8, truth_HW == SNOW].mean()
+    )
 
 
 def test_the_sun_stands_high_in_june_and_low_in_december():
@@ -166,10 +209,14 @@ def test_acquisitions_are_as_many_as_asked_within_the_season(count):
 
 @pytest.mark.parametrize("shape", [(8, 8), (9, 11)])
 def test_footprints_share_out_all_light(shape):
-    units_YX = np.random.default_rng(0).integers(0, 5, (shape[0] * 3, shape[1] * 3)).astype(np.int32)
+    units_YX = (
+        np.random.default_rng(0).integers(0, 5, (shape[0] * 3, shape[1] * 3)).astype(np.int32)
+    )
     seen = footprints(units_YX, 5)
     for matrix, pixels in ((seen.fine_PU, 8 * 8), (seen.coarse_QU, 4 * 4)):
-        assert np.asarray(matrix.sum(1)).ravel() == pytest.approx(np.ones(matrix.shape[0]), abs=1e-5)
+        assert np.asarray(matrix.sum(1)).ravel() == pytest.approx(
+            np.ones(matrix.shape[0]), abs=1e-5
+        )
         assert matrix.shape[0] == pixels or shape != (8, 8)
 
 
@@ -187,7 +234,9 @@ def test_a_whole_pixel_of_shift_moves_the_image_by_one():
 
 
 def test_noise_is_standardised_and_its_length_smooths():
-    rough, smooth = (smooth_noise(np.random.default_rng(0), (64, 64), length) for length in (1.0, 8.0))
+    rough, smooth = (
+        smooth_noise(np.random.default_rng(0), (64, 64), length) for length in (1.0, 8.0)
+    )
     assert rough.std() == pytest.approx(1, abs=0.1)
     assert np.abs(np.diff(smooth)).mean() < 0.5 * np.abs(np.diff(rough)).mean()
     assert fractal_noise(np.random.default_rng(0), (40, 50), 1.8, 100).shape == (40, 50)
@@ -246,7 +295,9 @@ def test_a_layout_that_does_not_fit_is_refused(layout):
 
 # -- options ----------------------------------------------------------------------------------------------------------------
 
-CALM = SimulationOptions(dates=(20, 20), cloudy=(0, 0), snow=0, resampling="nearest", region="lowland-mixed")
+CALM = SimulationOptions(
+    dates=(20, 20), cloudy=(0, 0), snow=0, resampling="nearest", region="lowland-mixed"
+)
 
 
 def season_of(**changes):
@@ -267,14 +318,19 @@ def test_option_field_size_makes_fewer_parcels():
     def count(factor):
         options = SimulationOptions(field_size=factor, void=False)
         return sum(
-            make_landscape((64, 64), REGIONS["bocage"], options, np.random.default_rng(s)).parcels_HW.max() for s in range(4)
+            make_landscape(
+                (64, 64), REGIONS["bocage"], options, np.random.default_rng(s)
+            ).parcels_HW.max()
+            for s in range(4)
         )
 
     assert count(4.0) < 0.6 * count(1.0)
 
 
 def test_option_harvest_year_moves_the_dates(calm):
-    assert [date.year for date in season_of(harvest_year=2022).dates] == [date.year + 3 for date in calm.dates]
+    assert [date.year for date in season_of(harvest_year=2022).dates] == [
+        date.year + 3 for date in calm.dates
+    ]
 
 
 def test_option_dates_sets_their_number(calm):
@@ -288,7 +344,9 @@ def test_option_cloudy_brings_clouds(calm):
 
 
 def test_option_snow_brings_snow(calm):
-    snowy = [simulate_season(SMALL, seed, replace(CALM, snow=1.0, dates=(60, 60))) for seed in range(3)]
+    snowy = [
+        simulate_season(SMALL, seed, replace(CALM, snow=1.0, dates=(60, 60))) for seed in range(3)
+    ]
     assert any((season.cloud_THW == SNOW).any() for season in snowy)
 
 
@@ -309,7 +367,9 @@ def test_option_heterogeneity_varies_parcels_inside():
 
 
 def test_option_noise_adds_noise():
-    assert deviation_inside(noise=0, heterogeneity=0) < 0.2 * deviation_inside(noise=1, heterogeneity=0)
+    assert deviation_inside(noise=0, heterogeneity=0) < 0.2 * deviation_inside(
+        noise=1, heterogeneity=0
+    )
 
 
 def test_option_registration_moves_dates(calm):
@@ -319,7 +379,11 @@ def test_option_registration_moves_dates(calm):
 def test_option_resampling_repeats_coarse_pixels():
     still = {"noise": 0, "heterogeneity": 0, "registration": 0}
     coarse = season_of(**still).images_TCHW[:, PASTIS_BANDS.index("B8A")].astype(int)
-    smooth = season_of(**still, resampling="bilinear").images_TCHW[:, PASTIS_BANDS.index("B8A")].astype(int)
+    smooth = (
+        season_of(**still, resampling="bilinear")
+        .images_TCHW[:, PASTIS_BANDS.index("B8A")]
+        .astype(int)
+    )
     pairs = np.abs(coarse[:, :, 0::2] - coarse[:, :, 1::2])
     assert np.median(pairs) <= 1
     assert np.abs(smooth[:, :, 0::2] - smooth[:, :, 1::2]).mean() > pairs.mean()
@@ -328,7 +392,9 @@ def test_option_resampling_repeats_coarse_pixels():
 def test_option_void_marks_parcels_that_lie_outside():
     options = SimulationOptions(region="strip-fields")
     land: list[Landscape] = [
-        make_landscape(SMALL, REGIONS["strip-fields"], replace(options, void=v), np.random.default_rng(3))
+        make_landscape(
+            SMALL, REGIONS["strip-fields"], replace(options, void=v), np.random.default_rng(3)
+        )
         for v in (True, False)
     ]
     assert (land[0].classes_HW == VOID).any()
@@ -377,7 +443,9 @@ def test_too_small_an_area_is_refused():
 
 
 def arrays_of(folder):
-    return {path.relative_to(folder).as_posix(): np.load(path) for path in sorted(folder.rglob("*.npy"))}
+    return {
+        path.relative_to(folder).as_posix(): np.load(path) for path in sorted(folder.rglob("*.npy"))
+    }
 
 
 def test_the_dataset_on_disk_agrees_with_itself_and_its_reader(tmp_path):
@@ -390,7 +458,11 @@ def test_the_dataset_on_disk_agrees_with_itself_and_its_reader(tmp_path):
         patch = feature["properties"]["ID_PATCH"]
         images_TCHW, target, parcels_HW = (
             np.load(folder / f)
-            for f in (f"DATA_S2/S2_{patch}.npy", f"ANNOTATIONS/TARGET_{patch}.npy", f"ANNOTATIONS/ParcelIDs_{patch}.npy")
+            for f in (
+                f"DATA_S2/S2_{patch}.npy",
+                f"ANNOTATIONS/TARGET_{patch}.npy",
+                f"ANNOTATIONS/ParcelIDs_{patch}.npy",
+            )
         )
         season = simulate_season(SMALL, (1, index), QUICK)
         assert np.array_equal(images_TCHW, season.images_TCHW)
@@ -399,7 +471,10 @@ def test_the_dataset_on_disk_agrees_with_itself_and_its_reader(tmp_path):
         assert np.array_equal(parcels_HW, season.parcels_HW)
         assert len(feature["properties"]["dates-S2"]) == len(images_TCHW)
         assert feature["properties"]["N_Parcel"] == np.unique(parcels_HW[parcels_HW > 0]).size
-    first = [np.load(folder / f"DATA_S2/S2_{patch}.npy").transpose(1, 0, 2, 3).reshape(10, -1) for patch in (10_000, 10_005)]
+    first = [
+        np.load(folder / f"DATA_S2/S2_{patch}.npy").transpose(1, 0, 2, 3).reshape(10, -1)
+        for patch in (10_000, 10_005)
+    ]
     stated = fold_normalisation(folder, [1])
     assert stated.mean == pytest.approx(np.concatenate(first, 1).mean(1), rel=1e-4)
     assert stated.std == pytest.approx(np.concatenate(first, 1).std(1), rel=1e-4)
@@ -420,7 +495,9 @@ def test_an_interrupted_dataset_is_completed_and_an_existing_patch_is_kept(tmp_p
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("change", [{"seed": 3}, {"size": (40, 32)}, {"options": CALM}, {"centres": True}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 3}, {"size": (40, 32)}, {"options": CALM}, {"centres": True}]
+)
 def test_another_simulation_is_not_mixed_in(tmp_path, change):
     arguments = {"patches": 1, "size": SMALL, "seed": 2, "options": QUICK, "workers": 1}
     write_pastis(tmp_path, **arguments)
@@ -444,11 +521,15 @@ def test_seasons_in_the_czech_layout_are_those_of_pastis_with_other_names(tmp_pa
         season, sample = simulate_season(SMALL, (1, index), QUICK), dataset[index]
         assert np.array_equal(sample.images_TCHW, season.images_TCHW)
         assert np.array_equal(
-            sample.classes_HW, [[CZECH_CLASS[int(class_id)] for class_id in row] for row in season.classes_HW]
+            sample.classes_HW,
+            [[CZECH_CLASS[int(class_id)] for class_id in row] for row in season.classes_HW],
         )
         assert dataset.dates(index) == season.dates
         assert (patch.affine[2], patch.affine[5], patch.epsg) == (*season.origin, season.epsg)
-    stated, computed = (json.loads((folder / "NORM_S2_patch.json").read_text()), compute_normalisation(folder))
+    stated, computed = (
+        json.loads((folder / "NORM_S2_patch.json").read_text()),
+        compute_normalisation(folder),
+    )
     assert stated["train"]["mean"] == pytest.approx(computed["train"]["mean"])
     assert stated["train"]["std"] == pytest.approx(computed["train"]["std"])
 
@@ -458,15 +539,23 @@ def test_every_class_of_pastis_has_one_of_s2tsczcrop():
     assert sorted(CZECH_CLASS) == [entry.id for entry in PASTIS.classes]
     assert all(PASTIS[old].kind == S2TSCZCROP[new].kind for old, new in CZECH_CLASS.items())
     named = {PASTIS[old].name: S2TSCZCROP[new].name for old, new in CZECH_CLASS.items()}
-    assert (named["corn"], named["grapevine"], named["spring barley"]) == ("maize", "vineyards", "summer cereals")
-    assert {entry.name for entry in S2TSCZCROP.classes} - set(named.values()) == {"flax and hemp", "hopyards"}
+    assert (named["corn"], named["grapevine"], named["spring barley"]) == (
+        "maize",
+        "vineyards",
+        "summer cereals",
+    )
+    assert {entry.name for entry in S2TSCZCROP.classes} - set(named.values()) == {
+        "flax and hemp",
+        "hopyards",
+    }
 
 
 def test_an_interrupted_czech_dataset_is_completed(tmp_path):
     def files(folder):
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("[ADNm]*/*")} | {
-            name: (folder / name).read_bytes() for name in ("metadata.json", "NORM_S2_patch.json")
-        }
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.glob("[ADNm]*/*")
+        } | {name: (folder / name).read_bytes() for name in ("metadata.json", "NORM_S2_patch.json")}
 
     whole = files(write_s2tsczcrop(tmp_path / "whole", 3, SMALL, 2, QUICK, workers=1))
     folder = write_s2tsczcrop(tmp_path / "parts", 2, SMALL, 2, QUICK, workers=1)
@@ -484,7 +573,9 @@ def test_of_twenty_patches_fourteen_train():
 
 
 def test_several_processes_write_the_same_dataset(tmp_path):
-    one, two = (arrays_of(write_pastis(tmp_path / str(n), 2, SMALL, 4, QUICK, workers=n)) for n in (1, 2))
+    one, two = (
+        arrays_of(write_pastis(tmp_path / str(n), 2, SMALL, 4, QUICK, workers=n)) for n in (1, 2)
+    )
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
@@ -500,10 +591,16 @@ def test_centres_are_written_on_request(tmp_path):
 def test_given_maps_are_used_in_turn(tmp_path, parcel_map):
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps/ParcelIDs_1.npy", parcel_map)
-    folder = write_pastis(tmp_path / "data", 2, SMALL, 0, QUICK, workers=1, parcel_maps=tmp_path / "maps")
+    folder = write_pastis(
+        tmp_path / "data", 2, SMALL, 0, QUICK, workers=1, parcel_maps=tmp_path / "maps"
+    )
     for patch in (10_000, 10_001):
         written = np.load(folder / f"ANNOTATIONS/ParcelIDs_{patch}.npy")
-        turned = [np.rot90(flipped, turns) for flipped in (parcel_map, parcel_map[::-1]) for turns in range(4)]
+        turned = [
+            np.rot90(flipped, turns)
+            for flipped in (parcel_map, parcel_map[::-1])
+            for turns in range(4)
+        ]
         assert any(np.array_equal(written, candidate) for candidate in turned)
 
 
@@ -511,10 +608,15 @@ def test_a_failure_in_another_process_is_told_as_in_this_one(tmp_path):
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps/ParcelIDs_1.npy", np.full(SMALL, -1))
     with pytest.raises(DatasetError, match="ids outside int32 or below 0"):
-        write_pastis(tmp_path / "data", 2, SMALL, 0, QUICK, workers=2, parcel_maps=tmp_path / "maps")
+        write_pastis(
+            tmp_path / "data", 2, SMALL, 0, QUICK, workers=2, parcel_maps=tmp_path / "maps"
+        )
 
 
-@pytest.mark.parametrize("content", [None, b"", b"no array", b"\x93NUMPY\x01\x00", np.ones((31, 40), int), np.ones(1024, int)])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b"no array", b"\x93NUMPY\x01\x00", np.ones((31, 40), int), np.ones(1024, int)],
+)
 def test_maps_that_cannot_be_read_are_refused(tmp_path, content):
     maps = tmp_path / "maps"
     maps.mkdir()
@@ -548,10 +650,25 @@ def test_a_cube_has_coordinates_and_its_parcels_lie_on_it():
 
 def test_the_command_writes_a_dataset_or_a_cube(tmp_path, capsys):
     quick = ["--size", "32", "--dates", "3", "3"]
-    assert main(["simulate", str(tmp_path / "data"), "--patches", "1", "--workers", "1", *quick]) == 0
+    assert (
+        main(["simulate", str(tmp_path / "data"), "--patches", "1", "--workers", "1", *quick]) == 0
+    )
     assert len(np.load(tmp_path / "data/DATA_S2/S2_10000.npy")) == 3
     assert (
-        main(["simulate", str(tmp_path / "czech"), "--layout", "s2tsczcrop", "--patches", "1", "--workers", "1", *quick]) == 0
+        main(
+            [
+                "simulate",
+                str(tmp_path / "czech"),
+                "--layout",
+                "s2tsczcrop",
+                "--patches",
+                "1",
+                "--workers",
+                "1",
+                *quick,
+            ]
+        )
+        == 0
     )
     assert len(S2TSCzCropDataset(tmp_path / "czech", target="semantic")) == 1
     assert main(["simulate", str(tmp_path / "cube"), "--cube", *quick]) == 0

@@ -54,13 +54,17 @@ def test_a_folder_becomes_a_lazy_cube_with_coarse_bands_repeated(tmp_path):
         checked = check_cube(cube, PASTIS_BANDS)
         assert checked.time.dt.strftime("%Y-%m-%d").values.tolist() == ["2019-04-01", "2019-06-01"]
         np.testing.assert_array_equal(checked["B04"].values, stored["B04"])
-        np.testing.assert_array_equal(checked["B11"].values, stored["B11"].repeat(2, axis=1).repeat(2, axis=2))
+        np.testing.assert_array_equal(
+            checked["B11"].values, stored["B11"].repeat(2, axis=1).repeat(2, axis=2)
+        )
 
 
 def test_the_real_folder_equals_the_real_cube(real_data):
     with reading("stac"):
         folder = check_cube(open_cube(real_data / "flanders-2019" / "stac"), PASTIS_BANDS)
-        cube = check_cube(open_cube(real_data / "flanders-2019" / "cube.nc"), PASTIS_BANDS).sel(time=folder.time)
+        cube = check_cube(open_cube(real_data / "flanders-2019" / "cube.nc"), PASTIS_BANDS).sel(
+            time=folder.time
+        )
         assert folder.odc.geobox == cube.odc.geobox
         for band in (*PASTIS_BANDS, "SCL"):
             np.testing.assert_array_equal(folder[band].values, cube[band].values)
@@ -82,7 +86,11 @@ def test_assets_of_the_public_catalogues(real_data, name):
         assert resolution(found[band]) == (10 if band in ("B02", "B03", "B04", "B08") else 20)
         assert "jp2" not in found[band].get("type", "") or "cdse" in name
     # Planetary Computer calls B8A "rededge" like three others: its name decides.
-    assert "8A" in found["B8A"]["href"] or "nir08" in found["B8A"]["href"] or "B8A" in found["B8A"]["title"]
+    assert (
+        "8A" in found["B8A"]["href"]
+        or "nir08" in found["B8A"]["href"]
+        or "B8A" in found["B8A"]["title"]
+    )
 
 
 def test_each_scene_has_its_own_offset(tmp_path):
@@ -90,7 +98,12 @@ def test_each_scene_has_its_own_offset(tmp_path):
     values_HW[0, 0] = 0
     for day, baseline in (("2021-12-30", "03.01"), ("2022-02-01", "04.00")):
         write_tif(tmp_path / day / "B02.tif", values_HW)
-        scene = item(day, f"{day}T10:00:00Z", {"blue": {"href": "B02.tif"}}, {"s2:processing_baseline": baseline})
+        scene = item(
+            day,
+            f"{day}T10:00:00Z",
+            {"blue": {"href": "B02.tif"}},
+            {"s2:processing_baseline": baseline},
+        )
         (tmp_path / day / "item.json").write_text(json.dumps(scene))
     cube = open_cube(tmp_path)
     with reading(tmp_path):
@@ -101,7 +114,9 @@ def test_each_scene_has_its_own_offset(tmp_path):
 def test_scenes_of_a_day_are_merged_and_the_grid_covers_them(tmp_path):
     for name, left, hour in (("west", 500_000, 10), ("east", 500_160, 11)):
         write_tif(tmp_path / f"{name}.tif", np.full((16, 32), 700 + hour, np.uint16), left=left)
-        scene = item(name, f"2019-05-01T{hour}:00:00Z", {"B02": {"href": f"./{name}.tif", "gsd": 10}})
+        scene = item(
+            name, f"2019-05-01T{hour}:00:00Z", {"B02": {"href": f"./{name}.tif", "gsd": 10}}
+        )
         (tmp_path / f"{name}.json").write_text(json.dumps(scene))
     with reading(tmp_path):
         cube = check_cube(open_cube(tmp_path), ("B02",))
@@ -208,13 +223,22 @@ def test_a_tif_without_coordinate_system(tmp_path):
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from(["id", "properties", "assets", "href", "raster:bands", "eo:bands", "gsd", "type"]), json_values)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(
+        ["id", "properties", "assets", "href", "raster:bands", "eo:bands", "gsd", "type"]
+    ),
+    json_values,
+)
 def test_items_may_hold_anything(tmp_path, key, value):
     write_item(tmp_path)
     scene = json.loads((tmp_path / "item.json").read_text())

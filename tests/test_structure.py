@@ -39,10 +39,20 @@ def level(module: str) -> int:
 def arrows() -> list[tuple[str, str]]:
     found = []
     for path in sorted(ROOT.rglob("*.py")):
-        module = ".".join(("panoseg", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        module = ".".join(("panoseg", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        )
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "panoseg":
-                names = [node.module] if node.module != "panoseg" else [f"panoseg.{alias.name}" for alias in node.names]
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.level == 0
+                and (node.module or "").split(".")[0] == "panoseg"
+            ):
+                names = (
+                    [node.module]
+                    if node.module != "panoseg"
+                    else [f"panoseg.{alias.name}" for alias in node.names]
+                )
                 found += [(module, name) for name in names]
             elif isinstance(node, ast.Import):
                 found += [(module, a.name) for a in node.names if a.name.split(".")[0] == "panoseg"]
@@ -58,7 +68,8 @@ def test_imports_point_left():
 
 def test_no_cycles_between_modules():
     modules = {
-        ".".join(("panoseg", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__") for p in ROOT.rglob("*.py")
+        ".".join(("panoseg", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for p in ROOT.rglob("*.py")
     }
     graph: dict[str, set[str]] = {name: set() for name in modules}
     for source, target in arrows():
@@ -95,6 +106,7 @@ def test_functions_fit_on_a_screen():
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in sorted(ROOT.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > LONGEST_BODY
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and body_lines(node) > LONGEST_BODY
     ]
     assert not long, f"functions of more than {LONGEST_BODY} lines: {long}"

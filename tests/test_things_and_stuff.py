@@ -26,7 +26,10 @@ def one(masks, scores, classes, semantic, thresholds=None):
     """The picture of one image as (class, score, pixels) of each segment, things by falling score, then stuff."""
     [picture] = merged([masks], [scores], [classes], [semantic], thresholds).to_panoptics(TABLE)
     flat = picture.segment_HW.ravel()
-    return [(row.class_id, row.score, np.flatnonzero(flat == row.id).tolist()) for row in picture.segments]
+    return [
+        (row.class_id, row.score, np.flatnonzero(flat == row.id).tolist())
+        for row in picture.segments
+    ]
 
 
 def line(text: str) -> np.ndarray:
@@ -40,7 +43,10 @@ NOTHING = np.zeros((1, 8), np.int64)
 def test_the_better_thing_gets_shared_pixels_and_stuff_what_is_left():
     masks = np.stack([line("..####.."), line("####....")])
     semantic = np.array([[3, 3, 3, 3, 4, 4, 4, 3]])
-    assert one(masks, [0.75, 0.625], [1, 2], semantic) == [(1, 0.75, [2, 3, 4, 5]), (2, 0.625, [0, 1])]
+    assert one(masks, [0.75, 0.625], [1, 2], semantic) == [
+        (1, 0.75, [2, 3, 4, 5]),
+        (2, 0.625, [0, 1]),
+    ]
     assert one(masks, [0.75, 0.625], [1, 2], semantic, MergeThresholds(0.5, 0.5, 1)) == [
         (1, 0.75, [2, 3, 4, 5]),
         (2, 0.625, [0, 1]),
@@ -60,7 +66,10 @@ def test_a_thing_covered_by_more_than_the_share_is_left_out_whole():
 
 def test_things_that_are_left_out_cover_nothing():
     masks = np.stack([line("####...."), line(".####..."), line("...####.")])
-    assert [row[2] for row in one(masks, [0.9, 0.8, 0.7], [1, 1, 1], NOTHING)] == [[0, 1, 2, 3], [4, 5, 6]]
+    assert [row[2] for row in one(masks, [0.9, 0.8, 0.7], [1, 1, 1], NOTHING)] == [
+        [0, 1, 2, 3],
+        [4, 5, 6],
+    ]
 
 
 def test_a_score_equal_to_the_least_counts_and_of_equal_scores_the_earlier_comes_first():
@@ -71,12 +80,21 @@ def test_a_score_equal_to_the_least_counts_and_of_equal_scores_the_earlier_comes
 def test_an_empty_mask_and_padding_give_nothing():
     masks = np.stack([line("........"), line("........")])
     assert one(masks, [0.9, 0.0], [1, 1], NOTHING, MergeThresholds(0.0, 1.0, 1)) == []
-    assert merged(np.zeros((1, 0, 1, 8), bool), np.zeros((1, 0)), np.zeros((1, 0), int), [NOTHING]).segment_BHW.sum() == 0
+    assert (
+        merged(
+            np.zeros((1, 0, 1, 8), bool), np.zeros((1, 0)), np.zeros((1, 0), int), [NOTHING]
+        ).segment_BHW.sum()
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("thresholds", "message"),
-    [({"score": 1.5}, "--score"), ({"overlap": -0.1}, "--overlap"), ({"stuff_area": -1}, "--stuff-area")],
+    [
+        ({"score": 1.5}, "--score"),
+        ({"overlap": -0.1}, "--overlap"),
+        ({"stuff_area": -1}, "--stuff-area"),
+    ],
 )
 def test_impossible_thresholds_are_refused(thresholds, message):
     with pytest.raises(ConfigError, match=message):
@@ -87,7 +105,10 @@ def test_shapes_do_not_depend_on_values_and_nothing_waits_for_the_device():
     """Tensors without values can be merged: whoever looked at one would fail."""
     shapes = [(2, 5, 16, 12), (2, 5), (2, 5), (2, 16, 12)]
     kinds = [torch.bool, torch.float32, torch.int64, torch.int64]
-    tensors = [torch.empty(shape, dtype=kind, device="meta") for shape, kind in zip(shapes, kinds, strict=True)]
+    tensors = [
+        torch.empty(shape, dtype=kind, device="meta")
+        for shape, kind in zip(shapes, kinds, strict=True)
+    ]
     result = merge_things_and_stuff(*tensors, STUFF)
     assert result.segment_BHW.shape == (2, 16, 12)
     assert result.segment_BHW.dtype == torch.int32
@@ -103,9 +124,19 @@ def scene(seed, images=1, count=7):
         top, left = random.integers(0, height), random.integers(0, width)
         mask[top : top + random.integers(0, 8), left : left + random.integers(0, 8)] = True
     scores = np.stack([random.permutation(np.arange(1, count + 1) / 8) for _ in range(images)])
-    semantic = random.integers(0, 5, (images, height // 3 + 1, width // 3 + 1)).repeat(3, 1).repeat(3, 2)
-    thresholds = MergeThresholds(random.choice([0.0, 0.5]), random.choice([0.0, 0.2, 0.5, 1.0]), int(random.integers(0, 12)))
-    return masks, scores, random.integers(1, 3, scores.shape), semantic[:, :height, :width], thresholds
+    semantic = (
+        random.integers(0, 5, (images, height // 3 + 1, width // 3 + 1)).repeat(3, 1).repeat(3, 2)
+    )
+    thresholds = MergeThresholds(
+        random.choice([0.0, 0.5]), random.choice([0.0, 0.2, 0.5, 1.0]), int(random.integers(0, 12))
+    )
+    return (
+        masks,
+        scores,
+        random.integers(1, 3, scores.shape),
+        semantic[:, :height, :width],
+        thresholds,
+    )
 
 
 def by_sets(masks, scores, classes, semantic, thresholds):
@@ -115,7 +146,11 @@ def by_sets(masks, scores, classes, semantic, thresholds):
     for index in sorted(range(len(scores)), key=lambda index: -scores[index]):
         pixels = set(np.flatnonzero(masks[index]).tolist())
         covered = len(pixels & taken)
-        if scores[index] >= thresholds.score and pixels and covered / len(pixels) <= thresholds.overlap:
+        if (
+            scores[index] >= thresholds.score
+            and pixels
+            and covered / len(pixels) <= thresholds.overlap
+        ):
             rows.append((int(classes[index]), scores[index], sorted(pixels - taken)))
             taken |= pixels
     for class_id in STUFF:
@@ -157,7 +192,9 @@ def test_the_order_of_candidates_does_not_matter_and_inputs_stay(seed):
     before = masks.copy()
     rows = one(masks[0], scores[0], classes[0], semantic[0], thresholds)
     order = np.random.default_rng(seed).permutation(len(scores[0]))
-    assert rows == one(masks[0][order], scores[0][order], classes[0][order], semantic[0], thresholds)
+    assert rows == one(
+        masks[0][order], scores[0][order], classes[0][order], semantic[0], thresholds
+    )
     np.testing.assert_array_equal(masks, before)
     kept = [score for class_id, score, _ in rows if class_id not in STUFF]
     assert kept == sorted(kept, reverse=True)
@@ -185,9 +222,9 @@ def test_a_batch_is_its_images(seed):
     masks, scores, classes, semantic, thresholds = scene(seed, images=3)
     pictures = merged(masks, scores, classes, semantic, thresholds).to_panoptics(TABLE)
     for index, picture in enumerate(pictures):
-        [alone] = merged(*(each[index : index + 1] for each in (masks, scores, classes, semantic)), thresholds).to_panoptics(
-            TABLE
-        )
+        [alone] = merged(
+            *(each[index : index + 1] for each in (masks, scores, classes, semantic)), thresholds
+        ).to_panoptics(TABLE)
         np.testing.assert_array_equal(picture.segment_HW, alone.segment_HW)
         assert list(picture.segments) == list(alone.segments)
 

@@ -55,7 +55,9 @@ from panoseg.training.tasks import Work, make_task
 from panoseg.training.threshold import best_threshold, threshold_counts
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
-SEMANTIC = TrainConfig(model=UTAE, epochs=1, batch_size=2, workers=0, accelerator="cpu", log_every=1)
+SEMANTIC = TrainConfig(
+    model=UTAE, epochs=1, batch_size=2, workers=0, accelerator="cpu", log_every=1
+)
 PANOPTIC = replace(SEMANTIC, model=PAPS)
 
 
@@ -72,7 +74,9 @@ def train(config: TrainConfig, data, folder, best=lambda epoch, scores: None) ->
     if config.initialisation == "published":
         initialise(task.model)
     splits = open_splits(data, 1, config)
-    training = Training(make_fabric(config), config, task, splits.train, splits.validation, folder, best)
+    training = Training(
+        make_fabric(config), config, task, splits.train, splits.validation, folder, best
+    )
     training.run()
     return training
 
@@ -112,7 +116,9 @@ def test_training_needs_nothing_but_torch_and_numpy(tmp_path):
 
 def test_constant_rate_and_warm_up():
     config = OptimiserConfig(learning_rate=0.1, warm_up_steps=4)
-    assert [learning_rate(config, step, 10, 2) for step in (0, 1, 3, 4, 19)] == pytest.approx([0.025, 0.05, 0.1, 0.1, 0.1])
+    assert [learning_rate(config, step, 10, 2) for step in (0, 1, 3, 4, 19)] == pytest.approx(
+        [0.025, 0.05, 0.1, 0.1, 0.1]
+    )
 
 
 def test_published_milestones():
@@ -176,7 +182,10 @@ def test_a_missing_entry_is_named():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
 )
 def test_any_json_is_read_or_refused(values):
     with suppress(ConfigError):
@@ -202,7 +211,13 @@ def test_impossible_options_are_refused(wrong):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0.0}, {"warm_up_steps": -1}, {"gradient_clip": -1.0}, {"weight_decay": -0.1}]
+    "wrong",
+    [
+        {"learning_rate": 0.0},
+        {"warm_up_steps": -1},
+        {"gradient_clip": -1.0},
+        {"weight_decay": -0.1},
+    ],
 )
 def test_impossible_options_of_the_optimiser_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -211,7 +226,15 @@ def test_impossible_options_of_the_optimiser_are_refused(wrong):
 
 def test_validation_epochs_as_published():
     config = EXPERIMENTS["pastis-utae-paps"].config
-    assert [epoch for epoch in range(1, 101) if config.validates(epoch)] == [70, 75, 80, 85, 90, 95, 100]
+    assert [epoch for epoch in range(1, 101) if config.validates(epoch)] == [
+        70,
+        75,
+        80,
+        85,
+        90,
+        95,
+        100,
+    ]
     assert [epoch for epoch in range(1, 4) if replace(config, epochs=3).validates(epoch)] == [3]
 
 
@@ -259,7 +282,12 @@ def test_running_mean_by_hand():
 
 def test_random_state_is_put_back():
     def draw():
-        return torch.rand(3).tolist(), np.random.rand(3).tolist(), random.random(), random.gauss(0, 1)  # noqa: NPY002
+        return (
+            torch.rand(3).tolist(),
+            np.random.rand(3).tolist(),
+            random.random(),
+            random.gauss(0, 1),
+        )  # noqa: NPY002
 
     seed_all(3)
     np.random.randn()  # noqa: NPY002 - leaves a second Gaussian for the next call
@@ -276,11 +304,15 @@ def test_checkpoint_round_trip(tmp_path):
     model(torch.ones(1, 2)).sum().backward()
     optimiser.step()
     progress = Progress(epoch=2, step=3, total_steps=13, best_score=41.5, best_epoch=1, log_size=99)
-    save_checkpoint(tmp_path / "a.ckpt", model.state_dict(), optimiser.state_dict(), progress, [random_state()])
+    save_checkpoint(
+        tmp_path / "a.ckpt", model.state_dict(), optimiser.state_dict(), progress, [random_state()]
+    )
     read = load_checkpoint(tmp_path / "a.ckpt")
     assert read.progress == progress
     assert torch.equal(read.model["weight"], model.weight)
-    assert torch.equal(read.optimiser["state"][0]["exp_avg"], optimiser.state_dict()["state"][0]["exp_avg"])
+    assert torch.equal(
+        read.optimiser["state"][0]["exp_avg"], optimiser.state_dict()["state"][0]["exp_avg"]
+    )
 
 
 class _Code:
@@ -332,7 +364,9 @@ def test_best_threshold_by_hand():
     assert counts[50].tolist() == [2, 1, 0]
     assert counts[65].tolist() == [1, 1, 1]
     assert best_threshold(counts) == 0.3
-    halves = threshold_counts(confidence[:2], right[:2]) + threshold_counts(confidence[2:], right[2:])
+    halves = threshold_counts(confidence[:2], right[:2]) + threshold_counts(
+        confidence[2:], right[2:]
+    )
     assert (halves == counts).all()
     assert best_threshold(threshold_counts(confidence, np.zeros(4, bool))) == 0.0
     assert best_threshold(threshold_counts(np.zeros(0), np.zeros(0, bool))) == 0.0
@@ -359,10 +393,15 @@ class _Criterion:
 
 
 def test_perfect_predictions_score_one_hundred(data, monkeypatch):
-    for config, names in ((PANOPTIC, {"SQ", "RQ", "PQ", "PQ_any_class"}), (SEMANTIC, {"OA", "mIoU"})):
+    for config, names in (
+        (PANOPTIC, {"SQ", "RQ", "PQ", "PQ_any_class"}),
+        (SEMANTIC, {"OA", "mIoU"}),
+    ):
         task, fabric = make_task(config), make_fabric(config)
         split = open_splits(data, 1, config).test
-        monkeypatch.setattr(task, "predict", lambda batch, table=task.table: _truth(batch, table), raising=False)
+        monkeypatch.setattr(
+            task, "predict", lambda batch, table=task.table: _truth(batch, table), raising=False
+        )
         monkeypatch.setattr(task, "_output", _certain, raising=False)
         scores = task.evaluate(split, fabric)
         assert scores.summary() == dict.fromkeys(names, 100.0)
@@ -388,7 +427,9 @@ def test_a_loader_at_its_end_is_not_begun_again(data):
 
 def test_validation_sees_each_patch_once_in_order(data):
     splits = open_splits(data, 2, replace(SEMANTIC, batch_size=3))
-    names = [name for batch in splits.validation.batches(make_fabric(SEMANTIC)) for name in batch.names]
+    names = [
+        name for batch in splits.validation.batches(make_fabric(SEMANTIC)) for name in batch.names
+    ]
     assert names == ["14", "19"]
 
 
@@ -399,7 +440,9 @@ def test_heatmap_only_leaves_the_other_losses_out(data):
     assert only["size"] == only["shape"] == only["class"] == 0
     assert only["loss"] == only["centre"]
     assert min(whole[name].item() for name in ("size", "shape", "class")) > 0
-    assert whole["loss"].item() == pytest.approx(sum(whole[name].item() for name in ("centre", "size", "shape", "class")))
+    assert whole["loss"].item() == pytest.approx(
+        sum(whole[name].item() for name in ("centre", "size", "shape", "class"))
+    )
 
 
 def test_every_centre_learns_where_it_is_asked(data, monkeypatch):
@@ -425,7 +468,8 @@ def test_every_centre_learns_where_it_is_asked(data, monkeypatch):
 
 def test_normalisation_policies_differ(data):
     train, published = (
-        open_splits(data, 1, replace(SEMANTIC, data=DataConfig(normalisation=policy))) for policy in ("train", "published")
+        open_splits(data, 1, replace(SEMANTIC, data=DataConfig(normalisation=policy)))
+        for policy in ("train", "published")
     )
     assert train.train.normalisation == published.train.normalisation
     assert train.test.normalisation == train.train.normalisation
@@ -462,7 +506,8 @@ def test_data_options_reach_the_samples(data):
 )
 def test_an_option_changes_the_first_loss(data, tmp_path, changed):
     before, after = (
-        first_step(config, data, tmp_path / name) for name, config in (("a", PANOPTIC), ("b", replace(PANOPTIC, **changed)))
+        first_step(config, data, tmp_path / name)
+        for name, config in (("a", PANOPTIC), ("b", replace(PANOPTIC, **changed)))
     )
     assert before["loss"] != after["loss"]
 
@@ -482,7 +527,11 @@ def test_an_option_changes_the_first_loss(data, tmp_path, changed):
 def test_an_option_of_the_semantic_loss_changes_the_first_loss(data, tmp_path, changed):
     model = replace(UTAE, boundary=True)
     before, after = (
-        first_step(replace(SEMANTIC, model=model, semantic_loss=SemanticLossConfig(**options)), data, tmp_path / name)
+        first_step(
+            replace(SEMANTIC, model=model, semantic_loss=SemanticLossConfig(**options)),
+            data,
+            tmp_path / name,
+        )
         for name, options in (("a", {}), ("b", changed))
     )
     assert before["loss"] == pytest.approx(before["pixel"] + before["boundary"], rel=1e-5)
@@ -491,25 +540,39 @@ def test_an_option_of_the_semantic_loss_changes_the_first_loss(data, tmp_path, c
 
 
 def test_the_losses_of_semantic_and_panoptic_models_are_not_mixed():
-    with pytest.raises(ConfigError, match="semantic_loss, options of a semantic model, with a panoptic one"):
+    with pytest.raises(
+        ConfigError, match="semantic_loss, options of a semantic model, with a panoptic one"
+    ):
         replace(PANOPTIC, semantic_loss=SemanticLossConfig(smoothing=0.1))
-    with pytest.raises(ConfigError, match="does not score boundaries; expected a network with a boundary head"):
+    with pytest.raises(
+        ConfigError, match="does not score boundaries; expected a network with a boundary head"
+    ):
         replace(SEMANTIC, semantic_loss=SemanticLossConfig(boundary_weight=2.0))
 
 
 def test_a_network_has_the_classes_of_its_table():
-    with pytest.raises(ConfigError, match="a network of 20 classes with the 15 classes of S2TSCzCrop"):
+    with pytest.raises(
+        ConfigError, match="a network of 20 classes with the 15 classes of S2TSCzCrop"
+    ):
         make_task(SEMANTIC, S2TSCZCROP)
 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"learning_rate": 0.02}, {"gradient_clip": 1e-6}, {"weight_decay": 0.5}, {"schedule": "cosine"}, {"warm_up_steps": 9}],
+    [
+        {"learning_rate": 0.02},
+        {"gradient_clip": 1e-6},
+        {"weight_decay": 0.5},
+        {"schedule": "cosine"},
+        {"warm_up_steps": 9},
+    ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_an_option_of_the_optimiser_changes_the_weights(data, tmp_path, changed):
     before, after = (
-        train(replace(SEMANTIC, optimiser=OptimiserConfig(**options)), data, tmp_path / name).task.state_dict()
+        train(
+            replace(SEMANTIC, optimiser=OptimiserConfig(**options)), data, tmp_path / name
+        ).task.state_dict()
         for name, options in (("a", {}), ("b", changed))
     )
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
@@ -521,12 +584,36 @@ def test_a_training_repeats_itself(data, tmp_path):
 
 
 def test_steps_validations_and_rows(data, tmp_path):
-    config = replace(SEMANTIC, epochs=5, batch_size=1, max_steps_per_epoch=4, log_every=3, validate_every=2, validate_after=2)
+    config = replace(
+        SEMANTIC,
+        epochs=5,
+        batch_size=1,
+        max_steps_per_epoch=4,
+        log_every=3,
+        validate_every=2,
+        validate_after=2,
+    )
     best = []
     train(config, data, tmp_path / "run", lambda epoch, scores: best.append((epoch, scores)))
-    rows = [(row["epoch"], row["step"], row["split"]) for row in read_log(tmp_path / "run" / "log.csv")]
-    assert [row for row in rows if row[2] == "validation"] == [("4", "16", "validation"), ("5", "20", "validation")]
-    assert [row[1] for row in rows if row[2] == "train"] == ["3", "4", "7", "8", "11", "12", "15", "16", "19", "20"]
+    rows = [
+        (row["epoch"], row["step"], row["split"]) for row in read_log(tmp_path / "run" / "log.csv")
+    ]
+    assert [row for row in rows if row[2] == "validation"] == [
+        ("4", "16", "validation"),
+        ("5", "20", "validation"),
+    ]
+    assert [row[1] for row in rows if row[2] == "train"] == [
+        "3",
+        "4",
+        "7",
+        "8",
+        "11",
+        "12",
+        "15",
+        "16",
+        "19",
+        "20",
+    ]
     assert best[0][0] == 4
     assert set(best[0][1]) == {"OA", "mIoU"}
 
@@ -566,13 +653,26 @@ def test_devices_and_precision_are_fabrics(monkeypatch):
     several, one = made[0], made[2]
     assert made[1] == "launched"
     assert several.pop("strategy") == "ddp_find_unused_parameters_true"
-    assert several == {"accelerator": "cuda", "devices": 4, "num_nodes": 2, "precision": "bf16-mixed"}
-    assert one == {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true", "strategy": "auto"}
+    assert several == {
+        "accelerator": "cuda",
+        "devices": 4,
+        "num_nodes": 2,
+        "precision": "bf16-mixed",
+    }
+    assert one == {
+        "accelerator": "cpu",
+        "devices": 1,
+        "num_nodes": 1,
+        "precision": "32-true",
+        "strategy": "auto",
+    }
 
 
 def test_compile_compiles_the_network(data, tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__)
+    )
     train(replace(SEMANTIC, max_steps_per_epoch=1), data, tmp_path / "a")
     assert compiled == []
     train(replace(SEMANTIC, max_steps_per_epoch=1, compile=True), data, tmp_path / "b")
@@ -581,13 +681,17 @@ def test_compile_compiles_the_network(data, tmp_path, monkeypatch):
 
 def test_workers_reach_the_loaders(data):
     splits = open_splits(data, 1, replace(SEMANTIC, workers=1))
-    assert all(split.loader(make_fabric(SEMANTIC)).num_workers == 1 for split in (splits.train, splits.validation, splits.test))
+    assert all(
+        split.loader(make_fabric(SEMANTIC)).num_workers == 1
+        for split in (splits.train, splits.validation, splits.test)
+    )
 
 
 def test_minutes_between_checkpoints(data, tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr(
-        "panoseg.training.loop.save_checkpoint", lambda path, model, optimiser, progress, states: written.append(progress.step)
+        "panoseg.training.loop.save_checkpoint",
+        lambda path, model, optimiser, progress, states: written.append(progress.step),
     )
     for minutes, steps in ((0.0, [1, 2, 3, 0]), (10.0, [3, 0])):
         train(replace(SEMANTIC, checkpoint_minutes=minutes), data, tmp_path / str(minutes))
@@ -603,7 +707,10 @@ def test_validation_may_be_of_fewer_patches(data):
 
 def test_tuning_can_be_left_out(data, tmp_path):
     config = replace(PANOPTIC, model=replace(PAPS, min_confidence=0.123), max_steps_per_epoch=1)
-    left, tuned = (train(replace(config, tune_threshold=tune), data, tmp_path / str(tune)).task for tune in (False, True))
+    left, tuned = (
+        train(replace(config, tune_threshold=tune), data, tmp_path / str(tune)).task
+        for tune in (False, True)
+    )
     assert left.model.min_confidence.item() == pytest.approx(0.123)
     assert tuned.model.min_confidence.item() != pytest.approx(0.123)
 
@@ -629,7 +736,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 def test_a_network_learns_the_colours_of_classes(data, tmp_path):
     """Colours tell the classes of these patches, so a hundred steps must tell most pixels, also of patches never seen."""
-    config = replace(SEMANTIC, epochs=25, batch_size=2, validate_after=24, optimiser=OptimiserConfig(learning_rate=0.02))
+    config = replace(
+        SEMANTIC,
+        epochs=25,
+        batch_size=2,
+        validate_after=24,
+        optimiser=OptimiserConfig(learning_rate=0.02),
+    )
     scores = {}
     train(config, data, tmp_path / "run", lambda epoch, found: scores.update(found))
     assert scores["OA"] > 80
@@ -641,7 +754,13 @@ def test_a_network_learns_the_colours_of_classes(data, tmp_path):
 def test_initial_heat_is_the_heat_of_the_first_step(data, tmp_path):
     losses = []
     for name, heat in (("drawn", 0.0), ("prior", 0.03)):
-        start(name, replace(PANOPTIC, initial_heat=heat, max_steps_per_epoch=1), data, 1, tmp_path / name)
+        start(
+            name,
+            replace(PANOPTIC, initial_heat=heat, max_steps_per_epoch=1),
+            data,
+            1,
+            tmp_path / name,
+        )
         losses.append(float(read_log(tmp_path / name / "log.csv")[0]["centre"]))
     assert losses[1] < losses[0]
     with pytest.raises(ConfigError, match="initial_heat"):
@@ -650,9 +769,15 @@ def test_initial_heat_is_the_heat_of_the_first_step(data, tmp_path):
 
 def test_a_panoptic_network_learns(data, tmp_path):
     config = replace(
-        PANOPTIC, epochs=20, validate_every=20, precision="bf16-mixed", optimiser=OptimiserConfig(learning_rate=0.01)
+        PANOPTIC,
+        epochs=20,
+        validate_every=20,
+        precision="bf16-mixed",
+        optimiser=OptimiserConfig(learning_rate=0.01),
     )
     train(config, data, tmp_path / "run")
-    first, *_, last = [row for row in read_log(tmp_path / "run" / "log.csv") if row["split"] == "train"]
+    first, *_, last = [
+        row for row in read_log(tmp_path / "run" / "log.csv") if row["split"] == "train"
+    ]
     for name, part in (("centre", 0.7), ("size", 0.9), ("class", 0.2)):
         assert float(last[name]) < part * float(first[name]), name

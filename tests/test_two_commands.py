@@ -27,7 +27,9 @@ def _impatient(monkeypatch):
 def given(tmp_path_factory):
     """What the commands read."""
     folder = tmp_path_factory.mktemp("given")
-    (folder / "farm.geojson").write_text(json.dumps(mapping(shapely.box(4.06, 50.744, 4.064, 50.747))))
+    (folder / "farm.geojson").write_text(
+        json.dumps(mapping(shapely.box(4.06, 50.744, 4.064, 50.747)))
+    )
     save_weights(folder / "weights", tiny_weights())
     write_inputs(folder, cube=make_cube(32))
     return folder
@@ -42,7 +44,9 @@ def given(tmp_path_factory):
         "dataset --parcels register.gpkg --class-column crop --classes table.csv --cube cube.nc --out OUT",
     ],
 )
-def test_a_command_is_told_that_another_writes_its_output(given, tmp_path, monkeypatch, capsys, command):
+def test_a_command_is_told_that_another_writes_its_output(
+    given, tmp_path, monkeypatch, capsys, command
+):
     monkeypatch.chdir(given)
     out = tmp_path / "out"
     with somebody(work_folder(out) if command.startswith("cube") else out):

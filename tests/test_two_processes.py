@@ -45,9 +45,19 @@ def test_a_loss_that_diverges_in_one_process_stops_both(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     data = write_tiny_dataset(tmp_path / "data")
-    words = ["train", "pastis-utae", "--data", str(data), "--out", str(tmp_path / "run"), *tiny_options("pastis-utae")]
+    words = [
+        "train",
+        "pastis-utae",
+        "--data",
+        str(data),
+        "--out",
+        str(tmp_path / "run"),
+        *tiny_options("pastis-utae"),
+    ]
     words += ["--devices", "2", "--epochs", "1", "--batch-size", "1", "--checkpoint-minutes", "0"]
-    done = subprocess.run([sys.executable, "-c", _SCRIPT, port, *words], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, port, *words], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 22, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("panoseg train: loss nan at step 3; expected a finite number") == 1

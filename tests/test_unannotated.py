@@ -31,7 +31,21 @@ def test_training_and_testing_say_how_many_images_have_no_annotation(tmp_path, c
     printed = capsys.readouterr().out
     assert "6 photographs of set train to train, 1 of set val to validate" in printed
     assert "note: images without annotation are left out: 2 of set train, 1 of set val\n" in printed
-    assert main(["test", str(tmp_path / "run"), "--data", str(data), "--workers", "0", "--pictures", "0"]) == 0
+    assert (
+        main(
+            [
+                "test",
+                str(tmp_path / "run"),
+                "--data",
+                str(data),
+                "--workers",
+                "0",
+                "--pictures",
+                "0",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert (
         "1 photographs of set val, of the size that was trained\nnote: images without annotation are left out: 1 of set val\n"

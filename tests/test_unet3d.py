@@ -43,7 +43,9 @@ def test_few_dates_are_blank_ones_more():
         images, days, valid = season(dates, [dates])
         longer = torch.cat([images, torch.full((1, 4 - dates, 3, 8, 8), 9.0)], 1)
         with torch.no_grad():
-            expected = model(longer, torch.arange(4)[None], torch.arange(4)[None] < dates).logits_BKHW
+            expected = model(
+                longer, torch.arange(4)[None], torch.arange(4)[None] < dates
+            ).logits_BKHW
             torch.testing.assert_close(model(images, days, valid).logits_BKHW, expected)
 
 
@@ -52,14 +54,18 @@ def test_dates_after_the_last_group_of_four_still_shape_the_features():
     changed = images.clone()
     changed[:, 8] += 1
     with torch.no_grad():
-        assert (model(images, days, valid).logits_BKHW - model(changed, days, valid).logits_BKHW).abs().max() > 1e-5
+        assert (
+            model(images, days, valid).logits_BKHW - model(changed, days, valid).logits_BKHW
+        ).abs().max() > 1e-5
 
 
 def test_initialise_draws_the_published_distributions_in_three_dimensions():
     model = initialise(UNet3d(UNet3dConfig()))
     for conv in (model.dc4[0], model.trans3[0]):
         outward, inward = conv.weight.shape[:2]
-        assert conv.weight.std().item() == pytest.approx((2 / (27 * (outward + inward))) ** 0.5, rel=0.03)
+        assert conv.weight.std().item() == pytest.approx(
+            (2 / (27 * (outward + inward))) ** 0.5, rel=0.03
+        )
         assert conv.bias.std().item() == pytest.approx(1, rel=0.5)
     assert model.center_in[1].weight.std().item() == pytest.approx(1, rel=0.3)
     assert model.center_in[1].bias.abs().max() == 0
@@ -68,7 +74,10 @@ def test_initialise_draws_the_published_distributions_in_three_dimensions():
 def test_two_dates_in_half_precision_have_right_gradients():
     """Where torch's own convolution reads memory that nothing was written to, here full of what is not a number."""
     torch.manual_seed(0)
-    conv, maps = _Conv3d(8, 8), torch.randn(2, 8, 2, 8, 8).contiguous(memory_format=torch.channels_last_3d)
+    conv, maps = (
+        _Conv3d(8, 8),
+        torch.randn(2, 8, 2, 8, 8).contiguous(memory_format=torch.channels_last_3d),
+    )
     conv(maps).square().sum().backward()
     expected = conv.weight.grad.clone()
     for _ in range(12):
@@ -79,7 +88,9 @@ def test_two_dates_in_half_precision_have_right_gradients():
         rubbish = [torch.full((size,), torch.nan) for size in (500, 2000, 8000, 30000)]
         del rubbish
         scores.float().square().sum().backward()
-        torch.testing.assert_close(conv.weight.grad, expected, rtol=0, atol=0.03 * expected.abs().max().item())
+        torch.testing.assert_close(
+            conv.weight.grad, expected, rtol=0, atol=0.03 * expected.abs().max().item()
+        )
 
 
 @pytest.mark.parametrize(("dates", "height"), [(5, 8), (2, 4), (1, 2), (3, 5)])
@@ -87,4 +98,6 @@ def test_one_sample_in_halves_is_the_plain_convolution(dates, height):
     torch.manual_seed(0)
     conv, maps = _Conv3d(3, 4), torch.randn(1, 3, dates, height, 6)
     with torch.no_grad():
-        torch.testing.assert_close(conv(maps), torch.nn.functional.conv3d(maps, conv.weight, conv.bias, padding=1))
+        torch.testing.assert_close(
+            conv(maps), torch.nn.functional.conv3d(maps, conv.weight, conv.bias, padding=1)
+        )

@@ -20,7 +20,15 @@ from panoseg.models.ltae import Ltae, positional_encoding
 from panoseg.models.utae import UTAE, weighted_sum
 from panoseg.training.losses import semantic_loss
 
-SMALL = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
+SMALL = UtaeConfig(
+    bands=3,
+    classes=4,
+    encoder_widths=(8, 8),
+    decoder_widths=(8, 8),
+    head_widths=(8,),
+    heads=4,
+    d_model=16,
+)
 
 
 def small_model(config: UtaeConfig = SMALL) -> UTAE:
@@ -28,10 +36,16 @@ def small_model(config: UtaeConfig = SMALL) -> UTAE:
     return UTAE(config).eval()
 
 
-def season(dates: int = 4, side: int = 16, samples: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def season(
+    dates: int = 4, side: int = 16, samples: int = 2, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     images_BTCHW = torch.randn(samples, dates, 3, side, side, generator=generator)
-    return images_BTCHW, torch.arange(dates).repeat(samples, 1) * 20, torch.ones(samples, dates, dtype=torch.bool)
+    return (
+        images_BTCHW,
+        torch.arange(dates).repeat(samples, 1) * 20,
+        torch.ones(samples, dates, dtype=torch.bool),
+    )
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -105,13 +119,17 @@ def test_it_has_the_published_number_of_parameters():
 @pytest.mark.parametrize("aggregation", ["att_group", "att_mean", "mean"])
 @pytest.mark.parametrize("norm", ["group", "batch", "instance"])
 def test_padded_pixels_are_never_looked_at(aggregation, norm):
-    model = small_model(UtaeConfig(**{**vars(SMALL), "aggregation": aggregation, "encoder_norm": norm}))
+    model = small_model(
+        UtaeConfig(**{**vars(SMALL), "aggregation": aggregation, "encoder_norm": norm})
+    )
     images, days, valid = season()
     valid[1, 2:] = False
     changed = images.clone()
     changed[1, 2:] = 1e3
     with torch.no_grad():
-        assert torch.equal(model(images, days, valid).logits_BKHW, model(changed, days, valid).logits_BKHW)
+        assert torch.equal(
+            model(images, days, valid).logits_BKHW, model(changed, days, valid).logits_BKHW
+        )
 
 
 def test_padding_invariant_means_that_padding_changes_nothing():
@@ -124,7 +142,9 @@ def test_padding_invariant_means_that_padding_changes_nothing():
     for invariant in (True, False):
         model = small_model(UtaeConfig(**{**vars(SMALL), "padding_invariant": invariant}))
         with torch.no_grad():
-            difference = (model(images, days, valid).logits_BKHW - model(*longer).logits_BKHW).abs().max()
+            difference = (
+                (model(images, days, valid).logits_BKHW - model(*longer).logits_BKHW).abs().max()
+            )
         assert (difference < 1e-5) == invariant
 
 
@@ -134,19 +154,28 @@ def test_dates_matter_and_their_order_does_not():
     order = torch.tensor([2, 0, 3, 1])
     with torch.no_grad():
         scores = model(images, days, valid).logits_BKHW
-        torch.testing.assert_close(model(images[:, order], days[:, order], valid).logits_BKHW, scores, rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            model(images[:, order], days[:, order], valid).logits_BKHW, scores, rtol=0, atol=1e-5
+        )
         assert (model(images, days[:, order], valid).logits_BKHW - scores).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize(
     "options",
-    [{"aggregation": "att_mean"}, {"aggregation": "mean"}, {"encoder_norm": "instance"}, {"encoder_norm": "batch"}],
+    [
+        {"aggregation": "att_mean"},
+        {"aggregation": "mean"},
+        {"encoder_norm": "instance"},
+        {"encoder_norm": "batch"},
+    ],
 )
 def test_each_option_changes_the_scores(options):
     config = UtaeConfig(**{**vars(SMALL), **options})
     images = season()
     with torch.no_grad():
-        assert (small_model()(*images).logits_BKHW - small_model(config)(*images).logits_BKHW).abs().max() > 1e-4
+        assert (
+            small_model()(*images).logits_BKHW - small_model(config)(*images).logits_BKHW
+        ).abs().max() > 1e-4
 
 
 def test_sizes_follow_the_options():
@@ -166,7 +195,11 @@ def test_sizes_follow_the_options():
     assert entries["temporal_encoder.attention_heads.Q"].shape == (2, 3)
     with torch.no_grad():
         maps = small_model(config).features(*season())
-    assert [tuple(level.shape[1:]) for level in maps.pyramid] == [(24, 4, 4), (8, 8, 8), (4, 16, 16)]
+    assert [tuple(level.shape[1:]) for level in maps.pyramid] == [
+        (24, 4, 4),
+        (8, 8, 8),
+        (4, 16, 16),
+    ]
     assert maps.attention_GBTHW.shape == (2, 2, 4, 4, 4)
 
 
@@ -183,7 +216,11 @@ def test_attention_equals_the_textbook_form():
     """Values and keys of every date made one by one, as the paper writes it."""
     torch.manual_seed(1)
     ltae = Ltae(channels=8, heads=2, key_width=3, d_model=8).eval()
-    maps, days, valid = torch.randn(1, 5, 8, 1, 1), torch.arange(5)[None] * 30, torch.ones(1, 5, dtype=torch.bool)
+    maps, days, valid = (
+        torch.randn(1, 5, 8, 1, 1),
+        torch.arange(5)[None] * 30,
+        torch.ones(1, 5, dtype=torch.bool),
+    )
     with torch.no_grad():
         out, attention = ltae(maps, days, valid)
         series_CT = ltae.in_norm(maps[0, :, :, 0, 0].T[None])
@@ -193,7 +230,9 @@ def test_attention_equals_the_textbook_form():
             score_T = keys_TGK[:, head] @ ltae.attention_heads.Q[head] / math.sqrt(3)
             torch.testing.assert_close(attention[head, 0, :, 0, 0], score_T.softmax(0))
         weights_GT = attention[:, 0, :, 0, 0]
-        average_M = torch.cat([weights_GT[head] @ values_TM[:, 4 * head : 4 * head + 4] for head in range(2)])
+        average_M = torch.cat(
+            [weights_GT[head] @ values_TM[:, 4 * head : 4 * head + 4] for head in range(2)]
+        )
         expected = ltae.out_norm(ltae.mlp(average_M[None]))[0]
     torch.testing.assert_close(out[0, :, 0, 0], expected)
 
@@ -202,18 +241,27 @@ def test_positional_encoding_by_hand():
     encoding = positional_encoding(torch.tensor([[0, 100]]), 4)
     slow = 100 / 1000**0.5
     torch.testing.assert_close(
-        encoding, torch.tensor([[[0, 1, 0, 1], [math.sin(100), math.cos(100), math.sin(slow), math.cos(slow)]]])
+        encoding,
+        torch.tensor(
+            [[[0, 1, 0, 1], [math.sin(100), math.cos(100), math.sin(slow), math.cos(slow)]]]
+        ),
     )
 
 
 def test_weighted_sum_by_hand():
     """Two frames of two channels and 2 x 2 pixels; one head a channel; attention has one value a frame and head."""
-    level = torch.tensor([[[[1.0, 2], [3, 4]], [[1, 1], [1, 1]]], [[[10, 20], [30, 40]], [[2, 2], [2, 2]]]])
+    level = torch.tensor(
+        [[[[1.0, 2], [3, 4]], [[1, 1], [1, 1]]], [[[10, 20], [30, 40]], [[2, 2], [2, 2]]]]
+    )
     attention = torch.tensor([[0.25, 1.0], [0.5, 0.0]])[:, :, None, None]
     by_head = weighted_sum(level, attention, "att_group")
-    torch.testing.assert_close(by_head, torch.tensor([[[5.25, 10.5], [15.75, 21]], [[1, 1], [1, 1]]]))
+    torch.testing.assert_close(
+        by_head, torch.tensor([[[5.25, 10.5], [15.75, 21]], [[1, 1], [1, 1]]])
+    )
     torch.testing.assert_close(weighted_sum(level, attention, "mean")[1], torch.full((2, 2), 3.0))
-    torch.testing.assert_close(weighted_sum(level, attention, "att_mean")[1], torch.full((2, 2), 0.625 + 2 * 0.25))
+    torch.testing.assert_close(
+        weighted_sum(level, attention, "att_mean")[1], torch.full((2, 2), 0.625 + 2 * 0.25)
+    )
 
 
 def test_pieces_change_nothing(monkeypatch):
@@ -255,7 +303,10 @@ def test_half_precision_trains():
 def test_images_of_an_impossible_size_are_refused(height, width):
     images, days, valid = season()
     images = images[..., :1, :1].expand(-1, -1, -1, height, width)
-    with pytest.raises(ConfigError, match=rf"images of {height} x {width} pixels; expected sides that are multiples of 2"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"images of {height} x {width} pixels; expected sides that are multiples of 2",
+    ):
         small_model()(images, days, valid)
 
 
@@ -285,7 +336,9 @@ def test_impossible_options_are_refused(options, words):
         UtaeConfig(**options)
 
 
-@pytest.mark.parametrize("config", [SMALL, PapsConfig(SMALL, shape_size=8, mask_convolution=False, min_confidence=0.5)])
+@pytest.mark.parametrize(
+    "config", [SMALL, PapsConfig(SMALL, shape_size=8, mask_convolution=False, min_confidence=0.5)]
+)
 def test_configurations_survive_json(config):
     assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
 

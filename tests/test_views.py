@@ -16,10 +16,20 @@ from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.tta import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back
 
-BACKBONE = UtaeConfig(bands=3, classes=4, encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16)
+BACKBONE = UtaeConfig(
+    bands=3,
+    classes=4,
+    encoder_widths=(8, 8),
+    decoder_widths=(8, 8),
+    head_widths=(8,),
+    heads=4,
+    d_model=16,
+)
 
 
-def soft(*masks: tuple[slice, slice, float], score: float = 0.8, probability: float = 0.9, image: int = 0) -> SoftMasks:
+def soft(
+    *masks: tuple[slice, slice, float], score: float = 0.8, probability: float = 0.9, image: int = 0
+) -> SoftMasks:
     """Rectangles of an 8 x 8 image, each with its own score added to ``score``."""
     canvas = torch.zeros(len(masks), 8, 8)
     for number, (rows, columns, _) in enumerate(masks):
@@ -69,12 +79,22 @@ def test_what_views_say_of_classes_is_a_mean_weighted_by_scores():
     joined = fuse_views([one, other], 0.4)
     torch.testing.assert_close(joined.class_probability_NK, torch.tensor([[0.05, 0.80, 0.15]]))
     masks = ScoredMasks(
-        joined.probability_NHW > 0.25, joined.score_N, joined.class_probability_NK, joined.image_N, logits=False
+        joined.probability_NHW > 0.25,
+        joined.score_N,
+        joined.class_probability_NK,
+        joined.image_N,
+        logits=False,
     )
     table = ClassTable(
-        "three", tuple(SegmentClass(i, str(i), "#000000", kind) for i, kind in enumerate(("stuff", "thing", "thing")))
+        "three",
+        tuple(
+            SegmentClass(i, str(i), "#000000", kind)
+            for i, kind in enumerate(("stuff", "thing", "thing"))
+        ),
     )
-    torch.testing.assert_close(masks.probabilities_NK(table), torch.tensor([[0.0, 0.80 / 0.95, 0.15 / 0.95]]))
+    torch.testing.assert_close(
+        masks.probabilities_NK(table), torch.tensor([[0.0, 0.80 / 0.95, 0.15 / 0.95]])
+    )
 
 
 def test_a_view_counts_once_for_an_instance():
@@ -126,7 +146,9 @@ def test_all_eight_views_do_not_care_how_the_image_is_turned():
     straight = model.masks(images, days, valid, views=VIEWS)
     turned = model.masks(turn(images, 3), days, valid, views=VIEWS)
     assert len(straight.score_N) == len(turned.score_N) > 0
-    torch.testing.assert_close(straight.score_N.sort().values, turned.score_N.sort().values, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        straight.score_N.sort().values, turned.score_N.sort().values, rtol=1e-4, atol=1e-5
+    )
     covered, covered_turned = straight.mask_NHW.any(0), turn_back(turned.mask_NHW.any(0), 3)
     assert (covered == covered_turned).float().mean() > 0.99
 
@@ -135,8 +157,13 @@ def test_all_eight_views_do_not_care_how_the_image_is_turned():
 def test_option_views_threshold_changes_joined_masks_alone():
     images, days, valid = season()
     low, high = small_model(views_threshold=0.05), small_model(views_threshold=0.6)
-    assert low.masks(images, days, valid, 8).mask_NHW.sum() > high.masks(images, days, valid, 8).mask_NHW.sum()
-    assert torch.equal(low.masks(images, days, valid).mask_NHW, high.masks(images, days, valid).mask_NHW)
+    assert (
+        low.masks(images, days, valid, 8).mask_NHW.sum()
+        > high.masks(images, days, valid, 8).mask_NHW.sum()
+    )
+    assert torch.equal(
+        low.masks(images, days, valid).mask_NHW, high.masks(images, days, valid).mask_NHW
+    )
 
 
 @torch.no_grad()

@@ -42,7 +42,9 @@ NORMALISATION = Normalisation((1000.0, 2000.5), (10.0, 0.1), ("B04", "B08"))
 def make_weights(**options) -> Weights:
     torch.manual_seed(0)
     config = PapsConfig(SMALL)
-    card = WeightsCard(config, NORMALISATION, TABLE, "2017-10-15", "noise", {"seed": 0}, {"PQ": 12.5}, **options)
+    card = WeightsCard(
+        config, NORMALISATION, TABLE, "2017-10-15", "noise", {"seed": 0}, {"PQ": 12.5}, **options
+    )
     return Weights(card, initialise(build_model(config)).state_dict())
 
 
@@ -148,7 +150,9 @@ def test_weights_of_another_model_are_refused(folder):
     semantic = UtaeConfig(**vars(SMALL))
     save_file(build_model(semantic).state_dict(), folder / NUMBERS)
     assert "missing (min_confidence, encoder.in_conv" in refused(folder)
-    with pytest.raises(WeightsError, match=r"the table of weights has other entries.*entries of UTAE"):
+    with pytest.raises(
+        WeightsError, match=r"the table of weights has other entries.*entries of UTAE"
+    ):
         Weights(replace(make_weights().card, model=semantic), make_weights().state)
 
 
@@ -167,15 +171,33 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card["model"]["backbone"].update(decoder_widths=[8, 10**12]), "at most 4096"),
         (lambda card: card.update(reference_date="2018-02-30"), "2018-02-30"),
         (lambda card: card["normalisation"]["mean"].__setitem__(0, float("nan")), "finite"),
-        (lambda card: card.update(reference_date="2020-02-29"), "'2020-02-29'; expected a date YYYY-MM-DD that every year has"),
+        (
+            lambda card: card.update(reference_date="2020-02-29"),
+            "'2020-02-29'; expected a date YYYY-MM-DD that every year has",
+        ),
         (lambda card: card.update(reference_date="20171015"), "'20171015'"),
-        (lambda card: card.update(reference_date="2018-09-01"), "from 2017-10-15 with seasons from 2018-09-01"),
+        (
+            lambda card: card.update(reference_date="2018-09-01"),
+            "from 2017-10-15 with seasons from 2018-09-01",
+        ),
         (lambda card: card["provenance"].update(fold=[1]), "fold [1]; expected a whole number"),
         (lambda card: card["provenance"].update(single_date=3), "single_date 3; expected text"),
-        (lambda card: card["provenance"].update(normalisation={}), "normalisation {}; expected one of train, published"),
-        (lambda card: card["provenance"].update(min_side="800"), "min_side '800'; expected a whole number, 0 .. 8192"),
-        (lambda card: card["provenance"].update(max_side=None), "max_side None; expected a whole number"),
-        (lambda card: card["provenance"].update(max_side=10**9), "max_side 1000000000; expected a whole number"),
+        (
+            lambda card: card["provenance"].update(normalisation={}),
+            "normalisation {}; expected one of train, published",
+        ),
+        (
+            lambda card: card["provenance"].update(min_side="800"),
+            "min_side '800'; expected a whole number, 0 .. 8192",
+        ),
+        (
+            lambda card: card["provenance"].update(max_side=None),
+            "max_side None; expected a whole number",
+        ),
+        (
+            lambda card: card["provenance"].update(max_side=10**9),
+            "max_side 1000000000; expected a whole number",
+        ),
         (lambda card: card.update(trained_on="x" * 5_000_000), "bytes"),
     ],
 )
@@ -188,7 +210,10 @@ def test_damaged_cards_are_refused(folder, change, words):
 
 def test_options_that_multiply_to_a_huge_network_are_refused_before_it_fills_memory(folder):
     """Each of them is within its bound."""
-    with pytest.raises(ConfigError, match=r"a ConvLSTM of 225,900,000 parameters or more; expected at most 200,000,000"):
+    with pytest.raises(
+        ConfigError,
+        match=r"a ConvLSTM of 225,900,000 parameters or more; expected at most 200,000,000",
+    ):
         build_model(ConvRnnConfig(hidden=2500))
     card = json.loads((folder / CARD).read_text())
     card["model"]["backbone"] = config_to_json(ConvRnnConfig(bands=2, classes=4, hidden=2500))
@@ -196,7 +221,9 @@ def test_options_that_multiply_to_a_huge_network_are_refused_before_it_fills_mem
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = refused(folder)
     assert f"{folder / CARD}: describes a ConvLSTM + PaPs of" in message
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB; the network would take 900 MB
+    assert (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+    )  # KB; the network would take 900 MB
     build_model(SMALL)  # nothing of the bound stays behind that counts on
 
 
@@ -208,21 +235,33 @@ def test_numbers_of_another_network_are_refused_by_their_header_alone(folder, mo
 
 def test_the_day_of_the_year_is_right_in_a_season_of_another_year():
     config = replace(SMALL, dates="day_of_year")
-    weights = Weights(WeightsCard(config, NORMALISATION, TABLE, "2017-10-15"), build_model(config).state_dict())
+    weights = Weights(
+        WeightsCard(config, NORMALISATION, TABLE, "2017-10-15"), build_model(config).state_dict()
+    )
     days = torch.tensor([[0, 77, 78]])  # 15 October, 31 December, 1 January
-    for model, expected in ((weights.model(), [[288, 365, 1]]), (weights.model(date(2020, 10, 15)), [[289, 366, 1]])):
-        assert day_of_year(days, model.temporal_encoder.date_encoder.reference_date).tolist() == expected
+    for model, expected in (
+        (weights.model(), [[288, 365, 1]]),
+        (weights.model(date(2020, 10, 15)), [[289, 366, 1]]),
+    ):
+        assert (
+            day_of_year(days, model.temporal_encoder.date_encoder.reference_date).tolist()
+            == expected
+        )
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_no_damage_ends_in_anything_but_one_line(folder, data):
     """A byte changed, or the end cut off, in either file: it loads, or it is refused in one line."""
     path = folder / data.draw(st.sampled_from([CARD, NUMBERS]))
     content = path.read_bytes()
     position = data.draw(st.integers(0, min(len(content) - 1, 4000)))
     cut = data.draw(st.booleans())
-    changed = content[:position] + (b"" if cut else bytes([data.draw(st.integers(0, 255))]) + content[position + 1 :])
+    changed = content[:position] + (
+        b"" if cut else bytes([data.draw(st.integers(0, 255))]) + content[position + 1 :]
+    )
     try:
         path.write_bytes(changed)
         load_weights(folder)
@@ -233,7 +272,10 @@ def test_no_damage_ends_in_anything_but_one_line(folder, data):
 
 
 def test_a_card_must_fit_its_network():
-    with pytest.raises(WeightsError, match=r"10 bands and 20 classes with 2 bands \(B04, B08\) and the 4 classes of four"):
+    with pytest.raises(
+        WeightsError,
+        match=r"10 bands and 20 classes with 2 bands \(B04, B08\) and the 4 classes of four",
+    ):
         WeightsCard(UtaeConfig(), NORMALISATION, TABLE)
 
 

@@ -47,7 +47,9 @@ class ClassTable:
         for entry in self.classes:
             if entry.id == class_id:
                 return entry
-        raise KeyError(f"class {class_id} is not in {self.name}: {[entry.id for entry in self.classes]}")
+        raise KeyError(
+            f"class {class_id} is not in {self.name}: {[entry.id for entry in self.classes]}"
+        )
 
     def ids(self, kind: Kind) -> tuple[int, ...]:
         """Ids of the classes of one kind, ascending."""
@@ -84,16 +86,26 @@ class ClassTable:
     def from_json(cls, table: dict) -> ClassTable:
         """Read what ``to_json`` wrote."""
         boundary = SegmentClass(**table["boundary"]) if "boundary" in table else None
-        return cls(table["name"], tuple(SegmentClass(**entry) for entry in table["classes"]), boundary)
+        return cls(
+            table["name"], tuple(SegmentClass(**entry) for entry in table["classes"]), boundary
+        )
 
 
 def _table(
-    name: str, rows: list[tuple[str, str]], stuff: set[int], void: set[int], boundary: SegmentClass | None = None
+    name: str,
+    rows: list[tuple[str, str]],
+    stuff: set[int],
+    void: set[int],
+    boundary: SegmentClass | None = None,
 ) -> ClassTable:
     def kind(class_id: int) -> Kind:
         return "stuff" if class_id in stuff else "void" if class_id in void else "thing"
 
-    return ClassTable(name, tuple(SegmentClass(i, label, colour, kind(i)) for i, (label, colour) in enumerate(rows)), boundary)
+    return ClassTable(
+        name,
+        tuple(SegmentClass(i, label, colour, kind(i)) for i, (label, colour) in enumerate(rows)),
+        boundary,
+    )
 
 
 PASTIS = _table(

@@ -14,7 +14,9 @@ from panoseg.simulation.cube import write_cube
 _FIRST_SEED = 1_000_000
 
 
-def run_demo(out: Path | str, size: int = 256, seed: int = 0, weights: Weights | Path | str | None = None) -> MapResult:
+def run_demo(
+    out: Path | str, size: int = 256, seed: int = 0, weights: Weights | Path | str | None = None
+) -> MapResult:
     """Simulate ``size`` x ``size`` pixels, map them, and compare with the true parcels in the report.
 
     out: a new or empty folder; gets ``season`` (cube.nc, and parcels.gpkg, the truth) and ``map``. seed: which landscape.
@@ -26,4 +28,10 @@ def run_demo(out: Path | str, size: int = 256, seed: int = 0, weights: Weights |
         weights = load_weights(weights)
     out = new_folder(out)
     season = write_cube(out / "season", (size, size), _FIRST_SEED + seed)
-    return map_cube(season / "cube.nc", weights, out / "map", MapOptions(year=2019, views=2), truth=season / "parcels.gpkg")
+    return map_cube(
+        season / "cube.nc",
+        weights,
+        out / "map",
+        MapOptions(year=2019, views=2),
+        truth=season / "parcels.gpkg",
+    )

@@ -15,7 +15,9 @@ class PanosegError(Exception):
     def __init__(self, found: str, expected: str, fix: str) -> None:
         self.found, self.expected, self.fix = found, expected, fix
         line = " ".join(f"{found}; expected {expected}; {fix}".split())
-        super().__init__(line.encode("utf-8", "backslashreplace").decode())  # names of files need not be text
+        super().__init__(
+            line.encode("utf-8", "backslashreplace").decode()
+        )  # names of files need not be text
 
     def __reduce__(self) -> tuple:
         """Errors come back from worker processes as they were."""

@@ -22,15 +22,31 @@ from typing import Any
 from panoseg.errors import OutputError
 
 _REASONS = {
-    errno.ENOSPC: ("the disk is full", "free space for the result", "free some space or choose another folder, then run again"),
-    errno.EDQUOT: ("the disk quota is used up", "free space for the result", "free some space or choose another folder"),
+    errno.ENOSPC: (
+        "the disk is full",
+        "free space for the result",
+        "free some space or choose another folder, then run again",
+    ),
+    errno.EDQUOT: (
+        "the disk quota is used up",
+        "free space for the result",
+        "free some space or choose another folder",
+    ),
     errno.EFBIG: (
         "the file is larger than may be written",
         "a place for large files",
         "choose another folder or raise the limit",
     ),
-    errno.EACCES: ("no permission to write", "a writable folder", "choose another folder or change its permissions"),
-    errno.EPERM: ("no permission to write", "a writable folder", "choose another folder or change its permissions"),
+    errno.EACCES: (
+        "no permission to write",
+        "a writable folder",
+        "choose another folder or change its permissions",
+    ),
+    errno.EPERM: (
+        "no permission to write",
+        "a writable folder",
+        "choose another folder or change its permissions",
+    ),
     errno.EROFS: ("the file system is read-only", "a writable folder", "choose another folder"),
     errno.ENOTDIR: ("a part of the path is a file", "a folder", "choose another folder"),
     errno.EEXIST: ("a file of that name exists", "a folder", "choose another folder"),
@@ -48,8 +64,13 @@ def output_error(path: Path, error: Exception) -> OutputError:
     number = getattr(error, "errno", None)
     if number in (None, errno.EACCES):  # which netCDF says whenever a file cannot be made
         number = _obstacle(path.parent) or number
-    text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    what, expected, fix = _REASONS.get(number or 0, (text, "a path that can be written", "choose another"))
+    text = (
+        getattr(error, "strerror", None)
+        or (str(error).strip().splitlines() or [type(error).__name__])[0]
+    )
+    what, expected, fix = _REASONS.get(
+        number or 0, (text, "a path that can be written", "choose another")
+    )
     return OutputError(f"{path}: {what}", expected, fix)
 
 
@@ -82,8 +103,12 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
-    except OutputError as error:  # of a file inside a temporary folder, whose name tells the user nothing
-        raise OutputError(error.found.replace(str(temporary), str(path)), error.expected, error.fix) from error
+    except (
+        OutputError
+    ) as error:  # of a file inside a temporary folder, whose name tells the user nothing
+        raise OutputError(
+            error.found.replace(str(temporary), str(path)), error.expected, error.fix
+        ) from error
     except caught as error:
         raise output_error(path, error) from error
     finally:
@@ -146,7 +171,11 @@ def _hold(place: Path, shown: Path) -> _Hold:
                 return _Hold(descriptor, threading.get_ident(), made)
         os.close(descriptor)
         if time.monotonic() > end:
-            raise OutputError(f"another command writes {shown}", "one at a time", "wait until it ends, or choose another --out")
+            raise OutputError(
+                f"another command writes {shown}",
+                "one at a time",
+                "wait until it ends, or choose another --out",
+            )
         time.sleep(_LOCK_PATIENCE_S / 60)
 
 
@@ -202,7 +231,9 @@ def _temporary(path: Path) -> Path:
 def remove_unfinished(folder: Path | str) -> None:
     """Remove the temporaries of ``atomic`` that a killed process left in ``folder`` or below. Raises ``OutputError``."""
     try:
-        for path in [entry for entry in Path(folder).rglob(".*.part*") if _TEMPORARY.fullmatch(entry.name)]:
+        for path in [
+            entry for entry in Path(folder).rglob(".*.part*") if _TEMPORARY.fullmatch(entry.name)
+        ]:
             discard(path)
     except OSError as error:
         raise output_error(Path(folder), error) from error
@@ -221,12 +252,16 @@ def check_writable(path: Path | str) -> None:
 
 def signature(path: Path) -> list[int | str]:
     """Number, size, and a digest of names, sizes and times of a file or of all files in a folder: changed data have another."""
-    files = [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    files = (
+        [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    )
     digest, size = hashlib.sha256(), 0
     for entry in files:
         status = entry.stat()
         size += status.st_size
-        digest.update(f"{entry.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(
+            f"{entry.relative_to(path)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode()
+        )
     return [len(files), size, digest.hexdigest()]
 
 
@@ -250,7 +285,9 @@ def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        entries = sorted(entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name))
+        entries = sorted(
+            entry.name for entry in path.iterdir() if not _TEMPORARY.fullmatch(entry.name)
+        )
         if entries and (resumable is None or resumable not in entries):
             count = f"{len(entries)} file{'s' * (len(entries) > 1)}"
             raise OutputError(

@@ -23,11 +23,15 @@ def usable_cores() -> int:
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
     """So many processes; what waits for them when the block ends is given up. Raises ``OutputError`` where one of them died."""
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=belong_to_parent)
+    pool = ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=belong_to_parent
+    )
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise OutputError("a process was ended, perhaps for memory", "all of them alive", "use fewer processes") from error
+        raise OutputError(
+            "a process was ended, perhaps for memory", "all of them alive", "use fewer processes"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

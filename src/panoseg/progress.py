@@ -43,7 +43,9 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         yield from _lines(items, description, total)
 
 
-def _told(items: Iterable[Item], description: str, total: int | None, listener: Listener) -> Iterator[Item]:
+def _told(
+    items: Iterable[Item], description: str, total: int | None, listener: Listener
+) -> Iterator[Item]:
     listener(description, 0, total)
     for done, item in enumerate(items, 1):
         yield item
@@ -52,9 +54,22 @@ def _told(items: Iterable[Item], description: str, total: int | None, listener: 
 
 def _bar(items: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=description)
 
@@ -68,8 +83,16 @@ def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterat
             first = now  # the first item bears the cost of beginning, which would be taken for the pace of all
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
-            left = f", {_spoken((now - first) / (done - 1) * (total - done))} left" if total and done > 1 else ""
-            print(f"{description}: {done}{f' of {total}' if total else ''}{left}", file=sys.stderr, flush=True)
+            left = (
+                f", {_spoken((now - first) / (done - 1) * (total - done))} left"
+                if total and done > 1
+                else ""
+            )
+            print(
+                f"{description}: {done}{f' of {total}' if total else ''}{left}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _spoken(seconds: float) -> str:
@@ -101,7 +124,13 @@ def json_lines(stream: TextIO) -> Listener:
         last[step] = now
         seconds = now - start[step]
         left = round(seconds / done * (total - done), 1) if total is not None and done else None
-        line = {"step": step, "done": done, "total": total, "seconds": round(seconds, 1), "seconds_left": left}
+        line = {
+            "step": step,
+            "done": done,
+            "total": total,
+            "seconds": round(seconds, 1),
+            "seconds_left": left,
+        }
         print(json.dumps(line), file=stream, flush=True)
 
     return tell

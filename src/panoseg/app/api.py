@@ -185,8 +185,12 @@ def sign_in(request: Request, response: Response, body: TokenBody) -> UserAnswer
     user = users.user_of(body.token)
     if users.sign_in:
         # A proxy that ends TLS leaves no trace in the scheme; the browser's own page does.
-        secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
-        response.set_cookie(COOKIE, body.token, max_age=_MONTH_S, httponly=True, samesite="lax", secure=secure)
+        secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith(
+            "https://"
+        )
+        response.set_cookie(
+            COOKIE, body.token, max_age=_MONTH_S, httponly=True, samesite="lax", secure=secure
+        )
     return UserAnswer(user=user, sign_in=users.sign_in)
 
 
@@ -228,7 +232,10 @@ def job(service: ServiceHere, user: User, id: JobId) -> JobAnswer:
 
 @router.get("/jobs/{id}/log", tags=["jobs"])
 def log(
-    service: ServiceHere, user: User, id: JobId, after: Annotated[int, Query(ge=0, le=_LARGEST_NUMBER)] = 0
+    service: ServiceHere,
+    user: User,
+    id: JobId,
+    after: Annotated[int, Query(ge=0, le=_LARGEST_NUMBER)] = 0,
 ) -> list[LogAnswer]:
     """The lines of a job's log behind the line of that number, at most 2000."""
     return [LogAnswer.model_validate(line) for line in service.log(user, id, after)]
@@ -253,7 +260,9 @@ def delete_job(service: ServiceHere, user: User, id: JobId) -> None:
 
 
 @router.put("/jobs/{id}/register", tags=["jobs"])
-def set_register(service: ServiceHere, user: User, id: JobId, register: RegisterSource) -> JobAnswer:
+def set_register(
+    service: ServiceHere, user: User, id: JobId, register: RegisterSource
+) -> JobAnswer:
     """Compare a finished map with official parcels."""
     return JobAnswer.model_validate(service.set_register(user, id, register))
 
@@ -310,7 +319,10 @@ _BINARY = {
 
 @router.post("/uploads", status_code=201, tags=["uploads"], openapi_extra=_BINARY)
 async def upload(
-    request: Request, service: ServiceHere, user: User, name: Annotated[str, Query(max_length=300)] = "upload"
+    request: Request,
+    service: ServiceHere,
+    user: User,
+    name: Annotated[str, Query(max_length=300)] = "upload",
 ) -> UploadAnswer:
     """Upload a file as the body of the request: an outline, parcels, a season or a picture."""
     # Threads are for what has arrived: those who send slowly, or nothing, must not take them from the others.
@@ -319,7 +331,9 @@ async def upload(
     try:
         async for piece in _pieces(request):
             await to_thread.run_sync(arrival.write, piece)
-        return UploadAnswer.model_validate(await to_thread.run_sync(service.uploads.keep, user, name, arrival))
+        return UploadAnswer.model_validate(
+            await to_thread.run_sync(service.uploads.keep, user, name, arrival)
+        )
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(arriving.__exit__, None, None, None)
@@ -369,4 +383,6 @@ def _file(path: FilePath) -> FileResponse:
     headers = {"content-security-policy": FILE_POLICY}
     media = "text/html; charset=utf-8" if shown else "application/octet-stream"
     place: Literal["inline", "attachment"] = "inline" if shown else "attachment"
-    return FileResponse(path, headers=headers, filename=path.name, media_type=media, content_disposition_type=place)  # type: ignore[arg-type]
+    return FileResponse(
+        path, headers=headers, filename=path.name, media_type=media, content_disposition_type=place
+    )  # type: ignore[arg-type]

@@ -27,7 +27,9 @@ class Client:
         try:
             self._http = httpx.Client(base_url=server, headers=headers, timeout=_TIMEOUT_S)
         except (httpx.InvalidURL, ValueError) as error:
-            raise AppError(f"server {server!r} ({error})", "a URL as http://127.0.0.1:8080", "change --server") from error
+            raise AppError(
+                f"server {server!r} ({error})", "a URL as http://127.0.0.1:8080", "change --server"
+            ) from error
         self.server = server
 
     def __enter__(self) -> Client:
@@ -48,11 +50,17 @@ class Client:
         """Upload a file."""
         try:
             with path.open("rb") as file:
-                return self._json("POST", "/api/uploads", params={"name": path.name}, content=_pieces(file))
+                return self._json(
+                    "POST", "/api/uploads", params={"name": path.name}, content=_pieces(file)
+                )
         except OSError as error:
-            raise AppError(f"{path} ({error.strerror})", "a file that can be read", "check the path") from error
+            raise AppError(
+                f"{path} ({error.strerror})", "a file that can be read", "check the path"
+            ) from error
 
-    def watch(self, id: str, show: Callable[[dict[str, Any]], None], log: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def watch(
+        self, id: str, show: Callable[[dict[str, Any]], None], log: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
         """Wait until a job has ended; returns it. show: called with each new state. log: called with each line of its log.
 
         A server that does not answer for a while, because it is restarted, is asked again.
@@ -81,16 +89,25 @@ class Client:
         """Write the files of a result to a new or empty folder; returns them."""
         files = self._json("GET", f"/api/jobs/{id}/files")
         if not files:
-            raise AppError(f"job {id} is {self.job(id)['state']}", "one that is done", "wait for it by panoseg job watch")
+            raise AppError(
+                f"job {id} is {self.job(id)['state']}",
+                "one that is done",
+                "wait for it by panoseg job watch",
+            )
         new_folder(out)
         return [self._fetch_file(id, PurePosixPath(file["path"]), out) for file in files]
 
     def _fetch_file(self, id: str, path: PurePosixPath, out: Path) -> Path:
         if path.is_absolute() or ".." in path.parts:
-            raise AppError(f"a file called {path}", "one inside of the result", "do not trust this server")
+            raise AppError(
+                f"a file called {path}", "one inside of the result", "do not trust this server"
+            )
         target = out / path
         try:
-            with self._http.stream("GET", f"/api/jobs/{id}/files/{path}") as answer, atomic(target) as temporary:
+            with (
+                self._http.stream("GET", f"/api/jobs/{id}/files/{path}") as answer,
+                atomic(target) as temporary,
+            ):
                 if not answer.is_success:
                     answer.read()
                     raise _refused(answer)
@@ -113,11 +130,15 @@ class Client:
         try:
             return answer.json() if answer.content else None
         except ValueError as error:
-            raise AppError(f"{self.server} answers without JSON", "a running panoseg app", "check --server") from error
+            raise AppError(
+                f"{self.server} answers without JSON", "a running panoseg app", "check --server"
+            ) from error
 
     def _no_answer(self, error: httpx.HTTPError) -> NoAnswerError:
         return NoAnswerError(
-            f"{self.server} does not answer ({error})", "a running panoseg app", "start it, or change --server"
+            f"{self.server} does not answer ({error})",
+            "a running panoseg app",
+            "start it, or change --server",
         )
 
 
@@ -129,13 +150,17 @@ def _refused(answer: httpx.Response) -> AppError:
     if answer.is_redirect:  # not followed, for the token would go along
         place = answer.headers.get("location", "elsewhere")[:200]
         return AppError(
-            f"{answer.url.host} sends on to {place}", "a panoseg app", "give --server that address, if you trust it"
+            f"{answer.url.host} sends on to {place}",
+            "a panoseg app",
+            "give --server that address, if you trust it",
         )
     try:
         parts = str(answer.json()["error"]).split("; ")
     except (ValueError, KeyError, TypeError):
         parts = [f"{answer.url.host} answers {answer.status_code}"]
-    found, expected, fix = [*parts, "expected a panoseg app", "check --server"][:3] if len(parts) < 3 else parts[:3]
+    found, expected, fix = (
+        [*parts, "expected a panoseg app", "check --server"][:3] if len(parts) < 3 else parts[:3]
+    )
     return AppError(found, expected.removeprefix("expected "), fix)
 
 

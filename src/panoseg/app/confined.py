@@ -68,7 +68,9 @@ def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPL
     """
     prepare()
     if not bounds.turns.acquire(timeout=bounds.seconds):
-        raise BusyError("more to read than this server has hands for", "some patience", "try again in a minute")
+        raise BusyError(
+            "more to read than this server has hands for", "some patience", "try again in a minute"
+        )
     try:
         answer = _answer_of(function, arguments, bounds)
     finally:
@@ -76,7 +78,9 @@ def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPL
     if answer is None:
         most = f"{bounds.seconds} s or {bounds.gib} GiB"
         raise AppError(
-            f"{bounds.what} failed, or took more than {most}", "one that takes less", "make it smaller, or write it again"
+            f"{bounds.what} failed, or took more than {most}",
+            "one that takes less",
+            "make it smaller, or write it again",
         )
     if isinstance(answer, PanosegError):
         raise answer
@@ -88,7 +92,9 @@ def _answer_of(function: Callable[..., Any], arguments: tuple, bounds: Bounds) -
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     with receiver:
-        process = context.Process(target=_run, args=(sender, function, arguments, bounds.gib, bounds.seconds), daemon=True)
+        process = context.Process(
+            target=_run, args=(sender, function, arguments, bounds.gib, bounds.seconds), daemon=True
+        )
         process.start()
         sender.close()
         try:
@@ -101,7 +107,9 @@ def _answer_of(function: Callable[..., Any], arguments: tuple, bounds: Bounds) -
             process.close()
 
 
-def _run(sender: Connection, function: Callable[..., Any], arguments: tuple, gib: int, seconds: int) -> None:
+def _run(
+    sender: Connection, function: Callable[..., Any], arguments: tuple, gib: int, seconds: int
+) -> None:
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (gib * _GIB, gib * _GIB))

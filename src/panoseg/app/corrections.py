@@ -92,11 +92,20 @@ class Corrections:
     @property
     def replaced(self) -> frozenset[str]:
         """Ids of found parcels that corrected ones stand for."""
-        return frozenset(id_ for step in self.steps for id_ in step.removed if not id_.startswith("c"))
+        return frozenset(
+            id_ for step in self.steps for id_ in step.removed if not id_.startswith("c")
+        )
 
     def at(self, x: float, y: float) -> Corrected | None:
         """The corrected parcel at a place in the map's own coordinate system."""
-        return next((parcel for parcel in self.parcels.values() if parcel.geometry.intersects(shapely.Point(x, y))), None)
+        return next(
+            (
+                parcel
+                for parcel in self.parcels.values()
+                if parcel.geometry.intersects(shapely.Point(x, y))
+            ),
+            None,
+        )
 
     def table(self, result: ResultMap) -> gpd.GeoDataFrame:
         """The corrected parcels: id, class, area_ha, geometry."""
@@ -140,19 +149,36 @@ def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]
     Raises ``NotFoundError``, ``ParcelsError``.
     """
     if len(line) < 2 or not np.isfinite(line).all() or np.abs(line).max() > 180:
-        raise ParcelsError("a line of fewer than two places on Earth", "one that crosses the parcel", "draw it again")
+        raise ParcelsError(
+            "a line of fewer than two places on Earth",
+            "one that crosses the parcel",
+            "draw it again",
+        )
     drawn = shapely.LineString(line)
     if drawn.length > _LONGEST_LINE_DEGREES or not drawn.is_simple:
-        raise ParcelsError("a line that crosses itself, or half the globe", "one through the parcel", "draw it again")
+        raise ParcelsError(
+            "a line that crosses itself, or half the globe",
+            "one through the parcel",
+            "draw it again",
+        )
     # A straight line on the globe's grid is none in a projection.
     fine = shapely.segmentize(drawn, _LINE_STEP_DEGREES)
     cut = gpd.GeoSeries([fine], crs=DEGREES).to_crs(result.crs).iloc[0]
     with _changing(result.folder) as edit:
         before = edit.find(result, parcel)
         smallest = _SMALLEST_HA * SQUARE_METRES_PER_HECTARE
-        pieces = [piece for part in shapely.get_parts(before.geometry) for piece in _split(part, cut)]
-        if len(pieces) <= shapely.get_num_geometries(before.geometry) or min(piece.area for piece in pieces) < smallest:
-            raise ParcelsError("a line that does not cut the parcel in two", "one from outside to outside", "draw it again")
+        pieces = [
+            piece for part in shapely.get_parts(before.geometry) for piece in _split(part, cut)
+        ]
+        if (
+            len(pieces) <= shapely.get_num_geometries(before.geometry)
+            or min(piece.area for piece in pieces) < smallest
+        ):
+            raise ParcelsError(
+                "a line that does not cut the parcel in two",
+                "one from outside to outside",
+                "draw it again",
+            )
         return edit.add("split", (parcel,), [(before.crop, piece) for piece in pieces])
 
 
@@ -163,15 +189,21 @@ def merge_parcels(result: ResultMap, first: str, second: str) -> Corrections:
         # Borders of neighbours are simplified together, so they share a line, not merely a corner.
         touching = shapely.intersection(one.geometry, two.geometry)
         if first == second or shapely.length(touching) <= 0:
-            raise ParcelsError("two parcels that share no border", "neighbours", "choose another parcel")
-        return edit.add("merge", (first, second), [(one.crop, shapely.union(one.geometry, two.geometry))])
+            raise ParcelsError(
+                "two parcels that share no border", "neighbours", "choose another parcel"
+            )
+        return edit.add(
+            "merge", (first, second), [(one.crop, shapely.union(one.geometry, two.geometry))]
+        )
 
 
 def undo(folder: Path) -> Corrections:
     """Take the latest step back. Raises ``ConflictError`` where there is none."""
     with _changing(folder) as edit:
         if not edit.corrections.steps:
-            raise ConflictError("nothing that was corrected", "a step to undo", "correct something first")
+            raise ConflictError(
+                "nothing that was corrected", "a step to undo", "correct something first"
+            )
         return edit.write(edit.corrections.steps[:-1])
 
 
@@ -187,17 +219,28 @@ class _Edit:
         if parcel in present:
             return present[parcel]
         if parcel.startswith("c") or parcel in self.corrections.replaced:
-            raise NotFoundError("a parcel that was replaced", "one of the map as it is now", "choose it again")
+            raise NotFoundError(
+                "a parcel that was replaced", "one of the map as it is now", "choose it again"
+            )
         row = result.parcels([parcel]).iloc[0]
         return Corrected(parcel, row["class"], mapping(row.geometry))
 
-    def add(self, what: What, removed: tuple[str, ...], made: list[tuple[str, BaseGeometry]]) -> Corrections:
+    def add(
+        self, what: What, removed: tuple[str, ...], made: list[tuple[str, BaseGeometry]]
+    ) -> Corrections:
         """Add a step and keep it."""
         steps = self.corrections.steps
         if len(steps) >= _MOST_STEPS:
-            raise ConflictError(f"{len(steps)} corrections", f"at most {_MOST_STEPS}", "export them, and map with new weights")
+            raise ConflictError(
+                f"{len(steps)} corrections",
+                f"at most {_MOST_STEPS}",
+                "export them, and map with new weights",
+            )
         first = 1 + sum(len(step.made) for step in steps)
-        parcels = tuple(Corrected(f"c{number}", crop, mapping(outline)) for number, (crop, outline) in enumerate(made, first))
+        parcels = tuple(
+            Corrected(f"c{number}", crop, mapping(outline))
+            for number, (crop, outline) in enumerate(made, first)
+        )
         return self.write((*steps, Step(what, removed, parcels)))
 
     def write(self, steps: tuple[Step, ...]) -> Corrections:
@@ -205,7 +248,9 @@ class _Edit:
         text = json.dumps([asdict(step) for step in steps])
         if len(text) > _LARGEST_STEPS:
             found = f"corrections of {len(text) >> 20} MiB"
-            raise ConflictError(found, f"at most {_LARGEST_STEPS >> 20}", "export them, and map with new weights")
+            raise ConflictError(
+                found, f"at most {_LARGEST_STEPS >> 20}", "export them, and map with new weights"
+            )
         write_text(self.folder / FOLDER / _STEPS, text)
         return Corrections(steps)
 
@@ -224,7 +269,9 @@ def _split(polygon: shapely.Polygon, line: shapely.LineString) -> list[Any]:
 
 
 def _step(step: dict[str, Any]) -> Step:
-    return Step(step["what"], tuple(step["removed"]), tuple(Corrected(**parcel) for parcel in step["made"]))
+    return Step(
+        step["what"], tuple(step["removed"]), tuple(Corrected(**parcel) for parcel in step["made"])
+    )
 
 
 UNCHECKED = "unchecked"
@@ -253,13 +300,26 @@ class TrainingOptions:
 def corrected_parcels(result: ResultMap, everything: bool) -> gpd.GeoDataFrame:
     """Every parcel of a map as it is now: id, crop, corrected, geometry. everything: see ``TrainingOptions``."""
     corrections = read_corrections(result.folder)
-    found = pd.concat(list(read_geoparquet(result.folder / MAP / "parcels.parquet")), ignore_index=True)
+    found = pd.concat(
+        list(read_geoparquet(result.folder / MAP / "parcels.parquet")), ignore_index=True
+    )
     found = found[~found["id"].isin(corrections.replaced)]
-    columns = {"id": found["id"], "crop": found["class"] if everything else UNCHECKED, "corrected": False}
+    columns = {
+        "id": found["id"],
+        "crop": found["class"] if everything else UNCHECKED,
+        "corrected": False,
+    }
     kept = gpd.GeoDataFrame(columns, geometry=found.geometry.to_numpy(), crs=found.crs)
-    drawn = corrections.table(result).rename(columns={"class": "crop"}).drop(columns="area_ha").assign(corrected=True)
+    drawn = (
+        corrections.table(result)
+        .rename(columns={"class": "crop"})
+        .drop(columns="area_ha")
+        .assign(corrected=True)
+    )
     tables = [table for table in (kept, drawn.to_crs(found.crs)) if len(table)]
-    return gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=found.crs)[["id", "crop", "corrected", "geometry"]]
+    return gpd.GeoDataFrame(pd.concat(tables, ignore_index=True), crs=found.crs)[
+        ["id", "crop", "corrected", "geometry"]
+    ]
 
 
 def training_data(job: Path, options: TrainingOptions) -> Path:
@@ -270,13 +330,25 @@ def training_data(job: Path, options: TrainingOptions) -> Path:
     """
     result, folder = open_result(job), job / FOLDER
     if not read_corrections(job).steps and not options.everything:
-        raise ConflictError("nothing that was corrected", "a corrected parcel at least", "correct one, or export everything")
-    path = folder / f"training-{version_of(job)}-{'all' if options.everything else 'corrected'}-{options.size}.zip"
+        raise ConflictError(
+            "nothing that was corrected",
+            "a corrected parcel at least",
+            "correct one, or export everything",
+        )
+    path = (
+        folder
+        / f"training-{version_of(job)}-{'all' if options.everything else 'corrected'}-{options.size}.zip"
+    )
     if not path.is_file():
         folder.mkdir(exist_ok=True)
-        for old in folder.glob("training-*"):  # earlier ones, and what is left of one that was ended in its middle
+        for old in folder.glob(
+            "training-*"
+        ):  # earlier ones, and what is left of one that was ended in its middle
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch, atomic(path) as temporary:
+        with (
+            tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch,
+            atomic(path) as temporary,
+        ):
             _write(result, options, Path(scratch))
             _zip(Path(scratch), temporary)
     return path
@@ -294,8 +366,12 @@ def _write_patches(result: ResultMap, options: TrainingOptions, folder: Path) ->
     """Write the patches; returns why there are none, where that is so."""
     if not result.classes.same_classes(PASTIS):
         return ": not here, for that layout has no classes but PASTIS's"
-    sources = Sources(folder / "parcels.parquet", "crop", folder / "codes.csv", (cube_of(result.folder),))
-    chosen = DatasetOptions(size=options.size, min_cover=_COVER, min_inside=_INSIDE, min_dates=_DATES)
+    sources = Sources(
+        folder / "parcels.parquet", "crop", folder / "codes.csv", (cube_of(result.folder),)
+    )
+    chosen = DatasetOptions(
+        size=options.size, min_cover=_COVER, min_inside=_INSIDE, min_dates=_DATES
+    )
     try:
         write_dataset(sources, folder / "dataset", "pastis", chosen)
     except DatasetError as error:
@@ -315,5 +391,8 @@ def _codes(result: ResultMap) -> str:
 def _zip(folder: Path, path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
-            with archive.open(str(file.relative_to(folder)), "w", force_zip64=True) as target, file.open("rb") as source:
+            with (
+                archive.open(str(file.relative_to(folder)), "w", force_zip64=True) as target,
+                file.open("rb") as source,
+            ):
                 shutil.copyfileobj(source, target)

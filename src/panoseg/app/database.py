@@ -12,7 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Engine, ForeignKey, Index, String, Text, create_engine, event, func, select, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Engine,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    create_engine,
+    event,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
@@ -138,7 +151,9 @@ class Database:
             reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             shown = make_url(url).render_as_string(hide_password=True)
             raise DatabaseAwayError(
-                f"database {shown} ({reason})", "one that can be used", "start it, or change --database"
+                f"database {shown} ({reason})",
+                "one that can be used",
+                "start it, or change --database",
             ) from error
 
     @contextmanager
@@ -150,7 +165,10 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session whose changes are kept where the block ends well, and undone where it does not."""
-        with Session(self.engine.execution_options(writes=True), expire_on_commit=False) as session, session.begin():
+        with (
+            Session(self.engine.execution_options(writes=True), expire_on_commit=False) as session,
+            session.begin(),
+        ):
             yield session
 
     def close(self) -> None:
@@ -166,7 +184,9 @@ class Database:
                 session.add(VersionRow(number=_VERSION))
             elif found != _VERSION:
                 raise AppError(
-                    f"tables of version {found} in the database", f"version {_VERSION}", "use the panoseg that made them"
+                    f"tables of version {found} in the database",
+                    f"version {_VERSION}",
+                    "use the panoseg that made them",
                 )
 
 
@@ -185,12 +205,18 @@ def one_at_a_time(session: Session, key: int) -> None:
 
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
-        patience = {name: value for name, value in _PATIENCE.items() if name not in make_url(url).query}
-        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=patience)
+        patience = {
+            name: value for name, value in _PATIENCE.items() if name not in make_url(url).query
+        }
+        return create_engine(
+            url, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=patience
+        )
     name = make_url(url).database
     if name:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=10, max_overflow=20)
+    engine = create_engine(
+        url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=10, max_overflow=20
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, record: Any) -> None:

@@ -44,17 +44,30 @@ class AllowedUrls:
 
         urls = [catalogue.url for catalogue in CATALOGUES.values()]
         urls += [self.settings.catalog] if "://" in self.settings.catalog else []
-        return (*(urlsplit(url).hostname or "" for url in urls), *(pattern.lower() for pattern in self.settings.allow))
+        return (
+            *(urlsplit(url).hostname or "" for url in urls),
+            *(pattern.lower() for pattern in self.settings.allow),
+        )
 
     def check(self, url: str) -> None:
         """Raise ``RefusedAddressError`` for a URL whose host is not on the list, or whose address is private."""
         try:
             parts = urlsplit(url)
-            host, port = (parts.hostname or "").rstrip("."), parts.port or (443 if parts.scheme == "https" else 80)
+            host, port = (
+                (parts.hostname or "").rstrip("."),
+                parts.port or (443 if parts.scheme == "https" else 80),
+            )
         except ValueError as error:
             raise RefusedAddressError(f"{url[:100]!r}", "a URL", "correct it") from error
-        if parts.scheme not in ("http", "https") or not host or parts.username is not None or parts.password is not None:
-            raise RefusedAddressError(f"{url[:100]!r}", "a URL of http or https without a password", "correct it")
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or parts.username is not None
+            or parts.password is not None
+        ):
+            raise RefusedAddressError(
+                f"{url[:100]!r}", "a URL of http or https without a password", "correct it"
+            )
         if not any(fnmatchcase(host, pattern) for pattern in self.patterns):
             raise RefusedAddressError(
                 f"the host {host[:100]}",
@@ -66,12 +79,18 @@ class AllowedUrls:
     def addresses(self, host: str, port: int) -> list[str]:
         """The addresses of a host that may be connected to. Raises ``RefusedAddressError`` for none, or private ones."""
         try:
-            found = [str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+            found = [
+                str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            ]
         except (OSError, UnicodeError) as error:
-            raise RefusedAddressError(f"the host {host[:100]!r}", "one that has an address", "correct it") from error
+            raise RefusedAddressError(
+                f"the host {host[:100]!r}", "one that has an address", "correct it"
+            ) from error
         if not self.settings.private_addresses and not all(map(is_public, found)):
             raise RefusedAddressError(
-                f"the host {host[:100]}, whose address is private", "a public one", "ask the operator for --private-addresses"
+                f"the host {host[:100]}, whose address is private",
+                "a public one",
+                "ask the operator for --private-addresses",
             )
         return found
 
@@ -95,7 +114,9 @@ class AllowedUrls:
                         return
                 except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    raise AppError(f"{url[:100]} ({reason})", "a file", "try again later, or upload it") from error
+                    raise AppError(
+                        f"{url[:100]} ({reason})", "a file", "try again later, or upload it"
+                    ) from error
         raise AppError(f"{url[:100]}, which is redirected for ever", "a file", "upload it")
 
 
@@ -105,7 +126,11 @@ def _keep(chunks: Iterator[bytes], path: Path, largest_mib: int) -> None:
         for chunk in chunks:
             size += len(chunk)
             if size > largest_mib * _MIB:
-                raise TooLargeError("a file that goes on and on", f"at most {largest_mib} MiB", "upload a smaller one")
+                raise TooLargeError(
+                    "a file that goes on and on",
+                    f"at most {largest_mib} MiB",
+                    "upload a smaller one",
+                )
             file.write(chunk)
 
 
@@ -117,7 +142,9 @@ def is_public(address: str) -> bool:
     """
     number = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
-        inner = number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else None)
+        inner = (
+            number.ipv4_mapped or number.sixtofour or (number.teredo[1] if number.teredo else None)
+        )
         if inner is None and number in _NAT64:
             inner = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
         if inner is not None:
@@ -142,7 +169,12 @@ def guard_process(settings: AppSettings) -> None:
     Where the environment already names a proxy, that one is used behind ours, and resolves the names.
     """
     given = next(
-        (os.environ[name] for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY") if os.environ.get(name)), ""
+        (
+            os.environ[name]
+            for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY")
+            if os.environ.get(name)
+        ),
+        "",
     )
     upstream = os.environ.setdefault(_UPSTREAM, given)
     server = _Proxy(AllowedUrls(settings), upstream)
@@ -164,7 +196,9 @@ class _Proxy(socketserver.ThreadingTCPServer):
         if self.upstream is not None:
             if _is_number(host):
                 self.allowed.addresses(host, port)
-            return socket.create_connection((self.upstream.hostname or "", self.upstream.port or 80), _CONNECT_S)
+            return socket.create_connection(
+                (self.upstream.hostname or "", self.upstream.port or 80), _CONNECT_S
+            )
         failure: OSError = OSError("no address")
         for address in self.allowed.addresses(host, port):
             try:
@@ -204,7 +238,9 @@ class _Handler(socketserver.BaseRequestHandler):
         head, _, rest = data.partition(b"\r\n\r\n")
         return head, rest
 
-    def _open(self, other: socket.socket, method: str, target: str, head: bytes, rest: bytes) -> None:
+    def _open(
+        self, other: socket.socket, method: str, target: str, head: bytes, rest: bytes
+    ) -> None:
         """Send on what has come, in the form that the other side wants."""
         if self.server.upstream is not None:
             other.sendall(head + b"\r\n\r\n" + rest)
@@ -214,7 +250,11 @@ class _Handler(socketserver.BaseRequestHandler):
         else:
             parts = urlsplit(target)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            lines = [line for line in head.split(b"\r\n")[1:] if not line.lower().startswith((b"proxy-", b"connection:"))]
+            lines = [
+                line
+                for line in head.split(b"\r\n")[1:]
+                if not line.lower().startswith((b"proxy-", b"connection:"))
+            ]
             first = f"{method} {path} HTTP/1.1".encode("latin-1")
             other.sendall(b"\r\n".join([first, *lines, b"Connection: close"]) + b"\r\n\r\n" + rest)
 

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 from panoseg.app.confined import OUTLINE, confined
 from panoseg.app.egress import AllowedUrls
 from panoseg.app.limits import AtATime
-from panoseg.app.requests import CatalogueSource, CubeSource, MapRequest, PhotoRequest, RegisterSource, SampleSource
+from panoseg.app.requests import (
+    CatalogueSource,
+    CubeSource,
+    MapRequest,
+    PhotoRequest,
+    RegisterSource,
+    SampleSource,
+)
 from panoseg.app.settings import AppSettings
 from panoseg.app.stages import INPUT, sample_options
 from panoseg.app.uploads import Upload, UploadKind, Uploads
@@ -54,7 +61,11 @@ class RequestInputs:
             self.check_register(user, request.register_of)
         km2 = self._km2(user, request)
         if km2 is not None and km2 > limits.area_km2:
-            raise LimitError(f"an area of {km2:,.1f} km2", f"at most {limits.area_km2:g} km2", "draw a smaller one")
+            raise LimitError(
+                f"an area of {km2:,.1f} km2",
+                f"at most {limits.area_km2:g} km2",
+                "draw a smaller one",
+            )
         return km2
 
     def _km2(self, user: str, request: MapRequest) -> float | None:
@@ -70,7 +81,9 @@ class RequestInputs:
 
     def area(self, user: str, source: CatalogueSource) -> Area:
         """The area of an outline. Raises ``AppError`` for one that is none."""
-        with _outline_file(source, None if source.upload is None else self.uploads.path(user, source.upload)) as path:
+        with _outline_file(
+            source, None if source.upload is None else self.uploads.path(user, source.upload)
+        ) as path:
             return _read_drawn(path)
 
     def _check_catalogue(self, source: CatalogueSource) -> None:
@@ -80,12 +93,20 @@ class RequestInputs:
         if "://" in catalogue:
             self.allowed.check(catalogue)
         elif catalogue not in CATALOGUES:
-            raise AppError(f"catalogue {catalogue!r}", f"{', '.join(CATALOGUES)}, or the URL of a STAC API", "choose another")
+            raise AppError(
+                f"catalogue {catalogue!r}",
+                f"{', '.join(CATALOGUES)}, or the URL of a STAC API",
+                "choose another",
+            )
 
     def _upload(self, user: str, id: str, *kinds: UploadKind) -> Upload:
         upload = self.uploads.get(user, id)
         if upload.kind not in kinds:
-            raise AppError(f"an upload that is a {upload.kind}", f"a {' or '.join(kinds)}", "upload another file")
+            raise AppError(
+                f"an upload that is a {upload.kind}",
+                f"a {' or '.join(kinds)}",
+                "upload another file",
+            )
         return upload
 
     def check_register(self, user: str, register: RegisterSource) -> None:
@@ -157,7 +178,9 @@ def _give(upload: Path, folder: Path, name: str) -> None:
     try:
         os.link(upload, target)
     except FileNotFoundError as error:
-        raise NotFoundError("an upload whose file has gone", "one that is there", "upload it again") from error
+        raise NotFoundError(
+            "an upload whose file has gone", "one that is there", "upload it again"
+        ) from error
     except OSError:
         shutil.copyfile(upload, target)
 
@@ -191,16 +214,24 @@ class Estimates:
 
     def __init__(self, inputs: RequestInputs) -> None:
         self.inputs = inputs
-        self._searches = AtATime("searches", of_user=4, of_all=8)  # all together leave threads for pages
+        self._searches = AtATime(
+            "searches", of_user=4, of_all=8
+        )  # all together leave threads for pages
 
-    def of(self, user: str, request: MapRequest | PhotoRequest, km2: float, pace: float | None) -> Estimate:
+    def of(
+        self, user: str, request: MapRequest | PhotoRequest, km2: float, pace: float | None
+    ) -> Estimate:
         """What a checked request would cost. pace: seconds a km2 of finished maps. Raises ``AppError``, ``CatalogueError``."""
         if isinstance(request, PhotoRequest):
             return Estimate(0.0, (), 2 * _SECONDS_TO_START, 0, ())
         scenes, size, notes = self._scenes(user, request)
-        return Estimate(km2, scenes, _SECONDS_TO_START + (pace or _SECONDS_A_KM2) * km2, size, notes)
+        return Estimate(
+            km2, scenes, _SECONDS_TO_START + (pace or _SECONDS_A_KM2) * km2, size, notes
+        )
 
-    def _scenes(self, user: str, request: MapRequest) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
+    def _scenes(
+        self, user: str, request: MapRequest
+    ) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
         """The dates of a season, the bytes to fetch, and notes."""
         source = request.source
         if isinstance(source, SampleSource):
@@ -216,19 +247,34 @@ class Estimates:
         with self._searches.of(user):
             return self._searched(area, source, request.options.max_dates)
 
-    def _searched(self, area: Area, source: CatalogueSource, most: int) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
+    def _searched(
+        self, area: Area, source: CatalogueSource, most: int
+    ) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
         """What a catalogue has of an area and a season."""
         from panoseg.imagery.catalogue import find_catalogue, search
 
-        found = search(area, *source.season, find_catalogue(source.catalogue or self.inputs.settings.catalog))
+        found = search(
+            area, *source.season, find_catalogue(source.catalogue or self.inputs.settings.catalog)
+        )
         clouds: dict[date, list[float]] = {}
         for item in found:
             properties = item.get("properties") or {}
             with suppress(ValueError, TypeError, KeyError):
-                day, percent = date.fromisoformat(str(properties["datetime"])[:10]), float(properties.get("eo:cloud_cover", 0))
-                clouds.setdefault(day, []).append(percent if 0 <= percent <= 100 else 0.0)  # catalogues write what they like
-        scenes = tuple(SceneDate(day, round(sum(many) / len(many), 1)) for day, many in sorted(clouds.items()))
+                day, percent = (
+                    date.fromisoformat(str(properties["datetime"])[:10]),
+                    float(properties.get("eo:cloud_cover", 0)),
+                )
+                clouds.setdefault(day, []).append(
+                    percent if 0 <= percent <= 100 else 0.0
+                )  # catalogues write what they like
+        scenes = tuple(
+            SceneDate(day, round(sum(many) / len(many), 1)) for day, many in sorted(clouds.items())
+        )
         dates = min(len(scenes), most)
         size = round(area.km2 / PIXEL_KM2 * dates * _BYTES_A_PIXEL)
-        left = (f"At most {most} dates are used, the clearest of each stretch of the season.",) if dates < len(scenes) else ()
+        left = (
+            (f"At most {most} dates are used, the clearest of each stretch of the season.",)
+            if dates < len(scenes)
+            else ()
+        )
         return scenes, size, (*area.notes, *left)

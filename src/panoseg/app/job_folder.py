@@ -34,7 +34,9 @@ def locked(folder: Path, patience_s: float) -> Iterator[None]:
     try:
         file = (folder / _LOCK).open("w")
     except FileNotFoundError as error:
-        raise NotFoundError("the folder of this job has gone", "its request", "start it anew") from error
+        raise NotFoundError(
+            "the folder of this job has gone", "its request", "start it anew"
+        ) from error
     except OSError as error:
         raise output_error(folder / _LOCK, error) from error
     deadline = time.monotonic() + patience_s
@@ -85,7 +87,10 @@ def remove_deleted(jobs: Jobs, jobs_folder: Path) -> int:
         try:
             _remove(jobs_folder / id)
         except (HeldError, OSError) as error:
-            LOG.warning("the folder of a deleted job stays for now", extra={"job": id, "reason": repr(error)})
+            LOG.warning(
+                "the folder of a deleted job stays for now",
+                extra={"job": id, "reason": repr(error)},
+            )
             continue
         jobs.remove(id)
         removed += 1

@@ -72,7 +72,9 @@ def _end_with_worker() -> None:
     if worker is not None and hasattr(os, "O_ASYNC"):
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         fcntl.fcntl(worker.sentinel, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(worker.sentinel, fcntl.F_SETFL, fcntl.fcntl(worker.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+        fcntl.fcntl(
+            worker.sentinel, fcntl.F_SETFL, fcntl.fcntl(worker.sentinel, fcntl.F_GETFL) | os.O_ASYNC
+        )
 
 
 def insist(call: Callable[[], _T]) -> _T:
@@ -84,7 +86,10 @@ def insist(call: Callable[[], _T]) -> _T:
         try:
             return call()
         except AWAY as error:
-            LOG.warning("the database does not answer", extra={"reason": str(getattr(error, "orig", error))[:200]})
+            LOG.warning(
+                "the database does not answer",
+                extra={"reason": str(getattr(error, "orig", error))[:200]},
+            )
             time.sleep(_PAUSE_S)
 
 
@@ -106,7 +111,13 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
     except LostClaimError:
         raise
     except Exception as error:
-        _failed(jobs, claim, without_paths(_told(error, folder, claim), folder, weights), folder_bytes(folder), error)
+        _failed(
+            jobs,
+            claim,
+            without_paths(_told(error, folder, claim), folder, weights),
+            folder_bytes(folder),
+            error,
+        )
         return
     complaints = [without_paths(complaint, folder, weights) for complaint in work.complaints]
     size, seconds = folder_bytes(folder), time.monotonic() - start
@@ -132,7 +143,13 @@ def _told(error: Exception, folder: Path, claim: Claim) -> str:
     if isinstance(error, PanosegError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _FULL:
-        return str(OutputError(output_error(folder, error).found, "free space for the result", "delete some jobs, try again"))
+        return str(
+            OutputError(
+                output_error(folder, error).found,
+                "free space for the result",
+                "delete some jobs, try again",
+            )
+        )
     LOG.error("a job met a bug", exc_info=error, extra={"job": claim.job})
     return f"an error inside of panoseg ({type(error).__name__}); expected none; tell whoever runs this server"
 
@@ -141,7 +158,9 @@ def _open(settings: AppSettings, folder: Path, write: Callable[[str], None]) -> 
     try:
         given: dict[str, Any] = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise NotFoundError("the folder of this job has gone", "its request", "start it anew") from error
+        raise NotFoundError(
+            "the folder of this job has gone", "its request", "start it anew"
+        ) from error
     request = PhotoRequest(**given) if given.get("kind") == "photo" else MapRequest(**given)
     return Work(settings, folder, request, write)
 
@@ -173,7 +192,9 @@ class Reporter:
         """A database that is away costs a report, not the work."""
         time_now = time.monotonic()
         try:
-            self.jobs.report(self.claim, stage.name, self._most, message, self._left(self._most, time_now))
+            self.jobs.report(
+                self.claim, stage.name, self._most, message, self._left(self._most, time_now)
+            )
             self._next = time_now + _REPORT_S
         except AWAY:
             self._next = time.monotonic() + _REPORT_AGAIN_S

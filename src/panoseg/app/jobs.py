@@ -87,14 +87,24 @@ class Jobs:
 
     # -- for users
 
-    def submit(self, id: str, owner: str, name: str, request: dict[str, Any], most: int, km2: float | None) -> JobView:
+    def submit(
+        self, id: str, owner: str, name: str, request: dict[str, Any], most: int, km2: float | None
+    ) -> JobView:
         """Add a job to the queue, whose folder is ready. request: with its kind. most: jobs of the owner that may wait or run.
 
         Raises ``LimitError``.
         """
         with self.database.writing() as session:
             self._check_count(session, owner, most)
-            row = JobRow(id=id, kind=request["kind"], owner=owner, name=name, request=request, state="queued", km2=km2)
+            row = JobRow(
+                id=id,
+                kind=request["kind"],
+                owner=owner,
+                name=name,
+                request=request,
+                state="queued",
+                km2=km2,
+            )
             row.created = row.queued = now(session)
             row.message = "waiting for a worker"
             session.add(row)
@@ -108,29 +118,58 @@ class Jobs:
 
     def of(self, owner: str) -> list[JobView]:
         """The jobs of a user, the newest first."""
-        rows = select(JobRow).where(JobRow.owner == owner, ~JobRow.deleted).order_by(JobRow.created.desc())
+        rows = (
+            select(JobRow)
+            .where(JobRow.owner == owner, ~JobRow.deleted)
+            .order_by(JobRow.created.desc())
+        )
         with self.database.reading() as session:
             return [_view(row) for row in session.scalars(rows)]
 
     def log(self, id: str, after: int = 0) -> list[LogLine]:
         """The lines of a job's log behind the line of that number, at most 2000."""
-        wanted = select(LogRow).where(LogRow.job == id, LogRow.number > after).order_by(LogRow.number).limit(_MOST_LINES)
+        wanted = (
+            select(LogRow)
+            .where(LogRow.job == id, LogRow.number > after)
+            .order_by(LogRow.number)
+            .limit(_MOST_LINES)
+        )
         with self.database.reading() as session:
-            return [LogLine(row.number, _utc(row.time), row.level, row.text) for row in session.scalars(wanted)]
+            return [
+                LogLine(row.number, _utc(row.time), row.level, row.text)
+                for row in session.scalars(wanted)
+            ]
 
     def cancel(self, id: str) -> JobView:
         """End a job that waits; ask the worker of one that runs to end it. Nothing happens to one that has ended."""
         with self.database.writing() as session:
-            time, _ = now(session), _row(session, id, lock=True)  # else it could change from one state to the other between
+            time, _ = (
+                now(session),
+                _row(session, id, lock=True),
+            )  # else it could change from one state to the other between
             waiting = JobRow.id == id, JobRow.state == "queued"
-            ended = {"state": "cancelled", "ended": time, "message": "cancelled", "stage": "", "seconds_left": None}
+            ended = {
+                "state": "cancelled",
+                "ended": time,
+                "message": "cancelled",
+                "stage": "",
+                "seconds_left": None,
+            }
             if not _changed(session, update(JobRow).where(*waiting).values(ended)):
-                session.execute(update(JobRow).where(JobRow.id == id, JobRow.state == "running").values(cancel=True))
+                session.execute(
+                    update(JobRow)
+                    .where(JobRow.id == id, JobRow.state == "running")
+                    .values(cancel=True)
+                )
             session.expire_all()
             return _view(_row(session, id))
 
     def requeue(
-        self, id: str, most: int, request: dict[str, Any] | None = None, prepare: Callable[[], None] | None = None
+        self,
+        id: str,
+        most: int,
+        request: dict[str, Any] | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> JobView:
         """Let an ended job run again; stages that are done stay done. request: replaces the old one. prepare: readies its
         folder, called when nobody else can start or requeue the job; nothing changes where it raises.
@@ -140,11 +179,25 @@ class Jobs:
         with self.database.writing() as session:
             row = _row(session, id, lock=True)
             self._check_count(session, row.owner, most)
-            values: dict[str, Any] = {"state": "queued", "queued": now(session), "ended": None, "error": None, "cancel": False}
-            values |= {"starts": 0, "progress": 0.0, "stage": "", "message": "waiting for a worker", "not_before": 0.0}
+            values: dict[str, Any] = {
+                "state": "queued",
+                "queued": now(session),
+                "ended": None,
+                "error": None,
+                "cancel": False,
+            }
+            values |= {
+                "starts": 0,
+                "progress": 0.0,
+                "stage": "",
+                "message": "waiting for a worker",
+                "not_before": 0.0,
+            }
             values |= {} if request is None else {"request": request}
             if row.state not in ENDED:
-                raise ConflictError(f"job {id} is {row.state}", "one that has ended", "wait for it, or cancel it")
+                raise ConflictError(
+                    f"job {id} is {row.state}", "one that has ended", "wait for it, or cancel it"
+                )
             if prepare is not None:
                 prepare()
             _changed(session, update(JobRow).where(JobRow.id == id).values(values))
@@ -154,9 +207,13 @@ class Jobs:
     def mark_deleted(self, id: str) -> None:
         """Hide a job for ever; ``removable`` names it once no worker holds it."""
         with self.database.writing() as session:
-            session.execute(update(JobRow).where(JobRow.id == id).values(deleted=True, cancel=True))  # keeps others out
             session.execute(
-                update(JobRow).where(JobRow.id == id, JobRow.state == "queued").values(state="cancelled", ended=now(session))
+                update(JobRow).where(JobRow.id == id).values(deleted=True, cancel=True)
+            )  # keeps others out
+            session.execute(
+                update(JobRow)
+                .where(JobRow.id == id, JobRow.state == "queued")
+                .values(state="cancelled", ended=now(session))
             )
             session.execute(delete(ShareRow).where(ShareRow.job == id))
 
@@ -165,7 +222,11 @@ class Jobs:
         open_jobs = select(func.count()).where(JobRow.owner == owner, JobRow.state.not_in(ENDED))
         count = session.scalar(open_jobs) or 0
         if count >= most:
-            raise LimitError(f"{count} jobs that wait or run", f"at most {most} a user", "wait for one, or cancel one")
+            raise LimitError(
+                f"{count} jobs that wait or run",
+                f"at most {most} a user",
+                "wait for one, or cancel one",
+            )
 
     # -- for the server
 
@@ -173,12 +234,18 @@ class Jobs:
         """Jobs that ended more than so many days ago."""
         with self.database.reading() as session:
             before = now(session) - 86_400 * days
-            return list(session.scalars(select(JobRow.id).where(JobRow.state.in_(ENDED), JobRow.ended < before)))
+            return list(
+                session.scalars(
+                    select(JobRow.id).where(JobRow.state.in_(ENDED), JobRow.ended < before)
+                )
+            )
 
     def removable(self) -> list[str]:
         """Deleted jobs that no worker holds, whose files may go."""
         with self.database.reading() as session:
-            return list(session.scalars(select(JobRow.id).where(JobRow.deleted, JobRow.state.in_(ENDED))))
+            return list(
+                session.scalars(select(JobRow.id).where(JobRow.deleted, JobRow.state.in_(ENDED)))
+            )
 
     def remove(self, id: str) -> None:
         """Forget a deleted job."""
@@ -194,7 +261,9 @@ class Jobs:
     def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
         with self.database.reading() as session:
-            rows = session.execute(select(JobRow.state, func.count()).where(~JobRow.deleted).group_by(JobRow.state))
+            rows = session.execute(
+                select(JobRow.state, func.count()).where(~JobRow.deleted).group_by(JobRow.state)
+            )
             return {str(state): int(count) for state, count in rows}
 
     def longest_wait(self) -> float:
@@ -215,10 +284,16 @@ class Jobs:
 
         Not the mean of their paces: a map of a few fields takes most of its time to begin.
         """
-        done = select(JobRow.work_seconds, JobRow.km2).where(JobRow.state == "done", JobRow.km2 > 0, JobRow.work_seconds > 0)
+        done = select(JobRow.work_seconds, JobRow.km2).where(
+            JobRow.state == "done", JobRow.km2 > 0, JobRow.work_seconds > 0
+        )
         with self.database.reading() as session:
             rows = session.execute(done.order_by(JobRow.ended.desc()).limit(21)).all()
-            return sum(row.work_seconds for row in rows) / sum(row.km2 for row in rows) if rows else None
+            return (
+                sum(row.work_seconds for row in rows) / sum(row.km2 for row in rows)
+                if rows
+                else None
+            )
 
     # -- for workers
 
@@ -234,7 +309,10 @@ class Jobs:
                 id = abandoned or self._next(session, time)
                 if id is None:
                     return None
-                free = or_(JobRow.state == "queued", (JobRow.state == "running") & (JobRow.lease_until < time))
+                free = or_(
+                    JobRow.state == "queued",
+                    (JobRow.state == "running") & (JobRow.lease_until < time),
+                )
                 values = {
                     "state": "running",
                     "worker": worker,
@@ -246,29 +324,60 @@ class Jobs:
                 }
                 if _changed(session, update(JobRow).where(JobRow.id == id, free).values(values)):
                     if abandoned:
-                        _log(session, id, "its worker has fallen silent; another one goes on", "warning")
-                    return Claim(id, worker, int(session.scalar(select(JobRow.claim).where(JobRow.id == id)) or 0))
+                        _log(
+                            session,
+                            id,
+                            "its worker has fallen silent; another one goes on",
+                            "warning",
+                        )
+                    return Claim(
+                        id,
+                        worker,
+                        int(session.scalar(select(JobRow.claim).where(JobRow.id == id)) or 0),
+                    )
 
     def _abandoned(self, session: Session, time: float) -> str | None:
         """A running job without a living worker; those that were abandoned too often, or are no longer wanted, end here."""
         lost = JobRow.state == "running", JobRow.lease_until < time
-        unwanted = {"state": "cancelled", "ended": time, "message": "cancelled", "stage": "", "seconds_left": None}
+        unwanted = {
+            "state": "cancelled",
+            "ended": time,
+            "message": "cancelled",
+            "stage": "",
+            "seconds_left": None,
+        }
         session.execute(update(JobRow).where(*lost, JobRow.cancel).values(unwanted))
         text = "its worker was ended again and again, perhaps for memory; expected less work; ask for a smaller area"
-        failed = {"state": "failed", "ended": time, "error": text, "message": text, "stage": "", "seconds_left": None}
+        failed = {
+            "state": "failed",
+            "ended": time,
+            "error": text,
+            "message": text,
+            "stage": "",
+            "seconds_left": None,
+        }
         session.execute(update(JobRow).where(*lost, JobRow.claim >= MOST_TAKEN).values(failed))
         return session.scalar(select(JobRow.id).where(*lost).order_by(JobRow.lease_until).limit(1))
 
     def _next(self, session: Session, time: float) -> str | None:
         running = func.sum(case((JobRow.state == "running", 1), else_=0))
-        waiting = func.min(case(((JobRow.state == "queued") & (JobRow.not_before <= time), JobRow.queued)))
+        waiting = func.min(
+            case(((JobRow.state == "queued") & (JobRow.not_before <= time), JobRow.queued))
+        )
         served = func.coalesce(func.max(JobRow.started), 0.0)
-        turns = select(JobRow.owner).group_by(JobRow.owner).having(waiting.is_not(None)).order_by(running, served, waiting)
+        turns = (
+            select(JobRow.owner)
+            .group_by(JobRow.owner)
+            .having(waiting.is_not(None))
+            .order_by(running, served, waiting)
+        )
         owner = session.scalar(turns.limit(1))
         if owner is None:
             return None
         ready = JobRow.owner == owner, JobRow.state == "queued", JobRow.not_before <= time
-        return session.scalar(select(JobRow.id).where(*ready).order_by(JobRow.queued, JobRow.id).limit(1))
+        return session.scalar(
+            select(JobRow.id).where(*ready).order_by(JobRow.queued, JobRow.id).limit(1)
+        )
 
     def heartbeat(self, claim: Claim) -> bool:
         """Say that the worker lives; returns whether the job is still wanted. Raises ``LostClaimError``."""
@@ -276,10 +385,19 @@ class Jobs:
             self._change(session, claim, lease_until=now(session) + self.lease_seconds)
             return not session.scalar(select(JobRow.cancel).where(JobRow.id == claim.job))
 
-    def report(self, claim: Claim, stage: str, progress: float, message: str, seconds_left: float | None) -> None:
+    def report(
+        self, claim: Claim, stage: str, progress: float, message: str, seconds_left: float | None
+    ) -> None:
         """Tell how far a job is. Raises ``LostClaimError``."""
         with self.database.writing() as session:
-            self._change(session, claim, stage=stage, progress=progress, message=message, seconds_left=seconds_left)
+            self._change(
+                session,
+                claim,
+                stage=stage,
+                progress=progress,
+                message=message,
+                seconds_left=seconds_left,
+            )
 
     def write(self, claim: Claim, text: str, level: str = "info") -> None:
         """Add a line to a job's log. Raises ``LostClaimError``."""
@@ -288,7 +406,9 @@ class Jobs:
                 raise LostClaimError(claim.job)
             _log(session, claim.job, text, level)
 
-    def finish(self, claim: Claim, size: int, seconds: float, message: str, complaints: Sequence[str] = ()) -> None:
+    def finish(
+        self, claim: Claim, size: int, seconds: float, message: str, complaints: Sequence[str] = ()
+    ) -> None:
         """The job is done. size: bytes of its folder. seconds: of this worker's work. complaints: lines for its log.
 
         Raises ``LostClaimError``.
@@ -317,7 +437,13 @@ class Jobs:
                 "message": case((JobRow.cancel, "cancelled"), else_=_storable(message)),
                 "not_before": time + seconds,
             }
-            self._change(session, claim, starts=JobRow.starts if counted else fewer, seconds_left=None, **values)
+            self._change(
+                session,
+                claim,
+                starts=JobRow.starts if counted else fewer,
+                seconds_left=None,
+                **values,
+            )
 
     def starts(self, claim: Claim) -> int:
         """How often a job was started, graceful stops not counted."""
@@ -328,7 +454,9 @@ class Jobs:
         """Say that a worker lives, and what it does."""
         with self.database.writing() as session:
             time = now(session)
-            if not _changed(session, update(WorkerRow).where(WorkerRow.id == worker).values(seen=time, job=job)):
+            if not _changed(
+                session, update(WorkerRow).where(WorkerRow.id == worker).values(seen=time, job=job)
+            ):
                 session.execute(delete(WorkerRow).where(WorkerRow.seen < time - _FORGOTTEN_S))
                 session.add(WorkerRow(id=worker, started=time, seen=time, job=job))
 
@@ -341,25 +469,43 @@ class Jobs:
         """How many workers live."""
         with self.database.reading() as session:
             living = WorkerRow.seen >= now(session) - 2 * self.lease_seconds
-            return int(session.scalar(select(func.count()).select_from(WorkerRow).where(living)) or 0)
+            return int(
+                session.scalar(select(func.count()).select_from(WorkerRow).where(living)) or 0
+            )
 
-    def _end(self, claim: Claim, state: State, message: str, lines: Sequence[str] = (), **values: Any) -> None:
+    def _end(
+        self, claim: Claim, state: State, message: str, lines: Sequence[str] = (), **values: Any
+    ) -> None:
         """End a job; the lines go to its log as errors."""
         with self.database.writing() as session:
-            ended = {"state": state, "message": message, "ended": now(session), "stage": "", "seconds_left": None}
+            ended = {
+                "state": state,
+                "message": message,
+                "ended": now(session),
+                "stage": "",
+                "seconds_left": None,
+            }
             self._change(session, claim, **ended, **values)
             for line in lines:
                 _log(session, claim.job, line, "error")
 
     def _change(self, session: Session, claim: Claim, **values: Any) -> None:
-        kept = {name: _storable(value) if isinstance(value, str) else value for name, value in values.items()}
+        kept = {
+            name: _storable(value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
         if not _changed(session, update(JobRow).where(*_held(claim)).values(kept)):
             raise LostClaimError(claim.job)
 
 
 def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
     """That a claim is its job's newest, and the job runs."""
-    return JobRow.id == claim.job, JobRow.state == "running", JobRow.worker == claim.worker, JobRow.claim == claim.number
+    return (
+        JobRow.id == claim.job,
+        JobRow.state == "running",
+        JobRow.worker == claim.worker,
+        JobRow.claim == claim.number,
+    )
 
 
 def _log(session: Session, job: str, text: str, level: str) -> None:
@@ -377,7 +523,12 @@ def hash_of(owner: str) -> int:
 
 
 def _changed(session: Session, statement: Any) -> bool:
-    return cast(CursorResult, session.execute(statement.execution_options(synchronize_session=False))).rowcount > 0
+    return (
+        cast(
+            CursorResult, session.execute(statement.execution_options(synchronize_session=False))
+        ).rowcount
+        > 0
+    )
 
 
 def _row(session: Session, id: str, deleted: bool = False, lock: bool = False) -> JobRow:
@@ -393,7 +544,9 @@ def _utc(seconds: float) -> datetime:
 
 
 def _view(row: JobRow) -> JobView:
-    times: Sequence[datetime | None] = [None if time is None else _utc(time) for time in (row.started, row.ended)]
+    times: Sequence[datetime | None] = [
+        None if time is None else _utc(time) for time in (row.started, row.ended)
+    ]
     return JobView(
         id=row.id,
         kind=cast(Kind, row.kind),

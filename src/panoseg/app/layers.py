@@ -47,7 +47,9 @@ def read_layers(folder: Path) -> list[Layer]:
     try:
         return list(_read_layers(folder / LAYERS, (folder / LAYERS).stat().st_mtime_ns))
     except (OSError, ValueError, TypeError) as error:
-        raise NotFoundError("no layers of this job", "a map that is done", "wait until it is done") from error
+        raise NotFoundError(
+            "no layers of this job", "a map that is done", "wait until it is done"
+        ) from error
 
 
 @lru_cache(64)
@@ -66,7 +68,10 @@ def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[La
         days = [str(day) for day in cube["time"].values.astype("datetime64[D]")]
         clear = clear_shares(cube)
     new_folder(folder, resumable=f"{days[0]}.tif")
-    layers = [Layer(day, f"{day}.tif", float(share), day in used) for day, share in zip(days, clear, strict=True)]
+    layers = [
+        Layer(day, f"{day}.tif", float(share), day in used)
+        for day, share in zip(days, clear, strict=True)
+    ]
     for index, layer in enumerate(track(layers, "pictures")):
         if not (folder / layer.file).is_file():
             with reading(cube_path), atomic(folder / layer.file) as temporary:
@@ -97,8 +102,12 @@ def _write(date: xr.Dataset, grid: GeoBox, path: Path) -> None:
     with rasterio.open(path, "w", **profile) as target:
         for top in range(0, height, _WINDOW):
             for left in range(0, width, _WINDOW):
-                part = date.isel(y=slice(top, top + _WINDOW), x=slice(left, left + _WINDOW)).compute()
-                values_CHW = np.nan_to_num(np.stack([part[band].values for band in BANDS])).clip(0, 65535)
+                part = date.isel(
+                    y=slice(top, top + _WINDOW), x=slice(left, left + _WINDOW)
+                ).compute()
+                values_CHW = np.nan_to_num(np.stack([part[band].values for band in BANDS])).clip(
+                    0, 65535
+                )
                 window = Window(left, top, *reversed(values_CHW.shape[1:]))
                 target.write(values_CHW.round().astype(np.uint16), window=window)
         factors = [2**level for level in range(1, 12) if max(height, width) / 2**level > _BLOCK / 2]

@@ -38,9 +38,13 @@ class AtATime:
         with self._lock:
             if self._taken[user] >= self.of_user:
                 found = f"{self._taken[user]} {self.what} of yours under way"
-                raise LimitError(found, f"at most {self.of_user} at a time", "wait until one has ended")
+                raise LimitError(
+                    found, f"at most {self.of_user} at a time", "wait until one has ended"
+                )
             if self._taken.total() >= self.of_all:
-                raise BusyError(f"{self.what} of {self.of_all} others", "a free place", "try again in a minute")
+                raise BusyError(
+                    f"{self.what} of {self.of_all} others", "a free place", "try again in a minute"
+                )
             self._taken[user] += 1
         try:
             yield

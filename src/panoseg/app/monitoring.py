@@ -14,7 +14,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from panoseg.app.service import Service
 
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
 
 
 class JsonLines(logging.Formatter):
@@ -39,9 +44,13 @@ class PlainLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        extra = " ".join(f"{name}={value}" for name, value in vars(record).items() if name not in _USUAL)
+        extra = " ".join(
+            f"{name}={value}" for name, value in vars(record).items() if name not in _USUAL
+        )
         line = f"{datetime.fromtimestamp(record.created):%H:%M:%S} {record.levelname.lower():7} {record.getMessage()} {extra}"
-        return line.rstrip() + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
+        return line.rstrip() + (
+            f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        )
 
 
 def set_up_logging() -> None:
@@ -50,12 +59,21 @@ def set_up_logging() -> None:
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("panoseg").setLevel(logging.INFO)
-    logging.getLogger("rasterio._env").setLevel(logging.ERROR)  # it complains of formats that it lacks and is told to leave out
+    logging.getLogger("rasterio._env").setLevel(
+        logging.ERROR
+    )  # it complains of formats that it lacks and is told to leave out
 
 
 REGISTRY = CollectorRegistry()
-REQUESTS = Counter("panoseg_requests", "Answers by method, path and status.", ("method", "path", "status"), registry=REGISTRY)
-SECONDS = Histogram("panoseg_request_seconds", "Time until an answer was complete.", ("path",), registry=REGISTRY)
+REQUESTS = Counter(
+    "panoseg_requests",
+    "Answers by method, path and status.",
+    ("method", "path", "status"),
+    registry=REGISTRY,
+)
+SECONDS = Histogram(
+    "panoseg_request_seconds", "Time until an answer was complete.", ("path",), registry=REGISTRY
+)
 _STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
@@ -72,11 +90,17 @@ class _Now:
         for state in _STATES:
             jobs.add_metric([state], counts.get(state, 0))
         yield jobs
-        yield GaugeMetricFamily("panoseg_workers", "Workers that live.", value=self.service.all_jobs.workers())
+        yield GaugeMetricFamily(
+            "panoseg_workers", "Workers that live.", value=self.service.all_jobs.workers()
+        )
         wait = self.service.all_jobs.longest_wait()
-        yield GaugeMetricFamily("panoseg_longest_wait_seconds", "How long the first waiting job has waited.", value=wait)
+        yield GaugeMetricFamily(
+            "panoseg_longest_wait_seconds", "How long the first waiting job has waited.", value=wait
+        )
         free = shutil.disk_usage(self.service.settings.folder).free
-        yield GaugeMetricFamily("panoseg_disk_free_bytes", "Free space where results go.", value=free)
+        yield GaugeMetricFamily(
+            "panoseg_disk_free_bytes", "Free space where results go.", value=free
+        )
 
 
 def metrics_text(service: Service) -> bytes:

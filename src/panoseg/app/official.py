@@ -23,7 +23,17 @@ from panoseg.app.stages import REFINED
 from panoseg.errors import NotFoundError
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 
-__all__ = ["DIFFERENCES", "MISSED", "OTHER", "SAME", "UNKNOWN", "Differences", "OfficialView", "differences", "official_at"]
+__all__ = [
+    "DIFFERENCES",
+    "MISSED",
+    "OTHER",
+    "SAME",
+    "UNKNOWN",
+    "Differences",
+    "OfficialView",
+    "differences",
+    "official_at",
+]
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,9 @@ def has_official(folder: Path) -> bool:
 def outlines_of(result: ResultMap) -> Path:
     """The official parcels with what differs, as a GeoPackage with an index of places. Raises ``NotFoundError``."""
     if not has_official(result.folder):
-        raise NotFoundError("no official parcels of this map", "a map that has some", "give it a register")
+        raise NotFoundError(
+            "no official parcels of this map", "a map that has some", "give it a register"
+        )
     return result.folder / REFINED / OUTLINES
 
 
@@ -66,7 +78,9 @@ def _read(result: ResultMap, **options: Any) -> Any:
     try:
         return pyogrio.read_dataframe(outlines_of(result), **options)
     except DataSourceError as error:
-        raise NotFoundError("official parcels that are just being replaced", "new ones", "look again soon") from error
+        raise NotFoundError(
+            "official parcels that are just being replaced", "new ones", "look again soon"
+        ) from error
 
 
 def official_at(result: ResultMap, longitude: float, latitude: float) -> OfficialView | None:
@@ -82,7 +96,9 @@ def official_at(result: ResultMap, longitude: float, latitude: float) -> Officia
     share = None if row["found"] is None else float(row["confidence"])
     area_ha = row.geometry.area / SQUARE_METRES_PER_HECTARE
     outline = in_degrees(result, row.geometry)
-    return OfficialView(row["id"], row["declared"], row["found"], share, row["difference"], area_ha, outline)
+    return OfficialView(
+        row["id"], row["declared"], row["found"], share, row["difference"], area_ha, outline
+    )
 
 
 def differences(result: ResultMap) -> Differences:

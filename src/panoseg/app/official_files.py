@@ -47,7 +47,9 @@ class Register:
     column: str | None = None
 
 
-def use_register(register: Register, season: Path, map_: Path, out: Path, refined: Path) -> tuple[int, int]:
+def use_register(
+    register: Register, season: Path, map_: Path, out: Path, refined: Path
+) -> tuple[int, int]:
     """``take_register``, then ``compare_with_register``."""
     take_register(register, season, map_, out)
     return compare_with_register(out, map_, refined)
@@ -69,7 +71,9 @@ def take_register(register: Register, season: Path, map_: Path, out: Path) -> No
         column = register.column or _column_of_codes(parcels, codes)
         if column not in parcels.columns:
             raise ParcelsError(
-                f"official parcels without the column {column!r}", _listed(parcels), "name the column of the codes"
+                f"official parcels without the column {column!r}",
+                _listed(parcels),
+                "name the column of the codes",
             )
         parcels["class"] = _names(parcels[column], codes, table)
     with atomic(out) as temporary:
@@ -78,10 +82,17 @@ def take_register(register: Register, season: Path, map_: Path, out: Path) -> No
 
 def _column_of_codes(parcels: gpd.GeoDataFrame, codes: CropCodes) -> str:
     columns = [name for name in parcels.columns if name != parcels.active_geometry_name]
-    known = {name: sum(found is not None for found in codes.classes_of(parcels[name])) for name in columns}
+    known = {
+        name: sum(found is not None for found in codes.classes_of(parcels[name]))
+        for name in columns
+    }
     best = max(columns, key=known.__getitem__, default=None)
     if best is None or not known[best]:
-        raise ParcelsError("no code of the table in the official parcels", "some in a column", "check the table of codes")
+        raise ParcelsError(
+            "no code of the table in the official parcels",
+            "some in a column",
+            "check the table of codes",
+        )
     return str(best)
 
 
@@ -89,7 +100,10 @@ def _names(values: Iterable[object], codes: CropCodes, table: ClassTable) -> lis
     """The class of each code; a code that the table lacks stays as it is."""
     values = list(values)
     named = zip(values, codes.classes_of(values), strict=True)
-    return [(str(value) if plain_code(value) else None) if found is None else table[found].name for value, found in named]
+    return [
+        (str(value) if plain_code(value) else None) if found is None else table[found].name
+        for value, found in named
+    ]
 
 
 def _listed(parcels: gpd.GeoDataFrame) -> str:
@@ -104,7 +118,9 @@ def compare_with_register(register: Path, map_: Path, refined: Path) -> tuple[in
     made = refine_file(map_, register, refined)
     found = pd.concat(list(read_geoparquet(map_ / "parcels.parquet")), ignore_index=True)
     official = made.parcels.to_crs(found.crs)
-    compared = compare_parcels(found, official, classes=None, truth_classes=None, declared_only=True)
+    compared = compare_parcels(
+        found, official, classes=None, truth_classes=None, declared_only=True
+    )
     declared = _declared(official)
     table = gpd.GeoDataFrame(
         {
@@ -112,7 +128,9 @@ def compare_with_register(register: Path, map_: Path, refined: Path) -> tuple[in
             "declared": declared,
             "found": official["class"],
             "confidence": official["confidence"],
-            "difference": _differences(_classes(map_), declared, official["class"], compared.missed),
+            "difference": _differences(
+                _classes(map_), declared, official["class"], compared.missed
+            ),
             "area_ha": official.area / SQUARE_METRES_PER_HECTARE,
         },
         geometry=official.geometry,
@@ -120,7 +138,9 @@ def compare_with_register(register: Path, map_: Path, refined: Path) -> tuple[in
     )
     write_json(refined / INVENTED, found["id"].iloc[list(compared.invented)].tolist())
     with atomic(refined / OUTLINES) as temporary:
-        pyogrio.write_dataframe(table, temporary, driver="GPKG", layer="official", geometry_type="Unknown")
+        pyogrio.write_dataframe(
+            table, temporary, driver="GPKG", layer="official", geometry_type="Unknown"
+        )
     return len(made.parcels), made.left_out
 
 
@@ -134,10 +154,14 @@ def _declared(official: gpd.GeoDataFrame) -> pd.Series:
     column = next((name for name in _DECLARED if name in official.columns), None)
     if column is None:
         return pd.Series([None] * len(official), dtype=object)
-    return pd.Series([None if pd.isna(value) else str(value) for value in official[column]], dtype=object)
+    return pd.Series(
+        [None if pd.isna(value) else str(value) for value in official[column]], dtype=object
+    )
 
 
-def _differences(table: ClassTable, declared: pd.Series, found: pd.Series, missed: tuple[int, ...]) -> list[str]:
+def _differences(
+    table: ClassTable, declared: pd.Series, found: pd.Series, missed: tuple[int, ...]
+) -> list[str]:
     known = {entry.name.casefold() for entry in table.classes}
     unmatched = set(missed)
     rows = []

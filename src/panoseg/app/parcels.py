@@ -107,8 +107,12 @@ def curve_of(folder: Path, outline: BaseGeometry) -> NdviCurve:
     path = cube_of(folder)
     with reading(path):
         curve = ndvi_curve(check_cube(open_cube(path), PASTIS_BANDS), outline)
-    mean, low, high = (tuple(_number(value) for value in row) for row in (curve.mean_T, curve.low_T, curve.high_T))
-    return NdviCurve(tuple(curve.dates), mean, low, high, tuple(bool(cloudy) for cloudy in curve.cloudy_T))
+    mean, low, high = (
+        tuple(_number(value) for value in row) for row in (curve.mean_T, curve.low_T, curve.high_T)
+    )
+    return NdviCurve(
+        tuple(curve.dates), mean, low, high, tuple(bool(cloudy) for cloudy in curve.cloudy_T)
+    )
 
 
 def areas(result: ResultMap, corrections: Corrections | None = None) -> list[CropArea]:
@@ -136,13 +140,20 @@ def shares_of(result: ResultMap, outline: BaseGeometry) -> tuple[tuple[str, floa
         classes_HW = source.read(1, window=window, boundless=True, fill_value=NO_DATA_CLASS)
         pixels = to_pixels(np.array([outline], dtype=object), source.window_transform(window))
     data_HW = classes_HW != NO_DATA_CLASS
-    [shares_K] = area_shares(pixels, np.where(data_HW, classes_HW, 0), data_HW, result.classes.count)
+    [shares_K] = area_shares(
+        pixels, np.where(data_HW, classes_HW, 0), data_HW, result.classes.count
+    )
     return _ordered({entry.name: float(shares_K[entry.id]) for entry in result.classes.classes})
 
 
 def _ordered(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
     """The shares that are worth telling, the largest first."""
-    return tuple(sorted(((name, share) for name, share in shares.items() if share > _LEAST_SHARE), key=lambda pair: -pair[1]))
+    return tuple(
+        sorted(
+            ((name, share) for name, share in shares.items() if share > _LEAST_SHARE),
+            key=lambda pair: -pair[1],
+        )
+    )
 
 
 def in_degrees(result: ResultMap, outline: BaseGeometry) -> dict[str, Any]:
@@ -156,13 +167,20 @@ def _whole_pixels(bounds: tuple[float, float, float, float], transform: Affine) 
     left, top = ~transform * (bounds[0], bounds[3])
     right, bottom = ~transform * (bounds[2], bounds[1])
     first_row, first_column = math.floor(top), math.floor(left)
-    return Window(first_column, first_row, max(1, math.ceil(right) - first_column), max(1, math.ceil(bottom) - first_row))
+    return Window(
+        first_column,
+        first_row,
+        max(1, math.ceil(right) - first_column),
+        max(1, math.ceil(bottom) - first_row),
+    )
 
 
 def _of_found(result: ResultMap, row: Any) -> ParcelView:
     id_ = int(row["id"])
     likely = _ordered(result.probabilities(row["id"]))
-    return _view(result, row["id"], row["class"], row.geometry, float(result.confidence_I[id_]), likely)
+    return _view(
+        result, row["id"], row["class"], row.geometry, float(result.confidence_I[id_]), likely
+    )
 
 
 def _of_corrected(result: ResultMap, parcel: Corrected) -> ParcelView:
@@ -181,7 +199,17 @@ def _view(
     area_ha = outline.area / SQUARE_METRES_PER_HECTARE
     shares = likely or shares_of(result, outline)
     by: Literal["probability", "area"] = "probability" if likely else "area"
-    return ParcelView(id_, crop, colour, area_ha, confidence, confidence is None, shares, by, in_degrees(result, outline))
+    return ParcelView(
+        id_,
+        crop,
+        colour,
+        area_ha,
+        confidence,
+        confidence is None,
+        shares,
+        by,
+        in_degrees(result, outline),
+    )
 
 
 def _number(value: float) -> float | None:

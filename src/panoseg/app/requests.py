@@ -44,10 +44,12 @@ class CatalogueSource(_Strict):
     """Scenes of a catalogue over an outline, which is drawn (GeoJSON, degrees) or uploaded."""
 
     type: Literal["catalogue"]
-    catalogue: Annotated[str, Field(max_length=2000, pattern=r"^[^\s\x00-\x1f\x7f]+$")] | None = Field(
-        default=None, description="name or URL; the server's by default"
+    catalogue: Annotated[str, Field(max_length=2000, pattern=r"^[^\s\x00-\x1f\x7f]+$")] | None = (
+        Field(default=None, description="name or URL; the server's by default")
     )
-    outline: dict[str, Any] | None = Field(default=None, description="a GeoJSON geometry or feature")
+    outline: dict[str, Any] | None = Field(
+        default=None, description="a GeoJSON geometry or feature"
+    )
     upload: Id | None = None
     year: Year = Field(description="the season is 1 September of the year before to 31 October")
     first: date | None = Field(default=None, description="other first day")
@@ -72,7 +74,10 @@ class CatalogueSource(_Strict):
 def _check_json(outline: dict[str, Any] | None) -> None:
     """Raise ``ValueError`` for what JSON has no words for, though Python reads it, and for what is too long or deep."""
     try:
-        deepest, length = _depth(outline), len(json.dumps(outline, allow_nan=False, ensure_ascii=False).encode())
+        deepest, length = (
+            _depth(outline),
+            len(json.dumps(outline, allow_nan=False, ensure_ascii=False).encode()),
+        )
     except (ValueError, RecursionError) as error:
         raise ValueError(_NO_OUTLINE) from error
     if length > _LONGEST_OUTLINE:
@@ -91,8 +96,12 @@ class RegisterSource(_Strict):
 
     upload: Id | None = None
     url: Url | None = None
-    codes: Id | None = Field(default=None, description="an upload: a CSV with the columns code and class")
-    column: Name | None = Field(default=None, description="that holds the codes; by default the one in which most are found")
+    codes: Id | None = Field(
+        default=None, description="an upload: a CSV with the columns code and class"
+    )
+    column: Name | None = Field(
+        default=None, description="that holds the codes; by default the one in which most are found"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> RegisterSource:
@@ -121,7 +130,9 @@ class MapRequest(_Strict):
     source: Annotated[SampleSource | CubeSource | CatalogueSource, Field(discriminator="type")]
     weights: Name = PACKAGE_WEIGHTS
     options: MapChoices = MapChoices()
-    register_of: RegisterSource | None = Field(default=None, description="official parcels, to refine the map by")
+    register_of: RegisterSource | None = Field(
+        default=None, description="official parcels, to refine the map by"
+    )
 
 
 class PhotoRequest(_Strict):

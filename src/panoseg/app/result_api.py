@@ -55,7 +55,9 @@ Scope = Literal["jobs", "shared"]
 _HOUR = 3600
 _Longitude = Annotated[float, Query(ge=-180, le=180)]
 _Latitude = Annotated[float, Query(ge=-90, le=90)]
-_Key = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{32}$", description="id of a job, or token of a link")]
+_Key = Annotated[
+    str, Path(pattern=r"^[A-Za-z0-9_-]{32}$", description="id of a job, or token of a link")
+]
 _Parcel = Annotated[str, Field(pattern=r"^c?[0-9]{1,10}$")]
 
 
@@ -101,10 +103,18 @@ def correct(result: ResultMap, change: CropChange | Split | Merge) -> Correction
 def corrections_json(result: ResultMap, corrections: Corrections) -> dict[str, Any]:
     """The corrected parcels with outlines in degrees, and how many steps can be undone."""
     parcels = [
-        {"id": p.id, "crop": p.crop, "area_ha": p.area_ha, "outline": in_degrees(result, p.geometry)}
+        {
+            "id": p.id,
+            "crop": p.crop,
+            "area_ha": p.area_ha,
+            "outline": in_degrees(result, p.geometry),
+        }
         for p in corrections.parcels.values()
     ]
-    steps = [{"what": step.what, "removed": step.removed, "made": [p.id for p in step.made]} for step in corrections.steps]
+    steps = [
+        {"what": step.what, "removed": step.removed, "made": [p.id for p in step.made]}
+        for step in corrections.steps
+    ]
     return {"steps": steps, "parcels": parcels}
 
 
@@ -210,7 +220,11 @@ async def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
 @router.get("/{scope}/{key}/parcels/{parcel}/ndvi")
 async def ndvi(result: Shown, parcel: _Parcel) -> dict[str, Any]:
     """The NDVI of a parcel on each date of the season."""
-    return asdict(await to_thread.run_sync(lambda: curve_of(result.folder, outline_of(result, parcel)), limiter=LOOKS))
+    return asdict(
+        await to_thread.run_sync(
+            lambda: curve_of(result.folder, outline_of(result, parcel)), limiter=LOOKS
+        )
+    )
 
 
 @router.get("/{scope}/{key}/differences")

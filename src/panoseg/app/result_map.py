@@ -79,12 +79,19 @@ class ResultMap:
         """How likely a parcel of the map is of each crop, 0..1, by its name; empty where the map does not say, as older maps do
         not. Raises ``NotFoundError``."""
         columns = [f"{PROBABILITY}{name}" for name in crops(self.classes)]
-        row = self._rows([id_], ["id", *columns], read_geometry=False).drop(columns="id").iloc[0].dropna()
+        row = (
+            self._rows([id_], ["id", *columns], read_geometry=False)
+            .drop(columns="id")
+            .iloc[0]
+            .dropna()
+        )
         return {name.removeprefix(PROBABILITY): float(value) for name, value in row.items()}
 
     def within(self, box: tuple[float, float, float, float]) -> gpd.GeoDataFrame:
         """The parcels that may meet a box in the map's own coordinate system: id, class, confidence, area_ha, geometry."""
-        return pyogrio.read_dataframe(self.outlines, bbox=box, columns=["id", "class", "confidence", "area_ha"])
+        return pyogrio.read_dataframe(
+            self.outlines, bbox=box, columns=["id", "class", "confidence", "area_ha"]
+        )
 
     def parcels(self, ids: list[str]) -> gpd.GeoDataFrame:
         """Parcels by their ids, columns as ``within``. Raises ``NotFoundError`` where one is not there."""
@@ -95,7 +102,9 @@ class ResultMap:
         if not all(id_.isascii() and id_.isdecimal() and len(id_) < 12 for id_ in ids):
             raise NotFoundError("this parcel", "one of the map", "choose another")
         known = ", ".join(f"'{id_}'" for id_ in ids)
-        found = pyogrio.read_dataframe(self.outlines, where=f"id IN ({known})", columns=columns, **options)
+        found = pyogrio.read_dataframe(
+            self.outlines, where=f"id IN ({known})", columns=columns, **options
+        )
         if len(found) < len(set(ids)):
             raise NotFoundError("this parcel", "one of the map", "choose another")
         return found
@@ -105,7 +114,9 @@ class ResultMap:
         for entry in self.classes.classes:
             if entry.name == name:
                 return entry.id
-        raise NotFoundError(f"class {name!r}", f"one of {', '.join(crops(self.classes))}", "choose another")
+        raise NotFoundError(
+            f"class {name!r}", f"one of {', '.join(crops(self.classes))}", "choose another"
+        )
 
 
 def crops(table: ClassTable) -> list[str]:
@@ -118,7 +129,9 @@ def open_result(folder: Path) -> ResultMap:
     try:
         written = (folder / MAP / "map.json").stat().st_mtime_ns
     except OSError as error:
-        raise NotFoundError("no map of this job", "one that is done", "wait until it is done") from error
+        raise NotFoundError(
+            "no map of this job", "one that is done", "wait until it is done"
+        ) from error
     return _open(folder, written)
 
 
@@ -128,7 +141,9 @@ def _open(folder: Path, written: int) -> ResultMap:
     with rasterio.open(folder / MAP / "segments.tif") as source:
         bounds = transform_bounds(source.crs, DEGREES, *source.bounds)
         crs = source.crs.to_wkt()
-    table = pyarrow.dataset.dataset(folder / MAP / "parcels.parquet").to_table(columns=list(_COLUMNS))
+    table = pyarrow.dataset.dataset(folder / MAP / "parcels.parquet").to_table(
+        columns=list(_COLUMNS)
+    )
     ids_N = table["id"].to_numpy().astype(np.int64)
     size = int(ids_N.max(initial=0)) + 1
     class_I = np.full(size, NO_PARCEL, np.int16)
@@ -136,4 +151,12 @@ def _open(folder: Path, written: int) -> ResultMap:
     class_I[ids_N] = table["crop:code"].to_numpy().astype(np.int16)
     confidence_I[ids_N] = table["confidence"].to_numpy()
     area_I[ids_N] = table["area_ha"].to_numpy()
-    return ResultMap(folder, ClassTable.from_json(record["card"]["classes"]), crs, bounds, class_I, confidence_I, area_I)
+    return ResultMap(
+        folder,
+        ClassTable.from_json(record["card"]["classes"]),
+        crs,
+        bounds,
+        class_I,
+        confidence_I,
+        area_I,
+    )

@@ -24,9 +24,13 @@ def check_season(path: Path, most_km2: float) -> None:
         cube = check_cube(open_cube(path), PASTIS_BANDS)
         km2, dates = cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6, cube.sizes["time"]
         if km2 > most_km2:
-            raise LimitError(f"a season of {km2:,.0f} km2", f"at most {most_km2:g} km2", "upload a part of it")
+            raise LimitError(
+                f"a season of {km2:,.0f} km2", f"at most {most_km2:g} km2", "upload a part of it"
+            )
         if dates > _MOST_DATES:
-            raise LimitError(f"a season of {dates:,} dates", f"at most {_MOST_DATES}", "upload a part of it")
+            raise LimitError(
+                f"a season of {dates:,} dates", f"at most {_MOST_DATES}", "upload a part of it"
+            )
         with dask.config.set(scheduler="synchronous"):
             for variable in cube.data_vars.values():
                 for place in product(*map(range, variable.data.numblocks)):

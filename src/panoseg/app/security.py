@@ -74,14 +74,25 @@ class Guard:
     def _refused(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
         host = headers.get("host", "")
         if not self._known_host(host):
-            return 421, f"host {host[:80]!r}; expected one of this server's; open it by its own address"
+            return (
+                421,
+                f"host {host[:80]!r}; expected one of this server's; open it by its own address",
+            )
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in _SAFE
         foreign = origin is not None and urlsplit(origin).netloc != host
         if changes and (foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")):
-            return 403, "a request that another site's page sends; expected one of this page; use it from there"
+            return (
+                403,
+                "a request that another site's page sends; expected one of this page; use it from there",
+            )
         length = headers.get("content-length", "0")
-        if scope["type"] == "http" and scope["path"] != UPLOADS and length.isdigit() and int(length) > LARGEST_BODY:
+        if (
+            scope["type"] == "http"
+            and scope["path"] != UPLOADS
+            and length.isdigit()
+            and int(length) > LARGEST_BODY
+        ):
             return 413, f"a body of {int(length)} bytes; expected at most {LARGEST_BODY}; send less"
         return None
 
@@ -92,7 +103,11 @@ class Guard:
         """
         name = (urlsplit(f"//{host}").hostname or "") if host.isascii() else ""
         names = (*_LOCAL_NAMES, self.settings.host, *self.settings.public_host)
-        return name in names or is_loopback(name) or (self.settings.tokens is not None and not self.settings.public_host)
+        return (
+            name in names
+            or is_loopback(name)
+            or (self.settings.tokens is not None and not self.settings.public_host)
+        )
 
 
 class _Exchange:
@@ -132,7 +147,10 @@ class _Exchange:
 
     async def _answer(self, status: int, text: str) -> None:
         body = json.dumps({"error": text}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
@@ -140,10 +158,25 @@ class _Exchange:
         """Paths are logged as their patterns: they hold tokens of shared results."""
         route: Any = self.scope.get("route")
         path = getattr(route, "path", None) or "(none)"
-        method = self.scope["method"] if self.scope["method"] in (*_SAFE, "POST", "PUT", "DELETE") else "(other)"
+        method = (
+            self.scope["method"]
+            if self.scope["method"] in (*_SAFE, "POST", "PUT", "DELETE")
+            else "(other)"
+        )
         seconds = time.perf_counter() - self.start
         REQUESTS.labels(method, path, self.status).inc()
         SECONDS.labels(path).observe(seconds)
-        level = logging.ERROR if self.status >= 500 else logging.DEBUG if path in ("/healthz", "/metrics") else logging.INFO
-        extra = {"method": method, "path": path, "status": self.status, "ms": round(1000 * seconds, 1)}
+        level = (
+            logging.ERROR
+            if self.status >= 500
+            else logging.DEBUG
+            if path in ("/healthz", "/metrics")
+            else logging.INFO
+        )
+        extra = {
+            "method": method,
+            "path": path,
+            "status": self.status,
+            "ms": round(1000 * seconds, 1),
+        }
         LOG.log(level, "request", extra=extra | {"user": self.scope.get("state", {}).get("user")})

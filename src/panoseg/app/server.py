@@ -69,7 +69,9 @@ The description for programs: <a href="/openapi.json">openapi.json</a>.</p>
 def api_page(description: dict[str, Any]) -> str:
     """An OpenAPI description as HTML."""
     environment = Environment(autoescape=True)
-    environment.filters["brief"] = lambda value: json.dumps(value, indent=1).replace("#/components/schemas/", "")
+    environment.filters["brief"] = lambda value: json.dumps(value, indent=1).replace(
+        "#/components/schemas/", ""
+    )
     routes = [
         {
             "method": method.upper(),
@@ -83,7 +85,9 @@ def api_page(description: dict[str, Any]) -> str:
         if method in _METHODS
     ]
     page = environment.from_string(_PAGE)
-    return page.render(info=description["info"], routes=routes, schemas=description["components"]["schemas"])
+    return page.render(
+        info=description["info"], routes=routes, schemas=description["components"]["schemas"]
+    )
 
 
 LOG = logging.getLogger("panoseg.app.server")
@@ -124,7 +128,12 @@ def add_all_pages(app: FastAPI) -> None:
 
     add_pages(app.state.service, lambda request: app.state.users.user_of(token_of(request)))
     ui.run_with(
-        app, title="panoseg", language="en-US", reconnect_timeout=30.0, binding_refresh_interval=0.5, show_welcome_message=False
+        app,
+        title="panoseg",
+        language="en-US",
+        reconnect_timeout=30.0,
+        binding_refresh_interval=0.5,
+        show_welcome_message=False,
     )
 
 
@@ -140,7 +149,9 @@ def _add_operation(app: FastAPI) -> None:
     def metrics(request: Request) -> Response:
         if not _from_this_machine(request):
             current_user(request)
-        return PlainTextResponse(metrics_text(service), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(
+            metrics_text(service), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -149,7 +160,11 @@ def _add_operation(app: FastAPI) -> None:
 
 def _from_this_machine(request: Request) -> bool:
     """Whether nobody else asks: a proxy on this machine passes on requests of others, which name another host."""
-    return request.client is not None and is_loopback(request.client.host) and is_loopback(request.url.hostname or "")
+    return (
+        request.client is not None
+        and is_loopback(request.client.host)
+        and is_loopback(request.url.hostname or "")
+    )
 
 
 def health_of(service: Service) -> dict[str, Any]:
@@ -162,7 +177,12 @@ def health_of(service: Service) -> dict[str, Any]:
     except OSError:
         return {"status": "the folder of the server cannot be read"}
     status = "ok" if free > _LEAST_FREE else "the disk is full"
-    return {"status": status, "version": panoseg.__version__, "workers": workers, "disk_free_bytes": free}
+    return {
+        "status": status,
+        "version": panoseg.__version__,
+        "workers": workers,
+        "disk_free_bytes": free,
+    }
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -170,14 +190,22 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(PanosegError)
     def refused(request: Request, error: PanosegError) -> JSONResponse:
-        status = error.status if isinstance(error, AppError) else 503 if isinstance(error, CatalogueError) else 422
+        status = (
+            error.status
+            if isinstance(error, AppError)
+            else 503
+            if isinstance(error, CatalogueError)
+            else 422
+        )
         return JSONResponse({"error": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return JSONResponse({"error": f"{place}: {first['msg']}; expected what /docs describes; correct it"}, 422)
+        return JSONResponse(
+            {"error": f"{place}: {first['msg']}; expected what /docs describes; correct it"}, 422
+        )
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -185,8 +213,13 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        LOG.error("the database does not answer", extra={"reason": str(getattr(error, "orig", error))[:200]})
-        return JSONResponse({"error": "the database does not answer; expected an answer; try again soon"}, 503)
+        LOG.error(
+            "the database does not answer",
+            extra={"reason": str(getattr(error, "orig", error))[:200]},
+        )
+        return JSONResponse(
+            {"error": "the database does not answer; expected an answer; try again soon"}, 503
+        )
 
 
 class Supervisor:
@@ -229,7 +262,9 @@ class Supervisor:
             self._stop.wait(_SUPERVISION_S)
 
     def _start_one(self) -> None:
-        process = self._context.Process(target=run_worker, args=(self.settings, True), name="worker")
+        process = self._context.Process(
+            target=run_worker, args=(self.settings, True), name="worker"
+        )
         try:
             process.start()
         except OSError as error:  # too many processes, too little memory: it is tried again
@@ -283,7 +318,9 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
         proxy_headers=False,
     )
     server = _Server(config, lambda: announce(_address(settings, listener)))
-    keeper = threading.Thread(target=_keep_house, args=(service, stop), name="housekeeping", daemon=True)
+    keeper = threading.Thread(
+        target=_keep_house, args=(service, stop), name="housekeeping", daemon=True
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         # While it runs uvicorn handles them; one that comes before stops it then, and afterwards it raises them once more,
         # which must not end what follows.
@@ -319,7 +356,9 @@ def _listen(settings: AppSettings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"{settings.host}:{settings.port} ({error.strerror or error})", "an address that is free", "choose another --port"
+            f"{settings.host}:{settings.port} ({error.strerror or error})",
+            "an address that is free",
+            "choose another --port",
         ) from error
 
 

@@ -20,7 +20,13 @@ from panoseg.app.estimate import Estimate, Estimates, RequestInputs
 from panoseg.app.job_folder import REQUEST, remove_deleted, was_worked_in
 from panoseg.app.jobs import ENDED, Jobs, JobView, LogLine
 from panoseg.app.limits import AtATime
-from panoseg.app.requests import MapRequest, PhotoRequest, RegisterSource, parse_register, parse_request
+from panoseg.app.requests import (
+    MapRequest,
+    PhotoRequest,
+    RegisterSource,
+    parse_register,
+    parse_request,
+)
 from panoseg.app.settings import PACKAGE_WEIGHTS, AppSettings
 from panoseg.app.stages import INPUT, LAYERS, MAP, PHOTO, REFINED, cube_of
 from panoseg.app.uploads import Upload, Uploads
@@ -73,7 +79,9 @@ class Service:
             self.inputs.give(user, checked, folder)
             given = checked.model_dump(mode="json")
             write_json(folder / REQUEST, given)
-            return self.all_jobs.submit(id, user, checked.name, given, self.settings.limits.jobs, km2)
+            return self.all_jobs.submit(
+                id, user, checked.name, given, self.settings.limits.jobs, km2
+            )
         except OSError as error:
             _remove(folder)
             raise output_error(folder, error) from error
@@ -104,14 +112,22 @@ class Service:
         """Stop a job. Raises ``NotFoundError``, ``ConflictError`` for one that has ended."""
         view = self.job(user, id)
         if view.state in ENDED:
-            raise ConflictError(f"a job that is {view.state}", "one that waits or runs", "delete it, if it is not wanted")
+            raise ConflictError(
+                f"a job that is {view.state}",
+                "one that waits or runs",
+                "delete it, if it is not wanted",
+            )
         return self.all_jobs.cancel(id)
 
     def retry(self, user: str, id: str) -> JobView:
         """Start a failed or cancelled job again; what is done stays. Raises ``NotFoundError``, ``ConflictError``."""
         view = self.job(user, id)
         if view.state not in ("failed", "cancelled"):
-            raise ConflictError(f"a job that is {view.state}", "one that failed or was cancelled", "wait until it ends")
+            raise ConflictError(
+                f"a job that is {view.state}",
+                "one that failed or was cancelled",
+                "wait until it ends",
+            )
         return self.all_jobs.requeue(id, self.settings.limits.jobs)
 
     def delete(self, user: str, id: str) -> None:
@@ -119,14 +135,18 @@ class Service:
         self.all_jobs.mark_deleted(self.job(user, id).id)
         self.remove_deleted()
 
-    def set_register(self, user: str, id: str, register: RegisterSource | dict[str, Any]) -> JobView:
+    def set_register(
+        self, user: str, id: str, register: RegisterSource | dict[str, Any]
+    ) -> JobView:
         """Compare a finished map with official parcels, in place of those before; the job runs once more for that.
 
         Raises ``NotFoundError``, ``ConflictError`` for a map that is not done, ``AppError``.
         """
         view = self.job(user, id)
         if view.kind != "map" or view.state not in ENDED or not self.has_result(view):
-            raise ConflictError(f"a {view.kind} that is {view.state}", "a map that is done", "wait until it is done")
+            raise ConflictError(
+                f"a {view.kind} that is {view.state}", "a map that is done", "wait until it is done"
+            )
         source = parse_register(register)
         request = parse_request({**view.request, "register_of": source.model_dump()})
         self.inputs.check_register(user, source)
@@ -168,7 +188,10 @@ class Service:
 
     def has_result(self, job: JobView) -> bool:
         """Whether there is a result to look at: the job is done, or was before other official parcels were asked for."""
-        return job.state == "done" or (self.settings.jobs_folder / job.id / LAYERS / "layers.json").is_file()
+        return (
+            job.state == "done"
+            or (self.settings.jobs_folder / job.id / LAYERS / "layers.json").is_file()
+        )
 
     def training_data(self, user: str, id: str, options: TrainingOptions) -> Path:
         """The corrected map of a job as training data, a zip file, made in a process of its own.
@@ -197,7 +220,9 @@ class Service:
         """The token of the link to a result, the same every time. Raises ``NotFoundError``, ``ConflictError``."""
         view = self.job(user, id)
         if not self.has_result(view):
-            raise ConflictError(f"a job that is {view.state}", "one that is done", "wait until it is done")
+            raise ConflictError(
+                f"a job that is {view.state}", "one that is done", "wait until it is done"
+            )
         with self.database.writing() as session:
             token = session.scalar(select(ShareRow.token).where(ShareRow.job == id))
             if token is None:
@@ -217,7 +242,9 @@ class Service:
             id = session.scalar(select(ShareRow.job).where(ShareRow.token == token))
         view = None if id is None else self.all_jobs.get(id)
         if view is None or not self.has_result(view):
-            raise NotFoundError("this link", "one that leads to a result", "ask whoever sent it for a new one")
+            raise NotFoundError(
+                "this link", "one that leads to a result", "ask whoever sent it for a new one"
+            )
         return view
 
     def shared_files(self, token: str) -> list[ResultFile]:
@@ -247,7 +274,11 @@ class Service:
         """
         before = time.time() - _STRAY_S
         for folder in self.settings.jobs_folder.iterdir():
-            if folder.stat().st_mtime < before and not was_worked_in(folder) and not self.all_jobs.known(folder.name):
+            if (
+                folder.stat().st_mtime < before
+                and not was_worked_in(folder)
+                and not self.all_jobs.known(folder.name)
+            ):
                 _remove(folder)
         known = self.uploads.files()
         for file in self.settings.uploads_folder.iterdir():
@@ -265,7 +296,9 @@ class Service:
         if not self.has_result(view):
             return []
         root = self.settings.jobs_folder / view.id
-        found = sorted(path for name in _RESULTS for path in (root / name).rglob("*") if _is_result(path))
+        found = sorted(
+            path for name in _RESULTS for path in (root / name).rglob("*") if _is_result(path)
+        )
         files = []
         for path in found:
             with suppress(FileNotFoundError):  # official parcels are just being replaced
@@ -279,7 +312,11 @@ class Service:
 
 
 def _is_result(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink() and not any(part.startswith(".") for part in path.parts[-3:])
+    return (
+        path.is_file()
+        and not path.is_symlink()
+        and not any(part.startswith(".") for part in path.parts[-3:])
+    )
 
 
 def _remove(folder: Path) -> None:

@@ -33,9 +33,15 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("area_km2", "upload_mib", "uploads", "jobs", "disk_gib"):
             if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} {getattr(self, name)}", "more than 0", f"change --{name.replace('_', '-')}")
+                raise ConfigError(
+                    f"{name} {getattr(self, name)}",
+                    "more than 0",
+                    f"change --{name.replace('_', '-')}",
+                )
         if self.keep_days < 0:
-            raise ConfigError(f"keep_days {self.keep_days}", "days, from 0 on", "change --keep-days")
+            raise ConfigError(
+                f"keep_days {self.keep_days}", "days, from 0 on", "change --keep-days"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,18 +88,29 @@ class AppSettings:
         if not 0 <= self.workers <= 256:
             raise ConfigError(f"{self.workers} workers", "0 to 256", "change --workers")
         if not 1 <= self.lease_seconds <= 3600:
-            raise ConfigError(f"a lease of {self.lease_seconds} s", "1 to 3600 s", "change --lease-seconds")
+            raise ConfigError(
+                f"a lease of {self.lease_seconds} s", "1 to 3600 s", "change --lease-seconds"
+            )
         if self.tokens is None and not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host} without users", "127.0.0.1, where nobody signs in", "add --tokens FILE, or leave --host out"
+                f"host {self.host} without users",
+                "127.0.0.1, where nobody signs in",
+                "add --tokens FILE, or leave --host out",
             )
-        if self.database is not None and self.database.partition(":")[0] not in ("sqlite", "postgresql+psycopg"):
+        if self.database is not None and self.database.partition(":")[0] not in (
+            "sqlite",
+            "postgresql+psycopg",
+        ):
             raise ConfigError(
-                f"a database of {self.database.partition(':')[0]!r}", "postgresql+psycopg:// or sqlite:///", "change --database"
+                f"a database of {self.database.partition(':')[0]!r}",
+                "postgresql+psycopg:// or sqlite:///",
+                "change --database",
             )
         names = [PACKAGE_WEIGHTS, *(path.name for path in self.weights)]
         if len(set(names)) < len(names):
-            raise ConfigError(f"weights called {', '.join(names[1:])}", "folders of different names", "rename one")
+            raise ConfigError(
+                f"weights called {', '.join(names[1:])}", "folders of different names", "rename one"
+            )
 
     @property
     def database_url(self) -> str:
@@ -125,7 +142,10 @@ def _named(name: str, folders: tuple[Path, ...], others: list[str]) -> Path:
     for folder in folders:
         if folder.name == name:
             return folder
-    known = ", ".join([*others, *(folder.name for folder in folders)]) or "none, the server was started without"
+    known = (
+        ", ".join([*others, *(folder.name for folder in folders)])
+        or "none, the server was started without"
+    )
     raise ConfigError(f"weights {name!r}", f"one of: {known}", "choose another name")
 
 
@@ -179,7 +199,9 @@ def limit_drivers(writing: bool) -> None:
 
     writing: leave SQLite as well, through which PMTiles are written; where strangers' files are read first it is left out.
     """
-    os.environ.setdefault("CPL_LOG", os.devnull)  # or each of its two copies would complain of what it lacks anyway
+    os.environ.setdefault(
+        "CPL_LOG", os.devnull
+    )  # or each of its two copies would complain of what it lacks anyway
     # Megabytes of each process for blocks that were read; GDAL would take a twentieth of the machine.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
     os.environ["GDAL_SKIP"] = _OTHERS if writing else f"{_OTHERS},SQLite"

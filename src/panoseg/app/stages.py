@@ -21,7 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoseg.app.requests import CatalogueSource, CubeSource, MapRequest, PhotoRequest, RegisterSource, SampleSource
+from panoseg.app.requests import (
+    CatalogueSource,
+    CubeSource,
+    MapRequest,
+    PhotoRequest,
+    RegisterSource,
+    SampleSource,
+)
 from panoseg.app.settings import AppSettings
 from panoseg.errors import AppError, ParcelsError
 from panoseg.files import atomic, output_error, remove_unfinished, write_json, write_text
@@ -33,7 +40,15 @@ if TYPE_CHECKING:
     from panoseg.app.official_files import Register
 
 SCENES = "scenes.json"
-CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = "cube.zarr", "cube.nc", "map", "layers", "refined", "photo", "input"
+CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = (
+    "cube.zarr",
+    "cube.nc",
+    "map",
+    "layers",
+    "refined",
+    "photo",
+    "input",
+)
 REGISTER = "register.parquet"
 AREAS = "areas.csv"
 SAMPLE_SEEDS = 2_000_000
@@ -130,8 +145,12 @@ def _simulate(work: Work, source: SampleSource) -> None:
     # The season gets its name last: it is what says that the stage is done.
     with atomic(work.folder / CUBE) as store, atomic(work.folder / REGISTER) as path:
         parcels.to_parquet(path)
-        cube.chunk({"time": 1, "y": 512, "x": 512}).to_zarr(store, mode="w", consolidated=False, zarr_format=3)
-    work.write(f"simulated {cube.sizes['time']} dates of {source.size} x {source.size} pixels with {len(parcels)} parcels")
+        cube.chunk({"time": 1, "y": 512, "x": 512}).to_zarr(
+            store, mode="w", consolidated=False, zarr_format=3
+        )
+    work.write(
+        f"simulated {cube.sizes['time']} dates of {source.size} x {source.size} pixels with {len(parcels)} parcels"
+    )
 
 
 def sample_options(source: SampleSource) -> Any:
@@ -165,7 +184,9 @@ def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
     catalogue = source.catalogue or work.settings.catalog
     if "://" in catalogue:
         AllowedUrls(work.settings).check(catalogue)
-    options = CubeOptions(min_clear=work.map.options.min_clear, max_dates=work.map.options.max_dates)
+    options = CubeOptions(
+        min_clear=work.map.options.min_clear, max_dates=work.map.options.max_dates
+    )
     request = Request(outline_of(work.folder), *source.season, catalogue, yes=True)
     report, area = fetch_cube(request, work.folder / CUBE, work.folder / SCENES, options)
     for line in report.lines():
@@ -190,7 +211,12 @@ def _map(work: Work) -> None:
     weights = work.settings.weights_folder(work.map.weights)
     within = _outline(work) if isinstance(work.map.source, CatalogueSource) else None
     result = map_cube(
-        cube_of(work.folder), weights, work.folder / MAP, options, within=within, running=RunOptions(dask=work.settings.dask)
+        cube_of(work.folder),
+        weights,
+        work.folder / MAP,
+        options,
+        within=within,
+        running=RunOptions(dask=work.settings.dask),
     )
     for note in result.notes:
         work.write(note)
@@ -214,7 +240,9 @@ def _write_areas(parcels: Path, path: Path) -> tuple[int, float]:
     from pyarrow import dataset
 
     table = dataset.dataset(parcels).to_table(columns=["class", "area_ha"]).to_pandas()
-    areas = table.groupby("class")["area_ha"].agg(["size", "sum"]).sort_values("sum", ascending=False)
+    areas = (
+        table.groupby("class")["area_ha"].agg(["size", "sum"]).sort_values("sum", ascending=False)
+    )
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("class", "parcels", "area_ha"))
@@ -251,7 +279,9 @@ def _compare(work: Work) -> None:
         register.unlink(missing_ok=True)
         given = _given_register(work, work.map.register_of)
         # Outlines of strangers may lie on each other a million times over.
-        used, left_out = confined(use_register, given, cube_of(work.folder), map_, register, refined, bounds=BOUNDS)
+        used, left_out = confined(
+            use_register, given, cube_of(work.folder), map_, register, refined, bounds=BOUNDS
+        )
     elif register.is_file():
         used, left_out = compare_with_register(register, map_, refined)
     else:
@@ -269,7 +299,9 @@ def _given_register(work: Work, source: RegisterSource) -> Register:
     folder = work.folder / INPUT
     found = list(folder.glob("register*"))
     if source.url is not None and not found:
-        AllowedUrls(work.settings).download(source.url, folder / "fetched", work.settings.limits.upload_mib)
+        AllowedUrls(work.settings).download(
+            source.url, folder / "fetched", work.settings.limits.upload_mib
+        )
         found = [folder / f"register{suffix_of(folder / 'fetched')}"]
         (folder / "fetched").replace(found[0])
     return Register(found[0], next(folder.glob("codes*"), None), source.column)
@@ -283,7 +315,10 @@ def _refine_done(work: Work) -> bool:
     if work.map.register_of is None and not (work.folder / REGISTER).is_file():
         return True
     try:
-        return bool(json.loads((work.folder / REFINED / "source.json").read_text(encoding="utf-8")) == _register(work))
+        return bool(
+            json.loads((work.folder / REFINED / "source.json").read_text(encoding="utf-8"))
+            == _register(work)
+        )
     except (OSError, ValueError):
         return False
 
@@ -306,11 +341,15 @@ def _segment(work: Work) -> None:
 
     _clear(work.folder / PHOTO)
     [upload] = (work.folder / INPUT).glob("photo*")
-    predictor = Predictor.open(str(work.settings.photo_weights_folder(work.request.weights)), None, PhotoOptions())
+    predictor = Predictor.open(
+        str(work.settings.photo_weights_folder(work.request.weights)), None, PhotoOptions()
+    )
     source = Source(upload, "photograph")
     done = segment_photographs([source], predictor, predictor.table, work.folder / PHOTO)
     with atomic(work.folder / PHOTO / "image.jpg") as path:
-        decode_photograph(read_bytes(upload), work.request.name).save(path, format="JPEG", quality=92)
+        decode_photograph(read_bytes(upload), work.request.name).save(
+            path, format="JPEG", quality=92
+        )
     work.write(f"segmented in {done.seconds:.1f} s")
 
 
@@ -326,6 +365,20 @@ MAP_STAGES = (
     Stage("fetch", "Getting the season", 0.3, _fetch, lambda work: cube_of(work.folder).exists()),
     Stage("map", "Finding parcels", 0.55, _map, _map_done),
     Stage("refine", "Comparing with official parcels", 0.05, _refine, _refine_done),
-    Stage("publish", "Preparing pictures", 0.1, _publish, lambda work: (work.folder / LAYERS / "layers.json").is_file()),
+    Stage(
+        "publish",
+        "Preparing pictures",
+        0.1,
+        _publish,
+        lambda work: (work.folder / LAYERS / "layers.json").is_file(),
+    ),
 )
-PHOTO_STAGES = (Stage("photo", "Finding objects", 1.0, _segment, lambda work: (work.folder / PHOTO / "image.jpg").is_file()),)
+PHOTO_STAGES = (
+    Stage(
+        "photo",
+        "Finding objects",
+        1.0,
+        _segment,
+        lambda work: (work.folder / PHOTO / "image.jpg").is_file(),
+    ),
+)

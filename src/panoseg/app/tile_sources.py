@@ -30,10 +30,14 @@ def stamp_of(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError as error:
-        raise NotFoundError("this layer", "one of a map that is done", "wait until it is done") from error
+        raise NotFoundError(
+            "this layer", "one of a map that is done", "wait until it is done"
+        ) from error
 
 
-def read_tile(path: Path, box: Box, indexes: tuple[int, ...] = (1,), smooth: bool = False, fill: int = 0) -> np.ndarray | None:
+def read_tile(
+    path: Path, box: Box, indexes: tuple[int, ...] = (1,), smooth: bool = False, fill: int = 0
+) -> np.ndarray | None:
     """The numbers of a raster in the tile with this box in Web Mercator, C x 256 x 256; None where it does not reach.
 
     indexes: of the bands, from 1. smooth: mixed of neighbouring pixels, rather than one of them. fill: where there are no data.
@@ -42,7 +46,9 @@ def read_tile(path: Path, box: Box, indexes: tuple[int, ...] = (1,), smooth: boo
     scale = SIZE / (right - left)
     resampling = "bilinear" if smooth else "nearest"
     with Reader(str(path)) as source:
-        west, south, east, north = transformer(source.crs.to_wkt(), MERCATOR).transform_bounds(*source.bounds)
+        west, south, east, north = transformer(source.crs.to_wkt(), MERCATOR).transform_bounds(
+            *source.bounds
+        )
         columns = _steps((west - left) * scale, (east - left) * scale)
         rows = _steps((top - north) * scale, (top - south) * scale)
         if not columns or not rows:
@@ -50,7 +56,12 @@ def read_tile(path: Path, box: Box, indexes: tuple[int, ...] = (1,), smooth: boo
         # Only what the raster has of the tile is asked for: of all of it rio-tiler would warp every pixel at the raster's own
         # size, which is the whole world in a tile of zoom level 0.
         part = source.part(
-            (left + columns.start / scale, top - rows.stop / scale, left + columns.stop / scale, top - rows.start / scale),
+            (
+                left + columns.start / scale,
+                top - rows.stop / scale,
+                left + columns.stop / scale,
+                top - rows.start / scale,
+            ),
             dst_crs=MERCATOR,
             bounds_crs=MERCATOR,
             indexes=indexes,
@@ -96,7 +107,9 @@ class Sheet:
     def within(self, box: Box) -> np.ndarray:
         """The numbers of the outlines whose box meets this one, in the order of the file."""
         left, bottom, right, top = self.boxes_N4.T
-        return np.flatnonzero((left <= box[2]) & (right >= box[0]) & (bottom <= box[3]) & (top >= box[1]))
+        return np.flatnonzero(
+            (left <= box[2]) & (right >= box[0]) & (bottom <= box[3]) & (top >= box[1])
+        )
 
     def polygons(self, number: int) -> Iterator[list[np.ndarray]]:
         """The polygons of an outline, each a list of rings, the outer one first; a ring is x and y of each corner."""
@@ -127,5 +140,12 @@ def make_sheet(outlines_N: np.ndarray, crs: str, columns: dict[str, np.ndarray])
     flat_M = shapely.get_type_id(parts_M) == shapely.GeometryType.POLYGON
     parts_M, owners_M = parts_M[flat_M], owners_M[flat_M]
     starts_N = np.searchsorted(owners_M, np.arange(len(moved_N) + 1))
-    _, coordinates, offsets = shapely.to_ragged_array(parts_M if len(parts_M) else np.array([shapely.Polygon()]))
-    return Sheet(columns, shapely.bounds(moved_N).reshape(-1, 4), coordinates, (offsets[0], offsets[1], starts_N))
+    _, coordinates, offsets = shapely.to_ragged_array(
+        parts_M if len(parts_M) else np.array([shapely.Polygon()])
+    )
+    return Sheet(
+        columns,
+        shapely.bounds(moved_N).reshape(-1, 4),
+        coordinates,
+        (offsets[0], offsets[1], starts_N),
+    )

@@ -31,10 +31,21 @@ from panoseg.errors import NotFoundError
 from panoseg.maps.rasters import NO_DATA_CLASS
 
 Kind = Literal["parcels", "official", "differences", "true-colour", "false-colour", "ndvi"]
-PICTURES: dict[str, tuple[int, ...]] = {"true-colour": (3, 2, 1), "false-colour": (4, 3, 2), "ndvi": (4, 3)}
+PICTURES: dict[str, tuple[int, ...]] = {
+    "true-colour": (3, 2, 1),
+    "false-colour": (4, 3, 2),
+    "ndvi": (4, 3),
+}
 """Bands of a date's raster, from 1, that each picture is made of."""
 DIFFERENCE_COLOURS = {SAME: "#8a8f8b", OTHER: "#c2410c", UNKNOWN: "#f2c14e", MISSED: "#a21caf"}
-NDVI_STOPS = ((-0.2, "#5b6c7d"), (0.0, "#b08a5b"), (0.2, "#e5d3a1"), (0.45, "#b5cf6b"), (0.7, "#4b9a3c"), (0.95, "#0b4a22"))
+NDVI_STOPS = (
+    (-0.2, "#5b6c7d"),
+    (0.0, "#b08a5b"),
+    (0.2, "#e5d3a1"),
+    (0.45, "#b5cf6b"),
+    (0.7, "#4b9a3c"),
+    (0.95, "#0b4a22"),
+)
 """NDVI and its colour; in between they are mixed."""
 DEEPEST = 18
 _OUTLINES_FROM = 14  # zoom level from which outlines are drawn
@@ -70,7 +81,11 @@ class TileRequest:
 
     def __post_init__(self) -> None:
         if not (0 <= self.z <= DEEPEST and 0 <= self.x < 2**self.z and 0 <= self.y < 2**self.z):
-            raise NotFoundError(f"tile {self.z}/{self.x}/{self.y}", f"one of zoom levels 0 to {DEEPEST}", "correct the address")
+            raise NotFoundError(
+                f"tile {self.z}/{self.x}/{self.y}",
+                f"one of zoom levels 0 to {DEEPEST}",
+                "correct the address",
+            )
 
     @cached_property
     def box(self) -> Box:
@@ -100,7 +115,9 @@ def etag(result: ResultMap, request: TileRequest) -> str:
         changes = [stamp_of(result.segments), version_of(result.folder)]
     else:
         changes = [stamp_of(result.folder / REFINED / "classes.tif")]
-    return hashlib.blake2b(repr((request, result.folder.name, changes)).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(
+        repr((request, result.folder.name, changes)).encode(), digest_size=12
+    ).hexdigest()
 
 
 def draw_tile(result: ResultMap, request: TileRequest) -> Tile:
@@ -109,7 +126,9 @@ def draw_tile(result: ResultMap, request: TileRequest) -> Tile:
         return _picture(result.folder, request)
     if request.kind == "parcels":
         close = request.z >= _OUTLINES_FROM
-        return _exactly(_outlined_parcels(result, request) if close else _parcels_from_afar(result, request))
+        return _exactly(
+            _outlined_parcels(result, request) if close else _parcels_from_afar(result, request)
+        )
     close = request.z >= _OFFICIAL_FROM
     return _exactly(_official(result, request) if close else _classes_from_afar(result, request))
 
@@ -127,7 +146,13 @@ def _parcels_from_afar(result: ResultMap, request: TileRequest) -> Image.Image |
     if not len(numbers_N):
         return picture
     palette = _palette(result, request.hidden)
-    return _drawn(corrected.sheet, numbers_N, palette[corrected.classes_N[numbers_N]], request, picture.convert("RGBa"))
+    return _drawn(
+        corrected.sheet,
+        numbers_N,
+        palette[corrected.classes_N[numbers_N]],
+        request,
+        picture.convert("RGBa"),
+    )
 
 
 def _outlined_parcels(result: ResultMap, request: TileRequest) -> Image.Image | None:
@@ -137,9 +162,13 @@ def _outlined_parcels(result: ResultMap, request: TileRequest) -> Image.Image | 
     if not len(found_N) and not len(corrected_N):
         return None
     ids_N = found.columns["id"][found_N].astype(np.int64)
-    picture = _drawn(found, found_N, _colours(result, request, ids_N, corrected.replaced), request, _fine())
+    picture = _drawn(
+        found, found_N, _colours(result, request, ids_N, corrected.replaced), request, _fine()
+    )
     palette = _palette(result, request.hidden)
-    picture = _drawn(corrected.sheet, corrected_N, palette[corrected.classes_N[corrected_N]], request, picture)
+    picture = _drawn(
+        corrected.sheet, corrected_N, palette[corrected.classes_N[corrected_N]], request, picture
+    )
     return picture.reduce(_FINER)
 
 
@@ -151,7 +180,9 @@ def _palette(result: ResultMap, hidden: frozenset[int]) -> np.ndarray:
     return palette
 
 
-def _colours(result: ResultMap, request: TileRequest, ids: np.ndarray, replaced: np.ndarray) -> np.ndarray:
+def _colours(
+    result: ResultMap, request: TileRequest, ids: np.ndarray, replaced: np.ndarray
+) -> np.ndarray:
     """The colours of segments by their ids, which may have any shape: that shape x 4 of uint8."""
     ids = np.where(ids < len(result.class_I), ids, 0)
     colours = _palette(result, request.hidden)[result.class_I[ids]]
@@ -175,7 +206,9 @@ _CORRECTED = BoundedCache[_Corrected](16 * 1024**2, lambda corrected: corrected.
 
 
 def _corrected(result: ResultMap) -> _Corrected:
-    return _CORRECTED.get((result.folder, version_of(result.folder)), lambda: _read_corrected(result))
+    return _CORRECTED.get(
+        (result.folder, version_of(result.folder)), lambda: _read_corrected(result)
+    )
 
 
 def _read_corrected(result: ResultMap) -> _Corrected:
@@ -184,7 +217,9 @@ def _read_corrected(result: ResultMap) -> _Corrected:
     outlines_N = np.array([parcel.geometry for parcel in parcels], dtype=object)
     classes_N = np.array([result.class_id(parcel.crop) for parcel in parcels], dtype=np.int64)
     return _Corrected(
-        make_sheet(outlines_N, result.crs, {}), classes_N, np.array(sorted(map(int, corrections.replaced)), np.int64)
+        make_sheet(outlines_N, result.crs, {}),
+        classes_N,
+        np.array(sorted(map(int, corrections.replaced)), np.int64),
     )
 
 
@@ -202,24 +237,37 @@ def _official(result: ResultMap, request: TileRequest) -> Image.Image | None:
     if not len(numbers_N):
         return None
     if request.kind == "differences":
-        shown = {name: (*_rgb(colour), 60 if name == SAME else 215) for name, colour in DIFFERENCE_COLOURS.items()}
+        shown = {
+            name: (*_rgb(colour), 60 if name == SAME else 215)
+            for name, colour in DIFFERENCE_COLOURS.items()
+        }
         names_N = official.columns["difference"][numbers_N]
     else:
-        shown = {name: (*_rgb(colour), 255) for name, colour in _crop_colours(result, request).items()}
+        shown = {
+            name: (*_rgb(colour), 255) for name, colour in _crop_colours(result, request).items()
+        }
         names_N = official.columns["found"][numbers_N]
     colours_N4 = np.array([shown.get(name, (0, 0, 0, 0)) for name in names_N], np.uint8)
-    return _drawn(official, numbers_N, colours_N4, request, _fine(), always_lined=True).reduce(_FINER)
+    return _drawn(official, numbers_N, colours_N4, request, _fine(), always_lined=True).reduce(
+        _FINER
+    )
 
 
 def _crop_colours(result: ResultMap, request: TileRequest) -> dict[str, str]:
     """The colours of the crops that are not hidden, by their names."""
-    shown = (entry for entry in result.classes.classes if entry.kind == "thing" and entry.id not in request.hidden)
+    shown = (
+        entry
+        for entry in result.classes.classes
+        if entry.kind == "thing" and entry.id not in request.hidden
+    )
     return {entry.name: entry.colour for entry in shown}
 
 
 def _classes_from_afar(result: ResultMap, request: TileRequest) -> Image.Image | None:
     outlines_of(result)
-    classes_CHW = read_tile(result.folder / REFINED / "classes.tif", request.box, fill=NO_DATA_CLASS)
+    classes_CHW = read_tile(
+        result.folder / REFINED / "classes.tif", request.box, fill=NO_DATA_CLASS
+    )
     if classes_CHW is None:
         return None
     palette = np.zeros((NO_DATA_CLASS + 1, 4), np.uint8)
@@ -232,7 +280,9 @@ def _classes_from_afar(result: ResultMap, request: TileRequest) -> Image.Image |
 
 
 def _picture(folder: Path, request: TileRequest) -> Tile:
-    values_CHW = read_tile(_layer_file(folder, request.date), request.box, PICTURES[request.kind], smooth=True)
+    values_CHW = read_tile(
+        _layer_file(folder, request.date), request.box, PICTURES[request.kind], smooth=True
+    )
     if values_CHW is None:
         return _NOTHING
     seen_HW = (values_CHW != 0).all(axis=0)
@@ -240,7 +290,9 @@ def _picture(folder: Path, request: TileRequest) -> Tile:
         rgb_HW3 = _ndvi_colours(values_CHW.astype(np.float32))
     else:
         tones = _tones(*_clearest(folder), PICTURES[request.kind])
-        rgb_HW3 = np.dstack([tone[values_HW] for tone, values_HW in zip(tones, values_CHW, strict=True)])
+        rgb_HW3 = np.dstack(
+            [tone[values_HW] for tone, values_HW in zip(tones, values_CHW, strict=True)]
+        )
     if seen_HW.all():
         return _encoded(Image.fromarray(rgb_HW3), "JPEG", quality=85)
     alpha_HW = np.where(seen_HW, 255, 0).astype(np.uint8)
@@ -291,7 +343,9 @@ def _ndvi_palette() -> np.ndarray:
     levels = [level for level, _ in NDVI_STOPS]
     colours = np.array([_rgb(colour) for _, colour in NDVI_STOPS])
     ndvi = np.linspace(-1, 1, _NDVI_STEPS + 1)
-    return np.stack([np.interp(ndvi, levels, colours[:, channel]) for channel in range(3)], axis=1).astype(np.uint8)
+    return np.stack(
+        [np.interp(ndvi, levels, colours[:, channel]) for channel in range(3)], axis=1
+    ).astype(np.uint8)
 
 
 # -- all of them
@@ -330,7 +384,9 @@ def _drawn(
     return picture
 
 
-def _draw(picture: Image.Image, pen: ImageDraw.ImageDraw, rings: list[list[float]], colour: list[int]) -> None:
+def _draw(
+    picture: Image.Image, pen: ImageDraw.ImageDraw, rings: list[list[float]], colour: list[int]
+) -> None:
     """rings: x and y of each corner in turn, the outer ring first."""
     fill = _premultiplied(colour[:3], colour[3])
     border = _premultiplied([round(0.55 * value) for value in colour[:3]], max(colour[3], 120))
@@ -353,7 +409,11 @@ def _premultiplied(rgb: list[int], alpha: int) -> tuple[int, int, int, int]:
 
 def _exactly(picture: Image.Image | None) -> Tile:
     """A picture without loss; None: one that shows nothing."""
-    return _NOTHING if picture is None else _encoded(picture.convert("RGBA"), "WEBP", lossless=True, quality=0, method=0)
+    return (
+        _NOTHING
+        if picture is None
+        else _encoded(picture.convert("RGBA"), "WEBP", lossless=True, quality=0, method=0)
+    )
 
 
 def _encoded(picture: Image.Image, kind: Literal["JPEG", "WEBP"], **options: float) -> Tile:

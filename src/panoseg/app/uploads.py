@@ -25,7 +25,14 @@ from panoseg.app.database import Database, JobRow, UploadRow, now, one_at_a_time
 from panoseg.app.jobs import hash_of
 from panoseg.app.limits import AtATime
 from panoseg.app.settings import AppSettings, Limits
-from panoseg.errors import AppError, AreaError, LimitError, NotFoundError, PanosegError, TooLargeError
+from panoseg.errors import (
+    AppError,
+    AreaError,
+    LimitError,
+    NotFoundError,
+    PanosegError,
+    TooLargeError,
+)
 from panoseg.files import output_error
 
 if TYPE_CHECKING:
@@ -46,9 +53,15 @@ def check_contained(path: Path) -> None:
         with h5py.File(path, "r") as root:
             leads_out = root.visititems_links(_other_file) or root.visititems(_numbers_elsewhere)
     except (OSError, RuntimeError, ValueError, KeyError, RecursionError) as error:
-        raise AppError("an upload whose parts cannot be listed", "a complete NetCDF file", "write it again") from error
+        raise AppError(
+            "an upload whose parts cannot be listed", "a complete NetCDF file", "write it again"
+        ) from error
     if leads_out:
-        raise AppError(f"an upload whose {leads_out} names another file", "a NetCDF file on its own", "copy it with nccopy")
+        raise AppError(
+            f"an upload whose {leads_out} names another file",
+            "a NetCDF file on its own",
+            "copy it with nccopy",
+        )
 
 
 def _other_file(name: str, link: h5py.HardLink | h5py.SoftLink | h5py.ExternalLink) -> str | None:
@@ -113,9 +126,17 @@ class Arrival:
         """Add a piece. Raises ``TooLargeError``, ``LimitError`` as soon as there are too many, ``OutputError``."""
         self.size += len(piece)
         if self.size > self._limits.upload_mib * _MIB:
-            raise TooLargeError(f"an upload of more than {self._limits.upload_mib} MiB", "a smaller one", "reduce it")
+            raise TooLargeError(
+                f"an upload of more than {self._limits.upload_mib} MiB",
+                "a smaller one",
+                "reduce it",
+            )
         if self.size > self._room:
-            raise LimitError("an upload for which you have no space left", "a smaller one", "delete jobs or uploads")
+            raise LimitError(
+                "an upload for which you have no space left",
+                "a smaller one",
+                "delete jobs or uploads",
+            )
         with _told(self.path.parent):
             self._file.write(piece)
 
@@ -168,12 +189,23 @@ class Uploads:
         folder, id = self.settings.uploads_folder, uuid.uuid4().hex
         with _told(folder):
             suffix = suffix_of(arrival.path)
-            arrival.path = arrival.path.replace(arrival.path.with_suffix(suffix))  # readers want the right ending
+            arrival.path = arrival.path.replace(
+                arrival.path.with_suffix(suffix)
+            )  # readers want the right ending
             kind, summary = confined(inspect, arrival.path)
         with self.database.writing() as session:
             one_at_a_time(session, _LOCK_USER + hash_of(owner))
-            self._check_room(session, owner, arrival.size)  # others of the same user may have arrived meanwhile
-            row = UploadRow(id=id, owner=owner, name=clean_name(name), kind=kind, file=f"{id}{suffix}", summary=summary)
+            self._check_room(
+                session, owner, arrival.size
+            )  # others of the same user may have arrived meanwhile
+            row = UploadRow(
+                id=id,
+                owner=owner,
+                name=clean_name(name),
+                kind=kind,
+                file=f"{id}{suffix}",
+                summary=summary,
+            )
             row.bytes, row.created = arrival.size, now(session)
             session.add(row)
             with _told(folder):
@@ -193,7 +225,9 @@ class Uploads:
     def of(self, owner: str) -> list[Upload]:
         """The uploads of a user, the newest first."""
         with self.database.reading() as session:
-            rows = select(UploadRow).where(UploadRow.owner == owner).order_by(UploadRow.created.desc())
+            rows = (
+                select(UploadRow).where(UploadRow.owner == owner).order_by(UploadRow.created.desc())
+            )
             return [_view(row) for row in session.scalars(rows)]
 
     def delete(self, owner: str, id: str) -> None:
@@ -211,7 +245,9 @@ class Uploads:
     def expired(self, days: int) -> list[tuple[str, str]]:
         """Owner and id of uploads that are older than so many days."""
         with self.database.reading() as session:
-            old = select(UploadRow.owner, UploadRow.id).where(UploadRow.created < now(session) - 86_400 * days)
+            old = select(UploadRow.owner, UploadRow.id).where(
+                UploadRow.created < now(session) - 86_400 * days
+            )
             return [(str(owner), str(id)) for owner, id in session.execute(old)]
 
     def files(self) -> set[str]:
@@ -220,11 +256,22 @@ class Uploads:
             return set(session.scalars(select(UploadRow.file)))
 
     def _check_room(self, session: Session, owner: str, size: int) -> None:
-        count = int(session.scalar(select(func.count()).select_from(UploadRow).where(UploadRow.owner == owner)) or 0)
+        count = int(
+            session.scalar(
+                select(func.count()).select_from(UploadRow).where(UploadRow.owner == owner)
+            )
+            or 0
+        )
         if count >= self.settings.limits.uploads:
-            raise LimitError(f"{count} uploads", f"at most {self.settings.limits.uploads} a user", "delete some")
+            raise LimitError(
+                f"{count} uploads", f"at most {self.settings.limits.uploads} a user", "delete some"
+            )
         if size > self._room(session, owner):
-            raise LimitError("an upload for which you have no space left", "a smaller one", "delete jobs or uploads")
+            raise LimitError(
+                "an upload for which you have no space left",
+                "a smaller one",
+                "delete jobs or uploads",
+            )
 
     def _room(self, session: Session, owner: str) -> int:
         return max(0, round(self.settings.limits.disk_gib * _GIB) - _bytes_of(session, owner))
@@ -233,7 +280,12 @@ class Uploads:
 def _bytes_of(session: Session, owner: str) -> int:
     """Disk space of the uploads and ended jobs of a user."""
     return sum(
-        int(session.scalar(select(func.coalesce(func.sum(table.bytes), 0)).where(table.owner == owner)) or 0)
+        int(
+            session.scalar(
+                select(func.coalesce(func.sum(table.bytes), 0)).where(table.owner == owner)
+            )
+            or 0
+        )
         for table in (UploadRow, JobRow)
     )
 
@@ -263,7 +315,11 @@ def suffix_of(path: Path) -> str:
         (head.startswith(b"PAR1"), ".parquet"),
         (text.startswith(b"{"), ".geojson"),
         (text.startswith(b"<") and b"<kml" in text, ".kml"),
-        ({b"code", b"class"} <= {name.strip() for name in re.split(rb"[,;\t]", text.partition(b"\n")[0])}, ".csv"),
+        (
+            {b"code", b"class"}
+            <= {name.strip() for name in re.split(rb"[,;\t]", text.partition(b"\n")[0])},
+            ".csv",
+        ),
     ):
         if found:
             return suffix
@@ -324,7 +380,13 @@ def _cube(path: Path) -> dict[str, Any]:
     except PanosegError as error:
         raise _about_upload(error, path) from error
     days = cube["time"].values.astype("datetime64[D]").astype(str)
-    return {"format": "NetCDF", "dates": len(days), "first": days[0], "last": days[-1], "km2": _cube_km2(cube)}
+    return {
+        "format": "NetCDF",
+        "dates": len(days),
+        "first": days[0],
+        "last": days[-1],
+        "km2": _cube_km2(cube),
+    }
 
 
 def _cube_km2(cube: Any) -> float:
@@ -366,8 +428,14 @@ def _register(path: Path, earlier: PanosegError | None) -> dict[str, Any]:
     except PanosegError as error:
         raise _about_upload(earlier or error, path) from error
     if not len(parcels):
-        raise _about_upload(earlier or AppError("an upload without parcels", FORMATS, "choose another file"), path)
-    columns = [str(name)[:_LONGEST_NAME] for name in parcels.columns if name != parcels.active_geometry_name]
+        raise _about_upload(
+            earlier or AppError("an upload without parcels", FORMATS, "choose another file"), path
+        )
+    columns = [
+        str(name)[:_LONGEST_NAME]
+        for name in parcels.columns
+        if name != parcels.active_geometry_name
+    ]
     notes = [_without_path(note, file, path) for note in left_out_notes(parcels)]
     return {"parcels": len(parcels), "columns": columns[:100], "notes": notes}
 
@@ -398,4 +466,6 @@ def _row(row: UploadRow | None, owner: str, id: str) -> UploadRow:
 
 def _view(row: UploadRow) -> Upload:
     created = datetime.fromtimestamp(row.created, UTC)
-    return Upload(row.id, cast(UploadKind, row.kind), row.owner, row.name, row.bytes, row.summary, created)
+    return Upload(
+        row.id, cast(UploadKind, row.kind), row.owner, row.name, row.bytes, row.summary, created
+    )

@@ -29,7 +29,11 @@ class Users:
         self._stamp: tuple[int, int] | None = None
         self._names: dict[str, str] = {}
         if path is not None and not self._current():
-            raise ConfigError(f"{path} names no user", "one at least", f"run panoseg app token NAME --tokens {path}")
+            raise ConfigError(
+                f"{path} names no user",
+                "one at least",
+                f"run panoseg app token NAME --tokens {path}",
+            )
 
     @property
     def sign_in(self) -> bool:
@@ -42,13 +46,21 @@ class Users:
             return LOCAL_USER
         try:
             names = self._current()
-        except ConfigError as error:  # while an operator edits it; who asks learns nothing of the server's files
+        except (
+            ConfigError
+        ) as error:  # while an operator edits it; who asks learns nothing of the server's files
             LOG.error("the file of users is of no use", extra={"reason": str(error)})
-            raise BusyError("users cannot be looked up at present", "their file", "tell whoever runs this server") from error
+            raise BusyError(
+                "users cannot be looked up at present",
+                "their file",
+                "tell whoever runs this server",
+            ) from error
         # Looked up by its digest, the time of which tells nothing about the token.
         name = None if not token else names.get(_digest(token))
         if name is None:
-            raise NotSignedInError("no valid token", "one, as Authorization: Bearer TOKEN or by signing in", "sign in")
+            raise NotSignedInError(
+                "no valid token", "one, as Authorization: Bearer TOKEN or by signing in", "sign in"
+            )
         return name
 
     def _current(self) -> dict[str, str]:
@@ -61,7 +73,9 @@ class Users:
                     self._names, self._stamp = read_users(self.path), stamp
                 return self._names
         except OSError as error:
-            raise ConfigError(f"{self.path} cannot be read ({error.strerror})", "a file of users", "restore it") from error
+            raise ConfigError(
+                f"{self.path} cannot be read ({error.strerror})", "a file of users", "restore it"
+            ) from error
 
 
 def read_users(path: Path) -> dict[str, str]:
@@ -71,7 +85,11 @@ def read_users(path: Path) -> dict[str, str]:
         if line.strip() and not line.startswith("#"):
             match = _LINE.fullmatch(line.strip())
             if match is None:
-                raise ConfigError(f"line {number} of {path}", "a name and a SHA-256", "add users by panoseg app token NAME")
+                raise ConfigError(
+                    f"line {number} of {path}",
+                    "a name and a SHA-256",
+                    "add users by panoseg app token NAME",
+                )
             names[match[2]] = match[1]
     return names
 
@@ -79,7 +97,9 @@ def read_users(path: Path) -> dict[str, str]:
 def add_user(path: Path, name: str) -> str:
     """Add a user, or a further token of one, to the file; returns the token. Raises ``ConfigError``, ``OutputError``."""
     if not _NAME.fullmatch(name) or name == LOCAL_USER:
-        raise ConfigError(f"the name {name!r}", "letters, digits and . _ @ -, at most 63", "choose another")
+        raise ConfigError(
+            f"the name {name!r}", "letters, digits and . _ @ -, at most 63", "choose another"
+        )
     token = secrets.token_urlsafe(32)
     try:
         if path.exists():

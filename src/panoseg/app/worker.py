@@ -45,7 +45,9 @@ _PRELOADED = (
 
 def work(settings: AppSettings, stop: threading.Event, drain: threading.Event) -> None:
     """Work on jobs until ``stop``, at which the job in hand goes back to the queue, or ``drain``, at which it is finished."""
-    context = _prepared_context()  # before there is a job in hand: it takes longer than a lease on a machine that is busy
+    context = (
+        _prepared_context()
+    )  # before there is a job in hand: it takes longer than a lease on a machine that is busy
     database = _connected(settings, stop)
     if database is None:
         return
@@ -77,7 +79,11 @@ class _Worker:
     """Holds one job at a time."""
 
     def __init__(
-        self, settings: AppSettings, jobs: Jobs, stop: threading.Event, context: multiprocessing.context.ForkServerContext
+        self,
+        settings: AppSettings,
+        jobs: Jobs,
+        stop: threading.Event,
+        context: multiprocessing.context.ForkServerContext,
     ) -> None:
         self.settings, self.jobs, self.stop, self.context = settings, jobs, stop, context
         self.id = f"{socket.gethostname()[:30]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -90,7 +96,10 @@ class _Worker:
         try:
             yield
         except SQLAlchemyError as error:
-            LOG.warning("the database does not answer", extra={"reason": str(getattr(error, "orig", error))[:200]})
+            LOG.warning(
+                "the database does not answer",
+                extra={"reason": str(getattr(error, "orig", error))[:200]},
+            )
             self._takes_over_at = time.monotonic() + self.settings.lease_seconds
             self.stop.wait(_PAUSE_S)
 
@@ -105,18 +114,26 @@ class _Worker:
             return
         self._hold(claim)
         self._next_beat = 0.0
-        remove_deleted(self.jobs, self.settings.jobs_folder)  # the one in hand may have been deleted meanwhile
+        remove_deleted(
+            self.jobs, self.settings.jobs_folder
+        )  # the one in hand may have been deleted meanwhile
 
     def _hold(self, claim: Claim) -> None:
         """Let a process do a job, and end it when the job is no longer wanted or no longer ours."""
         LOG.info("job claimed", extra={"job": claim.job, "worker": self.id})
         start = time.monotonic()
-        process = self.context.Process(target=run_process, args=(self.settings, claim), name=f"job {claim.job}")
+        process = self.context.Process(
+            target=run_process, args=(self.settings, claim), name=f"job {claim.job}"
+        )
         try:
             process.start()
         except (OSError, EOFError) as error:
-            LOG.warning("no process could be started", extra={"job": claim.job, "reason": repr(error)})
-            self.jobs.give_back(claim, _PAUSE_S, counted=False, message="waiting: no process could be started")
+            LOG.warning(
+                "no process could be started", extra={"job": claim.job, "reason": repr(error)}
+            )
+            self.jobs.give_back(
+                claim, _PAUSE_S, counted=False, message="waiting: no process could be started"
+            )
             return
         try:
             self._watch(claim, process)
@@ -124,7 +141,9 @@ class _Worker:
             process.join(_PATIENCE_S)  # it has ended the job itself, or another worker has the job
         finally:
             _end(process)
-        LOG.info("job left", extra={"job": claim.job, "seconds": round(time.monotonic() - start, 1)})
+        LOG.info(
+            "job left", extra={"job": claim.job, "seconds": round(time.monotonic() - start, 1)}
+        )
 
     def _watch(self, claim: Claim, process: BaseProcess) -> None:
         next_beat, wanted = 0.0, True
@@ -138,7 +157,9 @@ class _Worker:
         stopped = process.is_alive() and wanted
         _end(process)
         if stopped:
-            self.jobs.give_back(claim, 0.0, counted=False, message="waiting: the worker was stopped")
+            self.jobs.give_back(
+                claim, 0.0, counted=False, message="waiting: the worker was stopped"
+            )
             return
         settled = False
         while not settled:
@@ -158,7 +179,9 @@ class _Worker:
         else:
             line = f"the process of the job was ended (exit code {process.exitcode}); it goes on"
             self.jobs.write(claim, line, "warning")
-            self.jobs.give_back(claim, _PAUSE_S, counted=True, message="waiting: its process was ended")
+            self.jobs.give_back(
+                claim, _PAUSE_S, counted=True, message="waiting: its process was ended"
+            )
 
 
 def _prepared_context() -> multiprocessing.context.ForkServerContext:
@@ -193,7 +216,9 @@ def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
     set_up_logging()
     limit_drivers(writing=True)
     # Read by libraries when they are loaded, which is later, in the processes of jobs.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // max(settings.workers, 1))))
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, usable_cores() // max(settings.workers, 1)))
+    )
     stop, drain = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN if belongs_to_server else lambda *_: stop.set())

@@ -38,7 +38,9 @@ COMMANDS: dict[str, str] = {
 
 def usage() -> str:
     """The text of ``panoseg --help``."""
-    width = max(len(name) for name in COMMANDS)  # not map(): that is a command of this package once it has run
+    width = max(
+        len(name) for name in COMMANDS
+    )  # not map(): that is a command of this package once it has run
     rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series and photographs\n\n"
@@ -58,7 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
-        print(f"panoseg: no command {name!r}; expected one of {', '.join(COMMANDS)}; see panoseg --help", file=sys.stderr)
+        print(
+            f"panoseg: no command {name!r}; expected one of {', '.join(COMMANDS)}; see panoseg --help",
+            file=sys.stderr,
+        )
         return 2
     module = importlib.import_module(f"panoseg.cli.{name}")
     try:
@@ -89,7 +94,10 @@ def script() -> None:
             raise
         code = 1  # the reader of a pipe, head for example, has seen enough
         if error.errno == errno.ENOSPC:
-            print("panoseg: what was to be printed: the disk is full; expected free space; free some", file=sys.stderr)
+            print(
+                "panoseg: what was to be printed: the disk is full; expected free space; free some",
+                file=sys.stderr,
+            )
             code = 2
         # What is left to print would be tried once more at the end, and complained about.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -20,8 +20,16 @@ def main(arguments: Sequence[str]) -> None:
     """The server, or, with a word before the options, a worker or a new user."""
     verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     if verb not in VERBS:
-        raise ConfigError(f"panoseg app {verb}", f"options, or {' or '.join(filter(None, VERBS))}", "see panoseg app --help")
-    config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes)
+        raise ConfigError(
+            f"panoseg app {verb}",
+            f"options, or {' or '.join(filter(None, VERBS))}",
+            "see panoseg app --help",
+        )
+    config = (
+        tyro.conf.PositionalMetavarFromFieldName,
+        tyro.conf.DisallowNone,
+        tyro.conf.OmitArgPrefixes,
+    )
     rest = arguments[1:] if verb else arguments
     tyro.cli(VERBS[verb], prog=f"panoseg app {verb}".strip(), args=rest, config=config)
 
@@ -42,7 +50,11 @@ def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings
     settings = _with_environment(settings)
 
     def announce(address: str) -> None:
-        who = f"users of {settings.tokens} sign in" if settings.tokens else "for this machine alone; nobody signs in"
+        who = (
+            f"users of {settings.tokens} sign in"
+            if settings.tokens
+            else "for this machine alone; nobody signs in"
+        )
         print(f"panoseg app: {address} ({who}; Ctrl-C stops)", flush=True)
 
     run_server(settings, announce)

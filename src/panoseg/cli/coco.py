@@ -58,7 +58,9 @@ def evaluate(
 
     if json is not None:
         check_writable(json)
-    result = evaluate_coco(truth, prediction, truth_folder, prediction_folder, strict=strict, processes=processes)
+    result = evaluate_coco(
+        truth, prediction, truth_folder, prediction_folder, strict=strict, processes=processes
+    )
     if json is not None and result.images:
         write_json(json, result.to_json())
     _say(result.notes, result.failures)
@@ -102,7 +104,13 @@ def merge(
 
     thresholds = MergeThresholds(score, overlap, stuff_area)
     written = merge_coco(
-        semantic, instances, out, images_json=images, categories_json=categories, thresholds=thresholds, processes=processes
+        semantic,
+        instances,
+        out,
+        images_json=images,
+        categories_json=categories,
+        thresholds=thresholds,
+        processes=processes,
     )
     _say(written.notes, written.failures)
     _finish(written.images, written.failures, f"{written.images} images in {written.path}")
@@ -143,7 +151,15 @@ def convert(
     from panoseg.coco.convert import ConvertOptions, convert_coco
 
     options = ConvertOptions(things_only, things_as, colours, void)
-    written = convert_coco(source, to, out, folder=folder, categories_json=categories, options=options, processes=processes)
+    written = convert_coco(
+        source,
+        to,
+        out,
+        folder=folder,
+        categories_json=categories,
+        options=options,
+        processes=processes,
+    )
     _say(written.notes, written.failures)
     _finish(written.images, written.failures, f"{written.images} images in {written.path}")
 
@@ -166,13 +182,20 @@ def shards(data: Path, out: str, shards: int = 32, processes: int | None = None)
 
     written = write_shards(data, out, shards, processes)
     _say((), written.failures)
-    _finish(written.photographs, written.failures, f"{written.photographs} photographs in {written.shards} shards in {out}")
+    _finish(
+        written.photographs,
+        written.failures,
+        f"{written.photographs} photographs in {written.shards} shards in {out}",
+    )
 
 
 VERBS: Verbs = {
     "evaluate": (evaluate, "panoptic quality of predictions"),
     "merge": (merge, "semantic and instance predictions become panoptic ones"),
-    "convert": (convert, "panoptic to and from two-channel and detection form, and to semantic maps"),
+    "convert": (
+        convert,
+        "panoptic to and from two-channel and detection form, and to semantic maps",
+    ),
     "shards": (shards, "a dataset becomes tar shards, local or in the cloud"),
 }
 
@@ -192,4 +215,6 @@ def _finish(done: int, failures: Sequence[PanosegError], summary: str) -> None:
     if not failures:
         print(summary)
         return
-    raise PanopticFormatError(f"{summary}, {len(failures)} left out", "every image", "mend what the lines above name")
+    raise PanopticFormatError(
+        f"{summary}, {len(failures)} left out", "every image", "mend what the lines above name"
+    )

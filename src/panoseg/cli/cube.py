@@ -50,17 +50,31 @@ def run(
         yes: Fetch, however much it is.
         options: How the cube is made.
     """
-    days = None if safe is not None and season is first is last is None else _days(season, first, last)
+    days = (
+        None if safe is not None and season is first is last is None else _days(season, first, last)
+    )
     if safe is not None and (catalog != "earth-search" or collection is not None or yes):
-        raise ConfigError("--safe with --catalog, --collection or --yes", "one source of scenes", "leave one of them out")
+        raise ConfigError(
+            "--safe with --catalog, --collection or --yes",
+            "one source of scenes",
+            "leave one of them out",
+        )
     given = area, days, out, options
-    report = _from_archives(safe, *given) if safe else _from_catalogue(catalog, collection, yes, *given)
+    report = (
+        _from_archives(safe, *given) if safe else _from_catalogue(catalog, collection, yes, *given)
+    )
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 
 
 def _from_catalogue(
-    catalog: str, collection: str | None, yes: bool, area: Path, days: Days | None, out: Path, options: CubeOptions
+    catalog: str,
+    collection: str | None,
+    yes: bool,
+    area: Path,
+    days: Days | None,
+    out: Path,
+    options: CubeOptions,
 ) -> CubeReport:
     from panoseg.cube.fetch import Request, fetch_cube, scenes_beside
 
@@ -69,7 +83,9 @@ def _from_catalogue(
     return fetch_cube(request, out, scenes_beside(out), options)[0]
 
 
-def _from_archives(safe: Path, area: Path, days: Days | None, out: Path, options: CubeOptions) -> CubeReport:
+def _from_archives(
+    safe: Path, area: Path, days: Days | None, out: Path, options: CubeOptions
+) -> CubeReport:
     from panoseg.cube.fetch import cube_of_archives
 
     return cube_of_archives(safe, area, days, out, options)
@@ -80,7 +96,11 @@ def _days(season: int | None, first: str | None, last: str | None) -> Days:
     from panoseg.cube.season import season_span
 
     if (season is None) == (first is None and last is None) or (first is None) != (last is None):
-        raise ConfigError("no season, or two", "--season 2024, or --from 2023-09-01 --to 2024-10-31", "say one of them")
+        raise ConfigError(
+            "no season, or two",
+            "--season 2024, or --from 2023-09-01 --to 2024-10-31",
+            "say one of them",
+        )
     if season is not None:
         return season_span(season)
     days = []
@@ -88,5 +108,7 @@ def _days(season: int | None, first: str | None, last: str | None) -> Days:
         try:
             days.append(date.fromisoformat(str(text)))
         except ValueError as error:
-            raise ConfigError(f"{text!r} as a day", "one as 2023-09-01", f"change --{option}") from error
+            raise ConfigError(
+                f"{text!r} as a day", "one as 2023-09-01", f"change --{option}"
+            ) from error
     return days[0], days[1]

@@ -48,21 +48,31 @@ def run(
 
     cubes = _cubes(cube, parcels, out, options, source)
     with making(out):
-        report = write_dataset(Sources(parcels, class_column, classes, cubes), out, layout, options, workers)
+        report = write_dataset(
+            Sources(parcels, class_column, classes, cubes), out, layout, options, workers
+        )
     print("\n".join(report.lines()))
-    print(f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at them: panoseg describe {out}")
+    print(
+        f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at them: panoseg describe {out}"
+    )
 
 
-def _cubes(cube: list[Path], parcels: Path, out: Path, options: DatasetOptions, source: FetchOptions) -> tuple[Path, ...]:
+def _cubes(
+    cube: list[Path], parcels: Path, out: Path, options: DatasetOptions, source: FetchOptions
+) -> tuple[Path, ...]:
     """The cubes that are given, or the one that is fetched, or there already."""
     from panoseg.register.dataset import fetch_season
 
     if bool(cube) == (source.catalog is not None):
-        raise ConfigError("no season, or two", "--cube, or --catalog with --season", "say one of them")
+        raise ConfigError(
+            "no season, or two", "--cube, or --catalog with --season", "say one of them"
+        )
     if source.catalog is None:
         return tuple(cube)
     if options.season is None:
-        raise ConfigError("--catalog without --season", "the year of a harvest", "add e.g. --season 2024")
+        raise ConfigError(
+            "--catalog without --season", "the year of a harvest", "add e.g. --season 2024"
+        )
     path = out.with_name(f"{out.name}.zarr")
     print("\n".join(fetch_season(parcels, options.season, path, source).lines()))
     return (path,)

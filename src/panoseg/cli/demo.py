@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 
-def run(out: Path = Path("panoseg-demo"), size: int = 256, seed: int = 0, weights: Path | None = None) -> None:
+def run(
+    out: Path = Path("panoseg-demo"), size: int = 256, seed: int = 0, weights: Path | None = None
+) -> None:
     """Simulate a season of an unseen landscape, map it, compare with the truth, write report.html.
 
     example: panoseg demo
@@ -23,5 +25,7 @@ def run(out: Path = Path("panoseg-demo"), size: int = 256, seed: int = 0, weight
         print(f"note: {note}")
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")
-        print(f"PQ {100 * result.comparison.quality.pq:.1f} whatever the class, on {size} x {size} pixels never seen before")
+        print(
+            f"PQ {100 * result.comparison.quality.pq:.1f} whatever the class, on {size} x {size} pixels never seen before"
+        )
     print(f"open {result.report}")

@@ -28,7 +28,13 @@ def _list() -> str:
     from panoseg.training.experiments import EXPERIMENTS
 
     header = ("experiment", "model", "task", "data", "published")
-    rows = [header, *((name, e.model, e.config.task, e.data, e.published or "-") for name, e in EXPERIMENTS.items())]
+    rows = [
+        header,
+        *(
+            (name, e.model, e.config.task, e.data, e.published or "-")
+            for name, e in EXPERIMENTS.items()
+        ),
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -46,7 +52,9 @@ def _details(name: str) -> str:
         "source": entry.source,
     }
     lines = [f"{key:<12}{value}" for key, value in about.items()]
-    return "\n".join([*lines, "", *(f"  {' '.join(words)}" for words in option_words(entry.config))])
+    return "\n".join(
+        [*lines, "", *(f"  {' '.join(words)}" for words in option_words(entry.config))]
+    )
 
 
 def option_words(config: Any, prefix: str = "") -> list[list[str]]:
@@ -64,5 +72,7 @@ def option_words(config: Any, prefix: str = "") -> list[list[str]]:
         elif isinstance(value, bool):
             found.append([f"--{prefix}{'' if value else 'no-'}{option}"])
         elif value is not None:
-            found.append([f"--{prefix}{option}", *map(str, value if isinstance(value, tuple) else [value])])
+            found.append(
+                [f"--{prefix}{option}", *map(str, value if isinstance(value, tuple) else [value])]
+            )
     return found

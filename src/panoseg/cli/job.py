@@ -23,7 +23,13 @@ _LOCAL = "http://127.0.0.1:8080"
 
 def main(arguments: Sequence[str]) -> None:
     """Parse the verb, then its options."""
-    run_verb("job", VERBS, arguments, "Jobs of a web application (panoseg app).", "panoseg job submit --sample 256 --wait")
+    run_verb(
+        "job",
+        VERBS,
+        arguments,
+        "Jobs of a web application (panoseg app).",
+        "panoseg job submit --sample 256 --wait",
+    )
 
 
 @dataclass(frozen=True)
@@ -57,13 +63,25 @@ class JobOptions:
         places = {name: getattr(self, name) for name in ("sample", "area", "cube", "photo")}
         given = [f"--{name}" for name, value in places.items() if value is not None]
         if len(given) != 1:
-            raise ConfigError(" and ".join(given) or "no place", "one of --sample, --area, --cube, --photo", "say one of them")
+            raise ConfigError(
+                " and ".join(given) or "no place",
+                "one of --sample, --area, --cube, --photo",
+                "say one of them",
+            )
         if self.area is not None and self.season is None:
-            raise ConfigError("--area without a season", "the year of a harvest", "add --season, as in --season 2024")
+            raise ConfigError(
+                "--area without a season",
+                "the year of a harvest",
+                "add --season, as in --season 2024",
+            )
         if self.photo is not None and (self.register is not None or self.views is not None):
-            raise ConfigError("--photo with --register or --views", "a photograph alone", "leave them out")
+            raise ConfigError(
+                "--photo with --register or --views", "a photograph alone", "leave them out"
+            )
         if self.codes is not None and self.register is None:
-            raise ConfigError("--codes without --register", "the parcels that have such codes", "add --register")
+            raise ConfigError(
+                "--codes without --register", "the parcels that have such codes", "add --register"
+            )
 
 
 def submit(
@@ -128,13 +146,24 @@ def _client(server: str) -> Client:
 def _request(client: Client, options: JobOptions) -> dict[str, Any]:
     """The request of the API; files are uploaded for it."""
     request: dict[str, Any] = {
-        name: getattr(options, name) for name in ("name", "weights") if getattr(options, name) is not None
+        name: getattr(options, name)
+        for name in ("name", "weights")
+        if getattr(options, name) is not None
     }
     if options.photo is not None:
-        return {"weights": "coco", **request, "kind": "photo", "upload": client.upload(options.photo)["id"]}
+        return {
+            "weights": "coco",
+            **request,
+            "kind": "photo",
+            "upload": client.upload(options.photo)["id"],
+        }
     request |= {"kind": "map", "source": _source(client, options)}
     request |= {} if options.views is None else {"options": {"views": options.views}}
-    return request | ({} if options.register is None else {"register_of": _register(client, options.register, options.codes)})
+    return request | (
+        {}
+        if options.register is None
+        else {"register_of": _register(client, options.register, options.codes)}
+    )
 
 
 def _source(client: Client, options: JobOptions) -> dict[str, Any]:
@@ -142,19 +171,32 @@ def _source(client: Client, options: JobOptions) -> dict[str, Any]:
     if options.cube is not None:
         return {"type": "cube", "upload": client.upload(options.cube)["id"]}
     if options.area is not None:
-        return {"type": "catalogue", "upload": client.upload(options.area)["id"], "catalogue": options.catalog, **year}
+        return {
+            "type": "catalogue",
+            "upload": client.upload(options.area)["id"],
+            "catalogue": options.catalog,
+            **year,
+        }
     return {"type": "sample", "size": options.sample, **year}
 
 
 def _register(client: Client, register: str, codes: Path | None) -> dict[str, Any]:
-    given = {"url": register} if "://" in register else {"upload": client.upload(Path(register))["id"]}
+    given = (
+        {"url": register} if "://" in register else {"upload": client.upload(Path(register))["id"]}
+    )
     return given | ({} if codes is None else {"codes": client.upload(codes)["id"]})
 
 
 def _watch(client: Client, id: str) -> None:
     def show(job: dict[str, Any]) -> None:
-        left = f", about {job['seconds_left']:.0f} s left" if job["seconds_left"] is not None else ""
-        print(f"{job['state']:9} {job['progress']:4.0%}  {job['message']}{left}", file=sys.stderr, flush=True)
+        left = (
+            f", about {job['seconds_left']:.0f} s left" if job["seconds_left"] is not None else ""
+        )
+        print(
+            f"{job['state']:9} {job['progress']:4.0%}  {job['message']}{left}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def log(line: dict[str, Any]) -> None:
         print(f"{line['time'][:19]}  {line['text']}", flush=True)
@@ -162,7 +204,9 @@ def _watch(client: Client, id: str) -> None:
     job = client.watch(id, show, log)
     if job["state"] != "done":
         raise AppError(
-            f"job {id} is {job['state']} ({job['error'] or 'it was cancelled'})", "one that is done", "start it again"
+            f"job {id} is {job['state']} ({job['error'] or 'it was cancelled'})",
+            "one that is done",
+            "start it again",
         )
 
 

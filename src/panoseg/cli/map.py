@@ -56,7 +56,9 @@ def run(
         options: How the map is made.
     """
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
-        result = _mapped(cube, area, fetch)(weights, out, options, truth, declared_only, running=running)
+        result = _mapped(cube, area, fetch)(
+            weights, out, options, truth, declared_only, running=running
+        )
     if progress == "json":
         print(json.dumps(_told(result)), flush=True)
     else:
@@ -94,7 +96,9 @@ def _told(result: MapResult) -> dict[str, object]:
 def _show(result: MapResult) -> None:
     for note in result.notes:
         print(f"note: {note}")
-    print(f"{result.summary.count} parcels, {result.summary.area_ha:.1f} ha, in {result.seconds:.0f} s")
+    print(
+        f"{result.summary.count} parcels, {result.summary.area_ha:.1f} ha, in {result.seconds:.0f} s"
+    )
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")
     print(f"open {result.report}")

@@ -40,13 +40,17 @@ def run(
     _segment(image, weights, out, instances, options)
 
 
-def _segment(image: tuple[str, ...], weights: str, out: Path, instances: str | None, options: PhotoOptions) -> None:
+def _segment(
+    image: tuple[str, ...], weights: str, out: Path, instances: str | None, options: PhotoOptions
+) -> None:
     from panoseg.errors import DatasetError
     from panoseg.photo.segment import find_photographs
 
     sources, missing = find_photographs(image)
     if not sources:
-        *missing, last = missing or [DatasetError("no photograph", "at least one", "name a file or a folder")]
+        *missing, last = missing or [
+            DatasetError("no photograph", "at least one", "name a file or a folder")
+        ]
     for error in missing:  # before the long work, so that a wrong name is told at once
         print(error, file=sys.stderr)
     if not sources:
@@ -59,9 +63,13 @@ def _segment(image: tuple[str, ...], weights: str, out: Path, instances: str | N
     for error in done.failures:
         print(error, file=sys.stderr)
     left_out = len(missing) + len(done.failures)
-    summary = f"{done.images} photograph{'s' * (done.images != 1)} in {out}, {done.seconds:.2f} s each"
+    summary = (
+        f"{done.images} photograph{'s' * (done.images != 1)} in {out}, {done.seconds:.2f} s each"
+    )
     if left_out:
-        raise DatasetError(f"{summary}, {left_out} left out", "every photograph", "mend what the lines above name")
+        raise DatasetError(
+            f"{summary}, {left_out} left out", "every photograph", "mend what the lines above name"
+        )
     print(summary)
 
 
@@ -77,6 +85,8 @@ class _Tables:
         self._shown += 1
         if self._shown <= _MOST_TABLES:
             columns = ("class", "kind", "score", "area")
-            print(f"{name}\n\n{render_table(columns, [[str(row[key]) for key in columns] for row in rows])}\n")
+            print(
+                f"{name}\n\n{render_table(columns, [[str(row[key]) for key in columns] for row in rows])}\n"
+            )
         elif self._shown == _MOST_TABLES + 1:
             print("segments.csv has the segments of all photographs\n")

@@ -39,9 +39,13 @@ def run(
     if refined.left_out:
         print(f"note: {refined.left_out} parcels lie outside of the raster and were left out.")
     if table["class"].isna().any():
-        print(f"note: {table['class'].isna().sum()} parcels have no class: no data, no pixel, or too little background.")
+        print(
+            f"note: {table['class'].isna().sum()} parcels have no class: no data, no pixel, or too little background."
+        )
     if table["tied"].any():
         number = "higher" if options.higher_wins else "lower"
-        print(f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {number} number was taken.")
+        print(
+            f"note: {table['tied'].sum()} parcels have two classes with equal shares; the {number} number was taken."
+        )
     table_path = out if out.suffix == ".parquet" else out / "parcels.parquet"
     print(f"{len(table)} parcels, {table['area_ha'].sum():.1f} ha, in {table_path}")

@@ -46,7 +46,9 @@ def run(
 
         show_attention(run, Path(data), patch, out, fold, pixel, parcel)
     elif pixel is not None or parcel is not None:
-        raise ConfigError("--pixel or --parcel without --attention", "a place to look at", "add --attention")
+        raise ConfigError(
+            "--pixel or --parcel without --attention", "a place to look at", "add --attention"
+        )
     else:
         from panoseg.training.evaluate import show
 

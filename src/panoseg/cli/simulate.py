@@ -54,12 +54,22 @@ def run(
         _write_dataset(folder, patches, size, seed, layout, parcel_maps, centres, workers, options)
 
 
-def _check_layout(layout: str, options: SimulationOptions, photographs: PhotographOptions, of_parcels: bool) -> None:
+def _check_layout(
+    layout: str, options: SimulationOptions, photographs: PhotographOptions, of_parcels: bool
+) -> None:
     """Refuse options that a layout does not know, rather than ignore them."""
     if layout == "coco" and (of_parcels or options != SimulationOptions()):
-        raise ConfigError("--layout coco with options of seasons", "--photographs options alone", "leave the others out")
+        raise ConfigError(
+            "--layout coco with options of seasons",
+            "--photographs options alone",
+            "leave the others out",
+        )
     if layout != "coco" and photographs != PhotographOptions():
-        raise ConfigError(f"--layout {layout} with --photographs options", "options of seasons", "pass --layout coco")
+        raise ConfigError(
+            f"--layout {layout} with --photographs options",
+            "options of seasons",
+            "pass --layout coco",
+        )
 
 
 def _check_cube(layout: str, of_datasets: bool) -> None:
@@ -69,7 +79,12 @@ def _check_cube(layout: str, of_datasets: bool) -> None:
 
 
 def _write_photographs(
-    folder: Path, photographs: int, size: int, seed: int, workers: int | None, options: PhotographOptions
+    folder: Path,
+    photographs: int,
+    size: int,
+    seed: int,
+    workers: int | None,
+    options: PhotographOptions,
 ) -> None:
     from panoseg.simulation.write_photographs import write_photographs
 
@@ -89,15 +104,30 @@ def _write_dataset(
     options: SimulationOptions,
 ) -> None:
     if layout == "s2tsczcrop" and centres:
-        raise ConfigError("--layout s2tsczcrop with --centres", "a dataset without parcels", "leave one of them out")
+        raise ConfigError(
+            "--layout s2tsczcrop with --centres",
+            "a dataset without parcels",
+            "leave one of them out",
+        )
     if layout == "s2tsczcrop":
         from panoseg.simulation.write import write_s2tsczcrop
 
-        write_s2tsczcrop(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps)
+        write_s2tsczcrop(
+            folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps
+        )
     else:
         from panoseg.simulation.write import write_pastis
 
-        write_pastis(folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps, centres=centres)
+        write_pastis(
+            folder,
+            patches,
+            (size, size),
+            seed,
+            options,
+            workers,
+            parcel_maps=parcel_maps,
+            centres=centres,
+        )
     print(f"{patches} patches of {size} x {size} pixels in {folder}")
 
 
@@ -105,4 +135,6 @@ def _write_cube(folder: Path, size: int, seed: int, options: SimulationOptions) 
     from panoseg.simulation.cube import write_cube
 
     write_cube(folder, (size, size), seed, options)
-    print(f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'} --out MAP")
+    print(
+        f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'} --out MAP"
+    )

@@ -69,7 +69,9 @@ def run(
     folder = run if weights is None else weights
     if folder is None or (run is not None and weights is not None):
         raise ConfigError(
-            "a run and weights" if folder else "neither a run nor weights", "one of them", "see panoseg test --help"
+            "a run and weights" if folder else "neither a run nor weights",
+            "one of them",
+            "see panoseg test --help",
         )
     _score(folder, place_of(data), out or _default_folder(run, folder, options), options)
 

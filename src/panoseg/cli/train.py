@@ -62,14 +62,22 @@ class ResumeArguments:
 def main(arguments: Sequence[str]) -> None:
     """Parse the experiment's name, then its options, and train."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE.format(names=textwrap.fill(", ".join(EXPERIMENTS), 110, break_on_hyphens=False)))
+        print(
+            USAGE.format(names=textwrap.fill(", ".join(EXPERIMENTS), 110, break_on_hyphens=False))
+        )
     elif arguments[0].startswith("--resume"):
         from panoseg.training.folds import resume
 
-        parsed = tyro.cli(ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,))
+        parsed = tyro.cli(
+            ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,)
+        )
         resume(parsed.resume, parsed.data and place_of(parsed.data))
     elif arguments[0].startswith("-"):
-        raise ConfigError(f"{arguments[0]} in the first place", "an experiment's name or --resume", "see panoseg train --help")
+        raise ConfigError(
+            f"{arguments[0]} in the first place",
+            "an experiment's name or --resume",
+            "see panoseg train --help",
+        )
     else:
         _train(arguments[0], arguments[1:])
 

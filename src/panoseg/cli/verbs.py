@@ -12,14 +12,20 @@ Verbs = Mapping[str, tuple[Callable[..., None], str]]
 """What each verb calls, and what it does in a line."""
 
 
-def run_verb(command: str, verbs: Verbs, arguments: Sequence[str], about: str, example: str) -> None:
+def run_verb(
+    command: str, verbs: Verbs, arguments: Sequence[str], about: str, example: str
+) -> None:
     """Call what the first argument names, with its options from the others; without one, or for --help, list the verbs."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage(command, verbs, about, example))
         return
     verb, rest = arguments[0], arguments[1:]
     if verb not in verbs:
-        raise ConfigError(f"panoseg {command} {verb}", f"one of {', '.join(verbs)}", f"see panoseg {command} --help")
+        raise ConfigError(
+            f"panoseg {command} {verb}",
+            f"one of {', '.join(verbs)}",
+            f"see panoseg {command} --help",
+        )
     config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
     tyro.cli(verbs[verb][0], prog=f"panoseg {command} {verb}", args=rest, config=config)
 

@@ -27,7 +27,11 @@ def main(arguments: Sequence[str]) -> None:
     elif arguments[0] == "import":
         tyro.cli(import_weights, prog="panoseg weights import", args=arguments[1:])
     else:
-        raise ConfigError(f"panoseg weights {arguments[0]}", "panoseg weights import", "see panoseg weights --help")
+        raise ConfigError(
+            f"panoseg weights {arguments[0]}",
+            "panoseg weights import",
+            "see panoseg weights --help",
+        )
 
 
 def import_weights(

@@ -57,7 +57,9 @@ class AveragePrecision:
     by_class: Mapping[int, float]
 
 
-def match_image(image: int, true: Iterable[Row], predicted: Iterable[Row], kind: DetectionKind) -> DetectionMatches:
+def match_image(
+    image: int, true: Iterable[Row], predicted: Iterable[Row], kind: DetectionKind
+) -> DetectionMatches:
     """Match the detections of one image, at most 100 a class and the best first, with its true objects.
 
     image: any number that no other image has. Crowds excuse detections, and are never missed.
@@ -101,11 +103,20 @@ def average_precision(matches: DetectionMatches, class_ids: Sequence[int]) -> Av
     parameters.imgIds, parameters.catIds = images, list(class_ids)
     evaluation._paramsEval = parameters
     evaluation.evalImgs = [
-        matches.images[image].get((class_id, size)) for class_id in class_ids for size in range(len(SIZES)) for image in images
+        matches.images[image].get((class_id, size))
+        for class_id in class_ids
+        for size in range(len(SIZES))
+        for image in images
     ]
     if not images:
         nothing = float("nan")
-        return AveragePrecision(nothing, nothing, nothing, dict.fromkeys(SIZES, nothing), dict.fromkeys(class_ids, nothing))
+        return AveragePrecision(
+            nothing,
+            nothing,
+            nothing,
+            dict.fromkeys(SIZES, nothing),
+            dict.fromkeys(class_ids, nothing),
+        )
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision_TRKA = evaluation.eval["precision"][..., -1]

@@ -32,10 +32,19 @@ def class_table(source: Path | str, categories: Sequence[Any]) -> ClassTable:
     ids = Counter(row.id for row in rows)
     repeated = [id_ for id_, count in ids.items() if count > 1]
     if repeated or not rows:
-        found = f"category {repeated[0]} is listed {ids[repeated[0]]} times" if repeated else "no categories"
-        raise PanopticFormatError(f"{source}: {found}", "each category once", "mend the list of categories")
+        found = (
+            f"category {repeated[0]} is listed {ids[repeated[0]]} times"
+            if repeated
+            else "no categories"
+        )
+        raise PanopticFormatError(
+            f"{source}: {found}", "each category once", "mend the list of categories"
+        )
     names = Counter(row.name for row in rows)
-    named = [row if names[row.name] == 1 else _renamed(row) for row in sorted(rows, key=lambda row: row.id)]
+    named = [
+        row if names[row.name] == 1 else _renamed(row)
+        for row in sorted(rows, key=lambda row: row.id)
+    ]
     return ClassTable(source.stem, tuple(named))
 
 
@@ -76,7 +85,9 @@ def kind_of_row(row: Mapping[str, Any], kinds: Mapping[int, Kind]) -> Kind:
     class_id = row["category_id"]
     if type(class_id) is not int or class_id not in kinds:
         raise PanopticFormatError(
-            f"the unknown category {str(class_id)[:40]}", f"one of the {len(kinds)} known", "add it to the categories"
+            f"the unknown category {str(class_id)[:40]}",
+            f"one of the {len(kinds)} known",
+            "add it to the categories",
         )
     return kinds[class_id]
 
@@ -100,9 +111,13 @@ def _segment_class(category: Any) -> SegmentClass:
     if len(colour) != 3:
         raise ValueError(f"a color of {len(colour)} values")
     channels: Iterable[int] = (whole_number({"color": value}, "color", 0, 255) for value in colour)
-    text = str(category.get("name", id_)).encode("utf-8", "replace").decode()  # halves of characters cannot be printed
+    text = (
+        str(category.get("name", id_)).encode("utf-8", "replace").decode()
+    )  # halves of characters cannot be printed
     name = " ".join(text.split()) or str(id_)
-    return SegmentClass(id_, name, "#{:02x}{:02x}{:02x}".format(*channels), "thing" if is_thing else "stuff")
+    return SegmentClass(
+        id_, name, "#{:02x}{:02x}{:02x}".format(*channels), "thing" if is_thing else "stuff"
+    )
 
 
 def _renamed(row: SegmentClass) -> SegmentClass:

@@ -18,7 +18,16 @@ import numpy as np
 
 from panoseg.classes import ClassTable, Kind
 from panoseg.coco.categories import colour_of, kind_of_row, kinds_by_id, read_categories
-from panoseg.coco.format import CocoAnnotation, Form, Rows, Written, claim_name, coloured_rows, picture_folder, write_dataset
+from panoseg.coco.format import (
+    CocoAnnotation,
+    Form,
+    Rows,
+    Written,
+    claim_name,
+    coloured_rows,
+    picture_folder,
+    write_dataset,
+)
 from panoseg.coco.json import CocoJson, ImageId, about, read_row
 from panoseg.coco.masks import check_size, decode_mask, encode_mask, mask_box
 from panoseg.coco.png import open_png, png_name, read_ids, save_png, write_ids
@@ -44,9 +53,14 @@ class ConvertOptions:
     void: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, highest in (("things-as", self.things_as or 0, _HIGHEST_CLASS), ("void", self.void, _BYTE)):
+        for name, value, highest in (
+            ("things-as", self.things_as or 0, _HIGHEST_CLASS),
+            ("void", self.void, _BYTE),
+        ):
             if not 0 <= value <= highest:
-                raise ConfigError(f"{name} {value}", f"a class 0 .. {highest}", f"pass another --{name}")
+                raise ConfigError(
+                    f"{name} {value}", f"a class 0 .. {highest}", f"pass another --{name}"
+                )
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,9 @@ def to_semantic(setting: Setting, folder: Path, job: ImageJob) -> Rows:
     def merged(class_id: int) -> int:
         return other if other is not None and kinds[class_id] == "thing" else class_id
 
-    class_of_position = np.array([-1, *(merged(class_id) for class_id in segments.class_ids.tolist())], np.int64)
+    class_of_position = np.array(
+        [-1, *(merged(class_id) for class_id in segments.class_ids.tolist())], np.int64
+    )
     class_HW = class_of_position[positions(segment_HW, segments.ids)]
     columns_HW = np.asfortranarray(class_HW)
     rows = []
@@ -140,9 +156,15 @@ def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
     """Write the ids of pairs of class and instance, by class, then by instance; stuff is one segment a class."""
     with about(f"image {job.image_id} of {setting.source}"):
         class_HW, instance_HW = _read_channels(setting.folder / job.file_name)
-        if job.height is not None and job.width is not None and class_HW.shape != (job.height, job.width):
+        if (
+            job.height is not None
+            and job.width is not None
+            and class_HW.shape != (job.height, job.width)
+        ):
             raise PanopticFormatError(
-                f"a picture of {class_HW.shape[1]} x {class_HW.shape[0]} pixels", f"{job.width} x {job.height}", "resize it"
+                f"a picture of {class_HW.shape[1]} x {class_HW.shape[0]} pixels",
+                f"{job.width} x {job.height}",
+                "resize it",
             )
         is_stuff = np.isin(class_HW, setting.table.ids("stuff"))
         code_HW = np.where(is_stuff, class_HW * (_BYTE + 1), class_HW * (_BYTE + 1) + instance_HW)
@@ -152,7 +174,9 @@ def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
             kind_of_row({"category_id": class_id}, setting.kinds)
     number = np.where(is_void, 0, (~is_void).cumsum())
     segment_HW = number[position_HW].reshape(class_HW.shape)
-    classes = dict(zip(number[~is_void].tolist(), (codes[~is_void] // (_BYTE + 1)).tolist(), strict=True))
+    classes = dict(
+        zip(number[~is_void].tolist(), (codes[~is_void] // (_BYTE + 1)).tolist(), strict=True)
+    )
     picture = Panoptic.from_maps(segment_HW, classes, setting.table)
     rows, segment_HW = coloured_rows(picture, setting.table)
     for row in rows:
@@ -180,7 +204,11 @@ def from_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
     new_rows, segment_HW = coloured_rows(picture, setting.table)
     rows = []
     for number, new in zip(picture.segments.ids.tolist(), new_rows, strict=True):
-        kept = {name: value for name, value in groups[number - 1][0].items() if name not in ("segmentation", "image_id")}
+        kept = {
+            name: value
+            for name, value in groups[number - 1][0].items()
+            if name not in ("segmentation", "image_id")
+        }
         rows.append({"iscrowd": 0, **kept, **{name: new[name] for name in ("id", "area", "bbox")}})
     write_ids(folder / job.file_name, segment_HW)
     return [{"image_id": job.image_id, "file_name": job.file_name, "segments_info": rows}]
@@ -214,7 +242,11 @@ def _read(setting: Setting, job: ImageJob) -> tuple[CocoAnnotation, np.ndarray, 
     with about(f"image {job.image_id} of {setting.source}"):
         annotation = CocoAnnotation.parse(job.rows[0])
         segment_HW = read_ids(setting.folder / annotation.file_name)
-        return annotation, segment_HW, annotation.segments(*present_segments(segment_HW), setting.table)
+        return (
+            annotation,
+            segment_HW,
+            annotation.segments(*present_segments(segment_HW), setting.table),
+        )
 
 
 def _channels(annotation: CocoAnnotation, segments: Segments, void: int) -> np.ndarray:
@@ -226,15 +258,22 @@ def _channels(annotation: CocoAnnotation, segments: Segments, void: int) -> np.n
     for id_, row in row_of_id.items():
         class_id, is_crowd = row["category_id"], id_ in annotation.crowd_ids
         if class_id > _BYTE or class_id == void:
-            raise PanopticFormatError(f"class {class_id}", f"1 .. {_BYTE} beside void, {void}", "keep the panoptic form")
+            raise PanopticFormatError(
+                f"class {class_id}", f"1 .. {_BYTE} beside void, {void}", "keep the panoptic form"
+            )
         if id_ in things:
             number = next_number.get((class_id, is_crowd), _BYTE if is_crowd else 0)
             next_number[class_id, is_crowd] = number + (-1 if is_crowd else 1)
             numbers[id_] = number
     for class_id, is_crowd in next_number:
-        if not is_crowd and next_number[class_id, False] > next_number.get((class_id, True), _BYTE) + 1:
+        if (
+            not is_crowd
+            and next_number[class_id, False] > next_number.get((class_id, True), _BYTE) + 1
+        ):
             raise PanopticFormatError(
-                f"more than {_BYTE + 1} segments of class {class_id}", "what a byte can number", "keep the panoptic form"
+                f"more than {_BYTE + 1} segments of class {class_id}",
+                "what a byte can number",
+                "keep the panoptic form",
             )
     return np.stack([segments.class_ids, np.array(list(numbers.values()), np.int64)], axis=1)
 
@@ -243,7 +282,9 @@ def _read_channels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """The first two channels of a PNG: int64, H x W each."""
     image = open_png(path)
     if image.mode not in ("RGB", "RGBA", "LA"):
-        raise PanopticFormatError(f"{path} of mode {image.mode}", "two channels or more", "write class and instance")
+        raise PanopticFormatError(
+            f"{path} of mode {image.mode}", "two channels or more", "write class and instance"
+        )
     pixels = np.asarray(image)
     return pixels[..., 0].astype(np.int64), pixels[..., 1].astype(np.int64)
 
@@ -296,18 +337,25 @@ def convert_coco(
     file = CocoJson.open(source, "images")
     given = CocoJson.open(categories_json, "categories") if categories_json is not None else None
     categories, table = read_categories(*(each for each in (given, file) if each is not None))
-    setting = Setting(str(file.path), picture_folder(file.path, folder), table, kinds_by_id(table), options)
+    setting = Setting(
+        str(file.path), picture_folder(file.path, folder), table, kinds_by_id(table), options
+    )
     _check_source(file, to)
     failures: list[PanosegError] = list(file.problems)
     if to == "panoptic":
-        form, work = Form("panoptic"), from_two_channels if file.annotations is None else from_detections
+        form, work = (
+            Form("panoptic"),
+            from_two_channels if file.annotations is None else from_detections,
+        )
         jobs, count = _images(file, failures), len(file.images)
     else:
         form, work = _TARGETS[to]
         jobs, count = _annotations(file, failures), len(file.annotations or ())
     head: dict[str, Any] = {name: file.value(name) for name in ("info", "licenses", "images")}
     head["categories"] = _categories(to, categories, setting)
-    return write_dataset(Path(out), form, head, functools.partial(work, setting), jobs, count, failures, processes)
+    return write_dataset(
+        Path(out), form, head, functools.partial(work, setting), jobs, count, failures, processes
+    )
 
 
 def _check_options(to: Target, options: ConvertOptions) -> None:
@@ -315,7 +363,9 @@ def _check_options(to: Target, options: ConvertOptions) -> None:
         if getattr(options, field.name) != field.default and field.name not in _OPTIONS_OF[to]:
             name = f"--{field.name.replace('_', '-')}"
             targets = [target for target, names in _OPTIONS_OF.items() if field.name in names]
-            raise ConfigError(f"{name} with --to {to}", f"--to {' or '.join(targets)}", f"leave {name} out")
+            raise ConfigError(
+                f"{name} with --to {to}", f"--to {' or '.join(targets)}", f"leave {name} out"
+            )
 
 
 def _check_source(file: CocoJson, to: Target) -> None:
@@ -325,10 +375,16 @@ def _check_source(file: CocoJson, to: Target) -> None:
         first: dict[str, Any] = next((read_row(text) for text in texts), {})
     if to == "panoptic" and "segments_info" in first:
         raise PanopticFormatError(
-            f"{file.path}, which is panoptic", "detections or pictures of two channels", "use it as it is"
+            f"{file.path}, which is panoptic",
+            "detections or pictures of two channels",
+            "use it as it is",
         )
     if to != "panoptic" and (file.annotations is None or (first and "segments_info" not in first)):
-        raise PanopticFormatError(f"{file.path} without segments_info", "a panoptic JSON", "convert it --to panoptic first")
+        raise PanopticFormatError(
+            f"{file.path} without segments_info",
+            "a panoptic JSON",
+            "convert it --to panoptic first",
+        )
 
 
 def _categories(to: Target, categories: list[Any], setting: Setting) -> list[Any]:
@@ -339,8 +395,18 @@ def _categories(to: Target, categories: list[Any], setting: Setting) -> list[Any
     if options.things_as is None:
         return categories
     if setting.kinds.get(options.things_as) == "stuff":
-        raise ConfigError(f"--things-as {options.things_as}, a class of stuff", "an id that is free", "pass another, e.g. 183")
-    other = {"id": options.things_as, "name": "other", "supercategory": "other", "isthing": 0, "color": [128, 128, 128]}
+        raise ConfigError(
+            f"--things-as {options.things_as}, a class of stuff",
+            "an id that is free",
+            "pass another, e.g. 183",
+        )
+    other = {
+        "id": options.things_as,
+        "name": "other",
+        "supercategory": "other",
+        "isthing": 0,
+        "color": [128, 128, 128],
+    }
     return [row for row in categories if setting.kinds[row["id"]] == "stuff"] + [other]
 
 
@@ -352,7 +418,9 @@ def _annotations(file: CocoJson, failures: list[PanosegError]) -> Iterator[Image
         try:
             with about(f"image {image_id} of {file.path}"):
                 if len(rows) != 1:
-                    raise PanopticFormatError(f"{len(rows)} annotations", "one an image", "merge them, or remove some")
+                    raise PanopticFormatError(
+                        f"{len(rows)} annotations", "one an image", "merge them, or remove some"
+                    )
                 name = claim_name(png_name(read_row(rows[0])["file_name"]), names)
             yield ImageJob(image_id, name, None, None, rows)
         except PanopticFormatError as error:
@@ -374,6 +442,8 @@ def _images(file: CocoJson, failures: list[PanosegError]) -> Iterator[ImageJob]:
         if image_id not in file.images:
             failures.append(
                 PanopticFormatError(
-                    f"{file.path}: annotations of image {image_id}, which is not among the images", "its entry", "add it"
+                    f"{file.path}: annotations of image {image_id}, which is not among the images",
+                    "its entry",
+                    "add it",
                 )
             )

@@ -65,7 +65,9 @@ def coco_counts(
     strict: bool = False,
 ) -> PanopticCounts:
     """``evaluate_coco`` in this process: the first failure is raised, notes are warnings."""
-    result = evaluate_coco(true_json, predicted_json, true_folder, predicted_folder, strict=strict, processes=1)
+    result = evaluate_coco(
+        true_json, predicted_json, true_folder, predicted_folder, strict=strict, processes=1
+    )
     for error in result.failures:
         raise error
     for note in result.notes:
@@ -91,13 +93,21 @@ def evaluate_coco(
     true = CocoAnnotations.open(true_json, true_folder)
     predicted = CocoAnnotations.open(predicted_json, predicted_folder, true.table)
     if not len(true):
-        raise PanopticFormatError(f"{true_json} without a single annotation", "images to score", "name the right file")
+        raise PanopticFormatError(
+            f"{true_json} without a single annotation", "images to score", "name the right file"
+        )
     failures: list[PanosegError] = [*true.file.problems, *predicted.file.problems]
     jobs = _jobs(true, predicted, failures)
-    setting = _Setting(true.folder, predicted.folder, true.table, scored_classes(true.table, "coco"), strict)
+    setting = _Setting(
+        true.folder, predicted.folder, true.table, scored_classes(true.table, "coco"), strict
+    )
     total = PanopticCounts.zero(true.table, "coco")
     images, odd = 0, []
-    for result in track(over_images(functools.partial(_score, setting), jobs, len(true), processes), "scoring", len(true)):
+    for result in track(
+        over_images(functools.partial(_score, setting), jobs, len(true), processes),
+        "scoring",
+        len(true),
+    ):
         if isinstance(result, PanosegError):
             failures.append(result)
         else:
@@ -131,11 +141,15 @@ class _Score:
     note: str
 
 
-def _jobs(true: CocoAnnotations, predicted: CocoAnnotations, failures: list[PanosegError]) -> Iterator[_Job]:
+def _jobs(
+    true: CocoAnnotations, predicted: CocoAnnotations, failures: list[PanosegError]
+) -> Iterator[_Job]:
     names = str(true.file.path), str(predicted.file.path)
     for image_id in true.image_ids:
         try:
-            yield _Job(image_id, (names[0], true.text(image_id)), (names[1], predicted.text(image_id)))
+            yield _Job(
+                image_id, (names[0], true.text(image_id)), (names[1], predicted.text(image_id))
+            )
         except PanopticFormatError as error:
             failures.append(error)
 
@@ -148,8 +162,12 @@ def _score(setting: _Setting, job: _Job) -> _Score:
         predicted = CocoAnnotation.parse(job.predicted[1])
         predicted_3HW = read_colours(setting.predicted_folder / predicted.file_name)
         if predicted_3HW.shape != true_3HW.shape:
-            sizes = [f"{raster.shape[2]} x {raster.shape[1]}" for raster in (predicted_3HW, true_3HW)]
-            raise PanopticFormatError(f"a picture of {sizes[0]} pixels", f"{sizes[1]}, as in the truth", "resize it")
+            sizes = [
+                f"{raster.shape[2]} x {raster.shape[1]}" for raster in (predicted_3HW, true_3HW)
+            ]
+            raise PanopticFormatError(
+                f"a picture of {sizes[0]} pixels", f"{sizes[1]}, as in the truth", "resize it"
+            )
     shared = overlap_of_colours(true_3HW, predicted_3HW)
     first_P, true_ids, true_areas = _present(shared.first_P, shared.pixels_P)
     second_P, predicted_ids, predicted_areas = _present(shared.second_P, shared.pixels_P)
@@ -167,7 +185,11 @@ def _score(setting: _Setting, job: _Job) -> _Score:
         true_areas=areas_N,
         strict=setting.strict,
     )
-    note = "" if areas_N is None else wrong_areas(job.image_id, true_segments.ids, true_segments.areas, areas_N)
+    note = (
+        ""
+        if areas_N is None
+        else wrong_areas(job.image_id, true_segments.ids, true_segments.areas, areas_N)
+    )
     return _Score(counts.to_array(), note)
 
 

@@ -59,7 +59,9 @@ class CocoAnnotation:
         order = np.argsort(ids, kind="stable")
         if (np.diff(ids[order]) == 0).any():
             raise ValueError(f"id {ids[order][:-1][np.diff(ids[order]) == 0][0]} is listed twice")
-        class_ids = np.array([whole_number(row, "category_id", 0, 2**31 - 1) for row in rows], np.int32)
+        class_ids = np.array(
+            [whole_number(row, "category_id", 0, 2**31 - 1) for row in rows], np.int32
+        )
         scores = np.array([_number(row, "score", 1.0) for row in rows], np.float32)
         areas = np.array([_number(row, "area", _NOT_STATED) for row in rows], np.float64)
         crowds = tuple(row["id"] for row in rows if row.get("iscrowd") == 1)
@@ -86,13 +88,17 @@ class CocoAnnotation:
                 f"one of the {len(known)} of {table.name}",
                 "add the category, or correct the segment",
             )
-        return Segments(ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table))
+        return Segments(
+            ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table)
+        )
 
     def picture(self, segment_HW: np.ndarray, table: ClassTable) -> CocoPicture:
         """The picture of a raster of ids: int32, H x W. Raises ``PanopticFormatError`` where the two contradict each other."""
         segments = self.segments(*present_segments(segment_HW), table)
         areas = self.stated_areas(segments.areas)
-        return CocoPicture(self.image_id, self.file_name, Panoptic(segment_HW, segments), self.crowd_ids, areas)
+        return CocoPicture(
+            self.image_id, self.file_name, Panoptic(segment_HW, segments), self.crowd_ids, areas
+        )
 
     def stated_areas(self, areas: np.ndarray) -> np.ndarray:
         """Areas that the file states, and the given ones where it states none. float64, N."""
@@ -123,16 +129,22 @@ class CocoAnnotations:
     table: ClassTable
 
     @classmethod
-    def open(cls, path: Path | str, folder: Path | str | None = None, table: ClassTable | None = None) -> CocoAnnotations:
+    def open(
+        cls, path: Path | str, folder: Path | str | None = None, table: ClassTable | None = None
+    ) -> CocoAnnotations:
         """Find what is where in the JSON. folder: where the PNG files lie, by default beside it under its name. table: classes
         where the JSON has no categories, as predictions may not. Raises ``PanopticFormatError``."""
         file = CocoJson.open(path)
         if file.annotations is None:
-            raise PanopticFormatError(f"{path} without annotations", "those of a panoptic JSON", "name the right file")
+            raise PanopticFormatError(
+                f"{path} without annotations", "those of a panoptic JSON", "name the right file"
+            )
         if file.categories:
             table = class_table(file.path, file.categories)
         if table is None:
-            raise PanopticFormatError(f"{path} without categories", "the classes of the segments", "add them to the file")
+            raise PanopticFormatError(
+                f"{path} without categories", "the classes of the segments", "add them to the file"
+            )
         return cls(file, picture_folder(file.path, folder), table)
 
     @property
@@ -170,7 +182,9 @@ def picture_folder(path: Path, folder: Path | str | None) -> Path:
     return path.with_suffix("") if folder is None else Path(folder)
 
 
-def write_coco(path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table: ClassTable) -> None:
+def write_coco(
+    path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table: ClassTable
+) -> None:
     """Write pictures, each under the name of its image, as ``path`` (JSON) and a new folder of PNG files under its name.
 
     Images are numbered from 1; void segments become void pixels. A file name keeps its dots: ``a.b.jpg`` gives ``a.b.png``.
@@ -185,14 +199,20 @@ def write_coco(path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table
         write_ids(folder / new_name, picture.segment_HW)
         height, width = picture.segment_HW.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        annotations.append({"image_id": image_id, "file_name": new_name, "segments_info": segments_info(picture)})
-    write_json(path, {"images": images, "annotations": annotations, "categories": category_rows(table)})
+        annotations.append(
+            {"image_id": image_id, "file_name": new_name, "segments_info": segments_info(picture)}
+        )
+    write_json(
+        path, {"images": images, "annotations": annotations, "categories": category_rows(table)}
+    )
 
 
 def claim_name(name: str, taken: set[str]) -> str:
     """A name that none of those taken has; it is taken then. Raises ``PanopticFormatError``."""
     if name in taken:
-        raise PanopticFormatError(f"two pictures {name}", "another name for each", "rename one of the images")
+        raise PanopticFormatError(
+            f"two pictures {name}", "another name for each", "rename one of the images"
+        )
     taken.add(name)
     return name
 
@@ -213,7 +233,9 @@ def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict
             "iscrowd": int(row.id in crowds),
             "score": row.score,
         }
-        for row, (top, left, bottom, right) in zip(picture.segments, picture.boxes_N4().tolist(), strict=True)
+        for row, (top, left, bottom, right) in zip(
+            picture.segments, picture.boxes_N4().tolist(), strict=True
+        )
     ]
 
 
@@ -267,7 +289,10 @@ def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
         is_stuff = table[class_id].kind == "stuff"
         distance = _DISTANCE
         while colour in taken or (colour in kept and not is_stuff):
-            red, green, blue = (min(255, max(0, value + random.randint(-distance, distance))) for value in own[class_id])
+            red, green, blue = (
+                min(255, max(0, value + random.randint(-distance, distance)))
+                for value in own[class_id]
+            )
             colour = (red, green, blue)
             distance = min(distance + 1, 255)  # so that a colour is found, however many are taken
         taken.add(colour)

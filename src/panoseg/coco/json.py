@@ -71,7 +71,9 @@ class CocoJson:
         spans = self.images.get(image_id, ())
         if len(spans) != 2:
             raise PanopticFormatError(
-                f"{self.path}: {len(spans) // 2} entries of image {image_id} among the images", "one", "complete the file"
+                f"{self.path}: {len(spans) // 2} entries of image {image_id} among the images",
+                "one",
+                "complete the file",
             )
         return read_row(self._bytes(*spans))
 
@@ -86,7 +88,9 @@ class CocoJson:
 
 
 @contextmanager
-def write_rows(path: Path | str, head: Mapping[str, Any], key: str = "annotations") -> Iterator[Callable[[Mapping], None]]:
+def write_rows(
+    path: Path | str, head: Mapping[str, Any], key: str = "annotations"
+) -> Iterator[Callable[[Mapping], None]]:
     """Write a JSON object atomically whose last value is an array of rows, one after the other, each with the function given.
 
     head: the other values; ``bytes`` are JSON already, None is left out.
@@ -95,7 +99,11 @@ def write_rows(path: Path | str, head: Mapping[str, Any], key: str = "annotation
         file.write(b"{")
         for name, value in head.items():
             if value is not None:
-                content = value if isinstance(value, bytes) else json.dumps(value, allow_nan=False).encode()
+                content = (
+                    value
+                    if isinstance(value, bytes)
+                    else json.dumps(value, allow_nan=False).encode()
+                )
                 file.write(b"%s: %s,\n" % (json.dumps(name).encode(), content))
         file.write(b"%s: [" % json.dumps(key).encode())
         between = b"\n"
@@ -117,9 +125,13 @@ def about(subject: str) -> Iterator[None]:
     except PanopticFormatError as error:
         raise PanopticFormatError(f"{subject}: {error.found}", error.expected, error.fix) from error
     except KeyError as error:
-        raise PanopticFormatError(f"{subject}: no {error}", "every value of the format", "complete the file") from error
+        raise PanopticFormatError(
+            f"{subject}: no {error}", "every value of the format", "complete the file"
+        ) from error
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise PanopticFormatError(f"{subject}: {error}", "values of the format's types", "mend the file") from error
+        raise PanopticFormatError(
+            f"{subject}: {error}", "values of the format's types", "mend the file"
+        ) from error
 
 
 def read_row(text: bytes) -> Any:
@@ -136,7 +148,9 @@ def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) ->
     value = row[key]
     if type(value) is not int or not lowest <= value <= highest:  # True is an int
         shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:36]} …"
-        raise PanopticFormatError(f"{key} {shown}", f"a whole number {lowest} .. {highest}", "correct it")
+        raise PanopticFormatError(
+            f"{key} {shown}", f"a whole number {lowest} .. {highest}", "correct it"
+        )
     return value
 
 
@@ -176,7 +190,9 @@ class _Reader:
         """Step over the next character, which is one of those wanted."""
         found = self.next()
         if not found or found not in wanted:
-            raise ValueError(f"{repr(found) if found else 'the end'} where {' or '.join(wanted)} belongs")
+            raise ValueError(
+                f"{repr(found) if found else 'the end'} where {' or '.join(wanted)} belongs"
+            )
         self._advance(self._at + 1)
         return found
 
@@ -232,14 +248,18 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
             else:
                 problems.append(
                     PanopticFormatError(
-                        f"{path}: row {number} of the {key} has no {name}", "a number or a text", "complete or remove the row"
+                        f"{path}: row {number} of the {key} has no {name}",
+                        "a number or a text",
+                        "complete or remove the row",
                     )
                 )
     found = annotations if "annotations" in spans else None
     return CocoJson(path, images, found, tuple(categories), frozenset(used), spans, tuple(problems))
 
 
-def _rows(path: Path, file: BinaryIO, bare: str, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
+def _rows(
+    path: Path, file: BinaryIO, bare: str, spans: dict[str, tuple[int, int]]
+) -> Iterator[_Row]:
     """The rows of all arrays of a file; ``spans`` gets first byte and byte after it of each whole value."""
     reader = None
     try:
@@ -251,8 +271,14 @@ def _rows(path: Path, file: BinaryIO, bare: str, spans: dict[str, tuple[int, int
         if reader.next():
             raise ValueError("more behind the end")
     except (ValueError, RecursionError, MemoryError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error) or type(error).__name__
-        raise _no_json(path, f"{reason}, in what begins at byte {reader.byte if reader else 0}") from error
+        reason = (
+            error.msg
+            if isinstance(error, json.JSONDecodeError)
+            else str(error) or type(error).__name__
+        )
+        raise _no_json(
+            path, f"{reason}, in what begins at byte {reader.byte if reader else 0}"
+        ) from error
 
 
 def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
@@ -287,4 +313,6 @@ def _array(reader: _Reader, key: str, spans: dict[str, tuple[int, int]]) -> Iter
 
 
 def _no_json(path: Path, reason: str) -> PanopticFormatError:
-    return PanopticFormatError(f"{path}: {reason}", "a JSON file of COCO's", "restore the file, or name the right one")
+    return PanopticFormatError(
+        f"{path}: {reason}", "a JSON file of COCO's", "restore the file, or name the right one"
+    )

@@ -27,7 +27,13 @@ _LONGEST_OUTLINE = 2**22
 
 def check_size(height: Any, width: Any) -> tuple[int, int]:
     """The size of an image. Raises ``PanopticFormatError`` where it is none, or has more than 67 million pixels."""
-    if type(height) is not int or type(width) is not int or height < 1 or width < 1 or height * width > MOST_PIXELS:
+    if (
+        type(height) is not int
+        or type(width) is not int
+        or height < 1
+        or width < 1
+        or height * width > MOST_PIXELS
+    ):
         raise PanopticFormatError(
             f"an image of {str(height)[:20]} x {str(width)[:20]} pixels",
             f"1 .. {MOST_PIXELS} pixels",
@@ -53,7 +59,9 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, list):
         return _draw_polygons(segmentation, height, width)
     raise PanopticFormatError(
-        f"a segmentation of type {type(segmentation).__name__}", "run lengths or polygons", "correct the annotation"
+        f"a segmentation of type {type(segmentation).__name__}",
+        "run lengths or polygons",
+        "correct the annotation",
     )
 
 
@@ -62,17 +70,25 @@ def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise PanopticFormatError(
-            f"run lengths of size {str(size)[:40]}", f"[{height}, {width}], the size of the image", "correct the annotation"
+            f"run lengths of size {str(size)[:40]}",
+            f"[{height}, {width}], the size of the image",
+            "correct the annotation",
         )
     if isinstance(counts, str):
         counts_R = _decompress(counts.encode("utf-8", "surrogatepass"))
-    elif isinstance(counts, list) and all(type(count) is int and 0 <= count <= MOST_PIXELS for count in counts):
+    elif isinstance(counts, list) and all(
+        type(count) is int and 0 <= count <= MOST_PIXELS for count in counts
+    ):
         counts_R = np.array(counts, np.int64)
     else:
-        raise PanopticFormatError("counts that are no run lengths", "text or whole numbers", "correct the annotation")
+        raise PanopticFormatError(
+            "counts that are no run lengths", "text or whole numbers", "correct the annotation"
+        )
     if (counts_R < 0).any() or counts_R.sum() != height * width:
         raise PanopticFormatError(
-            f"run lengths of {counts_R[counts_R > 0].sum()} pixels", f"{height * width}", "restore the annotation"
+            f"run lengths of {counts_R[counts_R > 0].sum()} pixels",
+            f"{height * width}",
+            "restore the annotation",
         )
     return counts_R
 
@@ -86,7 +102,10 @@ def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
     from pycocotools import mask as library
 
     encoded = library.encode(np.asfortranarray(mask_HW, np.uint8))
-    return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
+    return {
+        "size": [int(side) for side in encoded["size"]],
+        "counts": encoded["counts"].decode("ascii"),
+    }
 
 
 def mask_box(mask_HW: np.ndarray) -> list[int]:
@@ -116,12 +135,20 @@ def detection_row(class_id: int, mask_HW: np.ndarray, is_crowd: bool) -> dict[st
 def _decompress(text: bytes) -> np.ndarray:
     """Run lengths of their compressed form; from the third on they are kept as differences to the last but one."""
     if not _COMPRESSED.fullmatch(text):
-        raise PanopticFormatError("counts that are no compressed run lengths", "their text", "restore the annotation")
+        raise PanopticFormatError(
+            "counts that are no compressed run lengths", "their text", "restore the annotation"
+        )
     value_S = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     last_S = value_S < 32
     first_R = np.flatnonzero(np.concatenate([[True], last_S[:-1]]))[: last_S.sum()]
-    place_S = np.arange(len(value_S)) - np.repeat(first_R, np.diff(np.append(first_R, len(value_S))))
-    counts_R = np.add.reduceat((value_S & 31) << 5 * place_S, first_R) if len(first_R) else np.zeros(0, np.int64)
+    place_S = np.arange(len(value_S)) - np.repeat(
+        first_R, np.diff(np.append(first_R, len(value_S)))
+    )
+    counts_R = (
+        np.add.reduceat((value_S & 31) << 5 * place_S, first_R)
+        if len(first_R)
+        else np.zeros(0, np.int64)
+    )
     is_negative_R = value_S[last_S] & 16 > 0
     counts_R -= is_negative_R * (32 << 5 * place_S[last_S])
     for parity in (1, 2):
@@ -146,11 +173,18 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
         or len(polygon) % 2
         or any(type(value) not in (int, float) for value in polygon)
     ):
-        raise PanopticFormatError("a polygon that is no list of x, y of three or more points", "one", "correct the annotation")
+        raise PanopticFormatError(
+            "a polygon that is no list of x, y of three or more points",
+            "one",
+            "correct the annotation",
+        )
     points = np.array(polygon, np.float64).reshape(-1, 2)
     # The library follows the outline in steps of a fifth of a pixel and keeps them all.
     inside = np.isfinite(points).all() and (np.abs(points) <= 2 * max(height, width)).all()
-    if not inside or np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum() > _LONGEST_OUTLINE:
+    if (
+        not inside
+        or np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum() > _LONGEST_OUTLINE
+    ):
         raise PanopticFormatError(
             f"a polygon that leaves its image of {width} x {height} pixels, or of endless length",
             "coordinates within it",

@@ -71,11 +71,19 @@ def merge_coco(
     given = CocoJson.open(categories_json, "categories") if categories_json is not None else None
     for file in (semantic, instances):
         if file.annotations is None:
-            raise PanopticFormatError(f"{file.path} without annotations", "a list of predictions", "name the right file")
+            raise PanopticFormatError(
+                f"{file.path} without annotations", "a list of predictions", "name the right file"
+            )
     categories, table, notes = _categories(semantic, instances, images, given)
-    failures: list[PanosegError] = [*semantic.problems, *instances.problems, *(images.problems if images else ())]
+    failures: list[PanosegError] = [
+        *semantic.problems,
+        *instances.problems,
+        *(images.problems if images else ()),
+    ]
     wanted = _images(semantic, instances, images, failures)
-    setting = _Setting(str(semantic.path), str(instances.path), table, kinds_by_id(table), thresholds)
+    setting = _Setting(
+        str(semantic.path), str(instances.path), table, kinds_by_id(table), thresholds
+    )
     head = {
         "info": images.value("info") if images else None,
         "licenses": images.value("licenses") if images else None,
@@ -84,8 +92,15 @@ def merge_coco(
     }
     jobs = _jobs(semantic, instances, wanted)
     work = functools.partial(_merge, setting)
-    written = write_dataset(Path(out), Form("panoptic"), head, work, jobs, len(wanted), failures, processes)
-    return Written(written.path, written.images, written.failures, (*notes, *_left_out(semantic, instances, images)))
+    written = write_dataset(
+        Path(out), Form("panoptic"), head, work, jobs, len(wanted), failures, processes
+    )
+    return Written(
+        written.path,
+        written.images,
+        written.failures,
+        (*notes, *_left_out(semantic, instances, images)),
+    )
 
 
 def _categories(
@@ -107,16 +122,26 @@ def _images(
     """Rows of id, file_name, height and width of the images that are wanted."""
     names: set[str] = set()
     rows = []
-    known = images.images if images else {**(semantic.annotations or {}), **(instances.annotations or {})}
+    known = (
+        images.images
+        if images
+        else {**(semantic.annotations or {}), **(instances.annotations or {})}
+    )
     for image_id in known:
         try:
             with about(f"image {image_id} of {images.path if images else instances.path}"):
                 row = images.image(image_id) if images else {"file_name": _coco_name(image_id)}
                 claim_name(png_name(row["file_name"]), names)
                 stated = [row[side] for side in ("height", "width") if side in row]
-                size = stated if len(stated) == 2 else _first_size(semantic.rows(image_id) + instances.rows(image_id))
+                size = (
+                    stated
+                    if len(stated) == 2
+                    else _first_size(semantic.rows(image_id) + instances.rows(image_id))
+                )
                 height, width = check_size(*size)
-            rows.append({"id": image_id, "file_name": row["file_name"], "height": height, "width": width})
+            rows.append(
+                {"id": image_id, "file_name": row["file_name"], "height": height, "width": width}
+            )
         except PanopticFormatError as error:
             failures.append(error)
     return rows
@@ -129,9 +154,15 @@ def _coco_name(image_id: ImageId) -> str:
 def _first_size(texts: tuple[bytes, ...]) -> list[Any]:
     for text in texts:
         segmentation = read_row(text).get("segmentation")
-        if isinstance(segmentation, dict) and isinstance(segmentation.get("size"), list) and len(segmentation["size"]) == 2:
+        if (
+            isinstance(segmentation, dict)
+            and isinstance(segmentation.get("size"), list)
+            and len(segmentation["size"]) == 2
+        ):
             return segmentation["size"]
-    raise PanopticFormatError("no height and width", "the size of the image", "give them with --images")
+    raise PanopticFormatError(
+        "no height and width", "the size of the image", "give them with --images"
+    )
 
 
 def _jobs(semantic: CocoJson, instances: CocoJson, wanted: list[dict[str, Any]]) -> Iterator[_Job]:
@@ -181,7 +212,9 @@ def _things(setting: _Setting, job: _Job) -> list[dict[str, Any]]:
     for row in rows:
         if kind_of_row(row, setting.kinds) != "thing":
             raise PanopticFormatError(
-                f"an instance of category {row['category_id']}, which is stuff", "things", "correct the categories"
+                f"an instance of category {row['category_id']}, which is stuff",
+                "things",
+                "correct the categories",
             )
         if type(row["score"]) not in (int, float):
             raise TypeError(f"score {str(row['score'])[:40]}, which is no number")

@@ -53,9 +53,13 @@ def ids_to_colours(segment_HW: np.ndarray) -> np.ndarray:
     highest = int(segment_HW.max(initial=0))
     if highest > HIGHEST_ID:
         raise PanopticFormatError(
-            f"segment id {highest}", f"at most {HIGHEST_ID}, what three bytes hold", "relabel the picture"
+            f"segment id {highest}",
+            f"at most {HIGHEST_ID}, what three bytes hold",
+            "relabel the picture",
         )
-    return np.stack([segment_HW & 255, segment_HW >> 8 & 255, segment_HW >> 16], axis=-1).astype(np.uint8)
+    return np.stack([segment_HW & 255, segment_HW >> 8 & 255, segment_HW >> 16], axis=-1).astype(
+        np.uint8
+    )
 
 
 def colours_to_ids(colour_3HW: np.ndarray) -> np.ndarray:
@@ -93,7 +97,9 @@ def _colours(data: bytes, path: Path) -> np.ndarray:
     if depth == _BITS and colour_type in _COLOURS:
         return _decode_colours(path, data)
     if depth > _BITS:
-        raise PanopticFormatError(f"{path} of {depth} bits a colour", "eight", "write the ids as R, G, B")
+        raise PanopticFormatError(
+            f"{path} of {depth} bits a colour", "eight", "write the ids as R, G, B"
+        )
     # Palettes and grey are what an optimiser makes of few colours; they mean the same.
     return np.moveaxis(np.asarray(_decode(path, data).convert("RGB")), -1, 0)
 
@@ -126,7 +132,9 @@ def _read_whole(path: Path) -> bytes:
             raise ValueError(f"more than {_LARGEST_FILE} bytes")
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise PanopticFormatError(f"{path}: no such file", "a PNG", "restore the file, or name the right folder") from error
+        raise PanopticFormatError(
+            f"{path}: no such file", "a PNG", "restore the file, or name the right folder"
+        ) from error
     except OSError as error:
         raise _no_png(path, error.strerror or str(error)) from error
     except ValueError as error:
@@ -140,7 +148,9 @@ def _check_png(data: bytes, path: Path) -> None:
     try:
         _check_chunks(data)
     except (ValueError, struct.error) as error:
-        raise _no_png(path, "it is cut" if isinstance(error, struct.error) else str(error)) from error
+        raise _no_png(
+            path, "it is cut" if isinstance(error, struct.error) else str(error)
+        ) from error
     with about(str(path)):
         width, height = _SIZE.unpack_from(data, _SIZE_AT)
         check_size(height, width)
@@ -179,11 +189,21 @@ def _decode(path: Path, data: bytes) -> Image.Image:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked already
+            warnings.simplefilter(
+                "ignore", Image.DecompressionBombWarning
+            )  # the size is checked already
             image = Image.open(io.BytesIO(data), formats=["PNG"])
             image.load()
             return image
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        MemoryError,
+        struct.error,
+        zlib.error,
+    ) as error:
         raise _no_png(path, str(error)) from error
 
 
@@ -201,10 +221,21 @@ def png_name(name: Any) -> str:
     text = name.replace("\\", "/") if isinstance(name, str) else ""
     path = PurePosixPath(text)
     parts = [part.encode("utf-8", "surrogatepass") for part in path.parts]
-    is_long = max(map(len, parts), default=0) > _LONGEST_NAME or sum(map(len, parts)) + len(parts) > _LONGEST_PATH
+    is_long = (
+        max(map(len, parts), default=0) > _LONGEST_NAME
+        or sum(map(len, parts)) + len(parts) > _LONGEST_PATH
+    )
     is_odd = is_long or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text)
-    if is_odd or not path.name or path.is_absolute() or ".." in path.parts or PureWindowsPath(text).drive:
-        raise PanopticFormatError(f"file name {str(name)[:60]!r}", "the name of a file inside its folder", "correct it")
+    if (
+        is_odd
+        or not path.name
+        or path.is_absolute()
+        or ".." in path.parts
+        or PureWindowsPath(text).drive
+    ):
+        raise PanopticFormatError(
+            f"file name {str(name)[:60]!r}", "the name of a file inside its folder", "correct it"
+        )
     is_image = path.suffix.lower() in IMAGE_SUFFIXES
     return str(path.with_suffix(".png") if is_image else path.with_name(f"{path.name}.png"))
 
@@ -227,13 +258,19 @@ def over_images(
     """
     cores = usable_cores()
     if processes is not None and not 1 <= processes <= cores:
-        raise ConfigError(f"processes {processes}", f"1 .. {cores}, the cores that may be used", "pass fewer --processes")
+        raise ConfigError(
+            f"processes {processes}",
+            f"1 .. {cores}, the cores that may be used",
+            "pass fewer --processes",
+        )
     processes = min(processes or -(-count // _WORTH_A_PROCESS), cores, count)
     if processes <= 1:
         for job in jobs:
             yield _attempt(function, job)
     else:
-        chunk = min(_LARGEST_CHUNK, -(-count // (_AHEAD * processes)))  # few jobs are large ones: all processes have some
+        chunk = min(
+            _LARGEST_CHUNK, -(-count // (_AHEAD * processes))
+        )  # few jobs are large ones: all processes have some
         yield from _in_pool(function, jobs, processes, chunk)
 
 
@@ -260,12 +297,16 @@ def _in_pool(
                 return
             yield from waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise OutputError("a process was ended, perhaps for memory", "all of them alive", "pass fewer --processes") from error
+        raise OutputError(
+            "a process was ended, perhaps for memory", "all of them alive", "pass fewer --processes"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _attempt_all(function: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result | PanosegError]:
+def _attempt_all(
+    function: Callable[[Job], Result], jobs: Sequence[Job]
+) -> list[Result | PanosegError]:
     return [_attempt(function, job) for job in jobs]
 
 

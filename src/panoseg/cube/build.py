@@ -72,14 +72,23 @@ class Failures:
     def leave_out(self, day: str, error: UnreadableSceneError) -> None:
         """Go on without a scene. Raises ``CubeError`` where so many fail that it is not the scenes."""
         with self._lock:
-            if self.stopped.is_set():  # by another thread, perhaps because of the same network: no word against a scene
+            if (
+                self.stopped.is_set()
+            ):  # by another thread, perhaps because of the same network: no word against a scene
                 raise StoppedError
-            print(f"left out: scene {error.scene} of {day}: {error.reason}", file=sys.stderr, flush=True)
+            print(
+                f"left out: scene {error.scene} of {day}: {error.reason}",
+                file=sys.stderr,
+                flush=True,
+            )
             self._journal.add("left out", day=day, scene=error.scene, reason=error.reason)
             if error.gone and self._asked_before:
                 return
             self._in_a_row.append((day, error.scene))
-            if len(self._in_a_row) >= _SCENES_IN_A_ROW and len({day for day, _ in self._in_a_row}) >= _DATES_IN_A_ROW:
+            if (
+                len(self._in_a_row) >= _SCENES_IN_A_ROW
+                and len({day for day, _ in self._in_a_row}) >= _DATES_IN_A_ROW
+            ):
                 self._stop(error.reason)
 
     def _stop(self, reason: str) -> NoReturn:
@@ -100,7 +109,9 @@ class Failures:
         if reasons:
             self._journal.add("try again", scenes=list(left_out))
         raise CubeError(
-            f"{found}{unread}", "dates with a clear view", "take a longer season, lower --min-clear, or try again later"
+            f"{found}{unread}",
+            "dates with a clear view",
+            "take a longer season, lower --min-clear, or try again later",
         )
 
 
@@ -136,22 +147,37 @@ class Dates:
         """The days to fetch, and why others are not; what is chosen stays so. Raises ``CubeError`` where none is worth it."""
         if self._journal.chosen:
             return self._journal.chosen
-        self._each([day for day in self._days if day not in self._journal.looks], self._look, "dates looked at")
+        self._each(
+            [day for day in self._days if day not in self._journal.looks],
+            self._look,
+            "dates looked at",
+        )
         looks = {day: self._journal.looks[day] for day in self._days if day in self._journal.looks}
-        seen = [day for day in looks if looks[day]["clear"] >= self._options.min_clear and looks[day]["data"] > 0]
+        seen = [
+            day
+            for day in looks
+            if looks[day]["clear"] >= self._options.min_clear and looks[day]["data"] > 0
+        ]
         left_out = {day: _why(look) for day, look in looks.items() if day not in seen}
         if not seen:
-            self._failures.nothing_left(f"none of {len(self._days)} dates shows {self._options.min_clear:.0%} of the area")
+            self._failures.nothing_left(
+                f"none of {len(self._days)} dates shows {self._options.min_clear:.0%} of the area"
+            )
         clear = np.array([looks[day]["clear"] for day in seen])
         kept = spread_clearest(np.array(seen, "datetime64[D]"), clear, self._options.max_dates)
-        left_out |= {seen[place]: "clearer dates near it" for place in np.setdiff1d(np.arange(len(seen)), kept)}
+        left_out |= {
+            seen[place]: "clearer dates near it"
+            for place in np.setdiff1d(np.arange(len(seen)), kept)
+        }
         chosen = [seen[place] for place in kept]
         self._journal.add("chosen", days=chosen, left_out=left_out)
         return chosen, left_out
 
     def fetch(self, chosen: Sequence[str]) -> None:
         """Bring all windows of the chosen days to disk. Raises ``CubeError`` where nothing could be read."""
-        self._each([day for day in chosen if day not in self._journal.days], self._fetch, "dates fetched")
+        self._each(
+            [day for day in chosen if day not in self._journal.days], self._fetch, "dates fetched"
+        )
         if not any(self._journal.days.get(day) for day in chosen):
             self._failures.nothing_left(f"none of {len(chosen)} dates could be fetched")
 
@@ -165,7 +191,9 @@ class Dates:
             "scenes": days,
             "clear": {day: looks[day]["clear"] for day in days},
             "left_out_dates": dict(sorted({**left_out, **gone}.items())),
-            "left_out_scenes": {scene: reason for scene, (_, reason) in self._journal.left_out.items()},
+            "left_out_scenes": {
+                scene: reason for scene, (_, reason) in self._journal.left_out.items()
+            },
             "notes": [f"{_MOSTLY:.0%} of the area is water on every date."] if is_water else [],
         }
 
@@ -174,7 +202,9 @@ class Dates:
         with ThreadPoolExecutor(self._options.threads, thread_name_prefix="cube") as pool:
             try:
                 for done in track(
-                    as_completed([pool.submit(self._unless_stopped, work, day) for day in days]), what, len(days)
+                    as_completed([pool.submit(self._unless_stopped, work, day) for day in days]),
+                    what,
+                    len(days),
                 ):
                     done.result()
             except BaseException:
@@ -211,7 +241,9 @@ class Dates:
     def _shares(self, scenes: Sequence[Scene]) -> dict[str, float]:
         classes = classification(scenes, self._coarse)[self._inside_HW]
         kinds = {"clear": CLEAR_CLASSES, "water": (_WATER,)}
-        shares = {name: round(float(np.isin(classes, kind).mean()), 6) for name, kind in kinds.items()}
+        shares = {
+            name: round(float(np.isin(classes, kind).mean()), 6) for name, kind in kinds.items()
+        }
         return {**shares, "data": round(float((classes != 0).mean()), 6)}
 
     def _fetch(self, day: str) -> None:
@@ -233,7 +265,12 @@ class Dates:
             if self._failures.stopped.is_set():
                 raise StoppedError
             if number not in self._journal.windows.get(day, ()):
-                store.write(window, mosaic(scenes, self._bands, self._grid[window.rows, window.columns], self._options))
+                store.write(
+                    window,
+                    mosaic(
+                        scenes, self._bands, self._grid[window.rows, window.columns], self._options
+                    ),
+                )
                 self._failures.note("window", day=day, window=number)
                 self._failures.went_well()
 
@@ -249,7 +286,8 @@ def _days(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:
     for scene in sorted(scenes, key=lambda s: s.day(ahead)):
         days.setdefault(str(scene.day(ahead)), []).append(scene)
     return {
-        day: sorted(of_day, key=lambda s: (s.epsg not in (0, epsg), -s.baseline, s.time, s.id)) for day, of_day in days.items()
+        day: sorted(of_day, key=lambda s: (s.epsg not in (0, epsg), -s.baseline, s.time, s.id))
+        for day, of_day in days.items()
     }
 
 
@@ -280,7 +318,12 @@ def build_cube(
     if not out.exists():
         with making(work_folder(out), of=out):
             if not out.exists():  # another command may just have finished it
-                record = {"title": title, "plan": plan, "left_out_scenes": dict(left_out or {}), "notes": list(notes)}
+                record = {
+                    "title": title,
+                    "plan": plan,
+                    "left_out_scenes": dict(left_out or {}),
+                    "notes": list(notes),
+                }
                 _make(scenes, grid, out, options, outline, bands, record)
     return _finished(out, plan)
 
@@ -307,20 +350,33 @@ def _make(
         record = {
             **known,
             **found,
-            "left_out_scenes": dict(sorted({**known["left_out_scenes"], **found["left_out_scenes"]}.items())),
+            "left_out_scenes": dict(
+                sorted({**known["left_out_scenes"], **found["left_out_scenes"]}.items())
+            ),
             "notes": [*known["notes"], *found["notes"]],
         }
-        finish(work, out, list(record["scenes"]), bands, grid, list(record["clear"].values()), record)
+        finish(
+            work, out, list(record["scenes"]), bands, grid, list(record["clear"].values()), record
+        )
     except OSError as error:
         raise output_error(out, error) from error
 
 
 def _plan(
-    scenes: Sequence[Scene], grid: GeoBox, options: CubeOptions, outline: BaseGeometry, bands: Sequence[str]
+    scenes: Sequence[Scene],
+    grid: GeoBox,
+    options: CubeOptions,
+    outline: BaseGeometry,
+    bands: Sequence[str],
 ) -> dict[str, Any]:
     """Everything that the bytes of a cube depend on, JSON-ready."""
     given = [
-        (scene.id, str(scene.time), sorted((b, a.href, repr(a.meaning)) for b, a in scene.assets.items())) for scene in scenes
+        (
+            scene.id,
+            str(scene.time),
+            sorted((b, a.href, repr(a.meaning)) for b, a in scene.assets.items()),
+        )
+        for scene in scenes
     ]
     return {
         "panoseg": panoseg.__version__,
@@ -329,7 +385,9 @@ def _plan(
         "scenes": hashlib.sha256(json.dumps(given).encode()).hexdigest(),
         "bands": list(bands),
         "options": {
-            name: value for name, value in json.loads(json.dumps(asdict(options))).items() if name not in _FREE_OPTIONS
+            name: value
+            for name, value in json.loads(json.dumps(asdict(options))).items()
+            if name not in _FREE_OPTIONS
         },
     }
 
@@ -343,6 +401,8 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
     except Exception:  # whatever it is, it is not ours
         report, same = None, False
     if report is None or not same:
-        raise OutputError(f"{out} exists and is another cube", "a new name", "choose another --out, or remove it")
+        raise OutputError(
+            f"{out} exists and is another cube", "a new name", "choose another --out, or remove it"
+        )
     discard(work_folder(out))
     return report

@@ -39,15 +39,23 @@ class CubeReport:
         """The report as text."""
         number = sum(map(len, self.scenes.values()))
         head = f"{len(self.dates)} dates of {number} scenes, {np.mean(self.clear):.0%} clear on average"
-        dates = [f"  {day}  {share:4.0%} clear" for day, share in zip(self.dates, self.clear, strict=True)]
+        dates = [
+            f"  {day}  {share:4.0%} clear"
+            for day, share in zip(self.dates, self.clear, strict=True)
+        ]
         left = [f"  {day}  left out: {reason}" for day, reason in self.left_out_dates.items()]
-        scenes = [f"left out: scene {scene}: {reason}" for scene, reason in self.left_out_scenes.items()]
+        scenes = [
+            f"left out: scene {scene}: {reason}" for scene, reason in self.left_out_scenes.items()
+        ]
         return [head, *sorted(dates + left), *scenes, *(f"note: {note}" for note in self.notes)]
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What the reader of a map should know of its cube."""
-        named = [f"Scene {scene} was left out: {reason}." for scene, reason in self.left_out_scenes.items()]
+        named = [
+            f"Scene {scene} was left out: {reason}."
+            for scene, reason in self.left_out_scenes.items()
+        ]
         more = [f"{len(named) - _NAMED} more scenes were left out."] if len(named) > _NAMED else []
         return (*self.notes, *named[:_NAMED], *more)
 
@@ -58,7 +66,14 @@ def report_of(cube: xr.Dataset, path: Path | str = "") -> CubeReport | None:
         record = json.loads(cube.attrs[RECORD])
         clear = tuple(record["clear"][day] for day in record["scenes"])
         left_out = record["left_out_dates"], record["left_out_scenes"]
-        return CubeReport(Path(path), tuple(record["scenes"]), clear, record["scenes"], *left_out, tuple(record["notes"]))
+        return CubeReport(
+            Path(path),
+            tuple(record["scenes"]),
+            clear,
+            record["scenes"],
+            *left_out,
+            tuple(record["notes"]),
+        )
     except (KeyError, TypeError, ValueError):
         return None
 
@@ -96,7 +111,11 @@ def _split_bands(cube: xr.Dataset) -> xr.Dataset:
             if str(dim).lower() in _BAND_DIMS and dim in cube.coords:
                 labels = cube.indexes[dim]
                 renamed = variable.assign_coords({dim: [str(label) for label in labels]})
-                return renamed.to_dataset(dim).assign_coords(cube.drop_dims(str(dim)).coords).assign_attrs(cube[name].attrs)
+                return (
+                    renamed.to_dataset(dim)
+                    .assign_coords(cube.drop_dims(str(dim)).coords)
+                    .assign_attrs(cube[name].attrs)
+                )
     return cube
 
 
@@ -123,7 +142,11 @@ def _name_bands(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
         if band is None or set(variable.dims) != {"time", "y", "x"}:
             continue
         if band in found:
-            raise CubeError(f"{found[band]} and {name} are both band {band}", "one variable a band", "take one of them out")
+            raise CubeError(
+                f"{found[band]} and {name} are both band {band}",
+                "one variable a band",
+                "take one of them out",
+            )
         found[band] = str(name)
     missing = [band for band in bands if band not in found]
     if missing:
@@ -136,7 +159,11 @@ def _name_bands(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
     kept = [*bands, *([SCENE_CLASSIFICATION] if SCENE_CLASSIFICATION in found else [])]
     numeric = [band for band in kept if not np.issubdtype(cube[found[band]].dtype, np.number)]
     if numeric:
-        raise CubeError(f"{numeric[0]} holds {cube[found[numeric[0]]].dtype}", "numbers", "write the bands as numbers")
+        raise CubeError(
+            f"{numeric[0]} holds {cube[found[numeric[0]]].dtype}",
+            "numbers",
+            "write the bands as numbers",
+        )
     crs = cube.odc.crs
     if crs is None:
         raise CubeError(
@@ -144,12 +171,20 @@ def _name_bands(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
             "a grid mapping variable such as spatial_ref",
             'write one: cube.odc.assign_crs("EPSG:32631") with odc-geo, in the zone of your area',
         )
-    named = xr.Dataset({band: cube[found[band]].transpose("time", "y", "x") for band in kept}, attrs=cube.attrs)
-    return named.drop_vars([name for name in named.coords if name not in ("time", "y", "x")]).odc.assign_crs(crs)
+    named = xr.Dataset(
+        {band: cube[found[band]].transpose("time", "y", "x") for band in kept}, attrs=cube.attrs
+    )
+    return named.drop_vars(
+        [name for name in named.coords if name not in ("time", "y", "x")]
+    ).odc.assign_crs(crs)
 
 
 def _north_up(cube: xr.Dataset) -> xr.Dataset:
-    turned = {dim for dim in ("y", "x") if cube.sizes[dim] > 1 and (cube[dim][1] > cube[dim][0]) == (dim == "y")}
+    turned = {
+        dim
+        for dim in ("y", "x")
+        if cube.sizes[dim] > 1 and (cube[dim][1] > cube[dim][0]) == (dim == "y")
+    }
     return cube.isel({dim: slice(None, None, -1) for dim in turned})
 
 
@@ -157,19 +192,29 @@ def _check_grid(cube: xr.Dataset) -> None:
     height, width = cube.sizes["y"], cube.sizes["x"]
     if min(height, width) < SMALLEST_SIDE:
         raise CubeError(
-            f"the cube has {height} x {width} pixels", f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE}", "take a larger area"
+            f"the cube has {height} x {width} pixels",
+            f"at least {SMALLEST_SIDE} x {SMALLEST_SIDE}",
+            "take a larger area",
         )
     grid = cube.odc.geobox
     if grid is None or not all(_evenly_spaced(cube[dim].values) for dim in ("y", "x")):
-        raise CubeError("the cube's x and y are not evenly spaced", "the centres of pixels in ascending order", "resample it")
+        raise CubeError(
+            "the cube's x and y are not evenly spaced",
+            "the centres of pixels in ascending order",
+            "resample it",
+        )
     if grid.crs.geographic:
         raise CubeError(
-            f"the cube is in degrees ({_crs_name(grid.crs)})", "a projected system in metres", "warp it to its UTM zone at 10 m"
+            f"the cube is in degrees ({_crs_name(grid.crs)})",
+            "a projected system in metres",
+            "warp it to its UTM zone at 10 m",
         )
     pixel_m = [abs(float(side)) for side in (grid.resolution.x, grid.resolution.y)]
     if any(abs(side - PIXEL_M) > _PIXEL_TOLERANCE * PIXEL_M for side in pixel_m):
         raise CubeError(
-            f"the cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m", f"{PIXEL_M:g} m", f"resample it to {PIXEL_M:g} m"
+            f"the cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m",
+            f"{PIXEL_M:g} m",
+            f"resample it to {PIXEL_M:g} m",
         )
 
 
@@ -189,7 +234,9 @@ def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:
     times = cube["time"].values
     if not np.issubdtype(times.dtype, np.datetime64) or np.isnat(times).any():
         raise CubeError(
-            f"the cube's time holds {times.dtype} values", "dates", 'write a units attribute: "days since 2018-09-01"'
+            f"the cube's time holds {times.dtype} values",
+            "dates",
+            'write a units attribute: "days since 2018-09-01"',
         )
     order = np.argsort(times, kind="stable")
     if (np.diff(order) < 0).any():  # else spared: it would describe every chunk of a cube anew
@@ -219,13 +266,21 @@ def _as_reflectance(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
     known = {factor for factor in factors.values() if factor is not None}
     if not known:
         raise CubeError(
-            "the cube holds no data but 0 and NaN where it was sampled", "reflectance x 10 000", "check the area and dates"
+            "the cube holds no data but 0 and NaN where it was sampled",
+            "reflectance x 10 000",
+            "check the area and dates",
         )
     if len(known) > 1:
         odd = min(factors, key=lambda band: list(factors.values()).count(factors[band]))
-        raise CubeError(f"{odd} has another scale than the other bands", "reflectance x 10 000 in all", "scale the bands alike")
+        raise CubeError(
+            f"{odd} has another scale than the other bands",
+            "reflectance x 10 000 in all",
+            "scale the bands alike",
+        )
     factor = known.pop()
-    return cube.assign({band: (cube[band].astype(np.float32) * np.float32(factor)) for band in bands})
+    return cube.assign(
+        {band: (cube[band].astype(np.float32) * np.float32(factor)) for band in bands}
+    )
 
 
 def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
@@ -235,7 +290,9 @@ def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
     rows, columns = slice(top, top + _SAMPLED_PIXELS), slice(left, left + _SAMPLED_PIXELS)
     # By threads of this process, as in window.read_window: a worker of a cluster opens cubes too.
     loaded = cube[list(bands)].isel(time=dates, y=rows, x=columns).compute(scheduler="threads")
-    return {band: (values := loaded[band].values)[np.isfinite(values) & (values != 0)] for band in bands}
+    return {
+        band: (values := loaded[band].values)[np.isfinite(values) & (values != 0)] for band in bands
+    }
 
 
 def _factor(values: np.ndarray, band: str) -> float | None:
@@ -251,5 +308,7 @@ def _factor(values: np.ndarray, band: str) -> float | None:
     if 20 <= median <= 20_000:
         return 1.0
     raise CubeError(
-        f"{band} has values around {median:g}", "reflectance x 10 000, or 0 to 1", "scale it, or write a scale_factor"
+        f"{band} has values around {median:g}",
+        "reflectance x 10 000, or 0 to 1",
+        "scale it, or write a scale_factor",
     )

@@ -40,7 +40,11 @@ def cube_of_archives(
     check_writable(out.parent / f"{out.name}.probe")
     scenes, broken = safe_scenes(folder)
     ahead = sun_ahead(grid)
-    usable = [scene for scene in scenes if _within(scene, days, ahead) and may_meet(scene.outline, area.outline)]
+    usable = [
+        scene
+        for scene in scenes
+        if _within(scene, days, ahead) and may_meet(scene.outline, area.outline)
+    ]
     if not usable:
         span = f" between {days[0]} and {days[1]}" if days else ""
         raise CubeError(
@@ -49,7 +53,17 @@ def cube_of_archives(
             "scenes of the area",
             "check the outline and the days, or download others",
         )
-    return build_cube(usable, grid, out, options, area.outline, bands=bands, title=area.name, left_out=broken, notes=area.notes)
+    return build_cube(
+        usable,
+        grid,
+        out,
+        options,
+        area.outline,
+        bands=bands,
+        title=area.name,
+        left_out=broken,
+        notes=area.notes,
+    )
 
 
 def _within(scene: Scene, days: tuple[date, date] | None, ahead: timedelta) -> bool:
@@ -83,9 +97,17 @@ class Request:
                 "change the dates",
             )
         if self.first > self.last:
-            raise ConfigError(f"a season from {self.first} to {self.last}", "one that ends after it begins", "change the dates")
+            raise ConfigError(
+                f"a season from {self.first} to {self.last}",
+                "one that ends after it begins",
+                "change the dates",
+            )
         if self.first > datetime.now(UTC).date():
-            raise ConfigError(f"a season from {self.first}, which is in the future", "one that has begun", "change the dates")
+            raise ConfigError(
+                f"a season from {self.first}, which is in the future",
+                "one that has begun",
+                "change the dates",
+            )
 
 
 def scenes_beside(out: Path) -> Path:
@@ -126,7 +148,17 @@ def fetch_cube(
             "choose another --catalog, or remove the list",
         )
     notes = (*area.notes, *_unfinished(request, scenes_path))
-    report = build_cube(scenes, grid, out, options, area.outline, bands=bands, title=area.name, left_out=broken, notes=notes)
+    report = build_cube(
+        scenes,
+        grid,
+        out,
+        options,
+        area.outline,
+        bands=bands,
+        title=area.name,
+        left_out=broken,
+        notes=notes,
+    )
     return report, area
 
 
@@ -140,8 +172,12 @@ def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
         try:
             remove_unfinished(work)
             check_writable(work / scenes_path.name)
-            found = search(area, request.first, min(request.last, today + timedelta(days=1)), catalogue)
-            save_scenes(found, work / scenes_path.name, {**_asked(request, area), "searched": str(today)})
+            found = search(
+                area, request.first, min(request.last, today + timedelta(days=1)), catalogue
+            )
+            save_scenes(
+                found, work / scenes_path.name, {**_asked(request, area), "searched": str(today)}
+            )
             os.replace(work / scenes_path.name, scenes_path)
         except OSError as error:
             raise output_error(scenes_path, error) from error
@@ -189,7 +225,9 @@ def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BAND
     Raises ``AreaError`` for one that cannot be, and, with the estimated cost, for one that nobody fetches by mistake.
     """
     area = read_area(request.area)
-    dates = min(options.max_dates, max(round(((request.last - request.first).days + 1) / _DAYS_A_DATE), 1))
+    dates = min(
+        options.max_dates, max(round(((request.last - request.first).days + 1) / _DAYS_A_DATE), 1)
+    )
     gigabytes = area.km2 * 1e6 / PIXEL_M**2 * dates * (bands + 1) * _BYTES_A_VALUE / 1e9
     if gigabytes > _ASK_ABOVE_GB and not request.yes:
         raise AreaError(

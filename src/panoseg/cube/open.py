@@ -46,7 +46,13 @@ class CheckedBloscCodec(BloscCodec):
 
     @property
     def _blosc_codec(self) -> Blosc:
-        return CheckedBlosc(**{name: value for name, value in super()._blosc_codec.get_config().items() if name != "id"})
+        return CheckedBlosc(
+            **{
+                name: value
+                for name, value in super()._blosc_codec.get_config().items()
+                if name != "id"
+            }
+        )
 
 
 @cache
@@ -54,7 +60,9 @@ def use_checked_blosc() -> None:
     """From now on Zarr decodes Blosc by these, in this process."""
     numcodecs.register_codec(CheckedBlosc)
     register_codec("blosc", CheckedBloscCodec)
-    zarr.config.set({"codecs.blosc": f"{CheckedBloscCodec.__module__}.{CheckedBloscCodec.__qualname__}"})
+    zarr.config.set(
+        {"codecs.blosc": f"{CheckedBloscCodec.__module__}.{CheckedBloscCodec.__qualname__}"}
+    )
 
 
 _ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
@@ -64,7 +72,15 @@ _CHUNKS = {"time": 8, "y": 512, "x": 512}
 
 _DAMAGE = (OSError, RuntimeError, ValueError, RasterioError)
 # Metadata that was tampered with breaks the decoders in ways of its own.
-_DAMAGED_METADATA = (*_DAMAGE, KeyError, TypeError, AttributeError, IndexError, NotImplementedError, RecursionError)
+_DAMAGED_METADATA = (
+    *_DAMAGE,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    RecursionError,
+)
 
 
 @contextmanager
@@ -88,7 +104,9 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
         damaged = _damaged_part(Path(path))
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(
-            f"{damaged} cannot be read ({text[0].split('. ')[0]})", "a complete NetCDF, Zarr or STAC folder", "copy it again"
+            f"{damaged} cannot be read ({text[0].split('. ')[0]})",
+            "a complete NetCDF, Zarr or STAC folder",
+            "copy it again",
         ) from error
 
 
@@ -110,13 +128,21 @@ def open_cube(path: Path | str) -> xr.Dataset:
     """
     path = Path(path)
     if not path.exists():
-        raise CubeError(f"{path} does not exist", "a NetCDF file, a Zarr store or a folder with STAC items", "check the path")
+        raise CubeError(
+            f"{path} does not exist",
+            "a NetCDF file, a Zarr store or a folder with STAC items",
+            "check the path",
+        )
     with reading(path, _DAMAGED_METADATA):
         if path.is_file():
             return _chunked(xr.open_dataset(path, decode_coords="all", chunks={}))
         if any((path / mark).exists() for mark in _ZARR_MARKS):
             use_checked_blosc()
-            return _chunked(xr.open_dataset(path, engine="zarr", consolidated=False, decode_coords="all", chunks={}))
+            return _chunked(
+                xr.open_dataset(
+                    path, engine="zarr", consolidated=False, decode_coords="all", chunks={}
+                )
+            )
         # Catalogues take their time to import, and the workers of a map mostly read Zarr.
         from panoseg.cube.scenes import cube_of_scenes
         from panoseg.imagery.scenes import is_stac_folder, read_scenes
@@ -124,12 +150,23 @@ def open_cube(path: Path | str) -> xr.Dataset:
         if is_stac_folder(path):
             return cube_of_scenes(read_scenes(path))
     raise CubeError(
-        f"{path} holds neither a Zarr store nor STAC items", "a NetCDF file, Zarr or a STAC folder", "check the path"
+        f"{path} holds neither a Zarr store nor STAC items",
+        "a NetCDF file, Zarr or a STAC folder",
+        "check the path",
     )
 
 
 def _chunked(cube: xr.Dataset) -> xr.Dataset:
     """The same cube with variables that lie in one piece on disk cut into pieces."""
-    whole = [name for name, variable in cube.data_vars.items() if not variable.encoding.get("preferred_chunks")]
+    whole = [
+        name
+        for name, variable in cube.data_vars.items()
+        if not variable.encoding.get("preferred_chunks")
+    ]
     pieces = {dim: size for dim, size in _CHUNKS.items() if dim in cube.dims}
-    return cube.assign({name: cube[name].chunk({d: n for d, n in pieces.items() if d in cube[name].dims}) for name in whole})
+    return cube.assign(
+        {
+            name: cube[name].chunk({d: n for d, n in pieces.items() if d in cube[name].dims})
+            for name in whole
+        }
+    )

@@ -41,7 +41,9 @@ class CubeOptions:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+                raise ConfigError(
+                    f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}"
+                )
 
     @property
     def masked_classes(self) -> tuple[int, ...]:

@@ -53,7 +53,10 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
     headers = [_header(scene) for scene in scenes]
     scenes = [with_true_offset(scene) for scene in scenes]
     loaded = odc.stac.load(
-        [_item(scene, number, header) for number, (scene, header) in enumerate(zip(scenes, headers, strict=True))],
+        [
+            _item(scene, number, header)
+            for number, (scene, header) in enumerate(zip(scenes, headers, strict=True))
+        ],
         bands=bands,
         geobox=_common_grid(headers),
         chunks={"x": _CHUNK, "y": _CHUNK, "time": 1},
@@ -75,11 +78,14 @@ def with_true_offset(scene: Scene) -> Scene:
         return scene
     asset = scene.assets[band]
     with open_raster(asset.href) as source:
-        numbers_HW = source.read(1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape))
+        numbers_HW = source.read(
+            1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape)
+        )
     if not without_offset(numbers_HW, asset.meaning):
         return scene
     assets = {
-        band: replace(asset, meaning=replace(asset.meaning, offset=0.0, doubtful=False)) for band, asset in scene.assets.items()
+        band: replace(asset, meaning=replace(asset.meaning, offset=0.0, doubtful=False))
+        for band, asset in scene.assets.items()
     }
     return replace(scene, assets=assets)
 
@@ -98,7 +104,12 @@ def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
     item = pystac.Item(f"{number:06d}", mapping(box), list(box.bounds), scene.time, {})
     for band, asset in scene.assets.items():
         raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.meaning.nodata}]}
-        item.add_asset(band, pystac.Asset(asset.href, media_type=pystac.MediaType.COG, roles=["data"], extra_fields=raster))
+        item.add_asset(
+            band,
+            pystac.Asset(
+                asset.href, media_type=pystac.MediaType.COG, roles=["data"], extra_fields=raster
+            ),
+        )
     return item
 
 
@@ -107,7 +118,9 @@ def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) 
     assets = [scene.assets[band] for scene in scenes]
 
     def per_time(values: list[float]) -> xr.DataArray:
-        return xr.DataArray(np.array(values, np.float32), coords={"time": numbers_TYX.time}, dims="time")
+        return xr.DataArray(
+            np.array(values, np.float32), coords={"time": numbers_TYX.time}, dims="time"
+        )
 
     nodata = per_time([asset.meaning.nodata for asset in assets])
     values = numbers_TYX.where(numbers_TYX != nodata)
@@ -115,7 +128,9 @@ def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) 
         return values
     scale, offset = (
         per_time([number * 1e4 for number in numbers])
-        for numbers in zip(*((asset.meaning.scale, asset.meaning.offset) for asset in assets), strict=True)
+        for numbers in zip(
+            *((asset.meaning.scale, asset.meaning.offset) for asset in assets), strict=True
+        )
     )
     reflectance = values * scale + offset
     return reflectance.where(reflectance != 0, np.float32(DARKEST))
@@ -133,14 +148,21 @@ class Header:
 def _common_grid(headers: Sequence[Header]) -> GeoBox:
     """The smallest grid that covers all rasters, in the coordinate system of most, on the finest pixels."""
     crs = Counter(header.crs for header in headers).most_common(1)[0][0]
-    anchor = min((header.transform for header in headers if header.crs == crs), key=lambda transform: transform.a)
-    boxes = np.array([h.bounds if h.crs == crs else transform_bounds(h.crs, crs, *h.bounds) for h in headers])
+    anchor = min(
+        (header.transform for header in headers if header.crs == crs),
+        key=lambda transform: transform.a,
+    )
+    boxes = np.array(
+        [h.bounds if h.crs == crs else transform_bounds(h.crs, crs, *h.bounds) for h in headers]
+    )
     left, bottom = boxes[:, :2].min(axis=0)
     right, top = boxes[:, 2:].max(axis=0)
     pixel_m = anchor.a
     # A millionth of a pixel of rounding must not add a row or a column.
     first_column, first_row = np.floor(np.array([left - anchor.c, anchor.f - top]) / pixel_m + 1e-6)
-    last_column, last_row = np.ceil(np.array([right - anchor.c, anchor.f - bottom]) / pixel_m - 1e-6)
+    last_column, last_row = np.ceil(
+        np.array([right - anchor.c, anchor.f - bottom]) / pixel_m - 1e-6
+    )
     origin = anchor * Affine.translation(first_column, first_row)
     return GeoBox((int(last_row - first_row), int(last_column - first_column)), origin, crs)
 
@@ -148,7 +170,9 @@ def _common_grid(headers: Sequence[Header]) -> GeoBox:
 def _header(scene: Scene) -> Header:
     """The header of a scene's finest band, once those of all its bands are known to be whole."""
     headers = [_header_of(Path(asset.href)) for asset in scene.assets.values()]
-    return min(zip(scene.assets.values(), headers, strict=True), key=lambda pair: pair[0].resolution_m)[1]
+    return min(
+        zip(scene.assets.values(), headers, strict=True), key=lambda pair: pair[0].resolution_m
+    )[1]
 
 
 def _header_of(path: Path) -> Header:
@@ -157,11 +181,19 @@ def _header_of(path: Path) -> Header:
         with rasterio.Env(), DatasetReader(str(path), driver=DRIVERS, sharing=False) as source:
             crs, transform, bounds = source.crs, source.transform, tuple(source.bounds)
     except RasterioError as error:
-        raise CubeError(f"{path} is not readable as a raster", "a GeoTIFF", "copy the file again") from error
+        raise CubeError(
+            f"{path} is not readable as a raster", "a GeoTIFF", "copy the file again"
+        ) from error
     if crs is None:
-        raise CubeError(f"{path} has no coordinate system", "a GeoTIFF with one", "write it with gdal_edit.py -a_srs")
+        raise CubeError(
+            f"{path} has no coordinate system",
+            "a GeoTIFF with one",
+            "write it with gdal_edit.py -a_srs",
+        )
     if transform.b or transform.d or transform.e != -transform.a:
-        raise CubeError(f"{path} has turned or oblong pixels", "north-up square pixels", "warp it with gdalwarp")
+        raise CubeError(
+            f"{path} has turned or oblong pixels", "north-up square pixels", "warp it with gdalwarp"
+        )
     return Header(crs.to_wkt(), transform, bounds)
 
 
@@ -171,7 +203,9 @@ _LARGEST = 32767
 _TRIES = 3
 _WAIT_S = 1.0
 # As servers, S3 and this machine say it. GDAL's "does not exist in the file system" is said of any address that failed before.
-_GONE = re.compile(r"HTTP response code: (404|410)|specified key does not exist|NoSuchKey|No such file")
+_GONE = re.compile(
+    r"HTTP response code: (404|410)|specified key does not exist|NoSuchKey|No such file"
+)
 
 _Read = TypeVar("_Read")
 
@@ -184,7 +218,9 @@ class UnreadableSceneError(Exception):
         self.scene, self.reason, self.gone = scene, reason, gone
 
 
-def mosaic(scenes: Sequence[Scene], bands: Sequence[str], grid: GeoBox, options: CubeOptions) -> dict[str, np.ndarray]:
+def mosaic(
+    scenes: Sequence[Scene], bands: Sequence[str], grid: GeoBox, options: CubeOptions
+) -> dict[str, np.ndarray]:
     """Each band, and SCL, on a grid: int16 reflectance x 10 000 with ``NO_DATA``, uint8 classes with 0; H x W.
 
     The first scene that has data at a pixel gives it. What ``options.mask`` names has no data in any band, while SCL stays as
@@ -245,12 +281,20 @@ def _patiently(scene: Scene, band: str, read: Callable[[], _Read]) -> _Read:
     for attempt in range(_TRIES):
         try:
             return read()
-        except (RasterioError, OSError, ValueError) as error:  # ValueError: a no data that the file's numbers cannot be
+        except (
+            RasterioError,
+            OSError,
+            ValueError,
+        ) as error:  # ValueError: a no data that the file's numbers cannot be
             # GDAL's own word is the cause of rasterio's.
-            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[0]
+            reason = (str(error.__cause__ or error).strip().splitlines() or [type(error).__name__])[
+                0
+            ]
             gone = bool(_GONE.search(f"{reason} {error}"))
             if gone or attempt == _TRIES - 1 or not is_remote(href):
-                raise UnreadableSceneError(scene.id, f"{band} cannot be read ({reason[:200]})", gone=gone) from error
+                raise UnreadableSceneError(
+                    scene.id, f"{band} cannot be read ({reason[:200]})", gone=gone
+                ) from error
             forget(href)
             time.sleep(_WAIT_S * 2**attempt)
     raise AssertionError("unreachable")
@@ -263,7 +307,9 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     with open_raster(asset.href) as source:
         nodata = meaning.nodata
         target = {"crs": str(grid.crs), "transform": grid.affine, "width": width, "height": height}
-        with WarpedVRT(source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata) as warped:
+        with WarpedVRT(
+            source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata
+        ) as warped:
             numbers_HW = warped.read(1)
     seen_HW = np.isfinite(numbers_HW) & (numbers_HW != nodata)
     numbers_HW = np.where(seen_HW, numbers_HW, 0).astype(np.float32)

@@ -15,7 +15,14 @@ from panoseg.imagery.scenes import FIRST_YEAR, LAST_YEAR
 
 # 1 September to 31 October of the next year: what a season of PASTIS spans.
 SEASON_DAYS = 425
-CLEAR_CLASSES = (2, 4, 5, 6, 7, 11)  # dark, vegetation, bare, water, unclassified, snow: the ground is seen
+CLEAR_CLASSES = (
+    2,
+    4,
+    5,
+    6,
+    7,
+    11,
+)  # dark, vegetation, bare, water, unclassified, snow: the ground is seen
 _SAMPLED_SIDE = 512
 
 
@@ -57,10 +64,15 @@ def choose_season(
     harvest_year, first, inside = dates_of_season(dates, start, year)
     clear = clear_shares(cube.isel(time=inside))
     seen = clear >= min_clear
-    left_out = [(str(dates[i]), f"{share:.0%} clear") for i, share in zip(inside[~seen], clear[~seen], strict=True)]
+    left_out = [
+        (str(dates[i]), f"{share:.0%} clear")
+        for i, share in zip(inside[~seen], clear[~seen], strict=True)
+    ]
     chosen = np.flatnonzero(seen)
     kept = chosen[spread_clearest(dates[inside[chosen]], clear[chosen], max_dates)]
-    left_out += [(str(dates[inside[i]]), "clearer dates near it") for i in np.setdiff1d(chosen, kept)]
+    left_out += [
+        (str(dates[inside[i]]), "clearer dates near it") for i in np.setdiff1d(chosen, kept)
+    ]
     if kept.size < min_dates:
         raise CubeError(
             f"the season of {harvest_year} has {kept.size} usable of {inside.size} dates",
@@ -69,7 +81,15 @@ def choose_season(
         )
     used = inside[kept]
     days = (dates[used] - first).astype(np.int64)
-    return Season(harvest_year, first.astype(date), used, dates[used], days, clear[kept], tuple(sorted(left_out)))
+    return Season(
+        harvest_year,
+        first.astype(date),
+        used,
+        dates[used],
+        days,
+        clear[kept],
+        tuple(sorted(left_out)),
+    )
 
 
 def dates_of_season(
@@ -103,7 +123,11 @@ def season_span(year: int, start: tuple[int, int] = (9, 1)) -> tuple[date, date]
 def _checked(year: int) -> int:
     """The harvest year that somebody asks for. Raises ``ConfigError``."""
     if not FIRST_YEAR < year < LAST_YEAR:
-        raise ConfigError(f"season {year}", f"the year of a harvest, {FIRST_YEAR + 1} to {LAST_YEAR - 1}", "change the year")
+        raise ConfigError(
+            f"season {year}",
+            f"the year of a harvest, {FIRST_YEAR + 1} to {LAST_YEAR - 1}",
+            "change the year",
+        )
     return year
 
 
@@ -113,8 +137,14 @@ def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> in
 
     def dates_within(year: int) -> tuple[int, int, int]:
         first = np.datetime64(date(year - 1, *start))
-        growing = (dates >= np.datetime64(f"{year}-03-01")) & (dates < np.datetime64(f"{year}-09-01"))
-        return int(((dates >= first) & (dates <= first + SEASON_DAYS)).sum()), int(growing.sum()), year
+        growing = (dates >= np.datetime64(f"{year}-03-01")) & (
+            dates < np.datetime64(f"{year}-09-01")
+        )
+        return (
+            int(((dates >= first) & (dates <= first + SEASON_DAYS)).sum()),
+            int(growing.sum()),
+            year,
+        )
 
     return max(years, key=dates_within)
 

@@ -123,7 +123,9 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
                     f"choose another --out, or remove {work}",
                 )
         else:
-            for entry in work.iterdir():  # a cube that was killed while its folder was taken away has lost its plan first
+            for entry in (
+                work.iterdir()
+            ):  # a cube that was killed while its folder was taken away has lost its plan first
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             write_json(recorded, plan)
     except (OSError, ValueError) as error:
@@ -142,7 +144,11 @@ class DayStore:
         """Write a window whose corners lie on those of chunks. Raises ``OSError``."""
         for band in self.bands:
             path = self.folder / band
-            array = zarr.open_array(path, mode="r+") if (path / "zarr.json").exists() else _new_array(path, band, 1, self.grid)
+            array = (
+                zarr.open_array(path, mode="r+")
+                if (path / "zarr.json").exists()
+                else _new_array(path, band, 1, self.grid)
+            )
             array[0, window.rows, window.columns] = values[band]
 
     def move(self, cube: Path, place: int) -> None:
@@ -207,13 +213,21 @@ def discard(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _write_coordinates(path: Path, days: Sequence[str], grid: GeoBox, clear: Sequence[float], record: dict[str, Any]) -> None:
+def _write_coordinates(
+    path: Path, days: Sequence[str], grid: GeoBox, clear: Sequence[float], record: dict[str, Any]
+) -> None:
     coords = xr_coords(grid, always_yx=True)
     coords["time"] = xr.DataArray(np.array(days, "datetime64[ns]"), dims="time")
     coords["clear"] = xr.DataArray(
-        np.array(clear, np.float32), dims="time", attrs={"long_name": "share of the area that shows the ground"}
+        np.array(clear, np.float32),
+        dims="time",
+        attrs={"long_name": "share of the area that shows the ground"},
     )
-    attributes = {"title": record["title"], "source": "Contains modified Copernicus Sentinel data", RECORD: json.dumps(record)}
+    attributes = {
+        "title": record["title"],
+        "source": "Contains modified Copernicus Sentinel data",
+        RECORD: json.dumps(record),
+    }
     empty = xr.Dataset(coords=coords, attrs=attributes)
     encoding = {"time": {"units": "days since 1970-01-01", "dtype": "int64"}}
     empty.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)

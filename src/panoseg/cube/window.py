@@ -45,7 +45,9 @@ def windows_over(height: int, width: int, side: int) -> list[Window]:
     ]
 
 
-def read_window(cube: xr.Dataset, bands: Sequence[str], window: Window) -> tuple[np.ndarray, np.ndarray]:
+def read_window(
+    cube: xr.Dataset, bands: Sequence[str], window: Window
+) -> tuple[np.ndarray, np.ndarray]:
     """Images and where they have data, read from disk now.
 
     Gives images_TCHW, float32 reflectance x 10 000 without NaN, and data_HW, bool: False where no date has data in some band
@@ -53,12 +55,16 @@ def read_window(cube: xr.Dataset, bands: Sequence[str], window: Window) -> tuple
     """
     part = cube[list(bands)].isel(y=window.rows, x=window.columns)
     days_T = part["time"].values.astype("datetime64[D]").astype(np.int64)
-    images_TCHW = np.empty((cube.sizes["time"], len(bands), window.height, window.width), np.float32)
+    images_TCHW = np.empty(
+        (cube.sizes["time"], len(bands), window.height, window.width), np.float32
+    )
     data_HW = np.ones((window.height, window.width), bool)
     for channel, band in enumerate(bands):
         # One band at a time: what is read and not yet filled stays small. Threads of this process read; that is said here and
         # not in dask's configuration, which is one for all threads: without it a task of a cluster asks the cluster to read.
-        images_TCHW[:, channel], band_data_HW = fill_gaps(part[band].compute(scheduler="threads").values, days_T)
+        images_TCHW[:, channel], band_data_HW = fill_gaps(
+            part[band].compute(scheduler="threads").values, days_T
+        )
         data_HW &= band_data_HW
     return images_TCHW, data_HW
 
@@ -77,7 +83,9 @@ def fill_gaps(values_THW: np.ndarray, days_T: np.ndarray) -> tuple[np.ndarray, n
     data_HW = ~missing_THW.all(axis=0)
     gaps_HW = missing_THW.any(axis=0) & data_HW
     if gaps_HW.any():
-        filled_THW[:, gaps_HW] = _interpolate(filled_THW[:, gaps_HW], missing_THW[:, gaps_HW], days_T)
+        filled_THW[:, gaps_HW] = _interpolate(
+            filled_THW[:, gaps_HW], missing_THW[:, gaps_HW], days_T
+        )
     return filled_THW, data_HW
 
 
@@ -88,8 +96,14 @@ def _interpolate(values_TP: np.ndarray, missing_TP: np.ndarray, days_T: np.ndarr
     before_TP = np.maximum.accumulate(np.where(missing_TP, -1, place_T1), axis=0)
     after_TP = np.minimum.accumulate(np.where(missing_TP, dates, place_T1)[::-1], axis=0)[::-1]
     nothing_before, nothing_after = before_TP < 0, after_TP >= dates
-    before_TP, after_TP = np.where(nothing_before, after_TP, before_TP), np.where(nothing_after, before_TP, after_TP)
-    start_TP, end_TP = np.take_along_axis(values_TP, before_TP, 0), np.take_along_axis(values_TP, after_TP, 0)
+    before_TP, after_TP = (
+        np.where(nothing_before, after_TP, before_TP),
+        np.where(nothing_after, before_TP, after_TP),
+    )
+    start_TP, end_TP = (
+        np.take_along_axis(values_TP, before_TP, 0),
+        np.take_along_axis(values_TP, after_TP, 0),
+    )
     span_TP = np.maximum(days_T[after_TP] - days_T[before_TP], 1)
     weight_TP = (days_T[:, None] - days_T[before_TP]) / span_TP
     return (start_TP + np.clip(weight_TP, 0, 1) * (end_TP - start_TP)).astype(np.float32)

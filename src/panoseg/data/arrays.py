@@ -17,11 +17,22 @@ from numpy.typing import NDArray
 
 from panoseg.errors import DatasetError
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_NAMES = {"i": "integers", "u": "unsigned integers", "f": "floating-point numbers", "O": "pickled objects", "b": "truth values"}
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+_NAMES = {
+    "i": "integers",
+    "u": "unsigned integers",
+    "f": "floating-point numbers",
+    "O": "pickled objects",
+    "b": "truth values",
+}
 
 
-def map_array(path: Path, *, dimensions: int, dtype: str | None = None, kinds: str = "iu") -> NDArray:
+def map_array(
+    path: Path, *, dimensions: int, dtype: str | None = None, kinds: str = "iu"
+) -> NDArray:
     """The array of a .npy file, read only where it is touched; changes to it stay in memory.
 
     dimensions: how many it must have. dtype: what it must be; without one, any of ``kinds`` (NumPy's letters). Raises
@@ -35,7 +46,9 @@ def map_array(path: Path, *, dimensions: int, dtype: str | None = None, kinds: s
             expected = offset + math.prod(shape) * found.itemsize
             if size != expected:
                 raise DatasetError(
-                    f"{path} has {size} bytes", f"{expected} for {_words(shape)} {found}", "copy the file again, it is damaged"
+                    f"{path} has {size} bytes",
+                    f"{expected} for {_words(shape)} {found}",
+                    "copy the file again, it is damaged",
                 )
             order = "F" if fortran_order else "C"
             if not math.prod(shape):  # an empty file cannot be mapped
@@ -43,10 +56,16 @@ def map_array(path: Path, *, dimensions: int, dtype: str | None = None, kinds: s
             return np.memmap(file, found, "c", offset, shape, order)  # type: ignore[call-overload]
     except FileNotFoundError:
         raise DatasetError(
-            f"{path} does not exist", "the file of that array", "complete the dataset or correct its path"
+            f"{path} does not exist",
+            "the file of that array",
+            "complete the dataset or correct its path",
         ) from None
     except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}", "a readable file", "check the disk and permissions") from error
+        raise DatasetError(
+            f"{path}: {error.strerror or error}",
+            "a readable file",
+            "check the disk and permissions",
+        ) from error
 
 
 def _words(shape: tuple[int, ...]) -> str:
@@ -62,12 +81,31 @@ def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype
             if any(length < 0 for length in shape):
                 raise ValueError(f"negative length in {shape}")
             return shape, fortran_order, np.dtype(dtype)
-    except (ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise DatasetError(f"{path} is not an array", "a .npy file as numpy.save writes it", "copy the file again") from error
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        SyntaxError,
+        RecursionError,
+        MemoryError,
+        tokenize.TokenError,
+    ) as error:
+        raise DatasetError(
+            f"{path} is not an array", "a .npy file as numpy.save writes it", "copy the file again"
+        ) from error
 
 
-def _check_form(path: Path, shape: tuple[int, ...], found: np.dtype, dimensions: int, dtype: str | None, kinds: str) -> None:
-    wrong_type = found != np.dtype(dtype) if dtype else found.kind not in kinds or not found.isnative
+def _check_form(
+    path: Path,
+    shape: tuple[int, ...],
+    found: np.dtype,
+    dimensions: int,
+    dtype: str | None,
+    kinds: str,
+) -> None:
+    wrong_type = (
+        found != np.dtype(dtype) if dtype else found.kind not in kinds or not found.isnative
+    )
     if wrong_type or len(shape) != dimensions:
         kind = dtype or " or ".join(_NAMES[letter] for letter in kinds)
         raise DatasetError(
@@ -83,7 +121,9 @@ def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
     Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``OverflowError`` for anything else, and for deviations that are not
     positive.
     """
-    values = np.array([[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64)
+    values = np.array(
+        [[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64
+    )
     if values.shape[1:] != (len(entries), bands) or not np.isfinite(values).all():
         raise ValueError(f"values of shape {values.shape}, or not finite")
     if not (values[1] > 0).all():

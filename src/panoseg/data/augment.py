@@ -63,21 +63,29 @@ def augment(sample: Sample, config: AugmentationConfig, generator: np.random.Gen
     return replace(sample, images_TCHW=torch.from_numpy(images_TCHW))
 
 
-def draw_movement(size: tuple[int, ...], config: AugmentationConfig, generator: np.random.Generator) -> Movement:
+def draw_movement(
+    size: tuple[int, ...], config: AugmentationConfig, generator: np.random.Generator
+) -> Movement:
     """A movement that ``config`` allows in a patch of ``size`` (height, width)."""
     height, width = size
     crop = config.crop
     if crop > min(size):
-        raise ConfigError(f"crop {crop}", f"at most the patch, {height} x {width} pixels", "choose a smaller crop")
+        raise ConfigError(
+            f"crop {crop}", f"at most the patch, {height} x {width} pixels", "choose a smaller crop"
+        )
     top, left = generator.integers(0, (height - crop + 1, width - crop + 1)) if crop else (0, 0)
     rows, columns = slice(top, top + (crop or height)), slice(left, left + (crop or width))
-    flip_rows, flip_columns = generator.integers(0, 2, 2, dtype=bool) if config.flips else (False, False)
+    flip_rows, flip_columns = (
+        generator.integers(0, 2, 2, dtype=bool) if config.flips else (False, False)
+    )
     step = 1 if crop or height == width else 2
     turns = step * int(generator.integers(0, 4 // step)) if config.turns else 0
     return Movement(rows, columns, (bool(flip_rows), bool(flip_columns)), turns)
 
 
-def _choose_dates(days_T: NDArray, config: AugmentationConfig, generator: np.random.Generator) -> tuple[NDArray, NDArray]:
+def _choose_dates(
+    days_T: NDArray, config: AugmentationConfig, generator: np.random.Generator
+) -> tuple[NDArray, NDArray]:
     """Positions of the dates that are kept, in their new order, and their new days."""
     dates = len(days_T)
     most = min(config.max_dates or dates, dates)
@@ -115,7 +123,11 @@ def _gather(images_TCHW: NDArray, chosen: NDArray) -> NDArray:
 
 def _move_labels(sample: Sample, movement: Movement) -> Sample:
     def move(labels_HW: Tensor | None) -> Tensor | None:
-        return None if labels_HW is None else torch.from_numpy(movement.apply(labels_HW.numpy()).copy())
+        return (
+            None
+            if labels_HW is None
+            else torch.from_numpy(movement.apply(labels_HW.numpy()).copy())
+        )
 
     classes_HW, instances_HW = move(sample.classes_HW), move(sample.instances_HW)
     has_parcels = classes_HW is not None and instances_HW is not None
@@ -123,20 +135,26 @@ def _move_labels(sample: Sample, movement: Movement) -> Sample:
     return replace(sample, classes_HW=classes_HW, instances_HW=instances_HW, centres=centres)
 
 
-def _change_values(images_TCHW: NDArray, config: AugmentationConfig, generator: np.random.Generator) -> NDArray:
+def _change_values(
+    images_TCHW: NDArray, config: AugmentationConfig, generator: np.random.Generator
+) -> NDArray:
     """Gains, offsets and noise; in the type of the images."""
     dates, bands = images_TCHW.shape[:2]
 
     def normal(deviation: float, *shape: int) -> NDArray:
         return generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
 
-    gain_TC11 = np.exp(normal(config.date_gain, dates, 1, 1, 1) + normal(config.band_gain, bands, 1, 1))
+    gain_TC11 = np.exp(
+        normal(config.date_gain, dates, 1, 1, 1) + normal(config.band_gain, bands, 1, 1)
+    )
     changed_TCHW = images_TCHW * gain_TC11
     changed_TCHW += normal(config.band_offset, bands, 1, 1)
     if config.noise:
         # torch draws normal numbers four times as fast as NumPy; the numbers depend on the given generator alone.
         torch_generator = torch.Generator().manual_seed(int(generator.integers(2**63)))
-        changed_TCHW += config.noise * torch.randn(images_TCHW.shape, generator=torch_generator).numpy()
+        changed_TCHW += (
+            config.noise * torch.randn(images_TCHW.shape, generator=torch_generator).numpy()
+        )
     if images_TCHW.dtype.kind != "f":
         limits = np.iinfo(images_TCHW.dtype)
         np.rint(changed_TCHW, out=changed_TCHW)

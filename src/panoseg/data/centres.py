@@ -44,14 +44,21 @@ class _Parcels:
         rows_NH[index_HW, np.arange(height)[:, None]] = True
         columns_NW[index_HW, np.arange(width)] = True
         parcel = number_N != 0
-        return cls(number_N[parcel], rows_NH[parcel], columns_NW[parcel], classes_HW.ravel()[first_N[parcel]])
+        return cls(
+            number_N[parcel],
+            rows_NH[parcel],
+            columns_NW[parcel],
+            classes_HW.ravel()[first_N[parcel]],
+        )
 
     def size_N2(self) -> NDArray:
         """Rows and columns that each parcel touches: its height and width where it is in one piece."""
         return np.stack([self.rows_NH.sum(axis=1), self.columns_NW.sum(axis=1)], axis=1)
 
 
-def centre_targets(instances_HW: ArrayLike | torch.Tensor, classes_HW: ArrayLike | torch.Tensor) -> CentreTargets:
+def centre_targets(
+    instances_HW: ArrayLike | torch.Tensor, classes_HW: ArrayLike | torch.Tensor
+) -> CentreTargets:
     """The centre targets of a patch.
 
     instances_HW: integers, 0 none. classes_HW: integers. The zone of a pixel is the parcel with the strongest heat there, the
@@ -70,7 +77,9 @@ def targets_from_maps(
 
     Raises ``ValueError`` when a zone belongs to no parcel of the map.
     """
-    heatmap_HW, instances_HW, zones_HW, classes_HW = map(np.asarray, (heatmap_HW, instances_HW, zones_HW, classes_HW))
+    heatmap_HW, instances_HW, zones_HW, classes_HW = map(
+        np.asarray, (heatmap_HW, instances_HW, zones_HW, classes_HW)
+    )
     parcels = _Parcels.of(instances_HW, classes_HW)
     index_HW = np.searchsorted(parcels.number_N, zones_HW)
     known = (
@@ -94,12 +103,18 @@ def number_parcels(parcel_ids_HW: ArrayLike, classes_HW: ArrayLike, background: 
     return numbers[index].reshape(ids_HW.shape).astype(np.int32)
 
 
-def _targets(parcels: _Parcels, heatmap_HW: NDArray, instances_HW: NDArray, index_HW: NDArray) -> CentreTargets:
+def _targets(
+    parcels: _Parcels, heatmap_HW: NDArray, instances_HW: NDArray, index_HW: NDArray
+) -> CentreTargets:
     """Look up number, size and class of the parcel at each pixel's ``index_HW``."""
 
     def look_up(values: NDArray, dtype: type) -> torch.Tensor:
         values = values.astype(dtype)
-        found = values[index_HW] if len(values) else np.zeros((*index_HW.shape, *values.shape[1:]), dtype)
+        found = (
+            values[index_HW]
+            if len(values)
+            else np.zeros((*index_HW.shape, *values.shape[1:]), dtype)
+        )
         return torch.from_numpy(found)
 
     return CentreTargets(

@@ -52,7 +52,9 @@ class CocoRecord:
             annotation = CocoAnnotation.parse(self.annotation)
             return annotation.picture(decode_ids(self.ids_png, Path(annotation.file_name)), table)
 
-    def photograph(self, table: ClassTable, config: PhotographConfig, generator: np.random.Generator | None) -> Photograph:
+    def photograph(
+        self, table: ClassTable, config: PhotographConfig, generator: np.random.Generator | None
+    ) -> Photograph:
         """The photograph with its labels, changed by chance where a generator is given. Raises ``DatasetError`` too."""
         truth = self.truth(table)
         size_HW = truth.picture.segment_HW.shape
@@ -73,7 +75,11 @@ class CocoRecord:
                 "pass a smaller --photographs.max-side or --photographs.crop",
             )
         position_HW = view.labels(truth.picture.position_HW)
-        objects = _segments_as_objects(truth, position_HW) if self.instances is None else self._objects(table, size_HW, view)
+        objects = (
+            _segments_as_objects(truth, position_HW)
+            if self.instances is None
+            else self._objects(table, size_HW, view)
+        )
         return Photograph(
             torch.from_numpy(view.image(picture).transpose(2, 0, 1).copy()),
             str(PurePosixPath(self.file_name).with_suffix("")),
@@ -93,7 +99,9 @@ class CocoRecord:
             for number, (row, mask_HW) in enumerate(self._instances(table, height, width)):
                 with about(f"{self.source}: instance {number} of {self.file_name}"):
                     stated = _stated(row)
-                rows.append(detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated)
+                rows.append(
+                    detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated
+                )
             return rows
         segments = truth.picture.segments
         for number, segment in enumerate(segments, 1):
@@ -109,12 +117,17 @@ class CocoRecord:
             for row, mask_HW in self._instances(table, *size_HW)
             if row.get("iscrowd") != 1
         ]
-        masks_NHW = np.stack([mask for _, mask in rows]) if rows else np.zeros((0, *view.window_HW), bool)
+        masks_NHW = (
+            np.stack([mask for _, mask in rows]) if rows else np.zeros((0, *view.window_HW), bool)
+        )
         return Objects.of_masks(
-            torch.from_numpy(masks_NHW), torch.tensor([class_id for class_id, _ in rows], dtype=torch.int64)
+            torch.from_numpy(masks_NHW),
+            torch.tensor([class_id for class_id, _ in rows], dtype=torch.int64),
         )
 
-    def _instances(self, table: ClassTable, height: int, width: int) -> list[tuple[Mapping[str, Any], np.ndarray]]:
+    def _instances(
+        self, table: ClassTable, height: int, width: int
+    ) -> list[tuple[Mapping[str, Any], np.ndarray]]:
         things = set(table.ids("thing"))
         found = []
         for number, text in enumerate(self.instances or ()):
@@ -122,7 +135,9 @@ class CocoRecord:
                 row = read_row(text)
                 if row["category_id"] not in things:
                     raise PanopticFormatError(
-                        f"category {str(row['category_id'])[:40]}", f"a thing of {table.name}", "correct the annotation"
+                        f"category {str(row['category_id'])[:40]}",
+                        f"a thing of {table.name}",
+                        "correct the annotation",
                     )
                 found.append((row, decode_mask(row["segmentation"], height, width)))
         return found
@@ -182,7 +197,9 @@ def _labels(truth: CocoPicture) -> np.ndarray:
     """Class of each position of the picture's raster, ``VOID`` for none, void and crowds: int64, N + 1."""
     segments = truth.picture.segments
     is_left_out = segments.is_void | np.isin(segments.ids, truth.crowd_ids)
-    return np.concatenate([[VOID], np.where(is_left_out, VOID, segments.class_ids)]).astype(np.int64)
+    return np.concatenate([[VOID], np.where(is_left_out, VOID, segments.class_ids)]).astype(
+        np.int64
+    )
 
 
 def _segments_as_objects(truth: CocoPicture, position_HW: np.ndarray) -> Objects:
@@ -191,7 +208,9 @@ def _segments_as_objects(truth: CocoPicture, position_HW: np.ndarray) -> Objects
     rows_N = np.flatnonzero(segments.is_thing & ~np.isin(segments.ids, truth.crowd_ids))
     rows_N = rows_N[np.isin(rows_N + 1, position_HW)]
     masks_NHW = position_HW == rows_N[:, None, None] + 1
-    return Objects.of_masks(torch.from_numpy(masks_NHW), torch.from_numpy(segments.class_ids[rows_N].astype(np.int64)))
+    return Objects.of_masks(
+        torch.from_numpy(masks_NHW), torch.from_numpy(segments.class_ids[rows_N].astype(np.int64))
+    )
 
 
 _PREFIX = "panoptic_"
@@ -213,13 +232,22 @@ class CocoFiles:
         folder = Path(folder)
         name = full_name(folder, find_splits(folder), split)
         annotations = folder / "annotations"
-        panoptic, instances = annotations / f"{_PREFIX}{name}.json", annotations / f"instances_{name}.json"
+        panoptic, instances = (
+            annotations / f"{_PREFIX}{name}.json",
+            annotations / f"instances_{name}.json",
+        )
         pictures = annotations / f"{_PREFIX}{name}"
         for path in (folder / name, pictures):
             if not path.is_dir():
                 packed = path.with_name(f"{path.name}.zip")
-                fix = f"unpack {packed.name} where it lies" if packed.exists() else "complete the dataset or correct its path"
-                raise DatasetError(f"{path} does not exist", f"the folder that {panoptic.name} describes", fix)
+                fix = (
+                    f"unpack {packed.name} where it lies"
+                    if packed.exists()
+                    else "complete the dataset or correct its path"
+                )
+                raise DatasetError(
+                    f"{path} does not exist", f"the folder that {panoptic.name} describes", fix
+                )
         return cls(folder / name, panoptic, pictures, instances if instances.exists() else None)
 
 
@@ -249,27 +277,50 @@ class CocoDataset(CocoRecords):
         parts lie, by default as in COCO's layout. Raises ``DatasetError`` and ``PanopticFormatError``."""
         self.files = files or CocoFiles.find(folder, split)
         self.annotations = CocoAnnotations.open(self.files.panoptic, self.files.pictures)
-        self.instances = None if self.files.instances is None else CocoJson.open(self.files.instances)
+        self.instances = (
+            None if self.files.instances is None else CocoJson.open(self.files.instances)
+        )
         self.table, self.config = self.annotations.table, config
         if table is not None:
             check_classes(self.files.panoptic, self.table, table)
             self.table = table
-        for problem in (*self.annotations.file.problems, *(self.instances.problems if self.instances else ())):
+        for problem in (
+            *self.annotations.file.problems,
+            *(self.instances.problems if self.instances else ()),
+        ):
             raise problem
         known = self.annotations.file.images
-        strange = next((image_id for image_id in self.annotations.image_ids if image_id not in known), None)
+        strange = next(
+            (image_id for image_id in self.annotations.image_ids if image_id not in known), None
+        )
         if strange is not None:
             raise DatasetError(
-                f"{self.files.panoptic}: image {strange} has an annotation, no entry", "both", "complete the images"
+                f"{self.files.panoptic}: image {strange} has an annotation, no entry",
+                "both",
+                "complete the images",
             )
-        self.image_ids = [image_id for image_id in known if image_id in (self.annotations.file.annotations or {})]
+        self.image_ids = [
+            image_id for image_id in known if image_id in (self.annotations.file.annotations or {})
+        ]
         if not self.image_ids:
-            raise DatasetError(f"{self.files.panoptic} annotates no image", "at least one", "name another split")
-        self.unannotated = [image_id for image_id in known if image_id not in (self.annotations.file.annotations or {})]
+            raise DatasetError(
+                f"{self.files.panoptic} annotates no image", "at least one", "name another split"
+            )
+        self.unannotated = [
+            image_id
+            for image_id in known
+            if image_id not in (self.annotations.file.annotations or {})
+        ]
         self.file_names = [self._file_name(image_id) for image_id in self.image_ids]
-        missing = next((name for name in self.file_names if not isfile(self.files.images / name)), None)
+        missing = next(
+            (name for name in self.file_names if not isfile(self.files.images / name)), None
+        )
         if missing is not None:  # rather found now than in the middle of a training
-            raise DatasetError(f"{self.files.images} lacks {missing}", "every image of the JSON", "complete the dataset")
+            raise DatasetError(
+                f"{self.files.images} lacks {missing}",
+                "every image of the JSON",
+                "complete the dataset",
+            )
 
     def record(self, index: int, *, with_image: bool = True) -> CocoRecord:
         image_id, file_name = self.image_ids[index], self.file_names[index]
@@ -306,7 +357,9 @@ def full_name(place: Path | str, names: Sequence[str], split: str) -> str:
 def check_classes(path: Path | str, found: ClassTable, wanted: ClassTable) -> None:
     """Raise ``DatasetError`` where a dataset has other classes than are wanted."""
     if not found.same_classes(wanted):
-        differing = {(entry.id, entry.name) for entry in found.classes} ^ {(entry.id, entry.name) for entry in wanted.classes}
+        differing = {(entry.id, entry.name) for entry in found.classes} ^ {
+            (entry.id, entry.name) for entry in wanted.classes
+        }
         id_, name = min(differing)
         raise DatasetError(
             f"{path}: other classes than {wanted.name}, the first difference is {id_} ({name})",

@@ -40,12 +40,20 @@ class AugmentationConfig:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if not 0 <= value < float("inf"):
-                raise ConfigError(f"augmentation {entry.name} {value}", "a number from 0", "correct the option")
+                raise ConfigError(
+                    f"augmentation {entry.name} {value}", "a number from 0", "correct the option"
+                )
         if self.date_dropout >= 1:
-            raise ConfigError(f"augmentation date_dropout {self.date_dropout}", "from 0 up to 1", "correct the option")
+            raise ConfigError(
+                f"augmentation date_dropout {self.date_dropout}",
+                "from 0 up to 1",
+                "correct the option",
+            )
         if 0 < self.max_dates < self.min_dates:
             raise ConfigError(
-                f"min_dates {self.min_dates} above max_dates {self.max_dates}", "at least as many at most", "exchange the two"
+                f"min_dates {self.min_dates} above max_dates {self.max_dates}",
+                "at least as many at most",
+                "exchange the two",
             )
 
     @property
@@ -61,7 +69,13 @@ class AugmentationConfig:
     @property
     def changes_dates(self) -> bool:
         """Whether dates may be left out or move."""
-        return bool(self.min_dates or self.max_dates or self.date_dropout or self.day_jitter or self.season_shift)
+        return bool(
+            self.min_dates
+            or self.max_dates
+            or self.date_dropout
+            or self.day_jitter
+            or self.season_shift
+        )
 
 
 LONGEST_SIDE = 8192
@@ -87,7 +101,11 @@ class PhotographConfig:
         for name in ("min_side", "max_side", "crop"):
             value = getattr(self, name)
             if not 0 <= value <= LONGEST_SIDE:
-                raise ConfigError(f"photographs {name} {value}", f"pixels, 0 .. {LONGEST_SIDE}", "correct the option")
+                raise ConfigError(
+                    f"photographs {name} {value}",
+                    f"pixels, 0 .. {LONGEST_SIDE}",
+                    "correct the option",
+                )
         if 0 < self.max_side < self.min_side:
             raise ConfigError(
                 f"photographs min_side {self.min_side} above max_side {self.max_side}",
@@ -96,7 +114,11 @@ class PhotographConfig:
             )
         low, high = self.scale
         if not 0.05 <= low <= high <= 20:
-            raise ConfigError(f"photographs scale {low} {high}", "two ascending factors, 0.05 .. 20", "correct the option")
+            raise ConfigError(
+                f"photographs scale {low} {high}",
+                "two ascending factors, 0.05 .. 20",
+                "correct the option",
+            )
 
     @property
     def changes(self) -> bool:

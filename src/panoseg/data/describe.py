@@ -86,11 +86,15 @@ class DatasetSummary:
 
     def pixels_K(self, part: str | None = None) -> NDArray:
         """Pixels of each class, int64; of one fold or set, or of all."""
-        return np.sum([patch.pixels_K for patch in self.patches if part in (None, patch.part)], axis=0)
+        return np.sum(
+            [patch.pixels_K for patch in self.patches if part in (None, patch.part)], axis=0
+        )
 
     def parcel_pixels(self, class_id: int) -> NDArray:
         """Pixels of each parcel of a class, int64."""
-        return np.concatenate([patch.parcel_pixels_N[patch.parcel_class_N == class_id] for patch in self.patches])
+        return np.concatenate(
+            [patch.parcel_pixels_N[patch.parcel_class_N == class_id] for patch in self.patches]
+        )
 
 
 def open_labelled(folder: Path) -> LabelledDataset:
@@ -105,7 +109,14 @@ def open_labelled(folder: Path) -> LabelledDataset:
     dataset = layout.open(folder, target="panoptic" if layout is PASTIS_LAYOUT else "semantic")
     parts = tuple(f"{layout.part} {part}" for part in layout.parts)
     part_of = tuple(f"{layout.part} {getattr(patch, layout.part)}" for patch in dataset.metadata)
-    return LabelledDataset(dataset, layout.classes, tuple(map(str, dataset.ids)), part_of, parts, dataset.reference_date)
+    return LabelledDataset(
+        dataset,
+        layout.classes,
+        tuple(map(str, dataset.ids)),
+        part_of,
+        parts,
+        dataset.reference_date,
+    )
 
 
 def choose_patches(count: int, wanted: int | None, seed: int) -> tuple[int, ...]:
@@ -114,7 +125,9 @@ def choose_patches(count: int, wanted: int | None, seed: int) -> tuple[int, ...]
     Raises ``ConfigError``.
     """
     if wanted is not None and wanted < 1:
-        raise ConfigError(f"--patches {wanted}", "a number from 1", "leave it out to take all patches")
+        raise ConfigError(
+            f"--patches {wanted}", "a number from 1", "leave it out to take all patches"
+        )
     if seed < 0:
         raise ConfigError(f"--seed {seed}", "a number from 0", "pass e.g. --seed 0")
     if wanted is None or wanted >= count:

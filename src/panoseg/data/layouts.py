@@ -71,9 +71,15 @@ class Layout:
             return self.rotations[fold]
         if len(self.rotations) == 1:
             raise ConfigError(
-                f"fold {fold} of a dataset in {self.name}'s layout, which has one official split", "fold 1", "leave out --fold"
+                f"fold {fold} of a dataset in {self.name}'s layout, which has one official split",
+                "fold 1",
+                "leave out --fold",
             )
-        raise ConfigError(f"fold {fold}", f"a number from 1 to {len(self.rotations)}, or all", "pass e.g. --fold 1")
+        raise ConfigError(
+            f"fold {fold}",
+            f"a number from 1 to {len(self.rotations)}, or all",
+            "pass e.g. --fold 1",
+        )
 
     def normalisations(self, folder: Path, fold: int, policy: Policy) -> tuple[Normalisation, ...]:
         """Normalisation of the training, validation and test set of a rotation.
@@ -82,14 +88,19 @@ class Layout:
         normalisation belongs to the weights. "published" gives each set its own, as far as the layout has them.
         """
         rotation = self.rotation(fold)
-        return tuple(self.normalisation_of(folder, parts if policy == "published" else rotation[0]) for parts in rotation)
+        return tuple(
+            self.normalisation_of(folder, parts if policy == "published" else rotation[0])
+            for parts in rotation
+        )
 
     def words(self, parts: Sequence[Any]) -> str:
         """Parts in words: "folds 1, 2, 3", "set test"."""
         return f"{self.part}{'s' * (len(parts) > 1)} {', '.join(map(str, parts))}"
 
 
-PASTIS_LAYOUT = Layout("PASTIS", pastis_metadata.FILE_NAME, PASTIS, "fold", FOLDS, PastisDataset, fold_normalisation)
+PASTIS_LAYOUT = Layout(
+    "PASTIS", pastis_metadata.FILE_NAME, PASTIS, "fold", FOLDS, PastisDataset, fold_normalisation
+)
 
 S2TSCZCROP_LAYOUT = Layout(
     "S2TSCzCrop",
@@ -130,8 +141,13 @@ def _validation(names: Sequence[str]) -> str:
     return next((name for name in names if name.startswith("val")), (others or names)[-1])
 
 
-def _photographs(table: str, names: Sequence[str], classes: ClassTable, reader: Callable[..., Any]) -> Layout:
-    train, validation = next((name for name in names if name.startswith("train")), names[0]), _validation(names)
+def _photographs(
+    table: str, names: Sequence[str], classes: ClassTable, reader: Callable[..., Any]
+) -> Layout:
+    train, validation = (
+        next((name for name in names if name.startswith("train")), names[0]),
+        _validation(names),
+    )
     rotations = {1: ((train,), (validation,), (validation,))}
     return Layout("COCO", table, classes, "set", rotations, reader, None)
 
@@ -152,7 +168,11 @@ def find_layout(folder: Path | str) -> Layout:
             return layout
     if find_splits(folder):
         return coco_layout(folder)
-    found = f"{folder} has no table of patches" if Path(folder).is_dir() else f"{folder} does not exist"
+    found = (
+        f"{folder} has no table of patches" if Path(folder).is_dir() else f"{folder} does not exist"
+    )
     tables = [f"{layout.table} ({layout.name}'s layout)" for layout in LAYOUTS]
     tables += ["annotations/panoptic_NAME.json (COCO's layout)", f"{INDEX} (shards)"]
-    raise DatasetError(found, f"a dataset with {' or '.join(tables)}", "complete the dataset or correct its path")
+    raise DatasetError(
+        found, f"a dataset with {' or '.join(tables)}", "complete the dataset or correct its path"
+    )

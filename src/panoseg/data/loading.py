@@ -65,7 +65,9 @@ class Slots:
     """Some slots, and which of them are free."""
 
     def __init__(self, count: int, size: int = _BYTES) -> None:
-        self._memory = [mmap.mmap(-1, size) for _ in range(count)]  # anonymous and shared with forked processes
+        self._memory = [
+            mmap.mmap(-1, size) for _ in range(count)
+        ]  # anonymous and shared with forked processes
         self._free = list(range(count))
         self._requested: set[int] = set()
         self._number = next(_NUMBERS)
@@ -111,11 +113,15 @@ class Slots:
         def place(tensor: Tensor) -> _Place:
             return _Place(tensor.data_ptr() - memory.data_ptr(), tuple(tensor.shape), tensor.dtype)
 
-        return StoredBatch(self._number, slot, map_leaves(collate(samples, new), Tensor, place), size)
+        return StoredBatch(
+            self._number, slot, map_leaves(collate(samples, new), Tensor, place), size
+        )
 
     def read(self, stored: StoredBatch) -> Batch:
         """The batch, without a copy; its slot is free again when no tensor looks into it."""
-        memory = np.frombuffer(self._memory[stored.slot], np.uint8, min(stored.size, len(self._memory[stored.slot])))
+        memory = np.frombuffer(
+            self._memory[stored.slot], np.uint8, min(stored.size, len(self._memory[stored.slot]))
+        )
         self._requested.discard(stored.slot)
         weakref.finalize(memory, self._free.append, stored.slot).atexit = False
         storage = torch.from_numpy(memory)
@@ -128,7 +134,9 @@ class Slots:
 
 
 _NUMBERS = itertools.count()
-_OWNERS: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()  # a stored batch cannot carry its memory
+_OWNERS: weakref.WeakValueDictionary[int, Slots] = (
+    weakref.WeakValueDictionary()
+)  # a stored batch cannot carry its memory
 
 
 _PREFETCHED = 2  # batches that each worker prepares ahead
@@ -166,7 +174,13 @@ class BatchOrder(Sampler[Draws]):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.samples, self.batch_size, self.shuffle, self.seed, self.drop_last = samples, batch_size, shuffle, seed, drop_last
+        self.samples, self.batch_size, self.shuffle, self.seed, self.drop_last = (
+            samples,
+            batch_size,
+            shuffle,
+            seed,
+            drop_last,
+        )
         self.rank, self.ranks = rank, ranks
         self.epoch = self.skip = 0
 
@@ -191,7 +205,10 @@ class BatchOrder(Sampler[Draws]):
         return max(self._batches() - self.skip, 0)
 
     def __iter__(self) -> Iterator[Draws]:
-        epoch, indices = self.epoch, self.indices()  # of now, should another epoch be entered meanwhile
+        epoch, indices = (
+            self.epoch,
+            self.indices(),
+        )  # of now, should another epoch be entered meanwhile
         for batch in range(self.skip, self._batches()):
             yield epoch, indices[batch * self.batch_size : (batch + 1) * self.batch_size]
 
@@ -223,7 +240,9 @@ class _Requests(Sampler[_Request]):
 class _Batches(Dataset[Any]):
     """Answers requests; a user's mistake is an answer too, since torch would make another exception of it."""
 
-    def __init__(self, dataset: Dataset[Any], seed: int, slots: Slots | None, collate: Collate) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], seed: int, slots: Slots | None, collate: Collate
+    ) -> None:
         self.dataset, self.seed, self.slots, self.collate = dataset, seed, slots, collate
 
     def __getitem__(self, request: _Request) -> Any:
@@ -287,13 +306,21 @@ def make_loader(
     epoch, skip: where the first iteration starts; ``BatchLoader.enter`` sets it for the next ones, which otherwise repeat.
     rank, ranks: this process and their number.
     """
-    for name, value, lowest in (("batch size", batch_size, 1), ("workers", workers, 0), ("seed", seed, 0)):
+    for name, value, lowest in (
+        ("batch size", batch_size, 1),
+        ("workers", workers, 0),
+        ("seed", seed, 0),
+    ):
         if value < lowest:
             raise ConfigError(f"{name} {value}", f"a number from {lowest}", "correct the option")
     samples = len(dataset)  # type: ignore[arg-type]
-    order = BatchOrder(samples, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, ranks=ranks)
+    order = BatchOrder(
+        samples, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, ranks=ranks
+    )
     order.enter(epoch, skip)
-    slots = Slots.for_workers(workers, _PREFETCHED) if collate is collate_seasons else None  # slots hold a ``Batch``
+    slots = (
+        Slots.for_workers(workers, _PREFETCHED) if collate is collate_seasons else None
+    )  # slots hold a ``Batch``
     return BatchLoader(
         _Batches(dataset, seed, slots, collate),
         batch_size=None,
@@ -303,5 +330,7 @@ def make_loader(
         prefetch_factor=_PREFETCHED if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(seed),  # the loader takes nothing from the global generator
+        generator=torch.Generator().manual_seed(
+            seed
+        ),  # the loader takes nothing from the global generator
     )

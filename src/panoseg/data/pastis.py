@@ -22,7 +22,14 @@ from panoseg.data.arrays import map_array, mean_statistics, moments
 from panoseg.data.centres import centre_targets, number_parcels, targets_from_maps
 from panoseg.data.pastis_files import FILE_NAME, NORMALISATION_FILE, Patch, read_json, read_metadata
 from panoseg.data.samples import CentreTargets, Normalisation, Sample
-from panoseg.data.seasons import PatchDataset, SampleOptions, check_complete, check_size, known_classes, map_images
+from panoseg.data.seasons import (
+    PatchDataset,
+    SampleOptions,
+    check_complete,
+    check_size,
+    known_classes,
+    map_images,
+)
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
 
@@ -55,7 +62,9 @@ class PastisDataset(PatchDataset[Patch]):
         **options: Unpack[SampleOptions],
     ) -> None:
         if target not in ("semantic", "panoptic", None):
-            raise ConfigError(f"target {target!r}", "semantic, panoptic or None", "choose one of them")
+            raise ConfigError(
+                f"target {target!r}", "semantic, panoptic or None", "choose one of them"
+            )
         _check_folds(folds)
         self.folds = tuple(folds)
         metadata = [patch for patch in read_metadata(Path(folder)) if patch.fold in self.folds]
@@ -64,7 +73,9 @@ class PastisDataset(PatchDataset[Patch]):
         if target == "panoptic" and not (self.folder / "INSTANCE_ANNOTATIONS").is_dir():
             needed.append(("ANNOTATIONS", "ParcelIDs"))
         for parent, kind in needed:
-            check_complete(self.folder / parent, [f"{kind}_{patch_id}.npy" for patch_id in self.ids], FILE_NAME)
+            check_complete(
+                self.folder / parent, [f"{kind}_{patch_id}.npy" for patch_id in self.ids], FILE_NAME
+            )
 
     def _read(self, patch: Patch) -> Sample:
         """A sample before augmentation; without centre targets where that makes them anew."""
@@ -83,7 +94,9 @@ class PastisDataset(PatchDataset[Patch]):
     def _path(self, folder: str, kind: str, patch: Patch) -> Path:
         return self.folder / folder / f"{kind}_{patch.id}.npy"
 
-    def _map(self, folder: str, kind: str, patch: Patch, shape: tuple[int, ...], kinds: str = "iu") -> NDArray:
+    def _map(
+        self, folder: str, kind: str, patch: Patch, shape: tuple[int, ...], kinds: str = "iu"
+    ) -> NDArray:
         """An array of labels, checked to cover the same pixels as the images or other labels do."""
         path = self._path(folder, kind, patch)
         labels_HW = map_array(path, dimensions=2, kinds=kinds)
@@ -101,26 +114,42 @@ class PastisDataset(PatchDataset[Patch]):
         """Numbers of the parcels; from ParcelIDs where the dataset has no instance annotations."""
         path = self._path("INSTANCE_ANNOTATIONS", "INSTANCES", patch)
         if not path.exists():
-            return number_parcels(self._map("ANNOTATIONS", "ParcelIDs", patch, classes_HW.shape), classes_HW)
+            return number_parcels(
+                self._map("ANNOTATIONS", "ParcelIDs", patch, classes_HW.shape), classes_HW
+            )
         instances_HW = self._map("INSTANCE_ANNOTATIONS", "INSTANCES", patch, classes_HW.shape)
         lowest, highest = int(instances_HW.min()), int(instances_HW.max())
         if lowest < 0 or highest > np.iinfo(np.int32).max:
-            raise DatasetError(f"{path} holds numbers {lowest} .. {highest}", "0 .. 2147483647", "copy the file again")
+            raise DatasetError(
+                f"{path} holds numbers {lowest} .. {highest}",
+                "0 .. 2147483647",
+                "copy the file again",
+            )
         return instances_HW
 
     def _centres(self, patch: Patch, instances_HW: NDArray, classes_HW: NDArray) -> CentreTargets:
         """From the files where they are there, computed otherwise."""
-        heatmap, zones = (self._path("INSTANCE_ANNOTATIONS", kind, patch) for kind in ("HEATMAP", "ZONES"))
+        heatmap, zones = (
+            self._path("INSTANCE_ANNOTATIONS", kind, patch) for kind in ("HEATMAP", "ZONES")
+        )
         if not (heatmap.exists() and zones.exists()):
             return centre_targets(instances_HW, classes_HW)
-        heatmap_HW = self._map("INSTANCE_ANNOTATIONS", "HEATMAP", patch, classes_HW.shape, kinds="f")
+        heatmap_HW = self._map(
+            "INSTANCE_ANNOTATIONS", "HEATMAP", patch, classes_HW.shape, kinds="f"
+        )
         zones_HW = self._map("INSTANCE_ANNOTATIONS", "ZONES", patch, classes_HW.shape)
         if not ((heatmap_HW >= 0) & (heatmap_HW <= 1)).all():
-            raise DatasetError(f"{heatmap} holds values outside 0..1", "heat from 0 to 1", "copy the file again, or remove it")
+            raise DatasetError(
+                f"{heatmap} holds values outside 0..1",
+                "heat from 0 to 1",
+                "copy the file again, or remove it",
+            )
         try:
             return targets_from_maps(heatmap_HW, instances_HW, zones_HW, classes_HW)
         except ValueError as error:
-            raise DatasetError(f"{zones}: {error}", "numbers of INSTANCES", "copy the file again, or remove it") from None
+            raise DatasetError(
+                f"{zones}: {error}", "numbers of INSTANCES", "copy the file again, or remove it"
+            ) from None
 
 
 def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisation:
@@ -156,7 +185,9 @@ def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]
 
 
 def _map_images(folder: Path, patch: Patch) -> NDArray:
-    return map_images(folder / "DATA_S2" / f"S2_{patch.id}.npy", len(patch.dates), PASTIS_BANDS, FILE_NAME)
+    return map_images(
+        folder / "DATA_S2" / f"S2_{patch.id}.npy", len(patch.dates), PASTIS_BANDS, FILE_NAME
+    )
 
 
 def _check_folds(folds: Sequence[int]) -> None:

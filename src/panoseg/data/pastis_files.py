@@ -65,12 +65,20 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DatasetError(
-            f"{path} does not exist", f"a dataset with {path.name}", "complete the dataset or correct its path"
+            f"{path} does not exist",
+            f"a dataset with {path.name}",
+            "complete the dataset or correct its path",
         ) from None
     except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}", "a readable file", "check the disk and permissions") from error
+        raise DatasetError(
+            f"{path}: {error.strerror or error}",
+            "a readable file",
+            "check the disk and permissions",
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} is not JSON ({error})", "a JSON file", "copy the file again") from error
+        raise DatasetError(
+            f"{path} is not JSON ({error})", "a JSON file", "copy the file again"
+        ) from error
 
 
 def read_metadata(folder: Path) -> list[Patch]:
@@ -79,11 +87,18 @@ def read_metadata(folder: Path) -> list[Patch]:
     collection = read_json(path)
     features = collection.get("features") if isinstance(collection, dict) else None
     if not isinstance(features, list):
-        raise DatasetError(f"{path} has no list of features", "a GeoJSON feature collection", "copy the file again")
-    patches = sorted((_patch(path, number, feature) for number, feature in enumerate(features)), key=lambda patch: patch.id)
+        raise DatasetError(
+            f"{path} has no list of features", "a GeoJSON feature collection", "copy the file again"
+        )
+    patches = sorted(
+        (_patch(path, number, feature) for number, feature in enumerate(features)),
+        key=lambda patch: patch.id,
+    )
     for one, other in pairwise(patches):
         if one.id == other.id:
-            raise DatasetError(f"{path} lists patch {one.id} twice", "one feature a patch", "remove one of them")
+            raise DatasetError(
+                f"{path} lists patch {one.id} twice", "one feature a patch", "remove one of them"
+            )
     return patches
 
 
@@ -93,9 +108,16 @@ def _patch(path: Path, number: int, feature: Any) -> Patch:
         patch_id, fold, dates = properties["ID_PATCH"], properties["Fold"], properties["dates-S2"]
         if isinstance(dates, dict):
             dates = [dates[str(position)] for position in range(len(dates))]
-        if not isinstance(dates, list) or type(patch_id) is not int or type(fold) is not int or not 1 <= fold <= 5:
+        if (
+            not isinstance(dates, list)
+            or type(patch_id) is not int
+            or type(fold) is not int
+            or not 1 <= fold <= 5
+        ):
             raise ValueError("a value of another type or range")
-        return Patch(patch_id, fold, tuple(map(parse_date, dates)), feature.get("geometry"), properties)
+        return Patch(
+            patch_id, fold, tuple(map(parse_date, dates)), feature.get("geometry"), properties
+        )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
             f"feature {number} of {path} is damaged ({error})",
@@ -133,7 +155,9 @@ def save_images(folder: Path, patch_id: int, images_TCHW: NDArray) -> None:
     _save(folder, "DATA_S2/S2", patch_id, images_TCHW.astype(np.int16))
 
 
-def save_labels(folder: Path, patch_id: int, classes_HW: NDArray, parcels_HW: NDArray, *, centres: bool = False) -> None:
+def save_labels(
+    folder: Path, patch_id: int, classes_HW: NDArray, parcels_HW: NDArray, *, centres: bool = False
+) -> None:
     """Write a patch's labels, each file whole or not at all.
 
     classes_HW: 0..19. parcels_HW: numbers of parcels, 0 outside. centres: the targets of the panoptic head too.
@@ -153,7 +177,10 @@ def _save(folder: Path, name: str, patch_id: int, array: NDArray) -> None:
 
 
 def _centre_maps(classes_HW: NDArray, parcels_HW: NDArray) -> dict[str, NDArray]:
-    from panoseg.data.centres import centre_targets, number_parcels  # torch, which workers do without
+    from panoseg.data.centres import (
+        centre_targets,
+        number_parcels,
+    )  # torch, which workers do without
 
     instances_HW = number_parcels(parcels_HW, classes_HW)
     targets = centre_targets(instances_HW, classes_HW)
@@ -166,7 +193,10 @@ def _centre_maps(classes_HW: NDArray, parcels_HW: NDArray) -> dict[str, NDArray]
 
 def save_normalisation(folder: Path, of_fold: Mapping[int, NDArray]) -> None:
     """Write NORM_S2_patch.json. of_fold: mean and deviation of each band, 2 x C in PASTIS's order, of folds with patches."""
-    table = {f"Fold_{fold}": {"mean": mean.tolist(), "std": std.tolist()} for fold, (mean, std) in sorted(of_fold.items())}
+    table = {
+        f"Fold_{fold}": {"mean": mean.tolist(), "std": std.tolist()}
+        for fold, (mean, std) in sorted(of_fold.items())
+    }
     write_json(folder / NORMALISATION_FILE, table)
 
 
@@ -193,7 +223,9 @@ def _feature(index: int, row: PatchRow, epsg: int) -> dict[str, Any]:
         "N_Parcel": row.parcels,
         "Parcel_Cover": row.cover,
         "TILE": row.tile,
-        "dates-S2": {str(position): int(day.strftime("%Y%m%d")) for position, day in enumerate(row.dates)},
+        "dates-S2": {
+            str(position): int(day.strftime("%Y%m%d")) for position, day in enumerate(row.dates)
+        },
         "id": str(row.id),
     }
     ring = [list(transformer.transform(x, y)) for x, y in row.outline]

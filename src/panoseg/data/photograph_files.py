@@ -24,7 +24,18 @@ if TYPE_CHECKING:
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _LARGEST_FILE = 2**29
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error, zlib.error, KeyError, TypeError, IndexError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    KeyError,
+    TypeError,
+    IndexError,
+)
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of sixteen bits
 
 
@@ -43,7 +54,9 @@ def read_bytes(path: Path) -> bytes:
             raise _no_picture(path, f"more than {_LARGEST_FILE} bytes")
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise DatasetError(f"{path}: no such file", "a picture", "restore the file, or correct its name") from error
+        raise DatasetError(
+            f"{path}: no such file", "a picture", "restore the file, or correct its name"
+        ) from error
     except OSError as error:
         raise _no_picture(path, error.strerror or str(error)) from error
 
@@ -64,9 +77,15 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
             image.load()
             return _upright(_red_green_blue(image))
     except (PanopticFormatError, Image.DecompressionBombError) as error:
-        raise _no_picture(name, getattr(error, "found", f"more than {MOST_PIXELS} pixels")) from error
+        raise _no_picture(
+            name, getattr(error, "found", f"more than {MOST_PIXELS} pixels")
+        ) from error
     except _DAMAGE as error:
-        reason = "it is no picture" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+        reason = (
+            "it is no picture"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else str(error) or type(error).__name__
+        )
         raise _no_picture(name, reason) from error
 
 
@@ -80,7 +99,9 @@ def _red_green_blue(image: Image.Image) -> Image.Image:
         raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
     else:
         # Pillow wants transparent palettes to become colours first.
-        whole = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+        whole = (
+            image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
+        )
         converted = whole.convert("RGB")
     with suppress(*_DAMAGE):  # EXIF that nobody can read says nothing
         converted.getexif().update(image.getexif())
@@ -97,4 +118,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _no_picture(name: Path | str, reason: str) -> DatasetError:
-    return DatasetError(f"{name}: {reason}", "a whole picture, JPEG or PNG say, of up to 67 million pixels", "restore the file")
+    return DatasetError(
+        f"{name}: {reason}",
+        "a whole picture, JPEG or PNG say, of up to 67 million pixels",
+        "restore the file",
+    )

@@ -49,7 +49,9 @@ class Objects:
         """
         box_N4 = mask_boxes(mask_NHW)
         filled_N = box_N4[:, 2] > 0
-        return cls(mask_NHW if filled_N.all() else mask_NHW[filled_N], box_N4[filled_N], class_N[filled_N])
+        return cls(
+            mask_NHW if filled_N.all() else mask_NHW[filled_N], box_N4[filled_N], class_N[filled_N]
+        )
 
     def __len__(self) -> int:
         return len(self.class_N)
@@ -87,8 +89,12 @@ class Photograph:
         classes_HW = None if self.classes_HW is None else function(self.classes_HW)
         objects = self.objects
         if objects is not None:
-            objects = Objects(*(function(getattr(objects, field.name)) for field in fields(Objects)))
-        return replace(self, image_CHW=function(self.image_CHW), classes_HW=classes_HW, objects=objects)
+            objects = Objects(
+                *(function(getattr(objects, field.name)) for field in fields(Objects))
+            )
+        return replace(
+            self, image_CHW=function(self.image_CHW), classes_HW=classes_HW, objects=objects
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,9 @@ class PhotographBatch:
 
     def map_tensors(self, function: Callable[[Tensor], Tensor]) -> PhotographBatch:
         """The same batch with ``function`` applied to each of its tensors."""
-        return PhotographBatch(tuple(photograph.map_tensors(function) for photograph in self.photographs))
+        return PhotographBatch(
+            tuple(photograph.map_tensors(function) for photograph in self.photographs)
+        )
 
 
 def collate_photographs(photographs: Sequence[Photograph]) -> PhotographBatch:
@@ -132,7 +140,11 @@ class _Shelf:
     """Shared memory for the tensors of one batch, side by side."""
 
     def __init__(self, batch: PhotographBatch) -> None:
-        sizes = [_aligned(tensor.nbytes) for photograph in batch.photographs for tensor in photograph.tensors()]
+        sizes = [
+            _aligned(tensor.nbytes)
+            for photograph in batch.photographs
+            for tensor in photograph.tensors()
+        ]
         memory = torch.UntypedStorage._new_shared(sum(sizes))
         self._bytes = torch.empty(0, dtype=torch.uint8).set_(memory)  # type: ignore[call-overload]
         self._used = 0
@@ -162,7 +174,9 @@ def mask_boxes(mask_NHW: Tensor) -> Tensor:
         lines_NL = np.any(masks_NHW, axis=axis)
         is_filled_N = lines_NL.any(axis=1)
         box_N4[:, first] = torch.from_numpy(lines_NL.argmax(axis=1) * is_filled_N)
-        box_N4[:, first + 2] = torch.from_numpy((lines_NL.shape[1] - lines_NL[:, ::-1].argmax(axis=1)) * is_filled_N)
+        box_N4[:, first + 2] = torch.from_numpy(
+            (lines_NL.shape[1] - lines_NL[:, ::-1].argmax(axis=1)) * is_filled_N
+        )
     return box_N4
 
 
@@ -199,13 +213,19 @@ class View:
     def labels(self, labels_HW: np.ndarray) -> np.ndarray:
         """Labels or a mask, of the picture's size on disk, as this view shows them: each pixel has the label of its centre."""
         rows, columns = (
-            ((np.arange(first, first + count) + 0.5) * (old / new)).astype(np.int64).clip(max=old - 1)
-            for first, count, old, new in zip(self.corner, self.window_HW, self.size_HW, self.resized_HW, strict=True)
+            ((np.arange(first, first + count) + 0.5) * (old / new))
+            .astype(np.int64)
+            .clip(max=old - 1)
+            for first, count, old, new in zip(
+                self.corner, self.window_HW, self.size_HW, self.resized_HW, strict=True
+            )
         )
         return labels_HW[np.ix_(rows, columns[::-1] if self.mirrored else columns)]
 
 
-def choose_view(size_HW: Size, config: PhotographConfig, generator: np.random.Generator | None = None) -> View:
+def choose_view(
+    size_HW: Size, config: PhotographConfig, generator: np.random.Generator | None = None
+) -> View:
     """The view of a picture of a size: the whole in the size asked for, or, given a generator, one by chance."""
     factor = _factor(size_HW, config)
     if generator is not None:
@@ -213,9 +233,21 @@ def choose_view(size_HW: Size, config: PhotographConfig, generator: np.random.Ge
     resized_HW = (max(1, round(size_HW[0] * factor)), max(1, round(size_HW[1] * factor)))
     if generator is None:
         return View(size_HW, resized_HW, (0, 0), resized_HW, mirrored=False)
-    window_HW = (min(resized_HW[0], config.crop or resized_HW[0]), min(resized_HW[1], config.crop or resized_HW[1]))
-    top, left = (int(generator.integers(side - part + 1)) for side, part in zip(resized_HW, window_HW, strict=True))
-    return View(size_HW, resized_HW, (top, left), window_HW, mirrored=config.flip and bool(generator.random() < 0.5))
+    window_HW = (
+        min(resized_HW[0], config.crop or resized_HW[0]),
+        min(resized_HW[1], config.crop or resized_HW[1]),
+    )
+    top, left = (
+        int(generator.integers(side - part + 1))
+        for side, part in zip(resized_HW, window_HW, strict=True)
+    )
+    return View(
+        size_HW,
+        resized_HW,
+        (top, left),
+        window_HW,
+        mirrored=config.flip and bool(generator.random() < 0.5),
+    )
 
 
 def _factor(size_HW: Size, config: PhotographConfig) -> float:

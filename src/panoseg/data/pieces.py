@@ -41,7 +41,9 @@ def write_pieces(
     _claim(folder, contents, kind)
     records = [folder / f".{kind}" / f"{name}.json" for name in names]
     todo = [(number, record) for number, record in enumerate(records) if not record.exists()]
-    for _ in track(_run(functools.partial(_write_piece, folder, write), todo, workers), verb, total=len(todo)):
+    for _ in track(
+        _run(functools.partial(_write_piece, folder, write), todo, workers), verb, total=len(todo)
+    ):
         pass
     return records
 
@@ -64,7 +66,9 @@ def _claim(folder: Path, contents: Mapping[str, Any], kind: str) -> None:
         write_json(path, mark)
 
 
-def _run(write: Callable[[tuple[int, Path]], None], todo: list[tuple[int, Path]], workers: int | None) -> Iterator[None]:
+def _run(
+    write: Callable[[tuple[int, Path]], None], todo: list[tuple[int, Path]], workers: int | None
+) -> Iterator[None]:
     workers = min(workers or usable_cores(), len(todo))
     if workers <= 1:
         yield from map(write, todo)
@@ -73,6 +77,8 @@ def _run(write: Callable[[tuple[int, Path]], None], todo: list[tuple[int, Path]]
         yield from pool.map(write, todo)
 
 
-def _write_piece(folder: Path, write: Callable[[Path, int], dict[str, Any]], piece: tuple[int, Path]) -> None:
+def _write_piece(
+    folder: Path, write: Callable[[Path, int], dict[str, Any]], piece: tuple[int, Path]
+) -> None:
     number, record = piece
     write_json(record, write(folder, number))

@@ -37,7 +37,11 @@ def place_of(text: str) -> Place:
 
 def resolved(place: Place) -> str:
     """A place that means the same from every folder."""
-    return place.rstrip("/") if isinstance(place, str) and is_url(place) else str(Path(place).resolve())
+    return (
+        place.rstrip("/")
+        if isinstance(place, str) and is_url(place)
+        else str(Path(place).resolve())
+    )
 
 
 def joined(place: Place, name: str) -> str:
@@ -61,8 +65,14 @@ def read_part(place: str, start: int, end: int) -> bytes:
     """Some bytes of a file. Raises ``DatasetError`` where it does not have that many."""
     data = _asked(place, lambda store, path: store.cat_file(path, start=start, end=end))
     if len(data) != end - start:
-        found = f"{place}: {len(data)} bytes where {end - start} were asked for, from byte {start} on"
-        raise DatasetError(found, "a whole file, of a server that gives parts", "copy the file again, or use another server")
+        found = (
+            f"{place}: {len(data)} bytes where {end - start} were asked for, from byte {start} on"
+        )
+        raise DatasetError(
+            found,
+            "a whole file, of a server that gives parts",
+            "copy the file again, or use another server",
+        )
     return data
 
 
@@ -81,8 +91,14 @@ def store_of(place: str) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         kind = place.split(":", 1)[0]
         extra = {"s3": "s3", "gs": "gs", "gcs": "gs"}.get(kind)
-        fix = f"pip install 'panoseg[{extra}]'" if extra else "install its package, or use another store"
-        raise DatasetError(f"{place}: {_line(error)}", "a store that fsspec can open", fix) from error
+        fix = (
+            f"pip install 'panoseg[{extra}]'"
+            if extra
+            else "install its package, or use another store"
+        )
+        raise DatasetError(
+            f"{place}: {_line(error)}", "a store that fsspec can open", fix
+        ) from error
 
 
 def _asked(place: str, question: Callable[[Any, str], Result]) -> Result:
@@ -91,12 +107,16 @@ def _asked(place: str, question: Callable[[Any, str], Result]) -> Result:
         try:
             return question(store, path)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-            raise DatasetError(f"{place}: {_line(error)}", "a file that can be read", "correct the address") from error
+            raise DatasetError(
+                f"{place}: {_line(error)}", "a file that can be read", "correct the address"
+            ) from error
         except PanosegError:
             raise
         except Exception as error:  # every store has exceptions of its own
             if wait_s is None:
-                raise DatasetError(f"{place}: {_line(error)}", "a store that answers", "try again") from error
+                raise DatasetError(
+                    f"{place}: {_line(error)}", "a store that answers", "try again"
+                ) from error
             time.sleep(wait_s)
     raise AssertionError("unreachable")
 

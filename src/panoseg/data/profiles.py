@@ -92,9 +92,14 @@ def _dips(ndvi_TP: NDArray, clear_TP: NDArray, days_T: NDArray) -> NDArray:
     after_TP = np.pad(next_TP[1:], ((0, 1), (0, 0)), constant_values=dates)
     between_TP = clear_TP & (before_TP >= 0) & (after_TP < dates)
     before_TP, after_TP = before_TP.clip(0), after_TP.clip(max=dates - 1)
-    start_TP, end_TP = np.take_along_axis(ndvi_TP, before_TP, 0), np.take_along_axis(ndvi_TP, after_TP, 0)
+    start_TP, end_TP = (
+        np.take_along_axis(ndvi_TP, before_TP, 0),
+        np.take_along_axis(ndvi_TP, after_TP, 0),
+    )
     span_TP = days_T[after_TP] - days_T[before_TP]
-    line_TP = start_TP + (end_TP - start_TP) * (days_T[:, None] - days_T[before_TP]) / np.maximum(span_TP, 1)
+    line_TP = start_TP + (end_TP - start_TP) * (days_T[:, None] - days_T[before_TP]) / np.maximum(
+        span_TP, 1
+    )
     lower_TP = (ndvi_TP < line_TP - DIP) & (ndvi_TP < np.minimum(start_TP, end_TP))
     return between_TP & lower_TP & (span_TP <= DIP_DAYS)
 
@@ -106,7 +111,9 @@ class NdviCounts:
     """
 
     def __init__(self) -> None:
-        self._counts: defaultdict[tuple[int, int], NDArray] = defaultdict(lambda: np.zeros(round(2 / _STEP) + 1, np.int64))
+        self._counts: defaultdict[tuple[int, int], NDArray] = defaultdict(
+            lambda: np.zeros(round(2 / _STEP) + 1, np.int64)
+        )
 
     def add(self, profiles: Profiles, class_P: NDArray) -> None:
         """Count the parcels of a patch, each once a period, with the mean of its clear dates in it. class_P: their classes."""
@@ -121,7 +128,9 @@ class NdviCounts:
                 counts = self._counts[class_id, period]
                 counts += np.bincount(bin_P[class_P[seen_P] == class_id], minlength=len(counts))
 
-    def quantiles(self, class_ids: Sequence[int], shares: Sequence[float]) -> tuple[NDArray, NDArray]:
+    def quantiles(
+        self, class_ids: Sequence[int], shares: Sequence[float]
+    ) -> tuple[NDArray, NDArray]:
         """The middle day of each period with a clear parcel of some classes, ascending, and the quantiles of their NDVI.
 
         shares: 0..1; a quantile is the lowest value that at least this share of the parcels does not exceed. The quantiles
@@ -131,9 +140,16 @@ class NdviCounts:
         values = np.empty((len(shares), len(periods)))
         for column, period in enumerate(periods):
             summed = np.sum(
-                [self._counts[key] for key in self._counts if key[0] in class_ids and key[1] == period], axis=0
+                [
+                    self._counts[key]
+                    for key in self._counts
+                    if key[0] in class_ids and key[1] == period
+                ],
+                axis=0,
             ).cumsum()
-            parcels_Q = np.maximum(np.array(shares) * summed[-1], 1)  # no share is less than a parcel: share 0 is the lowest
+            parcels_Q = np.maximum(
+                np.array(shares) * summed[-1], 1
+            )  # no share is less than a parcel: share 0 is the lowest
             values[:, column] = np.searchsorted(summed, parcels_Q) * _STEP - 1
         return np.array(periods, np.int64) * PERIOD_DAYS + PERIOD_DAYS // 2, values
 
@@ -148,5 +164,8 @@ def _medians(values_TX: NDArray) -> NDArray:
     sorted_TX = np.sort(values_TX, axis=1)  # NaN come last
     count_T = (~np.isnan(sorted_TX)).sum(axis=1)
     rows_T = np.arange(len(sorted_TX))
-    lower_T, upper_T = sorted_TX[rows_T, (count_T - 1).clip(0) // 2], sorted_TX[rows_T, count_T // 2]
+    lower_T, upper_T = (
+        sorted_TX[rows_T, (count_T - 1).clip(0) // 2],
+        sorted_TX[rows_T, count_T // 2],
+    )
     return np.where(count_T > 0, (lower_T + upper_T) / 2, np.nan)

@@ -36,7 +36,14 @@ from panoseg.data.s2tsczcrop_files import (
     save_patches,
 )
 from panoseg.data.samples import Normalisation, Sample
-from panoseg.data.seasons import PatchDataset, SampleOptions, check_complete, check_size, known_classes, map_images
+from panoseg.data.seasons import (
+    PatchDataset,
+    SampleOptions,
+    check_complete,
+    check_size,
+    known_classes,
+    map_images,
+)
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.files import new_folder
 from panoseg.imagery.bands import PASTIS_BANDS
@@ -50,7 +57,12 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
     """
 
     def __init__(
-        self, folder: Path | str, sets: Sequence[SetName] = SETS, *, target: str | None, **options: Unpack[SampleOptions]
+        self,
+        folder: Path | str,
+        sets: Sequence[SetName] = SETS,
+        *,
+        target: str | None,
+        **options: Unpack[SampleOptions],
     ) -> None:
         if target not in ("semantic", None):
             raise ConfigError(
@@ -60,7 +72,9 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
             )
         for name in sets:
             if name not in SETS:
-                raise DatasetError(f"set {name!r}", f"sets out of {', '.join(SETS)}", "choose some of them")
+                raise DatasetError(
+                    f"set {name!r}", f"sets out of {', '.join(SETS)}", "choose some of them"
+                )
         metadata = [patch for patch in read_patches(Path(folder)) if patch.set in sets]
         super().__init__(folder, metadata, f"set {', '.join(sets)}", target, S2TSCZCROP, **options)
         for path in [images_path] + [classes_path] * (target is not None):
@@ -91,7 +105,9 @@ def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
         if "train" in table:
             mean, std = mean_statistics([table["train"]], len(OWN_BANDS))[:, TO_PASTIS]
         else:
-            mean, std = mean_statistics([table[f"Fold_{fold}"] for fold in FOLDS[rotation][0]], len(PASTIS_BANDS))
+            mean, std = mean_statistics(
+                [table[f"Fold_{fold}"] for fold in FOLDS[rotation][0]], len(PASTIS_BANDS)
+            )
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
@@ -109,7 +125,11 @@ def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]
     """
     patches = [patch for patch in read_patches(Path(folder)) if patch.set == "train"]
     if not patches:
-        raise DatasetError(f"{folder} has no patch of set train", "at least one", "choose sets that the dataset has")
+        raise DatasetError(
+            f"{folder} has no patch of set train",
+            "at least one",
+            "choose sets that the dataset has",
+        )
     mean, std = np.mean([moments(_map_images(Path(folder), patch)) for patch in patches], axis=0)
     return {"train": {"mean": mean.tolist(), "std": std.tolist()}}
 
@@ -129,7 +149,11 @@ def write_samples(folder: Path | str, entries: Iterable[tuple[Sample, CzechPatch
         if patch.set == "train":
             statistics.append(moments(sample.images_TCHW.numpy()))
     if not statistics:
-        raise DatasetError("samples of no patch of set train", "at least one", "put some of them into the training set")
+        raise DatasetError(
+            "samples of no patch of set train",
+            "at least one",
+            "put some of them into the training set",
+        )
     save_band_statistics(folder, statistics)
     save_patches(folder, patches)  # last: without it there is no dataset
     return folder
@@ -138,7 +162,9 @@ def write_samples(folder: Path | str, entries: Iterable[tuple[Sample, CzechPatch
 def _check_writable(sample: Sample, patch: CzechPatch) -> None:
     known = {entry.id for entry in S2TSCZCROP.classes}
     if sample.classes_HW is None or not set(sample.classes_HW.unique().tolist()) <= known:
-        raise DatasetError(f"sample {sample.name}", "classes of S2TSCzCrop, 0 to 14", "map its classes first")
+        raise DatasetError(
+            f"sample {sample.name}", "classes of S2TSCzCrop, 0 to 14", "map its classes first"
+        )
     if sample.images_TCHW.dtype != torch.int16 or len(sample.images_TCHW) != len(patch.dates):
         raise DatasetError(
             f"sample {sample.name} with {len(sample.images_TCHW)} images of {sample.images_TCHW.dtype} "

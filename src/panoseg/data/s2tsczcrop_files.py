@@ -66,12 +66,18 @@ def read_patches(folder: Path) -> list[CzechPatch]:
     path = folder / FILE_NAME
     records = read_json(path)
     if not isinstance(records, list):
-        raise DatasetError(f"{path} has no list of patches", "a list of records, one a patch", "copy the file again")
+        raise DatasetError(
+            f"{path} has no list of patches",
+            "a list of records, one a patch",
+            "copy the file again",
+        )
     found = (_patch(path, number, record) for number, record in enumerate(records))
     patches = sorted((patch for patch in found if patch is not None), key=lambda patch: patch.id)
     for one, other in pairwise(patches):
         if one.id == other.id:
-            raise DatasetError(f"{path} lists patch {one.id} twice", "one record a patch", "remove one of them")
+            raise DatasetError(
+                f"{path} lists patch {one.id} twice", "one record a patch", "remove one of them"
+            )
     return patches
 
 
@@ -151,13 +157,19 @@ def save_classes(folder: Path, patch_id: int, classes_HW: NDArray) -> None:
 
 
 def _save(path: Path, array: NDArray) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:  # given a name, NumPy would add an ending
+    with (
+        atomic(path) as temporary,
+        temporary.open("wb") as file,
+    ):  # given a name, NumPy would add an ending
         np.save(file, array)
 
 
 def save_patches(folder: Path, patches: Sequence[CzechPatch]) -> None:
     """Write metadata.json in the published form; what ``properties`` say besides is kept."""
-    write_json(folder / FILE_NAME, [_record(patch) for patch in sorted(patches, key=lambda patch: patch.id)])
+    write_json(
+        folder / FILE_NAME,
+        [_record(patch) for patch in sorted(patches, key=lambda patch: patch.id)],
+    )
 
 
 def _record(patch: CzechPatch) -> dict[str, Any]:
@@ -176,7 +188,9 @@ def _record(patch: CzechPatch) -> dict[str, Any]:
         "Status": "OK",
         "set": patch.set,
         "time-series_length": len(patch.dates),
-        "dates-S2": {str(position): int(day.strftime("%Y%m%d")) for position, day in enumerate(patch.dates)},
+        "dates-S2": {
+            str(position): int(day.strftime("%Y%m%d")) for position, day in enumerate(patch.dates)
+        },
         **grid,
     }
 
@@ -187,4 +201,6 @@ def save_band_statistics(folder: Path, moments_of_patches: Sequence[NDArray]) ->
     moments_of_patches: of each patch of the training set, 2 x C, bands in PASTIS's order.
     """
     mean_C, std_C = np.mean(moments_of_patches, axis=0)[:, FROM_PASTIS]
-    write_json(folder / NORMALISATION_FILE, {"train": {"mean": mean_C.tolist(), "std": std_C.tolist()}})
+    write_json(
+        folder / NORMALISATION_FILE, {"train": {"mean": mean_C.tolist(), "std": std_C.tolist()}}
+    )

@@ -65,7 +65,11 @@ class Sample:
         if self.order is None:
             return self
         # NumPy copies whole bands; torch would go pixel by pixel.
-        return replace(self, images_TCHW=torch.from_numpy(np.take(self.images_TCHW.numpy(), self.order, axis=1)), order=None)
+        return replace(
+            self,
+            images_TCHW=torch.from_numpy(np.take(self.images_TCHW.numpy(), self.order, axis=1)),
+            order=None,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,10 @@ def map_leaves(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, Batch | CentreTargets):
-        mapped = {field.name: map_leaves(getattr(value, field.name), kind, function) for field in fields(value)}
+        mapped = {
+            field.name: map_leaves(getattr(value, field.name), kind, function)
+            for field in fields(value)
+        }
         return type(value)(**mapped)
     return value
 
@@ -129,7 +136,8 @@ def _stack_centres(targets: Sequence[CentreTargets | None], new: NewTensor) -> C
     if len(present) < len(targets):
         return None
     stacked: dict[str, Any] = {
-        f.name: _stack([getattr(entry, f.name) for entry in present], new) for f in fields(CentreTargets)
+        f.name: _stack([getattr(entry, f.name) for entry in present], new)
+        for f in fields(CentreTargets)
     }
     return CentreTargets(**stacked)
 
@@ -138,7 +146,9 @@ def _check_same_size(samples: Sequence[Sample]) -> None:
     first = samples[0]
     for sample in samples:
         if sample.images_TCHW.shape[1:] != first.images_TCHW.shape[1:]:
-            one, other = (" x ".join(map(str, entry.images_TCHW.shape[1:])) for entry in (first, sample))
+            one, other = (
+                " x ".join(map(str, entry.images_TCHW.shape[1:])) for entry in (first, sample)
+            )
             raise DatasetError(
                 f"patches {first.name} and {sample.name} are {one} and {other}",
                 "one size in a batch",
@@ -193,9 +203,13 @@ class Normalisation:
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.bands):
-            raise ValueError(f"{len(self.mean)} means and {len(self.std)} deviations for {len(self.bands)} bands")
+            raise ValueError(
+                f"{len(self.mean)} means and {len(self.std)} deviations for {len(self.bands)} bands"
+            )
         if not all(math.isfinite(value) for value in (*self.mean, *self.std)):
-            raise ValueError(f"means and standard deviations must be finite, found {self.mean} and {self.std}")
+            raise ValueError(
+                f"means and standard deviations must be finite, found {self.mean} and {self.std}"
+            )
         if not all(value > 0 for value in self.std):
             raise ValueError(f"standard deviations must be positive, found {self.std}")
         if self.ndvi and not {"B04", "B08"} <= set(self.bands):
@@ -216,8 +230,12 @@ class Normalisation:
         return len(self.bands) + self.ndvi
 
     def _ndvi(self, images_BTCHW: Tensor) -> Tensor:
-        red_BTHW, infrared_BTHW = (images_BTCHW[:, :, self.bands.index(band)].float() for band in ("B04", "B08"))
+        red_BTHW, infrared_BTHW = (
+            images_BTCHW[:, :, self.bands.index(band)].float() for band in ("B04", "B08")
+        )
         total_BTHW = infrared_BTHW + red_BTHW
         # Reflectance of a shadow may be 0 in both bands, or negative: a ratio without meaning.
-        ratio_BTHW = torch.where(total_BTHW > 0, (infrared_BTHW - red_BTHW) / total_BTHW.clamp(min=1), 0.0)
+        ratio_BTHW = torch.where(
+            total_BTHW > 0, (infrared_BTHW - red_BTHW) / total_BTHW.clamp(min=1), 0.0
+        )
         return ratio_BTHW.clamp(-1, 1)[:, :, None]

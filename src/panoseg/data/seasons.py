@@ -33,7 +33,8 @@ def check_complete(folder: Path, names: Sequence[str], table: str) -> None:
     missing = [name for name in names if name not in present]
     if missing:
         raise DatasetError(
-            f"{folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),
+            f"{folder} lacks {missing[0]}"
+            + (f" and {len(missing) - 1} more" if missing[1:] else ""),
             f"a file for each of the {len(names)} patches in {table}",
             "complete the dataset or correct its path",
         )
@@ -50,13 +51,19 @@ def map_images(path: Path, dates: int, bands: Sequence[str], table: str) -> NDAr
         )
     if len(images_TCHW) != dates:
         raise DatasetError(
-            f"{path} has {len(images_TCHW)} images", f"{dates}, the number of its dates in {table}", "make the two agree"
+            f"{path} has {len(images_TCHW)} images",
+            f"{dates}, the number of its dates in {table}",
+            "make the two agree",
         )
     return images_TCHW
 
 
 def sorted_season(
-    images_TCHW: NDArray, dates: Sequence[date], reference_date: date, single_date: int | date | None, patch: object
+    images_TCHW: NDArray,
+    dates: Sequence[date],
+    reference_date: date,
+    single_date: int | date | None,
+    patch: object,
 ) -> tuple[Tensor, Tensor]:
     """Images and days since ``reference_date``, sorted together; only mapped, not read, where they are sorted on disk.
 
@@ -70,7 +77,9 @@ def sorted_season(
     elif single_date is not None:
         if not -len(order) <= single_date < len(order):
             raise DatasetError(
-                f"patch {patch} has {len(order)} dates", f"one at position {single_date}", "choose another single date"
+                f"patch {patch} has {len(order)} dates",
+                f"one at position {single_date}",
+                "choose another single date",
             )
         order = order[[single_date]]
     if len(order) < len(days_T) or (np.diff(order) < 0).any():
@@ -94,12 +103,16 @@ def known_classes(path: Path, labels_HW: NDArray, table: ClassTable) -> NDArray:
     unknown = sorted(set(np.unique(classes_HW).tolist()) - {entry.id for entry in table.classes})
     if unknown:
         raise DatasetError(
-            f"{path} holds class {unknown[0]}", f"the classes of {table.name}", "correct the file or give its class table"
+            f"{path} holds class {unknown[0]}",
+            f"the classes of {table.name}",
+            "correct the file or give its class table",
         )
     return classes_HW
 
 
-def map_classes(classes_HW: NDArray, mapping: Mapping[int, int] | None, table: ClassTable) -> Tensor:
+def map_classes(
+    classes_HW: NDArray, mapping: Mapping[int, int] | None, table: ClassTable
+) -> Tensor:
     """Classes after a mapping of ``parse_class_mapping``; names the class that it lacks."""
     if mapping is None:
         return torch.from_numpy(classes_HW)
@@ -117,15 +130,21 @@ def map_classes(classes_HW: NDArray, mapping: Mapping[int, int] | None, table: C
     return new[torch.from_numpy(classes_HW)]
 
 
-def parse_class_mapping(mapping: Mapping[int, int] | Mapping[str, int] | None) -> dict[int, int] | None:
+def parse_class_mapping(
+    mapping: Mapping[int, int] | Mapping[str, int] | None,
+) -> dict[int, int] | None:
     """New class of each class. Keys may be text, as JSON writes them."""
     try:
         parsed = None if mapping is None else {int(old): new for old, new in mapping.items()}
     except ValueError as error:
-        raise ConfigError(f"class_mapping: {error}", "classes as keys", "correct the mapping") from None
+        raise ConfigError(
+            f"class_mapping: {error}", "classes as keys", "correct the mapping"
+        ) from None
     for old, new in (parsed or {}).items():
         if type(new) is not int or new < 0:
-            raise ConfigError(f"class_mapping maps {old} to {new!r}", "a class from 0", "correct the mapping")
+            raise ConfigError(
+                f"class_mapping maps {old} to {new!r}", "a class from 0", "correct the mapping"
+            )
     return parsed
 
 
@@ -134,10 +153,16 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
     if not isinstance(single_date, str):
         return single_date
     try:
-        return int(single_date) if re.fullmatch(r"-?\d{1,4}", single_date, re.ASCII) else parse_date(single_date)
+        return (
+            int(single_date)
+            if re.fullmatch(r"-?\d{1,4}", single_date, re.ASCII)
+            else parse_date(single_date)
+        )
     except ValueError:
         raise ConfigError(
-            f"single date {single_date!r}", "a position, or a date such as 2019-08-01", "write it in one of these forms"
+            f"single date {single_date!r}",
+            "a position, or a date such as 2019-08-01",
+            "write it in one of these forms",
         ) from None
 
 
@@ -152,7 +177,9 @@ def parse_reference_date(text: str) -> date:
         day = None
     if day is None or day.isoformat() != text or (day.month, day.day) == (2, 29):
         raise ConfigError(
-            f"reference date {text!r}", "a date YYYY-MM-DD that every year has", "write one such as 2018-09-01"
+            f"reference date {text!r}",
+            "a date YYYY-MM-DD that every year has",
+            "write one such as 2018-09-01",
         ) from None
     return day
 
@@ -220,7 +247,11 @@ class PatchDataset(Dataset[Sample], Generic[_Patch]):
         self.single_date = parse_single_date(single_date)
         self.augmentation = augmentation or AugmentationConfig()
         if not self.metadata:
-            raise DatasetError(f"{folder} has no patch of {parts}", "at least one", "choose others, which the dataset has")
+            raise DatasetError(
+                f"{folder} has no patch of {parts}",
+                "at least one",
+                "choose others, which the dataset has",
+            )
         self.ids = tuple(patch.id for patch in self.metadata)
 
     def __len__(self) -> int:
@@ -243,7 +274,9 @@ class PatchDataset(Dataset[Sample], Generic[_Patch]):
 
     def _season(self, on_disk_TCHW: NDArray, patch: _Patch) -> tuple[Tensor, Tensor]:
         """The images that are used, sorted with their days."""
-        return sorted_season(on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id)
+        return sorted_season(
+            on_disk_TCHW, patch.dates, self.reference_date, self.single_date, patch.id
+        )
 
     def _mapped(self, classes_HW: NDArray) -> Tensor:
         """Classes as they are learned, of those on disk."""

@@ -66,7 +66,9 @@ class Shard:
             raise ValueError(f"shard name {str(name)[:60]!r}")
         columns = [ends, *(tuple(row[key]) for key in ("checksums", "image_ids", "file_names"))]
         if {len(column) for column in columns} != {row["samples"]}:
-            raise ValueError(f"{name} with columns of {sorted({len(column) for column in columns})} rows")
+            raise ValueError(
+                f"{name} with columns of {sorted({len(column) for column in columns})} rows"
+            )
         for start, end in zip((0, *ends), ends, strict=False):
             if type(end) is not int or not start < end <= start + _LONGEST_RECORD or end % BLOCK:
                 raise ValueError(f"{name} with a record that ends at {str(end)[:20]}")
@@ -101,22 +103,35 @@ class ShardIndex:
             with about(path):
                 return cls._parse(str(place), json.loads(read_file(path, _MOST_BYTES)))
         except PanopticFormatError as error:
-            raise DatasetError(error.found, "the index of panoseg coco shards", "write the shards again") from error
+            raise DatasetError(
+                error.found, "the index of panoseg coco shards", "write the shards again"
+            ) from error
 
     @classmethod
     def _parse(cls, place: str, content: Any) -> ShardIndex:
         if content["panoseg_shards"] != VERSION:
             raise ValueError(f"version {str(content['panoseg_shards'])[:20]} of shards")
-        splits = {name: tuple(map(Shard.from_json, rows)) for name, rows in content["splits"].items()}
+        splits = {
+            name: tuple(map(Shard.from_json, rows)) for name, rows in content["splits"].items()
+        }
         if not splits or not all(sum(map(len, shards)) for shards in splits.values()):
             raise ValueError("a split without a photograph")
-        table = replace(class_table(joined(place, INDEX), content["categories"]), name=str(content["name"]))
+        table = replace(
+            class_table(joined(place, INDEX), content["categories"]), name=str(content["name"])
+        )
         return cls(place, table, splits)
 
     def to_json(self, categories: list[dict[str, Any]]) -> dict[str, Any]:
         """A JSON-ready dictionary, with the classes as rows of COCO's categories."""
-        splits = {name: [shard.to_json() for shard in shards] for name, shards in self.splits.items()}
-        return {"panoseg_shards": VERSION, "name": self.table.name, "categories": categories, "splits": splits}
+        splits = {
+            name: [shard.to_json() for shard in shards] for name, shards in self.splits.items()
+        }
+        return {
+            "panoseg_shards": VERSION,
+            "name": self.table.name,
+            "categories": categories,
+            "splits": splits,
+        }
 
 
 IDS_ENDING, ABOUT_ENDING = "panoptic.png", "json"
@@ -165,7 +180,9 @@ class CocoShards(CocoRecords):
 def _check_size(path: str, shard: Shard) -> None:
     size = size_of(path)
     if size is not None and size != shard.size:
-        raise DatasetError(f"{path}: {size} bytes", f"{shard.size}, as {INDEX} says", "copy the shard again")
+        raise DatasetError(
+            f"{path}: {size} bytes", f"{shard.size}, as {INDEX} says", "copy the shard again"
+        )
 
 
 def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRecord:
@@ -178,11 +195,15 @@ def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRec
             [image] = parts.values()
             if words["file_name"] != file_name:
                 raise ValueError(f"the record of {str(words['file_name'])[:60]}")
-            instances = None if words["instances"] is None else tuple(map(_bytes, words["instances"]))
+            instances = (
+                None if words["instances"] is None else tuple(map(_bytes, words["instances"]))
+            )
             annotation = _bytes(words["annotation"])
     except (PanopticFormatError, tarfile.TarError) as error:
         reason = getattr(error, "found", f"{path}: {file_name}: {error}")
-        raise DatasetError(reason, "a record of panoseg coco shards", "write the shards again") from error
+        raise DatasetError(
+            reason, "a record of panoseg coco shards", "write the shards again"
+        ) from error
     return CocoRecord(path, file_name, image if with_image else b"", annotation, ids_png, instances)
 
 
@@ -190,14 +211,26 @@ def _members(data: bytes) -> dict[str, bytes]:
     """The members of one record, by their ending. Links, holes and files that are not there whole are refused."""
     parts: dict[str, bytes] = {}
     keys = set()
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:  # never unpacks what is compressed
+    with tarfile.open(
+        fileobj=io.BytesIO(data), mode="r:"
+    ) as archive:  # never unpacks what is compressed
         for member in archive:
             key, _, ending = member.name.partition(".")
             keys.add(key)
-            if member.type != tarfile.REGTYPE or member.issparse() or not key.isalnum() or len(keys) > 1 or ending in parts:
+            if (
+                member.type != tarfile.REGTYPE
+                or member.issparse()
+                or not key.isalnum()
+                or len(keys) > 1
+                or ending in parts
+            ):
                 raise ValueError(f"a member {member.name[:60]!r} that does not belong there")
             content = archive.extractfile(member)
-            parts[ending] = content.read() if content is not None and member.offset_data + member.size <= len(data) else b""
+            parts[ending] = (
+                content.read()
+                if content is not None and member.offset_data + member.size <= len(data)
+                else b""
+            )
             if len(parts[ending]) != member.size:
                 raise ValueError(f"{member.name[:60]!r} is cut")
     return parts

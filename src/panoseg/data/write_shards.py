@@ -63,7 +63,11 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
     with _output(out) as place:
         work = partial(_write_shard, place, datasets)
         processes = min(usable_cores(), len(jobs)) if processes is None else processes
-        for job, result in zip(jobs, track(over_images(work, jobs, len(jobs), processes), "shards", len(jobs)), strict=True):
+        for job, result in zip(
+            jobs,
+            track(over_images(work, jobs, len(jobs), processes), "shards", len(jobs)),
+            strict=True,
+        ):
             if isinstance(result, PanosegError):
                 raise result
             shard, wrong = result
@@ -72,15 +76,28 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
         table = replace(next(iter(datasets.values())).table, name=Path(data).resolve().name)
         if not all(sum(map(len, written)) for written in splits.values()):
             raise failures[0]
-        index = ShardIndex(place, table, {split: tuple(written) for split, written in splits.items()})
-        _write(joined(place, INDEX), json.dumps(index.to_json(category_rows(table)), allow_nan=False).encode())
-    return WrittenShards(len(jobs), sum(len(shard) for written in splits.values() for shard in written), tuple(failures))
+        index = ShardIndex(
+            place, table, {split: tuple(written) for split, written in splits.items()}
+        )
+        _write(
+            joined(place, INDEX),
+            json.dumps(index.to_json(category_rows(table)), allow_nan=False).encode(),
+        )
+    return WrittenShards(
+        len(jobs),
+        sum(len(shard) for written in splits.values() for shard in written),
+        tuple(failures),
+    )
 
 
 def _open(data: Path) -> dict[str, CocoDataset]:
     names = find_splits(data)
     if not names:
-        raise DatasetError(f"{data} has no annotations/panoptic_NAME.json", "a dataset in COCO's layout", "correct its path")
+        raise DatasetError(
+            f"{data} has no annotations/panoptic_NAME.json",
+            "a dataset in COCO's layout",
+            "correct its path",
+        )
     datasets = {name: CocoDataset(data, name, config=PhotographConfig()) for name in names}
     first = datasets[names[0]]
     for dataset in datasets.values():
@@ -112,13 +129,19 @@ def _output(out: str) -> Iterator[str]:
         store, path = store_of(out)
         with _told(out):
             if store.exists(store_of(joined(out, INDEX))[1]):
-                raise OutputError(f"{out} holds shards", "a new place", "choose another, or remove them")
+                raise OutputError(
+                    f"{out} holds shards", "a new place", "choose another, or remove them"
+                )
             with suppress(FileExistsError):
-                store.mkdir(path, create_parents=False)  # or a bucket whose name is mistyped would be made
+                store.mkdir(
+                    path, create_parents=False
+                )  # or a bucket whose name is mistyped would be made
         yield out
     else:
         target = new_folder(folder)
-        with atomic(target / "unfinished") as temporary:  # inside, so that what a killed command leaves is found by the next
+        with atomic(
+            target / "unfinished"
+        ) as temporary:  # inside, so that what a killed command leaves is found by the next
             temporary.mkdir()
             yield str(temporary)
             for written in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
@@ -126,7 +149,9 @@ def _output(out: str) -> Iterator[str]:
         (target / "unfinished").rmdir()
 
 
-def _write_shard(place: str, datasets: Mapping[str, CocoDataset], job: _Job) -> tuple[Shard, list[PanosegError]]:
+def _write_shard(
+    place: str, datasets: Mapping[str, CocoDataset], job: _Job
+) -> tuple[Shard, list[PanosegError]]:
     dataset, failures = datasets[job.split], []
     columns: list[tuple[int, int, Any, str]] = []
     size, sha256, path = 0, hashlib.sha256(), joined(place, job.name)
@@ -135,7 +160,9 @@ def _write_shard(place: str, datasets: Mapping[str, CocoDataset], job: _Job) -> 
         for index in job.records:
             try:
                 record = dataset.record(index)
-                record.photograph(dataset.table, dataset.config, None)  # rather wrong now than in the middle of a training
+                record.photograph(
+                    dataset.table, dataset.config, None
+                )  # rather wrong now than in the middle of a training
                 record.detections(dataset.table)
             except PanosegError as error:
                 failures.append(error)
@@ -148,7 +175,9 @@ def _write_shard(place: str, datasets: Mapping[str, CocoDataset], job: _Job) -> 
         file.write(_END)
         sha256.update(_END)
     ends, checksums, image_ids, names = zip(*columns, strict=True) if columns else ((), (), (), ())
-    return Shard(job.name, size + len(_END), sha256.hexdigest(), ends, checksums, image_ids, names), failures
+    return Shard(
+        job.name, size + len(_END), sha256.hexdigest(), ends, checksums, image_ids, names
+    ), failures
 
 
 def pack(index: int, record: CocoRecord) -> bytes:
@@ -157,7 +186,11 @@ def pack(index: int, record: CocoRecord) -> bytes:
 
     ending = PurePosixPath(record.file_name).suffix.lower()
     instances = None if record.instances is None else [read_row(row) for row in record.instances]
-    words = {"file_name": record.file_name, "annotation": read_row(record.annotation), "instances": instances}
+    words = {
+        "file_name": record.file_name,
+        "annotation": read_row(record.annotation),
+        "instances": instances,
+    }
     parts = {
         ending[1:] if ending in IMAGE_SUFFIXES else "image": record.image,
         IDS_ENDING: record.ids_png,
@@ -187,6 +220,10 @@ def _told(place: str) -> Iterator[None]:
     except OSError as error:
         if not is_url(place):
             raise
-        raise OutputError(f"{place}: {error}", "a place that can be written", "check its address and your rights") from error
+        raise OutputError(
+            f"{place}: {error}", "a place that can be written", "check its address and your rights"
+        ) from error
     except Exception as error:  # every store has exceptions of its own
-        raise OutputError(f"{place}: {error}", "a place that can be written", "check its address and your rights") from error
+        raise OutputError(
+            f"{place}: {error}", "a place that can be written", "check its address and your rights"
+        ) from error

@@ -63,27 +63,49 @@ def read_area(path: Path | str) -> Area:
     path = Path(path)
     geometries, crs = read_outlines(path)
     if crs is None:
-        raise AreaError(f"{path} states no coordinate system", "one, in the file", "add the .prj, or write it as GeoPackage")
+        raise AreaError(
+            f"{path} states no coordinate system",
+            "one, in the file",
+            "add the .prj, or write it as GeoPackage",
+        )
     parts = _polygons(geometries, path)
     crossing = int((~shapely.is_valid(parts)).sum())
-    notes = (f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were mended.",) if crossing else ()
+    notes = (
+        (f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were mended.",)
+        if crossing
+        else ()
+    )
     outline = _in_degrees(shapely.union_all(shapely.make_valid(parts)), crs, path)
     km2 = _km2(outline)
     if not km2 * 1e6 >= _SMALLEST_M2:
-        raise AreaError(f"{path} encloses {km2 * 1e6:.0f} m2", f"an area of at least {_SMALLEST_M2:g} m2", "draw it again")
+        raise AreaError(
+            f"{path} encloses {km2 * 1e6:.0f} m2",
+            f"an area of at least {_SMALLEST_M2:g} m2",
+            "draw it again",
+        )
     return Area(outline, path.stem, km2, notes)
 
 
 def _polygons(geometries: Sequence[BaseGeometry], path: Path) -> np.ndarray:
     """The polygons of a file, collections taken apart, heights dropped."""
-    given = np.array([geometry for geometry in geometries if geometry is not None and not geometry.is_empty], dtype=object)
+    given = np.array(
+        [geometry for geometry in geometries if geometry is not None and not geometry.is_empty],
+        dtype=object,
+    )
     parts = shapely.force_2d(shapely.get_parts(shapely.get_parts(given)))
     areal = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
     if not len(areal):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(part.geom_type for part in parts).items()))
-        raise AreaError(f"{path} holds {kinds or 'no outline'}", "a polygon", "draw the outline of the area")
+        kinds = ", ".join(
+            f"{count} {kind}"
+            for kind, count in sorted(Counter(part.geom_type for part in parts).items())
+        )
+        raise AreaError(
+            f"{path} holds {kinds or 'no outline'}", "a polygon", "draw the outline of the area"
+        )
     if not np.isfinite(shapely.get_coordinates(areal)).all():
-        raise AreaError(f"{path} holds coordinates that are not finite", "numbers", "write it again")
+        raise AreaError(
+            f"{path} holds coordinates that are not finite", "numbers", "write it again"
+        )
     return areal
 
 
@@ -93,29 +115,52 @@ def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
         left, bottom, right, top = outline.bounds
         if not crs.is_geographic:
             # A straight edge is bent on the globe.
-            outline = shapely.segmentize(outline, max(right - left, top - bottom, 1e-9) / _EDGES_A_SIDE)
+            outline = shapely.segmentize(
+                outline, max(right - left, top - bottom, 1e-9) / _EDGES_A_SIDE
+            )
         to_degrees = Transformer.from_crs(crs, WGS84, always_xy=True)
-        outline = shapely.transform(outline, lambda places: np.column_stack(to_degrees.transform(*places.T)))
+        outline = shapely.transform(
+            outline, lambda places: np.column_stack(to_degrees.transform(*places.T))
+        )
     places = shapely.get_coordinates(outline)
-    if not np.isfinite(places).all() or np.abs(places[:, 0]).max() > 540 or np.abs(places[:, 1]).max() > 90:
+    if (
+        not np.isfinite(places).all()
+        or np.abs(places[:, 0]).max() > 540
+        or np.abs(places[:, 1]).max() > 90
+    ):
         raise AreaError(
-            f"{path} has coordinates that are no place in {crs.name}", "its true coordinate system", "state that one"
+            f"{path} has coordinates that are no place in {crs.name}",
+            "its true coordinate system",
+            "state that one",
         )
     if places[:, 1].min() < _SOUTH or places[:, 1].max() > _NORTH:
-        raise AreaError(f"{path} reaches a pole", f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends", "leave the rest out")
-    cut = [part for polygon in shapely.get_parts(outline) for part in _cut_at_date_line(polygon, path)]
+        raise AreaError(
+            f"{path} reaches a pole",
+            f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends",
+            "leave the rest out",
+        )
+    cut = [
+        part for polygon in shapely.get_parts(outline) for part in _cut_at_date_line(polygon, path)
+    ]
     return _areal(shapely.union_all(shapely.make_valid(np.array(cut, dtype=object))))
 
 
 def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometry]:
     if not isinstance(polygon, Polygon):
         return  # a line, left where an outline was mended
-    shell, *holes = (_unwrapped(np.array(ring.coords), path) for ring in (polygon.exterior, *polygon.interiors))
+    shell, *holes = (
+        _unwrapped(np.array(ring.coords), path) for ring in (polygon.exterior, *polygon.interiors)
+    )
     for hole in holes:
         hole[:, 0] -= 360 * np.round((hole[:, 0].mean() - shell[:, 0].mean()) / 360)
     whole = shapely.make_valid(Polygon(shell, holes))
-    for turn in range(math.floor((shell[:, 0].min() + 180) / 360), math.ceil((shell[:, 0].max() + 180) / 360)):
-        yield translate(whole.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)), -360 * turn)
+    for turn in range(
+        math.floor((shell[:, 0].min() + 180) / 360), math.ceil((shell[:, 0].max() + 180) / 360)
+    ):
+        yield translate(
+            whole.intersection(shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)),
+            -360 * turn,
+        )
 
 
 def _unwrapped(ring_N2: np.ndarray, path: Path) -> np.ndarray:
@@ -125,7 +170,9 @@ def _unwrapped(ring_N2: np.ndarray, path: Path) -> np.ndarray:
     turns = np.concatenate([[0], np.cumsum(np.where(crossing, np.round(steps / 360), 0))])
     if turns[-1]:
         raise AreaError(
-            f"{path} runs around a pole", f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends", "leave the rest out"
+            f"{path} runs around a pole",
+            f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends",
+            "leave the rest out",
         )
     return ring_N2 - np.column_stack([360 * turns, np.zeros(len(turns))])
 
@@ -139,7 +186,10 @@ def _areal(geometry: BaseGeometry) -> BaseGeometry:
 def _km2(outline: BaseGeometry) -> float:
     """Area on the ellipsoid."""
     parts = shapely.get_parts(outline)
-    return sum(abs(_GLOBE.geometry_area_perimeter(shapely.orient_polygons(part))[0]) for part in parts) / 1e6
+    return (
+        sum(abs(_GLOBE.geometry_area_perimeter(shapely.orient_polygons(part))[0]) for part in parts)
+        / 1e6
+    )
 
 
 def utm_zone(outline: BaseGeometry) -> CRS:
@@ -147,8 +197,13 @@ def utm_zone(outline: BaseGeometry) -> CRS:
     shares: dict[tuple[int, bool], float] = defaultdict(float)
     for zone, box in _zone_boxes():
         if box.intersects(outline):
-            for northern, half in ((True, shapely.box(-180, 0, 180, 90)), (False, shapely.box(-180, -90, 180, 0))):
-                shares[zone, northern] += round(_km2(_areal(outline.intersection(box).intersection(half))), 6)
+            for northern, half in (
+                (True, shapely.box(-180, 0, 180, 90)),
+                (False, shapely.box(-180, -90, 180, 0)),
+            ):
+                shares[zone, northern] += round(
+                    _km2(_areal(outline.intersection(box).intersection(half))), 6
+                )
     by_zone: dict[int, float] = defaultdict(float)
     for (number, _), km2 in shares.items():
         by_zone[number] += km2
@@ -160,7 +215,12 @@ def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
     """The zones of UTM in degrees; zone 32 is wider in the south of Norway, four zones share Svalbard."""
     norway, svalbard = (56, 64), (72, 84)
     exceptions = {(31, norway): (0, 3), (32, norway): (3, 12)}
-    exceptions |= {(31, svalbard): (0, 9), (33, svalbard): (9, 21), (35, svalbard): (21, 33), (37, svalbard): (33, 42)}
+    exceptions |= {
+        (31, svalbard): (0, 9),
+        (33, svalbard): (9, 21),
+        (35, svalbard): (21, 33),
+        (37, svalbard): (33, 42),
+    }
     exceptions |= {(zone, svalbard): (0, 0) for zone in (32, 34, 36)}
     for zone in range(1, 61):
         west, east = 6 * zone - 186, 6 * zone - 180
@@ -219,10 +279,18 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
         )
     low_2, high_2 = np.array(on_plane(area.outline, crs).bounds).reshape(2, 2)
     short_2 = np.maximum(_SMALLEST_SIDE_M - (high_2 - low_2), 0) / 2
-    low_2, high_2 = low_2 - margin_m - short_2 + _SNAP_TOLERANCE_M, high_2 + margin_m + short_2 - _SNAP_TOLERANCE_M
-    (left, bottom), (right, top) = np.floor(low_2 / _SNAP_M) * _SNAP_M, np.ceil(high_2 / _SNAP_M) * _SNAP_M
+    low_2, high_2 = (
+        low_2 - margin_m - short_2 + _SNAP_TOLERANCE_M,
+        high_2 + margin_m + short_2 - _SNAP_TOLERANCE_M,
+    )
+    (left, bottom), (right, top) = (
+        np.floor(low_2 / _SNAP_M) * _SNAP_M,
+        np.ceil(high_2 / _SNAP_M) * _SNAP_M,
+    )
     shape = round((top - bottom) / pixel_m), round((right - left) / pixel_m)
-    return GeoBox(shape, Affine(pixel_m, 0, float(left), 0, -pixel_m, float(top)), f"EPSG:{crs.to_epsg()}")
+    return GeoBox(
+        shape, Affine(pixel_m, 0, float(left), 0, -pixel_m, float(top)), f"EPSG:{crs.to_epsg()}"
+    )
 
 
 def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
@@ -230,7 +298,12 @@ def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
     plane = on_plane(outline, str(grid.crs))
     for all_touched in (False, True):
         burned = rasterize(
-            [(plane, 1)], out_shape=grid.shape, transform=grid.affine, fill=0, dtype="uint8", all_touched=all_touched
+            [(plane, 1)],
+            out_shape=grid.shape,
+            transform=grid.affine,
+            fill=0,
+            dtype="uint8",
+            all_touched=all_touched,
         )
         if burned.any():
             break

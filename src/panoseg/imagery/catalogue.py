@@ -34,7 +34,9 @@ from panoseg.progress import track
 
 _PAGE = 100
 _DAYS_END = time(23, 59, 59)
-_MOST_ITEMS = 50_000  # of a month: all of the land on Earth has fewer; pages that never end have more
+_MOST_ITEMS = (
+    50_000  # of a month: all of the land on Earth has fewer; pages that never end have more
+)
 _PATIENCE = Retry(
     total=6,
     connect=4,  # an address where nobody is, or no network, is known within seconds
@@ -64,18 +66,30 @@ class Catalogue:
 
 CATALOGUES = {
     "earth-search": Catalogue("https://earth-search.aws.element84.com/v1", ("sentinel-2-l2a",)),
-    "planetary-computer": Catalogue("https://planetarycomputer.microsoft.com/api/stac/v1", ("sentinel-2-l2a",)),
+    "planetary-computer": Catalogue(
+        "https://planetarycomputer.microsoft.com/api/stac/v1", ("sentinel-2-l2a",)
+    ),
     "copernicus": Catalogue("https://stac.dataspace.copernicus.eu/v1", ("sentinel-2-l2a",)),
 }
 # What catalogues that are given by URL may call it.
-_USUAL_COLLECTIONS = ("sentinel-2-l2a", "sentinel-2-c1-l2a", "sentinel-s2-l2a-cogs", "S2_L2A", "s2_l2a")
+_USUAL_COLLECTIONS = (
+    "sentinel-2-l2a",
+    "sentinel-2-c1-l2a",
+    "sentinel-s2-l2a-cogs",
+    "S2_L2A",
+    "s2_l2a",
+)
 
 
 def find_catalogue(name: str, collection: str | None = None) -> Catalogue:
     """A catalogue by name or URL. Raises ``CatalogueError`` for neither."""
     known = CATALOGUES.get(name)
     if known is None and urlsplit(name).scheme not in ("http", "https"):
-        raise CatalogueError(f"catalogue {name!r}", f"{', '.join(CATALOGUES)}, or the URL of a STAC API", "change --catalog")
+        raise CatalogueError(
+            f"catalogue {name!r}",
+            f"{', '.join(CATALOGUES)}, or the URL of a STAC API",
+            "change --catalog",
+        )
     found = known or Catalogue(name, _USUAL_COLLECTIONS)
     return Catalogue(found.url, (collection,) if collection else found.collections)
 
@@ -96,7 +110,10 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
             asked = client.search(
                 collections=[collection],
                 intersects=mapping(outline),
-                datetime=[datetime.combine(day, clock, UTC) - ahead for day, clock in ((start, time.min), (end, _DAYS_END))],
+                datetime=[
+                    datetime.combine(day, clock, UTC) - ahead
+                    for day, clock in ((start, time.min), (end, _DAYS_END))
+                ],
                 limit=_PAGE,
             )
             items = list(islice(asked.items_as_dicts(), _MOST_ITEMS + 1))
@@ -117,7 +134,9 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
 def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
     """What items are sorted by, those that say nothing of their time too: they are named where they are read."""
     properties = item.get("properties")
-    return str(properties.get("datetime") if isinstance(properties, dict) else None), str(item.get("id"))
+    return str(properties.get("datetime") if isinstance(properties, dict) else None), str(
+        item.get("id")
+    )
 
 
 class _PatientIO(StacApiIO):
@@ -151,7 +170,9 @@ class _PatientIO(StacApiIO):
                 raise APIError("an answer that is nested too deeply") from error
             except (APIError, ValueError) as error:
                 broken_off = (
-                    isinstance(error, ValueError) or "IncompleteRead" in str(error) or "Connection broken" in str(error)
+                    isinstance(error, ValueError)
+                    or "IncompleteRead" in str(error)
+                    or "Connection broken" in str(error)
                 )
                 if not broken_off or attempt == _TRIES - 1:
                     raise APIError(str(error)) from error
@@ -161,13 +182,17 @@ class _PatientIO(StacApiIO):
     def _count(self, text: str) -> None:
         self._answers, self._characters = self._answers + 1, self._characters + len(text)
         if self._answers > _MOST_ANSWERS or self._characters > _LARGEST_LIST_BYTES:
-            raise APIError(f"{self._answers:,} answers with {self._characters:,} characters, and no end")
+            raise APIError(
+                f"{self._answers:,} answers with {self._characters:,} characters, and no end"
+            )
 
 
 def _open(catalogue: Catalogue) -> Client:
     try:
         return Client.open(catalogue.url, stac_io=_PatientIO())
-    except Exception as error:  # what a URL of anything else but a catalogue leads to is up to pystac
+    except (
+        Exception
+    ) as error:  # what a URL of anything else but a catalogue leads to is up to pystac
         raise _no_answer(catalogue, error) from error
 
 
@@ -176,7 +201,9 @@ def _no_answer(catalogue: Catalogue, error: Exception) -> CatalogueError:
     # The innermost of nested connection errors is the one that says what happened.
     innermost = reason.rsplit("Caused by ", 1)[-1].strip("()")[:160]
     return CatalogueError(
-        f"catalogue {catalogue.url} does not answer ({innermost})", "a STAC API", "try again later, or choose another --catalog"
+        f"catalogue {catalogue.url} does not answer ({innermost})",
+        "a STAC API",
+        "try again later, or choose another --catalog",
     )
 
 
@@ -211,7 +238,11 @@ def _sent(outline: BaseGeometry) -> BaseGeometry:
     if shapely.get_num_coordinates(outline) <= _MOST_VERTICES:
         return outline
     parts = shapely.get_parts(outline)
-    hulls = shapely.convex_hull(parts) if len(parts) <= _MOST_VERTICES // 10 else shapely.envelope(_halves(outline))
+    hulls = (
+        shapely.convex_hull(parts)
+        if len(parts) <= _MOST_VERTICES // 10
+        else shapely.envelope(_halves(outline))
+    )
     simple = shapely.union_all(hulls)
     return (
         simple
@@ -236,7 +267,13 @@ def _meets(item: dict[str, Any], outline: BaseGeometry) -> bool:
 
 def save_scenes(items: Sequence[dict[str, Any]], path: Path, asked: dict[str, str]) -> None:
     """Write items as an item collection, atomically; ``asked``: what was searched for, kept beside them."""
-    write_text(path, json.dumps({"type": "FeatureCollection", "panoseg": asked, "features": list(items)}, indent=1) + "\n")
+    write_text(
+        path,
+        json.dumps(
+            {"type": "FeatureCollection", "panoseg": asked, "features": list(items)}, indent=1
+        )
+        + "\n",
+    )
 
 
 def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
@@ -254,7 +291,9 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
             raise ValueError("its features are no list")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CatalogueError(
-            f"{path} cannot be read ({type(error).__name__}: {error})", "an item collection", "remove it, and search again"
+            f"{path} cannot be read ({type(error).__name__}: {error})",
+            "an item collection",
+            "remove it, and search again",
         ) from error
     scenes, broken = [], {}
     for place, item in enumerate(features):
@@ -269,7 +308,14 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
 def _remote(item: dict[str, Any], href: str) -> str:
     """The absolute URL of an asset. Raises ``ValueError`` for one that is none: a catalogue must not name files of ours."""
     links = item.get("links") or []
-    itself = next((str(link.get("href")) for link in links if isinstance(link, dict) and link.get("rel") == "self"), "")
+    itself = next(
+        (
+            str(link.get("href"))
+            for link in links
+            if isinstance(link, dict) and link.get("rel") == "self"
+        ),
+        "",
+    )
     url = urljoin(itself, href) if not urlsplit(href).scheme else href
     if not is_remote(url) or not urlsplit(url).netloc:
         raise ValueError(f"{href[:80]!r} is no URL of {', '.join(REMOTE)}")

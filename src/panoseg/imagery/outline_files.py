@@ -47,7 +47,9 @@ def read_outlines(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
             "simplify it",
         )
     try:
-        with warnings.catch_warnings(action="ignore"):  # what matters of them is said by the checks that follow
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # what matters of them is said by the checks that follow
             return _read(path)
     except AreaError:
         raise
@@ -62,7 +64,9 @@ def _read(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"PK\x03\x04"):
         return _zipped(path)
-    if head.startswith((b"SQLite format 3\0", b"\0\0\x27\x0a")) and not any(mark in head for mark in _REFERENCES):
+    if head.startswith((b"SQLite format 3\0", b"\0\0\x27\x0a")) and not any(
+        mark in head for mark in _REFERENCES
+    ):
         return _table(path)
     if text.startswith(b"{"):
         return _geojson(path)
@@ -77,16 +81,22 @@ def _table(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
     if len(layers) != 1:
         names = f" ({', '.join(layers[:3])}{', ..' if len(layers) > 3 else ''})" if layers else ""
         raise AreaError(
-            f"{path} has {len(layers)} layers{names}", "one with the outline", "write the outline into its own file"
+            f"{path} has {len(layers)} layers{names}",
+            "one with the outline",
+            "write the outline into its own file",
         )
     meta, _, geometry, _ = pyogrio.raw.read(path, layer=layers[0], columns=[], force_2d=True)
-    return list(shapely.from_wkb(geometry)), CRS.from_user_input(meta["crs"]) if meta["crs"] else None
+    return list(shapely.from_wkb(geometry)), CRS.from_user_input(meta["crs"]) if meta[
+        "crs"
+    ] else None
 
 
 def _geojson(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
     value = json.loads(path.read_text(encoding="utf-8-sig"))
     named = (value.get("crs") or {}).get("properties", {}).get("name")  # of GeoJSON before RFC 7946
-    return [shape(geometry) for geometry in _geometries(value)], CRS.from_user_input(named) if named else WGS84
+    return [shape(geometry) for geometry in _geometries(value)], CRS.from_user_input(
+        named
+    ) if named else WGS84
 
 
 def _geometries(value: dict) -> Iterator[dict]:
@@ -105,11 +115,15 @@ def _geometries(value: dict) -> Iterator[dict]:
 def _kml(path: Path) -> list[BaseGeometry]:
     """The polygons of a KML; its points and lines too, so that a message can say what it holds."""
     content = path.read_bytes()
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:  # NUL: another encoding could hide them
+    if (
+        b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content
+    ):  # NUL: another encoding could hide them
         raise AreaError(f"{path} declares XML entities", "plain KML", "write it again without them")
     root = ElementTree.fromstring(content)
     if _tag(root) != "kml":
-        raise AreaError(f"{path} is XML of the kind {_tag(root)[:20]!r}", FORMATS, "write it as one of them")
+        raise AreaError(
+            f"{path} is XML of the kind {_tag(root)[:20]!r}", FORMATS, "write it as one of them"
+        )
     found: list[BaseGeometry] = []
     for element in root.iter():
         if _tag(element) == "Polygon":
@@ -118,7 +132,11 @@ def _kml(path: Path) -> list[BaseGeometry]:
                 raise ValueError("a polygon with two outer boundaries")
             found.append(Polygon(shells[0], holes) if shells else Polygon())
         elif _tag(element) in ("Point", "LineString"):
-            found.append(shapely.linestrings([(0, 0), (0, 0)]) if _tag(element) == "LineString" else shapely.Point(0, 0))
+            found.append(
+                shapely.linestrings([(0, 0), (0, 0)])
+                if _tag(element) == "LineString"
+                else shapely.Point(0, 0)
+            )
     return found
 
 
@@ -136,27 +154,43 @@ def _rings(polygon: ElementTree.Element, boundary: str) -> list[np.ndarray]:
         for element in child.iter()
         if _tag(element) == "coordinates"
     ]
-    return [np.array([[float(number) for number in place.split(",")[:2]] for place in text.split()]) for text in texts]
+    return [
+        np.array([[float(number) for number in place.split(",")[:2]] for place in text.split()])
+        for text in texts
+    ]
 
 
 def _zipped(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
     """The one outline in an archive."""
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         entries = [
-            entry for entry in archive.infolist() if PurePosixPath(entry.filename).suffix.lower() in (*_SIDECARS, *_OUTLINES)
+            entry
+            for entry in archive.infolist()
+            if PurePosixPath(entry.filename).suffix.lower() in (*_SIDECARS, *_OUTLINES)
         ]
-        outlines = [entry for entry in entries if PurePosixPath(entry.filename).suffix.lower() in _OUTLINES]
+        outlines = [
+            entry for entry in entries if PurePosixPath(entry.filename).suffix.lower() in _OUTLINES
+        ]
         _check_entries(path, entries)
         if len(outlines) != 1:
-            raise AreaError(f"{path} holds {len(outlines)} outlines", "one", "write the outline into its own archive")
+            raise AreaError(
+                f"{path} holds {len(outlines)} outlines",
+                "one",
+                "write the outline into its own archive",
+            )
         stem = PurePosixPath(outlines[0].filename).with_suffix("")
         for entry in entries:
             name = PurePosixPath(entry.filename)
             if name.with_suffix("") == stem:
                 # Under a name of our own: what an archive calls its files is never a path here.
-                with archive.open(entry) as source, (Path(folder) / f"outline{name.suffix.lower()}").open("wb") as target:
+                with (
+                    archive.open(entry) as source,
+                    (Path(folder) / f"outline{name.suffix.lower()}").open("wb") as target,
+                ):
                     shutil.copyfileobj(source, target)
-        return _unpacked(Path(folder) / f"outline{PurePosixPath(outlines[0].filename).suffix.lower()}", path)
+        return _unpacked(
+            Path(folder) / f"outline{PurePosixPath(outlines[0].filename).suffix.lower()}", path
+        )
 
 
 def _unpacked(outline: Path, archive: Path) -> tuple[list[BaseGeometry], CRS | None]:
@@ -166,7 +200,9 @@ def _unpacked(outline: Path, archive: Path) -> tuple[list[BaseGeometry], CRS | N
             raise AreaError(f"{outline} is an archive in an archive", FORMATS, "unpack it")
         return _read(outline)
     except AreaError as error:
-        raise AreaError(error.found.replace(str(outline), str(archive)), error.expected, error.fix) from error
+        raise AreaError(
+            error.found.replace(str(outline), str(archive)), error.expected, error.fix
+        ) from error
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -177,6 +213,14 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts:
-            raise AreaError(f"{path} holds {entry.filename!r}, a path out of its folder", "plain names", "zip the files again")
+            raise AreaError(
+                f"{path} holds {entry.filename!r}, a path out of its folder",
+                "plain names",
+                "zip the files again",
+            )
     if sum(entry.file_size for entry in entries) > _LARGEST_BYTES:
-        raise AreaError(f"{path} unpacks to more than {_LARGEST_BYTES >> 20} MiB", "a small outline", "simplify it")
+        raise AreaError(
+            f"{path} unpacks to more than {_LARGEST_BYTES >> 20} MiB",
+            "a small outline",
+            "simplify it",
+        )

@@ -74,7 +74,12 @@ class Signer:
     def _fetch(self, place: str) -> tuple[str, datetime]:
         with requests.Session() as session:
             limit_answers(session, _LARGEST_TOKEN_BYTES)
-            patience = Retry(total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), retry_after_max=60)
+            patience = Retry(
+                total=5,
+                backoff_factor=0.5,
+                status_forcelist=(429, 500, 502, 503, 504),
+                retry_after_max=60,
+            )
             for scheme in ("http://", "https://"):
                 session.mount(scheme, HTTPAdapter(max_retries=patience))
             answer = session.get(f"{self.url}/{place}", timeout=60)
@@ -102,7 +107,9 @@ def limit_answers(session: requests.Session, most_bytes: int) -> None:
             if size > most_bytes or time.monotonic() > end:
                 answer.close()
                 raise requests.RequestException(
-                    f"an answer longer than {most_bytes:,} bytes" if size > most_bytes else "an answer that does not end"
+                    f"an answer longer than {most_bytes:,} bytes"
+                    if size > most_bytes
+                    else "an answer that does not end"
                 )
         answer._content = b"".join(pieces)  # where requests itself keeps what was read
 
@@ -144,7 +151,12 @@ def gdal_path(href: str, signer: Signer = _SIGNER) -> str:
 def gdal_options(href: str) -> dict[str, str | int]:
     """GDAL's configuration for a file."""
     if needs_keys(href):
-        return {**_PATIENCE, "AWS_S3_ENDPOINT": COPERNICUS_HOST, "AWS_VIRTUAL_HOSTING": "FALSE", "AWS_HTTPS": "YES"}
+        return {
+            **_PATIENCE,
+            "AWS_S3_ENDPOINT": COPERNICUS_HOST,
+            "AWS_VIRTUAL_HOSTING": "FALSE",
+            "AWS_HTTPS": "YES",
+        }
     public = urlsplit(href).scheme == "s3" and not any(os.environ.get(name) for name in _KEYS)
     return {**_PATIENCE, **({"AWS_NO_SIGN_REQUEST": "YES"} if public else {})}
 
@@ -167,9 +179,14 @@ def open_raster(href: str) -> Iterator[DatasetReader]:
         path = gdal_path(href)
     except (requests.RequestException, ValueError) as error:
         raise RasterioError(f"{href} cannot be signed ({error})") from error
-    with rasterio.Env(**gdal_options(href)), DatasetReader(path, driver=DRIVERS, sharing=False) as source:
+    with (
+        rasterio.Env(**gdal_options(href)),
+        DatasetReader(path, driver=DRIVERS, sharing=False) as source,
+    ):
         if source.crs is None or source.transform.is_identity:
             raise RasterioError("no coordinate system")
         if max(height * width for height, width in source.block_shapes) > _LARGEST_BLOCK:
-            raise RasterioError("blocks larger than a whole tile of Sentinel-2, which would fill memory")
+            raise RasterioError(
+                "blocks larger than a whole tile of Sentinel-2, which would fill memory"
+            )
         yield source

@@ -27,11 +27,32 @@ from shapely.geometry.base import BaseGeometry
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
 from panoseg.imagery.remote import open_raster
-from panoseg.imagery.scenes import BROKEN_ITEM, Scene, SceneAsset, processing_baseline, radiometry, utc
+from panoseg.imagery.scenes import (
+    BROKEN_ITEM,
+    Scene,
+    SceneAsset,
+    processing_baseline,
+    radiometry,
+    utc,
+)
 
 PRODUCT_FILE = "MTD_MSIL2A.xml"
 _L1C_FILE = "MTD_MSIL1C.xml"
-_BAND_OF_ID = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_BAND_OF_ID = (
+    "B01",
+    "B02",
+    "B03",
+    "B04",
+    "B05",
+    "B06",
+    "B07",
+    "B08",
+    "B8A",
+    "B09",
+    "B10",
+    "B11",
+    "B12",
+)
 _IMAGE = re.compile(r"_(B\d[\dA]|SCL)_([126]0)m", re.ASCII)
 _ENDINGS = (".jp2", ".tif")  # GeoTIFF in the products of some processing centres
 _LARGEST_XML_BYTES = 32 * 1024**2
@@ -165,21 +186,31 @@ class _Zip(_Archive):
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             raise _RefusedError(f"points to {name}, outside of the product")
         names = [f"{self._top}/{name}{ending}" for ending in _ENDINGS]
-        return next((f"/vsizip/{{{self._path}}}/{found}" for found in names if found in self._entries), None)
+        return next(
+            (f"/vsizip/{{{self._path}}}/{found}" for found in names if found in self._entries), None
+        )
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
     """Refuse what no product holds."""
     name = entry.filename
-    if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name.split("/")[0]:
+    if (
+        name.startswith(("/", "\\"))
+        or ".." in re.split(r"[/\\]", name)
+        or ":" in name.split("/")[0]
+    ):
         raise _RefusedError(f"holds {name!r}, which climbs out of the archive")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise _RefusedError(f"holds the link {name!r}")
     if entry.flag_bits & 0x1:
         raise _RefusedError("is encrypted")
-    expands = entry.file_size > _RATIO_FROM_BYTES and entry.file_size > _LARGEST_RATIO * max(entry.compress_size, 1)
+    expands = entry.file_size > _RATIO_FROM_BYTES and entry.file_size > _LARGEST_RATIO * max(
+        entry.compress_size, 1
+    )
     if entry.file_size > _LARGEST_IMAGE_BYTES or expands:
-        raise _RefusedError(f"holds {name!r} of {entry.file_size} bytes in {entry.compress_size}, as no product does")
+        raise _RefusedError(
+            f"holds {name!r} of {entry.file_size} bytes in {entry.compress_size}, as no product does"
+        )
 
 
 def _bounded(content: bytes, name: str) -> bytes:
@@ -210,7 +241,9 @@ def _scenes(archive: _Archive) -> Iterator[Scene]:
     content = archive.read(PRODUCT_FILE)
     if content is None:
         if archive.read(_L1C_FILE) is not None:
-            raise _RefusedError("is L1C, top of the atmosphere; L2A is needed: download it, or make it with Sen2Cor")
+            raise _RefusedError(
+                "is L1C, top of the atmosphere; L2A is needed: download it, or make it with Sen2Cor"
+            )
         raise _RefusedError(f"has no {PRODUCT_FILE}")
     product = _parsed(content, PRODUCT_FILE)
     if _text(product, "PROCESSING_LEVEL").replace("-", " ") not in ("Level 2A", "Level 2Ap"):
@@ -240,14 +273,24 @@ def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool
     baseline = processing_baseline(_properties(product)) or 0.0
     number = _text(tile, "HORIZONTAL_CS_CODE").removeprefix("EPSG:")
     epsg = int(number) if number.isdecimal() else 0
-    return Scene(uri if alone else f"{uri}/{folder.split('/')[-1]}", time, assets, _outline(tile), baseline, epsg)
+    return Scene(
+        uri if alone else f"{uri}/{folder.split('/')[-1]}",
+        time,
+        assets,
+        _outline(tile),
+        baseline,
+        epsg,
+    )
 
 
-def _assets(archive: _Archive, product: Element, images: list[str], name: str) -> dict[str, SceneAsset]:
+def _assets(
+    archive: _Archive, product: Element, images: list[str], name: str
+) -> dict[str, SceneAsset]:
     """The finest file of each band that is there."""
     scale = 1 / float(_text(product, "BOA_QUANTIFICATION_VALUE"))
     offsets = {
-        _BAND_OF_ID[int(entry.attrib["band_id"])]: float(entry.text or 0) * scale for entry in product.iter("BOA_ADD_OFFSET")
+        _BAND_OF_ID[int(entry.attrib["band_id"])]: float(entry.text or 0) * scale
+        for entry in product.iter("BOA_ADD_OFFSET")
     }
     nodata = next(
         (
@@ -262,13 +305,23 @@ def _assets(archive: _Archive, product: Element, images: list[str], name: str) -
     for image in images:
         match = _IMAGE.search(image)
         band = band_name(match[1]) if match else None
-        if match is None or band is None or (band in found and found[band].resolution_m <= float(match[2])):
+        if (
+            match is None
+            or band is None
+            or (band in found and found[band].resolution_m <= float(match[2]))
+        ):
             continue
         href = archive.locate(image)
         if href is not None:
-            stated = {"offset": offsets[band]} if band in offsets and band != SCENE_CLASSIFICATION else {}
+            stated = (
+                {"offset": offsets[band]}
+                if band in offsets and band != SCENE_CLASSIFICATION
+                else {}
+            )
             described = {"raster:bands": [{"scale": scale, "nodata": nodata, **stated}]}
-            found[band] = SceneAsset(href, radiometry(described, properties, band, name), float(match[2]))
+            found[band] = SceneAsset(
+                href, radiometry(described, properties, band, name), float(match[2])
+            )
     return found
 
 
@@ -281,7 +334,9 @@ def _check_image(href: str) -> None:
     """Refuse an image that would fill memory, by its header."""
     with open_raster(href) as source:
         if max(source.shape) > _LARGEST_SIDE:
-            raise _RefusedError(f"has an image of {source.height} x {source.width} pixels, as no product does")
+            raise _RefusedError(
+                f"has an image of {source.height} x {source.width} pixels, as no product does"
+            )
 
 
 def _outline(tile: Element) -> BaseGeometry:

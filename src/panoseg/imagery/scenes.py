@@ -59,7 +59,9 @@ class Radiometry:
     doubtful: bool = False
 
 
-def radiometry(asset: dict[str, Any], properties: dict[str, Any], band: str, name: str = "") -> Radiometry:
+def radiometry(
+    asset: dict[str, Any], properties: dict[str, Any], band: str, name: str = ""
+) -> Radiometry:
     """The radiometry of a STAC asset of ``band``, in an item with these ``properties`` and this ``name``.
 
     The offset is, by the first line that fits: 0 where the catalogue says that it has subtracted it; 0 before baseline 04.00,
@@ -114,7 +116,15 @@ def without_offset(numbers: np.ndarray, meaning: Radiometry) -> bool:
 # Of Earth seen from space; years beyond them are mistakes, and end the calendars of Python (9999) and NumPy (2262).
 FIRST_YEAR, LAST_YEAR = 1985, 2200
 # What a STAC item that anybody made may raise while it is read.
-BROKEN_ITEM = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, shapely.errors.ShapelyError)
+BROKEN_ITEM = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    shapely.errors.ShapelyError,
+)
 
 
 @dataclass(frozen=True)
@@ -170,11 +180,15 @@ def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
     time = utc(properties.get("datetime") or properties["start_datetime"])
     name = str(item["id"])
     assets = {
-        band: SceneAsset(locate(asset["href"]), radiometry(asset, properties, band, name), resolution(asset))
+        band: SceneAsset(
+            locate(asset["href"]), radiometry(asset, properties, band, name), resolution(asset)
+        )
         for band, asset in one_asset_a_band(item["assets"]).items()
     }
     outline = shape(item["geometry"]) if item.get("geometry") else None
-    return Scene(name, time, assets, outline, processing_baseline(properties, name) or 0.0, _epsg(item))
+    return Scene(
+        name, time, assets, outline, processing_baseline(properties, name) or 0.0, _epsg(item)
+    )
 
 
 def _epsg(item: dict[str, Any]) -> int:
@@ -192,7 +206,9 @@ def one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:
     for key, asset in assets.items():
         band = _band_of(key, asset)
         if band is not None:
-            is_tiff = "tiff" in str(asset.get("type", "")) or asset["href"].lower().endswith((".tif", ".tiff"))
+            is_tiff = "tiff" in str(asset.get("type", "")) or asset["href"].lower().endswith(
+                (".tif", ".tiff")
+            )
             candidates.setdefault(band, []).append((not is_tiff, resolution(asset), key))
     return {band: assets[min(found)[2]] for band, found in sorted(candidates.items())}
 
@@ -218,7 +234,9 @@ _LARGEST_ITEM_BYTES = 64 * 1024**2
 
 def is_stac_folder(folder: Path) -> bool:
     """Whether any JSON file in ``folder`` or below looks like a STAC item or collection."""
-    return any(_is_item(value) or value.get("type") == "Collection" for _, value in _json_objects(folder))
+    return any(
+        _is_item(value) or value.get("type") == "Collection" for _, value in _json_objects(folder)
+    )
 
 
 def read_scenes(folder: Path | str) -> list[Scene]:
@@ -230,7 +248,11 @@ def read_scenes(folder: Path | str) -> list[Scene]:
     folder = Path(folder).resolve()
     scenes = [_scene(item, path, folder) for path, item in _items(folder)]
     if not scenes:
-        raise CubeError(f"{folder} holds no STAC item", "JSON files of type Feature beside GeoTIFFs", "choose another folder")
+        raise CubeError(
+            f"{folder} holds no STAC item",
+            "JSON files of type Feature beside GeoTIFFs",
+            "choose another folder",
+        )
     scenes.sort(key=lambda scene: (scene.time, scene.id))
     every_band = set().union(*(scene.assets for scene in scenes))
     for scene in scenes:
@@ -249,7 +271,10 @@ def damaged_raster(folder: Path | str) -> Path | None:
     for scene in read_scenes(folder):
         for asset in scene.assets.values():
             try:
-                with rasterio.Env(), DatasetReader(asset.href, driver=DRIVERS, sharing=False) as source:
+                with (
+                    rasterio.Env(),
+                    DatasetReader(asset.href, driver=DRIVERS, sharing=False) as source,
+                ):
                     for _, window in source.block_windows():
                         source.read(window=window)
             except RasterioError:
@@ -264,7 +289,9 @@ def _json_objects(folder: Path) -> Iterator[tuple[Path, dict]]:
                 continue
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise CubeError(f"{path} is not readable as JSON ({error})", "a STAC item", "copy the file again") from error
+            raise CubeError(
+                f"{path} is not readable as JSON ({error})", "a STAC item", "copy the file again"
+            ) from error
         if isinstance(value, dict):
             yield path, value
 
@@ -304,9 +331,15 @@ def _local_path(href: str, item_path: Path, folder: Path) -> Path:
         )
     path = (item_path.parent / unquote(parts.path)).resolve()
     if not path.is_relative_to(folder):
-        raise CubeError(f"{item_path.name} points to {href}, outside of {folder}", "files in the folder", "move them into it")
+        raise CubeError(
+            f"{item_path.name} points to {href}, outside of {folder}",
+            "files in the folder",
+            "move them into it",
+        )
     if not path.is_file():
         raise CubeError(
-            f"{item_path.name} points to {href}, which is missing", "the file beside its item", "copy the file again"
+            f"{item_path.name} points to {href}, which is missing",
+            "the file beside its item",
+            "copy the file again",
         )
     return path

@@ -19,7 +19,15 @@ from scipy.sparse.csgraph import connected_components
 from panoseg.classes import ClassTable
 from panoseg.cube.window import Window
 from panoseg.files import atomic
-from panoseg.maps.rasters import CONFIDENCE, NO_CONFIDENCE, NO_DATA_CLASS, SEGMENTS, PlainRaster, background_class, class_kind
+from panoseg.maps.rasters import (
+    CONFIDENCE,
+    NO_CONFIDENCE,
+    NO_DATA_CLASS,
+    SEGMENTS,
+    PlainRaster,
+    background_class,
+    class_kind,
+)
 from panoseg.maps.windows import WindowFiles
 from panoseg.panoptic.join import join_tiles
 from panoseg.panoptic.panoptic import Panoptic, Segments, present_segments
@@ -70,10 +78,14 @@ class Tidying:
         value_R[region_HW.ravel()] = value_HW.ravel()
         one, other, sides = _borders(region_HW)
         wanted = (area_R[one] < self.min_pixels) & (value_R[one] != 0)
-        self._borders.append(np.stack([one + self._count, other + self._count, sides], axis=1)[wanted])
+        self._borders.append(
+            np.stack([one + self._count, other + self._count, sides], axis=1)[wanted]
+        )
 
         def line(regions_L: np.ndarray) -> _Line:
-            return _Line(regions_L.astype(np.int64) + self._count, value_R[regions_L], area_R[regions_L])
+            return _Line(
+                regions_L.astype(np.int64) + self._count, value_R[regions_L], area_R[regions_L]
+            )
 
         if land.left:
             self._meet(self._before, line(region_HW[:, 0]))
@@ -89,7 +101,9 @@ class Tidying:
     def _meet(self, one: _Line, other: _Line) -> None:
         """Regions of two pieces along the line between them: one and the same, or neighbours."""
         same = one.value_L == other.value_L
-        self._unions.append(np.unique(np.stack([one.region_L[same], other.region_L[same]], axis=1), axis=0))
+        self._unions.append(
+            np.unique(np.stack([one.region_L[same], other.region_L[same]], axis=1), axis=0)
+        )
         for crumb, neighbour in ((one, other), (other, one)):
             wanted = ~same & (crumb.area_L < self.min_pixels) & (crumb.value_L != 0)
             pairs = np.stack([crumb.region_L[wanted], neighbour.region_L[wanted]], axis=1)
@@ -100,7 +114,10 @@ class Tidying:
         """For each piece, in the order in which they came, the value of each of its regions; int32."""
         part_value, part_area = np.concatenate(self._values), np.concatenate(self._areas)
         unions = np.concatenate(self._unions)
-        graph = coo_matrix((np.ones(len(unions), np.bool_), (unions[:, 0], unions[:, 1])), shape=(self._count, self._count))
+        graph = coo_matrix(
+            (np.ones(len(unions), np.bool_), (unions[:, 0], unions[:, 1])),
+            shape=(self._count, self._count),
+        )
         count, region = connected_components(graph, directed=False)
         value_R, area_R = np.zeros(count, np.int32), np.bincount(region, part_area, minlength=count)
         value_R[region] = part_value
@@ -109,7 +126,11 @@ class Tidying:
         stays[value_R[~small_R]] = True
         value_R[~stays[value_R]] = 0
         borders = np.concatenate(self._borders)
-        given = _give_away(value_R, small_R & (value_R != 0), (region[borders[:, 0]], region[borders[:, 1]], borders[:, 2]))
+        given = _give_away(
+            value_R,
+            small_R & (value_R != 0),
+            (region[borders[:, 0]], region[borders[:, 1]], borders[:, 2]),
+        )
         return np.split(given[region], np.cumsum([len(values) for values in self._values])[:-1])
 
 
@@ -125,7 +146,11 @@ class _Line:
         return _Line(self.region_L[columns], self.value_L[columns], self.area_L[columns])
 
     def put(self, columns: slice, line: _Line) -> None:
-        self.region_L[columns], self.value_L[columns], self.area_L[columns] = line.region_L, line.value_L, line.area_L
+        self.region_L[columns], self.value_L[columns], self.area_L[columns] = (
+            line.region_L,
+            line.value_L,
+            line.area_L,
+        )
 
 
 def redrawn(picture: Panoptic, segment_HW: np.ndarray) -> Panoptic:
@@ -158,11 +183,15 @@ def _borders(region_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     one = np.concatenate([region_HW[:, 1:][across], region_HW[1:][down]]).astype(np.int64)
     other = np.concatenate([region_HW[:, :-1][across], region_HW[:-1][down]]).astype(np.int64)
     width = int(region_HW.max(initial=0)) + 1
-    pairs, sides = np.unique(np.concatenate([one * width + other, other * width + one]), return_counts=True)
+    pairs, sides = np.unique(
+        np.concatenate([one * width + other, other * width + one]), return_counts=True
+    )
     return pairs // width, pairs % width, sides
 
 
-def _give_away(value_R: np.ndarray, crumb_R: np.ndarray, borders: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
+def _give_away(
+    value_R: np.ndarray, crumb_R: np.ndarray, borders: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> np.ndarray:
     """Value of each region once the crumbs have gone to their neighbours; those enclosed by crumbs follow their neighbours."""
     value_R, crumb_R = value_R.copy(), crumb_R.copy()
     from_R, to_R, sides = borders
@@ -173,7 +202,9 @@ def _give_away(value_R: np.ndarray, crumb_R: np.ndarray, borders: tuple[np.ndarr
             break
         # Sides with different regions of one segment count together.
         width = int(value_R.max()) + 1
-        pairs, group = np.unique(from_R[settled].astype(np.int64) * width + value_R[to_R[settled]], return_inverse=True)
+        pairs, group = np.unique(
+            from_R[settled].astype(np.int64) * width + value_R[to_R[settled]], return_inverse=True
+        )
         shared = np.bincount(group, weights=sides[settled])
         order = np.argsort(shared, kind="stable")
         crumbs = pairs[order] // width
@@ -193,7 +224,13 @@ class Assembled:
     confidence_raster: PlainRaster
 
 
-def assemble(windows: WindowFiles, shape_HW: tuple[int, int], min_pixels: int, table: ClassTable, folder: Path) -> Assembled:
+def assemble(
+    windows: WindowFiles,
+    shape_HW: tuple[int, int],
+    min_pixels: int,
+    table: ClassTable,
+    folder: Path,
+) -> Assembled:
     """Join the finished windows of a map and write its rasters as plain numbers into ``folder``.
 
     min_pixels: smaller parts of segments go, see ``tidy``. The map is a function of the tiles alone: not of the windows in
@@ -212,24 +249,36 @@ def assemble(windows: WindowFiles, shape_HW: tuple[int, int], min_pixels: int, t
         _save(folder, number, tidying.add(land, np.where(data_HW, group_HW, 0)))
     number_G, segments = joined.table(area_G)
     rasters = _Rasters(folder, shape_HW, table, segments)
-    for number, (land, group_R) in enumerate(zip(track(lands, "windows written"), tidying.finish(), strict=True)):
+    for number, (land, group_R) in enumerate(
+        zip(track(lands, "windows written"), tidying.finish(), strict=True)
+    ):
         region_HW = _load(folder, number).reshape(land.height, land.width)
         rasters.write(land, number_G[group_R][region_HW], windows.data(number))
-    return Assembled(rasters.present(), data_pixels, rasters.segments, rasters.classes, rasters.confidence)
+    return Assembled(
+        rasters.present(), data_pixels, rasters.segments, rasters.classes, rasters.confidence
+    )
 
 
 class _Rasters:
     """The rasters of a map, written window by window, and the pixels of each segment in them."""
 
-    def __init__(self, folder: Path, shape_HW: tuple[int, int], table: ClassTable, segments: Segments) -> None:
+    def __init__(
+        self, folder: Path, shape_HW: tuple[int, int], table: ClassTable, segments: Segments
+    ) -> None:
         self.segments, self.classes, self.confidence = (
             PlainRaster(folder / f"{name}.raw", shape_HW, kind)
-            for name, kind in (("segments", SEGMENTS), ("classes", class_kind(table)), ("confidence", CONFIDENCE))
+            for name, kind in (
+                ("segments", SEGMENTS),
+                ("classes", class_kind(table)),
+                ("confidence", CONFIDENCE),
+            )
         )
         self.table_N = segments
         self.area_N = np.zeros(len(segments) + 1, np.int64)
         self._class_of_id = np.concatenate([[background_class(table)], segments.class_ids])
-        percent_N = np.where(segments.is_thing, np.rint(100 * np.clip(segments.scores, 0, 1)), NO_CONFIDENCE)
+        percent_N = np.where(
+            segments.is_thing, np.rint(100 * np.clip(segments.scores, 0, 1)), NO_CONFIDENCE
+        )
         self._percent_of_id = np.concatenate([[NO_CONFIDENCE], percent_N])
 
     def write(self, land: Window, segment_HW: np.ndarray, data_HW: np.ndarray) -> None:

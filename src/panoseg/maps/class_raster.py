@@ -57,10 +57,15 @@ class ClassRaster:
         pixels.
         """
         confidence_HW = np.where(self.classes_HW == background, 1, confidence_HW).astype(np.float32)
-        return replace(self, probabilities=_Confident(self.classes_HW, confidence_HW, self.table.count, background))
+        return replace(
+            self,
+            probabilities=_Confident(self.classes_HW, confidence_HW, self.table.count, background),
+        )
 
     @classmethod
-    def from_probabilities(cls, bands: Iterable[np.ndarray], grid: GeoBox, table: ClassTable) -> ClassRaster:
+    def from_probabilities(
+        cls, bands: Iterable[np.ndarray], grid: GeoBox, table: ClassTable
+    ) -> ClassRaster:
         """Each pixel has its likeliest class, the lower of equals; NaN in all bands is no data.
 
         Raises ``RasterError`` for numbers outside of 0..1, and for pixels with NaN in some bands only.
@@ -77,7 +82,11 @@ class ClassRaster:
             classes_HW[better_HW] = number
             missing_HW += np.isnan(band_HW)
         if ((missing_HW > 0) & (classes_HW != NO_DATA_CLASS)).any():
-            raise RasterError("pixels with NaN in some bands only", "NaN in all bands where there are no data", "fill them")
+            raise RasterError(
+                "pixels with NaN in some bands only",
+                "NaN in all bands where there are no data",
+                "fill them",
+            )
         return cls(classes_HW, grid, table, bands)
 
 
@@ -89,14 +98,18 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
     """
     path = Path(path)
     if not path.is_file():
-        raise RasterError(f"{path} is no file", "a GeoTIFF of classes or of their probabilities", "check the path")
+        raise RasterError(
+            f"{path} is no file", "a GeoTIFF of classes or of their probabilities", "check the path"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path) as source:
                 return _read(source, path, background)
     except (RasterioError, MemoryError) as error:
-        raise RasterError(f"{path} cannot be read ({error})", "a whole GeoTIFF", "write it again") from error
+        raise RasterError(
+            f"{path} cannot be read ({error})", "a whole GeoTIFF", "write it again"
+        ) from error
 
 
 def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> ClassRaster:
@@ -104,27 +117,49 @@ def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> Cla
     try:
         with rasterio.open(path) as source:
             if source.shape != raster.classes_HW.shape or source.count != 1:
-                raise RasterError(f"{path} covers other pixels than the map", "those of its classes.tif", "make the map again")
+                raise RasterError(
+                    f"{path} covers other pixels than the map",
+                    "those of its classes.tif",
+                    "make the map again",
+                )
             percent_HW = source.read(1)
     except RasterioError as error:
-        raise RasterError(f"{path} cannot be read ({error})", "a whole GeoTIFF", "make the map again") from error
-    return raster.with_confidence(np.where(percent_HW == NO_CONFIDENCE, 0, percent_HW).astype(np.float32) / 100, background)
+        raise RasterError(
+            f"{path} cannot be read ({error})", "a whole GeoTIFF", "make the map again"
+        ) from error
+    return raster.with_confidence(
+        np.where(percent_HW == NO_CONFIDENCE, 0, percent_HW).astype(np.float32) / 100, background
+    )
 
 
 def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
     if source.crs is None:
-        raise RasterError(f"{path} has no coordinate system", "one, in the file", "assign it, e.g. by gdal_edit -a_srs")
+        raise RasterError(
+            f"{path} has no coordinate system",
+            "one, in the file",
+            "assign it, e.g. by gdal_edit -a_srs",
+        )
     if source.width * source.height > _MAX_PIXELS:
-        raise RasterError(f"{path} has {source.width} x {source.height} pixels", f"at most {_MAX_PIXELS}", "cut it to pieces")
+        raise RasterError(
+            f"{path} has {source.width} x {source.height} pixels",
+            f"at most {_MAX_PIXELS}",
+            "cut it to pieces",
+        )
     if source.count > NO_DATA_CLASS:
-        raise RasterError(f"{path} has {source.count} bands", f"a class each, at most {NO_DATA_CLASS}", "choose another file")
+        raise RasterError(
+            f"{path} has {source.count} bands",
+            f"a class each, at most {NO_DATA_CLASS}",
+            "choose another file",
+        )
     if source.count > 1:
         names = {number: name for number, name in enumerate(source.descriptions) if name}
         table = _table(range(source.count), names, {}, path.name, background)
         return ClassRaster.from_probabilities(_Bands(path), GeoBox.from_rio(source), table)
     if not np.issubdtype(np.dtype(source.dtypes[0]), np.integer):
         raise RasterError(
-            f"{path} has one band of {source.dtypes[0]}", "whole numbers, or a band for each class", "choose another file"
+            f"{path} has one band of {source.dtypes[0]}",
+            "whole numbers, or a band for each class",
+            "choose another file",
         )
     return _read_classes(source, path, background)
 
@@ -136,20 +171,36 @@ def _read_classes(source: rasterio.DatasetReader, path: Path, background: int) -
     present: set[int] = set()
     rows = max(1, _STRIP_PIXELS // source.width)
     for top in range(0, source.height, rows):
-        strip_HW = source.read(1, window=Window(0, top, source.width, min(rows, source.height - top)))
+        strip_HW = source.read(
+            1, window=Window(0, top, source.width, min(rows, source.height - top))
+        )
         data_HW = np.ones(strip_HW.shape, bool) if no_data is None else strip_HW != no_data
         present.update(np.unique(strip_HW[data_HW]).tolist())
         if present and (min(present) < 0 or max(present) >= NO_DATA_CLASS):
-            raise RasterError(f"{path} has classes {min(present)} to {max(present)}", "0 to 254", "choose a raster of classes")
+            raise RasterError(
+                f"{path} has classes {min(present)} to {max(present)}",
+                "0 to 254",
+                "choose a raster of classes",
+            )
         np.copyto(classes_HW[top : top + rows], strip_HW, where=data_HW, casting="unsafe")
     tags, colours = source.tags(1), _colours(source)
     # A tag may be any number, and the largest id says how many classes there are.
-    names = {int(tag): name for tag, name in tags.items() if tag.isdecimal() and len(tag) <= 3 and int(tag) < NO_DATA_CLASS}
+    names = {
+        int(tag): name
+        for tag, name in tags.items()
+        if tag.isdecimal() and len(tag) <= 3 and int(tag) < NO_DATA_CLASS
+    }
     table = _table({*present, *names}, names, colours, tags.get(TABLE_TAG, path.name), background)
     return ClassRaster(classes_HW, GeoBox.from_rio(source), table)
 
 
-def _table(ids: Iterable[int], names: Mapping[int, str], colours: Mapping[int, str], name: str, background: int) -> ClassTable:
+def _table(
+    ids: Iterable[int],
+    names: Mapping[int, str],
+    colours: Mapping[int, str],
+    name: str,
+    background: int,
+) -> ClassTable:
     """A table of these classes and the background; what has no name or colour gets one."""
     shades = matplotlib.colormaps["tab20"]
     return ClassTable(
@@ -158,7 +209,9 @@ def _table(ids: Iterable[int], names: Mapping[int, str], colours: Mapping[int, s
             SegmentClass(
                 id_,
                 names.get(id_, "background" if id_ == background else f"class {id_}"),
-                colours.get(id_, "#000000" if id_ == background else to_hex(shades(id_ % shades.N))),
+                colours.get(
+                    id_, "#000000" if id_ == background else to_hex(shades(id_ % shades.N))
+                ),
                 "stuff" if id_ == background else "thing",
             )
             for id_ in sorted({*ids, background})
@@ -168,7 +221,9 @@ def _table(ids: Iterable[int], names: Mapping[int, str], colours: Mapping[int, s
 
 def _colours(source: rasterio.DatasetReader) -> dict[int, str]:
     try:
-        return {id_: "#{:02x}{:02x}{:02x}".format(*colour) for id_, colour in source.colormap(1).items()}
+        return {
+            id_: "#{:02x}{:02x}{:02x}".format(*colour) for id_, colour in source.colormap(1).items()
+        }
     except ValueError:
         return {}
 
@@ -199,9 +254,15 @@ class _Bands:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with rasterio.open(self.path) as source:
-            missing_HW = ~source.dataset_mask().astype(bool)  # where all bands have the no-data value
-            for number, (scale, offset) in enumerate(zip(source.scales, source.offsets, strict=True), 1):
-                band_HW = source.read(number, out_dtype=np.float32) * np.float32(scale) + np.float32(offset)
+            missing_HW = ~source.dataset_mask().astype(
+                bool
+            )  # where all bands have the no-data value
+            for number, (scale, offset) in enumerate(
+                zip(source.scales, source.offsets, strict=True), 1
+            ):
+                band_HW = source.read(number, out_dtype=np.float32) * np.float32(
+                    scale
+                ) + np.float32(offset)
                 band_HW[missing_HW] = np.nan
                 yield band_HW
 

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from distributed import Client, Future, KilledWorker, LocalCluster, Worker, WorkerPlugin, as_completed
+from distributed import (
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+)
 
 from panoseg.errors import ClusterError, OutputError
 from panoseg.maps.options import RunOptions
@@ -94,23 +102,34 @@ def local_cluster(workers: int, **options: Any) -> LocalCluster:
     The scheduler has a server for pages all the same, on port 8787 unless told, with a warning where another cluster has it.
     """
     return LocalCluster(
-        n_workers=workers, dashboard_address=None, scheduler_kwargs={"dashboard_address": "127.0.0.1:0"}, **options
+        n_workers=workers,
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        **options,
     )
 
 
 @contextmanager
 def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
     """The cluster that was asked for. Raises ``ClusterError`` where no scheduler answers."""
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters of it is said by an error
+    logging.getLogger("distributed").setLevel(
+        logging.CRITICAL
+    )  # what matters of it is said by an error
     with ExitStack() as stack:
         address: Any = running.dask
         if address is None:
-            quiet = {"threads_per_worker": 1, "silence_logs": logging.CRITICAL, "config": _NO_RECORD}
+            quiet = {
+                "threads_per_worker": 1,
+                "silence_logs": logging.CRITICAL,
+                "config": _NO_RECORD,
+            }
             address = stack.enter_context(local_cluster(running.workers, **quiet))
         try:
             client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
-            raise ClusterError(f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask") from error
+            raise ClusterError(
+                f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask"
+            ) from error
         name = f"panoseg-{uuid.uuid4().hex}"
         client.register_plugin(KnowJob(name, job))
         stack.callback(client.unregister_worker_plugin, name)
@@ -126,15 +145,21 @@ class Cluster:
     def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
         """Predict windows in any order, and give each to ``save`` when it is finished; yields once a tile."""
         tiles = {number: len(block.tiles) for number, block in windows}
-        for number, content in self._run(predict_window, ((number, (self.name, packed(block))) for number, block in windows)):
+        for number, content in self._run(
+            predict_window, ((number, (self.name, packed(block))) for number, block in windows)
+        ):
             save(number, content)
             yield from [None] * tiles[number]
 
     def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
         """The outlines of sheets in any order, each with its number."""
-        yield from self._run(draw_packed_sheet, ((number, (packed(sheet),)) for number, sheet in enumerate(sheets)))
+        yield from self._run(
+            draw_packed_sheet, ((number, (packed(sheet),)) for number, sheet in enumerate(sheets))
+        )
 
-    def _run(self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]) -> Iterator[tuple[int, Any]]:
+    def _run(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]
+    ) -> Iterator[tuple[int, Any]]:
         """Results in any order, with the numbers of their tasks; no more tasks are taken than the workers can soon do."""
         numbers: dict[Any, int] = {}
         waiting, flying = iter(tasks), as_completed(loop=self.client.loop)
@@ -142,7 +167,9 @@ class Cluster:
         def take() -> None:
             most = _IN_FLIGHT * max(1, sum(self.client.nthreads().values()))
             while len(numbers) < most and (task := next(waiting, None)) is not None:
-                future = self.client.submit(function, *task[1], key=f"{self.name}-{uuid.uuid4().hex}", retries=_RETRIES)
+                future = self.client.submit(
+                    function, *task[1], key=f"{self.name}-{uuid.uuid4().hex}", retries=_RETRIES
+                )
                 numbers[future.key] = task[0]
                 flying.add(future)
 
@@ -156,7 +183,11 @@ def _result(future: Future) -> Any:
     """What a task found. Raises what it raised, ``ClusterError`` where the cluster has gone, and ``OutputError`` where no
     worker could end it."""
     if future.cancelled():
-        raise ClusterError("the cluster has gone", "one that stays", "start it and run the same command again: it goes on")
+        raise ClusterError(
+            "the cluster has gone",
+            "one that stays",
+            "start it and run the same command again: it goes on",
+        )
     try:
         return future.result()
     except KilledWorker as error:

@@ -25,7 +25,13 @@ from pyproj import CRS
 from panoseg.errors import ConfigError, ParcelsError
 from panoseg.maps.outlines import shared_areas
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
-from panoseg.maps.read_parcels import check_place, left_out_notes, read_parcels, read_truth, valid_outlines
+from panoseg.maps.read_parcels import (
+    check_place,
+    left_out_notes,
+    read_parcels,
+    read_truth,
+    valid_outlines,
+)
 
 _MATCH = 0.5
 _MOSTLY = 0.5
@@ -90,7 +96,11 @@ class Comparison:
     @property
     def class_pq(self) -> float | None:
         """Mean PQ of the classes, as benchmarks report it; None without classes."""
-        return float(np.mean([quality.pq for quality in self.by_class.values()])) if self.by_class else None
+        return (
+            float(np.mean([quality.pq for quality in self.by_class.values()]))
+            if self.by_class
+            else None
+        )
 
     def to_json(self) -> dict:
         """A JSON-ready dictionary."""
@@ -103,7 +113,9 @@ class Comparison:
             "class_agreement": self.class_agreement,
             "class_pq": self.class_pq,
             "classes": {name: quality.to_json() for name, quality in self.by_class.items()},
-            "matches": [{"parcel": parcel, "true": true, "iou": iou} for parcel, true, iou in self.matches],
+            "matches": [
+                {"parcel": parcel, "true": true, "iou": iou} for parcel, true, iou in self.matches
+            ],
             "missed_rows": list(self.missed),
             "invented_rows": list(self.invented),
             "notes": list(self.notes),
@@ -113,7 +125,11 @@ class Comparison:
         """The numbers for people, a line each."""
         small = f", {self.left_out} smaller ones left out" if self.left_out else ""
         rows = [
-            ("parcels", f"{self.parcels}" + (" (counted inside declared land)" if self.declared_only else "")),
+            (
+                "parcels",
+                f"{self.parcels}"
+                + (" (counted inside declared land)" if self.declared_only else ""),
+            ),
             ("true parcels", f"{self.true_parcels}{small}"),
             ("matched", f"{self.quality.found}"),
             ("missed", f"{self.quality.missed}"),
@@ -125,10 +141,14 @@ class Comparison:
         if self.class_agreement is not None:
             rows.append(("matches of the same class", f"{100 * self.class_agreement:.1f} %"))
         if self.class_pq is not None:
-            rows.append((f"PQ, mean of {len(self.by_class)} classes", f"{100 * self.class_pq:.1f} %"))
+            rows.append(
+                (f"PQ, mean of {len(self.by_class)} classes", f"{100 * self.class_pq:.1f} %")
+            )
         lines = [f"{name:<28}{value}" for name, value in rows]
         if self.by_class:
-            lines.append(f"\n{'class':<28}{'matched':>8}{'missed':>8}{'invented':>9}{'SQ':>7}{'RQ':>7}{'PQ':>7}")
+            lines.append(
+                f"\n{'class':<28}{'matched':>8}{'missed':>8}{'invented':>9}{'SQ':>7}{'RQ':>7}{'PQ':>7}"
+            )
         for name, own in self.by_class.items():
             percents = "".join(f"{100 * value:7.1f}" for value in (own.sq, own.rq, own.pq))
             lines.append(f"{name[:27]:<28}{own.found:>8}{own.missed:>8}{own.invented:>9}{percents}")
@@ -155,8 +175,13 @@ def compare_files(
         check_place(true, truth, found.geometry, parcels)
     mapping = _read_class_map(Path(class_map)) if class_map else None
     named = class_column or truth_class_column or mapping
-    column, truth_column = _class_column(found, class_column, parcels), _class_column(true, truth_class_column, truth)
-    comparable = column is not None and truth_column is not None and (named or column == truth_column)
+    column, truth_column = (
+        _class_column(found, class_column, parcels),
+        _class_column(true, truth_class_column, truth),
+    )
+    comparable = (
+        column is not None and truth_column is not None and (named or column == truth_column)
+    )
     comparison = compare_parcels(
         found,
         true,
@@ -251,7 +276,11 @@ def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, fl
     used_T: set[int] = set()
     matches = []
     for pair in np.argsort(-iou_X, kind="stable"):
-        parcel, true, iou = int(overlap.parcel_X[pair]), int(overlap.true_X[pair]), float(iou_X[pair])
+        parcel, true, iou = (
+            int(overlap.parcel_X[pair]),
+            int(overlap.true_X[pair]),
+            float(iou_X[pair]),
+        )
         if iou <= _MATCH:
             break
         if parcel not in used_P and true not in used_T:
@@ -261,15 +290,25 @@ def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, fl
     return tuple(matches)
 
 
-def _with_classes(comparison: Comparison, words_P: list[str | None], words_T: list[str | None]) -> Comparison:
+def _with_classes(
+    comparison: Comparison, words_P: list[str | None], words_T: list[str | None]
+) -> Comparison:
     """The comparison with its classes; a match of two classes is missed in the one and invented in the other."""
-    known = [(words_P[p], words_T[t], iou) for p, t, iou in comparison.matches if words_P[p] and words_T[t]]
+    known = [
+        (words_P[p], words_T[t], iou)
+        for p, t, iou in comparison.matches
+        if words_P[p] and words_T[t]
+    ]
     agreement = sum(found == true for found, true, _ in known) / len(known) if known else None
     true_words = {words_T[t] for t in [*comparison.missed, *(t for _, t, _ in comparison.matches)]}
     by_class = {}
-    for name in sorted(word for word in true_words | {words_P[p] for p in comparison.invented} if word):
+    for name in sorted(
+        word for word in true_words | {words_P[p] for p in comparison.invented} if word
+    ):
         ious = [iou for found, true, iou in known if found == true == name]
-        missed = sum(words_T[t] == name for t in comparison.missed) + sum(true == name != found for found, true, _ in known)
+        missed = sum(words_T[t] == name for t in comparison.missed) + sum(
+            true == name != found for found, true, _ in known
+        )
         invented = sum(words_P[p] == name for p in comparison.invented)
         invented += sum(found == name != true for found, true, _ in known)
         by_class[name] = Quality(len(ious), missed, invented, sum(ious))
@@ -283,13 +322,19 @@ def _words(classes: pd.Series, class_map: Mapping[str, str] | None = None) -> li
         if np.ndim(value) == 0 and pd.isna(value):
             words.append(None)
             continue
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+        text = (
+            str(int(value))
+            if isinstance(value, float) and value.is_integer()
+            else str(value).strip()
+        )
         mapped = text if class_map is None else class_map.get(text)
         words.append(None if mapped is None else mapped.casefold())
     return words
 
 
-def _in_one_system(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _in_one_system(
+    parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame
+) -> tuple[np.ndarray, np.ndarray]:
     crs = truth.crs if not truth.crs.is_geographic else parcels.crs
     if crs.is_geographic:
         crs = _measuring_system(truth)
@@ -323,8 +368,16 @@ def _read_class_map(path: Path) -> dict[str, str]:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            f"{path} cannot be read ({error})", "a JSON object", 'write one such as {"1110": "soft winter wheat"}'
+            f"{path} cannot be read ({error})",
+            "a JSON object",
+            'write one such as {"1110": "soft winter wheat"}',
         ) from error
-    if not isinstance(mapping, dict) or not all(isinstance(value, str) for value in mapping.values()):
-        raise ConfigError(f"{path} holds no table of text", "a JSON object", 'write one such as {"1110": "soft winter wheat"}')
+    if not isinstance(mapping, dict) or not all(
+        isinstance(value, str) for value in mapping.values()
+    ):
+        raise ConfigError(
+            f"{path} holds no table of text",
+            "a JSON object",
+            'write one such as {"1110": "soft winter wheat"}',
+        )
     return mapping

@@ -69,7 +69,10 @@ def svg_paths(outlines: np.ndarray, transform: Affine) -> list[str]:
     """The ``d`` attribute of each outline in pixels of the grid, to a tenth of a pixel."""
     inverse = ~transform
     matrix = np.array([[inverse.a, inverse.d], [inverse.b, inverse.e]])
-    return [_svg_path(shapely.transform(outline, lambda xy: xy @ matrix + (inverse.c, inverse.f))) for outline in outlines]
+    return [
+        _svg_path(shapely.transform(outline, lambda xy: xy @ matrix + (inverse.c, inverse.f)))
+        for outline in outlines
+    ]
 
 
 def _svg_path(outline: shapely.Geometry) -> str:
@@ -87,7 +90,9 @@ def class_picture(path: Path, background: int) -> str:
     """
     with rasterio.open(path) as source:
         step = max(1, max(source.shape) / _LONGEST_SIDE)
-        classes_HW = source.read(1, out_shape=tuple(max(1, round(side / step)) for side in source.shape))
+        classes_HW = source.read(
+            1, out_shape=tuple(max(1, round(side / step)) for side in source.shape)
+        )
         colours = source.colormap(1)
     palette = np.array([colours[value] for value in range(256)], np.uint8)
     palette[[background, NO_DATA_CLASS], 3] = 0
@@ -100,23 +105,39 @@ def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
     """(B08 - B04) / (B08 + B04) of the pixels inside an outline, on every date of a checked cube."""
     grid = cube.odc.geobox
     left, bottom, right, top = shapely.bounds(outline).tolist()
-    (first_x, first_y), (last_x, last_y) = ~grid.affine * (left, top), ~grid.affine * (right, bottom)
+    (first_x, first_y), (last_x, last_y) = (
+        ~grid.affine * (left, top),
+        ~grid.affine * (right, bottom),
+    )
     rows = slice(max(int(first_y), 0), min(int(np.ceil(last_y)), grid.shape[0]))
     columns = slice(max(int(first_x), 0), min(int(np.ceil(last_x)), grid.shape[1]))
     part = cube.isel(y=rows, x=columns)
     shape_HW = part.sizes["y"], part.sizes["x"]
     corner = grid.affine * Affine.translation(columns.start, rows.start)
-    inside_HW = ~geometry_mask([outline], shape_HW, corner, all_touched=shape_HW[0] * shape_HW[1] < 9)
+    inside_HW = ~geometry_mask(
+        [outline], shape_HW, corner, all_touched=shape_HW[0] * shape_HW[1] < 9
+    )
     near_TP, red_TP, blue_TP = (part[band].values[:, inside_HW] for band in ("B08", "B04", "B02"))
-    data_TP = np.isfinite(near_TP + red_TP) & (near_TP + red_TP > 0) & (near_TP != 0) & (red_TP != 0)
+    data_TP = (
+        np.isfinite(near_TP + red_TP) & (near_TP + red_TP > 0) & (near_TP != 0) & (red_TP != 0)
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         ndvi_TP = np.where(data_TP, (near_TP - red_TP) / (near_TP + red_TP), np.nan)
     quartiles = pd.DataFrame(ndvi_TP.T).quantile([0.25, 0.75]).to_numpy()
     if SCENE_CLASSIFICATION in part:
-        cloudy_T = np.isin(part[SCENE_CLASSIFICATION].values[:, inside_HW], CLEAR_CLASSES).mean(axis=1) < 0.5
+        cloudy_T = (
+            np.isin(part[SCENE_CLASSIFICATION].values[:, inside_HW], CLEAR_CLASSES).mean(axis=1)
+            < 0.5
+        )
     else:
         # Clouds are bright in blue; a date without data has no mean and counts as clear.
         blue_T = pd.DataFrame(blue_TP.T).mean().to_numpy()
         cloudy_T = np.nan_to_num(blue_T) > CLOUD_REFLECTANCE
     mean_T = pd.DataFrame(ndvi_TP.T).mean().to_numpy()
-    return Curve(cube["time"].dt.strftime("%Y-%m-%d").values.tolist(), mean_T, quartiles[0], quartiles[1], cloudy_T)
+    return Curve(
+        cube["time"].dt.strftime("%Y-%m-%d").values.tolist(),
+        mean_T,
+        quartiles[0],
+        quartiles[1],
+        cloudy_T,
+    )

@@ -84,9 +84,14 @@ class MapInputs:
         """The numbers of the windows that the outline does not meet: nothing is read or found there."""
         if self.outline is None:
             return frozenset()
-        corners = [(own.left, own.top, own.left + own.width, own.top + own.height) for own in (one.window for one in self.plan)]
+        corners = [
+            (own.left, own.top, own.left + own.width, own.top + own.height)
+            for own in (one.window for one in self.plan)
+        ]
         left, top, right, bottom = np.array(corners, np.float64).T
-        windows = to_map(np.asarray(shapely.box(left, top, right, bottom)), self.cube.odc.geobox.affine)
+        windows = to_map(
+            np.asarray(shapely.box(left, top, right, bottom)), self.cube.odc.geobox.affine
+        )
         shapely.prepare(self.outline)
         return frozenset(np.flatnonzero(~shapely.intersects(self.outline, windows)).tolist())
 
@@ -110,8 +115,18 @@ def open_inputs(
 ) -> MapInputs:
     """Open all that a map is made of; arguments and errors as in ``map_cube``."""
     if declared_only and truth is None:
-        raise ConfigError("--declared-only without a truth", "true parcels to score with", "add --truth, or leave it out")
-    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
+        raise ConfigError(
+            "--declared-only without a truth",
+            "true parcels to score with",
+            "add --truth, or leave it out",
+        )
+    loaded = (
+        weights
+        if isinstance(weights, Weights)
+        else default_weights()
+        if weights is None
+        else load_weights(weights)
+    )
     true_parcels = None if truth is None else read_truth(truth)
     cube, season = open_season(cube_path, loaded.card, options)
     if true_parcels is not None:
@@ -119,7 +134,9 @@ def open_inputs(
     name = "given as an object" if isinstance(weights, Weights) else str(weights)
     shown = None if weights is None else name
     outline = None if within is None else _outline_in(cube, within)
-    return MapInputs(cube_path, cube, season, loaded, shown, options, true_parcels, declared_only, outline)
+    return MapInputs(
+        cube_path, cube, season, loaded, shown, options, true_parcels, declared_only, outline
+    )
 
 
 def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
@@ -128,11 +145,15 @@ def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
     fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
     outline = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
     if not outline.intersects(cube.odc.geobox.extent.geom):
-        raise ConfigError("an outline that lies outside of the cube", "one that meets it", "check both places")
+        raise ConfigError(
+            "an outline that lies outside of the cube", "one that meets it", "check both places"
+        )
     return outline
 
 
-def open_season(cube_path: Path, card: WeightsCard, options: MapOptions) -> tuple[xr.Dataset, Season]:
+def open_season(
+    cube_path: Path, card: WeightsCard, options: MapOptions
+) -> tuple[xr.Dataset, Season]:
     """The checked cube with the dates of its season only, still lazy, and the season."""
     cube = open_cube(cube_path)
     with reading(cube_path):

@@ -25,7 +25,14 @@ from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import open_inputs
 from panoseg.maps.options import MapOptions, RunOptions
-from panoseg.maps.outlines import OutlineFiles, Sheet, SheetOutlines, draw_sheet, plan_sheets, read_sheets
+from panoseg.maps.outlines import (
+    OutlineFiles,
+    Sheet,
+    SheetOutlines,
+    draw_sheet,
+    plan_sheets,
+    read_sheets,
+)
 from panoseg.maps.outputs import write_map
 from panoseg.maps.predict import OpenJob
 from panoseg.maps.report import ParcelSummary
@@ -134,22 +141,44 @@ def map_cube(
     file appears whole or not at all. Memory is bounded by a window, not by the area. Raises ``PanosegError`` of all kinds.
     """
     start, out = time.monotonic(), Path(out)
-    given = open_inputs(Path(cube_path), weights, options or MapOptions(), truth, declared_only, within)
+    given = open_inputs(
+        Path(cube_path), weights, options or MapOptions(), truth, declared_only, within
+    )
     running = running or RunOptions()
     opened = OpenJob(given.job, given.cube)
     opened.check(running.local)
     with making(out):
-        work = begin(out, fingerprint(given.cube_path, given.cube, given.season, given.weights, given.options, given.outline))
+        work = begin(
+            out,
+            fingerprint(
+                given.cube_path,
+                given.cube,
+                given.season,
+                given.weights,
+                given.options,
+                given.outline,
+            ),
+        )
         windows = WindowFiles(work, given.plan, given.outside)
         with _scratch(work / "joined") as folder:
             with workers_for(running, opened) as workers:
                 _predict(windows, workers)
-                assembled = assemble(windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder)
+                assembled = assemble(
+                    windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder
+                )
                 outlines = _outlines(assembled, given.options.simplify, workers, folder)
             content = write_map(out, given, assembled, outlines)
         finish(work)
     seconds = time.monotonic() - start
-    return MapResult(out, content.parcels, assembled.segments, content.season, content.notes, content.comparison, seconds)
+    return MapResult(
+        out,
+        content.parcels,
+        assembled.segments,
+        content.season,
+        content.notes,
+        content.comparison,
+        seconds,
+    )
 
 
 @contextmanager
@@ -174,10 +203,14 @@ def _predict(windows: WindowFiles, workers: Workers) -> None:
         pass
 
 
-def _outlines(assembled: Assembled, tolerance_pixels: float, workers: Workers, folder: Path) -> OutlineFiles:
+def _outlines(
+    assembled: Assembled, tolerance_pixels: float, workers: Workers, folder: Path
+) -> OutlineFiles:
     """The outlines of all parcels, in files."""
     raster, segments = assembled.segment_raster, assembled.segments
-    drawn, area_N = (np.zeros(int(segments.ids.max(initial=0)) + 1, dtype) for dtype in (bool, np.int64))
+    drawn, area_N = (
+        np.zeros(int(segments.ids.max(initial=0)) + 1, dtype) for dtype in (bool, np.int64)
+    )
     drawn[segments.ids], area_N[segments.ids] = segments.is_thing, segments.areas
     found = OutlineFiles(folder, area_N)
     sheets = workers.draw(read_sheets(raster, drawn, tolerance_pixels))
@@ -207,12 +240,30 @@ def map_area(
     """
     options, out = options or MapOptions(), Path(out)
     if wanted.area is None or wanted.season is None:
-        raise ConfigError("--area without --season, or the other way round", "both", "add --area FILE --season 2024")
+        raise ConfigError(
+            "--area without --season, or the other way round",
+            "both",
+            "add --area FILE --season 2024",
+        )
     if options.year not in (None, wanted.season):
-        raise ConfigError(f"--season {wanted.season} with --year {options.year}", "one year of harvest", "leave out --year")
-    loaded = weights if isinstance(weights, Weights) else default_weights() if weights is None else load_weights(weights)
+        raise ConfigError(
+            f"--season {wanted.season} with --year {options.year}",
+            "one year of harvest",
+            "leave out --year",
+        )
+    loaded = (
+        weights
+        if isinstance(weights, Weights)
+        else default_weights()
+        if weights is None
+        else load_weights(weights)
+    )
     request = Request(
-        wanted.area, *season_span(wanted.season, loaded.card.season_start), wanted.catalog, wanted.collection, wanted.yes
+        wanted.area,
+        *season_span(wanted.season, loaded.card.season_start),
+        wanted.catalog,
+        wanted.collection,
+        wanted.yes,
     )
     bands = tuple(loaded.card.bands)
     area = asked_area(request, fetch, len(bands))
@@ -226,7 +277,9 @@ def map_area(
             _remove_empty(out)
             raise
         chosen = replace(options, year=wanted.season)
-        return map_cube(cube, weights, out, chosen, truth, declared_only, within=area.outline, running=running)
+        return map_cube(
+            cube, weights, out, chosen, truth, declared_only, within=area.outline, running=running
+        )
 
 
 def _begin(out: Path) -> None:

@@ -43,7 +43,9 @@ class MapOptions:
 
     def __post_init__(self) -> None:
         if self.year is not None and not 1985 <= self.year <= 2200:
-            raise ConfigError(f"year {self.year}", "the year of a harvest, 1985 to 2200", "change --year")
+            raise ConfigError(
+                f"year {self.year}", "the year of a harvest, 1985 to 2200", "change --year"
+            )
         for name, low, high in (
             ("min_clear", 0, 1),
             ("max_dates", 1, 10_000),
@@ -57,7 +59,9 @@ class MapOptions:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+                raise ConfigError(
+                    f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}"
+                )
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ class RunOptions:
         if not 1 <= self.workers <= 1024:
             raise ConfigError(f"workers {self.workers}", "1 to 1024", "change --workers")
         if self.dask is not None and self.workers != 1:
-            raise ConfigError("--workers with --dask", "one of both", "leave out --workers: the cluster has its own")
+            raise ConfigError(
+                "--workers with --dask",
+                "one of both",
+                "leave out --workers: the cluster has its own",
+            )
 
     @property
     def local(self) -> bool:
@@ -99,14 +107,24 @@ class RefineOptions:
 
     def __post_init__(self) -> None:
         if self.min_background is not None and not 0 <= self.min_background <= 1:
-            raise ConfigError(f"min_background {self.min_background}", "0 to 1", "change --min-background")
+            raise ConfigError(
+                f"min_background {self.min_background}", "0 to 1", "change --min-background"
+            )
         if not 0 <= self.background <= 254:
-            raise ConfigError(f"background {self.background}", "a class from 0 to 254", "change --background")
+            raise ConfigError(
+                f"background {self.background}", "a class from 0 to 254", "change --background"
+            )
 
     @property
     def background_threshold(self) -> float:
         """What the background's share must exceed."""
-        return self.min_background if self.min_background is not None else 0.75 if self.rule == "hard" else 0.7
+        return (
+            self.min_background
+            if self.min_background is not None
+            else 0.75
+            if self.rule == "hard"
+            else 0.7
+        )
 
     @property
     def higher_wins(self) -> bool:

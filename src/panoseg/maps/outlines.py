@@ -25,7 +25,9 @@ from panoseg.files import output_error
 from panoseg.maps.rasters import PlainRaster
 
 
-def polygonise(segment_HW: np.ndarray, transform: Affine, tolerance_pixels: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def polygonise(
+    segment_HW: np.ndarray, transform: Affine, tolerance_pixels: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Ids in a raster, ascending without 0, and their outlines: Polygon, or MultiPolygon where a segment has parts.
 
     The outlines are a valid coverage in the units of ``transform``. With a tolerance of 0 they are exact, with vertices only
@@ -65,7 +67,9 @@ def polygonise_piece(
     return ids[own] // 2, shapely.transform(outlines[own], lambda xy: xy - (left, top))
 
 
-def _simplified(values: np.ndarray, parts: np.ndarray, tolerance_pixels: float) -> tuple[np.ndarray, np.ndarray]:
+def _simplified(
+    values: np.ndarray, parts: np.ndarray, tolerance_pixels: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Ids, ascending, and the outline of each: its traced parts together, borders simplified."""
     ids, part_of = np.unique(values, return_inverse=True)
     # A vertex at every corner of a pixel, so that neighbours share theirs; the simplifier takes the idle ones out again.
@@ -98,13 +102,21 @@ def to_pixels(outlines: np.ndarray, transform: Affine) -> np.ndarray:
     """Outlines from the units of the map to pixels (column, row); undoes ``to_map``."""
     matrix = np.array([[transform.a, transform.b], [transform.d, transform.e]])
     # Solved, not multiplied by the inverse: 30 m over 10 m is 3 pixels, 30 x 0.1 is a little more.
-    return shapely.transform(outlines, lambda xy: np.linalg.solve(matrix, (xy - (transform.c, transform.f)).T).T)
+    return shapely.transform(
+        outlines, lambda xy: np.linalg.solve(matrix, (xy - (transform.c, transform.f)).T).T
+    )
 
 
-def shared_areas(outlines_A: np.ndarray, outlines_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def shared_areas(
+    outlines_A: np.ndarray, outlines_B: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every pair of outlines of two lists that meet, and the area they share: positions in A and in B, areas."""
     first_X, second_X = shapely.STRtree(outlines_B).query(outlines_A, predicate="intersects")
-    return first_X, second_X, shapely.area(shapely.intersection(outlines_A[first_X], outlines_B[second_X]))
+    return (
+        first_X,
+        second_X,
+        shapely.area(shapely.intersection(outlines_A[first_X], outlines_B[second_X])),
+    )
 
 
 def affine_of(matrix: Sequence[Sequence[float]] | np.ndarray) -> Affine:
@@ -117,15 +129,26 @@ def affine_of(matrix: Sequence[Sequence[float]] | np.ndarray) -> Affine:
     """
     values = np.asarray(matrix, np.float64)
     last = np.array([0.0, 0.0, 1.0])
-    if values.shape == (3, 2) or (values.shape == (3, 3) and not (values[2] == last).all() and (values[:, 2] == last).all()):
+    if values.shape == (3, 2) or (
+        values.shape == (3, 3) and not (values[2] == last).all() and (values[:, 2] == last).all()
+    ):
         values = values.T
-    if values.shape not in ((2, 3), (3, 3)) or (values.shape == (3, 3) and not (values[2] == last).all()):
-        raise RasterError(f"the transform {values.tolist()}", "six numbers as a 3 x 3 or 2 x 3 matrix", "correct it")
+    if values.shape not in ((2, 3), (3, 3)) or (
+        values.shape == (3, 3) and not (values[2] == last).all()
+    ):
+        raise RasterError(
+            f"the transform {values.tolist()}",
+            "six numbers as a 3 x 3 or 2 x 3 matrix",
+            "correct it",
+        )
     return Affine(*values[:2].ravel().tolist())
 
 
 def rasterise(
-    ids: Sequence[int] | np.ndarray, outlines: np.ndarray, shape_HW: tuple[int, int], transform: Affine
+    ids: Sequence[int] | np.ndarray,
+    outlines: np.ndarray,
+    shape_HW: tuple[int, int],
+    transform: Affine,
 ) -> np.ndarray:
     """The raster of outlines: a pixel has the id of the outline that holds its centre, 0 outside of all. int32, H x W.
 
@@ -173,9 +196,19 @@ def read_sheets(raster: PlainRaster, drawn: np.ndarray, tolerance_pixels: float)
     for window in plan_sheets(height, width):
         top, left = int(window.top > 0), int(window.left > 0)
         bottom, right = int(window.rows.stop < height), int(window.columns.stop < width)
-        wide = Window(window.top - top, window.left - left, window.height + top + bottom, window.width + left + right)
+        wide = Window(
+            window.top - top,
+            window.left - left,
+            window.height + top + bottom,
+            window.width + left + right,
+        )
         segment_HW = raster.read(wide)
-        yield Sheet(window, np.where(drawn[segment_HW], segment_HW, 0), (top, left, bottom, right), tolerance_pixels)
+        yield Sheet(
+            window,
+            np.where(drawn[segment_HW], segment_HW, 0),
+            (top, left, bottom, right),
+            tolerance_pixels,
+        )
 
 
 def draw_sheet(sheet: Sheet) -> SheetOutlines:
@@ -183,8 +216,12 @@ def draw_sheet(sheet: Sheet) -> SheetOutlines:
     ids, outlines = polygonise_piece(sheet.segment_HW, sheet.margins, sheet.tolerance_pixels)
     top, left, bottom, right = sheet.margins
     height, width = sheet.segment_HW.shape
-    present, pixels = np.unique(sheet.segment_HW[top : height - bottom, left : width - right], return_counts=True)
-    outlines = shapely.transform(outlines, lambda xy: np.add(xy, (sheet.window.left, sheet.window.top)))
+    present, pixels = np.unique(
+        sheet.segment_HW[top : height - bottom, left : width - right], return_counts=True
+    )
+    outlines = shapely.transform(
+        outlines, lambda xy: np.add(xy, (sheet.window.left, sheet.window.top))
+    )
     return SheetOutlines(ids, pixels[np.searchsorted(present, ids)], shapely.to_wkb(outlines))
 
 
@@ -206,7 +243,12 @@ class OutlineFiles:
         """Take what sheet ``number`` holds; no sheet twice."""
         whole = self.area_N[sheet.ids] == sheet.pixels
         finished = list(zip(sheet.ids[whole].tolist(), sheet.outlines[whole].tolist(), strict=True))
-        pieces = zip(sheet.ids[~whole].tolist(), sheet.pixels[~whole].tolist(), sheet.outlines[~whole].tolist(), strict=True)
+        pieces = zip(
+            sheet.ids[~whole].tolist(),
+            sheet.pixels[~whole].tolist(),
+            sheet.outlines[~whole].tolist(),
+            strict=True,
+        )
         for id_, pixels, outline in pieces:
             self._pieces.setdefault(id_, []).append((number, outline))
             self._seen[id_] = self._seen.get(id_, 0) + pixels
@@ -229,7 +271,10 @@ class OutlineFiles:
         with self._open() as database:
             rows = database.execute(between, (int(ids[0]), int(ids[-1]))).fetchall()
         wanted = np.isin(np.array([id_ for id_, _ in rows], np.int64), ids)
-        return np.asarray(shapely.from_wkb(np.array([outline for _, outline in rows], dtype=object)[wanted]), dtype=object)
+        return np.asarray(
+            shapely.from_wkb(np.array([outline for _, outline in rows], dtype=object)[wanted]),
+            dtype=object,
+        )
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

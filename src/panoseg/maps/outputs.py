@@ -54,7 +54,10 @@ _EXTENSIONS = [
 ]
 _TASKS = ["panoptic-segmentation", "instance-segmentation"]
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
-_MEDIA_TYPES = {".parquet": "application/vnd.apache.parquet", ".gpkg": "application/geopackage+sqlite3"}
+_MEDIA_TYPES = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".gpkg": "application/geopackage+sqlite3",
+}
 _MEDIA_TYPES |= {".pmtiles": "application/vnd.pmtiles", ".html": "text/html", ".tif": _COG}
 _TITLES = {
     "parcels.parquet": "Parcels with classes",
@@ -68,11 +71,20 @@ _TITLES = {
 
 
 def map_item(
-    title: str, grid: GeoBox, season: Season, weights: Weights, weights_folder: str | None, options: MapOptions, out: Path
+    title: str,
+    grid: GeoBox,
+    season: Season,
+    weights: Weights,
+    weights_folder: str | None,
+    options: MapOptions,
+    out: Path,
 ) -> dict[str, Any]:
     """The item of a map whose files lie in ``out``, JSON-ready. weights_folder: where the weights lie, if they lie anywhere."""
     outline, box = _footprint(grid)
-    first, last = (datetime.combine(day.astype(object), datetime.min.time(), UTC) for day in season.dates_T[[0, -1]])
+    first, last = (
+        datetime.combine(day.astype(object), datetime.min.time(), UTC)
+        for day in season.dates_T[[0, -1]]
+    )
     item = pystac.Item(
         id=f"{title}-{season.harvest_year}",
         geometry=shapely.geometry.mapping(outline),
@@ -101,17 +113,31 @@ def _footprint(grid: GeoBox) -> tuple[BaseGeometry, list[float]]:
     west, south, east, north = outline.bounds
     if east - west <= 180:
         return outline, [west, south, east, north]
-    whole = shapely.transform(outline, lambda places: np.column_stack([places[:, 0] % 360, places[:, 1]]))
-    eastern, western = whole.intersection(shapely.box(0, -90, 180, 90)), whole.intersection(shapely.box(180, -90, 360, 90))
+    whole = shapely.transform(
+        outline, lambda places: np.column_stack([places[:, 0] % 360, places[:, 1]])
+    )
+    eastern, western = (
+        whole.intersection(shapely.box(0, -90, 180, 90)),
+        whole.intersection(shapely.box(180, -90, 360, 90)),
+    )
     western = shapely.transform(western, lambda places: places - (360, 0))
-    return shapely.union_all([eastern, western]), [eastern.bounds[0], south, western.bounds[2], north]
+    return shapely.union_all([eastern, western]), [
+        eastern.bounds[0],
+        south,
+        western.bounds[2],
+        north,
+    ]
 
 
 def _projection(grid: GeoBox) -> dict[str, Any]:
     crs = grid.crs
     if crs is None:
         raise ValueError("a grid without a coordinate system")
-    known = {"proj:code": f"EPSG:{crs.epsg}"} if crs.epsg else {"proj:code": None, "proj:wkt2": crs.to_wkt()}
+    known = (
+        {"proj:code": f"EPSG:{crs.epsg}"}
+        if crs.epsg
+        else {"proj:code": None, "proj:wkt2": crs.to_wkt()}
+    )
     return known | {"proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6]}
 
 
@@ -122,7 +148,11 @@ def _model(weights: Weights, options: MapOptions, dates: int) -> dict[str, Any]:
     pairs = zip(normalisation.mean, normalisation.std, strict=True)
     scaling = [{"type": "z-score", "mean": mean, "stddev": deviation} for mean, deviation in pairs]
     seen = {"shape": [1, -1, len(card.bands), options.tile, options.tile], "data_type": "float32"}
-    found = {"shape": [1, options.tile, options.tile], "dim_order": ["batch", "height", "width"], "data_type": "int32"}
+    found = {
+        "shape": [1, options.tile, options.tile],
+        "dim_order": ["batch", "height", "width"],
+        "data_type": "int32",
+    }
     return {
         "mlm:name": card.model.name,
         "mlm:architecture": card.model.title,
@@ -140,14 +170,31 @@ def _model(weights: Weights, options: MapOptions, dates: int) -> dict[str, Any]:
                 "value_scaling": scaling,
             }
         ],
-        "mlm:output": [{"name": "parcels", "tasks": _TASKS, "result": found, "classification:classes": _classes(card.classes)}],
-        "mlm:hyperparameters": {"tile": options.tile, "overlap": options.overlap, "views": options.views, "dates": dates},
+        "mlm:output": [
+            {
+                "name": "parcels",
+                "tasks": _TASKS,
+                "result": found,
+                "classification:classes": _classes(card.classes),
+            }
+        ],
+        "mlm:hyperparameters": {
+            "tile": options.tile,
+            "overlap": options.overlap,
+            "views": options.views,
+            "dates": dates,
+        },
     }
 
 
 def _classes(table: ClassTable) -> list[dict[str, Any]]:
     return [
-        {"value": entry.id, "name": entry.name, "description": entry.name, "color_hint": entry.colour[1:].upper()}
+        {
+            "value": entry.id,
+            "name": entry.name,
+            "description": entry.name,
+            "color_hint": entry.colour[1:].upper(),
+        }
         for entry in table.classes
     ]
 
@@ -159,14 +206,18 @@ def _assets(out: Path, table: ClassTable) -> dict[str, pystac.Asset]:
         path = out / name
         if path.is_dir():
             for part in sorted(path.iterdir()):
-                assets[part.stem] = pystac.Asset(f"./{name}/{part.name}", title, None, _MEDIA_TYPES[path.suffix], ["data"])
+                assets[part.stem] = pystac.Asset(
+                    f"./{name}/{part.name}", title, None, _MEDIA_TYPES[path.suffix], ["data"]
+                )
         elif path.exists():
             roles = ["overview"] if path.suffix == ".html" else ["data"]
             assets[name.replace(".parquet", "").replace(".", "-")] = pystac.Asset(
                 f"./{name}", title, None, _MEDIA_TYPES[path.suffix], roles
             )
     assets["classes-tif"].extra_fields["classification:classes"] = _classes(table)
-    assets["map"] = pystac.Asset("./map.json", "How the map was made", None, pystac.MediaType.JSON, ["metadata"])
+    assets["map"] = pystac.Asset(
+        "./map.json", "How the map was made", None, pystac.MediaType.JSON, ["metadata"]
+    )
     return assets
 
 
@@ -174,7 +225,11 @@ def _model_asset(folder: str | None) -> pystac.Asset:
     """The weights where they lie; else the card of the model, in map.json."""
     if folder is not None and (Path(folder) / "model.safetensors").is_file():
         # Absolute, because readers take other addresses for those beside the item.
-        media, href, kind = "application/octet-stream", str((Path(folder) / "model.safetensors").resolve()), "safetensors"
+        media, href, kind = (
+            "application/octet-stream",
+            str((Path(folder) / "model.safetensors").resolve()),
+            "safetensors",
+        )
     else:
         media, href, kind = pystac.MediaType.JSON, "./map.json", "card"
     return pystac.Asset(href, "The model", None, media, ["mlm:model"], {"mlm:artifact_type": kind})
@@ -186,7 +241,9 @@ _ROWS_AT_ONCE = 16_384
 """A parcel takes about five thousand bytes while it is written."""
 
 
-def write_map(out: Path, given: MapInputs, assembled: Assembled, outlines: OutlineFiles) -> ReportContent:
+def write_map(
+    out: Path, given: MapInputs, assembled: Assembled, outlines: OutlineFiles
+) -> ReportContent:
     """Write all files of a map into ``out``; each appears whole or not at all.
 
     What an earlier start with other options wrote goes. Gives what the report says.
@@ -204,15 +261,25 @@ def write_map(out: Path, given: MapInputs, assembled: Assembled, outlines: Outli
     write_json(out / "map.json", _record(content))
     grid = given.cube.odc.geobox
     write_json(
-        out / "item.json", map_item(given.title, grid, given.season, given.weights, given.weights_name, given.options, out)
+        out / "item.json",
+        map_item(
+            given.title, grid, given.season, given.weights, given.weights_name, given.options, out
+        ),
     )
     return content
 
 
 def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: OutlineFiles) -> None:
     """parcels.parquet, a file or a folder, and its other forms where they are asked for."""
-    path, things, most = out / "parcels.parquet", np.flatnonzero(segments.is_thing), given.options.rows_per_file
-    parts = (_pieces(given, segments, outlines, things[start : start + most]) for start in range(0, max(len(things), 1), most))
+    path, things, most = (
+        out / "parcels.parquet",
+        np.flatnonzero(segments.is_thing),
+        given.options.rows_per_file,
+    )
+    parts = (
+        _pieces(given, segments, outlines, things[start : start + most])
+        for start in range(0, max(len(things), 1), most)
+    )
     several = len(things) > most
     if path.is_dir() != several:
         _remove(path)
@@ -225,12 +292,16 @@ def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: Ou
     else:
         _remove(out / "parcels.gpkg")
     if given.options.pmtiles:
-        write_pmtiles(read_geoparquet(path), out / "parcels.pmtiles", given.cube.odc.geobox.crs.to_wkt())
+        write_pmtiles(
+            read_geoparquet(path), out / "parcels.pmtiles", given.cube.odc.geobox.crs.to_wkt()
+        )
     else:
         _remove(out / "parcels.pmtiles")
 
 
-def _pieces(given: MapInputs, segments: Segments, outlines: OutlineFiles, things: np.ndarray) -> Iterator[gpd.GeoDataFrame]:
+def _pieces(
+    given: MapInputs, segments: Segments, outlines: OutlineFiles, things: np.ndarray
+) -> Iterator[gpd.GeoDataFrame]:
     """The parcels of some rows of the table, so many at a time as are held in memory; at least one piece."""
     grid, card, season = given.cube.odc.geobox, given.weights.card, given.season
     for start in range(0, max(len(things), 1), _ROWS_AT_ONCE):
@@ -270,10 +341,14 @@ def _content(given: MapInputs, assembled: Assembled, out: Path) -> ReportContent
     )
 
 
-def _compared(parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame, declared_only: bool) -> Comparison:
+def _compared(
+    parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame, declared_only: bool
+) -> Comparison:
     """The comparison, of classes too where the truth speaks of them by the same column."""
     classes = (parcels["class"], truth["class"]) if "class" in truth.columns else (None, None)
-    return compare_parcels(parcels, truth, classes=classes[0], truth_classes=classes[1], declared_only=declared_only)
+    return compare_parcels(
+        parcels, truth, classes=classes[0], truth_classes=classes[1], declared_only=declared_only
+    )
 
 
 def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]:
@@ -282,11 +357,15 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
     notes = [SHIPPED_NOTE] if given.weights_name is None else []
     if season.left_out:
         dates = len(season.left_out) + len(season.days_T)
-        notes.append(f"{len(season.left_out)} of {dates} dates were left out; the report says which, and why.")
+        notes.append(
+            f"{len(season.left_out)} of {dates} dates were left out; the report says which, and why."
+        )
     spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())
     if growing < _FEW_DATES:
-        notes.append(f"Only {growing} dates lie between April and September: classes are uncertain.")
+        notes.append(
+            f"Only {growing} dates lie between April and September: classes are uncertain."
+        )
     if data_share < 1:
         notes.append(f"{1 - data_share:.1%} of the area has no data on any date and no parcel.")
     if not parcels:

@@ -38,7 +38,12 @@ FIBOA = {
     "fiboa_version": "0.2.0",
     "fiboa_extensions": ["https://fiboa.github.io/crop-extension/v0.1.0/schema.yaml"],
 }
-_VECTOR_FAILURES = (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, sqlite3.DatabaseError, RuntimeError)
+_VECTOR_FAILURES = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    sqlite3.DatabaseError,
+    RuntimeError,
+)
 PROBABILITY = "probability:"
 """With the name of a class behind it: the column that says how likely parcels are of it."""
 _CODE_LISTS = {"PASTIS": "https://github.com/VSainteuf/pastis-benchmark"}
@@ -88,7 +93,9 @@ def parcel_table(
             "pixels": rows.areas,
             **crop_columns(rows.class_ids, table),
             "determination_method": "auto-imagery",
-            "determination_datetime": pd.Series([pd.NaT if observed is None else pd.Timestamp(observed, tz="UTC")] * len(rows)),
+            "determination_datetime": pd.Series(
+                [pd.NaT if observed is None else pd.Timestamp(observed, tz="UTC")] * len(rows)
+            ),
             "determination_details": details or f"panoseg {panoseg.__version__}",
             **_probability_columns(rows, table),
         },
@@ -111,7 +118,10 @@ def _second_columns(rows: Segments, table: ClassTable) -> dict[str, object]:
     other_NK[np.arange(len(rows)), rows.class_ids] = 0
     class_N, probability_N = other_NK.argmax(axis=1), other_NK.max(axis=1)
     likely_N = probability_N > 0
-    names = [table[class_id].name if likely else None for class_id, likely in zip(class_N.tolist(), likely_N, strict=True)]
+    names = [
+        table[class_id].name if likely else None
+        for class_id, likely in zip(class_N.tolist(), likely_N, strict=True)
+    ]
     return {
         # A type that does not depend on the rows: every file of a folder has the same.
         "second_class": pd.Series(names, dtype="string"),
@@ -123,7 +133,10 @@ def _probability_columns(rows: Segments, table: ClassTable) -> dict[str, np.ndar
     """How likely each class of things is; NaN where nobody has said."""
     probability_NK = _probabilities(rows, table)
     probability_NK[~probability_NK.any(axis=1)] = np.nan
-    return {f"{PROBABILITY}{table[class_id].name}": probability_NK[:, class_id] for class_id in table.ids("thing")}
+    return {
+        f"{PROBABILITY}{table[class_id].name}": probability_NK[:, class_id]
+        for class_id in table.ids("thing")
+    }
 
 
 def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
@@ -137,13 +150,17 @@ def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
     }
 
 
-def write_geoparquet(pieces: Iterable[gpd.GeoDataFrame], path: Path | str, collection: str | None = None) -> None:
+def write_geoparquet(
+    pieces: Iterable[gpd.GeoDataFrame], path: Path | str, collection: str | None = None
+) -> None:
     """Write pieces of a table, one or more, as GeoParquet 1.1 with fiboa's metadata, atomically; each is a row group.
 
     collection: its id; without one the file's name.
     """
     fiboa = {**FIBOA, "id": collection or Path(path).stem}
-    tables = map(_arrow_table, pieces)  # a loop over the pieces would hold one while the next is made
+    tables = map(
+        _arrow_table, pieces
+    )  # a loop over the pieces would hold one while the next is made
     with atomic(path) as temporary:
         table, geo = next(tables)
         schema, known = table.schema, [geo]
@@ -169,7 +186,9 @@ def _with_schema(schema: pa.Schema, told: dict[str, str]) -> dict[str, str]:
 def _arrow_table(parcels: gpd.GeoDataFrame) -> tuple[pa.Table, dict[str, Any]]:
     """A table as geopandas writes it, and what GeoParquet says of it."""
     stream = io.BytesIO()
-    parcels.to_parquet(stream, schema_version="1.1.0", write_covering_bbox=False, index=False, compression=None)
+    parcels.to_parquet(
+        stream, schema_version="1.1.0", write_covering_bbox=False, index=False, compression=None
+    )
     table = pq.read_table(stream)
     metadata = dict(table.schema.metadata)
     geo = json.loads(metadata.pop(b"geo"))
@@ -182,7 +201,9 @@ def _together(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return known[0]  # which may be empty, without a box
     name = known[0]["primary_column"]
     columns = [piece["columns"][name] for piece in known]
-    boxes = np.array([column["bbox"] for column in columns if "bbox" in column])  # nothing but empty outlines has none
+    boxes = np.array(
+        [column["bbox"] for column in columns if "bbox" in column]
+    )  # nothing but empty outlines has none
     box = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
     types = sorted({kind for column in columns for kind in column["geometry_types"]})
     return {**known[0], "columns": {name: {**columns[0], "bbox": box, "geometry_types": types}}}
@@ -221,7 +242,12 @@ def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> Non
         count = 0
         for part in parts:
             # Later parts may have what this one has not: a parcel of several polygons.
-            options = {"geometry_type": "Unknown", "append": temporary.exists(), "layer": "parcels", "driver": "GPKG"}
+            options = {
+                "geometry_type": "Unknown",
+                "append": temporary.exists(),
+                "layer": "parcels",
+                "driver": "GPKG",
+            }
             pyogrio.write_dataframe(part, temporary, **options)
             count += len(part)
             del part  # before the next one is read
@@ -243,10 +269,17 @@ def write_pmtiles(parts: Iterable[gpd.GeoDataFrame], path: Path | str, crs: str)
     as fine as the zoom level needs.
     """
     columns = {"id": pa.string(), "class": pa.string(), "confidence": pa.float32()}
-    columns |= {"second_class": pa.string(), "second_probability": pa.float32(), "area_ha": pa.float64()}
+    columns |= {
+        "second_class": pa.string(),
+        "second_probability": pa.float32(),
+        "area_ha": pa.float64(),
+    }
     schema = pa.schema({**columns, "geometry": pa.binary()})
     batches = (
-        pa.record_batch([*(part[name] for name in schema.names[:-1]), part.geometry.to_wkb()], schema=schema) for part in parts
+        pa.record_batch(
+            [*(part[name] for name in schema.names[:-1]), part.geometry.to_wkb()], schema=schema
+        )
+        for part in parts
     )
     with atomic(path, _VECTOR_FAILURES) as temporary:
         pyogrio.write_arrow(

@@ -80,12 +80,22 @@ class Predictor:
         valid_BT = torch.ones_like(days_BT, dtype=torch.bool)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
             normal = self.normalisation(images, valid_BT)
-            maps_V = [self.model.encoder.features(turn(normal, view), days_BT, valid_BT) for view in chosen_views(self.views)]
-            masks_B = [self.model.masks_of([_alone(maps, place) for maps in maps_V]) for place in range(count)]
+            maps_V = [
+                self.model.encoder.features(turn(normal, view), days_BT, valid_BT)
+                for view in chosen_views(self.views)
+            ]
+            masks_B = [
+                self.model.masks_of([_alone(maps, place) for maps in maps_V])
+                for place in range(count)
+            ]
         pictures = []
         for masks in masks_B:
             segment_BHW, _ = merge_masks(masks, 1, self.model.config.min_remain)
-            pictures.append(to_panoptics(segment_BHW, masks, self.card.classes)[0].crop(slice(height), slice(width)))
+            pictures.append(
+                to_panoptics(segment_BHW, masks, self.card.classes)[0].crop(
+                    slice(height), slice(width)
+                )
+            )
         return pictures
 
 
@@ -112,7 +122,10 @@ class PredictionJob:
 
     def plan(self, height: int, width: int) -> list[Block]:
         """The windows of a cube of that size: images of one take at most 400 MiB."""
-        side = min(_BLOCK_SIDE, int((_BLOCK_BYTES / (4 * len(self.days_T) * len(self.weights.card.bands))) ** 0.5))
+        side = min(
+            _BLOCK_SIDE,
+            int((_BLOCK_BYTES / (4 * len(self.days_T) * len(self.weights.card.bands))) ** 0.5),
+        )
         return plan_blocks(height, width, self.options.tile, self.options.overlap, side)
 
 
@@ -129,7 +142,9 @@ class OpenJob:
         if self._given is not None:
             return self._given
         with reading(self.job.cube_path):
-            return check_cube(open_cube(self.job.cube_path), self.job.weights.card.bands).isel(time=self.job.index_T)
+            return check_cube(open_cube(self.job.cube_path), self.job.weights.card.bands).isel(
+                time=self.job.index_T
+            )
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -152,13 +167,21 @@ class OpenJob:
             data_HW &= inside(outline, self.cube.odc.geobox.affine, block.window)
         places = [_place(tile, block.window) for tile in block.tiles]
         seen = [number for number, place in enumerate(places) if data_HW[place].any()]
-        pictures = {number: Panoptic.empty(tile.height, tile.width) for number, tile in enumerate(block.tiles)}
+        pictures = {
+            number: Panoptic.empty(tile.height, tile.width)
+            for number, tile in enumerate(block.tiles)
+        }
         yield len(places) - len(seen)
-        found = self.predictor.pictures([images_TCHW[:, :, *places[number]] for number in seen], self.job.days_T)
+        found = self.predictor.pictures(
+            [images_TCHW[:, :, *places[number]] for number in seen], self.job.days_T
+        )
         for number, picture in zip(seen, found, strict=True):
             pictures[number] = picture
             yield 1
-        tiles = [Tile.of(tile.top, tile.left, pictures[number]) for number, tile in enumerate(block.tiles)]
+        tiles = [
+            Tile.of(tile.top, tile.left, pictures[number])
+            for number, tile in enumerate(block.tiles)
+        ]
         return to_bytes(FinishedWindow(tiles, data_HW))
 
     def predict(self, block: Block) -> bytes:
@@ -190,4 +213,6 @@ def find_device(name: str) -> torch.device:
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} is not available", "auto, cpu, cuda or mps", "change --device") from error
+        raise ConfigError(
+            f"device {name!r} is not available", "auto, cpu, cuda or mps", "change --device"
+        ) from error

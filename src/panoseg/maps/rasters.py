@@ -50,9 +50,14 @@ CONFIDENCE = RasterKind("uint8", NO_CONFIDENCE, tags={"UNIT": "percent"})
 
 def class_kind(table: ClassTable) -> RasterKind:
     """The class of each pixel, with the table's colours and names, 255 for no data."""
-    colours = {entry.id: _rgb(entry.colour) for entry in table.classes} | {NO_DATA_CLASS: (0, 0, 0, 0)}
+    colours = {entry.id: _rgb(entry.colour) for entry in table.classes} | {
+        NO_DATA_CLASS: (0, 0, 0, 0)
+    }
     return RasterKind(
-        "uint8", NO_DATA_CLASS, colours, {str(entry.id): entry.name for entry in table.classes} | {TABLE_TAG: table.name}
+        "uint8",
+        NO_DATA_CLASS,
+        colours,
+        {str(entry.id): entry.name for entry in table.classes} | {TABLE_TAG: table.name},
     )
 
 
@@ -72,9 +77,15 @@ class PlainRaster:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 for row, values_W in zip(
-                    range(window.top, window.rows.stop), values_HW.astype(self.dtype, copy=False), strict=True
+                    range(window.top, window.rows.stop),
+                    values_HW.astype(self.dtype, copy=False),
+                    strict=True,
                 ):
-                    _write_all(descriptor, values_W.tobytes(), (row * self.shape_HW[1] + window.left) * self.dtype.itemsize)
+                    _write_all(
+                        descriptor,
+                        values_W.tobytes(),
+                        (row * self.shape_HW[1] + window.left) * self.dtype.itemsize,
+                    )
             finally:
                 os.close(descriptor)
         except OSError as error:
@@ -82,7 +93,9 @@ class PlainRaster:
 
     def read(self, window: Window) -> np.ndarray:
         """A window, in memory."""
-        return np.array(np.memmap(self.path, self.dtype, "r", shape=self.shape_HW)[window.rows, window.columns])
+        return np.array(
+            np.memmap(self.path, self.dtype, "r", shape=self.shape_HW)[window.rows, window.columns]
+        )
 
     def remove(self) -> None:
         """Take the file away."""
@@ -104,8 +117,14 @@ def write_cog(path: Path | str, plain: PlainRaster, grid: GeoBox) -> None:
         try:
             header.write_text(_header(plain, grid), encoding="utf-8")
             # Identifiers and classes have no mean.
-            options = {"COMPRESS": "DEFLATE", "OVERVIEW_RESAMPLING": "NEAREST", "BIGTIFF": "IF_SAFER"}
-            with rasterio.Env(GDAL_CACHEMAX=_CACHE_BYTES):  # bytes here; GDAL's own setting of that name is in MB
+            options = {
+                "COMPRESS": "DEFLATE",
+                "OVERVIEW_RESAMPLING": "NEAREST",
+                "BIGTIFF": "IF_SAFER",
+            }
+            with rasterio.Env(
+                GDAL_CACHEMAX=_CACHE_BYTES
+            ):  # bytes here; GDAL's own setting of that name is in MB
                 rasterio.shutil.copy(str(header), str(temporary), driver="COG", **options)
                 _check_written(temporary, plain, Path(path))
         finally:
@@ -122,7 +141,11 @@ def _check_written(written: Path, plain: PlainRaster, path: Path) -> None:
             strip = Window(top, 0, min(_BLOCK_ROWS, height - top), width)
             found_HW = source.read(1, window=rasterio.windows.Window(0, top, width, strip.height))
             if not np.array_equal(found_HW, plain.read(strip)):
-                raise OutputError(f"{path}: the file was cut off", "a whole file", "free some space, then run again")
+                raise OutputError(
+                    f"{path}: the file was cut off",
+                    "a whole file",
+                    "free some space, then run again",
+                )
 
 
 def _header(plain: PlainRaster, grid: GeoBox) -> str:
@@ -131,10 +154,18 @@ def _header(plain: PlainRaster, grid: GeoBox) -> str:
     size, kind = plain.dtype.itemsize, plain.kind
     system = f"<SRS>{escape(grid.crs.to_wkt())}</SRS>" if grid.crs else ""
     transform = ", ".join(repr(float(value)) for value in grid.affine.to_gdal())
-    entries = (kind.colours.get(number, (0, 0, 0, 255)) for number in range(256)) if kind.colours else ()
-    colours = "".join('<Entry c1="{}" c2="{}" c3="{}" c4="{}"/>'.format(*colour) for colour in entries)
-    table = f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>" if colours else ""
-    tags = "".join(f"<MDI key={quoteattr(name)}>{escape(value)}</MDI>" for name, value in kind.tags.items())
+    entries = (
+        (kind.colours.get(number, (0, 0, 0, 255)) for number in range(256)) if kind.colours else ()
+    )
+    colours = "".join(
+        '<Entry c1="{}" c2="{}" c3="{}" c4="{}"/>'.format(*colour) for colour in entries
+    )
+    table = (
+        f"<ColorInterp>Palette</ColorInterp><ColorTable>{colours}</ColorTable>" if colours else ""
+    )
+    tags = "".join(
+        f"<MDI key={quoteattr(name)}>{escape(value)}</MDI>" for name, value in kind.tags.items()
+    )
     return (
         f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{system}<GeoTransform>{transform}</GeoTransform>'
         f'<VRTRasterBand dataType="{_GDAL_TYPES[kind.dtype]}" band="1" subClass="VRTRawRasterBand">'
@@ -145,11 +176,17 @@ def _header(plain: PlainRaster, grid: GeoBox) -> str:
     )
 
 
-def write_class_raster(path: Path | str, classes_HW: np.ndarray, grid: GeoBox, table: ClassTable) -> None:
+def write_class_raster(
+    path: Path | str, classes_HW: np.ndarray, grid: GeoBox, table: ClassTable
+) -> None:
     """The class of each pixel, uint8, 255 for no data, with the table's colours and names."""
     path = Path(path).absolute()
     height, width = classes_HW.shape
-    plain = PlainRaster(path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part.raw"), (height, width), class_kind(table))
+    plain = PlainRaster(
+        path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part.raw"),
+        (height, width),
+        class_kind(table),
+    )
     try:
         plain.write(Window(0, 0, height, width), classes_HW)
         write_cog(path, plain, grid)

@@ -43,14 +43,20 @@ def read_parcels(path: Path | str, area: gpd.GeoSeries | None = None) -> gpd.Geo
             parcels = _read(path, area)
     except ParcelsError:
         raise
-    except Exception as error:  # the readers of four formats raise what they like, also their own kinds of nothing
+    except (
+        Exception
+    ) as error:  # the readers of four formats raise what they like, also their own kinds of nothing
         text = (str(error).strip().splitlines() or [type(error).__name__])[0].split(";")[0]
         raise ParcelsError(f"{path} cannot be read ({text})", _FORMATS, "write it again") from error
     if not isinstance(parcels, gpd.GeoDataFrame) or parcels.active_geometry_name is None:
-        raise ParcelsError(f"{path} has no geometries", "polygons", "write it with its geometry column")
+        raise ParcelsError(
+            f"{path} has no geometries", "polygons", "write it with its geometry column"
+        )
     if parcels.crs is None:
         raise ParcelsError(
-            f"{path} has no coordinate system", "one, in the file", "assign it: parcels.set_crs(...) in geopandas"
+            f"{path} has no coordinate system",
+            "one, in the file",
+            "assign it: parcels.set_crs(...) in geopandas",
         )
     return _with_area(_on_earth(parcels, path), path)
 
@@ -73,15 +79,21 @@ def _read(path: Path, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
     if path.is_file():
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
-    if head.startswith(b"PAR1") or any(path.glob("*.parquet")):  # a large map's parcels are a folder of files
+    if head.startswith(b"PAR1") or any(
+        path.glob("*.parquet")
+    ):  # a large map's parcels are a folder of files
         return _near(gpd.read_parquet(path), area)
     if _REFERENCE.search(head):
-        raise ParcelsError(f"{path} stands for other files", _FORMATS, "give the file that holds the parcels")
+        raise ParcelsError(
+            f"{path} stands for other files", _FORMATS, "give the file that holds the parcels"
+        )
     layers = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(path)]
     areal = [name for name, kind in layers if _AREAL.search(kind)]
     if len(areal) > 1:
         raise ParcelsError(
-            f"{path} has {len(areal)} layers ({', '.join(areal)})", "one", "write the parcels into their own file"
+            f"{path} has {len(areal)} layers ({', '.join(areal)})",
+            "one",
+            "write the parcels into their own file",
         )
     # A layer of lines or a mere table is read too, so that the message can say what it holds.
     layer = (areal or [name for name, _ in layers])[0]
@@ -92,7 +104,9 @@ def _read(path: Path, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
 
 def _box_around(area: gpd.GeoSeries, crs: CRS | str) -> tuple[float, ...]:
     """Left, bottom, right and top of an area in another coordinate system, in which its straight edges are bent."""
-    return tuple(area.segmentize(max(area.length.max() / _EDGE_PIECES, 1e-9)).to_crs(crs).total_bounds)
+    return tuple(
+        area.segmentize(max(area.length.max() / _EDGE_PIECES, 1e-9)).to_crs(crs).total_bounds
+    )
 
 
 def _near(parcels: gpd.GeoDataFrame, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
@@ -113,7 +127,9 @@ def _on_earth(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
             "numbers",
             "mend them or take them out",
         )
-    boxes_N4 = shapely.bounds(outlines[~(shapely.is_missing(outlines) | shapely.is_empty(outlines))])
+    boxes_N4 = shapely.bounds(
+        outlines[~(shapely.is_missing(outlines) | shapely.is_empty(outlines))]
+    )
     nowhere = np.flatnonzero(~_have_a_place(boxes_N4, parcels.crs))
     if len(nowhere):
         west, south, east, north = boxes_N4[nowhere[0]]
@@ -144,26 +160,42 @@ def _with_area(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     if len(parcels) and not usable.any():
         kinds = ", ".join(sorted(set(parcels.geometry.geom_type.dropna()))) or "nothing"
         raise ParcelsError(
-            f"{path} has no polygon with an area (rows: {len(parcels)}, of {kinds})", "polygons", "choose another file"
+            f"{path} has no polygon with an area (rows: {len(parcels)}, of {kinds})",
+            "polygons",
+            "choose another file",
         )
     kept = parcels[usable].reset_index(drop=True)
     if len(kept) < len(parcels):  # worth a word: GDAL reads a damaged outline as none
         kept.attrs[_COUNT_LEFT_OUT] = len(parcels) - len(kept)
-        kept.attrs[_LEFT_OUT] = f"{len(parcels) - len(kept)} of {len(parcels)} rows of {path} have no area and were left out."
+        kept.attrs[_LEFT_OUT] = (
+            f"{len(parcels) - len(kept)} of {len(parcels)} rows of {path} have no area and were left out."
+        )
     return kept
 
 
 def left_out_notes(*tables: gpd.GeoDataFrame | None) -> tuple[str, ...]:
     """A sentence for each table of ``read_parcels`` whose file has rows that it lacks."""
-    return tuple(table.attrs[_LEFT_OUT] for table in tables if table is not None and _LEFT_OUT in table.attrs)
+    return tuple(
+        table.attrs[_LEFT_OUT] for table in tables if table is not None and _LEFT_OUT in table.attrs
+    )
 
 
-def check_place(parcels: gpd.GeoDataFrame, path: Path | str, area: gpd.GeoSeries, of: Path | str) -> None:
+def check_place(
+    parcels: gpd.GeoDataFrame, path: Path | str, area: gpd.GeoSeries, of: Path | str
+) -> None:
     """Raise ``ParcelsError`` unless the box around the parcels of the file ``path`` meets the one around the area of ``of``."""
-    corners = gpd.GeoSeries([shapely.box(*area.total_bounds)], crs=area.crs).to_crs(parcels.crs).total_bounds
+    corners = (
+        gpd.GeoSeries([shapely.box(*area.total_bounds)], crs=area.crs)
+        .to_crs(parcels.crs)
+        .total_bounds
+    )
     bounds = parcels.total_bounds
     if not (np.all(corners[:2] < bounds[2:]) and np.all(bounds[:2] < corners[2:])):
-        raise ParcelsError(f"{path} and {of} lie apart", "the same land", "check the files and their coordinate systems")
+        raise ParcelsError(
+            f"{path} and {of} lie apart",
+            "the same land",
+            "check the files and their coordinate systems",
+        )
 
 
 def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
@@ -176,7 +208,9 @@ def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
     outlines[~np.isfinite(shapely.bounds(outlines)).all(axis=1)] = Polygon()
     invalid = ~shapely.is_valid(outlines)
     outlines[invalid] = shapely.make_valid(outlines[invalid])
-    areal = np.isin(shapely.get_type_id(outlines), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON))
+    areal = np.isin(
+        shapely.get_type_id(outlines), (GeometryType.POLYGON, GeometryType.MULTIPOLYGON)
+    )
     outlines[~areal] = [_polygons_of(outline) for outline in outlines[~areal]]
     return outlines
 

@@ -29,7 +29,9 @@ from panoseg.maps.read_parcels import read_parcels, valid_outlines
 _TILE = 64
 
 
-def area_shares(outlines_N: np.ndarray, classes_HW: np.ndarray, data_HW: np.ndarray, class_count: int) -> np.ndarray:
+def area_shares(
+    outlines_N: np.ndarray, classes_HW: np.ndarray, data_HW: np.ndarray, class_count: int
+) -> np.ndarray:
     """The share of each parcel's area that every class has, 0..1, N x K.
 
     Areas are those of the polygons, not of pixels by their centres. There is no class outside of the raster and where there are
@@ -45,11 +47,15 @@ def area_shares(outlines_N: np.ndarray, classes_HW: np.ndarray, data_HW: np.ndar
     value_P, piece_P = trace(tile_HW * class_count + classes_HW, data_HW)
     parcel_X, piece_X, area_X = shared_areas(outlines_N, piece_P)
     cells = parcel_X * class_count + value_P[piece_X] % class_count
-    areas_NK = np.bincount(cells, area_X, minlength=len(outlines_N) * class_count).reshape(-1, class_count)
+    areas_NK = np.bincount(cells, area_X, minlength=len(outlines_N) * class_count).reshape(
+        -1, class_count
+    )
     return areas_NK / shapely.area(outlines_N)[:, None]
 
 
-def mean_probabilities(outlines_N: np.ndarray, bands: Iterable[np.ndarray], data_HW: np.ndarray) -> np.ndarray:
+def mean_probabilities(
+    outlines_N: np.ndarray, bands: Iterable[np.ndarray], data_HW: np.ndarray
+) -> np.ndarray:
     """The mean of every class's probability over the pixels whose centre each parcel covers, borders included; N x K.
 
     bands: K times H x W. Pixels without data do not count; a parcel that covers no other has zeros.
@@ -60,12 +66,17 @@ def mean_probabilities(outlines_N: np.ndarray, bands: Iterable[np.ndarray], data
     parcel_X, pixel_X = covered_pixels(outlines_N, data_HW.shape)
     counts = data_HW.ravel()[pixel_X]
     parcel_X, pixel_X = parcel_X[counts], pixel_X[counts]
-    sums = [np.bincount(parcel_X, band_HW.ravel()[pixel_X], minlength=len(outlines_N)) for band_HW in bands]
+    sums = [
+        np.bincount(parcel_X, band_HW.ravel()[pixel_X], minlength=len(outlines_N))
+        for band_HW in bands
+    ]
     pixels_N = np.bincount(parcel_X, minlength=len(outlines_N))
     return np.stack(sums, axis=1) / np.maximum(pixels_N, 1)[:, None]
 
 
-def covered_pixels(outlines_N: np.ndarray, shape_HW: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+def covered_pixels(
+    outlines_N: np.ndarray, shape_HW: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of a parcel and a pixel (row x W + column) whose centre it covers, borders included; by parcel."""
     height, width = shape_HW
     shapely.prepare(outlines_N)
@@ -116,7 +127,10 @@ class Refinement:
 
 
 def refine_file(
-    source: Path | str, parcels: Path | str | None, out: Path | str, options: RefineOptions | None = None
+    source: Path | str,
+    parcels: Path | str | None,
+    out: Path | str,
+    options: RefineOptions | None = None,
 ) -> Refinement:
     """``refine`` of files, written to the folder ``out``: classes.tif and parcels.parquet; or the table alone to out.parquet.
 
@@ -149,7 +163,11 @@ def _raster_of(source: Path, options: RefineOptions) -> ClassRaster:
     return raster
 
 
-def refine(raster: ClassRaster, parcels: gpd.GeoDataFrame | None = None, options: RefineOptions | None = None) -> Refinement:
+def refine(
+    raster: ClassRaster,
+    parcels: gpd.GeoDataFrame | None = None,
+    options: RefineOptions | None = None,
+) -> Refinement:
     """Give each parcel one class, by ``choose``, and draw the parcels with it; later parcels cover earlier ones.
 
     parcels: in any coordinate system; None: the connected regions of the raster itself. The table has their own columns (those
@@ -192,13 +210,26 @@ def choose(shares_NK: np.ndarray, options: RefineOptions) -> Choice:
     others_NK = eligible_NK.copy()
     if options.background < shares_NK.shape[1]:
         background_N = shares_NK[:, options.background]
-        eligible_NK[background_N <= options.background_threshold + _EQUAL, options.background] = -np.inf
+        eligible_NK[
+            background_N <= options.background_threshold + _EQUAL, options.background
+        ] = -np.inf
     class_ids = _largest(eligible_NK, options)
-    tied = np.isclose(eligible_NK, eligible_NK.max(axis=1, keepdims=True), rtol=0, atol=_EQUAL).sum(axis=1) > 1
+    tied = (
+        np.isclose(eligible_NK, eligible_NK.max(axis=1, keepdims=True), rtol=0, atol=_EQUAL).sum(
+            axis=1
+        )
+        > 1
+    )
     chosen = class_ids != NO_CLASS
     others_NK[np.flatnonzero(chosen), class_ids[chosen]] = -np.inf
     runners_up = _largest(others_NK, options)
-    return Choice(class_ids, _share(shares_NK, class_ids), runners_up, _share(shares_NK, runners_up), tied & chosen)
+    return Choice(
+        class_ids,
+        _share(shares_NK, class_ids),
+        runners_up,
+        _share(shares_NK, runners_up),
+        tied & chosen,
+    )
 
 
 def _largest(values_NK: np.ndarray, options: RefineOptions) -> np.ndarray:
@@ -221,26 +252,42 @@ def _regions(raster: ClassRaster) -> gpd.GeoDataFrame:
     region_HW, _ = regions(raster.classes_HW)
     data_HW = raster.classes_HW != NO_DATA_CLASS
     ids, outlines = polygonise(np.where(data_HW, region_HW + 1, 0), raster.grid.affine)
-    return gpd.GeoDataFrame({"id": ids.astype(str)}, geometry=gpd.GeoSeries(outlines, crs=raster.crs_wkt))
+    return gpd.GeoDataFrame(
+        {"id": ids.astype(str)}, geometry=gpd.GeoSeries(outlines, crs=raster.crs_wkt)
+    )
 
 
 def _on_raster(parcels: gpd.GeoDataFrame, raster: ClassRaster) -> gpd.GeoDataFrame:
     """The parcels that meet the raster, in its coordinate system, with valid outlines."""
     if parcels.crs is None:
-        raise ParcelsError("parcels without a coordinate system", "one", "assign it: parcels.set_crs(...) in geopandas")
+        raise ParcelsError(
+            "parcels without a coordinate system",
+            "one",
+            "assign it: parcels.set_crs(...) in geopandas",
+        )
     moved = parcels.to_crs(raster.crs_wkt)
     outlines = valid_outlines(moved)
-    moved = gpd.GeoDataFrame(moved.drop(columns=moved.geometry.name), geometry=outlines, crs=moved.crs)
+    moved = gpd.GeoDataFrame(
+        moved.drop(columns=moved.geometry.name), geometry=outlines, crs=moved.crs
+    )
     height, width = raster.classes_HW.shape
-    shared = shapely.area(shapely.intersection(to_pixels(outlines, raster.grid.affine), shapely.box(0, 0, width, height)))
+    shared = shapely.area(
+        shapely.intersection(
+            to_pixels(outlines, raster.grid.affine), shapely.box(0, 0, width, height)
+        )
+    )
     if not (shared > 0).any():
         raise ParcelsError(
-            f"none of {len(parcels)} parcels lies on the raster", "some that do", "check the area and the coordinate systems"
+            f"none of {len(parcels)} parcels lies on the raster",
+            "some that do",
+            "check the area and the coordinate systems",
         )
     return moved[shared > 0].reset_index(drop=True)
 
 
-def _of_each_class(shares_NK: np.ndarray, raster: ClassRaster, options: RefineOptions) -> dict[str, np.ndarray]:
+def _of_each_class(
+    shares_NK: np.ndarray, raster: ClassRaster, options: RefineOptions
+) -> dict[str, np.ndarray]:
     """A column for each class that some parcel has a share of, by its name; float32, 0..1."""
     word = "share" if options.rule == "hard" else "probability"
     return {
@@ -251,7 +298,11 @@ def _of_each_class(shares_NK: np.ndarray, raster: ClassRaster, options: RefineOp
 
 
 def _table_of(
-    given: gpd.GeoDataFrame, choice: Choice, of_each: dict[str, np.ndarray], raster: ClassRaster, options: RefineOptions
+    given: gpd.GeoDataFrame,
+    choice: Choice,
+    of_each: dict[str, np.ndarray],
+    raster: ClassRaster,
+    options: RefineOptions,
 ) -> gpd.GeoDataFrame:
     """The parcels with what was found about them. of_each: the columns of all classes."""
     crops = crop_columns(choice.class_ids, raster.table)
@@ -273,15 +324,21 @@ def _table_of(
         **of_each,
     }
     renamed = {name: f"given_{name}" for name in found if name in given.columns and name != "id"}
-    own = given.drop(columns=["id", given.geometry.name, *renamed.values()], errors="ignore").rename(columns=renamed)
+    own = given.drop(
+        columns=["id", given.geometry.name, *renamed.values()], errors="ignore"
+    ).rename(columns=renamed)
     return gpd.GeoDataFrame({**found, **own}, geometry=given.geometry.to_numpy(), crs=given.crs)
 
 
-def _drawn(given: gpd.GeoDataFrame, class_ids: np.ndarray, raster: ClassRaster, options: RefineOptions) -> np.ndarray:
+def _drawn(
+    given: gpd.GeoDataFrame, class_ids: np.ndarray, raster: ClassRaster, options: RefineOptions
+) -> np.ndarray:
     """The raster of the parcels' classes; pixels of no parcel, or of one without a class, by the options."""
     chosen = class_ids != NO_CLASS
     outlines = given.geometry.to_numpy()[chosen]
-    burned_HW = rasterise(class_ids[chosen] + 1, outlines, raster.classes_HW.shape, raster.grid.affine)
+    burned_HW = rasterise(
+        class_ids[chosen] + 1, outlines, raster.classes_HW.shape, raster.grid.affine
+    )
     outside_HW = raster.classes_HW
     if options.outside == "background":
         outside_HW = np.where(outside_HW == NO_DATA_CLASS, NO_DATA_CLASS, options.background)

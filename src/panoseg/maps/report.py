@@ -20,7 +20,14 @@ from panoseg.classes import ClassTable
 from panoseg.cube.open import reading
 from panoseg.cube.season import SEASON_DAYS, Season
 from panoseg.maps.compare import Comparison
-from panoseg.maps.figures import Curve, class_picture, clearest_date, ndvi_curve, svg_paths, true_colour
+from panoseg.maps.figures import (
+    Curve,
+    class_picture,
+    clearest_date,
+    ndvi_curve,
+    svg_paths,
+    true_colour,
+)
 from panoseg.maps.options import MapOptions
 from panoseg.maps.rasters import background_class
 from panoseg.models.weights import WeightsCard
@@ -82,7 +89,8 @@ class ParcelSummary:
         names = [row.name for row in self.classes[:count]]
         others = by_size[~by_size["id"].isin(first.loc[names, "id"])]
         return pd.concat(
-            [first.loc[names].reset_index(drop=True), others.iloc[: max(count - len(names), 0)]], ignore_index=True
+            [first.loc[names].reset_index(drop=True), others.iloc[: max(count - len(names), 0)]],
+            ignore_index=True,
         )
 
 
@@ -94,33 +102,59 @@ def summarise(parts: Iterable[gpd.GeoDataFrame]) -> ParcelSummary:
     examples: list[gpd.GeoDataFrame] = []
     for part in parts:
         confidence = part["confidence"].astype(np.float64)
-        sums.append(pd.DataFrame({"class": part["class"], "count": 1, "area_ha": part["area_ha"], "confidence": confidence}))
+        sums.append(
+            pd.DataFrame(
+                {
+                    "class": part["class"],
+                    "count": 1,
+                    "area_ha": part["area_ha"],
+                    "confidence": confidence,
+                }
+            )
+        )
         sums = [pd.concat(sums).groupby("class", as_index=False).sum()]
-        doubt = part[["class", "second_class"]].assign(area_ha=part["area_ha"] * part["second_probability"])
-        doubts = [pd.concat([*doubts, doubt]).groupby(["class", "second_class"], as_index=False).sum()]
+        doubt = part[["class", "second_class"]].assign(
+            area_ha=part["area_ha"] * part["second_probability"]
+        )
+        doubts = [
+            pd.concat([*doubts, doubt]).groupby(["class", "second_class"], as_index=False).sum()
+        ]
         largest = [_largest([*largest, part], MOST_OUTLINES)]
         examples = [_largest([*examples, part], _EXAMPLES_A_CLASS, "class")]
         del part, confidence, doubt  # before the next one is read
     table = sums[0].sort_values("area_ha", ascending=False, kind="stable")
     rows = zip(table["class"], table["count"], table["area_ha"], table["confidence"], strict=True)
-    classes = tuple(ClassSummary(name, int(count), float(area), float(total / count)) for name, count, area, total in rows)
+    classes = tuple(
+        ClassSummary(name, int(count), float(area), float(total / count))
+        for name, count, area, total in rows
+    )
     count = sum(row.count for row in classes)
     confidence = float(table["confidence"].sum() / count) if count else None
     area_ha = float(table["area_ha"].sum())
-    return ParcelSummary(count, area_ha, confidence, classes, _most(doubts[0]), largest[0], examples[0])
+    return ParcelSummary(
+        count, area_ha, confidence, classes, _most(doubts[0]), largest[0], examples[0]
+    )
 
 
 def _most(doubts: pd.DataFrame) -> tuple[Doubt, ...]:
     """The pairs of classes with most hectares in doubt."""
     rows = doubts.sort_values("area_ha", ascending=False, kind="stable").head(_MOST_DOUBTS)
     columns = (rows["class"], rows["second_class"], rows["area_ha"])
-    return tuple(Doubt(name, second, float(area)) for name, second, area in zip(*columns, strict=True))
+    return tuple(
+        Doubt(name, second, float(area)) for name, second, area in zip(*columns, strict=True)
+    )
 
 
-def _largest(parts: Sequence[gpd.GeoDataFrame], count: int, of_each: str | None = None) -> gpd.GeoDataFrame:
+def _largest(
+    parts: Sequence[gpd.GeoDataFrame], count: int, of_each: str | None = None
+) -> gpd.GeoDataFrame:
     """The largest parcels of all parts, or of each value of a column, the largest first."""
-    table = pd.concat(parts, ignore_index=True).sort_values("area_ha", ascending=False, kind="stable")
-    return (table.head(count) if of_each is None else table.groupby(of_each).head(count)).reset_index(drop=True)
+    table = pd.concat(parts, ignore_index=True).sort_values(
+        "area_ha", ascending=False, kind="stable"
+    )
+    return (
+        table.head(count) if of_each is None else table.groupby(of_each).head(count)
+    ).reset_index(drop=True)
 
 
 _EXAMPLES = 6
@@ -199,9 +233,15 @@ def _place(content: ReportContent) -> str:
 def _scale_bar(width_pixels: int) -> dict[str, Any]:
     """A round length of about a quarter of the picture: its pixels and its words."""
     metres = max(
-        digit * 10**power for digit in (1, 2, 5) for power in range(1, 7) if digit * 10**power <= max(50, width_pixels * 3)
+        digit * 10**power
+        for digit in (1, 2, 5)
+        for power in range(1, 7)
+        if digit * 10**power <= max(50, width_pixels * 3)
     )
-    return {"pixels": metres / 10, "text": f"{metres} m" if metres < 1000 else f"{metres // 1000} km"}
+    return {
+        "pixels": metres / 10,
+        "text": f"{metres} m" if metres < 1000 else f"{metres // 1000} km",
+    }
 
 
 def _outlines(content: ReportContent) -> list[dict[str, Any]]:
@@ -210,7 +250,9 @@ def _outlines(content: ReportContent) -> list[dict[str, Any]]:
         return []
     shown = content.parcels.largest
     colours = _colours(content.card.classes)
-    paths = svg_paths(np.asarray(shown.geometry.values, dtype=object), content.cube.odc.geobox.affine)
+    paths = svg_paths(
+        np.asarray(shown.geometry.values, dtype=object), content.cube.odc.geobox.affine
+    )
     return [
         {
             "path": path,
@@ -235,13 +277,19 @@ def _colours(table: ClassTable) -> dict[str, str]:
 def _class_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any]]:
     """A row a class that occurs, the one with the most land first."""
     colours = _colours(table)
-    return [{**asdict(row), "colour": colours[row.name], "share": row.area_ha / parcels.area_ha} for row in parcels.classes]
+    return [
+        {**asdict(row), "colour": colours[row.name], "share": row.area_ha / parcels.area_ha}
+        for row in parcels.classes
+    ]
 
 
 def _doubt_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any]]:
     """A row for each pair of classes that the network is most often in doubt between."""
     colours = _colours(table)
-    return [{**asdict(row), "colours": (colours[row.name], colours[row.second])} for row in parcels.doubts]
+    return [
+        {**asdict(row), "colours": (colours[row.name], colours[row.second])}
+        for row in parcels.doubts
+    ]
 
 
 def _curves(content: ReportContent) -> list[dict[str, Any]]:
@@ -290,7 +338,9 @@ def _chart(curve: Curve, season: Season) -> dict[str, Any]:
     ]
     clear = [
         (round(_CURVE_WIDTH * _along(season, day), 1), height(low), height(high))
-        for day, low, high, cloudy in zip(curve.dates, curve.low_T, curve.high_T, curve.cloudy_T, strict=True)
+        for day, low, high, cloudy in zip(
+            curve.dates, curve.low_T, curve.high_T, curve.cloudy_T, strict=True
+        )
         if np.isfinite(low) and not cloudy
     ]
     band = [f"{x} {high}" for x, _, high in clear] + [f"{x} {low}" for x, low, _ in reversed(clear)]
@@ -313,10 +363,17 @@ def _season(season: Season) -> dict[str, Any]:
         if 0 <= along <= 1:
             months.append({"along": along, "name": f"{first:%b}"[0], "text": f"{first:%B %Y}"})
     used = [
-        {"along": _along(season, str(day)), "share": float(clear), "text": f"{day}: {clear:.0%} clear"}
+        {
+            "along": _along(season, str(day)),
+            "share": float(clear),
+            "text": f"{day}: {clear:.0%} clear",
+        }
         for day, clear in zip(season.dates_T, season.clear_T, strict=True)
     ]
-    left_out = [{"along": _along(season, day), "text": f"{day}: left out, {reason}"} for day, reason in season.left_out]
+    left_out = [
+        {"along": _along(season, day), "text": f"{day}: left out, {reason}"}
+        for day, reason in season.left_out
+    ]
     return {"months": months, "used": used, "left_out": left_out}
 
 
@@ -333,7 +390,11 @@ def _comparison(content: ReportContent) -> dict[str, Any] | None:
         {
             "path": path,
             "kind": "found" if row in found else "missed" if row in missed else "small",
-            "text": f"found, IoU {found[row]:.2f}" if row in found else "missed" if row in missed else "too small to count",
+            "text": f"found, IoU {found[row]:.2f}"
+            if row in found
+            else "missed"
+            if row in missed
+            else "too small to count",
         }
         for row, path in enumerate(paths)
     ]
@@ -354,18 +415,34 @@ def _provenance(content: ReportContent) -> list[tuple[str, str]]:
     """Where the map comes from, a line each."""
     card, season = content.card, content.season
     grid = content.cube.odc.geobox
-    made = ", ".join(f"{name}: {value}" for name, value in card.provenance.items() if not isinstance(value, dict | list))
+    made = ", ".join(
+        f"{name}: {value}"
+        for name, value in card.provenance.items()
+        if not isinstance(value, dict | list)
+    )
     return [
         ("Season", content.title),
         ("Area", f"{grid.shape[1]} x {grid.shape[0]} pixels of 10 m, {_crs_name(grid.crs)}"),
-        ("Dates", f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]}; {len(season.left_out)} left out"),
+        (
+            "Dates",
+            f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]}; {len(season.left_out)} left out",
+        ),
         ("Bands", ", ".join(card.bands)),
         ("Network", card.model.title),
         ("Weights", content.weights or "those in the package"),
         ("Trained on", card.trained_on or "not stated"),
         ("Made by", made or "not stated"),
-        ("Scores", ", ".join(f"{name} {value}" for name, value in card.scores.items()) or "not stated"),
-        ("Options", ", ".join(f"{entry.name} {getattr(content.options, entry.name)}" for entry in fields(content.options))),
+        (
+            "Scores",
+            ", ".join(f"{name} {value}" for name, value in card.scores.items()) or "not stated",
+        ),
+        (
+            "Options",
+            ", ".join(
+                f"{entry.name} {getattr(content.options, entry.name)}"
+                for entry in fields(content.options)
+            ),
+        ),
         ("Program", f"panoseg {panoseg.__version__}"),
     ]
 

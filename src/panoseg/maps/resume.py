@@ -38,7 +38,12 @@ _FREE_OPTIONS = (
 
 
 def fingerprint(
-    path: Path, cube: xr.Dataset, season: Season, weights: Weights, options: MapOptions, outline: BaseGeometry | None
+    path: Path,
+    cube: xr.Dataset,
+    season: Season,
+    weights: Weights,
+    options: MapOptions,
+    outline: BaseGeometry | None,
 ) -> dict[str, Any]:
     """Everything that the predicted tiles depend on, JSON-ready."""
     chosen = asdict(options)
@@ -77,7 +82,9 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
                 f"choose another folder, or remove {work}",
             )
     else:
-        _clear(work)  # a map that was killed while it took its blocks away has lost their plan first
+        _clear(
+            work
+        )  # a map that was killed while it took its blocks away has lost their plan first
         write_json(recorded, plan)
     return work
 

@@ -33,7 +33,9 @@ class Block:
     tiles: tuple[Window, ...]
 
 
-def plan_blocks(height: int, width: int, tile: int = 128, overlap: int = 40, block: int = 512) -> list[Block]:
+def plan_blocks(
+    height: int, width: int, tile: int = 128, overlap: int = 40, block: int = 512
+) -> list[Block]:
     """Tiles that cover height x width pixels, in blocks whose sides are at most ``block`` pixels (or one tile).
 
     Blocks come by rows, from left to right. Every tile has the side ``tile``, or the area's where that is smaller; neighbours
@@ -43,11 +45,18 @@ def plan_blocks(height: int, width: int, tile: int = 128, overlap: int = 40, blo
     [(slice(0, 216, None), slice(0, 172, None), 2), (slice(172, 300, None), slice(172, 300, None), 1)]
     """
     if not 0 <= overlap < tile:
-        raise ConfigError(f"an overlap of {overlap} pixels on tiles of {tile}", "less than the tile", "lower --overlap")
+        raise ConfigError(
+            f"an overlap of {overlap} pixels on tiles of {tile}",
+            "less than the tile",
+            "lower --overlap",
+        )
     rows = _in_runs(_starts(height, tile, overlap), tile, block)
     columns = _in_runs(_starts(width, tile, overlap), tile, block)
     side_y, side_x = min(tile, height), min(tile, width)
-    next_top, next_left = [*(run[0] for run in rows[1:]), height], [*(run[0] for run in columns[1:]), width]
+    next_top, next_left = (
+        [*(run[0] for run in rows[1:]), height],
+        [*(run[0] for run in columns[1:]), width],
+    )
     return [
         Block(
             Window(tops[0], lefts[0], tops[-1] + side_y - tops[0], lefts[-1] + side_x - lefts[0]),
@@ -110,8 +119,14 @@ def from_bytes(content: bytes, block: Block) -> FinishedWindow | None:
             ends = np.cumsum(saved["counts"])[:-1]
             columns = [np.split(saved[field.name], ends) for field in fields(Segments)]
             rows = zip(block.tiles, saved["positions"], *columns, strict=True)
-            tiles = [Tile(window, position_hw, Segments(*table)) for window, position_hw, *table in rows]
-            data_HW = np.unpackbits(saved["data"], count=shape_HW[0] * shape_HW[1]).reshape(shape_HW).astype(bool)
+            tiles = [
+                Tile(window, position_hw, Segments(*table)) for window, position_hw, *table in rows
+            ]
+            data_HW = (
+                np.unpackbits(saved["data"], count=shape_HW[0] * shape_HW[1])
+                .reshape(shape_HW)
+                .astype(bool)
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     fits = all(tile.position_hw.shape == (tile.window.height, tile.window.width) for tile in tiles)
@@ -121,8 +136,13 @@ def from_bytes(content: bytes, block: Block) -> FinishedWindow | None:
 def _empty(block: Block) -> FinishedWindow:
     """A window without data; its arrays take no memory."""
     nothing, zero = Segments.of([]), np.zeros(1, np.uint8)
-    tiles = [Tile(tile, np.broadcast_to(zero, (tile.height, tile.width)), nothing) for tile in block.tiles]
-    return FinishedWindow(tiles, np.broadcast_to(np.zeros(1, bool), (block.window.height, block.window.width)))
+    tiles = [
+        Tile(tile, np.broadcast_to(zero, (tile.height, tile.width)), nothing)
+        for tile in block.tiles
+    ]
+    return FinishedWindow(
+        tiles, np.broadcast_to(np.zeros(1, bool), (block.window.height, block.window.width))
+    )
 
 
 class WindowFiles:
@@ -131,11 +151,15 @@ class WindowFiles:
     outside: numbers of windows that have no land to be mapped: they have neither data nor a file.
     """
 
-    def __init__(self, folder: Path, blocks: Sequence[Block], outside: Collection[int] = ()) -> None:
+    def __init__(
+        self, folder: Path, blocks: Sequence[Block], outside: Collection[int] = ()
+    ) -> None:
         self.folder, self.blocks, self.outside = folder, blocks, frozenset(outside)
         self._kept: OrderedDict[int, FinishedWindow] = OrderedDict()
         places = [
-            (tile.top, tile.left, number, row) for number, block in enumerate(blocks) for row, tile in enumerate(block.tiles)
+            (tile.top, tile.left, number, row)
+            for number, block in enumerate(blocks)
+            for row, tile in enumerate(block.tiles)
         ]
         self._tiles = [(number, row) for *_, number, row in sorted(places)]
 

@@ -55,7 +55,10 @@ def classes_in_reach(classes_BHW: Tensor, count: int, neighbours: Neighbours = 4
 def _pairs(neighbours: Neighbours) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     """Windows of pixels and of their neighbours, a pair for two opposite directions."""
     steps = _SIDES if neighbours == 4 else (*_SIDES, *_CORNERS)
-    return [((_window(-down), _window(-right)), (_window(down), _window(right))) for down, right in steps]
+    return [
+        ((_window(-down), _window(-right)), (_window(down), _window(right)))
+        for down, right in steps
+    ]
 
 
 def _window(step: int) -> slice:
@@ -88,10 +91,14 @@ def confusion_matrix(
         raise ValueError(f"{len(true)} true and {len(predicted)} predicted pixels")
     # Each margin has a place more, on which classes outside 0..K-1 fall.
     true, predicted = (_clamped(labels, count) for labels in (true, predicted))
-    matrix = torch.bincount(true * (count + 1) + predicted, minlength=(count + 1) ** 2).view(count + 1, count + 1)
+    matrix = torch.bincount(true * (count + 1) + predicted, minlength=(count + 1) ** 2).view(
+        count + 1, count + 1
+    )
     if len(true) and (matrix[count].any() or matrix[:, count].any()):
         raise DatasetError(
-            "a label outside of the class table", f"classes 0 to {count - 1}", "use the class table of this dataset"
+            "a label outside of the class table",
+            f"classes 0 to {count - 1}",
+            "use the class table of this dataset",
         )
     return leave_out(matrix[:count, :count], ignored, variant)
 
@@ -130,7 +137,9 @@ class ConfusionScores:
     matrix_KK: np.ndarray
 
 
-def confusion_scores(matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()) -> ConfusionScores:
+def confusion_scores(
+    matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()
+) -> ConfusionScores:
     """Scores of a matrix of ``confusion_matrix``; give the same ``ignored``.
 
     >>> scores = confusion_scores(np.array([[6, 2], [0, 4]]))
@@ -138,7 +147,11 @@ def confusion_scores(matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()
     (0.833, array([0.75 , 0.667]))
     """
     matrix_KK = torch.as_tensor(matrix_KK).cpu().numpy()
-    right, of_true, of_predicted = matrix_KK.diagonal(), matrix_KK.sum(axis=1), matrix_KK.sum(axis=0)
+    right, of_true, of_predicted = (
+        matrix_KK.diagonal(),
+        matrix_KK.sum(axis=1),
+        matrix_KK.sum(axis=0),
+    )
     scored = ~np.isin(np.arange(len(matrix_KK)), ignored)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -151,7 +164,9 @@ def confusion_scores(matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()
     f1_K = ratio(2 * right, of_true + of_predicted)
     accuracy = float(right.sum() / max(int(matrix_KK.sum()), 1))
     precision_K, recall_K = ratio(right, of_predicted), ratio(right, of_true)
-    return ConfusionScores(accuracy, mean(iou_K), mean(f1_K), iou_K, precision_K, recall_K, f1_K, of_true, matrix_KK)
+    return ConfusionScores(
+        accuracy, mean(iou_K), mean(f1_K), iou_K, precision_K, recall_K, f1_K, of_true, matrix_KK
+    )
 
 
 Region = Literal["all", "boundary", "interior"]
@@ -195,7 +210,10 @@ class PixelCounts:
         """Scores of a region. ignored: classes whose true pixels are left out."""
         chosen = {"all": slice(None), "boundary": slice(0, 1), "interior": slice(1, 2)}[region]
         best_KK, two_KK = self.matrix_RCKK[chosen].sum(0)
-        strict, two = (confusion_scores(leave_out(matrix_KK, ignored), ignored) for matrix_KK in (best_KK, two_KK))
+        strict, two = (
+            confusion_scores(leave_out(matrix_KK, ignored), ignored)
+            for matrix_KK in (best_KK, two_KK)
+        )
         published = confusion_scores(leave_out(best_KK, ignored, "published"), ignored)
         return RegionScores(strict, two, published)
 
@@ -204,7 +222,9 @@ class PixelCounts:
         return confusion_scores(self.edge_22) if self.edge_22.any() else None
 
 
-def pixel_counts(logits_BKHW: Tensor, boundary_B2HW: Tensor | None, classes_BHW: Tensor) -> PixelCounts:
+def pixel_counts(
+    logits_BKHW: Tensor, boundary_B2HW: Tensor | None, classes_BHW: Tensor
+) -> PixelCounts:
     """Count a batch.
 
     logits_BKHW: scores of classes. boundary_B2HW: scores of inside and boundary, or None. classes_BHW: the truth. Raises
@@ -213,7 +233,9 @@ def pixel_counts(logits_BKHW: Tensor, boundary_B2HW: Tensor | None, classes_BHW:
     count, edge_BHW = logits_BKHW.shape[1], class_boundaries(classes_BHW)
     best_BHW = logits_BKHW.argmax(1)
     best_two_B2HW = logits_BKHW.topk(min(2, count), dim=1).indices
-    two_BHW = torch.where(best_two_B2HW[:, -1] == classes_BHW, best_two_B2HW[:, -1], best_two_B2HW[:, 0])
+    two_BHW = torch.where(
+        best_two_B2HW[:, -1] == classes_BHW, best_two_B2HW[:, -1], best_two_B2HW[:, 0]
+    )
     matrices = [
         confusion_matrix(classes_BHW[region_BHW], chosen_BHW[region_BHW], count)
         for region_BHW in (edge_BHW, ~edge_BHW)

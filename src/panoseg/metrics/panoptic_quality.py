@@ -49,7 +49,9 @@ class PanopticCounts:
     iou_sum: np.ndarray
 
     @classmethod
-    def zero(cls, table: ClassTable, definition: Definition = "pastis", *, class_agnostic: bool = False) -> PanopticCounts:
+    def zero(
+        cls, table: ClassTable, definition: Definition = "pastis", *, class_agnostic: bool = False
+    ) -> PanopticCounts:
         """No patch yet."""
         classes = scored_classes(table, definition, class_agnostic)
         none_K = np.zeros(len(classes.names), np.int64)
@@ -57,14 +59,20 @@ class PanopticCounts:
 
     def __add__(self, other: PanopticCounts) -> PanopticCounts:
         if self.classes.names != other.classes.names:
-            raise ValueError(f"counts of {self.classes.names} and of {other.classes.names} cannot be added")
+            raise ValueError(
+                f"counts of {self.classes.names} and of {other.classes.names} cannot be added"
+            )
         columns = (field.name for field in fields(self) if field.name != "classes")
-        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in columns})
+        return replace(
+            self, **{name: getattr(self, name) + getattr(other, name) for name in columns}
+        )
 
     def to_array(self) -> np.ndarray:
         """float64, K x 4: true positives, false positives, false negatives, sum of IoU. Sums of such arrays are sums of counts,
         so one all-reduce merges processes."""
-        return np.stack([self.true_positives, self.false_positives, self.false_negatives, self.iou_sum], axis=1)
+        return np.stack(
+            [self.true_positives, self.false_positives, self.false_negatives, self.iou_sum], axis=1
+        )
 
     def from_array(self, array_K4: np.ndarray) -> PanopticCounts:
         """Counts of the same classes with the numbers of ``to_array``."""
@@ -105,7 +113,10 @@ class PanopticQuality:
             counts = self.counts
             qualities = {"sq": self.sq_K[index], "rq": self.rq_K[index], "pq": self.pq_K[index]}
             return {
-                **{name: None if np.isnan(value) else float(value) for name, value in qualities.items()},
+                **{
+                    name: None if np.isnan(value) else float(value)
+                    for name, value in qualities.items()
+                },
                 "true_positives": int(counts.true_positives[index]),
                 "false_positives": int(counts.false_positives[index]),
                 "false_negatives": int(counts.false_negatives[index]),
@@ -113,7 +124,10 @@ class PanopticQuality:
             }
 
         means = {name: vars(getattr(self, name)) for name in ("all", "things", "stuff")}
-        return {**means, "classes": {name: row(index) for index, name in enumerate(self.counts.classes.names)}}
+        return {
+            **means,
+            "classes": {name: row(index) for index, name in enumerate(self.counts.classes.names)},
+        }
 
 
 def panoptic_quality(counts: PanopticCounts) -> PanopticQuality:
@@ -133,17 +147,23 @@ def panoptic_quality(counts: PanopticCounts) -> PanopticQuality:
         sq, rq, pq = (float(values[chosen].mean()) for values in (sq_K, rq_K, pq_K))
         return QualityMean(sq, rq, pq, int(chosen.sum()))
 
-    return PanopticQuality(counts, sq_K, rq_K, pq_K, mean(np.ones_like(occurs)), mean(is_thing), mean(~is_thing))
+    return PanopticQuality(
+        counts, sq_K, rq_K, pq_K, mean(np.ones_like(occurs)), mean(is_thing), mean(~is_thing)
+    )
 
 
 @functools.lru_cache
-def scored_classes(table: ClassTable, definition: Definition, class_agnostic: bool = False) -> ScoredClasses:
+def scored_classes(
+    table: ClassTable, definition: Definition, class_agnostic: bool = False
+) -> ScoredClasses:
     """The classes that are scored: all but void, and under "pastis" things alone, since background is no parcel.
 
     class_agnostic: all things are one class, so that only where parcels lie is scored.
     """
     if definition not in ("pastis", "coco"):
-        raise ValueError(f"no definition of panoptic quality {definition!r}; there are 'pastis' and 'coco'")
+        raise ValueError(
+            f"no definition of panoptic quality {definition!r}; there are 'pastis' and 'coco'"
+        )
     kinds = ("thing",) if definition == "pastis" else ("thing", "stuff")
     rows: dict[int | str, tuple[str, bool]] = {}
     row_of_class = np.full(table.count, -1)
@@ -153,7 +173,11 @@ def scored_classes(table: ClassTable, definition: Definition, class_agnostic: bo
             key, name = ("thing", "thing") if merged else (entry.id, entry.name)
             rows[key] = (name, entry.kind == "thing")
             row_of_class[entry.id] = list(rows).index(key)
-    return ScoredClasses(tuple(name for name, _ in rows.values()), tuple(thing for _, thing in rows.values()), row_of_class)
+    return ScoredClasses(
+        tuple(name for name, _ in rows.values()),
+        tuple(thing for _, thing in rows.values()),
+        row_of_class,
+    )
 
 
 def patch_counts(
@@ -230,7 +254,9 @@ def coco_table_counts(
     crowd_row_N = np.full(len(true_row), _NO_CROWD)
     crowd_row_N[excusing] = true_row[excusing]
     true_row[crowds] = -1
-    on_crowd_M = _predicted_sums(pair, crowd_row_N[pair.first_P] == predicted_row[pair.second_P], len(area_M))
+    on_crowd_M = _predicted_sums(
+        pair, crowd_row_N[pair.first_P] == predicted_row[pair.second_P], len(area_M)
+    )
     excused_M = on_void_M + on_crowd_M > _MATCH * area_M
     area_N = _areas(true.areas if true_areas is None else true_areas)
     return _count(classes, pair, true_row, predicted_row, area_N, area_M - on_void_M, excused_M)
@@ -248,13 +274,19 @@ def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) 
     covers_void_M[pair.second_P[void_P & (pair.pixels_P > _MATCH * union_P)]] = True
     area_M = area_M - on_void_M
     predicted_row = np.where(covers_void_M | (area_M == 0), -1, predicted_row)
-    return _count(classes, pair, true_row, predicted_row, area_N, area_M, np.zeros(len(area_M), bool))
+    return _count(
+        classes, pair, true_row, predicted_row, area_N, area_M, np.zeros(len(area_M), bool)
+    )
 
 
 def _shared(true: Panoptic, predicted: Panoptic) -> Overlap:
     if true.segment_HW.shape != predicted.segment_HW.shape:
-        raise ValueError(f"truth of {true.segment_HW.shape} pixels and prediction of {predicted.segment_HW.shape}")
-    return overlap(true.position_HW, predicted.position_HW, len(true.segments), len(predicted.segments))
+        raise ValueError(
+            f"truth of {true.segment_HW.shape} pixels and prediction of {predicted.segment_HW.shape}"
+        )
+    return overlap(
+        true.position_HW, predicted.position_HW, len(true.segments), len(predicted.segments)
+    )
 
 
 def _predicted_sums(pair: Overlap, chosen_P: np.ndarray, count: int) -> np.ndarray:
@@ -295,4 +327,6 @@ def _count(
     positives = per_class(row_P[match_P])
     mistaken = predicted_row_M[~matched_M & ~excused_M & (predicted_row_M >= 0)]
     missed = per_class(true_row_N[true_row_N >= 0]) - positives
-    return PanopticCounts(classes, positives, per_class(mistaken), missed, per_class(row_P[match_P], iou_P[match_P]))
+    return PanopticCounts(
+        classes, positives, per_class(mistaken), missed, per_class(row_P[match_P], iou_P[match_P])
+    )

@@ -26,7 +26,9 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
         return f"| {' | '.join([cells[0].ljust(widths[0]), *aligned[1:]])} |"
 
-    rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])])
+    rule = "|".join(
+        [":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])]
+    )
     return "\n".join([line(header), f"|{rule}|", *map(line, rows)])
 
 
@@ -62,11 +64,24 @@ def confusion_table(scores: ConfusionScores, table: ClassTable, ignored: Sequenc
     """IoU, precision, recall and F1 in percent of each class that is not ignored, their means and the accuracy."""
     columns = (scores.iou_K, scores.precision_K, scores.recall_K, scores.f1_K)
     rows = [
-        [entry.name, *(percent(values[entry.id]) for values in columns), f"{scores.pixels_K[entry.id]:,}"]
+        [
+            entry.name,
+            *(percent(values[entry.id]) for values in columns),
+            f"{scores.pixels_K[entry.id]:,}",
+        ]
         for entry in table.classes
         if entry.id not in ignored
     ]
-    rows.append(["mean", percent(scores.mean_iou), "", "", percent(scores.mean_f1), f"{int(scores.pixels_K.sum()):,}"])
+    rows.append(
+        [
+            "mean",
+            percent(scores.mean_iou),
+            "",
+            "",
+            percent(scores.mean_f1),
+            f"{int(scores.pixels_K.sum()):,}",
+        ]
+    )
     rows.append(["overall accuracy", percent(scores.accuracy), "", "", "", ""])
     return render_table(["class", "IoU", "precision", "recall", "F1", "pixels"], rows)
 

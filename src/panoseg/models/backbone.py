@@ -33,7 +33,9 @@ class Backbone(nn.Module):
         the reference date. valid_BT: bool, at least one date a sample.
         """
         maps = self.features(images_BTCHW, days_BT, valid_BT)
-        boundary_B2HW = None if self.boundary_conv is None else self.boundary_conv(maps.pyramid[-1]).float()
+        boundary_B2HW = (
+            None if self.boundary_conv is None else self.boundary_conv(maps.pyramid[-1]).float()
+        )
         return SemanticOutput(self.scores(maps), maps.attention_GBTHW, boundary_B2HW)
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:

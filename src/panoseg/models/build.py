@@ -39,7 +39,9 @@ def _counting_parameters(config: ModelConfig) -> Iterator[None]:
         total += 0 if parameter is None else parameter.numel()
         if total > MOST_PARAMETERS:
             raise ConfigError(
-                f"a {config.title} of {total:,} parameters or more", f"at most {MOST_PARAMETERS:,}", "lower its widths"
+                f"a {config.title} of {total:,} parameters or more",
+                f"at most {MOST_PARAMETERS:,}",
+                "lower its widths",
             )
 
     hook = register_module_parameter_registration_hook(count)

@@ -44,8 +44,12 @@ PhotographModelConfig = PanopticFpnConfig | PspNetConfig | MaskRcnnConfig
 
 ModelConfig = SeasonModelConfig | PhotographModelConfig
 
-SEASON_CONFIGS: dict[str, type[SeasonModelConfig]] = {kind.name: kind for kind in get_args(SeasonModelConfig)}
-PHOTOGRAPH_CONFIGS: dict[str, type[PhotographModelConfig]] = {kind.name: kind for kind in get_args(PhotographModelConfig)}
+SEASON_CONFIGS: dict[str, type[SeasonModelConfig]] = {
+    kind.name: kind for kind in get_args(SeasonModelConfig)
+}
+PHOTOGRAPH_CONFIGS: dict[str, type[PhotographModelConfig]] = {
+    kind.name: kind for kind in get_args(PhotographModelConfig)
+}
 CONFIGS: dict[str, type[ModelConfig]] = {kind.name: kind for kind in get_args(ModelConfig)}
 
 
@@ -76,7 +80,9 @@ def fit_to_classes(config: PhotographModelConfig, table: ClassTable) -> Photogra
 
 def reference_date_of(config: ModelConfig) -> str | None:
     """The date from which a network counts days, YYYY-MM-DD; None for one that does not look at dates."""
-    date: str | None = getattr(config.backbone if isinstance(config, PapsConfig) else config, "reference_date", None)
+    date: str | None = getattr(
+        config.backbone if isinstance(config, PapsConfig) else config, "reference_date", None
+    )
     return date
 
 
@@ -88,7 +94,9 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
             values[entry.name] = config_to_json(getattr(config, entry.name))
     return {
         "model": config.name,
-        **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()},
+        **{
+            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
+        },
     }
 
 
@@ -96,12 +104,20 @@ def config_from_json(values: Any) -> ModelConfig:
     """Read what ``config_to_json`` wrote; raises ``ConfigError`` for an unknown model, an unknown option or a wrong value."""
     if not isinstance(values, dict) or values.get("model") not in CONFIGS:
         found = values.get("model") if isinstance(values, dict) else values
-        raise ConfigError(f"model {found!r}", f"one of {', '.join(CONFIGS)}", "use a configuration that panoseg wrote")
+        raise ConfigError(
+            f"model {found!r}",
+            f"one of {', '.join(CONFIGS)}",
+            "use a configuration that panoseg wrote",
+        )
     kind = CONFIGS[values["model"]]
     defaults = {entry.name: getattr(kind(), entry.name) for entry in fields(kind)}
     unknown = sorted(values.keys() - defaults.keys() - {"model"})
-    expect(not unknown, f"{values['model']} with options {unknown}", f"some of {', '.join(defaults)}")
-    return kind(**{key: _like(defaults[key], value, key) for key, value in values.items() if key != "model"})
+    expect(
+        not unknown, f"{values['model']} with options {unknown}", f"some of {', '.join(defaults)}"
+    )
+    return kind(
+        **{key: _like(defaults[key], value, key) for key, value in values.items() if key != "model"}
+    )
 
 
 def _like(default: Any, value: Any, name: str) -> Any:
@@ -110,7 +126,9 @@ def _like(default: Any, value: Any, name: str) -> Any:
         return config_from_json(value)
     if isinstance(default, tuple):
         expect(
-            isinstance(value, list) and all(type(entry) is int for entry in value), f"{name} {value!r}", "a list of integers"
+            isinstance(value, list) and all(type(entry) is int for entry in value),
+            f"{name} {value!r}",
+            "a list of integers",
         )
         return tuple(value)
     accepted = (int, float) if type(default) is float else (type(default),)

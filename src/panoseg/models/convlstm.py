@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from panoseg.models.backbone import Backbone
 from panoseg.models.configs.season import Cell, ConvRnnConfig, FpnConfig, UConvLstmConfig
-from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, sum_by_sample, sum_of_frames
+from panoseg.models.frames import (
+    check_sides,
+    cut_frames,
+    encode_frames,
+    season_of_frames,
+    sum_by_sample,
+    sum_of_frames,
+)
 from panoseg.models.layers import ConvBlock, DownPath, UpPath
 from panoseg.models.outputs import FeatureMaps
 
@@ -76,11 +83,17 @@ class GruCell(nn.Module):
 
     def ahead(self, frames_FCHW: Tensor) -> Tensor:
         """What the inputs contribute, whatever the state."""
-        return torch.cat([self.in_conv.of_inputs(frames_FCHW), self.out_conv.of_inputs(frames_FCHW)], dim=1)
+        return torch.cat(
+            [self.in_conv.of_inputs(frames_FCHW), self.out_conv.of_inputs(frames_FCHW)], dim=1
+        )
 
     def forward(self, inputs_NCHW: Tensor, state: State, ahead: bool) -> State:
         (hidden_NCHW,) = state
-        to_gates, to_new = inputs_NCHW.split((2 * self.hidden, self.hidden), dim=1) if ahead else (inputs_NCHW, inputs_NCHW)
+        to_gates, to_new = (
+            inputs_NCHW.split((2 * self.hidden, self.hidden), dim=1)
+            if ahead
+            else (inputs_NCHW, inputs_NCHW)
+        )
         update, reset = self.in_conv.of_both(to_gates, hidden_NCHW, ahead).sigmoid().chunk(2, dim=1)
         new_NCHW = self.out_conv.of_both(to_new, reset * hidden_NCHW, ahead).tanh()
         return (hidden_NCHW + update * (new_NCHW - hidden_NCHW),)
@@ -96,12 +109,24 @@ class Recurrence(nn.Module):
     where one date is work enough, it would only move more memory.
     """
 
-    def __init__(self, channels: int, hidden: int, cell: Cell = "lstm", backwards: bool = False, ahead: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        cell: Cell = "lstm",
+        backwards: bool = False,
+        ahead: bool = False,
+    ) -> None:
         super().__init__()
         self.hidden, self.backwards, self.ahead = hidden, backwards, ahead
         self.cell_list = nn.ModuleList([_CELLS[cell](channels, hidden)])
 
-    def forward(self, frames_FCHW: Tensor, valid_BT: Tensor, prepare: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def forward(
+        self,
+        frames_FCHW: Tensor,
+        valid_BT: Tensor,
+        prepare: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """State B x hidden x H x W, float32.
 
         frames_FCHW: those of the valid dates, in the order of ``maps_BTCHW[valid_BT]``. valid_BT: bool, at least one date a
@@ -127,7 +152,9 @@ class Recurrence(nn.Module):
     def _blank(self, inputs_NCHW: Tensor, count: int) -> State:
         # The state is float32 whatever the surrounding precision, since it adds up dates.
         size = (len(inputs_NCHW), self.hidden, *inputs_NCHW.shape[2:])
-        blank_NCHW = torch.zeros(size, device=inputs_NCHW.device).contiguous(memory_format=torch.channels_last)
+        blank_NCHW = torch.zeros(size, device=inputs_NCHW.device).contiguous(
+            memory_format=torch.channels_last
+        )
         return (blank_NCHW,) * count
 
 
@@ -141,7 +168,10 @@ class Bidirectional(nn.Module):
 
     def forward(self, frames_FCHW: Tensor, valid_BT: Tensor) -> Tensor:
         """State B x (2 hidden) x H x W, float32; arguments as in ``Recurrence``."""
-        both = [direction(frames_FCHW, valid_BT) for direction in (self.convlstm_forward, self.convlstm_backward)]
+        both = [
+            direction(frames_FCHW, valid_BT)
+            for direction in (self.convlstm_forward, self.convlstm_backward)
+        ]
         return torch.cat(both, dim=1)
 
 
@@ -215,16 +245,23 @@ class UConvLstm(Backbone):
         check_sides(images_BTCHW, self.config.stride, self.config.stride)
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         samples, sizes = zip(*cuts, strict=True)
-        *levels, coarsest = encode_frames(self._levels, images_BTCHW[valid_BT], sizes, together=False)
+        *levels, coarsest = encode_frames(
+            self._levels, images_BTCHW[valid_BT], sizes, together=False
+        )
         out_BCHW = self.out_convlstm(self._season(coarsest, valid_BT))
         dates_B111 = valid_BT.sum(1).view(-1, 1, 1, 1)
-        means = (sum_by_sample(map(sum_of_frames, level), samples) / dates_B111 for level in reversed(levels))
+        means = (
+            sum_by_sample(map(sum_of_frames, level), samples) / dates_B111
+            for level in reversed(levels)
+        )
         return FeatureMaps(self.up_blocks(out_BCHW, means))
 
     def _season(self, pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
         """What the ConvLSTM has learned of each season, B x C x H x W. pieces: maps of all frames."""
         if self.config.runs_over_padding:
-            return self.temporal_encoder(season_of_frames(pieces, valid_BT).flatten(0, 1), torch.ones_like(valid_BT))
+            return self.temporal_encoder(
+                season_of_frames(pieces, valid_BT).flatten(0, 1), torch.ones_like(valid_BT)
+            )
         return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
@@ -243,7 +280,8 @@ class Pyramid(nn.Module):
         super().__init__()
         self.inconv = nn.Conv2d(channels, width, 3, padding=1)
         self.convs = nn.ModuleList(
-            nn.Conv2d(width, width, 3, dilation=reach, padding=reach, padding_mode="reflect") for reach in dilations
+            nn.Conv2d(width, width, 3, dilation=reach, padding=reach, padding_mode="reflect")
+            for reach in dilations
         )
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from panoseg.models.backbone import Backbone
 from panoseg.models.configs.season import TimeUnetConfig, WtaeConfig
-from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, split_frames
+from panoseg.models.frames import (
+    check_sides,
+    cut_frames,
+    encode_frames,
+    season_of_frames,
+    split_frames,
+)
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
 from panoseg.models.ltae import temporal_encoder
 from panoseg.models.outputs import FeatureMaps
@@ -25,7 +31,9 @@ class WTAE(Backbone):
         self.config = config
         encoder, decoder = config.encoder_widths, config.decoder_widths
         style = Style(config.convolution, config.mbconv, config.squeeze)
-        self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style)
+        self.in_conv = ConvBlock(
+            (config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style
+        )
         quick = Style("depthwise_separable", config.mbconv, config.squeeze)
         self.spatial_reduction = DownPath(encoder, config.encoder_norm, quick)
         self.down_blocks = DownPath(encoder, config.encoder_norm, style)
@@ -40,8 +48,12 @@ class WTAE(Backbone):
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         # Batch norm in training looks at all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
-        finest, coarsest = encode_frames(self._ends, images_BTCHW[valid_BT], [size for _, size in cuts], together)
-        attention_GBTHW = self.temporal_encoder.attend(season_of_frames(coarsest, valid_BT), days_BT, valid_BT)
+        finest, coarsest = encode_frames(
+            self._ends, images_BTCHW[valid_BT], [size for _, size in cuts], together
+        )
+        attention_GBTHW = self.temporal_encoder.attend(
+            season_of_frames(coarsest, valid_BT), days_BT, valid_BT
+        )
         attention = attention_of_frames(attention_GBTHW, valid_BT, cuts)
         season_BCHW = aggregate(finest, attention, cuts, valid_BT, self.config.aggregation)
         return FeatureMaps(unet(season_BCHW, self.down_blocks, self.up_blocks), attention_GBTHW)
@@ -60,8 +72,12 @@ class TimeUNet(Backbone):
         self.config = config
         encoder, decoder = config.encoder_widths, config.decoder_widths
         style = Style(config.convolution, squeeze=config.squeeze)
-        self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style)
-        self.temporal_encoder = temporal_encoder(config, encoder[0], relative_as_day_of_year=config.relative_as_day_of_year)
+        self.in_conv = ConvBlock(
+            (config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style
+        )
+        self.temporal_encoder = temporal_encoder(
+            config, encoder[0], relative_as_day_of_year=config.relative_as_day_of_year
+        )
         self.down_blocks = DownPath(encoder, config.encoder_norm, style)
         self.up_blocks = UpPath(encoder, decoder)
         self.out_conv = score_head((decoder[0], *config.head_widths, config.classes))
@@ -72,6 +88,10 @@ class TimeUNet(Backbone):
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         # Batch norm in training looks at all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
-        pieces = map(self.in_conv, split_frames(images_BTCHW[valid_BT], [size for _, size in cuts], together))
-        season_BCHW, attention_GBTHW = self.temporal_encoder(season_of_frames(pieces, valid_BT), days_BT, valid_BT)
+        pieces = map(
+            self.in_conv, split_frames(images_BTCHW[valid_BT], [size for _, size in cuts], together)
+        )
+        season_BCHW, attention_GBTHW = self.temporal_encoder(
+            season_of_frames(pieces, valid_BT), days_BT, valid_BT
+        )
         return FeatureMaps(unet(season_BCHW, self.down_blocks, self.up_blocks), attention_GBTHW)

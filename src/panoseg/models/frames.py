@@ -40,11 +40,18 @@ def split_frames(frames_FCHW: Tensor, sizes: Sequence[int], together: bool) -> t
     """
     # Channels last: convolutions on CPUs and with tensor cores are several times faster in this layout.
     frames_FCHW = frames_FCHW.contiguous(memory_format=torch.channels_last)
-    return (frames_FCHW,) if together or frames_FCHW.device.type != "cpu" else frames_FCHW.split(list(sizes))
+    return (
+        (frames_FCHW,)
+        if together or frames_FCHW.device.type != "cpu"
+        else frames_FCHW.split(list(sizes))
+    )
 
 
 def encode_frames(
-    levels: Callable[[Tensor], list[Tensor]], frames_FCHW: Tensor, sizes: Sequence[int], together: bool
+    levels: Callable[[Tensor], list[Tensor]],
+    frames_FCHW: Tensor,
+    sizes: Sequence[int],
+    together: bool,
 ) -> list[tuple[Tensor, ...]]:
     """Maps of all levels, each cut into pieces of ``sizes`` frames.
 
@@ -81,7 +88,13 @@ def sum_of_frames(maps_FCHW: Tensor) -> Tensor:
     """The sum over frames, C x H x W."""
     frames, channels, height, width = maps_FCHW.shape
     # Summed as flat rows, which is much faster than over the first of four dimensions.
-    return maps_FCHW.permute(0, 2, 3, 1).reshape(frames, -1).sum(0).view(height, width, channels).permute(2, 0, 1)
+    return (
+        maps_FCHW.permute(0, 2, 3, 1)
+        .reshape(frames, -1)
+        .sum(0)
+        .view(height, width, channels)
+        .permute(2, 0, 1)
+    )
 
 
 def sum_by_sample(maps: Iterable[Tensor], sample_of: Sequence[int]) -> Tensor:

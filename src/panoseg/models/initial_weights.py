@@ -49,7 +49,9 @@ def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
     if name == "imagenet":
         body: Any = getattr(model.backbone, "body", model.backbone)
         state = _fetched(_IMAGENET[model.config.backbone])
-        body.load_state_dict({entry: value for entry, value in state.items() if not entry.startswith("fc.")})
+        body.load_state_dict(
+            {entry: value for entry, value in state.items() if not entry.startswith("fc.")}
+        )
         return f"initial weights: ImageNet's for the {model.config.backbone}, the rest drawn"
     rows, known = _rows_of_classes([entry.name for entry in table.classes if entry.kind == "thing"])
     drawn = model.state_dict()
@@ -80,12 +82,17 @@ def coco_things() -> ClassTable:
     """COCO's 80 classes of things, with the ids of its files, in colours spread over the circle of hues."""
     names = _COCO.meta["categories"]
     rows = [(number, name) for number, name in enumerate(names) if number and name != "N/A"]
-    classes = (SegmentClass(number, name, _hue(position / len(rows)), "thing") for position, (number, name) in enumerate(rows))
+    classes = (
+        SegmentClass(number, name, _hue(position / len(rows)), "thing")
+        for position, (number, name) in enumerate(rows)
+    )
     return ClassTable("COCO", tuple(classes))
 
 
 def _hue(share: float) -> str:
-    return "#" + "".join(f"{round(255 * value):02x}" for value in colorsys.hsv_to_rgb(share, 0.75, 0.95))
+    return "#" + "".join(
+        f"{round(255 * value):02x}" for value in colorsys.hsv_to_rgb(share, 0.75, 0.95)
+    )
 
 
 def _rows_of_classes(names: Sequence[str]) -> tuple[list[int | None], int]:
@@ -95,17 +102,24 @@ def _rows_of_classes(names: Sequence[str]) -> tuple[list[int | None], int]:
     return rows, sum(row is not None for row in rows)
 
 
-def _converted(state: Mapping[str, Tensor], rows: Sequence[int | None], drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _converted(
+    state: Mapping[str, Tensor], rows: Sequence[int | None], drawn: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """COCO's weights with outputs for other classes: the background's first, then those of ``rows``.
 
     drawn: entries of which outputs are taken for classes that COCO does not have.
     """
-    converted = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    converted = {
+        name: value for name, value in state.items() if not name.endswith("num_batches_tracked")
+    }
     for layer, count in _ROWS_A_CLASS.items():
         for name in (f"{layer}.weight", f"{layer}.bias"):
             given = state[name].unflatten(0, (-1, count))
             own = drawn[name].unflatten(0, (-1, count)) if drawn else None
-            parts = [given[row] if row is not None else own[number] for number, row in enumerate((0, *rows))]  # type: ignore[index]
+            parts = [
+                given[row] if row is not None else own[number]
+                for number, row in enumerate((0, *rows))
+            ]  # type: ignore[index]
             converted[name] = torch.stack(parts).flatten(0, 1)
     return converted
 
@@ -116,7 +130,11 @@ def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
         return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())[:100]
-        what = "is damaged" if kept.exists() else f"is not here and could not be fetched from {weights.url}"
+        what = (
+            "is damaged"
+            if kept.exists()
+            else f"is not here and could not be fetched from {weights.url}"
+        )
         raise WeightsError(
             f"{kept} {what} ({reason})",
             "published weights of torchvision",

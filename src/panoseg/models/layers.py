@@ -55,7 +55,16 @@ class SeparableConv(nn.Module):
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, border: Border) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(before, before, kernel, stride, padding=1, groups=before, bias=False, padding_mode=border)
+        self.depthwise = nn.Conv2d(
+            before,
+            before,
+            kernel,
+            stride,
+            padding=1,
+            groups=before,
+            bias=False,
+            padding_mode=border,
+        )
         self.pointwise = nn.Conv2d(before, after, 1, bias=False)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
@@ -105,7 +114,9 @@ class ConvLayer(nn.Module):
             if convolution == "depthwise_separable":
                 layers.append(SeparableConv(before, after, kernel, stride, border))
             else:
-                layers.append(nn.Conv2d(before, after, kernel, stride, padding=1, padding_mode=border))
+                layers.append(
+                    nn.Conv2d(before, after, kernel, stride, padding=1, padding_mode=border)
+                )
             layers.append(_norm(norm, after))
             if last_relu or step < len(widths):
                 layers.append(nn.ReLU(inplace=True))
@@ -144,7 +155,9 @@ class MBConv(nn.Sequential):
             nn.Conv2d(wide, after, 1),
             _norm(norm, after),
         )
-        super().__init__(nn.Sequential(Residual(layers) if before == after else nn.Sequential(layers)))
+        super().__init__(
+            nn.Sequential(Residual(layers) if before == after else nn.Sequential(layers))
+        )
 
 
 class MBConvLayer(nn.Module):
@@ -152,7 +165,9 @@ class MBConvLayer(nn.Module):
 
     def __init__(self, widths: Sequence[int], norm: Norm) -> None:
         super().__init__()
-        self.conv = nn.Sequential(*(MBConv(before, after, norm) for before, after in pairwise(widths)))
+        self.conv = nn.Sequential(
+            *(MBConv(before, after, norm) for before, after in pairwise(widths))
+        )
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         return self.conv(frames_NCHW)
@@ -162,7 +177,11 @@ class ConvBlock(nn.Module):
     """A ``ConvLayer``, or an ``MBConvLayer``, under one more name, which the published checkpoints carry."""
 
     def __init__(
-        self, widths: Sequence[int], norm: Norm = "batch", border: Border = "reflect", style: Style | None = None
+        self,
+        widths: Sequence[int],
+        norm: Norm = "batch",
+        border: Border = "reflect",
+        style: Style | None = None,
     ) -> None:
         super().__init__()
         self.conv = _layer(widths, norm, border, style or Style())
@@ -174,11 +193,20 @@ class ConvBlock(nn.Module):
 class DownBlock(nn.Module):
     """Halve the size, then two convolutions, the second one residual."""
 
-    def __init__(self, channels: int, width: int, norm: Norm, border: Border = "reflect", style: Style | None = None) -> None:
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        norm: Norm,
+        border: Border = "reflect",
+        style: Style | None = None,
+    ) -> None:
         super().__init__()
         style = style or Style()
         self.mbconv, plain = style.mbconv, replace(style, squeeze=False)
-        self.down = ConvLayer((channels, channels), norm, 4, 2, border=border, convolution=style.convolution)
+        self.down = ConvLayer(
+            (channels, channels), norm, 4, 2, border=border, convolution=style.convolution
+        )
         self.conv1 = _layer((channels, width), norm, border, plain)
         self.conv2 = _layer((width, width), norm, border, plain)
         self.sae = SqueezeExcitation(width) if style.squeeze else None
@@ -186,7 +214,9 @@ class DownBlock(nn.Module):
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         frames_NCHW = self.conv1(self.down(frames_NCHW))
         # MBConv adds its input by itself.
-        frames_NCHW = self.conv2(frames_NCHW) if self.mbconv else frames_NCHW + self.conv2(frames_NCHW)
+        frames_NCHW = (
+            self.conv2(frames_NCHW) if self.mbconv else frames_NCHW + self.conv2(frames_NCHW)
+        )
         return frames_NCHW if self.sae is None else self.sae(frames_NCHW)
 
 
@@ -208,10 +238,14 @@ class UpBlock(nn.Module):
         super().__init__()
         self.mbconv = mbconv
         self.skip_conv = nn.Sequential(
-            nn.Conv2d(skip_channels, skip_channels, 1), nn.BatchNorm2d(skip_channels), nn.ReLU(inplace=True)
+            nn.Conv2d(skip_channels, skip_channels, 1),
+            nn.BatchNorm2d(skip_channels),
+            nn.ReLU(inplace=True),
         )
         self.up = nn.Sequential(
-            nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+            nn.ConvTranspose2d(channels, width, 4, stride=2, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
         )
         self.conv1 = _layer((width + skip_channels, width), norm, border, Style(mbconv=mbconv))
         self.conv2 = _layer((width, width), norm, border, Style(mbconv=mbconv))
@@ -225,14 +259,24 @@ class UpBlock(nn.Module):
 def _layer(widths: Sequence[int], norm: Norm, border: Border, style: Style) -> nn.Module:
     if style.mbconv:
         return MBConvLayer(widths, norm)
-    return ConvLayer(widths, norm, border=border, convolution=style.convolution, squeeze=style.squeeze)
+    return ConvLayer(
+        widths, norm, border=border, convolution=style.convolution, squeeze=style.squeeze
+    )
 
 
 class DownPath(nn.ModuleList):
     """The encoder of a U-Net: a ``DownBlock`` from each of ``widths``, finest first, to the next."""
 
-    def __init__(self, widths: Sequence[int], norm: Norm, style: Style | None = None, border: Border = "reflect") -> None:
-        super().__init__(DownBlock(before, after, norm, border, style) for before, after in pairwise(widths))
+    def __init__(
+        self,
+        widths: Sequence[int],
+        norm: Norm,
+        style: Style | None = None,
+        border: Border = "reflect",
+    ) -> None:
+        super().__init__(
+            DownBlock(before, after, norm, border, style) for before, after in pairwise(widths)
+        )
 
     def forward(self, finest_NCHW: Tensor) -> list[Tensor]:
         """Maps of all levels, finest first, beginning with the one given."""
@@ -255,7 +299,10 @@ class UpPath(nn.ModuleList):
     ) -> None:
         levels = range(len(encoder_widths) - 1)
         super().__init__(
-            UpBlock(decoder_widths[i + 1], decoder_widths[i], encoder_widths[i], norm, border, mbconv) for i in reversed(levels)
+            UpBlock(
+                decoder_widths[i + 1], decoder_widths[i], encoder_widths[i], norm, border, mbconv
+            )
+            for i in reversed(levels)
         )
 
     def forward(self, coarsest_NCHW: Tensor, skips: Iterable[Tensor]) -> tuple[Tensor, ...]:

@@ -48,7 +48,11 @@ def day_of_year(days_BT: Tensor, reference_date: str) -> Tensor:
     march_day_BT = day_BT - (365 * year_BT + year_BT // 4 - year_BT // 100)
     year_BT = year_BT + 400 * cycle_BT
     leap_BT = (year_BT % 4 == 0) & ((year_BT % 100 != 0) | (year_BT % 400 == 0))
-    return torch.where(march_day_BT < _MARCH_TO_JANUARY, march_day_BT + 60 + leap_BT, march_day_BT - _MARCH_TO_JANUARY + 1)
+    return torch.where(
+        march_day_BT < _MARCH_TO_JANUARY,
+        march_day_BT + 60 + leap_BT,
+        march_day_BT - _MARCH_TO_JANUARY + 1,
+    )
 
 
 class Sines(nn.Module):
@@ -64,7 +68,9 @@ class Sines(nn.Module):
         encoding_BTGD = positional_encoding(days_BT, self.channels)[:, :, None]
         if self.fc is None:
             return encoding_BTGD
-        return self.fc(encoding_BTGD.expand(-1, -1, self.heads, -1).flatten(2)).unflatten(2, (self.heads, -1))
+        return self.fc(encoding_BTGD.expand(-1, -1, self.heads, -1).flatten(2)).unflatten(
+            2, (self.heads, -1)
+        )
 
 
 class DayTable(nn.Module):
@@ -79,7 +85,9 @@ class DayTable(nn.Module):
 
         Published weights have 365 vectors and were trained with days from 1, so that 31 December was out of reach.
         """
-        return (F.embedding(days_BT.clamp(0, _TABLE_DAYS - 1), self.fc.weight.T) + self.fc.bias)[:, :, None]
+        return (F.embedding(days_BT.clamp(0, _TABLE_DAYS - 1), self.fc.weight.T) + self.fc.bias)[
+            :, :, None
+        ]
 
 
 class DateEncoder(nn.Module):
@@ -103,7 +111,9 @@ class DateEncoder(nn.Module):
         self.relative: nn.Module | None = None
         self.day_of_year: nn.Module | None = None
         if dates != "day_of_year":
-            self.relative = DayTable(channels) if relative_as_day_of_year else Sines(channels, heads, linear)
+            self.relative = (
+                DayTable(channels) if relative_as_day_of_year else Sines(channels, heads, linear)
+            )
         if dates != "relative":
             by_sines = dates == "day_of_year" and linear
             self.day_of_year = Sines(channels, heads, linear) if by_sines else DayTable(channels)
@@ -176,10 +186,14 @@ class Ltae(nn.Module):
         self.attention_dropout = nn.Dropout(0.1)
         if not attention_only:
             self.out_norm = nn.GroupNorm(heads, channels)
-            self.mlp = nn.Sequential(nn.Linear(d_model, channels), nn.BatchNorm1d(channels), nn.ReLU(inplace=True))
+            self.mlp = nn.Sequential(
+                nn.Linear(d_model, channels), nn.BatchNorm1d(channels), nn.ReLU(inplace=True)
+            )
             self.dropout = nn.Dropout(0.2)
 
-    def forward(self, maps_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, maps_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """A map B x C x H x W and the attention G x B x T x H x W, which sums to 1 over valid dates.
 
         maps_BTCHW: any range, zero where not valid. days_BT: int64 days since the reference date. valid_BT: bool.
@@ -215,7 +229,9 @@ class Ltae(nn.Module):
         # Dates are summed first and groups last: sums over whole rows of channels are several times faster.
         mean_BPC = self._group_mean(torch.einsum("bt,btpc->bpc", counted_BT, maps_BTPC))
         centred_BTPC = maps_BTPC - mean_BPC[:, None]
-        variance_BPC = self._group_mean(torch.einsum("bt,btpc->bpc", counted_BT, centred_BTPC.square()))
+        variance_BPC = self._group_mean(
+            torch.einsum("bt,btpc->bpc", counted_BT, centred_BTPC.square())
+        )
         scale_BPC = (variance_BPC + self.in_norm.eps).rsqrt() * self.in_norm.weight
         return centred_BTPC * scale_BPC[:, None] + self.in_norm.bias
 
@@ -235,7 +251,11 @@ class Ltae(nn.Module):
         score_BTPN = score_BTPN.masked_fill(~valid_BT[..., None, None], _MASKED_SCORE)
         attention_BTPN = self.attention_dropout(score_BTPN.softmax(1))
         queries = len(query_NM) // self.heads
-        return attention_BTPN if queries == 1 else attention_BTPN.unflatten(-1, (self.heads, queries)).mean(-1)
+        return (
+            attention_BTPN
+            if queries == 1
+            else attention_BTPN.unflatten(-1, (self.heads, queries)).mean(-1)
+        )
 
     def _average(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, attention_BTPG: Tensor) -> Tensor:
         """The values of each head averaged over dates with its attention, heads one after the other: B x P x d_model."""
@@ -244,7 +264,9 @@ class Ltae(nn.Module):
         value_BPGD = torch.einsum("bpgc,gdc->bpgd", average_BPGC, weight_GDC)
         # Dropout leaves attention that does not sum to 1, so the bias is weighted too.
         value_BPGD = value_BPGD + attention_BTPG.sum(1)[..., None] * bias_GD
-        return (value_BPGD + torch.einsum("btpg,btgd->bpgd", attention_BTPG, encoding_BTGD)).flatten(2)
+        return (
+            value_BPGD + torch.einsum("btpg,btgd->bpgd", attention_BTPG, encoding_BTGD)
+        ).flatten(2)
 
     def _values(self) -> tuple[Tensor, Tensor]:
         """Weights d_model x C and biases d_model that turn a map's pixel into the values of all heads."""
@@ -254,7 +276,10 @@ class Ltae(nn.Module):
 
 
 def temporal_encoder(
-    config: AttentionUnetConfig, channels: int, attention_only: bool = False, relative_as_day_of_year: bool = False
+    config: AttentionUnetConfig,
+    channels: int,
+    attention_only: bool = False,
+    relative_as_day_of_year: bool = False,
 ) -> Ltae:
     """The attention that the options of a network ask for, on maps of so many channels."""
     encoder = DateEncoder(
@@ -281,7 +306,11 @@ def _pieces(maps_BTCHW: Tensor) -> tuple[Tensor, ...]:
     """The maps as rows of pixels B x T x P x C, float32, on a CPU in pieces that stay in the cache from step to step."""
     maps_BTPC = maps_BTCHW.float().permute(0, 1, 3, 4, 2).flatten(2, 3)
     batch, dates, pixels, channels = maps_BTPC.shape
-    limit = max(1, _CACHED_ELEMENTS // (batch * dates * channels)) if maps_BTPC.device.type == "cpu" else pixels
+    limit = (
+        max(1, _CACHED_ELEMENTS // (batch * dates * channels))
+        if maps_BTPC.device.type == "cpu"
+        else pixels
+    )
     return maps_BTPC.split(limit, dim=2)
 
 

@@ -24,7 +24,12 @@ from torchvision.ops.poolers import initLevelMapper
 
 from panoseg.models.configs.photograph import STAGE_WIDTHS, DetectorConfig, MaskRcnnConfig
 from panoseg.models.outputs import DetectedObjects, PhotographLabels, PhotographOutput
-from panoseg.models.photograph_network import AnyPhotographNetwork, group_norm, mean_losses, residual_network
+from panoseg.models.photograph_network import (
+    AnyPhotographNetwork,
+    group_norm,
+    mean_losses,
+    residual_network,
+)
 
 RATIOS = (0.5, 1.0, 2.0)
 """Height by width of the anchors."""
@@ -44,7 +49,9 @@ INSTANCE_LOSSES = tuple(_LOSSES)
 Pyramid = Mapping[str, Tensor]
 
 
-def feature_pyramid(config: DetectorConfig, epsilon: float = 1e-5) -> backbone_utils.BackboneWithFPN:
+def feature_pyramid(
+    config: DetectorConfig, epsilon: float = 1e-5
+) -> backbone_utils.BackboneWithFPN:
     """The backbone with its pyramid; epsilon: of its frozen batch norms."""
     return backbone_utils.BackboneWithFPN(
         residual_network(config.backbone, config.norm, epsilon),
@@ -59,7 +66,9 @@ def proposal_network(config: DetectorConfig) -> RegionProposalNetwork:
     """The network that proposes boxes."""
     proposals = {"training": config.train_proposals, "testing": config.test_proposals}
     return RegionProposalNetwork(
-        AnchorGenerator(tuple((size,) for size in config.anchor_sizes), (RATIOS,) * len(config.anchor_sizes)),
+        AnchorGenerator(
+            tuple((size,) for size in config.anchor_sizes), (RATIOS,) * len(config.anchor_sizes)
+        ),
         RPNHead(config.pyramid_width, len(RATIOS)),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
@@ -88,7 +97,10 @@ def object_heads(config: DetectorConfig) -> RoIHeads:
         detections_per_img=config.detections,
         mask_roi_pool=_box_sampler(MASK_SIDE),
         mask_head=mask_rcnn.MaskRCNNHeads(
-            config.pyramid_width, config.mask_widths, 1, norm_layer=group_norm if config.group_norm else None
+            config.pyramid_width,
+            config.mask_widths,
+            1,
+            norm_layer=group_norm if config.group_norm else None,
         ),
         mask_predictor=mask_rcnn.MaskRCNNPredictor(width, width, scores),
     )
@@ -107,7 +119,11 @@ def _box_sampler(side: int) -> MultiScaleRoIAlign:
 
 
 def instance_losses(
-    proposals: RegionProposalNetwork, heads: RoIHeads, images: ImageList, pyramid: Pyramid, labels: PhotographLabels
+    proposals: RegionProposalNetwork,
+    heads: RoIHeads,
+    images: ImageList,
+    pyramid: Pyramid,
+    labels: PhotographLabels,
 ) -> dict[str, Tensor]:
     """Losses of one image by name (``INSTANCE_LOSSES``). images, pyramid: of this image alone.
 
@@ -122,10 +138,14 @@ def instance_losses(
     return {name: found[key] for name, key in _LOSSES.items()}
 
 
-def image_of(images: ImageList, pyramid: Pyramid, index: int) -> tuple[ImageList, dict[str, Tensor]]:
+def image_of(
+    images: ImageList, pyramid: Pyramid, index: int
+) -> tuple[ImageList, dict[str, Tensor]]:
     """One image of a batch, with its pyramid, as a batch of its own."""
     one = slice(index, index + 1)
-    return ImageList(images.tensors[one], images.image_sizes[one]), {level: maps[one] for level, maps in pyramid.items()}
+    return ImageList(images.tensors[one], images.image_sizes[one]), {
+        level: maps[one] for level, maps in pyramid.items()
+    }
 
 
 def detect(
@@ -148,7 +168,10 @@ def detect(
 
 
 def _objects(
-    found: dict[str, Tensor], image_HW: tuple[int, int], size_HW: tuple[int, int], config: DetectorConfig
+    found: dict[str, Tensor],
+    image_HW: tuple[int, int],
+    size_HW: tuple[int, int],
+    config: DetectorConfig,
 ) -> DetectedObjects:
     """Candidates of one image, padded to their fixed number."""
     missing = config.detections - len(found["scores"])
@@ -178,7 +201,9 @@ class MaskRcnn(AnyPhotographNetwork):
         self.rpn = proposal_network(config)
         self.roi_heads = object_heads(config)
 
-    def losses(self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
+    ) -> dict[str, Tensor]:
         """The losses of proposals, classes, boxes and masks, and their sum."""
         batch = self.padded(images)
         pyramid = self.backbone(batch.tensors)
@@ -189,7 +214,9 @@ class MaskRcnn(AnyPhotographNetwork):
         parts = mean_losses(each)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
-    def outputs(self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]) -> list[PhotographOutput]:
+    def outputs(
+        self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
+    ) -> list[PhotographOutput]:
         """Objects alone."""
         pyramid = self.backbone(images.tensors)
         found = detect(self.rpn, self.roi_heads, images, pyramid, sizes_HW, self.config)

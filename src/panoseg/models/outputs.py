@@ -179,7 +179,9 @@ class DetectedObjects:
 
     def _mask(self, shape_NSS: Tensor, box_N4: Tensor) -> Tensor:
         probability_NHW = paste(shape_NSS, box_N4, self.size_HW)
-        return (probability_NHW >= self.threshold) & (probability_NHW > 0)  # a threshold of 0 does not leave the box
+        return (probability_NHW >= self.threshold) & (
+            probability_NHW > 0
+        )  # a threshold of 0 does not leave the box
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,15 @@ class PhotographOutput:
     @property
     def semantic_BKHW(self) -> Tensor | None:
         """Class scores of the picture's pixels, float32 logits; takes 4 K bytes a pixel."""
-        return None if self.maps_BKhw is None else spread(self.maps_BKhw, self.reach_HW, self.size_HW)
+        return (
+            None if self.maps_BKhw is None else spread(self.maps_BKhw, self.reach_HW, self.size_HW)
+        )
 
     @property
     def label_BHW(self) -> Tensor | None:
         """Label of the best score of the picture's pixels, int64; needs little memory beside."""
-        return None if self.maps_BKhw is None else best_class(self.maps_BKhw, self.reach_HW, self.size_HW)
+        return (
+            None
+            if self.maps_BKhw is None
+            else best_class(self.maps_BKhw, self.reach_HW, self.size_HW)
+        )

@@ -25,7 +25,13 @@ from panoseg.models.mask_rcnn import (
     proposal_network,
 )
 from panoseg.models.outputs import PhotographLabels, PhotographOutput
-from panoseg.models.photograph_network import AnyPhotographNetwork, group_norm, mean_losses, reach, semantic_loss
+from panoseg.models.photograph_network import (
+    AnyPhotographNetwork,
+    group_norm,
+    mean_losses,
+    reach,
+    semantic_loss,
+)
 
 
 class SemanticHead(nn.Module):
@@ -50,7 +56,9 @@ def _way_up(steps: int, pyramid_width: int, width: int) -> nn.Sequential:
     """From a level of the pyramid to stride 4: ``steps`` times a convolution and twice the size, or one convolution."""
     layers: list[nn.Module] = []
     for number in range(max(1, steps)):
-        convolution = nn.Conv2d(pyramid_width if number == 0 else width, width, 3, padding=1, bias=False)
+        convolution = nn.Conv2d(
+            pyramid_width if number == 0 else width, width, 3, padding=1, bias=False
+        )
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         layers += [convolution, group_norm(width), nn.ReLU(inplace=True)]
         if steps:
@@ -70,30 +78,53 @@ class PanopticFpn(AnyPhotographNetwork):
         self.backbone = feature_pyramid(config)
         self.rpn = proposal_network(config)
         self.roi_heads = object_heads(config)
-        self.semantic_head = SemanticHead(len(LEVELS), config.pyramid_width, config.semantic_width, 1 + config.stuff)
+        self.semantic_head = SemanticHead(
+            len(LEVELS), config.pyramid_width, config.semantic_width, 1 + config.stuff
+        )
 
-    def losses(self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
+    ) -> dict[str, Tensor]:
         """The losses of proposals, classes, boxes, masks and pixels, and their weighted sum (section 3.2)."""
         batch = self.padded(images)
         pyramid = self.backbone(batch.tensors)
         maps_BKhw = self._scores(pyramid)
         each = []
         for index, entry in enumerate(labels):
-            instance = instance_losses(self.rpn, self.roi_heads, *image_of(batch, pyramid, index), entry)
-            each.append({**instance, "semantic": semantic_loss(maps_BKhw[index], self.semantic_head.stride, entry)})
+            instance = instance_losses(
+                self.rpn, self.roi_heads, *image_of(batch, pyramid, index), entry
+            )
+            each.append(
+                {
+                    **instance,
+                    "semantic": semantic_loss(maps_BKhw[index], self.semantic_head.stride, entry),
+                }
+            )
         parts = mean_losses(each)
         instances = torch.stack([parts[name] for name in INSTANCE_LOSSES]).sum()
-        total = self.config.instance_weight * instances + self.config.semantic_weight * parts["semantic"]
+        total = (
+            self.config.instance_weight * instances
+            + self.config.semantic_weight * parts["semantic"]
+        )
         return {"loss": total, **parts}
 
-    def outputs(self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]) -> list[PhotographOutput]:
+    def outputs(
+        self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
+    ) -> list[PhotographOutput]:
         """Objects and scores of pixels."""
         pyramid = self.backbone(images.tensors)
         maps_BKhw = self._scores(pyramid)
         found = detect(self.rpn, self.roi_heads, images, pyramid, sizes_HW, self.config)
         return [
-            PhotographOutput(objects.size_HW, objects, maps_1Khw[None], reach(image_HW, self.semantic_head.stride))
-            for objects, maps_1Khw, image_HW in zip(found, maps_BKhw, images.image_sizes, strict=True)
+            PhotographOutput(
+                objects.size_HW,
+                objects,
+                maps_1Khw[None],
+                reach(image_HW, self.semantic_head.stride),
+            )
+            for objects, maps_1Khw, image_HW in zip(
+                found, maps_BKhw, images.image_sizes, strict=True
+            )
         ]
 
     def _scores(self, pyramid: Pyramid) -> Tensor:

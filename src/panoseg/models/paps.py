@@ -27,7 +27,9 @@ _SIDES = (4, 8, 12, 16, 24, 32, 48, 64, 96)
 _PIXELS = 2**18
 
 
-def clipped_boxes(centre_N2: Tensor, size_N2: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def clipped_boxes(
+    centre_N2: Tensor, size_N2: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor]:
     """First pixels N x 2 of the whole boxes, which may be negative, and the boxes N x 4 clipped to the image.
 
     centre_N2: int64 rows and columns. size_N2: int64 heights and widths, at least 1; an odd box has its extra pixel behind the
@@ -46,7 +48,9 @@ def group_by_side(box_N4: Tensor) -> list[tuple[Tensor, int]]:
     group_N = torch.bucketize(side_N, side_N.new_tensor(_SIDES))
     order_N = group_N.argsort(stable=True)
     # The only values that leave the device: how many boxes each group has, and the longest side.
-    *counts, longest = torch.cat([group_N.bincount(minlength=len(_SIDES) + 1), side_N.amax(0, keepdim=True)]).tolist()
+    *counts, longest = torch.cat(
+        [group_N.bincount(minlength=len(_SIDES) + 1), side_N.amax(0, keepdim=True)]
+    ).tolist()
     sides = (*_SIDES, longest)
     return [
         (candidate_M, side)
@@ -80,7 +84,9 @@ def resample(shape_MSS: Tensor, offset_M2: Tensor, size_M2: Tensor, side: int) -
     cells = shape_MSS.shape[-1]
     pixel_M2L = offset_M2[..., None] + torch.arange(side, device=shape_MSS.device)
     position_M2L = (pixel_M2L + 0.5) * (cells / size_M2[..., None]) - 0.5
-    distance_M2LS = position_M2L.clamp(0, cells - 1)[..., None] - torch.arange(cells, device=shape_MSS.device)
+    distance_M2LS = position_M2L.clamp(0, cells - 1)[..., None] - torch.arange(
+        cells, device=shape_MSS.device
+    )
     weight_M2LS = (1 - distance_M2LS.abs()).clamp(min=0)
     return weight_M2LS[:, 0] @ shape_MSS @ weight_M2LS[:, 1].transpose(1, 2)
 
@@ -102,12 +108,19 @@ class PaPs(nn.Module):
         self.min_confidence: Tensor
         self.heatmap_conv = nn.Sequential(ConvLayer((fine, 32, 1), last_relu=False), nn.Sigmoid())
         self.saliency_conv = ConvLayer((fine, 32, 1), last_relu=False)
-        self.shape_mlp = nn.Sequential(*_hidden(stacked, stacked // 2), nn.Linear(stacked // 2, config.shape_size**2))
+        self.shape_mlp = nn.Sequential(
+            *_hidden(stacked, stacked // 2), nn.Linear(stacked // 2, config.shape_size**2)
+        )
         self.size_mlp = nn.Sequential(
-            *_hidden(stacked, stacked // 2), *_hidden(stacked // 2, stacked // 4), nn.Linear(stacked // 4, 2), nn.Softplus()
+            *_hidden(stacked, stacked // 2),
+            *_hidden(stacked // 2, stacked // 4),
+            nn.Linear(stacked // 4, 2),
+            nn.Softplus(),
         )
         self.class_mlp = nn.Sequential(
-            *_hidden(stacked, stacked // 2), nn.Linear(stacked // 2, stacked // 4), nn.Linear(stacked // 4, classes)
+            *_hidden(stacked, stacked // 2),
+            nn.Linear(stacked // 2, stacked // 4),
+            nn.Linear(stacked // 4, classes),
         )
         self.mask_cnn = _mask_cnn() if config.mask_convolution else None
 
@@ -130,7 +143,9 @@ class PaPs(nn.Module):
         """
         maps = self.encoder.features(images_BTCHW, days_BT, valid_BT)
         output = self.head(maps, zones_BHW, heatmap_only, min_confidence)
-        return replace(output, pixel_scores_BKHW=self.encoder.scores(maps)) if pixel_scores else output
+        return (
+            replace(output, pixel_scores_BKHW=self.encoder.scores(maps)) if pixel_scores else output
+        )
 
     def head(
         self,
@@ -149,9 +164,15 @@ class PaPs(nn.Module):
             if zones_BHW is not None:
                 centre_BHW = zone_centres(heatmap_BHW.detach(), zones_BHW)
             else:
-                centre_BHW = local_maxima(heatmap_BHW.detach()) & (heatmap_BHW >= self._lowest(min_confidence))
+                centre_BHW = local_maxima(heatmap_BHW.detach()) & (
+                    heatmap_BHW >= self._lowest(min_confidence)
+                )
             centre_N3 = centre_BHW.nonzero()
-            return PapsOutput(heatmap_BHW, saliency_BHW, self._candidates(maps, heatmap_BHW, saliency_BHW, centre_N3))
+            return PapsOutput(
+                heatmap_BHW,
+                saliency_BHW,
+                self._candidates(maps, heatmap_BHW, saliency_BHW, centre_N3),
+            )
 
     def expect_heat(self, share: float) -> None:
         """Let the heat start at ``share``, between 0 and 1, of every pixel.
@@ -159,15 +180,21 @@ class PaPs(nn.Module):
         Drawn weights begin near one half, and the many pixels without a centre then outweigh all other losses for a thousand
         steps (Lin et al. 2017, "Focal loss for dense object detection", section 3.3).
         """
-        nn.init.constant_(self.heatmap_conv.get_parameter("0.conv.4.bias"), math.log(share / (1 - share)))
+        nn.init.constant_(
+            self.heatmap_conv.get_parameter("0.conv.4.bias"), math.log(share / (1 - share))
+        )
 
-    def masks(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, views: int = 1) -> ScoredMasks:
+    def masks(
+        self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, views: int = 1
+    ) -> ScoredMasks:
         """The masks of a batch of seasons that are sure enough to be shown; arguments as in ``forward``.
 
         views: as how many turned and mirrored images, 1 to 8, the network sees each season; their masks are joined.
         """
         shown = [turn(images_BTCHW, view) for view in chosen_views(views)]
-        return self.masks_of([self.encoder.features(seen_BTCHW, days_BT, valid_BT) for seen_BTCHW in shown])
+        return self.masks_of(
+            [self.encoder.features(seen_BTCHW, days_BT, valid_BT) for seen_BTCHW in shown]
+        )
 
     def masks_of(self, maps_V: Sequence[FeatureMaps]) -> ScoredMasks:
         """``masks``, from what the backbone gives for each view."""
@@ -199,21 +226,33 @@ class PaPs(nn.Module):
         mask_NHW = _paste(found, size, lambda group: group.probability_MLL > threshold).bool()
         kept_N = found.confidence_N >= self.min_confidence
         return ScoredMasks(
-            mask_NHW[kept_N], found.confidence_N[kept_N], found.class_scores_NK[kept_N], found.centre_N3[kept_N, 0]
+            mask_NHW[kept_N],
+            found.confidence_N[kept_N],
+            found.class_scores_NK[kept_N],
+            found.centre_N3[kept_N, 0],
         )
 
     def soft_masks(self, output: PapsOutput) -> SoftMasks:
         """All candidates with the probability of each pixel of their whole images; errors as in ``scored_masks``."""
         found = _present(output)
-        probability_NHW = _paste(found, output.heatmap_BHW.shape[-2:], lambda group: group.probability_MLL)
-        return SoftMasks(probability_NHW, found.confidence_N, found.class_scores_NK.softmax(1), found.centre_N3[:, 0])
+        probability_NHW = _paste(
+            found, output.heatmap_BHW.shape[-2:], lambda group: group.probability_MLL
+        )
+        return SoftMasks(
+            probability_NHW,
+            found.confidence_N,
+            found.class_scores_NK.softmax(1),
+            found.centre_N3[:, 0],
+        )
 
     def _lowest(self, min_confidence: float | None) -> Tensor | float:
         if min_confidence is not None:
             return min_confidence
         return 0.0 if self.training else self.min_confidence
 
-    def _candidates(self, maps: FeatureMaps, heatmap_BHW: Tensor, saliency_BHW: Tensor, centre_N3: Tensor) -> Candidates:
+    def _candidates(
+        self, maps: FeatureMaps, heatmap_BHW: Tensor, saliency_BHW: Tensor, centre_N3: Tensor
+    ) -> Candidates:
         image_N, row_N, column_N = centre_N3.unbind(1)
         stack_NC = _stack_at(maps, centre_N3)
         size_N2 = self.size_mlp(stack_NC)
@@ -225,12 +264,16 @@ class PaPs(nn.Module):
             box_M4 = box_N4[candidate_M]
             offset_M2 = box_M4[:, :2] - start_N2[candidate_M]
             shape_MLL = resample(shape_NSS[candidate_M], offset_M2, pixels_N2[candidate_M], side)
-            index_MLL = window_index(image_N[candidate_M], box_M4[:, :2], side, *heatmap_BHW.shape[-2:])
+            index_MLL = window_index(
+                image_N[candidate_M], box_M4[:, :2], side, *heatmap_BHW.shape[-2:]
+            )
             inside_MLL = inside_windows(box_M4, side)
             probability_MLL = self._mask(shape_MLL, saliency_BHW.flatten()[index_MLL], inside_MLL)
             masks.append(MaskWindows(candidate_M, box_M4[:, :2], probability_MLL, inside_MLL))
         confidence_N = heatmap_BHW[image_N, row_N, column_N]
-        return Candidates(centre_N3, confidence_N, self.class_mlp(stack_NC), size_N2, box_N4, tuple(masks))
+        return Candidates(
+            centre_N3, confidence_N, self.class_mlp(stack_NC), size_N2, box_N4, tuple(masks)
+        )
 
     def _mask(self, shape_MLL: Tensor, saliency_MLL: Tensor, inside_MLL: Tensor) -> Tensor:
         """Probability of each pixel of the windows, 0 outside the boxes."""
@@ -238,7 +281,9 @@ class PaPs(nn.Module):
             probability_MLL = shape_MLL.sigmoid() * saliency_MLL.sigmoid()
         else:
             logits_MLL = shape_MLL + saliency_MLL
-            refined_MLL = _inside_boxes(self.mask_cnn, logits_MLL[:, None], inside_MLL[:, None])[:, 0]
+            refined_MLL = _inside_boxes(self.mask_cnn, logits_MLL[:, None], inside_MLL[:, None])[
+                :, 0
+            ]
             probability_MLL = logits_MLL.sigmoid() * refined_MLL.sigmoid()
         return probability_MLL * inside_MLL
 
@@ -258,7 +303,9 @@ def _paste(found: Candidates, size: torch.Size, values: Callable[[MaskWindows], 
         if canvas_NHW is None:
             # One row and column more than the image, where windows that reach beyond it may write.
             canvas_NHW = values_MLL.new_zeros((len(found.centre_N3), height + 1, width + 1))
-        index_MLL = window_index(group.candidate_M, group.corner_M2, group.inside_MLL.shape[-1], height + 1, width + 1)
+        index_MLL = window_index(
+            group.candidate_M, group.corner_M2, group.inside_MLL.shape[-1], height + 1, width + 1
+        )
         canvas_NHW.view(-1)[index_MLL[group.inside_MLL]] = values_MLL[group.inside_MLL]
     if canvas_NHW is None:
         canvas_NHW = found.confidence_N.new_zeros((0, height + 1, width + 1))
@@ -267,18 +314,24 @@ def _paste(found: Candidates, size: torch.Size, values: Callable[[MaskWindows], 
 
 def local_maxima(heatmap_BHW: Tensor) -> Tensor:
     """Bool B x H x W: as hot as the eight neighbours or hotter, and hotter than the mean of the batch (as published)."""
-    return (heatmap_BHW == F.max_pool2d(heatmap_BHW, 3, stride=1, padding=1)) & (heatmap_BHW > heatmap_BHW.mean())
+    return (heatmap_BHW == F.max_pool2d(heatmap_BHW, 3, stride=1, padding=1)) & (
+        heatmap_BHW > heatmap_BHW.mean()
+    )
 
 
 def zone_centres(heatmap_BHW: Tensor, zones_BHW: Tensor) -> Tensor:
     """Bool B x H x W: the hottest pixel of each zone, the first in reading order of equally hot ones; none in zone 0."""
     images, zones = len(zones_BHW), int(zones_BHW.amax()) + 1
-    zone_P = (zones_BHW.long() + zones * torch.arange(images, device=zones_BHW.device)[:, None, None]).flatten()
+    zone_P = (
+        zones_BHW.long() + zones * torch.arange(images, device=zones_BHW.device)[:, None, None]
+    ).flatten()
     heat_P = heatmap_BHW.flatten()
     hottest_Z = heat_P.new_full((images * zones,), -1.0).scatter_reduce(0, zone_P, heat_P, "amax")
     hot_P = (heat_P == hottest_Z[zone_P]) & (zones_BHW.flatten() > 0)
     pixel_P = torch.arange(len(heat_P), device=heat_P.device).where(hot_P, len(heat_P))
-    first_Z = pixel_P.new_full(hottest_Z.shape, len(heat_P)).scatter_reduce(0, zone_P, pixel_P, "amin")
+    first_Z = pixel_P.new_full(hottest_Z.shape, len(heat_P)).scatter_reduce(
+        0, zone_P, pixel_P, "amin"
+    )
     return (pixel_P == first_Z[zone_P]).logical_and(hot_P).view_as(zones_BHW)
 
 
@@ -321,7 +374,9 @@ class _CentreNorm(nn.BatchNorm1d):
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and len(input) < 2:
-            return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
         return super().forward(input)
 
 

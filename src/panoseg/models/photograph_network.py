@@ -26,10 +26,16 @@ from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, merge_drawn
 from panoseg.panoptic.panoptic import Panoptic
 
 
-def residual_network(backbone: Backbone, norm: BackboneNorm, epsilon: float = 1e-5) -> resnet.ResNet:
+def residual_network(
+    backbone: Backbone, norm: BackboneNorm, epsilon: float = 1e-5
+) -> resnet.ResNet:
     """The network with drawn weights. epsilon: added to the variances of frozen batch norms."""
     frozen = partial(FrozenBatchNorm2d, eps=epsilon)
-    layers: dict[BackboneNorm, Callable[..., nn.Module]] = {"frozen": frozen, "batch": nn.BatchNorm2d, "group": group_norm}
+    layers: dict[BackboneNorm, Callable[..., nn.Module]] = {
+        "frozen": frozen,
+        "batch": nn.BatchNorm2d,
+        "group": group_norm,
+    }
     return getattr(resnet, backbone)(weights=None, norm_layer=layers[norm])
 
 
@@ -76,7 +82,9 @@ class Labels:
 
     def semantic_ids(self, scope: Scope) -> tuple[int, ...]:
         """Class id of each label of pixels; ``VOID`` for the label of all things together."""
-        return (VOID, *self.stuff) if scope == "stuff" else tuple(sorted((*self.things, *self.stuff)))
+        return (
+            (VOID, *self.stuff) if scope == "stuff" else tuple(sorted((*self.things, *self.stuff)))
+        )
 
     def thing_classes(self, label_N: Tensor) -> Tensor:
         """Class ids of labels of things, of any shape; ``VOID`` for 0."""
@@ -97,17 +105,25 @@ class Labels:
         thing = {class_id: number for number, class_id in enumerate(self.things, start=1)}
         pixel = {} if scope is None else self._semantic_labels(scope)
         semantic_HW = None if scope is None else _looked_up(classes_HW, pixel)
-        return PhotographLabels(semantic_HW, objects.mask_NHW, objects.box_N4, _looked_up(objects.class_N, thing))
+        return PhotographLabels(
+            semantic_HW, objects.mask_NHW, objects.box_N4, _looked_up(objects.class_N, thing)
+        )
 
     def _semantic_labels(self, scope: Scope) -> dict[int, int]:
-        labels = {class_id: number for number, class_id in enumerate(self.semantic_ids(scope)) if class_id != VOID}
+        labels = {
+            class_id: number
+            for number, class_id in enumerate(self.semantic_ids(scope))
+            if class_id != VOID
+        }
         return {**dict.fromkeys(self.things, 0), **labels}
 
 
 def _looked_up(classes: Tensor, labels: dict[int, int]) -> Tensor:
     """The label of each class id, ``IGNORED`` for those that have none, ``VOID`` among them."""
     last = max(labels, default=VOID) + 1
-    table = torch.tensor([labels.get(class_id, IGNORED) for class_id in range(VOID, last + 1)], device=classes.device)
+    table = torch.tensor(
+        [labels.get(class_id, IGNORED) for class_id in range(VOID, last + 1)], device=classes.device
+    )
     return table[classes.clamp(min=VOID, max=last) - VOID]
 
 
@@ -131,13 +147,19 @@ class AnyPhotographNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.register_buffer("mean_C11", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("deviation_C11", torch.tensor(DEVIATION)[:, None, None], persistent=False)
+        self.register_buffer(
+            "deviation_C11", torch.tensor(DEVIATION)[:, None, None], persistent=False
+        )
 
-    def forward(self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]) -> dict[str, Tensor]:
+    def forward(
+        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
+    ) -> dict[str, Tensor]:
         """The same as ``losses``; a training over several processes calls the network itself."""
         return self.losses(images, labels)
 
-    def losses(self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
+    ) -> dict[str, Tensor]:
         """Scalars by name, of which "loss" is descended, in training mode.
 
         images: uint8 C x H x W, of any sizes. Each is the mean over the images of what it is for each image, so that neither
@@ -146,7 +168,9 @@ class AnyPhotographNetwork(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def predict(self, images: Sequence[Tensor], sizes_HW: Sequence[tuple[int, int]]) -> list[PhotographOutput]:
+    def predict(
+        self, images: Sequence[Tensor], sizes_HW: Sequence[tuple[int, int]]
+    ) -> list[PhotographOutput]:
         """One output an image, in evaluation mode; sizes_HW: of the pictures asked for, usually those on disk.
 
         Images are padded to the network's stride and no further, so that what is predicted never depends on the rest of the
@@ -158,17 +182,26 @@ class AnyPhotographNetwork(nn.Module):
         found: dict[int, PhotographOutput] = {}
         for indices in groups.values():
             batch = self.padded([images[index] for index in indices])
-            found |= zip(indices, self.outputs(batch, [sizes_HW[index] for index in indices]), strict=True)
+            found |= zip(
+                indices, self.outputs(batch, [sizes_HW[index] for index in indices]), strict=True
+            )
         return [found[index] for index in range(len(images))]
 
-    def outputs(self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]) -> list[PhotographOutput]:
+    def outputs(
+        self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
+    ) -> list[PhotographOutput]:
         """What the network says of padded images, one by one."""
         raise NotImplementedError
 
     def padded(self, images: Sequence[Tensor]) -> ImageList:
         """Images standardised and put into the upper left corners of tensors of one size, with their own sizes."""
         height, width = self._padded_size(images)
-        whole = [F.pad(self._standardised(image), (0, width - image.shape[2], 0, height - image.shape[1])) for image in images]
+        whole = [
+            F.pad(
+                self._standardised(image), (0, width - image.shape[2], 0, height - image.shape[1])
+            )
+            for image in images
+        ]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         return ImageList(torch.stack(whole).contiguous(memory_format=torch.channels_last), sizes)
 
@@ -177,7 +210,9 @@ class AnyPhotographNetwork(nn.Module):
 
     def _padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
         stride = self.config.stride
-        height, width = (max(-(-image.shape[axis] // stride) for image in images) * stride for axis in (1, 2))
+        height, width = (
+            max(-(-image.shape[axis] // stride) for image in images) * stride for axis in (1, 2)
+        )
         return height, width
 
 
@@ -206,12 +241,22 @@ def two_models(semantic: PhotographOutput, instances: PhotographOutput) -> Photo
     The recipe of Kirillov et al. 2019, "Panoptic segmentation" (1801.00868), section 7. Raises ``ValueError`` for outputs of
     different sizes, and where one lacks its part.
     """
-    if semantic.size_HW != instances.size_HW or semantic.maps_BKhw is None or instances.objects is None:
-        raise ValueError(f"scores of pixels at {semantic.size_HW} and objects at {instances.size_HW}: one size and both parts")
-    return PhotographOutput(semantic.size_HW, instances.objects, semantic.maps_BKhw, semantic.reach_HW)
+    if (
+        semantic.size_HW != instances.size_HW
+        or semantic.maps_BKhw is None
+        or instances.objects is None
+    ):
+        raise ValueError(
+            f"scores of pixels at {semantic.size_HW} and objects at {instances.size_HW}: one size and both parts"
+        )
+    return PhotographOutput(
+        semantic.size_HW, instances.objects, semantic.maps_BKhw, semantic.reach_HW
+    )
 
 
-def merged(output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds) -> ThingsAndStuff:
+def merged(
+    output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds
+) -> ThingsAndStuff:
     """The candidates and the stuff of a photograph as one picture.
 
     labels: what the labels of the networks mean. scope: that of the network which scored the pixels; its things draw nothing.
@@ -225,10 +270,17 @@ def merged(output: PhotographOutput, labels: Labels, scope: Scope | None, thresh
     if objects is None:
         nothing = torch.zeros((len(semantic_BHW), 0), device=device)
         return merge_drawn(
-            lambda candidate_B: semantic_BHW > VOID, nothing, nothing.long(), semantic_BHW, labels.stuff, thresholds
+            lambda candidate_B: semantic_BHW > VOID,
+            nothing,
+            nothing.long(),
+            semantic_BHW,
+            labels.stuff,
+            thresholds,
         )
     classes_BN = labels.thing_classes(objects.label_BN)
-    return merge_drawn(objects.mask_BHW, objects.score_BN, classes_BN, semantic_BHW, labels.stuff, thresholds)
+    return merge_drawn(
+        objects.mask_BHW, objects.score_BN, classes_BN, semantic_BHW, labels.stuff, thresholds
+    )
 
 
 def _device(output: PhotographOutput) -> torch.device:
@@ -238,7 +290,11 @@ def _device(output: PhotographOutput) -> torch.device:
 
 
 def panoptics(
-    output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds, table: ClassTable
+    output: PhotographOutput,
+    labels: Labels,
+    scope: Scope | None,
+    thresholds: MergeThresholds,
+    table: ClassTable,
 ) -> list[Panoptic]:
     """``merged`` as pictures with their tables, one an image; the only step that waits for the device."""
     if output.objects is not None and _device(output).type == "cpu":

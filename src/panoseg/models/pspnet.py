@@ -39,14 +39,18 @@ class PyramidPooling(nn.Module):
     def __init__(self, channels: int, width: int, bins: Sequence[int], norm: Norm) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(parts), *_convolution(channels, width, 1, norm)) for parts in bins
+            nn.Sequential(nn.AdaptiveAvgPool2d(parts), *_convolution(channels, width, 1, norm))
+            for parts in bins
         )
         self.channels = channels + width * len(bins)
 
     def forward(self, maps_BChw: Tensor) -> Tensor:
         """The map and its levels, one after the other in the channels."""
         size = maps_BChw.shape[-2:]
-        levels = (F.interpolate(level(maps_BChw), size, mode="bilinear", align_corners=False) for level in self.levels)
+        levels = (
+            F.interpolate(level(maps_BChw), size, mode="bilinear", align_corners=False)
+            for level in self.levels
+        )
         return torch.cat([maps_BChw, *levels], dim=1)
 
 
@@ -68,33 +72,52 @@ class PspNet(AnyPhotographNetwork):
         self.head = _head(self.pooling.channels, config.width, classes, config.dropout, norm)
         self.auxiliary_head = _head(before, config.auxiliary_width, classes, config.dropout, norm)
 
-    def losses(self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]) -> dict[str, Tensor]:
+    def losses(
+        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
+    ) -> dict[str, Tensor]:
         """The losses of the pixels' classes by the last map and by the one before, and their weighted sum (section 3.3)."""
         if len(images) == 1 and self.config.norm != "group" and 1 in self.config.bins:
             raise ConfigError(
-                "one photograph a step with batch norms", "at least two", "raise the batch size, or use norm group"
+                "one photograph a step with batch norms",
+                "at least two",
+                "raise the batch size, or use norm group",
             )
         batch = self.padded(images)
         maps = self.backbone(batch.tensors)
-        scores = {"semantic": self.head(self.pooling(maps["last"])), "auxiliary": self.auxiliary_head(maps["before"])}
+        scores = {
+            "semantic": self.head(self.pooling(maps["last"])),
+            "auxiliary": self.auxiliary_head(maps["before"]),
+        }
         each = [
-            {name: semantic_loss(maps_BKhw[index], self.config.stride, entry) for name, maps_BKhw in scores.items()}
+            {
+                name: semantic_loss(maps_BKhw[index], self.config.stride, entry)
+                for name, maps_BKhw in scores.items()
+            }
             for index, entry in enumerate(labels)
         ]
         parts = mean_losses(each)
-        return {"loss": parts["semantic"] + self.config.auxiliary_weight * parts["auxiliary"], **parts}
+        return {
+            "loss": parts["semantic"] + self.config.auxiliary_weight * parts["auxiliary"],
+            **parts,
+        }
 
-    def outputs(self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]) -> list[PhotographOutput]:
+    def outputs(
+        self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
+    ) -> list[PhotographOutput]:
         """Scores of pixels alone."""
         maps_BKhw = self.head(self.pooling(self.backbone(images.tensors)["last"])).float()
         return [
             PhotographOutput(size_HW, None, maps_Khw[None], reach(image_HW, self.config.stride))
-            for maps_Khw, image_HW, size_HW in zip(maps_BKhw, images.image_sizes, sizes_HW, strict=True)
+            for maps_Khw, image_HW, size_HW in zip(
+                maps_BKhw, images.image_sizes, sizes_HW, strict=True
+            )
         ]
 
 
 def _head(channels: int, width: int, classes: int, dropout: float, norm: Norm) -> nn.Sequential:
-    return nn.Sequential(*_convolution(channels, width, 3, norm), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1))
+    return nn.Sequential(
+        *_convolution(channels, width, 3, norm), nn.Dropout2d(dropout), nn.Conv2d(width, classes, 1)
+    )
 
 
 def _convolution(channels: int, width: int, side: int, norm: Norm) -> tuple[nn.Module, ...]:

@@ -35,12 +35,21 @@ from panoseg.models.configs.season import (
 from panoseg.models.weights import Weights, WeightsCard, check_state, load_tensors
 
 _FIXED_IN_ALL = {"pad_value": 0, "mono_date": None}
-FIXED_OPTIONS = {**_FIXED_IN_ALL, "str_conv_k": 4, "str_conv_s": 2, "str_conv_p": 1, "padding_mode": "reflect"}
+FIXED_OPTIONS = {
+    **_FIXED_IN_ALL,
+    "str_conv_k": 4,
+    "str_conv_s": 2,
+    "str_conv_p": 1,
+    "padding_mode": "reflect",
+}
 """Options of the published programs that have one value in all networks here."""
 
 
 def import_published(
-    folder: Path | str, fold: int, normalisation: Normalisation | None = None, classes: ClassTable = PASTIS
+    folder: Path | str,
+    fold: int,
+    normalisation: Normalisation | None = None,
+    classes: ClassTable = PASTIS,
 ) -> Weights:
     """The authors' weights of one fold.
 
@@ -56,12 +65,16 @@ def import_published(
         path = folder / "model.pth.tar"
     state = read_checkpoint(path)
     try:
-        config = model_config(options, len(normalisation.bands) if normalisation else len(PASTIS_BANDS), state)
+        config = model_config(
+            options, len(normalisation.bands) if normalisation else len(PASTIS_BANDS), state
+        )
     except (ConfigError, ValueError, TypeError, OverflowError) as error:
         raise wrong_options(folder / "conf.json", str(error)) from error
     check_state(state, config, path)
     # A tuned confidence threshold was stored in double precision.
-    state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    state = {
+        name: value.float() if value.is_floating_point() else value for name, value in state.items()
+    }
     card = WeightsCard(
         config,
         normalisation,
@@ -73,7 +86,9 @@ def import_published(
     return Weights(card, state)
 
 
-def model_config(options: Mapping[str, Any], bands: int = 10, entries: Collection[str] = ()) -> ModelConfig:
+def model_config(
+    options: Mapping[str, Any], bands: int = 10, entries: Collection[str] = ()
+) -> ModelConfig:
     """Our configuration of the network that the options of the published programs describe.
 
     entries: names in the checkpoint. They tell a bidirectional U-ConvLSTM from what the released program builds under that
@@ -85,7 +100,9 @@ def model_config(options: Mapping[str, Any], bands: int = 10, entries: Collectio
         raise ValueError(f"the network is {name!r}, and only {', '.join(readers)} can be imported")
     check_fixed(options, FIXED_OPTIONS if name == "utae" else _FIXED_IN_ALL)
     network = readers[name](options, bands)
-    if isinstance(network, UConvLstmConfig) and any("convlstm_backward" in entry for entry in entries):
+    if isinstance(network, UConvLstmConfig) and any(
+        "convlstm_backward" in entry for entry in entries
+    ):
         network = replace(network, directions=2)
     if "backbone" not in options:
         return network
@@ -102,7 +119,9 @@ def model_config(options: Mapping[str, Any], bands: int = 10, entries: Collectio
 def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` that lists the options which differ from the only value they can have here."""
     wrong = [
-        f"{name} is {options[name]!r}, and only {only!r}" for name, only in fixed.items() if options.get(name, only) != only
+        f"{name} is {options[name]!r}, and only {only!r}"
+        for name, only in fixed.items()
+        if options.get(name, only) != only
     ]
     if wrong:
         raise ValueError(f"{'; '.join(wrong)} can be imported")
@@ -153,8 +172,14 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
     content = load_tensors(path, "a checkpoint of tensors alone", fix)
     state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path} has no table of tensors named state_dict", "a checkpoint of the published programs", fix)
+    if not isinstance(state, dict) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise WeightsError(
+            f"{path} has no table of tensors named state_dict",
+            "a checkpoint of the published programs",
+            fix,
+        )
     return {str(name): value for name, value in state.items()}
 
 
@@ -173,7 +198,9 @@ def read_options(path: Path) -> dict[str, Any]:
 
 def wrong_options(path: Path, what: str) -> WeightsError:
     """The error of a ``conf.json`` that cannot be used, and why."""
-    return WeightsError(f"{path}: {what}", "the options of a published network", "give the authors' folder")
+    return WeightsError(
+        f"{path}: {what}", "the options of a published network", "give the authors' folder"
+    )
 
 
 def read_widths(value: Any) -> tuple[int, ...]:
@@ -186,7 +213,10 @@ _NAIVE_CLASSES = 20
 
 
 def import_crop2seg(
-    folder: Path | str, classes: ClassTable, normalisation: Normalisation | None = None, trained_on: str = ""
+    folder: Path | str,
+    classes: ClassTable,
+    normalisation: Normalisation | None = None,
+    trained_on: str = "",
 ) -> Weights:
     """The weights in a folder of Crop2Seg: one with conf.json and model.pth.tar, or a results folder with one in Fold_1.
 
@@ -212,7 +242,12 @@ def import_crop2seg(
     state = own_names(read_checkpoint(path), config)
     check_state(state, config, path)
     provenance = {"imported_from": f"{folder.name}/{path.name}", "options": options}
-    return Weights(WeightsCard(config, normalisation, classes, reference_date(options), trained_on, provenance), state)
+    return Weights(
+        WeightsCard(
+            config, normalisation, classes, reference_date(options), trained_on, provenance
+        ),
+        state,
+    )
 
 
 def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
@@ -227,7 +262,9 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
     if network == "wtae":
         return _attention_unet(WtaeConfig, options, **_aggregating(options))
     if network == "timeunet":
-        return _attention_unet(TimeUnetConfig, options, squeeze=bool(options.get("add_squeeze")), **_by_table(options))
+        return _attention_unet(
+            TimeUnetConfig, options, squeeze=bool(options.get("add_squeeze")), **_by_table(options)
+        )
     if network == "unet_naive":
         return NaiveUnetConfig(
             bands=int(options.get("input_dim", 10)),
@@ -238,7 +275,9 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
         )
     if network in NETWORKS:
         return NETWORKS[network](options, int(options.get("input_dim", 10)))
-    raise ValueError(f"the network is {network!r}, and only wtae, timeunet, unet_naive, {', '.join(NETWORKS)} can be imported")
+    raise ValueError(
+        f"the network is {network!r}, and only wtae, timeunet, unet_naive, {', '.join(NETWORKS)} can be imported"
+    )
 
 
 _Config = TypeVar("_Config", bound=AttentionUnetConfig)
@@ -269,7 +308,11 @@ def _attention_unet(kind: type[_Config], options: Mapping[str, Any], **others: A
 
 def _aggregating(options: Mapping[str, Any]) -> dict[str, Any]:
     boundary = options.get("add_boundary_loss", options.get("add_boundary"))
-    return {"aggregation": options.get("agg_mode", "att_group"), "boundary": bool(boundary), **_blocks(options)}
+    return {
+        "aggregation": options.get("agg_mode", "att_group"),
+        "boundary": bool(boundary),
+        **_blocks(options),
+    }
 
 
 def _blocks(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,7 +322,9 @@ def _blocks(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _length(options: Mapping[str, Any]) -> int:
     if options.get("max_temp") is None:
-        raise ValueError("max_temp is not given, and the naive U-Net needs the number of dates that it was trained with")
+        raise ValueError(
+            "max_temp is not given, and the naive U-Net needs the number of dates that it was trained with"
+        )
     return int(options["max_temp"])
 
 

@@ -42,7 +42,9 @@ class _Conv3d(nn.Conv3d):
         """The same for one sample, as two samples: its upper and its lower half with the rows next to them."""
         half, bordered = input.shape[3] // 2, F.pad(input, (0, 0, 1, 1))
         halves = torch.cat([bordered[:, :, :, : half + 2], bordered[:, :, :, half:]])
-        return torch.cat(F.conv3d(halves, self.weight, self.bias, padding=(1, 0, 1)).split(1), dim=3)
+        return torch.cat(
+            F.conv3d(halves, self.weight, self.bias, padding=(1, 0, 1)).split(1), dim=3
+        )
 
 
 def _conv(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -68,9 +70,13 @@ class UNet3d(Backbone):
         self.en3 = nn.Sequential(*_conv(config.bands, width), *_conv(width, width))
         self.en4 = nn.Sequential(*_conv(width, 2 * width), *_conv(2 * width, 2 * width))
         self.center_in = nn.Sequential(*_conv(2 * width, 4 * width))
-        self.center_out = nn.Sequential(*_conv(4 * width, 4 * width), _doubling(4 * width, 2 * width))
+        self.center_out = nn.Sequential(
+            *_conv(4 * width, 4 * width), _doubling(4 * width, 2 * width)
+        )
         self.dc4 = nn.Sequential(*_conv(4 * width, 2 * width), *_conv(2 * width, 2 * width))
-        self.trans3 = nn.Sequential(_doubling(2 * width, width), nn.BatchNorm3d(width), nn.LeakyReLU(inplace=True))
+        self.trans3 = nn.Sequential(
+            _doubling(2 * width, width), nn.BatchNorm3d(width), nn.LeakyReLU(inplace=True)
+        )
         self.dc3 = nn.Sequential(*_conv(2 * width, width), *_conv(width, width // 2))
         self.final = _Conv3d(width // 2, config.classes)
 
@@ -87,7 +93,10 @@ class UNet3d(Backbone):
         blank_BCTHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0).transpose(1, 2)
         # Time is halved as often as space: fewer than four dates get blank ones after them.
         missing = max(0, self.config.stride - valid_BT.shape[1])
-        blank_BCTHW, valid_BT = F.pad(blank_BCTHW, (0, 0, 0, 0, 0, missing)), F.pad(valid_BT, (0, missing))
+        blank_BCTHW, valid_BT = (
+            F.pad(blank_BCTHW, (0, 0, 0, 0, 0, missing)),
+            F.pad(valid_BT, (0, missing)),
+        )
         fine_BCTHW = self.en3(blank_BCTHW.contiguous(memory_format=torch.channels_last_3d))
         half_BCTHW = self.en4(F.max_pool3d(fine_BCTHW, 2))
         coarse_BCTHW = self.center_in(F.max_pool3d(half_BCTHW, 2))

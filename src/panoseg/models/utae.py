@@ -16,13 +16,22 @@ from torch import Tensor
 from panoseg.errors import ConfigError
 from panoseg.models.backbone import Backbone
 from panoseg.models.configs.season import Aggregation, NaiveUnetConfig, UtaeConfig
-from panoseg.models.frames import check_sides, cut_frames, encode_frames, season_of_frames, sum_by_sample, sum_of_frames
+from panoseg.models.frames import (
+    check_sides,
+    cut_frames,
+    encode_frames,
+    season_of_frames,
+    sum_by_sample,
+    sum_of_frames,
+)
 from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
 from panoseg.models.ltae import temporal_encoder
 from panoseg.models.outputs import FeatureMaps
 
 
-def attention_of_frames(attention_GBTHW: Tensor, valid_BT: Tensor, cuts: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+def attention_of_frames(
+    attention_GBTHW: Tensor, valid_BT: Tensor, cuts: Sequence[tuple[int, int]]
+) -> tuple[Tensor, ...]:
     """The attention of each piece of frames, F x G x H x W; cuts: as ``cut_frames`` gives them."""
     return attention_GBTHW.permute(1, 2, 0, 3, 4)[valid_BT].split([size for _, size in cuts])
 
@@ -39,7 +48,9 @@ def aggregate(
     pieces: maps F x C x H x W of each piece of frames, and attention: their attention, F x G x H x W at any size. cuts: as
     ``cut_frames`` gives them. mode: as in ``weighted_sum``; "mean" divides by the number of dates.
     """
-    sums_BCHW = sum_by_sample(map(weighted_sum, pieces, attention, repeat(mode)), [sample for sample, _ in cuts])
+    sums_BCHW = sum_by_sample(
+        map(weighted_sum, pieces, attention, repeat(mode)), [sample for sample, _ in cuts]
+    )
     return sums_BCHW / valid_BT.sum(1).view(-1, 1, 1, 1) if mode == "mean" else sums_BCHW
 
 
@@ -56,7 +67,9 @@ def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) 
         # A weight for each channel before resampling: products of equal shapes are several times faster than broadcast ones.
         weight_FCHW = attention_FGHW.repeat_interleave(channels // attention_FGHW.shape[1], dim=1)
         weight_FCHW = weight_FCHW.contiguous(memory_format=torch.channels_last)
-        weight_FCHW = F.interpolate(weight_FCHW, size=(height, width), mode="bilinear", align_corners=False)
+        weight_FCHW = F.interpolate(
+            weight_FCHW, size=(height, width), mode="bilinear", align_corners=False
+        )
         level_FCHW = level_FCHW * weight_FCHW.to(level_FCHW.dtype)
     return sum_of_frames(level_FCHW)
 
@@ -91,7 +104,9 @@ class NaiveUnet(Backbone):
         self.config = config
         encoder, decoder = config.season_widths(config.encoder_widths), config.map_widths
         style = Style(config.convolution, config.mbconv, config.squeeze)
-        self.in_conv = ConvBlock((config.length * config.bands, encoder[0], encoder[0]), "batch", style=style)
+        self.in_conv = ConvBlock(
+            (config.length * config.bands, encoder[0], encoder[0]), "batch", style=style
+        )
         self.down_blocks = DownPath(encoder, "batch", style)
         self.up_blocks = UpPath(encoder, decoder, config.mbconv)
         hidden = (config.length * width for width in config.head_widths)
@@ -103,10 +118,14 @@ class NaiveUnet(Backbone):
         dates, places = images_BTCHW.shape[1], self.config.length
         if dates > places:
             raise ConfigError(
-                f"a season of {dates} dates", f"at most {places}", "train a naive U-Net of that length, or leave dates out"
+                f"a season of {dates} dates",
+                f"at most {places}",
+                "train a naive U-Net of that length, or leave dates out",
             )
         images_BTCHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0)
-        images_BCHW = F.pad(images_BTCHW.flatten(1, 2), (0, 0, 0, 0, 0, (places - dates) * images_BTCHW.shape[2]))
+        images_BCHW = F.pad(
+            images_BTCHW.flatten(1, 2), (0, 0, 0, 0, 0, (places - dates) * images_BTCHW.shape[2])
+        )
         return FeatureMaps(unet(self.in_conv(images_BCHW), self.down_blocks, self.up_blocks))
 
 
@@ -118,10 +137,14 @@ class UTAE(Backbone):
         self.config = config
         encoder, decoder = config.encoder_widths, config.decoder_widths
         style = Style(config.convolution, config.mbconv, config.squeeze)
-        self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style)
+        self.in_conv = ConvBlock(
+            (config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style
+        )
         self.down_blocks = DownPath(encoder, config.encoder_norm, style)
         self.up_blocks = UpPath(encoder, decoder, config.mbconv)
-        self.temporal_encoder = temporal_encoder(config, encoder[-1], relative_as_day_of_year=config.relative_as_day_of_year)
+        self.temporal_encoder = temporal_encoder(
+            config, encoder[-1], relative_as_day_of_year=config.relative_as_day_of_year
+        )
         self.out_conv = score_head((decoder[0], *config.head_widths, config.classes), config.mbconv)
         self.boundary_conv = boundary_head(decoder[0], config.mbconv) if config.boundary else None
 
@@ -131,10 +154,17 @@ class UTAE(Backbone):
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         # Batch norm in training looks at all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
-        *levels, coarsest = encode_frames(self._levels, images_BTCHW[valid_BT], [size for _, size in cuts], together)
-        out_BCHW, attention_GBTHW = self.temporal_encoder(season_of_frames(coarsest, valid_BT), days_BT, valid_BT)
+        *levels, coarsest = encode_frames(
+            self._levels, images_BTCHW[valid_BT], [size for _, size in cuts], together
+        )
+        out_BCHW, attention_GBTHW = self.temporal_encoder(
+            season_of_frames(coarsest, valid_BT), days_BT, valid_BT
+        )
         attention = attention_of_frames(attention_GBTHW, valid_BT, cuts)
-        skips = (aggregate(level, attention, cuts, valid_BT, self.config.aggregation) for level in reversed(levels))
+        skips = (
+            aggregate(level, attention, cuts, valid_BT, self.config.aggregation)
+            for level in reversed(levels)
+        )
         return FeatureMaps(self.up_blocks(out_BCHW, skips), attention_GBTHW)
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:

@@ -43,12 +43,18 @@ def load_tensors(path: Path, expected: str, fix: str) -> Any:
     """The content of a checkpoint on the CPU. Raises ``WeightsError`` that says what was ``expected`` and how to ``fix`` it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about other protocols of pickling, before it fails
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about other protocols of pickling, before it fails
             return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
         raise WeightsError(f"{path}: {error.strerror}", expected, fix) from error
-    except Exception as error:  # a damaged or hostile pickle can fail in any way, an OSError included
-        raise WeightsError(f"{path} is damaged or holds more than numbers{_culprit(error)}", expected, fix) from error
+    except (
+        Exception
+    ) as error:  # a damaged or hostile pickle can fail in any way, an OSError included
+        raise WeightsError(
+            f"{path} is damaged or holds more than numbers{_culprit(error)}", expected, fix
+        ) from error
 
 
 def _culprit(error: Exception) -> str:
@@ -127,7 +133,9 @@ class WeightsCard:
         """The normalisation. Raises ``WeightsError`` where the weights came without, and for weights of photographs."""
         if self.of_photographs:
             raise WeightsError(
-                f"weights of {self.model.title}, which looks at photographs", "weights for seasons", "use panoseg photo"
+                f"weights of {self.model.title}, which looks at photographs",
+                "weights for seasons",
+                "use panoseg photo",
             )
         if self.normalisation is None:
             raise WeightsError(
@@ -144,7 +152,11 @@ class WeightsCard:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; ``from_json`` reads it."""
-        season = {} if self.of_photographs else {"normalisation": self._bands_json(), "reference_date": self.reference_date}
+        season = (
+            {}
+            if self.of_photographs
+            else {"normalisation": self._bands_json(), "reference_date": self.reference_date}
+        )
         return {
             "panoseg": self.version,
             "model": config_to_json(self.model),
@@ -157,13 +169,20 @@ class WeightsCard:
         known = self.normalisation
         if known is None:
             return None
-        return {**{key: list(getattr(known, key)) for key in ("bands", "mean", "std")}, "ndvi": known.ndvi}
+        return {
+            **{key: list(getattr(known, key)) for key in ("bands", "mean", "std")},
+            "ndvi": known.ndvi,
+        }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
         """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
         model = config_from_json(values["model"])
-        season = {"normalisation": None, "reference_date": cls.reference_date} if looks_at_photographs(model) else values
+        season = (
+            {"normalisation": None, "reference_date": cls.reference_date}
+            if looks_at_photographs(model)
+            else values
+        )
         return cls(
             model,
             _read_normalisation(season["normalisation"]),
@@ -196,17 +215,26 @@ def _check_classes(network: PhotographModelConfig, classes: ClassTable) -> None:
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
     """Raise ``WeightsError`` for what is read from a provenance again and is not as panoseg writes it."""
-    side = (lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE, f"a whole number, 0 .. {LONGEST_SIDE}")
+    side = (
+        lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE,
+        f"a whole number, 0 .. {LONGEST_SIDE}",
+    )
     for name, known, expected in (
         ("fold", lambda value: type(value) is int, "a whole number"),
         ("single_date", lambda value: value is None or isinstance(value, str), "text"),
-        ("normalisation", lambda value: value in get_args(Policy), f"one of {', '.join(get_args(Policy))}"),
+        (
+            "normalisation",
+            lambda value: value in get_args(Policy),
+            f"one of {', '.join(get_args(Policy))}",
+        ),
         ("min_side", *side),
         ("max_side", *side),
     ):
         if name in provenance and not known(provenance[name]):
             raise WeightsError(
-                f"provenance with {name} {provenance[name]!r}", expected, "mend the card, or leave the entry out"
+                f"provenance with {name} {provenance[name]!r}",
+                expected,
+                "mend the card, or leave the entry out",
             )
 
 
@@ -246,10 +274,16 @@ def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path |
     _check_shapes({name: tuple(value.shape) for name, value in state.items()}, config, source)
 
 
-def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, source: Path | str) -> None:
+def _check_shapes(
+    found: Mapping[str, tuple[int, ...]], config: ModelConfig, source: Path | str
+) -> None:
     model = _blank_model(config)
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    wrong = [f"{name} is {found[name]}, not {shape}" for name, shape in expected.items() if found.get(name, shape) != shape]
+    wrong = [
+        f"{name} is {found[name]}, not {shape}"
+        for name, shape in expected.items()
+        if found.get(name, shape) != shape
+    ]
     kinds = (
         ("missing", [name for name in expected if name not in found]),
         ("unexpected", [name for name in found if name not in expected]),
@@ -265,7 +299,9 @@ def _check_shapes(found: Mapping[str, tuple[int, ...]], config: ModelConfig, sou
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    )
 
 
 def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> None:
@@ -276,12 +312,21 @@ def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> No
     from safetensors.torch import save
 
     folder = Path(folder)
-    others = [entry.name for entry in folder.iterdir() if entry.name not in (NUMBERS, CARD)] if folder.is_dir() else []
+    others = (
+        [entry.name for entry in folder.iterdir() if entry.name not in (NUMBERS, CARD)]
+        if folder.is_dir()
+        else []
+    )
     if others:
         raise OutputError(
-            f"{folder} holds {_listed(sorted(others))}", "a new folder or one of weights", "choose another folder"
+            f"{folder} holds {_listed(sorted(others))}",
+            "a new folder or one of weights",
+            "choose another folder",
         )
-    state = {name: (_halved(value) if half else value).detach().cpu().contiguous() for name, value in weights.state.items()}
+    state = {
+        name: (_halved(value) if half else value).detach().cpu().contiguous()
+        for name, value in weights.state.items()
+    }
     with atomic(folder) as temporary:
         temporary.mkdir()
         (temporary / NUMBERS).write_bytes(save(state))
@@ -305,17 +350,27 @@ def load_weights(path: Path | str) -> Weights:
     numbers = path if path.suffix == ".safetensors" else path / NUMBERS
     card = _read_card(numbers.with_name(CARD))
     try:
-        with safe_open(numbers, framework="pt") as file:  # the header alone, which tells the size of all the rest
+        with safe_open(
+            numbers, framework="pt"
+        ) as file:  # the header alone, which tells the size of all the rest
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
         _check_shapes(shapes, card.model, numbers)
         state = load(numbers.read_bytes())
     except OSError as error:
         raise _unreadable(numbers, error.strerror or str(error)) from error
     except ConfigError as error:
-        raise _unreadable(numbers.with_name(CARD), f"describes {error.found}, {error.expected}") from error
+        raise _unreadable(
+            numbers.with_name(CARD), f"describes {error.found}, {error.expected}"
+        ) from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(numbers, f"is not a whole safetensors file ({error})") from error
-    return Weights(card, {name: value.float() if value.is_floating_point() else value for name, value in state.items()})
+    return Weights(
+        card,
+        {
+            name: value.float() if value.is_floating_point() else value
+            for name, value in state.items()
+        },
+    )
 
 
 def _read_card(path: Path) -> WeightsCard:
@@ -333,7 +388,9 @@ def _read_card(path: Path) -> WeightsCard:
 
 def _unreadable(path: Path, what: str) -> WeightsError:
     return WeightsError(
-        f"{path}: {what}", f"a folder with {NUMBERS} and {CARD}", "train a model, or import one with panoseg weights import"
+        f"{path}: {what}",
+        f"a folder with {NUMBERS} and {CARD}",
+        "train a model, or import one with panoseg weights import",
     )
 
 

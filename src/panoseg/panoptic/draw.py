@@ -38,8 +38,16 @@ def draw(
     [[255, 187, 120], [255, 255, 255], [44, 160, 44], [44, 160, 44]]
     """
     none = "#000000" if table.background is None else table[table.background].colour
-    colour_of_class = {class_id: _rgb(table[class_id].colour) for class_id in np.unique(picture.segments.class_ids).tolist()}
-    colours = np.array([_rgb(none), *(colour_of_class[class_id] for class_id in picture.segments.class_ids.tolist())])
+    colour_of_class = {
+        class_id: _rgb(table[class_id].colour)
+        for class_id in np.unique(picture.segments.class_ids).tolist()
+    }
+    colours = np.array(
+        [
+            _rgb(none),
+            *(colour_of_class[class_id] for class_id in picture.segments.class_ids.tolist()),
+        ]
+    )
     image_HW3 = colours[picture.position_HW].astype(np.float32)
     if background_HW3 is not None:
         opacity_HW1 = np.where(picture.segment_HW > 0, alpha, 0)[..., None]
@@ -105,7 +113,14 @@ def overlay(image_HW3: np.ndarray, picture: Panoptic, table: ClassTable) -> np.n
     taken: list[Box] = []
     for segment_id, name in _names(picture, table):
         column, row = _inside(picture.segment_HW == segment_id)
-        _write(pen, font, name, (round(scale * (column + 0.5)), round(scale * (row + 0.5))), drawn.size, taken)
+        _write(
+            pen,
+            font,
+            name,
+            (round(scale * (column + 0.5)), round(scale * (row + 0.5))),
+            drawn.size,
+            taken,
+        )
     return np.asarray(drawn)
 
 
@@ -128,7 +143,10 @@ def _names(picture: Panoptic, table: ClassTable) -> list[tuple[int, str]]:
     rows = [row for row in picture.segments if row.area >= least and row.kind != "void"]
     rows.sort(key=lambda row: (row.kind != "thing", -row.area))
     # COCO marks by "-other-merged" which classes of another list were joined.
-    return [(row.id, table[row.class_id].name.removesuffix("-merged").removesuffix("-other")) for row in rows]
+    return [
+        (row.id, table[row.class_id].name.removesuffix("-merged").removesuffix("-other"))
+        for row in rows
+    ]
 
 
 def _inside(mask_HW: np.ndarray) -> tuple[int, int]:
@@ -147,7 +165,12 @@ def _inside(mask_HW: np.ndarray) -> tuple[int, int]:
 
 
 def _write(
-    pen: ImageDraw, font: FreeTypeFont | ImageFont, name: str, centre: tuple[int, int], size: tuple[int, int], taken: list[Box]
+    pen: ImageDraw,
+    font: FreeTypeFont | ImageFont,
+    name: str,
+    centre: tuple[int, int],
+    size: tuple[int, int],
+    taken: list[Box],
 ) -> None:
     """Write a name around a place, moved into the picture, unless it would hide one of those ``taken``."""
     left, top, right, bottom = pen.textbbox((0, 0), name, font=font)
@@ -159,10 +182,18 @@ def _write(
         box = (x, y + shift, x + width, y + shift + height)
         if box[1] >= 0 and box[3] <= size[1] and not _meets(box, taken):
             pen.rectangle(box, fill=(0, 0, 0, 170))
-            pen.text((x + margin - left, y + shift + margin - top), name, font=font, fill=(255, 255, 255, 255))
+            pen.text(
+                (x + margin - left, y + shift + margin - top),
+                name,
+                font=font,
+                fill=(255, 255, 255, 255),
+            )
             taken.append(box)
             return
 
 
 def _meets(box: Box, others: Sequence[Box]) -> bool:
-    return any(box[0] < right and left < box[2] and box[1] < bottom and top < box[3] for left, top, right, bottom in others)
+    return any(
+        box[0] < right and left < box[2] and box[1] < bottom and top < box[3]
+        for left, top, right, bottom in others
+    )

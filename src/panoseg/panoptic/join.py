@@ -75,15 +75,27 @@ class TileJoiner:
         """Take the picture of a tile whose first pixel lies at ``row``, ``column`` of the map."""
         height, width = picture.segment_HW.shape
         if row < 0 or column < 0 or row + height > self.height or column + width > self.width:
-            raise ValueError(f"tile of {height} x {width} at ({row}, {column}) leaves the map of {self.height} x {self.width}")
+            raise ValueError(
+                f"tile of {height} x {width} at ({row}, {column}) leaves the map of {self.height} x {self.width}"
+            )
         if (row, column) in self._tiles:
             raise ValueError(f"a second tile at ({row}, {column})")
         self._tiles[row, column] = Tile.of(row, column, picture)
 
     def finish(self) -> Panoptic:
         """The picture of the map, ids from 1; pixels that no tile covers belong to no segment."""
-        tiles, land = [self._tiles[place] for place in sorted(self._tiles)], Window(0, 0, self.height, self.width)
-        joined = join_tiles(self.height, self.width, [tile.window for tile in tiles], tiles.__getitem__, [land], self.min_iou)
+        tiles, land = (
+            [self._tiles[place] for place in sorted(self._tiles)],
+            Window(0, 0, self.height, self.width),
+        )
+        joined = join_tiles(
+            self.height,
+            self.width,
+            [tile.window for tile in tiles],
+            tiles.__getitem__,
+            [land],
+            self.min_iou,
+        )
         group_HW = joined.draw(land)
         number_G, segments = joined.table(np.bincount(group_HW.ravel(), minlength=joined.count + 1))
         return Panoptic(number_G[group_HW], segments)
@@ -106,8 +118,13 @@ def join_tiles(
     cover = _Cover(height, width, windows, load)
     table_S, start_of_tile = _tables(cover, lands)
     tile_S = np.repeat(np.arange(len(windows)), np.diff(start_of_tile))
-    parcels = _Parcels(cover, start_of_tile, _groups(*_match(cover, lands, start_of_tile, min_iou), tile_S))
-    owned_G, claimed_G = np.zeros(parcels.count + 1, np.int64), np.zeros(parcels.count + 1, np.int64)
+    parcels = _Parcels(
+        cover, start_of_tile, _groups(*_match(cover, lands, start_of_tile, min_iou), tile_S)
+    )
+    owned_G, claimed_G = (
+        np.zeros(parcels.count + 1, np.int64),
+        np.zeros(parcels.count + 1, np.int64),
+    )
     for land in lands if parcels.count else ():
         owned_HW, _, group_C = parcels.wanted(land)
         for total_G, groups in ((owned_G, owned_HW), (claimed_G, group_C)):
@@ -126,20 +143,36 @@ class _Cover:
     load: Callable[[int], Tile]
 
     def __post_init__(self) -> None:
-        boxes = [(own.left, own.top, own.left + own.width, own.top + own.height) for own in self.windows]
-        outlines = np.atleast_1d(np.asarray(shapely.box(*np.array(boxes, np.float64).reshape(-1, 4).T)))
+        boxes = [
+            (own.left, own.top, own.left + own.width, own.top + own.height) for own in self.windows
+        ]
+        outlines = np.atleast_1d(
+            np.asarray(shapely.box(*np.array(boxes, np.float64).reshape(-1, 4).T))
+        )
         object.__setattr__(self, "_tree", shapely.STRtree(outlines))
 
     def numbers(self, land: Window) -> list[int]:
         """The tiles that have pixels of a piece, ascending."""
         # Half a pixel less on each side: tiles that only touch have none.
-        box = shapely.box(land.left + 0.5, land.top + 0.5, land.left + land.width - 0.5, land.top + land.height - 0.5)
+        box = shapely.box(
+            land.left + 0.5,
+            land.top + 0.5,
+            land.left + land.width - 0.5,
+            land.top + land.height - 0.5,
+        )
         return sorted(self._tree.query(box).tolist())  # type: ignore[attr-defined]
 
     def starting(self, land: Window) -> list[int]:
         """The tiles whose first pixel lies in a piece, ascending."""
-        inside = (range(land.rows.start, land.rows.stop), range(land.columns.start, land.columns.stop))
-        return [n for n in self.numbers(land) if self.windows[n].top in inside[0] and self.windows[n].left in inside[1]]
+        inside = (
+            range(land.rows.start, land.rows.stop),
+            range(land.columns.start, land.columns.stop),
+        )
+        return [
+            n
+            for n in self.numbers(land)
+            if self.windows[n].top in inside[0] and self.windows[n].left in inside[1]
+        ]
 
     def tiles(self, land: Window) -> Iterator[tuple[Tile, Window]]:
         """The tiles that meet a piece, ascending, and what they have of it."""
@@ -165,12 +198,19 @@ class _Parcels:
 
         An owner that knows the parcel and leaves the pixel out of it, to no other parcel, has drawn its border: no claim.
         """
-        if all(self.start_of_tile[number] == self.start_of_tile[number + 1] for number in self.cover.numbers(land)):
-            nothing = np.empty(0, np.int64)  # as on land that was not asked for, of which a map may have much
+        if all(
+            self.start_of_tile[number] == self.start_of_tile[number + 1]
+            for number in self.cover.numbers(land)
+        ):
+            nothing = np.empty(
+                0, np.int64
+            )  # as on land that was not asked for, of which a map may have much
             return np.zeros((land.height, land.width), np.int64), nothing, nothing
         seen = [
             (groups, groups[tile.part(shared)], _inside(shared, land), tile.window)
-            for number, (tile, shared) in zip(self.cover.numbers(land), self.cover.tiles(land), strict=True)
+            for number, (tile, shared) in zip(
+                self.cover.numbers(land), self.cover.tiles(land), strict=True
+            )
             for groups in [self._groups_of(number)]
         ]
         owner_HW = self._owners(land, [window for *_, window in seen])
@@ -179,7 +219,11 @@ class _Parcels:
             mine = owner_HW[place] == number
             owned_HW[place][mine] = group_hw[mine]
         width = self.count + 1
-        known = np.sort(np.concatenate([[-1], *(number * width + groups[1:] for number, (groups, *_) in enumerate(seen))]))
+        known = np.sort(
+            np.concatenate(
+                [[-1], *(number * width + groups[1:] for number, (groups, *_) in enumerate(seen))]
+            )
+        )
         claims = [np.empty(0, np.int64)]
         for _, group_hw, place, _ in seen:
             row_C, column_C = np.nonzero((group_hw > 0) & (group_hw != owned_HW[place]))
@@ -194,7 +238,9 @@ class _Parcels:
 
     def _groups_of(self, number: int) -> np.ndarray:
         """Parcel of each position of a tile; 0 stays "none"."""
-        return np.concatenate([[0], self.group_S[self.start_of_tile[number] : self.start_of_tile[number + 1]]])
+        return np.concatenate(
+            [[0], self.group_S[self.start_of_tile[number] : self.start_of_tile[number + 1]]]
+        )
 
     def _owners(self, land: Window, windows: Sequence[Window]) -> np.ndarray:
         """Place in ``windows`` of the tile that sees each pixel best, -1 without one; int32."""
@@ -249,12 +295,20 @@ class Joined:
         # A vote of score 0 is still better than none.
         weight_S = table_S.areas * np.maximum(table_S.scores, 1e-6)
         own_area_G = np.bincount(group_S, table_S.areas, minlength=count + 1)
-        score_G = np.bincount(group_S, table_S.areas * table_S.scores, minlength=count + 1) / np.maximum(own_area_G, 1)
+        score_G = np.bincount(
+            group_S, table_S.areas * table_S.scores, minlength=count + 1
+        ) / np.maximum(own_area_G, 1)
         class_ids, class_S = np.unique(table_S.class_ids, return_inverse=True)
         kind_of_class = np.zeros(len(class_ids), np.uint8)
         kind_of_class[class_S] = table_S.kinds
-        votes = np.bincount(group_S * len(class_ids) + class_S, weight_S, minlength=(count + 1) * len(class_ids))
-        class_G = votes.reshape(count + 1, len(class_ids)).argmax(axis=1) if len(class_ids) else np.zeros(1, np.int64)
+        votes = np.bincount(
+            group_S * len(class_ids) + class_S, weight_S, minlength=(count + 1) * len(class_ids)
+        )
+        class_G = (
+            votes.reshape(count + 1, len(class_ids)).argmax(axis=1)
+            if len(class_ids)
+            else np.zeros(1, np.int64)
+        )
         present = np.flatnonzero(area_G[1:]) + 1
         number_G = np.zeros(count + 1, np.int32)
         number_G[present] = np.arange(1, len(present) + 1)
@@ -273,11 +327,18 @@ class Joined:
 
         number_G: parcel of each group, from 1, 0 for those that are none. Tiles are loaded once more, one after the other.
         """
-        cover, start_of_tile, group_S = self.parcels.cover, self.parcels.start_of_tile, self.parcels.group_S
+        cover, start_of_tile, group_S = (
+            self.parcels.cover,
+            self.parcels.start_of_tile,
+            self.parcels.group_S,
+        )
         sum_RK, said_R = np.zeros((count + 1, 0)), np.zeros(count + 1)
         for number in np.flatnonzero(np.diff(start_of_tile)).tolist():
             table = cover.load(number).segments
-            probability_SK, classes = table.probabilities.astype(np.float64), table.probabilities.shape[1]
+            probability_SK, classes = (
+                table.probabilities.astype(np.float64),
+                table.probabilities.shape[1],
+            )
             if classes > sum_RK.shape[1]:
                 sum_RK = np.pad(sum_RK, ((0, 0), (0, classes - sum_RK.shape[1])))
             number_S = number_G[group_S[start_of_tile[number] : start_of_tile[number + 1]]]
@@ -291,7 +352,10 @@ class Joined:
 def _meet(first: Window, second: Window) -> Window:
     """What two windows that meet share."""
     top, left = max(first.top, second.top), max(first.left, second.left)
-    bottom, right = min(first.rows.stop, second.rows.stop), min(first.columns.stop, second.columns.stop)
+    bottom, right = (
+        min(first.rows.stop, second.rows.stop),
+        min(first.columns.stop, second.columns.stop),
+    )
     return Window(top, left, bottom - top, right - left)
 
 
@@ -337,12 +401,18 @@ def _tables(cover: _Cover, lands: Sequence[Window]) -> tuple[Segments, np.ndarra
     return Segments.concatenate(tables).take(order), np.concatenate([[0], np.cumsum(count_of_tile)])
 
 
-def _match(cover: _Cover, lands: Sequence[Window], start_of_tile: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
+def _match(
+    cover: _Cover, lands: Sequence[Window], start_of_tile: np.ndarray, min_iou: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of segments of two tiles that are each other's best in what these share, int32, P x 2, and the pixels that both
     cover. They are collected land by land: many small arrays, kept among large ones that go, would leave holes in memory."""
     pairs, pixels = [np.empty((0, 2), np.int32)], [np.empty(0, np.int32)]
     for land in lands:
-        found = [matches for number in cover.starting(land) for matches in _matches_of(cover, number, start_of_tile, min_iou)]
+        found = [
+            matches
+            for number in cover.starting(land)
+            for matches in _matches_of(cover, number, start_of_tile, min_iou)
+        ]
         if found:
             pairs.append(np.concatenate([pair for pair, _ in found]))
             pixels.append(np.concatenate([both for _, both in found]))
@@ -357,12 +427,18 @@ def _matches_of(
     for later in cover.numbers(tile.window) if len(tile.segments) else ():
         if later > number:
             other = cover.load(later)
-            first_P, second_P, pixels_P = _best_pairs(tile, other, _meet(tile.window, other.window), min_iou)
-            pairs = np.stack([start_of_tile[number] + first_P, start_of_tile[later] + second_P], axis=1)
+            first_P, second_P, pixels_P = _best_pairs(
+                tile, other, _meet(tile.window, other.window), min_iou
+            )
+            pairs = np.stack(
+                [start_of_tile[number] + first_P, start_of_tile[later] + second_P], axis=1
+            )
             yield pairs.astype(np.int32), pixels_P.astype(np.int32)
 
 
-def _best_pairs(first: Tile, second: Tile, window: Window, min_iou: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _best_pairs(
+    first: Tile, second: Tile, window: Window, min_iou: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     counts = len(first.segments), len(second.segments)
     pair = overlap(first.part(window), second.part(window), *counts)
     first_area = np.bincount(pair.first_P, pair.pixels_P, minlength=counts[0] + 1)
@@ -380,7 +456,9 @@ def _best_pairs(first: Tile, second: Tile, window: Window, min_iou: float) -> tu
 def _groups(pairs: np.ndarray, pixels_P: np.ndarray, tile_S: np.ndarray) -> np.ndarray:
     """Parcel of each segment, from 1 in the order of their first segments, so that no parcel has two segments of one tile."""
     size = len(tile_S)
-    graph = coo_matrix((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
+    graph = coo_matrix(
+        (np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(size, size)
+    )
     component_S = connected_components(graph, directed=False)[1] if size else np.empty(0, np.int32)
     component_P = component_S[pairs[:, 0]]
     # Component by component; inside, the strongest evidence first; the numbers of the segments make the order one.

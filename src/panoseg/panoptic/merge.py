@@ -43,11 +43,15 @@ class ScoredMasks:
         if self.logits:
             probability_NK[:, things] = score_NT.softmax(dim=1)
         else:
-            probability_NK[:, things] = score_NT / score_NT.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            probability_NK[:, things] = score_NT / score_NT.sum(dim=1, keepdim=True).clamp(
+                min=torch.finfo(torch.float32).tiny
+            )
         return probability_NK
 
 
-def merge_masks(masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0) -> tuple[Tensor, Tensor]:
+def merge_masks(
+    masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """One picture an image: candidates by descending score, each given the pixels that no better one has.
 
     A candidate with pixels is accepted where none of them is taken, or where more than the share ``min_remain`` of them is
@@ -136,9 +140,15 @@ class MergeThresholds:
     def __post_init__(self) -> None:
         for name in ("score", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} {getattr(self, name)}", "a share 0 .. 1", f"pass e.g. --{name} 0.5")
+                raise ConfigError(
+                    f"{name} {getattr(self, name)}", "a share 0 .. 1", f"pass e.g. --{name} 0.5"
+                )
         if self.stuff_area < 0:
-            raise ConfigError(f"stuff area {self.stuff_area}", "a number of pixels from 0 on", "pass e.g. --stuff-area 4096")
+            raise ConfigError(
+                f"stuff area {self.stuff_area}",
+                "a number of pixels from 0 on",
+                "pass e.g. --stuff-area 4096",
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +165,14 @@ class ThingsAndStuff:
 
     def to_panoptics(self, table: ClassTable) -> list[Panoptic]:
         """The pictures with their tables: ids from 1 in the order of the slots."""
-        arrays = (array.cpu().numpy() for array in (self.segment_BHW, self.class_BS, self.score_BS.float()))
-        return [_to_panoptic(segment, classes, scores, table) for segment, classes, scores in zip(*arrays, strict=True)]
+        arrays = (
+            array.cpu().numpy()
+            for array in (self.segment_BHW, self.class_BS, self.score_BS.float())
+        )
+        return [
+            _to_panoptic(segment, classes, scores, table)
+            for segment, classes, scores in zip(*arrays, strict=True)
+        ]
 
 
 def merge_things_and_stuff(
@@ -174,7 +190,14 @@ def merge_things_and_stuff(
     ``stuff_classes`` draw nothing.
     """
     image_B = torch.arange(len(mask_BNHW), device=mask_BNHW.device)
-    return merge_drawn(lambda n_B: mask_BNHW[image_B, n_B], score_BN, class_BN, semantic_BHW, stuff_classes, thresholds)
+    return merge_drawn(
+        lambda n_B: mask_BNHW[image_B, n_B],
+        score_BN,
+        class_BN,
+        semantic_BHW,
+        stuff_classes,
+        thresholds,
+    )
 
 
 def merge_drawn(
@@ -203,7 +226,12 @@ def merge_drawn(
     )
 
 
-def paint(empty_BHW: Tensor, things: Iterable[Tensor], stuff: Iterable[Tensor], thresholds: MergeThresholds) -> Tensor:
+def paint(
+    empty_BHW: Tensor,
+    things: Iterable[Tensor],
+    stuff: Iterable[Tensor],
+    thresholds: MergeThresholds,
+) -> Tensor:
     """Paint masks, each bool B x H x W, onto an empty int32 picture: the first becomes 1, the next 2, and so on.
 
     Things come by falling score. A thing with pixels is painted where at most the share ``overlap`` of it is covered by things
@@ -230,8 +258,13 @@ def _exact(count_B: Tensor) -> Tensor:
     return count_B.to(torch.float32 if count_B.device.type == "mps" else torch.float64)
 
 
-def _to_panoptic(segment_HW: np.ndarray, class_S: np.ndarray, score_S: np.ndarray, table: ClassTable) -> Panoptic:
+def _to_panoptic(
+    segment_HW: np.ndarray, class_S: np.ndarray, score_S: np.ndarray, table: ClassTable
+) -> Panoptic:
     numbers, areas = present_segments(segment_HW)
     class_ids = class_S[numbers - 1].astype(np.int32)
-    picture = Panoptic(segment_HW, Segments(numbers, class_ids, score_S[numbers - 1], areas, kinds_of(class_ids, table)))
+    picture = Panoptic(
+        segment_HW,
+        Segments(numbers, class_ids, score_S[numbers - 1], areas, kinds_of(class_ids, table)),
+    )
     return picture.relabel()

@@ -23,7 +23,9 @@ class Overlap:
     pixels_P: np.ndarray
 
 
-def overlap(first_HW: np.ndarray, second_HW: np.ndarray, first_count: int, second_count: int) -> Overlap:
+def overlap(
+    first_HW: np.ndarray, second_HW: np.ndarray, first_count: int, second_count: int
+) -> Overlap:
     """The table of shared pixels of two rasters of positions 0 .. count.
 
     >>> table = overlap(np.array([[1, 1, 0, 0], [1, 1, 2, 2]]), np.array([[1, 1, 1, 0], [1, 1, 1, 1]]), 2, 1)
@@ -68,7 +70,9 @@ def overlap_of_colours(first_3HW: np.ndarray, second_3HW: np.ndarray) -> Overlap
     starts = np.flatnonzero(changes)
     code = sum(plane[starts].astype(np.int64) << 8 * place for place, plane in enumerate(planes))
     codes, pair = np.unique(code, return_inverse=True)
-    pixels_P = np.bincount(pair, np.diff(starts, append=size), minlength=len(codes)).astype(np.int64)
+    pixels_P = np.bincount(pair, np.diff(starts, append=size), minlength=len(codes)).astype(
+        np.int64
+    )
     return Overlap(codes >> 24, codes & 2**24 - 1, pixels_P)
 
 
@@ -126,11 +130,17 @@ class Segments:
         """The rows of several tables, one table after the other, as they are: ids may repeat."""
         tables = [cls.of([]), *tables]
         names = [column.name for column in fields(cls) if column.name != "probabilities"]
-        columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+        columns = {
+            name: np.concatenate([getattr(table, name) for table in tables]) for name in names
+        }
         classes = max(table.probabilities.shape[1] for table in tables)
         probabilities = np.zeros((len(columns["ids"]), classes), np.float32)
-        for table, end in zip(tables, np.cumsum([len(table) for table in tables]).tolist(), strict=True):
-            probabilities[end - len(table) : end, : table.probabilities.shape[1]] = table.probabilities
+        for table, end in zip(
+            tables, np.cumsum([len(table) for table in tables]).tolist(), strict=True
+        ):
+            probabilities[end - len(table) : end, : table.probabilities.shape[1]] = (
+                table.probabilities
+            )
         return cls(**columns, probabilities=probabilities)
 
     def __len__(self) -> int:
@@ -138,7 +148,9 @@ class Segments:
 
     def __iter__(self) -> Iterator[Segment]:
         columns = (self.ids, self.class_ids, self.scores, self.areas, self.kinds)
-        for id_, class_id, score, area, kind in zip(*(column.tolist() for column in columns), strict=True):
+        for id_, class_id, score, area, kind in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
             yield Segment(id_, class_id, score, area, KINDS[kind])
 
     @property
@@ -176,7 +188,9 @@ class Panoptic:
     def __post_init__(self) -> None:
         if self.segment_HW.ndim != 2:
             raise PanopticFormatError(
-                f"a raster of segments of shape {self.segment_HW.shape}", "two dimensions, height and width", "give one image"
+                f"a raster of segments of shape {self.segment_HW.shape}",
+                "two dimensions, height and width",
+                "give one image",
             )
         object.__setattr__(self, "segment_HW", np.ascontiguousarray(self.segment_HW, np.int32))
         ids, areas = present_segments(self.segment_HW)
@@ -218,7 +232,9 @@ class Panoptic:
             class_ids = _majority(positions(segment_HW, ids), classes, len(ids))
         scores = scores or {}
         scores_N = np.array([scores.get(int(id_), 1.0) for id_ in ids], np.float32)
-        return cls(segment_HW, Segments(ids, class_ids, scores_N, areas, kinds_of(class_ids, table)))
+        return cls(
+            segment_HW, Segments(ids, class_ids, scores_N, areas, kinds_of(class_ids, table))
+        )
 
     @classmethod
     def empty(cls, height: int, width: int) -> Panoptic:
@@ -314,7 +330,9 @@ class Panoptic:
         """
         rows, columns = np.nonzero(self.segment_HW)
         segments = self.position_HW[rows, columns] - 1
-        sums = [np.bincount(segments, axis, minlength=len(self.segments)) for axis in (rows, columns)]
+        sums = [
+            np.bincount(segments, axis, minlength=len(self.segments)) for axis in (rows, columns)
+        ]
         return np.stack(sums, axis=1) / self.segments.areas[:, None]
 
     def same_up_to_names(self, other: Panoptic) -> bool:
@@ -325,15 +343,23 @@ class Panoptic:
         >>> first.same_up_to_names(second), first.same_up_to_names(second.crop(slice(3), slice(3)))
         (True, False)
         """
-        if self.segment_HW.shape != other.segment_HW.shape or len(self.segments) != len(other.segments):
+        if self.segment_HW.shape != other.segment_HW.shape or len(self.segments) != len(
+            other.segments
+        ):
             return False
         mine, theirs = self.position_HW.ravel(), other.position_HW.ravel()
         partner = np.zeros(len(self.segments) + 1, np.int64)
         partner[mine] = theirs
         # As many segments here as there: the map is one to one where it meets all of them and agrees on every pixel.
-        if partner[0] != 0 or not np.array_equal(partner[mine], theirs) or len(np.unique(partner)) != len(partner):
+        if (
+            partner[0] != 0
+            or not np.array_equal(partner[mine], theirs)
+            or len(np.unique(partner)) != len(partner)
+        ):
             return False
-        return bool(np.array_equal(self.segments.class_ids, other.segments.class_ids[partner[1:] - 1]))
+        return bool(
+            np.array_equal(self.segments.class_ids, other.segments.class_ids[partner[1:] - 1])
+        )
 
 
 def present_segments(segment_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -344,7 +370,9 @@ def present_segments(segment_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     lowest, highest = int(segment_HW.min(initial=0)), int(segment_HW.max(initial=0))
     if lowest < 0:
-        raise PanopticFormatError(f"segment id {lowest}", "ids from 1 and 0 for none", "renumber the segments")
+        raise PanopticFormatError(
+            f"segment id {lowest}", "ids from 1 and 0 for none", "renumber the segments"
+        )
     if highest <= 4 * segment_HW.size:
         count = np.bincount(segment_HW.ravel(), minlength=1)
         ids = np.flatnonzero(count)
@@ -410,11 +438,18 @@ def _fill_void(segment_HW: np.ndarray, classes_HW: np.ndarray, table: ClassTable
 
 def contradiction(raster_ids: np.ndarray, table_ids: np.ndarray) -> PanopticFormatError:
     """The failure that the ids of a raster are not those of its table, both ascending."""
-    for found, missing_in in ((np.setdiff1d(raster_ids, table_ids), "table"), (np.setdiff1d(table_ids, raster_ids), "raster")):
+    for found, missing_in in (
+        (np.setdiff1d(raster_ids, table_ids), "table"),
+        (np.setdiff1d(table_ids, raster_ids), "raster"),
+    ):
         if found.size:
             return PanopticFormatError(
                 f"segment {found[0]}{f' and {found.size - 1} more' if found.size > 1 else ''} missing in the {missing_in}",
                 "the same ids in raster and table",
                 "complete the table or remove the segment from it",
             )
-    return PanopticFormatError(f"ids {table_ids[:5].tolist()} in the table", "ascending ids without repeats", "sort the table")
+    return PanopticFormatError(
+        f"ids {table_ids[:5].tolist()} in the table",
+        "ascending ids without repeats",
+        "sort the table",
+    )

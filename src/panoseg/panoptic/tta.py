@@ -93,10 +93,14 @@ def fuse_views(views: Sequence[SoftMasks], mask_threshold: float) -> SoftMasks:
 
     def mean(values_N: Tensor) -> Tensor:
         shares = share_M.view(-1, *[1] * (values_N.dim() - 1))
-        return values_N.new_zeros(groups, *values_N.shape[1:]).index_add_(0, group_M, values_N[chosen] * shares)
+        return values_N.new_zeros(groups, *values_N.shape[1:]).index_add_(
+            0, group_M, values_N[chosen] * shares
+        )
 
     image_G = image_N.new_zeros(groups).index_copy_(0, group_M, image_N[chosen])
-    return SoftMasks(mean(probability_NHW), total_G / len(views), mean(class_probability_NK), image_G)
+    return SoftMasks(
+        mean(probability_NHW), total_G / len(views), mean(class_probability_NK), image_G
+    )
 
 
 def _iou(mask_NHW: Tensor, image_N: Tensor) -> csr_array:
@@ -115,7 +119,9 @@ def _iou(mask_NHW: Tensor, image_N: Tensor) -> csr_array:
     return csr_array((shared.data / union, (shared.row, shared.col)), shape=shared.shape)
 
 
-def _groups(iou_NN: csr_array, score_N: np.ndarray, image_N: np.ndarray, view_N: np.ndarray) -> np.ndarray:
+def _groups(
+    iou_NN: csr_array, score_N: np.ndarray, image_N: np.ndarray, view_N: np.ndarray
+) -> np.ndarray:
     """Which instance each candidate belongs to, numbered by image and falling score; -1 for those that are dropped."""
     free_N, group_N, groups = np.ones(len(score_N), bool), np.full(len(score_N), -1), 0
     for leader in np.lexsort((-score_N, image_N)):

@@ -32,9 +32,15 @@ class PhotoOptions:
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name} {value}", "a share 0 .. 1", f"pass e.g. --{name} 0.5")
         if self.stuff_area is not None and self.stuff_area < 0:
-            raise ConfigError(f"stuff_area {self.stuff_area}", "pixels, from 0 on", "pass e.g. --stuff-area 4096")
+            raise ConfigError(
+                f"stuff_area {self.stuff_area}", "pixels, from 0 on", "pass e.g. --stuff-area 4096"
+            )
 
     @property
     def of_objects(self) -> dict[str, float]:
         """The options given that say which objects are drawn, by name."""
-        return {name: getattr(self, name) for name in ("score", "mask", "overlap") if getattr(self, name) is not None}
+        return {
+            name: getattr(self, name)
+            for name in ("score", "mask", "overlap")
+            if getattr(self, name) is not None
+        }

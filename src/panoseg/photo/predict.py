@@ -49,7 +49,10 @@ class Network:
         """The network of some weights. options: what they change of it."""
         card = weights.card
         trained = {name: card.provenance.get(name, 0) for name in ("min_side", "max_side")}
-        sides = {name: side if getattr(options, name) is None else getattr(options, name) for name, side in trained.items()}
+        sides = {
+            name: side if getattr(options, name) is None else getattr(options, name)
+            for name, side in trained.items()
+        }
         weights = replace(weights, card=replace(card, model=_changed(card.model, options)))
         model: Any = weights.model()
         return cls(model.to(device), card.classes, PhotographConfig(**sides), device)
@@ -70,12 +73,16 @@ class Network:
         view = choose_view(size_HW, self.sides)
         height, width = view.window_HW
         if height * width > MOST_PIXELS:
-            raise _too_large(f"{size_HW[0]} x {size_HW[1]} pixels, which the network would see as {height} x {width}")
+            raise _too_large(
+                f"{size_HW[0]} x {size_HW[1]} pixels, which the network would see as {height} x {width}"
+            )
         image_CHW = torch.from_numpy(view.image(image).transpose(2, 0, 1).copy()).to(self.device)
         try:
             [output] = self.model.predict([image_CHW], [size_HW])
         except torch.OutOfMemoryError as error:
-            raise _too_large(f"{height} x {width} pixels need more memory than {self.device} has") from error
+            raise _too_large(
+                f"{height} x {width} pixels need more memory than {self.device} has"
+            ) from error
         return output
 
 
@@ -95,14 +102,20 @@ class Predictor:
             _check_parts(network, instances)
             self.table, thresholds = _joined(network, instances), MergeThresholds()
         given = {name: getattr(options, name) for name in ("score", "overlap", "stuff_area")}
-        self.thresholds = replace(thresholds, **{name: value for name, value in given.items() if value is not None})
+        self.thresholds = replace(
+            thresholds, **{name: value for name, value in given.items() if value is not None}
+        )
         self.labels = Labels.of(self.table)
 
     @classmethod
     def open(cls, weights: str, instances: str | None, options: PhotoOptions) -> Predictor:
         """Load the networks. weights, instances: folders of weights or of runs, or "coco" for the published Mask R-CNN."""
         device = find_device(options.device)
-        networks = [Network.of(_load(name), options, device) for name in (weights, instances) if name is not None]
+        networks = [
+            Network.of(_load(name), options, device)
+            for name in (weights, instances)
+            if name is not None
+        ]
         return cls(networks[0], networks[1] if instances is not None else None, options)
 
     def __call__(self, image: Image.Image) -> Panoptic:
@@ -110,14 +123,20 @@ class Predictor:
         output = self.network.output(image)
         if self.instances is not None:
             output = two_models(output, self.instances.output(image))
-        elif not self.network.has_objects:  # the class of each pixel, things included where it tells them apart
+        elif (
+            not self.network.has_objects
+        ):  # the class of each pixel, things included where it tells them apart
             return SemanticPhotographTask(self.network.model, self.table).picture(output)
-        [picture] = panoptics(output, self.labels, self.network.model.scope, self.thresholds, self.table)
+        [picture] = panoptics(
+            output, self.labels, self.network.model.scope, self.thresholds, self.table
+        )
         return picture
 
 
 def _too_large(found: str) -> DatasetError:
-    return DatasetError(found, "a photograph that fits into memory", "pass e.g. --min-side 800 --max-side 1333")
+    return DatasetError(
+        found, "a photograph that fits into memory", "pass e.g. --min-side 800 --max-side 1333"
+    )
 
 
 def _load(name: str) -> Weights:
@@ -125,7 +144,9 @@ def _load(name: str) -> Weights:
         try:
             return published_mask_rcnn()
         except WeightsError as error:
-            raise WeightsError(error.found, error.expected, "connect once, put the file there, or name a folder") from error
+            raise WeightsError(
+                error.found, error.expected, "connect once, put the file there, or name a folder"
+            ) from error
     folder = Path(name)
     weights = load_weights(folder / WEIGHTS if (folder / WEIGHTS / CARD).exists() else folder)
     if not weights.card.of_photographs:
@@ -153,10 +174,18 @@ def _check_options(network: Network, instances: Network | None, options: PhotoOp
     title = network.model.config.title
     if options.of_objects and instances is None and not network.has_objects:
         name = next(iter(options.of_objects))
-        raise ConfigError(f"--{name} with {title}, which finds no objects", "a network that does", "add --instances WEIGHTS")
-    if options.stuff_area is not None and not (network.has_pixels and (network.has_objects or instances)):
         raise ConfigError(
-            f"--stuff-area with {title} alone", "a network that merges objects and stuff", "leave it out, or use two networks"
+            f"--{name} with {title}, which finds no objects",
+            "a network that does",
+            "add --instances WEIGHTS",
+        )
+    if options.stuff_area is not None and not (
+        network.has_pixels and (network.has_objects or instances)
+    ):
+        raise ConfigError(
+            f"--stuff-area with {title} alone",
+            "a network that merges objects and stuff",
+            "leave it out, or use two networks",
         )
 
 
@@ -167,7 +196,11 @@ def _check_parts(network: Network, instances: Network) -> None:
     ):
         if not is_right:
             wanted = "scores pixels: PSPNet" if part == "--weights" else "finds objects: Mask R-CNN"
-            raise WeightsError(f"{part} of {found.model.config.title}", f"a network that {wanted}", "exchange or replace them")
+            raise WeightsError(
+                f"{part} of {found.model.config.title}",
+                f"a network that {wanted}",
+                "exchange or replace them",
+            )
 
 
 def _joined(network: Network, instances: Network) -> ClassTable:

@@ -67,7 +67,10 @@ def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[Panos
             failures.append(_nothing(argument))
         for path in found:
             paths.setdefault(path.resolve(), path)
-    return [Source(path, name) for path, name in zip(paths.values(), unique_names([*paths]), strict=True)], failures
+    return [
+        Source(path, name)
+        for path, name in zip(paths.values(), unique_names([*paths]), strict=True)
+    ], failures
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
@@ -80,12 +83,21 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
     deepest = max((len(path.parts) for path in paths), default=0)
     for with_ending in (False, True):
         for depth in range(1, deepest + 1):
-            left = {position: _name(path, depth, with_ending) for position, path in enumerate(paths)}
+            left = {
+                position: _name(path, depth, with_ending) for position, path in enumerate(paths)
+            }
             count = Counter(name.lower() for name in left.values())
-            names |= {position: name for position, name in left.items() if position not in names and count[name.lower()] == 1}
+            names |= {
+                position: name
+                for position, name in left.items()
+                if position not in names and count[name.lower()] == 1
+            }
     taken: set[str] = set()
     # Those of files whose paths differ in small and capital letters alone are made different at the end.
-    return [_free(names.get(position, _name(path, 1, with_ending=True)), taken) for position, path in enumerate(paths)]
+    return [
+        _free(names.get(position, _name(path, 1, with_ending=True)), taken)
+        for position, path in enumerate(paths)
+    ]
 
 
 def _name(path: PurePath, depth: int, with_ending: bool) -> str:
@@ -111,21 +123,31 @@ def _expand(argument: str) -> list[Path]:
     if path.exists():
         return [path]
     if has_magic(argument):
-        return [Path(entry) for entry in sorted(glob(argument, recursive=True)) if Path(entry).is_file()]
+        return [
+            Path(entry) for entry in sorted(glob(argument, recursive=True)) if Path(entry).is_file()
+        ]
     return []
 
 
 def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    return (
+        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
 
 
 def _nothing(argument: str, reason: str = "") -> DatasetError:
     if argument and not reason and Path(argument).is_dir():
         return DatasetError(
-            f"{argument}: no picture in this folder", f"files {', '.join(IMAGE_SUFFIXES)}", "name another folder"
+            f"{argument}: no picture in this folder",
+            f"files {', '.join(IMAGE_SUFFIXES)}",
+            "name another folder",
         )
     found = reason or ("no file matches" if has_magic(argument) else "no such file or folder")
-    return DatasetError(f"{argument or repr(argument)}: {found}", "a photograph, a folder or a pattern", "correct the name")
+    return DatasetError(
+        f"{argument or repr(argument)}: {found}",
+        "a photograph, a folder or a pattern",
+        "correct the name",
+    )
 
 
 PANOPTIC, OVERLAY, SEGMENTS = "panoptic", "overlay", "segments.csv"
@@ -163,7 +185,9 @@ def segment_photographs(
     failures: list[DatasetError] = []
     done, seconds = 0, 0.0
     with _Results.open(out, table) as results:
-        for source, image_id in zip(track(sources, "photographs"), _image_ids(sources), strict=True):
+        for source, image_id in zip(
+            track(sources, "photographs"), _image_ids(sources), strict=True
+        ):
             started = time.perf_counter()
             try:
                 image = decode_photograph(read_bytes(source.path), source.path)
@@ -203,8 +227,12 @@ class _Results:
     @contextmanager
     def open(cls, out: Path, table: ClassTable) -> Iterator[_Results]:
         with ExitStack() as stack:
-            path = stack.enter_context(atomic(out / f"{PANOPTIC}.json"))  # first in, so that it appears last
-            pictures, overlays = (stack.enter_context(atomic(out / name)) for name in (PANOPTIC, OVERLAY))
+            path = stack.enter_context(
+                atomic(out / f"{PANOPTIC}.json")
+            )  # first in, so that it appears last
+            pictures, overlays = (
+                stack.enter_context(atomic(out / name)) for name in (PANOPTIC, OVERLAY)
+            )
             pictures.mkdir()
             overlays.mkdir()
             results = cls(table, pictures, overlays, stack.enter_context(atomic(out / SEGMENTS)))
@@ -212,19 +240,36 @@ class _Results:
                 yield results
             path.write_text(json.dumps(results._json(), allow_nan=False), encoding="utf-8")
 
-    def write(self, source: Source, image_id: int, image: Image.Image, picture: Panoptic) -> list[Row]:
+    def write(
+        self, source: Source, image_id: int, image: Image.Image, picture: Panoptic
+    ) -> list[Row]:
         """Write the results of one photograph; returns its segments, as ``COLUMNS``."""
         info, id_HW = coloured_rows(picture, self.table)
         write_ids(self.pictures / f"{source.name}.png", id_HW)
-        _write_jpeg(self.overlays / f"{source.name}.jpg", overlay(np.asarray(image), picture, self.table))
-        self.images.append({"id": image_id, "file_name": source.file_name, "height": image.height, "width": image.width})
-        self.annotations.append({"image_id": image_id, "file_name": f"{source.name}.png", "segments_info": info})
+        _write_jpeg(
+            self.overlays / f"{source.name}.jpg", overlay(np.asarray(image), picture, self.table)
+        )
+        self.images.append(
+            {
+                "id": image_id,
+                "file_name": source.file_name,
+                "height": image.height,
+                "width": image.width,
+            }
+        )
+        self.annotations.append(
+            {"image_id": image_id, "file_name": f"{source.name}.png", "segments_info": info}
+        )
         rows = segment_rows(info, self.table)
         self._csv.writerows([source.name, *row.values()] for row in rows)
         return rows
 
     def _json(self) -> Row:
-        return {"images": self.images, "annotations": self.annotations, "categories": category_rows(self.table)}
+        return {
+            "images": self.images,
+            "annotations": self.annotations,
+            "categories": category_rows(self.table),
+        }
 
 
 def segment_rows(info: Sequence[Row], table: ClassTable) -> list[Row]:
@@ -232,7 +277,14 @@ def segment_rows(info: Sequence[Row], table: ClassTable) -> list[Row]:
     rows = []
     for segment in sorted(info, key=lambda segment: -segment["area"]):
         entry = table[segment["category_id"]]
-        values = (entry.name, entry.kind, round(segment["score"], 3), segment["area"], *segment["bbox"], segment["id"])
+        values = (
+            entry.name,
+            entry.kind,
+            round(segment["score"], 3),
+            segment["area"],
+            *segment["bbox"],
+            segment["id"],
+        )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
@@ -241,11 +293,17 @@ def _image_ids(sources: Sequence[Source]) -> list[int]:
     """Ids of the images: the numbers that their names are, as COCO's are, where all are different ones; else 1, 2, 3 ..."""
     names = [source.path.stem for source in sources]
     numbers = {int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= 15}
-    return [int(name) for name in names] if len(numbers) == len(names) else list(range(1, len(names) + 1))
+    return (
+        [int(name) for name in names]
+        if len(numbers) == len(names)
+        else list(range(1, len(names) + 1))
+    )
 
 
 def _write_jpeg(path: Path, pixels_HW3: np.ndarray) -> None:
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels_HW3).save(path, quality=_QUALITY, subsampling=0)  # or thin lines would lose their colour
+    Image.fromarray(pixels_HW3).save(
+        path, quality=_QUALITY, subsampling=0
+    )  # or thin lines would lose their colour

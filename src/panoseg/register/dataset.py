@@ -30,7 +30,14 @@ from panoseg.register.folds import blocks_of, deal, owners, too_few_blocks
 from panoseg.register.forms import FORMS, FinishedPatch, Form, LayoutName
 from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
 from panoseg.register.options import DatasetOptions, FetchOptions
-from panoseg.register.parcels import CropCodes, Register, crs_of, read_crop_codes, read_register, void_of
+from panoseg.register.parcels import (
+    CropCodes,
+    Register,
+    crs_of,
+    read_crop_codes,
+    read_register,
+    void_of,
+)
 from panoseg.register.plan import Canvas, Plan, PlannedPatch, moved, pixel_box, plan_patches
 from panoseg.register.report import Report, Tally, report_of
 
@@ -58,7 +65,11 @@ def _box_around(path: Path) -> dict:
     parcels = read_truth(path)
     box = gpd.GeoSeries([shapely.box(*parcels.total_bounds)], crs=parcels.crs)
     outline = box.segmentize(max(box.length.max() / _EDGE_PIECES, 1e-9)).to_crs("EPSG:4326").iloc[0]
-    return {"type": "Feature", "properties": {"box around": path.name}, "geometry": json.loads(json.dumps(mapping(outline)))}
+    return {
+        "type": "Feature",
+        "properties": {"box around": path.name},
+        "geometry": json.loads(json.dumps(mapping(outline))),
+    }
 
 
 REPORT_FILE = "report.json"
@@ -95,7 +106,11 @@ class _Land:
 
 
 def write_dataset(
-    sources: Sources, out: Path | str, layout: LayoutName, options: DatasetOptions | None = None, workers: int = 1
+    sources: Sources,
+    out: Path | str,
+    layout: LayoutName,
+    options: DatasetOptions | None = None,
+    workers: int = 1,
 ) -> Report:
     """Write a dataset in one of ``FORMS`` to a new folder, or complete an unfinished one; returns what was found on the way.
 
@@ -104,7 +119,9 @@ def write_dataset(
     """
     options, form, out = options or DatasetOptions(), FORMS[layout], Path(out)
     if options.centres and layout != "pastis":
-        raise ConfigError(f"--centres with --layout {layout}", "a layout with parcels", "leave one of them out")
+        raise ConfigError(
+            f"--centres with --layout {layout}", "a layout with parcels", "leave one of them out"
+        )
     codes = read_crop_codes(sources.classes, form.classes)
     seasons = [open_season(path, options.season) for path in sources.cubes]
     grids = tuple(cube.odc.geobox for cube, _ in seasons)
@@ -114,21 +131,36 @@ def write_dataset(
     # Before images are read: an area that is too small is refused, and what blocks have in common is not read for nothing.
     block_of, side = _blocks(plan.patches, grids, register.crs, options, len(form.parts))
     plan = plan.without(block_of < 0)
-    blocks = dict(zip((patch.id for patch in plan.patches), block_of[block_of >= 0].tolist(), strict=True))
-    land = _Land(form, register, grids, canvases, plan, blocks, side * options.size * PIXEL_M, options)
+    blocks = dict(
+        zip((patch.id for patch in plan.patches), block_of[block_of >= 0].tolist(), strict=True)
+    )
+    land = _Land(
+        form, register, grids, canvases, plan, blocks, side * options.size * PIXEL_M, options
+    )
     pieces = cut_into_pieces(plan.patches, [cube.sizes["time"] for cube, _ in seasons], options)
     writer = ImageWriter(sources.cubes, tuple(pieces), options, form.save_images)
     mark = _mark(sources, layout, options, codes, [cube["time"].values for cube, _ in seasons])
     names = [piece.name for piece in pieces]
-    files = write_pieces(out, mark, names, writer.write, workers, kind="dataset", verb="reading images")
-    records = {record["patch"]: record for file in files for record in read_json(file)["patches"] if record["dates"]}
+    files = write_pieces(
+        out, mark, names, writer.write, workers, kind="dataset", verb="reading images"
+    )
+    records = {
+        record["patch"]: record
+        for file in files
+        for record in read_json(file)["patches"]
+        if record["dates"]
+    }
     report = _finish(out, sources, land, records, [year for _, year in seasons])
     write_json(out / REPORT_FILE, report.to_json())
     return report
 
 
 def _mark(
-    sources: Sources, layout: str, options: DatasetOptions, codes: CropCodes, times: Sequence[np.ndarray]
+    sources: Sources,
+    layout: str,
+    options: DatasetOptions,
+    codes: CropCodes,
+    times: Sequence[np.ndarray],
 ) -> dict[str, Any]:
     """All that the data depend on, so that a dataset is continued with the same alone."""
     status = sources.parcels.stat()
@@ -147,7 +179,11 @@ def _mark(
 
 
 def _blocks(
-    patches: Sequence[PlannedPatch], grids: Sequence[GeoBox], crs: str, options: DatasetOptions, folds: int
+    patches: Sequence[PlannedPatch],
+    grids: Sequence[GeoBox],
+    crs: str,
+    options: DatasetOptions,
+    folds: int,
 ) -> tuple[np.ndarray, int]:
     """The block of each patch, -1 for those that are left out, and patches on a side of a block; see ``blocks_of``."""
     outlines_N = np.empty(len(patches), dtype=object)
@@ -161,19 +197,31 @@ def _blocks(
 
 def _fold_of(land: _Land, patches: Sequence[PlannedPatch]) -> np.ndarray:
     """The number of the fold of each patch."""
-    blocks, block_of = np.unique([land.block_of[patch.id] for patch in patches], return_inverse=True)
+    blocks, block_of = np.unique(
+        [land.block_of[patch.id] for patch in patches], return_inverse=True
+    )
     if len(blocks) < len(land.form.parts):  # dates decide late which patches there are
         raise too_few_blocks(len(patches), len(blocks), len(land.form.parts))
     things = land.form.classes.ids("thing")
     amounts_BK = np.zeros((len(blocks), len(things) + 1))
     for patch, block in zip(patches, block_of, strict=True):
-        pixels_K = np.bincount(land.register.classes_N[patch.parcels_P], patch.pixels_P, minlength=land.form.classes.count)
+        pixels_K = np.bincount(
+            land.register.classes_N[patch.parcels_P],
+            patch.pixels_P,
+            minlength=land.form.classes.count,
+        )
         amounts_BK[block, :-1] += pixels_K[list(things)]
         amounts_BK[block, -1] += 1
     return deal(amounts_BK, land.form.weights)[block_of]
 
 
-def _finish(out: Path, sources: Sources, land: _Land, records: dict[int, dict[str, Any]], years: Sequence[int]) -> Report:
+def _finish(
+    out: Path,
+    sources: Sources,
+    land: _Land,
+    records: dict[int, dict[str, Any]],
+    years: Sequence[int],
+) -> Report:
     """Deal out folds, write labels and tables."""
     patches = [patch for patch in land.plan.patches if patch.id in records]
     fold_of = _fold_of(land, patches)
@@ -192,7 +240,9 @@ def _finish(out: Path, sources: Sources, land: _Land, records: dict[int, dict[st
         learnt.update((fold, number) for number in np.unique(parcels_HW[crops_HW]).tolist())
         divided.update(foreign_P.tolist())
         pixels_FK[fold] += np.bincount(classes_HW.ravel(), minlength=table.count)
-        finished.append(_finished(sources, land, patch, records[patch.id], fold, crops_HW, parcels_HW))
+        finished.append(
+            _finished(sources, land, patch, records[patch.id], fold, crops_HW, parcels_HW)
+        )
     land.form.save_tables(out, finished)
     parcels_F = np.bincount([fold for fold, _ in learnt], minlength=folds)
     tally = Tally(pixels_FK, parcels_F, len(divided))
@@ -223,7 +273,9 @@ def _finished(
     parcels_HW: np.ndarray,
 ) -> FinishedPatch:
     grid = land.grids[patch.cube]
-    a, b, c, d, e, f = (grid.affine * grid.affine.translation(patch.window.left, patch.window.top))[:6]
+    a, b, c, d, e, f = (grid.affine * grid.affine.translation(patch.window.left, patch.window.top))[
+        :6
+    ]
     return FinishedPatch(
         patch.id,
         land.form.parts[fold],

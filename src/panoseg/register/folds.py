@@ -20,7 +20,11 @@ _SIDES = (8, 4, 2, 1)
 
 
 def blocks_of(
-    outlines_N: np.ndarray, origin_m: tuple[float, float], patch_m: float, side: int | None, folds: int
+    outlines_N: np.ndarray,
+    origin_m: tuple[float, float],
+    patch_m: float,
+    side: int | None,
+    folds: int,
 ) -> tuple[np.ndarray, int]:
     """The number of each patch's block, int64 from 0, or -1 where it is left out; and how many patches a block has on a side.
 
@@ -100,7 +104,11 @@ def deal(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarray:
 
 
 def owners(
-    parcels: Sequence[np.ndarray], pixels: Sequence[np.ndarray], fold_of: Sequence[int], parcel_count: int, folds: int
+    parcels: Sequence[np.ndarray],
+    pixels: Sequence[np.ndarray],
+    fold_of: Sequence[int],
+    parcel_count: int,
+    folds: int,
 ) -> np.ndarray:
     """The fold that has most pixels of each parcel, the first of equals; int64, N.
 

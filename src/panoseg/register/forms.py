@@ -42,7 +42,9 @@ class FinishedPatch:
         """Its corners on the map, the first repeated."""
         a, b, left, d, e, top = self.affine
         corners = [(0, 0), (self.size, 0), (self.size, self.size), (0, self.size), (0, 0)]
-        return [(a * column + b * row + left, d * column + e * row + top) for column, row in corners]
+        return [
+            (a * column + b * row + left, d * column + e * row + top) for column, row in corners
+        ]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Form:
     save_tables: Callable[[Path, Sequence[FinishedPatch]], None]
 
 
-def _save_pastis_labels(folder: Path, patch_id: int, classes_HW: np.ndarray, parcels_HW: np.ndarray, centres: bool) -> None:
+def _save_pastis_labels(
+    folder: Path, patch_id: int, classes_HW: np.ndarray, parcels_HW: np.ndarray, centres: bool
+) -> None:
     pastis_files.save_labels(folder, patch_id, classes_HW, parcels_HW, centres=centres)
 
 
@@ -72,24 +76,37 @@ def _save_pastis_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
     of_fold: dict[int, list[np.ndarray]] = {}
     for patch in patches:
         of_fold.setdefault(int(patch.part), []).append(patch.moments_2C)
-    pastis_files.save_normalisation(folder, {fold: np.mean(found, axis=0) for fold, found in of_fold.items()})
+    pastis_files.save_normalisation(
+        folder, {fold: np.mean(found, axis=0) for fold, found in of_fold.items()}
+    )
     codes = {patch.epsg for patch in patches}
     epsg = next(iter(codes)) if len(codes) == 1 else None
     rows = [
         pastis_files.PatchRow(
-            patch.id, int(patch.part), patch.dates, patch.parcels, patch.cover, patch.tile, patch.crs, patch.outline()
+            patch.id,
+            int(patch.part),
+            patch.dates,
+            patch.parcels,
+            patch.cover,
+            patch.tile,
+            patch.crs,
+            patch.outline(),
         )
         for patch in patches
     ]
     pastis_files.save_metadata(folder, rows, epsg or _DEGREES)
 
 
-def _save_czech_labels(folder: Path, patch_id: int, classes_HW: np.ndarray, parcels_HW: np.ndarray, centres: bool) -> None:
+def _save_czech_labels(
+    folder: Path, patch_id: int, classes_HW: np.ndarray, parcels_HW: np.ndarray, centres: bool
+) -> None:
     s2tsczcrop_files.save_classes(folder, patch_id, classes_HW)
 
 
 def _save_czech_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
-    s2tsczcrop_files.save_band_statistics(folder, [patch.moments_2C for patch in patches if patch.part == "train"])
+    s2tsczcrop_files.save_band_statistics(
+        folder, [patch.moments_2C for patch in patches if patch.part == "train"]
+    )
     rows = [
         CzechPatch(
             patch.id,

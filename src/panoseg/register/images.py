@@ -41,7 +41,9 @@ def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset
     """The same; ``changed`` says which version of the file."""
     with reading(path):
         cube = check_cube(open_cube(path), PASTIS_BANDS)
-    harvest_year, _, inside = dates_of_season(cube["time"].values.astype("datetime64[D]"), year=year)
+    harvest_year, _, inside = dates_of_season(
+        cube["time"].values.astype("datetime64[D]"), year=year
+    )
     # Dates ascend; a slice that holds all is no work, while places would describe every chunk of the cube anew.
     return cube.isel(time=slice(inside[0], inside[-1] + 1)), harvest_year
 
@@ -59,11 +61,15 @@ class Piece:
         return str(self.patches[0][0])
 
 
-def cut_into_pieces(patches: Sequence[PlannedPatch], dates: Sequence[int], options: DatasetOptions) -> list[Piece]:
+def cut_into_pieces(
+    patches: Sequence[PlannedPatch], dates: Sequence[int], options: DatasetOptions
+) -> list[Piece]:
     """The patches in pieces that are neighbours. dates: how many the season of each cube has."""
     pieces: dict[tuple[int, int, int], list[tuple[int, Window]]] = {}
     for patch in patches:
-        side = options.size * patches_a_side(options.size, min(dates[patch.cube], options.max_dates))
+        side = options.size * patches_a_side(
+            options.size, min(dates[patch.cube], options.max_dates)
+        )
         key = (patch.cube, patch.window.top // side, patch.window.left // side)
         pieces.setdefault(key, []).append((patch.id, patch.window))
     return [Piece(cube, tuple(members)) for (cube, _, _), members in pieces.items()]
@@ -76,7 +82,10 @@ def patches_a_side(size: int, dates: int) -> int:
     (4, 2, 1)
     """
     count = 1
-    while size * count * 2 <= LARGEST_WINDOW and (size * count * 2) ** 2 * dates * len(PASTIS_BANDS) * 2 <= _WINDOW_BYTES:
+    while (
+        size * count * 2 <= LARGEST_WINDOW
+        and (size * count * 2) ** 2 * dates * len(PASTIS_BANDS) * 2 <= _WINDOW_BYTES
+    ):
         count *= 2
     return count
 
@@ -98,15 +107,23 @@ class ImageWriter:
         with reading(path):
             return {"patches": list(self._patches(folder, cube, piece.patches))}
 
-    def _patches(self, folder: Path, cube: xr.Dataset, patches: Sequence[tuple[int, Window]]) -> Iterable[dict[str, Any]]:
+    def _patches(
+        self, folder: Path, cube: xr.Dataset, patches: Sequence[tuple[int, Window]]
+    ) -> Iterable[dict[str, Any]]:
         around = _around([window for _, window in patches])
         part = cube.isel(y=around.rows, x=around.columns)
         days_T = part["time"].values.astype("datetime64[D]")
-        windows = [Window(w.top - around.top, w.left - around.left, w.height, w.width) for _, w in patches]
+        windows = [
+            Window(w.top - around.top, w.left - around.left, w.height, w.width) for _, w in patches
+        ]
         seen_THW = shows_ground(part).values
-        chosen = [self._dates(seen_THW[:, window.rows, window.columns], days_T) for window in windows]
+        chosen = [
+            self._dates(seen_THW[:, window.rows, window.columns], days_T) for window in windows
+        ]
         seasons = _read(part, windows, chosen, days_T)
-        for (patch_id, _), dates, (images_TCHW, data_HW) in zip(patches, chosen, seasons, strict=True):
+        for (patch_id, _), dates, (images_TCHW, data_HW) in zip(
+            patches, chosen, seasons, strict=True
+        ):
             if len(dates):
                 self.save(folder, patch_id, images_TCHW)
                 _save_unseen(folder, patch_id, data_HW)
@@ -131,7 +148,10 @@ def _read(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """int16 images of each patch on its dates, and where it has data on some of them; the window is read a band at a time."""
     seasons = [
-        (np.empty((len(dates), len(PASTIS_BANDS), w.height, w.width), np.int16), np.ones((w.height, w.width), bool))
+        (
+            np.empty((len(dates), len(PASTIS_BANDS), w.height, w.width), np.int16),
+            np.ones((w.height, w.width), bool),
+        )
         for w, dates in zip(windows, chosen, strict=True)
     ]
     used = np.unique(np.concatenate(chosen))
@@ -147,9 +167,15 @@ def _read(
     return seasons
 
 
-def _record(patch_id: int, dates: np.ndarray, images_TCHW: np.ndarray, data_HW: np.ndarray) -> dict[str, Any]:
+def _record(
+    patch_id: int, dates: np.ndarray, images_TCHW: np.ndarray, data_HW: np.ndarray
+) -> dict[str, Any]:
     """What the tables need of a patch; one without dates was left out."""
-    record = {"patch": patch_id, "dates": [str(day) for day in dates], "unseen": int((~data_HW).sum())}
+    record = {
+        "patch": patch_id,
+        "dates": [str(day) for day in dates],
+        "unseen": int((~data_HW).sum()),
+    }
     return {**record, "moments": moments(images_TCHW).tolist()} if len(dates) else record
 
 

@@ -45,9 +45,15 @@ class DatasetOptions:
         ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
-                raise ConfigError(f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}")
+                raise ConfigError(
+                    f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}"
+                )
         if self.size % 16:
-            raise ConfigError(f"size {self.size}", "a multiple of 16, which networks halve four times", "change --size")
+            raise ConfigError(
+                f"size {self.size}",
+                "a multiple of 16, which networks halve four times",
+                "change --size",
+            )
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,13 @@ class FetchOptions:
 
     def __post_init__(self) -> None:
         if self.catalog is None and (
-            self.collection is not None or self.area is not None or self.yes or self.fetch != CubeOptions()
+            self.collection is not None
+            or self.area is not None
+            or self.yes
+            or self.fetch != CubeOptions()
         ):
-            raise ConfigError("--area, --collection, --yes or --fetch options alone", "them with --catalog", "leave them out")
+            raise ConfigError(
+                "--area, --collection, --yes or --fetch options alone",
+                "them with --catalog",
+                "leave them out",
+            )

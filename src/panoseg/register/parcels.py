@@ -58,7 +58,13 @@ def plain_code(value: Any) -> str:
         return ""
     text = str(value).strip()
     text = text.removesuffix(".0")
-    return (text.lstrip("0") or "0") if text.isascii() and text.isdecimal() else "" if text in ("<NA>", "NaT") else text
+    return (
+        (text.lstrip("0") or "0")
+        if text.isascii() and text.isdecimal()
+        else ""
+        if text in ("<NA>", "NaT")
+        else text
+    )
 
 
 def read_crop_codes(path: Path | str, table: ClassTable) -> CropCodes:
@@ -89,17 +95,23 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The lines of a table of codes, classes unchecked. Raises ``ParcelsError``."""
     try:
         if path.stat().st_size > _LARGEST_BYTES:
-            raise ParcelsError(f"{path} has {path.stat().st_size} bytes", "a table of crop codes", "check the path")
+            raise ParcelsError(
+                f"{path} has {path.stat().st_size} bytes", "a table of crop codes", "check the path"
+            )
         lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
         delimiter = max(",;\t", key=lines[0].count)
         columns = [name.strip() for name in next(csv.reader(lines[:1], delimiter=delimiter), [])]
         rows = list(csv.DictReader(lines[1:], columns, delimiter=delimiter))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ParcelsError(f"{path} cannot be read ({reason})", "a CSV with columns code and class", "check it") from error
+        raise ParcelsError(
+            f"{path} cannot be read ({reason})", "a CSV with columns code and class", "check it"
+        ) from error
     if not {"code", "class"} <= set(columns):
         raise ParcelsError(
-            f"{path} has the columns {', '.join(columns)}", "code and class", "name them so: code,class in the first line"
+            f"{path} has the columns {', '.join(columns)}",
+            "code and class",
+            "name them so: code,class in the first line",
         )
     return rows
 
@@ -165,7 +177,9 @@ class Register:
     findings: Findings
 
 
-def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassTable, grids: Sequence[GeoBox]) -> Register:
+def read_register(
+    path: Path | str, column: str, codes: CropCodes, table: ClassTable, grids: Sequence[GeoBox]
+) -> Register:
     """The parcels of a file that lie on the grids, in the coordinate system of the first.
 
     column: which has the crop codes. table: the classes that ``codes`` speak of; it has a void class. Raises ``ParcelsError``.
@@ -175,14 +189,24 @@ def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassT
     parcels = read_parcels(path, land)
     if column not in parcels.columns or column == parcels.geometry.name:
         names = ", ".join(str(name) for name in parcels.columns if name != parcels.geometry.name)
-        raise ParcelsError(f"{path} has no column {column} (but {names})", "the column of crop codes", "pass --class-column")
+        raise ParcelsError(
+            f"{path} has no column {column} (but {names})",
+            "the column of crop codes",
+            "pass --class-column",
+        )
     invalid = int((~shapely.is_valid(parcels.geometry.to_numpy())).sum())
     outlines_N = valid_outlines(parcels.to_crs(crs))
     here_N = shapely.intersects(outlines_N, shapely.union_all(land.to_numpy()))
     if not here_N.any():
-        raise ParcelsError(f"no parcel of {path} lies on the cubes", "some that do", "check the area and coordinate systems")
+        raise ParcelsError(
+            f"no parcel of {path} lies on the cubes",
+            "some that do",
+            "check the area and coordinate systems",
+        )
     classes_N, words = _classes(parcels[column].to_numpy()[here_N], codes, table)
-    kept_N, classes_N, duplicates, contradictions = _without_duplicates(outlines_N[here_N], classes_N, table)
+    kept_N, classes_N, duplicates, contradictions = _without_duplicates(
+        outlines_N[here_N], classes_N, table
+    )
     outlines_N = outlines_N[here_N][kept_N]
     thin_N = _thin(outlines_N)
     classes_N = np.asarray(np.where(thin_N, void_of(table), classes_N[kept_N]), np.uint8)
@@ -199,7 +223,9 @@ def read_register(path: Path | str, column: str, codes: CropCodes, table: ClassT
         overlap_ha=round(overlap_ha, 4),
         **words,
     )
-    return Register(outlines_N, np.flatnonzero(here_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings)
+    return Register(
+        outlines_N, np.flatnonzero(here_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings
+    )
 
 
 def crs_of(grid: GeoBox) -> CRS:
@@ -214,15 +240,23 @@ def void_of(table: ClassTable) -> int:
     return table.void
 
 
-def _classes(column_N: np.ndarray, codes: CropCodes, table: ClassTable) -> tuple[np.ndarray, dict[str, Any]]:
+def _classes(
+    column_N: np.ndarray, codes: CropCodes, table: ClassTable
+) -> tuple[np.ndarray, dict[str, Any]]:
     """The class of each row, void where its code is not in the table, and how often that is so."""
     found = codes.classes_of(column_N)
-    unknown = Counter(plain_code(value) for value, class_id in zip(column_N, found, strict=True) if class_id is None)
+    unknown = Counter(
+        plain_code(value)
+        for value, class_id in zip(column_N, found, strict=True)
+        if class_id is None
+    )
     without_code = unknown.pop("", 0)
     listed = dict(unknown.most_common(_MOST_CODES))
     if len(unknown) > _MOST_CODES:
         listed["others"] = unknown.total() - sum(listed.values())
-    classes_N = np.array([void_of(table) if class_id is None else class_id for class_id in found], np.uint8)
+    classes_N = np.array(
+        [void_of(table) if class_id is None else class_id for class_id in found], np.uint8
+    )
     return classes_N, {"unknown_codes": listed, "without_code": without_code}
 
 
@@ -243,7 +277,10 @@ def _without_duplicates(
 
 def _thin(outlines_N: np.ndarray) -> np.ndarray:
     """Whether a circle of a pixel's width fits nowhere into a parcel: all its pixels see its neighbours too."""
-    pieces = [shapely.buffer(outlines_N[start : start + _CHUNK], -PIXEL_M / 2) for start in range(0, len(outlines_N), _CHUNK)]
+    pieces = [
+        shapely.buffer(outlines_N[start : start + _CHUNK], -PIXEL_M / 2)
+        for start in range(0, len(outlines_N), _CHUNK)
+    ]
     return np.concatenate([shapely.is_empty(piece) for piece in pieces])
 
 

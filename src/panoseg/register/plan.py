@@ -54,7 +54,9 @@ class Canvas:
     """The parcels of a register on one grid, found quickly by window."""
 
     def __init__(self, register: Register, grid: GeoBox) -> None:
-        outlines_N = to_pixels(moved(register.outlines_N, register.crs, crs_of(grid).to_wkt()), grid.affine)
+        outlines_N = to_pixels(
+            moved(register.outlines_N, register.crs, crs_of(grid).to_wkt()), grid.affine
+        )
         order_N = np.argsort(-shapely.area(outlines_N), kind="stable")  # the smallest is drawn last
         here_N = shapely.intersects(outlines_N[order_N], shapely.box(0, 0, grid.width, grid.height))
         self._position_N = order_N[here_N]
@@ -70,8 +72,13 @@ class Canvas:
         claims = [(outline, 1) for outline in self._outlines_N[self._found(window)]]
         if not claims:
             return 0
-        shape_HW, transform = (window.height, window.width), Affine.translation(window.left, window.top)
-        claims_HW = rasterize(claims, shape_HW, fill=0, transform=transform, merge_alg=MergeAlg.add, dtype="int32")
+        shape_HW, transform = (
+            (window.height, window.width),
+            Affine.translation(window.left, window.top),
+        )
+        claims_HW = rasterize(
+            claims, shape_HW, fill=0, transform=transform, merge_alg=MergeAlg.add, dtype="int32"
+        )
         return int((claims_HW > 1).sum())
 
     def _found(self, window: Window) -> np.ndarray:
@@ -81,7 +88,10 @@ class Canvas:
     def draw(self, window: Window) -> Drawing:
         """The parcels of a window; some of its land may lie outside of the grid."""
         found = self._found(window)
-        shape_HW, transform = (window.height, window.width), Affine.translation(window.left, window.top)
+        shape_HW, transform = (
+            (window.height, window.width),
+            Affine.translation(window.left, window.top),
+        )
         if not len(found):
             nothing = np.empty(0, np.int64)
             return Drawing(np.full(shape_HW, -1, np.int32), nothing, nothing, np.empty(0))
@@ -89,15 +99,21 @@ class Canvas:
         drawn = ((outline, number) for number, outline in enumerate(outlines, 1))
         number_HW = rasterize(drawn, shape_HW, fill=0, transform=transform, dtype="int32")
         parcel_HW = np.concatenate([[-1], self._position_N[found]])[number_HW].astype(np.int32)
-        parcels_P, first_P, pixels_P = np.unique(parcel_HW[parcel_HW >= 0], return_index=True, return_counts=True)
+        parcels_P, first_P, pixels_P = np.unique(
+            parcel_HW[parcel_HW >= 0], return_index=True, return_counts=True
+        )
         visible_P = outlines[number_HW[parcel_HW >= 0][first_P] - 1]
-        inside_P = shapely.area(shapely.intersection(visible_P, pixel_box(window))) / shapely.area(visible_P)
+        inside_P = shapely.area(shapely.intersection(visible_P, pixel_box(window))) / shapely.area(
+            visible_P
+        )
         return Drawing(parcel_HW, parcels_P.astype(np.int64), pixels_P, inside_P)
 
 
 def pixel_box(window: Window) -> shapely.Polygon:
     """A window as an outline in pixels (column, row)."""
-    return shapely.box(window.left, window.top, window.left + window.width, window.top + window.height)
+    return shapely.box(
+        window.left, window.top, window.left + window.width, window.top + window.height
+    )
 
 
 def moved(outlines_N: np.ndarray, crs: str, target: str) -> np.ndarray:
@@ -105,7 +121,9 @@ def moved(outlines_N: np.ndarray, crs: str, target: str) -> np.ndarray:
     if crs == target:
         return outlines_N
     # Mended again: a corner may move across a line that stays straight.
-    return valid_outlines(gpd.GeoDataFrame(geometry=gpd.GeoSeries(outlines_N, crs=crs).to_crs(target)))
+    return valid_outlines(
+        gpd.GeoDataFrame(geometry=gpd.GeoSeries(outlines_N, crs=crs).to_crs(target))
+    )
 
 
 FIRST_ID = 10_000
@@ -146,18 +164,28 @@ class Plan:
 
     def without(self, shared_N: np.ndarray) -> Plan:
         """The plan without the patches of a mask, because they share ground with others."""
-        kept = tuple(patch for patch, shared in zip(self.patches, shared_N.tolist(), strict=True) if not shared)
+        kept = tuple(
+            patch
+            for patch, shared in zip(self.patches, shared_N.tolist(), strict=True)
+            if not shared
+        )
         return replace(self, patches=kept, shared=int(shared_N.sum()))
 
 
 def plan_patches(
-    register: Register, canvases: Sequence[Canvas], grids: Sequence[GeoBox], table: ClassTable, options: DatasetOptions
+    register: Register,
+    canvases: Sequence[Canvas],
+    grids: Sequence[GeoBox],
+    table: ClassTable,
+    options: DatasetOptions,
 ) -> Plan:
     """Cut each grid into squares from its upper left corner and keep those with enough cover.
 
     What remains at the right and lower edge, narrower than a square, is not used.
     """
-    squares = [(cube, window) for cube, grid in enumerate(grids) for window in _squares(grid, options.size)]
+    squares = [
+        (cube, window) for cube, grid in enumerate(grids) for window in _squares(grid, options.size)
+    ]
     pixels_N = np.zeros(len(register.classes_N), np.int64)
     met_N = np.zeros(len(register.classes_N), bool)
     patches, contested = [], 0
@@ -170,7 +198,11 @@ def plan_patches(
         classes_HW = drawing.classes(register.classes_N, void_of(table), options.min_inside)
         cover = float(np.isin(classes_HW, things).mean())
         if cover >= options.min_cover and cover > 0:
-            patches.append(PlannedPatch(FIRST_ID + number, cube, window, drawing.parcels_P, drawing.pixels_P, cover))
+            patches.append(
+                PlannedPatch(
+                    FIRST_ID + number, cube, window, drawing.parcels_P, drawing.pixels_P, cover
+                )
+            )
     return Plan(
         tuple(patches),
         len(squares),

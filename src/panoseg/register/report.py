@@ -49,7 +49,9 @@ class Report:
     def lines(self) -> list[str]:
         """The report for people; what was not found is not mentioned."""
         found = self.findings
-        unknown = ", ".join(f"{code} ({rows})" for code, rows in list(found.unknown_codes.items())[:8])
+        unknown = ", ".join(
+            f"{code} ({rows})" for code, rows in list(found.unknown_codes.items())[:8]
+        )
         notes = (
             (found.rows, "rows of the register near the cubes"),
             (found.without_area, "rows without area, left out"),
@@ -57,17 +59,29 @@ class Report:
             (found.mended, "outlines that cross themselves, mended"),
             (found.duplicates, "rows that repeat the outline of another, left out"),
             (found.contradictions, "outlines with several classes, void"),
-            (sum(found.unknown_codes.values()), f"parcels whose code the table lacks, void: code {unknown}"),
+            (
+                sum(found.unknown_codes.values()),
+                f"parcels whose code the table lacks, void: code {unknown}",
+            ),
             (found.without_code, "parcels without a code, void"),
             (found.thin, "parcels thinner than a pixel, void"),
             (self.without_pixel, "parcels without a pixel, too small or hidden by smaller ones"),
-            (found.overlaps, f"pairs of parcels that overlap, on {found.overlap_ha:g} ha; the smaller is on top"),
+            (
+                found.overlaps,
+                f"pairs of parcels that overlap, on {found.overlap_ha:g} ha; the smaller is on top",
+            ),
             (self.contested, "pixels that several parcels claim"),
             (self.squares, "squares of the cubes' land"),
             (self.bare, "of them with too little of known crops, left out"),
-            (self.shared, "of them on ground that several cubes show, across two blocks of land, left out"),
+            (
+                self.shared,
+                "of them on ground that several cubes show, across two blocks of land, left out",
+            ),
             (self.dim, "of them with too few clear dates, left out"),
-            (self.divided, f"parcels that lie in several {self.part}s: each counts in one and is void in the others"),
+            (
+                self.divided,
+                f"parcels that lie in several {self.part}s: each counts in one and is void in the others",
+            ),
         )
         width = max(len(str(count)) for count, _ in notes)
         parts = [
@@ -104,7 +118,11 @@ def report_of(
             for entry in form.classes.classes
             if entry.kind == "thing" and tally.pixels_FK[number, entry.id]
         }
-        parts[str(part)] = {"patches": len(members), "parcels": int(tally.parcels_F[number]), "pixels": pixels}
+        parts[str(part)] = {
+            "patches": len(members),
+            "parcels": int(tally.parcels_F[number]),
+            "pixels": pixels,
+        }
     return Report(
         register.findings,
         plan.squares,

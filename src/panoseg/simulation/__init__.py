@@ -26,7 +26,15 @@ _MODULES = {
     "write_s2tsczcrop": "write",
 }
 
-__all__ = ["Layout", "Season", "SimulationOptions", "simulate_cube", "simulate_season", "write_pastis", "write_s2tsczcrop"]
+__all__ = [
+    "Layout",
+    "Season",
+    "SimulationOptions",
+    "simulate_cube",
+    "simulate_season",
+    "write_pastis",
+    "write_s2tsczcrop",
+]
 
 
 def __getattr__(name: str) -> Any:

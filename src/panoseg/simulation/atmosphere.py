@@ -34,7 +34,9 @@ class Sky:
     snow: float
 
 
-def draw_skies(days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator) -> list[Sky]:
+def draw_skies(
+    days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator
+) -> list[Sky]:
     """The weather of each date: a season has its own share of cloudy dates, more of them in winter."""
     low, high = options.cloudy
     cloudy = low + (high - low) * rng.beta(1.0, 1.9)
@@ -46,15 +48,28 @@ def draw_skies(days_T: np.ndarray, options: SimulationOptions, rng: np.random.Ge
     for day, chance in zip(days_T, chance_T, strict=True):
         affected = rng.random() < chance
         kind = rng.choice(3, p=[0.35, 0.42, 0.23])
-        cover = (1.0 if kind == 0 else rng.beta(0.9, 1.4) if kind == 1 else 0.0) if affected else 0.0
+        cover = (
+            (1.0 if kind == 0 else rng.beta(0.9, 1.4) if kind == 1 else 0.0) if affected else 0.0
+        )
         cirrus = (rng.uniform(250, 1800) if kind == 2 else rng.uniform(0, 350)) if affected else 0.0
-        haze = options.noise * rng.normal(0, 45) + (rng.random() < 0.12) * min(options.noise, 1) * rng.gamma(2.0, 90)
+        haze = options.noise * rng.normal(0, 45) + (rng.random() < 0.12) * min(
+            options.noise, 1
+        ) * rng.gamma(2.0, 90)
         lying = snowy and 0 <= day - storm < rng.uniform(4, 16)
-        skies.append(Sky(float(cover), float(cirrus), float(haze), float(rng.uniform(0.3, 1.0)) if lying else 0.0))
+        skies.append(
+            Sky(
+                float(cover),
+                float(cirrus),
+                float(haze),
+                float(rng.uniform(0.3, 1.0)) if lying else 0.0,
+            )
+        )
     return skies
 
 
-def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def apply_sky(
+    image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. snowless_HW: where snow does not stay."""
     truth_HW = np.zeros(image_CHW.shape[1:], np.uint8)
     if sky.snow:
@@ -67,31 +82,46 @@ def apply_sky(image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarr
     return truth_HW
 
 
-def _snow(image_CHW: np.ndarray, truth_HW: np.ndarray, share: float, snowless_HW: np.ndarray, rng: np.random.Generator) -> None:
+def _snow(
+    image_CHW: np.ndarray,
+    truth_HW: np.ndarray,
+    share: float,
+    snowless_HW: np.ndarray,
+    rng: np.random.Generator,
+) -> None:
     patches_HW = fractal_noise(rng, truth_HW.shape, 1.6, 60)
     lying_HW = _soft_step(patches_HW + 4 * share - 1.6, 1.0) * (1 - 0.75 * snowless_HW)
     image_CHW += lying_HW * (_SNOW_SPECTRUM[:, None, None] * rng.uniform(0.8, 1.05) - image_CHW)
     truth_HW[lying_HW > 0.4] = SNOW
 
 
-def _cirrus(image_CHW: np.ndarray, truth_HW: np.ndarray, strength: float, rng: np.random.Generator) -> None:
+def _cirrus(
+    image_CHW: np.ndarray, truth_HW: np.ndarray, strength: float, rng: np.random.Generator
+) -> None:
     streaks_HW = np.clip(0.6 + 0.5 * fractal_noise(rng, truth_HW.shape, 1.9, 150), 0, None)
     image_CHW *= 1 - 0.06 * np.minimum(streaks_HW * strength / 1000, 3)
     image_CHW += (strength * _CIRRUS_SPECTRUM)[:, None, None] * streaks_HW
     truth_HW[streaks_HW * strength > 350] = CIRRUS
 
 
-def _clouds(image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: float, rng: np.random.Generator) -> None:
+def _clouds(
+    image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: float, rng: np.random.Generator
+) -> None:
     """Fractal clouds of a given cover, and their shadows to the north-west, longer under a low sun."""
     reach = 40
     height, width = truth_HW.shape
-    field = fractal_noise(rng, (height + reach, width + reach), rng.uniform(1.7, 2.3), rng.uniform(40, 300))
+    field = fractal_noise(
+        rng, (height + reach, width + reach), rng.uniform(1.7, 2.3), rng.uniform(40, 300)
+    )
     whole = cover >= 1
     edge = -9.0 if whole else float(np.quantile(field, 1 - cover))
     optical = _soft_step(field - edge, rng.uniform(0.15, 0.9))
     length = rng.uniform(6, 16) / np.tan(np.radians(sun_elevation(day)))
     down, right = int(np.clip(0.85 * length, 2, reach)), int(np.clip(0.5 * length, 1, reach))
-    cloud_HW, shadow_HW = optical[:height, :width], optical[down : down + height, right : right + width]
+    cloud_HW, shadow_HW = (
+        optical[:height, :width],
+        optical[down : down + height, right : right + width],
+    )
     depth = rng.uniform(0.55, 1.0)
     image_CHW *= 1 - depth * _SHADOW_DEPTH[:, None, None] * shadow_HW
     thick_HW = field[:height, :width]
@@ -114,5 +144,7 @@ def sun_elevation(day: float, latitude: float = 48.0) -> float:
     """Degrees above the horizon when the satellite passes, about half past ten by the sun. day: since 1 September."""
     declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 254) / 365.25))
     latitude, hour = np.radians(latitude), np.radians(-22.0)
-    sine = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(hour)
+    sine = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(
+        hour
+    )
     return float(np.degrees(np.arcsin(sine)))

@@ -43,7 +43,9 @@ def simulate_cube(
     The parcels have ``parcel`` (number), ``class`` (name), ``class_id`` and ``area_ha``, in the coordinate system of the
     cube. No parcel is void: those at the edge keep their crop. Raises what ``simulate_season`` raises.
     """
-    season = simulate_season(size, seed, replace(options or SimulationOptions(), void=False), layout)
+    season = simulate_season(
+        size, seed, replace(options or SimulationOptions(), void=False), layout
+    )
     return season_cube(season), season_parcels(season)
 
 
@@ -53,11 +55,20 @@ def season_cube(season: Season) -> xr.Dataset:
     coords = xr_coords(geobox, always_yx=True)
     coords["time"] = xr.DataArray(np.array(season.dates, "datetime64[ns]"), dims="time")
     dims = ("time", "y", "x")
-    attributes = {"grid_mapping": "spatial_ref", "long_name": "surface reflectance x 10000", "_FillValue": np.uint16(0)}
-    variables = {
-        band: (dims, season.images_TCHW[:, index].astype(np.uint16), attributes) for index, band in enumerate(PASTIS_BANDS)
+    attributes = {
+        "grid_mapping": "spatial_ref",
+        "long_name": "surface reflectance x 10000",
+        "_FillValue": np.uint16(0),
     }
-    scl = (dims, _scene_classification(season), {"grid_mapping": "spatial_ref", "long_name": "scene classification"})
+    variables = {
+        band: (dims, season.images_TCHW[:, index].astype(np.uint16), attributes)
+        for index, band in enumerate(PASTIS_BANDS)
+    }
+    scl = (
+        dims,
+        _scene_classification(season),
+        {"grid_mapping": "spatial_ref", "long_name": "scene classification"},
+    )
     return xr.Dataset({**variables, "SCL": scl}, coords, {"title": "Simulated Sentinel-2 season"})
 
 
@@ -65,7 +76,9 @@ def season_parcels(season: Season) -> gpd.GeoDataFrame:
     """The true parcels of a season, one row each, as polygons along pixel edges."""
     transform = _geobox(season).transform
     pieces: dict[int, list] = {}
-    for outline, number in shapes(season.parcels_HW, mask=season.parcels_HW > 0, transform=transform):
+    for outline, number in shapes(
+        season.parcels_HW, mask=season.parcels_HW > 0, transform=transform
+    ):
         pieces.setdefault(int(number), []).append(shape(outline))
     numbers = sorted(pieces)
     ids, first = np.unique(season.parcels_HW, return_index=True)
@@ -82,7 +95,11 @@ def season_parcels(season: Season) -> gpd.GeoDataFrame:
 
 
 def write_cube(
-    folder: Path | str, size: tuple[int, int], seed: int, options: SimulationOptions | None = None, layout: Layout | None = None
+    folder: Path | str,
+    size: tuple[int, int],
+    seed: int,
+    options: SimulationOptions | None = None,
+    layout: Layout | None = None,
 ) -> Path:
     """Write ``cube.nc`` and its true parcels ``parcels.gpkg`` to a new folder; returns the folder. Raises ``OutputError``."""
     check_size(size)
@@ -91,16 +108,23 @@ def write_cube(
     outlines = io.BytesIO()  # SQLite, writing to a disk, would not say that it is full
     parcels.to_file(outlines, driver="GPKG", layer="parcels", engine="pyogrio")
     # Renamed together, so that a folder with one of them alone is a folder of somebody else.
-    with atomic(folder / "parcels.gpkg") as gpkg, atomic(folder / "cube.nc", failures=(RuntimeError,)) as netcdf:
+    with (
+        atomic(folder / "parcels.gpkg") as gpkg,
+        atomic(folder / "cube.nc", failures=(RuntimeError,)) as netcdf,
+    ):
         gpkg.write_bytes(outlines.getbuffer())
-        cube.to_netcdf(netcdf, encoding={name: {"zlib": True, "complevel": 4} for name in cube.data_vars})
+        cube.to_netcdf(
+            netcdf, encoding={name: {"zlib": True, "complevel": 4} for name in cube.data_vars}
+        )
     return folder
 
 
 def _geobox(season: Season) -> GeoBox:
     (left, top), (height, width) = season.origin, season.parcels_HW.shape
     return GeoBox.from_bbox(
-        (left, top - height * PIXEL_M, left + width * PIXEL_M, top), crs=f"EPSG:{season.epsg}", resolution=PIXEL_M
+        (left, top - height * PIXEL_M, left + width * PIXEL_M, top),
+        crs=f"EPSG:{season.epsg}",
+        resolution=PIXEL_M,
     )
 
 

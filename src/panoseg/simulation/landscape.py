@@ -16,7 +16,15 @@ import numpy as np
 
 from panoseg.errors import DatasetError
 from panoseg.simulation.noise import smooth_noise
-from panoseg.simulation.options import MEADOW, ORCHARD, REGIONS, VOID, Material, Region, SimulationOptions
+from panoseg.simulation.options import (
+    MEADOW,
+    ORCHARD,
+    REGIONS,
+    VOID,
+    Material,
+    Region,
+    SimulationOptions,
+)
 
 CELLS = 3
 """Cells a pixel side."""
@@ -59,7 +67,9 @@ class Cut:
     distance_N: np.ndarray
 
 
-def make_landscape(size: tuple[int, int], region: Region, options: SimulationOptions, rng: np.random.Generator) -> Landscape:
+def make_landscape(
+    size: tuple[int, int], region: Region, options: SimulationOptions, rng: np.random.Generator
+) -> Landscape:
     """Draw a landscape of ``size`` (height, width) pixels."""
     margin = _MARGIN if options.void else 0
     plan = Plan((size[0] + 2 * margin, size[1] + 2 * margin), region, options, rng)
@@ -70,7 +80,13 @@ def make_landscape(size: tuple[int, int], region: Region, options: SimulationOpt
 class Plan:
     """The plane while it is being cut: cells are assigned to units node by node."""
 
-    def __init__(self, size: tuple[int, int], region: Region, options: SimulationOptions, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        size: tuple[int, int],
+        region: Region,
+        options: SimulationOptions,
+        rng: np.random.Generator,
+    ) -> None:
         self.region, self.options, self.rng = region, options, rng
         self.shape = (size[0] * CELLS, size[1] * CELLS)
         y_YX, x_YX = np.mgrid[: self.shape[0], : self.shape[1]].astype(np.float32) * CELL_M
@@ -83,7 +99,10 @@ class Plan:
         self.angle: list[float] = []
         self.parcels = 0
         weights = blended_crop_weights(region, options, rng)
-        self.crop_ids, self.crop_weights = np.fromiter(weights, int), np.fromiter(weights.values(), float)
+        self.crop_ids, self.crop_weights = (
+            np.fromiter(weights, int),
+            np.fromiter(weights.values(), float),
+        )
 
     def divide(self) -> None:
         """Roads first, then each block."""
@@ -91,7 +110,9 @@ class Plan:
         nodes = [(np.arange(self.unit_N.size, dtype=np.int32), float(rng.uniform(0, np.pi)))]
         while nodes:
             cells_N, angle = nodes.pop()
-            if cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(region.block_ha[0]), region.block_ha[1]):
+            if cells_N.size < HECTARE_CELLS * rng.lognormal(
+                np.log(region.block_ha[0]), region.block_ha[1]
+            ):
                 self._use_block(cells_N, angle)
                 continue
             turned = angle + (rng.normal(0, 0.12) if rng.random() < 0.8 else rng.uniform(-0.6, 0.6))
@@ -114,7 +135,10 @@ class Plan:
     def _road(self, cells_N: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
         """A road, a track or a strip of green between two blocks, mostly with verges, now and then lined with trees."""
         rng = self.rng
-        kind = rng.choice([Material.ASPHALT, Material.TRACK, Material.GRASS, Material.HEDGE], p=[0.4, 0.3, 0.2, 0.1])
+        kind = rng.choice(
+            [Material.ASPHALT, Material.TRACK, Material.GRASS, Material.HEDGE],
+            p=[0.4, 0.3, 0.2, 0.1],
+        )
         width = rng.uniform(4, 8) if kind == Material.ASPHALT else rng.uniform(3, 7)
         cut = self.cut(cells_N, angle, width + 2 * rng.uniform(0, 5))
         verge_N = cut.distance_N >= width / 2
@@ -146,7 +170,9 @@ class Plan:
         strips = rng.random() < region.strips
         while nodes:
             cells_N, angle = nodes.pop()
-            if cells_N.size < HECTARE_CELLS * max(rng.lognormal(np.log(1.45 * median_ha), region.field_ha[1]), 0.05):
+            if cells_N.size < HECTARE_CELLS * max(
+                rng.lognormal(np.log(1.45 * median_ha), region.field_ha[1]), 0.05
+            ):
                 cornered = cells_N.size > 0.5 * HECTARE_CELLS and rng.random() < 0.18
                 for part_N in self._corner_off(cells_N, angle) if cornered else (cells_N,):
                     self._field(part_N, angle, self._crop(favourite))
@@ -180,7 +206,11 @@ class Plan:
 
     def _crop(self, favourite: int) -> int:
         """A crop of the landscape, now and then the block's favourite, so that neighbours share theirs."""
-        return favourite if self.rng.random() < 0.15 else int(self.rng.choice(self.crop_ids, p=self.crop_weights))
+        return (
+            favourite
+            if self.rng.random() < 0.15
+            else int(self.rng.choice(self.crop_ids, p=self.crop_weights))
+        )
 
     def _field(self, cells_N: np.ndarray, angle: float, crop: int) -> None:
         """One parcel; a large one may have been several last year. Now and then it is a farmyard, or nobody declares it."""
@@ -204,16 +234,29 @@ class Plan:
     def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.04) -> None:
         """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards that are ``declared``."""
         rng = self.rng
-        kinds = [Material.ROOF_RED, Material.ROOF_GREY, Material.ROOF_WHITE, Material.YARD, Material.ASPHALT]
+        kinds = [
+            Material.ROOF_RED,
+            Material.ROOF_GREY,
+            Material.ROOF_WHITE,
+            Material.YARD,
+            Material.ASPHALT,
+        ]
         kinds += [Material.GRASS, Material.BROADLEAF, Material.HEDGE]
         nodes = [(cells_N, angle)]
         while nodes:
             cells_N, angle = nodes.pop()
             if 0.15 < cells_N.size / HECTARE_CELLS < 0.6 and rng.random() < declared:
                 crop = int(rng.choice([MEADOW, MEADOW, ORCHARD]))
-                self._field(cells_N, angle, crop if crop in self.crop_ids else self._crop(int(self.crop_ids[0])))
+                self._field(
+                    cells_N,
+                    angle,
+                    crop if crop in self.crop_ids else self._crop(int(self.crop_ids[0])),
+                )
             elif cells_N.size < HECTARE_CELLS * rng.lognormal(np.log(0.05), 0.7):
-                self.unit(cells_N, int(rng.choice(kinds, p=[0.13, 0.11, 0.02, 0.09, 0.07, 0.32, 0.19, 0.07])))
+                self.unit(
+                    cells_N,
+                    int(rng.choice(kinds, p=[0.13, 0.11, 0.02, 0.09, 0.07, 0.32, 0.19, 0.07])),
+                )
             else:
                 street = rng.uniform(3, 6) if cells_N.size > HECTARE_CELLS else 0.0
                 cut = self.cut(cells_N, angle + rng.normal(0, 0.1), street)
@@ -253,7 +296,10 @@ class Plan:
             np.bincount(whole_HW.ravel(), minlength=count), 1
         )
         class_P[(within_P < _VOID_BELOW) & (class_P > 0)] = VOID
-        cells = np.s_[margin * CELLS : self.shape[0] - margin * CELLS, margin * CELLS : self.shape[1] - margin * CELLS]
+        cells = np.s_[
+            margin * CELLS : self.shape[0] - margin * CELLS,
+            margin * CELLS : self.shape[1] - margin * CELLS,
+        ]
         return Landscape(
             np.ascontiguousarray(units_YX[cells]),
             material_U,
@@ -264,10 +310,14 @@ class Plan:
         )
 
 
-def blended_crop_weights(region: Region, options: SimulationOptions, rng: np.random.Generator) -> dict[int, float]:
+def blended_crop_weights(
+    region: Region, options: SimulationOptions, rng: np.random.Generator
+) -> dict[int, float]:
     """Shares of crops in one landscape: the region's, varied, with some of every class so that none is missing in a dataset."""
     ids = np.array(options.crops if options.crops is not None else range(1, 19))
-    regional = np.array([region.crops.get(int(i), 0.0) for i in ids]) * rng.lognormal(0, 0.6, ids.size)
+    regional = np.array([region.crops.get(int(i), 0.0) for i in ids]) * rng.lognormal(
+        0, 0.6, ids.size
+    )
     uniform = rng.gamma(0.5, size=ids.size) + 1e-6
     regional = regional / regional.sum() if regional.sum() > 0 else uniform / uniform.sum()
     blend = rng.uniform(0.05, 0.5)
@@ -285,7 +335,9 @@ _NARROW_PIXELS = 2.5
 _GAP_PIECE_M = 350
 
 
-def check_layout(parcels_HW: np.ndarray, classes_HW: np.ndarray | None, size: tuple[int, int]) -> None:
+def check_layout(
+    parcels_HW: np.ndarray, classes_HW: np.ndarray | None, size: tuple[int, int]
+) -> None:
     """Refuse a parcel map that cannot be a layout. Raises ``DatasetError``."""
     if parcels_HW.shape != tuple(size) or not np.issubdtype(parcels_HW.dtype, np.integer):
         raise DatasetError(
@@ -295,16 +347,26 @@ def check_layout(parcels_HW: np.ndarray, classes_HW: np.ndarray | None, size: tu
         )
     if parcels_HW.min() < 0 or parcels_HW.max() > np.iinfo(np.int32).max:
         raise DatasetError(
-            "a parcel map with ids outside int32 or below 0", "ids from 0 (none) to 2147483647", "renumber its parcels"
+            "a parcel map with ids outside int32 or below 0",
+            "ids from 0 (none) to 2147483647",
+            "renumber its parcels",
         )
-    if classes_HW is not None and (classes_HW.shape != parcels_HW.shape or classes_HW.min() < 0 or classes_HW.max() > 19):
+    if classes_HW is not None and (
+        classes_HW.shape != parcels_HW.shape or classes_HW.min() < 0 or classes_HW.max() > 19
+    ):
         raise DatasetError(
-            "a class map of another shape or with ids outside 0..19", "PASTIS class ids", "map its classes first"
+            "a class map of another shape or with ids outside 0..19",
+            "PASTIS class ids",
+            "map its classes first",
         )
 
 
 def landscape_of_parcels(
-    parcels_HW: np.ndarray, classes_HW: np.ndarray | None, region: Region, options: SimulationOptions, rng: np.random.Generator
+    parcels_HW: np.ndarray,
+    classes_HW: np.ndarray | None,
+    region: Region,
+    options: SimulationOptions,
+    rng: np.random.Generator,
 ) -> Landscape:
     """The landscape of given parcels; their crops are drawn where ``classes_HW`` is None.
 
@@ -314,7 +376,9 @@ def landscape_of_parcels(
 
     plan = Plan(parcels_HW.shape, region, options, rng)
     free_HW = parcels_HW == 0
-    deep_HW = ndimage.distance_transform_edt(np.pad(free_HW, 3, mode="edge"))[3:-3, 3:-3] > _NARROW_PIXELS
+    deep_HW = (
+        ndimage.distance_transform_edt(np.pad(free_HW, 3, mode="edge"))[3:-3, 3:-3] > _NARROW_PIXELS
+    )
     wide_HW = ndimage.binary_dilation(deep_HW, iterations=2) & free_HW
     _fill_wide(plan, np.flatnonzero(_fine(wide_HW)))
     _fill_narrow(plan, np.flatnonzero(_fine(free_HW & ~wide_HW)))
@@ -345,7 +409,9 @@ def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | 
         if parcel == 0:
             continue
         given = 0 if classes_HW is None else int(classes_HW.ravel()[at])
-        crop = given if 1 <= given <= 18 else int(plan.rng.choice(plan.crop_ids, p=plan.crop_weights))
+        crop = (
+            given if 1 <= given <= 18 else int(plan.rng.choice(plan.crop_ids, p=plan.crop_weights))
+        )
         plan.parcels += 1
         plan.unit(cells_N, crop, plan.parcels, _direction(plan, cells_N))
         names.append(parcel)
@@ -361,7 +427,9 @@ def _direction(plan: Plan, cells_N: np.ndarray) -> float:
 
 def _fill_narrow(plan: Plan, cells_N: np.ndarray) -> None:
     kinds = [Material.GRASS, Material.TRACK, Material.ASPHALT, Material.HEDGE]
-    piece_N = (plan.x_N[cells_N] // _GAP_PIECE_M * 31 + plan.y_N[cells_N] // _GAP_PIECE_M * 17).astype(np.int64)
+    piece_N = (
+        plan.x_N[cells_N] // _GAP_PIECE_M * 31 + plan.y_N[cells_N] // _GAP_PIECE_M * 17
+    ).astype(np.int64)
     for piece in np.unique(piece_N):
         plan.unit(cells_N[piece_N == piece], int(plan.rng.choice(kinds, p=[0.4, 0.2, 0.2, 0.2])))
 

@@ -9,7 +9,9 @@ import numpy as np
 
 @lru_cache(maxsize=32)
 def _frequencies(height: int, width: int) -> np.ndarray:
-    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]).astype(np.float32)
+    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]).astype(
+        np.float32
+    )
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float) -> np.ndarray:
@@ -20,7 +22,9 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float
     return _standardised(np.fft.irfft2(spectrum, s=(height, width)), shape)
 
 
-def fractal_noise(rng: np.random.Generator, shape: tuple[int, int], power: float, largest: float) -> np.ndarray:
+def fractal_noise(
+    rng: np.random.Generator, shape: tuple[int, int], power: float, largest: float
+) -> np.ndarray:
     """Noise with a power-law spectrum, as clouds have: amplitude falls with frequency to the ``power``, features up to
     ``largest`` pixels. float32, zero mean and unit deviation."""
     height, width = _padded(shape)

@@ -27,8 +27,12 @@ class Material(IntEnum):
     YARD = 111
 
 
-MEADOW, WHEAT, CORN, WINTER_BARLEY, RAPESEED, SPRING_BARLEY, SUNFLOWER, GRAPEVINE, BEET = range(1, 10)
-TRITICALE, DURUM, HORTICULTURE, POTATOES, FODDER, SOYBEANS, ORCHARD, MIXED_CEREAL, SORGHUM = range(10, 19)
+MEADOW, WHEAT, CORN, WINTER_BARLEY, RAPESEED, SPRING_BARLEY, SUNFLOWER, GRAPEVINE, BEET = range(
+    1, 10
+)
+TRITICALE, DURUM, HORTICULTURE, POTATOES, FODDER, SOYBEANS, ORCHARD, MIXED_CEREAL, SORGHUM = range(
+    10, 19
+)
 VOID = 19
 """PASTIS's class ids by name; ``HORTICULTURE`` is "fruits, vegetables, flowers", ``FODDER`` is "leguminous fodder"."""
 
@@ -58,7 +62,21 @@ class Region:
 
 REGIONS: dict[str, Region] = {
     "open-cereals": Region(
-        crops={1: 6, 2: 36, 3: 8, 4: 12, 5: 14, 6: 6, 9: 9, 13: 3, 14: 3, 12: 1, 7: 2, 10: 1, 17: 1},
+        crops={
+            1: 6,
+            2: 36,
+            3: 8,
+            4: 12,
+            5: 14,
+            6: 6,
+            9: 9,
+            13: 3,
+            14: 3,
+            12: 1,
+            7: 2,
+            10: 1,
+            17: 1,
+        },
         field_ha=(4.5, 0.8),
         strips=0.25,
         borders=(0.72, 0.16, 0.04, 0.08),
@@ -97,7 +115,23 @@ REGIONS: dict[str, Region] = {
         delay=0,
     ),
     "south-west": Region(
-        crops={1: 16, 2: 14, 3: 18, 7: 16, 15: 9, 18: 5, 11: 6, 4: 4, 5: 4, 12: 4, 14: 4, 10: 2, 17: 2, 16: 2, 8: 2},
+        crops={
+            1: 16,
+            2: 14,
+            3: 18,
+            7: 16,
+            15: 9,
+            18: 5,
+            11: 6,
+            4: 4,
+            5: 4,
+            12: 4,
+            14: 4,
+            10: 2,
+            17: 2,
+            16: 2,
+            8: 2,
+        },
         field_ha=(2.2, 0.8),
         strips=0.22,
         borders=(0.55, 0.25, 0.12, 0.08),

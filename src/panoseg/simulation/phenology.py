@@ -53,7 +53,12 @@ class Cover:
     @classmethod
     def bare(cls, days: int, units: int) -> Cover:
         """Nothing grows."""
-        return cls(*(np.full((days, units), float(field.name == "tilth"), np.float32) for field in fields(cls)))
+        return cls(
+            *(
+                np.full((days, units), float(field.name == "tilth"), np.float32)
+                for field in fields(cls)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -68,17 +73,23 @@ Growth = Callable[[np.ndarray], Cover]
 """From a column of days to the cover of a group of units."""
 
 
-def rising(day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float) -> np.ndarray:
+def rising(
+    day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float
+) -> np.ndarray:
     """A logistic from 0 to 1, one half on the day ``middle_U``."""
     return 1 / (1 + np.exp(-np.clip((day_T1 - middle_U) / width_U, -30, 30)))
 
 
-def bump(day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float) -> np.ndarray:
+def bump(
+    day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float
+) -> np.ndarray:
     """A bell of height 1 on the day ``middle_U``."""
     return np.exp(-0.5 * np.square((day_T1 - middle_U) / width_U))
 
 
-def between(day_T1: np.ndarray, start_U: np.ndarray | float, end_U: np.ndarray | float) -> np.ndarray:
+def between(
+    day_T1: np.ndarray, start_U: np.ndarray | float, end_U: np.ndarray | float
+) -> np.ndarray:
     """True from ``start_U`` until before ``end_U``."""
     return (day_T1 >= start_U) & (day_T1 < end_U)
 
@@ -114,12 +125,29 @@ ANNUAL: dict[int, AnnualCrop] = {
     TRITICALE: AnnualCrop(45, 207, 12, 5.2, 297, 8, 325, winter=0.9),
     DURUM: AnnualCrop(62, 209, 12, 4.3, 288, 7, 311, winter=0.5),
     MIXED_CEREAL: AnnualCrop(48, 212, 15, 4.4, 295, 11, 320, winter=0.8, spread=10),
-    RAPESEED: AnnualCrop(0, 196, 10, 4.6, 290, 9, 318, 2.2, flower=226, flower_days=12, flower_strength=0.75),
+    RAPESEED: AnnualCrop(
+        0, 196, 10, 4.6, 290, 9, 318, 2.2, flower=226, flower_days=12, flower_strength=0.75
+    ),
     SPRING_BARLEY: AnnualCrop(188, 240, 9, 4.6, 303, 7, 330),
     CORN: AnnualCrop(242, 296, 8, 5.0, 384, 10, 397, spread=9, straw=0.45),
-    SUNFLOWER: AnnualCrop(230, 288, 8, 3.8, 350, 8, 372, flower=317, flower_days=8, flower_strength=0.22, straw=0.3),
+    SUNFLOWER: AnnualCrop(
+        230, 288, 8, 3.8, 350, 8, 372, flower=317, flower_days=8, flower_strength=0.22, straw=0.3
+    ),
     BEET: AnnualCrop(207, 276, 9, 5.2, 440, 18, 402, spread=14, straw=0.15),
-    POTATOES: AnnualCrop(228, 284, 7, 5.0, 352, 8, 374, flower=305, flower_days=7, flower_strength=0.06, spread=11, straw=0.1),
+    POTATOES: AnnualCrop(
+        228,
+        284,
+        7,
+        5.0,
+        352,
+        8,
+        374,
+        flower=305,
+        flower_days=7,
+        flower_strength=0.06,
+        spread=11,
+        straw=0.1,
+    ),
     SOYBEANS: AnnualCrop(248, 303, 9, 5.2, 373, 6, 392, straw=0.35),
     SORGHUM: AnnualCrop(252, 304, 10, 4.2, 388, 12, 402, spread=9, straw=0.4),
 }
@@ -129,7 +157,9 @@ Addition = Callable[[np.ndarray, Cover], None]
 """Adds to a cover what belongs to the days in a column."""
 
 
-def annual(crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> Growth:
+def annual(
+    crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator
+) -> Growth:
     """A crop sown once. The parts of a parcel share the crop; what stood there before and comes after is their own."""
     count = first_U.size
     late_U = climate.delay + rng.normal(0, crop.spread, count)
@@ -137,7 +167,9 @@ def annual(crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.rand
     rise_U = crop.rise + late_U
     peak_U = crop.peak * rng.normal(1, 0.14, count).clip(0.45, 1.4) * (1 - 0.2 * climate.drought)
     ripen_U = crop.ripen + late_U - 8 * climate.drought + rng.normal(0, 0.5 * crop.spread, count)
-    harvest_U = np.maximum(crop.harvest + 0.8 * late_U + rng.normal(0, 0.9 * crop.spread, count), rise_U + 40)
+    harvest_U = np.maximum(
+        crop.harvest + 0.8 * late_U + rng.normal(0, 0.9 * crop.spread, count), rise_U + 40
+    )
     if crop.ripen < crop.harvest:
         harvest_U = np.maximum(harvest_U, ripen_U + 8)
     winter_U = crop.winter * rng.lognormal(0, 0.4, count)
@@ -145,10 +177,30 @@ def annual(crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.rand
     ripen_days_U = crop.ripen_days * rng.uniform(0.75, 1.3, count)
     flower_U = crop.flower_strength * rng.uniform(0.6, 1.2, count)
     flower_day_U = crop.flower + late_U
-    shared = (sown_U, rise_U, peak_U, ripen_U, harvest_U, winter_U, width_U, ripen_days_U, flower_U, flower_day_U)
-    sown_U, rise_U, peak_U, ripen_U, harvest_U, winter_U, width_U, ripen_days_U, flower_U, flower_day_U = (
-        values_U[first_U] for values_U in shared
+    shared = (
+        sown_U,
+        rise_U,
+        peak_U,
+        ripen_U,
+        harvest_U,
+        winter_U,
+        width_U,
+        ripen_days_U,
+        flower_U,
+        flower_day_U,
     )
+    (
+        sown_U,
+        rise_U,
+        peak_U,
+        ripen_U,
+        harvest_U,
+        winter_U,
+        width_U,
+        ripen_days_U,
+        flower_U,
+        flower_day_U,
+    ) = (values_U[first_U] for values_U in shared)
     harvest_U = harvest_U + rng.choice([0, 0, 3, 8], count) * (first_U != np.arange(count))
     peak_U = peak_U * rng.normal(1, 0.03, count)
     before = _before(sown_U, autumn=crop.winter > 0, rng=rng)
@@ -177,13 +229,20 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
     count = sown_U.size
     kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
     late_end_U = np.minimum(rng.normal(32, 14, count), sown_U - 6)
-    tilled_U = np.where(kind_U == 1, rng.uniform(-15, 60, count) if autumn else rng.uniform(10, 170, count), NEVER)
-    catch_start_U, catch_end_U = rng.normal(25, 9, count), np.minimum(rng.normal(150, 42, count), sown_U - 8)
+    tilled_U = np.where(
+        kind_U == 1, rng.uniform(-15, 60, count) if autumn else rng.uniform(10, 170, count), NEVER
+    )
+    catch_start_U, catch_end_U = (
+        rng.normal(25, 9, count),
+        np.minimum(rng.normal(150, 42, count), sown_U - 8),
+    )
     catch_U = rng.uniform(0.8, 3.8, count)
     late_U, volunteers_U = rng.uniform(1.5, 4.5, count), rng.uniform(0, 1.0, count)
     straw_U, weeds_U = rng.uniform(0.2, 0.65, count), rng.gamma(1.2, 0.22, count)
     seedbed_U, ploughed_U = rng.normal(1.08, 0.06, count), rng.normal(0.88, 0.07, count)
-    plough_U = np.where(rng.random(count) < 0.5, np.minimum(sown_U - 4, rng.uniform(30, 130, count)), sown_U - 4)
+    plough_U = np.where(
+        rng.random(count) < 0.5, np.minimum(sown_U - 4, rng.uniform(30, 130, count)), sown_U - 4
+    )
 
     def grow(day_T1: np.ndarray, cover: Cover) -> None:
         unsown = day_T1 < sown_U
@@ -194,10 +253,17 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
         fading = 1 - 0.6 * rising(day_T1, late_end_U - 8, 9)
         cover.leaf += late * late_U * fading + stubble * volunteers_U * rising(day_T1, 20, 12)
         cover.leaf += catch * catch_U * rising(day_T1, catch_start_U, 8)
-        cover.brown += late * 0.45 * (1 - fading) + killed * 0.4 * np.exp(-np.maximum(day_T1 - catch_end_U, 0) / 30)
+        cover.brown += late * 0.45 * (1 - fading) + killed * 0.4 * np.exp(
+            -np.maximum(day_T1 - catch_end_U, 0) / 30
+        )
         cover.litter += stubble * straw_U + ((kind_U == 0) & unsown & ~late) * 0.3 * straw_U
         bare = unsown & ~stubble & ~late & ~catch
-        cover.leaf += bare * weeds_U * rising(np.minimum(day_T1, sown_U - 12), late_end_U + 45, 15) * (day_T1 < sown_U - 8)
+        cover.leaf += (
+            bare
+            * weeds_U
+            * rising(np.minimum(day_T1, sown_U - 12), late_end_U + 45, 15)
+            * (day_T1 < sown_U - 8)
+        )
         cover.tilth += bare * np.where(day_T1 >= plough_U, ploughed_U - 1, 0)
         since = np.maximum(day_T1 - sown_U, 0)
         cover.tilth += ~unsown * (seedbed_U - 1) * np.exp(-since / 40)
@@ -210,7 +276,9 @@ def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Add
     count = harvest_U.size
     straw_U = (straw * rng.uniform(0.6, 1.3, count)).clip(0, 0.9)
     tilled_U = harvest_U + np.where(rng.random(count) < 0.3, NEVER, rng.gamma(2.0, 14.0, count))
-    green_U = np.where(rng.random(count) < 0.55, rng.uniform(0.4, 3.2, count), rng.uniform(0, 0.3, count))
+    green_U = np.where(
+        rng.random(count) < 0.55, rng.uniform(0.4, 3.2, count), rng.uniform(0, 0.3, count)
+    )
     green_day_U = harvest_U + rng.uniform(28, 60, count)
     tilth_U = rng.normal(0.94, 0.09, count)
 
@@ -228,9 +296,19 @@ def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Add
 def horticulture(count: int, climate: Climate, rng: np.random.Generator) -> Growth:
     """Vegetables and flowers: one to three short crops whenever it suits."""
     cycles = 3
-    start_UK = rng.uniform(170, 285, (count, 1)) + rng.uniform(70, 130, (count, cycles)).cumsum(1) - 100
-    start_UK = np.where(rng.random((count, cycles)) < [1.0, 0.6, 0.4], start_UK + climate.delay, NEVER)
-    start_UK = np.concatenate([start_UK, np.where(rng.random((count, 1)) < 0.35, rng.uniform(-40, 40, (count, 1)), NEVER)], 1)
+    start_UK = (
+        rng.uniform(170, 285, (count, 1)) + rng.uniform(70, 130, (count, cycles)).cumsum(1) - 100
+    )
+    start_UK = np.where(
+        rng.random((count, cycles)) < [1.0, 0.6, 0.4], start_UK + climate.delay, NEVER
+    )
+    start_UK = np.concatenate(
+        [
+            start_UK,
+            np.where(rng.random((count, 1)) < 0.35, rng.uniform(-40, 40, (count, 1)), NEVER),
+        ],
+        1,
+    )
     length_UK = rng.uniform(40, 95, start_UK.shape)
     peak_UK = rng.uniform(1.0, 4.5, start_UK.shape)
     cover_crop_U = np.where(rng.random(count) < 0.35, rng.uniform(0.5, 2.5, count), 0.1)
@@ -262,13 +340,17 @@ def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -
     cut_UK = first_U[:, None] + gap_UK
     times_U = rng.integers(2 if fodder else 1, most + 1, count)[:, None]
     cut_UK = np.where((np.arange(most) < times_U) & ~grazed_U, cut_UK, NEVER)
-    cut_UK = np.concatenate([cut_UK, np.where(rng.random((count, 1)) < 0.4, rng.uniform(-20, 45, (count, 1)), NEVER)], 1)
+    cut_UK = np.concatenate(
+        [cut_UK, np.where(rng.random((count, 1)) < 0.4, rng.uniform(-20, 45, (count, 1)), NEVER)], 1
+    )
     left_U, regrow_U = rng.uniform(0.08, 0.35, count), rng.uniform(14, 28, count)
     dry_U = (climate.drought * rng.uniform(0.4, 1.3, count)).clip(0, 0.95)
     thatch_U = rng.uniform(0.02, 0.22, count)
     start_U = 205 + climate.delay + rng.normal(0, 8, count)
     phase_U = rng.uniform(0, 60, count)
-    renewed_U = np.where(rng.random(count) < (0.14 if fodder else 0.1), rng.uniform(5, 60, count), -NEVER)
+    renewed_U = np.where(
+        rng.random(count) < (0.14 if fodder else 0.1), rng.uniform(5, 60, count), -NEVER
+    )
 
     def grow(day_T1: np.ndarray) -> Cover:
         cover = Cover.bare(day_T1.size, count)
@@ -280,11 +362,16 @@ def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -
             since = day_T1 - cut_UK[:, k]
             recovery = 1 - np.exp(-np.square(np.maximum(since, 0) / regrow_U))
             leaf = np.where(since >= 0, leaf * (left_U + (1 - left_U) * recovery), leaf)
-            fresh = np.where((since >= 0) & (since < 25), 0.3 * np.exp(-np.maximum(since, 0) / 10), fresh)
+            fresh = np.where(
+                (since >= 0) & (since < 25), 0.3 * np.exp(-np.maximum(since, 0) / 10), fresh
+            )
         leaf *= 1 + 0.12 * grazed_U[:, 0] * np.sin((day_T1 + phase_U) / 9)
         sown = rising(day_T1, renewed_U + 45, 10)
         cover.leaf += leaf * (1 - 0.9 * drought) * sown
-        cover.brown += np.minimum(thatch_U * (1 - 0.5 * np.minimum(season, 1)) + 0.6 * drought + fresh, 0.9) * sown
+        cover.brown += (
+            np.minimum(thatch_U * (1 - 0.5 * np.minimum(season, 1)) + 0.6 * drought + fresh, 0.9)
+            * sown
+        )
         return cover
 
     return grow
@@ -293,7 +380,11 @@ def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -
 def rows(vine: bool, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
     """Vines and fruit trees: rows that green up in spring over bare soil or grass."""
     share_U = rng.uniform(0.5, 1.6, count) if vine else rng.uniform(0.9, 3.2, count)
-    grass_U = np.where(rng.random(count) < (0.5 if vine else 0.85), rng.uniform(0.2, 1.0 if vine else 2.0, count), 0.05)
+    grass_U = np.where(
+        rng.random(count) < (0.5 if vine else 0.85),
+        rng.uniform(0.2, 1.0 if vine else 2.0, count),
+        0.05,
+    )
     out_U = (255 if vine else 233) + climate.delay + rng.normal(0, 6, count)
     fall_U = (418 if vine else 425) + rng.normal(0, 7, count)
     wood_U = rng.uniform(0.03, 0.1, count) if vine else rng.uniform(0.1, 0.3, count)
@@ -313,7 +404,11 @@ def rows(vine: bool, count: int, climate: Climate, rng: np.random.Generator) -> 
     return grow
 
 
-_WOODY = {Material.BROADLEAF: (4.8, 0.35, 0.6), Material.HEDGE: (3.6, 0.7, 0.5), Material.SCRUB: (2.4, 1.0, 0.35)}
+_WOODY = {
+    Material.BROADLEAF: (4.8, 0.35, 0.6),
+    Material.HEDGE: (3.6, 0.7, 0.5),
+    Material.SCRUB: (2.4, 1.0, 0.35),
+}
 """Leaf area in summer and in winter, and the share of bark in winter."""
 
 
@@ -330,13 +425,19 @@ def uncultivated(material: int, count: int, climate: Climate, rng: np.random.Gen
             return cover
 
         return grow_grass
-    summer, winter, bark = _WOODY.get(Material(material), (4.0, 4.0, 0.1) if material == Material.CONIFER else (0.0, 0.0, 0.0))
+    summer, winter, bark = _WOODY.get(
+        Material(material), (4.0, 4.0, 0.1) if material == Material.CONIFER else (0.0, 0.0, 0.0)
+    )
     leaf_U, winter_U = summer * rng.uniform(0.8, 1.2, count), winter * rng.uniform(0.6, 1.4, count)
     out_U, fall_U = 232 + climate.delay + rng.normal(0, 5, count), 428 + rng.normal(0, 6, count)
 
     def grow(day_T1: np.ndarray) -> Cover:
         cover = Cover.bare(day_T1.size, count)
-        foliage = rising(day_T1, out_U, 6) * (1 - rising(day_T1, fall_U, 8)) + 1 - rising(day_T1, fall_U - 365, 8)
+        foliage = (
+            rising(day_T1, out_U, 6) * (1 - rising(day_T1, fall_U, 8))
+            + 1
+            - rising(day_T1, fall_U - 365, 8)
+        )
         cover.leaf += winter_U + (leaf_U - winter_U) * foliage
         cover.brown += bark * (1 - foliage)
         return cover
@@ -350,7 +451,13 @@ class Phenology:
     Days may be fractional or outside the season.
     """
 
-    def __init__(self, material_U: np.ndarray, parcel_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        material_U: np.ndarray,
+        parcel_U: np.ndarray,
+        climate: Climate,
+        rng: np.random.Generator,
+    ) -> None:
         self.units = material_U.size
         self.groups = []
         for material in np.unique(material_U):

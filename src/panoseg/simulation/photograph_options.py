@@ -44,11 +44,21 @@ class PhotographOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.things[0] <= self.things[1] <= 100:
-            raise ConfigError(f"things {self.things}", "fewest and most objects, 0 to 100, ascending", "change --things")
+            raise ConfigError(
+                f"things {self.things}",
+                "fewest and most objects, 0 to 100, ascending",
+                "change --things",
+            )
         for name in ("crowds", "smudges"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} {getattr(self, name)}", "a chance between 0 and 1", f"change --{name}")
+                raise ConfigError(
+                    f"{name} {getattr(self, name)}", "a chance between 0 and 1", f"change --{name}"
+                )
         for name, lowest in (("thing_size", 0.1), ("grain", 0)):
             if not lowest <= getattr(self, name) <= 10:
                 option = name.replace("_", "-")
-                raise ConfigError(f"{name} {getattr(self, name)}", f"a factor, {lowest} .. 10", f"change --{option}")
+                raise ConfigError(
+                    f"{name} {getattr(self, name)}",
+                    f"a factor, {lowest} .. 10",
+                    f"change --{option}",
+                )

@@ -47,10 +47,18 @@ def _crate(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
 
 def _star(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
     # The distance from the line between a point and the notch beside it, all points folded onto one.
-    angle_HW = np.abs((np.arctan2(u_HW, -v_HW) * _POINTS / (2 * np.pi) + 0.5) % 1 - 0.5) * 2 * np.pi / _POINTS
+    angle_HW = (
+        np.abs((np.arctan2(u_HW, -v_HW) * _POINTS / (2 * np.pi) + 0.5) % 1 - 0.5)
+        * 2
+        * np.pi
+        / _POINTS
+    )
     radius_HW = np.hypot(u_HW, v_HW)
     across_HW, along_HW = radius_HW * np.sin(angle_HW), radius_HW * np.cos(angle_HW)
-    point, notch = np.array([0.0, 1.15]), 0.55 * np.array([np.sin(np.pi / _POINTS), np.cos(np.pi / _POINTS)])
+    point, notch = (
+        np.array([0.0, 1.15]),
+        0.55 * np.array([np.sin(np.pi / _POINTS), np.cos(np.pi / _POINTS)]),
+    )
     edge = (notch - point) / np.hypot(*(notch - point))
     return (along_HW - point[1]) * edge[0] - (across_HW - point[0]) * edge[1]
 
@@ -105,14 +113,19 @@ class Cover:
     colour_HW3: np.ndarray
 
 
-def place_things(rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions) -> list[Thing]:
+def place_things(
+    rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions
+) -> list[Thing]:
     """The objects of a picture, the farthest first; what lies farther down is nearer, so larger, and hides what is behind."""
     height, width = size_HW
     count = int(rng.integers(options.things[0], options.things[1] + 1))
     things = [
-        _thing(rng, int(rng.choice(THINGS)), rng.uniform(0, width), rng.uniform(0.2, 0.95) * height) for _ in range(count)
+        _thing(rng, int(rng.choice(THINGS)), rng.uniform(0, width), rng.uniform(0.2, 0.95) * height)
+        for _ in range(count)
     ]
-    scaled = [_scaled(thing, size_HW, options.thing_size * rng.uniform(0.75, 1.3)) for thing in things]
+    scaled = [
+        _scaled(thing, size_HW, options.thing_size * rng.uniform(0.75, 1.3)) for thing in things
+    ]
     if rng.random() < options.crowds:
         scaled += _crowd(rng, size_HW, options)
     return sorted(scaled, key=lambda thing: thing.y)
@@ -138,16 +151,25 @@ def _scaled(thing: Thing, size_HW: tuple[int, int], factor: float, crowd: bool =
     return Thing(thing.class_id, thing.x, thing.y, size, thing.turn, thing.hue, thing.phase, crowd)
 
 
-def _crowd(rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions) -> list[Thing]:
+def _crowd(
+    rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions
+) -> list[Thing]:
     """Many small objects of one class, side by side."""
     height, width = size_HW
     class_id, count = int(rng.choice(THINGS)), int(rng.integers(14, 25))
     x, y = rng.uniform(0.25, 0.75) * width, rng.uniform(0.3, 0.7) * height
-    places = zip(rng.normal(x, 0.12 * width, count), rng.normal(y, 0.05 * height, count), strict=True)
-    return [_scaled(_thing(rng, class_id, *place), size_HW, 0.45 * options.thing_size, crowd=True) for place in places]
+    places = zip(
+        rng.normal(x, 0.12 * width, count), rng.normal(y, 0.05 * height, count), strict=True
+    )
+    return [
+        _scaled(_thing(rng, class_id, *place), size_HW, 0.45 * options.thing_size, crowd=True)
+        for place in places
+    ]
 
 
-def _own_coordinates(thing: Thing, x_HW: np.ndarray, y_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _own_coordinates(
+    thing: Thing, x_HW: np.ndarray, y_HW: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     cosine, sine = np.cos(thing.turn) / thing.size, np.sin(thing.turn) / thing.size
     return x_HW * cosine + y_HW * sine, y_HW * cosine - x_HW * sine
 
@@ -164,7 +186,10 @@ def _paint(thing: Thing, u_HW: np.ndarray, v_HW: np.ndarray, inside_HW: np.ndarr
     light_HW = np.clip(0.85 + 0.3 * (u_HW * _LIGHT[0] + v_HW * _LIGHT[1]), 0.45, 1.2)
     rim_HW = np.clip(0.7 + 3 * inside_HW, 0.7, 1)
     pattern_HW = _pattern(thing, u_HW, v_HW)
-    one, other = _colour(thing.hue, 0.75, 0.95), _colour(thing.hue, 0.35, 1.0 if thing.class_id == BALL else 0.65)
+    one, other = (
+        _colour(thing.hue, 0.75, 0.95),
+        _colour(thing.hue, 0.35, 1.0 if thing.class_id == BALL else 0.65),
+    )
     colour_HW3 = one + pattern_HW[..., None] * (other - one)
     colour_HW3 = colour_HW3 * (light_HW * rim_HW)[..., None]
     if thing.class_id == BALL:
@@ -209,15 +234,22 @@ def draw_regions(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarr
     """Class of each pixel: a background above a wavy horizon, a ground below, often a patch of another ground. int64, H x W."""
     height, width = size_HW
     background = int(rng.choice(_BACKGROUNDS))
-    ground, other = (int(class_id) for class_id in rng.permutation([entry for entry in _GROUNDS if entry != background])[:2])
+    ground, other = (
+        int(class_id)
+        for class_id in rng.permutation([entry for entry in _GROUNDS if entry != background])[:2]
+    )
     y_HW, x_HW = np.mgrid[:height, :width].astype(np.float32)
     waves_W = smooth_noise(rng, (16, width), 0.3 * width)[0]
-    horizon_W = height * (rng.uniform(0.2, 0.55) + 0.04 * waves_W + rng.uniform(-0.08, 0.08) * (x_HW[0] / width - 0.5))
+    horizon_W = height * (
+        rng.uniform(0.2, 0.55) + 0.04 * waves_W + rng.uniform(-0.08, 0.08) * (x_HW[0] / width - 0.5)
+    )
     classes_HW = np.where(y_HW < horizon_W, background, ground)
     if rng.random() < 0.7:
         x, y = rng.uniform(0, width), rng.uniform(0.6, 1.0) * height
         across, down = rng.uniform(0.25, 0.5) * width, rng.uniform(0.12, 0.3) * height
-        distance_HW = np.hypot((x_HW - x) / across, (y_HW - y) / down) + 0.12 * smooth_noise(rng, size_HW, 0.25 * width)
+        distance_HW = np.hypot((x_HW - x) / across, (y_HW - y) / down) + 0.12 * smooth_noise(
+            rng, size_HW, 0.25 * width
+        )
         classes_HW[(distance_HW < 1) & (classes_HW == ground)] = other
     return classes_HW
 
@@ -237,12 +269,16 @@ def _sky(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
     zenith, horizon = np.array([0.22, 0.45, 0.85]), np.array([0.72, 0.85, 0.97])
     down_HW1 = np.linspace(0, 1.6, height)[:, None, None].clip(max=1)
     clear_HW3 = zenith + down_HW1 * (horizon - zenith)
-    clouds_HW = np.clip(0.9 * fractal_noise(rng, size_HW, 1.6, width) - rng.uniform(-0.2, 1.0), 0, 1)
+    clouds_HW = np.clip(
+        0.9 * fractal_noise(rng, size_HW, 1.6, width) - rng.uniform(-0.2, 1.0), 0, 1
+    )
     return clear_HW3 + clouds_HW[..., None] * (np.array([0.97, 0.97, 0.98]) - clear_HW3)
 
 
 def _grass(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
-    blades_HW = 0.6 * smooth_noise(rng, size_HW, 1.5) + 0.6 * smooth_noise(rng, size_HW, 0.1 * size_HW[1])
+    blades_HW = 0.6 * smooth_noise(rng, size_HW, 1.5) + 0.6 * smooth_noise(
+        rng, size_HW, 0.1 * size_HW[1]
+    )
     one, other = np.array([0.20, 0.42, 0.10]), np.array([0.48, 0.62, 0.22])
     return one + np.clip(0.5 + 0.4 * blades_HW, 0, 1)[..., None] * (other - one)
 
@@ -250,7 +286,9 @@ def _grass(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
 def _water(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
     y_HW = np.mgrid[: size_HW[0], : size_HW[1]][0] * (128 / size_HW[0])
     swell_HW = smooth_noise(rng, size_HW, 0.15 * size_HW[1])
-    ripples_HW = np.sin(0.9 * y_HW + 2.5 * swell_HW) * (0.5 + 0.5 * smooth_noise(rng, size_HW, 0.08 * size_HW[1]))
+    ripples_HW = np.sin(0.9 * y_HW + 2.5 * swell_HW) * (
+        0.5 + 0.5 * smooth_noise(rng, size_HW, 0.08 * size_HW[1])
+    )
     one, other = np.array([0.05, 0.28, 0.38]), np.array([0.35, 0.62, 0.68])
     return one + np.clip(0.4 + 0.3 * ripples_HW, 0, 1)[..., None] * (other - one)
 
@@ -266,7 +304,9 @@ def _bricks(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
     joint = 0.9 / brick
     is_mortar_HW = (along_HW - column_HW < joint) | (y_HW / (brick / 2) - course_HW < 2 * joint)
     shade_table = rng.standard_normal((64, 64))
-    shade_HW = shade_table[course_HW.astype(int) % 64, column_HW.astype(int) % 64] + 0.4 * smooth_noise(rng, size_HW, 2)
+    shade_HW = shade_table[
+        course_HW.astype(int) % 64, column_HW.astype(int) % 64
+    ] + 0.4 * smooth_noise(rng, size_HW, 2)
     brick_HW3 = np.array([0.58, 0.27, 0.20]) * (1 + 0.13 * shade_HW[..., None])
     return np.where(is_mortar_HW[..., None], np.array([0.70, 0.67, 0.62]), brick_HW3)
 
@@ -327,7 +367,9 @@ def check_photograph_size(size_HW: tuple[int, int]) -> None:
     """Refuse sizes without sense. Raises ``ConfigError``."""
     if not all(_SIDES[0] <= side <= _SIDES[1] for side in size_HW):
         height, width = size_HW
-        raise ConfigError(f"{height} x {width} pixels", f"{_SIDES[0]} .. {_SIDES[1]} on a side", "change --size")
+        raise ConfigError(
+            f"{height} x {width} pixels", f"{_SIDES[0]} .. {_SIDES[1]} on a side", "change --size"
+        )
 
 
 def _smudge(rng: np.random.Generator, colour_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -336,7 +378,9 @@ def _smudge(rng: np.random.Generator, colour_HW3: np.ndarray) -> tuple[np.ndarra
     y_HW, x_HW = np.mgrid[:height, :width]
     radius = rng.uniform(0.05, 0.12) * min(height, width)
     x, y = rng.uniform(0, width), rng.uniform(0, height)
-    distance_HW = np.hypot(x_HW - x, y_HW - y) / radius + 0.2 * smooth_noise(rng, (height, width), radius)
+    distance_HW = np.hypot(x_HW - x, y_HW - y) / radius + 0.2 * smooth_noise(
+        rng, (height, width), radius
+    )
     density_HW1 = np.clip(2.5 * (1.15 - distance_HW), 0, 0.9)[..., None]
     return colour_HW3 + density_HW1 * (0.45 - colour_HW3), density_HW1[..., 0] > 0.3
 
@@ -348,4 +392,6 @@ def _expose(rng: np.random.Generator, colour_HW3: np.ndarray, grain: float) -> n
     corners_HW1 = (1 - 0.12 * (down_H[:, None] ** 2 + across_W**2) / 2)[..., None]
     gain_3 = rng.uniform(0.8, 1.15) * (1 + 0.04 * rng.standard_normal(3))
     noise_HW3 = grain * 0.015 * rng.standard_normal(colour_HW3.shape)
-    return np.rint(255 * np.clip(colour_HW3 * gain_3 * corners_HW1 + noise_HW3, 0, 1)).astype(np.uint8)
+    return np.rint(255 * np.clip(colour_HW3 * gain_3 * corners_HW1 + noise_HW3, 0, 1)).astype(
+        np.uint8
+    )

@@ -116,9 +116,13 @@ class Surfaces:
         derivatives."""
         tilth_TU1 = (brightness * cover.tilth)[..., None]
         ground = self.ground_UC * tilth_TU1 * (1 - wet_T[:, None, None] * self.wetting_UC)
-        ground += np.minimum(cover.litter, 0.95)[..., None] * (_STRAW * (1 - 0.5 * wet_T[:, None, None] * _WETTING) - ground)
+        ground += np.minimum(cover.litter, 0.95)[..., None] * (
+            _STRAW * (1 - 0.5 * wet_T[:, None, None] * _WETTING) - ground
+        )
         ground += np.minimum(cover.brown, 0.97)[..., None] * (self.dead_UC - ground)
-        canopy = self.canopy_UC + np.minimum(cover.flower, 0.9)[..., None] * (self.flower_UC - self.canopy_UC)
+        canopy = self.canopy_UC + np.minimum(cover.flower, 0.9)[..., None] * (
+            self.flower_UC - self.canopy_UC
+        )
         ground -= canopy
         ground *= np.exp(-np.maximum(cover.leaf, 0)[..., None] * _DEPTH)
         ground += canopy
@@ -126,15 +130,24 @@ class Surfaces:
 
 
 def make_surfaces(
-    material_U: np.ndarray, parcel_U: np.ndarray, soil_range: tuple[float, float], rng: np.random.Generator
+    material_U: np.ndarray,
+    parcel_U: np.ndarray,
+    soil_range: tuple[float, float],
+    rng: np.random.Generator,
 ) -> Surfaces:
     """Draw the surfaces of all units: one kind of soil a landscape, varied a little from field to field."""
     units = material_U.size
     bright = rng.uniform(*soil_range) * rng.lognormal(0, 0.1, (units, 1))
-    ground_UC = _SOIL * bright * (1 + (rng.normal(0, 0.5) + rng.normal(0, 0.12, (units, 1))) * _REDNESS)
+    ground_UC = (
+        _SOIL * bright * (1 + (rng.normal(0, 0.5) + rng.normal(0, 0.12, (units, 1))) * _REDNESS)
+    )
     wetting_UC = np.repeat(_WETTING[None], units, 0)
     canopy_UC = np.repeat(_LEAF[None], units, 0)
-    dead_UC = _STRAW * rng.normal(1, 0.1, (units, 1)).clip(0.7, 1.3) * (1 + rng.normal(0, 0.1, (units, 1)) * _REDNESS)
+    dead_UC = (
+        _STRAW
+        * rng.normal(1, 0.1, (units, 1)).clip(0.7, 1.3)
+        * (1 + rng.normal(0, 0.1, (units, 1)) * _REDNESS)
+    )
     flower_UC = np.repeat(_WHITE[None], units, 0)
     for material in np.unique(material_U):
         rows = material_U == material
@@ -146,15 +159,32 @@ def make_surfaces(
             canopy_UC[rows] = _canopies(*_CANOPY[material], count, rng)
         if material in (RAPESEED, SUNFLOWER):
             flower_UC[rows] = _YELLOW * rng.normal(1, 0.05, (count, 1))
-        if material in (Material.BROADLEAF, Material.HEDGE, Material.SCRUB, Material.CONIFER, ORCHARD, GRAPEVINE):
+        if material in (
+            Material.BROADLEAF,
+            Material.HEDGE,
+            Material.SCRUB,
+            Material.CONIFER,
+            ORCHARD,
+            GRAPEVINE,
+        ):
             dead_UC[rows] = _BARK * rng.normal(1, 0.12, (count, 1)).clip(0.6, 1.4)
     _cover_with_plastic(material_U, ground_UC, rng)
     first_U = first_of_parcel(parcel_U)
-    return Surfaces(*(array[first_U].astype(np.float32) for array in (ground_UC, canopy_UC, dead_UC, flower_UC, wetting_UC)))
+    return Surfaces(
+        *(
+            array[first_U].astype(np.float32)
+            for array in (ground_UC, canopy_UC, dead_UC, flower_UC, wetting_UC)
+        )
+    )
 
 
 def _canopies(
-    green: float, infrared: float, shortwave: float, chlorophyll: float, count: int, rng: np.random.Generator
+    green: float,
+    infrared: float,
+    shortwave: float,
+    chlorophyll: float,
+    count: int,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Deep canopies of ``count`` units of one cover; they differ in pigment, structure and water."""
     pigment_U = chlorophyll * rng.lognormal(0, 0.12, count)
@@ -166,11 +196,15 @@ def _canopies(
     return _LEAF * np.stack([*visible, edge_U, *[infrared_U] * 3, *[shortwave_U] * 2], axis=1)
 
 
-def _cover_with_plastic(material_U: np.ndarray, ground_UC: np.ndarray, rng: np.random.Generator) -> None:
+def _cover_with_plastic(
+    material_U: np.ndarray, ground_UC: np.ndarray, rng: np.random.Generator
+) -> None:
     """Some vegetables grow under film or glass."""
     rows = np.flatnonzero(material_U == HORTICULTURE)
     rows = rows[rng.random(rows.size) < 0.15]
-    ground_UC[rows] += rng.uniform(0.3, 0.8, (rows.size, 1)) * (_SEALED[Material.ROOF_WHITE] - ground_UC[rows])
+    ground_UC[rows] += rng.uniform(0.3, 0.8, (rows.size, 1)) * (
+        _SEALED[Material.ROOF_WHITE] - ground_UC[rows]
+    )
 
 
 VIGOUR = 2.2
@@ -206,9 +240,14 @@ def variation_fields(landscape: Landscape, strength: float, rng: np.random.Gener
     grain_HW = smooth_noise(rng, size, 1.2)
     striped_U = np.where(crop_U & (rng.random(units) < 0.6), rng.gamma(2, 0.045, units), 0.0)
     stripes_HW = striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
-    vigour_HW = patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 14)) + grain_U[unit_HW] * grain_HW
+    vigour_HW = (
+        patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 14))
+        + grain_U[unit_HW] * grain_HW
+    )
     vigour_HW += stripes_HW - rng.uniform(0, 0.3, units)[unit_HW] * _headland(landscape.parcels_HW)
-    soil_HW = rng.uniform(0.07, 0.2) * smooth_noise(rng, size, rng.uniform(6, 25)) + 0.04 * smooth_noise(rng, size, 3.0)
+    soil_HW = rng.uniform(0.07, 0.2) * smooth_noise(
+        rng, size, rng.uniform(6, 25)
+    ) + 0.04 * smooth_noise(rng, size, 3.0)
     soil_HW += 0.5 * stripes_HW + np.where(sealed_U, 0.12, 0.015)[unit_HW] * grain_HW
     stage_HW = rng.gamma(2, 1.1, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
     vigour_HW, stage_HW = strength * vigour_HW / np.log(VIGOUR), strength * stage_HW / STAGE_DAYS
@@ -223,7 +262,9 @@ def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> n
     for material, roughness in _ROUGHNESS.items():
         rough_U[landscape.material_U == material] = roughness
     size = unit_HW.shape
-    relief_HW = rough_U[unit_HW] * smooth_noise(rng, size, 1.2) + 0.02 * smooth_noise(rng, size, rng.uniform(5, 40))
+    relief_HW = rough_U[unit_HW] * smooth_noise(rng, size, 1.2) + 0.02 * smooth_noise(
+        rng, size, rng.uniform(5, 40)
+    )
     return (1 + strength * relief_HW.clip(-0.4, 0.4)).astype(np.float32)
 
 
@@ -236,7 +277,11 @@ def shades(landscape: Landscape) -> np.ndarray:
         up, left = round(0.9 * step), round(0.43 * step)
         shaded_YX[: tall_YX.shape[0] - up, : tall_YX.shape[1] - left] |= tall_YX[up:, left:]
         if step % CELLS == 0:
-            share_HW = (shaded_YX & ~tall_YX).reshape(height, CELLS, width, CELLS).mean((1, 3), dtype=np.float32)
+            share_HW = (
+                (shaded_YX & ~tall_YX)
+                .reshape(height, CELLS, width, CELLS)
+                .mean((1, 3), dtype=np.float32)
+            )
             lengths.append(share_HW)
     return np.stack(lengths)
 
@@ -293,8 +338,12 @@ class Scene:
         """The clear image of a date, float32 [C, H, W]."""
         effects_UKC = self.effects_TUKC[index]
         image_CHW = np.empty((len(PASTIS_BANDS), *self.size), np.float32)
-        image_CHW[list(FINE_BANDS)] = _mixed(self.footprints.fine_PU, effects_UKC[:, :, FINE_BANDS], self.fields_KHW)
-        coarse_CHW = _mixed(self.footprints.coarse_QU, effects_UKC[:, :, COARSE_BANDS], self.coarse_fields_KHW)
+        image_CHW[list(FINE_BANDS)] = _mixed(
+            self.footprints.fine_PU, effects_UKC[:, :, FINE_BANDS], self.fields_KHW
+        )
+        coarse_CHW = _mixed(
+            self.footprints.coarse_QU, effects_UKC[:, :, COARSE_BANDS], self.coarse_fields_KHW
+        )
         image_CHW[list(COARSE_BANDS)] = repeat(coarse_CHW, self.size)
         return image_CHW * (self.relief_HW * self._light(index))
 
@@ -310,7 +359,9 @@ class Scene:
 def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndarray) -> np.ndarray:
     """What pixels see of the units, varied by the fields; float32 [C, H, W]."""
     mixed = seen @ effects_UKC.reshape(effects_UKC.shape[0], -1)
-    mixed_KCHW = np.ascontiguousarray(mixed.T).reshape(*effects_UKC.shape[1:], *fields_KHW.shape[1:])
+    mixed_KCHW = np.ascontiguousarray(mixed.T).reshape(
+        *effects_UKC.shape[1:], *fields_KHW.shape[1:]
+    )
     image_CHW = mixed_KCHW[0]
     for field_HW, effect_CHW in zip(fields_KHW, mixed_KCHW[1:], strict=True):
         effect_CHW *= field_HW
@@ -318,7 +369,9 @@ def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndar
     return image_CHW
 
 
-def _effects(phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray) -> np.ndarray:
+def _effects(
+    phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray
+) -> np.ndarray:
     """Reflectance of the units, and what full variation adds to it: brighter soil, more and less vigour, a later and an earlier
     stage; float32 [T, U, 6, C].
 
@@ -328,7 +381,9 @@ def _effects(phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T
     plain = surfaces.reflectance(cover, wet_T)
     states = [plain, surfaces.reflectance(cover, wet_T, brightness=2.0)]
     for vigour in (VIGOUR, 1 / VIGOUR):
-        states.append(surfaces.reflectance(replace(cover, leaf=cover.leaf * np.float32(vigour)), wet_T))
+        states.append(
+            surfaces.reflectance(replace(cover, leaf=cover.leaf * np.float32(vigour)), wet_T)
+        )
     for days in (STAGE_DAYS, -STAGE_DAYS):
         states.append(surfaces.reflectance(phenology.cover(days_T + days), wet_T))
     effects = np.stack(states, axis=2)
@@ -342,4 +397,6 @@ def _wetness(days_T: np.ndarray, climate: Climate, rng: np.random.Generator) -> 
     rain = np.cumsum(rng.exponential(every, size=int(500 / every) + 20)) - 20
     since_T = days_T - rain[np.searchsorted(rain, days_T, side="right") - 1]
     winter_T = np.exp(-0.5 * ((days_T - 130) / 60.0) ** 2)
-    return np.clip(np.exp(-since_T / (2.5 + 6 * winter_T)) * 0.8 + 0.3 * winter_T, 0, 1).astype(np.float32)
+    return np.clip(np.exp(-since_T / (2.5 + 6 * winter_T)) * 0.8 + 0.3 * winter_T, 0, 1).astype(
+        np.float32
+    )

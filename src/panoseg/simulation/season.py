@@ -13,7 +13,14 @@ import numpy as np
 from panoseg.errors import ConfigError
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
-from panoseg.simulation.landscape import PIXEL_M, Landscape, check_layout, landscape_of_parcels, make_landscape, region_of
+from panoseg.simulation.landscape import (
+    PIXEL_M,
+    Landscape,
+    check_layout,
+    landscape_of_parcels,
+    make_landscape,
+    region_of,
+)
 from panoseg.simulation.options import Region, SimulationOptions
 from panoseg.simulation.phenology import Climate
 from panoseg.simulation.scene import Scene
@@ -109,16 +116,29 @@ def simulate_season(
     start = season_start(options.harvest_year)
     dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
     origin = _origin(region, land_rng)
-    return Season(images_TCHW, dates, landscape.classes_HW, landscape.parcels_HW, cloud_THW, region_name, origin)
+    return Season(
+        images_TCHW,
+        dates,
+        landscape.classes_HW,
+        landscape.parcels_HW,
+        cloud_THW,
+        region_name,
+        origin,
+    )
 
 
-def planned_dates(seed: int | tuple[int, ...], options: SimulationOptions) -> list[tuple[datetime.date, float]]:
+def planned_dates(
+    seed: int | tuple[int, ...], options: SimulationOptions
+) -> list[tuple[datetime.date, float]]:
     """The dates of the season that this seed gives, and the share of sky under cloud on each, without simulating it."""
     _, time_rng, _, sky_rng, _ = np.random.default_rng(seed).spawn(5)
     days_T = _days(options, time_rng)
     start = season_start(options.harvest_year)
     skies = draw_skies(days_T, options, sky_rng)
-    return [(start + datetime.timedelta(days=int(day)), sky.cover) for day, sky in zip(days_T, skies, strict=True)]
+    return [
+        (start + datetime.timedelta(days=int(day)), sky.cover)
+        for day, sky in zip(days_T, skies, strict=True)
+    ]
 
 
 def _days(options: SimulationOptions, rng: np.random.Generator) -> np.ndarray:
@@ -129,12 +149,17 @@ def _days(options: SimulationOptions, rng: np.random.Generator) -> np.ndarray:
 def check_size(size: tuple[int, int]) -> None:
     """Refuse an area (height, width in pixels) that is too small to simulate. Raises ``ConfigError``."""
     if min(size) < 8:
-        raise ConfigError(f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area")
+        raise ConfigError(
+            f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area"
+        )
 
 
 def _origin(region: Region, rng: np.random.Generator) -> tuple[float, float]:
     """A place for the land in UTM zone 31 north, later seasons further north; on the grid of Sentinel-2 (multiples of 20 m)."""
-    easting, northing = rng.uniform(420_000, 580_000), rng.uniform(5_150_000, 5_350_000) + 15_000 * region.delay
+    easting, northing = (
+        rng.uniform(420_000, 580_000),
+        rng.uniform(5_150_000, 5_350_000) + 15_000 * region.delay,
+    )
     return float(easting // 20 * 20), float(northing // 20 * 20)
 
 
@@ -156,7 +181,12 @@ def _landscape(
 class _Instrument:
     """What observes a scene: its weather, its pointing, its drift. ``offset``: the season's shift, pixels, down and right."""
 
-    def __init__(self, options: SimulationOptions, sky_rng: np.random.Generator, sensor_rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        options: SimulationOptions,
+        sky_rng: np.random.Generator,
+        sensor_rng: np.random.Generator,
+    ) -> None:
         self.options, self.sky_rng, self.sensor_rng = options, sky_rng, sensor_rng
         self.resampling = options.resampling or str(sensor_rng.choice(list(RESAMPLINGS)))
         self.offset = sensor_rng.normal(0, 1.5 * options.registration, 2)

@@ -33,19 +33,27 @@ class Footprints:
 def footprints(units_YX: np.ndarray, units: int) -> Footprints:
     """The footprints of all pixels; an odd last row or column of 10 m pixels has 20 m pixels of its own."""
     height, width = units_YX.shape[0] // CELLS, units_YX.shape[1] // CELLS
-    cells = units_YX.reshape(height, CELLS, width, CELLS).transpose(0, 2, 1, 3).reshape(height * width, CELLS**2)
+    cells = (
+        units_YX.reshape(height, CELLS, width, CELLS)
+        .transpose(0, 2, 1, 3)
+        .reshape(height * width, CELLS**2)
+    )
     starts = np.arange(height * width + 1) * CELLS**2
     shares = np.full(cells.size, 1 / CELLS**2, np.float32)
     shares_PU = sparse.csr_matrix((shares, cells.ravel(), starts), shape=(height * width, units))
     shares_PU.sum_duplicates()
     fine_PU = sparse.kron(_blur(height), _blur(width), format="csr").astype(np.float32) @ shares_PU
-    coarse_QU = sparse.kron(_pairs(height), _pairs(width), format="csr").astype(np.float32) @ fine_PU
+    coarse_QU = (
+        sparse.kron(_pairs(height), _pairs(width), format="csr").astype(np.float32) @ fine_PU
+    )
     return Footprints(fine_PU.tocsr(), coarse_QU.tocsr())
 
 
 def _blur(length: int) -> sparse.csr_matrix:
     """A three-tap blur that keeps the edge."""
-    matrix = sparse.diags([_BLUR_10M, 1 - 2 * _BLUR_10M, _BLUR_10M], [-1, 0, 1], shape=(length, length)).tolil()
+    matrix = sparse.diags(
+        [_BLUR_10M, 1 - 2 * _BLUR_10M, _BLUR_10M], [-1, 0, 1], shape=(length, length)
+    ).tolil()
     matrix[0, 0] += _BLUR_10M
     matrix[-1, -1] += _BLUR_10M
     return matrix.tocsr()
@@ -54,7 +62,9 @@ def _blur(length: int) -> sparse.csr_matrix:
 def _pairs(length: int) -> sparse.csr_matrix:
     """The mean of each two pixels."""
     rows = np.arange(length)
-    repeat = sparse.csr_matrix((np.ones(length), (rows, rows // 2)), shape=(length, (length + 1) // 2))
+    repeat = sparse.csr_matrix(
+        (np.ones(length), (rows, rows // 2)), shape=(length, (length + 1) // 2)
+    )
     return sparse.diags(1 / np.asarray(repeat.sum(0)).ravel()) @ repeat.T
 
 
@@ -62,7 +72,9 @@ def pool(values: np.ndarray) -> np.ndarray:
     """The mean of each 2 x 2 pixels over the last two axes; an odd last row or column counts twice."""
     height, width = values.shape[-2:]
     if height % 2 or width % 2:
-        values = np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge")
+        values = np.pad(
+            values, [(0, 0)] * (values.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge"
+        )
     halved = values[..., 0::2, :] + values[..., 1::2, :]
     return 0.25 * (halved[..., 0::2] + halved[..., 1::2])
 
@@ -105,7 +117,9 @@ def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random
     again."""
     fine, coarse = list(FINE_BANDS), list(COARSE_BANDS)
     image_CHW[fine] = _noisy(image_CHW[fine], noise, rng)
-    image_CHW[coarse] = RESAMPLINGS[resampling](_noisy(pool(image_CHW[coarse]), noise, rng), image_CHW.shape[1:])
+    image_CHW[coarse] = RESAMPLINGS[resampling](
+        _noisy(pool(image_CHW[coarse]), noise, rng), image_CHW.shape[1:]
+    )
 
 
 def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:

@@ -10,9 +10,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from panoseg.data.arrays import map_array, moments
-from panoseg.data.pastis_files import PatchRow, read_json, save_images, save_labels, save_metadata, save_normalisation
+from panoseg.data.pastis_files import (
+    PatchRow,
+    read_json,
+    save_images,
+    save_labels,
+    save_metadata,
+    save_normalisation,
+)
 from panoseg.data.pieces import write_pieces
-from panoseg.data.s2tsczcrop_files import CzechPatch, SetName, save_arrays, save_band_statistics, save_patches
+from panoseg.data.s2tsczcrop_files import (
+    CzechPatch,
+    SetName,
+    save_arrays,
+    save_band_statistics,
+    save_patches,
+)
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.simulation.landscape import PIXEL_M
@@ -98,11 +111,17 @@ def _parcel_maps(folder: Path | None, size: tuple[int, int]) -> list[Path]:
         return []
     maps = sorted(Path(folder).glob("ParcelIDs_*.npy"))
     if not maps:
-        raise DatasetError(f"no ParcelIDs_*.npy in {folder}", "maps of parcels", "give the ANNOTATIONS folder of a dataset")
+        raise DatasetError(
+            f"no ParcelIDs_*.npy in {folder}",
+            "maps of parcels",
+            "give the ANNOTATIONS folder of a dataset",
+        )
     for path in maps:
         shape = map_array(path, dimensions=2).shape
         if min(shape) < max(size):
-            raise DatasetError(f"{path} of {shape}", f"at least {max(size)} x {max(size)}", "use a smaller --size")
+            raise DatasetError(
+                f"{path} of {shape}", f"at least {max(size)} x {max(size)}", "use a smaller --size"
+            )
     return maps
 
 
@@ -127,7 +146,9 @@ def write_pastis(
     of an earlier run with the same seed, size and options is completed. Raises ``OutputError``, ``ConfigError``,
     ``DatasetError``.
     """
-    return write_patches(folder, patches, size, seed, options, workers, parcel_maps, _PastisForm(centres))
+    return write_patches(
+        folder, patches, size, seed, options, workers, parcel_maps, _PastisForm(centres)
+    )
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,9 @@ class _PastisForm:
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
         save_images(folder, FIRST_ID + number, season.images_TCHW)
-        save_labels(folder, FIRST_ID + number, season.classes_HW, season.parcels_HW, centres=self.centres)
+        save_labels(
+            folder, FIRST_ID + number, season.classes_HW, season.parcels_HW, centres=self.centres
+        )
         return _record(number, season)
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
@@ -152,7 +175,9 @@ class _PastisForm:
 def _record(number: int, season: Season) -> dict[str, Any]:
     """What the dataset's metadata and normalisation need to know of one patch."""
     # The sums are exact integers; float64 holds them.
-    flat_CN = season.images_TCHW.transpose(1, 0, 2, 3).reshape(len(PASTIS_BANDS), -1).astype(np.float64)
+    flat_CN = (
+        season.images_TCHW.transpose(1, 0, 2, 3).reshape(len(PASTIS_BANDS), -1).astype(np.float64)
+    )
     return {
         "patch": FIRST_ID + number,
         "fold": number % FOLD_COUNT + 1,
@@ -270,7 +295,11 @@ class _CzechForm:
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
         patches = [_patch(record) for record in records]
-        train = [record["moments"] for record, patch in zip(records, patches, strict=True) if patch.set == "train"]
+        train = [
+            record["moments"]
+            for record, patch in zip(records, patches, strict=True)
+            if patch.set == "train"
+        ]
         save_band_statistics(folder, [np.array(moments_2C) for moments_2C in train])
         save_patches(folder, patches)
 

@@ -22,7 +22,11 @@ from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import atomic
 from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS, PhotographOptions
-from panoseg.simulation.photographs import SimulatedPhotograph, check_photograph_size, simulate_photograph
+from panoseg.simulation.photographs import (
+    SimulatedPhotograph,
+    check_photograph_size,
+    simulate_photograph,
+)
 
 SPLITS = ("train", "val")
 _EVERY = 5
@@ -48,11 +52,21 @@ def write_photographs(
         raise ConfigError(f"{photographs} photographs", "at least 1", "ask for more")
     check_photograph_size(size)
     piece = _Photographs(size, seed, options or PhotographOptions())
-    contents = {"version": _VERSION, "layout": "coco", "size": size, "seed": seed, "options": asdict(piece.options)}
+    contents = {
+        "version": _VERSION,
+        "layout": "coco",
+        "size": size,
+        "seed": seed,
+        "options": asdict(piece.options),
+    }
     names = [_name(number) for number in range(photographs)]
     records = write_pieces(folder, contents, names, piece.write, workers)
     for split in dict.fromkeys(_split(number) for number in range(photographs)):
-        _write_tables(Path(folder), split, [path for number, path in enumerate(records) if _split(number) == split])
+        _write_tables(
+            Path(folder),
+            split,
+            [path for number, path in enumerate(records) if _split(number) == split],
+        )
     return Path(folder)
 
 
@@ -72,16 +86,29 @@ class _Photographs:
         name, split = _name(number), _split(number)
         with atomic(folder / split / f"{name}.jpg") as path:
             Image.fromarray(photograph.image_HW3).save(path, quality=_QUALITY)
-        segments, instances = _rows(photograph, folder / "annotations" / f"panoptic_{split}" / f"{name}.png")
+        segments, instances = _rows(
+            photograph, folder / "annotations" / f"panoptic_{split}" / f"{name}.png"
+        )
         height, width = self.size
         return {
-            "image": {"id": number + 1, "file_name": f"{name}.jpg", "height": height, "width": width},
-            "annotation": {"image_id": number + 1, "file_name": f"{name}.png", "segments_info": segments},
+            "image": {
+                "id": number + 1,
+                "file_name": f"{name}.jpg",
+                "height": height,
+                "width": width,
+            },
+            "annotation": {
+                "image_id": number + 1,
+                "file_name": f"{name}.png",
+                "segments_info": segments,
+            },
             "instances": [{"image_id": number + 1, **row} for row in instances],
         }
 
 
-def _rows(photograph: SimulatedPhotograph, png: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _rows(
+    photograph: SimulatedPhotograph, png: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write the ids, in colours of the classes; returns the rows of the segments, and of the things."""
     truth, crowds = photograph.truth, photograph.crowd_ids
     ids = coloured_ids(truth.segments.class_ids.tolist(), SIMULATED_PHOTOGRAPHS)
@@ -100,12 +127,17 @@ def _rows(photograph: SimulatedPhotograph, png: Path) -> tuple[list[dict[str, An
 
 def _write_tables(folder: Path, split: str, records: list[Path]) -> None:
     rows = [read_json(path) for path in records]
-    head = {"images": [row["image"] for row in rows], "categories": category_rows(SIMULATED_PHOTOGRAPHS)}
+    head = {
+        "images": [row["image"] for row in rows],
+        "categories": category_rows(SIMULATED_PHOTOGRAPHS),
+    }
     with write_rows(folder / "annotations" / f"panoptic_{split}.json", head) as write:
         for row in rows:
             write(row["annotation"])
     things = [category for category in head["categories"] if category["isthing"]]
-    with write_rows(folder / "annotations" / f"instances_{split}.json", {**head, "categories": things}) as write:
+    with write_rows(
+        folder / "annotations" / f"instances_{split}.json", {**head, "categories": things}
+    ) as write:
         for number, row in enumerate((row for entry in rows for row in entry["instances"]), 1):
             write({"id": number, **row})
 

@@ -25,7 +25,15 @@ from panoseg.models.paps import PaPs
 from panoseg.training.config import TrainConfig
 from panoseg.training.evaluate import find_weights, normalisation_words, scored_split
 from panoseg.training.loop import make_fabric
-from panoseg.training.pictures import BLUE, GREY, check_picture, land_of, month_axis, new_figure, save_figure
+from panoseg.training.pictures import (
+    BLUE,
+    GREY,
+    check_picture,
+    land_of,
+    month_axis,
+    new_figure,
+    save_figure,
+)
 from panoseg.training.tasks import task_of
 
 if TYPE_CHECKING:
@@ -63,7 +71,11 @@ def show_attention(
     batch = split.prepare(collate([sample]), fabric)
     attention_GT = attention_in(network_attention(task.model, batch)[:, 0], place.inside_HW)
     predicted_HW = task.predict(batch)[0].classes_HW(none=task.table.background or 0)
-    words = predicted_class(predicted_HW[place.inside_HW], task.table) if pixel is not None or parcel is not None else ""
+    words = (
+        predicted_class(predicted_HW[place.inside_HW], task.table)
+        if pixel is not None or parcel is not None
+        else ""
+    )
     draw_attention(sample, place, attention_GT, words, found.weights.card.reference_date, out)
     print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
 
@@ -77,7 +89,11 @@ class Place:
 
 
 def find_place(
-    classes_HW: NDArray, parcels_HW: NDArray, table: ClassTable, pixel: tuple[int, int] | None, parcel: int | None
+    classes_HW: NDArray,
+    parcels_HW: NDArray,
+    table: ClassTable,
+    pixel: tuple[int, int] | None,
+    parcel: int | None,
 ) -> Place:
     """A pixel (row and column from 0), a parcel by its number in the patch, or, with neither, the whole patch.
 
@@ -93,11 +109,18 @@ def find_place(
     numbers = np.unique(parcels_HW[parcels_HW > 0]).tolist()
     if parcel < 1 or not inside_HW.any():
         known = f"one of {', '.join(map(str, numbers))}" if numbers else "a patch with parcels"
-        raise ConfigError(f"no parcel {parcel} in the patch", known, "or name a pixel: --pixel ROW COLUMN")
-    return Place(inside_HW, f"parcel {parcel}: {table[int(classes_HW[inside_HW][0])].name}, {inside_HW.sum() / 100:.2f} ha")
+        raise ConfigError(
+            f"no parcel {parcel} in the patch", known, "or name a pixel: --pixel ROW COLUMN"
+        )
+    return Place(
+        inside_HW,
+        f"parcel {parcel}: {table[int(classes_HW[inside_HW][0])].name}, {inside_HW.sum() / 100:.2f} ha",
+    )
 
 
-def _pixel(classes_HW: NDArray, parcels_HW: NDArray, table: ClassTable, row: int, column: int) -> Place:
+def _pixel(
+    classes_HW: NDArray, parcels_HW: NDArray, table: ClassTable, row: int, column: int
+) -> Place:
     height, width = classes_HW.shape
     if not (0 <= row < height and 0 <= column < width):
         raise ConfigError(
@@ -109,7 +132,9 @@ def _pixel(classes_HW: NDArray, parcels_HW: NDArray, table: ClassTable, row: int
     inside_HW[row, column] = True
     number = parcels_HW[row, column]
     of = f", parcel {number}" if number > 0 else ""
-    return Place(inside_HW, f"row {row}, column {column}: {table[int(classes_HW[row, column])].name}{of}")
+    return Place(
+        inside_HW, f"row {row}, column {column}: {table[int(classes_HW[row, column])].name}{of}"
+    )
 
 
 @torch.no_grad()
@@ -120,10 +145,18 @@ def network_attention(model: nn.Module, batch: Batch) -> Tensor:
     """
     model.eval()
     inputs = batch.images_BTCHW, batch.days_BT, batch.valid_BT
-    attention = model.encoder.features(*inputs).attention_GBTHW if isinstance(model, PaPs) else model(*inputs).attention_GBTHW
+    attention = (
+        model.encoder.features(*inputs).attention_GBTHW
+        if isinstance(model, PaPs)
+        else model(*inputs).attention_GBTHW
+    )
     if attention is None:
         title = getattr(model.config, "title", type(model).__name__)
-        raise ConfigError(f"{title}, which has no attention over dates", "a network with attention", "leave --attention out")
+        raise ConfigError(
+            f"{title}, which has no attention over dates",
+            "a network with attention",
+            "leave --attention out",
+        )
     return attention
 
 
@@ -134,7 +167,11 @@ def predicted_class(classes_X: NDArray, table: ClassTable) -> str:
     'predicted: corn (75 % of the pixels)'
     """
     class_ids, counts = np.unique(classes_X, return_counts=True)
-    share = f" ({100 * counts.max() / len(classes_X):.0f} % of the pixels)" if len(classes_X) > 1 else ""
+    share = (
+        f" ({100 * counts.max() / len(classes_X):.0f} % of the pixels)"
+        if len(classes_X) > 1
+        else ""
+    )
     return f"predicted: {table[int(class_ids[counts.argmax()])].name}{share}"
 
 
@@ -143,8 +180,15 @@ def attention_in(attention_GThw: Tensor, inside_HW: NDArray) -> NDArray:
 
     attention_GThw: of one sample, at any size; resampled bilinearly to that of ``inside_HW``, as U-TAE does.
     """
-    attention_GTHW = F.interpolate(attention_GThw.float(), size=inside_HW.shape, mode="bilinear", align_corners=False)
-    return attention_GTHW[:, :, torch.from_numpy(inside_HW).to(attention_GTHW.device)].mean(-1).cpu().numpy()
+    attention_GTHW = F.interpolate(
+        attention_GThw.float(), size=inside_HW.shape, mode="bilinear", align_corners=False
+    )
+    return (
+        attention_GTHW[:, :, torch.from_numpy(inside_HW).to(attention_GTHW.device)]
+        .mean(-1)
+        .cpu()
+        .numpy()
+    )
 
 
 def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArray]:
@@ -159,7 +203,12 @@ def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArra
 
 
 def draw_attention(
-    sample: Sample, place: Place, attention_GT: NDArray, prediction: str, reference_date: str, path: Path
+    sample: Sample,
+    place: Place,
+    attention_GT: NDArray,
+    prediction: str,
+    reference_date: str,
+    path: Path,
 ) -> None:
     """Write where a place lies, its NDVI over the season, and below it how much each date counted: on average and a head.
 
@@ -176,7 +225,9 @@ def draw_attention(
     words = "\n".join(line for line in (place.words, prediction) if line)
     land.text(0, -0.03, words, transform=land.transAxes, va="top", fontsize=10)
     curve, mean, heads = right.subplots(3, 1, sharex=True, height_ratios=(2, 1.5, 2))
-    profile = parcel_profiles(sample.images_TCHW.numpy(), sample.days_T.numpy(), place.inside_HW.astype(np.int32))
+    profile = parcel_profiles(
+        sample.images_TCHW.numpy(), sample.days_T.numpy(), place.inside_HW.astype(np.int32)
+    )
     start = np.datetime64(date.fromisoformat(reference_date))
     _draw_curve(curve, profile, start)
     day_D, attention_GD = add_up_days(profile.days_T, attention_GT)
@@ -202,39 +253,70 @@ def _outline(axes: Axes, inside_HW: NDArray) -> None:
 
 def _draw_curve(axes: Axes, profile: Profiles, start: np.datetime64) -> None:
     day_T, ndvi_T, cloudy_T = start + profile.days_T, profile.ndvi_TP[:, 0], profile.cloudy_TP[:, 0]
-    axes.plot(day_T[~cloudy_T], ndvi_T[~cloudy_T], "o-", color="#333333", linewidth=1, markersize=4, label="clear")
-    axes.plot(day_T[cloudy_T], ndvi_T[cloudy_T], "o", color=GREY, markerfacecolor="white", markersize=4, label="in cloud")
+    axes.plot(
+        day_T[~cloudy_T],
+        ndvi_T[~cloudy_T],
+        "o-",
+        color="#333333",
+        linewidth=1,
+        markersize=4,
+        label="clear",
+    )
+    axes.plot(
+        day_T[cloudy_T],
+        ndvi_T[cloudy_T],
+        "o",
+        color=GREY,
+        markerfacecolor="white",
+        markersize=4,
+        label="in cloud",
+    )
     axes.set_ylim(min(0, np.nanmin(ndvi_T, initial=0) - 0.05), 1)
     axes.set_ylabel("NDVI")
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.97))
 
 
-def _draw_mean(axes: Axes, day_D: NDArray, attention_D: NDArray, cloudy_D: NDArray, start: np.datetime64) -> None:
+def _draw_mean(
+    axes: Axes, day_D: NDArray, attention_D: NDArray, cloudy_D: NDArray, start: np.datetime64
+) -> None:
     from matplotlib.patches import Patch
 
     left_D, width_D = _widths(day_D)
     left_D = start.astype("datetime64[h]") + (24 * left_D).astype(int)
     axes.bar(left_D, 100 * attention_D, width_D, align="edge", color=np.where(cloudy_D, GREY, BLUE))
     label = "if all dates counted alike"
-    alike = axes.axhline(100 / len(day_D), color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=label)
+    alike = axes.axhline(
+        100 / len(day_D), color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=label
+    )
     axes.set_ylim(bottom=0)
     axes.set_ylabel("attention, percent\nmean of the heads")
     handles = [alike, Patch(color=BLUE, label="clear"), Patch(color=GREY, label="in cloud")]
-    axes.legend(handles=handles, frameon=False, fontsize=9, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.97))
+    axes.legend(
+        handles=handles,
+        frameon=False,
+        fontsize=9,
+        ncols=3,
+        loc="lower right",
+        bbox_to_anchor=(1, 0.97),
+    )
 
 
 def _draw_heads(axes: Axes, day_D: NDArray, attention_GD: NDArray, start: np.datetime64) -> None:
     left_D, width_D = _widths(day_D)
     edges = np.stack([left_D, left_D + width_D], axis=1).ravel()
     heads = len(attention_GD)
-    cells = np.full((heads, len(edges) - 1), np.nan)  # every second cell lies between two dates and stays empty
+    cells = np.full(
+        (heads, len(edges) - 1), np.nan
+    )  # every second cell lies between two dates and stays empty
     cells[:, ::2] = 100 * attention_GD
     edges = start.astype("datetime64[h]") + (24 * edges).round().astype(int)
     mesh = axes.pcolormesh(edges, np.arange(heads + 1) + 0.5, cells, cmap="Blues", vmin=0)
     axes.set_ylabel("attention head")
     axes.set_yticks(np.unique(np.linspace(1, heads, min(heads, 4)).round()))
     axes.invert_yaxis()
-    axes.figure.colorbar(mesh, ax=axes, location="bottom", aspect=50, pad=0.02, label="attention of a head, percent")
+    axes.figure.colorbar(
+        mesh, ax=axes, location="bottom", aspect=50, pad=0.02, label="attention of a head, percent"
+    )
 
 
 def _widths(day_D: NDArray) -> tuple[NDArray, NDArray]:

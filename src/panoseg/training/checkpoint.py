@@ -49,7 +49,13 @@ def random_state() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "numpy": [
+            kind,
+            torch.from_numpy(np.asarray(keys, dtype=np.int64)),
+            position,
+            has_gauss,
+            gauss,
+        ],
         "python": [version, torch.tensor(internal, dtype=torch.int64), next_gauss],
     }
 
@@ -67,7 +73,11 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 
 def save_checkpoint(
-    path: Path, model: dict[str, Tensor], optimiser: dict, progress: Progress, random_states: list[dict]
+    path: Path,
+    model: dict[str, Tensor],
+    optimiser: dict,
+    progress: Progress,
+    random_states: list[dict],
 ) -> None:
     """Write a checkpoint atomically; ``random_states`` has one entry a process, in the order of their ranks."""
     content = {
@@ -107,7 +117,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress = content["progress"]
         if set(progress) != {entry.name for entry in fields(Progress)}:
             raise KeyError("progress")
-        return Checkpoint(dict(content["model"]), content["optimiser"], Progress(**progress), list(content["random_states"]))
+        return Checkpoint(
+            dict(content["model"]),
+            content["optimiser"],
+            Progress(**progress),
+            list(content["random_states"]),
+        )
 
 
 @contextmanager
@@ -117,7 +132,9 @@ def applying(path: Path) -> Iterator[None]:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise WeightsError(f"{path} cannot be continued ({type(error).__name__}: {reason})", _EXPECTED, _FIX) from error
+        raise WeightsError(
+            f"{path} cannot be continued ({type(error).__name__}: {reason})", _EXPECTED, _FIX
+        ) from error
 
 
 def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -132,6 +149,8 @@ def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) ->
     ]
     if wrong:
         raise WeightsError(
-            f"{path} is of another model: {', '.join(wrong)}", "the run's own model", "resume with its own config.json"
+            f"{path} is of another model: {', '.join(wrong)}",
+            "the run's own model",
+            "resume with its own config.json",
         )
     module.load_state_dict(state)

@@ -9,7 +9,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig, config_from_json, config_to_json, looks_at_photographs
+from panoseg.models.config import (
+    ModelConfig,
+    config_from_json,
+    config_to_json,
+    looks_at_photographs,
+)
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig
 from panoseg.models.configs.season import UtaeConfig
@@ -73,12 +78,25 @@ class SemanticLossConfig:
 
     def __post_init__(self) -> None:
         for name in ("gamma", "smoothing", "background_share", "boundary_weight", "boundary_gamma"):
-            value, limit = getattr(self, name), 1 if name in ("smoothing", "background_share") else math.inf
-            _expect_loss(0 <= value < limit, f"{name} {value}", f"a number from 0{f' up to {limit}' if limit == 1 else ''}")
+            value, limit = (
+                getattr(self, name),
+                1 if name in ("smoothing", "background_share") else math.inf,
+            )
+            _expect_loss(
+                0 <= value < limit,
+                f"{name} {value}",
+                f"a number from 0{f' up to {limit}' if limit == 1 else ''}",
+            )
         _expect_loss(
-            all(0 <= weight < math.inf for weight in self.class_weights), f"class_weights {self.class_weights}", "from 0"
+            all(0 <= weight < math.inf for weight in self.class_weights),
+            f"class_weights {self.class_weights}",
+            "from 0",
         )
-        _expect_loss(all(0 < share < math.inf for share in self.class_shares), f"class_shares {self.class_shares}", "above 0")
+        _expect_loss(
+            all(0 < share < math.inf for share in self.class_shares),
+            f"class_shares {self.class_shares}",
+            "above 0",
+        )
         for name, needs, holds in (
             ("smoothing", "kind cross_entropy", self.kind == "cross_entropy"),
             ("smoothing_by", "smoothing", self.smoothing > 0),
@@ -147,14 +165,20 @@ class OptimiserConfig:
     def __post_init__(self) -> None:
         _at_least(self, 0, "warm_up_steps", "warm_up_from", "gradient_clip", "weight_decay")
         if not 0 <= self.momentum < 1:
-            raise ConfigError(f"momentum {self.momentum}", "from 0 up to 1", "pass e.g. --optimiser.momentum 0.9")
+            raise ConfigError(
+                f"momentum {self.momentum}", "from 0 up to 1", "pass e.g. --optimiser.momentum 0.9"
+            )
         if self.warm_up_from > self.learning_rate:
             raise ConfigError(
-                f"warm_up_from {self.warm_up_from} above learning_rate {self.learning_rate}", "at most as much", "lower it"
+                f"warm_up_from {self.warm_up_from} above learning_rate {self.learning_rate}",
+                "at most as much",
+                "lower it",
             )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
-                f"learning_rate {self.learning_rate}", "a positive number", "pass e.g. --optimiser.learning-rate 0.001"
+                f"learning_rate {self.learning_rate}",
+                "a positive number",
+                "pass e.g. --optimiser.learning-rate 0.001",
             )
 
 
@@ -229,25 +253,49 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "batch_size", "validate_every", "nodes", "log_every")
-        _at_least(self, 0, "max_steps_per_epoch", "max_validation_patches", "validate_after", "heatmap_only_epochs", "workers")
+        _at_least(
+            self,
+            0,
+            "max_steps_per_epoch",
+            "max_validation_patches",
+            "validate_after",
+            "heatmap_only_epochs",
+            "workers",
+        )
         _at_least(self, 0, "threads", "checkpoint_minutes", "steps", "reference_batch")
         if not 0 <= self.seed < 2**31:
-            raise ConfigError(f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1")
+            raise ConfigError(
+                f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1"
+            )
         if not 0 <= self.initial_heat < 1:
-            raise ConfigError(f"initial_heat {self.initial_heat}", "from 0 up to 1", "pass e.g. --initial-heat 0.03")
+            raise ConfigError(
+                f"initial_heat {self.initial_heat}",
+                "from 0 up to 1",
+                "pass e.g. --initial-heat 0.03",
+            )
         if (self.swap_classifier or self.freeze) and self.start_from is None:
-            option = "swap_classifier" if self.swap_classifier else f"freeze {' '.join(self.freeze)}"
-            raise ConfigError(f"{option} without start_from", "weights to start from", "add --start-from FOLDER")
+            option = (
+                "swap_classifier" if self.swap_classifier else f"freeze {' '.join(self.freeze)}"
+            )
+            raise ConfigError(
+                f"{option} without start_from", "weights to start from", "add --start-from FOLDER"
+            )
         if self.devices < 1 and self.devices != -1:
-            raise ConfigError(f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1")
+            raise ConfigError(
+                f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1"
+            )
         if looks_at_photographs(self.model):
             self._check_photographs()
             return
         if self.photographs != PhotographConfig():
             raise ConfigError(
-                f"photographs, options of another kind of data, with {self.model.title}", "their defaults", "leave them out"
+                f"photographs, options of another kind of data, with {self.model.title}",
+                "their defaults",
+                "leave them out",
             )
-        if self.task == "semantic" and (self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()):
+        if self.task == "semantic" and (
+            self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()
+        ):
             raise ConfigError(
                 "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a semantic one",
                 "their defaults",
@@ -269,11 +317,20 @@ class TrainConfig:
     def _check_photographs(self) -> None:
         """Raise ``ConfigError`` for options that a network for photographs does not have."""
         blank = TrainConfig()
-        options = ("data", "loss", "semantic_loss", "initial_heat", "heatmap_only_epochs", "tune_threshold")
+        options = (
+            "data",
+            "loss",
+            "semantic_loss",
+            "initial_heat",
+            "heatmap_only_epochs",
+            "tune_threshold",
+        )
         changed = [name for name in options if getattr(self, name) != getattr(blank, name)]
         if changed:
             raise ConfigError(
-                f"{', '.join(changed)} with {self.model.title}", "options of networks for photographs", "leave them out"
+                f"{', '.join(changed)} with {self.model.title}",
+                "options of networks for photographs",
+                "leave them out",
             )
 
     @property
@@ -313,7 +370,9 @@ def _at_least(config: Any, lowest: int, *names: str) -> None:
         value = getattr(config, name)
         if not value >= lowest:  # refuses NaN too
             option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"{name} {value}", f"a number from {lowest}", f"pass another {option}")
+            raise ConfigError(
+                f"{name} {value}", f"a number from {lowest}", f"pass another {option}"
+            )
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -338,21 +397,34 @@ def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> 
         return config_from_json(value)
     if is_dataclass(kind):
         hints = get_type_hints(kind)
-        needed = {entry.name for entry in fields(kind) if entry.default is MISSING and entry.default_factory is MISSING}
+        needed = {
+            entry.name
+            for entry in fields(kind)
+            if entry.default is MISSING and entry.default_factory is MISSING
+        }
         _expect(isinstance(value, dict), name, value, f"options {', '.join(hints)}")
-        _expect(needed <= value.keys() <= hints.keys(), name, [*value], f"options {', '.join(hints)}")
+        _expect(
+            needed <= value.keys() <= hints.keys(), name, [*value], f"options {', '.join(hints)}"
+        )
         return kind(**{key: from_json(hints[key], entry, key) for key, entry in value.items()})
     choices = get_args(kind)
     if get_origin(kind) is Literal:
         _expect(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
         return value
     if get_origin(kind) in (Union, types.UnionType):
-        return None if value is None and types.NoneType in choices else from_json(choices[0], value, name)
+        return (
+            None
+            if value is None and types.NoneType in choices
+            else from_json(choices[0], value, name)
+        )
     if get_origin(kind) is tuple:
         _expect(isinstance(value, list), name, value, "a list")
         inner = choices[:1] * len(value) if ... in choices else choices
         _expect(len(value) == len(inner), name, value, f"{len(inner)} values")
-        return tuple(from_json(entry_kind, entry, name) for entry_kind, entry in zip(inner, value, strict=True))
+        return tuple(
+            from_json(entry_kind, entry, name)
+            for entry_kind, entry in zip(inner, value, strict=True)
+        )
     accepted = (int, float) if kind is float else (kind,)
     _expect(type(value) in accepted, name, value, f"a value of type {kind.__name__}")
     return kind(value)
@@ -360,4 +432,6 @@ def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> 
 
 def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
     if not condition:
-        raise ConfigError(f"{name} {value!r}", expected, "mend the file, or use one that panoseg has written")
+        raise ConfigError(
+            f"{name} {value!r}", expected, "mend the file, or use one that panoseg has written"
+        )

@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from panoseg.classes import SegmentClass
-from panoseg.data.describe import DatasetSummary, PatchFacts, choose_patches, open_labelled, parcels_of, summarise
+from panoseg.data.describe import (
+    DatasetSummary,
+    PatchFacts,
+    choose_patches,
+    open_labelled,
+    parcels_of,
+    summarise,
+)
 from panoseg.data.profiles import PERIOD_DAYS
 from panoseg.errors import PanosegError
 from panoseg.files import new_folder, write_text
@@ -74,11 +81,24 @@ def _bars(axes: Axes, values: Mapping[SegmentClass, float], form: str) -> None:
     """A bar a class, and its number at the right border, where no tick is in its way."""
     colours = [entry.colour for entry in values]
     axes.barh(
-        [entry.name for entry in values], [*values.values()], color=colours, edgecolor="#888888", linewidth=0.6, height=0.75
+        [entry.name for entry in values],
+        [*values.values()],
+        color=colours,
+        edgecolor="#888888",
+        linewidth=0.6,
+        height=0.75,
     )
     for row, value in enumerate(values.values()):
         text = format(value, form) if value else ""
-        axes.text(1.1, row, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=9)
+        axes.text(
+            1.1,
+            row,
+            text,
+            transform=axes.get_yaxis_transform(),
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
     axes.margins(x=0.03, y=0.01)
     axes.set_xlim(left=0)
     axes.spines[["top", "right"]].set_visible(False)
@@ -94,7 +114,15 @@ def _ticks(axes: Axes, summary: DatasetSummary, class_ids: Sequence[int]) -> Non
         part_K = summary.pixels_K(part)
         shares = [100 * part_K[class_id] / part_K.sum() for class_id in class_ids]
         label = None if place else f"share in one {part.split()[0]}"
-        axes.plot(shares, range(len(shares)), "|", color="black", markersize=8, path_effects=outline, label=label)
+        axes.plot(
+            shares,
+            range(len(shares)),
+            "|",
+            color="black",
+            markersize=8,
+            path_effects=outline,
+            label=label,
+        )
     axes.legend(frameon=False, fontsize=9, loc="lower right")
 
 
@@ -118,19 +146,38 @@ def draw_ndvi(summary: DatasetSummary, path: Path) -> None:
         axes.fill_between(days, low, high, color=colour, alpha=0.55, linewidth=0)
         axes.plot(days, middle, color=darker(colour), linewidth=1.4, marker="o", markersize=2.2)
         parcels = len(summary.parcel_pixels(class_id))
-        axes.set_title(f"{summary.dataset.classes[class_id].name} ({parcels:,})", fontsize=9, loc="left", pad=3)
+        axes.set_title(
+            f"{summary.dataset.classes[class_id].name} ({parcels:,})", fontsize=9, loc="left", pad=3
+        )
         month_axis(axes)
         axes.set_ylim(0, 1)
     for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
     for axes in panels.flat[max(len(shown) - columns, 0) : len(shown)]:
         axes.tick_params(labelbottom=True)
-    figure.suptitle("NDVI of parcels without cloudy dates, by class (number of parcels)", fontsize=11)
+    figure.suptitle(
+        "NDVI of parcels without cloudy dates, by class (number of parcels)", fontsize=11
+    )
     figure.supylabel("NDVI", fontsize=10)
     handles = [
-        Line2D([], [], color="#333333", linewidth=1.4, marker="o", markersize=2.2, label=f"median of {PERIOD_DAYS} days"),
+        Line2D(
+            [],
+            [],
+            color="#333333",
+            linewidth=1.4,
+            marker="o",
+            markersize=2.2,
+            label=f"median of {PERIOD_DAYS} days",
+        ),
         Patch(color="#bbbbbb", label="half of the parcels (quartiles)"),
-        Line2D([], [], color="#777777", linewidth=0.9, linestyle=(0, (4, 2)), label="median of all classes"),
+        Line2D(
+            [],
+            [],
+            color="#777777",
+            linewidth=0.9,
+            linestyle=(0, (4, 2)),
+            label="median of all classes",
+        ),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     save_figure(figure, path)
@@ -153,14 +200,22 @@ def draw_calendar(summary: DatasetSummary, path: Path) -> None:
     months.bar(start_M, cloudy_M, bottom=clear_M, color=GREY, label="in cloud", **bars)
     months.set_ylabel("dates a patch and month")
     months.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
-    places = np.unique(np.linspace(0, len(summary.patches) - 1, min(_CALENDAR_ROWS, len(summary.patches))).round().astype(int))
+    places = np.unique(
+        np.linspace(0, len(summary.patches) - 1, min(_CALENDAR_ROWS, len(summary.patches)))
+        .round()
+        .astype(int)
+    )
     rows = [summary.patches[place] for place in places]
     for row, patch in enumerate(rows):
         day_T = np.datetime64(summary.dataset.reference_date) + patch.days_T
         cloudy_T = _cloudy(patch) > 0.5
-        dates.plot(day_T[~cloudy_T], np.full((~cloudy_T).sum(), row), "o", color=BLUE, markersize=3.5)
+        dates.plot(
+            day_T[~cloudy_T], np.full((~cloudy_T).sum(), row), "o", color=BLUE, markersize=3.5
+        )
         dates.plot(day_T[cloudy_T], np.full(cloudy_T.sum(), row), "o", color=GREY, markersize=3.5)
-    dates.set_yticks(range(len(rows)), [f"{patch.name} ({patch.part})" for patch in rows], fontsize=8)
+    dates.set_yticks(
+        range(len(rows)), [f"{patch.name} ({patch.part})" for patch in rows], fontsize=8
+    )
     dates.invert_yaxis()
     dates.set_ylabel("patch")
     for axes in (months, dates):
@@ -168,7 +223,9 @@ def draw_calendar(summary: DatasetSummary, path: Path) -> None:
     save_figure(figure, path)
 
 
-def dates_by_month(patches: Sequence[PatchFacts], reference_date: date) -> tuple[NDArray, NDArray, NDArray]:
+def dates_by_month(
+    patches: Sequence[PatchFacts], reference_date: date
+) -> tuple[NDArray, NDArray, NDArray]:
     """First day of each month, and the mean number of clear and of cloudy dates that a patch has in it.
 
     A date counts as cloudy by the share of the patch's parcels that are in cloud.
@@ -181,7 +238,9 @@ def dates_by_month(patches: Sequence[PatchFacts], reference_date: date) -> tuple
             cloudy[month] += share / len(patches)
             clear[month] += (1 - share) / len(patches)
     month_M = np.arange(min(clear), max(clear) + 1)
-    clear_M, cloudy_M = (np.array([of_month[month] for month in month_M]) for of_month in (clear, cloudy))
+    clear_M, cloudy_M = (
+        np.array([of_month[month] for month in month_M]) for of_month in (clear, cloudy)
+    )
     return month_M.astype("datetime64[D]"), clear_M, cloudy_M
 
 
@@ -205,7 +264,8 @@ def draw_patches(summary: DatasetSummary, path: Path) -> None:
         panels[0, column].set_title(f"{facts.name} ({facts.part})\n{day}", fontsize=10)
         panels[0, column].imshow(land_HW3, interpolation="nearest")
         panels[1, column].imshow(
-            draw(truth, summary.dataset.classes, paled(land_HW3), OPACITY, scale=ZOOM), interpolation="nearest"
+            draw(truth, summary.dataset.classes, paled(land_HW3), OPACITY, scale=ZOOM),
+            interpolation="nearest",
         )
     for axes in panels.flat:
         axes.set_axis_off()
@@ -217,7 +277,9 @@ TEXT = "dataset.md"
 _PIXEL_HECTARES = 0.01  # of 10 m x 10 m
 
 
-def describe(folder: Path, out: Path | None = None, patches: int | None = None, seed: int = 0) -> str:
+def describe(
+    folder: Path, out: Path | None = None, patches: int | None = None, seed: int = 0
+) -> str:
     """The summary of a dataset; with ``out``, a new or empty folder, also written there as ``dataset.md`` beside pictures.
 
     patches: count only so many, drawn by ``seed``. Raises ``DatasetError``, ``ConfigError`` and ``OutputError``.
@@ -255,9 +317,16 @@ def summary_text(summary: DatasetSummary) -> str:
 
 def _patches(summary: DatasetSummary) -> str:
     counted = len(summary.patches)
-    of = f" of {len(summary.dataset.names):,}, drawn by chance" if counted < len(summary.dataset.names) else ""
+    of = (
+        f" of {len(summary.dataset.names):,}, drawn by chance"
+        if counted < len(summary.dataset.names)
+        else ""
+    )
     sizes = Counter(patch.size for patch in summary.patches).most_common()
-    written = ", ".join(f"{rows} x {columns}" + (f" ({count:,})" if sizes[1:] else "") for (rows, columns), count in sizes)
+    written = ", ".join(
+        f"{rows} x {columns}" + (f" ({count:,})" if sizes[1:] else "")
+        for (rows, columns), count in sizes
+    )
     square_km = summary.pixels_K().sum() * _PIXEL_HECTARES / 100
     return f"{counted:,}{of}; {written} pixels of 10 m, {square_km:,.2f} km² in all"
 
@@ -265,23 +334,40 @@ def _patches(summary: DatasetSummary) -> str:
 def _dates(summary: DatasetSummary) -> str:
     counts = [len(patch.days_T) for patch in summary.patches]
     days = [patch.days_T[place] for patch in summary.patches for place in (0, -1)]
-    first, last = (summary.dataset.reference_date + timedelta(days=int(day)) for day in (min(days), max(days)))
-    return f"{min(counts)} to {max(counts)} a patch, median {np.median(counts):g}; {first} to {last}"
+    first, last = (
+        summary.dataset.reference_date + timedelta(days=int(day)) for day in (min(days), max(days))
+    )
+    return (
+        f"{min(counts)} to {max(counts)} a patch, median {np.median(counts):g}; {first} to {last}"
+    )
 
 
 def _clouds(summary: DatasetSummary) -> str:
     shares = [patch.cloudy_T.mean() for patch in summary.patches if patch.cloudy_T is not None]
-    return f"hide a parcel on {percent(float(np.median(shares)))} % of its dates, median over patches" if shares else ""
+    return (
+        f"hide a parcel on {percent(float(np.median(shares)))} % of its dates, median over patches"
+        if shares
+        else ""
+    )
 
 
 def _parcels(summary: DatasetSummary) -> str:
-    things = {class_id: summary.parcel_pixels(class_id) for class_id in summary.dataset.classes.ids("thing")}
+    things = {
+        class_id: summary.parcel_pixels(class_id)
+        for class_id in summary.dataset.classes.ids("thing")
+    }
     pixels_N = np.concatenate([*things.values()])
     if not len(pixels_N):
         return "none"
-    lowest, median, highest = (_hectares(value) for value in (pixels_N.min(), np.median(pixels_N), pixels_N.max()))
+    lowest, median, highest = (
+        _hectares(value) for value in (pixels_N.min(), np.median(pixels_N), pixels_N.max())
+    )
     present = sum(len(of_class) > 0 for of_class in things.values())
-    note = "" if summary.numbered else " (connected areas of one class: the dataset does not number its parcels)"
+    note = (
+        ""
+        if summary.numbered
+        else " (connected areas of one class: the dataset does not number its parcels)"
+    )
     return f"{len(pixels_N):,} of {present} classes{note}; {lowest} to {highest} ha, median {median} ha"
 
 
@@ -291,7 +377,12 @@ def _class_table(summary: DatasetSummary) -> str:
     for entry in summary.dataset.classes.classes:
         pixels = int(pixels_K[entry.id])
         rows.append(
-            [entry.name, f"{pixels:,}", percent(pixels / pixels_K.sum()), *_parcel_cells(summary.parcel_pixels(entry.id))]
+            [
+                entry.name,
+                f"{pixels:,}",
+                percent(pixels / pixels_K.sum()),
+                *_parcel_cells(summary.parcel_pixels(entry.id)),
+            ]
         )
     return render_table(["class", "pixels", "share, %", "parcels", "median ha", "largest ha"], rows)
 

@@ -20,9 +20,22 @@ from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
 from panoseg.panoptic.tta import VIEWS
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.loop import LAST, make_fabric
-from panoseg.training.pictures import check_picture, compare, draw_comparison, draw_photograph, draw_predictions
+from panoseg.training.pictures import (
+    check_picture,
+    compare,
+    draw_comparison,
+    draw_photograph,
+    draw_predictions,
+)
 from panoseg.training.score_pictures import draw_scores
-from panoseg.training.scores import METRICS, TABLE, Scores, SemanticScores, read_test_scores, write_mean
+from panoseg.training.scores import (
+    METRICS,
+    TABLE,
+    Scores,
+    SemanticScores,
+    read_test_scores,
+    write_mean,
+)
 from panoseg.training.splits import (
     ScoredPhotograph,
     ScoredPhotographs,
@@ -61,7 +74,9 @@ class FoldWeights:
     parts: Parts
 
 
-def find_weights(folder: Path, data: Place, fold: int | None, every_patch: bool) -> Iterator[FoldWeights]:
+def find_weights(
+    folder: Path, data: Place, fold: int | None, every_patch: bool
+) -> Iterator[FoldWeights]:
     """The weights in a folder: a run's, our own, our own of several folds, or the authors'.
 
     fold: take only this rotation. every_patch: score on all patches of the dataset, none of which the weights have seen.
@@ -73,16 +88,22 @@ def find_weights(folder: Path, data: Place, fold: int | None, every_patch: bool)
         weights = load_weights(folder)
         yield _placed(weights, layout, fold or weights.card.provenance.get("fold"), every_patch)
     elif is_published(folder):
-        only = [1 if len(layout.rotations) == 1 else None]  # whose fold a folder of one is, it does not say
+        only = [
+            1 if len(layout.rotations) == 1 else None
+        ]  # whose fold a folder of one is, it does not say
         for number in [fold] if fold else only if holds_one_fold(folder) else layout.rotations:
             normalisation = layout.normalisation_of(Path(data), layout.rotation(number or 1)[0])
-            yield _placed(published_weights(folder, number or 1, normalisation), layout, number, every_patch)
+            yield _placed(
+                published_weights(folder, number or 1, normalisation), layout, number, every_patch
+            )
     elif any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         for number in [fold] if fold else FOLDS:
             of_fold = folder / f"fold_{number}"
             if not fold and (of_fold / LAST).exists() and not (of_fold / METRICS).exists():
                 fix = f"panoseg train --resume {of_fold}"
-                raise WeightsError(f"{of_fold} has not been trained to its end", "all five folds", fix)
+                raise WeightsError(
+                    f"{of_fold} has not been trained to its end", "all five folds", fix
+                )
             yield from find_weights(of_fold, data, number, every_patch)
     else:
         raise WeightsError(
@@ -99,26 +120,38 @@ def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: boo
         fold = fold or 1  # there is one official split
     if fold is None:
         raise ConfigError(
-            "weights that belong to no fold", "the fold to score", "add --fold 1, or --every-patch for unseen data"
+            "weights that belong to no fold",
+            "the fold to score",
+            "add --fold 1, or --every-patch for unseen data",
         )
     return FoldWeights(weights, fold, layout.rotation(fold)[2])
 
 
-def scored_split(found: FoldWeights, data: Place, normalisation: Policy | None, options: TrainConfig) -> Split:
+def scored_split(
+    found: FoldWeights, data: Place, normalisation: Policy | None, options: TrainConfig
+) -> Split:
     """The patches to score, read as the weights expect. normalisation: None follows the weights."""
     card, layout = found.weights.card, find_layout(data)
     check_kind(layout, card.model)
     if layout.of_photographs:
-        sides = PhotographConfig(*(card.provenance.get(name, 0) for name in ("min_side", "max_side")))
-        photographs = ScoredPhotographs(open_photographs(layout, data, found.parts, sides, card.classes))
-        return Split(photographs, None, options.batch_size, workers=options.workers, collate=collate_scored)
+        sides = PhotographConfig(
+            *(card.provenance.get(name, 0) for name in ("min_side", "max_side"))
+        )
+        photographs = ScoredPhotographs(
+            open_photographs(layout, data, found.parts, sides, card.classes)
+        )
+        return Split(
+            photographs, None, options.batch_size, workers=options.workers, collate=collate_scored
+        )
     _check_classes(card.classes, layout)
     if _policy(card, normalisation) == "published":
         ndvi = card.normalisation is not None and card.normalisation.ndvi
         values = replace(layout.normalisation_of(Path(data), found.parts), ndvi=ndvi)
     else:
         values = card.known_normalisation()
-    config = DataConfig(reference_date=card.reference_date, single_date=card.provenance.get("single_date"))
+    config = DataConfig(
+        reference_date=card.reference_date, single_date=card.provenance.get("single_date")
+    )
     dataset = open_parts(data, found.parts, config, task_of_model(card.model))
     return Split(dataset, values, options.batch_size, workers=options.workers)
 
@@ -130,7 +163,9 @@ def _readable(split: Split) -> Split:
 
 
 def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
-    return asked or card.provenance.get("normalisation", "published" if "imported_from" in card.provenance else "train")
+    return asked or card.provenance.get(
+        "normalisation", "published" if "imported_from" in card.provenance else "train"
+    )
 
 
 def normalisation_words(found: FoldWeights, data: Place, asked: Policy | None = None) -> str:
@@ -170,7 +205,9 @@ def _check_kind(found: Sequence[FoldWeights], region: Region, views: int) -> Non
         )
 
 
-def _check_photographs(layout: Layout, every_patch: bool, normalisation: Policy | None, region: Region, views: int) -> None:
+def _check_photographs(
+    layout: Layout, every_patch: bool, normalisation: Policy | None, region: Region, views: int
+) -> None:
     """Raise ``ConfigError`` for options of seasons with a dataset of photographs."""
     given = {
         "--every-patch": every_patch,
@@ -180,7 +217,11 @@ def _check_photographs(layout: Layout, every_patch: bool, normalisation: Policy 
     }
     if layout.of_photographs and any(given.values()):
         option = next(name for name, is_given in given.items() if is_given)
-        raise ConfigError(f"{option} with photographs", "an option of satellite image time series alone", f"leave out {option}")
+        raise ConfigError(
+            f"{option} with photographs",
+            "an option of satellite image time series alone",
+            f"leave out {option}",
+        )
 
 
 def score_folder(
@@ -211,17 +252,35 @@ def score_folder(
     scores: dict[int | None, Scores] = {}
     for entry, split in zip(found, splits, strict=True):
         task, of_all = score(entry.weights, split, fabric, views)
-        scores[entry.fold] = replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
-        words = normalisation_words(entry, data, normalisation) + (f", seen in {views} views" if views > 1 else "")
-        print(f"{_scored_words(split, layout, entry.parts, words)}\n\n{scores[entry.fold].table()}\n")
+        scores[entry.fold] = (
+            replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
+        )
+        words = normalisation_words(entry, data, normalisation) + (
+            f", seen in {views} views" if views > 1 else ""
+        )
+        print(
+            f"{_scored_words(split, layout, entry.parts, words)}\n\n{scores[entry.fold].table()}\n"
+        )
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if pictures:
-            draw_predictions(task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures)
+            draw_predictions(
+                task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures
+            )
             draw_scores(scores[entry.fold], task.table, place / PICTURES)
-        about = {"fold": entry.fold, f"{layout.part}s": entry.parts, layout.samples: len(split), "views": views}
+        about = {
+            "fold": entry.fold,
+            f"{layout.part}s": entry.parts,
+            layout.samples: len(split),
+            "views": views,
+        }
         write_scores(place, scores[entry.fold], about)
     if len(found) > 1:
-        print(write_mean(out, {number: read_test_scores(out / f"fold_{number}") for number in scores if number}))
+        print(
+            write_mean(
+                out,
+                {number: read_test_scores(out / f"fold_{number}") for number in scores if number},
+            )
+        )
 
 
 def _scored_words(split: Split, layout: Layout, parts: Parts, how: str) -> str:
@@ -259,7 +318,9 @@ def show(folder: Path, data: Place, patch: str, out: Path, fold: int | None = No
     print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
 
 
-def _find_photograph(found: FoldWeights, data: Place, name: str, options: TrainConfig) -> tuple[Split, int]:
+def _find_photograph(
+    found: FoldWeights, data: Place, name: str, options: TrainConfig
+) -> tuple[Split, int]:
     """The set that holds a photograph, and where in it. Raises ``ConfigError`` where none does."""
     names: list[str] = []
     for part in find_layout(data).parts:

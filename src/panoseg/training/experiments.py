@@ -51,7 +51,9 @@ _SEMANTIC = TrainConfig()
 
 _PANOPTIC = TrainConfig(
     model=PapsConfig(),
-    optimiser=OptimiserConfig(learning_rate=0.01, schedule="milestones", milestones=(60, 80), factor=0.3),
+    optimiser=OptimiserConfig(
+        learning_rate=0.01, schedule="milestones", milestones=(60, 80), factor=0.3
+    ),
     validate_every=5,
     validate_after=65,
     heatmap_only_epochs=5,
@@ -74,10 +76,14 @@ _SIMULATED = TrainConfig(
             noise=20.0,
         )
     ),
-    optimiser=OptimiserConfig(learning_rate=0.003, schedule="cosine", warm_up_steps=100, gradient_clip=10.0),
+    optimiser=OptimiserConfig(
+        learning_rate=0.003, schedule="cosine", warm_up_steps=100, gradient_clip=10.0
+    ),
     # A short training: masks and classes weigh more than published, pixels teach classes too, and the heat starts where
     # centres are rare.
-    loss=PapsLossConfig(shape="cross_entropy", shape_weight=2.0, class_weight=2.0, pixel_weight=1.0),
+    loss=PapsLossConfig(
+        shape="cross_entropy", shape_weight=2.0, class_weight=2.0, pixel_weight=1.0
+    ),
     initialisation="torch",
     initial_heat=0.03,
     epochs=48,
@@ -100,12 +106,19 @@ def _panoptic(**options: Any) -> TrainConfig:
 
 def _pastis(config: TrainConfig, published: str, options: str = "") -> Experiment:
     """A row of the tables of Garnot and Landrieu. options: those of the published command."""
-    table, command = (1, "train_semantic.py") if config.task == "semantic" else (2, "train_panoptic.py")
+    table, command = (
+        (1, "train_semantic.py") if config.task == "semantic" else (2, "train_panoptic.py")
+    )
     return Experiment(config, "PASTIS", published, f"Table {table}: {command} {options}".strip())
 
 
 def _crop2seg(model: ModelConfig, published: str, name: str) -> Experiment:
-    return Experiment(replace(_CROP2SEG, model=model), "S2TSCzCrop", published, f"Crop2Seg: train.py --model {name}")
+    return Experiment(
+        replace(_CROP2SEG, model=model),
+        "S2TSCzCrop",
+        published,
+        f"Crop2Seg: train.py --model {name}",
+    )
 
 
 _PHOTOGRAPHS = TrainConfig(
@@ -134,17 +147,28 @@ _PHOTOGRAPHS = TrainConfig(
 def _longer(config: TrainConfig, times: int) -> TrainConfig:
     """The same training, so many times as long; its warm-up stays."""
     milestones = tuple(times * step for step in config.optimiser.milestones)
-    return replace(config, steps=times * config.steps, optimiser=replace(config.optimiser, milestones=milestones))
+    return replace(
+        config,
+        steps=times * config.steps,
+        optimiser=replace(config.optimiser, milestones=milestones),
+    )
 
 
 _PSPNET = replace(
     _PHOTOGRAPHS,
     model=PspNetConfig(norm="batch"),
-    photographs=PhotographConfig(min_side=512, max_side=1024, scale=(0.5, 2.0), flip=True, crop=473),
+    photographs=PhotographConfig(
+        min_side=512, max_side=1024, scale=(0.5, 2.0), flip=True, crop=473
+    ),
     reference_batch=16,
     steps=110_000,
     optimiser=OptimiserConfig(
-        algorithm="sgd", learning_rate=0.01, schedule="cosine", warm_up_steps=500, warm_up_from=0.001, weight_decay=1e-4
+        algorithm="sgd",
+        learning_rate=0.01,
+        schedule="cosine",
+        warm_up_steps=500,
+        warm_up_from=0.001,
+        weight_decay=1e-4,
     ),
     batch_size=4,
 )
@@ -167,7 +191,13 @@ _SIMULATED_PHOTOGRAPHS = TrainConfig(
         stuff_area=64,
     ),
     photographs=PhotographConfig(flip=True, scale=(0.8, 1.25)),
-    optimiser=OptimiserConfig(learning_rate=0.001, schedule="cosine", warm_up_steps=100, gradient_clip=10.0, weight_decay=1e-4),
+    optimiser=OptimiserConfig(
+        learning_rate=0.001,
+        schedule="cosine",
+        warm_up_steps=100,
+        gradient_clip=10.0,
+        weight_decay=1e-4,
+    ),
     initialisation="torch",
     epochs=12,
     batch_size=8,
@@ -184,32 +214,50 @@ _FPN_SOURCE = "Panoptic FPN (Kirillov et al., 1901.02446)"
 EXPERIMENTS: dict[str, Experiment] = {
     "pastis-utae": _pastis(_SEMANTIC, "OA 83.2, mIoU 63.1"),
     "pastis-unet3d": _pastis(_semantic(UNet3dConfig()), "OA 81.3, mIoU 58.4", "--model unet3d"),
-    "pastis-uconvlstm": _pastis(_semantic(UConvLstmConfig()), "OA 82.1, mIoU 57.8", "--model uconvlstm"),
+    "pastis-uconvlstm": _pastis(
+        _semantic(UConvLstmConfig()), "OA 82.1, mIoU 57.8", "--model uconvlstm"
+    ),
     "pastis-fpn": _pastis(_semantic(FpnConfig()), "OA 81.6, mIoU 57.1", "--model fpn"),
-    "pastis-buconvlstm": _pastis(_semantic(UConvLstmConfig(hidden=30, directions=2)), "", "--model buconvlstm, as meant"),
+    "pastis-buconvlstm": _pastis(
+        _semantic(UConvLstmConfig(hidden=30, directions=2)), "", "--model buconvlstm, as meant"
+    ),
     # One direction, which runs on over padded dates: what the released program builds under that name.
     "pastis-buconvlstm-as-released": _pastis(
         _semantic(UConvLstmConfig(hidden=30, runs_over_padding=True)), "", "--model buconvlstm"
     ),
-    "pastis-convgru": _pastis(_semantic(ConvRnnConfig(cell="gru", hidden=180)), "", "--model convgru"),
+    "pastis-convgru": _pastis(
+        _semantic(ConvRnnConfig(cell="gru", hidden=180)), "", "--model convgru"
+    ),
     "pastis-convlstm": _pastis(_semantic(ConvRnnConfig()), "", "--model convlstm"),
-    "pastis-utae-mean-attention": _pastis(_semantic(UtaeConfig(aggregation="att_mean")), "", "--agg_mode att_mean"),
-    "pastis-utae-skip-mean": _pastis(_semantic(UtaeConfig(aggregation="mean")), "", "--agg_mode mean"),
-    "pastis-utae-batch-norm": _pastis(_semantic(UtaeConfig(encoder_norm="batch")), "", "--encoder_norm batch"),
+    "pastis-utae-mean-attention": _pastis(
+        _semantic(UtaeConfig(aggregation="att_mean")), "", "--agg_mode att_mean"
+    ),
+    "pastis-utae-skip-mean": _pastis(
+        _semantic(UtaeConfig(aggregation="mean")), "", "--agg_mode mean"
+    ),
+    "pastis-utae-batch-norm": _pastis(
+        _semantic(UtaeConfig(encoder_norm="batch")), "", "--encoder_norm batch"
+    ),
     "pastis-utae-single-date": _pastis(
-        replace(_SEMANTIC, data=DataConfig(single_date="2019-08-01")), "", '--mono_date "08-01-2019"'
+        replace(_SEMANTIC, data=DataConfig(single_date="2019-08-01")),
+        "",
+        '--mono_date "08-01-2019"',
     ),
     "pastis-utae-paps": _pastis(_PANOPTIC, "SQ 81.5, RQ 53.2, PQ 43.8"),
     "pastis-uconvlstm-paps": _pastis(
         _panoptic(backbone=UConvLstmConfig()), "SQ 80.2, RQ 43.9, PQ 35.6", "--backbone uconvlstm"
     ),
     "pastis-utae-paps-shape24": _pastis(_panoptic(shape_size=24), "", "--shape_size 24"),
-    "pastis-utae-paps-no-mask-conv": _pastis(_panoptic(mask_convolution=False), "", "--no_mask_conv"),
+    "pastis-utae-paps-no-mask-conv": _pastis(
+        _panoptic(mask_convolution=False), "", "--no_mask_conv"
+    ),
     "s2tsczcrop-timeunet": _crop2seg(TimeUnetConfig(classes=15), "OA 91.2, mIoU 73.5", "timeunet"),
     "s2tsczcrop-wtae": _crop2seg(WtaeConfig(classes=15), "", "wtae"),
     "s2tsczcrop-utae": _crop2seg(UtaeConfig(classes=15), "", "utae"),
     "s2tsczcrop-unet3d": _crop2seg(UNet3dConfig(classes=15), "", "unet3d"),
-    "simulated-utae-paps": Experiment(_SIMULATED, "simulated", "", "the weights that ship with panoseg"),
+    "simulated-utae-paps": Experiment(
+        _SIMULATED, "simulated", "", "the weights that ship with panoseg"
+    ),
     "coco-panoptic-fpn-r50-1x": _coco(
         _PHOTOGRAPHS,
         "PQ 39.1, AP 38.2, 34.3",
@@ -220,7 +268,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         "PQ 40.9, AP 40.6, 36.3",
         f"{_FPN_SOURCE}: PQ 40.91 (things 47.68, stuff 30.69), box AP 40.64, mask AP 36.29",
     ),
-    "coco-pspnet-r50": _coco(_PSPNET, "", "PSPNet (Zhao et al., 1612.01105), for the pixels of the two-model recipe"),
+    "coco-pspnet-r50": _coco(
+        _PSPNET, "", "PSPNet (Zhao et al., 1612.01105), for the pixels of the two-model recipe"
+    ),
     "coco-maskrcnn-r50": _coco(
         replace(_PHOTOGRAPHS, model=MaskRcnnConfig()),
         "",

@@ -39,7 +39,9 @@ def resume(folder: Path, data: Place | None = None) -> None:
         experiment, data = plan["experiment"], data or place_of(plan["data_folder"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{folder / PLAN} is damaged ({error})", "the plan of a run of all folds", "start a new run"
+            f"{folder / PLAN} is damaged ({error})",
+            "the plan of a run of all folds",
+            "start a new run",
         ) from error
     _train_missing_folds(experiment, train, data, folder)
 
@@ -55,4 +57,6 @@ def _train_missing_folds(experiment: str, train: TrainConfig, data: Place, folde
         else:
             run.start(experiment, train, data, fold, of_fold, fabric)
     if fabric.is_global_zero:
-        print(write_mean(folder, {fold: read_test_scores(folder / f"fold_{fold}") for fold in FOLDS}))
+        print(
+            write_mean(folder, {fold: read_test_scores(folder / f"fold_{fold}") for fold in FOLDS})
+        )

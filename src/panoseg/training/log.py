@@ -31,7 +31,9 @@ class RunLog:
     log.csv to keep and the step that they end with, from a checkpoint; None starts a new log.
     """
 
-    def __init__(self, folder: Path, columns: Sequence[str], position: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path, columns: Sequence[str], position: tuple[int, int] | None = None
+    ) -> None:
         self.columns = (*LEADING, *columns)
         size, step = position or (0, 0)
         path = folder / "log.csv"
@@ -54,10 +56,21 @@ class RunLog:
         return self._file.tell()
 
     def write(
-        self, epoch: int, step: int, split: str, numbers: Mapping[str, float], learning_rate: float | None = None
+        self,
+        epoch: int,
+        step: int,
+        split: str,
+        numbers: Mapping[str, float],
+        learning_rate: float | None = None,
     ) -> None:
         """Append a row. ``epoch`` and ``step`` count finished ones from the start of the run; NaN leaves its cell empty."""
-        row = {"epoch": epoch, "step": step, "split": split, "learning_rate": learning_rate, **numbers}
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "split": split,
+            "learning_rate": learning_rate,
+            **numbers,
+        }
         unknown = sorted(set(row) - set(self.columns))
         if unknown:
             raise ValueError(f"{unknown} are no columns of the log: {self.columns}")
@@ -123,7 +136,9 @@ class RunningMean:
         """Count one step's losses (scalars)."""
         self.count += 1
         for name, value in losses.items():
-            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
+            self.sums[name] = (
+                self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
+            )
 
     def take(self) -> dict[str, float]:
         """The means so far; starts again from nothing."""
@@ -142,4 +157,6 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def _damaged(path: Path, what: str) -> ConfigError:
-    return ConfigError(f"{path} {what}", "the log that belongs to last.ckpt", "bring it back, or start a new run")
+    return ConfigError(
+        f"{path} {what}", "the log that belongs to last.ckpt", "bring it back, or start a new run"
+    )

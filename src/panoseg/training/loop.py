@@ -66,7 +66,10 @@ class Course:
         """
         batch, optimiser = config.batch_size * processes, config.optimiser
         scale = batch / config.reference_batch if config.reference_batch else 1.0
-        in_steps = [step / scale if config.steps else step * steps_per_epoch for step in optimiser.milestones]
+        in_steps = [
+            step / scale if config.steps else step * steps_per_epoch
+            for step in optimiser.milestones
+        ]
         used = replace(
             optimiser,
             learning_rate=optimiser.learning_rate * scale,
@@ -74,7 +77,9 @@ class Course:
             warm_up_steps=round(optimiser.warm_up_steps / scale),
             milestones=tuple(map(round, in_steps)),
         )
-        steps = max(round(config.steps / scale), 1) if config.steps else config.epochs * steps_per_epoch
+        steps = (
+            max(round(config.steps / scale), 1) if config.steps else config.epochs * steps_per_epoch
+        )
         return cls(used, steps, steps_per_epoch, batch, config.reference_batch)
 
     @property
@@ -103,9 +108,13 @@ class Course:
         if used.warm_up_steps:
             parts[0] += f" after {used.warm_up_steps:,} steps from {used.warm_up_from:.4g}"
         if used.schedule == "milestones":
-            parts.append(f"times {used.factor:g} at {' and '.join(f'{step:,}' for step in used.milestones)}")
+            parts.append(
+                f"times {used.factor:g} at {' and '.join(f'{step:,}' for step in used.milestones)}"
+            )
         parts.append(f"{self.steps:,} steps")
-        there = f"options for {self.reference_batch} samples a step, of which there are {self.batch}"
+        there = (
+            f"options for {self.reference_batch} samples a step, of which there are {self.batch}"
+        )
         return f"linear rule: {there}: {', '.join(parts)}"
 
 
@@ -115,7 +124,11 @@ def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int, epoc
     A linear warm-up multiplies whatever the schedule says. Milestones count whole epochs, as in utae-paps @ 987874e
     (train_panoptic.py): with milestone 60, epoch 61 is the first at the lower rate.
     """
-    return config.learning_rate * _warm_up(config, step) * _factor(config, step, steps_per_epoch, epochs)
+    return (
+        config.learning_rate
+        * _warm_up(config, step)
+        * _factor(config, step, steps_per_epoch, epochs)
+    )
 
 
 def _warm_up(config: OptimiserConfig, step: int) -> float:
@@ -129,7 +142,9 @@ def _warm_up(config: OptimiserConfig, step: int) -> float:
 
 def _factor(config: OptimiserConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
     if config.schedule == "milestones":
-        return config.factor ** sum(step >= milestone * steps_per_epoch for milestone in config.milestones)
+        return config.factor ** sum(
+            step >= milestone * steps_per_epoch for milestone in config.milestones
+        )
     if config.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_per_epoch)))
     return 1.0
@@ -149,10 +164,16 @@ def make_fabric(config: TrainConfig) -> Fabric:
     if config.threads:
         torch.set_num_threads(config.threads)
     several = config.devices != 1 or config.nodes != 1
-    on_processor = config.accelerator == "cpu" or (config.accelerator == "auto" and not torch.accelerator.is_available())
+    on_processor = config.accelerator == "cpu" or (
+        config.accelerator == "auto" and not torch.accelerator.is_available()
+    )
     cores = os.cpu_count() or 1
     if on_processor and config.devices > cores:  # each would be a process, until memory is full
-        raise ConfigError(f"devices {config.devices}", f"at most {cores}, the cores of this machine", "pass fewer --devices")
+        raise ConfigError(
+            f"devices {config.devices}",
+            f"at most {cores}, the cores of this machine",
+            "pass fewer --devices",
+        )
     try:
         fabric = Fabric(
             accelerator=config.accelerator,
@@ -179,10 +200,17 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def make_optimiser(parameters: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
+def make_optimiser(
+    parameters: Iterable[nn.Parameter], config: OptimiserConfig
+) -> torch.optim.Optimizer:
     """The optimiser of a configuration; its learning rate is set before each step."""
     if config.algorithm == "sgd":
-        return torch.optim.SGD(parameters, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.SGD(
+            parameters,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
     kind = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
     return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
@@ -279,7 +307,9 @@ class Training:
                 self._write_speed(patches / (now - since))
                 since, patches = now, 0
                 # One process' clock decides, or checkpoints, which all take part in, would wait for each other.
-                if last or self.fabric.broadcast(now - saved >= 60 * self.config.checkpoint_minutes):
+                if last or self.fabric.broadcast(
+                    now - saved >= 60 * self.config.checkpoint_minutes
+                ):
                     self._checkpoint()
                     saved = time.monotonic()
 
@@ -292,10 +322,16 @@ class Training:
         losses = self.module(work)
         if not losses["loss"].requires_grad:
             frozen = " ".join(self.config.freeze)
-            raise ConfigError(f"freeze {frozen}, all that is learned at first", "a part that learns", "freeze fewer parts")
+            raise ConfigError(
+                f"freeze {frozen}, all that is learned at first",
+                "a part that learns",
+                "freeze fewer parts",
+            )
         self.fabric.backward(losses["loss"])
         if config.gradient_clip:
-            self.fabric.clip_gradients(self.module, self.optimiser, max_norm=config.gradient_clip, error_if_nonfinite=False)
+            self.fabric.clip_gradients(
+                self.module, self.optimiser, max_norm=config.gradient_clip, error_if_nonfinite=False
+            )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         return rate, losses
@@ -309,7 +345,9 @@ class Training:
         self._write("validation", metrics)
         score = metrics[self.task.score_name]
         best = progress.best_score is None or score > progress.best_score
-        self.fabric.print(f"epoch {progress.epoch + 1}: {numbers_text(metrics)}{', the best so far' if best else ''}")
+        self.fabric.print(
+            f"epoch {progress.epoch + 1}: {numbers_text(metrics)}{', the best so far' if best else ''}"
+        )
         if best:
             progress.best_score, progress.best_epoch = score, progress.epoch + 1
             if self.fabric.is_global_zero:
@@ -321,7 +359,13 @@ class Training:
             torch.distributed.all_gather_object(states, random_state())
         if self.log:
             self.progress.log_size = self.log.size
-            save_checkpoint(self.folder / LAST, self.task.state_dict(), self.optimiser.state_dict(), self.progress, states)
+            save_checkpoint(
+                self.folder / LAST,
+                self.task.state_dict(),
+                self.optimiser.state_dict(),
+                self.progress,
+                states,
+            )
 
     def _write(self, split: str, numbers: dict[str, float], rate: float | None = None) -> None:
         if self.log:
@@ -336,7 +380,9 @@ def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, 
     """The same numbers in all processes, so that where one has diverged they stop together and none waits for the other."""
     if fabric.world_size == 1:
         return losses
-    mean: Any = fabric.all_reduce(torch.tensor(list(losses.values()), device=fabric.device), reduce_op="mean")
+    mean: Any = fabric.all_reduce(
+        torch.tensor(list(losses.values()), device=fabric.device), reduce_op="mean"
+    )
     return dict(zip(losses, mean.tolist(), strict=True))
 
 

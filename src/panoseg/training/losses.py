@@ -31,7 +31,9 @@ def semantic_loss(logits_BKHW: Tensor, classes_BHW: Tensor, void: int | None = N
     return total / (classes_BHW != ignored).sum().clamp(min=1)
 
 
-def focal_loss(logits_NK: Tensor, class_N: Tensor, gamma: float = 0.0, void: int | None = None) -> Tensor:
+def focal_loss(
+    logits_NK: Tensor, class_N: Tensor, gamma: float = 0.0, void: int | None = None
+) -> Tensor:
     """Mean over the centres whose class is not void of -(1 - p)^gamma log p, p the probability of the class; 0 without any.
 
     The factor (1 - p)^gamma passes no gradient, as published.
@@ -42,7 +44,9 @@ def focal_loss(logits_NK: Tensor, class_N: Tensor, gamma: float = 0.0, void: int
     return _mean(loss_N, counted_N)
 
 
-def centre_loss(heatmap_BHW: Tensor, target_BHW: Tensor, alpha: float = 0.0, beta: float = 4.0) -> Tensor:
+def centre_loss(
+    heatmap_BHW: Tensor, target_BHW: Tensor, alpha: float = 0.0, beta: float = 4.0
+) -> Tensor:
     """Loss of a heat map over its number of centres: logarithms at true centres and elsewhere, the latter spared near a centre.
 
     heatmap_BHW, target_BHW: float32 0..1; centres are where the target is 1. CornerNet (Law & Deng 2018, equation 1).
@@ -87,7 +91,9 @@ class PapsLoss:
     def __init__(self, config: PapsLossConfig | None = None, void: int | None = None) -> None:
         self.config, self.void = config or PapsLossConfig(), void
 
-    def __call__(self, output: PapsOutput, target: CentreTargets, classes_BHW: Tensor | None = None) -> PapsLosses:
+    def __call__(
+        self, output: PapsOutput, target: CentreTargets, classes_BHW: Tensor | None = None
+    ) -> PapsLosses:
         """The loss of what the model said of a batch; heat map only where the output has nothing else.
 
         classes_BHW: class of each pixel, needed where the output scores pixels.
@@ -100,7 +106,14 @@ class PapsLoss:
         if output.candidates is None or not len(output.candidates.centre_N3):
             none, empty = centre.new_zeros(()), centre.new_zeros(0)
             return PapsLosses(
-                config.centre_weight * centre + config.pixel_weight * pixel, centre, none, none, none, pixel, empty, empty
+                config.centre_weight * centre + config.pixel_weight * pixel,
+                centre,
+                none,
+                none,
+                none,
+                pixel,
+                empty,
+                empty,
             )
         found = output.candidates
         at = found.centre_N3.unbind(1)
@@ -117,9 +130,13 @@ class PapsLoss:
             + config.pixel_weight * pixel
         )
         confidence_N = found.confidence_N.detach()[counted_N]
-        return PapsLosses(total, centre, size, shape, classification, pixel, iou_N[counted_N], confidence_N)
+        return PapsLosses(
+            total, centre, size, shape, classification, pixel, iou_N[counted_N], confidence_N
+        )
 
-    def _masks(self, found: Candidates, instances_BHW: Tensor, zone_N: Tensor) -> tuple[Tensor, Tensor]:
+    def _masks(
+        self, found: Candidates, instances_BHW: Tensor, zone_N: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Mean loss of all pixels of all boxes, and the IoU of each candidate N."""
         image_N = found.centre_N3[:, 0]
         iou_N = found.confidence_N.new_zeros(len(zone_N))
@@ -129,24 +146,32 @@ class PapsLoss:
             of_M = group.candidate_M
             side = group.inside_MLL.shape[-1]
             index_MLL = window_index(image_N[of_M], group.corner_M2, side, *instances_BHW.shape[1:])
-            true_MLL = (instances_BHW.flatten()[index_MLL] == zone_N[of_M, None, None]) & group.inside_MLL
+            true_MLL = (
+                instances_BHW.flatten()[index_MLL] == zone_N[of_M, None, None]
+            ) & group.inside_MLL
             counted_MLL = group.inside_MLL & (zone_N[of_M] > 0)[:, None, None]
             total = total + (self._pixel_loss(group.probability_MLL, true_MLL) * counted_MLL).sum()
             pixels = pixels + counted_MLL.sum()
             predicted_MLL = group.probability_MLL > self.config.mask_threshold
             common_M = (predicted_MLL & true_MLL).sum((1, 2))
-            iou_N[of_M] = common_M / (predicted_MLL.sum((1, 2)) + true_area_N[of_M] - common_M).clamp(min=1)
+            iou_N[of_M] = common_M / (
+                predicted_MLL.sum((1, 2)) + true_area_N[of_M] - common_M
+            ).clamp(min=1)
         return total / pixels.clamp(min=1), iou_N
 
     def _pixel_loss(self, probability_MLL: Tensor, true_MLL: Tensor) -> Tensor:
         probability_MLL = probability_MLL.float()
         if self.config.shape == "published":
             # A softmax of the two numbers 1 - p and p.
-            return F.softplus(torch.where(true_MLL, 1 - 2 * probability_MLL, 2 * probability_MLL - 1))
+            return F.softplus(
+                torch.where(true_MLL, 1 - 2 * probability_MLL, 2 * probability_MLL - 1)
+            )
         return F.binary_cross_entropy(probability_MLL, true_MLL.float(), reduction="none")
 
 
-def _zoned_class_loss(found: Candidates, target: CentreTargets, counted_N: Tensor, gamma: float, void: int | None) -> Tensor:
+def _zoned_class_loss(
+    found: Candidates, target: CentreTargets, counted_N: Tensor, gamma: float, void: int | None
+) -> Tensor:
     class_N = target.zone_class_HW[found.centre_N3.unbind(1)].long()
     return focal_loss(found.class_scores_NK[counted_N], class_N[counted_N], gamma, void)
 
@@ -155,7 +180,11 @@ def _areas(instances_BHW: Tensor, image_N: Tensor, instance_N: Tensor) -> Tensor
     """Pixels of each instance in its image."""
     count = int(instances_BHW.amax()) + 1
     offset_B = count * torch.arange(len(instances_BHW), device=instances_BHW.device)
-    areas = (instances_BHW + offset_B[:, None, None]).flatten().bincount(minlength=count * len(instances_BHW))
+    areas = (
+        (instances_BHW + offset_B[:, None, None])
+        .flatten()
+        .bincount(minlength=count * len(instances_BHW))
+    )
     return areas[instance_N + offset_B[image_N]]
 
 
@@ -181,7 +210,9 @@ class SemanticLoss:
     Raises ``ConfigError`` where weights or shares are not one a class.
     """
 
-    def __init__(self, config: SemanticLossConfig | None = None, table: ClassTable = PASTIS) -> None:
+    def __init__(
+        self, config: SemanticLossConfig | None = None, table: ClassTable = PASTIS
+    ) -> None:
         self.config, self.table = config or SemanticLossConfig(), table
         self.void = _NEVER if table.void is None else table.void
         for name, found, expected in (
@@ -201,7 +232,9 @@ class SemanticLoss:
         if output.boundary_B2HW is None:
             return SemanticLosses(pixel, pixel, pixel.new_zeros(()))
         on_boundary_BHW = class_boundaries(classes_BHW).long()
-        boundary = _focal(output.boundary_B2HW.float().log_softmax(1), on_boundary_BHW, self.config.boundary_gamma).mean()
+        boundary = _focal(
+            output.boundary_B2HW.float().log_softmax(1), on_boundary_BHW, self.config.boundary_gamma
+        ).mean()
         return SemanticLosses(pixel + self.config.boundary_weight * boundary, pixel, boundary)
 
     def pixel_loss(self, logits_BKHW: Tensor, classes_BHW: Tensor) -> Tensor:
@@ -219,7 +252,9 @@ class SemanticLoss:
         if config.kind == "recall":
             loss_BHW = loss_BHW * self._missed_shares(log_p_BKHW, classes_BHW)[classes_BHW]
         if config.void == "published":
-            by_pixel = config.kind == "recall" or (config.smoothing > 0 and config.smoothing_by == "neighbours")
+            by_pixel = config.kind == "recall" or (
+                config.smoothing > 0 and config.smoothing_by == "neighbours"
+            )
             return loss_BHW.mean() if by_pixel else _ratio(loss_BHW, weight_BHW)
         return _ratio(loss_BHW.where(classes_BHW != self.void, 0), weight_BHW)
 
@@ -252,12 +287,16 @@ class SemanticLoss:
             kept_BKHW = F.one_hot(classes_BHW, count).movedim(-1, 1).bool()
         kept_BKHW &= learned_K[:, None, None]
         spread = config.smoothing / int(learned_K.sum())
-        kept_B1HW = kept_BKHW.sum(1, keepdim=True).clamp(min=1)  # none at void pixels, which are left out
+        kept_B1HW = kept_BKHW.sum(1, keepdim=True).clamp(
+            min=1
+        )  # none at void pixels, which are left out
         part_B1HW = (1 - spread * (learned_K.sum() - kept_B1HW)) / kept_B1HW
         target_BKHW = torch.where(kept_BKHW, part_B1HW, spread * learned_K[:, None, None])
         if config.background_share and self.table.background is not None:
             is_background_B1HW = (classes_BHW == self.table.background)[:, None]
-            target_BKHW = torch.where(is_background_B1HW, self._background(learned_K)[:, None, None], target_BKHW)
+            target_BKHW = torch.where(
+                is_background_B1HW, self._background(learned_K)[:, None, None], target_BKHW
+            )
         return target_BKHW
 
     def _background(self, learned_K: Tensor) -> Tensor:
@@ -266,7 +305,9 @@ class SemanticLoss:
         others_K[self.table.background] = False
         shares_K = torch.ones(self.table.count, device=learned_K.device)
         if self.config.class_shares:
-            is_other_K = torch.arange(self.table.count, device=learned_K.device) != self.table.background
+            is_other_K = (
+                torch.arange(self.table.count, device=learned_K.device) != self.table.background
+            )
             shares_K[is_other_K] = shares_K.new_tensor(self.config.class_shares)
         shares_K = shares_K * others_K
         target_K = (1 - self.config.background_share) * shares_K / shares_K.sum()

@@ -52,7 +52,9 @@ class PhotographTask(Task):
     def forward(self, work: Work) -> dict[str, Tensor]:
         """The losses of the network, each the mean over the photographs."""
         photographs = work.batch.photographs
-        labels = [self.labels.of_photograph(photograph, self.model.scope) for photograph in photographs]
+        labels = [
+            self.labels.of_photograph(photograph, self.model.scope) for photograph in photographs
+        ]
         return self.model.losses([photograph.image_CHW for photograph in photographs], labels)
 
     @torch.no_grad()
@@ -105,7 +107,9 @@ class PanopticPhotographTask(PhotographTask):
         picture = self.picture(output)
         counts = count_panoptic(entry.truth, entry.crowd_ids, picture, self.table)
         counts += count_detections(entry.index, entry.things, detection_rows(output, self.labels))
-        return counts + count_pixels(entry.truth, entry.crowd_ids, self.pixel_classes.numbers(picture), self.pixel_classes)
+        return counts + count_pixels(
+            entry.truth, entry.crowd_ids, self.pixel_classes.numbers(picture), self.pixel_classes
+        )
 
 
 class SemanticPhotographTask(PhotographTask):
@@ -121,7 +125,11 @@ class SemanticPhotographTask(PhotographTask):
 
     def picture(self, output: PhotographOutput) -> Panoptic:
         """All pixels of a class are one segment; things that the network does not tell apart are none."""
-        classes_HW = self.labels.semantic_classes(_present(output.label_BHW), _present(self.model.scope))[0].cpu().numpy()
+        classes_HW = (
+            self.labels.semantic_classes(_present(output.label_BHW), _present(self.model.scope))[0]
+            .cpu()
+            .numpy()
+        )
         ids = {entry.id + 1: entry.id for entry in self.table.classes}
         return Panoptic.from_maps(classes_HW + 1, ids, self.table)
 
@@ -171,7 +179,11 @@ def detection_rows(output: PhotographOutput, labels: Labels) -> Iterator[Row]:
     objects: DetectedObjects = _present(output.objects)
     classes_N = labels.thing_classes(objects.label_BN)[0].tolist()
     for number in objects.score_BN[0].nonzero()[:, 0].tolist():
-        mask_HW = objects.mask_BHW(torch.tensor([number], device=objects.score_BN.device))[0].cpu().numpy()
+        mask_HW = (
+            objects.mask_BHW(torch.tensor([number], device=objects.score_BN.device))[0]
+            .cpu()
+            .numpy()
+        )
         left, top, right, bottom = objects.box_BN4[0, number].tolist()
         yield {
             "category_id": classes_N[number],
@@ -198,7 +210,9 @@ def _gathered(matches: DetectionMatches, fabric: Fabric) -> DetectionMatches:
         return matches
     parts: list[Any] = [None] * fabric.world_size
     torch.distributed.all_gather_object(parts, matches.images)
-    return DetectionMatches(matches.kind, {index: record for part in parts for index, record in part.items()})
+    return DetectionMatches(
+        matches.kind, {index: record for part in parts for index, record in part.items()}
+    )
 
 
 def _no_matches() -> tuple[DetectionMatches, DetectionMatches]:

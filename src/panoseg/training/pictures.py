@@ -95,7 +95,9 @@ def compare(task: Task, split: Split, sample: Sample, fabric: Fabric) -> Compari
     return Comparison(sample, truth, prediction)
 
 
-def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: str, path: Path) -> None:
+def draw_comparison(
+    comparison: Comparison, table: ClassTable, reference_date: str, path: Path
+) -> None:
     """Write image, truth and prediction side by side, with a legend of the classes in them.
 
     Parcels are drawn over the paled image with their borders; without parcels (semantic), pixels have their class' colour, and
@@ -105,18 +107,34 @@ def draw_comparison(comparison: Comparison, table: ClassTable, reference_date: s
     land_HW3, day = land_of(comparison.sample, reference_date)
     truth, prediction = comparison.truth, comparison.prediction
     if comparison.sample.instances_HW is None:
-        titles = "truth", f"prediction: {100 * right_share(truth, prediction, table):.0f} % of the pixels right"
+        titles = (
+            "truth",
+            f"prediction: {100 * right_share(truth, prediction, table):.0f} % of the pixels right",
+        )
         line = boundary_colour(table)
-        drawn = [draw(picture, table, line=line, scale=ZOOM if line else 1) for picture in (truth, prediction)]
+        drawn = [
+            draw(picture, table, line=line, scale=ZOOM if line else 1)
+            for picture in (truth, prediction)
+        ]
     else:
         titles = f"truth: {_parcels(truth)}", f"prediction: {_parcels(prediction)}"
-        drawn = [draw(picture, table, paled(land_HW3), OPACITY, scale=ZOOM) for picture in (truth, prediction)]
-    panels = zip((f"patch {comparison.sample.name} on {day}", *titles), (land_HW3, *drawn), strict=True)
+        drawn = [
+            draw(picture, table, paled(land_HW3), OPACITY, scale=ZOOM)
+            for picture in (truth, prediction)
+        ]
+    panels = zip(
+        (f"patch {comparison.sample.name} on {day}", *titles), (land_HW3, *drawn), strict=True
+    )
     for axes, (title, colours_HW3) in zip(figure.subplots(1, 3), panels, strict=True):
         axes.imshow(colours_HW3, interpolation="nearest")
         axes.set_title(title, fontsize=12)
         axes.set_axis_off()
-    class_legend(figure, table, {*truth.segments.class_ids.tolist(), *prediction.segments.class_ids.tolist()}, columns=5)
+    class_legend(
+        figure,
+        table,
+        {*truth.segments.class_ids.tolist(), *prediction.segments.class_ids.tolist()},
+        columns=5,
+    )
     save_figure(figure, path)
 
 
@@ -133,7 +151,9 @@ def right_share(truth: Panoptic, prediction: Panoptic, table: ClassTable) -> flo
     return float((true_HW == predicted_HW)[scored_HW].mean()) if scored_HW.any() else 1.0
 
 
-def draw_predictions(task: Task, split: Split, fabric: Fabric, reference_date: str, folder: Path, count: int = 3) -> None:
+def draw_predictions(
+    task: Task, split: Split, fabric: Fabric, reference_date: str, folder: Path, count: int = 3
+) -> None:
     """Write a comparison of some samples of a set, spread over it, as ``folder``/patch-<name>.png or photograph-<name>.png."""
     positions = sorted({round(position) for position in np.linspace(0, len(split) - 1, count)})
     for position in positions:
@@ -143,11 +163,15 @@ def draw_predictions(task: Task, split: Split, fabric: Fabric, reference_date: s
             draw_photograph(task, split, sample, fabric, folder / f"photograph-{name}.png")
             continue
         comparison = compare(task, split, sample, fabric)
-        draw_comparison(comparison, task.table, reference_date, folder / f"patch-{comparison.sample.name}.png")
+        draw_comparison(
+            comparison, task.table, reference_date, folder / f"patch-{comparison.sample.name}.png"
+        )
 
 
 @torch.no_grad()
-def draw_photograph(task: Task, split: Split, sample: ScoredPhotograph, fabric: Fabric, path: Path) -> None:
+def draw_photograph(
+    task: Task, split: Split, sample: ScoredPhotograph, fabric: Fabric, path: Path
+) -> None:
     """Write a photograph, its truth and its prediction side by side, with the names of the segments on them."""
     task.eval()
     with fabric.autocast():
@@ -159,7 +183,10 @@ def draw_photograph(task: Task, split: Split, sample: ScoredPhotograph, fabric: 
     panels = [overlay(image_HW3, every(picture, step), task.table) for picture in drawn]
     height, width = panels[0].shape[:2]
     figure = new_figure(3 * width / 100, height / 100 + 0.5)
-    titles = sample.photograph.name, *(f"{title}: {_things(picture)}" for title, picture in zip(_TITLES, drawn, strict=True))
+    titles = (
+        sample.photograph.name,
+        *(f"{title}: {_things(picture)}" for title, picture in zip(_TITLES, drawn, strict=True)),
+    )
     for axes, title, panel in zip(figure.subplots(1, 3), titles, (image_HW3, *panels), strict=True):
         axes.imshow(panel, interpolation="nearest")
         axes.set_title(title, fontsize=12)
@@ -171,7 +198,9 @@ def _of_size(image_CHW: Tensor, size_HW: tuple[int, int]) -> np.ndarray:
     """An image of another size: uint8, H x W x 3."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(image_CHW.permute(1, 2, 0).cpu().numpy()).resize(size_HW[::-1]))
+    return np.asarray(
+        Image.fromarray(image_CHW.permute(1, 2, 0).cpu().numpy()).resize(size_HW[::-1])
+    )
 
 
 def _things(picture: Panoptic) -> str:
@@ -200,21 +229,42 @@ def draw_curves(log: Path, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_columns(axes: Axes, rows: Sequence[Mapping[str, str]], zero_is_none: bool = False) -> None:
+def _draw_columns(
+    axes: Axes, rows: Sequence[Mapping[str, str]], zero_is_none: bool = False
+) -> None:
     """A line a column of the log over the steps."""
     from matplotlib.ticker import MaxNLocator
 
-    names = [name for name, value in rows[0].items() if value and name not in LEADING] if rows else []
+    names = (
+        [name for name, value in rows[0].items() if value and name not in LEADING] if rows else []
+    )
     for name, colour in zip(names, cycle(_COLOURS), strict=False):
-        points = [(int(row["step"]), float(row[name])) for row in rows if row[name] and (float(row[name]) or not zero_is_none)]
+        points = [
+            (int(row["step"]), float(row[name]))
+            for row in rows
+            if row[name] and (float(row[name]) or not zero_is_none)
+        ]
         marker = "o" if len(points) < 20 else None
         label = name.replace("_", " ")
-        axes.plot(*zip(*points, strict=True), label=label, color=colour, linewidth=1.5, marker=marker, markersize=3)
+        axes.plot(
+            *zip(*points, strict=True),
+            label=label,
+            color=colour,
+            linewidth=1.5,
+            marker=marker,
+            markersize=3,
+        )
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     if names:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=min(len(names), 4), frameon=False, fontsize=10)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+            ncols=min(len(names), 4),
+            frameon=False,
+            fontsize=10,
+        )
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -227,7 +277,9 @@ def land_of(sample: Sample, reference_date: str) -> tuple[np.ndarray, date]:
     """A patch in true colour, uint8 H x W x 3, on a clear date near mid June, and that date. reference_date: YYYY-MM-DD."""
     images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
     position = clear_near_midsummer(images_TCHW, days_T, reference_date)
-    return true_colour(images_TCHW[position]), date.fromisoformat(reference_date) + timedelta(days=int(days_T[position]))
+    return true_colour(images_TCHW[position]), date.fromisoformat(reference_date) + timedelta(
+        days=int(days_T[position])
+    )
 
 
 def paled(land_HW3: np.ndarray) -> np.ndarray:
@@ -242,7 +294,9 @@ def darker(colour: str) -> str:
     ('#555555', '#1f1f1f')
     """
     rgb = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
-    shrunk = (rgb * min(1, 255 / 3 / max(float(rgb @ (0.299, 0.587, 0.114)), 1))).round().astype(int)
+    shrunk = (
+        (rgb * min(1, 255 / 3 / max(float(rgb @ (0.299, 0.587, 0.114)), 1))).round().astype(int)
+    )
     return "#" + "".join(f"{value:02x}" for value in shrunk)
 
 
@@ -261,9 +315,17 @@ def class_legend(figure: Figure, table: ClassTable, class_ids: Iterable[int], co
     present = [table[class_id] for class_id in sorted(set(class_ids))]
     if present and table.boundary is not None:
         present.append(table.boundary)
-    handles = [Patch(facecolor=entry.colour, edgecolor="#888888", label=entry.name) for entry in present]
+    handles = [
+        Patch(facecolor=entry.colour, edgecolor="#888888", label=entry.name) for entry in present
+    ]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns), fontsize=10, frameon=False)
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), columns),
+            fontsize=10,
+            frameon=False,
+        )
 
 
 def month_axis(axes: Axes) -> None:
@@ -295,7 +357,11 @@ def check_picture_name(path: Path) -> None:
 
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
-        raise OutputError(f"{path} as a picture", f"a name that ends with one of .{', .'.join(kinds)}", "name it figure.png")
+        raise OutputError(
+            f"{path} as a picture",
+            f"a name that ends with one of .{', .'.join(kinds)}",
+            "name it figure.png",
+        )
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -45,7 +45,14 @@ if TYPE_CHECKING:
 CONFIG, START = "config.json", "start.json"
 
 
-def start(experiment: str, train: TrainConfig, data: Place, fold: int, folder: Path, fabric: Fabric | None = None) -> None:
+def start(
+    experiment: str,
+    train: TrainConfig,
+    data: Place,
+    fold: int,
+    folder: Path,
+    fabric: Fabric | None = None,
+) -> None:
     """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
@@ -91,7 +98,13 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
     if not (folder / LAST).exists():
         _initialise(task, run, folder, fabric)
     training = Training(
-        fabric, run.train, task, splits.train, splits.validation, folder, _BestKeeper(run, splits, task, folder)
+        fabric,
+        run.train,
+        task,
+        splits.train,
+        splits.validation,
+        folder,
+        _BestKeeper(run, splits, task, folder),
     )
     if training.course.text():
         fabric.print(training.course.text())
@@ -105,12 +118,20 @@ def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None
 def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> None:
     """Draw the weights, then take over those that the run starts from."""
     model, train = task.model, run.train
-    weights = None if train.start_from is None else weights_of_fold(Path(train.start_from), run.fold)
+    weights = (
+        None if train.start_from is None else weights_of_fold(Path(train.start_from), run.fold)
+    )
     if looks_at_photographs(train.model):
-        from panoseg.models.initial_weights import take_initial_weights  # with torchvision, which seasons do without
+        from panoseg.models.initial_weights import (
+            take_initial_weights,
+        )  # with torchvision, which seasons do without
 
         # ImageNet's are those of the backbone alone: where all of it is taken over, they need not be fetched.
-        if train.model.weights != "imagenet" or weights is None or not _has_backbone(weights, model):
+        if (
+            train.model.weights != "imagenet"
+            or weights is None
+            or not _has_backbone(weights, model)
+        ):
             fabric.print(take_initial_weights(model, task.table))  # type: ignore[arg-type]
     elif train.initialisation == "published":
         initialise(model)
@@ -120,15 +141,22 @@ def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> Non
         transfer = take_over(model, weights, task.table, train.start_from, train.swap_classifier)
         fabric.print(transfer.text())
         if weights.card.provenance.get("fold", run.fold) != run.fold:
-            fabric.print("note: these weights are of another fold, and may have seen patches that this run tests on")
+            fabric.print(
+                "note: these weights are of another fold, and may have seen patches that this run tests on"
+            )
         if fabric.is_global_zero:
             write_json(folder / START, transfer.to_json())
 
 
 def _has_backbone(weights: Weights, model: nn.Module) -> bool:
     """Whether weights have every entry of the backbone of a network for photographs."""
-    backbone = {name: value for name, value in model.state_dict().items() if name.startswith("backbone.")}
-    return all(name in weights.state and weights.state[name].shape == value.shape for name, value in backbone.items())
+    backbone = {
+        name: value for name, value in model.state_dict().items() if name.startswith("backbone.")
+    }
+    return all(
+        name in weights.state and weights.state[name].shape == value.shape
+        for name, value in backbone.items()
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +176,11 @@ class _BestKeeper:
             "epoch": epoch,
             "seed": config.seed,
             **_reading(config),
-            **({"started_from": config.start_from, "frozen": list(config.freeze)} if config.start_from else {}),
+            **(
+                {"started_from": config.start_from, "frozen": list(config.freeze)}
+                if config.start_from
+                else {}
+            ),
         }
         card = WeightsCard(
             self.task.tuned_config(),
@@ -201,10 +233,18 @@ def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
         f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test"
     )
     if splits.layout.of_photographs:
-        datasets: list[Any] = [split.dataset for split in (splits.train, splits.validation, splits.test)]
+        datasets: list[Any] = [
+            split.dataset for split in (splits.train, splits.validation, splits.test)
+        ]
         pairs = zip(splits.parts, datasets, strict=True)
-        return opening + unannotated_note({words(parts): len(dataset.unannotated) for parts, dataset in pairs})
-    of = "its own patches (published)" if run.train.data.normalisation == "published" else f"{words(train)} for all sets"
+        return opening + unannotated_note(
+            {words(parts): len(dataset.unannotated) for parts, dataset in pairs}
+        )
+    of = (
+        "its own patches (published)"
+        if run.train.data.normalisation == "published"
+        else f"{words(train)} for all sets"
+    )
     return f"{opening}\nnormalisation: mean and deviation of {of}"
 
 
@@ -222,4 +262,7 @@ def _check_samples(splits: Splits) -> None:
 
 def is_first_process() -> bool:
     """Whether this is the process that writes, known before Fabric has started the others."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK"))
+    return all(
+        int(os.environ.get(name, "0")) == 0
+        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    )

@@ -60,17 +60,39 @@ def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
 def draw_confusion(scores: ConfusionScores, table: ClassTable, path: Path) -> None:
     """The confusion matrix: a row is a true class, its cells the shares of its pixels by predicted class, in percent."""
     rows = [entry for entry in table.classes if entry.kind != "void"]
-    columns = [entry for entry in table.classes if entry.kind != "void" or scores.matrix_KK[:, entry.id].any()]
-    shares = row_shares(scores.matrix_KK)[np.ix_([entry.id for entry in rows], [entry.id for entry in columns])]
+    columns = [
+        entry
+        for entry in table.classes
+        if entry.kind != "void" or scores.matrix_KK[:, entry.id].any()
+    ]
+    shares = row_shares(scores.matrix_KK)[
+        np.ix_([entry.id for entry in rows], [entry.id for entry in columns])
+    ]
     figure = new_figure(3.6 + 0.43 * len(columns), 2.6 + 0.36 * len(rows))
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), share in np.ndenumerate(shares):
         if share >= _FAINTEST:
             colour = "white" if share > 0.55 else "black"
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    axes.set_xticks(range(len(columns)), [entry.name for entry in columns], rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), [f"{entry.name}  ({_short(scores.pixels_K[entry.id])})" for entry in rows])
+            axes.text(
+                column,
+                row,
+                f"{100 * share:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=colour,
+            )
+    axes.set_xticks(
+        range(len(columns)),
+        [entry.name for entry in columns],
+        rotation=45,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(
+        range(len(rows)), [f"{entry.name}  ({_short(scores.pixels_K[entry.id])})" for entry in rows]
+    )
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="#e4e4e4", linewidth=0.6)
@@ -103,34 +125,69 @@ def draw_semantic_classes(scores: ConfusionScores, table: ClassTable, path: Path
     _draw_classes(table, columns, scores.mean_iou, "pixels", scores.pixels_K, path)
 
 
-def draw_panoptic_classes(quality: PanopticQuality, table: ClassTable, path: Path, counted: str = "parcels") -> None:
+def draw_panoptic_classes(
+    quality: PanopticQuality, table: ClassTable, path: Path, counted: str = "parcels"
+) -> None:
     """PQ, SQ and RQ of each class that occurs, the best first."""
     of_name = {entry.name: entry for entry in table.classes}
     columns = {name: np.full(table.count, np.nan) for name in ("PQ", "SQ", "RQ")}
     true_K = np.zeros(table.count, np.int64)
     for row, name in enumerate(quality.counts.classes.names):
         class_id = of_name[name].id
-        for column, values in zip(columns.values(), (quality.pq_K, quality.sq_K, quality.rq_K), strict=True):
+        for column, values in zip(
+            columns.values(), (quality.pq_K, quality.sq_K, quality.rq_K), strict=True
+        ):
             column[class_id] = values[row]
         true_K[class_id] = quality.counts.true_positives[row] + quality.counts.false_negatives[row]
     _draw_classes(table, columns, quality.all.pq, counted, true_K, path)
 
 
 def _draw_classes(
-    table: ClassTable, columns: Mapping[str, np.ndarray], mean: float, counted: str, count_K: np.ndarray, path: Path
+    table: ClassTable,
+    columns: Mapping[str, np.ndarray],
+    mean: float,
+    counted: str,
+    count_K: np.ndarray,
+    path: Path,
 ) -> None:
     """A bar a class for the first of ``columns`` (0..1 by class id), marks for the others, and how much truth there is."""
     (title, main_K), *others = columns.items()
-    rows = sorted((entry for entry in table.classes if not np.isnan(main_K[entry.id])), key=lambda entry: main_K[entry.id])
-    names, colours, ids = ([getattr(entry, name) for entry in rows] for name in ("name", "colour", "id"))
+    rows = sorted(
+        (entry for entry in table.classes if not np.isnan(main_K[entry.id])),
+        key=lambda entry: main_K[entry.id],
+    )
+    names, colours, ids = (
+        [getattr(entry, name) for entry in rows] for name in ("name", "colour", "id")
+    )
     figure = new_figure(9, 1.9 + 0.27 * len(rows))
     axes = figure.subplots()
-    axes.barh(names, 100 * main_K[ids], color=colours, edgecolor="#888888", linewidth=0.6, height=0.75)
-    for (name, values_K), marker, face, edge in zip(others, "oD", ("white", "black"), ("black", "white"), strict=True):
-        style: dict[str, Any] = {"markerfacecolor": face, "markeredgecolor": edge, "markersize": 5, "markeredgewidth": 0.8}
+    axes.barh(
+        names, 100 * main_K[ids], color=colours, edgecolor="#888888", linewidth=0.6, height=0.75
+    )
+    for (name, values_K), marker, face, edge in zip(
+        others, "oD", ("white", "black"), ("black", "white"), strict=True
+    ):
+        style: dict[str, Any] = {
+            "markerfacecolor": face,
+            "markeredgecolor": edge,
+            "markersize": 5,
+            "markeredgewidth": 0.8,
+        }
         axes.plot(100 * values_K[ids], range(len(ids)), marker, label=name, clip_on=False, **style)
-    axes.axvline(100 * mean, color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=f"mean {title} {100 * mean:.1f}")
-    _write_columns(axes, {title: [f"{100 * main_K[class_id]:.1f}" for class_id in ids], counted: map(_short, count_K[ids])})
+    axes.axvline(
+        100 * mean,
+        color="#333333",
+        linewidth=1,
+        linestyle=(0, (4, 2)),
+        label=f"mean {title} {100 * mean:.1f}",
+    )
+    _write_columns(
+        axes,
+        {
+            title: [f"{100 * main_K[class_id]:.1f}" for class_id in ids],
+            counted: map(_short, count_K[ids]),
+        },
+    )
     axes.set_xlim(0, 100)
     axes.margins(y=0.01)
     axes.set_xlabel(f"bars: {title}, percent")

@@ -13,13 +13,30 @@ import numpy as np
 from torch import Tensor
 
 from panoseg.classes import ClassTable, SegmentClass
-from panoseg.coco.average_precision import AveragePrecision, DetectionMatches, Row, average_precision, match_image
+from panoseg.coco.average_precision import (
+    AveragePrecision,
+    DetectionMatches,
+    Row,
+    average_precision,
+    match_image,
+)
 from panoseg.data.pastis import FOLDS
 from panoseg.data.photographs import VOID
 from panoseg.errors import DatasetError
 from panoseg.files import write_json, write_text
-from panoseg.metrics.confusion import ConfusionScores, Region, RegionScores, confusion_matrix, confusion_scores
-from panoseg.metrics.panoptic_quality import PanopticCounts, PanopticQuality, coco_patch_counts, panoptic_quality
+from panoseg.metrics.confusion import (
+    ConfusionScores,
+    Region,
+    RegionScores,
+    confusion_matrix,
+    confusion_scores,
+)
+from panoseg.metrics.panoptic_quality import (
+    PanopticCounts,
+    PanopticQuality,
+    coco_patch_counts,
+    panoptic_quality,
+)
 from panoseg.metrics.tables import confusion_table, panoptic_table, percent, render_table
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -68,7 +85,12 @@ class SemanticScores:
     def _region_json(self, region: RegionScores) -> dict:
         """Means; IoU, precision, recall and F1 of each class, null where undefined; pixels by true and predicted class."""
         scores = region.scores
-        columns = {"iou": scores.iou_K, "precision": scores.precision_K, "recall": scores.recall_K, "f1": scores.f1_K}
+        columns = {
+            "iou": scores.iou_K,
+            "precision": scores.precision_K,
+            "recall": scores.recall_K,
+            "f1": scores.f1_K,
+        }
         return {
             **_means(scores),
             "best_two": _means(region.best_two),
@@ -78,12 +100,17 @@ class SemanticScores:
                 for entry in self.classes.classes
                 if entry.kind != "void"
             },
-            "confusion": {"ignored": list(self.classes.ids("void")), "matrix": scores.matrix_KK.tolist()},
+            "confusion": {
+                "ignored": list(self.classes.ids("void")),
+                "matrix": scores.matrix_KK.tolist(),
+            },
         }
 
     def table(self) -> str:
         """A row a class of the chosen region, and below it the means of all regions."""
-        means: dict[str, ConfusionScores] = {name: region.scores for name, region in self.regions.items()}
+        means: dict[str, ConfusionScores] = {
+            name: region.scores for name, region in self.regions.items()
+        }
         if self.edge is not None:
             means["boundary head"] = self.edge
         rows = [
@@ -108,7 +135,12 @@ class PanopticScores:
     def summary(self) -> dict[str, float]:
         """SQ, RQ and PQ over classes, and PQ whatever the class, in percent."""
         mean = self.quality.all
-        return {"SQ": 100 * mean.sq, "RQ": 100 * mean.rq, "PQ": 100 * mean.pq, "PQ_any_class": 100 * self.agnostic.all.pq}
+        return {
+            "SQ": 100 * mean.sq,
+            "RQ": 100 * mean.rq,
+            "PQ": 100 * mean.pq,
+            "PQ_any_class": 100 * self.agnostic.all.pq,
+        }
 
     def to_json(self) -> dict:
         """Both qualities; see ``PanopticQuality``."""
@@ -117,7 +149,9 @@ class PanopticScores:
     def table(self) -> str:
         """A row a class, and below it the quality whatever the class."""
         any_class = self.agnostic.all
-        numbers = ", ".join(f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n")
+        numbers = ", ".join(
+            f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n"
+        )
         return f"{panoptic_table(self.quality)}\n\nwhatever the class: {numbers.upper()}"
 
 
@@ -165,7 +199,9 @@ class PixelClasses:
 
     def matrix(self, true: Panoptic, predicted_HW: np.ndarray) -> Tensor:
         """Pixels by true and predicted number, those without a true class left out: int64, K x K."""
-        return confusion_matrix(self.numbers(true), predicted_HW, len(self.table.classes), [self.void])
+        return confusion_matrix(
+            self.numbers(true), predicted_HW, len(self.table.classes), [self.void]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,11 +217,18 @@ class PhotographCounts:
     matrix_KK: Tensor | None = None
 
     def __add__(self, other: PhotographCounts) -> PhotographCounts:
-        parts = ((getattr(self, name), getattr(other, name)) for name in ("panoptic", "boxes", "masks", "matrix_KK"))
-        return PhotographCounts(*(two if one is None else one if two is None else one + two for one, two in parts))
+        parts = (
+            (getattr(self, name), getattr(other, name))
+            for name in ("panoptic", "boxes", "masks", "matrix_KK")
+        )
+        return PhotographCounts(
+            *(two if one is None else one if two is None else one + two for one, two in parts)
+        )
 
 
-def count_panoptic(true: Panoptic, crowd_ids: tuple[int, ...], predicted: Panoptic, table: ClassTable) -> PhotographCounts:
+def count_panoptic(
+    true: Panoptic, crowd_ids: tuple[int, ...], predicted: Panoptic, table: ClassTable
+) -> PhotographCounts:
     """The segments of a picture that match the truth."""
     return PhotographCounts(panoptic=coco_patch_counts(true, predicted, table, crowd_ids=crowd_ids))
 
@@ -193,7 +236,10 @@ def count_panoptic(true: Panoptic, crowd_ids: tuple[int, ...], predicted: Panopt
 def count_detections(index: int, true: Iterable[Row], predicted: Iterable[Row]) -> PhotographCounts:
     """The detections of a photograph that match true objects, both rows of COCO's form; index: which photograph it is."""
     true, predicted = list(true), list(predicted)
-    return PhotographCounts(boxes=match_image(index, true, predicted, "box"), masks=match_image(index, true, predicted, "mask"))
+    return PhotographCounts(
+        boxes=match_image(index, true, predicted, "box"),
+        masks=match_image(index, true, predicted, "mask"),
+    )
 
 
 def count_pixels(
@@ -220,12 +266,21 @@ class PhotographScores:
     pixels: ConfusionScores | None = None
 
     @classmethod
-    def of(cls, counts: PhotographCounts, table: ClassTable, pixel_classes: PixelClasses) -> PhotographScores:
+    def of(
+        cls, counts: PhotographCounts, table: ClassTable, pixel_classes: PixelClasses
+    ) -> PhotographScores:
         """Scores of what has been counted."""
         quality = None if counts.panoptic is None else panoptic_quality(counts.panoptic)
-        pixels = None if counts.matrix_KK is None else confusion_scores(counts.matrix_KK, [pixel_classes.void])
+        pixels = (
+            None
+            if counts.matrix_KK is None
+            else confusion_scores(counts.matrix_KK, [pixel_classes.void])
+        )
         things = table.ids("thing")
-        boxes, masks = (None if part is None else average_precision(part, things) for part in (counts.boxes, counts.masks))
+        boxes, masks = (
+            None if part is None else average_precision(part, things)
+            for part in (counts.boxes, counts.masks)
+        )
         return cls(table, pixel_classes, quality, boxes, masks, pixels)
 
     def summary(self) -> dict[str, float]:
@@ -250,13 +305,30 @@ class PhotographScores:
             found["panoptic"] = self.quality.to_json()
         for name, part in (("boxes", self.boxes), ("masks", self.masks)):
             if part is not None:
-                sizes = {f"ap_{size}": _or_null(value) for size, value in part.by_size.items() if size != "all"}
-                classes = {self.classes[class_id].name: _or_null(value) for class_id, value in part.by_class.items()}
-                whole = {"ap": _or_null(part.ap), "ap50": _or_null(part.ap50), "ap75": _or_null(part.ap75)}
+                sizes = {
+                    f"ap_{size}": _or_null(value)
+                    for size, value in part.by_size.items()
+                    if size != "all"
+                }
+                classes = {
+                    self.classes[class_id].name: _or_null(value)
+                    for class_id, value in part.by_class.items()
+                }
+                whole = {
+                    "ap": _or_null(part.ap),
+                    "ap50": _or_null(part.ap50),
+                    "ap75": _or_null(part.ap75),
+                }
                 found[name] = {**whole, **sizes, "classes": classes}
         if self.pixels is not None:
-            iou = {entry.name: _or_null(self.pixels.iou_K[entry.id]) for entry in self._pixel_rows()}
-            found["pixels"] = {"accuracy": self.pixels.accuracy, "mean_iou": self.pixels.mean_iou, "iou": iou}
+            iou = {
+                entry.name: _or_null(self.pixels.iou_K[entry.id]) for entry in self._pixel_rows()
+            }
+            found["pixels"] = {
+                "accuracy": self.pixels.accuracy,
+                "mean_iou": self.pixels.mean_iou,
+                "iou": iou,
+            }
         return found
 
     def table(self) -> str:
@@ -264,10 +336,17 @@ class PhotographScores:
         parts = [] if self.quality is None else [panoptic_table(self.quality)]
         columns = self._columns()
         names = dict.fromkeys(name for values, _ in columns.values() for name in values)
-        rows = [[name, *(percent(values.get(name, np.nan)) for values, _ in columns.values())] for name in names]
+        rows = [
+            [name, *(percent(values.get(name, np.nan)) for values, _ in columns.values())]
+            for name in names
+        ]
         rows.append(["mean", *(percent(mean) for _, mean in columns.values())])
         parts.append(render_table(["class", *columns], rows))
-        parts.append(", ".join(f"{name.replace('_', ' ')} {value:.1f}" for name, value in self.summary().items()))
+        parts.append(
+            ", ".join(
+                f"{name.replace('_', ' ')} {value:.1f}" for name, value in self.summary().items()
+            )
+        )
         return "\n\n".join(parts)
 
     def _columns(self) -> dict[str, tuple[dict[str, float], float]]:
@@ -275,7 +354,13 @@ class PhotographScores:
         columns = {}
         for name, part in (("box AP", self.boxes), ("mask AP", self.masks)):
             if part is not None:
-                columns[name] = ({self.classes[class_id].name: value for class_id, value in part.by_class.items()}, part.ap)
+                columns[name] = (
+                    {
+                        self.classes[class_id].name: value
+                        for class_id, value in part.by_class.items()
+                    },
+                    part.ap,
+                )
         if self.pixels is not None:
             iou = {entry.name: float(self.pixels.iou_K[entry.id]) for entry in self._pixel_rows()}
             columns["IoU"] = (iou, self.pixels.mean_iou)
@@ -286,7 +371,15 @@ class PhotographScores:
 
 
 METRICS, TABLE = "metrics.json", "metrics.md"
-_SHARES = {"iou": "IoU", "precision": "precision", "recall": "recall", "f1": "F1", "sq": "SQ", "rq": "RQ", "pq": "PQ"}
+_SHARES = {
+    "iou": "IoU",
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "sq": "SQ",
+    "rq": "RQ",
+    "pq": "PQ",
+}
 
 
 @dataclass(frozen=True)
@@ -309,10 +402,15 @@ def read_test_scores(folder: Path) -> FoldScores:
         written = json.loads(path.read_text(encoding="utf-8"))
         details = written["details"]
         classes = details.get("by_class", details)["classes"]
-        shares = {name: {key: value for key, value in numbers.items() if key in _SHARES} for name, numbers in classes.items()}
+        shares = {
+            name: {key: value for key, value in numbers.items() if key in _SHARES}
+            for name, numbers in classes.items()
+        }
         return FoldScores(dict(written["test"]), shares, details.get("confusion"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} is missing or damaged", "the scores of all five folds", "resume the run") from error
+        raise DatasetError(
+            f"{path} is missing or damaged", "the scores of all five folds", "resume the run"
+        ) from error
 
 
 def write_mean(folder: Path, scores: Mapping[int, FoldScores]) -> str:
@@ -343,7 +441,11 @@ def mean_of_folds(scores: Mapping[int, FoldScores]) -> tuple[str, dict[str, Any]
     missing = sorted(FOLDS.keys() - scores.keys())
     if missing:
         words = ", ".join(map(str, missing))
-        raise DatasetError(f"no scores of fold {words}", "those of all five folds", f"train or test fold {words} too")
+        raise DatasetError(
+            f"no scores of fold {words}",
+            "those of all five folds",
+            f"train or test fold {words} too",
+        )
     folds = {fold: scores[fold].summary for fold in FOLDS}
     names = list(folds[1])
     columns = {name: [numbers[name] for numbers in folds.values()] for name in names}
@@ -352,13 +454,27 @@ def mean_of_folds(scores: Mapping[int, FoldScores]) -> tuple[str, dict[str, Any]
     pooled = _together([scores[fold].confusion for fold in FOLDS])
     together = {name: pooled[name] for name in names if name in pooled}
     classes = _means_by_class([scores[fold].classes for fold in FOLDS])
-    rows = {**{str(fold): numbers for fold, numbers in folds.items()}, "mean": mean, "deviation": deviation}
+    rows = {
+        **{str(fold): numbers for fold, numbers in folds.items()},
+        "mean": mean,
+        "deviation": deviation,
+    }
     rows |= {"together": together} if together else {}
-    cells = [[label, *(f"{row[name]:.1f}" if name in row else "" for name in names)] for label, row in rows.items()]
+    cells = [
+        [label, *(f"{row[name]:.1f}" if name in row else "" for name in names)]
+        for label, row in rows.items()
+    ]
     table = render_table(["fold", *names], cells)
-    numbers = {"folds": {str(fold): dict(row) for fold, row in folds.items()}, "mean": mean, "deviation": deviation}
+    numbers = {
+        "folds": {str(fold): dict(row) for fold, row in folds.items()},
+        "mean": mean,
+        "deviation": deviation,
+    }
     numbers |= {"together": together} if together else {}
-    return "\n\n".join([table, *([_class_table(classes)] if classes else [])]), {**numbers, "classes": classes}
+    return "\n\n".join([table, *([_class_table(classes)] if classes else [])]), {
+        **numbers,
+        "classes": classes,
+    }
 
 
 def _together(confusions: Sequence[Mapping[str, Any] | None]) -> dict[str, float]:
@@ -371,10 +487,15 @@ def _together(confusions: Sequence[Mapping[str, Any] | None]) -> dict[str, float
     return {"OA": 100 * scores.accuracy, "mIoU": 100 * scores.mean_iou}
 
 
-def _means_by_class(folds: Sequence[Mapping[str, Mapping[str, float | None]]]) -> dict[str, dict[str, Any]]:
+def _means_by_class(
+    folds: Sequence[Mapping[str, Mapping[str, float | None]]],
+) -> dict[str, dict[str, Any]]:
     """Of each class and number: mean and deviation in percent over the folds where it is defined, and how many they are."""
     return {
-        name: {key: _mean([100 * fold[name][key] for fold in folds if fold[name][key] is not None]) for key in folds[0][name]}  # type: ignore[operator]
+        name: {
+            key: _mean([100 * fold[name][key] for fold in folds if fold[name][key] is not None])
+            for key in folds[0][name]
+        }  # type: ignore[operator]
         for name in folds[0]
     }
 
@@ -391,7 +512,11 @@ def _class_table(classes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     """A row a class: in how many folds it is defined, and mean ± deviation of each number."""
     keys = list(next(iter(classes.values())))
     rows = [
-        [name, str(max(numbers[key]["folds"] for key in keys)), *(_spread(numbers[key]) for key in keys)]
+        [
+            name,
+            str(max(numbers[key]["folds"] for key in keys)),
+            *(_spread(numbers[key]) for key in keys),
+        ]
         for name, numbers in classes.items()
     ]
     return render_table(["class", "folds", *(_SHARES[key] for key in keys)], rows)
@@ -404,4 +529,6 @@ def _spread(number: Mapping[str, Any]) -> str:
     """
     if number["mean"] is None:
         return "–"
-    return f"{number['mean']:.1f}" + (f" ± {number['deviation']:.1f}" if number["deviation"] is not None else "")
+    return f"{number['mean']:.1f}" + (
+        f" ± {number['deviation']:.1f}" if number["deviation"] is not None else ""
+    )

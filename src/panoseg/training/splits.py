@@ -67,7 +67,9 @@ class Split:
             pin_memory=fabric.device.type == "cuda",
         )
 
-    def batches(self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None) -> Iterator[Any]:
+    def batches(
+        self, fabric: Fabric, loader: BatchLoader | None = None, last_step: int | None = None
+    ) -> Iterator[Any]:
         """Batches as ``prepare`` makes them; of a loader that has been entered, or of a new one."""
         loader = self.loader(fabric) if loader is None else loader
         for batch in islice(loader, last_step):
@@ -100,7 +102,9 @@ class Splits:
             return fit_to_classes(config.model, self.layout.classes)
         assert self.train.normalisation is not None, "seasons have a normalisation"
         classes = self.layout.classes.count
-        return fit_to_data(config.model, self.train.normalisation.channels, classes, config.data.reference_date)
+        return fit_to_data(
+            config.model, self.train.normalisation.channels, classes, config.data.reference_date
+        )
 
 
 def open_splits(folder: Place, fold: int, config: TrainConfig) -> Splits:
@@ -112,7 +116,9 @@ def open_splits(folder: Place, fold: int, config: TrainConfig) -> Splits:
         train, validation, test = _photograph_sets(layout, folder, fold, config)
     else:
         train, validation, test = _season_sets(layout, Path(folder), fold, config)
-    return Splits(replace(train, shuffle=True, seed=config.seed), validation, test, layout, rotation)
+    return Splits(
+        replace(train, shuffle=True, seed=config.seed), validation, test, layout, rotation
+    )
 
 
 def check_kind(layout: Layout, model: ModelConfig) -> None:
@@ -136,25 +142,43 @@ def _season_sets(layout: Layout, folder: Path, fold: int, config: TrainConfig) -
         count = min(config.max_validation_patches, len(datasets[1]))  # type: ignore[arg-type]
         datasets[1] = Subset(datasets[1], range(count))
     return [
-        Split(dataset, replace(normalisation, ndvi=config.data.ndvi), config.batch_size, workers=config.workers)
+        Split(
+            dataset,
+            replace(normalisation, ndvi=config.data.ndvi),
+            config.batch_size,
+            workers=config.workers,
+        )
         for dataset, normalisation in zip(datasets, normalisations, strict=True)
     ]
 
 
 def _photograph_sets(layout: Layout, folder: Place, fold: int, config: TrainConfig) -> list[Split]:
-    train, *others = (open_photographs(layout, folder, parts, config.photographs) for parts in layout.rotation(fold))
+    train, *others = (
+        open_photographs(layout, folder, parts, config.photographs)
+        for parts in layout.rotation(fold)
+    )
     size, workers = config.batch_size, config.workers
     return [
         Split(train, None, size, workers=workers, collate=collate_photographs),
         *(
-            Split(ScoredPhotographs(dataset, count), None, size, workers=workers, collate=collate_scored)
+            Split(
+                ScoredPhotographs(dataset, count),
+                None,
+                size,
+                workers=workers,
+                collate=collate_scored,
+            )
             for dataset, count in zip(others, (config.max_validation_patches, 0), strict=True)
         ),
     ]
 
 
 def open_parts(
-    folder: Path | str, parts: Parts, config: DataConfig, task: Task, augmentation: AugmentationConfig | None = None
+    folder: Path | str,
+    parts: Parts,
+    config: DataConfig,
+    task: Task,
+    augmentation: AugmentationConfig | None = None,
 ) -> PastisDataset | S2TSCzCropDataset:
     """The patches of some folds or sets with what a task learns of them."""
     return find_layout(folder).open(
@@ -207,7 +231,12 @@ class ScoredBatch:
         return self._with_images(Tensor.pin_memory)
 
     def _with_images(self, function: Any) -> ScoredBatch:
-        return ScoredBatch(tuple(replace(entry, photograph=entry.photograph.map_tensors(function)) for entry in self.entries))
+        return ScoredBatch(
+            tuple(
+                replace(entry, photograph=entry.photograph.map_tensors(function))
+                for entry in self.entries
+            )
+        )
 
 
 class ScoredPhotographs(Dataset[ScoredPhotograph]):
@@ -226,9 +255,13 @@ class ScoredPhotographs(Dataset[ScoredPhotograph]):
         if not 0 <= index < self.count:
             raise IndexError(index)
         record = self.dataset.record(index)
-        photograph = replace(record.photograph(self.table, self.dataset.config, None), classes_HW=None, objects=None)
+        photograph = replace(
+            record.photograph(self.table, self.dataset.config, None), classes_HW=None, objects=None
+        )
         truth = record.truth(self.table)
-        return ScoredPhotograph(photograph, index, truth.picture, truth.crowd_ids, tuple(record.detections(self.table)))
+        return ScoredPhotograph(
+            photograph, index, truth.picture, truth.crowd_ids, tuple(record.detections(self.table))
+        )
 
 
 def unannotated_note(unannotated_of: Mapping[str, int]) -> str:
@@ -247,7 +280,11 @@ def collate_scored(entries: Sequence[ScoredPhotograph]) -> ScoredBatch:
 
 
 def open_photographs(
-    layout: Layout, folder: Path | str, parts: Parts, config: PhotographConfig, table: ClassTable | None = None
+    layout: Layout,
+    folder: Path | str,
+    parts: Parts,
+    config: PhotographConfig,
+    table: ClassTable | None = None,
 ) -> CocoRecords:
     """The photographs of one set, with the classes of ``table`` or else of the layout. Raises ``PanosegError``."""
     [part] = parts

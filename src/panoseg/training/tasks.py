@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
-from panoseg.metrics.confusion import REGIONS, PixelCounts, confusion_matrix, confusion_scores, pixel_counts
+from panoseg.metrics.confusion import (
+    REGIONS,
+    PixelCounts,
+    confusion_matrix,
+    confusion_scores,
+    pixel_counts,
+)
 from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
 from panoseg.models.build import build_model
 from panoseg.models.config import ModelConfig, looks_at_photographs
@@ -40,7 +46,9 @@ class SemanticTask(Task):
     metric_names = ("OA", "mIoU")
     score_name = "mIoU"
 
-    def __init__(self, model: nn.Module, table: ClassTable = PASTIS, loss: SemanticLossConfig | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, table: ClassTable = PASTIS, loss: SemanticLossConfig | None = None
+    ) -> None:
         super().__init__(model, table)
         self.criterion = SemanticLoss(loss, table)
         self.scores_boundary = getattr(model.config, "boundary", False)
@@ -63,11 +71,17 @@ class SemanticTask(Task):
         for batch in evaluation_batches(self, split, fabric):
             with fabric.autocast(), torch.no_grad():
                 output = self._output(batch)
-            counts += pixel_counts(output.logits_BKHW, output.boundary_B2HW, _present(batch.classes_BHW))
-        counts = PixelCounts(*(sum_over_processes(part, fabric) for part in (counts.matrix_RCKK, counts.edge_22)))
+            counts += pixel_counts(
+                output.logits_BKHW, output.boundary_B2HW, _present(batch.classes_BHW)
+            )
+        counts = PixelCounts(
+            *(sum_over_processes(part, fabric) for part in (counts.matrix_RCKK, counts.edge_22))
+        )
         void = self.table.ids("void")
         return SemanticScores(
-            {region: counts.scores(region, void) for region in REGIONS}, self.table, edge=counts.edge_scores()
+            {region: counts.scores(region, void) for region in REGIONS},
+            self.table,
+            edge=counts.edge_scores(),
         )
 
     @torch.no_grad()
@@ -90,7 +104,13 @@ class PanopticTask(Task):
     metric_names = ("SQ", "RQ", "PQ", "PQ_any_class")
     score_name = "PQ"
 
-    def __init__(self, model: PaPs, table: ClassTable = PASTIS, loss: PapsLossConfig | None = None, views: int = 1) -> None:
+    def __init__(
+        self,
+        model: PaPs,
+        table: ClassTable = PASTIS,
+        loss: PapsLossConfig | None = None,
+        views: int = 1,
+    ) -> None:
         super().__init__(model, table)
         self.views = views
         self.criterion = PapsLoss(loss, void=table.void)
@@ -107,7 +127,12 @@ class PanopticTask(Task):
             pixel_scores=self.criterion.config.pixel_weight > 0,
         )
         losses = self.criterion(output, targets, batch.classes_BHW)
-        parts = {"centre": losses.centre, "size": losses.size, "shape": losses.shape, "class": losses.classification}
+        parts = {
+            "centre": losses.centre,
+            "size": losses.size,
+            "shape": losses.shape,
+            "class": losses.classification,
+        }
         return {"loss": losses.total, **parts, "pixel": losses.pixel}
 
     @torch.no_grad()
@@ -129,13 +154,19 @@ class PanopticTask(Task):
             for true, predicted in zip(true_panoptics(batch, self.table), predictions, strict=True):
                 by_class += patch_counts(true, predicted, self.table)
                 any_class += patch_counts(true, predicted, self.table, class_agnostic=True)
-            predicted_BHW = np.stack([predicted.classes_HW(background) for predicted in predictions])
-            matrix_KK += confusion_matrix(_present(batch.classes_BHW).cpu(), predicted_BHW, self.table.count, void)
+            predicted_BHW = np.stack(
+                [predicted.classes_HW(background) for predicted in predictions]
+            )
+            matrix_KK += confusion_matrix(
+                _present(batch.classes_BHW).cpu(), predicted_BHW, self.table.count, void
+            )
         quality, agnostic = (
             panoptic_quality(counts.from_array(sum_over_processes(counts.to_array(), fabric)))
             for counts in (by_class, any_class)
         )
-        return PanopticScores(quality, agnostic, confusion_scores(sum_over_processes(matrix_KK, fabric), void))
+        return PanopticScores(
+            quality, agnostic, confusion_scores(sum_over_processes(matrix_KK, fabric), void)
+        )
 
     @torch.no_grad()
     def tune(self, split: Split, fabric: Fabric) -> None:
@@ -146,9 +177,13 @@ class PanopticTask(Task):
         counts = np.zeros((len(THRESHOLDS), 3))
         for batch in evaluation_batches(self, split, fabric):
             with fabric.autocast():
-                output = self.model(batch.images_BTCHW, batch.days_BT, batch.valid_BT, min_confidence=0.0)
+                output = self.model(
+                    batch.images_BTCHW, batch.days_BT, batch.valid_BT, min_confidence=0.0
+                )
             losses = self.criterion(output, _present(batch.centres))
-            counts += threshold_counts(losses.confidence_N.cpu().numpy(), losses.iou_N.cpu().numpy() > 0.5)
+            counts += threshold_counts(
+                losses.confidence_N.cpu().numpy(), losses.iou_N.cpu().numpy() > 0.5
+            )
         self.model.min_confidence.fill_(best_threshold(sum_over_processes(counts, fabric)))
 
     def tuned_config(self) -> ModelConfig:
@@ -168,7 +203,9 @@ def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
         )
     model = build_model(config.model)
     return (
-        PanopticTask(model, table, config.loss) if isinstance(model, PaPs) else SemanticTask(model, table, config.semantic_loss)
+        PanopticTask(model, table, config.loss)
+        if isinstance(model, PaPs)
+        else SemanticTask(model, table, config.semantic_loss)
     )
 
 
@@ -176,10 +213,16 @@ def task_of(model: nn.Module, table: ClassTable = PASTIS, views: int = 1) -> Tas
     """The task that a network is made for, to predict and to score. views: as in ``PanopticTask``; no other task has them."""
     config: ModelConfig = model.config  # type: ignore[assignment]
     if looks_at_photographs(config):
-        from panoseg.training.photograph_tasks import TASKS  # with torchvision, which seasons do without
+        from panoseg.training.photograph_tasks import (
+            TASKS,
+        )  # with torchvision, which seasons do without
 
         return TASKS[task_of_model(config)](model, table)  # type: ignore[arg-type]
-    return PanopticTask(model, table, views=views) if isinstance(model, PaPs) else SemanticTask(model, table)
+    return (
+        PanopticTask(model, table, views=views)
+        if isinstance(model, PaPs)
+        else SemanticTask(model, table)
+    )
 
 
 def true_panoptics(batch: Batch, table: ClassTable) -> list[Panoptic]:
@@ -188,14 +231,18 @@ def true_panoptics(batch: Batch, table: ClassTable) -> list[Panoptic]:
     if batch.instances_BHW is None:
         return _classes_as_segments(classes_BHW, table)
     pairs = zip(batch.instances_BHW.cpu().numpy(), classes_BHW.cpu().numpy(), strict=True)
-    return [Panoptic.from_maps(instances_HW, classes_HW, table) for instances_HW, classes_HW in pairs]
+    return [
+        Panoptic.from_maps(instances_HW, classes_HW, table) for instances_HW, classes_HW in pairs
+    ]
 
 
 def _classes_as_segments(classes_BHW: Tensor, table: ClassTable) -> list[Panoptic]:
     """Pictures in which all pixels of a class are one segment."""
     # Segment ids start at 1, classes at 0.
     ids = {entry.id + 1: entry.id for entry in table.classes}
-    return [Panoptic.from_maps(classes_HW + 1, ids, table) for classes_HW in classes_BHW.cpu().numpy()]
+    return [
+        Panoptic.from_maps(classes_HW + 1, ids, table) for classes_HW in classes_BHW.cpu().numpy()
+    ]
 
 
 def _present(value: Any) -> Any:

@@ -16,7 +16,10 @@ def threshold_counts(confidence_N: np.ndarray, right_N: np.ndarray) -> np.ndarra
     confidence_N: 0..1. right_N: bool, whether the centre's mask has an IoU above 0.5 with its parcel.
     """
     kept_RN = confidence_N[None] > THRESHOLDS[:, None]
-    return np.stack([(kept_RN & right_N).sum(1), (kept_RN & ~right_N).sum(1), (~kept_RN & right_N).sum(1)], axis=1)
+    return np.stack(
+        [(kept_RN & right_N).sum(1), (kept_RN & ~right_N).sum(1), (~kept_RN & right_N).sum(1)],
+        axis=1,
+    )
 
 
 def best_threshold(counts: np.ndarray) -> float:

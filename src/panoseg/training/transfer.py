@@ -46,7 +46,9 @@ def holds_one_fold(folder: Path) -> bool:
     return here and not (folder / "Fold_2").exists()
 
 
-def published_weights(folder: Path, fold: int, normalisation: Normalisation | None = None) -> Weights:
+def published_weights(
+    folder: Path, fold: int, normalisation: Normalisation | None = None
+) -> Weights:
     """The weights of one fold in the folder of a published program: utae-paps, or Crop2Seg, whose options are more."""
     of_fold = folder / f"Fold_{fold}"
     place = of_fold if (of_fold / "conf.json").exists() else folder
@@ -59,7 +61,9 @@ def published_weights(folder: Path, fold: int, normalisation: Normalisation | No
     return import_crop2seg(place, classes, normalisation, f"{classes.name}, by Crop2Seg")
 
 
-def import_folds(folder: Path, out: Path, data: Path | None = None, fold: int | None = None) -> list[Path]:
+def import_folds(
+    folder: Path, out: Path, data: Path | None = None, fold: int | None = None
+) -> list[Path]:
     """Write published weights as ``out``/fold_1 .. fold_5, or one fold as ``out`` itself; returns the folders written.
 
     data: folder of NORM_S2_patch.json, else ``folder``; where neither has it the normalisation stays unknown, and the weights
@@ -68,7 +72,9 @@ def import_folds(folder: Path, out: Path, data: Path | None = None, fold: int | 
     norms = data or (folder if (folder / NORMALISATION_FILE).exists() else None)
 
     def of_fold(number: int) -> Weights:
-        return published_weights(folder, number, train_normalisation(norms, number) if norms else None)
+        return published_weights(
+            folder, number, train_normalisation(norms, number) if norms else None
+        )
 
     if fold or holds_one_fold(folder):
         weights = of_fold(fold or 1)
@@ -99,15 +105,25 @@ class Transfer:
 
     def text(self) -> str:
         """A line for the whole, and a line for each entry that was not taken."""
-        lines = [f"start from {self.source}: {len(self.taken)} entries taken, {len(self.not_taken)} not"]
-        return "\n".join([*lines, *(f"  {name}: {reason}" for name, reason in self.not_taken.items())])
+        lines = [
+            f"start from {self.source}: {len(self.taken)} entries taken, {len(self.not_taken)} not"
+        ]
+        return "\n".join(
+            [*lines, *(f"  {name}: {reason}" for name, reason in self.not_taken.items())]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready, every entry named."""
         return {"source": self.source, "taken": list(self.taken), "not_taken": dict(self.not_taken)}
 
 
-def take_over(model: nn.Module, weights: Weights, classes: ClassTable, source: str, swap_classifier: bool = False) -> Transfer:
+def take_over(
+    model: nn.Module,
+    weights: Weights,
+    classes: ClassTable,
+    source: str,
+    swap_classifier: bool = False,
+) -> Transfer:
     """Load into ``model`` every entry of ``weights`` that fits by name and shape; the others keep what they have.
 
     A network with a backbone takes a backbone's weights, and the other way round. classes: what the scores of ``model`` mean.
@@ -124,7 +140,10 @@ def take_over(model: nn.Module, weights: Weights, classes: ClassTable, source: s
         )
     own, given = model.state_dict(), _renamed(weights.state, weights.card.model, config)
     swapped = classifier_entries(config) if swap_classifier else frozenset()
-    reasons = {name: _reason(name, own, given, swapped) for name in (*own, *(name for name in given if name not in own))}
+    reasons = {
+        name: _reason(name, own, given, swapped)
+        for name in (*own, *(name for name in given if name not in own))
+    }
     taken = tuple(name for name, reason in reasons.items() if not reason)
     if not taken:
         raise WeightsError(
@@ -136,7 +155,9 @@ def take_over(model: nn.Module, weights: Weights, classes: ClassTable, source: s
     return Transfer(source, taken, {name: reason for name, reason in reasons.items() if reason})
 
 
-def _renamed(state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig) -> dict[str, Tensor]:
+def _renamed(
+    state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig
+) -> dict[str, Tensor]:
     """The entries of ``source`` by the names that they have in ``target``."""
     if isinstance(target, PapsConfig) and not isinstance(source, PapsConfig):
         return {_BACKBONE + name: value for name, value in state.items()}
@@ -145,7 +166,9 @@ def _renamed(state: Mapping[str, Tensor], source: ModelConfig, target: ModelConf
     return dict(state)
 
 
-def _reason(name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], swapped: frozenset[str]) -> str:
+def _reason(
+    name: str, own: Mapping[str, Tensor], given: Mapping[str, Tensor], swapped: frozenset[str]
+) -> str:
     """Why an entry is not taken; empty where it is."""
     if name not in own:
         return f"{_shape(given[name])} there, unknown here"
@@ -166,7 +189,9 @@ def _more_classes(config: ModelConfig) -> ModelConfig:
     if isinstance(config, PapsConfig):
         return replace(config, backbone=_more_classes(config.backbone))  # type: ignore[arg-type]
     known = {entry.name for entry in fields(config)}
-    wider: dict[str, Any] = {name: 1 + getattr(config, name) for name in ("classes", "things", "stuff") if name in known}
+    wider: dict[str, Any] = {
+        name: 1 + getattr(config, name) for name in ("classes", "things", "stuff") if name in known
+    }
     return replace(config, **wider)
 
 
@@ -190,9 +215,17 @@ def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
     for part in parts:
         if not any(_inside(name, (part,)) for name in entries):
             choices = _nearest_parts(part, entries)
-            raise ConfigError(f"no part {part!r} to freeze", f"one of {', '.join(choices)}", "choose parts of this network")
+            raise ConfigError(
+                f"no part {part!r} to freeze",
+                f"one of {', '.join(choices)}",
+                "choose parts of this network",
+            )
     if parts and all(_inside(name, parts) for name, _ in model.named_parameters()):
-        raise ConfigError(f"freeze {' '.join(parts)}, all that can be learned", "a part that learns", "freeze fewer parts")
+        raise ConfigError(
+            f"freeze {' '.join(parts)}, all that can be learned",
+            "a part that learns",
+            "freeze fewer parts",
+        )
 
 
 def _nearest_parts(part: str, entries: Sequence[str]) -> list[str]:
@@ -201,7 +234,13 @@ def _nearest_parts(part: str, entries: Sequence[str]) -> list[str]:
     while right and not any(_inside(name, (right,)) for name in entries):
         right = _owner(right)
     start = f"{right}." if right else ""
-    return list(dict.fromkeys(start + name.removeprefix(start).split(".")[0] for name in entries if name.startswith(start)))
+    return list(
+        dict.fromkeys(
+            start + name.removeprefix(start).split(".")[0]
+            for name in entries
+            if name.startswith(start)
+        )
+    )
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:

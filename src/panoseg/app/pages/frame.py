@@ -29,7 +29,9 @@ INK, PAPER, GREEN, RED, QUIET = "#1b2620", "#f6f7f4", "#1c6b45", "#a8261c", "#55
 def head() -> str:
     """What the head of every page holds."""
     folder = resources.files("panoseg.app.pages")
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("panoseg.css", "panoseg.js"))
+    style, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("panoseg.css", "panoseg.js")
+    )
     return f"<style>{style}</style><script>{script}</script>"
 
 
@@ -45,7 +47,9 @@ def contrast(first: str, second: str) -> float:
 
 def _luminance(colour: str) -> float:
     parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -71,7 +75,9 @@ class Visit:
 
 
 @contextmanager
-def frame(title: str, here: str | None, user: str | None = None, *, notices: bool = True) -> Iterator[None]:
+def frame(
+    title: str, here: str | None, user: str | None = None, *, notices: bool = True
+) -> Iterator[None]:
     """The frame around a page. here: address of the entry of the menu that it belongs to, None for a shared result.
 
     notices: whether errors that nobody foresaw are said on it.
@@ -161,7 +167,12 @@ def heading(text: str, level: int = 2) -> ui.html:
 
 
 def drop(
-    text: str, accept: str, done: Callable[[dict[str, Any]], Awaitable[None]], most_mib: int, *, large: bool = False
+    text: str,
+    accept: str,
+    done: Callable[[dict[str, Any]], Awaitable[None]],
+    most_mib: int,
+    *,
+    large: bool = False,
 ) -> ui.element:
     """A place to drop a file, or choose one by keyboard; done: called with the upload as the API describes it.
 
@@ -193,12 +204,22 @@ def checkbox(text: str, changed: Callable[[bool], Any]) -> None:
     with ui.element("label").classes("line box"):
         box = ui.element("input").props('type="checkbox"')
         ui.html(escape(text), sanitize=False, tag="span")
-    box.on("change", lambda event: changed(bool(event.args)), js_handler="(event) => emit(event.target.checked)")
+    box.on(
+        "change",
+        lambda event: changed(bool(event.args)),
+        js_handler="(event) => emit(event.target.checked)",
+    )
 
 
 def hectares(value: float) -> str:
     """An area for people."""
-    return f"{value:,.0f} ha" if value >= 100 else f"{value:.1f} ha" if value >= 10 else f"{value:.2f} ha"
+    return (
+        f"{value:,.0f} ha"
+        if value >= 100
+        else f"{value:.1f} ha"
+        if value >= 10
+        else f"{value:.2f} ha"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -241,7 +262,9 @@ def sign_in_page(to: str) -> None:
     with frame("Sign in", None), ui.element("div").classes("page").style("max-width: 420px"):
         heading("Sign in", 1)
         ui.label("Whoever runs this server gives you a token.").classes("quiet")
-        token = ui.input("Token", password=True).props('outlined autofocus autocomplete="current-password"')
+        token = ui.input("Token", password=True).props(
+            'outlined autofocus autocomplete="current-password"'
+        )
         wrong = ui.label().classes("wrong").props('role="alert"')
 
         async def send() -> None:

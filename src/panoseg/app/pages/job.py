@@ -29,7 +29,13 @@ from panoseg.app.requests import parse_request
 from panoseg.app.stages import Stage, stages_of
 from panoseg.errors import NotFoundError, NotSignedInError, PanosegError
 
-_STATES = {"queued": "waiting", "running": "running", "done": "done", "failed": "failed", "cancelled": "cancelled"}
+_STATES = {
+    "queued": "waiting",
+    "running": "running",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
 _EVERY_S, _SELDOM_S, _LIST_S = 1.0, 5.0, 5.0
 _MOST_LINES = 400
 _ROUNDING = 1e-6
@@ -59,7 +65,9 @@ class JobPage:
                 self.state = ui.label().props('aria-live="polite"')
             with ui.element("div").classes("card stack"):
                 self.message = ui.label().props('aria-live="polite"')
-                self.bar = ui.linear_progress(show_value=False, size="10px").props('rounded aria-label="Progress"')
+                self.bar = ui.linear_progress(show_value=False, size="10px").props(
+                    'rounded aria-label="Progress"'
+                )
                 self.left = ui.label().classes("quiet")
                 self.stages = ui.html("", sanitize=False)
             self.actions = ui.element("div").classes("line")
@@ -67,11 +75,15 @@ class JobPage:
                 heading("What happened")
                 self.nothing = ui.label("Nothing yet.").classes("quiet")
                 # The style sheet keeps the newest line in sight, unless somebody has scrolled up.
-                with ui.element("div").classes("log").props('role="log" tabindex="0" aria-label="Log"') as self.log:
+                with (
+                    ui.element("div")
+                    .classes("log")
+                    .props('role="log" tabindex="0" aria-label="Log"') as self.log
+                ):
                     self.lines = ui.element("div")
-            self.close = ui.label("You may close this page: the work goes on, and this address finds it again.").classes(
-                "quiet"
-            )
+            self.close = ui.label(
+                "You may close this page: the work goes on, and this address finds it again."
+            ).classes("quiet")
         self._show()
         self.timer = ui.timer(_EVERY_S, self._refresh)
 
@@ -95,13 +107,21 @@ class JobPage:
         """The job as it is, the new lines of its log, and what it waits for."""
         service, user = self.visit.service, self.visit.user
         job = service.job(user, self.job.id)
-        return job, service.log(user, job.id, self._line), self._queue() if job.state == "queued" else ""
+        return (
+            job,
+            service.log(user, job.id, self._line),
+            self._queue() if job.state == "queued" else "",
+        )
 
     def _queue(self) -> str:
         if not self.visit.service.all_jobs.workers():
             return "no worker runs at present; panoseg app worker starts one"
         before = self.visit.service.position(self.visit.user, self.job.id)
-        return f"at most {before} {'job is' if before == 1 else 'jobs are'} before it" if before else "next in the queue"
+        return (
+            f"at most {before} {'job is' if before == 1 else 'jobs are'} before it"
+            if before
+            else "next in the queue"
+        )
 
     def _write(self, new: list[LogLine]) -> None:
         self.log.set_visibility(bool(self._lines or new))
@@ -111,7 +131,11 @@ class JobPage:
                 continue  # a button has read it too
             self._line = line.number
             with self.lines:
-                self._lines.append(ui.html(f"{line.time:%H:%M:%S} {escape(line.text)}", sanitize=False).classes(line.level))
+                self._lines.append(
+                    ui.html(f"{line.time:%H:%M:%S} {escape(line.text)}", sanitize=False).classes(
+                        line.level
+                    )
+                )
         while len(self._lines) > _MOST_LINES:
             self._lines.popleft().delete()
 
@@ -149,7 +173,9 @@ class JobPage:
         self.actions.clear()
         with self.actions:
             if self.job.state == "done":
-                ui.button("Look at the result", on_click=lambda: ui.navigate.to(result_address(self.job))).props("unelevated")
+                ui.button(
+                    "Look at the result", on_click=lambda: ui.navigate.to(result_address(self.job))
+                ).props("unelevated")
             if self.job.state in ("failed", "cancelled"):
                 ui.button("Try again", on_click=told(self._retry)).props("unelevated")
             if self.job.state not in ENDED:
@@ -190,13 +216,23 @@ def _stage_list(job: JobView) -> str:
     """The stages, each done, under way, to come, or the one at which the job stopped."""
     stages = stages_of(parse_request(job.request))
     at = len(stages) if job.state == "done" else _stage_at(job, stages)
-    here = {"running": ("now", "under way"), "failed": ("stopped", "failed"), "cancelled": ("stopped", "stopped")}
+    here = {
+        "running": ("now", "under way"),
+        "failed": ("stopped", "failed"),
+        "cancelled": ("stopped", "stopped"),
+    }
     rows = []
     for number, stage in enumerate(stages):
         kind, word = (
-            ("done", "done") if number < at else here.get(job.state, ("", "to come")) if number == at else ("", "to come")
+            ("done", "done")
+            if number < at
+            else here.get(job.state, ("", "to come"))
+            if number == at
+            else ("", "to come")
         )
-        rows.append(f'<li class="{kind}">{escape(stage.title)}<span class="quiet">{word}</span></li>')
+        rows.append(
+            f'<li class="{kind}">{escape(stage.title)}<span class="quiet">{word}</span></li>'
+        )
     return f'<ol class="stages">{"".join(rows)}</ol>'
 
 
@@ -271,17 +307,24 @@ class JobsPage:
 
     def _row(self, job: JobView) -> None:
         with ui.element("tr"):
-            ui.html(f'<a href="{result_address(job)}">{escape(job.name)}</a>', sanitize=False, tag="td")
+            ui.html(
+                f'<a href="{result_address(job)}">{escape(job.name)}</a>', sanitize=False, tag="td"
+            )
             with ui.element("td"), ui.element("div").classes("line"):
                 ui.label(_STATES[job.state]).classes(f"state state-{job.state}")
                 if job.state == "running":
                     self._shares[job.id] = ui.label().classes("quiet")
             ui.html(_ago(job.created), sanitize=False, tag="td")
-            ui.html(size(job.bytes) if job.bytes else "", sanitize=False, tag="td").classes("number")
+            ui.html(size(job.bytes) if job.bytes else "", sanitize=False, tag="td").classes(
+                "number"
+            )
 
 
 def _no_jobs() -> None:
-    with empty("Nothing here yet", "Maps and photographs appear here, finished or not."), ui.element("div").classes("line"):
+    with (
+        empty("Nothing here yet", "Maps and photographs appear here, finished or not."),
+        ui.element("div").classes("line"),
+    ):
         ui.button("Make a map", on_click=lambda: ui.navigate.to("/")).props("unelevated")
 
 

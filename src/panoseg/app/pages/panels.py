@@ -8,9 +8,35 @@ from typing import Any
 
 from nicegui import ui
 
-from panoseg.app.corrections import Corrections, change_crop, merge_parcels, read_corrections, split_parcel, undo, version_of
-from panoseg.app.official import MISSED, OTHER, SAME, UNKNOWN, Differences, OfficialView, differences, official_at
-from panoseg.app.pages.frame import checkbox, drop, empty, heading, hectares, in_thread, sentence, told
+from panoseg.app.corrections import (
+    Corrections,
+    change_crop,
+    merge_parcels,
+    read_corrections,
+    split_parcel,
+    undo,
+    version_of,
+)
+from panoseg.app.official import (
+    MISSED,
+    OTHER,
+    SAME,
+    UNKNOWN,
+    Differences,
+    OfficialView,
+    differences,
+    official_at,
+)
+from panoseg.app.pages.frame import (
+    checkbox,
+    drop,
+    empty,
+    heading,
+    hectares,
+    in_thread,
+    sentence,
+    told,
+)
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
 from panoseg.app.pages.result_context import Shown
 from panoseg.app.parcels import NdviCurve, ParcelView, curve_of, outline_of, parcel_of
@@ -28,7 +54,9 @@ class CorrectionsPanel:
     changed: called after a correction with the version of the map and the parcel that came of it.
     """
 
-    def __init__(self, shown: Shown, layers: LayersBar, changed: Callable[[int, ParcelView | None], None]) -> None:
+    def __init__(
+        self, shown: Shown, layers: LayersBar, changed: Callable[[int, ParcelView | None], None]
+    ) -> None:
         self.shown, self.layers, self.result, self._changed = shown, layers, shown.result, changed
         self.view: ParcelView | None = None
         self.merging = False
@@ -55,15 +83,20 @@ class CorrectionsPanel:
                 ui.element("span").classes("swatch").style(f"background: {view.colour}")
                 heading(f"Parcel {view.id}: {view.crop}")
                 ui.label(hectares(view.area_ha)).classes("quiet")
-            ui.select(crops(self.result.classes), value=view.crop, label="It grows", on_change=told(self._crop)).props(
-                "outlined dense options-dense"
-            )
+            ui.select(
+                crops(self.result.classes),
+                value=view.crop,
+                label="It grows",
+                on_change=told(self._crop),
+            ).props("outlined dense options-dense")
             with ui.element("div").classes("line"):
                 ui.button("Cut along a line", on_click=self._cut).props("outline")
                 ui.button("Join with a neighbour", on_click=self._join).props("outline")
             if self.merging:
                 ui.label("Click the neighbour on the map, or:").classes("quiet")
-                ui.input("Number of the neighbour").props("outlined dense autofocus").on("change", told(self._neighbour))
+                ui.input("Number of the neighbour").props("outlined dense autofocus").on(
+                    "change", told(self._neighbour)
+                )
 
     @ui.refreshable_method
     def _history(self) -> None:
@@ -71,13 +104,18 @@ class CorrectionsPanel:
         with ui.element("div").classes("stack"):
             heading("Corrections")
             if not steps:
-                ui.label("None yet. The prediction stays as it is; corrections are kept beside it.").classes("quiet")
+                ui.label(
+                    "None yet. The prediction stays as it is; corrections are kept beside it."
+                ).classes("quiet")
                 return
             items = "".join(
                 f"<li>{_STEPS[step.what]}: {escape(', '.join(parcel.crop for parcel in step.made))}</li>"
                 for step in reversed(steps[-_MOST_STEPS:])
             )
-            ui.html(f"<ol reversed start={len(steps)} style='padding-left:1.6rem;margin:0'>{items}</ol>", sanitize=False)
+            ui.html(
+                f"<ol reversed start={len(steps)} style='padding-left:1.6rem;margin:0'>{items}</ol>",
+                sanitize=False,
+            )
             ui.button("Undo the latest", on_click=told(self._undo)).props("outline")
             checkbox("With parcels that nobody corrected", self._include)
             ui.button("Export as training data", on_click=self._export).props("unelevated")
@@ -94,7 +132,9 @@ class CorrectionsPanel:
         self.merging = False
         self._tools.refresh()
         if self.view is not None:
-            await self._done(await in_thread(merge_parcels, self.result, self.view.id, neighbour.id))
+            await self._done(
+                await in_thread(merge_parcels, self.result, self.view.id, neighbour.id)
+            )
 
     async def _neighbour(self, event: Any) -> None:
         number = str(event.sender.value or "").strip()
@@ -111,7 +151,9 @@ class CorrectionsPanel:
             await self._done(await in_thread(change_crop, self.result, self.view.id, event.value))
 
     def _cut(self) -> None:
-        ui.notify("Draw a line across the parcel: click where it begins, and twice where it ends. Escape stops.")
+        ui.notify(
+            "Draw a line across the parcel: click where it begins, and twice where it ends. Escape stops."
+        )
         self.layers.draw_line()
 
     def _join(self) -> None:
@@ -139,7 +181,9 @@ class CorrectionsPanel:
 
     def _export(self) -> None:
         ui.notify("The training data are being put together; the download begins when they are.")
-        ui.download.from_url(f"{self.shown.address}/training?everything={str(self.everything).lower()}")
+        ui.download.from_url(
+            f"{self.shown.address}/training?everything={str(self.everything).lower()}"
+        )
 
 
 _TEXTS = {
@@ -168,18 +212,34 @@ class OfficialPanel:
             ui.timer(0.1, self._load, once=True)
         else:
             with self.summary:
-                empty("No official parcels", "Compare the map with a register of parcels: where do they agree?")
+                empty(
+                    "No official parcels",
+                    "Compare the map with a register of parcels: where do they agree?",
+                )
         if self.shown.visit:
             self._give()
 
     def _give(self) -> None:
-        title = "Use other official parcels" if self.shown.description["official"] else "Add official parcels"
-        folded = ui.expansion(title, value=not self.shown.description["official"]).props("dense").classes("w-full")
+        title = (
+            "Use other official parcels"
+            if self.shown.description["official"]
+            else "Add official parcels"
+        )
+        folded = (
+            ui.expansion(title, value=not self.shown.description["official"])
+            .props("dense")
+            .classes("w-full")
+        )
         with folded, ui.element("div").classes("stack"):
             drop(
-                "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)", "", self._uploaded, _most(self.shown)
+                "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)",
+                "",
+                self._uploaded,
+                _most(self.shown),
             )
-            ui.input("or its address (https://...)").bind_value(self, "address").props("outlined dense")
+            ui.input("or its address (https://...)").bind_value(self, "address").props(
+                "outlined dense"
+            )
             ui.button("Fetch", on_click=told(self._fetch)).props("outline")
             table = "Their crops are codes? First drop a table of them here: CSV with the columns code and class"
             drop(table, ".csv", self._named, _most(self.shown))
@@ -187,7 +247,11 @@ class OfficialPanel:
 
     async def _named(self, upload: dict[str, Any]) -> None:
         if upload["kind"] != "codes":
-            raise AppError(f"a file that is a {upload['kind']}", "a CSV with the columns code and class", "choose another")
+            raise AppError(
+                f"a file that is a {upload['kind']}",
+                "a CSV with the columns code and class",
+                "choose another",
+            )
         self.codes = {"codes": upload["id"]}
         self.codes_name.set_text(f"{upload['summary']['codes']} codes by {upload['name']}")
 
@@ -200,7 +264,9 @@ class OfficialPanel:
     async def _compare(self, register: dict[str, Any]) -> None:
         visit = self.shown.visit
         assert visit is not None, "only an owner gives official parcels"
-        await in_thread(visit.service.set_register, visit.user, self.shown.job.id, register | self.codes)
+        await in_thread(
+            visit.service.set_register, visit.user, self.shown.job.id, register | self.codes
+        )
         ui.navigate.to(f"/jobs/{self.shown.job.id}")
 
     async def _load(self) -> None:
@@ -228,10 +294,16 @@ class OfficialPanel:
             f"{rows}</table>",
             sanitize=False,
         )
-        ui.label(f"{len(found.invented):,} parcels of the map match no official one.").classes("quiet")
+        ui.label(f"{len(found.invented):,} parcels of the map match no official one.").classes(
+            "quiet"
+        )
         with ui.element("div").classes("line"):
-            ui.button("Show the differences", on_click=lambda: self._overlay("differences")).props("unelevated")
-            ui.button("Crops inside official parcels", on_click=lambda: self._overlay("official")).props("outline")
+            ui.button("Show the differences", on_click=lambda: self._overlay("differences")).props(
+                "unelevated"
+            )
+            ui.button(
+                "Crops inside official parcels", on_click=lambda: self._overlay("official")
+            ).props("outline")
             ui.button("Parcels found", on_click=lambda: self._overlay("parcels")).props("flat")
 
     def _overlay(self, name: str) -> None:
@@ -265,7 +337,9 @@ def _facts(view: OfficialView) -> None:
             "Area": hectares(view.area_ha),
             "Result": _TEXTS[view.difference],
         }
-        cells = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
+        cells = "".join(
+            f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items()
+        )
         ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
 
 
@@ -301,7 +375,10 @@ class ParcelPanel:
         self.box.clear()
         with self.box:
             if view is None:
-                empty("No parcel here", "Between parcels are towns, woods, water and roads. Click a coloured place.")
+                empty(
+                    "No parcel here",
+                    "Between parcels are towns, woods, water and roads. Click a coloured place.",
+                )
                 return
             _parcel_facts(view, self.result)
             chart = ui.element("div").classes("w-full")
@@ -330,7 +407,9 @@ def _parcel_facts(view: ParcelView, result: ResultMap) -> None:
         with ui.element("div").classes("line"):
             ui.element("span").classes("swatch").style(f"background: {view.colour}")
             heading(view.crop)
-            ui.label(f"parcel {view.id}" + (", corrected" if view.corrected else "")).classes("quiet")
+            ui.label(f"parcel {view.id}" + (", corrected" if view.corrected else "")).classes(
+                "quiet"
+            )
         sure = "a person said so" if view.confidence is None else f"{view.confidence:.0%}"
         cells = f"<div><dt>Area</dt><dd>{hectares(view.area_ha)}</dd></div><div><dt>Confidence</dt><dd>{sure}</dd></div>"
         ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
@@ -356,22 +435,55 @@ def _shares(view: ParcelView, result: ResultMap) -> str:
 def _chart(curve: NdviCurve) -> None:
     """NDVI with the quartiles of the pixels; dates in cloud are grey and not on the line."""
     rows = zip(curve.dates, curve.mean, curve.low, curve.high, curve.cloudy, strict=True)
-    seen = [(day, mean, low, high, cloudy) for day, mean, low, high, cloudy in rows if None not in (mean, low, high)]
+    seen = [
+        (day, mean, low, high, cloudy)
+        for day, mean, low, high, cloudy in rows
+        if None not in (mean, low, high)
+    ]
     clear = [[day, mean] for day, mean, _, _, cloudy in seen if not cloudy]
     grey = [[day, mean] for day, mean, _, _, cloudy in seen if cloudy]
     band = [(day, low or 0.0, high or 0.0) for day, _, low, high, cloudy in seen if not cloudy]
-    area = {"type": "line", "stack": "band", "symbol": "none", "lineStyle": {"opacity": 0}, "silent": True}
+    area = {
+        "type": "line",
+        "stack": "band",
+        "symbol": "none",
+        "lineStyle": {"opacity": 0},
+        "silent": True,
+    }
     low_line = area | {"data": [[day, low] for day, low, _ in band]}
-    high_line = area | {"data": [[day, round(high - low, 4)] for day, low, high in band], "areaStyle": {"color": _BAND}}
-    line = {"type": "line", "name": "clear", "data": clear, "symbolSize": 6, "color": _LINE, "lineStyle": {"width": 2}}
-    dots = {"type": "scatter", "name": "in cloud", "data": grey, "symbolSize": 7, "symbol": "triangle", "color": _CLOUDY}
+    high_line = area | {
+        "data": [[day, round(high - low, 4)] for day, low, high in band],
+        "areaStyle": {"color": _BAND},
+    }
+    line = {
+        "type": "line",
+        "name": "clear",
+        "data": clear,
+        "symbolSize": 6,
+        "color": _LINE,
+        "lineStyle": {"width": 2},
+    }
+    dots = {
+        "type": "scatter",
+        "name": "in cloud",
+        "data": grey,
+        "symbolSize": 7,
+        "symbol": "triangle",
+        "color": _CLOUDY,
+    }
     options = {
         "animation": False,
         "grid": {"left": 36, "right": 10, "top": 30, "bottom": 26},
         "legend": {"top": 0, "data": ["clear", "in cloud"], "textStyle": {"color": "#1b2620"}},
         "tooltip": {"trigger": "item"},
         "xAxis": {"type": "time", "axisLabel": {"color": "#55615a", "hideOverlap": True}},
-        "yAxis": {"type": "value", "min": -0.2, "max": 1, "axisLabel": {"color": "#55615a"}, "name": "NDVI"},
+        "yAxis": {
+            "type": "value",
+            "min": -0.2,
+            "max": 1,
+            "axisLabel": {"color": "#55615a"},
+            "name": "NDVI",
+        },
         "series": [low_line, high_line, line, dots],
     }
     label = f"NDVI on {len(clear)} clear dates; {len(grey)} dates in cloud"

@@ -83,7 +83,9 @@ class GivePage:
         ui.label("Every pixel gets a class, every object an outline of its own.").classes("quiet")
         if len(self.names) > 1:
             ui.select(
-                {name: _NETWORKS.get(name, name) for name in self.names}, label="Network", on_change=self._offer
+                {name: _NETWORKS.get(name, name) for name in self.names},
+                label="Network",
+                on_change=self._offer,
             ).bind_value(self, "weights").props("outlined dense")
         self.box = ui.element("div").classes("stack").props('aria-live="polite"')
         with self.box:
@@ -99,15 +101,32 @@ class GivePage:
         self.box.clear()
         with self.box:
             if published and not published.reachable:
-                empty("The network for photographs is not on this server", _how_to_get(published), alert=True)
+                empty(
+                    "The network for photographs is not on this server",
+                    _how_to_get(published),
+                    alert=True,
+                )
                 return
             if published and not published.here:
-                ui.label("The first photograph takes longer: its network (178 MB) is fetched once.").classes("quiet")
+                ui.label(
+                    "The first photograph takes longer: its network (178 MB) is fetched once."
+                ).classes("quiet")
             most = self.visit.service.settings.limits.upload_mib
-            drop("Drop a photograph here, or choose one: JPEG, PNG, WebP, TIFF", "image/*", self._given, most, large=True)
+            drop(
+                "Drop a photograph here, or choose one: JPEG, PNG, WebP, TIFF",
+                "image/*",
+                self._given,
+                most,
+                large=True,
+            )
 
     async def _given(self, upload: dict[str, Any]) -> None:
-        request = {"kind": "photo", "name": upload["name"], "upload": upload["id"], "weights": self.weights}
+        request = {
+            "kind": "photo",
+            "name": upload["name"],
+            "upload": upload["id"],
+            "weights": self.weights,
+        }
         job = await in_thread(self.visit.service.submit, self.visit.user, request)
         ui.navigate.to(f"/jobs/{job.id}")
 
@@ -142,7 +161,9 @@ def photo_result_page(visit: Visit, id_: str) -> None:
             not_there(error)
 
 
-def show_photo(folder: Path, address: str, job: JobView, files: list[ResultFile], visit: Visit | None = None) -> None:
+def show_photo(
+    folder: Path, address: str, job: JobView, files: list[ResultFile], visit: Visit | None = None
+) -> None:
     """A photograph under its segments, with their names. Raises ``NotFoundError`` where it is not done."""
     rows = read_segments(folder)
     with ui.element("div").classes("page").style("max-width: 1180px"):
@@ -152,9 +173,15 @@ def show_photo(folder: Path, address: str, job: JobView, files: list[ResultFile]
                 download_button(files, address)
                 if visit:
                     ui.button("Share", on_click=told(lambda: share(visit, job))).props("outline")
-                    ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props("flat color=negative")
+                    ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props(
+                        "flat color=negative"
+                    )
         seen = ui.switch("Colours", value=True).props('aria-label="Show the segments in colour"')
-        data = escape(json.dumps([{"id": row["id"], "class": row["class"], "score": row["score"]} for row in rows]))
+        data = escape(
+            json.dumps(
+                [{"id": row["id"], "class": row["class"], "score": row["score"]} for row in rows]
+            )
+        )
         place = f"{address}/files/{PHOTO}"
         with ui.element("div"):
             ui.html(
@@ -163,15 +190,24 @@ def show_photo(folder: Path, address: str, job: JobView, files: list[ResultFile]
                 f'<img class="over" src="{place}/overlay/photograph.jpg" alt=""><canvas></canvas><output></output></div>',
                 sanitize=False,
             )
-        ui.timer(0.1, lambda: ui.run_javascript("panoseg.photo(document.querySelector('.photo'))"), once=True)
+        ui.timer(
+            0.1,
+            lambda: ui.run_javascript("panoseg.photo(document.querySelector('.photo'))"),
+            once=True,
+        )
         shade = "document.querySelector('.photo img.over').style.visibility"
-        seen.on_value_change(lambda event: ui.run_javascript(f"{shade} = '{'visible' if event.value else 'hidden'}'"))
+        seen.on_value_change(
+            lambda event: ui.run_javascript(f"{shade} = '{'visible' if event.value else 'hidden'}'")
+        )
         _table(rows)
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
     if not rows:
-        empty("Nothing was found", "Try a larger photograph, or one with things that the network knows.")
+        empty(
+            "Nothing was found",
+            "Try a larger photograph, or one with things that the network knows.",
+        )
         return
     body = "".join(
         f'<tr><td><button onclick="panoseg.showSegment({row["id"]})" onfocus="panoseg.showSegment({row["id"]})">'
@@ -179,10 +215,17 @@ def _table(rows: list[dict[str, Any]]) -> None:
         f"<td class=number>{row['score']:.0%}</td><td class=number>{row['area']:,}</td></tr>"
         for row in rows[:_MOST_ROWS]
     )
-    head = "<tr><th>Name</th><th>Kind</th><th class=number>Score</th><th class=number>Pixels</th></tr>"
-    ui.html(f'<div class="card segment-list"><table class="plain">{head}{body}</table></div>', sanitize=False)
+    head = (
+        "<tr><th>Name</th><th>Kind</th><th class=number>Score</th><th class=number>Pixels</th></tr>"
+    )
+    ui.html(
+        f'<div class="card segment-list"><table class="plain">{head}{body}</table></div>',
+        sanitize=False,
+    )
     if len(rows) > _MOST_ROWS:
-        ui.label(f"The largest {_MOST_ROWS} of {len(rows):,}; the table of segments has all.").classes("quiet")
+        ui.label(
+            f"The largest {_MOST_ROWS} of {len(rows):,}; the table of segments has all."
+        ).classes("quiet")
 
 
 def read_segments(folder: Path) -> list[dict[str, Any]]:
@@ -194,8 +237,16 @@ def read_segments(folder: Path) -> list[dict[str, Any]]:
         with (folder / PHOTO / "segments.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     except OSError as error:
-        raise NotFoundError("no photograph of this job", "one that is done", "wait until it is done") from error
+        raise NotFoundError(
+            "no photograph of this job", "one that is done", "wait until it is done"
+        ) from error
     return [
-        {"id": int(r["id"]), "class": r["class"], "kind": r["kind"], "score": float(r["score"] or 0), "area": int(r["area"])}
+        {
+            "id": int(r["id"]),
+            "class": r["class"],
+            "kind": r["kind"],
+            "score": float(r["score"] or 0),
+            "area": int(r["area"]),
+        }
         for r in rows
     ]

@@ -17,7 +17,10 @@ _HALF_SIDE_KM = 1.0
 _KM_A_DEGREE = 111.32
 _EUROPE = (47.5, 8.0)
 _STYLE = {"color": "#1c6b45", "weight": 3, "fillOpacity": 0.12}
-_DRAW = dict.fromkeys(("polyline", "circle", "circlemarker", "marker"), False) | {"polygon": True, "rectangle": True}
+_DRAW = dict.fromkeys(("polyline", "circle", "circlemarker", "marker"), False) | {
+    "polygon": True,
+    "rectangle": True,
+}
 
 
 def outline_from_text(text: str) -> dict[str, Any]:
@@ -31,15 +34,26 @@ def outline_from_text(text: str) -> dict[str, Any]:
         latitude, longitude = numbers
         if abs(latitude) > 84 or abs(longitude) > 180:
             raise AreaError(
-                f"the place {text!r}", "latitude up to 84 degrees and longitude up to 180", "exchange or correct them"
+                f"the place {text!r}",
+                "latitude up to 84 degrees and longitude up to 180",
+                "exchange or correct them",
             )
         north = _HALF_SIDE_KM / _KM_A_DEGREE
         east = north / math.cos(math.radians(latitude))
         numbers = [longitude - east, latitude - north, longitude + east, latitude + north]
     if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
-        raise AreaError(f"the coordinates {text!r}", "latitude, longitude; or west, south, east, north", "correct them")
+        raise AreaError(
+            f"the coordinates {text!r}",
+            "latitude, longitude; or west, south, east, north",
+            "correct them",
+        )
     west, south, east, north = (round(number, 6) for number in numbers)
-    return {"type": "Polygon", "coordinates": [[[west, south], [east, south], [east, north], [west, north], [west, south]]]}
+    return {
+        "type": "Polygon",
+        "coordinates": [
+            [[west, south], [east, south], [east, north], [west, north], [west, south]]
+        ],
+    }
 
 
 def middle_of(outline: dict[str, Any]) -> str:
@@ -59,27 +73,40 @@ def outline_from_drawing(layer: dict[str, Any]) -> dict[str, Any]:
     return {"type": "Polygon", "coordinates": [[*points, points[0]]]}
 
 
-def base_map(background: str | None, drawing: dict[str, Any], centre: tuple[float, float] = _EUROPE, zoom: int = 4) -> Any:
+def base_map(
+    background: str | None,
+    drawing: dict[str, Any],
+    centre: tuple[float, float] = _EUROPE,
+    zoom: int = 4,
+) -> Any:
     """A map without any layer but the background, where one is configured, and lines of longitude and latitude.
 
     drawing: which shapes its tools draw. centre: latitude and longitude.
     """
     settings = {"attributionControl": False, "maxZoom": 18, "worldCopyJump": True}
     control: Any = {"draw": drawing, "edit": {"remove": False}}
-    element = ui.leaflet(center=centre, zoom=zoom, options=settings, draw_control=control, hide_drawn_items=True).classes("map")
+    element = ui.leaflet(
+        center=centre, zoom=zoom, options=settings, draw_control=control, hide_drawn_items=True
+    ).classes("map")
     element.clear_layers()  # the default asks a server on the Internet
     if background:
         element.tile_layer(url_template=background, options={"maxZoom": 18, "zIndex": 1})
-    element.on("init", lambda: ui.run_javascript(f"panoseg.graticule(getElement({element.id}).map)"))
+    element.on(
+        "init", lambda: ui.run_javascript(f"panoseg.graticule(getElement({element.id}).map)")
+    )
     return element
 
 
 class PlaceMap:
     """Shows the outline that is chosen, and hears of drawn ones. chosen: called with an outline as GeoJSON."""
 
-    def __init__(self, background: str | None, chosen: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    def __init__(
+        self, background: str | None, chosen: Callable[[dict[str, Any]], Awaitable[None]]
+    ) -> None:
         self._chosen, self._shown = chosen, None
-        self.element = base_map(background, _DRAW).props('aria-label="Map on which the area is drawn"')
+        self.element = base_map(background, _DRAW).props(
+            'aria-label="Map on which the area is drawn"'
+        )
         self.element.classes("no-edit")
         self.element.on("draw:created", told(self._drawn))
 
@@ -94,8 +121,12 @@ class PlaceMap:
             self.element.remove_layer(self._shown)
             self._shown = None
         if outline is not None:
-            self._shown = self.element.generic_layer(name="geoJSON", args=[outline, {"style": _STYLE}])
-            self.element.run_map_method("fitBounds", _corners(outline), {"padding": [40, 40], "maxZoom": 14})
+            self._shown = self.element.generic_layer(
+                name="geoJSON", args=[outline, {"style": _STYLE}]
+            )
+            self.element.run_map_method(
+                "fitBounds", _corners(outline), {"padding": [40, 40], "maxZoom": 14}
+            )
 
 
 def _corners(outline: dict[str, Any]) -> list[list[float]]:

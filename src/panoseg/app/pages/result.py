@@ -9,7 +9,16 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from panoseg.app.pages.frame import Visit, empty, frame, heading, hectares, in_thread, name_page, told
+from panoseg.app.pages.frame import (
+    Visit,
+    empty,
+    frame,
+    heading,
+    hectares,
+    in_thread,
+    name_page,
+    told,
+)
 from panoseg.app.pages.job import ask_delete, not_there
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
 from panoseg.app.pages.panels import CorrectionsPanel, OfficialPanel, ParcelPanel
@@ -32,7 +41,9 @@ class ResultPage:
         self.layers = LayersBar(shown.address, shown.description, shown.service.settings.background)
         self.parcel = ParcelPanel(shown.result, self.select)
         self.official = OfficialPanel(shown, self.layers)
-        self.corrections = CorrectionsPanel(shown, self.layers, self.changed) if shown.visit else None
+        self.corrections = (
+            CorrectionsPanel(shown, self.layers, self.changed) if shown.visit else None
+        )
         self.chosen: ParcelView | None = None
         self._rows: dict[int, tuple[ui.element, ui.element]] = {}
 
@@ -47,7 +58,12 @@ class ResultPage:
                     .props('dense no-caps align="left" active-color="primary"')
                     .classes("w-full") as self.tabs
                 ):
-                    names = ["Crops", "Parcel", "Official", *(["Correct"] if self.corrections else [])]
+                    names = [
+                        "Crops",
+                        "Parcel",
+                        "Official",
+                        *(["Correct"] if self.corrections else []),
+                    ]
                     for name in names:
                         ui.tab(name)
                 with ui.tab_panels(self.tabs, value="Crops", animated=False).props("keep-alive"):
@@ -62,7 +78,9 @@ class ResultPage:
                             self.corrections.build()
             with ui.element("section"):
                 self.layers.build(told(self._clicked), told(self._drawn))
-                self.said = ui.link("", "#details").classes("said")  # on a phone the panels are below the map
+                self.said = ui.link("", "#details").classes(
+                    "said"
+                )  # on a phone the panels are below the map
                 self.said.set_visibility(False)
 
     def _title(self) -> None:
@@ -75,12 +93,16 @@ class ResultPage:
             f" from {dates[0]['date']} to {dates[-1]['date']}"
         ).classes("quiet")
         if self.result.count > _HUGE:
-            ui.label("A large map: parcels have outlines once you are close to them.").classes("quiet")
+            ui.label("A large map: parcels have outlines once you are close to them.").classes(
+                "quiet"
+            )
         with ui.element("div").classes("line"):
             take_along(self.shown)
             if self.shown.visit:
                 visit = self.shown.visit
-                ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props("flat dense color=negative")
+                ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props(
+                    "flat dense color=negative"
+                )
 
     # -- the legend
 
@@ -89,7 +111,10 @@ class ResultPage:
         rows = areas(self.result)
         self._rows = {}
         if not rows:
-            empty("No parcel was found", "Clouds, water or a place without fields may be the reason; the report tells more.")
+            empty(
+                "No parcel was found",
+                "Clouds, water or a place without fields may be the reason; the report tells more.",
+            )
             return
         with ui.element("div").classes("stack"):
             self._bar(rows)
@@ -107,7 +132,9 @@ class ResultPage:
                 with ui.element("tbody"):
                     for row in rows:
                         self._legend_row(row)
-            ui.label("Confidence: how sure the network is of a parcel and its crop, but for corrected ones.").classes("quiet")
+            ui.label(
+                "Confidence: how sure the network is of a parcel and its crop, but for corrected ones."
+            ).classes("quiet")
 
     def _bar(self, rows: list[Any]) -> None:
         total = sum(row.area_ha for row in rows) or 1.0
@@ -116,7 +143,10 @@ class ResultPage:
             f' title="{escape(row.crop)}: {row.area_ha / total:.0%}"></span>'
             for row in rows
         )
-        ui.html(f'<div class="share-bar" role="img" aria-label="Shares of the crops">{parts}</div>', sanitize=False)
+        ui.html(
+            f'<div class="share-bar" role="img" aria-label="Shares of the crops">{parts}</div>',
+            sanitize=False,
+        )
 
     def _legend_row(self, row: Any) -> None:
         class_id = self.result.class_id(row.crop)
@@ -154,7 +184,12 @@ class ResultPage:
             self.tabs.set_value("Official")
             return
         view = await in_thread(parcel_at, self.result, longitude, latitude)
-        if self.corrections and self.corrections.merging and self.tabs.value == "Correct" and view is not None:
+        if (
+            self.corrections
+            and self.corrections.merging
+            and self.tabs.value == "Correct"
+            and view is not None
+        ):
             await self.corrections.join(view)
             return
         await self.select(view)
@@ -181,7 +216,11 @@ class ResultPage:
         """Let the panel that is seen know which parcel is chosen."""
         if self.tabs.value == "Parcel" and self.chosen is not self.parcel.view:
             await self.parcel.show(self.chosen)
-        elif self.tabs.value == "Correct" and self.corrections and self.chosen is not self.corrections.view:
+        elif (
+            self.tabs.value == "Correct"
+            and self.corrections
+            and self.chosen is not self.corrections.view
+        ):
             self.corrections.choose(self.chosen)
 
     def changed(self, version: int, view: ParcelView | None) -> None:
@@ -206,7 +245,11 @@ async def result_page(visit: Visit, id_: str) -> None:
         try:
             job = visit.service.job(visit.user, id_)
             folder = visit.service.folder(visit.user, id_)
-            await _show(Shown(visit.service, job, f"/api/jobs/{id_}", visit, *await in_thread(_opened, folder)))
+            await _show(
+                Shown(
+                    visit.service, job, f"/api/jobs/{id_}", visit, *await in_thread(_opened, folder)
+                )
+            )
         except PanosegError as error:
             not_there(error)
 
@@ -220,7 +263,9 @@ async def shared_page(service: Service, token: str) -> None:
             if job.kind == "photo":
                 show_photo(folder, f"/api/shared/{token}", job, service.shared_files(token))
                 return
-            await _show(Shown(service, job, f"/api/shared/{token}", None, *await in_thread(_opened, folder)))
+            await _show(
+                Shown(service, job, f"/api/shared/{token}", None, *await in_thread(_opened, folder))
+            )
         except PanosegError as error:
             not_there(error, own=False)
 

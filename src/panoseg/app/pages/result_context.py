@@ -68,7 +68,10 @@ def download_button(files: list[ResultFile], address: str) -> None:
         for file in sorted(files, key=lambda file: _ORDER.get(file.path, len(_ORDER))):
             if file.path not in _LEFT_OUT:
                 text = f"{_NAMES.get(file.path, file.path)} ({size(file.bytes)})"
-                ui.item(text, on_click=lambda path=file.path: ui.download.from_url(f"{address}/files/{path}"))
+                ui.item(
+                    text,
+                    on_click=lambda path=file.path: ui.download.from_url(f"{address}/files/{path}"),
+                )
 
 
 async def share(visit: Visit, job: JobView) -> None:
@@ -76,10 +79,17 @@ async def share(visit: Visit, job: JobView) -> None:
     token = await in_thread(visit.service.share, visit.user, job.id)
     # Only the browser knows by which name it reached the server; one that is drawing tiles takes its time to say.
     origin = await ui.run_javascript("location.origin", timeout=10)
-    with ui.dialog(value=True) as dialog, ui.card().classes("stack").style("min-width: min(520px, 90vw)"):
+    with (
+        ui.dialog(value=True) as dialog,
+        ui.card().classes("stack").style("min-width: min(520px, 90vw)"),
+    ):
         heading("Share by a link")
-        ui.label("Whoever has it sees the result and may download it; nobody can change it.").classes("quiet")
-        ui.input("Link", value=f"{origin}/shared/{token}").props("outlined dense readonly").classes("w-full share-link")
+        ui.label(
+            "Whoever has it sees the result and may download it; nobody can change it."
+        ).classes("quiet")
+        ui.input("Link", value=f"{origin}/shared/{token}").props("outlined dense readonly").classes(
+            "w-full share-link"
+        )
 
         @told
         async def end() -> None:
@@ -88,8 +98,14 @@ async def share(visit: Visit, job: JobView) -> None:
             ui.notify("The link leads nowhere now.")
 
         async def copy() -> None:
-            done = await ui.run_javascript("panoseg.copy(document.querySelector('.share-link input'))", timeout=10)
-            ui.notify("The link is copied." if done else "This browser does not copy: select the link and copy it.")
+            done = await ui.run_javascript(
+                "panoseg.copy(document.querySelector('.share-link input'))", timeout=10
+            )
+            ui.notify(
+                "The link is copied."
+                if done
+                else "This browser does not copy: select the link and copy it."
+            )
 
         with ui.element("div").classes("line"):
             ui.button("Copy", on_click=copy).props("unelevated")

@@ -11,7 +11,17 @@ from typing import Any
 from nicegui import background_tasks, ui
 
 from panoseg.app.estimate import Estimate
-from panoseg.app.pages.frame import Visit, drop, duration, frame, heading, in_thread, sentence, size, told
+from panoseg.app.pages.frame import (
+    Visit,
+    drop,
+    duration,
+    frame,
+    heading,
+    in_thread,
+    sentence,
+    size,
+    told,
+)
 from panoseg.app.pages.place import PlaceMap, middle_of, outline_from_text
 from panoseg.errors import PanosegError
 
@@ -32,7 +42,12 @@ class StartPage:
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
-        self.kind, self.size, self.landscape, self.year = "sample", 256, 0, latest_harvest(date.today())
+        self.kind, self.size, self.landscape, self.year = (
+            "sample",
+            256,
+            0,
+            latest_harvest(date.today()),
+        )
         self.catalogue = visit.service.settings.catalog
         self.weights = visit.service.weights("map")[0]
         self.name, self.register_url = "", ""
@@ -47,16 +62,22 @@ class StartPage:
         with ui.element("div").classes("split form"):
             with ui.element("aside").props('aria-label="Choices"'):
                 heading("Which crops grow where?", 1)
-                ui.label("Choose a place and a season; the map of its parcels follows.").classes("quiet")
+                ui.label("Choose a place and a season; the map of its parcels follows.").classes(
+                    "quiet"
+                )
                 self.kinds = ui.toggle(_KINDS, value=self.kind, on_change=self._kind_chosen).props(
                     'unelevated no-caps spread toggle-color="primary" color="grey-3" text-color="grey-9" aria-label="Place"'
                 )
                 with ui.element("div").classes("stack"):
                     self._place()
                 self._more()
-                with ui.element("div").classes("card stack").props('aria-live="polite"') as self.card:
+                with (
+                    ui.element("div").classes("card stack").props('aria-live="polite"') as self.card
+                ):
                     pass
-                self.button = ui.button("Start", on_click=told(self._start)).props("unelevated size=lg")
+                self.button = ui.button("Start", on_click=told(self._start)).props(
+                    "unelevated size=lg"
+                )
             with ui.element("section"):
                 self.map = PlaceMap(self.visit.service.settings.background, self._drawn)
                 self.note = ui.label("").classes("map-note")
@@ -66,41 +87,79 @@ class StartPage:
     @ui.refreshable_method
     def _place(self) -> None:
         if self.kind == "sample":
-            ui.label("A simulated landscape that no network has seen. Nothing is fetched.").classes("quiet")
-            ui.select(_SIZES, label="Side of the square", on_change=self.changed).bind_value(self, "size").props(
-                "outlined dense"
+            ui.label("A simulated landscape that no network has seen. Nothing is fetched.").classes(
+                "quiet"
             )
-            ui.number("Which place, 0 to 9999", min=0, max=9999, step=1, format="%d", on_change=self.changed).bind_value(
-                self, "landscape"
-            ).props('outlined dense hint="Each number is another invented place."')
+            ui.select(_SIZES, label="Side of the square", on_change=self.changed).bind_value(
+                self, "size"
+            ).props("outlined dense")
+            ui.number(
+                "Which place, 0 to 9999",
+                min=0,
+                max=9999,
+                step=1,
+                format="%d",
+                on_change=self.changed,
+            ).bind_value(self, "landscape").props(
+                'outlined dense hint="Each number is another invented place."'
+            )
         elif self.kind == "catalogue":
             self._own_place()
         else:
-            ui.label("A season of Sentinel-2 as NetCDF, or as a zipped Zarr store.").classes("quiet")
-            drop("Drop a season here, or choose a file", ".nc,.zip", self._cube_given, self._most_mib)
+            ui.label("A season of Sentinel-2 as NetCDF, or as a zipped Zarr store.").classes(
+                "quiet"
+            )
+            drop(
+                "Drop a season here, or choose a file", ".nc,.zip", self._cube_given, self._most_mib
+            )
             if self.cube:
                 ui.label(f"{self.cube['name']}, {size(self.cube['bytes'])}").classes("quiet")
 
     def _own_place(self) -> None:
         ui.label("Draw a polygon on the map, or:").classes("quiet")
-        ui.input("Coordinates").props('outlined dense hint="latitude, longitude: 51.02, 3.55; or west, south, east, north"').on(
-            "change", told(self._typed)
-        )
+        ui.input("Coordinates").props(
+            'outlined dense hint="latitude, longitude: 51.02, 3.55; or west, south, east, north"'
+        ).on("change", told(self._typed))
         kinds = ".json,.geojson,.gpkg,.zip,.kml"
-        drop("Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML", kinds, self._given, self._most_mib)
-        years = {year: f"Harvest of {year}" for year in range(date.today().year, _FIRST_YEAR - 1, -1)}
-        ui.select(years, label="Season", on_change=self.changed).bind_value(self, "year").props("outlined dense")
+        drop(
+            "Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML",
+            kinds,
+            self._given,
+            self._most_mib,
+        )
+        years = {
+            year: f"Harvest of {year}" for year in range(date.today().year, _FIRST_YEAR - 1, -1)
+        }
+        ui.select(years, label="Season", on_change=self.changed).bind_value(self, "year").props(
+            "outlined dense"
+        )
         known = {**_CATALOGUES}
         known.setdefault(self.visit.service.settings.catalog, self.visit.service.settings.catalog)
         ui.select(
-            known, label="Catalogue of satellite images", on_change=self.changed, new_value_mode="add-unique", with_input=True
-        ).bind_value(self, "catalogue").props("outlined dense").tooltip("One of these, or the address of a STAC API")
+            known,
+            label="Catalogue of satellite images",
+            on_change=self.changed,
+            new_value_mode="add-unique",
+            with_input=True,
+        ).bind_value(self, "catalogue").props("outlined dense").tooltip(
+            "One of these, or the address of a STAC API"
+        )
 
     def _more(self) -> None:
-        with ui.expansion("More choices").classes("w-full").props("dense"), ui.element("div").classes("stack"):
-            ui.input("Name of the map").bind_value(self, "name").props("outlined dense maxlength=100")
-            names = {name: "In the package (simulated seasons)" if name == "package" else name for name in self._weights()}
-            ui.select(names, label="Weights", on_change=self.changed).bind_value(self, "weights").props("outlined dense")
+        with (
+            ui.expansion("More choices").classes("w-full").props("dense"),
+            ui.element("div").classes("stack"),
+        ):
+            ui.input("Name of the map").bind_value(self, "name").props(
+                "outlined dense maxlength=100"
+            )
+            names = {
+                name: "In the package (simulated seasons)" if name == "package" else name
+                for name in self._weights()
+            }
+            ui.select(names, label="Weights", on_change=self.changed).bind_value(
+                self, "weights"
+            ).props("outlined dense")
             ui.label("Official parcels to compare with, if you have them:").classes("quiet")
             drop(
                 "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)",
@@ -109,9 +168,9 @@ class StartPage:
                 self._most_mib,
             )
             self.register_name = ui.label().classes("quiet")
-            ui.input("or their address (https://...)", on_change=self.changed).bind_value(self, "register_url").props(
-                "outlined dense"
-            )
+            ui.input("or their address (https://...)", on_change=self.changed).bind_value(
+                self, "register_url"
+            ).props("outlined dense")
 
     @property
     def _most_mib(self) -> int:
@@ -134,7 +193,9 @@ class StartPage:
             "cube": "The images say where they lie.",
         }
         self.note.set_text(texts.get(self.kind, "Draw your area: the tools are on the left"))
-        self.note.set_visibility(self.kind != "catalogue" or not (self.outline or self.outline_upload))
+        self.note.set_visibility(
+            self.kind != "catalogue" or not (self.outline or self.outline_upload)
+        )
 
     async def _drawn(self, outline: dict[str, Any]) -> None:
         self.outline, self.outline_upload = outline, None
@@ -174,7 +235,13 @@ class StartPage:
         if self.register:
             register = {"upload": self.register["id"]}
         name = self.name.strip() or self._usual_name()
-        return {"kind": "map", "name": name, "source": source, "weights": self.weights, "register_of": register}
+        return {
+            "kind": "map",
+            "name": name,
+            "source": source,
+            "weights": self.weights,
+            "register_of": register,
+        }
 
     def _usual_name(self) -> str:
         """A name by which a map is found again among others, where nobody gives one."""
@@ -193,7 +260,11 @@ class StartPage:
             return {"type": "cube", "upload": self.cube["id"]} if self.cube else None
         if not (self.outline or self.outline_upload):
             return None
-        place = {"upload": self.outline_upload["id"]} if self.outline_upload else {"outline": self.outline}
+        place = (
+            {"upload": self.outline_upload["id"]}
+            if self.outline_upload
+            else {"outline": self.outline}
+        )
         return {"type": "catalogue", "catalogue": self.catalogue, "year": self.year, **place}
 
     async def _start(self) -> None:
@@ -218,7 +289,10 @@ class StartPage:
         if asked != self._asked or self.card.is_deleted:
             return
         request = self.request()
-        self._show(_missing(self.kind) if request is None else "Asking which images there are …", ready=False)
+        self._show(
+            _missing(self.kind) if request is None else "Asking which images there are …",
+            ready=False,
+        )
         if request is None:
             return
         try:
@@ -228,7 +302,9 @@ class StartPage:
                 self._show(sentence(error), ready=False, wrong=True)
             return
         except Exception:  # a card that says "asking" for ever would be worse; the log has the rest
-            self._show("What it would cost cannot be found out now; try again.", ready=False, wrong=True)
+            self._show(
+                "What it would cost cannot be found out now; try again.", ready=False, wrong=True
+            )
             raise
         if asked == self._asked and not self.card.is_deleted:
             self._show(estimate, ready=True)
@@ -240,7 +316,9 @@ class StartPage:
             if isinstance(content, Estimate):
                 show_estimate(content)
             else:
-                ui.label(content).classes("wrong" if wrong else "quiet").props('role="alert"' if wrong else "")
+                ui.label(content).classes("wrong" if wrong else "quiet").props(
+                    'role="alert"' if wrong else ""
+                )
 
 
 def show_estimate(estimate: Estimate) -> None:
@@ -249,10 +327,14 @@ def show_estimate(estimate: Estimate) -> None:
     rows = {
         "Area": f"{estimate.km2:,.1f} km²" if estimate.km2 else "as in the file",
         "Time": f"about {duration(estimate.seconds)}",
-        "Images": f"{len(estimate.scenes)} dates, {clear} of them mostly clear" if estimate.scenes else "as in the file",
+        "Images": f"{len(estimate.scenes)} dates, {clear} of them mostly clear"
+        if estimate.scenes
+        else "as in the file",
         "Download": size(estimate.download_bytes) if estimate.download_bytes else "nothing",
     }
-    cells = "".join(f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items())
+    cells = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items()
+    )
     ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
     if estimate.scenes:
         bars = "".join(
@@ -277,7 +359,10 @@ def latest_harvest(today: date) -> int:
 
 
 def _missing(kind: str) -> str:
-    texts = {"cube": "Choose a file with a season of images.", "catalogue": "Choose an area: draw, type or upload it."}
+    texts = {
+        "cube": "Choose a file with a season of images.",
+        "catalogue": "Choose an area: draw, type or upload it.",
+    }
     return texts[kind]
 
 

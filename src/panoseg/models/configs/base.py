@@ -43,7 +43,11 @@ def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> 
             continue
         value = getattr(config, option.name)
         sizes = value if isinstance(value, tuple) else (value,)
-        expect(len(sizes) <= MOST_SIZES, f"{option.name} with {len(sizes)} entries", f"at most {MOST_SIZES}")
+        expect(
+            len(sizes) <= MOST_SIZES,
+            f"{option.name} with {len(sizes)} entries",
+            f"at most {MOST_SIZES}",
+        )
         for size in sizes:
             if type(size) is int:
                 expect_size(option.name, value, size)
@@ -56,7 +60,11 @@ def expect_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
     """Raise ``ConfigError`` for squeeze with MBConv, which the published program accepts and ignores."""
-    expect(not (mbconv and squeeze), "mbconv with squeeze", "one of them: MBConv has squeeze and excitation of its own")
+    expect(
+        not (mbconv and squeeze),
+        "mbconv with squeeze",
+        "one of them: MBConv has squeeze and excitation of its own",
+    )
 
 
 def expect_levels(encoder_widths: tuple[int, ...], decoder_widths: tuple[int, ...]) -> None:

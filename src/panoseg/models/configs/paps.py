@@ -18,7 +18,14 @@ from panoseg.models.configs.season import (
 )
 
 BackboneConfig = (
-    UtaeConfig | WtaeConfig | TimeUnetConfig | NaiveUnetConfig | UNet3dConfig | UConvLstmConfig | FpnConfig | ConvRnnConfig
+    UtaeConfig
+    | WtaeConfig
+    | TimeUnetConfig
+    | NaiveUnetConfig
+    | UNet3dConfig
+    | UConvLstmConfig
+    | FpnConfig
+    | ConvRnnConfig
 )
 """Networks that give maps to a head: those whose options have ``map_widths``."""
 
@@ -46,9 +53,15 @@ class PapsConfig:
 
     def __post_init__(self) -> None:
         names = ", ".join(kind.name for kind in get_args(BackboneConfig))
-        expect(isinstance(self.backbone, BackboneConfig), f"backbone {self.backbone.name}", f"one of {names}")
+        expect(
+            isinstance(self.backbone, BackboneConfig),
+            f"backbone {self.backbone.name}",
+            f"one of {names}",
+        )
         expect(self.shape_size >= 1, f"shape_size {self.shape_size}", "at least 1")
-        expect_size("pixels of a shape:", f"{self.shape_size} x {self.shape_size}", self.shape_size**2)
+        expect_size(
+            "pixels of a shape:", f"{self.shape_size} x {self.shape_size}", self.shape_size**2
+        )
         for name in ("min_confidence", "min_remain", "mask_threshold", "views_threshold"):
             value = getattr(self, name)
             expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")

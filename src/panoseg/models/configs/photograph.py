@@ -11,7 +11,10 @@ Backbone = Literal["resnet18", "resnet50"]
 BackboneNorm = Literal["frozen", "batch", "group"]
 IGNORED = 255
 """Label of pixels that teach nothing; also why a network has at most so many labels."""
-STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {"resnet18": (64, 128, 256, 512), "resnet50": (256, 512, 1024, 2048)}
+STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {
+    "resnet18": (64, 128, 256, 512),
+    "resnet50": (256, 512, 1024, 2048),
+}
 """Channels of the maps of a residual network's four stages, at strides 4, 8, 16 and 32 (He et al. 2016, table 1)."""
 
 
@@ -39,14 +42,24 @@ def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
     """Raise ``ConfigError`` unless the name of initial weights is one of those allowed, and the norm goes with them."""
     expect_one_of("weights", name, allowed)
     expect(
-        name != "none" or norm != "frozen", "weights none with norm frozen", "norm batch or group: there are no statistics yet"
+        name != "none" or norm != "frozen",
+        "weights none with norm frozen",
+        "norm batch or group: there are no statistics yet",
     )
-    expect(name == "none" or norm != "group", f"weights {name} with norm group", "norm frozen or batch, which they have")
+    expect(
+        name == "none" or norm != "group",
+        f"weights {name} with norm group",
+        "norm frozen or batch, which they have",
+    )
 
 
 def expect_stuff(stuff: int, classes: int) -> None:
     """Raise ``ConfigError`` unless there are from no classes of stuff to as many as labels allow. classes: of both kinds."""
-    expect(stuff >= 0 and classes < IGNORED, f"stuff {stuff}", f"from 0 on, and with the things at most {IGNORED - 1}")
+    expect(
+        stuff >= 0 and classes < IGNORED,
+        f"stuff {stuff}",
+        f"from 0 on, and with the things at most {IGNORED - 1}",
+    )
 
 
 def norm_groups(width: int) -> int:
@@ -56,7 +69,11 @@ def norm_groups(width: int) -> int:
 
 def expect_groups(name: str, *widths: int) -> None:
     """Raise ``ConfigError`` unless the groups of a group norm divide all widths."""
-    expect(all(width % norm_groups(width) == 0 for width in widths), f"{name} {widths}", "multiples of 32, or 4, 8, 16")
+    expect(
+        all(width % norm_groups(width) == 0 for width in widths),
+        f"{name} {widths}",
+        "multiples of 32, or 4, 8, 16",
+    )
 
 
 LEVELS = 5
@@ -101,14 +118,26 @@ class DetectorConfig(PhotographModelBase):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        expect(len(self.anchor_sizes) == LEVELS, f"{len(self.anchor_sizes)} anchor_sizes", f"{LEVELS}, one a level")
+        expect(
+            len(self.anchor_sizes) == LEVELS,
+            f"{len(self.anchor_sizes)} anchor_sizes",
+            f"{LEVELS}, one a level",
+        )
         expect(len(self.mask_widths) >= 1, "no mask_widths", "at least one")
         expect_sizes(self, leave_out=("stuff", "stuff_area"))
         channels = max(*self.mask_widths, self.things)
         found = f"{self.detections} detections with masks of {channels} channels"
-        expect(self.detections * channels <= MOST_MASK_CHANNELS, found, f"a product of at most {MOST_MASK_CHANNELS:,}")
+        expect(
+            self.detections * channels <= MOST_MASK_CHANNELS,
+            found,
+            f"a product of at most {MOST_MASK_CHANNELS:,}",
+        )
         for name in ("min_score", "box_overlap", "mask_threshold"):
-            expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
+            expect(
+                0 <= getattr(self, name) <= 1,
+                f"{name} {getattr(self, name)}",
+                "a number from 0 to 1",
+            )
         if self.group_norm:
             expect_groups("pyramid_width and mask_widths", self.pyramid_width, *self.mask_widths)
 
@@ -176,9 +205,17 @@ class PanopticFpnConfig(DetectorConfig):
         expect_stuff(self.stuff, self.classes)
         expect_groups("semantic_width", self.semantic_width)
         for name in ("instance_weight", "semantic_weight"):
-            expect(0 <= getattr(self, name) < float("inf"), f"{name} {getattr(self, name)}", "a number from 0")
+            expect(
+                0 <= getattr(self, name) < float("inf"),
+                f"{name} {getattr(self, name)}",
+                "a number from 0",
+            )
         for name in ("merge_score", "merge_overlap"):
-            expect(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}", "a number from 0 to 1")
+            expect(
+                0 <= getattr(self, name) <= 1,
+                f"{name} {getattr(self, name)}",
+                "a number from 0 to 1",
+            )
         expect(self.stuff_area >= 0, f"stuff_area {self.stuff_area}", "a number of pixels from 0")
 
     @property
@@ -230,10 +267,21 @@ class PspNetConfig(PhotographModelBase):
         expect_stuff(self.stuff, self.classes)
         expect(len(self.bins) >= 1, "no bins", "at least one")
         expect_sizes(self, leave_out=("stuff",))
-        expect(max(self.bins) <= MOST_BINS, f"bins {self.bins}", f"at most {MOST_BINS} parts a side")
+        expect(
+            max(self.bins) <= MOST_BINS, f"bins {self.bins}", f"at most {MOST_BINS} parts a side"
+        )
         if self.norm == "group":
-            expect_groups("width, auxiliary_width and channels of a bin", self.width, self.auxiliary_width, self.bin_width)
-        expect(0 <= self.auxiliary_weight < float("inf"), f"auxiliary_weight {self.auxiliary_weight}", "a number from 0")
+            expect_groups(
+                "width, auxiliary_width and channels of a bin",
+                self.width,
+                self.auxiliary_width,
+                self.bin_width,
+            )
+        expect(
+            0 <= self.auxiliary_weight < float("inf"),
+            f"auxiliary_weight {self.auxiliary_weight}",
+            "a number from 0",
+        )
         expect(0 <= self.dropout < 1, f"dropout {self.dropout}", "from 0 up to 1")
 
     @property

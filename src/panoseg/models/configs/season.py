@@ -60,11 +60,19 @@ class AttentionUnetConfig:
     """Days are counted from this date, YYYY-MM-DD; follows from the data. The day of the year is computed with it."""
 
     def __post_init__(self) -> None:
-        for name, allowed in (("encoder_norm", Norm), ("convolution", Convolution), ("dates", Dates)):
+        for name, allowed in (
+            ("encoder_norm", Norm),
+            ("convolution", Convolution),
+            ("dates", Dates),
+        ):
             expect_one_of(name, getattr(self, name), get_args(allowed))
         expect_sizes(self)
         keys = f"{self.heads} of {self.queries} queries of width"
-        expect_size("heads x queries x key_width:", f"{keys} {self.key_width}", self.heads * self.queries * self.key_width)
+        expect_size(
+            "heads x queries x key_width:",
+            f"{keys} {self.key_width}",
+            self.heads * self.queries * self.key_width,
+        )
         self._check_widths()
         try:
             date.fromisoformat(self.reference_date)
@@ -74,12 +82,14 @@ class AttentionUnetConfig:
     def _check_widths(self) -> None:
         expect_levels(self.encoder_widths, self.decoder_widths)
         expect(
-            self.encoder_norm != "group" or all(width % NORM_GROUPS == 0 for width in self.encoder_widths),
+            self.encoder_norm != "group"
+            or all(width % NORM_GROUPS == 0 for width in self.encoder_widths),
             f"encoder_widths {self.encoder_widths} with encoder_norm group",
             f"multiples of {NORM_GROUPS}",
         )
         expect(
-            self.d_model % self.heads == 0 and all(width % self.heads == 0 for width in self._grouped_widths()),
+            self.d_model % self.heads == 0
+            and all(width % self.heads == 0 for width in self._grouped_widths()),
             f"heads {self.heads} with d_model {self.d_model} and encoder_widths {self.encoder_widths}",
             "heads that divide d_model and the widths they group",
         )
@@ -103,7 +113,8 @@ def expect_both_dates(relative_as_day_of_year: bool, config: AttentionUnetConfig
     """Raise ``ConfigError`` where relative_as_day_of_year would do nothing."""
     expect(
         not relative_as_day_of_year or (config.dates == "both" and not config.linear_dates),
-        f"relative_as_day_of_year with dates {config.dates}" + (" and linear_dates" if config.linear_dates else ""),
+        f"relative_as_day_of_year with dates {config.dates}"
+        + (" and linear_dates" if config.linear_dates else ""),
         "dates both without linear_dates",
     )
 
@@ -212,7 +223,9 @@ class NaiveUnetConfig:
         expect_one_of("convolution", self.convolution, get_args(Convolution))
         expect_one_kind_of_block(self.mbconv, self.squeeze)
         expect_sizes(self)
-        for width in self.season_widths((*self.encoder_widths, *self.decoder_widths, *self.head_widths)):
+        for width in self.season_widths(
+            (*self.encoder_widths, *self.decoder_widths, *self.head_widths)
+        ):
             expect_size("widths for every two dates, times dates, over two:", width, width)
         expect_size("bands times dates:", self.bands * self.length, self.bands * self.length)
         expect_levels(self.encoder_widths, self.decoder_widths)
@@ -251,7 +264,9 @@ class UNet3dConfig:
     def __post_init__(self) -> None:
         expect_sizes(self)
         expect_size("four times the width:", 4 * self.width, 4 * self.width)
-        expect(self.width >= 2 and self.width % 2 == 0, f"width {self.width}", "an even number from 2")
+        expect(
+            self.width >= 2 and self.width % 2 == 0, f"width {self.width}", "an even number from 2"
+        )
 
     @property
     def map_widths(self) -> tuple[int, ...]:
