@@ -1,6 +1,7 @@
 """Every table of docs/performance.md, one after the other: ``python benchmarks/all.py``.
 
-Each benchmark is a process of its own, so that none sees the memory or threads of another. Leave the machine alone meanwhile.
+Each benchmark is a process of its own, so that none sees the memory or threads of another. Leave
+the machine alone meanwhile.
 """
 
 from __future__ import annotations

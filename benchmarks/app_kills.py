@@ -1,10 +1,12 @@
-"""Kills workers, servers and processes of jobs of the web application at random moments, and looks at what became of the jobs.
+"""Kills workers, servers and processes of jobs of the web application at random moments, and looks
+at what became of the jobs.
 
     python benchmarks/app_kills.py [--moments 10] [--size 48] [--seeds 3] [--deadline 1800] [--database URL] [--folder DIR]
 
-A worker and the server are killed so often each, the process of a job half as often, in an order drawn from a fixed seed, while
-jobs of the sample place run; new jobs come in so that there is always one to disturb. Ends with exit code 1 unless every job is
-done, none twice, each with the files that an undisturbed job has, and no process is left. No process outlives it.
+A worker and the server are killed so often each, the process of a job half as often, in an order
+drawn from a fixed seed, while jobs of the sample place run; new jobs come in so that there is
+always one to disturb. Ends with exit code 1 unless every job is done, none twice, each with the
+files that an undisturbed job has, and no process is left. No process outlives it.
 """
 
 from __future__ import annotations
@@ -45,14 +47,20 @@ _LEAVE_S = 60
 _NEWS_S = 10
 _COUNTED = {
     "sqlite": (
-        "CREATE TRIGGER count_ends AFTER UPDATE OF state ON jobs WHEN NEW.state = 'done'"
-        " BEGIN INSERT INTO kills_ends VALUES (NEW.id); END",
+        (
+            "CREATE TRIGGER count_ends AFTER UPDATE OF state ON jobs WHEN NEW.state = 'done'"
+            " BEGIN INSERT INTO kills_ends VALUES (NEW.id); END"
+        ),
     ),
     "postgresql": (
-        "CREATE OR REPLACE FUNCTION count_ends() RETURNS trigger LANGUAGE plpgsql AS"
-        " 'BEGIN INSERT INTO kills_ends VALUES (NEW.id); RETURN NEW; END'",
-        "CREATE TRIGGER count_ends AFTER UPDATE OF state ON jobs FOR EACH ROW WHEN (NEW.state = 'done')"
-        " EXECUTE FUNCTION count_ends()",
+        (
+            "CREATE OR REPLACE FUNCTION count_ends() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN INSERT INTO kills_ends VALUES (NEW.id); RETURN NEW; END'"
+        ),
+        (
+            "CREATE TRIGGER count_ends AFTER UPDATE OF state ON jobs FOR EACH ROW WHEN (NEW.state ="
+            " 'done') EXECUTE FUNCTION count_ends()"
+        ),
     ),
 }
 
@@ -82,7 +90,9 @@ class Clock:
 
 
 class Server:
-    """panoseg app on a folder, started again on the same port. All its processes carry a mark, so that all can be ended."""
+    """panoseg app on a folder, started again on the same port. All its processes carry a mark, so
+    that all can be ended.
+    """
 
     def __init__(self, folder: Path, database: str | None, clock: Clock) -> None:
         self.folder, self.clock, self.port = folder, clock, 0
@@ -179,7 +189,9 @@ class Server:
         return found
 
     def end_all(self) -> int:
-        """Wait for all processes to leave, and kill those that do not; returns how many those were."""
+        """Wait for all processes to leave, and kill those that do not; returns how many those
+        were.
+        """
         with suppress(DeadlineError):
             self.clock.until(lambda: not self.processes(), "processes stay", _LEAVE_S)
         left = self.processes()
@@ -273,7 +285,10 @@ class Trial:
 
     def _open(self) -> str:
         states = [*self.states().values()]
-        return f"{states.count('queued')} jobs wait, {states.count('running')} run, {states.count('done')} are done"
+        return (
+            f"{states.count('queued')} jobs wait, {states.count('running')} run,"
+            f" {states.count('done')} are done"
+        )
 
     def _none_open(self) -> bool:
         if time.monotonic() > self._said + _NEWS_S:
@@ -305,8 +320,9 @@ class Trial:
             rows(self.engine, "SELECT SUM(claim) FROM jobs")[0][0],
         )
         self.clock.say(
-            f"{len(self.disturbed)} jobs disturbed, {starts - len(self.calm)} starts: {len(done)} done, {twice} ended twice, "
-            f"{equal} equal to undisturbed ones, {len(unfinished)} half-written files"
+            f"{len(self.disturbed)} jobs disturbed, {starts - len(self.calm)} starts: {len(done)}"
+            f" done, {twice} ended twice, {equal} equal to undisturbed ones, {len(unfinished)}"
+            " half-written files"
         )
         return len(done) == equal == len(self.disturbed) and not twice and not unfinished
 
@@ -338,7 +354,8 @@ def run(chosen: argparse.Namespace, folder: Path) -> int:
         code = server.stop()
         left = len(server.processes()) and server.end_all()
         clock.say(
-            f"the server stopped with exit code {code}; {left} processes did not leave by themselves"
+            f"the server stopped with exit code {code}; {left} processes did not leave by"
+            " themselves"
         )
         return 0 if well and code == 0 and not left else 1
     except DeadlineError as error:

@@ -2,11 +2,12 @@
 
     python benchmarks/app_load.py [--people 50] [--jobs 20] [--minutes 5] [--size 256]
 
-Each person looks at a place (12 tiles, six at a time, as a browser asks for them), clicks a parcel, and looks for some seconds.
-Nobody's browser keeps tiles: whoever comes back to a place asks again. The crowd is a program on the same machine: what it
-needs of the processors is printed beside what the server needs, and its own waiting for a processor counts as the server's.
-Ends with exit code 1 where an answer was an error, the median tile took 100 ms or more, the slowest twentieth 400 ms, or the
-server's memory grew by a tenth from the first third of the time to the last.
+Each person looks at a place (12 tiles, six at a time, as a browser asks for them), clicks a parcel,
+and looks for some seconds. Nobody's browser keeps tiles: whoever comes back to a place asks again.
+The crowd is a program on the same machine: what it needs of the processors is printed beside what
+the server needs, and its own waiting for a processor counts as the server's. Ends with exit code 1
+where an answer was an error, the median tile took 100 ms or more, the slowest twentieth 400 ms, or
+the server's memory grew by a tenth from the first third of the time to the last.
 """
 
 from __future__ import annotations
@@ -175,7 +176,8 @@ def report_processors(seconds: float, server: float, crowd: float, answers: int)
         f"the server {server / seconds:.2f} of a processor, the crowd itself {crowd / seconds:.2f}"
     )
     print(
-        f"{answers / seconds:.0f} answers/s; {share}; {1000 * server / max(answers, 1):.1f} ms of the server's an answer"
+        f"{answers / seconds:.0f} answers/s; {share}; {1000 * server / max(answers, 1):.1f} ms of"
+        " the server's an answer"
     )
 
 

@@ -1,8 +1,10 @@
-"""How well clouds over parcels are found without a mask: ``python benchmarks/clouds.py [CUBE PARCELS]``.
+"""How well clouds over parcels are found without a mask: ``python benchmarks/clouds.py [CUBE
+PARCELS]``.
 
-Simulated seasons are compared with the same seasons under a clear sky: a date of a parcel is right where its NDVI differs by
-less than 0.05 from the clear one, and wrong where by more than 0.1. A real cube is compared with its scene classification: a
-date is clear where less than a tenth of the parcel's pixels is in cloud, shadow or snow, and cloudy where more than half is.
+Simulated seasons are compared with the same seasons under a clear sky: a date of a parcel is right
+where its NDVI differs by less than 0.05 from the clear one, and wrong where by more than 0.1. A
+real cube is compared with its scene classification: a date is clear where less than a tenth of the
+parcel's pixels is in cloud, shadow or snow, and cloudy where more than half is.
 """
 
 from __future__ import annotations
@@ -53,8 +55,9 @@ def simulated(seasons: int) -> str:
     (right_lost, right), (wrong_found, wrong) = counts
     rmse = np.sqrt(np.mean(np.concatenate(errors) ** 2))
     return (
-        f"simulated: left out {100 * wrong_found / wrong:.1f} % of {wrong:,} wrong dates of parcels and "
-        f"{100 * right_lost / right:.1f} % of {right:,} right ones; NDVI of the others is off by {rmse:.3f} (root mean square)"
+        f"simulated: left out {100 * wrong_found / wrong:.1f} % of {wrong:,} wrong dates of parcels"
+        f" and {100 * right_lost / right:.1f} % of {right:,} right ones; NDVI of the others is off"
+        f" by {rmse:.3f} (root mean square)"
     )
 
 
@@ -79,9 +82,9 @@ def real(cube_path: Path, parcels_path: Path) -> str:
     )
     clear, cloudy = found.cloudy_TP[hidden_TP < 0.1], found.cloudy_TP[hidden_TP > 0.5]
     return (
-        f"{cube_path.name}: left out {100 * cloudy.mean():.1f} % of {cloudy.size:,} cloudy dates of "
-        f"{len(found.parcel_P)} parcels and "
-        f"{100 * clear.mean():.1f} % of {clear.size:,} clear ones"
+        f"{cube_path.name}: left out {100 * cloudy.mean():.1f} % of {cloudy.size:,} cloudy dates of"
+        f" {len(found.parcel_P)} parcels and {100 * clear.mean():.1f} % of {clear.size:,} clear"
+        " ones"
     )
 
 

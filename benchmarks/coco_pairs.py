@@ -1,4 +1,5 @@
-"""Panoptic quality of simulated COCO files beside a plain program: pairs a second, milliseconds a pair, times as many.
+"""Panoptic quality of simulated COCO files beside a plain program: pairs a second, milliseconds a
+pair, times as many.
 
 python benchmarks/coco_pairs.py --pairs 1000
 """
@@ -23,7 +24,9 @@ HEIGHT, WIDTH, SEGMENTS, CLASSES = 480, 640, 20, 30
 
 
 def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and prediction, H x W each, numbers 1 .. 20: cells of points with wavy borders, and the same a few pixels off."""
+    """Truth and prediction, H x W each, numbers 1 .. 20: cells of points with wavy borders, and the
+    same a few pixels off.
+    """
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     points = random.random((SEGMENTS, 2), np.float32) * (HEIGHT, WIDTH)
 

@@ -1,4 +1,6 @@
-"""The convolutions of a network alone: each call that it makes, in the same shapes and layouts, and nothing between them."""
+"""The convolutions of a network alone: each call that it makes, in the same shapes and layouts, and
+nothing between them.
+"""
 
 from __future__ import annotations
 
@@ -70,14 +72,18 @@ def _described(value: Any) -> Any:
 
 @contextmanager
 def recorded() -> Iterator[Counter[Call]]:
-    """How often each convolution is called inside the block. Not under ``inference_mode``, which calls them otherwise."""
+    """How often each convolution is called inside the block. Not under ``inference_mode``, which
+    calls them otherwise.
+    """
     with _Recorder() as recorder:
         yield recorder.calls
 
 
 @torch.no_grad()
 def alone(calls: Counter[Call], repeats: int) -> tuple[int, float]:
-    """FLOP of the convolutions forward, and the seconds that all calls take one after the other, each at its best."""
+    """FLOP of the convolutions forward, and the seconds that all calls take one after the other,
+    each at its best.
+    """
     flop, seconds = 0, 0.0
     for call, times in calls.items():
         work = call.prepared()

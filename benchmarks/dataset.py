@@ -1,8 +1,11 @@
-"""Memory and time of a dataset from a register: ``python benchmarks/dataset.py [--size 10980] [--dates 2] [--parcels 200000]``.
+"""Memory and time of a dataset from a register: ``python benchmarks/dataset.py [--size 10980]
+[--dates 2] [--parcels 200000]``.
 
-The land has the size of a whole tile of Sentinel-2. One simulated piece of 512 x 512 pixels repeats all over it: its chunks are
-one file with many names, so that the cube takes no room, while every one of them is read and decoded. The dataset itself takes
-room: 330 kB a patch and date. It is made by a process of its own, whose largest memory the system tells.
+The land has the size of a whole tile of Sentinel-2. One simulated piece of 512 x 512 pixels repeats
+all over it: its chunks are one file with many names, so that the cube takes no room, while every
+one of them is read and decoded. The dataset itself takes
+room: 330 kB a patch and date. It is made by a process of its own, whose largest memory the system
+tells.
 """
 
 from __future__ import annotations
@@ -138,8 +141,8 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     land = f"{arguments.size} x {arguments.size}"
     print(
-        f"| {land} | {arguments.dates} | {arguments.parcels} | {patches} | {peak:.2f} GiB | {seconds:.0f} s "
-        f"| {processor:.0f} s |"
+        f"| {land} | {arguments.dates} | {arguments.parcels} | {patches} | {peak:.2f} GiB |"
+        f" {seconds:.0f} s | {processor:.0f} s |"
     )
 
 

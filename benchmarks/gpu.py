@@ -1,9 +1,11 @@
-"""Training steps of every network on a GPU: ``python benchmarks/gpu.py``. Without a GPU it says so and ends.
+"""Training steps of every network on a GPU: ``python benchmarks/gpu.py``. Without a GPU it says so
+and ends.
 
-Plain is an eager step in float32, without and with TensorFloat-32 in convolutions and products (torch allows it in convolutions
-by default). With everything on is bfloat16 by autocast, compiled, weights with channels last, a fused optimiser. A step is
-loss, gradients and Adam on a batch of noise; its time is the median of several after a few that do not count. A step counts as
-three forwards; the chip's bfloat16 rate is that of a matrix product, measured in the same run.
+Plain is an eager step in float32, without and with TensorFloat-32 in convolutions and products
+(torch allows it in convolutions by default). With everything on is bfloat16 by autocast, compiled,
+weights with channels last, a fused optimiser. A step is loss, gradients and Adam on a batch of
+noise; its time is the median of several after a few that do not count. A step counts as three
+forwards; the chip's bfloat16 rate is that of a matrix product, measured in the same run.
 """
 
 from __future__ import annotations
@@ -167,8 +169,8 @@ def head_line(arguments: argparse.Namespace, reduced: bool) -> str:
     precision = "bfloat16" if reduced else "float32"
     centres = int(work.targets.zone_HW.amax())
     return (
-        f"PaPs head and merging, {centres} centres, {precision}: {1e3 * head:.1f} ms; its encoder {1e3 * encoder:.1f} ms: "
-        f"{head / encoder:.2f} of it (wanted: 0.5)"
+        f"PaPs head and merging, {centres} centres, {precision}: {1e3 * head:.1f} ms; its encoder"
+        f" {1e3 * encoder:.1f} ms: {head / encoder:.2f} of it (wanted: 0.5)"
     )
 
 
@@ -204,7 +206,8 @@ def main() -> None:
     chip = torch.cuda.get_device_name() if on_gpu else "processor"
     print(f"{chip}, torch {torch.__version__}: bfloat16 matrix product {rate / 1e12:.2f} TFLOP/s.")
     print(
-        f"Seasons of {arguments.dates} x 10 x {arguments.size} x {arguments.size}; milliseconds a step.\n"
+        f"Seasons of {arguments.dates} x 10 x {arguments.size} x {arguments.size}; milliseconds a"
+        " step.\n"
     )
     columns = [
         "network",

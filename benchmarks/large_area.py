@@ -1,8 +1,10 @@
-"""What a map of a large area takes: ``python benchmarks/large_area.py [--size 10240] [--dates 3] [--hosts 2]``.
+"""What a map of a large area takes: ``python benchmarks/large_area.py [--size 10240] [--dates 3]
+[--hosts 2]``.
 
-A simulated piece of land is repeated over the area, mirrored, as compressed Zarr. The map is made by a process of its own, or
-by worker processes of simulated hosts, each host with a folder of its own. Beside wall-clock time stands the time that
-processors worked, which other work on the machine does not lengthen.
+A simulated piece of land is repeated over the area, mirrored, as compressed Zarr. The map is made
+by a process of its own, or by worker processes of simulated hosts, each host with a folder of its
+own. Beside wall-clock time stands the time that processors worked, which other work on the machine
+does not lengthen.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ FRANCE_KM2 = 550_000
 
 
 def write_large_cube(path: Path, size: int, dates: int) -> None:
-    """A Zarr store of ``size`` x ``size`` pixels, chunk by chunk; every second repetition of the piece is mirrored."""
+    """A Zarr store of ``size`` x ``size`` pixels, chunk by chunk; every second repetition of the
+    piece is mirrored.
+    """
     side = min(size, _PIECE)
     piece, _ = simulate_cube(
         (side, side), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1))
@@ -67,7 +71,9 @@ def write_large_cube(path: Path, size: int, dates: int) -> None:
 
 
 def note_work(file: Path) -> None:
-    """Let this process write a line a window: when it was finished, its tiles, and how long it and the model worked on it."""
+    """Let this process write a line a window: when it was finished, its tiles, and how long it and
+    the model worked on it.
+    """
     from panoseg.maps import predict
 
     model = {"model_seconds": 0.0, "model_worked": 0.0}
@@ -146,7 +152,9 @@ class Watch(threading.Thread):
 
 
 def _held(root: int) -> int:
-    """Bytes of a process and its children; a page that n processes share counts 1/n in each (PSS), so that sums are right."""
+    """Bytes of a process and its children; a page that n processes share counts 1/n in each (PSS),
+    so that sums are right.
+    """
     held = 0
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(root)
@@ -234,10 +242,12 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     )
     model /= 2 * arguments.hosts or 1
     print(
-        f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates, {len(PASTIS_BANDS)} bands; {where};"
+        f"{arguments.size} pixels a side ({km2:.0f} km2), {arguments.dates} dates,"
+        f" {len(PASTIS_BANDS)} bands; {where};"
     )
     print(
-        f"weights: {arguments.weights or 'those in the package'}; images of a tile that the network sees: {arguments.views}"
+        f"weights: {arguments.weights or 'those in the package'}; images of a tile that the network"
+        f" sees: {arguments.views}"
     )
     print("| what | measured |\n|---|---|")
     print(f"| parcels | {found['parcels']} |")
@@ -247,17 +257,21 @@ def show(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
     print(f"| the model alone, as many at once | {model:.0f} s, {km2 / model:.3f} km2/s |")
     after = found["ended"] - windows[-1]["at"]
     print(
-        f"| behind the last window: joining, outlines, files | {after:.0f} s, {after / km2:.4f} s a km2 |"
+        f"| behind the last window: joining, outlines, files | {after:.0f} s, {after / km2:.4f} s a"
+        " km2 |"
     )
     print(
-        f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s, {last:.3f} s |"
+        f"| {len(windows)} windows, processor time a tile: first tenth, last tenth | {first:.3f} s,"
+        f" {last:.3f} s |"
     )
     print(f"| processor time: all, the model | {found['worked']:.0f} s, {model_worked:.0f} s |")
     print(
-        f"| everything but the model, of processor time | {1 - model_worked / found['worked']:.1%} |"
+        "| everything but the model, of processor time |"
+        f" {1 - model_worked / found['worked']:.1%} |"
     )
     print(
-        f"| {FRANCE_KM2} km2 at this rate | {FRANCE_KM2 / km2 * found['seconds'] / 86_400:.2f} days |"
+        f"| {FRANCE_KM2} km2 at this rate | {FRANCE_KM2 / km2 * found['seconds'] / 86_400:.2f}"
+        " days |"
     )
 
 

@@ -1,7 +1,8 @@
 """Patches a second that a loader delivers from a warm page cache: `python benchmarks/loader.py`.
 
-Writes patches of 43 x 10 x 128 x 128 with labels in PASTIS's layout into a temporary folder, reads them once, then times
-epochs. The main process reads one value of each memory page of a batch, as a copy to a device would.
+Writes patches of 43 x 10 x 128 x 128 with labels in PASTIS's layout into a temporary folder, reads
+them once, then times epochs. The main process reads one value of each memory page of a batch, as a
+copy to a device would.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     print(
-        f"{options.patches} patches of {DATES} x {BANDS} x {SIZE} x {SIZE} int16, batches of {options.batch_size}"
+        f"{options.patches} patches of {DATES} x {BANDS} x {SIZE} x {SIZE} int16, batches of"
+        f" {options.batch_size}"
     )
     print(
         f"{'samples':<26}"

@@ -1,8 +1,10 @@
-"""How much memory and time a large map takes: ``python benchmarks/mapping.py [--size 2048] [--dates 30]``.
+"""How much memory and time a large map takes: ``python benchmarks/mapping.py [--size 2048] [--dates
+30]``.
 
-A simulated landscape is repeated over the area, so that making the cube costs little beside mapping it. The network has its
-published size; without weights its numbers are random, which changes what is drawn and not what it costs. The map is made by a
-process of its own, whose largest memory the system tells.
+A simulated landscape is repeated over the area, so that making the cube costs little beside mapping
+it. The network has its published size; without weights its numbers are random, which changes what
+is drawn and not what it costs. The map is made by a process of its own, whose largest memory the
+system tells.
 """
 
 from __future__ import annotations
@@ -111,7 +113,8 @@ def main() -> None:
     kind = "given" if arguments.weights else "random"
     season = f"{arguments.size} x {arguments.size}, {arguments.dates} dates"
     print(
-        f"| {season} | {kind} | {peak:.2f} GiB | {seconds:.0f} s | {arguments.size**2 / seconds:.0f} |"
+        f"| {season} | {kind} | {peak:.2f} GiB | {seconds:.0f} s |"
+        f" {arguments.size**2 / seconds:.0f} |"
     )
 
 

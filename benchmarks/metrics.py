@@ -1,4 +1,5 @@
-"""Times of merging, scoring and joining, in milliseconds, best and median of many; throughput of scoring COCO's files.
+"""Times of merging, scoring and joining, in milliseconds, best and median of many; throughput of
+scoring COCO's files.
 
 python benchmarks/metrics.py --coco-pairs 1000
 """
@@ -20,16 +21,17 @@ from panoseg.classes import PASTIS
 from panoseg.metrics.confusion import confusion_matrix
 from panoseg.metrics.panoptic_quality import patch_counts
 from panoseg.metrics.tables import render_table
-from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.join import TileJoiner
-from panoseg.panoptic.merge import merge_masks, to_panoptics
+from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
 
 SIZE = 128
 
 
 def landscape(size: int, parcels: int, seed: int) -> Panoptic:
-    """About as many parcels as asked for: the cells of random points, a tenth of them background."""
+    """About as many parcels as asked for: the cells of random points, a tenth of them
+    background.
+    """
     random = np.random.default_rng(seed)
     points = random.random((parcels, 2)) * size
     rows, columns = np.mgrid[:size, :size]

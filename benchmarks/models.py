@@ -1,10 +1,12 @@
 """Speed and memory of every network on this machine's processor: ``python benchmarks/models.py``.
 
-Times are compared with the machine's own float32 matrix product, measured beside them, because a ratio means the same on any
-machine. Each is the best of several: other work on the machine only adds time. A training step counts as three forwards.
+Times are compared with the machine's own float32 matrix product, measured beside them, because a
+ratio means the same on any machine. Each is the best of several: other work on the machine only
+adds time. A training step counts as three forwards.
 
-A network's convolutions alone are its calls of convolutions, of the same shapes and layouts, one after the other with nothing
-between them. Where a network stays below two thirds of the share that they reach, the operations that take its time are named.
+A network's convolutions alone are its calls of convolutions, of the same shapes and layouts, one
+after the other with nothing between them. Where a network stays below two thirds of the share that
+they reach, the operations that take its time are named.
 """
 
 from __future__ import annotations
@@ -40,10 +42,12 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class Pass:
-    """A forward in evaluation, or a training step. seconds: its time. share: its FLOP/s over those of the matrix product.
+    """A forward in evaluation, or a training step. seconds: its time. share: its FLOP/s over those
+    of the matrix product.
 
-    alone: the share of its convolutions alone. mib: the largest memory of network, images and all that lies between, without
-    the libraries. waits_for: the operations beside convolutions that take most of its time, where it falls short.
+    alone: the share of its convolutions alone. mib: the largest memory of network, images and all
+    that lies between, without the libraries. waits_for: the operations beside convolutions that
+    take most of its time, where it falls short.
     """
 
     seconds: float
@@ -140,7 +144,9 @@ def largest_mib() -> float:
 
 
 def slowest_operations(work: Callable[[], object], count: int = 3) -> str:
-    """The share of the time of ``work`` in convolutions, and the other operations that take most of it, one percent or more."""
+    """The share of the time of ``work`` in convolutions, and the other operations that take most of
+    it, one percent or more.
+    """
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         work()
     seconds = Counter(
@@ -162,7 +168,8 @@ def slowest_operations(work: Callable[[], object], count: int = 3) -> str:
 def networks_table(names: list[str], size: int, dates: int, threads: int) -> None:
     """Print a row for each network, as soon as it is measured."""
     print(
-        f"A season of {dates} x 10 x {size} x {size}; shares of the float32 matrix product on {threads} threads.\n"
+        f"A season of {dates} x 10 x {size} x {size}; shares of the float32 matrix product on"
+        f" {threads} threads.\n"
     )
     columns = ("network", "parameters", "GFLOP", "forward", "share", "convolutions alone")
     columns += (
@@ -191,7 +198,10 @@ def networks_table(names: list[str], size: int, dates: int, threads: int) -> Non
             shares = (f"{p.seconds:.2f} s | {p.share:.0%} | {p.alone:.0%}" for p in passes.values())
             memory = f"{row.forward.mib:.0f} | {row.step.mib:.0f}"
             verdict = ", ".join(what for what, found in passes.items() if found.falls_short) or "no"
-            numbers = f"{row.parameters:,} | {row.flop / 1e9:.3g} | {' | '.join(shares)} | {memory} | {verdict}"
+            numbers = (
+                f"{row.parameters:,} | {row.flop / 1e9:.3g} | {' | '.join(shares)} | {memory} |"
+                f" {verdict}"
+            )
             print(f"| {row.title} (`{name}`) | {numbers} |", flush=True)
     print(f"\nMatrix product: {min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f} GFLOP/s.")
     print("\n".join(notes) or "None stays below its own convolutions by more than a third.")
@@ -223,7 +233,9 @@ def utae_shares(rate: float) -> list[tuple[str, str, str]]:
 
 
 def head_times() -> list[tuple[str, str, str]]:
-    """PaPs after its backbone: prediction with merging, and the loss with its gradient; 100 centres of boxes near 13 pixels."""
+    """PaPs after its backbone: prediction with merging, and the loss with its gradient; 100 centres
+    of boxes near 13 pixels.
+    """
     model = build_model(PapsConfig())
     assert isinstance(model, PaPs)
     torch.nn.init.constant_(model.size_mlp[-2].bias, 13.0)
@@ -286,7 +298,8 @@ def main() -> None:
     rate = matrix_product_rate()
     rows = [*utae_shares(rate), *head_times()]
     print(
-        f"\nOne season of {DATES} x 10 x {SIDE} x {SIDE}; float32 matrix product: {rate / 1e9:.0f} GFLOP/s.\n"
+        f"\nOne season of {DATES} x 10 x {SIDE} x {SIDE}; float32 matrix product: {rate / 1e9:.0f}"
+        " GFLOP/s.\n"
     )
     print("| what | measured | wanted |\n|---|---|---|")
     for what, measured, wanted in rows:

@@ -1,4 +1,6 @@
-"""What the benchmarks of networks share: every network with a batch of noise, and the time that work takes."""
+"""What the benchmarks of networks share: every network with a batch of noise, and the time that
+work takes.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,9 @@ NETWORKS: dict[str, ModelConfig] = {
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A network and a batch of seasons of noise, on one device. PaPs is given the zones of parcels, so that it always has as
-    many centres."""
+    """A network and a batch of seasons of noise, on one device. PaPs is given the zones of parcels,
+    so that it always has as many centres.
+    """
 
     model: nn.Module
     images_BTCHW: Tensor
@@ -111,7 +114,9 @@ def parcels(size: int, batch: int = 1, device: str = "cpu") -> CentreTargets:
 
 
 def best_seconds(work: Callable[[], object], repeats: int, longest_s: float = 10.0) -> float:
-    """The shortest of ``repeats`` runs, after one that does not count; none is begun after ``longest_s`` seconds of them."""
+    """The shortest of ``repeats`` runs, after one that does not count; none is begun after
+    ``longest_s`` seconds of them.
+    """
     work()
     times: list[float] = []
     while not times or (len(times) < repeats and sum(times) < longest_s):

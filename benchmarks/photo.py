@@ -1,10 +1,12 @@
-"""Seconds that ``panoseg photo`` takes for a photograph after loading, with ResNet-50 networks of COCO's 133 classes.
+"""Seconds that ``panoseg photo`` takes for a photograph after loading, with ResNet-50 networks of
+COCO's 133 classes.
 
     python benchmarks/photo.py IMAGE [--repeats 5] [--threads 2]
 
-Weights are drawn, which changes no number of operations: proposals, candidates and the steps of merging are of fixed number,
-and a score of 0 lets all 100 candidates be drawn. Reading, resizing, network, merging, PNG, overlay and table are all inside.
-On a machine that does other work, look at the seconds of the processor with --threads 1: two free cores need no more.
+Weights are drawn, which changes no number of operations: proposals, candidates and the steps of
+merging are of fixed number, and a score of 0 lets all 100 candidates be drawn. Reading, resizing,
+network, merging, PNG, overlay and table are all inside. On a machine that does other work, look at
+the seconds of the processor with --threads 1: two free cores need no more.
 """
 
 from __future__ import annotations
@@ -107,7 +109,9 @@ def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
 
 
 def seconds(predictor: Predictor, image: Path) -> tuple[float, float]:
-    """From the file to all results: by the clock, and of the processor, over all threads, whatever else the machine does."""
+    """From the file to all results: by the clock, and of the processor, over all threads, whatever
+    else the machine does.
+    """
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter(), time.process_time()
         segment_photographs([Source(image, "photograph")], predictor, predictor.table, Path(out))

@@ -1,11 +1,13 @@
-"""What Panoptic FPN learns on a processor alone, printed as Markdown: of simulated photographs, or of a few by heart.
+"""What Panoptic FPN learns on a processor alone, printed as Markdown: of simulated photographs, or
+of a few by heart.
 
     python benchmarks/photographs.py simulated FOLDER
     python benchmarks/photographs.py overfit FOLDER --images DIR --truth panoptic.json
 
-``simulated`` trains the experiment simulated-photographs-panoptic-fpn-r18 from drawn weights and scores it on photographs that
-no training has seen. ``overfit`` learns a few annotated photographs and scores the same ones: whether a loss that falls means a
-picture that is right. FOLDER keeps data, run and pictures; a stopped run goes on, and a finished one is only scored.
+``simulated`` trains the experiment simulated-photographs-panoptic-fpn-r18 from drawn weights and
+scores it on photographs that no training has seen. ``overfit`` learns a few annotated photographs
+and scores the same ones: whether a loss that falls means a picture that is right. FOLDER keeps
+data, run and pictures; a stopped run goes on, and a finished one is only scored.
 """
 
 from __future__ import annotations
@@ -23,8 +25,11 @@ from typing import Any
 EXPERIMENT = "simulated-photographs-panoptic-fpn-r18"
 PANOSEG = [sys.executable, "-c", "from panoseg.cli import script; script()"]
 PICTURES = 6
-COPIES = 20  # of each photograph that is learned by heart: an epoch, and its checkpoint, is then more than one step
-# By heart: no chance, and group norms, since the statistics of a batch of two images are no estimate.
+# of each photograph that is learned by heart: an epoch, and its checkpoint, is then more than one
+# step
+COPIES = 20
+# By heart: no chance, and group norms, since the statistics of a batch of two images are no
+# estimate.
 BY_HEART = {
     "batch-size": 2,
     "model.norm": "group",
@@ -77,7 +82,8 @@ def train(data: Path, run: Path, words: list[object]) -> None:
         }
         clock.write_text(json.dumps(spent))
     print(
-        f"training: {spent['minutes']:.1f} minutes, {spent['core minutes']:.1f} minutes of one core",
+        f"training: {spent['minutes']:.1f} minutes, {spent['core minutes']:.1f} minutes of one"
+        " core",
         flush=True,
     )
 
@@ -137,7 +143,9 @@ def overfit(arguments: argparse.Namespace) -> None:
 
 
 def lay_out(data: Path, images: Path, pictures: Path, truth: dict[str, Any]) -> None:
-    """Photographs and their truth in COCO's layout: once to be scored, and many times over to be learned."""
+    """Photographs and their truth in COCO's layout: once to be scored, and many times over to be
+    learned.
+    """
     for name, copies in (("val", 1), ("train", COPIES)):
         annotated = data / "annotations" / f"panoptic_{name}"
         annotated.mkdir(parents=True)

@@ -1,10 +1,13 @@
-"""A map of a real season beside a classical one: ``python benchmarks/real_season.py CUBE TRUTH --weights W``.
+"""A map of a real season beside a classical one: ``python benchmarks/real_season.py CUBE TRUTH
+--weights W``.
 
-The classical map is multi-date segmentation: the principal components of the clear dates, segmented by the graph method of
-Felzenszwalb and Huttenlocher (2004). Its parameters are tuned on the truth itself, so it shows the best that the method can do;
-the network is tuned on nothing here. Both are scored like ``panoseg compare --declared-only``.
+The classical map is multi-date segmentation: the principal components of the clear dates, segmented
+by the graph method of Felzenszwalb and Huttenlocher (2004). Its parameters are tuned on the truth
+itself, so it shows the best that the method can do; the network is tuned on nothing here. Both are
+scored like ``panoseg compare --declared-only``.
 
-``--class-map`` takes a JSON object from the truth's classes to PASTIS's, for the share of matches with the right class.
+``--class-map`` takes a JSON object from the truth's classes to PASTIS's, for the share of matches
+with the right class.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ _COMPONENTS, _SCALES, _SIGMAS, _SIZES = (
 
 
 def components_of(cube_path: Path, count: int) -> tuple[np.ndarray, object]:
-    """The first principal components of all bands of the clear dates (H x W x count, 0 to 1 or so), and the grid."""
+    """The first principal components of all bands of the clear dates (H x W x count, 0 to 1 or so),
+    and the grid.
+    """
     with reading(cube_path):
         cube = check_cube(open_cube(cube_path), PASTIS_BANDS)
         season = choose_season(cube, min_clear=_CLEAR)
@@ -112,7 +117,8 @@ def main() -> None:
         )
         agreement = "-" if own.class_agreement is None else f"{own.class_agreement:.0%}"
         print(
-            f"| {name} | {percents} | {quality.found} | {quality.missed} | {quality.invented} | {agreement} |"
+            f"| {name} | {percents} | {quality.found} | {quality.missed} | {quality.invented} |"
+            f" {agreement} |"
         )
 
 

@@ -1,9 +1,11 @@
-"""Every semantic network, trained to the same budget on one simulated dataset: a Markdown table of what each has learned.
+"""Every semantic network, trained to the same budget on one simulated dataset: a Markdown table of
+what each has learned.
 
     python benchmarks/same_budget.py FOLDER
 
-The budget is 225 steps of one size, the same windows and dates for all, far below what the published experiments spend:
-the table compares how far networks come in it, not how good they become. A stopped run goes on; FOLDER keeps data and runs.
+The budget is 225 steps of one size, the same windows and dates for all, far below what the
+published experiments spend: the table compares how far networks come in it, not how good they
+become. A stopped run goes on; FOLDER keeps data and runs.
 """
 
 from __future__ import annotations
@@ -69,7 +71,10 @@ def row(name: str, run: Path, minutes: float) -> str:
     scores = json.loads((run / "metrics.json").read_text())["test"]
     config = from_json(TrainConfig, json.loads((run / "config.json").read_text())["train"])
     parameters = sum(parameter.numel() for parameter in build_model(config.model).parameters())
-    return f"| {name} | {config.model.title} | {parameters:,} | {scores['OA']:.1f} | {scores['mIoU']:.1f} | {minutes:.1f} |"
+    return (
+        f"| {name} | {config.model.title} | {parameters:,} | {scores['OA']:.1f} |"
+        f" {scores['mIoU']:.1f} | {minutes:.1f} |"
+    )
 
 
 def main() -> None:

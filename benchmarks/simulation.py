@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/simulation.py [SEASONS]
 
-Prints the time on the wall and of the processor; the latter tells more where others share the machine.
+Prints the time on the wall and of the processor; the latter tells more where others share the
+machine.
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ def main(seasons: int = 14) -> None:
         wall.append(time.perf_counter() - started[0])
         processor.append(time.process_time() - started[1])
     print(
-        f"one season of {DATES} x 10 x {SIZE[0]} x {SIZE[1]}, {seasons} seeds, one core; goal {GOAL_S} s"
+        f"one season of {DATES} x 10 x {SIZE[0]} x {SIZE[1]}, {seasons} seeds, one core; goal"
+        f" {GOAL_S} s"
     )
     for name, seconds in (("wall", wall), ("processor", processor)):
         print(
-            f"{name:9}  median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  worst {max(seconds):.3f} s"
+            f"{name:9}  median {statistics.median(seconds):.3f} s  best {min(seconds):.3f} s  worst"
+            f" {max(seconds):.3f} s"
         )
 
 

@@ -1,4 +1,6 @@
-"""A server of the web application in a process of its own, and a browser that complains of whatever goes wrong on a page."""
+"""A server of the web application in a process of its own, and a browser that complains of whatever
+goes wrong on a page.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ _NAMELESS = """() => {
 def finished_job(
     settings: AppSettings, request: dict, make: Callable[[Path], object], owner: str = "local"
 ) -> str:
-    """A job that is done; its folder is what ``make`` makes of a path. To be called before the server has workers."""
+    """A job that is done; its folder is what ``make`` makes of a path. To be called before the
+    server has workers.
+    """
     service = Service(settings)
     id_ = uuid.uuid4().hex
     folder = settings.jobs_folder / id_
@@ -73,7 +77,9 @@ def finished_job(
 
 
 class Server:
-    """A server that runs as a person starts it. restart: ends it and starts it at the same address."""
+    """A server that runs as a person starts it. restart: ends it and starts it at the same
+    address.
+    """
 
     def __init__(
         self, folder: Path, *options: str, environment: dict[str, str] | None = None
@@ -147,7 +153,9 @@ def chromium() -> Iterator[Any]:
 
 
 class Watched:
-    """A page of a browser. wrong: errors of scripts, answers of 400 and more, addresses outside of the server."""
+    """A page of a browser. wrong: errors of scripts, answers of 400 and more, addresses outside of
+    the server.
+    """
 
     def __init__(self, browser, address: str, width: int = 1280, height: int = 820) -> None:
         self.address, self.wrong = address, []
@@ -185,7 +193,9 @@ class Watched:
         self.page.wait_for_timeout(700)
 
     def check(self) -> None:
-        """Text stands out from its ground, everything that can be pressed has a name, nothing is wider than the screen."""
+        """Text stands out from its ground, everything that can be pressed has a name, nothing is
+        wider than the screen.
+        """
         assert self.page.evaluate(_CONTRAST) == []
         assert self.page.evaluate(_NAMELESS) == []
         wide = self.page.evaluate("document.documentElement.scrollWidth - innerWidth")

@@ -1,4 +1,6 @@
-"""A finished map of 100,172 parcels, on 6004 x 6023 pixels, without a network; pictures cover its first corner."""
+"""A finished map of 100,172 parcels, on 6004 x 6023 pixels, without a network; pictures cover its
+first corner.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PARCEL_HA = SIDE**2 / 100
 
 
 def make_huge_map(small: Path, folder: Path) -> Path:
-    """A job's folder: squares of ``SIDE`` pixels, numbered from 1 by row. small: of ``app_map.make_map``, for all the rest."""
+    """A job's folder: squares of ``SIDE`` pixels, numbered from 1 by row. small: of
+    ``app_map.make_map``, for all the rest.
+    """
     shutil.copytree(
         small, folder, ignore=shutil.ignore_patterns("refined", "register.parquet", "corrections")
     )

@@ -1,4 +1,6 @@
-"""A small finished map of the web application, made without a network: four parcels on 48 x 48 pixels, six dates."""
+"""A small finished map of the web application, made without a network: four parcels on 48 x 48
+pixels, six dates.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,15 @@ WHEAT, CORN, MEADOW, BARLEY = 2, 3, 1, 4
 CLASSES = (WHEAT, CORN, MEADOW, BARLEY)
 SCORES = (0.9, 0.3, 0.6, 0.5)
 CORN_OR = {CORN: 0.71, MEADOW: 0.22, WHEAT: 0.062, BARLEY: 0.008}
-"""How likely the second parcel is of each class; of the others nobody has said, as in older maps."""
+"""How likely the second parcel is of each class; of the others nobody has said, as in older
+maps.
+"""
 
 
 def make_map(folder: Path) -> Path:
-    """A job's folder with map, layers, season and official parcels: the quarters of a square, of 5.76 ha each."""
+    """A job's folder with map, layers, season and official parcels: the quarters of a square, of
+    5.76 ha each.
+    """
     cube, _ = simulate_cube((SIDE, SIDE), 11, SimulationOptions(harvest_year=2019))
     cube = cube.isel(time=slice(None, None, max(1, cube.sizes["time"] // 6)))
     folder.mkdir(parents=True)
@@ -73,7 +79,9 @@ def _write_map(out: Path, grid: GeoBox, days: list[str]) -> None:
 
 
 def _official(grid: GeoBox) -> gpd.GeoDataFrame:
-    """The first parcel as it is, the second with another crop, and one for both lower ones that nobody declared."""
+    """The first parcel as it is, the second with another crop, and one for both lower ones that
+    nobody declared.
+    """
     import shapely
 
     def box(left: int, top: int, right: int, bottom: int) -> shapely.Polygon:

@@ -1,4 +1,6 @@
-"""A PostgreSQL server of Debian's package for the tests, in a temporary folder, reached by a socket there."""
+"""A PostgreSQL server of Debian's package for the tests, in a temporary folder, reached by a socket
+there.
+"""
 
 from __future__ import annotations
 

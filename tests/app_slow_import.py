@@ -1,4 +1,6 @@
-"""A module whose import takes as long as PANOSEG_SLOW_S says: for tests of what happens meanwhile."""
+"""A module whose import takes as long as PANOSEG_SLOW_S says: for tests of what happens
+meanwhile.
+"""
 
 import os
 import time

@@ -1,8 +1,10 @@
-"""A server or a worker of the web application whose stages are quick stand-ins: for tests of what happens around stages.
+"""A server or a worker of the web application whose stages are quick stand-ins: for tests of what
+happens around stages.
 
     python app_stand_in.py serve FOLDER PORT WORKERS LEASE      python app_stand_in.py worker FOLDER LEASE
 
-The database is that of PANOSEG_DATABASE, or the folder's. Processes of workers import this file again, and with it the stages.
+The database is that of PANOSEG_DATABASE, or the folder's. Processes of workers import this file
+again, and with it the stages.
 """
 
 from __future__ import annotations

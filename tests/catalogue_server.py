@@ -1,4 +1,6 @@
-"""A catalogue for the tests: a STAC API by rustac, and files with range requests, behind one address that can misbehave."""
+"""A catalogue for the tests: a STAC API by rustac, and files with range requests, behind one
+address that can misbehave.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil
 
 @dataclass
 class Faults:
-    """How the server misbehaves. slow_s: before each answer. statuses: of the next answers, in turn. dropped: so many of the
-    next answers end in their middle. retry_after: what statuses come with. missing, truncated: names of files. paths: which
-    answers the first four are about.
+    """How the server misbehaves. slow_s: before each answer. statuses: of the next answers, in
+    turn. dropped: so many of the next answers end in their middle. retry_after: what statuses come
+    with. missing, truncated: names of files. paths: which answers the first four are about.
     """
 
     slow_s: float = 0.0
@@ -58,7 +60,9 @@ def make_impatient(monkeypatch) -> None:
 
 
 def items_of(stac: Path, address: str, days: Sequence[str] | None = None) -> list[dict]:
-    """The items of a folder of scenes, with addresses on the server; only those of ``days`` if given."""
+    """The items of a folder of scenes, with addresses on the server; only those of ``days`` if
+    given.
+    """
     items = [json.loads(path.read_text()) for path in sorted(stac.glob("*/*.json"))]
     chosen = [item for item in items if days is None or item["properties"]["datetime"][:10] in days]
     for item in chosen:

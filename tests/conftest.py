@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Processes share the cores already; threads that wait for each other would take them away. Before torch is imported.
+    # Processes share the cores already; threads that wait for each other would take them away.
+    # Before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -37,7 +38,9 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def golden_state(golden):
-    """A function from (path of params.json, overrides) to the state dict of that golden case, as tensors."""
+    """A function from (path of params.json, overrides) to the state dict of that golden case, as
+    tensors.
+    """
     import torch
 
     spec = importlib.util.spec_from_file_location("golden_weights", golden / "weights.py")

@@ -83,7 +83,9 @@ def item(name: str, time: str, assets: dict[str, dict], properties: dict | None 
 def write_stac(
     folder: Path, days=("2019-04-01", "2019-06-01"), size: int = 32, bands=PASTIS_BANDS
 ) -> dict[str, np.ndarray]:
-    """A folder whose scenes have all bands, half of them at 20 m; gives the numbers by band, T x H x W of its own size."""
+    """A folder whose scenes have all bands, half of them at 20 m; gives the numbers by band, T x H
+    x W of its own size.
+    """
     random = np.random.default_rng(1)
     stored: dict[str, list] = {band: [] for band in bands}
     for day in days:

@@ -1,4 +1,6 @@
-"""A tiny network with random numbers, which draws parcels of a kind: for tests of all that is around a network."""
+"""A tiny network with random numbers, which draws parcels of a kind: for tests of all that is
+around a network.
+"""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ def pspnet(**options: Any) -> PspNetConfig:
 
 
 def photograph(height: int = 64, width: int = 64, squares: bool = True) -> Photograph:
-    """Sky above grass, a red square before one and a blue one before the other; the lowest rows are void."""
+    """Sky above grass, a red square before one and a blue one before the other; the lowest rows are
+    void.
+    """
     image_CHW = torch.zeros(3, height, width, dtype=torch.uint8)
     image_CHW[1] = 160
     image_CHW[2, : height // 2] = 220

@@ -1,4 +1,6 @@
-"""Trainings on simulated photographs that take seconds: a dataset of 32 x 32 pixels, and configurations of small networks."""
+"""Trainings on simulated photographs that take seconds: a dataset of 32 x 32 pixels, and
+configurations of small networks.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ def pixels(top: float, left: float, height: float, width: float) -> shapely.Poly
 
 
 def field_register(size: int = 64, square: int = 16) -> gpd.GeoDataFrame:
-    """A field in each square of ``square`` pixels, two pixels from its border; three crops in turn."""
+    """A field in each square of ``square`` pixels, two pixels from its border; three crops in
+    turn.
+    """
     corners = [(row, column) for row in range(0, size, square) for column in range(0, size, square)]
     outlines = [pixels(row + 2, column + 2, square - 4, square - 4) for row, column in corners]
     codes = [("110", "200", "MEA")[number % 3] for number in range(len(corners))]

@@ -30,7 +30,8 @@ def copy_metadata(product: Path, folder: Path) -> Path:
 def write_images(
     safe: Path, size: int = 64, seed: int = 0, ending: str = ".jp2"
 ) -> dict[str, np.ndarray]:
-    """An image for each band that the product lists, ``size`` pixels of 10 m from the tile's corner; numbers by band, finest.
+    """An image for each band that the product lists, ``size`` pixels of 10 m from the tile's
+    corner; numbers by band, finest.
 
     Numbers of a band are 1100 to 5000; SCL is vegetation with a cloud in its upper left quarter.
     """
@@ -90,7 +91,9 @@ def zip_product(safe: Path, target: Path) -> Path:
 
 
 def another_granule(safe: Path) -> None:
-    """Give a product a second granule, a copy of the first one tile to the east, as products had them until 2016."""
+    """Give a product a second granule, a copy of the first one tile to the east, as products had
+    them until 2016.
+    """
     product = (safe / PRODUCT).read_text()
     first = next(safe.glob("GRANULE/*"))
     other = first.with_name(first.name + "_2")

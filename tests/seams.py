@@ -1,4 +1,6 @@
-"""Where a map made of tiles betrays them: straight pieces of border along their lines that nothing on the land explains."""
+"""Where a map made of tiles betrays them: straight pieces of border along their lines that nothing
+on the land explains.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ SHORTEST, NEAR = 6, 2
 
 
 def tile_lines(size: int, tile: int, overlap: int) -> list[int]:
-    """The lines of a square map at which tiles begin, end, and leave pixels to the next one; line x lies before column x."""
+    """The lines of a square map at which tiles begin, end, and leave pixels to the next one; line x
+    lies before column x.
+    """
     starts = sorted(
         {own.left for block in plan_blocks(size, size, tile, overlap) for own in block.tiles}
     )
@@ -26,7 +30,9 @@ def tile_lines(size: int, tile: int, overlap: int) -> list[int]:
 def seams(
     segment_HW: np.ndarray, others: Sequence[np.ndarray], lines: Iterable[int]
 ) -> list[tuple[str, int, int, int]]:
-    """Straight pieces of border on lines, far from any border of the other maps: direction, line, first pixel and length."""
+    """Straight pieces of border on lines, far from any border of the other maps: direction, line,
+    first pixel and length.
+    """
     near_HW = maximum_filter(
         np.any([_at_borders(other_HW) for other_HW in others], axis=0), 2 * NEAR + 1
     )

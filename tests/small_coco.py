@@ -1,4 +1,6 @@
-"""Photographs of a few pixels in COCO's layout, drawn by hand: flat colours that tell class and segment."""
+"""Photographs of a few pixels in COCO's layout, drawn by hand: flat colours that tell class and
+segment.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ CLASS_OF = {CAT_ID: CAT, DOG_ID: DOG, CROWD_ID: DOG, GRASS_ID: GRASS, SKY_ID: SK
 
 
 def ids() -> np.ndarray:
-    """Sky above grass, a cat, a dog that hides a part of it, a crowd of dogs, and a strip that nobody labelled."""
+    """Sky above grass, a cat, a dog that hides a part of it, a crowd of dogs, and a strip that
+    nobody labelled.
+    """
     ids_HW = np.full((HEIGHT, WIDTH), GRASS_ID, np.int32)
     ids_HW[:10] = SKY_ID
     ids_HW[4:16, 2:14] = CAT_ID
@@ -99,7 +103,9 @@ def instance(mask_HW: np.ndarray, category: int, crowd: bool = False) -> dict[st
 def write_split(
     folder: Path, scenes: list[Scene], name: str = "train2017", categories: list | None = None
 ) -> Path:
-    """Write a split, with an instances JSON where any scene has instances; returns the dataset's folder."""
+    """Write a split, with an instances JSON where any scene has instances; returns the dataset's
+    folder.
+    """
     annotations = folder / "annotations"
     for place in (folder / name, annotations / f"panoptic_{name}"):
         place.mkdir(parents=True)

@@ -15,7 +15,9 @@ DATES = {
 
 
 def parcels(size: int = 16) -> tuple[np.ndarray, np.ndarray]:
-    """Identifiers and classes: a parcel of maize, one of meadow, one of void; the rest is background."""
+    """Identifiers and classes: a parcel of maize, one of meadow, one of void; the rest is
+    background.
+    """
     ids_HW = np.zeros((size, size), np.int32)
     classes_HW = np.zeros((size, size), np.uint8)
     for number, (rows, columns, class_id) in enumerate(
@@ -33,7 +35,9 @@ def parcels(size: int = 16) -> tuple[np.ndarray, np.ndarray]:
 def write_small_pastis(
     folder: Path, dates: dict[int, tuple[int, ...]] = DATES, size: int = 16
 ) -> Path:
-    """Patches with a value of their own in each pixel and date; fold 1, 2, .. in the order of ``dates``."""
+    """Patches with a value of their own in each pixel and date; fold 1, 2, .. in the order of
+    ``dates``.
+    """
     for name in ("DATA_S2", "ANNOTATIONS"):
         (folder / name).mkdir(parents=True)
     generator = np.random.default_rng(0)

@@ -29,7 +29,9 @@ def fields(size: int = 16) -> np.ndarray:
 
 
 def write_small_s2tsczcrop(folder: Path, patches: dict = PATCHES, size: int = 16) -> Path:
-    """Patches in which each class has its own reflectance in each band, so that a network can learn them."""
+    """Patches in which each class has its own reflectance in each band, so that a network can learn
+    them.
+    """
     generator = np.random.default_rng(0)
     colours_K10 = generator.integers(0, 4000, (15, 10))
     entries = []

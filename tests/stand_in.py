@@ -1,4 +1,6 @@
-"""A stand-in for a network: it knows a landscape and draws it a little differently in every tile, in whole numbers only."""
+"""A stand-in for a network: it knows a landscape and draws it a little differently in every tile,
+in whole numbers only.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from panoseg.panoptic.panoptic import Panoptic
 
 
 def landscape(height: int, width: int, points: int = 60, seed: int = 0) -> np.ndarray:
-    """Cells around random points, a third of them land without a parcel (0); ids from 1. int32, H x W."""
+    """Cells around random points, a third of them land without a parcel (0); ids from 1. int32, H x
+    W.
+    """
     random = np.random.default_rng(seed)
     place = random.integers(0, (height, width), (points, 2))
     rows, columns = np.mgrid[:height, :width]
@@ -23,7 +27,9 @@ def landscape(height: int, width: int, points: int = 60, seed: int = 0) -> np.nd
 
 
 class EndlessLandscape:
-    """A landscape without end that needs no memory: squares of about twelve pixels, a fifth of them no parcel."""
+    """A landscape without end that needs no memory: squares of about twelve pixels, a fifth of them
+    no parcel.
+    """
 
     def __getitem__(self, place: tuple[slice, slice]) -> np.ndarray:
         rows, columns = np.mgrid[place]
@@ -46,10 +52,11 @@ def coordinates_cube(height: int, width: int | None = None, dates: int = 2) -> x
 
 
 class StandIn:
-    """In place of ``panoseg.maps.predict.Predictor``: ``landscape`` where the images lie, with errors that depend on the tile.
+    """In place of ``panoseg.maps.predict.Predictor``: ``landscape`` where the images lie, with
+    errors that depend on the tile.
 
-    A tile forgets some parcels, moves others by a pixel and leaves crumbs; classes, probabilities and scores differ between
-    tiles.
+    A tile forgets some parcels, moves others by a pixel and leaves crumbs; classes, probabilities
+    and scores differ between tiles.
     """
 
     def __init__(self, segment_HW: np.ndarray, card) -> None:

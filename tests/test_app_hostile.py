@@ -1,4 +1,6 @@
-"""Uploads and addresses that mean harm: each refused with one clear sentence, and nothing of it kept."""
+"""Uploads and addresses that mean harm: each refused with one clear sentence, and nothing of it
+kept.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,10 @@ from panoseg.app.uploads import clean_name
 from panoseg.cube.open import open_cube
 from panoseg.errors import AppError, PanosegError, TooLargeError
 
-KML = '<?xml version="1.0"?><!DOCTYPE kml [<!ENTITY a "{}">]><kml xmlns="http://www.opengis.net/kml/2.2"><Document/></kml>'
+KML = (
+    '<?xml version="1.0"?><!DOCTYPE kml [<!ENTITY a "{}">]><kml'
+    ' xmlns="http://www.opengis.net/kml/2.2"><Document/></kml>'
+)
 
 
 def zipped(*entries: tuple[str, bytes], link: bool = False, **options) -> bytes:
@@ -76,15 +81,27 @@ HOSTILE = {
     "program": b"\x7fELF" + b"\0" * 4096,
     "shell": b"#!/bin/sh\nrm -rf /\n",
     "pickle": b"\x80\x04\x95\x1e\0\0\0\0\0\0\0\x8c\x05posix\x94\x8c\x06system\x94\x93\x94.",
-    "vrt": b'<VRTDataset rasterXSize="1" rasterYSize="1"><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>',
-    "ogr vrt": b'<OGRVRTDataSource><OGRVRTLayer name="a"><SrcDataSource>/etc/passwd</SrcDataSource></OGRVRTLayer>',
+    "vrt": (
+        b'<VRTDataset rasterXSize="1"'
+        b' rasterYSize="1"><SourceFilename>/etc/passwd</SourceFilename></VRTDataset>'
+    ),
+    "ogr vrt": (
+        b"<OGRVRTDataSource><OGRVRTLayer"
+        b' name="a"><SrcDataSource>/etc/passwd</SrcDataSource></OGRVRTLayer>'
+    ),
     "kml with entities": KML.format("b" * 100).encode(),
     "kml that reads files": KML.replace('"{}"', 'SYSTEM "file:///etc/passwd"').encode(),
     "deep json": b'{"type":' + b"[" * 200_000,
     "json of nothing": b"{}",
-    "json of a network": b'{"type": "FeatureCollection", "features": [{"geometry": {"$ref": "http://127.0.0.1/"}}]}',
-    "a stac item": b'{"type":"Feature","stac_version":"1.0.0","geometry":null,"assets":{"a":{"href":"/etc/passwd"}}}',
-    "esri json": b'{"geometryType":"esriGeometryPolygon","features":[{"geometry":{"rings":[[[0,0],[0,1],[1,1],[0,0]]]}}]}',
+    "json of a network": (
+        b'{"type": "FeatureCollection", "features": [{"geometry": {"$ref": "http://127.0.0.1/"}}]}'
+    ),
+    "a stac item": (
+        b'{"type":"Feature","stac_version":"1.0.0","geometry":null,"assets":{"a":{"href":"/etc/passwd"}}}'
+    ),
+    "esri json": (
+        b'{"geometryType":"esriGeometryPolygon","features":[{"geometry":{"rings":[[[0,0],[0,1],[1,1],[0,0]]]}}]}'
+    ),
     "a point": b'{"type": "Point", "coordinates": [3, 50]}',
     "no number": b'{"type": "Polygon", "coordinates": [[[NaN, 0], [1, 0], [1, 1], [NaN, 0]]]}',
     "no place": polygon((1e9, 0), (1e9, 1e9), (0, 1e9)),
@@ -206,10 +223,7 @@ def test_archives(tmp_path, monkeypatch):
         str(file.relative_to(tmp_path / "store"))
         for file in (tmp_path / "store").rglob("*")
         if file.is_file()
-    ) == [
-        "a/c/0/0",
-        "zarr.json",
-    ]
+    ) == ["a/c/0/0", "zarr.json"]
     with pytest.raises(TooLargeError, match="unpacks to"):
         check_archive(path, largest=5)
     monkeypatch.setattr("panoseg.app.archives.MOST_ENTRIES", 2)

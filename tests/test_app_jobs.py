@@ -1,4 +1,6 @@
-"""Jobs: each claimed by one worker, taken over when that falls silent, ended once, in turns between users."""
+"""Jobs: each claimed by one worker, taken over when that falls silent, ended once, in turns between
+users.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Workers and servers that are killed at any moment: every job ends, none twice, and each with the result that it must have."""
+"""Workers and servers that are killed at any moment: every job ends, none twice, and each with the
+result that it must have.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The pages while jobs run: a season and official parcels of one's own, failure, cancelling, a restart."""
+"""The pages while jobs run: a season and official parcels of one's own, failure, cancelling, a
+restart.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,9 @@ def official_parcels(look: Watched) -> int:
 
 
 def test_other_official_parcels_for_a_finished_map(look, place):
-    """By the list of results to the map of the test before; its job runs once more, for the comparison alone."""
+    """By the list of results to the map of the test before; its job runs once more, for the
+    comparison alone.
+    """
     three = squares((20, 20), (200, 200), (20, 300))
     gpd.GeoDataFrame({"crop": ["a", "b", "c"]}, geometry=three, crs=32631).to_crs(4326).to_file(
         place / "later.geojson"
@@ -153,7 +157,9 @@ def test_what_fails_says_why_and_can_be_tried_again(look, place):
 
 
 def test_a_job_outlives_its_tab_and_its_server(browser, look, server):
-    """A tab that is closed finds the job again; one that stays open goes on by itself when the server is back."""
+    """A tab that is closed finds the job again; one that stays open goes on by itself when the
+    server is back.
+    """
     start_sample(look, "tiny")
     look.page.wait_for_selector("li.now")
     path = look.page.url.removeprefix(server.address)

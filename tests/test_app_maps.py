@@ -1,4 +1,6 @@
-"""Results in the web application: parcels, areas, official parcels, tiles, corrections, training data."""
+"""Results in the web application: parcels, areas, official parcels, tiles, corrections, training
+data.
+"""
 
 from __future__ import annotations
 
@@ -104,8 +106,10 @@ def test_a_map_of_before_there_were_probabilities(folder):
             [name for name in table.columns if "probability" not in name and name != "second_class"]
         ]
         path.unlink()
-        write_geoparquet([old], path) if path.suffix == ".parquet" else write_geopackage(
-            [old], path
+        (
+            write_geoparquet([old], path)
+            if path.suffix == ".parquet"
+            else write_geopackage([old], path)
         )
     result = open_result(folder)
     assert result.probabilities("2") == {}
@@ -116,7 +120,10 @@ def test_a_map_of_before_there_were_probabilities(folder):
 def test_the_table_of_shares_on_the_page(made):
     parcel = parcel_of(open_result(made), "2")
     text = re.sub(r"\s*<[^>]*>\s*", " ", _shares(parcel, open_result(made)))
-    expected = "What the network takes it for Probability corn 71.0% meadow 22.0% soft winter wheat 6.2% other 0.8%"
+    expected = (
+        "What the network takes it for Probability corn 71.0% meadow 22.0% soft winter wheat 6.2%"
+        " other 0.8%"
+    )
     assert " ".join(text.split()) == expected
     assert "Pixels inside its outline" in _shares(
         parcel_of(open_result(made), "1"), open_result(made)

@@ -1,4 +1,5 @@
-"""The pages in a real browser: a finished map and photograph, and the way of a person from nothing to parcels.
+"""The pages in a real browser: a finished map and photograph, and the way of a person from nothing
+to parcels.
 
 What each looks like is kept in out/screenshots.
 """
@@ -318,7 +319,9 @@ def test_what_went_wrong_unforeseen_is_said(look, jobs):
 
 
 def test_a_parcel_stays_chosen_for_its_correction(seen, jobs):
-    """Whoever looks at a parcel and finds it wrong need not look for it again; neighbours are joined by number too."""
+    """Whoever looks at a parcel and finds it wrong need not look for it again; neighbours are
+    joined by number too.
+    """
     click_place(seen, jobs, 12, 12)
     seen.page.wait_for_selector("h2:has-text('soft winter wheat')")
     seen.page.get_by_role("tab", name="Correct").click()
@@ -334,7 +337,9 @@ def test_a_parcel_stays_chosen_for_its_correction(seen, jobs):
 
 
 def test_a_map_of_a_hundred_thousand_parcels(look, jobs):
-    """It opens, draws tiles at every depth, hides a crop, and tells of a parcel by click and by number."""
+    """It opens, draws tiles at every depth, hides a crop, and tells of a parcel by click and by
+    number.
+    """
     look.goto(f"/jobs/{jobs[4]}/map")
     look.page.wait_for_selector(f"text={app_huge.COUNT:,} parcels")
     look.page.wait_for_selector("text=A large map")
@@ -589,7 +594,9 @@ def _open_as_a_stranger(browser, address: str, link: str, job: str) -> None:
 
 
 def test_the_first_result_of_a_person(browser, tmp_path):
-    """From the command to parcels on the screen: two minutes on two cores that have nothing else to do."""
+    """From the command to parcels on the screen: two minutes on two cores that have nothing else to
+    do.
+    """
     began = time.monotonic()
     with serving(tmp_path / "app") as address:
         look = Watched(browser, address)
@@ -638,7 +645,9 @@ def test_an_empty_server(browser, tmp_path):
 
 
 def test_a_real_season_from_a_catalogue(browser, tmp_path):
-    """A place in Flanders by its coordinates, its scenes and their clouds before the start, and its parcels."""
+    """A place in Flanders by its coordinates, its scenes and their clouds before the start, and its
+    parcels.
+    """
     stac = Path(__file__).resolve().parents[2] / "shared" / "data" / "flanders-2019" / "stac"
     if RUSTAC is None or not stac.is_dir():
         pytest.skip("rustac or the real season is missing")

@@ -1,4 +1,6 @@
-"""The published network for photographs: where torchvision would look for it, and what is said of it before it is needed."""
+"""The published network for photographs: where torchvision would look for it, and what is said of
+it before it is needed.
+"""
 
 from __future__ import annotations
 

@@ -75,7 +75,9 @@ def test_a_tile_is_sent_once(server, ada):
 
 
 def test_tiles_do_not_wait_for_clicks(server, ada, place, monkeypatch):
-    """However many people ask what takes long: more than the server has threads for all other requests."""
+    """However many people ask what takes long: more than the server has threads for all other
+    requests.
+    """
     root, go = f"/api/jobs/{server[1]}", threading.Event()
     monkeypatch.setattr(result_api, "parcel_at", lambda *of: go.wait(60) and None)
     with ada, ThreadPoolExecutor(60) as pool:

@@ -1,4 +1,6 @@
-"""Whatever the description of the API allows, and what it does not, no answer is a failure of the server."""
+"""Whatever the description of the API allows, and what it does not, no answer is a failure of the
+server.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Colours of the pages: those of the style sheet are the ones that are checked, and text stands out."""
+"""Colours of the pages: those of the style sheet are the ones that are checked, and text stands
+out.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What tiles are made of: pieces of rasters, sheets of outlines, bounded caches, and whose turn it is."""
+"""What tiles are made of: pieces of rasters, sheets of outlines, bounded caches, and whose turn it
+is.
+"""
 
 from __future__ import annotations
 
@@ -88,13 +90,17 @@ def exact(values, request):
     [(350, 300, 13), (515, 510, 14), (5, 5, 14), (500, 300, 16), (350, 300, 18)],
 )
 def test_a_raster_lies_in_a_tile_where_its_pixels_are(raster, values, column, row, zoom):
-    """Random neighbours: half a pixel off, and one in 256 would be right. At pixels' borders both roundings are right."""
+    """Random neighbours: half a pixel off, and one in 256 would be right. At pixels' borders both
+    roundings are right.
+    """
     request = tile_over(column, row, zoom)
     assert (laid(raster, request) == exact(values, request)).mean() > 0.97
 
 
 def test_from_afar_little_is_read(raster):
-    """Of a tile the raster's own share alone is warped: the world in pixels of ten metres would not end here."""
+    """Of a tile the raster's own share alone is warped: the world in pixels of ten metres would not
+    end here.
+    """
     for zoom in (0, 3, 8, 11):
         found = read_tile(raster, tile_over(350, 300, zoom).box)
         assert zoom < 8 or (found > 0).any(), "smaller than a pixel it may lie between two"

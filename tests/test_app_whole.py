@@ -1,4 +1,6 @@
-"""The web application as its command starts it: jobs with their real stages, from a terminal's client and over the API."""
+"""The web application as its command starts it: jobs with their real stages, from a terminal's
+client and over the API.
+"""
 
 from __future__ import annotations
 
@@ -317,7 +319,9 @@ def test_a_photograph(server, place):
 
 
 def start_dask(place: Path, *words: object) -> subprocess.Popen:
-    """A part of a cluster, in a folder of its own, so that it finds what it is told by whole paths alone."""
+    """A part of a cluster, in a folder of its own, so that it finds what it is told by whole paths
+    alone.
+    """
     command = [sys.executable, "-m", *map(str, words), "--no-dashboard"]
     return subprocess.Popen(
         command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

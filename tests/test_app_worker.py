@@ -1,4 +1,6 @@
-"""Workers and the processes of jobs without a server: whatever is killed, full or away, a job ends once, with its result."""
+"""Workers and the processes of jobs without a server: whatever is killed, full or away, a job ends
+once, with its result.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +130,9 @@ def begun(place: Place, id: str) -> None:
 
 
 def test_no_job_waits_for_imports(tmp_path):
-    """What a worker imports first takes longer than a lease here; no job is in hand meanwhile, so that none is taken over."""
+    """What a worker imports first takes longer than a lease here; no job is in hand meanwhile, so
+    that none is taken over.
+    """
     place = Place(tmp_path, lease=8)
     try:
         id = place.submit()

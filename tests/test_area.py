@@ -93,7 +93,10 @@ def test_every_format_gives_the_same_land(files, name):
 def kml(*boundaries: str) -> str:
     """A KML of one polygon."""
     polygon = "".join(boundaries)
-    return f'<kml xmlns="http://www.opengis.net/kml/2.2"><Placemark><Polygon>{polygon}</Polygon></Placemark></kml>'
+    return (
+        "<kml"
+        f' xmlns="http://www.opengis.net/kml/2.2"><Placemark><Polygon>{polygon}</Polygon></Placemark></kml>'
+    )
 
 
 def boundary(kind: str, *boxes) -> str:

@@ -265,7 +265,9 @@ def figures(monkeypatch):
 
 @pytest.fixture
 def figure(figures):
-    """The figure of a parcel of four pixels on five dates, two of one day, of which the third is in cloud."""
+    """The figure of a parcel of four pixels on five dates, two of one day, of which the third is in
+    cloud.
+    """
     images = torch.full((5, 10, 4, 4), 400)
     images[:, 6] = torch.tensor([1000, 2000, 400, 3000, 3600])[:, None, None]
     images[2, 0] = 5000

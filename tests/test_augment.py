@@ -20,7 +20,9 @@ DATES, SIZE = 6, 12
 
 
 def traceable(size: tuple[int, int] = (SIZE, SIZE), kind: type = np.int16) -> Sample:
-    """A sample whose value tells date (thousands), band (bands 0 and 1) and pixel; classes and parcels follow the pixel."""
+    """A sample whose value tells date (thousands), band (bands 0 and 1) and pixel; classes and
+    parcels follow the pixel.
+    """
     pixel_HW = np.arange(size[0] * size[1]).reshape(size)
     images_TCHW = (
         1000 * np.arange(DATES)[:, None, None, None] + pixel_HW + np.array([0, 200])[:, None, None]
@@ -153,7 +155,9 @@ def test_images_keep_their_dates():
 
 
 def test_date_dropout():
-    """Each date is left out with the probability, by itself, together with its image; one stays where all would go."""
+    """Each date is left out with the probability, by itself, together with its image; one stays
+    where all would go.
+    """
     kept = np.zeros((400, DATES), bool)
     for seed in range(len(kept)):
         augmented = augment(traceable(), AugmentationConfig(date_dropout=0.3), generator(seed))
@@ -352,7 +356,9 @@ def test_the_sample_itself_is_not_changed(seed, config):
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, COMBINATIONS)
 def test_a_batch_says_which_dates_are_left(seed, config):
-    """The mask of a batch of augmented samples counts their dates, and all that it leaves out is zero."""
+    """The mask of a batch of augmented samples counts their dates, and all that it leaves out is
+    zero.
+    """
     samples = [augment(traceable(), config, generator(seed + number)) for number in range(2)]
     batch = collate(samples)
     assert batch.valid_BT.sum(1).tolist() == [len(sample.days_T) for sample in samples]
@@ -375,7 +381,9 @@ def test_without_labels():
 
 
 def test_only_the_window_is_read(tmp_path):
-    """What lies outside the chosen dates and window is not needed: a sparse file far larger than memory is augmented."""
+    """What lies outside the chosen dates and window is not needed: a sparse file far larger than
+    memory is augmented.
+    """
     path = tmp_path / "images.bin"
     shape = (40, 10, 16000, 16000)
     with path.open("wb") as file:

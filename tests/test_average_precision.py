@@ -1,4 +1,6 @@
-"""Average precision, matched image by image, equals pycocotools on whole files; crowds, sizes and absent classes."""
+"""Average precision, matched image by image, equals pycocotools on whole files; crowds, sizes and
+absent classes.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def row(mask_HW: np.ndarray, class_id: int, **more) -> dict:
 
 
 def random_images(images: int = 12) -> dict[int, tuple[list[dict], list[dict]]]:
-    """Truth and predictions of some images: shifted truth, wrong classes, inventions, and crowds."""
+    """Truth and predictions of some images: shifted truth, wrong classes, inventions, and
+    crowds.
+    """
     generator = np.random.default_rng(3)
     made = {}
     for image in range(images):

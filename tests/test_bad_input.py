@@ -1,4 +1,6 @@
-"""What a user's hands can break, and the one line that says so: options, checkpoints, logs, files of other origins."""
+"""What a user's hands can break, and the one line that says so: options, checkpoints, logs, files
+of other origins.
+"""
 
 from __future__ import annotations
 

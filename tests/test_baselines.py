@@ -1,4 +1,6 @@
-"""U-Net 3D, the recurrent networks, and PaPs on each: the published outputs, each option, and what padding must not change."""
+"""U-Net 3D, the recurrent networks, and PaPs on each: the published outputs, each option, and what
+padding must not change.
+"""
 
 from __future__ import annotations
 
@@ -185,7 +187,9 @@ def test_more_padding_changes_nothing_in_a_recurrence(name):
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_running_over_padding_reads_blank_dates_as_published(name):
-    """The recurrences get every date, and zeros for the padded ones; without the option they stop before."""
+    """The recurrences get every date, and zeros for the padded ones; without the option they stop
+    before.
+    """
     config, (images, days, valid) = SMALL[name], season()
     seen = {}
     for over in (False, True):

@@ -1,4 +1,6 @@
-"""Scenes -> a cube on disk: zones, days, mosaics, masks and offsets, on small made scenes; windows change nothing."""
+"""Scenes -> a cube on disk: zones, days, mosaics, masks and offsets, on small made scenes; windows
+change nothing.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +136,9 @@ def test_an_area_over_two_zones_is_one_grid(tmp_path):
 
 @pytest.mark.parametrize(("epsg", "left"), [(32601, 499_000.0), (32660, 500_000.0), (32631, LEFT)])
 def test_a_pass_is_one_day_wherever_it_is(tmp_path, epsg, left):
-    """Two tiles of a pass at 10:30 of the sun's time; near the date line midnight in UTC may lie between them."""
+    """Two tiles of a pass at 10:30 of the sun's time; near the date line midnight in UTC may lie
+    between them.
+    """
     hours = {32601: 10.5 + 12 - 0.2, 32660: 24 + 10.5 - 11.8, 32631: 10.5}[epsg]
     grid = GeoBox((SIDE, SIDE), Affine(10, 0, left, 0, -10, TOP), f"EPSG:{epsg}")
     times = [f"2019-05-01T{int(hours):02d}:{minute}" for minute in ("01", "59")]
@@ -163,7 +167,9 @@ def test_midnight_in_utc_parts_no_pass(tmp_path):
 
 
 def test_each_scene_has_its_own_offset_and_doubtful_ones_are_looked_at(tmp_path):
-    """The same land as 1000 more, said rightly; and said wrongly where the numbers show that it was taken off."""
+    """The same land as 1000 more, said rightly; and said wrongly where the numbers show that it was
+    taken off.
+    """
     land_HW = random_HW(5) // 8 + 100  # dark enough to show it
     with_offset = Radiometry(1e-4, -0.1, 0.0)
     doubtful = Radiometry(1e-4, -0.1, 0.0, doubtful=True)
@@ -194,7 +200,9 @@ def test_noise_below_zero_survives_and_glints_are_cut(tmp_path):
 
 
 def test_no_reflectance_is_not_no_data(tmp_path):
-    """0 means no data in a cube: what has none, exactly or rounded, has the least; what no date shows stays missing."""
+    """0 means no data in a cube: what has none, exactly or rounded, has the least; what no date
+    shows stays missing.
+    """
     values_HW = np.full((SIDE, SIDE), 3000)
     values_HW[0, :4] = 1000, 0, 999, 1001
     meaning = Radiometry(1e-4, -0.1, 0.0)
@@ -242,7 +250,9 @@ def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
 
 
 def test_what_stands_behind_a_line_that_was_cut_off_is_not_known(tmp_path):
-    """A window that was made without a scene must not stay where the word that the scene was left out is lost."""
+    """A window that was made without a scene must not stay where the word that the scene was left
+    out is lost.
+    """
     journal = store.Journal(tmp_path)
     journal.add("look", day="2019-05-01", shares={"clear": 1.0})
     with journal.path.open("a") as file:
@@ -268,7 +278,8 @@ def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
     report = build_cube(scenes, GRID, tmp_path / "a.zarr", options, outline(corner), bands=BANDS)
     seen_HW = numbers(tmp_path / "a.zarr")["B02"].notnull().values[0]
     expected_HW = np.zeros((SIDE, SIDE), bool)
-    # 8 pixels and a margin of 10 reach the windows beside the first, and not round the corner to the one across.
+    # 8 pixels and a margin of 10 reach the windows beside the first, and not round the corner to
+    # the one across.
     expected_HW[:32, :16] = expected_HW[:16, :32] = True
     np.testing.assert_array_equal(seen_HW, expected_HW)
     assert report.clear == (1.0, 1.0)
@@ -279,7 +290,9 @@ def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
 
 
 def test_a_cube_of_two_fields_may_have_nothing_in_its_middle(tmp_path, monkeypatch):
-    """The land between them is not fetched; the scale of a cube of ours is known without a look at it."""
+    """The land between them is not fetched; the scale of a cube of ours is known without a look at
+    it.
+    """
     monkeypatch.setattr(store, "_CHUNK", 16)
     monkeypatch.setattr(dates, "_WINDOW", 16)
     grid = GeoBox((128, 128), GRID.affine, GRID.crs)
@@ -349,7 +362,10 @@ def test_files_of_other_kinds_cost_their_scene(tmp_path):
         scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day)) for day in (1, 2, 3, 4)
     ]
     secret = raster(tmp_path / "secret.tif", random_HW(9))
-    virtual = f'<VRTDataset rasterXSize="48" rasterYSize="48"><VRTRasterBand band="1"><SimpleSource><SourceFilename>{secret}'
+    virtual = (
+        '<VRTDataset rasterXSize="48" rasterYSize="48"><VRTRasterBand'
+        f' band="1"><SimpleSource><SourceFilename>{secret}'
+    )
     (tmp_path / "s1" / "B02.tif").write_text(
         virtual + "</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
     )
@@ -391,7 +407,9 @@ def test_a_small_file_whose_one_block_would_fill_memory_costs_its_scene(tmp_path
 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
-    """A network that is gone stops the work, and no scene is given up for it, those that other threads are at neither."""
+    """A network that is gone stops the work, and no scene is given up for it, those that other
+    threads are at neither.
+    """
     days = range(1, 21)
     scenes = [
         scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days
@@ -413,7 +431,9 @@ def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
 
 
 def test_scenes_that_are_gone_stop_the_work_once_and_others_each_time(tmp_path):
-    """Twelve in a row: the next start leaves out those whose files are not there, and stops for those that are unreadable."""
+    """Twelve in a row: the next start leaves out those whose files are not there, and stops for
+    those that are unreadable.
+    """
     days = range(1, 16)
     scenes = [
         scene(tmp_path, f"s{day:02d}", f"2019-05-{day:02d}T10:00", random_HW(day)) for day in days
@@ -434,7 +454,9 @@ def test_scenes_that_are_gone_stop_the_work_once_and_others_each_time(tmp_path):
 
 
 def test_a_scene_that_fails_when_its_date_is_looked_at_again_leaves_no_pixel(tmp_path, monkeypatch):
-    """Of one day the first scene lacks a file; the second can be read at first and no more, the third always."""
+    """Of one day the first scene lacks a file; the second can be read at first and no more, the
+    third always.
+    """
     scenes = [
         scene(tmp_path, f"s{place}", "2019-05-01T10:00", random_HW(place), baseline=9.0 - place)
         for place in range(3)

@@ -1,4 +1,6 @@
-"""Catalogues: searched month by month with patience, saved before pixels are read; their addresses signed and opened."""
+"""Catalogues: searched month by month with patience, saved before pixels are read; their addresses
+signed and opened.
+"""
 
 from __future__ import annotations
 

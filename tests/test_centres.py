@@ -26,7 +26,8 @@ CLASSES = np.where(TWO_PARCELS == 4, 2, np.where(TWO_PARCELS == 9, 7, 0))
 
 def test_by_hand():
     targets = centre_targets(TWO_PARCELS, CLASSES)
-    # Parcel 4 with its margin spans rows and columns 0..3: centre (1, 1), 3 x 3. Parcel 9 spans rows 1..3, columns 3..4.
+    # Parcel 4 with its margin spans rows and columns 0..3: centre (1, 1), 3 x 3. Parcel 9 spans
+    # rows 1..3, columns 3..4.
     assert targets.heatmap_HW[1, 1] == 1
     assert targets.heatmap_HW[2, 3] == 1
     assert (targets.heatmap_HW == 1).sum() == 2

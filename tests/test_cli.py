@@ -1,4 +1,6 @@
-"""The command line: help without heavy imports, and mistakes that end in one line, code 2 and nothing half-written."""
+"""The command line: help without heavy imports, and mistakes that end in one line, code 2 and
+nothing half-written.
+"""
 
 from __future__ import annotations
 
@@ -225,7 +227,10 @@ def test_weights_that_are_none(capsys, data, tmp_path):
 
 
 def test_a_pipe_that_closes_early_ends_without_a_traceback():
-    command = f"{sys.executable} -c 'from panoseg.cli import script; script()' experiments pastis-utae | head -1"
+    command = (
+        f"{sys.executable} -c 'from panoseg.cli import script; script()' experiments pastis-utae |"
+        " head -1"
+    )
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=120)
     assert done.stdout.count("\n") == 1
     assert "Traceback" not in done.stderr

@@ -1,4 +1,6 @@
-"""Photographs in COCO's layout become samples: labels follow the picture, crowds are void, bad files are one line."""
+"""Photographs in COCO's layout become samples: labels follow the picture, crowds are void, bad
+files are one line.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def test_a_photograph_without_any_segment(tmp_path):
 
 
 def test_instances_may_overlap(tmp_path):
-    """The instances JSON holds whole animals, also what the panoptic picture gives to another; polygons are drawn."""
+    """The instances JSON holds whole animals, also what the panoptic picture gives to another;
+    polygons are drawn.
+    """
     cat, dog = np.zeros((2, HEIGHT, WIDTH), bool)
     cat[4:16, 2:14], dog[10:20, 8:22] = True, True
     polygon = {
@@ -133,7 +137,9 @@ def test_instances_may_overlap(tmp_path):
 
 
 def test_areas_of_detections_are_those_that_the_file_states(tmp_path):
-    """COCO's own are of polygons before they were drawn, and published scores tell sizes by them."""
+    """COCO's own are of polygons before they were drawn, and published scores tell sizes by
+    them.
+    """
     row = {**instance(IDS == CAT_ID, CAT), "area": 77.25}
     assert opened(tmp_path, [Scene(1, instances=[row])]).detections(0)[0]["area"] == 77.25
 
@@ -235,7 +241,9 @@ def test_a_zip_that_was_not_unpacked_is_said(tmp_path):
 
 
 def test_the_real_sample(real_data):
-    """Two annotated images of COCO, with crowds and 133 classes; the sample's files lie where they were published."""
+    """Two annotated images of COCO, with crowds and 133 classes; the sample's files lie where they
+    were published.
+    """
     sample = real_data / "coco-sample"
     files = CocoFiles(
         sample / "input_images", sample / "panoptic_examples.json", sample / "panoptic_examples"
@@ -255,7 +263,9 @@ def test_the_real_sample(real_data):
 
 
 def agree(one):
-    """Whether all parts of a sample show the same view: the image's flat colours tell the segment of each pixel."""
+    """Whether all parts of a sample show the same view: the image's flat colours tell the segment
+    of each pixel.
+    """
     image_HW3, classes_HW = one.image_CHW.permute(1, 2, 0).numpy(), one.classes_HW.numpy()
     flat_HW = np.zeros(classes_HW.shape, bool)
     for id_ in (*CLASS_OF, 0):

@@ -1,4 +1,6 @@
-"""The COCO panoptic format: what is written is read again, and what contradicts itself is refused in one line."""
+"""The COCO panoptic format: what is written is read again, and what contradicts itself is refused
+in one line.
+"""
 
 from __future__ import annotations
 

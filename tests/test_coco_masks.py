@@ -1,4 +1,6 @@
-"""Masks of COCO's files: equal to the library that everybody uses, and safe where that one is not."""
+"""Masks of COCO's files: equal to the library that everybody uses, and safe where that one is
+not.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""``panoseg coco``: equal to the published tools on their golden cases, and one line for whatever is wrong with an image."""
+"""``panoseg coco``: equal to the published tools on their golden cases, and one line for whatever
+is wrong with an image.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def change(path, edit) -> None:
 
 
 def picture(seed: int) -> Panoptic:
-    """Blocks of a few pixels, some void: two segments of each thing class, one of each stuff class."""
+    """Blocks of a few pixels, some void: two segments of each thing class, one of each stuff
+    class.
+    """
     random = np.random.default_rng(seed)
     raster = random.integers(0, 7, (SIZE[0] // 2, SIZE[1] // 2)).repeat(2, 0).repeat(2, 1)
     raster.ravel()[:6] = range(1, 7)
@@ -61,7 +65,8 @@ def truth(tmp_path):
     return path
 
 
-# ---------------------------------------------------------------------------------------------------------------- evaluate
+# ----------------------------------------------------------------------------------------------------------------
+# evaluate
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -305,7 +310,8 @@ def test_a_file_that_is_none_ends_in_one_line(truth, tmp_path, capsys, text):
     assert str(bad) in line
 
 
-# ------------------------------------------------------------------------------------------------------------------- merge
+# -------------------------------------------------------------------------------------------------------------------
+# merge
 
 
 @pytest.mark.parametrize(
@@ -447,9 +453,10 @@ def test_only_the_images_that_are_listed_are_merged(predictions, tmp_path, capsy
         == 0
     )
     merged = CocoAnnotations.open(tmp_path / "two" / "panoptic.json")
-    assert [len(each.picture.segments) for each in merged] == [2, 0], (
-        "without predictions an image is void"
-    )
+    assert [len(each.picture.segments) for each in merged] == [
+        2,
+        0,
+    ], "without predictions an image is void"
 
 
 def test_a_class_of_stuff_that_is_listed_twice_is_one_segment(predictions, tmp_path):
@@ -615,7 +622,8 @@ def test_colours_are_found_however_many_are_taken():
     assert len({0, *ids}) == 33001
 
 
-# ----------------------------------------------------------------------------------------------------------------- convert
+# -----------------------------------------------------------------------------------------------------------------
+# convert
 
 
 @pytest.fixture
@@ -984,7 +992,8 @@ def test_more_segments_than_a_byte_can_number_are_refused(tmp_path):
         convert_coco(tmp_path / "truth.json", "two-channel", tmp_path / "out")
 
 
-# -------------------------------------------------------------------------------------------------------------------- fuzz
+# --------------------------------------------------------------------------------------------------------------------
+# fuzz
 
 
 json_values = st.recursive(
@@ -1072,7 +1081,8 @@ def test_whatever_stands_in_a_file_a_tool_ends_with_a_result_or_in_lines(
         assert bool(said.strip()) or code == 0
 
 
-# --------------------------------------------------------------------------------------------------------- over processes
+# ---------------------------------------------------------------------------------------------------------
+# over processes
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -1097,7 +1107,9 @@ def test_only_a_few_images_are_under_way(monkeypatch):
 
 
 def test_few_large_jobs_keep_all_processes_busy(monkeypatch):
-    """A shard is a job of minutes: eight of them in a row would leave most processes without any."""
+    """A shard is a job of minutes: eight of them in a row would leave most processes without
+    any.
+    """
     chunks = []
 
     class Pool:

@@ -1,4 +1,6 @@
-"""compose.yaml, checked as far as that goes without an engine: its commands parse, its parts fit, and it holds no secret."""
+"""compose.yaml, checked as far as that goes without an engine: its commands parse, its parts fit,
+and it holds no secret.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def test_the_image_can_do_what_is_asked_of_it():
 
 
 def test_the_server_is_healthy_where_it_is_asked(monkeypatch):
-    """The health check asks the very address and path, by a name that the guard of hosts lets in."""
+    """The health check asks the very address and path, by a name that the guard of hosts lets
+    in.
+    """
     from panoseg.app.security import Guard
 
     server = given("app", monkeypatch)

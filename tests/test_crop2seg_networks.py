@@ -1,4 +1,6 @@
-"""Crop2Seg's networks: the published outputs, each option, and what padding, order and dates must or must not change."""
+"""Crop2Seg's networks: the published outputs, each option, and what padding, order and dates must
+or must not change.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ def arguments(case: dict) -> dict:
 
 
 class Golden:
-    """A golden case: the network that its arguments ask for with its weights, its arrays, and the batch."""
+    """A golden case: the network that its arguments ask for with its weights, its arrays, and the
+    batch.
+    """
 
     def __init__(self, golden, golden_state, name: str) -> None:
         folder = golden / "crop2seg"
@@ -162,7 +166,9 @@ def test_scores_boundaries_and_attention_equal_the_published_ones(golden, golden
 
 @pytest.fixture
 def one_thread():
-    """Sums of one order: three values before a ReLU lie within 5e-6 of zero, and fall on either side with two threads."""
+    """Sums of one order: three values before a ReLU lie within 5e-6 of zero, and fall on either
+    side with two threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -295,7 +301,8 @@ def test_the_reference_date_follows_from_the_data_and_moves_the_day_of_the_year(
 def test_relative_days_are_looked_up_as_released(name):
     images, days, valid = season()
     model = small_model(replace(SMALL[name], dates="both", relative_as_day_of_year=True))
-    # The calendar repeats itself after 146 097 days, and all of these days lie beyond the table, whose last vector they take.
+    # The calendar repeats itself after 146 097 days, and all of these days lie beyond the table,
+    # whose last vector they take.
     beyond, further = (scores(model, images, days + cycles * 146_097, valid) for cycles in (1, 2))
     torch.testing.assert_close(beyond, further)
     assert (scores(model, images, days, valid) - beyond).abs().max() > 1e-6

@@ -83,7 +83,9 @@ def test_a_truncated_zarr_is_one_line(tmp_path, name):
 @pytest.mark.parametrize("form", [2, 3])
 @pytest.mark.parametrize("kept", [3, 100, -1])
 def test_chunks_of_blosc_are_read_to_their_end_alone(tmp_path, form, kept):
-    """Noise is stored as it is: behind a chunk that was cut off other memory would be read, and no error raised."""
+    """Noise is stored as it is: behind a chunk that was cut off other memory would be read, and no
+    error raised.
+    """
     cube, path = make_cube(16), tmp_path / "cube.zarr"
     cube["B02"][:] = np.random.default_rng(0).integers(1, 9000, cube["B02"].shape)
     compressors = {2: Blosc(), 3: BloscCodec()}

@@ -1,4 +1,6 @@
-"""panoseg cube against a real catalogue: equal to the published cube, whatever the network does; every option; every kill."""
+"""panoseg cube against a real catalogue: equal to the published cube, whatever the network does;
+every option; every kill.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def truth(real_data):
 
 @pytest.fixture(scope="module")
 def server(stac, tmp_path_factory):
-    """A catalogue of three scenes that works; files are asked once by GDAL, so faults take a server of their own."""
+    """A catalogue of three scenes that works; files are asked once by GDAL, so faults take a server
+    of their own.
+    """
     with serve(stac, tmp_path_factory.mktemp("api"), DAYS) as running:
         yield running
 
@@ -72,7 +76,10 @@ def server(stac, tmp_path_factory):
 def fetch(server, folder: Path, *words: object, box=LAND, margin=0, code=0) -> Path:
     """Run panoseg cube; gives the store."""
     area, out = outline(folder / "farm.geojson", box), folder / "season.zarr"
-    arguments = f"cube --area {area} --out {out} --catalog {server.url} {SPRING} --threads 4 --margin-m {margin}".split()
+    arguments = (
+        f"cube --area {area} --out {out} --catalog {server.url} {SPRING} --threads 4 --margin-m"
+        f" {margin}".split()
+    )
     assert main([*arguments, *map(str, words)]) == code
     return out
 
@@ -114,7 +121,10 @@ def test_all_dates_of_a_season(stac, truth, tmp_path):
     """Every scene of the folder, clouds included, within one harvest year."""
     with serve(stac, tmp_path) as running:
         area = outline(tmp_path / "farm.geojson")
-        words = f"cube --area {area} --out {tmp_path / 's.zarr'} --catalog {running.url} --season 2019 --margin-m 0 --min-clear 0"
+        words = (
+            f"cube --area {area} --out {tmp_path / 's.zarr'} --catalog {running.url} --season 2019"
+            " --margin-m 0 --min-clear 0"
+        )
         assert main(words.split()) == 0
     cube = numbers(tmp_path / "s.zarr")
     assert cube.sizes["time"] == 24
@@ -244,7 +254,10 @@ def test_a_season_that_goes_on_is_searched_until_today_and_days_are_those_of_the
 def test_names_with_dots_have_lists_of_their_own(server, tmp_path):
     for year, span in (("2018", "--from 2019-03-01 --to 2019-04-01"), ("2019", SPRING)):
         area = outline(tmp_path / "farm.geojson")
-        words = f"cube --area {area} --out {tmp_path}/farm.{year} --catalog {server.url} {span} --margin-m 0"
+        words = (
+            f"cube --area {area} --out {tmp_path}/farm.{year} --catalog {server.url} {span}"
+            " --margin-m 0"
+        )
         assert main(words.split()) == 0
     assert {"farm.2018.scenes.json", "farm.2019.scenes.json"} <= {
         path.name for path in tmp_path.iterdir()
@@ -340,8 +353,8 @@ def test_a_missing_and_a_truncated_file_cost_their_scenes_and_are_named(
     assert_equal(cube, truth)
     said = capsys.readouterr()
     assert (
-        f"left out: scene {scene(DAYS[0])} of {DAYS[0]}: B05 cannot be read (HTTP response code: 404)"
-        in said.err
+        f"left out: scene {scene(DAYS[0])} of {DAYS[0]}: B05 cannot be read (HTTP response code:"
+        " 404)" in said.err
     )
     assert f"left out: scene {scene(DAYS[1])}: B8A cannot be read" in said.out
     report = report_of(open_cube(path), path)
@@ -350,7 +363,9 @@ def test_a_missing_and_a_truncated_file_cost_their_scenes_and_are_named(
 
 
 def test_the_other_scene_of_the_day_steps_in(stac, truth, tmp_path):
-    """Two items of one acquisition: the newer processing is read; where it is damaged, the older."""
+    """Two items of one acquisition: the newer processing is read; where it is damaged, the
+    older.
+    """
 
     def twice(items):
         for original in list(items):
@@ -435,7 +450,10 @@ def test_masks_are_an_option_and_reach_around_what_they_mask(cloudy, truth, tmp_
 def test_dates_are_chosen_by_what_they_show(stac, tmp_path, capsys):
     with serve(stac, tmp_path) as running:
         area = outline(tmp_path / "farm.geojson")
-        words = f"cube --area {area} --catalog {running.url} --from 2019-07-01 --to 2019-09-01 --margin-m 0"
+        words = (
+            f"cube --area {area} --catalog {running.url} --from 2019-07-01 --to 2019-09-01"
+            " --margin-m 0"
+        )
         assert main([*words.split(), "--out", str(tmp_path / "a.zarr"), "--min-clear", "0.5"]) == 0
         assert "2019-08-14  left out: 15% clear" in capsys.readouterr().out
         assert main([*words.split(), "--out", str(tmp_path / "b.zarr"), "--max-dates", "2"]) == 0
@@ -536,7 +554,8 @@ for arguments, moments in json.loads(sys.argv[1]):
 """
 
 _RANDOM = random.Random(5)
-# A function that is counted, at which call a process is killed, before or after it; or after how many seconds.
+# A function that is counted, at which call a process is killed, before or after it; or after how
+# many seconds.
 MOMENTS = {
     "never": [],
     "first looks": [("add", 1, False), ("add", 2, True)],

@@ -1,4 +1,6 @@
-"""The whole way on S2TSCzCrop: simulate, train with the boundary loss, resume, score by region, show; and what is refused."""
+"""The whole way on S2TSCzCrop: simulate, train with the boundary loss, resume, score by region,
+show; and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -240,7 +242,9 @@ def test_data_options_reach_the_czech_dataset(data):
 
 
 def test_a_network_learns_the_colours_of_czech_classes(tmp_path):
-    """Colours tell the classes of these patches, so some steps must tell most pixels, also of a patch never seen."""
+    """Colours tell the classes of these patches, so some steps must tell most pixels, also of a
+    patch never seen.
+    """
     data = write_small_s2tsczcrop(tmp_path / "data")
     config = replace(
         CONFIG,

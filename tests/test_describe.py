@@ -66,10 +66,12 @@ def test_bright_dates_and_missing_ones_are_cloudy():
 def test_dips_are_cloudy_and_what_lasts_is_not():
     assert one_parcel([0.8, 0.69, 0.8]).tolist() == [False, True, False]
     assert one_parcel([0.8, 0.71, 0.8]).tolist() == [False, False, False]
-    # The line between 0.9 and 0.3 lies at 0.6: harvest is no dip, although 0.3 would be far below 0.9.
+    # The line between 0.9 and 0.3 lies at 0.6: harvest is no dip, although 0.3 would be far below
+    # 0.9.
     assert one_parcel([0.9, 0.3, 0.3]).tolist() == [False, False, False]
     assert one_parcel([0.9, 0.45, 0.3]).tolist() == [False, False, False]
-    # Two low dates in a row are a meadow that was cut; with a cloud between dip and neighbour, the neighbour is the next one.
+    # Two low dates in a row are a meadow that was cut; with a cloud between dip and neighbour, the
+    # neighbour is the next one.
     assert one_parcel([0.8, 0.4, 0.4, 0.8]).tolist() == [False, False, False, False]
     assert one_parcel([0.8, 0.1, 0.5, 0.8], blue=[400, 2000, 400, 400]).tolist() == [
         False,
@@ -92,7 +94,9 @@ def test_a_dip_beside_a_deeper_one_is_found_when_that_is_gone():
 
 
 def season(ndvi_TP: list[list[float]], size: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Images in which column p has the NDVI of parcel p + 1, with red and infrared adding up to 4000, and the parcels."""
+    """Images in which column p has the NDVI of parcel p + 1, with red and infrared adding up to
+    4000, and the parcels.
+    """
     parcels_HW = np.tile(np.arange(1, len(ndvi_TP[0]) + 1), (size, 1))
     images_TCHW = np.full((len(ndvi_TP), 10, *parcels_HW.shape), 400, np.int16)
     ndvi_T1P = np.array(ndvi_TP)[:, None]
@@ -377,7 +381,9 @@ def test_no_parcel_at_all_is_drawn_too(tmp_path, figures):
 
 
 def test_the_calendar_by_hand(pastis):
-    """2018-10-01 and 2019-01-05 of patch 10, of which half of the parcels are in cloud on the second one."""
+    """2018-10-01 and 2019-01-05 of patch 10, of which half of the parcels are in cloud on the
+    second one.
+    """
     first, second, _ = summary_of(pastis).patches
     first = replace(first, days_T=np.array([30, 126]), cloudy_T=np.array([0.0, 0.5]))
     second = replace(second, days_T=np.array([31, 32]), cloudy_T=None)

@@ -1,4 +1,5 @@
-"""The Dockerfile without an engine: its instructions, files, packages and entry point are what they should be.
+"""The Dockerfile without an engine: its instructions, files, packages and entry point are what they
+should be.
 
 The checks are functions of a text, so that wrong Dockerfiles show that they can fail.
 """

@@ -170,7 +170,9 @@ def test_a_number_of_views_that_there_is_not_is_refused(run, data, tmp_path, cap
 
 
 def test_views_of_other_networks_are_refused(data, tmp_path, capsys):
-    """Masks of parcels are joined; a semantic network has none, and photographs have an up and a down."""
+    """Masks of parcels are joined; a semantic network has none, and photographs have an up and a
+    down.
+    """
     photographs = write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)
     for name, named, card, dataset in (
         ("a", "--views 2 with weights of a semantic model", WeightsCard(UTAE, None, PASTIS), data),
@@ -449,7 +451,9 @@ def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_pat
 
 
 def test_what_images_are_normalised_with_is_said(run, authors, data, tmp_path, capsys):
-    """The authors' weights see a patch, and all patches, by the mean over all folds; ours by that of their training."""
+    """The authors' weights see a patch, and all patches, by the mean over all folds; ours by that
+    of their training.
+    """
     for weights, words in (
         (run, "as in training"),
         (authors, "by the mean over folds 1, 2, 3, 4, 5, as published"),

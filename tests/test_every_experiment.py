@@ -1,4 +1,6 @@
-"""Every named experiment of seasons on simulated ones: from its name alone, and stopped, resumed, scored and tested."""
+"""Every named experiment of seasons on simulated ones: from its name alone, and stopped, resumed,
+scored and tested.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def test_two_steps_with_a_stop_between_them(name, datasets, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", SEASONS)
 def test_each_starts_from_its_name_alone(name, datasets, tmp_path, monkeypatch):
-    """With the published widths, and whatever else it says; a step is taken, and the second is interrupted."""
+    """With the published widths, and whatever else it says; a step is taken, and the second is
+    interrupted.
+    """
     monkeypatch.setattr(
         "panoseg.training.splits.make_loader",
         lambda *given, **named: make_loader(*given, **{**named, "workers": 0}),

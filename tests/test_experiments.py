@@ -307,7 +307,9 @@ def test_mean_and_deviation_by_class_by_hand():
 
 
 def test_the_folds_together_by_hand():
-    """Four folds of one pixel each, all right, and one of four pixels, all wrong: half of the pixels, a fifth of a fold."""
+    """Four folds of one pixel each, all right, and one of four pixels, all wrong: half of the
+    pixels, a fifth of a fold.
+    """
     right, wrong = [[1, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 4, 0], [0, 0, 0], [0, 0, 0]]
     scores = {
         fold: FoldScores(

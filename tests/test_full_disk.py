@@ -1,7 +1,8 @@
-"""A full disk, met for real: every command that writes ends in one line with code 2, and nothing half-written is left.
+"""A full disk, met for real: every command that writes ends in one line with code 2, and nothing
+half-written is left.
 
-Each command runs twice: where no file may grow beyond a limit, which every account may set for itself, and on a file system of
-a few kilobytes, which takes the right to mount one.
+Each command runs twice: where no file may grow beyond a limit, which every account may set for
+itself, and on a file system of a few kilobytes, which takes the right to mount one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ COMMANDS: dict[str, tuple[str, int, int, set[str]]] = {
     "simulate": ("simulate OUT --patches 1 --size 16 --workers 1", 40_000, 64, {"simulation.json"}),
     "simulate-cube": ("simulate OUT --cube --size 16", 100_000, 200, set()),
     "dataset": (
-        "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT --size 16 --min-dates 3",
+        (
+            "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT"
+            " --size 16 --min-dates 3"
+        ),
         40_000,
         64,
         {"dataset.json"},

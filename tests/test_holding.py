@@ -95,7 +95,9 @@ def test_only_empty_folders_that_were_made_for_it_go_again(tmp_path):
 
 
 def test_a_folder_that_was_taken_away_meanwhile_is_made_anew(tmp_path, monkeypatch):
-    """Its holder ends between the opening and the lock, so that the lock is of a folder that is no more."""
+    """Its holder ends between the opening and the lock, so that the lock is of a folder that is no
+    more.
+    """
     folder, original = tmp_path / "out", files._lock
     taken = []
 

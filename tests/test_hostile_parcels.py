@@ -1,4 +1,6 @@
-"""Parcels in files that are damaged, mislabelled or made to harm: one line, or a sensible result where they are untidy."""
+"""Parcels in files that are damaged, mislabelled or made to harm: one line, or a sensible result
+where they are untidy.
+"""
 
 from __future__ import annotations
 

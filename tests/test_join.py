@@ -1,4 +1,6 @@
-"""Joining tiles: whatever is cut and joined comes back, in any order; and what a tile sees badly does not stay."""
+"""Joining tiles: whatever is cut and joined comes back, in any order; and what a tile sees badly
+does not stay.
+"""
 
 from __future__ import annotations
 
@@ -110,18 +112,21 @@ def test_touching_parcels_are_not_joined():
 
 
 def test_overlapping_parcels_are_joined_from_min_iou_on():
-    # In the two shared columns the first tile sees two columns of the parcel, the second only one: IoU one half.
+    # In the two shared columns the first tile sees two columns of the parcel, the second only one:
+    # IoU one half.
     tiles = [(0, 0, parcels([[1, 1, 1, 1]] * 3)), (0, 2, parcels([[0, 2, 2, 2]] * 3))]
     assert len(join(tiles, 3, 6, min_iou=0.5).segments) == 1
     assert len(join(tiles, 3, 6, min_iou=0.51).segments) == 2
 
 
 def test_two_segments_of_one_tile_are_never_joined():
-    # The long parcel of the right tile is two parcels on the left: only the one that shares more of it is joined.
+    # The long parcel of the right tile is two parcels on the left: only the one that shares more of
+    # it is joined.
     left = parcels([[1, 1, 1, 1], [1, 1, 1, 1], [2, 2, 2, 2]])
     right = parcels([[5, 5, 5, 5]] * 3)
     joined = join([(0, 0, left), (0, 2, right)], 3, 6)
-    # Of the last row both want columns 2 and 3. The long parcel claims one of 16 pixels against the owner, the other one of 4.
+    # Of the last row both want columns 2 and 3. The long parcel claims one of 16 pixels against the
+    # owner, the other one of 4.
     assert joined.segment_HW.tolist() == [
         [1, 1, 1, 1, 1, 1],
         [1, 1, 1, 1, 1, 1],
@@ -161,7 +166,8 @@ def test_class_is_a_vote_weighted_by_score_and_area_and_the_score_a_mean():
 
 
 def test_probabilities_are_means_over_the_area_and_decide_nothing():
-    # Twelve and six pixels of the parcel; the votes are 12 x 0.9 for class 3 and 6 x 0.5 for class 5.
+    # Twelve and six pixels of the parcel; the votes are 12 x 0.9 for class 3 and 6 x 0.5 for class
+    # 5.
     left = saying(parcels([[1] * 4] * 3, {1: 3}, {1: 0.9}), [0, 0, 0, 0.4, 0.3, 0.3])
     right = saying(parcels([[1] * 2] * 3, {1: 5}, {1: 0.5}), [0, 0, 0, 0.0, 0.1, 0.9])
     joined = join([(0, 0, left), (0, 3, right)], 3, 5)

@@ -1,4 +1,6 @@
-"""Commands that are killed at any moment and started again give what they would have given, and leave nothing beside it."""
+"""Commands that are killed at any moment and started again give what they would have given, and
+leave nothing beside it.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,13 @@ from registers import write_inputs
 MAP = "map CUBE --weights WEIGHTS --out OUT --tile 16 --overlap 4 --gpkg --min-area-ha 0.03"
 SIMULATE = "simulate OUT --patches 2 --size 16 --workers 1 --centres"
 CUBE = "simulate OUT --cube --size 16"
-DATASET = "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT --size 16 --min-dates 3"
+DATASET = (
+    "dataset --parcels REGISTER --class-column crop --classes CODES --cube LAND --out OUT --size 16"
+    " --min-dates 3"
+)
 
-# A command, what is counted, and the calls at which it is killed: just before a finished file gets its name, while the windows
+# A command, what is counted, and the calls at which it is killed: just before a finished file gets
+# its name, while the windows
 # of a finished map are taken away.
 MOMENTS = {
     "map": (MAP, "replace", (2, 4, 5, 7, 9, 10, 12, 14, 16, 17)),  # of 18, drawn by chance

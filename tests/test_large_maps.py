@@ -197,7 +197,9 @@ def test_outlines_of_many_sheets_are_a_coverage(season, tmp_path, monkeypatch, s
 
 
 def test_each_outline_is_read_once_however_many_parts_are_asked_for(tmp_path, monkeypatch):
-    """Sheets of a wide map: each has segments from all over the table, which is read in ten parts."""
+    """Sheets of a wide map: each has segments from all over the table, which is read in ten
+    parts.
+    """
     count, looked_at = 400, []
     square = np.array(
         [shapely.to_wkb(shapely.box(0, 0, id_, 1)) for id_ in range(1, count + 1)], dtype=object
@@ -386,7 +388,9 @@ print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "xarray",
 
 
 def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
-    """A task is a function and its arguments; a scheduler unpickles both, and needs neither a network nor geometries."""
+    """A task is a function and its arguments; a scheduler unpickles both, and needs neither a
+    network nor geometries.
+    """
     sent = []
 
     class Listening:
@@ -410,7 +414,8 @@ def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
         [sys.executable, "-c", _UNPICKLE], input=pickle.dumps(sent), capture_output=True, check=True
     )
     assert found.stdout.decode().split() == []
-    # A plugin stays packed in the scheduler; in a worker it is bytes until the first task needs the job.
+    # A plugin stays packed in the scheduler; in a worker it is bytes until the first task needs the
+    # job.
     job = inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
     found = subprocess.run(
         [sys.executable, "-c", _UNPICKLE],
@@ -443,7 +448,9 @@ def test_a_worker_imports_what_it_predicts_with_alone():
 
 
 def test_clusters_of_this_machine_do_not_meet():
-    """The port that schedulers have for their pages is taken: a warning, which is an error in tests."""
+    """The port that schedulers have for their pages is taken: a warning, which is an error in
+    tests.
+    """
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(OSError):  # taken already
@@ -477,8 +484,9 @@ class Gate:
 
 
 def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
-    """Dask's configuration is one for all threads: a task of a cluster that relied on it could lose it when another ends,
-    ask the cluster to read for it, and wait for itself."""
+    """Dask's configuration is one for all threads: a task of a cluster that relied on it could lose
+    it when another ends, ask the cluster to read for it, and wait for itself.
+    """
     whole = predict.OpenJob(
         inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
     )
@@ -542,7 +550,9 @@ def start_host(name: str, address: str, scratch: Path) -> subprocess.Popen:
 
 
 def test_two_hosts_one_of_which_dies(small, tmp_path):
-    """Two worker processes with folders of their own; one is killed in the middle, and the map is the same."""
+    """Two worker processes with folders of their own; one is killed in the middle, and the map is
+    the same.
+    """
     with cluster.local_cluster(0, host="127.0.0.1") as local:
         hosts = [
             start_host(name, local.scheduler_address, tmp_path / "scratch")

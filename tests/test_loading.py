@@ -1,4 +1,6 @@
-"""Loaders: the order follows from seed and epoch, whatever the workers; errors arrive as they are."""
+"""Loaders: the order follows from seed and epoch, whatever the workers; errors arrive as they
+are.
+"""
 
 from __future__ import annotations
 

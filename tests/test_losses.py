@@ -77,7 +77,9 @@ def test_size_loss_by_hand():
 
 
 def two_candidates() -> tuple[PapsOutput, CentreTargets]:
-    """A 4 x 4 image: parcel 1 is the upper left 2 x 2, parcel 2 the right half; one candidate each."""
+    """A 4 x 4 image: parcel 1 is the upper left 2 x 2, parcel 2 the right half; one candidate
+    each.
+    """
     instances = torch.zeros(1, 4, 4, dtype=torch.int32)
     instances[0, :2, :2], instances[0, :, 2:] = 1, 2
     zones = torch.ones(1, 4, 4, dtype=torch.int32)

@@ -24,7 +24,10 @@ from panoseg.models.weights import save_weights
 from test_cube_fetch import DAYS, LAND, outline, scene
 
 pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
-MAP = "--season 2019 --tile 32 --overlap 8 --views 1 --min-area-ha 0.03 --fetch.threads 4 --fetch.margin-m 0"
+MAP = (
+    "--season 2019 --tile 32 --overlap 8 --views 1 --min-area-ha 0.03 --fetch.threads 4"
+    " --fetch.margin-m 0"
+)
 
 
 @pytest.fixture(autouse=True)

@@ -172,7 +172,8 @@ def test_tiles_of_a_perfect_network_join_to_the_truth(tmp_path):
     joined = mapped(cube, truth, tmp_path, MapOptions(tile=48, overlap=20, min_area_ha=0))
     agreement = joined.segment_HW[truth.segment_HW > 0] > 0
     assert agreement.mean() > 0.999
-    # A border between two mapped parcels is a border of the truth, along the lines of tiles as elsewhere.
+    # A border between two mapped parcels is a border of the truth, along the lines of tiles as
+    # elsewhere.
     for mapped_HW, true_HW in (
         (joined.segment_HW, truth.segment_HW),
         (joined.segment_HW.T, truth.segment_HW.T),
@@ -450,17 +451,11 @@ def test_a_killed_map_continues(tmp_path, weights):
     path = write(make_cube(96), tmp_path / "season.nc")
     out = tmp_path / "map"
     code = (
-        "import sys, time\n"
-        "from panoseg.maps import predict\n"
-        "from panoseg.maps.mapping import map_cube\n"
-        "from panoseg.maps.options import MapOptions\n"
-        "predict._BLOCK_SIDE = 32\n"
-        "original = predict.Predictor.batch\n"
-        "def slow(self, *arguments):\n"
-        "    time.sleep(0.2)\n"
-        "    return original(self, *arguments)\n"
-        "predict.Predictor.batch = slow\n"
-        "map_cube(sys.argv[1], sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03))\n"
+        "import sys, time\nfrom panoseg.maps import predict\nfrom panoseg.maps.mapping import"
+        " map_cube\nfrom panoseg.maps.options import MapOptions\npredict._BLOCK_SIDE = 32\noriginal"
+        " = predict.Predictor.batch\ndef slow(self, *arguments):\n    time.sleep(0.2)\n    return"
+        " original(self, *arguments)\npredict.Predictor.batch = slow\nmap_cube(sys.argv[1],"
+        " sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03))\n"
     )
     started = subprocess.Popen(
         [sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL
@@ -668,7 +663,9 @@ def test_without_weights_the_shipped_ones_are_used_and_named(tmp_path, capsys):
 
 
 def test_tiles_lose_little_against_one_piece(tmp_path):
-    """512 x 512 in tiles: PQ within 2 % of one piece, and no seam; were parcels cut at a line of tiles, they would be found."""
+    """512 x 512 in tiles: PQ within 2 % of one piece, and no seam; were parcels cut at a line of
+    tiles, they would be found.
+    """
     weights = shipped()
     cube, truth = simulate_cube((512, 512), 1_000_002)
     path = write(cube.isel(time=slice(0, None, 4)), tmp_path / "season.nc")
@@ -689,7 +686,9 @@ def test_tiles_lose_little_against_one_piece(tmp_path):
 
 
 def test_seams_are_found_where_they_are():
-    """On lines of tiles alone, from six pixels on, and farther than two pixels from a border that something explains."""
+    """On lines of tiles alone, from six pixels on, and farther than two pixels from a border that
+    something explains.
+    """
     lines = tile_lines(48, 24, 8)
     assert lines == [
         16,

@@ -1,4 +1,6 @@
-"""Mask R-CNN: torchvision's layers by its names, its published weights in other classes, options that change what they say."""
+"""Mask R-CNN: torchvision's layers by its names, its published weights in other classes, options
+that change what they say.
+"""
 
 from __future__ import annotations
 

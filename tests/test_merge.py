@@ -1,4 +1,6 @@
-"""Merging scored masks: against judging the candidates one by one, as the published program does."""
+"""Merging scored masks: against judging the candidates one by one, as the published program
+does.
+"""
 
 from __future__ import annotations
 

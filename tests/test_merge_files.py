@@ -1,4 +1,6 @@
-"""The two-model recipe on files is that of tensors, and has its properties: drawn cases of rectangles."""
+"""The two-model recipe on files is that of tensors, and has its properties: drawn cases of
+rectangles.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def merged_files(folder, images, thresholds):
-    """Write predictions, merge them, read the result: (class, score, pixels) of each segment, by image."""
+    """Write predictions, merge them, read the result: (class, score, pixels) of each segment, by
+    image.
+    """
     folder.mkdir()
     semantic, instances, listed = [], [], []
     for image_id, (masks, scores, classes, semantic_HW) in images.items():

@@ -1,4 +1,6 @@
-"""Panoptic FPN: the structure of the paper on torchvision's parts, what it learns of pixels and objects, and its options."""
+"""Panoptic FPN: the structure of the paper on torchvision's parts, what it learns of pixels and
+objects, and its options.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def predicted(network, height=64, width=64, size_HW=None):
 
 
 def test_the_published_network_is_mask_rcnn_and_seven_convolutions():
-    """torchvision's Mask R-CNN has 44,401,393 parameters for COCO's 90 numbers; the rest is counted by hand."""
+    """torchvision's Mask R-CNN has 44,401,393 parameters for COCO's 90 numbers; the rest is counted
+    by hand.
+    """
     network = build_model(PanopticFpnConfig(things=90, stuff=53))
     first, further, norm, scores = 256 * 128 * 9, 128 * 128 * 9, 2 * 128, 128 * 54 + 54
     head = sum(value.numel() for value in network.semantic_head.parameters())
@@ -73,7 +77,9 @@ def head():
 
 
 def test_each_level_is_upsampled_until_stride_four(head):
-    """Figure 3 of the paper: a convolution, a group norm, a ReLU and twice the size, as often as a level needs it."""
+    """Figure 3 of the paper: a convolution, a group norm, a ReLU and twice the size, as often as a
+    level needs it.
+    """
     for steps, level in enumerate(head.levels):
         kinds = [type(layer) for layer in level]
         block = [nn.Conv2d, nn.GroupNorm, nn.ReLU]
@@ -208,7 +214,9 @@ def test_losses_are_means_over_images():
 
 
 def test_a_photograph_is_learned_by_heart():
-    """Some fifty steps of descent, and the picture is right: classes, objects, and what belongs to none."""
+    """Some fifty steps of descent, and the picture is right: classes, objects, and what belongs to
+    none.
+    """
     network, one = small(min_score=0.0, stuff_area=16), photograph()
     optimiser = torch.optim.AdamW(network.parameters(), 4e-3)
     first = losses_of(network, [one])["loss"].item()
@@ -264,7 +272,9 @@ def test_an_image_does_not_depend_on_its_company():
 
 
 def test_an_image_does_not_depend_on_what_came_before():
-    """Of 34 pixels that are padded to 64, torchvision's layers would guess other strides, and keep them."""
+    """Of 34 pixels that are padded to 64, torchvision's layers would guess other strides, and keep
+    them.
+    """
     image = photograph().image_CHW
     fresh = small(min_score=0.0).eval()
     used = small(min_score=0.0).eval()

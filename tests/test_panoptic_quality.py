@@ -43,7 +43,8 @@ def rows(counts: PanopticCounts) -> dict[str, list]:
 
 def test_the_example_of_the_documentation_under_pastis():
     counts = patch_counts(TRUE, PREDICTED, PASTIS)
-    # Parcel 1 is found with IoU 6/7; parcel 2, IoU 3/6, is not; prediction 3 is invented; 4 has the wrong class; 5 is on void.
+    # Parcel 1 is found with IoU 6/7; parcel 2, IoU 3/6, is not; prediction 3 is invented; 4 has the
+    # wrong class; 5 is on void.
     assert rows(counts) == {
         "soft winter wheat": [0, 1, 0, 0.0],
         "corn": [1, 2, 1, pytest.approx(6 / 7)],

@@ -1,4 +1,6 @@
-"""PaPs: the published outputs, windows against boxes one by one, centres by hand, and each option."""
+"""PaPs: the published outputs, windows against boxes one by one, centres by hand, and each
+option.
+"""
 
 from __future__ import annotations
 
@@ -189,7 +191,9 @@ boxes_of_centres = st.lists(
 @given(boxes_of_centres, st.sampled_from([1, 4, 7]))
 @settings(max_examples=40, deadline=None)
 def test_windows_equal_boxes_one_by_one(boxes, shape_size):
-    """Shapes in windows are the resized and cropped shapes; values in windows are the crops of the image."""
+    """Shapes in windows are the resized and cropped shapes; values in windows are the crops of the
+    image.
+    """
     height, width = 20, 24
     box = torch.tensor(boxes)
     shapes, image = torch.randn(len(boxes), shape_size, shape_size), torch.randn(1, height, width)

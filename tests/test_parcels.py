@@ -168,7 +168,8 @@ def test_columns_of_probabilities():
     likely[0, [5, 8]], likely[1, [5, 8, 1]] = (0.75, 0.25), (0.5, 0.25, 0.25)
     picture = Panoptic(picture.segment_HW, replace(picture.segments, probabilities=likely))
     parcels = parcels_of(picture, TRANSFORM, "EPSG:32631", PASTIS)
-    # The second class is the likeliest but the parcel's own, also where it is the likeliest of all; of the third nobody said.
+    # The second class is the likeliest but the parcel's own, also where it is the likeliest of all;
+    # of the third nobody said.
     assert parcels["second_class"].fillna("none").tolist() == [
         PASTIS[8].name,
         PASTIS[5].name,
@@ -226,7 +227,9 @@ def test_files_of_parcels(tmp_path, name, empty):
 
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_columns_of_a_register_keep_their_types(tmp_path, pieces):
-    """Whole numbers with a gap, true or false, categories, times of a place, lengths of time; for all who read Arrow."""
+    """Whole numbers with a gap, true or false, categories, times of a place, lengths of time; for
+    all who read Arrow.
+    """
     count = 4
     parcels = gpd.GeoDataFrame(
         {

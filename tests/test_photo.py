@@ -1,4 +1,6 @@
-"""``panoseg photo``: pictures of anyone become panoptic ones; a bad one costs itself, and every option does something."""
+"""``panoseg photo``: pictures of anyone become panoptic ones; a bad one costs itself, and every
+option does something.
+"""
 
 from __future__ import annotations
 
@@ -324,7 +326,9 @@ def test_a_photograph_that_would_fill_the_memory_costs_itself(tmp_path, fpn, ima
 
 
 def enlarging_lines(predictor: Predictor) -> Callable[[Image.Image], Panoptic]:
-    """The same networks, which enlarge lines beyond all bounds and leave other photographs as they are."""
+    """The same networks, which enlarge lines beyond all bounds and leave other photographs as they
+    are.
+    """
     plain = predictor.network
 
     def predict(image):

@@ -1,4 +1,6 @@
-"""What docs/photographs.md says of a user's own classes works, and the experiments and commands that it names are there."""
+"""What docs/photographs.md says of a user's own classes works, and the experiments and commands
+that it names are there.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,9 @@ def orchard(tmp_path_factory):
 
 
 def save_labels(path: Path, truth) -> None:
-    """Class x 1000 + number of the object; the first thing of the simulator is an apple, all others are baskets."""
+    """Class x 1000 + number of the object; the first thing of the simulator is an apple, all others
+    are baskets.
+    """
     label_HW = np.zeros(truth.segment_HW.shape, np.uint16)
     for number, segment in enumerate(truth.segments, 1):
         own = SKY if segment.class_id == 100 else GRASS

@@ -1,4 +1,6 @@
-"""What networks say of photographs becomes pictures: masks pasted, stuff beside things, in fixed shapes on any device."""
+"""What networks say of photographs becomes pictures: masks pasted, stuff beside things, in fixed
+shapes on any device.
+"""
 
 from __future__ import annotations
 
@@ -218,7 +220,8 @@ def test_properties_of_every_picture(seed, limits):
         inside = segment_HW == slot
         if not inside.any():
             continue
-        # No overlaps, by falling score: a thing has all its pixels that no better thing has, and they are at least its share.
+        # No overlaps, by falling score: a thing has all its pixels that no better thing has, and
+        # they are at least its share.
         assert torch.equal(inside, mask_NHW[candidate] & ~seen)
         assert made.objects.score_BN[0, candidate] >= limits.score
         assert 1 - inside.sum() / mask_NHW[candidate].sum() <= limits.overlap + 1e-6
@@ -250,7 +253,8 @@ def test_padding_changes_nothing(seed, limits, extra):
     (one,), (other,) = (
         panoptics(entry, LABELS, "stuff", limits, TABLE) for entry in (made, padded)
     )
-    # The last rows and columns alone may look into the padding, between places: not where maps are of the picture's size.
+    # The last rows and columns alone may look into the padding, between places: not where maps are
+    # of the picture's size.
     assert np.array_equal(one.segment_HW, other.segment_HW)
     assert one.segments.class_ids.tolist() == other.segments.class_ids.tolist()
 
@@ -325,7 +329,9 @@ def test_a_threshold_of_zero_stays_inside_the_box():
 
 
 def test_nothing_waits_for_a_value():
-    """Shapes never depend on values and no value is asked for: on fake tensors, which have none, both would raise."""
+    """Shapes never depend on values and no value is asked for: on fake tensors, which have none,
+    both would raise.
+    """
     real = random_output(0)
     found = real.objects
     with FakeTensorMode(
@@ -371,7 +377,9 @@ def tensors_of(seed):
 
 
 def test_one_graph_merges_any_values():
-    """Exported from one photograph, the same operations merge others: no branch and no shape came from a value."""
+    """Exported from one photograph, the same operations merge others: no branch and no shape came
+    from a value.
+    """
     graph = torch.export.export(Merging(), tensors_of(0)).module()
     pictures = set()
     for seed in range(1, 6):

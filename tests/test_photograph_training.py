@@ -1,4 +1,6 @@
-"""Trainings on photographs: the published course, the linear rule, scores of right pictures, kill and resume, two processes."""
+"""Trainings on photographs: the published course, the linear rule, scores of right pictures, kill
+and resume, two processes.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def _no_pictures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Twelve photographs of an object each to train, three to validate, in two of which most pixels are sky."""
+    """Twelve photographs of an object each to train, three to validate, in two of which most pixels
+    are sky.
+    """
     return simulate_photographs(tmp_path_factory.mktemp("photographs") / "data", 15, things=(1, 1))
 
 
@@ -76,7 +80,9 @@ def course_of(name, batch_size, devices=1):
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(64, 1), (8, 8)])
 def test_the_published_course(batch_size, devices):
-    """64 photographs a step: 22,500 steps, 0.12 after 500 steps from 0.0067, a tenth of it from 15,000 and from 20,000 on."""
+    """64 photographs a step: 22,500 steps, 0.12 after 500 steps from 0.0067, a tenth of it from
+    15,000 and from 20,000 on.
+    """
     course = course_of("coco-panoptic-fpn-r50-1x", batch_size, devices)
     assert course.steps == 22_500
     rates = {
@@ -166,15 +172,18 @@ def test_steps_and_reference_batch_do_nothing_unless_asked():
     doubled = Course.of(
         TrainConfig(optimiser=optimiser, epochs=4, batch_size=8, reference_batch=4), 10
     )
-    assert (doubled.steps, doubled.optimiser.milestones) == (40, (20,)), (
-        "epochs see the same samples anyhow"
-    )
+    assert (doubled.steps, doubled.optimiser.milestones) == (
+        40,
+        (20,),
+    ), "epochs see the same samples anyhow"
     assert doubled.optimiser.learning_rate == pytest.approx(0.2)
     assert doubled.optimiser.warm_up_steps == 2
     fixed = Course.of(TrainConfig(optimiser=optimiser, steps=25, batch_size=8), 10)
-    assert (fixed.steps, fixed.epochs, fixed.optimiser.milestones) == (25, 3, (2,)), (
-        "milestones count steps"
-    )
+    assert (fixed.steps, fixed.epochs, fixed.optimiser.milestones) == (
+        25,
+        3,
+        (2,),
+    ), "milestones count steps"
     assert [fixed.steps_of(epoch) for epoch in range(3)] == [10, 10, 5]
 
 
@@ -262,7 +271,9 @@ def test_options_of_the_other_kind_of_data_are_refused():
 
 
 def perfect(entry, scope, score=0.9):
-    """An output that says what the truth says: whole masks of things, and a class for each pixel."""
+    """An output that says what the truth says: whole masks of things, and a class for each
+    pixel.
+    """
     truth = entry.truth
     things = [
         segment
@@ -298,7 +309,9 @@ def perfect(entry, scope, score=0.9):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """Photographs with crowds and dirt, beside their truth, read at a larger size than they have on disk."""
+    """Photographs with crowds and dirt, beside their truth, read at a larger size than they have on
+    disk.
+    """
     folder = simulate_photographs(
         tmp_path_factory.mktemp("scored") / "data", 4, crowds=0.7, smudges=0.7
     )
@@ -329,7 +342,9 @@ def scores_of(task, entries, outputs):
     ids=["panoptic", "stuff", "all classes", "instances"],
 )
 def test_what_is_right_has_all_points_and_what_is_not_has_fewer(scored, config, kind, names):
-    """Crowds excuse; void is not counted; sizes are those on disk, whatever the network was shown."""
+    """Crowds excuse; void is not counted; sizes are those on disk, whatever the network was
+    shown.
+    """
     model = build_model(
         fit_to_classes(
             replace(config.model, **({"stuff_area": 0} if kind == "panoptic" else {})), scored.table
@@ -361,7 +376,9 @@ def train_rows(folder):
 
 
 def test_a_run_follows_its_course_to_the_step(data, tmp_path, capsys):
-    """Twelve photographs by four are three steps an epoch; five steps are an epoch and two thirds."""
+    """Twelve photographs by four are three steps an epoch; five steps are an epoch and two
+    thirds.
+    """
     optimiser = OptimiserConfig(
         algorithm="sgd",
         learning_rate=0.008,
@@ -382,8 +399,8 @@ def test_a_run_follows_its_course_to_the_step(data, tmp_path, capsys):
     start("test", config, data, 1, tmp_path / "run")
     said = capsys.readouterr().out
     assert (
-        "linear rule: options for 2 samples a step, of which there are 4: learning rate 0.016 after 2 steps from 0.004"
-        in said
+        "linear rule: options for 2 samples a step, of which there are 4: learning rate 0.016 after"
+        " 2 steps from 0.004" in said
     )
     rows = train_rows(tmp_path / "run")
     assert [(row["epoch"], row["step"]) for row in rows] == [
@@ -534,7 +551,9 @@ RESUMED = replace(
 
 
 def shared_batch(devices, weights):
-    """Four photographs a step by one or two processes; all anchors and proposals teach, so that nothing is drawn."""
+    """Four photographs a step by one or two processes; all anchors and proposals teach, so that
+    nothing is drawn.
+    """
     model = replace(PANOPTIC.model, anchors_per_image=4096, boxes_per_image=4096, min_score=0.0)
     return replace(
         PANOPTIC,
@@ -564,7 +583,9 @@ def half_right(batch):
 
 
 def score_half_right(weights, split, fabric):
-    """``score`` whose network says what is half right, so that there is something to score after two steps."""
+    """``score`` whose network says what is half right, so that there is something to score after
+    two steps.
+    """
     task = task_of(weights.model(), weights.card.classes)
     task.outputs = half_right
     return task, task.evaluate(split, fabric)
@@ -672,7 +693,9 @@ def test_a_killed_run_is_resumed_to_the_same_weights(data, apart, tmp_path, caps
 
 @two_cores
 def test_two_processes_train_and_score_as_one(data, apart, starting_weights, tmp_path, monkeypatch):
-    """The same losses at each of two steps of the same four photographs, and the same scores of three photographs."""
+    """The same losses at each of two steps of the same four photographs, and the same scores of
+    three photographs.
+    """
     monkeypatch.setattr("panoseg.training.run.score", score_half_right)
     start("test", shared_batch(1, starting_weights), data, 1, tmp_path / "one")
     folders = (tmp_path / "one", apart / "two")

@@ -44,7 +44,9 @@ def figures(monkeypatch):
 
 
 def matrix(**rows: dict[int, int]) -> np.ndarray:
-    """A confusion matrix of PASTIS's classes: c3={1: 5} are five pixels of class 3 taken for class 1."""
+    """A confusion matrix of PASTIS's classes: c3={1: 5} are five pixels of class 3 taken for class
+    1.
+    """
     matrix_KK = np.zeros((20, 20), np.int64)
     for name, cells in rows.items():
         for column, count in cells.items():
@@ -213,7 +215,9 @@ def test_lines_in_class_colours_are_dark_enough_to_see():
 
 
 def test_pixels_outside_of_predicted_parcels_are_background(tmp_path, monkeypatch):
-    """Two patches of 35 pixels of corn, taken for meadow, 28 of meadow, which are missed, and 30 of void."""
+    """Two patches of 35 pixels of corn, taken for meadow, 28 of meadow, which are missed, and 30 of
+    void.
+    """
     _, classes_HW = parcels()
     found = Panoptic.from_maps((classes_HW == 3).astype(np.int32), {1: 1}, PASTIS)
     config = TrainConfig(model=PAPS, workers=0, accelerator="cpu")

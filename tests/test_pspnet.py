@@ -1,4 +1,6 @@
-"""PSPNet: the structure of the paper on torchvision's residual networks, what it learns of pixels, and its options."""
+"""PSPNet: the structure of the paper on torchvision's residual networks, what it learns of pixels,
+and its options.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def parameters(*modules):
 
 
 def test_parameters_of_the_published_size():
-    """torchvision's ResNet-50 and its head of a fully convolutional network, which is ours beside; the rest by hand."""
+    """torchvision's ResNet-50 and its head of a fully convolutional network, which is ours beside;
+    the rest by hand.
+    """
     network = build_model(PspNetConfig(things=80, stuff=53))
     assert (
         parameters(network.backbone)
@@ -108,7 +112,9 @@ def test_the_last_maps_are_at_stride_eight_and_of_the_same_weights(backbone):
 
 
 def test_what_a_small_network_skipped_it_dilates():
-    """Each block's first convolution reaches as far as the stage before it, as in Yu et al. 2017."""
+    """Each block's first convolution reaches as far as the stage before it, as in Yu et al.
+    2017.
+    """
     network = dilated(resnet18(weights=None))
     reaches = [
         (block.conv1.dilation[0], block.conv2.dilation[0])
@@ -118,7 +124,9 @@ def test_what_a_small_network_skipped_it_dilates():
 
 
 def test_the_map_is_pooled_over_parts_of_the_image():
-    """Figure 3 of the paper: means over 1, 4, 9 and 36 parts, a fourth of the channels each, beside the map itself."""
+    """Figure 3 of the paper: means over 1, 4, 9 and 36 parts, a fourth of the channels each, beside
+    the map itself.
+    """
     torch.manual_seed(0)
     pooling = PyramidPooling(16, 4, (1, 2, 3, 6), nn.BatchNorm2d).eval()
     maps = torch.randn(2, 16, 12, 18)
@@ -205,7 +213,9 @@ def test_losses_are_means_over_images():
 
 
 def test_one_photograph_cannot_teach_batch_norms_of_a_single_part():
-    """The mean over the whole image is one number a channel, whose deviation over one image is zero."""
+    """The mean over the whole image is one number a channel, whose deviation over one image is
+    zero.
+    """
     network = small(norm="batch")
     with pytest.raises(
         ConfigError,

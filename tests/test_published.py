@@ -1,4 +1,6 @@
-"""The authors' folders: golden weights in their form load exactly; hostile, damaged, foreign ones are refused in one line."""
+"""The authors' folders: golden weights in their form load exactly; hostile, damaged, foreign ones
+are refused in one line.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,9 @@ def refused(folder: Path, fold: int = 1) -> str:
 
 
 def test_panoptic_weights_load_by_name(golden, golden_state, tmp_path):
-    """Golden weights in the authors' form, the threshold in double precision as tuning left it, give the golden heat map."""
+    """Golden weights in the authors' form, the threshold in double precision as tuning left it,
+    give the golden heat map.
+    """
     case = golden / "utae-paps" / "paps"
     overrides = json.loads((golden / "utae-paps" / "cases.json").read_text())["paps"]["overrides"]
     state = golden_state(case.with_suffix(".params.json"), overrides)

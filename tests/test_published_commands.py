@@ -1,4 +1,6 @@
-"""docs/published.md names every flag of the published programs, and no option that does not exist here."""
+"""docs/published.md names every flag of the published programs, and no option that does not exist
+here.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,23 @@ from panoseg.training.experiments import EXPERIMENTS
 
 TEXT = (Path(__file__).parents[1] / "docs" / "published.md").read_text(encoding="utf-8")
 
-UTAE = "encoder_widths decoder_widths out_conv str_conv_k str_conv_s str_conv_p agg_mode encoder_norm n_head d_model d_k"
-SETUP = "dataset_folder res_dir rdm_seed device display_step cache epochs batch_size lr mono_date ref_date fold num_classes"
+UTAE = (
+    "encoder_widths decoder_widths out_conv str_conv_k str_conv_s str_conv_p agg_mode encoder_norm"
+    " n_head d_model d_k"
+)
+SETUP = (
+    "dataset_folder res_dir rdm_seed device display_step cache epochs batch_size lr mono_date"
+    " ref_date fold num_classes"
+)
 COMMON = f"{UTAE} {SETUP} pad_value padding_mode val_every val_after"
 PAPS = (
-    "shape_size no_mask_conv backbone l_center l_size l_shape l_class beta no_autotune no_supmax warmup val_metrics_only "
-    "min_remain mask_threshold min_confidence void_label background_label"
+    "shape_size no_mask_conv backbone l_center l_size l_shape l_class beta no_autotune no_supmax"
+    " warmup val_metrics_only min_remain mask_threshold min_confidence void_label background_label"
 )
 CROP2SEG = (
-    "input_dim num_queries temporal_dropout augment add_linear add_boundary get_affine dataset test test_region finetune "
-    "norm_values_folder weight_folder conv_type use_mbconv add_squeeze use_doy add_ndvi use_abs_rel_enc seg_model temp_model"
+    "input_dim num_queries temporal_dropout augment add_linear add_boundary get_affine dataset test"
+    " test_region finetune norm_values_folder weight_folder conv_type use_mbconv add_squeeze"
+    " use_doy add_ndvi use_abs_rel_enc seg_model temp_model"
 )
 FLAGS = {
     "train_semantic.py": f"model {COMMON} num_workers ignore_index",
@@ -54,7 +63,9 @@ def test_every_experiment_is_named():
 
 
 def known_options() -> set[str]:
-    """All options of train, for any experiment, and of test, each as its flag and as its opposite."""
+    """All options of train, for any experiment, and of test, each as its flag and as its
+    opposite.
+    """
     found = {
         "--data",
         "--out",
@@ -77,7 +88,9 @@ def known_options() -> set[str]:
 
 
 def test_no_option_is_invented():
-    """Every option in a right column, and in the text below the tables, is one of the command line."""
+    """Every option in a right column, and in the text below the tables, is one of the command
+    line.
+    """
     ours = {
         word
         for row in re.findall(r"^\|(.*)\|$", TEXT, re.M)

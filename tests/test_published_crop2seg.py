@@ -1,4 +1,6 @@
-"""Folders of Crop2Seg: golden weights in their form load exactly, ignored options too; damaged and foreign ones are refused."""
+"""Folders of Crop2Seg: golden weights in their form load exactly, ignored options too; damaged and
+foreign ones are refused.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,9 @@ def test_their_weights_give_their_scores(golden, golden_state, tmp_path, case):
 
 
 def test_results_and_normalisation_may_be_given(golden, golden_state, tmp_path):
-    """The results folder of a training holds Fold_1; a network with NDVI has one channel more than bands."""
+    """The results folder of a training holds Fold_1; a network with NDVI has one channel more than
+    bands.
+    """
     state = golden_state(golden / "crop2seg" / "timeunet.params.json")
     crop2seg_folder(tmp_path / "results" / "Fold_1", state, model="timeunet")
     normalisation = Normalisation((1.0,) * 10, (2.0,) * 10)
@@ -240,8 +244,8 @@ def test_every_mismatch_is_listed(tmp_path):
     state["extra"] = torch.zeros(1)
     message = refused(crop2seg_folder(tmp_path / "theirs", state, model="timeunet", use_doy=True))
     assert (
-        "2 missing (temporal_encoder.date_encoder.day_of_year.fc.weight, temporal_encoder.date_encoder.day_of_year.fc.bias"
-        in message
+        "2 missing (temporal_encoder.date_encoder.day_of_year.fc.weight,"
+        " temporal_encoder.date_encoder.day_of_year.fc.bias" in message
     )
     assert "1 unexpected (extra)" in message
     assert (

@@ -1,4 +1,6 @@
-"""The offset of processing baseline 04.00, as each catalogue delivers it: the truth table of docs/radiometry.md."""
+"""The offset of processing baseline 04.00, as each catalogue delivers it: the truth table of
+docs/radiometry.md.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ APPLIED = "earthsearch:boa_offset_applied"
 @pytest.mark.parametrize(
     ("asset", "properties", "name", "expected"),
     [
-        # Earth Search, sentinel-2-l2a: the flag is right when it says applied, and wrong now and then when it does not.
+        # Earth Search, sentinel-2-l2a: the flag is right when it says applied, and wrong now and
+        # then when it does not.
         (EARTH_SEARCH, {APPLIED: True, "s2:processing_baseline": "05.11"}, "", (1e-4, 0.0, False)),
         (EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "04.00"}, "", (1e-4, -0.1, True)),
         (EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "03.01"}, "", (1e-4, 0.0, False)),
@@ -137,7 +140,9 @@ def test_a_flag_that_the_numbers_contradict():
 
 
 def test_the_same_place_agrees_before_and_after_january_2022(tmp_path):
-    """One land, as each catalogue holds it, right and wrong metadata: once opened all are the same."""
+    """One land, as each catalogue holds it, right and wrong metadata: once opened all are the
+    same.
+    """
     land_HW = np.random.default_rng(1).integers(200, 3000, (16, 16)).astype(np.uint16)
     land_HW[0, 0] = 0  # no data
     shifted_HW = np.where(land_HW > 0, land_HW + 1000, 0).astype(np.uint16)

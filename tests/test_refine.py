@@ -1,4 +1,6 @@
-"""One class for each parcel: equal to the published program's tables and rasters, and right where that was wrong."""
+"""One class for each parcel: equal to the published program's tables and rasters, and right where
+that was wrong.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +101,8 @@ def test_rasters_of_parcels_equal_the_published(published, case):
 def test_classes_by_area_equal_the_published(published, kind):
     found = refine(published.raster(kind), published.parcels).parcels
     rows = published.tables[f"homogenize_{kind}_hard"]
-    # Where two classes have the same area the published table has a row for each, and the later one is drawn.
+    # Where two classes have the same area the published table has a row for each, and the later one
+    # is drawn.
     last = {row["wkt"]: int(row["raster_val"]) for row in rows}
     assert dict(zip(found.geometry.to_wkt(), ids_of(found["class"]), strict=True)) == last
     assert found["tied"].sum() == len(rows) - len(last) == (1 if kind == "labels" else 0)
@@ -132,7 +135,8 @@ def test_probabilities_of_parcels_equal_the_published(published):
     np.testing.assert_allclose(
         table["confidence"], [row[str(row["soft_label"])] for row in rows], rtol=0, atol=1e-6
     )
-    # Where the background is overruled the published runner-up is the class itself; ours is the background.
+    # Where the background is overruled the published runner-up is the class itself; ours is the
+    # background.
     assert rows[0]["soft_top2_label"] == rows[0]["soft_label"] == 6
     assert ids_of(table["runner_up"]) == [0] + [row["soft_top2_label"] for row in rows[1:]]
     assert table["runner_up_confidence"][0] == pytest.approx(rows[0]["0"], abs=1e-6)
@@ -162,7 +166,8 @@ def test_soft_regions_have_the_best_class_where_the_published_have_the_second(pu
     # The published program draws the class with the second largest mean (any one of equals).
     published_HW = published.rasters["polygonize_probabilities_soft"]
     np.testing.assert_array_equal(means_NK[region_HW, published_HW], sorted_NK[region_HW, -2])
-    # Ours is the class with the largest, or the second where the largest is a background that is not sure.
+    # Ours is the class with the largest, or the second where the largest is a background that is
+    # not sure.
     unsure_N = (means_NK[:, 0] == sorted_NK[:, -1]) & (means_NK[:, 0] <= 0.7)
     wanted_N = np.where(unsure_N, sorted_NK[:, -2], sorted_NK[:, -1])
     assert 0 < unsure_N.sum() < len(unsure_N)
@@ -172,7 +177,8 @@ def test_soft_regions_have_the_best_class_where_the_published_have_the_second(pu
 
 
 def test_the_soft_rule_needs_no_class_by_area():
-    # 30 % of this parcel lie outside of the raster, so that its background has no majority by area. The published soft rule
+    # 30 % of this parcel lie outside of the raster, so that its background has no majority by area.
+    # The published soft rule
     # then leaves the parcel out, although its pixels are sure of the background.
     probabilities_KHW = np.zeros((2, 7, 10))
     probabilities_KHW[0], probabilities_KHW[1] = 0.8, 0.2
@@ -761,7 +767,9 @@ def test_the_soft_rule_gives_mean_probabilities_of_each_class():
 
 
 def test_the_soft_rule_on_a_map_goes_by_its_confidence(tmp_path):
-    """Four pixels of rapeseed at 30 %, two of grapevine at 80 %: the majority is of one, the probability of the other."""
+    """Four pixels of rapeseed at 30 %, two of grapevine at 80 %: the majority is of one, the
+    probability of the other.
+    """
     folder = tmp_path / "map"
     folder.mkdir()
     classes_HW = np.array([[5, 5, 5, 5, 8, 8, 0, 255]], np.uint8)

@@ -127,7 +127,9 @@ def test_published_mean_loss(cases):
 
 
 class Recorded(nn.Module):
-    """A network that says of each patch, whose number is the value of its images, what the golden case says."""
+    """A network that says of each patch, whose number is the value of its images, what the golden
+    case says.
+    """
 
     def __init__(self, tensors: dict) -> None:
         super().__init__()

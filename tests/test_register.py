@@ -1,4 +1,6 @@
-"""A register of parcels and a cube become a dataset: what is drawn, what is counted, what is left out, and who reads it."""
+"""A register of parcels and a cube become a dataset: what is drawn, what is counted, what is left
+out, and who reads it.
+"""
 
 from __future__ import annotations
 
@@ -295,7 +297,8 @@ def test_of_patches_that_share_ground_across_blocks_the_first_stays():
     shifted = [(x + 80, y) for x, y in row[:4]]
     block_of, side = blocks_of(patches_at([*row, *shifted]), (0, 0), 160.0, 2, 2)
     assert side == 2
-    # The second and fourth of the shifted patches lie across the border of a block; the others in the block of both neighbours.
+    # The second and fourth of the shifted patches lie across the border of a block; the others in
+    # the block of both neighbours.
     assert block_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, -1, 1, -1]
     # What is left out takes no land from others: on bare ground the same patches stay.
     assert (blocks_of(patches_at([row[0], *shifted[1:]]), (0, 0), 160.0, 2, 1)[0] >= 0).all()
@@ -303,7 +306,9 @@ def test_of_patches_that_share_ground_across_blocks_the_first_stays():
 
 @st.composite
 def overlapping_cubes(draw) -> tuple[GeoBox, ...]:
-    """Grids of several sizes at any place on the same land, each in one of two neighbouring zones."""
+    """Grids of several sizes at any place on the same land, each in one of two neighbouring
+    zones.
+    """
     corner, grids = grid(), []
     for _ in range(draw(st.integers(1, 4))):
         zone = draw(st.sampled_from(["EPSG:32631", "EPSG:32632"]))
@@ -543,7 +548,9 @@ def test_the_report_is_printed_and_written(tmp_path):
 
 
 def test_several_cubes_share_folds_where_they_overlap(tmp_path):
-    """The second cube is in the next zone and overlaps the first; parcels on both stay in one fold."""
+    """The second cube is in the next zone and overlaps the first; parcels on both stay in one
+    fold.
+    """
     parcels, codes, cube = write_inputs(tmp_path, field_register(112))
     box = grid().extent.to_crs("EPSG:32632").boundingbox
     other = make_cube(64, DATES, seed=1, crs="EPSG:32632")
@@ -640,7 +647,9 @@ def lazy_cube(size: int, dates: int = 4) -> xr.Dataset:
 
 
 def test_memory_is_bounded_by_the_window(tmp_path, monkeypatch):
-    """Images of 512 x 512 pixels and four dates take 20 MiB, whether the land is one such window or a whole tile of 10,980."""
+    """Images of 512 x 512 pixels and four dates take 20 MiB, whether the land is one such window or
+    a whole tile of 10,980.
+    """
     options, peaks = replace(SMALL, size=128), []
     for size in (512, 10_980):
         cube = lazy_cube(size)

@@ -131,9 +131,11 @@ def test_numbers_of_the_classes():
 def test_the_pairs_of_classes_that_are_most_in_doubt():
     text = Page(render_report(content())).text
     doubt = text[text.index("Most often in doubt") :]
-    # Three parcels of 2.56 ha: half and an eighth of the wheat may be meadow, a quarter of the meadow wheat.
+    # Three parcels of 2.56 ha: half and an eighth of the wheat may be meadow, a quarter of the
+    # meadow wheat.
     assert re.search(
-        r"could be\s*area in doubt, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter wheat\s*0\.6",
+        r"could be\s*area in doubt, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter"
+        r" wheat\s*0\.6",
         doubt,
     )
 

@@ -96,7 +96,9 @@ def _no_pictures():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Path:
-    """Runs that were never stopped, under the name of their configuration, and killed ones, under that of their moment."""
+    """Runs that were never stopped, under the name of their configuration, and killed ones, under
+    that of their moment.
+    """
     folder = tmp_path_factory.mktemp("resume")
     data = write_tiny_dataset(folder / "data")
     for name, config in CONFIGS.items():

@@ -103,7 +103,9 @@ def test_published_order_of_bands(published):
 
 
 def test_published_ndvi(published, golden, tmp_path):
-    """Equal here; where reflectance is negative, ours is bounded to -1..1 and the published one is 0."""
+    """Equal here; where reflectance is negative, ours is bounded to -1..1 and the published one is
+    0.
+    """
     folder, cases = published
     normalisation = replace(
         train_normalisation(statistics(golden, "norm_train.json", tmp_path)), ndvi=True
@@ -149,7 +151,8 @@ def test_published_grid(published):
     ("name", "dates"), [("", 7), ("_max_size8", 8), ("_max_size5", 5), ("_pad_value9", 7)]
 )
 def test_published_batches(published, golden, tmp_path, name, dates):
-    """The published program may pad to, or cut at, a number of dates; padding is zero whatever is asked for.
+    """The published program may pad to, or cut at, a number of dates; padding is zero whatever is
+    asked for.
 
     Here only networks that want a fixed number do that, on the batch.
     """
@@ -179,7 +182,9 @@ def test_published_statistics_of_the_training_set(published):
 
 
 def test_a_published_dataset_is_written_anew_alike(published, tmp_path):
-    """Reader and writer are the inverse of each other, down to the bytes of the arrays and the records of the patches."""
+    """Reader and writer are the inverse of each other, down to the bytes of the arrays and the
+    records of the patches.
+    """
     folder, _ = published
     patches = read_patches(folder)
     dataset = S2TSCzCropDataset(folder, target="semantic")
@@ -285,7 +290,9 @@ def test_images_are_read_when_they_are_used(damaged):
 
 
 def test_batches_put_bands_in_order(small):
-    """With the copy that they make anyway; with samples of another order beside them, and shorter series."""
+    """With the copy that they make anyway; with samples of another order beside them, and shorter
+    series.
+    """
     dataset = S2TSCzCropDataset(small, target="semantic")
     drawn = [dataset.draw(index, np.random.default_rng(0)) for index in range(2)]
     assert [sample.order for sample in drawn] == [TO_PASTIS] * 2

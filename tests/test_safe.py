@@ -1,4 +1,6 @@
-"""SAFE archives become scenes and a cube: real metadata, bands and offsets, and archives that are damaged or mean harm."""
+"""SAFE archives become scenes and a cube: real metadata, bands and offsets, and archives that are
+damaged or mean harm.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +137,10 @@ def test_a_product_without_its_list_of_offsets_has_them_by_its_baseline(product)
 def test_an_offset_stated_in_an_old_product_is_not_believed(products, tmp_path):
     safe = copy_metadata(products["N0212"], tmp_path)
     write_images(safe, 16)
-    offset = '<BOA_ADD_OFFSET_VALUES_LIST><BOA_ADD_OFFSET band_id="1">-1000</BOA_ADD_OFFSET></BOA_ADD_OFFSET_VALUES_LIST>'
+    offset = (
+        "<BOA_ADD_OFFSET_VALUES_LIST><BOA_ADD_OFFSET"
+        ' band_id="1">-1000</BOA_ADD_OFFSET></BOA_ADD_OFFSET_VALUES_LIST>'
+    )
     replace_in(
         safe / PRODUCT, "</QUANTIFICATION_VALUES_LIST>", f"</QUANTIFICATION_VALUES_LIST>{offset}"
     )
@@ -375,7 +380,9 @@ def test_names_in_the_metadata_that_climb_out_of_a_zip(product):
 
 
 def season(products, folder: Path, size: int = 48) -> dict[str, dict[str, np.ndarray]]:
-    """Two dates over one place: the product of 2022, and a copy a year earlier by baseline 02.12, as a zip; numbers by date."""
+    """Two dates over one place: the product of 2022, and a copy a year earlier by baseline 02.12,
+    as a zip; numbers by date.
+    """
     numbers = {}
     first = copy_metadata(products["N0400"], folder)
     numbers["2022-04-13"] = write_images(first, size, seed=1)

@@ -1,4 +1,6 @@
-"""The loss of classified pixels: against the published one, by hand, and each option by what it changes."""
+"""The loss of classified pixels: against the published one, by hand, and each option by what it
+changes.
+"""
 
 from __future__ import annotations
 
@@ -278,7 +280,9 @@ def test_class_weights_are_those_of_torch():
 
 
 def test_focal_class_weights_are_per_pixel(cases):
-    """The released program pairs every pixel with the weight of every other one; its value is known and not ours."""
+    """The released program pairs every pixel with the weight of every other one; its value is known
+    and not ours.
+    """
     tensors, values = cases
     weights = tuple(tensors["class_weights"].tolist())
     ours = published(cases, NO_VOID, kind="focal", class_weights=weights)
@@ -354,7 +358,9 @@ def test_the_boundary_is_made_from_labels(weight, gamma):
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_the_focal_factor_passes_a_gradient(gamma):
-    """As in Crop2Seg's training step; utae-paps holds the factor still for the classes of parcels."""
+    """As in Crop2Seg's training step; utae-paps holds the factor still for the classes of
+    parcels.
+    """
     logits = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     classes = torch.randint(2, (1, 4, 4), generator=torch.Generator().manual_seed(1))
     log_p = logits.log_softmax(1).gather(1, classes[:, None])[:, 0]

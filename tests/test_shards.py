@@ -1,4 +1,6 @@
-"""Shards hold what their folder holds, wherever they lie; each photograph is read once an epoch; hostile ones are one line."""
+"""Shards hold what their folder holds, wherever they lie; each photograph is read once an epoch;
+hostile ones are one line.
+"""
 
 from __future__ import annotations
 

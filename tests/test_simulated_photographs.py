@@ -1,4 +1,6 @@
-"""Simulated photographs: reproducible, true to their own truth, shaped by every option, and in COCO's form on disk."""
+"""Simulated photographs: reproducible, true to their own truth, shaped by every option, and in
+COCO's form on disk.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +107,9 @@ def placed(monkeypatch):
 
 
 def test_what_is_nearer_hides_what_is_behind(monkeypatch):
-    """The nearer, the lower in the picture; each thing is what it covers without what nearer ones cover."""
+    """The nearer, the lower in the picture; each thing is what it covers without what nearer ones
+    cover.
+    """
     found, hidden = placed(monkeypatch), 0
     for made, placed_things in zip(
         photographs(10, things=(6, 10), thing_size=1.5), found, strict=True
@@ -129,7 +133,9 @@ def test_what_is_nearer_hides_what_is_behind(monkeypatch):
 
 
 def test_things_have_the_colour_of_their_class():
-    """What the truth calls a ball is red in the picture; shadows, patterns and light do not change its hue."""
+    """What the truth calls a ball is red in the picture; shadows, patterns and light do not change
+    its hue.
+    """
     differences = []
     for made in photographs(15, size=(64, 64), grain=0.0, things=(4, 6)):
         for segment in made.truth.segments:
@@ -278,7 +284,9 @@ def test_every_fifth_photograph_is_for_validation(written):
 
 
 def test_the_files_say_what_was_simulated(written):
-    """Read again, each picture has the segments of the simulation; ids are coloured, so they are others."""
+    """Read again, each picture has the segments of the simulation; ids are coloured, so they are
+    others.
+    """
     options = PhotographOptions(crowds=0.4, smudges=0.4)
     annotations = CocoAnnotations.open(written / "annotations" / "panoptic_train.json")
     assert annotations.table.same_classes(SIMULATED_PHOTOGRAPHS)
@@ -305,7 +313,9 @@ def test_the_files_say_what_was_simulated(written):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_pycocotools_reads_the_instances(written, split):
-    """The library of COCO loads the file, its masks are those of the ids, and its own scores of them are perfect."""
+    """The library of COCO loads the file, its masks are those of the ids, and its own scores of
+    them are perfect.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -1,4 +1,6 @@
-"""Simulated seasons: reproducible, in range, true to their own truth, and shaped by every option."""
+"""Simulated seasons: reproducible, in range, true to their own truth, and shaped by every
+option.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,8 @@ def crop_ndvi(material, day, count=40):
     return float(np.median(ndvi(reflectance_TUC[0], 1)))
 
 
-# -- the season -------------------------------------------------------------------------------------------------------------
+# -- the season
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_gives_the_same_season_and_another_gives_another():
@@ -147,7 +150,8 @@ def test_parts_of_a_parcel_share_its_crop():
     assert leaf_TU[0, 3] == pytest.approx(leaf_TU[0, 1], rel=0.2)
 
 
-# -- the sky ----------------------------------------------------------------------------------------------------------------
+# -- the sky
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def test_clouds_brighten_and_shadows_darken():
@@ -195,7 +199,8 @@ def test_the_sun_stands_high_in_june_and_low_in_december():
     assert sun_elevation(111) == pytest.approx(16.5, abs=2.5)
 
 
-# -- the calendar, the sensor, noise ------------------------------------------------------------------------------------------
+# -- the calendar, the sensor, noise
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 38, 61, 85, 140])
@@ -242,7 +247,8 @@ def test_noise_is_standardised_and_its_length_smooths():
     assert fractal_noise(np.random.default_rng(0), (40, 50), 1.8, 100).shape == (40, 50)
 
 
-# -- layouts ----------------------------------------------------------------------------------------------------------------
+# -- layouts
+# ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -293,7 +299,8 @@ def test_a_layout_that_does_not_fit_is_refused(layout):
         simulate_season(SMALL, 0, QUICK, layout)
 
 
-# -- options ----------------------------------------------------------------------------------------------------------------
+# -- options
+# ----------------------------------------------------------------------------------------------------------------
 
 CALM = SimulationOptions(
     dates=(20, 20), cloudy=(0, 0), snow=0, resampling="nearest", region="lowland-mixed"
@@ -439,7 +446,8 @@ def test_too_small_an_area_is_refused():
         simulate_season((4, 32), 0, QUICK)
 
 
-# -- on disk ----------------------------------------------------------------------------------------------------------------
+# -- on disk
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def arrays_of(folder):

@@ -23,7 +23,9 @@ def merged(masks, scores, classes, semantic, thresholds=None, stuff=STUFF):
 
 
 def one(masks, scores, classes, semantic, thresholds=None):
-    """The picture of one image as (class, score, pixels) of each segment, things by falling score, then stuff."""
+    """The picture of one image as (class, score, pixels) of each segment, things by falling score,
+    then stuff.
+    """
     [picture] = merged([masks], [scores], [classes], [semantic], thresholds).to_panoptics(TABLE)
     flat = picture.segment_HW.ravel()
     return [

@@ -1,4 +1,6 @@
-"""The parts of a training, each by itself; whole runs are in test_resume.py and test_experiments.py."""
+"""The parts of a training, each by itself; whole runs are in test_resume.py and
+test_experiments.py.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,9 @@ def test_constant_rate_and_warm_up():
 
 
 def test_published_milestones():
-    """Epochs 1 to 60 at 0.01, to 80 at 0.003, to 100 at 0.0009: the steps of a MultiStepLR with milestones 60 and 80."""
+    """Epochs 1 to 60 at 0.01, to 80 at 0.003, to 100 at 0.0009: the steps of a MultiStepLR with
+    milestones 60 and 80.
+    """
     config = EXPERIMENTS["pastis-utae-paps"].config.optimiser
     rates = [learning_rate(config, epoch * 7, 7, 100) for epoch in range(100)]
     optimiser = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=0.01)
@@ -248,8 +252,9 @@ def test_log_is_cut_back_to_a_position(tmp_path):
         log.write(1, 2, "train", {"loss": 0.2})
     with RunLog(tmp_path, ["loss", "PQ"], (size, 1)) as log:
         log.write(1, 2, "validation", {"PQ": math.nan})
-    assert (tmp_path / "log.csv").read_text() == (
-        "epoch,step,split,learning_rate,loss,PQ\n1,1,train,0.5,0.1,\n1,2,validation,,,\n"
+    assert (
+        (tmp_path / "log.csv").read_text()
+        == "epoch,step,split,learning_rate,loss,PQ\n1,1,train,0.5,0.1,\n1,2,validation,,,\n"
     )
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -284,10 +289,10 @@ def test_random_state_is_put_back():
     def draw():
         return (
             torch.rand(3).tolist(),
-            np.random.rand(3).tolist(),
+            np.random.rand(3).tolist(),  # noqa: NPY002
             random.random(),
             random.gauss(0, 1),
-        )  # noqa: NPY002
+        )
 
     seed_all(3)
     np.random.randn()  # noqa: NPY002 - leaves a second Gaussian for the next call
@@ -357,7 +362,9 @@ def test_another_models_checkpoint_is_refused_with_its_entries(tmp_path):
 
 
 def test_best_threshold_by_hand():
-    """Right at 0.9 and 0.6, wrong at 0.7 and 0.3: from 0.3 on one mistake is left, from 0.6 on a right one is lost."""
+    """Right at 0.9 and 0.6, wrong at 0.7 and 0.3: from 0.3 on one mistake is left, from 0.6 on a
+    right one is lost.
+    """
     confidence, right = np.array([0.9, 0.7, 0.6, 0.3]), np.array([True, False, True, False])
     counts = threshold_counts(confidence, right)
     assert counts[0].tolist() == [2, 2, 0]
@@ -446,7 +453,9 @@ def test_heatmap_only_leaves_the_other_losses_out(data):
 
 
 def test_every_centre_learns_where_it_is_asked(data, monkeypatch):
-    """At most one centre a true parcel (three in each of the six patches), or every local maximum of the heat."""
+    """At most one centre a true parcel (three in each of the six patches), or every local maximum
+    of the heat.
+    """
     centres, call = [], PapsLoss.__call__
 
     def counting(criterion, *given):
@@ -735,7 +744,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_network_learns_the_colours_of_classes(data, tmp_path):
-    """Colours tell the classes of these patches, so a hundred steps must tell most pixels, also of patches never seen."""
+    """Colours tell the classes of these patches, so a hundred steps must tell most pixels, also of
+    patches never seen.
+    """
     config = replace(
         SEMANTIC,
         epochs=25,

@@ -1,4 +1,6 @@
-"""Fine-tuning: weights are really taken, mismatches are listed, classifiers are new, frozen parts stay still."""
+"""Fine-tuning: weights are really taken, mismatches are listed, classifiers are new, frozen parts
+stay still.
+"""
 
 from __future__ import annotations
 

@@ -40,8 +40,14 @@ def given(tmp_path_factory):
     [
         "cube --area farm.geojson --season 2019 --catalog http://127.0.0.1:9 --out OUT",
         "map cube.nc --weights weights --out OUT",
-        "map --area farm.geojson --season 2019 --catalog http://127.0.0.1:9 --weights weights --out OUT",
-        "dataset --parcels register.gpkg --class-column crop --classes table.csv --cube cube.nc --out OUT",
+        (
+            "map --area farm.geojson --season 2019 --catalog http://127.0.0.1:9 --weights weights"
+            " --out OUT"
+        ),
+        (
+            "dataset --parcels register.gpkg --class-column crop --classes table.csv --cube cube.nc"
+            " --out OUT"
+        ),
     ],
 )
 def test_a_command_is_told_that_another_writes_its_output(

@@ -12,7 +12,8 @@ import pytest
 
 from tiny_runs import tiny_options, write_tiny_dataset
 
-# Two processes as Fabric would start them. Their losses are replaced by numbers that tell the process and the step.
+# Two processes as Fabric would start them. Their losses are replaced by numbers that tell the
+# process and the step.
 _SCRIPT = """
 import os, sys
 import lightning.fabric, torch.utils.tensorboard, panoseg.training.run  # once for both

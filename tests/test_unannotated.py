@@ -48,6 +48,6 @@ def test_training_and_testing_say_how_many_images_have_no_annotation(tmp_path, c
     )
     printed = capsys.readouterr().out
     assert (
-        "1 photographs of set val, of the size that was trained\nnote: images without annotation are left out: 1 of set val\n"
-        in printed
+        "1 photographs of set val, of the size that was trained\nnote: images without annotation"
+        " are left out: 1 of set val\n" in printed
     )

@@ -72,7 +72,9 @@ def test_initialise_draws_the_published_distributions_in_three_dimensions():
 
 
 def test_two_dates_in_half_precision_have_right_gradients():
-    """Where torch's own convolution reads memory that nothing was written to, here full of what is not a number."""
+    """Where torch's own convolution reads memory that nothing was written to, here full of what is
+    not a number.
+    """
     torch.manual_seed(0)
     conv, maps = (
         _Conv3d(8, 8),

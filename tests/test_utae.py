@@ -1,4 +1,6 @@
-"""U-TAE: the published outputs, each option, and what padding, order and dates must or must not change."""
+"""U-TAE: the published outputs, each option, and what padding, order and dates must or must not
+change.
+"""
 
 from __future__ import annotations
 
@@ -249,7 +251,9 @@ def test_positional_encoding_by_hand():
 
 
 def test_weighted_sum_by_hand():
-    """Two frames of two channels and 2 x 2 pixels; one head a channel; attention has one value a frame and head."""
+    """Two frames of two channels and 2 x 2 pixels; one head a channel; attention has one value a
+    frame and head.
+    """
     level = torch.tensor(
         [[[[1.0, 2], [3, 4]], [[1, 1], [1, 1]]], [[[10, 20], [30, 40]], [[2, 2], [2, 2]]]]
     )

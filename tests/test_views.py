@@ -1,4 +1,6 @@
-"""Several views of one image: what turns comes back, what views agree on stays, and scores say how many agreed."""
+"""Several views of one image: what turns comes back, what views agree on stays, and scores say how
+many agreed.
+"""
 
 from __future__ import annotations
 

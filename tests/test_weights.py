@@ -1,4 +1,6 @@
-"""Weights on disk: what is written comes back, and what is damaged or foreign is refused in one line."""
+"""Weights on disk: what is written comes back, and what is damaged or foreign is refused in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -254,7 +256,9 @@ def test_the_day_of_the_year_is_right_in_a_season_of_another_year():
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_no_damage_ends_in_anything_but_one_line(folder, data):
-    """A byte changed, or the end cut off, in either file: it loads, or it is refused in one line."""
+    """A byte changed, or the end cut off, in either file: it loads, or it is refused in one
+    line.
+    """
     path = folder / data.draw(st.sampled_from([CARD, NUMBERS]))
     content = path.read_bytes()
     position = data.draw(st.integers(0, min(len(content) - 1, 4000)))

@@ -1,4 +1,6 @@
-"""Trainings of seconds, for tests: a dataset of ten patches whose colours tell their classes, and small networks."""
+"""Trainings of seconds, for tests: a dataset of ten patches whose colours tell their classes, and
+small networks.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ _COMMON = ["--workers", "0", "--accelerator", "cpu", "--batch-size", "2", "--log
 
 
 def write_tiny_dataset(folder: Path, patches: int = 10) -> Path:
-    """Patches of 16 x 16 with three or four dates, fold 1, 2, .. in turn; each class has its own reflectance in each band."""
+    """Patches of 16 x 16 with three or four dates, fold 1, 2, .. in turn; each class has its own
+    reflectance in each band.
+    """
     calendar = (20181001, 20190105, 20190420, 20190710)
     write_small_pastis(
         folder, {10 + number: calendar[: 3 + number % 2] for number in range(patches)}
@@ -61,7 +65,9 @@ def write_tiny_dataset(folder: Path, patches: int = 10) -> Path:
 
 
 def simulate_tiny(folder: Path, size: int, layout: str = "PASTIS") -> Path:
-    """Five simulated seasons of three to five dates: one in each of PASTIS's folds, or 3, 1 and 1 in S2TSCzCrop's sets."""
+    """Five simulated seasons of three to five dates: one in each of PASTIS's folds, or 3, 1 and 1
+    in S2TSCzCrop's sets.
+    """
     if layout == "S2TSCzCrop":
         return _in_czech_layout(folder, simulate_tiny(folder.with_name("simulated"), size))
     return write_pastis(

@@ -1,7 +1,7 @@
 """Class tables: names, colours, and which classes are things, stuff or void.
 
-Sources: PASTIS from VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours; S2TSCzCrop from
-Many98/Crop2Seg @ aee7827 (names and colours).
+Sources: PASTIS from VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours;
+S2TSCzCrop from Many98/Crop2Seg @ aee7827 (names and colours).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ Kind = Literal["thing", "stuff", "void"]
 
 @dataclass(frozen=True)
 class SegmentClass:
-    """One class: ``id`` as it stands in label images, ``name``, ``colour`` as "#rrggbb", and ``kind``."""
+    """One class: ``id`` as it stands in label images, ``name``, ``colour`` as "#rrggbb", and
+    ``kind``.
+    """
 
     id: int
     name: str
@@ -26,9 +28,9 @@ class SegmentClass:
 class ClassTable:
     """The classes of a dataset, indexed by id.
 
-    ``classes`` are in ascending order of their ids, without repeats. Void classes are neither trained nor scored.
-    ``boundary`` is the line between classes on pictures, where a dataset has a colour for it: no label image holds it, and no
-    model scores it.
+    ``classes`` are in ascending order of their ids, without repeats. Void classes are neither
+    trained nor scored. ``boundary`` is the line between classes on pictures, where a dataset has a
+    colour for it: no label image holds it, and no model scores it.
     """
 
     name: str
@@ -73,7 +75,9 @@ class ClassTable:
         return void[0] if void else None
 
     def same_classes(self, other: ClassTable) -> bool:
-        """Whether labels and scores mean the same in both tables: the same ids and names, whatever their colours."""
+        """Whether labels and scores mean the same in both tables: the same ids and names, whatever
+        their colours.
+        """
         one, two = ([(entry.id, entry.name) for entry in table.classes] for table in (self, other))
         return one == two
 

@@ -1,4 +1,6 @@
-"""The demonstration: simulate a landscape that no weights have seen, map its season, compare with the truth."""
+"""The demonstration: simulate a landscape that no weights have seen, map its season, compare with
+the truth.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,13 @@ _FIRST_SEED = 1_000_000
 def run_demo(
     out: Path | str, size: int = 256, seed: int = 0, weights: Weights | Path | str | None = None
 ) -> MapResult:
-    """Simulate ``size`` x ``size`` pixels, map them, and compare with the true parcels in the report.
+    """Simulate ``size`` x ``size`` pixels, map them, and compare with the true parcels in the
+    report.
 
-    out: a new or empty folder; gets ``season`` (cube.nc, and parcels.gpkg, the truth) and ``map``. seed: which landscape.
-    weights: None for those in the package. Raises ``PanosegError`` of all kinds, for missing weights before anything else.
+    out: a new or empty folder; gets ``season`` (cube.nc, and parcels.gpkg, the truth) and ``map``.
+    seed: which landscape.
+    weights: None for those in the package. Raises ``PanosegError`` of all kinds, for missing
+    weights before anything else.
     """
     if weights is None:
         default_weights()

@@ -1,15 +1,15 @@
 """Every failure that a user can meet: what was found, what was expected, what to do.
 
-The command line prints the message of a ``PanosegError`` on one line and exits with code 2. Anything else that escapes is a
-bug and keeps its traceback.
+The command line prints the message of a ``PanosegError`` on one line and exits with code 2.
+Anything else that escapes is a bug and keeps its traceback.
 """
 
 
 class PanosegError(Exception):
     """A failure that the user can mend.
 
-    found: what was met, with the name of the file or option. expected: what would have been right. fix: what to do,
-    a command where there is one.
+    found: what was met, with the name of the file or option. expected: what would have been right.
+    fix: what to do, a command where there is one.
     """
 
     def __init__(self, found: str, expected: str, fix: str) -> None:
@@ -49,7 +49,9 @@ class ConfigError(PanosegError):
 
 
 class ClusterError(PanosegError):
-    """No dask scheduler answers, or a cluster has gone: the same work may be done when it is there again."""
+    """No dask scheduler answers, or a cluster has gone: the same work may be done when it is there
+    again.
+    """
 
 
 class OutputError(PanosegError):

@@ -60,7 +60,9 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
 
 def output_error(path: Path, error: Exception) -> OutputError:
-    """The user's view of what went wrong while ``path`` was written: an ``OSError``, or a writing library's own exception."""
+    """The user's view of what went wrong while ``path`` was written: an ``OSError``, or a writing
+    library's own exception.
+    """
     number = getattr(error, "errno", None)
     if number in (None, errno.EACCES):  # which netCDF says whenever a file cannot be made
         number = _obstacle(path.parent) or number
@@ -75,7 +77,9 @@ def output_error(path: Path, error: Exception) -> OutputError:
 
 
 def _obstacle(folder: Path) -> int | None:
-    """The number of the error that keeps a file from being written into ``folder``, for libraries that do not tell; or None."""
+    """The number of the error that keeps a file from being written into ``folder``, for libraries
+    that do not tell; or None.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so that a kill leaves none
             file.write(bytes(_PROBE_BYTES))
@@ -88,11 +92,13 @@ def _obstacle(folder: Path) -> int | None:
 
 @contextmanager
 def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` (same suffix) and rename it over ``path`` when the block ends well.
+    """Give a temporary path beside ``path`` (same suffix) and rename it over ``path`` when the
+    block ends well.
 
-    The temporary may become a file or a folder. Whatever goes wrong, ``path`` is untouched and the temporary is removed; what
-    a killed process leaves, ``remove_unfinished`` finds. failures: what a writing library raises beside ``OSError`` when it
-    cannot write. Raises ``OutputError`` for a full disk, missing permission and the like.
+    The temporary may become a file or a folder. Whatever goes wrong, ``path`` is untouched and the
+    temporary is removed; what a killed process leaves, ``remove_unfinished`` finds. failures: what
+    a writing library raises beside ``OSError`` when it cannot write. Raises ``OutputError`` for a
+    full disk, missing permission and the like.
     """
     path = Path(path).absolute()
     caught: tuple[type[Exception], ...] = (OSError, *failures)
@@ -120,7 +126,8 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
 class _Hold:
     """A folder in which this process makes something.
 
-    descriptor: of the folder. thread: that has it. made: whether the folder is new. depth: how often the thread asked.
+    descriptor: of the folder. thread: that has it. made: whether the folder is new. depth: how
+    often the thread asked.
     """
 
     descriptor: int
@@ -134,12 +141,14 @@ _HELD: dict[Path, _Hold] = {}
 
 @contextmanager
 def making(folder: Path | str, *, of: Path | str | None = None) -> Iterator[None]:
-    """Hold a folder in which a command makes its output, so that no other command writes there at the same time.
+    """Hold a folder in which a command makes its output, so that no other command writes there at
+    the same time.
 
-    The folder is made where there is none, and goes again if nothing came into it. The lock is the system's own on the folder
-    itself (flock): it ends with the process, however that ends, and leaves no file; what holds a folder may hold it again
-    inside. of: what is made, if that is not the folder, for the message. Where a file system has no locks nothing is held.
-    Raises ``OutputError`` where another command holds the folder.
+    The folder is made where there is none, and goes again if nothing came into it. The lock is the
+    system's own on the folder itself (flock): it ends with the process, however that ends, and
+    leaves no file; what holds a folder may hold it again inside. of: what is made, if that is not
+    the folder, for the message. Where a file system has no locks nothing is held. Raises
+    ``OutputError`` where another command holds the folder.
     """
     shown = Path(folder if of is None else of)
     try:
@@ -160,7 +169,9 @@ def making(folder: Path | str, *, of: Path | str | None = None) -> Iterator[None
 
 
 def _hold(place: Path, shown: Path) -> _Hold:
-    """Make and lock a folder. Raises ``OSError``, and ``OutputError`` where somebody else has it."""
+    """Make and lock a folder. Raises ``OSError``, and ``OutputError`` where somebody else has
+    it.
+    """
     end, made = time.monotonic() + _LOCK_PATIENCE_S, False
     while True:
         made |= not place.exists()
@@ -180,7 +191,9 @@ def _hold(place: Path, shown: Path) -> _Hold:
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the lock of an open folder, as far as its file system has locks; whether nobody else has it."""
+    """Take the lock of an open folder, as far as its file system has locks; whether nobody else has
+    it.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -199,7 +212,9 @@ def _release(place: Path, hold: _Hold) -> None:
 
 
 def _let_go() -> None:
-    """Close what a forked process has from its parent: it would hold the parent's folders for as long as it lives."""
+    """Close what a forked process has from its parent: it would hold the parent's folders for as
+    long as it lives.
+    """
     for hold in _HELD.values():
         os.close(hold.descriptor)
     _HELD.clear()
@@ -217,19 +232,25 @@ def discard(path: Path) -> None:
 
 
 def take_away(folder: Path) -> None:
-    """Remove a folder so that half of it is never there: what a kill leaves ``remove_unfinished`` finds. Raises ``OSError``."""
+    """Remove a folder so that half of it is never there: what a kill leaves ``remove_unfinished``
+    finds. Raises ``OSError``.
+    """
     temporary = _temporary(folder)
     os.rename(folder, temporary)
     discard(temporary)
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside a path for what is not whole. Names of files end at 255 bytes: of long ones the beginning is enough."""
+    """A name beside a path for what is not whole. Names of files end at 255 bytes: of long ones the
+    beginning is enough.
+    """
     return path.with_name(f".{path.stem[:50]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
 
 
 def remove_unfinished(folder: Path | str) -> None:
-    """Remove the temporaries of ``atomic`` that a killed process left in ``folder`` or below. Raises ``OutputError``."""
+    """Remove the temporaries of ``atomic`` that a killed process left in ``folder`` or below.
+    Raises ``OutputError``.
+    """
     try:
         for path in [
             entry for entry in Path(folder).rglob(".*.part*") if _TEMPORARY.fullmatch(entry.name)
@@ -240,7 +261,9 @@ def remove_unfinished(folder: Path | str) -> None:
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise ``OutputError`` where a file of that path could not be written: before a long computation, not after it."""
+    """Raise ``OutputError`` where a file of that path could not be written: before a long
+    computation, not after it.
+    """
     path = Path(path).absolute()
     folder = path.parent
     while not folder.exists():
@@ -251,7 +274,9 @@ def check_writable(path: Path | str) -> None:
 
 
 def signature(path: Path) -> list[int | str]:
-    """Number, size, and a digest of names, sizes and times of a file or of all files in a folder: changed data have another."""
+    """Number, size, and a digest of names, sizes and times of a file or of all files in a folder:
+    changed data have another.
+    """
     files = (
         [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
     )
@@ -279,8 +304,9 @@ def write_json(path: Path | str, value: Any) -> None:
 def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
     """Create an output folder, or accept an empty one.
 
-    A folder with files in it is refused, unless it holds the file named by ``resumable``, the mark of an unfinished run of the
-    same command. What a killed process was just writing into an accepted folder is removed. Raises ``OutputError``.
+    A folder with files in it is refused, unless it holds the file named by ``resumable``, the mark
+    of an unfinished run of the same command. What a killed process was just writing into an
+    accepted folder is removed. Raises ``OutputError``.
     """
     path = Path(path)
     try:
@@ -291,7 +317,8 @@ def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
         if entries and (resumable is None or resumable not in entries):
             count = f"{len(entries)} file{'s' * (len(entries) > 1)}"
             raise OutputError(
-                f"{path} holds {count} ({', '.join(entries[:3])}{', …' if len(entries) > 3 else ''})",
+                f"{path} holds {count}"
+                f" ({', '.join(entries[:3])}{', …' if len(entries) > 3 else ''})",
                 "a new or empty folder",
                 "choose another folder or empty this one",
             )

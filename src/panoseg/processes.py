@@ -1,4 +1,6 @@
-"""Processes that share work: they start without torch's threads, leave interrupts to their parent, and end when it does."""
+"""Processes that share work: they start without torch's threads, leave interrupts to their parent,
+and end when it does.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def usable_cores() -> int:
 
 @contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """So many processes; what waits for them when the block ends is given up. Raises ``OutputError`` where one of them died."""
+    """So many processes; what waits for them when the block ends is given up. Raises
+    ``OutputError`` where one of them died.
+    """
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
     pool = ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=belong_to_parent
@@ -37,7 +41,9 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def belong_to_parent() -> None:
-    """Called in a process of ``multiprocessing``: leave interrupts to the parent, and end with it."""
+    """Called in a process of ``multiprocessing``: leave interrupts to the parent, and end with
+    it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

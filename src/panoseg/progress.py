@@ -1,4 +1,6 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere, or told to whoever listens."""
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere, or told to whoever
+listens.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from typing import TextIO, TypeVar
 Item = TypeVar("Item")
 
 Listener = Callable[[str, int, int | None], None]
-"""Called with the description, how many items are done, and how many there are, if that is known."""
+"""Called with the description, how many items are done, and how many there are, if that is
+known.
+"""
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_JSON = 1.0
@@ -22,7 +26,9 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell the progress inside of the block to ``listener`` instead of showing it; what it raises ends the work."""
+    """Tell the progress inside of the block to ``listener`` instead of showing it; what it raises
+    ends the work.
+    """
     token = _LISTENER.set(listener)
     try:
         yield
@@ -31,7 +37,9 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield ``items`` and show on standard error how many are done and how long the rest may take."""
+    """Yield ``items`` and show on standard error how many are done and how long the rest may
+    take.
+    """
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]
     listener = _LISTENER.get()
@@ -80,7 +88,8 @@ def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterat
         yield item
         now = time.monotonic()
         if done == 1:
-            first = now  # the first item bears the cost of beginning, which would be taken for the pace of all
+            # the first item bears the cost of beginning, which would be taken for the pace of all
+            first = now
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             left = (
@@ -108,9 +117,11 @@ def _spoken(seconds: float) -> str:
 
 
 def json_lines(stream: TextIO) -> Listener:
-    """A listener that writes a line of JSON for each second of progress, and for the first and last item of a step.
+    """A listener that writes a line of JSON for each second of progress, and for the first and last
+    item of a step.
 
-    step, done, total (null where it is not known), seconds since the step began, seconds_left (null where it cannot be told).
+    step, done, total (null where it is not known), seconds since the step began, seconds_left (null
+    where it cannot be told).
     """
     start: dict[str, float] = {}
     last: dict[str, float] = {}

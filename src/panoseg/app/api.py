@@ -52,7 +52,9 @@ class JobAnswer(_View):
 
 
 class SharedAnswer(_View):
-    """A job for whoever has its link: neither who owns it nor what was asked for, which may name other things of theirs."""
+    """A job for whoever has its link: neither who owns it nor what was asked for, which may name
+    other things of theirs.
+    """
 
     kind: Literal["map", "photo"]
     name: str
@@ -105,7 +107,9 @@ class FileAnswer(_View):
 
 
 class ErrorAnswer(BaseModel):
-    """Why a wish was not fulfilled, in one sentence: what was found, what was expected, what to do."""
+    """Why a wish was not fulfilled, in one sentence: what was found, what was expected, what to
+    do.
+    """
 
     error: str
 
@@ -325,7 +329,8 @@ async def upload(
     name: Annotated[str, Query(max_length=300)] = "upload",
 ) -> UploadAnswer:
     """Upload a file as the body of the request: an outline, parcels, a season or a picture."""
-    # Threads are for what has arrived: those who send slowly, or nothing, must not take them from the others.
+    # Threads are for what has arrived: those who send slowly, or nothing, must not take them from
+    # the others.
     arriving = service.uploads.arriving(user)
     arrival = await to_thread.run_sync(arriving.__enter__)
     try:
@@ -340,7 +345,9 @@ async def upload(
 
 
 async def _pieces(request: Request) -> AsyncIterator[bytes]:
-    """The pieces of a body. Raises ``AppError`` for one that does not go on, or whose sender has gone."""
+    """The pieces of a body. Raises ``AppError`` for one that does not go on, or whose sender has
+    gone.
+    """
     stream = request.stream()
     while True:
         try:

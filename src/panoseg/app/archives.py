@@ -1,4 +1,6 @@
-"""Archives that strangers packed, unpacked with suspicion: nothing leaves its folder, and nothing grows beyond its bounds."""
+"""Archives that strangers packed, unpacked with suspicion: nothing leaves its folder, and nothing
+grows beyond its bounds.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,10 @@ _LONGEST_PATH, _LONGEST_PART = 1000, 255
 def check_archive(path: Path, largest: int = LARGEST_UNPACKED) -> list[zipfile.ZipInfo]:
     """The files of an archive.
 
-    Raises ``AppError`` for one that is damaged or encrypted, climbs out of its folder, or holds links, ``TooLargeError`` for
-    one that unpacks to more than ``largest`` bytes, to 200 times its size, or to more than 200,000 files. Python's reader ends
-    each entry at its stated size, so that stated sizes bound what is written.
+    Raises ``AppError`` for one that is damaged or encrypted, climbs out of its folder, or holds
+    links, ``TooLargeError`` for one that unpacks to more than ``largest`` bytes, to 200 times its
+    size, or to more than 200,000 files. Python's reader ends each entry at its stated size, so that
+    stated sizes bound what is written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -125,7 +128,8 @@ def zarr_root(entries: list[zipfile.ZipInfo]) -> PurePosixPath | None:
 
 
 def check_codecs(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Raise ``AppError`` for a Zarr store whose arrays are packed in another way than numbers usually are.
+    """Raise ``AppError`` for a Zarr store whose arrays are packed in another way than numbers
+    usually are.
 
     One of Zarr's codecs unpickles what it reads, which runs whatever program the store holds.
     """
@@ -155,7 +159,9 @@ def check_codecs(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_names(value: Any, place: str) -> None:
-    """Look at every codec that metadata name, at any depth: {"id": ..} in version 2, {"name": .., "configuration": ..} in 3."""
+    """Look at every codec that metadata name, at any depth: {"id": ..} in version 2, {"name": ..,
+    "configuration": ..} in 3.
+    """
     if isinstance(value, list):
         for part in value:
             _check_names(part, place)
@@ -175,7 +181,9 @@ def _check_names(value: Any, place: str) -> None:
 
 
 def unpack_zarr(path: Path, target: Path) -> None:
-    """Write the Zarr store of an archive to the new folder ``target``. Raises as ``check_archive``."""
+    """Write the Zarr store of an archive to the new folder ``target``. Raises as
+    ``check_archive``.
+    """
     entries = check_archive(path)
     root = zarr_root(entries)
     if root is None:
@@ -194,7 +202,9 @@ def unpack_zarr(path: Path, target: Path) -> None:
 
 @contextmanager
 def unpacked_parcels(path: Path) -> Iterator[Path]:
-    """A file of parcels as one that readers take: out of its archive where it is in one. Raises as ``check_archive``."""
+    """A file of parcels as one that readers take: out of its archive where it is in one. Raises as
+    ``check_archive``.
+    """
     if path.suffix != ".zip":
         yield path
         return

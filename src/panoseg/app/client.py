@@ -20,7 +20,9 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class Client:
-    """Speaks to a server until its block ends. Every method raises ``AppError`` with the server's sentence of refusal."""
+    """Speaks to a server until its block ends. Every method raises ``AppError`` with the server's
+    sentence of refusal.
+    """
 
     def __init__(self, server: str, token: str | None = None) -> None:
         headers = {"authorization": f"Bearer {token}"} if token else {}
@@ -61,7 +63,8 @@ class Client:
     def watch(
         self, id: str, show: Callable[[dict[str, Any]], None], log: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:
-        """Wait until a job has ended; returns it. show: called with each new state. log: called with each line of its log.
+        """Wait until a job has ended; returns it. show: called with each new state. log: called
+        with each line of its log.
 
         A server that does not answer for a while, because it is restarted, is asked again.
         """

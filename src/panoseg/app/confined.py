@@ -1,4 +1,6 @@
-"""A function in a process of its own that may use so much memory and time: for readers that strangers' files can mislead."""
+"""A function in a process of its own that may use so much memory and time: for readers that
+strangers' files can mislead.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ _GIB = 1024**3
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """How much a process may use. what: of what it makes, for people. gib: of memory. seconds: of time. turns: so many at a
-    time, whatever number of people ask."""
+    """How much a process may use. what: of what it makes, for people. gib: of memory. seconds: of
+    time. turns: so many at a time, whatever number of people ask.
+    """
 
     what: str
     gib: int
@@ -61,10 +64,11 @@ def _do_nothing() -> None:
 
 
 def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPLOAD) -> Any:
-    """``function(*arguments)``, computed elsewhere; it must be importable, the result and arguments picklable.
+    """``function(*arguments)``, computed elsewhere; it must be importable, the result and arguments
+    picklable.
 
-    Raises the ``PanosegError`` that it raises, ``AppError`` where it fails or goes beyond its bounds, and ``BusyError`` where
-    others take all turns for as long.
+    Raises the ``PanosegError`` that it raises, ``AppError`` where it fails or goes beyond its
+    bounds, and ``BusyError`` where others take all turns for as long.
     """
     prepare()
     if not bounds.turns.acquire(timeout=bounds.seconds):

@@ -1,6 +1,8 @@
-"""What a person corrects in a map: other crops, parcels split by a line, neighbours merged; each step can be undone.
+"""What a person corrects in a map: other crops, parcels split by a line, neighbours merged; each
+step can be undone.
 
-The prediction is never touched: a list of steps lies beside it, each with the parcels that go and those that come.
+The prediction is never touched: a list of steps lies beside it, each with the parcels that go and
+those that come.
 """
 
 from __future__ import annotations
@@ -47,7 +49,9 @@ What = Literal["crop", "split", "merge"]
 
 @dataclass(frozen=True)
 class Corrected:
-    """A parcel as a person has drawn or named it. id: c and a number. outline: GeoJSON in the map's own coordinate system."""
+    """A parcel as a person has drawn or named it. id: c and a number. outline: GeoJSON in the map's
+    own coordinate system.
+    """
 
     id: str
     crop: str
@@ -144,7 +148,8 @@ def change_crop(result: ResultMap, parcel: str, crop: str) -> Corrections:
 
 
 def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]) -> Corrections:
-    """Cut a parcel along a line in degrees (longitude, latitude), which must cross it; all pieces keep its crop.
+    """Cut a parcel along a line in degrees (longitude, latitude), which must cross it; all pieces
+    keep its crop.
 
     Raises ``NotFoundError``, ``ParcelsError``.
     """
@@ -183,7 +188,9 @@ def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]
 
 
 def merge_parcels(result: ResultMap, first: str, second: str) -> Corrections:
-    """Make one parcel of two neighbours, with the crop of the first. Raises ``NotFoundError``, ``ParcelsError``."""
+    """Make one parcel of two neighbours, with the crop of the first. Raises ``NotFoundError``,
+    ``ParcelsError``.
+    """
     with _changing(result.folder) as edit:
         one, two = edit.find(result, first), edit.find(result, second)
         # Borders of neighbours are simplified together, so they share a line, not merely a corner.
@@ -244,7 +251,9 @@ class _Edit:
         return self.write((*steps, Step(what, removed, parcels)))
 
     def write(self, steps: tuple[Step, ...]) -> Corrections:
-        """Keep these steps in place of those before. Raises ``ConflictError`` for more than pages can read all the time."""
+        """Keep these steps in place of those before. Raises ``ConflictError`` for more than pages
+        can read all the time.
+        """
         text = json.dumps([asdict(step) for step in steps])
         if len(text) > _LARGEST_STEPS:
             found = f"corrections of {len(text) >> 20} MiB"
@@ -275,7 +284,9 @@ def _step(step: dict[str, Any]) -> Step:
 
 
 UNCHECKED = "unchecked"
-"""The code of parcels that nobody has looked at; they are void, so that no model learns its own mistakes."""
+"""The code of parcels that nobody has looked at; they are void, so that no model learns its own
+mistakes.
+"""
 _COVER, _INSIDE, _DATES = 0.001, 0.1, 2  # of few corrections none is to be lost
 _README = """Corrected parcels as training data.
 
@@ -290,15 +301,18 @@ dataset/         patches in PASTIS's layout, where such parcels cover some of th
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What becomes training data. everything: parcels that nobody corrected too, with the crop that was found. size: side of a
-    patch in pixels of 10 m."""
+    """What becomes training data. everything: parcels that nobody corrected too, with the crop that
+    was found. size: side of a patch in pixels of 10 m.
+    """
 
     everything: bool = False
     size: int = 64
 
 
 def corrected_parcels(result: ResultMap, everything: bool) -> gpd.GeoDataFrame:
-    """Every parcel of a map as it is now: id, crop, corrected, geometry. everything: see ``TrainingOptions``."""
+    """Every parcel of a map as it is now: id, crop, corrected, geometry. everything: see
+    ``TrainingOptions``.
+    """
     corrections = read_corrections(result.folder)
     found = pd.concat(
         list(read_geoparquet(result.folder / MAP / "parcels.parquet")), ignore_index=True
@@ -325,8 +339,8 @@ def corrected_parcels(result: ResultMap, everything: bool) -> gpd.GeoDataFrame:
 def training_data(job: Path, options: TrainingOptions) -> Path:
     """A zip file with all of it in a job's folder, made once for each state of the corrections.
 
-    Raises ``NotFoundError`` without a map, ``ConflictError`` without corrections, and ``PanosegError`` of several kinds where
-    no patch can be cut.
+    Raises ``NotFoundError`` without a map, ``ConflictError`` without corrections, and
+    ``PanosegError`` of several kinds where no patch can be cut.
     """
     result, folder = open_result(job), job / FOLDER
     if not read_corrections(job).steps and not options.everything:

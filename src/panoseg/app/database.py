@@ -1,6 +1,8 @@
-"""The tables of the web application and the ways to read and change them: SQLite in WAL mode, or PostgreSQL.
+"""The tables of the web application and the ways to read and change them: SQLite in WAL mode, or
+PostgreSQL.
 
-Times are seconds since 1970 in UTC by the clock of the database, so that machines need not agree on theirs.
+Times are seconds since 1970 in UTC by the clock of the database, so that machines need not agree on
+theirs.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ _VERSION = 1
 _BUSY_MS = 30_000
 _LOCK_TABLES = 7_041_119  # numbers of PostgreSQL's advisory locks, any that nobody else uses
 _PATIENCE = {
-    # A machine that vanishes says nothing: a worker would wait hours for an answer, and others as long for its locks.
+    # A machine that vanishes says nothing: a worker would wait hours for an answer, and others as
+    # long for its locks.
     "connect_timeout": "10",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
@@ -56,8 +59,9 @@ class Base(DeclarativeBase):
 
 
 class JobRow(Base):
-    """A job. claim: counts the workers that have taken it. starts: without those that a graceful stop sent home or that
-    took it over from a worker that had died."""
+    """A job. claim: counts the workers that have taken it. starts: without those that a graceful
+    stop sent home or that took it over from a worker that had died.
+    """
 
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -143,7 +147,9 @@ class Database:
     """A connection to the tables, made where they are missing. Safe to use from many threads."""
 
     def __init__(self, url: str) -> None:
-        """Raises ``DatabaseAwayError``, and ``AppError`` for one whose tables are of another version."""
+        """Raises ``DatabaseAwayError``, and ``AppError`` for one whose tables are of another
+        version.
+        """
         self.engine = _engine(url)
         try:
             self._make_tables()
@@ -164,7 +170,9 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session whose changes are kept where the block ends well, and undone where it does not."""
+        """A session whose changes are kept where the block ends well, and undone where it does
+        not.
+        """
         with (
             Session(self.engine.execution_options(writes=True), expire_on_commit=False) as session,
             session.begin(),
@@ -191,14 +199,18 @@ class Database:
 
 
 def now(session: Session) -> float:
-    """Seconds since 1970 by the clock that all workers share: the database's, or this machine's for the embedded one."""
+    """Seconds since 1970 by the clock that all workers share: the database's, or this machine's for
+    the embedded one.
+    """
     if session.get_bind().dialect.name == "postgresql":
         return float(session.scalar(select(func.extract("epoch", func.clock_timestamp()))))  # type: ignore[arg-type]
     return time.time()
 
 
 def one_at_a_time(session: Session, key: int) -> None:
-    """Wait until no other transaction has said the same key; until this one ends. SQLite lets one write at a time anyway."""
+    """Wait until no other transaction has said the same key; until this one ends. SQLite lets one
+    write at a time anyway.
+    """
     if session.get_bind().dialect.name == "postgresql":
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
@@ -235,8 +247,9 @@ def _engine(url: str) -> Engine:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Write ahead. Of several that do so at once to a new file SQLite lets all but one fail, without the patience it was asked
-    for."""
+    """Write ahead. Of several that do so at once to a new file SQLite lets all but one fail,
+    without the patience it was asked for.
+    """
     end = time.monotonic() + _BUSY_MS / 1000
     while True:
         try:

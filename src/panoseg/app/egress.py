@@ -1,4 +1,5 @@
-"""Which addresses of users this server asks: hosts on a list, and never its own network unless that is allowed.
+"""Which addresses of users this server asks: hosts on a list, and never its own network unless that
+is allowed.
 
 Source: OWASP, Server-Side Request Forgery Prevention.
 """
@@ -50,7 +51,9 @@ class AllowedUrls:
         )
 
     def check(self, url: str) -> None:
-        """Raise ``RefusedAddressError`` for a URL whose host is not on the list, or whose address is private."""
+        """Raise ``RefusedAddressError`` for a URL whose host is not on the list, or whose address
+        is private.
+        """
         try:
             parts = urlsplit(url)
             host, port = (
@@ -77,7 +80,9 @@ class AllowedUrls:
         self.addresses(host, port)
 
     def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a host that may be connected to. Raises ``RefusedAddressError`` for none, or private ones."""
+        """The addresses of a host that may be connected to. Raises ``RefusedAddressError`` for
+        none, or private ones.
+        """
         try:
             found = [
                 str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -97,7 +102,8 @@ class AllowedUrls:
     def download(self, url: str, path: Path, largest_mib: int) -> None:
         """Fetch a file; every address that it is redirected to is checked like the first.
 
-        Raises ``RefusedAddressError``, ``TooLargeError``, ``AppError`` for an answer that is none, ``OutputError``.
+        Raises ``RefusedAddressError``, ``TooLargeError``, ``AppError`` for an answer that is none,
+        ``OutputError``.
         """
         import httpx
 
@@ -164,9 +170,11 @@ _UPSTREAM = "PANOSEG_UPSTREAM_PROXY"
 
 
 def guard_process(settings: AppSettings) -> None:
-    """From now on, what this process and its children fetch over HTTP goes through a proxy of its own.
+    """From now on, what this process and its children fetch over HTTP goes through a proxy of its
+    own.
 
-    Where the environment already names a proxy, that one is used behind ours, and resolves the names.
+    Where the environment already names a proxy, that one is used behind ours, and resolves the
+    names.
     """
     given = next(
         (
@@ -192,7 +200,9 @@ class _Proxy(socketserver.ThreadingTCPServer):
         self.allowed, self.upstream = allowed, urlsplit(upstream) if upstream else None
 
     def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to an allowed address, or to the proxy behind. Raises ``RefusedAddressError``, ``OSError``."""
+        """A connection to an allowed address, or to the proxy behind. Raises
+        ``RefusedAddressError``, ``OSError``.
+        """
         if self.upstream is not None:
             if _is_number(host):
                 self.allowed.addresses(host, port)
@@ -260,7 +270,10 @@ class _Handler(socketserver.BaseRequestHandler):
 
     def _refuse(self, status: str, text: str) -> None:
         body = text.encode()
-        head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length:"
+            f" {len(body)}\r\nConnection: close\r\n\r\n"
+        )
         with suppress(OSError):  # whoever asked may have gone
             self.request.sendall(head.encode() + body)
 

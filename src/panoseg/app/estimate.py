@@ -1,4 +1,6 @@
-"""What a request needs of what users have given: whether it may have it, and its own copy in the folder of its job."""
+"""What a request needs of what users have given: whether it may have it, and its own copy in the
+folder of its job.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class RequestInputs:
         self.settings, self.uploads, self.allowed = settings, uploads, AllowedUrls(settings)
 
     def check(self, user: str, request: MapRequest | PhotoRequest) -> float | None:
-        """Refuse what is wrong or too much; returns the area of a map, where it is known before its season is."""
+        """Refuse what is wrong or too much; returns the area of a map, where it is known before its
+        season is.
+        """
         limits = self.settings.limits
         used = self.uploads.bytes_of(user)
         if used > limits.disk_gib * _GIB:
@@ -139,7 +143,9 @@ class RequestInputs:
             write_json(folder / _OUTLINE, source.outline)
 
     def give_register(self, user: str, register: RegisterSource, folder: Path) -> None:
-        """Put its own copy of official parcels that were uploaded into the folder of a job's inputs."""
+        """Put its own copy of official parcels that were uploaded into the folder of a job's
+        inputs.
+        """
         if register.upload is not None:
             _give(self.uploads.path(user, register.upload), folder, "register")
         if register.codes is not None:
@@ -159,7 +165,8 @@ def _outline_file(source: CatalogueSource, upload: Path | None = None) -> Iterat
 
 
 def _read_drawn(path: Path) -> Area:
-    """The area of an outline, in a process of its own: one that crosses itself often takes all memory that it is given.
+    """The area of an outline, in a process of its own: one that crosses itself often takes all
+    memory that it is given.
 
     Raises ``AppError`` whose message does not name the file, which is ours.
     """
@@ -173,7 +180,9 @@ def _read_drawn(path: Path) -> Area:
 
 
 def _give(upload: Path, folder: Path, name: str) -> None:
-    """The file under another name in a job's folder, as a second link to the same bytes where the disk can."""
+    """The file under another name in a job's folder, as a second link to the same bytes where the
+    disk can.
+    """
     target = folder / f"{name}{upload.suffix}"
     try:
         os.link(upload, target)
@@ -200,7 +209,9 @@ class SceneDate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a map would cost. seconds: on this server, as finished maps tell. notes: a sentence each."""
+    """What a map would cost. seconds: on this server, as finished maps tell. notes: a sentence
+    each.
+    """
 
     km2: float
     scenes: tuple[SceneDate, ...]
@@ -221,7 +232,9 @@ class Estimates:
     def of(
         self, user: str, request: MapRequest | PhotoRequest, km2: float, pace: float | None
     ) -> Estimate:
-        """What a checked request would cost. pace: seconds a km2 of finished maps. Raises ``AppError``, ``CatalogueError``."""
+        """What a checked request would cost. pace: seconds a km2 of finished maps. Raises
+        ``AppError``, ``CatalogueError``.
+        """
         if isinstance(request, PhotoRequest):
             return Estimate(0.0, (), 2 * _SECONDS_TO_START, 0, ())
         scenes, size, notes = self._scenes(user, request)

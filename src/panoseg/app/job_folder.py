@@ -29,7 +29,8 @@ class HeldError(Exception):
 def locked(folder: Path, patience_s: float) -> Iterator[None]:
     """Work in a folder alone; the system gives the lock back however a process ends.
 
-    Raises ``HeldError`` where another process keeps it for longer than ``patience_s``, ``NotFoundError``, ``OutputError``.
+    Raises ``HeldError`` where another process keeps it for longer than ``patience_s``,
+    ``NotFoundError``, ``OutputError``.
     """
     try:
         file = (folder / _LOCK).open("w")
@@ -68,7 +69,9 @@ def folder_bytes(folder: Path) -> int:
 
 
 def without_paths(text: str, folder: Path, weights: tuple[Path, ...]) -> str:
-    """A message about files of a job without the folders in which these and its weights lie, which are nobody's business."""
+    """A message about files of a job without the folders in which these and its weights lie, which
+    are nobody's business.
+    """
     for name in (folder.resolve(), folder.absolute(), folder):
         text = text.replace(f"{name}/", "").replace(str(name), "the folder of the job")
     for own in weights:
@@ -78,9 +81,11 @@ def without_paths(text: str, folder: Path, weights: tuple[Path, ...]) -> str:
 
 
 def remove_deleted(jobs: Jobs, jobs_folder: Path) -> int:
-    """Remove the folders of deleted jobs that have ended, then what is known of them; returns how many.
+    """Remove the folders of deleted jobs that have ended, then what is known of them; returns how
+    many.
 
-    A folder that cannot go now, because a process that is just being ended still holds it, goes another time.
+    A folder that cannot go now, because a process that is just being ended still holds it, goes
+    another time.
     """
     removed = 0
     for id in jobs.removable():
@@ -98,7 +103,8 @@ def remove_deleted(jobs: Jobs, jobs_folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    # Without a lock nobody has worked there, nor will; and a full disk, on which none can be made, is no reason to stay.
+    # Without a lock nobody has worked there, nor will; and a full disk, on which none can be made,
+    # is no reason to stay.
     if not was_worked_in(folder):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)

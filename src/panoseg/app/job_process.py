@@ -1,7 +1,8 @@
 """What the process of a job does, from its first import to the job's end in the database.
 
-It ends with the worker that made it, and waits for a database that is away. As only the newest claim may end a job, and one
-process at a time works in its folder, whatever else happens costs time and no more.
+It ends with the worker that made it, and waits for a database that is away. As only the newest
+claim may end a job, and one process at a time works in its folder, whatever else happens costs time
+and no more.
 """
 
 from __future__ import annotations
@@ -63,10 +64,12 @@ def run_process(settings: AppSettings, claim: Claim) -> None:
 
 
 def _end_with_worker() -> None:
-    """Let the system end this process by SIGIO as soon as the worker's end of the pipe between the two is closed.
+    """Let the system end this process by SIGIO as soon as the worker's end of the pipe between the
+    two is closed.
 
-    ``belong_to_parent`` alone needs the interpreter for that, which a library may hold for minutes. The death of the process
-    that forked this one would tell nothing: it holds out for as long as its children do.
+    ``belong_to_parent`` alone needs the interpreter for that, which a library may hold for minutes.
+    The death of the process that forked this one would tell nothing: it holds out for as long as
+    its children do.
     """
     worker = multiprocessing.parent_process()
     if worker is not None and hasattr(os, "O_ASYNC"):
@@ -78,7 +81,8 @@ def _end_with_worker() -> None:
 
 
 def insist(call: Callable[[], _T]) -> _T:
-    """What a call gives that asks the database, made again for as long as that is away: hours of work must not be lost for it.
+    """What a call gives that asks the database, made again for as long as that is away: hours of
+    work must not be lost for it.
 
     The worker ends this process when it is to stop.
     """
@@ -94,7 +98,8 @@ def insist(call: Callable[[], _T]) -> _T:
 
 
 def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
-    """Do a job to its end: done, or failed with the reason, or put back because what it needs is away.
+    """Do a job to its end: done, or failed with the reason, or put back because what it needs is
+    away.
 
     Raises ``LostClaimError`` where it is no longer ours.
     """
@@ -125,7 +130,8 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
 
 
 def _failed(jobs: Jobs, claim: Claim, text: str, size: int, error: Exception) -> None:
-    """The job fails, or, where a cluster is away that may come back, waits a while, the longer the more often.
+    """The job fails, or, where a cluster is away that may come back, waits a while, the longer the
+    more often.
 
     text: what its user reads. size: of its folder in bytes.
     """
@@ -139,7 +145,9 @@ def _failed(jobs: Jobs, claim: Claim, text: str, size: int, error: Exception) ->
 
 
 def _told(error: Exception, folder: Path, claim: Claim) -> str:
-    """An error as its user reads it; what is nobody's fault but ours goes to the log with all that is known."""
+    """An error as its user reads it; what is nobody's fault but ours goes to the log with all that
+    is known.
+    """
     if isinstance(error, PanosegError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _FULL:
@@ -151,7 +159,10 @@ def _told(error: Exception, folder: Path, claim: Claim) -> str:
             )
         )
     LOG.error("a job met a bug", exc_info=error, extra={"job": claim.job})
-    return f"an error inside of panoseg ({type(error).__name__}); expected none; tell whoever runs this server"
+    return (
+        f"an error inside of panoseg ({type(error).__name__}); expected none; tell whoever runs"
+        " this server"
+    )
 
 
 def _open(settings: AppSettings, folder: Path, write: Callable[[str], None]) -> Work:

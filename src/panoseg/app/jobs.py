@@ -1,8 +1,9 @@
 """Jobs: submitted, claimed by a worker for as long as it gives signs of life, finished once.
 
-A worker holds a job by a ``Claim``. Every change by a worker is made only while its claim is the job's newest, so that one that
-was thought dead cannot end a job that another has taken over. Users take turns: next comes a job of whoever has the fewest
-running, and among those of whoever has waited longest.
+A worker holds a job by a ``Claim``. Every change by a worker is made only while its claim is the
+job's newest, so that one that was thought dead cannot end a job that another has taken over. Users
+take turns: next comes a job of whoever has the fewest running, and among those of whoever has
+waited longest.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ ENDED = ("done", "failed", "cancelled")
 MOST_STARTS = 5
 """A job whose own process has died so often is given up."""
 MOST_TAKEN = 50
-"""A job that was taken so often, and whose worker has died once more, is given up; that is seldom the job's fault."""
+"""A job that was taken so often, and whose worker has died once more, is given up; that is seldom
+the job's fault.
+"""
 _MOST_LINES = 2000
 _FORGOTTEN_S = 86_400.0
 _LOCK_USER = 1_000_000_000
@@ -34,9 +37,11 @@ _LOCK_USER = 1_000_000_000
 class JobView:
     """A job as its owner sees it.
 
-    id: 32 hexadecimal digits. stage: what is being done, empty before and after. progress: 0..1 of the whole job. message: the
-    latest news, a sentence. request: what was asked for, as ``panoseg.app.requests`` has checked it. error: why it failed.
-    seconds_left: an estimate, while it runs. bytes: of its folder, once it has ended. Times are in UTC.
+    id: 32 hexadecimal digits. stage: what is being done, empty before and after. progress: 0..1 of
+    the whole job. message: the latest news, a sentence. request: what was asked for, as
+    ``panoseg.app.requests`` has checked it. error: why it failed.
+    seconds_left: an estimate, while it runs. bytes: of its folder, once it has ended. Times are in
+    UTC.
     """
 
     id: str
@@ -68,7 +73,9 @@ class LogLine:
 
 @dataclass(frozen=True)
 class Claim:
-    """That a worker holds a job. number: of the claims of this job, the newest is the one that counts."""
+    """That a worker holds a job. number: of the claims of this job, the newest is the one that
+    counts.
+    """
 
     job: str
     worker: str
@@ -90,7 +97,8 @@ class Jobs:
     def submit(
         self, id: str, owner: str, name: str, request: dict[str, Any], most: int, km2: float | None
     ) -> JobView:
-        """Add a job to the queue, whose folder is ready. request: with its kind. most: jobs of the owner that may wait or run.
+        """Add a job to the queue, whose folder is ready. request: with its kind. most: jobs of the
+        owner that may wait or run.
 
         Raises ``LimitError``.
         """
@@ -141,7 +149,9 @@ class Jobs:
             ]
 
     def cancel(self, id: str) -> JobView:
-        """End a job that waits; ask the worker of one that runs to end it. Nothing happens to one that has ended."""
+        """End a job that waits; ask the worker of one that runs to end it. Nothing happens to one
+        that has ended.
+        """
         with self.database.writing() as session:
             time, _ = (
                 now(session),
@@ -171,8 +181,9 @@ class Jobs:
         request: dict[str, Any] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> JobView:
-        """Let an ended job run again; stages that are done stay done. request: replaces the old one. prepare: readies its
-        folder, called when nobody else can start or requeue the job; nothing changes where it raises.
+        """Let an ended job run again; stages that are done stay done. request: replaces the old
+        one. prepare: readies its folder, called when nobody else can start or requeue the job;
+        nothing changes where it raises.
 
         Raises ``ConflictError`` for one that has not ended, ``LimitError``.
         """
@@ -273,14 +284,17 @@ class Jobs:
             return 0.0 if first is None else max(0.0, now(session) - first)
 
     def position(self, id: str) -> int:
-        """How many jobs wait that were queued before this one; an upper bound, for users take turns."""
+        """How many jobs wait that were queued before this one; an upper bound, for users take
+        turns.
+        """
         with self.database.reading() as session:
             row = _row(session, id)
             ahead = select(func.count()).where(JobRow.state == "queued", JobRow.queued < row.queued)
             return int(session.scalar(ahead) or 0)
 
     def pace(self) -> float | None:
-        """Seconds of work a square kilometre that finished maps took lately, all together; None before the first.
+        """Seconds of work a square kilometre that finished maps took lately, all together; None
+        before the first.
 
         Not the mean of their paces: a map of a few fields takes most of its time to begin.
         """
@@ -298,7 +312,8 @@ class Jobs:
     # -- for workers
 
     def claim(self, worker: str, take_over: bool = True) -> Claim | None:
-        """Take the next job: one whose worker has fallen silent, else the longest waiting one of the user whose turn it is.
+        """Take the next job: one whose worker has fallen silent, else the longest waiting one of
+        the user whose turn it is.
 
         take_over: whether jobs of silent workers are taken.
         """
@@ -337,7 +352,9 @@ class Jobs:
                     )
 
     def _abandoned(self, session: Session, time: float) -> str | None:
-        """A running job without a living worker; those that were abandoned too often, or are no longer wanted, end here."""
+        """A running job without a living worker; those that were abandoned too often, or are no
+        longer wanted, end here.
+        """
         lost = JobRow.state == "running", JobRow.lease_until < time
         unwanted = {
             "state": "cancelled",
@@ -347,7 +364,10 @@ class Jobs:
             "seconds_left": None,
         }
         session.execute(update(JobRow).where(*lost, JobRow.cancel).values(unwanted))
-        text = "its worker was ended again and again, perhaps for memory; expected less work; ask for a smaller area"
+        text = (
+            "its worker was ended again and again, perhaps for memory; expected less work; ask for"
+            " a smaller area"
+        )
         failed = {
             "state": "failed",
             "ended": time,
@@ -380,7 +400,9 @@ class Jobs:
         )
 
     def heartbeat(self, claim: Claim) -> bool:
-        """Say that the worker lives; returns whether the job is still wanted. Raises ``LostClaimError``."""
+        """Say that the worker lives; returns whether the job is still wanted. Raises
+        ``LostClaimError``.
+        """
         with self.database.writing() as session:
             self._change(session, claim, lease_until=now(session) + self.lease_seconds)
             return not session.scalar(select(JobRow.cancel).where(JobRow.id == claim.job))
@@ -409,7 +431,8 @@ class Jobs:
     def finish(
         self, claim: Claim, size: int, seconds: float, message: str, complaints: Sequence[str] = ()
     ) -> None:
-        """The job is done. size: bytes of its folder. seconds: of this worker's work. complaints: lines for its log.
+        """The job is done. size: bytes of its folder. seconds: of this worker's work. complaints:
+        lines for its log.
 
         Raises ``LostClaimError``.
         """
@@ -425,7 +448,8 @@ class Jobs:
         self._end(claim, "cancelled", "cancelled", bytes=size)
 
     def give_back(self, claim: Claim, seconds: float, counted: bool, message: str) -> None:
-        """Put a job back into the queue for after so many seconds; one that is not wanted any more ends instead.
+        """Put a job back into the queue for after so many seconds; one that is not wanted any more
+        ends instead.
 
         counted: whether it was a failed start. Raises ``LostClaimError``.
         """
@@ -513,7 +537,9 @@ def _log(session: Session, job: str, text: str, level: str) -> None:
 
 
 def _storable(text: str) -> str:
-    """A text without what databases refuse: zero bytes and halves of characters, as names in files of strangers may have."""
+    """A text without what databases refuse: zero bytes and halves of characters, as names in files
+    of strangers may have.
+    """
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 

@@ -1,4 +1,6 @@
-"""Rasters of a season for the pages: the reflectance of each date in the four bands that pictures and NDVI need."""
+"""Rasters of a season for the pages: the reflectance of each date in the four bands that pictures
+and NDVI need.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,11 @@ _WINDOW = 2048
 
 @dataclass(frozen=True)
 class Layer:
-    """A date. file: GeoTIFF with the bands ``BANDS``, uint16, reflectance x 10 000, 0 for no data, with overviews.
+    """A date. file: GeoTIFF with the bands ``BANDS``, uint16, reflectance x 10 000, 0 for no data,
+    with overviews.
 
-    clear: share 0..1 of the area that shows the ground. used: whether the map was made of this date too.
+    clear: share 0..1 of the area that shows the ground. used: whether the map was made of this date
+    too.
     """
 
     date: str
@@ -43,7 +47,9 @@ class Layer:
 
 
 def read_layers(folder: Path) -> list[Layer]:
-    """The dates of a finished job, in order; ``folder`` is its folder ``layers``. Raises ``NotFoundError``."""
+    """The dates of a finished job, in order; ``folder`` is its folder ``layers``. Raises
+    ``NotFoundError``.
+    """
     try:
         return list(_read_layers(folder / LAYERS, (folder / LAYERS).stat().st_mtime_ns))
     except (OSError, ValueError, TypeError) as error:
@@ -59,7 +65,8 @@ def _read_layers(path: Path, stamp: int) -> tuple[Layer, ...]:
 
 
 def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[Layer]:
-    """Write the raster of each date of a cube and then their list; what an earlier start has written is kept.
+    """Write the raster of each date of a cube and then their list; what an earlier start has
+    written is kept.
 
     used: dates of which the map was made, as 2019-05-01. Raises ``PanosegError`` of several kinds.
     """

@@ -1,4 +1,6 @@
-"""How many of something may go on at a time, for a user and for all: what is slow must not take the server from the others."""
+"""How many of something may go on at a time, for a user and for all: what is slow must not take the
+server from the others.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ class AtATime:
 
     @contextmanager
     def of(self, user: str) -> Iterator[None]:
-        """One of a user's, as long as the block lasts. Raises ``LimitError`` for the user's own, ``BusyError`` for others'."""
+        """One of a user's, as long as the block lasts. Raises ``LimitError`` for the user's own,
+        ``BusyError`` for others'.
+        """
         with self._lock:
             if self._taken[user] >= self.of_user:
                 found = f"{self._taken[user]} {self.what} of yours under way"
@@ -61,14 +65,18 @@ LOOKS = CapacityLimiter(4)
 
 
 class Turns:
-    """At most so many requests of one person use threads at once, so that others never wait for all that this one asks."""
+    """At most so many requests of one person use threads at once, so that others never wait for all
+    that this one asks.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     def of(self, person: str) -> asyncio.Semaphore:
-        """To be held while a request is answered; forgotten once nobody holds it or waits for it."""
+        """To be held while a request is answered; forgotten once nobody holds it or waits for
+        it.
+        """
         turn = self._turns.get(person)
         if turn is None:
             turn = self._turns[person] = asyncio.Semaphore(self._most)
@@ -81,9 +89,11 @@ _ENTRY = 500
 
 
 class BoundedCache(Generic[Value]):
-    """Values by keys; those asked for longest ago are forgotten first. Safe to use from many threads.
+    """Values by keys; those asked for longest ago are forgotten first. Safe to use from many
+    threads.
 
-    What a value is made of belongs into its key, stamps of files too: nothing else makes a value go out of date.
+    What a value is made of belongs into its key, stamps of files too: nothing else makes a value go
+    out of date.
     """
 
     def __init__(self, most_bytes: int, size_of: Callable[[Value], int]) -> None:
@@ -94,7 +104,9 @@ class BoundedCache(Generic[Value]):
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key, made by ``make`` where it is not there. Raises what ``make`` raises."""
+        """The value of a key, made by ``make`` where it is not there. Raises what ``make``
+        raises.
+        """
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)

@@ -23,7 +23,9 @@ _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {
 
 
 class JsonLines(logging.Formatter):
-    """A record as a line of JSON: time, level, logger, message, what it was given as ``extra``, and a traceback's text."""
+    """A record as a line of JSON: time, level, logger, message, what it was given as ``extra``, and
+    a traceback's text.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -47,7 +49,10 @@ class PlainLines(logging.Formatter):
         extra = " ".join(
             f"{name}={value}" for name, value in vars(record).items() if name not in _USUAL
         )
-        line = f"{datetime.fromtimestamp(record.created):%H:%M:%S} {record.levelname.lower():7} {record.getMessage()} {extra}"
+        line = (
+            f"{datetime.fromtimestamp(record.created):%H:%M:%S} {record.levelname.lower():7}"
+            f" {record.getMessage()} {extra}"
+        )
         return line.rstrip() + (
             f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
         )

@@ -1,4 +1,5 @@
-"""Official parcels beside a map, for the pages: what is declared, what was found inside of each, and where the two differ.
+"""Official parcels beside a map, for the pages: what is declared, what was found inside of each,
+and where the two differ.
 
 They are read from what ``panoseg.app.official_files`` has written.
 """
@@ -38,8 +39,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OfficialView:
-    """An official parcel for people. declared: its crop by the register, None where it says none. found: by the map, with the
-    share 0..1 of the parcel. difference: one of ``DIFFERENCES``. outline: GeoJSON in degrees."""
+    """An official parcel for people. declared: its crop by the register, None where it says none.
+    found: by the map, with the share 0..1 of the parcel. difference: one of ``DIFFERENCES``.
+    outline: GeoJSON in degrees.
+    """
 
     id: str
     declared: str | None
@@ -52,8 +55,10 @@ class OfficialView:
 
 @dataclass(frozen=True)
 class Differences:
-    """How official parcels and those of a map differ. counts: official parcels by ``DIFFERENCES``. hectares: their areas.
-    invented: ids of parcels of the map that match none."""
+    """How official parcels and those of a map differ. counts: official parcels by ``DIFFERENCES``.
+    hectares: their areas.
+    invented: ids of parcels of the map that match none.
+    """
 
     counts: dict[str, int]
     hectares: dict[str, float]
@@ -66,7 +71,9 @@ def has_official(folder: Path) -> bool:
 
 
 def outlines_of(result: ResultMap) -> Path:
-    """The official parcels with what differs, as a GeoPackage with an index of places. Raises ``NotFoundError``."""
+    """The official parcels with what differs, as a GeoPackage with an index of places. Raises
+    ``NotFoundError``.
+    """
     if not has_official(result.folder):
         raise NotFoundError(
             "no official parcels of this map", "a map that has some", "give it a register"

@@ -1,10 +1,11 @@
-"""Official parcels of a job become files: those on the map's land, with what the map found in each and where the two differ.
+"""Official parcels of a job become files: those on the map's land, with what the map found in each
+and where the two differ.
 
 register.parquet       the parcels, as they were given
 refined/               as ``panoseg refine`` writes it
-refined/official.gpkg  the parcels for the pages; ``difference`` is ``same``, ``other crop``, ``unknown`` (no crop is declared,
-                       or none that the map knows) or ``not found`` (no parcel of the map has this shape, by
-                       ``panoseg compare``)
+refined/official.gpkg  the parcels for the pages; ``difference`` is ``same``, ``other crop``,
+                       ``unknown`` (no crop is declared, or none that the map knows) or ``not
+                       found`` (no parcel of the map has this shape, by ``panoseg compare``)
 refined/invented.json  ids of parcels of the map that match no official one
 """
 
@@ -33,14 +34,17 @@ from panoseg.register.parcels import CropCodes, plain_code, read_crop_codes
 SAME, OTHER, UNKNOWN, MISSED = "same", "other crop", "unknown", "not found"
 DIFFERENCES = (SAME, OTHER, UNKNOWN, MISSED)
 OUTLINES, INVENTED = "official.gpkg", "invented.json"
-# Columns of the refinement that hold what a register declares: ours of the same name made way for it.
+# Columns of the refinement that hold what a register declares: ours of the same name made way for
+# it.
 _DECLARED = ("given_class", "given_crop:name", "given_crop:code", "crop_code")
 
 
 @dataclass(frozen=True)
 class Register:
-    """Official parcels that somebody gave. codes: a table of the class of each code, see ``panoseg.register.parcels``, or
-    None. column: that holds the codes; None: the one in which most are found."""
+    """Official parcels that somebody gave. codes: a table of the class of each code, see
+    ``panoseg.register.parcels``, or None. column: that holds the codes; None: the one in which most
+    are found.
+    """
 
     file: Path
     codes: Path | None = None
@@ -56,7 +60,8 @@ def use_register(
 
 
 def take_register(register: Register, season: Path, map_: Path, out: Path) -> None:
-    """Write the given parcels that meet the map to the new file ``out``; those with a table of codes with their ``class``.
+    """Write the given parcels that meet the map to the new file ``out``; those with a table of
+    codes with their ``class``.
 
     Raises ``ParcelsError``, ``AppError``.
     """
@@ -111,7 +116,8 @@ def _listed(parcels: gpd.GeoDataFrame) -> str:
 
 
 def compare_with_register(register: Path, map_: Path, refined: Path) -> tuple[int, int]:
-    """Write the new folder ``refined``; returns how many parcels got a class, and how many lie outside of the map.
+    """Write the new folder ``refined``; returns how many parcels got a class, and how many lie
+    outside of the map.
 
     Raises ``ParcelsError``, ``OutputError``.
     """

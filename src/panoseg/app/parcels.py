@@ -1,4 +1,6 @@
-"""What the pages tell of parcels: the one at a place, its crop, area, confidence, shares of classes and NDVI; areas by crop."""
+"""What the pages tell of parcels: the one at a place, its crop, area, confidence, shares of classes
+and NDVI; areas by crop.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,10 @@ _LEAST_SHARE = 0.0005
 class ParcelView:
     """A parcel for people.
 
-    id: c and a number for a corrected one. confidence: 0..1, None for a corrected one, of which a person is sure. shares: crop
-    and share 0..1, the largest first; shares_of: what is shared out, the probability of the network, or the area inside the
-    outline by the map's pixels, of corrected parcels and of maps that do not say how likely crops are. outline: GeoJSON in
-    degrees.
+    id: c and a number for a corrected one. confidence: 0..1, None for a corrected one, of which a
+    person is sure. shares: crop and share 0..1, the largest first; shares_of: what is shared out,
+    the probability of the network, or the area inside the outline by the map's pixels, of corrected
+    parcels and of maps that do not say how likely crops are. outline: GeoJSON in degrees.
     """
 
     id: str
@@ -53,8 +55,9 @@ class ParcelView:
 
 @dataclass(frozen=True)
 class NdviCurve:
-    """NDVI of a parcel over the season: a value a date, mean and quartiles, None where it has no data; cloudy: whether the
-    parcel is in cloud or shadow then."""
+    """NDVI of a parcel over the season: a value a date, mean and quartiles, None where it has no
+    data; cloudy: whether the parcel is in cloud or shadow then.
+    """
 
     dates: tuple[str, ...]
     mean: tuple[float | None, ...]
@@ -65,7 +68,9 @@ class NdviCurve:
 
 @dataclass(frozen=True)
 class CropArea:
-    """A crop of a map: how many parcels, hectares, and their mean confidence 0..1, None where all are corrected."""
+    """A crop of a map: how many parcels, hectares, and their mean confidence 0..1, None where all
+    are corrected.
+    """
 
     crop: str
     colour: str
@@ -134,7 +139,9 @@ def areas(result: ResultMap, corrections: Corrections | None = None) -> list[Cro
 
 
 def shares_of(result: ResultMap, outline: BaseGeometry) -> tuple[tuple[str, float], ...]:
-    """The share of an outline's area that each class has in the map's raster of classes, the largest first."""
+    """The share of an outline's area that each class has in the map's raster of classes, the
+    largest first.
+    """
     with rasterio.open(result.folder / MAP / "classes.tif") as source:
         window = _whole_pixels(outline.bounds, source.transform)
         classes_HW = source.read(1, window=window, boundless=True, fill_value=NO_DATA_CLASS)

@@ -72,7 +72,9 @@ class CatalogueSource(_Strict):
 
 
 def _check_json(outline: dict[str, Any] | None) -> None:
-    """Raise ``ValueError`` for what JSON has no words for, though Python reads it, and for what is too long or deep."""
+    """Raise ``ValueError`` for what JSON has no words for, though Python reads it, and for what is
+    too long or deep.
+    """
     try:
         deepest, length = (
             _depth(outline),

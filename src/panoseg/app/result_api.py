@@ -1,4 +1,6 @@
-"""Tiles that were drawn lately, and how many are drawn at once: memory and processors are bounded whoever browses."""
+"""Tiles that were drawn lately, and how many are drawn at once: memory and processors are bounded
+whoever browses.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ _MIB = 1024**2
 
 
 class TileCache:
-    """Draws tiles, each once however many ask for it at once, and keeps those that were asked for last."""
+    """Draws tiles, each once however many ask for it at once, and keeps those that were asked for
+    last.
+    """
 
     def __init__(self, megabytes: int = 16) -> None:
         self.tiles = BoundedCache[Tile](megabytes * _MIB, lambda tile: len(tile.content))
@@ -119,7 +123,9 @@ def corrections_json(result: ResultMap, corrections: Corrections) -> dict[str, A
 
 
 def describe_result(result: ResultMap) -> dict[str, Any]:
-    """What a page must know to show a map: bounds in degrees, classes, dates, areas, and what else there is."""
+    """What a page must know to show a map: bounds in degrees, classes, dates, areas, and what else
+    there is.
+    """
     return {
         "bounds": result.bounds,
         "parcels": result.count,
@@ -166,7 +172,9 @@ async def tile(
     hidden: Annotated[str, Query(pattern=r"^([0-9]{1,3}(,[0-9]{1,3})*)?$", max_length=2000)] = "",
     by_confidence: bool = False,
 ) -> Response:
-    """A tile of Web Mercator, 256 x 256 pixels. hidden: numbers of classes, separated by commas. date: of a picture."""
+    """A tile of Web Mercator, 256 x 256 pixels. hidden: numbers of classes, separated by commas.
+    date: of a picture.
+    """
     classes = frozenset(int(number) for number in hidden.split(",") if number)
     wanted = TileRequest(kind, z, x, y, date, classes, by_confidence)
     async with _TURNS.of(key if scope == "shared" else f"user {current_user(request)}"):
@@ -176,7 +184,9 @@ async def tile(
 
 
 def _tile(request: Request, scope: Scope, key: str, wanted: TileRequest) -> Response:
-    """All of a tile in one thread: each change of threads takes longer than to find a tile that was drawn before."""
+    """All of a tile in one thread: each change of threads takes longer than to find a tile that was
+    drawn before.
+    """
     result = _of_scope(request, scope, key)
     tag = etag(result, wanted)
     headers = {"ETag": f'"{tag}"', "Cache-Control": f"private, max-age={_HOUR}, must-revalidate"}
@@ -212,8 +222,10 @@ def _at_place(result: ResultMap, longitude: float, latitude: float) -> dict[str,
 
 @router.get("/{scope}/{key}/parcels/{parcel}")
 async def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
-    """A parcel: crop, area, confidence, shares of crops, outline. shares_of: whether these are probabilities of the network, or
-    shares of the area inside the outline, as of corrected parcels and of maps that hold no probabilities."""
+    """A parcel: crop, area, confidence, shares of crops, outline. shares_of: whether these are
+    probabilities of the network, or shares of the area inside the outline, as of corrected parcels
+    and of maps that hold no probabilities.
+    """
     return asdict(await to_thread.run_sync(parcel_of, result, parcel, limiter=LOOKS))
 
 

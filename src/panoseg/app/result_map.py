@@ -48,8 +48,9 @@ _MOST_OPEN = 16
 class ResultMap:
     """A finished map.
 
-    folder: of its job. bounds: west, south, east, north in degrees. crs: of its rasters and outlines, WKT. class_I: int16, the
-    class of each segment's parcel, ``NO_PARCEL`` where there is none. confidence_I: float32, 0..1. area_ha_I: float32.
+    folder: of its job. bounds: west, south, east, north in degrees. crs: of its rasters and
+    outlines, WKT. class_I: int16, the class of each segment's parcel, ``NO_PARCEL`` where there is
+    none. confidence_I: float32, 0..1. area_ha_I: float32.
     """
 
     folder: Path
@@ -76,8 +77,9 @@ class ResultMap:
         return int((self.class_I != NO_PARCEL).sum())
 
     def probabilities(self, id_: str) -> dict[str, float]:
-        """How likely a parcel of the map is of each crop, 0..1, by its name; empty where the map does not say, as older maps do
-        not. Raises ``NotFoundError``."""
+        """How likely a parcel of the map is of each crop, 0..1, by its name; empty where the map
+        does not say, as older maps do not. Raises ``NotFoundError``.
+        """
         columns = [f"{PROBABILITY}{name}" for name in crops(self.classes)]
         row = (
             self._rows([id_], ["id", *columns], read_geometry=False)
@@ -88,13 +90,17 @@ class ResultMap:
         return {name.removeprefix(PROBABILITY): float(value) for name, value in row.items()}
 
     def within(self, box: tuple[float, float, float, float]) -> gpd.GeoDataFrame:
-        """The parcels that may meet a box in the map's own coordinate system: id, class, confidence, area_ha, geometry."""
+        """The parcels that may meet a box in the map's own coordinate system: id, class,
+        confidence, area_ha, geometry.
+        """
         return pyogrio.read_dataframe(
             self.outlines, bbox=box, columns=["id", "class", "confidence", "area_ha"]
         )
 
     def parcels(self, ids: list[str]) -> gpd.GeoDataFrame:
-        """Parcels by their ids, columns as ``within``. Raises ``NotFoundError`` where one is not there."""
+        """Parcels by their ids, columns as ``within``. Raises ``NotFoundError`` where one is not
+        there.
+        """
         return self._rows(ids, ["id", "class", "confidence", "area_ha"])
 
     def _rows(self, ids: list[str], columns: list[str], **options: bool) -> gpd.GeoDataFrame:
@@ -125,7 +131,9 @@ def crops(table: ClassTable) -> list[str]:
 
 
 def open_result(folder: Path) -> ResultMap:
-    """The finished map of a job's folder; opened once as long as its files stay the same. Raises ``NotFoundError``."""
+    """The finished map of a job's folder; opened once as long as its files stay the same. Raises
+    ``NotFoundError``.
+    """
     try:
         written = (folder / MAP / "map.json").stat().st_mtime_ns
     except OSError as error:

@@ -1,4 +1,5 @@
-"""A season that was uploaded, read once from end to end by a process of bounded memory, before the job reads it.
+"""A season that was uploaded, read once from end to end by a process of bounded memory, before the
+job reads it.
 
 What its metadata say of its size, and what its chunks unpack to, are whatever a stranger wrote.
 """
@@ -19,7 +20,9 @@ _MOST_DATES = 1000
 
 
 def check_season(path: Path, most_km2: float) -> None:
-    """Raise ``CubeError`` for what is no season, or cannot be read, ``LimitError`` for too much land or too many dates."""
+    """Raise ``CubeError`` for what is no season, or cannot be read, ``LimitError`` for too much
+    land or too many dates.
+    """
     with reading(path):
         cube = check_cube(open_cube(path), PASTIS_BANDS)
         km2, dates = cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6, cube.sizes["time"]

@@ -1,6 +1,8 @@
-"""What every request passes: host and origin are checked, bodies are bounded, answers get headers, a log line and a count.
+"""What every request passes: host and origin are checked, bodies are bounded, answers get headers,
+a log line and a count.
 
-Sources: OWASP Secure Headers Project; Fetch standard (``Sec-Fetch-Site``, ``Origin``); Content Security Policy level 3.
+Sources: OWASP Secure Headers Project; Fetch standard (``Sec-Fetch-Site``, ``Origin``); Content
+Security Policy level 3.
 """
 
 from __future__ import annotations
@@ -25,15 +27,17 @@ _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 def content_policy(background: str | None) -> str:
-    """Where pages may take what from. The pages' library compiles templates and has its import map inline."""
+    """Where pages may take what from. The pages' library compiles templates and has its import map
+    inline.
+    """
     tiles = ""
     if background:
         parts = urlsplit(background)
         tiles = f" {parts.scheme}://{parts.netloc.replace('{s}', '*')}"
     return (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-        f"img-src 'self' data: blob:{tiles}; font-src 'self' data:; connect-src 'self'; object-src 'none'; "
-        "base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self'"
+        f" 'unsafe-inline'; img-src 'self' data: blob:{tiles}; font-src 'self' data:; connect-src"
+        " 'self'; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
     )
 
 
@@ -84,7 +88,10 @@ class Guard:
         if changes and (foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")):
             return (
                 403,
-                "a request that another site's page sends; expected one of this page; use it from there",
+                (
+                    "a request that another site's page sends; expected one of this page; use it"
+                    " from there"
+                ),
             )
         length = headers.get("content-length", "0")
         if (
@@ -97,9 +104,11 @@ class Guard:
         return None
 
     def _known_host(self, host: str) -> bool:
-        """Whether a request is meant for this server; a name that somebody else lets point here is not.
+        """Whether a request is meant for this server; a name that somebody else lets point here is
+        not.
 
-        Where people sign in and no names were given any is: without a cookie for it, such a name is of no use.
+        Where people sign in and no names were given any is: without a cookie for it, such a name is
+        of no use.
         """
         name = (urlsplit(f"//{host}").hostname or "") if host.isascii() else ""
         names = (*_LOCAL_NAMES, self.settings.host, *self.settings.public_host)

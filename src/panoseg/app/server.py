@@ -98,8 +98,10 @@ _LONGEST_PAUSE_S = 60.0
 _GRACE_S = 10
 _LEAST_FREE = 100 * 1024**2
 _BACKLOG = 512
-_SWITCH_S = 0.001  # Python lets a busy thread keep others waiting for five times as long, at each of a request's steps
-_KEEP_ALIVE_S = 75  # longer than browsers and proxies keep idle connections, or both sides close and use one at once
+# Python lets a busy thread keep others waiting for five times as long, at each of a request's steps
+_SWITCH_S = 0.001
+# longer than browsers and proxies keep idle connections, or both sides close and use one at once
+_KEEP_ALIVE_S = 75
 
 
 def build_app(service: Service, users: Users) -> FastAPI:
@@ -121,7 +123,9 @@ def build_app(service: Service, users: Users) -> FastAPI:
 
 
 def add_all_pages(app: FastAPI) -> None:
-    """Put the pages beside the API; once in a process, for their library knows one application alone."""
+    """Put the pages beside the API; once in a process, for their library knows one application
+    alone.
+    """
     from nicegui import ui
 
     from panoseg.app.pages import add_pages
@@ -159,7 +163,9 @@ def _add_operation(app: FastAPI) -> None:
 
 
 def _from_this_machine(request: Request) -> bool:
-    """Whether nobody else asks: a proxy on this machine passes on requests of others, which name another host."""
+    """Whether nobody else asks: a proxy on this machine passes on requests of others, which name
+    another host.
+    """
     return (
         request.client is not None
         and is_loopback(request.client.host)
@@ -168,7 +174,9 @@ def _from_this_machine(request: Request) -> bool:
 
 
 def health_of(service: Service) -> dict[str, Any]:
-    """Whether the server can work: its database answers and its disk has room; and how many workers live."""
+    """Whether the server can work: its database answers and its disk has room; and how many workers
+    live.
+    """
     try:
         workers = service.all_jobs.workers()
         free = shutil.disk_usage(service.settings.folder).free
@@ -223,7 +231,9 @@ def _add_errors(app: FastAPI) -> None:
 
 
 class Supervisor:
-    """Keeps so many workers alive: one that ends is replaced, one that ends at once after a pause."""
+    """Keeps so many workers alive: one that ends is replaced, one that ends at once after a
+    pause.
+    """
 
     def __init__(self, settings: AppSettings) -> None:
         self.settings = settings
@@ -275,7 +285,9 @@ class Supervisor:
 
 
 def housekeeping(service: Service) -> None:
-    """Remove jobs and uploads that are too old, what deleted jobs left, and folders and files that nothing knows of."""
+    """Remove jobs and uploads that are too old, what deleted jobs left, and folders and files that
+    nothing knows of.
+    """
     days = service.settings.limits.keep_days
     if days:
         for id in service.all_jobs.expired(days):
@@ -297,7 +309,9 @@ def _keep_house(service: Service, stop: threading.Event) -> None:
 
 
 def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. announce: called with the address once it answers. Raises ``PanosegError``."""
+    """Serve until SIGTERM or SIGINT. announce: called with the address once it answers. Raises
+    ``PanosegError``.
+    """
     set_up_logging()
     sys.setswitchinterval(_SWITCH_S)
     guard_process(settings)
@@ -322,7 +336,8 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
         target=_keep_house, args=(service, stop), name="housekeeping", daemon=True
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # While it runs uvicorn handles them; one that comes before stops it then, and afterwards it raises them once more,
+        # While it runs uvicorn handles them; one that comes before stops it then, and afterwards it
+        # raises them once more,
         # which must not end what follows.
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:

@@ -1,4 +1,6 @@
-"""All that the pages and the API do, each method for a user: nobody sees or touches what is not theirs."""
+"""All that the pages and the API do, each method for a user: nobody sees or touches what is not
+theirs.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,9 @@ class Service:
     # -- jobs
 
     def submit(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> JobView:
-        """Start a job. Raises ``AppError`` of all kinds for a request that is wrong or beyond the user's limits."""
+        """Start a job. Raises ``AppError`` of all kinds for a request that is wrong or beyond the
+        user's limits.
+        """
         checked = parse_request(request)
         km2 = self.inputs.check(user, checked)
         id = uuid.uuid4().hex
@@ -120,7 +124,9 @@ class Service:
         return self.all_jobs.cancel(id)
 
     def retry(self, user: str, id: str) -> JobView:
-        """Start a failed or cancelled job again; what is done stays. Raises ``NotFoundError``, ``ConflictError``."""
+        """Start a failed or cancelled job again; what is done stays. Raises ``NotFoundError``,
+        ``ConflictError``.
+        """
         view = self.job(user, id)
         if view.state not in ("failed", "cancelled"):
             raise ConflictError(
@@ -138,7 +144,8 @@ class Service:
     def set_register(
         self, user: str, id: str, register: RegisterSource | dict[str, Any]
     ) -> JobView:
-        """Compare a finished map with official parcels, in place of those before; the job runs once more for that.
+        """Compare a finished map with official parcels, in place of those before; the job runs once
+        more for that.
 
         Raises ``NotFoundError``, ``ConflictError`` for a map that is not done, ``AppError``.
         """
@@ -166,7 +173,9 @@ class Service:
     # -- before a job
 
     def estimate(self, user: str, request: MapRequest | PhotoRequest | dict[str, Any]) -> Estimate:
-        """What a map would cost, found out without starting it. Raises ``AppError`` of all kinds, ``CatalogueError``."""
+        """What a map would cost, found out without starting it. Raises ``AppError`` of all kinds,
+        ``CatalogueError``.
+        """
         checked = parse_request(request)
         km2 = self.inputs.check(user, checked) or 0.0
         return self.estimates.of(user, checked, km2, self.all_jobs.pace())
@@ -183,11 +192,15 @@ class Service:
     # -- results
 
     def folder(self, user: str, id: str) -> Path:
-        """The folder of a job of the user, see ``panoseg.app.stages`` for what lies there. Raises ``NotFoundError``."""
+        """The folder of a job of the user, see ``panoseg.app.stages`` for what lies there. Raises
+        ``NotFoundError``.
+        """
         return self.settings.jobs_folder / self.job(user, id).id
 
     def has_result(self, job: JobView) -> bool:
-        """Whether there is a result to look at: the job is done, or was before other official parcels were asked for."""
+        """Whether there is a result to look at: the job is done, or was before other official
+        parcels were asked for.
+        """
         return (
             job.state == "done"
             or (self.settings.jobs_folder / job.id / LAYERS / "layers.json").is_file()
@@ -196,7 +209,8 @@ class Service:
     def training_data(self, user: str, id: str, options: TrainingOptions) -> Path:
         """The corrected map of a job as training data, a zip file, made in a process of its own.
 
-        Raises ``NotFoundError``, ``LimitError`` where the user waits for one already, ``BusyError``, ``PanosegError``.
+        Raises ``NotFoundError``, ``LimitError`` where the user waits for one already,
+        ``BusyError``, ``PanosegError``.
         """
         from panoseg.app.corrections import training_data
 
@@ -217,7 +231,9 @@ class Service:
         return self._file(self.job(user, id), path)
 
     def share(self, user: str, id: str) -> str:
-        """The token of the link to a result, the same every time. Raises ``NotFoundError``, ``ConflictError``."""
+        """The token of the link to a result, the same every time. Raises ``NotFoundError``,
+        ``ConflictError``.
+        """
         view = self.job(user, id)
         if not self.has_result(view):
             raise ConflictError(
@@ -237,7 +253,9 @@ class Service:
             session.execute(delete(ShareRow).where(ShareRow.job == view.id))
 
     def shared(self, token: str) -> JobView:
-        """The job that a link leads to, with a result; whoever has the token may read its results. Raises ``NotFoundError``."""
+        """The job that a link leads to, with a result; whoever has the token may read its results.
+        Raises ``NotFoundError``.
+        """
         with self.database.reading() as session:
             id = session.scalar(select(ShareRow.job).where(ShareRow.token == token))
         view = None if id is None else self.all_jobs.get(id)
@@ -258,19 +276,25 @@ class Service:
     # -- uploads
 
     def save_upload(self, user: str, name: str, pieces: Iterable[bytes]) -> Upload:
-        """Keep a file that arrives in pieces. Raises ``AppError`` of all kinds for what is of no use or too much."""
+        """Keep a file that arrives in pieces. Raises ``AppError`` of all kinds for what is of no
+        use or too much.
+        """
         return self.uploads.save(user, name, pieces)
 
     # -- operation
 
     def remove_deleted(self) -> int:
-        """Remove the files of deleted jobs that no worker holds, and their rows; returns how many."""
+        """Remove the files of deleted jobs that no worker holds, and their rows; returns how
+        many.
+        """
         return remove_deleted(self.all_jobs, self.settings.jobs_folder)
 
     def remove_strays(self) -> None:
-        """Remove folders and files that no job and no upload knows of: what a server that was killed was just making.
+        """Remove folders and files that no job and no upload knows of: what a server that was
+        killed was just making.
 
-        Folders with results stay: a database that does not know them may be another one, or an older copy.
+        Folders with results stay: a database that does not know them may be another one, or an
+        older copy.
         """
         before = time.time() - _STRAY_S
         for folder in self.settings.jobs_folder.iterdir():

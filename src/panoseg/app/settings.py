@@ -1,4 +1,6 @@
-"""How the web application runs: where its files and its database lie, who may use it, and how much of it."""
+"""How the web application runs: where its files and its database lie, who may use it, and how much
+of it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Limits:
     disk_gib: float = 20.0
     """Most disk space of a user's uploads and results, GiB; beyond it nothing new is taken."""
     keep_days: int = 30
-    """Days for which an ended job, and an upload that no job needs, are kept; 0 keeps them for ever."""
+    """Days for which an ended job, and an upload that no job needs, are kept; 0 keeps them for
+    ever.
+    """
 
     def __post_init__(self) -> None:
         for name in ("area_km2", "upload_mib", "uploads", "jobs", "disk_gib"):
@@ -55,27 +59,40 @@ class AppSettings:
     port: int = 8080
     """Port to listen at; 0 takes a free one."""
     public_host: tuple[str, ...] = ()
-    """Names under which the page is reached, where that is neither this machine nor --host: behind a proxy, for example."""
+    """Names under which the page is reached, where that is neither this machine nor --host: behind
+    a proxy, for example.
+    """
     database: str | None = None
-    """URL of a PostgreSQL database (postgresql+psycopg://user@host/name); without it SQLite in the folder. The variable
-    PANOSEG_DATABASE stands for it, so that a password needs no place on a command line."""
+    """URL of a PostgreSQL database (postgresql+psycopg://user@host/name); without it SQLite in the
+    folder. The variable PANOSEG_DATABASE stands for it, so that a password needs no place on a
+    command line.
+    """
     dask: str | None = None
     """Scheduler of a Dask cluster on which maps are computed, as tcp://scheduler:8786."""
     catalog: str = "earth-search"
-    """Catalogue of scenes that is chosen first: earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
+    """Catalogue of scenes that is chosen first: earth-search, planetary-computer, copernicus, or
+    the URL of a STAC API.
+    """
     tokens: Path | None = None
     """File of users (panoseg app token NAME --tokens FILE adds one); with it everybody signs in."""
     weights: tuple[Path, ...] = ()
-    """Folders of weights that maps may use beside those in the package; they are offered by the name of their folder."""
+    """Folders of weights that maps may use beside those in the package; they are offered by the
+    name of their folder.
+    """
     photo_weights: tuple[Path, ...] = (Path("coco"),)
-    """Folders of weights, or runs, that photographs may use; "coco" is torchvision's Mask R-CNN, fetched once."""
+    """Folders of weights, or runs, that photographs may use; "coco" is torchvision's Mask R-CNN,
+    fetched once.
+    """
     allow: tuple[str, ...] = ()
-    """Hosts, as data.example.org or *.example.org, from which catalogues and registers may be fetched beside those of the known
-    catalogues."""
+    """Hosts, as data.example.org or *.example.org, from which catalogues and registers may be
+    fetched beside those of the known catalogues.
+    """
     private_addresses: bool = False
     """Allow hosts whose address is private or this machine's own."""
     background: str | None = None
-    """Template of the tiles of a background map, as https://tile.example.org/{z}/{x}/{y}.png; without it there is none."""
+    """Template of the tiles of a background map, as https://tile.example.org/{z}/{x}/{y}.png;
+    without it there is none.
+    """
     workers: int = 1
     """Processes that work on jobs beside the server; 0 leaves them to panoseg app worker."""
     lease_seconds: float = 30.0
@@ -128,13 +145,17 @@ class AppSettings:
         return self.folder / "uploads"
 
     def weights_folder(self, name: str) -> Path | None:
-        """The folder of weights of a name, None for those in the package. Raises ``ConfigError`` for an unknown name."""
+        """The folder of weights of a name, None for those in the package. Raises ``ConfigError``
+        for an unknown name.
+        """
         if name == PACKAGE_WEIGHTS:
             return None
         return _named(name, self.weights, [PACKAGE_WEIGHTS])
 
     def photo_weights_folder(self, name: str) -> Path:
-        """The folder of weights for photographs of a name. Raises ``ConfigError`` for a name that is not offered."""
+        """The folder of weights for photographs of a name. Raises ``ConfigError`` for a name that
+        is not offered.
+        """
         return _named(name, self.photo_weights, [])
 
 
@@ -171,12 +192,15 @@ NEEDED = (
     "MVT",
     "PMTiles",
     "PNG",
-    "VRT",  # in which rasterio describes what it warps; files of strangers are opened as named formats alone
+    # in which rasterio describes what it warps; files of strangers are opened as named formats
+    # alone
+    "VRT",
     "WEBP",
 )
 """Formats that are left."""
 
-# All others of GDAL 3.12 as rasterio and pyogrio bring it; its setting names what is left out, not what is left.
+# All others of GDAL 3.12 as rasterio and pyogrio bring it; its setting names what is left out, not
+# what is left.
 _OTHERS = (
     "AAIGrid,ACE2,ADBC,ADRG,AIG,AIVector,AVCBin,AVCE00,AirSAR,AmigoCloud,BAG,BIGGIF,BLX,BMP,BSB,BT,"
     "BYN,CALS,CEOS,COASP,COSAR,CPG,CSV,CSW,CTG,CTable2,Carto,DAAS,DERIVED,DGN,DIMAP,DIPEx,DOQ1,"
@@ -195,13 +219,16 @@ _OTHERS = (
 
 
 def limit_drivers(writing: bool) -> None:
-    """From now on GDAL knows ``NEEDED`` alone, in this process and its children; to be called before GDAL is loaded.
+    """From now on GDAL knows ``NEEDED`` alone, in this process and its children; to be called
+    before GDAL is loaded.
 
-    writing: leave SQLite as well, through which PMTiles are written; where strangers' files are read first it is left out.
+    writing: leave SQLite as well, through which PMTiles are written; where strangers' files are
+    read first it is left out.
     """
     os.environ.setdefault(
         "CPL_LOG", os.devnull
     )  # or each of its two copies would complain of what it lacks anyway
-    # Megabytes of each process for blocks that were read; GDAL would take a twentieth of the machine.
+    # Megabytes of each process for blocks that were read; GDAL would take a twentieth of the
+    # machine.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
     os.environ["GDAL_SKIP"] = _OTHERS if writing else f"{_OTHERS},SQLite"

@@ -1,4 +1,5 @@
-"""What a job does: stages that write their results whole or not at all, so that any of them may be begun again.
+"""What a job does: stages that write their results whole or not at all, so that any of them may be
+begun again.
 
 scenes.json            what a catalogue has named
 cube.zarr, cube.nc     the season, in one of the two forms; register.parquet beside it where the sample brings its parcels
@@ -62,7 +63,8 @@ Tell = Callable[[float, str], None]
 class Work:
     """A job in the hands of a worker.
 
-    write: adds a line to its log. complaints: what could not be done although the job is, a sentence each.
+    write: adds a line to its log. complaints: what could not be done although the job is, a
+    sentence each.
     """
 
     settings: AppSettings
@@ -80,7 +82,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a job. title: for people. share: of the time of a job. done: whether it need not run (again)."""
+    """A step of a job. title: for people. share: of the time of a job. done: whether it need not
+    run (again).
+    """
 
     name: str
     title: str
@@ -95,8 +99,9 @@ def stages_of(request: MapRequest | PhotoRequest) -> tuple[Stage, ...]:
 
 
 def run_stages(work: Work, enter: Callable[[Stage, float], Tell]) -> None:
-    """Run what is not done yet. enter: called with each stage and the share of the job before it; gives whom to tell how far
-    it is. Raises ``PanosegError`` of all kinds."""
+    """Run what is not done yet. enter: called with each stage and the share of the job before it;
+    gives whom to tell how far it is. Raises ``PanosegError`` of all kinds.
+    """
     before = 0.0
     remove_unfinished(work.folder)
     for stage in stages_of(work.request):
@@ -149,7 +154,8 @@ def _simulate(work: Work, source: SampleSource) -> None:
             store, mode="w", consolidated=False, zarr_format=3
         )
     work.write(
-        f"simulated {cube.sizes['time']} dates of {source.size} x {source.size} pixels with {len(parcels)} parcels"
+        f"simulated {cube.sizes['time']} dates of {source.size} x {source.size} pixels with"
+        f" {len(parcels)} parcels"
     )
 
 
@@ -236,7 +242,9 @@ def _outline(work: Work) -> BaseGeometry:
 
 
 def _write_areas(parcels: Path, path: Path) -> tuple[int, float]:
-    """Write the table of areas by crop, the largest first; returns how many parcels there are, and their area."""
+    """Write the table of areas by crop, the largest first; returns how many parcels there are, and
+    their area.
+    """
     from pyarrow import dataset
 
     table = dataset.dataset(parcels).to_table(columns=["class", "area_ha"]).to_pandas()

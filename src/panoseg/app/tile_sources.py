@@ -38,9 +38,11 @@ def stamp_of(path: Path) -> int:
 def read_tile(
     path: Path, box: Box, indexes: tuple[int, ...] = (1,), smooth: bool = False, fill: int = 0
 ) -> np.ndarray | None:
-    """The numbers of a raster in the tile with this box in Web Mercator, C x 256 x 256; None where it does not reach.
+    """The numbers of a raster in the tile with this box in Web Mercator, C x 256 x 256; None where
+    it does not reach.
 
-    indexes: of the bands, from 1. smooth: mixed of neighbouring pixels, rather than one of them. fill: where there are no data.
+    indexes: of the bands, from 1. smooth: mixed of neighbouring pixels, rather than one of them.
+    fill: where there are no data.
     """
     left, _, right, top = box
     scale = SIZE / (right - left)
@@ -53,7 +55,8 @@ def read_tile(
         rows = _steps((top - north) * scale, (top - south) * scale)
         if not columns or not rows:
             return None
-        # Only what the raster has of the tile is asked for: of all of it rio-tiler would warp every pixel at the raster's own
+        # Only what the raster has of the tile is asked for: of all of it rio-tiler would warp every
+        # pixel at the raster's own
         # size, which is the whole world in a tile of zoom level 0.
         part = source.part(
             (
@@ -89,8 +92,9 @@ _SHEETS = BoundedCache["Sheet"](32 * 1024**2, lambda sheet: sheet.bytes)
 class Sheet:
     """Outlines of a part of a map.
 
-    columns: what is known of each, by name. boxes_N4: left, bottom, right, top of each. coordinates: of all corners, x and y in
-    Web Mercator; offsets: where each ring begins among them, each polygon among the rings, each outline among the polygons.
+    columns: what is known of each, by name. boxes_N4: left, bottom, right, top of each.
+    coordinates: of all corners, x and y in Web Mercator; offsets: where each ring begins among
+    them, each polygon among the rings, each outline among the polygons.
     """
 
     columns: dict[str, np.ndarray]
@@ -100,7 +104,9 @@ class Sheet:
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory; names are counted as pointers, for there are few different ones."""
+        """What it takes in memory; names are counted as pointers, for there are few different
+        ones.
+        """
         arrays = [*self.columns.values(), self.boxes_N4, self.coordinates, *self.offsets]
         return sum(array.nbytes for array in arrays)
 
@@ -112,7 +118,9 @@ class Sheet:
         )
 
     def polygons(self, number: int) -> Iterator[list[np.ndarray]]:
-        """The polygons of an outline, each a list of rings, the outer one first; a ring is x and y of each corner."""
+        """The polygons of an outline, each a list of rings, the outer one first; a ring is x and y
+        of each corner.
+        """
         rings, polygons, outlines = self.offsets
         for polygon in range(outlines[number], outlines[number + 1]):
             numbers = range(polygons[polygon], polygons[polygon + 1])
@@ -120,7 +128,9 @@ class Sheet:
 
 
 def sheet_of(path: Path, crs: str, box: Box, columns: tuple[str, ...]) -> Sheet:
-    """The outlines of a file that may meet a box in Web Mercator. crs: of the file. Raises ``NotFoundError``."""
+    """The outlines of a file that may meet a box in Web Mercator. crs: of the file. Raises
+    ``NotFoundError``.
+    """
     return _SHEETS.get((path, stamp_of(path), box, columns), lambda: _read(path, crs, box, columns))
 
 

@@ -1,8 +1,8 @@
 """Tiles of Web Mercator for the pages: parcels, official parcels, and pictures of any date.
 
-Close by, parcels are drawn from their outlines, which are smooth; from afar from the raster of identifiers, whose overviews
-make every zoom level cost the same. What stays in memory of a map is bounded: a few numbers a parcel, and sheets of outlines
-that were looked at last.
+Close by, parcels are drawn from their outlines, which are smooth; from afar from the raster of
+identifiers, whose overviews make every zoom level cost the same. What stays in memory of a map is
+bounded: a few numbers a parcel, and sheets of outlines that were looked at last.
 
 Shape suffixes: C bands, H W pixels of a tile.
 """
@@ -67,8 +67,8 @@ def _box(z: int, x: int, y: int) -> Box:
 class TileRequest:
     """A tile that is wanted.
 
-    date: of a picture, as 2019-05-01. hidden: ids of classes that are left out. by_confidence: parcels are the fainter the less
-    sure they are. z, x, y: zoom level, column and row.
+    date: of a picture, as 2019-05-01. hidden: ids of classes that are left out. by_confidence:
+    parcels are the fainter the less sure they are. z, x, y: zoom level, column and row.
     """
 
     kind: Kind
@@ -121,7 +121,9 @@ def etag(result: ResultMap, request: TileRequest) -> str:
 
 
 def draw_tile(result: ResultMap, request: TileRequest) -> Tile:
-    """A tile; see-through where there is nothing. Raises ``NotFoundError`` for a date or official parcels that it lacks."""
+    """A tile; see-through where there is nothing. Raises ``NotFoundError`` for a date or official
+    parcels that it lacks.
+    """
     if request.kind in PICTURES:
         return _picture(result.folder, request)
     if request.kind == "parcels":
@@ -173,7 +175,9 @@ def _outlined_parcels(result: ResultMap, request: TileRequest) -> Image.Image | 
 
 
 def _palette(result: ResultMap, hidden: frozenset[int]) -> np.ndarray:
-    """The colour of each class, uint8, and at last one that is see-through, which ``NO_PARCEL``, -1, finds."""
+    """The colour of each class, uint8, and at last one that is see-through, which ``NO_PARCEL``,
+    -1, finds.
+    """
     palette = np.zeros((result.classes.count + 1, 4), np.uint8)
     for entry in result.classes.classes:
         palette[entry.id] = (*_rgb(entry.colour), 0 if entry.id in hidden else 255)
@@ -195,7 +199,9 @@ def _colours(
 
 @dataclass(frozen=True, eq=False)
 class _Corrected:
-    """What corrections change of a map: outlines that come with their classes, and ids of found parcels that go."""
+    """What corrections change of a map: outlines that come with their classes, and ids of found
+    parcels that go.
+    """
 
     sheet: Sheet
     classes_N: np.ndarray
@@ -301,7 +307,9 @@ def _picture(folder: Path, request: TileRequest) -> Tile:
 
 
 def _clearest(folder: Path) -> tuple[tuple[Path, ...], int]:
-    """The rasters of the clearest dates, by which all dates are lit alike, and when the first was written."""
+    """The rasters of the clearest dates, by which all dates are lit alike, and when the first was
+    written.
+    """
     layers = sorted(read_layers(folder / LAYERS), key=lambda layer: -layer.clear)[:_LIT_BY]
     paths = tuple(folder / LAYERS / layer.file for layer in layers)
     return paths, stamp_of(paths[0])
@@ -309,7 +317,9 @@ def _clearest(folder: Path) -> tuple[tuple[Path, ...], int]:
 
 @lru_cache(32)
 def _tones(paths: tuple[Path, ...], stamp: int, indexes: tuple[int, ...]) -> np.ndarray:
-    """How bright each number of each band is, C x 65536 of uint8, so that land is well lit in all seasons."""
+    """How bright each number of each band is, C x 65536 of uint8, so that land is well lit in all
+    seasons.
+    """
     seen = np.concatenate([_sampled(path, indexes) for path in paths], axis=1)
     if seen.size:
         low_C, high_C = np.percentile(seen, (1, 98), axis=1)
@@ -359,7 +369,9 @@ def _layer_file(folder: Path, date: str | None) -> Path:
 
 
 def _fine() -> Image.Image:
-    """A picture in which outlines are drawn, finer than a tile, with colours that are multiplied by their alpha already."""
+    """A picture in which outlines are drawn, finer than a tile, with colours that are multiplied by
+    their alpha already.
+    """
     return Image.new("RGBa", (SIZE * _FINER, SIZE * _FINER))
 
 
@@ -371,7 +383,9 @@ def _drawn(
     picture: Image.Image,
     always_lined: bool = False,
 ) -> Image.Image:
-    """Outlines drawn into a picture (RGBa) of the tile, each with a darker border; holes show what lies below."""
+    """Outlines drawn into a picture (RGBa) of the tile, each with a darker border; holes show what
+    lies below.
+    """
     left, _, right, top = request.box
     scale = picture.width / (right - left)
     corner, factors = np.array([left, top]), np.array([scale, -scale])

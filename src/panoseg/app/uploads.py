@@ -1,7 +1,8 @@
-"""HDF5 files, which NetCDF 4 is, that lead out of themselves: refused before a number of them is read.
+"""HDF5 files, which NetCDF 4 is, that lead out of themselves: refused before a number of them is
+read.
 
-A dataset may keep its numbers in any other file, raw; a link, or a virtual dataset, may name what lies in other HDF5 files. In
-an upload these would be files of the server.
+A dataset may keep its numbers in any other file, raw; a link, or a virtual dataset, may name what
+lies in other HDF5 files. In an upload these would be files of the server.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def check_contained(path: Path) -> None:
-    """Raise ``AppError`` for an HDF5 file that names others, or whose parts cannot be listed; other formats pass."""
+    """Raise ``AppError`` for an HDF5 file that names others, or whose parts cannot be listed; other
+    formats pass.
+    """
     import h5py
 
     with path.open("rb") as file:
@@ -79,8 +82,9 @@ def _numbers_elsewhere(name: str, part: h5py.Group | h5py.Dataset | h5py.Datatyp
 
 UploadKind = Literal["outline", "register", "cube", "photo", "codes"]
 FORMATS = (
-    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season (NetCDF, zipped Zarr), "
-    "a picture, or a table of crop codes (CSV with the columns code and class)"
+    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season"
+    " (NetCDF, zipped Zarr), a picture, or a table of crop codes (CSV with the columns code and"
+    " class)"
 )
 _MIB, _GIB = 1024**2, 1024**3
 _LOCK_USER = 2_000_000_000
@@ -101,9 +105,10 @@ _AT_A_TIME, _AT_A_TIME_OF_ALL = 4, 24
 class Upload:
     """A file that a user has given.
 
-    kind: outline (may also serve as a register), register, cube, photo, or codes of a register. name: as the user called it,
-    for display alone.
-    summary: what it holds, for people: km2 and notes of an outline, parcels of a register, width and height of a photo.
+    kind: outline (may also serve as a register), register, cube, photo, or codes of a register.
+    name: as the user called it, for display alone.
+    summary: what it holds, for people: km2 and notes of an outline, parcels of a register, width
+    and height of a photo.
     """
 
     id: str
@@ -123,7 +128,9 @@ class Arrival:
         self._file, self._limits, self._room = file, limits, room
 
     def write(self, piece: bytes) -> None:
-        """Add a piece. Raises ``TooLargeError``, ``LimitError`` as soon as there are too many, ``OutputError``."""
+        """Add a piece. Raises ``TooLargeError``, ``LimitError`` as soon as there are too many,
+        ``OutputError``.
+        """
         self.size += len(piece)
         if self.size > self._limits.upload_mib * _MIB:
             raise TooLargeError(
@@ -156,7 +163,9 @@ class Uploads:
         self._arriving = AtATime("uploads", of_user=_AT_A_TIME, of_all=_AT_A_TIME_OF_ALL)
 
     def save(self, owner: str, name: str, pieces: Iterable[bytes]) -> Upload:
-        """Keep a file that arrives in pieces; raises as ``arriving`` and ``keep``, and nothing is kept then."""
+        """Keep a file that arrives in pieces; raises as ``arriving`` and ``keep``, and nothing is
+        kept then.
+        """
         with self.arriving(owner) as arrival:
             for piece in pieces:
                 arrival.write(piece)
@@ -166,7 +175,8 @@ class Uploads:
     def arriving(self, owner: str) -> Iterator[Arrival]:
         """A file that begins to arrive; unless it is kept within the block, nothing of it stays.
 
-        Raises ``LimitError`` for a user who has too many, or too many on their way; ``BusyError``, ``OutputError``.
+        Raises ``LimitError`` for a user who has too many, or too many on their way; ``BusyError``,
+        ``OutputError``.
         """
         with self._arriving.of(owner):
             with self.database.reading() as session:
@@ -184,7 +194,9 @@ class Uploads:
                 arrival.path.unlink(missing_ok=True)
 
     def keep(self, owner: str, name: str, arrival: Arrival) -> Upload:
-        """Keep what has arrived, if it is of some use. Raises ``AppError`` or what the reader of its format raises."""
+        """Keep what has arrived, if it is of some use. Raises ``AppError`` or what the reader of
+        its format raises.
+        """
         arrival.end()
         folder, id = self.settings.uploads_folder, uuid.uuid4().hex
         with _told(folder):
@@ -292,7 +304,9 @@ def _bytes_of(session: Session, owner: str) -> int:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """A disk that is full, or otherwise of no use, is told in a sentence. Raises ``OutputError``."""
+    """A disk that is full, or otherwise of no use, is told in a sentence. Raises
+    ``OutputError``.
+    """
     try:
         yield
     except OSError as error:
@@ -300,7 +314,9 @@ def _told(folder: Path) -> Iterator[None]:
 
 
 def suffix_of(path: Path) -> str:
-    """The ending of a file by its first bytes. Raises ``AppError`` for a format that is none of ours."""
+    """The ending of a file by its first bytes. Raises ``AppError`` for a format that is none of
+    ours.
+    """
     with path.open("rb") as file:
         head = file.read(4096)
     for mark, suffix in _PICTURES.items():

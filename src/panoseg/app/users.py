@@ -1,4 +1,6 @@
-"""Who is who: a file of users, a line each with a name and the SHA-256 of a token. Tokens themselves are kept nowhere."""
+"""Who is who: a file of users, a line each with a name and the SHA-256 of a token. Tokens
+themselves are kept nowhere.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,14 @@ _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]{0,62}) ([0-9a-f]{64})")
 
 
 class Users:
-    """The users of a server; the file is read again whenever it changes, so that whoever is taken out is out at once."""
+    """The users of a server; the file is read again whenever it changes, so that whoever is taken
+    out is out at once.
+    """
 
     def __init__(self, path: Path | None) -> None:
-        """path: None where nobody signs in. Raises ``ConfigError`` for a file that is missing, empty or no such file."""
+        """path: None where nobody signs in. Raises ``ConfigError`` for a file that is missing,
+        empty or no such file.
+        """
         self.path = path
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
@@ -41,7 +47,9 @@ class Users:
         return self.path is not None
 
     def user_of(self, token: str | None) -> str:
-        """The user with this token. Raises ``NotSignedInError``, ``BusyError`` where the file of users is of no use."""
+        """The user with this token. Raises ``NotSignedInError``, ``BusyError`` where the file of
+        users is of no use.
+        """
         if self.path is None:
             return LOCAL_USER
         try:
@@ -79,7 +87,9 @@ class Users:
 
 
 def read_users(path: Path) -> dict[str, str]:
-    """Digest of a token -> name of its user. Raises ``ConfigError`` for a line that is none, ``OSError``."""
+    """Digest of a token -> name of its user. Raises ``ConfigError`` for a line that is none,
+    ``OSError``.
+    """
     names: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip() and not line.startswith("#"):
@@ -95,7 +105,9 @@ def read_users(path: Path) -> dict[str, str]:
 
 
 def add_user(path: Path, name: str) -> str:
-    """Add a user, or a further token of one, to the file; returns the token. Raises ``ConfigError``, ``OutputError``."""
+    """Add a user, or a further token of one, to the file; returns the token. Raises
+    ``ConfigError``, ``OutputError``.
+    """
     if not _NAME.fullmatch(name) or name == LOCAL_USER:
         raise ConfigError(
             f"the name {name!r}", "letters, digits and . _ @ -, at most 63", "choose another"

@@ -1,7 +1,9 @@
-"""A worker: claims jobs one after the other, and lets a process of its own do each while it tells the database that it lives.
+"""A worker: claims jobs one after the other, and lets a process of its own do each while it tells
+the database that it lives.
 
-The process of a job may be killed by the system; the worker then puts the job back. The worker may be killed; its process ends
-with it, and another worker takes the job over when the lease is over. Stages that are done are not done again.
+The process of a job may be killed by the system; the worker then puts the job back. The worker may
+be killed; its process ends with it, and another worker takes the job over when the lease is over.
+Stages that are done are not done again.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ _PRELOADED = (
 
 
 def work(settings: AppSettings, stop: threading.Event, drain: threading.Event) -> None:
-    """Work on jobs until ``stop``, at which the job in hand goes back to the queue, or ``drain``, at which it is finished."""
+    """Work on jobs until ``stop``, at which the job in hand goes back to the queue, or ``drain``,
+    at which it is finished.
+    """
     context = (
         _prepared_context()
     )  # before there is a job in hand: it takes longer than a lease on a machine that is busy
@@ -92,7 +96,9 @@ class _Worker:
 
     @contextmanager
     def outages_survived(self) -> Iterator[None]:
-        """A database that is away for a while costs time, not the worker; nor others their jobs, for they were not heard."""
+        """A database that is away for a while costs time, not the worker; nor others their jobs,
+        for they were not heard.
+        """
         try:
             yield
         except SQLAlchemyError as error:
@@ -169,12 +175,17 @@ class _Worker:
             settled = settled or self.stop.is_set()
 
     def _settle(self, claim: Claim, process: BaseProcess) -> None:
-        """The process has ended; unless it has ended the job as well, the job goes back to the queue or ends here."""
+        """The process has ended; unless it has ended the job as well, the job goes back to the
+        queue or ends here.
+        """
         size = folder_bytes(self.settings.jobs_folder / claim.job)
         if not self.jobs.heartbeat(claim):
             self.jobs.end_cancelled(claim, size)
         elif self.jobs.starts(claim) >= MOST_STARTS:
-            text = f"its process was ended {MOST_STARTS} times, perhaps for memory; expected less work; ask for a smaller area"
+            text = (
+                f"its process was ended {MOST_STARTS} times, perhaps for memory; expected less"
+                " work; ask for a smaller area"
+            )
             self.jobs.fail(claim, text, size)
         else:
             line = f"the process of the job was ended (exit code {process.exitcode}); it goes on"
@@ -185,7 +196,9 @@ class _Worker:
 
 
 def _prepared_context() -> multiprocessing.context.ForkServerContext:
-    """What starts processes of jobs at once: from one that has imported what they need, and done nothing with it."""
+    """What starts processes of jobs at once: from one that has imported what they need, and done
+    nothing with it.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(_PRELOADED))
     first = context.Process(target=_do_nothing)
@@ -210,7 +223,9 @@ def _drain_after(parent: BaseProcess, drain: threading.Event) -> None:
 
 
 def run_worker(settings: AppSettings, belongs_to_server: bool = False) -> None:
-    """A worker as a process, until SIGTERM or SIGINT; one that belongs to a server that has died leaves after its job."""
+    """A worker as a process, until SIGTERM or SIGINT; one that belongs to a server that has died
+    leaves after its job.
+    """
     from panoseg.app.monitoring import set_up_logging
 
     set_up_logging()

@@ -1,7 +1,9 @@
-"""The command line: one file a command, each thin; heavy imports happen only in the command that needs them.
+"""The command line: one file a command, each thin; heavy imports happen only in the command that
+needs them.
 
-A command module has ``run``, a function whose typed arguments are the options (``tyro`` parses them) and whose docstring is
-the help, or ``main(arguments)`` where the options depend on an earlier word.
+A command module has ``run``, a function whose typed arguments are the options (``tyro`` parses
+them) and whose docstring is the help, or ``main(arguments)`` where the options depend on an earlier
+word.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ COMMANDS: dict[str, str] = {
     "train": "train an experiment, or resume a run",
     "test": "score a run, or published weights, on the test fold",
     "weights": "import published weights to safetensors + json",
-    "show": "draw image, truth and prediction of a patch side by side, or when in the season the network looked",
+    "show": (
+        "draw image, truth and prediction of a patch side by side, or when in the season the"
+        " network looked"
+    ),
     "cube": "fetch the season of an area from a catalogue: a Zarr store",
     "map": "map a cube: parcels with classes, rasters and a report",
     "photo": "segment photographs: panoptic pictures, overlays with names, a table of segments",
@@ -43,14 +48,16 @@ def usage() -> str:
     )  # not map(): that is a command of this package once it has run
     rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
     return (
-        f"panoseg {__version__}: panoptic segmentation of satellite image time series and photographs\n\n"
-        f"usage: panoseg COMMAND [options]      panoseg COMMAND --help tells more\n\n{rows}\n\n"
-        "example: panoseg demo"
+        f"panoseg {__version__}: panoptic segmentation of satellite image time series and"
+        " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help tells"
+        f" more\n\n{rows}\n\nexample: panoseg demo"
     )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a mistake that the message explains, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 2 a mistake that the message explains, 130
+    interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
@@ -61,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         print(
-            f"panoseg: no command {name!r}; expected one of {', '.join(COMMANDS)}; see panoseg --help",
+            f"panoseg: no command {name!r}; expected one of {', '.join(COMMANDS)}; see panoseg"
+            " --help",
             file=sys.stderr,
         )
         return 2
@@ -72,7 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             import tyro
 
-            # Positional arguments are called as in the help's text; None is said by leaving an option out.
+            # Positional arguments are called as in the help's text; None is said by leaving an
+            # option out.
             config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
             tyro.cli(module.run, prog=f"panoseg {name}", args=rest, config=config)
     except PanosegError as error:

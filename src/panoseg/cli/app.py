@@ -35,14 +35,16 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings()) -> None:  # noqa: B008
-    """Serve the web application: draw a place, get its parcels; its jobs run in processes beside it.
+    """Serve the web application: draw a place, get its parcels; its jobs run in processes beside
+    it.
 
     example: panoseg app
 
     example: panoseg app --host 0.0.0.0 --tokens users --workers 0
 
-    panoseg app worker runs one more worker, here or on another machine with the same folder and database; panoseg app token
-    NAME --tokens FILE adds a user. Ctrl-C or SIGTERM stops it; jobs go on after the next start.
+    panoseg app worker runs one more worker, here or on another machine with the same folder and
+    database; panoseg app token NAME --tokens FILE adds a user. Ctrl-C or SIGTERM stops it; jobs go
+    on after the next start.
     """
     limit_drivers(writing=False)
     from panoseg.app.server import run_server
@@ -63,7 +65,8 @@ def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings
 def worker(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings()) -> None:  # noqa: B008
     """Run one worker, for a server with the same --folder and --database, until Ctrl-C or SIGTERM.
 
-    example: panoseg app worker --folder /srv/panoseg --database postgresql+psycopg://panoseg@db/panoseg
+    example: panoseg app worker --folder /srv/panoseg --database
+    postgresql+psycopg://panoseg@db/panoseg
     """
     limit_drivers(writing=True)
     from panoseg.app.service import Service
@@ -75,7 +78,8 @@ def worker(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSetting
 
 
 def token(name: tyro.conf.Positional[str], tokens: Path) -> None:
-    """Add a user to the file of users, or a further token of one, and print the token, which is kept nowhere else.
+    """Add a user to the file of users, or a further token of one, and print the token, which is
+    kept nowhere else.
 
     example: panoseg app token ada --tokens users
 

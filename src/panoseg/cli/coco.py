@@ -39,15 +39,17 @@ def evaluate(
 
     example: panoseg coco evaluate --truth panoptic_val2017.json --prediction predictions.json
 
-    Equal to cocodataset/panopticapi. An image that cannot be scored is named and left out, with exit code 2.
+    Equal to cocodataset/panopticapi. An image that cannot be scored is named and left out, with
+    exit code 2.
 
     Args:
         truth: Panoptic JSON of the truth; its categories are those of the scores.
         prediction: Panoptic JSON of the predictions.
-        truth_folder: Where the pictures of the truth lie; by default in the folder of the same name beside the JSON.
+        truth_folder: Where the pictures of the truth lie; by default in the folder of the same name
+            beside the JSON.
         prediction_folder: The same of the predictions.
-        strict: All crowds of a class excuse predictions, instead of the last one listed, and areas of the truth are counted
-            instead of believed.
+        strict: All crowds of a class excuse predictions, instead of the last one listed, and areas
+            of the truth are counted instead of believed.
         json: Write the scores to this file too.
         processes: Processes; by default as many as there is work for, at most one a core.
     """
@@ -80,20 +82,24 @@ def merge(
     stuff_area: int = 4096,
     processes: int | None = None,
 ) -> None:
-    """Merge semantic and instance predictions into panoptic ones: OUT/panoptic.json and OUT/panoptic/.
+    """Merge semantic and instance predictions into panoptic ones: OUT/panoptic.json and
+    OUT/panoptic/.
 
-    example: panoseg coco merge --semantic stuff.json --instances things.json --categories categories.json --out MERGED
+    example: panoseg coco merge --semantic stuff.json --instances things.json --categories
+    categories.json --out MERGED
 
-    Things are painted by falling score, then stuff on what is left (Kirillov et al., 1801.00868). Both files are lists of
-    image_id, category_id and segmentation as run lengths, instances with score.
+    Things are painted by falling score, then stuff on what is left (Kirillov et al., 1801.00868).
+    Both files are lists of image_id, category_id and segmentation as run lengths, instances with
+    score.
 
     Args:
         semantic: Semantic predictions; classes of things in it are ignored.
         instances: Instance predictions.
         out: Folder to write; new or empty.
-        images: JSON with the images that are wanted, their file names and sizes; by default all that are predicted.
-        categories: JSON with the categories; by default those of the first other file that has any. Where none has, the
-            classes of the instances are things and all others stuff.
+        images: JSON with the images that are wanted, their file names and sizes; by default all
+            that are predicted.
+        categories: JSON with the categories; by default those of the first other file that has any.
+            Where none has, the classes of the instances are things and all others stuff.
         score: Instances below this score are left out.
         overlap: Instances of which a larger share is covered by better ones are left out.
         stuff_area: Stuff that has fewer pixels left in an image is left out.
@@ -128,22 +134,28 @@ def convert(
     void: int = 0,
     processes: int | None = None,
 ) -> None:
-    """Convert a dataset: panoptic to two-channel, detection or semantic; two-channel or detection to panoptic.
+    """Convert a dataset: panoptic to two-channel, detection or semantic; two-channel or detection
+    to panoptic.
 
-    example: panoseg coco convert panoptic_val2017.json --to detection --things-only --out DETECTIONS
+    example: panoseg coco convert panoptic_val2017.json --to detection --things-only --out
+    DETECTIONS
 
-    example: panoseg coco convert images.json --folder TWO_CHANNEL_PNG --categories categories.json --to panoptic --out PANOPTIC
+    example: panoseg coco convert images.json --folder TWO_CHANNEL_PNG --categories categories.json
+    --to panoptic --out PANOPTIC
 
     Args:
-        source: A panoptic JSON. To panoptic: a JSON of detections without overlaps, or a JSON of images alone, whose pictures
-            have the class in red and the number of the instance in green.
+        source: A panoptic JSON. To panoptic: a JSON of detections without overlaps, or a JSON of
+            images alone, whose pictures have the class in red and the number of the instance in
+            green.
         to: The form to write.
-        out: Folder to write, new or empty: panoptic.json, two_channel.json, detection.json or semantic.json, and a folder of
-            pictures of the same name.
-        folder: Where the pictures of the source lie; by default in the folder of the same name beside it.
+        out: Folder to write, new or empty: panoptic.json, two_channel.json, detection.json or
+            semantic.json, and a folder of pictures of the same name.
+        folder: Where the pictures of the source lie; by default in the folder of the same name
+            beside it.
         categories: JSON with the categories; by default those of the source.
         things_only: Of detections, write things alone.
-        things_as: In a semantic map, write all things as one class of this id, e.g. 183, called other.
+        things_as: In a semantic map, write all things as one class of this id, e.g. 183, called
+            other.
         colours: Draw semantic pictures in the colours of the classes instead of their ids.
         void: Class that means void in two channels.
         processes: Processes; by default as many as there is work for, at most one a core.
@@ -165,12 +177,14 @@ def convert(
 
 
 def shards(data: Path, out: str, shards: int = 32, processes: int | None = None) -> None:
-    """Write a dataset in COCO's layout as tar shards, in a folder or in the cloud; panoseg train --data reads them from there.
+    """Write a dataset in COCO's layout as tar shards, in a folder or in the cloud; panoseg train
+    --data reads them from there.
 
     example: panoseg coco shards --data COCO --out s3://bucket/coco --shards 32
 
-    Image, panoptic PNG and instances of a photograph lie side by side, in webdataset's form. Each photograph is decoded with
-    its annotation first: one that is wrong is named and left out, with exit code 2.
+    Image, panoptic PNG and instances of a photograph lie side by side, in webdataset's form. Each
+    photograph is decoded with its annotation first: one that is wrong is named and left out, with
+    exit code 2.
 
     Args:
         data: Folder of the dataset; all its splits are written.
@@ -211,7 +225,9 @@ def _say(notes: Sequence[str], failures: Sequence[PanosegError]) -> None:
 
 
 def _finish(done: int, failures: Sequence[PanosegError], summary: str) -> None:
-    """Say what was done. Raises ``PanopticFormatError`` where something was left out, so that the exit code tells."""
+    """Say what was done. Raises ``PanopticFormatError`` where something was left out, so that the
+    exit code tells.
+    """
     if not failures:
         print(summary)
         return

@@ -23,18 +23,21 @@ def run(
 ) -> None:
     """Score parcels against true parcels: matched, missed, invented, IoU, agreement of classes, PQ.
 
-    Two parcels match where their intersection over union is above 0.5. Files may differ in format and coordinate system.
+    Two parcels match where their intersection over union is above 0.5. Files may differ in format
+    and coordinate system.
 
     example: panoseg compare map/parcels.parquet truth.gpkg --declared-only
 
     Args:
         parcels: The parcels (GeoParquet, GeoPackage, GeoJSON).
         truth: The true parcels.
-        class_column: Column of the classes in PARCELS; class, crop:name, crop:code or crop_code where it is not named.
+        class_column: Column of the classes in PARCELS; class, crop:name, crop:code or crop_code
+            where it is not named.
         truth_class_column: Column of the classes in TRUTH; likewise.
         class_map: JSON object from classes of the truth to classes of the parcels.
-        declared_only: The truth covers part of the land: count parcels only with what lies inside it, take those for invented
-            that lie mostly there, and leave out true parcels below 0.1 ha (ten pixels).
+        declared_only: The truth covers part of the land: count parcels only with what lies inside
+            it, take those for invented that lie mostly there, and leave out true parcels below 0.1
+            ha (ten pixels).
         min_area_ha: True parcels below this area do not count; 0, or 0.1 with --declared-only.
         json: Write all numbers here as well.
     """

@@ -29,24 +29,29 @@ def run(
     yes: bool = False,
     options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
 ) -> None:
-    """Make the cube of an area and a season, a Zarr store for panoseg map: from a catalogue, or from downloaded SAFE archives.
+    """Make the cube of an area and a season, a Zarr store for panoseg map: from a catalogue, or
+    from downloaded SAFE archives.
 
-    A stopped run goes on when the same command runs again, to the same bytes. A scene that cannot be read is left out, and
-    named. The list of scenes (season.scenes.json) is used again if it is there, so that a run repeats exactly.
+    A stopped run goes on when the same command runs again, to the same bytes. A scene that cannot
+    be read is left out, and named. The list of scenes (season.scenes.json) is used again if it is
+    there, so that a run repeats exactly.
 
     example: panoseg cube --area farm.geojson --season 2024 --out season.zarr
 
     example: panoseg cube --area farm.geojson --safe downloads --out season.zarr
 
     Args:
-        area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate system.
+        area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate
+            system.
         out: The Zarr store to make.
-        season: Harvest year: from 1 September of the year before to 31 October. Or say --from and --to.
+        season: Harvest year: from 1 September of the year before to 31 October. Or say --from and
+            --to.
         first: First day, as 2023-09-01.
         last: Last day, as 2024-10-31.
         catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
         collection: Of the catalogue, if not its usual one with Sentinel-2 L2A.
-        safe: Folder of SAFE archives of Sentinel-2 L2A, folders or .zip; the days are then all, if none are said.
+        safe: Folder of SAFE archives of Sentinel-2 L2A, folders or .zip; the days are then all, if
+            none are said.
         yes: Fetch, however much it is.
         options: How the cube is made.
     """

@@ -23,19 +23,25 @@ def run(
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = DatasetOptions(),  # noqa: B008
     source: Annotated[FetchOptions, tyro.conf.arg(name="")] = FetchOptions(),  # noqa: B008
 ) -> None:
-    """Make a dataset to train on from a register of parcels and seasons of its land, in PASTIS's or S2TSCzCrop's layout.
+    """Make a dataset to train on from a register of parcels and seasons of its land, in PASTIS's or
+    S2TSCzCrop's layout.
 
-    The land is cut into patches; folds (or sets) are blocks of land, and no parcel and no ground is in two of them. What is
-    wrong with the register is counted, printed, and written to report.json. The same command continues one that was stopped.
+    The land is cut into patches; folds (or sets) are blocks of land, and no parcel and no ground is
+    in two of them. What is wrong with the register is counted, printed, and written to report.json.
+    The same command continues one that was stopped.
 
-    example: panoseg dataset --parcels register.gpkg --class-column crop --classes table.csv --cube season.zarr --out DIR
+    example: panoseg dataset --parcels register.gpkg --class-column crop --classes table.csv --cube
+    season.zarr --out DIR
 
-    example: panoseg dataset --parcels r.gpkg --class-column crop --classes c.csv --season 2024 --catalog earth-search --out DIR
+    example: panoseg dataset --parcels r.gpkg --class-column crop --classes c.csv --season 2024
+    --catalog earth-search --out DIR
 
     Args:
-        parcels: The register: GeoParquet, GeoPackage, GeoJSON or Shapefile, in any coordinate system.
+        parcels: The register: GeoParquet, GeoPackage, GeoJSON or Shapefile, in any coordinate
+            system.
         class_column: Its column of crop codes.
-        classes: A CSV with columns code and class: the number or name of a class of the layout. Other codes become void.
+        classes: A CSV with columns code and class: the number or name of a class of the layout.
+            Other codes become void.
         out: New, empty, or a dataset of an earlier run with the same options, which is completed.
         cube: A season as NetCDF, Zarr or a folder with STAC items; several by repeating the option.
         layout: Folds of PASTIS with parcels and 18 crops, or sets of S2TSCzCrop with 13 crops.
@@ -53,7 +59,8 @@ def run(
         )
     print("\n".join(report.lines()))
     print(
-        f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at them: panoseg describe {out}"
+        f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at"
+        f" them: panoseg describe {out}"
     )
 
 

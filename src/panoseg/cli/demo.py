@@ -26,6 +26,7 @@ def run(
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")
         print(
-            f"PQ {100 * result.comparison.quality.pq:.1f} whatever the class, on {size} x {size} pixels never seen before"
+            f"PQ {100 * result.comparison.quality.pq:.1f} whatever the class, on {size} x {size}"
+            " pixels never seen before"
         )
     print(f"open {result.report}")

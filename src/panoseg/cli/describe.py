@@ -15,10 +15,12 @@ def run(
     patches: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Print what a dataset holds: patches, folds, dates, parcels and their areas, pixels and parcels of each class.
+    """Print what a dataset holds: patches, folds, dates, parcels and their areas, pixels and
+    parcels of each class.
 
-    With --out it also reads the images, and draws the distribution of classes, NDVI over the season by class (clouds left
-    out), the calendar of acquisitions, and a few patches in true colour beside their truth.
+    With --out it also reads the images, and draws the distribution of classes, NDVI over the season
+    by class (clouds left out), the calendar of acquisitions, and a few patches in true colour
+    beside their truth.
 
     example: panoseg describe PASTIS
 

@@ -18,7 +18,8 @@ def run(name: Annotated[str | None, tyro.conf.Positional] = None) -> None:
     example: panoseg experiments pastis-utae-paps
 
     Args:
-        name: Show this experiment alone, with its source and its options as panoseg train takes them.
+        name: Show this experiment alone, with its source and its options as panoseg train takes
+            them.
     """
     print(_list() if name is None else _details(name))
 
@@ -58,7 +59,8 @@ def _details(name: str) -> str:
 
 
 def option_words(config: Any, prefix: str = "") -> list[list[str]]:
-    """The options of a configuration as words of a command line, which set them to the values they have; None is left out.
+    """The options of a configuration as words of a command line, which set them to the values they
+    have; None is left out.
 
     >>> from panoseg.data.config import PhotographConfig
     >>> option_words(PhotographConfig(scale=(0.5, 2.0), crop=473), "photographs.")[2:]

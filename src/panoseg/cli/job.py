@@ -51,7 +51,9 @@ class JobOptions:
     register: str | None = None
     """Official parcels, a file or a URL, to compare the map with."""
     codes: Path | None = None
-    """Which class each crop code of --register is: a CSV with the columns code and class, as for panoseg dataset."""
+    """Which class each crop code of --register is: a CSV with the columns code and class, as for
+    panoseg dataset.
+    """
     weights: str | None = None
     """Name of the weights, as the server offers them."""
     name: str | None = None

@@ -34,10 +34,12 @@ def run(
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(),  # noqa: B008
     options: Annotated[MapOptions, tyro.conf.arg(name="")] = MapOptions(),  # noqa: B008
 ) -> None:
-    """Map a season: parcels with classes (parcels.parquet), rasters (classes, segments, confidence) and report.html.
+    """Map a season: parcels with classes (parcels.parquet), rasters (classes, segments, confidence)
+    and report.html.
 
-    CUBE is a NetCDF file, a Zarr store, or a folder of cloud-optimised GeoTIFFs with STAC items: bands B02 .. B12 under any of
-    their names, dims time, y and x, reflectance x 10 000, 10 m pixels. A stopped map goes on when the same command runs again.
+    CUBE is a NetCDF file, a Zarr store, or a folder of cloud-optimised GeoTIFFs with STAC items:
+    bands B02 .. B12 under any of their names, dims time, y and x, reflectance x 10 000, 10 m
+    pixels. A stopped map goes on when the same command runs again.
 
     example: panoseg map season.nc --weights weights --out map --gpkg
 
@@ -48,11 +50,14 @@ def run(
         out: Folder for the map; new, empty, or of the same map unfinished.
         weights: Folder of weights; without it the ones in the package are used.
         truth: True parcels to compare with in the report.
-        declared_only: The truth covers part of the land; score inside it, as panoseg compare --declared-only does.
-        progress: For people, or as lines of JSON on standard output, the last of which says what was made.
+        declared_only: The truth covers part of the land; score inside it, as panoseg compare
+            --declared-only does.
+        progress: For people, or as lines of JSON on standard output, the last of which says what
+            was made.
         area: Land and season instead of a cube.
         fetch: How the cube of the land is made.
-        running: Where the work is done: here, by --workers processes, or on a --dask cluster; the map is the same.
+        running: Where the work is done: here, by --workers processes, or on a --dask cluster; the
+            map is the same.
         options: How the map is made.
     """
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
@@ -97,7 +102,8 @@ def _show(result: MapResult) -> None:
     for note in result.notes:
         print(f"note: {note}")
     print(
-        f"{result.summary.count} parcels, {result.summary.area_ha:.1f} ha, in {result.seconds:.0f} s"
+        f"{result.summary.count} parcels, {result.summary.area_ha:.1f} ha, in"
+        f" {result.seconds:.0f} s"
     )
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")

@@ -20,10 +20,11 @@ def run(
     instances: str | None = None,
     options: Annotated[PhotoOptions, tyro.conf.arg(name="")] = PhotoOptions(),  # noqa: B008
 ) -> None:
-    """Segment photographs: panoptic.json and panoptic/ in COCO's form, overlays with names, segments.csv.
+    """Segment photographs: panoptic.json and panoptic/ in COCO's form, overlays with names,
+    segments.csv.
 
-    Pictures of any camera or program are read: grey, of sixteen bits, of print, turned by their EXIF. One that cannot be read
-    is named, the others are done, and the exit code is 2.
+    Pictures of any camera or program are read: grey, of sixteen bits, of print, turned by their
+    EXIF. One that cannot be read is named, the others are done, and the exit code is 2.
 
     example: panoseg photo holiday.jpg --weights RUN --out SEGMENTED
 
@@ -31,10 +32,11 @@ def run(
 
     Args:
         image: Photographs, folders of them, or patterns.
-        weights: A run, or a folder of weights: Panoptic FPN, or PSPNet for pixels, or Mask R-CNN for objects; "coco" is the
-            Mask R-CNN that torchvision publishes.
+        weights: A run, or a folder of weights: Panoptic FPN, or PSPNet for pixels, or Mask R-CNN
+            for objects; "coco" is the Mask R-CNN that torchvision publishes.
         out: Folder to write; new or empty.
-        instances: Weights that find the objects, where those of --weights score pixels: the two-model recipe.
+        instances: Weights that find the objects, where those of --weights score pixels: the
+            two-model recipe.
         options: How photographs are segmented.
     """
     _segment(image, weights, out, instances, options)

@@ -25,7 +25,8 @@ def run(
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
     photographs: PhotographOptions = PhotographOptions(),  # noqa: B008
 ) -> None:
-    """Write simulated seasons in the layout of PASTIS or S2TSCzCrop or as one cube, or simulated photographs in COCO's layout.
+    """Write simulated seasons in the layout of PASTIS or S2TSCzCrop or as one cube, or simulated
+    photographs in COCO's layout.
 
     example: panoseg simulate DIR --patches 100 --size 128 --seed 0
 
@@ -34,11 +35,14 @@ def run(
     example: panoseg simulate DIR --cube --size 512 --region bocage
 
     Args:
-        folder: New, empty, or a dataset of an earlier run with the same options, which is completed or enlarged.
-        patches: Number of patches or photographs, in the folds, sets or splits of the layout; a cube is one.
+        folder: New, empty, or a dataset of an earlier run with the same options, which is completed
+            or enlarged.
+        patches: Number of patches or photographs, in the folds, sets or splits of the layout; a
+            cube is one.
         size: Pixels on a side; in seasons they are of 10 m.
         seed: The same seed gives the same data.
-        layout: Folds of PASTIS (parcels, 18 crops), sets of S2TSCzCrop (13 crops), or photographs of ten classes (train, val).
+        layout: Folds of PASTIS (parcels, 18 crops), sets of S2TSCzCrop (13 crops), or photographs
+            of ten classes (train, val).
         cube: Write cube.nc and parcels.gpkg instead of a dataset.
         parcel_maps: A folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
         centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
@@ -136,5 +140,6 @@ def _write_cube(folder: Path, size: int, seed: int, options: SimulationOptions) 
 
     write_cube(folder, (size, size), seed, options)
     print(
-        f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'} --out MAP"
+        f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'}"
+        " --out MAP"
     )

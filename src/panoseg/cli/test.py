@@ -17,15 +17,25 @@ class ScoringOptions:
     """What is scored, and with what."""
 
     fold: Literal[1, 2, 3, 4, 5] | None = None
-    """Score this official split; otherwise that of the training, and all five of the authors' folder."""
+    """Score this official split; otherwise that of the training, and all five of the authors'
+    folder.
+    """
     every_patch: bool = False
-    """Score on all patches of the dataset, all unseen in training; the authors' weights see them by the mean of all folds."""
+    """Score on all patches of the dataset, all unseen in training; the authors' weights see them by
+    the mean of all folds.
+    """
     normalisation: Literal["train", "published"] | None = None
-    """Mean and deviation of the bands: of the training, or of the scored folds as published; else as trained."""
+    """Mean and deviation of the bands: of the training, or of the scored folds as published; else
+    as trained.
+    """
     region: Literal["all", "boundary", "interior"] = "all"
-    """Which pixels the table of a semantic model is of: all, those with a neighbour of another class, or the others."""
+    """Which pixels the table of a semantic model is of: all, those with a neighbour of another
+    class, or the others.
+    """
     views: int = 1
-    """As how many turned and mirrored images a panoptic model of seasons sees each patch, 1 to 8; their masks are joined."""
+    """As how many turned and mirrored images a panoptic model of seasons sees each patch, 1 to 8;
+    their masks are joined.
+    """
     batch_size: int = 4
     """Patches at a time."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -46,10 +56,11 @@ def run(
     options: Annotated[ScoringOptions, tyro.conf.arg(name="")] = ScoringOptions(),
     out: Path | None = None,
 ) -> None:
-    """Score a run, or weights, on the test fold of a dataset: SQ, RQ and PQ (or OA and IoU) of each class and overall.
+    """Score a run, or weights, on the test fold of a dataset: SQ, RQ and PQ (or OA and IoU) of each
+    class and overall.
 
-    Prints the table and writes metrics.json, metrics.md and pictures. The authors' folder of five folds, and a run of all
-    folds, are scored fold by fold, and their mean with it.
+    Prints the table and writes metrics.json, metrics.md and pictures. The authors' folder of five
+    folds, and a run of all folds, are scored fold by fold, and their mean with it.
 
     example: panoseg test run --data PASTIS
 
@@ -62,9 +73,11 @@ def run(
     Args:
         run: Folder of a run.
         data: Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards.
-        weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 .. Fold_5.
+        weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 ..
+            Fold_5.
         options: What is scored, and with what.
-        out: Folder of the results; RUN/test for a run, otherwise test-NAME here; --region and --views add to the name.
+        out: Folder of the results; RUN/test for a run, otherwise test-NAME here; --region and
+            --views add to the name.
     """
     folder = run if weights is None else weights
     if folder is None or (run is not None and weights is not None):

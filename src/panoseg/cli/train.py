@@ -48,7 +48,8 @@ class Arguments:
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Continue an interrupted run from its last checkpoint, to the same weights as if it had never stopped.
+    """Continue an interrupted run from its last checkpoint, to the same weights as if it had never
+    stopped.
 
     example: panoseg train --resume run
     """
@@ -88,7 +89,10 @@ def _train(name: str, options: Sequence[str]) -> None:
     parsed = tyro.cli(
         Arguments,
         prog=f"panoseg train {name}",
-        description=f"Train {name}.\n\nexample: panoseg train {name} --data PASTIS --fold 1 --out run --epochs 1",
+        description=(
+            f"Train {name}.\n\nexample: panoseg train {name} --data PASTIS --fold 1 --out run"
+            " --epochs 1"
+        ),
         args=options,
         default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),

@@ -15,7 +15,9 @@ Verbs = Mapping[str, tuple[Callable[..., None], str]]
 def run_verb(
     command: str, verbs: Verbs, arguments: Sequence[str], about: str, example: str
 ) -> None:
-    """Call what the first argument names, with its options from the others; without one, or for --help, list the verbs."""
+    """Call what the first argument names, with its options from the others; without one, or for
+    --help, list the verbs.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage(command, verbs, about, example))
         return
@@ -34,6 +36,6 @@ def _usage(command: str, verbs: Verbs, about: str, example: str) -> str:
     width = max(map(len, verbs))
     rows = "\n".join(f"  {verb:<{width}}  {line}" for verb, (_, line) in verbs.items())
     return (
-        f"{about}\n\nusage: panoseg {command} VERB [options]      panoseg {command} VERB --help tells more\n\n"
-        f"{rows}\n\nexample: {example}\n"
+        f"{about}\n\nusage: panoseg {command} VERB [options]      panoseg {command} VERB --help"
+        f" tells more\n\n{rows}\n\nexample: {example}\n"
     )

@@ -41,15 +41,18 @@ def import_weights(
     data: Path | None = None,
     fold: Literal[1, 2, 3, 4, 5] | None = None,
 ) -> None:
-    """Write published weights in panoseg's form: OUT/fold_1 .. OUT/fold_5, or OUT itself with --fold and for a single split.
+    """Write published weights in panoseg's form: OUT/fold_1 .. OUT/fold_5, or OUT itself with
+    --fold and for a single split.
 
     example: panoseg weights import UTAE_PAPs weights --data PASTIS
 
     Args:
-        folder: The authors' folder: conf.json and Fold_1 .. Fold_5 (utae-paps), or conf.json and model.pth.tar (Crop2Seg).
+        folder: The authors' folder: conf.json and Fold_1 .. Fold_5 (utae-paps), or conf.json and
+            model.pth.tar (Crop2Seg).
         out: Folder to write; new or empty.
-        data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights; otherwise FOLDER. Without it the
-            weights can be scored on their dataset, but not used for maps.
+        data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights;
+            otherwise FOLDER. Without it the weights can be scored on their dataset, but not used
+            for maps.
         fold: Import only this fold.
     """
     from panoseg.training.transfer import import_folds

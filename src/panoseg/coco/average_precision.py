@@ -1,10 +1,11 @@
-"""Average precision of detected boxes and masks as COCO defines it, one image at a time and over processes.
+"""Average precision of detected boxes and masks as COCO defines it, one image at a time and over
+processes.
 
-Matching and accumulation are pycocotools' own (``COCOeval``); what is matched of one image depends on no other, so images are
-matched where they are predicted, and only the matches travel.
+Matching and accumulation are pycocotools' own (``COCOeval``); what is matched of one image depends
+on no other, so images are matched where they are predicted, and only the matches travel.
 
-Shape suffixes of pycocotools' tables: T thresholds of intersection over union, R recalls, K classes, A sizes, M numbers of
-detections.
+Shape suffixes of pycocotools' tables: T thresholds of intersection over union, R recalls, K
+classes, A sizes, M numbers of detections.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ import numpy as np
 
 DetectionKind = Literal["box", "mask"]
 Row = Mapping[str, Any]
-"""An object in COCO's form: category_id, bbox (left, top, width, height) and segmentation (compressed run lengths); of the
-truth area and iscrowd besides, of a prediction score."""
+"""An object in COCO's form: category_id, bbox (left, top, width, height) and segmentation
+(compressed run lengths); of the truth area and iscrowd besides, of a prediction score.
+"""
 
 SIZES = ("all", "small", "medium", "large")
-"""Sizes of objects that are scored apart: any, below 32 x 32 pixels, from there to 96 x 96, above."""
+"""Sizes of objects that are scored apart: any, below 32 x 32 pixels, from there to 96 x 96,
+above.
+"""
 _LIBRARY_KIND = {"box": "bbox", "mask": "segm"}
 _HALF, _THREE_QUARTERS = 0, 5  # among the thresholds 0.5, 0.55, .. 0.95
 
 
 @dataclass(frozen=True)
 class DetectionMatches:
-    """Which detections of some images met which true objects. images: by the image's number, pycocotools' record of each class
-    and size that has any."""
+    """Which detections of some images met which true objects. images: by the image's number,
+    pycocotools' record of each class and size that has any.
+    """
 
     kind: DetectionKind
     images: Mapping[int, Mapping[tuple[int, int], Mapping[str, Any]]]
@@ -46,8 +51,9 @@ class DetectionMatches:
 class AveragePrecision:
     """Average precision, 0..1, NaN where there is no true object.
 
-    ap: mean over the thresholds 0.5, 0.55, .. 0.95 and over the classes that occur. ap50, ap75: at one threshold. by_size:
-    ``ap`` of objects of each of ``SIZES``. by_class: ``ap`` of each class id.
+    ap: mean over the thresholds 0.5, 0.55, .. 0.95 and over the classes that occur. ap50, ap75: at
+    one threshold. by_size: ``ap`` of objects of each of ``SIZES``. by_class: ``ap`` of each class
+    id.
     """
 
     ap: float
@@ -60,7 +66,8 @@ class AveragePrecision:
 def match_image(
     image: int, true: Iterable[Row], predicted: Iterable[Row], kind: DetectionKind
 ) -> DetectionMatches:
-    """Match the detections of one image, at most 100 a class and the best first, with its true objects.
+    """Match the detections of one image, at most 100 a class and the best first, with its true
+    objects.
 
     image: any number that no other image has. Crowds excuse detections, and are never missed.
     """

@@ -19,8 +19,9 @@ _GREY = (128, 128, 128)
 def class_table(source: Path | str, categories: Sequence[Any]) -> ClassTable:
     """The classes of COCO's categories: rows of id, name, isthing and color.
 
-    Without isthing a category is a thing, as in files of detections; without name it is called by its id. A name that several
-    share is followed by the id. Raises ``PanopticFormatError``, which names ``source``.
+    Without isthing a category is a thing, as in files of detections; without name it is called by
+    its id. A name that several share is followed by the id. Raises ``PanopticFormatError``, which
+    names ``source``.
     """
     source = Path(source)
     rows = []
@@ -63,7 +64,9 @@ def category_rows(table: ClassTable) -> list[dict[str, Any]]:
 
 
 def read_categories(*files: CocoJson | None) -> tuple[list[Any], ClassTable]:
-    """The categories of the first of some files that has any, and their class table. Raises ``PanopticFormatError``."""
+    """The categories of the first of some files that has any, and their class table. Raises
+    ``PanopticFormatError``.
+    """
     present = [file for file in files if file is not None]
     for file in present:
         if file.categories:
@@ -81,7 +84,9 @@ def kinds_by_id(table: ClassTable) -> dict[int, Kind]:
 
 
 def kind_of_row(row: Mapping[str, Any], kinds: Mapping[int, Kind]) -> Kind:
-    """Kind of the category of an annotation. Raises ``PanopticFormatError`` for one that is unknown."""
+    """Kind of the category of an annotation. Raises ``PanopticFormatError`` for one that is
+    unknown.
+    """
     class_id = row["category_id"]
     if type(class_id) is not int or class_id not in kinds:
         raise PanopticFormatError(

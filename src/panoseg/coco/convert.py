@@ -1,7 +1,8 @@
-"""What each conversion of COCO's forms does with one image: it writes the picture, if there is one, and returns the rows.
+"""What each conversion of COCO's forms does with one image: it writes the picture, if there is one,
+and returns the rows.
 
-Source: converters/ of cocodataset/panopticapi @ 7bb4655; the two-channel form as in 1801.00868 and that repository's sample:
-red is the class, green the number of the instance, 255 for a crowd.
+Source: converters/ of cocodataset/panopticapi @ 7bb4655; the two-channel form as in 1801.00868 and
+that repository's sample: red is the class, green the number of the instance, 255 for a crowd.
 
 Shape suffixes: H W pixels, N segments.
 """
@@ -43,8 +44,10 @@ _HIGHEST_CLASS = 2**16 - 1
 class ConvertOptions:
     """What a conversion may differ in.
 
-    things_only: detections of things alone. things_as: class that all things of a semantic map become; None keeps them apart.
-    colours: semantic pictures in the colours of the classes instead of their ids. void: class of void in two channels.
+    things_only: detections of things alone. things_as: class that all things of a semantic map
+    become; None keeps them apart.
+    colours: semantic pictures in the colours of the classes instead of their ids. void: class of
+    void in two channels.
     """
 
     things_only: bool = False
@@ -65,7 +68,9 @@ class ConvertOptions:
 
 @dataclass(frozen=True)
 class Setting:
-    """What every image of a conversion needs. source: name of the JSON, for messages; folder: where its pictures lie."""
+    """What every image of a conversion needs. source: name of the JSON, for messages; folder: where
+    its pictures lie.
+    """
 
     source: str
     folder: Path
@@ -76,7 +81,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class ImageJob:
-    """An image, the name of its PNG, its size where the file states one, and its annotations as they stand in the file."""
+    """An image, the name of its PNG, its size where the file states one, and its annotations as
+    they stand in the file.
+    """
 
     image_id: ImageId
     file_name: str
@@ -86,7 +93,9 @@ class ImageJob:
 
 
 def to_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """Write class and number of the instance; stuff has number 0, things count from 0, crowds from 255 down."""
+    """Write class and number of the instance; stuff has number 0, things count from 0, crowds from
+    255 down.
+    """
     annotation, segment_HW, segments = _read(setting, job)
     with about(f"image {annotation.image_id} of {setting.source}"):
         channels_N2 = _channels(annotation, segments, setting.options.void)
@@ -98,7 +107,9 @@ def to_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def to_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """A row of compressed run lengths for each segment, in the order of the file; areas and boxes are those of the pixels."""
+    """A row of compressed run lengths for each segment, in the order of the file; areas and boxes
+    are those of the pixels.
+    """
     annotation, segment_HW, segments = _read(setting, job)
     columns_HW = np.asfortranarray(segment_HW)
     area_of = dict(zip(segments.ids.tolist(), segments.areas.tolist(), strict=True))
@@ -123,7 +134,9 @@ def to_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def to_semantic(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """A row for each class, in the order in which the file names them, and a picture of the classes' ids; 0 is void."""
+    """A row for each class, in the order in which the file names them, and a picture of the
+    classes' ids; 0 is void.
+    """
     annotation, segment_HW, segments = _read(setting, job)
     other, kinds = setting.options.things_as, setting.kinds
 
@@ -153,7 +166,9 @@ def to_semantic(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """Write the ids of pairs of class and instance, by class, then by instance; stuff is one segment a class."""
+    """Write the ids of pairs of class and instance, by class, then by instance; stuff is one
+    segment a class.
+    """
     with about(f"image {job.image_id} of {setting.source}"):
         class_HW, instance_HW = _read_channels(setting.folder / job.file_name)
         if (
@@ -186,7 +201,8 @@ def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def from_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """Write the ids of masks that do not overlap, in the order of the file; those of one class of stuff are one segment.
+    """Write the ids of masks that do not overlap, in the order of the file; those of one class of
+    stuff are one segment.
 
     Areas and boxes are counted anew, other values kept; a mask without pixels is left out.
     """
@@ -225,13 +241,15 @@ def _groups(setting: Setting, job: ImageJob) -> list[Rows]:
 
 
 def _check_free(row: dict[str, Any], number: int, under: np.ndarray, groups: list[Rows]) -> None:
-    """Refuse an annotation of segment ``number`` that covers pixels of others, given the numbers under it."""
+    """Refuse an annotation of segment ``number`` that covers pixels of others, given the numbers
+    under it.
+    """
     others = under[(under != 0) & (under != number)]
     if others.size:
         other = groups[others[0] - 1][0]
         raise PanopticFormatError(
-            f"annotations {other.get('id')} of category {other['category_id']} and {row.get('id')} of category "
-            f"{row['category_id']} share {(others == others[0]).sum()} pixels",
+            f"annotations {other.get('id')} of category {other['category_id']} and {row.get('id')}"
+            f" of category {row['category_id']} share {(others == others[0]).sum()} pixels",
             "segments that do not overlap",
             "decide which is in front; predictions with scores are merged by panoseg coco merge",
         )
@@ -290,7 +308,9 @@ def _read_channels(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _semantic_pixels(setting: Setting, class_HW: np.ndarray) -> np.ndarray:
-    """The picture of a semantic map, -1 for void: ids of one byte, or two where the classes need them, or colours."""
+    """The picture of a semantic map, -1 for void: ids of one byte, or two where the classes need
+    them, or colours.
+    """
     if setting.options.colours:
         colour_of_class = np.zeros((_HIGHEST_CLASS + 2, 3), np.uint8)
         if setting.options.things_as is not None:
@@ -327,11 +347,13 @@ def convert_coco(
     options: ConvertOptions = ConvertOptions(),
     processes: int | None = None,
 ) -> Written:
-    """Write a dataset in another form into a new folder: panoptic, two_channel, detection or semantic .json and pictures.
+    """Write a dataset in another form into a new folder: panoptic, two_channel, detection or
+    semantic .json and pictures.
 
-    source: a panoptic JSON; for "panoptic", a JSON of detections, or one of images alone whose pictures have two channels.
-    folder: where the pictures of the source lie, by default beside it under its name. categories_json: the classes, by default
-    those of the source. Raises ``PanosegError``.
+    source: a panoptic JSON; for "panoptic", a JSON of detections, or one of images alone whose
+    pictures have two channels.
+    folder: where the pictures of the source lie, by default beside it under its name.
+    categories_json: the classes, by default those of the source. Raises ``PanosegError``.
     """
     _check_options(to, options)
     file = CocoJson.open(source, "images")

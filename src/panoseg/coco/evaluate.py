@@ -1,8 +1,10 @@
-"""Panoptic quality of a file of COCO annotations against another: one image at a time, over processes.
+"""Panoptic quality of a file of COCO annotations against another: one image at a time, over
+processes.
 
 Source: cocodataset/panopticapi @ 7bb4655, panopticapi/evaluation.py.
 
-Shape suffixes: H W pixels, N true segments, P pairs of a true and a predicted segment that share pixels.
+Shape suffixes: H W pixels, N true segments, P pairs of a true and a predicted segment that share
+pixels.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ from panoseg.progress import track
 class CocoEvaluation:
     """What an evaluation found.
 
-    counts: over the images that could be scored. images: how many those are. failures: one for each image that could not.
+    counts: over the images that could be scored. images: how many those are. failures: one for each
+    image that could not.
     notes: what is odd, but scored.
     """
 
@@ -84,11 +87,13 @@ def evaluate_coco(
     strict: bool = False,
     processes: int | None = None,
 ) -> CocoEvaluation:
-    """Matches over all annotated images of the truth, under COCO's definition; classes are those of the truth.
+    """Matches over all annotated images of the truth, under COCO's definition; classes are those of
+    the truth.
 
-    strict: all crowds excuse predictions and areas are counted in the raster; else as published, where the last crowd of a
-    class does and the areas of the truth are believed, with a note where they are wrong. processes: one a core by default.
-    Raises ``PanopticFormatError`` where a file cannot be read at all.
+    strict: all crowds excuse predictions and areas are counted in the raster; else as published,
+    where the last crowd of a class does and the areas of the truth are believed, with a note where
+    they are wrong. processes: one a core by default. Raises ``PanopticFormatError`` where a file
+    cannot be read at all.
     """
     true = CocoAnnotations.open(true_json, true_folder)
     predicted = CocoAnnotations.open(predicted_json, predicted_folder, true.table)
@@ -194,7 +199,9 @@ def _score(setting: _Setting, job: _Job) -> _Score:
 
 
 def _present(ids_P: np.ndarray, pixels_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position of each pair's segment, from 1 and 0 for none; the ids of the segments; their areas."""
+    """Position of each pair's segment, from 1 and 0 for none; the ids of the segments; their
+    areas.
+    """
     ids, position_P = np.unique(ids_P, return_inverse=True)
     areas = np.bincount(position_P, pixels_P, minlength=len(ids)).astype(np.int64)
     if ids.size and ids[0] == 0:
@@ -203,7 +210,9 @@ def _present(ids_P: np.ndarray, pixels_P: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _believable(annotation: CocoAnnotation, areas_N: np.ndarray) -> np.ndarray:
-    """Areas that the file states. Raises ``PanopticFormatError`` for one below a pixel, with which no IoU can be computed."""
+    """Areas that the file states. Raises ``PanopticFormatError`` for one below a pixel, with which
+    no IoU can be computed.
+    """
     stated_N = annotation.stated_areas(areas_N)
     if (stated_N < 1).any():
         wrong = int(np.flatnonzero(stated_N < 1)[0])
@@ -223,7 +232,13 @@ def _notes(true: CocoAnnotations, predicted: CocoAnnotations, odd: list[str]) ->
     known = true.file.annotations or {}
     extra = [image_id for image_id in predicted.image_ids if image_id not in known]
     if extra:
-        yield f"{predicted.file.path} has {len(extra)} images that the truth has not, the first {extra[0]}; they are not scored"
+        yield (
+            f"{predicted.file.path} has {len(extra)} images that the truth has not, the first"
+            f" {extra[0]}; they are not scored"
+        )
     bare = [image_id for image_id in true.file.images if image_id not in known]
     if bare:
-        yield f"{true.file.path} has {len(bare)} images without annotation, the first {bare[0]}; they are not scored"
+        yield (
+            f"{true.file.path} has {len(bare)} images without annotation, the first {bare[0]}; they"
+            " are not scored"
+        )

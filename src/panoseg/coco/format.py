@@ -1,4 +1,5 @@
-"""The COCO panoptic format: a PNG an image, whose colours are ids, and one JSON that says what the ids are.
+"""The COCO panoptic format: a PNG an image, whose colours are ids, and one JSON that says what the
+ids are.
 
 Source: the format as cocodataset/panopticapi @ 7bb4655 reads and writes it.
 
@@ -35,8 +36,8 @@ _LARGEST_NUMBER = 2**53
 class CocoAnnotation:
     """What the JSON says of one image; columns ascend by id.
 
-    rows: segments_info as it stands there. areas_N: float64, -1 where not stated. crowd_ids: ids of segments that stand for
-    many objects, in the order of the file.
+    rows: segments_info as it stands there. areas_N: float64, -1 where not stated. crowd_ids: ids of
+    segments that stand for many objects, in the order of the file.
     """
 
     image_id: ImageId
@@ -50,7 +51,9 @@ class CocoAnnotation:
 
     @classmethod
     def parse(cls, text: bytes) -> CocoAnnotation:
-        """Read a row of the annotations. Raises ``PanopticFormatError``, and the errors that ``about`` turns into it."""
+        """Read a row of the annotations. Raises ``PanopticFormatError``, and the errors that
+        ``about`` turns into it.
+        """
         annotation = read_row(text)
         rows = annotation["segments_info"]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -77,7 +80,9 @@ class CocoAnnotation:
         )
 
     def segments(self, ids: np.ndarray, areas: np.ndarray, table: ClassTable) -> Segments:
-        """The table of the segments of a raster with these ids and areas. Raises ``PanopticFormatError``."""
+        """The table of the segments of a raster with these ids and areas. Raises
+        ``PanopticFormatError``.
+        """
         if not np.array_equal(ids, self.ids_N):
             raise contradiction(ids, self.ids_N)
         known = [entry.id for entry in table.classes]
@@ -93,7 +98,9 @@ class CocoAnnotation:
         )
 
     def picture(self, segment_HW: np.ndarray, table: ClassTable) -> CocoPicture:
-        """The picture of a raster of ids: int32, H x W. Raises ``PanopticFormatError`` where the two contradict each other."""
+        """The picture of a raster of ids: int32, H x W. Raises ``PanopticFormatError`` where the
+        two contradict each other.
+        """
         segments = self.segments(*present_segments(segment_HW), table)
         areas = self.stated_areas(segments.areas)
         return CocoPicture(
@@ -109,8 +116,9 @@ class CocoAnnotation:
 class CocoPicture:
     """One annotated image.
 
-    crowd_ids: ids of segments that stand for many objects, in the order of the file. stated_areas_N: areas that the file
-    states, in the order of the table; ``picture`` has the true ones.
+    crowd_ids: ids of segments that stand for many objects, in the order of the file.
+    stated_areas_N: areas that the file states, in the order of the table; ``picture`` has the true
+    ones.
     """
 
     image_id: ImageId
@@ -122,7 +130,9 @@ class CocoPicture:
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """A JSON of annotations and its folder of PNG files; annotations and pictures are read one at a time."""
+    """A JSON of annotations and its folder of PNG files; annotations and pictures are read one at a
+    time.
+    """
 
     file: CocoJson
     folder: Path
@@ -132,8 +142,10 @@ class CocoAnnotations:
     def open(
         cls, path: Path | str, folder: Path | str | None = None, table: ClassTable | None = None
     ) -> CocoAnnotations:
-        """Find what is where in the JSON. folder: where the PNG files lie, by default beside it under its name. table: classes
-        where the JSON has no categories, as predictions may not. Raises ``PanopticFormatError``."""
+        """Find what is where in the JSON. folder: where the PNG files lie, by default beside it
+        under its name. table: classes where the JSON has no categories, as predictions may not.
+        Raises ``PanopticFormatError``.
+        """
         file = CocoJson.open(path)
         if file.annotations is None:
             raise PanopticFormatError(
@@ -159,18 +171,23 @@ class CocoAnnotations:
         return (self.read(image_id) for image_id in self.image_ids)
 
     def text(self, image_id: ImageId) -> bytes:
-        """The annotation of an image as it stands in the file. Raises ``PanopticFormatError`` where it has none, or several."""
+        """The annotation of an image as it stands in the file. Raises ``PanopticFormatError`` where
+        it has none, or several.
+        """
         rows = self.file.rows(image_id)
         if len(rows) != 1:
             raise PanopticFormatError(
-                f"{len(rows) or 'no'} annotation{'s' * (len(rows) > 1)} of image {image_id} in {self.file.path}",
+                f"{len(rows) or 'no'} annotation{'s' * (len(rows) > 1)} of image {image_id} in"
+                f" {self.file.path}",
                 "one an image",
                 "complete the file, or leave the image out",
             )
         return rows[0]
 
     def read(self, image_id: ImageId) -> CocoPicture:
-        """The picture of an image. Raises ``PanopticFormatError`` where PNG and JSON contradict each other."""
+        """The picture of an image. Raises ``PanopticFormatError`` where PNG and JSON contradict
+        each other.
+        """
         text = self.text(image_id)
         with about(f"image {image_id} of {self.file.path}"):
             annotation = CocoAnnotation.parse(text)
@@ -185,9 +202,11 @@ def picture_folder(path: Path, folder: Path | str | None) -> Path:
 def write_coco(
     path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table: ClassTable
 ) -> None:
-    """Write pictures, each under the name of its image, as ``path`` (JSON) and a new folder of PNG files under its name.
+    """Write pictures, each under the name of its image, as ``path`` (JSON) and a new folder of PNG
+    files under its name.
 
-    Images are numbered from 1; void segments become void pixels. A file name keeps its dots: ``a.b.jpg`` gives ``a.b.png``.
+    Images are numbered from 1; void segments become void pixels. A file name keeps its dots:
+    ``a.b.jpg`` gives ``a.b.png``.
     """
     path = Path(path)
     folder = new_folder(path.with_suffix(""))
@@ -218,7 +237,8 @@ def claim_name(name: str, taken: set[str]) -> str:
 
 
 def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict[str, Any]]:
-    """The rows of an annotation: id, category_id, area, bbox (x, y, width, height), iscrowd, and the score besides.
+    """The rows of an annotation: id, category_id, area, bbox (x, y, width, height), iscrowd, and
+    the score besides.
 
     >>> segments_info(Panoptic.from_maps(np.array([[0, 1, 1, 0]] * 3), {1: 3}, PASTIS))
     [{'id': 1, 'category_id': 3, 'area': 6, 'bbox': [1, 0, 2, 3], 'iscrowd': 0, 'score': 1.0}]
@@ -240,19 +260,23 @@ def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict
 
 
 def wrong_areas(image_id: ImageId, ids: np.ndarray, areas: np.ndarray, stated: np.ndarray) -> str:
-    """Say where a file states other areas than the raster has, which published scores believe; empty where it does not."""
+    """Say where a file states other areas than the raster has, which published scores believe;
+    empty where it does not.
+    """
     wrong = np.flatnonzero(stated != areas)
     if not wrong.size:
         return ""
     first = wrong[0]
     return (
-        f"image {image_id}: {wrong.size} segments have stated areas unlike their pixels, the first of id {ids[first]}: "
-        f"{stated[first]:g} for {areas[first]}"
+        f"image {image_id}: {wrong.size} segments have stated areas unlike their pixels, the first"
+        f" of id {ids[first]}: {stated[first]:g} for {areas[first]}"
     )
 
 
 def warn_of_stated_areas(annotated: CocoPicture) -> None:
-    """Warn where the file states other areas than the raster has: published scores believe the file."""
+    """Warn where the file states other areas than the raster has: published scores believe the
+    file.
+    """
     segments = annotated.picture.segments
     said = wrong_areas(annotated.image_id, segments.ids, segments.areas, annotated.stated_areas_N)
     if said:
@@ -272,7 +296,8 @@ _DISTANCE = 30
 def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
     """An id for each segment, given their classes: 1 .. 2^24 - 1, all different.
 
-    The first segment of a class has the class's own colour, the others one near it. Colours of stuff are kept for stuff.
+    The first segment of a class has the class's own colour, the others one near it. Colours of
+    stuff are kept for stuff.
 
     >>> table = ClassTable("two", (SegmentClass(1, "person", "#dc143c", "thing"), SegmentClass(2, "sky", "#000000", "stuff")))
     >>> ids = coloured_ids([1, 2, 1], table)
@@ -313,7 +338,9 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the JSON, the number of images in it, a failure for each image that is not, and what is odd."""
+    """What was written: the JSON, the number of images in it, a failure for each image that is not,
+    and what is odd.
+    """
 
     path: Path
     images: int
@@ -325,8 +352,8 @@ class Written:
 class Form:
     """How a dataset is written.
 
-    name: of the JSON and of the folder of pictures. pictures: whether there are any. numbered: whether rows get the ids 0, 1
-    and so on. key: under which the rows stand.
+    name: of the JSON and of the folder of pictures. pictures: whether there are any. numbered:
+    whether rows get the ids 0, 1 and so on. key: under which the rows stand.
     """
 
     name: str
@@ -347,9 +374,9 @@ def write_dataset(
 ) -> Written:
     """Write ``out/name.json`` and ``out/name/``, in a new or empty folder.
 
-    work: writes the picture of a job into the folder that it is given, and returns the rows of its annotation. failures: those
-    met so far; ``jobs`` may add to them while it is walked through. Where no image can be done, the first failure is raised
-    and nothing is written.
+    work: writes the picture of a job into the folder that it is given, and returns the rows of its
+    annotation. failures: those met so far; ``jobs`` may add to them while it is walked through.
+    Where no image can be done, the first failure is raised and nothing is written.
     """
     new_folder(out)
     done = number = 0

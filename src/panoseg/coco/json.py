@@ -1,8 +1,10 @@
-"""COCO's JSON files, of any size: one pass finds where the rows of each image lie; a row is read when it is needed.
+"""COCO's JSON files, of any size: one pass finds where the rows of each image lie; a row is read
+when it is needed.
 
 Memory grows with the number of rows (16 bytes each, a few hundred an image), not with their length.
 
-Source: the formats of panoptic, detection and image files as cocodataset/panopticapi @ 7bb4655 reads and writes them.
+Source: the formats of panoptic, detection and image files as cocodataset/panopticapi @ 7bb4655
+reads and writes them.
 """
 
 from __future__ import annotations
@@ -36,9 +38,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 class CocoJson:
     """One of COCO's JSON files.
 
-    images: the row of each image. annotations: first and last byte of the rows of each image; None where the file has none.
-    categories: as they stand there. used_categories: those of the annotations. spans: first and last byte of each value of the
-    file. problems: rows that belong to no image; they are left out.
+    images: the row of each image. annotations: first and last byte of the rows of each image; None
+    where the file has none.
+    categories: as they stand there. used_categories: those of the annotations. spans: first and
+    last byte of each value of the file. problems: rows that belong to no image; they are left out.
     """
 
     path: Path
@@ -51,7 +54,9 @@ class CocoJson:
 
     @classmethod
     def open(cls, path: Path | str, bare: str = "annotations") -> CocoJson:
-        """Read what lies where. bare: what an array is taken for that stands alone. Raises ``PanopticFormatError``."""
+        """Read what lies where. bare: what an array is taken for that stands alone. Raises
+        ``PanopticFormatError``.
+        """
         path = Path(path)
         try:
             if not path.is_file():
@@ -91,7 +96,8 @@ class CocoJson:
 def write_rows(
     path: Path | str, head: Mapping[str, Any], key: str = "annotations"
 ) -> Iterator[Callable[[Mapping], None]]:
-    """Write a JSON object atomically whose last value is an array of rows, one after the other, each with the function given.
+    """Write a JSON object atomically whose last value is an array of rows, one after the other,
+    each with the function given.
 
     head: the other values; ``bytes`` are JSON already, None is left out.
     """
@@ -119,7 +125,9 @@ def write_rows(
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Say in a failure of the block what it is about: values of another type than the format's become failures too."""
+    """Say in a failure of the block what it is about: values of another type than the format's
+    become failures too.
+    """
     try:
         yield
     except PanopticFormatError as error:
@@ -260,7 +268,9 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
 def _rows(
     path: Path, file: BinaryIO, bare: str, spans: dict[str, tuple[int, int]]
 ) -> Iterator[_Row]:
-    """The rows of all arrays of a file; ``spans`` gets first byte and byte after it of each whole value."""
+    """The rows of all arrays of a file; ``spans`` gets first byte and byte after it of each whole
+    value.
+    """
     reader = None
     try:
         reader = _Reader(file)

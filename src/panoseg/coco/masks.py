@@ -1,7 +1,8 @@
 """Masks as COCO's files hold them: run lengths down the columns, compressed or not, and polygons.
 
-Reading is our own: pycocotools 2.0.11 reads beyond the end of cut run lengths and leaves pixels that they do not reach as they
-are in memory; it draws polygons here, once their coordinates are known to be harmless, and compresses run lengths.
+Reading is our own: pycocotools 2.0.11 reads beyond the end of cut run lengths and leaves pixels
+that they do not reach as they are in memory; it draws polygons here, once their coordinates are
+known to be harmless, and compresses run lengths.
 
 Source: the format as ppwwyyxx/cocoapi's common/maskApi.c defines it.
 
@@ -20,13 +21,16 @@ from panoseg.errors import PanopticFormatError
 
 MOST_PIXELS = 2**26  # of one image: 8192 x 8192
 
-# A character holds five bits of a number and, from "P" on, says that more follow; seven characters hold a number of 32 bits.
+# A character holds five bits of a number and, from "P" on, says that more follow; seven characters
+# hold a number of 32 bits.
 _COMPRESSED = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
 _LONGEST_OUTLINE = 2**22
 
 
 def check_size(height: Any, width: Any) -> tuple[int, int]:
-    """The size of an image. Raises ``PanopticFormatError`` where it is none, or has more than 67 million pixels."""
+    """The size of an image. Raises ``PanopticFormatError`` where it is none, or has more than 67
+    million pixels.
+    """
     if (
         type(height) is not int
         or type(width) is not int
@@ -45,8 +49,9 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
 def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     """The mask of an annotation: bool, H x W.
 
-    segmentation: {"size": [height, width], "counts": compressed text or list of run lengths}, or polygons as lists of x, y.
-    Raises ``PanopticFormatError`` where it is none of them, or of another size.
+    segmentation: {"size": [height, width], "counts": compressed text or list of run lengths}, or
+    polygons as lists of x, y. Raises ``PanopticFormatError`` where it is none of them, or of
+    another size.
 
     >>> decode_mask({"size": [2, 3], "counts": [1, 3, 2]}, 2, 3)
     array([[False,  True, False],
@@ -133,7 +138,9 @@ def detection_row(class_id: int, mask_HW: np.ndarray, is_crowd: bool) -> dict[st
 
 
 def _decompress(text: bytes) -> np.ndarray:
-    """Run lengths of their compressed form; from the third on they are kept as differences to the last but one."""
+    """Run lengths of their compressed form; from the third on they are kept as differences to the
+    last but one.
+    """
     if not _COMPRESSED.fullmatch(text):
         raise PanopticFormatError(
             "counts that are no compressed run lengths", "their text", "restore the annotation"

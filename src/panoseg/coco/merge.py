@@ -1,8 +1,9 @@
-"""The two-model recipe on files: semantic and instance predictions of COCO's form become panoptic ones.
+"""The two-model recipe on files: semantic and instance predictions of COCO's form become panoptic
+ones.
 
 Source: Kirillov et al. (1801.00868), section 7, as in cocodataset/panopticapi @ 7bb4655,
-panopticapi/combine_semantic_and_instance_predictions.py. What differs: ids are never black and never meet, and a class of stuff
-that is listed twice is one segment.
+panopticapi/combine_semantic_and_instance_predictions.py. What differs: ids are never black and
+never meet, and a class of stuff that is listed twice is one segment.
 
 Shape suffixes: H W pixels.
 """
@@ -62,9 +63,10 @@ def merge_coco(
 ) -> Written:
     """Write ``out/panoptic.json`` and ``out/panoptic/``.
 
-    images_json: the images that are wanted, with file names and sizes; without it all that either file has, named by their
-    ids as COCO does. categories_json: the classes; by default those of the first of the other files that has any, and where
-    none has, the classes of the instances are things and the others stuff. Raises ``PanosegError``.
+    images_json: the images that are wanted, with file names and sizes; without it all that either
+    file has, named by their ids as COCO does. categories_json: the classes; by default those of the
+    first of the other files that has any, and where none has, the classes of the instances are
+    things and the others stuff. Raises ``PanosegError``.
     """
     semantic, instances = CocoJson.open(semantic_json), CocoJson.open(instances_json)
     images = CocoJson.open(images_json, "images") if images_json is not None else None
@@ -112,7 +114,10 @@ def _categories(
     things = instances.used_categories
     used = sorted(things | semantic.used_categories)
     categories = [{"id": id_, "name": str(id_), "isthing": int(id_ in things)} for id_ in used]
-    note = f"no file has categories: the {len(things)} classes of {instances.path} are taken for things, all others for stuff"
+    note = (
+        f"no file has categories: the {len(things)} classes of {instances.path} are taken for"
+        " things, all others for stuff"
+    )
     return categories, class_table(instances.path, categories), [note]
 
 
@@ -183,7 +188,10 @@ def _left_out(semantic: CocoJson, instances: CocoJson, images: CocoJson | None) 
     for file in (semantic, instances) if images else ():
         extra = [image_id for image_id in file.annotations or () if image_id not in images.images]  # type: ignore[union-attr]
         if extra:
-            yield f"{file.path} has {len(extra)} images that are not listed, the first {extra[0]}; they are left out"
+            yield (
+                f"{file.path} has {len(extra)} images that are not listed, the first {extra[0]};"
+                " they are left out"
+            )
 
 
 def _merge(setting: _Setting, folder: Path, job: _Job) -> Rows:
@@ -207,7 +215,9 @@ def _merge(setting: _Setting, folder: Path, job: _Job) -> Rows:
 
 
 def _things(setting: _Setting, job: _Job) -> list[dict[str, Any]]:
-    """Instances from the least score on, by falling score; of equal scores the earlier comes first."""
+    """Instances from the least score on, by falling score; of equal scores the earlier comes
+    first.
+    """
     rows = [read_row(text) for text in job.instances]
     for row in rows:
         if kind_of_row(row, setting.kinds) != "thing":

@@ -45,7 +45,8 @@ _BITS, _COLOURS = 8, (2, 6)  # red, green, blue, without and with opacity
 
 
 def ids_to_colours(segment_HW: np.ndarray) -> np.ndarray:
-    """The colours that say the ids: uint8, H x W x 3. Ids above 2^24 - 1 raise ``PanopticFormatError``.
+    """The colours that say the ids: uint8, H x W x 3. Ids above 2^24 - 1 raise
+    ``PanopticFormatError``.
 
     >>> ids_to_colours(np.array([[1, 256, 65536 + 2, 0]])).tolist()
     [[[1, 0, 0], [0, 1, 0], [2, 0, 1], [0, 0, 0]]]
@@ -82,7 +83,9 @@ def read_ids(path: Path) -> np.ndarray:
 
 
 def decode_ids(data: bytes, path: Path) -> np.ndarray:
-    """The ids of a PNG whose bytes are at hand: int32, H x W. path: what failures call it. Raises ``PanopticFormatError``."""
+    """The ids of a PNG whose bytes are at hand: int32, H x W. path: what failures call it. Raises
+    ``PanopticFormatError``.
+    """
     _check_png(data, path)
     return colours_to_ids(_colours(data, path))
 
@@ -118,12 +121,16 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def open_png(path: Path) -> Image.Image:
-    """The image in a PNG file, whole. Raises ``PanopticFormatError`` where it is none, cut, or above 67 million pixels."""
+    """The image in a PNG file, whole. Raises ``PanopticFormatError`` where it is none, cut, or
+    above 67 million pixels.
+    """
     return _decode(path, _read_whole(path))
 
 
 def _read_whole(path: Path) -> bytes:
-    """The bytes of a PNG file, whose chunks are all there and unchanged, of an image of bearable size."""
+    """The bytes of a PNG file, whose chunks are all there and unchanged, of an image of bearable
+    size.
+    """
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -157,7 +164,9 @@ def _check_png(data: bytes, path: Path) -> None:
 
 
 def _check_chunks(data: bytes) -> None:
-    """Walk through the chunks to the last. Raises ``ValueError`` or ``struct.error``; decoders may fill gaps with anything."""
+    """Walk through the chunks to the last. Raises ``ValueError`` or ``struct.error``; decoders may
+    fill gaps with anything.
+    """
     if not data.startswith(_SIGNATURE):
         raise ValueError("no PNG")
     at, kind = _FIRST_CHUNK, b""
@@ -171,7 +180,9 @@ def _check_chunks(data: bytes) -> None:
 
 
 def _decode_colours(path: Path, data: bytes) -> np.ndarray:
-    """The colours of eight bits in a PNG: uint8, 3 x H x W. GDAL's decoder is several times as fast as Pillow's."""
+    """The colours of eight bits in a PNG: uint8, 3 x H x W. GDAL's decoder is several times as fast
+    as Pillow's.
+    """
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
@@ -212,8 +223,8 @@ def _no_png(path: Path, reason: str) -> PanopticFormatError:
 
 
 def png_name(name: Any) -> str:
-    """The name of an image's PNG, which keeps folders and dots. Raises ``PanopticFormatError`` for one that leaves its folder,
-    or that file systems do not hold.
+    """The name of an image's PNG, which keeps folders and dots. Raises ``PanopticFormatError`` for
+    one that leaves its folder, or that file systems do not hold.
 
     >>> png_name("000000142238.jpg"), png_name("val/field.one.jpg"), png_name("v1.2")
     ('000000142238.png', 'val/field.one.png', 'v1.2.png')
@@ -251,10 +262,12 @@ _WORTH_A_PROCESS = 64
 def over_images(
     function: Callable[[Job], Result], jobs: Iterable[Job], count: int, processes: int | None = None
 ) -> Iterator[Result | PanosegError]:
-    """What a function makes of each job, in their order; a ``PanosegError`` that it raises is the result of that job.
+    """What a function makes of each job, in their order; a ``PanosegError`` that it raises is the
+    result of that job.
 
-    The function and the jobs must be such that can be pickled. count: number of jobs. processes: by default one for every 64
-    images, at most one a core. Only a few jobs a process are under way, so that memory does not grow with their number.
+    The function and the jobs must be such that can be pickled. count: number of jobs. processes: by
+    default one for every 64 images, at most one a core. Only a few jobs a process are under way, so
+    that memory does not grow with their number.
     """
     cores = usable_cores()
     if processes is not None and not 1 <= processes <= cores:

@@ -1,4 +1,6 @@
-"""Scenes that cannot be read while a cube is made: left out one by one, unless so many fail that it is not the scenes."""
+"""Scenes that cannot be read while a cube is made: left out one by one, unless so many fail that it
+is not the scenes.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ class StoppedError(Exception):
 
 
 class Failures:
-    """What was left out of a cube, and when to stop; for many threads, which note what they have done through it.
+    """What was left out of a cube, and when to stop; for many threads, which note what they have
+    done through it.
 
     stopped: set where the work ends, after the window that each thread is at.
     """
@@ -51,10 +54,12 @@ class Failures:
     def __init__(self, journal: Journal) -> None:
         self.stopped = threading.Event()
         self._journal = journal
-        # An earlier start has stopped for scenes that cannot be read: those whose files are gone now are gone for good.
+        # An earlier start has stopped for scenes that cannot be read: those whose files are gone
+        # now are gone for good.
         self._asked_before = journal.tried_again
         self._in_a_row: list[tuple[str, str]] = []
-        self._hopeless = False  # nothing can be read: scenes that were left out are tried again by the next start
+        # nothing can be read: scenes that were left out are tried again by the next start
+        self._hopeless = False
         self._lock = threading.Lock()
 
     def note(self, event: str, **facts: Any) -> None:
@@ -70,7 +75,9 @@ class Failures:
             self._in_a_row.clear()
 
     def leave_out(self, day: str, error: UnreadableSceneError) -> None:
-        """Go on without a scene. Raises ``CubeError`` where so many fail that it is not the scenes."""
+        """Go on without a scene. Raises ``CubeError`` where so many fail that it is not the
+        scenes.
+        """
         with self._lock:
             if (
                 self.stopped.is_set()
@@ -98,11 +105,14 @@ class Failures:
         raise CubeError(
             f"{len(self._in_a_row)} scenes in a row cannot be read (the last: {reason})",
             "files that can be read",
-            "run the same command again later: what was fetched is kept, and scenes whose files are still gone are left out",
+            "run the same command again later: what was fetched is kept, and scenes whose files are"
+            " still gone are left out",
         )
 
     def nothing_left(self, found: str) -> NoReturn:
-        """Raise ``CubeError``: there is no date. Scenes that could not be read are tried again by the next start."""
+        """Raise ``CubeError``: there is no date. Scenes that could not be read are tried again by
+        the next start.
+        """
         left_out = self._journal.left_out
         reasons = sorted({reason for _, reason in left_out.values()})
         unread = f", {len(left_out)} scenes could not be read ({reasons[0]})" if reasons else ""
@@ -122,7 +132,9 @@ _MOSTLY = 0.99
 
 
 class Dates:
-    """The dates of a cube that is made in the folder ``work``, whose journal says what is done; see ``build_cube``."""
+    """The dates of a cube that is made in the folder ``work``, whose journal says what is done; see
+    ``build_cube``.
+    """
 
     def __init__(
         self,
@@ -144,7 +156,9 @@ class Dates:
         self._inside_HW = inside(outline, self._coarse)
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
-        """The days to fetch, and why others are not; what is chosen stays so. Raises ``CubeError`` where none is worth it."""
+        """The days to fetch, and why others are not; what is chosen stays so. Raises ``CubeError``
+        where none is worth it.
+        """
         if self._journal.chosen:
             return self._journal.chosen
         self._each(
@@ -174,7 +188,9 @@ class Dates:
         return chosen, left_out
 
     def fetch(self, chosen: Sequence[str]) -> None:
-        """Bring all windows of the chosen days to disk. Raises ``CubeError`` where nothing could be read."""
+        """Bring all windows of the chosen days to disk. Raises ``CubeError`` where nothing could be
+        read.
+        """
         self._each(
             [day for day in chosen if day not in self._journal.days], self._fetch, "dates fetched"
         )
@@ -182,7 +198,9 @@ class Dates:
             self._failures.nothing_left(f"none of {len(chosen)} dates could be fetched")
 
     def record(self, chosen: Sequence[str], left_out: Mapping[str, str]) -> dict[str, Any]:
-        """What came of the chosen days and of those that were left out, JSON-ready: the fields of ``CubeReport``."""
+        """What came of the chosen days and of those that were left out, JSON-ready: the fields of
+        ``CubeReport``.
+        """
         days = {day: self._journal.days[day] for day in chosen if self._journal.days[day]}
         gone = {day: "no scene could be read" for day in self._days if not self._scenes(day)}
         looks = self._journal.looks
@@ -226,7 +244,9 @@ class Dates:
         return [scene for scene in self._days[day] if scene.id not in self._journal.left_out]
 
     def _look(self, day: str, *, again: bool = False) -> None:
-        """Note what the scene classification of a day shows. again: of one whose bands failed, so that all is not well."""
+        """Note what the scene classification of a day shows. again: of one whose bands failed, so
+        that all is not well.
+        """
         while scenes := self._scenes(day):
             try:
                 shares = self._shares(scenes)
@@ -247,7 +267,9 @@ class Dates:
         return {**shares, "data": round(float((classes != 0).mean()), 6)}
 
     def _fetch(self, day: str) -> None:
-        """Bring the windows of a day to disk; again without a scene that turns out to be unreadable."""
+        """Bring the windows of a day to disk; again without a scene that turns out to be
+        unreadable.
+        """
         store = DayStore(self._work, day, self._bands, self._grid)
         while scenes := self._scenes(day):
             if day not in self._journal.looks:  # without a scene that it was chosen with
@@ -280,7 +302,9 @@ def _why(look: Mapping[str, float]) -> str:
 
 
 def _days(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:
-    """Scenes by the day at the grid's place; of one day first those that need no warping, then the newest processing."""
+    """Scenes by the day at the grid's place; of one day first those that need no warping, then the
+    newest processing.
+    """
     ahead, epsg = sun_ahead(grid), None if grid.crs is None else grid.crs.epsg
     days: dict[str, list[Scene]] = {}
     for scene in sorted(scenes, key=lambda s: s.day(ahead)):
@@ -306,12 +330,14 @@ def build_cube(
     left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> CubeReport:
-    """Make the cube of ``scenes`` on ``grid`` as the Zarr store ``out``, which appears whole or not at all.
+    """Make the cube of ``scenes`` on ``grid`` as the Zarr store ``out``, which appears whole or not
+    at all.
 
-    outline: in degrees; dates are chosen by what they show inside it, and nothing is fetched farther away than the margin.
-    left_out: scenes that were no scenes, with the reason, for the report. The same call continues a cube that was stopped, and
-    gives the report of one that is finished; the bytes are the same. Raises ``CubeError`` where too few scenes can be read and
-    ``OutputError``.
+    outline: in degrees; dates are chosen by what they show inside it, and nothing is fetched
+    farther away than the margin.
+    left_out: scenes that were no scenes, with the reason, for the report. The same call continues a
+    cube that was stopped, and gives the report of one that is finished; the bytes are the same.
+    Raises ``CubeError`` where too few scenes can be read and ``OutputError``.
     """
     check_keys(asset.href for scene in scenes for asset in scene.assets.values())
     plan = _plan(scenes, grid, options, outline, bands)

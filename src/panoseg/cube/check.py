@@ -23,8 +23,9 @@ _NAMED = 10
 class CubeReport:
     """What a cube on disk was made of.
 
-    path: of the cube. dates: in order, as text. clear: share 0..1 of the area that each shows. scenes: date -> ids of its
-    scenes. left_out_dates, left_out_scenes: date or id -> reason. notes: a sentence each.
+    path: of the cube. dates: in order, as text. clear: share 0..1 of the area that each shows.
+    scenes: date -> ids of its scenes. left_out_dates, left_out_scenes: date or id -> reason. notes:
+    a sentence each.
     """
 
     path: Path
@@ -38,7 +39,10 @@ class CubeReport:
     def lines(self) -> list[str]:
         """The report as text."""
         number = sum(map(len, self.scenes.values()))
-        head = f"{len(self.dates)} dates of {number} scenes, {np.mean(self.clear):.0%} clear on average"
+        head = (
+            f"{len(self.dates)} dates of {number} scenes, {np.mean(self.clear):.0%} clear on"
+            " average"
+        )
         dates = [
             f"  {day}  {share:4.0%} clear"
             for day, share in zip(self.dates, self.clear, strict=True)
@@ -91,10 +95,12 @@ _SAMPLED_DATES, _SAMPLED_PIXELS = 5, 64
 
 
 def check_cube(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
-    """``cube`` in the conventions of this module, still lazy; only a small sample of its values is read, to know their scale.
+    """``cube`` in the conventions of this module, still lazy; only a small sample of its values is
+    read, to know their scale.
 
-    Mended silently: other names and orders of bands and dims, south-up grids, unsorted dates, several acquisitions a day
-    (merged: the first that has data), reflectance 0..1. Raises ``CubeError`` for what cannot be mended.
+    Mended silently: other names and orders of bands and dims, south-up grids, unsorted dates,
+    several acquisitions a day (merged: the first that has data), reflectance 0..1. Raises
+    ``CubeError`` for what cannot be mended.
     """
     cube = _name_dims(_split_bands(cube))
     cube = _name_bands(cube, bands)
@@ -258,7 +264,8 @@ def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:
 def _as_reflectance(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
     """Every band as float32 x 10 000; reflectance 0..1 is recognised by its values.
 
-    A cube of ours is in that scale, also where its middle is dark water, or lies between two fields and was never fetched.
+    A cube of ours is in that scale, also where its middle is dark water, or lies between two fields
+    and was never fetched.
     """
     if report_of(cube) is not None:
         return cube.assign({band: cube[band].astype(np.float32) for band in bands})
@@ -278,9 +285,7 @@ def _as_reflectance(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
             "scale the bands alike",
         )
     factor = known.pop()
-    return cube.assign(
-        {band: (cube[band].astype(np.float32) * np.float32(factor)) for band in bands}
-    )
+    return cube.assign({band: cube[band].astype(np.float32) * np.float32(factor) for band in bands})
 
 
 def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
@@ -298,7 +303,8 @@ def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
 def _factor(values: np.ndarray, band: str) -> float | None:
     """What brings a band to reflectance x 10 000; None where the sample is empty.
 
-    Snow and cloud reach 1.5, and land is never darker than 0.005 at the median, so the two scales do not meet.
+    Snow and cloud reach 1.5, and land is never darker than 0.005 at the median, so the two scales
+    do not meet.
     """
     if values.size == 0:
         return None

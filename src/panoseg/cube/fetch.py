@@ -32,8 +32,9 @@ def cube_of_archives(
 ) -> CubeReport:
     """Make the cube of an outline from the archives in ``folder`` as the Zarr store ``out``.
 
-    days: the first and the last that are taken, by the sun at the place; None for all. Archives that cannot be used are named
-    in the report. Raises ``AreaError``, ``CubeError``, ``OutputError``.
+    days: the first and the last that are taken, by the sun at the place; None for all. Archives
+    that cannot be used are named in the report. Raises ``AreaError``, ``CubeError``,
+    ``OutputError``.
     """
     area = read_area(area_path)
     grid = grid_of(area, PIXEL_M, options.margin_m)
@@ -48,8 +49,8 @@ def cube_of_archives(
     if not usable:
         span = f" between {days[0]} and {days[1]}" if days else ""
         raise CubeError(
-            f"none of {len(scenes)} scenes in {folder} shows {area.name}{span} (they are of {scenes[0].time:%Y-%m-%d} to "
-            f"{scenes[-1].time:%Y-%m-%d})",
+            f"none of {len(scenes)} scenes in {folder} shows {area.name}{span} (they are of"
+            f" {scenes[0].time:%Y-%m-%d} to {scenes[-1].time:%Y-%m-%d})",
             "scenes of the area",
             "check the outline and the days, or download others",
         )
@@ -73,12 +74,14 @@ def _within(scene: Scene, days: tuple[date, date] | None, ahead: timedelta) -> b
 _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then
 _ASK_ABOVE_GB = 50.0
-_ASK_ABOVE_KM2 = 20_000.0  # of the rectangle around an area: parts that lie far apart are little to fetch, and much to map
+# of the rectangle around an area: parts that lie far apart are little to fetch, and much to map
+_ASK_ABOVE_KM2 = 20_000.0
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for. area: file with the outline. first, last: days, by the sun at the place. catalogue: name or URL.
+    """What a user asks for. area: file with the outline. first, last: days, by the sun at the
+    place. catalogue: name or URL.
     collection: of it, or None for the usual one. yes: however much it is.
     """
 
@@ -127,11 +130,13 @@ def fetch_cube(
     bands: tuple[str, ...] = TEN_BANDS,
     area: Area | None = None,
 ) -> tuple[CubeReport, Area]:
-    """Fetch the cube of a request as the Zarr store ``out``; gives its report, and the area that was asked for.
+    """Fetch the cube of a request as the Zarr store ``out``; gives its report, and the area that
+    was asked for.
 
-    scenes_path: where the scenes that the catalogue names are saved before any pixel is read; if they are there already they
-    are not asked for again, so that the same request gives the same cube. area: of the request, where it is known. Raises
-    ``AreaError``, ``CatalogueError``, ``CubeError``, ``OutputError``.
+    scenes_path: where the scenes that the catalogue names are saved before any pixel is read; if
+    they are there already they are not asked for again, so that the same request gives the same
+    cube. area: of the request, where it is known. Raises ``AreaError``, ``CatalogueError``,
+    ``CubeError``, ``OutputError``.
     """
     area = area or asked_area(request, options, len(bands))
     grid = grid_of(area, PIXEL_M, options.margin_m)
@@ -163,7 +168,9 @@ def fetch_cube(
 
 
 def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
-    """Save the scenes that the catalogue names; what a kill leaves lies in the folder of the unfinished cube."""
+    """Save the scenes that the catalogue names; what a kill leaves lies in the folder of the
+    unfinished cube.
+    """
     catalogue, work = find_catalogue(request.catalogue, request.collection), work_folder(out)
     today = datetime.now(UTC).date()
     with making(work, of=out):
@@ -195,7 +202,9 @@ def _asked(request: Request, area: Area) -> dict[str, str]:
 
 
 def _searched(path: Path, request: Request, area: Area) -> bool:
-    """Whether the scenes of this request are saved already. Raises ``OutputError`` where those of another are."""
+    """Whether the scenes of this request are saved already. Raises ``OutputError`` where those of
+    another are.
+    """
     if not path.exists():
         return False
     try:
@@ -222,7 +231,8 @@ def _unfinished(request: Request, scenes_path: Path) -> list[str]:
 def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BANDS)) -> Area:
     """The area of a request.
 
-    Raises ``AreaError`` for one that cannot be, and, with the estimated cost, for one that nobody fetches by mistake.
+    Raises ``AreaError`` for one that cannot be, and, with the estimated cost, for one that nobody
+    fetches by mistake.
     """
     area = read_area(request.area)
     dates = min(
@@ -231,7 +241,8 @@ def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BAND
     gigabytes = area.km2 * 1e6 / PIXEL_M**2 * dates * (bands + 1) * _BYTES_A_VALUE / 1e9
     if gigabytes > _ASK_ABOVE_GB and not request.yes:
         raise AreaError(
-            f"{area.name} covers {area.km2:,.0f} km2: {dates} dates are {gigabytes:,.0f} GB to fetch and about half to keep",
+            f"{area.name} covers {area.km2:,.0f} km2: {dates} dates are {gigabytes:,.0f} GB to"
+            " fetch and about half to keep",
             f"at most {_ASK_ABOVE_GB:g} GB, unless it is wanted",
             "add --yes, draw a smaller outline, or lower --max-dates",
         )
@@ -239,7 +250,8 @@ def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BAND
     rectangle_km2 = rows * columns * PIXEL_M**2 / 1e6
     if rectangle_km2 > _ASK_ABOVE_KM2 and not request.yes:
         raise AreaError(
-            f"the rectangle around {area.name} covers {rectangle_km2:,.0f} km2, its parts {area.km2:,.0f} km2",
+            f"the rectangle around {area.name} covers {rectangle_km2:,.0f} km2, its parts"
+            f" {area.km2:,.0f} km2",
             f"at most {_ASK_ABOVE_KM2:,.0f} km2, unless it is wanted: a map has all its pixels",
             "map the parts one by one, or add --yes",
         )

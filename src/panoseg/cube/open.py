@@ -1,7 +1,7 @@
 """Blosc that reads no further than the bytes that it was given.
 
-numcodecs 0.16 believes the length that a chunk says of itself: of one that was cut off, or lies, it decodes whatever happens to
-follow in memory, and mostly says nothing.
+numcodecs 0.16 believes the length that a chunk says of itself: of one that was cut off, or lies, it
+decodes whatever happens to follow in memory, and mostly says nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ _LENGTH = slice(12, 16)
 
 
 class CheckedBlosc(Blosc):
-    """Blosc as arrays of Zarr 2 use it. Raises ``RuntimeError``, as it does itself, for a chunk that is not whole."""
+    """Blosc as arrays of Zarr 2 use it. Raises ``RuntimeError``, as it does itself, for a chunk
+    that is not whole.
+    """
 
     codec_id = "blosc"
 
@@ -85,9 +87,11 @@ _DAMAGED_METADATA = (
 
 @contextmanager
 def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -> Iterator[None]:
-    """Turn what the reading libraries raise on damaged files into one ``CubeError`` that names ``path``.
+    """Turn what the reading libraries raise on damaged files into one ``CubeError`` that names
+    ``path``.
 
-    NetCDF, HDF5, Zarr and GDAL each raise their own; a file that was cut off shows itself only when its end is read.
+    NetCDF, HDF5, Zarr and GDAL each raise their own; a file that was cut off shows itself only when
+    its end is read.
     """
     try:
         with warnings.catch_warnings():
@@ -122,9 +126,11 @@ def _damaged_part(path: Path) -> Path:
 
 
 def open_cube(path: Path | str) -> xr.Dataset:
-    """The cube at ``path``, nothing but its metadata read; values are decoded by the file's own scale and fill value.
+    """The cube at ``path``, nothing but its metadata read; values are decoded by the file's own
+    scale and fill value.
 
-    Raises ``CubeError`` where there is nothing, or nothing that can be read. ``check_cube`` tells whether it is a season.
+    Raises ``CubeError`` where there is nothing, or nothing that can be read. ``check_cube`` tells
+    whether it is a season.
     """
     path = Path(path)
     if not path.exists():

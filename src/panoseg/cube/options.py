@@ -23,11 +23,15 @@ class CubeOptions:
     max_dates: int = 60
     """At most so many dates are used, the clearest of each stretch of the season."""
     mask: tuple[Literal["cloud", "shadow", "snow", "nodata"], ...] = ()
-    """What becomes no data by the scene classification; without it clouds stay in, as in what networks learn from."""
+    """What becomes no data by the scene classification; without it clouds stay in, as in what
+    networks learn from.
+    """
     dilate_m: float = 60.0
     """How far around masked pixels is masked as well."""
     margin_m: float = 320.0
-    """Land around the outline that is fetched too, so that a network sees what parcels at its edge border on."""
+    """Land around the outline that is fetched too, so that a network sees what parcels at its edge
+    border on.
+    """
     threads: int = 8
     """Dates that are fetched at the same time; each takes about 80 MB of memory."""
 
@@ -56,7 +60,9 @@ class AreaOptions:
     """The season of an area in a catalogue, for a map without a cube."""
 
     area: Path | None = None
-    """File with an outline, instead of a cube: its season is fetched from a catalogue, and mapped inside the outline."""
+    """File with an outline, instead of a cube: its season is fetched from a catalogue, and mapped
+    inside the outline.
+    """
     season: int | None = None
     """With --area: the year of the harvest."""
     catalog: str = "earth-search"

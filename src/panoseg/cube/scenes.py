@@ -42,10 +42,11 @@ _VISIBLE = ("B04", "B03", "B02")  # where land is darkest
 
 
 def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
-    """A lazy cube of scenes in the order of their times: float32 reflectance x 10 000, NaN where no data is; SCL as numbers.
+    """A lazy cube of scenes in the order of their times: float32 reflectance x 10 000, NaN where no
+    data is; SCL as numbers.
 
-    The grid has the coordinate system of most scenes, the finest pixels, and covers all scenes. Raises ``CubeError`` for a file
-    that is no raster or has no coordinate system.
+    The grid has the coordinate system of most scenes, the finest pixels, and covers all scenes.
+    Raises ``CubeError`` for a file that is no raster or has no coordinate system.
     """
     import odc.stac
 
@@ -69,7 +70,8 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
 
 
 def with_true_offset(scene: Scene) -> Scene:
-    """The scene; where its metadata are known to err, a sample of its numbers decides whether they still hold the offset.
+    """The scene; where its metadata are known to err, a sample of its numbers decides whether they
+    still hold the offset.
 
     Raises ``RasterioError`` where that cannot be read.
     """
@@ -91,13 +93,17 @@ def with_true_offset(scene: Scene) -> Scene:
 
 
 def doubtful_band(scene: Scene) -> str | None:
-    """The band whose numbers say whether a scene's metadata err; None where they are not known to."""
+    """The band whose numbers say whether a scene's metadata err; None where they are not known
+    to.
+    """
     band = next((band for band in _VISIBLE if band in scene.assets), None)
     return band if band is not None and scene.assets[band].meaning.doubtful else None
 
 
 def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
-    """A plain item whose assets are named by band; its name is its place in time, since names of scenes may repeat."""
+    """A plain item whose assets are named by band; its name is its place in time, since names of
+    scenes may repeat.
+    """
     box = shapely.box(*transform_bounds(header.crs, "EPSG:4326", *header.bounds)).buffer(
         FOOTPRINT_MARGIN_DEGREES, join_style="mitre"
     )  # odc-stac asks only the files whose footprint meets the window
@@ -114,7 +120,9 @@ def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
 
 
 def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) -> xr.DataArray:
-    """Reflectance x 10 000 by each scene's own scale and offset (a season may cross a change of processing baseline)."""
+    """Reflectance x 10 000 by each scene's own scale and offset (a season may cross a change of
+    processing baseline).
+    """
     assets = [scene.assets[band] for scene in scenes]
 
     def per_time(values: list[float]) -> xr.DataArray:
@@ -138,7 +146,9 @@ def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) 
 
 @dataclass(frozen=True)
 class Header:
-    """Where a raster lies: ``crs`` as text, ``transform`` of its pixels, ``bounds`` (left, bottom, right, top)."""
+    """Where a raster lies: ``crs`` as text, ``transform`` of its pixels, ``bounds`` (left, bottom,
+    right, top).
+    """
 
     crs: str
     transform: Affine
@@ -146,7 +156,9 @@ class Header:
 
 
 def _common_grid(headers: Sequence[Header]) -> GeoBox:
-    """The smallest grid that covers all rasters, in the coordinate system of most, on the finest pixels."""
+    """The smallest grid that covers all rasters, in the coordinate system of most, on the finest
+    pixels.
+    """
     crs = Counter(header.crs for header in headers).most_common(1)[0][0]
     anchor = min(
         (header.transform for header in headers if header.crs == crs),
@@ -202,7 +214,8 @@ NO_DATA = -32768
 _LARGEST = 32767
 _TRIES = 3
 _WAIT_S = 1.0
-# As servers, S3 and this machine say it. GDAL's "does not exist in the file system" is said of any address that failed before.
+# As servers, S3 and this machine say it. GDAL's "does not exist in the file system" is said of any
+# address that failed before.
 _GONE = re.compile(
     r"HTTP response code: (404|410)|specified key does not exist|NoSuchKey|No such file"
 )
@@ -211,7 +224,9 @@ _Read = TypeVar("_Read")
 
 
 class UnreadableSceneError(Exception):
-    """A scene of which a file cannot be read. scene: its id. reason: a few words. gone: its owner says that it is not there."""
+    """A scene of which a file cannot be read. scene: its id. reason: a few words. gone: its owner
+    says that it is not there.
+    """
 
     def __init__(self, scene: str, reason: str, *, gone: bool = False) -> None:
         super().__init__(scene, reason)
@@ -221,10 +236,11 @@ class UnreadableSceneError(Exception):
 def mosaic(
     scenes: Sequence[Scene], bands: Sequence[str], grid: GeoBox, options: CubeOptions
 ) -> dict[str, np.ndarray]:
-    """Each band, and SCL, on a grid: int16 reflectance x 10 000 with ``NO_DATA``, uint8 classes with 0; H x W.
+    """Each band, and SCL, on a grid: int16 reflectance x 10 000 with ``NO_DATA``, uint8 classes
+    with 0; H x W.
 
-    The first scene that has data at a pixel gives it. What ``options.mask`` names has no data in any band, while SCL stays as
-    it is. Raises ``UnreadableSceneError``.
+    The first scene that has data at a pixel gives it. What ``options.mask`` names has no data in
+    any band, while SCL stays as it is. Raises ``UnreadableSceneError``.
     """
     box = grid.extent.to_crs("EPSG:4326").geom.buffer(FOOTPRINT_MARGIN_DEGREES)
     met = [scene for scene in scenes if may_meet(scene.outline, box)]
@@ -237,12 +253,16 @@ def mosaic(
 
 
 def classification(scenes: Sequence[Scene], grid: GeoBox) -> np.ndarray:
-    """SCL of a day, uint8, H x W, 0 where no scene has data; a coarse grid takes every so manieth pixel."""
+    """SCL of a day, uint8, H x W, 0 where no scene has data; a coarse grid takes every so manieth
+    pixel.
+    """
     return _first_data(scenes, SCENE_CLASSIFICATION, grid, 0).astype(np.uint8)
 
 
 def with_offset_seen(scene: Scene) -> Scene:
-    """The scene with the offset that its numbers hold, see ``with_true_offset``. Raises ``UnreadableSceneError``."""
+    """The scene with the offset that its numbers hold, see ``with_true_offset``. Raises
+    ``UnreadableSceneError``.
+    """
     band = doubtful_band(scene)
     return scene if band is None else _patiently(scene, band, lambda: with_true_offset(scene))
 
@@ -258,7 +278,9 @@ def _hidden(scenes: Sequence[Scene], grid: GeoBox, options: CubeOptions) -> np.n
 
 
 def _first_data(scenes: Sequence[Scene], band: str, grid: GeoBox, empty: int) -> np.ndarray:
-    """int16, H x W: the band from the first scene with data at each pixel; later scenes are opened only for what is missing."""
+    """int16, H x W: the band from the first scene with data at each pixel; later scenes are opened
+    only for what is missing.
+    """
     values_HW = np.full(grid.shape, empty, np.int16)
     for scene in scenes:
         missing_HW = values_HW == empty
@@ -276,7 +298,9 @@ def _read(scene: Scene, band: str, grid: GeoBox, empty: int) -> np.ndarray:
 
 
 def _patiently(scene: Scene, band: str, read: Callable[[], _Read]) -> _Read:
-    """What is read from the file of a band, tried several times if it is far away. Raises ``UnreadableSceneError``."""
+    """What is read from the file of a band, tried several times if it is far away. Raises
+    ``UnreadableSceneError``.
+    """
     href = scene.assets[band].href
     for attempt in range(_TRIES):
         try:
@@ -301,7 +325,9 @@ def _patiently(scene: Scene, band: str, read: Callable[[], _Read]) -> _Read:
 
 
 def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarray:
-    """int16, H x W: a file on a grid by nearest neighbour: classes of SCL, else reflectance x 10 000; ``empty``: no data."""
+    """int16, H x W: a file on a grid by nearest neighbour: classes of SCL, else reflectance x 10
+    000; ``empty``: no data.
+    """
     meaning = asset.meaning
     height, width = grid.shape
     with open_raster(asset.href) as source:

@@ -1,4 +1,6 @@
-"""The dates of a cube that a network sees: one season, without dates that show next to nothing, and not too many."""
+"""The dates of a cube that a network sees: one season, without dates that show next to nothing, and
+not too many.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,10 @@ _SAMPLED_SIDE = 512
 class Season:
     """Which dates of a cube are used.
 
-    harvest_year: the year in which the crops are harvested. reference: day 0. index_T: place of each used date in the cube,
-    ascending. dates_T: datetime64[D]. days_T: int64 days since ``reference``. clear_T: float 0..1, share of pixels that show
-    the ground (by the scene classification where the cube has one, else pixels with data). left_out: dates within the season
+    harvest_year: the year in which the crops are harvested. reference: day 0. index_T: place of
+    each used date in the cube, ascending. dates_T: datetime64[D]. days_T: int64 days since
+    ``reference``. clear_T: float 0..1, share of pixels that show the ground (by the scene
+    classification where the cube has one, else pixels with data). left_out: dates within the season
     that are not used, with the reason.
     """
 
@@ -56,9 +59,11 @@ def choose_season(
 ) -> Season:
     """The season of a checked cube.
 
-    start: month and day of day 0, in the year before harvest. year: the harvest year; None takes the one with the most dates.
-    min_clear: dates with a smaller clear share are left out; clouds above that stay in, as in training. max_dates: at most so
-    many; the clearest of each stretch of the season are kept. Raises ``CubeError`` for fewer than ``min_dates``.
+    start: month and day of day 0, in the year before harvest. year: the harvest year; None takes
+    the one with the most dates.
+    min_clear: dates with a smaller clear share are left out; clouds above that stay in, as in
+    training. max_dates: at most so many; the clearest of each stretch of the season are kept.
+    Raises ``CubeError`` for fewer than ``min_dates``.
     """
     dates = cube["time"].values.astype("datetime64[D]")
     harvest_year, first, inside = dates_of_season(dates, start, year)
@@ -104,7 +109,8 @@ def dates_of_season(
     inside = np.flatnonzero((dates >= first) & (dates <= first + SEASON_DAYS))
     if inside.size == 0:
         raise CubeError(
-            f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]} to {dates[-1]})",
+            f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]}"
+            f" to {dates[-1]})",
             f"dates from {first} to {first + SEASON_DAYS}",
             "choose another harvest year (map --year, dataset --season)",
         )
@@ -112,7 +118,8 @@ def dates_of_season(
 
 
 def season_span(year: int, start: tuple[int, int] = (9, 1)) -> tuple[date, date]:
-    """The first and the last day of the season of a harvest year; ``start``: month and day of day 0, in the year before.
+    """The first and the last day of the season of a harvest year; ``start``: month and day of day
+    0, in the year before.
 
     Raises ``ConfigError`` for a year of no harvest that was seen.
     """
@@ -132,7 +139,9 @@ def _checked(year: int) -> int:
 
 
 def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> int:
-    """The year whose season holds the most dates; among equals the one with the most from March to August, then the later."""
+    """The year whose season holds the most dates; among equals the one with the most from March to
+    August, then the later.
+    """
     years = range(dates.min().astype(date).year, dates.max().astype(date).year + 2)
 
     def dates_within(year: int) -> tuple[int, int, int]:
@@ -152,7 +161,8 @@ def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> in
 def clear_shares(cube: xr.Dataset) -> np.ndarray:
     """Share of pixels of each date that show the ground.
 
-    As a cube of ours says of the area that was asked for, else from at most 512 x 512 pixels spread over the cube.
+    As a cube of ours says of the area that was asked for, else from at most 512 x 512 pixels spread
+    over the cube.
     """
     report = report_of(cube)
     known = dict(zip(report.dates, report.clear, strict=True)) if report else {}
@@ -164,7 +174,9 @@ def clear_shares(cube: xr.Dataset) -> np.ndarray:
 
 
 def shows_ground(cube: xr.Dataset) -> xr.DataArray:
-    """Where the ground is seen: bool (time, y, x), lazy. By the scene classification where the cube has one, else by data."""
+    """Where the ground is seen: bool (time, y, x), lazy. By the scene classification where the cube
+    has one, else by data.
+    """
     bands = [name for name in cube.data_vars if name != SCENE_CLASSIFICATION]
     first = cube[bands[0]]
     seen = first.notnull() & (first != 0)
@@ -174,10 +186,11 @@ def shows_ground(cube: xr.Dataset) -> xr.DataArray:
 
 
 def spread_clearest(dates: np.ndarray, clear: np.ndarray, count: int) -> np.ndarray:
-    """Places of ``count`` dates, ascending: of the two neighbours that are least worth having both, the cloudier leaves.
+    """Places of ``count`` dates, ascending: of the two neighbours that are least worth having both,
+    the cloudier leaves.
 
-    What two neighbours are worth is the days between them times the clear share of the cloudier, so that thin stretches of the
-    season keep their dates.
+    What two neighbours are worth is the days between them times the clear share of the cloudier, so
+    that thin stretches of the season keep their dates.
 
     >>> days = np.array(["2019-01-01", "2019-04-01", "2019-04-02", "2019-08-01"], "datetime64[D]")
     >>> spread_clearest(days, np.array([0.3, 0.9, 1.0, 0.3]), 3)

@@ -1,7 +1,9 @@
-"""A cube while it is made: its dates as chunks on disk, a journal of what is done, and the way to a finished Zarr store.
+"""A cube while it is made: its dates as chunks on disk, a journal of what is done, and the way to a
+finished Zarr store.
 
-Every date is a store of its own, with the chunks that the cube will have; when all dates are there, their chunks get their
-places by renaming, and the cube its name. A line of the journal follows what it tells of: a kill at any moment costs a window.
+Every date is a store of its own, with the chunks that the cube will have; when all dates are there,
+their chunks get their places by renaming, and the cube its name. A line of the journal follows what
+it tells of: a kill at any moment costs a window.
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ _PLAN, _JOURNAL, _DAYS, _CUBE = "plan.json", "journal.jsonl", "days", "cube.zarr
 
 
 class Journal:
-    """What is known and done of an unfinished cube: one JSON object a line, in a file that only grows; for many threads.
+    """What is known and done of an unfinished cube: one JSON object a line, in a file that only
+    grows; for many threads.
 
-    looks: day -> what its scene classification showed. chosen: the days to fetch, and others with the reason; None: not yet.
-    left_out: scene -> (day, reason). windows: day -> numbers of windows on disk. days: complete day -> its scenes. tried_again:
-    whether a start has stopped for scenes that could not be read.
+    looks: day -> what its scene classification showed. chosen: the days to fetch, and others with
+    the reason; None: not yet.
+    left_out: scene -> (day, reason). windows: day -> numbers of windows on disk. days: complete day
+    -> its scenes. tried_again: whether a start has stopped for scenes that could not be read.
     """
 
     def __init__(self, work: Path) -> None:
@@ -51,7 +55,8 @@ class Journal:
         self.tried_again = False
         self._lock = threading.Lock()
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        # A kill or a full disk cuts a line off; what other threads have noted behind it was done without that fact.
+        # A kill or a full disk cuts a line off; what other threads have noted behind it was done
+        # without that fact.
         whole = list(takewhile(lambda line: line.endswith("\n") and _is_json(line), lines))
         if len(whole) < len(lines):
             write_text(path, "".join(whole))
@@ -105,7 +110,8 @@ def work_folder(out: Path) -> Path:
 
 
 def begin(out: Path, plan: Mapping[str, Any]) -> Path:
-    """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished. Raises ``OutputError``.
+    """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished.
+    Raises ``OutputError``.
 
     Called by who holds the folder (``files.making``), which is therefore emptied and not made anew.
     """
@@ -118,7 +124,8 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
             differing = [name for name in plan if earlier.get(name) != plan[name]]
             if differing:
                 raise OutputError(
-                    f"{work} holds an unfinished cube that differs in its {' and '.join(differing)}",
+                    f"{work} holds an unfinished cube that differs in its"
+                    f" {' and '.join(differing)}",
                     "the same area, season, scenes and options",
                     f"choose another --out, or remove {work}",
                 )
@@ -152,7 +159,9 @@ class DayStore:
             array[0, window.rows, window.columns] = values[band]
 
     def move(self, cube: Path, place: int) -> None:
-        """Give the chunks of all bands their place in time; nothing happens to those that have it."""
+        """Give the chunks of all bands their place in time; nothing happens to those that have
+        it.
+        """
         for band in self.bands:
             source, target = self.folder / band / "c" / "0", cube / band / "c" / str(place)
             if source.exists():
@@ -161,7 +170,9 @@ class DayStore:
 
 
 def _new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array:
-    """An array on disk, compressed, with a checksum a chunk; chunks without data are not written."""
+    """An array on disk, compressed, with a checksum a chunk; chunks without data are not
+    written.
+    """
     is_class = band == SCENE_CLASSIFICATION
     height, width = grid.shape
     attributes: dict[str, Any] = {"grid_mapping": "spatial_ref"}
@@ -208,7 +219,9 @@ def finish(
 
 
 def discard(work: Path) -> None:
-    """Remove the folder of a cube that has its name; its plan goes first, so that what a kill leaves is known as nothing."""
+    """Remove the folder of a cube that has its name; its plan goes first, so that what a kill
+    leaves is known as nothing.
+    """
     (work / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
 

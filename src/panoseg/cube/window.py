@@ -33,7 +33,8 @@ class Window:
 
 
 def windows_over(height: int, width: int, side: int) -> list[Window]:
-    """Squares of ``side`` pixels that cover a raster, row by row; the last of a row and of a column are cut.
+    """Squares of ``side`` pixels that cover a raster, row by row; the last of a row and of a column
+    are cut.
 
     >>> [(own.columns.start, own.columns.stop) for own in windows_over(10, 25, 10)]
     [(0, 10), (10, 20), (20, 25)]
@@ -50,8 +51,8 @@ def read_window(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and where they have data, read from disk now.
 
-    Gives images_TCHW, float32 reflectance x 10 000 without NaN, and data_HW, bool: False where no date has data in some band
-    (the images hold 0 there).
+    Gives images_TCHW, float32 reflectance x 10 000 without NaN, and data_HW, bool: False where no
+    date has data in some band (the images hold 0 there).
     """
     part = cube[list(bands)].isel(y=window.rows, x=window.columns)
     days_T = part["time"].values.astype("datetime64[D]").astype(np.int64)
@@ -60,8 +61,10 @@ def read_window(
     )
     data_HW = np.ones((window.height, window.width), bool)
     for channel, band in enumerate(bands):
-        # One band at a time: what is read and not yet filled stays small. Threads of this process read; that is said here and
-        # not in dask's configuration, which is one for all threads: without it a task of a cluster asks the cluster to read.
+        # One band at a time: what is read and not yet filled stays small. Threads of this process
+        # read; that is said here and
+        # not in dask's configuration, which is one for all threads: without it a task of a cluster
+        # asks the cluster to read.
         images_TCHW[:, channel], band_data_HW = fill_gaps(
             part[band].compute(scheduler="threads").values, days_T
         )
@@ -70,9 +73,11 @@ def read_window(
 
 
 def fill_gaps(values_THW: np.ndarray, days_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace NaN and 0 by what lies between the dates before and after, linear in days; at the ends by the nearest date.
+    """Replace NaN and 0 by what lies between the dates before and after, linear in days; at the
+    ends by the nearest date.
 
-    Gives the filled float32 values (0 where no date has data), and data_HW, bool. ``values_THW`` is not modified.
+    Gives the filled float32 values (0 where no date has data), and data_HW, bool. ``values_THW`` is
+    not modified.
 
     >>> filled, data = fill_gaps(np.array([[[10.0]], [[0.0]], [[40.0]]]), np.array([0, 1, 3]))
     >>> filled.ravel().tolist(), data.item()
@@ -90,7 +95,9 @@ def fill_gaps(values_THW: np.ndarray, days_T: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _interpolate(values_TP: np.ndarray, missing_TP: np.ndarray, days_T: np.ndarray) -> np.ndarray:
-    """Series whose missing entries are interpolated; each has at least one entry that is not missing."""
+    """Series whose missing entries are interpolated; each has at least one entry that is not
+    missing.
+    """
     dates = len(days_T)
     place_T1 = np.arange(dates)[:, None]
     before_TP = np.maximum.accumulate(np.where(missing_TP, -1, place_T1), axis=0)

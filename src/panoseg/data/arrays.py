@@ -1,4 +1,5 @@
-"""Arrays in NumPy's own file format, mapped into memory after their header has been checked against the file.
+"""Arrays in NumPy's own file format, mapped into memory after their header has been checked against
+the file.
 
 Format: numpy.lib.format, versions 1.0 and 2.0. Nothing is unpickled.
 """
@@ -35,8 +36,9 @@ def map_array(
 ) -> NDArray:
     """The array of a .npy file, read only where it is touched; changes to it stay in memory.
 
-    dimensions: how many it must have. dtype: what it must be; without one, any of ``kinds`` (NumPy's letters). Raises
-    ``DatasetError`` for a file that is missing, damaged, shorter or longer than its header says, or of another form.
+    dimensions: how many it must have. dtype: what it must be; without one, any of ``kinds``
+    (NumPy's letters). Raises ``DatasetError`` for a file that is missing, damaged, shorter or
+    longer than its header says, or of another form.
     """
     try:
         with path.open("rb") as file:
@@ -116,10 +118,11 @@ def _check_form(
 
 
 def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
-    """Mean and deviation of each band, 2 x C, over entries {"mean": [..], "std": [..]} of a JSON file.
+    """Mean and deviation of each band, 2 x C, over entries {"mean": [..], "std": [..]} of a JSON
+    file.
 
-    Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``OverflowError`` for anything else, and for deviations that are not
-    positive.
+    Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``OverflowError`` for anything else, and
+    for deviations that are not positive.
     """
     values = np.array(
         [[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64
@@ -132,7 +135,8 @@ def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
 
 
 def moments(images_TCHW: NDArray) -> NDArray:
-    """Mean and unbiased deviation of each band over all dates, 2 x C; one date at a time is in memory.
+    """Mean and unbiased deviation of each band over all dates, 2 x C; one date at a time is in
+    memory.
 
     Sums of int16 and of their squares are exact in double precision.
     """

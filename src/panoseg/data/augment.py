@@ -1,6 +1,7 @@
 """Augmentation: chance applied to a sample, and to its labels with it.
 
-Images may lie on disk, mapped into memory: dates and window are chosen first, and only what they leave is read, once.
+Images may lie on disk, mapped into memory: dates and window are chosen first, and only what they
+leave is read, once.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -24,7 +25,8 @@ from panoseg.errors import ConfigError
 class Movement:
     """Where the pixels of a patch go: a window is cut out, mirrored, then turned.
 
-    rows, columns: the window. mirror: whether rows and columns are reversed. quarter_turns: anticlockwise, 0..3.
+    rows, columns: the window. mirror: whether rows and columns are reversed. quarter_turns:
+    anticlockwise, 0..3.
     """
 
     rows: slice
@@ -40,11 +42,12 @@ class Movement:
 
 
 def augment(sample: Sample, config: AugmentationConfig, generator: np.random.Generator) -> Sample:
-    """The sample after what ``config`` allows and ``generator`` decides; the sample itself is not changed.
+    """The sample after what ``config`` allows and ``generator`` decides; the sample itself is not
+    changed.
 
-    Images keep their type (int16 values are rounded), days stay ascending, labels follow their pixels, parcels keep their
-    numbers, and centre targets are computed anew where pixels may have moved. Raises ``ConfigError`` for a crop that is
-    larger than the patch.
+    Images keep their type (int16 values are rounded), days stay ascending, labels follow their
+    pixels, parcels keep their numbers, and centre targets are computed anew where pixels may have
+    moved. Raises ``ConfigError`` for a crop that is larger than the patch.
     """
     images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
     if config.changes_dates:
@@ -102,9 +105,11 @@ def _choose_dates(
 
 
 def kept_dates(chance_T: NDArray, probability: float) -> NDArray:
-    """Positions of the dates that temporal dropout leaves, ascending: where a chance, uniform 0..1, exceeds ``probability``.
+    """Positions of the dates that temporal dropout leaves, ascending: where a chance, uniform 0..1,
+    exceeds ``probability``.
 
-    Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py; where it would leave none, the date of the greatest chance stays.
+    Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py; where it would leave none, the date of the
+    greatest chance stays.
 
     >>> kept_dates(np.array([0.9, 0.1, 0.7]), 0.4), kept_dates(np.array([0.1, 0.3, 0.2]), 0.4)
     (array([0, 2]), array([1]))
@@ -150,7 +155,8 @@ def _change_values(
     changed_TCHW = images_TCHW * gain_TC11
     changed_TCHW += normal(config.band_offset, bands, 1, 1)
     if config.noise:
-        # torch draws normal numbers four times as fast as NumPy; the numbers depend on the given generator alone.
+        # torch draws normal numbers four times as fast as NumPy; the numbers depend on the given
+        # generator alone.
         torch_generator = torch.Generator().manual_seed(int(generator.integers(2**63)))
         changed_TCHW += (
             config.noise * torch.randn(images_TCHW.shape, generator=torch_generator).numpy()

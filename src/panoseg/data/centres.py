@@ -1,9 +1,10 @@
 """Centre targets: what Parcels-as-Points learns of a patch, computed from its map of parcels.
 
-Shape suffixes: N parcels, H W pixels. Sources: Garnot and Landrieu 2021 (arXiv 2107.07933), equation 6; heat map and zones
-as in pastis-benchmark @ 43a0ece, code/centerness_ground_truth.py; sizes and classes as in utae-paps @ 987874e, src/dataset.py.
-Unlike there, a patch without background keeps its first parcel, a patch without parcels is a patch like any other, and a
-patch need not be square.
+Shape suffixes: N parcels, H W pixels. Sources: Garnot and Landrieu 2021 (arXiv 2107.07933),
+equation 6; heat map and zones as in pastis-benchmark @ 43a0ece, code/centerness_ground_truth.py;
+sizes and classes as in utae-paps @ 987874e, src/dataset.py. Unlike there, a patch without
+background keeps its first parcel, a patch without parcels is a patch like any other, and a patch
+need not be square.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from panoseg.data.samples import CentreTargets
 
-# Standard deviation over a box's height or width: (1 - o) / (1 + o) / 3 with CornerNet's overlap of boxes o = 0.7.
+# Standard deviation over a box's height or width: (1 - o) / (1 + o) / 3 with CornerNet's overlap of
+# boxes o = 0.7.
 _DEVIATION = (1 - 0.7) / (1 + 0.7) / 3
-_REACH = 38.7  # standard deviations after which a Gaussian is zero in double precision: exp(-38.7**2 / 2) < 2**-1075
+# standard deviations after which a Gaussian is zero in double precision: exp(-38.7**2 / 2) <
+# 2**-1075
+_REACH = 38.7
 
 
 @dataclass(frozen=True)
 class _Parcels:
     """The parcels of a patch in ascending order of their numbers.
 
-    number_N: as in the map, never 0. rows_NH, columns_NW: bool, whether a parcel touches a row or column. class_N: class of
-    a parcel's first pixel.
+    number_N: as in the map, never 0. rows_NH, columns_NW: bool, whether a parcel touches a row or
+    column. class_N: class of a parcel's first pixel.
     """
 
     number_N: NDArray
@@ -52,7 +56,9 @@ class _Parcels:
         )
 
     def size_N2(self) -> NDArray:
-        """Rows and columns that each parcel touches: its height and width where it is in one piece."""
+        """Rows and columns that each parcel touches: its height and width where it is in one
+        piece.
+        """
         return np.stack([self.rows_NH.sum(axis=1), self.columns_NW.sum(axis=1)], axis=1)
 
 
@@ -61,8 +67,9 @@ def centre_targets(
 ) -> CentreTargets:
     """The centre targets of a patch.
 
-    instances_HW: integers, 0 none. classes_HW: integers. The zone of a pixel is the parcel with the strongest heat there, the
-    lowest number of equals (so the first parcel where all heat is zero in double precision, as published).
+    instances_HW: integers, 0 none. classes_HW: integers. The zone of a pixel is the parcel with the
+    strongest heat there, the lowest number of equals (so the first parcel where all heat is zero in
+    double precision, as published).
     """
     instances_HW, classes_HW = np.asarray(instances_HW), np.asarray(classes_HW)
     parcels = _Parcels.of(instances_HW, classes_HW)
@@ -95,7 +102,8 @@ def targets_from_maps(
 def number_parcels(parcel_ids_HW: ArrayLike, classes_HW: ArrayLike, background: int = 0) -> NDArray:
     """Instances of a map of parcel identifiers: int32, numbered 1.. by ascending identifier.
 
-    Pixels without a parcel (identifier 0) and those of the background class are 0: a parcel of class 0 is no instance.
+    Pixels without a parcel (identifier 0) and those of the background class are 0: a parcel of
+    class 0 is no instance.
     """
     ids_HW = np.where(np.asarray(classes_HW) == background, 0, parcel_ids_HW)
     ids, index = np.unique(ids_HW, return_inverse=True)
@@ -127,7 +135,9 @@ def _targets(
 
 
 def _extent(touched_NL: NDArray) -> tuple[NDArray, NDArray]:
-    """Centre and length along one axis of each parcel's box, which has a margin of one pixel where the patch goes on."""
+    """Centre and length along one axis of each parcel's box, which has a margin of one pixel where
+    the patch goes on.
+    """
     length = touched_NL.shape[1]
     first_N = np.maximum(touched_NL.argmax(axis=1) - 1, 0)
     last_N = np.minimum(length - touched_NL[:, ::-1].argmax(axis=1), length - 1)
@@ -145,7 +155,8 @@ def _heat(parcels: _Parcels, shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:
         reach_N = np.ceil(_REACH * deviation_N).astype(int)
         axes.append((exponent_NL, np.maximum(centre_N - reach_N, 0), centre_N + reach_N + 1))
     (rows_NH, top_N, bottom_N), (columns_NW, left_N, right_N) = axes
-    # One parcel's window at a time stays in the cache; all parcels on the whole patch at once takes ten times as long.
+    # One parcel's window at a time stays in the cache; all parcels on the whole patch at once takes
+    # ten times as long.
     for n in range(len(parcels.number_N)):
         rows, columns = slice(top_N[n], bottom_N[n]), slice(left_N[n], right_N[n])
         heat = np.exp(-(rows_NH[n, rows, None] + columns_NW[n, columns]))

@@ -1,4 +1,5 @@
-"""One photograph and its annotation in COCO's form, as bytes of files; and what datasets of such records have in common.
+"""One photograph and its annotation in COCO's form, as bytes of files; and what datasets of such
+records have in common.
 
 Shape suffixes: H W pixels, N segments or objects.
 """
@@ -34,9 +35,10 @@ _LARGEST_NUMBER = 2**53
 class CocoRecord:
     """A photograph and its annotation, nothing decoded.
 
-    source: what failures call the dataset. file_name: of the image. image: bytes of its file, empty where they are not wanted.
-    annotation: its row of the panoptic JSON. ids_png: bytes of its PNG of ids. instances: its rows of the instances JSON, None
-    where the dataset has no such file.
+    source: what failures call the dataset. file_name: of the image. image: bytes of its file, empty
+    where they are not wanted.
+    annotation: its row of the panoptic JSON. ids_png: bytes of its PNG of ids. instances: its rows
+    of the instances JSON, None where the dataset has no such file.
     """
 
     source: str
@@ -47,7 +49,9 @@ class CocoRecord:
     instances: tuple[bytes, ...] | None
 
     def truth(self, table: ClassTable) -> CocoPicture:
-        """The panoptic annotation, of the size on disk. Raises ``PanopticFormatError`` where it contradicts itself."""
+        """The panoptic annotation, of the size on disk. Raises ``PanopticFormatError`` where it
+        contradicts itself.
+        """
         with about(f"{self.source}: {self.file_name}"):
             annotation = CocoAnnotation.parse(self.annotation)
             return annotation.picture(decode_ids(self.ids_png, Path(annotation.file_name)), table)
@@ -55,22 +59,24 @@ class CocoRecord:
     def photograph(
         self, table: ClassTable, config: PhotographConfig, generator: np.random.Generator | None
     ) -> Photograph:
-        """The photograph with its labels, changed by chance where a generator is given. Raises ``DatasetError`` too."""
+        """The photograph with its labels, changed by chance where a generator is given. Raises
+        ``DatasetError`` too.
+        """
         truth = self.truth(table)
         size_HW = truth.picture.segment_HW.shape
         picture = decode_photograph(self.image, f"{self.source}: {self.file_name}")
         if (picture.height, picture.width) != size_HW:
             raise DatasetError(
-                f"{self.source}: {self.file_name} of {picture.height} x {picture.width} pixels (upright), annotated with "
-                f"{size_HW[0]} x {size_HW[1]}",
+                f"{self.source}: {self.file_name} of {picture.height} x {picture.width} pixels"
+                f" (upright), annotated with {size_HW[0]} x {size_HW[1]}",
                 "one size",
                 "annotate the picture as its EXIF turns it, or remove the EXIF",
             )
         view = choose_view(size_HW, config, generator)
         if view.window_HW[0] * view.window_HW[1] > MOST_PIXELS:
             raise DatasetError(
-                f"{self.source}: {self.file_name} of {size_HW[0]} x {size_HW[1]} pixels, resized to "
-                f"{view.window_HW[0]} x {view.window_HW[1]}",
+                f"{self.source}: {self.file_name} of {size_HW[0]} x {size_HW[1]} pixels, resized to"
+                f" {view.window_HW[0]} x {view.window_HW[1]}",
                 f"at most {MOST_PIXELS} pixels",
                 "pass a smaller --photographs.max-side or --photographs.crop",
             )
@@ -90,8 +96,10 @@ class CocoRecord:
         )
 
     def detections(self, table: ClassTable) -> list[dict[str, Any]]:
-        """The things in COCO's detection form, crowds flagged: category_id, bbox (left, top, width, height), compressed
-        segmentation, area, iscrowd. Areas are those that the file states, as published scores take them."""
+        """The things in COCO's detection form, crowds flagged: category_id, bbox (left, top, width,
+        height), compressed segmentation, area, iscrowd. Areas are those that the file states, as
+        published scores take them.
+        """
         truth = self.truth(table)
         rows = []
         if self.instances is not None:
@@ -146,9 +154,9 @@ class CocoRecord:
 class CocoRecords(Dataset[Photograph], ABC):
     """Photographs with annotations, wherever their records come from.
 
-    table: the classes. config: sizes of the samples, and what chance may do to those of ``draw``. image_ids: the id of each
-    photograph in the JSON, in order. file_names: of its image. unannotated: ids of images that have no annotation; they are
-    left out.
+    table: the classes. config: sizes of the samples, and what chance may do to those of ``draw``.
+    image_ids: the id of each photograph in the JSON, in order. file_names: of its image.
+    unannotated: ids of images that have no annotation; they are left out.
     """
 
     table: ClassTable
@@ -172,12 +180,16 @@ class CocoRecords(Dataset[Photograph], ABC):
         return self.record(index).photograph(self.table, self.config, generator)
 
     def truth(self, index: int) -> tuple[Panoptic, tuple[int, ...]]:
-        """The panoptic truth at ``index``, of the size on disk, and the ids of segments that are crowds."""
+        """The panoptic truth at ``index``, of the size on disk, and the ids of segments that are
+        crowds.
+        """
         annotated = self.record(index, with_image=False).truth(self.table)
         return annotated.picture, annotated.crowd_ids
 
     def detections(self, index: int) -> list[dict[str, Any]]:
-        """The true things at ``index``, rows of COCO's detection form: of the instances JSON, or else of the panoptic truth."""
+        """The true things at ``index``, rows of COCO's detection form: of the instances JSON, or
+        else of the panoptic truth.
+        """
         return self.record(index, with_image=False).detections(self.table)
 
 
@@ -194,7 +206,9 @@ def _stated(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(truth: CocoPicture) -> np.ndarray:
-    """Class of each position of the picture's raster, ``VOID`` for none, void and crowds: int64, N + 1."""
+    """Class of each position of the picture's raster, ``VOID`` for none, void and crowds: int64, N
+    + 1.
+    """
     segments = truth.picture.segments
     is_left_out = segments.is_void | np.isin(segments.ids, truth.crowd_ids)
     return np.concatenate([[VOID], np.where(is_left_out, VOID, segments.class_ids)]).astype(
@@ -218,7 +232,9 @@ _PREFIX = "panoptic_"
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """Where the parts of a split lie: folder of images, panoptic JSON, folder of PNG files, instances JSON or None."""
+    """Where the parts of a split lie: folder of images, panoptic JSON, folder of PNG files,
+    instances JSON or None.
+    """
 
     images: Path
     panoptic: Path
@@ -227,8 +243,9 @@ class CocoFiles:
 
     @classmethod
     def find(cls, folder: Path | str, split: str) -> CocoFiles:
-        """The files of a split in COCO's layout. split: its name, or how the name of one split begins: "train" finds train2017.
-        Raises ``DatasetError``."""
+        """The files of a split in COCO's layout. split: its name, or how the name of one split
+        begins: "train" finds train2017. Raises ``DatasetError``.
+        """
         folder = Path(folder)
         name = full_name(folder, find_splits(folder), split)
         annotations = folder / "annotations"
@@ -252,16 +269,19 @@ class CocoFiles:
 
 
 def find_splits(folder: Path | str) -> tuple[str, ...]:
-    """Names of the splits in a folder of COCO's layout, in order of the alphabet; none where it has another layout."""
+    """Names of the splits in a folder of COCO's layout, in order of the alphabet; none where it has
+    another layout.
+    """
     found = (Path(folder) / "annotations").glob(f"{_PREFIX}*.json")
     return tuple(sorted(path.stem.removeprefix(_PREFIX) for path in found))
 
 
 class CocoDataset(CocoRecords):
-    """A split of a dataset in COCO's layout; nothing but the index of its JSON files is held in memory.
+    """A split of a dataset in COCO's layout; nothing but the index of its JSON files is held in
+    memory.
 
-    A crowd, and what has no label, is ``VOID`` in the classes of pixels; objects are those of the instances JSON, or else those
-    of the panoptic truth.
+    A crowd, and what has no label, is ``VOID`` in the classes of pixels; objects are those of the
+    instances JSON, or else those of the panoptic truth.
     """
 
     def __init__(
@@ -273,8 +293,10 @@ class CocoDataset(CocoRecords):
         *,
         files: CocoFiles | None = None,
     ) -> None:
-        """Open a split. table: the classes that the dataset must have, by default those of its categories. files: where the
-        parts lie, by default as in COCO's layout. Raises ``DatasetError`` and ``PanopticFormatError``."""
+        """Open a split. table: the classes that the dataset must have, by default those of its
+        categories. files: where the parts lie, by default as in COCO's layout. Raises
+        ``DatasetError`` and ``PanopticFormatError``.
+        """
         self.files = files or CocoFiles.find(folder, split)
         self.annotations = CocoAnnotations.open(self.files.panoptic, self.files.pictures)
         self.instances = (

@@ -1,4 +1,6 @@
-"""What may happen to a training sample; apart from the doing, so that a configuration imports no torch."""
+"""What may happen to a training sample; apart from the doing, so that a configuration imports no
+torch.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,17 @@ class AugmentationConfig:
     min_dates: int = 0
     """Least number of dates that are kept; 0 is all."""
     max_dates: int = 0
-    """Largest number of dates that are kept; 0 is all. The number is uniform between the two, bounded by the series."""
+    """Largest number of dates that are kept; 0 is all. The number is uniform between the two,
+    bounded by the series.
+    """
     date_dropout: float = 0.0
-    """Probability with which each of the dates that are kept so far is left out (Crop2Seg's temporal dropout); one stays."""
+    """Probability with which each of the dates that are kept so far is left out (Crop2Seg's
+    temporal dropout); one stays.
+    """
     day_jitter: int = 0
-    """Largest number of days by which each date moves, either way; images stay in the order of their dates."""
+    """Largest number of days by which each date moves, either way; images stay in the order of
+    their dates.
+    """
     season_shift: int = 0
     """Largest number of days by which the whole season moves, either way."""
     band_gain: float = 0.0
@@ -84,18 +92,24 @@ LONGEST_SIDE = 8192
 
 @dataclass(frozen=True)
 class PhotographConfig:
-    """Sizes of photographs, and what happens to training samples by chance. Predictions are of the size on disk regardless."""
+    """Sizes of photographs, and what happens to training samples by chance. Predictions are of the
+    size on disk regardless.
+    """
 
     min_side: int = 0
     """Pixels to which the shorter side is resized; 0 takes photographs as they are."""
     max_side: int = 0
     """Most pixels of the longer side, which bounds the resizing; 0 is no bound."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Least and largest factor of the size in training, uniform between the two (published: 0.8 1.25); 1 1 changes nothing."""
+    """Least and largest factor of the size in training, uniform between the two (published: 0.8
+    1.25); 1 1 changes nothing.
+    """
     flip: bool = False
     """Mirror left and right in half of the training samples."""
     crop: int = 0
-    """Side in pixels of a square window anywhere in a training sample; 0 takes the whole. Smaller samples stay as they are."""
+    """Side in pixels of a square window anywhere in a training sample; 0 takes the whole. Smaller
+    samples stay as they are.
+    """
 
     def __post_init__(self) -> None:
         for name in ("min_side", "max_side", "crop"):

@@ -1,4 +1,5 @@
-"""What a dataset holds: patches, dates, classes, parcels, and how their NDVI changes; counted in one pass, patch by patch.
+"""What a dataset holds: patches, dates, classes, parcels, and how their NDVI changes; counted in
+one pass, patch by patch.
 
 Shape suffixes: T dates, H W pixels, K classes, N parcels of a patch.
 """
@@ -29,8 +30,9 @@ from panoseg.progress import track
 class LabelledDataset:
     """A dataset of any layout, as this module sees it.
 
-    samples: with classes, and with parcels where the dataset numbers them. names, part_of: the identifier, and the fold or
-    set, of each sample. parts: all folds or sets, in order. reference_date: day 0 of the samples.
+    samples: with classes, and with parcels where the dataset numbers them. names, part_of: the
+    identifier, and the fold or set, of each sample. parts: all folds or sets, in order.
+    reference_date: day 0 of the samples.
     """
 
     samples: Dataset[Sample]
@@ -41,7 +43,9 @@ class LabelledDataset:
     reference_date: date
 
     def position(self, name: str) -> int:
-        """The position of a patch. Raises ``ConfigError`` for a name that the dataset does not have."""
+        """The position of a patch. Raises ``ConfigError`` for a name that the dataset does not
+        have.
+        """
         return position_of(name, self.names)
 
 
@@ -49,8 +53,10 @@ class LabelledDataset:
 class PatchFacts:
     """What one patch holds.
 
-    part: its fold or set. size: height and width in pixels. days_T: int64, ascending. pixels_K: int64, pixels of each class.
-    parcel_class_N, parcel_pixels_N: of each parcel. cloudy_T: share of the parcels in cloud, 0..1; None where nobody looked.
+    part: its fold or set. size: height and width in pixels. days_T: int64, ascending. pixels_K:
+    int64, pixels of each class.
+    parcel_class_N, parcel_pixels_N: of each parcel. cloudy_T: share of the parcels in cloud, 0..1;
+    None where nobody looked.
     """
 
     name: str
@@ -67,9 +73,10 @@ class PatchFacts:
 class DatasetSummary:
     """What the patches of a dataset hold.
 
-    dataset: what was counted. chosen: positions of the counted patches. patches: one a counted patch. numbered: whether the
-    dataset numbers its parcels; otherwise connected areas of one class count as such. ndvi: None where nobody looked at
-    images. A parcel cut by the border of patches counts in each.
+    dataset: what was counted. chosen: positions of the counted patches. patches: one a counted
+    patch. numbered: whether the dataset numbers its parcels; otherwise connected areas of one class
+    count as such. ndvi: None where nobody looked at images. A parcel cut by the border of patches
+    counts in each.
     """
 
     dataset: LabelledDataset
@@ -80,7 +87,9 @@ class DatasetSummary:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Number of counted patches by fold or set, in the dataset's order; without those that have none."""
+        """Number of counted patches by fold or set, in the dataset's order; without those that have
+        none.
+        """
         counts = Counter(patch.part for patch in self.patches)
         return {part: counts[part] for part in self.dataset.parts if counts[part]}
 
@@ -120,7 +129,8 @@ def open_labelled(folder: Path) -> LabelledDataset:
 
 
 def choose_patches(count: int, wanted: int | None, seed: int) -> tuple[int, ...]:
-    """Positions of ``wanted`` of ``count`` patches, ascending, drawn by ``seed``; all of them for None or too many.
+    """Positions of ``wanted`` of ``count`` patches, ascending, drawn by ``seed``; all of them for
+    None or too many.
 
     Raises ``ConfigError``.
     """
@@ -138,7 +148,8 @@ def choose_patches(count: int, wanted: int | None, seed: int) -> tuple[int, ...]
 def summarise(dataset: LabelledDataset, chosen: Sequence[int], *, look: bool) -> DatasetSummary:
     """Count some patches of a dataset, one in memory at a time, with a progress bar.
 
-    look: read images too, for NDVI and clouds; otherwise labels and dates alone, which is many times quicker.
+    look: read images too, for NDVI and clouds; otherwise labels and dates alone, which is many
+    times quicker.
     """
     ndvi, patches, numbered = NdviCounts() if look else None, [], True
     for position in track(chosen, "read patches"):
@@ -165,7 +176,9 @@ def _facts(sample: Sample, part: str, classes: ClassTable, ndvi: NdviCounts | No
 
 
 def parcels_of(sample: Sample, classes: ClassTable) -> NDArray:
-    """The parcel of each pixel, 0 none: as the dataset numbers them, or else the connected areas of each countable class."""
+    """The parcel of each pixel, 0 none: as the dataset numbers them, or else the connected areas of
+    each countable class.
+    """
     assert sample.classes_HW is not None
     if sample.instances_HW is not None:
         return sample.instances_HW.numpy()
@@ -173,7 +186,8 @@ def parcels_of(sample: Sample, classes: ClassTable) -> NDArray:
 
 
 def connected_areas(classes_HW: NDArray, wanted: Sequence[int]) -> NDArray:
-    """Numbers 1.. of the areas of one class whose pixels touch by a side; int32, 0 for classes that are not wanted.
+    """Numbers 1.. of the areas of one class whose pixels touch by a side; int32, 0 for classes that
+    are not wanted.
 
     >>> connected_areas(np.array([[1, 1, 0, 2], [0, 0, 1, 2]]), [1, 2]).tolist()
     [[1, 1, 0, 3], [0, 0, 2, 3]]

@@ -1,4 +1,6 @@
-"""The layouts of datasets: how a folder tells its own, the official splits, and how patches or photographs are opened."""
+"""The layouts of datasets: how a folder tells its own, the official splits, and how patches or
+photographs are opened.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,11 @@ Parts = tuple[Any, ...]
 class Layout:
     """A way in which datasets lie on disk.
 
-    name: of the dataset it was made for. table: the file that lists the patches, by which a folder tells its layout. classes:
-    what labels mean. part: "fold" or "set". rotations: by number, the parts to train, validate and test on. open: the class
-    of its datasets, called with folder, parts and options. normalisation: mean and deviation over some parts, as far as the
-    dataset's statistics tell them apart; None for photographs, which networks standardise themselves.
+    name: of the dataset it was made for. table: the file that lists the patches, by which a folder
+    tells its layout. classes: what labels mean. part: "fold" or "set". rotations: by number, the
+    parts to train, validate and test on. open: the class of its datasets, called with folder, parts
+    and options. normalisation: mean and deviation over some parts, as far as the dataset's
+    statistics tell them apart; None for photographs, which networks standardise themselves.
     """
 
     name: str
@@ -66,7 +69,9 @@ class Layout:
         return self.normalisation(folder, parts)
 
     def rotation(self, fold: int) -> tuple[Parts, Parts, Parts]:
-        """The parts to train, validate and test on. Raises ``ConfigError`` for a rotation that the layout does not have."""
+        """The parts to train, validate and test on. Raises ``ConfigError`` for a rotation that the
+        layout does not have.
+        """
         if fold in self.rotations:
             return self.rotations[fold]
         if len(self.rotations) == 1:
@@ -84,8 +89,9 @@ class Layout:
     def normalisations(self, folder: Path, fold: int, policy: Policy) -> tuple[Normalisation, ...]:
         """Normalisation of the training, validation and test set of a rotation.
 
-        policy: "train" takes the training parts for all three, so that nothing of the test set leaks into its inputs and one
-        normalisation belongs to the weights. "published" gives each set its own, as far as the layout has them.
+        policy: "train" takes the training parts for all three, so that nothing of the test set
+        leaks into its inputs and one normalisation belongs to the weights. "published" gives each
+        set its own, as far as the layout has them.
         """
         rotation = self.rotation(fold)
         return tuple(
@@ -109,7 +115,8 @@ S2TSCZCROP_LAYOUT = Layout(
     "set",
     {1: (("train",), ("val",), ("test",))},
     S2TSCzCropDataset,
-    # The published program standardises all sets with the statistics of the training set, and there are no others.
+    # The published program standardises all sets with the statistics of the training set, and there
+    # are no others.
     lambda folder, parts: train_normalisation(folder),
 )
 
@@ -119,8 +126,9 @@ LAYOUTS = (PASTIS_LAYOUT, S2TSCZCROP_LAYOUT)
 def coco_layout(folder: Path | str) -> Layout:
     """The layout of a dataset of photographs in COCO's form, with the classes that it has.
 
-    Its set to train on is the one whose name begins with "train", and to validate and test the one with "val", or else another;
-    a dataset of one set has it for all three. Raises ``DatasetError`` and ``PanopticFormatError``.
+    Its set to train on is the one whose name begins with "train", and to validate and test the one
+    with "val", or else another; a dataset of one set has it for all three. Raises ``DatasetError``
+    and ``PanopticFormatError``.
     """
     names = find_splits(folder)
     # The table of the set that is smaller by far; the other must have the same classes.
@@ -131,7 +139,9 @@ def coco_layout(folder: Path | str) -> Layout:
 
 
 def shards_layout(place: Path | str) -> Layout:
-    """The layout of a dataset of shards, as ``panoseg coco shards`` writes it. Raises ``DatasetError``."""
+    """The layout of a dataset of shards, as ``panoseg coco shards`` writes it. Raises
+    ``DatasetError``.
+    """
     index = ShardIndex.read(place)
     return _photographs(INDEX, tuple(index.splits), index.table, CocoShards)
 
@@ -160,7 +170,9 @@ def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
 
 
 def find_layout(folder: Path | str) -> Layout:
-    """The layout of a dataset, by the table of patches in its folder; of a URL, that of shards. Raises ``DatasetError``."""
+    """The layout of a dataset, by the table of patches in its folder; of a URL, that of shards.
+    Raises ``DatasetError``.
+    """
     if is_url(folder) or (Path(folder) / INDEX).exists():
         return shards_layout(folder)
     for layout in LAYOUTS:

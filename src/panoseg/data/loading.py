@@ -1,8 +1,9 @@
 """Slots: memory that workers write batches into and that is used again once the batch is gone.
 
-Fresh shared memory costs ten times what copying a batch into memory at hand does (the system clears and maps each page), so a
-loader keeps a few slots. The process that trains hands a free one out with each request, and gets it back when the last tensor
-that looks into it is collected; tensors that are kept therefore never change. Slots are inherited by forked workers.
+Fresh shared memory costs ten times what copying a batch into memory at hand does (the system clears
+and maps each page), so a loader keeps a few slots. The process that trains hands a free one out
+with each request, and gets it back when the last tensor that looks into it is collected; tensors
+that are kept therefore never change. Slots are inherited by forked workers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class _Place:
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch in a slot, as it travels between processes: whose slot, a ``Batch`` of places, and how many bytes it takes."""
+    """A batch in a slot, as it travels between processes: whose slot, a ``Batch`` of places, and
+    how many bytes it takes.
+    """
 
     owner: int
     slot: int
@@ -75,7 +78,9 @@ class Slots:
 
     @classmethod
     def for_workers(cls, workers: int, prefetched: int) -> Slots | None:
-        """As many as are in use at once: batches requested ahead, the one in hand, the next. None where workers do not fork."""
+        """As many as are in use at once: batches requested ahead, the one in hand, the next. None
+        where workers do not fork.
+        """
         if not workers or multiprocessing.get_start_method() != "fork":
             return None
         try:
@@ -92,7 +97,9 @@ class Slots:
         return slot
 
     def reclaim(self) -> None:
-        """Take back slots whose requests were never delivered, when no request is under way any more."""
+        """Take back slots whose requests were never delivered, when no request is under way any
+        more.
+        """
         self._free.extend(self._requested)
         self._requested.clear()
 
@@ -150,7 +157,9 @@ Draws = tuple[int, list[int]]
 
 @runtime_checkable
 class Chance(Protocol):
-    """A dataset whose samples depend on chance: ``draw`` makes the same sample of the same generator."""
+    """A dataset whose samples depend on chance: ``draw`` makes the same sample of the same
+    generator.
+    """
 
     def draw(self, index: int, generator: np.random.Generator) -> Any:
         """The sample at ``index``."""
@@ -159,8 +168,9 @@ class Chance(Protocol):
 class BatchOrder(Sampler[Draws]):
     """The batches of one epoch, from the one where it is entered.
 
-    Shuffled by (seed, epoch) or ascending. ``rank`` of ``ranks`` processes gets every ``ranks``-th sample; a shuffled order is
-    filled up from its start so that all have equally many, an ascending one gives each sample exactly once.
+    Shuffled by (seed, epoch) or ascending. ``rank`` of ``ranks`` processes gets every ``ranks``-th
+    sample; a shuffled order is filled up from its start so that all have equally many, an ascending
+    one gives each sample exactly once.
     """
 
     def __init__(
@@ -222,7 +232,9 @@ class _Request:
 
 
 class _Requests(Sampler[_Request]):
-    """The requests of an epoch. A slot is taken when the request goes out, in the process that iterates."""
+    """The requests of an epoch. A slot is taken when the request goes out, in the process that
+    iterates.
+    """
 
     def __init__(self, order: BatchOrder, slots: Slots | None) -> None:
         self.order, self.slots = order, slots
@@ -238,7 +250,9 @@ class _Requests(Sampler[_Request]):
 
 
 class _Batches(Dataset[Any]):
-    """Answers requests; a user's mistake is an answer too, since torch would make another exception of it."""
+    """Answers requests; a user's mistake is an answer too, since torch would make another exception
+    of it.
+    """
 
     def __init__(
         self, dataset: Dataset[Any], seed: int, slots: Slots | None, collate: Collate
@@ -268,7 +282,9 @@ def _as_it_is(value: Any) -> Any:
 
 
 class BatchLoader(DataLoader):
-    """A torch loader of batches: raises what its workers met, and can be entered at any batch of any epoch."""
+    """A torch loader of batches: raises what its workers met, and can be entered at any batch of
+    any epoch.
+    """
 
     def enter(self, epoch: int, skip: int = 0) -> None:
         """The next iteration is ``epoch``, from its batch number ``skip`` on."""
@@ -280,7 +296,9 @@ class BatchLoader(DataLoader):
                 try:
                     raise answer
                 finally:
-                    del answer  # its traceback holds this frame: a cycle would keep the workers, and end them slowly
+                    # its traceback holds this frame: a cycle would keep the workers, and end them
+                    # slowly
+                    del answer
             yield answer.open() if isinstance(answer, StoredBatch) else answer
 
 
@@ -301,9 +319,11 @@ def make_loader(
 ) -> BatchLoader:
     """A loader of batches whose order is a function of (seed, epoch).
 
-    collate: makes a batch of samples, by default a ``Batch``. shuffle: a new order each epoch; ascending otherwise. workers:
-    processes that read (each with one torch thread), 0 reads in this one. drop_last: leave out an incomplete last batch.
-    epoch, skip: where the first iteration starts; ``BatchLoader.enter`` sets it for the next ones, which otherwise repeat.
+    collate: makes a batch of samples, by default a ``Batch``. shuffle: a new order each epoch;
+    ascending otherwise. workers: processes that read (each with one torch thread), 0 reads in this
+    one. drop_last: leave out an incomplete last batch.
+    epoch, skip: where the first iteration starts; ``BatchLoader.enter`` sets it for the next ones,
+    which otherwise repeat.
     rank, ranks: this process and their number.
     """
     for name, value, lowest in (

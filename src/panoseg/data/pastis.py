@@ -1,10 +1,11 @@
 """PASTIS, and every dataset in its layout, as samples.
 
-Layout: metadata.geojson; DATA_S2/S2_<id>.npy int16 T x 10 x H x W; ANNOTATIONS/TARGET_<id>.npy (layer 0: classes) and
-ParcelIDs_<id>.npy; INSTANCE_ANNOTATIONS/{INSTANCES,HEATMAP,ZONES}_<id>.npy; NORM_S2_patch.json.
+Layout: metadata.geojson; DATA_S2/S2_<id>.npy int16 T x 10 x H x W; ANNOTATIONS/TARGET_<id>.npy
+(layer 0: classes) and ParcelIDs_<id>.npy; INSTANCE_ANNOTATIONS/{INSTANCES,HEATMAP,ZONES}_<id>.npy;
+NORM_S2_patch.json.
 
-Shape suffixes: T dates, C bands, H W pixels. Source: utae-paps @ 987874e, src/dataset.py, with the differences that
-docs/architecture.md lists.
+Shape suffixes: T dates, C bands, H W pixels. Source: utae-paps @ 987874e, src/dataset.py, with the
+differences that docs/architecture.md lists.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ Target = Literal["semantic", "panoptic"] | None
 class PastisDataset(PatchDataset[Patch]):
     """The patches of some folds, by ascending identifier.
 
-    folder: the dataset. folds: which of 1..5 to take. target: "semantic" adds classes, "panoptic" also instances and centre
-    targets. classes: those that TARGET files may hold. The other options, and errors, are those of ``PatchDataset``.
+    folder: the dataset. folds: which of 1..5 to take. target: "semantic" adds classes, "panoptic"
+    also instances and centre targets. classes: those that TARGET files may hold. The other options,
+    and errors, are those of ``PatchDataset``.
     """
 
     def __init__(
@@ -153,7 +155,9 @@ class PastisDataset(PatchDataset[Patch]):
 
 
 def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisation:
-    """The mean over folds of the means and deviations that NORM_S2_patch.json gives each fold. Raises ``DatasetError``."""
+    """The mean over folds of the means and deviations that NORM_S2_patch.json gives each fold.
+    Raises ``DatasetError``.
+    """
     _check_folds(folds)
     path = Path(folder) / NORMALISATION_FILE
     table = read_json(path)
@@ -169,10 +173,12 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
 
 
 def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]]]:
-    """What NORM_S2_patch.json holds, from the images: for each fold the mean over its patches of their mean and deviation.
+    """What NORM_S2_patch.json holds, from the images: for each fold the mean over its patches of
+    their mean and deviation.
 
-    Deviations are unbiased and each is of one patch, all dates together (utae-paps @ 987874e, ``compute_norm_vals``). Folds
-    without patches are left out. One date at a time is in memory. The result is ready for JSON.
+    Deviations are unbiased and each is of one patch, all dates together (utae-paps @ 987874e,
+    ``compute_norm_vals``). Folds without patches are left out. One date at a time is in memory. The
+    result is ready for JSON.
     """
     of_fold: dict[int, list[NDArray]] = {}
     for patch in read_metadata(Path(folder)):

@@ -32,8 +32,9 @@ FILE_NAME = "metadata.geojson"
 class Patch:
     """One patch as metadata.geojson describes it.
 
-    id: as in the names of its files. fold: 1..5. dates: one an image, in the order of the images on disk. geometry: GeoJSON
-    geometry in the collection's CRS, or None. properties: everything else that the file says of it.
+    id: as in the names of its files. fold: 1..5. dates: one an image, in the order of the images on
+    disk. geometry: GeoJSON geometry in the collection's CRS, or None. properties: everything else
+    that the file says of it.
     """
 
     id: int
@@ -44,7 +45,8 @@ class Patch:
 
 
 def parse_date(text: str | int) -> date:
-    """A date written as 20190801, 2019-08-01, or month-day-year 08-01-2019 (the form in PASTIS's readme).
+    """A date written as 20190801, 2019-08-01, or month-day-year 08-01-2019 (the form in PASTIS's
+    readme).
 
     Raises ``ValueError``.
     """
@@ -135,9 +137,9 @@ LAMBERT_93 = 2154
 class PatchRow:
     """What metadata.geojson says of a patch.
 
-    fold: 1..5. dates: one an image, as they lie on disk. parcels: how many it has. cover: share of its pixels in parcels. tile:
-    where it comes from, in a word. crs: coordinate system of ``outline``, as pyproj takes it; outline: its corners, the first
-    repeated at the end.
+    fold: 1..5. dates: one an image, as they lie on disk. parcels: how many it has. cover: share of
+    its pixels in parcels. tile: where it comes from, in a word. crs: coordinate system of
+    ``outline``, as pyproj takes it; outline: its corners, the first repeated at the end.
     """
 
     id: int
@@ -151,7 +153,9 @@ class PatchRow:
 
 
 def save_images(folder: Path, patch_id: int, images_TCHW: NDArray) -> None:
-    """Write a patch's images, whole or not at all. images_TCHW: int16, reflectance x 10 000, bands in PASTIS's order."""
+    """Write a patch's images, whole or not at all. images_TCHW: int16, reflectance x 10 000, bands
+    in PASTIS's order.
+    """
     _save(folder, "DATA_S2/S2", patch_id, images_TCHW.astype(np.int16))
 
 
@@ -160,7 +164,8 @@ def save_labels(
 ) -> None:
     """Write a patch's labels, each file whole or not at all.
 
-    classes_HW: 0..19. parcels_HW: numbers of parcels, 0 outside. centres: the targets of the panoptic head too.
+    classes_HW: 0..19. parcels_HW: numbers of parcels, 0 outside. centres: the targets of the
+    panoptic head too.
     """
     target_3HW = np.zeros((3, *classes_HW.shape), np.uint8)
     target_3HW[0] = classes_HW
@@ -192,7 +197,9 @@ def _centre_maps(classes_HW: NDArray, parcels_HW: NDArray) -> dict[str, NDArray]
 
 
 def save_normalisation(folder: Path, of_fold: Mapping[int, NDArray]) -> None:
-    """Write NORM_S2_patch.json. of_fold: mean and deviation of each band, 2 x C in PASTIS's order, of folds with patches."""
+    """Write NORM_S2_patch.json. of_fold: mean and deviation of each band, 2 x C in PASTIS's order,
+    of folds with patches.
+    """
     table = {
         f"Fold_{fold}": {"mean": mean.tolist(), "std": std.tolist()}
         for fold, (mean, std) in sorted(of_fold.items())

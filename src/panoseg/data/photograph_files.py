@@ -40,7 +40,9 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of sixteen bits
 
 
 def read_photograph(path: Path | str) -> np.ndarray:
-    """The pixels of a picture: uint8, H x W x 3, upright. Raises ``DatasetError``, which names the file."""
+    """The pixels of a picture: uint8, H x W x 3, upright. Raises ``DatasetError``, which names the
+    file.
+    """
     return np.asarray(decode_photograph(read_bytes(Path(path)), path))
 
 
@@ -64,8 +66,9 @@ def read_bytes(path: Path) -> bytes:
 def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
     """The picture in a file's bytes: RGB, turned upright as its EXIF says, opacity left out.
 
-    Grey of sixteen bits keeps its range; of several frames the first is taken. name: what failures call it. Raises
-    ``DatasetError`` where the file is no picture, cut, or has more than 67 million pixels.
+    Grey of sixteen bits keeps its range; of several frames the first is taken. name: what failures
+    call it. Raises ``DatasetError`` where the file is no picture, cut, or has more than 67 million
+    pixels.
     """
     from PIL import Image
 

@@ -1,7 +1,8 @@
-"""The nouns between a dataset of photographs and a model: a photograph, its objects, and a batch of photographs.
+"""The nouns between a dataset of photographs and a model: a photograph, its objects, and a batch of
+photographs.
 
-Shape suffixes: N objects, C = 3 colours, H W pixels. Photographs differ in size, so a batch keeps them apart; networks pad as
-they need it.
+Shape suffixes: N objects, C = 3 colours, H W pixels. Photographs differ in size, so a batch keeps
+them apart; networks pad as they need it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _ALIGNMENT = 64  # bytes
 class Objects:
     """The things of one photograph, crowds left out; each has at least one pixel.
 
-    mask_NHW: bool; masks may overlap where the annotation's do. box_N4: float32, left, top, right, bottom of the mask in
-    pixels, right and bottom exclusive. class_N: int64, ids of the class table, which need not be contiguous.
+    mask_NHW: bool; masks may overlap where the annotation's do. box_N4: float32, left, top, right,
+    bottom of the mask in pixels, right and bottom exclusive. class_N: int64, ids of the class
+    table, which need not be contiguous.
     """
 
     mask_NHW: Tensor
@@ -61,9 +63,12 @@ class Objects:
 class Photograph:
     """One photograph, with its labels where it has any.
 
-    image_CHW: uint8, red, green, blue, upright, of the size that the reader was asked for. name: of its file, without ending.
-    image_id: its id in the JSON. size_HW: of the picture as it lies on disk (upright); predictions and scores are of this size.
-    classes_HW: int64, class of each pixel of ``image_CHW`` or ``VOID``; None without labels. objects: its things, or None.
+    image_CHW: uint8, red, green, blue, upright, of the size that the reader was asked for. name: of
+    its file, without ending.
+    image_id: its id in the JSON. size_HW: of the picture as it lies on disk (upright); predictions
+    and scores are of this size.
+    classes_HW: int64, class of each pixel of ``image_CHW`` or ``VOID``; None without labels.
+    objects: its things, or None.
     """
 
     image_CHW: Tensor
@@ -129,8 +134,9 @@ class PhotographBatch:
 def collate_photographs(photographs: Sequence[Photograph]) -> PhotographBatch:
     """A batch of photographs, for ``make_loader``.
 
-    In a loader's worker all tensors of the batch lie in one piece of shared memory: each piece is an open file in the process
-    that trains, and a file for each mask would meet the limit of the system.
+    In a loader's worker all tensors of the batch lie in one piece of shared memory: each piece is
+    an open file in the process that trains, and a file for each mask would meet the limit of the
+    system.
     """
     batch = PhotographBatch(tuple(photographs))
     return batch if get_worker_info() is None else batch.map_tensors(_Shelf(batch).put)
@@ -160,7 +166,8 @@ def _aligned(size: int) -> int:
 
 
 def mask_boxes(mask_NHW: Tensor) -> Tensor:
-    """Bounding boxes of masks: float32, N x 4: left, top, right, bottom, the last two exclusive; zeros for an empty mask.
+    """Bounding boxes of masks: float32, N x 4: left, top, right, bottom, the last two exclusive;
+    zeros for an empty mask.
 
     >>> mask_boxes(torch.tensor([[[0, 0, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]], dtype=torch.bool))
     tensor([[1., 1., 2., 2.],
@@ -188,8 +195,9 @@ Size = tuple[int, int]
 class View:
     """A window of a resized picture.
 
-    size_HW: of the picture as it lies on disk. resized_HW: of the picture after resizing. corner: row and column of the first
-    pixel of the window there; window_HW: its size. mirrored: whether left and right are exchanged, last of all.
+    size_HW: of the picture as it lies on disk. resized_HW: of the picture after resizing. corner:
+    row and column of the first pixel of the window there; window_HW: its size. mirrored: whether
+    left and right are exchanged, last of all.
     """
 
     size_HW: Size
@@ -199,7 +207,9 @@ class View:
     mirrored: bool
 
     def image(self, picture: Image.Image) -> np.ndarray:
-        """The picture as this view shows it: uint8, H x W x 3; each pixel a mean of those that it covers."""
+        """The picture as this view shows it: uint8, H x W x 3; each pixel a mean of those that it
+        covers.
+        """
         from PIL.Image import Resampling
 
         (top, left), (height, width) = self.corner, self.window_HW
@@ -211,7 +221,9 @@ class View:
         return pixels[:, ::-1] if self.mirrored else pixels
 
     def labels(self, labels_HW: np.ndarray) -> np.ndarray:
-        """Labels or a mask, of the picture's size on disk, as this view shows them: each pixel has the label of its centre."""
+        """Labels or a mask, of the picture's size on disk, as this view shows them: each pixel has
+        the label of its centre.
+        """
         rows, columns = (
             ((np.arange(first, first + count) + 0.5) * (old / new))
             .astype(np.int64)
@@ -226,7 +238,9 @@ class View:
 def choose_view(
     size_HW: Size, config: PhotographConfig, generator: np.random.Generator | None = None
 ) -> View:
-    """The view of a picture of a size: the whole in the size asked for, or, given a generator, one by chance."""
+    """The view of a picture of a size: the whole in the size asked for, or, given a generator, one
+    by chance.
+    """
     factor = _factor(size_HW, config)
     if generator is not None:
         factor *= generator.uniform(*config.scale)

@@ -1,8 +1,9 @@
-"""Numbered pieces of a dataset that is made: processes, what continues after a stop, what must not be mixed.
+"""Numbered pieces of a dataset that is made: processes, what continues after a stop, what must not
+be mixed.
 
-A piece depends on its number and on what the dataset is made of, so an interrupted run continues, and a larger one keeps the
-pieces that exist. What the tables of a dataset need of a piece lies in .<kind>/<name>.json, written when the piece is done;
-what the dataset is made of, in <kind>.json.
+A piece depends on its number and on what the dataset is made of, so an interrupted run continues,
+and a larger one keeps the pieces that exist. What the tables of a dataset need of a piece lies in
+.<kind>/<name>.json, written when the piece is done; what the dataset is made of, in <kind>.json.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ def write_pieces(
     kind: str = "simulation",
     verb: str = "simulating",
 ) -> list[Path]:
-    """Write the pieces of a dataset that are not there yet; returns a file for each of them with what ``write`` returned.
+    """Write the pieces of a dataset that are not there yet; returns a file for each of them with
+    what ``write`` returned.
 
-    folder: new, empty, or of an earlier run with the same ``contents``, which say all that a piece depends on. names: of the
-    pieces, by number. write: writes the files of a piece into the folder, and returns what the tables need of it, JSON-ready;
-    crosses to other processes. workers: processes; None takes one a core. kind: what the folder holds, in a word; verb: what is
-    being done, for the progress. Raises ``OutputError``.
+    folder: new, empty, or of an earlier run with the same ``contents``, which say all that a piece
+    depends on. names: of the pieces, by number. write: writes the files of a piece into the folder,
+    and returns what the tables need of it, JSON-ready; crosses to other processes. workers:
+    processes; None takes one a core. kind: what the folder holds, in a word; verb: what is being
+    done, for the progress. Raises ``OutputError``.
     """
     folder = new_folder(folder, resumable=f"{kind}.json")
     _claim(folder, contents, kind)

@@ -1,7 +1,8 @@
-"""Where a dataset lies: a folder of this machine, or a URL of any store that fsspec knows (s3, gs, https ..).
+"""Where a dataset lies: a folder of this machine, or a URL of any store that fsspec knows (s3, gs,
+https ..).
 
-Stores are asked by one function each for a whole file, a part of one and its size. They are made anew in each process, which
-fsspec remembers; those of another process do not survive a fork.
+Stores are asked by one function each for a whole file, a part of one and its size. They are made
+anew in each process, which fsspec remembers; those of another process do not survive a fork.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def size_of(place: str) -> int | None:
 
 
 def store_of(place: str) -> tuple[Any, str]:
-    """The store of a place and the path there. Raises ``DatasetError`` for a kind of store that is not installed."""
+    """The store of a place and the path there. Raises ``DatasetError`` for a kind of store that is
+    not installed.
+    """
     from fsspec.core import url_to_fs
 
     try:

@@ -1,6 +1,8 @@
-"""NDVI of parcels over a season, and on which of their dates clouds hide them; quantiles of many parcels in little memory.
+"""NDVI of parcels over a season, and on which of their dates clouds hide them; quantiles of many
+parcels in little memory.
 
-Shape suffixes: T dates, C bands in the order of ``PASTIS_BANDS``, H W pixels, X pixels of one parcel, P parcels, Q shares.
+Shape suffixes: T dates, C bands in the order of ``PASTIS_BANDS``, H W pixels, X pixels of one
+parcel, P parcels, Q shares.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from panoseg.imagery.bands import PASTIS_BANDS
 CLOUD_REFLECTANCE = 1600
 """Blue above this, in reflectance x 10 000, is cloud or snow; bare soil stays below."""
 DIP, DIP_DAYS = 0.1, 60
-"""A dip: NDVI this much below the line between the dates before and after, which lie at most so many days apart."""
+"""A dip: NDVI this much below the line between the dates before and after, which lie at most so
+many days apart.
+"""
 PERIOD_DAYS = 10
 
 # A dip beside another one is seen once that is out of the way; more rounds find hardly any more.
@@ -30,8 +34,8 @@ _BLUE, _RED, _INFRARED = (PASTIS_BANDS.index(band) for band in ("B02", "B04", "B
 class Profiles:
     """NDVI of parcels over a season.
 
-    parcel_P: their numbers, ascending. days_T: int64, as in ``Sample``. ndvi_TP: float32, -1..1, the median of a parcel's
-    pixels, NaN without data. cloudy_TP: bool, see ``find_clouds``.
+    parcel_P: their numbers, ascending. days_T: int64, as in ``Sample``. ndvi_TP: float32, -1..1,
+    the median of a parcel's pixels, NaN without data. cloudy_TP: bool, see ``find_clouds``.
     """
 
     parcel_P: NDArray
@@ -43,7 +47,8 @@ class Profiles:
 def parcel_profiles(images_TCHW: NDArray, days_T: NDArray, parcels_HW: NDArray) -> Profiles:
     """The profile of each parcel of a patch.
 
-    images_TCHW: reflectance x 10 000; 0 in red and near infrared is no data. parcels_HW: integers, 0 none.
+    images_TCHW: reflectance x 10 000; 0 in red and near infrared is no data. parcels_HW: integers,
+    0 none.
     """
     order = np.argsort(parcels_HW, axis=None, kind="stable")
     parcel_P, start_P = np.unique(parcels_HW.ravel()[order], return_index=True)
@@ -60,7 +65,8 @@ def parcel_profiles(images_TCHW: NDArray, days_T: NDArray, parcels_HW: NDArray) 
 
 
 def ndvi(red: NDArray, infrared: NDArray) -> NDArray:
-    """The normalised difference vegetation index, -1..1, of two arrays of one shape; NaN where both are 0 or less.
+    """The normalised difference vegetation index, -1..1, of two arrays of one shape; NaN where both
+    are 0 or less.
 
     >>> ndvi(np.array([500.0, 1000.0, 0.0]), np.array([4500.0, 1000.0, 0.0])).tolist()
     [0.8, 0.0, nan]
@@ -71,11 +77,13 @@ def ndvi(red: NDArray, infrared: NDArray) -> NDArray:
 
 
 def find_clouds(blue_TP: NDArray, ndvi_TP: NDArray, days_T: NDArray) -> NDArray:
-    """Dates on which a parcel is not seen as it is, bool T x P, from its own series alone: no mask of clouds is needed.
+    """Dates on which a parcel is not seen as it is, bool T x P, from its own series alone: no mask
+    of clouds is needed.
 
-    A date is cloudy where blue is above ``CLOUD_REFLECTANCE`` (cloud, snow), where NDVI is missing, or where NDVI dips (thin
-    cloud, shadow): lower than on the clear dates before and after, which lie at most ``DIP_DAYS`` apart, and more than
-    ``DIP`` below the line between them. days_T: ascending.
+    A date is cloudy where blue is above ``CLOUD_REFLECTANCE`` (cloud, snow), where NDVI is missing,
+    or where NDVI dips (thin cloud, shadow): lower than on the clear dates before and after, which
+    lie at most ``DIP_DAYS`` apart, and more than ``DIP`` below the line between them. days_T:
+    ascending.
     """
     cloudy_TP = (blue_TP > CLOUD_REFLECTANCE) | np.isnan(ndvi_TP)
     for _ in range(_ROUNDS):
@@ -105,7 +113,8 @@ def _dips(ndvi_TP: NDArray, clear_TP: NDArray, days_T: NDArray) -> NDArray:
 
 
 class NdviCounts:
-    """How often the parcels of a class had which NDVI in which period of ten days: quantiles without keeping the parcels.
+    """How often the parcels of a class had which NDVI in which period of ten days: quantiles
+    without keeping the parcels.
 
     Memory does not grow with the number of parcels; quantiles are exact to half of 0.01.
     """
@@ -116,7 +125,9 @@ class NdviCounts:
         )
 
     def add(self, profiles: Profiles, class_P: NDArray) -> None:
-        """Count the parcels of a patch, each once a period, with the mean of its clear dates in it. class_P: their classes."""
+        """Count the parcels of a patch, each once a period, with the mean of its clear dates in it.
+        class_P: their classes.
+        """
         period_T = profiles.days_T // PERIOD_DAYS
         for period in np.unique(period_T).tolist():
             clear_tP = ~profiles.cloudy_TP[period_T == period]
@@ -131,10 +142,11 @@ class NdviCounts:
     def quantiles(
         self, class_ids: Sequence[int], shares: Sequence[float]
     ) -> tuple[NDArray, NDArray]:
-        """The middle day of each period with a clear parcel of some classes, ascending, and the quantiles of their NDVI.
+        """The middle day of each period with a clear parcel of some classes, ascending, and the
+        quantiles of their NDVI.
 
-        shares: 0..1; a quantile is the lowest value that at least this share of the parcels does not exceed. The quantiles
-        are Q x periods.
+        shares: 0..1; a quantile is the lowest value that at least this share of the parcels does
+        not exceed. The quantiles are Q x periods.
         """
         periods = sorted({period for class_id, period in self._counts if class_id in class_ids})
         values = np.empty((len(shares), len(periods)))
@@ -160,7 +172,9 @@ def _pixels(images_TCHW: NDArray, band: int) -> NDArray:
 
 
 def _medians(values_TX: NDArray) -> NDArray:
-    """The median of each row without its NaN, NaN where nothing is left; many times faster than ``numpy.nanmedian``."""
+    """The median of each row without its NaN, NaN where nothing is left; many times faster than
+    ``numpy.nanmedian``.
+    """
     sorted_TX = np.sort(values_TX, axis=1)  # NaN come last
     count_T = (~np.isnan(sorted_TX)).sum(axis=1)
     rows_T = np.arange(len(sorted_TX))

@@ -1,7 +1,8 @@
 """S2TSCzCrop, and every dataset in its layout, as samples; and samples as such a dataset.
 
-6,945 patches of Czechia in the season of 2019, 128 x 128 pixels, 27 to 61 dates, crops in 15 classes. The layout is that of
-``panoseg.data.s2tsczcrop_files``. Bands come in PASTIS's order, whatever theirs on disk. Source: Many98/Crop2Seg @ aee7827.
+6,945 patches of Czechia in the season of 2019, 128 x 128 pixels, 27 to 61 dates, crops in 15
+classes. The layout is that of ``panoseg.data.s2tsczcrop_files``. Bands come in PASTIS's order,
+whatever theirs on disk. Source: Many98/Crop2Seg @ aee7827.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -52,8 +53,8 @@ from panoseg.imagery.bands import PASTIS_BANDS
 class S2TSCzCropDataset(PatchDataset[CzechPatch]):
     """The patches of some sets, by ascending identifier.
 
-    folder: the dataset. sets: which of train, val, test to take. target: "semantic" adds classes; there are no parcels. The
-    other options, and errors, are those of ``PatchDataset``.
+    folder: the dataset. sets: which of train, val, test to take. target: "semantic" adds classes;
+    there are no parcels. The other options, and errors, are those of ``PatchDataset``.
     """
 
     def __init__(
@@ -94,10 +95,12 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
 
 
 def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
-    """Mean and deviation of the training set from NORM_S2_patch.json, in PASTIS's order of bands. Raises ``DatasetError``.
+    """Mean and deviation of the training set from NORM_S2_patch.json, in PASTIS's order of bands.
+    Raises ``DatasetError``.
 
-    The file has the entry "train" in the order of the files. One with PASTIS's entries Fold_1 .. Fold_5, which are in PASTIS's
-    order already, gives weights from PASTIS their own statistics: the mean over the training folds of ``rotation``.
+    The file has the entry "train" in the order of the files. One with PASTIS's entries Fold_1 ..
+    Fold_5, which are in PASTIS's order already, gives weights from PASTIS their own statistics: the
+    mean over the training folds of ``rotation``.
     """
     path = Path(folder) / NORMALISATION_FILE
     table = read_json(path)
@@ -118,10 +121,11 @@ def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
 
 
 def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]]]:
-    """What NORM_S2_patch.json holds, from the images: the mean over the training patches of their mean and deviation.
+    """What NORM_S2_patch.json holds, from the images: the mean over the training patches of their
+    mean and deviation.
 
-    Bands in the order of the files; deviations are unbiased and each is of one patch, all dates together (Crop2Seg @ aee7827,
-    ``compute_norm_vals``). One date at a time is in memory.
+    Bands in the order of the files; deviations are unbiased and each is of one patch, all dates
+    together (Crop2Seg @ aee7827, ``compute_norm_vals``). One date at a time is in memory.
     """
     patches = [patch for patch in read_patches(Path(folder)) if patch.set == "train"]
     if not patches:
@@ -135,10 +139,12 @@ def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]
 
 
 def write_samples(folder: Path | str, entries: Iterable[tuple[Sample, CzechPatch]]) -> Path:
-    """Write samples as a new dataset with its table and the statistics of its training set; returns the folder.
+    """Write samples as a new dataset with its table and the statistics of its training set; returns
+    the folder.
 
-    entries: a sample with images int16 in PASTIS's order of bands and classes of ``S2TSCZCROP``, and what metadata.json says of
-    it, with a date an image. At least one is of the set train. Raises ``OutputError`` and ``DatasetError``.
+    entries: a sample with images int16 in PASTIS's order of bands and classes of ``S2TSCZCROP``,
+    and what metadata.json says of it, with a date an image. At least one is of the set train.
+    Raises ``OutputError`` and ``DatasetError``.
     """
     folder = new_folder(folder)
     patches, statistics = [], []
@@ -167,8 +173,8 @@ def _check_writable(sample: Sample, patch: CzechPatch) -> None:
         )
     if sample.images_TCHW.dtype != torch.int16 or len(sample.images_TCHW) != len(patch.dates):
         raise DatasetError(
-            f"sample {sample.name} with {len(sample.images_TCHW)} images of {sample.images_TCHW.dtype} "
-            f"and {len(patch.dates)} dates",
+            f"sample {sample.name} with {len(sample.images_TCHW)} images of"
+            f" {sample.images_TCHW.dtype} and {len(patch.dates)} dates",
             "int16 images, reflectance x 10 000, as many as dates",
             "convert it first",
         )

@@ -5,7 +5,8 @@
     ANNOTATIONS/TARGET_<id>    the same: uint8 H x W, classes
     NORM_S2_patch.json         {"train": {"mean": [..], "std": [..]}}, bands ``OWN_BANDS``
 
-Source: Many98/Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py. Shape suffixes: T dates, C bands, H W pixels.
+Source: Many98/Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py. Shape suffixes: T dates, C bands,
+H W pixels.
 """
 
 from __future__ import annotations
@@ -41,16 +42,18 @@ SetName = Literal["train", "val", "test"]
 SETS: tuple[SetName, ...] = get_args(SetName)
 
 Affine = tuple[float, float, float, float, float, float]
-"""a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f, of the corner of a pixel."""
+"""a, b, c, d, e, f: x = a column + b row + c, y = d column + e row + f, of the corner of a
+pixel.
+"""
 
 
 @dataclass(frozen=True)
 class CzechPatch:
     """One patch as metadata.json describes it.
 
-    id: as in the names of its files. set: which of ``SETS``. dates: one an image, in the order of the images on disk. epsg:
-    code of the grid's reference system, and affine: the grid, or None where the file does not say. properties: all that the
-    file says of it.
+    id: as in the names of its files. set: which of ``SETS``. dates: one an image, in the order of
+    the images on disk. epsg: code of the grid's reference system, and affine: the grid, or None
+    where the file does not say. properties: all that the file says of it.
     """
 
     id: int
@@ -102,7 +105,8 @@ def _patch(path: Path, number: int, record: Any) -> CzechPatch | None:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DatasetError(
             f"record {number} of {path} is damaged ({error})",
-            "ID_PATCH, Status, set (train, val or test) and dates-S2 numbered from 0, each 20180917",
+            "ID_PATCH, Status, set (train, val or test) and dates-S2 numbered from 0, each"
+            " 20180917",
             "write the file in S2TSCzCrop's form",
         ) from error
 
@@ -115,7 +119,8 @@ def _whole(value: Any) -> int:
 
 
 def parse_affine(matrix: Any) -> Affine:
-    """A grid from its 3 x 3 matrix as the published program stores it, transposed, or upright. Raises ``ValueError``.
+    """A grid from its 3 x 3 matrix as the published program stores it, transposed, or upright.
+    Raises ``ValueError``.
 
     >>> parse_affine([[10, 0, 0], [0, -10, 0], [500000, 5500000, 1]])
     (10.0, 0.0, 500000.0, 0.0, -10.0, 5500000.0)
@@ -141,7 +146,9 @@ def classes_path(folder: Path, patch_id: int) -> Path:
 
 
 def save_arrays(folder: Path, patch_id: int, images_TCHW: NDArray, classes_HW: NDArray) -> None:
-    """Write a patch's two files, each whole or not at all. images_TCHW: int16, bands in PASTIS's order. classes_HW: 0..14."""
+    """Write a patch's two files, each whole or not at all. images_TCHW: int16, bands in PASTIS's
+    order. classes_HW: 0..14.
+    """
     save_images(folder, patch_id, images_TCHW)
     save_classes(folder, patch_id, classes_HW)
 

@@ -1,7 +1,9 @@
-"""The nouns between a dataset and a model: a sample, a batch, its targets, and the normalisation of bands.
+"""The nouns between a dataset and a model: a sample, a batch, its targets, and the normalisation of
+bands.
 
-Shape suffixes: B batch, T dates, C bands, H W pixels. Images travel as they lie on disk (int16 reflectance x 10 000), because
-a quarter of the bytes crosses processes and devices; ``Normalisation`` makes them float32 on the device that computes.
+Shape suffixes: B batch, T dates, C bands, H W pixels. Images travel as they lie on disk (int16
+reflectance x 10 000), because a quarter of the bytes crosses processes and devices;
+``Normalisation`` makes them float32 on the device that computes.
 """
 
 from __future__ import annotations
@@ -22,11 +24,13 @@ from panoseg.imagery.bands import PASTIS_BANDS
 
 @dataclass(frozen=True)
 class CentreTargets:
-    """What Parcels-as-Points learns of each pixel (utae-paps @ 987874e, seven target channels). ``B`` in front in a batch.
+    """What Parcels-as-Points learns of each pixel (utae-paps @ 987874e, seven target channels).
+    ``B`` in front in a batch.
 
     heatmap_HW: float32, 0..1, 1 at the centre of a parcel's box, Gaussian fall-off.
     instance_HW: int32, 0 none, a parcel's number 1.. otherwise.
-    zone_HW: int32, number of the parcel whose heat is strongest at the pixel; 0 only where the patch has no parcel.
+    zone_HW: int32, number of the parcel whose heat is strongest at the pixel; 0 only where the
+    patch has no parcel.
     size_HW2: float32, height and width in pixels of the box of the zone's parcel.
     zone_class_HW: int64, class of the zone's parcel.
     """
@@ -42,14 +46,16 @@ class CentreTargets:
 class Sample:
     """One patch and its season.
 
-    images_TCHW: int16, reflectance x 10 000, or float32 (a cube with gaps: NaN never; gaps are filled or dates left out).
+    images_TCHW: int16, reflectance x 10 000, or float32 (a cube with gaps: NaN never; gaps are
+    filled or dates left out).
     days_T: int64, days since the reference date, ascending, repeats allowed.
     classes_HW: int64 class of each pixel, or None without labels.
     instances_HW: int32 parcel of each pixel, 0 none, or None.
     centres: targets of the panoptic head, or None.
     name: identifier of the patch.
-    order: positions of the bands in ``images_TCHW``, where they still lie as on disk; None where they are in order. A batch
-    puts them in order with the one copy that it makes, since another copy of a season takes longer than reading it.
+    order: positions of the bands in ``images_TCHW``, where they still lie as on disk; None where
+    they are in order. A batch puts them in order with the one copy that it makes, since another
+    copy of a season takes longer than reading it.
     """
 
     images_TCHW: Tensor
@@ -74,10 +80,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples stacked, shorter series padded at the end; padding is said by ``valid_BT``, never by pixel values.
+    """Samples stacked, shorter series padded at the end; padding is said by ``valid_BT``, never by
+    pixel values.
 
-    images_BTCHW: int16 or float32 as in ``Sample``; zero where padded. days_BT: int64, zero where padded.
-    valid_BT: bool. classes_BHW, instances_BHW, centres: as in ``Sample``, stacked. names: one a sample.
+    images_BTCHW: int16 or float32 as in ``Sample``; zero where padded. days_BT: int64, zero where
+    padded.
+    valid_BT: bool. classes_BHW, instances_BHW, centres: as in ``Sample``, stacked. names: one a
+    sample.
     """
 
     images_BTCHW: Tensor
@@ -98,7 +107,9 @@ class Batch:
 
 
 def map_leaves(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """A ``Batch`` with ``function`` applied to each value of type ``kind`` in it; everything else stays."""
+    """A ``Batch`` with ``function`` applied to each value of type ``kind`` in it; everything else
+    stays.
+    """
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, Batch | CentreTargets):
@@ -115,9 +126,12 @@ NewTensor = Callable[[Tensor, tuple[int, ...]], Tensor]
 
 
 def new_tensor(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An empty tensor; in a loader's worker it lies in shared memory, so that it reaches the other process without a copy."""
+    """An empty tensor; in a loader's worker it lies in shared memory, so that it reaches the other
+    process without a copy.
+    """
     if get_worker_info() is None:
-        # NumPy asks for huge pages; torch does not, and clearing small ones takes longer than reading a batch.
+        # NumPy asks for huge pages; torch does not, and clearing small ones takes longer than
+        # reading a batch.
         return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
     storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
     return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
@@ -159,8 +173,8 @@ def _check_same_size(samples: Sequence[Sample]) -> None:
 def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
     """Stack samples into a batch, padded to the longest series.
 
-    Images that are mapped from disk are read here, straight into the tensor that ``new`` makes. Raises ``DatasetError`` where
-    the sizes differ.
+    Images that are mapped from disk are read here, straight into the tensor that ``new`` makes.
+    Raises ``DatasetError`` where the sizes differ.
     """
     _check_same_size(samples)
     shape_BT = (len(samples), max(len(sample.days_T) for sample in samples))
@@ -192,8 +206,8 @@ def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
 class Normalisation:
     """Mean and standard deviation of each band, in reflectance x 10 000, in the order of ``bands``.
 
-    ndvi: append the normalised difference vegetation index of B08 and B04 as one more channel, -1..1, not standardised
-    (Crop2Seg @ aee7827).
+    ndvi: append the normalised difference vegetation index of B08 and B04 as one more channel,
+    -1..1, not standardised (Crop2Seg @ aee7827).
     """
 
     mean: tuple[float, ...]
@@ -216,7 +230,9 @@ class Normalisation:
             raise ValueError(f"NDVI needs B04 and B08, found {', '.join(self.bands)}")
 
     def __call__(self, images_BTCHW: Tensor, valid_BT: Tensor) -> Tensor:
-        """Standardised float32 images, zero where a date is padding (as the published loader pads after normalising)."""
+        """Standardised float32 images, zero where a date is padding (as the published loader pads
+        after normalising).
+        """
         mean_C = torch.tensor(self.mean, dtype=torch.float32, device=images_BTCHW.device)
         std_C = torch.tensor(self.std, dtype=torch.float32, device=images_BTCHW.device)
         standard_BTCHW = (images_BTCHW.float() - mean_C[:, None, None]) / std_C[:, None, None]

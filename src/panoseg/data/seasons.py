@@ -28,7 +28,9 @@ from panoseg.errors import ConfigError, DatasetError
 
 
 def check_complete(folder: Path, names: Sequence[str], table: str) -> None:
-    """Find missing files before a long run rather than in it. names: a file a patch. table: the file that lists the patches."""
+    """Find missing files before a long run rather than in it. names: a file a patch. table: the
+    file that lists the patches.
+    """
     present = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     missing = [name for name in names if name not in present]
     if missing:
@@ -41,7 +43,9 @@ def check_complete(folder: Path, names: Sequence[str], table: str) -> None:
 
 
 def map_images(path: Path, dates: int, bands: Sequence[str], table: str) -> NDArray:
-    """The images of a patch, int16 T x C x H x W, mapped into memory. dates: how many ``table`` lists for it."""
+    """The images of a patch, int16 T x C x H x W, mapped into memory. dates: how many ``table``
+    lists for it.
+    """
     images_TCHW = map_array(path, dimensions=4, dtype="int16")
     if images_TCHW.shape[1] != len(bands) or not all(images_TCHW.shape):
         raise DatasetError(
@@ -65,9 +69,11 @@ def sorted_season(
     single_date: int | date | None,
     patch: object,
 ) -> tuple[Tensor, Tensor]:
-    """Images and days since ``reference_date``, sorted together; only mapped, not read, where they are sorted on disk.
+    """Images and days since ``reference_date``, sorted together; only mapped, not read, where they
+    are sorted on disk.
 
-    single_date: keep only the date at that position of the sorted series, or the one nearest to that date. patch: its name.
+    single_date: keep only the date at that position of the sorted series, or the one nearest to
+    that date. patch: its name.
     """
     days_T = np.array([(day - reference_date).days for day in dates], dtype=np.int64)
     order = np.argsort(days_T, kind="stable")
@@ -167,7 +173,8 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
 
 
 def parse_reference_date(text: str) -> date:
-    """The date from which days are counted; every season begins with its month and day. Raises ``ConfigError``.
+    """The date from which days are counted; every season begins with its month and day. Raises
+    ``ConfigError``.
 
     text: YYYY-MM-DD. 29 February is refused, since most years have no season that begins on it.
     """
@@ -185,7 +192,9 @@ def parse_reference_date(text: str) -> date:
 
 
 def position_of(patch: str, names: Sequence[str]) -> int:
-    """The position of a patch among the names of a dataset's. Raises ``ConfigError`` for a name that is not one of them."""
+    """The position of a patch among the names of a dataset's. Raises ``ConfigError`` for a name
+    that is not one of them.
+    """
     if patch in names:
         return names.index(patch)
     close = difflib.get_close_matches(patch, names, n=1)
@@ -220,11 +229,13 @@ class SampleOptions(TypedDict, total=False):
 class PatchDataset(Dataset[Sample], Generic[_Patch]):
     """The patches of some parts of a dataset; images are read when they are used, not before.
 
-    metadata: the patches, by ascending identifier. parts: what they are of, in words. target: what is read beside images, None
-    for nothing. classes: those that labels on disk may have. reference_date: day 0 of ``Sample.days_T``. class_mapping: new
-    class of each class. single_date: only one image a patch, by position (negative from the end) or the one nearest to a date.
-    augmentation: none by default; a loader draws it anew each epoch, ``dataset[index]`` always gives the same. Raises
-    ``DatasetError`` for what is wrong on disk, ``ConfigError`` for impossible options.
+    metadata: the patches, by ascending identifier. parts: what they are of, in words. target: what
+    is read beside images, None for nothing. classes: those that labels on disk may have.
+    reference_date: day 0 of ``Sample.days_T``. class_mapping: new class of each class. single_date:
+    only one image a patch, by position (negative from the end) or the one nearest to a date.
+    augmentation: none by default; a loader draws it anew each epoch, ``dataset[index]`` always
+    gives the same. Raises ``DatasetError`` for what is wrong on disk, ``ConfigError`` for
+    impossible options.
     """
 
     def __init__(
@@ -265,7 +276,9 @@ class PatchDataset(Dataset[Sample], Generic[_Patch]):
         return self.draw(index, np.random.default_rng((0, 0, index % len(self)))).in_order()
 
     def draw(self, index: int, generator: np.random.Generator) -> Sample:
-        """The sample at ``index``, augmented as ``generator`` decides; ``collate`` puts its bands in order."""
+        """The sample at ``index``, augmented as ``generator`` decides; ``collate`` puts its bands
+        in order.
+        """
         return augment(self._read(self.metadata[index]), self.augmentation, generator)
 
     def _read(self, patch: _Patch) -> Sample:

@@ -1,7 +1,8 @@
 """What lies where in a dataset of shards: ``index.json``, written last.
 
-A shard is a tar of webdataset's form; a record, three members that follow one another:
-KEY.jpg (or another ending): the image; KEY.panoptic.png: its PNG of ids; KEY.json: its name, annotation and instances.
+A shard is a tar of webdataset's form; a record, three members that follow one another: KEY.jpg (or
+another ending): the image; KEY.panoptic.png: its PNG of ids; KEY.json: its name, annotation and
+instances.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A tar of records. name: of its file. size: bytes. sha256: of them. ends: the byte behind each record, of which the first
-    begins at 0. checksums: CRC-32 of each record. image_ids, file_names: of each record's image."""
+    """A tar of records. name: of its file. size: bytes. sha256: of them. ends: the byte behind each
+    record, of which the first begins at 0. checksums: CRC-32 of each record. image_ids, file_names:
+    of each record's image.
+    """
 
     name: str
     size: int
@@ -60,7 +63,9 @@ class Shard:
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Shard:
-        """Read what ``to_json`` wrote. Raises ``ValueError`` and the errors that ``about`` turns into one of ours."""
+        """Read what ``to_json`` wrote. Raises ``ValueError`` and the errors that ``about`` turns
+        into one of ours.
+        """
         name, size, ends = row["name"], row["size"], tuple(row["ends"])
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ValueError(f"shard name {str(name)[:60]!r}")
@@ -89,7 +94,9 @@ def _check_columns(checksums: tuple, image_ids: tuple, file_names: tuple) -> Non
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """All shards of a dataset. place: its folder or URL. table: the classes. splits: the shards of each split, in order."""
+    """All shards of a dataset. place: its folder or URL. table: the classes. splits: the shards of
+    each split, in order.
+    """
 
     place: str
     table: ClassTable
@@ -97,7 +104,9 @@ class ShardIndex:
 
     @classmethod
     def read(cls, place: Place) -> ShardIndex:
-        """Read the index of a dataset. Raises ``DatasetError`` where there is none, or it contradicts itself."""
+        """Read the index of a dataset. Raises ``DatasetError`` where there is none, or it
+        contradicts itself.
+        """
         path = joined(place, INDEX)
         try:
             with about(path):
@@ -138,7 +147,9 @@ IDS_ENDING, ABOUT_ENDING = "panoptic.png", "json"
 
 
 class CocoShards(CocoRecords):
-    """A split of a dataset of shards, as ``write_shards`` wrote it: the same photographs in the same order as its folder."""
+    """A split of a dataset of shards, as ``write_shards`` wrote it: the same photographs in the
+    same order as its folder.
+    """
 
     def __init__(
         self,
@@ -147,8 +158,9 @@ class CocoShards(CocoRecords):
         table: ClassTable | None = None,
         config: PhotographConfig = PhotographConfig(),  # noqa: B008
     ) -> None:
-        """Open a split. place: folder or URL. table: the classes that it must have. Raises ``DatasetError``, also for a shard
-        that is shorter than it was."""
+        """Open a split. place: folder or URL. table: the classes that it must have. Raises
+        ``DatasetError``, also for a shard that is shorter than it was.
+        """
         index = ShardIndex.read(place)
         self.place, self.config, self.table = index.place, config, index.table
         if table is not None:
@@ -186,7 +198,9 @@ def _check_size(path: str, shard: Shard) -> None:
 
 
 def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRecord:
-    """The record in a piece of a tar. Raises ``DatasetError`` for members that are none of its, whatever they claim to be."""
+    """The record in a piece of a tar. Raises ``DatasetError`` for members that are none of its,
+    whatever they claim to be.
+    """
     try:
         with about(f"{path}: {file_name}"):
             parts = _members(data)
@@ -208,7 +222,9 @@ def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRec
 
 
 def _members(data: bytes) -> dict[str, bytes]:
-    """The members of one record, by their ending. Links, holes and files that are not there whole are refused."""
+    """The members of one record, by their ending. Links, holes and files that are not there whole
+    are refused.
+    """
     parts: dict[str, bytes] = {}
     keys = set()
     with tarfile.open(

@@ -1,4 +1,6 @@
-"""A dataset in COCO's layout becomes shards: tars of webdataset's form, in a folder or in any store; ``index.json`` is last."""
+"""A dataset in COCO's layout becomes shards: tars of webdataset's form, in a folder or in any
+store; ``index.json`` is last.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class _Job:
 
 @dataclass(frozen=True)
 class WrittenShards:
-    """What was written: shards and photographs, and a failure for each photograph that is left out."""
+    """What was written: shards and photographs, and a failure for each photograph that is left
+    out.
+    """
 
     shards: int
     photographs: int
@@ -50,9 +54,10 @@ class WrittenShards:
 def write_shards(data: Path, out: str, shards: int, processes: int | None = None) -> WrittenShards:
     """Write all splits of a dataset as shards.
 
-    shards: of the largest split; the others have shards about as large. Each photograph is decoded with its annotation first:
-    one that is wrong costs itself. processes: by default one a core. A folder is filled when all is done; in a store, shards
-    without an index are no dataset. Raises ``PanosegError``.
+    shards: of the largest split; the others have shards about as large. Each photograph is decoded
+    with its annotation first: one that is wrong costs itself. processes: by default one a core. A
+    folder is filled when all is done; in a store, shards without an index are no dataset. Raises
+    ``PanosegError``.
     """
     if not 1 <= shards <= _MOST_SHARDS:
         raise ConfigError(f"shards {shards}", f"1 .. {_MOST_SHARDS}", "pass e.g. --shards 32")
@@ -106,7 +111,8 @@ def _open(data: Path) -> dict[str, CocoDataset]:
 
 
 def _plan(counts: Mapping[str, int], shards: int) -> list[_Job]:
-    """Which records go where: as many shards for the largest split, in proportion for the others, each record once.
+    """Which records go where: as many shards for the largest split, in proportion for the others,
+    each record once.
 
     >>> [(job.name, list(job.records)) for job in _plan({"train": 5, "val": 2}, 2)]
     [('train-00000.tar', [0, 1]), ('train-00001.tar', [2, 3, 4]), ('val-00000.tar', [0, 1])]
@@ -123,7 +129,9 @@ def _plan(counts: Mapping[str, int], shards: int) -> list[_Job]:
 
 @contextmanager
 def _output(out: str) -> Iterator[str]:
-    """The place to write to: a folder whose files appear in ``out`` when the block ends well, or the store itself."""
+    """The place to write to: a folder whose files appear in ``out`` when the block ends well, or
+    the store itself.
+    """
     folder = out.removeprefix("file://")
     if is_url(folder):
         store, path = store_of(out)

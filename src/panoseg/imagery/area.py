@@ -1,7 +1,8 @@
 """The outline of a user -> an area on the globe, and the grid of pixels that covers it.
 
-Longitudes that jump by more than half the globe cross the date line; such an outline, and one that goes on beyond 180 degrees,
-is cut there (RFC 7946, section 3.1.9). The zones of UTM are those of Sentinel-2's tiles, with the exceptions in the north.
+Longitudes that jump by more than half the globe cross the date line; such an outline, and one that
+goes on beyond 180 degrees, is cut there (RFC 7946, section 3.1.9). The zones of UTM are those of
+Sentinel-2's tiles, with the exceptions in the north.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ _SMALLEST_SIDE_M = 320.0  # a network needs to see something around a tiny outli
 class Area:
     """An outline on the globe.
 
-    outline: valid polygons in degrees (EPSG:4326), longitudes -180..180. name: of the file. km2: on the ellipsoid. notes: what
-    had to be mended, a sentence each.
+    outline: valid polygons in degrees (EPSG:4326), longitudes -180..180. name: of the file. km2: on
+    the ellipsoid. notes: what had to be mended, a sentence each.
     """
 
     outline: BaseGeometry
@@ -55,10 +56,12 @@ class Area:
 
 
 def read_area(path: Path | str) -> Area:
-    """The area of a file: GeoJSON, GeoPackage, Shapefile or KML, zipped or not, in any coordinate system.
+    """The area of a file: GeoJSON, GeoPackage, Shapefile or KML, zipped or not, in any coordinate
+    system.
 
-    Outlines that cross themselves are mended, and said so. Raises ``AreaError`` for a file that cannot be read or states no
-    coordinate system, and for an outline that is empty, has no area, or reaches the poles.
+    Outlines that cross themselves are mended, and said so. Raises ``AreaError`` for a file that
+    cannot be read or states no coordinate system, and for an outline that is empty, has no area, or
+    reaches the poles.
     """
     path = Path(path)
     geometries, crs = read_outlines(path)
@@ -164,7 +167,9 @@ def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometr
 
 
 def _unwrapped(ring_N2: np.ndarray, path: Path) -> np.ndarray:
-    """A ring whose longitudes go on beyond 180 degrees instead of jumping. Raises ``AreaError`` for one around a pole."""
+    """A ring whose longitudes go on beyond 180 degrees instead of jumping. Raises ``AreaError`` for
+    one around a pole.
+    """
     steps = np.diff(ring_N2[:, 0])
     crossing = (np.abs(steps) > 180) & (np.abs(steps) < 360)  # 360: the edge of the whole map
     turns = np.concatenate([[0], np.cumsum(np.where(crossing, np.round(steps / 360), 0))])
@@ -193,7 +198,9 @@ def _km2(outline: BaseGeometry) -> float:
 
 
 def utm_zone(outline: BaseGeometry) -> CRS:
-    """The coordinate system of the zone and hemisphere in which the larger share of an outline in degrees lies."""
+    """The coordinate system of the zone and hemisphere in which the larger share of an outline in
+    degrees lies.
+    """
     shares: dict[tuple[int, bool], float] = defaultdict(float)
     for zone, box in _zone_boxes():
         if box.intersects(outline):
@@ -212,7 +219,9 @@ def utm_zone(outline: BaseGeometry) -> CRS:
 
 
 def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
-    """The zones of UTM in degrees; zone 32 is wider in the south of Norway, four zones share Svalbard."""
+    """The zones of UTM in degrees; zone 32 is wider in the south of Norway, four zones share
+    Svalbard.
+    """
     norway, svalbard = (56, 64), (72, 84)
     exceptions = {(31, norway): (0, 3), (32, norway): (3, 12)}
     exceptions |= {
@@ -233,13 +242,16 @@ def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
 def sun_ahead(grid: GeoBox) -> timedelta:
     """How far the sun's time in the middle of a grid is ahead of UTC: an hour for 15 degrees.
 
-    The satellite passes in the middle of the sun's morning: by its time no pass falls on two days, near the date line either.
+    The satellite passes in the middle of the sun's morning: by its time no pass falls on two days,
+    near the date line either.
     """
     return timedelta(hours=grid.extent.centroid.to_crs("EPSG:4326").coords[0][0] / 15)
 
 
 def may_meet(place: BaseGeometry | None, land: BaseGeometry) -> bool:
-    """Whether a scene may show some land, both in degrees; unsure of a place that is unknown or jumps over the date line."""
+    """Whether a scene may show some land, both in degrees; unsure of a place that is unknown or
+    jumps over the date line.
+    """
     if place is None or _jumps(place) or _jumps(land):
         return True
     try:
@@ -262,10 +274,11 @@ def on_plane(outline: BaseGeometry, crs: object) -> BaseGeometry:
 
 
 def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoBox:
-    """The smallest grid around an area with ``margin_m`` on each side, in its UTM zone, bounds on multiples of 20 m.
+    """The smallest grid around an area with ``margin_m`` on each side, in its UTM zone, bounds on
+    multiples of 20 m.
 
-    An area over two zones, over the equator or over the date line lies on one grid: that of its larger share. At least 320 m a
-    side. Raises ``AreaError`` for an area too wide for one zone.
+    An area over two zones, over the equator or over the date line lies on one grid: that of its
+    larger share. At least 320 m a side. Raises ``AreaError`` for an area too wide for one zone.
     """
     crs = utm_zone(area.outline)
     middle = 6 * ((crs.to_epsg() or 0) % 100) - 183
@@ -294,7 +307,9 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
 
 
 def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
-    """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees; of one without a centre, all it meets."""
+    """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees; of one without
+    a centre, all it meets.
+    """
     plane = on_plane(outline, str(grid.crs))
     for all_touched in (False, True):
         burned = rasterize(

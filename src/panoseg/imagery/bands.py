@@ -1,4 +1,6 @@
-"""The many names of Sentinel-2 bands, and the one that is used here: B01 .. B12, B8A, and SCL for the scene classification."""
+"""The many names of Sentinel-2 bands, and the one that is used here: B01 .. B12, B8A, and SCL for
+the scene classification.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,9 @@ _SUFFIX = re.compile(r"[-_ ](?:\d+m|jp2|tif|cog)$")
 def band_name(text: str) -> str | None:
     """The band that a name means, or None.
 
-    Understood are numbers in any spelling (``B2``, ``b02``, ``Band_2``, ``B8a``, ``B05_20m``) and the unambiguous common names
-    of STAC (``blue``, ``rededge1``, ``nir08``). ``rededge`` alone means three bands, so it means none.
+    Understood are numbers in any spelling (``B2``, ``b02``, ``Band_2``, ``B8a``, ``B05_20m``) and
+    the unambiguous common names of STAC (``blue``, ``rededge1``, ``nir08``). ``rededge`` alone
+    means three bands, so it means none.
 
     >>> band_name("B2"), band_name("nir08"), band_name("B8a_20m"), band_name("rededge")
     ('B02', 'B8A', 'B8A', None)

@@ -1,6 +1,8 @@
-"""Catalogues of scenes (STAC APIs) by name or URL -> the items of an area and a season, saved before any pixel is read.
+"""Catalogues of scenes (STAC APIs) by name or URL -> the items of an area and a season, saved
+before any pixel is read.
 
-Sources: STAC API 1.0 (item search); the collections of Earth Search v1, Planetary Computer and the Copernicus Data Space.
+Sources: STAC API 1.0 (item search); the collections of Earth Search v1, Planetary Computer and the
+Copernicus Data Space.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ _LARGEST_ANSWER_BYTES, _MOST_ANSWERS = 256 * 1024**2, 10_000
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A STAC API. collections: of Sentinel-2 L2A, tried in this order; the first that the catalogue has is searched."""
+    """A STAC API. collections: of Sentinel-2 L2A, tried in this order; the first that the catalogue
+    has is searched.
+    """
 
     url: str
     collections: tuple[str, ...]
@@ -95,10 +99,12 @@ def find_catalogue(name: str, collection: str | None = None) -> Catalogue:
 
 
 def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The STAC items, as the catalogue delivers them, of scenes from ``first`` to ``last`` whose outline meets the area.
+    """The STAC items, as the catalogue delivers them, of scenes from ``first`` to ``last`` whose
+    outline meets the area.
 
-    Days are those of the sun in the middle of the area. Asked month by month; sorted by time and id, none twice. Raises
-    ``CatalogueError`` where the catalogue does not answer, has no such collection, or has no such scene.
+    Days are those of the sun in the middle of the area. Asked month by month; sorted by time and
+    id, none twice. Raises ``CatalogueError`` where the catalogue does not answer, has no such
+    collection, or has no such scene.
     """
     client = _open(catalogue)
     collection = _collection(client, catalogue)
@@ -132,7 +138,9 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
 
 
 def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
-    """What items are sorted by, those that say nothing of their time too: they are named where they are read."""
+    """What items are sorted by, those that say nothing of their time too: they are named where they
+    are read.
+    """
     properties = item.get("properties")
     return str(properties.get("datetime") if isinstance(properties, dict) else None), str(
         item.get("id")
@@ -140,9 +148,11 @@ def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
 
 
 class _PatientIO(StacApiIO):
-    """Asks again where a connection ends in the middle of an answer; what urllib3 sees of it ends earlier.
+    """Asks again where a connection ends in the middle of an answer; what urllib3 sees of it ends
+    earlier.
 
-    Only what lies on servers is read: a link in an answer cannot lead to a file of ours. What all answers together may be is
+    Only what lies on servers is read: a link in an answer cannot lead to a file of ours. What all
+    answers together may be is
     bounded: a catalogue that never ends costs neither the memory nor for ever.
     """
 
@@ -234,7 +244,9 @@ def _months(first: date, last: date) -> Iterator[tuple[date, date]]:
 
 
 def _sent(outline: BaseGeometry) -> BaseGeometry:
-    """An outline of few vertices that holds the true one; the scenes that it meets more are taken out afterwards."""
+    """An outline of few vertices that holds the true one; the scenes that it meets more are taken
+    out afterwards.
+    """
     if shapely.get_num_coordinates(outline) <= _MOST_VERTICES:
         return outline
     parts = shapely.get_parts(outline)
@@ -252,13 +264,17 @@ def _sent(outline: BaseGeometry) -> BaseGeometry:
 
 
 def _halves(outline: BaseGeometry) -> Sequence[BaseGeometry]:
-    """What lies east and what lies west of Greenwich, so that an envelope of either does not span the globe."""
+    """What lies east and what lies west of Greenwich, so that an envelope of either does not span
+    the globe.
+    """
     halves = (outline.intersection(shapely.box(west, -90, west + 180, 90)) for west in (-180, 0))
     return [half for half in halves if not half.is_empty]
 
 
 def _meets(item: dict[str, Any], outline: BaseGeometry) -> bool:
-    """Whether a scene lies on the area; one whose outline cannot be understood is kept, and fails where it is read."""
+    """Whether a scene lies on the area; one whose outline cannot be understood is kept, and fails
+    where it is read.
+    """
     try:
         return may_meet(shape(item["geometry"]), outline)
     except BROKEN_ITEM:
@@ -266,7 +282,9 @@ def _meets(item: dict[str, Any], outline: BaseGeometry) -> bool:
 
 
 def save_scenes(items: Sequence[dict[str, Any]], path: Path, asked: dict[str, str]) -> None:
-    """Write items as an item collection, atomically; ``asked``: what was searched for, kept beside them."""
+    """Write items as an item collection, atomically; ``asked``: what was searched for, kept beside
+    them.
+    """
     write_text(
         path,
         json.dumps(
@@ -279,8 +297,8 @@ def save_scenes(items: Sequence[dict[str, Any]], path: Path, asked: dict[str, st
 def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
     """The scenes of a saved item collection, by time, and why others are none: id -> reason.
 
-    Several items of one acquisition of a tile stay; the newest processing comes first. Raises ``CatalogueError`` for a file
-    that is no item collection.
+    Several items of one acquisition of a tile stay; the newest processing comes first. Raises
+    ``CatalogueError`` for a file that is no item collection.
     """
     path = Path(path)
     try:
@@ -306,7 +324,9 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
 
 
 def _remote(item: dict[str, Any], href: str) -> str:
-    """The absolute URL of an asset. Raises ``ValueError`` for one that is none: a catalogue must not name files of ours."""
+    """The absolute URL of an asset. Raises ``ValueError`` for one that is none: a catalogue must
+    not name files of ours.
+    """
     links = item.get("links") or []
     itself = next(
         (

@@ -1,7 +1,9 @@
-"""Files of outlines that anybody drew -> geometries and coordinate system: GeoJSON, GeoPackage, Shapefile, KML, zipped or not.
+"""Files of outlines that anybody drew -> geometries and coordinate system: GeoJSON, GeoPackage,
+Shapefile, KML, zipped or not.
 
-Each is known by its first bytes and read by one reader; GDAL sees only SQLite and Shapefiles, whose bytes cannot stand for
-other files. Sizes are bounded, XML with entities and archives that climb out of their folder are refused.
+Each is known by its first bytes and read by one reader; GDAL sees only SQLite and Shapefiles, whose
+bytes cannot stand for other files. Sizes are bounded, XML with entities and archives that climb out
+of their folder are refused.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ _HEAD_BYTES = 4096
 
 
 def read_outlines(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
-    """All geometries of a file of any kind, as they are written, and the coordinate system that it states; None: none.
+    """All geometries of a file of any kind, as they are written, and the coordinate system that it
+    states; None: none.
 
-    Raises ``AreaError`` for files that are missing, too large, damaged, of another format, or dangerous.
+    Raises ``AreaError`` for files that are missing, too large, damaged, of another format, or
+    dangerous.
     """
     if not path.is_file():
         raise AreaError(f"{path} is not a file", FORMATS, "check the path")
@@ -146,7 +150,9 @@ def _tag(element: ElementTree.Element) -> str:
 
 
 def _rings(polygon: ElementTree.Element, boundary: str) -> list[np.ndarray]:
-    """The rings of the boundaries of that name, N x 2, in whatever order a polygon has its boundaries."""
+    """The rings of the boundaries of that name, N x 2, in whatever order a polygon has its
+    boundaries.
+    """
     texts = [
         element.text or ""
         for child in polygon
@@ -206,7 +212,8 @@ def _unpacked(outline: Path, archive: Path) -> tuple[list[BaseGeometry], CRS | N
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse archives that climb out of their folder, and those that unpack to more than a file may have.
+    """Refuse archives that climb out of their folder, and those that unpack to more than a file may
+    have.
 
     Python's reader ends each entry at its stated size, so stated sizes bound what is written.
     """

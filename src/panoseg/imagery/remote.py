@@ -1,7 +1,9 @@
-"""Addresses of files -> what GDAL opens, signed where the owner wants it, with patience for a bad network.
+"""Addresses of files -> what GDAL opens, signed where the owner wants it, with patience for a bad
+network.
 
-Saved addresses are never signed: signatures end after an hour. Sources: Planetary Computer's data authentication API;
-Copernicus Data Space, access to EO data via S3; GDAL, configuration options of ``/vsicurl/`` and ``/vsis3/``.
+Saved addresses are never signed: signatures end after an hour. Sources: Planetary Computer's data
+authentication API; Copernicus Data Space, access to EO data via S3; GDAL, configuration options of
+``/vsicurl/`` and ``/vsis3/``.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 @dataclass
 class Signer:
-    """Tokens of Planetary Computer, one an account and container, fetched when first needed and again before they end.
+    """Tokens of Planetary Computer, one an account and container, fetched when first needed and
+    again before they end.
 
     url: of the service that gives them.
     """
@@ -62,7 +65,9 @@ class Signer:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sign(self, href: str) -> str:
-        """``href`` with a token. Raises ``requests.RequestException``, or ``ValueError`` for an answer without a token."""
+        """``href`` with a token. Raises ``requests.RequestException``, or ``ValueError`` for an
+        answer without a token.
+        """
         parts = urlsplit(href)
         place = f"{parts.netloc.split('.')[0]}/{parts.path.split('/')[1]}"
         with self._lock:
@@ -94,7 +99,8 @@ _SIGNER = Signer()
 
 
 def limit_answers(session: requests.Session, most_bytes: int) -> None:
-    """Make a session end answers, redirections included, that are longer than ``most_bytes`` unpacked, or never end.
+    """Make a session end answers, redirections included, that are longer than ``most_bytes``
+    unpacked, or never end.
 
     Those raise ``requests.RequestException``.
     """
@@ -122,7 +128,9 @@ def is_remote(href: str) -> bool:
 
 
 def needs_keys(href: str) -> bool:
-    """Whether a file lies in the Copernicus Data Space, whose files are given to users with keys alone."""
+    """Whether a file lies in the Copernicus Data Space, whose files are given to users with keys
+    alone.
+    """
     parts = urlsplit(href)
     return parts.scheme == "s3" and parts.netloc == COPERNICUS_BUCKET
 
@@ -162,7 +170,9 @@ def gdal_options(href: str) -> dict[str, str | int]:
 
 
 def forget(href: str) -> None:
-    """Make GDAL ask for a file anew: it keeps what it has received, an answer that broke off in its middle included."""
+    """Make GDAL ask for a file anew: it keeps what it has received, an answer that broke off in its
+    middle included.
+    """
     with suppress(RasterioError, requests.RequestException, ValueError):
         path = gdal_path(href)
         with rasterio.Env(**gdal_options(href), CPL_VSIL_CURL_NON_CACHED=path):
@@ -173,7 +183,8 @@ def forget(href: str) -> None:
 def open_raster(href: str) -> Iterator[DatasetReader]:
     """A raster that lies somewhere on Earth, for reading in any thread, wherever the file is.
 
-    Raises ``RasterioError`` for what cannot be read, 404 included, for a raster without a place, and for blocks of absurd size.
+    Raises ``RasterioError`` for what cannot be read, 404 included, for a raster without a place,
+    and for blocks of absurd size.
     """
     try:
         path = gdal_path(href)

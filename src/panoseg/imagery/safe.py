@@ -1,9 +1,11 @@
-"""SAFE archives of Sentinel-2, folders or .zip, -> scenes, by the product's own metadata; nothing is unpacked.
+"""SAFE archives of Sentinel-2, folders or .zip, -> scenes, by the product's own metadata; nothing
+is unpacked.
 
-An archive is a stranger's: names that climb out of it, links, sizes that no product has, and XML with entities are refused, and
-what is refused costs that archive alone.
+An archive is a stranger's: names that climb out of it, links, sizes that no product has, and XML
+with entities are refused, and what is refused costs that archive alone.
 
-Sources: ESA, Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD), issue 14: MTD_MSIL2A.xml, MTD_TL.xml.
+Sources: ESA, Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD), issue 14:
+MTD_MSIL2A.xml, MTD_TL.xml.
 """
 
 from __future__ import annotations
@@ -83,10 +85,11 @@ _DAMAGE = (
 
 
 def safe_scenes(folder: Path | str) -> tuple[list[Scene], dict[str, str]]:
-    """The scenes of all archives in ``folder`` or below, in the order of their times, and why others are none, by name.
+    """The scenes of all archives in ``folder`` or below, in the order of their times, and why
+    others are none, by name.
 
-    folder: of archives, or one archive itself. One scene a granule; of two with one name the first is taken. Pixels are not
-    read. Raises ``CubeError`` where no archive can be used.
+    folder: of archives, or one archive itself. One scene a granule; of two with one name the first
+    is taken. Pixels are not read. Raises ``CubeError`` where no archive can be used.
     """
     folder = Path(folder)
     scenes: dict[str, Scene] = {}
@@ -101,9 +104,12 @@ def safe_scenes(folder: Path | str) -> tuple[list[Scene], dict[str, str]]:
     if not scenes:
         name, reason = next(iter(broken.items()), ("", ""))
         raise CubeError(
-            f"none of {len(archives)} archives in {folder} can be used (the first, {name}: {reason})"
-            if archives
-            else f"{folder} holds no SAFE archive",
+            (
+                f"none of {len(archives)} archives in {folder} can be used (the first, {name}:"
+                f" {reason})"
+                if archives
+                else f"{folder} holds no SAFE archive"
+            ),
             "products of Sentinel-2 L2A: folders .SAFE, or .zip files of them",
             "download L2A products, or choose another folder",
         )
@@ -130,7 +136,9 @@ class _Archive(ABC):
 
     @abstractmethod
     def locate(self, name: str) -> str | None:
-        """What GDAL opens for the image of that name, its ending left out; None where there is none."""
+        """What GDAL opens for the image of that name, its ending left out; None where there is
+        none.
+        """
 
 
 class _Folder(_Archive):
@@ -209,7 +217,8 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     )
     if entry.file_size > _LARGEST_IMAGE_BYTES or expands:
         raise _RefusedError(
-            f"holds {name!r} of {entry.file_size} bytes in {entry.compress_size}, as no product does"
+            f"holds {name!r} of {entry.file_size} bytes in {entry.compress_size}, as no product"
+            " does"
         )
 
 
@@ -220,7 +229,9 @@ def _bounded(content: bytes, name: str) -> bytes:
 
 
 def _parsed(content: bytes, name: str) -> Element:
-    """The root of an XML document without a document type: entities can neither expand nor fetch."""
+    """The root of an XML document without a document type: entities can neither expand nor
+    fetch.
+    """
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: object) -> None:

@@ -1,11 +1,13 @@
-"""From the numbers in a file to reflectance: scale, offset and no data, as each catalogue really delivers them.
+"""From the numbers in a file to reflectance: scale, offset and no data, as each catalogue really
+delivers them.
 
-From processing baseline 04.00 on (25 January 2022, and older scenes that were processed again since) a product holds
-reflectance x 10 000 + 1000, so that noise below zero survives. Copies of the products differ in whether the 1000 is still in
-the numbers, and their metadata do not always tell the truth; docs/radiometry.md has the rule as a table.
+From processing baseline 04.00 on (25 January 2022, and older scenes that were processed again
+since) a product holds reflectance x 10 000 + 1000, so that noise below zero survives. Copies of the
+products differ in whether the 1000 is still in the numbers, and their metadata do not always tell
+the truth; docs/radiometry.md has the rule as a table.
 
-Sources: ESA, Sentinel-2 products upgrade of baseline 04.00; microsoft/PlanetaryComputer issue 134; Element84/earth-search
-issues 9, 66 and 71; MTD_MSIL2A.xml of the products.
+Sources: ESA, Sentinel-2 products upgrade of baseline 04.00; microsoft/PlanetaryComputer issue 134;
+Element84/earth-search issues 9, 66 and 71; MTD_MSIL2A.xml of the products.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ _DEFAULT_SCALE = 1e-4
 _BASELINE_KEYS = ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version")
 _APPLIED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _PRODUCT_NAME = re.compile(r"_N(\d{2})(\d{2})_")
-# Land is hardly ever darker than nothing: a larger share of negative reflectance says that the 1000 was taken off before.
+# Land is hardly ever darker than nothing: a larger share of negative reflectance says that the 1000
+# was taken off before.
 _MOST_NEGATIVE = 0.02
 
 
@@ -49,8 +52,9 @@ _MOST_NEGATIVE = 0.02
 class Radiometry:
     """What a number in a file means: reflectance = number x ``scale`` + ``offset``.
 
-    nodata: the number that means none. doubtful: the metadata say that the offset is still in the numbers, in a catalogue that
-    is known to say so wrongly; ``without_offset`` looks at the numbers.
+    nodata: the number that means none. doubtful: the metadata say that the offset is still in the
+    numbers, in a catalogue that is known to say so wrongly; ``without_offset`` looks at the
+    numbers.
     """
 
     scale: float
@@ -62,10 +66,12 @@ class Radiometry:
 def radiometry(
     asset: dict[str, Any], properties: dict[str, Any], band: str, name: str = ""
 ) -> Radiometry:
-    """The radiometry of a STAC asset of ``band``, in an item with these ``properties`` and this ``name``.
+    """The radiometry of a STAC asset of ``band``, in an item with these ``properties`` and this
+    ``name``.
 
-    The offset is, by the first line that fits: 0 where the catalogue says that it has subtracted it; 0 before baseline 04.00,
-    whatever is stated; what the asset states; by the baseline; 0. Raises ``ValueError`` for numbers that are none.
+    The offset is, by the first line that fits: 0 where the catalogue says that it has subtracted
+    it; 0 before baseline 04.00, whatever is stated; what the asset states; by the baseline; 0.
+    Raises ``ValueError`` for numbers that are none.
     """
     described = {**asset, **(asset.get("raster:bands") or asset.get("bands") or [{}])[0]}
     nodata = float(described.get("nodata") or 0)
@@ -87,7 +93,8 @@ def radiometry(
 
 
 def processing_baseline(properties: dict[str, Any], name: str = "") -> float | None:
-    """The processing baseline of a product, 4.0 for 04.00; from its properties, else from its name; None where neither tells.
+    """The processing baseline of a product, 4.0 for 04.00; from its properties, else from its name;
+    None where neither tells.
 
     Raises ``ValueError`` for one that is none.
 
@@ -105,7 +112,8 @@ def processing_baseline(properties: dict[str, Any], name: str = "") -> float | N
 
 
 def without_offset(numbers: np.ndarray, meaning: Radiometry) -> bool:
-    """Whether numbers of which the offset is said to be part do not hold it: too many would be negative reflectance.
+    """Whether numbers of which the offset is said to be part do not hold it: too many would be
+    negative reflectance.
 
     numbers: of a visible band, any shape; those that mean no data count for nothing.
     """
@@ -113,7 +121,8 @@ def without_offset(numbers: np.ndarray, meaning: Radiometry) -> bool:
     return bool(valid.size and np.mean(valid * meaning.scale + meaning.offset < 0) > _MOST_NEGATIVE)
 
 
-# Of Earth seen from space; years beyond them are mistakes, and end the calendars of Python (9999) and NumPy (2262).
+# Of Earth seen from space; years beyond them are mistakes, and end the calendars of Python (9999)
+# and NumPy (2262).
 FIRST_YEAR, LAST_YEAR = 1985, 2200
 # What a STAC item that anybody made may raise while it is read.
 BROKEN_ITEM = (
@@ -131,8 +140,8 @@ BROKEN_ITEM = (
 class SceneAsset:
     """The file of one band of one scene.
 
-    href: a path or a URL that GDAL opens. meaning: of the numbers in it. resolution_m: size of a pixel as the item states it,
-    infinite where it does not.
+    href: a path or a URL that GDAL opens. meaning: of the numbers in it. resolution_m: size of a
+    pixel as the item states it, infinite where it does not.
     """
 
     href: str
@@ -144,8 +153,10 @@ class SceneAsset:
 class Scene:
     """One acquisition: ``time`` in UTC without zone, and its assets by band (``B02``, .., ``SCL``).
 
-    outline: where it lies, in degrees; None where the item does not say. baseline: its processing baseline, 0 where unknown.
-    epsg: number of the coordinate system of its files, 0 where unknown. Raises ``ValueError`` for a time when nothing was seen.
+    outline: where it lies, in degrees; None where the item does not say. baseline: its processing
+    baseline, 0 where unknown.
+    epsg: number of the coordinate system of its files, 0 where unknown. Raises ``ValueError`` for a
+    time when nothing was seen.
     """
 
     id: str
@@ -165,7 +176,8 @@ class Scene:
 
 
 def utc(text: str) -> datetime:
-    """A time in ISO 8601 as UTC without zone, which is also what one that states no zone is in. Raises ``ValueError``.
+    """A time in ISO 8601 as UTC without zone, which is also what one that states no zone is in.
+    Raises ``ValueError``.
 
     >>> utc("2020-03-01T11:09:01+02:00"), utc("2020-03-01T09:09:01")
     (datetime.datetime(2020, 3, 1, 9, 9, 1), datetime.datetime(2020, 3, 1, 9, 9, 1))
@@ -175,7 +187,9 @@ def utc(text: str) -> datetime:
 
 
 def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
-    """The scene of a STAC item. locate: href of an asset -> path or URL. Raises one of ``BROKEN_ITEM`` for a broken item."""
+    """The scene of a STAC item. locate: href of an asset -> path or URL. Raises one of
+    ``BROKEN_ITEM`` for a broken item.
+    """
     properties = item["properties"]
     time = utc(properties.get("datetime") or properties["start_datetime"])
     name = str(item["id"])
@@ -192,7 +206,9 @@ def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
 
 
 def _epsg(item: dict[str, Any]) -> int:
-    """The coordinate system that an item or one of its assets states by number; 0 where none does."""
+    """The coordinate system that an item or one of its assets states by number; 0 where none
+    does.
+    """
     for stated in (item["properties"], *item["assets"].values()):
         number = stated.get("proj:epsg") or str(stated.get("proj:code") or "").removeprefix("EPSG:")
         if str(number).isdecimal():
@@ -201,7 +217,9 @@ def _epsg(item: dict[str, Any]) -> int:
 
 
 def one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:
-    """The best asset of each band: a GeoTIFF rather than JPEG 2000, then the finest pixels, then the first key."""
+    """The best asset of each band: a GeoTIFF rather than JPEG 2000, then the finest pixels, then
+    the first key.
+    """
     candidates: dict[str, list[tuple[bool, float, str]]] = {}
     for key, asset in assets.items():
         band = _band_of(key, asset)
@@ -242,8 +260,9 @@ def is_stac_folder(folder: Path) -> bool:
 def read_scenes(folder: Path | str) -> list[Scene]:
     """The scenes of a folder, in the order of their times; files are found but not opened.
 
-    Every scene must have the same bands. Raises ``CubeError`` for items that cannot be read, for files that are missing, remote
-    or outside of the folder, and for scenes that differ in their bands.
+    Every scene must have the same bands. Raises ``CubeError`` for items that cannot be read, for
+    files that are missing, remote or outside of the folder, and for scenes that differ in their
+    bands.
     """
     folder = Path(folder).resolve()
     scenes = [_scene(item, path, folder) for path, item in _items(folder)]
@@ -267,7 +286,9 @@ def read_scenes(folder: Path | str) -> list[Scene]:
 
 
 def damaged_raster(folder: Path | str) -> Path | None:
-    """The first file of a folder's scenes whose pixels cannot all be read; None where all can. Reads everything before it."""
+    """The first file of a folder's scenes whose pixels cannot all be read; None where all can.
+    Reads everything before it.
+    """
     for scene in read_scenes(folder):
         for asset in scene.assets.values():
             try:

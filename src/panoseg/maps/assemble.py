@@ -1,6 +1,8 @@
-"""Remove what is no parcel from a map of segments: crumbs beside a parcel's body, and segments of a few pixels.
+"""Remove what is no parcel from a map of segments: crumbs beside a parcel's body, and segments of a
+few pixels.
 
-A map comes in pieces of land, by rows of pieces; of what lies behind, only tables of regions and the last lines are kept.
+A map comes in pieces of land, by rows of pieces; of what lies behind, only tables of regions and
+the last lines are kept.
 
 Shape suffixes: H W pixels of a piece, R regions (connected, of one segment).
 """
@@ -37,9 +39,10 @@ from panoseg.progress import track
 def tidy(picture: Panoptic, min_pixels: int) -> Panoptic:
     """The picture in which every part of a segment has at least ``min_pixels``.
 
-    A smaller part goes to the segment, or to the land between segments, with which it shares the longest border. Segments whose
-    largest part is smaller are taken out. Parts are connected through the sides of pixels, so that a polygon never hangs
-    on a corner. Other pixels do not change; ids stay.
+    A smaller part goes to the segment, or to the land between segments, with which it shares the
+    longest border. Segments whose largest part is smaller are taken out. Parts are connected
+    through the sides of pixels, so that a polygon never hangs on a corner. Other pixels do not
+    change; ids stay.
 
     >>> from panoseg.classes import PASTIS
     >>> segments = np.array([[1, 1, 1, 2, 2], [1, 1, 2, 2, 2], [1, 1, 1, 2, 1], [0, 0, 0, 3, 3]])
@@ -56,7 +59,8 @@ def tidy(picture: Panoptic, min_pixels: int) -> Panoptic:
 
 
 class Tidying:
-    """``tidy`` for a map that comes piece by piece: from left to right, then the next row of pieces.
+    """``tidy`` for a map that comes piece by piece: from left to right, then the next row of
+    pieces.
 
     width: of the map. Pieces of a row are as high as each other and cover the width.
     """
@@ -111,7 +115,9 @@ class Tidying:
             self._borders.append(np.concatenate([pairs, sides[:, None]], axis=1))
 
     def finish(self) -> list[np.ndarray]:
-        """For each piece, in the order in which they came, the value of each of its regions; int32."""
+        """For each piece, in the order in which they came, the value of each of its regions;
+        int32.
+        """
         part_value, part_area = np.concatenate(self._values), np.concatenate(self._areas)
         unions = np.concatenate(self._unions)
         graph = coo_matrix(
@@ -136,7 +142,9 @@ class Tidying:
 
 @dataclass(frozen=True, eq=False)
 class _Line:
-    """Pixels along the edge of a piece: their region among all pieces, its value, and its area in the piece."""
+    """Pixels along the edge of a piece: their region among all pieces, its value, and its area in
+    the piece.
+    """
 
     region_L: np.ndarray
     value_L: np.ndarray
@@ -154,21 +162,25 @@ class _Line:
 
 
 def redrawn(picture: Panoptic, segment_HW: np.ndarray) -> Panoptic:
-    """The picture with another raster of the same ids, some of which may have gone; areas follow the raster."""
+    """The picture with another raster of the same ids, some of which may have gone; areas follow
+    the raster.
+    """
     ids, areas = present_segments(segment_HW)
     kept = picture.segments.take(np.searchsorted(picture.segments.ids, ids))
     return Panoptic(segment_HW, replace(kept, areas=areas))
 
 
 def regions(value_HW: np.ndarray) -> tuple[np.ndarray, int]:
-    """Number of each pixel's region (equal values connected through sides), int32 from 0, and how many there are.
+    """Number of each pixel's region (equal values connected through sides), int32 from 0, and how
+    many there are.
 
     >>> regions(np.array([[1, 1, 2], [2, 1, 2]]))[0]
     array([[0, 0, 1],
            [2, 0, 1]], dtype=int32)
     """
     height, width = value_HW.shape
-    # A grid with a cell for each pixel and for each side between two, which is open where their values are equal.
+    # A grid with a cell for each pixel and for each side between two, which is open where their
+    # values are equal.
     open_HW = np.zeros((2 * height - 1, 2 * width - 1), np.bool_)
     open_HW[::2, ::2] = True
     np.equal(value_HW[:, 1:], value_HW[:, :-1], out=open_HW[::2, 1::2])
@@ -192,7 +204,9 @@ def _borders(region_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 def _give_away(
     value_R: np.ndarray, crumb_R: np.ndarray, borders: tuple[np.ndarray, np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Value of each region once the crumbs have gone to their neighbours; those enclosed by crumbs follow their neighbours."""
+    """Value of each region once the crumbs have gone to their neighbours; those enclosed by crumbs
+    follow their neighbours.
+    """
     value_R, crumb_R = value_R.copy(), crumb_R.copy()
     from_R, to_R, sides = borders
     while crumb_R.any():
@@ -215,7 +229,9 @@ def _give_away(
 
 @dataclass(frozen=True, eq=False)
 class Assembled:
-    """A whole map on disk. segments: its table, areas in pixels. data_pixels: how many have data."""
+    """A whole map on disk. segments: its table, areas in pixels. data_pixels: how many have
+    data.
+    """
 
     segments: Segments
     data_pixels: int
@@ -233,8 +249,8 @@ def assemble(
 ) -> Assembled:
     """Join the finished windows of a map and write its rasters as plain numbers into ``folder``.
 
-    min_pixels: smaller parts of segments go, see ``tidy``. The map is a function of the tiles alone: not of the windows in
-    which they lie, nor of who made them in which order.
+    min_pixels: smaller parts of segments go, see ``tidy``. The map is a function of the tiles
+    alone: not of the windows in which they lie, nor of who made them in which order.
     """
     lands = [block.land for block in windows.blocks]
     joined = join_tiles(*shape_HW, windows.tile_windows(), windows.tile, lands)

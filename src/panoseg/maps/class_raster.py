@@ -33,9 +33,10 @@ _ROUNDING = 1e-3
 class ClassRaster:
     """The class of each pixel, and the probability of each class where a network told it.
 
-    classes_HW: uint8, 255 where there are no data. grid: where it lies. table: names and colours of the classes.
-    probabilities: K arrays of H x W, 0..1, which may be read again and again (a K x H x W array is one such thing); None
-    without.
+    classes_HW: uint8, 255 where there are no data. grid: where it lies. table: names and colours of
+    the classes.
+    probabilities: K arrays of H x W, 0..1, which may be read again and again (a K x H x W array is
+    one such thing); None without.
     """
 
     classes_HW: np.ndarray
@@ -53,8 +54,8 @@ class ClassRaster:
     def with_confidence(self, confidence_HW: np.ndarray, background: int = 0) -> ClassRaster:
         """The same classes with probabilities as far as confidence tells them.
 
-        confidence_HW: 0..1, of the class of each pixel; what is left of 1 is the background's. Background has all of its own
-        pixels.
+        confidence_HW: 0..1, of the class of each pixel; what is left of 1 is the background's.
+        Background has all of its own pixels.
         """
         confidence_HW = np.where(self.classes_HW == background, 1, confidence_HW).astype(np.float32)
         return replace(
@@ -68,7 +69,8 @@ class ClassRaster:
     ) -> ClassRaster:
         """Each pixel has its likeliest class, the lower of equals; NaN in all bands is no data.
 
-        Raises ``RasterError`` for numbers outside of 0..1, and for pixels with NaN in some bands only.
+        Raises ``RasterError`` for numbers outside of 0..1, and for pixels with NaN in some bands
+        only.
         """
         best_HW: np.ndarray | None = None
         classes_HW = np.full(grid.shape, NO_DATA_CLASS, np.uint8)
@@ -91,10 +93,12 @@ class ClassRaster:
 
 
 def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
-    """Read a raster of classes (one band of whole numbers) or of class probabilities (K bands, the first of class 0).
+    """Read a raster of classes (one band of whole numbers) or of class probabilities (K bands, the
+    first of class 0).
 
-    Names and colours come from the file where it has them. Pixels of the file's no-data value have no data, unless that value
-    is the background's; among probabilities, those which have it in all bands. Raises ``RasterError``.
+    Names and colours come from the file where it has them. Pixels of the file's no-data value have
+    no data, unless that value is the background's; among probabilities, those which have it in all
+    bands. Raises ``RasterError``.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,7 +117,9 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
 
 
 def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> ClassRaster:
-    """The raster with the probabilities that the confidence.tif of its map tells. Raises ``RasterError``."""
+    """The raster with the probabilities that the confidence.tif of its map tells. Raises
+    ``RasterError``.
+    """
     try:
         with rasterio.open(path) as source:
             if source.shape != raster.classes_HW.shape or source.count != 1:
@@ -165,7 +171,9 @@ def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassR
 
 
 def _read_classes(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
-    """A raster of classes, strip by strip: its whole numbers may take eight times the bytes that the classes do."""
+    """A raster of classes, strip by strip: its whole numbers may take eight times the bytes that
+    the classes do.
+    """
     classes_HW = np.full(source.shape, NO_DATA_CLASS, np.uint8)
     no_data = None if source.nodata == background else source.nodata
     present: set[int] = set()

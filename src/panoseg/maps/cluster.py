@@ -1,7 +1,8 @@
 """What the workers of a cluster do for a map, as functions that anyone can take from a message.
 
-A scheduler unpickles the tasks that it hands on, and neither predicts nor draws. Therefore nothing heavy is imported here, a
-task's arguments are bytes to all but the worker, and what does the work is imported by a worker's first task.
+A scheduler unpickles the tasks that it hands on, and neither predicts nor draws. Therefore nothing
+heavy is imported here, a task's arguments are bytes to all but the worker, and what does the work
+is imported by a worker's first task.
 """
 
 from __future__ import annotations
@@ -93,13 +94,16 @@ _IN_FLIGHT = 2
 _RETRIES = 2
 _CONNECT_S = 20
 _NO_RECORD = {"distributed.worker.profile.enabled": False}
-"""Of a worker process: what it did in each second is for a page that nobody opens, and grows for an hour."""
+"""Of a worker process: what it did in each second is for a page that nobody opens, and grows for an
+hour.
+"""
 
 
 def local_cluster(workers: int, **options: Any) -> LocalCluster:
     """Workers of this machine, without pages about them.
 
-    The scheduler has a server for pages all the same, on port 8787 unless told, with a warning where another cluster has it.
+    The scheduler has a server for pages all the same, on port 8787 unless told, with a warning
+    where another cluster has it.
     """
     return LocalCluster(
         n_workers=workers,
@@ -137,13 +141,17 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
 
 
 class Cluster:
-    """The workers of a cluster; see ``panoseg.maps.mapping.Workers``. name: of the job that they know."""
+    """The workers of a cluster; see ``panoseg.maps.mapping.Workers``. name: of the job that they
+    know.
+    """
 
     def __init__(self, client: Client, name: str) -> None:
         self.client, self.name = client, name
 
     def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
-        """Predict windows in any order, and give each to ``save`` when it is finished; yields once a tile."""
+        """Predict windows in any order, and give each to ``save`` when it is finished; yields once
+        a tile.
+        """
         tiles = {number: len(block.tiles) for number, block in windows}
         for number, content in self._run(
             predict_window, ((number, (self.name, packed(block))) for number, block in windows)
@@ -160,7 +168,9 @@ class Cluster:
     def _run(
         self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]
     ) -> Iterator[tuple[int, Any]]:
-        """Results in any order, with the numbers of their tasks; no more tasks are taken than the workers can soon do."""
+        """Results in any order, with the numbers of their tasks; no more tasks are taken than the
+        workers can soon do.
+        """
         numbers: dict[Any, int] = {}
         waiting, flying = iter(tasks), as_completed(loop=self.client.loop)
 
@@ -180,8 +190,9 @@ class Cluster:
 
 
 def _result(future: Future) -> Any:
-    """What a task found. Raises what it raised, ``ClusterError`` where the cluster has gone, and ``OutputError`` where no
-    worker could end it."""
+    """What a task found. Raises what it raised, ``ClusterError`` where the cluster has gone, and
+    ``OutputError`` where no worker could end it.
+    """
     if future.cancelled():
         raise ClusterError(
             "the cluster has gone",

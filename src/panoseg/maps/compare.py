@@ -1,10 +1,12 @@
-"""Compare parcels with true parcels: found, missed, invented; quality of the outlines; agreement of the classes.
+"""Compare parcels with true parcels: found, missed, invented; quality of the outlines; agreement of
+the classes.
 
-Areas are those of the polygons, exactly, not of a raster. A parcel and a true parcel match where their intersection over union
-(IoU) is above one half (Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4.1).
+Areas are those of the polygons, exactly, not of a raster. A parcel and a true parcel match where
+their intersection over union (IoU) is above one half (Kirillov et al., "Panoptic Segmentation",
+CVPR 2019, section 4.1).
 
-``declared_only`` is for registers that cover part of the land: a parcel counts only with what lies inside declared land, and
-one that matches nothing is invented only if most of it lies there.
+``declared_only`` is for registers that cover part of the land: a parcel counts only with what lies
+inside declared land, and one that matches nothing is invented only if most of it lies there.
 
 Shape suffixes: P parcels, T true parcels, X pairs that intersect.
 """
@@ -36,13 +38,17 @@ from panoseg.maps.read_parcels import (
 _MATCH = 0.5
 _MOSTLY = 0.5
 DECLARED_MIN_AREA_HA = 0.1
-"""Ten pixels of 10 m: smaller true parcels are neither found nor missed when only declared land counts."""
+"""Ten pixels of 10 m: smaller true parcels are neither found nor missed when only declared land
+counts.
+"""
 _CLASS_COLUMNS = ("class", "crop:name", "crop:code", "crop_code")
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Panoptic quality, 0..1: PQ = sum of IoU / (found + missed / 2 + invented / 2), and its factors SQ and RQ."""
+    """Panoptic quality, 0..1: PQ = sum of IoU / (found + missed / 2 + invented / 2), and its
+    factors SQ and RQ.
+    """
 
     found: int
     missed: int
@@ -75,10 +81,12 @@ class Quality:
 class Comparison:
     """What was found.
 
-    parcels, true_parcels: how many there are on each side; ``left_out`` true parcels are too small to count. matches: rows of
-    parcel, true parcel, and their IoU, by descending IoU. missed: rows of true parcels. invented: rows of parcels. quality:
-    whatever the class. class_agreement: share of the matches whose two classes are known and equal, None without. by_class: the
-    quality of each class of the truth or of the parcels, empty without classes. notes: what to know of the files, in sentences.
+    parcels, true_parcels: how many there are on each side; ``left_out`` true parcels are too small
+    to count. matches: rows of parcel, true parcel, and their IoU, by descending IoU. missed: rows
+    of true parcels. invented: rows of parcels. quality: whatever the class. class_agreement: share
+    of the matches whose two classes are known and equal, None without. by_class: the quality of
+    each class of the truth or of the parcels, empty without classes. notes: what to know of the
+    files, in sentences.
     """
 
     parcels: int
@@ -165,10 +173,12 @@ def compare_files(
     declared_only: bool = False,
     min_area_ha: float | None = None,
 ) -> Comparison:
-    """``compare_parcels`` of two files. class_map: a JSON object from classes of the truth to classes of the parcels.
+    """``compare_parcels`` of two files. class_map: a JSON object from classes of the truth to
+    classes of the parcels.
 
-    Columns of classes that are not named are looked for (class, crop:name, crop:code, crop_code); those of the two files are
-    compared only where at least one was named or both have the same column. Raises ``ParcelsError`` and ``ConfigError``.
+    Columns of classes that are not named are looked for (class, crop:name, crop:code, crop_code);
+    those of the two files are compared only where at least one was named or both have the same
+    column. Raises ``ParcelsError`` and ``ConfigError``.
     """
     found, true = read_parcels(parcels), read_truth(truth)
     if len(found):
@@ -204,10 +214,12 @@ def compare_parcels(
     declared_only: bool = False,
     min_area_ha: float | None = None,
 ) -> Comparison:
-    """Match parcels with true parcels, in the truth's coordinate system (another one that measures, if that is in degrees).
+    """Match parcels with true parcels, in the truth's coordinate system (another one that measures,
+    if that is in degrees).
 
-    classes, truth_classes: class of each row, or None. class_map: true classes in the words of the parcels; true classes that
-    it lacks are compared with nothing. min_area_ha: smaller true parcels do not count, and parcels that match them are excused;
+    classes, truth_classes: class of each row, or None. class_map: true classes in the words of the
+    parcels; true classes that it lacks are compared with nothing. min_area_ha: smaller true parcels
+    do not count, and parcels that match them are excused;
     None: 0.1 where only declared land counts, else 0.
     """
     if min_area_ha is None:
@@ -222,7 +234,9 @@ def compare_parcels(
 
 
 def _whatever_the_class(overlap: _Overlap, counts_T: np.ndarray, declared_only: bool) -> Comparison:
-    """What was found, missed and invented. counts_T: bool, which true parcels are large enough to count."""
+    """What was found, missed and invented. counts_T: bool, which true parcels are large enough to
+    count.
+    """
     pairs = _matches(overlap, declared_only)
     matched_P, matched_T = np.zeros(len(overlap.area_P), bool), np.zeros(len(overlap.area_T), bool)
     matched_P[[parcel for parcel, _, _ in pairs]] = True
@@ -249,7 +263,9 @@ def _whatever_the_class(overlap: _Overlap, counts_T: np.ndarray, declared_only: 
 
 @dataclass(frozen=True)
 class _Overlap:
-    """Areas in square metres: of parcels, of true parcels, of their intersections, of parcels inside declared land."""
+    """Areas in square metres: of parcels, of true parcels, of their intersections, of parcels
+    inside declared land.
+    """
 
     area_P: np.ndarray
     area_T: np.ndarray
@@ -268,7 +284,9 @@ class _Overlap:
 
 
 def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, float], ...]:
-    """Pairs with IoU above one half, best first; each parcel and true parcel once, also where outlines of one side overlap."""
+    """Pairs with IoU above one half, best first; each parcel and true parcel once, also where
+    outlines of one side overlap.
+    """
     size_P = overlap.inside_P if declared_only else overlap.area_P
     union_X = size_P[overlap.parcel_X] + overlap.area_T[overlap.true_X] - overlap.shared_X
     iou_X = overlap.shared_X / union_X
@@ -293,7 +311,9 @@ def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, fl
 def _with_classes(
     comparison: Comparison, words_P: list[str | None], words_T: list[str | None]
 ) -> Comparison:
-    """The comparison with its classes; a match of two classes is missed in the one and invented in the other."""
+    """The comparison with its classes; a match of two classes is missed in the one and invented in
+    the other.
+    """
     known = [
         (words_P[p], words_T[t], iou)
         for p, t, iou in comparison.matches

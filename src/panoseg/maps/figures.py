@@ -1,4 +1,5 @@
-"""What a report shows, as numbers: a picture in true colour, outlines in its pixels, NDVI curves of parcels.
+"""What a report shows, as numbers: a picture in true colour, outlines in its pixels, NDVI curves of
+parcels.
 
 Shape suffixes: T dates, H W pixels.
 """
@@ -30,7 +31,9 @@ _SMALLEST_SIDE = 640
 
 @dataclass(frozen=True)
 class Curve:
-    """NDVI of a parcel: ``dates``, mean and quartiles of its pixels (NaN where it has no data), and whether it is in cloud."""
+    """NDVI of a parcel: ``dates``, mean and quartiles of its pixels (NaN where it has no data), and
+    whether it is in cloud.
+    """
 
     dates: list[str]
     mean_T: np.ndarray
@@ -40,14 +43,18 @@ class Curve:
 
 
 def clearest_date(season: Season) -> int:
-    """Place of the date for the picture: of those nearly as clear as the clearest, the one nearest to mid June."""
+    """Place of the date for the picture: of those nearly as clear as the clearest, the one nearest
+    to mid June.
+    """
     nearly = np.flatnonzero(season.clear_T >= season.clear_T.max() - 0.03)
     june = np.datetime64(f"{season.harvest_year}-06-15")
     return int(nearly[np.abs(season.dates_T[nearly] - june).argmin()])
 
 
 def true_colour(cube: xr.Dataset, place: int) -> str:
-    """A date of a checked cube as a data URI of a JPEG, stretched so that land is well lit; light grey without data."""
+    """A date of a checked cube as a data URI of a JPEG, stretched so that land is well lit; light
+    grey without data.
+    """
     step = max(1, max(cube.sizes["y"], cube.sizes["x"]) // _LONGEST_SIDE)
     part = cube.isel(time=place, y=slice(None, None, step), x=slice(None, None, step))
     bands_HW3 = np.stack([part[band].values for band in ("B04", "B03", "B02")], axis=-1)
@@ -102,7 +109,9 @@ def class_picture(path: Path, background: int) -> str:
 
 
 def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
-    """(B08 - B04) / (B08 + B04) of the pixels inside an outline, on every date of a checked cube."""
+    """(B08 - B04) / (B08 + B04) of the pixels inside an outline, on every date of a checked
+    cube.
+    """
     grid = cube.odc.geobox
     left, bottom, right, top = shapely.bounds(outline).tolist()
     (first_x, first_y), (last_x, last_y) = (

@@ -31,8 +31,9 @@ _OUTLINE_STEP_DEGREES = 0.01
 class MapInputs:
     """What a map is made of.
 
-    cube: its dates are those of ``season``, still lazy. weights_name: None for those in the package. truth: true parcels, or
-    None. outline: what is mapped, in the cube's coordinate system, or None for all of it.
+    cube: its dates are those of ``season``, still lazy. weights_name: None for those in the
+    package. truth: true parcels, or None. outline: what is mapped, in the cube's coordinate system,
+    or None for all of it.
     """
 
     cube_path: Path
@@ -81,7 +82,9 @@ class MapInputs:
 
     @cached_property
     def outside(self) -> frozenset[int]:
-        """The numbers of the windows that the outline does not meet: nothing is read or found there."""
+        """The numbers of the windows that the outline does not meet: nothing is read or found
+        there.
+        """
         if self.outline is None:
             return frozenset()
         corners = [
@@ -140,7 +143,9 @@ def open_inputs(
 
 
 def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
-    """Polygons in degrees -> the cube's coordinate system; raises ``ConfigError`` where the cube has none of their pixels."""
+    """Polygons in degrees -> the cube's coordinate system; raises ``ConfigError`` where the cube
+    has none of their pixels.
+    """
     # A straight line on the globe's grid is none in a projection.
     fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
     outline = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]

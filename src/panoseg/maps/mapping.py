@@ -1,4 +1,6 @@
-"""Who does the work of a map: this process, or the workers of a cluster on any number of machines."""
+"""Who does the work of a map: this process, or the workers of a cluster on any number of
+machines.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +46,19 @@ from panoseg.progress import track
 
 
 class Workers(Protocol):
-    """Whoever does the work. What is given to them and what they give does not depend on who they are."""
+    """Whoever does the work. What is given to them and what they give does not depend on who they
+    are.
+    """
 
     def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
-        """Predict windows in any order, and give each to ``save`` when it is finished; yields once a tile."""
+        """Predict windows in any order, and give each to ``save`` when it is finished; yields once
+        a tile.
+        """
 
     def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
-        """The outlines of sheets in any order, each with its number; a sheet is taken when there is somebody to draw it."""
+        """The outlines of sheets in any order, each with its number; a sheet is taken when there is
+        somebody to draw it.
+        """
 
 
 class Here:
@@ -78,7 +86,9 @@ class Here:
 
 @contextmanager
 def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
-    """The workers that were asked for; those of this machine end with the block. Raises ``ClusterError`` without a cluster."""
+    """The workers that were asked for; those of this machine end with the block. Raises
+    ``ClusterError`` without a cluster.
+    """
     if running.local:
         yield Here(opened)
     else:
@@ -92,10 +102,11 @@ def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
 class MapResult:
     """A finished map.
 
-    out: its folder, with parcels.parquet, classes.tif, segments.tif, confidence.tif, report.html, item.json, map.json, and
-    parcels.gpkg and parcels.pmtiles on request. summary: of the parcels. segments: the table of segments.tif. season: the dates
-    that were used. notes: what the user should know, a sentence each. comparison: with the truth, where one was given. seconds:
-    what it took, this start only.
+    out: its folder, with parcels.parquet, classes.tif, segments.tif, confidence.tif, report.html,
+    item.json, map.json, and parcels.gpkg and parcels.pmtiles on request. summary: of the parcels.
+    segments: the table of segments.tif. season: the dates that were used. notes: what the user
+    should know, a sentence each. comparison: with the truth, where one was given. seconds: what it
+    took, this start only.
     """
 
     out: Path
@@ -135,10 +146,12 @@ def map_cube(
 ) -> MapResult:
     """Map a season: parcels with classes, rasters and a report in the folder ``out``.
 
-    weights: a folder of weights, or None for those in the package. truth: a file of true parcels to compare with in the report.
-    declared_only: the truth covers part of the land, see ``compare_parcels``. within: polygons in degrees (EPSG:4326); pixels
-    whose centre lies outside have no data. running: where the work is done. An unfinished map in ``out`` is continued. Every
-    file appears whole or not at all. Memory is bounded by a window, not by the area. Raises ``PanosegError`` of all kinds.
+    weights: a folder of weights, or None for those in the package. truth: a file of true parcels to
+    compare with in the report.
+    declared_only: the truth covers part of the land, see ``compare_parcels``. within: polygons in
+    degrees (EPSG:4326); pixels whose centre lies outside have no data. running: where the work is
+    done. An unfinished map in ``out`` is continued. Every file appears whole or not at all. Memory
+    is bounded by a window, not by the area. Raises ``PanosegError`` of all kinds.
     """
     start, out = time.monotonic(), Path(out)
     given = open_inputs(
@@ -233,10 +246,12 @@ def map_area(
     declared_only: bool = False,
     running: RunOptions | None = None,
 ) -> MapResult:
-    """Fetch the season of an area and map it in the folder ``out``: scenes.json, NAME.zarr, and what ``map_cube`` writes.
+    """Fetch the season of an area and map it in the folder ``out``: scenes.json, NAME.zarr, and
+    what ``map_cube`` writes.
 
-    Pixels outside of the outline have no parcel; one that straddles it is cut there. weights: their bands are fetched, for the
-    days of their season. Other arguments and errors as in ``map_cube`` and ``fetch_cube``. A stopped map is continued.
+    Pixels outside of the outline have no parcel; one that straddles it is cut there. weights: their
+    bands are fetched, for the days of their season. Other arguments and errors as in ``map_cube``
+    and ``fetch_cube``. A stopped map is continued.
     """
     options, out = options or MapOptions(), Path(out)
     if wanted.area is None or wanted.season is None:
@@ -269,7 +284,8 @@ def map_area(
     area = asked_area(request, fetch, len(bands))
     with making(out):
         _begin(out)
-        # A cube that is not kept lies where all goes when the map is finished, so that no kill leaves it behind.
+        # A cube that is not kept lies where all goes when the map is finished, so that no kill
+        # leaves it behind.
         cube = (out if wanted.keep_cube else out / UNFINISHED) / f"{area.name}.zarr"
         try:
             fetch_cube(request, cube, out / SCENES, fetch, bands, area)
@@ -283,7 +299,9 @@ def map_area(
 
 
 def _begin(out: Path) -> None:
-    """Make the folder of a map, or accept that of an unfinished one, which is known as such while its cube is fetched."""
+    """Make the folder of a map, or accept that of an unfinished one, which is known as such while
+    its cube is fetched.
+    """
     try:
         (new_folder(out, resumable=UNFINISHED) / UNFINISHED).mkdir(exist_ok=True)
     except OSError as error:

@@ -15,7 +15,9 @@ class MapOptions:
     year: int | None = None
     """Harvest year; without it the one that most dates of the cube belong to."""
     min_clear: float = 0.1
-    """Dates that show the ground on less than this share of the area are left out; other clouds stay in, as in training."""
+    """Dates that show the ground on less than this share of the area are left out; other clouds
+    stay in, as in training.
+    """
     max_dates: int = 60
     """At most so many dates are used, the clearest of each stretch of the season."""
     min_dates: int = 2
@@ -23,9 +25,13 @@ class MapOptions:
     tile: int = 128
     """Side of the tiles in pixels: what the network sees at once; best as in training."""
     overlap: int = 40
-    """Pixels that neighbouring tiles share at least; parcels are recognised in them, so they should hold one."""
+    """Pixels that neighbouring tiles share at least; parcels are recognised in them, so they should
+    hold one.
+    """
     views: int = 4
-    """As how many turned and mirrored images the network sees each tile, 1 to 8: more are better, and take as much longer."""
+    """As how many turned and mirrored images the network sees each tile, 1 to 8: more are better,
+    and take as much longer.
+    """
     min_area_ha: float = 0.05
     """Smaller parcels, and smaller crumbs beside a parcel, are taken out."""
     simplify: float = 1.0
@@ -33,7 +39,9 @@ class MapOptions:
     device: str = "auto"
     """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network: bfloat16 is faster where the processor has it, and moves a few pixels."""
+    """Arithmetic of the network: bfloat16 is faster where the processor has it, and moves a few
+    pixels.
+    """
     gpkg: bool = False
     """Write parcels.gpkg as well."""
     pmtiles: bool = False
@@ -71,8 +79,9 @@ class RunOptions:
     workers: int = 1
     """So many processes on this machine share the work; 1: this one alone."""
     dask: str | None = None
-    """Address of the scheduler of a dask cluster that does the work, e.g. tcp://scheduler:8786; its workers must find the cube
-    under the same path."""
+    """Address of the scheduler of a dask cluster that does the work, e.g. tcp://scheduler:8786; its
+    workers must find the cube under the same path.
+    """
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 1024:
@@ -95,11 +104,17 @@ class RefineOptions:
     """How parcels get one class each."""
 
     rule: Literal["hard", "soft"] = "hard"
-    """hard: the class with the largest share of the parcel's area; soft: the class with the largest mean probability."""
+    """hard: the class with the largest share of the parcel's area; soft: the class with the largest
+    mean probability.
+    """
     min_background: float | None = None
-    """The background is chosen only above this share (without it 0.75) or mean probability (0.7)."""
+    """The background is chosen only above this share (without it 0.75) or mean probability
+    (0.7).
+    """
     ties: Literal["higher", "lower"] | None = None
-    """Of classes with equal shares, the one with this number; without it the higher by the hard rule, the lower by the soft."""
+    """Of classes with equal shares, the one with this number; without it the higher by the hard
+    rule, the lower by the soft.
+    """
     outside: Literal["background", "keep"] = "background"
     """Pixels of no parcel, or of one without a class: background, or what they were."""
     background: int = 0

@@ -1,7 +1,8 @@
 """Segments <-> polygons on the grid of the pixels: exact, and simplified along shared borders.
 
-The polygons of a picture form a coverage: no two overlap, and neighbours share every vertex of their common border. That is
-what lets a border be simplified once for both sides (Visvalingam and Whyatt 1993, by GEOS's coverage simplifier).
+The polygons of a picture form a coverage: no two overlap, and neighbours share every vertex of
+their common border. That is what lets a border be simplified once for both sides (Visvalingam and
+Whyatt 1993, by GEOS's coverage simplifier).
 
 Shape suffixes: H W pixels, N segments.
 """
@@ -28,11 +29,13 @@ from panoseg.maps.rasters import PlainRaster
 def polygonise(
     segment_HW: np.ndarray, transform: Affine, tolerance_pixels: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids in a raster, ascending without 0, and their outlines: Polygon, or MultiPolygon where a segment has parts.
+    """Ids in a raster, ascending without 0, and their outlines: Polygon, or MultiPolygon where a
+    segment has parts.
 
-    The outlines are a valid coverage in the units of ``transform``. With a tolerance of 0 they are exact, with vertices only
-    where a border turns or where three segments (or two and the land between) meet. Above 0, borders are simplified: a vertex
-    goes where it spans a triangle smaller than the square of the tolerance; a diagonal of steps becomes a line from 1 on.
+    The outlines are a valid coverage in the units of ``transform``. With a tolerance of 0 they are
+    exact, with vertices only where a border turns or where three segments (or two and the land
+    between) meet. Above 0, borders are simplified: a vertex goes where it spans a triangle smaller
+    than the square of the tolerance; a diagonal of steps becomes a line from 1 on.
 
     >>> ids, outlines = polygonise(np.array([[1, 1, 2], [1, 1, 0]]), Affine.identity())
     >>> ids.tolist(), shapely.area(outlines).tolist()
@@ -46,11 +49,13 @@ def polygonise(
 def polygonise_piece(
     segment_HW: np.ndarray, margins: tuple[int, int, int, int], tolerance_pixels: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As ``polygonise``, for a piece of a raster: outlines in its pixels, which fit those of the pieces around it.
+    """As ``polygonise``, for a piece of a raster: outlines in its pixels, which fit those of the
+    pieces around it.
 
-    margins: how many lines of the neighbours ``segment_HW`` holds above, left, below and right, 0 (an end of the raster) or 1.
-    Nothing is drawn there, but where a border crosses into a neighbour its corner stays: the pieces of a segment share whole
-    edges, and the outlines of all pieces are a valid coverage.
+    margins: how many lines of the neighbours ``segment_HW`` holds above, left, below and right, 0
+    (an end of the raster) or 1. Nothing is drawn there, but where a border crosses into a neighbour
+    its corner stays: the pieces of a segment share whole edges, and the outlines of all pieces are
+    a valid coverage.
 
     >>> above, below = np.array([[1, 2, 2], [1, 1, 2]]), np.array([[1, 2, 2], [1, 1, 2], [1, 1, 2]])
     >>> [shapely.area(polygonise_piece(lines, sides, 0.0)[1]).tolist() for lines, sides in
@@ -72,7 +77,8 @@ def _simplified(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ids, ascending, and the outline of each: its traced parts together, borders simplified."""
     ids, part_of = np.unique(values, return_inverse=True)
-    # A vertex at every corner of a pixel, so that neighbours share theirs; the simplifier takes the idle ones out again.
+    # A vertex at every corner of a pixel, so that neighbours share theirs; the simplifier takes the
+    # idle ones out again.
     parts = shapely.transform(shapely.segmentize(parts, 1.0), np.rint)
     order = np.argsort(part_of, kind="stable")
     outlines = np.asarray(shapely.multipolygons(parts[order], indices=part_of[order]))
@@ -83,7 +89,8 @@ def _simplified(
 
 
 def trace(value_HW: np.ndarray, traced_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Regions of equal values, connected through the sides of pixels: int64 value and Polygon in pixels (column, row) of each.
+    """Regions of equal values, connected through the sides of pixels: int64 value and Polygon in
+    pixels (column, row) of each.
 
     value_HW: whole numbers. traced_HW: bool, False where there is no region.
     """
@@ -93,7 +100,9 @@ def trace(value_HW: np.ndarray, traced_HW: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def to_map(outlines: np.ndarray, transform: Affine) -> np.ndarray:
-    """Outlines from pixels (column, row) to the units of the map; each vertex is computed alike wherever it occurs."""
+    """Outlines from pixels (column, row) to the units of the map; each vertex is computed alike
+    wherever it occurs.
+    """
     matrix = np.array([[transform.a, transform.d], [transform.b, transform.e]])
     return shapely.transform(outlines, lambda xy: xy @ matrix + (transform.c, transform.f))
 
@@ -110,7 +119,9 @@ def to_pixels(outlines: np.ndarray, transform: Affine) -> np.ndarray:
 def shared_areas(
     outlines_A: np.ndarray, outlines_B: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair of outlines of two lists that meet, and the area they share: positions in A and in B, areas."""
+    """Every pair of outlines of two lists that meet, and the area they share: positions in A and in
+    B, areas.
+    """
     first_X, second_X = shapely.STRtree(outlines_B).query(outlines_A, predicate="intersects")
     return (
         first_X,
@@ -120,9 +131,11 @@ def shared_areas(
 
 
 def affine_of(matrix: Sequence[Sequence[float]] | np.ndarray) -> Affine:
-    """The transform of a matrix: 3 x 3 or 2 x 3 as written in textbooks, or their transposes, which S2TSCzCrop stores.
+    """The transform of a matrix: 3 x 3 or 2 x 3 as written in textbooks, or their transposes, which
+    S2TSCzCrop stores.
 
-    A 3 x 3 matrix that reads both ways is taken as in textbooks. Raises ``RasterError`` for anything else.
+    A 3 x 3 matrix that reads both ways is taken as in textbooks. Raises ``RasterError`` for
+    anything else.
 
     >>> affine_of([[10, 0, 0], [0, -10, 0], [500000, 5500000, 1]]) == affine_of([[10, 0, 500000], [0, -10, 5500000]])
     True
@@ -150,7 +163,8 @@ def rasterise(
     shape_HW: tuple[int, int],
     transform: Affine,
 ) -> np.ndarray:
-    """The raster of outlines: a pixel has the id of the outline that holds its centre, 0 outside of all. int32, H x W.
+    """The raster of outlines: a pixel has the id of the outline that holds its centre, 0 outside of
+    all. int32, H x W.
 
     Undoes ``polygonise`` exactly where nothing was simplified.
     """
@@ -161,13 +175,17 @@ def rasterise(
 
 
 SHEET_SIDE = 512
-"""Simplifying a coverage takes more than twice as long for twice the borders; larger maps have several sheets."""
+"""Simplifying a coverage takes more than twice as long for twice the borders; larger maps have
+several sheets.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """A piece of a raster of segments. ``window``: where it lies; margins: lines of its neighbours that ``segment_HW`` holds
-    above, left, below and right, 0 or 1; tolerance_pixels: how far borders are simplified."""
+    """A piece of a raster of segments. ``window``: where it lies; margins: lines of its neighbours
+    that ``segment_HW`` holds above, left, below and right, 0 or 1; tolerance_pixels: how far
+    borders are simplified.
+    """
 
     window: Window
     segment_HW: np.ndarray
@@ -177,8 +195,9 @@ class Sheet:
 
 @dataclass(frozen=True, eq=False)
 class SheetOutlines:
-    """What a sheet holds: ``ids`` of segments, ascending, their pixels on the sheet, and their outlines as WKB in pixels of the
-    map (column, row)."""
+    """What a sheet holds: ``ids`` of segments, ascending, their pixels on the sheet, and their
+    outlines as WKB in pixels of the map (column, row).
+    """
 
     ids: np.ndarray
     pixels: np.ndarray
@@ -191,7 +210,9 @@ def plan_sheets(height: int, width: int, side: int = SHEET_SIDE) -> list[Window]
 
 
 def read_sheets(raster: PlainRaster, drawn: np.ndarray, tolerance_pixels: float) -> Iterator[Sheet]:
-    """The sheets of a raster of segments, one after the other. drawn: bool by id; other segments have no outline."""
+    """The sheets of a raster of segments, one after the other. drawn: bool by id; other segments
+    have no outline.
+    """
     height, width = raster.shape_HW
     for window in plan_sheets(height, width):
         top, left = int(window.top > 0), int(window.left > 0)
@@ -226,10 +247,11 @@ def draw_sheet(sheet: Sheet) -> SheetOutlines:
 
 
 class OutlineFiles:
-    """Collects the outlines of sheets, in any order, and keeps whole ones in a file of a folder, where they are found by id.
+    """Collects the outlines of sheets, in any order, and keeps whole ones in a file of a folder,
+    where they are found by id.
 
-    area_N: pixels of each segment in the whole map, by id: a segment is whole when all of them have been seen. Methods raise
-    ``OutputError`` for a full disk.
+    area_N: pixels of each segment in the whole map, by id: a segment is whole when all of them have
+    been seen. Methods raise ``OutputError`` for a full disk.
     """
 
     def __init__(self, folder: Path, area_N: np.ndarray) -> None:
@@ -264,7 +286,9 @@ class OutlineFiles:
             raise RuntimeError(f"{len(self._pieces)} segments are not whole: a sheet is missing")
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """The outlines of some segments, ids ascending, in their order: Polygon or MultiPolygon, pixels (column, row)."""
+        """The outlines of some segments, ids ascending, in their order: Polygon or MultiPolygon,
+        pixels (column, row).
+        """
         if not len(ids):
             return np.empty(0, dtype=object)
         between = "SELECT id, outline FROM outlines WHERE id BETWEEN ? AND ? ORDER BY id"

@@ -1,8 +1,8 @@
 """``item.json``: a map as a STAC item, with the model that made it.
 
-Fields: STAC 1.1; Machine Learning Model extension 1.4 (stac-extensions/mlm @ 103a77a, json-schema/schema.json and examples);
-projection 2.0, processing 1.2 and classification 2.0. Addresses of files are relative to the item, that of the
-weights is absolute.
+Fields: STAC 1.1; Machine Learning Model extension 1.4 (stac-extensions/mlm @ 103a77a,
+json-schema/schema.json and examples); projection 2.0, processing 1.2 and classification 2.0.
+Addresses of files are relative to the item, that of the weights is absolute.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def map_item(
     options: MapOptions,
     out: Path,
 ) -> dict[str, Any]:
-    """The item of a map whose files lie in ``out``, JSON-ready. weights_folder: where the weights lie, if they lie anywhere."""
+    """The item of a map whose files lie in ``out``, JSON-ready. weights_folder: where the weights
+    lie, if they lie anywhere.
+    """
     outline, box = _footprint(grid)
     first, last = (
         datetime.combine(day.astype(object), datetime.min.time(), UTC)
@@ -107,8 +109,9 @@ def map_item(
 
 
 def _footprint(grid: GeoBox) -> tuple[BaseGeometry, list[float]]:
-    """Outline and box of a grid in degrees; over the date line two polygons, and a box whose west is greater than its east
-    (RFC 7946, sections 3.1.9 and 5.2)."""
+    """Outline and box of a grid in degrees; over the date line two polygons, and a box whose west
+    is greater than its east (RFC 7946, sections 3.1.9 and 5.2).
+    """
     outline = grid.extent.to_crs("EPSG:4326").geom
     west, south, east, north = outline.bounds
     if east - west <= 180:
@@ -142,7 +145,9 @@ def _projection(grid: GeoBox) -> dict[str, Any]:
 
 
 def _model(weights: Weights, options: MapOptions, dates: int) -> dict[str, Any]:
-    """What the extension says of a model. The number of dates of an input is any (-1); the map used ``dates``."""
+    """What the extension says of a model. The number of dates of an input is any (-1); the map used
+    ``dates``.
+    """
     card = weights.card
     normalisation = card.known_normalisation()
     pairs = zip(normalisation.mean, normalisation.std, strict=True)
@@ -235,7 +240,10 @@ def _model_asset(folder: str | None) -> pystac.Asset:
     return pystac.Asset(href, "The model", None, media, ["mlm:model"], {"mlm:artifact_type": kind})
 
 
-SHIPPED_NOTE = "No weights were given: the ones in the package were used, which were trained on simulated seasons."
+SHIPPED_NOTE = (
+    "No weights were given: the ones in the package were used, which were trained on simulated"
+    " seasons."
+)
 _FEW_DATES = 4
 _ROWS_AT_ONCE = 16_384
 """A parcel takes about five thousand bytes while it is written."""
@@ -302,7 +310,9 @@ def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: Ou
 def _pieces(
     given: MapInputs, segments: Segments, outlines: OutlineFiles, things: np.ndarray
 ) -> Iterator[gpd.GeoDataFrame]:
-    """The parcels of some rows of the table, so many at a time as are held in memory; at least one piece."""
+    """The parcels of some rows of the table, so many at a time as are held in memory; at least one
+    piece.
+    """
     grid, card, season = given.cube.odc.geobox, given.weights.card, given.season
     for start in range(0, max(len(things), 1), _ROWS_AT_ONCE):
         rows = segments.take(things[start : start + _ROWS_AT_ONCE])
@@ -312,7 +322,9 @@ def _pieces(
             grid.crs.to_wkt(),
             card.classes,
             observed=season.dates_T[-1],
-            details=f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates",
+            details=(
+                f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates"
+            ),
         )
 
 
@@ -352,13 +364,16 @@ def _compared(
 
 
 def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]:
-    """What a reader should know before the numbers, a sentence each. data_share: of the land that is mapped, 0..1."""
+    """What a reader should know before the numbers, a sentence each. data_share: of the land that
+    is mapped, 0..1.
+    """
     season = given.season
     notes = [SHIPPED_NOTE] if given.weights_name is None else []
     if season.left_out:
         dates = len(season.left_out) + len(season.days_T)
         notes.append(
-            f"{len(season.left_out)} of {dates} dates were left out; the report says which, and why."
+            f"{len(season.left_out)} of {dates} dates were left out; the report says which, and"
+            " why."
         )
     spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())

@@ -1,8 +1,8 @@
 """A picture of segments -> a table of parcels, and the files that a mapper opens.
 
-Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.2.0 and crop extension 0.1.0): ``id``,
-``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them stand ``class``, ``confidence``, ``area_ha``, and how
-likely each class is.
+Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.2.0 and crop
+extension 0.1.0): ``id``, ``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them
+stand ``class``, ``confidence``, ``area_ha``, and how likely each class is.
 
 Shape suffixes: N parcels, K classes.
 """
@@ -59,13 +59,16 @@ def parcels_of(
     observed: np.datetime64 | str | None = None,
     details: str = "",
 ) -> gpd.GeoDataFrame:
-    """The things of a picture as parcels, one row each, in ascending order of their ids: a valid coverage.
+    """The things of a picture as parcels, one row each, in ascending order of their ids: a valid
+    coverage.
 
-    tolerance_pixels: how far borders are simplified, see ``polygonise``. observed: the last image's date. details: how the
-    parcels were found, for people. Columns: id (text), class (name), confidence (0..1), second_class and second_probability
-    (the likeliest other class), area_ha and area (of the polygon), pixels (of the segment), crop:code, crop:name, crop:name_en,
-    crop:code_list, determination_method, determination_datetime, determination_details, probability:NAME of every class of
-    things (0..1, together 1), geometry. Where nobody has said how likely classes are, the columns of that are empty.
+    tolerance_pixels: how far borders are simplified, see ``polygonise``. observed: the last image's
+    date. details: how the parcels were found, for people. Columns: id (text), class (name),
+    confidence (0..1), second_class and second_probability (the likeliest other class), area_ha and
+    area (of the polygon), pixels (of the segment), crop:code, crop:name, crop:name_en,
+    crop:code_list, determination_method, determination_datetime, determination_details,
+    probability:NAME of every class of things (0..1, together 1), geometry. Where nobody has said
+    how likely classes are, the columns of that are empty.
     """
     things = picture.keep(picture.segments.is_thing)
     _, outlines = polygonise(things.segment_HW, transform, tolerance_pixels)
@@ -107,13 +110,17 @@ def parcel_table(
 
 
 def _probabilities(rows: Segments, table: ClassTable) -> np.ndarray:
-    """How likely segments are of each class of a table, float32, N x K; rows of which nobody has said are 0."""
+    """How likely segments are of each class of a table, float32, N x K; rows of which nobody has
+    said are 0.
+    """
     missing = table.count - rows.probabilities.shape[1]
     return np.pad(rows.probabilities, ((0, 0), (0, missing)))
 
 
 def _second_columns(rows: Segments, table: ClassTable) -> dict[str, object]:
-    """The likeliest class but the segment's own, and how likely it is; empty where nobody has said."""
+    """The likeliest class but the segment's own, and how likely it is; empty where nobody has
+    said.
+    """
     other_NK = _probabilities(rows, table)
     other_NK[np.arange(len(rows)), rows.class_ids] = 0
     class_N, probability_N = other_NK.argmax(axis=1), other_NK.max(axis=1)
@@ -153,7 +160,8 @@ def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
 def write_geoparquet(
     pieces: Iterable[gpd.GeoDataFrame], path: Path | str, collection: str | None = None
 ) -> None:
-    """Write pieces of a table, one or more, as GeoParquet 1.1 with fiboa's metadata, atomically; each is a row group.
+    """Write pieces of a table, one or more, as GeoParquet 1.1 with fiboa's metadata, atomically;
+    each is a row group.
 
     collection: its id; without one the file's name.
     """
@@ -176,8 +184,10 @@ def write_geoparquet(
 
 
 def _with_schema(schema: pa.Schema, told: dict[str, str]) -> dict[str, str]:
-    """What a file of Parquet says of itself: what it is told, what pandas needs, and Arrow's schema, which holds both: where it
-    is stored Arrow's readers look nowhere else. The writer could store it, but only before all is known."""
+    """What a file of Parquet says of itself: what it is told, what pandas needs, and Arrow's
+    schema, which holds both: where it is stored Arrow's readers look nowhere else. The writer could
+    store it, but only before all is known.
+    """
     told = {key.decode(): value.decode() for key, value in schema.metadata.items()} | told
     serialized = schema.with_metadata(told).serialize().to_pybytes()
     return told | {"ARROW:schema": base64.b64encode(serialized).decode()}
@@ -196,7 +206,9 @@ def _arrow_table(parcels: gpd.GeoDataFrame) -> tuple[pa.Table, dict[str, Any]]:
 
 
 def _together(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What GeoParquet says of several pieces of a table: box and types of geometries are those of all."""
+    """What GeoParquet says of several pieces of a table: box and types of geometries are those of
+    all.
+    """
     if len(known) == 1:
         return known[0]  # which may be empty, without a box
     name = known[0]["primary_column"]
@@ -210,8 +222,9 @@ def _together(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def write_partitions(parts: Iterable[Iterable[gpd.GeoDataFrame]], path: Path | str) -> None:
-    """Write a folder of GeoParquet files, ``part-00000.parquet`` and so on, each of some pieces, atomically; readers of Parquet
-    take it for one."""
+    """Write a folder of GeoParquet files, ``part-00000.parquet`` and so on, each of some pieces,
+    atomically; readers of Parquet take it for one.
+    """
     path = Path(path)
     with atomic(path) as temporary:
         temporary.mkdir()
@@ -220,8 +233,9 @@ def write_partitions(parts: Iterable[Iterable[gpd.GeoDataFrame]], path: Path | s
 
 
 def read_geoparquet(path: Path | str) -> Iterator[gpd.GeoDataFrame]:
-    """The parcels of a map in the pieces in which they were written, one after the other: of its one file, or of each file of
-    its folder."""
+    """The parcels of a map in the pieces in which they were written, one after the other: of its
+    one file, or of each file of its folder.
+    """
     path = Path(path)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
         with pq.ParquetFile(part) as source:
@@ -237,7 +251,9 @@ def _parcels_of(table: pa.Table) -> gpd.GeoDataFrame:
 
 
 def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
-    """Write a GeoPackage with one layer, ``parcels``, atomically; all parts are as many rows of it."""
+    """Write a GeoPackage with one layer, ``parcels``, atomically; all parts are as many rows of
+    it.
+    """
     with atomic(path, _VECTOR_FAILURES) as temporary:
         count = 0
         for part in parts:
@@ -263,10 +279,11 @@ def _check_geopackage(path: Path, count: int) -> None:
 
 
 def write_pmtiles(parts: Iterable[gpd.GeoDataFrame], path: Path | str, crs: str) -> None:
-    """Write vector tiles of Web Mercator in one file (PMTiles 3), zoom levels 8 to 13, for maps on web pages; atomically.
+    """Write vector tiles of Web Mercator in one file (PMTiles 3), zoom levels 8 to 13, for maps on
+    web pages; atomically.
 
-    A parcel has its ``id``, ``class``, ``confidence``, ``second_class``, ``second_probability`` and ``area_ha``; outlines are
-    as fine as the zoom level needs.
+    A parcel has its ``id``, ``class``, ``confidence``, ``second_class``, ``second_probability`` and
+    ``area_ha``; outlines are as fine as the zoom level needs.
     """
     columns = {"id": pa.string(), "class": pa.string(), "confidence": pa.float32()}
     columns |= {

@@ -1,4 +1,5 @@
-"""A window of a cube + weights -> the pictures of its tiles: all that a worker does, wherever it runs.
+"""A window of a cube + weights -> the pictures of its tiles: all that a worker does, wherever it
+runs.
 
 Shape suffixes: B batch, T dates, C bands, H W pixels.
 """
@@ -62,8 +63,9 @@ class Predictor:
     def pictures(self, tiles: Sequence[np.ndarray], days_T: np.ndarray) -> Iterator[Panoptic]:
         """The picture of each tile; all have one size.
 
-        On a GPU the backbone sees several tiles at once, the head each by itself: centres are found against the mean heat of a
-        batch, so that a tile's parcels would else depend on its company. On a CPU nothing is gained by that.
+        On a GPU the backbone sees several tiles at once, the head each by itself: centres are found
+        against the mean heat of a batch, so that a tile's parcels would else depend on its company.
+        On a CPU nothing is gained by that.
         """
         size = _GPU_TILES if self.device.type == "cuda" else 1
         for start in range(0, len(tiles), size):
@@ -71,8 +73,9 @@ class Predictor:
 
     @torch.inference_mode()
     def batch(self, images_BTCHW: np.ndarray, days_T: np.ndarray) -> list[Panoptic]:
-        """The pictures of tiles that the backbone sees together; images_BTCHW: float32 reflectance x 10 000, any size (mirrored
-        up to the network's stride)."""
+        """The pictures of tiles that the backbone sees together; images_BTCHW: float32 reflectance
+        x 10 000, any size (mirrored up to the network's stride).
+        """
         count, height, width = len(images_BTCHW), *images_BTCHW.shape[-2:]
         margins = ((0, 0), (0, 0), (0, 0), (0, -height % self.stride), (0, -width % self.stride))
         images = torch.from_numpy(np.pad(images_BTCHW, margins, mode="symmetric")).to(self.device)
@@ -108,8 +111,9 @@ def _alone(maps: FeatureMaps, place: int) -> FeatureMaps:
 class PredictionJob:
     """What the pictures of a map are made of: all that a worker is told.
 
-    cube_path: where the worker finds the cube. index_T: the dates of the season among those of the checked cube. days_T: their
-    days since ``reference``. outline: what is mapped, in the cube's coordinate system; None for all of it.
+    cube_path: where the worker finds the cube. index_T: the dates of the season among those of the
+    checked cube. days_T: their days since ``reference``. outline: what is mapped, in the cube's
+    coordinate system; None for all of it.
     """
 
     cube_path: Path
@@ -152,14 +156,18 @@ class OpenJob:
         return Predictor(self.job.weights, self.job.options, self.job.reference)
 
     def check(self, here: bool) -> None:
-        """Raise what is wrong with the weights and, where the work is done ``here``, with the device."""
+        """Raise what is wrong with the weights and, where the work is done ``here``, with the
+        device.
+        """
         if here:
             _ = self.predictor
         else:
             Predictor(self.job.weights, replace(self.job.options, device="cpu"), self.job.reference)
 
     def steps(self, block: Block) -> Generator[int, None, bytes]:
-        """Predict a window; yields how many more tiles are done, and returns it as bytes, see ``panoseg.maps.windows``."""
+        """Predict a window; yields how many more tiles are done, and returns it as bytes, see
+        ``panoseg.maps.windows``.
+        """
         bands, outline = self.predictor.card.bands, self.job.outline
         with reading(self.job.cube_path):
             images_TCHW, data_HW = read_window(self.cube, bands, block.window)

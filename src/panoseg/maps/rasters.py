@@ -1,4 +1,6 @@
-"""Rasters of any size: plain numbers on disk, window by window, then cloud-optimised GeoTIFFs, atomically."""
+"""Rasters of any size: plain numbers on disk, window by window, then cloud-optimised GeoTIFFs,
+atomically.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from panoseg.files import atomic, output_error
 NO_DATA_CLASS = 255
 NO_CONFIDENCE = 255
 TABLE_TAG = "CLASS_TABLE"
-"""Tag of a band that names its class table; beside it stands a tag for each class, its id with its name."""
+"""Tag of a band that names its class table; beside it stands a tag for each class, its id with its
+name.
+"""
 _GDAL_TYPES = {"uint8": "Byte", "int32": "Int32"}
 _BLOCK_ROWS = 512
 """Of GDAL's cloud-optimised GeoTIFFs, which are checked a line of blocks at a time."""
@@ -33,8 +37,9 @@ _CACHE_BYTES = 64 * 1024**2
 
 @dataclass(frozen=True)
 class RasterKind:
-    """What the numbers of a raster are: ``dtype`` (uint8 or int32), the value of no data, colours (red, green, blue, alpha) and
-    tags of the band."""
+    """What the numbers of a raster are: ``dtype`` (uint8 or int32), the value of no data, colours
+    (red, green, blue, alpha) and tags of the band.
+    """
 
     dtype: str
     nodata: int
@@ -111,7 +116,9 @@ def _write_all(descriptor: int, content: bytes, start: int) -> None:
 
 
 def write_cog(path: Path | str, plain: PlainRaster, grid: GeoBox) -> None:
-    """Write a plain raster as a cloud-optimised GeoTIFF with overviews; memory grows with its width alone, and little."""
+    """Write a plain raster as a cloud-optimised GeoTIFF with overviews; memory grows with its width
+    alone, and little.
+    """
     header = plain.path.with_name(f"{plain.path.name}.vrt")
     with atomic(path, (RasterioError,)) as temporary:
         try:
@@ -133,8 +140,9 @@ def write_cog(path: Path | str, plain: PlainRaster, grid: GeoBox) -> None:
 
 
 def _check_written(written: Path, plain: PlainRaster, path: Path) -> None:
-    """Raise ``OutputError`` where a file does not hold what was to be written: GDAL closes one that a full disk has cut off
-    without a word."""
+    """Raise ``OutputError`` where a file does not hold what was to be written: GDAL closes one that
+    a full disk has cut off without a word.
+    """
     height, width = plain.shape_HW
     with rasterio.open(written) as source:
         for top in range(0, height, _BLOCK_ROWS):
@@ -167,10 +175,12 @@ def _header(plain: PlainRaster, grid: GeoBox) -> str:
         f"<MDI key={quoteattr(name)}>{escape(value)}</MDI>" for name, value in kind.tags.items()
     )
     return (
-        f'<VRTDataset rasterXSize="{width}" rasterYSize="{height}">{system}<GeoTransform>{transform}</GeoTransform>'
+        f'<VRTDataset rasterXSize="{width}"'
+        f' rasterYSize="{height}">{system}<GeoTransform>{transform}</GeoTransform>'
         f'<VRTRasterBand dataType="{_GDAL_TYPES[kind.dtype]}" band="1" subClass="VRTRawRasterBand">'
         f"<Metadata>{tags}</Metadata><NoDataValue>{kind.nodata}</NoDataValue>{table}"
-        f'<SourceFilename relativeToVRT="1">{escape(plain.path.name)}</SourceFilename><ImageOffset>0</ImageOffset>'
+        "<SourceFilename"
+        f' relativeToVRT="1">{escape(plain.path.name)}</SourceFilename><ImageOffset>0</ImageOffset>'
         f"<PixelOffset>{size}</PixelOffset><LineOffset>{size * width}</LineOffset><ByteOrder>LSB</ByteOrder>"
         "</VRTRasterBand></VRTDataset>"
     )

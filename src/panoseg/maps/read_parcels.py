@@ -1,4 +1,6 @@
-"""Files of parcels that anybody made, read with suspicion: what comes out are polygons on known land."""
+"""Files of parcels that anybody made, read with suspicion: what comes out are polygons on known
+land.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,13 @@ _AREAL = re.compile("Polygon|Surface|Unknown|Collection")
 
 
 def read_parcels(path: Path | str, area: gpd.GeoSeries | None = None) -> gpd.GeoDataFrame:
-    """Parcels of any origin: GeoParquet, GeoPackage, GeoJSON, Shapefile. Rows without area are left out.
+    """Parcels of any origin: GeoParquet, GeoPackage, GeoJSON, Shapefile. Rows without area are left
+    out.
 
-    area: only rows that meet its bounding box are kept; where the format allows, the others are not even read. The result may
-    have no rows where the file has none. Raises ``ParcelsError`` for what cannot be read, has several layers of polygons, rows
-    but no polygons, coordinates that are no numbers, and no coordinate system or one that they do not fit.
+    area: only rows that meet its bounding box are kept; where the format allows, the others are not
+    even read. The result may have no rows where the file has none. Raises ``ParcelsError`` for what
+    cannot be read, has several layers of polygons, rows but no polygons, coordinates that are no
+    numbers, and no coordinate system or one that they do not fit.
     """
     path = Path(path)
     if not path.exists():
@@ -103,7 +107,9 @@ def _read(path: Path, area: gpd.GeoSeries | None) -> gpd.GeoDataFrame:
 
 
 def _box_around(area: gpd.GeoSeries, crs: CRS | str) -> tuple[float, ...]:
-    """Left, bottom, right and top of an area in another coordinate system, in which its straight edges are bent."""
+    """Left, bottom, right and top of an area in another coordinate system, in which its straight
+    edges are bent.
+    """
     return tuple(
         area.segmentize(max(area.length.max() / _EDGE_PIECES, 1e-9)).to_crs(crs).total_bounds
     )
@@ -117,13 +123,16 @@ def _near(parcels: gpd.GeoDataFrame, area: gpd.GeoSeries | None) -> gpd.GeoDataF
 
 
 def _on_earth(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
-    """The same, unless outlines lie nowhere: no numbers, metres that are called degrees, a plane without a place."""
+    """The same, unless outlines lie nowhere: no numbers, metres that are called degrees, a plane
+    without a place.
+    """
     outlines = np.asarray(parcels.geometry.values, dtype=object)
     coordinates, row = shapely.get_coordinates(outlines, return_index=True)
     wrong = np.unique(row[~np.isfinite(coordinates).all(axis=1)])
     if len(wrong):
         raise ParcelsError(
-            f"{path}: {len(wrong)} of {len(parcels)} outlines, first in row {wrong[0]}, have coordinates that are not finite",
+            f"{path}: {len(wrong)} of {len(parcels)} outlines, first in row {wrong[0]}, have"
+            " coordinates that are not finite",
             "numbers",
             "mend them or take them out",
         )
@@ -134,7 +143,8 @@ def _on_earth(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     if len(nowhere):
         west, south, east, north = boxes_N4[nowhere[0]]
         raise ParcelsError(
-            f"{path}: coordinates from ({west:g}, {south:g}) to ({east:g}, {north:g}) are no place in {parcels.crs.name}",
+            f"{path}: coordinates from ({west:g}, {south:g}) to ({east:g}, {north:g}) are no place"
+            f" in {parcels.crs.name}",
             "the coordinate system that they were made in",
             "assign it: parcels.set_crs(..., allow_override=True) in geopandas",
         )
@@ -168,7 +178,8 @@ def _with_area(parcels: gpd.GeoDataFrame, path: Path) -> gpd.GeoDataFrame:
     if len(kept) < len(parcels):  # worth a word: GDAL reads a damaged outline as none
         kept.attrs[_COUNT_LEFT_OUT] = len(parcels) - len(kept)
         kept.attrs[_LEFT_OUT] = (
-            f"{len(parcels) - len(kept)} of {len(parcels)} rows of {path} have no area and were left out."
+            f"{len(parcels) - len(kept)} of {len(parcels)} rows of {path} have no area and were"
+            " left out."
         )
     return kept
 
@@ -183,7 +194,9 @@ def left_out_notes(*tables: gpd.GeoDataFrame | None) -> tuple[str, ...]:
 def check_place(
     parcels: gpd.GeoDataFrame, path: Path | str, area: gpd.GeoSeries, of: Path | str
 ) -> None:
-    """Raise ``ParcelsError`` unless the box around the parcels of the file ``path`` meets the one around the area of ``of``."""
+    """Raise ``ParcelsError`` unless the box around the parcels of the file ``path`` meets the one
+    around the area of ``of``.
+    """
     corners = (
         gpd.GeoSeries([shapely.box(*area.total_bounds)], crs=area.crs)
         .to_crs(parcels.crs)
@@ -201,8 +214,8 @@ def check_place(
 def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
     """The parcels' outlines, each a valid Polygon or MultiPolygon.
 
-    Outlines that cross themselves are mended. No outline, one without area, and what a coordinate system cannot hold become an
-    empty one.
+    Outlines that cross themselves are mended. No outline, one without area, and what a coordinate
+    system cannot hold become an empty one.
     """
     outlines = np.array(parcels.geometry.values, dtype=object)
     outlines[~np.isfinite(shapely.bounds(outlines)).all(axis=1)] = Polygon()
@@ -216,6 +229,8 @@ def valid_outlines(parcels: gpd.GeoDataFrame) -> np.ndarray:
 
 
 def _polygons_of(outline: BaseGeometry) -> BaseGeometry:
-    """Only the polygons of a collection: mending leaves lines where a ring had run back on itself."""
+    """Only the polygons of a collection: mending leaves lines where a ring had run back on
+    itself.
+    """
     parts = shapely.get_parts(shapely.get_parts(outline))
     return shapely.union_all(parts[shapely.get_type_id(parts) == GeometryType.POLYGON])

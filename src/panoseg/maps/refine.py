@@ -34,14 +34,15 @@ def area_shares(
 ) -> np.ndarray:
     """The share of each parcel's area that every class has, 0..1, N x K.
 
-    Areas are those of the polygons, not of pixels by their centres. There is no class outside of the raster and where there are
-    no data, so that a row may add up to less than 1.
+    Areas are those of the polygons, not of pixels by their centres. There is no class outside of
+    the raster and where there are no data, so that a row may add up to less than 1.
 
     >>> half = shapely.box(0, 0, 2, 1)
     >>> area_shares(np.array([half]), np.array([[1, 2, 0]]), np.ones((1, 3), bool), 3)
     array([[0. , 0.5, 0.5]])
     """
-    # Regions are cut into tiles: the land between parcels would otherwise be one polygon that meets them all.
+    # Regions are cut into tiles: the land between parcels would otherwise be one polygon that meets
+    # them all.
     row_H, column_W = (np.arange(length, dtype=np.int32) // _TILE for length in classes_HW.shape)
     tile_HW = row_H[:, None] * (column_W[-1] + 1) + column_W
     value_P, piece_P = trace(tile_HW * class_count + classes_HW, data_HW)
@@ -56,7 +57,8 @@ def area_shares(
 def mean_probabilities(
     outlines_N: np.ndarray, bands: Iterable[np.ndarray], data_HW: np.ndarray
 ) -> np.ndarray:
-    """The mean of every class's probability over the pixels whose centre each parcel covers, borders included; N x K.
+    """The mean of every class's probability over the pixels whose centre each parcel covers,
+    borders included; N x K.
 
     bands: K times H x W. Pixels without data do not count; a parcel that covers no other has zeros.
 
@@ -77,7 +79,9 @@ def mean_probabilities(
 def covered_pixels(
     outlines_N: np.ndarray, shape_HW: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a parcel and a pixel (row x W + column) whose centre it covers, borders included; by parcel."""
+    """Pairs of a parcel and a pixel (row x W + column) whose centre it covers, borders included; by
+    parcel.
+    """
     height, width = shape_HW
     shapely.prepare(outlines_N)
     parcels, pixels = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -103,8 +107,9 @@ NO_CLASS = -1
 class Choice:
     """The class of each parcel, and how sure it is. All of shape N.
 
-    class_ids, runners_up: int64, -1 for none. confidence, runner_up_confidence: share of the parcel's area, or mean
-    probability, 0..1, of the two. tied: bool, another class has the same share.
+    class_ids, runners_up: int64, -1 for none. confidence, runner_up_confidence: share of the
+    parcel's area, or mean probability, 0..1, of the two. tied: bool, another class has the same
+    share.
     """
 
     class_ids: np.ndarray
@@ -118,7 +123,8 @@ class Choice:
 class Refinement:
     """Parcels with one class each, and their raster.
 
-    parcels: see ``refine``. classes_HW: uint8, 255 for no data. left_out: parcels that lie outside of the raster.
+    parcels: see ``refine``. classes_HW: uint8, 255 for no data. left_out: parcels that lie outside
+    of the raster.
     """
 
     parcels: gpd.GeoDataFrame
@@ -132,10 +138,11 @@ def refine_file(
     out: Path | str,
     options: RefineOptions | None = None,
 ) -> Refinement:
-    """``refine`` of files, written to the folder ``out``: classes.tif and parcels.parquet; or the table alone to out.parquet.
+    """``refine`` of files, written to the folder ``out``: classes.tif and parcels.parquet; or the
+    table alone to out.parquet.
 
-    source: a raster (see ``read_class_raster``) or the folder of a map. parcels: a file of parcels, or None. Raises
-    ``PanosegError`` of several kinds.
+    source: a raster (see ``read_class_raster``) or the folder of a map. parcels: a file of parcels,
+    or None. Raises ``PanosegError`` of several kinds.
     """
     options, out = options or RefineOptions(), Path(out)
     alone = out.suffix == ".parquet"
@@ -154,7 +161,9 @@ def refine_file(
 
 
 def _raster_of(source: Path, options: RefineOptions) -> ClassRaster:
-    """A raster, or that of a map's folder, whose confidence stands in for probabilities where those are needed."""
+    """A raster, or that of a map's folder, whose confidence stands in for probabilities where those
+    are needed.
+    """
     if not source.is_dir():
         return read_class_raster(source, options.background)
     raster = read_class_raster(source / "classes.tif", options.background)
@@ -168,13 +177,15 @@ def refine(
     parcels: gpd.GeoDataFrame | None = None,
     options: RefineOptions | None = None,
 ) -> Refinement:
-    """Give each parcel one class, by ``choose``, and draw the parcels with it; later parcels cover earlier ones.
+    """Give each parcel one class, by ``choose``, and draw the parcels with it; later parcels cover
+    earlier ones.
 
-    parcels: in any coordinate system; None: the connected regions of the raster itself. The table has their own columns (those
-    of our names as ``given_...``), in the raster's coordinate system, and: id (text), class and runner_up (names, or None),
-    confidence and runner_up_confidence (share of the parcel's area or mean probability, 0..1), tied, area_ha and area (ha),
-    fiboa's crop:... and determination_..., and for every class that any parcel has some of share:NAME or probability:NAME (of
-    the class). Raises ``ParcelsError`` and ``ConfigError``.
+    parcels: in any coordinate system; None: the connected regions of the raster itself. The table
+    has their own columns (those of our names as ``given_...``), in the raster's coordinate system,
+    and: id (text), class and runner_up (names, or None), confidence and runner_up_confidence (share
+    of the parcel's area or mean probability, 0..1), tied, area_ha and area (ha), fiboa's crop:...
+    and determination_..., and for every class that any parcel has some of share:NAME or
+    probability:NAME (of the class). Raises ``ParcelsError`` and ``ConfigError``.
     """
     options = options or RefineOptions()
     given = _regions(raster) if parcels is None else _on_raster(parcels, raster)
@@ -197,10 +208,12 @@ def refine(
 
 
 def choose(shares_NK: np.ndarray, options: RefineOptions) -> Choice:
-    """The class with the largest share of each parcel; the background only where its share is above the threshold.
+    """The class with the largest share of each parcel; the background only where its share is above
+    the threshold.
 
-    shares_NK: share of the area or mean probability, 0..1; a class without share is never chosen. The runner-up is the largest
-    of the other shares, the background's included: one above the class's own says that the background was overruled.
+    shares_NK: share of the area or mean probability, 0..1; a class without share is never chosen.
+    The runner-up is the largest of the other shares, the background's included: one above the
+    class's own says that the background was overruled.
 
     >>> choice = choose(np.array([[0.6, 0.1, 0.3], [0.8, 0.2, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 0.0]]), RefineOptions())
     >>> choice.class_ids.tolist(), choice.runners_up.tolist(), choice.tied.tolist()
@@ -233,7 +246,9 @@ def choose(shares_NK: np.ndarray, options: RefineOptions) -> Choice:
 
 
 def _largest(values_NK: np.ndarray, options: RefineOptions) -> np.ndarray:
-    """The class of the largest value in each row, the higher or the lower of equals; -1 where all are minus infinity."""
+    """The class of the largest value in each row, the higher or the lower of equals; -1 where all
+    are minus infinity.
+    """
     top_N = values_NK.max(axis=1)
     equal_NK = values_NK >= top_N[:, None] - _EQUAL
     first_N = equal_NK.argmax(axis=1)
@@ -333,7 +348,9 @@ def _table_of(
 def _drawn(
     given: gpd.GeoDataFrame, class_ids: np.ndarray, raster: ClassRaster, options: RefineOptions
 ) -> np.ndarray:
-    """The raster of the parcels' classes; pixels of no parcel, or of one without a class, by the options."""
+    """The raster of the parcels' classes; pixels of no parcel, or of one without a class, by the
+    options.
+    """
     chosen = class_ids != NO_CLASS
     outlines = given.geometry.to_numpy()[chosen]
     burned_HW = rasterise(

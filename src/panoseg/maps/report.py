@@ -1,4 +1,6 @@
-"""What a report says of the parcels of a map of any size: sums, and the few parcels that it shows."""
+"""What a report says of the parcels of a map of any size: sums, and the few parcels that it
+shows.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,8 @@ class ClassSummary:
 class Doubt:
     """Two classes that the network finds hard to tell apart.
 
-    area_ha: of parcels of the class ``name`` whose likeliest other class is ``second``, each times the probability of that: the
-    hectares that are of ``second``, if the probabilities are right.
+    area_ha: of parcels of the class ``name`` whose likeliest other class is ``second``, each times
+    the probability of that: the hectares that are of ``second``, if the probabilities are right.
     """
 
     name: str
@@ -64,9 +66,10 @@ class Doubt:
 class ParcelSummary:
     """The parcels of a map.
 
-    count, area_ha, confidence (the mean, None without parcels). classes: those that occur, the one with the most land first.
-    doubts: the pairs of classes with most hectares in doubt, at most 6. largest: the largest parcels, at most 6000, all of a
-    small map. examples: the largest of each class.
+    count, area_ha, confidence (the mean, None without parcels). classes: those that occur, the one
+    with the most land first.
+    doubts: the pairs of classes with most hectares in doubt, at most 6. largest: the largest
+    parcels, at most 6000, all of a small map. examples: the largest of each class.
     """
 
     count: int
@@ -83,7 +86,9 @@ class ParcelSummary:
         return len(self.largest) == self.count
 
     def chosen(self, count: int) -> gpd.GeoDataFrame:
-        """The largest parcel of each of the classes with the most land; then the next largest. At most ``count``."""
+        """The largest parcel of each of the classes with the most land; then the next largest. At
+        most ``count``.
+        """
         by_size = self.examples.sort_values("area_ha", ascending=False, kind="stable")
         first = by_size.drop_duplicates("class").set_index("class", drop=False)
         names = [row.name for row in self.classes[:count]]
@@ -165,10 +170,11 @@ _CURVE_WIDTH, _CURVE_HEIGHT = 300, 130
 class ReportContent:
     """What a report is made of.
 
-    title: of the page. source: the cube's path, for messages. cube: checked, with the dates of ``season`` only. classes_path:
-    the raster of classes, for maps of more parcels than can be drawn one by one. weights: where they came from, None for those
-    in the package. notes: sentences that the reader should see first. comparison, truth and invented (the parcels that match no
-    true one): all or none.
+    title: of the page. source: the cube's path, for messages. cube: checked, with the dates of
+    ``season`` only. classes_path: the raster of classes, for maps of more parcels than can be drawn
+    one by one. weights: where they came from, None for those in the package. notes: sentences that
+    the reader should see first. comparison, truth and invented (the parcels that match no true
+    one): all or none.
     """
 
     title: str
@@ -227,7 +233,10 @@ def render_report(content: ReportContent) -> str:
 def _place(content: ReportContent) -> str:
     centre = content.cube.odc.geobox.extent.centroid.to_crs("EPSG:4326")
     longitude, latitude = centre.coords[0]
-    return f"{abs(latitude):.3f}° {'N' if latitude >= 0 else 'S'}, {abs(longitude):.3f}° {'E' if longitude >= 0 else 'W'}"
+    return (
+        f"{abs(latitude):.3f}° {'N' if latitude >= 0 else 'S'}, {abs(longitude):.3f}°"
+        f" {'E' if longitude >= 0 else 'W'}"
+    )
 
 
 def _scale_bar(width_pixels: int) -> dict[str, Any]:
@@ -257,7 +266,10 @@ def _outlines(content: ReportContent) -> list[dict[str, Any]]:
         {
             "path": path,
             "colour": colours[row["class"]],
-            "text": f"{row['class']}, {row['area_ha']:.2f} ha, confidence {row['confidence']:.2f}, parcel {row['id']}",
+            "text": (
+                f"{row['class']}, {row['area_ha']:.2f} ha, confidence {row['confidence']:.2f},"
+                f" parcel {row['id']}"
+            ),
         }
         for path, (_, row) in zip(paths, shown.iterrows(), strict=True)
     ]
@@ -321,7 +333,9 @@ def _along(season: Season, day: np.datetime64 | str) -> float:
 
 
 def _chart(curve: Curve, season: Season) -> dict[str, Any]:
-    """Points, a line through the clear ones, and a band of their quartiles, in pixels of the chart."""
+    """Points, a line through the clear ones, and a band of their quartiles, in pixels of the
+    chart.
+    """
 
     def height(value: float) -> float:
         return round(_CURVE_HEIGHT * (1 - (np.clip(value, -0.1, 1) + 0.1) / 1.1), 1)
@@ -378,7 +392,9 @@ def _season(season: Season) -> dict[str, Any]:
 
 
 def _comparison(content: ReportContent) -> dict[str, Any] | None:
-    """Numbers, the true parcels coloured by whether they were found, and the outlines of invented ones."""
+    """Numbers, the true parcels coloured by whether they were found, and the outlines of invented
+    ones.
+    """
     if content.comparison is None or content.truth is None or content.invented is None:
         return None
     comparison, grid = content.comparison, content.cube.odc.geobox
@@ -390,11 +406,13 @@ def _comparison(content: ReportContent) -> dict[str, Any] | None:
         {
             "path": path,
             "kind": "found" if row in found else "missed" if row in missed else "small",
-            "text": f"found, IoU {found[row]:.2f}"
-            if row in found
-            else "missed"
-            if row in missed
-            else "too small to count",
+            "text": (
+                f"found, IoU {found[row]:.2f}"
+                if row in found
+                else "missed"
+                if row in missed
+                else "too small to count"
+            ),
         }
         for row, path in enumerate(paths)
     ]
@@ -425,7 +443,10 @@ def _provenance(content: ReportContent) -> list[tuple[str, str]]:
         ("Area", f"{grid.shape[1]} x {grid.shape[0]} pixels of 10 m, {_crs_name(grid.crs)}"),
         (
             "Dates",
-            f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]}; {len(season.left_out)} left out",
+            (
+                f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]};"
+                f" {len(season.left_out)} left out"
+            ),
         ),
         ("Bands", ", ".join(card.bands)),
         ("Network", card.model.title),

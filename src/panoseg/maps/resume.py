@@ -62,7 +62,8 @@ def fingerprint(
 
 
 def begin(out: Path, plan: dict[str, Any]) -> Path:
-    """The folder for finished blocks inside ``out``, which is new, empty, or holds an unfinished map of the same plan.
+    """The folder for finished blocks inside ``out``, which is new, empty, or holds an unfinished
+    map of the same plan.
 
     Raises ``OutputError`` for any other folder.
     """
@@ -90,7 +91,9 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
 
 
 def _clear(work: Path) -> None:
-    """Remove the blocks of no plan; a cube that is not kept, which may lie beside them, has a plan of its own."""
+    """Remove the blocks of no plan; a cube that is not kept, which may lie beside them, has a plan
+    of its own.
+    """
     try:
         for entry in work.glob("*"):  # of a folder that is not there yet: none
             if entry.is_file():
@@ -100,7 +103,8 @@ def _clear(work: Path) -> None:
 
 
 def finish(work: Path) -> None:
-    """Remove the folder of a finished map: its plan first, so that after a kill its blocks belong to none, then whole cubes.
+    """Remove the folder of a finished map: its plan first, so that after a kill its blocks belong
+    to none, then whole cubes.
 
     Raises ``OutputError``.
     """

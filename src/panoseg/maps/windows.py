@@ -1,6 +1,8 @@
-"""A plan of overlapping tiles over an area, and of the windows of land in which they are read, predicted and joined.
+"""A plan of overlapping tiles over an area, and of the windows of land in which they are read,
+predicted and joined.
 
-Two tiles that lie side by side see a strip in common, in which their parcels are recognised as the same.
+Two tiles that lie side by side see a strip in common, in which their parcels are recognised as the
+same.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from panoseg.panoptic.panoptic import Segments
 
 @dataclass(frozen=True)
 class Block:
-    """Tiles that are read together: ``window`` encloses them; ``tiles`` are in coordinates of the whole area.
+    """Tiles that are read together: ``window`` encloses them; ``tiles`` are in coordinates of the
+    whole area.
 
-    land: the part of ``window`` that is this block's own; the lands of all blocks cover the area, each pixel once.
+    land: the part of ``window`` that is this block's own; the lands of all blocks cover the area,
+    each pixel once.
     """
 
     window: Window
@@ -36,10 +40,12 @@ class Block:
 def plan_blocks(
     height: int, width: int, tile: int = 128, overlap: int = 40, block: int = 512
 ) -> list[Block]:
-    """Tiles that cover height x width pixels, in blocks whose sides are at most ``block`` pixels (or one tile).
+    """Tiles that cover height x width pixels, in blocks whose sides are at most ``block`` pixels
+    (or one tile).
 
-    Blocks come by rows, from left to right. Every tile has the side ``tile``, or the area's where that is smaller; neighbours
-    share at least ``overlap`` pixels. Raises ``ConfigError`` where the overlap leaves no way forward.
+    Blocks come by rows, from left to right. Every tile has the side ``tile``, or the area's where
+    that is smaller; neighbours share at least ``overlap`` pixels. Raises ``ConfigError`` where the
+    overlap leaves no way forward.
 
     >>> [(b.window.columns, b.land.columns, len(b.tiles)) for b in plan_blocks(100, 300, tile=128, overlap=40, block=256)]
     [(slice(0, 216, None), slice(0, 172, None), 2), (slice(172, 300, None), slice(172, 300, None), 1)]
@@ -88,7 +94,9 @@ def _in_runs(starts: list[int], tile: int, block: int) -> list[list[int]]:
 Save = Callable[[int, bytes], None]
 """Takes a finished window, with its number."""
 _KEPT_WINDOWS = 64
-"""In memory: a tile takes one or two bytes a pixel. A row of windows of a scene of Sentinel-2, and some of the next."""
+"""In memory: a tile takes one or two bytes a pixel. A row of windows of a scene of Sentinel-2, and
+some of the next.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +108,9 @@ class FinishedWindow:
 
 
 def to_bytes(finished: FinishedWindow) -> bytes:
-    """A finished window for a file, or for the way from a worker; the same window gives the same bytes."""
+    """A finished window for a file, or for the way from a worker; the same window gives the same
+    bytes.
+    """
     tables = [tile.segments for tile in finished.tiles]
     arrays = dict(vars(Segments.concatenate(tables)))
     arrays["positions"] = np.stack([tile.position_hw for tile in finished.tiles])
@@ -146,7 +156,8 @@ def _empty(block: Block) -> FinishedWindow:
 
 
 class WindowFiles:
-    """The windows of a plan in a folder. Any number of them may be there already; a damaged file counts as none.
+    """The windows of a plan in a folder. Any number of them may be there already; a damaged file
+    counts as none.
 
     outside: numbers of windows that have no land to be mapped: they have neither data nor a file.
     """

@@ -1,7 +1,8 @@
 """Boundaries of classes, made on the fly from labels.
 
-Source: Many98/Crop2Seg @ aee7827, src/learning/utils.py (``get_dilated``) and smooth_loss.py; here a boundary needs no map for
-each class, and labels may have any value. Shape suffixes: B batch, H W pixels, K classes.
+Source: Many98/Crop2Seg @ aee7827, src/learning/utils.py (``get_dilated``) and smooth_loss.py; here
+a boundary needs no map for each class, and labels may have any value. Shape suffixes: B batch, H W
+pixels, K classes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ _CORNERS = ((1, 1), (1, -1))
 
 
 def class_boundaries(classes_BHW: Tensor, neighbours: Neighbours = 4) -> Tensor:
-    """Pixels that have a neighbour of another class: bool, B x H x W. What lies outside of an image is no neighbour.
+    """Pixels that have a neighbour of another class: bool, B x H x W. What lies outside of an image
+    is no neighbour.
 
-    classes_BHW: integers of any value. neighbours: 4 (beside, above, below) or 8 (also at the corners).
+    classes_BHW: integers of any value. neighbours: 4 (beside, above, below) or 8 (also at the
+    corners).
 
     >>> class_boundaries(torch.tensor([[[1, 1, 1], [1, 1, 2], [1, 1, 2]]])).int().tolist()
     [[[0, 0, 1], [0, 1, 1], [0, 1, 1]]]
@@ -76,10 +79,12 @@ def confusion_matrix(
     ignored: Sequence[int] = (),
     variant: Variant = "strict",
 ) -> Tensor:
-    """Pixels by true and predicted class: int64, K x K, on the device of ``true``; matrices of several patches add up.
+    """Pixels by true and predicted class: int64, K x K, on the device of ``true``; matrices of
+    several patches add up.
 
-    count: number of classes K. ignored: classes whose true pixels are left out. "strict" counts a pixel of another class that
-    was predicted as an ignored one as missed; "published" leaves such pixels out too.
+    count: number of classes K. ignored: classes whose true pixels are left out. "strict" counts a
+    pixel of another class that was predicted as an ignored one as missed; "published" leaves such
+    pixels out too.
 
     >>> confusion_matrix(np.array([[0, 0, 1, 2]] * 3), np.array([[0, 1, 1, 1], [0, 0, 2, 0], [0, 0, 1, 2]]), 3, ignored=[2])
     tensor([[5, 1, 0],
@@ -104,7 +109,9 @@ def confusion_matrix(
 
 
 def leave_out(matrix_KK: Tensor, ignored: Sequence[int], variant: Variant = "strict") -> Tensor:
-    """A copy of a matrix without the pixels of some classes; arguments as of ``confusion_matrix``."""
+    """A copy of a matrix without the pixels of some classes; arguments as of
+    ``confusion_matrix``.
+    """
     matrix_KK = matrix_KK.clone()
     matrix_KK[list(ignored)] = 0
     if variant == "published":
@@ -121,9 +128,9 @@ def _clamped(labels: Tensor, count: int) -> Tensor:
 class ConfusionScores:
     """What a confusion matrix says, 0..1.
 
-    accuracy: share of right pixels (OA). mean_iou, mean_f1: means over the classes that have a true or a predicted pixel and
-    are not ignored. iou_K, precision_K, recall_K, f1_K: float64, NaN where undefined. pixels_K: int64, true pixels. matrix_KK:
-    the matrix itself.
+    accuracy: share of right pixels (OA). mean_iou, mean_f1: means over the classes that have a true
+    or a predicted pixel and are not ignored. iou_K, precision_K, recall_K, f1_K: float64, NaN where
+    undefined. pixels_K: int64, true pixels. matrix_KK: the matrix itself.
     """
 
     accuracy: float
@@ -177,8 +184,9 @@ REGIONS: tuple[Region, ...] = get_args(Region)
 class RegionScores:
     """Scores of the pixels of one region.
 
-    scores: of the best class of each pixel. best_two: a pixel is right where its best class is, or its second best. published:
-    of the best class, by the published meter, which also leaves out pixels that were predicted as an ignored class.
+    scores: of the best class of each pixel. best_two: a pixel is right where its best class is, or
+    its second best. published: of the best class, by the published meter, which also leaves out
+    pixels that were predicted as an ignored class.
     """
 
     scores: ConfusionScores
@@ -190,8 +198,8 @@ class RegionScores:
 class PixelCounts:
     """Pixels by region, choice, true and predicted class; counts of several batches add up.
 
-    matrix_RCKK: int64. edge_22: int64, pixels by whether they lie on a boundary and whether the network's boundary head says
-    so; zero without such a head.
+    matrix_RCKK: int64. edge_22: int64, pixels by whether they lie on a boundary and whether the
+    network's boundary head says so; zero without such a head.
     """
 
     matrix_RCKK: Tensor
@@ -227,8 +235,8 @@ def pixel_counts(
 ) -> PixelCounts:
     """Count a batch.
 
-    logits_BKHW: scores of classes. boundary_B2HW: scores of inside and boundary, or None. classes_BHW: the truth. Raises
-    ``DatasetError`` for a class outside 0..K-1.
+    logits_BKHW: scores of classes. boundary_B2HW: scores of inside and boundary, or None.
+    classes_BHW: the truth. Raises ``DatasetError`` for a class outside 0..K-1.
     """
     count, edge_BHW = logits_BKHW.shape[1], class_boundaries(classes_BHW)
     best_BHW = logits_BKHW.argmax(1)

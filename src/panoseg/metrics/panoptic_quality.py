@@ -1,11 +1,11 @@
 """Panoptic quality under two published definitions, from one table of shared pixels a patch.
 
-Source: Kirillov et al., "Panoptic Segmentation", CVPR 2019, equation 1. "pastis": VSainteuf/utae-paps @ 987874e,
-src/panoptic/metrics.py. "coco": cocodataset/panopticapi @ 7bb4655, panopticapi/evaluation.py. How they differ, and a
-worked example, is in docs/panoptic-quality.md.
+Source: Kirillov et al., "Panoptic Segmentation", CVPR 2019, equation 1. "pastis":
+VSainteuf/utae-paps @ 987874e, src/panoptic/metrics.py. "coco": cocodataset/panopticapi @ 7bb4655,
+panopticapi/evaluation.py. How they differ, and a worked example, is in docs/panoptic-quality.md.
 
-Shape suffixes: K scored classes, N true segments, M predicted segments, P pairs of a true and a predicted segment that share
-pixels; position 0 of N and M is "no segment".
+Shape suffixes: K scored classes, N true segments, M predicted segments, P pairs of a true and a
+predicted segment that share pixels; position 0 of N and M is "no segment".
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _NO_CROWD = -2
 
 @dataclass(frozen=True)
 class ScoredClasses:
-    """The classes that a definition scores: ``names`` and ``is_thing`` of each, and ``row_of_class``, -1 where not scored."""
+    """The classes that a definition scores: ``names`` and ``is_thing`` of each, and
+    ``row_of_class``, -1 where not scored.
+    """
 
     names: tuple[str, ...]
     is_thing: tuple[bool, ...]
@@ -39,7 +41,8 @@ class ScoredClasses:
 class PanopticCounts:
     """Matches of each scored class; ``+`` adds those of other patches or processes.
 
-    true_positives, false_positives, false_negatives: int64, K. iou_sum: float64, K, over the true positives.
+    true_positives, false_positives, false_negatives: int64, K. iou_sum: float64, K, over the true
+    positives.
     """
 
     classes: ScoredClasses
@@ -68,8 +71,9 @@ class PanopticCounts:
         )
 
     def to_array(self) -> np.ndarray:
-        """float64, K x 4: true positives, false positives, false negatives, sum of IoU. Sums of such arrays are sums of counts,
-        so one all-reduce merges processes."""
+        """float64, K x 4: true positives, false positives, false negatives, sum of IoU. Sums of
+        such arrays are sums of counts, so one all-reduce merges processes.
+        """
         return np.stack(
             [self.true_positives, self.false_positives, self.false_negatives, self.iou_sum], axis=1
         )
@@ -92,10 +96,11 @@ class QualityMean:
 
 @dataclass(frozen=True, eq=False)
 class PanopticQuality:
-    """Segmentation quality, recognition quality and their product, 0..1, of each class and averaged.
+    """Segmentation quality, recognition quality and their product, 0..1, of each class and
+    averaged.
 
-    sq_K, rq_K, pq_K: float64, NaN where a class occurs neither in the truth nor in the prediction. Such classes are left out
-    of the means ``all``, ``things`` and ``stuff``.
+    sq_K, rq_K, pq_K: float64, NaN where a class occurs neither in the truth nor in the prediction.
+    Such classes are left out of the means ``all``, ``things`` and ``stuff``.
     """
 
     counts: PanopticCounts
@@ -131,7 +136,9 @@ class PanopticQuality:
 
 
 def panoptic_quality(counts: PanopticCounts) -> PanopticQuality:
-    """Qualities of counted matches: SQ = sum of IoU / TP, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ x RQ."""
+    """Qualities of counted matches: SQ = sum of IoU / TP, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ x
+    RQ.
+    """
     positives = counts.true_positives
     mistakes = counts.false_positives + counts.false_negatives
     occurs = positives + mistakes > 0
@@ -156,7 +163,8 @@ def panoptic_quality(counts: PanopticCounts) -> PanopticQuality:
 def scored_classes(
     table: ClassTable, definition: Definition, class_agnostic: bool = False
 ) -> ScoredClasses:
-    """The classes that are scored: all but void, and under "pastis" things alone, since background is no parcel.
+    """The classes that are scored: all but void, and under "pastis" things alone, since background
+    is no parcel.
 
     class_agnostic: all things are one class, so that only where parcels lie is scored.
     """
@@ -188,7 +196,8 @@ def patch_counts(
     *,
     class_agnostic: bool = False,
 ) -> PanopticCounts:
-    """Matches of one patch: pairs of a true and a predicted segment of one class with IoU above one half.
+    """Matches of one patch: pairs of a true and a predicted segment of one class with IoU above one
+    half.
 
     class_agnostic: all things are one class.
 
@@ -215,11 +224,13 @@ def coco_patch_counts(
 ) -> PanopticCounts:
     """``patch_counts`` under COCO's definition, with what only COCO's files say.
 
-    Void and crowds excuse predictions that lie mostly on them; void pixels do not count in the union of a pair.
+    Void and crowds excuse predictions that lie mostly on them; void pixels do not count in the
+    union of a pair.
 
-    crowd_ids: true segments that stand for many objects, as listed in the file; they are never matched. As published, only the
-    last crowd listed of a class excuses predictions; ``strict`` lets all do. true_areas: areas of the true segments that the
-    file states, where they are to be believed over the raster, as published.
+    crowd_ids: true segments that stand for many objects, as listed in the file; they are never
+    matched. As published, only the last crowd listed of a class excuses predictions; ``strict``
+    lets all do. true_areas: areas of the true segments that the file states, where they are to be
+    believed over the raster, as published.
     """
     return coco_table_counts(
         _shared(true, predicted),
@@ -242,7 +253,9 @@ def coco_table_counts(
     true_areas: np.ndarray | None = None,
     strict: bool = False,
 ) -> PanopticCounts:
-    """``coco_patch_counts`` of the tables of two pictures and the pixels that their segments share."""
+    """``coco_patch_counts`` of the tables of two pictures and the pixels that their segments
+    share.
+    """
     true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
     area_M = _areas(predicted.areas)
     void_N = np.concatenate([[True], true.is_void])
@@ -263,7 +276,9 @@ def coco_table_counts(
 
 
 def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) -> PanopticCounts:
-    """Void pixels are cut out of predictions; a prediction that matches a void parcel is dropped."""
+    """Void pixels are cut out of predictions; a prediction that matches a void parcel is
+    dropped.
+    """
     pair = _shared(true, predicted)
     true_row, predicted_row = _rows(true.segments, classes), _rows(predicted.segments, classes)
     area_N, area_M = _areas(true.segments.areas), _areas(predicted.segments.areas)
@@ -282,7 +297,8 @@ def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) 
 def _shared(true: Panoptic, predicted: Panoptic) -> Overlap:
     if true.segment_HW.shape != predicted.segment_HW.shape:
         raise ValueError(
-            f"truth of {true.segment_HW.shape} pixels and prediction of {predicted.segment_HW.shape}"
+            f"truth of {true.segment_HW.shape} pixels and prediction of"
+            f" {predicted.segment_HW.shape}"
         )
     return overlap(
         true.position_HW, predicted.position_HW, len(true.segments), len(predicted.segments)
@@ -295,7 +311,9 @@ def _predicted_sums(pair: Overlap, chosen_P: np.ndarray, count: int) -> np.ndarr
 
 
 def _rows(segments: Segments, classes: ScoredClasses) -> np.ndarray:
-    """Scored class of each segment, with -1 for "no segment" in front and for classes that are not scored."""
+    """Scored class of each segment, with -1 for "no segment" in front and for classes that are not
+    scored.
+    """
     return np.concatenate([[-1], classes.row_of_class[segments.class_ids]])
 
 

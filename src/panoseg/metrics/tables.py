@@ -61,7 +61,9 @@ def panoptic_table(quality: PanopticQuality) -> str:
 
 
 def confusion_table(scores: ConfusionScores, table: ClassTable, ignored: Sequence[int] = ()) -> str:
-    """IoU, precision, recall and F1 in percent of each class that is not ignored, their means and the accuracy."""
+    """IoU, precision, recall and F1 in percent of each class that is not ignored, their means and
+    the accuracy.
+    """
     columns = (scores.iou_K, scores.precision_K, scores.recall_K, scores.f1_K)
     rows = [
         [

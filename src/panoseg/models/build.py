@@ -13,16 +13,19 @@ from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
 
 MOST_PARAMETERS = 200_000_000
-"""The most parameters that a network may have, 800 MB: a hundred times those of any published network for seasons."""
+"""The most parameters that a network may have, 800 MB: a hundred times those of any published
+network for seasons.
+"""
 
 _XAVIER = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 
 
 def build_model(config: ModelConfig) -> nn.Module:
-    """The network of a configuration, with torch's own initial weights; ``initialise`` gives the published ones.
+    """The network of a configuration, with torch's own initial weights; ``initialise`` gives the
+    published ones.
 
-    Raises ``ConfigError`` for one of more than ``MOST_PARAMETERS``: options that are harmless one by one may, from a file that
-    somebody else wrote, multiply to a network that fills the memory.
+    Raises ``ConfigError`` for one of more than ``MOST_PARAMETERS``: options that are harmless one
+    by one may, from a file that somebody else wrote, multiply to a network that fills the memory.
     """
     module, name = config.network.split(":")
     with _counting_parameters(config):
@@ -31,7 +34,9 @@ def build_model(config: ModelConfig) -> nn.Module:
 
 @contextmanager
 def _counting_parameters(config: ModelConfig) -> Iterator[None]:
-    """Refuse the layer with which a network grows too large, before a number is written into the memory set aside for it."""
+    """Refuse the layer with which a network grows too large, before a number is written into the
+    memory set aside for it.
+    """
     total = 0
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
@@ -52,11 +57,12 @@ def _counting_parameters(config: ModelConfig) -> Iterator[None]:
 
 
 def initialise(model: nn.Module) -> nn.Module:
-    """Draw the weights as the published training does, from torch's random numbers; gives the model back.
+    """Draw the weights as the published training does, from torch's random numbers; gives the model
+    back.
 
-    Convolutions and linear layers: weights Xavier normal, biases normal(0, 1). Convolutions in one dimension: both
-    normal(0, 1). Batch norms: scales normal(0, 1), biases 0. Group norms and queries keep what they have. (utae-paps @ 987874e,
-    src/learning/weight_init.py.)
+    Convolutions and linear layers: weights Xavier normal, biases normal(0, 1). Convolutions in one
+    dimension: both normal(0, 1). Batch norms: scales normal(0, 1), biases 0. Group norms and
+    queries keep what they have. (utae-paps @ 987874e, src/learning/weight_init.py.)
     """
     for module in model.modules():
         if isinstance(module, _XAVIER):

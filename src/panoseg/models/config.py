@@ -1,8 +1,9 @@
 """The list of networks: what ``build_model`` builds, and how their options go to JSON and back.
 
-A network's options are a frozen dataclass of ``panoseg.models.configs``. ``name`` tags it in JSON, ``title`` is the name in its
-paper, ``network`` says where the module is ("package.module:Class"). ``bands`` and ``classes`` follow from the data; ``stride``
-is the number that divides the sides of images. A backbone has ``map_widths``, the channels of its maps, finest first.
+A network's options are a frozen dataclass of ``panoseg.models.configs``. ``name`` tags it in JSON,
+``title`` is the name in its paper, ``network`` says where the module is ("package.module:Class").
+``bands`` and ``classes`` follow from the data; ``stride`` is the number that divides the sides of
+images. A backbone has ``map_widths``, the channels of its maps, finest first.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ CONFIGS: dict[str, type[ModelConfig]] = {kind.name: kind for kind in get_args(Mo
 def fit_to_data(config: ModelConfig, bands: int, classes: int, reference_date: str) -> ModelConfig:
     """The same network with what follows from the data.
 
-    bands: channels of an image. classes: scores of a pixel. reference_date: YYYY-MM-DD, from which days are counted; networks
-    that look at the day of the year have it as an option of the same name.
+    bands: channels of an image. classes: scores of a pixel. reference_date: YYYY-MM-DD, from which
+    days are counted; networks that look at the day of the year have it as an option of the same
+    name.
     """
     network = config.backbone if isinstance(config, PapsConfig) else config
     facts: dict[str, Any] = {"bands": bands, "classes": classes, "reference_date": reference_date}
@@ -67,7 +69,9 @@ def fit_to_data(config: ModelConfig, bands: int, classes: int, reference_date: s
 
 
 def looks_at_photographs(config: ModelConfig) -> TypeGuard[PhotographModelConfig]:
-    """Whether a network looks at photographs, and not at seasons: all else that differs between the two follows from it."""
+    """Whether a network looks at photographs, and not at seasons: all else that differs between the
+    two follows from it.
+    """
     return isinstance(config, PhotographModelConfig)
 
 
@@ -79,7 +83,9 @@ def fit_to_classes(config: PhotographModelConfig, table: ClassTable) -> Photogra
 
 
 def reference_date_of(config: ModelConfig) -> str | None:
-    """The date from which a network counts days, YYYY-MM-DD; None for one that does not look at dates."""
+    """The date from which a network counts days, YYYY-MM-DD; None for one that does not look at
+    dates.
+    """
     date: str | None = getattr(
         config.backbone if isinstance(config, PapsConfig) else config, "reference_date", None
     )
@@ -101,7 +107,9 @@ def config_to_json(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_json(values: Any) -> ModelConfig:
-    """Read what ``config_to_json`` wrote; raises ``ConfigError`` for an unknown model, an unknown option or a wrong value."""
+    """Read what ``config_to_json`` wrote; raises ``ConfigError`` for an unknown model, an unknown
+    option or a wrong value.
+    """
     if not isinstance(values, dict) or values.get("model") not in CONFIGS:
         found = values.get("model") if isinstance(values, dict) else values
         raise ConfigError(

@@ -1,9 +1,12 @@
-"""A recurrence over the dates of a season by convolutions, with the cell of ConvLSTM or of ConvGRU, in either direction.
+"""A recurrence over the dates of a season by convolutions, with the cell of ConvLSTM or of ConvGRU,
+in either direction.
 
-Shi et al. 2015, "Convolutional LSTM network", equation 3 without peepholes; Ballas et al. 2016, "Delving deeper into
-convolutional networks for learning video representations", equations 8 to 11 (ConvGRU). Names of entries follow the published
-checkpoints (utae-paps @ 987874e, src/backbones/convlstm.py and convgru.py). Shape suffixes: B batch, T dates, F frames: the
-valid dates of all samples one after the other, N samples that have a frame at a step, C channels, H W pixels.
+Shi et al. 2015, "Convolutional LSTM network", equation 3 without peepholes; Ballas et al. 2016,
+"Delving deeper into convolutional networks for learning video representations", equations 8 to 11
+(ConvGRU). Names of entries follow the published checkpoints (utae-paps @ 987874e,
+src/backbones/convlstm.py and convgru.py). Shape suffixes: B batch, T dates, F frames: the valid
+dates of all samples one after the other, N samples that have a frame at a step, C channels, H W
+pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from panoseg.models.layers import ConvBlock, DownPath, UpPath
 from panoseg.models.outputs import FeatureMaps
 
 State = tuple[Tensor, ...]
-"""What a cell hands on from step to step, N x C x H x W each; the last one is what it has learned of the season."""
+"""What a cell hands on from step to step, N x C x H x W each; the last one is what it has learned
+of the season.
+"""
 
 
 class _JoinedConv(nn.Conv2d):
@@ -103,10 +108,11 @@ _CELLS: dict[Cell, type[LstmCell | GruCell]] = {"lstm": LstmCell, "gru": GruCell
 
 
 class Recurrence(nn.Module):
-    """What a cell has learned of each season after its last valid date, or after its first one if it runs backwards.
+    """What a cell has learned of each season after its last valid date, or after its first one if
+    it runs backwards.
 
-    ahead: convolve the inputs of all dates in one call before the first step. For small maps that is quicker; for large ones,
-    where one date is work enough, it would only move more memory.
+    ahead: convolve the inputs of all dates in one call before the first step. For small maps that
+    is quicker; for large ones, where one date is work enough, it would only move more memory.
     """
 
     def __init__(
@@ -129,8 +135,9 @@ class Recurrence(nn.Module):
     ) -> Tensor:
         """State B x hidden x H x W, float32.
 
-        frames_FCHW: those of the valid dates, in the order of ``maps_BTCHW[valid_BT]``. valid_BT: bool, at least one date a
-        sample. prepare: a network that each date's frames go through first, so that its results never exist for all dates.
+        frames_FCHW: those of the valid dates, in the order of ``maps_BTCHW[valid_BT]``. valid_BT:
+        bool, at least one date a sample. prepare: a network that each date's frames go through
+        first, so that its results never exist for all dates.
         """
         cell: LstmCell | GruCell = self.cell_list[0]  # type: ignore[assignment]
         steps = Steps.of(valid_BT, self.backwards)
@@ -159,7 +166,9 @@ class Recurrence(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """A ConvLSTM through the season and another one back from its end: their states one after the other."""
+    """A ConvLSTM through the season and another one back from its end: their states one after the
+    other.
+    """
 
     def __init__(self, channels: int, hidden: int, ahead: bool = False) -> None:
         super().__init__()
@@ -177,9 +186,11 @@ class Bidirectional(nn.Module):
 
 @dataclass(frozen=True)
 class Steps:
-    """In which order a recurrence reads frames: longer seasons first, so that those which have ended fall off the end.
+    """In which order a recurrence reads frames: longer seasons first, so that those which have
+    ended fall off the end.
 
-    frames: for each step the frames to read, one a sample that is not at its end. row_B: where each sample's result lies.
+    frames: for each step the frames to read, one a sample that is not at its end. row_B: where each
+    sample's result lies.
     """
 
     frames: tuple[Tensor, ...]
@@ -204,7 +215,9 @@ def blank_padding(images_BTCHW: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tenso
 
 
 class ConvRnn(Backbone):
-    """ConvLSTM or ConvGRU: scores of the classes for each pixel, by the order of the dates of a season."""
+    """ConvLSTM or ConvGRU: scores of the classes for each pixel, by the order of the dates of a
+    season.
+    """
 
     classifier = "classification_layer"
 
@@ -257,7 +270,9 @@ class UConvLstm(Backbone):
         return FeatureMaps(self.up_blocks(out_BCHW, means))
 
     def _season(self, pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
-        """What the ConvLSTM has learned of each season, B x C x H x W. pieces: maps of all frames."""
+        """What the ConvLSTM has learned of each season, B x C x H x W. pieces: maps of all
+        frames.
+        """
         if self.config.runs_over_padding:
             return self.temporal_encoder(
                 season_of_frames(pieces, valid_BT).flatten(0, 1), torch.ones_like(valid_BT)
@@ -265,16 +280,21 @@ class UConvLstm(Backbone):
         return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
-        """Maps of all levels, finest first; on a CPU, where frames come season by season, all but the coarsest as sums."""
+        """Maps of all levels, finest first; on a CPU, where frames come season by season, all but
+        the coarsest as sums.
+        """
         levels = self.down_blocks(self.in_conv(frames_FCHW))
         if frames_FCHW.device.type != "cpu":
             return levels
-        # The skip connections need no more, so that the finer maps of all dates never exist together.
+        # The skip connections need no more, so that the finer maps of all dates never exist
+        # together.
         return [*(sum_of_frames(level_FCHW)[None] for level_FCHW in levels[:-1]), levels[-1]]
 
 
 class Pyramid(nn.Module):
-    """Convolutions of several dilations side by side, and the maximum over the image at every pixel."""
+    """Convolutions of several dilations side by side, and the maximum over the image at every
+    pixel.
+    """
 
     def __init__(self, channels: int, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -292,7 +312,9 @@ class Pyramid(nn.Module):
 
 
 class FpnConvLstm(Backbone):
-    """FPN + ConvLSTM: scores of the classes for each pixel, by the order of the dates of a season."""
+    """FPN + ConvLSTM: scores of the classes for each pixel, by the order of the dates of a
+    season.
+    """
 
     classifier = "outconv"
 

@@ -1,7 +1,8 @@
-"""W-TAE: a quick way down finds the attention, which averages the maps at full size over time, and a U-Net works on the result.
+"""W-TAE: a quick way down finds the attention, which averages the maps at full size over time, and
+a U-Net works on the result.
 
-Crop2Seg @ aee7827, src/backbones/wtae.py. Shape suffixes: B batch, T dates, C channels or bands, H W pixels, F frames: the
-valid dates of all samples one after the other, G heads, K classes.
+Crop2Seg @ aee7827, src/backbones/wtae.py. Shape suffixes: B batch, T dates, C channels or bands, H
+W pixels, F frames: the valid dates of all samples one after the other, G heads, K classes.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class TimeUNet(Backbone):
         self.out_conv = score_head((decoder[0], *config.head_widths, config.classes))
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """The decoder's maps, coarsest first, and the attention, at full size; arguments as in ``forward``."""
+        """The decoder's maps, coarsest first, and the attention, at full size; arguments as in
+        ``forward``.
+        """
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
         # Batch norm in training looks at all frames at once.

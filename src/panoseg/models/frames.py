@@ -1,4 +1,5 @@
-"""Frames, the valid dates of all samples one after the other, through a network that all dates share.
+"""Frames, the valid dates of all samples one after the other, through a network that all dates
+share.
 
 Shape suffixes: B batch, T dates, C channels, H W pixels, F frames.
 """
@@ -17,10 +18,11 @@ CACHED_ELEMENTS = 2**21
 
 
 def cut_frames(images_BTCHW: Tensor, valid_BT: Tensor, width: int) -> list[tuple[int, int]]:
-    """How frames are cut: pairs of a sample and a number of its consecutive frames, in the order of the frames.
+    """How frames are cut: pairs of a sample and a number of its consecutive frames, in the order of
+    the frames.
 
-    On a CPU a piece's maps of ``width`` channels stay in the cache from one layer to the next, which halves the time of an
-    evaluation; elsewhere a piece is a whole season.
+    On a CPU a piece's maps of ``width`` channels stay in the cache from one layer to the next,
+    which halves the time of an evaluation; elsewhere a piece is a whole season.
     """
     limit = images_BTCHW.shape[1]
     if images_BTCHW.device.type == "cpu":
@@ -34,11 +36,13 @@ def cut_frames(images_BTCHW: Tensor, valid_BT: Tensor, width: int) -> list[tuple
 
 
 def split_frames(frames_FCHW: Tensor, sizes: Sequence[int], together: bool) -> tuple[Tensor, ...]:
-    """Frames in the pieces in which they go through a network: of ``sizes`` on a CPU, else all at once.
+    """Frames in the pieces in which they go through a network: of ``sizes`` on a CPU, else all at
+    once.
 
     together: the network has to see all frames at once, as a batch norm in training.
     """
-    # Channels last: convolutions on CPUs and with tensor cores are several times faster in this layout.
+    # Channels last: convolutions on CPUs and with tensor cores are several times faster in this
+    # layout.
     frames_FCHW = frames_FCHW.contiguous(memory_format=torch.channels_last)
     return (
         (frames_FCHW,)
@@ -66,7 +70,8 @@ def encode_frames(
 def season_of_frames(pieces: Iterable[Tensor], valid_BT: Tensor) -> Tensor:
     """Pieces F x C x H x W as seasons B x T x C x H x W, zero where not valid.
 
-    pieces: of any sizes. Without gradients each is copied as it comes, so that those of a generator never exist together.
+    pieces: of any sizes. Without gradients each is copied as it comes, so that those of a generator
+    never exist together.
     """
     if torch.is_grad_enabled():
         pieces = [torch.cat(list(pieces))]
@@ -98,7 +103,9 @@ def sum_of_frames(maps_FCHW: Tensor) -> Tensor:
 
 
 def sum_by_sample(maps: Iterable[Tensor], sample_of: Sequence[int]) -> Tensor:
-    """Maps C x H x W added up within each sample: B x C x H x W. sample_of: ascending from 0, one a map."""
+    """Maps C x H x W added up within each sample: B x C x H x W. sample_of: ascending from 0, one a
+    map.
+    """
     sums: dict[int, Tensor] = {}
     for sample, piece_CHW in zip(sample_of, maps, strict=True):
         sums[sample] = sums[sample] + piece_CHW if sample in sums else piece_CHW
@@ -106,7 +113,9 @@ def sum_by_sample(maps: Iterable[Tensor], sample_of: Sequence[int]) -> Tensor:
 
 
 def check_sides(images_BTCHW: Tensor, multiple: int, least: int) -> None:
-    """Raise ``ConfigError`` unless both sides of the images are multiples of ``multiple``, and at least ``least``."""
+    """Raise ``ConfigError`` unless both sides of the images are multiples of ``multiple``, and at
+    least ``least``.
+    """
     height, width = images_BTCHW.shape[-2:]
     if height % multiple or width % multiple or min(height, width) < least:
         raise ConfigError(

@@ -1,4 +1,5 @@
-"""Published weights by name: ImageNet's for backbones, COCO's for Mask R-CNN; fetched once by torchvision, and kept.
+"""Published weights by name: ImageNet's for backbones, COCO's for Mask R-CNN; fetched once by
+torchvision, and kept.
 
 torchvision, ``ResNet18_Weights.IMAGENET1K_V1``, ``ResNet50_Weights.IMAGENET1K_V1`` and
 ``MaskRCNN_ResNet50_FPN_Weights.COCO_V1`` (box AP 37.9, mask AP 34.6 on val2017).
@@ -38,10 +39,11 @@ _ROWS_A_CLASS = {
 
 
 def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
-    """Give a network the initial weights that its options name, and say in a line what it took; drawn ones stay for none.
+    """Give a network the initial weights that its options name, and say in a line what it took;
+    drawn ones stay for none.
 
-    table: what the network's classes mean; of COCO's, those are taken that have the same name. Raises ``WeightsError`` where
-    the weights are not kept on this machine and cannot be fetched.
+    table: what the network's classes mean; of COCO's, those are taken that have the same name.
+    Raises ``WeightsError`` where the weights are not kept on this machine and cannot be fetched.
     """
     name = model.config.weights
     if name == "none":
@@ -56,11 +58,16 @@ def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
     rows, known = _rows_of_classes([entry.name for entry in table.classes if entry.kind == "thing"])
     drawn = model.state_dict()
     model.load_state_dict(_converted(_fetched(_COCO), rows, drawn), strict=False)
-    return f"initial weights: COCO's; {known} of {len(rows)} things are among its classes, the others drawn"
+    return (
+        f"initial weights: COCO's; {known} of {len(rows)} things are among its classes, the others"
+        " drawn"
+    )
 
 
 def published_mask_rcnn() -> Weights:
-    """Mask R-CNN as torchvision trained it on COCO, to predict with. Raises ``WeightsError`` as ``take_initial_weights``."""
+    """Mask R-CNN as torchvision trained it on COCO, to predict with. Raises ``WeightsError`` as
+    ``take_initial_weights``.
+    """
     table = coco_things()
     rows, _ = _rows_of_classes([entry.name for entry in table.classes])
     card = WeightsCard(
@@ -79,7 +86,9 @@ def published_mask_rcnn() -> Weights:
 
 
 def coco_things() -> ClassTable:
-    """COCO's 80 classes of things, with the ids of its files, in colours spread over the circle of hues."""
+    """COCO's 80 classes of things, with the ids of its files, in colours spread over the circle of
+    hues.
+    """
     names = _COCO.meta["categories"]
     rows = [(number, name) for number, name in enumerate(names) if number and name != "N/A"]
     classes = (
@@ -96,7 +105,9 @@ def _hue(share: float) -> str:
 
 
 def _rows_of_classes(names: Sequence[str]) -> tuple[list[int | None], int]:
-    """Which of COCO's labels each class is, by name, None where it is none of them; and how many are."""
+    """Which of COCO's labels each class is, by name, None where it is none of them; and how many
+    are.
+    """
     labels = {name: number for number, name in enumerate(_COCO.meta["categories"]) if name != "N/A"}
     rows = [labels.get(name) for name in names]
     return rows, sum(row is not None for row in rows)
@@ -105,7 +116,8 @@ def _rows_of_classes(names: Sequence[str]) -> tuple[list[int | None], int]:
 def _converted(
     state: Mapping[str, Tensor], rows: Sequence[int | None], drawn: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """COCO's weights with outputs for other classes: the background's first, then those of ``rows``.
+    """COCO's weights with outputs for other classes: the background's first, then those of
+    ``rows``.
 
     drawn: entries of which outputs are taken for classes that COCO does not have.
     """
@@ -138,5 +150,6 @@ def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
         raise WeightsError(
             f"{kept} {what} ({reason})",
             "published weights of torchvision",
-            "connect once, put the file there, or train without them: --model.weights none --model.norm group",
+            "connect once, put the file there, or train without them: --model.weights none"
+            " --model.norm group",
         ) from error

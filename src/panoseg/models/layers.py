@@ -1,10 +1,12 @@
-"""Convolution blocks of U-TAE and its relatives, and the two halves of a U-Net that are made of them.
+"""Convolution blocks of U-TAE and its relatives, and the two halves of a U-Net that are made of
+them.
 
-Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series", Fig. 2; names of entries follow the published
-checkpoints (utae-paps @ 987874e, src/backbones/utae.py). Depthwise-separable convolutions, MBConv (Sandler et al. 2018,
-"MobileNetV2") and squeeze and excitation (Hu et al. 2018): Crop2Seg @ aee7827, src/backbones/conv.py, mbconv.py and
-squeeze_and_excitation.py. Shape suffixes: N frames, one of one date of one sample, so that a block shared over dates is an
-ordinary block; C channels, H W pixels.
+Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series", Fig. 2; names of
+entries follow the published checkpoints (utae-paps @ 987874e, src/backbones/utae.py).
+Depthwise-separable convolutions, MBConv (Sandler et al. 2018, "MobileNetV2") and squeeze and
+excitation (Hu et al. 2018): Crop2Seg @ aee7827, src/backbones/conv.py, mbconv.py and
+squeeze_and_excitation.py. Shape suffixes: N frames, one of one date of one sample, so that a block
+shared over dates is an ordinary block; C channels, H W pixels.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ _SQUEEZE_RATIO = 16
 class Style:
     """What the blocks of a U-Net are made of.
 
-    mbconv: MBConv instead of pairs of convolutions; halving stays a convolution. squeeze: squeeze and excitation at the end of
-    each block, unless it is MBConv, which has its own.
+    mbconv: MBConv instead of pairs of convolutions; halving stays a convolution. squeeze: squeeze
+    and excitation at the end of each block, unless it is MBConv, which has its own.
     """
 
     convolution: Convolution = "2d"
@@ -40,7 +42,8 @@ class Style:
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
-    # Scores of 15 classes or of two sides of a boundary do not make four groups, and the published MBConv fails on them.
+    # Scores of 15 classes or of two sides of a boundary do not make four groups, and the published
+    # MBConv fails on them.
     groups = 1 if channels % NORM_GROUPS else NORM_GROUPS
     kinds = {
         "group": lambda: nn.GroupNorm(groups, channels),
@@ -51,7 +54,9 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 
 
 class SeparableConv(nn.Module):
-    """A convolution of each channel on its own, then one that mixes channels at each pixel; no biases."""
+    """A convolution of each channel on its own, then one that mixes channels at each pixel; no
+    biases.
+    """
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, border: Border) -> None:
         super().__init__()
@@ -93,8 +98,8 @@ class SqueezeExcitation(nn.Module):
 class ConvLayer(nn.Module):
     """Convolutions, each followed by normalisation and ReLU.
 
-    widths: channels of the input, then of each convolution. last_relu: whether the last convolution gets its ReLU. squeeze:
-    squeeze and excitation at the end.
+    widths: channels of the input, then of each convolution. last_relu: whether the last convolution
+    gets its ReLU. squeeze: squeeze and excitation at the end.
     """
 
     def __init__(
@@ -140,7 +145,9 @@ class Residual(nn.Module):
 
 
 class MBConv(nn.Sequential):
-    """Four times as many channels, a convolution of each, squeeze and excitation, then fewer; residual where widths agree."""
+    """Four times as many channels, a convolution of each, squeeze and excitation, then fewer;
+    residual where widths agree.
+    """
 
     def __init__(self, before: int, after: int, norm: Norm) -> None:
         wide = _MBCONV_EXPANSION * before
@@ -174,7 +181,9 @@ class MBConvLayer(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """A ``ConvLayer``, or an ``MBConvLayer``, under one more name, which the published checkpoints carry."""
+    """A ``ConvLayer``, or an ``MBConvLayer``, under one more name, which the published checkpoints
+    carry.
+    """
 
     def __init__(
         self,
@@ -221,7 +230,8 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the size, join the encoder's map of that size, then two convolutions, the second one residual.
+    """Double the size, join the encoder's map of that size, then two convolutions, the second one
+    residual.
 
     norm: after the last two convolutions; the others always have batch norm.
     """
@@ -265,7 +275,9 @@ def _layer(widths: Sequence[int], norm: Norm, border: Border, style: Style) -> n
 
 
 class DownPath(nn.ModuleList):
-    """The encoder of a U-Net: a ``DownBlock`` from each of ``widths``, finest first, to the next."""
+    """The encoder of a U-Net: a ``DownBlock`` from each of ``widths``, finest first, to the
+    next.
+    """
 
     def __init__(
         self,
@@ -287,7 +299,9 @@ class DownPath(nn.ModuleList):
 
 
 class UpPath(nn.ModuleList):
-    """The decoder of a U-Net. encoder_widths, decoder_widths: channels, finest first; the rest as in ``UpBlock``."""
+    """The decoder of a U-Net. encoder_widths, decoder_widths: channels, finest first; the rest as
+    in ``UpBlock``.
+    """
 
     def __init__(
         self,
@@ -306,7 +320,9 @@ class UpPath(nn.ModuleList):
         )
 
     def forward(self, coarsest_NCHW: Tensor, skips: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Maps of all levels, coarsest first, beginning with the one given; skips: the encoder's other maps, coarsest first."""
+        """Maps of all levels, coarsest first, beginning with the one given; skips: the encoder's
+        other maps, coarsest first.
+        """
         levels = [coarsest_NCHW]
         for block, skip_NCHW in zip(self, skips, strict=True):
             levels.append(block(levels[-1], skip_NCHW))

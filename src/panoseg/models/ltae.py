@@ -1,8 +1,10 @@
-"""How attention knows the date of a frame: sines of its day, a learnt vector a day of the year, or both.
+"""How attention knows the date of a frame: sines of its day, a learnt vector a day of the year, or
+both.
 
 Vaswani et al. 2017, "Attention is all you need", section 3.5, in the form of utae-paps @ 987874e,
-src/backbones/positional_encoding.py; tables, linear maps and combinations: Crop2Seg @ aee7827, same file. Shape suffixes:
-B batch, T dates, G heads (1 where all share an encoding), D channels of one head.
+src/backbones/positional_encoding.py; tables, linear maps and combinations: Crop2Seg @ aee7827, same
+file. Shape suffixes: B batch, T dates, G heads (1 where all share an encoding), D channels of one
+head.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _MARCH_TO_JANUARY = 306
 def positional_encoding(days_BT: Tensor, channels: int) -> Tensor:
     """Sines (even channels) and cosines (odd ones) of the days, float32 B x T x channels, in -1..1.
 
-    days_BT: any integers; two consecutive channels share a frequency, from 1 radian a day to almost 1 / 1000.
+    days_BT: any integers; two consecutive channels share a frequency, from 1 radian a day to almost
+    1 / 1000.
     """
     channel = torch.arange(channels, device=days_BT.device)
     angle_BTD = days_BT[..., None] / _PERIOD_DAYS ** (2 * (channel // 2) / channels)
@@ -34,14 +37,16 @@ def positional_encoding(days_BT: Tensor, channels: int) -> Tensor:
 def day_of_year(days_BT: Tensor, reference_date: str) -> Tensor:
     """Day of the year, int64 in 1..366, of days that are counted from a date.
 
-    days_BT: int64, any; reference_date: YYYY-MM-DD. For example day 122 from 2018-09-01 is 2019-01-01:
+    days_BT: int64, any; reference_date: YYYY-MM-DD. For example day 122 from 2018-09-01 is
+    2019-01-01:
 
     >>> day_of_year(torch.tensor([0, 122]), "2018-09-01").tolist()
     [244, 1]
 
     By arithmetic in the Gregorian calendar, so that the days may stay on their device.
     """
-    # Counted from 1 March of the year 0: a leap day is then the last of its year. date.toordinal counts from 1 January after.
+    # Counted from 1 March of the year 0: a leap day is then the last of its year. date.toordinal
+    # counts from 1 January after.
     days_BT = days_BT + (date.fromisoformat(reference_date).toordinal() - 1 + _MARCH_TO_JANUARY)
     cycle_BT, day_BT = days_BT // 146097, days_BT % 146097
     year_BT = (day_BT - day_BT // 1460 + day_BT // 36524 - day_BT // 146096) // 365
@@ -56,7 +61,9 @@ def day_of_year(days_BT: Tensor, reference_date: str) -> Tensor:
 
 
 class Sines(nn.Module):
-    """The sines of a day, the same for all heads; a linear map of them makes an encoding for each head."""
+    """The sines of a day, the same for all heads; a linear map of them makes an encoding for each
+    head.
+    """
 
     def __init__(self, channels: int, heads: int, linear: bool = False) -> None:
         super().__init__()
@@ -64,7 +71,9 @@ class Sines(nn.Module):
         self.fc = nn.Linear(heads * channels, heads * channels) if linear else None
 
     def forward(self, days_BT: Tensor) -> Tensor:
-        """B x T x G x D, G 1 or, with the linear map, the number of heads; days_BT: any integers."""
+        """B x T x G x D, G 1 or, with the linear map, the number of heads; days_BT: any
+        integers.
+        """
         encoding_BTGD = positional_encoding(days_BT, self.channels)[:, :, None]
         if self.fc is None:
             return encoding_BTGD
@@ -81,9 +90,11 @@ class DayTable(nn.Module):
         self.fc = nn.Linear(_TABLE_DAYS, channels)
 
     def forward(self, days_BT: Tensor) -> Tensor:
-        """B x T x 1 x D; days_BT: integers, those outside 0..364 take the nearest of the 365 vectors.
+        """B x T x 1 x D; days_BT: integers, those outside 0..364 take the nearest of the 365
+        vectors.
 
-        Published weights have 365 vectors and were trained with days from 1, so that 31 December was out of reach.
+        Published weights have 365 vectors and were trained with days from 1, so that 31 December
+        was out of reach.
         """
         return (F.embedding(days_BT.clamp(0, _TABLE_DAYS - 1), self.fc.weight.T) + self.fc.bias)[
             :, :, None
@@ -91,10 +102,12 @@ class DayTable(nn.Module):
 
 
 class DateEncoder(nn.Module):
-    """The sum of the encodings of the days since the reference date and of the day of the year, as far as asked for.
+    """The sum of the encodings of the days since the reference date and of the day of the year, as
+    far as asked for.
 
-    channels: of one head. linear: a linear map of the sines. relative_as_day_of_year: look the days since the reference date up
-    in a table too, where both are encoded; so do U-TAE and TimeUNet as released, asked for both.
+    channels: of one head. linear: a linear map of the sines. relative_as_day_of_year: look the days
+    since the reference date up in a table too, where both are encoded; so do U-TAE and TimeUNet as
+    released, asked for both.
     """
 
     def __init__(
@@ -119,7 +132,9 @@ class DateEncoder(nn.Module):
             self.day_of_year = Sines(channels, heads, linear) if by_sines else DayTable(channels)
 
     def forward(self, days_BT: Tensor) -> Tensor:
-        """B x T x G x D, G 1 or the number of heads. days_BT: int64 days since the reference date."""
+        """B x T x G x D, G 1 or the number of heads. days_BT: int64 days since the reference
+        date.
+        """
         encoding_BTGD = [] if self.relative is None else [self.relative(days_BT)]
         if self.day_of_year is not None:
             encoding_BTGD.append(self.day_of_year(day_of_year(days_BT, self.reference_date)))
@@ -143,9 +158,11 @@ class AttentionHeads(nn.Module):
         nn.init.normal_(self.fc1_k.weight, 0, math.sqrt(2 / key_width))
 
     def query(self) -> tuple[Tensor, Tensor]:
-        """Weights N x d_model and offsets N that turn a value into the scores of its date, the queries of a head together.
+        """Weights N x d_model and offsets N that turn a value into the scores of its date, the
+        queries of a head together.
 
-        The queries depend on no input, so the product of query and key is one linear map of the value.
+        The queries depend on no input, so the product of query and key is one linear map of the
+        value.
         """
         heads, key_width = self.Q.shape[0], self.Q.shape[-1]
         query_GQK = self.Q.view(heads, -1, key_width)
@@ -156,13 +173,16 @@ class AttentionHeads(nn.Module):
 
 
 class Ltae(nn.Module):
-    """Lightweight temporal attention encoder: a series of maps becomes one map, with the attention that it paid to each date.
+    """Lightweight temporal attention encoder: a series of maps becomes one map, with the attention
+    that it paid to each date.
 
-    The values of all dates (linear in the maps, plus the encoding of the date) are never made: scores and averages are
-    linear in the values, so both are taken of the maps themselves, and the encoding enters once a date. In float32 whatever
-    the surrounding precision: it is a small part of the work, and attention is sensitive.
+    The values of all dates (linear in the maps, plus the encoding of the date) are never made:
+    scores and averages are linear in the values, so both are taken of the maps themselves, and the
+    encoding enters once a date. In float32 whatever the surrounding precision: it is a small part
+    of the work, and attention is sensitive.
 
-    queries: of each head; their attention is averaged. date_encoder: None encodes the days since the reference date by sines.
+    queries: of each head; their attention is averaged. date_encoder: None encodes the days since
+    the reference date by sines.
     attention_only: for ``attend``, without the layers behind the attention.
     """
 
@@ -194,9 +214,11 @@ class Ltae(nn.Module):
     def forward(
         self, maps_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """A map B x C x H x W and the attention G x B x T x H x W, which sums to 1 over valid dates.
+        """A map B x C x H x W and the attention G x B x T x H x W, which sums to 1 over valid
+        dates.
 
-        maps_BTCHW: any range, zero where not valid. days_BT: int64 days since the reference date. valid_BT: bool.
+        maps_BTCHW: any range, zero where not valid. days_BT: int64 days since the reference date.
+        valid_BT: bool.
         """
         height, width = maps_BTCHW.shape[-2:]
         with torch.autocast(maps_BTCHW.device.type, enabled=False):
@@ -222,11 +244,14 @@ class Ltae(nn.Module):
         return _as_maps(attention, *maps_BTCHW.shape[-2:])
 
     def _normalise(self, maps_BTPC: Tensor, valid_BT: Tensor) -> Tensor:
-        """Standardise each pixel's series in groups of channels, over all dates or, if padding invariant, the valid ones."""
+        """Standardise each pixel's series in groups of channels, over all dates or, if padding
+        invariant, the valid ones.
+        """
         counted_BT = torch.full_like(valid_BT, 1 / valid_BT.shape[1], dtype=torch.float32)
         if self.padding_invariant:
             counted_BT = valid_BT / valid_BT.sum(1, keepdim=True).clamp(min=1)
-        # Dates are summed first and groups last: sums over whole rows of channels are several times faster.
+        # Dates are summed first and groups last: sums over whole rows of channels are several times
+        # faster.
         mean_BPC = self._group_mean(torch.einsum("bt,btpc->bpc", counted_BT, maps_BTPC))
         centred_BTPC = maps_BTPC - mean_BPC[:, None]
         variance_BPC = self._group_mean(
@@ -258,7 +283,9 @@ class Ltae(nn.Module):
         )
 
     def _average(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, attention_BTPG: Tensor) -> Tensor:
-        """The values of each head averaged over dates with its attention, heads one after the other: B x P x d_model."""
+        """The values of each head averaged over dates with its attention, heads one after the
+        other: B x P x d_model.
+        """
         weight_GDC, bias_GD = (value.unflatten(0, (self.heads, -1)) for value in self._values())
         average_BPGC = torch.einsum("btpg,btpc->bpgc", attention_BTPG, maps_BTPC)
         value_BPGD = torch.einsum("bpgc,gdc->bpgd", average_BPGC, weight_GDC)
@@ -269,7 +296,9 @@ class Ltae(nn.Module):
         ).flatten(2)
 
     def _values(self) -> tuple[Tensor, Tensor]:
-        """Weights d_model x C and biases d_model that turn a map's pixel into the values of all heads."""
+        """Weights d_model x C and biases d_model that turn a map's pixel into the values of all
+        heads.
+        """
         bias_M = self.inconv.bias
         assert bias_M is not None
         return self.inconv.weight[..., 0], bias_M
@@ -303,7 +332,9 @@ def temporal_encoder(
 
 
 def _pieces(maps_BTCHW: Tensor) -> tuple[Tensor, ...]:
-    """The maps as rows of pixels B x T x P x C, float32, on a CPU in pieces that stay in the cache from step to step."""
+    """The maps as rows of pixels B x T x P x C, float32, on a CPU in pieces that stay in the cache
+    from step to step.
+    """
     maps_BTPC = maps_BTCHW.float().permute(0, 1, 3, 4, 2).flatten(2, 3)
     batch, dates, pixels, channels = maps_BTPC.shape
     limit = (

@@ -1,7 +1,9 @@
-"""Objects of photographs: a feature pyramid, proposals, and heads for class, box and mask, made of torchvision's parts.
+"""Objects of photographs: a feature pyramid, proposals, and heads for class, box and mask, made of
+torchvision's parts.
 
-Lin et al. 2017, "Feature pyramid networks"; He et al. 2017, "Mask R-CNN" (1703.06870). Layers and entries are those of
-torchvision's ``maskrcnn_resnet50_fpn``; its resizing is left out, since readers give images as they are wanted.
+Lin et al. 2017, "Feature pyramid networks"; He et al. 2017, "Mask R-CNN" (1703.06870). Layers and
+entries are those of torchvision's ``maskrcnn_resnet50_fpn``; its resizing is left out, since
+readers give images as they are wanted.
 
 Shape suffixes: N candidates, S side of a small mask.
 """
@@ -107,10 +109,13 @@ def object_heads(config: DetectorConfig) -> RoIHeads:
 
 
 def _box_sampler(side: int) -> MultiScaleRoIAlign:
-    """The layer that samples the pyramid at ``side`` x ``side`` places of each box, larger boxes in coarser maps.
+    """The layer that samples the pyramid at ``side`` x ``side`` places of each box, larger boxes in
+    coarser maps.
 
-    Its strides are given. torchvision takes them from the first image that it sees, whose padding it does not know, and keeps
-    them: small images would be sampled at wrong places, and a resumed training at others than before.
+    Its strides are given. torchvision takes them from the first image that it sees, whose padding
+    it does not know, and keeps
+    them: small images would be sampled at wrong places, and a resumed training at others than
+    before.
     """
     layer = MultiScaleRoIAlign(LEVELS, side, sampling_ratio=2)
     layer.scales = [1 / stride for stride in STRIDES]
@@ -127,7 +132,8 @@ def instance_losses(
 ) -> dict[str, Tensor]:
     """Losses of one image by name (``INSTANCE_LOSSES``). images, pyramid: of this image alone.
 
-    In float32 whatever the surrounding precision: in half precision anchors would lie some pixels beside their places.
+    In float32 whatever the surrounding precision: in half precision anchors would lie some pixels
+    beside their places.
     """
     targets = [{"boxes": labels.box_N4, "labels": labels.label_N, "masks": labels.mask_NHW}]
     with torch.autocast(images.tensors.device.type, enabled=False):

@@ -1,6 +1,8 @@
-"""Masks and maps of a network brought to the pixels of a picture, with operations of fixed shape alone.
+"""Masks and maps of a network brought to the pixels of a picture, with operations of fixed shape
+alone.
 
-Shape suffixes: B images, N candidates, S side of a small mask, K classes, h w pixels of a map, H W pixels of the picture.
+Shape suffixes: B images, N candidates, S side of a small mask, K classes, h w pixels of a map, H W
+pixels of the picture.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from torch import Tensor
 def paste(shape_NSS: Tensor, box_N4: Tensor, size_HW: tuple[int, int]) -> Tensor:
     """Small masks drawn into their boxes: float N x H x W, 0 outside.
 
-    shape_NSS: float, what the mask is at S x S places spread evenly over its box. box_N4: left, top, right, bottom in pixels of
-    the picture, fractions included. Values between the places are interpolated linearly, and fall to 0 within one place
-    outside the box's outermost ones, as in Mask R-CNN's own inference (He et al. 2017, section 3.1). Rows and columns are
-    interpolated one after the other, as products with matrices: nothing of N x H x W is made but the result.
+    shape_NSS: float, what the mask is at S x S places spread evenly over its box. box_N4: left,
+    top, right, bottom in pixels of the picture, fractions included. Values between the places are
+    interpolated linearly, and fall to 0 within one place outside the box's outermost ones, as in
+    Mask R-CNN's own inference (He et al. 2017, section 3.1). Rows and columns are interpolated one
+    after the other, as products with matrices: nothing of N x H x W is made but the result.
 
     >>> paste(torch.ones(1, 2, 2), torch.tensor([[1.0, 0.0, 3.0, 2.0]]), (2, 4))[0, 0]
     tensor([0., 1., 1., 0.])
@@ -31,7 +34,9 @@ def paste(shape_NSS: Tensor, box_N4: Tensor, size_HW: tuple[int, int]) -> Tensor
 
 
 def _interpolation(start_N: Tensor, end_N: Tensor, pixels: int, places: int) -> Tensor:
-    """Weight of each of the ``places`` between start and end at each pixel: N x pixels x places; an empty side has none."""
+    """Weight of each of the ``places`` between start and end at each pixel: N x pixels x places; an
+    empty side has none.
+    """
     centre_P = torch.arange(pixels, device=start_N.device, dtype=start_N.dtype) + 0.5
     length_N = (end_N - start_N).clamp(min=1e-6)
     position_NP = (centre_P - start_N[:, None]) / length_N[:, None] * places - 0.5
@@ -42,17 +47,19 @@ def _interpolation(start_N: Tensor, end_N: Tensor, pixels: int, places: int) -> 
 def spread(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[int]) -> Tensor:
     """Maps sampled at the pixels of a picture, linearly between their own: B x K x H x W.
 
-    reach_HW: rows and columns of the maps that the picture covers, from the first on; the rest is padding. Where the picture
-    covers all of them this is bilinear interpolation as usual.
+    reach_HW: rows and columns of the maps that the picture covers, from the first on; the rest is
+    padding. Where the picture covers all of them this is bilinear interpolation as usual.
     """
     scales = (size_HW[0] / reach_HW[0], size_HW[1] / reach_HW[1])
     return torch.ops.aten.upsample_bilinear2d(maps_BKhw, tuple(size_HW), False, *scales)
 
 
 def best_class(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[int]) -> Tensor:
-    """The class of the largest value of each pixel of a picture: int64 B x H x W; of equal ones the first.
+    """The class of the largest value of each pixel of a picture: int64 B x H x W; of equal ones the
+    first.
 
-    Arguments as in ``spread``. One class after the other, so that a large picture with many classes needs little memory.
+    Arguments as in ``spread``. One class after the other, so that a large picture with many classes
+    needs little memory.
     """
     best_BHW = spread(maps_BKhw[:, :1], reach_HW, size_HW)[:, 0]
     class_BHW = torch.zeros_like(best_BHW, dtype=torch.int16)  # which takes half the time of int64
@@ -67,9 +74,10 @@ def best_class(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[i
 class FeatureMaps:
     """What a backbone gives to a head.
 
-    pyramid: feature maps B x C_i x H_i x W_i, float32 (half under mixed precision), coarsest first, each twice the size of the
-    one before; the last has the images' size. attention_GBTHW: weights of the dates, summing to 1 over valid dates, at the
-    size where the backbone finds them: the coarsest, in TimeUNet the images'; None where it has no attention.
+    pyramid: feature maps B x C_i x H_i x W_i, float32 (half under mixed precision), coarsest first,
+    each twice the size of the one before; the last has the images' size. attention_GBTHW: weights
+    of the dates, summing to 1 over valid dates, at the size where the backbone finds them: the
+    coarsest, in TimeUNet the images'; None where it has no attention.
     """
 
     pyramid: tuple[Tensor, ...]
@@ -78,9 +86,11 @@ class FeatureMaps:
 
 @dataclass(frozen=True)
 class SemanticOutput:
-    """Class scores of each pixel: logits_BKHW float32, any range. attention_GBTHW as in ``FeatureMaps``.
+    """Class scores of each pixel: logits_BKHW float32, any range. attention_GBTHW as in
+    ``FeatureMaps``.
 
-    boundary_B2HW: float32 scores of "inside" and "on the boundary of a class", where the network has a head for it.
+    boundary_B2HW: float32 scores of "inside" and "on the boundary of a class", where the network
+    has a head for it.
     """
 
     logits_BKHW: Tensor
@@ -90,10 +100,12 @@ class SemanticOutput:
 
 @dataclass(frozen=True)
 class MaskWindows:
-    """Masks of the candidates whose boxes fit into a window of L x L pixels; made so that many boxes are one tensor.
+    """Masks of the candidates whose boxes fit into a window of L x L pixels; made so that many
+    boxes are one tensor.
 
-    candidate_M: int64, which of the N candidates. corner_M2: int64, row and column of the window's first pixel in its image;
-    the window may reach beyond the image's last row or column. probability_MLL: float32, 0..1, 0 outside the box.
+    candidate_M: int64, which of the N candidates. corner_M2: int64, row and column of the window's
+    first pixel in its image; the window may reach beyond the image's last row or column.
+    probability_MLL: float32, 0..1, 0 outside the box.
     inside_MLL: bool, pixels of the box, clipped to the image.
     """
 
@@ -107,9 +119,10 @@ class MaskWindows:
 class Candidates:
     """What PaPs says of each centre.
 
-    centre_N3: int64, image, row, column; ascending. confidence_N: float32 0..1, the heat at the centre. class_scores_NK:
-    float32 logits. size_N2: float32 height and width in pixels, above 0. box_N4: int64 top, left, bottom, right, the last two
-    exclusive, clipped to the image. masks: each candidate in exactly one group.
+    centre_N3: int64, image, row, column; ascending. confidence_N: float32 0..1, the heat at the
+    centre. class_scores_NK: float32 logits. size_N2: float32 height and width in pixels, above 0.
+    box_N4: int64 top, left, bottom, right, the last two exclusive, clipped to the image. masks:
+    each candidate in exactly one group.
     """
 
     centre_N3: Tensor
@@ -124,9 +137,10 @@ class Candidates:
 class PapsOutput:
     """What PaPs says.
 
-    heatmap_BHW: float32 0..1, how likely a pixel is the centre of a parcel. saliency_BHW: float32 logits, how likely a pixel
-    lies inside a parcel. Saliency and candidates are None where only the heat map was asked for. pixel_scores_BKHW: float32
-    class scores of each pixel by the backbone's own semantic head, where they were asked for.
+    heatmap_BHW: float32 0..1, how likely a pixel is the centre of a parcel. saliency_BHW: float32
+    logits, how likely a pixel lies inside a parcel. Saliency and candidates are None where only the
+    heat map was asked for. pixel_scores_BKHW: float32 class scores of each pixel by the backbone's
+    own semantic head, where they were asked for.
     """
 
     heatmap_BHW: Tensor
@@ -137,11 +151,13 @@ class PapsOutput:
 
 @dataclass(frozen=True)
 class PhotographLabels:
-    """What a network for photographs learns from one of them; numbers are labels of ``panoseg.models.photograph_network``.
+    """What a network for photographs learns from one of them; numbers are labels of
+    ``panoseg.models.photograph_network``.
 
-    semantic_HW: int64, label of each pixel, 255 where it teaches nothing; None for a network of things alone. mask_NHW: bool,
-    box_N4: float32 left, top, right, bottom in pixels, the last two exclusive and larger than the first. label_N: int64, 1 to
-    the number of things.
+    semantic_HW: int64, label of each pixel, 255 where it teaches nothing; None for a network of
+    things alone. mask_NHW: bool,
+    box_N4: float32 left, top, right, bottom in pixels, the last two exclusive and larger than the
+    first. label_N: int64, 1 to the number of things.
     """
 
     semantic_HW: Tensor | None
@@ -152,11 +168,13 @@ class PhotographLabels:
 
 @dataclass(frozen=True)
 class DetectedObjects:
-    """Candidates of a fixed number an image, the best first, padded with those of score 0 and an empty box.
+    """Candidates of a fixed number an image, the best first, padded with those of score 0 and an
+    empty box.
 
-    shape_BNSS: float32, probabilities 0..1 at S x S places of the box. box_BN4: float32, left, top, right, bottom in pixels of
-    the picture. score_BN: float32 0..1. label_BN: int64, 1 to the number of things. size_HW: of the picture. threshold: the
-    probability from which a pixel belongs to a mask.
+    shape_BNSS: float32, probabilities 0..1 at S x S places of the box. box_BN4: float32, left, top,
+    right, bottom in pixels of the picture. score_BN: float32 0..1. label_BN: int64, 1 to the number
+    of things. size_HW: of the picture. threshold: the probability from which a pixel belongs to a
+    mask.
     """
 
     shape_BNSS: Tensor
@@ -188,8 +206,8 @@ class DetectedObjects:
 class PhotographOutput:
     """What a network says of photographs of one size; parts that it does not have are None.
 
-    size_HW: of the picture. maps_BKhw: float32, class scores of the pixels as the network made them. reach_HW: rows and columns
-    of these maps that the picture covers; the rest is padding.
+    size_HW: of the picture. maps_BKhw: float32, class scores of the pixels as the network made
+    them. reach_HW: rows and columns of these maps that the picture covers; the rest is padding.
     """
 
     size_HW: tuple[int, int]

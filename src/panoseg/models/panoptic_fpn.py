@@ -1,7 +1,7 @@
 """The semantic head of Panoptic FPN: the maps of a feature pyramid, brought to stride 4 and summed.
 
-Kirillov et al. 2019, "Panoptic feature pyramid networks" (1901.02446), section 3.1 and figure 3. Shape suffixes: B images,
-K classes, h w pixels at stride 4.
+Kirillov et al. 2019, "Panoptic feature pyramid networks" (1901.02446), section 3.1 and figure 3.
+Shape suffixes: B images, K classes, h w pixels at stride 4.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class SemanticHead(nn.Module):
 
 
 def _way_up(steps: int, pyramid_width: int, width: int) -> nn.Sequential:
-    """From a level of the pyramid to stride 4: ``steps`` times a convolution and twice the size, or one convolution."""
+    """From a level of the pyramid to stride 4: ``steps`` times a convolution and twice the size, or
+    one convolution.
+    """
     layers: list[nn.Module] = []
     for number in range(max(1, steps)):
         convolution = nn.Conv2d(
@@ -85,7 +87,9 @@ class PanopticFpn(AnyPhotographNetwork):
     def losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
-        """The losses of proposals, classes, boxes, masks and pixels, and their weighted sum (section 3.2)."""
+        """The losses of proposals, classes, boxes, masks and pixels, and their weighted sum
+        (section 3.2).
+        """
         batch = self.padded(images)
         pyramid = self.backbone(batch.tensors)
         maps_BKhw = self._scores(pyramid)

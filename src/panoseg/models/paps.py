@@ -1,7 +1,8 @@
 """Boxes of many sizes as few tensors: windows, and the resampling of shapes into them.
 
-Boxes are sorted by their longer side into groups; a group is one tensor M x L x L whose windows start at the boxes' first
-pixel. Shape suffixes: N boxes, M boxes of one group, L side of a window, S side of a shape.
+Boxes are sorted by their longer side into groups; a group is one tensor M x L x L whose windows
+start at the boxes' first pixel. Shape suffixes: N boxes, M boxes of one group, L side of a window,
+S side of a shape.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ _PIXELS = 2**18
 def clipped_boxes(
     centre_N2: Tensor, size_N2: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """First pixels N x 2 of the whole boxes, which may be negative, and the boxes N x 4 clipped to the image.
+    """First pixels N x 2 of the whole boxes, which may be negative, and the boxes N x 4 clipped to
+    the image.
 
-    centre_N2: int64 rows and columns. size_N2: int64 heights and widths, at least 1; an odd box has its extra pixel behind the
-    centre. The clipped boxes are top, left, bottom, right, the last two exclusive. (utae-paps @ 987874e clips both axes to the
-    height, which is the same for its square images.)
+    centre_N2: int64 rows and columns. size_N2: int64 heights and widths, at least 1; an odd box has
+    its extra pixel behind the centre. The clipped boxes are top, left, bottom, right, the last two
+    exclusive. (utae-paps @ 987874e clips both axes to the height, which is the same for its square
+    images.)
     """
     start_N2 = centre_N2 - size_N2 // 2
     stop_N2 = centre_N2 + size_N2 // 2 + size_N2 % 2
@@ -43,7 +46,9 @@ def clipped_boxes(
 
 
 def group_by_side(box_N4: Tensor) -> list[tuple[Tensor, int]]:
-    """Indices of the boxes and the side of their windows, a pair a group; each box is in one group, of bounded size."""
+    """Indices of the boxes and the side of their windows, a pair a group; each box is in one group,
+    of bounded size.
+    """
     side_N = (box_N4[:, 2:] - box_N4[:, :2]).amax(1)
     group_N = torch.bucketize(side_N, side_N.new_tensor(_SIDES))
     order_N = group_N.argsort(stable=True)
@@ -68,7 +73,9 @@ def inside_windows(box_M4: Tensor, side: int) -> Tensor:
 
 
 def window_index(image_M: Tensor, corner_M2: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Where the pixels of the windows lie in flattened B x H x W images, or the nearest ones inside: int64 M x L x L."""
+    """Where the pixels of the windows lie in flattened B x H x W images, or the nearest ones
+    inside: int64 M x L x L.
+    """
     along_L = torch.arange(side, device=corner_M2.device)
     row_ML = (corner_M2[:, :1] + along_L).clamp(max=height - 1)
     column_ML = (corner_M2[:, 1:] + along_L).clamp(max=width - 1)
@@ -78,8 +85,9 @@ def window_index(image_M: Tensor, corner_M2: Tensor, side: int, height: int, wid
 def resample(shape_MSS: Tensor, offset_M2: Tensor, size_M2: Tensor, side: int) -> Tensor:
     """Shapes stretched over their boxes, bilinear between the middles of cells: float32 M x L x L.
 
-    offset_M2: pixels of the box that lie before the window. size_M2: height and width of the box. Two matrix products with the
-    interpolation's weights, equal to ``torch.nn.functional.interpolate(align_corners=False)`` of each shape followed by a crop.
+    offset_M2: pixels of the box that lie before the window. size_M2: height and width of the box.
+    Two matrix products with the interpolation's weights, equal to
+    ``torch.nn.functional.interpolate(align_corners=False)`` of each shape followed by a crop.
     """
     cells = shape_MSS.shape[-1]
     pixel_M2L = offset_M2[..., None] + torch.arange(side, device=shape_MSS.device)
@@ -94,8 +102,8 @@ def resample(shape_MSS: Tensor, offset_M2: Tensor, size_M2: Tensor, side: int) -
 class PaPs(nn.Module):
     """Parcels of a season as scored masks, on the maps of a backbone.
 
-    The heads work in float32 whatever the surrounding precision: centres are found by comparing neighbouring heat, and in half
-    precision neighbours tie.
+    The heads work in float32 whatever the surrounding precision: centres are found by comparing
+    neighbouring heat, and in half precision neighbours tie.
     """
 
     def __init__(self, config: PapsConfig) -> None:
@@ -136,9 +144,11 @@ class PaPs(nn.Module):
     ) -> PapsOutput:
         """Heat map, saliency and candidates of a batch of seasons.
 
-        images_BTCHW, days_BT, valid_BT: as in ``Backbone``. zones_BHW: int, the parcel each pixel is nearest to, 0 where
-        there is none; then the hottest pixel of each parcel's zone is its only candidate, else every local maximum is one.
-        min_confidence: local maxima below it are left out; None: none in training, else the model's own threshold.
+        images_BTCHW, days_BT, valid_BT: as in ``Backbone``. zones_BHW: int, the parcel each pixel
+        is nearest to, 0 where there is none; then the hottest pixel of each parcel's zone is its
+        only candidate, else every local maximum is one.
+        min_confidence: local maxima below it are left out; None: none in training, else the model's
+        own threshold.
         pixel_scores: let the backbone score the class of each pixel too.
         """
         maps = self.encoder.features(images_BTCHW, days_BT, valid_BT)
@@ -177,8 +187,9 @@ class PaPs(nn.Module):
     def expect_heat(self, share: float) -> None:
         """Let the heat start at ``share``, between 0 and 1, of every pixel.
 
-        Drawn weights begin near one half, and the many pixels without a centre then outweigh all other losses for a thousand
-        steps (Lin et al. 2017, "Focal loss for dense object detection", section 3.3).
+        Drawn weights begin near one half, and the many pixels without a centre then outweigh all
+        other losses for a thousand steps (Lin et al. 2017, "Focal loss for dense object detection",
+        section 3.3).
         """
         nn.init.constant_(
             self.heatmap_conv.get_parameter("0.conv.4.bias"), math.log(share / (1 - share))
@@ -187,9 +198,11 @@ class PaPs(nn.Module):
     def masks(
         self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, views: int = 1
     ) -> ScoredMasks:
-        """The masks of a batch of seasons that are sure enough to be shown; arguments as in ``forward``.
+        """The masks of a batch of seasons that are sure enough to be shown; arguments as in
+        ``forward``.
 
-        views: as how many turned and mirrored images, 1 to 8, the network sees each season; their masks are joined.
+        views: as how many turned and mirrored images, 1 to 8, the network sees each season; their
+        masks are joined.
         """
         shown = [turn(images_BTCHW, view) for view in chosen_views(views)]
         return self.masks_of(
@@ -233,7 +246,9 @@ class PaPs(nn.Module):
         )
 
     def soft_masks(self, output: PapsOutput) -> SoftMasks:
-        """All candidates with the probability of each pixel of their whole images; errors as in ``scored_masks``."""
+        """All candidates with the probability of each pixel of their whole images; errors as in
+        ``scored_masks``.
+        """
         found = _present(output)
         probability_NHW = _paste(
             found, output.heatmap_BHW.shape[-2:], lambda group: group.probability_MLL
@@ -295,7 +310,9 @@ def _present(output: PapsOutput) -> Candidates:
 
 
 def _paste(found: Candidates, size: torch.Size, values: Callable[[MaskWindows], Tensor]) -> Tensor:
-    """What lies in the boxes of the candidates, put into their whole images of ``size``, zero around them: N x H x W."""
+    """What lies in the boxes of the candidates, put into their whole images of ``size``, zero
+    around them: N x H x W.
+    """
     height, width = size
     canvas_NHW = None
     for group in found.masks:
@@ -313,14 +330,18 @@ def _paste(found: Candidates, size: torch.Size, values: Callable[[MaskWindows], 
 
 
 def local_maxima(heatmap_BHW: Tensor) -> Tensor:
-    """Bool B x H x W: as hot as the eight neighbours or hotter, and hotter than the mean of the batch (as published)."""
+    """Bool B x H x W: as hot as the eight neighbours or hotter, and hotter than the mean of the
+    batch (as published).
+    """
     return (heatmap_BHW == F.max_pool2d(heatmap_BHW, 3, stride=1, padding=1)) & (
         heatmap_BHW > heatmap_BHW.mean()
     )
 
 
 def zone_centres(heatmap_BHW: Tensor, zones_BHW: Tensor) -> Tensor:
-    """Bool B x H x W: the hottest pixel of each zone, the first in reading order of equally hot ones; none in zone 0."""
+    """Bool B x H x W: the hottest pixel of each zone, the first in reading order of equally hot
+    ones; none in zone 0.
+    """
     images, zones = len(zones_BHW), int(zones_BHW.amax()) + 1
     zone_P = (
         zones_BHW.long() + zones * torch.arange(images, device=zones_BHW.device)[:, None, None]
@@ -347,7 +368,9 @@ def _stack_at(maps: FeatureMaps, centre_N3: Tensor) -> Tensor:
 
 
 def _inside_boxes(layers: nn.Sequential, values_MCLL: Tensor, inside_M1LL: Tensor) -> Tensor:
-    """What the layers give on each box alone, as if it were cut out: outside counts as zero, and norms see only the inside."""
+    """What the layers give on each box alone, as if it were cut out: outside counts as zero, and
+    norms see only the inside.
+    """
     inside_M1LL = inside_M1LL.to(values_MCLL.dtype)
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
@@ -370,7 +393,9 @@ def _norm_inside(norm: nn.GroupNorm, values_MCLL: Tensor, inside_M1LL: Tensor) -
 
 
 class _CentreNorm(nn.BatchNorm1d):
-    """Batch normalisation over centres; with fewer than two in a training batch it uses its running statistics."""
+    """Batch normalisation over centres; with fewer than two in a training batch it uses its running
+    statistics.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and len(input) < 2:

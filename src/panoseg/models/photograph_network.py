@@ -1,6 +1,7 @@
 """Residual networks for photographs, and the norms of networks made with them.
 
-He et al. 2016, "Deep residual learning", as in torchvision; Yu et al. 2017, "Dilated residual networks".
+He et al. 2016, "Deep residual learning", as in torchvision; Yu et al. 2017, "Dilated residual
+networks".
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ def residual_network(
 
 
 def dilated(network: resnet.ResNet) -> resnet.ResNet:
-    """The same network, and the same weights, with the last two stages at stride 8: what they skipped, they dilate.
+    """The same network, and the same weights, with the last two stages at stride 8: what they
+    skipped, they dilate.
 
-    The first block of a stage still reaches as far as the stage before it. Works for both kinds of blocks; torchvision's own
-    way is for the larger one alone.
+    The first block of a stage still reaches as far as the stage before it. Works for both kinds of
+    blocks; torchvision's own way is for the larger one alone.
     """
     dilation = 1
     for stage in (network.layer3, network.layer4):
@@ -65,7 +67,8 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a class table. things, stuff: class ids in ascending order; void classes have no label.
+    """The labels of a class table. things, stuff: class ids in ascending order; void classes have
+    no label.
 
     >>> labels = Labels((1, 3), (2, 5))
     >>> labels.semantic_ids("stuff"), labels.semantic_ids("all")
@@ -95,7 +98,8 @@ class Labels:
         return torch.tensor(self.semantic_ids(scope), device=label_HW.device)[label_HW]
 
     def of_photograph(self, photograph: Photograph, scope: Scope | None) -> PhotographLabels:
-        """What a network learns from a photograph; scope: which classes of pixels, None where it does not tell them apart.
+        """What a network learns from a photograph; scope: which classes of pixels, None where it
+        does not tell them apart.
 
         Raises ``ValueError`` for a photograph without labels.
         """
@@ -128,14 +132,17 @@ def _looked_up(classes: Tensor, labels: dict[int, int]) -> Tensor:
 
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in 0..1, over ImageNet: what published weights of backbones were trained with."""
+"""Of red, green and blue in 0..1, over ImageNet: what published weights of backbones were trained
+with.
+"""
 
 
 class AnyPhotographNetwork(nn.Module):
-    """A network for photographs: it learns from labels, and predicts pixels' classes, objects, or both.
+    """A network for photographs: it learns from labels, and predicts pixels' classes, objects, or
+    both.
 
-    loss_names: what ``losses`` gives. scope: which classes of pixels it tells apart (``Labels.semantic_ids``); None for
-    objects alone.
+    loss_names: what ``losses`` gives. scope: which classes of pixels it tells apart
+    (``Labels.semantic_ids``); None for objects alone.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
@@ -162,8 +169,9 @@ class AnyPhotographNetwork(nn.Module):
     ) -> dict[str, Tensor]:
         """Scalars by name, of which "loss" is descended, in training mode.
 
-        images: uint8 C x H x W, of any sizes. Each is the mean over the images of what it is for each image, so that neither
-        the number of processes that share a batch nor the neighbours of an image weigh its objects.
+        images: uint8 C x H x W, of any sizes. Each is the mean over the images of what it is for
+        each image, so that neither the number of processes that share a batch nor the neighbours of
+        an image weigh its objects.
         """
         raise NotImplementedError
 
@@ -171,10 +179,12 @@ class AnyPhotographNetwork(nn.Module):
     def predict(
         self, images: Sequence[Tensor], sizes_HW: Sequence[tuple[int, int]]
     ) -> list[PhotographOutput]:
-        """One output an image, in evaluation mode; sizes_HW: of the pictures asked for, usually those on disk.
+        """One output an image, in evaluation mode; sizes_HW: of the pictures asked for, usually
+        those on disk.
 
-        Images are padded to the network's stride and no further, so that what is predicted never depends on the rest of the
-        batch; those that have one size then go through the network together.
+        Images are padded to the network's stride and no further, so that what is predicted never
+        depends on the rest of the batch; those that have one size then go through the network
+        together.
         """
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
@@ -194,7 +204,9 @@ class AnyPhotographNetwork(nn.Module):
         raise NotImplementedError
 
     def padded(self, images: Sequence[Tensor]) -> ImageList:
-        """Images standardised and put into the upper left corners of tensors of one size, with their own sizes."""
+        """Images standardised and put into the upper left corners of tensors of one size, with
+        their own sizes.
+        """
         height, width = self._padded_size(images)
         whole = [
             F.pad(
@@ -217,7 +229,9 @@ class AnyPhotographNetwork(nn.Module):
 
 
 def semantic_loss(maps_Khw: Tensor, stride: int, labels: PhotographLabels) -> Tensor:
-    """Mean cross-entropy of the pixels of one image that have a label; 0 where none has. maps_Khw: scores at a stride."""
+    """Mean cross-entropy of the pixels of one image that have a label; 0 where none has. maps_Khw:
+    scores at a stride.
+    """
     label_HW = labels.semantic_HW
     assert label_HW is not None, "labels of a network that tells pixels apart"
     logits_1KHW = spread(maps_Khw[None].float(), reach(label_HW.shape, stride), label_HW.shape)
@@ -238,8 +252,8 @@ def mean_losses(losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 def two_models(semantic: PhotographOutput, instances: PhotographOutput) -> PhotographOutput:
     """The pixels of one network's output with the objects of another's, of the same photograph.
 
-    The recipe of Kirillov et al. 2019, "Panoptic segmentation" (1801.00868), section 7. Raises ``ValueError`` for outputs of
-    different sizes, and where one lacks its part.
+    The recipe of Kirillov et al. 2019, "Panoptic segmentation" (1801.00868), section 7. Raises
+    ``ValueError`` for outputs of different sizes, and where one lacks its part.
     """
     if (
         semantic.size_HW != instances.size_HW
@@ -247,7 +261,8 @@ def two_models(semantic: PhotographOutput, instances: PhotographOutput) -> Photo
         or instances.objects is None
     ):
         raise ValueError(
-            f"scores of pixels at {semantic.size_HW} and objects at {instances.size_HW}: one size and both parts"
+            f"scores of pixels at {semantic.size_HW} and objects at {instances.size_HW}: one size"
+            " and both parts"
         )
     return PhotographOutput(
         semantic.size_HW, instances.objects, semantic.maps_BKhw, semantic.reach_HW
@@ -259,7 +274,8 @@ def merged(
 ) -> ThingsAndStuff:
     """The candidates and the stuff of a photograph as one picture.
 
-    labels: what the labels of the networks mean. scope: that of the network which scored the pixels; its things draw nothing.
+    labels: what the labels of the networks mean. scope: that of the network which scored the
+    pixels; its things draw nothing.
     """
     objects, label_BHW = output.objects, output.label_BHW
     device = _device(output)
@@ -296,14 +312,18 @@ def panoptics(
     thresholds: MergeThresholds,
     table: ClassTable,
 ) -> list[Panoptic]:
-    """``merged`` as pictures with their tables, one an image; the only step that waits for the device."""
+    """``merged`` as pictures with their tables, one an image; the only step that waits for the
+    device.
+    """
     if output.objects is not None and _device(output).type == "cpu":
         output = replace(output, objects=_drawn(output.objects, thresholds.score))
     return merged(output, labels, scope, thresholds).to_panoptics(table)
 
 
 def _drawn(objects: DetectedObjects, score: float) -> DetectedObjects:
-    """The candidates up to the last one of some score: a processor, which waits for nothing, need not look at the others."""
+    """The candidates up to the last one of some score: a processor, which waits for nothing, need
+    not look at the others.
+    """
     positions = (objects.score_BN >= score).any(0).nonzero()
     count = int(positions[-1]) + 1 if len(positions) else 0
     names = ("shape_BNSS", "box_BN4", "score_BN", "label_BN")

@@ -1,7 +1,7 @@
 """PSPNet: a map of the image pooled over parts of several sizes, for the class of each pixel.
 
-Zhao et al. 2017, "Pyramid scene parsing network" (1612.01105), sections 3.2 and 3.3. Shape suffixes: B images, C channels,
-K classes, h w pixels at stride 8.
+Zhao et al. 2017, "Pyramid scene parsing network" (1612.01105), sections 3.2 and 3.3. Shape
+suffixes: B images, C channels, K classes, h w pixels at stride 8.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ Norm = Callable[[int], nn.Module]
 
 
 class PyramidPooling(nn.Module):
-    """A map beside its means over parts of the image, which are convolved and spread over the parts again.
+    """A map beside its means over parts of the image, which are convolved and spread over the parts
+    again.
 
     bins: parts a side of each level. width: channels of each level.
     """
@@ -75,7 +76,9 @@ class PspNet(AnyPhotographNetwork):
     def losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
-        """The losses of the pixels' classes by the last map and by the one before, and their weighted sum (section 3.3)."""
+        """The losses of the pixels' classes by the last map and by the one before, and their
+        weighted sum (section 3.3).
+        """
         if len(images) == 1 and self.config.norm != "group" and 1 in self.config.bins:
             raise ConfigError(
                 "one photograph a step with batch norms",

@@ -1,7 +1,9 @@
-"""The authors' folders of weights become ours: ``conf.json`` and ``Fold_1/model.pth.tar`` to ``Fold_5/model.pth.tar``.
+"""The authors' folders of weights become ours: ``conf.json`` and ``Fold_1/model.pth.tar`` to
+``Fold_5/model.pth.tar``.
 
-Written by train_semantic.py and train_panoptic.py of VSainteuf/utae-paps @ 987874e. Files of weights are pickles: they are read
-with ``weights_only`` and never without, so that none can run code.
+Written by train_semantic.py and train_panoptic.py of VSainteuf/utae-paps @ 987874e. Files of
+weights are pickles: they are read with ``weights_only`` and never without, so that none can run
+code.
 """
 
 from __future__ import annotations
@@ -53,10 +55,10 @@ def import_published(
 ) -> Weights:
     """The authors' weights of one fold.
 
-    normalisation: the folder does not hold it; published weights were trained on that of their own training folds. Without it
-    the weights can be scored on a dataset, which holds it, but not used for maps. Raises
-    ``WeightsError`` for what is missing or damaged, for pickles with code, and for other networks, whose differing entries it
-    lists.
+    normalisation: the folder does not hold it; published weights were trained on that of their own
+    training folds. Without it the weights can be scored on a dataset, which holds it, but not used
+    for maps. Raises ``WeightsError`` for what is missing or damaged, for pickles with code, and for
+    other networks, whose differing entries it lists.
     """
     folder = Path(folder)
     options = read_options(folder / "conf.json")
@@ -91,8 +93,9 @@ def model_config(
 ) -> ModelConfig:
     """Our configuration of the network that the options of the published programs describe.
 
-    entries: names in the checkpoint. They tell a bidirectional U-ConvLSTM from what the released program builds under that
-    name, which has one direction. Raises ``ValueError`` for a network or an option that has no counterpart.
+    entries: names in the checkpoint. They tell a bidirectional U-ConvLSTM from what the released
+    program builds under that name, which has one direction. Raises ``ValueError`` for a network or
+    an option that has no counterpart.
     """
     readers = {known: NETWORKS[known] for known in _PANOPTIC} if "backbone" in options else NETWORKS
     name = options.get("backbone", options.get("model", "utae"))
@@ -117,7 +120,9 @@ def model_config(
 
 
 def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` that lists the options which differ from the only value they can have here."""
+    """Raise ``ValueError`` that lists the options which differ from the only value they can have
+    here.
+    """
     wrong = [
         f"{name} is {options[name]!r}, and only {only!r}"
         for name, only in fixed.items()
@@ -128,7 +133,9 @@ def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
 
 
 def reference_date(options: Mapping[str, Any]) -> str:
-    """The date from which a published program counted days; the default of its command line where it does not say."""
+    """The date from which a published program counted days; the default of its command line where
+    it does not say.
+    """
     return str(options.get("ref_date", "2018-09-01"))
 
 
@@ -162,13 +169,17 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], int], BackboneConfig]] = {
     "uconvlstm": lambda options, bands: UConvLstmConfig(bands),
     "buconvlstm": lambda options, bands: UConvLstmConfig(bands, hidden=30),
 }
-"""Our configuration from the options and the number of bands, by what --model or --backbone says. The published program builds
-all but U-TAE in one way whatever the options of architecture, and the last two with 20 classes whatever their number."""
+"""Our configuration from the options and the number of bands, by what --model or --backbone says.
+The published program builds all but U-TAE in one way whatever the options of architecture, and the
+last two with 20 classes whatever their number.
+"""
 _PANOPTIC = ("utae", "uconvlstm")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The ``state_dict`` of a published checkpoint; raises ``WeightsError``, and runs no code that a file may hold."""
+    """The ``state_dict`` of a published checkpoint; raises ``WeightsError``, and runs no code that
+    a file may hold.
+    """
     fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
     content = load_tensors(path, "a checkpoint of tensors alone", fix)
     state = content.get("state_dict") if isinstance(content, dict) else None
@@ -218,12 +229,13 @@ def import_crop2seg(
     normalisation: Normalisation | None = None,
     trained_on: str = "",
 ) -> Weights:
-    """The weights in a folder of Crop2Seg: one with conf.json and model.pth.tar, or a results folder with one in Fold_1.
+    """The weights in a folder of Crop2Seg: one with conf.json and model.pth.tar, or a results
+    folder with one in Fold_1.
 
-    classes: what the scores mean, which the folder does not say. normalisation: the folder does not hold it; without it the
-    weights can be scored on a dataset, which holds it, but not used for maps. trained_on: the data, in words. Raises
-    ``WeightsError`` for what is missing or damaged, for pickles with code, and for other networks, whose differing entries it
-    lists.
+    classes: what the scores mean, which the folder does not say. normalisation: the folder does not
+    hold it; without it the weights can be scored on a dataset, which holds it, but not used for
+    maps. trained_on: the data, in words. Raises ``WeightsError`` for what is missing or damaged,
+    for pickles with code, and for other networks, whose differing entries it lists.
     """
     folder = Path(folder)
     if not (folder / "conf.json").exists() and (folder / "Fold_1" / "conf.json").exists():
@@ -251,9 +263,11 @@ def import_crop2seg(
 
 
 def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
-    """Our configuration of the network that the options of Crop2Seg's train.py describe, by their names there.
+    """Our configuration of the network that the options of Crop2Seg's train.py describe, by their
+    names there.
 
-    Raises ``ValueError`` for a network or an option that has no counterpart, ``ConfigError`` for values that do not fit.
+    Raises ``ValueError`` for a network or an option that has no counterpart, ``ConfigError`` for
+    values that do not fit.
     """
     check_fixed(options, FIXED_OPTIONS)
     network = options.get("model", "utae")
@@ -276,7 +290,8 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
     if network in NETWORKS:
         return NETWORKS[network](options, int(options.get("input_dim", 10)))
     raise ValueError(
-        f"the network is {network!r}, and only wtae, timeunet, unet_naive, {', '.join(NETWORKS)} can be imported"
+        f"the network is {network!r}, and only wtae, timeunet, unet_naive, {', '.join(NETWORKS)}"
+        " can be imported"
     )
 
 
@@ -323,7 +338,8 @@ def _blocks(options: Mapping[str, Any]) -> dict[str, Any]:
 def _length(options: Mapping[str, Any]) -> int:
     if options.get("max_temp") is None:
         raise ValueError(
-            "max_temp is not given, and the naive U-Net needs the number of dates that it was trained with"
+            "max_temp is not given, and the naive U-Net needs the number of dates that it was"
+            " trained with"
         )
     return int(options["max_temp"])
 
@@ -334,10 +350,12 @@ def _by_table(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Entries of a checkpoint of Crop2Seg under the names that they have here; all others keep theirs.
+    """Entries of a checkpoint of Crop2Seg under the names that they have here; all others keep
+    theirs.
 
-    The attention's queries have an axis of one there, batch norm another place in its list, and the encoders of dates are named
-    by their order, which the network's configuration turns into what they encode.
+    The attention's queries have an axis of one there, batch norm another place in its list, and the
+    encoders of dates are named by their order, which the network's configuration turns into what
+    they encode.
     """
     first = "day_of_year" if getattr(config, "dates", None) == "day_of_year" else "relative"
     renamed = {

@@ -1,8 +1,9 @@
-"""U-Net 3D: convolutions over space and time together; the scores of all dates are averaged at the end.
+"""U-Net 3D: convolutions over space and time together; the scores of all dates are averaged at the
+end.
 
-A baseline of Garnot & Landrieu 2021, Table 1, after Rustowicz et al. 2019, "Semantic segmentation of crop type in Africa";
-utae-paps @ 987874e, src/backbones/unet3d.py. Shape suffixes: B batch, T dates (S at one level), C channels or bands,
-H W pixels, K classes, J three shifts in time.
+A baseline of Garnot & Landrieu 2021, Table 1, after Rustowicz et al. 2019, "Semantic segmentation
+of crop type in Africa"; utae-paps @ 987874e, src/backbones/unet3d.py. Shape suffixes: B batch, T
+dates (S at one level), C channels or bands, H W pixels, K classes, J three shifts in time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from panoseg.models.configs.season import UNet3dConfig
 from panoseg.models.frames import check_sides
 from panoseg.models.outputs import FeatureMaps
 
-# Up to so many channels x dates x rows, torch convolves a single sample without oneDNN, ten times slower.
+# Up to so many channels x dates x rows, torch convolves a single sample without oneDNN, ten times
+# slower.
 _ONE_SAMPLE = 20480
 
 
@@ -31,7 +33,8 @@ class _Conv3d(nn.Conv3d):
         if input.device.type != "cpu":
             return super().forward(input)
         if dates == 2:
-            # Over two dates in half precision, the gradient of the kernel holds memory that nothing was written to (oneDNN
+            # Over two dates in half precision, the gradient of the kernel holds memory that nothing
+            # was written to (oneDNN
             # 3.13). A third, blank one is what the border is anyway.
             return self(F.pad(input, (0, 0, 0, 0, 0, 1)))[:, :, :2]
         if samples == 1 and channels * dates * height <= _ONE_SAMPLE and height % 2 == 0:
@@ -39,7 +42,9 @@ class _Conv3d(nn.Conv3d):
         return super().forward(input)
 
     def _in_halves(self, input: Tensor) -> Tensor:
-        """The same for one sample, as two samples: its upper and its lower half with the rows next to them."""
+        """The same for one sample, as two samples: its upper and its lower half with the rows next
+        to them.
+        """
         half, bordered = input.shape[3] // 2, F.pad(input, (0, 0, 1, 1))
         halves = torch.cat([bordered[:, :, :, : half + 2], bordered[:, :, :, half:]])
         return torch.cat(
@@ -58,9 +63,9 @@ def _doubling(before: int, after: int) -> nn.ConvTranspose3d:
 class UNet3d(Backbone):
     """U-Net 3D: scores of the classes for each pixel of a season.
 
-    Two halvings of time use groups of four dates: the dates after the last whole group shape the features, but their scores
-    are not part of the mean, as published. Padded dates are images of zeros to it, and come last. The order of dates is what
-    counts, not their days.
+    Two halvings of time use groups of four dates: the dates after the last whole group shape the
+    features, but their scores are not part of the mean, as published. Padded dates are images of
+    zeros to it, and come last. The order of dates is what counts, not their days.
     """
 
     def __init__(self, config: UNet3dConfig) -> None:
@@ -82,13 +87,16 @@ class UNet3d(Backbone):
 
     def scores(self, maps: FeatureMaps) -> Tensor:
         """Class scores B x K x H x W, float32, of what ``features`` gave."""
-        # The mean over dates of a convolution in time is the convolution of three means, one a shift in time.
+        # The mean over dates of a convolution in time is the convolution of three means, one a
+        # shift in time.
         weight_KCHW = self.final.weight.transpose(1, 2).flatten(1, 2)
         return F.conv2d(maps.pyramid[-1], weight_KCHW, self.final.bias, padding=1).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """Means over valid dates of three levels, coarsest first; the last one holds three means, as each date is seen from
-        the next one, from itself, and from the one before. Arguments as in ``forward``."""
+        """Means over valid dates of three levels, coarsest first; the last one holds three means,
+        as each date is seen from the next one, from itself, and from the one before. Arguments as
+        in ``forward``.
+        """
         check_sides(images_BTCHW, self.config.stride, self.config.stride)
         blank_BCTHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0).transpose(1, 2)
         # Time is halved as often as space: fewer than four dates get blank ones after them.
@@ -104,7 +112,8 @@ class UNet3d(Backbone):
         fine_BCTHW = self.dc3(_joined(self.trans3(half_BCTHW), fine_BCTHW))
         weight_BT = valid_BT[:, : fine_BCTHW.shape[2]].float()
         weight_BT = weight_BT / weight_BT.sum(1, keepdim=True)
-        # The last convolution sees a date from the one after it, from itself, and from the one before.
+        # The last convolution sees a date from the one after it, from itself, and from the one
+        # before.
         seen_BTJ = F.pad(weight_BT, (1, 1)).unfold(1, 3, 1).flip(2)
         return FeatureMaps(
             (
@@ -122,7 +131,8 @@ def _joined(up_BCSHW: Tensor, skip_BCTHW: Tensor) -> Tensor:
 
 def _mean(maps_BCSHW: Tensor, weight_BSJ: Tensor) -> Tensor:
     """J weighted means over time, B x (J C) x H x W."""
-    # A product of flat rows, which in this layout is ten times faster than over the third of five dimensions.
+    # A product of flat rows, which in this layout is ten times faster than over the third of five
+    # dimensions.
     rows_BSP = maps_BCSHW.permute(0, 2, 3, 4, 1).flatten(2)
     means_BJP = weight_BSJ.mT.to(rows_BSP.dtype) @ rows_BSP
     means_BJHWC = means_BJP.unflatten(2, (*maps_BCSHW.shape[3:], maps_BCSHW.shape[1]))

@@ -1,7 +1,8 @@
 """How the maps of a season's dates become one map: by attention over time, or as their mean.
 
-Garnot & Landrieu 2021, section 3.1, "Temporal aggregation"; utae-paps @ 987874e, src/backbones/utae.py (Temporal_Aggregator).
-Shape suffixes: B batch, T dates, C channels, H W pixels, F frames of one sample, G heads.
+Garnot & Landrieu 2021, section 3.1, "Temporal aggregation"; utae-paps @ 987874e,
+src/backbones/utae.py (Temporal_Aggregator). Shape suffixes: B batch, T dates, C channels, H W
+pixels, F frames of one sample, G heads.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ def aggregate(
 ) -> Tensor:
     """One map a sample, B x C x H x W, of the maps of its frames.
 
-    pieces: maps F x C x H x W of each piece of frames, and attention: their attention, F x G x H x W at any size. cuts: as
-    ``cut_frames`` gives them. mode: as in ``weighted_sum``; "mean" divides by the number of dates.
+    pieces: maps F x C x H x W of each piece of frames, and attention: their attention, F x G x H x
+    W at any size. cuts: as ``cut_frames`` gives them. mode: as in ``weighted_sum``; "mean" divides
+    by the number of dates.
     """
     sums_BCHW = sum_by_sample(
         map(weighted_sum, pieces, attention, repeat(mode)), [sample for sample, _ in cuts]
@@ -55,16 +57,18 @@ def aggregate(
 
 
 def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) -> Tensor:
-    """One map C x H x W: the sum over frames of one sample, weighted by attention (mode "mean": not weighted).
+    """One map C x H x W: the sum over frames of one sample, weighted by attention (mode "mean": not
+    weighted).
 
-    attention_FGHW: at the size where it was found. mode "att_group": each head weighs its group of channels; "att_mean": the
-    mean of the heads weighs all of them.
+    attention_FGHW: at the size where it was found. mode "att_group": each head weighs its group of
+    channels; "att_mean": the mean of the heads weighs all of them.
     """
     channels, height, width = level_FCHW.shape[1:]
     if mode != "mean":
         if mode == "att_mean":
             attention_FGHW = attention_FGHW.mean(1, keepdim=True)
-        # A weight for each channel before resampling: products of equal shapes are several times faster than broadcast ones.
+        # A weight for each channel before resampling: products of equal shapes are several times
+        # faster than broadcast ones.
         weight_FCHW = attention_FGHW.repeat_interleave(channels // attention_FGHW.shape[1], dim=1)
         weight_FCHW = weight_FCHW.contiguous(memory_format=torch.channels_last)
         weight_FCHW = F.interpolate(
@@ -94,7 +98,8 @@ def unet(finest_BCHW: Tensor, down: DownPath, up: UpPath) -> tuple[Tensor, ...]:
 
 
 class NaiveUnet(Backbone):
-    """The naive U-Net: scores of the classes for each pixel of a season, whose dates are taken for bands.
+    """The naive U-Net: scores of the classes for each pixel of a season, whose dates are taken for
+    bands.
 
     The place of a date in the season is what counts, not its day.
     """
@@ -113,7 +118,9 @@ class NaiveUnet(Backbone):
         self.out_conv = score_head((decoder[0], *hidden, config.classes), config.mbconv)
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """The decoder's maps, coarsest first; raises ``ConfigError`` for more dates than the network has places."""
+        """The decoder's maps, coarsest first; raises ``ConfigError`` for more dates than the
+        network has places.
+        """
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         dates, places = images_BTCHW.shape[1], self.config.length
         if dates > places:

@@ -1,4 +1,5 @@
-"""Files that ``torch.save`` wrote, read as tensors and plain values alone; the only place that opens them.
+"""Files that ``torch.save`` wrote, read as tensors and plain values alone; the only place that
+opens them.
 
 Such files are pickles, which could run code: they are read with ``weights_only`` and never without.
 """
@@ -40,7 +41,9 @@ from panoseg.models.config import (
 
 
 def load_tensors(path: Path, expected: str, fix: str) -> Any:
-    """The content of a checkpoint on the CPU. Raises ``WeightsError`` that says what was ``expected`` and how to ``fix`` it."""
+    """The content of a checkpoint on the CPU. Raises ``WeightsError`` that says what was
+    ``expected`` and how to ``fix`` it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -58,7 +61,9 @@ def load_tensors(path: Path, expected: str, fix: str) -> Any:
 
 
 def _culprit(error: Exception) -> str:
-    """The object that a pickle asked for beside tensors; torch's own message is advice to load it nevertheless."""
+    """The object that a pickle asked for beside tensors; torch's own message is advice to load it
+    nevertheless.
+    """
     asked = re.search(r"GLOBAL (\S+)", str(error))
     return f" ({asked[1]})" if asked else ""
 
@@ -76,13 +81,15 @@ class WeightsCard:
     model: ModelConfig
     """The network, with its numbers of bands and classes."""
     normalisation: Normalisation | None
-    """Bands in the order of the images, and their means and deviations; None where imported weights came without, and for
-    photographs, which networks standardise themselves."""
+    """Bands in the order of the images, and their means and deviations; None where imported weights
+    came without, and for photographs, which networks standardise themselves.
+    """
     classes: ClassTable = PASTIS
     """What the scores mean."""
     reference_date: str = "2018-09-01"
-    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every season.
-    Not of photographs."""
+    """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every
+    season. Not of photographs.
+    """
     trained_on: str = ""
     """The data, in words."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -101,7 +108,8 @@ class WeightsCard:
         parse_reference_date(self.reference_date)
         if reference_date_of(network) not in (None, self.reference_date):
             raise WeightsError(
-                f"a network that counts days from {reference_date_of(network)} with seasons from {self.reference_date}",
+                f"a network that counts days from {reference_date_of(network)} with seasons from"
+                f" {self.reference_date}",
                 "one reference date",
                 "write the one of the training into both places of the card",
             )
@@ -113,10 +121,11 @@ class WeightsCard:
         if network.bands != channels or network.classes != self.classes.count:
             names = ", ".join(self.bands) + (", NDVI" if known and known.ndvi else "")
             raise WeightsError(
-                f"a network of {network.bands} bands and {network.classes} classes with {channels} bands ({names}) "
-                f"and the {self.classes.count} classes of {self.classes.name}",
+                f"a network of {network.bands} bands and {network.classes} classes with {channels}"
+                f" bands ({names}) and the {self.classes.count} classes of {self.classes.name}",
                 "the same numbers on both sides",
-                "give the model's options, the normalisation and the class table that belong together",
+                "give the model's options, the normalisation and the class table that belong"
+                " together",
             )
 
     @property
@@ -126,11 +135,15 @@ class WeightsCard:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands in the order of the images; PASTIS's where the normalisation is not known."""
+        """Names of the bands in the order of the images; PASTIS's where the normalisation is not
+        known.
+        """
         return self.normalisation.bands if self.normalisation else PASTIS_BANDS
 
     def known_normalisation(self) -> Normalisation:
-        """The normalisation. Raises ``WeightsError`` where the weights came without, and for weights of photographs."""
+        """The normalisation. Raises ``WeightsError`` where the weights came without, and for
+        weights of photographs.
+        """
         if self.of_photographs:
             raise WeightsError(
                 f"weights of {self.model.title}, which looks at photographs",
@@ -147,7 +160,9 @@ class WeightsCard:
 
     @property
     def season_start(self) -> tuple[int, int]:
-        """Month and day that begin a season: days of any year's images are counted from the last such date before harvest."""
+        """Month and day that begin a season: days of any year's images are counted from the last
+        such date before harvest.
+        """
         return int(self.reference_date[5:7]), int(self.reference_date[8:10])
 
     def to_json(self) -> dict[str, Any]:
@@ -176,7 +191,9 @@ class WeightsCard:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
-        """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``, ``ValueError`` or ``PanosegError``."""
+        """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``,
+        ``ValueError`` or ``PanosegError``.
+        """
         model = config_from_json(values["model"])
         season = (
             {"normalisation": None, "reference_date": cls.reference_date}
@@ -203,7 +220,9 @@ def _read_normalisation(bands: Any) -> Normalisation | None:
 
 
 def _check_classes(network: PhotographModelConfig, classes: ClassTable) -> None:
-    """Raise ``WeightsError`` unless a network for photographs has as many classes of each kind as a table."""
+    """Raise ``WeightsError`` unless a network for photographs has as many classes of each kind as a
+    table.
+    """
     fitted = fit_to_classes(network, classes)
     if fitted != network:
         raise WeightsError(
@@ -214,7 +233,9 @@ def _check_classes(network: PhotographModelConfig, classes: ClassTable) -> None:
 
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Raise ``WeightsError`` for what is read from a provenance again and is not as panoseg writes it."""
+    """Raise ``WeightsError`` for what is read from a provenance again and is not as panoseg writes
+    it.
+    """
     side = (
         lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE,
         f"a whole number, 0 .. {LONGEST_SIDE}",
@@ -240,7 +261,9 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """A network with its numbers: ``state`` holds every entry of the model's ``state_dict``, checked where it is made."""
+    """A network with its numbers: ``state`` holds every entry of the model's ``state_dict``,
+    checked where it is made.
+    """
 
     card: WeightsCard
     state: Mapping[str, Tensor]
@@ -251,8 +274,9 @@ class Weights:
     def model(self, reference_date: date | None = None) -> nn.Module:
         """The network, ready to predict, on the CPU.
 
-        reference_date: from which the days that it will see are counted; without one, that of the training. Seasons of another
-        year are counted from their own start, and only with it is the day of the year right where one of both is a leap year.
+        reference_date: from which the days that it will see are counted; without one, that of the
+        training. Seasons of another year are counted from their own start, and only with it is the
+        day of the year right where one of both is a leap year.
         """
         config = self.card.model
         if reference_date is not None:
@@ -263,14 +287,17 @@ class Weights:
 
 
 def _blank_model(config: ModelConfig) -> nn.Module:
-    # Drawing initial weights must not move the random numbers of a training that saves its best weights. (On the meta device
+    # Drawing initial weights must not move the random numbers of a training that saves its best
+    # weights. (On the meta device
     # nothing is drawn, but its first use imports for seconds.)
     with torch.random.fork_rng(devices=()):
         return build_model(config)
 
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
-    """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or has in another shape."""
+    """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or
+    has in another shape.
+    """
     _check_shapes({name: tuple(value.shape) for name, value in state.items()}, config, source)
 
 
@@ -339,7 +366,8 @@ def _halved(value: Tensor) -> Tensor:
 
 
 def load_weights(path: Path | str) -> Weights:
-    """Read a folder of weights, named by itself or by its ``.safetensors`` file; half precision becomes float32.
+    """Read a folder of weights, named by itself or by its ``.safetensors`` file; half precision
+    becomes float32.
 
     Raises ``WeightsError`` for files that are missing, damaged, or do not belong together.
     """

@@ -29,9 +29,11 @@ def draw(
 ) -> np.ndarray:
     """A coloured image of a picture: uint8, H x W x 3, times ``scale``.
 
-    background_HW3: uint8 image under it, which shows through the segments by 1 - ``alpha`` and is whole where there is none;
-    without it segments are opaque on the colour of the table's background. line: colour of the borders, None for no borders.
-    scale: pixels of the drawing a pixel of the picture, so that borders, always one wide, leave small parcels visible.
+    background_HW3: uint8 image under it, which shows through the segments by 1 - ``alpha`` and is
+    whole where there is none; without it segments are opaque on the colour of the table's
+    background. line: colour of the borders, None for no borders.
+    scale: pixels of the drawing a pixel of the picture, so that borders, always one wide, leave
+    small parcels visible.
 
     >>> image = draw(Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS), PASTIS)
     >>> image[0].tolist()
@@ -59,12 +61,15 @@ def draw(
 
 
 def boundary_colour(table: ClassTable) -> tuple[int, int, int] | None:
-    """The colour of the line between classes on pictures of pixels; None where the table has none."""
+    """The colour of the line between classes on pictures of pixels; None where the table has
+    none.
+    """
     return None if table.boundary is None else _rgb(table.boundary.colour)
 
 
 def borders(segment_HW: np.ndarray) -> np.ndarray:
-    """Pixels of a segment beside another segment or none: a line of one pixel, drawn once between two. Bool, H x W.
+    """Pixels of a segment beside another segment or none: a line of one pixel, drawn once between
+    two. Bool, H x W.
 
     >>> borders(np.array([[0, 1, 1, 1], [0, 1, 1, 2], [0, 1, 1, 2]])).astype(int)
     array([[0, 1, 0, 1],
@@ -75,7 +80,8 @@ def borders(segment_HW: np.ndarray) -> np.ndarray:
     for segments, border in ((segment_HW, border_HW), (segment_HW.T, border_HW.T)):
         before, after = segments[:-1], segments[1:]
         differ = before != after
-        # Between two segments the first has the line; beside none, the segment has it on either side.
+        # Between two segments the first has the line; beside none, the segment has it on either
+        # side.
         border[:-1] |= differ & (before > 0)
         border[1:] |= differ & (before == 0)
     return border_HW
@@ -87,7 +93,9 @@ def _rgb(colour: str) -> tuple[int, int, int]:
 
 _OPACITY = 0.5
 _SMALLEST_SIDE = 480
-"""Drawn pixels of the longer side, at least: smaller photographs are enlarged, so that names have room."""
+"""Drawn pixels of the longer side, at least: smaller photographs are enlarged, so that names have
+room.
+"""
 _LARGEST_SCALE = 8
 _NAMES_A_LINE = 32
 """Lines of text that would fill the height: the size of the letters."""
@@ -99,10 +107,12 @@ Box = tuple[int, int, int, int]
 
 
 def overlay(image_HW3: np.ndarray, picture: Panoptic, table: ClassTable) -> np.ndarray:
-    """A photograph under its segments, in the colours of their classes, with outlines and names: uint8, H x W x 3.
+    """A photograph under its segments, in the colours of their classes, with outlines and names:
+    uint8, H x W x 3.
 
-    image_HW3: uint8, of the picture's size. Small photographs come out enlarged by a whole number. Larger segments are named
-    first, things before stuff; a name that would hide another one is left out.
+    image_HW3: uint8, of the picture's size. Small photographs come out enlarged by a whole number.
+    Larger segments are named first, things before stuff; a name that would hide another one is left
+    out.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -172,7 +182,9 @@ def _write(
     size: tuple[int, int],
     taken: list[Box],
 ) -> None:
-    """Write a name around a place, moved into the picture, unless it would hide one of those ``taken``."""
+    """Write a name around a place, moved into the picture, unless it would hide one of those
+    ``taken``.
+    """
     left, top, right, bottom = pen.textbbox((0, 0), name, font=font)
     margin = 3
     width, height = round(right - left) + 2 * margin, round(bottom - top) + 2 * margin

@@ -1,16 +1,20 @@
-"""Joining the pictures of overlapping tiles into the picture of the whole map, a piece of land at a time.
+"""Joining the pictures of overlapping tiles into the picture of the whole map, a piece of land at a
+time.
 
-Two tiles see the strip that they share twice. Segments that cover the same pixels of it are one parcel; touching is no reason.
-A pixel's owner is the tile that sees it farthest from its margin. If owners alone decided, a parcel on which tiles disagree
-would be cut along the straight line between their land. So parcels are judged whole. Claims are the pixels that a tile gives to
-a parcel against their owner: a parcel that is claims to half or more is dropped, and of several parcels that want a pixel the
-one with the smallest share of claims gets it.
+Two tiles see the strip that they share twice. Segments that cover the same pixels of it are one
+parcel; touching is no reason. A pixel's owner is the tile that sees it farthest from its margin. If
+owners alone decided, a parcel on which tiles disagree would be cut along the straight line between
+their land. So parcels are judged whole. Claims are the pixels that a tile gives to a parcel against
+their owner: a parcel that is claims to half or more is dropped, and of several parcels that want a
+pixel the one with the smallest share of claims gets it.
 
-A map may be far larger than memory: tiles are loaded when a piece of land needs them, and what is kept of the whole map are
-tables of segments and parcels. The result is a function of the set of tiles: neither their order nor the pieces matter.
+A map may be far larger than memory: tiles are loaded when a piece of land needs them, and what is
+kept of the whole map are tables of segments and parcels. The result is a function of the set of
+tiles: neither their order nor the pieces matter.
 
-Shape suffixes: H W pixels of the land that is looked at, h w pixels of a tile, S segments of all tiles, G parcels (groups of
-segments, 0 = none), R groups that have pixels, K classes, C claims of a tile to a pixel, P pairs of segments.
+Shape suffixes: H W pixels of the land that is looked at, h w pixels of a tile, S segments of all
+tiles, G parcels (groups of segments, 0 = none), R groups that have pixels, K classes, C claims of a
+tile to a pixel, P pairs of segments.
 """
 
 from __future__ import annotations
@@ -32,7 +36,9 @@ _MIN_IOU = 1 / 3
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """A tile in its place. position_hw: row of each pixel's segment in ``segments``, from 1, 0 = none, in few bytes."""
+    """A tile in its place. position_hw: row of each pixel's segment in ``segments``, from 1, 0 =
+    none, in few bytes.
+    """
 
     window: Window
     position_hw: np.ndarray
@@ -54,10 +60,11 @@ class Tile:
 class TileJoiner:
     """Collects the pictures of tiles, in any order, and joins them in memory.
 
-    Until the end a tile takes one or two bytes a pixel, so that a whole map takes about as much memory as its raster.
+    Until the end a tile takes one or two bytes a pixel, so that a whole map takes about as much
+    memory as its raster.
 
-    min_iou: segments of two tiles are one parcel where each is the other's best in the shared pixels and their intersection
-    over union there is at least this.
+    min_iou: segments of two tiles are one parcel where each is the other's best in the shared
+    pixels and their intersection over union there is at least this.
 
     >>> joiner = TileJoiner(height=2, width=4)
     >>> joiner.add(0, 0, Panoptic.from_maps(np.array([[1, 1, 1], [0, 2, 2]]), {1: 3, 2: 4}, PASTIS))
@@ -76,7 +83,8 @@ class TileJoiner:
         height, width = picture.segment_HW.shape
         if row < 0 or column < 0 or row + height > self.height or column + width > self.width:
             raise ValueError(
-                f"tile of {height} x {width} at ({row}, {column}) leaves the map of {self.height} x {self.width}"
+                f"tile of {height} x {width} at ({row}, {column}) leaves the map of {self.height} x"
+                f" {self.width}"
             )
         if (row, column) in self._tiles:
             raise ValueError(f"a second tile at ({row}, {column})")
@@ -111,8 +119,9 @@ def join_tiles(
 ) -> Joined:
     """Find the parcels of a map of ``height`` x ``width`` pixels that lies in tiles.
 
-    windows: where each tile lies, by row, then column; no two start at the same pixel. load: gives a tile by its number among
-    them, and is called again and again, for neighbours at about the same time. lands: pieces that cover the map, each pixel
+    windows: where each tile lies, by row, then column; no two start at the same pixel. load: gives
+    a tile by its number among them, and is called again and again, for neighbours at about the same
+    time. lands: pieces that cover the map, each pixel
     once: one is looked at at a time. min_iou: as in ``TileJoiner``.
     """
     cover = _Cover(height, width, windows, load)
@@ -193,10 +202,11 @@ class _Parcels:
         return int(self.group_S.max(initial=0))
 
     def wanted(self, land: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parcel of each pixel by its owner (int64, H x W, 0 = none); pixels and the parcels that a tile claims there against
-        the owner of the pixel.
+        """Parcel of each pixel by its owner (int64, H x W, 0 = none); pixels and the parcels that a
+        tile claims there against the owner of the pixel.
 
-        An owner that knows the parcel and leaves the pixel out of it, to no other parcel, has drawn its border: no claim.
+        An owner that knows the parcel and leaves the pixel out of it, to no other parcel, has drawn
+        its border: no claim.
         """
         if all(
             self.start_of_tile[number] == self.start_of_tile[number + 1]
@@ -262,8 +272,8 @@ class _Parcels:
 class Joined:
     """The parcels of a map that lies in tiles: ``draw`` gives a piece of it, ``table`` their names.
 
-    table_S: the segments of all tiles, without probabilities, which are most of the bytes. rank_G: the highest gets a pixel;
-    dropped parcels and "none" have 0.
+    table_S: the segments of all tiles, without probabilities, which are most of the bytes. rank_G:
+    the highest gets a pixel; dropped parcels and "none" have 0.
     """
 
     parcels: _Parcels
@@ -288,8 +298,9 @@ class Joined:
     def table(self, area_G: np.ndarray) -> tuple[np.ndarray, Segments]:
         """Id of each group that has pixels (from 1; 0 for the others), and the table of these.
 
-        area_G: pixels of each group in the whole map, by ``draw``. Class by vote, weighted with score and area; score and
-        probabilities by mean over the area, so that the likeliest class is not always the one with most votes.
+        area_G: pixels of each group in the whole map, by ``draw``. Class by vote, weighted with
+        score and area; score and probabilities by mean over the area, so that the likeliest class
+        is not always the one with most votes.
         """
         table_S, group_S, count = self.table_S, self.parcels.group_S, self.count
         # A vote of score 0 is still better than none.
@@ -322,10 +333,11 @@ class Joined:
         )
 
     def _probabilities(self, number_G: np.ndarray, count: int) -> np.ndarray:
-        """Mean over the area of what the segments of each parcel say that they are; float32, parcels x K. Segments that say
-        nothing do not count.
+        """Mean over the area of what the segments of each parcel say that they are; float32,
+        parcels x K. Segments that say nothing do not count.
 
-        number_G: parcel of each group, from 1, 0 for those that are none. Tiles are loaded once more, one after the other.
+        number_G: parcel of each group, from 1, 0 for those that are none. Tiles are loaded once
+        more, one after the other.
         """
         cover, start_of_tile, group_S = (
             self.parcels.cover,
@@ -342,7 +354,8 @@ class Joined:
             if classes > sum_RK.shape[1]:
                 sum_RK = np.pad(sum_RK, ((0, 0), (0, classes - sum_RK.shape[1])))
             number_S = number_G[group_S[start_of_tile[number] : start_of_tile[number + 1]]]
-            # No two segments of a tile are of one parcel, and what is added to row 0 is of no interest.
+            # No two segments of a tile are of one parcel, and what is added to row 0 is of no
+            # interest.
             sum_RK[number_S, :classes] += table.areas[:, None] * probability_SK
             said_R[number_S] += table.areas * probability_SK.sum(axis=1)
         sum_RK /= np.where(said_R > 0, said_R, 1)[:, None]
@@ -374,7 +387,9 @@ def _depth(extent: slice, shown: slice, size: int) -> np.ndarray:
 
 
 def _ranks(owned_G: np.ndarray, claimed_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of each group, the one with the smallest share of claims highest, and the group of each rank."""
+    """Rank of each group, the one with the smallest share of claims highest, and the group of each
+    rank.
+    """
     count = len(owned_G) - 1
     owned_share_G = owned_G / np.maximum(owned_G + claimed_G, 1)
     order = np.lexsort((-np.arange(count + 1), owned_share_G))
@@ -385,7 +400,9 @@ def _ranks(owned_G: np.ndarray, claimed_G: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _tables(cover: _Cover, lands: Sequence[Window]) -> tuple[Segments, np.ndarray]:
-    """The segments of all tiles, tile by tile, without probabilities, and at which row each starts, with the end behind."""
+    """The segments of all tiles, tile by tile, without probabilities, and at which row each starts,
+    with the end behind.
+    """
     numbers: list[int] = []
     counts: list[int] = []
     tables, none = [], np.zeros((0, 0), np.float32)
@@ -404,8 +421,10 @@ def _tables(cover: _Cover, lands: Sequence[Window]) -> tuple[Segments, np.ndarra
 def _match(
     cover: _Cover, lands: Sequence[Window], start_of_tile: np.ndarray, min_iou: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of segments of two tiles that are each other's best in what these share, int32, P x 2, and the pixels that both
-    cover. They are collected land by land: many small arrays, kept among large ones that go, would leave holes in memory."""
+    """Pairs of segments of two tiles that are each other's best in what these share, int32, P x 2,
+    and the pixels that both cover. They are collected land by land: many small arrays, kept among
+    large ones that go, would leave holes in memory.
+    """
     pairs, pixels = [np.empty((0, 2), np.int32)], [np.empty(0, np.int32)]
     for land in lands:
         found = [
@@ -454,14 +473,17 @@ def _best_pairs(
 
 
 def _groups(pairs: np.ndarray, pixels_P: np.ndarray, tile_S: np.ndarray) -> np.ndarray:
-    """Parcel of each segment, from 1 in the order of their first segments, so that no parcel has two segments of one tile."""
+    """Parcel of each segment, from 1 in the order of their first segments, so that no parcel has
+    two segments of one tile.
+    """
     size = len(tile_S)
     graph = coo_matrix(
         (np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(size, size)
     )
     component_S = connected_components(graph, directed=False)[1] if size else np.empty(0, np.int32)
     component_P = component_S[pairs[:, 0]]
-    # Component by component; inside, the strongest evidence first; the numbers of the segments make the order one.
+    # Component by component; inside, the strongest evidence first; the numbers of the segments make
+    # the order one.
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -pixels_P, component_P))
     leader_S = np.arange(size)
     ends = np.flatnonzero(np.diff(component_P[order], append=-1)) + 1
@@ -474,7 +496,9 @@ def _groups(pairs: np.ndarray, pixels_P: np.ndarray, tile_S: np.ndarray) -> np.n
 
 
 def _leaders(pairs: list[list[int]], tile_S: np.ndarray) -> dict[int, int]:
-    """The first segment of the parcel of each segment that occurs in pairs, which are joined one after the other."""
+    """The first segment of the parcel of each segment that occurs in pairs, which are joined one
+    after the other.
+    """
     leader = {segment: segment for pair in pairs for segment in pair}
     tiles = {segment: {int(tile_S[segment])} for segment in leader}
 

@@ -1,9 +1,11 @@
 """Merging scored masks, which may overlap, into one picture.
 
-Source of the rule: Sainte Fare Garnot and Landrieu, "Panoptic Segmentation of Satellite Image Time Series with Convolutional
-Temporal Attention Networks", ICCV 2021, section 3.3, as in VSainteuf/utae-paps @ 987874e, src/panoptic/paps.py.
+Source of the rule: Sainte Fare Garnot and Landrieu, "Panoptic Segmentation of Satellite Image Time
+Series with Convolutional Temporal Attention Networks", ICCV 2021, section 3.3, as in
+VSainteuf/utae-paps @ 987874e, src/panoptic/paps.py.
 
-Shape suffixes: B images, N candidates of all images, K classes, H W pixels, P pairs of a candidate and one of its pixels.
+Shape suffixes: B images, N candidates of all images, K classes, H W pixels, P pairs of a candidate
+and one of its pixels.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ from panoseg.panoptic.panoptic import Panoptic, Segments, kinds_of, present_segm
 
 @dataclass(frozen=True)
 class ScoredMasks:
-    """Candidate instances of a batch, before they are merged into one picture; any instance head makes them.
+    """Candidate instances of a batch, before they are merged into one picture; any instance head
+    makes them.
 
-    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32, the best counts. image_N: int64,
-    which image of the batch a candidate belongs to, ascending. logits: whether the class scores are logits, else probabilities.
+    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32, the
+    best counts. image_N: int64, which image of the batch a candidate belongs to, ascending. logits:
+    whether the class scores are logits, else probabilities.
     """
 
     mask_NHW: Tensor
@@ -35,8 +39,10 @@ class ScoredMasks:
     logits: bool = True
 
     def probabilities_NK(self, table: ClassTable) -> Tensor:
-        """How likely each candidate is of each class, given that it is a thing: float32, adding up to 1 over the classes of
-        things, 0 for others. It says nothing of whether there is a thing: that is the score."""
+        """How likely each candidate is of each class, given that it is a thing: float32, adding up
+        to 1 over the classes of things, 0 for others. It says nothing of whether there is a thing:
+        that is the score.
+        """
         things = list(table.ids("thing"))
         score_NT = self.class_scores_NK[:, things].float()
         probability_NK = torch.zeros_like(self.class_scores_NK, dtype=torch.float32)
@@ -52,15 +58,19 @@ class ScoredMasks:
 def merge_masks(
     masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """One picture an image: candidates by descending score, each given the pixels that no better one has.
+    """One picture an image: candidates by descending score, each given the pixels that no better
+    one has.
 
-    A candidate with pixels is accepted where none of them is taken, or where more than the share ``min_remain`` of them is
-    free; of equal scores the earlier comes first. Candidates below ``min_score`` take no part.
+    A candidate with pixels is accepted where none of them is taken, or where more than the share
+    ``min_remain`` of them is free; of equal scores the earlier comes first. Candidates below
+    ``min_score`` take no part.
 
-    Returns segment_BHW (int32, number of the candidate plus one, 0 none) and accepted_N (bool), on the masks' device.
+    Returns segment_BHW (int32, number of the candidate plus one, 0 none) and accepted_N (bool), on
+    the masks' device.
 
-    Each candidate's fate depends on better ones alone, so judging all at once from the fates of the last round settles at
-    least one more of them a round, and what no longer changes is what judging one by one gives. A few rounds do.
+    Each candidate's fate depends on better ones alone, so judging all at once from the fates of the
+    last round settles at least one more of them a round, and what no longer changes is what judging
+    one by one gives. A few rounds do.
     """
     count, height, width = masks.mask_NHW.shape
     pixels = height * width
@@ -89,10 +99,11 @@ def merge_masks(
 
 
 def to_panoptics(segment_BHW: Tensor, masks: ScoredMasks, table: ClassTable) -> list[Panoptic]:
-    """The pictures of ``merge_masks`` with their tables: one an image, ids from 1 in the order of the candidates.
+    """The pictures of ``merge_masks`` with their tables: one an image, ids from 1 in the order of
+    the candidates.
 
-    A segment's class is the best of its candidate's scores, whatever its kind; its score and its probabilities are the
-    candidate's.
+    A segment's class is the best of its candidate's scores, whatever its kind; its score and its
+    probabilities are the candidate's.
     """
     class_N = masks.class_scores_NK.argmax(dim=1).to(torch.int32).cpu().numpy()
     score_N = masks.score_N.float().cpu().numpy()
@@ -129,7 +140,8 @@ def _sums(flag_P: Tensor, end_N: Tensor) -> Tensor:
 class MergeThresholds:
     """What is kept.
 
-    score: things from this score on, 0..1. overlap: things of which at most this share is covered by better ones, 0..1.
+    score: things from this score on, 0..1. overlap: things of which at most this share is covered
+    by better ones, 0..1.
     stuff_area: stuff of which at least so many pixels are left by the things.
     """
 
@@ -155,8 +167,9 @@ class MergeThresholds:
 class ThingsAndStuff:
     """Merged pictures, on the device of the masks.
 
-    segment_BHW: int32, slot of each pixel plus one, 0 = none. class_BS: int64, class of each slot. score_BS: float, score of
-    each slot, 1 for stuff. Things come first, by falling score, then the classes of stuff; most slots are empty.
+    segment_BHW: int32, slot of each pixel plus one, 0 = none. class_BS: int64, class of each slot.
+    score_BS: float, score of each slot, 1 for stuff. Things come first, by falling score, then the
+    classes of stuff; most slots are empty.
     """
 
     segment_BHW: Tensor
@@ -183,11 +196,12 @@ def merge_things_and_stuff(
     stuff_classes: Sequence[int],
     thresholds: MergeThresholds = MergeThresholds(),
 ) -> ThingsAndStuff:
-    """Things by falling score, each given the pixels that no better one has; then stuff on what is left.
+    """Things by falling score, each given the pixels that no better one has; then stuff on what is
+    left.
 
-    mask_BNHW: bool, masks of candidates, which may overlap; pad with empty ones. score_BN: float, 0..1; of equal scores the
-    earlier comes first. class_BN: classes of the candidates. semantic_BHW: class of each pixel; classes other than
-    ``stuff_classes`` draw nothing.
+    mask_BNHW: bool, masks of candidates, which may overlap; pad with empty ones. score_BN: float,
+    0..1; of equal scores the earlier comes first. class_BN: classes of the candidates.
+    semantic_BHW: class of each pixel; classes other than ``stuff_classes`` draw nothing.
     """
     image_B = torch.arange(len(mask_BNHW), device=mask_BNHW.device)
     return merge_drawn(
@@ -208,7 +222,8 @@ def merge_drawn(
     stuff_classes: Sequence[int],
     thresholds: MergeThresholds = MergeThresholds(),
 ) -> ThingsAndStuff:
-    """``merge_things_and_stuff`` of masks that are drawn when their turn comes, so that only one is in memory.
+    """``merge_things_and_stuff`` of masks that are drawn when their turn comes, so that only one is
+    in memory.
 
     draw: from the numbers of candidates, int64, one an image, to their masks, bool B x H x W.
     """
@@ -232,10 +247,12 @@ def paint(
     stuff: Iterable[Tensor],
     thresholds: MergeThresholds,
 ) -> Tensor:
-    """Paint masks, each bool B x H x W, onto an empty int32 picture: the first becomes 1, the next 2, and so on.
+    """Paint masks, each bool B x H x W, onto an empty int32 picture: the first becomes 1, the next
+    2, and so on.
 
-    Things come by falling score. A thing with pixels is painted where at most the share ``overlap`` of it is covered by things
-    painted before; stuff is painted where at least ``stuff_area`` of its pixels are free. Both get their free pixels alone.
+    Things come by falling score. A thing with pixels is painted where at most the share ``overlap``
+    of it is covered by things painted before; stuff is painted where at least ``stuff_area`` of its
+    pixels are free. Both get their free pixels alone.
     """
     segment_BHW, number = empty_BHW, 0
     for mask_BHW in things:
@@ -254,7 +271,9 @@ def paint(
 
 
 def _exact(count_B: Tensor) -> Tensor:
-    """Counts as the floating-point numbers whose ratios are as exact as Python's, where the device has them."""
+    """Counts as the floating-point numbers whose ratios are as exact as Python's, where the device
+    has them.
+    """
     return count_B.to(torch.float32 if count_B.device.type == "mps" else torch.float64)
 
 

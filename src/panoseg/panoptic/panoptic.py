@@ -16,7 +16,9 @@ from panoseg.errors import PanopticFormatError
 
 @dataclass(frozen=True, eq=False)
 class Overlap:
-    """Every pair of positions that meet, and how often. All int64, P; position 0 is "no segment"."""
+    """Every pair of positions that meet, and how often. All int64, P; position 0 is "no
+    segment".
+    """
 
     first_P: np.ndarray
     second_P: np.ndarray
@@ -50,10 +52,11 @@ def overlap(
 
 
 def overlap_of_colours(first_3HW: np.ndarray, second_3HW: np.ndarray) -> Overlap:
-    """The table of shared pixels of two rasters of ids as colours, uint8, with the ids in place of positions, ascending.
+    """The table of shared pixels of two rasters of ids as colours, uint8, with the ids in place of
+    positions, ascending.
 
-    An id is red + 256 green + 65536 blue. Runs of equal pairs are counted instead of pixels, which costs no more for large
-    ids than for small ones, and a tenth of the time of sorting pixels.
+    An id is red + 256 green + 65536 blue. Runs of equal pairs are counted instead of pixels, which
+    costs no more for large ids than for small ones, and a tenth of the time of sorting pixels.
 
     >>> first = np.array([[[7, 7, 0, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]], np.uint8)
     >>> second = np.array([[[0, 0, 0, 0]], [[2, 2, 2, 0]], [[0, 0, 0, 0]]], np.uint8)
@@ -81,7 +84,9 @@ KINDS: tuple[Kind, ...] = ("stuff", "thing", "void")
 
 @dataclass(frozen=True)
 class Segment:
-    """One row of the table: ``id`` in the raster, class, ``score`` 0..1, ``area`` in pixels, thing, stuff or void."""
+    """One row of the table: ``id`` in the raster, class, ``score`` 0..1, ``area`` in pixels, thing,
+    stuff or void.
+    """
 
     id: int
     class_id: int
@@ -94,12 +99,14 @@ class Segment:
 class Segments:
     """The table of segments, by column, ascending by id; iterating gives a ``Segment`` a row.
 
-    ids: int32, from 1, without repeats. class_ids: int32. scores: float32, 0..1, 1 for truth. areas: int64, pixels.
+    ids: int32, from 1, without repeats. class_ids: int32. scores: float32, 0..1, 1 for truth.
+    areas: int64, pixels.
     kinds: uint8, position in ``KINDS``. All of shape N.
 
-    probabilities: float32, N x K, how likely each segment is of each class, by class id, given that it is a thing: a row adds
-    up to 1 over the classes of things and is 0 for others, or is 0 throughout where nobody has said; K is 0 where nobody has
-    said of any. The class is decided apart (``merge.to_panoptics``, ``join.Joined``), and is not always the likeliest.
+    probabilities: float32, N x K, how likely each segment is of each class, by class id, given that
+    it is a thing: a row adds up to 1 over the classes of things and is 0 for others, or is 0
+    throughout where nobody has said; K is 0 where nobody has said of any. The class is decided
+    apart (``merge.to_panoptics``, ``join.Joined``), and is not always the likeliest.
     """
 
     ids: np.ndarray
@@ -172,8 +179,8 @@ class Segments:
 class Panoptic:
     """A picture in which every pixel belongs to one segment or to none.
 
-    segment_HW: int32, id of each pixel's segment, 0 = none. segments: exactly the ids of the raster with their true areas; a
-    contradiction raises ``PanopticFormatError``.
+    segment_HW: int32, id of each pixel's segment, 0 = none. segments: exactly the ids of the raster
+    with their true areas; a contradiction raises ``PanopticFormatError``.
 
     >>> picture = Panoptic.from_maps(np.array([[1, 1, 0, 0], [1, 1, 7, 7], [0, 0, 7, 7]]), {1: 3, 7: 2}, PASTIS)
     >>> for segment in picture.segments:
@@ -214,8 +221,9 @@ class Panoptic:
     ) -> Panoptic:
         """The picture of a raster of segments and their classes.
 
-        classes: class of each pixel (H x W), of which a segment takes the most frequent, or class of each id. Pixels of a void
-        class outside all segments become one void segment more. scores: score of each id, 1 where left out.
+        classes: class of each pixel (H x W), of which a segment takes the most frequent, or class
+        of each id. Pixels of a void class outside all segments become one void segment more.
+        scores: score of each id, 1 where left out.
 
         >>> instances = np.array([[1, 1, 0, 0], [1, 1, 2, 2], [0, 0, 2, 2]])
         >>> classes = np.array([[3, 3, 0, 19], [3, 3, 8, 8], [0, 0, 8, 8]])
@@ -281,9 +289,11 @@ class Panoptic:
         return Panoptic(segment_HW, replace(kept, areas=areas))
 
     def with_background(self, table: ClassTable) -> Panoptic:
-        """The picture in which pixels without a segment are one segment of the table's background class.
+        """The picture in which pixels without a segment are one segment of the table's background
+        class.
 
-        COCO's definition of quality takes pixels without a true segment for void: this turns them into stuff.
+        COCO's definition of quality takes pixels without a true segment for void: this turns them
+        into stuff.
 
         >>> Panoptic.from_maps(np.array([[1, 1, 0, 0]] * 3), {1: 3}, PASTIS).with_background(PASTIS).segments.class_ids
         array([3, 0], dtype=int32)
@@ -350,7 +360,8 @@ class Panoptic:
         mine, theirs = self.position_HW.ravel(), other.position_HW.ravel()
         partner = np.zeros(len(self.segments) + 1, np.int64)
         partner[mine] = theirs
-        # As many segments here as there: the map is one to one where it meets all of them and agrees on every pixel.
+        # As many segments here as there: the map is one to one where it meets all of them and
+        # agrees on every pixel.
         if (
             partner[0] != 0
             or not np.array_equal(partner[mine], theirs)
@@ -384,7 +395,8 @@ def present_segments(segment_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def positions(segment_HW: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Position in ``ids`` (ascending) of each pixel's segment, from 1, and 0 for none. int32, H x W.
+    """Position in ``ids`` (ascending) of each pixel's segment, from 1, and 0 for none. int32, H x
+    W.
 
     >>> positions(np.array([[0, 4, 4, 4], [0, 2, 2, 2], [2, 2, 2, 4]]), np.array([2, 4]))[0]
     array([0, 2, 2, 2], dtype=int32)
@@ -401,7 +413,9 @@ def positions(segment_HW: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def kinds_of(class_ids: np.ndarray, table: ClassTable) -> np.ndarray:
-    """Kind of each class as a position in ``KINDS``; a class that the table lacks raises ``PanopticFormatError``."""
+    """Kind of each class as a position in ``KINDS``; a class that the table lacks raises
+    ``PanopticFormatError``.
+    """
     kinds = np.full(table.count, len(KINDS), np.uint8)
     for entry in table.classes:
         kinds[entry.id] = KINDS.index(entry.kind)
@@ -444,7 +458,8 @@ def contradiction(raster_ids: np.ndarray, table_ids: np.ndarray) -> PanopticForm
     ):
         if found.size:
             return PanopticFormatError(
-                f"segment {found[0]}{f' and {found.size - 1} more' if found.size > 1 else ''} missing in the {missing_in}",
+                f"segment {found[0]}{f' and {found.size - 1} more' if found.size > 1 else ''}"
+                f" missing in the {missing_in}",
                 "the same ids in raster and table",
                 "complete the table or remove the segment from it",
             )

@@ -1,10 +1,13 @@
-"""One set of masks from several views of the same images: what is predicted of turned and mirrored images, joined.
+"""One set of masks from several views of the same images: what is predicted of turned and mirrored
+images, joined.
 
-A network that sees a field from another side errs elsewhere. The masks that different views give of one instance are averaged,
-as weighted boxes fusion does with boxes (Solovyev, Wang and Gabruseva 2021, arXiv 1910.13302): the pixels that most views agree
-on stay, and the score of what few views see falls.
+A network that sees a field from another side errs elsewhere. The masks that different views give of
+one instance are averaged, as weighted boxes fusion does with boxes (Solovyev, Wang and Gabruseva
+2021, arXiv 1910.13302): the pixels that most views agree on stay, and the score of what few views
+see falls.
 
-Shape suffixes: V views, N candidates of all views, G instances, K classes, H W pixels, P pixels of all images in a row.
+Shape suffixes: V views, N candidates of all views, G instances, K classes, H W pixels, P pixels of
+all images in a row.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ _SAME_IOU = 0.5
 class SoftMasks:
     """Candidate instances whose masks are not yet decided.
 
-    probability_NHW: float 0..1, each in its whole image. score_N: float32 0..1. class_probability_NK: float32, of each class.
+    probability_NHW: float 0..1, each in its whole image. score_N: float32 0..1.
+    class_probability_NK: float32, of each class.
     image_N: int64, which image of the batch a candidate belongs to, ascending.
     """
 
@@ -41,7 +45,8 @@ class SoftMasks:
 
 
 def turn(images: Tensor, view: int) -> Tensor:
-    """Images, or anything with rows and columns last, as view 0 .. 7 shows them; view 0 is what they are.
+    """Images, or anything with rows and columns last, as view 0 .. 7 shows them; view 0 is what
+    they are.
 
     >>> turn(torch.tensor([[1, 2], [3, 4]]), 1).tolist()
     [[2, 1], [4, 3]]
@@ -61,7 +66,8 @@ def turn_back(images: Tensor, view: int) -> Tensor:
 
 
 def chosen_views(count: int) -> tuple[int, ...]:
-    """``count`` of the views, 1 to 8; of two the second is upside down, of four there are mirrored ones.
+    """``count`` of the views, 1 to 8; of two the second is upside down, of four there are mirrored
+    ones.
 
     >>> chosen_views(4)
     (0, 4, 1, 5)
@@ -70,11 +76,13 @@ def chosen_views(count: int) -> tuple[int, ...]:
 
 
 def fuse_views(views: Sequence[SoftMasks], mask_threshold: float) -> SoftMasks:
-    """The instances that the views see, image by image, each the mean of its candidates weighted by their scores.
+    """The instances that the views see, image by image, each the mean of its candidates weighted by
+    their scores.
 
-    Candidates are taken by falling score: each that no better one has claimed is an instance, and claims of every view the mask
-    that fits it best, by IoU above one half; others that fit are dropped. The score of an instance is the sum of those of its
-    candidates over the number of views. mask_threshold: what counts as the mask of a single candidate, 0..1.
+    Candidates are taken by falling score: each that no better one has claimed is an instance, and
+    claims of every view the mask that fits it best, by IoU above one half; others that fit are
+    dropped. The score of an instance is the sum of those of its candidates over the number of
+    views. mask_threshold: what counts as the mask of a single candidate, 0..1.
     """
     score_N = torch.cat([masks.score_N for masks in views])
     image_N = torch.cat([masks.image_N for masks in views])
@@ -104,7 +112,9 @@ def fuse_views(views: Sequence[SoftMasks], mask_threshold: float) -> SoftMasks:
 
 
 def _iou(mask_NHW: Tensor, image_N: Tensor) -> csr_array:
-    """IoU of every pair of masks that share pixels of one image, N x N; the diagonal holds those that have pixels."""
+    """IoU of every pair of masks that share pixels of one image, N x N; the diagonal holds those
+    that have pixels.
+    """
     from scipy.sparse import csr_array  # training, which sees one view, needs no SciPy
 
     mask_NP = mask_NHW.flatten(1).cpu().numpy()
@@ -122,7 +132,9 @@ def _iou(mask_NHW: Tensor, image_N: Tensor) -> csr_array:
 def _groups(
     iou_NN: csr_array, score_N: np.ndarray, image_N: np.ndarray, view_N: np.ndarray
 ) -> np.ndarray:
-    """Which instance each candidate belongs to, numbered by image and falling score; -1 for those that are dropped."""
+    """Which instance each candidate belongs to, numbered by image and falling score; -1 for those
+    that are dropped.
+    """
     free_N, group_N, groups = np.ones(len(score_N), bool), np.full(len(score_N), -1), 0
     for leader in np.lexsort((-score_N, image_N)):
         start, stop = iou_NN.indptr[leader : leader + 2]

@@ -1,1 +1,3 @@
-"""Photographs of anyone's become panoptic pictures, overlays with names, and a table of segments."""
+"""Photographs of anyone's become panoptic pictures, overlays with names, and a table of
+segments.
+"""

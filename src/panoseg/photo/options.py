@@ -20,7 +20,9 @@ class PhotoOptions:
     stuff_area: int | None = None
     """Stuff that has fewer pixels left in a photograph is left out."""
     min_side: int | None = None
-    """Pixels to which the shorter side is resized for the network; 0 takes photographs as they are."""
+    """Pixels to which the shorter side is resized for the network; 0 takes photographs as they
+    are.
+    """
     max_side: int | None = None
     """Most pixels of the longer side for the network, which bounds the resizing; 0 is no bound."""
     device: str = "auto"

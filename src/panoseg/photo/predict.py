@@ -1,4 +1,5 @@
-"""One network, or two of which one scores pixels and the other finds objects, make one picture of a photograph.
+"""One network, or two of which one scores pixels and the other finds objects, make one picture of a
+photograph.
 
 Shape suffixes: C colours, H W pixels.
 """
@@ -37,7 +38,9 @@ PUBLISHED = "coco"
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network on its device, with what its labels mean and the sizes at which it sees photographs."""
+    """A network on its device, with what its labels mean and the sizes at which it sees
+    photographs.
+    """
 
     model: AnyPhotographNetwork
     table: ClassTable
@@ -68,13 +71,16 @@ class Network:
         return isinstance(self.model.config, DetectorConfig)
 
     def output(self, image: Image.Image) -> PhotographOutput:
-        """What the network says of a photograph, at the photograph's size. Raises ``DatasetError`` where that is too large."""
+        """What the network says of a photograph, at the photograph's size. Raises ``DatasetError``
+        where that is too large.
+        """
         size_HW = (image.height, image.width)
         view = choose_view(size_HW, self.sides)
         height, width = view.window_HW
         if height * width > MOST_PIXELS:
             raise _too_large(
-                f"{size_HW[0]} x {size_HW[1]} pixels, which the network would see as {height} x {width}"
+                f"{size_HW[0]} x {size_HW[1]} pixels, which the network would see as {height} x"
+                f" {width}"
             )
         image_CHW = torch.from_numpy(view.image(image).transpose(2, 0, 1).copy()).to(self.device)
         try:
@@ -93,7 +99,9 @@ class Predictor:
     """
 
     def __init__(self, network: Network, instances: Network | None, options: PhotoOptions) -> None:
-        """Raises ``WeightsError`` for networks that do not go together, ``ConfigError`` for options that would do nothing."""
+        """Raises ``WeightsError`` for networks that do not go together, ``ConfigError`` for options
+        that would do nothing.
+        """
         self.network, self.instances = network, instances
         _check_options(network, instances, options)
         if instances is None:
@@ -109,7 +117,9 @@ class Predictor:
 
     @classmethod
     def open(cls, weights: str, instances: str | None, options: PhotoOptions) -> Predictor:
-        """Load the networks. weights, instances: folders of weights or of runs, or "coco" for the published Mask R-CNN."""
+        """Load the networks. weights, instances: folders of weights or of runs, or "coco" for the
+        published Mask R-CNN.
+        """
         device = find_device(options.device)
         networks = [
             Network.of(_load(name), options, device)
@@ -204,7 +214,9 @@ def _check_parts(network: Network, instances: Network) -> None:
 
 
 def _joined(network: Network, instances: Network) -> ClassTable:
-    """The things of one network and the stuff of another. Raises ``WeightsError`` where their ids mean different classes."""
+    """The things of one network and the stuff of another. Raises ``WeightsError`` where their ids
+    mean different classes.
+    """
     things = {entry.id: entry for entry in instances.table.classes if entry.kind == "thing"}
     own = {entry.id: entry for entry in network.table.classes}
     for id_, entry in things.items():

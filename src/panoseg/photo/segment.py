@@ -1,4 +1,6 @@
-"""Which photographs are meant by files, folders and patterns, and a name for each that no other one has."""
+"""Which photographs are meant by files, folders and patterns, and a name for each that no other one
+has.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ _ODD = re.compile(r"[\x00-\x1f\x7f:\\\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph to segment. path: its file. name: of its results, with folders where files of several have one name."""
+    """A photograph to segment. path: its file. name: of its results, with folders where files of
+    several have one name.
+    """
 
     path: Path
     name: str
@@ -50,10 +54,11 @@ class Source:
 
 
 def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[PanosegError]]:
-    """The photographs that arguments mean, each once, in their order; and a failure for each argument that means none.
+    """The photographs that arguments mean, each once, in their order; and a failure for each
+    argument that means none.
 
-    A folder stands for the pictures in it and in the folders below, a pattern (``"2024/*.jpg"``, ``**`` for any folders) for
-    the files that match.
+    A folder stands for the pictures in it and in the folders below, a pattern (``"2024/*.jpg"``,
+    ``**`` for any folders) for the files that match.
     """
     paths: dict[Path, Path] = {}
     failures: list[PanosegError] = []
@@ -74,7 +79,8 @@ def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[Panos
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
-    """The shortest names that tell files apart, on any disk: without ending, with folders and ending only where needed.
+    """The shortest names that tell files apart, on any disk: without ending, with folders and
+    ending only where needed.
 
     >>> unique_names([PurePath("/a/one.jpg"), PurePath("/a/two.jpg"), PurePath("/b/two.jpg"), PurePath("/b/two.png")])
     ['one', 'a/two', 'b/two.jpg', 'two.png']
@@ -93,7 +99,8 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
                 if position not in names and count[name.lower()] == 1
             }
     taken: set[str] = set()
-    # Those of files whose paths differ in small and capital letters alone are made different at the end.
+    # Those of files whose paths differ in small and capital letters alone are made different at the
+    # end.
     return [
         _free(names.get(position, _name(path, 1, with_ending=True)), taken)
         for position, path in enumerate(paths)
@@ -107,7 +114,9 @@ def _name(path: PurePath, depth: int, with_ending: bool) -> str:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """A name that is not taken, which ``two.jpg`` may be by a file ``two.jpg.png``; it is taken then."""
+    """A name that is not taken, which ``two.jpg`` may be by a file ``two.jpg.png``; it is taken
+    then.
+    """
     while name.lower() in taken:
         name += "_"
     taken.add(name.lower())
@@ -152,7 +161,9 @@ def _nothing(argument: str, reason: str = "") -> DatasetError:
 
 PANOPTIC, OVERLAY, SEGMENTS = "panoptic", "overlay", "segments.csv"
 COLUMNS = ("class", "kind", "score", "area", "left", "top", "width", "height", "id")
-"""Of the table of segments, behind the name of the photograph; pixels, but for the score 0..1 and the id."""
+"""Of the table of segments, behind the name of the photograph; pixels, but for the score 0..1 and
+the id.
+"""
 _QUALITY = 92  # of JPEG
 
 Predict = Callable[["Image.Image"], Panoptic]
@@ -161,7 +172,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Segmented:
-    """What was done: how many photographs, a failure for each that is left out, and the seconds that one took."""
+    """What was done: how many photographs, a failure for each that is left out, and the seconds
+    that one took.
+    """
 
     images: int
     failures: tuple[DatasetError, ...]
@@ -175,11 +188,12 @@ def segment_photographs(
     out: Path,
     show: Callable[[str, list[Row]], None] = lambda name, rows: None,
 ) -> Segmented:
-    """Write the results of photographs into a new or empty folder: of all, or, where something else fails, of none.
+    """Write the results of photographs into a new or empty folder: of all, or, where something else
+    fails, of none.
 
-    A photograph that cannot be read, or is too large, costs itself; where none is left, the first failure is raised. predict:
-    what makes pictures, of the classes of ``table``. show: called with the name of each photograph and its segments. Raises
-    ``OutputError``.
+    A photograph that cannot be read, or is too large, costs itself; where none is left, the first
+    failure is raised. predict: what makes pictures, of the classes of ``table``. show: called with
+    the name of each photograph and its segments. Raises ``OutputError``.
     """
     new_folder(out)
     failures: list[DatasetError] = []
@@ -290,7 +304,9 @@ def segment_rows(info: Sequence[Row], table: ClassTable) -> list[Row]:
 
 
 def _image_ids(sources: Sequence[Source]) -> list[int]:
-    """Ids of the images: the numbers that their names are, as COCO's are, where all are different ones; else 1, 2, 3 ..."""
+    """Ids of the images: the numbers that their names are, as COCO's are, where all are different
+    ones; else 1, 2, 3 ...
+    """
     names = [source.path.stem for source in sources]
     numbers = {int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= 15}
     return (

@@ -45,10 +45,11 @@ _EDGE_PIECES = 64
 
 
 def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -> CubeReport:
-    """Fetch the season of a register's land as the Zarr store ``out``, or find it there; its list of scenes is kept beside it.
+    """Fetch the season of a register's land as the Zarr store ``out``, or find it there; its list
+    of scenes is kept beside it.
 
-    season: harvest year. Without an area the box around all parcels is taken, and written beside the cube. Raises what
-    ``fetch_cube`` raises, and ``ParcelsError``.
+    season: harvest year. Without an area the box around all parcels is taken, and written beside
+    the cube. Raises what ``fetch_cube`` raises, and ``ParcelsError``.
     """
     assert options.catalog is not None, "without a catalogue there is nothing to fetch"
     area = options.area
@@ -61,7 +62,9 @@ def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -
 
 
 def _box_around(path: Path) -> dict:
-    """The box around the parcels of a file, in their own coordinate system, as a GeoJSON feature in degrees."""
+    """The box around the parcels of a file, in their own coordinate system, as a GeoJSON feature in
+    degrees.
+    """
     parcels = read_truth(path)
     box = gpd.GeoSeries([shapely.box(*parcels.total_bounds)], crs=parcels.crs)
     outline = box.segmentize(max(box.length.max() / _EDGE_PIECES, 1e-9)).to_crs("EPSG:4326").iloc[0]
@@ -74,15 +77,17 @@ def _box_around(path: Path) -> dict:
 
 REPORT_FILE = "report.json"
 _VERSION = 2
-"""Raised whenever the same inputs give other data, so that patches of two versions are not mixed."""
+"""Raised whenever the same inputs give other data, so that patches of two versions are not
+mixed.
+"""
 
 
 @dataclass(frozen=True)
 class Sources:
     """What a dataset is made of.
 
-    parcels: file of the register. class_column: its column of crop codes. classes: CSV of codes, see ``crop_codes``. cubes:
-    NetCDF, Zarr or STAC folders, each with all bands of PASTIS.
+    parcels: file of the register. class_column: its column of crop codes. classes: CSV of codes,
+    see ``crop_codes``. cubes: NetCDF, Zarr or STAC folders, each with all bands of PASTIS.
     """
 
     parcels: Path
@@ -93,7 +98,9 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class _Land:
-    """Everything that is known before an image is read. block_of: of each patch, by id; block_m: side of a block."""
+    """Everything that is known before an image is read. block_of: of each patch, by id; block_m:
+    side of a block.
+    """
 
     form: Form
     register: Register
@@ -112,10 +119,11 @@ def write_dataset(
     options: DatasetOptions | None = None,
     workers: int = 1,
 ) -> Report:
-    """Write a dataset in one of ``FORMS`` to a new folder, or complete an unfinished one; returns what was found on the way.
+    """Write a dataset in one of ``FORMS`` to a new folder, or complete an unfinished one; returns
+    what was found on the way.
 
-    workers: processes that read images; each holds a window in memory. Raises ``ParcelsError``, ``CubeError``,
-    ``DatasetError``, ``ConfigError`` and ``OutputError``.
+    workers: processes that read images; each holds a window in memory. Raises ``ParcelsError``,
+    ``CubeError``, ``DatasetError``, ``ConfigError`` and ``OutputError``.
     """
     options, form, out = options or DatasetOptions(), FORMS[layout], Path(out)
     if options.centres and layout != "pastis":
@@ -128,7 +136,8 @@ def write_dataset(
     register = read_register(sources.parcels, sources.class_column, codes, form.classes, grids)
     canvases = tuple(Canvas(register, grid) for grid in grids)
     plan = plan_patches(register, canvases, grids, form.classes, options)
-    # Before images are read: an area that is too small is refused, and what blocks have in common is not read for nothing.
+    # Before images are read: an area that is too small is refused, and what blocks have in common
+    # is not read for nothing.
     block_of, side = _blocks(plan.patches, grids, register.crs, options, len(form.parts))
     plan = plan.without(block_of < 0)
     blocks = dict(
@@ -185,7 +194,9 @@ def _blocks(
     options: DatasetOptions,
     folds: int,
 ) -> tuple[np.ndarray, int]:
-    """The block of each patch, -1 for those that are left out, and patches on a side of a block; see ``blocks_of``."""
+    """The block of each patch, -1 for those that are left out, and patches on a side of a block;
+    see ``blocks_of``.
+    """
     outlines_N = np.empty(len(patches), dtype=object)
     for number, grid in enumerate(grids):
         rows = [row for row, patch in enumerate(patches) if patch.cube == number]
@@ -253,7 +264,9 @@ def _finish(
 def _labels(
     out: Path, land: _Land, patch: PlannedPatch, record: dict[str, Any], foreign_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, and numbers of parcels. What belongs to another fold is void and has no number; so is what is never seen."""
+    """Classes, and numbers of parcels. What belongs to another fold is void and has no number; so
+    is what is never seen.
+    """
     void = void_of(land.form.classes)
     drawing = land.canvases[patch.cube].draw(patch.window)
     classes_HW = drawing.classes(land.register.classes_N, void, land.options.min_inside)

@@ -1,4 +1,5 @@
-"""Folds that are apart on the ground: blocks of land are dealt out whole, and a parcel that lies in two folds stays in one.
+"""Folds that are apart on the ground: blocks of land are dealt out whole, and a parcel that lies in
+two folds stays in one.
 
 Shape suffixes: B blocks, K classes, F folds, N patches (of ``blocks_of``) or parcels.
 """
@@ -26,14 +27,18 @@ def blocks_of(
     side: int | None,
     folds: int,
 ) -> tuple[np.ndarray, int]:
-    """The number of each patch's block, int64 from 0, or -1 where it is left out; and how many patches a block has on a side.
+    """The number of each patch's block, int64 from 0, or -1 where it is left out; and how many
+    patches a block has on a side.
 
-    A patch lies in the square of land that holds its centre. Patches of one cube lie side by side, those of several may share
-    ground: then one that shares ground with a patch before it in another block is left out, so that no two blocks overlap.
+    A patch lies in the square of land that holds its centre. Patches of one cube lie side by side,
+    those of several may share
+    ground: then one that shares ground with a patch before it in another block is left out, so that
+    no two blocks overlap.
 
-    outlines_N: patches as Polygon, in metres of one coordinate system. origin_m: a corner of the squares. patch_m: side of a
-    patch. side: asked for; None takes the largest of 8, 4, 2 and 1 that gives each of ``folds`` four blocks, else 1. Raises
-    ``DatasetError`` for fewer blocks than folds.
+    outlines_N: patches as Polygon, in metres of one coordinate system. origin_m: a corner of the
+    squares. patch_m: side of a patch. side: asked for; None takes the largest of 8, 4, 2 and 1 that
+    gives each of ``folds`` four blocks, else 1. Raises ``DatasetError`` for fewer blocks than
+    folds.
     """
     centres_N2 = shapely.get_coordinates(shapely.centroid(outlines_N)).reshape(-1, 2) - origin_m
     pairs = _sharing(outlines_N)
@@ -54,19 +59,23 @@ def too_few_blocks(patches: int, blocks: int, folds: int) -> DatasetError:
     return DatasetError(
         f"{patches} usable patches in {blocks} blocks",
         f"a block for each of {folds} folds or sets",
-        "take a larger area, a smaller --size, a smaller --block, or lower --min-cover, --min-dates or --min-clear",
+        "take a larger area, a smaller --size, a smaller --block, or lower --min-cover, --min-dates"
+        " or --min-clear",
     )
 
 
 def _sharing(outlines_N: np.ndarray) -> np.ndarray:
-    """Pairs of patches that share ground, ascending: int64, pairs x 2, the first before the second."""
+    """Pairs of patches that share ground, ascending: int64, pairs x 2, the first before the
+    second.
+    """
     first, second, shared_m2 = shared_areas(outlines_N, outlines_N)
     pairs = np.stack([first, second], axis=1)[(first < second) & (shared_m2 > _SMALLEST_SHARE_M2)]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
 def _apart(square_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Which patches stay, bool, so that those of two squares share no ground: each yields to those that stay before it.
+    """Which patches stay, bool, so that those of two squares share no ground: each yields to those
+    that stay before it.
 
     >>> _apart(np.array([0, 0, 1, 2]), np.array([[0, 1], [1, 2], [2, 3]])).tolist()
     [True, True, False, True]
@@ -78,11 +87,12 @@ def _apart(square_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def deal(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarray:
-    """The fold of each block, so that each fold gets about its share of every class; int64, each fold has a block at least.
+    """The fold of each block, so that each fold gets about its share of every class; int64, each
+    fold has a block at least.
 
-    amounts_BK: what a block has of each class (pixels), in which patches may be one column. Blocks are taken from the largest,
-    and each goes where it brings sum over folds and classes of amount^2 / share closest to its least value, which is reached
-    where all folds have their share.
+    amounts_BK: what a block has of each class (pixels), in which patches may be one column. Blocks
+    are taken from the largest, and each goes where it brings sum over folds and classes of amount^2
+    / share closest to its least value, which is reached where all folds have their share.
 
     >>> deal(np.array([[4.0], [3], [3], [2], [2], [2]]), (0.5, 0.5)).tolist()
     [0, 1, 1, 0, 0, 1]
@@ -112,7 +122,8 @@ def owners(
 ) -> np.ndarray:
     """The fold that has most pixels of each parcel, the first of equals; int64, N.
 
-    parcels, pixels: of each patch the positions of its parcels and the pixels of each. fold_of: of each patch.
+    parcels, pixels: of each patch the positions of its parcels and the pixels of each. fold_of: of
+    each patch.
     """
     pixels_FN = np.zeros((folds, parcel_count), np.int64)
     for positions, counts, fold in zip(parcels, pixels, fold_of, strict=True):

@@ -1,4 +1,6 @@
-"""The two layouts in which a register becomes a dataset: PASTIS's and S2TSCzCrop's; no torch in it."""
+"""The two layouts in which a register becomes a dataset: PASTIS's and S2TSCzCrop's; no torch in
+it.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ _DEGREES = 4326
 class FinishedPatch:
     """A patch as the tables describe it.
 
-    part: its fold or set. cover: share of pixels in parcels with a known crop. parcels: how many of those. tile: name of its
-    cube. crs: WKT, and epsg: code where it has one. affine: its grid. size: pixels on a side. moments_2C: mean and deviation.
+    part: its fold or set. cover: share of pixels in parcels with a known crop. parcels: how many of
+    those. tile: name of its cube. crs: WKT, and epsg: code where it has one. affine: its grid.
+    size: pixels on a side. moments_2C: mean and deviation.
     """
 
     id: int
@@ -51,9 +54,10 @@ class FinishedPatch:
 class Form:
     """A layout to write.
 
-    classes: those of its labels. parts: its folds or sets, and weights: the share of the land of each. part: what they are
-    called. save_images: folder, id, images int16 in PASTIS's order of bands. save_labels: folder, id, classes, numbers of
-    parcels, whether centres too. save_tables: folder, all patches; the last to be written.
+    classes: those of its labels. parts: its folds or sets, and weights: the share of the land of
+    each. part: what they are called. save_images: folder, id, images int16 in PASTIS's order of
+    bands. save_labels: folder, id, classes, numbers of parcels, whether centres too. save_tables:
+    folder, all patches; the last to be written.
     """
 
     classes: ClassTable
@@ -72,7 +76,9 @@ def _save_pastis_labels(
 
 
 def _save_pastis_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
-    """Statistics of a fold are the mean over its patches of their mean and deviation, as published."""
+    """Statistics of a fold are the mean over its patches of their mean and deviation, as
+    published.
+    """
     of_fold: dict[int, list[np.ndarray]] = {}
     for patch in patches:
         of_fold.setdefault(int(patch.part), []).append(patch.moments_2C)

@@ -1,6 +1,7 @@
 """The seasons of planned patches, read from cubes a window at a time and written as they are.
 
-A window holds as many patches as lie in one piece of a cube on disk and as memory allows, so that each piece is read once.
+A window holds as many patches as lie in one piece of a cube on disk and as memory allows, so that
+each piece is read once.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -32,7 +33,9 @@ _WINDOW_BYTES = 400 * 1024**2
 
 
 def open_season(path: Path, year: int | None) -> tuple[xr.Dataset, int]:
-    """The dates of one season of a checked cube, lazy, and its harvest year. Raises ``CubeError``."""
+    """The dates of one season of a checked cube, lazy, and its harvest year. Raises
+    ``CubeError``.
+    """
     return _open_season(path, year, path.stat().st_mtime_ns if path.exists() else 0)
 
 
@@ -44,7 +47,8 @@ def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset
     harvest_year, _, inside = dates_of_season(
         cube["time"].values.astype("datetime64[D]"), year=year
     )
-    # Dates ascend; a slice that holds all is no work, while places would describe every chunk of the cube anew.
+    # Dates ascend; a slice that holds all is no work, while places would describe every chunk of
+    # the cube anew.
     return cube.isel(time=slice(inside[0], inside[-1] + 1)), harvest_year
 
 
@@ -76,7 +80,8 @@ def cut_into_pieces(
 
 
 def patches_a_side(size: int, dates: int) -> int:
-    """How many patches a window has on a side: a power of two, as far as 512 pixels and 400 MiB of images allow; 1 at least.
+    """How many patches a window has on a side: a power of two, as far as 512 pixels and 400 MiB of
+    images allow; 1 at least.
 
     >>> patches_a_side(128, 61), patches_a_side(128, 100), patches_a_side(512, 500)
     (4, 2, 1)
@@ -92,7 +97,9 @@ def patches_a_side(size: int, dates: int) -> int:
 
 @dataclass(frozen=True)
 class ImageWriter:
-    """Writes the images of pieces; crosses to other processes. save: writes the images of one patch into a folder."""
+    """Writes the images of pieces; crosses to other processes. save: writes the images of one patch
+    into a folder.
+    """
 
     cubes: tuple[Path, ...]
     pieces: tuple[Piece, ...]
@@ -146,7 +153,9 @@ def _around(windows: Sequence[Window]) -> Window:
 def _read(
     part: xr.Dataset, windows: Sequence[Window], chosen: Sequence[np.ndarray], days_T: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """int16 images of each patch on its dates, and where it has data on some of them; the window is read a band at a time."""
+    """int16 images of each patch on its dates, and where it has data on some of them; the window is
+    read a band at a time.
+    """
     seasons = [
         (
             np.empty((len(dates), len(PASTIS_BANDS), w.height, w.width), np.int16),

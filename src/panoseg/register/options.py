@@ -1,4 +1,6 @@
-"""How a register and cubes become a dataset. No heavy import in here, so that ``--help`` stays quick."""
+"""How a register and cubes become a dataset. No heavy import in here, so that ``--help`` stays
+quick.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ class DatasetOptions:
     season: int | None = None
     """Harvest year; without it the one that most dates of a cube belong to."""
     min_clear: float = 0.1
-    """A date on which less than this share of a patch shows the ground is left out of that patch; other clouds stay in."""
+    """A date on which less than this share of a patch shows the ground is left out of that patch;
+    other clouds stay in.
+    """
     min_dates: int = 10
     """A patch with fewer dates is left out."""
     max_dates: int = 61
@@ -28,9 +32,13 @@ class DatasetOptions:
     min_inside: float = 0.5
     """A parcel of which less than this share lies in a patch is void there, as in PASTIS."""
     block: int | None = None
-    """Patches on a side of the blocks of land that are dealt out to folds or sets; without it by their number: 8, 4, 2 or 1."""
+    """Patches on a side of the blocks of land that are dealt out to folds or sets; without it by
+    their number: 8, 4, 2 or 1.
+    """
     centres: bool = False
-    """Write INSTANCE_ANNOTATIONS too (PASTIS's layout); readers compute them where they are absent."""
+    """Write INSTANCE_ANNOTATIONS too (PASTIS's layout); readers compute them where they are
+    absent.
+    """
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -61,7 +69,9 @@ class FetchOptions:
     """Where a season comes from that is not on disk yet."""
 
     catalog: str | None = None
-    """Fetch the season to OUT.zarr from earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
+    """Fetch the season to OUT.zarr from earth-search, planetary-computer, copernicus, or the URL of
+    a STAC API.
+    """
     collection: str | None = None
     """Of the catalogue, if not its usual one with Sentinel-2 L2A."""
     area: Path | None = None

@@ -4,7 +4,8 @@
     1110,soft winter wheat
     1200,3
 
-A CSV with these two columns among others; a class is the number or the name of one in ``panoseg.classes``.
+A CSV with these two columns among others; a class is the number or the name of one in
+``panoseg.classes``.
 """
 
 from __future__ import annotations
@@ -126,7 +127,8 @@ def _class_id(text: str, table: ClassTable, where: str) -> int:
     close = difflib.get_close_matches(text.casefold(), names, n=1)
     raise ParcelsError(
         f"{where}: {text!r} is no class of {table.name}",
-        f"the number or name of one: {', '.join(f'{entry.id} {entry.name}' for entry in table.classes)}",
+        "the number or name of one:"
+        f" {', '.join(f'{entry.id} {entry.name}' for entry in table.classes)}",
         f"did you mean {close[0]}?" if close else "correct the line",
     )
 
@@ -142,11 +144,12 @@ _MOST_CODES = 50
 class Findings:
     """What was found about the rows of a register; counts of rows unless it is said otherwise.
 
-    rows: near the cubes. without_area: left out. elsewhere: in the box around all cubes but on none, left out. mended: outlines
-    that crossed themselves. duplicates: the outline of another row, left out; contradictions: outlines that several rows give
-    different classes, void. unknown_codes: by code, those that the table of codes lacks, void; without_code: void. thin:
-    narrower than a pixel everywhere, void. overlaps: pairs of parcels that share more than 1 m2; overlap_ha: land that they
-    share.
+    rows: near the cubes. without_area: left out. elsewhere: in the box around all cubes but on
+    none, left out. mended: outlines that crossed themselves. duplicates: the outline of another
+    row, left out; contradictions: outlines that several rows give different classes, void.
+    unknown_codes: by code, those that the table of codes lacks, void; without_code: void. thin:
+    narrower than a pixel everywhere, void. overlaps: pairs of parcels that share more than 1 m2;
+    overlap_ha: land that they share.
     """
 
     rows: int
@@ -166,8 +169,10 @@ class Findings:
 class Register:
     """Parcels on the land of some cubes.
 
-    outlines_N: valid Polygon or MultiPolygon, in ``crs`` (WKT). numbers_N: int32, place among the rows that were read, from 1.
-    classes_N: uint8, of the table that the codes were read for; void where no crop can be learnt from the parcel.
+    outlines_N: valid Polygon or MultiPolygon, in ``crs`` (WKT). numbers_N: int32, place among the
+    rows that were read, from 1.
+    classes_N: uint8, of the table that the codes were read for; void where no crop can be learnt
+    from the parcel.
     """
 
     outlines_N: np.ndarray
@@ -182,7 +187,8 @@ def read_register(
 ) -> Register:
     """The parcels of a file that lie on the grids, in the coordinate system of the first.
 
-    column: which has the crop codes. table: the classes that ``codes`` speak of; it has a void class. Raises ``ParcelsError``.
+    column: which has the crop codes. table: the classes that ``codes`` speak of; it has a void
+    class. Raises ``ParcelsError``.
     """
     crs = crs_of(grids[0]).to_wkt()
     land = gpd.GeoSeries([grid.extent.to_crs(crs).geom for grid in grids], crs=crs)
@@ -263,7 +269,8 @@ def _classes(
 def _without_duplicates(
     outlines_N: np.ndarray, classes_N: np.ndarray, table: ClassTable
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Positions of the first row of each outline, the classes, and how many rows repeat one, or contradict another.
+    """Positions of the first row of each outline, the classes, and how many rows repeat one, or
+    contradict another.
 
     Outlines are the same where they agree to the centimetre, wherever they begin.
     """
@@ -276,7 +283,9 @@ def _without_duplicates(
 
 
 def _thin(outlines_N: np.ndarray) -> np.ndarray:
-    """Whether a circle of a pixel's width fits nowhere into a parcel: all its pixels see its neighbours too."""
+    """Whether a circle of a pixel's width fits nowhere into a parcel: all its pixels see its
+    neighbours too.
+    """
     pieces = [
         shapely.buffer(outlines_N[start : start + _CHUNK], -PIXEL_M / 2)
         for start in range(0, len(outlines_N), _CHUNK)

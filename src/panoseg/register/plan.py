@@ -1,7 +1,8 @@
 """Parcels drawn on the grid of a cube, window by window.
 
-A pixel belongs to the parcel that covers its centre; where several do, to the smallest of them, so that a strip of flowers
-that is declared inside of a field stays visible, whatever the order of the rows.
+A pixel belongs to the parcel that covers its centre; where several do, to the smallest of them, so
+that a strip of flowers that is declared inside of a field stays visible, whatever the order of the
+rows.
 
 Shape suffixes: N parcels, P parcels of a window, H W pixels.
 """
@@ -32,8 +33,9 @@ from panoseg.register.parcels import Register, crs_of, void_of
 class Drawing:
     """The parcels of a window.
 
-    parcel_HW: int32, position in the register, -1 for none. parcels_P, pixels_P: positions in ascending order, and how many
-    pixels each has. inside_P: share of the parcel's area in the window, 0..1.
+    parcel_HW: int32, position in the register, -1 for none. parcels_P, pixels_P: positions in
+    ascending order, and how many pixels each has. inside_P: share of the parcel's area in the
+    window, 0..1.
     """
 
     parcel_HW: np.ndarray
@@ -42,7 +44,9 @@ class Drawing:
     inside_P: np.ndarray
 
     def classes(self, classes_N: np.ndarray, void: int, min_inside: float) -> np.ndarray:
-        """Class of each pixel, uint8; 0 outside of parcels, ``void`` where less of a parcel than ``min_inside`` is inside."""
+        """Class of each pixel, uint8; 0 outside of parcels, ``void`` where less of a parcel than
+        ``min_inside`` is inside.
+        """
         class_P = np.where(self.inside_P < min_inside, void, classes_N[self.parcels_P])
         classes_HW = np.zeros(self.parcel_HW.shape, np.uint8)
         inside_HW = self.parcel_HW >= 0
@@ -82,7 +86,9 @@ class Canvas:
         return int((claims_HW > 1).sum())
 
     def _found(self, window: Window) -> np.ndarray:
-        """Places in the canvas of the parcels that meet a window, in the order in which they are drawn."""
+        """Places in the canvas of the parcels that meet a window, in the order in which they are
+        drawn.
+        """
         return np.sort(self._tree.query(pixel_box(window), predicate="intersects"))
 
     def draw(self, window: Window) -> Drawing:
@@ -133,8 +139,9 @@ FIRST_ID = 10_000
 class PlannedPatch:
     """A square of a cube.
 
-    id: names its files. cube: its number. window: of the cube's pixels. parcels_P, pixels_P: positions of parcels in the
-    register, ascending, and the pixels of each. cover: share of pixels in parcels with a known crop.
+    id: names its files. cube: its number. window: of the cube's pixels. parcels_P, pixels_P:
+    positions of parcels in the register, ascending, and the pixels of each. cover: share of pixels
+    in parcels with a known crop.
     """
 
     id: int
@@ -149,9 +156,11 @@ class PlannedPatch:
 class Plan:
     """The patches that parcels cover enough of, by ascending id, and what became of the rest.
 
-    squares: how many there are in all. bare: of them with too little cover. without_pixel: parcels inside of squares that have
-    no pixel, too small or hidden by smaller ones. outside: parcels in no square. contested: pixels that several parcels claim.
-    shared: patches that were left out because they share ground with a patch in another block of land.
+    squares: how many there are in all. bare: of them with too little cover. without_pixel: parcels
+    inside of squares that have no pixel, too small or hidden by smaller ones. outside: parcels in
+    no square. contested: pixels that several parcels claim.
+    shared: patches that were left out because they share ground with a patch in another block of
+    land.
     """
 
     patches: tuple[PlannedPatch, ...]

@@ -17,9 +17,10 @@ from panoseg.register.plan import Plan
 class Report:
     """Counts of a dataset that was made.
 
-    findings: about the rows of the register. squares: places for patches; bare: of them with too little cover; shared: on
-    ground of another block of land; dim: with too few dates. without_pixel, outside, contested: as of ``Plan``. divided:
-    parcels in patches of several folds, void in all but one. block_m: side of the blocks. part: what ``parts`` are called;
+    findings: about the rows of the register. squares: places for patches; bare: of them with too
+    little cover; shared: on ground of another block of land; dim: with too few dates.
+    without_pixel, outside, contested: as of ``Plan``. divided: parcels in patches of several folds,
+    void in all but one. block_m: side of the blocks. part: what ``parts`` are called;
     parts: of each name, patches, parcels and pixels by class. cubes: path and harvest year of each.
     """
 
@@ -80,12 +81,16 @@ class Report:
             (self.dim, "of them with too few clear dates, left out"),
             (
                 self.divided,
-                f"parcels that lie in several {self.part}s: each counts in one and is void in the others",
+                (
+                    f"parcels that lie in several {self.part}s: each counts in one and is void in"
+                    " the others"
+                ),
             ),
         )
         width = max(len(str(count)) for count, _ in notes)
         parts = [
-            f"{self.part} {name}: {of['patches']} patches, {of['parcels']} parcels, {sum(of['pixels'].values())} pixels of them"
+            f"{self.part} {name}: {of['patches']} patches, {of['parcels']} parcels,"
+            f" {sum(of['pixels'].values())} pixels of them"
             for name, of in self.parts.items()
         ]
         return [*(f"{count:>{width}} {text}" for count, text in notes if count), *parts]
@@ -93,7 +98,9 @@ class Report:
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """What the labels of each fold hold: pixels_FK of each class, parcels_F with a crop; divided as of ``Report``."""
+    """What the labels of each fold hold: pixels_FK of each class, parcels_F with a crop; divided as
+    of ``Report``.
+    """
 
     pixels_FK: np.ndarray
     parcels_F: np.ndarray

@@ -1,7 +1,7 @@
 """Simulated seasons: landscapes, crops, reflectance and weather; the package's own data.
 
-What this package offers is imported on first use, so that the options alone (for ``panoseg simulate --help``) come without
-torch.
+What this package offers is imported on first use, so that the options alone (for ``panoseg simulate
+--help``) come without torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What lies between the land and the satellite on each date: haze, cirrus, clouds and their shadows, snow, and drift.
+"""What lies between the land and the satellite on each date: haze, cirrus, clouds and their
+shadows, snow, and drift.
 
 The truth of each pixel is kept: ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS``, ``SNOW``.
 
@@ -25,8 +26,10 @@ _SHADOW_DEPTH = np.array([0.5, 0.55, 0.6, 0.62, 0.66, 0.68, 0.69, 0.7, 0.74, 0.7
 
 @dataclass(frozen=True)
 class Sky:
-    """One date's weather. cover: share of sky under cloud, 0..1. cirrus: brightness of thin cloud, reflectance x 10 000.
-    haze: path radiance in blue. snow: share of open ground under snow."""
+    """One date's weather. cover: share of sky under cloud, 0..1. cirrus: brightness of thin cloud,
+    reflectance x 10 000.
+    haze: path radiance in blue. snow: share of open ground under snow.
+    """
 
     cover: float
     cirrus: float
@@ -37,7 +40,9 @@ class Sky:
 def draw_skies(
     days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator
 ) -> list[Sky]:
-    """The weather of each date: a season has its own share of cloudy dates, more of them in winter."""
+    """The weather of each date: a season has its own share of cloudy dates, more of them in
+    winter.
+    """
     low, high = options.cloudy
     cloudy = low + (high - low) * rng.beta(1.0, 1.9)
     winter_T = np.exp(-0.5 * ((days_T - 130) / 55.0) ** 2)
@@ -70,7 +75,9 @@ def draw_skies(
 def apply_sky(
     image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. snowless_HW: where snow does not stay."""
+    """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. snowless_HW:
+    where snow does not stay.
+    """
     truth_HW = np.zeros(image_CHW.shape[1:], np.uint8)
     if sky.snow:
         _snow(image_CHW, truth_HW, sky.snow, snowless_HW, rng)
@@ -107,7 +114,9 @@ def _cirrus(
 def _clouds(
     image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: float, rng: np.random.Generator
 ) -> None:
-    """Fractal clouds of a given cover, and their shadows to the north-west, longer under a low sun."""
+    """Fractal clouds of a given cover, and their shadows to the north-west, longer under a low
+    sun.
+    """
     reach = 40
     height, width = truth_HW.shape
     field = fractal_noise(
@@ -135,13 +144,17 @@ def _clouds(
 
 
 def _soft_step(values: np.ndarray, width: float) -> np.ndarray:
-    """0 below ``-width``, 1 above ``width``, smooth between: a cloud ends somewhere, so that its shadow is seen."""
+    """0 below ``-width``, 1 above ``width``, smooth between: a cloud ends somewhere, so that its
+    shadow is seen.
+    """
     share = np.clip(values / (2 * width) + 0.5, 0, 1)
     return share * share * (3 - 2 * share)
 
 
 def sun_elevation(day: float, latitude: float = 48.0) -> float:
-    """Degrees above the horizon when the satellite passes, about half past ten by the sun. day: since 1 September."""
+    """Degrees above the horizon when the satellite passes, about half past ten by the sun. day:
+    since 1 September.
+    """
     declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 254) / 365.25))
     latitude, hour = np.radians(latitude), np.radians(-22.0)
     sine = np.sin(latitude) * np.sin(declination) + np.cos(latitude) * np.cos(declination) * np.cos(

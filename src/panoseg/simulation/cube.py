@@ -1,7 +1,8 @@
 """A simulated season as a cube with coordinates, and its true parcels as polygons.
 
-The cube follows the conventions of ``panoseg.cube``: dims (time, y, x), one variable a band, uint16 reflectance x 10 000 with 0
-for no data, ``spatial_ref``, and SCL, Sentinel-2's scene classification.
+The cube follows the conventions of ``panoseg.cube``: dims (time, y, x), one variable a band, uint16
+reflectance x 10 000 with 0 for no data, ``spatial_ref``, and SCL, Sentinel-2's scene
+classification.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def simulate_cube(
 ) -> tuple[xr.Dataset, gpd.GeoDataFrame]:
     """Simulate a season; returns the cube and its true parcels.
 
-    The parcels have ``parcel`` (number), ``class`` (name), ``class_id`` and ``area_ha``, in the coordinate system of the
-    cube. No parcel is void: those at the edge keep their crop. Raises what ``simulate_season`` raises.
+    The parcels have ``parcel`` (number), ``class`` (name), ``class_id`` and ``area_ha``, in the
+    coordinate system of the cube. No parcel is void: those at the edge keep their crop. Raises what
+    ``simulate_season`` raises.
     """
     season = simulate_season(
         size, seed, replace(options or SimulationOptions(), void=False), layout
@@ -101,7 +103,9 @@ def write_cube(
     options: SimulationOptions | None = None,
     layout: Layout | None = None,
 ) -> Path:
-    """Write ``cube.nc`` and its true parcels ``parcels.gpkg`` to a new folder; returns the folder. Raises ``OutputError``."""
+    """Write ``cube.nc`` and its true parcels ``parcels.gpkg`` to a new folder; returns the folder.
+    Raises ``OutputError``.
+    """
     check_size(size)
     folder = new_folder(folder)
     cube, parcels = simulate_cube(size, seed, options, layout)

@@ -1,9 +1,10 @@
 """A landscape: parcels and what lies between them, cut from a plane as people have cut the land.
 
-Roads cut the land into blocks; a block is farmed, wooded, built up or left alone; a farmed block is cut on into fields,
-along one direction, into halves or into strips, with a margin, a hedge, a track or nothing between two fields. All cuts are
-straight in a plane that is smoothly warped, so that borders bend. Cells are a third of a pixel, so that a road of five
-metres takes its share of a pixel.
+Roads cut the land into blocks; a block is farmed, wooded, built up or left alone; a farmed block is
+cut on into fields, along one direction, into halves or into strips, with a margin, a hedge, a track
+or nothing between two fields. All cuts are straight in a plane that is smoothly warped, so that
+borders bend. Cells are a third of a pixel, so that a road of five metres takes its share of a
+pixel.
 
 Shape suffixes: Y X cells (three to a pixel), H W pixels, N cells of a node, U units.
 """
@@ -34,8 +35,9 @@ HECTARE_CELLS = 10_000 / CELL_M**2
 _MARGIN = 12
 """Pixels simulated beyond each side, so that it is known how much of a parcel lies outside."""
 _VOID_BELOW = 0.35
-"""Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole parcel; the margin here
-cuts it."""
+"""Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole
+parcel; the margin here cuts it.
+"""
 _BORDERS = (Material.GRASS, Material.GRASS, Material.HEDGE, Material.TRACK)
 _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
 
@@ -44,9 +46,10 @@ _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
 class Landscape:
     """Land divided into units, each of one cover and one management.
 
-    units_YX: int32, unit of each cell. material_U: int16, class id of a crop or a ``Material``. parcel_U: int32, id of the
-    parcel that the unit belongs to, 0 outside parcels; a parcel may have two units. angle_U: direction of the rows,
-    radians. parcels_HW: int32, 0 outside parcels. classes_HW: uint8 PASTIS class ids.
+    units_YX: int32, unit of each cell. material_U: int16, class id of a crop or a ``Material``.
+    parcel_U: int32, id of the parcel that the unit belongs to, 0 outside parcels; a parcel may have
+    two units. angle_U: direction of the rows, radians. parcels_HW: int32, 0 outside parcels.
+    classes_HW: uint8 PASTIS class ids.
     """
 
     units_YX: np.ndarray
@@ -59,8 +62,9 @@ class Landscape:
 
 @dataclass(frozen=True)
 class Cut:
-    """A node cut in two: the cells of both halves, those of the border between them, and their distance to its middle,
-    metres."""
+    """A node cut in two: the cells of both halves, those of the border between them, and their
+    distance to its middle, metres.
+    """
 
     halves: tuple[np.ndarray, np.ndarray]
     border_N: np.ndarray
@@ -120,7 +124,9 @@ class Plan:
             nodes += [(first_N, turned), (second_N, angle + rng.normal(0, 0.15))]
 
     def cut(self, cells_N: np.ndarray, angle: float, width: float = 0.0) -> Cut:
-        """Cut a node in two across its longer extent, leaving a border of ``width`` metres between the halves."""
+        """Cut a node in two across its longer extent, leaving a border of ``width`` metres between
+        the halves.
+        """
         x_N, y_N = self.x_N[cells_N], self.y_N[cells_N]
         u_N = x_N * np.cos(angle) + y_N * np.sin(angle)
         v_N = y_N * np.cos(angle) - x_N * np.sin(angle)
@@ -133,7 +139,9 @@ class Plan:
         return Cut(halves, cells_N[border_N], np.abs(along_N[border_N]))
 
     def _road(self, cells_N: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-        """A road, a track or a strip of green between two blocks, mostly with verges, now and then lined with trees."""
+        """A road, a track or a strip of green between two blocks, mostly with verges, now and then
+        lined with trees.
+        """
         rng = self.rng
         kind = rng.choice(
             [Material.ASPHALT, Material.TRACK, Material.GRASS, Material.HEDGE],
@@ -205,7 +213,9 @@ class Plan:
             self._field(cells_N[(strip_N == strip) & ~border_N], angle, self._crop(favourite))
 
     def _crop(self, favourite: int) -> int:
-        """A crop of the landscape, now and then the block's favourite, so that neighbours share theirs."""
+        """A crop of the landscape, now and then the block's favourite, so that neighbours share
+        theirs.
+        """
         return (
             favourite
             if self.rng.random() < 0.15
@@ -213,7 +223,9 @@ class Plan:
         )
 
     def _field(self, cells_N: np.ndarray, angle: float, crop: int) -> None:
-        """One parcel; a large one may have been several last year. Now and then it is a farmyard, or nobody declares it."""
+        """One parcel; a large one may have been several last year. Now and then it is a farmyard,
+        or nobody declares it.
+        """
         rng = self.rng
         if cells_N.size == 0:
             return
@@ -232,7 +244,9 @@ class Plan:
             self.unit(part_N, crop, self.parcels, angle)
 
     def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.04) -> None:
-        """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards that are ``declared``."""
+        """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards
+        that are ``declared``.
+        """
         rng = self.rng
         kinds = [
             Material.ROOF_RED,
@@ -313,7 +327,9 @@ class Plan:
 def blended_crop_weights(
     region: Region, options: SimulationOptions, rng: np.random.Generator
 ) -> dict[int, float]:
-    """Shares of crops in one landscape: the region's, varied, with some of every class so that none is missing in a dataset."""
+    """Shares of crops in one landscape: the region's, varied, with some of every class so that none
+    is missing in a dataset.
+    """
     ids = np.array(options.crops if options.crops is not None else range(1, 19))
     regional = np.array([region.crops.get(int(i), 0.0) for i in ids]) * rng.lognormal(
         0, 0.6, ids.size
@@ -370,7 +386,8 @@ def landscape_of_parcels(
 ) -> Landscape:
     """The landscape of given parcels; their crops are drawn where ``classes_HW`` is None.
 
-    Narrow gaps between parcels become verges, tracks, roads or hedges; wide ones become woods, villages and grassland.
+    Narrow gaps between parcels become verges, tracks, roads or hedges; wide ones become woods,
+    villages and grassland.
     """
     from scipy import ndimage
 

@@ -1,4 +1,6 @@
-"""Random fields: smooth noise over pixels, made by filtering white noise in the frequency domain."""
+"""Random fields: smooth noise over pixels, made by filtering white noise in the frequency
+domain.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ def _frequencies(height: int, width: int) -> np.ndarray:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float) -> np.ndarray:
-    """Gaussian noise with zero mean and unit deviation whose features are about ``length`` pixels wide. float32."""
+    """Gaussian noise with zero mean and unit deviation whose features are about ``length`` pixels
+    wide. float32.
+    """
     height, width = _padded(shape)
     spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
     spectrum *= np.exp(-0.5 * (np.pi * length * _frequencies(height, width)) ** 2)
@@ -25,8 +29,9 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float
 def fractal_noise(
     rng: np.random.Generator, shape: tuple[int, int], power: float, largest: float
 ) -> np.ndarray:
-    """Noise with a power-law spectrum, as clouds have: amplitude falls with frequency to the ``power``, features up to
-    ``largest`` pixels. float32, zero mean and unit deviation."""
+    """Noise with a power-law spectrum, as clouds have: amplitude falls with frequency to the
+    ``power``, features up to ``largest`` pixels. float32, zero mean and unit deviation.
+    """
     height, width = _padded(shape)
     spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
     spectrum /= (_frequencies(height, width) ** 2 + 1.0 / largest**2) ** (power / 2)

@@ -1,4 +1,6 @@
-"""What a unit of land is covered with: a crop (PASTIS class ids 1..18) or a material that is no parcel (ids from 100)."""
+"""What a unit of land is covered with: a crop (PASTIS class ids 1..18) or a material that is no
+parcel (ids from 100).
+"""
 
 from __future__ import annotations
 
@@ -34,17 +36,20 @@ TRITICALE, DURUM, HORTICULTURE, POTATOES, FODDER, SOYBEANS, ORCHARD, MIXED_CEREA
     10, 19
 )
 VOID = 19
-"""PASTIS's class ids by name; ``HORTICULTURE`` is "fruits, vegetables, flowers", ``FODDER`` is "leguminous fodder"."""
+"""PASTIS's class ids by name; ``HORTICULTURE`` is "fruits, vegetables, flowers", ``FODDER`` is
+"leguminous fodder".
+"""
 
 
 @dataclass(frozen=True)
 class Region:
     """A kind of countryside.
 
-    crops: weight of each class id. field_ha: median area of a field and the spread of its logarithm. strips: chance that a
-    block is cut into strips. borders: chance of (nothing, grass margin, hedge, track) between two fields. block_ha: land
-    between roads. wood, village, water, idle: shares of blocks; idle is grassland and scrub that nobody declares. soil:
-    range of soil brightness. delay: days by which the season lags.
+    crops: weight of each class id. field_ha: median area of a field and the spread of its
+    logarithm. strips: chance that a block is cut into strips. borders: chance of (nothing, grass
+    margin, hedge, track) between two fields. block_ha: land between roads. wood, village, water,
+    idle: shares of blocks; idle is grassland and scrub that nobody declares. soil: range of soil
+    brightness. delay: days by which the season lags.
     """
 
     crops: dict[int, float]

@@ -1,6 +1,7 @@
 """The cover of the land, and the curves by which it changes.
 
-Shape suffixes: T days, U units; ``day_T1`` is a column of days, so that it combines with one value a unit.
+Shape suffixes: T days, U units; ``day_T1`` is a column of days, so that it combines with one value
+a unit.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ NEVER = 10_000.0
 class Cover:
     """The state of every unit on every day; float32 [T, U].
 
-    leaf: green leaf area index. brown: share of ground under dead standing plants. litter: share of bare ground under straw.
-    flower: share of the canopy in flower. tilth: brightness of the soil's surface, 1 for a settled one.
+    leaf: green leaf area index. brown: share of ground under dead standing plants. litter: share of
+    bare ground under straw.
+    flower: share of the canopy in flower. tilth: brightness of the soil's surface, 1 for a settled
+    one.
     """
 
     leaf: np.ndarray
@@ -98,10 +101,11 @@ def between(
 class AnnualCrop:
     """A crop that is sown and harvested once.
 
-    sown, harvest: days. rise, rise_days: the day of half growth in spring and its logistic width. peak: leaf area index
-    (LAI) at its best. ripen, ripen_days: half senescence and its logistic width. winter: LAI that autumn-sown crops carry
-    through winter, 0 for those sown in spring. flower, flower_days, flower_strength: middle, width and visible share of
-    flowering. spread: standard deviation of a parcel's days. straw: share of ground that straw covers after harvest.
+    sown, harvest: days. rise, rise_days: the day of half growth in spring and its logistic width.
+    peak: leaf area index (LAI) at its best. ripen, ripen_days: half senescence and its logistic
+    width. winter: LAI that autumn-sown crops carry through winter, 0 for those sown in spring.
+    flower, flower_days, flower_strength: middle, width and visible share of flowering. spread:
+    standard deviation of a parcel's days. straw: share of ground that straw covers after harvest.
     """
 
     sown: float
@@ -160,7 +164,9 @@ Addition = Callable[[np.ndarray, Cover], None]
 def annual(
     crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator
 ) -> Growth:
-    """A crop sown once. The parts of a parcel share the crop; what stood there before and comes after is their own."""
+    """A crop sown once. The parts of a parcel share the crop; what stood there before and comes
+    after is their own.
+    """
     count = first_U.size
     late_U = climate.delay + rng.normal(0, crop.spread, count)
     sown_U = crop.sown + 0.6 * late_U + rng.normal(0, 0.6 * crop.spread, count)
@@ -224,8 +230,9 @@ def annual(
 
 
 def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addition:
-    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a catch crop, or nothing but
-    weeds."""
+    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a
+    catch crop, or nothing but weeds.
+    """
     count = sown_U.size
     kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
     late_end_U = np.minimum(rng.normal(32, 14, count), sown_U - 6)
@@ -272,7 +279,9 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
 
 
 def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Addition:
-    """What is left after harvest: straw, tillage after some weeks, then volunteers, a catch crop or the next crop."""
+    """What is left after harvest: straw, tillage after some weeks, then volunteers, a catch crop or
+    the next crop.
+    """
     count = harvest_U.size
     straw_U = (straw * rng.uniform(0.6, 1.3, count)).clip(0, 0.9)
     tilled_U = harvest_U + np.where(rng.random(count) < 0.3, NEVER, rng.gamma(2.0, 14.0, count))
@@ -484,7 +493,9 @@ def first_of_parcel(parcel_U: np.ndarray) -> np.ndarray:
 
 
 def _draw(material: int, first_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> Growth:
-    """A function from days to the cover of the units of one material. first_U: the first unit of each one's parcel."""
+    """A function from days to the cover of the units of one material. first_U: the first unit of
+    each one's parcel.
+    """
     count = first_U.size
     if material in ANNUAL:
         return annual(ANNUAL[material], first_U, climate, rng)

@@ -1,4 +1,6 @@
-"""Simulated photographs: things in front of stuff, with panoptic truth in COCO's form; for tests and a start without data."""
+"""Simulated photographs: things in front of stuff, with panoptic truth in COCO's form; for tests
+and a start without data.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ _POINTS = 5
 
 
 def distance(class_id: int, u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    """Signed distance from the outline of a thing, negative inside, in units of its size; near the outline it is right.
+    """Signed distance from the outline of a thing, negative inside, in units of its size; near the
+    outline it is right.
 
     >>> distance(BALL, np.array([[0.0, 1.0, 3.0]]), np.zeros((1, 3)))
     array([[-1.,  0.,  2.]])
@@ -46,7 +49,8 @@ def _crate(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
 
 
 def _star(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    # The distance from the line between a point and the notch beside it, all points folded onto one.
+    # The distance from the line between a point and the notch beside it, all points folded onto
+    # one.
     angle_HW = (
         np.abs((np.arctan2(u_HW, -v_HW) * _POINTS / (2 * np.pi) + 0.5) % 1 - 0.5)
         * 2
@@ -90,8 +94,8 @@ _LIGHT = (-0.5, -0.8)
 class Thing:
     """One object.
 
-    x, y: of its centre, pixels. size: from its centre to its outline, pixels. turn: radians. hue: 0..1. phase: of its pattern,
-    radians. crowd: whether it is one of a crowd.
+    x, y: of its centre, pixels. size: from its centre to its outline, pixels. turn: radians. hue:
+    0..1. phase: of its pattern, radians. crowd: whether it is one of a crowd.
     """
 
     class_id: int
@@ -106,7 +110,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Cover:
-    """What an object does to a picture. opacity_HW: 0..1, of its pixels; shade_HW: 0..1, of its shadow; colour_HW3: 0..1."""
+    """What an object does to a picture. opacity_HW: 0..1, of its pixels; shade_HW: 0..1, of its
+    shadow; colour_HW3: 0..1.
+    """
 
     opacity_HW: np.ndarray
     shade_HW: np.ndarray
@@ -116,7 +122,9 @@ class Cover:
 def place_things(
     rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions
 ) -> list[Thing]:
-    """The objects of a picture, the farthest first; what lies farther down is nearer, so larger, and hides what is behind."""
+    """The objects of a picture, the farthest first; what lies farther down is nearer, so larger,
+    and hides what is behind.
+    """
     height, width = size_HW
     count = int(rng.integers(options.things[0], options.things[1] + 1))
     things = [
@@ -231,7 +239,9 @@ _BACKGROUNDS, _GROUNDS = (SKY, SKY, BRICKS), (GRASS, WATER, BRICKS)
 
 
 def draw_regions(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
-    """Class of each pixel: a background above a wavy horizon, a ground below, often a patch of another ground. int64, H x W."""
+    """Class of each pixel: a background above a wavy horizon, a ground below, often a patch of
+    another ground. int64, H x W.
+    """
     height, width = size_HW
     background = int(rng.choice(_BACKGROUNDS))
     ground, other = (
@@ -255,7 +265,9 @@ def draw_regions(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarr
 
 
 def paint_regions(rng: np.random.Generator, classes_HW: np.ndarray) -> np.ndarray:
-    """The picture of the regions: float32, H x W x 3, 0..1; nothing of one class is painted on another."""
+    """The picture of the regions: float32, H x W x 3, 0..1; nothing of one class is painted on
+    another.
+    """
     height, width = classes_HW.shape
     colour_HW3 = np.zeros((height, width, 3), np.float32)
     for class_id in np.unique(classes_HW):
@@ -294,7 +306,9 @@ def _water(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
 
 
 def _bricks(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
-    """Courses of bricks, every other shifted by half of one, mortar between them, each brick of its own shade."""
+    """Courses of bricks, every other shifted by half of one, mortar between them, each brick of its
+    own shade.
+    """
     height, width = size_HW
     y_HW, x_HW = np.mgrid[:height, :width].astype(np.float32)
     brick = rng.uniform(0.055, 0.085) * width
@@ -323,7 +337,8 @@ _SIDES = (16, 4096)
 class SimulatedPhotograph:
     """A picture and its truth.
 
-    image_HW3: uint8. truth: stuff and things; void pixels are of no segment. crowd_ids: ids of segments that are crowds.
+    image_HW3: uint8. truth: stuff and things; void pixels are of no segment. crowd_ids: ids of
+    segments that are crowds.
     """
 
     image_HW3: np.ndarray
@@ -334,7 +349,9 @@ class SimulatedPhotograph:
 def simulate_photograph(
     size_HW: tuple[int, int], seed: tuple[int, ...], options: PhotographOptions | None = None
 ) -> SimulatedPhotograph:
-    """A photograph of a size; the same seed gives the same. Raises ``ConfigError`` for an impossible size."""
+    """A photograph of a size; the same seed gives the same. Raises ``ConfigError`` for an
+    impossible size.
+    """
     check_photograph_size(size_HW)
     options = options or PhotographOptions()
     rng = np.random.default_rng(seed)

@@ -1,8 +1,9 @@
-"""From cover to reflectance in ten bands: soil, straw and canopy, mixed by how deep light reaches into the leaves.
+"""From cover to reflectance in ten bands: soil, straw and canopy, mixed by how deep light reaches
+into the leaves.
 
-A canopy of leaf area L shows its deep-canopy reflectance and lets the ground through as exp(-k L), a two-layer form of
-Beer's law with one k a band, small in the near infrared where leaves scatter. Spectra are reflectance x 10 000, round
-figures from general knowledge of field spectroscopy.
+A canopy of leaf area L shows its deep-canopy reflectance and lets the ground through as exp(-k L),
+a two-layer form of Beer's law with one k a band, small in the near infrared where leaves scatter.
+Spectra are reflectance x 10 000, round figures from general knowledge of field spectroscopy.
 
 Shape suffixes: T days, U units, C bands in the order of ``PASTIS_BANDS``.
 """
@@ -87,8 +88,9 @@ _CANOPY: dict[int, tuple[float, float, float, float]] = {
     Material.HEDGE: (0.85, 0.82, 0.9, 0.95),
     Material.CONIFER: (0.6, 0.5, 0.5, 0.8),
 }
-"""Deep canopy of each cover as factors on ``_LEAF``: green and red edge, near infrared, short-wave infrared; and
-chlorophyll."""
+"""Deep canopy of each cover as factors on ``_LEAF``: green and red edge, near infrared, short-wave
+infrared; and chlorophyll.
+"""
 
 _SEALED: dict[int, np.ndarray] = {
     Material.WATER: _spectrum(330, 370, 260, 220, 170, 160, 140, 120, 70, 45),
@@ -103,7 +105,9 @@ _SEALED: dict[int, np.ndarray] = {
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What each unit looks like: its ground, its deep canopy, its dead plants, its flowers; float32 [U, C]."""
+    """What each unit looks like: its ground, its deep canopy, its dead plants, its flowers; float32
+    [U, C].
+    """
 
     ground_UC: np.ndarray
     canopy_UC: np.ndarray
@@ -112,8 +116,9 @@ class Surfaces:
     wetting_UC: np.ndarray
 
     def reflectance(self, cover: Cover, wet_T: np.ndarray, brightness: float = 1.0) -> np.ndarray:
-        """Reflectance x 10 000, float32 [T, U, C]. wet_T: 0 dry to 1 wet ground. brightness: factor on soil, for
-        derivatives."""
+        """Reflectance x 10 000, float32 [T, U, C]. wet_T: 0 dry to 1 wet ground. brightness: factor
+        on soil, for derivatives.
+        """
         tilth_TU1 = (brightness * cover.tilth)[..., None]
         ground = self.ground_UC * tilth_TU1 * (1 - wet_T[:, None, None] * self.wetting_UC)
         ground += np.minimum(cover.litter, 0.95)[..., None] * (
@@ -135,7 +140,9 @@ def make_surfaces(
     soil_range: tuple[float, float],
     rng: np.random.Generator,
 ) -> Surfaces:
-    """Draw the surfaces of all units: one kind of soil a landscape, varied a little from field to field."""
+    """Draw the surfaces of all units: one kind of soil a landscape, varied a little from field to
+    field.
+    """
     units = material_U.size
     bright = rng.uniform(*soil_range) * rng.lognormal(0, 0.1, (units, 1))
     ground_UC = (
@@ -186,7 +193,9 @@ def _canopies(
     count: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Deep canopies of ``count`` units of one cover; they differ in pigment, structure and water."""
+    """Deep canopies of ``count`` units of one cover; they differ in pigment, structure and
+    water.
+    """
     pigment_U = chlorophyll * rng.lognormal(0, 0.12, count)
     green_U = green * pigment_U**-0.45
     infrared_U = infrared * rng.normal(1, 0.08, count).clip(0.7, 1.3)
@@ -225,10 +234,11 @@ _ROUGHNESS = {
 
 
 def variation_fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Variation over pixels, in the order of ``scene.effects_TUKC``: soil, more and less vigour, later and earlier; float32
-    [5, H, W].
+    """Variation over pixels, in the order of ``scene.effects_TUKC``: soil, more and less vigour,
+    later and earlier; float32 [5, H, W].
 
-    Soil is relative, -0.5 to 0.5; the others go from 0 to 1, which is ``VIGOUR`` and ``STAGE_DAYS``.
+    Soil is relative, -0.5 to 0.5; the others go from 0 to 1, which is ``VIGOUR`` and
+    ``STAGE_DAYS``.
     """
     size = landscape.parcels_HW.shape
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
@@ -256,7 +266,9 @@ def variation_fields(landscape: Landscape, strength: float, rng: np.random.Gener
 
 
 def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of each pixel that lasts all season: crowns, roofs, row directions, slopes; float32 [H, W], about 1."""
+    """Brightness of each pixel that lasts all season: crowns, roofs, row directions, slopes;
+    float32 [H, W], about 1.
+    """
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
     rough_U = np.full(landscape.material_U.size, 0.01)
     for material, roughness in _ROUGHNESS.items():
@@ -269,7 +281,9 @@ def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> n
 
 
 def shades(landscape: Landscape) -> np.ndarray:
-    """Share of each pixel that tall things shade where their shadow is 0, 1, .. pixels long; float32 [lengths, H, W]."""
+    """Share of each pixel that tall things shade where their shadow is 0, 1, .. pixels long;
+    float32 [lengths, H, W].
+    """
     tall_YX = np.isin(landscape.material_U, TALL)[landscape.units_YX]
     height, width = landscape.parcels_HW.shape
     shaded_YX, lengths = tall_YX.copy(), []
@@ -310,7 +324,9 @@ _SHADE_DEPTH = 0.5
 
 
 class Scene:
-    """The clear images of a season. effects_TUKC: see ``_effects``; snowless_HW: share of a pixel where snow does not stay."""
+    """The clear images of a season. effects_TUKC: see ``_effects``; snowless_HW: share of a pixel
+    where snow does not stay.
+    """
 
     def __init__(
         self,
@@ -372,10 +388,11 @@ def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndar
 def _effects(
     phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray
 ) -> np.ndarray:
-    """Reflectance of the units, and what full variation adds to it: brighter soil, more and less vigour, a later and an earlier
-    stage; float32 [T, U, 6, C].
+    """Reflectance of the units, and what full variation adds to it: brighter soil, more and less
+    vigour, a later and an earlier stage; float32 [T, U, 6, C].
 
-    More and less have an effect each, between two states that occur: one derivative for both would overshoot at a harvest.
+    More and less have an effect each, between two states that occur: one derivative for both would
+    overshoot at a harvest.
     """
     cover = phenology.cover(days_T)
     plain = surfaces.reflectance(cover, wet_T)

@@ -1,6 +1,7 @@
 """When the satellite passes: an irregular acquisition calendar.
 
-Days are counted from 1 September of the year before the harvest, so that a day means the same in every year.
+Days are counted from 1 September of the year before the harvest, so that a day means the same in
+every year.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ def season_start(harvest_year: int) -> datetime.date:
 def acquisition_days(rng: np.random.Generator, count: int) -> np.ndarray:
     """Days of ``count`` acquisitions, int64, ascending, without repeats.
 
-    Passes come every five days; where more are asked for than one orbit gives, a second orbit overlaps. Passes are lost at
-    random, in runs, and more often in winter, because products that are wholly clouded are not kept.
+    Passes come every five days; where more are asked for than one orbit gives, a second orbit
+    overlaps. Passes are lost at random, in runs, and more often in winter, because products that
+    are wholly clouded are not kept.
     """
     phase = int(rng.integers(_REVISIT_DAYS))
     passes = np.arange(phase, SEASON_DAYS, _REVISIT_DAYS)
@@ -58,9 +60,12 @@ def acquisition_days(rng: np.random.Generator, count: int) -> np.ndarray:
 class Season:
     """One simulated season of a piece of land.
 
-    images_TCHW: int16, reflectance x 10 000, bands ``PASTIS_BANDS``. dates: ascending. classes_HW: uint8, PASTIS ids 0..19.
-    parcels_HW: int32, 0 outside parcels. cloud_THW: uint8, ``atmosphere.CLEAR`` (0) and what hides or changes the land.
-    region: the kind of countryside. origin: easting and northing of the upper left corner in EPSG ``epsg``, metres.
+    images_TCHW: int16, reflectance x 10 000, bands ``PASTIS_BANDS``. dates: ascending. classes_HW:
+    uint8, PASTIS ids 0..19.
+    parcels_HW: int32, 0 outside parcels. cloud_THW: uint8, ``atmosphere.CLEAR`` (0) and what hides
+    or changes the land.
+    region: the kind of countryside. origin: easting and northing of the upper left corner in EPSG
+    ``epsg``, metres.
     """
 
     images_TCHW: np.ndarray
@@ -81,7 +86,9 @@ class Season:
 
 @dataclass(frozen=True)
 class Layout:
-    """A given map of parcels. parcels_HW: integers, 0 outside parcels. classes_HW: PASTIS ids, or None to draw crops."""
+    """A given map of parcels. parcels_HW: integers, 0 outside parcels. classes_HW: PASTIS ids, or
+    None to draw crops.
+    """
 
     parcels_HW: np.ndarray
     classes_HW: np.ndarray | None = None
@@ -93,10 +100,11 @@ def simulate_season(
     options: SimulationOptions | None = None,
     layout: Layout | np.ndarray | None = None,
 ) -> Season:
-    """Simulate a season over ``size`` (height, width) pixels of 10 m; the same seed gives the same season.
+    """Simulate a season over ``size`` (height, width) pixels of 10 m; the same seed gives the same
+    season.
 
-    layout: parcels that are kept exactly, with or without their classes. Raises ``ConfigError`` for an impossible size or
-    option, ``DatasetError`` for a layout that does not fit.
+    layout: parcels that are kept exactly, with or without their classes. Raises ``ConfigError`` for
+    an impossible size or option, ``DatasetError`` for a layout that does not fit.
     """
     options = options or SimulationOptions()
     check_size(size)
@@ -130,7 +138,9 @@ def simulate_season(
 def planned_dates(
     seed: int | tuple[int, ...], options: SimulationOptions
 ) -> list[tuple[datetime.date, float]]:
-    """The dates of the season that this seed gives, and the share of sky under cloud on each, without simulating it."""
+    """The dates of the season that this seed gives, and the share of sky under cloud on each,
+    without simulating it.
+    """
     _, time_rng, _, sky_rng, _ = np.random.default_rng(seed).spawn(5)
     days_T = _days(options, time_rng)
     start = season_start(options.harvest_year)
@@ -142,12 +152,16 @@ def planned_dates(
 
 
 def _days(options: SimulationOptions, rng: np.random.Generator) -> np.ndarray:
-    """The days of the season on which the satellite passes; the first that is drawn from this generator."""
+    """The days of the season on which the satellite passes; the first that is drawn from this
+    generator.
+    """
     return acquisition_days(rng, int(rng.integers(options.dates[0], options.dates[1] + 1)))
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuse an area (height, width in pixels) that is too small to simulate. Raises ``ConfigError``."""
+    """Refuse an area (height, width in pixels) that is too small to simulate. Raises
+    ``ConfigError``.
+    """
     if min(size) < 8:
         raise ConfigError(
             f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area"
@@ -155,7 +169,9 @@ def check_size(size: tuple[int, int]) -> None:
 
 
 def _origin(region: Region, rng: np.random.Generator) -> tuple[float, float]:
-    """A place for the land in UTM zone 31 north, later seasons further north; on the grid of Sentinel-2 (multiples of 20 m)."""
+    """A place for the land in UTM zone 31 north, later seasons further north; on the grid of
+    Sentinel-2 (multiples of 20 m).
+    """
     easting, northing = (
         rng.uniform(420_000, 580_000),
         rng.uniform(5_150_000, 5_350_000) + 15_000 * region.delay,
@@ -179,7 +195,9 @@ def _landscape(
 
 
 class _Instrument:
-    """What observes a scene: its weather, its pointing, its drift. ``offset``: the season's shift, pixels, down and right."""
+    """What observes a scene: its weather, its pointing, its drift. ``offset``: the season's shift,
+    pixels, down and right.
+    """
 
     def __init__(
         self,

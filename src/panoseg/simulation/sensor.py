@@ -1,7 +1,8 @@
 """The instrument: which units a pixel sees, 10 m and 20 m bands, shifts between dates, noise.
 
-What a pixel sees is linear in what the units reflect, so it is one sparse matrix: the share of each unit in each pixel,
-blurred by the point spread. Narrow roads, hedges and mixed border pixels come out of it by themselves.
+What a pixel sees is linear in what the units reflect, so it is one sparse matrix: the share of each
+unit in each pixel, blurred by the point spread. Narrow roads, hedges and mixed border pixels come
+out of it by themselves.
 
 Shape suffixes: P pixels (H x W), Q pixels of 20 m, U units, C bands, H W pixels.
 """
@@ -19,7 +20,9 @@ from panoseg.simulation.landscape import CELLS
 FINE_BANDS = tuple(PASTIS_BANDS.index(band) for band in ("B02", "B03", "B04", "B08"))
 COARSE_BANDS = tuple(index for index in range(len(PASTIS_BANDS)) if index not in FINE_BANDS)
 _BLUR_10M = 0.13
-"""Share of a pixel's light that comes from the neighbour on each side; a point spread of about 1.3 pixels at half height."""
+"""Share of a pixel's light that comes from the neighbour on each side; a point spread of about 1.3
+pixels at half height.
+"""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,9 @@ class Footprints:
 
 
 def footprints(units_YX: np.ndarray, units: int) -> Footprints:
-    """The footprints of all pixels; an odd last row or column of 10 m pixels has 20 m pixels of its own."""
+    """The footprints of all pixels; an odd last row or column of 10 m pixels has 20 m pixels of its
+    own.
+    """
     height, width = units_YX.shape[0] // CELLS, units_YX.shape[1] // CELLS
     cells = (
         units_YX.reshape(height, CELLS, width, CELLS)
@@ -69,7 +74,9 @@ def _pairs(length: int) -> sparse.csr_matrix:
 
 
 def pool(values: np.ndarray) -> np.ndarray:
-    """The mean of each 2 x 2 pixels over the last two axes; an odd last row or column counts twice."""
+    """The mean of each 2 x 2 pixels over the last two axes; an odd last row or column counts
+    twice.
+    """
     height, width = values.shape[-2:]
     if height % 2 or width % 2:
         values = np.pad(
@@ -85,7 +92,9 @@ def repeat(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def interpolate(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """20 m pixels interpolated bilinearly to ``size`` pixels of 10 m, whose centres lie a quarter of the way to the next."""
+    """20 m pixels interpolated bilinearly to ``size`` pixels of 10 m, whose centres lie a quarter
+    of the way to the next.
+    """
     for axis in (-2, -1):
         near = np.moveaxis(coarse, axis, -1)
         padded = np.concatenate([near[..., :1], near, near[..., -1:]], axis=-1)
@@ -113,8 +122,9 @@ def shift(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
 
 
 def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random.Generator) -> None:
-    """What the instrument makes of the light, in place: 20 m bands are averaged, noise is added, and 10 m made of 20 m
-    again."""
+    """What the instrument makes of the light, in place: 20 m bands are averaged, noise is added,
+    and 10 m made of 20 m again.
+    """
     fine, coarse = list(FINE_BANDS), list(COARSE_BANDS)
     image_CHW[fine] = _noisy(image_CHW[fine], noise, rng)
     image_CHW[coarse] = RESAMPLINGS[resampling](
@@ -123,7 +133,9 @@ def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random
 
 
 def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
-    """Photon and readout noise of each pixel: some parts in a thousand of the signal and some counts."""
+    """Photon and readout noise of each pixel: some parts in a thousand of the signal and some
+    counts.
+    """
     if not factor:
         return image_CHW
     noise = rng.standard_normal(image_CHW.shape, dtype=np.float32)

@@ -1,4 +1,6 @@
-"""A dataset of simulated patches, whatever its layout: a patch depends only on the seed, its number and the options."""
+"""A dataset of simulated patches, whatever its layout: a patch depends only on the seed, its number
+and the options.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class Form(Protocol):
         """What tells this form from others in a folder's simulation.json."""
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
-        """Write the files of patch ``FIRST_ID`` + ``number``; returns what ``finish`` needs of it, JSON-ready."""
+        """Write the files of patch ``FIRST_ID`` + ``number``; returns what ``finish`` needs of it,
+        JSON-ready.
+        """
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
         """Write the tables of all patches."""
@@ -85,7 +89,9 @@ def write_patches(
     parcel_maps: Path | None,
     form: Form,
 ) -> Path:
-    """Write ``patches`` seasons in a form; returns the folder. Arguments and errors as of ``write_pastis``."""
+    """Write ``patches`` seasons in a form; returns the folder. Arguments and errors as of
+    ``write_pastis``.
+    """
     options = options or SimulationOptions()
     if patches < 1:
         raise ConfigError(f"{patches} patches", "at least 1", "ask for more")
@@ -106,7 +112,9 @@ def write_patches(
 
 
 def _parcel_maps(folder: Path | None, size: tuple[int, int]) -> list[Path]:
-    """The maps in a folder, each known to be readable and large enough, so that nothing is claimed in vain."""
+    """The maps in a folder, each known to be readable and large enough, so that nothing is claimed
+    in vain.
+    """
     if folder is None:
         return []
     maps = sorted(Path(folder).glob("ParcelIDs_*.npy"))
@@ -141,10 +149,10 @@ def write_pastis(
 ) -> Path:
     """Write ``patches`` seasons in PASTIS's layout, in five folds; returns the folder.
 
-    parcel_maps: a folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and mirrored. centres: write the
-    targets of the panoptic head too, which readers otherwise compute. workers: processes; None takes one a core. A folder
-    of an earlier run with the same seed, size and options is completed. Raises ``OutputError``, ``ConfigError``,
-    ``DatasetError``.
+    parcel_maps: a folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and
+    mirrored. centres: write the targets of the panoptic head too, which readers otherwise compute.
+    workers: processes; None takes one a core. A folder of an earlier run with the same seed, size
+    and options is completed. Raises ``OutputError``, ``ConfigError``, ``DatasetError``.
     """
     return write_patches(
         folder, patches, size, seed, options, workers, parcel_maps, _PastisForm(centres)
@@ -256,9 +264,11 @@ def write_s2tsczcrop(
     *,
     parcel_maps: Path | None = None,
 ) -> Path:
-    """Write ``patches`` seasons in S2TSCzCrop's layout; arguments and errors as of ``write_pastis``.
+    """Write ``patches`` seasons in S2TSCzCrop's layout; arguments and errors as of
+    ``write_pastis``.
 
-    Of 20 patches, 14 are to train, 3 to validate and 3 to test, as published; three are enough for one of each.
+    Of 20 patches, 14 are to train, 3 to validate and 3 to test, as published; three are enough for
+    one of each.
     """
     return write_patches(folder, patches, size, seed, options, workers, parcel_maps, _CzechForm())
 

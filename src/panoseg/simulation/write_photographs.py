@@ -43,10 +43,12 @@ def write_photographs(
     options: PhotographOptions | None = None,
     workers: int | None = None,
 ) -> Path:
-    """Write simulated photographs in COCO's panoptic layout, every fifth as val; returns the folder.
+    """Write simulated photographs in COCO's panoptic layout, every fifth as val; returns the
+    folder.
 
-    size: height and width in pixels. workers: processes; None takes one a core. A folder of an earlier run with the same seed,
-    size and options is completed, or enlarged. Raises ``OutputError`` and ``ConfigError``.
+    size: height and width in pixels. workers: processes; None takes one a core. A folder of an
+    earlier run with the same seed, size and options is completed, or enlarged. Raises
+    ``OutputError`` and ``ConfigError``.
     """
     if photographs < 1:
         raise ConfigError(f"{photographs} photographs", "at least 1", "ask for more")
@@ -109,7 +111,9 @@ class _Photographs:
 def _rows(
     photograph: SimulatedPhotograph, png: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write the ids, in colours of the classes; returns the rows of the segments, and of the things."""
+    """Write the ids, in colours of the classes; returns the rows of the segments, and of the
+    things.
+    """
     truth, crowds = photograph.truth, photograph.crowd_ids
     ids = coloured_ids(truth.segments.class_ids.tolist(), SIMULATED_PHOTOGRAPHS)
     write_ids(png, np.array([0, *ids], np.int32)[truth.position_HW])

@@ -1,4 +1,5 @@
-"""When in the season a network looked: its attention over the dates at a pixel, in a parcel or in a patch, and a picture of it.
+"""When in the season a network looked: its attention over the dates at a pixel, in a parcel or in a
+patch, and a picture of it.
 
 Shape suffixes: G heads, B batch, T dates, D days, H W pixels.
 """
@@ -53,7 +54,8 @@ def show_attention(
     pixel: tuple[int, int] | None = None,
     parcel: int | None = None,
 ) -> None:
-    """Draw when in the season the network of a run, or of weights, looked at a patch of any fold, or at a place in it.
+    """Draw when in the season the network of a run, or of weights, looked at a patch of any fold,
+    or at a place in it.
 
     Arguments as of ``panoseg.training.evaluate.show``; the place as in ``find_place``.
     """
@@ -95,7 +97,8 @@ def find_place(
     pixel: tuple[int, int] | None,
     parcel: int | None,
 ) -> Place:
-    """A pixel (row and column from 0), a parcel by its number in the patch, or, with neither, the whole patch.
+    """A pixel (row and column from 0), a parcel by its number in the patch, or, with neither, the
+    whole patch.
 
     Raises ``ConfigError`` for what lies outside of the patch, or is not there.
     """
@@ -114,7 +117,8 @@ def find_place(
         )
     return Place(
         inside_HW,
-        f"parcel {parcel}: {table[int(classes_HW[inside_HW][0])].name}, {inside_HW.sum() / 100:.2f} ha",
+        f"parcel {parcel}: {table[int(classes_HW[inside_HW][0])].name},"
+        f" {inside_HW.sum() / 100:.2f} ha",
     )
 
 
@@ -139,9 +143,11 @@ def _pixel(
 
 @torch.no_grad()
 def network_attention(model: nn.Module, batch: Batch) -> Tensor:
-    """The attention of a network, G x B x T x h x w, at the size at which it attends; it sums to 1 over valid dates.
+    """The attention of a network, G x B x T x h x w, at the size at which it attends; it sums to 1
+    over valid dates.
 
-    batch: standardised images. A panoptic network attends in its backbone. Raises ``ConfigError`` for one without attention.
+    batch: standardised images. A panoptic network attends in its backbone. Raises ``ConfigError``
+    for one without attention.
     """
     model.eval()
     inputs = batch.images_BTCHW, batch.days_BT, batch.valid_BT
@@ -178,7 +184,8 @@ def predicted_class(classes_X: NDArray, table: ClassTable) -> str:
 def attention_in(attention_GThw: Tensor, inside_HW: NDArray) -> NDArray:
     """The mean attention of each head over some pixels, float32 G x T, which sums to 1 over dates.
 
-    attention_GThw: of one sample, at any size; resampled bilinearly to that of ``inside_HW``, as U-TAE does.
+    attention_GThw: of one sample, at any size; resampled bilinearly to that of ``inside_HW``, as
+    U-TAE does.
     """
     attention_GTHW = F.interpolate(
         attention_GThw.float(), size=inside_HW.shape, mode="bilinear", align_corners=False
@@ -192,7 +199,8 @@ def attention_in(attention_GThw: Tensor, inside_HW: NDArray) -> NDArray:
 
 
 def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArray]:
-    """Days without repeats, ascending, and the attention to each of them, G x D: images of one day add up.
+    """Days without repeats, ascending, and the attention to each of them, G x D: images of one day
+    add up.
 
     >>> days, attention = add_up_days(np.array([3, 8, 8]), np.array([[0.5, 0.2, 0.3]]))
     >>> days.tolist(), attention.tolist()
@@ -210,9 +218,11 @@ def draw_attention(
     reference_date: str,
     path: Path,
 ) -> None:
-    """Write where a place lies, its NDVI over the season, and below it how much each date counted: on average and a head.
+    """Write where a place lies, its NDVI over the season, and below it how much each date counted:
+    on average and a head.
 
-    sample: images as on disk. attention_GT: of ``attention_in``. prediction: what the network says of the place, in words.
+    sample: images as on disk. attention_GT: of ``attention_in``. prediction: what the network says
+    of the place, in words.
     """
     figure = new_figure(12, 6.4)
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1, 2.3))).tolist()

@@ -1,7 +1,9 @@
-"""Checkpoints that continue exactly: all that a training step depends on, in one file, written atomically.
+"""Checkpoints that continue exactly: all that a training step depends on, in one file, written
+atomically.
 
-A step depends on the parameters, the optimiser's moments, the position in the loader's order (a function of seed, epoch and
-step) and the random generators, one set a process. The learning rate is a function of the step and needs no state.
+A step depends on the parameters, the optimiser's moments, the position in the loader's order (a
+function of seed, epoch and step) and the random generators, one set a process. The learning rate is
+a function of the step and needs no state.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ _FORMAT = "panoseg checkpoint 1"
 class Progress:
     """Where a run stands; the only thing that changes while it runs, beside model and optimiser.
 
-    epoch: finished epochs. step: finished steps of the current epoch. total_steps: finished steps of the run.
-    best_score: best validation score so far and best_epoch: its epoch (1 first); None before the first validation.
+    epoch: finished epochs. step: finished steps of the current epoch. total_steps: finished steps
+    of the run.
+    best_score: best validation score so far and best_epoch: its epoch (1 first); None before the
+    first validation.
     log_size: bytes of log.csv that belong to this state.
     """
 
@@ -79,7 +83,9 @@ def save_checkpoint(
     progress: Progress,
     random_states: list[dict],
 ) -> None:
-    """Write a checkpoint atomically; ``random_states`` has one entry a process, in the order of their ranks."""
+    """Write a checkpoint atomically; ``random_states`` has one entry a process, in the order of
+    their ranks.
+    """
     content = {
         "format": _FORMAT,
         "model": model,
@@ -96,7 +102,9 @@ def save_checkpoint(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: state dicts of model and optimiser, progress, and each process' random state."""
+    """A checkpoint as read: state dicts of model and optimiser, progress, and each process' random
+    state.
+    """
 
     model: dict[str, Tensor]
     optimiser: dict[str, Any]
@@ -109,7 +117,9 @@ _FIX = "resume from a run's folder, or start again with another --out"
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what ``save_checkpoint`` wrote, never running code from the file. Raises ``WeightsError``."""
+    """Read what ``save_checkpoint`` wrote, never running code from the file. Raises
+    ``WeightsError``.
+    """
     content = load_tensors(path, _EXPECTED, _FIX)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise WeightsError(f"{path} is a file of another kind", _EXPECTED, _FIX)
@@ -127,7 +137,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def applying(path: Path) -> Iterator[None]:
-    """Turn what a checkpoint with impossible contents raises where it is used into one ``WeightsError``."""
+    """Turn what a checkpoint with impossible contents raises where it is used into one
+    ``WeightsError``.
+    """
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -138,7 +150,9 @@ def applying(path: Path) -> Iterator[None]:
 
 
 def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a checkpoint's parameters; every entry that is missing, unexpected or of another shape is named on mismatch."""
+    """Load a checkpoint's parameters; every entry that is missing, unexpected or of another shape
+    is named on mismatch.
+    """
     own = module.state_dict()
     wrong = [f"{name} missing" for name in own if name not in state]
     wrong += [f"{name} unexpected" for name in state if name not in own]

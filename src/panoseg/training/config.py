@@ -22,7 +22,9 @@ from panoseg.models.configs.season import UtaeConfig
 
 @dataclass(frozen=True)
 class PapsLossConfig:
-    """The panoptic loss: a weighted sum of four published parts, and of a fifth that teaches the backbone classes directly."""
+    """The panoptic loss: a weighted sum of four published parts, and of a fifth that teaches the
+    backbone classes directly.
+    """
 
     centre_weight: float = 1.0
     """Weight of the heat map's loss."""
@@ -33,8 +35,10 @@ class PapsLossConfig:
     class_weight: float = 1.0
     """Weight of the classification loss."""
     pixel_weight: float = 0.0
-    """Weight of the cross-entropy of every pixel's class, by the semantic head of the backbone; 0, as published, leaves that
-    head untrained. Parcels alone teach classes slowly: a patch has fifty of them, and thousands of pixels."""
+    """Weight of the cross-entropy of every pixel's class, by the semantic head of the backbone; 0,
+    as published, leaves that head untrained. Parcels alone teach classes slowly: a patch has fifty
+    of them, and thousands of pixels.
+    """
     alpha: float = 0.0
     """Heat map: exponent that weighs pixels by how wrong they are."""
     beta: float = 4.0
@@ -42,35 +46,54 @@ class PapsLossConfig:
     gamma: float = 0.0
     """Classification: focal exponent; 0 is cross-entropy."""
     shape: Literal["published", "cross_entropy"] = "published"
-    """Masks: the published loss, a softmax of probabilities that stays between 0.31 and 1.31, or plain cross-entropy."""
+    """Masks: the published loss, a softmax of probabilities that stays between 0.31 and 1.31, or
+    plain cross-entropy.
+    """
     mask_threshold: float = 0.4
     """Probability above which a pixel counts in the reported IoU."""
     every_centre: bool = False
-    """Every local maximum of the heat learns the parcel of its zone, not only the hottest pixel of each zone."""
+    """Every local maximum of the heat learns the parcel of its zone, not only the hottest pixel of
+    each zone.
+    """
 
 
 @dataclass(frozen=True)
 class SemanticLossConfig:
-    """The loss of each pixel's class, and of the boundaries between classes where the network scores them."""
+    """The loss of each pixel's class, and of the boundaries between classes where the network
+    scores them.
+    """
 
     kind: Literal["cross_entropy", "focal", "recall"] = "cross_entropy"
-    """Cross-entropy of pixels; focal weighs each by how wrong it is, recall weighs each class by the share that is missed."""
+    """Cross-entropy of pixels; focal weighs each by how wrong it is, recall weighs each class by
+    the share that is missed.
+    """
     gamma: float = 2.0
     """Focal: exponent that spares pixels which are almost right; 0 is cross-entropy."""
     class_weights: tuple[float, ...] = ()
-    """A weight for each class of the table, from class 0; none: all alike. The loss is the mean by weight."""
+    """A weight for each class of the table, from class 0; none: all alike. The loss is the mean by
+    weight.
+    """
     smoothing: float = 0.0
-    """Label smoothing: share of a pixel that is spread over all classes; 0 is none. Cross-entropy only."""
+    """Label smoothing: share of a pixel that is spread over all classes; 0 is none. Cross-entropy
+    only.
+    """
     smoothing_by: Literal["class", "neighbours"] = "class"
-    """What keeps the rest of a smoothed pixel: its class, or in equal parts all classes that it or a pixel beside it has."""
+    """What keeps the rest of a smoothed pixel: its class, or in equal parts all classes that it or
+    a pixel beside it has.
+    """
     background_share: float = 0.0
-    """Smoothing by neighbours: what a background pixel keeps, as it may hold crops that nobody declared; the rest goes to the
-    other classes. Crop2Seg has 0.6. 0 treats background like a crop."""
+    """Smoothing by neighbours: what a background pixel keeps, as it may hold crops that nobody
+    declared; the rest goes to the other classes. Crop2Seg has 0.6. 0 treats background like a crop.
+    """
     class_shares: tuple[float, ...] = ()
-    """How that rest is divided over the classes other than background, by any positive numbers; none: in equal parts."""
+    """How that rest is divided over the classes other than background, by any positive numbers;
+    none: in equal parts.
+    """
     void: Literal["left_out", "published"] = "left_out"
-    """Pixels of the void class: left out of everything, or as in Crop2Seg, whose class weight of 0 leaves them to teach what
-    smoothing spreads over the others, and counts them in the mean of recall and of smoothing by neighbours."""
+    """Pixels of the void class: left out of everything, or as in Crop2Seg, whose class weight of 0
+    leaves them to teach what smoothing spreads over the others, and counts them in the mean of
+    recall and of smoothing by neighbours.
+    """
     boundary_weight: float = 1.0
     """Weight of the boundary's focal loss, for a network that scores boundaries."""
     boundary_gamma: float = 2.0
@@ -126,7 +149,9 @@ class DataConfig:
     """How patches become samples."""
 
     normalisation: Literal["train", "published"] = "train"
-    """Mean and deviation of the bands: over the training folds, or of each set's own folds as published."""
+    """Mean and deviation of the bands: over the training folds, or of each set's own folds as
+    published.
+    """
     reference_date: str = "2018-09-01"
     """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
     single_date: str | None = None
@@ -150,7 +175,9 @@ class OptimiserConfig:
     schedule: Literal["constant", "milestones", "cosine"] = "constant"
     """How it changes: not at all, by a factor at milestones, or along a half cosine down to 0."""
     milestones: tuple[int, ...] = (60, 80)
-    """Epochs after which it is multiplied by the factor (schedule milestones); steps where --steps says the length."""
+    """Epochs after which it is multiplied by the factor (schedule milestones); steps where --steps
+    says the length.
+    """
     factor: float = 0.3
     """The factor at milestones."""
     warm_up_steps: int = 0
@@ -199,25 +226,39 @@ class TrainConfig:
     semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
     """The loss of a semantic model."""
     initialisation: Literal["published", "torch"] = "published"
-    """Initial weights: drawn as the published program for seasons does, or as torch does, as always for photographs."""
+    """Initial weights: drawn as the published program for seasons does, or as torch does, as always
+    for photographs.
+    """
     initial_heat: float = 0.0
-    """Heat of every pixel at the start of a panoptic model, as the share of centres is small (Lin et al. 2017, focal loss,
-    section 3.3: a prior for rare positives); 0 leaves what was drawn, about one half."""
+    """Heat of every pixel at the start of a panoptic model, as the share of centres is small (Lin
+    et al. 2017, focal loss, section 3.3: a prior for rare positives); 0 leaves what was drawn,
+    about one half.
+    """
     start_from: str | None = None
-    """Weights to start from, instead of drawn ones: a run, a folder of weights, or the authors' folder. What fits is taken."""
+    """Weights to start from, instead of drawn ones: a run, a folder of weights, or the authors'
+    folder. What fits is taken.
+    """
     swap_classifier: bool = False
-    """Draw the classifier anew instead of taking that of the weights to start from; another table of classes needs it."""
+    """Draw the classifier anew instead of taking that of the weights to start from; another table
+    of classes needs it.
+    """
     freeze: tuple[str, ...] = ()
-    """Parts that stay as the weights to start from have them: beginnings of the names of entries, such as encoder."""
+    """Parts that stay as the weights to start from have them: beginnings of the names of entries,
+    such as encoder.
+    """
     epochs: int = 100
     """Passes over the training folds; not looked at where --steps says the length."""
     steps: int = 0
-    """Steps of the optimiser in all, at which the last epoch ends early; 0 leaves it to --epochs."""
+    """Steps of the optimiser in all, at which the last epoch ends early; 0 leaves it to
+    --epochs.
+    """
     batch_size: int = 4
     """Patches or photographs a step and process."""
     reference_batch: int = 0
-    """Samples a step, over all processes, for which learning rate, steps, milestones and warm-up are meant. Another batch has
-    its rates in proportion and its steps in inverse proportion (Goyal et al. 2017, 1706.02677); 0 takes them as they are."""
+    """Samples a step, over all processes, for which learning rate, steps, milestones and warm-up
+    are meant. Another batch has its rates in proportion and its steps in inverse proportion (Goyal
+    et al. 2017, 1706.02677); 0 takes them as they are.
+    """
     max_steps_per_epoch: int = 0
     """Ends an epoch after so many steps; 0 takes all."""
     max_validation_patches: int = 0
@@ -249,7 +290,9 @@ class TrainConfig:
     log_every: int = 50
     """Steps between rows of the log."""
     checkpoint_minutes: float = 10.0
-    """Least minutes between checkpoints inside an epoch, written with a row of the log; its end always has one."""
+    """Least minutes between checkpoints inside an epoch, written with a row of the log; its end
+    always has one.
+    """
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "batch_size", "validate_every", "nodes", "log_every")
@@ -297,7 +340,8 @@ class TrainConfig:
             self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()
         ):
             raise ConfigError(
-                "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a semantic one",
+                "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a"
+                " semantic one",
                 "their defaults",
                 "leave them out, or train a panoptic model",
             )
@@ -309,7 +353,8 @@ class TrainConfig:
             )
         if self.semantic_loss.changes_boundary and not getattr(self.model, "boundary", False):
             raise ConfigError(
-                "semantic_loss.boundary_weight or boundary_gamma with a network that does not score boundaries",
+                "semantic_loss.boundary_weight or boundary_gamma with a network that does not score"
+                " boundaries",
                 "a network with a boundary head",
                 "add --model.boundary, or leave them out",
             )
@@ -339,7 +384,9 @@ class TrainConfig:
         return task_of_model(self.model)
 
     def validates(self, epoch: int, epochs: int | None = None) -> bool:
-        """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default those of the options."""
+        """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default
+        those of the options.
+        """
         last = self.epochs if epochs is None else epochs
         return epoch == last or (epoch > self.validate_after and epoch % self.validate_every == 0)
 
@@ -389,7 +436,8 @@ def _plain(value: Any) -> Any:
 
 
 def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> Any:
-    """Read what ``to_json`` wrote as an instance of the type ``kind``. Raises ``ConfigError`` that names the wrong entry.
+    """Read what ``to_json`` wrote as an instance of the type ``kind``. Raises ``ConfigError`` that
+    names the wrong entry.
 
     An option that is left out has its default, so that a run of an older version is still read.
     """

@@ -1,4 +1,5 @@
-"""Pictures of a dataset: its classes, their NDVI over the season, its calendar, and some of its patches.
+"""Pictures of a dataset: its classes, their NDVI over the season, its calendar, and some of its
+patches.
 
 Shape suffixes: K classes, M months.
 """
@@ -53,7 +54,9 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 
 def draw_dataset(summary: DatasetSummary, folder: Path) -> None:
-    """Write classes.png, ndvi.png, calendar.png and patches.png; the summary must have looked at images."""
+    """Write classes.png, ndvi.png, calendar.png and patches.png; the summary must have looked at
+    images.
+    """
     draw_classes(summary, folder / "classes.png")
     draw_ndvi(summary, folder / "ndvi.png")
     draw_calendar(summary, folder / "calendar.png")
@@ -61,7 +64,9 @@ def draw_dataset(summary: DatasetSummary, folder: Path) -> None:
 
 
 def draw_classes(summary: DatasetSummary, path: Path) -> None:
-    """Share of the pixels, and number of parcels, of each class, the most frequent first; a tick is a fold or set."""
+    """Share of the pixels, and number of parcels, of each class, the most frequent first; a tick is
+    a fold or set.
+    """
     pixels_K = summary.pixels_K()
     present = [entry for entry in summary.dataset.classes.classes if pixels_K[entry.id]]
     present.sort(key=lambda entry: pixels_K[entry.id])
@@ -127,7 +132,9 @@ def _ticks(axes: Axes, summary: DatasetSummary, class_ids: Sequence[int]) -> Non
 
 
 def draw_ndvi(summary: DatasetSummary, path: Path) -> None:
-    """NDVI of the parcels of each crop over the season: median and quartiles of each ten days, without cloudy dates."""
+    """NDVI of the parcels of each crop over the season: median and quartiles of each ten days,
+    without cloudy dates.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -190,7 +197,9 @@ def _line(summary: DatasetSummary, class_ids: Sequence[int]) -> tuple[NDArray, N
 
 
 def draw_calendar(summary: DatasetSummary, path: Path) -> None:
-    """How many dates a patch has in each month, clear or in cloud, and every date of some patches."""
+    """How many dates a patch has in each month, clear or in cloud, and every date of some
+    patches.
+    """
     figure = new_figure(11, 7)
     months, dates = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     start_M, clear_M, cloudy_M = dates_by_month(summary.patches, summary.dataset.reference_date)
@@ -226,7 +235,8 @@ def draw_calendar(summary: DatasetSummary, path: Path) -> None:
 def dates_by_month(
     patches: Sequence[PatchFacts], reference_date: date
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """First day of each month, and the mean number of clear and of cloudy dates that a patch has in it.
+    """First day of each month, and the mean number of clear and of cloudy dates that a patch has in
+    it.
 
     A date counts as cloudy by the share of the patch's parcels that are in cloud.
     """
@@ -249,7 +259,9 @@ def _cloudy(patch: PatchFacts) -> NDArray:
 
 
 def draw_patches(summary: DatasetSummary, path: Path) -> None:
-    """Some patches, spread over those that were counted: true colour on a clear date near mid June, and the truth below."""
+    """Some patches, spread over those that were counted: true colour on a clear date near mid June,
+    and the truth below.
+    """
     places = np.unique(np.linspace(0, len(summary.chosen) - 1, _SHOWN_PATCHES).round().astype(int))
     figure = new_figure(3 * len(places), 7.3)
     panels = figure.subplots(2, len(places), squeeze=False)
@@ -280,9 +292,11 @@ _PIXEL_HECTARES = 0.01  # of 10 m x 10 m
 def describe(
     folder: Path, out: Path | None = None, patches: int | None = None, seed: int = 0
 ) -> str:
-    """The summary of a dataset; with ``out``, a new or empty folder, also written there as ``dataset.md`` beside pictures.
+    """The summary of a dataset; with ``out``, a new or empty folder, also written there as
+    ``dataset.md`` beside pictures.
 
-    patches: count only so many, drawn by ``seed``. Raises ``DatasetError``, ``ConfigError`` and ``OutputError``.
+    patches: count only so many, drawn by ``seed``. Raises ``DatasetError``, ``ConfigError`` and
+    ``OutputError``.
     """
     dataset = open_labelled(folder)
     chosen = choose_patches(len(dataset.part_of), patches, seed)
@@ -368,7 +382,10 @@ def _parcels(summary: DatasetSummary) -> str:
         if summary.numbered
         else " (connected areas of one class: the dataset does not number its parcels)"
     )
-    return f"{len(pixels_N):,} of {present} classes{note}; {lowest} to {highest} ha, median {median} ha"
+    return (
+        f"{len(pixels_N):,} of {present} classes{note}; {lowest} to {highest} ha, median"
+        f" {median} ha"
+    )
 
 
 def _class_table(summary: DatasetSummary) -> str:

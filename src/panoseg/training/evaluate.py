@@ -57,7 +57,9 @@ WEIGHTS, PICTURES = "weights", "pictures"
 
 
 def score(weights: Weights, split: Split, fabric: Fabric, views: int = 1) -> tuple[Task, Scores]:
-    """The task of some weights on Fabric's device, and its scores on a set. views: as in ``PanopticTask``."""
+    """The task of some weights on Fabric's device, and its scores on a set. views: as in
+    ``PanopticTask``.
+    """
     task = task_of(weights.model(), weights.card.classes, views).to(fabric.device)
     return task, task.evaluate(split, fabric)
 
@@ -66,7 +68,8 @@ def score(weights: Weights, split: Split, fabric: Fabric, views: int = 1) -> tup
 class FoldWeights:
     """Weights and what they are scored on.
 
-    fold: their rotation, None where they belong to none. parts: the dataset's folds or sets whose patches are scored.
+    fold: their rotation, None where they belong to none. parts: the dataset's folds or sets whose
+    patches are scored.
     """
 
     weights: Weights
@@ -79,7 +82,8 @@ def find_weights(
 ) -> Iterator[FoldWeights]:
     """The weights in a folder: a run's, our own, our own of several folds, or the authors'.
 
-    fold: take only this rotation. every_patch: score on all patches of the dataset, none of which the weights have seen.
+    fold: take only this rotation. every_patch: score on all patches of the dataset, none of which
+    the weights have seen.
     """
     layout = find_layout(data)
     if (folder / WEIGHTS / CARD).exists():
@@ -108,7 +112,8 @@ def find_weights(
     else:
         raise WeightsError(
             f"{folder} holds no weights",
-            "a run, a folder with card.json, or the authors' folder with conf.json and Fold_1 .. Fold_5",
+            "a run, a folder with card.json, or the authors' folder with conf.json and Fold_1 .."
+            " Fold_5",
             "check the path",
         )
 
@@ -169,7 +174,9 @@ def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
 
 
 def normalisation_words(found: FoldWeights, data: Place, asked: Policy | None = None) -> str:
-    """How ``scored_split`` reads images, in words; "published" is by the folds that are scored, whichever they are."""
+    """How ``scored_split`` reads images, in words; "published" is by the folds that are scored,
+    whichever they are.
+    """
     if found.weights.card.of_photographs:
         return "of the size that was trained"
     if _policy(found.weights.card, asked) == "published":
@@ -180,14 +187,17 @@ def normalisation_words(found: FoldWeights, data: Place, asked: Policy | None = 
 def _check_classes(known: ClassTable, layout: Layout) -> None:
     if not known.same_classes(layout.classes):
         raise WeightsError(
-            f"weights for the {len(known.classes)} classes of {known.name} with a dataset in {layout.name}'s layout",
+            f"weights for the {len(known.classes)} classes of {known.name} with a dataset in"
+            f" {layout.name}'s layout",
             f"weights for its {len(layout.classes.classes)} classes",
             "use weights that were trained on such a dataset",
         )
 
 
 def _check_kind(found: Sequence[FoldWeights], region: Region, views: int) -> None:
-    """Raise ``ConfigError`` for options of panoptic models with a semantic one, and the other way round."""
+    """Raise ``ConfigError`` for options of panoptic models with a semantic one, and the other way
+    round.
+    """
     panoptic = {task_of_model(entry.weights.card.model) == "panoptic" for entry in found}
     if region != "all" and True in panoptic:
         raise ConfigError(
@@ -237,10 +247,12 @@ def score_folder(
     views: int = 1,
     pictures: int = 3,
 ) -> None:
-    """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and pictures into a new folder.
+    """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and
+    pictures into a new folder.
 
-    options: batch size, precision, accelerator and workers are taken from it. region: of which pixels the tables of a semantic
-    model are. views: as in ``PanopticTask``. pictures: how many patches are drawn beside the scores; with 0 nothing is.
+    options: batch size, precision, accelerator and workers are taken from it. region: of which
+    pixels the tables of a semantic model are. views: as in ``PanopticTask``. pictures: how many
+    patches are drawn beside the scores; with 0 nothing is.
     """
     layout = find_layout(data)
     found = list(find_weights(folder, data, fold, every_patch))
@@ -291,13 +303,17 @@ def _scored_words(split: Split, layout: Layout, parts: Parts, how: str) -> str:
 
 
 def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None:
-    """Write metrics.json (``about``, then the main numbers as "test", then all as "details") and metrics.md."""
+    """Write metrics.json (``about``, then the main numbers as "test", then all as "details") and
+    metrics.md.
+    """
     write_text(folder / TABLE, scores.table() + "\n")
     write_json(folder / METRICS, {**about, "test": scores.summary(), "details": scores.to_json()})
 
 
 def show(folder: Path, data: Place, patch: str, out: Path, fold: int | None = None) -> None:
-    """Draw image, truth and prediction of one patch of any fold, or of one photograph of any set."""
+    """Draw image, truth and prediction of one patch of any fold, or of one photograph of any
+    set.
+    """
     check_picture(out)
     found = next(find_weights(folder, data, fold, every_patch=True))
     options = TrainConfig(batch_size=1, workers=0, accelerator="cpu")

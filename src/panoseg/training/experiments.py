@@ -1,8 +1,9 @@
 """Every named experiment: one entry each. A new row is a new entry, nothing else.
 
-Settings: VSainteuf/utae-paps @ 987874e, train_semantic.py and train_panoptic.py; Many98/Crop2Seg, train.py (defaults: 25
-epochs, the rest as train_semantic.py). Scores: utae-paps, README.md; Crop2Seg, data/inference/timeunet_v1_base. Tables 1 and 2
-are those of Garnot and Landrieu 2021 (arXiv 2107.07933). A score that none of these states is left out.
+Settings: VSainteuf/utae-paps @ 987874e, train_semantic.py and train_panoptic.py; Many98/Crop2Seg,
+train.py (defaults: 25 epochs, the rest as train_semantic.py). Scores: utae-paps, README.md;
+Crop2Seg, data/inference/timeunet_v1_base. Tables 1 and 2 are those of Garnot and Landrieu 2021
+(arXiv 2107.07933). A score that none of these states is left out.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig,
 class Experiment:
     """A training with a name.
 
-    config: all its options. data: the dataset it is meant for. published: the published score, empty where there is none at
-    hand. source: where it comes from, and the published program's command where there is one.
+    config: all its options. data: the dataset it is meant for. published: the published score,
+    empty where there is none at hand. source: where it comes from, and the published program's
+    command where there is one.
     """
 
     config: TrainConfig
@@ -79,7 +81,8 @@ _SIMULATED = TrainConfig(
     optimiser=OptimiserConfig(
         learning_rate=0.003, schedule="cosine", warm_up_steps=100, gradient_clip=10.0
     ),
-    # A short training: masks and classes weigh more than published, pixels teach classes too, and the heat starts where
+    # A short training: masks and classes weigh more than published, pixels teach classes too, and
+    # the heat starts where
     # centres are rare.
     loss=PapsLossConfig(
         shape="cross_entropy", shape_weight=2.0, class_weight=2.0, pixel_weight=1.0
@@ -221,7 +224,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pastis-buconvlstm": _pastis(
         _semantic(UConvLstmConfig(hidden=30, directions=2)), "", "--model buconvlstm, as meant"
     ),
-    # One direction, which runs on over padded dates: what the released program builds under that name.
+    # One direction, which runs on over padded dates: what the released program builds under that
+    # name.
     "pastis-buconvlstm-as-released": _pastis(
         _semantic(UConvLstmConfig(hidden=30, runs_over_padding=True)), "", "--model buconvlstm"
     ),

@@ -19,7 +19,9 @@ PLAN = "folds.json"
 
 
 def start_all_folds(experiment: str, train: TrainConfig, data: Place, folder: Path) -> None:
-    """Train the five folds, one after the other, into ``folder``/fold_1 .. fold_5, and write the table of their scores."""
+    """Train the five folds, one after the other, into ``folder``/fold_1 .. fold_5, and write the
+    table of their scores.
+    """
     for fold in FOLDS:
         open_splits(data, fold, train)
     if run.is_first_process():
@@ -29,7 +31,9 @@ def start_all_folds(experiment: str, train: TrainConfig, data: Place, folder: Pa
 
 
 def resume(folder: Path, data: Place | None = None) -> None:
-    """Continue a run of one fold, or of all five, where it stopped. data: where the dataset lies now, if it has moved."""
+    """Continue a run of one fold, or of all five, where it stopped. data: where the dataset lies
+    now, if it has moved.
+    """
     if not (folder / PLAN).exists():
         run.resume(folder, data)
         return

@@ -1,6 +1,8 @@
-"""The log of a run: ``log.csv`` and TensorBoard events, both cut back to a checkpoint when a run is resumed.
+"""The log of a run: ``log.csv`` and TensorBoard events, both cut back to a checkpoint when a run is
+resumed.
 
-``log.csv`` holds nothing that depends on the clock, so the file of a resumed run equals that of an uninterrupted one.
+``log.csv`` holds nothing that depends on the clock, so the file of a resumed run equals that of an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ LEADING = ("epoch", "step", "split", "learning_rate")
 class RunLog:
     """Writes rows of numbers to ``folder``/log.csv and to TensorBoard.
 
-    columns: names of all numbers that rows may hold, in order; a row leaves out what it does not know. position: bytes of
-    log.csv to keep and the step that they end with, from a checkpoint; None starts a new log.
+    columns: names of all numbers that rows may hold, in order; a row leaves out what it does not
+    know. position: bytes of log.csv to keep and the step that they end with, from a checkpoint;
+    None starts a new log.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class RunLog:
         numbers: Mapping[str, float],
         learning_rate: float | None = None,
     ) -> None:
-        """Append a row. ``epoch`` and ``step`` count finished ones from the start of the run; NaN leaves its cell empty."""
+        """Append a row. ``epoch`` and ``step`` count finished ones from the start of the run; NaN
+        leaves its cell empty.
+        """
         row = {
             "epoch": epoch,
             "step": step,
@@ -126,7 +131,9 @@ def _tensorboard(folder: Path, purge_step: int) -> SummaryWriter | _NoEvents:
 
 
 class RunningMean:
-    """Means of named losses since the last reset; sums stay on the device, so that adding never waits for it."""
+    """Means of named losses since the last reset; sums stay on the device, so that adding never
+    waits for it.
+    """
 
     def __init__(self) -> None:
         self.count = 0

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 class Course:
     """How long a training is, and the learning rate of each of its steps.
 
-    optimiser: options as they are used, milestones in steps. steps: in all. steps_per_epoch: of all epochs but the last, which
-    may be shorter. batch: samples a step over all processes. reference_batch: those for which the options are meant, 0 for any.
+    optimiser: options as they are used, milestones in steps. steps: in all. steps_per_epoch: of all
+    epochs but the last, which may be shorter. batch: samples a step over all processes.
+    reference_batch: those for which the options are meant, 0 for any.
     """
 
     optimiser: OptimiserConfig
@@ -56,8 +57,9 @@ class Course:
     def of(cls, config: TrainConfig, steps_per_epoch: int, processes: int = 1) -> Course:
         """The course of a training.
 
-        Where options are meant for another batch, rates become larger and steps fewer by the quotient of the batches, so that
-        the same samples are seen: the linear rule of Goyal et al. 2017 (1706.02677), section 2.1.
+        Where options are meant for another batch, rates become larger and steps fewer by the
+        quotient of the batches, so that the same samples are seen: the linear rule of Goyal et al.
+        2017 (1706.02677), section 2.1.
 
         >>> published = OptimiserConfig(learning_rate=0.12, schedule="milestones", milestones=(15000, 20000))
         >>> course = Course.of(TrainConfig(optimiser=published, steps=22500, batch_size=8, reference_batch=64), 14785)
@@ -96,7 +98,8 @@ class Course:
         return learning_rate(self.optimiser, step, 1, self.steps)
 
     def text(self) -> str:
-        """What the linear rule has made of the options, in one line; empty where they are taken as they are.
+        """What the linear rule has made of the options, in one line; empty where they are taken as
+        they are.
 
         >>> Course.of(TrainConfig(steps=1000, batch_size=2, reference_batch=8), 100, processes=2).text()
         'linear rule: options for 8 samples a step, of which there are 4: learning rate 0.0005, 2,000 steps'
@@ -119,10 +122,12 @@ class Course:
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of optimiser step ``step`` (0 first), of ``epochs * steps_per_epoch`` in all.
+    """The learning rate of optimiser step ``step`` (0 first), of ``epochs * steps_per_epoch`` in
+    all.
 
-    A linear warm-up multiplies whatever the schedule says. Milestones count whole epochs, as in utae-paps @ 987874e
-    (train_panoptic.py): with milestone 60, epoch 61 is the first at the lower rate.
+    A linear warm-up multiplies whatever the schedule says. Milestones count whole epochs, as in
+    utae-paps @ 987874e (train_panoptic.py): with milestone 60, epoch 61 is the first at the lower
+    rate.
     """
     return (
         config.learning_rate
@@ -180,12 +185,14 @@ def make_fabric(config: TrainConfig) -> Fabric:
             devices=config.devices,
             num_nodes=config.nodes,
             precision=config.precision,
-            # A batch without centres, and the epochs that learn centres alone, leave parameters without a gradient.
+            # A batch without centres, and the epochs that learn centres alone, leave parameters
+            # without a gradient.
             strategy="ddp_find_unused_parameters_true" if several else "auto",
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"accelerator {config.accelerator}, devices {config.devices} ({str(error).splitlines()[0]})",
+            f"accelerator {config.accelerator}, devices {config.devices}"
+            f" ({str(error).splitlines()[0]})",
             "devices that this machine has",
             "pass e.g. --accelerator auto --devices 1",
         ) from error
@@ -218,7 +225,8 @@ def make_optimiser(
 class Training:
     """One training, from its first step or from a checkpoint, to its last epoch.
 
-    keep_best(epoch, scores) is called after a validation that is the best so far, in the first process alone.
+    keep_best(epoch, scores) is called after a validation that is the best so far, in the first
+    process alone.
     """
 
     def __init__(
@@ -306,7 +314,8 @@ class Training:
                 now = time.monotonic()
                 self._write_speed(patches / (now - since))
                 since, patches = now, 0
-                # One process' clock decides, or checkpoints, which all take part in, would wait for each other.
+                # One process' clock decides, or checkpoints, which all take part in, would wait for
+                # each other.
                 if last or self.fabric.broadcast(
                     now - saved >= 60 * self.config.checkpoint_minutes
                 ):
@@ -346,7 +355,8 @@ class Training:
         score = metrics[self.task.score_name]
         best = progress.best_score is None or score > progress.best_score
         self.fabric.print(
-            f"epoch {progress.epoch + 1}: {numbers_text(metrics)}{', the best so far' if best else ''}"
+            f"epoch {progress.epoch + 1}:"
+            f" {numbers_text(metrics)}{', the best so far' if best else ''}"
         )
         if best:
             progress.best_score, progress.best_epoch = score, progress.epoch + 1
@@ -377,7 +387,9 @@ class Training:
 
 
 def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, float]:
-    """The same numbers in all processes, so that where one has diverged they stop together and none waits for the other."""
+    """The same numbers in all processes, so that where one has diverged they stop together and none
+    waits for the other.
+    """
     if fabric.world_size == 1:
         return losses
     mean: Any = fabric.all_reduce(
@@ -387,7 +399,9 @@ def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, 
 
 
 def _check_finite(loss: float, progress: Progress, fabric: Fabric) -> None:
-    """Stop a training that has diverged: the first process raises ``ConfigError``, all others leave without a word."""
+    """Stop a training that has diverged: the first process raises ``ConfigError``, all others leave
+    without a word.
+    """
     if math.isfinite(loss):
         return
     if not fabric.is_global_zero:

@@ -1,8 +1,10 @@
 """Losses: cross-entropy of pixels, and the four parts of the panoptic loss.
 
-Garnot & Landrieu 2021, section 3.2, as utae-paps @ 987874e computes them (src/panoptic/paps_loss.py, FocalLoss.py). All in
-float32 whatever the surrounding precision, because logarithms of half-precision probabilities lose their tails. Shape
-suffixes: B batch, H W pixels, K classes, N centres, M centres of one group of windows, L side of a window.
+Garnot & Landrieu 2021, section 3.2, as utae-paps @ 987874e computes them
+(src/panoptic/paps_loss.py, FocalLoss.py). All in float32 whatever the surrounding precision,
+because logarithms of half-precision probabilities lose their tails. Shape
+suffixes: B batch, H W pixels, K classes, N centres, M centres of one group of windows, L side of a
+window.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def semantic_loss(logits_BKHW: Tensor, classes_BHW: Tensor, void: int | None = N
 def focal_loss(
     logits_NK: Tensor, class_N: Tensor, gamma: float = 0.0, void: int | None = None
 ) -> Tensor:
-    """Mean over the centres whose class is not void of -(1 - p)^gamma log p, p the probability of the class; 0 without any.
+    """Mean over the centres whose class is not void of -(1 - p)^gamma log p, p the probability of
+    the class; 0 without any.
 
     The factor (1 - p)^gamma passes no gradient, as published.
     """
@@ -47,9 +50,11 @@ def focal_loss(
 def centre_loss(
     heatmap_BHW: Tensor, target_BHW: Tensor, alpha: float = 0.0, beta: float = 4.0
 ) -> Tensor:
-    """Loss of a heat map over its number of centres: logarithms at true centres and elsewhere, the latter spared near a centre.
+    """Loss of a heat map over its number of centres: logarithms at true centres and elsewhere, the
+    latter spared near a centre.
 
-    heatmap_BHW, target_BHW: float32 0..1; centres are where the target is 1. CornerNet (Law & Deng 2018, equation 1).
+    heatmap_BHW, target_BHW: float32 0..1; centres are where the target is 1. CornerNet (Law & Deng
+    2018, equation 1).
     """
     heat, target = heatmap_BHW.float(), target_BHW.float()
     positive = target == 1
@@ -67,8 +72,8 @@ def size_loss(size_N2: Tensor, true_N2: Tensor, counted_N: Tensor) -> Tensor:
 class PapsLosses:
     """The panoptic loss of a batch: ``total`` is the weighted sum of the other five scalars.
 
-    iou_N, confidence_N: float32 0..1 without gradient, for each supervised centre the overlap of its mask with its parcel and
-    its heat; from them the confidence threshold is tuned.
+    iou_N, confidence_N: float32 0..1 without gradient, for each supervised centre the overlap of
+    its mask with its parcel and its heat; from them the confidence threshold is tuned.
     """
 
     total: Tensor
@@ -82,10 +87,11 @@ class PapsLosses:
 
 
 class PapsLoss:
-    """The panoptic loss: heat map, and size, class and mask of the parcel in whose zone a centre lies.
+    """The panoptic loss: heat map, and size, class and mask of the parcel in whose zone a centre
+    lies.
 
-    void: the class that neither adds to nor spoils the classification loss. A centre in no parcel's zone, which only a patch
-    without parcels has, is not supervised.
+    void: the class that neither adds to nor spoils the classification loss. A centre in no parcel's
+    zone, which only a patch without parcels has, is not supervised.
     """
 
     def __init__(self, config: PapsLossConfig | None = None, void: int | None = None) -> None:
@@ -94,7 +100,8 @@ class PapsLoss:
     def __call__(
         self, output: PapsOutput, target: CentreTargets, classes_BHW: Tensor | None = None
     ) -> PapsLosses:
-        """The loss of what the model said of a batch; heat map only where the output has nothing else.
+        """The loss of what the model said of a batch; heat map only where the output has nothing
+        else.
 
         classes_BHW: class of each pixel, needed where the output scores pixels.
         """
@@ -197,7 +204,9 @@ _NEVER = -100  # a label that no table has
 
 @dataclass(frozen=True)
 class SemanticLosses:
-    """Scalars: ``total`` is ``pixel`` plus the weighted ``boundary``, which is 0 where the network does not score it."""
+    """Scalars: ``total`` is ``pixel`` plus the weighted ``boundary``, which is 0 where the network
+    does not score it.
+    """
 
     total: Tensor
     pixel: Tensor
@@ -205,7 +214,8 @@ class SemanticLosses:
 
 
 class SemanticLoss:
-    """The loss of what a network says of pixels. table: says how many classes there are, which is void and which background.
+    """The loss of what a network says of pixels. table: says how many classes there are, which is
+    void and which background.
 
     Raises ``ConfigError`` where weights or shares are not one a class.
     """
@@ -221,7 +231,8 @@ class SemanticLoss:
         ):
             if found and len(found) != expected:
                 raise ConfigError(
-                    f"semantic_loss: {len(found)} {name} for the {table.count} classes of {table.name}",
+                    f"semantic_loss: {len(found)} {name} for the {table.count} classes of"
+                    f" {table.name}",
                     f"{expected}" + " (background has none)" * (name == "class_shares"),
                     "give one a class",
                 )
@@ -267,7 +278,9 @@ class SemanticLoss:
         return weight_K
 
     def _missed_shares(self, log_p_BKHW: Tensor, classes_BHW: Tensor) -> Tensor:
-        """Share of each class' pixels that are predicted as another one, K; counts of zero are taken as one, as published."""
+        """Share of each class' pixels that are predicted as another one, K; counts of zero are
+        taken as one, as published.
+        """
         missed_BHW = log_p_BKHW.argmax(1) != classes_BHW
         missed_K, true_K = (
             torch.bincount(labels, minlength=self.table.count).clamp(min=1)
@@ -276,7 +289,9 @@ class SemanticLoss:
         return missed_K / true_K
 
     def targets(self, classes_BHW: Tensor) -> Tensor:
-        """Smoothed labels: float32 B x K x H x W, 0..1, summing to 1 over the classes; void has none unless published."""
+        """Smoothed labels: float32 B x K x H x W, 0..1, summing to 1 over the classes; void has
+        none unless published.
+        """
         config, count = self.config, self.table.count
         learned_K = torch.ones(count, dtype=torch.bool, device=classes_BHW.device)
         if config.void == "left_out" and self.table.void is not None:
@@ -316,7 +331,9 @@ class SemanticLoss:
 
 
 def _focal(log_p_BKHW: Tensor, classes_BHW: Tensor, gamma: float) -> Tensor:
-    """-(1 - p)^gamma log p of the class of each pixel, B x H x W; the factor passes a gradient, as published."""
+    """-(1 - p)^gamma log p of the class of each pixel, B x H x W; the factor passes a gradient, as
+    published.
+    """
     nll_BHW = F.nll_loss(log_p_BKHW, classes_BHW, reduction="none")
     if not gamma:
         return nll_BHW

@@ -1,4 +1,5 @@
-"""What networks for photographs learn and how they are scored: pixels and objects, pixels alone, objects alone.
+"""What networks for photographs learn and how they are scored: pixels and objects, pixels alone,
+objects alone.
 
 Shape suffixes: B images, N candidates, H W pixels.
 """
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
 
 
 class PhotographTask(Task):
-    """A network for photographs with what it learns; ``count`` says what of its output is scored."""
+    """A network for photographs with what it learns; ``count`` says what of its output is
+    scored.
+    """
 
     model: AnyPhotographNetwork
 
@@ -103,7 +106,9 @@ class PanopticPhotographTask(PhotographTask):
         return PhotographCounts(panoptic, *_no_matches(), _no_pixels(self.pixel_classes))
 
     def count(self, entry: ScoredPhotograph, output: PhotographOutput) -> PhotographCounts:
-        """Segments by COCO's definition, candidates before they are merged, and the classes of the picture's pixels."""
+        """Segments by COCO's definition, candidates before they are merged, and the classes of the
+        picture's pixels.
+        """
         picture = self.picture(output)
         counts = count_panoptic(entry.truth, entry.crowd_ids, picture, self.table)
         counts += count_detections(entry.index, entry.things, detection_rows(output, self.labels))
@@ -124,7 +129,9 @@ class SemanticPhotographTask(PhotographTask):
         self.pixel_classes = PixelClasses.of(table, things_together=model.scope == "stuff")
 
     def picture(self, output: PhotographOutput) -> Panoptic:
-        """All pixels of a class are one segment; things that the network does not tell apart are none."""
+        """All pixels of a class are one segment; things that the network does not tell apart are
+        none.
+        """
         classes_HW = (
             self.labels.semantic_classes(_present(output.label_BHW), _present(self.model.scope))[0]
             .cpu()
@@ -167,7 +174,9 @@ TASKS: dict[str, type[PhotographTask]] = {
 
 
 def thresholds_of(model: AnyPhotographNetwork) -> MergeThresholds:
-    """How candidates and stuff are merged: as the options of the network say, or the published values where it has none."""
+    """How candidates and stuff are merged: as the options of the network say, or the published
+    values where it has none.
+    """
     config = model.config
     if isinstance(config, PanopticFpnConfig):
         return MergeThresholds(config.merge_score, config.merge_overlap, config.stuff_area)
@@ -175,7 +184,9 @@ def thresholds_of(model: AnyPhotographNetwork) -> MergeThresholds:
 
 
 def detection_rows(output: PhotographOutput, labels: Labels) -> Iterator[Row]:
-    """The candidates of one photograph as rows of COCO's detection form; those without a score are padding."""
+    """The candidates of one photograph as rows of COCO's detection form; those without a score are
+    padding.
+    """
     objects: DetectedObjects = _present(output.objects)
     classes_N = labels.thing_classes(objects.label_BN)[0].tolist()
     for number in objects.score_BN[0].nonzero()[:, 0].tolist():

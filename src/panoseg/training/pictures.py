@@ -62,8 +62,8 @@ class Comparison:
 def clear_near_midsummer(images_TCHW: np.ndarray, days_T: np.ndarray, reference_date: str) -> int:
     """Position of the date for a picture: of the clear ones, the one nearest to mid June.
 
-    Haze, clouds and snow raise blue: a date is clear where its bright pixels are at most twice as blue as those of the clearest
-    date. Dates with gaps count only where there are no others.
+    Haze, clouds and snow raise blue: a date is clear where its bright pixels are at most twice as
+    blue as those of the clearest date. Dates with gaps count only where there are no others.
     days_T: days since ``reference_date``, YYYY-MM-DD; mid June is the first one after it.
     """
     blue_TX = images_TCHW[:, _BLUE].reshape(len(images_TCHW), -1)
@@ -78,7 +78,9 @@ def clear_near_midsummer(images_TCHW: np.ndarray, days_T: np.ndarray, reference_
 
 
 def true_colour(image_CHW: np.ndarray) -> np.ndarray:
-    """Red, green and blue of an image, stretched between its 2nd and 98th percentile; uint8 H x W x 3."""
+    """Red, green and blue of an image, stretched between its 2nd and 98th percentile; uint8 H x W x
+    3.
+    """
     colours_HW3 = image_CHW[_TRUE_COLOUR].transpose(1, 2, 0).astype(np.float32)
     low, high = np.percentile(colours_HW3, [2, 98])
     return (255 * ((colours_HW3 - low) / max(high - low, 1)).clip(0, 1)).round().astype(np.uint8)
@@ -100,8 +102,8 @@ def draw_comparison(
 ) -> None:
     """Write image, truth and prediction side by side, with a legend of the classes in them.
 
-    Parcels are drawn over the paled image with their borders; without parcels (semantic), pixels have their class' colour, and
-    classes a line between them where the table has a colour for it.
+    Parcels are drawn over the paled image with their borders; without parcels (semantic), pixels
+    have their class' colour, and classes a line between them where the table has a colour for it.
     """
     figure = new_figure(12, 5.3)
     land_HW3, day = land_of(comparison.sample, reference_date)
@@ -154,7 +156,9 @@ def right_share(truth: Panoptic, prediction: Panoptic, table: ClassTable) -> flo
 def draw_predictions(
     task: Task, split: Split, fabric: Fabric, reference_date: str, folder: Path, count: int = 3
 ) -> None:
-    """Write a comparison of some samples of a set, spread over it, as ``folder``/patch-<name>.png or photograph-<name>.png."""
+    """Write a comparison of some samples of a set, spread over it, as ``folder``/patch-<name>.png
+    or photograph-<name>.png.
+    """
     positions = sorted({round(position) for position in np.linspace(0, len(split) - 1, count)})
     for position in positions:
         sample = split.dataset[position]
@@ -172,7 +176,9 @@ def draw_predictions(
 def draw_photograph(
     task: Task, split: Split, sample: ScoredPhotograph, fabric: Fabric, path: Path
 ) -> None:
-    """Write a photograph, its truth and its prediction side by side, with the names of the segments on them."""
+    """Write a photograph, its truth and its prediction side by side, with the names of the segments
+    on them.
+    """
     task.eval()
     with fabric.autocast():
         [prediction] = task.predict(split.prepare(collate_scored([sample]), fabric))
@@ -274,7 +280,9 @@ def _parcels(picture: Panoptic) -> str:
 
 
 def land_of(sample: Sample, reference_date: str) -> tuple[np.ndarray, date]:
-    """A patch in true colour, uint8 H x W x 3, on a clear date near mid June, and that date. reference_date: YYYY-MM-DD."""
+    """A patch in true colour, uint8 H x W x 3, on a clear date near mid June, and that date.
+    reference_date: YYYY-MM-DD.
+    """
     images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
     position = clear_near_midsummer(images_TCHW, days_T, reference_date)
     return true_colour(images_TCHW[position]), date.fromisoformat(reference_date) + timedelta(
@@ -309,7 +317,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def class_legend(figure: Figure, table: ClassTable, class_ids: Iterable[int], columns: int) -> None:
-    """A legend of some classes below a figure, and of the line between them where the table names it; nothing for none."""
+    """A legend of some classes below a figure, and of the line between them where the table names
+    it; nothing for none.
+    """
     from matplotlib.patches import Patch
 
     present = [table[class_id] for class_id in sorted(set(class_ids))]
@@ -343,7 +353,8 @@ def month_axis(axes: Axes) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """Raise ``OutputError`` for a name that says no format of pictures, or a place that cannot be written to.
+    """Raise ``OutputError`` for a name that says no format of pictures, or a place that cannot be
+    written to.
 
     For a command that predicts before it draws.
     """

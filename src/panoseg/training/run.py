@@ -53,7 +53,9 @@ def start(
     folder: Path,
     fabric: Fabric | None = None,
 ) -> None:
-    """Train one fold into a new folder. fabric: one that is already launched, where several runs share it."""
+    """Train one fold into a new folder. fabric: one that is already launched, where several runs
+    share it.
+    """
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
     run = RunConfig(experiment, resolved(data), fold, train)
@@ -69,7 +71,9 @@ def start(
 
 
 def resume(folder: Path, data: Place | None = None, fabric: Fabric | None = None) -> None:
-    """Continue a run from its last checkpoint. data: where the dataset lies now, if it has moved."""
+    """Continue a run from its last checkpoint. data: where the dataset lies now, if it has
+    moved.
+    """
     run = read_run(folder)
     run = replace(run, data_folder=resolved(data)) if data else run
     splits = open_splits(run.data_folder, run.fold, run.train)
@@ -126,7 +130,8 @@ def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> Non
             take_initial_weights,
         )  # with torchvision, which seasons do without
 
-        # ImageNet's are those of the backbone alone: where all of it is taken over, they need not be fetched.
+        # ImageNet's are those of the backbone alone: where all of it is taken over, they need not
+        # be fetched.
         if (
             train.model.weights != "imagenet"
             or weights is None
@@ -142,7 +147,8 @@ def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> Non
         fabric.print(transfer.text())
         if weights.card.provenance.get("fold", run.fold) != run.fold:
             fabric.print(
-                "note: these weights are of another fold, and may have seen patches that this run tests on"
+                "note: these weights are of another fold, and may have seen patches that this run"
+                " tests on"
             )
         if fabric.is_global_zero:
             write_json(folder / START, transfer.to_json())
@@ -161,7 +167,9 @@ def _has_backbone(weights: Weights, model: nn.Module) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _BestKeeper:
-    """Writes the weights of a training as they are now, with the scores that made them the best so far."""
+    """Writes the weights of a training as they are now, with the scores that made them the best so
+    far.
+    """
 
     run: RunConfig
     splits: Splits
@@ -229,8 +237,9 @@ def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
     rotations = len(splits.layout.rotations)
     name = f"{run.experiment}, fold {run.fold} of {rotations}" if rotations > 1 else run.experiment
     opening = (
-        f"{name}: {parameters:,} parameters; {len(splits.train)} {samples} of {words(train)} to train, "
-        f"{len(splits.validation)} of {words(validation)} to validate, {len(splits.test)} of {words(test)} to test"
+        f"{name}: {parameters:,} parameters; {len(splits.train)} {samples} of {words(train)} to"
+        f" train, {len(splits.validation)} of {words(validation)} to validate, {len(splits.test)}"
+        f" of {words(test)} to test"
     )
     if splits.layout.of_photographs:
         datasets: list[Any] = [

@@ -48,7 +48,8 @@ def _draw_photograph_scores(scores: PhotographScores, folder: Path) -> None:
 
 
 def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
-    """Where the pixels of each true class went: rows of a confusion matrix divided by their sums, NaN in a row without pixels.
+    """Where the pixels of each true class went: rows of a confusion matrix divided by their sums,
+    NaN in a row without pixels.
 
     >>> row_shares(np.array([[6, 2], [0, 0]])).tolist()
     [[0.75, 0.25], [nan, nan]]
@@ -58,7 +59,9 @@ def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
 
 
 def draw_confusion(scores: ConfusionScores, table: ClassTable, path: Path) -> None:
-    """The confusion matrix: a row is a true class, its cells the shares of its pixels by predicted class, in percent."""
+    """The confusion matrix: a row is a true class, its cells the shares of its pixels by predicted
+    class, in percent.
+    """
     rows = [entry for entry in table.classes if entry.kind != "void"]
     columns = [
         entry
@@ -100,7 +103,8 @@ def draw_confusion(scores: ConfusionScores, table: ClassTable, path: Path) -> No
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class (its pixels)")
     axes.set_title(
-        f"Where the pixels of each class went, percent: OA {100 * scores.accuracy:.1f}, mIoU {100 * scores.mean_iou:.1f}",
+        f"Where the pixels of each class went, percent: OA {100 * scores.accuracy:.1f}, mIoU"
+        f" {100 * scores.mean_iou:.1f}",
         fontsize=11,
     )
     bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02, ticks=np.linspace(0, 1, 6))
@@ -150,7 +154,9 @@ def _draw_classes(
     count_K: np.ndarray,
     path: Path,
 ) -> None:
-    """A bar a class for the first of ``columns`` (0..1 by class id), marks for the others, and how much truth there is."""
+    """A bar a class for the first of ``columns`` (0..1 by class id), marks for the others, and how
+    much truth there is.
+    """
     (title, main_K), *others = columns.items()
     rows = sorted(
         (entry for entry in table.classes if not np.isnan(main_K[entry.id])),

@@ -58,8 +58,9 @@ class Scores(Protocol):
 class SemanticScores:
     """Overall accuracy, mean IoU, and the scores of each class, by region.
 
-    regions: the same pixels, and those at boundaries of classes and inside apart. region: the one that ``scores``, the summary
-    and the table are of. edge: scores of a network's boundary head, None without one.
+    regions: the same pixels, and those at boundaries of classes and inside apart. region: the one
+    that ``scores``, the summary and the table are of. edge: scores of a network's boundary head,
+    None without one.
     """
 
     regions: Mapping[Region, RegionScores]
@@ -77,13 +78,17 @@ class SemanticScores:
         return {"OA": 100 * self.scores.accuracy, "mIoU": 100 * self.scores.mean_iou}
 
     def to_json(self) -> dict:
-        """All numbers of the chosen region; those of the others below "regions"; and the boundary head's where there is one."""
+        """All numbers of the chosen region; those of the others below "regions"; and the boundary
+        head's where there is one.
+        """
         regions = {name: self._region_json(region) for name, region in self.regions.items()}
         edge = {} if self.edge is None else {"boundary_head": _means(self.edge)}
         return {"region": self.region, **regions.pop(self.region), **edge, "regions": regions}
 
     def _region_json(self, region: RegionScores) -> dict:
-        """Means; IoU, precision, recall and F1 of each class, null where undefined; pixels by true and predicted class."""
+        """Means; IoU, precision, recall and F1 of each class, null where undefined; pixels by true
+        and predicted class.
+        """
         scores = region.scores
         columns = {
             "iou": scores.iou_K,
@@ -123,9 +128,11 @@ class SemanticScores:
 
 @dataclass(frozen=True, eq=False)
 class PanopticScores:
-    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all crops were one class.
+    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all
+    crops were one class.
 
-    pixels: of the classes of pixels, without void; what lies in no predicted segment is background. For the picture alone.
+    pixels: of the classes of pixels, without void; what lies in no predicted segment is background.
+    For the picture alone.
     """
 
     quality: PanopticQuality
@@ -167,7 +174,8 @@ def _or_null(value: float) -> float | None:
 class PixelClasses:
     """The classes of pixels that are scored, numbered from 0 without gaps, and behind them void.
 
-    table: their names, by number. number_of_class: int64, by class id plus one, so that ``VOID`` is first.
+    table: their names, by number. number_of_class: int64, by class id plus one, so that ``VOID`` is
+    first.
     """
 
     table: ClassTable
@@ -175,7 +183,9 @@ class PixelClasses:
 
     @classmethod
     def of(cls, table: ClassTable, *, things_together: bool = False) -> PixelClasses:
-        """Every class of a table; things_together: all things are the first class, before those of stuff."""
+        """Every class of a table; things_together: all things are the first class, before those of
+        stuff.
+        """
         scored = [entry for entry in table.classes if entry.kind == "stuff" or not things_together]
         scored = [entry for entry in scored if entry.kind != "void"]
         shared = [SegmentClass(0, "things", "#888888", "thing")] if things_together else []
@@ -198,7 +208,9 @@ class PixelClasses:
         return self.number_of_class[picture.classes_HW(VOID) + 1]
 
     def matrix(self, true: Panoptic, predicted_HW: np.ndarray) -> Tensor:
-        """Pixels by true and predicted number, those without a true class left out: int64, K x K."""
+        """Pixels by true and predicted number, those without a true class left out: int64, K x
+        K.
+        """
         return confusion_matrix(
             self.numbers(true), predicted_HW, len(self.table.classes), [self.void]
         )
@@ -206,9 +218,11 @@ class PixelClasses:
 
 @dataclass(frozen=True, eq=False)
 class PhotographCounts:
-    """What has been counted of some photographs; ``+`` adds those of others. A part that a network does not have is None.
+    """What has been counted of some photographs; ``+`` adds those of others. A part that a network
+    does not have is None.
 
-    panoptic: matches by COCO's definition. boxes, masks: matches of detections. matrix_KK: pixels by true and predicted class.
+    panoptic: matches by COCO's definition. boxes, masks: matches of detections. matrix_KK: pixels
+    by true and predicted class.
     """
 
     panoptic: PanopticCounts | None = None
@@ -234,7 +248,9 @@ def count_panoptic(
 
 
 def count_detections(index: int, true: Iterable[Row], predicted: Iterable[Row]) -> PhotographCounts:
-    """The detections of a photograph that match true objects, both rows of COCO's form; index: which photograph it is."""
+    """The detections of a photograph that match true objects, both rows of COCO's form; index:
+    which photograph it is.
+    """
     true, predicted = list(true), list(predicted)
     return PhotographCounts(
         boxes=match_image(index, true, predicted, "box"),
@@ -254,8 +270,10 @@ def count_pixels(
 class PhotographScores:
     """Scores of photographs; a part that a network does not have is None.
 
-    quality: panoptic quality by COCO's definition. boxes, masks: average precision of candidates, before they are merged.
-    pixels: of the classes of pixels, ``pixel_classes``; a pixel without a predicted class is missed.
+    quality: panoptic quality by COCO's definition. boxes, masks: average precision of candidates,
+    before they are merged.
+    pixels: of the classes of pixels, ``pixel_classes``; a pixel without a predicted class is
+    missed.
     """
 
     classes: ClassTable
@@ -284,8 +302,9 @@ class PhotographScores:
         return cls(table, pixel_classes, quality, boxes, masks, pixels)
 
     def summary(self) -> dict[str, float]:
-        """PQ, SQ and RQ, PQ of things and of stuff, average precision and mean IoU in percent, as far as there are any; 0 where
-        the truth has nothing to find."""
+        """PQ, SQ and RQ, PQ of things and of stuff, average precision and mean IoU in percent, as
+        far as there are any; 0 where the truth has nothing to find.
+        """
         numbers: dict[str, float] = {}
         if self.quality is not None:
             mean = self.quality.all
@@ -332,7 +351,9 @@ class PhotographScores:
         return found
 
     def table(self) -> str:
-        """Panoptic quality by class where there is any; below it the rest by class, and all summed up in a line."""
+        """Panoptic quality by class where there is any; below it the rest by class, and all summed
+        up in a line.
+        """
         parts = [] if self.quality is None else [panoptic_table(self.quality)]
         columns = self._columns()
         names = dict.fromkeys(name for values, _ in columns.values() for name in values)
@@ -386,8 +407,9 @@ _SHARES = {
 class FoldScores:
     """The test scores of one fold.
 
-    summary: the main numbers, in percent. classes: of each class its numbers by name, 0..1, None where undefined because the
-    fold has no such pixel or parcel. confusion: pixels by true and predicted class with the ids that are ignored, or None.
+    summary: the main numbers, in percent. classes: of each class its numbers by name, 0..1, None
+    where undefined because the fold has no such pixel or parcel. confusion: pixels by true and
+    predicted class with the ids that are ignored, or None.
     """
 
     summary: Mapping[str, float]
@@ -396,7 +418,9 @@ class FoldScores:
 
 
 def read_test_scores(folder: Path) -> FoldScores:
-    """The test scores of a run or of a test. Raises ``DatasetError`` that names the file where they are missing."""
+    """The test scores of a run or of a test. Raises ``DatasetError`` that names the file where they
+    are missing.
+    """
     path = folder / METRICS
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -422,10 +446,12 @@ def write_mean(folder: Path, scores: Mapping[int, FoldScores]) -> str:
 
 
 def mean_of_folds(scores: Mapping[int, FoldScores]) -> tuple[str, dict[str, Any]]:
-    """Markdown tables of five folds with mean and sample deviation, overall and by class, and the same JSON-ready.
+    """Markdown tables of five folds with mean and sample deviation, overall and by class, and the
+    same JSON-ready.
 
-    Raises ``DatasetError`` that names the folds that are missing. Where confusion matrices are known, the scores of all five
-    test sets taken together follow, as utae-paps @ 987874e (train_semantic.py, ``overall_performance``) reports them.
+    Raises ``DatasetError`` that names the folds that are missing. Where confusion matrices are
+    known, the scores of all five test sets taken together follow, as utae-paps @ 987874e
+    (train_semantic.py, ``overall_performance``) reports them.
 
     >>> print(mean_of_folds({fold: FoldScores({"PQ": 40.0 + fold}) for fold in range(1, 6)})[0])
     | fold      |   PQ |
@@ -490,7 +516,9 @@ def _together(confusions: Sequence[Mapping[str, Any] | None]) -> dict[str, float
 def _means_by_class(
     folds: Sequence[Mapping[str, Mapping[str, float | None]]],
 ) -> dict[str, dict[str, Any]]:
-    """Of each class and number: mean and deviation in percent over the folds where it is defined, and how many they are."""
+    """Of each class and number: mean and deviation in percent over the folds where it is defined,
+    and how many they are.
+    """
     return {
         name: {
             key: _mean([100 * fold[name][key] for fold in folds if fold[name][key] is not None])

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 class Split:
     """One set of patches or photographs, and how it becomes batches.
 
-    normalisation is applied on the device that computes; None for photographs, which networks standardise. shuffle: a new order
-    each epoch, of whole batches alone (training); otherwise every sample once, in order. collate: makes a batch of samples.
+    normalisation is applied on the device that computes; None for photographs, which networks
+    standardise. shuffle: a new order each epoch, of whole batches alone (training); otherwise every
+    sample once, in order. collate: makes a batch of samples.
     """
 
     dataset: Dataset[Any]
@@ -108,7 +109,9 @@ class Splits:
 
 
 def open_splits(folder: Place, fold: int, config: TrainConfig) -> Splits:
-    """The sets of rotation ``fold`` of a dataset in any layout. Raises ``DatasetError`` and ``ConfigError``."""
+    """The sets of rotation ``fold`` of a dataset in any layout. Raises ``DatasetError`` and
+    ``ConfigError``.
+    """
     layout = find_layout(folder)
     rotation = layout.rotation(fold)
     check_kind(layout, config.model)
@@ -126,7 +129,8 @@ def check_kind(layout: Layout, model: ModelConfig) -> None:
     if layout.of_photographs != looks_at_photographs(model):
         raise ConfigError(
             f"{model.title} with a dataset in {layout.name}'s layout",
-            f"a network for {'photographs' if layout.of_photographs else 'satellite image time series'}",
+            "a network for"
+            f" {'photographs' if layout.of_photographs else 'satellite image time series'}",
             "choose another dataset, or see panoseg experiments",
         )
 
@@ -195,7 +199,8 @@ def open_parts(
 class ScoredPhotograph:
     """A photograph without labels, and its truth.
 
-    index: its position in its set. truth: of the size on disk. crowd_ids: segments of the truth that stand for many objects.
+    index: its position in its set. truth: of the size on disk. crowd_ids: segments of the truth
+    that stand for many objects.
     things: the true objects, rows of COCO's detection form.
     """
 
@@ -240,7 +245,9 @@ class ScoredBatch:
 
 
 class ScoredPhotographs(Dataset[ScoredPhotograph]):
-    """The photographs of a set beside their truth, without chance. count: the first so many, 0 for all."""
+    """The photographs of a set beside their truth, without chance. count: the first so many, 0 for
+    all.
+    """
 
     def __init__(self, dataset: CocoRecords, count: int = 0) -> None:
         self.dataset, self.table = dataset, dataset.table
@@ -265,7 +272,8 @@ class ScoredPhotographs(Dataset[ScoredPhotograph]):
 
 
 def unannotated_note(unannotated_of: Mapping[str, int]) -> str:
-    """A line that says how many images of which sets are left out, as they have no annotation; empty where there is none.
+    """A line that says how many images of which sets are left out, as they have no annotation;
+    empty where there is none.
 
     >>> unannotated_note({"set train": 2, "set val": 0})
     '\\nnote: images without annotation are left out: 2 of set train'
@@ -286,7 +294,9 @@ def open_photographs(
     config: PhotographConfig,
     table: ClassTable | None = None,
 ) -> CocoRecords:
-    """The photographs of one set, with the classes of ``table`` or else of the layout. Raises ``PanosegError``."""
+    """The photographs of one set, with the classes of ``table`` or else of the layout. Raises
+    ``PanosegError``.
+    """
     [part] = parts
     records: CocoRecords = layout.open(folder, part, table or layout.classes, config)
     return records

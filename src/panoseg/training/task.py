@@ -1,4 +1,6 @@
-"""A task: a model with what it learns, whatever it looks at; what loop, evaluation and pictures know of it."""
+"""A task: a model with what it learns, whatever it looks at; what loop, evaluation and pictures
+know of it.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,10 @@ class Work:
 class Task(nn.Module):
     """A model with what it learns.
 
-    Called with ``Work`` it gives named scalar losses, of which "loss" is descended. Batches are those of ``Split.prepare``.
-    loss_names, metric_names: what training and validation write to the log. score_name: the metric by which the best is kept.
+    Called with ``Work`` it gives named scalar losses, of which "loss" is descended. Batches are
+    those of ``Split.prepare``.
+    loss_names, metric_names: what training and validation write to the log. score_name: the metric
+    by which the best is kept.
     """
 
     loss_names: tuple[str, ...]

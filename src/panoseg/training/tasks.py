@@ -1,4 +1,5 @@
-"""What is learned of seasons: tasks turn batches into losses and pictures, and a set of patches into scores.
+"""What is learned of seasons: tasks turn batches into losses and pictures, and a set of patches
+into scores.
 
 Shape suffixes: B batch, H W pixels, K classes, N centres.
 """
@@ -66,7 +67,9 @@ class SemanticTask(Task):
         return _classes_as_segments(self._classes(batch), self.table)
 
     def evaluate(self, split: Split, fabric: Fabric) -> SemanticScores:
-        """Accuracy and IoU, by region; void pixels are left out, and pixels predicted as void are missed (strict)."""
+        """Accuracy and IoU, by region; void pixels are left out, and pixels predicted as void are
+        missed (strict).
+        """
         counts = PixelCounts.zero(self.table.count, fabric.device)
         for batch in evaluation_batches(self, split, fabric):
             with fabric.autocast(), torch.no_grad():
@@ -116,7 +119,9 @@ class PanopticTask(Task):
         self.criterion = PapsLoss(loss, void=table.void)
 
     def forward(self, work: Work) -> dict[str, Tensor]:
-        """The panoptic loss and its parts; each parcel teaches the best centre of its zone, or every one."""
+        """The panoptic loss and its parts; each parcel teaches the best centre of its zone, or
+        every one.
+        """
         batch, targets = work.batch, _present(work.batch.centres)
         output = self.model(
             batch.images_BTCHW,
@@ -143,7 +148,9 @@ class PanopticTask(Task):
         return to_panoptics(segment_BHW, masks, self.table)
 
     def evaluate(self, split: Split, fabric: Fabric) -> PanopticScores:
-        """Panoptic quality by PASTIS's definition, and the classes of the pixels, background where there is no segment."""
+        """Panoptic quality by PASTIS's definition, and the classes of the pixels, background where
+        there is no segment.
+        """
         by_class = PanopticCounts.zero(self.table)
         any_class = PanopticCounts.zero(self.table, class_agnostic=True)
         matrix_KK = torch.zeros((self.table.count, self.table.count), dtype=torch.int64)
@@ -170,7 +177,8 @@ class PanopticTask(Task):
 
     @torch.no_grad()
     def tune(self, split: Split, fabric: Fabric) -> None:
-        """Set the confidence threshold to the best on a set: utae-paps @ 987874e, train_panoptic.py, ``tune_threshold``.
+        """Set the confidence threshold to the best on a set: utae-paps @ 987874e,
+        train_panoptic.py, ``tune_threshold``.
 
         There only the last batch of the validation counts; here all of it does.
         """
@@ -192,12 +200,15 @@ class PanopticTask(Task):
 
 
 def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
-    """The task of a training, with a network of torch's own initial weights. Raises ``ConfigError``."""
+    """The task of a training, with a network of torch's own initial weights. Raises
+    ``ConfigError``.
+    """
     if looks_at_photographs(config.model):
         return task_of(build_model(config.model), table)
     if config.model.classes != table.count:
         raise ConfigError(
-            f"a network of {config.model.classes} classes with the {table.count} classes of {table.name}",
+            f"a network of {config.model.classes} classes with the {table.count} classes of"
+            f" {table.name}",
             "the same number",
             "train a new network on this dataset",
         )
@@ -210,7 +221,9 @@ def make_task(config: TrainConfig, table: ClassTable = PASTIS) -> Task:
 
 
 def task_of(model: nn.Module, table: ClassTable = PASTIS, views: int = 1) -> Task:
-    """The task that a network is made for, to predict and to score. views: as in ``PanopticTask``; no other task has them."""
+    """The task that a network is made for, to predict and to score. views: as in ``PanopticTask``;
+    no other task has them.
+    """
     config: ModelConfig = model.config  # type: ignore[assignment]
     if looks_at_photographs(config):
         from panoseg.training.photograph_tasks import (
@@ -226,7 +239,9 @@ def task_of(model: nn.Module, table: ClassTable = PASTIS, views: int = 1) -> Tas
 
 
 def true_panoptics(batch: Batch, table: ClassTable) -> list[Panoptic]:
-    """The truth of a batch: one picture a patch; without parcels (semantic), all pixels of a class are one segment."""
+    """The truth of a batch: one picture a patch; without parcels (semantic), all pixels of a class
+    are one segment.
+    """
     classes_BHW = _present(batch.classes_BHW)
     if batch.instances_BHW is None:
         return _classes_as_segments(classes_BHW, table)

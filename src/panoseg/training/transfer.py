@@ -1,4 +1,6 @@
-"""Weights of several folds: the authors' become ours, and that of one fold is found in whatever folder holds it."""
+"""Weights of several folds: the authors' become ours, and that of one fold is found in whatever
+folder holds it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from panoseg.models.weights import CARD, Weights, load_weights, save_weights
 
 
 def weights_of_fold(folder: Path, fold: int) -> Weights:
-    """The weights in a folder: of a run, our own, or those of one fold where a folder holds several, ours or the authors'."""
+    """The weights in a folder: of a run, our own, or those of one fold where a folder holds
+    several, ours or the authors'.
+    """
     if is_published(folder):
         return published_weights(folder, fold)
     if (folder / "weights" / CARD).exists():
@@ -36,12 +40,16 @@ def weights_of_fold(folder: Path, fold: int) -> Weights:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether a folder was written by one of the published programs: it has a conf.json, or its first fold has one."""
+    """Whether a folder was written by one of the published programs: it has a conf.json, or its
+    first fold has one.
+    """
     return any((place / "conf.json").exists() for place in (folder, folder / "Fold_1"))
 
 
 def holds_one_fold(folder: Path) -> bool:
-    """Whether a published program's folder holds one fold's weights alone: beside their options, or in its only Fold_1."""
+    """Whether a published program's folder holds one fold's weights alone: beside their options, or
+    in its only Fold_1.
+    """
     here = (folder / "model.pth.tar").exists() or (folder / "Fold_1" / "conf.json").exists()
     return here and not (folder / "Fold_2").exists()
 
@@ -49,7 +57,9 @@ def holds_one_fold(folder: Path) -> bool:
 def published_weights(
     folder: Path, fold: int, normalisation: Normalisation | None = None
 ) -> Weights:
-    """The weights of one fold in the folder of a published program: utae-paps, or Crop2Seg, whose options are more."""
+    """The weights of one fold in the folder of a published program: utae-paps, or Crop2Seg, whose
+    options are more.
+    """
     of_fold = folder / f"Fold_{fold}"
     place = of_fold if (of_fold / "conf.json").exists() else folder
     options = read_options(place / "conf.json")
@@ -64,10 +74,12 @@ def published_weights(
 def import_folds(
     folder: Path, out: Path, data: Path | None = None, fold: int | None = None
 ) -> list[Path]:
-    """Write published weights as ``out``/fold_1 .. fold_5, or one fold as ``out`` itself; returns the folders written.
+    """Write published weights as ``out``/fold_1 .. fold_5, or one fold as ``out`` itself; returns
+    the folders written.
 
-    data: folder of NORM_S2_patch.json, else ``folder``; where neither has it the normalisation stays unknown, and the weights
-    can be scored on their dataset but not used for maps. Nothing is written unless all folds can be read.
+    data: folder of NORM_S2_patch.json, else ``folder``; where neither has it the normalisation
+    stays unknown, and the weights can be scored on their dataset but not used for maps. Nothing is
+    written unless all folds can be read.
     """
     norms = data or (folder if (folder / NORMALISATION_FILE).exists() else None)
 
@@ -95,8 +107,9 @@ _BACKBONE = "encoder."  # where PaPs keeps its backbone
 class Transfer:
     """What a network has taken from weights.
 
-    source: where they lie. taken: names of the entries that fitted. not_taken: why, for each entry that only one of both has,
-    that has another shape, or that belongs to a classifier which is drawn anew; names are those of the network.
+    source: where they lie. taken: names of the entries that fitted. not_taken: why, for each entry
+    that only one of both has, that has another shape, or that belongs to a classifier which is
+    drawn anew; names are those of the network.
     """
 
     source: str
@@ -124,11 +137,14 @@ def take_over(
     source: str,
     swap_classifier: bool = False,
 ) -> Transfer:
-    """Load into ``model`` every entry of ``weights`` that fits by name and shape; the others keep what they have.
+    """Load into ``model`` every entry of ``weights`` that fits by name and shape; the others keep
+    what they have.
 
-    A network with a backbone takes a backbone's weights, and the other way round. classes: what the scores of ``model`` mean.
-    swap_classifier: leave out the entries whose shape follows from the number of classes, and what belongs to them. Raises
-    ``WeightsError`` where nothing fits, and where a classifier of other classes would be taken.
+    A network with a backbone takes a backbone's weights, and the other way round. classes: what the
+    scores of ``model`` mean.
+    swap_classifier: leave out the entries whose shape follows from the number of classes, and what
+    belongs to them. Raises ``WeightsError`` where nothing fits, and where a classifier of other
+    classes would be taken.
     """
     config: ModelConfig = model.config  # type: ignore[assignment]
     known = weights.card.classes
@@ -196,7 +212,9 @@ def _more_classes(config: ModelConfig) -> ModelConfig:
 
 
 def classifier_entries(config: ModelConfig) -> frozenset[str]:
-    """Names of the entries that belong to modules whose shape follows from the number of classes."""
+    """Names of the entries that belong to modules whose shape follows from the number of
+    classes.
+    """
     wider = _more_classes(config)
     with torch.random.fork_rng(devices=()):
         one = build_model(config).state_dict()
@@ -210,7 +228,9 @@ def _owner(name: str) -> str:
 
 
 def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a part that ``model`` lacks, naming those it has, and where all that learns would be frozen."""
+    """Raise ``ConfigError`` for a part that ``model`` lacks, naming those it has, and where all
+    that learns would be frozen.
+    """
     entries = list(model.state_dict())
     for part in parts:
         if not any(_inside(name, (part,)) for name in entries):
@@ -244,7 +264,8 @@ def _nearest_parts(part: str, entries: Sequence[str]) -> list[str]:
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Hold parts of ``model`` still: they get no gradient, and are in evaluation mode, where batch norms keep their statistics.
+    """Hold parts of ``model`` still: they get no gradient, and are in evaluation mode, where batch
+    norms keep their statistics.
 
     ``model.train()`` undoes the second; freeze again after it.
     """

@@ -1,4 +1,6 @@
-"""The pages of the web application, by NiceGUI: a thin layer over the service and the files of results."""
+"""The pages of the web application, by NiceGUI: a thin layer over the service and the files of
+results.
+"""
 
 from __future__ import annotations
 

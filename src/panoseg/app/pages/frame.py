@@ -1,4 +1,6 @@
-"""How the pages look: one style sheet, one script, and colours that stand apart from each other at WCAG's AA contrast."""
+"""How the pages look: one style sheet, one script, and colours that stand apart from each other at
+WCAG's AA contrast.
+"""
 
 from __future__ import annotations
 
@@ -63,14 +65,18 @@ DATABASE_AWAY = "The database of this server does not answer at present; try aga
 
 @dataclass(frozen=True)
 class Visit:
-    """Somebody who looks at a page, and the service behind it. who: the user; raises ``NotSignedInError``."""
+    """Somebody who looks at a page, and the service behind it. who: the user; raises
+    ``NotSignedInError``.
+    """
 
     service: Service
     who: Callable[[], str]
 
     @property
     def user(self) -> str:
-        """The user, asked for anew each time: a page may stay open for longer than its token is worth anything."""
+        """The user, asked for anew each time: a page may stay open for longer than its token is
+        worth anything.
+        """
         return self.who()
 
 
@@ -78,7 +84,8 @@ class Visit:
 def frame(
     title: str, here: str | None, user: str | None = None, *, notices: bool = True
 ) -> Iterator[None]:
-    """The frame around a page. here: address of the entry of the menu that it belongs to, None for a shared result.
+    """The frame around a page. here: address of the entry of the menu that it belongs to, None for
+    a shared result.
 
     notices: whether errors that nobody foresaw are said on it.
     """
@@ -108,12 +115,17 @@ def name_page(title: str) -> None:
 
 
 def unforeseen(error: Exception) -> str:
-    """What is said of an error that no handler foresaw, for silence would be taken for success; the log has it whole."""
+    """What is said of an error that no handler foresaw, for silence would be taken for success; the
+    log has it whole.
+    """
     if isinstance(error, SQLAlchemyError):
         return DATABASE_AWAY
     if isinstance(error, PanosegError):
         return sentence(error)
-    return "That did not work: an error inside of panoseg. Try again; whoever runs this server finds it in its log."
+    return (
+        "That did not work: an error inside of panoseg. Try again; whoever runs this server finds"
+        " it in its log."
+    )
 
 
 def complain(text: str) -> None:
@@ -154,7 +166,9 @@ async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def empty(title: str, text: str, *, alert: bool = False) -> ui.element:
-    """What stands where there is nothing yet, or nothing that can be shown; gives the element, to add what to do."""
+    """What stands where there is nothing yet, or nothing that can be shown; gives the element, to
+    add what to do.
+    """
     with ui.element("div").classes("empty").props('role="alert"' if alert else "") as box:
         ui.html(f"<h2>{escape(title)}</h2>", sanitize=False)
         ui.html(f"<p>{escape(text)}</p>", sanitize=False)
@@ -174,7 +188,8 @@ def drop(
     *,
     large: bool = False,
 ) -> ui.element:
-    """A place to drop a file, or choose one by keyboard; done: called with the upload as the API describes it.
+    """A place to drop a file, or choose one by keyboard; done: called with the upload as the API
+    describes it.
 
     most_mib: of a file; a larger one is not sent. Refusals are told beside it.
     """
@@ -182,8 +197,10 @@ def drop(
     event = f"uploaded-{wrong.id}"
     with ui.element("div") as box:
         ui.html(
-            f'<label class="drop{" large" if large else ""}"><span>{escape(text)}</span><progress max="1" value="0"></progress>'
-            f'<input type="file" accept="{escape(accept)}" aria-label="{escape(text)}" data-most="{most_mib * _MIB}"'
+            f'<label class="drop{" large" if large else ""}"><span>{escape(text)}</span><progress'
+            ' max="1" value="0"></progress>'
+            f'<input type="file" accept="{escape(accept)}" aria-label="{escape(text)}"'
+            f' data-most="{most_mib * _MIB}"'
             f" onchange=\"panoseg.upload(this, '{event}')\"></label>",
             sanitize=False,
         )

@@ -1,4 +1,6 @@
-"""The page of a job: what is being done, how far it is, its log; and the list of all jobs of a user."""
+"""The page of a job: what is being done, how far it is, its log; and the list of all jobs of a
+user.
+"""
 
 from __future__ import annotations
 
@@ -237,7 +239,9 @@ def _stage_list(job: JobView) -> str:
 
 
 def _stage_at(job: JobView, stages: tuple[Stage, ...]) -> int:
-    """The place of the stage at which a job is; one that has ended no longer names it, but says how far it came."""
+    """The place of the stage at which a job is; one that has ended no longer names it, but says how
+    far it came.
+    """
     names = [stage.name for stage in stages]
     if job.stage in names:
         return names.index(job.stage)
@@ -257,14 +261,18 @@ def job_page(visit: Visit, id_: str) -> None:
 
 
 def not_there(error: PanosegError, *, own: bool = True) -> None:
-    """What stands where a job or a result cannot be shown. own: whether it would be the visitor's."""
+    """What stands where a job or a result cannot be shown. own: whether it would be the
+    visitor's.
+    """
     with empty("This is not here", sentence(error), alert=True):
         if own:
             ui.link("To your results", "/jobs")
 
 
 class JobsPage:
-    """All jobs of a user. Only what has changed is written anew, so that nobody loses their place in the list."""
+    """All jobs of a user. Only what has changed is written anew, so that nobody loses their place
+    in the list.
+    """
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit

@@ -1,4 +1,6 @@
-"""The bar under the map of a result: which date is seen below the parcels, in which colours, and how the parcels lie on it."""
+"""The bar under the map of a result: which date is seen below the parcels, in which colours, and
+how the parcels lie on it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ _OVERLAYS = {
 class LayersBar:
     """The map of a result with its layers.
 
-    address: where tiles are, as /api/jobs/ID. description: of the result, see ``panoseg.app.result_api``.
+    address: where tiles are, as /api/jobs/ID. description: of the result, see
+    ``panoseg.app.result_api``.
     """
 
     def __init__(self, address: str, description: dict[str, Any], background: str | None) -> None:
@@ -53,7 +56,9 @@ class LayersBar:
         self._outlines: list[Any] = []
 
     def build(self, clicked: Callable[..., Any], drawn: Callable[..., Any]) -> None:
-        """Map and bar. clicked, drawn: hear of a click that draws nothing, and of a line that was drawn."""
+        """Map and bar. clicked, drawn: hear of a click that draws nothing, and of a line that was
+        drawn.
+        """
         draws = dict.fromkeys(
             ("polyline", "polygon", "rectangle", "circle", "circlemarker", "marker"), False
         )
@@ -165,7 +170,9 @@ class LayersBar:
     def show_outlines(
         self, outlines: list[tuple[dict[str, Any], str]], *, go: bool = False
     ) -> None:
-        """Draw outlines, GeoJSON in degrees, each in its colour, in place of those before. go: so that they are seen."""
+        """Draw outlines, GeoJSON in degrees, each in its colour, in place of those before. go: so
+        that they are seen.
+        """
         for layer in self._outlines:
             self.map.remove_layer(layer)
         self._outlines = []

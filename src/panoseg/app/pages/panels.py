@@ -1,4 +1,6 @@
-"""Corrections on the page of a map: another crop, a cut along a line, two parcels made one, undo; and what becomes of them."""
+"""Corrections on the page of a map: another crop, a cut along a line, two parcels made one, undo;
+and what becomes of them.
+"""
 
 from __future__ import annotations
 
@@ -74,8 +76,8 @@ class CorrectionsPanel:
             if self.view is None:
                 empty(
                     "Choose a parcel",
-                    "Click the one that is wrong, or give its number under Parcel; then say what it is, cut it, or join it with"
-                    " another.",
+                    "Click the one that is wrong, or give its number under Parcel; then say what it"
+                    " is, cut it, or join it with another.",
                 )
                 return
             view = self.view
@@ -109,11 +111,13 @@ class CorrectionsPanel:
                 ).classes("quiet")
                 return
             items = "".join(
-                f"<li>{_STEPS[step.what]}: {escape(', '.join(parcel.crop for parcel in step.made))}</li>"
+                f"<li>{_STEPS[step.what]}:"
+                f" {escape(', '.join(parcel.crop for parcel in step.made))}</li>"
                 for step in reversed(steps[-_MOST_STEPS:])
             )
             ui.html(
-                f"<ol reversed start={len(steps)} style='padding-left:1.6rem;margin:0'>{items}</ol>",
+                f"<ol reversed start={len(steps)}"
+                f" style='padding-left:1.6rem;margin:0'>{items}</ol>",
                 sanitize=False,
             )
             ui.button("Undo the latest", on_click=told(self._undo)).props("outline")
@@ -152,7 +156,8 @@ class CorrectionsPanel:
 
     def _cut(self) -> None:
         ui.notify(
-            "Draw a line across the parcel: click where it begins, and twice where it ends. Escape stops."
+            "Draw a line across the parcel: click where it begins, and twice where it ends. Escape"
+            " stops."
         )
         self.layers.draw_line()
 
@@ -241,7 +246,10 @@ class OfficialPanel:
                 "outlined dense"
             )
             ui.button("Fetch", on_click=told(self._fetch)).props("outline")
-            table = "Their crops are codes? First drop a table of them here: CSV with the columns code and class"
+            table = (
+                "Their crops are codes? First drop a table of them here: CSV with the columns code"
+                " and class"
+            )
             drop(table, ".csv", self._named, _most(self.shown))
             self.codes_name = ui.label().classes("quiet")
 
@@ -285,13 +293,14 @@ class OfficialPanel:
 
     def _show(self, found: Differences) -> None:
         rows = "".join(
-            f'<tr><td><span class="swatch" style="background:{DIFFERENCE_COLOURS[name]}"></span> {text}</td>'
-            f"<td class=number>{found.counts[name]:,}</td><td class=number>{hectares(found.hectares[name])}</td></tr>"
+            f'<tr><td><span class="swatch" style="background:{DIFFERENCE_COLOURS[name]}"></span>'
+            f" {text}</td><td class=number>{found.counts[name]:,}</td><td"
+            f" class=number>{hectares(found.hectares[name])}</td></tr>"
             for name, text in _TEXTS.items()
         )
         ui.html(
-            '<table class="plain"><tr><th>Official parcels</th><th class=number>Parcels</th><th class=number>Area</th></tr>'
-            f"{rows}</table>",
+            '<table class="plain"><tr><th>Official parcels</th><th class=number>Parcels</th><th'
+            f" class=number>Area</th></tr>{rows}</table>",
             sanitize=False,
         )
         ui.label(f"{len(found.invented):,} parcels of the map match no official one.").classes(
@@ -423,13 +432,17 @@ def _shares(view: ParcelView, result: ResultMap) -> str:
     told = [(name, share) for name, share in view.shares if share >= 0.01]
     rest = sum(share for _, share in view.shares) - sum(share for _, share in told)
     rows = [
-        f'<tr><td><span class="swatch" style="background:{colours[name]};vertical-align:-2px"></span> {escape(name)}</td>'
-        f"<td class=number>{share:.1%}</td></tr>"
+        '<tr><td><span class="swatch"'
+        f' style="background:{colours[name]};vertical-align:-2px"></span> {escape(name)}</td><td'
+        f" class=number>{share:.1%}</td></tr>"
         for name, share in told
     ]
     if rest >= 0.0005:
         rows.append(f"<tr><td>other</td><td class=number>{rest:.1%}</td></tr>")
-    return f'<table class="plain"><tr><th>{what}</th><th class=number>{number}</th></tr>{"".join(rows)}</table>'
+    return (
+        f'<table class="plain"><tr><th>{what}</th><th'
+        f" class=number>{number}</th></tr>{''.join(rows)}</table>"
+    )
 
 
 def _chart(curve: NdviCurve) -> None:

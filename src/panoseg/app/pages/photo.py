@@ -1,4 +1,5 @@
-"""Whether the published network for photographs is on this machine, or could be fetched: what a page says before anybody waits.
+"""Whether the published network for photographs is on this machine, or could be fetched: what a
+page says before anybody waits.
 
 PyTorch itself is not loaded for that: the server has no other need of it.
 """
@@ -35,7 +36,9 @@ _REMEMBERED_S = 60
 
 @dataclass(frozen=True)
 class Published:
-    """Where the network would be. here: whether it is. reachable: whether it can be fetched; True for one that is here."""
+    """Where the network would be. here: whether it is. reachable: whether it can be fetched; True
+    for one that is here.
+    """
 
     path: Path
     here: bool
@@ -43,7 +46,9 @@ class Published:
 
 
 def find_published() -> Published:
-    """Look for the network; asks for its address where it is not here, and waits some seconds for an answer."""
+    """Look for the network; asks for its address where it is not here, and waits some seconds for
+    an answer.
+    """
     path = checkpoints() / URL.rsplit("/", 1)[-1]
     here = path.is_file()
     return Published(path, here, here or _reachable(int(time.monotonic() / _REMEMBERED_S)))
@@ -93,7 +98,9 @@ class GivePage:
         ui.timer(0.1, self._offer, once=True)
 
     async def _offer(self) -> None:
-        """Offer a place to drop a photograph, unless it is known beforehand that its network cannot be had."""
+        """Offer a place to drop a photograph, unless it is known beforehand that its network cannot
+        be had.
+        """
         chosen = self.visit.service.settings.photo_weights_folder(self.weights)
         published = await in_thread(find_published) if chosen == Path(PUBLISHED) else None
         if self.box.is_deleted:
@@ -134,8 +141,9 @@ class GivePage:
 def _how_to_get(published: Published) -> str:
     """What whoever runs the server does about a network that cannot be fetched."""
     return (
-        f"It cannot be fetched from {urlsplit(URL).hostname} at present: connect the server once, put {published.path.name}"
-        " into PyTorch's cache, or start it with weights of your own, panoseg app --photo-weights FOLDER."
+        f"It cannot be fetched from {urlsplit(URL).hostname} at present: connect the server once,"
+        f" put {published.path.name} into PyTorch's cache, or start it with weights of your own,"
+        " panoseg app --photo-weights FOLDER."
     )
 
 
@@ -146,7 +154,10 @@ def photo_page(visit: Visit) -> None:
         if names:
             GivePage(visit, names).build()
         else:
-            text = "This server was started without a network for photographs: panoseg app --photo-weights FOLDER gives it one."
+            text = (
+                "This server was started without a network for photographs: panoseg app"
+                " --photo-weights FOLDER gives it one."
+            )
             empty("No network for photographs", text)
 
 
@@ -164,7 +175,9 @@ def photo_result_page(visit: Visit, id_: str) -> None:
 def show_photo(
     folder: Path, address: str, job: JobView, files: list[ResultFile], visit: Visit | None = None
 ) -> None:
-    """A photograph under its segments, with their names. Raises ``NotFoundError`` where it is not done."""
+    """A photograph under its segments, with their names. Raises ``NotFoundError`` where it is not
+    done.
+    """
     rows = read_segments(folder)
     with ui.element("div").classes("page").style("max-width: 1180px"):
         with ui.element("div").classes("line spread"):
@@ -185,9 +198,10 @@ def show_photo(
         place = f"{address}/files/{PHOTO}"
         with ui.element("div"):
             ui.html(
-                f'<div class="photo" data-ids="{place}/panoptic/photograph.png" data-segments="{data}">'
-                f'<img src="{place}/image.jpg" alt="{escape(job.name)}">'
-                f'<img class="over" src="{place}/overlay/photograph.jpg" alt=""><canvas></canvas><output></output></div>',
+                f'<div class="photo" data-ids="{place}/panoptic/photograph.png"'
+                f' data-segments="{data}"><img src="{place}/image.jpg"'
+                f' alt="{escape(job.name)}"><img class="over" src="{place}/overlay/photograph.jpg"'
+                ' alt=""><canvas></canvas><output></output></div>',
                 sanitize=False,
             )
         ui.timer(
@@ -210,7 +224,8 @@ def _table(rows: list[dict[str, Any]]) -> None:
         )
         return
     body = "".join(
-        f'<tr><td><button onclick="panoseg.showSegment({row["id"]})" onfocus="panoseg.showSegment({row["id"]})">'
+        f'<tr><td><button onclick="panoseg.showSegment({row["id"]})"'
+        f' onfocus="panoseg.showSegment({row["id"]})">'
         f"{escape(row['class'])}</button></td><td>{'object' if row['kind'] == 'thing' else 'area'}</td>"
         f"<td class=number>{row['score']:.0%}</td><td class=number>{row['area']:,}</td></tr>"
         for row in rows[:_MOST_ROWS]

@@ -24,7 +24,8 @@ _DRAW = dict.fromkeys(("polyline", "circle", "circlemarker", "marker"), False) |
 
 
 def outline_from_text(text: str) -> dict[str, Any]:
-    """A square of two kilometres around a place, "latitude, longitude", or a box, "west, south, east, north"; GeoJSON.
+    """A square of two kilometres around a place, "latitude, longitude", or a box, "west, south,
+    east, north"; GeoJSON.
 
     >>> outline_from_text("3, 51, 3.1, 51.1")["coordinates"][0][0]
     [3.0, 51.0]
@@ -79,7 +80,8 @@ def base_map(
     centre: tuple[float, float] = _EUROPE,
     zoom: int = 4,
 ) -> Any:
-    """A map without any layer but the background, where one is configured, and lines of longitude and latitude.
+    """A map without any layer but the background, where one is configured, and lines of longitude
+    and latitude.
 
     drawing: which shapes its tools draw. centre: latitude and longitude.
     """
@@ -98,7 +100,9 @@ def base_map(
 
 
 class PlaceMap:
-    """Shows the outline that is chosen, and hears of drawn ones. chosen: called with an outline as GeoJSON."""
+    """Shows the outline that is chosen, and hears of drawn ones. chosen: called with an outline as
+    GeoJSON.
+    """
 
     def __init__(
         self, background: str | None, chosen: Callable[[dict[str, Any]], Awaitable[None]]

@@ -1,4 +1,6 @@
-"""The page of a finished map: parcels over the picture of any date, a legend that filters, details, corrections, downloads."""
+"""The page of a finished map: parcels over the picture of any date, a legend that filters, details,
+corrections, downloads.
+"""
 
 from __future__ import annotations
 
@@ -89,8 +91,8 @@ class ResultPage:
         total = hectares(sum(row["area_ha"] for row in rows))
         dates = self.shown.description["dates"]
         ui.label(
-            f"{self.result.count:,} parcels, {total}, by {sum(layer['used'] for layer in dates)} dates"
-            f" from {dates[0]['date']} to {dates[-1]['date']}"
+            f"{self.result.count:,} parcels, {total}, by {sum(layer['used'] for layer in dates)}"
+            f" dates from {dates[0]['date']} to {dates[-1]['date']}"
         ).classes("quiet")
         if self.result.count > _HUGE:
             ui.label("A large map: parcels have outlines once you are close to them.").classes(
@@ -124,8 +126,9 @@ class ResultPage:
                 ui.button("Hide all", on_click=lambda: self._hide(every)).props("flat dense")
             with ui.element("table").classes("plain"):
                 ui.html(
-                    "<tr><th scope=col>Crop</th><th scope=col class=number>Parcels</th><th scope=col class=number>Area</th>"
-                    "<th scope=col class=number>Confidence</th></tr>",
+                    "<tr><th scope=col>Crop</th><th scope=col class=number>Parcels</th><th"
+                    " scope=col class=number>Area</th><th scope=col"
+                    " class=number>Confidence</th></tr>",
                     sanitize=False,
                     tag="thead",
                 )
@@ -133,7 +136,8 @@ class ResultPage:
                     for row in rows:
                         self._legend_row(row)
             ui.label(
-                "Confidence: how sure the network is of a parcel and its crop, but for corrected ones."
+                "Confidence: how sure the network is of a parcel and its crop, but for corrected"
+                " ones."
             ).classes("quiet")
 
     def _bar(self, rows: list[Any]) -> None:
@@ -166,7 +170,9 @@ class ResultPage:
         self._hide(self.layers.hidden ^ {class_id})
 
     def _hide(self, class_ids: set[int]) -> None:
-        """Hide these classes. Rows stay what they are, so that whoever goes through them by keyboard keeps their place."""
+        """Hide these classes. Rows stay what they are, so that whoever goes through them by
+        keyboard keeps their place.
+        """
         self.layers.hidden = class_ids
         self.layers.update()
         for class_id, (line, box) in self._rows.items():

@@ -17,7 +17,8 @@ from panoseg.app.service import ResultFile, Service
 class Shown:
     """A result that somebody looks at.
 
-    address: where its API is. visit: its owner's; None where a link was shared, which may only read.
+    address: where its API is. visit: its owner's; None where a link was shared, which may only
+    read.
     """
 
     service: Service
@@ -77,7 +78,8 @@ def download_button(files: list[ResultFile], address: str) -> None:
 async def share(visit: Visit, job: JobView) -> None:
     """Show the link to a result, which whoever has it may open; it can be ended."""
     token = await in_thread(visit.service.share, visit.user, job.id)
-    # Only the browser knows by which name it reached the server; one that is drawing tiles takes its time to say.
+    # Only the browser knows by which name it reached the server; one that is drawing tiles takes
+    # its time to say.
     origin = await ui.run_javascript("location.origin", timeout=10)
     with (
         ui.dialog(value=True) as dialog,

@@ -66,7 +66,8 @@ class StartPage:
                     "quiet"
                 )
                 self.kinds = ui.toggle(_KINDS, value=self.kind, on_change=self._kind_chosen).props(
-                    'unelevated no-caps spread toggle-color="primary" color="grey-3" text-color="grey-9" aria-label="Place"'
+                    'unelevated no-caps spread toggle-color="primary" color="grey-3"'
+                    ' text-color="grey-9" aria-label="Place"'
                 )
                 with ui.element("div").classes("stack"):
                     self._place()
@@ -280,7 +281,9 @@ class StartPage:
     # -- what it would cost
 
     def changed(self, *_: Any) -> None:
-        """Something was chosen: find out what it costs, once nothing else has changed for a moment."""
+        """Something was chosen: find out what it costs, once nothing else has changed for a
+        moment.
+        """
         self._asked += 1
         background_tasks.create(self._estimate(self._asked), name="estimate")
 
@@ -327,9 +330,11 @@ def show_estimate(estimate: Estimate) -> None:
     rows = {
         "Area": f"{estimate.km2:,.1f} km²" if estimate.km2 else "as in the file",
         "Time": f"about {duration(estimate.seconds)}",
-        "Images": f"{len(estimate.scenes)} dates, {clear} of them mostly clear"
-        if estimate.scenes
-        else "as in the file",
+        "Images": (
+            f"{len(estimate.scenes)} dates, {clear} of them mostly clear"
+            if estimate.scenes
+            else "as in the file"
+        ),
         "Download": size(estimate.download_bytes) if estimate.download_bytes else "nothing",
     }
     cells = "".join(
@@ -338,8 +343,9 @@ def show_estimate(estimate: Estimate) -> None:
     ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
     if estimate.scenes:
         bars = "".join(
-            f'<i class="{"cloudy" if scene.cloud_percent > 50 else ""}" style="height:{max(4, 100 - scene.cloud_percent):.0f}%"'
-            f' title="{scene.date}: {scene.cloud_percent:.0f} % clouds"></i>'
+            f'<i class="{"cloudy" if scene.cloud_percent > 50 else ""}"'
+            f' style="height:{max(4, 100 - scene.cloud_percent):.0f}%" title="{scene.date}:'
+            f' {scene.cloud_percent:.0f} % clouds"></i>'
             for scene in estimate.scenes
         )
         label = f"Clear sky by date, {estimate.scenes[0].date} to {estimate.scenes[-1].date}"

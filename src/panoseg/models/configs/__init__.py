@@ -1,1 +1,3 @@
-"""Options of every network, one file a network, as frozen dataclasses without torch, so that ``--help`` stays quick."""
+"""Options of every network, one file a network, as frozen dataclasses without torch, so that
+``--help`` stays quick.
+"""

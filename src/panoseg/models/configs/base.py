@@ -15,7 +15,9 @@ Convolution = Literal["2d", "depthwise_separable"]
 NORM_GROUPS = 4
 """Groups of channels that a group norm of the encoder standardises together."""
 LARGEST_SIZE = 4096
-"""The most channels, dates or the like that an option may ask for: far above any network here, far below a full memory."""
+"""The most channels, dates or the like that an option may ask for: far above any network here, far
+below a full memory.
+"""
 MOST_SIZES = 12
 """The most entries of an option that is a list of sizes, for example one a level."""
 
@@ -27,15 +29,19 @@ def expect(condition: bool, found: str, expected: str) -> None:
 
 
 def expect_size(name: str, found: object, size: int) -> None:
-    """Raise ``ConfigError`` unless the size is from 1 to ``LARGEST_SIZE``. name, found: the option and its value."""
+    """Raise ``ConfigError`` unless the size is from 1 to ``LARGEST_SIZE``. name, found: the option
+    and its value.
+    """
     expect(size >= 1, f"{name} {found}", "at least 1")
     expect(size <= LARGEST_SIZE, f"{name} {found}", f"at most {LARGEST_SIZE}")
 
 
 def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> None:
-    """Raise ``ConfigError`` unless every whole number of a configuration is a size (``expect_size``), and no list is long.
+    """Raise ``ConfigError`` unless every whole number of a configuration is a size
+    (``expect_size``), and no list is long.
 
-    A file that somebody else wrote may ask for a network that fills the memory; it is refused before anything is built.
+    A file that somebody else wrote may ask for a network that fills the memory; it is refused
+    before anything is built.
     leave_out: options that may be 0.
     """
     for option in fields(config):
@@ -59,7 +65,9 @@ def expect_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
-    """Raise ``ConfigError`` for squeeze with MBConv, which the published program accepts and ignores."""
+    """Raise ``ConfigError`` for squeeze with MBConv, which the published program accepts and
+    ignores.
+    """
     expect(
         not (mbconv and squeeze),
         "mbconv with squeeze",
@@ -68,7 +76,9 @@ def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
 
 
 def expect_levels(encoder_widths: tuple[int, ...], decoder_widths: tuple[int, ...]) -> None:
-    """Raise ``ConfigError`` unless the encoder and the decoder of a U-Net, each finest first, fit together."""
+    """Raise ``ConfigError`` unless the encoder and the decoder of a U-Net, each finest first, fit
+    together.
+    """
     expect(
         len(encoder_widths) == len(decoder_widths) >= 2,
         f"{len(encoder_widths)} encoder widths and {len(decoder_widths)} decoder widths",

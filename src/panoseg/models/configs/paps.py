@@ -32,7 +32,9 @@ BackboneConfig = (
 
 @dataclass(frozen=True)
 class PapsConfig:
-    """PaPs: parcels as centre points with a size, a class and a shape, on the maps of a backbone."""
+    """PaPs: parcels as centre points with a size, a class and a shape, on the maps of a
+    backbone.
+    """
 
     name: ClassVar[str] = "paps"
     network: ClassVar[str] = "panoseg.models.paps:PaPs"
@@ -43,13 +45,17 @@ class PapsConfig:
     mask_convolution: bool = True
     """Refine each mask by a small convolutional network."""
     min_confidence: float = 0.2
-    """Centres below this confidence are left out of the result; training tunes it on the validation folds."""
+    """Centres below this confidence are left out of the result; training tunes it on the validation
+    folds.
+    """
     min_remain: float = 0.5
     """A parcel is kept where more than this part of its mask is still free."""
     mask_threshold: float = 0.4
     """A pixel belongs to a mask above this probability."""
     views_threshold: float = 0.25
-    """A pixel belongs to a mask that several views share above this mean probability; found on simulated seasons."""
+    """A pixel belongs to a mask that several views share above this mean probability; found on
+    simulated seasons.
+    """
 
     def __post_init__(self) -> None:
         names = ", ".join(kind.name for kind in get_args(BackboneConfig))

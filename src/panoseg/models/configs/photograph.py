@@ -15,7 +15,9 @@ STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {
     "resnet18": (64, 128, 256, 512),
     "resnet50": (256, 512, 1024, 2048),
 }
-"""Channels of the maps of a residual network's four stages, at strides 4, 8, 16 and 32 (He et al. 2016, table 1)."""
+"""Channels of the maps of a residual network's four stages, at strides 4, 8, 16 and 32 (He et al.
+2016, table 1).
+"""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class PhotographModelBase:
     backbone: Backbone = "resnet50"
     """The residual network that makes the maps."""
     norm: BackboneNorm = "frozen"
-    """Its norms: batch norms that keep the statistics of their weights, batch norms that learn, or group norms."""
+    """Its norms: batch norms that keep the statistics of their weights, batch norms that learn, or
+    group norms.
+    """
 
     def __post_init__(self) -> None:
         expect_one_of("backbone", self.backbone, get_args(Backbone))
@@ -39,7 +43,9 @@ class PhotographModelBase:
 
 
 def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
-    """Raise ``ConfigError`` unless the name of initial weights is one of those allowed, and the norm goes with them."""
+    """Raise ``ConfigError`` unless the name of initial weights is one of those allowed, and the
+    norm goes with them.
+    """
     expect_one_of("weights", name, allowed)
     expect(
         name != "none" or norm != "frozen",
@@ -54,7 +60,9 @@ def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
 
 
 def expect_stuff(stuff: int, classes: int) -> None:
-    """Raise ``ConfigError`` unless there are from no classes of stuff to as many as labels allow. classes: of both kinds."""
+    """Raise ``ConfigError`` unless there are from no classes of stuff to as many as labels allow.
+    classes: of both kinds.
+    """
     expect(
         stuff >= 0 and classes < IGNORED,
         f"stuff {stuff}",
@@ -63,7 +71,9 @@ def expect_stuff(stuff: int, classes: int) -> None:
 
 
 def norm_groups(width: int) -> int:
-    """Groups of a group norm over ``width`` channels: 32 (Wu & He 2018), fewer where they would have less than 4 channels."""
+    """Groups of a group norm over ``width`` channels: 32 (Wu & He 2018), fewer where they would
+    have less than 4 channels.
+    """
     return max(1, min(32, width // 4))
 
 
@@ -79,12 +89,16 @@ def expect_groups(name: str, *widths: int) -> None:
 LEVELS = 5
 """Maps of the pyramid in which objects are proposed: strides 4, 8, 16, 32 and 64."""
 MOST_MASK_CHANNELS = 500_000
-"""Of the masks of all candidates of an image, 28 x 28 pixels each: 1.6 GB, twenty times as many as published."""
+"""Of the masks of all candidates of an image, 28 x 28 pixels each: 1.6 GB, twenty times as many as
+published.
+"""
 
 
 @dataclass(frozen=True)
 class DetectorConfig(PhotographModelBase):
-    """Options of a region proposal network with heads for class, box and mask; the defaults are the published ones."""
+    """Options of a region proposal network with heads for class, box and mask; the defaults are the
+    published ones.
+    """
 
     stride: ClassVar[int] = 32
     """Pixels of the images that one pixel of the backbone's coarsest map stands for."""
@@ -92,17 +106,23 @@ class DetectorConfig(PhotographModelBase):
     pyramid_width: int = 256
     """Channels of the feature pyramid."""
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
-    """Side in pixels of the boxes from which proposals start, one a level of the pyramid, finest first."""
+    """Side in pixels of the boxes from which proposals start, one a level of the pyramid, finest
+    first.
+    """
     box_width: int = 1024
     """Hidden values of the head that finds class and box."""
     mask_widths: tuple[int, ...] = (256, 256, 256, 256)
     """Channels of the convolutions of the mask head; the last is also that of its upsampling."""
     group_norm: bool = False
-    """Group norms in the feature pyramid and in the mask head, which help a training without ImageNet's weights."""
+    """Group norms in the feature pyramid and in the mask head, which help a training without
+    ImageNet's weights.
+    """
     anchors_per_image: int = 256
     """Anchors of an image that teach the proposals."""
     train_proposals: int = 2000
-    """Proposals of an image in training, and those of a level before overlapping ones are left out."""
+    """Proposals of an image in training, and those of a level before overlapping ones are left
+    out.
+    """
     test_proposals: int = 1000
     """The same in prediction."""
     boxes_per_image: int = 512
@@ -112,7 +132,9 @@ class DetectorConfig(PhotographModelBase):
     min_score: float = 0.05
     """Candidates of a lower score are left out."""
     box_overlap: float = 0.5
-    """Of two candidates of a class whose boxes have a larger intersection over union, the better stays."""
+    """Of two candidates of a class whose boxes have a larger intersection over union, the better
+    stays.
+    """
     mask_threshold: float = 0.5
     """A pixel belongs to a mask from this probability on."""
 
@@ -154,7 +176,9 @@ class MaskRcnnConfig(DetectorConfig):
     network: ClassVar[str] = "panoseg.models.mask_rcnn:MaskRcnn"
 
     weights: MaskRcnnInitial = "imagenet"
-    """Initial weights in a training: ImageNet's in the backbone, torchvision's of COCO in the whole network, or drawn."""
+    """Initial weights in a training: ImageNet's in the backbone, torchvision's of COCO in the whole
+    network, or drawn.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,7 +200,9 @@ PanopticFpnInitial = Literal["none", "imagenet"]
 
 @dataclass(frozen=True)
 class PanopticFpnConfig(DetectorConfig):
-    """Panoptic FPN: one feature pyramid, from which Mask R-CNN's heads find the things and a light head the stuff."""
+    """Panoptic FPN: one feature pyramid, from which Mask R-CNN's heads find the things and a light
+    head the stuff.
+    """
 
     name: ClassVar[str] = "panoptic_fpn"
     title: ClassVar[str] = "Panoptic FPN"
@@ -232,7 +258,9 @@ MOST_BINS = 64
 
 @dataclass(frozen=True)
 class PspNetConfig(PhotographModelBase):
-    """PSPNet: a dilated residual network whose map is pooled over parts of the image, for the class of each pixel."""
+    """PSPNet: a dilated residual network whose map is pooled over parts of the image, for the class
+    of each pixel.
+    """
 
     name: ClassVar[str] = "pspnet"
     title: ClassVar[str] = "PSPNet"
@@ -241,14 +269,17 @@ class PspNetConfig(PhotographModelBase):
     """Pixels of the images that one pixel of the backbone's last map stands for."""
 
     norm: BackboneNorm = "batch"
-    """Norms of the residual network: batch norms that keep the statistics of their weights, batch norms that learn, or group
-    norms. Those of the heads learn: batch norms with the first two."""
+    """Norms of the residual network: batch norms that keep the statistics of their weights, batch
+    norms that learn, or group norms. Those of the heads learn: batch norms with the first two.
+    """
     weights: PspNetInitial = "imagenet"
     """Initial weights of the backbone in a training: ImageNet's, or drawn."""
     stuff: int = 53
     """Classes of stuff; follows from the class table."""
     scope: Scope = "stuff"
-    """What pixels are told apart: the classes of stuff, all things being one more class, or all classes."""
+    """What pixels are told apart: the classes of stuff, all things being one more class, or all
+    classes.
+    """
     bins: tuple[int, ...] = (1, 2, 3, 6)
     """Parts a side into which the image is cut, for each level of the pooling pyramid."""
     width: int = 512

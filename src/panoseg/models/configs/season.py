@@ -1,4 +1,6 @@
-"""What the options of U-TAE, W-TAE and TimeUNet share: U-Nets in which attention over time makes one map of a season's maps."""
+"""What the options of U-TAE, W-TAE and TimeUNet share: U-Nets in which attention over time makes
+one map of a season's maps.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Dates = Literal["relative", "day_of_year", "both"]
 
 @dataclass(frozen=True)
 class AttentionUnetConfig:
-    """Options of a U-Net with lightweight attention over time; each network says where the attention sits."""
+    """Options of a U-Net with lightweight attention over time; each network says where the
+    attention sits.
+    """
 
     bands: int = 10
     """Channels of an image; follows from the data."""
@@ -45,19 +49,29 @@ class AttentionUnetConfig:
     key_width: int = 4
     """Width of keys and queries of one head."""
     padding_invariant: bool = False
-    """Leave padded dates out of the attention's normalisation; False as in all published weights."""
+    """Leave padded dates out of the attention's normalisation; False as in all published
+    weights.
+    """
     convolution: Convolution = "2d"
-    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes channels."""
+    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes
+    channels.
+    """
     squeeze: bool = False
     """Weigh the channels of each level of the encoder by squeeze and excitation."""
     queries: int = 1
     """Learnt queries of each head; the attention of several is averaged."""
     dates: Dates = "relative"
-    """How attention knows a date: sines of the days since the reference date, a learnt vector a day of the year, or both."""
+    """How attention knows a date: sines of the days since the reference date, a learnt vector a day
+    of the year, or both.
+    """
     linear_dates: bool = False
-    """A learnt linear map of the sines; with dates day_of_year these are sines of the day of the year."""
+    """A learnt linear map of the sines; with dates day_of_year these are sines of the day of the
+    year.
+    """
     reference_date: str = "2018-09-01"
-    """Days are counted from this date, YYYY-MM-DD; follows from the data. The day of the year is computed with it."""
+    """Days are counted from this date, YYYY-MM-DD; follows from the data. The day of the year is
+    computed with it.
+    """
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -90,12 +104,15 @@ class AttentionUnetConfig:
         expect(
             self.d_model % self.heads == 0
             and all(width % self.heads == 0 for width in self._grouped_widths()),
-            f"heads {self.heads} with d_model {self.d_model} and encoder_widths {self.encoder_widths}",
+            f"heads {self.heads} with d_model {self.d_model} and encoder_widths"
+            f" {self.encoder_widths}",
             "heads that divide d_model and the widths they group",
         )
 
     def _grouped_widths(self) -> tuple[int, ...]:
-        """Widths of the maps that attention normalises or weighs in as many groups as it has heads."""
+        """Widths of the maps that attention normalises or weighs in as many groups as it has
+        heads.
+        """
         raise NotImplementedError
 
     @property
@@ -121,21 +138,26 @@ def expect_both_dates(relative_as_day_of_year: bool, config: AttentionUnetConfig
 
 @dataclass(frozen=True)
 class UtaeConfig(AttentionUnetConfig):
-    """U-TAE: a convolutional encoder shared over dates, attention over time at the coarsest size, a convolutional decoder."""
+    """U-TAE: a convolutional encoder shared over dates, attention over time at the coarsest size, a
+    convolutional decoder.
+    """
 
     name: ClassVar[str] = "utae"
     title: ClassVar[str] = "U-TAE"
     network: ClassVar[str] = "panoseg.models.utae:UTAE"
 
     aggregation: Aggregation = "att_group"
-    """How a level's dates become one map: attention of its group of channels, mean attention, or the mean over dates."""
+    """How a level's dates become one map: attention of its group of channels, mean attention, or
+    the mean over dates.
+    """
     mbconv: bool = False
     """MBConv blocks instead of pairs of convolutions."""
     boundary: bool = False
     """Score as well whether a pixel lies on the boundary of a class."""
     relative_as_day_of_year: bool = False
-    """With dates both: look the relative days up in a table of days of the year too, as released; days outside it take its
-    ends."""
+    """With dates both: look the relative days up in a table of days of the year too, as released;
+    days outside it take its ends.
+    """
 
     def __post_init__(self) -> None:
         expect_one_of("aggregation", self.aggregation, get_args(Aggregation))
@@ -149,14 +171,18 @@ class UtaeConfig(AttentionUnetConfig):
 
 @dataclass(frozen=True)
 class WtaeConfig(AttentionUnetConfig):
-    """W-TAE: attention found on shrunken maps weighs the dates at full size, and a U-Net works on the one map that results."""
+    """W-TAE: attention found on shrunken maps weighs the dates at full size, and a U-Net works on
+    the one map that results.
+    """
 
     name: ClassVar[str] = "wtae"
     title: ClassVar[str] = "W-TAE"
     network: ClassVar[str] = "panoseg.models.crop2seg:WTAE"
 
     aggregation: Aggregation = "att_group"
-    """How dates become one map: attention of the group of channels, mean attention, or the mean over dates without it."""
+    """How dates become one map: attention of the group of channels, mean attention, or the mean
+    over dates without it.
+    """
     mbconv: bool = False
     """MBConv blocks instead of pairs of convolutions."""
     boundary: bool = False
@@ -181,8 +207,9 @@ class TimeUnetConfig(AttentionUnetConfig):
     network: ClassVar[str] = "panoseg.models.crop2seg:TimeUNet"
 
     relative_as_day_of_year: bool = False
-    """With dates both: look the relative days up in a table of days of the year too, as released; days outside it take its
-    ends."""
+    """With dates both: look the relative days up in a table of days of the year too, as released;
+    days outside it take its ends.
+    """
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -207,13 +234,19 @@ class NaiveUnetConfig:
     length: int = 61
     """Dates of a season; shorter ones are filled with zeros, longer ones refused."""
     encoder_widths: tuple[int, ...] = (8, 8, 8, 16)
-    """Channels of the encoder for every two dates, finest level first; each level halves the size of the one before."""
+    """Channels of the encoder for every two dates, finest level first; each level halves the size
+    of the one before.
+    """
     decoder_widths: tuple[int, ...] = (4, 4, 8, 16)
-    """Channels of the decoder for every two dates, finest level first; the last equals the encoder's last."""
+    """Channels of the decoder for every two dates, finest level first; the last equals the
+    encoder's last.
+    """
     head_widths: tuple[int, ...] = (4,)
     """Hidden channels for every date of the convolutions that score the classes of pixels."""
     convolution: Convolution = "2d"
-    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes channels."""
+    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes
+    channels.
+    """
     mbconv: bool = False
     """MBConv blocks instead of pairs of convolutions."""
     squeeze: bool = False
@@ -247,7 +280,9 @@ class NaiveUnetConfig:
 
 @dataclass(frozen=True)
 class UNet3dConfig:
-    """U-Net 3D: convolutions over space and time together, two halvings of both, and the mean over time at the end."""
+    """U-Net 3D: convolutions over space and time together, two halvings of both, and the mean over
+    time at the end.
+    """
 
     name: ClassVar[str] = "unet3d"
     title: ClassVar[str] = "U-Net 3D"
@@ -270,13 +305,17 @@ class UNet3dConfig:
 
     @property
     def map_widths(self) -> tuple[int, ...]:
-        """Channels of the maps that a head gets, finest first; at full size, half the width at three shifts in time."""
+        """Channels of the maps that a head gets, finest first; at full size, half the width at
+        three shifts in time.
+        """
         return 3 * self.width // 2, 2 * self.width, 4 * self.width
 
 
 @dataclass(frozen=True)
 class UConvLstmConfig:
-    """U-ConvLSTM: U-TAE's encoder and decoder, with a ConvLSTM over dates at the coarsest size and mean skip connections."""
+    """U-ConvLSTM: U-TAE's encoder and decoder, with a ConvLSTM over dates at the coarsest size and
+    mean skip connections.
+    """
 
     name: ClassVar[str] = "uconvlstm"
     network: ClassVar[str] = "panoseg.models.convlstm:UConvLstm"
@@ -296,7 +335,9 @@ class UConvLstmConfig:
     directions: int = 1
     """1: through the season; 2: also backwards from its end, by weights of its own."""
     runs_over_padding: bool = False
-    """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
+    """Let the recurrence run on over padded dates, as published; False ends each season at its last
+    valid date.
+    """
 
     def __post_init__(self) -> None:
         expect_sizes(self)
@@ -327,7 +368,9 @@ class UConvLstmConfig:
 
 @dataclass(frozen=True)
 class FpnConfig:
-    """FPN + ConvLSTM: dilated convolutions of several reaches on each date at full size, then a ConvLSTM over dates."""
+    """FPN + ConvLSTM: dilated convolutions of several reaches on each date at full size, then a
+    ConvLSTM over dates.
+    """
 
     name: ClassVar[str] = "fpn"
     title: ClassVar[str] = "FPN + ConvLSTM"
@@ -343,11 +386,15 @@ class FpnConfig:
     pyramid_width: int = 64
     """Channels of each level of the pyramid."""
     dilations: tuple[int, ...] = (1, 2, 4)
-    """Reach in pixels of each level's convolution; one more level is the maximum over the whole image."""
+    """Reach in pixels of each level's convolution; one more level is the maximum over the whole
+    image.
+    """
     hidden: int = 88
     """Channels of the ConvLSTM."""
     runs_over_padding: bool = False
-    """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
+    """Let the recurrence run on over padded dates, as published; False ends each season at its last
+    valid date.
+    """
 
     def __post_init__(self) -> None:
         expect_sizes(self)
@@ -377,7 +424,9 @@ Cell = Literal["lstm", "gru"]
 
 @dataclass(frozen=True)
 class ConvRnnConfig:
-    """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size, and nothing else."""
+    """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size, and nothing
+    else.
+    """
 
     name: ClassVar[str] = "convrnn"
     network: ClassVar[str] = "panoseg.models.convlstm:ConvRnn"
@@ -392,7 +441,9 @@ class ConvRnnConfig:
     hidden: int = 160
     """Channels of the state; published 160 with lstm and 180 with gru."""
     runs_over_padding: bool = False
-    """Let the recurrence run on over padded dates, as published; False ends each season at its last valid date."""
+    """Let the recurrence run on over padded dates, as published; False ends each season at its last
+    valid date.
+    """
 
     def __post_init__(self) -> None:
         expect_one_of("cell", self.cell, get_args(Cell))
