@@ -4,24 +4,35 @@ The command line prints the message of a ``PanosegError`` on one line and exits 
 Anything else that escapes is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+from typing import Self
+
 
 class PanosegError(Exception):
-    """A failure that the user can mend.
+    """A failure that the user can fix.
 
-    found: what was met, with the name of the file or option. expected: what would have been right.
-    fix: what to do, a command where there is one.
+    Args:
+        message: One or two sentences: what is wrong, with the name of the file or option, and what
+            to do about it.
+        expected: Deprecated; what would have been right.
+        fix: Deprecated; what to do.
     """
 
-    def __init__(self, found: str, expected: str, fix: str) -> None:
-        self.found, self.expected, self.fix = found, expected, fix
-        line = " ".join(f"{found}; expected {expected}; {fix}".split())
-        super().__init__(
-            line.encode("utf-8", "backslashreplace").decode()
-        )  # names of files need not be text
+    def __init__(self, message: str, expected: str = "", fix: str = "") -> None:
+        self.found, self.expected, self.fix = message, expected, fix
+        text = f"{message}; expected {expected}; {fix}" if expected else message
+        # Names of files need not be valid text.
+        line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
+        super().__init__(line)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[type[PanosegError], tuple[str, str, str]]:
         """Errors come back from worker processes as they were."""
         return type(self), (self.found, self.expected, self.fix)
+
+    def with_text(self, old: str, new: str) -> Self:
+        """Return the same error with ``old`` replaced by ``new`` in its text."""
+        return type(self)(self.found.replace(old, new), self.expected, self.fix)
 
 
 class DatasetError(PanosegError):
