@@ -18,6 +18,7 @@ from panoseg.app.requests import parse_request
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings
 from panoseg.files import write_json
+from waiting import QUIET_S, signs_of_jobs, wait_until
 
 CHROMIUM = "/usr/bin/chromium"
 SCREENSHOTS = Path(__file__).resolve().parents[1] / "out" / "screenshots"
@@ -162,7 +163,7 @@ class Watched:
         self.page = browser.new_page(
             viewport={"width": width, "height": height}, accept_downloads=True
         )
-        self.page.set_default_timeout(60_000)
+        self.page.set_default_timeout(1000 * QUIET_S)
         self.page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
         self.page.on(
             "response",
@@ -178,6 +179,21 @@ class Watched:
         """Open a page of the server and wait until it is alive."""
         self.page.goto(self.address + path)
         self.page.wait_for_function("window.socket && window.socket.connected")
+
+    def wait_for_job(self, folder: Path, wait: Callable[..., object], sign: str) -> None:
+        """Wait for what a job brings to the page, by one of the page's own ways, for as long as the
+        jobs of a folder move.
+        """
+        from playwright.sync_api import TimeoutError
+
+        def holds() -> bool:
+            try:
+                wait(sign, timeout=2000)
+            except TimeoutError:
+                return False
+            return True
+
+        wait_until(holds, lambda: signs_of_jobs(folder))
 
     def shot(self, name: str) -> None:
         """Keep what is seen."""

@@ -42,6 +42,10 @@ def _stage(name: str, before: str | None) -> Stage:
             ctypes.PyDLL(None).sleep(
                 600
             )  # as a library would that keeps the interpreter for itself
+        while (
+            work.request.name == "held" and before is not None and not (work.folder / "go").exists()
+        ):
+            time.sleep(SECONDS)
         if work.request.name == "long":
             time.sleep(LONG_S)
         write_text(work.folder / name, text)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from panoseg.cube import scenes as mosaic
 from panoseg.imagery import catalogue, remote
+from waiting import signs_of_process, wait_until
 
 RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil.which("rustac")
 
@@ -105,7 +106,7 @@ def serve(
         target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
     ).start()
     try:
-        _wait_for(hidden)
+        wait_until(lambda: _answers(hidden), lambda: signs_of_process(api.pid), 0.02)
         yield Server(address, faults, requests)
     finally:
         server.shutdown()
@@ -114,15 +115,12 @@ def serve(
         api.wait()
 
 
-def _wait_for(port: int) -> None:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-            return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.02)
-    raise TimeoutError("rustac does not answer")
+def _answers(port: int) -> bool:
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+    return True
 
 
 def _handler(

@@ -186,10 +186,11 @@ def test_graceful_stops_do_not_count(jobs):
 
 def test_a_job_that_is_given_back_waits(jobs):
     id = submit(jobs)
-    jobs.give_back(jobs.claim("w"), 0.5, counted=True, message="again")
+    jobs.give_back(jobs.claim("w"), 600.0, counted=True, message="again")
     assert jobs.claim("w") is None
     assert jobs.get(id).state == "queued"
-    time.sleep(0.6)
+    with jobs.database.writing() as session:
+        session.execute(text("UPDATE jobs SET not_before = not_before - 601"))
     assert jobs.claim("w").job == id
 
 

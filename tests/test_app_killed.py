@@ -19,9 +19,9 @@ import httpx
 import pytest
 
 from app_stand_in import expected
+from waiting import signs_of_jobs, wait_until
 
 STAND_IN = Path(__file__).with_name("app_stand_in.py")
-PATIENCE_S = 120
 SAMPLE = {"kind": "map", "source": {"type": "sample", "size": 32}}
 
 
@@ -55,7 +55,11 @@ class Server:
         return {job["id"]: job["state"] for job in self.client.get("/api/jobs").json()}
 
     def wait(self, ids: list[str], state: str = "done") -> None:
-        wait_until(lambda: all(self.states()[id] == state for id in ids))
+        self.until(lambda: all(self.states()[id] == state for id in ids))
+
+    def until(self, holds):
+        """What that gives as soon as it is true, for as long as jobs move."""
+        return wait_until(holds, lambda: signs_of_jobs(self.folder))
 
     def workers(self) -> list[int]:
         """Process numbers of the workers."""
@@ -88,13 +92,6 @@ def rows(folder: Path, query: str) -> list[tuple]:
         return found
     finally:
         connection.close()
-
-
-def wait_until(holds) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def count_ends(folder: Path) -> None:
@@ -137,8 +134,7 @@ def test_workers_and_servers_are_killed(folder):
             server.kill()
             server = Server(folder, port=port)
         else:
-            wait_until(server.workers)
-            kill(chance.choice(server.workers()))
+            kill(chance.choice(server.until(server.workers)))
     server.wait(ids)
     check(folder, ids)
     server.stop()
@@ -146,13 +142,14 @@ def test_workers_and_servers_are_killed(folder):
 
 def test_a_graceful_stop_puts_jobs_back_at_once(folder):
     server = Server(folder, workers=1, lease=60)
-    id = server.submit("map")
-    wait_until(lambda: (folder / "jobs" / id / "map" / "one").exists())
+    id = server.submit("held")
+    server.until(lambda: (folder / "jobs" / id / "map" / "one").exists())
     assert server.stop() == 0
     [(state, starts, workers)] = rows(
         folder, "SELECT state, starts, (SELECT COUNT(*) FROM workers) FROM jobs"
     )
     assert (state, starts, workers) == ("queued", 0, 0)
+    (folder / "jobs" / id / "go").touch()
     again = Server(folder, workers=1, lease=60)
     again.wait([id])  # well before the lease would have ended
     assert [line["text"] for line in again.client.get(f"/api/jobs/{id}/log").json()].count(
@@ -173,13 +170,14 @@ def test_a_job_of_a_killed_process_goes_on_until_it_is_given_up(folder):
 
 def test_cancel_and_delete_end_running_jobs(folder):
     server = Server(folder, workers=1, lease=1)
-    first, second = server.submit("one"), server.submit("two")
-    wait_until(lambda: server.states()[first] == "running")
+    first, second = server.submit("held"), server.submit("held")
+    server.wait([first], "running")
     assert server.client.post(f"/api/jobs/{first}/cancel").status_code == 200
     server.wait([first], "cancelled")
-    wait_until(lambda: server.states()[second] == "running")
+    server.wait([second], "running")
     assert server.client.delete(f"/api/jobs/{second}").status_code == 204
     assert server.client.get(f"/api/jobs/{second}").status_code == 404
+    (folder / "jobs" / first / "go").touch()
     assert server.client.post(f"/api/jobs/{first}/retry").status_code == 200
     server.wait([first])
     assert (folder / "jobs" / first / "map" / "three").read_text() == expected(

@@ -17,7 +17,6 @@ from cubes import LEFT, TOP, make_cube
 from small_networks import save_small_networks
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed")
-PATIENCE_MS = 240_000
 SIDE = 48
 
 
@@ -46,7 +45,6 @@ def browser():
 @pytest.fixture
 def look(browser, server):
     watched = Watched(browser, server.address)
-    watched.page.set_default_timeout(PATIENCE_MS)
     yield watched
     watched.close()
 
@@ -91,7 +89,7 @@ def test_a_season_and_official_parcels_of_ones_own(look, place):
     look.shot("start-own-images")
     look.check()
     look.page.get_by_role("button", name="Start").click()
-    look.page.wait_for_url("**/map")
+    look.wait_for_job(place / "app", look.page.wait_for_url, "**/map")
     look.page.wait_for_selector("img.leaflet-tile-loaded")
     look.page.get_by_role("tab", name="Official").click()
     look.page.wait_for_selector("tr:has-text('Parcels') >> text=Area")
@@ -127,8 +125,8 @@ def test_other_official_parcels_for_a_finished_map(look, place):
     look.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(
         place / "later.geojson"
     )
-    look.page.wait_for_selector("li.now")
-    look.page.wait_for_url("**/map")
+    look.wait_for_job(place / "app", look.page.wait_for_selector, "li.now")
+    look.wait_for_job(place / "app", look.page.wait_for_url, "**/map")
     look.page.get_by_role("tab", name="Official").click()
     assert official_parcels(look) == 3
     [declared] = (place / "app").rglob("register.parquet")
@@ -145,14 +143,14 @@ def test_what_fails_says_why_and_can_be_tried_again(look, place):
     (place / "boxes").rename(place / "gone")
     look.goto("/photo")
     look.page.locator("input[type=file]").set_input_files(place / "meadow.png")
-    look.page.wait_for_selector(".state-failed")
+    look.wait_for_job(place / "app", look.page.wait_for_selector, ".state-failed")
     assert "boxes" in look.page.locator(".wrong").first.text_content()
     look.page.wait_for_selector("li.stopped:has-text('Finding objects')")
     look.shot("job-failed")
     look.check()
     (place / "gone").rename(place / "boxes")
     look.page.get_by_role("button", name="Try again").click()
-    look.page.wait_for_url("**/photo")
+    look.wait_for_job(place / "app", look.page.wait_for_url, "**/photo")
     look.page.wait_for_selector(".photo[data-ready]")
 
 
@@ -161,29 +159,28 @@ def test_a_job_outlives_its_tab_and_its_server(browser, look, server):
     server is back.
     """
     start_sample(look, "tiny")
-    look.page.wait_for_selector("li.now")
+    look.wait_for_job(server.folder, look.page.wait_for_selector, "li.now")
     path = look.page.url.removeprefix(server.address)
     look.close()
     again = Watched(browser, server.address)
-    again.page.set_default_timeout(PATIENCE_MS)
     again.goto(path)
-    again.page.wait_for_selector("li.now")
+    again.wait_for_job(server.folder, again.page.wait_for_selector, "li.now")
     server.restart()
-    again.page.wait_for_url("**/map")
+    again.wait_for_job(server.folder, again.page.wait_for_url, "**/map")
     again.page.wait_for_selector("img.leaflet-tile-loaded")
     again.page.wait_for_selector("text=parcels, ")
     again.close()
 
 
-def test_a_job_that_runs_is_cancelled_tried_again_and_deleted(look):
+def test_a_job_that_runs_is_cancelled_tried_again_and_deleted(look, place):
     start_sample(look, "package")
-    look.page.wait_for_selector("li.now")
+    look.wait_for_job(place / "app", look.page.wait_for_selector, "li.now")
     look.page.get_by_role("button", name="Cancel").click()
-    look.page.wait_for_selector(".state-cancelled")
+    look.wait_for_job(place / "app", look.page.wait_for_selector, ".state-cancelled")
     look.shot("job-cancelled")
     look.check()
     look.page.get_by_role("button", name="Try again").click()
-    look.page.wait_for_selector("li.now")
+    look.wait_for_job(place / "app", look.page.wait_for_selector, "li.now")
     path = urlsplit(look.page.url).path
     look.page.get_by_role("button", name="Delete").click()
     look.page.locator(".q-dialog").get_by_role("button", name="Delete").click()

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import geopandas as gpd
@@ -25,8 +24,7 @@ from panoseg.app.layers import read_layers
 from panoseg.cli import main
 from small_networks import save_small_networks
 from test_cube_fetch import DAYS, LAND, outline
-
-PATIENCE_S = 300
+from waiting import signs_of_jobs, wait_until
 
 
 class Server:
@@ -56,11 +54,15 @@ class Server:
         self.client = httpx.Client(base_url=self.url, timeout=60)
 
     def wait(self, id: str) -> dict:
-        deadline = time.monotonic() + PATIENCE_S
-        while (job := self.client.get(f"/api/jobs/{id}").json())["state"] in ("queued", "running"):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        return job
+        """A job that has ended."""
+        wait_until(
+            lambda: self.job(id)["state"] not in ("queued", "running"),
+            lambda: signs_of_jobs(self.folder),
+        )
+        return self.job(id)
+
+    def job(self, id: str) -> dict:
+        return self.client.get(f"/api/jobs/{id}").json()
 
     def run(self, request: dict) -> tuple[dict, Path]:
         """A job until it is done, and its folder."""
@@ -359,11 +361,11 @@ def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
     server = Server(tmp_path, "--weights", place / "tiny", "--dask", address)
     try:
         id = server.client.post("/api/jobs", json=SAMPLE).raise_for_status().json()["id"]
-        deadline = time.monotonic() + PATIENCE_S
-        while "no dask scheduler" not in server.client.get(f"/api/jobs/{id}").json()["message"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
-        assert server.client.get(f"/api/jobs/{id}").json()["state"] == "queued"
+        wait_until(
+            lambda: "no dask scheduler" in server.job(id)["message"],
+            lambda: signs_of_jobs(server.folder),
+        )
+        assert server.job(id)["state"] == "queued"
         start()
         assert server.wait(id)["state"] == "done"
         for name in ("map/classes.tif", "map/segments.tif", "map/confidence.tif", "map/areas.csv"):

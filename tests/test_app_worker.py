@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app_postgres import Postgres, programs
@@ -32,9 +33,9 @@ from panoseg.app.stages import Stage
 from panoseg.app.worker import _connected, _Worker
 from panoseg.errors import ClusterError, NotFoundError, OutputError
 from panoseg.files import write_json
+from waiting import HANGS_S, signs_by, wait_until
 
 STAND_IN = Path(__file__).with_name("app_stand_in.py")
-PATIENCE_S = 600
 AWAY = OperationalError("SELECT", {}, Exception("the server closed the connection"))
 
 
@@ -86,8 +87,21 @@ class Place:
         with self.database.reading() as session:
             return session.get(JobRow, id).claim
 
+    def until(self, holds):
+        """What that gives as soon as it is true, for as long as jobs move, or what workers tell."""
+        return wait_until(
+            holds, lambda: (self.signs(), self.log.stat().st_size if self.log.exists() else 0)
+        )
+
+    def signs(self) -> tuple:
+        try:
+            with self.database.reading() as session:
+                return signs_by(lambda query: session.execute(text(query)).all())
+        except OperationalError:
+            return ()
+
     def check_done(self, id: str) -> None:
-        wait_until(lambda: self.jobs.get(id).state not in ("queued", "running"))
+        self.until(lambda: self.jobs.get(id).state not in ("queued", "running"))
         assert self.jobs.get(id).state == "done", self.texts(id)
         assert (self.folder(id) / "map" / "three").read_text() == expected(self.folder(id))
         assert not [path for path in self.folder(id).rglob("*") if ".part" in path.name]
@@ -108,13 +122,6 @@ def close(place: Place) -> None:
     print(place.log.read_text()[-4000:] if place.log.exists() else "")
 
 
-def wait_until(holds) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def job_process_of(place: Place, worker: subprocess.Popen, id: str) -> psutil.Process:
     """The process of a job that has begun; its parent is what the worker started to fork from."""
     begun(place, id)
@@ -123,7 +130,7 @@ def job_process_of(place: Place, worker: subprocess.Popen, id: str) -> psutil.Pr
 
 
 def begun(place: Place, id: str) -> None:
-    wait_until(lambda: "Stage map/one" in place.texts(id))
+    place.until(lambda: "Stage map/one" in place.texts(id))
 
 
 # -- processes that are killed
@@ -152,7 +159,7 @@ def test_a_process_that_hears_nothing_ends_with_its_worker(place):
     process = job_process_of(place, worker, id)
     time.sleep(2)
     worker.kill()
-    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    place.until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_a_job_survives_what_forks_its_processes(place):
@@ -169,7 +176,7 @@ def test_the_files_of_a_deleted_job_that_runs_go_with_it(place):
     place.start()
     begun(place, id)
     place.jobs.mark_deleted(id)
-    wait_until(lambda: not place.folder(id).exists() and not place.jobs.known(id))
+    place.until(lambda: not place.folder(id).exists() and not place.jobs.known(id))
 
 
 def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
@@ -177,10 +184,10 @@ def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
     worker = place.start()
     process = job_process_of(place, worker, id)
     worker.terminate()
-    assert worker.wait(PATIENCE_S) == 0
+    assert worker.wait(HANGS_S) == 0
     assert place.jobs.get(id).state == "queued"
     assert place.jobs.workers() == 0
-    wait_until(lambda: not process.is_running())
+    place.until(lambda: not process.is_running())
     assert place.jobs.starts(place.jobs.claim("w")) == 1
 
 
@@ -207,7 +214,7 @@ def test_a_database_that_is_away_costs_no_work(server, tmp_path):
         id = place.submit("long")
         server.stop()
         place.start()
-        wait_until(lambda: "the database does not answer" in place.log.read_text())
+        place.until(lambda: "the database does not answer" in place.log.read_text())
         server.start()
         begun(place, id)
         server.stop()
@@ -406,7 +413,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(place, monkeypatch):
     supervisor = server.Supervisor(place.settings)
     monkeypatch.setattr(supervisor, "_context", type("Context", (), {"Process": Process}))
     supervisor.start()
-    wait_until(lambda: len(Process.tries) == 2)
+    place.until(lambda: len(Process.tries) == 2)
     supervisor._stop.set()
     supervisor._thread.join()
 

@@ -203,8 +203,11 @@ def test_a_training_step_equals_the_published_one(golden, golden_state, name):
     norms = own_names(published, known.config)
     assert norms.keys() == gradients.keys()
     for key, norm in norms.items():
-        # Biases before a norm, and whatever the softmax cancels, have no gradient but rounding.
-        assert gradients[key].norm().item() == pytest.approx(norm.item(), rel=1e-3, abs=1e-6), key
+        # Biases before a norm, and what the softmax cancels, have no gradient but rounding. Without
+        # AVX other values fall on either side of a ReLU, which moves a norm by up to 0.2 %.
+        relative = 3e-3 if torch.backends.cpu.get_cpu_capability() == "DEFAULT" else 1e-3
+        expected = pytest.approx(norm.item(), rel=relative, abs=1e-6)
+        assert gradients[key].norm().item() == expected, key
 
 
 def test_sines_equal_the_published_ones(golden):

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from mapping_weights import tiny_weights
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.models.weights import save_weights
 from registers import write_inputs
+from waiting import signs_of_process, wait_until
 
 MAP = "map CUBE --weights WEIGHTS --out OUT --tile 16 --overlap 4 --gpkg --min-area-ha 0.03"
 SIMULATE = "simulate OUT --patches 2 --size 16 --workers 1 --centres"
@@ -150,18 +150,20 @@ def start(*arguments: object) -> subprocess.Popen:
 def test_a_killed_simulation_takes_its_processes_with_it(tmp_path):
     options = "--size", 16, "--patches", 40
     started = start("simulate", tmp_path / "data", *options, "--workers", 2)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "data" / "DATA_S2").glob("S2_*")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(
+        lambda: list((tmp_path / "data" / "DATA_S2").glob("S2_*")),
+        lambda: signs_of_process(started.pid),
+        0.02,
+    )
     children = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
     assert len(children) >= 2
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
-    while (
-        any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    wait_until(
+        lambda: not [child for child in children if Path(f"/proc/{child}").exists()],
+        lambda: None,
+        0.02,
+    )
     assert not (tmp_path / "data" / "metadata.geojson").exists()
     assert start("simulate", tmp_path / "data", *options, "--workers", 2).wait() == 0
     assert start("simulate", tmp_path / "whole", *options, "--workers", 1).wait() == 0

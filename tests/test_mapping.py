@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import geopandas as gpd
@@ -46,6 +45,7 @@ from panoseg.models.weights import Weights, WeightsCard, default_weights, save_w
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.simulation.cube import simulate_cube
 from seams import seams, tile_lines
+from waiting import signs_of_process, wait_until
 
 SMALL = MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03)
 
@@ -460,9 +460,11 @@ def test_a_killed_map_continues(tmp_path, weights):
     started = subprocess.Popen(
         [sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob(f"{UNFINISHED}/window-*.npz"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(
+        lambda: len(list(out.glob(f"{UNFINISHED}/window-*.npz"))) >= 2,
+        lambda: signs_of_process(started.pid),
+        0.05,
+    )
     os.kill(started.pid, signal.SIGKILL)
     started.wait()
     finished = len(list(out.glob(f"{UNFINISHED}/window-*.npz")))

@@ -744,13 +744,15 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
 
 def test_a_network_learns_the_colours_of_classes(data, tmp_path):
-    """Colours tell the classes of these patches, so a hundred steps must tell most pixels, also of
+    """Colours tell the classes of these patches, so 150 steps must tell most pixels, also of
     patches never seen.
+
+    One class for all pixels would be right for 72 of a hundred.
     """
     config = replace(
         SEMANTIC,
         epochs=25,
-        batch_size=2,
+        batch_size=1,
         validate_after=24,
         optimiser=OptimiserConfig(learning_rate=0.02),
     )
@@ -781,8 +783,8 @@ def test_initial_heat_is_the_heat_of_the_first_step(data, tmp_path):
 def test_a_panoptic_network_learns(data, tmp_path):
     config = replace(
         PANOPTIC,
-        epochs=20,
-        validate_every=20,
+        epochs=30,
+        validate_every=30,
         precision="bf16-mixed",
         optimiser=OptimiserConfig(learning_rate=0.01),
     )
