@@ -246,7 +246,6 @@ def test_what_cannot_be_printed_is_one_line():
         command = [sys.executable, "-c", "from panoseg.cli import script; script()", "experiments"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "panoseg: what was to be printed: the disk is full; expected free space; free some\n"
+    assert done.stderr == (
+        "panoseg: The output cannot be printed: the disk is full. Free some space and try again.\n"
     )

@@ -29,8 +29,8 @@ def given(service: str, monkeypatch) -> AppSettings:
     assert words.pop(0) == "app"
     found = []
     verb = "worker" if words[0] == "worker" else ""
-    monkeypatch.setitem(command.VERBS, verb, _taking(command.VERBS[verb], found))
-    command.main(words)
+    monkeypatch.setitem(command.APP_VERBS, verb, _taking(command.APP_VERBS[verb], found))
+    command.app(words)
     return found[0]
 
 

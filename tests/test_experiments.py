@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from panoseg.cli import main
-from panoseg.cli.train import Arguments
+from panoseg.cli.training import Arguments
 from panoseg.data.pastis import FOLDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from panoseg.cli import test as testing
-from panoseg.cli.experiments import option_words
+from panoseg.cli import training
+from panoseg.cli.training import option_words
 from panoseg.models.config import looks_at_photographs
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
@@ -78,10 +78,10 @@ def known_options() -> set[str]:
     for entry in EXPERIMENTS.values():
         found |= {words[0] for words in option_words(entry.config)}
     found |= {words[0] for words in option_words(TrainConfig())}
-    scoring = {entry.name for entry in fields(testing.ScoringOptions)}
+    scoring = {entry.name for entry in fields(training.ScoringOptions)}
     found |= {
         f"--{name.replace('_', '-')}"
-        for name in {*inspect.signature(testing.run).parameters, *scoring} - {"options"}
+        for name in {*inspect.signature(training.score).parameters, *scoring} - {"options"}
     }
     found |= {re.sub(r"(^--|\.)no-", r"\1", option) for option in found}
     return found | {re.sub(r"(^--|\.)([\w-]+)$", r"\1no-\2", option) for option in found}

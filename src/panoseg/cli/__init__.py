@@ -1,9 +1,9 @@
-"""The command line: one file a command, each thin; heavy imports happen only in the command that
-needs them.
+"""The command line: ``main`` looks a command up in ``COMMANDS`` and calls its function.
 
-A command module has ``run``, a function whose typed arguments are the options (``tyro`` parses
-them) and whose docstring is the help, or ``main(arguments)`` where the options depend on an earlier
-word.
+A command is a function whose typed parameters are the options (tyro parses them) and whose
+docstring is the help text. A command with verbs, such as ``panoseg coco evaluate``, parses its
+own arguments with ``run_verb``. Only options and their checks are imported at the top of the
+modules; torch, xarray and the like are imported inside the functions, so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -12,41 +12,66 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from panoseg import __version__
-from panoseg.errors import PanosegError
+from panoseg.errors import ConfigError, PanosegError
 
-COMMANDS: dict[str, str] = {
-    "demo": "simulate a season, map it, compare with the truth, write report.html",
-    "simulate": "write simulated seasons as a dataset or a cube, or simulated photographs",
-    "dataset": "make training data from a register of parcels and cubes of its land",
-    "describe": "what a dataset holds: classes, dates, parcels; with pictures",
-    "experiments": "list every named experiment",
-    "train": "train an experiment, or resume a run",
-    "test": "score a run, or published weights, on the test fold",
-    "weights": "import published weights to safetensors + json",
-    "show": (
-        "draw image, truth and prediction of a patch side by side, or when in the season the"
-        " network looked"
+
+class Command(NamedTuple):
+    """One entry of the table of commands."""
+
+    target: str
+    """Where the function is: ``module:function``, the module relative to ``panoseg.cli``."""
+    summary: str
+    """One line for ``panoseg --help``."""
+    parses_arguments: bool = False
+    """Whether the function takes the list of arguments instead of typed options."""
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "maps:demo", "simulate a season, map it, compare with the truth, write report.html"
     ),
-    "cube": "fetch the season of an area from a catalogue: a Zarr store",
-    "map": "map a cube: parcels with classes, rasters and a report",
-    "photo": "segment photographs: panoptic pictures, overlays with names, a table of segments",
-    "refine": "one class for each parcel of a map: hard by area, soft by probability",
-    "compare": "score a file of parcels against a file of true parcels",
-    "app": "the web application: draw a place, get its parcels",
-    "job": "jobs of a web application: submit, watch, fetch",
-    "coco": "score, merge and convert COCO panoptic files; write a dataset as shards",
+    "simulate": Command(
+        "data:simulate", "write simulated seasons as a dataset or a cube, or simulated photographs"
+    ),
+    "dataset": Command(
+        "data:dataset", "make training data from a register of parcels and cubes of its land"
+    ),
+    "describe": Command(
+        "data:describe", "summarise a dataset: classes, dates, parcels; with figures"
+    ),
+    "experiments": Command("training:experiments", "list every named experiment"),
+    "train": Command("training:train", "train an experiment, or resume a run", True),
+    "test": Command("training:score", "score a run, or published weights, on the test fold"),
+    "weights": Command("weights:weights", "import published weights to safetensors + json", True),
+    "show": Command(
+        "weights:show",
+        "draw image, truth and prediction of a patch side by side, or the attention over dates",
+    ),
+    "cube": Command("data:cube", "fetch the season of an area from a catalogue: a Zarr store"),
+    "map": Command("maps:map_season", "map a cube: parcels with classes, rasters and a report"),
+    "photo": Command(
+        "photo:photo",
+        "segment photographs: panoptic PNG files, overlays with names, a table of segments",
+    ),
+    "refine": Command(
+        "maps:refine", "one class for each parcel of a map: hard by area, soft by probability"
+    ),
+    "compare": Command("maps:compare", "score a file of parcels against a file of true parcels"),
+    "app": Command("app:app", "the web application: draw a place, get its parcels", True),
+    "job": Command("app:job", "jobs of a web application: submit, watch, fetch", True),
+    "coco": Command(
+        "coco:coco", "score, merge and convert COCO panoptic files; write a dataset as shards", True
+    ),
 }
 
 
 def usage() -> str:
-    """The text of ``panoseg --help``."""
-    width = max(
-        len(name) for name in COMMANDS
-    )  # not map(): that is a command of this package once it has run
-    rows = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    """Return the text of ``panoseg --help``."""
+    rows = _columns({name: command.summary for name, command in COMMANDS.items()})
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series and"
         " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help tells"
@@ -55,8 +80,14 @@ def usage() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a mistake that the message explains, 130
-    interrupted.
+    """Run one command.
+
+    Args:
+        arguments: The words after ``panoseg``; by default those of the process.
+
+    Returns:
+        The exit code: 0 on success, 2 for a mistake that the printed message explains, 130 when
+        interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -68,22 +99,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, rest = arguments[0], arguments[1:]
     if name not in COMMANDS:
         print(
-            f"panoseg: no command {name!r}; expected one of {', '.join(COMMANDS)}; see panoseg"
-            " --help",
+            f"panoseg: no command {name!r}. The commands are {', '.join(COMMANDS)};"
+            " see panoseg --help.",
             file=sys.stderr,
         )
         return 2
-    module = importlib.import_module(f"panoseg.cli.{name}")
+    module, _, function = COMMANDS[name].target.partition(":")
+    command = getattr(importlib.import_module(f"panoseg.cli.{module}"), function)
     try:
-        if hasattr(module, "main"):
-            module.main(rest)
+        if COMMANDS[name].parses_arguments:
+            command(rest)
         else:
-            import tyro
-
-            # Positional arguments are called as in the help's text; None is said by leaving an
-            # option out.
-            config = (tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone)
-            tyro.cli(module.run, prog=f"panoseg {name}", args=rest, config=config)
+            parse(command, f"panoseg {name}", rest)
     except PanosegError as error:
         print(f"panoseg {name}: {error}", file=sys.stderr)
         return 2
@@ -91,6 +118,71 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"panoseg {name}: stopped", file=sys.stderr)
         return 130
     return 0
+
+
+def parse(
+    function: Callable[..., None],
+    program: str,
+    arguments: Sequence[str],
+    *,
+    omit_prefixes: bool = False,
+) -> None:
+    """Call ``function`` with the options that ``arguments`` give.
+
+    Args:
+        function: A command; its parameters are the options, its docstring is the help text.
+        program: The name in the help text, e.g. ``panoseg map``.
+        arguments: The words that follow it.
+        omit_prefixes: Name options of nested dataclasses without the name of the dataclass.
+    """
+    import tyro
+
+    # Positional arguments are named as in the help text; None is the absence of an option.
+    config: list[Any] = [tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone]
+    if omit_prefixes:
+        config.append(tyro.conf.OmitArgPrefixes)
+    tyro.cli(function, prog=program, args=arguments, config=config)
+
+
+Verbs = Mapping[str, tuple[Callable[..., None], str]]
+"""The function of each verb of a command, and one line about it for the help text."""
+
+
+def run_verb(
+    command: str, verbs: Verbs, arguments: Sequence[str], about: str, example: str
+) -> None:
+    """Call the function of the verb ``arguments[0]``, or list the verbs for ``--help`` or nothing.
+
+    Args:
+        command: Name of the command, e.g. ``coco``.
+        verbs: The verbs of the command.
+        arguments: The words after the command.
+        about: First line of the help text.
+        example: Last line of the help text.
+
+    Raises:
+        ConfigError: There is no such verb.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        rows = _columns({verb: line for verb, (_, line) in verbs.items()})
+        print(
+            f"{about}\n\nusage: panoseg {command} VERB [options]      panoseg {command} VERB"
+            f" --help tells more\n\n{rows}\n\nexample: {example}\n"
+        )
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in verbs:
+        raise ConfigError(
+            f"There is no verb {verb!r}; panoseg {command} has {', '.join(verbs)}. See panoseg"
+            f" {command} --help."
+        )
+    parse(verbs[verb][0], f"panoseg {command} {verb}", rest)
+
+
+def _columns(rows: Mapping[str, str]) -> str:
+    """Return names and descriptions in two aligned columns."""
+    width = max(len(name) for name in rows)
+    return "\n".join(f"  {name:<{width}}  {line}" for name, line in rows.items())
 
 
 def script() -> None:
@@ -101,13 +193,14 @@ def script() -> None:
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        code = 1  # the reader of a pipe, head for example, has seen enough
+        code = 1  # the reader of a pipe, e.g. head, has closed it
         if error.errno == errno.ENOSPC:
             print(
-                "panoseg: what was to be printed: the disk is full; expected free space; free some",
+                "panoseg: The output cannot be printed: the disk is full. Free some space and try"
+                " again.",
                 file=sys.stderr,
             )
             code = 2
-        # What is left to print would be tried once more at the end, and complained about.
+        # Python flushes standard output once more at exit and would print another error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)

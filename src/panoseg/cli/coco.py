@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 
 import tyro
 
-from panoseg.cli.verbs import Verbs, run_verb
+from panoseg.cli import Verbs, run_verb
 from panoseg.errors import PanopticFormatError, PanosegError
 
 _MOST_LINES = 20
 
 
-def main(arguments: Sequence[str]) -> None:
+def coco(arguments: Sequence[str]) -> None:
     """Parse the verb, then its options."""
     run_verb(
         "coco",

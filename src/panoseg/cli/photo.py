@@ -13,7 +13,7 @@ from panoseg.photo.options import PhotoOptions
 _MOST_TABLES = 5
 
 
-def run(
+def photo(
     image: Annotated[tuple[str, ...], tyro.conf.Positional],
     weights: str,
     out: Path,
@@ -87,8 +87,7 @@ class _Tables:
         self._shown += 1
         if self._shown <= _MOST_TABLES:
             columns = ("class", "kind", "score", "area")
-            print(
-                f"{name}\n\n{render_table(columns, [[str(row[key]) for key in columns] for row in rows])}\n"
-            )
+            table = render_table(columns, [[str(row[key]) for key in columns] for row in rows])
+            print(f"{name}\n\n{table}\n")
         elif self._shown == _MOST_TABLES + 1:
             print("segments.csv has the segments of all photographs\n")

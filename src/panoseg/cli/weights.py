@@ -1,4 +1,4 @@
-"""``panoseg weights``: import published weights."""
+"""The commands on trained networks: weights, show."""
 
 from __future__ import annotations
 
@@ -8,30 +8,21 @@ from typing import Annotated, Literal
 
 import tyro
 
+from panoseg.cli import Verbs, run_verb
+from panoseg.data.places import place_of
 from panoseg.errors import ConfigError
 
-USAGE = """Import published weights of utae-paps or Crop2Seg: conf.json and model.pth.tar become safetensors + json.
 
-usage: panoseg weights import FOLDER OUT [--data DIR] [--fold 1..5]
-
-Files are read as numbers alone; none can run code. panoseg weights import --help lists the options.
-
-example: panoseg weights import UTAE_PAPs weights --data PASTIS
-"""
-
-
-def main(arguments: Sequence[str]) -> None:
+def weights(arguments: Sequence[str]) -> None:
     """Parse the verb, then its options."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE)
-    elif arguments[0] == "import":
-        tyro.cli(import_weights, prog="panoseg weights import", args=arguments[1:])
-    else:
-        raise ConfigError(
-            f"panoseg weights {arguments[0]}",
-            "panoseg weights import",
-            "see panoseg weights --help",
-        )
+    run_verb(
+        "weights",
+        WEIGHTS_VERBS,
+        arguments,
+        "Import published weights of utae-paps or Crop2Seg. Files are read as numbers alone; none"
+        " can run code.",
+        "panoseg weights import UTAE_PAPs weights --data PASTIS",
+    )
 
 
 def import_weights(
@@ -59,3 +50,56 @@ def import_weights(
 
     for path in import_folds(folder, out, data, fold):
         print(path)
+
+
+WEIGHTS_VERBS: Verbs = {
+    "import": (import_weights, "conf.json and model.pth.tar become safetensors + json"),
+}
+
+
+def show(
+    run: Annotated[Path, tyro.conf.Positional],
+    *,
+    data: str,
+    patch: str,
+    out: Path,
+    fold: Literal[1, 2, 3, 4, 5] | None = None,
+    attention: bool = False,
+    pixel: tuple[int, int] | None = None,
+    parcel: int | None = None,
+) -> None:
+    """Draw the true colour of a patch on a clear date near mid June, its truth and its prediction
+    side by side, with a legend.
+
+    With --attention: when in the season did the network look? The attention of each head and their
+    mean over the dates, at a pixel, in a parcel or in the whole patch, beside the place's NDVI with
+    cloudy dates marked.
+
+    example: panoseg show run --data PASTIS --patch 10000 --out figure.png
+
+    example: panoseg show run --data PASTIS --patch 10000 --attention --pixel 40 97 --out
+    attention.png
+
+    Args:
+        run: Folder of a run, or of weights.
+        data: Folder of the dataset, in PASTIS's, S2TSCzCrop's or COCO's layout; or URL of shards.
+        patch: Identifier of the patch; it may be of any fold.
+        out: Picture to write: .png, .pdf, .svg or .jpg.
+        fold: Which weights to use where there are several. The authors' see the patch normalised by
+            the mean over all folds.
+        attention: Draw the attention over dates instead; the network must have one.
+        pixel: Row and column of the pixel to look at, counted from 0 at the upper left.
+        parcel: Number of the parcel to look at; --pixel tells the number of the one it lies in.
+    """
+    if attention:
+        from panoseg.training.attention import show_attention
+
+        show_attention(run, Path(data), patch, out, fold, pixel, parcel)
+    elif pixel is not None or parcel is not None:
+        raise ConfigError(
+            "--pixel or --parcel without --attention", "a place to look at", "add --attention"
+        )
+    else:
+        from panoseg.training.evaluate import show
+
+        show(run, place_of(data), patch, out, fold)
