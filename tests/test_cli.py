@@ -116,8 +116,8 @@ def test_unknown_commands_and_experiments(capsys, tmp_path):
         "did you mean pastis-utae?",
     )
     refused(capsys, ["train", "--data", "x"], "--data", "--resume")
-    refused(capsys, ["test", "--data", "x"], "neither a run nor weights")
-    refused(capsys, ["test", "run", "--weights", "w", "--data", "x"], "a run and weights")
+    refused(capsys, ["test", "--data", "x"], "either RUN or --weights")
+    refused(capsys, ["test", "run", "--weights", "w", "--data", "x"], "either RUN or --weights")
 
 
 @pytest.mark.parametrize(
@@ -249,3 +249,16 @@ def test_what_cannot_be_printed_is_one_line():
     assert done.stderr == (
         "panoseg: The output cannot be printed: the disk is full. Free some space and try again.\n"
     )
+
+
+@pytest.mark.parametrize("option", ["--tta", "--views"])
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("map cube.nc --out map", "views 9"),
+        ("test run --data PASTIS --out scores", "--tta must be between 1 and 8, not 9"),
+        ("job submit --photo photo.jpg", "--photo cannot be combined with --register or --tta"),
+    ],
+)
+def test_test_time_augmentation_has_two_names(capsys, command, message, option):
+    refused(capsys, [*command.split(), option, "9"], message)

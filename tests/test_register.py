@@ -809,14 +809,14 @@ def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
 @pytest.mark.parametrize(
     ("extra", "said"),
     [
-        ([], "no season, or two"),
-        (["--cube", "a.nc", "--catalog", "earth-search"], "no season, or two"),
+        ([], "Pass either --cube or --catalog with --season"),
+        (["--cube", "a.nc", "--catalog", "earth-search"], "Pass either --cube or --catalog with --season"),
         (["--cube", "a.nc", "--area", "b.geojson"], "options alone; expected them with --catalog"),
         (
             ["--cube", "a.nc", "--fetch.max-dates", "3"],
             "options alone; expected them with --catalog",
         ),
-        (["--catalog", "earth-search"], "--catalog without --season"),
+        (["--catalog", "earth-search"], "--catalog needs a harvest year"),
     ],
 )
 def test_options_of_the_command_that_contradict_each_other(tmp_path, capsys, extra, said):

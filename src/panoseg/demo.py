@@ -1,6 +1,4 @@
-"""The demonstration: simulate a landscape that no weights have seen, map its season, compare with
-the truth.
-"""
+"""The demonstration: simulate a landscape, map its season, and compare the map with the truth."""
 
 from __future__ import annotations
 
@@ -12,20 +10,27 @@ from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights, default_weights, load_weights
 from panoseg.simulation.cube import write_cube
 
-# Seeds of training count up from 0 and stay far below.
+# Training uses seeds from 0 up, far below this one: no network has seen the landscape.
 _FIRST_SEED = 1_000_000
 
 
 def run_demo(
     out: Path | str, size: int = 256, seed: int = 0, weights: Weights | Path | str | None = None
 ) -> MapResult:
-    """Simulate ``size`` x ``size`` pixels, map them, and compare with the true parcels in the
-    report.
+    """Simulate a season, map it, and compare the map with the true parcels in the report.
 
-    out: a new or empty folder; gets ``season`` (cube.nc, and parcels.gpkg, the truth) and ``map``.
-    seed: which landscape.
-    weights: None for those in the package. Raises ``PanosegError`` of all kinds, for missing
-    weights before anything else.
+    Args:
+        out: A new or empty folder; gets ``season`` (cube.nc and parcels.gpkg, the truth) and
+            ``map``.
+        size: Side of the simulated square in pixels of 10 m.
+        seed: Number of the landscape.
+        weights: Weights or a folder of weights; by default those in the package.
+
+    Returns:
+        The map and its comparison with the truth.
+
+    Raises:
+        PanosegError: The weights or the folder cannot be used; weights are checked first.
     """
     if weights is None:
         default_weights()

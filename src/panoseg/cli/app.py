@@ -18,16 +18,17 @@ from panoseg.errors import AppError, ConfigError
 if TYPE_CHECKING:
     from panoseg.app.client import Client
 
-
-DATABASE = "PANOSEG_DATABASE"
+DATABASE_VARIABLE = "PANOSEG_DATABASE"
+TOKEN_VARIABLE = "PANOSEG_TOKEN"
+_LOCAL = "http://127.0.0.1:8080"
 
 
 def app(arguments: Sequence[str]) -> None:
-    """Run the server, or, with a verb before the options, a worker or ``token``."""
+    """Run the server, or the verb that comes before the options."""
     verb = arguments[0] if arguments and not arguments[0].startswith("-") else ""
     if verb not in APP_VERBS:
         raise ConfigError(
-            f"There is no verb {verb!r}; pass options alone, or one of the verbs"
+            f"There is no verb {verb!r}; pass only options, or one of the verbs"
             f" {' and '.join(filter(None, APP_VERBS))}. See panoseg app --help."
         )
     rest = arguments[1:] if verb else arguments
@@ -35,16 +36,15 @@ def app(arguments: Sequence[str]) -> None:
 
 
 def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings()) -> None:  # noqa: B008
-    """Serve the web application: draw a place, get its parcels; its jobs run in processes beside
-    it.
+    """Serve the web application: draw a place, get its parcels.
 
     example: panoseg app
 
     example: panoseg app --host 0.0.0.0 --tokens users --workers 0
 
-    panoseg app worker runs one more worker, here or on another machine with the same folder and
-    database; panoseg app token NAME --tokens FILE adds a user. Ctrl-C or SIGTERM stops it; jobs go
-    on after the next start.
+    Jobs run in separate processes. panoseg app worker runs another worker, on this machine or on
+    one with the same folder and database; panoseg app token NAME --tokens FILE adds a user. Ctrl-C
+    or SIGTERM stops the server; unfinished jobs continue when it is started again.
     """
     limit_drivers(writing=False)
     from panoseg.app.server import run_server
@@ -63,7 +63,9 @@ def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings
 
 
 def worker(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings()) -> None:  # noqa: B008
-    """Run one worker, for a server with the same --folder and --database, until Ctrl-C or SIGTERM.
+    """Run one worker for a server with the same --folder and --database.
+
+    Ctrl-C or SIGTERM stops it.
 
     example: panoseg app worker --folder /srv/panoseg --database
     postgresql+psycopg://panoseg@db/panoseg
@@ -73,19 +75,20 @@ def worker(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSetting
     from panoseg.app.worker import run_worker
 
     settings = _with_environment(settings)
-    Service(settings).close()  # folder and tables are there, or one line says why not
+    Service(settings).close()  # fails at once if the folder or the database cannot be used
     run_worker(settings)
 
 
 def token(name: tyro.conf.Positional[str], tokens: Path) -> None:
-    """Add a user to the file of users, or a further token of one, and print the token, which is
-    kept nowhere else.
+    """Add a user, or another token of a user, and print the token.
+
+    The token itself is stored nowhere.
 
     example: panoseg app token ada --tokens users
 
     Args:
-        name: The user.
-        tokens: The file, made where it is not there.
+        name: Name of the user.
+        tokens: File of users; made if it does not exist.
     """
     from panoseg.app.users import add_user
 
@@ -93,16 +96,14 @@ def token(name: tyro.conf.Positional[str], tokens: Path) -> None:
 
 
 def _with_environment(settings: AppSettings) -> AppSettings:
-    """The same with the database that the environment names, unless an option does."""
-    given = os.environ.get(DATABASE)
-    return replace(settings, database=given) if given and settings.database is None else settings
+    """Return the settings with the database of the environment, unless an option names one."""
+    database = os.environ.get(DATABASE_VARIABLE)
+    return (
+        replace(settings, database=database) if database and settings.database is None else settings
+    )
 
 
 APP_VERBS: dict[str, Callable[..., None]] = {"": serve, "worker": worker, "token": token}
-
-
-TOKEN = "PANOSEG_TOKEN"
-_LOCAL = "http://127.0.0.1:8080"
 
 
 def job(arguments: Sequence[str]) -> None:
@@ -118,56 +119,47 @@ def job(arguments: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What is wished for."""
+    """What the job does."""
 
     sample: int | None = None
-    """A map of a simulated season of so many pixels a side."""
+    """Map a simulated season with this number of pixels on a side."""
     area: Path | None = None
-    """A map of the outline in this file."""
+    """Map the outline in this file."""
     season: int | None = None
     """Harvest year of --area or --sample."""
     catalog: str | None = None
-    """Catalogue of scenes, by name or URL; without it the server's own."""
+    """Catalogue of scenes, by name or URL; by default the catalogue of the server."""
     cube: Path | None = None
-    """A map of this season: a NetCDF file, or a zipped Zarr store."""
+    """Map this season: a NetCDF file, or a zipped Zarr store."""
     photo: Path | None = None
-    """The segmentation of this photograph."""
+    """Segment this photograph."""
     register: str | None = None
-    """Official parcels, a file or a URL, to compare the map with."""
+    """Official parcels to compare the map with: a file or a URL."""
     codes: Path | None = None
-    """Which class each crop code of --register is: a CSV with the columns code and class, as for
+    """Classes of the crop codes of --register: a CSV file with the columns code and class, as for
     panoseg dataset.
     """
     weights: str | None = None
     """Name of the weights, as the server offers them."""
     name: str | None = None
-    """What the job is called."""
-    views: int | None = None
-    """As how many turned and mirrored images the network sees each tile."""
+    """Name of the job."""
+    tta: Annotated[int | None, tyro.conf.arg(name="views", aliases=["--tta"])] = None
+    """Number of test-time augmentations (flips and rotations) per tile, 1-8. Runtime grows
+    linearly.
+    """
 
     def __post_init__(self) -> None:
-        places = {name: getattr(self, name) for name in ("sample", "area", "cube", "photo")}
-        given = [f"--{name}" for name, value in places.items() if value is not None]
-        if len(given) != 1:
-            raise ConfigError(
-                " and ".join(given) or "no place",
-                "one of --sample, --area, --cube, --photo",
-                "say one of them",
-            )
+        places = ("sample", "area", "cube", "photo")
+        if sum(getattr(self, name) is not None for name in places) != 1:
+            raise ConfigError("Pass exactly one of --sample, --area, --cube and --photo.")
         if self.area is not None and self.season is None:
+            raise ConfigError("--area needs a harvest year; add e.g. --season 2024.")
+        if self.photo is not None and (self.register is not None or self.tta is not None):
             raise ConfigError(
-                "--area without a season",
-                "the year of a harvest",
-                "add --season, as in --season 2024",
-            )
-        if self.photo is not None and (self.register is not None or self.views is not None):
-            raise ConfigError(
-                "--photo with --register or --views", "a photograph alone", "leave them out"
+                "--photo cannot be combined with --register or --tta; leave them out."
             )
         if self.codes is not None and self.register is None:
-            raise ConfigError(
-                "--codes without --register", "the parcels that have such codes", "add --register"
-            )
+            raise ConfigError("--codes needs --register, the official parcels with these codes.")
 
 
 def submit(
@@ -175,48 +167,52 @@ def submit(
     server: str = _LOCAL,
     wait: bool = False,
 ) -> None:
-    """Start a job: of --sample, of --area and --season, of --cube, or of --photo; prints its id.
+    """Start a job and print its id.
+
+    Pass --sample, --area with --season, --cube, or --photo.
 
     example: panoseg job submit --area farm.geojson --season 2024 --wait
 
     example: panoseg job submit --server https://maps.example.org --sample 256
 
-    The variable PANOSEG_TOKEN holds your token, where people sign in.
+    If the server has users, set the variable PANOSEG_TOKEN to your token.
 
     Args:
-        options: What is wished for.
-        server: Where panoseg app answers.
+        options: What the job does.
+        server: Address of panoseg app.
         wait: Wait until the job has ended, as panoseg job watch does.
     """
     with _client(server) as client:
-        job = client.submit(_request(client, options))
-        print(job["id"], flush=True)
+        started = client.submit(_request(client, options))
+        print(started["id"], flush=True)
         if wait:
-            _watch(client, job["id"])
+            _watch(client, started["id"])
 
 
 def watch(id: tyro.conf.Positional[str], server: str = _LOCAL) -> None:
-    """Show what a job does until it has ended; exit code 2 unless it is done.
+    """Print the progress of a job until it has ended.
+
+    The exit code is 2 unless the job succeeds.
 
     example: panoseg job watch 0123456789abcdef0123456789abcdef
 
     Args:
-        id: Of the job.
-        server: Where panoseg app answers.
+        id: Id of the job.
+        server: Address of panoseg app.
     """
     with _client(server) as client:
         _watch(client, id)
 
 
 def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> None:
-    """Write the files of a job that is done to a new folder.
+    """Download the files of a finished job to a new folder.
 
     example: panoseg job fetch 0123456789abcdef0123456789abcdef --out map
 
     Args:
-        id: Of the job.
-        out: Folder for the files; new or empty.
-        server: Where panoseg app answers.
+        id: Id of the job.
+        out: Folder for the files; must be new or empty.
+        server: Address of panoseg app.
     """
     with _client(server) as client:
         files = client.fetch(id, out)
@@ -226,30 +222,22 @@ def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> Non
 def _client(server: str) -> Client:
     from panoseg.app.client import Client
 
-    return Client(server, os.environ.get(TOKEN))
+    return Client(server, os.environ.get(TOKEN_VARIABLE))
 
 
 def _request(client: Client, options: JobOptions) -> dict[str, Any]:
-    """The request of the API; files are uploaded for it."""
-    request: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("name", "weights")
-        if getattr(options, name) is not None
-    }
+    """Upload the files of a job and return its request as the API expects it."""
+    common = {"name": options.name, "weights": options.weights}
+    request: dict[str, Any] = {key: value for key, value in common.items() if value is not None}
     if options.photo is not None:
-        return {
-            "weights": "coco",
-            **request,
-            "kind": "photo",
-            "upload": client.upload(options.photo)["id"],
-        }
+        upload = client.upload(options.photo)["id"]
+        return {"weights": "coco", **request, "kind": "photo", "upload": upload}
     request |= {"kind": "map", "source": _source(client, options)}
-    request |= {} if options.views is None else {"options": {"views": options.views}}
-    return request | (
-        {}
-        if options.register is None
-        else {"register_of": _register(client, options.register, options.codes)}
-    )
+    if options.tta is not None:
+        request["options"] = {"views": options.tta}
+    if options.register is not None:
+        request["register_of"] = _register(client, options.register, options.codes)
+    return request
 
 
 def _source(client: Client, options: JobOptions) -> dict[str, Any]:
@@ -267,37 +255,33 @@ def _source(client: Client, options: JobOptions) -> dict[str, Any]:
 
 
 def _register(client: Client, register: str, codes: Path | None) -> dict[str, Any]:
-    given = (
+    request = (
         {"url": register} if "://" in register else {"upload": client.upload(Path(register))["id"]}
     )
-    return given | ({} if codes is None else {"codes": client.upload(codes)["id"]})
+    return request if codes is None else {**request, "codes": client.upload(codes)["id"]}
 
 
-def _watch(client: Client, id: str) -> None:
-    def show(job: dict[str, Any]) -> None:
-        left = (
-            f", about {job['seconds_left']:.0f} s left" if job["seconds_left"] is not None else ""
-        )
+def _watch(client: Client, id_: str) -> None:
+    def show_progress(view: dict[str, Any]) -> None:
+        seconds = view["seconds_left"]
+        left = "" if seconds is None else f", about {seconds:.0f} s left"
         print(
-            f"{job['state']:9} {job['progress']:4.0%}  {job['message']}{left}",
+            f"{view['state']:9} {view['progress']:4.0%}  {view['message']}{left}",
             file=sys.stderr,
             flush=True,
         )
 
-    def log(line: dict[str, Any]) -> None:
+    def show_log(line: dict[str, Any]) -> None:
         print(f"{line['time'][:19]}  {line['text']}", flush=True)
 
-    job = client.watch(id, show, log)
-    if job["state"] != "done":
-        raise AppError(
-            f"job {id} is {job['state']} ({job['error'] or 'it was cancelled'})",
-            "one that is done",
-            "start it again",
-        )
+    ended = client.watch(id_, show_progress, show_log)
+    if ended["state"] != "done":
+        reason = f": {ended['error']}" if ended["error"] else ""
+        raise AppError(f"Job {id_} is {ended['state']}{reason}. Submit it again.")
 
 
 JOB_VERBS: Verbs = {
     "submit": (submit, "start a job"),
-    "watch": (watch, "show what it does until it has ended"),
-    "fetch": (fetch, "get its files"),
+    "watch": (watch, "print its progress until it has ended"),
+    "fetch": (fetch, "download its files"),
 }

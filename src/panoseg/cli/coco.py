@@ -1,4 +1,4 @@
-"""``panoseg coco``: tools on COCO panoptic files of anyone's."""
+"""The command for COCO panoptic files: coco evaluate, merge, convert and shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tyro
 from panoseg.cli import Verbs, run_verb
 from panoseg.errors import PanopticFormatError, PanosegError
 
-_MOST_LINES = 20
+_MAX_FAILURES = 20
 
 
 def coco(arguments: Sequence[str]) -> None:
@@ -21,7 +21,7 @@ def coco(arguments: Sequence[str]) -> None:
         "coco",
         VERBS,
         arguments,
-        "Tools on COCO panoptic files.",
+        "Tools for COCO panoptic files.",
         "panoseg coco evaluate --truth panoptic_val2017.json --prediction predictions.json",
     )
 
@@ -35,23 +35,24 @@ def evaluate(
     json: Path | None = None,
     processes: int | None = None,
 ) -> None:
-    """Panoptic quality of predictions: PQ, SQ and RQ of each class, and over all, things and stuff.
+    """Print the panoptic quality of predictions: PQ, SQ and RQ of each class and overall.
 
     example: panoseg coco evaluate --truth panoptic_val2017.json --prediction predictions.json
 
-    Equal to cocodataset/panopticapi. An image that cannot be scored is named and left out, with
-    exit code 2.
+    The scores are also given over things and over stuff, and equal those of
+    cocodataset/panopticapi. An image that cannot be scored is named and left out, and the exit code
+    is 2.
 
     Args:
-        truth: Panoptic JSON of the truth; its categories are those of the scores.
+        truth: Panoptic JSON of the truth; its categories are scored.
         prediction: Panoptic JSON of the predictions.
-        truth_folder: Where the pictures of the truth lie; by default in the folder of the same name
-            beside the JSON.
-        prediction_folder: The same of the predictions.
-        strict: All crowds of a class excuse predictions, instead of the last one listed, and areas
-            of the truth are counted instead of believed.
+        truth_folder: Folder with the PNG files of the truth; by default the folder with the name of
+            the JSON next to it.
+        prediction_folder: Folder with the PNG files of the predictions; by default likewise.
+        strict: Ignore predictions on every crowd of their class, not only on the last one listed,
+            and count the areas of the truth instead of reading them from the JSON.
         json: Write the scores to this file too.
-        processes: Processes; by default as many as there is work for, at most one a core.
+        processes: Processes; by default up to one for each core, as the work requires.
     """
     from panoseg.coco.evaluate import evaluate_coco
     from panoseg.files import check_writable, write_json
@@ -65,7 +66,7 @@ def evaluate(
     )
     if json is not None and result.images:
         write_json(json, result.to_json())
-    _say(result.notes, result.failures)
+    _print_problems(result.notes, result.failures)
     if result.images:
         print(panoptic_table(panoptic_quality(result.counts)))
     _finish(result.images, result.failures, f"{result.images} images scored")
@@ -82,28 +83,27 @@ def merge(
     stuff_area: int = 4096,
     processes: int | None = None,
 ) -> None:
-    """Merge semantic and instance predictions into panoptic ones: OUT/panoptic.json and
-    OUT/panoptic/.
+    """Merge semantic and instance predictions into panoptic.json and panoptic/ in OUT.
 
     example: panoseg coco merge --semantic stuff.json --instances things.json --categories
     categories.json --out MERGED
 
-    Things are painted by falling score, then stuff on what is left (Kirillov et al., 1801.00868).
-    Both files are lists of image_id, category_id and segmentation as run lengths, instances with
-    score.
+    Instances are drawn in the order of falling score, then stuff on the remaining pixels (Kirillov
+    et al., arXiv 1801.00868). Both files are lists of records with image_id, category_id and
+    segmentation as run lengths; records of instances also have score.
 
     Args:
-        semantic: Semantic predictions; classes of things in it are ignored.
+        semantic: Semantic predictions; their classes of things are ignored.
         instances: Instance predictions.
-        out: Folder to write; new or empty.
-        images: JSON with the images that are wanted, their file names and sizes; by default all
-            that are predicted.
-        categories: JSON with the categories; by default those of the first other file that has any.
-            Where none has, the classes of the instances are things and all others stuff.
-        score: Instances below this score are left out.
-        overlap: Instances of which a larger share is covered by better ones are left out.
-        stuff_area: Stuff that has fewer pixels left in an image is left out.
-        processes: Processes; by default as many as there is work for, at most one a core.
+        out: Folder to write; must be new or empty.
+        images: JSON that lists the images to write, with file names and sizes; by default all
+            predicted images.
+        categories: JSON with the categories; by default those of the first other file that has
+            some. If none has, the classes of the instances are things and all others stuff.
+        score: Leave out instances below this score.
+        overlap: Leave out instances if better ones cover more than this share of their area.
+        stuff_area: Leave out stuff with fewer remaining pixels in an image.
+        processes: Processes; by default up to one for each core, as the work requires.
     """
     from panoseg.coco.merge import merge_coco
     from panoseg.panoptic.merge import MergeThresholds
@@ -118,7 +118,7 @@ def merge(
         thresholds=thresholds,
         processes=processes,
     )
-    _say(written.notes, written.failures)
+    _print_problems(written.notes, written.failures)
     _finish(written.images, written.failures, f"{written.images} images in {written.path}")
 
 
@@ -134,8 +134,9 @@ def convert(
     void: int = 0,
     processes: int | None = None,
 ) -> None:
-    """Convert a dataset: panoptic to two-channel, detection or semantic; two-channel or detection
-    to panoptic.
+    """Convert a COCO dataset between panoptic, two-channel, detection and semantic form.
+
+    Panoptic can become any of the others; two-channel and detection can become panoptic.
 
     example: panoseg coco convert panoptic_val2017.json --to detection --things-only --out
     DETECTIONS
@@ -144,21 +145,21 @@ def convert(
     --to panoptic --out PANOPTIC
 
     Args:
-        source: A panoptic JSON. To panoptic: a JSON of detections without overlaps, or a JSON of
-            images alone, whose pictures have the class in red and the number of the instance in
-            green.
+        source: A panoptic JSON. To convert to panoptic: a JSON of detections without overlaps, or a
+            JSON of images only, whose PNG files have the class in the red channel and the number of
+            the instance in the green one.
         to: The form to write.
         out: Folder to write, new or empty: panoptic.json, two_channel.json, detection.json or
-            semantic.json, and a folder of pictures of the same name.
-        folder: Where the pictures of the source lie; by default in the folder of the same name
-            beside it.
+            semantic.json, and a folder of PNG files with the same name.
+        folder: Folder with the PNG files of the source; by default the folder with the name of the
+            source next to it.
         categories: JSON with the categories; by default those of the source.
-        things_only: Of detections, write things alone.
-        things_as: In a semantic map, write all things as one class of this id, e.g. 183, called
-            other.
-        colours: Draw semantic pictures in the colours of the classes instead of their ids.
-        void: Class that means void in two channels.
-        processes: Processes; by default as many as there is work for, at most one a core.
+        things_only: Write only things as detections.
+        things_as: Write all things of a semantic map as one class with this id, e.g. 183, which is
+            named other.
+        colours: Write semantic PNG files in the colours of the classes instead of their ids.
+        void: Class that means void in two-channel files.
+        processes: Processes; by default up to one for each core, as the work requires.
     """
     from panoseg.coco.convert import ConvertOptions, convert_coco
 
@@ -172,30 +173,30 @@ def convert(
         options=options,
         processes=processes,
     )
-    _say(written.notes, written.failures)
+    _print_problems(written.notes, written.failures)
     _finish(written.images, written.failures, f"{written.images} images in {written.path}")
 
 
 def shards(data: Path, out: str, shards: int = 32, processes: int | None = None) -> None:
-    """Write a dataset in COCO's layout as tar shards, in a folder or in the cloud; panoseg train
-    --data reads them from there.
+    """Write a dataset in the layout of COCO as tar shards, for panoseg train --data.
 
     example: panoseg coco shards --data COCO --out s3://bucket/coco --shards 32
 
-    Image, panoptic PNG and instances of a photograph lie side by side, in webdataset's form. Each
-    photograph is decoded with its annotation first: one that is wrong is named and left out, with
-    exit code 2.
+    The shards have the format of webdataset: image, panoptic PNG and instances of a photograph are
+    consecutive members. Photographs and annotations are checked first; a faulty one is named and
+    left out, and the exit code is 2.
 
     Args:
         data: Folder of the dataset; all its splits are written.
-        out: New or empty folder, or a URL of any store that fsspec knows: s3://, gs:// ..
-        shards: Shards of the largest split; the others have shards about as large.
-        processes: Processes that write, a shard each; by default one a core.
+        out: New or empty folder, or a URL of a store that fsspec can write to: s3://, gs://, ...
+        shards: Number of shards of the largest split; shards of the others are about as large.
+        processes: Processes, each of which writes one shard at a time; by default one for each
+            core.
     """
     from panoseg.data.write_shards import write_shards
 
     written = write_shards(data, out, shards, processes)
-    _say((), written.failures)
+    _print_problems((), written.failures)
     _finish(
         written.photographs,
         written.failures,
@@ -214,23 +215,20 @@ VERBS: Verbs = {
 }
 
 
-def _say(notes: Sequence[str], failures: Sequence[PanosegError]) -> None:
-    """One line for each note and failure, on standard error; of very many failures the first."""
+def _print_problems(notes: Sequence[str], failures: Sequence[PanosegError]) -> None:
+    """Print notes and the first failures on standard error, one line each."""
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    for error in failures[:_MOST_LINES]:
+    for error in failures[:_MAX_FAILURES]:
         print(error, file=sys.stderr)
-    if len(failures) > _MOST_LINES:
-        print(f"and {len(failures) - _MOST_LINES} more", file=sys.stderr)
+    if len(failures) > _MAX_FAILURES:
+        print(f"and {len(failures) - _MAX_FAILURES} more", file=sys.stderr)
 
 
 def _finish(done: int, failures: Sequence[PanosegError], summary: str) -> None:
-    """Say what was done. Raises ``PanopticFormatError`` where something was left out, so that the
-    exit code tells.
-    """
-    if not failures:
-        print(summary)
-        return
-    raise PanopticFormatError(
-        f"{summary}, {len(failures)} left out", "every image", "mend what the lines above name"
-    )
+    """Print the summary, or raise it as ``PanopticFormatError`` (exit code 2) after failures."""
+    if failures:
+        raise PanopticFormatError(
+            f"{summary}, {len(failures)} left out; see the lines above for the reasons."
+        )
+    print(summary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -13,12 +13,6 @@ from panoseg.errors import ConfigError
 from panoseg.register.options import DatasetOptions, FetchOptions
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.photograph_options import PhotographOptions
-
-if TYPE_CHECKING:
-    from panoseg.cube.build import CubeReport
-
-
-Days = tuple[date, date]
 
 
 def cube(
@@ -33,12 +27,12 @@ def cube(
     yes: bool = False,
     options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
 ) -> None:
-    """Make the cube of an area and a season, a Zarr store for panoseg map: from a catalogue, or
-    from downloaded SAFE archives.
+    """Make the cube of an area and a season, a Zarr store for panoseg map.
 
-    A stopped run goes on when the same command runs again, to the same bytes. A scene that cannot
-    be read is left out, and named. The list of scenes (season.scenes.json) is used again if it is
-    there, so that a run repeats exactly.
+    Scenes come from a catalogue, or from downloaded SAFE archives. To continue an interrupted run,
+    run the same command again; the result has the same bytes. A scene that cannot be read is named
+    and left out. The list of scenes (season.scenes.json) is used again if it exists, so that a run
+    can be repeated exactly.
 
     example: panoseg cube --area farm.geojson --season 2024 --out season.zarr
 
@@ -48,79 +42,56 @@ def cube(
         area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate
             system.
         out: The Zarr store to make.
-        season: Harvest year: from 1 September of the year before to 31 October. Or say --from and
-            --to.
-        first: First day, as 2023-09-01.
-        last: Last day, as 2024-10-31.
+        season: Harvest year: from 1 September of the year before to 31 October. Alternatively pass
+            --from and --to.
+        first: First day, e.g. 2023-09-01.
+        last: Last day, e.g. 2024-10-31.
         catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
-        collection: Of the catalogue, if not its usual one with Sentinel-2 L2A.
-        safe: Folder of SAFE archives of Sentinel-2 L2A, folders or .zip; the days are then all, if
-            none are said.
-        yes: Fetch, however much it is.
+        collection: Collection of the catalogue; by default its collection of Sentinel-2 L2A.
+        safe: Folder of SAFE archives of Sentinel-2 L2A, as folders or .zip files; without --season,
+            --from and --to all their days are used.
+        yes: Fetch without a limit on the amount of data.
         options: How the cube is made.
     """
-    days = (
-        None if safe is not None and season is first is last is None else _days(season, first, last)
-    )
-    if safe is not None and (catalog != "earth-search" or collection is not None or yes):
-        raise ConfigError(
-            "--safe with --catalog, --collection or --yes",
-            "one source of scenes",
-            "leave one of them out",
-        )
-    given = area, days, out, options
-    report = (
-        _from_archives(safe, *given) if safe else _from_catalogue(catalog, collection, yes, *given)
-    )
+    from panoseg.cube.fetch import Request, cube_of_archives, fetch_cube, scenes_beside
+
+    if safe is None:
+        request = Request(area, *_days(season, first, last), catalog, collection, yes)
+        report = fetch_cube(request, out, scenes_beside(out), options)[0]
+    else:
+        if catalog != "earth-search" or collection is not None or yes:
+            raise ConfigError(
+                "--safe cannot be combined with --catalog, --collection or --yes; leave one of"
+                " them out."
+            )
+        any_day = season is None and first is None and last is None
+        days = None if any_day else _days(season, first, last)
+        report = cube_of_archives(safe, area, days, out, options)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 
 
-def _from_catalogue(
-    catalog: str,
-    collection: str | None,
-    yes: bool,
-    area: Path,
-    days: Days | None,
-    out: Path,
-    options: CubeOptions,
-) -> CubeReport:
-    from panoseg.cube.fetch import Request, fetch_cube, scenes_beside
-
-    assert days is not None, "a catalogue is asked for days"
-    request = Request(area, *days, catalog, collection, yes)
-    return fetch_cube(request, out, scenes_beside(out), options)[0]
-
-
-def _from_archives(
-    safe: Path, area: Path, days: Days | None, out: Path, options: CubeOptions
-) -> CubeReport:
-    from panoseg.cube.fetch import cube_of_archives
-
-    return cube_of_archives(safe, area, days, out, options)
-
-
-def _days(season: int | None, first: str | None, last: str | None) -> Days:
-    """The first and the last day that the options name."""
+def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:
+    """Return the first and the last day that the options name."""
     from panoseg.cube.season import season_span
 
     if (season is None) == (first is None and last is None) or (first is None) != (last is None):
         raise ConfigError(
-            "no season, or two",
-            "--season 2024, or --from 2023-09-01 --to 2024-10-31",
-            "say one of them",
+            "Pass either --season or both --from and --to, e.g. --season 2024, or --from 2023-09-01"
+            " --to 2024-10-31."
         )
     if season is not None:
         return season_span(season)
-    days = []
-    for option, text in (("from", first), ("to", last)):
-        try:
-            days.append(date.fromisoformat(str(text)))
-        except ValueError as error:
-            raise ConfigError(
-                f"{text!r} as a day", "one as 2023-09-01", f"change --{option}"
-            ) from error
-    return days[0], days[1]
+    return _day("from", first), _day("to", last)
+
+
+def _day(option: str, text: str | None) -> date:
+    try:
+        return date.fromisoformat(str(text))
+    except ValueError as error:
+        raise ConfigError(
+            f"--{option} {text!r} is not a date; write it as in 2023-09-01."
+        ) from error
 
 
 def dataset(
@@ -135,12 +106,12 @@ def dataset(
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = DatasetOptions(),  # noqa: B008
     source: Annotated[FetchOptions, tyro.conf.arg(name="")] = FetchOptions(),  # noqa: B008
 ) -> None:
-    """Make a dataset to train on from a register of parcels and seasons of its land, in PASTIS's or
-    S2TSCzCrop's layout.
+    """Make training data from a register of parcels and the seasons of its land.
 
-    The land is cut into patches; folds (or sets) are blocks of land, and no parcel and no ground is
-    in two of them. What is wrong with the register is counted, printed, and written to report.json.
-    The same command continues one that was stopped.
+    The dataset has the layout of PASTIS or S2TSCzCrop. The land is cut into patches; folds (or
+    sets) are blocks of land, and no parcel and no ground is in two of them. Faults of the register
+    are counted, printed, and written to report.json. To continue an interrupted run, run the same
+    command again.
 
     example: panoseg dataset --parcels register.gpkg --class-column crop --classes table.csv --cube
     season.zarr --out DIR
@@ -151,50 +122,37 @@ def dataset(
     Args:
         parcels: The register: GeoParquet, GeoPackage, GeoJSON or Shapefile, in any coordinate
             system.
-        class_column: Its column of crop codes.
-        classes: A CSV with columns code and class: the number or name of a class of the layout.
-            Other codes become void.
-        out: New, empty, or a dataset of an earlier run with the same options, which is completed.
-        cube: A season as NetCDF, Zarr or a folder with STAC items; several by repeating the option.
-        layout: Folds of PASTIS with parcels and 18 crops, or sets of S2TSCzCrop with 13 crops.
+        class_column: Column of the register with the crop codes.
+        classes: CSV file with the columns code and class: the number or name of a class of the
+            layout. Codes that it does not list become void.
+        out: Folder for the dataset; must be new, empty, or hold a dataset made with the same
+            options, which is completed.
+        cube: Season as NetCDF, Zarr or a folder with STAC items; repeat the option for several.
+        layout: PASTIS (five folds, parcels, 18 crops) or S2TSCzCrop (three sets, 13 crops).
         workers: Processes that read images; each takes up to a gigabyte.
         options: How patches are made.
-        source: Where a season comes from that is not on disk yet.
+        source: Where to fetch a season that is not on disk.
     """
     from panoseg.files import making
-    from panoseg.register.dataset import Sources, write_dataset
+    from panoseg.register.dataset import Sources, fetch_season, write_dataset
 
-    cubes = _cubes(cube, parcels, out, options, source)
+    if bool(cube) == (source.catalog is not None):
+        raise ConfigError("Pass either --cube or --catalog with --season, not both.")
+    if source.catalog is not None:
+        if options.season is None:
+            raise ConfigError("--catalog needs a harvest year; add e.g. --season 2024.")
+        path = out.with_name(f"{out.name}.zarr")
+        print("\n".join(fetch_season(parcels, options.season, path, source).lines()))
+        cube = [path]
     with making(out):
         report = write_dataset(
-            Sources(parcels, class_column, classes, cubes), out, layout, options, workers
+            Sources(parcels, class_column, classes, tuple(cube)), out, layout, options, workers
         )
     print("\n".join(report.lines()))
     print(
         f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at"
         f" them: panoseg describe {out}"
     )
-
-
-def _cubes(
-    cube: list[Path], parcels: Path, out: Path, options: DatasetOptions, source: FetchOptions
-) -> tuple[Path, ...]:
-    """The cubes that are given, or the one that is fetched, or there already."""
-    from panoseg.register.dataset import fetch_season
-
-    if bool(cube) == (source.catalog is not None):
-        raise ConfigError(
-            "no season, or two", "--cube, or --catalog with --season", "say one of them"
-        )
-    if source.catalog is None:
-        return tuple(cube)
-    if options.season is None:
-        raise ConfigError(
-            "--catalog without --season", "the year of a harvest", "add e.g. --season 2024"
-        )
-    path = out.with_name(f"{out.name}.zarr")
-    print("\n".join(fetch_season(parcels, options.season, path, source).lines()))
-    return (path,)
 
 
 def simulate(
@@ -210,8 +168,9 @@ def simulate(
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
     photographs: PhotographOptions = PhotographOptions(),  # noqa: B008
 ) -> None:
-    """Write simulated seasons in the layout of PASTIS or S2TSCzCrop or as one cube, or simulated
-    photographs in COCO's layout.
+    """Write simulated seasons as a dataset or as one cube, or simulated photographs.
+
+    Seasons have the layout of PASTIS or S2TSCzCrop, photographs that of COCO.
 
     example: panoseg simulate DIR --patches 100 --size 128 --seed 0
 
@@ -220,65 +179,57 @@ def simulate(
     example: panoseg simulate DIR --cube --size 512 --region bocage
 
     Args:
-        folder: New, empty, or a dataset of an earlier run with the same options, which is completed
-            or enlarged.
-        patches: Number of patches or photographs, in the folds, sets or splits of the layout; a
-            cube is one.
-        size: Pixels on a side; in seasons they are of 10 m.
+        folder: Folder to write; must be new, empty, or hold a dataset made with the same options,
+            which is completed or enlarged.
+        patches: Number of patches or photographs over all folds, sets or splits; not used with
+            --cube.
+        size: Side in pixels; pixels of seasons have 10 m.
         seed: The same seed gives the same data.
-        layout: Folds of PASTIS (parcels, 18 crops), sets of S2TSCzCrop (13 crops), or photographs
-            of ten classes (train, val).
+        layout: PASTIS (five folds, parcels, 18 crops), S2TSCzCrop (three sets, 13 crops), or COCO
+            (photographs of ten classes; train and val).
         cube: Write cube.nc and parcels.gpkg instead of a dataset.
-        parcel_maps: A folder with ParcelIDs_*.npy whose parcels are used instead of drawn ones.
+        parcel_maps: Folder with ParcelIDs_*.npy; their parcels are used instead of simulated ones.
         centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
-        workers: Processes; one a core by default.
+        workers: Processes; by default one for each core.
+        options: How seasons are simulated.
+        photographs: How photographs are simulated.
     """
     _check_layout(layout, options, photographs, cube or centres or parcel_maps is not None)
     if cube:
-        _check_cube(layout, parcel_maps is not None or centres or workers is not None)
-        _write_cube(folder, size, seed, options)
+        if layout != "pastis" or parcel_maps is not None or centres or workers is not None:
+            raise ConfigError(
+                "--cube cannot be combined with --layout, --parcel-maps, --centres or --workers;"
+                " leave them out."
+            )
+        from panoseg.simulation.cube import write_cube
+
+        write_cube(folder, (size, size), seed, options)
+        print(
+            f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'}"
+            " --out MAP"
+        )
     elif layout == "coco":
-        _write_photographs(folder, patches, size, seed, workers, photographs)
+        from panoseg.simulation.write_photographs import write_photographs
+
+        write_photographs(folder, patches, (size, size), seed, photographs, workers)
+        print(f"{patches} photographs of {size} x {size} pixels in {folder}")
     else:
         _write_dataset(folder, patches, size, seed, layout, parcel_maps, centres, workers, options)
 
 
 def _check_layout(
-    layout: str, options: SimulationOptions, photographs: PhotographOptions, of_parcels: bool
+    layout: str,
+    options: SimulationOptions,
+    photographs: PhotographOptions,
+    has_season_options: bool,
 ) -> None:
-    """Refuse options that a layout does not know, rather than ignore them."""
-    if layout == "coco" and (of_parcels or options != SimulationOptions()):
+    """Raise ``ConfigError`` for options that the layout does not have, instead of ignoring them."""
+    if layout == "coco" and (has_season_options or options != SimulationOptions()):
         raise ConfigError(
-            "--layout coco with options of seasons",
-            "--photographs options alone",
-            "leave the others out",
+            "--layout coco has no options of seasons; use only --photographs options with it."
         )
     if layout != "coco" and photographs != PhotographOptions():
-        raise ConfigError(
-            f"--layout {layout} with --photographs options",
-            "options of seasons",
-            "pass --layout coco",
-        )
-
-
-def _check_cube(layout: str, of_datasets: bool) -> None:
-    if layout != "pastis" or of_datasets:
-        found = f"--cube with --layout {layout}, --parcel-maps, --centres or --workers"
-        raise ConfigError(found, "a cube alone", "leave one of them out")
-
-
-def _write_photographs(
-    folder: Path,
-    photographs: int,
-    size: int,
-    seed: int,
-    workers: int | None,
-    options: PhotographOptions,
-) -> None:
-    from panoseg.simulation.write_photographs import write_photographs
-
-    write_photographs(folder, photographs, (size, size), seed, options, workers)
-    print(f"{photographs} photographs of {size} x {size} pixels in {folder}")
+        raise ConfigError("--photographs options need --layout coco.")
 
 
 def _write_dataset(
@@ -292,42 +243,28 @@ def _write_dataset(
     workers: int | None,
     options: SimulationOptions,
 ) -> None:
-    if layout == "s2tsczcrop" and centres:
-        raise ConfigError(
-            "--layout s2tsczcrop with --centres",
-            "a dataset without parcels",
-            "leave one of them out",
-        )
-    if layout == "s2tsczcrop":
-        from panoseg.simulation.write import write_s2tsczcrop
+    from panoseg.simulation.write import write_pastis, write_s2tsczcrop
 
-        write_s2tsczcrop(
-            folder, patches, (size, size), seed, options, workers, parcel_maps=parcel_maps
-        )
-    else:
-        from panoseg.simulation.write import write_pastis
-
+    side = (size, size)
+    if layout == "pastis":
         write_pastis(
             folder,
             patches,
-            (size, size),
+            side,
             seed,
             options,
             workers,
             parcel_maps=parcel_maps,
             centres=centres,
         )
+    elif centres:
+        raise ConfigError(
+            "--layout s2tsczcrop has no parcels, so it cannot have --centres; leave one of them"
+            " out."
+        )
+    else:
+        write_s2tsczcrop(folder, patches, side, seed, options, workers, parcel_maps=parcel_maps)
     print(f"{patches} patches of {size} x {size} pixels in {folder}")
-
-
-def _write_cube(folder: Path, size: int, seed: int, options: SimulationOptions) -> None:
-    from panoseg.simulation.cube import write_cube
-
-    write_cube(folder, (size, size), seed, options)
-    print(
-        f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'}"
-        " --out MAP"
-    )
 
 
 def describe(
@@ -337,23 +274,22 @@ def describe(
     patches: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Print what a dataset holds: patches, folds, dates, parcels and their areas, pixels and
-    parcels of each class.
+    """Print what a dataset holds: patches, folds, dates, parcels and their areas, and each class.
 
-    With --out it also reads the images, and draws the distribution of classes, NDVI over the season
-    by class (clouds left out), the calendar of acquisitions, and a few patches in true colour
-    beside their truth.
+    With --out it also reads the images and draws figures: the distribution of classes, NDVI over
+    the season by class (without cloudy pixels), the calendar of acquisitions, and a few patches in
+    true colour next to their truth.
 
     example: panoseg describe PASTIS
 
     example: panoseg describe PASTIS --patches 200 --out described
 
     Args:
-        dataset: Folder of the dataset, in PASTIS's or S2TSCzCrop's layout.
-        out: New or empty folder for dataset.md and pictures; without it nothing is written.
-        patches: Look at so many patches, drawn by chance, instead of all.
+        dataset: Folder of the dataset, in the layout of PASTIS or S2TSCzCrop.
+        out: New or empty folder for dataset.md and figures; by default nothing is written.
+        patches: Number of randomly drawn patches to read; by default all.
         seed: The same seed draws the same patches.
     """
-    from panoseg.training.dataset_pictures import describe
+    from panoseg.training.dataset_pictures import describe as describe_dataset
 
-    print(describe(dataset, out, patches, seed))
+    print(describe_dataset(dataset, out, patches, seed))

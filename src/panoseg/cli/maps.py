@@ -1,12 +1,10 @@
-"""The commands on maps: demo, map, refine, compare."""
+"""The commands for maps: demo, map, refine, compare."""
 
 from __future__ import annotations
 
-import json
+import json as json_module
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,22 +16,21 @@ from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
 
 if TYPE_CHECKING:
-    from panoseg.maps.compare import Comparison
     from panoseg.maps.mapping import MapResult
 
 
 def demo(
     out: Path = Path("panoseg-demo"), size: int = 256, seed: int = 0, weights: Path | None = None
 ) -> None:
-    """Simulate a season of an unseen landscape, map it, compare with the truth, write report.html.
+    """Simulate a season, map it, compare the map with the truth, and write report.html.
 
     example: panoseg demo
 
     Args:
-        out: Folder for the season and its map; new or empty.
-        size: Pixels of 10 m on a side.
-        seed: Which landscape.
-        weights: Folder of weights; without it the ones in the package are used.
+        out: Folder for the season and its map; must be new or empty.
+        size: Side of the simulated square in pixels of 10 m.
+        seed: Number of the landscape; every number gives another one.
+        weights: Folder of weights; by default the weights in the package.
     """
     from panoseg.demo import run_demo
 
@@ -62,59 +59,56 @@ def map_season(
     running: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions(),  # noqa: B008
     options: Annotated[MapOptions, tyro.conf.arg(name="")] = MapOptions(),  # noqa: B008
 ) -> None:
-    """Map a season: parcels with classes (parcels.parquet), rasters (classes, segments, confidence)
-    and report.html.
+    """Map the parcels of a season: parcels.parquet, rasters and report.html.
 
     CUBE is a NetCDF file, a Zarr store, or a folder of cloud-optimised GeoTIFFs with STAC items:
-    bands B02 .. B12 under any of their names, dims time, y and x, reflectance x 10 000, 10 m
-    pixels. A stopped map goes on when the same command runs again.
+    bands B02 to B12 under any of their names, dimensions time, y and x, reflectance x 10 000,
+    10 m pixels. The rasters are classes, segments and confidence. To continue an interrupted map,
+    run the same command again.
 
     example: panoseg map season.nc --weights weights --out map --gpkg
 
     example: panoseg map --area farm.geojson --season 2024 --out map
 
     Args:
-        cube: The season.
-        out: Folder for the map; new, empty, or of the same map unfinished.
-        weights: Folder of weights; without it the ones in the package are used.
-        truth: True parcels to compare with in the report.
-        declared_only: The truth covers part of the land; score inside it, as panoseg compare
+        cube: The season to map.
+        out: Folder for the map; must be new, empty, or hold the same map unfinished.
+        weights: Folder of weights; by default the weights in the package.
+        truth: File of true parcels; the report compares the map with them.
+        declared_only: The truth covers only part of the land: score inside it, as panoseg compare
             --declared-only does.
-        progress: For people, or as lines of JSON on standard output, the last of which says what
-            was made.
-        area: Land and season instead of a cube.
-        fetch: How the cube of the land is made.
-        running: Where the work is done: here, by --workers processes, or on a --dask cluster; the
-            map is the same.
+        progress: How progress is printed: for people, or as JSON lines on standard output, the
+            last of which describes the result.
+        area: Area and season to fetch and map, instead of a cube.
+        fetch: How the cube of the area is made.
+        running: Where the map is computed: in this process, in --workers processes, or on a --dask
+            cluster. The result is the same.
         options: How the map is made.
     """
-    with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
-        result = _mapped(cube, area, fetch)(
-            weights, out, options, truth, declared_only, running=running
-        )
-    if progress == "json":
-        print(json.dumps(_told(result)), flush=True)
-    else:
-        _show(result)
-
-
-def _mapped(cube: Path | None, area: AreaOptions, fetch: CubeOptions) -> Callable[..., MapResult]:
-    """What maps a cube, or an area."""
     if (cube is None) == (area.area is None):
-        raise ConfigError("no season, or two", "a cube, or --area with --season", "say one of them")
-    if cube is None:
-        from panoseg.maps.mapping import map_area
+        raise ConfigError("Pass either CUBE or --area with --season, not both.")
+    if cube is not None and (area != AreaOptions() or fetch != CubeOptions()):
+        raise ConfigError(
+            "Options that choose or fetch a season need --area. Leave them out, or pass --area"
+            " instead of CUBE."
+        )
+    from panoseg.maps.mapping import map_area, map_cube
 
-        return partial(map_area, area, fetch)
-    if area != AreaOptions() or fetch != CubeOptions():
-        raise ConfigError("options of a fetch with a cube", "them with --area", "leave them out")
-    from panoseg.maps.mapping import map_cube
+    with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
+        if cube is None:
+            result = map_area(
+                area, fetch, weights, out, options, truth, declared_only, running=running
+            )
+        else:
+            result = map_cube(cube, weights, out, options, truth, declared_only, running=running)
+    if progress == "json":
+        print(json_module.dumps(_map_to_json(result)), flush=True)
+    else:
+        _print_map(result)
 
-    return partial(map_cube, cube)
 
-
-def _told(result: MapResult) -> dict[str, object]:
-    """What was made, JSON-ready."""
+def _map_to_json(result: MapResult) -> dict[str, object]:
+    """Return the last JSON line of ``panoseg map --progress json``."""
     return {
         "step": "map",
         "parcels": result.summary.count,
@@ -126,7 +120,7 @@ def _told(result: MapResult) -> dict[str, object]:
     }
 
 
-def _show(result: MapResult) -> None:
+def _print_map(result: MapResult) -> None:
     for note in result.notes:
         print(f"note: {note}")
     print(
@@ -144,12 +138,11 @@ def refine(
     parcels: Path | None = None,
     options: Annotated[RefineOptions, tyro.conf.arg(name="")] = RefineOptions(),  # noqa: B008
 ) -> None:
-    """Give each parcel of a register one class, from a map: parcels.parquet and a homogeneous
-    classes.tif.
+    """Give each parcel of a register one class from a map: parcels.parquet and classes.tif.
 
-    RASTER is the folder of a map, a raster of classes, or a raster with the probability of each
-    class, a band each, that of class 0 first. The soft rule needs probabilities: of a map it takes
-    the confidence, the rest for the background.
+    RASTER is the folder of a map, a raster of classes, or a raster with one band of probabilities
+    for each class, class 0 first. The soft rule needs probabilities; for a map it takes the
+    confidence as the probability of the mapped class, and the rest as background.
 
     example: panoseg refine map --parcels register.gpkg --out refined
 
@@ -157,10 +150,10 @@ def refine(
 
     Args:
         raster: The map.
-        out: Folder for the result, new or empty; or a new file ending in .parquet, for the table
+        out: Folder for the result, new or empty; or a new file ending in .parquet for the table
             alone.
-        parcels: The parcels (GeoParquet, GeoPackage, GeoJSON), in any coordinate system; without
-            them the connected regions of RASTER itself.
+        parcels: File of parcels (GeoParquet, GeoPackage, GeoJSON), in any coordinate system; by
+            default the connected regions of RASTER.
         options: How parcels get their class.
     """
     from panoseg.maps.refine import refine_file
@@ -194,29 +187,31 @@ def compare(
     min_area_ha: float | None = None,
     json: Path | None = None,
 ) -> None:
-    """Score parcels against true parcels: matched, missed, invented, IoU, agreement of classes, PQ.
+    """Score parcels against true parcels: matched, missed, invented, IoU, class agreement, PQ.
 
-    Two parcels match where their intersection over union is above 0.5. Files may differ in format
-    and coordinate system.
+    Two parcels match if their intersection over union is above 0.5. The files may have different
+    formats and coordinate systems.
 
     example: panoseg compare map/parcels.parquet truth.gpkg --declared-only
 
     Args:
         parcels: The parcels (GeoParquet, GeoPackage, GeoJSON).
         truth: The true parcels.
-        class_column: Column of the classes in PARCELS; class, crop:name, crop:code or crop_code
-            where it is not named.
-        truth_class_column: Column of the classes in TRUTH; likewise.
-        class_map: JSON object from classes of the truth to classes of the parcels.
-        declared_only: The truth covers part of the land: count parcels only with what lies inside
-            it, take those for invented that lie mostly there, and leave out true parcels below 0.1
-            ha (ten pixels).
-        min_area_ha: True parcels below this area do not count; 0, or 0.1 with --declared-only.
-        json: Write all numbers here as well.
+        class_column: Class column of PARCELS; by default the first of class, crop:name, crop:code
+            and crop_code that exists.
+        truth_class_column: Class column of TRUTH; by default as for PARCELS.
+        class_map: JSON object that maps classes of the truth to classes of the parcels.
+        declared_only: The truth covers only part of the land: score the part of each parcel inside
+            it, count a parcel as invented if it lies mostly inside, and ignore true parcels below
+            0.1 ha (ten pixels).
+        min_area_ha: Ignore true parcels below this area; by default 0, or 0.1 with --declared-only.
+        json: Write all numbers to this file too.
     """
+    from panoseg.files import check_writable, write_json
     from panoseg.maps.compare import compare_files
 
-    _check_place(json)
+    if json is not None:
+        check_writable(json)
     comparison = compare_files(
         parcels,
         truth,
@@ -226,19 +221,6 @@ def compare(
         declared_only=declared_only,
         min_area_ha=min_area_ha,
     )
-    _report(comparison, json)
-
-
-def _check_place(json: Path | None) -> None:
-    from panoseg.files import check_writable
-
-    if json is not None:
-        check_writable(json)
-
-
-def _report(comparison: Comparison, json: Path | None) -> None:
-    from panoseg.files import write_json
-
     print(comparison.table())
     if json is not None:
         write_json(json, comparison.to_json())

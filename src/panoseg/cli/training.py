@@ -1,4 +1,4 @@
-"""The commands of experiments: experiments, train, test."""
+"""The commands that train and score networks: experiments, train, test."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from panoseg.data.places import Place, place_of
+from panoseg.data.places import place_of
 from panoseg.errors import ConfigError
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 
 
 def experiments(name: Annotated[str | None, tyro.conf.Positional] = None) -> None:
-    """List every named experiment: model, task, data and published score; or all options of one.
+    """List every named experiment, or all options of one.
 
-    Train one with panoseg train NAME --data DIR --out RUN.
+    The list has the model, the task, the data and the published score. Train an experiment with
+    panoseg train NAME --data DIR --out RUN.
 
     example: panoseg experiments
 
     example: panoseg experiments pastis-utae-paps
 
     Args:
-        name: Show this experiment alone, with its source and its options as panoseg train takes
+        name: Show only this experiment, with its source and its options as panoseg train takes
             them.
     """
-    print(_list() if name is None else _details(name))
+    print(_experiment_list() if name is None else _experiment_details(name))
 
 
-def _list() -> str:
-    """A line for each experiment, in aligned columns."""
-    from panoseg.training.experiments import EXPERIMENTS
-
+def _experiment_list() -> str:
+    """Return one line for each experiment, in aligned columns."""
     header = ("experiment", "model", "task", "data", "published")
     rows = [
         header,
@@ -48,9 +47,7 @@ def _list() -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _details(name: str) -> str:
-    from panoseg.training.experiments import experiment
-
+def _experiment_details(name: str) -> str:
     entry = experiment(name)
     about = {
         "experiment": name,
@@ -61,18 +58,20 @@ def _details(name: str) -> str:
         "source": entry.source,
     }
     lines = [f"{key:<12}{value}" for key, value in about.items()]
-    return "\n".join(
-        [*lines, "", *(f"  {' '.join(words)}" for words in option_words(entry.config))]
-    )
+    options = [f"  {' '.join(words)}" for words in option_words(entry.config)]
+    return "\n".join([*lines, "", *options])
 
 
-def option_words(config: Any, prefix: str = "") -> list[list[str]]:
-    """The options of a configuration as words of a command line, which set them to the values they
-    have; None is left out.
+def option_words(config: Any, prefix: str = "") -> list[list[str]]:  # noqa: ANN401
+    """Return the command-line words that set each option of a configuration to its value.
 
     >>> from panoseg.data.config import PhotographConfig
     >>> option_words(PhotographConfig(scale=(0.5, 2.0), crop=473), "data.")[2:]
     [['--data.scale', '0.5', '2.0'], ['--data.no-flip'], ['--data.crop', '473']]
+
+    Args:
+        config: A dataclass of options; options that are None are left out.
+        prefix: Beginning of the names of the options, e.g. ``model.``.
     """
     found: list[list[str]] = []
     for entry in fields(config):
@@ -88,7 +87,7 @@ def option_words(config: Any, prefix: str = "") -> list[list[str]]:
     return found
 
 
-USAGE = """Train a named experiment, or resume a run.
+TRAIN_USAGE = """Train a named experiment, or resume a run.
 
 usage: panoseg train EXPERIMENT --data DIR --out RUN [--fold 1..5 | all] [options]
        panoseg train --resume RUN [--data DIR]
@@ -104,27 +103,26 @@ example: panoseg train s2tsczcrop-utae --data CZECH --out tuned --start-from run
 example: panoseg train --resume run
 """
 
-Fold = Literal["1", "2", "3", "4", "5", "all"]
-
 
 @dataclass(frozen=True)
 class Arguments:
-    """What follows the experiment's name."""
+    """The words after the name of the experiment."""
 
     data: str
     """Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards."""
     out: Path
-    """Folder of the run; new or empty."""
-    fold: Fold = "1"
-    """Which of the five official splits, or all of them and their mean."""
+    """Folder for the run; must be new or empty."""
+    fold: Literal["1", "2", "3", "4", "5", "all"] = "1"
+    """One of the five official splits, or all of them and their mean."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
-    """The training."""
+    """How the network is trained."""
 
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Continue an interrupted run from its last checkpoint, to the same weights as if it had never
-    stopped.
+    """Continue an interrupted run from its last checkpoint.
+
+    The weights become the same as without the interruption.
 
     example: panoseg train --resume run
     """
@@ -136,31 +134,28 @@ class ResumeArguments:
 
 
 def train(arguments: Sequence[str]) -> None:
-    """Parse the experiment's name, then its options, and train."""
+    """Parse the name of the experiment, then its options, and train."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(
-            USAGE.format(names=textwrap.fill(", ".join(EXPERIMENTS), 110, break_on_hyphens=False))
-        )
+        names = textwrap.fill(", ".join(EXPERIMENTS), 110, break_on_hyphens=False)
+        print(TRAIN_USAGE.format(names=names))
     elif arguments[0].startswith("--resume"):
         from panoseg.training.folds import resume
 
-        parsed = tyro.cli(
+        resumed = tyro.cli(
             ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,)
         )
-        resume(parsed.resume, parsed.data and place_of(parsed.data))
+        resume(resumed.resume, resumed.data and place_of(resumed.data))
     elif arguments[0].startswith("-"):
         raise ConfigError(
-            f"{arguments[0]} in the first place",
-            "an experiment's name or --resume",
-            "see panoseg train --help",
+            f"{arguments[0]} cannot come first; begin with the name of an experiment, or with"
+            " --resume. See panoseg train --help."
         )
     else:
-        _train(arguments[0], arguments[1:])
+        _train_experiment(arguments[0], arguments[1:])
 
 
-def _train(name: str, options: Sequence[str]) -> None:
+def _train_experiment(name: str, options: Sequence[str]) -> None:
     config = experiment(name).config
-    default = Arguments(tyro.MISSING, tyro.MISSING, train=config)
     parsed = tyro.cli(
         Arguments,
         prog=f"panoseg train {name}",
@@ -169,7 +164,7 @@ def _train(name: str, options: Sequence[str]) -> None:
             " --epochs 1"
         ),
         args=options,
-        default=default,
+        default=Arguments(tyro.MISSING, tyro.MISSING, train=config),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
     )
     from panoseg.training.folds import start_all_folds
@@ -183,38 +178,42 @@ def _train(name: str, options: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """What is scored, and with what."""
+    """How networks are scored."""
 
     fold: Literal[1, 2, 3, 4, 5] | None = None
-    """Score this official split; otherwise that of the training, and all five of the authors'
-    folder.
+    """Official split to score; by default the split of the training, and all five for published
+    weights.
     """
     every_patch: bool = False
-    """Score on all patches of the dataset, all unseen in training; the authors' weights see them by
-    the mean of all folds.
+    """Score on all patches of the dataset, none of which was used for training; published weights
+    are normalised by the mean over all folds.
     """
     normalisation: Literal["train", "published"] | None = None
-    """Mean and deviation of the bands: of the training, or of the scored folds as published; else
-    as trained.
+    """Source of the mean and deviation of the bands: the training folds, or the scored folds as
+    published; by default as in training.
     """
     region: Literal["all", "boundary", "interior"] = "all"
-    """Which pixels the table of a semantic model is of: all, those with a neighbour of another
-    class, or the others.
+    """Pixels that a semantic model is scored on: all, those with a neighbour of another class, or
+    the others.
     """
-    views: int = 1
-    """As how many turned and mirrored images a panoptic model of seasons sees each patch, 1 to 8;
-    their masks are joined.
+    tta: Annotated[int, tyro.conf.arg(name="views", aliases=["--tta"])] = 1
+    """Number of test-time augmentations (flips and rotations) per patch, 1-8, for panoptic models
+    of seasons. Runtime grows linearly.
     """
     batch_size: int = 4
-    """Patches at a time."""
+    """Patches per batch."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic of the network."""
+    """Precision of the network."""
     accelerator: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto"
     """Kind of device."""
     workers: int = 2
     """Processes that read patches."""
     pictures: int = 3
-    """How many patches to draw beside the scores of the classes; 0 draws nothing."""
+    """Number of patches to draw, besides a figure of the scores of the classes; 0 draws nothing."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tta <= 8:
+            raise ConfigError(f"--tta must be between 1 and 8, not {self.tta}.")
 
 
 def score(
@@ -225,11 +224,10 @@ def score(
     options: Annotated[ScoringOptions, tyro.conf.arg(name="")] = ScoringOptions(),
     out: Path | None = None,
 ) -> None:
-    """Score a run, or weights, on the test fold of a dataset: SQ, RQ and PQ (or OA and IoU) of each
-    class and overall.
+    """Score a run, or weights, on the test fold of a dataset: SQ, RQ and PQ, or OA and IoU.
 
-    Prints the table and writes metrics.json, metrics.md and pictures. The authors' folder of five
-    folds, and a run of all folds, are scored fold by fold, and their mean with it.
+    Prints the scores of each class and overall, and writes metrics.json, metrics.md and figures.
+    Published weights of five folds, and a run of all folds, are scored fold by fold, with the mean.
 
     example: panoseg test run --data PASTIS
 
@@ -237,35 +235,26 @@ def score(
 
     example: panoseg test run --data S2TSCZCROP --region boundary
 
-    example: panoseg test run --data PASTIS --views 4
+    example: panoseg test run --data PASTIS --tta 4
 
     Args:
         run: Folder of a run.
         data: Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards.
-        weights: Instead of a run: our weights, or the authors' folder with conf.json and Fold_1 ..
-            Fold_5.
-        options: What is scored, and with what.
-        out: Folder of the results; RUN/test for a run, otherwise test-NAME here; --region and
-            --views add to the name.
+        weights: Weights to score instead of a run: a folder of weights, or the published folder
+            with conf.json and Fold_1 .. Fold_5.
+        options: How the networks are scored.
+        out: Folder for the results; by default RUN/test for a run and test-NAME for weights, with
+            --region and --tta in the name where they are given.
     """
     folder = run if weights is None else weights
     if folder is None or (run is not None and weights is not None):
-        raise ConfigError(
-            "a run and weights" if folder else "neither a run nor weights",
-            "one of them",
-            "see panoseg test --help",
-        )
-    _run_score(folder, place_of(data), out or _default_folder(run, folder, options), options)
-
-
-def _run_score(folder: Path, data: Place, out: Path, options: ScoringOptions) -> None:
-    from panoseg.training.config import TrainConfig
+        raise ConfigError("Pass either RUN or --weights, not both. See panoseg test --help.")
     from panoseg.training.evaluate import score_folder
 
     score_folder(
         folder,
-        data,
-        out,
+        place_of(data),
+        out or _score_folder_name(run, folder, options),
         TrainConfig(
             batch_size=options.batch_size,
             precision=options.precision,
@@ -276,13 +265,13 @@ def _run_score(folder: Path, data: Place, out: Path, options: ScoringOptions) ->
         every_patch=options.every_patch,
         normalisation=options.normalisation,
         region=options.region,
-        views=options.views,
+        views=options.tta,
         pictures=options.pictures,
     )
 
 
-def _default_folder(run: Path | None, folder: Path, options: ScoringOptions) -> Path:
-    of_region = "" if options.region == "all" else f"-{options.region}"
-    of_views = "" if options.views == 1 else f"-{options.views}-views"
-    suffix = of_region + of_views
-    return run / f"test{suffix}" if run else Path(f"test-{folder.name}{suffix}")
+def _score_folder_name(run: Path | None, folder: Path, options: ScoringOptions) -> Path:
+    """Return the default folder for the results."""
+    region = "" if options.region == "all" else f"-{options.region}"
+    tta = "" if options.tta == 1 else f"-{options.tta}-views"
+    return run / f"test{region}{tta}" if run else Path(f"test-{folder.name}{region}{tta}")

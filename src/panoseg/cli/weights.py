@@ -1,4 +1,4 @@
-"""The commands on trained networks: weights, show."""
+"""The commands for trained networks: weights, show."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def weights(arguments: Sequence[str]) -> None:
         "weights",
         WEIGHTS_VERBS,
         arguments,
-        "Import published weights of utae-paps or Crop2Seg. Files are read as numbers alone; none"
-        " can run code.",
+        "Import published weights of utae-paps or Crop2Seg. Files are read as plain numbers; code"
+        " in them is never run.",
         "panoseg weights import UTAE_PAPs weights --data PASTIS",
     )
 
@@ -32,18 +32,19 @@ def import_weights(
     data: Path | None = None,
     fold: Literal[1, 2, 3, 4, 5] | None = None,
 ) -> None:
-    """Write published weights in panoseg's form: OUT/fold_1 .. OUT/fold_5, or OUT itself with
-    --fold and for a single split.
+    """Convert published weights to the format of panoseg.
+
+    Writes OUT/fold_1 .. OUT/fold_5, or OUT itself for a single split or with --fold.
 
     example: panoseg weights import UTAE_PAPs weights --data PASTIS
 
     Args:
-        folder: The authors' folder: conf.json and Fold_1 .. Fold_5 (utae-paps), or conf.json and
+        folder: The published folder: conf.json and Fold_1 .. Fold_5 (utae-paps), or conf.json and
             model.pth.tar (Crop2Seg).
-        out: Folder to write; new or empty.
-        data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights;
-            otherwise FOLDER. Without it the weights can be scored on their dataset, but not used
-            for maps.
+        out: Folder to write; must be new or empty.
+        data: Folder with NORM_S2_patch.json, the normalisation that belongs to the weights; by
+            default FOLDER. Without it the weights can be scored on their dataset, but not used for
+            maps.
         fold: Import only this fold.
     """
     from panoseg.training.transfer import import_folds
@@ -68,12 +69,11 @@ def show(
     pixel: tuple[int, int] | None = None,
     parcel: int | None = None,
 ) -> None:
-    """Draw the true colour of a patch on a clear date near mid June, its truth and its prediction
-    side by side, with a legend.
+    """Draw image, truth and prediction of a patch side by side, or the attention over dates.
 
-    With --attention: when in the season did the network look? The attention of each head and their
-    mean over the dates, at a pixel, in a parcel or in the whole patch, beside the place's NDVI with
-    cloudy dates marked.
+    The image is the true colour of a clear date near the middle of June. With --attention: the
+    temporal attention of each head and their mean over the dates, at a pixel, in a parcel or in the
+    whole patch, with the NDVI of the place; cloudy dates are marked.
 
     example: panoseg show run --data PASTIS --patch 10000 --out figure.png
 
@@ -82,23 +82,22 @@ def show(
 
     Args:
         run: Folder of a run, or of weights.
-        data: Folder of the dataset, in PASTIS's, S2TSCzCrop's or COCO's layout; or URL of shards.
-        patch: Identifier of the patch; it may be of any fold.
-        out: Picture to write: .png, .pdf, .svg or .jpg.
-        fold: Which weights to use where there are several. The authors' see the patch normalised by
+        data: Folder of the dataset, in the layout of PASTIS, S2TSCzCrop or COCO; or URL of shards.
+        patch: Identifier of the patch, of any fold.
+        out: File to write: .png, .pdf, .svg or .jpg.
+        fold: Weights to use where there are several. Published weights see the patch normalised by
             the mean over all folds.
-        attention: Draw the attention over dates instead; the network must have one.
-        pixel: Row and column of the pixel to look at, counted from 0 at the upper left.
-        parcel: Number of the parcel to look at; --pixel tells the number of the one it lies in.
+        attention: Draw the attention over dates instead; the network must have temporal attention.
+        pixel: With --attention: row and column of a pixel, counted from 0 at the upper left.
+        parcel: With --attention: number of a parcel; --pixel prints the number of the parcel that
+            the pixel is in.
     """
     if attention:
         from panoseg.training.attention import show_attention
 
         show_attention(run, Path(data), patch, out, fold, pixel, parcel)
     elif pixel is not None or parcel is not None:
-        raise ConfigError(
-            "--pixel or --parcel without --attention", "a place to look at", "add --attention"
-        )
+        raise ConfigError("--pixel and --parcel need --attention; add it or leave them out.")
     else:
         from panoseg.training.evaluate import show
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from panoseg.errors import ConfigError
 
@@ -28,9 +30,9 @@ class MapOptions:
     """Pixels that neighbouring tiles share at least; parcels are recognised in them, so they should
     hold one.
     """
-    views: int = 4
-    """As how many turned and mirrored images the network sees each tile, 1 to 8: more are better,
-    and take as much longer.
+    views: Annotated[int, tyro.conf.arg(aliases=["--tta"])] = 4
+    """Number of test-time augmentations (flips and rotations) per tile, 1-8. Runtime grows
+    linearly.
     """
     min_area_ha: float = 0.05
     """Smaller parcels, and smaller crumbs beside a parcel, are taken out."""
