@@ -810,7 +810,10 @@ def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
     ("extra", "said"),
     [
         ([], "Pass either --cube or --catalog with --season"),
-        (["--cube", "a.nc", "--catalog", "earth-search"], "Pass either --cube or --catalog with --season"),
+        (
+            ["--cube", "a.nc", "--catalog", "earth-search"],
+            "Pass either --cube or --catalog with --season",
+        ),
         (["--cube", "a.nc", "--area", "b.geojson"], "options alone; expected them with --catalog"),
         (
             ["--cube", "a.nc", "--fetch.max-dates", "3"],
