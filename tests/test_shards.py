@@ -283,7 +283,7 @@ def test_places():
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ("nonsense://bucket/coco", "a store that fsspec can open"),
+        ("nonsense://bucket/coco", "Install the package of this kind of store"),
         ("s3://bucket/coco", r"pip install 'panoseg\[s3\]'"),
         ("memory://nothing/there", "no such file"),
     ],

@@ -9,7 +9,7 @@ import panoseg
 
 ROOT = Path(panoseg.__file__).parent
 LONGEST_BODY = 60
-BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
+BASE = ("__init__", "errors", "extras", "classes", "files", "progress", "processes")
 ORDER = (
     "imagery",
     "cube",

@@ -33,6 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from panoseg.errors import AppError
+from panoseg.extras import require
 
 _VERSION = 1
 _BUSY_MS = 30_000
@@ -217,6 +218,7 @@ def one_at_a_time(session: Session, key: int) -> None:
 
 def _engine(url: str) -> Engine:
     if make_url(url).get_backend_name() != "sqlite":
+        require("postgres", "A PostgreSQL database")
         patience = {
             name: value for name, value in _PATIENCE.items() if name not in make_url(url).query
         }

@@ -14,6 +14,7 @@ import tyro
 from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.cli import Verbs, parse, run_verb
 from panoseg.errors import AppError, ConfigError
+from panoseg.extras import require
 
 if TYPE_CHECKING:
     from panoseg.app.client import Client
@@ -46,10 +47,9 @@ def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings
     one with the same folder and database; panoseg app token NAME --tokens FILE adds a user. Ctrl-C
     or SIGTERM stops the server; unfinished jobs continue when it is started again.
     """
+    settings = _prepared(settings)
     limit_drivers(writing=False)
     from panoseg.app.server import run_server
-
-    settings = _with_environment(settings)
 
     def announce(address: str) -> None:
         who = (
@@ -70,11 +70,11 @@ def worker(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSetting
     example: panoseg app worker --folder /srv/panoseg --database
     postgresql+psycopg://panoseg@db/panoseg
     """
+    settings = _prepared(settings)
     limit_drivers(writing=True)
     from panoseg.app.service import Service
     from panoseg.app.worker import run_worker
 
-    settings = _with_environment(settings)
     Service(settings).close()  # fails at once if the folder or the database cannot be used
     run_worker(settings)
 
@@ -95,12 +95,17 @@ def token(name: tyro.conf.Positional[str], tokens: Path) -> None:
     print(add_user(tokens, name))
 
 
-def _with_environment(settings: AppSettings) -> AppSettings:
-    """Return the settings with the database of the environment, unless an option names one."""
-    database = os.environ.get(DATABASE_VARIABLE)
-    return (
-        replace(settings, database=database) if database and settings.database is None else settings
-    )
+def _prepared(settings: AppSettings) -> AppSettings:
+    """Return the settings with the database of the environment, unless an option names one.
+
+    Raises:
+        ConfigError: The settings need packages that are not installed.
+    """
+    require("app", "panoseg app")
+    if settings.dask is not None:
+        require("cluster", "--dask")
+    database = settings.database or os.environ.get(DATABASE_VARIABLE) or None
+    return replace(settings, database=database)
 
 
 APP_VERBS: dict[str, Callable[..., None]] = {"": serve, "worker": worker, "token": token}
@@ -220,6 +225,7 @@ def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> Non
 
 
 def _client(server: str) -> Client:
+    require("app", "panoseg job")
     from panoseg.app.client import Client
 
     return Client(server, os.environ.get(TOKEN_VARIABLE))

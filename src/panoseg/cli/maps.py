@@ -12,6 +12,7 @@ import tyro
 
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.errors import ConfigError
+from panoseg.extras import require
 from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
 
@@ -92,6 +93,8 @@ def map_season(
             "Options that choose or fetch a season need --area. Leave them out, or pass --area"
             " instead of CUBE."
         )
+    if not running.local:
+        require("cluster", "--workers" if running.dask is None else "--dask")
     from panoseg.maps.mapping import map_area, map_cube
 
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():

@@ -12,6 +12,7 @@ import tyro
 
 from panoseg.data.places import place_of
 from panoseg.errors import ConfigError
+from panoseg.extras import is_installed, missing
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 
@@ -62,7 +63,7 @@ def _experiment_details(name: str) -> str:
     return "\n".join([*lines, "", *options])
 
 
-def option_words(config: Any, prefix: str = "") -> list[list[str]]:  # noqa: ANN401
+def option_words(config: Any, prefix: str = "") -> list[list[str]]:
     """Return the command-line words that set each option of a configuration to its value.
 
     >>> from panoseg.data.config import PhotographConfig
@@ -144,6 +145,7 @@ def train(arguments: Sequence[str]) -> None:
         resumed = tyro.cli(
             ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,)
         )
+        _note_missing_tensorboard()
         resume(resumed.resume, resumed.data and place_of(resumed.data))
     elif arguments[0].startswith("-"):
         raise ConfigError(
@@ -170,10 +172,17 @@ def _train_experiment(name: str, options: Sequence[str]) -> None:
     from panoseg.training.folds import start_all_folds
     from panoseg.training.run import start
 
+    _note_missing_tensorboard()
     if parsed.fold == "all":
         start_all_folds(name, parsed.train, place_of(parsed.data), parsed.out)
     else:
         start(name, parsed.train, place_of(parsed.data), int(parsed.fold), parsed.out)
+
+
+def _note_missing_tensorboard() -> None:
+    if not is_installed("tensorboard"):
+        reason = missing("tensorboard", "TensorBoard events are not written, which")
+        print(f"note: {reason} log.csv has all numbers.")
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from panoseg.errors import DatasetError, PanosegError
+from panoseg.extras import Extra, is_installed, missing
 
 Result = TypeVar("Result")
 Place = Path | str
 """A folder, or a URL as text; text may be a folder too."""
+
+_EXTRAS: dict[str, Extra] = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
+"""The extra with the package of each kind of store."""
 
 _WAITS_S = (0.2, 1.0, 4.0)
 """Between attempts: a network that fails for a moment does not end a training of days."""
@@ -92,15 +96,12 @@ def store_of(place: str) -> tuple[Any, str]:
     try:
         return url_to_fs(place)
     except (ImportError, ValueError) as error:
-        kind = place.split(":", 1)[0]
-        extra = {"s3": "s3", "gs": "gs", "gcs": "gs"}.get(kind)
-        fix = (
-            f"pip install 'panoseg[{extra}]'"
-            if extra
-            else "install its package, or use another store"
-        )
+        extra = _EXTRAS.get(place.split(":", 1)[0])
+        if extra and not is_installed(extra):
+            raise DatasetError(missing(extra, place)) from error
         raise DatasetError(
-            f"{place}: {_line(error)}", "a store that fsspec can open", fix
+            f"{place} cannot be opened: {_line(error)}. Install the package of this kind of store,"
+            " or use another store."
         ) from error
 
 

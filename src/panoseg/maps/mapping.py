@@ -22,6 +22,7 @@ from panoseg.cube.fetch import Request, asked_area, fetch_cube
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import Season, season_span
 from panoseg.errors import ConfigError, PanosegError
+from panoseg.extras import require
 from panoseg.files import making, new_folder, output_error
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
@@ -92,7 +93,8 @@ def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
     if running.local:
         yield Here(opened)
     else:
-        from panoseg.maps.cluster import cluster_for  # dask.distributed takes its time
+        require("cluster", "A map in several processes or on a cluster")
+        from panoseg.maps.cluster import cluster_for  # imports dask.distributed, which is slow
 
         with cluster_for(running, opened.job) as cluster:
             yield cluster

@@ -156,8 +156,12 @@ def told(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
 
 
 def sentence(error: PanosegError) -> str:
-    """A refusal for people: what was found, what was expected, what to do."""
-    return f"{error.found[:1].upper()}{error.found[1:]}. Expected {error.expected}: {error.fix}."
+    """Return the message of an error as one or more complete sentences."""
+    if error.expected:
+        found = f"{error.found[:1].upper()}{error.found[1:]}"
+        return f"{found}. Expected {error.expected}: {error.fix}."
+    text = str(error)
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
