@@ -66,7 +66,11 @@ def test_an_extra_is_installed_with_all_of_its_packages(without):
             "s3fs",
             "pip install 'panoseg[s3]'",
         ),
-        ("coco shards --data gs://bucket/data --out shards", "gcsfs", "pip install 'panoseg[gs]'"),
+        (
+            "train pastis-utae --data gs://bucket/data --out run",
+            "gcsfs",
+            "pip install 'panoseg[gs]'",
+        ),
     ],
 )
 def test_a_command_without_its_packages_is_refused_in_one_line(
