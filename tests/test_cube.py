@@ -274,10 +274,10 @@ def test_without_scene_classification_pixels_with_data_count():
 
 def test_too_few_dates():
     checked = check_cube(make_cube(dates=DATES[:1]), PASTIS_BANDS)
-    with pytest.raises(CubeError, match="1 usable of 1 dates"):
+    with pytest.raises(CubeError, match="Only 1 of the 1 dates in the season of"):
         choose_season(checked)
     assert len(choose_season(checked, min_dates=1).days_T) == 1
-    with pytest.raises(CubeError, match="no date of the cube lies in the season of 2017"):
+    with pytest.raises(CubeError, match="No date of the cube lies in the season of 2017"):
         choose_season(checked, year=2017)
 
 

@@ -159,7 +159,7 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
     assert "has no scene of farm" in capsys.readouterr().err
     for words, message in (
         ("--season 2190", "is in the future"),
-        ("--season 1200", "the year of a harvest"),
+        ("--season 1200", "give a harvest year from 1986 to 2199"),
         ("--from 2019-05-01 --to 2019-04-01", "ends after it begins"),
         ("--from soon --to 2019-04-01", "'soon' is not a date"),
         ("--from 2019-05-01", "Pass either --season or both --from and --to"),
@@ -191,8 +191,8 @@ def test_days_that_no_calendar_has_are_one_line(tmp_path, capsys):
     for words, message in (
         ("--from 2019-05-01 --to 9999-12-31", "days of the years 1985 to 2200"),
         ("--from 0001-01-01 --to 2019-05-01", "days of the years 1985 to 2200"),
-        ("--season 9999", "the year of a harvest"),
-        ("--season 1", "the year of a harvest"),
+        ("--season 9999", "give a harvest year from 1986 to 2199"),
+        ("--season 1", "give a harvest year from 1986 to 2199"),
     ):
         arguments = [
             "cube",
@@ -215,7 +215,7 @@ def test_days_that_no_calendar_has_are_one_line(tmp_path, capsys):
             season,
         ]
         assert main(arguments) == 2
-        assert "the year of a harvest" in capsys.readouterr().err
+        assert "give a harvest year from 1986 to 2199" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["farm.geojson"]
 
 

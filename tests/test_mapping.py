@@ -503,7 +503,7 @@ CUBES = {
     "without a coordinate system": (no_crs, "coordinate system"),
     "with bands missing": (lambda cube: without(cube, ["B05", "B12"]), "lacks B05, B12"),
     "with bands misnamed": (lambda cube: cube.rename(B05="infra"), "lacks B05"),
-    "with one date": (lambda cube: cube.isel(time=[2]), "1 usable of 1 dates"),
+    "with one date": (lambda cube: cube.isel(time=[2]), "Only 1 of the 1 dates"),
     "without data": (lambda cube: cube * 0, "no data"),
     "with nothing but NaN": (lambda cube: cube * np.nan, "no data"),
     "too small": (lambda cube: cube.isel(x=slice(0, 9)), "pixels"),

@@ -491,7 +491,7 @@ def test_options_of_dates_and_labels(tmp_path):
     folder, _ = make(tmp_path, replace(SMALL, max_dates=5, centres=True))
     assert {len(row["dates-S2"]) for row in metadata(folder).values()} == {5}
     assert (folder / "INSTANCE_ANNOTATIONS" / "HEATMAP_10003.npy").exists()
-    with pytest.raises(PanosegError, match="no date of the cube lies in the season of 2021"):
+    with pytest.raises(PanosegError, match="No date of the cube lies in the season of 2021"):
         make(tmp_path, replace(SMALL, season=2021), name="late")
     with pytest.raises(ConfigError, match="a layout with parcels"):
         make(tmp_path, replace(SMALL, centres=True), "s2tsczcrop", "czech")

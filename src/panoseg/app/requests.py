@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from panoseg.app.settings import PACKAGE_WEIGHTS
 from panoseg.errors import AppError
+from panoseg.imagery.calendar import season_span
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hexadecimal digits")]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -67,8 +68,9 @@ class CatalogueSource(_Strict):
 
     @property
     def season(self) -> tuple[date, date]:
-        """The first and the last day."""
-        return self.first or date(self.year - 1, 9, 1), self.last or date(self.year, 10, 31)
+        """The first and the last day, both inclusive."""
+        first, last = season_span(self.year)
+        return self.first or first, self.last or last
 
 
 def _check_json(outline: dict[str, Any] | None) -> None:

@@ -73,7 +73,7 @@ def cube(
 
 def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:
     """Return the first and the last day that the options name."""
-    from panoseg.cube.season import season_span
+    from panoseg.imagery.calendar import season_span
 
     if (season is None) == (first is None and last is None) or (first is None) != (last is None):
         raise ConfigError(

@@ -17,9 +17,10 @@ from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, making, output_error, remove_unfinished
 from panoseg.imagery.area import PIXEL_M, Area, grid_of, may_meet, read_area, sun_ahead
+from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
 from panoseg.imagery.safe import safe_scenes
-from panoseg.imagery.scenes import FIRST_YEAR, LAST_YEAR, Scene
+from panoseg.imagery.scenes import Scene
 
 
 def cube_of_archives(

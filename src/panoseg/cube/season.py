@@ -1,69 +1,75 @@
-"""The dates of a cube that a network sees: one season, without dates that show next to nothing, and
-not too many.
+"""Choose the dates of a cube that a network sees: those of one season that show the ground.
+
+Shape suffix: T dates of a season.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 
 import numpy as np
 import xarray as xr
 
 from panoseg.cube.check import report_of
-from panoseg.errors import ConfigError, CubeError
+from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.scenes import FIRST_YEAR, LAST_YEAR
+from panoseg.imagery.calendar import SEASON_START, season_end, season_span
 
-# 1 September to 31 October of the next year: what a season of PASTIS spans.
-SEASON_DAYS = 425
-CLEAR_CLASSES = (
-    2,
-    4,
-    5,
-    6,
-    7,
-    11,
-)  # dark, vegetation, bare, water, unclassified, snow: the ground is seen
+# Sen2Cor's classes in which the ground is seen: dark area, vegetation, bare soil, water,
+# unclassified, snow.
+CLEAR_CLASSES = (2, 4, 5, 6, 7, 11)
 _SAMPLED_SIDE = 512
 
 
 @dataclass(frozen=True)
 class Season:
-    """Which dates of a cube are used.
-
-    harvest_year: the year in which the crops are harvested. reference: day 0. index_T: place of
-    each used date in the cube, ascending. dates_T: datetime64[D]. days_T: int64 days since
-    ``reference``. clear_T: float 0..1, share of pixels that show the ground (by the scene
-    classification where the cube has one, else pixels with data). left_out: dates within the season
-    that are not used, with the reason.
-    """
+    """The dates of a cube that are used, and why others are not."""
 
     harvest_year: int
+    """Year in which the crops are harvested."""
     reference: date
+    """Day 0."""
     index_T: np.ndarray
+    """int64: place of each used date in the cube, ascending."""
     dates_T: np.ndarray
+    """datetime64[D], ascending."""
     days_T: np.ndarray
+    """int64: days since ``reference``."""
     clear_T: np.ndarray
+    """float64, 0..1: share of pixels that show the ground (see ``clear_shares``)."""
     left_out: tuple[tuple[str, str], ...]
+    """Dates within the season that are not used, each with the reason."""
+
+    @property
+    def last(self) -> date:
+        """The last day of the season."""
+        return season_end(self.reference)
 
 
 def choose_season(
     cube: xr.Dataset,
     *,
-    start: tuple[int, int] = (9, 1),
+    start: tuple[int, int] = SEASON_START,
     year: int | None = None,
     min_clear: float = 0.1,
     max_dates: int = 60,
     min_dates: int = 2,
 ) -> Season:
-    """The season of a checked cube.
+    """Choose the season of a checked cube.
 
-    start: month and day of day 0, in the year before harvest. year: the harvest year; None takes
-    the one with the most dates.
-    min_clear: dates with a smaller clear share are left out; clouds above that stay in, as in
-    training. max_dates: at most so many; the clearest of each stretch of the season are kept.
-    Raises ``CubeError`` for fewer than ``min_dates``.
+    Args:
+        cube: A cube as ``check_cube`` returns it.
+        start: Month and day of day 0, in the year before the harvest.
+        year: Harvest year; None takes the one with the most dates.
+        min_clear: Dates with a smaller clear share (0..1) are left out. Clouds above it stay in, as
+            in the training data.
+        max_dates: Of more dates the clearest of each stretch of the season are kept.
+        min_dates: Fewer dates are refused.
+
+    Raises:
+        CubeError: The season has fewer than ``min_dates`` usable dates.
+        ConfigError: ``year`` is not a possible harvest year.
     """
     dates = cube["time"].values.astype("datetime64[D]")
     harvest_year, first, inside = dates_of_season(dates, start, year)
@@ -80,89 +86,75 @@ def choose_season(
     ]
     if kept.size < min_dates:
         raise CubeError(
-            f"the season of {harvest_year} has {kept.size} usable of {inside.size} dates",
-            f"at least {min_dates}",
-            "take a longer season, or lower --min-dates or --min-clear",
+            f"Only {kept.size} of the {inside.size} dates in the season of {harvest_year} are"
+            f" usable, and at least {min_dates} are needed: take a longer season, or lower"
+            " --min-dates or --min-clear."
         )
     used = inside[kept]
-    days = (dates[used] - first).astype(np.int64)
     return Season(
-        harvest_year,
-        first.astype(date),
-        used,
-        dates[used],
-        days,
-        clear[kept],
-        tuple(sorted(left_out)),
+        harvest_year=harvest_year,
+        reference=first,
+        index_T=used,
+        dates_T=dates[used],
+        days_T=(dates[used] - np.datetime64(first)).astype(np.int64),
+        clear_T=clear[kept],
+        left_out=tuple(sorted(left_out)),
     )
 
 
 def dates_of_season(
-    dates: np.ndarray, start: tuple[int, int] = (9, 1), year: int | None = None
-) -> tuple[int, np.datetime64, np.ndarray]:
-    """Harvest year, day 0, and the places of the dates (datetime64[D]) that lie in its season.
+    dates: np.ndarray, start: tuple[int, int] = SEASON_START, year: int | None = None
+) -> tuple[int, date, np.ndarray]:
+    """Return the harvest year, day 0, and the places of the dates that lie in the season.
 
-    start, year: as of ``choose_season``. Raises ``CubeError`` where no date does.
+    Args:
+        dates: datetime64[D], ascending.
+        start: As in ``choose_season``.
+        year: As in ``choose_season``.
+
+    Raises:
+        CubeError: No date lies in the season.
+        ConfigError: ``year`` is not a possible harvest year.
     """
-    harvest_year = infer_harvest_year(dates, start) if year is None else _checked(year)
-    first = np.datetime64(date(harvest_year - 1, *start))
-    inside = np.flatnonzero((dates >= first) & (dates <= first + SEASON_DAYS))
+    if year is None:
+        year = infer_harvest_year(dates, start)
+        first = date(year - 1, *start)
+        last = season_end(first)
+    else:
+        first, last = season_span(year, start)
+    inside = np.flatnonzero((dates >= np.datetime64(first)) & (dates <= np.datetime64(last)))
     if inside.size == 0:
         raise CubeError(
-            f"no date of the cube lies in the season of {harvest_year} (the cube spans {dates[0]}"
-            f" to {dates[-1]})",
-            f"dates from {first} to {first + SEASON_DAYS}",
-            "choose another harvest year (map --year, dataset --season)",
+            f"No date of the cube lies in the season of {year} ({first} to {last}); the cube spans"
+            f" {dates[0]} to {dates[-1]}. Choose another harvest year (map --year, dataset"
+            " --season)."
         )
-    return harvest_year, first, inside
+    return year, first, inside
 
 
-def season_span(year: int, start: tuple[int, int] = (9, 1)) -> tuple[date, date]:
-    """The first and the last day of the season of a harvest year; ``start``: month and day of day
-    0, in the year before.
+def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = SEASON_START) -> int:
+    """Return the year whose season holds the most dates (datetime64[D]).
 
-    Raises ``ConfigError`` for a year of no harvest that was seen.
-    """
-    first = date(_checked(year) - 1, *start)
-    return first, first + timedelta(days=SEASON_DAYS)
-
-
-def _checked(year: int) -> int:
-    """The harvest year that somebody asks for. Raises ``ConfigError``."""
-    if not FIRST_YEAR < year < LAST_YEAR:
-        raise ConfigError(
-            f"season {year}",
-            f"the year of a harvest, {FIRST_YEAR + 1} to {LAST_YEAR - 1}",
-            "change the year",
-        )
-    return year
-
-
-def infer_harvest_year(dates: np.ndarray, start: tuple[int, int] = (9, 1)) -> int:
-    """The year whose season holds the most dates; among equals the one with the most from March to
-    August, then the later.
+    Among equals the one with the most dates from March to August, then the later.
     """
     years = range(dates.min().astype(date).year, dates.max().astype(date).year + 2)
 
     def dates_within(year: int) -> tuple[int, int, int]:
-        first = np.datetime64(date(year - 1, *start))
+        first = date(year - 1, *start)
+        in_season = (dates >= np.datetime64(first)) & (dates <= np.datetime64(season_end(first)))
         growing = (dates >= np.datetime64(f"{year}-03-01")) & (
             dates < np.datetime64(f"{year}-09-01")
         )
-        return (
-            int(((dates >= first) & (dates <= first + SEASON_DAYS)).sum()),
-            int(growing.sum()),
-            year,
-        )
+        return int(in_season.sum()), int(growing.sum()), year
 
     return max(years, key=dates_within)
 
 
 def clear_shares(cube: xr.Dataset) -> np.ndarray:
-    """Share of pixels of each date that show the ground.
+    """Return the share of pixels of each date that show the ground: float64, 0..1.
 
-    As a cube of ours says of the area that was asked for, else from at most 512 x 512 pixels spread
-    over the cube.
+    A cube that panoseg made records the share inside the outline; of another cube at most about
+    512 x 512 pixels, evenly spread, are read.
     """
     report = report_of(cube)
     known = dict(zip(report.dates, report.clear, strict=True)) if report else {}
@@ -170,12 +162,14 @@ def clear_shares(cube: xr.Dataset) -> np.ndarray:
     if known and set(days) <= set(known):
         return np.array([known[day] for day in days])
     step = {dim: slice(None, None, max(1, cube.sizes[dim] // _SAMPLED_SIDE)) for dim in ("y", "x")}
-    return shows_ground(cube.isel(step)).mean(("y", "x")).compute().values
+    return np.asarray(shows_ground(cube.isel(step)).mean(("y", "x")).compute().values)
 
 
 def shows_ground(cube: xr.Dataset) -> xr.DataArray:
-    """Where the ground is seen: bool (time, y, x), lazy. By the scene classification where the cube
-    has one, else by data.
+    """Return where the ground is seen: bool (time, y, x), lazy.
+
+    Pixels with data count, and where the cube has a scene classification only those of
+    ``CLEAR_CLASSES``.
     """
     bands = [name for name in cube.data_vars if name != SCENE_CLASSIFICATION]
     first = cube[bands[0]]
@@ -186,15 +180,20 @@ def shows_ground(cube: xr.Dataset) -> xr.DataArray:
 
 
 def spread_clearest(dates: np.ndarray, clear: np.ndarray, count: int) -> np.ndarray:
-    """Places of ``count`` dates, ascending: of the two neighbours that are least worth having both,
-    the cloudier leaves.
+    """Return the places of ``count`` dates, ascending: clear ones, spread over the season.
 
-    What two neighbours are worth is the days between them times the clear share of the cloudier, so
-    that thin stretches of the season keep their dates.
+    Dates are removed one by one. Two neighbours are worth the days between them times the clear
+    share of the cloudier; of the pair that is worth least the cloudier date goes. So thin stretches
+    of the season keep their dates.
 
     >>> days = np.array(["2019-01-01", "2019-04-01", "2019-04-02", "2019-08-01"], "datetime64[D]")
     >>> spread_clearest(days, np.array([0.3, 0.9, 1.0, 0.3]), 3)
     array([0, 2, 3])
+
+    Args:
+        dates: datetime64[D], ascending.
+        clear: Clear share of each date, 0..1.
+        count: Number of dates to keep; fewer dates are all kept.
     """
     kept = np.arange(len(dates))
     while len(kept) > count:

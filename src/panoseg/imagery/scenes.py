@@ -32,6 +32,7 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
+from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.remote import DRIVERS
 
 FIRST_BASELINE_WITH_OFFSET = 4.0
@@ -121,9 +122,6 @@ def without_offset(numbers: np.ndarray, meaning: Radiometry) -> bool:
     return bool(valid.size and np.mean(valid * meaning.scale + meaning.offset < 0) > _MOST_NEGATIVE)
 
 
-# Of Earth seen from space; years beyond them are mistakes, and end the calendars of Python (9999)
-# and NumPy (2262).
-FIRST_YEAR, LAST_YEAR = 1985, 2200
 # What a STAC item that anybody made may raise while it is read.
 BROKEN_ITEM = (
     KeyError,

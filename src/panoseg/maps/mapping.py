@@ -20,10 +20,11 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.fetch import Request, asked_area, fetch_cube
 from panoseg.cube.options import AreaOptions, CubeOptions
-from panoseg.cube.season import Season, season_span
+from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.extras import require
 from panoseg.files import making, new_folder, output_error
+from panoseg.imagery.calendar import season_span
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import open_inputs

@@ -20,7 +20,7 @@ import xarray as xr
 import panoseg
 from panoseg.classes import ClassTable
 from panoseg.cube.open import reading
-from panoseg.cube.season import SEASON_DAYS, Season
+from panoseg.cube.season import Season
 from panoseg.maps.compare import Comparison
 from panoseg.maps.figures import (
     Curve,
@@ -329,7 +329,8 @@ def _curves(content: ReportContent) -> list[dict[str, Any]]:
 
 def _along(season: Season, day: np.datetime64 | str) -> float:
     """Where a date lies on the time axis, 0 to 1."""
-    return float((np.datetime64(day) - np.datetime64(season.reference)).astype(int) / SEASON_DAYS)
+    days = (np.datetime64(day) - np.datetime64(season.reference)).astype(int)
+    return float(days / (season.last - season.reference).days)
 
 
 def _chart(curve: Curve, season: Season) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from shapely.geometry import mapping
 from panoseg.cube.build import CubeReport
 from panoseg.cube.check import PIXEL_M
 from panoseg.cube.fetch import Request, fetch_cube
-from panoseg.cube.season import season_span
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.imagery.calendar import season_span
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
 from panoseg.progress import track

@@ -13,6 +13,7 @@ import numpy as np
 
 from panoseg.errors import ConfigError
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.calendar import season_span
 from panoseg.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
 from panoseg.simulation.landscape import (
     PIXEL_M,
@@ -27,28 +28,21 @@ from panoseg.simulation.phenology import Climate
 from panoseg.simulation.scene import Scene
 from panoseg.simulation.sensor import RESAMPLINGS, deliver, shift
 
-SEASON_DAYS = 426
-"""1 September to 31 October of the next year."""
 _REVISIT_DAYS = 5
 _WINTER = (75, 190)
 
 
-def season_start(harvest_year: int) -> datetime.date:
-    """Day 0 of the season that is harvested in a year."""
-    return datetime.date(harvest_year - 1, 9, 1)
-
-
-def acquisition_days(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Days of ``count`` acquisitions, int64, ascending, without repeats.
+def acquisition_days(rng: np.random.Generator, count: int, season_days: int) -> np.ndarray:
+    """Days of ``count`` acquisitions, int64, ascending, without repeats, below ``season_days``.
 
     Passes come every five days; where more are asked for than one orbit gives, a second orbit
     overlaps. Passes are lost at random, in runs, and more often in winter, because products that
     are wholly clouded are not kept.
     """
     phase = int(rng.integers(_REVISIT_DAYS))
-    passes = np.arange(phase, SEASON_DAYS, _REVISIT_DAYS)
+    passes = np.arange(phase, season_days, _REVISIT_DAYS)
     if count > 0.75 * passes.size or rng.random() < 0.25:
-        second = np.arange((phase + rng.choice([2, 3])) % _REVISIT_DAYS, SEASON_DAYS, _REVISIT_DAYS)
+        second = np.arange((phase + rng.choice([2, 3])) % _REVISIT_DAYS, season_days, _REVISIT_DAYS)
         passes = np.unique(np.concatenate([passes, second]))
     winter = (passes > _WINTER[0]) & (passes < _WINTER[1])
     weather = np.convolve(rng.standard_normal(passes.size + 2), [0.4, 0.6, 0.4], mode="valid")
@@ -121,7 +115,7 @@ def simulate_season(
     for index, sky in enumerate(draw_skies(days_T, options, sky_rng)):
         image_CHW, cloud_THW[index] = instrument.observe(scene, index, sky)
         images_TCHW[index] = np.clip(image_CHW, 1, 20_000)
-    start = season_start(options.harvest_year)
+    start, _ = season_span(options.harvest_year)
     dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
     origin = _origin(region, land_rng)
     return Season(
@@ -143,7 +137,7 @@ def planned_dates(
     """
     _, time_rng, _, sky_rng, _ = np.random.default_rng(seed).spawn(5)
     days_T = _days(options, time_rng)
-    start = season_start(options.harvest_year)
+    start, _ = season_span(options.harvest_year)
     skies = draw_skies(days_T, options, sky_rng)
     return [
         (start + datetime.timedelta(days=int(day)), sky.cover)
@@ -155,7 +149,9 @@ def _days(options: SimulationOptions, rng: np.random.Generator) -> np.ndarray:
     """The days of the season on which the satellite passes; the first that is drawn from this
     generator.
     """
-    return acquisition_days(rng, int(rng.integers(options.dates[0], options.dates[1] + 1)))
+    first, last = season_span(options.harvest_year)
+    count = int(rng.integers(options.dates[0], options.dates[1] + 1))
+    return acquisition_days(rng, count, (last - first).days + 1)
 
 
 def check_size(size: tuple[int, int]) -> None:
