@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import panoseg
 from cubes import make_cube
 from panoseg.app.requests import CatalogueSource
 from panoseg.cli.data import _days
 from panoseg.cube.check import check_cube
+from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.cube.season import choose_season, infer_harvest_year
 from panoseg.errors import ConfigError
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.calendar import LAST_YEAR, season_end, season_span
+from panoseg.imagery.calendar import LAST_YEAR, REFERENCE_DATE, season_end, season_span
 from panoseg.maps.report import _along
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.season import planned_dates
@@ -78,3 +82,19 @@ def test_a_simulated_leap_season_reaches_its_last_day():
 def test_impossible_harvest_years_are_refused(year):
     with pytest.raises(ConfigError, match="give a harvest year from 1986 to 2199"):
         season_span(year)
+
+
+def test_the_reference_date_and_the_catalogue_are_written_once():
+    """What depends on one of them imports it."""
+    root = Path(panoseg.__file__).parent
+    for text, home in (
+        (REFERENCE_DATE, "imagery/calendar.py"),
+        (DEFAULT_CATALOGUE, "cube/options.py"),
+    ):
+        defaults = re.compile(rf'(= |get\("ref_date", )"{text}"')
+        places = [
+            path.relative_to(root).as_posix()
+            for path in root.rglob("*.py")
+            if defaults.search(path.read_text())
+        ]
+        assert places == [home]

@@ -23,11 +23,11 @@ from pystac_client.exceptions import APIError
 
 from catalogue_server import RUSTAC, make_impatient, serve
 from cubes import item
-from panoseg.cube.options import TEN_BANDS
 from panoseg.errors import CatalogueError
 from panoseg.imagery import catalogue as module
 from panoseg.imagery import remote
 from panoseg.imagery.area import Area
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.catalogue import (
     CATALOGUES,
     Catalogue,
@@ -211,7 +211,7 @@ def test_all_items_of_the_public_catalogues_are_scenes(real_data, tmp_path):
     assert {scene.id for scene in scenes} == {item["id"] for item in items}
     assert [scene.time for scene in scenes] == sorted(scene.time for scene in scenes)
     for scene in scenes:
-        assert set(scene.assets) >= {*TEN_BANDS, "SCL"}
+        assert set(scene.assets) >= {*PASTIS_BANDS, "SCL"}
         assert scene.epsg in (32635, 32658, 32724, 32735)
         assert all(
             gdal_path(asset.href, Unsigned()).startswith(("/vsicurl/https://", "/vsis3/eodata/"))

@@ -26,9 +26,10 @@ from panoseg.cube import fetch as fetch_module
 from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube, report_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.cube.options import CubeOptions
 from panoseg.errors import CubeError, OutputError, PanosegError
 from panoseg.imagery import remote
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.catalogue import load_scenes
 
 pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
@@ -93,7 +94,7 @@ def numbers(path: Path) -> xr.Dataset:
 def assert_equal(cube: xr.Dataset, truth: xr.Dataset) -> None:
     """The same numbers on the same pixels and dates; no data is NaN here and 0 there."""
     there = truth.sel(time=cube.time, y=cube.y, x=cube.x)
-    for band in (*TEN_BANDS, "SCL"):
+    for band in (*PASTIS_BANDS, "SCL"):
         np.testing.assert_array_equal(
             cube[band].fillna(0).values, there[band].fillna(0).values, band
         )
@@ -105,7 +106,7 @@ def test_the_cube_equals_the_published_one(server, truth, tmp_path, capsys):
     assert cube.time.dt.strftime("%Y-%m-%d").values.tolist() == list(DAYS)
     assert cube.sizes == {"time": 3, "y": 64, "x": 64}
     assert_equal(cube, truth)
-    checked = check_cube(open_cube(path), TEN_BANDS)
+    checked = check_cube(open_cube(path), PASTIS_BANDS)
     assert checked.odc.geobox.crs.epsg == 32631
     said = capsys.readouterr().out
     assert "3 dates of 3 scenes" in said

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.errors import ConfigError
 
 PACKAGE_WEIGHTS = "package"
@@ -69,7 +70,7 @@ class AppSettings:
     """
     dask: str | None = None
     """Scheduler of a Dask cluster on which maps are computed, as tcp://scheduler:8786."""
-    catalog: str = "earth-search"
+    catalog: str = DEFAULT_CATALOGUE
     """Catalogue of scenes that is chosen first: earth-search, planetary-computer, copernicus, or
     the URL of a STAC API.
     """

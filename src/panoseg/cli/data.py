@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from panoseg.cube.options import CubeOptions
+from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.errors import ConfigError
 from panoseg.register.options import DatasetOptions, FetchOptions
 from panoseg.simulation.options import SimulationOptions
@@ -21,7 +21,7 @@ def cube(
     season: int | None = None,
     first: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     last: Annotated[str | None, tyro.conf.arg(name="to")] = None,
-    catalog: str = "earth-search",
+    catalog: str = DEFAULT_CATALOGUE,
     collection: str | None = None,
     safe: Path | None = None,
     yes: bool = False,
@@ -59,7 +59,7 @@ def cube(
         request = Request(area, *_days(season, first, last), catalog, collection, yes)
         report = fetch_cube(request, out, scenes_beside(out), options)[0]
     else:
-        if catalog != "earth-search" or collection is not None or yes:
+        if catalog != DEFAULT_CATALOGUE or collection is not None or yes:
             raise ConfigError(
                 "--safe cannot be combined with --catalog, --collection or --yes; leave one of"
                 " them out."

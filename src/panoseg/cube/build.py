@@ -25,13 +25,14 @@ from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.cube.check import RECORD, CubeReport, report_of
-from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.cube.options import CubeOptions
 from panoseg.cube.scenes import UnreadableSceneError, classification, mosaic, with_offset_seen
 from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
 from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of, work_folder
 from panoseg.errors import CubeError, OutputError
 from panoseg.files import making, output_error
 from panoseg.imagery.area import inside, on_plane, sun_ahead
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.remote import check_keys
 from panoseg.imagery.scenes import Scene
 from panoseg.progress import track
@@ -325,7 +326,7 @@ def build_cube(
     options: CubeOptions,
     outline: BaseGeometry,
     *,
-    bands: Sequence[str] = TEN_BANDS,
+    bands: Sequence[str] = PASTIS_BANDS,
     title: str = "",
     left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),

@@ -12,11 +12,12 @@ from pathlib import Path
 import shapely
 
 from panoseg.cube.build import CubeReport, build_cube
-from panoseg.cube.options import TEN_BANDS, CubeOptions
+from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, making, output_error, remove_unfinished
 from panoseg.imagery.area import PIXEL_M, Area, grid_of, may_meet, read_area, sun_ahead
+from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
 from panoseg.imagery.safe import safe_scenes
@@ -29,7 +30,7 @@ def cube_of_archives(
     days: tuple[date, date] | None,
     out: Path,
     options: CubeOptions,
-    bands: tuple[str, ...] = TEN_BANDS,
+    bands: tuple[str, ...] = PASTIS_BANDS,
 ) -> CubeReport:
     """Make the cube of an outline from the archives in ``folder`` as the Zarr store ``out``.
 
@@ -89,7 +90,7 @@ class Request:
     area: Path
     first: date
     last: date
-    catalogue: str = "earth-search"
+    catalogue: str = DEFAULT_CATALOGUE
     collection: str | None = None
     yes: bool = False
 
@@ -128,7 +129,7 @@ def fetch_cube(
     out: Path,
     scenes_path: Path,
     options: CubeOptions,
-    bands: tuple[str, ...] = TEN_BANDS,
+    bands: tuple[str, ...] = PASTIS_BANDS,
     area: Area | None = None,
 ) -> tuple[CubeReport, Area]:
     """Fetch the cube of a request as the Zarr store ``out``; gives its report, and the area that
@@ -229,7 +230,7 @@ def _unfinished(request: Request, scenes_path: Path) -> list[str]:
     return [f"The season goes on until {request.last}; its scenes were searched on {searched}."]
 
 
-def asked_area(request: Request, options: CubeOptions, bands: int = len(TEN_BANDS)) -> Area:
+def asked_area(request: Request, options: CubeOptions, bands: int = len(PASTIS_BANDS)) -> Area:
     """The area of a request.
 
     Raises ``AreaError`` for one that cannot be, and, with the estimated cost, for one that nobody

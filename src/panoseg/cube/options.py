@@ -8,8 +8,7 @@ from typing import Literal
 
 from panoseg.errors import ConfigError
 
-# Those of 10 and 20 m, by number.
-TEN_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+DEFAULT_CATALOGUE = "earth-search"
 # Classes of Sen2Cor's scene classification: what is masked by each word.
 MASKED_CLASSES = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "nodata": (0, 1)}
 
@@ -65,7 +64,7 @@ class AreaOptions:
     """
     season: int | None = None
     """With --area: the year of the harvest."""
-    catalog: str = "earth-search"
+    catalog: str = DEFAULT_CATALOGUE
     """With --area: earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
     collection: str | None = None
     """With --area: a collection of the catalogue, if not its usual one with Sentinel-2 L2A."""

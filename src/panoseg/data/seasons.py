@@ -25,6 +25,9 @@ from panoseg.data.config import AugmentationConfig
 from panoseg.data.pastis_files import parse_date
 from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError, DatasetError
+from panoseg.imagery.calendar import REFERENCE_DATE
+
+_REFERENCE_DAY = date.fromisoformat(REFERENCE_DATE)
 
 
 def check_complete(folder: Path, names: Sequence[str], table: str) -> None:
@@ -246,7 +249,7 @@ class PatchDataset(Dataset[Sample], Generic[_Patch]):
         target: str | None,
         classes: ClassTable,
         *,
-        reference_date: date = date(2018, 9, 1),
+        reference_date: date = _REFERENCE_DAY,
         class_mapping: Mapping[int, int] | Mapping[str, int] | None = None,
         single_date: int | str | date | None = None,
         augmentation: AugmentationConfig | None = None,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panoseg.imagery.calendar import REFERENCE_DATE
 from panoseg.models.configs.season import AttentionUnetConfig, Dates
 
 _PERIOD_DAYS = 1000
@@ -117,7 +118,7 @@ class DateEncoder(nn.Module):
         dates: Dates = "relative",
         linear: bool = False,
         relative_as_day_of_year: bool = False,
-        reference_date: str = "2018-09-01",
+        reference_date: str = REFERENCE_DATE,
     ) -> None:
         super().__init__()
         self.reference_date = reference_date

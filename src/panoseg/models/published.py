@@ -20,6 +20,7 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.calendar import REFERENCE_DATE
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.paps import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import (
@@ -136,7 +137,7 @@ def reference_date(options: Mapping[str, Any]) -> str:
     """The date from which a published program counted days; the default of its command line where
     it does not say.
     """
-    return str(options.get("ref_date", "2018-09-01"))
+    return str(options.get("ref_date", REFERENCE_DATE))
 
 
 def _utae(options: Mapping[str, Any], bands: int) -> UtaeConfig:

@@ -27,6 +27,7 @@ from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.calendar import REFERENCE_DATE
 from panoseg.models.build import build_model
 from panoseg.models.config import (
     ModelConfig,
@@ -86,7 +87,7 @@ class WeightsCard:
     """
     classes: ClassTable = PASTIS
     """What the scores mean."""
-    reference_date: str = "2018-09-01"
+    reference_date: str = REFERENCE_DATE
     """YYYY-MM-DD: the date from which days were counted in training; its month and day begin every
     season. Not of photographs.
     """

@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.errors import ConfigError
+from panoseg.imagery.calendar import REFERENCE_DATE
 from panoseg.models.config import (
     ModelConfig,
     config_from_json,
@@ -152,7 +153,7 @@ class DataConfig:
     """Mean and deviation of the bands: over the training folds, or of each set's own folds as
     published.
     """
-    reference_date: str = "2018-09-01"
+    reference_date: str = REFERENCE_DATE
     """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
     single_date: str | None = None
     """Only one date of each season: an index, or the date nearest to YYYY-MM-DD."""

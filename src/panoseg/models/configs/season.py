@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar, Literal, get_args
 
+from panoseg.imagery.calendar import REFERENCE_DATE
 from panoseg.models.configs.base import (
     NORM_GROUPS,
     Convolution,
@@ -68,7 +69,7 @@ class AttentionUnetConfig:
     """A learnt linear map of the sines; with dates day_of_year these are sines of the day of the
     year.
     """
-    reference_date: str = "2018-09-01"
+    reference_date: str = REFERENCE_DATE
     """Days are counted from this date, YYYY-MM-DD; follows from the data. The day of the year is
     computed with it.
     """
