@@ -296,7 +296,7 @@ def test_a_full_disk_is_called_so(place, monkeypatch):
     )
     run_claimed(place.settings, place.jobs, claim)
     error = place.jobs.get(id).error
-    assert error.startswith("the folder of the job: the disk is full; expected free space")
+    assert error.startswith("The disk of the server is full: delete some jobs")
     assert str(place.settings.folder) not in error
 
 

@@ -15,12 +15,12 @@ import pytest
 
 from panoseg import files
 from panoseg.errors import OutputError
-from panoseg.files import making
+from panoseg.files import hold_folder
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(files, "_LOCK_WAIT_S", 0.2)
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def somebody(folder: Path) -> Iterator[None]:
     held, done = threading.Event(), threading.Event()
 
     def hold():
-        with making(folder):
+        with hold_folder(folder):
             held.set()
             done.wait(60)
 
@@ -49,7 +49,7 @@ def is_held(folder: Path) -> bool:
 
     def ask() -> None:
         try:
-            with making(folder):
+            with hold_folder(folder):
                 pass
         except OutputError:
             refused.append(folder)
@@ -65,20 +65,20 @@ def test_a_folder_is_held_by_one(tmp_path):
     with somebody(folder):
         with (
             pytest.raises(
-                OutputError, match=r"another command writes .*season\.zarr; expected one at a time"
+                OutputError, match=r"Another command writes .*season\.zarr: wait until it ends"
             ),
-            making(folder, of=tmp_path / "season.zarr"),
+            hold_folder(folder, output=tmp_path / "season.zarr"),
         ):
             pass
-        with making(tmp_path / "a" / "other"):
+        with hold_folder(tmp_path / "a" / "other"):
             pass
-    with making(folder):
+    with hold_folder(folder):
         pass
 
 
 def test_who_holds_a_folder_may_hold_it_inside(tmp_path):
-    with making(tmp_path / "out"):
-        with making(tmp_path / "b" / ".." / "out"):
+    with hold_folder(tmp_path / "out"):
+        with hold_folder(tmp_path / "b" / ".." / "out"):
             (tmp_path / "out" / "x").touch()
         assert is_held(tmp_path / "out")  # the inner block has not let go
     assert not is_held(tmp_path / "out")
@@ -87,7 +87,7 @@ def test_who_holds_a_folder_may_hold_it_inside(tmp_path):
 def test_only_empty_folders_that_were_made_for_it_go_again(tmp_path):
     (tmp_path / "mine").mkdir()
     for name in ("mine", "new", "full"):
-        with suppress(KeyError), making(tmp_path / name):
+        with suppress(KeyError), hold_folder(tmp_path / name):
             if name == "full":
                 (tmp_path / name / "x").touch()
             raise KeyError
@@ -107,21 +107,24 @@ def test_a_folder_that_was_taken_away_meanwhile_is_made_anew(tmp_path, monkeypat
         return original(descriptor)
 
     monkeypatch.setattr(files, "_lock", lock)
-    with making(folder):
+    with hold_folder(folder):
         assert folder.is_dir()
         assert is_held(folder)
 
 
 def test_what_is_no_folder_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="a file of that name exists"), making(tmp_path / "file"):
+    with (
+        pytest.raises(OutputError, match="a file of that name exists"),
+        hold_folder(tmp_path / "file"),
+    ):
         pass
 
 
 _HOLDER = """
 import os, sys, time
-from panoseg.files import making
-with making(sys.argv[1]):
+from panoseg.files import hold_folder
+with hold_folder(sys.argv[1]):
     if os.fork() == 0:  # as workers are made
         sys.stdout.close()
         time.sleep(60)
@@ -140,14 +143,29 @@ def test_the_hold_of_a_killed_process_ends_though_its_children_live(tmp_path):
     )
     try:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(OutputError, match="another command writes"), making(tmp_path / "out"):
+        with (
+            pytest.raises(OutputError, match="Another command writes"),
+            hold_folder(tmp_path / "out"),
+        ):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()
         os.killpg(process.pid, 0)  # the child is there
-        with making(tmp_path / "out"):
+        with hold_folder(tmp_path / "out"):
             pass
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
+
+
+_WITHOUT_POSIX = """
+import concurrent.futures.process, logging, os, random, sys  # the library itself uses the hook
+sys.modules["fcntl"] = sys.modules["resource"] = None  # as on Windows
+del os.register_at_fork
+import panoseg.classes, panoseg.files, panoseg.processes, panoseg.progress
+"""
+
+
+def test_base_modules_are_imported_without_modules_of_posix():
+    subprocess.run([sys.executable, "-c", _WITHOUT_POSIX], check=True)

@@ -19,7 +19,7 @@ import shapely
 from catalogue_server import RUSTAC, make_impatient, serve
 from mapping_weights import tiny_weights
 from panoseg.cli import main
-from panoseg.files import take_away
+from panoseg.files import remove_folder
 from panoseg.models.weights import save_weights
 from test_cube_fetch import DAYS, LAND, outline, scene
 
@@ -145,10 +145,10 @@ def test_a_cube_that_is_not_kept_outlives_no_kill(server, weights, mapped, tmp_p
     with monkeypatch.context() as moment:
 
         def half(folder):
-            moment.setattr("panoseg.files.discard", kill)
-            take_away(folder)
+            moment.setattr("panoseg.files.remove", kill)
+            remove_folder(folder)
 
-        moment.setattr("panoseg.maps.resume.take_away", half)
+        moment.setattr("panoseg.maps.resume.remove_folder", half)
         with pytest.raises(Killed):
             main(command)
     assert len(server.requests) == asked

@@ -432,7 +432,7 @@ def test_samples_that_cannot_be_written(small, tmp_path, change, words):
 
 
 def test_a_dataset_is_not_written_over_another(small):
-    with pytest.raises(OutputError, match="a new or empty folder"):
+    with pytest.raises(OutputError, match="choose a new or empty folder"):
         write_small_s2tsczcrop(small)
 
 

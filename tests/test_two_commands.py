@@ -20,7 +20,7 @@ from test_holding import somebody
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(files, "_LOCK_PATIENCE_S", 0.2)
+    monkeypatch.setattr(files, "_LOCK_WAIT_S", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -57,5 +57,5 @@ def test_a_command_is_told_that_another_writes_its_output(
     out = tmp_path / "out"
     with somebody(work_folder(out) if command.startswith("cube") else out):
         assert main(command.replace("OUT", str(out)).split()) == 2
-        assert f"another command writes {out}; expected one at a time" in capsys.readouterr().err
+        assert f"Another command writes {out}: wait until it ends" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

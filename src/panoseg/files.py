@@ -1,14 +1,18 @@
-"""Writing so that nothing is lost or half-written: beside the target, then renamed over it."""
+"""Write files and folders atomically, and hold an output folder while a command writes it.
+
+What is written gets a temporary name beside its target and is renamed when it is complete, so that
+an interrupted command leaves no half-written result.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -21,67 +25,49 @@ from typing import Any
 
 from panoseg.errors import OutputError
 
+# What is wrong and what to do, by number of the error.
 _REASONS = {
-    errno.ENOSPC: (
-        "the disk is full",
-        "free space for the result",
-        "free some space or choose another folder, then run again",
-    ),
-    errno.EDQUOT: (
-        "the disk quota is used up",
-        "free space for the result",
-        "free some space or choose another folder",
-    ),
+    errno.ENOSPC: ("the disk is full", "Free some space or choose another folder, then run again."),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space or choose another folder."),
     errno.EFBIG: (
         "the file is larger than may be written",
-        "a place for large files",
-        "choose another folder or raise the limit",
+        "Choose another folder or raise the limit.",
     ),
-    errno.EACCES: (
-        "no permission to write",
-        "a writable folder",
-        "choose another folder or change its permissions",
-    ),
-    errno.EPERM: (
-        "no permission to write",
-        "a writable folder",
-        "choose another folder or change its permissions",
-    ),
-    errno.EROFS: ("the file system is read-only", "a writable folder", "choose another folder"),
-    errno.ENOTDIR: ("a part of the path is a file", "a folder", "choose another folder"),
-    errno.EEXIST: ("a file of that name exists", "a folder", "choose another folder"),
+    errno.EACCES: ("no permission to write", "Choose another folder or change its permissions."),
+    errno.EPERM: ("no permission to write", "Choose another folder or change its permissions."),
+    errno.EROFS: ("the file system is read-only", "Choose another folder."),
+    errno.ENOTDIR: ("a part of the path is a file", "Choose another folder."),
+    errno.EEXIST: ("a file of that name exists", "Choose another folder."),
 }
-
-
 _PROBE_BYTES = 1024**2
-_LOCK_PATIENCE_S = 3.0  # a process that was just killed takes a moment to end
-# Names of ``_temporary``; a library may append an ending of its own.
+_LOCK_WAIT_S = 3.0  # a process that was just killed takes a moment to end
+# Names that ``_temporary`` gives; a library may append a suffix of its own.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
 
 def output_error(path: Path, error: Exception) -> OutputError:
-    """The user's view of what went wrong while ``path`` was written: an ``OSError``, or a writing
-    library's own exception.
+    """Return the error for the user when ``path`` could not be written.
+
+    Args:
+        path: The file or folder that was to be written.
+        error: An ``OSError``, or the exception of a library that writes files.
     """
     number = getattr(error, "errno", None)
-    if number in (None, errno.EACCES):  # which netCDF says whenever a file cannot be made
-        number = _obstacle(path.parent) or number
-    text = (
-        getattr(error, "strerror", None)
-        or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    )
-    what, expected, fix = _REASONS.get(
-        number or 0, (text, "a path that can be written", "choose another")
-    )
-    return OutputError(f"{path}: {what}", expected, fix)
+    # netCDF reports EACCES whenever a file cannot be created, and other libraries give no number.
+    if number in (None, errno.EACCES):
+        number = _write_errno(path.parent) or number
+    if number in _REASONS:
+        reason, advice = _REASONS[number]
+    else:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason, advice = getattr(error, "strerror", None) or lines[0], "Choose another path."
+    return OutputError(f"Cannot write {path}: {reason}. {advice}")
 
 
-def _obstacle(folder: Path) -> int | None:
-    """The number of the error that keeps a file from being written into ``folder``, for libraries
-    that do not tell; or None.
-    """
+def _write_errno(folder: Path) -> int | None:
+    """Return the number of the error with which writing into ``folder`` fails; None if it works."""
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so that a kill leaves none
+        with tempfile.TemporaryFile(dir=folder) as file:  # has no name: a kill leaves nothing
             file.write(bytes(_PROBE_BYTES))
             file.flush()
             os.fsync(file.fileno())
@@ -92,13 +78,18 @@ def _obstacle(folder: Path) -> int | None:
 
 @contextmanager
 def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` (same suffix) and rename it over ``path`` when the
-    block ends well.
+    """Yield a temporary path beside ``path`` and rename it to ``path`` when the block succeeds.
 
-    The temporary may become a file or a folder. Whatever goes wrong, ``path`` is untouched and the
-    temporary is removed; what a killed process leaves, ``remove_unfinished`` finds. failures: what
-    a writing library raises beside ``OSError`` when it cannot write. Raises ``OutputError`` for a
-    full disk, missing permission and the like.
+    The temporary has the suffix of ``path`` and may become a file or a folder. If anything fails,
+    ``path`` is unchanged and the temporary is removed. ``remove_unfinished`` removes what a killed
+    process left.
+
+    Args:
+        path: The file or folder to write; its folder is created.
+        failures: Exceptions besides ``OSError`` that a library raises when it cannot write.
+
+    Raises:
+        OutputError: The disk is full, permission is missing, and the like.
     """
     path = Path(path).absolute()
     caught: tuple[type[Exception], ...] = (OSError, *failures)
@@ -109,173 +100,182 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
-    except (
-        OutputError
-    ) as error:  # of a file inside a temporary folder, whose name tells the user nothing
-        raise OutputError(
-            error.found.replace(str(temporary), str(path)), error.expected, error.fix
-        ) from error
+    except OutputError as error:
+        # Of a file inside a temporary folder, whose name means nothing to the user.
+        raise error.with_text(str(temporary), str(path)) from error
     except caught as error:
         raise output_error(path, error) from error
     finally:
         with suppress(OSError):
-            discard(temporary)
+            remove(temporary)
 
 
 @dataclass
 class _Hold:
-    """A folder in which this process makes something.
-
-    descriptor: of the folder. thread: that has it. made: whether the folder is new. depth: how
-    often the thread asked.
-    """
+    """A folder that this process holds."""
 
     descriptor: int
+    """Open descriptor that carries the lock."""
     thread: int
-    made: bool
+    """Identifier of the thread that holds the folder."""
+    created: bool
+    """Whether the folder was created for this hold."""
     depth: int = 1
+    """Number of nested ``hold_folder`` blocks of that thread."""
 
 
 _HELD: dict[Path, _Hold] = {}
 
 
 @contextmanager
-def making(folder: Path | str, *, of: Path | str | None = None) -> Iterator[None]:
-    """Hold a folder in which a command makes its output, so that no other command writes there at
-    the same time.
+def hold_folder(folder: Path | str, *, output: Path | str | None = None) -> Iterator[None]:
+    """Hold an output folder, so that no other command writes there at the same time.
 
-    The folder is made where there is none, and goes again if nothing came into it. The lock is the
-    system's own on the folder itself (flock): it ends with the process, however that ends, and
-    leaves no file; what holds a folder may hold it again inside. of: what is made, if that is not
-    the folder, for the message. Where a file system has no locks nothing is held. Raises
-    ``OutputError`` where another command holds the folder.
+    The folder is created if needed, and removed at the end if it is empty. The system's lock on the
+    folder itself is used (flock; on Windows a file beside the folder is locked): it ends with the
+    process, however that ends, and leaves no file. A thread that holds a folder may hold it again.
+    Where a file system has no locks, nothing is held.
+
+    Args:
+        folder: The folder to hold.
+        output: What is made, for the message, if that is not the folder.
+
+    Raises:
+        OutputError: Another command holds the folder, or it cannot be created.
     """
-    shown = Path(folder if of is None else of)
+    named = Path(folder if output is None else output)
     try:
         place = Path(folder).resolve()
         hold = _HELD.get(place)
         if hold is not None and hold.thread == threading.get_ident():
             hold.depth += 1
         else:
-            hold = _HELD[place] = _hold(place, shown)
+            hold = _HELD[place] = _hold(place, named)
     except OSError as error:
-        raise output_error(shown, error) from error
+        raise output_error(named, error) from error
     try:
         yield
     finally:
         hold.depth -= 1
         if not hold.depth:
-            _release(place, hold)
+            del _HELD[place]
+            if hold.created:
+                with suppress(OSError):  # not empty
+                    place.rmdir()
+            os.close(hold.descriptor)
 
 
-def _hold(place: Path, shown: Path) -> _Hold:
-    """Make and lock a folder. Raises ``OSError``, and ``OutputError`` where somebody else has
-    it.
-    """
-    end, made = time.monotonic() + _LOCK_PATIENCE_S, False
+def _hold(place: Path, named: Path) -> _Hold:
+    """Create and lock a folder. Raises ``OSError``, and ``OutputError`` if it is held elsewhere."""
+    end, created = time.monotonic() + _LOCK_WAIT_S, False
     while True:
-        made |= not place.exists()
+        created |= not place.exists()
         place.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        with suppress(FileNotFoundError):  # who held it has just taken it away
-            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), place.stat()):
-                return _Hold(descriptor, threading.get_ident(), made)
+        descriptor, locked = _open_for_lock(place)
+        # The process that held the folder may remove it between opening and locking.
+        with suppress(FileNotFoundError):
+            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), locked.stat()):
+                return _Hold(descriptor, threading.get_ident(), created)
         os.close(descriptor)
         if time.monotonic() > end:
             raise OutputError(
-                f"another command writes {shown}",
-                "one at a time",
-                "wait until it ends, or choose another --out",
+                f"Another command writes {named}: wait until it ends, or choose another --out."
             )
-        time.sleep(_LOCK_PATIENCE_S / 60)
+        time.sleep(_LOCK_WAIT_S / 60)
+
+
+def _open_for_lock(place: Path) -> tuple[int, Path]:
+    """Open what is locked to hold a folder; return its descriptor and path."""
+    if sys.platform == "win32":  # folders cannot be opened; this file goes when it is closed
+        path = place.with_name(f".{place.name}.lock")
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TEMPORARY), path
+    return os.open(place, os.O_RDONLY), place
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the lock of an open folder, as far as its file system has locks; whether nobody else has
-    it.
-    """
+    """Lock a descriptor; False if another process holds it, True where there are no locks."""
+    from filelock import lock_descriptor  # few commands hold a folder, and the import takes 50 ms
+
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks, or without those of folders
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError:  # a file system without locks, or without locks of folders
         return True
-    return True
 
 
-def _release(place: Path, hold: _Hold) -> None:
-    del _HELD[place]
-    if hold.made:
-        with suppress(OSError):
-            place.rmdir()  # an empty one
-    os.close(hold.descriptor)
+def _close_inherited() -> None:
+    """Close the locks that a forked process has from its parent.
 
-
-def _let_go() -> None:
-    """Close what a forked process has from its parent: it would hold the parent's folders for as
-    long as it lives.
+    They would hold the parent's folders for as long as the child lives.
     """
     for hold in _HELD.values():
         os.close(hold.descriptor)
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_close_inherited)
 
 
-def discard(path: Path) -> None:
-    """Remove a file or a folder with all in it, if it is there. Raises ``OSError``."""
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with everything in it, if it exists. Raises ``OSError``."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def take_away(folder: Path) -> None:
-    """Remove a folder so that half of it is never there: what a kill leaves ``remove_unfinished``
-    finds. Raises ``OSError``.
+def remove_folder(folder: Path) -> None:
+    """Remove a folder under a temporary name, so that it never stands half removed.
+
+    ``remove_unfinished`` removes what a killed process left. Raises ``OSError``.
     """
     temporary = _temporary(folder)
     os.rename(folder, temporary)
-    discard(temporary)
+    remove(temporary)
 
 
 def _temporary(path: Path) -> Path:
-    """A name beside a path for what is not whole. Names of files end at 255 bytes: of long ones the
-    beginning is enough.
-    """
+    """Return a new temporary name beside ``path``; long names are cut, the limit is 255 bytes."""
     return path.with_name(f".{path.stem[:50]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
 
 
 def remove_unfinished(folder: Path | str) -> None:
     """Remove the temporaries of ``atomic`` that a killed process left in ``folder`` or below.
-    Raises ``OutputError``.
+
+    Raises:
+        OutputError: One of them cannot be removed.
     """
     try:
-        for path in [
-            entry for entry in Path(folder).rglob(".*.part*") if _TEMPORARY.fullmatch(entry.name)
-        ]:
-            discard(path)
+        # A list, because folders that are removed must not be walked.
+        for path in list(Path(folder).rglob(".*.part*")):
+            if _TEMPORARY.fullmatch(path.name):
+                remove(path)
     except OSError as error:
         raise output_error(Path(folder), error) from error
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise ``OutputError`` where a file of that path could not be written: before a long
-    computation, not after it.
+    """Check before a long computation that a file ``path`` can be written.
+
+    Raises:
+        OutputError: It cannot.
     """
     path = Path(path).absolute()
     folder = path.parent
     while not folder.exists():
         folder = folder.parent
-    number = errno.EISDIR if path.is_dir() else _obstacle(folder)
+    number = errno.EISDIR if path.is_dir() else _write_errno(folder)
     if number is not None:
         raise output_error(path, OSError(number, os.strerror(number)))
 
 
 def signature(path: Path) -> list[int | str]:
-    """Number, size, and a digest of names, sizes and times of a file or of all files in a folder:
-    changed data have another.
+    """Return number of files, bytes, and a digest of their names, sizes and times.
+
+    Changed data have another signature; no file is read.
+
+    Args:
+        path: A file, or a folder of which all files count.
     """
     files = (
         [path] if path.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
@@ -291,22 +291,28 @@ def signature(path: Path) -> list[int | str]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file atomically, in UTF-8."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write JSON atomically, indented; NaN is refused because JSON has none."""
+    """Write JSON atomically, indented. Raises ``ValueError`` for NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
 def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
     """Create an output folder, or accept an empty one.
 
-    A folder with files in it is refused, unless it holds the file named by ``resumable``, the mark
-    of an unfinished run of the same command. What a killed process was just writing into an
-    accepted folder is removed. Raises ``OutputError``.
+    What a killed process was writing into an accepted folder is removed.
+
+    Args:
+        path: The folder.
+        resumable: Name of a file that marks an unfinished run of the same command; a folder that
+            holds it is accepted, too.
+
+    Raises:
+        OutputError: The folder holds other files, or cannot be written.
     """
     path = Path(path)
     try:
@@ -317,10 +323,8 @@ def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
         if entries and (resumable is None or resumable not in entries):
             count = f"{len(entries)} file{'s' * (len(entries) > 1)}"
             raise OutputError(
-                f"{path} holds {count}"
-                f" ({', '.join(entries[:3])}{', …' if len(entries) > 3 else ''})",
-                "a new or empty folder",
-                "choose another folder or empty this one",
+                f"{path} holds {count} ({', '.join(entries[:3])}{', …' * (len(entries) > 3)}):"
+                " choose a new or empty folder."
             )
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:

@@ -28,8 +28,7 @@ from panoseg.app.jobs import MOST_STARTS, Claim, Jobs, LostClaimError
 from panoseg.app.requests import MapRequest, PhotoRequest
 from panoseg.app.settings import AppSettings
 from panoseg.app.stages import Stage, Tell, Work, run_stages
-from panoseg.errors import ClusterError, NotFoundError, OutputError, PanosegError
-from panoseg.files import output_error
+from panoseg.errors import ClusterError, NotFoundError, PanosegError
 from panoseg.processes import belong_to_parent
 
 LOG = logging.getLogger("panoseg.app.job_process")
@@ -119,7 +118,7 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
         _failed(
             jobs,
             claim,
-            without_paths(_told(error, folder, claim), folder, weights),
+            without_paths(_told(error, claim), folder, weights),
             folder_bytes(folder),
             error,
         )
@@ -144,20 +143,14 @@ def _failed(jobs: Jobs, claim: Claim, text: str, size: int, error: Exception) ->
         insist(lambda: jobs.fail(claim, text, size))
 
 
-def _told(error: Exception, folder: Path, claim: Claim) -> str:
+def _told(error: Exception, claim: Claim) -> str:
     """An error as its user reads it; what is nobody's fault but ours goes to the log with all that
     is known.
     """
     if isinstance(error, PanosegError):
         return str(error)
     if isinstance(error, OSError) and error.errno in _FULL:
-        return str(
-            OutputError(
-                output_error(folder, error).found,
-                "free space for the result",
-                "delete some jobs, try again",
-            )
-        )
+        return "The disk of the server is full: delete some jobs, then try again."
     LOG.error("a job met a bug", exc_info=error, extra={"job": claim.job})
     return (
         f"an error inside of panoseg ({type(error).__name__}); expected none; tell whoever runs"

@@ -133,7 +133,7 @@ def dataset(
         options: How patches are made.
         source: Where to fetch a season that is not on disk.
     """
-    from panoseg.files import making
+    from panoseg.files import hold_folder
     from panoseg.register.dataset import Sources, fetch_season, write_dataset
 
     if bool(cube) == (source.catalog is not None):
@@ -144,7 +144,7 @@ def dataset(
         path = out.with_name(f"{out.name}.zarr")
         print("\n".join(fetch_season(parcels, options.season, path, source).lines()))
         cube = [path]
-    with making(out):
+    with hold_folder(out):
         report = write_dataset(
             Sources(parcels, class_column, classes, tuple(cube)), out, layout, options, workers
         )

@@ -30,7 +30,7 @@ from panoseg.cube.scenes import UnreadableSceneError, classification, mosaic, wi
 from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
 from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of, work_folder
 from panoseg.errors import CubeError, OutputError
-from panoseg.files import making, output_error
+from panoseg.files import hold_folder, output_error
 from panoseg.imagery.area import inside, on_plane, sun_ahead
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.remote import check_keys
@@ -343,7 +343,7 @@ def build_cube(
     check_keys(asset.href for scene in scenes for asset in scene.assets.values())
     plan = _plan(scenes, grid, options, outline, bands)
     if not out.exists():
-        with making(work_folder(out), of=out):
+        with hold_folder(work_folder(out), output=out):
             if not out.exists():  # another command may just have finished it
                 record = {
                     "title": title,

@@ -15,7 +15,7 @@ from panoseg.cube.build import CubeReport, build_cube
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
-from panoseg.files import check_writable, making, output_error, remove_unfinished
+from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
 from panoseg.imagery.area import PIXEL_M, Area, grid_of, may_meet, read_area, sun_ahead
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
@@ -175,7 +175,7 @@ def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
     """
     catalogue, work = find_catalogue(request.catalogue, request.collection), work_folder(out)
     today = datetime.now(UTC).date()
-    with making(work, of=out):
+    with hold_folder(work, output=out):
         if _searched(scenes_path, request, area):  # by another command, just now
             return
         try:

@@ -113,7 +113,7 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
     """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished.
     Raises ``OutputError``.
 
-    Called by who holds the folder (``files.making``), which is therefore emptied and not made anew.
+    Called by who holds the folder (``files.hold_folder``), which is therefore emptied and not made anew.
     """
     work = work_folder(out)
     recorded = work / _PLAN

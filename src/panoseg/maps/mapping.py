@@ -23,7 +23,7 @@ from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.extras import require
-from panoseg.files import making, new_folder, output_error
+from panoseg.files import hold_folder, new_folder, output_error
 from panoseg.imagery.calendar import season_span
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
@@ -163,7 +163,7 @@ def map_cube(
     running = running or RunOptions()
     opened = OpenJob(given.job, given.cube)
     opened.check(running.local)
-    with making(out):
+    with hold_folder(out):
         work = begin(
             out,
             fingerprint(
@@ -285,7 +285,7 @@ def map_area(
     )
     bands = tuple(loaded.card.bands)
     area = asked_area(request, fetch, len(bands))
-    with making(out):
+    with hold_folder(out):
         _begin(out)
         # A cube that is not kept lies where all goes when the map is finished, so that no kill
         # leaves it behind.

@@ -16,7 +16,7 @@ from shapely.geometry.base import BaseGeometry
 import panoseg
 from panoseg.cube.season import Season
 from panoseg.errors import OutputError
-from panoseg.files import new_folder, output_error, signature, take_away, write_json
+from panoseg.files import new_folder, output_error, remove_folder, signature, write_json
 from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 
@@ -111,7 +111,7 @@ def finish(work: Path) -> None:
     try:
         (work / _PLAN).unlink()
         for cube in work.glob("*.zarr"):
-            take_away(cube)
+            remove_folder(cube)
         shutil.rmtree(work)
     except OSError as error:
         raise output_error(work, error) from error
