@@ -1,4 +1,4 @@
-"""Progress as lines: how long the rest may take, as people say it."""
+"""Progress as lines: the time left."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def test_lines_come_now_and_then_and_without_a_total_tell_no_time(clock, capsys)
     assert capsys.readouterr().err.splitlines() == ["scenes: 3", "scenes: 6"]
 
 
-def test_times_are_spoken():
+def test_durations():
     assert doctest.testmod(progress).failed == 0

@@ -1,41 +1,43 @@
 """Class tables: names, colours, and which classes are things, stuff or void.
 
-Sources: PASTIS from VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours;
-S2TSCzCrop from Many98/Crop2Seg @ aee7827 (names and colours).
+Sources: PASTIS: VSainteuf/pastis-benchmark @ 43a0ece (names) with matplotlib's tab20 colours;
+S2TSCzCrop: Many98/Crop2Seg @ aee7827 (names and colours).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["thing", "stuff", "void"]
 
 
 @dataclass(frozen=True)
 class SegmentClass:
-    """One class: ``id`` as it stands in label images, ``name``, ``colour`` as "#rrggbb", and
-    ``kind``.
-    """
+    """One class of a dataset."""
 
     id: int
+    """Value of the class in label images."""
     name: str
+    """Name of the class, unique in its table."""
     colour: str
+    """``#rrggbb``."""
     kind: Kind
+    """Things are counted, stuff is not; void is neither trained nor scored."""
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """The classes of a dataset, indexed by id.
-
-    ``classes`` are in ascending order of their ids, without repeats. Void classes are neither
-    trained nor scored. ``boundary`` is the line between classes on pictures, where a dataset has a
-    colour for it: no label image holds it, and no model scores it.
-    """
+    """The classes of a dataset, indexed by id."""
 
     name: str
+    """Name of the dataset."""
     classes: tuple[SegmentClass, ...]
+    """The classes, ids ascending without repeats."""
     boundary: SegmentClass | None = None
+    """Line between classes in figures, where a dataset has a colour for it: no label image holds
+    it, and no model scores it.
+    """
 
     def __post_init__(self) -> None:
         ids = [entry.id for entry in self.classes]
@@ -45,7 +47,7 @@ class ClassTable:
             raise ValueError(f"boundary of {self.name} has the id of class {self.boundary.id}")
 
     def __getitem__(self, class_id: int) -> SegmentClass:
-        """The class of an id; ``KeyError`` names the known ids."""
+        """Return the class of an id. Raises ``KeyError``, which names the known ids."""
         for entry in self.classes:
             if entry.id == class_id:
                 return entry
@@ -54,41 +56,39 @@ class ClassTable:
         )
 
     def ids(self, kind: Kind) -> tuple[int, ...]:
-        """Ids of the classes of one kind, ascending."""
+        """Return the ids of the classes of one kind, ascending."""
         return tuple(entry.id for entry in self.classes if entry.kind == kind)
 
     @property
     def count(self) -> int:
-        """Number of scores that a model gives a pixel: the largest id plus one."""
+        """Number of scores of a model for a pixel: the largest id plus one."""
         return self.classes[-1].id + 1
 
     @property
     def background(self) -> int | None:
-        """The first stuff class, which is what lies between parcels; None without stuff."""
+        """Id of the first stuff class, which lies between parcels; None without stuff."""
         stuff = self.ids("stuff")
         return stuff[0] if stuff else None
 
     @property
     def void(self) -> int | None:
-        """The first void class; None without one."""
+        """Id of the first void class; None without one."""
         void = self.ids("void")
         return void[0] if void else None
 
     def same_classes(self, other: ClassTable) -> bool:
-        """Whether labels and scores mean the same in both tables: the same ids and names, whatever
-        their colours.
-        """
+        """Return whether both tables have the same ids and names; colours do not matter."""
         one, two = ([(entry.id, entry.name) for entry in table.classes] for table in (self, other))
         return one == two
 
-    def to_json(self) -> dict:
-        """A JSON-ready dictionary; ``from_json`` reads it."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary, which ``from_json`` reads."""
         boundary = {} if self.boundary is None else {"boundary": vars(self.boundary)}
         return {"name": self.name, "classes": [vars(entry) for entry in self.classes], **boundary}
 
     @classmethod
-    def from_json(cls, table: dict) -> ClassTable:
-        """Read what ``to_json`` wrote."""
+    def from_json(cls, table: dict[str, Any]) -> ClassTable:
+        """Return the table of a dictionary that ``to_json`` made."""
         boundary = SegmentClass(**table["boundary"]) if "boundary" in table else None
         return cls(
             table["name"], tuple(SegmentClass(**entry) for entry in table["classes"]), boundary

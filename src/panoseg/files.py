@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from panoseg.errors import OutputError
 
@@ -296,7 +295,7 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: Path | str, value: object) -> None:
     """Write JSON atomically, indented. Raises ``ValueError`` for NaN, which JSON lacks."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 

@@ -1,6 +1,4 @@
-"""Processes that share work: they start without torch's threads, leave interrupts to their parent,
-and end when it does.
-"""
+"""Worker processes: started without torch's threads, interrupted and ended by their parent."""
 
 from __future__ import annotations
 
@@ -17,14 +15,16 @@ from panoseg.errors import OutputError
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; where the system does not tell, all of them."""
+    """Return the number of cores that this process may use; all of them if that is unknown."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """So many processes; what waits for them when the block ends is given up. Raises
-    ``OutputError`` where one of them died.
+    """Yield a pool of worker processes; tasks that wait when the block ends are cancelled.
+
+    Raises:
+        OutputError: One of the processes died.
     """
     # A fresh interpreter each: forking a process that holds torch's threads can hang.
     pool = ProcessPoolExecutor(
@@ -34,23 +34,23 @@ def worker_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
         yield pool
     except BrokenProcessPool as error:
         raise OutputError(
-            "a process was ended, perhaps for memory", "all of them alive", "use fewer processes"
+            "A worker process was ended, perhaps because memory ran out: use fewer processes."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def belong_to_parent() -> None:
-    """Called in a process of ``multiprocessing``: leave interrupts to the parent, and end with
-    it.
+    """Make a process of ``multiprocessing`` leave interrupts to its parent and end with it.
+
+    Without this a killed command leaves processes behind that wait for work.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
+    def end_with_parent() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
 
-def _end_with_parent() -> None:
-    """Without this a killed command leaves processes behind that wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,13 +1,11 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere, or told to whoever
-listens.
-"""
+"""Progress of long work: a bar on a terminal, lines elsewhere, or calls of a listener."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO, TypeVar
@@ -15,9 +13,7 @@ from typing import TextIO, TypeVar
 Item = TypeVar("Item")
 
 Listener = Callable[[str, int, int | None], None]
-"""Called with the description, how many items are done, and how many there are, if that is
-known.
-"""
+"""Called with a description, the number of items done, and their total number if it is known."""
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_JSON = 1.0
@@ -26,8 +22,9 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell the progress inside of the block to ``listener`` instead of showing it; what it raises
-    ends the work.
+    """Report the progress inside of the block to ``listener`` instead of showing it.
+
+    An exception of the listener ends the work.
     """
     token = _LISTENER.set(listener)
     try:
@@ -37,21 +34,25 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield ``items`` and show on standard error how many are done and how long the rest may
-    take.
+    """Yield ``items`` and show on standard error how many are done and the time left.
+
+    Args:
+        items: The work.
+        description: What is counted, such as "tiles".
+        total: Number of items, if ``items`` has no length.
     """
-    if total is None and hasattr(items, "__len__"):
-        total = len(items)  # type: ignore[arg-type]
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     listener = _LISTENER.get()
     if listener is not None:
-        yield from _told(items, description, total, listener)
+        yield from _reported(items, description, total, listener)
     elif sys.stderr.isatty():
         yield from _bar(items, description, total)
     else:
         yield from _lines(items, description, total)
 
 
-def _told(
+def _reported(
     items: Iterable[Item], description: str, total: int | None, listener: Listener
 ) -> Iterator[Item]:
     listener(description, 0, total)
@@ -88,12 +89,12 @@ def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterat
         yield item
         now = time.monotonic()
         if done == 1:
-            # the first item bears the cost of beginning, which would be taken for the pace of all
+            # The first item includes the cost of starting; the pace is that of the others.
             first = now
         if now - last >= _SECONDS_BETWEEN_LINES:
             last = now
             left = (
-                f", {_spoken((now - first) / (done - 1) * (total - done))} left"
+                f", {_duration((now - first) / (done - 1) * (total - done))} left"
                 if total and done > 1
                 else ""
             )
@@ -104,10 +105,10 @@ def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterat
             )
 
 
-def _spoken(seconds: float) -> str:
-    """A time as people say it.
+def _duration(seconds: float) -> str:
+    """Return a duration as text.
 
-    >>> [_spoken(40), _spoken(400), _spoken(40_000)]
+    >>> [_duration(40), _duration(400), _duration(40_000)]
     ['40 s', '7 min', '11 h 7 min']
     """
     minutes = round(seconds / 60)
@@ -117,16 +118,15 @@ def _spoken(seconds: float) -> str:
 
 
 def json_lines(stream: TextIO) -> Listener:
-    """A listener that writes a line of JSON for each second of progress, and for the first and last
-    item of a step.
+    """Return a listener that writes JSON lines: at most one a second, and the ends of a step.
 
-    step, done, total (null where it is not known), seconds since the step began, seconds_left (null
-    where it cannot be told).
+    The keys are step, done, total (null if unknown), seconds (since the step began) and
+    seconds_left (null if unknown).
     """
     start: dict[str, float] = {}
     last: dict[str, float] = {}
 
-    def tell(step: str, done: int, total: int | None) -> None:
+    def write_line(step: str, done: int, total: int | None) -> None:
         now = time.monotonic()
         if done == 0:
             start[step] = now
@@ -144,4 +144,4 @@ def json_lines(stream: TextIO) -> Listener:
         }
         print(json.dumps(line), file=stream, flush=True)
 
-    return tell
+    return write_line
