@@ -117,10 +117,13 @@ def first_rows(content) -> list:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda content: first_rows(content).pop(), "segment 70000 missing in the table"),
+        (
+            lambda content: first_rows(content).pop(),
+            "Segment 70000 is in the raster but missing in the table",
+        ),
         (
             lambda content: first_rows(content).append({"id": 5, "category_id": 3}),
-            "segment 5 missing in the raster",
+            "Segment 5 is in the table but missing in the raster",
         ),
         (lambda content: first_rows(content)[0].update(category_id=99), "unknown category 99"),
         (lambda content: first_rows(content).append(first_rows(content)[0]), "listed twice"),

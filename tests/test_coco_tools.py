@@ -206,7 +206,7 @@ BAD_IMAGES = [
     (lambda content: rows(content, 1).pop(), "missing in the table"),
     (
         lambda content: rows(content, 1).append({"id": 99, "category_id": 1}),
-        "segment 99 missing in the raster",
+        "Segment 99 is in the table but missing in the raster",
     ),
     (lambda content: rows(content, 1)[0].update(category_id=77), "unknown category 77"),
     (lambda content: rows(content, 1)[0].update(category_id="1"), "category_id '1'"),
@@ -674,7 +674,7 @@ def assert_same_up_to_ids(ours, theirs, table) -> None:
     first, second = CocoAnnotations.open(ours), CocoAnnotations.open(theirs, table=table)
     assert first.image_ids == second.image_ids
     for annotated in first:
-        assert annotated.picture.same_up_to_names(second.read(annotated.image_id).picture)
+        assert annotated.picture.same_up_to_ids(second.read(annotated.image_id).picture)
     for row, other in zip(rows_of(ours), rows_of(theirs), strict=True):
         assert (row["image_id"], row["file_name"]) == (other["image_id"], other["file_name"])
         for segment, expected in zip(row["segments_info"], other["segments_info"], strict=True):
@@ -737,7 +737,7 @@ def test_two_channels_equal_the_published_sample_and_come_back(sample, tmp_path)
     back = convert_coco(written.path, "panoptic", tmp_path / "back")
     truth = CocoAnnotations.open(sample / "panoptic_examples.json")
     for annotated in CocoAnnotations.open(back.path):
-        assert annotated.picture.same_up_to_names(truth.read(annotated.image_id).picture)
+        assert annotated.picture.same_up_to_ids(truth.read(annotated.image_id).picture)
 
 
 @settings(
@@ -751,7 +751,7 @@ def test_what_is_converted_comes_back(tmp_path_factory, seed, form):
     back = convert_coco(there.path, "panoptic", folder / "back")
     [annotated] = CocoAnnotations.open(back.path)
     assert annotated.file_name == "a.b.png"
-    assert annotated.picture.same_up_to_names(picture(seed))
+    assert annotated.picture.same_up_to_ids(picture(seed))
 
 
 def test_crowds_and_void_in_two_channels(truth, tmp_path):
@@ -763,7 +763,7 @@ def test_crowds_and_void_in_two_channels(truth, tmp_path):
     for id_, (red, green) in expected.items():
         assert (pixels[segments.segment_HW == id_] == (red, green, 0)).all()
     back = convert_coco(written.path, "panoptic", tmp_path / "back", options=ConvertOptions(void=9))
-    assert CocoAnnotations.open(back.path).read(1).picture.same_up_to_names(segments)
+    assert CocoAnnotations.open(back.path).read(1).picture.same_up_to_ids(segments)
     assert convert_coco(truth, "two-channel", tmp_path / "again").images == 3
 
 

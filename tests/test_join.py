@@ -81,7 +81,7 @@ def cut_maps(draw):
 def test_a_map_that_is_cut_and_joined_comes_back(cut_map):
     picture, windows = cut_map
     joined = join(cut(picture, windows), *picture.segment_HW.shape)
-    assert joined.same_up_to_names(picture)
+    assert joined.same_up_to_ids(picture)
     assert joined.segments.ids.tolist() == list(range(1, len(joined.segments) + 1))
 
 

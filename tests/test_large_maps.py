@@ -171,7 +171,7 @@ def test_a_real_label_image_cut_into_random_windows_comes_back(real_data, seed):
     for land in chance.sample(lands, len(lands)):
         group_HW[land.rows, land.columns] = joined.draw(land)
     number_G, segments = joined.table(np.bincount(group_HW.ravel(), minlength=joined.count + 1))
-    assert Panoptic(number_G[group_HW], segments).same_up_to_names(picture)
+    assert Panoptic(number_G[group_HW], segments).same_up_to_ids(picture)
 
 
 @pytest.mark.parametrize("simplify", [0, 1])
@@ -623,7 +623,7 @@ def test_tiles_do_not_depend_on_their_company():
     together = predictor.batch(images, days_T)
     for one, other in zip(alone, together, strict=True):
         assert len(one.segments) > 0
-        assert one.same_up_to_names(other)
+        assert one.same_up_to_ids(other)
 
 
 # Outputs

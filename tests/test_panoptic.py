@@ -13,7 +13,8 @@ from hypothesis.extra import numpy as arrays
 from panoseg.classes import PASTIS
 from panoseg.errors import PanopticFormatError
 from panoseg.panoptic.draw import borders, draw
-from panoseg.panoptic.panoptic import Panoptic, Segment, Segments, positions, present_segments
+from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
+from panoseg.panoptic.segments import positions, present_segments
 
 RASTER = np.array([[1, 1, 0, 5], [1, 0, 0, 5], [1, 5, 5, 5]])
 rasters = arrays.arrays(
@@ -35,7 +36,7 @@ def test_a_picture_and_its_table():
     ]
     assert picture.segment_HW.dtype == np.int32
     assert picture.segments.is_thing.tolist() == [True, False]
-    assert Panoptic(RASTER, Segments.of(reversed(list(picture.segments)))).same_up_to_names(picture)
+    assert Panoptic(RASTER, Segments.of(reversed(list(picture.segments)))).same_up_to_ids(picture)
 
 
 def test_a_segment_takes_the_most_frequent_class_of_its_pixels():
@@ -61,11 +62,14 @@ def test_the_raster_given_is_neither_changed_nor_kept():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([Segment(1, 3, 1.0, 4, "thing")], "segment 5 missing in the table"),
-        ([Segment(1, 3, 1.0, 4, "thing"), Segment(5, 3, 1.0, 4, "thing")], "area 4 of segment 5"),
+        ([Segment(1, 3, 1.0, 4, "thing")], "Segment 5 is in the raster but missing in the table"),
+        (
+            [Segment(1, 3, 1.0, 4, "thing"), Segment(5, 3, 1.0, 4, "thing")],
+            "area of 4 for segment 5",
+        ),
         (
             [Segment(id_, 3, 1.0, area, "thing") for id_, area in ((1, 4), (5, 5), (6, 1))],
-            "segment 6 missing in the raster",
+            "Segment 6 is in the table but missing in the raster",
         ),
     ],
 )
@@ -127,7 +131,7 @@ def test_an_empty_picture():
     assert picture.boxes_N4().shape == (0, 4)
     assert picture.centroids_N2().shape == (0, 2)
     assert not picture.relabel().classes_HW().any()
-    assert picture.same_up_to_names(Panoptic.empty(3, 4))
+    assert picture.same_up_to_ids(Panoptic.empty(3, 4))
 
 
 def test_large_ids_do_not_need_large_tables():
@@ -161,8 +165,8 @@ def test_equality_does_not_depend_on_names(raster, names):
     picture = picture_of(raster)
     renamed = np.array([0, *names])[raster]
     class_of_name = {name: 1 + id_ % 18 for id_, name in enumerate(names, 1)}
-    assert picture.same_up_to_names(picture_of(renamed, lambda name: class_of_name.get(name, 0)))
-    assert picture.relabel().same_up_to_names(picture)
+    assert picture.same_up_to_ids(picture_of(renamed, lambda name: class_of_name.get(name, 0)))
+    assert picture.relabel().same_up_to_ids(picture)
 
 
 @settings(deadline=None)
@@ -176,11 +180,11 @@ def test_equality_sees_every_difference(first, second):
     same = first.shape == second.shape and {k: 1 + v % 18 for k, v in partitions[0].items()} == {
         k: 1 + v % 18 for k, v in partitions[1].items()
     }
-    assert one.same_up_to_names(other) == same
+    assert one.same_up_to_ids(other) == same
 
 
 def test_another_class_is_another_picture():
-    assert not picture_of(RASTER).same_up_to_names(picture_of(RASTER, lambda id_: 3))
+    assert not picture_of(RASTER).same_up_to_ids(picture_of(RASTER, lambda id_: 3))
 
 
 def test_background_becomes_one_stuff_segment():

@@ -16,7 +16,14 @@ from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import ScoredMasks
-from panoseg.panoptic.tta import VIEWS, SoftMasks, chosen_views, fuse_views, turn, turn_back
+from panoseg.panoptic.tta import (
+    AUGMENTATIONS,
+    SoftMasks,
+    augment,
+    chosen_augmentations,
+    fuse_masks,
+    undo_augmentation,
+)
 
 BACKBONE = UtaeConfig(
     bands=3,
@@ -46,16 +53,16 @@ LEFT, RIGHT = (slice(0, 8), slice(0, 4)), (slice(0, 8), slice(4, 8))
 
 def test_the_views_are_eight_different_ones_and_come_back():
     images = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)
-    views = [turn(images, view) for view in range(VIEWS)]
-    assert len({tuple(view.flatten().tolist()) for view in views}) == VIEWS
+    views = [augment(images, view) for view in range(AUGMENTATIONS)]
+    assert len({tuple(view.flatten().tolist()) for view in views}) == AUGMENTATIONS
     for number, view in enumerate(views):
-        assert torch.equal(turn_back(view, number), images)
-    assert sorted(chosen_views(VIEWS)) == list(range(VIEWS))
+        assert torch.equal(undo_augmentation(view, number), images)
+    assert sorted(chosen_augmentations(AUGMENTATIONS)) == list(range(AUGMENTATIONS))
 
 
 def test_equal_views_change_nothing():
     one = soft((*LEFT, 0.1), (*RIGHT, 0.0))
-    joined = fuse_views([one] * 4, 0.4)
+    joined = fuse_masks([one] * 4, 0.4)
     torch.testing.assert_close(joined.probability_NHW, one.probability_NHW)
     torch.testing.assert_close(joined.score_N, one.score_N)
     torch.testing.assert_close(joined.class_probability_NK, one.class_probability_NK)
@@ -63,13 +70,13 @@ def test_equal_views_change_nothing():
 
 def test_what_few_views_see_loses_score():
     both, one = soft((*LEFT, 0.1), (*RIGHT, 0.0)), soft((*LEFT, 0.1))
-    joined = fuse_views([both, one, one, one], 0.4)
+    joined = fuse_masks([both, one, one, one], 0.4)
     torch.testing.assert_close(joined.score_N, torch.tensor([0.9, 0.2]))
 
 
 def test_masks_are_means_weighted_by_scores():
     narrow, wide = soft((slice(0, 8), slice(0, 4), 0.1)), soft((slice(0, 8), slice(0, 5), -0.5))
-    joined = fuse_views([narrow, wide], 0.4)
+    joined = fuse_masks([narrow, wide], 0.4)
     assert len(joined.score_N) == 1
     assert joined.probability_NHW[0, 0, 3].item() == pytest.approx(0.9)
     assert joined.probability_NHW[0, 0, 4].item() == pytest.approx(0.9 * 0.3 / 1.2)
@@ -78,7 +85,7 @@ def test_masks_are_means_weighted_by_scores():
 def test_what_views_say_of_classes_is_a_mean_weighted_by_scores():
     one, other = soft((*LEFT, 0.1)), soft((*LEFT, -0.5))
     other = replace(other, class_probability_NK=torch.tensor([[0.2, 0.2, 0.6]]))
-    joined = fuse_views([one, other], 0.4)
+    joined = fuse_masks([one, other], 0.4)
     torch.testing.assert_close(joined.class_probability_NK, torch.tensor([[0.05, 0.80, 0.15]]))
     masks = ScoredMasks(
         joined.probability_NHW > 0.25,
@@ -101,7 +108,7 @@ def test_what_views_say_of_classes_is_a_mean_weighted_by_scores():
 
 def test_a_view_counts_once_for_an_instance():
     twice = soft((*LEFT, 0.0), (slice(0, 8), slice(0, 3), -0.1))
-    joined = fuse_views([twice, soft((*LEFT, 0.0))], 0.4)
+    joined = fuse_masks([twice, soft((*LEFT, 0.0))], 0.4)
     torch.testing.assert_close(joined.score_N, torch.tensor([0.8]))
     assert joined.probability_NHW[0, 0, 3].item() == pytest.approx(0.9)
 
@@ -114,7 +121,7 @@ def test_images_of_a_batch_do_not_mix_and_stay_in_their_order():
             for name in ("probability_NHW", "score_N", "class_probability_NK", "image_N")
         )
     )
-    joined = fuse_views([both, both], 0.4)
+    joined = fuse_masks([both, both], 0.4)
     assert joined.image_N.tolist() == [0, 1]
     torch.testing.assert_close(joined.score_N, torch.tensor([0.8, 0.9]))
     torch.testing.assert_close(joined.probability_NHW, both.probability_NHW)
@@ -123,8 +130,8 @@ def test_images_of_a_batch_do_not_mix_and_stay_in_their_order():
 def test_masks_without_pixels_and_views_without_masks_are_left_out():
     empty = soft(probability=0.0)
     nothing = soft((*LEFT, 0.0), probability=0.1)
-    assert len(fuse_views([empty, nothing], 0.4).score_N) == 0
-    assert len(fuse_views([empty, soft((*LEFT, 0.0))], 0.4).score_N) == 1
+    assert len(fuse_masks([empty, nothing], 0.4).score_N) == 0
+    assert len(fuse_masks([empty, soft((*LEFT, 0.0))], 0.4).score_N) == 1
 
 
 def small_model(**options) -> PaPs:
@@ -145,13 +152,13 @@ def season() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_all_eight_views_do_not_care_how_the_image_is_turned():
     model = small_model()
     images, days, valid = season()
-    straight = model.masks(images, days, valid, views=VIEWS)
-    turned = model.masks(turn(images, 3), days, valid, views=VIEWS)
+    straight = model.masks(images, days, valid, views=AUGMENTATIONS)
+    turned = model.masks(augment(images, 3), days, valid, views=AUGMENTATIONS)
     assert len(straight.score_N) == len(turned.score_N) > 0
     torch.testing.assert_close(
         straight.score_N.sort().values, turned.score_N.sort().values, rtol=1e-4, atol=1e-5
     )
-    covered, covered_turned = straight.mask_NHW.any(0), turn_back(turned.mask_NHW.any(0), 3)
+    covered, covered_turned = straight.mask_NHW.any(0), undo_augmentation(turned.mask_NHW.any(0), 3)
     assert (covered == covered_turned).float().mean() > 0.99
 
 

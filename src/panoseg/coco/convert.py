@@ -33,7 +33,8 @@ from panoseg.coco.json import CocoJson, ImageId, about, read_row
 from panoseg.coco.masks import check_size, decode_mask, encode_mask, mask_box
 from panoseg.coco.png import open_png, png_name, read_ids, save_png, write_ids
 from panoseg.errors import ConfigError, PanopticFormatError, PanosegError
-from panoseg.panoptic.panoptic import Panoptic, Segments, positions, present_segments
+from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.segments import positions, present_segments
 
 _BYTE = 255
 _GREY = (128, 128, 128)

@@ -30,7 +30,7 @@ from panoseg.metrics.panoptic_quality import (
     panoptic_quality,
     scored_classes,
 )
-from panoseg.panoptic.panoptic import Overlap, overlap_of_colours
+from panoseg.panoptic.overlap import Overlap, overlap_of_colours
 from panoseg.progress import track
 
 

@@ -25,7 +25,8 @@ from panoseg.coco.json import CocoJson, ImageId, about, read_row, whole_number, 
 from panoseg.coco.png import HIGHEST_ID, over_images, png_name, read_ids, write_ids
 from panoseg.errors import OutputError, PanopticFormatError, PanosegError
 from panoseg.files import atomic, new_folder, write_json
-from panoseg.panoptic.panoptic import Panoptic, Segments, contradiction, kinds_of, present_segments
+from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.segments import contradiction, kinds_of, present_segments
 from panoseg.progress import track
 
 _NOT_STATED = -1.0

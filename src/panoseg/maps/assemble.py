@@ -32,7 +32,8 @@ from panoseg.maps.rasters import (
 )
 from panoseg.maps.windows import WindowFiles
 from panoseg.panoptic.join import join_tiles
-from panoseg.panoptic.panoptic import Panoptic, Segments, present_segments
+from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.segments import present_segments
 from panoseg.progress import track
 
 

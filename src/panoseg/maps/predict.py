@@ -31,7 +31,7 @@ from panoseg.models.weights import Weights
 from panoseg.panoptic.join import Tile
 from panoseg.panoptic.merge import merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.panoptic.tta import chosen_views, turn
+from panoseg.panoptic.tta import augment, chosen_augmentations
 
 _BLOCK_BYTES = 400 * 1024**2
 _BLOCK_SIDE = 512
@@ -84,8 +84,8 @@ class Predictor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.reduced):
             normal = self.normalisation(images, valid_BT)
             maps_V = [
-                self.model.encoder.features(turn(normal, view), days_BT, valid_BT)
-                for view in chosen_views(self.views)
+                self.model.encoder.features(augment(normal, view), days_BT, valid_BT)
+                for view in chosen_augmentations(self.views)
             ]
             masks_B = [
                 self.model.masks_of([_alone(maps, place) for maps in maps_V])

@@ -18,7 +18,8 @@ from typing import Literal
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.panoptic.panoptic import Overlap, Panoptic, Segments, overlap
+from panoseg.panoptic.overlap import Overlap, overlap
+from panoseg.panoptic.panoptic import Panoptic, Segments
 
 Definition = Literal["pastis", "coco"]
 

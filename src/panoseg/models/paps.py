@@ -21,7 +21,13 @@ from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
 from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
 from panoseg.panoptic.merge import ScoredMasks
-from panoseg.panoptic.tta import SoftMasks, chosen_views, fuse_views, turn, turn_back
+from panoseg.panoptic.tta import (
+    SoftMasks,
+    augment,
+    chosen_augmentations,
+    fuse_masks,
+    undo_augmentation,
+)
 
 _SIDES = (4, 8, 12, 16, 24, 32, 48, 64, 96)
 # Of one group: bounds what the network of masks holds at a time, and keeps it in a CPU's cache.
@@ -204,7 +210,7 @@ class PaPs(nn.Module):
         views: as how many turned and mirrored images, 1 to 8, the network sees each season; their
         masks are joined.
         """
-        shown = [turn(images_BTCHW, view) for view in chosen_views(views)]
+        shown = [augment(images_BTCHW, view) for view in chosen_augmentations(views)]
         return self.masks_of(
             [self.encoder.features(seen_BTCHW, days_BT, valid_BT) for seen_BTCHW in shown]
         )
@@ -216,10 +222,12 @@ class PaPs(nn.Module):
         # Joined, the scores of what few views see fall: half the confidence is enough to take part.
         lowest = float(self.min_confidence) / 2
         seen = []
-        for maps, view in zip(maps_V, chosen_views(len(maps_V)), strict=True):
+        for maps, view in zip(maps_V, chosen_augmentations(len(maps_V)), strict=True):
             masks = self.soft_masks(self.head(maps, min_confidence=lowest))
-            seen.append(replace(masks, probability_NHW=turn_back(masks.probability_NHW, view)))
-        joined = fuse_views(seen, self.config.mask_threshold)
+            seen.append(
+                replace(masks, probability_NHW=undo_augmentation(masks.probability_NHW, view))
+            )
+        joined = fuse_masks(seen, self.config.mask_threshold)
         kept_N = joined.score_N >= self.min_confidence
         return ScoredMasks(
             joined.probability_NHW[kept_N] > self.config.views_threshold,

@@ -1,1 +1,1 @@
-"""The result type, merging of masks, joining of tiles."""
+"""The result type of every model, merging of masks, joining of tiles, drawing."""

@@ -1,70 +1,58 @@
-"""Joining the pictures of overlapping tiles into the picture of the whole map, a piece of land at a
-time.
+"""Joining the segmentations of overlapping tiles into that of the whole map, piece by piece.
 
-Two tiles see the strip that they share twice. Segments that cover the same pixels of it are one
-parcel; touching is no reason. A pixel's owner is the tile that sees it farthest from its margin. If
-owners alone decided, a parcel on which tiles disagree would be cut along the straight line between
-their land. So parcels are judged whole. Claims are the pixels that a tile gives to a parcel against
-their owner: a parcel that is claims to half or more is dropped, and of several parcels that want a
-pixel the one with the smallest share of claims gets it.
+Two tiles both see the strip that they share, and segments that cover the same pixels of it are one
+parcel (``panoseg.panoptic.tiles``). A pixel is owned by the tile that sees it farthest from its
+margin. If owners alone decided, a parcel on which tiles disagree would be cut along the straight
+line between the areas that they own. Parcels are therefore judged as a whole. Claims are the pixels
+that a tile gives to a parcel although another tile owns them: a parcel that consists of claims to
+half or more is dropped, and of several parcels that want a pixel the one with the smallest share of
+claims gets it.
 
-A map may be far larger than memory: tiles are loaded when a piece of land needs them, and what is
-kept of the whole map are tables of segments and parcels. The result is a function of the set of
-tiles: neither their order nor the pieces matter.
+A map may be far larger than memory: tiles are loaded when a piece of the map needs them, and only
+tables of segments and parcels are kept for the whole map. The result is a function of the set of
+tiles and depends neither on their order nor on the pieces.
 
-Shape suffixes: H W pixels of the land that is looked at, h w pixels of a tile, S segments of all
-tiles, G parcels (groups of segments, 0 = none), R groups that have pixels, K classes, C claims of a
-tile to a pixel, P pairs of segments.
+Shape suffixes: H W pixels of a piece of the map, h w pixels of a tile, S segments of all tiles,
+G groups of segments that are one parcel (0 = none), R groups that have pixels, K classes, C claims
+of a tile to a pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import shapely
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from panoseg.classes import ClassTable
 from panoseg.cube.window import Window
-from panoseg.panoptic.panoptic import Panoptic, Segments, overlap
+from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.tiles import (
+    Cover,
+    Tile,
+    group_segments,
+    intersect,
+    match_tiles,
+    segment_table,
+)
+
+__all__ = ["Joined", "Tile", "TileJoiner", "join_tiles"]
 
 _FAR = 2**30
 _MIN_IOU = 1 / 3
 
 
-@dataclass(frozen=True, eq=False)
-class Tile:
-    """A tile in its place. position_hw: row of each pixel's segment in ``segments``, from 1, 0 =
-    none, in few bytes.
-    """
-
-    window: Window
-    position_hw: np.ndarray
-    segments: Segments
-
-    @classmethod
-    def of(cls, row: int, column: int, picture: Panoptic) -> Tile:
-        """The picture of a tile whose first pixel lies at ``row``, ``column`` of the map."""
-        smallest = np.min_scalar_type(len(picture.segments))
-        window = Window(row, column, *picture.segment_HW.shape)
-        return cls(window, picture.position_HW.astype(smallest), picture.segments)
-
-    def part(self, window: Window) -> np.ndarray:
-        """Its positions in a window of the map that lies inside of it."""
-        top, left = window.top - self.window.top, window.left - self.window.left
-        return self.position_hw[top : top + window.height, left : left + window.width]
-
-
 class TileJoiner:
-    """Collects the pictures of tiles, in any order, and joins them in memory.
+    """Collects the segmentations of tiles, in any order, and joins them in memory.
 
-    Until the end a tile takes one or two bytes a pixel, so that a whole map takes about as much
+    Until ``finish`` a tile takes one or two bytes per pixel, so a whole map takes about as much
     memory as its raster.
 
-    min_iou: segments of two tiles are one parcel where each is the other's best in the shared
-    pixels and their intersection over union there is at least this.
+    Args:
+        height: Rows of the map.
+        width: Columns of the map.
+        min_iou: Segments of two tiles are one parcel if each is the other's best match in the
+            shared pixels and their intersection over union there is at least this.
 
     >>> joiner = TileJoiner(height=2, width=4)
     >>> joiner.add(0, 0, Panoptic.from_maps(np.array([[1, 1, 1], [0, 2, 2]]), {1: 3, 2: 4}, PASTIS))
@@ -77,10 +65,11 @@ class TileJoiner:
     def __init__(self, height: int, width: int, min_iou: float = _MIN_IOU) -> None:
         self.height, self.width, self.min_iou = height, width, min_iou
         self._tiles: dict[tuple[int, int], Tile] = {}
+        self._table: ClassTable | None = None
 
-    def add(self, row: int, column: int, picture: Panoptic) -> None:
-        """Take the picture of a tile whose first pixel lies at ``row``, ``column`` of the map."""
-        height, width = picture.segment_HW.shape
+    def add(self, row: int, column: int, segmentation: Panoptic) -> None:
+        """Add a tile whose first pixel lies at ``row``, ``column`` of the map."""
+        height, width = segmentation.segment_HW.shape
         if row < 0 or column < 0 or row + height > self.height or column + width > self.width:
             raise ValueError(
                 f"tile of {height} x {width} at ({row}, {column}) leaves the map of {self.height} x"
@@ -88,25 +77,19 @@ class TileJoiner:
             )
         if (row, column) in self._tiles:
             raise ValueError(f"a second tile at ({row}, {column})")
-        self._tiles[row, column] = Tile.of(row, column, picture)
+        self._tiles[row, column] = Tile.of(row, column, segmentation)
+        self._table = self._table or segmentation.table
 
     def finish(self) -> Panoptic:
-        """The picture of the map, ids from 1; pixels that no tile covers belong to no segment."""
-        tiles, land = (
-            [self._tiles[place] for place in sorted(self._tiles)],
-            Window(0, 0, self.height, self.width),
-        )
+        """Return the segmentation of the map, ids from 1; uncovered pixels have no segment."""
+        tiles = [self._tiles[place] for place in sorted(self._tiles)]
+        windows, whole = [tile.window for tile in tiles], Window(0, 0, self.height, self.width)
         joined = join_tiles(
-            self.height,
-            self.width,
-            [tile.window for tile in tiles],
-            tiles.__getitem__,
-            [land],
-            self.min_iou,
+            self.height, self.width, windows, tiles.__getitem__, [whole], self.min_iou
         )
-        group_HW = joined.draw(land)
+        group_HW = joined.draw(whole)
         number_G, segments = joined.table(np.bincount(group_HW.ravel(), minlength=joined.count + 1))
-        return Panoptic(number_G[group_HW], segments)
+        return Panoptic(number_G[group_HW], segments, self._table)
 
 
 def join_tiles(
@@ -114,28 +97,29 @@ def join_tiles(
     width: int,
     windows: Sequence[Window],
     load: Callable[[int], Tile],
-    lands: Sequence[Window],
+    pieces: Sequence[Window],
     min_iou: float = _MIN_IOU,
 ) -> Joined:
-    """Find the parcels of a map of ``height`` x ``width`` pixels that lies in tiles.
+    """Find the parcels of a map that consists of overlapping tiles.
 
-    windows: where each tile lies, by row, then column; no two start at the same pixel. load: gives
-    a tile by its number among them, and is called again and again, for neighbours at about the same
-    time. lands: pieces that cover the map, each pixel
-    once: one is looked at at a time. min_iou: as in ``TileJoiner``.
+    Args:
+        height: Rows of the map.
+        width: Columns of the map.
+        windows: Where each tile lies, sorted by row, then column; all start at different pixels.
+        load: Returns a tile by its index in ``windows``. It is called several times per tile, for
+            neighbours at about the same time.
+        pieces: Windows that cover each pixel of the map once; one of them is processed at a time.
+        min_iou: See ``TileJoiner``.
     """
-    cover = _Cover(height, width, windows, load)
-    table_S, start_of_tile = _tables(cover, lands)
+    cover = Cover(height, width, windows, load)
+    table_S, start_of_tile = segment_table(cover, pieces)
     tile_S = np.repeat(np.arange(len(windows)), np.diff(start_of_tile))
-    parcels = _Parcels(
-        cover, start_of_tile, _groups(*_match(cover, lands, start_of_tile, min_iou), tile_S)
-    )
-    owned_G, claimed_G = (
-        np.zeros(parcels.count + 1, np.int64),
-        np.zeros(parcels.count + 1, np.int64),
-    )
-    for land in lands if parcels.count else ():
-        owned_HW, _, group_C = parcels.wanted(land)
+    pairs, pixels_P = match_tiles(cover, pieces, start_of_tile, min_iou)
+    parcels = _Parcels(cover, start_of_tile, group_segments(pairs, pixels_P, tile_S))
+    owned_G = np.zeros(parcels.count + 1, np.int64)
+    claimed_G = np.zeros(parcels.count + 1, np.int64)
+    for piece in pieces if parcels.count else ():
+        owned_HW, _, group_C = parcels.wanted(piece)
         for total_G, groups in ((owned_G, owned_HW), (claimed_G, group_C)):
             present, pixels = np.unique(groups, return_counts=True)
             total_G[present] += pixels
@@ -143,88 +127,45 @@ def join_tiles(
 
 
 @dataclass(frozen=True, eq=False)
-class _Cover:
-    """The tiles of a map, and which of them meet a piece of it."""
-
-    height: int
-    width: int
-    windows: Sequence[Window]
-    load: Callable[[int], Tile]
-
-    def __post_init__(self) -> None:
-        boxes = [
-            (own.left, own.top, own.left + own.width, own.top + own.height) for own in self.windows
-        ]
-        outlines = np.atleast_1d(
-            np.asarray(shapely.box(*np.array(boxes, np.float64).reshape(-1, 4).T))
-        )
-        object.__setattr__(self, "_tree", shapely.STRtree(outlines))
-
-    def numbers(self, land: Window) -> list[int]:
-        """The tiles that have pixels of a piece, ascending."""
-        # Half a pixel less on each side: tiles that only touch have none.
-        box = shapely.box(
-            land.left + 0.5,
-            land.top + 0.5,
-            land.left + land.width - 0.5,
-            land.top + land.height - 0.5,
-        )
-        return sorted(self._tree.query(box).tolist())  # type: ignore[attr-defined]
-
-    def starting(self, land: Window) -> list[int]:
-        """The tiles whose first pixel lies in a piece, ascending."""
-        inside = (
-            range(land.rows.start, land.rows.stop),
-            range(land.columns.start, land.columns.stop),
-        )
-        return [
-            n
-            for n in self.numbers(land)
-            if self.windows[n].top in inside[0] and self.windows[n].left in inside[1]
-        ]
-
-    def tiles(self, land: Window) -> Iterator[tuple[Tile, Window]]:
-        """The tiles that meet a piece, ascending, and what they have of it."""
-        for number in self.numbers(land):
-            yield self.load(number), _meet(self.windows[number], land)
-
-
-@dataclass(frozen=True, eq=False)
 class _Parcels:
-    """Which segments are which parcel. group_S: 1 .. count."""
+    """Which segments are which parcel."""
 
-    cover: _Cover
+    cover: Cover
+    """The tiles of the map."""
     start_of_tile: np.ndarray
+    """int64, tiles + 1: index of each tile's first segment, and the number of all segments."""
     group_S: np.ndarray
+    """int64, S: parcel of each segment, 1..count."""
 
     @property
     def count(self) -> int:
         return int(self.group_S.max(initial=0))
 
-    def wanted(self, land: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parcel of each pixel by its owner (int64, H x W, 0 = none); pixels and the parcels that a
-        tile claims there against the owner of the pixel.
+    def wanted(self, piece: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the parcel of each pixel by its owner, and the claims of other tiles.
 
-        An owner that knows the parcel and leaves the pixel out of it, to no other parcel, has drawn
-        its border: no claim.
+        If the owner of a pixel has the claimed parcel too, but gives the pixel to no parcel, it has
+        drawn the border of the parcel there: this is no claim.
+
+        Returns:
+            Parcel of each pixel (int64, H x W, 0 = none), and pixel and parcel of each claim
+            (int64, C each; the pixel as an index into the flattened piece).
         """
         if all(
             self.start_of_tile[number] == self.start_of_tile[number + 1]
-            for number in self.cover.numbers(land)
+            for number in self.cover.numbers(piece)
         ):
-            nothing = np.empty(
-                0, np.int64
-            )  # as on land that was not asked for, of which a map may have much
-            return np.zeros((land.height, land.width), np.int64), nothing, nothing
+            nothing = np.empty(0, np.int64)  # a shortcut for large parts without any parcel
+            return np.zeros((piece.height, piece.width), np.int64), nothing, nothing
         seen = [
-            (groups, groups[tile.part(shared)], _inside(shared, land), tile.window)
+            (groups, groups[tile.part(shared)], _index_in(shared, piece), tile.window)
             for number, (tile, shared) in zip(
-                self.cover.numbers(land), self.cover.tiles(land), strict=True
+                self.cover.numbers(piece), self.cover.tiles(piece), strict=True
             )
             for groups in [self._groups_of(number)]
         ]
-        owner_HW = self._owners(land, [window for *_, window in seen])
-        owned_HW = np.zeros((land.height, land.width), np.int64)
+        owner_HW = self._owners(piece, [window for *_, window in seen])
+        owned_HW = np.zeros((piece.height, piece.width), np.int64)
         for number, (_, group_hw, place, _) in enumerate(seen):
             mine = owner_HW[place] == number
             owned_HW[place][mine] = group_hw[mine]
@@ -241,24 +182,23 @@ class _Parcels:
             code_C = owner_HW[place][row_C, column_C].astype(np.int64) * width + group_C
             knows_C = known[np.searchsorted(known, code_C).clip(max=len(known) - 1)] == code_C
             leaves_out_C = knows_C & (owned_HW[place][row_C, column_C] == 0)
-            pixel_C = (row_C + place[0].start) * land.width + column_C + place[1].start
+            pixel_C = (row_C + place[0].start) * piece.width + column_C + place[1].start
             claims.append((pixel_C * width + group_C)[~leaves_out_C])
         claimed = np.unique(np.concatenate(claims))
         return owned_HW, claimed // width, claimed % width
 
     def _groups_of(self, number: int) -> np.ndarray:
-        """Parcel of each position of a tile; 0 stays "none"."""
-        return np.concatenate(
-            [[0], self.group_S[self.start_of_tile[number] : self.start_of_tile[number + 1]]]
-        )
+        """Return the parcel of each position of a tile; position 0 stays "none"."""
+        start, end = self.start_of_tile[number : number + 2]
+        return np.concatenate([[0], self.group_S[start:end]])
 
-    def _owners(self, land: Window, windows: Sequence[Window]) -> np.ndarray:
-        """Place in ``windows`` of the tile that sees each pixel best, -1 without one; int32."""
-        owner_HW = np.full((land.height, land.width), -1, np.int32)
-        depth_HW = np.full((land.height, land.width), -1, np.int32)
+    def _owners(self, piece: Window, windows: Sequence[Window]) -> np.ndarray:
+        """Return the index in ``windows`` of each pixel's owner, -1 without one: int32, H x W."""
+        owner_HW = np.full((piece.height, piece.width), -1, np.int32)
+        depth_HW = np.full((piece.height, piece.width), -1, np.int32)
         for number, window in enumerate(windows):
-            shared = _meet(window, land)
-            place = _inside(shared, land)
+            shared = intersect(window, piece)
+            place = _index_in(shared, piece)
             down = _depth(window.rows, shared.rows, self.cover.height)
             across = _depth(window.columns, shared.columns, self.cover.width)
             depth_hw = np.minimum(down[:, None], across[None, :])
@@ -270,40 +210,46 @@ class _Parcels:
 
 @dataclass(frozen=True, eq=False)
 class Joined:
-    """The parcels of a map that lies in tiles: ``draw`` gives a piece of it, ``table`` their names.
-
-    table_S: the segments of all tiles, without probabilities, which are most of the bytes. rank_G:
-    the highest gets a pixel; dropped parcels and "none" have 0.
-    """
+    """The parcels of a tiled map: ``draw`` gives the raster of a piece, ``table`` the segments."""
 
     parcels: _Parcels
+    """Which segments are which parcel."""
     table_S: Segments
+    """The segments of all tiles, without probabilities, which would take most of the memory."""
     rank_G: np.ndarray
+    """int32, G: the parcel with the highest rank gets a pixel; 0 = dropped or "none"."""
     group_of_rank: np.ndarray
+    """int32: the parcel of each rank."""
 
     @property
     def count(self) -> int:
-        """How many groups of segments there are, those that are dropped included."""
+        """Number of groups of segments, including the dropped ones."""
         return self.parcels.count
 
-    def draw(self, land: Window) -> np.ndarray:
-        """Group of each pixel of a piece of the map, 1 to ``count``, 0 = none; int32, H x W."""
+    def draw(self, piece: Window) -> np.ndarray:
+        """Return the group of each pixel of a piece, 1..``count``, 0 = none: int32, H x W."""
         if not self.count:
-            return np.zeros((land.height, land.width), np.int32)
-        owned_HW, pixel_C, group_C = self.parcels.wanted(land)
+            return np.zeros((piece.height, piece.width), np.int32)
+        owned_HW, pixel_C, group_C = self.parcels.wanted(piece)
         rank_HW = self.rank_G[owned_HW]
         np.maximum.at(rank_HW.reshape(-1), pixel_C, self.rank_G[group_C])
-        return self.group_of_rank[rank_HW]
+        return np.asarray(self.group_of_rank[rank_HW])
 
     def table(self, area_G: np.ndarray) -> tuple[np.ndarray, Segments]:
-        """Id of each group that has pixels (from 1; 0 for the others), and the table of these.
+        """Return the ids of the groups that have pixels, and the table of their segments.
 
-        area_G: pixels of each group in the whole map, by ``draw``. Class by vote, weighted with
-        score and area; score and probabilities by mean over the area, so that the likeliest class
-        is not always the one with most votes.
+        The class is a vote of a parcel's segments weighted by score and area; score and
+        probabilities are means weighted by area. The most probable class is therefore not always
+        the one with the most votes.
+
+        Args:
+            area_G: Integers: number of pixels of each group that ``draw`` gives in the whole map.
+
+        Returns:
+            int32, G: id of each group, from 1, 0 for groups without pixels; and the table.
         """
         table_S, group_S, count = self.table_S, self.parcels.group_S, self.count
-        # A vote of score 0 is still better than none.
+        # Segments of score 0 still decide if there are no others.
         weight_S = table_S.areas * np.maximum(table_S.scores, 1e-6)
         own_area_G = np.bincount(group_S, table_S.areas, minlength=count + 1)
         score_G = np.bincount(
@@ -333,62 +279,51 @@ class Joined:
         )
 
     def _probabilities(self, number_G: np.ndarray, count: int) -> np.ndarray:
-        """Mean over the area of what the segments of each parcel say that they are; float32,
-        parcels x K. Segments that say nothing do not count.
+        """Return the mean probabilities of each parcel, weighted by area: float32, R x K.
 
-        number_G: parcel of each group, from 1, 0 for those that are none. Tiles are loaded once
-        more, one after the other.
+        Segments without probabilities are left out. Tiles are loaded once more, one by one.
+
+        Args:
+            number_G: Integers: id of each group, from 1, 0 for groups without pixels.
+            count: Number R of groups with pixels.
         """
-        cover, start_of_tile, group_S = (
-            self.parcels.cover,
-            self.parcels.start_of_tile,
-            self.parcels.group_S,
-        )
-        sum_RK, said_R = np.zeros((count + 1, 0)), np.zeros(count + 1)
+        parcels, start_of_tile = self.parcels, self.parcels.start_of_tile
+        sum_RK, weight_R = np.zeros((count + 1, 0)), np.zeros(count + 1)
         for number in np.flatnonzero(np.diff(start_of_tile)).tolist():
-            table = cover.load(number).segments
-            probability_SK, classes = (
-                table.probabilities.astype(np.float64),
-                table.probabilities.shape[1],
-            )
+            table = parcels.cover.load(number).segments
+            probability_SK = table.probabilities.astype(np.float64)
+            classes = probability_SK.shape[1]
             if classes > sum_RK.shape[1]:
                 sum_RK = np.pad(sum_RK, ((0, 0), (0, classes - sum_RK.shape[1])))
-            number_S = number_G[group_S[start_of_tile[number] : start_of_tile[number + 1]]]
-            # No two segments of a tile are of one parcel, and what is added to row 0 is of no
-            # interest.
+            start, end = start_of_tile[number : number + 2]
+            number_S = number_G[parcels.group_S[start:end]]
+            # ``+=`` adds only once per index, which is enough: no two segments of a tile are of one
+            # parcel, except for those of row 0, which is dropped below.
             sum_RK[number_S, :classes] += table.areas[:, None] * probability_SK
-            said_R[number_S] += table.areas * probability_SK.sum(axis=1)
-        sum_RK /= np.where(said_R > 0, said_R, 1)[:, None]
+            weight_R[number_S] += table.areas * probability_SK.sum(axis=1)
+        sum_RK /= np.where(weight_R > 0, weight_R, 1)[:, None]
         return sum_RK[1:].astype(np.float32)
 
 
-def _meet(first: Window, second: Window) -> Window:
-    """What two windows that meet share."""
-    top, left = max(first.top, second.top), max(first.left, second.left)
-    bottom, right = (
-        min(first.rows.stop, second.rows.stop),
-        min(first.columns.stop, second.columns.stop),
-    )
-    return Window(top, left, bottom - top, right - left)
-
-
-def _inside(window: Window, land: Window) -> tuple[slice, slice]:
-    """A window of the map as an index into a piece of it."""
-    top, left = window.top - land.top, window.left - land.left
+def _index_in(window: Window, piece: Window) -> tuple[slice, slice]:
+    """Return a window of the map as an index into a piece of it."""
+    top, left = window.top - piece.top, window.left - piece.left
     return slice(top, top + window.height), slice(left, left + window.width)
 
 
-def _depth(extent: slice, shown: slice, size: int) -> np.ndarray:
-    """Distance of the shown lines of a tile to its nearer end; an end of the map is no end."""
-    along = np.arange(shown.start, shown.stop)
+def _depth(extent: slice, lines: slice, size: int) -> np.ndarray:
+    """Return the distance of some lines of a tile to its nearer end, ignoring ends of the map."""
+    along = np.arange(lines.start, lines.stop)
     before = along - extent.start if extent.start > 0 else np.full(len(along), _FAR)
     after = extent.stop - 1 - along if extent.stop < size else np.full(len(along), _FAR)
-    return np.minimum(before, after).astype(np.int32)
+    return np.asarray(np.minimum(before, after), np.int32)
 
 
 def _ranks(owned_G: np.ndarray, claimed_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of each group, the one with the smallest share of claims highest, and the group of each
-    rank.
+    """Rank the groups: the one with the smallest share of claims is highest.
+
+    Returns:
+        Rank of each group and group of each rank, int32 each.
     """
     count = len(owned_G) - 1
     owned_share_G = owned_G / np.maximum(owned_G + claimed_G, 1)
@@ -397,120 +332,3 @@ def _ranks(owned_G: np.ndarray, claimed_G: np.ndarray) -> tuple[np.ndarray, np.n
     rank_G[order] = np.arange(1, count + 2)
     rank_G[(owned_share_G <= 0.5) | (np.arange(count + 1) == 0)] = 0
     return rank_G, np.concatenate([[0], order]).astype(np.int32)
-
-
-def _tables(cover: _Cover, lands: Sequence[Window]) -> tuple[Segments, np.ndarray]:
-    """The segments of all tiles, tile by tile, without probabilities, and at which row each starts,
-    with the end behind.
-    """
-    numbers: list[int] = []
-    counts: list[int] = []
-    tables, none = [], np.zeros((0, 0), np.float32)
-    for land in lands:
-        starting = cover.starting(land)
-        own = [replace(cover.load(number).segments, probabilities=none) for number in starting]
-        tables.append(Segments.concatenate(own))
-        numbers += starting
-        counts += map(len, own)
-    count_of_tile = np.zeros(len(cover.windows), np.int64)
-    count_of_tile[numbers] = counts
-    order = np.argsort(np.repeat(numbers, counts), kind="stable")
-    return Segments.concatenate(tables).take(order), np.concatenate([[0], np.cumsum(count_of_tile)])
-
-
-def _match(
-    cover: _Cover, lands: Sequence[Window], start_of_tile: np.ndarray, min_iou: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of segments of two tiles that are each other's best in what these share, int32, P x 2,
-    and the pixels that both cover. They are collected land by land: many small arrays, kept among
-    large ones that go, would leave holes in memory.
-    """
-    pairs, pixels = [np.empty((0, 2), np.int32)], [np.empty(0, np.int32)]
-    for land in lands:
-        found = [
-            matches
-            for number in cover.starting(land)
-            for matches in _matches_of(cover, number, start_of_tile, min_iou)
-        ]
-        if found:
-            pairs.append(np.concatenate([pair for pair, _ in found]))
-            pixels.append(np.concatenate([both for _, both in found]))
-    return np.concatenate(pairs), np.concatenate(pixels)
-
-
-def _matches_of(
-    cover: _Cover, number: int, start_of_tile: np.ndarray, min_iou: float
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What ``_match`` collects, of a tile and each later one that it meets."""
-    tile = cover.load(number)
-    for later in cover.numbers(tile.window) if len(tile.segments) else ():
-        if later > number:
-            other = cover.load(later)
-            first_P, second_P, pixels_P = _best_pairs(
-                tile, other, _meet(tile.window, other.window), min_iou
-            )
-            pairs = np.stack(
-                [start_of_tile[number] + first_P, start_of_tile[later] + second_P], axis=1
-            )
-            yield pairs.astype(np.int32), pixels_P.astype(np.int32)
-
-
-def _best_pairs(
-    first: Tile, second: Tile, window: Window, min_iou: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    counts = len(first.segments), len(second.segments)
-    pair = overlap(first.part(window), second.part(window), *counts)
-    first_area = np.bincount(pair.first_P, pair.pixels_P, minlength=counts[0] + 1)
-    second_area = np.bincount(pair.second_P, pair.pixels_P, minlength=counts[1] + 1)
-    iou_P = pair.pixels_P / (first_area[pair.first_P] + second_area[pair.second_P] - pair.pixels_P)
-    iou_P[(pair.first_P == 0) | (pair.second_P == 0)] = 0
-    best_P = (iou_P >= min_iou) & (iou_P > 0)
-    for segment_P, count in ((pair.first_P, counts[0]), (pair.second_P, counts[1])):
-        highest = np.zeros(count + 1)
-        np.maximum.at(highest, segment_P, iou_P)
-        best_P &= iou_P == highest[segment_P]
-    return (pair.first_P - 1)[best_P], (pair.second_P - 1)[best_P], pair.pixels_P[best_P]
-
-
-def _groups(pairs: np.ndarray, pixels_P: np.ndarray, tile_S: np.ndarray) -> np.ndarray:
-    """Parcel of each segment, from 1 in the order of their first segments, so that no parcel has
-    two segments of one tile.
-    """
-    size = len(tile_S)
-    graph = coo_matrix(
-        (np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(size, size)
-    )
-    component_S = connected_components(graph, directed=False)[1] if size else np.empty(0, np.int32)
-    component_P = component_S[pairs[:, 0]]
-    # Component by component; inside, the strongest evidence first; the numbers of the segments make
-    # the order one.
-    order = np.lexsort((pairs[:, 1], pairs[:, 0], -pixels_P, component_P))
-    leader_S = np.arange(size)
-    ends = np.flatnonzero(np.diff(component_P[order], append=-1)) + 1
-    start = 0
-    for end in ends.tolist():
-        for segment, leader in _leaders(pairs[order[start:end]].tolist(), tile_S).items():
-            leader_S[segment] = leader
-        start = end
-    return np.unique(leader_S, return_inverse=True)[1].astype(np.int64) + 1
-
-
-def _leaders(pairs: list[list[int]], tile_S: np.ndarray) -> dict[int, int]:
-    """The first segment of the parcel of each segment that occurs in pairs, which are joined one
-    after the other.
-    """
-    leader = {segment: segment for pair in pairs for segment in pair}
-    tiles = {segment: {int(tile_S[segment])} for segment in leader}
-
-    def find(segment: int) -> int:
-        while leader[segment] != segment:
-            leader[segment] = leader[leader[segment]]
-            segment = leader[segment]
-        return segment
-
-    for first, second in pairs:
-        low, high = sorted((find(first), find(second)))
-        if low != high and tiles[low].isdisjoint(tiles[high]):
-            leader[high] = low
-            tiles[low] |= tiles[high]
-    return {segment: find(segment) for segment in leader}

@@ -1,11 +1,14 @@
-"""Merging scored masks, which may overlap, into one picture.
+"""Merging of scored masks, which may overlap, into one segmentation, by two published rules.
 
-Source of the rule: Sainte Fare Garnot and Landrieu, "Panoptic Segmentation of Satellite Image Time
-Series with Convolutional Temporal Attention Networks", ICCV 2021, section 3.3, as in
-VSainteuf/utae-paps @ 987874e, src/panoptic/paps.py.
+``merge_masks`` is the rule of PaPs for parcels: Sainte Fare Garnot and Landrieu, "Panoptic
+Segmentation of Satellite Image Time Series with Convolutional Temporal Attention Networks",
+ICCV 2021, section 3.3, as in VSainteuf/utae-paps @ 987874e, src/panoptic/paps.py.
+``merge_things_and_stuff`` is the rule for photographs, with stuff on what the things leave free:
+Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 7.
 
-Shape suffixes: B images, N candidates of all images, K classes, H W pixels, P pairs of a candidate
-and one of its pixels.
+Shape suffixes: B images, N candidates (of all images, or of each one where B comes first), S slots
+of an image (its candidates, then the classes of stuff), K classes, T classes of things, H W pixels,
+P pairs of a candidate and one of its pixels.
 """
 
 from __future__ import annotations
@@ -19,29 +22,30 @@ from torch import Tensor
 
 from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
-from panoseg.panoptic.panoptic import Panoptic, Segments, kinds_of, present_segments
+from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.segments import kinds_of, present_segments
 
 
 @dataclass(frozen=True)
 class ScoredMasks:
-    """Candidate instances of a batch, before they are merged into one picture; any instance head
-    makes them.
-
-    mask_NHW: bool, each in its whole image. score_N: float32 0..1. class_scores_NK: float32, the
-    best counts. image_N: int64, which image of the batch a candidate belongs to, ascending. logits:
-    whether the class scores are logits, else probabilities.
-    """
+    """Candidate instances of a batch as an instance head predicts them, before merging."""
 
     mask_NHW: Tensor
+    """Bool, N x H x W: each mask in its whole image."""
     score_N: Tensor
+    """float32, N, 0..1."""
     class_scores_NK: Tensor
+    """float32, N x K: a candidate belongs to the class with the highest score."""
     image_N: Tensor
+    """int64, N, ascending: which image of the batch a candidate belongs to."""
     logits: bool = True
+    """Whether the class scores are logits; otherwise they are probabilities."""
 
     def probabilities_NK(self, table: ClassTable) -> Tensor:
-        """How likely each candidate is of each class, given that it is a thing: float32, adding up
-        to 1 over the classes of things, 0 for others. It says nothing of whether there is a thing:
-        that is the score.
+        """Return class probabilities given that a candidate is a thing: float32, N x K.
+
+        A row sums to 1 over the classes of things and is 0 for others. Whether there is a thing at
+        all is said by the score instead.
         """
         things = list(table.ids("thing"))
         score_NT = self.class_scores_NK[:, things].float()
@@ -49,28 +53,29 @@ class ScoredMasks:
         if self.logits:
             probability_NK[:, things] = score_NT.softmax(dim=1)
         else:
-            probability_NK[:, things] = score_NT / score_NT.sum(dim=1, keepdim=True).clamp(
-                min=torch.finfo(torch.float32).tiny
-            )
+            smallest = torch.finfo(torch.float32).tiny
+            total_N1 = score_NT.sum(dim=1, keepdim=True).clamp(min=smallest)
+            probability_NK[:, things] = score_NT / total_N1
         return probability_NK
 
 
 def merge_masks(
     masks: ScoredMasks, batch_size: int, min_remain: float = 0.5, min_score: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """One picture an image: candidates by descending score, each given the pixels that no better
-    one has.
+    """Merge candidates by descending score; each gets the pixels that no better one has.
 
-    A candidate with pixels is accepted where none of them is taken, or where more than the share
-    ``min_remain`` of them is free; of equal scores the earlier comes first. Candidates below
-    ``min_score`` take no part.
+    A candidate with pixels is accepted if none of them is taken, or if more than the share
+    ``min_remain`` of them is free; of equal scores the earlier candidate comes first.
 
-    Returns segment_BHW (int32, number of the candidate plus one, 0 none) and accepted_N (bool), on
-    the masks' device.
+    Args:
+        masks: The candidates of a batch.
+        batch_size: Number of images B.
+        min_remain: 0..1.
+        min_score: Candidates below this score are ignored.
 
-    Each candidate's fate depends on better ones alone, so judging all at once from the fates of the
-    last round settles at least one more of them a round, and what no longer changes is what judging
-    one by one gives. A few rounds do.
+    Returns:
+        segment_BHW (int32: index of the candidate plus one, 0 = none) and accepted_N (bool), on the
+        device of the masks.
     """
     count, height, width = masks.mask_NHW.shape
     pixels = height * width
@@ -84,6 +89,9 @@ def merge_masks(
     total_N = end_N.diff(prepend=end_N.new_zeros(1))
     eligible_N = (total_N > 0) & (masks.score_N >= min_score)
 
+    # A candidate depends only on better ones. Judging all at once from the decisions of the last
+    # round therefore settles at least one more of them per round, and the fixed point equals
+    # judging one by one. A few rounds are enough in practice.
     accepted_N = eligible_N
     while True:
         taken_P = torch.where(accepted_N[candidate_P], rank_P, count)
@@ -99,16 +107,15 @@ def merge_masks(
 
 
 def to_panoptics(segment_BHW: Tensor, masks: ScoredMasks, table: ClassTable) -> list[Panoptic]:
-    """The pictures of ``merge_masks`` with their tables: one an image, ids from 1 in the order of
-    the candidates.
+    """Turn the result of ``merge_masks`` into one ``Panoptic`` per image.
 
-    A segment's class is the best of its candidate's scores, whatever its kind; its score and its
-    probabilities are the candidate's.
+    Ids start at 1, in the order of the candidates. The class of a segment is the one with its
+    candidate's highest class score, of any kind; score and probabilities are the candidate's.
     """
     class_N = masks.class_scores_NK.argmax(dim=1).to(torch.int32).cpu().numpy()
     score_N = masks.score_N.float().cpu().numpy()
     probabilities_NK = masks.probabilities_NK(table).cpu().numpy()
-    pictures = []
+    results = []
     for segment_HW in segment_BHW.cpu().numpy():
         numbers, areas = present_segments(segment_HW)
         own = numbers - 1
@@ -117,11 +124,12 @@ def to_panoptics(segment_BHW: Tensor, masks: ScoredMasks, table: ClassTable) -> 
         renumber[numbers] = ids
         kinds = kinds_of(class_N[own], table)
         segments = Segments(ids, class_N[own], score_N[own], areas, kinds, probabilities_NK[own])
-        pictures.append(Panoptic(renumber[segment_HW], segments))
-    return pictures
+        results.append(Panoptic(renumber[segment_HW], segments, table))
+    return results
 
 
 def _pairs(mask_NP: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the indices of the set pixels of masks, ascending: int64, P each."""
     if mask_NP.device.type == "cpu":
         # NumPy finds the set bits of a mostly empty mask several times faster than torch does.
         flat_P = torch.from_numpy(np.flatnonzero(mask_NP.numpy()))
@@ -131,61 +139,63 @@ def _pairs(mask_NP: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sums(flag_P: Tensor, end_N: Tensor) -> Tensor:
-    """Number of set flags of each candidate, whose pairs end before ``end_N``."""
+    """Count the set flags of each candidate, whose pairs end before ``end_N``."""
     running = torch.nn.functional.pad(flag_P.cumsum(0), (1, 0))[end_N]
     return running.diff(prepend=running.new_zeros(1))
 
 
 @dataclass(frozen=True)
 class MergeThresholds:
-    """What is kept.
-
-    score: things from this score on, 0..1. overlap: things of which at most this share is covered
-    by better ones, 0..1.
-    stuff_area: stuff of which at least so many pixels are left by the things.
-    """
+    """Which things and which stuff the merging keeps."""
 
     score: float = 0.5
+    """Smallest score of a thing, 0..1."""
     overlap: float = 0.5
+    """Largest share of a thing that better things may cover, 0..1."""
     stuff_area: int = 4096
+    """Smallest number of pixels of a class of stuff that the things leave free."""
 
     def __post_init__(self) -> None:
         for name in ("score", "overlap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
-                    f"{name} {getattr(self, name)}", "a share 0 .. 1", f"pass e.g. --{name} 0.5"
+                    f"--{name} is {getattr(self, name)}; pass a share from 0 to 1, e.g. 0.5."
                 )
         if self.stuff_area < 0:
             raise ConfigError(
-                f"stuff area {self.stuff_area}",
-                "a number of pixels from 0 on",
-                "pass e.g. --stuff-area 4096",
+                f"--stuff-area is {self.stuff_area}; pass a number of pixels from 0 on, e.g. 4096."
             )
 
 
 @dataclass(frozen=True, eq=False)
 class ThingsAndStuff:
-    """Merged pictures, on the device of the masks.
+    """Merged segmentations of a batch, on the device of the masks.
 
-    segment_BHW: int32, slot of each pixel plus one, 0 = none. class_BS: int64, class of each slot.
-    score_BS: float, score of each slot, 1 for stuff. Things come first, by falling score, then the
-    classes of stuff; most slots are empty.
+    The slots of an image are its candidates by falling score, then the classes of stuff; most slots
+    have no pixels.
     """
 
     segment_BHW: Tensor
+    """int32, B x H x W: slot of each pixel plus one, 0 = none."""
     class_BS: Tensor
+    """int64, B x S: class of each slot."""
     score_BS: Tensor
+    """Float, B x S: score of each slot, 0..1; 1 for stuff."""
 
     def to_panoptics(self, table: ClassTable) -> list[Panoptic]:
-        """The pictures with their tables: ids from 1 in the order of the slots."""
-        arrays = (
+        """Return one ``Panoptic`` per image, with ids from 1 in the order of the slots."""
+        segment_BHW, class_BS, score_BS = (
             array.cpu().numpy()
             for array in (self.segment_BHW, self.class_BS, self.score_BS.float())
         )
-        return [
-            _to_panoptic(segment, classes, scores, table)
-            for segment, classes, scores in zip(*arrays, strict=True)
-        ]
+        results = []
+        for segment_HW, class_S, score_S in zip(segment_BHW, class_BS, score_BS, strict=True):
+            numbers, areas = present_segments(segment_HW)
+            class_ids = class_S[numbers - 1].astype(np.int32)
+            kinds = kinds_of(class_ids, table)
+            segments = Segments(numbers, class_ids, score_S[numbers - 1], areas, kinds)
+            results.append(Panoptic(segment_HW, segments, table).relabel())
+        return results
 
 
 def merge_things_and_stuff(
@@ -196,12 +206,15 @@ def merge_things_and_stuff(
     stuff_classes: Sequence[int],
     thresholds: MergeThresholds = MergeThresholds(),
 ) -> ThingsAndStuff:
-    """Things by falling score, each given the pixels that no better one has; then stuff on what is
-    left.
+    """Merge things by falling score, then stuff on the pixels that they leave free.
 
-    mask_BNHW: bool, masks of candidates, which may overlap; pad with empty ones. score_BN: float,
-    0..1; of equal scores the earlier comes first. class_BN: classes of the candidates.
-    semantic_BHW: class of each pixel; classes other than ``stuff_classes`` draw nothing.
+    Args:
+        mask_BNHW: Bool, B x N x H x W: masks of candidates, padded with empty ones.
+        score_BN: Float, 0..1; of equal scores the earlier candidate comes first.
+        class_BN: Integers: class of each candidate.
+        semantic_BHW: Integers: class of each pixel. Only ``stuff_classes`` are used.
+        stuff_classes: Ids of the classes of stuff.
+        thresholds: What is kept.
     """
     image_B = torch.arange(len(mask_BNHW), device=mask_BNHW.device)
     return merge_drawn(
@@ -222,10 +235,15 @@ def merge_drawn(
     stuff_classes: Sequence[int],
     thresholds: MergeThresholds = MergeThresholds(),
 ) -> ThingsAndStuff:
-    """``merge_things_and_stuff`` of masks that are drawn when their turn comes, so that only one is
-    in memory.
+    """Merge as ``merge_things_and_stuff`` does, with only one mask per image in memory.
 
-    draw: from the numbers of candidates, int64, one an image, to their masks, bool B x H x W.
+    Args:
+        draw: Returns the masks (bool, B x H x W) of the given candidates (int64, one per image).
+        score_BN: See ``merge_things_and_stuff``, as for the other arguments.
+        class_BN: Classes of the candidates.
+        semantic_BHW: Class of each pixel.
+        stuff_classes: Ids of the classes of stuff.
+        thresholds: What is kept.
     """
     order_BN = score_BN.sort(dim=1, descending=True, stable=True).indices
     sorted_score_BN = score_BN.gather(1, order_BN)
@@ -247,12 +265,20 @@ def paint(
     stuff: Iterable[Tensor],
     thresholds: MergeThresholds,
 ) -> Tensor:
-    """Paint masks, each bool B x H x W, onto an empty int32 picture: the first becomes 1, the next
-    2, and so on.
+    """Paint masks onto an empty raster: the first becomes segment 1, the next 2, and so on.
 
-    Things come by falling score. A thing with pixels is painted where at most the share ``overlap``
-    of it is covered by things painted before; stuff is painted where at least ``stuff_area`` of its
-    pixels are free. Both get their free pixels alone.
+    A thing with pixels is painted if at most the share ``overlap`` of it is covered by things
+    painted before; stuff is painted if at least ``stuff_area`` of its pixels are free. Both get
+    only their free pixels.
+
+    Args:
+        empty_BHW: int32 zeros.
+        things: Masks by falling score, bool, B x H x W each.
+        stuff: Masks of the classes of stuff, bool, B x H x W each.
+        thresholds: What is kept.
+
+    Returns:
+        int32, B x H x W.
     """
     segment_BHW, number = empty_BHW, 0
     for mask_BHW in things:
@@ -271,19 +297,5 @@ def paint(
 
 
 def _exact(count_B: Tensor) -> Tensor:
-    """Counts as the floating-point numbers whose ratios are as exact as Python's, where the device
-    has them.
-    """
+    """Convert counts to float64, whose ratios equal Python's; Apple's devices have float32 only."""
     return count_B.to(torch.float32 if count_B.device.type == "mps" else torch.float64)
-
-
-def _to_panoptic(
-    segment_HW: np.ndarray, class_S: np.ndarray, score_S: np.ndarray, table: ClassTable
-) -> Panoptic:
-    numbers, areas = present_segments(segment_HW)
-    class_ids = class_S[numbers - 1].astype(np.int32)
-    picture = Panoptic(
-        segment_HW,
-        Segments(numbers, class_ids, score_S[numbers - 1], areas, kinds_of(class_ids, table)),
-    )
-    return picture.relabel()

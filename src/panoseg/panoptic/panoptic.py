@@ -1,203 +1,61 @@
-"""Pixels that the segments of two rasters share: what matching, joining and scoring all start from.
+"""The result type: a segmentation in which every pixel belongs to one segment or to none.
 
-Shape suffixes: H W pixels, P pairs of segments that share pixels.
+Shape suffixes: H W pixels, N segments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panoseg.classes import ClassTable, Kind
+from panoseg.classes import ClassTable
 from panoseg.errors import PanopticFormatError
+from panoseg.panoptic.segments import (
+    KINDS,
+    Segment,
+    Segments,
+    contradiction,
+    kinds_of,
+    positions,
+    present_segments,
+)
 
+if TYPE_CHECKING:
+    from affine import Affine
+    from geopandas import GeoDataFrame
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """Every pair of positions that meet, and how often. All int64, P; position 0 is "no
-    segment".
-    """
-
-    first_P: np.ndarray
-    second_P: np.ndarray
-    pixels_P: np.ndarray
-
-
-def overlap(
-    first_HW: np.ndarray, second_HW: np.ndarray, first_count: int, second_count: int
-) -> Overlap:
-    """The table of shared pixels of two rasters of positions 0 .. count.
-
-    >>> table = overlap(np.array([[1, 1, 0, 0], [1, 1, 2, 2]]), np.array([[1, 1, 1, 0], [1, 1, 1, 1]]), 2, 1)
-    >>> for row in zip(table.first_P, table.second_P, table.pixels_P):
-    ...     print(*row)
-    0 0 1
-    0 1 1
-    1 1 4
-    2 1 2
-    """
-    width = second_count + 1
-    code_HW = np.multiply(first_HW, width, dtype=np.int64)
-    code_HW += second_HW
-    codes = (first_count + 1) * width
-    if codes <= 4 * code_HW.size:
-        count = np.bincount(code_HW.ravel(), minlength=codes)
-        present = np.flatnonzero(count)
-        pixels_P = count[present]
-    else:
-        present, pixels_P = np.unique(code_HW, return_counts=True)
-    return Overlap(present // width, present % width, pixels_P)
-
-
-def overlap_of_colours(first_3HW: np.ndarray, second_3HW: np.ndarray) -> Overlap:
-    """The table of shared pixels of two rasters of ids as colours, uint8, with the ids in place of
-    positions, ascending.
-
-    An id is red + 256 green + 65536 blue. Runs of equal pairs are counted instead of pixels, which
-    costs no more for large ids than for small ones, and a tenth of the time of sorting pixels.
-
-    >>> first = np.array([[[7, 7, 0, 0]], [[0, 0, 0, 0]], [[0, 0, 0, 0]]], np.uint8)
-    >>> second = np.array([[[0, 0, 0, 0]], [[2, 2, 2, 0]], [[0, 0, 0, 0]]], np.uint8)
-    >>> table = overlap_of_colours(first, second)
-    >>> table.first_P, table.second_P, table.pixels_P
-    (array([0, 0, 7]), array([  0, 512, 512]), array([1, 1, 2]))
-    """
-    planes = [plane_HW.ravel() for plane_HW in (*second_3HW, *first_3HW)]
-    size = planes[0].size
-    changes = np.ones(size, bool)
-    changes[1:] = False
-    for plane in planes:
-        changes[1:] |= plane[1:] != plane[:-1]
-    starts = np.flatnonzero(changes)
-    code = sum(plane[starts].astype(np.int64) << 8 * place for place, plane in enumerate(planes))
-    codes, pair = np.unique(code, return_inverse=True)
-    pixels_P = np.bincount(pair, np.diff(starts, append=size), minlength=len(codes)).astype(
-        np.int64
-    )
-    return Overlap(codes >> 24, codes & 2**24 - 1, pixels_P)
-
-
-KINDS: tuple[Kind, ...] = ("stuff", "thing", "void")
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One row of the table: ``id`` in the raster, class, ``score`` 0..1, ``area`` in pixels, thing,
-    stuff or void.
-    """
-
-    id: int
-    class_id: int
-    score: float
-    area: int
-    kind: Kind
-
-
-@dataclass(frozen=True, eq=False)
-class Segments:
-    """The table of segments, by column, ascending by id; iterating gives a ``Segment`` a row.
-
-    ids: int32, from 1, without repeats. class_ids: int32. scores: float32, 0..1, 1 for truth.
-    areas: int64, pixels.
-    kinds: uint8, position in ``KINDS``. All of shape N.
-
-    probabilities: float32, N x K, how likely each segment is of each class, by class id, given that
-    it is a thing: a row adds up to 1 over the classes of things and is 0 for others, or is 0
-    throughout where nobody has said; K is 0 where nobody has said of any. The class is decided
-    apart (``merge.to_panoptics``, ``join.Joined``), and is not always the likeliest.
-    """
-
-    ids: np.ndarray
-    class_ids: np.ndarray
-    scores: np.ndarray
-    areas: np.ndarray
-    kinds: np.ndarray
-    probabilities: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-
-    def __post_init__(self) -> None:
-        if not self.probabilities.size:
-            object.__setattr__(self, "probabilities", np.zeros((len(self.ids), 0), np.float32))
-
-    @classmethod
-    def of(cls, rows: Iterable[Segment]) -> Segments:
-        """The table of some rows, in any order."""
-        ordered = sorted(rows, key=lambda row: row.id)
-        return cls(
-            np.array([row.id for row in ordered], np.int32),
-            np.array([row.class_id for row in ordered], np.int32),
-            np.array([row.score for row in ordered], np.float32),
-            np.array([row.area for row in ordered], np.int64),
-            np.array([KINDS.index(row.kind) for row in ordered], np.uint8),
-        )
-
-    @classmethod
-    def concatenate(cls, tables: Sequence[Segments]) -> Segments:
-        """The rows of several tables, one table after the other, as they are: ids may repeat."""
-        tables = [cls.of([]), *tables]
-        names = [column.name for column in fields(cls) if column.name != "probabilities"]
-        columns = {
-            name: np.concatenate([getattr(table, name) for table in tables]) for name in names
-        }
-        classes = max(table.probabilities.shape[1] for table in tables)
-        probabilities = np.zeros((len(columns["ids"]), classes), np.float32)
-        for table, end in zip(
-            tables, np.cumsum([len(table) for table in tables]).tolist(), strict=True
-        ):
-            probabilities[end - len(table) : end, : table.probabilities.shape[1]] = (
-                table.probabilities
-            )
-        return cls(**columns, probabilities=probabilities)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __iter__(self) -> Iterator[Segment]:
-        columns = (self.ids, self.class_ids, self.scores, self.areas, self.kinds)
-        for id_, class_id, score, area, kind in zip(
-            *(column.tolist() for column in columns), strict=True
-        ):
-            yield Segment(id_, class_id, score, area, KINDS[kind])
-
-    @property
-    def is_thing(self) -> np.ndarray:
-        """Bool, N: countable objects."""
-        return self.kinds == KINDS.index("thing")
-
-    @property
-    def is_void(self) -> np.ndarray:
-        """Bool, N: neither trained nor scored."""
-        return self.kinds == KINDS.index("void")
-
-    def take(self, rows: np.ndarray) -> Segments:
-        """The table of some rows, by position or by mask."""
-        return Segments(*(getattr(self, column.name)[rows] for column in fields(self)))
+__all__ = ["KINDS", "Panoptic", "Segment", "Segments"]
 
 
 @dataclass(frozen=True, eq=False)
 class Panoptic:
-    """A picture in which every pixel belongs to one segment or to none.
+    """A panoptic segmentation: a raster of segment ids and the table of these segments.
 
-    segment_HW: int32, id of each pixel's segment, 0 = none. segments: exactly the ids of the raster
-    with their true areas; a contradiction raises ``PanopticFormatError``.
+    Raises ``PanopticFormatError`` if the raster and the table contradict each other.
 
-    >>> picture = Panoptic.from_maps(np.array([[1, 1, 0, 0], [1, 1, 7, 7], [0, 0, 7, 7]]), {1: 3, 7: 2}, PASTIS)
-    >>> for segment in picture.segments:
+    >>> raster = np.array([[1, 1, 0, 0], [1, 1, 7, 7], [0, 0, 7, 7]])
+    >>> for segment in Panoptic.from_maps(raster, {1: 3, 7: 2}, PASTIS).segments:
     ...     print(segment)
     Segment(id=1, class_id=3, score=1.0, area=4, kind='thing')
     Segment(id=7, class_id=2, score=1.0, area=4, kind='thing')
     """
 
     segment_HW: np.ndarray
+    """int32, H x W: id of each pixel's segment, 0 = none."""
     segments: Segments
+    """The table of exactly the ids in the raster, with their areas."""
+    table: ClassTable | None = None
+    """Names and colours of the classes, if known; used to draw and to export."""
 
     def __post_init__(self) -> None:
         if self.segment_HW.ndim != 2:
             raise PanopticFormatError(
-                f"a raster of segments of shape {self.segment_HW.shape}",
-                "two dimensions, height and width",
-                "give one image",
+                f"The raster of segments has shape {self.segment_HW.shape}; pass one image, H x W."
             )
         object.__setattr__(self, "segment_HW", np.ascontiguousarray(self.segment_HW, np.int32))
         ids, areas = present_segments(self.segment_HW)
@@ -206,9 +64,8 @@ class Panoptic:
         if not np.array_equal(areas, self.segments.areas):
             wrong = int(np.flatnonzero(areas != self.segments.areas)[0])
             raise PanopticFormatError(
-                f"area {self.segments.areas[wrong]} of segment {ids[wrong]}",
-                f"its {areas[wrong]} pixels in the raster",
-                "count the areas anew",
+                f"The table states an area of {self.segments.areas[wrong]} for segment "
+                f"{ids[wrong]}, which has {areas[wrong]} pixels in the raster."
             )
 
     @classmethod
@@ -219,15 +76,20 @@ class Panoptic:
         table: ClassTable,
         scores: Mapping[int, float] | None = None,
     ) -> Panoptic:
-        """The picture of a raster of segments and their classes.
+        """Build a segmentation from a raster of segments and their classes.
 
-        classes: class of each pixel (H x W), of which a segment takes the most frequent, or class
-        of each id. Pixels of a void class outside all segments become one void segment more.
-        scores: score of each id, 1 where left out.
+        Args:
+            segment_HW: Integers, H x W: id of each pixel's segment, 0 = none.
+            classes: Class of each id, or of each pixel (integers, H x W); a segment then takes its
+                most frequent class, and pixels of a void class outside all segments become one
+                additional void segment.
+            table: The class table.
+            scores: Score of each id, 0..1; 1 where left out.
 
         >>> instances = np.array([[1, 1, 0, 0], [1, 1, 2, 2], [0, 0, 2, 2]])
         >>> classes = np.array([[3, 3, 0, 19], [3, 3, 8, 8], [0, 0, 8, 8]])
-        >>> [(row.id, row.class_id, row.kind) for row in Panoptic.from_maps(instances, classes, PASTIS).segments]
+        >>> result = Panoptic.from_maps(instances, classes, PASTIS)
+        >>> [(row.id, row.class_id, row.kind) for row in result.segments]
         [(1, 3, 'thing'), (2, 8, 'thing'), (3, 19, 'void')]
         """
         segment_HW = np.array(segment_HW, np.int32)
@@ -237,65 +99,78 @@ class Panoptic:
         if isinstance(classes, Mapping):
             class_ids = np.array([classes[int(id_)] for id_ in ids], np.int32)
         else:
-            class_ids = _majority(positions(segment_HW, ids), classes, len(ids))
+            class_ids = _majority(positions(segment_HW, ids), np.asarray(classes), len(ids))
         scores = scores or {}
         scores_N = np.array([scores.get(int(id_), 1.0) for id_ in ids], np.float32)
-        return cls(
-            segment_HW, Segments(ids, class_ids, scores_N, areas, kinds_of(class_ids, table))
-        )
+        segments = Segments(ids, class_ids, scores_N, areas, kinds_of(class_ids, table))
+        return cls(segment_HW, segments, table)
 
     @classmethod
     def empty(cls, height: int, width: int) -> Panoptic:
-        """A picture without segments."""
+        """Return a segmentation without segments."""
         return cls(np.zeros((height, width), np.int32), Segments.of([]))
 
     @property
     def position_HW(self) -> np.ndarray:
-        """Row of each pixel's segment in the table, from 1; 0 = none. int32, H x W."""
+        """int32, H x W: row of each pixel's segment in the table, from 1; 0 = none."""
         return positions(self.segment_HW, self.segments.ids)
 
     def relabel(self) -> Panoptic:
-        """The same picture with the ids 1..N.
+        """Return the same segmentation with the ids 1..N.
 
-        >>> Panoptic.from_maps(np.array([[0, 5, 5, 5], [9, 9, 9, 5], [9, 9, 0, 0]]), {5: 1, 9: 1}, PASTIS).relabel().segment_HW
+        >>> raster = np.array([[0, 5, 5, 5], [9, 9, 9, 5], [9, 9, 0, 0]])
+        >>> Panoptic.from_maps(raster, {5: 1, 9: 1}, PASTIS).relabel().segment_HW
         array([[0, 1, 1, 1],
                [2, 2, 2, 1],
                [2, 2, 0, 0]], dtype=int32)
         """
         ids = np.arange(1, len(self.segments) + 1, dtype=np.int32)
-        return Panoptic(self.position_HW, replace(self.segments, ids=ids))
+        return Panoptic(self.position_HW, replace(self.segments, ids=ids), self.table)
 
     def keep(self, mask_N: np.ndarray) -> Panoptic:
-        """The picture of some of the segments; the pixels of the others belong to none.
+        """Return only some of the segments; the pixels of the others belong to none.
 
-        >>> picture = Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS)
-        >>> picture.keep(picture.segments.class_ids == 4).segment_HW[0]
+        >>> result = Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS)
+        >>> result.keep(result.segments.class_ids == 4).segment_HW[0]
         array([0, 0, 2, 2], dtype=int32)
         """
         kept = self.segments.take(mask_N)
         ids = np.zeros(len(self.segments) + 1, np.int32)
         ids[1:][mask_N] = kept.ids
-        return Panoptic(ids[self.position_HW], kept)
+        return Panoptic(ids[self.position_HW], kept, self.table)
 
     def crop(self, rows: slice, columns: slice) -> Panoptic:
-        """A window of the picture, with the segments that reach into it; ids stay.
+        """Return a window, with the segments that reach into it; ids stay the same.
 
-        >>> Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS).crop(slice(0, 2), slice(1, 4)).segments.areas
+        >>> result = Panoptic.from_maps(np.array([[1, 1, 2, 2]] * 3), {1: 3, 2: 4}, PASTIS)
+        >>> result.crop(slice(0, 2), slice(1, 4)).segments.areas
         array([2, 4])
         """
-        segment_HW = self.segment_HW[rows, columns]
+        return self._with_raster(self.segment_HW[rows, columns])
+
+    def subsample(self, step: int) -> Panoptic:
+        """Keep every ``step``-th row and column, with the segments that still have pixels.
+
+        >>> raster = np.array([[1, 1, 2, 2], [1, 1, 2, 2], [1, 3, 2, 2]])
+        >>> Panoptic.from_maps(raster, {1: 3, 2: 4, 3: 5}, PASTIS).subsample(2).segments.areas
+        array([2, 2])
+        """
+        return self._with_raster(self.segment_HW[::step, ::step])
+
+    def _with_raster(self, segment_HW: np.ndarray) -> Panoptic:
+        """Return the segmentation of another raster that has a part of the ids."""
         ids, areas = present_segments(segment_HW)
         kept = self.segments.take(np.searchsorted(self.segments.ids, ids))
-        return Panoptic(segment_HW, replace(kept, areas=areas))
+        return Panoptic(segment_HW, replace(kept, areas=areas), self.table)
 
     def with_background(self, table: ClassTable) -> Panoptic:
-        """The picture in which pixels without a segment are one segment of the table's background
-        class.
+        """Turn the pixels without a segment into one segment of the table's background class.
 
-        COCO's definition of quality takes pixels without a true segment for void: this turns them
-        into stuff.
+        COCO's definition of quality treats pixels without a true segment as void; after this call
+        they are stuff.
 
-        >>> Panoptic.from_maps(np.array([[1, 1, 0, 0]] * 3), {1: 3}, PASTIS).with_background(PASTIS).segments.class_ids
+        >>> result = Panoptic.from_maps(np.array([[1, 1, 0, 0]] * 3), {1: 3}, PASTIS)
+        >>> result.with_background(PASTIS).segments.class_ids
         array([3, 0], dtype=int32)
         """
         none_HW = self.segment_HW == 0
@@ -304,20 +179,22 @@ class Panoptic:
         id_ = int(self.segments.ids.max(initial=0)) + 1
         background = Segment(id_, table.background, 1.0, int(none_HW.sum()), "stuff")
         segments = Segments.concatenate([self.segments, Segments.of([background])])
-        return Panoptic(np.where(none_HW, id_, self.segment_HW), segments)
+        return Panoptic(np.where(none_HW, id_, self.segment_HW), segments, self.table or table)
 
     def classes_HW(self, none: int = 0) -> np.ndarray:
-        """Class of each pixel, ``none`` where it belongs to no segment. int32, H x W.
+        """Return the class of each pixel, ``none`` where it belongs to no segment: int32, H x W.
 
         >>> Panoptic.from_maps(np.array([[4, 4, 0, 6]] * 3), {4: 3, 6: 1}, PASTIS).classes_HW()[0]
         array([3, 3, 0, 1], dtype=int32)
         """
-        return np.concatenate([[none], self.segments.class_ids]).astype(np.int32)[self.position_HW]
+        class_of_position = np.concatenate([[none], self.segments.class_ids]).astype(np.int32)
+        return np.asarray(class_of_position[self.position_HW])
 
     def boxes_N4(self) -> np.ndarray:
-        """Bounding boxes: top, left, bottom, right in pixels, the last two exclusive. int64, N x 4.
+        """Return bounding boxes: top, left, bottom, right, the last two exclusive: int64, N x 4.
 
-        >>> Panoptic.from_maps(np.array([[1, 1, 0, 0], [0, 1, 2, 2], [0, 0, 0, 2]]), {1: 3, 2: 4}, PASTIS).boxes_N4()
+        >>> raster = np.array([[1, 1, 0, 0], [0, 1, 2, 2], [0, 0, 0, 2]])
+        >>> Panoptic.from_maps(raster, {1: 3, 2: 4}, PASTIS).boxes_N4()
         array([[0, 0, 2, 2],
                [1, 2, 3, 4]])
         """
@@ -326,15 +203,16 @@ class Panoptic:
         for axis, raster in enumerate((position_HW, np.ascontiguousarray(position_HW.T))):
             lines, across = np.nonzero(raster)
             segments = raster[lines, across] - 1
-            # Lines ascend, and of several values assigned to one place the last stays.
+            # Lines ascend, and of several values assigned to one place the last one stays.
             boxes[segments[::-1], axis] = lines[::-1]
             boxes[segments, axis + 2] = lines + 1
         return boxes
 
     def centroids_N2(self) -> np.ndarray:
-        """Mean row and column of each segment's pixel centres. float64, N x 2.
+        """Return the mean row and column of each segment's pixel centres: float64, N x 2.
 
-        >>> Panoptic.from_maps(np.array([[1, 1, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]]), {1: 3, 2: 4}, PASTIS).centroids_N2()
+        >>> raster = np.array([[1, 1, 0, 0], [0, 0, 2, 2], [0, 0, 2, 2]])
+        >>> Panoptic.from_maps(raster, {1: 3, 2: 4}, PASTIS).centroids_N2()
         array([[0. , 0.5],
                [1.5, 2.5]])
         """
@@ -343,14 +221,14 @@ class Panoptic:
         sums = [
             np.bincount(segments, axis, minlength=len(self.segments)) for axis in (rows, columns)
         ]
-        return np.stack(sums, axis=1) / self.segments.areas[:, None]
+        return np.asarray(np.stack(sums, axis=1) / self.segments.areas[:, None])
 
-    def same_up_to_names(self, other: Panoptic) -> bool:
-        """Whether both have the same regions with the same classes, whatever their ids and scores.
+    def same_up_to_ids(self, other: Panoptic) -> bool:
+        """Return whether both have the same regions and classes, regardless of ids and scores.
 
         >>> first = Panoptic.from_maps(np.array([[1, 1, 0, 2]] * 3), {1: 3, 2: 4}, PASTIS)
         >>> second = Panoptic.from_maps(np.array([[9, 9, 0, 5]] * 3), {9: 3, 5: 4}, PASTIS)
-        >>> first.same_up_to_names(second), first.same_up_to_names(second.crop(slice(3), slice(3)))
+        >>> first.same_up_to_ids(second), first.same_up_to_ids(second.crop(slice(3), slice(3)))
         (True, False)
         """
         if self.segment_HW.shape != other.segment_HW.shape or len(self.segments) != len(
@@ -360,7 +238,7 @@ class Panoptic:
         mine, theirs = self.position_HW.ravel(), other.position_HW.ravel()
         partner = np.zeros(len(self.segments) + 1, np.int64)
         partner[mine] = theirs
-        # As many segments here as there: the map is one to one where it meets all of them and
+        # Both have equally many segments: the map is one to one if it meets all of them and
         # agrees on every pixel.
         if (
             partner[0] != 0
@@ -368,103 +246,89 @@ class Panoptic:
             or len(np.unique(partner)) != len(partner)
         ):
             return False
-        return bool(
-            np.array_equal(self.segments.class_ids, other.segments.class_ids[partner[1:] - 1])
-        )
+        partner_class_N = other.segments.class_ids[partner[1:] - 1]
+        return bool(np.array_equal(self.segments.class_ids, partner_class_N))
 
+    def plot(
+        self,
+        image: np.ndarray | None = None,
+        ax: Axes | None = None,
+        *,
+        table: ClassTable | None = None,
+        alpha: float = 0.6,
+    ) -> Axes:
+        """Draw the segments in the colours of their classes, with outlines and a legend.
 
-def present_segments(segment_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids in a raster, ascending and without 0 (int32), and their pixel counts (int64).
+        Args:
+            image: Shown under the segments: uint8, H x W x 3, or Sentinel-2 reflectance, C x H x W
+                with at least 4 bands in PASTIS's order (B02, B03, B04, ...), of which the
+                contrast-stretched true colours are shown.
+            ax: Matplotlib axes to draw on; by default those of a new figure.
+            table: Names and colours of the classes; by default those of the segmentation.
+            alpha: Opacity of the segments on the image, 0..1.
 
-    >>> present_segments(np.array([[0, 4, 4, 4], [0, 2, 2, 2], [2, 2, 2, 4]]))
-    (array([2, 4], dtype=int32), array([6, 4]))
-    """
-    lowest, highest = int(segment_HW.min(initial=0)), int(segment_HW.max(initial=0))
-    if lowest < 0:
-        raise PanopticFormatError(
-            f"segment id {lowest}", "ids from 1 and 0 for none", "renumber the segments"
-        )
-    if highest <= 4 * segment_HW.size:
-        count = np.bincount(segment_HW.ravel(), minlength=1)
-        ids = np.flatnonzero(count)
-        areas = count[ids]
-    else:
-        ids, areas = np.unique(segment_HW, return_counts=True)
-    start = 1 if ids.size and ids[0] == 0 else 0
-    return ids[start:].astype(np.int32), areas[start:].astype(np.int64)
+        Returns:
+            The axes.
+        """
+        from panoseg.results import plot
 
+        return plot(self, image, ax, table=table, alpha=alpha)
 
-def positions(segment_HW: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Position in ``ids`` (ascending) of each pixel's segment, from 1, and 0 for none. int32, H x
-    W.
+    def to_coco(self, folder: Path | str, *, table: ClassTable | None = None) -> Path:
+        """Write the segmentation in COCO's panoptic format.
 
-    >>> positions(np.array([[0, 4, 4, 4], [0, 2, 2, 2], [2, 2, 2, 4]]), np.array([2, 4]))[0]
-    array([0, 2, 2, 2], dtype=int32)
-    """
-    if not ids.size:
-        return np.zeros(segment_HW.shape, np.int32)
-    if ids[-1] == len(ids):
-        return segment_HW
-    if ids[-1] > 4 * segment_HW.size:
-        return np.searchsorted(np.concatenate([[0], ids]), segment_HW).astype(np.int32)
-    position = np.zeros(int(ids[-1]) + 1, np.int32)
-    position[ids] = np.arange(1, len(ids) + 1)
-    return position[segment_HW]
+        Args:
+            folder: A new or empty folder, which gets ``panoptic.json`` and ``panoptic/image.png``.
+            table: The classes; by default those of the segmentation.
 
+        Returns:
+            The path of the JSON file.
+        """
+        from panoseg.results import to_coco
 
-def kinds_of(class_ids: np.ndarray, table: ClassTable) -> np.ndarray:
-    """Kind of each class as a position in ``KINDS``; a class that the table lacks raises
-    ``PanopticFormatError``.
-    """
-    kinds = np.full(table.count, len(KINDS), np.uint8)
-    for entry in table.classes:
-        kinds[entry.id] = KINDS.index(entry.kind)
-    known = (class_ids >= 0) & (class_ids < table.count)
-    known[known] = kinds[class_ids[known]] < len(KINDS)
-    if not known.all():
-        raise PanopticFormatError(
-            f"class {class_ids[~known][0]} of a segment",
-            f"one of {[entry.id for entry in table.classes]} of {table.name}",
-            "correct the class or use the table of this dataset",
-        )
-    return kinds[class_ids]
+        return to_coco(self, folder, table=table)
+
+    def to_geodataframe(
+        self,
+        transform: Affine,
+        crs: object,
+        *,
+        table: ClassTable | None = None,
+        tolerance_pixels: float = 1.0,
+    ) -> GeoDataFrame:
+        """Turn the things into polygons, one row each, ascending by id.
+
+        Args:
+            transform: Affine transform from columns and rows to coordinates of ``crs``.
+            crs: Coordinate reference system in metres: anything that pyproj accepts.
+            table: Names of the classes; by default those of the segmentation.
+            tolerance_pixels: How far shared borders are simplified; 0 keeps the steps of pixels.
+
+        Returns:
+            A table of ``id``, ``class``, ``score`` (0..1), ``area_ha`` and ``geometry``. The
+            polygons are a valid coverage: none overlap, and neighbours share their borders.
+        """
+        from panoseg.results import to_geodataframe
+
+        return to_geodataframe(self, transform, crs, table=table, tolerance_pixels=tolerance_pixels)
 
 
 def _majority(position_HW: np.ndarray, classes_HW: np.ndarray, count: int) -> np.ndarray:
+    """Return the most frequent class of each position 1..count; the lowest one on a tie."""
     width = int(np.max(classes_HW, initial=0)) + 1
     codes = position_HW.astype(np.int64) * width + classes_HW
     votes = np.bincount(codes.ravel(), minlength=(count + 1) * width).reshape(count + 1, width)
-    return votes[1:].argmax(axis=1).astype(np.int32)
+    return np.asarray(votes[1:].argmax(axis=1).astype(np.int32))
 
 
 def _fill_void(segment_HW: np.ndarray, classes_HW: np.ndarray, table: ClassTable) -> None:
+    """Give the void pixels outside all segments an id of their own, in place."""
     if segment_HW.shape != classes_HW.shape:
         raise PanopticFormatError(
-            f"classes of shape {classes_HW.shape} beside segments of shape {segment_HW.shape}",
-            "equal shapes",
-            "crop both alike",
+            f"The segments have shape {segment_HW.shape} and the classes {classes_HW.shape}; "
+            "pass arrays of equal shapes."
         )
     for class_id in table.ids("void"):
         outside_HW = (classes_HW == class_id) & (segment_HW == 0)
         if outside_HW.any():
             segment_HW[outside_HW] = segment_HW.max() + 1
-
-
-def contradiction(raster_ids: np.ndarray, table_ids: np.ndarray) -> PanopticFormatError:
-    """The failure that the ids of a raster are not those of its table, both ascending."""
-    for found, missing_in in (
-        (np.setdiff1d(raster_ids, table_ids), "table"),
-        (np.setdiff1d(table_ids, raster_ids), "raster"),
-    ):
-        if found.size:
-            return PanopticFormatError(
-                f"segment {found[0]}{f' and {found.size - 1} more' if found.size > 1 else ''}"
-                f" missing in the {missing_in}",
-                "the same ids in raster and table",
-                "complete the table or remove the segment from it",
-            )
-    return PanopticFormatError(
-        f"ids {table_ids[:5].tolist()} in the table",
-        "ascending ids without repeats",
-        "sort the table",
-    )

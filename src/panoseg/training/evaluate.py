@@ -17,7 +17,7 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.confusion import Region
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
-from panoseg.panoptic.tta import VIEWS
+from panoseg.panoptic.tta import AUGMENTATIONS
 from panoseg.training.config import DataConfig, TrainConfig, task_of_model
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.pictures import (
@@ -205,8 +205,8 @@ def _check_kind(found: Sequence[FoldWeights], region: Region, views: int) -> Non
             "weights of a semantic model, whose scores are of pixels",
             "leave out --region",
         )
-    if not 1 <= views <= VIEWS:
-        raise ConfigError(f"views {views}", f"1 to {VIEWS}", "change --views")
+    if not 1 <= views <= AUGMENTATIONS:
+        raise ConfigError(f"views {views}", f"1 to {AUGMENTATIONS}", "change --views")
     if views > 1 and False in panoptic:
         raise ConfigError(
             f"--views {views} with weights of a semantic model",

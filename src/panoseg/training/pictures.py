@@ -21,7 +21,7 @@ from panoseg.data.samples import Sample, collate
 from panoseg.errors import OutputError
 from panoseg.files import atomic, check_writable
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.panoptic.draw import boundary_colour, draw, every, overlay
+from panoseg.panoptic.draw import boundary_colour, draw, overlay
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.log import LEADING, read_log
 from panoseg.training.splits import ScoredPhotograph, Split, collate_scored
@@ -186,7 +186,7 @@ def draw_photograph(
     image_HW3 = _of_size(sample.photograph.image_CHW, sample.photograph.size_HW)
     step = -(-max(sample.photograph.size_HW) // _LONGEST_PHOTOGRAPH)
     image_HW3 = np.ascontiguousarray(image_HW3[::step, ::step])
-    panels = [overlay(image_HW3, every(picture, step), task.table) for picture in drawn]
+    panels = [overlay(image_HW3, picture.subsample(step), task.table) for picture in drawn]
     height, width = panels[0].shape[:2]
     figure = new_figure(3 * width / 100, height / 100 + 0.5)
     titles = (
