@@ -52,10 +52,10 @@ def test_what_is_written_is_read_again(written):
     annotations = CocoAnnotations.open(written)
     first, second = annotations
     assert len(annotations) == 2
-    np.testing.assert_array_equal(first.picture.segment_HW, PICTURE.segment_HW)
-    assert list(first.picture.segments) == list(PICTURE.segments)
+    np.testing.assert_array_equal(first.segmentation.segment_HW, PICTURE.segment_HW)
+    assert list(first.segmentation.segments) == list(PICTURE.segments)
     assert (first.image_id, first.file_name) == (1, "field.one.png")
-    assert len(second.picture.segments) == 0
+    assert len(second.segmentation.segments) == 0
     assert [entry.id for entry in annotations.table.classes] == list(range(19))
     assert annotations.table[3].colour == PASTIS[3].colour
 
@@ -63,9 +63,9 @@ def test_what_is_written_is_read_again(written):
 def test_void_segments_become_void_pixels(tmp_path):
     picture = Panoptic.from_maps(np.array([[1, 2]]), {1: 3, 2: 19}, PASTIS)
     write_coco(tmp_path / "truth.json", [("a.jpg", picture)], PASTIS)
-    assert CocoAnnotations.open(tmp_path / "truth.json").read(1).picture.segment_HW.tolist() == [
-        [1, 0]
-    ]
+    assert CocoAnnotations.open(tmp_path / "truth.json").read(
+        1
+    ).segmentation.segment_HW.tolist() == [[1, 0]]
 
 
 def test_rows_have_boxes_and_crowds():
@@ -100,7 +100,7 @@ def test_folders_may_lie_elsewhere(written, tmp_path):
     (tmp_path / "truth").rename(tmp_path / "moved")
     with pytest.raises(PanopticFormatError, match="no such file"):
         CocoAnnotations.open(written).read(1)
-    assert len(CocoAnnotations.open(written, tmp_path / "moved").read(1).picture.segments) == 3
+    assert len(CocoAnnotations.open(written, tmp_path / "moved").read(1).segmentation.segments) == 3
 
 
 def test_predictions_need_no_categories(written):
@@ -362,7 +362,7 @@ def test_pictures_of_other_kinds_mean_the_same_or_are_refused(written):
     for mode in ("P", "RGBA"):
         colours.convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
         np.testing.assert_array_equal(
-            CocoAnnotations.open(written).read(1).picture.segment_HW, PICTURE.segment_HW
+            CocoAnnotations.open(written).read(1).segmentation.segment_HW, PICTURE.segment_HW
         )
     Image.fromarray(np.zeros((3, 4), np.uint16)).save(path)
     assert "of 16 bits a colour" in refusal(written)
@@ -379,7 +379,7 @@ def test_grey_is_what_an_optimiser_makes_of_grey_colours(written):
             segments_info=[{"id": 7 * 0x010101, "category_id": 3}]
         ),
     )
-    assert CocoAnnotations.open(written).read(2).picture.segments.areas.tolist() == [6]
+    assert CocoAnnotations.open(written).read(2).segmentation.segments.areas.tolist() == [6]
 
 
 def test_a_picture_that_is_no_picture(written):

@@ -107,7 +107,7 @@ def test_files_score_as_their_pictures_do(truth, tmp_path):
     )
     expected = PanopticCounts.zero(TABLE, "coco")
     for annotated, predicted in zip(CocoAnnotations.open(truth), pictures, strict=True):
-        expected += coco_patch_counts(annotated.picture, predicted, TABLE)
+        expected += coco_patch_counts(annotated.segmentation, predicted, TABLE)
     np.testing.assert_array_equal(coco_counts(truth, prediction).to_array(), expected.to_array())
 
 
@@ -453,7 +453,7 @@ def test_only_the_images_that_are_listed_are_merged(predictions, tmp_path, capsy
         == 0
     )
     merged = CocoAnnotations.open(tmp_path / "two" / "panoptic.json")
-    assert [len(each.picture.segments) for each in merged] == [
+    assert [len(each.segmentation.segments) for each in merged] == [
         2,
         0,
     ], "without predictions an image is void"
@@ -604,8 +604,8 @@ def test_merged_files_have_ids_that_never_meet(tmp_path_factory, seed):
     covered = np.logical_or.reduce(
         [decode_mask(row["segmentation"], *SIZE) for row in semantic + instances]
     )
-    assert not annotated.picture.segment_HW[~covered].any()
-    np.testing.assert_array_equal(annotated.stated_areas_N, annotated.picture.segments.areas)
+    assert not annotated.segmentation.segment_HW[~covered].any()
+    np.testing.assert_array_equal(annotated.stated_areas_N, annotated.segmentation.segments.areas)
 
 
 @given(st.lists(st.integers(1, 4), max_size=60))
@@ -674,7 +674,7 @@ def assert_same_up_to_ids(ours, theirs, table) -> None:
     first, second = CocoAnnotations.open(ours), CocoAnnotations.open(theirs, table=table)
     assert first.image_ids == second.image_ids
     for annotated in first:
-        assert annotated.picture.same_up_to_ids(second.read(annotated.image_id).picture)
+        assert annotated.segmentation.same_up_to_ids(second.read(annotated.image_id).segmentation)
     for row, other in zip(rows_of(ours), rows_of(theirs), strict=True):
         assert (row["image_id"], row["file_name"]) == (other["image_id"], other["file_name"])
         for segment, expected in zip(row["segments_info"], other["segments_info"], strict=True):
@@ -737,7 +737,7 @@ def test_two_channels_equal_the_published_sample_and_come_back(sample, tmp_path)
     back = convert_coco(written.path, "panoptic", tmp_path / "back")
     truth = CocoAnnotations.open(sample / "panoptic_examples.json")
     for annotated in CocoAnnotations.open(back.path):
-        assert annotated.picture.same_up_to_ids(truth.read(annotated.image_id).picture)
+        assert annotated.segmentation.same_up_to_ids(truth.read(annotated.image_id).segmentation)
 
 
 @settings(
@@ -751,7 +751,7 @@ def test_what_is_converted_comes_back(tmp_path_factory, seed, form):
     back = convert_coco(there.path, "panoptic", folder / "back")
     [annotated] = CocoAnnotations.open(back.path)
     assert annotated.file_name == "a.b.png"
-    assert annotated.picture.same_up_to_ids(picture(seed))
+    assert annotated.segmentation.same_up_to_ids(picture(seed))
 
 
 def test_crowds_and_void_in_two_channels(truth, tmp_path):
@@ -763,7 +763,7 @@ def test_crowds_and_void_in_two_channels(truth, tmp_path):
     for id_, (red, green) in expected.items():
         assert (pixels[segments.segment_HW == id_] == (red, green, 0)).all()
     back = convert_coco(written.path, "panoptic", tmp_path / "back", options=ConvertOptions(void=9))
-    assert CocoAnnotations.open(back.path).read(1).picture.same_up_to_ids(segments)
+    assert CocoAnnotations.open(back.path).read(1).segmentation.same_up_to_ids(segments)
     assert convert_coco(truth, "two-channel", tmp_path / "again").images == 3
 
 
@@ -907,7 +907,7 @@ def test_detections_keep_their_values_and_stuff_is_one_segment(tmp_path):
         (3, 24, [0, 4, 4, 8]),
         (2, 16, [10, 6, 4, 4]),
     ]
-    assert len(CocoAnnotations.open(written.path).read(1).picture.segments) == 3
+    assert len(CocoAnnotations.open(written.path).read(1).segmentation.segments) == 3
 
 
 @pytest.mark.parametrize(

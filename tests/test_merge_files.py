@@ -65,7 +65,7 @@ def merged_files(folder, images, thresholds):
     assert not written.failures
     found = {}
     for read in CocoAnnotations.open(written.path):
-        segments, flat = read.picture.segments, read.picture.segment_HW.ravel()
+        segments, flat = read.segmentation.segments, read.segmentation.segment_HW.ravel()
         # Sums of areas: the file states those of its pixels, and each painted pixel once.
         np.testing.assert_array_equal(read.stated_areas_N, segments.areas)
         assert segments.areas.sum() == (flat > 0).sum()

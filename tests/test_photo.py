@@ -93,15 +93,15 @@ def test_a_photograph_becomes_coco_panoptic_an_overlay_and_a_table(tmp_path, fpn
     out = tmp_path / "out"
     assert main(["photo", str(image), "--weights", fpn, "--out", str(out), "--device", "cpu"]) == 0
     [read] = CocoAnnotations.open(out / "panoptic.json")
-    assert read.picture.segment_HW.shape == (48, 64)
-    assert len(read.picture.segments) > 0
+    assert read.segmentation.segment_HW.shape == (48, 64)
+    assert len(read.segmentation.segments) > 0
     assert json.loads((out / "panoptic.json").read_text())["images"] == [
         {"id": 1, "file_name": "holiday.png", "height": 48, "width": 64}
     ]
     height, width, _ = read_photograph(out / "overlay" / "holiday.jpg").shape
     assert width / height == 64 / 48
     rows = list(csv.DictReader((out / "segments.csv").read_text().splitlines()))
-    assert {int(row["id"]) for row in rows} == set(read.picture.segments.ids.tolist())
+    assert {int(row["id"]) for row in rows} == set(read.segmentation.segments.ids.tolist())
     printed = capsys.readouterr().out
     assert "1 photograph in" in printed
     assert " s each" in printed
@@ -307,7 +307,7 @@ def test_any_size_is_segmented(tmp_path, fpn, stuff, things, size):
         )
         assert done.images == 1
         [read] = CocoAnnotations.open(tmp_path / str(number) / "panoptic.json")
-        assert read.picture.segment_HW.shape == size
+        assert read.segmentation.segment_HW.shape == size
 
 
 def test_a_photograph_that_would_fill_the_memory_costs_itself(tmp_path, fpn, image):

@@ -293,7 +293,7 @@ def test_the_files_say_what_was_simulated(written):
     crowds = 0
     for read in annotations:
         made = simulate_photograph(SMALL, (4, read.image_id - 1), options)
-        truth, again = made.truth, read.picture
+        truth, again = made.truth, read.segmentation
         assert {
             (segment.class_id, (truth.segment_HW == segment.id).tobytes())
             for segment in truth.segments
@@ -326,7 +326,7 @@ def test_pycocotools_reads_the_instances(written, split):
         assert library.getImgIds() == annotations.image_ids
         found = []
         for read in annotations:
-            truth = read.picture
+            truth = read.segmentation
             masks = {
                 (
                     segment.class_id,

@@ -26,7 +26,7 @@ from panoseg.coco.format import (
     Written,
     claim_name,
     coloured_rows,
-    picture_folder,
+    png_folder,
     write_dataset,
 )
 from panoseg.coco.json import CocoJson, ImageId, about, read_row
@@ -361,7 +361,7 @@ def convert_coco(
     given = CocoJson.open(categories_json, "categories") if categories_json is not None else None
     categories, table = read_categories(*(each for each in (given, file) if each is not None))
     setting = Setting(
-        str(file.path), picture_folder(file.path, folder), table, kinds_by_id(table), options
+        str(file.path), png_folder(file.path, folder), table, kinds_by_id(table), options
     )
     _check_source(file, to)
     failures: list[PanosegError] = list(file.problems)

@@ -98,13 +98,13 @@ class CocoAnnotation:
             ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table)
         )
 
-    def picture(self, segment_HW: np.ndarray, table: ClassTable) -> CocoPicture:
+    def segmentation(self, segment_HW: np.ndarray, table: ClassTable) -> CocoSegmentation:
         """The picture of a raster of ids: int32, H x W. Raises ``PanopticFormatError`` where the
         two contradict each other.
         """
         segments = self.segments(*present_segments(segment_HW), table)
         areas = self.stated_areas(segments.areas)
-        return CocoPicture(
+        return CocoSegmentation(
             self.image_id, self.file_name, Panoptic(segment_HW, segments), self.crowd_ids, areas
         )
 
@@ -114,17 +114,17 @@ class CocoAnnotation:
 
 
 @dataclass(frozen=True, eq=False)
-class CocoPicture:
+class CocoSegmentation:
     """One annotated image.
 
     crowd_ids: ids of segments that stand for many objects, in the order of the file.
-    stated_areas_N: areas that the file states, in the order of the table; ``picture`` has the true
+    stated_areas_N: areas that the file states, in the order of the table; ``segmentation`` has the true
     ones.
     """
 
     image_id: ImageId
     file_name: str
-    picture: Panoptic
+    segmentation: Panoptic
     crowd_ids: tuple[int, ...]
     stated_areas_N: np.ndarray
 
@@ -158,7 +158,7 @@ class CocoAnnotations:
             raise PanopticFormatError(
                 f"{path} without categories", "the classes of the segments", "add them to the file"
             )
-        return cls(file, picture_folder(file.path, folder), table)
+        return cls(file, png_folder(file.path, folder), table)
 
     @property
     def image_ids(self) -> list[ImageId]:
@@ -168,7 +168,7 @@ class CocoAnnotations:
     def __len__(self) -> int:
         return len(self.file.annotations or ())
 
-    def __iter__(self) -> Iterator[CocoPicture]:
+    def __iter__(self) -> Iterator[CocoSegmentation]:
         return (self.read(image_id) for image_id in self.image_ids)
 
     def text(self, image_id: ImageId) -> bytes:
@@ -185,17 +185,17 @@ class CocoAnnotations:
             )
         return rows[0]
 
-    def read(self, image_id: ImageId) -> CocoPicture:
+    def read(self, image_id: ImageId) -> CocoSegmentation:
         """The picture of an image. Raises ``PanopticFormatError`` where PNG and JSON contradict
         each other.
         """
         text = self.text(image_id)
         with about(f"image {image_id} of {self.file.path}"):
             annotation = CocoAnnotation.parse(text)
-            return annotation.picture(read_ids(self.folder / annotation.file_name), self.table)
+            return annotation.segmentation(read_ids(self.folder / annotation.file_name), self.table)
 
 
-def picture_folder(path: Path, folder: Path | str | None) -> Path:
+def png_folder(path: Path, folder: Path | str | None) -> Path:
     """Where the pictures of a JSON lie: the folder of its name beside it, unless given."""
     return path.with_suffix("") if folder is None else Path(folder)
 
@@ -274,11 +274,11 @@ def wrong_areas(image_id: ImageId, ids: np.ndarray, areas: np.ndarray, stated: n
     )
 
 
-def warn_of_stated_areas(annotated: CocoPicture) -> None:
+def warn_of_stated_areas(annotated: CocoSegmentation) -> None:
     """Warn where the file states other areas than the raster has: published scores believe the
     file.
     """
-    segments = annotated.picture.segments
+    segments = annotated.segmentation.segments
     said = wrong_areas(annotated.image_id, segments.ids, segments.areas, annotated.stated_areas_N)
     if said:
         warnings.warn(said, stacklevel=2)

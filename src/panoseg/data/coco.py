@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
-from panoseg.coco.format import CocoAnnotation, CocoAnnotations, CocoPicture
+from panoseg.coco.format import CocoAnnotation, CocoAnnotations, CocoSegmentation
 from panoseg.coco.json import CocoJson, ImageId, about, read_row
 from panoseg.coco.masks import MOST_PIXELS, decode_mask, detection_row
 from panoseg.coco.png import decode_ids, png_name
@@ -48,13 +48,15 @@ class CocoRecord:
     ids_png: bytes
     instances: tuple[bytes, ...] | None
 
-    def truth(self, table: ClassTable) -> CocoPicture:
+    def truth(self, table: ClassTable) -> CocoSegmentation:
         """The panoptic annotation, of the size on disk. Raises ``PanopticFormatError`` where it
         contradicts itself.
         """
         with about(f"{self.source}: {self.file_name}"):
             annotation = CocoAnnotation.parse(self.annotation)
-            return annotation.picture(decode_ids(self.ids_png, Path(annotation.file_name)), table)
+            return annotation.segmentation(
+                decode_ids(self.ids_png, Path(annotation.file_name)), table
+            )
 
     def photograph(
         self, table: ClassTable, config: PhotographConfig, generator: np.random.Generator | None
@@ -63,7 +65,7 @@ class CocoRecord:
         ``DatasetError`` too.
         """
         truth = self.truth(table)
-        size_HW = truth.picture.segment_HW.shape
+        size_HW = truth.segmentation.segment_HW.shape
         picture = decode_photograph(self.image, f"{self.source}: {self.file_name}")
         if (picture.height, picture.width) != size_HW:
             raise DatasetError(
@@ -80,7 +82,7 @@ class CocoRecord:
                 f"at most {MOST_PIXELS} pixels",
                 "pass a smaller --photographs.max-side or --photographs.crop",
             )
-        position_HW = view.labels(truth.picture.position_HW)
+        position_HW = view.labels(truth.segmentation.position_HW)
         objects = (
             _segments_as_objects(truth, position_HW)
             if self.instances is None
@@ -103,7 +105,7 @@ class CocoRecord:
         truth = self.truth(table)
         rows = []
         if self.instances is not None:
-            height, width = truth.picture.segment_HW.shape
+            height, width = truth.segmentation.segment_HW.shape
             for number, (row, mask_HW) in enumerate(self._instances(table, height, width)):
                 with about(f"{self.source}: instance {number} of {self.file_name}"):
                     stated = _stated(row)
@@ -111,10 +113,10 @@ class CocoRecord:
                     detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated
                 )
             return rows
-        segments = truth.picture.segments
+        segments = truth.segmentation.segments
         for number, segment in enumerate(segments, 1):
             if segment.kind == "thing":
-                mask_HW = truth.picture.position_HW == number
+                mask_HW = truth.segmentation.position_HW == number
                 rows.append(detection_row(segment.class_id, mask_HW, segment.id in truth.crowd_ids))
         return rows
 
@@ -184,7 +186,7 @@ class CocoRecords(Dataset[Photograph], ABC):
         crowds.
         """
         annotated = self.record(index, with_image=False).truth(self.table)
-        return annotated.picture, annotated.crowd_ids
+        return annotated.segmentation, annotated.crowd_ids
 
     def detections(self, index: int) -> list[dict[str, Any]]:
         """The true things at ``index``, rows of COCO's detection form: of the instances JSON, or
@@ -205,20 +207,20 @@ def _stated(row: Mapping[str, Any]) -> dict[str, Any]:
     return stated
 
 
-def _labels(truth: CocoPicture) -> np.ndarray:
+def _labels(truth: CocoSegmentation) -> np.ndarray:
     """Class of each position of the picture's raster, ``VOID`` for none, void and crowds: int64, N
     + 1.
     """
-    segments = truth.picture.segments
+    segments = truth.segmentation.segments
     is_left_out = segments.is_void | np.isin(segments.ids, truth.crowd_ids)
     return np.concatenate([[VOID], np.where(is_left_out, VOID, segments.class_ids)]).astype(
         np.int64
     )
 
 
-def _segments_as_objects(truth: CocoPicture, position_HW: np.ndarray) -> Objects:
+def _segments_as_objects(truth: CocoSegmentation, position_HW: np.ndarray) -> Objects:
     """The things of the panoptic truth as a view shows them, crowds left out."""
-    segments = truth.picture.segments
+    segments = truth.segmentation.segments
     rows_N = np.flatnonzero(segments.is_thing & ~np.isin(segments.ids, truth.crowd_ids))
     rows_N = rows_N[np.isin(rows_N + 1, position_HW)]
     masks_NHW = position_HW == rows_N[:, None, None] + 1

@@ -300,13 +300,14 @@ class Panoptic:
 
         Args:
             transform: Affine transform from columns and rows to coordinates of ``crs``.
-            crs: Coordinate reference system in metres: anything that pyproj accepts.
+            crs: Coordinate reference system, as anything that pyproj accepts.
             table: Names of the classes; by default those of the segmentation.
             tolerance_pixels: How far shared borders are simplified; 0 keeps the steps of pixels.
 
         Returns:
-            A table of ``id``, ``class``, ``score`` (0..1), ``area_ha`` and ``geometry``. The
-            polygons are a valid coverage: none overlap, and neighbours share their borders.
+            A table of ``id``, ``class`` (id of the class), ``name`` (of the class), ``score``
+            (0..1), ``area_ha`` and ``geometry``. The polygons are a valid coverage: none overlap,
+            and neighbours share their borders.
         """
         from panoseg.results import to_geodataframe
 

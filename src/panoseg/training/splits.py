@@ -267,7 +267,11 @@ class ScoredPhotographs(Dataset[ScoredPhotograph]):
         )
         truth = record.truth(self.table)
         return ScoredPhotograph(
-            photograph, index, truth.picture, truth.crowd_ids, tuple(record.detections(self.table))
+            photograph,
+            index,
+            truth.segmentation,
+            truth.crowd_ids,
+            tuple(record.detections(self.table)),
         )
 
 
