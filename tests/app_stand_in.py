@@ -18,7 +18,7 @@ from pathlib import Path
 
 from panoseg.app import stages, worker
 from panoseg.app.settings import AppSettings
-from panoseg.app.stages import Stage, Work
+from panoseg.app.stages import JobContext, Stage
 from panoseg.files import write_text
 from panoseg.progress import track
 
@@ -29,7 +29,7 @@ LONG_S = 4.0
 def _stage(name: str, before: str | None) -> Stage:
     """A stage whose result depends on the request and on the stage before."""
 
-    def run(work: Work) -> None:
+    def run(job: JobContext) -> None:
         text = (
             work.request.model_dump_json() if before is None else (work.folder / before).read_text()
         )

@@ -406,7 +406,7 @@ def test_the_description_names_every_route_and_asks_nobody(server):
 def test_wrong_settings(change, message):
     with pytest.raises(ConfigError, match=message):
         AppSettings(**change)
-    with pytest.raises(ConfigError, match="keep_days"):
+    with pytest.raises(ConfigError, match="keep-days"):
         Limits(keep_days=-1)
     with pytest.raises(ConfigError, match="uploads"):
         Limits(uploads=0)
@@ -475,11 +475,11 @@ def test_files_of_users(tmp_path):
         with pytest.raises(NotSignedInError):
             users.user_of(wrong)
     path.write_text("ada secret\n")
-    with pytest.raises(ConfigError, match="line 1"):
+    with pytest.raises(ConfigError, match="Line 1"):
         read_users(path)
     for content in ("", "# nobody\n"):
         path.write_text(content)
-        with pytest.raises(PanosegError, match="names no user"):
+        with pytest.raises(PanosegError, match="contains no users"):
             Users(path)
     with pytest.raises(PanosegError):
         Users(tmp_path / "none")

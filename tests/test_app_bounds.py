@@ -20,9 +20,9 @@ from cubes import make_cube
 from panoseg.app import confined as confined_module
 from panoseg.app import season_check as season_module
 from panoseg.app.client import Client
-from panoseg.app.confined import Bounds, confined
+from panoseg.app.confined import Bounds, run_confined
 from panoseg.app.corrections import TrainingOptions, change_crop, read_corrections, split_parcel
-from panoseg.app.limits import AtATime
+from panoseg.app.limits import ConcurrencyLimit
 from panoseg.app.official import differences, official_at
 from panoseg.app.official_files import (
     MISSED,
@@ -30,15 +30,15 @@ from panoseg.app.official_files import (
     SAME,
     UNKNOWN,
     Register,
-    take_register,
-    use_register,
+    import_and_compare,
+    import_register,
 )
 from panoseg.app.requests import CatalogueSource, MapRequest
 from panoseg.app.result_map import open_result
 from panoseg.app.season_check import check_season
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
-from panoseg.app.stages import Work, stages_of
+from panoseg.app.stages import JobContext, stages_of
 from panoseg.app.users import Users, add_user
 from panoseg.errors import (
     AppError,
@@ -58,38 +58,34 @@ SQUARE = {
 
 
 def test_so_many_at_a_time_of_a_user_and_of_all():
-    exports = AtATime("exports", of_user=1, of_all=2)
-    with exports.of("ada"):
-        with pytest.raises(LimitError, match="1 exports of yours under way"), exports.of("ada"):
+    exports = ConcurrencyLimit("exports", per_user=1, total=2)
+    with exports.slot("ada"):
+        with pytest.raises(LimitError, match="1 exports in progress"), exports.slot("ada"):
             pass
         with (
-            exports.of("bob"),
-            pytest.raises(BusyError, match="exports of 2 others"),
-            exports.of("eve"),
+            exports.slot("bob"),
+            pytest.raises(BusyError, match="busy with exports of other users"),
+            exports.slot("eve"),
         ):
             pass
-        with exports.of("eve"):
+        with exports.slot("eve"):
             pass
-    with exports.of("ada"):
+    with exports.slot("ada"):
         pass
-    with pytest.raises(ValueError, match="x"), exports.of("ada"):
+    with pytest.raises(ValueError, match="x"), exports.slot("ada"):
         raise ValueError("x")
-    with exports.of("ada"):
+    with exports.slot("ada"):
         pass
 
 
 def test_a_reader_waits_for_its_turn_and_not_for_ever():
-    taken = Bounds("an upload at which its reader", 4, 1, threading.Semaphore(0))
-    with pytest.raises(BusyError, match="hands"):
-        confined(max, 1, 2, bounds=taken)
-    short = Bounds("an outline at which its reader", 4, 1, threading.Semaphore(1))
-    with pytest.raises(
-        AppError, match="an outline at which its reader failed, or took more than 1 s"
-    ):
-        confined(time.sleep, 30, bounds=short)
-    assert confined(max, 1, 2, bounds=Bounds("", 4, 30, short.turns)) == 2, (
-        "the turn was given back"
-    )
+    taken = Bounds("Reading the upload", 4, 1, threading.Semaphore(0))
+    with pytest.raises(BusyError, match="The server is busy"):
+        run_confined(taken, max, 1, 2)
+    short = Bounds("Reading the outline", 4, 1, threading.Semaphore(1))
+    with pytest.raises(AppError, match="Reading the outline failed, or took more than 1 s"):
+        run_confined(short, time.sleep, 30)
+    assert run_confined(Bounds("", 4, 30, short.slots), max, 1, 2) == 2, "the turn was given back"
 
 
 @pytest.mark.parametrize(
@@ -133,17 +129,17 @@ def test_uploads_that_arrive_together_keep_to_the_limits(service):
     """Each of them would fit alone."""
     text = json.dumps(SQUARE).encode()
     uploads = service.uploads
-    with uploads.arriving("ada") as first, uploads.arriving("ada") as second:
+    with uploads.receiving("ada") as first, uploads.receiving("ada") as second:
         for arrival in (first, second):
             arrival.write(text + b" " * 600_000)
         uploads.keep("ada", "first", first)
-        with pytest.raises(LimitError, match="no space left"):
+        with pytest.raises(LimitError, match="no disk space left"):
             uploads.keep("ada", "second", second)
     assert [upload.name for upload in uploads.of("ada")] == ["first"]
     with (
-        uploads.arriving("ada") as one,
-        uploads.arriving("ada") as two,
-        uploads.arriving("ada") as three,
+        uploads.receiving("ada") as one,
+        uploads.receiving("ada") as two,
+        uploads.receiving("ada") as three,
     ):
         for arrival in (one, two, three):
             arrival.write(text)
@@ -157,8 +153,8 @@ def test_uploads_that_arrive_together_keep_to_the_limits(service):
 def test_few_uploads_of_a_user_arrive_at_a_time(service):
     with ExitStack() as four:
         for _ in range(4):
-            four.enter_context(service.uploads.arriving("ada"))
-        with pytest.raises(LimitError, match="4 uploads of yours"):
+            four.enter_context(service.uploads.receiving("ada"))
+        with pytest.raises(LimitError, match="4 uploads in progress"):
             service.save_upload("ada", "fifth", [b"{"])
         service.save_upload("bob", "his", [json.dumps(SQUARE).encode()])
     service.save_upload("ada", "later", [json.dumps(SQUARE).encode()])
@@ -181,7 +177,7 @@ def register_of(made, tmp_path, **columns):
 
 
 def declared_by(register, made, tmp_path):
-    use_register(
+    import_and_compare(
         register, made / "cube.zarr", made / "map", tmp_path / "taken.parquet", tmp_path / "refined"
     )
     found = pyogrio.read_dataframe(tmp_path / "refined" / "official.gpkg")
@@ -205,12 +201,12 @@ def test_a_table_of_codes_says_what_is_declared(made, tmp_path):
         ((file,), "cannot be read"),
     ):
         with pytest.raises(ParcelsError, match=message):
-            take_register(
+            import_register(
                 Register(file, *wrong), made / "cube.zarr", made / "map", tmp_path / "again.parquet"
             )
     (tmp_path / "codes.csv").write_text("code,class\n1,meadow\n")
-    with pytest.raises(ParcelsError, match="no code of the table"):
-        take_register(
+    with pytest.raises(ParcelsError, match="No column"):
+        import_register(
             Register(file, tmp_path / "codes.csv"),
             made / "cube.zarr",
             made / "map",
@@ -226,20 +222,20 @@ def test_the_stage_bounds_what_strangers_give_and_tells_the_rest(made, tmp_path,
     request = MapRequest(
         source={"type": "sample"}, register_of={"upload": "0" * 32, "codes": "1" * 32}
     )
-    work = Work(AppSettings(tmp_path), folder, request, lambda text: None)
+    job = JobContext(AppSettings(tmp_path), folder, request, lambda text: None)
     [refine] = [stage for stage in stages_of(request) if stage.name == "refine"]
-    assert not refine.done(work)
-    refine.run(work)
-    assert (work.complaints, refine.done(work)) == ([], True)
+    assert not refine.done(job)
+    refine.run(job)
+    assert (job.problems, refine.done(job)) == ([], True)
     assert differences(open_result(folder)).counts == {SAME: 1, OTHER: 1, UNKNOWN: 0, MISSED: 1}
     monkeypatch.setattr(
         confined_module,
         "REGISTER",
-        Bounds("official parcels whose comparison", 8, 0, threading.Semaphore(1)),
+        Bounds("Comparing with the official parcels", 8, 0, threading.Semaphore(1)),
     )
-    refine.run(work)
-    assert "official parcels whose comparison failed, or took more than 0 s" in work.complaints[0]
-    assert not refine.done(work)
+    refine.run(job)
+    assert "Comparing with the official parcels failed, or took more than 0 s" in job.problems[0]
+    assert not refine.done(job)
 
 
 # -- results that are there while something is made anew
@@ -313,8 +309,8 @@ def test_one_export_at_a_time_made_elsewhere(finished):
     service, id = finished
     change_crop(open_result(service.folder("ada", id)), "1", "sorghum")
     with (
-        service._exports.of("ada"),
-        pytest.raises(LimitError, match="exports of training data of yours"),
+        service._exports.slot("ada"),
+        pytest.raises(LimitError, match="1 exports of training data in progress"),
     ):
         service.training_data("ada", id, TrainingOptions(size=16))
     left = service.folder("ada", id) / "corrections" / "training-left"
@@ -343,7 +339,7 @@ def test_lines_that_would_take_all_memory_are_refused(finished):
         (longitude, latitude - 1),
     ]
     for line in (around, crossing):
-        with pytest.raises(ParcelsError, match="crosses itself, or half the globe"):
+        with pytest.raises(ParcelsError, match="crosses itself or is too long"):
             split_parcel(result, "1", line)
     assert len(split_parcel(result, "1", crossing[:2]).parcels) == 2
 
@@ -353,7 +349,7 @@ def test_corrections_stop_before_they_are_too_large_to_read(finished, monkeypatc
     result = open_result(service.folder("ada", id))
     change_crop(result, "1", "sorghum")
     size = (result.folder / "corrections" / "steps.json").stat().st_size
-    monkeypatch.setattr("panoseg.app.corrections._LARGEST_STEPS", size)
+    monkeypatch.setattr("panoseg.app.corrections._MAX_STEPS_BYTES", size)
     with pytest.raises(ConflictError, match="at most"):
         change_crop(result, "2", "sorghum")
     assert len(read_corrections(result.folder).steps) == 1
@@ -367,11 +363,14 @@ def test_corrections_stop_before_they_are_too_large_to_read(finished, monkeypatc
     [
         (
             httpx.Response(301, headers={"location": "https://maps.example.org/api/jobs/1"}),
-            "sends on to https://maps",
+            "redirects to https://maps",
         ),
-        (httpx.Response(200, text="<html>"), "without JSON"),
+        (httpx.Response(200, text="<html>"), "does not seem to be a panoseg app"),
         (httpx.Response(404, text="<html>"), "answers 404"),
-        (httpx.Response(422, json={"error": "found; expected x; fix"}), "found; expected x; fix"),
+        (
+            httpx.Response(422, json={"error": "It is wrong; correct it."}),
+            "It is wrong; correct it.",
+        ),
     ],
 )
 def test_a_client_tells_what_answers(answer, message):
@@ -392,7 +391,7 @@ def test_a_season_is_read_to_its_end_before_a_job_reads_it(tmp_path, monkeypatch
     check_season(good, 1.0)
     with pytest.raises(LimitError, match="km2"):
         check_season(good, 0.01)
-    monkeypatch.setattr(season_module, "_MOST_DATES", 1)
+    monkeypatch.setattr(season_module, "_MAX_DATES", 1)
     with pytest.raises(LimitError, match="dates"):
         check_season(good, 1.0)
     monkeypatch.undo()

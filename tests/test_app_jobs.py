@@ -18,7 +18,8 @@ from sqlalchemy import text
 from app_postgres import postgres, programs
 from panoseg.app import database
 from panoseg.app.database import Database
-from panoseg.app.jobs import MOST_STARTS, MOST_TAKEN, Jobs, LostClaimError
+from panoseg.app.job_queue import MAX_CLAIMS
+from panoseg.app.jobs import MAX_STARTS, Jobs, LostClaimError
 from panoseg.errors import AppError, ConflictError, LimitError, NotFoundError
 
 LEASE = 60.0
@@ -93,7 +94,7 @@ def test_a_job_from_the_queue_to_its_end(jobs):
         "",
     )
     assert view.created <= view.started <= view.ended
-    assert jobs.pace() == 8.0
+    assert jobs.seconds_per_km2() == 8.0
     assert jobs.counts() == {"done": 1}
 
 
@@ -127,7 +128,7 @@ def test_a_silent_worker_loses_its_job_and_cannot_end_it(jobs):
         lambda: jobs.end_cancelled(lost, 0),
         lambda: jobs.finish(lost, 0, 0.0, "done"),
         lambda: jobs.fail(lost, "no", 0),
-        lambda: jobs.give_back(lost, 0, counted=True, message=""),
+        lambda: jobs.release(lost, 0, counted=True, message=""),
     ):
         with pytest.raises(LostClaimError):
             act()
@@ -165,7 +166,7 @@ def test_who_has_fewer_running_comes_first(jobs):
 
 def test_a_job_that_ends_its_workers_is_given_up(jobs):
     id = submit(jobs)
-    for _ in range(MOST_TAKEN):
+    for _ in range(MAX_CLAIMS):
         claim = jobs.claim("w")
         assert claim is not None
         assert jobs.starts(claim) == 1, "the death of a worker is not its job's"
@@ -178,15 +179,15 @@ def test_a_job_that_ends_its_workers_is_given_up(jobs):
 
 def test_graceful_stops_do_not_count(jobs):
     submit(jobs)
-    for _ in range(MOST_STARTS + 2):
+    for _ in range(MAX_STARTS + 2):
         claim = jobs.claim("w")
-        jobs.give_back(claim, 0.0, counted=False, message="stopped")
+        jobs.release(claim, 0.0, counted=False, message="stopped")
     assert jobs.starts(jobs.claim("w")) == 1
 
 
 def test_a_job_that_is_given_back_waits(jobs):
     id = submit(jobs)
-    jobs.give_back(jobs.claim("w"), 600.0, counted=True, message="again")
+    jobs.release(jobs.claim("w"), 600.0, counted=True, message="again")
     assert jobs.claim("w") is None
     assert jobs.get(id).state == "queued"
     with jobs.database.writing() as session:
@@ -222,7 +223,7 @@ def test_a_job_that_is_given_back_unwanted_ends(jobs):
     jobs.cancel(cancelled)
     jobs.mark_deleted(deleted)
     for claim in claims.values():
-        jobs.give_back(claim, 0.0, counted=False, message="waiting: the worker was stopped")
+        jobs.release(claim, 0.0, counted=False, message="waiting: the worker was stopped")
     view = jobs.get(cancelled)
     assert (view.state, view.message) == ("cancelled", "cancelled")
     assert view.ended is not None
@@ -254,7 +255,7 @@ def test_jobs_of_the_silent_are_left_where_nobody_was_heard(jobs):
     assert jobs.claim("v", take_over=False) is None
     assert jobs.log(id) == []
     assert jobs.claim("v").job == id
-    assert ["fallen silent" in line.text for line in jobs.log(id)] == [True]
+    assert ["stopped responding" in line.text for line in jobs.log(id)] == [True]
 
 
 def test_the_log_has_how_a_job_ended(jobs):
@@ -270,10 +271,10 @@ def test_the_log_has_how_a_job_ended(jobs):
 
 
 def test_counting_workers_waits_for_nobody(jobs):
-    jobs.live("w", None)
+    jobs.workers.report("w", None)
     with jobs.database.writing() as session:
         session.execute(text("DELETE FROM workers"))
-        assert jobs.workers() == 1
+        assert jobs.workers.count() == 1
 
 
 def test_a_machine_that_vanishes_keeps_postgresql_for_a_minute_at_most(url):
@@ -297,8 +298,8 @@ def test_again(jobs):
     id = submit(jobs)
     with pytest.raises(ConflictError, match="queued"):
         jobs.requeue(id, 5)
-    jobs.fail(jobs.claim("w"), "no; expected yes; try again", 5)
-    assert jobs.get(id).error == "no; expected yes; try again"
+    jobs.fail(jobs.claim("w"), "No. Try again.", 5)
+    assert jobs.get(id).error == "No. Try again."
     view = jobs.requeue(id, 5, {"kind": "map", "new": 1})
     assert (view.state, view.error, view.request["new"], view.ended) == ("queued", None, 1, None)
     assert jobs.claim("w").job == id
@@ -328,16 +329,16 @@ def test_deleting(jobs):
     assert not jobs.heartbeat(claim)
     jobs.end_cancelled(claim, 0)
     assert set(jobs.removable()) == {id, running}
-    assert jobs.known(id)
+    assert jobs.exists(id)
     jobs.remove(id)
-    assert not jobs.known(id)
+    assert not jobs.exists(id)
 
 
 def test_the_pace_is_that_of_the_land_not_of_tiny_maps(jobs):
     for km2, seconds in ((100.0, 100.0), (0.1, 60.0), (0.1, 60.0)):
         jobs.submit(uuid.uuid4().hex, "ada", "map", {"kind": "map"}, 100, km2)
         jobs.finish(jobs.claim("w"), 0, seconds, "done")
-    assert jobs.pace() == pytest.approx(220 / 100.2)
+    assert jobs.seconds_per_km2() == pytest.approx(220 / 100.2)
 
 
 def test_old_jobs_and_workers(jobs):
@@ -346,14 +347,14 @@ def test_old_jobs_and_workers(jobs):
     jobs.finish(jobs.claim("w"), 7, 0.0, "done")
     assert jobs.expired(0) == [id]
     assert jobs.expired(1) == []
-    jobs.live("w", None)
-    jobs.live("w", id)
-    jobs.live("v", None)
-    assert jobs.workers() == 2
-    jobs.leave("v")
-    assert jobs.workers() == 1
+    jobs.workers.report("w", None)
+    jobs.workers.report("w", id)
+    jobs.workers.report("v", None)
+    assert jobs.workers.count() == 2
+    jobs.workers.remove("v")
+    assert jobs.workers.count() == 1
     silence(jobs)
-    assert jobs.workers() == 0
+    assert jobs.workers.count() == 0
 
 
 def test_a_database_that_cannot_be_used(tmp_path):

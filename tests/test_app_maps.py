@@ -254,7 +254,7 @@ def test_the_cache_keeps_tiles_and_forgets_the_oldest(made, monkeypatch):
     monkeypatch.setattr(
         "panoseg.app.result_api.draw_tile", lambda *of: drawn.append(of) or draw_tile(*of)
     )
-    cache = TileCache(megabytes=1)
+    cache = TileCache(mib=1)
     request = TileRequest("parcels", 15, 0, 0)
     assert cache.get("a", result, request) is cache.get("a", result, request)
     assert len(drawn) == 1

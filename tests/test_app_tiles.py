@@ -18,8 +18,8 @@ import shapely
 from affine import Affine
 from pyproj import Transformer
 
-from panoseg.app.limits import BoundedCache, Turns
-from panoseg.app.tile_sources import SIZE, read_tile, sheet_of
+from panoseg.app.limits import BoundedCache, RequestQueue
+from panoseg.app.tile_sources import SIZE, read_outlines, read_tile
 from panoseg.app.tiles import TileRequest
 
 CRS = "EPSG:32631"
@@ -133,7 +133,7 @@ def test_outlines_are_read_by_the_sheet(tmp_path):
         path, engine="pyogrio"
     )
     box = tile_over(225, 285, 12).box
-    sheet = sheet_of(path, CRS, box, ("id",))
+    sheet = read_outlines(path, CRS, box, ("id",))
     assert sheet.columns["id"].tolist() == ["1", "2"]
     assert [[len(rings) for rings in sheet.polygons(number)] for number in (0, 1)] == [[2], [1, 1]]
     [[shell, hole]] = sheet.polygons(0)
@@ -142,9 +142,9 @@ def test_outlines_are_read_by_the_sheet(tmp_path):
     left, bottom, right, top = expected.bounds
     assert sheet.within((left - 9, bottom, left - 1, top)).tolist() == []
     assert sheet.within((left, bottom, right, top)).tolist() == [0]
-    assert sheet_of(path, CRS, box, ("id",)) is sheet
+    assert read_outlines(path, CRS, box, ("id",)) is sheet
     os.utime(path, ns=(1, 1))
-    assert sheet_of(path, CRS, box, ("id",)) is not sheet
+    assert read_outlines(path, CRS, box, ("id",)) is not sheet
 
 
 def test_outlines_where_there_are_none(tmp_path):
@@ -152,7 +152,7 @@ def test_outlines_where_there_are_none(tmp_path):
     gpd.GeoDataFrame({"id": ["1"]}, geometry=[shapely.box(0, 0, 1, 1)], crs=CRS).to_file(
         path, engine="pyogrio"
     )
-    sheet = sheet_of(path, CRS, tile_over(225, 285, 12).box, ("id",))
+    sheet = read_outlines(path, CRS, tile_over(225, 285, 12).box, ("id",))
     assert sheet.within((-1e9, -1e9, 1e9, 1e9)).tolist() == []
 
 
@@ -206,10 +206,15 @@ def test_what_fails_is_tried_again():
 
 def test_nobody_waits_for_all_that_one_person_asks():
     async def ask():
-        turns, running, most, order = Turns(2), dict.fromkeys("ab", 0), dict.fromkeys("ab", 0), []
+        queue, running, most, order = (
+            RequestQueue(2),
+            dict.fromkeys("ab", 0),
+            dict.fromkeys("ab", 0),
+            [],
+        )
 
         async def request(person):
-            async with turns.of(person):
+            async with queue.slot(person):
                 running[person] += 1
                 most[person] = max(most[person], running[person])
                 await asyncio.sleep(0.01)
@@ -218,7 +223,7 @@ def test_nobody_waits_for_all_that_one_person_asks():
 
         await asyncio.gather(*(request(person) for person in "aaaaaaaab"))
         gc.collect()
-        return most, order, len(turns._turns)
+        return most, order, len(queue._semaphores)
 
     most, order, left = asyncio.run(ask())
     assert most == {"a": 2, "b": 1}

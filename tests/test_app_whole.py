@@ -267,7 +267,7 @@ def test_official_parcels_of_elsewhere_cost_the_comparison_alone(server, place):
     job, folder = server.run(
         {**SAMPLE, "register_of": {"upload": server.upload(place / "elsewhere.gpkg")}}
     )
-    assert "the official parcels could not be used" in job["message"]
+    assert "The official parcels could not be used" in job["message"]
     assert (folder / "map" / "areas.csv").is_file()
     assert not (folder / "refined").exists()
 

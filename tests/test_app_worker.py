@@ -24,13 +24,13 @@ from app_postgres import Postgres, programs
 from app_stand_in import expected
 from panoseg.app import job_process, stages
 from panoseg.app.database import Database
-from panoseg.app.job_folder import REQUEST, HeldError, locked, remove_deleted, without_paths
+from panoseg.app.job_folder import REQUEST, FolderLockedError, locked, remove_deleted, without_paths
 from panoseg.app.job_process import run_claimed
-from panoseg.app.jobs import MOST_STARTS, Jobs, LostClaimError
+from panoseg.app.jobs import MAX_STARTS, Jobs, LostClaimError
 from panoseg.app.requests import MapRequest, SampleSource
 from panoseg.app.settings import AppSettings
 from panoseg.app.stages import Stage
-from panoseg.app.worker import _connected, _Worker
+from panoseg.app.worker import _connect, _Worker
 from panoseg.errors import ClusterError, NotFoundError, OutputError
 from panoseg.files import write_json
 from waiting import HANGS_S, signs_by, wait_until
@@ -168,7 +168,7 @@ def test_a_job_survives_what_forks_its_processes(place):
     process = job_process_of(place, worker, id)
     os.kill(process.ppid(), signal.SIGKILL)
     place.check_done(id)
-    assert [text for text in place.texts(id) if "the process of the job was ended" in text]
+    assert [text for text in place.texts(id) if "The process of the job was ended" in text]
 
 
 def test_the_files_of_a_deleted_job_that_runs_go_with_it(place):
@@ -176,7 +176,7 @@ def test_the_files_of_a_deleted_job_that_runs_go_with_it(place):
     place.start()
     begun(place, id)
     place.jobs.mark_deleted(id)
-    place.until(lambda: not place.folder(id).exists() and not place.jobs.known(id))
+    place.until(lambda: not place.folder(id).exists() and not place.jobs.exists(id))
 
 
 def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
@@ -186,7 +186,7 @@ def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
     worker.terminate()
     assert worker.wait(HANGS_S) == 0
     assert place.jobs.get(id).state == "queued"
-    assert place.jobs.workers() == 0
+    assert place.jobs.workers.count() == 0
     place.until(lambda: not process.is_running())
     assert place.jobs.starts(place.jobs.claim("w")) == 1
 
@@ -252,7 +252,7 @@ def test_a_worker_waits_for_a_database(tmp_path):
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
     settings = AppSettings(tmp_path, database=f"postgresql+psycopg://panoseg@/none?host={tmp_path}")
-    assert _connected(settings, stop) is None
+    assert _connect(settings, stop) is None
 
 
 # -- what a job's process does, in this one
@@ -262,8 +262,8 @@ def claimed(place: Place, monkeypatch, run):
     """A job of such a stage, claimed."""
     own = (Stage("own", "Stage own", 1.0, run, lambda _: False),)
     monkeypatch.setattr(stages, "MAP_STAGES", own)
-    monkeypatch.setattr(job_process, "_PAUSE_S", 0.01)
-    monkeypatch.setattr(job_process, "_PATIENCE_S", 0.01)
+    monkeypatch.setattr(job_process, "_RETRY_S", 0.01)
+    monkeypatch.setattr(job_process, "_LOCK_TIMEOUT_S", 0.01)
     id = place.submit()
     return id, place.jobs.claim("w")
 
@@ -278,8 +278,8 @@ def raises(error):
 def test_a_cluster_that_is_away_is_asked_again_and_then_given_up(place, monkeypatch):
     away = ClusterError("no dask scheduler at tcp://a:1", "one that answers", "start it")
     id, claim = claimed(place, monkeypatch, raises(away))
-    monkeypatch.setattr(job_process, "_CLUSTER_S", 0.01)
-    for start in range(1, MOST_STARTS):
+    monkeypatch.setattr(job_process, "_CLUSTER_RETRY_S", 0.01)
+    for start in range(1, MAX_STARTS):
         run_claimed(place.settings, place.jobs, claim)
         view = place.jobs.get(id)
         assert (view.state, view.message) == ("queued", f"waiting: {away}"), start
@@ -287,7 +287,7 @@ def test_a_cluster_that_is_away_is_asked_again_and_then_given_up(place, monkeypa
         claim = place.jobs.claim("w")
     run_claimed(place.settings, place.jobs, claim)
     assert (place.jobs.get(id).state, place.jobs.get(id).error) == ("failed", str(away))
-    assert sum("it is tried again" in text for text in place.texts(id)) == MOST_STARTS - 1
+    assert sum("is tried again" in text for text in place.texts(id)) == MAX_STARTS - 1
 
 
 def test_a_full_disk_is_called_so(place, monkeypatch):
@@ -296,14 +296,14 @@ def test_a_full_disk_is_called_so(place, monkeypatch):
     )
     run_claimed(place.settings, place.jobs, claim)
     error = place.jobs.get(id).error
-    assert error.startswith("The disk of the server is full: delete some jobs")
+    assert error == "The disk of the server is full. Delete some jobs, then try again."
     assert str(place.settings.folder) not in error
 
 
 def test_an_error_of_ours_is_said_without_what_it_says(place, monkeypatch):
     id, claim = claimed(place, monkeypatch, raises(ValueError("secret")))
     run_claimed(place.settings, place.jobs, claim)
-    assert (place.jobs.get(id).error or "").startswith("an error inside of panoseg (ValueError)")
+    assert (place.jobs.get(id).error or "").startswith("An internal error occurred (ValueError)")
     assert [line.level for line in place.jobs.log(id)] == ["info", "error"]
 
 
@@ -330,7 +330,7 @@ def _failing_twice(call):
 
 def test_a_job_that_is_lost_ends_nothing(place, monkeypatch):
     id, claim = claimed(place, monkeypatch, lambda work: None)
-    place.jobs.give_back(claim, 0.0, counted=True, message="")
+    place.jobs.release(claim, 0.0, counted=True, message="")
     with pytest.raises(LostClaimError):
         run_claimed(place.settings, place.jobs, claim)
     assert (place.jobs.get(id).state, place.texts(id)) == ("queued", [])
@@ -342,7 +342,7 @@ def test_one_process_works_in_a_folder(place, monkeypatch):
         run_claimed(place.settings, place.jobs, claim)
     assert (place.jobs.get(id).state, place.jobs.get(id).message) == (
         "queued",
-        "waiting: an earlier process of it still runs",
+        "waiting: an earlier process of the job is still running",
     )
 
 
@@ -350,7 +350,7 @@ def test_one_process_works_in_a_folder(place, monkeypatch):
 
 
 def test_the_lock_of_a_folder(tmp_path):
-    with locked(tmp_path, 0.0), pytest.raises(HeldError), locked(tmp_path, 0.2):
+    with locked(tmp_path, 0.0), pytest.raises(FolderLockedError), locked(tmp_path, 0.2):
         pass
     with locked(tmp_path, 0.0):
         pass
@@ -371,10 +371,10 @@ def test_a_deleted_folder_that_is_held_goes_later(place):
         place.jobs.mark_deleted(id)
         assert remove_deleted(place.jobs, place.settings.jobs_folder) == 0
         assert place.folder(id).exists()
-        assert place.jobs.known(id)
+        assert place.jobs.exists(id)
     assert remove_deleted(place.jobs, place.settings.jobs_folder) == 1
     assert not place.folder(id).exists()
-    assert not place.jobs.known(id)
+    assert not place.jobs.exists(id)
 
 
 def test_results_that_a_database_does_not_know_stay(place):

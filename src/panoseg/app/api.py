@@ -1,4 +1,7 @@
-"""The HTTP API under /api: the service's methods as routes, described by OpenAPI."""
+"""The HTTP API under /api: the methods of the service as routes.
+
+Docstrings of routes, answers and their fields are the descriptions in OpenAPI.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from panoseg.app.requests import AnyRequest, Id, RegisterSource
 from panoseg.app.security import FILE_POLICY
@@ -22,152 +25,195 @@ from panoseg.errors import AppError, NotFoundError
 
 COOKIE = "panoseg_token"
 _MONTH_S = 30 * 86_400
-_LARGEST_NUMBER = 2**31 - 1
+_MAX_LOG_NUMBER = 2**31 - 1
 _REPORT = "report.html"
-_LONGEST_SILENCE_S = 60
+_UPLOAD_TIMEOUT_S = 60
 
 
-class _View(BaseModel):
-    model_config = ConfigDict(from_attributes=True)
+class _Answer(BaseModel):
+    """An answer, made from an object with these attributes."""
+
+    model_config = ConfigDict(from_attributes=True, use_attribute_docstrings=True)
 
 
-class JobAnswer(_View):
+class JobAnswer(_Answer):
     """A job."""
 
     id: Id
+    """32 hexadecimal digits."""
     kind: Literal["map", "photo"]
+    """Kind of the job."""
     owner: str
+    """Name of the user."""
     name: str
+    """Name for display."""
     state: Literal["queued", "running", "done", "failed", "cancelled"]
+    """State of the job."""
     stage: str
+    """Current stage; empty unless the job runs."""
     progress: float = Field(ge=0, le=1)
+    """Completed share of the job."""
     message: str
+    """Current status."""
     created: datetime
+    """Time of submission."""
     started: datetime | None
+    """Time at which a worker last took the job."""
     ended: datetime | None
+    """Time at which the job was done, failed or was cancelled."""
     request: dict[str, Any]
+    """The request."""
     error: str | None
+    """Reason of the failure."""
     seconds_left: float | None
+    """Estimated time until the job is done."""
     bytes: int
+    """Size of the job's files once the job has ended."""
 
 
-class SharedAnswer(_View):
-    """A job for whoever has its link: neither who owns it nor what was asked for, which may name
-    other things of theirs.
-    """
+class SharedAnswer(_Answer):
+    """A shared job, without its owner and its request, which may name private things."""
 
     kind: Literal["map", "photo"]
+    """Kind of the job."""
     name: str
+    """Name for display."""
     created: datetime
+    """Time of submission."""
     bytes: int
+    """Size of the job's files."""
 
 
-class LogAnswer(_View):
+class LogAnswer(_Answer):
     """A line of a job's log."""
 
     number: int
+    """Ascends with time."""
     time: datetime
+    """Time of the line."""
     level: str
+    """One of "info", "warning" or "error"."""
     text: str
+    """The line."""
 
 
-class SceneAnswer(_View):
+class SceneAnswer(_Answer):
     """A date of a season."""
 
     date: Any
+    """The date."""
     cloud_percent: float
+    """Cloud cover of the whole scenes, 0 to 100."""
 
 
-class EstimateAnswer(_View):
-    """What a map would cost."""
+class EstimateAnswer(_Answer):
+    """What a job would cost."""
 
     km2: float
+    """Area in square kilometres."""
     scenes: list[SceneAnswer]
+    """Dates of the season."""
     seconds: float
+    """Expected time."""
     download_bytes: int
+    """Expected download."""
     notes: list[str]
+    """Remarks, a sentence each."""
 
 
-class UploadAnswer(_View):
+class UploadAnswer(_Answer):
     """An upload."""
 
     id: Id
+    """32 hexadecimal digits."""
     kind: Literal["outline", "register", "cube", "photo", "codes"]
+    """What the file is."""
     name: str
+    """Name for display."""
     bytes: int
+    """Size of the file."""
     summary: dict[str, Any]
+    """Description of the content."""
     created: datetime
+    """Time of the upload."""
 
 
-class FileAnswer(_View):
+class FileAnswer(_Answer):
     """A file of a result."""
 
     path: str
+    """Path within the result."""
     bytes: int
+    """Size of the file."""
 
 
-class ErrorAnswer(BaseModel):
-    """Why a wish was not fulfilled, in one sentence: what was found, what was expected, what to
-    do.
-    """
+class ErrorAnswer(_Answer):
+    """Why a request was refused."""
 
     error: str
+    """What is wrong and what to do."""
 
 
-class ShareAnswer(BaseModel):
-    """The token of a link to a result."""
+class ShareAnswer(_Answer):
+    """A public link to a result."""
 
     token: str
+    """Token of the link."""
 
 
 class TokenBody(BaseModel):
     """A token to sign in with."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     token: str = Field(min_length=1, max_length=200)
+    """The token."""
 
 
-class UserAnswer(BaseModel):
-    """Who asks. sign_in: whether people sign in at this server."""
+class UserAnswer(_Answer):
+    """The user who asks."""
 
     user: str
+    """Name of the user."""
     sign_in: bool
+    """Whether users sign in at this server."""
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        400: "the request cannot be read",
-        401: "nobody is signed in",
-        403: "the request comes from another site",
-        404: "there is no such thing of yours",
-        409: "the job's state does not allow it",
-        413: "it is too large",
-        421: "it is meant for another server",
-        422: "it is wrong",
-        429: "it is beyond your limits",
-        503: "the database or a catalogue does not answer",
+        400: "The request cannot be read",
+        401: "Not signed in",
+        403: "The request comes from another site",
+        404: "Not found, or not yours",
+        409: "The state of the job does not allow it",
+        413: "Too large",
+        421: "The request is meant for another server",
+        422: "The request is not valid",
+        429: "Above your limits",
+        503: "The server is busy, or the database or a catalogue does not answer",
     }.items()
 }
 
 
-def token_of(request: Any) -> str | None:
-    """The token that a request, or the handshake of a web socket, brings along."""
+def token_of(request: HTTPConnection) -> str | None:
+    """Return the token in a request, or in the handshake of a web socket."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else request.cookies.get(COOKIE)
 
 
 def _service(request: Request) -> Service:
-    return request.app.state.service
+    service: Service = request.app.state.service
+    return service
 
 
 def current_user(request: Request) -> str:
-    """The user who asks. Raises ``NotSignedInError``."""
+    """Return the user who asks, or raise ``NotSignedInError``."""
     users: Users = request.app.state.users
     request.state.user = user = users.user_of(token_of(request))
     return user
 
 
-ServiceHere = Annotated[Service, Depends(_service)]
+AppService = Annotated[Service, Depends(_service)]
 User = Annotated[str, Depends(current_user)]
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 Token = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{32}$")]
@@ -178,17 +224,17 @@ router = APIRouter(prefix="/api", responses=ERRORS)
 
 @router.get("/me", tags=["user"])
 def me(request: Request, user: User) -> UserAnswer:
-    """Who asks."""
+    """Return the user who asks."""
     return UserAnswer(user=user, sign_in=request.app.state.users.sign_in)
 
 
 @router.post("/sign-in", tags=["user"])
 def sign_in(request: Request, response: Response, body: TokenBody) -> UserAnswer:
-    """Keep a token in a cookie that scripts cannot read and other sites' pages do not send."""
+    """Store a token in a cookie that scripts cannot read and pages of other sites do not send."""
     users: Users = request.app.state.users
     user = users.user_of(body.token)
     if users.sign_in:
-        # A proxy that ends TLS leaves no trace in the scheme; the browser's own page does.
+        # Behind a proxy that ends TLS the scheme is http; the origin of the page tells.
         secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith(
             "https://"
         )
@@ -200,116 +246,114 @@ def sign_in(request: Request, response: Response, body: TokenBody) -> UserAnswer
 
 @router.post("/sign-out", status_code=204, tags=["user"])
 def sign_out(response: Response) -> None:
-    """Forget the cookie."""
+    """Delete the cookie."""
     response.delete_cookie(COOKIE)
 
 
 @router.get("/weights", tags=["jobs"])
-def weights(service: ServiceHere, user: User, kind: Literal["map", "photo"] = "map") -> list[str]:
-    """The names of the weights that jobs of a kind may use."""
+def weights(service: AppService, user: User, kind: Literal["map", "photo"] = "map") -> list[str]:
+    """List the names of the weights that jobs of a kind may use."""
     return service.weights(kind)
 
 
 @router.post("/estimate", tags=["jobs"])
-def estimate(service: ServiceHere, user: User, request: AnyRequest) -> EstimateAnswer:
-    """What a job would cost: area, scenes with their clouds, time, download."""
+def estimate(service: AppService, user: User, request: AnyRequest) -> EstimateAnswer:
+    """Estimate what a job would cost: area, dates with their clouds, time, download."""
     return EstimateAnswer.model_validate(service.estimate(user, request))
 
 
 @router.post("/jobs", status_code=201, tags=["jobs"])
-def submit(service: ServiceHere, user: User, request: AnyRequest) -> JobAnswer:
+def submit(service: AppService, user: User, request: AnyRequest) -> JobAnswer:
     """Start a job."""
     return JobAnswer.model_validate(service.submit(user, request))
 
 
 @router.get("/jobs", tags=["jobs"])
-def jobs(service: ServiceHere, user: User) -> list[JobAnswer]:
-    """Your jobs, the newest first."""
+def jobs(service: AppService, user: User) -> list[JobAnswer]:
+    """List your jobs, newest first."""
     return [JobAnswer.model_validate(view) for view in service.jobs(user)]
 
 
 @router.get("/jobs/{id}", tags=["jobs"])
-def job(service: ServiceHere, user: User, id: JobId) -> JobAnswer:
-    """A job."""
+def job(service: AppService, user: User, id: JobId) -> JobAnswer:
+    """Get a job."""
     return JobAnswer.model_validate(service.job(user, id))
 
 
 @router.get("/jobs/{id}/log", tags=["jobs"])
 def log(
-    service: ServiceHere,
+    service: AppService,
     user: User,
     id: JobId,
-    after: Annotated[int, Query(ge=0, le=_LARGEST_NUMBER)] = 0,
+    after: Annotated[int, Query(ge=0, le=_MAX_LOG_NUMBER)] = 0,
 ) -> list[LogAnswer]:
-    """The lines of a job's log behind the line of that number, at most 2000."""
+    """List up to 2000 lines of a job's log with numbers above ``after``."""
     return [LogAnswer.model_validate(line) for line in service.log(user, id, after)]
 
 
 @router.post("/jobs/{id}/cancel", tags=["jobs"])
-def cancel(service: ServiceHere, user: User, id: JobId) -> JobAnswer:
+def cancel(service: AppService, user: User, id: JobId) -> JobAnswer:
     """Stop a job."""
     return JobAnswer.model_validate(service.cancel(user, id))
 
 
 @router.post("/jobs/{id}/retry", tags=["jobs"])
-def retry(service: ServiceHere, user: User, id: JobId) -> JobAnswer:
-    """Start a job again that failed or was cancelled; what is done stays done."""
+def retry(service: AppService, user: User, id: JobId) -> JobAnswer:
+    """Start a failed or cancelled job again; stages that are done are not repeated."""
     return JobAnswer.model_validate(service.retry(user, id))
 
 
 @router.delete("/jobs/{id}", status_code=204, tags=["jobs"])
-def delete_job(service: ServiceHere, user: User, id: JobId) -> None:
-    """Stop and forget a job with all its files."""
+def delete_job(service: AppService, user: User, id: JobId) -> None:
+    """Stop a job and delete it with all its files."""
     service.delete(user, id)
 
 
 @router.put("/jobs/{id}/register", tags=["jobs"])
-def set_register(
-    service: ServiceHere, user: User, id: JobId, register: RegisterSource
-) -> JobAnswer:
+def set_register(service: AppService, user: User, id: JobId, register: RegisterSource) -> JobAnswer:
     """Compare a finished map with official parcels."""
     return JobAnswer.model_validate(service.set_register(user, id, register))
 
 
 @router.get("/jobs/{id}/files", tags=["results"])
-def files(service: ServiceHere, user: User, id: JobId) -> list[FileAnswer]:
-    """The files of a result."""
+def files(service: AppService, user: User, id: JobId) -> list[FileAnswer]:
+    """List the files of a result."""
     return [FileAnswer.model_validate(file) for file in service.files(user, id)]
 
 
 @router.get("/jobs/{id}/files/{path:path}", tags=["results"], response_class=FileResponse)
-def file(service: ServiceHere, user: User, id: JobId, path: Name) -> FileResponse:
-    """A file of a result."""
+def file(service: AppService, user: User, id: JobId, path: Name) -> FileResponse:
+    """Download a file of a result."""
     return _file(service.file(user, id, path))
 
 
 @router.post("/jobs/{id}/share", tags=["results"])
-def share(service: ServiceHere, user: User, id: JobId) -> ShareAnswer:
-    """The token by which anybody may read a result."""
+def share(service: AppService, user: User, id: JobId) -> ShareAnswer:
+    """Create a public link to a result and return its token."""
     return ShareAnswer(token=service.share(user, id))
 
 
 @router.delete("/jobs/{id}/share", status_code=204, tags=["results"])
-def unshare(service: ServiceHere, user: User, id: JobId) -> None:
-    """Let that token be worth nothing."""
+def unshare(service: AppService, user: User, id: JobId) -> None:
+    """Remove the public link to a result."""
     service.unshare(user, id)
 
 
 @router.get("/shared/{token}", tags=["results"])
-def shared(service: ServiceHere, token: Token) -> SharedAnswer:
-    """What a shared result is called."""
+def shared(service: AppService, token: Token) -> SharedAnswer:
+    """Get a shared result."""
     return SharedAnswer.model_validate(service.shared(token))
 
 
 @router.get("/shared/{token}/files", tags=["results"])
-def shared_files(service: ServiceHere, token: Token) -> list[FileAnswer]:
-    """The files of a shared result."""
+def shared_files(service: AppService, token: Token) -> list[FileAnswer]:
+    """List the files of a shared result."""
     return [FileAnswer.model_validate(file) for file in service.shared_files(token)]
 
 
 @router.get("/shared/{token}/files/{path:path}", tags=["results"], response_class=FileResponse)
-def shared_file(service: ServiceHere, token: Token, path: Name) -> FileResponse:
-    """A file of a shared result."""
+def shared_file(service: AppService, token: Token, path: Name) -> FileResponse:
+    """Download a file of a shared result."""
     return _file(service.shared_file(token, path))
 
 
@@ -324,72 +368,72 @@ _BINARY = {
 @router.post("/uploads", status_code=201, tags=["uploads"], openapi_extra=_BINARY)
 async def upload(
     request: Request,
-    service: ServiceHere,
+    service: AppService,
     user: User,
     name: Annotated[str, Query(max_length=300)] = "upload",
 ) -> UploadAnswer:
-    """Upload a file as the body of the request: an outline, parcels, a season or a picture."""
-    # Threads are for what has arrived: those who send slowly, or nothing, must not take them from
-    # the others.
-    arriving = service.uploads.arriving(user)
-    arrival = await to_thread.run_sync(arriving.__enter__)
+    """Upload a file as the body of the request: an outline, parcels, a season, a photograph."""
+    # A thread is used per chunk that has arrived, not per upload: slow senders must not occupy
+    # the threads.
+    receiving = service.uploads.receiving(user)
+    incoming = await to_thread.run_sync(receiving.__enter__)
     try:
-        async for piece in _pieces(request):
-            await to_thread.run_sync(arrival.write, piece)
+        async for chunk in _chunks(request):
+            await to_thread.run_sync(incoming.write, chunk)
         return UploadAnswer.model_validate(
-            await to_thread.run_sync(service.uploads.keep, user, name, arrival)
+            await to_thread.run_sync(service.uploads.keep, user, name, incoming)
         )
     finally:
         with anyio.CancelScope(shield=True):
-            await to_thread.run_sync(arriving.__exit__, None, None, None)
+            await to_thread.run_sync(receiving.__exit__, None, None, None)
 
 
-async def _pieces(request: Request) -> AsyncIterator[bytes]:
-    """The pieces of a body. Raises ``AppError`` for one that does not go on, or whose sender has
-    gone.
-    """
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """Yield the chunks of a body, or raise ``AppError`` if it stops or breaks off."""
     stream = request.stream()
     while True:
         try:
-            with anyio.fail_after(_LONGEST_SILENCE_S):
-                piece = await anext(stream, None)
+            with anyio.fail_after(_UPLOAD_TIMEOUT_S):
+                chunk = await anext(stream, None)
         except TimeoutError as error:
-            found = f"an upload of which nothing came for {_LONGEST_SILENCE_S} s"
-            raise AppError(found, "one that goes on", "send it again") from error
+            raise AppError(
+                f"Nothing of the upload arrived for {_UPLOAD_TIMEOUT_S} s; send it again."
+            ) from error
         except ClientDisconnect as error:
-            raise AppError("an upload that broke off", "a whole one", "send it again") from error
-        if piece is None:
+            raise AppError("The upload broke off; send it again.") from error
+        if chunk is None:
             return
-        if piece:
-            yield piece
+        if chunk:
+            yield chunk
 
 
 @router.get("/uploads", tags=["uploads"])
-def uploads(service: ServiceHere, user: User) -> list[UploadAnswer]:
-    """Your uploads, the newest first."""
+def uploads(service: AppService, user: User) -> list[UploadAnswer]:
+    """List your uploads, newest first."""
     return [UploadAnswer.model_validate(upload) for upload in service.uploads.of(user)]
 
 
 @router.get("/uploads/{id}", tags=["uploads"])
-def get_upload(service: ServiceHere, user: User, id: JobId) -> UploadAnswer:
-    """An upload."""
+def get_upload(service: AppService, user: User, id: JobId) -> UploadAnswer:
+    """Get an upload."""
     return UploadAnswer.model_validate(service.uploads.get(user, id))
 
 
 @router.delete("/uploads/{id}", status_code=204, tags=["uploads"])
-def delete_upload(service: ServiceHere, user: User, id: JobId) -> None:
-    """Forget an upload; jobs that were given it keep their own."""
+def delete_upload(service: AppService, user: User, id: JobId) -> None:
+    """Delete an upload; jobs that use it have their own copies."""
     service.uploads.delete(user, id)
 
 
 def _file(path: FilePath) -> FileResponse:
-    """A file to keep; the report opens in the browser, where it may run nothing."""
+    """Return a file as a download, or the report as a page that may not run scripts."""
     if not path.is_file():
-        raise NotFoundError("this file", "one of the result's", "look at the list of files")
-    shown = path.name == _REPORT
-    headers = {"content-security-policy": FILE_POLICY}
-    media = "text/html; charset=utf-8" if shown else "application/octet-stream"
-    place: Literal["inline", "attachment"] = "inline" if shown else "attachment"
+        raise NotFoundError("The result has no such file; look at the list of its files.")
+    is_page = path.name == _REPORT
     return FileResponse(
-        path, headers=headers, filename=path.name, media_type=media, content_disposition_type=place
-    )  # type: ignore[arg-type]
+        path,
+        headers={"content-security-policy": FILE_POLICY},
+        filename=path.name,
+        media_type="text/html; charset=utf-8" if is_page else "application/octet-stream",
+        content_disposition_type="inline" if is_page else "attachment",
+    )

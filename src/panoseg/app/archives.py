@@ -1,5 +1,7 @@
-"""Archives that strangers packed, unpacked with suspicion: nothing leaves its folder, and nothing
-grows beyond its bounds.
+"""Uploaded zip archives, checked before they are unpacked.
+
+No entry is written outside its folder, the unpacked size is bounded, and Zarr stores may use only
+codecs that cannot run code.
 """
 
 from __future__ import annotations
@@ -12,19 +14,18 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from panoseg.errors import AppError, TooLargeError
 
 ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
-LARGEST_UNPACKED = 16 * 1024**3
-MOST_ENTRIES = 200_000
-LARGEST_RATIO = 200
-_FORGIVEN_BYTES = 16 * 1024**2  # tiny files of zeros pack better than any ratio
+MAX_UNPACKED = 16 * 1024**3
+MAX_ENTRIES = 200_000
+MAX_RATIO = 200
+_RATIO_FROM_BYTES = 16 * 1024**2  # small files of zeros compress better than any ratio
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zmetadata", ".zgroup")
-_LARGEST_METADATA = 16 * 1024**2
-# Grids of chunks and how their files are called are named in the same way as codecs.
-_PACKING = (
+_MAX_METADATA = 16 * 1024**2
+# Chunk grids and chunk key encodings are named in the metadata in the same way as codecs.
+_COMPRESSION = (
     "blosc",
     "bz2",
     "crc32c",
@@ -37,7 +38,7 @@ _PACKING = (
     "zlib",
     "zstd",
 )
-_FORMS = (
+_ENCODINGS = (
     "bytes",
     "default",
     "fixed_length_utf32",
@@ -48,46 +49,49 @@ _FORMS = (
     "vlen-bytes",
     "vlen-utf8",
 )
-_CODECS = frozenset((*_PACKING, *_FORMS, "numpy.datetime64", "numpy.timedelta64"))
+_CODECS = frozenset((*_COMPRESSION, *_ENCODINGS, "numpy.datetime64", "numpy.timedelta64"))
 _TABLES = (".shp", ".gpkg", ".geojson", ".json", ".parquet")
 _SIDECARS = (".shx", ".dbf", ".prj", ".cpg")
-_LARGEST_TABLE = 4 * 1024**3
-_LONGEST_PATH, _LONGEST_PART = 1000, 255
+_MAX_TABLE = 4 * 1024**3
+_MAX_PATH_LENGTH, _MAX_NAME_BYTES = 1000, 255
 
 
-def check_archive(path: Path, largest: int = LARGEST_UNPACKED) -> list[zipfile.ZipInfo]:
-    """The files of an archive.
+def check_archive(path: Path, max_bytes: int = MAX_UNPACKED) -> list[zipfile.ZipInfo]:
+    """Check an archive and return its files.
 
-    Raises ``AppError`` for one that is damaged or encrypted, climbs out of its folder, or holds
-    links, ``TooLargeError`` for one that unpacks to more than ``largest`` bytes, to 200 times its
-    size, or to more than 200,000 files. Python's reader ends each entry at its stated size, so that
-    stated sizes bound what is written.
+    The stated sizes bound what is written, as Python's reader ends each entry at its stated size.
+
+    Args:
+        path: A zip file.
+        max_bytes: Largest unpacked size.
+
+    Raises:
+        AppError: The archive is damaged or encrypted, or an entry is a link or lies outside the
+            archive's folder.
+        TooLargeError: It unpacks to more than ``max_bytes``, to more than 200 times its size, or to
+            more than 200,000 files.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
-        raise AppError(
-            f"an archive that cannot be read ({error})", "a whole zip file", "pack it again"
-        ) from error
-    if len(entries) > MOST_ENTRIES:
+        raise AppError(f"The archive cannot be read ({error}); zip it again.") from error
+    if len(entries) > MAX_ENTRIES:
         raise TooLargeError(
-            f"an archive of {len(entries)} files", f"at most {MOST_ENTRIES}", "use larger chunks"
+            f"The archive has {len(entries)} files, of at most {MAX_ENTRIES}; use larger chunks."
         )
     for entry in entries:
         _check_entry(entry)
     size = sum(entry.file_size for entry in entries)
-    if size > largest:
+    if size > max_bytes:
         raise TooLargeError(
-            f"an archive that unpacks to {size >> 20} MiB",
-            f"at most {largest >> 20} MiB",
-            "make it smaller",
+            f"The archive unpacks to {size >> 20} MiB, of at most {max_bytes >> 20} MiB; make it"
+            " smaller."
         )
-    if size > _FORGIVEN_BYTES and size > LARGEST_RATIO * max(path.stat().st_size, 1):
+    if size > _RATIO_FROM_BYTES and size > MAX_RATIO * max(path.stat().st_size, 1):
         raise TooLargeError(
-            f"an archive that unpacks to {size // max(path.stat().st_size, 1)} times its size",
-            f"at most {LARGEST_RATIO} times",
-            "pack it without such compression",
+            f"The archive unpacks to {size // max(path.stat().st_size, 1)} times its size, of at"
+            f" most {MAX_RATIO} times; zip it with less compression."
         )
     return [entry for entry in entries if not entry.is_dir()]
 
@@ -96,29 +100,24 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
     name = PurePosixPath(entry.filename.replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or ":" in entry.filename or "\0" in entry.filename:
         raise AppError(
-            f"an archive with {entry.filename!r}, a path out of its folder",
-            "plain names",
-            "pack it again",
+            f"The archive has an entry outside its folder, {entry.filename!r}; zip it again with"
+            " relative paths."
         )
-    if (
-        len(entry.filename) > _LONGEST_PATH
-        or max(map(len, map(str.encode, name.parts)), default=0) > _LONGEST_PART
-    ):
+    longest = max((len(part.encode()) for part in name.parts), default=0)
+    if len(entry.filename) > _MAX_PATH_LENGTH or longest > _MAX_NAME_BYTES:
         raise AppError(
-            f"an archive with a name of {len(entry.filename)} letters",
-            "shorter ones",
-            "pack it again",
+            f"The archive has a file name of {len(entry.filename)} characters; use shorter names."
         )
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise AppError(
-            f"an archive with the link {entry.filename!r}", "files alone", "pack it again"
+            f"The archive has a symbolic link, {entry.filename!r}; zip the files themselves."
         )
     if entry.flag_bits & 1:
-        raise AppError("an encrypted archive", "one without a password", "pack it again")
+        raise AppError("The archive is encrypted; zip it without a password.")
 
 
 def zarr_root(entries: list[zipfile.ZipInfo]) -> PurePosixPath | None:
-    """The folder in an archive that is the outermost Zarr store; None where there is none."""
+    """Return the folder of the outermost Zarr store in an archive, None if there is no store."""
     roots = [
         PurePosixPath(entry.filename).parent
         for entry in entries
@@ -128,39 +127,42 @@ def zarr_root(entries: list[zipfile.ZipInfo]) -> PurePosixPath | None:
 
 
 def check_codecs(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Raise ``AppError`` for a Zarr store whose arrays are packed in another way than numbers
-    usually are.
+    """Check that the arrays of a zipped Zarr store use only codecs for numbers.
 
-    One of Zarr's codecs unpickles what it reads, which runs whatever program the store holds.
+    One of Zarr's codecs unpickles what it reads, which can run any code.
+
+    Raises:
+        AppError: Another codec is used, or the metadata are damaged.
+        TooLargeError: The metadata are too large.
     """
     with zipfile.ZipFile(path) as archive:
         for entry in entries:
-            if PurePosixPath(entry.filename).name in _ZARR_METADATA:
-                if entry.file_size > _LARGEST_METADATA:
-                    raise TooLargeError(
-                        f"{entry.filename!r} of {entry.file_size >> 20} MiB",
-                        "metadata",
-                        "write the store again",
-                    )
-                try:
-                    _check_names(json.loads(archive.read(entry)), entry.filename)
-                except (
-                    ValueError,
-                    RecursionError,
-                    zipfile.BadZipFile,
-                    EOFError,
-                    NotImplementedError,
-                ) as error:
-                    raise AppError(
-                        f"{entry.filename!r} cannot be read ({error})",
-                        "JSON",
-                        "write the store again",
-                    ) from error
+            name = entry.filename
+            if PurePosixPath(name).name not in _ZARR_METADATA:
+                continue
+            if entry.file_size > _MAX_METADATA:
+                raise TooLargeError(
+                    f"{name!r} is too large for metadata, {entry.file_size >> 20} MiB; write the"
+                    " store again."
+                )
+            try:
+                _check_names(json.loads(archive.read(entry)), name)
+            except (
+                ValueError,
+                RecursionError,
+                zipfile.BadZipFile,
+                EOFError,
+                NotImplementedError,
+            ) as error:
+                raise AppError(
+                    f"{name!r} is not valid JSON ({error}); write the store again."
+                ) from error
 
 
-def _check_names(value: Any, place: str) -> None:
-    """Look at every codec that metadata name, at any depth: {"id": ..} in version 2, {"name": ..,
-    "configuration": ..} in 3.
+def _check_names(value: object, place: str) -> None:
+    """Check every codec in metadata, at any depth.
+
+    A codec is {"id": ..} in version 2 of Zarr's format, {"name": .., "configuration": ..} in 3.
     """
     if isinstance(value, list):
         for part in value:
@@ -169,28 +171,26 @@ def _check_names(value: Any, place: str) -> None:
         codec = value.get("id", value.get("name") if "configuration" in value else None)
         if isinstance(codec, str) and codec.removeprefix("numcodecs.") not in _CODECS:
             raise AppError(
-                f"{place!r} with the codec {codec[:40]!r}",
-                f"one of {', '.join(sorted(_CODECS))}",
-                "write it with zstd",
+                f"{place!r} uses the codec {codec[:40]!r}, which is not one of"
+                f" {', '.join(sorted(_CODECS))}. Write the store with zstd."
             )
         if value.get("dtype") == "|O":
-            raise AppError(f"{place!r} with Python's objects", "numbers", "write it without them")
+            raise AppError(f"{place!r} is an array of Python objects; write numbers only.")
         for name, part in value.items():
             if name != "attributes":
                 _check_names(part, place)
 
 
 def unpack_zarr(path: Path, target: Path) -> None:
-    """Write the Zarr store of an archive to the new folder ``target``. Raises as
-    ``check_archive``.
+    """Unpack the Zarr store in an archive to the new folder ``target``.
+
+    Raises as ``check_archive`` and ``check_codecs``.
     """
     entries = check_archive(path)
     root = zarr_root(entries)
     if root is None:
         raise AppError(
-            "an archive without a Zarr store",
-            "a zipped folder with zarr.json or .zgroup",
-            "pack the store itself",
+            "The archive has no Zarr store; zip the folder that contains zarr.json or .zgroup."
         )
     check_codecs(path, entries)
     with zipfile.ZipFile(path) as archive:
@@ -202,20 +202,19 @@ def unpack_zarr(path: Path, target: Path) -> None:
 
 @contextmanager
 def unpacked_parcels(path: Path) -> Iterator[Path]:
-    """A file of parcels as one that readers take: out of its archive where it is in one. Raises as
-    ``check_archive``.
+    """Give a file of parcels for readers, unpacked to a temporary folder if it is a zip archive.
+
+    Raises as ``check_archive``.
     """
     if path.suffix != ".zip":
         yield path
         return
-    entries = check_archive(path, _LARGEST_TABLE)
+    entries = check_archive(path, _MAX_TABLE)
     tables = [entry for entry in entries if PurePosixPath(entry.filename).suffix.lower() in _TABLES]
     if len(tables) != 1:
-        raise AppError(
-            f"an archive with {len(tables)} files of parcels", "one", "pack them one by one"
-        )
+        raise AppError(f"The archive has {len(tables)} files of parcels; zip exactly one of them.")
     stem = PurePosixPath(tables[0].filename).with_suffix("")
-    # Beside the archive, whose folder is tidied where a reader is ended in the middle.
+    # Next to the archive: if the reader's process is ended, the server tidies that folder.
     with (
         tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder,
         zipfile.ZipFile(path) as archive,
@@ -234,11 +233,9 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> 
             shutil.copyfileobj(source, file, 1024**2)
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise AppError(
-            f"an archive in which {entry.filename!r} is a file and a folder", "one", "pack it again"
+            f"In the archive {entry.filename!r} is both a file and a folder; zip it again."
         ) from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise AppError(
-            f"an archive whose {entry.filename!r} is damaged ({error})",
-            "a whole zip file",
-            "pack it again",
+            f"In the archive {entry.filename!r} is damaged ({error}); zip it again."
         ) from error

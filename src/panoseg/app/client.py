@@ -1,11 +1,11 @@
-"""A client of the API, for programs and the command line."""
+"""Client of the HTTP API, for programs and for ``panoseg job``."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -13,15 +13,25 @@ from panoseg.errors import AppError
 from panoseg.files import atomic, new_folder, output_error
 
 _TIMEOUT_S = 120.0
-_PIECE = 1024**2
+_CHUNK = 1024**2
 _POLL_S = 1.0
-_PATIENCE_S = 120.0  # for a server that is being restarted
+_RESTART_S = 120.0  # how long a server may take to be restarted
 ENDED = ("done", "failed", "cancelled")
 
 
+class NoAnswerError(AppError):
+    """A server does not answer."""
+
+
 class Client:
-    """Speaks to a server until its block ends. Every method raises ``AppError`` with the server's
-    sentence of refusal.
+    """Connection to a server, to be used as a context manager.
+
+    Every method raises ``AppError`` with the server's message if the server refuses the request,
+    and ``NoAnswerError`` if it does not answer.
+
+    Args:
+        server: Address of the server, such as http://127.0.0.1:8080.
+        token: Token of the user, if users must sign in.
     """
 
     def __init__(self, server: str, token: str | None = None) -> None:
@@ -30,7 +40,7 @@ class Client:
             self._http = httpx.Client(base_url=server, headers=headers, timeout=_TIMEOUT_S)
         except (httpx.InvalidURL, ValueError) as error:
             raise AppError(
-                f"server {server!r} ({error})", "a URL as http://127.0.0.1:8080", "change --server"
+                f"--server {server!r} is not a URL such as http://127.0.0.1:8080 ({error})."
             ) from error
         self.server = server
 
@@ -41,43 +51,48 @@ class Client:
         self._http.close()
 
     def submit(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Start a job."""
-        return self._json("POST", "/api/jobs", json=request)
+        """Start a job and return it."""
+        return cast(dict[str, Any], self._json("POST", "/api/jobs", json=request))
 
     def job(self, id: str) -> dict[str, Any]:
-        """A job."""
-        return self._json("GET", f"/api/jobs/{id}")
+        """Return a job."""
+        return cast(dict[str, Any], self._json("GET", f"/api/jobs/{id}"))
 
     def upload(self, path: Path) -> dict[str, Any]:
-        """Upload a file."""
+        """Upload a file and return the upload."""
         try:
             with path.open("rb") as file:
-                return self._json(
-                    "POST", "/api/uploads", params={"name": path.name}, content=_pieces(file)
+                chunks = iter(lambda: file.read(_CHUNK), b"")
+                upload = self._json(
+                    "POST", "/api/uploads", params={"name": path.name}, content=chunks
                 )
         except OSError as error:
-            raise AppError(
-                f"{path} ({error.strerror})", "a file that can be read", "check the path"
-            ) from error
+            raise AppError(f"{path} cannot be read ({error.strerror}); check the path.") from error
+        return cast(dict[str, Any], upload)
 
     def watch(
         self, id: str, show: Callable[[dict[str, Any]], None], log: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:
-        """Wait until a job has ended; returns it. show: called with each new state. log: called
-        with each line of its log.
+        """Wait until a job has ended and return it.
 
-        A server that does not answer for a while, because it is restarted, is asked again.
+        A server that does not answer because it is being restarted is asked again for two minutes.
+
+        Args:
+            id: The job.
+            show: Called with the job whenever its state, message or progress changes.
+            log: Called with each line of its log.
         """
-        last, seen, silent = 0, None, time.monotonic()
+        last, seen, answered = 0, None, time.monotonic()
         while True:
             try:
                 job = self.job(id)
-                for line in self._json("GET", f"/api/jobs/{id}/log", params={"after": last}):
+                lines = self._json("GET", f"/api/jobs/{id}/log", params={"after": last})
+                for line in cast(list[dict[str, Any]], lines):
                     last = line["number"]
                     log(line)
-                silent = time.monotonic()
+                answered = time.monotonic()
             except NoAnswerError:
-                if time.monotonic() - silent > _PATIENCE_S:
+                if time.monotonic() - answered > _RESTART_S:
                     raise
             else:
                 state = job["state"], job["message"], round(job["progress"], 2)
@@ -89,13 +104,12 @@ class Client:
             time.sleep(_POLL_S)
 
     def fetch(self, id: str, out: Path) -> list[Path]:
-        """Write the files of a result to a new or empty folder; returns them."""
-        files = self._json("GET", f"/api/jobs/{id}/files")
+        """Download the files of a result to a new or empty folder and return their paths."""
+        files = cast(list[dict[str, Any]], self._json("GET", f"/api/jobs/{id}/files"))
         if not files:
             raise AppError(
-                f"job {id} is {self.job(id)['state']}",
-                "one that is done",
-                "wait for it by panoseg job watch",
+                f"Job {id} is {self.job(id)['state']} and has no result. Wait for it with panoseg"
+                " job watch."
             )
         new_folder(out)
         return [self._fetch_file(id, PurePosixPath(file["path"]), out) for file in files]
@@ -103,7 +117,7 @@ class Client:
     def _fetch_file(self, id: str, path: PurePosixPath, out: Path) -> Path:
         if path.is_absolute() or ".." in path.parts:
             raise AppError(
-                f"a file called {path}", "one inside of the result", "do not trust this server"
+                f"The server names a file outside of the result, {path}; do not trust it."
             )
         target = out / path
         try:
@@ -115,17 +129,25 @@ class Client:
                     answer.read()
                     raise _refused(answer)
                 with temporary.open("wb") as file:
-                    for piece in answer.iter_bytes(_PIECE):
-                        file.write(piece)
+                    for chunk in answer.iter_bytes(_CHUNK):
+                        file.write(chunk)
         except httpx.HTTPError as error:
             raise self._no_answer(error) from error
         except OSError as error:
             raise output_error(target, error) from error
         return target
 
-    def _json(self, method: str, path: str, **options: Any) -> Any:
+    def _json(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: dict[str, Any] | None = None,
+        params: dict[str, str | int] | None = None,
+        content: Iterable[bytes] | None = None,
+    ) -> object:
         try:
-            answer = self._http.request(method, path, **options)
+            answer = self._http.request(method, path, json=json, params=params, content=content)
         except httpx.HTTPError as error:
             raise self._no_answer(error) from error
         if not answer.is_success:
@@ -134,39 +156,27 @@ class Client:
             return answer.json() if answer.content else None
         except ValueError as error:
             raise AppError(
-                f"{self.server} answers without JSON", "a running panoseg app", "check --server"
+                f"{self.server} does not seem to be a panoseg app; check --server."
             ) from error
 
     def _no_answer(self, error: httpx.HTTPError) -> NoAnswerError:
         return NoAnswerError(
-            f"{self.server} does not answer ({error})",
-            "a running panoseg app",
-            "start it, or change --server",
+            f"{self.server} does not answer ({error}). Start panoseg app, or change --server."
         )
-
-
-class NoAnswerError(AppError):
-    """A server that does not answer."""
 
 
 def _refused(answer: httpx.Response) -> AppError:
-    if answer.is_redirect:  # not followed, for the token would go along
-        place = answer.headers.get("location", "elsewhere")[:200]
+    """Return the error of an answer that is not a success."""
+    if answer.is_redirect:  # not followed, as the token would be sent along
+        place = answer.headers.get("location", "another address")[:200]
         return AppError(
-            f"{answer.url.host} sends on to {place}",
-            "a panoseg app",
-            "give --server that address, if you trust it",
+            f"{answer.url.host} redirects to {place}. If you trust that address, give it as"
+            " --server."
         )
     try:
-        parts = str(answer.json()["error"]).split("; ")
+        return AppError(str(answer.json()["error"]))
     except (ValueError, KeyError, TypeError):
-        parts = [f"{answer.url.host} answers {answer.status_code}"]
-    found, expected, fix = (
-        [*parts, "expected a panoseg app", "check --server"][:3] if len(parts) < 3 else parts[:3]
-    )
-    return AppError(found, expected.removeprefix("expected "), fix)
-
-
-def _pieces(file: Any) -> Iterator[bytes]:
-    while piece := file.read(_PIECE):
-        yield piece
+        return AppError(
+            f"{answer.url.host} answers {answer.status_code} and does not seem to be a panoseg app;"
+            " check --server."
+        )

@@ -1,45 +1,51 @@
-"""A function in a process of its own that may use so much memory and time: for readers that
-strangers' files can mislead.
+"""Functions run in a process of their own with bounded memory and time.
+
+Uploads and downloads are read this way: a damaged or malicious file can make its reader use up all
+memory or never return.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.context import ForkServerContext
+from typing import ParamSpec, TypeVar, cast
 
 from panoseg.errors import AppError, BusyError, PanosegError
 from panoseg.processes import belong_to_parent
 
 _GIB = 1024**3
+_Result = TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
 
 
 @dataclass(frozen=True, eq=False)
 class Bounds:
-    """How much a process may use. what: of what it makes, for people. gib: of memory. seconds: of
-    time. turns: so many at a time, whatever number of people ask.
-    """
+    """Resources that a function may use."""
 
-    what: str
+    task: str
+    """What the function does, for messages, such as "Reading the upload"."""
     gib: int
+    """Address space of the process in GiB."""
     seconds: int
-    turns: threading.Semaphore
+    """Seconds, of the clock and of the processor."""
+    slots: threading.Semaphore
+    """Held while the function runs; bounds how many run at the same time for all users."""
 
 
-UPLOAD = Bounds("an upload at which its reader", 4, 120, threading.Semaphore(2))
-OUTLINE = Bounds("an outline at which its reader", 2, 20, threading.Semaphore(2))
-"""Outlines are read while somebody waits, and those that people draw are small."""
-SEASON = Bounds("a season whose reading", 8, 1800, threading.Semaphore(1))
-REGISTER = Bounds("official parcels whose comparison", 8, 1800, threading.Semaphore(1))
-EXPORT = Bounds("training data whose making", 8, 900, threading.Semaphore(2))
+UPLOAD = Bounds("Reading the upload", 4, 120, threading.Semaphore(2))
+OUTLINE = Bounds("Reading the outline", 2, 20, threading.Semaphore(2))
+"""Somebody waits while an outline is read, and drawn outlines are small."""
+SEASON = Bounds("Reading the season", 8, 1800, threading.Semaphore(1))
+REGISTER = Bounds("Comparing with the official parcels", 8, 1800, threading.Semaphore(1))
+EXPORT = Bounds("Making the training data", 8, 900, threading.Semaphore(2))
 _PRELOADED = (
-    "panoseg.app.uploads",
+    "panoseg.app.upload_content",
     "panoseg.app.confined",
     "panoseg.imagery.area",
     "panoseg.maps.read_parcels",
@@ -49,55 +55,77 @@ _PRELOADED = (
 )
 
 
-@cache
-def prepare() -> None:
-    """Load what the processes need, ahead of the first one, of whose time that takes nothing."""
+def start_fork_server(modules: Sequence[str]) -> ForkServerContext:
+    """Start the server that processes are forked from, with modules that it imports once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
+    context.set_forkserver_preload(list(modules))
+    # The server starts, and imports, with the first process.
     first = context.Process(target=_do_nothing, daemon=True)
     first.start()
     first.join()
+    return context
 
 
 def _do_nothing() -> None:
-    """What the first process does, which is there to wait for."""
+    pass
 
 
-def confined(function: Callable[..., Any], *arguments: Any, bounds: Bounds = UPLOAD) -> Any:
-    """``function(*arguments)``, computed elsewhere; it must be importable, the result and arguments
-    picklable.
+@cache
+def preload() -> None:
+    """Import what confined functions need, so that it takes none of the first one's time."""
+    start_fork_server(_PRELOADED)
 
-    Raises the ``PanosegError`` that it raises, ``AppError`` where it fails or goes beyond its
-    bounds, and ``BusyError`` where others take all turns for as long.
+
+def run_confined(
+    bounds: Bounds,
+    function: Callable[_Arguments, _Result],
+    *arguments: _Arguments.args,
+    **options: _Arguments.kwargs,
+) -> _Result:
+    """Return ``function(*arguments, **options)``, computed in a process of its own.
+
+    Args:
+        bounds: Resources that it may use.
+        function: A function that can be imported.
+        *arguments: Its arguments; like its result, they must be picklable.
+        **options: Its keyword arguments.
+
+    Raises:
+        PanosegError: What the function raises.
+        AppError: The function failed otherwise, or exceeded its bounds.
+        BusyError: Others occupied all slots for ``bounds.seconds``.
     """
-    prepare()
-    if not bounds.turns.acquire(timeout=bounds.seconds):
-        raise BusyError(
-            "more to read than this server has hands for", "some patience", "try again in a minute"
-        )
+    preload()
+    if not bounds.slots.acquire(timeout=bounds.seconds):
+        raise BusyError("The server is busy; try again in a minute.")
     try:
-        answer = _answer_of(function, arguments, bounds)
+        answer = _answer_of(bounds, function, arguments, options)
     finally:
-        bounds.turns.release()
+        bounds.slots.release()
     if answer is None:
-        most = f"{bounds.seconds} s or {bounds.gib} GiB"
         raise AppError(
-            f"{bounds.what} failed, or took more than {most}",
-            "one that takes less",
-            "make it smaller, or write it again",
+            f"{bounds.task} failed, or took more than {bounds.seconds} s or {bounds.gib} GiB of"
+            " memory. Try it with less data, or write the file again."
         )
     if isinstance(answer, PanosegError):
         raise answer
-    return answer[0]
+    return cast(_Result, answer[0])
 
 
-def _answer_of(function: Callable[..., Any], arguments: tuple, bounds: Bounds) -> Any:
-    """The result of a process in a tuple, the error that it raised, or None for none."""
+def _answer_of(
+    bounds: Bounds,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+) -> tuple[object] | PanosegError | None:
+    """Return the result in a tuple, the error that was raised, or None if there is neither."""
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     with receiver:
         process = context.Process(
-            target=_run, args=(sender, function, arguments, bounds.gib, bounds.seconds), daemon=True
+            target=_run,
+            args=(sender, function, arguments, options, bounds.gib, bounds.seconds),
+            daemon=True,
         )
         process.start()
         sender.close()
@@ -112,17 +140,36 @@ def _answer_of(function: Callable[..., Any], arguments: tuple, bounds: Bounds) -
 
 
 def _run(
-    sender: Connection, function: Callable[..., Any], arguments: tuple, gib: int, seconds: int
+    sender: Connection,
+    function: Callable[..., object],
+    arguments: tuple[object, ...],
+    options: dict[str, object],
+    gib: int,
+    seconds: int,
 ) -> None:
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (gib * _GIB, gib * _GIB))
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit_resources(gib, seconds)
+    answer: tuple[object] | PanosegError | None
     try:
-        answer: Any = (function(*arguments),)
+        answer = (function(*arguments, **options),)
     except PanosegError as error:
         answer = error
     except MemoryError:
         answer = None
     sender.send(answer)
+
+
+def _limit_resources(gib: int, seconds: int) -> None:
+    """Limit the address space and the processor time of this process, and write no core dumps.
+
+    Without the module ``resource``, as on Windows, memory is not bounded; time still is, because
+    the parent ends the process when it is over.
+    """
+    try:
+        import resource
+    except ImportError:
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (gib * _GIB, gib * _GIB))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,14 +1,13 @@
-"""What a person corrects in a map: other crops, parcels split by a line, neighbours merged; each
-step can be undone.
+"""Corrections of a map by a person, and their export as training data.
 
-The prediction is never touched: a list of steps lies beside it, each with the parcels that go and
-those that come.
+A correction gives a parcel another crop, splits it along a line, or merges two neighbours; each can
+be undone. The map itself never changes: corrections are a list of steps in a file of their own,
+each with the parcels that it removes and those that it adds.
 """
 
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import shutil
@@ -24,6 +23,7 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from filelock import FileLock
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import split
@@ -39,54 +39,59 @@ from panoseg.register.options import DatasetOptions
 
 FOLDER = "corrections"
 _STEPS = "steps.json"
-_SMALLEST_HA = 0.01
-_MOST_STEPS = 10_000
-_LINE_STEP_DEGREES, _LONGEST_LINE_DEGREES = 0.01, 10.0
-_LARGEST_STEPS = 32 * 1024**2
+_MIN_PIECE_HA = 0.01
+_MAX_STEPS = 10_000
+_LINE_STEP_DEGREES, _MAX_LINE_DEGREES = 0.01, 10.0
+_MAX_STEPS_BYTES = 32 * 1024**2
 
-What = Literal["crop", "split", "merge"]
+CorrectionKind = Literal["crop", "split", "merge"]
 
 
 @dataclass(frozen=True)
-class Corrected:
-    """A parcel as a person has drawn or named it. id: c and a number. outline: GeoJSON in the map's
-    own coordinate system.
-    """
+class CorrectedParcel:
+    """A parcel that a correction has made."""
 
     id: str
+    """The letter c and a number."""
     crop: str
+    """Name of the crop."""
     outline: dict[str, Any]
+    """GeoJSON in the map's own coordinate system."""
 
     @property
     def geometry(self) -> BaseGeometry:
-        """Its outline."""
+        """The outline."""
         return shape(self.outline)
 
     @property
     def area_ha(self) -> float:
-        """Its area in hectares."""
-        return self.geometry.area / SQUARE_METRES_PER_HECTARE
+        """The area in hectares."""
+        return float(self.geometry.area) / SQUARE_METRES_PER_HECTARE
 
 
 @dataclass(frozen=True)
 class Step:
-    """A correction. removed: ids of parcels, found or corrected, that go; made: those that come."""
+    """A correction."""
 
-    what: What
+    what: CorrectionKind
+    """What the correction does."""
     removed: tuple[str, ...]
-    made: tuple[Corrected, ...]
+    """Ids of the parcels, of the map or corrected, that it removes."""
+    made: tuple[CorrectedParcel, ...]
+    """Parcels that it adds."""
 
 
 @dataclass(frozen=True, eq=False)
 class Corrections:
-    """All corrections of a map, the latest last."""
+    """All corrections of a map."""
 
     steps: tuple[Step, ...]
+    """The corrections, latest last."""
 
     @property
-    def parcels(self) -> dict[str, Corrected]:
-        """The corrected parcels as they are now, by id."""
-        present: dict[str, Corrected] = {}
+    def parcels(self) -> dict[str, CorrectedParcel]:
+        """The corrected parcels after all steps, by id."""
+        present: dict[str, CorrectedParcel] = {}
         for step in self.steps:
             for id_ in step.removed:
                 present.pop(id_, None)
@@ -95,24 +100,21 @@ class Corrections:
 
     @property
     def replaced(self) -> frozenset[str]:
-        """Ids of found parcels that corrected ones stand for."""
+        """Ids of the map's parcels that corrected ones replace."""
         return frozenset(
             id_ for step in self.steps for id_ in step.removed if not id_.startswith("c")
         )
 
-    def at(self, x: float, y: float) -> Corrected | None:
-        """The corrected parcel at a place in the map's own coordinate system."""
-        return next(
-            (
-                parcel
-                for parcel in self.parcels.values()
-                if parcel.geometry.intersects(shapely.Point(x, y))
-            ),
-            None,
-        )
+    def at(self, x: float, y: float) -> CorrectedParcel | None:
+        """Return the corrected parcel at a place in the map's own coordinate system, or None."""
+        place = shapely.Point(x, y)
+        for parcel in self.parcels.values():
+            if parcel.geometry.intersects(place):
+                return parcel
+        return None
 
     def table(self, result: ResultMap) -> gpd.GeoDataFrame:
-        """The corrected parcels: id, class, area_ha, geometry."""
+        """Return the corrected parcels as a table: id, class, area_ha, geometry."""
         rows = list(self.parcels.values())
         columns = {
             "id": [row.id for row in rows],
@@ -123,16 +125,25 @@ class Corrections:
 
 
 def read_corrections(folder: Path) -> Corrections:
-    """The corrections in a job's folder, none where nothing was corrected."""
+    """Return the corrections in a job's folder; without a file there are none."""
     try:
         steps = json.loads((folder / FOLDER / _STEPS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return Corrections(())
-    return Corrections(tuple(_step(step) for step in steps))
+    return Corrections(
+        tuple(
+            Step(
+                step["what"],
+                tuple(step["removed"]),
+                tuple(CorrectedParcel(**parcel) for parcel in step["made"]),
+            )
+            for step in steps
+        )
+    )
 
 
 def version_of(folder: Path) -> int:
-    """A number that changes with the corrections in a job's folder, 0 for none."""
+    """Return a number that changes with the corrections in a job's folder, 0 without any."""
     try:
         return (folder / FOLDER / _STEPS).stat().st_mtime_ns
     except FileNotFoundError:
@@ -140,7 +151,11 @@ def version_of(folder: Path) -> int:
 
 
 def change_crop(result: ResultMap, parcel: str, crop: str) -> Corrections:
-    """Give a parcel another crop. Raises ``NotFoundError``."""
+    """Give a parcel another crop.
+
+    Raises:
+        NotFoundError: The map has no such parcel or crop.
+    """
     result.class_id(crop)
     with _changing(result.folder) as edit:
         before = edit.find(result, parcel)
@@ -148,117 +163,117 @@ def change_crop(result: ResultMap, parcel: str, crop: str) -> Corrections:
 
 
 def split_parcel(result: ResultMap, parcel: str, line: list[tuple[float, float]]) -> Corrections:
-    """Cut a parcel along a line in degrees (longitude, latitude), which must cross it; all pieces
-    keep its crop.
+    """Split a parcel along a line; all pieces keep its crop.
 
-    Raises ``NotFoundError``, ``ParcelsError``.
+    Args:
+        result: The map.
+        parcel: Id of the parcel.
+        line: Longitude and latitude of each point of the line, which must cross the parcel.
+
+    Raises:
+        NotFoundError: The map has no such parcel.
+        ParcelsError: The line is not valid, or does not split the parcel.
     """
     if len(line) < 2 or not np.isfinite(line).all() or np.abs(line).max() > 180:
         raise ParcelsError(
-            "a line of fewer than two places on Earth",
-            "one that crosses the parcel",
-            "draw it again",
+            "The line has fewer than two valid points; draw one that crosses the parcel."
         )
     drawn = shapely.LineString(line)
-    if drawn.length > _LONGEST_LINE_DEGREES or not drawn.is_simple:
+    if drawn.length > _MAX_LINE_DEGREES or not drawn.is_simple:
         raise ParcelsError(
-            "a line that crosses itself, or half the globe",
-            "one through the parcel",
-            "draw it again",
+            "The line crosses itself or is too long; draw one that crosses the parcel."
         )
-    # A straight line on the globe's grid is none in a projection.
+    # A straight line in degrees is curved in the map's projection.
     fine = shapely.segmentize(drawn, _LINE_STEP_DEGREES)
     cut = gpd.GeoSeries([fine], crs=DEGREES).to_crs(result.crs).iloc[0]
     with _changing(result.folder) as edit:
         before = edit.find(result, parcel)
-        smallest = _SMALLEST_HA * SQUARE_METRES_PER_HECTARE
+        smallest = _MIN_PIECE_HA * SQUARE_METRES_PER_HECTARE
         pieces = [
-            piece for part in shapely.get_parts(before.geometry) for piece in _split(part, cut)
+            piece for part in shapely.get_parts(before.geometry) for piece in split(part, cut).geoms
         ]
         if (
             len(pieces) <= shapely.get_num_geometries(before.geometry)
             or min(piece.area for piece in pieces) < smallest
         ):
             raise ParcelsError(
-                "a line that does not cut the parcel in two",
-                "one from outside to outside",
-                "draw it again",
+                "The line does not split the parcel; draw it from one side of the parcel to the"
+                " other."
             )
         return edit.add("split", (parcel,), [(before.crop, piece) for piece in pieces])
 
 
 def merge_parcels(result: ResultMap, first: str, second: str) -> Corrections:
-    """Make one parcel of two neighbours, with the crop of the first. Raises ``NotFoundError``,
-    ``ParcelsError``.
+    """Merge two neighbours to one parcel with the crop of the first.
+
+    Raises:
+        NotFoundError: The map does not have both parcels.
+        ParcelsError: The parcels are not neighbours.
     """
     with _changing(result.folder) as edit:
         one, two = edit.find(result, first), edit.find(result, second)
-        # Borders of neighbours are simplified together, so they share a line, not merely a corner.
+        # Borders of neighbours are simplified together, so that they share a line and not only a
+        # corner.
         touching = shapely.intersection(one.geometry, two.geometry)
         if first == second or shapely.length(touching) <= 0:
-            raise ParcelsError(
-                "two parcels that share no border", "neighbours", "choose another parcel"
-            )
+            raise ParcelsError("The two parcels share no border; choose neighbours.")
         return edit.add(
             "merge", (first, second), [(one.crop, shapely.union(one.geometry, two.geometry))]
         )
 
 
 def undo(folder: Path) -> Corrections:
-    """Take the latest step back. Raises ``ConflictError`` where there is none."""
+    """Undo the latest correction, or raise ``ConflictError`` if there is none."""
     with _changing(folder) as edit:
         if not edit.corrections.steps:
-            raise ConflictError(
-                "nothing that was corrected", "a step to undo", "correct something first"
-            )
+            raise ConflictError("There is no correction to undo.")
         return edit.write(edit.corrections.steps[:-1])
 
 
 class _Edit:
-    """The corrections of a map, held against others."""
+    """A change of the corrections of a map while no other process changes them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.corrections = folder, read_corrections(folder)
 
-    def find(self, result: ResultMap, parcel: str) -> Corrected:
-        """A parcel as it is now. Raises ``NotFoundError``."""
+    def find(self, result: ResultMap, parcel: str) -> CorrectedParcel:
+        """Return a parcel after all corrections, or raise ``NotFoundError``."""
         present = self.corrections.parcels
         if parcel in present:
             return present[parcel]
         if parcel.startswith("c") or parcel in self.corrections.replaced:
-            raise NotFoundError(
-                "a parcel that was replaced", "one of the map as it is now", "choose it again"
-            )
+            raise NotFoundError("This parcel was replaced by a correction; choose it again.")
         row = result.parcels([parcel]).iloc[0]
-        return Corrected(parcel, row["class"], mapping(row.geometry))
+        return CorrectedParcel(parcel, row["class"], mapping(row.geometry))
 
     def add(
-        self, what: What, removed: tuple[str, ...], made: list[tuple[str, BaseGeometry]]
+        self, what: CorrectionKind, removed: tuple[str, ...], made: list[tuple[str, BaseGeometry]]
     ) -> Corrections:
-        """Add a step and keep it."""
+        """Add a step and save it; ``made`` are crops and outlines of new parcels."""
         steps = self.corrections.steps
-        if len(steps) >= _MOST_STEPS:
+        if len(steps) >= _MAX_STEPS:
             raise ConflictError(
-                f"{len(steps)} corrections",
-                f"at most {_MOST_STEPS}",
-                "export them, and map with new weights",
+                f"A map has at most {_MAX_STEPS} corrections. Export them as training data, and map"
+                " again with new weights."
             )
         first = 1 + sum(len(step.made) for step in steps)
         parcels = tuple(
-            Corrected(f"c{number}", crop, mapping(outline))
+            CorrectedParcel(f"c{number}", crop, mapping(outline))
             for number, (crop, outline) in enumerate(made, first)
         )
         return self.write((*steps, Step(what, removed, parcels)))
 
     def write(self, steps: tuple[Step, ...]) -> Corrections:
-        """Keep these steps in place of those before. Raises ``ConflictError`` for more than pages
-        can read all the time.
+        """Save these steps in place of the earlier ones.
+
+        Raises:
+            ConflictError: The file would become too large to be read for every tile.
         """
         text = json.dumps([asdict(step) for step in steps])
-        if len(text) > _LARGEST_STEPS:
-            found = f"corrections of {len(text) >> 20} MiB"
+        if len(text) > _MAX_STEPS_BYTES:
             raise ConflictError(
-                found, f"at most {_LARGEST_STEPS >> 20}", "export them, and map with new weights"
+                f"The corrections of a map take at most {_MAX_STEPS_BYTES >> 20} MiB. Export them"
+                " as training data, and map again with new weights."
             )
         write_text(self.folder / FOLDER / _STEPS, text)
         return Corrections(steps)
@@ -266,52 +281,51 @@ class _Edit:
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[_Edit]:
-    """One change after the other, whatever process makes it."""
+    """Let one process after the other change the corrections of a map."""
     (folder / FOLDER).mkdir(exist_ok=True)
-    with (folder / FOLDER / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(folder / FOLDER / ".lock"):
         yield _Edit(folder)
 
 
-def _split(polygon: shapely.Polygon, line: shapely.LineString) -> list[Any]:
-    return list(split(polygon, line).geoms)
-
-
-def _step(step: dict[str, Any]) -> Step:
-    return Step(
-        step["what"], tuple(step["removed"]), tuple(Corrected(**parcel) for parcel in step["made"])
-    )
-
+# -- training data
 
 UNCHECKED = "unchecked"
-"""The code of parcels that nobody has looked at; they are void, so that no model learns its own
-mistakes.
+"""Crop code of parcels that nobody has corrected.
+
+They are void in the patches, so that no network learns its own mistakes.
 """
-_COVER, _INSIDE, _DATES = 0.001, 0.1, 2  # of few corrections none is to be lost
+# Low thresholds, as there are few corrections and none should be lost.
+_MIN_COVER, _MIN_INSIDE, _MIN_DATES = 0.001, 0.1, 2
 _README = """Corrected parcels as training data.
 
-parcels.parquet  every parcel of the map as it is now; crop is its class where a person has corrected it, else "{unchecked}"
-codes.csv        the class of each crop; what is not in it is void
-dataset/         patches in PASTIS's layout, where such parcels cover some of them{missing}
+parcels.parquet  every parcel of the map with corrections; crop is its class if a person has
+                 corrected it, else "{unchecked}"
+codes.csv        the class of each crop; other crops are void
+dataset/         patches in PASTIS's layout that corrected parcels cover in part{missing}
 
     panoseg train pastis-utae-paps --data dataset --fold 1 --start-from WEIGHTS --out RUN
-    panoseg dataset --parcels parcels.parquet --class-column crop --classes codes.csv ...     makes others
+or make other patches:
+
+    panoseg dataset --parcels parcels.parquet --class-column crop --classes codes.csv ...
 """
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What becomes training data. everything: parcels that nobody corrected too, with the crop that
-    was found. size: side of a patch in pixels of 10 m.
-    """
+    """Options of the export."""
 
     everything: bool = False
+    """Include parcels that nobody has corrected, with the crop of the map."""
     size: int = 64
+    """Side of a patch in pixels of 10 m."""
 
 
 def corrected_parcels(result: ResultMap, everything: bool) -> gpd.GeoDataFrame:
-    """Every parcel of a map as it is now: id, crop, corrected, geometry. everything: see
-    ``TrainingOptions``.
+    """Return every parcel of a map after all corrections: id, crop, corrected, geometry.
+
+    Args:
+        result: The map.
+        everything: See ``TrainingOptions``.
     """
     corrections = read_corrections(result.folder)
     found = pd.concat(
@@ -337,27 +351,27 @@ def corrected_parcels(result: ResultMap, everything: bool) -> gpd.GeoDataFrame:
 
 
 def training_data(job: Path, options: TrainingOptions) -> Path:
-    """A zip file with all of it in a job's folder, made once for each state of the corrections.
+    """Return a zip file in a job's folder, made once for each state of the corrections.
 
-    Raises ``NotFoundError`` without a map, ``ConflictError`` without corrections, and
-    ``PanosegError`` of several kinds where no patch can be cut.
+    Args:
+        job: The folder of the job.
+        options: Options of the export.
+
+    Raises:
+        NotFoundError: The job has no map.
+        ConflictError: The map has no corrections.
+        PanosegError: The patches cannot be made.
     """
     result, folder = open_result(job), job / FOLDER
     if not read_corrections(job).steps and not options.everything:
         raise ConflictError(
-            "nothing that was corrected",
-            "a corrected parcel at least",
-            "correct one, or export everything",
+            "This map has no corrections; correct a parcel first, or export everything."
         )
-    path = (
-        folder
-        / f"training-{version_of(job)}-{'all' if options.everything else 'corrected'}-{options.size}.zip"
-    )
+    which = "all" if options.everything else "corrected"
+    path = folder / f"training-{version_of(job)}-{which}-{options.size}.zip"
     if not path.is_file():
         folder.mkdir(exist_ok=True)
-        for old in folder.glob(
-            "training-*"
-        ):  # earlier ones, and what is left of one that was ended in its middle
+        for old in folder.glob("training-*"):  # earlier files, and leftovers of a killed process
             shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         with (
             tempfile.TemporaryDirectory(dir=folder, prefix="training-") as scratch,
@@ -377,20 +391,20 @@ def _write(result: ResultMap, options: TrainingOptions, folder: Path) -> None:
 
 
 def _write_patches(result: ResultMap, options: TrainingOptions, folder: Path) -> str:
-    """Write the patches; returns why there are none, where that is so."""
+    """Write the patches; return the reason if there are none."""
     if not result.classes.same_classes(PASTIS):
-        return ": not here, for that layout has no classes but PASTIS's"
+        return ": missing, as that layout has only PASTIS's classes"
     sources = Sources(
         folder / "parcels.parquet", "crop", folder / "codes.csv", (cube_of(result.folder),)
     )
     chosen = DatasetOptions(
-        size=options.size, min_cover=_COVER, min_inside=_INSIDE, min_dates=_DATES
+        size=options.size, min_cover=_MIN_COVER, min_inside=_MIN_INSIDE, min_dates=_MIN_DATES
     )
     try:
         write_dataset(sources, folder / "dataset", "pastis", chosen)
     except DatasetError as error:
         shutil.rmtree(folder / "dataset", ignore_errors=True)
-        return f": not here ({error.found}; expected {error.expected})"
+        return f": missing ({error})"
     return ""
 
 

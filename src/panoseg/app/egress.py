@@ -1,5 +1,8 @@
-"""Which addresses of users this server asks: hosts on a list, and never its own network unless that
-is allowed.
+"""Outgoing HTTP requests: only to allowed hosts, and not to private addresses unless allowed.
+
+``AllowedUrls`` checks URLs that users give. ``guard_process`` sends all HTTP requests of a process
+through a proxy that applies the same checks when it connects, so that neither a redirect nor a
+changed DNS answer leads elsewhere.
 
 Source: OWASP, Server-Side Request Forgery Prevention.
 """
@@ -23,128 +26,23 @@ from panoseg.app.settings import AppSettings
 from panoseg.errors import AppError, TooLargeError
 from panoseg.files import atomic
 
-_REDIRECTS = 5
+_MAX_REDIRECTS = 5
 _TIMEOUT_S = 60.0
 _MIB = 1024**2
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class RefusedAddressError(AppError):
-    """An address that this server does not ask."""
-
-
-class AllowedUrls:
-    """The addresses that may be asked."""
-
-    def __init__(self, settings: AppSettings) -> None:
-        self.settings = settings
-
-    @cached_property
-    def patterns(self) -> tuple[str, ...]:
-        """Hosts that may be named by users; * stands for any part."""
-        from panoseg.imagery.catalogue import CATALOGUES
-
-        urls = [catalogue.url for catalogue in CATALOGUES.values()]
-        urls += [self.settings.catalog] if "://" in self.settings.catalog else []
-        return (
-            *(urlsplit(url).hostname or "" for url in urls),
-            *(pattern.lower() for pattern in self.settings.allow),
-        )
-
-    def check(self, url: str) -> None:
-        """Raise ``RefusedAddressError`` for a URL whose host is not on the list, or whose address
-        is private.
-        """
-        try:
-            parts = urlsplit(url)
-            host, port = (
-                (parts.hostname or "").rstrip("."),
-                parts.port or (443 if parts.scheme == "https" else 80),
-            )
-        except ValueError as error:
-            raise RefusedAddressError(f"{url[:100]!r}", "a URL", "correct it") from error
-        if (
-            parts.scheme not in ("http", "https")
-            or not host
-            or parts.username is not None
-            or parts.password is not None
-        ):
-            raise RefusedAddressError(
-                f"{url[:100]!r}", "a URL of http or https without a password", "correct it"
-            )
-        if not any(fnmatchcase(host, pattern) for pattern in self.patterns):
-            raise RefusedAddressError(
-                f"the host {host[:100]}",
-                f"one of {', '.join(sorted(set(self.patterns)))}",
-                "let the operator add it by --allow",
-            )
-        self.addresses(host, port)
-
-    def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a host that may be connected to. Raises ``RefusedAddressError`` for
-        none, or private ones.
-        """
-        try:
-            found = [
-                str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            ]
-        except (OSError, UnicodeError) as error:
-            raise RefusedAddressError(
-                f"the host {host[:100]!r}", "one that has an address", "correct it"
-            ) from error
-        if not self.settings.private_addresses and not all(map(is_public, found)):
-            raise RefusedAddressError(
-                f"the host {host[:100]}, whose address is private",
-                "a public one",
-                "ask the operator for --private-addresses",
-            )
-        return found
-
-    def download(self, url: str, path: Path, largest_mib: int) -> None:
-        """Fetch a file; every address that it is redirected to is checked like the first.
-
-        Raises ``RefusedAddressError``, ``TooLargeError``, ``AppError`` for an answer that is none,
-        ``OutputError``.
-        """
-        import httpx
-
-        with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
-            for _ in range(_REDIRECTS):
-                self.check(url)
-                try:
-                    with client.stream("GET", url) as answer:
-                        if answer.is_redirect:
-                            url = urljoin(url, answer.headers["location"])
-                            continue
-                        answer.raise_for_status()
-                        _keep(answer.iter_bytes(_MIB), path, largest_mib)
-                        return
-                except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                    raise AppError(
-                        f"{url[:100]} ({reason})", "a file", "try again later, or upload it"
-                    ) from error
-        raise AppError(f"{url[:100]}, which is redirected for ever", "a file", "upload it")
-
-
-def _keep(chunks: Iterator[bytes], path: Path, largest_mib: int) -> None:
-    size = 0
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        for chunk in chunks:
-            size += len(chunk)
-            if size > largest_mib * _MIB:
-                raise TooLargeError(
-                    "a file that goes on and on",
-                    f"at most {largest_mib} MiB",
-                    "upload a smaller one",
-                )
-            file.write(chunk)
+    """A URL or host that this server does not connect to."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an address belongs to the public internet, whatever form of IPv6 it hides in.
+    """Return whether an address is on the public internet, also if IPv6 wraps an IPv4 address.
 
-    >>> [is_public(text) for text in ("93.184.216.34", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::7f00:1")]
-    [True, False, False, False, False]
+    >>> is_public("93.184.216.34"), is_public("10.0.0.1"), is_public("169.254.169.254")
+    (True, False, False)
+    >>> is_public("::ffff:127.0.0.1"), is_public("64:ff9b::7f00:1")
+    (False, False)
     """
     number = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(number, ipaddress.IPv6Address):
@@ -158,23 +56,150 @@ def is_public(address: str) -> bool:
     return number.is_global and not number.is_multicast
 
 
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+class AllowedUrls:
+    """The URLs that this server may request for users.
+
+    Args:
+        settings: Settings with the catalogue, the allowed hosts, and whether private addresses are
+            allowed.
+    """
+
+    def __init__(self, settings: AppSettings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def patterns(self) -> tuple[str, ...]:
+        """Patterns of allowed hosts, in which * matches any text."""
+        from panoseg.imagery.catalogue import CATALOGUES
+
+        urls = [catalogue.url for catalogue in CATALOGUES.values()]
+        urls += [self.settings.catalog] if "://" in self.settings.catalog else []
+        return (
+            *(urlsplit(url).hostname or "" for url in urls),
+            *(pattern.lower() for pattern in self.settings.allow),
+        )
+
+    def check(self, url: str) -> None:
+        """Check a URL.
+
+        Raises:
+            RefusedAddressError: The URL is not valid, its host is not allowed, or its address is
+                private.
+        """
+        try:
+            parts = urlsplit(url)
+            host = (parts.hostname or "").rstrip(".")
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise RefusedAddressError(f"{url[:100]!r} is not a valid URL; correct it.") from error
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or parts.username is not None
+            or parts.password is not None
+        ):
+            raise RefusedAddressError(
+                f"{url[:100]!r} must be an http or https URL without a user name and password."
+            )
+        if not any(fnmatchcase(host, pattern) for pattern in self.patterns):
+            raise RefusedAddressError(
+                f"The host {host[:100]} is not one of"
+                f" {', '.join(sorted(set(self.patterns)))}. The operator of this server can add it"
+                " with --allow."
+            )
+        self.addresses(host, port)
+
+    def addresses(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host that may be connected to.
+
+        Raises:
+            RefusedAddressError: The host has no address, or a private one.
+        """
+        try:
+            found = [
+                str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            ]
+        except (OSError, UnicodeError) as error:
+            raise RefusedAddressError(
+                f"The host {host[:100]!r} has no address; correct it."
+            ) from error
+        if not self.settings.private_addresses and not all(map(is_public, found)):
+            raise RefusedAddressError(
+                f"The address of the host {host[:100]} is private. The operator of this server can"
+                " allow that with --private-addresses."
+            )
+        return found
+
+    def download(self, url: str, path: Path, max_mib: int) -> None:
+        """Download a file; every URL that it is redirected to is checked like the first.
+
+        Args:
+            url: The URL.
+            path: The file to write.
+            max_mib: Largest size in MiB.
+
+        Raises:
+            RefusedAddressError: The URL, or one that it is redirected to, is not allowed.
+            TooLargeError: The file is too large.
+            AppError: The server does not answer or does not have the file.
+            OutputError: The file cannot be written.
+        """
+        import httpx
+
+        with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+            for _ in range(_MAX_REDIRECTS):
+                self.check(url)
+                try:
+                    with client.stream("GET", url) as answer:
+                        if answer.is_redirect:
+                            url = urljoin(url, answer.headers["location"])
+                            continue
+                        answer.raise_for_status()
+                        _write(answer.iter_bytes(_MIB), path, max_mib)
+                        return
+                except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    raise AppError(
+                        f"{url[:100]} cannot be downloaded ({reason}). Try again later, or upload"
+                        " the file."
+                    ) from error
+        raise AppError(f"{url[:100]} is redirected too often; upload the file instead.")
 
 
-_VARIABLES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-_NO_PROXY = ("no_proxy", "NO_PROXY")
-_LONGEST_HEAD = 65_536
-_CONNECT_S, _IDLE_S = 20.0, 300.0
-_PIECE = 65_536
+def _write(chunks: Iterator[bytes], path: Path, max_mib: int) -> None:
+    size = 0
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        for chunk in chunks:
+            size += len(chunk)
+            if size > max_mib * _MIB:
+                raise TooLargeError(
+                    f"The file at that URL has more than {max_mib} MiB; use a smaller one."
+                )
+            file.write(chunk)
+
+
+# -- the proxy
+
+_PROXY_VARIABLES = (
+    "http_proxy",
+    "https_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "all_proxy",
+    "ALL_PROXY",
+)
+_NO_PROXY_VARIABLES = ("no_proxy", "NO_PROXY")
+_MAX_HEAD = 65_536
+_CONNECT_TIMEOUT_S, _IDLE_TIMEOUT_S = 20.0, 300.0
+_CHUNK = 65_536
 _UPSTREAM = "PANOSEG_UPSTREAM_PROXY"
 
 
 def guard_process(settings: AppSettings) -> None:
-    """From now on, what this process and its children fetch over HTTP goes through a proxy of its
-    own.
+    """Send the HTTP requests of this process and its children through a proxy in this process.
 
-    Where the environment already names a proxy, that one is used behind ours, and resolves the
-    names.
+    If the environment already names a proxy, requests are passed on to that one, which resolves the
+    host names.
     """
     given = next(
         (
@@ -188,10 +213,14 @@ def guard_process(settings: AppSettings) -> None:
     server = _Proxy(AllowedUrls(settings), upstream)
     threading.Thread(target=server.serve_forever, name="egress", daemon=True).start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    os.environ.update(dict.fromkeys(_VARIABLES, address) | dict.fromkeys(_NO_PROXY, ""))
+    os.environ.update(
+        dict.fromkeys(_PROXY_VARIABLES, address) | dict.fromkeys(_NO_PROXY_VARIABLES, "")
+    )
 
 
 class _Proxy(socketserver.ThreadingTCPServer):
+    """The proxy; one thread per connection."""
+
     daemon_threads = True
     request_queue_size = 128
 
@@ -200,58 +229,62 @@ class _Proxy(socketserver.ThreadingTCPServer):
         self.allowed, self.upstream = allowed, urlsplit(upstream) if upstream else None
 
     def connect(self, host: str, port: int) -> socket.socket:
-        """A connection to an allowed address, or to the proxy behind. Raises
-        ``RefusedAddressError``, ``OSError``.
+        """Connect to an allowed host, or to the upstream proxy.
+
+        Raises:
+            RefusedAddressError: The host has no address, or a private one.
+            OSError: No connection can be made.
         """
         if self.upstream is not None:
-            if _is_number(host):
+            if _is_address(host):
                 self.allowed.addresses(host, port)
             return socket.create_connection(
-                (self.upstream.hostname or "", self.upstream.port or 80), _CONNECT_S
+                (self.upstream.hostname or "", self.upstream.port or 80), _CONNECT_TIMEOUT_S
             )
         failure: OSError = OSError("no address")
         for address in self.allowed.addresses(host, port):
             try:
-                return socket.create_connection((address, port), _CONNECT_S)
+                return socket.create_connection((address, port), _CONNECT_TIMEOUT_S)
             except OSError as error:
                 failure = error
         raise failure
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    """One connection: its first request says where to; a connection never serves a second host."""
+    """A connection; the first request names its host, and no request to another host follows."""
 
     server: _Proxy
 
     def handle(self) -> None:
-        """Connect and pass on, or refuse."""
-        self.request.settimeout(_IDLE_S)
+        """Connect to the host and relay, or refuse."""
+        self.request.settimeout(_IDLE_TIMEOUT_S)
         try:
-            head, rest = self._head()
+            head, rest = self._read_head()
             method, target, _ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ", 2)
             host, port = _destination(method, target)
             with self.server.connect(host, port) as other:
-                self._open(other, method, target, head, rest)
+                self._forward_head(other, method, target, head, rest)
                 _relay(self.request, other)
         except RefusedAddressError as error:
             self._refuse("403 Forbidden", str(error))
         except (OSError, ValueError) as error:
             self._refuse("502 Bad Gateway", str(error))
 
-    def _head(self) -> tuple[bytes, bytes]:
+    def _read_head(self) -> tuple[bytes, bytes]:
+        """Return the head of the first request and what has arrived after it."""
         data = b""
         while b"\r\n\r\n" not in data:
-            piece = self.request.recv(_PIECE)
-            if not piece or len(data) > _LONGEST_HEAD:
+            chunk = self.request.recv(_CHUNK)
+            if not chunk or len(data) > _MAX_HEAD:
                 raise ValueError("no request")
-            data += piece
+            data += chunk
         head, _, rest = data.partition(b"\r\n\r\n")
         return head, rest
 
-    def _open(
+    def _forward_head(
         self, other: socket.socket, method: str, target: str, head: bytes, rest: bytes
     ) -> None:
-        """Send on what has come, in the form that the other side wants."""
+        """Send on what has arrived, in the form that a proxy or a server expects."""
         if self.server.upstream is not None:
             other.sendall(head + b"\r\n\r\n" + rest)
         elif method == "CONNECT":
@@ -274,7 +307,7 @@ class _Handler(socketserver.BaseRequestHandler):
             f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length:"
             f" {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        with suppress(OSError):  # whoever asked may have gone
+        with suppress(OSError):  # the client may have closed the connection
             self.request.sendall(head.encode() + body)
 
 
@@ -285,8 +318,8 @@ def _destination(method: str, target: str) -> tuple[str, int]:
     return parts.hostname, parts.port or (443 if method == "CONNECT" else 80)
 
 
-def _is_number(host: str) -> bool:
-    """Whether a host is an address in any of its spellings: 127.1, 0x7f000001, 0177.0.0.1, ::1."""
+def _is_address(host: str) -> bool:
+    """Return whether a host is an address in any notation: 127.1, 0x7f000001, 0177.0.0.1, ::1."""
     try:
         socket.inet_aton(host)
     except OSError:
@@ -295,14 +328,14 @@ def _is_number(host: str) -> bool:
 
 
 def _relay(one: socket.socket, other: socket.socket) -> None:
-    """Pass bytes both ways until either side ends."""
+    """Relay bytes both ways until either side closes its connection."""
     target = {one: other, other: one}
     while True:
-        ready, _, _ = select.select([one, other], [], [], _IDLE_S)
+        ready, _, _ = select.select([one, other], [], [], _IDLE_TIMEOUT_S)
         if not ready:
             return
         for source in ready:
-            data = source.recv(_PIECE)
+            data = source.recv(_CHUNK)
             if not data:
                 return
             target[source].sendall(data)

@@ -1,5 +1,7 @@
-"""What a request needs of what users have given: whether it may have it, and its own copy in the
-folder of its job.
+"""Checks of a request before its job starts, the job's copies of uploads, and cost estimates.
+
+``RequestInputs`` checks that a request is within the limits and uses only uploads and addresses
+that its user may use. ``Estimator`` says how long a map would take and what it would download.
 """
 
 from __future__ import annotations
@@ -8,16 +10,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from panoseg.app.confined import OUTLINE, confined
+from panoseg.app.confined import OUTLINE, run_confined
 from panoseg.app.egress import AllowedUrls
-from panoseg.app.limits import AtATime
+from panoseg.app.limits import ConcurrencyLimit
 from panoseg.app.requests import (
     CatalogueSource,
     CubeSource,
@@ -28,7 +29,8 @@ from panoseg.app.requests import (
 )
 from panoseg.app.settings import AppSettings
 from panoseg.app.stages import INPUT, sample_options
-from panoseg.app.uploads import Upload, UploadKind, Uploads
+from panoseg.app.upload_content import UploadKind
+from panoseg.app.uploads import Upload, Uploads
 from panoseg.errors import AppError, AreaError, LimitError, NotFoundError
 from panoseg.files import write_json
 
@@ -37,25 +39,42 @@ if TYPE_CHECKING:
 
 
 PIXEL_KM2 = 1e-4
+"""Area of a pixel of 10 m in square kilometres."""
 _GIB = 1024**3
 _OUTLINE = "outline.geojson"
+_SECONDS_PER_KM2 = 3.0  # until the first map is done
+_SECONDS_TO_START = 8.0
+_BYTES_PER_PIXEL = 22  # ten bands and the scene classification, two bytes each
 
 
 class RequestInputs:
-    """The uploads and addresses that requests name, for their users."""
+    """Checks the uploads and addresses in requests, and copies uploads to the folders of jobs.
+
+    Args:
+        settings: The settings of the server.
+        uploads: All uploads.
+    """
 
     def __init__(self, settings: AppSettings, uploads: Uploads) -> None:
         self.settings, self.uploads, self.allowed = settings, uploads, AllowedUrls(settings)
 
     def check(self, user: str, request: MapRequest | PhotoRequest) -> float | None:
-        """Refuse what is wrong or too much; returns the area of a map, where it is known before its
-        season is.
+        """Check a request.
+
+        Returns:
+            The area of a map in square kilometres, if it is known before the season is fetched.
+
+        Raises:
+            AppError: The request cannot be fulfilled.
+            LimitError: It exceeds the user's limits.
         """
         limits = self.settings.limits
         used = self.uploads.bytes_of(user)
         if used > limits.disk_gib * _GIB:
-            found = f"{used / _GIB:.1f} GiB of uploads and results"
-            raise LimitError(found, f"at most {limits.disk_gib:g}", "delete some jobs")
+            raise LimitError(
+                f"Your uploads and results take {used / _GIB:.1f} GiB, of at most"
+                f" {limits.disk_gib:g}; delete some jobs."
+            )
         if isinstance(request, PhotoRequest):
             self.settings.photo_weights_folder(request.weights)
             self._upload(user, request.upload, "photo")
@@ -66,9 +85,8 @@ class RequestInputs:
         km2 = self._km2(user, request)
         if km2 is not None and km2 > limits.area_km2:
             raise LimitError(
-                f"an area of {km2:,.1f} km2",
-                f"at most {limits.area_km2:g} km2",
-                "draw a smaller one",
+                f"The area has {km2:,.1f} km2, of at most {limits.area_km2:g} km2; draw a smaller"
+                " one."
             )
         return km2
 
@@ -84,11 +102,26 @@ class RequestInputs:
         return self.area(user, source).km2
 
     def area(self, user: str, source: CatalogueSource) -> Area:
-        """The area of an outline. Raises ``AppError`` for one that is none."""
-        with _outline_file(
-            source, None if source.upload is None else self.uploads.path(user, source.upload)
-        ) as path:
-            return _read_drawn(path)
+        """Read the outline of a request in a process of its own.
+
+        An outline that crosses itself many times would take all memory.
+
+        Raises:
+            AppError: The outline is not valid. The message does not name the server's file.
+        """
+        from panoseg.imagery.area import read_area
+
+        with tempfile.TemporaryDirectory() as folder:
+            if source.upload is not None:
+                path = self.uploads.path(user, source.upload)
+            else:
+                path = Path(folder) / _OUTLINE
+                path.write_text(json.dumps(source.outline), encoding="utf-8")
+            try:
+                return run_confined(OUTLINE, read_area, path)
+            except AreaError as error:
+                message = str(error).replace(str(path), "the outline")
+                raise AppError(message[:1].upper() + message[1:]) from error
 
     def _check_catalogue(self, source: CatalogueSource) -> None:
         from panoseg.imagery.catalogue import CATALOGUES
@@ -98,23 +131,21 @@ class RequestInputs:
             self.allowed.check(catalogue)
         elif catalogue not in CATALOGUES:
             raise AppError(
-                f"catalogue {catalogue!r}",
-                f"{', '.join(CATALOGUES)}, or the URL of a STAC API",
-                "choose another",
+                f"There is no catalogue {catalogue!r}; choose one of {', '.join(CATALOGUES)}, or"
+                " give the URL of a STAC API."
             )
 
     def _upload(self, user: str, id: str, *kinds: UploadKind) -> Upload:
         upload = self.uploads.get(user, id)
         if upload.kind not in kinds:
             raise AppError(
-                f"an upload that is a {upload.kind}",
-                f"a {' or '.join(kinds)}",
-                "upload another file",
+                f"The upload is of the kind {upload.kind}, but must be of the kind"
+                f" {' or '.join(kinds)}; upload another file."
             )
         return upload
 
     def check_register(self, user: str, register: RegisterSource) -> None:
-        """Refuse official parcels that the user does not have, or that may not be fetched."""
+        """Check that official parcels are an upload of the user or a URL that is allowed."""
         if register.upload is not None:
             self._upload(user, register.upload, "outline", "register")
         elif register.url is not None:
@@ -122,130 +153,112 @@ class RequestInputs:
         if register.codes is not None:
             self._upload(user, register.codes, "codes")
 
-    def give(self, user: str, request: MapRequest | PhotoRequest, folder: Path) -> None:
-        """Put the job's own copies of the uploads that it needs into its folder."""
-        given = folder / INPUT
-        given.mkdir()
+    def copy_inputs(self, user: str, request: MapRequest | PhotoRequest, folder: Path) -> None:
+        """Copy the uploads that a job needs into the folder of the job."""
+        inputs = folder / INPUT
+        inputs.mkdir()
         if isinstance(request, PhotoRequest):
-            _give(self.uploads.path(user, request.upload), given, "photo")
+            _link_or_copy(self.uploads.path(user, request.upload), inputs, "photo")
             return
-        if isinstance(request.source, CubeSource):
-            _give(self.uploads.path(user, request.source.upload), given, "cube")
-        elif isinstance(request.source, CatalogueSource):
-            self._give_outline(user, request.source, given)
+        source = request.source
+        if isinstance(source, CubeSource):
+            _link_or_copy(self.uploads.path(user, source.upload), inputs, "cube")
+        elif isinstance(source, CatalogueSource) and source.upload is not None:
+            _link_or_copy(self.uploads.path(user, source.upload), inputs, "outline")
+        elif isinstance(source, CatalogueSource):
+            write_json(inputs / _OUTLINE, source.outline)
         if request.register_of is not None:
-            self.give_register(user, request.register_of, given)
+            self.copy_register(user, request.register_of, inputs)
 
-    def _give_outline(self, user: str, source: CatalogueSource, folder: Path) -> None:
-        if source.upload is not None:
-            _give(self.uploads.path(user, source.upload), folder, "outline")
-        else:
-            write_json(folder / _OUTLINE, source.outline)
-
-    def give_register(self, user: str, register: RegisterSource, folder: Path) -> None:
-        """Put its own copy of official parcels that were uploaded into the folder of a job's
-        inputs.
-        """
+    def copy_register(self, user: str, register: RegisterSource, inputs: Path) -> None:
+        """Copy uploaded official parcels and their codes into the folder of a job's inputs."""
         if register.upload is not None:
-            _give(self.uploads.path(user, register.upload), folder, "register")
+            _link_or_copy(self.uploads.path(user, register.upload), inputs, "register")
         if register.codes is not None:
-            _give(self.uploads.path(user, register.codes), folder, "codes")
+            _link_or_copy(self.uploads.path(user, register.codes), inputs, "codes")
 
 
-@contextmanager
-def _outline_file(source: CatalogueSource, upload: Path | None = None) -> Iterator[Path]:
-    """A file with the outline: the upload, or what was drawn."""
-    if upload is not None:
-        yield upload
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / _OUTLINE
-        path.write_text(json.dumps(source.outline), encoding="utf-8")
-        yield path
-
-
-def _read_drawn(path: Path) -> Area:
-    """The area of an outline, in a process of its own: one that crosses itself often takes all
-    memory that it is given.
-
-    Raises ``AppError`` whose message does not name the file, which is ours.
-    """
-    from panoseg.imagery.area import read_area
-
-    try:
-        return confined(read_area, path, bounds=OUTLINE)
-    except AreaError as error:
-        found = error.found.replace(str(path), "the outline")
-        raise AppError(found, error.expected, error.fix) from error
-
-
-def _give(upload: Path, folder: Path, name: str) -> None:
-    """The file under another name in a job's folder, as a second link to the same bytes where the
-    disk can.
-    """
+def _link_or_copy(upload: Path, folder: Path, name: str) -> None:
+    """Put a file into a folder under another name, as a hard link if the file system has them."""
     target = folder / f"{name}{upload.suffix}"
     try:
         os.link(upload, target)
     except FileNotFoundError as error:
-        raise NotFoundError(
-            "an upload whose file has gone", "one that is there", "upload it again"
-        ) from error
+        raise NotFoundError("The uploaded file is gone; upload it again.") from error
     except OSError:
         shutil.copyfile(upload, target)
 
 
-_SECONDS_A_KM2 = 3.0  # before the first finished map tells better
-_SECONDS_TO_START = 8.0
-_BYTES_A_PIXEL = 22  # ten bands and the classification, of two bytes each
+# -- estimates
 
 
 @dataclass(frozen=True)
 class SceneDate:
-    """A date of a season. cloud_percent: 0..100 of the sky over the whole scene."""
+    """A date of a season."""
 
     date: date
+    """The date."""
     cloud_percent: float
+    """Cloud cover of the whole scenes, 0 to 100."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a map would cost. seconds: on this server, as finished maps tell. notes: a sentence
-    each.
-    """
+    """What a job would cost."""
 
     km2: float
+    """Area in square kilometres."""
     scenes: tuple[SceneDate, ...]
+    """The dates that the catalogue has."""
     seconds: float
+    """Expected time on this server, by the pace of its latest maps."""
     download_bytes: int
+    """Expected download in bytes."""
     notes: tuple[str, ...]
+    """Remarks, a sentence each."""
 
 
-class Estimates:
-    """Estimates jobs for users; few search a catalogue at a time."""
+class Estimator:
+    """Estimates the cost of jobs.
+
+    Args:
+        inputs: Checks and reads the inputs of requests.
+    """
 
     def __init__(self, inputs: RequestInputs) -> None:
         self.inputs = inputs
-        self._searches = AtATime(
-            "searches", of_user=4, of_all=8
-        )  # all together leave threads for pages
+        # Few searches at a time, so that slow catalogues leave threads for the pages.
+        self._searches = ConcurrencyLimit("searches", per_user=4, total=8)
 
-    def of(
-        self, user: str, request: MapRequest | PhotoRequest, km2: float, pace: float | None
+    def estimate(
+        self,
+        user: str,
+        request: MapRequest | PhotoRequest,
+        km2: float,
+        seconds_per_km2: float | None,
     ) -> Estimate:
-        """What a checked request would cost. pace: seconds a km2 of finished maps. Raises
-        ``AppError``, ``CatalogueError``.
+        """Return what a checked request would cost.
+
+        Args:
+            user: The user.
+            request: The checked request.
+            km2: Area of the map in square kilometres.
+            seconds_per_km2: Pace of the latest maps, if there are any.
+
+        Raises:
+            AppError: The outline is not valid.
+            CatalogueError: The catalogue does not answer, or has no scenes.
         """
         if isinstance(request, PhotoRequest):
             return Estimate(0.0, (), 2 * _SECONDS_TO_START, 0, ())
         scenes, size, notes = self._scenes(user, request)
-        return Estimate(
-            km2, scenes, _SECONDS_TO_START + (pace or _SECONDS_A_KM2) * km2, size, notes
-        )
+        seconds = _SECONDS_TO_START + (seconds_per_km2 or _SECONDS_PER_KM2) * km2
+        return Estimate(km2, scenes, seconds, size, notes)
 
     def _scenes(
         self, user: str, request: MapRequest
     ) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
-        """The dates of a season, the bytes to fetch, and notes."""
+        """Return the dates of a season, the bytes to download, and notes."""
         source = request.source
         if isinstance(source, SampleSource):
             from panoseg.app.stages import SAMPLE_SEEDS
@@ -253,17 +266,17 @@ class Estimates:
 
             planned = planned_dates(SAMPLE_SEEDS + source.seed, sample_options(source))
             scenes = tuple(SceneDate(day, round(100 * cover, 1)) for day, cover in planned)
-            return scenes, 0, ("A simulated season: nothing is fetched.",)
+            return scenes, 0, ("The season is simulated: nothing is downloaded.",)
         if isinstance(source, CubeSource):
-            return (), 0, ("The season is in the upload: nothing is fetched.",)
+            return (), 0, ("The season is in the upload: nothing is downloaded.",)
         area = self.inputs.area(user, source)
-        with self._searches.of(user):
-            return self._searched(area, source, request.options.max_dates)
+        with self._searches.slot(user):
+            return self._search(area, source, request.options.max_dates)
 
-    def _searched(
-        self, area: Area, source: CatalogueSource, most: int
+    def _search(
+        self, area: Area, source: CatalogueSource, max_dates: int
     ) -> tuple[tuple[SceneDate, ...], int, tuple[str, ...]]:
-        """What a catalogue has of an area and a season."""
+        """Search the catalogue; return as ``_scenes``."""
         from panoseg.imagery.catalogue import find_catalogue, search
 
         found = search(
@@ -272,22 +285,19 @@ class Estimates:
         clouds: dict[date, list[float]] = {}
         for item in found:
             properties = item.get("properties") or {}
+            # Catalogues may have items without a date or with impossible values.
             with suppress(ValueError, TypeError, KeyError):
-                day, percent = (
-                    date.fromisoformat(str(properties["datetime"])[:10]),
-                    float(properties.get("eo:cloud_cover", 0)),
-                )
-                clouds.setdefault(day, []).append(
-                    percent if 0 <= percent <= 100 else 0.0
-                )  # catalogues write what they like
+                day = date.fromisoformat(str(properties["datetime"])[:10])
+                percent = float(properties.get("eo:cloud_cover", 0))
+                clouds.setdefault(day, []).append(percent if 0 <= percent <= 100 else 0.0)
         scenes = tuple(
             SceneDate(day, round(sum(many) / len(many), 1)) for day, many in sorted(clouds.items())
         )
-        dates = min(len(scenes), most)
-        size = round(area.km2 / PIXEL_KM2 * dates * _BYTES_A_PIXEL)
-        left = (
-            (f"At most {most} dates are used, the clearest of each stretch of the season.",)
-            if dates < len(scenes)
-            else ()
-        )
-        return scenes, size, (*area.notes, *left)
+        dates = min(len(scenes), max_dates)
+        size = round(area.km2 / PIXEL_KM2 * dates * _BYTES_PER_PIXEL)
+        notes = list(area.notes)
+        if dates < len(scenes):
+            notes.append(
+                f"At most {max_dates} dates are used, the clearest of each part of the season."
+            )
+        return scenes, size, tuple(notes)

@@ -1,15 +1,15 @@
-"""The folder of a job: one process at a time works in it, and it goes when its job is deleted."""
+"""The folder of a job: locked while a process works in it, removed when its job is deleted."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from panoseg.app.jobs import Jobs
 from panoseg.errors import NotFoundError
@@ -21,45 +21,42 @@ _LOCK = ".lock"
 _POLL_S = 0.1
 
 
-class HeldError(Exception):
+class FolderLockedError(Exception):
     """Another process works in this folder."""
 
 
 @contextmanager
-def locked(folder: Path, patience_s: float) -> Iterator[None]:
-    """Work in a folder alone; the system gives the lock back however a process ends.
+def locked(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Keep other processes from working in a folder; the lock ends with the process at the latest.
 
-    Raises ``HeldError`` where another process keeps it for longer than ``patience_s``,
-    ``NotFoundError``, ``OutputError``.
+    Raises:
+        FolderLockedError: Another process held the lock for all of ``timeout_s``.
+        NotFoundError: The folder does not exist any more.
+        OutputError: The lock cannot be made.
     """
+    lock = FileLock(folder / _LOCK, timeout=timeout_s, poll_interval=_POLL_S)
     try:
-        file = (folder / _LOCK).open("w")
+        (folder / _LOCK).touch()  # FileLock would create the folder if it does not exist
+        lock.acquire()
+    except Timeout as error:
+        raise FolderLockedError from error
     except FileNotFoundError as error:
-        raise NotFoundError(
-            "the folder of this job has gone", "its request", "start it anew"
-        ) from error
+        raise NotFoundError("The folder of this job is gone; submit the job anew.") from error
     except OSError as error:
         raise output_error(folder / _LOCK, error) from error
-    deadline = time.monotonic() + patience_s
-    with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() >= deadline:
-                    raise HeldError from error
-                time.sleep(_POLL_S)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def was_worked_in(folder: Path) -> bool:
-    """Whether a worker has ever begun the job of a folder."""
+    """Return whether a worker has ever started the job of a folder."""
     return (folder / _LOCK).exists()
 
 
 def folder_bytes(folder: Path) -> int:
-    """Disk space of the files in a folder."""
+    """Return the total size of the files in a folder."""
     total = 0
     for root, _, names in os.walk(folder):
         for name in names:
@@ -69,8 +66,9 @@ def folder_bytes(folder: Path) -> int:
 
 
 def without_paths(text: str, folder: Path, weights: tuple[Path, ...]) -> str:
-    """A message about files of a job without the folders in which these and its weights lie, which
-    are nobody's business.
+    """Remove the paths of a job's folder and of weights from a message.
+
+    Users must not learn where the server keeps its files.
     """
     for name in (folder.resolve(), folder.absolute(), folder):
         text = text.replace(f"{name}/", "").replace(str(name), "the folder of the job")
@@ -81,19 +79,17 @@ def without_paths(text: str, folder: Path, weights: tuple[Path, ...]) -> str:
 
 
 def remove_deleted(jobs: Jobs, jobs_folder: Path) -> int:
-    """Remove the folders of deleted jobs that have ended, then what is known of them; returns how
-    many.
+    """Remove the folders and rows of deleted jobs that have ended; return how many.
 
-    A folder that cannot go now, because a process that is just being ended still holds it, goes
-    another time.
+    A folder that a process still holds, because it is just being ended, is left for the next call.
     """
     removed = 0
     for id in jobs.removable():
         try:
             _remove(jobs_folder / id)
-        except (HeldError, OSError) as error:
+        except (FolderLockedError, OSError) as error:
             LOG.warning(
-                "the folder of a deleted job stays for now",
+                "the folder of a deleted job cannot be removed yet",
                 extra={"job": id, "reason": repr(error)},
             )
             continue
@@ -103,8 +99,8 @@ def remove_deleted(jobs: Jobs, jobs_folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    # Without a lock nobody has worked there, nor will; and a full disk, on which none can be made,
-    # is no reason to stay.
+    # If there is no lock, nobody has worked there, nor will. No lock is made for the removal: on a
+    # full disk that would fail and keep the folder.
     if not was_worked_in(folder):
         with suppress(FileNotFoundError):
             shutil.rmtree(folder)

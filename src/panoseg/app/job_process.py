@@ -1,14 +1,13 @@
-"""What the process of a job does, from its first import to the job's end in the database.
+"""The process of a job, from its first import to the end of the job in the database.
 
-It ends with the worker that made it, and waits for a database that is away. As only the newest
-claim may end a job, and one process at a time works in its folder, whatever else happens costs time
-and no more.
+It ends with the worker that started it, and waits while the database is unavailable. Only the
+newest claim can end a job, and one process at a time works in its folder, so a process that is
+ended at any point costs time but no correctness.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import multiprocessing
@@ -22,30 +21,30 @@ from typing import Any, TypeVar
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from panoseg.app.database import Database, DatabaseAwayError
-from panoseg.app.job_folder import REQUEST, HeldError, folder_bytes, locked, without_paths
-from panoseg.app.jobs import MOST_STARTS, Claim, Jobs, LostClaimError
+from panoseg.app.database import Database, DatabaseUnavailableError
+from panoseg.app.job_folder import REQUEST, FolderLockedError, folder_bytes, locked, without_paths
+from panoseg.app.job_views import Claim
+from panoseg.app.jobs import MAX_STARTS, Jobs, LostClaimError
 from panoseg.app.requests import MapRequest, PhotoRequest
 from panoseg.app.settings import AppSettings
-from panoseg.app.stages import Stage, Tell, Work, run_stages
+from panoseg.app.stages import JobContext, ReportProgress, Stage, run_stages
 from panoseg.errors import ClusterError, NotFoundError, PanosegError
 from panoseg.processes import belong_to_parent
 
 LOG = logging.getLogger("panoseg.app.job_process")
-AWAY = (OperationalError, InterfaceError, DatabaseAwayError)
-"""What a database that is away for a while raises."""
-_PATIENCE_S = 2.0  # for the lock of a process that is just being ended
-_PAUSE_S = 2.0
+UNAVAILABLE = (OperationalError, InterfaceError, DatabaseUnavailableError)
+"""Errors of a database that does not answer at the moment."""
+_LOCK_TIMEOUT_S = 2.0  # another process may just be ending
+_RETRY_S = 2.0
 _REPORT_S = 0.5
 _REPORT_AGAIN_S = 10.0
-_CLUSTER_S = 5.0
-_NICENESS = 10  # pages come first
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLUSTER_RETRY_S = 5.0
+_NICENESS = 10  # leaves the processor to the pages
 _T = TypeVar("_T")
 
 
 def run_process(settings: AppSettings, claim: Claim) -> None:
-    """The process of a job."""
+    """Run the process of a job."""
     _end_with_worker()
     belong_to_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -55,7 +54,7 @@ def run_process(settings: AppSettings, claim: Claim) -> None:
 
     set_up_logging()
     guard_process(settings)
-    database = insist(lambda: Database(settings.database_url))
+    database = retry_while_unavailable(lambda: Database(settings.database_url))
     try:
         run_claimed(settings, Jobs(database, settings.lease_seconds), claim)
     except LostClaimError:
@@ -63,147 +62,154 @@ def run_process(settings: AppSettings, claim: Claim) -> None:
 
 
 def _end_with_worker() -> None:
-    """Let the system end this process by SIGIO as soon as the worker's end of the pipe between the
-    two is closed.
+    """Let the system end this process when the worker ends, by SIGIO of the pipe between them.
 
-    ``belong_to_parent`` alone needs the interpreter for that, which a library may hold for minutes.
-    The death of the process that forked this one would tell nothing: it holds out for as long as
-    its children do.
+    ``belong_to_parent`` needs the interpreter for that, which a library may hold for minutes. The
+    parent process does not help: it is the fork server, which lives as long as its children.
     """
     worker = multiprocessing.parent_process()
     if worker is not None and hasattr(os, "O_ASYNC"):
+        import fcntl
+
         signal.signal(signal.SIGIO, signal.SIG_DFL)
         fcntl.fcntl(worker.sentinel, fcntl.F_SETOWN, os.getpid())
-        fcntl.fcntl(
-            worker.sentinel, fcntl.F_SETFL, fcntl.fcntl(worker.sentinel, fcntl.F_GETFL) | os.O_ASYNC
-        )
+        flags = fcntl.fcntl(worker.sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(worker.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
-def insist(call: Callable[[], _T]) -> _T:
-    """What a call gives that asks the database, made again for as long as that is away: hours of
-    work must not be lost for it.
+def retry_while_unavailable(call: Callable[[], _T]) -> _T:
+    """Return the result of a call that uses the database, repeated while that is unavailable.
 
-    The worker ends this process when it is to stop.
+    Hours of work must not be lost by an outage. If the worker is to stop, it ends this process.
     """
     while True:
         try:
             return call()
-        except AWAY as error:
+        except UNAVAILABLE as error:
             LOG.warning(
                 "the database does not answer",
                 extra={"reason": str(getattr(error, "orig", error))[:200]},
             )
-            time.sleep(_PAUSE_S)
+            time.sleep(_RETRY_S)
 
 
 def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
-    """Do a job to its end: done, or failed with the reason, or put back because what it needs is
-    away.
+    """Run a job until it is done or has failed, or release it if what it needs is unavailable.
 
-    Raises ``LostClaimError`` where it is no longer ours.
+    Raises:
+        LostClaimError: The claim is not valid any more.
     """
     folder, start = settings.jobs_folder / claim.job, time.monotonic()
     weights = (*settings.weights, *settings.photo_weights)
+
+    def write(text: str) -> None:
+        retry_while_unavailable(lambda: jobs.write(claim, text))
+
     try:
-        with locked(folder, _PATIENCE_S):
-            work = _open(settings, folder, lambda text: insist(lambda: jobs.write(claim, text)))
-            run_stages(work, Reporter(jobs, claim).enter)
-    except HeldError:
-        message = "waiting: an earlier process of it still runs"
-        insist(lambda: jobs.give_back(claim, _PAUSE_S, counted=False, message=message))
+        with locked(folder, _LOCK_TIMEOUT_S):
+            job = JobContext(settings, folder, _read_request(folder), write)
+            run_stages(job, Reporter(jobs, claim).enter)
+    except FolderLockedError:
+        message = "waiting: an earlier process of the job is still running"
+        retry_while_unavailable(
+            lambda: jobs.release(claim, _RETRY_S, counted=False, message=message)
+        )
         return
     except LostClaimError:
         raise
     except Exception as error:
-        _failed(
-            jobs,
-            claim,
-            without_paths(_told(error, claim), folder, weights),
-            folder_bytes(folder),
-            error,
-        )
+        if not isinstance(error, PanosegError) and not _is_disk_full(error):
+            LOG.exception("a job failed by a bug", extra={"job": claim.job})
+        text = without_paths(_message_of(error), folder, weights)
+        _fail_or_wait(jobs, claim, text, folder_bytes(folder), error)
         return
-    complaints = [without_paths(complaint, folder, weights) for complaint in work.complaints]
+    problems = [without_paths(problem, folder, weights) for problem in job.problems]
     size, seconds = folder_bytes(folder), time.monotonic() - start
-    insist(lambda: jobs.finish(claim, size, seconds, "; ".join(["done", *complaints]), complaints))
+    message = f"done. {' '.join(problems)}" if problems else "done"
+    retry_while_unavailable(lambda: jobs.finish(claim, size, seconds, message, problems))
 
 
-def _failed(jobs: Jobs, claim: Claim, text: str, size: int, error: Exception) -> None:
-    """The job fails, or, where a cluster is away that may come back, waits a while, the longer the
-    more often.
-
-    text: what its user reads. size: of its folder in bytes.
-    """
-    starts = insist(lambda: jobs.starts(claim))
-    if isinstance(error, ClusterError) and starts < MOST_STARTS:
-        pause = _CLUSTER_S * 2**starts
-        insist(lambda: jobs.write(claim, f"{text}; it is tried again in {pause:.0f} s", "warning"))
-        insist(lambda: jobs.give_back(claim, pause, counted=True, message=f"waiting: {text}"))
-    else:
-        insist(lambda: jobs.fail(claim, text, size))
-
-
-def _told(error: Exception, claim: Claim) -> str:
-    """An error as its user reads it; what is nobody's fault but ours goes to the log with all that
-    is known.
-    """
-    if isinstance(error, PanosegError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return "The disk of the server is full: delete some jobs, then try again."
-    LOG.error("a job met a bug", exc_info=error, extra={"job": claim.job})
-    return (
-        f"an error inside of panoseg ({type(error).__name__}); expected none; tell whoever runs"
-        " this server"
-    )
-
-
-def _open(settings: AppSettings, folder: Path, write: Callable[[str], None]) -> Work:
+def _read_request(folder: Path) -> MapRequest | PhotoRequest:
     try:
         given: dict[str, Any] = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise NotFoundError(
-            "the folder of this job has gone", "its request", "start it anew"
-        ) from error
-    request = PhotoRequest(**given) if given.get("kind") == "photo" else MapRequest(**given)
-    return Work(settings, folder, request, write)
+        raise NotFoundError("The folder of this job is gone; submit the job anew.") from error
+    return PhotoRequest(**given) if given.get("kind") == "photo" else MapRequest(**given)
+
+
+def _is_disk_full(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _message_of(error: Exception) -> str:
+    """Return an error as the user reads it, without the details of bugs of panoseg."""
+    if isinstance(error, PanosegError):
+        return str(error)
+    if _is_disk_full(error):
+        return "The disk of the server is full. Delete some jobs, then try again."
+    return (
+        f"An internal error occurred ({type(error).__name__}). Tell the operator of this server,"
+        " whose log has the details."
+    )
+
+
+def _fail_or_wait(jobs: Jobs, claim: Claim, text: str, size: int, error: Exception) -> None:
+    """Mark a job as failed; if a Dask cluster is unavailable, let it wait, longer each time.
+
+    Args:
+        jobs: All jobs.
+        claim: The claim.
+        text: The error for the user.
+        size: Size of the job's folder in bytes.
+        error: The error itself.
+    """
+    starts = retry_while_unavailable(lambda: jobs.starts(claim))
+    if isinstance(error, ClusterError) and starts < MAX_STARTS:
+        delay = _CLUSTER_RETRY_S * 2**starts
+        line = f"{text} The job is tried again in {delay:.0f} s."
+        retry_while_unavailable(lambda: jobs.write(claim, line, "warning"))
+        retry_while_unavailable(
+            lambda: jobs.release(claim, delay, counted=True, message=f"waiting: {text}")
+        )
+    else:
+        retry_while_unavailable(lambda: jobs.fail(claim, text, size))
 
 
 class Reporter:
-    """Tells the database how far a job is, now and then."""
+    """Writes the progress of a job to the database at most every half second."""
 
     def __init__(self, jobs: Jobs, claim: Claim) -> None:
         self.jobs, self.claim = jobs, claim
-        self._start, self._next, self._most = time.monotonic(), 0.0, 0.0
-        self._first: float | None = None
+        self._start, self._next_report, self._progress = time.monotonic(), 0.0, 0.0
+        self._first_progress: float | None = None
 
-    def enter(self, stage: Stage, before: float) -> Tell:
-        """A stage begins, with so much of the job behind it."""
+    def enter(self, stage: Stage, before: float) -> ReportProgress:
+        """Return the function that reports the progress of a stage.
 
-        def tell(share: float, message: str) -> None:
-            begins = share == 0.0 and message == stage.title
-            if begins:
-                self._first = before if self._first is None else self._first
-                insist(lambda: self.jobs.write(self.claim, message))
-            elif time.monotonic() < self._next:
+        Args:
+            stage: The stage.
+            before: Share of the job that is done when the stage begins, 0 to 1.
+        """
+
+        def report(share: float, message: str) -> None:
+            if share == 0.0 and message == stage.title:
+                if self._first_progress is None:
+                    self._first_progress = before
+                retry_while_unavailable(lambda: self.jobs.write(self.claim, message))
+            elif time.monotonic() < self._next_report:
                 return
-            self._most = max(self._most, min(before + stage.share * share, 1.0))
+            self._progress = max(self._progress, min(before + stage.share * share, 1.0))
             self._report(stage, message)
 
-        return tell
+        return report
 
     def _report(self, stage: Stage, message: str) -> None:
-        """A database that is away costs a report, not the work."""
         time_now = time.monotonic()
+        # Seconds left by the pace since this start, which may have begun at a later stage.
+        done = self._progress - (self._first_progress or 0.0)
+        left = None if done < 0.02 else (time_now - self._start) / done * (1 - self._progress)
         try:
-            self.jobs.report(
-                self.claim, stage.name, self._most, message, self._left(self._most, time_now)
-            )
-            self._next = time_now + _REPORT_S
-        except AWAY:
-            self._next = time.monotonic() + _REPORT_AGAIN_S
-
-    def _left(self, progress: float, time_now: float) -> float | None:
-        """Seconds left, by what this start has done so far."""
-        done = progress - (self._first or 0.0)
-        return None if done < 0.02 else (time_now - self._start) / done * (1 - progress)
+            self.jobs.report(self.claim, stage.name, self._progress, message, left)
+            self._next_report = time_now + _REPORT_S
+        except UNAVAILABLE:  # an outage costs a report, not the work
+            self._next_report = time.monotonic() + _REPORT_AGAIN_S

@@ -1,5 +1,6 @@
-"""Rasters of a season for the pages: the reflectance of each date in the four bands that pictures
-and NDVI need.
+"""Raster layers of a season for the pages: one GeoTIFF per date.
+
+Each has the four bands that true colour, false colour and NDVI need.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.progress import track
 
 BANDS = ("B02", "B03", "B04", "B08")
-"""Of a date's raster, in order: blue, green, red, near infrared."""
+"""Bands of a layer in order: blue, green, red, near infrared."""
 LAYERS = "layers.json"
 _BLOCK = 512
 _WINDOW = 2048
@@ -33,42 +34,53 @@ _WINDOW = 2048
 
 @dataclass(frozen=True)
 class Layer:
-    """A date. file: GeoTIFF with the bands ``BANDS``, uint16, reflectance x 10 000, 0 for no data,
-    with overviews.
-
-    clear: share 0..1 of the area that shows the ground. used: whether the map was made of this date
-    too.
-    """
+    """The raster of a date."""
 
     date: str
+    """The date, such as 2019-05-01."""
     file: str
+    """Name of a GeoTIFF with the bands ``BANDS`` and overviews: uint16, reflectance x 10 000, 0 for
+    no data.
+    """
     clear: float
+    """Share of the area without clouds and shadows, 0 to 1."""
     used: bool
+    """Whether the map was made from this date too."""
 
 
 def read_layers(folder: Path) -> list[Layer]:
-    """The dates of a finished job, in order; ``folder`` is its folder ``layers``. Raises
-    ``NotFoundError``.
+    """Return the layers of a finished job in order of their dates.
+
+    Args:
+        folder: The folder ``layers`` of the job.
+
+    Raises:
+        NotFoundError: There are none yet.
     """
     try:
         return list(_read_layers(folder / LAYERS, (folder / LAYERS).stat().st_mtime_ns))
     except (OSError, ValueError, TypeError) as error:
-        raise NotFoundError(
-            "no layers of this job", "a map that is done", "wait until it is done"
-        ) from error
+        raise NotFoundError("This map has no image layers yet; wait until it is done.") from error
 
 
 @lru_cache(64)
-def _read_layers(path: Path, stamp: int) -> tuple[Layer, ...]:
-    """stamp: of the file, which every tile of a picture asks for."""
+def _read_layers(path: Path, mtime_ns: int) -> tuple[Layer, ...]:
+    """Read the list; cached, as every tile of a layer asks for it, until the file changes."""
     return tuple(Layer(**row) for row in json.loads(path.read_text(encoding="utf-8")))
 
 
 def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[Layer]:
-    """Write the raster of each date of a cube and then their list; what an earlier start has
-    written is kept.
+    """Write the layer of each date of a cube and then their list.
 
-    used: dates of which the map was made, as 2019-05-01. Raises ``PanosegError`` of several kinds.
+    Layers that an interrupted run has written are kept.
+
+    Args:
+        cube_path: The season.
+        used: Dates from which the map was made, such as 2019-05-01.
+        folder: Output folder.
+
+    Raises:
+        PanosegError: The cube cannot be read, or the layers cannot be written.
     """
     with reading(cube_path):
         cube = check_cube(open_cube(cube_path), PASTIS_BANDS)
@@ -79,7 +91,7 @@ def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[La
         Layer(day, f"{day}.tif", float(share), day in used)
         for day, share in zip(days, clear, strict=True)
     ]
-    for index, layer in enumerate(track(layers, "pictures")):
+    for index, layer in enumerate(track(layers, "layers")):
         if not (folder / layer.file).is_file():
             with reading(cube_path), atomic(folder / layer.file) as temporary:
                 _write(cube.isel(time=index), cube.odc.geobox, temporary)
@@ -88,7 +100,7 @@ def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[La
 
 
 def _write(date: xr.Dataset, grid: GeoBox, path: Path) -> None:
-    """One date, window by window, so that memory does not grow with the area."""
+    """Write a date window by window, so that memory does not grow with the area."""
     height, width = grid.shape
     profile = {
         "driver": "GTiff",

@@ -1,136 +1,148 @@
-"""How many of something may go on at a time, for a user and for all: what is slow must not take the
-server from the others.
+"""Limits that keep one slow request or busy user from taking the server from the others.
+
+- ``ConcurrencyLimit``: operations at the same time, per user and in total; refuses above it.
+- ``RequestQueue``: requests of one user at the same time; lets further ones wait.
+- ``TILE_THREADS``, ``CLICK_THREADS``: threads for requests of the map pages.
+- ``BoundedCache``: computed values within a number of bytes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter
+from cachetools import LRUCache
 
 from panoseg.errors import BusyError, LimitError
 
 
-class AtATime:
-    """So many at a time of something that takes long.
+class ConcurrencyLimit:
+    """Limit of operations that run at the same time, per user and in total.
 
-    >>> downloads = AtATime("downloads", of_user=1, of_all=2)
-    >>> with downloads.of("ada"), downloads.of("bob"):
-    ...     with downloads.of("ada"):
+    >>> downloads = ConcurrencyLimit("downloads", per_user=1, total=2)
+    >>> with downloads.slot("ada"), downloads.slot("bob"):
+    ...     with downloads.slot("ada"):
     ...         pass
     Traceback (most recent call last):
-    panoseg.errors.LimitError: 1 downloads of yours under way; expected at most 1 at a time; wait until one has ended
+    panoseg.errors.LimitError: You already have 1 downloads in progress; wait until one has ended.
+
+    Args:
+        what: Name of the operations in the plural, for messages.
+        per_user: Most operations of one user.
+        total: Most operations of all users.
     """
 
-    def __init__(self, what: str, *, of_user: int, of_all: int) -> None:
-        self.what, self.of_user, self.of_all = what, of_user, of_all
+    def __init__(self, what: str, *, per_user: int, total: int) -> None:
+        self.what, self.per_user, self.total = what, per_user, total
         self._lock = threading.Lock()
-        self._taken: Counter[str] = Counter()
+        self._running: Counter[str] = Counter()
 
     @contextmanager
-    def of(self, user: str) -> Iterator[None]:
-        """One of a user's, as long as the block lasts. Raises ``LimitError`` for the user's own,
-        ``BusyError`` for others'.
+    def slot(self, user: str) -> Iterator[None]:
+        """Count as one operation of a user while the block runs.
+
+        Raises:
+            LimitError: The user has too many operations running.
+            BusyError: All users together have too many.
         """
         with self._lock:
-            if self._taken[user] >= self.of_user:
-                found = f"{self._taken[user]} {self.what} of yours under way"
+            if self._running[user] >= self.per_user:
                 raise LimitError(
-                    found, f"at most {self.of_user} at a time", "wait until one has ended"
+                    f"You already have {self._running[user]} {self.what} in progress; wait until"
+                    " one has ended."
                 )
-            if self._taken.total() >= self.of_all:
+            if self._running.total() >= self.total:
                 raise BusyError(
-                    f"{self.what} of {self.of_all} others", "a free place", "try again in a minute"
+                    f"The server is busy with {self.what} of other users; try again in a minute."
                 )
-            self._taken[user] += 1
+            self._running[user] += 1
         try:
             yield
         finally:
             with self._lock:
-                self._taken[user] -= 1
-                self._taken += Counter()  # forgets whoever has none
+                self._running[user] -= 1
+                self._running += Counter()  # drops users whose count is 0
 
 
-TILES = CapacityLimiter(8)
-"""Threads that look tiles up and draw them."""
-LOOKS = CapacityLimiter(4)
-"""Threads that answer what a click asks, some of it from the rasters of all dates."""
+class RequestQueue:
+    """Lets at most a number of requests of each user run at once; further ones wait.
 
+    Without it, one user's many tiles would occupy all threads while others wait.
 
-class Turns:
-    """At most so many requests of one person use threads at once, so that others never wait for all
-    that this one asks.
+    Args:
+        per_user: Most requests of one user that run at the same time.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+    def __init__(self, per_user: int) -> None:
+        self._per_user = per_user
+        self._semaphores: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    def of(self, person: str) -> asyncio.Semaphore:
-        """To be held while a request is answered; forgotten once nobody holds it or waits for
-        it.
+    def slot(self, user: str) -> asyncio.Semaphore:
+        """Return the semaphore to hold while a request is answered.
+
+        It is forgotten once nobody holds it or waits for it.
         """
-        turn = self._turns.get(person)
-        if turn is None:
-            turn = self._turns[person] = asyncio.Semaphore(self._most)
-        return turn
+        semaphore = self._semaphores.get(user)
+        if semaphore is None:
+            semaphore = self._semaphores[user] = asyncio.Semaphore(self._per_user)
+        return semaphore
 
+
+TILE_THREADS = CapacityLimiter(8)
+"""Threads that look up and draw tiles."""
+CLICK_THREADS = CapacityLimiter(4)
+"""Threads that answer clicks on a map, some of which read the rasters of all dates."""
 
 Value = TypeVar("Value")
-_ENTRY = 500
-"""Bytes that an entry takes beside its value."""
+_ENTRY_BYTES = 500
+"""Memory of an entry beside its value."""
 
 
 class BoundedCache(Generic[Value]):
-    """Values by keys; those asked for longest ago are forgotten first. Safe to use from many
-    threads.
+    """Least-recently-used cache whose size is counted in bytes; safe to use from many threads.
 
-    What a value is made of belongs into its key, stamps of files too: nothing else makes a value go
-    out of date.
+    Entries do not expire: whatever a value depends on, such as the modification time of a file,
+    must be part of its key.
+
+    Args:
+        max_bytes: Most bytes of all entries together. A larger value is returned but not kept.
+        size_of: Returns the size of a value in bytes.
     """
 
-    def __init__(self, most_bytes: int, size_of: Callable[[Value], int]) -> None:
-        """most_bytes: of all values together, which are as large as ``size_of`` says."""
-        self.bytes, self._most, self._size_of = 0, most_bytes, size_of
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._pending: dict[Hashable, Future[Value]] = {}
+    def __init__(self, max_bytes: int, size_of: Callable[[Value], int]) -> None:
+        self._values: LRUCache[Hashable, Value] = LRUCache(
+            max_bytes, getsizeof=lambda value: size_of(value) + _ENTRY_BYTES
+        )
         self._lock = threading.Lock()
+        self._key_locks: WeakValueDictionary[Hashable, threading.Lock] = WeakValueDictionary()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all entries."""
+        return int(self._values.currsize)
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value of a key, made by ``make`` where it is not there. Raises what ``make``
-        raises.
+        """Return the value of a key; call ``make`` if it is missing.
+
+        Requests for the same key wait for the first one instead of making the value again. Raises
+        what ``make`` raises; the next request then tries again.
         """
         with self._lock:
             if key in self._values:
-                self._values.move_to_end(key)
                 return self._values[key]
-            pending = self._pending.get(key)
-            own = pending is None
-            if pending is None:
-                pending = self._pending[key] = Future()
-        if own:
-            self._make(key, make, pending)
-        return pending.result()
-
-    def _make(self, key: Hashable, make: Callable[[], Value], pending: Future[Value]) -> None:
-        try:
-            value = make()
-        except BaseException as error:
+            key_lock = self._key_locks.setdefault(key, threading.Lock())
+        with key_lock:
             with self._lock:
-                del self._pending[key]
-            pending.set_exception(error)
-            return
-        with self._lock:
-            del self._pending[key]
-            self._values[key] = value
-            self.bytes += self._size_of(value) + _ENTRY
-            while self.bytes > self._most:
-                self.bytes -= self._size_of(self._values.popitem(last=False)[1]) + _ENTRY
-        pending.set_result(value)
+                if key in self._values:
+                    return self._values[key]
+            value = make()
+            with self._lock:
+                if self._values.getsizeof(value) <= self._values.maxsize:
+                    self._values[key] = value
+            return value

@@ -1,4 +1,8 @@
-"""Logs as lines of JSON, or as plain lines on a terminal."""
+"""Logs and metrics of the web application.
+
+Logs go to standard error, as lines of JSON or, on a terminal, as plain lines. Metrics are given in
+Prometheus' text format: counters of requests, and gauges that are read when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,62 +15,61 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from panoseg.app.service import Service
 
-_USUAL = frozenset(vars(logging.makeLogRecord({}))) | {
+_STANDARD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
     "asctime",
     "taskName",
     "color_message",
 }
+"""Attributes of log records that do not come from ``extra``."""
 
 
-class JsonLines(logging.Formatter):
-    """A record as a line of JSON: time, level, logger, message, what it was given as ``extra``, and
-    a traceback's text.
-    """
+class JsonFormatter(logging.Formatter):
+    """Formats a record as a line of JSON: time, level, logger, message, ``extra``, traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **{name: value for name, value in vars(record).items() if name not in _USUAL},
+            **_extra_of(record),
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-class PlainLines(logging.Formatter):
-    """A record for a person."""
+class PlainFormatter(logging.Formatter):
+    """Formats a record as a line for a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        extra = " ".join(
-            f"{name}={value}" for name, value in vars(record).items() if name not in _USUAL
-        )
+        """Return the line, and the traceback below it."""
+        extra = " ".join(f"{name}={value}" for name, value in _extra_of(record).items())
         line = (
             f"{datetime.fromtimestamp(record.created):%H:%M:%S} {record.levelname.lower():7}"
             f" {record.getMessage()} {extra}"
-        )
-        return line.rstrip() + (
-            f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        )
+        ).rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _extra_of(record: logging.LogRecord) -> dict[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
 
 
 def set_up_logging() -> None:
-    """Write the records of panoseg to standard error, and warnings of the libraries."""
+    """Write panoseg's records, and the libraries' warnings, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
+    handler.setFormatter(PlainFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("panoseg").setLevel(logging.INFO)
-    logging.getLogger("rasterio._env").setLevel(
-        logging.ERROR
-    )  # it complains of formats that it lacks and is told to leave out
+    # rasterio warns about GDAL drivers that are to be skipped but do not exist in its GDAL.
+    logging.getLogger("rasterio._env").setLevel(logging.ERROR)
 
 
 REGISTRY = CollectorRegistry()
@@ -82,34 +85,34 @@ SECONDS = Histogram(
 _STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
-class _Now:
-    """What is read when it is asked for."""
+class _ServiceCollector(Collector):
+    """Gauges of the service, read when they are asked for."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
 
     def collect(self) -> Iterator[Metric]:
-        """The numbers of this moment."""
+        """Yield the current values."""
         jobs = GaugeMetricFamily("panoseg_jobs", "Jobs by state.", labels=["state"])
         counts = self.service.all_jobs.counts()
         for state in _STATES:
             jobs.add_metric([state], counts.get(state, 0))
         yield jobs
         yield GaugeMetricFamily(
-            "panoseg_workers", "Workers that live.", value=self.service.all_jobs.workers()
+            "panoseg_workers", "Live workers.", value=self.service.all_jobs.workers.count()
         )
         wait = self.service.all_jobs.longest_wait()
         yield GaugeMetricFamily(
-            "panoseg_longest_wait_seconds", "How long the first waiting job has waited.", value=wait
+            "panoseg_longest_wait_seconds", "How long the first queued job has waited.", value=wait
         )
         free = shutil.disk_usage(self.service.settings.folder).free
         yield GaugeMetricFamily(
-            "panoseg_disk_free_bytes", "Free space where results go.", value=free
+            "panoseg_disk_free_bytes", "Free disk space for results.", value=free
         )
 
 
 def metrics_text(service: Service) -> bytes:
-    """All numbers in Prometheus' text format."""
-    now = CollectorRegistry()
-    now.register(_Now(service))  # type: ignore[arg-type]
-    return generate_latest(REGISTRY) + generate_latest(now)
+    """Return all metrics in Prometheus' text format."""
+    current = CollectorRegistry()
+    current.register(_ServiceCollector(service))
+    return generate_latest(REGISTRY) + generate_latest(current)

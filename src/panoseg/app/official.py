@@ -1,13 +1,14 @@
-"""Official parcels beside a map, for the pages: what is declared, what was found inside of each,
-and where the two differ.
+"""Official parcels compared with a map, as the pages show them.
 
-They are read from what ``panoseg.app.official_files`` has written.
+They are read from the files that ``panoseg.app.official_files`` has written.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,63 +40,63 @@ __all__ = [
 
 @dataclass(frozen=True)
 class OfficialView:
-    """An official parcel for people. declared: its crop by the register, None where it says none.
-    found: by the map, with the share 0..1 of the parcel. difference: one of ``DIFFERENCES``.
-    outline: GeoJSON in degrees.
-    """
+    """An official parcel."""
 
     id: str
+    """Its id in the register."""
     declared: str | None
+    """Crop that the register declares, None if it declares none."""
     found: str | None
+    """Crop that the map has inside the parcel, None if it has none."""
     confidence: float | None
+    """Share of the parcel's area with that crop, 0 to 1."""
     difference: str
+    """One of ``DIFFERENCES``."""
     area_ha: float
+    """Area in hectares."""
     outline: dict[str, Any]
+    """GeoJSON in degrees."""
 
 
 @dataclass(frozen=True)
 class Differences:
-    """How official parcels and those of a map differ. counts: official parcels by ``DIFFERENCES``.
-    hectares: their areas.
-    invented: ids of parcels of the map that match none.
-    """
+    """How official parcels and the parcels of a map differ."""
 
     counts: dict[str, int]
+    """Number of official parcels by ``DIFFERENCES``."""
     hectares: dict[str, float]
+    """Their areas in hectares by ``DIFFERENCES``."""
     invented: tuple[str, ...]
+    """Ids of parcels of the map that match no official parcel."""
 
 
 def has_official(folder: Path) -> bool:
-    """Whether official parcels were given to a job, and could be compared."""
+    """Return whether a job has official parcels that were compared with its map."""
     return (folder / REFINED / OUTLINES).is_file()
 
 
 def outlines_of(result: ResultMap) -> Path:
-    """The official parcels with what differs, as a GeoPackage with an index of places. Raises
-    ``NotFoundError``.
+    """Return the GeoPackage of the official parcels and their differences.
+
+    Raises:
+        NotFoundError: The job has no official parcels.
     """
     if not has_official(result.folder):
-        raise NotFoundError(
-            "no official parcels of this map", "a map that has some", "give it a register"
-        )
+        raise NotFoundError("This map has no official parcels; add a register to it first.")
     return result.folder / REFINED / OUTLINES
 
 
-def _read(result: ResultMap, **options: Any) -> Any:
-    try:
-        return pyogrio.read_dataframe(outlines_of(result), **options)
-    except DataSourceError as error:
-        raise NotFoundError(
-            "official parcels that are just being replaced", "new ones", "look again soon"
-        ) from error
-
-
 def official_at(result: ResultMap, longitude: float, latitude: float) -> OfficialView | None:
-    """The official parcel at a place in degrees, or None. Raises ``NotFoundError``."""
+    """Return the official parcel at a place in degrees, None if there is none.
+
+    Raises:
+        NotFoundError: The job has no official parcels.
+    """
     x, y = transformer(DEGREES, result.crs).transform(longitude, latitude)
     if not np.isfinite([x, y]).all():
         return None
-    found = _read(result, bbox=(x, y, x, y))
+    with _being_replaced():
+        found = pyogrio.read_dataframe(outlines_of(result), bbox=(x, y, x, y))
     found = found[found.intersects(shapely.Point(x, y))]
     if not len(found):
         return None
@@ -109,8 +110,15 @@ def official_at(result: ResultMap, longitude: float, latitude: float) -> Officia
 
 
 def differences(result: ResultMap) -> Differences:
-    """The differences in numbers. Raises ``NotFoundError``."""
-    table = _read(result, read_geometry=False, columns=["difference", "area_ha"])
+    """Return the differences in numbers.
+
+    Raises:
+        NotFoundError: The job has no official parcels.
+    """
+    with _being_replaced():
+        table = pyogrio.read_dataframe(
+            outlines_of(result), read_geometry=False, columns=["difference", "area_ha"]
+        )
     counts = Counter(table["difference"])
     hectares = table.groupby("difference")["area_ha"].sum()
     invented = json.loads((result.folder / REFINED / INVENTED).read_text(encoding="utf-8"))
@@ -119,3 +127,14 @@ def differences(result: ResultMap) -> Differences:
         {name: float(hectares.get(name, 0)) for name in DIFFERENCES},
         tuple(invented),
     )
+
+
+@contextmanager
+def _being_replaced() -> Iterator[None]:
+    """Raise ``NotFoundError`` if the file disappears because new parcels are being compared."""
+    try:
+        yield
+    except DataSourceError as error:
+        raise NotFoundError(
+            "The official parcels are just being replaced; try again soon."
+        ) from error

@@ -1,12 +1,13 @@
-"""Official parcels of a job become files: those on the map's land, with what the map found in each
-and where the two differ.
+"""Official parcels of a job: imported, compared with the map, and written for the pages.
 
-register.parquet       the parcels, as they were given
-refined/               as ``panoseg refine`` writes it
-refined/official.gpkg  the parcels for the pages; ``difference`` is ``same``, ``other crop``,
-                       ``unknown`` (no crop is declared, or none that the map knows) or ``not
-                       found`` (no parcel of the map has this shape, by ``panoseg compare``)
-refined/invented.json  ids of parcels of the map that match no official one
+Files in the folder of the job:
+
+    register.parquet        the official parcels that meet the map
+    refined/                the output of ``panoseg refine`` with these
+    refined/official.gpkg   the parcels for the pages; ``difference`` is ``same``, ``other crop``,
+                            ``unknown`` (no crop is declared, or none that the map has) or ``not
+                            found`` (no parcel of the map matches it, as in ``panoseg compare``)
+    refined/invented.json   ids of parcels of the map that match no official parcel
 """
 
 from __future__ import annotations
@@ -34,36 +35,43 @@ from panoseg.register.parcels import CropCodes, plain_code, read_crop_codes
 SAME, OTHER, UNKNOWN, MISSED = "same", "other crop", "unknown", "not found"
 DIFFERENCES = (SAME, OTHER, UNKNOWN, MISSED)
 OUTLINES, INVENTED = "official.gpkg", "invented.json"
-# Columns of the refinement that hold what a register declares: ours of the same name made way for
-# it.
+# Columns of the refinement with the crop that a register declares. Columns whose names the
+# refinement needs itself are renamed to given_*.
 _DECLARED = ("given_class", "given_crop:name", "given_crop:code", "crop_code")
 
 
 @dataclass(frozen=True)
 class Register:
-    """Official parcels that somebody gave. codes: a table of the class of each code, see
-    ``panoseg.register.parcels``, or None. column: that holds the codes; None: the one in which most
-    are found.
-    """
+    """A file of official parcels."""
 
     file: Path
+    """File of the parcels, possibly a zip archive."""
     codes: Path | None = None
+    """Table of the class of each crop code, see ``panoseg.register.parcels``."""
     column: str | None = None
+    """Column of the crop codes; by default the one with the most codes of the table."""
 
 
-def use_register(
+def import_and_compare(
     register: Register, season: Path, map_: Path, out: Path, refined: Path
 ) -> tuple[int, int]:
-    """``take_register``, then ``compare_with_register``."""
-    take_register(register, season, map_, out)
+    """Call ``import_register``, then ``compare_with_register``."""
+    import_register(register, season, map_, out)
     return compare_with_register(out, map_, refined)
 
 
-def take_register(register: Register, season: Path, map_: Path, out: Path) -> None:
-    """Write the given parcels that meet the map to the new file ``out``; those with a table of
-    codes with their ``class``.
+def import_register(register: Register, season: Path, map_: Path, out: Path) -> None:
+    """Write the official parcels that meet a map to a new file.
 
-    Raises ``ParcelsError``, ``AppError``.
+    Args:
+        register: The official parcels. If they have a table of codes, a column ``class`` is added.
+        season: The season of the map.
+        map_: The folder of the map.
+        out: The file to write, GeoParquet.
+
+    Raises:
+        ParcelsError: The parcels cannot be read, or none meets the map.
+        AppError: Their archive is not acceptable.
     """
     extent = open_cube(season).odc.geobox.extent
     area = gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
@@ -75,12 +83,12 @@ def take_register(register: Register, season: Path, map_: Path, out: Path) -> No
         codes = read_crop_codes(register.codes, table)
         column = register.column or _column_of_codes(parcels, codes)
         if column not in parcels.columns:
+            names = ", ".join(str(name)[:40] for name in parcels.columns[:30])
             raise ParcelsError(
-                f"official parcels without the column {column!r}",
-                _listed(parcels),
-                "name the column of the codes",
+                f"The official parcels have no column {column!r}. Name the column of the crop"
+                f" codes, one of: {names}."
             )
-        parcels["class"] = _names(parcels[column], codes, table)
+        parcels["class"] = _class_names(parcels[column], codes, table)
     with atomic(out) as temporary:
         parcels.to_parquet(temporary)
 
@@ -94,15 +102,13 @@ def _column_of_codes(parcels: gpd.GeoDataFrame, codes: CropCodes) -> str:
     best = max(columns, key=known.__getitem__, default=None)
     if best is None or not known[best]:
         raise ParcelsError(
-            "no code of the table in the official parcels",
-            "some in a column",
-            "check the table of codes",
+            "No column of the official parcels has a code of the table; check the table of codes."
         )
     return str(best)
 
 
-def _names(values: Iterable[object], codes: CropCodes, table: ClassTable) -> list[str | None]:
-    """The class of each code; a code that the table lacks stays as it is."""
+def _class_names(values: Iterable[object], codes: CropCodes, table: ClassTable) -> list[str | None]:
+    """Return the class of each code; a code that the table lacks stays as it is."""
     values = list(values)
     named = zip(values, codes.classes_of(values), strict=True)
     return [
@@ -111,15 +117,20 @@ def _names(values: Iterable[object], codes: CropCodes, table: ClassTable) -> lis
     ]
 
 
-def _listed(parcels: gpd.GeoDataFrame) -> str:
-    return f"one of {', '.join(str(name)[:40] for name in parcels.columns[:30])}"
-
-
 def compare_with_register(register: Path, map_: Path, refined: Path) -> tuple[int, int]:
-    """Write the new folder ``refined``; returns how many parcels got a class, and how many lie
-    outside of the map.
+    """Refine a map by official parcels and write the differences.
 
-    Raises ``ParcelsError``, ``OutputError``.
+    Args:
+        register: The official parcels, GeoParquet.
+        map_: The folder of the map.
+        refined: The new folder to write.
+
+    Returns:
+        The number of parcels that got a class, and the number outside the map.
+
+    Raises:
+        ParcelsError: The parcels cannot be used.
+        OutputError: The folder cannot be written.
     """
     made = refine_file(map_, register, refined)
     found = pd.concat(list(read_geoparquet(map_ / "parcels.parquet")), ignore_index=True)
@@ -156,7 +167,7 @@ def _classes(map_: Path) -> ClassTable:
 
 
 def _declared(official: gpd.GeoDataFrame) -> pd.Series:
-    """The crop that the register gives each parcel, as text; None where it gives none."""
+    """Return the crop that the register declares for each parcel, None if it declares none."""
     column = next((name for name in _DECLARED if name in official.columns), None)
     if column is None:
         return pd.Series([None] * len(official), dtype=object)

@@ -1,5 +1,6 @@
-"""What the pages tell of parcels: the one at a place, its crop, area, confidence, shares of classes
-and NDVI; areas by crop.
+"""Parcels of a map as the pages show them, with corrections applied, and areas by crop.
+
+Shape suffixes: I identifiers of parcels, T dates, K classes, H W pixels.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import rasterio
 import shapely
 from affine import Affine
 from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.app.corrections import Corrected, Corrections, read_corrections
-from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap, moved, transformer
+from panoseg.app.corrections import CorrectedParcel, Corrections, read_corrections
+from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap, reproject, transformer
 from panoseg.app.stages import MAP, cube_of
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
@@ -29,58 +31,70 @@ from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.rasters import NO_DATA_CLASS
 from panoseg.maps.refine import area_shares
 
-_LEAST_SHARE = 0.0005
+_MIN_SHARE = 0.0005
 
 
 @dataclass(frozen=True)
 class ParcelView:
-    """A parcel for people.
-
-    id: c and a number for a corrected one. confidence: 0..1, None for a corrected one, of which a
-    person is sure. shares: crop and share 0..1, the largest first; shares_of: what is shared out,
-    the probability of the network, or the area inside the outline by the map's pixels, of corrected
-    parcels and of maps that do not say how likely crops are. outline: GeoJSON in degrees.
-    """
+    """A parcel."""
 
     id: str
+    """A number; of a corrected parcel, c and a number."""
     crop: str
+    """Name of the crop."""
     colour: str
+    """Colour of the crop, #rrggbb."""
     area_ha: float
+    """Area in hectares."""
     confidence: float | None
+    """Confidence of the map, 0 to 1; None for a corrected parcel."""
     corrected: bool
+    """Whether a person has corrected the parcel."""
     shares: tuple[tuple[str, float], ...]
+    """Crops and their shares, 0 to 1, largest first."""
     shares_of: Literal["probability", "area"]
+    """Whether ``shares`` are probabilities of the network, or shares of the area inside the outline
+    by the pixels of the map. The latter is used for corrected parcels and for maps without
+    probabilities.
+    """
     outline: dict[str, Any]
+    """GeoJSON in degrees."""
 
 
 @dataclass(frozen=True)
 class NdviCurve:
-    """NDVI of a parcel over the season: a value a date, mean and quartiles, None where it has no
-    data; cloudy: whether the parcel is in cloud or shadow then.
-    """
+    """NDVI of a parcel over the season, one value per date, None if there are no data."""
 
     dates: tuple[str, ...]
+    """Dates such as 2019-05-01."""
     mean: tuple[float | None, ...]
+    """Mean over the parcel, -1 to 1."""
     low: tuple[float | None, ...]
+    """Lower quartile."""
     high: tuple[float | None, ...]
+    """Upper quartile."""
     cloudy: tuple[bool, ...]
+    """Whether the parcel is in cloud or shadow."""
 
 
 @dataclass(frozen=True)
 class CropArea:
-    """A crop of a map: how many parcels, hectares, and their mean confidence 0..1, None where all
-    are corrected.
-    """
+    """The parcels of a crop."""
 
     crop: str
+    """Name of the crop."""
     colour: str
+    """Colour of the crop, #rrggbb."""
     parcels: int
+    """Number of parcels."""
     area_ha: float
+    """Their area in hectares."""
     confidence: float | None
+    """Their mean confidence, 0 to 1, without corrected parcels; None if all are corrected."""
 
 
 def parcel_at(result: ResultMap, longitude: float, latitude: float) -> ParcelView | None:
-    """The parcel at a place in degrees, as corrected; None where there is none."""
+    """Return the parcel at a place in degrees, with corrections; None if there is none."""
     x, y = transformer(DEGREES, result.crs).transform(longitude, latitude)
     if not (math.isfinite(x) and math.isfinite(y)):
         return None
@@ -94,7 +108,7 @@ def parcel_at(result: ResultMap, longitude: float, latitude: float) -> ParcelVie
 
 
 def parcel_of(result: ResultMap, id_: str) -> ParcelView:
-    """A parcel by its id. Raises ``NotFoundError``."""
+    """Return a parcel by its id, or raise ``NotFoundError``."""
     corrected = read_corrections(result.folder).parcels.get(id_)
     if corrected is not None:
         return _of_corrected(result, corrected)
@@ -102,13 +116,17 @@ def parcel_of(result: ResultMap, id_: str) -> ParcelView:
 
 
 def outline_of(result: ResultMap, id_: str) -> BaseGeometry:
-    """The outline of a parcel in the map's own coordinate system. Raises ``NotFoundError``."""
+    """Return the outline of a parcel in the map's own coordinate system.
+
+    Raises:
+        NotFoundError: The map has no such parcel.
+    """
     corrected = read_corrections(result.folder).parcels.get(id_)
     return corrected.geometry if corrected is not None else result.parcels([id_]).geometry.iloc[0]
 
 
 def curve_of(folder: Path, outline: BaseGeometry) -> NdviCurve:
-    """The NDVI inside an outline on every date of a job's season."""
+    """Return the NDVI inside an outline on every date of a job's season."""
     path = cube_of(folder)
     with reading(path):
         curve = ndvi_curve(check_cube(open_cube(path), PASTIS_BANDS), outline)
@@ -121,7 +139,7 @@ def curve_of(folder: Path, outline: BaseGeometry) -> NdviCurve:
 
 
 def areas(result: ResultMap, corrections: Corrections | None = None) -> list[CropArea]:
-    """The areas by crop, the largest first, as corrected."""
+    """Return the areas by crop, largest first, with corrections (by default those of the job)."""
     corrections = read_corrections(result.folder) if corrections is None else corrections
     class_I = result.class_I.copy()
     class_I[[int(id_) for id_ in corrections.replaced]] = NO_PARCEL
@@ -132,16 +150,14 @@ def areas(result: ResultMap, corrections: Corrections | None = None) -> list[Cro
         own = [parcel.area_ha for parcel in drawn if parcel.crop == entry.name]
         count = int(own_I.sum()) + len(own)
         if count:
-            sure = float(result.confidence_I[own_I].mean()) if own_I.any() else None
+            confidence = float(result.confidence_I[own_I].mean()) if own_I.any() else None
             area = float(result.area_ha_I[own_I].sum()) + sum(own)
-            rows.append(CropArea(entry.name, entry.colour, count, area, sure))
+            rows.append(CropArea(entry.name, entry.colour, count, area, confidence))
     return sorted(rows, key=lambda row: -row.area_ha)
 
 
 def shares_of(result: ResultMap, outline: BaseGeometry) -> tuple[tuple[str, float], ...]:
-    """The share of an outline's area that each class has in the map's raster of classes, the
-    largest first.
-    """
+    """Return the share of each class inside an outline by the raster of classes, largest first."""
     with rasterio.open(result.folder / MAP / "classes.tif") as source:
         window = _whole_pixels(outline.bounds, source.transform)
         classes_HW = source.read(1, window=window, boundless=True, fill_value=NO_DATA_CLASS)
@@ -154,23 +170,26 @@ def shares_of(result: ResultMap, outline: BaseGeometry) -> tuple[tuple[str, floa
 
 
 def _ordered(shares: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-    """The shares that are worth telling, the largest first."""
+    """Return the shares without negligible ones, largest first."""
     return tuple(
         sorted(
-            ((name, share) for name, share in shares.items() if share > _LEAST_SHARE),
+            ((name, share) for name, share in shares.items() if share > _MIN_SHARE),
             key=lambda pair: -pair[1],
         )
     )
 
 
 def in_degrees(result: ResultMap, outline: BaseGeometry) -> dict[str, Any]:
-    """An outline in the map's own coordinate system as GeoJSON in degrees, to a centimetre."""
-    fine = moved(outline, result.crs, DEGREES)
+    """Return an outline of the map's own coordinate system as GeoJSON in degrees.
+
+    The coordinates are rounded to 1e-7 degrees, a centimetre.
+    """
+    fine = reproject(outline, result.crs, DEGREES)
     return dict(shapely.geometry.mapping(shapely.transform(fine, lambda xy: np.round(xy, 7))))
 
 
 def _whole_pixels(bounds: tuple[float, float, float, float], transform: Affine) -> Window:
-    """The pixels that a box meets."""
+    """Return the window of all pixels that a box meets."""
     left, top = ~transform * (bounds[0], bounds[3])
     right, bottom = ~transform * (bounds[2], bounds[1])
     first_row, first_column = math.floor(top), math.floor(left)
@@ -182,7 +201,7 @@ def _whole_pixels(bounds: tuple[float, float, float, float], transform: Affine) 
     )
 
 
-def _of_found(result: ResultMap, row: Any) -> ParcelView:
+def _of_found(result: ResultMap, row: pd.Series) -> ParcelView:
     id_ = int(row["id"])
     likely = _ordered(result.probabilities(row["id"]))
     return _view(
@@ -190,7 +209,7 @@ def _of_found(result: ResultMap, row: Any) -> ParcelView:
     )
 
 
-def _of_corrected(result: ResultMap, parcel: Corrected) -> ParcelView:
+def _of_corrected(result: ResultMap, parcel: CorrectedParcel) -> ParcelView:
     return _view(result, parcel.id, parcel.crop, parcel.geometry, None)
 
 

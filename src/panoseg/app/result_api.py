@@ -1,5 +1,7 @@
-"""Tiles that were drawn lately, and how many are drawn at once: memory and processors are bounded
-whoever browses.
+"""The part of the HTTP API for finished maps: tiles, parcels, corrections, training data.
+
+Tiles are cached, and the number that are drawn at once is limited, so that memory and processors
+stay bounded however many people browse.
 """
 
 from __future__ import annotations
@@ -25,34 +27,39 @@ from panoseg.app.corrections import (
     version_of,
 )
 from panoseg.app.layers import read_layers
-from panoseg.app.limits import LOOKS, TILES, BoundedCache, Turns
+from panoseg.app.limits import CLICK_THREADS, TILE_THREADS, BoundedCache, RequestQueue
 from panoseg.app.official import differences, has_official, official_at
 from panoseg.app.parcels import areas, curve_of, in_degrees, outline_of, parcel_at, parcel_of
 from panoseg.app.result_map import ResultMap, open_result
 from panoseg.app.service import Service
 from panoseg.app.stages import LAYERS
-from panoseg.app.tiles import Kind, Tile, TileRequest, draw_tile, etag
+from panoseg.app.tiles import Tile, TileKind, TileRequest, draw_tile, etag
 from panoseg.processes import usable_cores
 
 _MIB = 1024**2
 
 
 class TileCache:
-    """Draws tiles, each once however many ask for it at once, and keeps those that were asked for
-    last.
+    """Draws tiles and caches the most recently used ones.
+
+    Requests for the same tile at the same time draw it once.
+
+    Args:
+        mib: Size of the cache in MiB.
     """
 
-    def __init__(self, megabytes: int = 16) -> None:
-        self.tiles = BoundedCache[Tile](megabytes * _MIB, lambda tile: len(tile.content))
+    def __init__(self, mib: int = 16) -> None:
+        self.tiles = BoundedCache[Tile](mib * _MIB, lambda tile: len(tile.content))
         self._drawing = threading.BoundedSemaphore(max(2, usable_cores()))
 
     def get(self, etag: str, result: ResultMap, request: TileRequest) -> Tile:
-        """The tile of an ``etag``. Raises what ``draw_tile`` raises."""
-        return self.tiles.get(etag, lambda: self._draw(result, request))
+        """Return the tile of an ``etag``; raises what ``draw_tile`` raises."""
 
-    def _draw(self, result: ResultMap, request: TileRequest) -> Tile:
-        with self._drawing:
-            return draw_tile(result, request)
+        def draw() -> Tile:
+            with self._drawing:
+                return draw_tile(result, request)
+
+        return self.tiles.get(etag, draw)
 
 
 Scope = Literal["jobs", "shared"]
@@ -65,38 +72,55 @@ _Key = Annotated[
 _Parcel = Annotated[str, Field(pattern=r"^c?[0-9]{1,10}$")]
 
 
-class CropChange(BaseModel):
-    """Another crop for a parcel."""
+class _Correction(BaseModel):
+    """A correction, which refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class CropChange(_Correction):
+    """Give a parcel another crop."""
+
     what: Literal["crop"]
+    """Kind of the correction."""
     parcel: _Parcel
+    """Id of the parcel."""
     crop: Annotated[str, Field(max_length=100)]
+    """Name of the crop."""
 
 
-class Split(BaseModel):
-    """A parcel cut along a line of longitudes and latitudes."""
+class Split(_Correction):
+    """Split a parcel along a line."""
 
-    model_config = ConfigDict(extra="forbid")
     what: Literal["split"]
+    """Kind of the correction."""
     parcel: _Parcel
+    """Id of the parcel."""
     line: Annotated[list[tuple[float, float]], Field(min_length=2, max_length=1000)]
+    """Longitude and latitude of each point of the line."""
 
 
-class Merge(BaseModel):
-    """One parcel of two neighbours, with the crop of the first."""
+class Merge(_Correction):
+    """Merge two neighbours to one parcel with the crop of the first."""
 
-    model_config = ConfigDict(extra="forbid")
     what: Literal["merge"]
+    """Kind of the correction."""
     first: _Parcel
+    """Id of the parcel whose crop is kept."""
     second: _Parcel
+    """Id of the other parcel."""
 
 
 Change = Annotated[CropChange | Split | Merge, Field(discriminator="what")]
 
 
 def correct(result: ResultMap, change: CropChange | Split | Merge) -> Corrections:
-    """Make one correction. Raises ``NotFoundError``, ``ParcelsError``."""
+    """Make a correction.
+
+    Raises:
+        NotFoundError: The map has no such parcel or crop.
+        ParcelsError: The line does not split the parcel, or the parcels are not neighbours.
+    """
     if isinstance(change, CropChange):
         return change_crop(result, change.parcel, change.crop)
     if isinstance(change, Split):
@@ -105,7 +129,7 @@ def correct(result: ResultMap, change: CropChange | Split | Merge) -> Correction
 
 
 def corrections_json(result: ResultMap, corrections: Corrections) -> dict[str, Any]:
-    """The corrected parcels with outlines in degrees, and how many steps can be undone."""
+    """Return the steps, and the corrected parcels with outlines in degrees, as JSON."""
     parcels = [
         {
             "id": p.id,
@@ -123,9 +147,7 @@ def corrections_json(result: ResultMap, corrections: Corrections) -> dict[str, A
 
 
 def describe_result(result: ResultMap) -> dict[str, Any]:
-    """What a page must know to show a map: bounds in degrees, classes, dates, areas, and what else
-    there is.
-    """
+    """Return what a page needs to show a map as JSON: bounds in degrees, classes, dates, areas."""
     return {
         "bounds": result.bounds,
         "parcels": result.count,
@@ -138,7 +160,7 @@ def describe_result(result: ResultMap) -> dict[str, Any]:
 
 
 def _of_scope(request: Request, scope: Scope, key: _Key) -> ResultMap:
-    """The map of a job of the user, or of a shared link."""
+    """Return the map of a job of the user, or of a public link."""
     service: Service = request.app.state.service
     if scope == "shared":
         return open_result(service.settings.jobs_folder / service.shared(key).id)
@@ -146,17 +168,17 @@ def _of_scope(request: Request, scope: Scope, key: _Key) -> ResultMap:
 
 
 def _of_owner(request: Request, key: _Key) -> ResultMap:
-    service: Service = request.app.state.service
-    return open_result(service.folder(current_user(request), key))
+    """Return the map of a job of the user."""
+    return _of_scope(request, "jobs", key)
 
 
-Shown = Annotated[ResultMap, Depends(_of_scope)]
-Own = Annotated[ResultMap, Depends(_of_owner)]
+ReadableMap = Annotated[ResultMap, Depends(_of_scope)]
+OwnMap = Annotated[ResultMap, Depends(_of_owner)]
 
 router = APIRouter(prefix="/api", tags=["maps"], responses=ERRORS)
 _CACHE = TileCache()
-_TURNS = Turns(4)
-_CLOSED = 499  # as web servers log it: whoever asked has gone, and reads no answer
+_QUEUE = RequestQueue(4)
+_CLIENT_CLOSED = 499  # the client closed the connection and reads no answer; nginx's code for it
 
 
 @router.get("/{scope}/{key}/tiles/{kind}/{z}/{x}/{y}", response_class=Response)
@@ -164,7 +186,7 @@ async def tile(
     request: Request,
     scope: Scope,
     key: _Key,
-    kind: Kind,
+    kind: TileKind,
     z: int,
     x: int,
     y: int,
@@ -172,20 +194,23 @@ async def tile(
     hidden: Annotated[str, Query(pattern=r"^([0-9]{1,3}(,[0-9]{1,3})*)?$", max_length=2000)] = "",
     by_confidence: bool = False,
 ) -> Response:
-    """A tile of Web Mercator, 256 x 256 pixels. hidden: numbers of classes, separated by commas.
-    date: of a picture.
+    """Get a tile of Web Mercator, 256 x 256 pixels.
+
+    ``date`` is that of an image layer, ``hidden`` are ids of classes, separated by commas, and
+    ``by_confidence`` draws parcels more transparent the lower their confidence is.
     """
     classes = frozenset(int(number) for number in hidden.split(",") if number)
     wanted = TileRequest(kind, z, x, y, date, classes, by_confidence)
-    async with _TURNS.of(key if scope == "shared" else f"user {current_user(request)}"):
-        if await request.is_disconnected():  # a browser gives up tiles that were moved out of sight
-            return Response(status_code=_CLOSED)
-        return await to_thread.run_sync(_tile, request, scope, key, wanted, limiter=TILES)
+    async with _QUEUE.slot(key if scope == "shared" else f"user {current_user(request)}"):
+        if await request.is_disconnected():  # browsers cancel tiles that have left the view
+            return Response(status_code=_CLIENT_CLOSED)
+        return await to_thread.run_sync(_tile, request, scope, key, wanted, limiter=TILE_THREADS)
 
 
 def _tile(request: Request, scope: Scope, key: str, wanted: TileRequest) -> Response:
-    """All of a tile in one thread: each change of threads takes longer than to find a tile that was
-    drawn before.
+    """Answer a request for a tile, all in one thread.
+
+    Changing threads takes longer than finding a cached tile.
     """
     result = _of_scope(request, scope, key)
     tag = etag(result, wanted)
@@ -197,21 +222,23 @@ def _tile(request: Request, scope: Scope, key: str, wanted: TileRequest) -> Resp
 
 
 @router.get("/{scope}/{key}/description")
-def description(result: Shown) -> dict[str, Any]:
-    """Where a map lies, its classes, dates and areas."""
+def description(result: ReadableMap) -> dict[str, Any]:
+    """Get the bounds of a map, its classes, dates and areas."""
     return describe_result(result)
 
 
 @router.get("/{scope}/{key}/areas")
-def crop_areas(result: Shown) -> list[dict[str, Any]]:
-    """Parcels and hectares by crop, as corrected."""
+def crop_areas(result: ReadableMap) -> list[dict[str, Any]]:
+    """Get the number and area of parcels by crop, with corrections."""
     return [asdict(row) for row in areas(result)]
 
 
 @router.get("/{scope}/{key}/parcels")
-async def at_place(result: Shown, longitude: _Longitude, latitude: _Latitude) -> dict[str, Any]:
-    """The parcel, and the official parcel, at a place in degrees; null where there is none."""
-    return await to_thread.run_sync(_at_place, result, longitude, latitude, limiter=LOOKS)
+async def at_place(
+    result: ReadableMap, longitude: _Longitude, latitude: _Latitude
+) -> dict[str, Any]:
+    """Get the parcel and the official parcel at a place in degrees; null if there is none."""
+    return await to_thread.run_sync(_at_place, result, longitude, latitude, limiter=CLICK_THREADS)
 
 
 def _at_place(result: ResultMap, longitude: float, latitude: float) -> dict[str, Any]:
@@ -221,44 +248,46 @@ def _at_place(result: ResultMap, longitude: float, latitude: float) -> dict[str,
 
 
 @router.get("/{scope}/{key}/parcels/{parcel}")
-async def one(result: Shown, parcel: _Parcel) -> dict[str, Any]:
-    """A parcel: crop, area, confidence, shares of crops, outline. shares_of: whether these are
-    probabilities of the network, or shares of the area inside the outline, as of corrected parcels
-    and of maps that hold no probabilities.
+async def one(result: ReadableMap, parcel: _Parcel) -> dict[str, Any]:
+    """Get a parcel: crop, area, confidence, shares of crops, outline.
+
+    ``shares_of`` says whether the shares are probabilities of the network, or shares of the area
+    inside the outline. The latter are used for corrected parcels and for maps without
+    probabilities.
     """
-    return asdict(await to_thread.run_sync(parcel_of, result, parcel, limiter=LOOKS))
+    return asdict(await to_thread.run_sync(parcel_of, result, parcel, limiter=CLICK_THREADS))
 
 
 @router.get("/{scope}/{key}/parcels/{parcel}/ndvi")
-async def ndvi(result: Shown, parcel: _Parcel) -> dict[str, Any]:
-    """The NDVI of a parcel on each date of the season."""
+async def ndvi(result: ReadableMap, parcel: _Parcel) -> dict[str, Any]:
+    """Get the NDVI of a parcel on each date of the season."""
     return asdict(
         await to_thread.run_sync(
-            lambda: curve_of(result.folder, outline_of(result, parcel)), limiter=LOOKS
+            lambda: curve_of(result.folder, outline_of(result, parcel)), limiter=CLICK_THREADS
         )
     )
 
 
 @router.get("/{scope}/{key}/differences")
-async def compared(result: Shown) -> dict[str, Any]:
-    """How official parcels and those of the map differ."""
-    return asdict(await to_thread.run_sync(differences, result, limiter=LOOKS))
+async def compared(result: ReadableMap) -> dict[str, Any]:
+    """Get how official parcels and those of the map differ."""
+    return asdict(await to_thread.run_sync(differences, result, limiter=CLICK_THREADS))
 
 
 @router.get("/{scope}/{key}/corrections")
-def corrections(result: Shown) -> dict[str, Any]:
-    """What was corrected."""
+def corrections(result: ReadableMap) -> dict[str, Any]:
+    """Get the corrections."""
     return corrections_json(result, read_corrections(result.folder))
 
 
 @router.post("/jobs/{key}/corrections")
-def add(result: Own, change: Change) -> dict[str, Any]:
-    """Correct a parcel: another crop, a split, a merge."""
+def add(result: OwnMap, change: Change) -> dict[str, Any]:
+    """Make a correction: another crop, a split, a merge."""
     return corrections_json(result, correct(result, change))
 
 
 @router.delete("/jobs/{key}/corrections/last")
-def take_back(result: Own) -> dict[str, Any]:
+def take_back(result: OwnMap) -> dict[str, Any]:
     """Undo the latest correction."""
     return corrections_json(result, undo(result.folder))
 
@@ -271,6 +300,6 @@ def training(
     everything: bool = False,
     size: Annotated[int, Query(ge=16, le=256, multiple_of=16)] = 64,
 ) -> FileResponse:
-    """The corrected map as training data: a register and patches in PASTIS's layout, zipped."""
+    """Download the corrected map as training data: parcels and patches in PASTIS's layout."""
     path = request.app.state.service.training_data(user, key, TrainingOptions(everything, size))
     return FileResponse(path, filename="training.zip", media_type="application/zip")

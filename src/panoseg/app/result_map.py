@@ -1,4 +1,7 @@
-"""Coordinate systems of the pages: degrees, Web Mercator, and the way from one to another."""
+"""The finished map of a job, and the coordinate systems in which the pages show it.
+
+Shape suffixes: I identifiers of segments, N parcels.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ import rasterio
 import shapely
 from pyproj import Transformer
 from rasterio.warp import transform_bounds
+from shapely.geometry.base import BaseGeometry
 
 from panoseg.app.stages import MAP
 from panoseg.classes import ClassTable
@@ -24,42 +28,49 @@ from panoseg.maps.parcels import PROBABILITY
 
 DEGREES = "EPSG:4326"
 MERCATOR = "EPSG:3857"
-Outlines = TypeVar("Outlines")
+_Geometries = TypeVar("_Geometries", BaseGeometry, np.ndarray)
 
 
 @lru_cache(64)
 def transformer(source: str, target: str) -> Transformer:
-    """From one coordinate system to another, x before y; making one takes longer than a tile."""
+    """Return a transformer of x and y; cached, as making one takes longer than drawing a tile."""
     return Transformer.from_crs(source, target, always_xy=True)
 
 
-def moved(outlines: Outlines, source: str, target: str) -> Outlines:
-    """Outlines (one, or an array of them) from one coordinate system to another."""
-    way = transformer(source, target)
-    return shapely.transform(outlines, lambda xy_N2: np.column_stack(way.transform(*xy_N2.T)))  # type: ignore[call-overload]
+def reproject(outlines: _Geometries, source: str, target: str) -> _Geometries:
+    """Transform an outline, or an array of outlines, from one coordinate system to another."""
+    to_target = transformer(source, target)
+
+    def move(xy_N2: np.ndarray) -> np.ndarray:
+        return np.column_stack(to_target.transform(*xy_N2.T))
+
+    return shapely.transform(outlines, move)
 
 
 NO_PARCEL = -1
+"""Class of identifiers that have no parcel."""
 _COLUMNS = ("id", "crop:code", "confidence", "area_ha")
-_MOST_OPEN = 16
+_MAX_OPEN = 16
 
 
 @dataclass(frozen=True, eq=False)
 class ResultMap:
-    """A finished map.
-
-    folder: of its job. bounds: west, south, east, north in degrees. crs: of its rasters and
-    outlines, WKT. class_I: int16, the class of each segment's parcel, ``NO_PARCEL`` where there is
-    none. confidence_I: float32, 0..1. area_ha_I: float32.
-    """
+    """A finished map."""
 
     folder: Path
+    """Folder of the job."""
     classes: ClassTable
+    """Classes of the map."""
     crs: str
+    """Coordinate system of the rasters and outlines, WKT."""
     bounds: tuple[float, float, float, float]
+    """West, south, east, north in degrees."""
     class_I: np.ndarray
+    """int16, class of the parcel with each identifier, ``NO_PARCEL`` if there is none."""
     confidence_I: np.ndarray
+    """float32, confidence of each parcel, 0 to 1."""
     area_ha_I: np.ndarray
+    """float32, area of each parcel in hectares."""
 
     @property
     def segments(self) -> Path:
@@ -68,7 +79,7 @@ class ResultMap:
 
     @property
     def outlines(self) -> Path:
-        """The parcels with their outlines."""
+        """The GeoPackage of parcels."""
         return self.folder / MAP / "parcels.gpkg"
 
     @property
@@ -77,8 +88,12 @@ class ResultMap:
         return int((self.class_I != NO_PARCEL).sum())
 
     def probabilities(self, id_: str) -> dict[str, float]:
-        """How likely a parcel of the map is of each crop, 0..1, by its name; empty where the map
-        does not say, as older maps do not. Raises ``NotFoundError``.
+        """Return the probability of each crop for a parcel, 0 to 1, by the name of the crop.
+
+        Empty if the map has no probabilities, as older maps do not.
+
+        Raises:
+            NotFoundError: The map has no such parcel.
         """
         columns = [f"{PROBABILITY}{name}" for name in crops(self.classes)]
         row = (
@@ -90,61 +105,64 @@ class ResultMap:
         return {name.removeprefix(PROBABILITY): float(value) for name, value in row.items()}
 
     def within(self, box: tuple[float, float, float, float]) -> gpd.GeoDataFrame:
-        """The parcels that may meet a box in the map's own coordinate system: id, class,
-        confidence, area_ha, geometry.
+        """Return the parcels whose bounds meet a box in the map's own coordinate system.
+
+        Columns: id, class, confidence, area_ha, geometry.
         """
         return pyogrio.read_dataframe(
             self.outlines, bbox=box, columns=["id", "class", "confidence", "area_ha"]
         )
 
     def parcels(self, ids: list[str]) -> gpd.GeoDataFrame:
-        """Parcels by their ids, columns as ``within``. Raises ``NotFoundError`` where one is not
-        there.
+        """Return parcels by their ids, with the columns of ``within``.
+
+        Raises:
+            NotFoundError: The map does not have all of them.
         """
         return self._rows(ids, ["id", "class", "confidence", "area_ha"])
 
     def _rows(self, ids: list[str], columns: list[str], **options: bool) -> gpd.GeoDataFrame:
-        """Columns of parcels, those that the file has."""
+        """Return columns of parcels; columns that the file lacks are left out."""
         if not all(id_.isascii() and id_.isdecimal() and len(id_) < 12 for id_ in ids):
-            raise NotFoundError("this parcel", "one of the map", "choose another")
+            raise NotFoundError("The map has no such parcel; choose another.")
         known = ", ".join(f"'{id_}'" for id_ in ids)
         found = pyogrio.read_dataframe(
             self.outlines, where=f"id IN ({known})", columns=columns, **options
         )
         if len(found) < len(set(ids)):
-            raise NotFoundError("this parcel", "one of the map", "choose another")
+            raise NotFoundError("The map has no such parcel; choose another.")
         return found
 
     def class_id(self, name: str) -> int:
-        """The number of a class of the map. Raises ``NotFoundError``."""
+        """Return the id of a class by its name, or raise ``NotFoundError``."""
         for entry in self.classes.classes:
             if entry.name == name:
                 return entry.id
         raise NotFoundError(
-            f"class {name!r}", f"one of {', '.join(crops(self.classes))}", "choose another"
+            f"The map has no class {name!r}; choose one of {', '.join(crops(self.classes))}."
         )
 
 
 def crops(table: ClassTable) -> list[str]:
-    """The names of the classes that parcels may have."""
+    """Return the names of the classes that parcels can have."""
     return [table[class_id].name for class_id in table.ids("thing")]
 
 
 def open_result(folder: Path) -> ResultMap:
-    """The finished map of a job's folder; opened once as long as its files stay the same. Raises
-    ``NotFoundError``.
+    """Return the finished map in the folder of a job; cached until its files change.
+
+    Raises:
+        NotFoundError: The map is not done.
     """
     try:
-        written = (folder / MAP / "map.json").stat().st_mtime_ns
+        mtime_ns = (folder / MAP / "map.json").stat().st_mtime_ns
     except OSError as error:
-        raise NotFoundError(
-            "no map of this job", "one that is done", "wait until it is done"
-        ) from error
-    return _open(folder, written)
+        raise NotFoundError("This job has no map yet; wait until it is done.") from error
+    return _open(folder, mtime_ns)
 
 
-@lru_cache(_MOST_OPEN)
-def _open(folder: Path, written: int) -> ResultMap:
+@lru_cache(_MAX_OPEN)
+def _open(folder: Path, mtime_ns: int) -> ResultMap:
     record = json.loads((folder / MAP / "map.json").read_text(encoding="utf-8"))
     with rasterio.open(folder / MAP / "segments.tif") as source:
         bounds = transform_bounds(source.crs, DEGREES, *source.bounds)

@@ -1,7 +1,7 @@
-"""A season that was uploaded, read once from end to end by a process of bounded memory, before the
-job reads it.
+"""Check of an uploaded season, which reads all of it once.
 
-What its metadata say of its size, and what its chunks unpack to, are whatever a stranger wrote.
+Neither the sizes in the metadata of an upload nor its chunks can be trusted. The check runs in a
+process of bounded memory, before the job itself reads the season.
 """
 
 from __future__ import annotations
@@ -16,23 +16,31 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.errors import LimitError
 from panoseg.imagery.bands import PASTIS_BANDS
 
-_MOST_DATES = 1000
+_MAX_DATES = 1000
 
 
-def check_season(path: Path, most_km2: float) -> None:
-    """Raise ``CubeError`` for what is no season, or cannot be read, ``LimitError`` for too much
-    land or too many dates.
+def check_season(path: Path, max_km2: float) -> None:
+    """Read an uploaded season from end to end.
+
+    Args:
+        path: The cube.
+        max_km2: Largest area in square kilometres.
+
+    Raises:
+        CubeError: The file is not a season, or cannot be read.
+        LimitError: It covers too large an area, or has too many dates.
     """
     with reading(path):
         cube = check_cube(open_cube(path), PASTIS_BANDS)
         km2, dates = cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6, cube.sizes["time"]
-        if km2 > most_km2:
+        if km2 > max_km2:
             raise LimitError(
-                f"a season of {km2:,.0f} km2", f"at most {most_km2:g} km2", "upload a part of it"
+                f"The season covers {km2:,.0f} km2, of at most {max_km2:g} km2; upload a part of"
+                " it."
             )
-        if dates > _MOST_DATES:
+        if dates > _MAX_DATES:
             raise LimitError(
-                f"a season of {dates:,} dates", f"at most {_MOST_DATES}", "upload a part of it"
+                f"The season has {dates:,} dates, of at most {_MAX_DATES}; upload a part of it."
             )
         with dask.config.set(scheduler="synchronous"):
             for variable in cube.data_vars.values():

@@ -1,5 +1,6 @@
-"""What every request passes: host and origin are checked, bodies are bounded, answers get headers,
-a log line and a count.
+"""Middleware that every request passes.
+
+It checks the host and the origin, bounds bodies, and adds security headers, a log line and metrics.
 
 Sources: OWASP Secure Headers Project; Fetch standard (``Sec-Fetch-Site``, ``Origin``); Content
 Security Policy level 3.
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -21,14 +21,19 @@ from panoseg.app.settings import AppSettings, is_loopback
 
 LOG = logging.getLogger("panoseg.app.access")
 UPLOADS = "/api/uploads"
-LARGEST_BODY = 4 * 1024**2
-_SAFE = ("GET", "HEAD", "OPTIONS")
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+MAX_BODY = 4 * 1024**2
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def content_policy(background: str | None) -> str:
-    """Where pages may take what from. The pages' library compiles templates and has its import map
-    inline.
+    """Return the Content-Security-Policy of the pages.
+
+    NiceGUI compiles templates and has an inline import map, so inline and evaluated scripts are
+    allowed.
+
+    Args:
+        background: URL template of the tiles of a background map.
     """
     tiles = ""
     if background:
@@ -42,18 +47,21 @@ def content_policy(background: str | None) -> str:
 
 
 FILE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-"""Of files that a browser shows: the report, whose text may come from uploads, runs nothing."""
+"""Content-Security-Policy of files of results.
+
+The report is shown in the browser and may contain text of uploads, so it must not run scripts.
+"""
 
 
 class Guard:
-    """The outermost layer of the server (ASGI)."""
+    """ASGI middleware, the outermost layer of the server."""
 
     def __init__(self, app: ASGIApp, settings: AppSettings) -> None:
         self.app, self.settings = app, settings
         self.headers = {
             "x-content-type-options": "nosniff",
             "x-frame-options": "DENY",
-            "referrer-policy": "no-referrer",  # links to results carry their token
+            "referrer-policy": "no-referrer",  # links to results contain their token
             "cross-origin-opener-policy": "same-origin",
             "cross-origin-resource-policy": "same-origin",
             "permissions-policy": "camera=(), microphone=(), geolocation=(), payment=()",
@@ -61,7 +69,7 @@ class Guard:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -76,42 +84,33 @@ class Guard:
         await _Exchange(self, scope, receive, send).run(reason)
 
     def _refused(self, scope: Scope, headers: Headers) -> tuple[int, str] | None:
+        """Return the status and the message of a request that is refused, else None."""
         host = headers.get("host", "")
         if not self._known_host(host):
-            return (
-                421,
-                f"host {host[:80]!r}; expected one of this server's; open it by its own address",
-            )
+            return 421, f"This server is not {host[:80]!r}; open it by its own address."
         origin = headers.get("origin")
-        changes = scope["type"] == "websocket" or scope["method"] not in _SAFE
+        changes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
         foreign = origin is not None and urlsplit(origin).netloc != host
         if changes and (foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site")):
-            return (
-                403,
-                (
-                    "a request that another site's page sends; expected one of this page; use it"
-                    " from there"
-                ),
-            )
+            return 403, "Requests from pages of other sites are refused; use this server's pages."
         length = headers.get("content-length", "0")
         if (
             scope["type"] == "http"
             and scope["path"] != UPLOADS
             and length.isdigit()
-            and int(length) > LARGEST_BODY
+            and int(length) > MAX_BODY
         ):
-            return 413, f"a body of {int(length)} bytes; expected at most {LARGEST_BODY}; send less"
+            return 413, f"The request has {int(length)} bytes, of at most {MAX_BODY}; send less."
         return None
 
     def _known_host(self, host: str) -> bool:
-        """Whether a request is meant for this server; a name that somebody else lets point here is
-        not.
+        """Return whether a request is meant for this server (DNS rebinding protection).
 
-        Where people sign in and no names were given any is: without a cookie for it, such a name is
-        of no use.
+        If users sign in and no ``public_host`` was given, any host is accepted: a page under a
+        foreign name has no cookie of this server.
         """
         name = (urlsplit(f"//{host}").hostname or "") if host.isascii() else ""
-        names = (*_LOCAL_NAMES, self.settings.host, *self.settings.public_host)
+        names = (*_LOCAL_HOSTS, self.settings.host, *self.settings.public_host)
         return (
             name in names
             or is_loopback(name)
@@ -127,24 +126,25 @@ class _Exchange:
         self.status, self.received, self.start = 500, 0, time.perf_counter()
 
     async def run(self, refused: tuple[int, str] | None) -> None:
+        """Answer the request, or refuse it with a status and a message, and record it."""
         try:
             if refused is None:
                 await self.guard.app(self.scope, self.receive, self.send)
             else:
-                await self._answer(*refused)
+                await self._refuse(*refused)
         finally:
             self._record()
 
     async def receive(self) -> Message:
-        """The next part of a body; of one that is too large, nothing more."""
+        """Return the next part of the body; disconnect if the body is too large."""
         message = await self.receive_on()
         self.received += len(message.get("body", b""))
-        if self.received > LARGEST_BODY and self.scope["path"] != UPLOADS:
+        if self.received > MAX_BODY and self.scope["path"] != UPLOADS:
             return {"type": "http.disconnect"}
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer, with the headers that all have."""
+        """Send a part of the answer, with the headers of all answers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -154,7 +154,7 @@ class _Exchange:
                 headers.setdefault("cache-control", "private, no-store")
         await self.send_on(message)
 
-    async def _answer(self, status: int, text: str) -> None:
+    async def _refuse(self, status: int, text: str) -> None:
         body = json.dumps({"error": text}).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -164,12 +164,12 @@ class _Exchange:
         await self.send({"type": "http.response.body", "body": body})
 
     def _record(self) -> None:
-        """Paths are logged as their patterns: they hold tokens of shared results."""
-        route: Any = self.scope.get("route")
+        # The pattern of the path is logged: paths themselves contain tokens of shared results.
+        route = self.scope.get("route")
         path = getattr(route, "path", None) or "(none)"
         method = (
             self.scope["method"]
-            if self.scope["method"] in (*_SAFE, "POST", "PUT", "DELETE")
+            if self.scope["method"] in (*_SAFE_METHODS, "POST", "PUT", "DELETE")
             else "(other)"
         )
         seconds = time.perf_counter() - self.start

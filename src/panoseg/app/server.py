@@ -1,4 +1,7 @@
-"""The description of the API as one page that asks nobody else for anything."""
+"""The server: the ASGI application, the processes of its workers, housekeeping, and the API page.
+
+``run_server`` puts them together. ``build_app`` makes the application without pages, for tests.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from starlette.exceptions import HTTPException
 
 import panoseg
 from panoseg.app.api import current_user, router, token_of
-from panoseg.app.confined import prepare
+from panoseg.app.confined import preload
 from panoseg.app.egress import guard_process
 from panoseg.app.monitoring import metrics_text, set_up_logging
 from panoseg.app.result_api import router as result_router
@@ -36,96 +39,41 @@ from panoseg.app.users import Users
 from panoseg.app.worker import run_worker
 from panoseg.errors import AppError, CatalogueError, ConfigError, PanosegError
 
-_METHODS = ("get", "post", "put", "delete")
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ info.title }} API</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c2420 }
-code, pre { font: 14px/1.45 ui-monospace, monospace } pre { background: #f2f5f3; padding: .8rem; overflow-x: auto }
-h2 { margin: 2rem 0 .2rem; font-size: 1.05rem } b { display: inline-block; min-width: 4rem; color: #0b5d3b }
-summary { cursor: pointer } td { padding: .1rem 1rem .1rem 0; vertical-align: top }
-</style></head><body>
-<h1>{{ info.title }} {{ info.version }}</h1>
-<p>{{ info.description }} Bodies and answers are JSON; where people sign in, send <code>Authorization: Bearer TOKEN</code>.
-A refusal is <code>{"error": "what was found; what was expected; what to do"}</code>.
-The description for programs: <a href="/openapi.json">openapi.json</a>.</p>
-{% for route in routes %}
-<h2><b>{{ route.method }}</b> <code>{{ route.path }}</code></h2>
-<p>{{ route.text }}</p>
-{% if route.parameters %}<table>{% for one in route.parameters %}
-<tr><td><code>{{ one.name }}</code></td><td>in the {{ one["in"] }}</td><td><code>{{ one.schema | brief }}</code></td></tr>
-{% endfor %}</table>{% endif %}
-{% if route.body %}<details><summary>body</summary><pre>{{ route.body | brief }}</pre></details>{% endif %}
-{% endfor %}
-<h1>Forms</h1>
-{% for name, schema in schemas.items() %}
-<details id="{{ name }}"><summary><code>{{ name }}</code> {{ schema.description or "" }}</summary>
-<pre>{{ schema | brief }}</pre></details>
-{% endfor %}
-</body></html>"""
-
-
-def api_page(description: dict[str, Any]) -> str:
-    """An OpenAPI description as HTML."""
-    environment = Environment(autoescape=True)
-    environment.filters["brief"] = lambda value: json.dumps(value, indent=1).replace(
-        "#/components/schemas/", ""
-    )
-    routes = [
-        {
-            "method": method.upper(),
-            "path": path,
-            "text": (operation.get("description") or "").strip(),
-            "parameters": operation.get("parameters", []),
-            "body": operation.get("requestBody"),
-        }
-        for path, methods in description["paths"].items()
-        for method, operation in methods.items()
-        if method in _METHODS
-    ]
-    page = environment.from_string(_PAGE)
-    return page.render(
-        info=description["info"], routes=routes, schemas=description["components"]["schemas"]
-    )
-
-
 LOG = logging.getLogger("panoseg.app.server")
 _HOUSEKEEPING_S = 300.0
 _SUPERVISION_S = 0.5
 _SHORT_LIFE_S = 5.0
-_LONGEST_PAUSE_S = 60.0
+_MAX_PAUSE_S = 60.0
 _GRACE_S = 10
-_LEAST_FREE = 100 * 1024**2
+_MIN_FREE_BYTES = 100 * 1024**2
 _BACKLOG = 512
-# Python lets a busy thread keep others waiting for five times as long, at each of a request's steps
-_SWITCH_S = 0.001
-# longer than browsers and proxies keep idle connections, or both sides close and use one at once
+# A busy thread makes others wait for one interval at each step of a request; Python's is 5 ms.
+_SWITCH_INTERVAL_S = 0.001
+# Longer than browsers and proxies keep idle connections: else the server may close a connection
+# just while the other side sends a request.
 _KEEP_ALIVE_S = 75
 
 
 def build_app(service: Service, users: Users) -> FastAPI:
-    """The application (ASGI) of a service."""
+    """Return the ASGI application of a service, without pages."""
     app = FastAPI(
         title="panoseg",
         version=panoseg.__version__,
         description="Panoptic segmentation of satellite image time series and photographs.",
-        docs_url=None,  # theirs asks a CDN
+        docs_url=None,  # FastAPI's page loads scripts from a CDN
         redoc_url=None,
     )
     app.state.service, app.state.users = service, users
     app.include_router(router)
     app.include_router(result_router)
-    _add_operation(app)
+    _add_operations(app)
     _add_errors(app)
     app.add_middleware(Guard, settings=service.settings)
     return app
 
 
 def add_all_pages(app: FastAPI) -> None:
-    """Put the pages beside the API; once in a process, for their library knows one application
-    alone.
-    """
+    """Add the pages to an application; once per process, as NiceGUI knows only one."""
     from nicegui import ui
 
     from panoseg.app.pages import add_pages
@@ -141,7 +89,8 @@ def add_all_pages(app: FastAPI) -> None:
     )
 
 
-def _add_operation(app: FastAPI) -> None:
+def _add_operations(app: FastAPI) -> None:
+    """Add the routes for operators, and the page that describes the API."""
     service: Service = app.state.service
 
     @app.get("/healthz", include_in_schema=False)
@@ -163,8 +112,9 @@ def _add_operation(app: FastAPI) -> None:
 
 
 def _from_this_machine(request: Request) -> bool:
-    """Whether nobody else asks: a proxy on this machine passes on requests of others, which name
-    another host.
+    """Return whether a request comes from this machine and not through a proxy on it.
+
+    Requests through a proxy name another host.
     """
     return (
         request.client is not None
@@ -174,17 +124,15 @@ def _from_this_machine(request: Request) -> bool:
 
 
 def health_of(service: Service) -> dict[str, Any]:
-    """Whether the server can work: its database answers and its disk has room; and how many workers
-    live.
-    """
+    """Return whether the database answers and the disk has space, and how many workers live."""
     try:
-        workers = service.all_jobs.workers()
+        workers = service.all_jobs.workers.count()
         free = shutil.disk_usage(service.settings.folder).free
     except SQLAlchemyError:
         return {"status": "the database does not answer"}
     except OSError:
         return {"status": "the folder of the server cannot be read"}
-    status = "ok" if free > _LEAST_FREE else "the disk is full"
+    status = "ok" if free > _MIN_FREE_BYTES else "the disk is full"
     return {
         "status": status,
         "version": panoseg.__version__,
@@ -194,26 +142,21 @@ def health_of(service: Service) -> dict[str, Any]:
 
 
 def _add_errors(app: FastAPI) -> None:
-    """Every refusal is one sentence."""
+    """Answer errors with a status and {"error": message}."""
 
     @app.exception_handler(PanosegError)
     def refused(request: Request, error: PanosegError) -> JSONResponse:
-        status = (
-            error.status
-            if isinstance(error, AppError)
-            else 503
-            if isinstance(error, CatalogueError)
-            else 422
-        )
+        status = 503 if isinstance(error, CatalogueError) else 422
+        if isinstance(error, AppError):
+            status = error.status
         return JSONResponse({"error": str(error)}, status)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        return JSONResponse(
-            {"error": f"{place}: {first['msg']}; expected what /docs describes; correct it"}, 422
-        )
+        message = f"The request is not valid: {place}: {first['msg']}. See /docs."
+        return JSONResponse({"error": message}, 422)
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
@@ -225,14 +168,14 @@ def _add_errors(app: FastAPI) -> None:
             "the database does not answer",
             extra={"reason": str(getattr(error, "orig", error))[:200]},
         )
-        return JSONResponse(
-            {"error": "the database does not answer; expected an answer; try again soon"}, 503
-        )
+        return JSONResponse({"error": "The database does not answer; try again soon."}, 503)
 
 
 class Supervisor:
-    """Keeps so many workers alive: one that ends is replaced, one that ends at once after a
-    pause.
+    """Keeps ``settings.workers`` worker processes alive.
+
+    A worker that ends is replaced; one that ends soon after its start is replaced after a pause,
+    which doubles each time.
     """
 
     def __init__(self, settings: AppSettings) -> None:
@@ -248,7 +191,7 @@ class Supervisor:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let workers put their jobs back and end; those that do not are ended."""
+        """Stop the workers, which put their jobs back; kill those that do not end in time."""
         self._stop.set()
         self._thread.join()
         for process, _ in self._workers:
@@ -265,7 +208,7 @@ class Supervisor:
             for process, started in [pair for pair in self._workers if not pair[0].is_alive()]:
                 LOG.warning("a worker ended", extra={"exit_code": process.exitcode})
                 short = time.monotonic() - started < _SHORT_LIFE_S
-                self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE_S) if short else 0.0
+                self._pause = min(max(1.0, 2 * self._pause), _MAX_PAUSE_S) if short else 0.0
             self._workers = [pair for pair in self._workers if pair[0].is_alive()]
             if len(self._workers) < self.settings.workers and not self._stop.wait(self._pause):
                 self._start_one()
@@ -277,22 +220,20 @@ class Supervisor:
         )
         try:
             process.start()
-        except OSError as error:  # too many processes, too little memory: it is tried again
+        except OSError as error:  # too many processes, or too little memory
             LOG.warning("no worker could be started", extra={"reason": str(error)})
-            self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE_S)
+            self._pause = min(max(1.0, 2 * self._pause), _MAX_PAUSE_S)
             return
         self._workers.append((process, time.monotonic()))
 
 
 def housekeeping(service: Service) -> None:
-    """Remove jobs and uploads that are too old, what deleted jobs left, and folders and files that
-    nothing knows of.
-    """
+    """Remove expired jobs and uploads, files of deleted jobs, and stray folders and files."""
     days = service.settings.limits.keep_days
     if days:
         for id in service.all_jobs.expired(days):
             service.all_jobs.mark_deleted(id)
-            LOG.info("job removed: it ended too long ago", extra={"job": id})
+            LOG.info("expired job removed", extra={"job": id})
         for owner, id in service.uploads.expired(days):
             service.uploads.delete(owner, id)
     service.remove_deleted()
@@ -303,17 +244,23 @@ def _keep_house(service: Service, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             housekeeping(service)
-        except Exception:  # it is tried again; the server must not lose it for one bad folder
+        except Exception:  # tried again later; one bad folder must not end the thread
             LOG.exception("housekeeping failed")
         stop.wait(_HOUSEKEEPING_S)
 
 
 def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT. announce: called with the address once it answers. Raises
-    ``PanosegError``.
+    """Run the server until SIGTERM or SIGINT.
+
+    Args:
+        settings: The settings.
+        announce: Called with the address once the server answers.
+
+    Raises:
+        PanosegError: The server cannot start.
     """
     set_up_logging()
-    sys.setswitchinterval(_SWITCH_S)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     guard_process(settings)
     users = Users(settings.tokens)
     service = Service(settings)
@@ -336,12 +283,11 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
         target=_keep_house, args=(service, stop), name="housekeeping", daemon=True
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # While it runs uvicorn handles them; one that comes before stops it then, and afterwards it
-        # raises them once more,
-        # which must not end what follows.
+        # uvicorn handles signals while it runs, and raises them again afterwards, which must not
+        # end the cleanup below. A signal before its start stops it as soon as it starts.
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:
-        threading.Thread(target=prepare, daemon=True).start()
+        threading.Thread(target=preload, daemon=True).start()
         supervisor.start()
         keeper.start()
         server.run(sockets=[listener])
@@ -353,14 +299,14 @@ def run_server(settings: AppSettings, announce: Callable[[str], None]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Tells when it answers."""
+    """A uvicorn server that calls a function once it answers."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
         self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
+        """Start, then call the function."""
         await super().startup(sockets)
         self._started()
 
@@ -371,12 +317,74 @@ def _listen(settings: AppSettings) -> socket.socket:
         return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(
-            f"{settings.host}:{settings.port} ({error.strerror or error})",
-            "an address that is free",
-            "choose another --port",
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror or error}). Choose"
+            " another --port or --host."
         ) from error
 
 
 def _address(settings: AppSettings, listener: socket.socket) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{listener.getsockname()[1]}"
+
+
+# -- the page that describes the API
+
+_METHODS = ("get", "post", "put", "delete")
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ info.title }} API</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: #1c2420 }
+code, pre { font: 14px/1.45 ui-monospace, monospace }
+pre { background: #f2f5f3; padding: .8rem; overflow-x: auto }
+h2 { margin: 2rem 0 .2rem; font-size: 1.05rem }
+b { display: inline-block; min-width: 4rem; color: #0b5d3b }
+summary { cursor: pointer } td { padding: .1rem 1rem .1rem 0; vertical-align: top }
+</style></head><body>
+<h1>{{ info.title }} {{ info.version }}</h1>
+<p>{{ info.description }} Bodies and answers are JSON. If users sign in at this server, send
+<code>Authorization: Bearer TOKEN</code>.
+An error is answered by <code>{"error": "what is wrong and what to do"}</code>.
+The description for programs: <a href="/openapi.json">openapi.json</a>.</p>
+{% for route in routes %}
+<h2><b>{{ route.method }}</b> <code>{{ route.path }}</code></h2>
+<p>{{ route.text }}</p>
+{% if route.parameters %}<table>{% for one in route.parameters %}
+<tr><td><code>{{ one.name }}</code></td><td>in the {{ one["in"] }}</td>
+<td><code>{{ one.schema | brief }}</code></td></tr>
+{% endfor %}</table>{% endif %}
+{% if route.body %}<details><summary>body</summary>
+<pre>{{ route.body | brief }}</pre></details>{% endif %}
+{% endfor %}
+<h1>Schemas</h1>
+{% for name, schema in schemas.items() %}
+<details id="{{ name }}"><summary><code>{{ name }}</code> {{ schema.description or "" }}</summary>
+<pre>{{ schema | brief }}</pre></details>
+{% endfor %}
+</body></html>"""
+
+
+def api_page(description: dict[str, Any]) -> str:
+    """Return an OpenAPI description as a page that loads nothing from other servers."""
+    environment = Environment(autoescape=True)
+    environment.filters["brief"] = lambda value: json.dumps(value, indent=1).replace(
+        "#/components/schemas/", ""
+    )
+    routes = [
+        {
+            "method": method.upper(),
+            "path": path,
+            "text": (operation.get("description") or "").strip(),
+            "parameters": operation.get("parameters", []),
+            "body": operation.get("requestBody"),
+        }
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+        if method in _METHODS
+    ]
+    page = environment.from_string(_PAGE)
+    return page.render(
+        info=description["info"], routes=routes, schemas=description["components"]["schemas"]
+    )

@@ -1,5 +1,7 @@
-"""How the web application runs: where its files and its database lie, who may use it, and how much
-of it.
+"""Settings of the web application, limits for its users, and the GDAL drivers that it keeps.
+
+``AppSettings`` is given to ``panoseg app`` as options; the docstrings of its fields are the text of
+``--help``. ``limit_drivers`` is called before GDAL is loaded, because GDAL reads its settings then.
 """
 
 from __future__ import annotations
@@ -13,121 +15,117 @@ from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.errors import ConfigError
 
 PACKAGE_WEIGHTS = "package"
-"""The name under which the weights in the package are offered."""
+"""Name under which the weights in the package are offered."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one user may ask for."""
+    """Limits for each user."""
 
     area_km2: float = 400.0
-    """Largest area of a map, square kilometres."""
+    """Largest area of a map in square kilometres."""
     upload_mib: int = 512
-    """Largest upload, MiB."""
+    """Largest upload in MiB."""
     uploads: int = 50
-    """Most uploads that are kept for a user."""
+    """Largest number of uploads that are kept for a user."""
     jobs: int = 20
-    """Most jobs of a user that wait or run."""
+    """Largest number of jobs of a user that are queued or running."""
     disk_gib: float = 20.0
-    """Most disk space of a user's uploads and results, GiB; beyond it nothing new is taken."""
-    keep_days: int = 30
-    """Days for which an ended job, and an upload that no job needs, are kept; 0 keeps them for
-    ever.
+    """Disk space for a user's uploads and results in GiB; above it, new jobs and uploads are
+    refused.
     """
+    keep_days: int = 30
+    """Number of days for which ended jobs and uploads are kept; 0 keeps them for ever."""
 
     def __post_init__(self) -> None:
         for name in ("area_km2", "upload_mib", "uploads", "jobs", "disk_gib"):
             if not getattr(self, name) > 0:
-                raise ConfigError(
-                    f"{name} {getattr(self, name)}",
-                    "more than 0",
-                    f"change --{name.replace('_', '-')}",
-                )
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} must be greater than 0, not {getattr(self, name)}.")
         if self.keep_days < 0:
-            raise ConfigError(
-                f"keep_days {self.keep_days}", "days, from 0 on", "change --keep-days"
-            )
+            raise ConfigError(f"--keep-days must be 0 or more, not {self.keep_days}.")
 
 
 @dataclass(frozen=True)
 class AppSettings:
-    """How the web application runs. The server and its workers have the same."""
+    """Settings that the server and its workers share."""
 
     folder: Path = Path("panoseg-app")
-    """Folder of jobs, uploads and the embedded database; made where it is not there."""
+    """Folder of jobs, uploads and the embedded database; created if it does not exist."""
     host: str = "127.0.0.1"
-    """Address to listen at; any other than this machine's own needs --tokens."""
+    """Address to listen on. Any address other than this machine's own needs --tokens."""
     port: int = 8080
-    """Port to listen at; 0 takes a free one."""
+    """Port to listen on; 0 takes a free one."""
     public_host: tuple[str, ...] = ()
-    """Names under which the page is reached, where that is neither this machine nor --host: behind
-    a proxy, for example.
+    """Host names under which the server is reached, if these are neither this machine nor --host:
+    behind a proxy, for example.
     """
     database: str | None = None
-    """URL of a PostgreSQL database (postgresql+psycopg://user@host/name); without it SQLite in the
-    folder. The variable PANOSEG_DATABASE stands for it, so that a password needs no place on a
-    command line.
+    """URL of a PostgreSQL database (postgresql+psycopg://user@host/name). Without it, SQLite in
+    --folder is used. The environment variable PANOSEG_DATABASE sets it too, so that a password
+    need not appear on the command line.
     """
     dask: str | None = None
-    """Scheduler of a Dask cluster on which maps are computed, as tcp://scheduler:8786."""
+    """Scheduler of the Dask cluster on which maps are computed, such as tcp://scheduler:8786."""
     catalog: str = DEFAULT_CATALOGUE
-    """Catalogue of scenes that is chosen first: earth-search, planetary-computer, copernicus, or
-    the URL of a STAC API.
+    """Default catalogue of scenes: earth-search, planetary-computer, copernicus, or the URL of a
+    STAC API.
     """
     tokens: Path | None = None
-    """File of users (panoseg app token NAME --tokens FILE adds one); with it everybody signs in."""
+    """File of users (panoseg app token NAME --tokens FILE adds one); with it everybody must sign
+    in.
+    """
     weights: tuple[Path, ...] = ()
-    """Folders of weights that maps may use beside those in the package; they are offered by the
-    name of their folder.
+    """Folders of weights that maps may use in addition to those in the package; each is offered
+    under the name of its folder.
     """
     photo_weights: tuple[Path, ...] = (Path("coco"),)
     """Folders of weights, or runs, that photographs may use; "coco" is torchvision's Mask R-CNN,
-    fetched once.
+    downloaded once.
     """
     allow: tuple[str, ...] = ()
-    """Hosts, as data.example.org or *.example.org, from which catalogues and registers may be
-    fetched beside those of the known catalogues.
+    """Hosts, such as data.example.org or *.example.org, from which catalogues and registers may be
+    fetched in addition to the hosts of the known catalogues.
     """
     private_addresses: bool = False
     """Allow hosts whose address is private or this machine's own."""
     background: str | None = None
-    """Template of the tiles of a background map, as https://tile.example.org/{z}/{x}/{y}.png;
-    without it there is none.
+    """Tile URL template of a background map, such as https://tile.example.org/{z}/{x}/{y}.png;
+    without it there is no background map.
     """
     workers: int = 1
-    """Processes that work on jobs beside the server; 0 leaves them to panoseg app worker."""
+    """Number of worker processes that the server starts; 0 if workers are started by panoseg app
+    worker.
+    """
     lease_seconds: float = 30.0
-    """A job whose worker has been silent for so long is taken over by another."""
+    """Time in seconds after which the job of a worker that gives no sign of life is taken over by
+    another.
+    """
     limits: Limits = field(default_factory=Limits)
+    """Limits for each user."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            raise ConfigError(f"port {self.port}", "0 to 65535", "change --port")
+            raise ConfigError(f"--port must be 0 to 65535, not {self.port}.")
         if not 0 <= self.workers <= 256:
-            raise ConfigError(f"{self.workers} workers", "0 to 256", "change --workers")
+            raise ConfigError(f"--workers must be 0 to 256, not {self.workers}.")
         if not 1 <= self.lease_seconds <= 3600:
-            raise ConfigError(
-                f"a lease of {self.lease_seconds} s", "1 to 3600 s", "change --lease-seconds"
-            )
+            raise ConfigError(f"--lease-seconds must be 1 to 3600, not {self.lease_seconds}.")
         if self.tokens is None and not is_loopback(self.host):
             raise ConfigError(
-                f"host {self.host} without users",
-                "127.0.0.1, where nobody signs in",
-                "add --tokens FILE, or leave --host out",
+                f"Listening on --host {self.host} without users would let anybody in. Add --tokens"
+                " FILE, or leave out --host."
             )
-        if self.database is not None and self.database.partition(":")[0] not in (
-            "sqlite",
-            "postgresql+psycopg",
-        ):
+        dialect = "sqlite" if self.database is None else self.database.partition(":")[0]
+        if dialect not in ("sqlite", "postgresql+psycopg"):
             raise ConfigError(
-                f"a database of {self.database.partition(':')[0]!r}",
-                "postgresql+psycopg:// or sqlite:///",
-                "change --database",
+                f"--database must begin with postgresql+psycopg:// or sqlite:///, not {dialect!r}."
             )
         names = [PACKAGE_WEIGHTS, *(path.name for path in self.weights)]
         if len(set(names)) < len(names):
             raise ConfigError(
-                f"weights called {', '.join(names[1:])}", "folders of different names", "rename one"
+                f"The folders of --weights need different names, other than {PACKAGE_WEIGHTS!r}:"
+                f" {', '.join(names[1:])}. Rename one."
             )
 
     @property
@@ -137,49 +135,51 @@ class AppSettings:
 
     @property
     def jobs_folder(self) -> Path:
-        """Where the folders of jobs lie."""
+        """The folder that holds one folder per job."""
         return self.folder / "jobs"
 
     @property
     def uploads_folder(self) -> Path:
-        """Where uploads lie."""
+        """The folder of uploads."""
         return self.folder / "uploads"
 
     def weights_folder(self, name: str) -> Path | None:
-        """The folder of weights of a name, None for those in the package. Raises ``ConfigError``
-        for an unknown name.
+        """Return the folder of weights for maps by its name, None for those in the package.
+
+        Raises:
+            ConfigError: No weights of this name are offered.
         """
         if name == PACKAGE_WEIGHTS:
             return None
-        return _named(name, self.weights, [PACKAGE_WEIGHTS])
+        return _folder_named(name, self.weights, [PACKAGE_WEIGHTS])
 
     def photo_weights_folder(self, name: str) -> Path:
-        """The folder of weights for photographs of a name. Raises ``ConfigError`` for a name that
-        is not offered.
+        """Return the folder of weights for photographs by its name.
+
+        Raises:
+            ConfigError: No weights of this name are offered.
         """
-        return _named(name, self.photo_weights, [])
+        return _folder_named(name, self.photo_weights, [])
 
 
-def _named(name: str, folders: tuple[Path, ...], others: list[str]) -> Path:
+def _folder_named(name: str, folders: tuple[Path, ...], others: list[str]) -> Path:
     for folder in folders:
         if folder.name == name:
             return folder
-    known = (
-        ", ".join([*others, *(folder.name for folder in folders)])
-        or "none, the server was started without"
-    )
-    raise ConfigError(f"weights {name!r}", f"one of: {known}", "choose another name")
+    known = ", ".join([*others, *(folder.name for folder in folders)])
+    fix = f"Choose one of: {known}." if known else "This server was started without any."
+    raise ConfigError(f"There are no weights called {name!r}. {fix}")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address to listen at."""
+    """Return whether an address to listen on can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-NEEDED = (
+GDAL_DRIVERS = (
     "COG",
     "ESRI Shapefile",
     "GPKG",
@@ -187,22 +187,21 @@ NEEDED = (
     "GeoJSON",
     "JP2OpenJPEG",
     "JPEG",
-    "MBTiles",  # PMTiles are written through this one
+    "MBTiles",  # PMTiles are written through this driver
     "MEM",
     "Memory",
     "MVT",
     "PMTiles",
     "PNG",
-    # in which rasterio describes what it warps; files of strangers are opened as named formats
-    # alone
+    # rasterio describes warped rasters as VRT; uploads are only opened with other, named drivers
     "VRT",
     "WEBP",
 )
-"""Formats that are left."""
+"""GDAL drivers that stay enabled."""
 
-# All others of GDAL 3.12 as rasterio and pyogrio bring it; its setting names what is left out, not
-# what is left.
-_OTHERS = (
+# All other drivers of GDAL 3.12 as shipped by rasterio and pyogrio: GDAL_SKIP names the drivers to
+# leave out, not those to keep.
+_OTHER_DRIVERS = (
     "AAIGrid,ACE2,ADBC,ADRG,AIG,AIVector,AVCBin,AVCE00,AirSAR,AmigoCloud,BAG,BIGGIF,BLX,BMP,BSB,BT,"
     "BYN,CALS,CEOS,COASP,COSAR,CPG,CSV,CSW,CTG,CTable2,Carto,DAAS,DERIVED,DGN,DIMAP,DIPEx,DOQ1,"
     "DOQ2,DTED,DXF,ECRGTOC,EDIGEO,EEDA,EEDAI,EHdr,EIR,ELAS,ENVI,ERS,ESAT,ESRIC,ESRIJSON,"
@@ -220,16 +219,14 @@ _OTHERS = (
 
 
 def limit_drivers(writing: bool) -> None:
-    """From now on GDAL knows ``NEEDED`` alone, in this process and its children; to be called
-    before GDAL is loaded.
+    """Enable only ``GDAL_DRIVERS`` in this process and its children; call it before GDAL is loaded.
 
-    writing: leave SQLite as well, through which PMTiles are written; where strangers' files are
-    read first it is left out.
+    Args:
+        writing: Keep SQLite too, through which PMTiles are written. The server reads uploads and
+            leaves it out.
     """
-    os.environ.setdefault(
-        "CPL_LOG", os.devnull
-    )  # or each of its two copies would complain of what it lacks anyway
-    # Megabytes of each process for blocks that were read; GDAL would take a twentieth of the
-    # machine.
+    # rasterio and pyogrio each bring a GDAL, and each warns about skipped drivers that it lacks.
+    os.environ.setdefault("CPL_LOG", os.devnull)
+    # MiB of each process for blocks that were read; GDAL's default is 5 % of the machine's memory.
     os.environ.setdefault("GDAL_CACHEMAX", "64")
-    os.environ["GDAL_SKIP"] = _OTHERS if writing else f"{_OTHERS},SQLite"
+    os.environ["GDAL_SKIP"] = _OTHER_DRIVERS if writing else f"{_OTHER_DRIVERS},SQLite"

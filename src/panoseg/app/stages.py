@@ -1,13 +1,16 @@
-"""What a job does: stages that write their results whole or not at all, so that any of them may be
-begun again.
+"""The stages of a job, each of which writes its result atomically and can be started again.
 
-scenes.json            what a catalogue has named
-cube.zarr, cube.nc     the season, in one of the two forms; register.parquet beside it where the sample brings its parcels
-map/                   as ``panoseg map`` writes it
-refined/               as ``panoseg refine`` writes it, where official parcels were given (register.parquet)
-layers/                a raster of each date, for the pages
-photo/                 as ``panoseg photo`` writes it, beside image.jpg
-input/                 uploads that the job was given
+Files in the folder of a job:
+
+    request.json            the request
+    input/                  the job's own copies of uploads
+    scenes.json             the scenes found in a catalogue
+    cube.zarr or cube.nc    the season
+    register.parquet        official parcels, if some were given or the season is simulated
+    map/                    the output of ``panoseg map``
+    refined/                the output of ``panoseg refine`` with the official parcels
+    layers/                 a raster of each date, for the pages
+    photo/                  the output of ``panoseg photo``, and image.jpg
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
     from panoseg.app.official_files import Register
+    from panoseg.simulation.options import SimulationOptions
 
 SCENES = "scenes.json"
 CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = (
@@ -53,25 +57,26 @@ CUBE, NETCDF, MAP, LAYERS, REFINED, PHOTO, INPUT = (
 REGISTER = "register.parquet"
 AREAS = "areas.csv"
 SAMPLE_SEEDS = 2_000_000
-"""Seeds of samples; those of training and of the demo stay below."""
+"""First seed of samples; those of training and of the demo are below it."""
 
-Tell = Callable[[float, str], None]
-"""Called with the share 0..1 of a stage that is done, and a sentence."""
+ReportProgress = Callable[[float, str], None]
+"""Called with the completed share of a stage, 0 to 1, and a status."""
 
 
 @dataclass(frozen=True)
-class Work:
-    """A job in the hands of a worker.
-
-    write: adds a line to its log. complaints: what could not be done although the job is, a
-    sentence each.
-    """
+class JobContext:
+    """What the stages of a job work with."""
 
     settings: AppSettings
+    """Settings of the server."""
     folder: Path
+    """Folder of the job."""
     request: MapRequest | PhotoRequest
+    """The checked request."""
     write: Callable[[str], None]
-    complaints: list[str] = field(default_factory=list)
+    """Adds a line to the log of the job."""
+    problems: list[str] = field(default_factory=list)
+    """What could not be done although the job is done, a sentence each."""
 
     @property
     def map(self) -> MapRequest:
@@ -82,126 +87,134 @@ class Work:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a job. title: for people. share: of the time of a job. done: whether it need not
-    run (again).
-    """
+    """A stage of a job."""
 
     name: str
+    """Identifier of the stage."""
     title: str
+    """Name for display."""
     share: float
-    run: Callable[[Work], None]
-    done: Callable[[Work], bool]
+    """Expected share of the job's time, 0 to 1."""
+    run: Callable[[JobContext], None]
+    """Runs the stage."""
+    done: Callable[[JobContext], bool]
+    """Returns whether the result of the stage is there already."""
 
 
 def stages_of(request: MapRequest | PhotoRequest) -> tuple[Stage, ...]:
-    """The stages of a job, in order; their shares add up to 1."""
+    """Return the stages of a job in order; their shares add up to 1."""
     return MAP_STAGES if isinstance(request, MapRequest) else PHOTO_STAGES
 
 
-def run_stages(work: Work, enter: Callable[[Stage, float], Tell]) -> None:
-    """Run what is not done yet. enter: called with each stage and the share of the job before it;
-    gives whom to tell how far it is. Raises ``PanosegError`` of all kinds.
+def run_stages(job: JobContext, enter: Callable[[Stage, float], ReportProgress]) -> None:
+    """Run the stages that are not done yet.
+
+    Args:
+        job: The job.
+        enter: Called with each stage and the share of the job before it; returns the function to
+            which the stage reports its progress.
+
+    Raises:
+        PanosegError: A stage failed.
     """
     before = 0.0
-    remove_unfinished(work.folder)
-    for stage in stages_of(work.request):
-        tell = enter(stage, before)
-        if not stage.done(work):
-            with _telling(tell, stage.title):
-                stage.run(work)
+    remove_unfinished(job.folder)
+    for stage in stages_of(job.request):
+        report = enter(stage, before)
+        if not stage.done(job):
+            with _reporting(report, stage.title):
+                stage.run(job)
         before += stage.share
 
 
 @contextmanager
-def _telling(tell: Tell, title: str) -> Iterator[None]:
+def _reporting(report: ReportProgress, title: str) -> Iterator[None]:
     def listener(description: str, done: int, total: int | None) -> None:
         share = done / total if total else 0.0
         count = f"{done} of {total}" if total else f"{done}"
-        tell(share, f"{title}: {description} {count}")
+        report(share, f"{title}: {description} {count}")
 
-    tell(0.0, title)
+    report(0.0, title)
     with listening(listener):
         yield
 
 
 def cube_of(folder: Path) -> Path:
-    """Where the season of a job lies, or will."""
+    """Return the path of the season of a job, also before it exists."""
     return folder / NETCDF if (folder / NETCDF).exists() else folder / CUBE
 
 
 # -- the season
 
 
-def _fetch(work: Work) -> None:
-    source = work.map.source
+def _fetch(job: JobContext) -> None:
+    source = job.map.source
     if isinstance(source, SampleSource):
-        _simulate(work, source)
+        _simulate(job, source)
     elif isinstance(source, CubeSource):
-        _unpack(work)
+        _unpack(job)
     else:
-        _fetch_scenes(work, source)
+        _fetch_scenes(job, source)
 
 
-def _simulate(work: Work, source: SampleSource) -> None:
+def _simulate(job: JobContext, source: SampleSource) -> None:
     from panoseg.simulation.cube import simulate_cube
 
     size = (source.size, source.size)
     cube, parcels = simulate_cube(size, SAMPLE_SEEDS + source.seed, sample_options(source))
-    # The season gets its name last: it is what says that the stage is done.
-    with atomic(work.folder / CUBE) as store, atomic(work.folder / REGISTER) as path:
+    # The season is renamed last: it marks the stage as done.
+    with atomic(job.folder / CUBE) as store, atomic(job.folder / REGISTER) as path:
         parcels.to_parquet(path)
         cube.chunk({"time": 1, "y": 512, "x": 512}).to_zarr(
             store, mode="w", consolidated=False, zarr_format=3
         )
-    work.write(
+    job.write(
         f"simulated {cube.sizes['time']} dates of {source.size} x {source.size} pixels with"
         f" {len(parcels)} parcels"
     )
 
 
-def sample_options(source: SampleSource) -> Any:
-    """How the season of a sample is simulated."""
+def sample_options(source: SampleSource) -> SimulationOptions:
+    """Return the options by which the season of a sample is simulated."""
     from panoseg.simulation.options import SimulationOptions
 
     return SimulationOptions(harvest_year=source.year)
 
 
-def _unpack(work: Work) -> None:
+def _unpack(job: JobContext) -> None:
     from panoseg.app.archives import unpack_zarr
-    from panoseg.app.confined import SEASON, confined
+    from panoseg.app.confined import SEASON, run_confined
     from panoseg.app.season_check import check_season
 
-    [upload] = (work.folder / INPUT).glob("cube*")
+    [upload] = (job.folder / INPUT).glob("cube*")
     zipped = upload.suffix == ".zip"
-    with atomic(work.folder / (CUBE if zipped else NETCDF)) as target:
+    with atomic(job.folder / (CUBE if zipped else NETCDF)) as target:
         if zipped:
             unpack_zarr(upload, target)
         else:
             shutil.copyfile(upload, target)
-        confined(check_season, target, work.settings.limits.area_km2, bounds=SEASON)
-    work.write("unpacked the uploaded season")
+        run_confined(SEASON, check_season, target, job.settings.limits.area_km2)
+    job.write("unpacked the uploaded season")
 
 
-def _fetch_scenes(work: Work, source: CatalogueSource) -> None:
+def _fetch_scenes(job: JobContext, source: CatalogueSource) -> None:
     from panoseg.app.egress import AllowedUrls
     from panoseg.cube.fetch import Request, fetch_cube
     from panoseg.cube.options import CubeOptions
 
-    catalogue = source.catalogue or work.settings.catalog
+    catalogue = source.catalogue or job.settings.catalog
     if "://" in catalogue:
-        AllowedUrls(work.settings).check(catalogue)
-    options = CubeOptions(
-        min_clear=work.map.options.min_clear, max_dates=work.map.options.max_dates
-    )
-    request = Request(outline_of(work.folder), *source.season, catalogue, yes=True)
-    report, area = fetch_cube(request, work.folder / CUBE, work.folder / SCENES, options)
+        AllowedUrls(job.settings).check(catalogue)
+    options = CubeOptions(min_clear=job.map.options.min_clear, max_dates=job.map.options.max_dates)
+    request = Request(outline_of(job.folder), *source.season, catalogue, yes=True)
+    report, area = fetch_cube(request, job.folder / CUBE, job.folder / SCENES, options)
     for line in report.lines():
-        work.write(line)
-    work.write(f"{area.km2:.1f} km2")
+        job.write(line)
+    job.write(f"{area.km2:.1f} km2")
 
 
 def outline_of(folder: Path) -> Path:
-    """The file with the outline that a job was given."""
+    """Return the job's copy of the outline."""
     [outline] = (folder / INPUT).glob("outline*")
     return outline
 
@@ -209,41 +222,37 @@ def outline_of(folder: Path) -> Path:
 # -- the map
 
 
-def _map(work: Work) -> None:
+def _map(job: JobContext) -> None:
+    from panoseg.imagery.area import read_area
     from panoseg.maps.mapping import map_cube
     from panoseg.maps.options import MapOptions, RunOptions
 
-    options = MapOptions(year=_year(work), gpkg=True, pmtiles=True, **work.map.options.model_dump())
-    weights = work.settings.weights_folder(work.map.weights)
-    within = _outline(work) if isinstance(work.map.source, CatalogueSource) else None
+    source = job.map.source
+    year = None if isinstance(source, CubeSource) else source.year
+    options = MapOptions(year=year, gpkg=True, pmtiles=True, **job.map.options.model_dump())
+    weights = job.settings.weights_folder(job.map.weights)
+    within: BaseGeometry | None = None
+    if isinstance(source, CatalogueSource):
+        within = read_area(outline_of(job.folder)).outline
     result = map_cube(
-        cube_of(work.folder),
+        cube_of(job.folder),
         weights,
-        work.folder / MAP,
+        job.folder / MAP,
         options,
         within=within,
-        running=RunOptions(dask=work.settings.dask),
+        running=RunOptions(dask=job.settings.dask),
     )
     for note in result.notes:
-        work.write(note)
-    count, area_ha = _write_areas(work.folder / MAP / "parcels.parquet", work.folder / MAP / AREAS)
-    work.write(f"{count} parcels, {area_ha:.1f} ha")
-
-
-def _year(work: Work) -> int | None:
-    source = work.map.source
-    return None if isinstance(source, CubeSource) else source.year
-
-
-def _outline(work: Work) -> BaseGeometry:
-    from panoseg.imagery.area import read_area
-
-    return read_area(outline_of(work.folder)).outline
+        job.write(note)
+    count, area_ha = _write_areas(job.folder / MAP / "parcels.parquet", job.folder / MAP / AREAS)
+    job.write(f"{count} parcels, {area_ha:.1f} ha")
 
 
 def _write_areas(parcels: Path, path: Path) -> tuple[int, float]:
-    """Write the table of areas by crop, the largest first; returns how many parcels there are, and
-    their area.
+    """Write the table of areas by crop, largest first.
+
+    Returns:
+        The number of parcels and their area in hectares.
     """
     from pyarrow import dataset
 
@@ -259,73 +268,73 @@ def _write_areas(parcels: Path, path: Path) -> tuple[int, float]:
     return len(table), float(table["area_ha"].sum())
 
 
-def _map_done(work: Work) -> bool:
-    folder = work.folder / MAP
+def _map_done(job: JobContext) -> bool:
+    folder = job.folder / MAP
     return (folder / AREAS).is_file() and not (folder / "unfinished").exists()
 
 
 # -- official parcels
 
 
-def _refine(work: Work) -> None:
-    """Official parcels of no use cost the comparison, not the map."""
+def _refine(job: JobContext) -> None:
+    """Compare with official parcels; if these cannot be used, the map is done all the same."""
     try:
-        _compare(work)
+        _compare(job)
     except (ParcelsError, AppError) as error:
-        _clear(work.folder / REFINED)
-        work.complaints.append(f"the official parcels could not be used: {error}")
+        _clear(job.folder / REFINED)
+        job.problems.append(f"The official parcels could not be used: {error}")
 
 
-def _compare(work: Work) -> None:
+def _compare(job: JobContext) -> None:
     from panoseg.app.confined import REGISTER as BOUNDS
-    from panoseg.app.confined import confined
-    from panoseg.app.official_files import compare_with_register, use_register
+    from panoseg.app.confined import run_confined
+    from panoseg.app.official_files import compare_with_register, import_and_compare
 
-    _clear(work.folder / REFINED)
-    register, map_, refined = work.folder / REGISTER, work.folder / MAP, work.folder / REFINED
-    if work.map.register_of is not None:
+    _clear(job.folder / REFINED)
+    register, map_, refined = job.folder / REGISTER, job.folder / MAP, job.folder / REFINED
+    if job.map.register_of is not None:
         register.unlink(missing_ok=True)
-        given = _given_register(work, work.map.register_of)
-        # Outlines of strangers may lie on each other a million times over.
-        used, left_out = confined(
-            use_register, given, cube_of(work.folder), map_, register, refined, bounds=BOUNDS
+        given = _given_register(job, job.map.register_of)
+        # A file can hold so many overlapping outlines that their comparison never ends.
+        used, left_out = run_confined(
+            BOUNDS, import_and_compare, given, cube_of(job.folder), map_, register, refined
         )
     elif register.is_file():
         used, left_out = compare_with_register(register, map_, refined)
     else:
         return
-    write_json(refined / "source.json", _register(work))
-    work.write(f"{used} official parcels got a class; {left_out} lie outside of the map")
+    write_json(refined / "source.json", _register_json(job))
+    job.write(f"{used} official parcels got a class; {left_out} lie outside the map")
 
 
-def _given_register(work: Work, source: RegisterSource) -> Register:
-    """The file of official parcels, fetched where a URL was given, and the table of their codes."""
+def _given_register(job: JobContext, source: RegisterSource) -> Register:
+    """Return the official parcels, downloaded if a URL was given, and the table of their codes."""
     from panoseg.app.egress import AllowedUrls
     from panoseg.app.official_files import Register
-    from panoseg.app.uploads import suffix_of
+    from panoseg.app.upload_content import suffix_of
 
-    folder = work.folder / INPUT
+    folder = job.folder / INPUT
     found = list(folder.glob("register*"))
     if source.url is not None and not found:
-        AllowedUrls(work.settings).download(
-            source.url, folder / "fetched", work.settings.limits.upload_mib
+        AllowedUrls(job.settings).download(
+            source.url, folder / "fetched", job.settings.limits.upload_mib
         )
         found = [folder / f"register{suffix_of(folder / 'fetched')}"]
         (folder / "fetched").replace(found[0])
     return Register(found[0], next(folder.glob("codes*"), None), source.column)
 
 
-def _register(work: Work) -> Any:
-    return None if work.map.register_of is None else work.map.register_of.model_dump()
+def _register_json(job: JobContext) -> dict[str, Any] | None:
+    return None if job.map.register_of is None else job.map.register_of.model_dump()
 
 
-def _refine_done(work: Work) -> bool:
-    if work.map.register_of is None and not (work.folder / REGISTER).is_file():
+def _refine_done(job: JobContext) -> bool:
+    if job.map.register_of is None and not (job.folder / REGISTER).is_file():
         return True
     try:
         return bool(
-            json.loads((work.folder / REFINED / "source.json").read_text(encoding="utf-8"))
-            == _register(work)
+            json.loads((job.folder / REFINED / "source.json").read_text(encoding="utf-8"))
+            == _register_json(job)
         )
     except (OSError, ValueError):
         return False
@@ -334,31 +343,31 @@ def _refine_done(work: Work) -> bool:
 # -- for the pages
 
 
-def _publish(work: Work) -> None:
+def _publish(job: JobContext) -> None:
     from panoseg.app.layers import write_layers
 
-    made = json.loads((work.folder / MAP / "map.json").read_text(encoding="utf-8"))
-    write_layers(cube_of(work.folder), frozenset(made["dates"]), work.folder / LAYERS)
+    made = json.loads((job.folder / MAP / "map.json").read_text(encoding="utf-8"))
+    write_layers(cube_of(job.folder), frozenset(made["dates"]), job.folder / LAYERS)
 
 
-def _segment(work: Work) -> None:
+def _segment(job: JobContext) -> None:
     from panoseg.data.photograph_files import decode_photograph, read_bytes
     from panoseg.photo.options import PhotoOptions
     from panoseg.photo.predict import Predictor
     from panoseg.photo.segment import Source, segment_photographs
 
-    _clear(work.folder / PHOTO)
-    [upload] = (work.folder / INPUT).glob("photo*")
+    _clear(job.folder / PHOTO)
+    [upload] = (job.folder / INPUT).glob("photo*")
     predictor = Predictor.open(
-        str(work.settings.photo_weights_folder(work.request.weights)), None, PhotoOptions()
+        str(job.settings.photo_weights_folder(job.request.weights)), None, PhotoOptions()
     )
     source = Source(upload, "photograph")
-    done = segment_photographs([source], predictor, predictor.table, work.folder / PHOTO)
-    with atomic(work.folder / PHOTO / "image.jpg") as path:
-        decode_photograph(read_bytes(upload), work.request.name).save(
+    done = segment_photographs([source], predictor, predictor.table, job.folder / PHOTO)
+    with atomic(job.folder / PHOTO / "image.jpg") as path:
+        decode_photograph(read_bytes(upload), job.request.name).save(
             path, format="JPEG", quality=92
         )
-    work.write(f"segmented in {done.seconds:.1f} s")
+    job.write(f"segmented in {done.seconds:.1f} s")
 
 
 def _clear(folder: Path) -> None:
@@ -370,15 +379,15 @@ def _clear(folder: Path) -> None:
 
 
 MAP_STAGES = (
-    Stage("fetch", "Getting the season", 0.3, _fetch, lambda work: cube_of(work.folder).exists()),
+    Stage("fetch", "Getting the season", 0.3, _fetch, lambda job: cube_of(job.folder).exists()),
     Stage("map", "Finding parcels", 0.55, _map, _map_done),
     Stage("refine", "Comparing with official parcels", 0.05, _refine, _refine_done),
     Stage(
         "publish",
-        "Preparing pictures",
+        "Preparing image layers",
         0.1,
         _publish,
-        lambda work: (work.folder / LAYERS / "layers.json").is_file(),
+        lambda job: (job.folder / LAYERS / "layers.json").is_file(),
     ),
 )
 PHOTO_STAGES = (
@@ -387,6 +396,6 @@ PHOTO_STAGES = (
         "Finding objects",
         1.0,
         _segment,
-        lambda work: (work.folder / PHOTO / "image.jpg").is_file(),
+        lambda job: (job.folder / PHOTO / "image.jpg").is_file(),
     ),
 )

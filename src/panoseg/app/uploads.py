@@ -1,215 +1,173 @@
-"""HDF5 files, which NetCDF 4 is, that lead out of themselves: refused before a number of them is
-read.
+"""Uploads of users: received in chunks, checked, kept, and counted against the user's limits.
 
-A dataset may keep its numbers in any other file, raw; a link, or a virtual dataset, may name what
-lies in other HDF5 files. In an upload these would be files of the server.
+What a file is, ``panoseg.app.upload_content`` finds out, in a process of bounded memory and time.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from panoseg.app.archives import check_archive, check_codecs, unpacked_parcels, zarr_root
-from panoseg.app.confined import confined
-from panoseg.app.database import Database, JobRow, UploadRow, now, one_at_a_time
-from panoseg.app.jobs import hash_of
-from panoseg.app.limits import AtATime
+from panoseg.app.confined import UPLOAD, run_confined
+from panoseg.app.database import (
+    Database,
+    JobRow,
+    UploadRow,
+    now,
+    take_lock,
+    user_lock_key,
+)
+from panoseg.app.limits import ConcurrencyLimit
 from panoseg.app.settings import AppSettings, Limits
+from panoseg.app.upload_content import UploadKind, inspect, suffix_of
 from panoseg.errors import (
     AppError,
-    AreaError,
     LimitError,
     NotFoundError,
-    PanosegError,
     TooLargeError,
 )
 from panoseg.files import output_error
 
-if TYPE_CHECKING:
-    import h5py
-
-
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-
-def check_contained(path: Path) -> None:
-    """Raise ``AppError`` for an HDF5 file that names others, or whose parts cannot be listed; other
-    formats pass.
-    """
-    import h5py
-
-    with path.open("rb") as file:
-        if file.read(len(SIGNATURE)) != SIGNATURE:
-            return
-    try:
-        with h5py.File(path, "r") as root:
-            leads_out = root.visititems_links(_other_file) or root.visititems(_numbers_elsewhere)
-    except (OSError, RuntimeError, ValueError, KeyError, RecursionError) as error:
-        raise AppError(
-            "an upload whose parts cannot be listed", "a complete NetCDF file", "write it again"
-        ) from error
-    if leads_out:
-        raise AppError(
-            f"an upload whose {leads_out} names another file",
-            "a NetCDF file on its own",
-            "copy it with nccopy",
-        )
-
-
-def _other_file(name: str, link: h5py.HardLink | h5py.SoftLink | h5py.ExternalLink) -> str | None:
-    import h5py
-
-    return f"link {name[:80]!r}" if isinstance(link, h5py.ExternalLink) else None
-
-
-def _numbers_elsewhere(name: str, part: h5py.Group | h5py.Dataset | h5py.Datatype) -> str | None:
-    import h5py
-
-    elsewhere = isinstance(part, h5py.Dataset) and (part.external or part.is_virtual)
-    return f"variable {name[:80]!r}" if elsewhere else None
-
-
-UploadKind = Literal["outline", "register", "cube", "photo", "codes"]
-FORMATS = (
-    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season"
-    " (NetCDF, zipped Zarr), a picture, or a table of crop codes (CSV with the columns code and"
-    " class)"
-)
 _MIB, _GIB = 1024**2, 1024**3
-_LOCK_USER = 2_000_000_000
-_PICTURES = {
-    b"\xff\xd8\xff": ".jpg",
-    b"\x89PNG\r\n\x1a\n": ".png",
-    b"BM": ".bmp",
-    b"GIF8": ".gif",
-    b"II*\0": ".tif",
-    b"MM\0*": ".tif",
-}
-_NETCDF = (b"\x89HDF\r\n\x1a\n", b"CDF\x01", b"CDF\x02", b"CDF\x05")
-_LONGEST_NAME = 100
-_AT_A_TIME, _AT_A_TIME_OF_ALL = 4, 24
+_UPLOAD_LOCKS = 2_000_000_000  # first of the locks of users that add uploads
+_MAX_NAME_LENGTH = 100
+
+
+_NO_SPACE = "You have no disk space left for this upload; delete jobs or uploads."
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that a user has given.
-
-    kind: outline (may also serve as a register), register, cube, photo, or codes of a register.
-    name: as the user called it, for display alone.
-    summary: what it holds, for people: km2 and notes of an outline, parcels of a register, width
-    and height of a photo.
-    """
+    """A file that a user has uploaded."""
 
     id: str
+    """32 hexadecimal digits."""
     kind: UploadKind
+    """What the file is; an outline may also serve as a register, codes are those of a register."""
     owner: str
+    """Name of the user."""
     name: str
+    """Name that the user gave the file, for display only."""
     bytes: int
+    """Size of the file."""
     summary: dict[str, Any]
+    """Description of the content: km2 and notes of an outline, parcels of a register, width and
+    height of a photo, and so on.
+    """
     created: datetime
+    """Time of the upload in UTC."""
 
 
-class Arrival:
-    """A file that arrives in pieces."""
+class IncomingUpload:
+    """A file that is being received.
 
-    def __init__(self, path: Path, file: BinaryIO, limits: Limits, room: int) -> None:
+    Args:
+        path: Temporary path of the file.
+        file: The open file.
+        limits: Limits for the user.
+        free_bytes: Disk space that the user has left.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, limits: Limits, free_bytes: int) -> None:
         self.path, self.size = path, 0
-        self._file, self._limits, self._room = file, limits, room
+        self._file, self._limits, self._free_bytes = file, limits, free_bytes
 
-    def write(self, piece: bytes) -> None:
-        """Add a piece. Raises ``TooLargeError``, ``LimitError`` as soon as there are too many,
-        ``OutputError``.
+    def write(self, chunk: bytes) -> None:
+        """Append a chunk.
+
+        Raises:
+            TooLargeError: The file has become too large.
+            LimitError: The user's disk space is used up.
+            OutputError: The file cannot be written.
         """
-        self.size += len(piece)
+        self.size += len(chunk)
         if self.size > self._limits.upload_mib * _MIB:
             raise TooLargeError(
-                f"an upload of more than {self._limits.upload_mib} MiB",
-                "a smaller one",
-                "reduce it",
+                f"The upload has more than {self._limits.upload_mib} MiB; upload a smaller file."
             )
-        if self.size > self._room:
-            raise LimitError(
-                "an upload for which you have no space left",
-                "a smaller one",
-                "delete jobs or uploads",
-            )
-        with _told(self.path.parent):
-            self._file.write(piece)
+        if self.size > self._free_bytes:
+            raise LimitError(_NO_SPACE)
+        with _output_errors(self.path.parent):
+            self._file.write(chunk)
 
     def end(self) -> None:
-        """There are no more pieces. Raises ``AppError`` where there was none, ``OutputError``."""
-        with _told(self.path.parent):
+        """Close the file, or raise ``AppError`` if it is empty."""
+        with _output_errors(self.path.parent):
             self._file.close()
         if not self.size:
-            raise AppError("an empty upload", FORMATS, "choose another file")
+            raise AppError("The uploaded file is empty; choose another file.")
 
 
 class Uploads:
-    """All uploads."""
+    """All uploads.
+
+    Args:
+        settings: The settings of the server.
+        database: The database.
+    """
 
     def __init__(self, settings: AppSettings, database: Database) -> None:
         self.settings, self.database = settings, database
-        self._arriving = AtATime("uploads", of_user=_AT_A_TIME, of_all=_AT_A_TIME_OF_ALL)
+        self._receiving = ConcurrencyLimit("uploads", per_user=4, total=24)
 
-    def save(self, owner: str, name: str, pieces: Iterable[bytes]) -> Upload:
-        """Keep a file that arrives in pieces; raises as ``arriving`` and ``keep``, and nothing is
-        kept then.
-        """
-        with self.arriving(owner) as arrival:
-            for piece in pieces:
-                arrival.write(piece)
-            return self.keep(owner, name, arrival)
+    def save(self, owner: str, name: str, chunks: Iterable[bytes]) -> Upload:
+        """Save an upload that arrives in chunks; raises as ``receiving`` and ``keep``."""
+        with self.receiving(owner) as upload:
+            for chunk in chunks:
+                upload.write(chunk)
+            return self.keep(owner, name, upload)
 
     @contextmanager
-    def arriving(self, owner: str) -> Iterator[Arrival]:
-        """A file that begins to arrive; unless it is kept within the block, nothing of it stays.
+    def receiving(self, owner: str) -> Iterator[IncomingUpload]:
+        """Begin to receive a file; it is removed at the end unless it was kept within the block.
 
-        Raises ``LimitError`` for a user who has too many, or too many on their way; ``BusyError``,
-        ``OutputError``.
+        Raises:
+            LimitError: The user has too many uploads, or too many in progress.
+            BusyError: All users together have too many in progress.
+            OutputError: The file cannot be written.
         """
-        with self._arriving.of(owner):
+        with self._receiving.slot(owner):
             with self.database.reading() as session:
-                self._check_room(session, owner, 0)
-                room = self._room(session, owner)
+                self._check_space(session, owner, 0)
+                free_bytes = self._free_bytes(session, owner)
             path = self.settings.uploads_folder / f".{uuid.uuid4().hex}.part"
-            with _told(path.parent):
+            with _output_errors(path.parent):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 file = path.open("wb")
-            arrival = Arrival(path, file, self.settings.limits, room)
+            upload = IncomingUpload(path, file, self.settings.limits, free_bytes)
             try:
-                yield arrival
+                yield upload
             finally:
                 file.close()
-                arrival.path.unlink(missing_ok=True)
+                upload.path.unlink(missing_ok=True)
 
-    def keep(self, owner: str, name: str, arrival: Arrival) -> Upload:
-        """Keep what has arrived, if it is of some use. Raises ``AppError`` or what the reader of
-        its format raises.
+    def keep(self, owner: str, name: str, upload: IncomingUpload) -> Upload:
+        """Keep a file that was received, if its content is acceptable.
+
+        Raises:
+            AppError: The format is unknown, or the content is not valid.
+            PanosegError: The reader of the format refuses the file.
         """
-        arrival.end()
+        upload.end()
         folder, id = self.settings.uploads_folder, uuid.uuid4().hex
-        with _told(folder):
-            suffix = suffix_of(arrival.path)
-            arrival.path = arrival.path.replace(
-                arrival.path.with_suffix(suffix)
-            )  # readers want the right ending
-            kind, summary = confined(inspect, arrival.path)
+        with _output_errors(folder):
+            suffix = suffix_of(upload.path)
+            # Readers choose the format by the suffix.
+            upload.path = upload.path.replace(upload.path.with_suffix(suffix))
+            kind, summary = run_confined(UPLOAD, inspect, upload.path)
         with self.database.writing() as session:
-            one_at_a_time(session, _LOCK_USER + hash_of(owner))
-            self._check_room(
-                session, owner, arrival.size
-            )  # others of the same user may have arrived meanwhile
+            take_lock(session, _UPLOAD_LOCKS + user_lock_key(owner))
+            # Checked again: other uploads of the user may have been kept meanwhile.
+            self._check_space(session, owner, upload.size)
             row = UploadRow(
                 id=id,
                 owner=owner,
@@ -218,24 +176,24 @@ class Uploads:
                 file=f"{id}{suffix}",
                 summary=summary,
             )
-            row.bytes, row.created = arrival.size, now(session)
+            row.bytes, row.created = upload.size, now(session)
             session.add(row)
-            with _told(folder):
-                os.replace(arrival.path, folder / row.file)
+            with _output_errors(folder):
+                os.replace(upload.path, folder / row.file)
             return _view(row)
 
     def get(self, owner: str, id: str) -> Upload:
-        """An upload of a user. Raises ``NotFoundError``, also for one of somebody else."""
+        """Return an upload; ``NotFoundError`` also if it belongs to somebody else."""
         with self.database.reading() as session:
             return _view(_row(session.get(UploadRow, id), owner, id))
 
     def path(self, owner: str, id: str) -> Path:
-        """Its file. Raises ``NotFoundError``."""
+        """Return the path of an upload, or raise ``NotFoundError``."""
         with self.database.reading() as session:
             return self.settings.uploads_folder / _row(session.get(UploadRow, id), owner, id).file
 
     def of(self, owner: str) -> list[Upload]:
-        """The uploads of a user, the newest first."""
+        """Return the uploads of a user, newest first."""
         with self.database.reading() as session:
             rows = (
                 select(UploadRow).where(UploadRow.owner == owner).order_by(UploadRow.created.desc())
@@ -243,19 +201,19 @@ class Uploads:
             return [_view(row) for row in session.scalars(rows)]
 
     def delete(self, owner: str, id: str) -> None:
-        """Forget an upload; jobs that were given it have their own. Raises ``NotFoundError``."""
+        """Delete an upload; jobs that use it have their own copies."""
         path = self.path(owner, id)
         with self.database.writing() as session:
             session.execute(delete(UploadRow).where(UploadRow.id == id))
         path.unlink(missing_ok=True)
 
     def bytes_of(self, owner: str) -> int:
-        """Disk space of the uploads and ended jobs of a user."""
+        """Return the disk space of the uploads and ended jobs of a user."""
         with self.database.reading() as session:
             return _bytes_of(session, owner)
 
     def expired(self, days: int) -> list[tuple[str, str]]:
-        """Owner and id of uploads that are older than so many days."""
+        """Return owner and id of uploads that are older than ``days`` days."""
         with self.database.reading() as session:
             old = select(UploadRow.owner, UploadRow.id).where(
                 UploadRow.created < now(session) - 86_400 * days
@@ -263,11 +221,11 @@ class Uploads:
             return [(str(owner), str(id)) for owner, id in session.execute(old)]
 
     def files(self) -> set[str]:
-        """The names of the files that belong to uploads."""
+        """Return the names of the files of all uploads."""
         with self.database.reading() as session:
             return set(session.scalars(select(UploadRow.file)))
 
-    def _check_room(self, session: Session, owner: str, size: int) -> None:
+    def _check_space(self, session: Session, owner: str, size: int) -> None:
         count = int(
             session.scalar(
                 select(func.count()).select_from(UploadRow).where(UploadRow.owner == owner)
@@ -276,21 +234,16 @@ class Uploads:
         )
         if count >= self.settings.limits.uploads:
             raise LimitError(
-                f"{count} uploads", f"at most {self.settings.limits.uploads} a user", "delete some"
+                f"You have {count} uploads, of at most {self.settings.limits.uploads}; delete some."
             )
-        if size > self._room(session, owner):
-            raise LimitError(
-                "an upload for which you have no space left",
-                "a smaller one",
-                "delete jobs or uploads",
-            )
+        if size > self._free_bytes(session, owner):
+            raise LimitError(_NO_SPACE)
 
-    def _room(self, session: Session, owner: str) -> int:
+    def _free_bytes(self, session: Session, owner: str) -> int:
         return max(0, round(self.settings.limits.disk_gib * _GIB) - _bytes_of(session, owner))
 
 
 def _bytes_of(session: Session, owner: str) -> int:
-    """Disk space of the uploads and ended jobs of a user."""
     return sum(
         int(
             session.scalar(
@@ -303,180 +256,23 @@ def _bytes_of(session: Session, owner: str) -> int:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """A disk that is full, or otherwise of no use, is told in a sentence. Raises
-    ``OutputError``.
-    """
+def _output_errors(folder: Path) -> Iterator[None]:
+    """Turn an ``OSError``, such as of a full disk, into an ``OutputError``."""
     try:
         yield
     except OSError as error:
         raise output_error(folder, error) from error
 
 
-def suffix_of(path: Path) -> str:
-    """The ending of a file by its first bytes. Raises ``AppError`` for a format that is none of
-    ours.
-    """
-    with path.open("rb") as file:
-        head = file.read(4096)
-    for mark, suffix in _PICTURES.items():
-        if head.startswith(mark):
-            return suffix
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for found, suffix in (
-        (head[:4] == b"RIFF" and head[8:12] == b"WEBP", ".webp"),
-        (head.startswith(_NETCDF), ".nc"),
-        (head.startswith(b"PK\x03\x04"), ".zip"),
-        (head.startswith(b"SQLite format 3\0"), ".gpkg"),
-        (head.startswith(b"PAR1"), ".parquet"),
-        (text.startswith(b"{"), ".geojson"),
-        (text.startswith(b"<") and b"<kml" in text, ".kml"),
-        (
-            {b"code", b"class"}
-            <= {name.strip() for name in re.split(rb"[,;\t]", text.partition(b"\n")[0])},
-            ".csv",
-        ),
-    ):
-        if found:
-            return suffix
-    raise AppError("an upload of no known format", FORMATS, "choose another file")
-
-
-def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
-    """What a file is, by reading it. Raises ``PanosegError`` of several kinds."""
-    if path.suffix in (".jpg", ".png", ".bmp", ".gif", ".tif", ".webp"):
-        return "photo", _photo(path)
-    if path.suffix == ".nc":
-        return "cube", _cube(path)
-    if path.suffix == ".csv":
-        return "codes", _codes(path)
-    if path.suffix == ".zip":
-        entries = check_archive(path)
-        if zarr_root(entries) is not None:
-            check_codecs(path, entries)
-            return "cube", {"format": "Zarr"}
-    if path.suffix != ".parquet":
-        try:
-            return "outline", _outline(path)
-        except AreaError as error:
-            if path.suffix == ".kml":
-                raise _about_upload(error, path) from error
-            return "register", _register(path, error)
-    return "register", _register(path, None)
-
-
-def _codes(path: Path) -> dict[str, Any]:
-    from panoseg.register.parcels import read_rows
-
-    try:
-        count = len(read_rows(path))
-    except PanosegError as error:
-        raise _about_upload(error, path) from error
-    if not count:
-        raise AppError("a table of crop codes without a line", "one a code", "add them")
-    return {"codes": count}
-
-
-def _photo(path: Path) -> dict[str, Any]:
-    from panoseg.data.photograph_files import decode_photograph, read_bytes
-
-    image = decode_photograph(read_bytes(path), "the picture")
-    return {"width": image.width, "height": image.height}
-
-
-def _cube(path: Path) -> dict[str, Any]:
-    from panoseg.cube.check import check_cube
-    from panoseg.cube.open import open_cube, reading
-    from panoseg.imagery.bands import PASTIS_BANDS
-
-    check_contained(path)
-    try:
-        with reading(path):
-            cube = check_cube(open_cube(path), PASTIS_BANDS)
-    except PanosegError as error:
-        raise _about_upload(error, path) from error
-    days = cube["time"].values.astype("datetime64[D]").astype(str)
-    return {
-        "format": "NetCDF",
-        "dates": len(days),
-        "first": days[0],
-        "last": days[-1],
-        "km2": _cube_km2(cube),
-    }
-
-
-def _cube_km2(cube: Any) -> float:
-    from panoseg.cube.check import PIXEL_M
-
-    return float(cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6)
-
-
-def _outline(path: Path) -> dict[str, Any]:
-    from shapely.geometry import mapping
-
-    from panoseg.imagery.area import read_area
-
-    area = read_area(path)
-    return {
-        "km2": area.km2,
-        "bounds": list(area.outline.bounds),
-        "notes": list(area.notes),
-        "outline": _drawn(mapping, area.outline),
-    }
-
-
-def _drawn(mapping: Any, outline: Any) -> dict[str, Any]:
-    """An outline as GeoJSON for a map, with no more corners than a browser draws at ease."""
-    from shapely import get_num_coordinates
-
-    tolerance = 0.0001
-    while get_num_coordinates(outline) > 5000:
-        outline, tolerance = outline.simplify(tolerance), tolerance * 4
-    return dict(mapping(outline))
-
-
-def _register(path: Path, earlier: PanosegError | None) -> dict[str, Any]:
-    from panoseg.maps.read_parcels import left_out_notes, read_parcels
-
-    try:
-        with unpacked_parcels(path) as file:
-            parcels = read_parcels(file)
-    except PanosegError as error:
-        raise _about_upload(earlier or error, path) from error
-    if not len(parcels):
-        raise _about_upload(
-            earlier or AppError("an upload without parcels", FORMATS, "choose another file"), path
-        )
-    columns = [
-        str(name)[:_LONGEST_NAME]
-        for name in parcels.columns
-        if name != parcels.active_geometry_name
-    ]
-    notes = [_without_path(note, file, path) for note in left_out_notes(parcels)]
-    return {"parcels": len(parcels), "columns": columns[:100], "notes": notes}
-
-
-def _about_upload(error: PanosegError, path: Path) -> PanosegError:
-    """The same without the path, which is ours."""
-    return AppError(_without_path(error.found, path), error.expected, error.fix)
-
-
-def _without_path(text: str, *paths: Path) -> str:
-    for path in paths:
-        for name in (str(path.absolute()), str(path), path.name, path.stem):
-            text = text.replace(name, "the upload")
-    return text
-
-
 def clean_name(name: str) -> str:
-    """A file's name for display: its last part, without what is not printed."""
+    """Return the last part of a file's name, without characters that cannot be printed."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(letter for letter in last if letter.isprintable())[:_LONGEST_NAME] or "upload"
+    return "".join(letter for letter in last if letter.isprintable())[:_MAX_NAME_LENGTH] or "upload"
 
 
 def _row(row: UploadRow | None, owner: str, id: str) -> UploadRow:
     if row is None or row.owner != owner:
-        raise NotFoundError(f"upload {id}", "an upload of yours", "upload it again")
+        raise NotFoundError(f"There is no upload {id}; upload the file again.")
     return row
 
 

@@ -1,5 +1,6 @@
-"""Who is who: a file of users, a line each with a name and the SHA-256 of a token. Tokens
-themselves are kept nowhere.
+"""The users of a server: a file with one line per token, of the user's name and its SHA-256.
+
+The tokens themselves are stored nowhere.
 """
 
 from __future__ import annotations
@@ -16,79 +17,85 @@ from panoseg.files import output_error, write_text
 
 LOG = logging.getLogger("panoseg.app.users")
 LOCAL_USER = "local"
-"""Who everybody is where nobody signs in."""
+"""The user of every request where nobody signs in."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]{0,62}) ([0-9a-f]{64})")
 
 
 class Users:
-    """The users of a server; the file is read again whenever it changes, so that whoever is taken
-    out is out at once.
+    """The users of a server.
+
+    The file is read again when it changes, so that users who are removed lose access at once.
+
+    Args:
+        path: The file; None if nobody signs in.
+
+    Raises:
+        ConfigError: The file is missing, empty, or damaged.
     """
 
     def __init__(self, path: Path | None) -> None:
-        """path: None where nobody signs in. Raises ``ConfigError`` for a file that is missing,
-        empty or no such file.
-        """
         self.path = path
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._names: dict[str, str] = {}
-        if path is not None and not self._current():
+        if path is not None and not self._current(path):
             raise ConfigError(
-                f"{path} names no user",
-                "one at least",
-                f"run panoseg app token NAME --tokens {path}",
+                f"{path} contains no users. Add one with panoseg app token NAME --tokens {path}"
             )
 
     @property
     def sign_in(self) -> bool:
-        """Whether people sign in."""
+        """Whether users must sign in."""
         return self.path is not None
 
     def user_of(self, token: str | None) -> str:
-        """The user with this token. Raises ``NotSignedInError``, ``BusyError`` where the file of
-        users is of no use.
+        """Return the name of the user with this token.
+
+        Raises:
+            NotSignedInError: The token is missing or unknown.
+            BusyError: The file of users cannot be read at the moment.
         """
         if self.path is None:
             return LOCAL_USER
         try:
-            names = self._current()
-        except (
-            ConfigError
-        ) as error:  # while an operator edits it; who asks learns nothing of the server's files
-            LOG.error("the file of users is of no use", extra={"reason": str(error)})
+            names = self._current(self.path)
+        except ConfigError as error:
+            # An operator may be editing the file; the message must not name the server's files.
+            LOG.error("the file of users cannot be used", extra={"reason": str(error)})
             raise BusyError(
-                "users cannot be looked up at present",
-                "their file",
-                "tell whoever runs this server",
+                "Users cannot be looked up at the moment; try again soon, or tell the operator of"
+                " this server."
             ) from error
-        # Looked up by its digest, the time of which tells nothing about the token.
+        # Looked up by its digest, so that the time it takes reveals nothing about valid tokens.
         name = None if not token else names.get(_digest(token))
         if name is None:
             raise NotSignedInError(
-                "no valid token", "one, as Authorization: Bearer TOKEN or by signing in", "sign in"
+                "No valid token was given. Sign in, or send the header Authorization: Bearer TOKEN"
             )
         return name
 
-    def _current(self) -> dict[str, str]:
-        assert self.path is not None
+    def _current(self, path: Path) -> dict[str, str]:
+        """Return the users by the digests of their tokens, read again if the file has changed."""
         try:
-            stat = self.path.stat()
+            stat = path.stat()
             stamp = stat.st_mtime_ns, stat.st_size
             with self._lock:
                 if stamp != self._stamp:
-                    self._names, self._stamp = read_users(self.path), stamp
+                    self._names, self._stamp = read_users(path), stamp
                 return self._names
         except OSError as error:
             raise ConfigError(
-                f"{self.path} cannot be read ({error.strerror})", "a file of users", "restore it"
+                f"The file of users {path} cannot be read ({error.strerror}); restore it."
             ) from error
 
 
 def read_users(path: Path) -> dict[str, str]:
-    """Digest of a token -> name of its user. Raises ``ConfigError`` for a line that is none,
-    ``OSError``.
+    """Return the names of the users by the digests of their tokens.
+
+    Raises:
+        ConfigError: A line is not a name and a SHA-256.
+        OSError: The file cannot be read.
     """
     names: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -96,21 +103,24 @@ def read_users(path: Path) -> dict[str, str]:
             match = _LINE.fullmatch(line.strip())
             if match is None:
                 raise ConfigError(
-                    f"line {number} of {path}",
-                    "a name and a SHA-256",
-                    "add users by panoseg app token NAME",
+                    f"Line {number} of {path} is not a name and a SHA-256. Remove it, and add users"
+                    " with panoseg app token NAME."
                 )
             names[match[2]] = match[1]
     return names
 
 
 def add_user(path: Path, name: str) -> str:
-    """Add a user, or a further token of one, to the file; returns the token. Raises
-    ``ConfigError``, ``OutputError``.
+    """Add a user, or another token of an existing one, to the file and return the token.
+
+    Raises:
+        ConfigError: The name is not valid, or the file is damaged.
+        OutputError: The file cannot be written.
     """
     if not _NAME.fullmatch(name) or name == LOCAL_USER:
         raise ConfigError(
-            f"the name {name!r}", "letters, digits and . _ @ -, at most 63", "choose another"
+            f"{name!r} cannot be the name of a user; use up to 63 letters, digits and . _ @ - and"
+            f" not {LOCAL_USER!r}."
         )
     token = secrets.token_urlsafe(32)
     try:

@@ -13,7 +13,7 @@ from itertools import accumulate
 from nicegui import ui
 from sqlalchemy.exc import SQLAlchemyError
 
-from panoseg.app.jobs import ENDED, JobView, LogLine, State
+from panoseg.app.job_views import ENDED, JobView, LogLine, State
 from panoseg.app.pages.frame import (
     DATABASE_AWAY,
     Visit,
@@ -116,7 +116,7 @@ class JobPage:
         )
 
     def _queue(self) -> str:
-        if not self.visit.service.all_jobs.workers():
+        if not self.visit.service.all_jobs.workers.count():
             return "no worker runs at present; panoseg app worker starts one"
         before = self.visit.service.position(self.visit.user, self.job.id)
         return (

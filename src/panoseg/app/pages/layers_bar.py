@@ -13,7 +13,7 @@ from nicegui.events import GenericEventArguments
 
 from panoseg.app.pages.frame import checkbox
 from panoseg.app.pages.place import base_map
-from panoseg.app.tiles import DEEPEST, NDVI_STOPS
+from panoseg.app.tiles import MAX_ZOOM, NDVI_STOPS
 
 SELECTED = "#1b2620"
 _CLOSE = 14
@@ -204,7 +204,7 @@ class LayersBar:
         if url is not None:
             west, south, east, north = self.description["bounds"]
             options = {
-                "maxZoom": DEEPEST,
+                "maxZoom": MAX_ZOOM,
                 "zIndex": level,
                 "opacity": opacity,
                 "bounds": [[south, west], [north, east]],

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from nicegui import ui
 
-from panoseg.app.jobs import JobView
+from panoseg.app.job_views import JobView
 from panoseg.app.pages.frame import Visit, drop, empty, frame, heading, in_thread, told
 from panoseg.app.pages.job import ask_delete, not_there
 from panoseg.app.pages.result_context import download_button, share

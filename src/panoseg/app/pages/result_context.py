@@ -7,7 +7,7 @@ from typing import Any
 
 from nicegui import ui
 
-from panoseg.app.jobs import JobView
+from panoseg.app.job_views import JobView
 from panoseg.app.pages.frame import Visit, heading, in_thread, size, told
 from panoseg.app.result_map import ResultMap
 from panoseg.app.service import ResultFile, Service

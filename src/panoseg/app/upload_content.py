@@ -1,0 +1,227 @@
+"""Content of uploads: identified by their first bytes, checked and summarised by reading them.
+
+HDF5 files (which NetCDF 4 files are) that refer to other files are refused, because these would be
+files of the server. ``inspect`` is called in a process of bounded memory and time.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from panoseg.app.archives import check_archive, check_codecs, unpacked_parcels, zarr_root
+from panoseg.errors import AppError, AreaError, PanosegError
+
+if TYPE_CHECKING:
+    import h5py
+
+UploadKind = Literal["outline", "register", "cube", "photo", "codes"]
+FORMATS = (
+    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season"
+    " (NetCDF, zipped Zarr), a photograph, or a table of crop codes (CSV with the columns code and"
+    " class)"
+)
+"""What can be uploaded, for messages."""
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_IMAGE_SUFFIXES = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"BM": ".bmp",
+    b"GIF8": ".gif",
+    b"II*\0": ".tif",
+    b"MM\0*": ".tif",
+}
+_NETCDF = (_HDF5_SIGNATURE, b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_MAX_COLUMN_LENGTH = 100
+_MAX_DRAWN_POINTS = 5000
+
+
+def suffix_of(path: Path) -> str:
+    """Return the suffix of a file by its first bytes, or raise ``AppError`` for other formats."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    for mark, suffix in _IMAGE_SUFFIXES.items():
+        if head.startswith(mark):
+            return suffix
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for found, suffix in (
+        (head[:4] == b"RIFF" and head[8:12] == b"WEBP", ".webp"),
+        (head.startswith(_NETCDF), ".nc"),
+        (head.startswith(b"PK\x03\x04"), ".zip"),
+        (head.startswith(b"SQLite format 3\0"), ".gpkg"),
+        (head.startswith(b"PAR1"), ".parquet"),
+        (text.startswith(b"{"), ".geojson"),
+        (text.startswith(b"<") and b"<kml" in text, ".kml"),
+        (
+            {b"code", b"class"}
+            <= {name.strip() for name in re.split(rb"[,;\t]", text.partition(b"\n")[0])},
+            ".csv",
+        ),
+    ):
+        if found:
+            return suffix
+    raise AppError(f"The format of the upload is unknown. It must be {FORMATS}.")
+
+
+def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
+    """Read a file and return what it is and a summary.
+
+    Raises:
+        PanosegError: The file is damaged or not acceptable.
+    """
+    if path.suffix in (".jpg", ".png", ".bmp", ".gif", ".tif", ".webp"):
+        return "photo", _photo(path)
+    if path.suffix == ".nc":
+        return "cube", _cube(path)
+    if path.suffix == ".csv":
+        return "codes", _codes(path)
+    if path.suffix == ".zip":
+        entries = check_archive(path)
+        if zarr_root(entries) is not None:
+            check_codecs(path, entries)
+            return "cube", {"format": "Zarr"}
+    if path.suffix != ".parquet":
+        try:
+            return "outline", _outline(path)
+        except AreaError as error:
+            if path.suffix == ".kml":
+                raise _about_upload(error, path) from error
+            return "register", _register(path, error)
+    return "register", _register(path, None)
+
+
+def _codes(path: Path) -> dict[str, Any]:
+    from panoseg.register.parcels import read_rows
+
+    try:
+        count = len(read_rows(path))
+    except PanosegError as error:
+        raise _about_upload(error, path) from error
+    if not count:
+        raise AppError("The table of crop codes has no rows; add one row per code.")
+    return {"codes": count}
+
+
+def _photo(path: Path) -> dict[str, Any]:
+    from panoseg.data.photograph_files import decode_photograph, read_bytes
+
+    image = decode_photograph(read_bytes(path), "the upload")
+    return {"width": image.width, "height": image.height}
+
+
+def _cube(path: Path) -> dict[str, Any]:
+    from panoseg.cube.check import PIXEL_M, check_cube
+    from panoseg.cube.open import open_cube, reading
+    from panoseg.imagery.bands import PASTIS_BANDS
+
+    check_contained(path)
+    try:
+        with reading(path):
+            cube = check_cube(open_cube(path), PASTIS_BANDS)
+    except PanosegError as error:
+        raise _about_upload(error, path) from error
+    days = cube["time"].values.astype("datetime64[D]").astype(str)
+    return {
+        "format": "NetCDF",
+        "dates": len(days),
+        "first": days[0],
+        "last": days[-1],
+        "km2": float(cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6),
+    }
+
+
+def _outline(path: Path) -> dict[str, Any]:
+    from shapely import get_num_coordinates
+    from shapely.geometry import mapping
+
+    from panoseg.imagery.area import read_area
+
+    area = read_area(path)
+    # The outline is drawn on the pages; more points than this would slow down browsers.
+    drawn, tolerance = area.outline, 0.0001
+    while get_num_coordinates(drawn) > _MAX_DRAWN_POINTS:
+        drawn, tolerance = drawn.simplify(tolerance), tolerance * 4
+    return {
+        "km2": area.km2,
+        "bounds": list(area.outline.bounds),
+        "notes": list(area.notes),
+        "outline": dict(mapping(drawn)),
+    }
+
+
+def _register(path: Path, outline_error: PanosegError | None) -> dict[str, Any]:
+    """Return the summary of a register.
+
+    Args:
+        path: The file.
+        outline_error: Why the file is not an outline; it says more than why it is not a register.
+    """
+    from panoseg.maps.read_parcels import left_out_notes, read_parcels
+
+    try:
+        with unpacked_parcels(path) as file:
+            parcels = read_parcels(file)
+    except PanosegError as error:
+        raise _about_upload(outline_error or error, path) from error
+    if not len(parcels):
+        empty = AppError("The upload has no parcels; choose another file.")
+        raise _about_upload(outline_error or empty, path)
+    columns = [
+        str(name)[:_MAX_COLUMN_LENGTH]
+        for name in parcels.columns
+        if name != parcels.active_geometry_name
+    ]
+    notes = [_without_path(note, file, path) for note in left_out_notes(parcels)]
+    return {"parcels": len(parcels), "columns": columns[:100], "notes": notes}
+
+
+def _about_upload(error: PanosegError, path: Path) -> AppError:
+    """Return the same error without the path of the file on the server."""
+    text = _without_path(str(error), path)
+    return AppError(text[:1].upper() + text[1:])
+
+
+def _without_path(text: str, *paths: Path) -> str:
+    for path in paths:
+        for name in (str(path.absolute()), str(path), path.name, path.stem):
+            text = text.replace(name, "the upload")
+    return text
+
+
+def check_contained(path: Path) -> None:
+    """Raise ``AppError`` for an HDF5 file that refers to other files; other formats pass.
+
+    A dataset may keep its values in any other file, and a link or a virtual dataset may refer to
+    other HDF5 files.
+    """
+    import h5py
+
+    with path.open("rb") as file:
+        if file.read(len(_HDF5_SIGNATURE)) != _HDF5_SIGNATURE:
+            return
+    try:
+        with h5py.File(path, "r") as root:
+            reference = root.visititems_links(_external_link) or root.visititems(_external_data)
+    except (OSError, RuntimeError, ValueError, KeyError, RecursionError) as error:
+        raise AppError("The upload is not a complete NetCDF file; write it again.") from error
+    if reference:
+        raise AppError(
+            f"In the upload the {reference} refers to another file; copy it with nccopy, so that"
+            " everything is in one file."
+        )
+
+
+def _external_link(
+    name: str, link: h5py.HardLink | h5py.SoftLink | h5py.ExternalLink
+) -> str | None:
+    import h5py
+
+    return f"link {name[:80]!r}" if isinstance(link, h5py.ExternalLink) else None
+
+
+def _external_data(name: str, part: h5py.Group | h5py.Dataset | h5py.Datatype) -> str | None:
+    import h5py
+
+    is_external = isinstance(part, h5py.Dataset) and (part.external or part.is_virtual)
+    return f"variable {name[:80]!r}" if is_external else None
