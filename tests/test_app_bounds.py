@@ -197,7 +197,7 @@ def test_a_table_of_codes_says_what_is_declared(made, tmp_path):
     chosen = declared_by(Register(file, tmp_path / "codes.csv", "other"), made, tmp_path)
     assert chosen == [("meadow", OTHER), ("x", UNKNOWN), ("y", MISSED)]
     for wrong, message in (
-        ((tmp_path / "codes.csv", "none"), "without the column 'none'"),
+        ((tmp_path / "codes.csv", "none"), "have no column 'none'"),
         ((file,), "cannot be read"),
     ):
         with pytest.raises(ParcelsError, match=message):
