@@ -146,9 +146,9 @@ def test_a_hostile_upload_is_refused(service, name):
     with pytest.raises(PanosegError) as caught:
         service.save_upload("ada", f"{name}.geojson", [HOSTILE[name]])
     text = str(caught.value)
-    assert text.count(";") >= 2, text
     assert "\n" not in text
-    assert len(text) < 400, text
+    assert 20 < len(text) < 400, text
+    assert not text[0].islower(), text
     for ours in (str(service.settings.folder), ".part", "Traceback"):
         assert ours not in text
     assert not list(service.settings.uploads_folder.iterdir())
@@ -225,7 +225,7 @@ def test_archives(tmp_path, monkeypatch):
         if file.is_file()
     ) == ["a/c/0/0", "zarr.json"]
     with pytest.raises(TooLargeError, match="unpacks to"):
-        check_archive(path, largest=5)
+        check_archive(path, max_bytes=5)
     monkeypatch.setattr("panoseg.app.archives.MAX_ENTRIES", 2)
     with pytest.raises(TooLargeError, match="3 files"):
         check_archive(path)
@@ -366,7 +366,9 @@ def inside(monkeypatch):
 def test_an_address_is_refused(inside, url):
     with pytest.raises(RefusedAddressError) as caught:
         AllowedUrls(AppSettings()).check(url)
-    assert str(caught.value).count(";") >= 2
+    text = str(caught.value)
+    assert text.endswith("."), text
+    assert not text[0].islower(), text
 
 
 @pytest.mark.parametrize(
@@ -437,7 +439,7 @@ def test_downloads_follow_redirects_only_to_allowed_places(web, tmp_path):
     for path, message in (
         ("out", "evil.example"),
         ("meta", "169.254"),
-        ("round", "for ever"),
+        ("round", "too often"),
         ("none", "404"),
         ("long", "1 MiB"),
     ):
@@ -481,7 +483,7 @@ def test_a_guarded_process_reaches_nothing_inside(web):
         return done.stdout.splitlines()
 
     requests_, urllib_, tls, gdal = run("public")
-    assert requests_.startswith("403 403 the hos")
+    assert requests_.startswith("403 403 The add")
     assert "403" in urllib_
     assert tls == "True"
     assert "403" in gdal

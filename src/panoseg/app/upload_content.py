@@ -106,7 +106,7 @@ def _codes(path: Path) -> dict[str, Any]:
 def _photo(path: Path) -> dict[str, Any]:
     from panoseg.data.photograph_files import decode_photograph, read_bytes
 
-    image = decode_photograph(read_bytes(path), "the upload")
+    image = decode_photograph(read_bytes(path), "The upload")
     return {"width": image.width, "height": image.height}
 
 
