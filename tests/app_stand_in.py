@@ -31,26 +31,26 @@ def _stage(name: str, before: str | None) -> Stage:
 
     def run(job: JobContext) -> None:
         text = (
-            work.request.model_dump_json() if before is None else (work.folder / before).read_text()
+            job.request.model_dump_json() if before is None else (job.folder / before).read_text()
         )
         for _ in track(range(STEPS), "steps"):
             time.sleep(SECONDS)
             text = hashlib.sha256(text.encode()).hexdigest()
-        if work.request.name == "bomb":
+        if job.request.name == "bomb":
             os.kill(os.getpid(), 9)
-        if work.request.name == "deaf":
+        if job.request.name == "deaf":
             ctypes.PyDLL(None).sleep(
                 600
             )  # as a library would that keeps the interpreter for itself
         while (
-            work.request.name == "held" and before is not None and not (work.folder / "go").exists()
+            job.request.name == "held" and before is not None and not (job.folder / "go").exists()
         ):
             time.sleep(SECONDS)
-        if work.request.name == "long":
+        if job.request.name == "long":
             time.sleep(LONG_S)
-        write_text(work.folder / name, text)
+        write_text(job.folder / name, text)
 
-    return Stage(name, f"Stage {name}", 1 / 3, run, lambda work: (work.folder / name).is_file())
+    return Stage(name, f"Stage {name}", 1 / 3, run, lambda job: (job.folder / name).is_file())
 
 
 if (

@@ -233,7 +233,11 @@ def test_a_worker_that_was_deaf_itself_takes_nothing_over(place):
     asked = []
 
     class Heard:
-        def live(self, worker, job):
+        @property
+        def workers(self):
+            return self
+
+        def report(self, worker, job):
             pass
 
         def claim(self, worker, take_over):
@@ -242,7 +246,7 @@ def test_a_worker_that_was_deaf_itself_takes_nothing_over(place):
     worker = _Worker(place.settings, Heard(), threading.Event(), None)
     worker.stop.set()  # so that it does not pause
     worker.step()
-    with worker.outages_survived():
+    with worker.surviving_outages():
         raise AWAY
     worker.step()
     assert asked == [True, False]
