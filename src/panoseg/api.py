@@ -1,0 +1,285 @@
+"""The functions of the public interface: thin calls of what the commands call.
+
+Each heavy package is imported by the function that needs it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from panoseg.errors import ConfigError
+
+if TYPE_CHECKING:
+    import geopandas as gpd
+    import xarray as xr
+
+    from panoseg.maps.mapping import MapResult
+    from panoseg.models.model import Model
+    from panoseg.training.evaluate import Evaluation
+    from panoseg.training.run import RunResult
+
+T = TypeVar("T")
+
+
+def load(source: Path | str | None = None, *, device: str = "auto", tta: int = 1) -> Model:
+    """Load weights for prediction.
+
+    Args:
+        source: A folder of weights, the folder of a run, or None for the weights in the package.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        tta: Number of test-time augmentations (flips and rotations), 1-8. Runtime grows linearly.
+
+    Returns:
+        A model whose ``predict`` segments one season or one photograph.
+
+    Raises:
+        WeightsError: The weights are missing or cannot be read.
+        ConfigError: The device is not available, or the network has no test-time augmentation.
+    """
+    from panoseg.models.model import Model
+
+    return Model.load(source, device=device, tta=tta)
+
+
+def map(
+    cube: Path | str | xr.Dataset,
+    out: Path | str | None = None,
+    *,
+    weights: Path | str | None = None,
+    truth: Path | str | None = None,
+    declared_only: bool = False,
+    workers: int = 1,
+    **options: Any,  # noqa: ANN401
+) -> MapResult:
+    """Map a season: find the parcels and what grows on them.
+
+    Args:
+        cube: A NetCDF file, a Zarr store, a folder of GeoTIFFs with STAC items, or a dataset with
+            dimensions time, y and x and a variable for each band, reflectance x 10 000.
+        out: Folder for the files of the map; an unfinished map in it is continued. None: a
+            temporary folder that is deleted with the result.
+        weights: A folder of weights, or None for the weights in the package.
+        truth: File of true parcels to compare with.
+        declared_only: The truth covers part of the land; score inside of it alone.
+        workers: Number of processes.
+        options: Fields of ``panoseg.maps.options.MapOptions``, such as ``year`` and ``tta``.
+
+    Returns:
+        The map: ``parcels`` (GeoDataFrame), ``segments``, ``classes``, ``report`` (path of the HTML
+        page), ``out`` (folder) and ``comparison`` with the truth.
+
+    Raises:
+        PanosegError: The cube, the weights or an option is wrong, or ``out`` cannot be written.
+    """
+    from panoseg.maps.mapping import map_cube
+    from panoseg.maps.options import MapOptions, RunOptions
+
+    chosen = _options(MapOptions, options)
+    folder = TemporaryDirectory(prefix="panoseg-") if out is None else None
+    target = Path(folder.name) / "map" if folder is not None else Path(out or "")
+    with TemporaryDirectory(prefix="panoseg-") as scratch:
+        result = map_cube(
+            _on_disk(cube, Path(scratch)),
+            weights,
+            target,
+            chosen,
+            truth=truth,
+            declared_only=declared_only,
+            running=RunOptions(workers=workers),
+        )
+    # The result keeps the temporary folder: it is deleted when nobody uses the result any more.
+    return result if folder is None else replace(result, folder=folder)
+
+
+def _on_disk(cube: Path | str | xr.Dataset, scratch: Path) -> Path:
+    """Return the path of a cube; a dataset in memory is written as Zarr."""
+    if isinstance(cube, Path | str):
+        return Path(cube)
+    path = scratch / "cube.zarr"
+    cube.to_zarr(path, consolidated=False)
+    return path
+
+
+def fetch(
+    area: Path | str,
+    season: int | None = None,
+    out: Path | str | None = None,
+    *,
+    days: tuple[date, date] | None = None,
+    catalog: str | None = None,
+    collection: str | None = None,
+    yes: bool = False,
+    **options: Any,  # noqa: ANN401
+) -> xr.Dataset:
+    """Fetch a Sentinel-2 season from a catalogue.
+
+    Args:
+        area: File with an outline.
+        season: Harvest year: 1 September of the year before to 31 October.
+        out: Zarr store to write; an unfinished one is continued. None: the season is returned in
+            memory.
+        days: First and last day, in place of ``season``.
+        catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
+        collection: Collection of the catalogue, if not its usual one with Sentinel-2 L2A.
+        yes: Fetch however large the season is.
+        options: Fields of ``panoseg.cube.options.CubeOptions``, such as ``max_dates``.
+
+    Returns:
+        The cube, opened lazily where ``out`` is given.
+
+    Raises:
+        AreaError: The outline cannot be read.
+        CatalogueError: The catalogue does not answer, or has no scene.
+    """
+    from panoseg.cube.fetch import Request, fetch_cube, scenes_beside
+    from panoseg.cube.options import CubeOptions
+    from panoseg.cube.season import season_span
+
+    if (season is None) == (days is None):
+        raise ConfigError("Pass either season or days.")
+    first, last = days or season_span(season or 0)
+    source = {"catalogue": catalog, "collection": collection}
+    given = {name: value for name, value in source.items() if value is not None}
+    request = Request(Path(area), first, last, yes=yes, **given)
+    with TemporaryDirectory(prefix="panoseg-") as scratch:
+        path = Path(scratch) / "season.zarr" if out is None else Path(out)
+        fetch_cube(request, path, scenes_beside(path), _options(CubeOptions, options))
+        cube = open_cube(path)
+        return cube.load() if out is None else cube
+
+
+def open_cube(path: Path | str) -> xr.Dataset:
+    """Open a cube and check its conventions.
+
+    Args:
+        path: A NetCDF file, a Zarr store, or a folder of GeoTIFFs with STAC items.
+
+    Returns:
+        The cube with bands named B02 .. B12 and dates in ascending order, read lazily.
+
+    Raises:
+        CubeError: The file cannot be read, or is not a season.
+    """
+    from panoseg.cube.check import check_cube
+    from panoseg.cube.open import open_cube as open_lazily
+    from panoseg.imagery.bands import PASTIS_BANDS
+
+    return check_cube(open_lazily(path), PASTIS_BANDS)
+
+
+def simulate(
+    size: int | tuple[int, int] = 256,
+    seed: int = 0,
+    **options: Any,  # noqa: ANN401
+) -> tuple[xr.Dataset, gpd.GeoDataFrame]:
+    """Simulate a Sentinel-2 season.
+
+    Args:
+        size: Height and width in pixels of 10 m; one number for a square.
+        seed: Which landscape.
+        options: Fields of ``panoseg.simulation.options.SimulationOptions``, such as ``region``.
+
+    Returns:
+        The cube, and its true parcels.
+    """
+    from panoseg.simulation.cube import simulate_cube
+    from panoseg.simulation.options import SimulationOptions
+
+    height, width = (size, size) if isinstance(size, int) else size
+    return simulate_cube((height, width), seed, _options(SimulationOptions, options))
+
+
+def train(
+    experiment: str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    fold: int = 1,
+    **options: Any,  # noqa: ANN401
+) -> RunResult:
+    """Train a named experiment on one fold of a dataset; prints nothing.
+
+    Args:
+        experiment: Name of an experiment; ``panoseg experiments`` lists them.
+        data: Folder of a dataset in the layout of PASTIS, S2TSCzCrop or COCO, or URL of shards.
+        out: Folder of the run; new or empty.
+        fold: Which of the official splits.
+        options: Fields of ``panoseg.training.config.TrainConfig``, such as ``epochs``.
+
+    Returns:
+        The scores on the test set, the best validation scores, and where the weights are.
+
+    Raises:
+        PanosegError: The dataset or an option is wrong, or ``out`` cannot be written.
+    """
+    from panoseg.data.places import place_of
+    from panoseg.training.experiments import experiment as find_experiment
+    from panoseg.training.run import start
+
+    config = _replaced(find_experiment(experiment).config, options)
+    return start(experiment, config, place_of(str(data)), fold, Path(out))
+
+
+def test(
+    weights: Path | str,
+    data: Path | str,
+    out: Path | str,
+    *,
+    fold: int | None = None,
+    every_patch: bool = False,
+    tta: int = 1,
+    **options: Any,  # noqa: ANN401
+) -> Evaluation:
+    """Score weights on a dataset; prints nothing.
+
+    Args:
+        weights: Folder of a run, of weights, or of the authors' published weights.
+        data: Folder of the dataset, or URL of shards.
+        out: Folder for metrics.json, metrics.md and figures; new or empty.
+        fold: Score this official split; None for that of the training.
+        every_patch: Score on all patches, none of which were seen in training.
+        tta: Number of test-time augmentations, 1-8.
+        options: Fields of ``panoseg.training.config.TrainConfig`` that concern the machine:
+            ``batch_size``, ``precision``, ``accelerator``, ``workers``.
+
+    Returns:
+        The scores of each fold, and their mean.
+
+    Raises:
+        PanosegError: The weights, the dataset or an option is wrong.
+    """
+    from panoseg.data.places import place_of
+    from panoseg.training.config import TrainConfig
+    from panoseg.training.evaluate import score_folder
+
+    return score_folder(
+        Path(weights),
+        place_of(str(data)),
+        Path(out),
+        _options(TrainConfig, options),
+        fold=fold,
+        every_patch=every_patch,
+        tta=tta,
+    )
+
+
+def _options(kind: type[T], values: dict[str, Any]) -> T:
+    """Make an options object of keyword arguments."""
+    return _replaced(kind(), values)
+
+
+def _replaced(default: T, values: dict[str, Any]) -> T:
+    """Return options with some values replaced.
+
+    Raises:
+        ConfigError: There is no option of such a name.
+    """
+    known = [entry.name for entry in fields(default)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"There is no option {name!r}. Options: {', '.join(known)}.")
+    return replace(default, **values)  # type: ignore[type-var]
