@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+import sys
 import threading
 import time
 import zipfile
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import geopandas as gpd
 import httpx
@@ -16,6 +19,7 @@ import pyogrio
 import pytest
 
 import app_map
+import panoseg
 from cubes import make_cube
 from panoseg.app import confined as confined_module
 from panoseg.app import season_check as season_module
@@ -86,6 +90,20 @@ def test_a_reader_waits_for_its_turn_and_not_for_ever():
     with pytest.raises(AppError, match="Reading the outline failed, or took more than 1 s"):
         run_confined(short, time.sleep, 30)
     assert run_confined(Bounds("", 4, 30, short.slots), max, 1, 2) == 2, "the turn was given back"
+
+
+def test_readers_run_where_the_system_bounds_no_resources(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    confined_module._limit_resources(1, 1)
+
+
+@pytest.mark.parametrize("module", ["fcntl", "resource"])
+def test_modules_of_unix_are_imported_where_they_are_used(module):
+    """The package can be imported on Windows, which has neither."""
+    for path in Path(panoseg.__file__).parent.rglob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert module not in names, path
 
 
 @pytest.mark.parametrize(

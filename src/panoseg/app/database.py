@@ -318,8 +318,8 @@ def _engine(url: str) -> Engine:
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Switch to write-ahead logging.
 
-    If several processes do so to a new file at once, SQLite fails at once in all but one of them,
-    whatever the timeout; it is tried again here.
+    If several processes do so to a new file at once, SQLite ignores the timeout and fails in all
+    but one of them; the others try again here.
     """
     end = time.monotonic() + _SQLITE_TIMEOUT_MS / 1000
     while True:

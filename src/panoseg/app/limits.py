@@ -101,14 +101,14 @@ CLICK_THREADS = CapacityLimiter(4)
 
 Value = TypeVar("Value")
 _ENTRY_BYTES = 500
-"""Memory of an entry beside its value."""
+"""Memory of an entry without its value."""
 
 
 class BoundedCache(Generic[Value]):
     """Least-recently-used cache whose size is counted in bytes; safe to use from many threads.
 
-    Entries do not expire: whatever a value depends on, such as the modification time of a file,
-    must be part of its key.
+    Entries do not expire: everything that a value depends on, such as the modification time of a
+    file, must be part of its key.
 
     Args:
         max_bytes: Most bytes of all entries together. A larger value is returned but not kept.
