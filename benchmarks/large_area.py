@@ -117,7 +117,7 @@ def map_here(cube: str, weights: str | None, out: str, views: int, dask: str | N
         note_work(Path(out).parent / "work-0.jsonl")
     worked = time.process_time()
     result = mapping.map_cube(
-        cube, weights, out, MapOptions(views=views), running=RunOptions(dask=dask)
+        cube, weights, out, MapOptions(tta=views), running=RunOptions(dask=dask)
     )
     found = {
         "parcels": result.summary.count,

@@ -23,8 +23,9 @@ import torch
 
 from panoseg.data.samples import Normalisation
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.models.build import build_model, initialise
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.network import initialise
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.simulation.cube import simulate_cube
 from panoseg.simulation.options import SimulationOptions
@@ -70,7 +71,7 @@ def write_large_cube(path: Path, size: int, dates: int) -> None:
 def random_weights() -> Weights:
     """The published network with initial numbers."""
     torch.manual_seed(0)
-    model = initialise(build_model(PapsConfig()))
+    model = initialise(build_network(PapsConfig()))
     card = WeightsCard(
         model.config,
         Normalisation((1500.0,) * 10, (1000.0,) * 10),

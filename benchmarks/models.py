@@ -27,12 +27,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from convolutions import Call, alone, recorded
 from networks import NETWORKS, Work, best_seconds, matrix_product_rate, parcels
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.losses import PapsLoss
 from panoseg.models.outputs import FeatureMaps
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks
-from panoseg.training.losses import PapsLoss
 
 DATES, SIDE = 43, 128
 ENOUGH = 2 / 3
@@ -236,7 +236,7 @@ def head_times() -> list[tuple[str, str, str]]:
     """PaPs after its backbone: prediction with merging, and the loss with its gradient; 100 centres
     of boxes near 13 pixels.
     """
-    model = build_model(PapsConfig())
+    model = build_network(PapsConfig())
     assert isinstance(model, PaPs)
     torch.nn.init.constant_(model.size_mlp[-2].bias, 13.0)
     model.min_confidence.zero_()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from panoseg.data.samples import CentreTargets
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import (
@@ -26,9 +26,9 @@ from panoseg.models.configs.season import (
     UtaeConfig,
     WtaeConfig,
 )
+from panoseg.models.losses import PapsLoss
 from panoseg.models.outputs import PapsOutput, SemanticOutput
 from panoseg.models.paps import PaPs
-from panoseg.training.losses import PapsLoss
 
 BANDS = 10
 NETWORKS: dict[str, ModelConfig] = {
@@ -64,7 +64,7 @@ class Work:
     def of(cls, name: str, size: int, dates: int, batch: int = 1, device: str = "cpu") -> Work:
         """The network of that name with random numbers."""
         torch.manual_seed(0)
-        model = build_model(NETWORKS[name])
+        model = build_network(NETWORKS[name])
         if isinstance(model, PaPs):
             nn.init.constant_(
                 model.size_mlp[-2].bias, 13.0

@@ -22,7 +22,7 @@ import torch
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.metrics.tables import render_table
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.photo.options import PhotoOptions
@@ -103,7 +103,7 @@ def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
     torch.manual_seed(0)
     for name, (config, own_table, sides) in configs.items():
         card = WeightsCard(config, None, own_table, provenance=sides)
-        save_weights(folder / name, Weights(card, build_model(config).state_dict()))
+        save_weights(folder / name, Weights(card, build_network(config).state_dict()))
     fpn, pspnet, maskrcnn = (str(folder / name) for name in configs)
     return {"Panoptic FPN": (fpn, None), "PSPNet + Mask R-CNN": (pspnet, maskrcnn)}
 

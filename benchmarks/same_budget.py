@@ -17,8 +17,9 @@ import sys
 import time
 from pathlib import Path
 
-from panoseg.models.build import build_model
-from panoseg.training.config import TrainConfig, from_json
+from panoseg.models.build import build_network
+from panoseg.models.config import from_json
+from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 
 NAMES = [
@@ -70,7 +71,7 @@ def row(name: str, run: Path, minutes: float) -> str:
     """One line of the table."""
     scores = json.loads((run / "metrics.json").read_text())["test"]
     config = from_json(TrainConfig, json.loads((run / "config.json").read_text())["train"])
-    parameters = sum(parameter.numel() for parameter in build_model(config.model).parameters())
+    parameters = sum(parameter.numel() for parameter in build_network(config.model).parameters())
     return (
         f"| {name} | {config.model.title} | {parameters:,} | {scores['OA']:.1f} |"
         f" {scores['mIoU']:.1f} | {minutes:.1f} |"

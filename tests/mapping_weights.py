@@ -7,9 +7,10 @@ from __future__ import annotations
 import torch
 
 from panoseg.data.samples import Normalisation
-from panoseg.models.build import build_model, initialise
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import Dates, UtaeConfig
+from panoseg.models.network import initialise
 from panoseg.models.weights import Weights, WeightsCard
 
 
@@ -20,7 +21,7 @@ def tiny_weights(seed: int = 3, min_confidence: float = 0.0, dates: Dates = "rel
         widths = {"encoder_widths": (16, 16), "decoder_widths": (16, 16), "head_widths": (8,)}
         backbone = UtaeConfig(**widths, heads=4, d_model=16, dates=dates)
         config = PapsConfig(backbone, 8, False, min_confidence, min_remain=0.2, mask_threshold=0.2)
-        model = initialise(build_model(config))
+        model = initialise(build_network(config))
         # Parcels of about eight pixels across.
         with torch.no_grad():
             model.size_mlp[-2].bias.fill_(8.0)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import photograph_networks as networks
 from mapping_weights import tiny_weights
-from panoseg.models.build import build_model, initialise
+from panoseg.models.build import build_network
+from panoseg.models.network import initialise
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 
 
@@ -15,4 +16,4 @@ def save_small_networks(folder: Path) -> None:
     save_weights(folder / "tiny", tiny_weights())
     config = networks.mask_rcnn()
     card = WeightsCard(config, None, networks.TABLE)
-    save_weights(folder / "boxes", Weights(card, initialise(build_model(config)).state_dict()))
+    save_weights(folder / "boxes", Weights(card, initialise(build_network(config)).state_dict()))

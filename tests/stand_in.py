@@ -4,7 +4,9 @@ in whole numbers only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import xarray as xr
@@ -52,7 +54,7 @@ def coordinates_cube(height: int, width: int | None = None, dates: int = 2) -> x
 
 
 class StandIn:
-    """In place of ``panoseg.maps.predict.Predictor``: ``landscape`` where the images lie, with
+    """In place of ``panoseg.models.model.Model``: ``landscape`` where the images lie, with
     errors that depend on the tile.
 
     A tile forgets some parcels, moves others by a pixel and leaves crumbs; classes, probabilities
@@ -62,11 +64,24 @@ class StandIn:
     def __init__(self, segment_HW: np.ndarray, card) -> None:
         self.segment_HW, self.card = segment_HW, card
 
-    def pictures(self, tiles: list[np.ndarray], days_T: np.ndarray) -> list[Panoptic]:
-        return [
-            self.at(int(own[0, 0, 0, 0]) - 1, int(own[0, 1, 0, 0]) - 1, *own.shape[-2:])
-            for own in tiles
-        ]
+    @classmethod
+    def instead(cls, segment_HW: np.ndarray) -> SimpleNamespace:
+        """What stands for the class."""
+        return SimpleNamespace(of=lambda weights, **options: cls(segment_HW, weights.card))
+
+    def predict_tiles(
+        self,
+        tiles: list[np.ndarray],
+        days_T: np.ndarray,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Panoptic]:
+        found = []
+        for own in tiles:
+            found.append(
+                self.at(int(own[0, 0, 0, 0]) - 1, int(own[0, 1, 0, 0]) - 1, *own.shape[-2:])
+            )
+            progress(1)
+        return found
 
     def at(self, top: int, left: int, height: int, width: int) -> Panoptic:
         """The picture of a tile."""

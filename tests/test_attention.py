@@ -16,14 +16,15 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.config import SEASON_CONFIGS
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
+from panoseg.pictures.attention import draw_attention
+from panoseg.pictures.figures import BLUE, GREY
 from panoseg.training import attention
-from panoseg.training.attention import attention_in, draw_attention, find_place, network_attention
+from panoseg.training.attention import attention_in, find_place, network_attention
 from panoseg.training.config import TrainConfig
-from panoseg.training.pictures import BLUE, GREY
 from panoseg.training.run import start
 from small_pastis import parcels
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
@@ -62,7 +63,7 @@ def batch():
 
 def test_attention_of_networks_is_what_they_pay():
     torch.manual_seed(1)
-    semantic, panoptic = build_model(UTAE), build_model(PAPS)
+    semantic, panoptic = build_network(UTAE), build_network(PAPS)
     given = batch()
     inputs = given.images_BTCHW, given.days_BT, given.valid_BT
     found = network_attention(semantic.train(), given)  # without dropout, whatever the mode was
@@ -90,7 +91,7 @@ def test_networks_without_attention_are_refused_in_a_line():
 def test_every_network_shows_its_attention_or_says_that_it_has_none(name):
     torch.manual_seed(0)
     samples = [Sample(torch.randn(5, 10, 32, 32), torch.arange(5) * 30, "1")]
-    model = build_model(SEASON_CONFIGS[name]())
+    model = build_network(SEASON_CONFIGS[name]())
     if name in ("utae", "wtae", "timeunet"):
         found = network_attention(model, collate(samples))
         assert found.shape[1:3] == (1, 5)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from panoseg.data.samples import CentreTargets
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_model
-from panoseg.models.config import ModelConfig, config_from_json, config_to_json
+from panoseg.models.build import build_network
+from panoseg.models.config import ModelConfig, config_from_json, to_json
 from panoseg.models.configs.paps import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig
 from panoseg.models.convlstm import Recurrence
+from panoseg.models.losses import PapsLoss, semantic_loss
 from panoseg.panoptic.merge import merge_masks
-from panoseg.training.losses import PapsLoss, semantic_loss
 
 PUBLISHED = {
     "unet3d": (UNet3dConfig(), 1_553_796),
@@ -59,7 +59,7 @@ RECURRENT = [name for name in SMALL if name != "unet3d"]
 
 def small_model(config: ModelConfig) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(config).eval()
+    return build_network(config).eval()
 
 
 def season(dates: int = 5, side: int = 16) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +81,7 @@ def with_entries(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 def test_scores_equal_the_published_ones(golden, golden_state, case):
     path = golden / "utae-paps" / case
     model = with_entries(
-        build_model(PUBLISHED[case][0]), golden_state(path.with_suffix(".params.json"))
+        build_network(PUBLISHED[case][0]), golden_state(path.with_suffix(".params.json"))
     )
     with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
         images = torch.from_numpy(arrays["x"])
@@ -94,7 +94,7 @@ def test_scores_equal_the_published_ones(golden, golden_state, case):
 def test_maps_of_uconvlstm_equal_the_published_ones(golden, golden_state):
     path = golden / "utae-paps" / "uconvlstm_maps"
     model = with_entries(
-        build_model(UConvLstmConfig()), golden_state(path.with_suffix(".params.json"))
+        build_network(UConvLstmConfig()), golden_state(path.with_suffix(".params.json"))
     )
     with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
         images = torch.from_numpy(arrays["x"])
@@ -109,7 +109,7 @@ def test_maps_of_uconvlstm_equal_the_published_ones(golden, golden_state):
 def test_crop2seg_has_unet3d_with_its_classes(golden, golden_state):
     folder = golden / "crop2seg"
     model = with_entries(
-        build_model(UNet3dConfig(classes=15)), golden_state(folder / "unet3d.params.json")
+        build_network(UNet3dConfig(classes=15)), golden_state(folder / "unet3d.params.json")
     )
     with (
         np.load(folder / "inputs.npz") as inputs,
@@ -126,7 +126,7 @@ def test_crop2seg_has_unet3d_with_its_classes(golden, golden_state):
 def test_crop2seg_has_uconvlstm_on_patches_of_128(golden, golden_state):
     folder = golden / "crop2seg"
     model = with_entries(
-        build_model(UConvLstmConfig()), golden_state(folder / "uconvlstm_128.params.json")
+        build_network(UConvLstmConfig()), golden_state(folder / "uconvlstm_128.params.json")
     )
     with np.load(folder / "uconvlstm_128.npz") as arrays, torch.no_grad():
         images, days = (
@@ -140,11 +140,11 @@ def test_crop2seg_has_uconvlstm_on_patches_of_128(golden, golden_state):
 @pytest.mark.parametrize("case", PUBLISHED)
 def test_it_has_the_published_number_of_parameters(case):
     config, count = PUBLISHED[case]
-    assert sum(parameter.numel() for parameter in build_model(config).parameters()) == count
+    assert sum(parameter.numel() for parameter in build_network(config).parameters()) == count
 
 
 def test_paps_on_uconvlstm_has_the_published_number_of_parameters():
-    model = build_model(PapsConfig(backbone=UConvLstmConfig()))
+    model = build_network(PapsConfig(backbone=UConvLstmConfig()))
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_692_953
 
 
@@ -250,7 +250,7 @@ def test_every_entry_learns(name, half):
 @pytest.mark.parametrize("name", SMALL)
 def test_paps_trains_and_predicts_on_it(name):
     torch.manual_seed(0)
-    model, images = build_model(PapsConfig(SMALL[name])), season()
+    model, images = build_network(PapsConfig(SMALL[name])), season()
     half = torch.arange(16) // 8
     zones = (half[:, None] * 2 + half + 1).int().repeat(2, 1, 1)
     target = CentreTargets(
@@ -277,11 +277,11 @@ def test_paps_trains_and_predicts_on_it(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_configurations_survive_json(name):
     for config in (SMALL[name], PapsConfig(SMALL[name])):
-        assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+        assert config_from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 def test_paps_is_no_backbone():
-    values = config_to_json(PapsConfig())
+    values = to_json(PapsConfig())
     with pytest.raises(ConfigError, match="backbone paps; expected one of utae"):
         config_from_json({**values, "backbone": values})
 
@@ -335,11 +335,11 @@ def test_paps_is_no_backbone():
     ],
 )
 def test_sizes_follow_the_options(config, entry, shape):
-    assert tuple(build_model(config).state_dict()[entry].shape) == shape
+    assert tuple(build_network(config).state_dict()[entry].shape) == shape
 
 
 def test_dilations_are_the_reach_of_the_pyramid():
-    model = build_model(FpnConfig(**{**_FPN, "dilations": (1, 3, 5)}))
+    model = build_network(FpnConfig(**{**_FPN, "dilations": (1, 3, 5)}))
     assert [conv.dilation for conv in model.pyramid.convs] == [(1, 1), (3, 3), (5, 5)]
 
 

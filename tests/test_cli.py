@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from panoseg.cli import COMMANDS, main
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
+from panoseg.models.config import to_json
 from panoseg.training.checkpoint import Progress, random_state, save_checkpoint
-from panoseg.training.config import RunConfig, TrainConfig, to_json
+from panoseg.training.config import RunConfig, TrainConfig
 from tiny_runs import PAPS, UTAE, tiny_options, write_tiny_dataset
 
 _HEAVY = ("torch", "lightning", "xarray", "geopandas", "matplotlib", "scipy", "rasterio")
@@ -184,7 +185,7 @@ def test_resuming_another_models_checkpoint(capsys, data, tmp_path):
     config = TrainConfig(model=UTAE, workers=0, accelerator="cpu")
     (tmp_path / "config.json").write_text(json.dumps(to_json(RunConfig("x", str(data), 1, config))))
     save_checkpoint(
-        tmp_path / "last.ckpt", build_model(PAPS).state_dict(), {}, Progress(), [random_state()]
+        tmp_path / "last.ckpt", build_network(PAPS).state_dict(), {}, Progress(), [random_state()]
     )
     before = (tmp_path / "last.ckpt").read_bytes()
     refused(
@@ -197,7 +198,11 @@ def test_resuming_another_models_checkpoint(capsys, data, tmp_path):
     )
     assert (tmp_path / "last.ckpt").read_bytes() == before
     save_checkpoint(
-        tmp_path / "last.ckpt", build_model(UTAE).state_dict(), {}, Progress(), [random_state()] * 2
+        tmp_path / "last.ckpt",
+        build_network(UTAE).state_dict(),
+        {},
+        Progress(),
+        [random_state()] * 2,
     )
     refused(capsys, ["train", "--resume", str(tmp_path)], "of 2 processes", "resumed with 1")
 

@@ -16,9 +16,8 @@ from panoseg.data.describe import choose_patches, open_labelled, parcels_of, sum
 from panoseg.data.profiles import NdviCounts, Profiles, find_clouds, parcel_profiles
 from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError
-from panoseg.simulation.write_photographs import write_photographs
-from panoseg.training import dataset_pictures
-from panoseg.training.dataset_pictures import (
+from panoseg.pictures import dataset as dataset_pictures
+from panoseg.pictures.dataset import (
     dates_by_month,
     draw_calendar,
     draw_classes,
@@ -26,6 +25,7 @@ from panoseg.training.dataset_pictures import (
     draw_patches,
     summary_text,
 )
+from panoseg.simulation.write_photographs import write_photographs
 from small_pastis import DATES, parcels, write_small_pastis
 from small_s2tsczcrop import write_small_s2tsczcrop
 from tiny_runs import write_tiny_dataset

@@ -14,19 +14,20 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.errors import OutputError, WeightsError
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.simulation.write_photographs import write_photographs
-from panoseg.training.config import TrainConfig
-from panoseg.training.pictures import (
+from panoseg.pictures.comparison import (
     Comparison,
     clear_near_midsummer,
     draw_comparison,
-    draw_curves,
     true_colour,
 )
+from panoseg.pictures.curves import draw_curves
+from panoseg.simulation.write_photographs import write_photographs
+from panoseg.training.config import TrainConfig
+from panoseg.training.log import read_log
 from panoseg.training.run import start
 from photograph_networks import TABLE, panoptic_fpn
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
@@ -76,7 +77,7 @@ def authors(tmp_path_factory):
         torch.manual_seed(fold)
         (folder / f"Fold_{fold}").mkdir()
         torch.save(
-            {"epoch": 90, "state_dict": build_model(PAPS).state_dict()},
+            {"epoch": 90, "state_dict": build_network(PAPS).state_dict()},
             folder / f"Fold_{fold}" / "model.pth.tar",
         )
     return folder
@@ -178,7 +179,7 @@ def test_views_of_other_networks_are_refused(data, tmp_path, capsys):
         ("a", "--views 2 with weights of a semantic model", WeightsCard(UTAE, None, PASTIS), data),
         ("b", "--views with photographs", WeightsCard(panoptic_fpn(), None, TABLE), photographs),
     ):
-        save_weights(tmp_path / name, Weights(card, build_model(card.model).state_dict()))
+        save_weights(tmp_path / name, Weights(card, build_network(card.model).state_dict()))
         command = [
             "test",
             "--weights",
@@ -558,7 +559,7 @@ def test_the_land_is_seen_where_there_is_no_parcel(tmp_path, monkeypatch):
     comparison, seen = nothing_in(8), []
     comparison.sample.images_TCHW[0, 2] = 2000
     monkeypatch.setattr(
-        "panoseg.training.pictures.draw",
+        "panoseg.pictures.comparison.draw",
         lambda *given, **named: seen.append(draw(*given, **named)) or seen[-1],
     )
     draw_comparison(comparison, PASTIS, "2018-09-01", tmp_path / "a.png")
@@ -576,10 +577,10 @@ def curves(tmp_path, monkeypatch, log: str):
     """The two axes that a log is drawn on."""
     figures = []
     monkeypatch.setattr(
-        "panoseg.training.pictures.save_figure", lambda figure, path: figures.append(figure)
+        "panoseg.pictures.curves.save_figure", lambda figure, path: figures.append(figure)
     )
     (tmp_path / "log.csv").write_text(log)
-    draw_curves(tmp_path / "log.csv", tmp_path / "curves.png")
+    draw_curves(read_log(tmp_path / "log.csv"), tmp_path / "curves.png")
     figures[0].canvas.draw()
     return figures[0].axes
 

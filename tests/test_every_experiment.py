@@ -10,7 +10,6 @@ import pytest
 
 from panoseg.cli import main
 from panoseg.data.loading import make_loader
-from panoseg.models.config import fit_to_data, looks_at_photographs
 from panoseg.models.weights import load_weights
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.log import read_log
@@ -18,9 +17,7 @@ from panoseg.training.loop import Training
 from panoseg.training.run import read_run
 from tiny_runs import simulate_tiny, tiny_options
 
-SEASONS = [
-    name for name, entry in EXPERIMENTS.items() if not looks_at_photographs(entry.config.model)
-]
+SEASONS = [name for name, entry in EXPERIMENTS.items() if entry.config.model.inputs == "season"]
 QUICK = ["--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
 
 
@@ -75,7 +72,9 @@ def test_two_steps_with_a_stop_between_them(name, datasets, tmp_path, monkeypatc
     assert ("2", "validation") in rows
     metrics = json.loads((run / "metrics.json").read_text())
     assert set(metrics["test"]) >= (
-        {"SQ", "RQ", "PQ"} if EXPERIMENTS[name].config.task == "panoptic" else {"OA", "mIoU"}
+        {"SQ", "RQ", "PQ"}
+        if EXPERIMENTS[name].config.model.answers == "panoptic"
+        else {"OA", "mIoU"}
     )
     assert load_weights(run / "weights").card.provenance["experiment"] == name
     assert main(["test", str(run), "--data", data, *QUICK]) == 0
@@ -98,8 +97,8 @@ def test_each_starts_from_its_name_alone(name, datasets, tmp_path, monkeypatch):
         main(["train", name, "--data", datasets(name, size), "--out", str(tmp_path / "run")]) == 130
     )
     resolved, config = read_run(tmp_path / "run").train, EXPERIMENTS[name].config
-    assert resolved.model == fit_to_data(
-        config.model, 10, config.model.classes, config.data.reference_date
+    assert resolved.model == config.model.fitted(
+        bands=10, classes=config.model.classes, reference_date=config.data.reference_date
     )
     assert resolved.optimiser == config.optimiser
     assert (tmp_path / "run" / "last.ckpt").exists()

@@ -17,16 +17,16 @@ from panoseg.cli.training import Arguments
 from panoseg.data.pastis import FOLDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
+from panoseg.training.fold_scores import FoldScores, mean_of_folds, read_test_scores
 from panoseg.training.folds import resume
 from panoseg.training.run import read_run, start
-from panoseg.training.scores import FoldScores, mean_of_folds, read_test_scores
 from tiny_runs import UTAE, tiny_options, write_tiny_dataset
 
 
@@ -63,7 +63,7 @@ def train(name: str, data, out, *options: str) -> int:
     ],
 )
 def test_published_sizes(name, parameters):
-    model = build_model(EXPERIMENTS[name].config.model)
+    model = build_network(EXPERIMENTS[name].config.model)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
 
 
@@ -73,7 +73,7 @@ def test_published_sizes(name, parameters):
 def test_published_settings(name):
     config = EXPERIMENTS[name].config
     panoptic, czech = "paps" in name, name.startswith("s2tsczcrop")
-    assert config.task == ("panoptic" if panoptic else "semantic")
+    assert config.model.answers == ("panoptic" if panoptic else "semantic")
     assert (config.epochs, config.batch_size, config.seed) == (25 if czech else 100, 4, 1)
     assert config.initialisation == "published"
     assert config.data == DataConfig(
@@ -204,7 +204,7 @@ def test_all_folds_and_their_mean(data, tmp_path, capsys):
 def test_all_folds_on_two_devices(data, tmp_path):
     """Fold after fold on the same processes; what is frozen stays as it was on both."""
     torch.manual_seed(0)
-    state = build_model(UTAE).state_dict()
+    state = build_network(UTAE).state_dict()
     card = WeightsCard(UTAE, Normalisation((1000.0,) * 10, (500.0,) * 10))
     save_weights(tmp_path / "origin", Weights(card, state))
     options = ["--fold", "all", "--devices", "2", "--epochs", "1", "--max-steps-per-epoch", "1"]

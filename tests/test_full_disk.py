@@ -20,7 +20,7 @@ from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.errors import OutputError
 from panoseg.files import atomic, new_folder, output_error, remove_unfinished, write_text
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.weights import save_weights
 from registers import write_inputs
 from test_published import SMALL, SMALL_CONFIG, authors_folder
@@ -64,7 +64,7 @@ import json, os, resource, subprocess, sys
 from pathlib import Path
 import panoseg.training.run, panoseg.training.evaluate, panoseg.demo, panoseg.maps.mapping, panoseg.training.transfer
 import panoseg.register.dataset
-import dask.array, lightning.fabric, matplotlib.figure, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
+import dask.array, lightning_fabric, matplotlib.figure, netCDF4, pyogrio, safetensors, tyro  # so that the children need not
 from panoseg.cli import main
 
 def run(arguments, limit):
@@ -119,7 +119,7 @@ def arguments(tmp_path_factory):
     save_weights(folder / "weights", tiny_weights())
     write_tiny_dataset(folder / "data")
     for fold in range(1, 6):
-        authors_folder(folder / "authors", SMALL, build_model(SMALL_CONFIG).state_dict(), fold)
+        authors_folder(folder / "authors", SMALL, build_network(SMALL_CONFIG).state_dict(), fold)
     box = {"type": "Polygon", "coordinates": [[[3, 50], [3.01, 50], [3.01, 50.01], [3, 50]]]}
     feature = {"type": "Feature", "properties": {"class": "corn"}, "geometry": box}
     (folder / "parcels.geojson").write_text(

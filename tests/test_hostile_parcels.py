@@ -370,7 +370,7 @@ def test_a_truth_that_cannot_be_used_is_found_before_the_map(
 
 def test_a_map_says_what_its_truth_lacks(tmp_path, season):
     write(table(SQUARES[0], None), tmp_path / "truth.gpkg")
-    options = MapOptions(tile=32, overlap=8, views=1)
+    options = MapOptions(tile=32, overlap=8, tta=1)
     result = map_cube(
         season / "season.nc", season / "weights", tmp_path / "map", options, tmp_path / "truth.gpkg"
     )

@@ -46,13 +46,14 @@ from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters
 from panoseg.maps import cluster as tasks
 from panoseg.maps import outlines as sheets
 from panoseg.maps.assemble import assemble, regions
-from panoseg.maps.mapping import Here, map_cube
+from panoseg.maps.mapping import LocalWorkers, map_cube
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.outlines import OutlineFiles, Sheet, SheetOutlines, rasterise, read_sheets
 from panoseg.maps.outputs import map_item
 from panoseg.maps.parcels import read_geoparquet
 from panoseg.maps.read_parcels import read_parcels
 from panoseg.maps.windows import FinishedWindow, WindowFiles, from_bytes, plan_blocks, to_bytes
+from panoseg.models.model import Model
 from panoseg.models.weights import save_weights
 from panoseg.panoptic.join import Tile, join_tiles
 from panoseg.panoptic.panoptic import Panoptic
@@ -61,20 +62,16 @@ from stand_in import EndlessLandscape, StandIn, coordinates_cube, landscape
 
 HEIGHT, WIDTH = 150, 210
 OPTIONS = MapOptions(tile=48, overlap=16, simplify=0)
-TINY = MapOptions(tile=16, overlap=4, views=1, min_area_ha=0.03)
+TINY = MapOptions(tile=16, overlap=4, tta=1, min_area_ha=0.03)
 
 
 @pytest.fixture
 def season(tmp_path, monkeypatch):
     """A cube whose landscape the network knows."""
-    cube, weights, segment_HW = (
-        coordinates_cube(HEIGHT, WIDTH),
-        tiny_weights(),
-        landscape(HEIGHT, WIDTH),
-    )
+    cube, segment_HW = coordinates_cube(HEIGHT, WIDTH), landscape(HEIGHT, WIDTH)
     cube["B04"][:, :30, 100:140] = 0
     cube.to_netcdf(tmp_path / "season.nc")
-    monkeypatch.setattr(predict, "Predictor", lambda *_: StandIn(segment_HW, weights.card))
+    monkeypatch.setattr(predict, "Model", StandIn.instead(segment_HW))
     return tmp_path / "season.nc"
 
 
@@ -277,7 +274,9 @@ def test_memory_does_not_grow_with_the_area(tmp_path, monkeypatch):
         )
         area_N[assembled.segments.ids] = assembled.segments.areas
         outlines = OutlineFiles(folder, area_N)
-        for number, sheet in Here(None).draw(read_sheets(assembled.segment_raster, drawn, 1.0)):
+        for number, sheet in LocalWorkers(None).draw(
+            read_sheets(assembled.segment_raster, drawn, 1.0)
+        ):
             outlines.add(number, sheet)
         outlines.finish()
         assert len(outlines.read(assembled.segments.ids[:100])) == 100
@@ -291,11 +290,11 @@ def test_memory_does_not_grow_with_the_area(tmp_path, monkeypatch):
 # Workers
 
 
-class Shuffled(Here):
+class Shuffled(LocalWorkers):
     """Windows and sheets in another order."""
 
-    def predict(self, windows, save):
-        return super().predict(random.Random(1).sample(list(windows), len(windows)), save)
+    def predict(self, windows, save, progress):
+        super().predict(random.Random(1).sample(list(windows), len(windows)), save, progress)
 
     def draw(self, sheets):
         drawn = list(super().draw(sheets))
@@ -323,7 +322,7 @@ def test_workers_are_let_go_before_files_are_written(season, tmp_path, monkeypat
 
     @contextmanager
     def watched(_, opened):
-        yield Here(opened)
+        yield LocalWorkers(opened)
         happened.append("workers let go")
 
     monkeypatch.setattr(mapping, "workers_for", watched)
@@ -406,9 +405,10 @@ def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
     monkeypatch.setattr("panoseg.maps.cluster.as_completed", lambda **_: [])
     asked = cluster.Cluster(Listening(), "job")
     sheet = Sheet(Window(0, 0, 2, 2), np.ones((2, 2), np.int32), (0, 0, 0, 0), 1.0)
-    for work in (asked.predict([(0, plan_blocks(16, 16)[0])], None), asked.draw([sheet])):
-        with pytest.raises(InterruptedError):
-            list(work)
+    with pytest.raises(InterruptedError):
+        asked.predict([(0, plan_blocks(16, 16)[0])], None, None)
+    with pytest.raises(InterruptedError):
+        list(asked.draw([sheet]))
     assert len(sent) == 4
     found = subprocess.run(
         [sys.executable, "-c", _UNPICKLE], input=pickle.dumps(sent), capture_output=True, check=True
@@ -419,7 +419,7 @@ def test_what_a_scheduler_unpickles_imports_nothing_heavy(season, monkeypatch):
     job = inputs.open_inputs(season, tiny_weights(), OPTIONS, None, False, None).job
     found = subprocess.run(
         [sys.executable, "-c", _UNPICKLE],
-        input=pickle.dumps([tasks.KnowJob("job", job).setup]),
+        input=pickle.dumps([tasks.JobPlugin("job", job).setup]),
         capture_output=True,
         check=True,
     )
@@ -512,7 +512,7 @@ def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
 
     def read(own, done):
         try:
-            next(own.steps(plan_blocks(HEIGHT, WIDTH)[0]))
+            own.read(plan_blocks(HEIGHT, WIDTH)[0])
         except Exception as error:
             failures.append(error)
         done.set()
@@ -616,11 +616,12 @@ def test_a_cluster_that_is_not_there(small, tmp_path, capsys, monkeypatch):
 def test_tiles_do_not_depend_on_their_company():
     """As on a GPU, where the backbone sees several tiles at once."""
     weights, days_T = tiny_weights(), np.arange(0, 120, 30)
-    predictor = predict.Predictor(weights, MapOptions(views=2, device="cpu"), date(2018, 9, 1))
+    model = Model.of(weights, tta=2, device="cpu", reference_date=date(2018, 9, 1))
     images = np.random.default_rng(0).integers(200, 4000, (5, 4, 10, 32, 32)).astype(np.float32)
     images[3] /= 4
-    alone = [predictor.batch(own[None], days_T)[0] for own in images]
-    together = predictor.batch(images, days_T)
+    alone = [model.predict_tiles([own], days_T)[0] for own in images]
+    with model.computing():
+        together = model.network.predict(model.batch(images, days_T), model.options)
     for one, other in zip(alone, together, strict=True):
         assert len(one.segments) > 0
         assert one.same_up_to_ids(other)

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from panoseg.data.samples import CentreTargets
+from panoseg.models.losses import PapsLoss, centre_loss, focal_loss, semantic_loss, size_loss
 from panoseg.models.outputs import Candidates, MaskWindows, PapsOutput
 from panoseg.training.config import PapsLossConfig
-from panoseg.training.losses import PapsLoss, centre_loss, focal_loss, semantic_loss, size_loss
 
 
 def test_semantic_loss_leaves_void_out():

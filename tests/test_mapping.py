@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import geopandas as gpd
 import numpy as np
@@ -37,7 +38,7 @@ from panoseg.maps.outputs import SHIPPED_NOTE
 from panoseg.maps.resume import UNFINISHED
 from panoseg.maps.windows import plan_blocks
 from panoseg.models import ltae as date_encoding
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.ltae import day_of_year
 from panoseg.models.paps import PaPs
@@ -47,7 +48,7 @@ from panoseg.simulation.cube import simulate_cube
 from seams import seams, tile_lines
 from waiting import signs_of_process, wait_until
 
-SMALL = MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03)
+SMALL = MapOptions(tile=32, overlap=8, tta=1, min_area_ha=0.03)
 
 
 @pytest.fixture(scope="module")
@@ -115,10 +116,10 @@ def test_an_overlap_as_large_as_the_tile_is_refused():
 class Oracle:
     """Gives each tile its part of a known picture, found by the values of the pixels."""
 
-    def __init__(self, picture: Panoptic, card):
-        self.picture, self.card = picture, card
+    def __init__(self, picture: Panoptic):
+        self.picture = picture
 
-    def pictures(self, tiles, days_T):
+    def predict_tiles(self, tiles, days_T, progress):
         return [self.cut(images_TCHW) for images_TCHW in tiles]
 
     def cut(self, images_TCHW):
@@ -163,7 +164,7 @@ def mapped(cube, truth, tmp_path, options) -> Panoptic:
     tmp_path.mkdir(exist_ok=True)
     write(cube, tmp_path / "season.nc")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predict, "Predictor", lambda *_: Oracle(truth, tiny_weights().card))
+        patch.setattr(predict, "Model", SimpleNamespace(of=lambda *_, **__: Oracle(truth)))
         return map_cube(tmp_path / "season.nc", tiny_weights(), tmp_path / "map", options).picture
 
 
@@ -200,7 +201,7 @@ def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
         cube_path,
         weights,
         tmp_path / "map",
-        MapOptions(tile=32, overlap=8, views=1, gpkg=True, simplify=0),
+        MapOptions(tile=32, overlap=8, tta=1, gpkg=True, simplify=0),
     )
     names = {"parcels.parquet", "parcels.gpkg", "report.html", "map.json", "item.json"}
     names |= {"classes.tif", "segments.tif", "confidence.tif"}
@@ -294,7 +295,7 @@ def test_min_clear_and_min_dates(tmp_path, weights):
                 path,
                 weights,
                 tmp_path / "b",
-                MapOptions(tile=32, overlap=8, views=1, min_clear=0.6),
+                MapOptions(tile=32, overlap=8, tta=1, min_clear=0.6),
             ).season.days_T
         )
         == 5
@@ -303,7 +304,7 @@ def test_min_clear_and_min_dates(tmp_path, weights):
     assert (
         len(
             map_cube(
-                path, weights, tmp_path / "c", MapOptions(tile=32, overlap=8, views=1, min_dates=1)
+                path, weights, tmp_path / "c", MapOptions(tile=32, overlap=8, tta=1, min_dates=1)
             ).season.days_T
         )
         == 1
@@ -327,7 +328,7 @@ def test_a_cube_smaller_than_a_tile(tmp_path, weights, size):
         write(make_cube(size), tmp_path / "season.nc"),
         weights,
         tmp_path / "map",
-        MapOptions(views=1, min_area_ha=0),
+        MapOptions(tta=1, min_area_ha=0),
     )
     assert result.picture.segment_HW.shape == (size, size)
 
@@ -391,7 +392,7 @@ def test_a_second_start_continues(tmp_path, cube_path, weights, monkeypatch):
     monkeypatch.setattr(predict, "_BLOCK_SIDE", 32)
     whole = map_cube(cube_path, weights, tmp_path / "whole", SMALL)
     calls = []
-    original = predict.Predictor.batch
+    original = predict.Model.batch
 
     def stopping(self, *arguments):
         calls.append(1)
@@ -399,7 +400,7 @@ def test_a_second_start_continues(tmp_path, cube_path, weights, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(predict.Predictor, "batch", stopping)
+    monkeypatch.setattr(predict.Model, "batch", stopping)
     with pytest.raises(KeyboardInterrupt):
         map_cube(cube_path, weights, tmp_path / "map", SMALL)
     assert {entry.name for entry in (tmp_path / "map").iterdir()} == {UNFINISHED}
@@ -453,9 +454,9 @@ def test_a_killed_map_continues(tmp_path, weights):
     code = (
         "import sys, time\nfrom panoseg.maps import predict\nfrom panoseg.maps.mapping import"
         " map_cube\nfrom panoseg.maps.options import MapOptions\npredict._BLOCK_SIDE = 32\noriginal"
-        " = predict.Predictor.batch\ndef slow(self, *arguments):\n    time.sleep(0.2)\n    return"
-        " original(self, *arguments)\npredict.Predictor.batch = slow\nmap_cube(sys.argv[1],"
-        " sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, views=1, min_area_ha=0.03))\n"
+        " = predict.Model.batch\ndef slow(self, *arguments):\n    time.sleep(0.2)\n    return"
+        " original(self, *arguments)\npredict.Model.batch = slow\nmap_cube(sys.argv[1],"
+        " sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, tta=1, min_area_ha=0.03))\n"
     )
     started = subprocess.Popen(
         [sys.executable, "-c", code, str(path), str(weights), str(out)], stderr=subprocess.DEVNULL
@@ -592,7 +593,7 @@ def test_a_full_disk_while_tiles_are_saved(tmp_path, cube_path, weights, capsys,
 def test_weights_that_know_no_parcels(tmp_path, cube_path):
     config = UtaeConfig(encoder_widths=(16, 16), decoder_widths=(16, 16), heads=4, d_model=16)
     semantic = Weights(
-        WeightsCard(config, tiny_weights().card.normalisation), build_model(config).state_dict()
+        WeightsCard(config, tiny_weights().card.normalisation), build_network(config).state_dict()
     )
     with pytest.raises(WeightsError, match="no parcels"):
         map_cube(cube_path, semantic, tmp_path / "map")
@@ -671,8 +672,8 @@ def test_tiles_lose_little_against_one_piece(tmp_path):
     weights = shipped()
     cube, truth = simulate_cube((512, 512), 1_000_002)
     path = write(cube.isel(time=slice(0, None, 4)), tmp_path / "season.nc")
-    tiled = map_cube(path, weights, tmp_path / "tiles", MapOptions(views=1))
-    whole = map_cube(path, weights, tmp_path / "whole", MapOptions(tile=512, overlap=0, views=1))
+    tiled = map_cube(path, weights, tmp_path / "tiles", MapOptions(tta=1))
+    whole = map_cube(path, weights, tmp_path / "whole", MapOptions(tile=512, overlap=0, tta=1))
     scores = [100 * compare_parcels(result.parcels, truth).quality.pq for result in (tiled, whole)]
     assert scores[0] >= 0.98 * scores[1], scores
     outlines = np.asarray(truth.geometry.values, dtype=object)
@@ -713,7 +714,7 @@ def test_seams_are_found_where_they_are():
 
 def test_the_real_season(tmp_path, real_data, weights):
     folder = real_data / "flanders-2019"
-    options = MapOptions(max_dates=6, views=2)
+    options = MapOptions(max_dates=6, tta=2)
     result = map_cube(
         folder / "cube.nc", weights, tmp_path / "map", options, folder / "parcels.gpkg"
     )

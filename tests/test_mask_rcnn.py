@@ -14,8 +14,8 @@ from torchvision.models.detection.image_list import ImageList
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.models import initial_weights
-from panoseg.models.build import build_model
-from panoseg.models.config import config_from_json, config_to_json
+from panoseg.models.build import build_network
+from panoseg.models.config import config_from_json, to_json
 from panoseg.models.configs.photograph import DetectorConfig, MaskRcnnConfig
 from panoseg.models.initial_weights import coco_things, published_mask_rcnn, take_initial_weights
 from panoseg.models.outputs import PhotographLabels
@@ -48,7 +48,7 @@ def published():
 
 def small(seed=0, **options):
     torch.manual_seed(seed)
-    return build_model(mask_rcnn(**options))
+    return build_network(mask_rcnn(**options))
 
 
 def labels_of(one):
@@ -57,11 +57,11 @@ def labels_of(one):
 
 def loss_of(network, images, labels):
     torch.manual_seed(0)  # which proposals teach is drawn
-    return network.train().losses(images, labels)
+    return network.train().image_losses(images, labels)
 
 
 def test_parameters_and_names_are_torchvisions(published):
-    network = build_model(MaskRcnnConfig(things=90))
+    network = build_network(MaskRcnnConfig(things=90))
     assert sum(value.numel() for value in network.parameters()) == 44_401_393
     kept = {
         name: tuple(value.shape)
@@ -75,7 +75,7 @@ def test_predictions_are_torchvisions(published):
     config = MaskRcnnConfig(
         things=90, test_proposals=20, detections=5, min_score=0.0, weights="imagenet"
     )
-    network = build_model(config).eval()
+    network = build_network(config).eval()
     network.load_state_dict(
         {name: value for name, value in published.state_dict().items() if "num_batches" not in name}
     )
@@ -88,7 +88,7 @@ def test_predictions_are_torchvisions(published):
         features = published.backbone(batch.tensors)
         boxes, _ = published.rpn(ImageList(batch.tensors, [(64, 96)]), features)
         expected = published.roi_heads(features, boxes, [(64, 96)])[0][0]
-    found = network.predict([image], [(128, 192)])[0].objects
+    found = network.outputs([image], [(128, 192)])[0].objects
     assert found.score_BN[0].allclose(expected["scores"], atol=1e-5)
     assert torch.equal(found.label_BN[0], expected["labels"])
     torch.testing.assert_close(
@@ -102,12 +102,12 @@ def test_predictions_are_torchvisions(published):
 def test_candidates_are_fixed_in_number_and_padded():
     network = small(detections=7, min_score=0.0).eval()
     one = photograph()
-    found = network.predict([one.image_CHW], [(50, 70)])[0].objects
+    found = network.outputs([one.image_CHW], [(50, 70)])[0].objects
     assert found.score_BN.shape == (1, 7)
     assert found.mask_BNHW.shape == (1, 7, 50, 70)
     assert (found.score_BN.diff() <= 0).all()
     assert (found.label_BN[found.score_BN > 0] >= 1).all()
-    none = small(min_score=1.0).eval().predict([one.image_CHW], [(64, 64)])[0].objects
+    none = small(min_score=1.0).eval().outputs([one.image_CHW], [(64, 64)])[0].objects
     assert none.score_BN.shape == (1, 10)
     assert not none.score_BN.any()
     assert not none.label_BN.any()
@@ -163,9 +163,9 @@ def test_two_images_are_predicted_as_each_alone():
         photograph(64, 60).image_CHW,
     ]
     sizes = [(64, 64), (60, 90), (32, 30)]
-    together = network.predict(images, sizes)
+    together = network.outputs(images, sizes)
     for one, image, size in zip(together, images, sizes, strict=True):
-        alone = network.predict([image], [size])[0]
+        alone = network.outputs([image], [size])[0]
         assert alone.size_HW == one.size_HW == size
         assert one.objects.score_BN.allclose(alone.objects.score_BN, atol=1e-5)
         assert one.objects.box_BN4.allclose(alone.objects.box_BN4, atol=1e-2)
@@ -235,7 +235,7 @@ def test_options_of_prediction_change_the_objects(option):
                 **options,
             }
         )
-        found.append(network.eval().predict([one.image_CHW], [(64, 64)])[0].objects)
+        found.append(network.eval().outputs([one.image_CHW], [(64, 64)])[0].objects)
     if option == "detections":
         assert found[1].score_BN.shape == (1, 5)
     elif option == "mask_threshold":
@@ -280,14 +280,14 @@ def test_wrong_options_are_one_line(options, message):
 
 def test_options_and_weights_come_back_from_disk(tmp_path):
     config = mask_rcnn(detections=3, mask_widths=(16, 32))
-    assert config_from_json(config_to_json(config)) == config
-    network = build_model(config).eval()
+    assert config_from_json(to_json(config)) == config
+    network = build_network(config).eval()
     save_weights(tmp_path / "w", Weights(WeightsCard(config, None, THINGS), network.state_dict()))
     again = load_weights(tmp_path / "w")
     assert again.card.classes == THINGS
     image = photograph().image_CHW
     one, other = (
-        entry.predict([image], [(64, 64)])[0].objects for entry in (network, again.model())
+        entry.outputs([image], [(64, 64)])[0].objects for entry in (network, again.network())
     )
     assert torch.equal(one.score_BN, other.score_BN)
 
@@ -328,7 +328,7 @@ def test_cocos_things_have_the_ids_of_its_files():
 def test_published_weights_score_our_labels(kept):
     weights = published_mask_rcnn()
     assert weights.card.classes.count == 91
-    network = weights.model()
+    network = weights.network()
     assert sum(value.numel() for value in network.parameters()) < 44_401_393
     ids = (0, *weights.card.classes.ids("thing"))
     for name, rows in (("cls_score", 1), ("bbox_pred", 4)):
@@ -347,7 +347,7 @@ def test_classes_that_coco_knows_by_name_are_taken(kept):
         "pets",
         (SegmentClass(3, "dog", "#000000", "thing"), SegmentClass(5, "dragon", "#000000", "thing")),
     )
-    network = build_model(MaskRcnnConfig(things=2, weights="coco"))
+    network = build_network(MaskRcnnConfig(things=2, weights="coco"))
     drawn = network.roi_heads.box_predictor.cls_score.weight.clone()
     line = take_initial_weights(network, table)
     assert line == "initial weights: COCO's; 1 of 2 things are among its classes, the others drawn"
@@ -360,7 +360,7 @@ def test_classes_that_coco_knows_by_name_are_taken(kept):
 
 
 def test_imagenet_fills_the_backbone_alone(kept):
-    network = build_model(MaskRcnnConfig(things=2))
+    network = build_network(MaskRcnnConfig(things=2))
     before = network.rpn.head.cls_logits.weight.clone()
     assert "ImageNet's for the resnet50" in take_initial_weights(network, THINGS)
     assert torch.equal(
@@ -382,7 +382,7 @@ def test_weights_that_cannot_be_fetched_are_one_line(tmp_path, monkeypatch, dama
         file.parent.mkdir(parents=True)
         file.write_bytes(b"not a checkpoint")
     with pytest.raises(WeightsError) as error:
-        take_initial_weights(build_model(MaskRcnnConfig(things=2)), THINGS)
+        take_initial_weights(build_network(MaskRcnnConfig(things=2)), THINGS)
     text = str(error.value)
     assert "\n" not in text
     assert "--model.weights none" in text

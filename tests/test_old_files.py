@@ -19,14 +19,13 @@ import torch
 from PIL import Image
 
 from panoseg.cli import main
-from panoseg.maps.options import MapOptions
-from panoseg.maps.predict import Predictor as SeasonPredictor
-from panoseg.models.config import CONFIGS, config_from_json
+from panoseg.models.config import CONFIGS, config_from_json, from_json
+from panoseg.models.model import Model
 from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.predict import Predictor as PhotographPredictor
-from panoseg.training.config import TrainConfig, from_json
+from panoseg.photo.predict import open_model
+from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from photograph_networks import photograph
 from photograph_runs import simulate_photographs
@@ -102,17 +101,15 @@ def compare_picture(picture: Panoptic, expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize("views", [1, 4])
 def test_weights_for_seasons(old, data, views):
     images_TCHW = np.load(data["season-run"] / "DATA_S2" / "S2_11.npy").astype(np.float32)
-    options = MapOptions(device="cpu", views=views)
-    predictor = SeasonPredictor(load_weights(old / "season-weights"), options, date(2018, 9, 1))
-    [picture] = predictor.batch(images_TCHW[None], np.array([30, 126, 231, 312]))
+    weights = load_weights(old / "season-weights")
+    model = Model.of(weights, device="cpu", tta=views, reference_date=date(2018, 9, 1))
+    [picture] = model.predict_tiles([images_TCHW], np.array([30, 126, 231, 312]))
     compare_picture(picture, EXPECTED["pictures"][f"season, {views} views"])
 
 
 def test_weights_for_photographs(old):
-    predictor = PhotographPredictor.open(
-        str(old / "photograph-weights"), None, PhotoOptions(device="cpu")
-    )
-    picture = predictor(Image.fromarray(photograph().image_CHW.permute(1, 2, 0).numpy()))
+    model = open_model(str(old / "photograph-weights"), None, PhotoOptions(device="cpu"))
+    picture = model.predict(Image.fromarray(photograph().image_CHW.permute(1, 2, 0).numpy()))
     compare_picture(picture, EXPECTED["pictures"]["photograph"])
 
 

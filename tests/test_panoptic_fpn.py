@@ -14,8 +14,8 @@ from torchvision.models import resnet18
 
 from panoseg.errors import ConfigError
 from panoseg.models import initial_weights
-from panoseg.models.build import build_model
-from panoseg.models.config import config_from_json, config_to_json, fit_to_classes
+from panoseg.models.build import build_network
+from panoseg.models.config import config_from_json, fit_to_table, to_json
 from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.initial_weights import take_initial_weights
 from panoseg.models.mask_rcnn import INSTANCE_LOSSES
@@ -28,7 +28,6 @@ from panoseg.models.photograph_network import (
     reach,
     semantic_loss,
 )
-from panoseg.training.photograph_tasks import thresholds_of
 from photograph_networks import TABLE, panoptic_fpn, photograph
 
 LABELS = Labels.of(TABLE)
@@ -36,7 +35,7 @@ LABELS = Labels.of(TABLE)
 
 def small(seed=0, **options):
     torch.manual_seed(seed)
-    return build_model(panoptic_fpn(**options))
+    return build_network(panoptic_fpn(**options))
 
 
 def labels_of(one):
@@ -45,13 +44,13 @@ def labels_of(one):
 
 def losses_of(network, photographs):
     torch.manual_seed(0)  # which proposals teach is drawn
-    return network.train().losses(
+    return network.train().image_losses(
         [one.image_CHW for one in photographs], [labels_of(one) for one in photographs]
     )
 
 
 def predicted(network, height=64, width=64, size_HW=None):
-    return network.eval().predict(
+    return network.eval().outputs(
         [photograph(height, width).image_CHW], [size_HW or (height, width)]
     )[0]
 
@@ -63,7 +62,7 @@ def test_the_published_network_is_mask_rcnn_and_seven_convolutions():
     """torchvision's Mask R-CNN has 44,401,393 parameters for COCO's 90 numbers; the rest is counted
     by hand.
     """
-    network = build_model(PanopticFpnConfig(things=90, stuff=53))
+    network = build_network(PanopticFpnConfig(things=90, stuff=53))
     first, further, norm, scores = 256 * 128 * 9, 128 * 128 * 9, 2 * 128, 128 * 54 + 54
     head = sum(value.numel() for value in network.semantic_head.parameters())
     assert head == 4 * first + 3 * further + 7 * norm + scores
@@ -226,7 +225,7 @@ def test_a_photograph_is_learned_by_heart():
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.4 * first
-    [picture] = panoptics(predicted(network), LABELS, "stuff", thresholds_of(network), TABLE)
+    [picture] = panoptics(predicted(network), LABELS, "stuff", network.thresholds, TABLE)
     labelled = one.classes_HW >= 0
     right = torch.from_numpy(picture.classes_HW(-1))[labelled] == one.classes_HW[labelled]
     assert right.float().mean() > 0.85
@@ -246,7 +245,7 @@ def test_outputs_have_the_size_asked_for(size_HW):
     right, bottom = found.objects.box_BN4[0].amax(0)[2:].tolist()
     assert right <= size_HW[1] + 1e-3
     assert bottom <= size_HW[0] + 1e-3
-    [picture] = panoptics(found, LABELS, "stuff", thresholds_of(small()), TABLE)
+    [picture] = panoptics(found, LABELS, "stuff", small().thresholds, TABLE)
     assert picture.segment_HW.shape == size_HW
 
 
@@ -262,9 +261,9 @@ def test_an_image_does_not_depend_on_its_company():
     images = [photograph(*size).image_CHW for size in ((64, 64), (60, 90), (64, 60))]
     images.append(images[0].flip(2))
     sizes = [(64, 64), (60, 90), (32, 30), (64, 64)]
-    together = network.predict(images, sizes)
+    together = network.outputs(images, sizes)
     for one, image, size in zip(together, images, sizes, strict=True):
-        alone = network.predict([image], [size])[0]
+        alone = network.outputs([image], [size])[0]
         assert alone.size_HW == one.size_HW == size
         assert one.maps_BKhw.allclose(alone.maps_BKhw, atol=1e-5)
         assert one.objects.score_BN.allclose(alone.objects.score_BN, atol=1e-5)
@@ -278,8 +277,8 @@ def test_an_image_does_not_depend_on_what_came_before():
     image = photograph().image_CHW
     fresh = small(min_score=0.0).eval()
     used = small(min_score=0.0).eval()
-    used.predict([image[:, :34, :34]], [(34, 34)])
-    expected, found = (network.predict([image], [(64, 64)])[0].objects for network in (fresh, used))
+    used.outputs([image[:, :34, :34]], [(34, 34)])
+    expected, found = (network.outputs([image], [(64, 64)])[0].objects for network in (fresh, used))
     assert torch.equal(found.score_BN, expected.score_BN)
     assert torch.equal(found.shape_BNSS, expected.shape_BNSS)
 
@@ -374,7 +373,7 @@ def test_options_of_merging_reach_the_picture(option):
     output = replace(output, objects=objects, maps_BKhw=maps, reach_HW=(64.0, 64.0))
     classes = []
     for options in ({"stuff_area": 700}, {"stuff_area": 700, option: MERGING[option]}):
-        [picture] = panoptics(output, LABELS, "stuff", thresholds_of(small(**options)), TABLE)
+        [picture] = panoptics(output, LABELS, "stuff", small(**options).thresholds, TABLE)
         classes.append(picture.segments.class_ids.tolist())
     assert classes[0] == [2, 7, 3]
     assert classes[1] == {"merge_score": [3], "merge_overlap": [2, 3], "stuff_area": [2, 7]}[option]
@@ -441,6 +440,6 @@ def test_wrong_options_are_one_line(options, message):
 
 def test_options_come_back_and_follow_the_classes():
     config = panoptic_fpn(stuff_area=7, merge_score=0.25)
-    assert config_from_json(config_to_json(config)) == config
-    fitted = fit_to_classes(PanopticFpnConfig(), TABLE)
+    assert config_from_json(to_json(config)) == config
+    fitted = fit_to_table(PanopticFpnConfig(), TABLE)
     assert (fitted.things, fitted.stuff, fitted.classes) == (2, 2, 4)

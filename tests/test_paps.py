@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.data.samples import CentreTargets
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UConvLstmConfig, UtaeConfig
+from panoseg.models.losses import PapsLoss
 from panoseg.models.paps import (
     PaPs,
     clipped_boxes,
@@ -28,7 +29,6 @@ from panoseg.models.paps import (
     zone_centres,
 )
 from panoseg.panoptic.merge import merge_masks
-from panoseg.training.losses import PapsLoss
 
 BACKBONE = UtaeConfig(
     bands=3,
@@ -150,7 +150,7 @@ def test_training_step_equals_the_published_one(known):
 
 
 def test_it_has_the_published_number_of_parameters():
-    model = build_model(PapsConfig())
+    model = build_network(PapsConfig())
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_259_673
 
 

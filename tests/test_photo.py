@@ -23,13 +23,14 @@ from panoseg.data.config import PhotographConfig
 from panoseg.data.photograph_files import read_photograph
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.season import UtaeConfig
+from panoseg.models.model import Model
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import segment
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.predict import Predictor
+from panoseg.photo.predict import open_model
 from panoseg.photo.segment import (
     COLUMNS,
     Source,
@@ -52,7 +53,7 @@ def saved(folder: Path, config, table: ClassTable = TABLE, **provenance) -> str:
         folder,
         Weights(
             WeightsCard(config, None, table, provenance=provenance),
-            build_model(config).state_dict(),
+            build_network(config).state_dict(),
         ),
     )
     return str(folder)
@@ -301,9 +302,9 @@ def test_bad_pictures_cost_themselves(tmp_path, fpn, capsys):
 def test_any_size_is_segmented(tmp_path, fpn, stuff, things, size):
     Image.fromarray(np.full((*size, 3), 90, np.uint8)).save(tmp_path / "a.png")
     for number, networks in enumerate(((fpn, None), (stuff, things))):
-        predictor = Predictor.open(*networks, PhotoOptions(device="cpu", stuff_area=0))
+        model = open_model(*networks, PhotoOptions(device="cpu", stuff_area=0))
         done = segment_photographs(
-            [Source(tmp_path / "a.png", "a")], predictor, predictor.table, tmp_path / str(number)
+            [Source(tmp_path / "a.png", "a")], model.predict, model.table, tmp_path / str(number)
         )
         assert done.images == 1
         [read] = CocoAnnotations.open(tmp_path / str(number) / "panoptic.json")
@@ -312,11 +313,9 @@ def test_any_size_is_segmented(tmp_path, fpn, stuff, things, size):
 
 def test_a_photograph_that_would_fill_the_memory_costs_itself(tmp_path, fpn, image):
     Image.fromarray(np.zeros((1, 9000, 3), np.uint8)).save(tmp_path / "line.png")
-    predictor = Predictor.open(fpn, None, PhotoOptions(device="cpu"))
+    model = open_model(fpn, None, PhotoOptions(device="cpu"))
     sources = [Source(tmp_path / "line.png", "line"), Source(image, "holiday")]
-    done = segment_photographs(
-        sources, enlarging_lines(predictor), predictor.table, tmp_path / "out"
-    )
+    done = segment_photographs(sources, enlarging_lines(model), model.table, tmp_path / "out")
     [failure] = done.failures
     assert done.images == 1
     assert str(failure).startswith(
@@ -325,16 +324,14 @@ def test_a_photograph_that_would_fill_the_memory_costs_itself(tmp_path, fpn, ima
     assert "--max-side" in str(failure)
 
 
-def enlarging_lines(predictor: Predictor) -> Callable[[Image.Image], Panoptic]:
-    """The same networks, which enlarge lines beyond all bounds and leave other photographs as they
+def enlarging_lines(model: Model) -> Callable[[Image.Image], Panoptic]:
+    """The same network, which enlarges lines beyond all bounds and leaves other photographs as they
     are.
     """
-    plain = predictor.network
 
     def predict(image):
         side = 8192 if image.height == 1 else 0
-        predictor.network = replace(plain, sides=PhotographConfig(min_side=side))
-        return predictor(image)
+        return replace(model, sides=PhotographConfig(min_side=side)).predict(image)
 
     return predict
 
@@ -388,9 +385,8 @@ def areas(picture: Panoptic, kind: str) -> list[int]:
 
 
 def predicted(weights: str, instances: str | None = None, **options) -> Panoptic:
-    return Predictor.open(weights, instances, replace(ANY_OBJECT, device="cpu", **options))(
-        Image.fromarray(PIXELS)
-    )
+    model = open_model(weights, instances, replace(ANY_OBJECT, device="cpu", **options))
+    return model.predict(Image.fromarray(PIXELS))
 
 
 def test_score_decides_which_objects_are_drawn(fpn):
@@ -426,13 +422,10 @@ def test_thresholds_left_out_are_those_of_the_weights(tmp_path):
         tmp_path / "w",
         panoptic_fpn(merge_score=0.25, merge_overlap=0.125, stuff_area=9, mask_threshold=0.75),
     )
-    predictor = Predictor.open(weights, None, PhotoOptions(device="cpu"))
-    assert (
-        predictor.thresholds.score,
-        predictor.thresholds.overlap,
-        predictor.thresholds.stuff_area,
-    ) == (0.25, 0.125, 9)
-    assert predictor.network.model.config.mask_threshold == 0.75
+    model = open_model(weights, None, PhotoOptions(device="cpu"))
+    thresholds = model.network.thresholds
+    assert (thresholds.score, thresholds.overlap, thresholds.stuff_area) == (0.25, 0.125, 9)
+    assert model.network.config.mask_threshold == 0.75
 
 
 def test_photographs_are_seen_as_large_as_in_training_or_as_asked(tmp_path):
@@ -440,12 +433,12 @@ def test_photographs_are_seen_as_large_as_in_training_or_as_asked(tmp_path):
     seen = []
 
     def sizes(options: PhotoOptions) -> tuple[int, int]:
-        predictor = Predictor.open(weights, None, options)
-        plain = predictor.network.model.predict
-        predictor.network.model.predict = lambda images, wanted: (
+        model = open_model(weights, None, options)
+        plain = model.network.outputs
+        model.network.outputs = lambda images, wanted: (
             seen.append(images[0].shape[1:]) or plain(images, wanted)
         )
-        assert predictor(Image.fromarray(PIXELS)).segment_HW.shape == (48, 64)
+        assert model.predict(Image.fromarray(PIXELS)).segment_HW.shape == (48, 64)
         return tuple(seen[-1])
 
     assert sizes(PhotoOptions(device="cpu")) == (84, 112)
@@ -475,8 +468,8 @@ def test_two_networks_are_merged(stuff, things):
     assert areas(both, "thing")
     assert areas(predicted(stuff, things, score=1.0), "thing") == []
     assert areas(predicted(stuff, things, score=1.0), "stuff")
-    predictor = Predictor.open(stuff, things, PhotoOptions())
-    assert predictor.table.same_classes(TABLE)
+    model = open_model(stuff, things, PhotoOptions())
+    assert model.table.same_classes(TABLE)
 
 
 def test_published_weights_are_named_and_absent_ones_are_one_line(
@@ -509,46 +502,48 @@ def test_published_weights_are_named_and_absent_ones_are_one_line(
 
 def test_a_network_of_pixels_alone_draws_classes_and_one_of_objects_alone_things(stuff, things):
     image = Image.fromarray(PIXELS)
-    assert {row.kind for row in Predictor.open(stuff, None, PhotoOptions())(image).segments} == {
-        "stuff"
-    }
+    assert {
+        row.kind for row in open_model(stuff, None, PhotoOptions()).predict(image).segments
+    } == {"stuff"}
     assert {
         row.kind
-        for row in Predictor.open(things, None, PhotoOptions(score=0.0, mask=0.0))(image).segments
+        for row in open_model(things, None, PhotoOptions(score=0.0, mask=0.0))
+        .predict(image)
+        .segments
     } == {"thing"}
 
 
 @pytest.mark.parametrize("option", ["score", "mask", "overlap", "stuff_area"])
 def test_an_option_that_would_do_nothing_is_refused(stuff, option):
-    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} with PSPNet"):
-        Predictor.open(stuff, None, PhotoOptions(**{option: 1}))
+    with pytest.raises(ConfigError, match=f"--{option.replace('_', '-')} does nothing with PSPNet"):
+        open_model(stuff, None, PhotoOptions(**{option: 1}))
 
 
 def test_networks_that_do_not_go_together_are_refused(tmp_path, stuff, things):
-    with pytest.raises(WeightsError, match="--weights of Mask R-CNN"):
-        Predictor.open(things, stuff, PhotoOptions())
-    with pytest.raises(WeightsError, match="--instances of PSPNet"):
-        Predictor.open(stuff, stuff, PhotoOptions())
+    with pytest.raises(WeightsError, match="--weights is Mask R-CNN"):
+        open_model(things, stuff, PhotoOptions())
+    with pytest.raises(WeightsError, match="--instances is PSPNet"):
+        open_model(stuff, stuff, PhotoOptions())
     renamed = replace(
         THINGS, classes=(SegmentClass(2, "circle", "#000000", "thing"), THINGS.classes[1])
     )
     other = saved(tmp_path / "renamed", mask_rcnn(), renamed)
     with pytest.raises(
-        WeightsError, match="class 2 is square to one network and circle to the other"
+        WeightsError, match="Class 2 is square to one network and circle to the other"
     ):
-        Predictor.open(stuff, other, PhotoOptions())
+        open_model(stuff, other, PhotoOptions())
     more = replace(THINGS, classes=(*THINGS.classes, SegmentClass(11, "cat", "#000000", "thing")))
     every_class = saved(tmp_path / "all", pspnet(scope="all"))
     other = saved(tmp_path / "more", mask_rcnn(things=3), more)
-    with pytest.raises(WeightsError, match="different things"):
-        Predictor.open(every_class, other, PhotoOptions())
-    assert Predictor.open(stuff, other, PhotoOptions()).table.ids("thing") == (2, 7, 11)
+    with pytest.raises(WeightsError, match="know different things"):
+        open_model(every_class, other, PhotoOptions())
+    assert open_model(stuff, other, PhotoOptions()).table.ids("thing") == (2, 7, 11)
 
 
 def test_weights_of_seasons_are_told_to_go_to_map(tmp_path):
     config = UtaeConfig(classes=20)
     normalisation = Normalisation((0.0,) * 10, (1.0,) * 10)
     card = WeightsCard(config, normalisation, PASTIS)
-    save_weights(tmp_path / "w", Weights(card, build_model(config).state_dict()))
+    save_weights(tmp_path / "w", Weights(card, build_network(config).state_dict()))
     with pytest.raises(WeightsError, match="panoseg map"):
-        Predictor.open(str(tmp_path / "w"), None, PhotoOptions())
+        open_model(str(tmp_path / "w"), None, PhotoOptions())

@@ -19,7 +19,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from panoseg.data.photographs import VOID
 from panoseg.models.outputs import DetectedObjects, PhotographOutput, best_class, paste, spread
-from panoseg.models.photograph_network import Labels, merged, panoptics, two_models
+from panoseg.models.photograph_network import Labels, merged, panoptics
+from panoseg.models.two_models import two_models
 from panoseg.panoptic.merge import MergeThresholds
 from photograph_networks import TABLE, photograph
 

@@ -19,12 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.cli import main
+from panoseg.coco.scores import PhotographCounts, PhotographScores
 from panoseg.data.coco import CocoDataset
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.data.photographs import mask_boxes
+from panoseg.data.scored_photographs import ScoredPhotographs
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_model
-from panoseg.models.config import fit_to_classes
+from panoseg.models.build import build_network
+from panoseg.models.config import fit_to_table
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.photograph_network import Labels
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
@@ -34,12 +36,9 @@ from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.folds import resume
 from panoseg.training.log import read_log
-from panoseg.training.loop import Course, make_optimiser
-from panoseg.training.photograph_tasks import TASKS
+from panoseg.training.loop import LearningRateSchedule, make_optimiser
 from panoseg.training.run import start
-from panoseg.training.scores import PhotographScores
-from panoseg.training.splits import ScoredPhotographs
-from panoseg.training.tasks import task_of
+from panoseg.training.scorers import SCORERS
 from photograph_runs import INSTANCES, PANOPTIC, SEMANTIC, simulate_photographs
 from tiny_runs import UTAE
 
@@ -75,7 +74,7 @@ def data(tmp_path_factory):
 def course_of(name, batch_size, devices=1):
     """The course of a published experiment on COCO at a batch a device."""
     config = replace(EXPERIMENTS[name].config, batch_size=batch_size)
-    return Course.of(config, COCO // (batch_size * devices), devices)
+    return LearningRateSchedule.of(config, COCO // (batch_size * devices), devices)
 
 
 @pytest.mark.parametrize(("batch_size", "devices"), [(64, 1), (8, 8)])
@@ -160,7 +159,7 @@ def test_steps_and_reference_batch_do_nothing_unless_asked():
     optimiser = OptimiserConfig(
         learning_rate=0.1, schedule="milestones", milestones=(2,), factor=0.5, warm_up_steps=3
     )
-    course = Course.of(TrainConfig(optimiser=optimiser, epochs=4, batch_size=8), 10)
+    course = LearningRateSchedule.of(TrainConfig(optimiser=optimiser, epochs=4, batch_size=8), 10)
     assert (course.steps, course.epochs, course.optimiser.milestones, course.text()) == (
         40,
         4,
@@ -169,7 +168,7 @@ def test_steps_and_reference_batch_do_nothing_unless_asked():
     )
     assert course.rate(19) == pytest.approx(0.1)
     assert course.rate(20) == pytest.approx(0.05)
-    doubled = Course.of(
+    doubled = LearningRateSchedule.of(
         TrainConfig(optimiser=optimiser, epochs=4, batch_size=8, reference_batch=4), 10
     )
     assert (doubled.steps, doubled.optimiser.milestones) == (
@@ -178,7 +177,7 @@ def test_steps_and_reference_batch_do_nothing_unless_asked():
     ), "epochs see the same samples anyhow"
     assert doubled.optimiser.learning_rate == pytest.approx(0.2)
     assert doubled.optimiser.warm_up_steps == 2
-    fixed = Course.of(TrainConfig(optimiser=optimiser, steps=25, batch_size=8), 10)
+    fixed = LearningRateSchedule.of(TrainConfig(optimiser=optimiser, steps=25, batch_size=8), 10)
     assert (fixed.steps, fixed.epochs, fixed.optimiser.milestones) == (
         25,
         3,
@@ -191,7 +190,7 @@ def test_the_warm_up_begins_where_it_is_told():
     rates = {}
     for start_at in (0.0, 0.04):
         optimiser = OptimiserConfig(learning_rate=0.1, warm_up_steps=4, warm_up_from=start_at)
-        course = Course.of(TrainConfig(optimiser=optimiser), 10)
+        course = LearningRateSchedule.of(TrainConfig(optimiser=optimiser), 10)
         rates[start_at] = [course.rate(step) for step in range(6)]
     assert rates[0.0] == pytest.approx([0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
     assert rates[0.04] == pytest.approx([0.04, 0.055, 0.07, 0.085, 0.1, 0.1])
@@ -320,11 +319,12 @@ def scored(tmp_path_factory):
     )
 
 
-def scores_of(task, entries, outputs):
-    counts = task.no_counts()
-    for entry, output in zip(entries, outputs, strict=True):
-        counts += task.count(entry, output)
-    return PhotographScores.of(counts, task.table, task.pixel_classes).summary()
+def scores_of(network, entries, outputs):
+    scorer = SCORERS[network.scorer]
+    table, classes = network.table, scorer.pixel_classes(network)
+    details = network.details_of(outputs)
+    counts = scorer.count(PhotographCounts(), entries, details, table, classes)
+    return PhotographScores.of(scorer.complete(counts, table, classes), table, classes).summary()
 
 
 @pytest.mark.parametrize(
@@ -345,27 +345,23 @@ def test_what_is_right_has_all_points_and_what_is_not_has_fewer(scored, config, 
     """Crowds excuse; void is not counted; sizes are those on disk, whatever the network was
     shown.
     """
-    model = build_model(
-        fit_to_classes(
+    model = build_network(
+        fit_to_table(
             replace(config.model, **({"stuff_area": 0} if kind == "panoptic" else {})), scored.table
-        )
+        ),
+        scored.table,
     )
-    task = TASKS[kind](model, scored.table)
     entries = [scored[index] for index in range(len(scored))]
     assert entries[0].photograph.image_CHW.shape[1:] == (48, 48)
     assert any(entry.crowd_ids for entry in entries)
     outputs = [perfect(entry, model.scope or "stuff") for entry in entries]
-    right = scores_of(task, entries, outputs)
+    right = scores_of(model, entries, outputs)
     assert [right[name] for name in names] == pytest.approx([100.0] * len(names)), right
-    wrong = scores_of(task, entries, [*outputs[1:], outputs[0]])
+    wrong = scores_of(model, entries, [*outputs[1:], outputs[0]])
     for name in names:
         assert wrong[name] < 60, name
-    once = task.no_counts()
-    for entry, output in reversed(
-        list(zip(entries, outputs, strict=True))
-    ):  # the order does not matter
-        once = task.count(entry, output) + once
-    assert PhotographScores.of(once, task.table, task.pixel_classes).summary() == right
+    # The order does not matter.
+    assert scores_of(model, entries[::-1], outputs[::-1]) == right
 
 
 # Runs
@@ -512,13 +508,13 @@ def test_imagenet_is_not_fetched_where_the_backbone_is_taken_over(
     """Without a network a training starts from a run all the same."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("fetched"))
-    model = fit_to_classes(
+    model = fit_to_table(
         replace(PANOPTIC.model, norm="frozen", weights="imagenet"), SIMULATED_PHOTOGRAPHS
     )
     torch.manual_seed(3)
     save_weights(
         tmp_path / "weights",
-        Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_model(model).state_dict()),
+        Weights(WeightsCard(model, None, SIMULATED_PHOTOGRAPHS), build_network(model).state_dict()),
     )
     config = replace(
         PANOPTIC, model=model, start_from=str(tmp_path / "weights"), swap_classifier=True, steps=1
@@ -586,15 +582,15 @@ def score_half_right(weights, split, fabric):
     """``score`` whose network says what is half right, so that there is something to score after
     two steps.
     """
-    task = task_of(weights.model(), weights.card.classes)
-    task.outputs = half_right
-    return task, task.evaluate(split, fabric)
+    network = weights.network()
+    network.details = lambda batch, options: network.details_of(half_right(batch))
+    return network, SCORERS[network.scorer].evaluate(network, split, fabric)
 
 
 # One process imports what takes long; its children are killed, or share a training.
 _APART = """
 import json, os, signal, sys, traceback
-import lightning.fabric, torch.utils.tensorboard
+import lightning_fabric, torch.utils.tensorboard
 from pathlib import Path
 from panoseg.training import loop, run
 from test_photograph_training import RESUMED, score_half_right, shared_batch
@@ -604,13 +600,13 @@ for name in ("draw_curves", "draw_predictions", "draw_scores"):
 data, folder, weights, port = sys.argv[1:]
 
 def killed():
-    step, calls = loop.Training._step, []
-    def fatal(training, work):
+    step, calls = loop.Training._descend, []
+    def fatal(training, loss):
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(training, work)
-    loop.Training._step = fatal
+        return step(training, loss)
+    loop.Training._descend = fatal
     run.start("test", RESUMED, Path(data), 1, Path(folder) / "killed")
 
 def one_of_two(rank):
@@ -640,8 +636,8 @@ assert codes == [-signal.SIGKILL, 0, 0], codes
 def starting_weights(tmp_path_factory):
     """Weights that call most pixels sky, so that there is a score."""
     torch.manual_seed(0)
-    config = fit_to_classes(shared_batch(1, "").model, SIMULATED_PHOTOGRAPHS)
-    network = build_model(config)
+    config = fit_to_table(shared_batch(1, "").model, SIMULATED_PHOTOGRAPHS)
+    network = build_network(config)
     with torch.no_grad():
         network.semantic_head.scores.bias[LABELS.semantic_ids("stuff").index(SKY)] = 9.0
     folder = tmp_path_factory.mktemp("weights") / "sky"

@@ -15,21 +15,27 @@ from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.metrics.confusion import confusion_scores
 from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality
+from panoseg.models.build import build_network
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.training import pictures, score_pictures
-from panoseg.training.config import TrainConfig
-from panoseg.training.loop import make_fabric
-from panoseg.training.pictures import Comparison, darker, draw_comparison, draw_curves
-from panoseg.training.run import start
-from panoseg.training.score_pictures import (
+from panoseg.pictures import comparison as comparison_figure
+from panoseg.pictures import curves
+from panoseg.pictures import scores as score_pictures
+from panoseg.pictures.comparison import Comparison, draw_comparison
+from panoseg.pictures.curves import draw_curves
+from panoseg.pictures.figures import darker
+from panoseg.pictures.scores import (
     draw_confusion,
     draw_panoptic_classes,
     draw_semantic_classes,
     row_shares,
 )
+from panoseg.training.config import TrainConfig
+from panoseg.training.log import read_log
+from panoseg.training.loop import make_fabric
+from panoseg.training.run import start
+from panoseg.training.scorers import SCORERS
 from panoseg.training.splits import open_splits
-from panoseg.training.tasks import make_task
 from small_pastis import parcels
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
@@ -38,7 +44,7 @@ from tiny_runs import PAPS, UTAE, write_tiny_dataset
 def figures(monkeypatch):
     """The figures that would be written."""
     found = []
-    for module in (pictures, score_pictures):
+    for module in (comparison_figure, curves, score_pictures):
         monkeypatch.setattr(module, "save_figure", lambda figure, path: found.append(figure))
     return found
 
@@ -221,10 +227,10 @@ def test_pixels_outside_of_predicted_parcels_are_background(tmp_path, monkeypatc
     _, classes_HW = parcels()
     found = Panoptic.from_maps((classes_HW == 3).astype(np.int32), {1: 1}, PASTIS)
     config = TrainConfig(model=PAPS, workers=0, accelerator="cpu")
-    task = make_task(config)
-    monkeypatch.setattr(task, "predict", lambda batch: [found] * len(batch.names))
+    network = build_network(config.model, PASTIS)
+    monkeypatch.setattr(network, "predict", lambda batch, options: [found] * len(batch.names))
     test = open_splits(write_tiny_dataset(tmp_path / "data"), 1, config).test
-    matrix_KK = task.evaluate(test, make_fabric(config)).pixels.matrix_KK
+    matrix_KK = SCORERS["parcels"].evaluate(network, test, make_fabric(config)).pixels.matrix_KK
     assert (matrix_KK[3, 1], matrix_KK[1, 0], matrix_KK[0, 0]) == (2 * 35, 2 * 28, 2 * 163)
     assert matrix_KK.sum() == 2 * (256 - 30)
 
@@ -270,7 +276,7 @@ def test_losses_and_scores_share_their_steps(tmp_path, figures):
     (tmp_path / "log.csv").write_text(
         "epoch,step,split,learning_rate,loss,mIoU\n" + "\n".join(rows)
     )
-    draw_curves(tmp_path / "log.csv", tmp_path / "a.png")
+    draw_curves(read_log(tmp_path / "log.csv"), tmp_path / "a.png")
     figures[0].canvas.draw()
     losses, scores = figures[0].axes
     assert losses.get_xlim() == scores.get_xlim()

@@ -15,8 +15,8 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from panoseg.errors import ConfigError
 from panoseg.models import initial_weights
-from panoseg.models.build import build_model
-from panoseg.models.config import config_from_json, config_to_json, fit_to_classes
+from panoseg.models.build import build_network
+from panoseg.models.config import config_from_json, fit_to_table, to_json
 from panoseg.models.configs.photograph import PspNetConfig
 from panoseg.models.initial_weights import take_initial_weights
 from panoseg.models.photograph_network import Labels, dilated, residual_network
@@ -28,17 +28,17 @@ LABELS = Labels.of(TABLE)
 
 def small(seed=0, **options):
     torch.manual_seed(seed)
-    return build_model(pspnet(**options))
+    return build_network(pspnet(**options))
 
 
 def losses_of(network, photographs):
     torch.manual_seed(0)  # of dropout
     labels = [LABELS.of_photograph(one, network.scope) for one in photographs]
-    return network.train().losses([one.image_CHW for one in photographs], labels)
+    return network.train().image_losses([one.image_CHW for one in photographs], labels)
 
 
 def predicted(network, height=64, width=64, size_HW=None):
-    return network.eval().predict(
+    return network.eval().outputs(
         [photograph(height, width).image_CHW], [size_HW or (height, width)]
     )[0]
 
@@ -54,7 +54,7 @@ def test_parameters_of_the_published_size():
     """torchvision's ResNet-50 and its head of a fully convolutional network, which is ours beside;
     the rest by hand.
     """
-    network = build_model(PspNetConfig(things=80, stuff=53))
+    network = build_network(PspNetConfig(things=80, stuff=53))
     assert (
         parameters(network.backbone)
         == parameters(resnet50(weights=None)) - (2048 * 1000 + 1000)
@@ -258,9 +258,9 @@ def test_an_image_does_not_depend_on_its_company():
     images = [photograph(*size).image_CHW for size in ((64, 64), (60, 90), (64, 60))]
     images.append(images[0].flip(2))
     sizes = [(64, 64), (60, 90), (32, 30), (64, 64)]
-    together = network.predict(images, sizes)
+    together = network.outputs(images, sizes)
     for one, image, size in zip(together, images, sizes, strict=True):
-        alone = network.predict([image], [size])[0]
+        alone = network.outputs([image], [size])[0]
         assert alone.size_HW == one.size_HW == size
         assert one.maps_BKhw.allclose(alone.maps_BKhw, atol=1e-5)
 
@@ -362,13 +362,13 @@ def test_frozen_norms_of_the_backbone_keep_what_they_were_given(norm, learns):
 )
 def test_wrong_options_are_one_line(options, message):
     with pytest.raises(ConfigError) as error:
-        build_model(pspnet(**options))
+        build_network(pspnet(**options))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_options_come_back_and_follow_the_classes():
     config = pspnet(bins=(1, 4), scope="all")
-    assert config_from_json(config_to_json(config)) == config
-    fitted = fit_to_classes(PspNetConfig(), TABLE)
+    assert config_from_json(to_json(config)) == config
+    fitted = fit_to_table(PspNetConfig(), TABLE)
     assert (fitted.things, fitted.stuff, fitted.classes) == (2, 2, 4)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,
@@ -114,7 +114,7 @@ def test_panoptic_weights_load_by_name(golden, golden_state, tmp_path):
     assert weights.card.model == PapsConfig()
     assert weights.card.trained_on == "PASTIS, fold 4"
     save_weights(tmp_path / "ours", weights)
-    model = load_weights(tmp_path / "ours").model()
+    model = load_weights(tmp_path / "ours").network()
     assert model.min_confidence.dtype == torch.float32
     assert model.min_confidence.item() == 0.25
     with np.load(case.with_suffix(".npz")) as arrays, torch.no_grad():
@@ -146,7 +146,7 @@ def test_every_semantic_network_loads_and_gives_the_published_scores(
     assert weights.card.model == expected
     with np.load(path.with_suffix(".npz")) as arrays, torch.no_grad():
         images = torch.from_numpy(arrays["x"])
-        found = weights.model()(
+        found = weights.network()(
             images, torch.from_numpy(arrays["dates"]), (images != 0).flatten(2).any(2)
         ).logits_BKHW
         assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
@@ -175,7 +175,7 @@ def test_crop2seg_has_the_same_baselines(golden, golden_state, tmp_path):
 
 
 def test_semantic_weights_load_and_text_widths_are_read(tmp_path):
-    state = build_model(SMALL_CONFIG).state_dict()
+    state = build_network(SMALL_CONFIG).state_dict()
     weights = import_published(
         authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION
     )
@@ -278,7 +278,7 @@ def test_a_real_checkpoint_of_another_network_is_refused_with_its_entries(real_d
 
 
 def test_weights_that_do_not_fit_their_options_are_refused(tmp_path):
-    state = build_model(SMALL_CONFIG).state_dict()
+    state = build_network(SMALL_CONFIG).state_dict()
     message = refused(authors_folder(tmp_path, {**SMALL, "d_k": 4}, state))
     assert "temporal_encoder.attention_heads.Q is (4, 2), not (4, 4)" in message
 
@@ -307,7 +307,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, zipped):
 
 def test_missing_and_damaged_files_are_named(tmp_path):
     assert "conf.json" in refused(tmp_path / "nowhere")
-    folder = authors_folder(tmp_path / "authors", SMALL, build_model(SMALL_CONFIG).state_dict())
+    folder = authors_folder(tmp_path / "authors", SMALL, build_network(SMALL_CONFIG).state_dict())
     assert "Fold_2" in refused(folder, fold=2)
     path = folder / "Fold_1" / "model.pth.tar"
     content = path.read_bytes()
@@ -327,7 +327,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory):
     return authors_folder(
-        tmp_path_factory.mktemp("authors"), SMALL, build_model(SMALL_CONFIG).state_dict()
+        tmp_path_factory.mktemp("authors"), SMALL, build_network(SMALL_CONFIG).state_dict()
     )
 
 

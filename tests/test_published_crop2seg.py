@@ -17,7 +17,7 @@ import torch
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.season import NaiveUnetConfig, TimeUnetConfig, UtaeConfig, WtaeConfig
 from panoseg.models.published import crop2seg_config, import_crop2seg
 from panoseg.models.weights import load_weights, save_weights
@@ -121,7 +121,7 @@ def test_their_weights_give_their_scores(golden, golden_state, tmp_path, case):
             torch.from_numpy(inputs["padded_x"]),
             torch.from_numpy(inputs["padded_relative"]),
         )
-        found = loaded.model()(images, days, (images != 0).flatten(2).any(2)).logits_BKHW
+        found = loaded.network()(images, days, (images != 0).flatten(2).any(2)).logits_BKHW
         assert np.abs(found.numpy() - arrays["y"]).max() < 1e-4
 
 
@@ -239,7 +239,7 @@ def test_options_without_a_counterpart_are_refused(tmp_path, options, words):
 
 
 def test_every_mismatch_is_listed(tmp_path):
-    state = build_model(TimeUnetConfig(classes=15)).state_dict()
+    state = build_network(TimeUnetConfig(classes=15)).state_dict()
     state["in_conv.conv.conv.0.weight"] = torch.zeros(64, 4, 3, 3)
     state["extra"] = torch.zeros(1)
     message = refused(crop2seg_folder(tmp_path / "theirs", state, model="timeunet", use_doy=True))

@@ -8,18 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation, Sample
 from panoseg.errors import DatasetError
 from panoseg.metrics.confusion import REGIONS, PixelCounts, pixel_counts
+from panoseg.models.backbone import Backbone
+from panoseg.models.losses import SemanticLoss
+from panoseg.models.network import Details
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.config import TrainConfig
 from panoseg.training.loop import make_fabric
-from panoseg.training.losses import SemanticLoss
+from panoseg.training.scorers import SCORERS
 from panoseg.training.splits import Split
-from panoseg.training.tasks import SemanticTask
 
 BATCHES = range(3)
 
@@ -126,22 +127,22 @@ def test_published_mean_loss(cases):
     )
 
 
-class Recorded(nn.Module):
+class Recorded(Backbone):
     """A network that says of each patch, whose number is the value of its images, what the golden
     case says.
     """
 
     def __init__(self, tensors: dict) -> None:
-        super().__init__()
-        self.config = SimpleNamespace(classes=15, boundary=True)
+        super().__init__(SimpleNamespace(classes=15, boundary=True))
+        self.prepare(S2TSCZCROP)
         self.scores, self.edges = (
             torch.cat([tensors[f"{kind}{i}"] for i in BATCHES]) / 16
             for kind in ("scores", "boundary_scores")
         )
 
-    def forward(self, images_BTCHW, days_BT, valid_BT):
-        patches = images_BTCHW[:, 0, 0, 0, 0].long()
-        return SemanticOutput(self.scores[patches], None, self.edges[patches])
+    def details(self, batch, options):
+        patches = batch.images_BTCHW[:, 0, 0, 0, 0].long()
+        return Details(pixels=SemanticOutput(self.scores[patches], None, self.edges[patches]))
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +157,8 @@ def evaluated(cases):
         for i, (image, classes) in enumerate(zip(images, targets, strict=True))
     ]
     split = Split(samples, Normalisation((0.0,) * 10, (1.0,) * 10), batch_size=4)
-    return SemanticTask(Recorded(tensors), S2TSCZCROP).evaluate(
-        split, make_fabric(TrainConfig(accelerator="cpu"))
+    return SCORERS["pixels"].evaluate(
+        Recorded(tensors), split, make_fabric(TrainConfig(accelerator="cpu"))
     )
 
 

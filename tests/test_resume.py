@@ -47,18 +47,18 @@ CONFIGS = {"panoptic": PANOPTIC, "semantic": SEMANTIC}
 
 # Six steps an epoch, a checkpoint after each second one and after each validation.
 MOMENTS = {
-    "panoptic-before-any-checkpoint": ("panoptic", "_step", 2),
-    "panoptic-in-an-epoch": ("panoptic", "_step", 10),
+    "panoptic-before-any-checkpoint": ("panoptic", "_descend", 2),
+    "panoptic-in-an-epoch": ("panoptic", "_descend", 10),
     "panoptic-in-a-validation": ("panoptic", "evaluate", 2),
     "panoptic-while-writing": ("panoptic", "write_bytes", 6),
-    "semantic-in-an-epoch": ("semantic", "_step", 10),
+    "semantic-in-an-epoch": ("semantic", "_descend", 10),
 }
 
 _KILLED = """
 import json, os, signal, sys, time
 from pathlib import Path
 import panoseg.training.run as run
-from panoseg.training import loop, tasks
+from panoseg.training import loop, scorers
 from test_resume import CONFIGS
 
 def fatal(owner, name, call):
@@ -73,11 +73,11 @@ def fatal(owner, name, call):
     setattr(owner, name, wrapper)
 
 data, moments = Path(sys.argv[1]), json.loads(sys.argv[2])
-import lightning.fabric  # so that the children need not
+import lightning_fabric  # so that the children need not
 for folder, (config, where, call) in moments.items():
     child = os.fork()
     if child == 0:
-        owner = {"_step": loop.Training, "evaluate": tasks.PanopticTask, "write_bytes": Path}[where]
+        owner = {"_descend": loop.Training, "evaluate": scorers.Parcels, "write_bytes": Path}[where]
         fatal(owner, where, call)
         run.start("test", CONFIGS[config], data, 1, Path(folder))
         os._exit(0)

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable, SegmentClass
 from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import class_boundaries
+from panoseg.models.losses import SemanticLoss
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.config import SemanticLossConfig
-from panoseg.training.losses import SemanticLoss
 
 NO_VOID = ClassTable(
     "no void",

@@ -18,6 +18,7 @@ ORDER = (
     "coco",
     "data",
     "simulation",
+    "pictures",
     "models",
     "training",
     "maps",

@@ -22,12 +22,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseg.classes import S2TSCZCROP
+from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.data.config import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.models.build import initialise
+from panoseg.models.build import build_network
+from panoseg.models.config import from_json, to_json
+from panoseg.models.losses import PapsLoss
+from panoseg.models.network import Details, Network, initialise
 from panoseg.models.outputs import SemanticOutput
+from panoseg.models.paps import best_threshold, threshold_counts
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.checkpoint import (
     Progress,
@@ -44,17 +48,13 @@ from panoseg.training.config import (
     RunConfig,
     SemanticLossConfig,
     TrainConfig,
-    from_json,
-    to_json,
 )
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.log import RunLog, RunningMean, read_log
 from panoseg.training.loop import Training, learning_rate, make_fabric, seed_all
-from panoseg.training.losses import PapsLoss
 from panoseg.training.run import start
+from panoseg.training.scorers import SCORERS
 from panoseg.training.splits import Split, open_splits
-from panoseg.training.tasks import Work, make_task
-from panoseg.training.threshold import best_threshold, threshold_counts
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 SEMANTIC = TrainConfig(
@@ -68,16 +68,20 @@ def data(tmp_path_factory):
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
 
 
+def network_of(config: TrainConfig, table: ClassTable = PASTIS) -> Network:
+    return build_network(config.model, table, config.loss_options)
+
+
 def train(config: TrainConfig, data, folder, best=lambda epoch, scores: None) -> Training:
     """A whole training without a run's folder around it."""
     folder.mkdir(exist_ok=True)
     seed_all(config.seed)
-    task = make_task(config)
+    network = network_of(config)
     if config.initialisation == "published":
-        initialise(task.model)
+        initialise(network)
     splits = open_splits(data, 1, config)
     training = Training(
-        make_fabric(config), config, task, splits.train, splits.validation, folder, best
+        make_fabric(config), config, network, splits.train, splits.validation, folder, best
     )
     training.run()
     return training
@@ -98,7 +102,7 @@ class Bare:
         if name.split(".")[0] in ABSENT:
             raise ImportError(name)
 sys.meta_path.insert(0, Bare())
-for name in ("training.folds", "training.losses", "models.published", "metrics.panoptic_quality", "metrics.confusion"):
+for name in ("training.folds", "models.losses", "models.published", "metrics.panoptic_quality", "metrics.confusion"):
     importlib.import_module("panoseg." + name)
 from pathlib import Path
 from panoseg.training.log import RunLog
@@ -380,12 +384,12 @@ def test_best_threshold_by_hand():
 
 
 def test_tuning_sets_the_threshold_of_model_and_card(data):
-    task, fabric = make_task(PANOPTIC), make_fabric(PANOPTIC)
+    network, fabric = network_of(PANOPTIC), make_fabric(PANOPTIC)
     splits = open_splits(data, 1, PANOPTIC)
-    task.criterion = _Criterion()
-    task.tune(splits.validation, fabric)
-    assert task.model.min_confidence.item() == pytest.approx(0.4)
-    assert task.tuned_config() == replace(PAPS, min_confidence=0.4)
+    network.criterion = _Criterion()
+    network.eval().tune(splits.validation.batches(fabric), lambda counts: counts)
+    assert network.min_confidence.item() == pytest.approx(0.4)
+    assert network.tuned_config() == replace(PAPS, min_confidence=0.4)
 
 
 class _Criterion:
@@ -404,20 +408,19 @@ def test_perfect_predictions_score_one_hundred(data, monkeypatch):
         (PANOPTIC, {"SQ", "RQ", "PQ", "PQ_any_class"}),
         (SEMANTIC, {"OA", "mIoU"}),
     ):
-        task, fabric = make_task(config), make_fabric(config)
+        network, fabric = network_of(config), make_fabric(config)
         split = open_splits(data, 1, config).test
-        monkeypatch.setattr(
-            task, "predict", lambda batch, table=task.table: _truth(batch, table), raising=False
-        )
-        monkeypatch.setattr(task, "_output", _certain, raising=False)
-        scores = task.evaluate(split, fabric)
+        monkeypatch.setattr(network, "predict", lambda batch, options: _truth(batch, PASTIS))
+        monkeypatch.setattr(network, "details", lambda batch, options: _certain(batch))
+        scores = SCORERS[network.scorer].evaluate(network, split, fabric)
         assert scores.summary() == dict.fromkeys(names, 100.0)
         json.dumps(scores.to_json(), allow_nan=False)
         assert "corn" in scores.table()
 
 
 def _certain(batch):
-    return SemanticOutput(torch.nn.functional.one_hot(batch.classes_BHW, 20).movedim(-1, 1).float())
+    scores_BKHW = torch.nn.functional.one_hot(batch.classes_BHW, 20).movedim(-1, 1).float()
+    return Details(pixels=SemanticOutput(scores_BKHW))
 
 
 def _truth(batch, table):
@@ -441,9 +444,9 @@ def test_validation_sees_each_patch_once_in_order(data):
 
 
 def test_heatmap_only_leaves_the_other_losses_out(data):
-    task, fabric = make_task(PANOPTIC), make_fabric(PANOPTIC)
+    network, fabric = network_of(PANOPTIC), make_fabric(PANOPTIC)
     batch = next(open_splits(data, 1, PANOPTIC).train.batches(fabric))
-    only, whole = task(Work(batch, heatmap_only=True)), task(Work(batch))
+    only, whole = network.losses(batch, heatmap_only=True), network.losses(batch)
     assert only["size"] == only["shape"] == only["class"] == 0
     assert only["loss"] == only["centre"]
     assert min(whole[name].item() for name in ("size", "shape", "class")) > 0
@@ -467,8 +470,9 @@ def test_every_centre_learns_where_it_is_asked(data, monkeypatch):
     for every in (False, True):
         seed_all(0)
         config = replace(PANOPTIC, loss=PapsLossConfig(every_centre=every), batch_size=6)
-        task, fabric = make_task(config), make_fabric(config)
-        task(Work(next(open_splits(data, 1, config).train.batches(fabric))))["loss"].backward()
+        network, fabric = network_of(config), make_fabric(config)
+        batch = next(open_splits(data, 1, config).train.batches(fabric))
+        network.losses(batch)["loss"].backward()
     assert centres[0] <= 18 < centres[1]
 
 
@@ -560,10 +564,8 @@ def test_the_losses_of_semantic_and_panoptic_models_are_not_mixed():
 
 
 def test_a_network_has_the_classes_of_its_table():
-    with pytest.raises(
-        ConfigError, match="a network of 20 classes with the 15 classes of S2TSCzCrop"
-    ):
-        make_task(SEMANTIC, S2TSCZCROP)
+    with pytest.raises(ConfigError, match="20 classes does not fit the 15 classes of S2TSCzCrop"):
+        network_of(SEMANTIC, S2TSCZCROP)
 
 
 @pytest.mark.parametrize(
@@ -581,14 +583,14 @@ def test_an_option_of_the_optimiser_changes_the_weights(data, tmp_path, changed)
     before, after = (
         train(
             replace(SEMANTIC, optimiser=OptimiserConfig(**options)), data, tmp_path / name
-        ).task.state_dict()
+        ).network.state_dict()
         for name, options in (("a", {}), ("b", changed))
     )
     assert any(not torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_a_training_repeats_itself(data, tmp_path):
-    first, second = (train(PANOPTIC, data, tmp_path / name).task.state_dict() for name in "ab")
+    first, second = (train(PANOPTIC, data, tmp_path / name).network.state_dict() for name in "ab")
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
@@ -645,7 +647,7 @@ def test_threads(data):
 
 
 def test_devices_and_precision_are_fabrics(monkeypatch):
-    import lightning.fabric
+    import lightning_fabric
 
     made = []
 
@@ -656,7 +658,7 @@ def test_devices_and_precision_are_fabrics(monkeypatch):
         def launch(self):
             made.append("launched")
 
-    monkeypatch.setattr(lightning.fabric, "Fabric", Recorder)
+    monkeypatch.setattr(lightning_fabric, "Fabric", Recorder)
     make_fabric(replace(SEMANTIC, accelerator="cuda", devices=4, nodes=2, precision="bf16-mixed"))
     make_fabric(SEMANTIC)
     several, one = made[0], made[2]
@@ -680,7 +682,7 @@ def test_devices_and_precision_are_fabrics(monkeypatch):
 def test_compile_compiles_the_network(data, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda module: compiled.append(type(module).__name__)
+        torch, "compile", lambda way: compiled.append(type(way.__self__).__name__) or way
     )
     train(replace(SEMANTIC, max_steps_per_epoch=1), data, tmp_path / "a")
     assert compiled == []
@@ -717,7 +719,7 @@ def test_validation_may_be_of_fewer_patches(data):
 def test_tuning_can_be_left_out(data, tmp_path):
     config = replace(PANOPTIC, model=replace(PAPS, min_confidence=0.123), max_steps_per_epoch=1)
     left, tuned = (
-        train(replace(config, tune_threshold=tune), data, tmp_path / str(tune)).task
+        train(replace(config, tune_threshold=tune), data, tmp_path / str(tune)).network
         for tune in (False, True)
     )
     assert left.model.min_confidence.item() == pytest.approx(0.123)

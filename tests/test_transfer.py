@@ -15,8 +15,8 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
-from panoseg.models.build import build_model
-from panoseg.models.config import SEASON_CONFIGS, fit_to_data
+from panoseg.models.build import build_network
+from panoseg.models.config import SEASON_CONFIGS
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import OptimiserConfig, TrainConfig
@@ -52,8 +52,8 @@ def data(tmp_path_factory) -> Path:
 
 def weights_of(config, table: ClassTable = PASTIS, seed: int = 0) -> Weights:
     torch.manual_seed(seed)
-    config = fit_to_data(config, 10, table.count, "2018-09-01")
-    state = build_model(config).state_dict()
+    config = config.fitted(bands=10, classes=table.count, reference_date="2018-09-01")
+    state = build_network(config).state_dict()
     return Weights(WeightsCard(config, Normalisation((1000.0,) * 10, (500.0,) * 10), table), state)
 
 
@@ -79,7 +79,7 @@ def differing(first: dict, second: dict) -> set[str]:
 
 
 def test_the_same_network_takes_everything():
-    weights, model = weights_of(UTAE), build_model(UTAE)
+    weights, model = weights_of(UTAE), build_network(UTAE)
     transfer = take_over(model, weights, PASTIS, "here")
     assert transfer.not_taken == {}
     assert list(transfer.taken) == list(model.state_dict())
@@ -89,7 +89,7 @@ def test_the_same_network_takes_everything():
 
 
 def test_what_fits_is_taken_and_every_mismatch_is_listed():
-    weights, model = weights_of(UTAE), build_model(replace(UTAE, head_widths=(12, 8)))
+    weights, model = weights_of(UTAE), build_network(replace(UTAE, head_widths=(12, 8)))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     transfer = take_over(model, weights, PASTIS, "here")
     for name, value in model.state_dict().items():
@@ -107,13 +107,13 @@ def test_what_fits_is_taken_and_every_mismatch_is_listed():
     assert transfer.not_taken["out_conv.conv.conv.6.weight"] == "20 x 8 x 3 x 3 here, missing there"
     assert len(transfer.text().splitlines()) == 1 + len(transfer.not_taken)
     back = take_over(
-        build_model(UTAE), weights_of(replace(UTAE, head_widths=(12, 8))), PASTIS, "there"
+        build_network(UTAE), weights_of(replace(UTAE, head_widths=(12, 8))), PASTIS, "there"
     )
     assert back.not_taken["out_conv.conv.conv.6.weight"] == "20 x 8 x 3 x 3 there, unknown here"
 
 
 def test_a_backbone_takes_the_weights_of_its_network_and_gives_them_back():
-    utae, paps = weights_of(UTAE), build_model(PAPS)
+    utae, paps = weights_of(UTAE), build_network(PAPS)
     transfer = take_over(paps, utae, PASTIS, "here")
     assert all(
         torch.equal(paps.state_dict()[f"encoder.{name}"], value)
@@ -122,7 +122,7 @@ def test_a_backbone_takes_the_weights_of_its_network_and_gives_them_back():
     assert {name.split(".")[0] for name in transfer.not_taken} == {
         *(name.split(".")[0] for name in paps.state_dict() if not name.startswith("encoder."))
     }
-    back = build_model(UTAE)
+    back = build_network(UTAE)
     take_over(back, replace(weights_of(PAPS), state=paps.state_dict()), PASTIS, "here")
     assert all(torch.equal(value, utae.state[name]) for name, value in back.state_dict().items())
 
@@ -141,7 +141,7 @@ def test_weights_of_which_nothing_fits_are_refused():
     weights = weights_of(UTAE)
     object.__setattr__(weights, "state", state)
     with pytest.raises(WeightsError, match="of which no entry fits"):
-        take_over(build_model(UTAE), weights, PASTIS, "here")
+        take_over(build_network(UTAE), weights, PASTIS, "here")
 
 
 # The classifier
@@ -151,17 +151,17 @@ def test_other_classes_need_a_new_classifier():
     with pytest.raises(
         WeightsError, match=r"20 classes of PASTIS.*5 classes of few.*--swap-classifier"
     ):
-        take_over(build_model(replace(UTAE, classes=5)), weights_of(UTAE), FEW, "here")
+        take_over(build_network(replace(UTAE, classes=5)), weights_of(UTAE), FEW, "here")
     renamed = ClassTable(
         "renamed", tuple(replace(entry, name=f"crop {entry.id}") for entry in PASTIS.classes)
     )
     with pytest.raises(WeightsError, match="classes of renamed"):
-        take_over(build_model(UTAE), weights_of(UTAE), renamed, "here")
+        take_over(build_network(UTAE), weights_of(UTAE), renamed, "here")
 
 
 @pytest.mark.parametrize("table", [FEW, PASTIS], ids=lambda table: table.name)
 def test_a_swapped_classifier_stays_as_drawn_and_the_rest_is_taken(table):
-    weights, model = weights_of(UTAE), build_model(replace(UTAE, classes=table.count))
+    weights, model = weights_of(UTAE), build_network(replace(UTAE, classes=table.count))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     transfer = take_over(model, weights, table, "here", swap_classifier=True)
     assert {owner(name) for name in transfer.not_taken} == CLASSIFIER
@@ -175,7 +175,7 @@ def test_a_swapped_classifier_stays_as_drawn_and_the_rest_is_taken(table):
 @pytest.mark.parametrize("kind", SEASON_CONFIGS.values(), ids=SEASON_CONFIGS)
 def test_every_network_has_a_classifier(kind):
     config = kind()
-    entries = build_model(config).state_dict()
+    entries = build_network(config).state_dict()
     classifier = classifier_entries(config)
     assert 2 <= len(classifier) < len(entries)
     assert all(
@@ -193,7 +193,7 @@ def test_the_classifiers_of_a_panoptic_network():
 
 
 def test_a_wrong_part_lists_the_right_ones():
-    model = build_model(UTAE)
+    model = build_network(UTAE)
     with pytest.raises(ConfigError) as error:
         check_parts(model, ["in_conv", "encodr"])
     assert "'encodr'" in str(error.value)
@@ -208,13 +208,13 @@ def test_a_wrong_part_lists_the_right_ones():
 def test_freezing_all_that_learns_is_refused():
     with pytest.raises(ConfigError, match="all that can be learned"):
         check_parts(
-            build_model(UTAE),
+            build_network(UTAE),
             ["in_conv", "down_blocks", "up_blocks", "temporal_encoder", "out_conv"],
         )
 
 
 def test_frozen_parts_are_in_evaluation_mode_without_gradients():
-    model = build_model(PAPS).train()
+    model = build_network(PAPS).train()
     freeze(model, ["encoder", "shape_mlp.0"])
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {
@@ -256,7 +256,7 @@ def test_frozen_parameters_and_statistics_do_not_move_and_all_others_do(data, tm
     assert {
         name for name in after if name.endswith(("running_mean", "num_batches_tracked"))
     } - frozen <= moved
-    learned_names = {name for name, _ in build_model(network).named_parameters()} - frozen
+    learned_names = {name for name, _ in build_network(network).named_parameters()} - frozen
     # A bias before a norm learns from rounding alone.
     assert {name for name in learned_names if name.endswith("weight")} <= moved
     assert len(optimiser["param_groups"][0]["params"]) == len(learned_names)

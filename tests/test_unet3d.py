@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from panoseg.models.build import initialise
 from panoseg.models.configs.season import UNet3dConfig
+from panoseg.models.network import initialise
 from panoseg.models.unet3d import UNet3d, _Conv3d
 
 

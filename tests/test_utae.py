@@ -13,14 +13,15 @@ import torch
 from torch import nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_model, initialise
-from panoseg.models.config import config_from_json, config_to_json
+from panoseg.models.build import build_network
+from panoseg.models.config import config_from_json, to_json
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.frames import cut_frames
+from panoseg.models.losses import semantic_loss
 from panoseg.models.ltae import Ltae, positional_encoding
+from panoseg.models.network import initialise
 from panoseg.models.utae import UTAE, weighted_sum
-from panoseg.training.losses import semantic_loss
 
 SMALL = UtaeConfig(
     bands=3,
@@ -114,7 +115,7 @@ def test_a_training_step_equals_the_published_one(golden, golden_state):
 
 
 def test_it_has_the_published_number_of_parameters():
-    model = build_model(UtaeConfig())
+    model = build_network(UtaeConfig())
     assert sum(parameter.numel() for parameter in model.parameters()) == 1_087_260
 
 
@@ -315,7 +316,7 @@ def test_images_of_an_impossible_size_are_refused(height, width):
 
 
 def test_initialise_draws_the_published_distributions():
-    model = initialise(build_model(UtaeConfig()))
+    model = initialise(build_network(UtaeConfig()))
     conv, norm = model.in_conv.conv.conv[3], model.up_blocks[0].up[1]
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (2 * 64 * 9)), rel=0.05)
     assert conv.bias.std().item() == pytest.approx(1, rel=0.4)
@@ -344,7 +345,7 @@ def test_impossible_options_are_refused(options, words):
     "config", [SMALL, PapsConfig(SMALL, shape_size=8, mask_convolution=False, min_confidence=0.5)]
 )
 def test_configurations_survive_json(config):
-    assert config_from_json(json.loads(json.dumps(config_to_json(config)))) == config
+    assert config_from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,8 @@ def season() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_all_eight_views_do_not_care_how_the_image_is_turned():
     model = small_model()
     images, days, valid = season()
-    straight = model.masks(images, days, valid, views=AUGMENTATIONS)
-    turned = model.masks(augment(images, 3), days, valid, views=AUGMENTATIONS)
+    straight = model.masks(images, days, valid, tta=AUGMENTATIONS)
+    turned = model.masks(augment(images, 3), days, valid, tta=AUGMENTATIONS)
     assert len(straight.score_N) == len(turned.score_N) > 0
     torch.testing.assert_close(
         straight.score_N.sort().values, turned.score_N.sort().values, rtol=1e-4, atol=1e-5
@@ -179,7 +179,7 @@ def test_option_views_threshold_changes_joined_masks_alone():
 def test_one_view_gives_logits_and_several_give_probabilities():
     model = small_model()
     images, days, valid = season()
-    one, several = model.masks(images, days, valid), model.masks(images, days, valid, views=2)
+    one, several = model.masks(images, days, valid), model.masks(images, days, valid, tta=2)
     assert (one.logits, several.logits) == (True, False)
     torch.testing.assert_close(several.class_scores_NK.sum(1), torch.ones(len(several.score_N)))
     assert not torch.allclose(one.class_scores_NK.sum(1), torch.ones(len(one.score_N)))
@@ -188,4 +188,4 @@ def test_one_view_gives_logits_and_several_give_probabilities():
 @pytest.mark.parametrize("views", [0, 9])
 def test_a_number_of_views_that_there_is_not_is_refused(views):
     with pytest.raises(ConfigError, match="views"):
-        MapOptions(views=views)
+        MapOptions(tta=views)

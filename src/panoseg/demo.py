@@ -42,6 +42,6 @@ def run_demo(
         season / "cube.nc",
         weights,
         out / "map",
-        MapOptions(year=2019, views=2),
+        MapOptions(year=2019, tta=2),
         truth=season / "parcels.gpkg",
     )

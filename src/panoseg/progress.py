@@ -52,6 +52,25 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         yield from _lines(items, description, total)
 
 
+@contextmanager
+def counting(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show progress as ``track`` does, of work that reports it with a callback.
+
+    Yields a function that is called with how many more of ``total`` items are done.
+    """
+    steps = track(range(total), description, total)
+    next(steps, None)
+
+    def advance(more: int) -> None:
+        for _ in range(more):
+            next(steps, None)
+
+    try:
+        yield advance
+    finally:
+        steps.close()  # type: ignore[attr-defined]
+
+
 def _reported(
     items: Iterable[Item], description: str, total: int | None, listener: Listener
 ) -> Iterator[Item]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from panoseg.app.settings import PACKAGE_WEIGHTS
 from panoseg.errors import AppError
 from panoseg.imagery.calendar import season_span
+from panoseg.maps.options import MapOptions
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hexadecimal digits")]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -136,14 +137,19 @@ class MapChoices(_Strict):
 
     views: int = Field(default=2, ge=1, le=8)
     """Number of test-time augmentations (flips and rotations) per tile."""
-    min_clear: float = Field(default=0.1, ge=0, le=1)
+    min_clear: float = Field(default=MapOptions.min_clear, ge=0, le=1)
     """Smallest clear share of a date that is used, 0 to 1."""
-    max_dates: int = Field(default=60, ge=2, le=200)
+    max_dates: int = Field(default=MapOptions.max_dates, ge=2, le=200)
     """Largest number of dates that are used."""
-    min_area_ha: float = Field(default=0.05, ge=0, le=100)
+    min_area_ha: float = Field(default=MapOptions.min_area_ha, ge=0, le=100)
     """Area in hectares below which a parcel is left out."""
-    simplify: float = Field(default=1.0, ge=0, le=10)
+    simplify: float = Field(default=MapOptions.simplify, ge=0, le=10)
     """Tolerance of the simplification of outlines in pixels."""
+
+    def map_options(self, **others: Any) -> MapOptions:
+        """Return the options of the map; others: those that are not asked for."""
+        chosen = self.model_dump()
+        return MapOptions(tta=chosen.pop("views"), **chosen, **others)
 
 
 class MapRequest(_Strict):

@@ -225,11 +225,11 @@ def outline_of(folder: Path) -> Path:
 def _map(job: JobContext) -> None:
     from panoseg.imagery.area import read_area
     from panoseg.maps.mapping import map_cube
-    from panoseg.maps.options import MapOptions, RunOptions
+    from panoseg.maps.options import RunOptions
 
     source = job.map.source
     year = None if isinstance(source, CubeSource) else source.year
-    options = MapOptions(year=year, gpkg=True, pmtiles=True, **job.map.options.model_dump())
+    options = job.map.options.map_options(year=year, gpkg=True, pmtiles=True)
     weights = job.settings.weights_folder(job.map.weights)
     within: BaseGeometry | None = None
     if isinstance(source, CatalogueSource):
@@ -353,16 +353,16 @@ def _publish(job: JobContext) -> None:
 def _segment(job: JobContext) -> None:
     from panoseg.data.photograph_files import decode_photograph, read_bytes
     from panoseg.photo.options import PhotoOptions
-    from panoseg.photo.predict import Predictor
+    from panoseg.photo.predict import open_model
     from panoseg.photo.segment import Source, segment_photographs
 
     _clear(job.folder / PHOTO)
     [upload] = (job.folder / INPUT).glob("photo*")
-    predictor = Predictor.open(
+    model = open_model(
         str(job.settings.photo_weights_folder(job.request.weights)), None, PhotoOptions()
     )
     source = Source(upload, "photograph")
-    done = segment_photographs([source], predictor, predictor.table, job.folder / PHOTO)
+    done = segment_photographs([source], model.predict, model.table, job.folder / PHOTO)
     with atomic(job.folder / PHOTO / "image.jpg") as path:
         decode_photograph(read_bytes(upload), job.request.name).save(
             path, format="JPEG", quality=92

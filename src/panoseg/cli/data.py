@@ -290,6 +290,6 @@ def describe(
         patches: Number of randomly drawn patches to read; by default all.
         seed: The same seed draws the same patches.
     """
-    from panoseg.training.dataset_pictures import describe as describe_dataset
+    from panoseg.pictures.dataset import describe as describe_dataset
 
     print(describe_dataset(dataset, out, patches, seed))

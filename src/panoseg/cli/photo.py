@@ -50,11 +50,11 @@ def photo(
         print(error, file=sys.stderr)
     if not sources:
         raise last
-    from panoseg.photo.predict import Predictor
+    from panoseg.photo.predict import open_model
     from panoseg.photo.segment import segment_photographs
 
-    predictor = Predictor.open(weights, instances, options)
-    done = segment_photographs(sources, predictor, predictor.table, out, _TablePrinter())
+    model = open_model(weights, instances, options)
+    done = segment_photographs(sources, model.predict, model.table, out, _TablePrinter())
     for error in done.failures:
         print(error, file=sys.stderr)
     summary = (

@@ -40,7 +40,7 @@ def _experiment_list() -> str:
     rows = [
         header,
         *(
-            (name, e.model, e.config.task, e.data, e.published or "-")
+            (name, e.model, e.config.model.answers, e.data, e.published or "-")
             for name, e in EXPERIMENTS.items()
         ),
     ]
@@ -53,7 +53,7 @@ def _experiment_details(name: str) -> str:
     about = {
         "experiment": name,
         "model": entry.model,
-        "task": entry.config.task,
+        "task": entry.config.model.answers,
         "data": entry.data,
         "published": entry.published or "-",
         "source": entry.source,
@@ -139,26 +139,47 @@ def train(arguments: Sequence[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         names = textwrap.fill(", ".join(EXPERIMENTS), 110, break_on_hyphens=False)
         print(TRAIN_USAGE.format(names=names))
-    elif arguments[0].startswith("--resume"):
-        from panoseg.training.folds import resume
-
+        return
+    name, result = arguments[0], None
+    if name.startswith("--resume"):
         resumed = tyro.cli(
             ResumeArguments, prog="panoseg train", args=arguments, config=(tyro.conf.DisallowNone,)
         )
+        from panoseg.training import folds
+
         _note_missing_tensorboard()
-        resume(resumed.resume, resumed.data and place_of(resumed.data))
-    elif arguments[0].startswith("-"):
-        raise ConfigError(
-            f"{arguments[0]} cannot come first; begin with the name of an experiment, or with"
-            " --resume. See panoseg train --help."
-        )
+        data = resumed.data and place_of(resumed.data)
+        result = folds.resume(resumed.resume, data, _report)
     else:
-        _train_experiment(arguments[0], arguments[1:])
+        parsed = _parse_experiment(name, arguments[1:])
+        from panoseg.training import folds
+        from panoseg.training.run import start
+
+        _note_missing_tensorboard()
+        data, out = place_of(parsed.data), parsed.out
+        if parsed.fold == "all":
+            result = folds.start_all_folds(name, parsed.train, data, out, _report)
+        else:
+            result = start(name, parsed.train, data, int(parsed.fold), out, report=_report)
+    from panoseg.training.run import is_first_process
+
+    if is_first_process():
+        print(result.text())
 
 
-def _train_experiment(name: str, options: Sequence[str]) -> None:
+def _report(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
+    """Return the options of the experiment ``name``."""
+    if name.startswith("-"):
+        raise ConfigError(
+            f"{name} cannot come first; begin with the name of an experiment, or with --resume. See"
+            " panoseg train --help."
+        )
     config = experiment(name).config
-    parsed = tyro.cli(
+    return tyro.cli(
         Arguments,
         prog=f"panoseg train {name}",
         description=(
@@ -169,14 +190,6 @@ def _train_experiment(name: str, options: Sequence[str]) -> None:
         default=Arguments(tyro.MISSING, tyro.MISSING, train=config),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
     )
-    from panoseg.training.folds import start_all_folds
-    from panoseg.training.run import start
-
-    _note_missing_tensorboard()
-    if parsed.fold == "all":
-        start_all_folds(name, parsed.train, place_of(parsed.data), parsed.out)
-    else:
-        start(name, parsed.train, place_of(parsed.data), int(parsed.fold), parsed.out)
 
 
 def _note_missing_tensorboard() -> None:
@@ -259,8 +272,9 @@ def score(
     if folder is None or (run is not None and weights is not None):
         raise ConfigError("Pass either RUN or --weights, not both. See panoseg test --help.")
     from panoseg.training.evaluate import score_folder
+    from panoseg.training.run import is_first_process
 
-    score_folder(
+    found = score_folder(
         folder,
         place_of(data),
         out or _score_folder_name(run, folder, options),
@@ -274,9 +288,13 @@ def score(
         every_patch=options.every_patch,
         normalisation=options.normalisation,
         region=options.region,
-        views=options.tta,
+        tta=options.tta,
         pictures=options.pictures,
     )
+    if is_first_process():
+        print(found.table())
+        for note in found.notes:
+            print(f"note: {note}")
 
 
 def _score_folder_name(run: Path | None, folder: Path, options: ScoringOptions) -> Path:

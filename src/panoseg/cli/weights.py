@@ -95,10 +95,11 @@ def show(
     if attention:
         from panoseg.training.attention import show_attention
 
-        show_attention(run, Path(data), patch, out, fold, pixel, parcel)
+        result = show_attention(run, Path(data), patch, out, fold, pixel, parcel)
     elif pixel is not None or parcel is not None:
         raise ConfigError("--pixel and --parcel need --attention; add it or leave them out.")
     else:
         from panoseg.training.evaluate import show
 
-        show(run, place_of(data), patch, out, fold)
+        result = show(run, place_of(data), patch, out, fold)
+    print(result.table())

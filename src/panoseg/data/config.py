@@ -1,12 +1,12 @@
-"""What may happen to a training sample; apart from the doing, so that a configuration imports no
-torch.
-"""
+"""Options of reading and augmentation, without torch, so that ``--help`` stays quick."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Literal
 
 from panoseg.errors import ConfigError
+from panoseg.imagery.calendar import REFERENCE_DATE
 
 
 @dataclass(frozen=True)
@@ -138,3 +138,21 @@ class PhotographConfig:
     def changes(self) -> bool:
         """Whether chance changes training samples at all."""
         return bool(self.crop or self.flip or self.scale != (1.0, 1.0))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How patches become samples."""
+
+    normalisation: Literal["train", "published"] = "train"
+    """Mean and deviation of the bands: over the training folds, or of each set's own folds as
+    published.
+    """
+    reference_date: str = REFERENCE_DATE
+    """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
+    single_date: str | None = None
+    """Only one date of each season: an index, or the date nearest to YYYY-MM-DD."""
+    ndvi: bool = False
+    """Give the network the vegetation index NDVI as one more channel."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """What happens to training samples."""

@@ -109,7 +109,7 @@ class DatasetSummary:
 def open_labelled(folder: Path) -> LabelledDataset:
     """All patches of a dataset of any layout, with their labels. Raises ``DatasetError``."""
     layout = find_layout(folder)
-    if layout.of_photographs:
+    if layout.inputs != "season":
         raise DatasetError(
             f"{folder} holds photographs, in {layout.name}'s layout",
             "satellite image time series, which have dates and parcels",

@@ -4,24 +4,32 @@ photographs are opened.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from torch.utils.data import Dataset, Subset
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.coco.categories import read_categories
 from panoseg.coco.json import CocoJson
 from panoseg.data import pastis_files as pastis_metadata
 from panoseg.data import s2tsczcrop_files
-from panoseg.data.coco import CocoDataset, find_splits
+from panoseg.data.coco import CocoDataset, CocoRecords, find_splits
+from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
+from panoseg.data.loading import Collate
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
+from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
-from panoseg.data.samples import Normalisation
+from panoseg.data.samples import Normalisation, collate
+from panoseg.data.scored_photographs import ScoredPhotographs, collate_scored
+from panoseg.data.seasons import parse_reference_date
 from panoseg.data.shards import INDEX, CocoShards, ShardIndex
-from panoseg.errors import ConfigError, DatasetError
+from panoseg.errors import ConfigError, DatasetError, WeightsError
 
 Policy = Literal["train", "published"]
 
@@ -29,48 +37,108 @@ Parts = tuple[Any, ...]
 """Folds of PASTIS, as numbers, or sets of S2TSCzCrop, as names."""
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A way in which datasets lie on disk.
+Inputs = Literal["season", "photograph"]
+Target = Literal["semantic", "panoptic", "instances"]
 
-    name: of the dataset it was made for. table: the file that lists the patches, by which a folder
-    tells its layout. classes: what labels mean. part: "fold" or "set". rotations: by number, the
-    parts to train, validate and test on. open: the class of its datasets, called with folder, parts
-    and options. normalisation: mean and deviation over some parts, as far as the dataset's
-    statistics tell them apart; None for photographs, which networks standardise themselves.
-    """
+
+@dataclass(frozen=True)
+class Reading:
+    """How samples are read from a dataset of any layout."""
+
+    target: Target = "panoptic"
+    """What is learned of seasons: parcels, or classes alone."""
+    seasons: DataConfig = field(default_factory=DataConfig)
+    """How patches become samples."""
+    photographs: PhotographConfig = field(default_factory=PhotographConfig)
+    """How photographs become samples."""
+
+
+@dataclass(frozen=True)
+class Layout(ABC):
+    """A way in which datasets lie on disk, and how their sets are opened."""
+
+    inputs: ClassVar[Inputs]
+    """What the samples are."""
+    samples: ClassVar[str]
+    """What the samples are called."""
+    scoring_options: ClassVar[frozenset[str]]
+    """Options of ``panoseg test`` that have a meaning for its samples."""
+    standardised: ClassVar[bool]
+    """Whether samples are standardised by statistics of the dataset; else networks do it."""
 
     name: str
+    """Name of the dataset it was made for."""
     table: str
+    """The file that lists the samples, by which a folder tells its layout."""
     classes: ClassTable
+    """What labels mean."""
     part: str
+    """"fold" or "set"."""
     rotations: Mapping[int, tuple[Parts, Parts, Parts]]
+    """By number, the parts to train, validate and test on."""
     open: Callable[..., Any]
-    normalisation: Callable[[Path, Parts], Normalisation] | None
+    """The class of its datasets."""
+
+    @abstractmethod
+    def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> Dataset[Any]:
+        """Open some parts to learn from."""
+
+    @abstractmethod
+    def open_scored(
+        self,
+        folder: Path | str,
+        parts: Parts,
+        reading: Reading,
+        table: ClassTable | None = None,
+        count: int = 0,
+    ) -> Dataset[Any]:
+        """Open some parts to score on, without chance.
+
+        Args:
+            folder: The dataset.
+            parts: Folds or sets.
+            reading: How samples are read.
+            table: Classes of the network that is scored; None for those of the dataset.
+            count: Take only the first so many samples; 0 takes all.
+        """
 
     @property
-    def of_photographs(self) -> bool:
-        """Whether it holds photographs, and not seasons."""
-        return self.normalisation is None
+    @abstractmethod
+    def collate_train(self) -> Collate:
+        """What makes a batch of the samples of ``open_train``."""
 
     @property
-    def samples(self) -> str:
-        """What a dataset holds, in a word."""
-        return "photographs" if self.of_photographs else "patches"
+    @abstractmethod
+    def collate_scored(self) -> Collate:
+        """What makes a batch of the samples of ``open_scored``."""
+
+    @abstractmethod
+    def names(self, dataset: Any) -> list[str]:
+        """Return the names of the samples of an opened set, in order."""
+
+    @abstractmethod
+    def left_out(self, dataset: Any) -> int:
+        """Return how many samples of an opened set have no annotation and are left out."""
+
+    @abstractmethod
+    def normalisation_of(self, folder: Path, parts: Parts) -> Normalisation | None:
+        """Return mean and deviation over some parts; None where networks standardise."""
+
+    @property
+    def openable(self) -> tuple[Parts, ...]:
+        """All parts, in groups that can be opened together."""
+        return (self.parts,)
 
     @property
     def parts(self) -> Parts:
         """All parts of a dataset, in order."""
         return tuple(dict.fromkeys(part for parts in self.rotations[1] for part in parts))
 
-    def normalisation_of(self, folder: Path, parts: Parts) -> Normalisation:
-        """Mean and deviation over some parts of a dataset of seasons."""
-        assert self.normalisation is not None, "photographs are standardised by networks"
-        return self.normalisation(folder, parts)
-
     def rotation(self, fold: int) -> tuple[Parts, Parts, Parts]:
-        """The parts to train, validate and test on. Raises ``ConfigError`` for a rotation that the
-        layout does not have.
+        """Return the parts to train, validate and test on.
+
+        Raises:
+            ConfigError: The layout has no such rotation.
         """
         if fold in self.rotations:
             return self.rotations[fold]
@@ -86,12 +154,36 @@ class Layout:
             "pass e.g. --fold 1",
         )
 
-    def normalisations(self, folder: Path, fold: int, policy: Policy) -> tuple[Normalisation, ...]:
-        """Normalisation of the training, validation and test set of a rotation.
+    def notes(self, fold: int) -> tuple[str, ...]:
+        """Return what to know of the test set of a rotation; nothing where it is a set of its own.
 
-        policy: "train" takes the training parts for all three, so that nothing of the test set
-        leaks into its inputs and one normalisation belongs to the weights. "published" gives each
-        set its own, as far as the layout has them.
+        >>> S2TSCZCROP_LAYOUT.notes(1)
+        ()
+        """
+        train, validation, test = self.rotation(fold)
+        if test == train:
+            return (
+                f"this dataset has one set: scores are of {self.words(test)}, on which networks are"
+                " trained too",
+            )
+        if test == validation:
+            return (
+                f"this dataset has no test set: scores are of {self.words(test)}, on which the best"
+                " epoch is chosen too",
+            )
+        return ()
+
+    def normalisations(
+        self, folder: Path, fold: int, policy: Policy
+    ) -> tuple[Normalisation | None, ...]:
+        """Return the normalisation of the training, validation and test set of a rotation.
+
+        Args:
+            folder: The dataset.
+            fold: The rotation.
+            policy: "train" takes the training parts for all three, so that nothing of the test set
+                leaks into its inputs and one normalisation belongs to the weights. "published"
+                gives each set its own, as far as the layout has them.
         """
         rotation = self.rotation(fold)
         return tuple(
@@ -100,15 +192,148 @@ class Layout:
         )
 
     def words(self, parts: Sequence[Any]) -> str:
-        """Parts in words: "folds 1, 2, 3", "set test"."""
+        """Return parts in words: "folds 1, 2, 3", "set test"."""
         return f"{self.part}{'s' * (len(parts) > 1)} {', '.join(map(str, parts))}"
 
 
-PASTIS_LAYOUT = Layout(
+@dataclass(frozen=True)
+class SeasonLayout(Layout):
+    """A layout of satellite image time series."""
+
+    inputs = "season"
+    samples = "patches"
+    scoring_options = frozenset({"every_patch", "normalisation", "region", "tta"})
+    standardised = True
+
+    normalisation: Callable[[Path, Parts], Normalisation]
+    """Mean and deviation over some parts, as far as the dataset's statistics tell them apart."""
+
+    def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> Dataset[Any]:
+        """Open some parts to learn from, with augmentation."""
+        return self._open(folder, parts, reading, reading.seasons.augmentation)
+
+    def open_scored(
+        self,
+        folder: Path | str,
+        parts: Parts,
+        reading: Reading,
+        table: ClassTable | None = None,
+        count: int = 0,
+    ) -> Dataset[Any]:
+        """Open some parts to score on; arguments as in ``Layout``."""
+        if table is not None and not table.same_classes(self.classes):
+            raise WeightsError(
+                f"These weights are for the {len(table.classes)} classes of {table.name}, but a"
+                f" dataset in {self.name}'s layout has {len(self.classes.classes)}. Use weights"
+                " that were trained on such a dataset."
+            )
+        dataset = self._open(folder, parts, reading)
+        return Subset(dataset, range(min(count, len(dataset)))) if count else dataset
+
+    def _open(
+        self,
+        folder: Path | str,
+        parts: Parts,
+        reading: Reading,
+        augmentation: AugmentationConfig | None = None,
+    ) -> Any:
+        return self.open(
+            folder,
+            parts,
+            target=reading.target,
+            reference_date=parse_reference_date(reading.seasons.reference_date),
+            single_date=reading.seasons.single_date,
+            augmentation=augmentation,
+        )
+
+    @property
+    def collate_train(self) -> Collate:
+        """What makes a batch of samples."""
+        return collate
+
+    @property
+    def collate_scored(self) -> Collate:
+        """What makes a batch of samples."""
+        return collate
+
+    def names(self, dataset: Any) -> list[str]:
+        """Return the identifiers of the patches."""
+        return [str(patch_id) for patch_id in dataset.ids]
+
+    def left_out(self, dataset: Any) -> int:
+        """Return 0: every patch is annotated."""
+        return 0
+
+    def normalisation_of(self, folder: Path, parts: Parts) -> Normalisation:
+        """Return mean and deviation over some parts."""
+        return self.normalisation(folder, parts)
+
+
+@dataclass(frozen=True)
+class PhotographLayout(Layout):
+    """A layout of photographs, which networks standardise themselves."""
+
+    inputs = "photograph"
+    samples = "photographs"
+    scoring_options = frozenset()
+    standardised = False
+
+    def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> CocoRecords:
+        """Open a set to learn from, with augmentation."""
+        return self._records(folder, parts, reading, self.classes)
+
+    def open_scored(
+        self,
+        folder: Path | str,
+        parts: Parts,
+        reading: Reading,
+        table: ClassTable | None = None,
+        count: int = 0,
+    ) -> ScoredPhotographs:
+        """Open a set beside its truth; arguments as in ``Layout``."""
+        return ScoredPhotographs(
+            self._records(folder, parts, reading, table or self.classes), count
+        )
+
+    def _records(
+        self, folder: Path | str, parts: Parts, reading: Reading, table: ClassTable
+    ) -> CocoRecords:
+        [part] = parts
+        records: CocoRecords = self.open(folder, part, table, reading.photographs)
+        return records
+
+    @property
+    def collate_train(self) -> Collate:
+        """What makes a batch of photographs."""
+        return collate_photographs
+
+    @property
+    def collate_scored(self) -> Collate:
+        """What makes a batch of photographs beside their truth."""
+        return collate_scored
+
+    def names(self, dataset: Any) -> list[str]:
+        """Return the names of the photographs' files, without ending."""
+        return list(dataset.names)
+
+    def left_out(self, dataset: Any) -> int:
+        """Return the number of photographs without annotation."""
+        return len(dataset.unannotated)
+
+    def normalisation_of(self, folder: Path, parts: Parts) -> None:
+        """Return None."""
+
+    @property
+    def openable(self) -> tuple[Parts, ...]:
+        """Each set by itself."""
+        return tuple((part,) for part in self.parts)
+
+
+PASTIS_LAYOUT = SeasonLayout(
     "PASTIS", pastis_metadata.FILE_NAME, PASTIS, "fold", FOLDS, PastisDataset, fold_normalisation
 )
 
-S2TSCZCROP_LAYOUT = Layout(
+S2TSCZCROP_LAYOUT = SeasonLayout(
     "S2TSCzCrop",
     s2tsczcrop_files.FILE_NAME,
     S2TSCZCROP,
@@ -159,7 +384,7 @@ def _photographs(
         _validation(names),
     )
     rotations = {1: ((train,), (validation,), (validation,))}
-    return Layout("COCO", table, classes, "set", rotations, reader, None)
+    return PhotographLayout("COCO", table, classes, "set", rotations, reader)
 
 
 @lru_cache(maxsize=8)

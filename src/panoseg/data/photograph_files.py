@@ -126,3 +126,8 @@ def _no_picture(name: Path | str, reason: str) -> DatasetError:
         "a whole picture, JPEG or PNG say, of up to 67 million pixels",
         "restore the file",
     )
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as eight-bit RGB, turned upright as its EXIF says."""
+    return _upright(_red_green_blue(image))

@@ -43,18 +43,18 @@ _OPEN: dict[str, OpenJob] = {}
 _LOCK = threading.Lock()
 
 
-class KnowJob(WorkerPlugin):
-    """Tells a job to every worker, also to those that come later."""
+class JobPlugin(WorkerPlugin):
+    """Sends a job to every worker, also to those that join later."""
 
     def __init__(self, name: str, job: PredictionJob) -> None:
         self.name, self.job = name, pickle.dumps(job)
 
     def setup(self, worker: Worker) -> None:
-        """Called in a worker that begins to know the job."""
+        """Keep the job in a worker."""
         _JOBS[self.name] = self.job
 
     def teardown(self, worker: Worker) -> None:
-        """Called in a worker that need not know it any more."""
+        """Forget the job in a worker."""
         with _LOCK:
             _JOBS.pop(self.name, None)
             _OPEN.pop(self.name, None)
@@ -65,9 +65,14 @@ def packed(argument: Block | Sheet) -> bytes:
     return pickle.dumps(argument)
 
 
-def predict_window(name: str, block: bytes) -> bytes:
-    """A finished window of the job ``name``, see ``panoseg.maps.windows``."""
-    return _opened(name).predict(pickle.loads(block))
+def predict_window(name: str, packed_block: bytes) -> bytes:
+    """Return a finished window of the job ``name``, see ``panoseg.maps.windows``."""
+    from panoseg.maps.predict import finished
+
+    opened, block = _opened(name), pickle.loads(packed_block)
+    images = opened.read(block)
+    found = opened.model.predict_tiles(images.tiles, opened.job.days_T)
+    return finished(block, images, found)
 
 
 def draw_packed_sheet(sheet: bytes) -> SheetOutlines:
@@ -84,7 +89,7 @@ def _opened(name: str) -> OpenJob:
     with _LOCK:
         if name not in _OPEN:
             opened = OpenJob(pickle.loads(_JOBS[name]))
-            _ = opened.cube, opened.predictor
+            _ = opened.cube, opened.model
             _OPEN[name] = opened
         return _OPEN[name]
 
@@ -135,7 +140,7 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
                 f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask"
             ) from error
         name = f"panoseg-{uuid.uuid4().hex}"
-        client.register_plugin(KnowJob(name, job))
+        client.register_plugin(JobPlugin(name, job))
         stack.callback(client.unregister_worker_plugin, name)
         yield Cluster(client, name)
 
@@ -148,16 +153,16 @@ class Cluster:
     def __init__(self, client: Client, name: str) -> None:
         self.client, self.name = client, name
 
-    def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
-        """Predict windows in any order, and give each to ``save`` when it is finished; yields once
-        a tile.
-        """
+    def predict(
+        self, windows: Sequence[tuple[int, Block]], save: Save, progress: Callable[[int], None]
+    ) -> None:
+        """Predict windows in any order, and give each to ``save`` when it is finished."""
         tiles = {number: len(block.tiles) for number, block in windows}
         for number, content in self._run(
             predict_window, ((number, (self.name, packed(block))) for number, block in windows)
         ):
             save(number, content)
-            yield from [None] * tiles[number]
+            progress(tiles[number])
 
     def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
         """The outlines of sheets in any order, each with its number."""

@@ -19,32 +19,71 @@ from panoseg.errors import ConfigError
 from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import to_map
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
-from panoseg.maps.predict import PredictionJob, inside
+from panoseg.maps.predict import PredictionJob, check_card, inside
 from panoseg.maps.read_parcels import check_place, read_truth
 from panoseg.maps.windows import Block
-from panoseg.models.weights import Weights, WeightsCard, default_weights, load_weights
+from panoseg.models.model import find_weights
+from panoseg.models.weights import Weights, WeightsCard, load_card, load_weights
 
 _OUTLINE_STEP_DEGREES = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class MapInputs:
-    """What a map is made of.
+class GivenWeights:
+    """Weights whose card is read, and whose numbers are loaded when they are needed, once."""
 
-    cube: its dates are those of ``season``, still lazy. weights_name: None for those in the
-    package. truth: true parcels, or None. outline: what is mapped, in the cube's coordinate system,
-    or None for all of it.
-    """
+    source: Weights | Path
+    """The weights, or their folder."""
+    card: WeightsCard
+    """Their card."""
+    name: str | None
+    """What the user called them; None for those in the package."""
+
+    @classmethod
+    def of(cls, given: GivenWeights | Weights | Path | str | None) -> GivenWeights:
+        """Read the card of a folder of weights, or of those in the package for None.
+
+        Raises:
+            WeightsError: They are no weights, or cannot make a map of parcels.
+        """
+        if isinstance(given, GivenWeights):
+            return given
+        if isinstance(given, Weights):
+            found = cls(given, given.card, "given as an object")
+        else:
+            folder = Path(find_weights(given))  # type: ignore[arg-type]
+            found = cls(folder, load_card(folder), None if given is None else str(given))
+        check_card(found.card)
+        return found
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights."""
+        return self.source if isinstance(self.source, Weights) else load_weights(self.source)
+
+
+@dataclass(frozen=True, eq=False)
+class MapInputs:
+    """What a map is made of."""
 
     cube_path: Path
+    """The cube."""
     cube: xr.Dataset
+    """The checked cube with the dates of ``season``, still lazy."""
     season: Season
+    """The dates that are used."""
     weights: Weights
+    """The network."""
     weights_name: str | None
+    """What the user called the weights; None for those in the package."""
     options: MapOptions
+    """How the map is made."""
     truth: gpd.GeoDataFrame | None
+    """True parcels to compare with."""
     declared_only: bool
+    """Whether the truth covers a part of the land."""
     outline: BaseGeometry | None
+    """What is mapped, in the cube's coordinate system; None for all of it."""
 
     @property
     def title(self) -> str:
@@ -110,35 +149,34 @@ class MapInputs:
 
 def open_inputs(
     cube_path: Path,
-    weights: Weights | Path | str | None,
+    weights: GivenWeights | Weights | Path | str | None,
     options: MapOptions,
     truth: Path | str | None,
     declared_only: bool,
     within: BaseGeometry | None,
 ) -> MapInputs:
-    """Open all that a map is made of; arguments and errors as in ``map_cube``."""
+    """Open all that a map is made of; arguments and errors as in ``map_cube``.
+
+    The numbers of the weights come last: a cube that is refused costs no time.
+    """
     if declared_only and truth is None:
-        raise ConfigError(
-            "--declared-only without a truth",
-            "true parcels to score with",
-            "add --truth, or leave it out",
-        )
-    loaded = (
-        weights
-        if isinstance(weights, Weights)
-        else default_weights()
-        if weights is None
-        else load_weights(weights)
-    )
+        raise ConfigError("--declared-only scores inside of a truth: add --truth, or leave it out.")
+    given = GivenWeights.of(weights)
     true_parcels = None if truth is None else read_truth(truth)
-    cube, season = open_season(cube_path, loaded.card, options)
+    cube, season = open_season(cube_path, given.card, options)
     if true_parcels is not None:
         check_place(true_parcels, str(truth), _extent(cube), cube_path)
-    name = "given as an object" if isinstance(weights, Weights) else str(weights)
-    shown = None if weights is None else name
     outline = None if within is None else _outline_in(cube, within)
     return MapInputs(
-        cube_path, cube, season, loaded, shown, options, true_parcels, declared_only, outline
+        cube_path,
+        cube,
+        season,
+        given.weights,
+        given.name,
+        options,
+        true_parcels,
+        declared_only,
+        outline,
     )
 
 

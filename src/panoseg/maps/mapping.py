@@ -1,12 +1,10 @@
-"""Who does the work of a map: this process, or the workers of a cluster on any number of
-machines.
-"""
+"""A cube, or an area and a season, becomes a map of parcels on disk."""
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +25,7 @@ from panoseg.files import hold_folder, new_folder, output_error
 from panoseg.imagery.calendar import season_span
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
-from panoseg.maps.inputs import open_inputs
+from panoseg.maps.inputs import GivenWeights, open_inputs
 from panoseg.maps.options import MapOptions, RunOptions
 from panoseg.maps.outlines import (
     OutlineFiles,
@@ -38,61 +36,68 @@ from panoseg.maps.outlines import (
     read_sheets,
 )
 from panoseg.maps.outputs import write_map
-from panoseg.maps.predict import OpenJob
+from panoseg.maps.predict import OpenJob, finished
 from panoseg.maps.report import ParcelSummary
 from panoseg.maps.resume import UNFINISHED, begin, fingerprint, finish
 from panoseg.maps.windows import Block, Save, WindowFiles
-from panoseg.models.weights import Weights, default_weights, load_weights
+from panoseg.models.weights import Weights
 from panoseg.panoptic.panoptic import Panoptic, Segments
-from panoseg.progress import track
+from panoseg.progress import counting, track
 
 
 class Workers(Protocol):
-    """Whoever does the work. What is given to them and what they give does not depend on who they
-    are.
-    """
+    """What predicts windows and draws outlines; the result does not depend on which it is."""
 
-    def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
-        """Predict windows in any order, and give each to ``save`` when it is finished; yields once
-        a tile.
+    def predict(
+        self, windows: Sequence[tuple[int, Block]], save: Save, progress: Callable[[int], None]
+    ) -> None:
+        """Predict windows in any order.
+
+        Args:
+            windows: Windows with their numbers.
+            save: Called with the number and the content of each window that is finished.
+            progress: Called with how many more tiles are done.
         """
 
     def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
-        """The outlines of sheets in any order, each with its number; a sheet is taken when there is
-        somebody to draw it.
+        """Yield the outlines of sheets in any order, each with its number.
+
+        A sheet is taken from ``sheets`` when a worker is free to draw it.
         """
 
 
-class Here:
-    """This process."""
+class LocalWorkers:
+    """This process does all the work."""
 
     def __init__(self, opened: OpenJob) -> None:
         self.opened = opened
 
-    def predict(self, windows: Sequence[tuple[int, Block]], save: Save) -> Iterator[None]:
-        """As in ``Workers``."""
+    def predict(
+        self, windows: Sequence[tuple[int, Block]], save: Save, progress: Callable[[int], None]
+    ) -> None:
+        """Predict windows one after the other; arguments as in ``Workers``."""
+        opened = self.opened
         for number, block in windows:
-            steps = self.opened.steps(block)
-            while True:
-                try:
-                    yield from [None] * next(steps)
-                except StopIteration as end:
-                    save(number, end.value)
-                    break
+            images = opened.read(block)
+            progress(len(block.tiles) - len(images.tiles))
+            found = opened.model.predict_tiles(images.tiles, opened.job.days_T, progress)
+            save(number, finished(block, images, found))
 
     def draw(self, sheets: Iterable[Sheet]) -> Iterator[tuple[int, SheetOutlines]]:
-        """As in ``Workers``."""
+        """Yield the outlines of sheets, each with its number."""
         for number, sheet in enumerate(sheets):
             yield number, draw_sheet(sheet)
 
 
 @contextmanager
 def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
-    """The workers that were asked for; those of this machine end with the block. Raises
-    ``ClusterError`` without a cluster.
+    """Provide the workers that the options ask for; those of this machine end with the block.
+
+    Raises:
+        ClusterError: No scheduler answers.
     """
     if running.local:
-        yield Here(opened)
+        yield LocalWorkers(opened)
     else:
         require("cluster", "A map in several processes or on a cluster")
         from panoseg.maps.cluster import cluster_for  # imports dask.distributed, which is slow
@@ -119,6 +124,8 @@ class MapResult:
     notes: tuple[str, ...]
     comparison: Comparison | None
     seconds: float
+    folder: object = None
+    """A temporary folder that is deleted with the result; None for a folder of the user's."""
 
     @property
     def report(self) -> Path:
@@ -131,6 +138,13 @@ class MapResult:
         return gpd.read_parquet(self.out / "parcels.parquet")
 
     @cached_property
+    def classes(self) -> np.ndarray:
+        """The class of each pixel, uint8 H x W, read from classes.tif into memory."""
+        with rasterio.open(self.out / "classes.tif") as source:
+            classes_HW: np.ndarray = source.read(1)
+        return classes_HW
+
+    @cached_property
     def picture(self) -> Panoptic:
         """The whole map, read from segments.tif into memory."""
         with rasterio.open(self.out / "segments.tif") as source:
@@ -139,7 +153,7 @@ class MapResult:
 
 def map_cube(
     cube_path: Path | str,
-    weights: Weights | Path | str | None,
+    weights: GivenWeights | Weights | Path | str | None,
     out: Path | str,
     options: MapOptions | None = None,
     truth: Path | str | None = None,
@@ -178,7 +192,10 @@ def map_cube(
         windows = WindowFiles(work, given.plan, given.outside)
         with _scratch(work / "joined") as folder:
             with workers_for(running, opened) as workers:
-                _predict(windows, workers)
+                missing = [(number, windows.blocks[number]) for number in windows.missing()]
+                tiles = sum(len(block.tiles) for _, block in missing)
+                with counting("tiles", tiles) as progress:
+                    workers.predict(missing, windows.save, progress)
                 assembled = assemble(
                     windows, given.shape_HW, given.min_pixels, given.weights.card.classes, folder
                 )
@@ -209,14 +226,6 @@ def _scratch(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _predict(windows: WindowFiles, workers: Workers) -> None:
-    """Predict the windows that are not finished yet."""
-    missing = [(number, windows.blocks[number]) for number in windows.missing()]
-    tiles = sum(len(block.tiles) for _, block in missing)
-    for _ in track(workers.predict(missing, windows.save), "tiles", total=tiles):
-        pass
 
 
 def _outlines(
@@ -269,21 +278,16 @@ def map_area(
             "one year of harvest",
             "leave out --year",
         )
-    loaded = (
-        weights
-        if isinstance(weights, Weights)
-        else default_weights()
-        if weights is None
-        else load_weights(weights)
-    )
+    given = GivenWeights.of(weights)
+    _ = given.weights  # damaged ones are told before a season is fetched
     request = Request(
         wanted.area,
-        *season_span(wanted.season, loaded.card.season_start),
+        *season_span(wanted.season, given.card.season_start),
         wanted.catalog,
         wanted.collection,
         wanted.yes,
     )
-    bands = tuple(loaded.card.bands)
+    bands = tuple(given.card.bands)
     area = asked_area(request, fetch, len(bands))
     with hold_folder(out):
         _begin(out)
@@ -297,7 +301,7 @@ def map_area(
             raise
         chosen = replace(options, year=wanted.season)
         return map_cube(
-            cube, weights, out, chosen, truth, declared_only, within=area.outline, running=running
+            cube, given, out, chosen, truth, declared_only, within=area.outline, running=running
         )
 
 

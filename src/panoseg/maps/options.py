@@ -30,7 +30,7 @@ class MapOptions:
     """Pixels that neighbouring tiles share at least; parcels are recognised in them, so they should
     hold one.
     """
-    views: Annotated[int, tyro.conf.arg(aliases=["--tta"])] = 4
+    tta: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 4
     """Number of test-time augmentations (flips and rotations) per tile, 1-8. Runtime grows
     linearly.
     """
@@ -62,7 +62,7 @@ class MapOptions:
             ("min_dates", 1, 10_000),
             ("tile", 16, 4096),
             ("overlap", 0, self.tile - 1),
-            ("views", 1, 8),
+            ("tta", 1, 8),
             ("min_area_ha", 0, 10_000),
             ("simplify", 0, 10),
             ("rows_per_file", 1, 10_000_000),

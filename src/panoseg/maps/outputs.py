@@ -186,7 +186,7 @@ def _model(weights: Weights, options: MapOptions, dates: int) -> dict[str, Any]:
         "mlm:hyperparameters": {
             "tile": options.tile,
             "overlap": options.overlap,
-            "views": options.views,
+            "views": options.tta,
             "dates": dates,
         },
     }

@@ -36,6 +36,9 @@ _FREE_OPTIONS = (
     "device",
 )
 
+_OLD_NAMES = {"tta": "views"}
+"""Names of options in plans that earlier versions wrote."""
+
 
 def fingerprint(
     path: Path,
@@ -56,7 +59,11 @@ def fingerprint(
             "dates": season.dates_T.astype(str).tolist(),
         },
         "weights": _digest(weights),
-        "options": {name: value for name, value in chosen.items() if name not in _FREE_OPTIONS},
+        "options": {
+            _OLD_NAMES.get(name, name): value
+            for name, value in chosen.items()
+            if name not in _FREE_OPTIONS
+        },
         "outline": None if outline is None else hashlib.sha256(outline.normalize().wkb).hexdigest(),
     }
 

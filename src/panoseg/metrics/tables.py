@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -90,3 +90,12 @@ def confusion_table(scores: ConfusionScores, table: ClassTable, ignored: Sequenc
 
 def _counts(row_4: np.ndarray) -> list[str]:
     return [str(int(value)) for value in row_4[:3]]
+
+
+def numbers_text(numbers: Mapping[str, float]) -> str:
+    """Return named numbers on one line.
+
+    >>> numbers_text({"SQ": 81.47, "PQ": 43.8})
+    'SQ 81.5, PQ 43.8'
+    """
+    return ", ".join(f"{name} {value:.1f}" for name, value in numbers.items())

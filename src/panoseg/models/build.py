@@ -5,38 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
-from panoseg.models.config import ModelConfig
+from panoseg.models.config import ModelConfig, fit_to_table
+from panoseg.models.network import Network, check_table
 
 MOST_PARAMETERS = 200_000_000
-"""The most parameters that a network may have, 800 MB: a hundred times those of any published
-network for seasons.
+"""The most parameters of a network, 800 MB: a hundred times those of any published network for
+seasons.
 """
 
-_XAVIER = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 
+def build_network(
+    config: ModelConfig, table: ClassTable | None = None, loss: Any = None
+) -> Network:
+    """Build the network of a configuration, with torch's own initial weights.
 
-def build_model(config: ModelConfig) -> nn.Module:
-    """The network of a configuration, with torch's own initial weights; ``initialise`` gives the
-    published ones.
+    Args:
+        config: Its options.
+        table: What its classes mean; needed to predict and to learn.
+        loss: Options of its loss, ``TrainConfig.loss_options``; None for the defaults.
 
-    Raises ``ConfigError`` for one of more than ``MOST_PARAMETERS``: options that are harmless one
-    by one may, from a file that somebody else wrote, multiply to a network that fills the memory.
+    Raises:
+        ConfigError: The table has other classes, or the network more than ``MOST_PARAMETERS``:
+            options that are harmless one by one may, from a file that somebody else wrote,
+            multiply to a network that fills the memory.
     """
+    if table is not None:
+        check_table(config, fit_to_table(config, table), table)
     module, name = config.network.split(":")
     with _counting_parameters(config):
-        return getattr(import_module(module), name)(config)
+        network: Network = getattr(import_module(module), name)(config)
+    return network if table is None else network.prepare(table, loss)
 
 
 @contextmanager
 def _counting_parameters(config: ModelConfig) -> Iterator[None]:
-    """Refuse the layer with which a network grows too large, before a number is written into the
-    memory set aside for it.
-    """
+    """Refuse the layer with which a network grows too large, before its memory is written to."""
     total = 0
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
@@ -44,9 +54,8 @@ def _counting_parameters(config: ModelConfig) -> Iterator[None]:
         total += 0 if parameter is None else parameter.numel()
         if total > MOST_PARAMETERS:
             raise ConfigError(
-                f"a {config.title} of {total:,} parameters or more",
-                f"at most {MOST_PARAMETERS:,}",
-                "lower its widths",
+                f"A {config.title} of {total:,} parameters or more is too large: at most"
+                f" {MOST_PARAMETERS:,} are allowed. Lower its widths."
             )
 
     hook = register_module_parameter_registration_hook(count)
@@ -54,21 +63,3 @@ def _counting_parameters(config: ModelConfig) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def initialise(model: nn.Module) -> nn.Module:
-    """Draw the weights as the published training does, from torch's random numbers; gives the model
-    back.
-
-    Convolutions and linear layers: weights Xavier normal, biases normal(0, 1). Convolutions in one
-    dimension: both normal(0, 1). Batch norms: scales normal(0, 1), biases 0. Group norms and
-    queries keep what they have. (utae-paps @ 987874e, src/learning/weight_init.py.)
-    """
-    for module in model.modules():
-        if isinstance(module, _XAVIER):
-            nn.init.xavier_normal_(module.weight)
-        elif isinstance(module, nn.Conv1d | nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            nn.init.normal_(module.weight)
-        if isinstance(module, nn.Conv1d | _XAVIER) and module.bias is not None:
-            nn.init.normal_(module.bias)
-    return model

@@ -1,19 +1,17 @@
-"""The list of networks: what ``build_model`` builds, and how their options go to JSON and back.
+"""The list of networks, and how configurations go to JSON and back.
 
-A network's options are a frozen dataclass of ``panoseg.models.configs``. ``name`` tags it in JSON,
-``title`` is the name in its paper, ``network`` says where the module is ("package.module:Class").
-``bands`` and ``classes`` follow from the data; ``stride`` is the number that divides the sides of
-images. A backbone has ``map_widths``, the channels of its maps, finest first.
+A network's options are a frozen dataclass of ``panoseg.models.configs``, a ``NetworkConfig``.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, is_dataclass, replace
-from typing import Any, TypeGuard, get_args
+import types
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
-from panoseg.models.configs.base import expect
+from panoseg.models.configs.base import NetworkConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.configs.season import (
@@ -27,7 +25,7 @@ from panoseg.models.configs.season import (
     WtaeConfig,
 )
 
-SeasonModelConfig = (
+ModelConfig = (
     UtaeConfig
     | PapsConfig
     | WtaeConfig
@@ -37,108 +35,113 @@ SeasonModelConfig = (
     | UConvLstmConfig
     | FpnConfig
     | ConvRnnConfig
+    | PanopticFpnConfig
+    | PspNetConfig
+    | MaskRcnnConfig
 )
-"""Every network for satellite image time series: a new one is added here, and nowhere else."""
+"""Every network: a new one is added here, and nowhere else."""
 
-PhotographModelConfig = PanopticFpnConfig | PspNetConfig | MaskRcnnConfig
-"""Every network for photographs; likewise."""
-
-ModelConfig = SeasonModelConfig | PhotographModelConfig
-
-SEASON_CONFIGS: dict[str, type[SeasonModelConfig]] = {
-    kind.name: kind for kind in get_args(SeasonModelConfig)
-}
-PHOTOGRAPH_CONFIGS: dict[str, type[PhotographModelConfig]] = {
-    kind.name: kind for kind in get_args(PhotographModelConfig)
-}
 CONFIGS: dict[str, type[ModelConfig]] = {kind.name: kind for kind in get_args(ModelConfig)}
+SEASON_CONFIGS = {name: kind for name, kind in CONFIGS.items() if kind.inputs == "season"}
 
 
-def fit_to_data(config: ModelConfig, bands: int, classes: int, reference_date: str) -> ModelConfig:
-    """The same network with what follows from the data.
+def facts_of(table: ClassTable, bands: int, reference_date: str) -> dict[str, Any]:
+    """Return what networks have to know of a dataset, for ``NetworkConfig.fitted``.
 
-    bands: channels of an image. classes: scores of a pixel. reference_date: YYYY-MM-DD, from which
-    days are counted; networks that look at the day of the year have it as an option of the same
-    name.
+    Args:
+        table: The classes.
+        bands: Channels of an image.
+        reference_date: YYYY-MM-DD, from which days are counted.
     """
-    network = config.backbone if isinstance(config, PapsConfig) else config
-    facts: dict[str, Any] = {"bands": bands, "classes": classes, "reference_date": reference_date}
-    known = {entry.name for entry in fields(network)}
-    fitted = replace(network, **{name: value for name, value in facts.items() if name in known})
-    return replace(config, backbone=fitted) if isinstance(config, PapsConfig) else fitted  # type: ignore[arg-type]
+    things, stuff = len(table.ids("thing")), len(table.ids("stuff"))
+    facts = {"things": things, "stuff": stuff, "classes": table.count}
+    return {**facts, "bands": bands, "reference_date": reference_date}
 
 
-def looks_at_photographs(config: ModelConfig) -> TypeGuard[PhotographModelConfig]:
-    """Whether a network looks at photographs, and not at seasons: all else that differs between the
-    two follows from it.
-    """
-    return isinstance(config, PhotographModelConfig)
+def fit_to_table(config: ModelConfig, table: ClassTable) -> ModelConfig:
+    """Return the same network with the numbers of classes of a table."""
+    facts = facts_of(table, 0, "")
+    return config.fitted(**{name: facts[name] for name in ("things", "stuff", "classes")})
 
 
-def fit_to_classes(config: PhotographModelConfig, table: ClassTable) -> PhotographModelConfig:
-    """The same network for photographs with the numbers of things and stuff of a class table."""
-    counts: dict[str, Any] = {"things": len(table.ids("thing")), "stuff": len(table.ids("stuff"))}
-    known = {entry.name for entry in fields(config)}
-    return replace(config, **{name: count for name, count in counts.items() if name in known})
+def to_json(config: Any) -> dict[str, Any]:
+    """Return a configuration as plain JSON values, a network's tagged with its name."""
+    values = {entry.name: _plain(getattr(config, entry.name)) for entry in fields(config)}
+    return {"model": config.name, **values} if isinstance(config, NetworkConfig) else values
 
 
-def reference_date_of(config: ModelConfig) -> str | None:
-    """The date from which a network counts days, YYYY-MM-DD; None for one that does not look at
-    dates.
-    """
-    date: str | None = getattr(
-        config.backbone if isinstance(config, PapsConfig) else config, "reference_date", None
-    )
-    return date
-
-
-def config_to_json(config: ModelConfig) -> dict[str, Any]:
-    """A JSON-ready dictionary, tagged with the name of the model; ``config_from_json`` reads it."""
-    values = asdict(config)
-    for entry in fields(config):
-        if is_dataclass(getattr(config, entry.name)):
-            values[entry.name] = config_to_json(getattr(config, entry.name))
-    return {
-        "model": config.name,
-        **{
-            key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-        },
-    }
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return to_json(value)
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
 def config_from_json(values: Any) -> ModelConfig:
-    """Read what ``config_to_json`` wrote; raises ``ConfigError`` for an unknown model, an unknown
-    option or a wrong value.
+    """Read the options of a network from what ``to_json`` wrote.
+
+    Raises:
+        ConfigError: An unknown network, an unknown option, or a wrong value.
     """
+    name = values.get("model") if isinstance(values, dict) else values
     if not isinstance(values, dict) or values.get("model") not in CONFIGS:
-        found = values.get("model") if isinstance(values, dict) else values
         raise ConfigError(
-            f"model {found!r}",
-            f"one of {', '.join(CONFIGS)}",
-            "use a configuration that panoseg wrote",
+            f"There is no model {name!r}, only {', '.join(CONFIGS)}. Use a configuration that"
+            " panoseg has written."
         )
-    kind = CONFIGS[values["model"]]
-    defaults = {entry.name: getattr(kind(), entry.name) for entry in fields(kind)}
-    unknown = sorted(values.keys() - defaults.keys() - {"model"})
-    expect(
-        not unknown, f"{values['model']} with options {unknown}", f"some of {', '.join(defaults)}"
-    )
-    return kind(
-        **{key: _like(defaults[key], value, key) for key, value in values.items() if key != "model"}
-    )
+    options = {key: value for key, value in values.items() if key != "model"}
+    config: ModelConfig = from_json(CONFIGS[values["model"]], options, str(name))
+    return config
 
 
-def _like(default: Any, value: Any, name: str) -> Any:
-    """``value`` from JSON in the type of ``default``."""
-    if is_dataclass(default):
-        return config_from_json(value)
-    if isinstance(default, tuple):
-        expect(
-            isinstance(value, list) and all(type(entry) is int for entry in value),
-            f"{name} {value!r}",
-            "a list of integers",
+def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> Any:
+    """Read what ``to_json`` wrote as an instance of the type ``kind``.
+
+    An option that is left out has its default, so that files of older versions are still read.
+
+    Raises:
+        ConfigError: A wrong entry, which the message names.
+    """
+    choices = get_args(kind)
+    if is_dataclass(kind):
+        return _dataclass_from_json(kind, value, name)
+    if get_origin(kind) is Literal:
+        _expect(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
+        return value
+    if get_origin(kind) in (Union, types.UnionType):
+        if isinstance(choices[0], type) and issubclass(choices[0], NetworkConfig):
+            return config_from_json(value)
+        optional = value is None and types.NoneType in choices
+        return None if optional else from_json(choices[0], value, name)
+    if get_origin(kind) is tuple:
+        _expect(isinstance(value, list), name, value, "a list")
+        inner = choices[:1] * len(value) if ... in choices else choices
+        _expect(len(value) == len(inner), name, value, f"{len(inner)} values")
+        pairs = zip(inner, value, strict=True)
+        return tuple(from_json(entry_kind, entry, name) for entry_kind, entry in pairs)
+    accepted = (int, float) if kind is float else (kind,)
+    _expect(type(value) in accepted, name, value, f"a value of type {kind.__name__}")
+    return kind(value)
+
+
+def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:
+    hints = get_type_hints(kind)
+    entries = {entry.name: entry for entry in fields(kind)}
+    needed = {
+        key
+        for key, entry in entries.items()
+        if entry.default is MISSING and entry.default_factory is MISSING
+    }
+    _expect(isinstance(value, dict), name, value, f"a table of the options {', '.join(entries)}")
+    unknown, missing = sorted(value.keys() - entries.keys()), sorted(needed - value.keys())
+    if unknown or missing:
+        wrong = f"has no options {unknown}" if unknown else f"lacks the options {missing}"
+        raise ConfigError(f"{name} {wrong}; it has {', '.join(entries)}. Correct the file.")
+    return kind(**{key: from_json(hints[key], entry, key) for key, entry in value.items()})
+
+
+def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
+    if not condition:
+        raise ConfigError(
+            f"{name} {value!r} is not {expected}. Correct the file, or use one that panoseg has"
+            " written."
         )
-        return tuple(value)
-    accepted = (int, float) if type(default) is float else (type(default),)
-    expect(type(value) in accepted, f"{name} {value!r}", f"a value like {default!r}")
-    return value

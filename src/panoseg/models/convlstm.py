@@ -222,8 +222,7 @@ class ConvRnn(Backbone):
     classifier = "classification_layer"
 
     def __init__(self, config: ConvRnnConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         # The published checkpoints name it after the cell.
         self._encoder = f"conv{config.cell}_encoder"
         self.add_module(self._encoder, Recurrence(config.bands, config.hidden, config.cell))
@@ -241,8 +240,7 @@ class UConvLstm(Backbone):
     """U-ConvLSTM: scores of the classes for each pixel, by the order of the dates of a season."""
 
     def __init__(self, config: UConvLstmConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder, decoder = config.encoder_widths, config.decoder_widths
         # The published program gives all blocks but the first one a border of zeros.
         self.in_conv = ConvBlock((config.bands, encoder[0], encoder[0]), "group")
@@ -319,8 +317,7 @@ class FpnConvLstm(Backbone):
     classifier = "outconv"
 
     def __init__(self, config: FpnConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.inconv = ConvBlock((config.bands, *config.input_widths), "group")
         self.pyramid = Pyramid(config.input_widths[-1], config.pyramid_width, config.dilations)
         levels = len(config.dilations) + 1

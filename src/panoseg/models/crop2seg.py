@@ -18,7 +18,7 @@ from panoseg.models.frames import (
     season_of_frames,
     split_frames,
 )
-from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
+from panoseg.models.layers import BlockConfig, ConvBlock, DownPath, UpPath
 from panoseg.models.ltae import temporal_encoder
 from panoseg.models.outputs import FeatureMaps
 from panoseg.models.utae import aggregate, attention_of_frames, boundary_head, score_head, unet
@@ -28,14 +28,13 @@ class WTAE(Backbone):
     """W-TAE: scores of the classes for each pixel of a season."""
 
     def __init__(self, config: WtaeConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder, decoder = config.encoder_widths, config.decoder_widths
-        style = Style(config.convolution, config.mbconv, config.squeeze)
+        style = BlockConfig(config.convolution, config.mbconv, config.squeeze)
         self.in_conv = ConvBlock(
             (config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style
         )
-        quick = Style("depthwise_separable", config.mbconv, config.squeeze)
+        quick = BlockConfig("depthwise_separable", config.mbconv, config.squeeze)
         self.spatial_reduction = DownPath(encoder, config.encoder_norm, quick)
         self.down_blocks = DownPath(encoder, config.encoder_norm, style)
         self.up_blocks = UpPath(encoder, decoder, config.mbconv)
@@ -69,10 +68,9 @@ class TimeUNet(Backbone):
     """TimeUNet: scores of the classes for each pixel of a season."""
 
     def __init__(self, config: TimeUnetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder, decoder = config.encoder_widths, config.decoder_widths
-        style = Style(config.convolution, squeeze=config.squeeze)
+        style = BlockConfig(config.convolution, squeeze=config.squeeze)
         self.in_conv = ConvBlock(
             (config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style
         )

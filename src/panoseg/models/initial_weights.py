@@ -22,7 +22,6 @@ from torchvision.models.detection import MaskRCNN_ResNet50_FPN_Weights
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import WeightsError
 from panoseg.models.configs.photograph import Backbone, MaskRcnnConfig
-from panoseg.models.photograph_network import AnyPhotographNetwork
 from panoseg.models.weights import Weights, WeightsCard
 
 _IMAGENET: dict[Backbone, WeightsEnum] = {
@@ -38,7 +37,7 @@ _ROWS_A_CLASS = {
 """Layers whose outputs are those of classes, and how many outputs a class has."""
 
 
-def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
+def take_initial_weights(model: Any, table: ClassTable) -> str:
     """Give a network the initial weights that its options name, and say in a line what it took;
     drawn ones stay for none.
 
@@ -64,14 +63,19 @@ def take_initial_weights(model: AnyPhotographNetwork, table: ClassTable) -> str:
     )
 
 
-def published_mask_rcnn() -> Weights:
-    """Mask R-CNN as torchvision trained it on COCO, to predict with. Raises ``WeightsError`` as
-    ``take_initial_weights``.
+def published_mask_rcnn(thresholds: Mapping[str, float] | None = None) -> Weights:
+    """Return Mask R-CNN as torchvision trained it on COCO, to predict with.
+
+    Args:
+        thresholds: Other thresholds than the published ones, see ``NetworkConfig.adjusted``.
+
+    Raises:
+        WeightsError: As ``take_initial_weights``.
     """
     table = coco_things()
     rows, _ = _rows_of_classes([entry.name for entry in table.classes])
     card = WeightsCard(
-        MaskRcnnConfig(things=len(table.classes), weights="coco"),
+        MaskRcnnConfig(things=len(table.classes), weights="coco").adjusted(thresholds or {}),
         None,
         table,
         trained_on="COCO train2017",

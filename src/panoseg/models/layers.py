@@ -29,7 +29,7 @@ _SQUEEZE_RATIO = 16
 
 
 @dataclass(frozen=True)
-class Style:
+class BlockConfig:
     """What the blocks of a U-Net are made of.
 
     mbconv: MBConv instead of pairs of convolutions; halving stays a convolution. squeeze: squeeze
@@ -190,10 +190,10 @@ class ConvBlock(nn.Module):
         widths: Sequence[int],
         norm: Norm = "batch",
         border: Border = "reflect",
-        style: Style | None = None,
+        style: BlockConfig | None = None,
     ) -> None:
         super().__init__()
-        self.conv = _layer(widths, norm, border, style or Style())
+        self.conv = _layer(widths, norm, border, style or BlockConfig())
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         return self.conv(frames_NCHW)
@@ -208,10 +208,10 @@ class DownBlock(nn.Module):
         width: int,
         norm: Norm,
         border: Border = "reflect",
-        style: Style | None = None,
+        style: BlockConfig | None = None,
     ) -> None:
         super().__init__()
-        style = style or Style()
+        style = style or BlockConfig()
         self.mbconv, plain = style.mbconv, replace(style, squeeze=False)
         self.down = ConvLayer(
             (channels, channels), norm, 4, 2, border=border, convolution=style.convolution
@@ -257,8 +257,10 @@ class UpBlock(nn.Module):
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
         )
-        self.conv1 = _layer((width + skip_channels, width), norm, border, Style(mbconv=mbconv))
-        self.conv2 = _layer((width, width), norm, border, Style(mbconv=mbconv))
+        self.conv1 = _layer(
+            (width + skip_channels, width), norm, border, BlockConfig(mbconv=mbconv)
+        )
+        self.conv2 = _layer((width, width), norm, border, BlockConfig(mbconv=mbconv))
 
     def forward(self, coarse_NCHW: Tensor, skip_NCHW: Tensor) -> Tensor:
         joined_NCHW = torch.cat([self.up(coarse_NCHW), self.skip_conv(skip_NCHW)], dim=1)
@@ -266,7 +268,7 @@ class UpBlock(nn.Module):
         return self.conv2(joined_NCHW) if self.mbconv else joined_NCHW + self.conv2(joined_NCHW)
 
 
-def _layer(widths: Sequence[int], norm: Norm, border: Border, style: Style) -> nn.Module:
+def _layer(widths: Sequence[int], norm: Norm, border: Border, style: BlockConfig) -> nn.Module:
     if style.mbconv:
         return MBConvLayer(widths, norm)
     return ConvLayer(
@@ -283,7 +285,7 @@ class DownPath(nn.ModuleList):
         self,
         widths: Sequence[int],
         norm: Norm,
-        style: Style | None = None,
+        style: BlockConfig | None = None,
         border: Border = "reflect",
     ) -> None:
         super().__init__(

@@ -25,9 +25,11 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from panoseg.models.configs.photograph import STAGE_WIDTHS, DetectorConfig, MaskRcnnConfig
+from panoseg.models.network import Details
 from panoseg.models.outputs import DetectedObjects, PhotographLabels, PhotographOutput
 from panoseg.models.photograph_network import (
-    AnyPhotographNetwork,
+    PhotographNetwork,
+    detection_rows,
     group_norm,
     mean_losses,
     residual_network,
@@ -193,11 +195,12 @@ def _objects(
     )
 
 
-class MaskRcnn(AnyPhotographNetwork):
+class MaskRcnn(PhotographNetwork):
     """Mask R-CNN on a feature pyramid; its entries have torchvision's names."""
 
     loss_names = ("loss", *INSTANCE_LOSSES)
     scope = None
+    finds_objects = True
     config: MaskRcnnConfig
 
     def __init__(self, config: MaskRcnnConfig) -> None:
@@ -207,7 +210,7 @@ class MaskRcnn(AnyPhotographNetwork):
         self.rpn = proposal_network(config)
         self.roi_heads = object_heads(config)
 
-    def losses(
+    def image_losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
         """The losses of proposals, classes, boxes and masks, and their sum."""
@@ -220,10 +223,14 @@ class MaskRcnn(AnyPhotographNetwork):
         parts = mean_losses(each)
         return {"loss": torch.stack(list(parts.values())).sum(), **parts}
 
-    def outputs(
+    def padded_outputs(
         self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
     ) -> list[PhotographOutput]:
         """Objects alone."""
         pyramid = self.backbone(images.tensors)
         found = detect(self.rpn, self.roi_heads, images, pyramid, sizes_HW, self.config)
         return [PhotographOutput(objects.size_HW, objects) for objects in found]
+
+    def details_of(self, outputs: Sequence[PhotographOutput]) -> Details:
+        """Return the candidates."""
+        return Details(detections=[detection_rows(output, self.labels) for output in outputs])

@@ -24,14 +24,17 @@ from panoseg.models.mask_rcnn import (
     object_heads,
     proposal_network,
 )
+from panoseg.models.network import Details
 from panoseg.models.outputs import PhotographLabels, PhotographOutput
 from panoseg.models.photograph_network import (
-    AnyPhotographNetwork,
+    PhotographNetwork,
+    detection_rows,
     group_norm,
     mean_losses,
     reach,
     semantic_loss,
 )
+from panoseg.panoptic.merge import MergeThresholds
 
 
 class SemanticHead(nn.Module):
@@ -68,15 +71,19 @@ def _way_up(steps: int, pyramid_width: int, width: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class PanopticFpn(AnyPhotographNetwork):
+class PanopticFpn(PhotographNetwork):
     """Things as candidates, and pixels as stuff or, in one class, things."""
 
     loss_names = ("loss", *INSTANCE_LOSSES, "semantic")
     scope = "stuff"
+    finds_objects = True
     config: PanopticFpnConfig
 
     def __init__(self, config: PanopticFpnConfig) -> None:
         super().__init__(config)
+        self.thresholds = MergeThresholds(
+            config.merge_score, config.merge_overlap, config.stuff_area
+        )
         self.backbone = feature_pyramid(config)
         self.rpn = proposal_network(config)
         self.roi_heads = object_heads(config)
@@ -84,7 +91,7 @@ class PanopticFpn(AnyPhotographNetwork):
             len(LEVELS), config.pyramid_width, config.semantic_width, 1 + config.stuff
         )
 
-    def losses(
+    def image_losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
         """The losses of proposals, classes, boxes, masks and pixels, and their weighted sum
@@ -112,7 +119,7 @@ class PanopticFpn(AnyPhotographNetwork):
         )
         return {"loss": total, **parts}
 
-    def outputs(
+    def padded_outputs(
         self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
     ) -> list[PhotographOutput]:
         """Objects and scores of pixels."""
@@ -130,6 +137,11 @@ class PanopticFpn(AnyPhotographNetwork):
                 found, maps_BKhw, images.image_sizes, strict=True
             )
         ]
+
+    def details_of(self, outputs: Sequence[PhotographOutput]) -> Details:
+        """Return segmentations, and the candidates before they are merged."""
+        rows = [detection_rows(output, self.labels) for output in outputs]
+        return Details([self.panoptic(output) for output in outputs], detections=rows)
 
     def _scores(self, pyramid: Pyramid) -> Tensor:
         return self.semantic_head([pyramid[level] for level in LEVELS]).float()

@@ -1,26 +1,40 @@
-"""Boxes of many sizes as few tensors: windows, and the resampling of shapes into them.
+"""PaPs: parcels as centre points with a size, a class and a shape, on the maps of a backbone.
 
-Boxes are sorted by their longer side into groups; a group is one tensor M x L x L whose windows
-start at the boxes' first pixel. Shape suffixes: N boxes, M boxes of one group, L side of a window,
-S side of a shape.
+Garnot & Landrieu 2021, section 3.2; utae-paps @ 987874e, src/panoptic/paps.py. Shape suffixes:
+B batch, T dates, C channels, H W pixels, V test-time augmentations, N candidates, K classes, M
+candidates of one group of windows, L side of a window, S side of a shape, R thresholds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panoseg.classes import ClassTable
+from panoseg.data.samples import Batch
 from panoseg.models.backbone import Backbone
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
+from panoseg.models.losses import PapsLoss
+from panoseg.models.network import PLAIN, Network, PredictOptions, labels_of
 from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
-from panoseg.panoptic.merge import ScoredMasks
+from panoseg.models.windows import (
+    clipped_boxes,
+    group_by_side,
+    inside_windows,
+    resample,
+    window_index,
+)
+from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
+from panoseg.panoptic.panoptic import Panoptic
 from panoseg.panoptic.tta import (
     SoftMasks,
     augment,
@@ -29,93 +43,20 @@ from panoseg.panoptic.tta import (
     undo_augmentation,
 )
 
-_SIDES = (4, 8, 12, 16, 24, 32, 48, 64, 96)
-# Of one group: bounds what the network of masks holds at a time, and keeps it in a CPU's cache.
-_PIXELS = 2**18
 
-
-def clipped_boxes(
-    centre_N2: Tensor, size_N2: Tensor, height: int, width: int
-) -> tuple[Tensor, Tensor]:
-    """First pixels N x 2 of the whole boxes, which may be negative, and the boxes N x 4 clipped to
-    the image.
-
-    centre_N2: int64 rows and columns. size_N2: int64 heights and widths, at least 1; an odd box has
-    its extra pixel behind the centre. The clipped boxes are top, left, bottom, right, the last two
-    exclusive. (utae-paps @ 987874e clips both axes to the height, which is the same for its square
-    images.)
-    """
-    start_N2 = centre_N2 - size_N2 // 2
-    stop_N2 = centre_N2 + size_N2 // 2 + size_N2 % 2
-    limit_2 = centre_N2.new_tensor((height, width))
-    return start_N2, torch.cat([start_N2.clamp(min=0), torch.minimum(stop_N2, limit_2)], dim=1)
-
-
-def group_by_side(box_N4: Tensor) -> list[tuple[Tensor, int]]:
-    """Indices of the boxes and the side of their windows, a pair a group; each box is in one group,
-    of bounded size.
-    """
-    side_N = (box_N4[:, 2:] - box_N4[:, :2]).amax(1)
-    group_N = torch.bucketize(side_N, side_N.new_tensor(_SIDES))
-    order_N = group_N.argsort(stable=True)
-    # The only values that leave the device: how many boxes each group has, and the longest side.
-    *counts, longest = torch.cat(
-        [group_N.bincount(minlength=len(_SIDES) + 1), side_N.amax(0, keepdim=True)]
-    ).tolist()
-    sides = (*_SIDES, longest)
-    return [
-        (candidate_M, side)
-        for of_side_N, side in zip(order_N.split(counts), sides, strict=True)
-        for candidate_M in of_side_N.split(max(1, _PIXELS // side**2))
-        if len(candidate_M)
-    ]
-
-
-def inside_windows(box_M4: Tensor, side: int) -> Tensor:
-    """Bool M x L x L: pixels of the window that belong to the box."""
-    extent_M2 = box_M4[:, 2:] - box_M4[:, :2]
-    inside_M2L = torch.arange(side, device=box_M4.device) < extent_M2[..., None]
-    return inside_M2L[:, 0, :, None] & inside_M2L[:, 1, None, :]
-
-
-def window_index(image_M: Tensor, corner_M2: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Where the pixels of the windows lie in flattened B x H x W images, or the nearest ones
-    inside: int64 M x L x L.
-    """
-    along_L = torch.arange(side, device=corner_M2.device)
-    row_ML = (corner_M2[:, :1] + along_L).clamp(max=height - 1)
-    column_ML = (corner_M2[:, 1:] + along_L).clamp(max=width - 1)
-    return ((image_M[:, None] * height + row_ML) * width)[:, :, None] + column_ML[:, None, :]
-
-
-def resample(shape_MSS: Tensor, offset_M2: Tensor, size_M2: Tensor, side: int) -> Tensor:
-    """Shapes stretched over their boxes, bilinear between the middles of cells: float32 M x L x L.
-
-    offset_M2: pixels of the box that lie before the window. size_M2: height and width of the box.
-    Two matrix products with the interpolation's weights, equal to
-    ``torch.nn.functional.interpolate(align_corners=False)`` of each shape followed by a crop.
-    """
-    cells = shape_MSS.shape[-1]
-    pixel_M2L = offset_M2[..., None] + torch.arange(side, device=shape_MSS.device)
-    position_M2L = (pixel_M2L + 0.5) * (cells / size_M2[..., None]) - 0.5
-    distance_M2LS = position_M2L.clamp(0, cells - 1)[..., None] - torch.arange(
-        cells, device=shape_MSS.device
-    )
-    weight_M2LS = (1 - distance_M2LS.abs()).clamp(min=0)
-    return weight_M2LS[:, 0] @ shape_MSS @ weight_M2LS[:, 1].transpose(1, 2)
-
-
-class PaPs(nn.Module):
+class PaPs(Network):
     """Parcels of a season as scored masks, on the maps of a backbone.
 
     The heads work in float32 whatever the surrounding precision: centres are found by comparing
     neighbouring heat, and in half precision neighbours tie.
     """
 
+    loss_names = ("loss", "centre", "size", "shape", "class", "pixel")
+    config: PapsConfig
+
     def __init__(self, config: PapsConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder: Backbone = build_model(config.backbone)  # type: ignore[assignment]
+        super().__init__(config)
+        self.encoder: Backbone = build_network(config.backbone)  # type: ignore[assignment]
         fine, stacked = config.backbone.map_widths[0], sum(config.backbone.map_widths)
         classes = config.backbone.classes
         self.register_buffer("min_confidence", torch.tensor([config.min_confidence]))
@@ -137,6 +78,96 @@ class PaPs(nn.Module):
             nn.Linear(stacked // 4, classes),
         )
         self.mask_cnn = _mask_cnn() if config.mask_convolution else None
+
+    def prepare(self, table: ClassTable, loss: Any = None) -> Self:
+        """Say what the classes mean; loss: ``PapsLossConfig``, None for the defaults."""
+        self.criterion = PapsLoss(loss, void=table.void)
+        return super().prepare(table)
+
+    def losses(self, batch: Batch, heatmap_only: bool = False) -> dict[str, Tensor]:
+        """Return the panoptic loss and its parts.
+
+        Each parcel teaches the best centre of its zone, or every one (``every_centre``).
+        """
+        targets, options = labels_of(batch.centres), self.criterion.config
+        maps = self.encoder.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+        output = self.head(maps, None if options.every_centre else targets.zone_HW, heatmap_only)
+        if options.pixel_weight > 0:
+            output = replace(output, pixel_scores_BKHW=self.encoder.scores(maps))
+        losses = self.criterion(output, targets, batch.classes_BHW)
+        return {
+            "loss": losses.total,
+            "centre": losses.centre,
+            "size": losses.size,
+            "shape": losses.shape,
+            "class": losses.classification,
+            "pixel": losses.pixel,
+        }
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, options: PredictOptions = PLAIN) -> list[Panoptic]:
+        """Return candidates by descending confidence, each with the pixels that no better one has.
+
+        Centres are found against the mean heat of a batch. With ``options.independent`` the
+        backbone still sees all samples at once, but the head each by itself.
+        """
+        maps_V = []
+        for view in chosen_augmentations(options.tta):
+            images_BTCHW = augment(batch.images_BTCHW, view)
+            maps_V.append(self.encoder.features(images_BTCHW, batch.days_BT, batch.valid_BT))
+        samples = len(batch.images_BTCHW)
+        if not options.independent:
+            return self._merged(self.masks_of(maps_V), samples)
+        panoptics = []
+        for place in range(samples):
+            masks = self.masks_of([_sample(maps, place) for maps in maps_V])
+            panoptics += self._merged(masks, 1)
+        return panoptics
+
+    def _merged(self, masks: ScoredMasks, samples: int) -> list[Panoptic]:
+        segment_BHW, _ = merge_masks(masks, samples, self.config.min_remain)
+        return to_panoptics(segment_BHW, masks, self.table)
+
+    @torch.no_grad()
+    def tune(self, batches: Iterable[Batch], add_up: Callable[[np.ndarray], np.ndarray]) -> None:
+        """Set the confidence threshold to the best on a set.
+
+        utae-paps @ 987874e, train_panoptic.py, ``tune_threshold``. There only the last batch of the
+        validation counts; here all of it does.
+        """
+        counts = np.zeros((len(THRESHOLDS), 3))
+        for batch in batches:
+            maps = self.encoder.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+            output = self.head(maps, min_confidence=0.0)
+            with torch.autocast(output.heatmap_BHW.device.type, enabled=False):
+                losses = self.criterion(output, labels_of(batch.centres))
+            right_N = losses.iou_N.cpu().numpy() > 0.5
+            counts += threshold_counts(losses.confidence_N.cpu().numpy(), right_N)
+        self.min_confidence.fill_(best_threshold(add_up(counts)))
+
+    def tuned_config(self) -> PapsConfig:
+        """Return the configuration with the tuned confidence threshold."""
+        return replace(self.config, min_confidence=round(self.min_confidence.item(), 6))
+
+    def attention(self, batch: Batch) -> Tensor | None:
+        """Return the attention of the backbone over dates."""
+        return self.encoder.attention(batch)
+
+    def draw_weights(
+        self,
+        scheme: Literal["published", "torch"],
+        heat: float = 0.0,
+        taken: Mapping[str, Tensor] | None = None,
+    ) -> str:
+        """Draw the initial weights, and let the heat start at ``heat``, unless it is 0."""
+        line = super().draw_weights(scheme)
+        if heat:
+            self.expect_heat(heat)
+        return line
+
+    def compile_features(self) -> None:
+        """Compile the backbone; the shapes of the head depend on the data."""
+        self.encoder.compile_features()
 
     def forward(
         self,
@@ -202,21 +233,24 @@ class PaPs(nn.Module):
         )
 
     def masks(
-        self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, views: int = 1
+        self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, tta: int = 1
     ) -> ScoredMasks:
-        """The masks of a batch of seasons that are sure enough to be shown; arguments as in
+        """Return the masks whose confidence is at least ``min_confidence``; arguments as in
         ``forward``.
 
-        views: as how many turned and mirrored images, 1 to 8, the network sees each season; their
-        masks are joined.
+        Args:
+            images_BTCHW: As in ``forward``.
+            days_BT: As in ``forward``.
+            valid_BT: As in ``forward``.
+            tta: Number of test-time augmentations, 1 to 8, whose masks are joined.
         """
-        shown = [augment(images_BTCHW, view) for view in chosen_augmentations(views)]
+        shown = [augment(images_BTCHW, view) for view in chosen_augmentations(tta)]
         return self.masks_of(
             [self.encoder.features(seen_BTCHW, days_BT, valid_BT) for seen_BTCHW in shown]
         )
 
     def masks_of(self, maps_V: Sequence[FeatureMaps]) -> ScoredMasks:
-        """``masks``, from what the backbone gives for each view."""
+        """Return ``masks`` from the maps of the backbone, one entry an augmentation."""
         if len(maps_V) == 1:
             return self.scored_masks(self.head(maps_V[0]))
         # Joined, the scores of what few views see fall: half the confidence is enough to take part.
@@ -309,6 +343,11 @@ class PaPs(nn.Module):
             ]
             probability_MLL = logits_MLL.sigmoid() * refined_MLL.sigmoid()
         return probability_MLL * inside_MLL
+
+
+def _sample(maps: FeatureMaps, place: int) -> FeatureMaps:
+    """Return the maps of one sample of a batch."""
+    return FeatureMaps(tuple(level_BCHW[place : place + 1] for level_BCHW in maps.pyramid))
 
 
 def _present(output: PapsOutput) -> Candidates:
@@ -426,3 +465,32 @@ def _mask_cnn() -> nn.Sequential:
         nn.ReLU(inplace=True),
         nn.Conv2d(16, 1, 3, padding=1),
     )
+
+
+THRESHOLDS = np.arange(100) / 100
+
+
+def threshold_counts(confidence_N: np.ndarray, right_N: np.ndarray) -> np.ndarray:
+    """Count true positives, false positives and false negatives at each of ``THRESHOLDS``.
+
+    Args:
+        confidence_N: float, 0..1.
+        right_N: bool, whether the centre's mask has an IoU above 0.5 with its parcel.
+
+    Returns:
+        int64, R x 3; the counts of several batches add up.
+    """
+    kept_RN = confidence_N[None] > THRESHOLDS[:, None]
+    return np.stack(
+        [(kept_RN & right_N).sum(1), (kept_RN & ~right_N).sum(1), (~kept_RN & right_N).sum(1)],
+        axis=1,
+    )
+
+
+def best_threshold(counts: np.ndarray) -> float:
+    """Return the threshold with the best F-score, the lowest of equally good ones, or 0 where
+    nothing is right.
+    """
+    positives, invented, missed = counts.T
+    score = positives / np.maximum(positives + 0.5 * (invented + missed), 1)
+    return float(THRESHOLDS[score.argmax()])

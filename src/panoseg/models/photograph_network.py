@@ -6,10 +6,10 @@ networks".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from panoseg.classes import ClassTable
-from panoseg.data.photographs import VOID, Photograph
-from panoseg.models.config import PhotographModelConfig
+from panoseg.coco.masks import encode_mask
+from panoseg.data.photographs import VOID, Photograph, PhotographBatch
+from panoseg.errors import ConfigError
 from panoseg.models.configs.photograph import IGNORED, Backbone, BackboneNorm, Scope, norm_groups
+from panoseg.models.initial_weights import take_initial_weights
+from panoseg.models.network import PLAIN, Details, Network, PredictOptions
 from panoseg.models.outputs import DetectedObjects, PhotographLabels, PhotographOutput, spread
 from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, merge_drawn
 from panoseg.panoptic.panoptic import Panoptic
@@ -137,54 +140,133 @@ with.
 """
 
 
-class AnyPhotographNetwork(nn.Module):
-    """A network for photographs: it learns from labels, and predicts pixels' classes, objects, or
-    both.
+class PhotographNetwork(Network):
+    """A network for photographs: it scores the classes of pixels, finds objects, or both.
 
-    loss_names: what ``losses`` gives. scope: which classes of pixels it tells apart
-    (``Labels.semantic_ids``); None for objects alone.
+    Subclasses define ``image_losses`` and ``padded_outputs``.
     """
 
-    loss_names: ClassVar[tuple[str, ...]]
     scope: Scope | None
+    """Which classes of pixels it tells apart (``Labels.semantic_ids``); None for objects alone."""
+    finds_objects: ClassVar[bool]
+    """Whether its outputs have objects."""
+    thresholds: MergeThresholds
+    """How objects and stuff are merged."""
     mean_C11: Tensor
     deviation_C11: Tensor
 
-    def __init__(self, config: PhotographModelConfig) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.thresholds = MergeThresholds()
         self.register_buffer("mean_C11", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer(
             "deviation_C11", torch.tensor(DEVIATION)[:, None, None], persistent=False
         )
 
-    def forward(
+    @property
+    def labels(self) -> Labels:
+        """The labels of the network's classes."""
+        return Labels.of(self.table)
+
+    def losses(self, batch: PhotographBatch, heatmap_only: bool = False) -> dict[str, Tensor]:
+        """Return the losses of a batch, each the mean over the photographs."""
+        labels = [self.labels.of_photograph(entry, self.scope) for entry in batch.photographs]
+        return self.image_losses([entry.image_CHW for entry in batch.photographs], labels)
+
+    @torch.no_grad()
+    def predict(self, batch: Any, options: PredictOptions = PLAIN) -> list[Panoptic]:
+        """Return one segmentation a photograph, of its size on disk."""
+        photographs = batch.photographs
+        images = [photograph.image_CHW for photograph in photographs]
+        outputs = self.outputs(images, [photograph.size_HW for photograph in photographs])
+        return [self.panoptic(output) for output in outputs]
+
+    @torch.no_grad()
+    def details(self, batch: Any, options: PredictOptions = PLAIN) -> Details:
+        """Return what scorers need of a batch."""
+        images = [photograph.image_CHW for photograph in batch.photographs]
+        sizes_HW = [photograph.size_HW for photograph in batch.photographs]
+        return self.details_of(self.outputs(images, sizes_HW))
+
+    def details_of(self, outputs: Sequence[PhotographOutput]) -> Details:
+        """Return what scorers need of some outputs."""
+        return Details([self.panoptic(output) for output in outputs])
+
+    def panoptic(self, output: PhotographOutput) -> Panoptic:
+        """Merge an output into a segmentation."""
+        [found] = panoptics(output, self.labels, self.scope, self.thresholds, self.table)
+        return found
+
+    def use_thresholds(self, thresholds: Mapping[str, float]) -> None:
+        """Merge with other thresholds than those of the options; arguments as in ``Network``."""
+        title = self.config.title
+        of_objects = [name for name in thresholds if name != "stuff_area"]
+        if of_objects and not self.finds_objects:
+            raise ConfigError(
+                f"--{of_objects[0]} does nothing with {title}, which finds no objects. Add"
+                " --instances WEIGHTS, or leave it out."
+            )
+        if "stuff_area" in thresholds and not (self.finds_objects and self.scope is not None):
+            raise ConfigError(
+                f"--stuff-area does nothing with {title} alone, which does not merge objects and"
+                " stuff. Leave it out, or use two networks."
+            )
+        known = {name: value for name, value in thresholds.items() if name != "mask"}
+        self.thresholds = replace(self.thresholds, **known)  # type: ignore[arg-type]
+
+    def draw_weights(
+        self,
+        scheme: Literal["published", "torch"],
+        heat: float = 0.0,
+        taken: Mapping[str, Tensor] | None = None,
+    ) -> str:
+        """Take the initial weights that the options name; the published ones for seasons do not
+        apply.
+
+        ImageNet's are those of the backbone alone: where all of it is replaced, they need not be
+        fetched.
+        """
+        if self.config.weights == "imagenet" and taken is not None and self._has_backbone(taken):
+            return ""
+        return take_initial_weights(self, self.table)
+
+    def _has_backbone(self, taken: Mapping[str, Tensor]) -> bool:
+        """Whether entries hold the whole backbone."""
+        own = self.state_dict()
+        names = [name for name in own if name.startswith("backbone.")]
+        return all(name in taken and taken[name].shape == own[name].shape for name in names)
+
+    def compile_features(self) -> None:
+        """Compile the backbone; the number of objects depends on the data."""
+        self.get_submodule("backbone").compile()
+
+    def image_losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
-        """The same as ``losses``; a training over several processes calls the network itself."""
-        return self.losses(images, labels)
+        """Return scalars by name, of which "loss" is minimised, in training mode.
 
-    def losses(
-        self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
-    ) -> dict[str, Tensor]:
-        """Scalars by name, of which "loss" is descended, in training mode.
+        Each is the mean over the images of what it is for each image, so that neither the number of
+        processes that share a batch nor the neighbours of an image weigh its objects.
 
-        images: uint8 C x H x W, of any sizes. Each is the mean over the images of what it is for
-        each image, so that neither the number of processes that share a batch nor the neighbours of
-        an image weigh its objects.
+        Args:
+            images: uint8 C x H x W, of any sizes.
+            labels: One entry an image.
         """
         raise NotImplementedError
 
     @torch.no_grad()
-    def predict(
+    def outputs(
         self, images: Sequence[Tensor], sizes_HW: Sequence[tuple[int, int]]
     ) -> list[PhotographOutput]:
-        """One output an image, in evaluation mode; sizes_HW: of the pictures asked for, usually
-        those on disk.
+        """Return one output an image, in evaluation mode.
 
         Images are padded to the network's stride and no further, so that what is predicted never
         depends on the rest of the batch; those that have one size then go through the network
         together.
+
+        Args:
+            images: uint8 C x H x W, of any sizes.
+            sizes_HW: Sizes of the outputs, usually those of the photographs on disk.
         """
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(images):
@@ -192,21 +274,18 @@ class AnyPhotographNetwork(nn.Module):
         found: dict[int, PhotographOutput] = {}
         for indices in groups.values():
             batch = self.padded([images[index] for index in indices])
-            found |= zip(
-                indices, self.outputs(batch, [sizes_HW[index] for index in indices]), strict=True
-            )
+            sizes = [sizes_HW[index] for index in indices]
+            found |= zip(indices, self.padded_outputs(batch, sizes), strict=True)
         return [found[index] for index in range(len(images))]
 
-    def outputs(
+    def padded_outputs(
         self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
     ) -> list[PhotographOutput]:
-        """What the network says of padded images, one by one."""
+        """Return one output an image of a padded batch."""
         raise NotImplementedError
 
     def padded(self, images: Sequence[Tensor]) -> ImageList:
-        """Images standardised and put into the upper left corners of tensors of one size, with
-        their own sizes.
-        """
+        """Standardise images and put them into the upper left corners of tensors of one size."""
         height, width = self._padded_size(images)
         whole = [
             F.pad(
@@ -249,24 +328,28 @@ def mean_losses(losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([entry[name] for entry in losses]).mean() for name in losses[0]}
 
 
-def two_models(semantic: PhotographOutput, instances: PhotographOutput) -> PhotographOutput:
-    """The pixels of one network's output with the objects of another's, of the same photograph.
+def detection_rows(output: PhotographOutput, labels: Labels) -> list[dict[str, Any]]:
+    """Return the candidates of one photograph as rows of COCO's detection form.
 
-    The recipe of Kirillov et al. 2019, "Panoptic segmentation" (1801.00868), section 7. Raises
-    ``ValueError`` for outputs of different sizes, and where one lacks its part.
+    Those without a score are padding, and left out.
     """
-    if (
-        semantic.size_HW != instances.size_HW
-        or semantic.maps_BKhw is None
-        or instances.objects is None
-    ):
-        raise ValueError(
-            f"scores of pixels at {semantic.size_HW} and objects at {instances.size_HW}: one size"
-            " and both parts"
+    objects = output.objects
+    assert objects is not None, "an output with objects"
+    classes_N = labels.thing_classes(objects.label_BN)[0].tolist()
+    rows = []
+    for number in objects.score_BN[0].nonzero()[:, 0].tolist():
+        candidate_B = torch.tensor([number], device=objects.score_BN.device)
+        mask_HW = objects.mask_BHW(candidate_B)[0].cpu().numpy()
+        left, top, right, bottom = objects.box_BN4[0, number].tolist()
+        rows.append(
+            {
+                "category_id": classes_N[number],
+                "bbox": [left, top, right - left, bottom - top],
+                "segmentation": encode_mask(mask_HW),
+                "score": float(objects.score_BN[0, number]),
+            }
         )
-    return PhotographOutput(
-        semantic.size_HW, instances.objects, semantic.maps_BKhw, semantic.reach_HW
-    )
+    return rows
 
 
 def merged(

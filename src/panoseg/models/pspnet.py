@@ -15,10 +15,11 @@ from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.models.detection.image_list import ImageList
 
 from panoseg.errors import ConfigError
-from panoseg.models.configs.photograph import STAGE_WIDTHS, PspNetConfig
+from panoseg.models.configs.photograph import STAGE_WIDTHS, PspNetConfig, Scope
+from panoseg.models.network import Details, classes_as_segments, labels_of
 from panoseg.models.outputs import PhotographLabels, PhotographOutput
 from panoseg.models.photograph_network import (
-    AnyPhotographNetwork,
+    PhotographNetwork,
     dilated,
     group_norm,
     mean_losses,
@@ -26,6 +27,7 @@ from panoseg.models.photograph_network import (
     residual_network,
     semantic_loss,
 )
+from panoseg.panoptic.panoptic import Panoptic
 
 Norm = Callable[[int], nn.Module]
 
@@ -55,15 +57,16 @@ class PyramidPooling(nn.Module):
         return torch.cat([maps_BChw, *levels], dim=1)
 
 
-class PspNet(AnyPhotographNetwork):
+class PspNet(PhotographNetwork):
     """The class of each pixel, of stuff (all things being one more class) or of all classes."""
 
     loss_names = ("loss", "semantic", "auxiliary")
+    finds_objects = False
     config: PspNetConfig
 
     def __init__(self, config: PspNetConfig) -> None:
         super().__init__(config)
-        self.scope = config.scope
+        self.scope: Scope = config.scope
         *_, before, last = STAGE_WIDTHS[config.backbone]
         classes = config.classes if config.scope == "all" else 1 + config.stuff
         norm: Norm = group_norm if config.norm == "group" else nn.BatchNorm2d
@@ -73,7 +76,7 @@ class PspNet(AnyPhotographNetwork):
         self.head = _head(self.pooling.channels, config.width, classes, config.dropout, norm)
         self.auxiliary_head = _head(before, config.auxiliary_width, classes, config.dropout, norm)
 
-    def losses(
+    def image_losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
         """The losses of the pixels' classes by the last map and by the one before, and their
@@ -104,7 +107,7 @@ class PspNet(AnyPhotographNetwork):
             **parts,
         }
 
-    def outputs(
+    def padded_outputs(
         self, images: ImageList, sizes_HW: Sequence[tuple[int, int]]
     ) -> list[PhotographOutput]:
         """Scores of pixels alone."""
@@ -115,6 +118,21 @@ class PspNet(AnyPhotographNetwork):
                 maps_BKhw, images.image_sizes, sizes_HW, strict=True
             )
         ]
+
+    def panoptic(self, output: PhotographOutput) -> Panoptic:
+        """Return a segmentation in which all pixels of a class are one segment.
+
+        Things that the network does not tell apart are none.
+        """
+        label_BHW = labels_of(output.label_BHW)
+        [found] = classes_as_segments(
+            self.labels.semantic_classes(label_BHW, self.scope), self.table
+        )
+        return found
+
+    def details_of(self, outputs: Sequence[PhotographOutput]) -> Details:
+        """Return the labels of the pixels."""
+        return Details(labels=[labels_of(one.label_BHW)[0].cpu().numpy() for one in outputs])
 
 
 def _head(channels: int, width: int, classes: int, dropout: float, norm: Norm) -> nn.Sequential:

@@ -69,8 +69,7 @@ class UNet3d(Backbone):
     """
 
     def __init__(self, config: UNet3dConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         width = config.width
         self.en3 = nn.Sequential(*_conv(config.bands, width), *_conv(width, width))
         self.en4 = nn.Sequential(*_conv(width, 2 * width), *_conv(2 * width, 2 * width))

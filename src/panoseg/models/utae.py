@@ -25,7 +25,7 @@ from panoseg.models.frames import (
     sum_by_sample,
     sum_of_frames,
 )
-from panoseg.models.layers import ConvBlock, DownPath, Style, UpPath
+from panoseg.models.layers import BlockConfig, ConvBlock, DownPath, UpPath
 from panoseg.models.ltae import temporal_encoder
 from panoseg.models.outputs import FeatureMaps
 
@@ -83,7 +83,7 @@ _BOUNDARY_HIDDEN = 32
 
 def score_head(widths: Sequence[int], mbconv: bool = False) -> ConvBlock:
     """Convolutions that score pixels; widths: channels of the map, hidden ones, scores."""
-    return ConvBlock(widths, "group" if mbconv else "batch", style=Style(mbconv=mbconv))
+    return ConvBlock(widths, "group" if mbconv else "batch", style=BlockConfig(mbconv=mbconv))
 
 
 def boundary_head(channels: int, mbconv: bool = False) -> ConvBlock:
@@ -105,10 +105,9 @@ class NaiveUnet(Backbone):
     """
 
     def __init__(self, config: NaiveUnetConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder, decoder = config.season_widths(config.encoder_widths), config.map_widths
-        style = Style(config.convolution, config.mbconv, config.squeeze)
+        style = BlockConfig(config.convolution, config.mbconv, config.squeeze)
         self.in_conv = ConvBlock(
             (config.length * config.bands, encoder[0], encoder[0]), "batch", style=style
         )
@@ -140,10 +139,9 @@ class UTAE(Backbone):
     """U-TAE: scores of the classes for each pixel of a season."""
 
     def __init__(self, config: UtaeConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         encoder, decoder = config.encoder_widths, config.decoder_widths
-        style = Style(config.convolution, config.mbconv, config.squeeze)
+        style = BlockConfig(config.convolution, config.mbconv, config.squeeze)
         self.in_conv = ConvBlock(
             (config.bands, encoder[0], encoder[0]), config.encoder_norm, style=style
         )

@@ -10,17 +10,17 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import panoseg
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.config import LONGEST_SIDE
+from panoseg.data.config import LONGEST_SIDE, PhotographConfig
 from panoseg.data.layouts import Policy
 from panoseg.data.samples import Normalisation
 from panoseg.data.seasons import parse_reference_date
@@ -28,17 +28,10 @@ from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.calendar import REFERENCE_DATE
-from panoseg.models.build import build_model
-from panoseg.models.config import (
-    ModelConfig,
-    PhotographModelConfig,
-    config_from_json,
-    config_to_json,
-    fit_to_classes,
-    fit_to_data,
-    looks_at_photographs,
-    reference_date_of,
-)
+from panoseg.models.build import build_network
+from panoseg.models.config import ModelConfig, config_from_json, fit_to_table, to_json
+from panoseg.models.configs.base import Inputs
+from panoseg.models.network import Network
 
 
 def load_tensors(path: Path, expected: str, fix: str) -> Any:
@@ -102,17 +95,15 @@ class WeightsCard:
 
     def __post_init__(self) -> None:
         network = self.model
-        if looks_at_photographs(network):
-            _check_classes(network, self.classes)
-        else:
+        if network.inputs == "season":
             self._check_bands()
+        _check_classes(network, self.classes)
         parse_reference_date(self.reference_date)
-        if reference_date_of(network) not in (None, self.reference_date):
+        counted_from = getattr(network, "reference_date", None)
+        if counted_from not in (None, self.reference_date):
             raise WeightsError(
-                f"a network that counts days from {reference_date_of(network)} with seasons from"
-                f" {self.reference_date}",
-                "one reference date",
-                "write the one of the training into both places of the card",
+                f"The network counts days from {counted_from}, but the seasons of the card from"
+                f" {self.reference_date}. Write the date of the training into both places."
             )
         _check_provenance(self.provenance)
 
@@ -130,11 +121,6 @@ class WeightsCard:
             )
 
     @property
-    def of_photographs(self) -> bool:
-        """Whether the network looks at photographs, and not at seasons."""
-        return looks_at_photographs(self.model)
-
-    @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands in the order of the images; PASTIS's where the normalisation is not
         known.
@@ -142,22 +128,38 @@ class WeightsCard:
         return self.normalisation.bands if self.normalisation else PASTIS_BANDS
 
     def known_normalisation(self) -> Normalisation:
-        """The normalisation. Raises ``WeightsError`` where the weights came without, and for
-        weights of photographs.
+        """Return the normalisation of seasons.
+
+        Raises:
+            WeightsError: The weights came without, or are of a network for photographs.
         """
-        if self.of_photographs:
-            raise WeightsError(
-                f"weights of {self.model.title}, which looks at photographs",
-                "weights for seasons",
-                "use panoseg photo",
-            )
+        self.check_inputs("season")
         if self.normalisation is None:
             raise WeightsError(
-                "weights that do not know their normalisation",
-                "the means and deviations they were trained with, which are part of the dataset",
-                "import them again: panoseg weights import FOLDER OUT --data PASTIS",
+                "These weights came without the means and deviations of their bands, which are part"
+                " of the dataset. Import them again: panoseg weights import FOLDER OUT --data"
+                " PASTIS."
             )
         return self.normalisation
+
+    def input_normalisation(self) -> Normalisation | None:
+        """Return ``known_normalisation`` for seasons, None for photographs."""
+        return self.known_normalisation() if self.model.inputs == "season" else None
+
+    def check_inputs(self, inputs: Inputs, name: str = "") -> None:
+        """Raise ``WeightsError`` unless the network reads ``inputs``; name: of the weights."""
+        if self.model.inputs != inputs:
+            command = {"season": "panoseg map", "photograph": "panoseg photo"}[self.model.inputs]
+            raise WeightsError(
+                f"{name}{': ' * bool(name)}{self.model.title} reads {self.model.inputs}s, not"
+                f" {inputs}s. Use {command}, or other weights."
+            )
+
+    @property
+    def sides(self) -> PhotographConfig:
+        """The sizes at which the network reads photographs: those of the training."""
+        names = ("min_side", "max_side")
+        return PhotographConfig(**{name: self.provenance.get(name, 0) for name in names})
 
     @property
     def season_start(self) -> tuple[int, int]:
@@ -169,13 +171,13 @@ class WeightsCard:
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; ``from_json`` reads it."""
         season = (
-            {}
-            if self.of_photographs
-            else {"normalisation": self._bands_json(), "reference_date": self.reference_date}
+            {"normalisation": self._bands_json(), "reference_date": self.reference_date}
+            if self.model.inputs == "season"
+            else {}
         )
         return {
             "panoseg": self.version,
-            "model": config_to_json(self.model),
+            "model": to_json(self.model),
             **season,
             "classes": self.classes.to_json(),
             **{key: getattr(self, key) for key in ("trained_on", "provenance", "scores")},
@@ -198,7 +200,7 @@ class WeightsCard:
         model = config_from_json(values["model"])
         season = (
             {"normalisation": None, "reference_date": cls.reference_date}
-            if looks_at_photographs(model)
+            if model.inputs == "photograph"
             else values
         )
         return cls(
@@ -220,16 +222,13 @@ def _read_normalisation(bands: Any) -> Normalisation | None:
     return Normalisation(mean, std, tuple(map(str, bands["bands"])), bool(bands.get("ndvi", False)))
 
 
-def _check_classes(network: PhotographModelConfig, classes: ClassTable) -> None:
-    """Raise ``WeightsError`` unless a network for photographs has as many classes of each kind as a
-    table.
-    """
-    fitted = fit_to_classes(network, classes)
+def _check_classes(network: ModelConfig, classes: ClassTable) -> None:
+    """Raise ``WeightsError`` unless a network has as many classes of each kind as its table."""
+    fitted = fit_to_table(network, classes)
     if fitted != network:
         raise WeightsError(
-            f"a network of {network.classes} classes with the {fitted.classes} of {classes.name}",
-            "as many things and as much stuff on both sides",
-            "give the model's options and the class table that belong together",
+            f"The network has {network.classes} classes, but {classes.name} has {fitted.classes}."
+            " Give the options of the network and the table of classes that belong together."
         )
 
 
@@ -262,51 +261,65 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """A network with its numbers: ``state`` holds every entry of the model's ``state_dict``,
-    checked where it is made.
-    """
+    """A network with its numbers, checked where it is made."""
 
     card: WeightsCard
+    """What they were made for and from."""
     state: Mapping[str, Tensor]
+    """Every entry of the network's ``state_dict``."""
+    blank: list[Network] = field(default_factory=list, compare=False, repr=False)
+    """The network that was built to check the shapes, until it is used: building takes a second."""
 
     def __post_init__(self) -> None:
-        check_state(self.state, self.card.model, "the table of weights")
+        if not self.blank:
+            found = {name: tuple(value.shape) for name, value in self.state.items()}
+            self.blank.append(_checked_network(found, self.card, "the table of weights"))
 
-    def model(self, reference_date: date | None = None) -> nn.Module:
-        """The network, ready to predict, on the CPU.
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The blank network does not travel to workers."""
+        return Weights, (self.card, dict(self.state))
 
-        reference_date: from which the days that it will see are counted; without one, that of the
-        training. Seasons of another year are counted from their own start, and only with it is the
-        day of the year right where one of both is a leap year.
+    def network(self, reference_date: date | None = None) -> Network:
+        """Return the network, ready to predict, on the CPU.
+
+        Args:
+            reference_date: Day 0 of the seasons that it will see; None for that of the training.
         """
-        config = self.card.model
+        network = self.blank.pop() if self.blank else _blank_network(self.card)
+        network.load_state_dict(dict(self.state))
         if reference_date is not None:
-            config = fit_to_data(config, config.bands, config.classes, reference_date.isoformat())
-        model = _blank_model(config)
-        model.load_state_dict(dict(self.state))
-        return model.eval()
+            network.count_days_from(reference_date)
+        return network.eval()
 
 
-def _blank_model(config: ModelConfig) -> nn.Module:
+def _blank_network(card: WeightsCard) -> Network:
     # Drawing initial weights must not move the random numbers of a training that saves its best
-    # weights. (On the meta device
-    # nothing is drawn, but its first use imports for seconds.)
+    # weights. (On the meta device nothing is drawn, but its first use imports for seconds.)
     with torch.random.fork_rng(devices=()):
-        return build_model(config)
+        return build_network(card.model, card.classes)
 
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
     """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or
     has in another shape.
     """
-    _check_shapes({name: tuple(value.shape) for name, value in state.items()}, config, source)
+    with torch.random.fork_rng(devices=()):
+        network = build_network(config)
+    _check_shapes({name: tuple(value.shape) for name, value in state.items()}, network, source)
+
+
+def _checked_network(
+    found: Mapping[str, tuple[int, ...]], card: WeightsCard, source: Path | str
+) -> Network:
+    network = _blank_network(card)
+    _check_shapes(found, network, source)
+    return network
 
 
 def _check_shapes(
-    found: Mapping[str, tuple[int, ...]], config: ModelConfig, source: Path | str
+    found: Mapping[str, tuple[int, ...]], network: Network, source: Path | str
 ) -> None:
-    model = _blank_model(config)
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     wrong = [
         f"{name} is {found[name]}, not {shape}"
         for name, shape in expected.items()
@@ -320,9 +333,9 @@ def _check_shapes(
     problems = [f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds if names]
     if problems:
         raise WeightsError(
-            f"{source} has other entries: {', '.join(problems)}",
-            f"the {len(expected)} entries of {type(model).__name__} with its options",
-            "use weights of this model, or the options they were trained with",
+            f"{source} does not fit the {len(expected)} entries of {type(network).__name__} with"
+            f" its options: {', '.join(problems)}. Use weights of this network, or the options they"
+            " were trained with."
         )
 
 
@@ -366,40 +379,49 @@ def _halved(value: Tensor) -> Tensor:
     return half if torch.equal(half.isfinite(), value.isfinite()) else value
 
 
-def load_weights(path: Path | str) -> Weights:
-    """Read a folder of weights, named by itself or by its ``.safetensors`` file; half precision
-    becomes float32.
+def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None) -> Weights:
+    """Read a folder of weights, or its ``.safetensors`` file; half precision becomes float32.
 
-    Raises ``WeightsError`` for files that are missing, damaged, or do not belong together.
+    Args:
+        path: The folder, or the file.
+        thresholds: Other thresholds of prediction than those of the card, see
+            ``NetworkConfig.adjusted``.
+
+    Raises:
+        WeightsError: Files are missing, damaged, or do not belong together.
     """
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load
 
-    path = Path(path)
-    numbers = path if path.suffix == ".safetensors" else path / NUMBERS
-    card = _read_card(numbers.with_name(CARD))
+    numbers = _numbers_path(path)
+    card = load_card(path)
+    card = replace(card, model=card.model.adjusted(thresholds or {}))
     try:
-        with safe_open(
-            numbers, framework="pt"
-        ) as file:  # the header alone, which tells the size of all the rest
+        # The header alone, which tells the size of all the rest.
+        with safe_open(numbers, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-        _check_shapes(shapes, card.model, numbers)
+        blank = _checked_network(shapes, card, numbers)
         state = load(numbers.read_bytes())
     except OSError as error:
         raise _unreadable(numbers, error.strerror or str(error)) from error
     except ConfigError as error:
-        raise _unreadable(
-            numbers.with_name(CARD), f"describes {error.found}, {error.expected}"
-        ) from error
+        raise _unreadable(numbers.with_name(CARD), f"cannot be used: {error}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(numbers, f"is not a whole safetensors file ({error})") from error
-    return Weights(
-        card,
-        {
-            name: value.float() if value.is_floating_point() else value
-            for name, value in state.items()
-        },
-    )
+    whole = {
+        name: value.float() if value.is_floating_point() else value for name, value in state.items()
+    }
+    return Weights(card, whole, [blank])
+
+
+def load_card(path: Path | str) -> WeightsCard:
+    """Read the card of a folder of weights, see ``load_weights``."""
+    return _read_card(_numbers_path(path).with_name(CARD))
+
+
+def _numbers_path(path: Path | str) -> Path:
+    path = Path(path)
+    return path if path.suffix == ".safetensors" else path / NUMBERS
 
 
 def _read_card(path: Path) -> WeightsCard:
@@ -417,12 +439,15 @@ def _read_card(path: Path) -> WeightsCard:
 
 def _unreadable(path: Path, what: str) -> WeightsError:
     return WeightsError(
-        f"{path}: {what}",
-        f"a folder with {NUMBERS} and {CARD}",
-        "train a model, or import one with panoseg weights import",
+        f"{path}: {what}. Expected a folder with {NUMBERS} and {CARD}: train a model, or import one"
+        " with panoseg weights import."
     )
 
 
+PACKAGE_WEIGHTS = Path(panoseg.__file__).parent / "weights"
+"""The weights that ship with the package."""
+
+
 def default_weights() -> Weights:
-    """The weights that ship with the package."""
-    return load_weights(Path(panoseg.__file__).parent / "weights")
+    """Return the weights that ship with the package."""
+    return load_weights(PACKAGE_WEIGHTS)

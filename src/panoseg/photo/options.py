@@ -39,10 +39,7 @@ class PhotoOptions:
             )
 
     @property
-    def of_objects(self) -> dict[str, float]:
-        """The options given that say which objects are drawn, by name."""
-        return {
-            name: getattr(self, name)
-            for name in ("score", "mask", "overlap")
-            if getattr(self, name) is not None
-        }
+    def thresholds(self) -> dict[str, float]:
+        """The thresholds that are given, by name."""
+        names = ("score", "mask", "overlap", "stuff_area")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}

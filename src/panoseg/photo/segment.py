@@ -205,9 +205,14 @@ def segment_photographs(
             started = time.perf_counter()
             try:
                 image = decode_photograph(read_bytes(source.path), source.path)
-                picture = _predicted(predict, image, source)
             except DatasetError as error:
                 failures.append(error)
+                continue
+            try:
+                picture = predict(image)
+            except DatasetError as error:
+                found = f"{source.path}: {error.found}"
+                failures.append(DatasetError(found, error.expected, error.fix))
                 continue
             rows = results.write(source, image_id, image, picture)
             done, seconds = done + 1, seconds + time.perf_counter() - started
@@ -217,13 +222,6 @@ def segment_photographs(
             found = f"{first.found} (and {others} more left out)" if others else first.found
             raise DatasetError(found, first.expected, first.fix)
     return Segmented(done, tuple(failures), seconds / max(done, 1))
-
-
-def _predicted(predict: Predict, image: Image.Image, source: Source) -> Panoptic:
-    try:
-        return predict(image)
-    except DatasetError as error:
-        raise DatasetError(f"{source.path}: {error.found}", error.expected, error.fix) from error
 
 
 class _Results:

@@ -1,48 +1,28 @@
-"""When in the season a network looked: its attention over the dates at a pixel, in a parcel or in a
-patch, and a picture of it.
+"""The attention of a network over the dates of a season: at a pixel, in a parcel or in a patch.
 
-Shape suffixes: G heads, B batch, T dates, D days, H W pixels.
+Shape suffixes: G heads, B batch, T dates, H W pixels, X some pixels in a row.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from panoseg.classes import ClassTable
 from panoseg.data.describe import open_labelled, parcels_of
-from panoseg.data.profiles import Profiles, parcel_profiles
-from panoseg.data.samples import Batch, Sample, collate
+from panoseg.data.samples import Batch, collate
 from panoseg.errors import ConfigError
-from panoseg.models.paps import PaPs
+from panoseg.models.network import Network
+from panoseg.pictures.attention import Place, draw_attention
+from panoseg.pictures.figures import check_picture
 from panoseg.training.config import TrainConfig
-from panoseg.training.evaluate import find_weights, normalisation_words, scored_split
+from panoseg.training.evaluate import ShowResult, find_weights, reading_words, scored_split
 from panoseg.training.loop import make_fabric
-from panoseg.training.pictures import (
-    BLUE,
-    GREY,
-    check_picture,
-    land_of,
-    month_axis,
-    new_figure,
-    save_figure,
-)
-from panoseg.training.tasks import task_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-_MARGIN_DAYS = 6
-_SHORTEST_AXIS = 120  # days, so that an axis has names of months even for a single date
-_WIDEST_DATE = 4.0  # days that a date covers in the picture; less where the next one is nearer
 
 
 def show_attention(
@@ -53,9 +33,8 @@ def show_attention(
     fold: int | None = None,
     pixel: tuple[int, int] | None = None,
     parcel: int | None = None,
-) -> None:
-    """Draw when in the season the network of a run, or of weights, looked at a patch of any fold,
-    or at a place in it.
+) -> ShowResult:
+    """Draw when in the season a network looked at a patch of any fold, or at a place in it.
 
     Arguments as of ``panoseg.training.evaluate.show``; the place as in ``find_place``.
     """
@@ -68,26 +47,18 @@ def show_attention(
     found = next(find_weights(folder, data, fold, every_patch=True))
     split = scored_split(found, data, None, TrainConfig(batch_size=1, workers=0))
     fabric = make_fabric(TrainConfig(accelerator="cpu"))
-    task = task_of(found.weights.model(), found.weights.card.classes)
+    network = found.weights.network()
     sample = split.dataset[labelled.position(patch)]
     batch = split.prepare(collate([sample]), fabric)
-    attention_GT = attention_in(network_attention(task.model, batch)[:, 0], place.inside_HW)
-    predicted_HW = task.predict(batch)[0].classes_HW(none=task.table.background or 0)
+    attention_GT = attention_in(network_attention(network, batch)[:, 0], place.inside_HW)
+    predicted_HW = network.predict(batch)[0].classes_HW(none=network.table.background or 0)
     words = (
-        predicted_class(predicted_HW[place.inside_HW], task.table)
+        predicted_class(predicted_HW[place.inside_HW], network.table)
         if pixel is not None or parcel is not None
         else ""
     )
     draw_attention(sample, place, attention_GT, words, found.weights.card.reference_date, out)
-    print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
-
-
-@dataclass(frozen=True, eq=False)
-class Place:
-    """Pixels of a patch that are looked at: ``inside_HW``, bool, and what they are called."""
-
-    inside_HW: NDArray
-    words: str
+    return ShowResult(out, f"patch {patch}, {reading_words(found, data)}")
 
 
 def find_place(
@@ -142,26 +113,25 @@ def _pixel(
 
 
 @torch.no_grad()
-def network_attention(model: nn.Module, batch: Batch) -> Tensor:
-    """The attention of a network, G x B x T x h x w, at the size at which it attends; it sums to 1
-    over valid dates.
+def network_attention(network: Network, batch: Batch) -> Tensor:
+    """Return the attention of a network, at the size at which it attends.
 
-    batch: standardised images. A panoptic network attends in its backbone. Raises ``ConfigError``
-    for one without attention.
+    Args:
+        network: A network for seasons; a panoptic one attends in its backbone.
+        batch: Standardised images.
+
+    Returns:
+        G x B x T x h x w, float, which sums to 1 over valid dates.
+
+    Raises:
+        ConfigError: The network has no attention.
     """
-    model.eval()
-    inputs = batch.images_BTCHW, batch.days_BT, batch.valid_BT
-    attention = (
-        model.encoder.features(*inputs).attention_GBTHW
-        if isinstance(model, PaPs)
-        else model(*inputs).attention_GBTHW
-    )
+    network.eval()
+    attention = network.attention(batch)
     if attention is None:
-        title = getattr(model.config, "title", type(model).__name__)
         raise ConfigError(
-            f"{title}, which has no attention over dates",
-            "a network with attention",
-            "leave --attention out",
+            f"{network.config.title} has no attention over dates. Leave --attention out, or take"
+            " another network."
         )
     return attention
 
@@ -196,141 +166,3 @@ def attention_in(attention_GThw: Tensor, inside_HW: NDArray) -> NDArray:
         .cpu()
         .numpy()
     )
-
-
-def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArray]:
-    """Days without repeats, ascending, and the attention to each of them, G x D: images of one day
-    add up.
-
-    >>> days, attention = add_up_days(np.array([3, 8, 8]), np.array([[0.5, 0.2, 0.3]]))
-    >>> days.tolist(), attention.tolist()
-    ([3, 8], [[0.5, 0.5]])
-    """
-    day_D, day_of_T = np.unique(days_T, return_inverse=True)
-    return day_D, attention_GT @ (day_of_T[:, None] == np.arange(len(day_D)))
-
-
-def draw_attention(
-    sample: Sample,
-    place: Place,
-    attention_GT: NDArray,
-    prediction: str,
-    reference_date: str,
-    path: Path,
-) -> None:
-    """Write where a place lies, its NDVI over the season, and below it how much each date counted:
-    on average and a head.
-
-    sample: images as on disk. attention_GT: of ``attention_in``. prediction: what the network says
-    of the place, in words.
-    """
-    figure = new_figure(12, 6.4)
-    left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1, 2.3))).tolist()
-    land_HW3, day = land_of(sample, reference_date)
-    land = left.subplots()
-    land.imshow(land_HW3, interpolation="nearest")
-    land.set_title(f"patch {sample.name} on {day}", fontsize=11)
-    land.set_axis_off()
-    _outline(land, place.inside_HW)
-    words = "\n".join(line for line in (place.words, prediction) if line)
-    land.text(0, -0.03, words, transform=land.transAxes, va="top", fontsize=10)
-    curve, mean, heads = right.subplots(3, 1, sharex=True, height_ratios=(2, 1.5, 2))
-    profile = parcel_profiles(
-        sample.images_TCHW.numpy(), sample.days_T.numpy(), place.inside_HW.astype(np.int32)
-    )
-    start = np.datetime64(date.fromisoformat(reference_date))
-    _draw_curve(curve, profile, start)
-    day_D, attention_GD = add_up_days(profile.days_T, attention_GT)
-    cloudy_D = np.isin(day_D, profile.days_T[profile.cloudy_TP[:, 0]])
-    _draw_mean(mean, day_D, attention_GD.mean(axis=0), cloudy_D, start)
-    _draw_heads(heads, day_D, attention_GD, start)
-    margin = max(_MARGIN_DAYS, int(_SHORTEST_AXIS - (day_D[-1] - day_D[0])) // 2)
-    heads.set_xlim(start + day_D[0] - margin, start + day_D[-1] + margin)
-    for axes in (curve, mean, heads):
-        month_axis(axes)
-    save_figure(figure, path)
-
-
-def _outline(axes: Axes, inside_HW: NDArray) -> None:
-    """The border of some pixels, between pixels; none where it is the picture's own."""
-    padded_HW = np.pad(inside_HW, 1).repeat(8, axis=0).repeat(8, axis=1)
-    rows, columns = ((np.arange(length) + 0.5) / 8 - 1.5 for length in padded_HW.shape)
-    for colour, width in (("white", 3.5), ("black", 1.5)):
-        axes.contour(columns, rows, padded_HW, levels=[0.5], colors=colour, linewidths=width)
-    axes.set_xlim(-0.5, inside_HW.shape[1] - 0.5)
-    axes.set_ylim(inside_HW.shape[0] - 0.5, -0.5)
-
-
-def _draw_curve(axes: Axes, profile: Profiles, start: np.datetime64) -> None:
-    day_T, ndvi_T, cloudy_T = start + profile.days_T, profile.ndvi_TP[:, 0], profile.cloudy_TP[:, 0]
-    axes.plot(
-        day_T[~cloudy_T],
-        ndvi_T[~cloudy_T],
-        "o-",
-        color="#333333",
-        linewidth=1,
-        markersize=4,
-        label="clear",
-    )
-    axes.plot(
-        day_T[cloudy_T],
-        ndvi_T[cloudy_T],
-        "o",
-        color=GREY,
-        markerfacecolor="white",
-        markersize=4,
-        label="in cloud",
-    )
-    axes.set_ylim(min(0, np.nanmin(ndvi_T, initial=0) - 0.05), 1)
-    axes.set_ylabel("NDVI")
-    axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.97))
-
-
-def _draw_mean(
-    axes: Axes, day_D: NDArray, attention_D: NDArray, cloudy_D: NDArray, start: np.datetime64
-) -> None:
-    from matplotlib.patches import Patch
-
-    left_D, width_D = _widths(day_D)
-    left_D = start.astype("datetime64[h]") + (24 * left_D).astype(int)
-    axes.bar(left_D, 100 * attention_D, width_D, align="edge", color=np.where(cloudy_D, GREY, BLUE))
-    label = "if all dates counted alike"
-    alike = axes.axhline(
-        100 / len(day_D), color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=label
-    )
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("attention, percent\nmean of the heads")
-    handles = [alike, Patch(color=BLUE, label="clear"), Patch(color=GREY, label="in cloud")]
-    axes.legend(
-        handles=handles,
-        frameon=False,
-        fontsize=9,
-        ncols=3,
-        loc="lower right",
-        bbox_to_anchor=(1, 0.97),
-    )
-
-
-def _draw_heads(axes: Axes, day_D: NDArray, attention_GD: NDArray, start: np.datetime64) -> None:
-    left_D, width_D = _widths(day_D)
-    edges = np.stack([left_D, left_D + width_D], axis=1).ravel()
-    heads = len(attention_GD)
-    cells = np.full(
-        (heads, len(edges) - 1), np.nan
-    )  # every second cell lies between two dates and stays empty
-    cells[:, ::2] = 100 * attention_GD
-    edges = start.astype("datetime64[h]") + (24 * edges).round().astype(int)
-    mesh = axes.pcolormesh(edges, np.arange(heads + 1) + 0.5, cells, cmap="Blues", vmin=0)
-    axes.set_ylabel("attention head")
-    axes.set_yticks(np.unique(np.linspace(1, heads, min(heads, 4)).round()))
-    axes.invert_yaxis()
-    axes.figure.colorbar(
-        mesh, ax=axes, location="bottom", aspect=50, pad=0.02, label="attention of a head, percent"
-    )
-
-
-def _widths(day_D: NDArray) -> tuple[NDArray, NDArray]:
-    """Where the mark of each day starts, and how wide it is, so that no two overlap."""
-    gap_D = np.diff(day_D, prepend=-np.inf, append=np.inf)
-    width_D = np.minimum(np.minimum(gap_D[:-1], gap_D[1:]), _WIDEST_DATE)
-    return day_D - width_D / 2, width_D

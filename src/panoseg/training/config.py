@@ -1,166 +1,29 @@
-"""Options of the losses. No torch in here, so that ``--help`` stays quick."""
+"""Options of a training, without torch, so that ``--help`` stays quick."""
 
 from __future__ import annotations
 
 import math
-import types
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, Literal
 
-from panoseg.data.config import AugmentationConfig, PhotographConfig
+from panoseg.data.config import DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
-from panoseg.imagery.calendar import REFERENCE_DATE
-from panoseg.models.config import (
-    ModelConfig,
-    config_from_json,
-    config_to_json,
-    looks_at_photographs,
-)
-from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig
+from panoseg.models.config import ModelConfig
+from panoseg.models.configs.losses import PapsLossConfig, SemanticLossConfig
 from panoseg.models.configs.season import UtaeConfig
 
-
-@dataclass(frozen=True)
-class PapsLossConfig:
-    """The panoptic loss: a weighted sum of four published parts, and of a fifth that teaches the
-    backbone classes directly.
-    """
-
-    centre_weight: float = 1.0
-    """Weight of the heat map's loss."""
-    size_weight: float = 1.0
-    """Weight of the relative error of heights and widths."""
-    shape_weight: float = 1.0
-    """Weight of the masks' loss."""
-    class_weight: float = 1.0
-    """Weight of the classification loss."""
-    pixel_weight: float = 0.0
-    """Weight of the cross-entropy of every pixel's class, by the semantic head of the backbone; 0,
-    as published, leaves that head untrained. Parcels alone teach classes slowly: a patch has fifty
-    of them, and thousands of pixels.
-    """
-    alpha: float = 0.0
-    """Heat map: exponent that weighs pixels by how wrong they are."""
-    beta: float = 4.0
-    """Heat map: exponent that spares pixels near a true centre."""
-    gamma: float = 0.0
-    """Classification: focal exponent; 0 is cross-entropy."""
-    shape: Literal["published", "cross_entropy"] = "published"
-    """Masks: the published loss, a softmax of probabilities that stays between 0.31 and 1.31, or
-    plain cross-entropy.
-    """
-    mask_threshold: float = 0.4
-    """Probability above which a pixel counts in the reported IoU."""
-    every_centre: bool = False
-    """Every local maximum of the heat learns the parcel of its zone, not only the hottest pixel of
-    each zone.
-    """
-
-
-@dataclass(frozen=True)
-class SemanticLossConfig:
-    """The loss of each pixel's class, and of the boundaries between classes where the network
-    scores them.
-    """
-
-    kind: Literal["cross_entropy", "focal", "recall"] = "cross_entropy"
-    """Cross-entropy of pixels; focal weighs each by how wrong it is, recall weighs each class by
-    the share that is missed.
-    """
-    gamma: float = 2.0
-    """Focal: exponent that spares pixels which are almost right; 0 is cross-entropy."""
-    class_weights: tuple[float, ...] = ()
-    """A weight for each class of the table, from class 0; none: all alike. The loss is the mean by
-    weight.
-    """
-    smoothing: float = 0.0
-    """Label smoothing: share of a pixel that is spread over all classes; 0 is none. Cross-entropy
-    only.
-    """
-    smoothing_by: Literal["class", "neighbours"] = "class"
-    """What keeps the rest of a smoothed pixel: its class, or in equal parts all classes that it or
-    a pixel beside it has.
-    """
-    background_share: float = 0.0
-    """Smoothing by neighbours: what a background pixel keeps, as it may hold crops that nobody
-    declared; the rest goes to the other classes. Crop2Seg has 0.6. 0 treats background like a crop.
-    """
-    class_shares: tuple[float, ...] = ()
-    """How that rest is divided over the classes other than background, by any positive numbers;
-    none: in equal parts.
-    """
-    void: Literal["left_out", "published"] = "left_out"
-    """Pixels of the void class: left out of everything, or as in Crop2Seg, whose class weight of 0
-    leaves them to teach what smoothing spreads over the others, and counts them in the mean of
-    recall and of smoothing by neighbours.
-    """
-    boundary_weight: float = 1.0
-    """Weight of the boundary's focal loss, for a network that scores boundaries."""
-    boundary_gamma: float = 2.0
-    """Exponent of the boundary's focal loss."""
-
-    def __post_init__(self) -> None:
-        for name in ("gamma", "smoothing", "background_share", "boundary_weight", "boundary_gamma"):
-            value, limit = (
-                getattr(self, name),
-                1 if name in ("smoothing", "background_share") else math.inf,
-            )
-            _expect_loss(
-                0 <= value < limit,
-                f"{name} {value}",
-                f"a number from 0{f' up to {limit}' if limit == 1 else ''}",
-            )
-        _expect_loss(
-            all(0 <= weight < math.inf for weight in self.class_weights),
-            f"class_weights {self.class_weights}",
-            "from 0",
-        )
-        _expect_loss(
-            all(0 < share < math.inf for share in self.class_shares),
-            f"class_shares {self.class_shares}",
-            "above 0",
-        )
-        for name, needs, holds in (
-            ("smoothing", "kind cross_entropy", self.kind == "cross_entropy"),
-            ("smoothing_by", "smoothing", self.smoothing > 0),
-            ("background_share", "smoothing_by neighbours", self.smoothing_by == "neighbours"),
-            ("class_shares", "background_share", self.background_share > 0),
-            ("gamma", "kind focal", self.kind == "focal"),
-        ):
-            default = type(self).__dataclass_fields__[name].default
-            _expect_loss(holds or getattr(self, name) == default, f"{name} without {needs}", needs)
-
-    @property
-    def changes_boundary(self) -> bool:
-        """Whether the boundary's loss is another than by default."""
-        return (self.boundary_weight, self.boundary_gamma) != (1.0, 2.0)
-
-
-def _expect_loss(condition: bool, found: str, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"semantic_loss: {found}", expected, "change the options of the loss")
-
-
-Task = Literal["semantic", "panoptic", "instances"]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """How patches become samples."""
-
-    normalisation: Literal["train", "published"] = "train"
-    """Mean and deviation of the bands: over the training folds, or of each set's own folds as
-    published.
-    """
-    reference_date: str = REFERENCE_DATE
-    """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
-    single_date: str | None = None
-    """Only one date of each season: an index, or the date nearest to YYYY-MM-DD."""
-    ndvi: bool = False
-    """Give the network the vegetation index NDVI as one more channel."""
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """What happens to training samples."""
+_OPTIONS_OF_NETWORKS = frozenset(
+    {
+        "data",
+        "photographs",
+        "loss",
+        "semantic_loss",
+        "initial_heat",
+        "heatmap_only_epochs",
+        "tune_threshold",
+    }
+)
+"""Entries of ``TrainConfig`` that some networks use and others do not."""
 
 
 @dataclass(frozen=True)
@@ -328,61 +191,32 @@ class TrainConfig:
             raise ConfigError(
                 f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1"
             )
-        if looks_at_photographs(self.model):
-            self._check_photographs()
-            return
-        if self.photographs != PhotographConfig():
-            raise ConfigError(
-                f"photographs, options of another kind of data, with {self.model.title}",
-                "their defaults",
-                "leave them out",
-            )
-        if self.task == "semantic" and (
-            self.heatmap_only_epochs or self.initial_heat or self.loss != PapsLossConfig()
-        ):
-            raise ConfigError(
-                "heatmap_only_epochs, initial_heat or loss, options of a panoptic model, with a"
-                " semantic one",
-                "their defaults",
-                "leave them out, or train a panoptic model",
-            )
-        if self.task == "panoptic" and self.semantic_loss != SemanticLossConfig():
-            raise ConfigError(
-                "semantic_loss, options of a semantic model, with a panoptic one",
-                "their defaults",
-                "leave them out, or train a semantic model",
-            )
+        self._check_options_of_networks()
         if self.semantic_loss.changes_boundary and not getattr(self.model, "boundary", False):
             raise ConfigError(
-                "semantic_loss.boundary_weight or boundary_gamma with a network that does not score"
-                " boundaries",
-                "a network with a boundary head",
-                "add --model.boundary, or leave them out",
+                f"{self.model.title} does not score boundaries: add --model.boundary, or leave out"
+                " semantic_loss.boundary_weight and boundary_gamma."
             )
 
-    def _check_photographs(self) -> None:
-        """Raise ``ConfigError`` for options that a network for photographs does not have."""
-        blank = TrainConfig()
-        options = (
-            "data",
-            "loss",
-            "semantic_loss",
-            "initial_heat",
-            "heatmap_only_epochs",
-            "tune_threshold",
-        )
-        changed = [name for name in options if getattr(self, name) != getattr(blank, name)]
-        if changed:
+    def _check_options_of_networks(self) -> None:
+        """Raise ``ConfigError`` for an option that would do nothing with this network."""
+        unused = [
+            entry.name
+            for entry in fields(self)
+            if entry.name in _OPTIONS_OF_NETWORKS - self.model.train_options
+            and getattr(self, entry.name) != _default(entry)
+        ]
+        if unused:
             raise ConfigError(
-                f"{', '.join(changed)} with {self.model.title}",
-                "options of networks for photographs",
-                "leave them out",
+                f"{self.model.title} does not use {', '.join(unused)}: leave"
+                f" {'it' if len(unused) == 1 else 'them'} out, or train another network."
             )
 
     @property
-    def task(self) -> Task:
-        """What is learned; it follows from the model."""
-        return task_of_model(self.model)
+    def loss_options(self) -> Any:
+        """Options of the network's loss; None where they are options of the network itself."""
+        option = self.model.loss_option
+        return None if option is None else getattr(self, option)
 
     def validates(self, epoch: int, epochs: int | None = None) -> bool:
         """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default
@@ -390,13 +224,6 @@ class TrainConfig:
         """
         last = self.epochs if epochs is None else epochs
         return epoch == last or (epoch > self.validate_after and epoch % self.validate_every == 0)
-
-
-def task_of_model(model: ModelConfig) -> Task:
-    """What a network is made for."""
-    if isinstance(model, MaskRcnnConfig):
-        return "instances"
-    return "panoptic" if isinstance(model, PapsConfig | PanopticFpnConfig) else "semantic"
 
 
 @dataclass(frozen=True)
@@ -423,64 +250,5 @@ def _at_least(config: Any, lowest: int, *names: str) -> None:
             )
 
 
-def to_json(config: Any) -> dict[str, Any]:
-    """A configuration as plain JSON values; ``from_json`` reads them."""
-    return {entry.name: _plain(getattr(config, entry.name)) for entry in fields(config)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, ModelConfig):
-        return config_to_json(value)
-    if is_dataclass(value):
-        return to_json(value)
-    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
-
-
-def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> Any:
-    """Read what ``to_json`` wrote as an instance of the type ``kind``. Raises ``ConfigError`` that
-    names the wrong entry.
-
-    An option that is left out has its default, so that a run of an older version is still read.
-    """
-    if kind == ModelConfig:
-        return config_from_json(value)
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        needed = {
-            entry.name
-            for entry in fields(kind)
-            if entry.default is MISSING and entry.default_factory is MISSING
-        }
-        _expect(isinstance(value, dict), name, value, f"options {', '.join(hints)}")
-        _expect(
-            needed <= value.keys() <= hints.keys(), name, [*value], f"options {', '.join(hints)}"
-        )
-        return kind(**{key: from_json(hints[key], entry, key) for key, entry in value.items()})
-    choices = get_args(kind)
-    if get_origin(kind) is Literal:
-        _expect(value in choices, name, value, f"one of {', '.join(map(repr, choices))}")
-        return value
-    if get_origin(kind) in (Union, types.UnionType):
-        return (
-            None
-            if value is None and types.NoneType in choices
-            else from_json(choices[0], value, name)
-        )
-    if get_origin(kind) is tuple:
-        _expect(isinstance(value, list), name, value, "a list")
-        inner = choices[:1] * len(value) if ... in choices else choices
-        _expect(len(value) == len(inner), name, value, f"{len(inner)} values")
-        return tuple(
-            from_json(entry_kind, entry, name)
-            for entry_kind, entry in zip(inner, value, strict=True)
-        )
-    accepted = (int, float) if kind is float else (kind,)
-    _expect(type(value) in accepted, name, value, f"a value of type {kind.__name__}")
-    return kind(value)
-
-
-def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigError(
-            f"{name} {value!r}", expected, "mend the file, or use one that panoseg has written"
-        )
+def _default(entry: Field[Any]) -> Any:
+    return entry.default if entry.default_factory is MISSING else entry.default_factory()

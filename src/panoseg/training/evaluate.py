@@ -3,78 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from panoseg.classes import ClassTable
-from panoseg.data.config import PhotographConfig
-from panoseg.data.layouts import Layout, Parts, Policy, find_layout
+import numpy as np
+import torch
+
+from panoseg.data.config import DataConfig
+from panoseg.data.layouts import Layout, Parts, Policy, Reading, find_layout
 from panoseg.data.pastis import FOLDS
 from panoseg.data.places import Place
 from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.confusion import Region
+from panoseg.metrics.scores import Scores
+from panoseg.models.model import WEIGHTS
+from panoseg.models.network import Network
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
-from panoseg.panoptic.tta import AUGMENTATIONS
-from panoseg.training.config import DataConfig, TrainConfig, task_of_model
+from panoseg.pictures.comparison import DRAW, Comparison
+from panoseg.pictures.figures import check_picture
+from panoseg.pictures.scores import draw_scores
+from panoseg.training.config import TrainConfig
+from panoseg.training.fold_scores import METRICS, TABLE, read_test_scores, write_mean
 from panoseg.training.loop import LAST, make_fabric
-from panoseg.training.pictures import (
-    check_picture,
-    compare,
-    draw_comparison,
-    draw_photograph,
-    draw_predictions,
-)
-from panoseg.training.score_pictures import draw_scores
-from panoseg.training.scores import (
-    METRICS,
-    TABLE,
-    Scores,
-    SemanticScores,
-    read_test_scores,
-    write_mean,
-)
-from panoseg.training.splits import (
-    ScoredPhotograph,
-    ScoredPhotographs,
-    Split,
-    check_kind,
-    collate_scored,
-    open_parts,
-    open_photographs,
-    unannotated_note,
-)
-from panoseg.training.task import Task
-from panoseg.training.tasks import task_of
+from panoseg.training.scorers import PLAIN, ScoreOptions, scorer_of
+from panoseg.training.splits import Split, check_inputs, unannotated_note
 from panoseg.training.transfer import holds_one_fold, is_published, published_weights
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
-WEIGHTS, PICTURES = "weights", "pictures"
+PICTURES = "pictures"
 
 
-def score(weights: Weights, split: Split, fabric: Fabric, views: int = 1) -> tuple[Task, Scores]:
-    """The task of some weights on Fabric's device, and its scores on a set. views: as in
-    ``PanopticTask``.
-    """
-    task = task_of(weights.model(), weights.card.classes, views).to(fabric.device)
-    return task, task.evaluate(split, fabric)
+def score(
+    weights: Weights, split: Split, fabric: Fabric, options: ScoreOptions = PLAIN
+) -> tuple[Network, Scores]:
+    """Return the network of some weights on Fabric's device, and its scores on a set."""
+    network = weights.network().to(fabric.device)
+    return network, scorer_of(network.config).evaluate(network, split, fabric, options)
 
 
 @dataclass(frozen=True)
 class FoldWeights:
-    """Weights and what they are scored on.
-
-    fold: their rotation, None where they belong to none. parts: the dataset's folds or sets whose
-    patches are scored.
-    """
+    """Weights and what they are scored on."""
 
     weights: Weights
+    """The weights."""
     fold: int | None
+    """Their rotation; None where they belong to none."""
     parts: Parts
+    """The dataset's folds or sets whose samples are scored."""
+    every_patch: bool = False
+    """Whether these are all of the dataset."""
 
 
 def find_weights(
@@ -120,14 +103,13 @@ def find_weights(
 
 def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: bool) -> FoldWeights:
     if every_patch:
-        return FoldWeights(weights, fold, layout.parts)
-    if layout.of_photographs:
-        fold = fold or 1  # there is one official split
+        return FoldWeights(weights, fold, layout.parts, every_patch)
+    if not layout.standardised:
+        fold = fold or 1  # photographs have one official split
     if fold is None:
         raise ConfigError(
-            "weights that belong to no fold",
-            "the fold to score",
-            "add --fold 1, or --every-patch for unseen data",
+            "These weights belong to no fold. Add --fold 1 for the fold to score, or --every-patch"
+            " for unseen data."
         )
     return FoldWeights(weights, fold, layout.rotation(fold)[2])
 
@@ -135,170 +117,191 @@ def _placed(weights: Weights, layout: Layout, fold: int | None, every_patch: boo
 def scored_split(
     found: FoldWeights, data: Place, normalisation: Policy | None, options: TrainConfig
 ) -> Split:
-    """The patches to score, read as the weights expect. normalisation: None follows the weights."""
+    """Open the samples to score, read as the weights expect.
+
+    Args:
+        found: The weights.
+        data: The dataset.
+        normalisation: "published" takes the statistics of the scored parts; None follows the
+            weights.
+        options: Batch size and workers.
+    """
     card, layout = found.weights.card, find_layout(data)
-    check_kind(layout, card.model)
-    if layout.of_photographs:
-        sides = PhotographConfig(
-            *(card.provenance.get(name, 0) for name in ("min_side", "max_side"))
-        )
-        photographs = ScoredPhotographs(
-            open_photographs(layout, data, found.parts, sides, card.classes)
-        )
-        return Split(
-            photographs, None, options.batch_size, workers=options.workers, collate=collate_scored
-        )
-    _check_classes(card.classes, layout)
-    if _policy(card, normalisation) == "published":
-        ndvi = card.normalisation is not None and card.normalisation.ndvi
-        values = replace(layout.normalisation_of(Path(data), found.parts), ndvi=ndvi)
-    else:
-        values = card.known_normalisation()
-    config = DataConfig(
+    check_inputs(layout, card.model)
+    seasons = DataConfig(
         reference_date=card.reference_date, single_date=card.provenance.get("single_date")
     )
-    dataset = open_parts(data, found.parts, config, task_of_model(card.model))
-    return Split(dataset, values, options.batch_size, workers=options.workers)
-
-
-def _readable(split: Split) -> Split:
-    """The set itself, once its first patch could be read."""
-    split.dataset[0]
-    return split
+    reading = Reading(card.model.answers, seasons, card.sides)
+    dataset = layout.open_scored(data, found.parts, reading, card.classes)
+    if layout.standardised and _policy(card, normalisation) == "published":
+        values = layout.normalisation_of(Path(data), found.parts)
+        ndvi = card.normalisation is not None and card.normalisation.ndvi
+        values = values and replace(values, ndvi=ndvi)
+    else:
+        values = card.input_normalisation()
+    return Split(
+        dataset, values, options.batch_size, workers=options.workers, collate=layout.collate_scored
+    )
 
 
 def _policy(card: WeightsCard, asked: Policy | None) -> Policy:
-    return asked or card.provenance.get(
-        "normalisation", "published" if "imported_from" in card.provenance else "train"
-    )
+    default = "published" if "imported_from" in card.provenance else "train"
+    policy: Policy = asked or card.provenance.get("normalisation", default)
+    return policy
 
 
-def normalisation_words(found: FoldWeights, data: Place, asked: Policy | None = None) -> str:
-    """How ``scored_split`` reads images, in words; "published" is by the folds that are scored,
-    whichever they are.
+def reading_words(found: FoldWeights, data: Place, asked: Policy | None = None) -> str:
+    """Return how ``scored_split`` reads images, in words.
+
+    "published" is by the folds that are scored, whichever they are.
     """
-    if found.weights.card.of_photographs:
+    layout = find_layout(data)
+    if not layout.standardised:
         return "of the size that was trained"
     if _policy(found.weights.card, asked) == "published":
-        return f"normalised by the mean over {find_layout(data).words(found.parts)}, as published"
+        return f"normalised by the mean over {layout.words(found.parts)}, as published"
     return "normalised as in training"
 
 
-def _check_classes(known: ClassTable, layout: Layout) -> None:
-    if not known.same_classes(layout.classes):
-        raise WeightsError(
-            f"weights for the {len(known.classes)} classes of {known.name} with a dataset in"
-            f" {layout.name}'s layout",
-            f"weights for its {len(layout.classes.classes)} classes",
-            "use weights that were trained on such a dataset",
-        )
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is scored by ``score_folder``, and how."""
+
+    fold: int | None = None
+    """Take only this rotation; None takes that of the weights."""
+    every_patch: bool = False
+    """Score on all samples of the dataset, none of which the weights have seen."""
+    normalisation: Policy | None = None
+    """As in ``scored_split``."""
+    region: Region = "all"
+    """Which pixels the tables of a semantic network for seasons are of."""
+    tta: int = 1
+    """Number of test-time augmentations."""
+    pictures: int = 3
+    """Number of samples that are drawn beside the scores; 0 draws nothing."""
 
 
-def _check_kind(found: Sequence[FoldWeights], region: Region, views: int) -> None:
-    """Raise ``ConfigError`` for options of panoptic models with a semantic one, and the other way
-    round.
-    """
-    panoptic = {task_of_model(entry.weights.card.model) == "panoptic" for entry in found}
-    if region != "all" and True in panoptic:
-        raise ConfigError(
-            f"--region {region} with weights of a panoptic model",
-            "weights of a semantic model, whose scores are of pixels",
-            "leave out --region",
-        )
-    if not 1 <= views <= AUGMENTATIONS:
-        raise ConfigError(f"views {views}", f"1 to {AUGMENTATIONS}", "change --views")
-    if views > 1 and False in panoptic:
-        raise ConfigError(
-            f"--views {views} with weights of a semantic model",
-            "weights of a panoptic model, whose masks are joined",
-            "leave out --views",
-        )
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Scores of the weights in a folder."""
+
+    folder: Path
+    """Where metrics.json, metrics.md and figures are."""
+    scores: Mapping[int | None, Scores]
+    """By fold; None for weights that belong to none."""
+    lines: Mapping[int | None, str]
+    """What was scored, in words; by fold."""
+    mean: str = ""
+    """Tables of the mean of several folds; empty for one."""
+    notes: tuple[str, ...] = field(default=())
+    """What to know of the scores, one sentence each."""
+
+    def table(self) -> str:
+        """Return the tables of all folds, and of their mean."""
+        parts = [
+            f"{self.lines[fold]}\n\n{scores.table()}\n" for fold, scores in self.scores.items()
+        ]
+        return "\n".join([*parts, *([self.mean] if self.mean else [])])
 
 
-def _check_photographs(
-    layout: Layout, every_patch: bool, normalisation: Policy | None, region: Region, views: int
+def _check_options(
+    found: Sequence[FoldWeights], layout: Layout, options: EvaluationOptions
 ) -> None:
-    """Raise ``ConfigError`` for options of seasons with a dataset of photographs."""
-    given = {
-        "--every-patch": every_patch,
-        "--normalisation": normalisation is not None,
-        "--region": region != "all",
-        "--views": views != 1,
-    }
-    if layout.of_photographs and any(given.values()):
-        option = next(name for name, is_given in given.items() if is_given)
-        raise ConfigError(
-            f"{option} with photographs",
-            "an option of satellite image time series alone",
-            f"leave out {option}",
-        )
+    """Raise ``ConfigError`` for options that do nothing with these samples or networks."""
+    for name in ("every_patch", "normalisation", "region", "tta"):
+        given = getattr(options, name) != getattr(EvaluationOptions(), name)
+        if given and name not in layout.scoring_options:
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} has no meaning for {layout.samples}. Leave it out.")
+    for model in (entry.weights.card.model for entry in found):
+        if options.region != "all" and not scorer_of(model).has_regions:
+            raise ConfigError(
+                f"--region {options.region} is for semantic models, but these weights are of a"
+                f" {model.answers} model. Leave it out."
+            )
+        if not 1 <= options.tta <= model.max_tta:
+            raise ConfigError(
+                f"{model.title}, a {model.answers} model, supports 1 to {model.max_tta} test-time"
+                f" augmentations, not {options.tta}. Change --tta."
+            )
 
 
 def score_folder(
     folder: Path,
     data: Place,
     out: Path,
-    options: TrainConfig,
+    train: TrainConfig,
     *,
     fold: int | None = None,
     every_patch: bool = False,
     normalisation: Policy | None = None,
     region: Region = "all",
-    views: int = 1,
+    tta: int = 1,
     pictures: int = 3,
-) -> None:
-    """Score the weights in a folder, print the tables, and write metrics.json, metrics.md and
-    pictures into a new folder.
+) -> Evaluation:
+    """Score the weights in a folder, and write metrics.json, metrics.md and figures.
 
-    options: batch size, precision, accelerator and workers are taken from it. region: of which
-    pixels the tables of a semantic model are. views: as in ``PanopticTask``. pictures: how many
-    patches are drawn beside the scores; with 0 nothing is.
+    Args:
+        folder: A run, our weights, or the authors' folder.
+        data: The dataset.
+        out: New or empty.
+        train: Batch size, precision, accelerator and workers are taken from it.
+        fold: As in ``EvaluationOptions``, like the arguments that follow.
+        every_patch: Likewise.
+        normalisation: Likewise.
+        region: Likewise.
+        tta: Likewise.
+        pictures: Likewise.
     """
     layout = find_layout(data)
-    found = list(find_weights(folder, data, fold, every_patch))
-    _check_photographs(layout, every_patch, normalisation, region, views)
-    _check_kind(found, region, views)
-    splits = [_readable(scored_split(entry, data, normalisation, options)) for entry in found]
+    options = EvaluationOptions(fold, every_patch, normalisation, region, tta, pictures)
+    found = list(find_weights(folder, data, options.fold, options.every_patch))
+    _check_options(found, layout, options)
+    splits = [scored_split(entry, data, options.normalisation, train) for entry in found]
+    for split in splits:
+        split.dataset[0]  # so that a broken dataset is found before a folder is made
     new_folder(out)
-    fabric = make_fabric(options)
+    fabric = make_fabric(train)
     scores: dict[int | None, Scores] = {}
+    lines: dict[int | None, str] = {}
+    notes: dict[str, None] = {}
     for entry, split in zip(found, splits, strict=True):
-        task, of_all = score(entry.weights, split, fabric, views)
-        scores[entry.fold] = (
-            replace(of_all, region=region) if isinstance(of_all, SemanticScores) else of_all
-        )
-        words = normalisation_words(entry, data, normalisation) + (
-            f", seen in {views} views" if views > 1 else ""
-        )
-        print(
-            f"{_scored_words(split, layout, entry.parts, words)}\n\n{scores[entry.fold].table()}\n"
-        )
+        asked = ScoreOptions(options.tta, options.region)
+        network, scores[entry.fold] = score(entry.weights, split, fabric, asked)
+        own = () if entry.every_patch else layout.notes(entry.fold or 1)
+        notes |= dict.fromkeys(own)
+        lines[entry.fold] = _scored_words(entry, split, layout, data, options)
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
-        if pictures:
-            draw_predictions(
-                task, split, fabric, entry.weights.card.reference_date, place / PICTURES, pictures
-            )
-            draw_scores(scores[entry.fold], task.table, place / PICTURES)
+        if options.pictures:
+            date = entry.weights.card.reference_date
+            draw_predictions(network, split, fabric, date, place / PICTURES, options.pictures)
+            draw_scores(scores[entry.fold], network.table, place / PICTURES)
         about = {
             "fold": entry.fold,
             f"{layout.part}s": entry.parts,
             layout.samples: len(split),
-            "views": views,
+            "views": options.tta,
+            **({"notes": list(own)} if own else {}),
         }
         write_scores(place, scores[entry.fold], about)
+    mean = ""
     if len(found) > 1:
-        print(
-            write_mean(
-                out,
-                {number: read_test_scores(out / f"fold_{number}") for number in scores if number},
-            )
+        folds = [number for number in scores if number]
+        mean = write_mean(
+            out, {number: read_test_scores(out / f"fold_{number}") for number in folds}
         )
+    return Evaluation(out, scores, lines, mean, tuple(notes))
 
 
-def _scored_words(split: Split, layout: Layout, parts: Parts, how: str) -> str:
-    """What is scored, in words. how: as what it is seen."""
-    of = layout.words(parts)
-    note = unannotated_note({of: len(split.dataset.unannotated)}) if layout.of_photographs else ""  # type: ignore[attr-defined]
+def _scored_words(
+    entry: FoldWeights, split: Split, layout: Layout, data: Place, options: EvaluationOptions
+) -> str:
+    """Return what is scored, in words."""
+    how = reading_words(entry, data, options.normalisation)
+    if options.tta > 1:
+        how += f", seen in {options.tta} views"
+    of = layout.words(entry.parts)
+    note = unannotated_note({of: layout.left_out(split.dataset)})
     return f"{len(split)} {layout.samples} of {of}, {how}{note}"
 
 
@@ -310,38 +313,87 @@ def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None
     write_json(folder / METRICS, {**about, "test": scores.summary(), "details": scores.to_json()})
 
 
-def show(folder: Path, data: Place, patch: str, out: Path, fold: int | None = None) -> None:
-    """Draw image, truth and prediction of one patch of any fold, or of one photograph of any
-    set.
+@torch.no_grad()
+def compare(network: Network, split: Split, sample: Any, fabric: Fabric) -> Comparison:
+    """Return a sample of a set beside what the network says of it."""
+    network.eval()
+    batch = split.prepare(split.collate([sample]), fabric)
+    with fabric.autocast():
+        [prediction] = network.predict(batch)
+    [truth] = scorer_of(network.config).truths(batch, network.table)
+    return Comparison(sample, truth, prediction)
+
+
+def draw_predictions(
+    network: Network,
+    split: Split,
+    fabric: Fabric,
+    reference_date: str,
+    folder: Path,
+    count: int = 3,
+) -> None:
+    """Write a comparison of some samples of a set, spread over it.
+
+    Files are ``folder``/patch-<name>.png, or photograph-<name>.png.
+    """
+    positions = sorted({round(position) for position in np.linspace(0, len(split) - 1, count)})
+    for position in positions:
+        sample = split.dataset[position]
+        comparison = compare(network, split, sample, fabric)
+        kind = {"season": "patch", "photograph": "photograph"}[network.inputs]
+        path = folder / f"{kind}-{sample.name.replace('/', '-')}.png"
+        DRAW[network.inputs](comparison, network.table, reference_date, path)
+
+
+@dataclass(frozen=True)
+class ShowResult:
+    """A figure of one sample."""
+
+    path: Path
+    """Its file."""
+    words: str
+    """What it shows."""
+    notes: tuple[str, ...] = ()
+    """What to know of it, one sentence each."""
+
+    def table(self) -> str:
+        """Return file and contents, in a line."""
+        return f"{self.path}: {self.words}"
+
+
+def show(folder: Path, data: Place, patch: str, out: Path, fold: int | None = None) -> ShowResult:
+    """Draw image, truth and prediction of one patch of any fold, or of one photograph of any set.
+
+    Args:
+        folder: A run, or weights.
+        data: The dataset.
+        patch: Name of the patch or photograph.
+        out: File of the figure.
+        fold: Which weights to use where there are several.
     """
     check_picture(out)
     found = next(find_weights(folder, data, fold, every_patch=True))
     options = TrainConfig(batch_size=1, workers=0, accelerator="cpu")
-    if found.weights.card.of_photographs:
-        split, position = _find_photograph(found, data, patch, options)
-    else:
-        split = scored_split(found, data, None, options)
-        position = position_of(patch, [str(patch_id) for patch_id in split.dataset.ids])  # type: ignore[attr-defined]
+    split, position = _find_sample(found, data, patch, options)
     fabric = make_fabric(options)
-    task = task_of(found.weights.model(), found.weights.card.classes)
-    sample = split.dataset[position]
-    if isinstance(sample, ScoredPhotograph):
-        draw_photograph(task, split, sample, fabric, out)
-        print(f"{out}: photograph {patch}")
-        return
-    comparison = compare(task, split, sample, fabric)
-    draw_comparison(comparison, task.table, found.weights.card.reference_date, out)
-    print(f"{out}: patch {patch}, {normalisation_words(found, data)}")
+    network = found.weights.network()
+    comparison = compare(network, split, split.dataset[position], fabric)
+    DRAW[network.inputs](comparison, network.table, found.weights.card.reference_date, out)
+    kind = {"season": "patch", "photograph": "photograph"}[network.inputs]
+    how = f", {reading_words(found, data)}" if split.normalisation is not None else ""
+    return ShowResult(out, f"{kind} {patch}{how}")
 
 
-def _find_photograph(
+def _find_sample(
     found: FoldWeights, data: Place, name: str, options: TrainConfig
 ) -> tuple[Split, int]:
-    """The set that holds a photograph, and where in it. Raises ``ConfigError`` where none does."""
+    """Return the set that holds a sample, and where in it. Raises ``ConfigError`` for none."""
+    layout = find_layout(data)
     names: list[str] = []
-    for part in find_layout(data).parts:
-        split = scored_split(replace(found, parts=(part,)), data, None, options)
-        if name in split.dataset.names:  # type: ignore[attr-defined]
-            return split, split.dataset.names.index(name)  # type: ignore[attr-defined]
-        names += split.dataset.names  # type: ignore[attr-defined]
-    return split, position_of(name, names)  # which raises, and says what there is
+    for parts in layout.openable:
+        split = scored_split(replace(found, parts=parts), data, None, options)
+        own = layout.names(split.dataset)
+        if name in own:
+            return split, own.index(name)
+        names += own
+    return split, position_of(name, names)  # which raises, and lists the names

@@ -12,9 +12,10 @@ import difflib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from panoseg.data.config import AugmentationConfig, PhotographConfig
+from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
+from panoseg.models.configs.losses import PapsLossConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.configs.season import (
@@ -26,7 +27,7 @@ from panoseg.models.configs.season import (
     UtaeConfig,
     WtaeConfig,
 )
-from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig
+from panoseg.training.config import OptimiserConfig, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _panoptic(**options: Any) -> TrainConfig:
 def _pastis(config: TrainConfig, published: str, options: str = "") -> Experiment:
     """A row of the tables of Garnot and Landrieu. options: those of the published command."""
     table, command = (
-        (1, "train_semantic.py") if config.task == "semantic" else (2, "train_panoptic.py")
+        (1, "train_semantic.py") if config.model.answers == "semantic" else (2, "train_panoptic.py")
     )
     return Experiment(config, "PASTIS", published, f"Table {table}: {command} {options}".strip())
 

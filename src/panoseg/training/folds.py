@@ -3,64 +3,94 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from panoseg.data.pastis import FOLDS
 from panoseg.data.places import Place, place_of, resolved
 from panoseg.errors import ConfigError
 from panoseg.files import new_folder, write_json
+from panoseg.models.config import from_json, to_json
 from panoseg.training import run
-from panoseg.training.config import TrainConfig, from_json, to_json
-from panoseg.training.loop import make_fabric
-from panoseg.training.scores import METRICS, read_test_scores, write_mean
+from panoseg.training.config import TrainConfig
+from panoseg.training.fold_scores import METRICS, read_test_scores, write_mean
+from panoseg.training.loop import Report, make_fabric
 from panoseg.training.splits import open_splits
 
 PLAN = "folds.json"
 
 
-def start_all_folds(experiment: str, train: TrainConfig, data: Place, folder: Path) -> None:
+@dataclass(frozen=True)
+class FoldsResult:
+    """The runs of all folds, finished."""
+
+    folder: Path
+    """Their folder, with fold_1 .. fold_5."""
+    mean: str
+    """Tables of the scores of each fold, and of their mean."""
+
+    def table(self) -> str:
+        """Return the tables."""
+        return self.mean
+
+    def text(self) -> str:
+        """Return the tables."""
+        return self.mean
+
+
+def start_all_folds(
+    experiment: str,
+    train: TrainConfig,
+    data: Place,
+    folder: Path,
+    report: Report = lambda line: None,
+) -> FoldsResult:
     """Train the five folds, one after the other, into ``folder``/fold_1 .. fold_5, and write the
-    table of their scores.
+    table of their scores; arguments as in ``run.start``.
     """
     for fold in FOLDS:
         open_splits(data, fold, train)
     if run.is_first_process():
         plan = {"experiment": experiment, "data_folder": resolved(data), "train": to_json(train)}
         write_json(new_folder(folder) / PLAN, plan)
-    _train_missing_folds(experiment, train, data, folder)
+    return _train_missing_folds(experiment, train, data, folder, report)
 
 
-def resume(folder: Path, data: Place | None = None) -> None:
-    """Continue a run of one fold, or of all five, where it stopped. data: where the dataset lies
-    now, if it has moved.
+def resume(
+    folder: Path, data: Place | None = None, report: Report = lambda line: None
+) -> run.RunResult | FoldsResult:
+    """Continue a run of one fold, or of all five, where it stopped; arguments as in
+    ``run.resume``.
     """
     if not (folder / PLAN).exists():
-        run.resume(folder, data)
-        return
+        return run.resume(folder, data, report=report)
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         train = from_json(TrainConfig, plan["train"])
         experiment, data = plan["experiment"], data or place_of(plan["data_folder"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
-            f"{folder / PLAN} is damaged ({error})",
-            "the plan of a run of all folds",
-            "start a new run",
+            f"{folder / PLAN} is damaged ({error}). It is the plan of a run of all folds: start a"
+            " new run."
         ) from error
-    _train_missing_folds(experiment, train, data, folder)
+    return _train_missing_folds(experiment, train, data, folder, report)
 
 
-def _train_missing_folds(experiment: str, train: TrainConfig, data: Place, folder: Path) -> None:
+def _train_missing_folds(
+    experiment: str, train: TrainConfig, data: Place, folder: Path, report: Report
+) -> FoldsResult:
     fabric = make_fabric(train)
     for fold in FOLDS:
         of_fold = folder / f"fold_{fold}"
         if (of_fold / METRICS).exists():
             continue
         if (of_fold / run.CONFIG).exists():
-            run.resume(of_fold, data, fabric)
+            result = run.resume(of_fold, data, fabric, report)
         else:
-            run.start(experiment, train, data, fold, of_fold, fabric)
-    if fabric.is_global_zero:
-        print(
-            write_mean(folder, {fold: read_test_scores(folder / f"fold_{fold}") for fold in FOLDS})
-        )
+            result = run.start(experiment, train, data, fold, of_fold, fabric, report)
+        if fabric.is_global_zero:
+            report(result.text())
+    if not fabric.is_global_zero:
+        return FoldsResult(folder, "")
+    scores = {fold: read_test_scores(folder / f"fold_{fold}") for fold in FOLDS}
+    return FoldsResult(folder, write_mean(folder, scores))

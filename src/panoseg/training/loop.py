@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to restore."""
+"""The training loop, and the learning rate as a function of the step, which needs no state."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
+from panoseg.metrics.tables import numbers_text
+from panoseg.models.network import Network
 from panoseg.progress import track
 from panoseg.training.checkpoint import (
     Progress,
@@ -30,16 +33,16 @@ from panoseg.training.checkpoint import (
 )
 from panoseg.training.config import OptimiserConfig, TrainConfig
 from panoseg.training.log import RunLog, RunningMean
+from panoseg.training.scorers import evaluation_batches, scorer_of, sum_over_processes
 from panoseg.training.splits import Split
-from panoseg.training.task import Task, Work, numbers_text
 from panoseg.training.transfer import freeze
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
-class Course:
+class LearningRateSchedule:
     """How long a training is, and the learning rate of each of its steps.
 
     optimiser: options as they are used, milestones in steps. steps: in all. steps_per_epoch: of all
@@ -54,7 +57,9 @@ class Course:
     reference_batch: int = 0
 
     @classmethod
-    def of(cls, config: TrainConfig, steps_per_epoch: int, processes: int = 1) -> Course:
+    def of(
+        cls, config: TrainConfig, steps_per_epoch: int, processes: int = 1
+    ) -> LearningRateSchedule:
         """The course of a training.
 
         Where options are meant for another batch, rates become larger and steps fewer by the
@@ -62,8 +67,8 @@ class Course:
         2017 (1706.02677), section 2.1.
 
         >>> published = OptimiserConfig(learning_rate=0.12, schedule="milestones", milestones=(15000, 20000))
-        >>> course = Course.of(TrainConfig(optimiser=published, steps=22500, batch_size=8, reference_batch=64), 14785)
-        >>> course.optimiser.learning_rate, course.optimiser.milestones, course.steps, course.epochs
+        >>> schedule = LearningRateSchedule.of(TrainConfig(optimiser=published, steps=22500, batch_size=8, reference_batch=64), 14785)
+        >>> schedule.optimiser.learning_rate, schedule.optimiser.milestones, schedule.steps, schedule.epochs
         (0.015, (120000, 160000), 180000, 13)
         """
         batch, optimiser = config.batch_size * processes, config.optimiser
@@ -101,7 +106,7 @@ class Course:
         """What the linear rule has made of the options, in one line; empty where they are taken as
         they are.
 
-        >>> Course.of(TrainConfig(steps=1000, batch_size=2, reference_batch=8), 100, processes=2).text()
+        >>> LearningRateSchedule.of(TrainConfig(steps=1000, batch_size=2, reference_batch=8), 100, processes=2).text()
         'linear rule: options for 8 samples a step, of which there are 4: learning rate 0.0005, 2,000 steps'
         """
         if not self.reference_batch:
@@ -157,14 +162,17 @@ def _factor(config: OptimiserConfig, step: int, steps_per_epoch: int, epochs: in
 
 LAST = "last.ckpt"
 KeepBest = Callable[[int, dict[str, float]], None]
+"""Called with epoch and scores after a validation that is the best so far, in the first process."""
+Report = Callable[[str], None]
+"""Called with each line that tells how a training goes."""
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """Fabric with the devices, machines and precision of a configuration; processes are started."""
-    from lightning.fabric import Fabric
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning_fabric import Fabric
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-    for name in ("lightning.fabric", "lightning.pytorch"):  # Fabric speaks through either
+    for name in ("lightning_fabric", "lightning.fabric"):  # Fabric logs through either
         logging.getLogger(name).setLevel(logging.WARNING)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -222,39 +230,69 @@ def make_optimiser(
     return kind(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
+class TrainingStep(nn.Module):
+    """A network whose ``forward`` gives its losses.
+
+    Fabric and DistributedDataParallel hook into ``forward``. In checkpoints the names of the
+    network's entries begin with "model.".
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.model = network
+
+    def forward(self, batch: Callable[[], Any], heatmap_only: bool = False) -> dict[str, Tensor]:
+        """Return the losses; batch: gives the batch, which Fabric would take apart to cast it."""
+        return self.model.losses(batch(), heatmap_only)
+
+
 class Training:
     """One training, from its first step or from a checkpoint, to its last epoch.
 
-    keep_best(epoch, scores) is called after a validation that is the best so far, in the first
-    process alone.
+    Args:
+        fabric: Launched.
+        config: Its options.
+        network: With its initial weights.
+        train: The training set.
+        validation: The validation set.
+        folder: Folder of the run.
+        keep_best: Called after a validation that is the best so far, in the first process alone.
+        report: Called with each line about a validation, in the first process alone.
     """
 
     def __init__(
         self,
         fabric: Fabric,
         config: TrainConfig,
-        task: Task,
+        network: Network,
         train: Split,
         validation: Split,
         folder: Path,
         keep_best: KeepBest,
+        report: Report = lambda line: None,
     ) -> None:
-        self.fabric, self.config, self.folder, self.keep_best = fabric, config, folder, keep_best
-        self.task, self.train, self.validation = task, train, validation
+        self.fabric, self.config, self.folder = fabric, config, folder
+        self.keep_best, self.report = keep_best, report
+        self.network, self.train, self.validation = network, train, validation
+        self.scorer = scorer_of(network.config)
         self.progress = Progress()
-        freeze(task.model, config.freeze)
-        learned = [parameter for parameter in task.parameters() if parameter.requires_grad]
+        self.log: RunLog | None = None
+        freeze(network, config.freeze)
+        self.step = TrainingStep(network)
+        learned = [parameter for parameter in self.step.parameters() if parameter.requires_grad]
         self.module: nn.Module
-        self.module, self.optimiser = fabric.setup(task, make_optimiser(learned, config.optimiser))
+        self.module, self.optimiser = fabric.setup(
+            self.step, make_optimiser(learned, config.optimiser)
+        )
         # Processes start from the same parameters, then draw different dropout.
         seed_all(config.seed + fabric.global_rank)
         if config.compile:
-            task.model.compile()
+            network.compile_features()
         self.loader = train.loader(fabric)
         steps_per_epoch = len(self.loader)
         if config.max_steps_per_epoch:
             steps_per_epoch = min(steps_per_epoch, config.max_steps_per_epoch)
-        self.course = Course.of(config, steps_per_epoch, fabric.world_size)
+        self.schedule = LearningRateSchedule.of(config, steps_per_epoch, fabric.world_size)
 
     def resume(self) -> None:
         """Continue from the folder's last checkpoint; without one, from the start."""
@@ -265,11 +303,10 @@ class Training:
         processes = len(checkpoint.random_states)
         if processes != self.fabric.world_size:
             raise ConfigError(
-                f"{path} of {processes} processes, resumed with {self.fabric.world_size}",
-                f"{processes} processes",
-                "resume on as many devices as the run was started on",
+                f"{path} is of {processes} processes, but {self.fabric.world_size} resume it."
+                " Resume on as many devices as the run was started on."
             )
-        load_model(self.task, checkpoint.model, path)
+        load_model(self.step, checkpoint.model, path)
         with applying(path):
             self.optimiser.load_state_dict(checkpoint.optimiser)
             restore_random_state(checkpoint.random_states[self.fabric.global_rank])
@@ -277,87 +314,93 @@ class Training:
 
     def run(self) -> None:
         """Train to the last epoch."""
-        progress = self.progress
+        progress, config = self.progress, self.config
         position = (progress.log_size, progress.total_steps) if progress.log_size else None
-        columns = (*self.task.loss_names, *self.task.metric_names)
+        columns = (*self.network.loss_names, *self.scorer.metric_names)
         self.log = RunLog(self.folder, columns, position) if self.fabric.is_global_zero else None
         with self.log or nullcontext():
-            while progress.epoch < self.course.epochs:
-                self._train_epoch()
-                if self.config.validates(progress.epoch + 1, self.course.epochs):
+            while progress.epoch < self.schedule.epochs:
+                self.module.train()
+                freeze(self.network, config.freeze)
+                means, clock = RunningMean(), _Clock()
+                for batch in self._batches():
+                    self._set_learning_rate()
+                    losses = self.module(
+                        lambda batch=batch: batch, progress.epoch < config.heatmap_only_epochs
+                    )
+                    self._descend(losses["loss"])
+                    means.add(losses)
+                    clock.samples += len(batch.names) * self.fabric.world_size
+                    progress.step += 1
+                    progress.total_steps += 1
+                    last = progress.step == self.schedule.steps_of(progress.epoch)
+                    if last or progress.step % config.log_every == 0:
+                        self._log_step(means, clock, last)
+                if config.validates(progress.epoch + 1, self.schedule.epochs):
                     self._validate()
                 progress.epoch, progress.step = progress.epoch + 1, 0
                 self._checkpoint()
 
-    def _train_epoch(self) -> None:
-        progress, means = self.progress, RunningMean()
-        self.module.train()
-        freeze(self.task.model, self.config.freeze)
+    def _batches(self) -> Iterator[Any]:
+        """Return the rest of the epoch's batches, with progress."""
+        progress = self.progress
         self.loader.enter(progress.epoch, progress.step)
-        steps = self.course.steps_of(progress.epoch)
-        left = steps - progress.step
-        batches = self.train.batches(self.fabric, self.loader, left)
-        title = f"epoch {progress.epoch + 1} of {self.course.epochs}"
-        saved = since = time.monotonic()
-        patches = 0
-        for batch in track(batches, title, total=left):
-            rate, losses = self._step(Work(batch, progress.epoch < self.config.heatmap_only_epochs))
-            means.add(losses)
-            patches += len(batch.names) * self.fabric.world_size
-            progress.step += 1
-            progress.total_steps += 1
-            last = progress.step == steps
-            if last or progress.step % self.config.log_every == 0:
-                mean_losses = _mean_over_processes(means.take(), self.fabric)
-                _check_finite(mean_losses["loss"], progress, self.fabric)
-                self._write("train", mean_losses, rate)
-                now = time.monotonic()
-                self._write_speed(patches / (now - since))
-                since, patches = now, 0
-                # One process' clock decides, or checkpoints, which all take part in, would wait for
-                # each other.
-                if last or self.fabric.broadcast(
-                    now - saved >= 60 * self.config.checkpoint_minutes
-                ):
-                    self._checkpoint()
-                    saved = time.monotonic()
+        left = self.schedule.steps_of(progress.epoch) - progress.step
+        title = f"epoch {progress.epoch + 1} of {self.schedule.epochs}"
+        return track(self.train.batches(self.fabric, self.loader, left), title, total=left)
 
-    def _step(self, work: Work) -> tuple[float, dict[str, Tensor]]:
-        """One step of the optimiser: the learning rate it had, and the losses before it."""
-        config = self.config.optimiser
-        rate = self.course.rate(self.progress.total_steps)
+    def _set_learning_rate(self) -> None:
+        rate = self.schedule.rate(self.progress.total_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        losses = self.module(work)
-        if not losses["loss"].requires_grad:
-            frozen = " ".join(self.config.freeze)
+
+    def _descend(self, loss: Tensor) -> None:
+        """Take one step of the optimiser."""
+        config = self.config.optimiser
+        if not loss.requires_grad:
             raise ConfigError(
-                f"freeze {frozen}, all that is learned at first",
-                "a part that learns",
-                "freeze fewer parts",
+                f"--freeze {' '.join(self.config.freeze)} freezes all that is learned at first."
+                " Freeze fewer parts."
             )
-        self.fabric.backward(losses["loss"])
+        self.fabric.backward(loss)
         if config.gradient_clip:
             self.fabric.clip_gradients(
                 self.module, self.optimiser, max_norm=config.gradient_clip, error_if_nonfinite=False
             )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return rate, losses
+
+    def _log_step(self, means: RunningMean, clock: _Clock, last: bool) -> None:
+        """Write the mean losses since the last row, and a checkpoint where it is time for one."""
+        mean_losses = _mean_over_processes(means.take(), self.fabric)
+        _check_finite(mean_losses["loss"], self.progress, self.fabric)
+        self._write("train", mean_losses, self.optimiser.param_groups[0]["lr"])
+        if self.log:
+            self.log.scalar("patches_per_s", clock.speed(), self.progress.total_steps)
+        # One process' clock decides, or checkpoints, which all take part in, would wait for each
+        # other.
+        if last or self.fabric.broadcast(clock.since_save() >= 60 * self.config.checkpoint_minutes):
+            self._checkpoint()
+            clock.saved = time.monotonic()
 
     def _validate(self) -> None:
         progress = self.progress
         self.module.eval()
         if self.config.tune_threshold:
-            self.task.tune(self.validation, self.fabric)
-        metrics = self.task.evaluate(self.validation, self.fabric).summary()
+            with self.fabric.autocast():
+                self.network.tune(
+                    evaluation_batches(self.network, self.validation, self.fabric),
+                    partial(sum_over_processes, fabric=self.fabric),
+                )
+        metrics = self.scorer.evaluate(self.network, self.validation, self.fabric).summary()
         self._write("validation", metrics)
-        score = metrics[self.task.score_name]
+        score = metrics[self.scorer.score_name]
         best = progress.best_score is None or score > progress.best_score
-        self.fabric.print(
-            f"epoch {progress.epoch + 1}:"
-            f" {numbers_text(metrics)}{', the best so far' if best else ''}"
-        )
+        if self.fabric.is_global_zero:
+            self.report(
+                f"epoch {progress.epoch + 1}:"
+                f" {numbers_text(metrics)}{', the best so far' if best else ''}"
+            )
         if best:
             progress.best_score, progress.best_epoch = score, progress.epoch + 1
             if self.fabric.is_global_zero:
@@ -371,7 +414,7 @@ class Training:
             self.progress.log_size = self.log.size
             save_checkpoint(
                 self.folder / LAST,
-                self.task.state_dict(),
+                self.step.state_dict(),
                 self.optimiser.state_dict(),
                 self.progress,
                 states,
@@ -381,9 +424,25 @@ class Training:
         if self.log:
             self.log.write(self.progress.epoch + 1, self.progress.total_steps, split, numbers, rate)
 
-    def _write_speed(self, patches_per_s: float) -> None:
-        if self.log:
-            self.log.scalar("patches_per_s", patches_per_s, self.progress.total_steps)
+
+class _Clock:
+    """Times of an epoch: of its checkpoints, and the speed since the last row of the log."""
+
+    def __init__(self) -> None:
+        self.saved = self._since = time.monotonic()
+        self.samples = 0
+        """Samples since the last call of ``speed``, of all processes."""
+
+    def speed(self) -> float:
+        """Return samples a second since the last call."""
+        now = time.monotonic()
+        speed = self.samples / (now - self._since)
+        self._since, self.samples = now, 0
+        return speed
+
+    def since_save(self) -> float:
+        """Return seconds since the last checkpoint, as of the last call of ``speed``."""
+        return self._since - self.saved
 
 
 def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, float]:

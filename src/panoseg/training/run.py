@@ -2,7 +2,7 @@
 
 config.json     every option with its value, the data and the fold
 log.csv         losses and validation scores; tensorboard/ holds the same
-start.json      where the run started from other weights: which entries it took, and why not the others
+start.json      where the run started from other weights: entries it took, and why not the others
 last.ckpt       the last checkpoint, from which the run continues
 weights/        the best weights so far
 metrics.json    scores on the test fold, once training is done; metrics.md is its table
@@ -18,31 +18,54 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
-from panoseg.models.build import initialise
-from panoseg.models.config import looks_at_photographs
-from panoseg.models.paps import PaPs
+from panoseg.metrics.scores import Scores
+from panoseg.metrics.tables import numbers_text
+from panoseg.models.build import build_network
+from panoseg.models.config import from_json, to_json
+from panoseg.models.model import WEIGHTS
+from panoseg.models.network import Network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.pictures.curves import draw_curves
+from panoseg.pictures.scores import draw_scores
 from panoseg.training.checkpoint import Progress
-from panoseg.training.config import RunConfig, TrainConfig, from_json, to_json
-from panoseg.training.evaluate import PICTURES, WEIGHTS, score, write_scores
-from panoseg.training.loop import LAST, Training, make_fabric, seed_all
-from panoseg.training.pictures import draw_curves, draw_predictions
-from panoseg.training.score_pictures import draw_scores
-from panoseg.training.scores import METRICS
+from panoseg.training.config import RunConfig, TrainConfig
+from panoseg.training.evaluate import PICTURES, draw_predictions, score, write_scores
+from panoseg.training.fold_scores import METRICS
+from panoseg.training.log import read_log
+from panoseg.training.loop import LAST, Report, Training, make_fabric, seed_all
 from panoseg.training.splits import Splits, open_splits, unannotated_note
-from panoseg.training.task import Task, numbers_text
-from panoseg.training.tasks import make_task
 from panoseg.training.transfer import check_parts, take_over, weights_of_fold
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
+    from lightning_fabric import Fabric
 
 CONFIG, START = "config.json", "start.json"
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """A finished run."""
+
+    folder: Path
+    """Its folder."""
+    scores: Scores
+    """Those of the best weights on the test fold."""
+    best_epoch: int
+    """Epoch of the best weights, 1 first."""
+    notes: tuple[str, ...] = ()
+    """What to know of the scores, one sentence each."""
+
+    def table(self) -> str:
+        """Return the scores as a Markdown table."""
+        return self.scores.table()
+
+    def text(self) -> str:
+        """Return the notes and the main scores, a line each."""
+        line = f"test fold: {numbers_text(self.scores.summary())}; {self.folder / METRICS}"
+        return "\n".join([*(f"note: {note}" for note in self.notes), line])
 
 
 def start(
@@ -52,128 +75,131 @@ def start(
     fold: int,
     folder: Path,
     fabric: Fabric | None = None,
-) -> None:
-    """Train one fold into a new folder. fabric: one that is already launched, where several runs
-    share it.
+    report: Report = lambda line: None,
+) -> RunResult:
+    """Train one fold into a new folder.
+
+    Args:
+        experiment: Its name.
+        train: The options of the training.
+        data: The dataset.
+        fold: One of its official splits.
+        folder: New or empty.
+        fabric: One that is already launched, where several runs share it.
+        report: Called with each line that tells how the training goes, in the first process alone.
     """
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
     run = RunConfig(experiment, resolved(data), fold, train)
-    _check_samples(splits)
+    for split in (splits.train, splits.validation, splits.test):
+        split.dataset[0]  # so that a broken dataset is found before a folder is made
     if is_first_process():
         write_json(new_folder(folder) / CONFIG, to_json(run))
+    fabric = fabric or make_fabric(train)
     try:
-        _train(run, splits, Path(folder), fabric or make_fabric(train))
+        training = _prepare(run, splits, Path(folder), fabric, report)
+        training.run()
+        return _finish(run, splits, Path(folder), fabric)
     except PanosegError:
         if not (Path(folder) / LAST).exists() and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def resume(folder: Path, data: Place | None = None, fabric: Fabric | None = None) -> None:
-    """Continue a run from its last checkpoint. data: where the dataset lies now, if it has
-    moved.
+def resume(
+    folder: Path,
+    data: Place | None = None,
+    fabric: Fabric | None = None,
+    report: Report = lambda line: None,
+) -> RunResult:
+    """Continue a run from its last checkpoint.
+
+    Args:
+        folder: Of the run.
+        data: Where the dataset lies now, if it has moved.
+        fabric: As in ``start``.
+        report: As in ``start``.
     """
     run = read_run(folder)
     run = replace(run, data_folder=resolved(data)) if data else run
     splits = open_splits(run.data_folder, run.fold, run.train)
     if is_first_process():
         remove_unfinished(Path(folder))
-    _train(run, splits, Path(folder), fabric or make_fabric(run.train))
+    fabric = fabric or make_fabric(run.train)
+    training = _prepare(run, splits, Path(folder), fabric, report)
+    training.run()
+    return _finish(run, splits, Path(folder), fabric)
 
 
 def read_run(folder: Path | str) -> RunConfig:
-    """The configuration of a run. Raises ``ConfigError``."""
+    """Return the configuration of a run. Raises ``ConfigError``."""
     path = Path(folder) / CONFIG
-    fix = "give the folder that panoseg train wrote"
+    fix = "Give the folder that panoseg train wrote."
     try:
-        return from_json(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+        run: RunConfig = from_json(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+        return run
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}", "a run's folder", fix) from error
+        raise ConfigError(f"{path}: {error.strerror or error}. {fix}") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error})", "a run's configuration", fix) from error
+        raise ConfigError(f"{path} is not JSON ({error}). {fix}") from error
 
 
-def _train(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
+def _prepare(
+    run: RunConfig, splits: Splits, folder: Path, fabric: Fabric, report: Report
+) -> Training:
+    """Build the network, and the training that continues from the last checkpoint, if any."""
+
+    def tell(line: str) -> None:
+        if line and fabric.is_global_zero:
+            report(line)
+
     seed_all(run.train.seed)
-    task = make_task(run.train, splits.layout.classes)
-    fabric.print(_opening(run, splits, task))
-    check_parts(task.model, run.train.freeze)
+    network = build_network(run.train.model, splits.layout.classes, run.train.loss_options)
+    tell(_opening(run, splits, network))
+    check_parts(network, run.train.freeze)
     if not (folder / LAST).exists():
-        _initialise(task, run, folder, fabric)
+        _draw_weights(network, run, folder, fabric, tell)
+    keep = _BestKeeper(run, splits, network, folder)
     training = Training(
-        fabric,
-        run.train,
-        task,
-        splits.train,
-        splits.validation,
-        folder,
-        _BestKeeper(run, splits, task, folder),
+        fabric, run.train, network, splits.train, splits.validation, folder, keep, tell
     )
-    if training.course.text():
-        fabric.print(training.course.text())
+    tell(training.schedule.text())
     training.resume()
     if training.progress.total_steps:
-        fabric.print(_continuing(training.progress, training.course.epochs))
-    training.run()
-    _finish(run, splits, folder, fabric)
+        tell(_continuing(training.progress, training.schedule.epochs))
+    return training
 
 
-def _initialise(task: Task, run: RunConfig, folder: Path, fabric: Fabric) -> None:
+def _draw_weights(
+    network: Network, run: RunConfig, folder: Path, fabric: Fabric, tell: Report
+) -> None:
     """Draw the weights, then take over those that the run starts from."""
-    model, train = task.model, run.train
+    train = run.train
     weights = (
         None if train.start_from is None else weights_of_fold(Path(train.start_from), run.fold)
     )
-    if looks_at_photographs(train.model):
-        from panoseg.models.initial_weights import (
-            take_initial_weights,
-        )  # with torchvision, which seasons do without
-
-        # ImageNet's are those of the backbone alone: where all of it is taken over, they need not
-        # be fetched.
-        if (
-            train.model.weights != "imagenet"
-            or weights is None
-            or not _has_backbone(weights, model)
-        ):
-            fabric.print(take_initial_weights(model, task.table))  # type: ignore[arg-type]
-    elif train.initialisation == "published":
-        initialise(model)
-    if train.initial_heat and isinstance(model, PaPs):
-        model.expect_heat(train.initial_heat)
-    if train.start_from is not None and weights is not None:
-        transfer = take_over(model, weights, task.table, train.start_from, train.swap_classifier)
-        fabric.print(transfer.text())
-        if weights.card.provenance.get("fold", run.fold) != run.fold:
-            fabric.print(
-                "note: these weights are of another fold, and may have seen patches that this run"
-                " tests on"
-            )
-        if fabric.is_global_zero:
-            write_json(folder / START, transfer.to_json())
-
-
-def _has_backbone(weights: Weights, model: nn.Module) -> bool:
-    """Whether weights have every entry of the backbone of a network for photographs."""
-    backbone = {
-        name: value for name, value in model.state_dict().items() if name.startswith("backbone.")
-    }
-    return all(
-        name in weights.state and weights.state[name].shape == value.shape
-        for name, value in backbone.items()
-    )
+    taken = None if weights is None else weights.state
+    tell(network.draw_weights(train.initialisation, train.initial_heat, taken))
+    if train.start_from is None or weights is None:
+        return
+    transfer = take_over(network, weights, train.start_from, train.swap_classifier)
+    tell(transfer.text())
+    if weights.card.provenance.get("fold", run.fold) != run.fold:
+        tell(
+            "note: these weights are of another fold, and may have seen patches that this run"
+            " tests on"
+        )
+    if fabric.is_global_zero:
+        write_json(folder / START, transfer.to_json())
 
 
 @dataclass(frozen=True, eq=False)
 class _BestKeeper:
-    """Writes the weights of a training as they are now, with the scores that made them the best so
-    far.
-    """
+    """Writes the weights of a training with the scores that made them the best so far."""
 
     run: RunConfig
     splits: Splits
-    task: Task
+    network: Network
     folder: Path
 
     def __call__(self, epoch: int, scores: dict[str, float]) -> None:
@@ -183,7 +209,7 @@ class _BestKeeper:
             "fold": self.run.fold,
             "epoch": epoch,
             "seed": config.seed,
-            **_reading(config),
+            **self._reading(),
             **(
                 {"started_from": config.start_from, "frozen": list(config.freeze)}
                 if config.start_from
@@ -191,69 +217,69 @@ class _BestKeeper:
             ),
         }
         card = WeightsCard(
-            self.task.tuned_config(),
+            self.network.tuned_config(),
             self.splits.train.normalisation,
-            self.task.table,
+            self.network.table,
             config.data.reference_date,
             f"{Path(self.run.data_folder).name}, {self.splits.layout.words(self.splits.parts[0])}",
             provenance,
             {f"validation_{name}": round(value, 3) for name, value in scores.items()},
         )
-        save_weights(self.folder / WEIGHTS, Weights(card, self.task.model.state_dict()))
+        save_weights(self.folder / WEIGHTS, Weights(card, self.network.state_dict()))
+
+    def _reading(self) -> dict[str, Any]:
+        """What a card must know to read other data like those of the training."""
+        config = self.run.train
+        if self.splits.layout.standardised:
+            return {
+                "normalisation": config.data.normalisation,
+                "single_date": config.data.single_date,
+            }
+        return {"min_side": config.photographs.min_side, "max_side": config.photographs.max_side}
 
 
-def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> None:
+def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> RunResult:
     """Score the best weights on the test fold and draw."""
     weights = load_weights(folder / WEIGHTS)
-    task, scores = score(weights, splits.test, fabric)
-    fabric.print(f"test fold: {numbers_text(scores.summary())}; {folder / METRICS}")
+    network, scores = score(weights, splits.test, fabric)
+    card, notes = weights.card, splits.layout.notes(run.fold)
+    result = RunResult(folder, scores, card.provenance["epoch"], notes)
     if not fabric.is_global_zero:
-        return
-    card = weights.card
-    draw_curves(folder / "log.csv", folder / PICTURES / "curves.png")
-    draw_predictions(task, splits.test, fabric, card.reference_date, folder / PICTURES)
-    draw_scores(scores, task.table, folder / PICTURES)
+        return result
+    draw_curves(read_log(folder / "log.csv"), folder / PICTURES / "curves.png")
+    draw_predictions(network, splits.test, fabric, card.reference_date, folder / PICTURES)
+    draw_scores(scores, network.table, folder / PICTURES)
+    policy = {"normalisation": run.train.data.normalisation}
     about = {
         "experiment": run.experiment,
         "fold": run.fold,
-        "best_epoch": card.provenance["epoch"],
-        **({} if card.of_photographs else {"normalisation": run.train.data.normalisation}),
+        "best_epoch": result.best_epoch,
+        **(policy if splits.layout.standardised else {}),
         "validation": card.scores,
+        **({"notes": list(notes)} if notes else {}),
     }
     write_scores(folder, scores, about)
+    return result
 
 
-def _reading(config: TrainConfig) -> dict[str, Any]:
-    """What a card must know to read other data like those of the training."""
-    if looks_at_photographs(config.model):
-        return {"min_side": config.photographs.min_side, "max_side": config.photographs.max_side}
-    return {"normalisation": config.data.normalisation, "single_date": config.data.single_date}
-
-
-def _opening(run: RunConfig, splits: Splits, task: Task) -> str:
-    words, samples = splits.layout.words, splits.layout.samples
-    train, validation, test = splits.parts
-    parameters = sum(parameter.numel() for parameter in task.parameters())
-    rotations = len(splits.layout.rotations)
+def _opening(run: RunConfig, splits: Splits, network: Network) -> str:
+    layout, sets = splits.layout, (splits.train, splits.validation, splits.test)
+    train, validation, test = (layout.words(parts) for parts in splits.parts)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    rotations = len(layout.rotations)
     name = f"{run.experiment}, fold {run.fold} of {rotations}" if rotations > 1 else run.experiment
     opening = (
-        f"{name}: {parameters:,} parameters; {len(splits.train)} {samples} of {words(train)} to"
-        f" train, {len(splits.validation)} of {words(validation)} to validate, {len(splits.test)}"
-        f" of {words(test)} to test"
+        f"{name}: {parameters:,} parameters; {len(splits.train)} {layout.samples} of {train} to"
+        f" train, {len(splits.validation)} of {validation} to validate, {len(splits.test)}"
+        f" of {test} to test"
     )
-    if splits.layout.of_photographs:
-        datasets: list[Any] = [
-            split.dataset for split in (splits.train, splits.validation, splits.test)
-        ]
-        pairs = zip(splits.parts, datasets, strict=True)
+    if not layout.standardised:
+        left_out = (layout.left_out(split.dataset) for split in sets)
         return opening + unannotated_note(
-            {words(parts): len(dataset.unannotated) for parts, dataset in pairs}
+            dict(zip((train, validation, test), left_out, strict=True))
         )
-    of = (
-        "its own patches (published)"
-        if run.train.data.normalisation == "published"
-        else f"{words(train)} for all sets"
-    )
+    published = run.train.data.normalisation == "published"
+    of = "its own patches (published)" if published else f"{train} for all sets"
     return f"{opening}\nnormalisation: mean and deviation of {of}"
 
 
@@ -263,14 +289,8 @@ def _continuing(progress: Progress, epochs: int) -> str:
     return f"goes on in epoch {progress.epoch + 1} of {epochs}, after step {progress.total_steps}"
 
 
-def _check_samples(splits: Splits) -> None:
-    """Read a sample of each set, so that a broken dataset is found before a folder is made."""
-    for split in (splits.train, splits.validation, splits.test):
-        split.dataset[0]
-
-
 def is_first_process() -> bool:
-    """Whether this is the process that writes, known before Fabric has started the others."""
+    """Return whether this is the process that writes, before Fabric has started the others."""
     return all(
         int(os.environ.get(name, "0")) == 0
         for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")

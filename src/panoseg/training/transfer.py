@@ -5,23 +5,24 @@ folder holds it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
+from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.data.pastis import FOLDS
 from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.s2tsczcrop import train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import atomic, new_folder
-from panoseg.models.build import build_model
+from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.paps import PapsConfig
+from panoseg.models.model import WEIGHTS
+from panoseg.models.network import Network
 from panoseg.models.published import import_crop2seg, import_published, read_options
 from panoseg.models.weights import CARD, Weights, load_weights, save_weights
 
@@ -32,8 +33,8 @@ def weights_of_fold(folder: Path, fold: int) -> Weights:
     """
     if is_published(folder):
         return published_weights(folder, fold)
-    if (folder / "weights" / CARD).exists():
-        return load_weights(folder / "weights")
+    if (folder / WEIGHTS / CARD).exists():
+        return load_weights(folder / WEIGHTS)
     if any((folder / f"fold_{number}").is_dir() for number in FOLDS):
         return weights_of_fold(folder / f"fold_{fold}", fold)
     return load_weights(folder)
@@ -100,9 +101,6 @@ def import_folds(
     return [out / f"fold_{number}" for number in imported]
 
 
-_BACKBONE = "encoder."  # where PaPs keeps its backbone
-
-
 @dataclass(frozen=True)
 class Transfer:
     """What a network has taken from weights.
@@ -131,23 +129,17 @@ class Transfer:
 
 
 def take_over(
-    model: nn.Module,
-    weights: Weights,
-    classes: ClassTable,
-    source: str,
-    swap_classifier: bool = False,
+    model: Network, weights: Weights, source: str, swap_classifier: bool = False
 ) -> Transfer:
     """Load into ``model`` every entry of ``weights`` that fits by name and shape; the others keep
     what they have.
 
-    A network with a backbone takes a backbone's weights, and the other way round. classes: what the
-    scores of ``model`` mean.
+    A network with a backbone takes a backbone's weights, and the other way round.
     swap_classifier: leave out the entries whose shape follows from the number of classes, and what
     belongs to them. Raises ``WeightsError`` where nothing fits, and where a classifier of other
     classes would be taken.
     """
-    config: ModelConfig = model.config  # type: ignore[assignment]
-    known = weights.card.classes
+    config, classes, known = model.config, model.table, weights.card.classes
     if not swap_classifier and not known.same_classes(classes):
         raise WeightsError(
             f"{source} scores the {len(known.classes)} classes of {known.name}",
@@ -175,11 +167,10 @@ def _renamed(
     state: Mapping[str, Tensor], source: ModelConfig, target: ModelConfig
 ) -> dict[str, Tensor]:
     """The entries of ``source`` by the names that they have in ``target``."""
-    if isinstance(target, PapsConfig) and not isinstance(source, PapsConfig):
-        return {_BACKBONE + name: value for name, value in state.items()}
-    if isinstance(source, PapsConfig) and not isinstance(target, PapsConfig):
-        return {name.removeprefix(_BACKBONE): value for name, value in state.items()}
-    return dict(state)
+    old, new = source.backbone_prefix, target.backbone_prefix
+    if old == new:
+        return dict(state)
+    return {new + name.removeprefix(old): value for name, value in state.items()}
 
 
 def _reason(
@@ -200,25 +191,13 @@ def _shape(value: Tensor) -> str:
     return " x ".join(map(str, value.shape)) or "one number"
 
 
-def _more_classes(config: ModelConfig) -> ModelConfig:
-    """The same network for more classes than it has."""
-    if isinstance(config, PapsConfig):
-        return replace(config, backbone=_more_classes(config.backbone))  # type: ignore[arg-type]
-    known = {entry.name for entry in fields(config)}
-    wider: dict[str, Any] = {
-        name: 1 + getattr(config, name) for name in ("classes", "things", "stuff") if name in known
-    }
-    return replace(config, **wider)
-
-
 def classifier_entries(config: ModelConfig) -> frozenset[str]:
     """Names of the entries that belong to modules whose shape follows from the number of
     classes.
     """
-    wider = _more_classes(config)
     with torch.random.fork_rng(devices=()):
-        one = build_model(config).state_dict()
-        other = build_model(wider).state_dict()
+        one = build_network(config).state_dict()
+        other = build_network(config.wider()).state_dict()
     owners = {_owner(name) for name, value in one.items() if value.shape != other[name].shape}
     return frozenset(name for name in one if _owner(name) in owners)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from panoseg.errors import ConfigError
 
@@ -20,6 +21,59 @@ below a full memory.
 """
 MOST_SIZES = 12
 """The most entries of an option that is a list of sizes, for example one a level."""
+
+Inputs = Literal["season", "photograph"]
+Answers = Literal["panoptic", "semantic", "instances"]
+
+
+class NetworkConfig:
+    """What every configuration of a network declares; the options are fields of the subclass.
+
+    Subclasses are frozen dataclasses. ``panoseg.models.config.CONFIGS`` lists them by name.
+    """
+
+    name: ClassVar[str]
+    """Tag in JSON and on the command line."""
+    network: ClassVar[str]
+    """Where the module is: "package.module:Class"."""
+    inputs: ClassVar[Inputs]
+    """What the network reads: satellite image time series, or photographs."""
+    answers: ClassVar[Answers]
+    """Things and stuff, a class for each pixel, or things alone."""
+    scorer: ClassVar[str]
+    """How it is scored: a key of ``panoseg.training.scorers.SCORERS``."""
+    max_tta: ClassVar[int] = 1
+    """Largest number of test-time augmentations; 1: none are supported."""
+    train_options: ClassVar[frozenset[str]]
+    """Entries of ``TrainConfig`` that this network uses and some others do not."""
+    loss_option: ClassVar[str | None] = None
+    """Entry of ``TrainConfig`` with the options of its loss; None: the loss has none there."""
+    backbone_prefix: ClassVar[str] = ""
+    """Beginning of the names of the backbone's entries, where it is a part of the network."""
+
+    def fitted(self, **facts: Any) -> Self:
+        """Return the same options with what follows from the data.
+
+        Args:
+            **facts: bands, classes, things, stuff, reference_date, as ``facts_of`` gives them;
+                those that the network has no option for are left out.
+        """
+        known = {entry.name for entry in fields(self)}  # type: ignore[arg-type]
+        chosen = {name: value for name, value in facts.items() if name in known}
+        return replace(self, **chosen)  # type: ignore[type-var]
+
+    def wider(self) -> Self:
+        """Return the same network for one more class of each kind."""
+        names = ("classes", "things", "stuff")
+        return self.fitted(**{name: 1 + getattr(self, name, 0) for name in names})
+
+    def adjusted(self, thresholds: Mapping[str, float]) -> Self:
+        """Return the same options with other thresholds of prediction, as far as it has them.
+
+        Args:
+            thresholds: score, mask and overlap 0..1, and stuff_area in pixels; any of them.
+        """
+        return self
 
 
 def expect(condition: bool, found: str, expected: str) -> None:

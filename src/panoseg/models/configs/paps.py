@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self, get_args
 
-from panoseg.models.configs.base import expect, expect_size
+from panoseg.models.configs.base import NetworkConfig, expect, expect_size
 from panoseg.models.configs.season import (
     ConvRnnConfig,
     FpnConfig,
@@ -31,13 +31,23 @@ BackboneConfig = (
 
 
 @dataclass(frozen=True)
-class PapsConfig:
+class PapsConfig(NetworkConfig):
     """PaPs: parcels as centre points with a size, a class and a shape, on the maps of a
     backbone.
     """
 
     name: ClassVar[str] = "paps"
     network: ClassVar[str] = "panoseg.models.paps:PaPs"
+    inputs = "season"
+    answers = "panoptic"
+    scorer = "parcels"
+    max_tta = 8
+    loss_option = "loss"
+    train_options = frozenset(
+        {"data", "loss", "initial_heat", "heatmap_only_epochs", "tune_threshold"}
+    )
+    backbone_prefix = "encoder."
+
     backbone: BackboneConfig = field(default_factory=UtaeConfig)
     """The network that makes the maps; its ``classes`` are those of the parcels."""
     shape_size: int = 16
@@ -72,10 +82,19 @@ class PapsConfig:
             value = getattr(self, name)
             expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")
 
+    def fitted(self, **facts: Any) -> Self:
+        """Return the same options with what follows from the data; it is the backbone's."""
+        return replace(self, backbone=self.backbone.fitted(**facts))
+
     @property
     def title(self) -> str:
         """The network's name in the words of its paper."""
         return f"{self.backbone.title} + PaPs"
+
+    @property
+    def reference_date(self) -> str | None:
+        """The date from which the backbone counts days; None for one that ignores dates."""
+        return getattr(self.backbone, "reference_date", None)
 
     @property
     def bands(self) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self, get_args
 
-from panoseg.models.configs.base import expect, expect_one_of, expect_sizes
+from panoseg.models.configs.base import NetworkConfig, expect, expect_one_of, expect_sizes
 
 Backbone = Literal["resnet18", "resnet50"]
 BackboneNorm = Literal["frozen", "batch", "group"]
@@ -21,11 +22,13 @@ STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {
 
 
 @dataclass(frozen=True)
-class PhotographModelBase:
+class PhotographModelBase(NetworkConfig):
     """Options of a network that looks at photographs."""
 
     bands: ClassVar[int] = 3
     """Red, green and blue."""
+    inputs = "photograph"
+    train_options = frozenset({"photographs"})
 
     things: int = 80
     """Classes of things; follows from the class table."""
@@ -163,6 +166,15 @@ class DetectorConfig(PhotographModelBase):
         if self.group_norm:
             expect_groups("pyramid_width and mask_widths", self.pyramid_width, *self.mask_widths)
 
+    def adjusted(self, thresholds: Mapping[str, float]) -> Self:
+        """Return the same options with other thresholds of score and mask, as far as given."""
+        changed: dict[str, Any] = {}
+        if "mask" in thresholds:
+            changed["mask_threshold"] = thresholds["mask"]
+        if "score" in thresholds:  # or candidates that are asked for would be left out before
+            changed["min_score"] = min(self.min_score, thresholds["score"])
+        return replace(self, **changed)
+
 
 MaskRcnnInitial = Literal["none", "imagenet", "coco"]
 
@@ -174,6 +186,8 @@ class MaskRcnnConfig(DetectorConfig):
     name: ClassVar[str] = "mask_rcnn"
     title: ClassVar[str] = "Mask R-CNN"
     network: ClassVar[str] = "panoseg.models.mask_rcnn:MaskRcnn"
+    answers = "instances"
+    scorer = "coco_instances"
 
     weights: MaskRcnnInitial = "imagenet"
     """Initial weights in a training: ImageNet's in the backbone, torchvision's of COCO in the whole
@@ -207,6 +221,8 @@ class PanopticFpnConfig(DetectorConfig):
     name: ClassVar[str] = "panoptic_fpn"
     title: ClassVar[str] = "Panoptic FPN"
     network: ClassVar[str] = "panoseg.models.panoptic_fpn:PanopticFpn"
+    answers = "panoptic"
+    scorer = "coco_panoptic"
 
     weights: PanopticFpnInitial = "imagenet"
     """Initial weights of the backbone in a training: ImageNet's, or drawn."""
@@ -265,6 +281,8 @@ class PspNetConfig(PhotographModelBase):
     name: ClassVar[str] = "pspnet"
     title: ClassVar[str] = "PSPNet"
     network: ClassVar[str] = "panoseg.models.pspnet:PspNet"
+    answers = "semantic"
+    scorer = "coco_pixels"
     stride: ClassVar[int] = 8
     """Pixels of the images that one pixel of the backbone's last map stands for."""
 

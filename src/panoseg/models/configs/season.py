@@ -12,6 +12,7 @@ from panoseg.imagery.calendar import REFERENCE_DATE
 from panoseg.models.configs.base import (
     NORM_GROUPS,
     Convolution,
+    NetworkConfig,
     Norm,
     expect,
     expect_levels,
@@ -25,8 +26,21 @@ Aggregation = Literal["att_group", "att_mean", "mean"]
 Dates = Literal["relative", "day_of_year", "both"]
 
 
+class SeasonConfig(NetworkConfig):
+    """What the networks for satellite image time series declare that score the classes of pixels.
+
+    They can also give maps to the head of PaPs: ``map_widths`` are the channels of these maps.
+    """
+
+    inputs = "season"
+    answers = "semantic"
+    scorer = "pixels"
+    loss_option = "semantic_loss"
+    train_options = frozenset({"data", "semantic_loss", "tune_threshold"})
+
+
 @dataclass(frozen=True)
-class AttentionUnetConfig:
+class AttentionUnetConfig(SeasonConfig):
     """Options of a U-Net with lightweight attention over time; each network says where the
     attention sits.
     """
@@ -221,7 +235,7 @@ class TimeUnetConfig(AttentionUnetConfig):
 
 
 @dataclass(frozen=True)
-class NaiveUnetConfig:
+class NaiveUnetConfig(SeasonConfig):
     """Naive U-Net: a season of so many dates is one image of so many times more bands."""
 
     name: ClassVar[str] = "unet_naive"
@@ -280,7 +294,7 @@ class NaiveUnetConfig:
 
 
 @dataclass(frozen=True)
-class UNet3dConfig:
+class UNet3dConfig(SeasonConfig):
     """U-Net 3D: convolutions over space and time together, two halvings of both, and the mean over
     time at the end.
     """
@@ -313,7 +327,7 @@ class UNet3dConfig:
 
 
 @dataclass(frozen=True)
-class UConvLstmConfig:
+class UConvLstmConfig(SeasonConfig):
     """U-ConvLSTM: U-TAE's encoder and decoder, with a ConvLSTM over dates at the coarsest size and
     mean skip connections.
     """
@@ -368,7 +382,7 @@ class UConvLstmConfig:
 
 
 @dataclass(frozen=True)
-class FpnConfig:
+class FpnConfig(SeasonConfig):
     """FPN + ConvLSTM: dilated convolutions of several reaches on each date at full size, then a
     ConvLSTM over dates.
     """
@@ -424,7 +438,7 @@ Cell = Literal["lstm", "gru"]
 
 
 @dataclass(frozen=True)
-class ConvRnnConfig:
+class ConvRnnConfig(SeasonConfig):
     """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size, and nothing
     else.
     """

@@ -30,14 +30,14 @@ from panoseg.files import new_folder, write_text
 from panoseg.metrics.tables import percent, render_table
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
-from panoseg.training.pictures import (
+from panoseg.pictures.comparison import land_of
+from panoseg.pictures.figures import (
     BLUE,
     GREY,
     OPACITY,
     ZOOM,
     class_legend,
     darker,
-    land_of,
     month_axis,
     new_figure,
     paled,

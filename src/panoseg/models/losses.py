@@ -19,9 +19,9 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import CentreTargets
 from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import class_boundaries, classes_in_reach
+from panoseg.models.configs.losses import PapsLossConfig, SemanticLossConfig
 from panoseg.models.outputs import Candidates, PapsOutput, SemanticOutput
-from panoseg.models.paps import window_index
-from panoseg.training.config import PapsLossConfig, SemanticLossConfig
+from panoseg.models.windows import window_index
 
 _EPSILON = 1e-8
 

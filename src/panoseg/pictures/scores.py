@@ -5,17 +5,18 @@ Shape suffixes: K classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from panoseg.classes import ClassTable
+from panoseg.coco.scores import PhotographScores
 from panoseg.metrics.confusion import ConfusionScores
 from panoseg.metrics.panoptic_quality import PanopticQuality
-from panoseg.training.pictures import new_figure, save_figure
-from panoseg.training.scores import PanopticScores, PhotographScores, Scores, SemanticScores
+from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
+from panoseg.pictures.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,17 +28,20 @@ _MOST_CLASSES = 40  # of a confusion matrix that can be read
 
 def draw_scores(scores: Scores, table: ClassTable, folder: Path) -> None:
     """Write classes.png, the score of each class, and confusion.png, by class of the pixels."""
-    if isinstance(scores, SemanticScores):
-        draw_confusion(scores.scores, table, folder / CONFUSION)
-        draw_semantic_classes(scores.scores, table, folder / CLASSES)
-    elif isinstance(scores, PanopticScores):
-        draw_confusion(scores.pixels, table, folder / CONFUSION)
-        draw_panoptic_classes(scores.quality, table, folder / CLASSES)
-    elif isinstance(scores, PhotographScores):
-        _draw_photograph_scores(scores, folder)
+    _DRAW[type(scores)](scores, table, folder)
 
 
-def _draw_photograph_scores(scores: PhotographScores, folder: Path) -> None:
+def _draw_semantic_scores(scores: SemanticScores, table: ClassTable, folder: Path) -> None:
+    draw_confusion(scores.scores, table, folder / CONFUSION)
+    draw_semantic_classes(scores.scores, table, folder / CLASSES)
+
+
+def _draw_panoptic_scores(scores: PanopticScores, table: ClassTable, folder: Path) -> None:
+    draw_confusion(scores.pixels, table, folder / CONFUSION)
+    draw_panoptic_classes(scores.quality, table, folder / CLASSES)
+
+
+def _draw_photograph_scores(scores: PhotographScores, table: ClassTable, folder: Path) -> None:
     """Classes by panoptic quality, or else by IoU; the confusion matrix where it can be read."""
     if scores.quality is not None:
         draw_panoptic_classes(scores.quality, scores.classes, folder / CLASSES, "segments")
@@ -213,3 +217,10 @@ def _write_columns(axes: Axes, columns: Mapping[str, Iterable[str]]) -> None:
         for row, text in enumerate(texts):
             axes.text(place, row, text, va="center", **where)
         axes.text(place, row + 0.8, heading, va="bottom", weight="bold", **where)
+
+
+_DRAW: dict[type, Callable[[Any, ClassTable, Path], None]] = {
+    SemanticScores: _draw_semantic_scores,
+    PanopticScores: _draw_panoptic_scores,
+    PhotographScores: _draw_photograph_scores,
+}

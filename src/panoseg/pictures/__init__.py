@@ -1,0 +1,1 @@
+"""Figures, drawn from plain arrays, segmentations and scores; all uses of matplotlib."""

@@ -1,0 +1,118 @@
+"""What all figures share: colours, legends, axes of dates, and files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from panoseg.classes import ClassTable
+from panoseg.errors import OutputError
+from panoseg.files import atomic, check_writable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ZOOM = 4
+"""Drawn pixels a pixel, so that borders, one drawn pixel wide, leave small parcels visible."""
+OPACITY = 0.75
+"""Of parcels over the land: colours stay those of the legend."""
+BLUE, GREY = "#0072b2", "#b8b8b8"
+"""What counts, and what does not."""
+COLOURS = ("#000000", BLUE, "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+"""Told apart by the colour-blind too: Okabe and Ito, Color Universal Design, 2008."""
+
+
+def paled(land_HW3: np.ndarray) -> np.ndarray:
+    """An image half way to white, for drawing over it; uint8."""
+    return 255 - (255 - land_HW3) // 2
+
+
+def darker(colour: str) -> str:
+    """A colour, "#rrggbb", dark enough for a line on white: its luminance is at most a third.
+
+    >>> darker("#ffffff"), darker("#1f1f1f")
+    ('#555555', '#1f1f1f')
+    """
+    rgb = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)])
+    shrunk = (
+        (rgb * min(1, 255 / 3 / max(float(rgb @ (0.299, 0.587, 0.114)), 1))).round().astype(int)
+    )
+    return "#" + "".join(f"{value:02x}" for value in shrunk)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches, whose parts make room for one another."""
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    return Figure(figsize=(width, height), dpi=100, layout=ConstrainedLayoutEngine(h_pad=0.1))
+
+
+def class_legend(figure: Figure, table: ClassTable, class_ids: Iterable[int], columns: int) -> None:
+    """A legend of some classes below a figure, and of the line between them where the table names
+    it; nothing for none.
+    """
+    from matplotlib.patches import Patch
+
+    present = [table[class_id] for class_id in sorted(set(class_ids))]
+    if present and table.boundary is not None:
+        present.append(table.boundary)
+    handles = [
+        Patch(facecolor=entry.colour, edgecolor="#888888", label=entry.name) for entry in present
+    ]
+    if handles:
+        figure.legend(
+            handles=handles,
+            loc="outside lower center",
+            ncols=min(len(handles), columns),
+            fontsize=10,
+            frameon=False,
+        )
+
+
+def month_axis(axes: Axes) -> None:
+    """Name months on an axis of dates, and draw a pale grid."""
+    from matplotlib.dates import ConciseDateFormatter, MonthLocator
+
+    locator = MonthLocator(bymonth=range(1, 13, 2))
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_minor_locator(MonthLocator())
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def check_picture(path: Path) -> None:
+    """Raise ``OutputError`` for a name that says no format of pictures, or a place that cannot be
+    written to.
+
+    For a command that predicts before it draws.
+    """
+    check_picture_name(path)
+    check_writable(path)
+
+
+def check_picture_name(path: Path) -> None:
+    """Raise ``OutputError`` for a name that says no format of pictures."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
+    if path.suffix[1:].lower() not in kinds:
+        raise OutputError(
+            f"{path} as a picture",
+            f"a name that ends with one of .{', .'.join(kinds)}",
+            "name it figure.png",
+        )
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure atomically, in the format that the name says. Raises ``OutputError``."""
+    check_picture_name(path)
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
