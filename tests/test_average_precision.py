@@ -14,7 +14,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from panoseg.coco.average_precision import DetectionMatches, average_precision, match_image
+from panoseg.coco.average_precision import SIZES, DetectionMatches, average_precision, match_image
 from panoseg.coco.masks import encode_mask, mask_box
 
 CLASSES = [2, 5, 9]
@@ -38,11 +38,13 @@ def row(mask_HW: np.ndarray, class_id: int, **more) -> dict:
     }
 
 
-def random_images(images: int = 12) -> dict[int, tuple[list[dict], list[dict]]]:
+def random_images(
+    images: int = 12, seed: int = 3, ties: bool = False
+) -> dict[int, tuple[list[dict], list[dict]]]:
     """Truth and predictions of some images: shifted truth, wrong classes, inventions, and
-    crowds.
+    crowds. ties: scores of one digit, and objects that are there twice.
     """
-    generator = np.random.default_rng(3)
+    generator = np.random.default_rng(seed)
     made = {}
     for image in range(images):
         truth, predicted = [], []
@@ -62,6 +64,11 @@ def random_images(images: int = 12) -> dict[int, tuple[list[dict], list[dict]]]:
             predicted.append(row(moved_HW, other, score=float(generator.random())))
         if generator.random() < 0.5:
             predicted.append(row(random_mask(generator), 5, score=float(generator.random())))
+        if ties:
+            for entry in predicted:
+                entry["score"] = round(entry["score"], 1)
+            truth += [dict(entry) for entry in truth if generator.random() < 0.3]
+            predicted += [dict(entry) for entry in predicted if generator.random() < 0.3]
         made[image] = truth, predicted
     return made
 
@@ -126,6 +133,28 @@ def test_equals_the_library_on_whole_files(kind):
     assert found == pytest.approx(wanted, abs=1e-12, nan_ok=True)
     assert 0.2 < scores.ap < 0.9
     assert scores.by_size["medium"] != pytest.approx(scores.ap)
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+@pytest.mark.parametrize("seed", range(12))
+def test_equals_the_library_on_random_files(kind, seed):
+    """With equal scores, equal overlaps, more than 100 detections a class, and empty images."""
+    images = random_images(8, seed=100 + seed, ties=True)
+    if seed % 4 == 0:
+        truth, predicted = images[0]
+        images[0] = truth, predicted * (1 + 120 // max(len(predicted), 1))
+    evaluation = library(images, kind)
+    scores = average_precision(matched(images, kind), CLASSES)
+    precision = evaluation.eval["precision"]  # -1 where there is no true object
+
+    def mean(values: np.ndarray) -> float:
+        return np.mean(values[values > -1]) if (values > -1).any() else np.nan
+
+    for size, name in enumerate(SIZES):
+        np.testing.assert_array_equal(scores.by_size[name], mean(precision[..., size, -1]))
+    for row_, class_id in enumerate(CLASSES):
+        expected = mean(precision[:, :, row_, 0, -1])
+        np.testing.assert_array_equal(scores.by_class[class_id], expected)
 
 
 def test_the_order_of_images_and_the_process_do_not_matter():

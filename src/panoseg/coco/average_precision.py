@@ -1,17 +1,18 @@
-"""Average precision of detected boxes and masks as COCO defines it, one image at a time and over
-processes.
+"""Average precision of detected boxes and masks as COCO defines it, image by image.
 
-Matching and accumulation are pycocotools' own (``COCOeval``); what is matched of one image depends
-on no other, so images are matched where they are predicted, and only the matches travel.
+The matches of one image depend on no other image. Images are therefore matched where they are
+predicted, and only the matches travel between processes.
 
-Shape suffixes of pycocotools' tables: T thresholds of intersection over union, R recalls, K
-classes, A sizes, M numbers of detections.
+Source: pycocotools 2.0.11, cocoeval.py (``COCOeval.evaluateImg`` and ``accumulate``); equal to it,
+as tests/test_average_precision.py compares. IoU is computed by ``pycocotools.mask``.
+
+Shape suffixes: T thresholds of intersection over union, R recalls, K classes, A sizes, D
+detections, G true objects.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,26 +21,49 @@ import numpy as np
 
 DetectionKind = Literal["box", "mask"]
 Row = Mapping[str, Any]
-"""An object in COCO's form: category_id, bbox (left, top, width, height) and segmentation
-(compressed run lengths); of the truth area and iscrowd besides, of a prediction score.
+"""An object in COCO's form.
+
+Keys: category_id, bbox (left, top, width, height) and segmentation (compressed run lengths); for
+the truth also area and iscrowd, for a prediction score.
 """
 
-SIZES = ("all", "small", "medium", "large")
-"""Sizes of objects that are scored apart: any, below 32 x 32 pixels, from there to 96 x 96,
-above.
-"""
-_LIBRARY_KIND = {"box": "bbox", "mask": "segm"}
-_HALF, _THREE_QUARTERS = 0, 5  # among the thresholds 0.5, 0.55, .. 0.95
+_LIMITS = {
+    "all": (0, 1e10),
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e10),
+}
+"""Smallest and largest area of each size, in pixels."""
+SIZES = tuple(_LIMITS)
+"""Sizes of objects that are scored separately."""
+_IOU_T = np.linspace(0.5, 0.95, 10)
+_HALF, _THREE_QUARTERS = 0, 5  # positions of 0.5 and 0.75 in _IOU_T
+_RECALL_R = np.linspace(0.0, 1.0, 101)
+_MOST_DETECTIONS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class ClassMatches:
+    """Matches of the detections of one image, of one class and one size."""
+
+    score_D: np.ndarray
+    """float64, D: scores of the detections, descending."""
+    matched_TD: np.ndarray
+    """Bool, T x D: whether a detection matches a true object."""
+    ignored_TD: np.ndarray
+    """Bool, T x D: detections that count neither as right nor as wrong."""
+    ignored_G: np.ndarray
+    """Bool, G: true objects that need not be found: crowds, and objects of other sizes."""
 
 
 @dataclass(frozen=True)
 class DetectionMatches:
-    """Which detections of some images met which true objects. images: by the image's number,
-    pycocotools' record of each class and size that has any.
-    """
+    """Matches of the detections of some images; ``+`` adds those of other images."""
 
     kind: DetectionKind
-    images: Mapping[int, Mapping[tuple[int, int], Mapping[str, Any]]]
+    """Whether boxes or masks are compared."""
+    images: Mapping[int, Mapping[tuple[int, int], ClassMatches]]
+    """Of each image, the matches by class id and position in ``SIZES``."""
 
     def __add__(self, other: DetectionMatches) -> DetectionMatches:
         if self.kind != other.kind:
@@ -49,55 +73,48 @@ class DetectionMatches:
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """Average precision, 0..1, NaN where there is no true object.
-
-    ap: mean over the thresholds 0.5, 0.55, .. 0.95 and over the classes that occur. ap50, ap75: at
-    one threshold. by_size: ``ap`` of objects of each of ``SIZES``. by_class: ``ap`` of each class
-    id.
-    """
+    """Average precision, 0..1; NaN where there is no true object."""
 
     ap: float
+    """Mean over the thresholds 0.5, 0.55, .. 0.95 and over the classes that occur."""
     ap50: float
+    """Mean over the classes at the threshold 0.5."""
     ap75: float
+    """Mean over the classes at the threshold 0.75."""
     by_size: Mapping[str, float]
+    """``ap`` of the objects of each size in ``SIZES``."""
     by_class: Mapping[int, float]
+    """``ap`` of each class id."""
 
 
 def match_image(
     image: int, true: Iterable[Row], predicted: Iterable[Row], kind: DetectionKind
 ) -> DetectionMatches:
-    """Match the detections of one image, at most 100 a class and the best first, with its true
-    objects.
+    """Match the detections of one image with its true objects.
 
-    image: any number that no other image has. Crowds excuse detections, and are never missed.
+    Of each class the 100 best detections count. Crowds excuse detections and are never missed.
+
+    Args:
+        image: Any number that no other image has.
+        true: The true objects.
+        predicted: The detections.
+        kind: Whether to compare boxes or masks.
     """
-    evaluation = _evaluation(kind)
-    keys = set()
-    for number, row in enumerate(true, 1):  # the library takes an object of id 0 for no object
-        key = (image, row["category_id"])
-        crowd = int(row.get("iscrowd", 0))
-        evaluation._gts[key].append({**row, "id": number, "iscrowd": crowd, "ignore": crowd})
-        keys.add(key)
-    for number, row in enumerate(predicted, 1):
-        key = (image, row["category_id"])
-        evaluation._dts[key].append({**row, "id": number, "area": _area(row, kind)})
-        keys.add(key)
-    evaluation.ious = {key: evaluation.computeIoU(*key) for key in keys}
-    most = evaluation.params.maxDets[-1]
-    return DetectionMatches(
-        kind,
-        {
-            image: {
-                (class_id, size): _slim(evaluation.evaluateImg(image, class_id, limits, most))
-                for _, class_id in sorted(keys)
-                for size, limits in enumerate(evaluation.params.areaRng)
-            }
-        },
-    )
+    of_class: dict[int, tuple[list[Row], list[Row]]] = defaultdict(lambda: ([], []))
+    for side, rows in enumerate((true, predicted)):
+        for row in rows:
+            of_class[row["category_id"]][side].append(row)
+    matches = {}
+    for class_id, (objects, detections) in sorted(of_class.items()):
+        # A stable sort: of equal scores the earlier detection comes first.
+        best = sorted(detections, key=lambda row: -row["score"])[:_MOST_DETECTIONS]
+        for size, limits in enumerate(_LIMITS.values()):
+            matches[class_id, size] = _match_class(objects, best, kind, limits)
+    return DetectionMatches(kind, {image: matches})
 
 
 def average_precision(matches: DetectionMatches, class_ids: Sequence[int]) -> AveragePrecision:
-    """Average precision over images; it does not depend on the order in which they were matched.
+    """Compute average precision over images; the order in which they were matched is irrelevant.
 
     >>> mask = {"size": [4, 4], "counts": "04<"}
     >>> truth = {"category_id": 3, "bbox": [0, 0, 1, 4], "area": 4, "segmentation": mask}
@@ -105,28 +122,13 @@ def average_precision(matches: DetectionMatches, class_ids: Sequence[int]) -> Av
     >>> round(average_precision(match_image(7, [truth], [found], "mask"), [3, 5]).ap, 3)
     1.0
     """
-    evaluation = _evaluation(matches.kind)
-    images, parameters = sorted(matches.images), evaluation.params
-    parameters.imgIds, parameters.catIds = images, list(class_ids)
-    evaluation._paramsEval = parameters
-    evaluation.evalImgs = [
-        matches.images[image].get((class_id, size))
-        for class_id in class_ids
-        for size in range(len(SIZES))
-        for image in images
-    ]
-    if not images:
-        nothing = float("nan")
-        return AveragePrecision(
-            nothing,
-            nothing,
-            nothing,
-            dict.fromkeys(SIZES, nothing),
-            dict.fromkeys(class_ids, nothing),
-        )
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision_TRKA = evaluation.eval["precision"][..., -1]
+    images = [matches.images[image] for image in sorted(matches.images)]
+    precision_TRKA = np.full((len(_IOU_T), len(_RECALL_R), len(class_ids), len(SIZES)), np.nan)
+    for row, class_id in enumerate(class_ids):
+        for size in range(len(SIZES)):
+            found = [image[class_id, size] for image in images if (class_id, size) in image]
+            if found:
+                precision_TRKA[:, :, row, size] = _precision(found)
     of_all_TRK = precision_TRKA[..., 0]
     return AveragePrecision(
         _mean(of_all_TRK),
@@ -137,14 +139,55 @@ def average_precision(matches: DetectionMatches, class_ids: Sequence[int]) -> Av
     )
 
 
-def _evaluation(kind: DetectionKind) -> Any:
-    from pycocotools.cocoeval import COCOeval
+def _match_class(
+    true: Sequence[Row], predicted: Sequence[Row], kind: DetectionKind, limits: tuple[float, float]
+) -> ClassMatches:
+    """Match detections, by falling score, with the true objects of the same class."""
 
-    return COCOeval(iouType=_LIBRARY_KIND[kind])
+    def outside(area: float) -> bool:
+        return area < limits[0] or area > limits[1]
+
+    # Objects that need not be found come last: a detection takes one only if no other fits.
+    ignored = [bool(row.get("iscrowd", 0)) or outside(row["area"]) for row in true]
+    order = sorted(range(len(true)), key=ignored.__getitem__)
+    objects, ignored_G = [true[g] for g in order], np.array([ignored[g] for g in order], bool)
+    crowd_G = [bool(row.get("iscrowd", 0)) for row in objects]
+    iou_DG = _iou(predicted, objects, crowd_G, kind)
+    matched_TD = np.zeros((len(_IOU_T), len(predicted)), bool)
+    ignored_TD = np.zeros_like(matched_TD)
+    for t, threshold in enumerate(_IOU_T.tolist()):
+        free_G = [True] * len(objects)
+        for d, iou_G in enumerate(iou_DG.tolist()):
+            best, best_iou = -1, min(threshold, 1 - 1e-10)
+            for g, iou in enumerate(iou_G):
+                if best >= 0 and ignored_G[g] and not ignored_G[best]:
+                    break
+                # Of equal IoU the later object is taken, as published.
+                if iou >= best_iou and (free_G[g] or crowd_G[g]):
+                    best, best_iou = g, iou
+            if best >= 0:
+                free_G[best] = False
+                matched_TD[t, d], ignored_TD[t, d] = True, ignored_G[best]
+    other_size_D = np.array([outside(_area(row, kind)) for row in predicted], bool)
+    score_D = np.array([row["score"] for row in predicted], np.float64)
+    return ClassMatches(score_D, matched_TD, ignored_TD | (~matched_TD & other_size_D), ignored_G)
+
+
+def _iou(
+    predicted: Sequence[Row], true: Sequence[Row], crowd_G: Sequence[bool], kind: DetectionKind
+) -> np.ndarray:
+    """Return the IoU of each pair, float64, D x G; with a crowd the share of the detection."""
+    from pycocotools import mask
+
+    if not predicted or not true:
+        return np.zeros((len(predicted), len(true)))
+    key = "bbox" if kind == "box" else "segmentation"
+    one, other = ([row[key] for row in rows] for rows in (predicted, true))
+    return np.asarray(mask.iou(one, other, [int(crowd) for crowd in crowd_G]))
 
 
 def _area(row: Row, kind: DetectionKind) -> float:
-    """Area of a detection, by which it belongs to a size."""
+    """Return the area of a detection, which decides its size."""
     if kind == "box":
         return float(row["bbox"][2] * row["bbox"][3])
     from pycocotools import mask
@@ -152,17 +195,29 @@ def _area(row: Row, kind: DetectionKind) -> float:
     return float(mask.area(row["segmentation"]))
 
 
-def _slim(record: dict[str, Any]) -> dict[str, Any]:
-    """What accumulation reads of a record, in small types: it travels between processes."""
-    return {
-        "dtScores": record["dtScores"],
-        "dtMatches": record["dtMatches"] > 0,
-        "dtIgnore": record["dtIgnore"].astype(bool),
-        "gtIgnore": np.asarray(record["gtIgnore"], bool),
-    }
+def _precision(found: Sequence[ClassMatches]) -> np.ndarray:
+    """Return the precision at each recall: float64, T x R; NaN without true objects."""
+    objects = sum(int((~image.ignored_G).sum()) for image in found)
+    precision_TR = np.full((len(_IOU_T), len(_RECALL_R)), np.nan)
+    if not objects:
+        return precision_TR
+    order_D = np.argsort(-np.concatenate([image.score_D for image in found]), kind="stable")
+    matched_TD = np.concatenate([image.matched_TD for image in found], axis=1)[:, order_D]
+    counts_TD = ~np.concatenate([image.ignored_TD for image in found], axis=1)[:, order_D]
+    right_TD = (matched_TD & counts_TD).cumsum(axis=1).astype(np.float64)
+    wrong_TD = (~matched_TD & counts_TD).cumsum(axis=1).astype(np.float64)
+    exact_TD = right_TD / (right_TD + wrong_TD + np.spacing(1))
+    # Precision must not rise with recall: each value is the highest of those behind it.
+    exact_TD = np.maximum.accumulate(exact_TD[:, ::-1], axis=1)[:, ::-1]
+    for t, recall_D in enumerate(right_TD / objects):
+        at_R = np.searchsorted(recall_D, _RECALL_R, side="left")
+        reached_R = at_R < len(recall_D)
+        precision_TR[t] = 0
+        precision_TR[t, reached_R] = exact_TD[t, at_R[reached_R]]
+    return precision_TR
 
 
 def _mean(values: np.ndarray) -> float:
-    """The mean of the defined values; the library marks the others with -1."""
-    defined = values[values > -1]
+    """Return the mean of the defined values, NaN if there is none."""
+    defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -1,10 +1,11 @@
-"""COCO's categories and class tables."""
+"""Conversion between COCO's categories and class tables."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,17 @@ _GREY = (128, 128, 128)
 
 
 def class_table(source: Path | str, categories: Sequence[Any]) -> ClassTable:
-    """The classes of COCO's categories: rows of id, name, isthing and color.
+    """Return the classes of COCO's categories: rows of id, name, isthing and color.
 
-    Without isthing a category is a thing, as in files of detections; without name it is called by
-    its id. A name that several share is followed by the id. Raises ``PanopticFormatError``, which
-    names ``source``.
+    Without ``isthing`` a category is a thing, as in files of detections; without ``name`` it is
+    named by its id. A name that several categories share gets the id appended.
+
+    Args:
+        source: The file, for the name of the table and for messages.
+        categories: The rows.
+
+    Raises:
+        PanopticFormatError: There are no categories, or one is wrong or repeated.
     """
     source = Path(source)
     rows = []
@@ -32,25 +39,21 @@ def class_table(source: Path | str, categories: Sequence[Any]) -> ClassTable:
             rows.append(_segment_class(category))
     ids = Counter(row.id for row in rows)
     repeated = [id_ for id_, count in ids.items() if count > 1]
-    if repeated or not rows:
-        found = (
-            f"category {repeated[0]} is listed {ids[repeated[0]]} times"
-            if repeated
-            else "no categories"
-        )
+    if not rows:
+        raise PanopticFormatError(f"{source} has no categories.")
+    if repeated:
         raise PanopticFormatError(
-            f"{source}: {found}", "each category once", "mend the list of categories"
+            f"{source}: category {repeated[0]} is listed {ids[repeated[0]]} times; list it once."
         )
     names = Counter(row.name for row in rows)
-    named = [
-        row if names[row.name] == 1 else _renamed(row)
-        for row in sorted(rows, key=lambda row: row.id)
-    ]
-    return ClassTable(source.stem, tuple(named))
+    named = (
+        row if names[row.name] == 1 else replace(row, name=f"{row.name} ({row.id})") for row in rows
+    )
+    return ClassTable(source.stem, tuple(sorted(named, key=lambda row: row.id)))
 
 
 def category_rows(table: ClassTable) -> list[dict[str, Any]]:
-    """The categories of a class table, without void."""
+    """Return the categories of a class table, without void."""
     return [
         {
             "id": entry.id,
@@ -64,41 +67,38 @@ def category_rows(table: ClassTable) -> list[dict[str, Any]]:
 
 
 def read_categories(*files: CocoJson | None) -> tuple[list[Any], ClassTable]:
-    """The categories of the first of some files that has any, and their class table. Raises
-    ``PanopticFormatError``.
+    """Return the categories of the first file that has any, and their class table.
+
+    Raises:
+        PanopticFormatError: No file has categories, or they are wrong.
     """
     present = [file for file in files if file is not None]
     for file in present:
         if file.categories:
             return list(file.categories), class_table(file.path, file.categories)
     raise PanopticFormatError(
-        f"no categories in {' or '.join(str(file.path) for file in present)}",
-        "what the classes are called and which are things",
-        "name a JSON that has them with --categories",
+        f"There are no categories in {' or '.join(str(file.path) for file in present)}; pass a "
+        "JSON that has them with --categories."
     )
 
 
 def kinds_by_id(table: ClassTable) -> dict[int, Kind]:
-    """Kind of each class."""
+    """Return the kind of each class."""
     return {entry.id: entry.kind for entry in table.classes}
 
 
 def kind_of_row(row: Mapping[str, Any], kinds: Mapping[int, Kind]) -> Kind:
-    """Kind of the category of an annotation. Raises ``PanopticFormatError`` for one that is
-    unknown.
-    """
+    """Return the kind of an annotation's category. Raises ``PanopticFormatError`` if unknown."""
     class_id = row["category_id"]
     if type(class_id) is not int or class_id not in kinds:
         raise PanopticFormatError(
-            f"the unknown category {str(class_id)[:40]}",
-            f"one of the {len(kinds)} known",
-            "add it to the categories",
+            f"the unknown category {str(class_id)[:40]} is used; add it to the categories."
         )
     return kinds[class_id]
 
 
 def colour_of(entry: SegmentClass) -> tuple[int, int, int]:
-    """Red, green and blue of a class, 0..255.
+    """Return red, green and blue of a class, 0..255.
 
     >>> colour_of(SegmentClass(1, "person", "#dc143c", "thing"))
     (220, 20, 60)
@@ -107,7 +107,8 @@ def colour_of(entry: SegmentClass) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _segment_class(category: Any) -> SegmentClass:
+def _segment_class(category: Mapping[str, Any]) -> SegmentClass:
+    """Return the class of a category. Raises the errors that ``about`` turns into its own."""
     id_ = whole_number(category, "id", 0, _HIGHEST_CATEGORY)
     is_thing = category.get("isthing", 1)
     if is_thing not in (0, 1):
@@ -115,15 +116,9 @@ def _segment_class(category: Any) -> SegmentClass:
     colour = category.get("color") or _GREY
     if len(colour) != 3:
         raise ValueError(f"a color of {len(colour)} values")
-    channels: Iterable[int] = (whole_number({"color": value}, "color", 0, 255) for value in colour)
-    text = (
-        str(category.get("name", id_)).encode("utf-8", "replace").decode()
-    )  # halves of characters cannot be printed
+    channels = (whole_number({"color": value}, "color", 0, 255) for value in colour)
+    # Halves of surrogate pairs cannot be printed.
+    text = str(category.get("name", id_)).encode("utf-8", "replace").decode()
     name = " ".join(text.split()) or str(id_)
-    return SegmentClass(
-        id_, name, "#{:02x}{:02x}{:02x}".format(*channels), "thing" if is_thing else "stuff"
-    )
-
-
-def _renamed(row: SegmentClass) -> SegmentClass:
-    return SegmentClass(row.id, f"{row.name} ({row.id})", row.colour, row.kind)
+    code = "#{:02x}{:02x}{:02x}".format(*channels)
+    return SegmentClass(id_, name, code, "thing" if is_thing else "stuff")

@@ -1,8 +1,10 @@
-"""What each conversion of COCO's forms does with one image: it writes the picture, if there is one,
-and returns the rows.
+"""Conversion between COCO's panoptic, detection, semantic and two-channel forms.
+
+``convert_coco`` converts a dataset. One function per form (``to_semantic``, ``from_detections``
+and so on) converts an image: it writes the PNG, if the form has one, and returns the rows.
 
 Source: converters/ of cocodataset/panopticapi @ 7bb4655; the two-channel form as in 1801.00868 and
-that repository's sample: red is the class, green the number of the instance, 255 for a crowd.
+that repository's sample: red is the class, green the index of the instance, 255 for a crowd.
 
 Shape suffixes: H W pixels, N segments.
 """
@@ -43,18 +45,16 @@ _HIGHEST_CLASS = 2**16 - 1
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What a conversion may differ in.
-
-    things_only: detections of things alone. things_as: class that all things of a semantic map
-    become; None keeps them apart.
-    colours: semantic pictures in the colours of the classes instead of their ids. void: class of
-    void in two channels.
-    """
+    """Options of the conversions."""
 
     things_only: bool = False
+    """Detections: leave out stuff."""
     things_as: int | None = None
+    """Semantic form: the class that all things become; None keeps their classes."""
     colours: bool = False
+    """Semantic form: draw the colours of the classes instead of their ids."""
     void: int = 0
+    """Two-channel form: the class of void pixels, 0..255."""
 
     def __post_init__(self) -> None:
         for name, value, highest in (
@@ -62,40 +62,45 @@ class ConvertOptions:
             ("void", self.void, _BYTE),
         ):
             if not 0 <= value <= highest:
-                raise ConfigError(
-                    f"{name} {value}", f"a class 0 .. {highest}", f"pass another --{name}"
-                )
+                raise ConfigError(f"--{name} is {value}; pass a class 0 to {highest}.")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What every image of a conversion needs. source: name of the JSON, for messages; folder: where
-    its pictures lie.
-    """
+    """What the conversion of every image needs."""
 
     source: str
+    """Name of the JSON, for messages."""
     folder: Path
+    """Folder of the PNG files to read."""
     table: ClassTable
+    """The classes."""
     kinds: Mapping[int, Kind]
+    """Kind of each class."""
     options: ConvertOptions
+    """Options of the conversion."""
 
 
 @dataclass(frozen=True)
 class ImageJob:
-    """An image, the name of its PNG, its size where the file states one, and its annotations as
-    they stand in the file.
-    """
+    """An image with its annotations."""
 
     image_id: ImageId
+    """Id of the image."""
     file_name: str
+    """Name of its PNG."""
     height: Any
+    """Rows, as the file states them; None if it does not."""
     width: Any
+    """Columns, as the file states them; None if it does not."""
     rows: tuple[bytes, ...]
+    """The annotations as they stand in the file."""
 
 
 def to_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """Write class and number of the instance; stuff has number 0, things count from 0, crowds from
-    255 down.
+    """Write class and index of the instance: 0 for stuff, from 0 for things, from 255 for crowds.
+
+    Indices of crowds descend.
     """
     annotation, segment_HW, segments = _read(setting, job)
     with about(f"image {annotation.image_id} of {setting.source}"):
@@ -108,8 +113,9 @@ def to_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def to_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """A row of compressed run lengths for each segment, in the order of the file; areas and boxes
-    are those of the pixels.
+    """Return a row of compressed run lengths for each segment, in the order of the file.
+
+    Areas and boxes are those of the pixels.
     """
     annotation, segment_HW, segments = _read(setting, job)
     columns_HW = np.asfortranarray(segment_HW)
@@ -135,8 +141,9 @@ def to_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def to_semantic(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """A row for each class, in the order in which the file names them, and a picture of the
-    classes' ids; 0 is void.
+    """Write a PNG of class ids (0 is void), and return a row for each class.
+
+    The rows are in the order in which the file names the classes.
     """
     annotation, segment_HW, segments = _read(setting, job)
     other, kinds = setting.options.things_as, setting.kinds
@@ -167,9 +174,7 @@ def to_semantic(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """Write the ids of pairs of class and instance, by class, then by instance; stuff is one
-    segment a class.
-    """
+    """Write one segment for each pair of class and instance, and one for each class of stuff."""
     with about(f"image {job.image_id} of {setting.source}"):
         class_HW, instance_HW = _read_channels(setting.folder / job.file_name)
         if (
@@ -178,9 +183,8 @@ def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
             and class_HW.shape != (job.height, job.width)
         ):
             raise PanopticFormatError(
-                f"a picture of {class_HW.shape[1]} x {class_HW.shape[0]} pixels",
-                f"{job.width} x {job.height}",
-                "resize it",
+                f"the PNG has {class_HW.shape[1]} x {class_HW.shape[0]} pixels, but the JSON "
+                f"states {job.width} x {job.height}."
             )
         is_stuff = np.isin(class_HW, setting.table.ids("stuff"))
         code_HW = np.where(is_stuff, class_HW * (_BYTE + 1), class_HW * (_BYTE + 1) + instance_HW)
@@ -193,8 +197,8 @@ def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
     classes = dict(
         zip(number[~is_void].tolist(), (codes[~is_void] // (_BYTE + 1)).tolist(), strict=True)
     )
-    picture = Panoptic.from_maps(segment_HW, classes, setting.table)
-    rows, segment_HW = coloured_rows(picture, setting.table)
+    result = Panoptic.from_maps(segment_HW, classes, setting.table)
+    rows, segment_HW = coloured_rows(result, setting.table)
     for row in rows:
         del row["score"]
     write_ids(folder / job.file_name, segment_HW)
@@ -202,10 +206,10 @@ def from_two_channels(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def from_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
-    """Write the ids of masks that do not overlap, in the order of the file; those of one class of
-    stuff are one segment.
+    """Write one segment for each mask of a thing, and one for each class of stuff.
 
-    Areas and boxes are counted anew, other values kept; a mask without pixels is left out.
+    The masks must not overlap. Areas and boxes are recomputed and other values kept; masks without
+    pixels are left out.
     """
     with about(f"image {job.image_id} of {setting.source}"):
         height, width = check_size(job.height, job.width)
@@ -217,10 +221,10 @@ def from_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
                 _check_free(row, number, segment_HW[mask_HW], groups)
                 segment_HW[mask_HW] = number
     classes = {number: group[0]["category_id"] for number, group in enumerate(groups, 1)}
-    picture = Panoptic.from_maps(segment_HW, classes, setting.table)
-    new_rows, segment_HW = coloured_rows(picture, setting.table)
+    result = Panoptic.from_maps(segment_HW, classes, setting.table)
+    new_rows, segment_HW = coloured_rows(result, setting.table)
     rows = []
-    for number, new in zip(picture.segments.ids.tolist(), new_rows, strict=True):
+    for number, new in zip(result.segments.ids.tolist(), new_rows, strict=True):
         kept = {
             name: value
             for name, value in groups[number - 1][0].items()
@@ -232,7 +236,7 @@ def from_detections(setting: Setting, folder: Path, job: ImageJob) -> Rows:
 
 
 def _groups(setting: Setting, job: ImageJob) -> list[Rows]:
-    """The annotations of each segment: one of a thing, all of a class of stuff."""
+    """Group annotations into segments: one each for things, all of a class for stuff."""
     groups: dict[tuple[str, int], Rows] = {}
     for number, text in enumerate(job.rows):
         row = read_row(text)
@@ -242,34 +246,31 @@ def _groups(setting: Setting, job: ImageJob) -> list[Rows]:
 
 
 def _check_free(row: dict[str, Any], number: int, under: np.ndarray, groups: list[Rows]) -> None:
-    """Refuse an annotation of segment ``number`` that covers pixels of others, given the numbers
-    under it.
+    """Refuse an annotation of segment ``number`` that covers pixels of other segments.
+
+    ``under`` holds the segments of the pixels below the annotation, 0 = none.
     """
     others = under[(under != 0) & (under != number)]
     if others.size:
         other = groups[others[0] - 1][0]
         raise PanopticFormatError(
             f"annotations {other.get('id')} of category {other['category_id']} and {row.get('id')}"
-            f" of category {row['category_id']} share {(others == others[0]).sum()} pixels",
-            "segments that do not overlap",
-            "decide which is in front; predictions with scores are merged by panoseg coco merge",
+            f" of category {row['category_id']} share {(others == others[0]).sum()} pixels, but"
+            " segments must not overlap; merge predictions with panoseg coco merge."
         )
 
 
 def _read(setting: Setting, job: ImageJob) -> tuple[CocoAnnotation, np.ndarray, Segments]:
-    """What the JSON says of an image, its raster of ids and their table."""
+    """Read the annotation of an image, its raster of ids and their table."""
     with about(f"image {job.image_id} of {setting.source}"):
         annotation = CocoAnnotation.parse(job.rows[0])
         segment_HW = read_ids(setting.folder / annotation.file_name)
-        return (
-            annotation,
-            segment_HW,
-            annotation.segments(*present_segments(segment_HW), setting.table),
-        )
+        segments = annotation.segments(*present_segments(segment_HW), setting.table)
+        return annotation, segment_HW, segments
 
 
 def _channels(annotation: CocoAnnotation, segments: Segments, void: int) -> np.ndarray:
-    """Class and number of each segment of the table: int, N x 2."""
+    """Return class and index of the instance of each segment: int64, N x 2."""
     row_of_id = {row["id"]: row for row in annotation.rows}
     next_number: dict[tuple[int, bool], int] = {}
     numbers = dict.fromkeys(segments.ids.tolist(), 0)
@@ -278,39 +279,43 @@ def _channels(annotation: CocoAnnotation, segments: Segments, void: int) -> np.n
         class_id, is_crowd = row["category_id"], id_ in annotation.crowd_ids
         if class_id > _BYTE or class_id == void:
             raise PanopticFormatError(
-                f"class {class_id}", f"1 .. {_BYTE} beside void, {void}", "keep the panoptic form"
+                f"class {class_id} does not fit the two-channel form, which holds the classes 0 to "
+                f"{_BYTE} except for that of void, {void}."
             )
         if id_ in things:
             number = next_number.get((class_id, is_crowd), _BYTE if is_crowd else 0)
             next_number[class_id, is_crowd] = number + (-1 if is_crowd else 1)
             numbers[id_] = number
     for class_id, is_crowd in next_number:
-        if (
-            not is_crowd
-            and next_number[class_id, False] > next_number.get((class_id, True), _BYTE) + 1
-        ):
+        lowest_crowd = next_number.get((class_id, True), _BYTE) + 1
+        if not is_crowd and next_number[class_id, False] > lowest_crowd:
             raise PanopticFormatError(
-                f"more than {_BYTE + 1} segments of class {class_id}",
-                "what a byte can number",
-                "keep the panoptic form",
+                f"more than {_BYTE + 1} segments of class {class_id} do not fit the two-channel "
+                "form."
             )
     return np.stack([segments.class_ids, np.array(list(numbers.values()), np.int64)], axis=1)
 
 
 def _read_channels(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The first two channels of a PNG: int64, H x W each."""
+    """Read the first two channels of a PNG: int64, H x W each."""
     image = open_png(path)
     if image.mode not in ("RGB", "RGBA", "LA"):
         raise PanopticFormatError(
-            f"{path} of mode {image.mode}", "two channels or more", "write class and instance"
+            f"{path} of mode {image.mode} does not have two channels, class and instance."
         )
     pixels = np.asarray(image)
     return pixels[..., 0].astype(np.int64), pixels[..., 1].astype(np.int64)
 
 
 def _semantic_pixels(setting: Setting, class_HW: np.ndarray) -> np.ndarray:
-    """The picture of a semantic map, -1 for void: ids of one byte, or two where the classes need
-    them, or colours.
+    """Return the pixels of a semantic PNG.
+
+    Args:
+        setting: Its options select colours or ids.
+        class_HW: int64: class of each pixel, -1 = void.
+
+    Returns:
+        Colours (uint8, H x W x 3) or ids (H x W, uint8, or uint16 if the classes need it).
     """
     if setting.options.colours:
         colour_of_class = np.zeros((_HIGHEST_CLASS + 2, 3), np.uint8)
@@ -327,7 +332,7 @@ Target = Literal["panoptic", "two-channel", "detection", "semantic"]
 
 _TARGETS = {
     "two-channel": (Form("two_channel", key="pictures"), to_two_channels),
-    "detection": (Form("detection", pictures=False, numbered=True), to_detections),
+    "detection": (Form("detection", png=False, numbered=True), to_detections),
     "semantic": (Form("semantic", numbered=True), to_semantic),
 }
 _OPTIONS_OF = {
@@ -348,13 +353,20 @@ def convert_coco(
     options: ConvertOptions = ConvertOptions(),
     processes: int | None = None,
 ) -> Written:
-    """Write a dataset in another form into a new folder: panoptic, two_channel, detection or
-    semantic .json and pictures.
+    """Write a dataset in another form.
 
-    source: a panoptic JSON; for "panoptic", a JSON of detections, or one of images alone whose
-    pictures have two channels.
-    folder: where the pictures of the source lie, by default beside it under its name.
-    categories_json: the classes, by default those of the source. Raises ``PanosegError``.
+    Args:
+        source: A panoptic JSON. If ``to`` is "panoptic": a JSON of detections, or one of images
+            only, whose PNG files have two channels.
+        to: The new form.
+        out: A new or empty folder, which gets a JSON and PNG files named after the form.
+        folder: Folder of the source's PNG files; by default named like the JSON, beside it.
+        categories_json: The classes; by default those of the source.
+        options: Options of the form.
+        processes: See ``over_images``.
+
+    Raises:
+        PanosegError: A file cannot be read, or no image can be converted.
     """
     _check_options(to, options)
     file = CocoJson.open(source, "images")
@@ -382,36 +394,34 @@ def convert_coco(
 
 
 def _check_options(to: Target, options: ConvertOptions) -> None:
+    """Refuse options that the form does not have."""
     for field in fields(options):
         if getattr(options, field.name) != field.default and field.name not in _OPTIONS_OF[to]:
             name = f"--{field.name.replace('_', '-')}"
             targets = [target for target, names in _OPTIONS_OF.items() if field.name in names]
             raise ConfigError(
-                f"{name} with --to {to}", f"--to {' or '.join(targets)}", f"leave {name} out"
+                f"{name} does not apply to --to {to}, only to --to {' or '.join(targets)}."
             )
 
 
 def _check_source(file: CocoJson, to: Target) -> None:
-    """Refuse a file that is of the wanted form already, or of none that can become it."""
+    """Refuse a file that has the wanted form already, or cannot be converted to it."""
     with about(str(file.path)):
         texts = (text for image_id in file.annotations or () for text in file.rows(image_id))
         first: dict[str, Any] = next((read_row(text) for text in texts), {})
     if to == "panoptic" and "segments_info" in first:
         raise PanopticFormatError(
-            f"{file.path}, which is panoptic",
-            "detections or pictures of two channels",
-            "use it as it is",
+            f"{file.path} is panoptic already; --to panoptic takes detections or two-channel PNGs."
         )
     if to != "panoptic" and (file.annotations is None or (first and "segments_info" not in first)):
         raise PanopticFormatError(
-            f"{file.path} without segments_info",
-            "a panoptic JSON",
-            "convert it --to panoptic first",
+            f"{file.path} has no segments_info, so it is not panoptic; convert it --to panoptic "
+            "first."
         )
 
 
 def _categories(to: Target, categories: list[Any], setting: Setting) -> list[Any]:
-    """The categories of what is written."""
+    """Return the categories of the new form."""
     options = setting.options
     if options.things_only:
         return [row for row in categories if setting.kinds[row["id"]] == "thing"]
@@ -419,9 +429,7 @@ def _categories(to: Target, categories: list[Any], setting: Setting) -> list[Any
         return categories
     if setting.kinds.get(options.things_as) == "stuff":
         raise ConfigError(
-            f"--things-as {options.things_as}, a class of stuff",
-            "an id that is free",
-            "pass another, e.g. 183",
+            f"--things-as {options.things_as} is a class of stuff; pass an unused id, e.g. 183."
         )
     other = {
         "id": options.things_as,
@@ -434,16 +442,14 @@ def _categories(to: Target, categories: list[Any], setting: Setting) -> list[Any
 
 
 def _annotations(file: CocoJson, failures: list[PanosegError]) -> Iterator[ImageJob]:
-    """The annotation of each image of a panoptic JSON."""
+    """Yield the images of a panoptic JSON; those at fault are added to the failures."""
     names: set[str] = set()
     for image_id in file.annotations or ():
         rows = file.rows(image_id)
         try:
             with about(f"image {image_id} of {file.path}"):
                 if len(rows) != 1:
-                    raise PanopticFormatError(
-                        f"{len(rows)} annotations", "one an image", "merge them, or remove some"
-                    )
+                    raise PanopticFormatError(f"it has {len(rows)} annotations instead of one.")
                 name = claim_name(png_name(read_row(rows[0])["file_name"]), names)
             yield ImageJob(image_id, name, None, None, rows)
         except PanopticFormatError as error:
@@ -451,7 +457,7 @@ def _annotations(file: CocoJson, failures: list[PanosegError]) -> Iterator[Image
 
 
 def _images(file: CocoJson, failures: list[PanosegError]) -> Iterator[ImageJob]:
-    """Each image with its annotations, where there are any."""
+    """Yield the images with their annotations; those at fault are added to the failures."""
     names: set[str] = set()
     for image_id in file.images:
         try:
@@ -465,8 +471,7 @@ def _images(file: CocoJson, failures: list[PanosegError]) -> Iterator[ImageJob]:
         if image_id not in file.images:
             failures.append(
                 PanopticFormatError(
-                    f"{file.path}: annotations of image {image_id}, which is not among the images",
-                    "its entry",
-                    "add it",
+                    f"{file.path} has annotations of image {image_id}, which is not among the "
+                    "images; add it."
                 )
             )

@@ -1,5 +1,4 @@
-"""Panoptic quality of a file of COCO annotations against another: one image at a time, over
-processes.
+"""Panoptic quality of one file of COCO annotations against another, in several processes.
 
 Source: cocodataset/panopticapi @ 7bb4655, panopticapi/evaluation.py.
 
@@ -21,13 +20,14 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.coco.format import CocoAnnotation, CocoAnnotations, wrong_areas
 from panoseg.coco.json import ImageId, about
-from panoseg.coco.png import over_images, read_colours
+from panoseg.coco.parallel import over_images
+from panoseg.coco.png import decoding, read_colours
 from panoseg.errors import PanopticFormatError, PanosegError
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
     ScoredClasses,
     coco_table_counts,
-    panoptic_quality,
+    quality_of_counts,
     scored_classes,
 )
 from panoseg.panoptic.overlap import Overlap, overlap_of_colours
@@ -36,21 +36,20 @@ from panoseg.progress import track
 
 @dataclass(frozen=True, eq=False)
 class CocoEvaluation:
-    """What an evaluation found.
-
-    counts: over the images that could be scored. images: how many those are. failures: one for each
-    image that could not.
-    notes: what is odd, but scored.
-    """
+    """The result of an evaluation."""
 
     counts: PanopticCounts
+    """Matches over the images that could be scored."""
     images: int
+    """Number of images that could be scored."""
     failures: tuple[PanosegError, ...]
+    """One error for each image that could not be scored."""
     notes: tuple[str, ...]
+    """What is inconsistent in the files, but does not prevent scoring."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
-        quality = panoptic_quality(self.counts).to_json()
+        """Return a JSON-ready dictionary."""
+        quality = quality_of_counts(self.counts).to_json()
         return {
             "images": self.images,
             "failures": [str(error) for error in self.failures],
@@ -67,7 +66,10 @@ def coco_counts(
     *,
     strict: bool = False,
 ) -> PanopticCounts:
-    """``evaluate_coco`` in this process: the first failure is raised, notes are warnings."""
+    """Count matches as ``evaluate_coco`` does, in this process.
+
+    The first failure is raised, and notes become warnings.
+    """
     result = evaluate_coco(
         true_json, predicted_json, true_folder, predicted_folder, strict=strict, processes=1
     )
@@ -87,20 +89,25 @@ def evaluate_coco(
     strict: bool = False,
     processes: int | None = None,
 ) -> CocoEvaluation:
-    """Matches over all annotated images of the truth, under COCO's definition; classes are those of
-    the truth.
+    """Count matches over all annotated images of the truth, under COCO's definition.
 
-    strict: all crowds excuse predictions and areas are counted in the raster; else as published,
-    where the last crowd of a class does and the areas of the truth are believed, with a note where
-    they are wrong. processes: one a core by default. Raises ``PanopticFormatError`` where a file
-    cannot be read at all.
+    Args:
+        true_json: Panoptic JSON of the truth, whose categories are the classes.
+        predicted_json: Panoptic JSON of the predictions.
+        true_folder: Folder of the truth's PNG files; by default named like the JSON, beside it.
+        predicted_folder: The same for the predictions.
+        strict: Let all crowds excuse predictions, and count areas in the raster. By default the
+            result is as published: only the last crowd of a class excuses predictions, and the
+            areas stated in the truth are used, with a note if they are wrong.
+        processes: See ``over_images``.
+
+    Raises:
+        PanopticFormatError: A file cannot be read at all.
     """
     true = CocoAnnotations.open(true_json, true_folder)
     predicted = CocoAnnotations.open(predicted_json, predicted_folder, true.table)
     if not len(true):
-        raise PanopticFormatError(
-            f"{true_json} without a single annotation", "images to score", "name the right file"
-        )
+        raise PanopticFormatError(f"{true_json} has no annotations, so there is nothing to score.")
     failures: list[PanosegError] = [*true.file.problems, *predicted.file.problems]
     jobs = _jobs(true, predicted, failures)
     setting = _Setting(
@@ -108,11 +115,8 @@ def evaluate_coco(
     )
     total = PanopticCounts.zero(true.table, "coco")
     images, odd = 0, []
-    for result in track(
-        over_images(functools.partial(_score, setting), jobs, len(true), processes),
-        "scoring",
-        len(true),
-    ):
+    results = over_images(functools.partial(_score, setting), jobs, len(true), processes)
+    for result in track(results, "scoring", len(true)):
         if isinstance(result, PanosegError):
             failures.append(result)
         else:
@@ -124,31 +128,41 @@ def evaluate_coco(
 
 @dataclass(frozen=True)
 class _Setting:
+    """What the scoring of every image needs."""
+
     true_folder: Path
     predicted_folder: Path
     table: ClassTable
     classes: ScoredClasses
     strict: bool
+    """See ``evaluate_coco``."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """An image: its annotations as they stand in the files of these names."""
+    """An image with its annotations."""
 
     image_id: ImageId
     true: tuple[str, bytes]
+    """Name of the JSON file, and the annotation as it stands there."""
     predicted: tuple[str, bytes]
+    """The same for the prediction."""
 
 
 @dataclass(frozen=True)
 class _Score:
+    """The result of one image."""
+
     counts_K4: np.ndarray
+    """See ``PanopticCounts.to_array``."""
     note: str
+    """What is inconsistent, empty if nothing is."""
 
 
 def _jobs(
     true: CocoAnnotations, predicted: CocoAnnotations, failures: list[PanosegError]
 ) -> Iterator[_Job]:
+    """Yield the images with one annotation in both files; others are added to the failures."""
     names = str(true.file.path), str(predicted.file.path)
     for image_id in true.image_ids:
         try:
@@ -160,26 +174,30 @@ def _jobs(
 
 
 def _score(setting: _Setting, job: _Job) -> _Score:
-    with about(f"image {job.image_id} of {job.true[0]}"):
-        true = CocoAnnotation.parse(job.true[1])
-        true_3HW = read_colours(setting.true_folder / true.file_name)
-    with about(f"image {job.image_id} of {job.predicted[0]}"):
-        predicted = CocoAnnotation.parse(job.predicted[1])
-        predicted_3HW = read_colours(setting.predicted_folder / predicted.file_name)
-        if predicted_3HW.shape != true_3HW.shape:
-            sizes = [
-                f"{raster.shape[2]} x {raster.shape[1]}" for raster in (predicted_3HW, true_3HW)
-            ]
-            raise PanopticFormatError(
-                f"a picture of {sizes[0]} pixels", f"{sizes[1]}, as in the truth", "resize it"
-            )
+    """Score one image. Raises ``PanopticFormatError``, naming the image and the file at fault."""
+    about_true = f"image {job.image_id} of {job.true[0]}"
+    about_predicted = f"image {job.image_id} of {job.predicted[0]}"
+    with decoding():
+        with about(about_true):
+            true = CocoAnnotation.parse(job.true[1])
+            true_3HW = read_colours(setting.true_folder / true.file_name)
+        with about(about_predicted):
+            predicted = CocoAnnotation.parse(job.predicted[1])
+            predicted_3HW = read_colours(setting.predicted_folder / predicted.file_name)
+            if predicted_3HW.shape != true_3HW.shape:
+                found, expected = (
+                    f"{raster.shape[2]} x {raster.shape[1]}" for raster in (predicted_3HW, true_3HW)
+                )
+                raise PanopticFormatError(
+                    f"the PNG has {found} pixels and that of the truth {expected}."
+                )
     shared = overlap_of_colours(true_3HW, predicted_3HW)
     first_P, true_ids, true_areas = _present(shared.first_P, shared.pixels_P)
     second_P, predicted_ids, predicted_areas = _present(shared.second_P, shared.pixels_P)
-    with about(f"image {job.image_id} of {job.true[0]}"):
+    with about(about_true):
         true_segments = true.segments(true_ids, true_areas, setting.table)
-        areas_N = None if setting.strict else _believable(true, true_segments.areas)
-    with about(f"image {job.image_id} of {job.predicted[0]}"):
+        areas_N = None if setting.strict else _stated_areas(true, true_segments.areas)
+    with about(about_predicted):
         predicted_segments = predicted.segments(predicted_ids, predicted_areas, setting.table)
     counts = coco_table_counts(
         Overlap(first_P, second_P, shared.pixels_P),
@@ -199,8 +217,11 @@ def _score(setting: _Setting, job: _Job) -> _Score:
 
 
 def _present(ids_P: np.ndarray, pixels_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Position of each pair's segment, from 1 and 0 for none; the ids of the segments; their
-    areas.
+    """Turn the ids of pairs into positions.
+
+    Returns:
+        Position of each pair's segment (int64, P, from 1; 0 = none), the ids of the segments
+        (int32, N, ascending) and their areas (int64, N).
     """
     ids, position_P = np.unique(ids_P, return_inverse=True)
     areas = np.bincount(position_P, pixels_P, minlength=len(ids)).astype(np.int64)
@@ -209,32 +230,33 @@ def _present(ids_P: np.ndarray, pixels_P: np.ndarray) -> tuple[np.ndarray, np.nd
     return position_P + 1, ids.astype(np.int32), areas
 
 
-def _believable(annotation: CocoAnnotation, areas_N: np.ndarray) -> np.ndarray:
-    """Areas that the file states. Raises ``PanopticFormatError`` for one below a pixel, with which
-    no IoU can be computed.
+def _stated_areas(annotation: CocoAnnotation, areas_N: np.ndarray) -> np.ndarray:
+    """Return the areas that the file states.
+
+    Raises:
+        PanopticFormatError: An area is below one pixel, so that no IoU can be computed.
     """
     stated_N = annotation.stated_areas(areas_N)
     if (stated_N < 1).any():
         wrong = int(np.flatnonzero(stated_N < 1)[0])
         raise PanopticFormatError(
-            f"area {stated_N[wrong]:g} of segment {annotation.ids_N[wrong]}",
-            f"its {areas_N[wrong]} pixels",
-            "correct it, or count pixels with --strict",
+            f"area {stated_N[wrong]:g} of segment {annotation.ids_N[wrong]} is impossible: it has "
+            f"{areas_N[wrong]} pixels; correct it, or count pixels with --strict."
         )
     return stated_N
 
 
 def _notes(true: CocoAnnotations, predicted: CocoAnnotations, odd: list[str]) -> Iterator[str]:
-    """What is odd about the files, each in one line."""
+    """Yield what is inconsistent in the files, one line each."""
     if odd:
         more = f" (and {len(odd) - 1} images more)" if len(odd) > 1 else ""
-        yield f"{odd[0]}{more}; they are believed, as published; strict counts pixels"
+        yield f"{odd[0]}{more}; the stated areas are used, as published; --strict counts pixels"
     known = true.file.annotations or {}
     extra = [image_id for image_id in predicted.image_ids if image_id not in known]
     if extra:
         yield (
-            f"{predicted.file.path} has {len(extra)} images that the truth has not, the first"
-            f" {extra[0]}; they are not scored"
+            f"{predicted.file.path} has {len(extra)} images that the truth does not have, the"
+            f" first {extra[0]}; they are not scored"
         )
     bare = [image_id for image_id in true.file.images if image_id not in known]
     if bare:

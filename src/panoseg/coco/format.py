@@ -1,5 +1,8 @@
-"""The COCO panoptic format: a PNG an image, whose colours are ids, and one JSON that says what the
-ids are.
+"""COCO's panoptic format: one PNG per image whose colours are ids, and one JSON for all of them.
+
+Reading: ``CocoAnnotations``. Writing: ``write_coco`` for a few segmentations, ``write_dataset`` for
+the results of a tool over many images, in several processes. Ids are chosen as colours close to
+those of the classes (``coloured_ids``).
 
 Source: the format as cocodataset/panopticapi @ 7bb4655 reads and writes it.
 
@@ -22,38 +25,49 @@ import numpy as np
 from panoseg.classes import ClassTable
 from panoseg.coco.categories import category_rows, class_table, colour_of
 from panoseg.coco.json import CocoJson, ImageId, about, read_row, whole_number, write_rows
-from panoseg.coco.png import HIGHEST_ID, over_images, png_name, read_ids, write_ids
+from panoseg.coco.parallel import over_images
+from panoseg.coco.png import HIGHEST_ID, png_name, read_ids, write_ids
 from panoseg.errors import OutputError, PanopticFormatError, PanosegError
 from panoseg.files import atomic, new_folder, write_json
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.panoptic.segments import contradiction, kinds_of, present_segments
 from panoseg.progress import track
 
+Job = TypeVar("Job")
+Rows = list[dict[str, Any]]
+
 _NOT_STATED = -1.0
 _LARGEST_NUMBER = 2**53
+_COLOUR_DISTANCE = 30
+"""How far the colour of a segment may be from that of its class, 0..255 per channel, at first."""
 
 
 @dataclass(frozen=True, eq=False)
 class CocoAnnotation:
-    """What the JSON says of one image; columns ascend by id.
-
-    rows: segments_info as it stands there. areas_N: float64, -1 where not stated. crowd_ids: ids of
-    segments that stand for many objects, in the order of the file.
-    """
+    """What the JSON says about one image; columns ascend by id."""
 
     image_id: ImageId
+    """Id of the image."""
     file_name: str
+    """Name of the PNG, inside the folder of the JSON."""
     rows: tuple[Mapping[str, Any], ...]
+    """``segments_info`` as it stands in the file."""
     ids_N: np.ndarray
+    """int32, N: ids of the segments."""
     class_ids_N: np.ndarray
+    """int32, N: their categories."""
     scores_N: np.ndarray
+    """float32, N: their scores; 1 where not stated."""
     areas_N: np.ndarray
+    """float64, N: their areas in pixels; -1 where not stated."""
     crowd_ids: tuple[int, ...]
+    """Ids of the segments that stand for many objects, in the order of the file."""
 
     @classmethod
     def parse(cls, text: bytes) -> CocoAnnotation:
-        """Read a row of the annotations. Raises ``PanopticFormatError``, and the errors that
-        ``about`` turns into it.
+        """Read a row of the annotations.
+
+        Raises ``PanopticFormatError``, and the errors that ``about`` turns into it.
         """
         annotation = read_row(text)
         rows = annotation["segments_info"]
@@ -81,8 +95,10 @@ class CocoAnnotation:
         )
 
     def segments(self, ids: np.ndarray, areas: np.ndarray, table: ClassTable) -> Segments:
-        """The table of the segments of a raster with these ids and areas. Raises
-        ``PanopticFormatError``.
+        """Return the table of the segments of a raster with these ids and areas.
+
+        Raises:
+            PanopticFormatError: The raster has other ids, or a category is unknown.
         """
         if not np.array_equal(ids, self.ids_N):
             raise contradiction(ids, self.ids_N)
@@ -90,79 +106,82 @@ class CocoAnnotation:
         unknown = np.flatnonzero(~np.isin(self.class_ids_N, known))
         if unknown.size:
             raise PanopticFormatError(
-                f"segment {ids[unknown[0]]} of the unknown category {self.class_ids_N[unknown[0]]}",
-                f"one of the {len(known)} of {table.name}",
-                "add the category, or correct the segment",
+                f"segment {ids[unknown[0]]} has the unknown category "
+                f"{self.class_ids_N[unknown[0]]}; add it to the categories, or correct the segment."
             )
         return Segments(
             ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table)
         )
 
     def segmentation(self, segment_HW: np.ndarray, table: ClassTable) -> CocoSegmentation:
-        """The picture of a raster of ids: int32, H x W. Raises ``PanopticFormatError`` where the
-        two contradict each other.
+        """Return the segmentation of a raster of ids (int32, H x W).
+
+        Raises:
+            PanopticFormatError: The raster and the annotation contradict each other.
         """
         segments = self.segments(*present_segments(segment_HW), table)
         areas = self.stated_areas(segments.areas)
-        return CocoSegmentation(
-            self.image_id, self.file_name, Panoptic(segment_HW, segments), self.crowd_ids, areas
-        )
+        result = Panoptic(segment_HW, segments, table)
+        return CocoSegmentation(self.image_id, self.file_name, result, self.crowd_ids, areas)
 
     def stated_areas(self, areas: np.ndarray) -> np.ndarray:
-        """Areas that the file states, and the given ones where it states none. float64, N."""
+        """Return the areas that the file states, and ``areas`` where it states none: float64, N."""
         return np.where(self.areas_N == _NOT_STATED, areas, self.areas_N)
 
 
 @dataclass(frozen=True, eq=False)
 class CocoSegmentation:
-    """One annotated image.
-
-    crowd_ids: ids of segments that stand for many objects, in the order of the file.
-    stated_areas_N: areas that the file states, in the order of the table; ``segmentation`` has the true
-    ones.
-    """
+    """One annotated image."""
 
     image_id: ImageId
+    """Id of the image."""
     file_name: str
+    """Name of the PNG, inside the folder of the JSON."""
     segmentation: Panoptic
+    """The segments, with their true areas."""
     crowd_ids: tuple[int, ...]
+    """Ids of the segments that stand for many objects, in the order of the file."""
     stated_areas_N: np.ndarray
+    """float64, N: areas that the file states, which may be wrong, in the order of the table."""
 
 
 @dataclass(frozen=True)
 class CocoAnnotations:
-    """A JSON of annotations and its folder of PNG files; annotations and pictures are read one at a
-    time.
-    """
+    """A JSON of annotations and its folder of PNG files, which are read one at a time."""
 
     file: CocoJson
+    """The JSON."""
     folder: Path
+    """The folder of the PNG files."""
     table: ClassTable
+    """The classes."""
 
     @classmethod
     def open(
         cls, path: Path | str, folder: Path | str | None = None, table: ClassTable | None = None
     ) -> CocoAnnotations:
-        """Find what is where in the JSON. folder: where the PNG files lie, by default beside it
-        under its name. table: classes where the JSON has no categories, as predictions may not.
-        Raises ``PanopticFormatError``.
+        """Open a JSON.
+
+        Args:
+            path: The JSON file.
+            folder: Folder of the PNG files; by default named like the JSON, beside it.
+            table: The classes if the JSON has no categories, which predictions may lack.
+
+        Raises:
+            PanopticFormatError: The file is no panoptic JSON.
         """
         file = CocoJson.open(path)
         if file.annotations is None:
-            raise PanopticFormatError(
-                f"{path} without annotations", "those of a panoptic JSON", "name the right file"
-            )
+            raise PanopticFormatError(f"{path} has no annotations; pass a panoptic JSON.")
         if file.categories:
             table = class_table(file.path, file.categories)
         if table is None:
-            raise PanopticFormatError(
-                f"{path} without categories", "the classes of the segments", "add them to the file"
-            )
+            raise PanopticFormatError(f"{path} has no categories; add them to the file.")
         return cls(file, png_folder(file.path, folder), table)
 
     @property
     def image_ids(self) -> list[ImageId]:
-        """The annotated images, in the order of the file."""
+        """Ids of the annotated images, in the order of the file."""
         return list(self.file.annotations or ())
 
     def __len__(self) -> int:
@@ -172,22 +191,25 @@ class CocoAnnotations:
         return (self.read(image_id) for image_id in self.image_ids)
 
     def text(self, image_id: ImageId) -> bytes:
-        """The annotation of an image as it stands in the file. Raises ``PanopticFormatError`` where
-        it has none, or several.
+        """Return the annotation of an image as it stands in the file.
+
+        Raises:
+            PanopticFormatError: The image has no annotation, or several.
         """
         rows = self.file.rows(image_id)
         if len(rows) != 1:
+            found = f"{len(rows)} annotations" if rows else "no annotation"
             raise PanopticFormatError(
-                f"{len(rows) or 'no'} annotation{'s' * (len(rows) > 1)} of image {image_id} in"
-                f" {self.file.path}",
-                "one an image",
-                "complete the file, or leave the image out",
+                f"There {'are' if rows else 'is'} {found} of image {image_id} in {self.file.path}; "
+                "an image needs exactly one."
             )
         return rows[0]
 
     def read(self, image_id: ImageId) -> CocoSegmentation:
-        """The picture of an image. Raises ``PanopticFormatError`` where PNG and JSON contradict
-        each other.
+        """Read the segmentation of an image.
+
+        Raises:
+            PanopticFormatError: The PNG and the JSON contradict each other.
         """
         text = self.text(image_id)
         with about(f"image {image_id} of {self.file.path}"):
@@ -196,31 +218,33 @@ class CocoAnnotations:
 
 
 def png_folder(path: Path, folder: Path | str | None) -> Path:
-    """Where the pictures of a JSON lie: the folder of its name beside it, unless given."""
+    """Return the folder of the PNG files of a JSON: by default named like it, beside it."""
     return path.with_suffix("") if folder is None else Path(folder)
 
 
 def write_coco(
-    path: Path | str, pictures: Iterable[tuple[str, Panoptic]], table: ClassTable
+    path: Path | str, segmentations: Iterable[tuple[str, Panoptic]], table: ClassTable
 ) -> None:
-    """Write pictures, each under the name of its image, as ``path`` (JSON) and a new folder of PNG
-    files under its name.
+    """Write segmentations as a JSON and a new folder of PNG files, named like the JSON.
 
-    Images are numbered from 1; void segments become void pixels. A file name keeps its dots:
-    ``a.b.jpg`` gives ``a.b.png``.
+    Args:
+        path: The JSON file.
+        segmentations: The name of each image and its segmentation; images are numbered from 1. Void
+            segments become void pixels. A name keeps its dots: ``a.b.jpg`` gives ``a.b.png``.
+        table: The classes.
     """
     path = Path(path)
     folder = new_folder(path.with_suffix(""))
     images, annotations = [], []
     names: set[str] = set()
-    for image_id, (name, whole) in enumerate(pictures, 1):
-        picture = whole.keep(~whole.segments.is_void)
+    for image_id, (name, whole) in enumerate(segmentations, 1):
+        result = whole.keep(~whole.segments.is_void)
         new_name = claim_name(png_name(name), names)
-        write_ids(folder / new_name, picture.segment_HW)
-        height, width = picture.segment_HW.shape
+        write_ids(folder / new_name, result.segment_HW)
+        height, width = result.segment_HW.shape
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
         annotations.append(
-            {"image_id": image_id, "file_name": new_name, "segments_info": segments_info(picture)}
+            {"image_id": image_id, "file_name": new_name, "segments_info": segments_info(result)}
         )
     write_json(
         path, {"images": images, "annotations": annotations, "categories": category_rows(table)}
@@ -228,18 +252,19 @@ def write_coco(
 
 
 def claim_name(name: str, taken: set[str]) -> str:
-    """A name that none of those taken has; it is taken then. Raises ``PanopticFormatError``."""
+    """Add a name to those taken and return it. Raises ``PanopticFormatError`` if it is taken."""
     if name in taken:
         raise PanopticFormatError(
-            f"two pictures {name}", "another name for each", "rename one of the images"
+            f"two images would get the PNG file {name}; rename one of the images."
         )
     taken.add(name)
     return name
 
 
-def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict[str, Any]]:
-    """The rows of an annotation: id, category_id, area, bbox (x, y, width, height), iscrowd, and
-    the score besides.
+def segments_info(result: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict[str, Any]]:
+    """Return the rows of an annotation, with ``score`` in addition to COCO's keys.
+
+    ``bbox`` is left, top, width and height in pixels.
 
     >>> segments_info(Panoptic.from_maps(np.array([[0, 1, 1, 0]] * 3), {1: 3}, PASTIS))
     [{'id': 1, 'category_id': 3, 'area': 6, 'bbox': [1, 0, 2, 3], 'iscrowd': 0, 'score': 1.0}]
@@ -255,15 +280,13 @@ def segments_info(picture: Panoptic, crowd_ids: Iterable[int] = ()) -> list[dict
             "score": row.score,
         }
         for row, (top, left, bottom, right) in zip(
-            picture.segments, picture.boxes_N4().tolist(), strict=True
+            result.segments, result.boxes_N4().tolist(), strict=True
         )
     ]
 
 
 def wrong_areas(image_id: ImageId, ids: np.ndarray, areas: np.ndarray, stated: np.ndarray) -> str:
-    """Say where a file states other areas than the raster has, which published scores believe;
-    empty where it does not.
-    """
+    """Describe where stated areas differ from those of the raster; empty if they do not."""
     wrong = np.flatnonzero(stated != areas)
     if not wrong.size:
         return ""
@@ -275,9 +298,7 @@ def wrong_areas(image_id: ImageId, ids: np.ndarray, areas: np.ndarray, stated: n
 
 
 def warn_of_stated_areas(annotated: CocoSegmentation) -> None:
-    """Warn where the file states other areas than the raster has: published scores believe the
-    file.
-    """
+    """Warn if the file states wrong areas, because published scores use the stated ones."""
     segments = annotated.segmentation.segments
     said = wrong_areas(annotated.image_id, segments.ids, segments.areas, annotated.stated_areas_N)
     if said:
@@ -285,22 +306,21 @@ def warn_of_stated_areas(annotated: CocoSegmentation) -> None:
 
 
 def _number(row: Mapping[str, Any], key: str, default: float) -> float:
+    """Return a number of a row of ``segments_info``. Raises ``ValueError``."""
     value = row.get(key, default)
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
         raise ValueError(f"{key} {str(value)[:40]} of segment {row['id']} is no number")
     return float(value)
 
 
-_DISTANCE = 30
-
-
 def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
-    """An id for each segment, given their classes: 1 .. 2^24 - 1, all different.
+    """Choose different ids, 1..2^24 - 1, for segments of the given classes.
 
-    The first segment of a class has the class's own colour, the others one near it. Colours of
-    stuff are kept for stuff.
+    The first segment of a class gets the colour of the class, the others get one near it. Colours
+    of stuff are reserved for stuff.
 
-    >>> table = ClassTable("two", (SegmentClass(1, "person", "#dc143c", "thing"), SegmentClass(2, "sky", "#000000", "stuff")))
+    >>> person = SegmentClass(1, "person", "#dc143c", "thing")
+    >>> table = ClassTable("two", (person, SegmentClass(2, "sky", "#000000", "stuff")))
     >>> ids = coloured_ids([1, 2, 1], table)
     >>> ids[0] == 0xDC + 256 * 0x14 + 65536 * 0x3C, len({0, *ids})
     (True, 4)
@@ -313,54 +333,52 @@ def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:
     for class_id in class_ids:
         colour = own[class_id]
         is_stuff = table[class_id].kind == "stuff"
-        distance = _DISTANCE
+        distance = _COLOUR_DISTANCE
         while colour in taken or (colour in kept and not is_stuff):
             red, green, blue = (
                 min(255, max(0, value + random.randint(-distance, distance)))
                 for value in own[class_id]
             )
             colour = (red, green, blue)
-            distance = min(distance + 1, 255)  # so that a colour is found, however many are taken
+            distance = min(distance + 1, 255)  # a free colour is found even if many are taken
         taken.add(colour)
         ids.append(colour[0] + 256 * colour[1] + 65536 * colour[2])
     return ids
 
 
-def coloured_rows(picture: Panoptic, table: ClassTable) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The rows of a picture's annotation and its raster (int32, H x W), both with coloured ids."""
-    ids = coloured_ids(picture.segments.class_ids.tolist(), table)
-    rows = [{**row, "id": id_} for row, id_ in zip(segments_info(picture), ids, strict=True)]
-    return rows, np.array([0, *ids], np.int32)[picture.position_HW]
-
-
-Job = TypeVar("Job")
-Rows = list[dict[str, Any]]
+def coloured_rows(result: Panoptic, table: ClassTable) -> tuple[Rows, np.ndarray]:
+    """Return ``segments_info`` and the raster (int32, H x W), both with ``coloured_ids``."""
+    ids = coloured_ids(result.segments.class_ids.tolist(), table)
+    rows = [{**row, "id": id_} for row, id_ in zip(segments_info(result), ids, strict=True)]
+    return rows, np.array([0, *ids], np.int32)[result.position_HW]
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the JSON, the number of images in it, a failure for each image that is not,
-    and what is odd.
-    """
+    """What ``write_dataset`` wrote."""
 
     path: Path
+    """The JSON file."""
     images: int
+    """Number of images in it."""
     failures: tuple[PanosegError, ...]
+    """One error for each image that is not in it."""
     notes: tuple[str, ...] = ()
+    """What is inconsistent in the inputs."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a dataset is written.
-
-    name: of the JSON and of the folder of pictures. pictures: whether there are any. numbered:
-    whether rows get the ids 0, 1 and so on. key: under which the rows stand.
-    """
+    """The files that ``write_dataset`` writes."""
 
     name: str
-    pictures: bool = True
+    """Name of the JSON and of the folder of PNG files."""
+    png: bool = True
+    """Whether there are PNG files."""
     numbered: bool = False
+    """Whether the rows get the ids 0, 1, 2 and so on."""
     key: str = "annotations"
+    """Key of the rows in the JSON."""
 
 
 def write_dataset(
@@ -373,11 +391,19 @@ def write_dataset(
     failures: list[PanosegError],
     processes: int | None = None,
 ) -> Written:
-    """Write ``out/name.json`` and ``out/name/``, in a new or empty folder.
+    """Write ``out/name.json`` and ``out/name/``.
 
-    work: writes the picture of a job into the folder that it is given, and returns the rows of its
-    annotation. failures: those met so far; ``jobs`` may add to them while it is walked through.
-    Where no image can be done, the first failure is raised and nothing is written.
+    If no image can be written, the first failure is raised and nothing is written.
+
+    Args:
+        out: A new or empty folder.
+        form: The files.
+        head: The values of the JSON besides the rows; ``bytes`` are JSON already.
+        work: Writes the PNG of a job into the given folder and returns the rows of its annotation.
+        jobs: One per image.
+        count: Number of jobs.
+        failures: Errors found so far; ``jobs`` may add more while it is iterated.
+        processes: See ``over_images``.
     """
     new_folder(out)
     done = number = 0
@@ -385,12 +411,12 @@ def write_dataset(
     with ExitStack() as stack:
         write = stack.enter_context(write_rows(path, head, form.key))
         folder = out
-        if form.pictures:
+        if form.png:
             folder = stack.enter_context(atomic(out / form.name))
             folder.mkdir()
         results = over_images(functools.partial(work, folder), jobs, count, processes)
         for result in track(results, "images", count):
-            if isinstance(result, OutputError):  # a full disk is no matter of one image
+            if isinstance(result, OutputError):  # e.g. a full disk: it concerns all images
                 raise result
             if isinstance(result, PanosegError):
                 failures.append(result)

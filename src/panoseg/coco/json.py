@@ -1,7 +1,7 @@
-"""COCO's JSON files, of any size: one pass finds where the rows of each image lie; a row is read
-when it is needed.
+"""COCO's JSON files, of any size: one pass finds where the rows of each image are in the file.
 
-Memory grows with the number of rows (16 bytes each, a few hundred an image), not with their length.
+A row is read when it is needed. Memory grows with the number of rows (16 bytes each, a few hundred
+per image), not with their length.
 
 Source: the formats of panoptic, detection and image files as cocodataset/panopticapi @ 7bb4655
 reads and writes them.
@@ -25,7 +25,7 @@ from panoseg.errors import PanopticFormatError
 from panoseg.files import atomic
 
 ImageId = int | str
-_Row = tuple[str, int, Any, int, int]  # name of the array, number, value, first byte, byte after it
+_Row = tuple[str, int, Any, int, int]  # name of the array, index, value, first byte, byte after it
 
 _WINDOW = 2**20
 _LONGEST_VALUE = 2**28
@@ -36,26 +36,36 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 @dataclass(frozen=True, eq=False)
 class CocoJson:
-    """One of COCO's JSON files.
+    """The index of one of COCO's JSON files.
 
-    images: the row of each image. annotations: first and last byte of the rows of each image; None
-    where the file has none.
-    categories: as they stand there. used_categories: those of the annotations. spans: first and
-    last byte of each value of the file. problems: rows that belong to no image; they are left out.
+    Spans are pairs of the first byte of a value and the byte after it.
     """
 
     path: Path
-    images: Mapping[ImageId, array]
-    annotations: Mapping[ImageId, array] | None
+    """The file."""
+    images: Mapping[ImageId, array[int]]
+    """Span of the entry of each image; several where an image is listed several times."""
+    annotations: Mapping[ImageId, array[int]] | None
+    """Spans of the annotations of each image; None if the file has no annotations."""
     categories: tuple[Any, ...]
+    """The categories as they stand in the file."""
     used_categories: frozenset[int]
+    """Ids of the categories of the annotations."""
     spans: Mapping[str, tuple[int, int]]
+    """Span of each value of the file."""
     problems: tuple[PanopticFormatError, ...]
+    """Errors of rows that belong to no image; they are left out."""
 
     @classmethod
     def open(cls, path: Path | str, bare: str = "annotations") -> CocoJson:
-        """Read what lies where. bare: what an array is taken for that stands alone. Raises
-        ``PanopticFormatError``.
+        """Index a file.
+
+        Args:
+            path: The JSON file.
+            bare: The key that an array stands for if the file consists of it alone.
+
+        Raises:
+            PanopticFormatError: The file cannot be read, or is no JSON.
         """
         path = Path(path)
         try:
@@ -67,23 +77,27 @@ class CocoJson:
             raise _no_json(path, error.strerror or str(error)) from error
 
     def rows(self, image_id: ImageId) -> tuple[bytes, ...]:
-        """The annotations of an image as they stand in the file."""
+        """Return the annotations of an image as they stand in the file."""
         spans = (self.annotations or {}).get(image_id, ())
         return tuple(self._bytes(*span) for span in zip(spans[::2], spans[1::2], strict=True))
 
     def image(self, image_id: ImageId) -> dict[str, Any]:
-        """The row of an image. Raises ``PanopticFormatError`` where it has none, or several."""
+        """Return the entry of an image.
+
+        Raises:
+            PanopticFormatError: The image has no entry, or several.
+        """
         spans = self.images.get(image_id, ())
         if len(spans) != 2:
             raise PanopticFormatError(
-                f"{self.path}: {len(spans) // 2} entries of image {image_id} among the images",
-                "one",
-                "complete the file",
+                f"{self.path} has {len(spans) // 2} entries of image {image_id} among the images; "
+                "it needs exactly one."
             )
-        return read_row(self._bytes(*spans))
+        row: dict[str, Any] = read_row(self._bytes(*spans))
+        return row
 
     def value(self, key: str) -> bytes | None:
-        """A value of the file as it stands there, None where it has none."""
+        """Return a value of the file as it stands there, None if the file does not have it."""
         return self._bytes(*self.spans[key]) if key in self.spans else None
 
     def _bytes(self, start: int, stop: int) -> bytes:
@@ -95,26 +109,28 @@ class CocoJson:
 @contextmanager
 def write_rows(
     path: Path | str, head: Mapping[str, Any], key: str = "annotations"
-) -> Iterator[Callable[[Mapping], None]]:
-    """Write a JSON object atomically whose last value is an array of rows, one after the other,
-    each with the function given.
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Write a JSON object atomically whose last value is an array of rows.
 
-    head: the other values; ``bytes`` are JSON already, None is left out.
+    Args:
+        path: The file.
+        head: The other values; ``bytes`` are JSON already, None is left out.
+        key: Key of the rows.
+
+    Yields:
+        A function that appends a row.
     """
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(b"{")
         for name, value in head.items():
             if value is not None:
-                content = (
-                    value
-                    if isinstance(value, bytes)
-                    else json.dumps(value, allow_nan=False).encode()
-                )
+                is_json = isinstance(value, bytes)
+                content = value if is_json else json.dumps(value, allow_nan=False).encode()
                 file.write(b"%s: %s,\n" % (json.dumps(name).encode(), content))
         file.write(b"%s: [" % json.dumps(key).encode())
         between = b"\n"
 
-        def write(row: Mapping) -> None:
+        def write(row: Mapping[str, Any]) -> None:
             nonlocal between
             file.write(between + json.dumps(row, allow_nan=False).encode())
             between = b",\n"
@@ -125,30 +141,31 @@ def write_rows(
 
 @contextmanager
 def about(subject: str) -> Iterator[None]:
-    """Say in a failure of the block what it is about: values of another type than the format's
-    become failures too.
+    """Prefix the errors of the block with what they are about.
+
+    Errors that values of a wrong type cause become ``PanopticFormatError`` too.
     """
     try:
         yield
     except PanopticFormatError as error:
-        raise PanopticFormatError(f"{subject}: {error.found}", error.expected, error.fix) from error
+        raise PanopticFormatError(f"{subject}: {error}") from error
     except KeyError as error:
-        raise PanopticFormatError(
-            f"{subject}: no {error}", "every value of the format", "complete the file"
-        ) from error
+        raise PanopticFormatError(f"{subject}: there is no {error}.") from error
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise PanopticFormatError(
-            f"{subject}: {error}", "values of the format's types", "mend the file"
-        ) from error
+        raise PanopticFormatError(f"{subject} is not in COCO's format: {error}.") from error
 
 
-def read_row(text: bytes) -> Any:
-    """A row of a file, in which every number is finite. Raises ``ValueError``."""
+def read_row(text: bytes) -> Any:  # noqa: ANN401
+    """Decode a row of a file. Raises ``ValueError`` if a number is not finite."""
     return _STRICT_DECODER.decode(text.decode())
 
 
 def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) -> int:
-    """An integer of a row, within bounds. Raises ``KeyError`` and ``PanopticFormatError``.
+    """Return an integer of a row.
+
+    Raises:
+        KeyError: The row does not have the key.
+        PanopticFormatError: The value is no integer, or out of bounds.
 
     >>> whole_number({"id": 7}, "id", 1, 9)
     7
@@ -156,20 +173,18 @@ def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) ->
     value = row[key]
     if type(value) is not int or not lowest <= value <= highest:  # True is an int
         shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:36]} …"
-        raise PanopticFormatError(
-            f"{key} {shown}", f"a whole number {lowest} .. {highest}", "correct it"
-        )
+        raise PanopticFormatError(f"{key} {shown} is no whole number {lowest} .. {highest}.")
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name}, which is no number in JSON,")
+    raise ValueError(f"{name}, which is no number in JSON")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]}, which is too large,")
+        raise ValueError(f"{text[:40]} is too large")
     return value
 
 
@@ -178,7 +193,10 @@ _STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=
 
 
 class _Reader:
-    """Walks through a JSON text by a window of it; ``byte`` is where it stands."""
+    """Reads a JSON file value by value through a window, which grows for a long value.
+
+    ``byte`` is the position of the next character.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._length = file, os.fstat(file.fileno()).st_size
@@ -186,7 +204,7 @@ class _Reader:
         self._fill(_WINDOW)
 
     def next(self) -> str:
-        """The next character that is no space, empty at the end."""
+        """Return the next character that is no space, empty at the end."""
         while True:
             found = _SPACE.match(self._window, self._at)
             self._advance(found.end() if found else self._at)
@@ -195,7 +213,7 @@ class _Reader:
             self._fill(_WINDOW)
 
     def skip(self, wanted: str) -> str:
-        """Step over the next character, which is one of those wanted."""
+        """Skip the next character and return it; it must be one of ``wanted``."""
         found = self.next()
         if not found or found not in wanted:
             raise ValueError(
@@ -205,13 +223,14 @@ class _Reader:
         return found
 
     def value(self) -> tuple[Any, int, int]:
-        """The next value, its first byte and the byte after it."""
+        """Return the next value, its first byte and the byte after it."""
         self.next()
         start, size = self.byte, _WINDOW
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._window, self._at)
-                if end < len(self._window) or self._is_last:  # a number may go on behind the window
+                # A number may continue behind the window.
+                if end < len(self._window) or self._is_last:
                     self._advance(end)
                     return value, start, self.byte
             except json.JSONDecodeError:
@@ -235,8 +254,9 @@ class _Reader:
 
 
 def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
-    images: dict[ImageId, array] = {}
-    annotations: dict[ImageId, array] = {}
+    """Index an open file; see ``CocoJson.open``."""
+    images: dict[ImageId, array[int]] = {}
+    annotations: dict[ImageId, array[int]] = {}
     categories: list[Any] = []
     used: set[int] = set()
     problems: list[PanopticFormatError] = []
@@ -252,13 +272,12 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
             if isinstance(row, dict) and type(row.get("category_id")) is int:
                 used.add(row["category_id"])
             if type(image_id) in (int, str):
-                index.setdefault(image_id, array("q")).extend((start, stop))  # type: ignore[arg-type]
+                index.setdefault(image_id, array("q")).extend((start, stop))
             else:
                 problems.append(
                     PanopticFormatError(
-                        f"{path}: row {number} of the {key} has no {name}",
-                        "a number or a text",
-                        "complete or remove the row",
+                        f"{path}: row {number} of the {key} has no {name}; add it, or remove the "
+                        "row."
                     )
                 )
     found = annotations if "annotations" in spans else None
@@ -268,9 +287,7 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
 def _rows(
     path: Path, file: BinaryIO, bare: str, spans: dict[str, tuple[int, int]]
 ) -> Iterator[_Row]:
-    """The rows of all arrays of a file; ``spans`` gets first byte and byte after it of each whole
-    value.
-    """
+    """Yield the rows of all arrays of a file, and add the span of each whole value to ``spans``."""
     reader = None
     try:
         reader = _Reader(file)
@@ -279,16 +296,12 @@ def _rows(
         else:
             yield from _object(reader, spans)
         if reader.next():
-            raise ValueError("more behind the end")
+            raise ValueError("there is more behind the end")
     except (ValueError, RecursionError, MemoryError) as error:
-        reason = (
-            error.msg
-            if isinstance(error, json.JSONDecodeError)
-            else str(error) or type(error).__name__
-        )
-        raise _no_json(
-            path, f"{reason}, in what begins at byte {reader.byte if reader else 0}"
-        ) from error
+        is_syntax = isinstance(error, json.JSONDecodeError)
+        reason = error.msg if is_syntax else str(error) or type(error).__name__
+        at = reader.byte if reader else 0
+        raise _no_json(path, f"{reason}, in the value that begins at byte {at}") from error
 
 
 def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
@@ -296,7 +309,7 @@ def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row
     while reader.next() != "}":
         key, _, _ = reader.value()
         if not isinstance(key, str) or key in spans:
-            raise ValueError(f"{str(key)[:40]!r}, which is no name or stands there twice,")
+            raise ValueError(f"{str(key)[:40]!r} is no name, or stands there twice")
         reader.skip(":")
         if reader.next() == "[":
             yield from _array(reader, key, spans)
@@ -323,6 +336,4 @@ def _array(reader: _Reader, key: str, spans: dict[str, tuple[int, int]]) -> Iter
 
 
 def _no_json(path: Path, reason: str) -> PanopticFormatError:
-    return PanopticFormatError(
-        f"{path}: {reason}", "a JSON file of COCO's", "restore the file, or name the right one"
-    )
+    return PanopticFormatError(f"{path} cannot be read as a JSON file of COCO's: {reason}.")

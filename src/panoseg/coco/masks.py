@@ -1,12 +1,12 @@
-"""Masks as COCO's files hold them: run lengths down the columns, compressed or not, and polygons.
+"""Masks in COCO's files: run lengths down the columns, compressed or not, and polygons.
 
-Reading is our own: pycocotools 2.0.11 reads beyond the end of cut run lengths and leaves pixels
-that they do not reach as they are in memory; it draws polygons here, once their coordinates are
-known to be harmless, and compresses run lengths.
+Run lengths are decoded here, because pycocotools 2.0.11 reads beyond the end of truncated ones and
+leaves pixels that they do not reach uninitialised. pycocotools draws polygons, after their
+coordinates have been checked, and compresses run lengths.
 
 Source: the format as ppwwyyxx/cocoapi's common/maskApi.c defines it.
 
-Shape suffixes: H W pixels, R runs, S characters.
+Shape suffixes: H W pixels, R runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy as np
 
 from panoseg.errors import PanopticFormatError
 
-MOST_PIXELS = 2**26  # of one image: 8192 x 8192
+MOST_PIXELS = 2**26
+"""Largest number of pixels of an image, 8192 x 8192."""
 
 # A character holds five bits of a number and, from "P" on, says that more follow; seven characters
 # hold a number of 32 bits.
@@ -27,9 +28,11 @@ _COMPRESSED = re.compile(rb"(?:[P-o]{0,6}[0-O])*")
 _LONGEST_OUTLINE = 2**22
 
 
-def check_size(height: Any, width: Any) -> tuple[int, int]:
-    """The size of an image. Raises ``PanopticFormatError`` where it is none, or has more than 67
-    million pixels.
+def check_size(height: object, width: object) -> tuple[int, int]:
+    """Return the size of an image.
+
+    Raises:
+        PanopticFormatError: A side is no positive integer, or there are over 67 million pixels.
     """
     if (
         type(height) is not int
@@ -39,19 +42,23 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
         or height * width > MOST_PIXELS
     ):
         raise PanopticFormatError(
-            f"an image of {str(height)[:20]} x {str(width)[:20]} pixels",
-            f"1 .. {MOST_PIXELS} pixels",
-            "correct height and width",
+            f"an image of {str(height)[:20]} x {str(width)[:20]} pixels is not possible; an image "
+            f"has 1 to {MOST_PIXELS} pixels."
         )
     return height, width
 
 
-def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The mask of an annotation: bool, H x W.
+def decode_mask(segmentation: object, height: int, width: int) -> np.ndarray:
+    """Decode the mask of an annotation: bool, H x W.
 
-    segmentation: {"size": [height, width], "counts": compressed text or list of run lengths}, or
-    polygons as lists of x, y. Raises ``PanopticFormatError`` where it is none of them, or of
-    another size.
+    Args:
+        segmentation: {"size": [height, width], "counts": compressed text or list of run lengths},
+            or polygons as lists of alternating x and y.
+        height: Rows of the image.
+        width: Columns of the image.
+
+    Raises:
+        PanopticFormatError: The segmentation has another form or another size.
 
     >>> decode_mask({"size": [2, 3], "counts": [1, 3, 2]}, 2, 3)
     array([[False,  True, False],
@@ -64,20 +71,20 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, list):
         return _draw_polygons(segmentation, height, width)
     raise PanopticFormatError(
-        f"a segmentation of type {type(segmentation).__name__}",
-        "run lengths or polygons",
-        "correct the annotation",
+        f"a segmentation of type {type(segmentation).__name__} is neither run lengths nor polygons."
     )
 
 
 def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.ndarray:
-    """Lengths of the runs down the columns, the first of them outside the mask: int64, R."""
+    """Decode the lengths of the runs down the columns, the first outside the mask: int64, R.
+
+    Raises ``PanopticFormatError``.
+    """
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise PanopticFormatError(
-            f"run lengths of size {str(size)[:40]}",
-            f"[{height}, {width}], the size of the image",
-            "correct the annotation",
+            f"run lengths of size {str(size)[:40]} do not fit the image, which has the size "
+            f"[{height}, {width}]."
         )
     if isinstance(counts, str):
         counts_R = _decompress(counts.encode("utf-8", "surrogatepass"))
@@ -86,20 +93,17 @@ def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.
     ):
         counts_R = np.array(counts, np.int64)
     else:
-        raise PanopticFormatError(
-            "counts that are no run lengths", "text or whole numbers", "correct the annotation"
-        )
+        raise PanopticFormatError("counts are no run lengths: neither text nor whole numbers.")
     if (counts_R < 0).any() or counts_R.sum() != height * width:
         raise PanopticFormatError(
-            f"run lengths of {counts_R[counts_R > 0].sum()} pixels",
-            f"{height * width}",
-            "restore the annotation",
+            f"run lengths of {counts_R[counts_R > 0].sum()} pixels do not fit the image, which has "
+            f"{height * width}."
         )
     return counts_R
 
 
 def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
-    """A mask as compressed run lengths.
+    """Encode a mask as compressed run lengths.
 
     >>> encode_mask(np.array([[False, True, False], [True, True, False]]))
     {'size': [2, 3], 'counts': '132'}
@@ -114,7 +118,7 @@ def encode_mask(mask_HW: np.ndarray) -> dict[str, Any]:
 
 
 def mask_box(mask_HW: np.ndarray) -> list[int]:
-    """The bounding box as COCO writes it: left, top, width, height; zeros for an empty mask.
+    """Return the bounding box: left, top, width, height; zeros for an empty mask.
 
     >>> mask_box(np.array([[False, True, True], [False, True, False]]))
     [1, 0, 2, 2]
@@ -127,7 +131,7 @@ def mask_box(mask_HW: np.ndarray) -> list[int]:
 
 
 def detection_row(class_id: int, mask_HW: np.ndarray, is_crowd: bool) -> dict[str, Any]:
-    """A mask as a row of COCO's detection form: category_id, segmentation, bbox, area, iscrowd."""
+    """Return a row in COCO's form of detections for a mask."""
     return {
         "category_id": int(class_id),
         "segmentation": encode_mask(mask_HW),
@@ -138,13 +142,12 @@ def detection_row(class_id: int, mask_HW: np.ndarray, is_crowd: bool) -> dict[st
 
 
 def _decompress(text: bytes) -> np.ndarray:
-    """Run lengths of their compressed form; from the third on they are kept as differences to the
-    last but one.
+    """Decompress run lengths; from the third on they are stored as differences to the last but one.
+
+    Shape suffix: S characters.
     """
     if not _COMPRESSED.fullmatch(text):
-        raise PanopticFormatError(
-            "counts that are no compressed run lengths", "their text", "restore the annotation"
-        )
+        raise PanopticFormatError("counts are no compressed run lengths.")
     value_S = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     last_S = value_S < 32
     first_R = np.flatnonzero(np.concatenate([[True], last_S[:-1]]))[: last_S.sum()]
@@ -164,27 +167,26 @@ def _decompress(text: bytes) -> np.ndarray:
 
 
 def _draw_polygons(polygons: Sequence[Any], height: int, width: int) -> np.ndarray:
+    """Draw the union of polygons: bool, H x W."""
     from pycocotools import mask as library
 
     for polygon in polygons:
         _check_polygon(polygon, height, width)
     if not polygons:
         return np.zeros((height, width), bool)
-    return library.decode(library.merge(library.frPyObjects(polygons, height, width))).astype(bool)
+    mask = library.decode(library.merge(library.frPyObjects(polygons, height, width)))
+    return np.asarray(mask.astype(bool))
 
 
-def _check_polygon(polygon: Any, height: int, width: int) -> None:
+def _check_polygon(polygon: object, height: int, width: int) -> None:
+    """Refuse a polygon that pycocotools cannot draw safely. Raises ``PanopticFormatError``."""
     if (
         not isinstance(polygon, list)
         or len(polygon) < 6
         or len(polygon) % 2
         or any(type(value) not in (int, float) for value in polygon)
     ):
-        raise PanopticFormatError(
-            "a polygon that is no list of x, y of three or more points",
-            "one",
-            "correct the annotation",
-        )
+        raise PanopticFormatError("a polygon is no list of x and y of three or more points.")
     points = np.array(polygon, np.float64).reshape(-1, 2)
     # The library follows the outline in steps of a fifth of a pixel and keeps them all.
     inside = np.isfinite(points).all() and (np.abs(points) <= 2 * max(height, width)).all()
@@ -193,7 +195,5 @@ def _check_polygon(polygon: Any, height: int, width: int) -> None:
         or np.abs(np.diff(points, axis=0, append=points[:1])).max(axis=1).sum() > _LONGEST_OUTLINE
     ):
         raise PanopticFormatError(
-            f"a polygon that leaves its image of {width} x {height} pixels, or of endless length",
-            "coordinates within it",
-            "correct the annotation",
+            f"a polygon leaves its image of {width} x {height} pixels, or is too long."
         )

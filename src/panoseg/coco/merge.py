@@ -1,5 +1,4 @@
-"""The two-model recipe on files: semantic and instance predictions of COCO's form become panoptic
-ones.
+"""Merge semantic and instance predictions in COCO's format into panoptic ones.
 
 Source: Kirillov et al. (1801.00868), section 7, as in cocodataset/panopticapi @ 7bb4655,
 panopticapi/combine_semantic_and_instance_predictions.py. What differs: ids are never black and
@@ -32,23 +31,31 @@ from panoseg.panoptic.merge import MergeThresholds, ThingsAndStuff, paint
 
 @dataclass(frozen=True)
 class _Setting:
+    """What the merging of every image needs."""
+
     semantic: str
+    """Name of the JSON of semantic predictions, for messages."""
     instances: str
+    """Name of the JSON of instances, for messages."""
     table: ClassTable
     kinds: dict[int, Kind]
+    """Kind of each class."""
     thresholds: MergeThresholds
 
 
 @dataclass(frozen=True)
 class _Job:
-    """An image; ``semantic`` and ``instances`` are its rows as they stand in the files."""
+    """An image with its predictions."""
 
     image_id: ImageId
     file_name: str
+    """Name of the PNG to write."""
     height: int
     width: int
     semantic: tuple[bytes, ...]
+    """Rows as they stand in the file of semantic predictions."""
     instances: tuple[bytes, ...]
+    """Rows as they stand in the file of instances."""
 
 
 def merge_coco(
@@ -63,10 +70,19 @@ def merge_coco(
 ) -> Written:
     """Write ``out/panoptic.json`` and ``out/panoptic/``.
 
-    images_json: the images that are wanted, with file names and sizes; without it all that either
-    file has, named by their ids as COCO does. categories_json: the classes; by default those of the
-    first of the other files that has any, and where none has, the classes of the instances are
-    things and the others stuff. Raises ``PanosegError``.
+    Args:
+        semantic_json: Semantic predictions: a list of masks with categories.
+        instances_json: Instances: a list of masks with categories and scores.
+        out: A new or empty folder.
+        images_json: The images to merge, with file names and sizes; by default all images that
+            either file has, named by their ids as COCO does.
+        categories_json: The classes; by default those of the first of the other files that has any.
+            If none has, the classes of the instances are things and the others stuff.
+        thresholds: What is kept.
+        processes: See ``over_images``.
+
+    Raises:
+        PanosegError: A file cannot be read, or no image can be merged.
     """
     semantic, instances = CocoJson.open(semantic_json), CocoJson.open(instances_json)
     images = CocoJson.open(images_json, "images") if images_json is not None else None
@@ -74,7 +90,7 @@ def merge_coco(
     for file in (semantic, instances):
         if file.annotations is None:
             raise PanopticFormatError(
-                f"{file.path} without annotations", "a list of predictions", "name the right file"
+                f"{file.path} without annotations cannot be merged; pass a list of predictions."
             )
     categories, table, notes = _categories(semantic, instances, images, given)
     failures: list[PanosegError] = [
@@ -108,6 +124,7 @@ def merge_coco(
 def _categories(
     semantic: CocoJson, instances: CocoJson, images: CocoJson | None, given: CocoJson | None
 ) -> tuple[list[Any], ClassTable, list[str]]:
+    """Return the categories, their class table, and notes on how they were found."""
     files = [file for file in (given, images, semantic, instances) if file is not None]
     if given is not None or any(file.categories for file in files):
         return *read_categories(*files), []
@@ -124,7 +141,7 @@ def _categories(
 def _images(
     semantic: CocoJson, instances: CocoJson, images: CocoJson | None, failures: list[PanosegError]
 ) -> list[dict[str, Any]]:
-    """Rows of id, file_name, height and width of the images that are wanted."""
+    """Return the images to merge as rows of id, file_name, height and width."""
     names: set[str] = set()
     rows = []
     known = (
@@ -135,14 +152,12 @@ def _images(
     for image_id in known:
         try:
             with about(f"image {image_id} of {images.path if images else instances.path}"):
-                row = images.image(image_id) if images else {"file_name": _coco_name(image_id)}
+                coco_name = f"{image_id:012d}" if isinstance(image_id, int) else image_id
+                row = images.image(image_id) if images else {"file_name": f"{coco_name}.jpg"}
                 claim_name(png_name(row["file_name"]), names)
-                stated = [row[side] for side in ("height", "width") if side in row]
-                size = (
-                    stated
-                    if len(stated) == 2
-                    else _first_size(semantic.rows(image_id) + instances.rows(image_id))
-                )
+                size = [row[side] for side in ("height", "width") if side in row]
+                if len(size) < 2:
+                    size = _first_size(semantic.rows(image_id) + instances.rows(image_id))
                 height, width = check_size(*size)
             rows.append(
                 {"id": image_id, "file_name": row["file_name"], "height": height, "width": width}
@@ -152,25 +167,18 @@ def _images(
     return rows
 
 
-def _coco_name(image_id: ImageId) -> str:
-    return f"{image_id:012d}.jpg" if isinstance(image_id, int) else f"{image_id}.jpg"
-
-
 def _first_size(texts: tuple[bytes, ...]) -> list[Any]:
+    """Return the size that the first run lengths state."""
     for text in texts:
         segmentation = read_row(text).get("segmentation")
-        if (
-            isinstance(segmentation, dict)
-            and isinstance(segmentation.get("size"), list)
-            and len(segmentation["size"]) == 2
-        ):
-            return segmentation["size"]
-    raise PanopticFormatError(
-        "no height and width", "the size of the image", "give them with --images"
-    )
+        size = segmentation.get("size") if isinstance(segmentation, dict) else None
+        if isinstance(size, list) and len(size) == 2:
+            return size
+    raise PanopticFormatError("no height and width are stated; pass them with --images.")
 
 
 def _jobs(semantic: CocoJson, instances: CocoJson, wanted: list[dict[str, Any]]) -> Iterator[_Job]:
+    """Yield the images with their predictions."""
     for row in wanted:
         image_id = row["id"]
         yield _Job(
@@ -184,9 +192,10 @@ def _jobs(semantic: CocoJson, instances: CocoJson, wanted: list[dict[str, Any]])
 
 
 def _left_out(semantic: CocoJson, instances: CocoJson, images: CocoJson | None) -> Iterator[str]:
-    """Predictions of images that are not wanted."""
+    """Yield a note on the predictions of images that are not listed."""
+    listed = images.images if images else {}
     for file in (semantic, instances) if images else ():
-        extra = [image_id for image_id in file.annotations or () if image_id not in images.images]  # type: ignore[union-attr]
+        extra = [image_id for image_id in file.annotations or () if image_id not in listed]
         if extra:
             yield (
                 f"{file.path} has {len(extra)} images that are not listed, the first {extra[0]};"
@@ -195,6 +204,7 @@ def _left_out(semantic: CocoJson, instances: CocoJson, images: CocoJson | None) 
 
 
 def _merge(setting: _Setting, folder: Path, job: _Job) -> Rows:
+    """Merge one image, write its PNG and return the row of its annotation."""
     with about(f"image {job.image_id} of {setting.instances}"):
         things = _things(setting, job)
     with about(f"image {job.image_id} of {setting.semantic}"):
@@ -208,32 +218,29 @@ def _merge(setting: _Setting, folder: Path, job: _Job) -> Rows:
     class_ids = [*(row["category_id"] for row in things), *stuff]
     scores = [*(float(row["score"]) for row in things), *(1.0 for _ in stuff)]
     merged = ThingsAndStuff(segment_BHW, torch.tensor([class_ids]), torch.tensor([scores]))
-    [picture] = merged.to_panoptics(setting.table)
-    rows, segment_HW = coloured_rows(picture, setting.table)
+    [result] = merged.to_panoptics(setting.table)
+    rows, segment_HW = coloured_rows(result, setting.table)
     write_ids(folder / job.file_name, segment_HW)
     return [{"image_id": job.image_id, "file_name": job.file_name, "segments_info": rows}]
 
 
 def _things(setting: _Setting, job: _Job) -> list[dict[str, Any]]:
-    """Instances from the least score on, by falling score; of equal scores the earlier comes
-    first.
-    """
+    """Return the instances that reach the threshold, by falling score; ties keep their order."""
     rows = [read_row(text) for text in job.instances]
     for row in rows:
         if kind_of_row(row, setting.kinds) != "thing":
             raise PanopticFormatError(
-                f"an instance of category {row['category_id']}, which is stuff",
-                "things",
-                "correct the categories",
+                f"an instance of category {row['category_id']}, which is stuff, is not possible; "
+                "correct the categories."
             )
         if type(row["score"]) not in (int, float):
-            raise TypeError(f"score {str(row['score'])[:40]}, which is no number")
+            raise TypeError(f"score {str(row['score'])[:40]} is no number")
     kept = [row for row in rows if row["score"] >= setting.thresholds.score]
     return sorted(kept, key=lambda row: -row["score"])
 
 
 def _stuff(setting: _Setting, job: _Job) -> dict[int, list[dict[str, Any]]]:
-    """Rows of each class of stuff, in the order of the file."""
+    """Return the rows of each class of stuff, in the order of the file."""
     rows_of_class: dict[int, list[dict[str, Any]]] = {}
     for text in job.semantic:
         row = read_row(text)
@@ -243,7 +250,7 @@ def _stuff(setting: _Setting, job: _Job) -> dict[int, list[dict[str, Any]]]:
 
 
 def _mask(rows: list[dict[str, Any]], job: _Job, path: str) -> Tensor:
-    """The union of the masks of some rows: bool, 1 x H x W."""
+    """Return the union of the masks of some rows: bool, 1 x H x W."""
     with about(f"image {job.image_id} of {path}"):
         masks = [decode_mask(row["segmentation"], job.height, job.width) for row in rows]
     return torch.from_numpy(np.ascontiguousarray(np.logical_or.reduce(masks)))[None]
