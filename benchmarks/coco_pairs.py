@@ -18,7 +18,7 @@ from PIL import Image
 
 from panoseg.coco.evaluate import evaluate_coco
 from panoseg.coco.png import usable_cores
-from panoseg.metrics.panoptic_quality import panoptic_quality
+from panoseg.metrics.panoptic_quality import quality_of_counts
 
 HEIGHT, WIDTH, SEGMENTS, CLASSES = 480, 640, 20, 30
 
@@ -125,7 +125,7 @@ def rows(count: int) -> list[list[str]]:
         paths = write_pairs(Path(folder), count)
 
         def ours(processes: int) -> float:
-            return panoptic_quality(evaluate_coco(*paths, processes=processes).counts).all.pq
+            return quality_of_counts(evaluate_coco(*paths, processes=processes).counts).all.pq
 
         def seconds(function: Callable[[], float]) -> float:
             start = time.perf_counter()

@@ -23,7 +23,7 @@ from panoseg.coco.evaluate import coco_counts
 from panoseg.coco.format import CocoAnnotations, segments_info, write_coco
 from panoseg.coco.png import colours_to_ids, ids_to_colours
 from panoseg.errors import OutputError, PanopticFormatError
-from panoseg.metrics.panoptic_quality import panoptic_quality
+from panoseg.metrics.panoptic_quality import quality_of_counts
 from panoseg.panoptic.panoptic import Panoptic
 
 PICTURE = Panoptic.from_maps(
@@ -93,7 +93,7 @@ def test_a_folder_in_use_is_refused(written):
 
 
 def test_a_file_scores_one_against_itself(written):
-    assert panoptic_quality(coco_counts(written, written)).all.pq == 1.0
+    assert quality_of_counts(coco_counts(written, written)).all.pq == 1.0
 
 
 def test_folders_may_lie_elsewhere(written, tmp_path):
@@ -152,8 +152,8 @@ def test_a_prediction_that_lacks_an_image_is_refused(written, tmp_path):
 def test_stated_areas_that_are_wrong_are_believed_with_a_warning_unless_strict(written):
     change(written, lambda content: first_rows(content)[0].update(area=5))
     with pytest.warns(UserWarning, match="image 1: 1 segments have stated areas"):
-        assert panoptic_quality(coco_counts(written, written)).all.pq < 1.0
-    assert panoptic_quality(coco_counts(written, written, strict=True)).all.pq == 1.0
+        assert quality_of_counts(coco_counts(written, written)).all.pq < 1.0
+    assert quality_of_counts(coco_counts(written, written, strict=True)).all.pq == 1.0
 
 
 def refusal(path) -> str:

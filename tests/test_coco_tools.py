@@ -29,7 +29,7 @@ from panoseg.coco.masks import decode_mask, encode_mask
 from panoseg.coco.merge import merge_coco
 from panoseg.coco.png import over_images, png_name, read_ids
 from panoseg.errors import ConfigError, OutputError, PanopticFormatError
-from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, panoptic_quality
+from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, quality_of_counts
 from panoseg.panoptic.merge import MergeThresholds
 from panoseg.panoptic.panoptic import Panoptic
 
@@ -146,10 +146,10 @@ def test_pictures_may_lie_elsewhere(truth, tmp_path, capsys):
 
 def test_without_stuff_or_things_a_mean_has_no_class(truth, capsys):
     change(truth, lambda content: [row.update(isthing=1) for row in content["categories"]])
-    quality = panoptic_quality(evaluate_coco(truth, truth).counts)
+    quality = quality_of_counts(evaluate_coco(truth, truth).counts)
     assert (quality.things.n, quality.stuff.n, quality.stuff.pq) == (4, 0, 0.0)
     change(truth, lambda content: [row.update(isthing=0) for row in content["categories"]])
-    assert panoptic_quality(evaluate_coco(truth, truth).counts).things.n == 0
+    assert quality_of_counts(evaluate_coco(truth, truth).counts).things.n == 0
 
 
 def test_strict_lets_all_crowds_excuse(golden, capsys):
@@ -186,7 +186,7 @@ def test_areas_and_scores_of_predictions_are_not_believed(truth, tmp_path):
     shutil.copy(truth, prediction)
     shutil.copytree(truth.with_suffix(""), prediction.with_suffix(""))
     change(prediction, lambda content: [row.update(area=0, score=7) for row in rows(content, 0)])
-    assert panoptic_quality(evaluate_coco(truth, prediction).counts).all.pq == 1
+    assert quality_of_counts(evaluate_coco(truth, prediction).counts).all.pq == 1
 
 
 def test_classes_are_those_of_the_truth(truth, tmp_path):
@@ -195,7 +195,7 @@ def test_classes_are_those_of_the_truth(truth, tmp_path):
     shutil.copytree(truth.with_suffix(""), prediction.with_suffix(""))
     content = json.loads(truth.read_text())
     prediction.write_text(json.dumps({**content, "categories": [{"id": 1, "name": "other"}]}))
-    assert panoptic_quality(evaluate_coco(truth, prediction).counts).all.pq == 1
+    assert quality_of_counts(evaluate_coco(truth, prediction).counts).all.pq == 1
 
 
 def rows(content: dict, image: int) -> list:

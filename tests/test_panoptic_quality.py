@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseg.classes import PASTIS
+from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.coco.evaluate import coco_counts
 from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
     coco_patch_counts,
     panoptic_quality,
     patch_counts,
+    quality_of_counts,
 )
 from panoseg.metrics.tables import panoptic_table
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
@@ -50,7 +51,7 @@ def test_the_example_of_the_documentation_under_pastis():
         "corn": [1, 2, 1, pytest.approx(6 / 7)],
         "grapevine": [0, 0, 1, 0],
     }
-    quality = panoptic_quality(counts)
+    quality = quality_of_counts(counts)
     assert quality.all.n == 3
     assert quality.all.sq == pytest.approx(6 / 7 / 3)
     assert quality.all.rq == pytest.approx(0.4 / 3)
@@ -116,7 +117,7 @@ def test_equals_the_published_panoptic_meter(golden):
                 counts += patch_counts(one, other, PASTIS)
         np.testing.assert_array_equal(counts.to_array()[:, :3], meter["counts_tp_fp_fn"])
         np.testing.assert_allclose(counts.iou_sum, meter["iou_sum"], atol=1e-5)
-        quality = panoptic_quality(counts)
+        quality = quality_of_counts(counts)
         np.testing.assert_allclose(quality.pq_K, meter["class_pq"], atol=1e-6)
         np.testing.assert_allclose(
             [quality.all.sq, quality.all.rq, quality.all.pq],
@@ -125,8 +126,76 @@ def test_equals_the_published_panoptic_meter(golden):
         )
 
 
+def golden_pairs(golden) -> tuple[list[tuple], list[tuple]]:
+    """Truth and predictions of the published meter's case: instances and classes of each batch."""
+    with np.load(golden / "utae-paps" / "panoptic_meter.npz") as meter:
+        truth, predicted = (
+            [
+                (meter[f"b{batch}_{kind}_instance"], meter[f"b{batch}_{kind}_class"])
+                for batch in range(4)
+            ]
+            for kind in ("true", "pred")
+        )
+    return truth, predicted
+
+
+def test_one_call_equals_the_published_panoptic_meter(golden):
+    truth, predicted = golden_pairs(golden)
+    scores = panoptic_quality(truth, predicted)
+    with np.load(golden / "utae-paps" / "panoptic_meter.npz") as meter:
+        assert (scores.sq, scores.rq, scores.pq) == pytest.approx(
+            [100 * float(meter[name]) for name in ("sq", "rq", "pq")], abs=1e-4
+        )
+        of_class = dict(zip(PASTIS.ids("thing"), meter["class_pq"], strict=True))
+    for class_id, pq in of_class.items():
+        name = PASTIS[class_id].name
+        assert (name in scores.by_class) == (not np.isnan(pq))
+        if name in scores.by_class:
+            assert scores.by_class[name].pq == pytest.approx(100 * pq, abs=1e-4)
+
+
+def test_one_call_takes_images_batches_and_arrays_alike(golden):
+    truth, predicted = golden_pairs(golden)
+    expected = panoptic_quality(truth[0], predicted[0])
+    singly = [
+        [tuple(pair) for pair in zip(*batch, strict=True)] for batch in (truth[0], predicted[0])
+    ]
+    objects = [[Panoptic.from_maps(*pair, PASTIS) for pair in pairs] for pairs in singly]
+    assert panoptic_quality(*singly) == expected
+    assert panoptic_quality(*objects) == expected
+    assert panoptic_quality(objects[0], singly[1]) == expected
+    one = panoptic_quality(objects[0][0], objects[1][0])
+    assert one == panoptic_quality(singly[0][0], singly[1][0])
+    assert one == panoptic_quality([objects[0][0]], [objects[1][0]])
+
+
+def test_one_call_knows_both_definitions():
+    assert panoptic_quality(TRUE, TRUE).pq == 100
+    assert panoptic_quality(TRUE, Panoptic.empty(4, 6)).pq == 0
+    scores = panoptic_quality(TRUE, PREDICTED)
+    assert scores.pq == pytest.approx(100 * 0.4 * 6 / 7 / 3)
+    assert set(scores.by_class) == {"soft winter wheat", "corn", "grapevine"}
+    assert panoptic_quality(TRUE, PREDICTED, definition="coco").pq > scores.pq
+    assert set(panoptic_quality(TRUE, PREDICTED, class_agnostic=True).by_class) == {"thing"}
+    with pytest.raises(ValueError, match="1 true images"):
+        panoptic_quality(TRUE, [])
+
+
+def test_one_call_uses_the_classes_of_the_images():
+    table = ClassTable(
+        "two",
+        (SegmentClass(0, "none", "#000000", "stuff"), SegmentClass(1, "a", "#ff0000", "thing")),
+    )
+    truth = Panoptic.from_maps(np.array([[1, 1, 2, 2]]), {1: 1, 2: 1}, table)
+    assert set(panoptic_quality(truth, truth).by_class) == {"a"}
+    pair = np.array([[1, 1, 2, 2]]), np.array([[1, 1, 1, 1]])
+    assert set(panoptic_quality(pair, truth).by_class) == {"a"}
+    assert set(panoptic_quality(pair, pair, table).by_class) == {"a"}
+    assert set(panoptic_quality(pair, pair).by_class) == {"meadow"}
+
+
 def assert_equals_result(counts: PanopticCounts, result: dict) -> None:
-    quality = panoptic_quality(counts)
+    quality = quality_of_counts(counts)
     for name, mean in (("All", quality.all), ("Things", quality.things), ("Stuff", quality.stuff)):
         assert vars(mean) == pytest.approx(result[name], abs=1e-9), name
     found = np.nan_to_num(np.stack([quality.pq_K, quality.sq_K, quality.rq_K], axis=1))
@@ -213,7 +282,7 @@ def test_a_perfect_prediction_scores_one_with_and_without_background(
 ):
     random = np.random.default_rng(seed)
     true = partition(random, none)
-    quality = panoptic_quality(
+    quality = quality_of_counts(
         patch_counts(true, renamed(true, random), PASTIS, definition, class_agnostic=class_agnostic)
     )
     assert quality.all.pq == quality.all.sq == quality.all.rq == 1.0
@@ -246,14 +315,14 @@ def test_exchanging_truth_and_prediction_exchanges_the_mistakes(seed, none):
 
 @pytest.mark.parametrize("definition", ["pastis", "coco"])
 def test_an_empty_prediction_scores_zero(definition):
-    quality = panoptic_quality(patch_counts(TRUE, Panoptic.empty(4, 6), PASTIS, definition))
+    quality = quality_of_counts(patch_counts(TRUE, Panoptic.empty(4, 6), PASTIS, definition))
     assert quality.all.pq == 0
     assert quality.counts.false_negatives.sum() == 3
 
 
 def test_no_stuff_or_nothing_at_all_is_no_division_by_zero():
-    assert panoptic_quality(patch_counts(TRUE, PREDICTED, PASTIS, "coco")).stuff.n == 0
-    nothing = panoptic_quality(PanopticCounts.zero(PASTIS))
+    assert quality_of_counts(patch_counts(TRUE, PREDICTED, PASTIS, "coco")).stuff.n == 0
+    nothing = quality_of_counts(PanopticCounts.zero(PASTIS))
     assert (nothing.all.pq, nothing.all.n) == (0.0, 0)
     assert np.isnan(nothing.pq_K).all()
 
@@ -278,7 +347,7 @@ def test_mistakes_of_the_caller_are_told():
 
 
 def test_the_table_shows_every_class_and_the_means():
-    quality = panoptic_quality(patch_counts(TRUE, PREDICTED, PASTIS))
+    quality = quality_of_counts(patch_counts(TRUE, PREDICTED, PASTIS))
     table = panoptic_table(quality)
     assert (
         "| corn                        | 85.7 | 40.0 | 34.3 |       1 |        2 |      1 |"

@@ -14,7 +14,7 @@ from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.metrics.confusion import confusion_scores
-from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality
+from panoseg.metrics.panoptic_quality import PanopticCounts, quality_of_counts
 from panoseg.models.build import build_network
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
@@ -133,7 +133,7 @@ def test_classes_by_pq_with_sq_and_rq(tmp_path, figures):
     counts = PanopticCounts.zero(PASTIS)
     array = np.zeros((18, 4))
     array[0], array[2] = (2, 0, 2, 1.5), (1, 1, 0, 0.9)  # meadow, corn: TP, FP, FN, sum of IoU
-    draw_panoptic_classes(panoptic_quality(counts.from_array(array)), PASTIS, tmp_path / "a.png")
+    draw_panoptic_classes(quality_of_counts(counts.from_array(array)), PASTIS, tmp_path / "a.png")
     axes = figures[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["meadow", "corn"]
     assert [bar.get_width() for bar in axes.patches] == pytest.approx([50, 60])
@@ -146,7 +146,7 @@ def test_classes_by_pq_with_sq_and_rq(tmp_path, figures):
 def test_scores_without_any_class_are_drawn_too(tmp_path, figures):
     draw_semantic_classes(confusion_scores(matrix(), [19]), PASTIS, tmp_path / "a.png")
     draw_confusion(confusion_scores(matrix(), [19]), PASTIS, tmp_path / "a.png")
-    draw_panoptic_classes(panoptic_quality(PanopticCounts.zero(PASTIS)), PASTIS, tmp_path / "a.png")
+    draw_panoptic_classes(quality_of_counts(PanopticCounts.zero(PASTIS)), PASTIS, tmp_path / "a.png")
     assert len(figures) == 3
 
 

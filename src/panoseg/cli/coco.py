@@ -56,7 +56,7 @@ def evaluate(
     """
     from panoseg.coco.evaluate import evaluate_coco
     from panoseg.files import check_writable, write_json
-    from panoseg.metrics.panoptic_quality import panoptic_quality
+    from panoseg.metrics.panoptic_quality import quality_of_counts
     from panoseg.metrics.tables import panoptic_table
 
     if json is not None:
@@ -68,7 +68,7 @@ def evaluate(
         write_json(json, result.to_json())
     _print_problems(result.notes, result.failures)
     if result.images:
-        print(panoptic_table(panoptic_quality(result.counts)))
+        print(panoptic_table(quality_of_counts(result.counts)))
     _finish(result.images, result.failures, f"{result.images} images scored")
 
 

@@ -22,7 +22,7 @@ from panoseg.metrics.panoptic_quality import (
     PanopticCounts,
     PanopticQuality,
     coco_patch_counts,
-    panoptic_quality,
+    quality_of_counts,
 )
 from panoseg.metrics.scores import or_null
 from panoseg.metrics.tables import panoptic_table, percent, render_table
@@ -147,7 +147,7 @@ class PhotographScores:
         cls, counts: PhotographCounts, table: ClassTable, pixel_classes: PixelClasses
     ) -> PhotographScores:
         """Scores of what has been counted."""
-        quality = None if counts.panoptic is None else panoptic_quality(counts.panoptic)
+        quality = None if counts.panoptic is None else quality_of_counts(counts.panoptic)
         pixels = (
             None
             if counts.matrix_KK is None

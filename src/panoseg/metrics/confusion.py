@@ -1,8 +1,13 @@
-"""Boundaries of classes, made on the fly from labels.
+"""Confusion matrices of pixels and their scores, over whole images and along class boundaries.
 
-Source: Many98/Crop2Seg @ aee7827, src/learning/utils.py (``get_dilated``) and smooth_loss.py; here
-a boundary needs no map for each class, and labels may have any value. Shape suffixes: B batch, H W
-pixels, K classes.
+``confusion_matrix`` counts pixels and ``confusion_scores`` turns a matrix into scores.
+``pixel_counts`` counts the pixels at and off boundaries separately, which ``class_boundaries``
+finds. Two published meters differ in which pixels they ignore (``Variant``).
+
+Source of the boundaries: Many98/Crop2Seg @ aee7827, src/learning/utils.py (``get_dilated``) and
+smooth_loss.py; here they need no map per class, and labels may have any value.
+
+Shape suffixes: B images, H W pixels, K classes, R regions, C choices (best class, best two).
 """
 
 from __future__ import annotations
@@ -19,17 +24,24 @@ from torch import Tensor
 from panoseg.errors import DatasetError
 
 Neighbours = Literal[4, 8]
+"""Which pixels are neighbours: beside, above and below, or also at the corners."""
+Variant = Literal["strict", "published"]
+"""How an ignored class predicted on pixels of other classes counts: as missed, or not at all."""
+Region = Literal["all", "boundary", "interior"]
+REGIONS: tuple[Region, ...] = get_args(Region)
 
 _SIDES = ((0, 1), (1, 0))
 _CORNERS = ((1, 1), (1, -1))
 
 
 def class_boundaries(classes_BHW: Tensor, neighbours: Neighbours = 4) -> Tensor:
-    """Pixels that have a neighbour of another class: bool, B x H x W. What lies outside of an image
-    is no neighbour.
+    """Mark the pixels that have a neighbour of another class: bool, B x H x W.
 
-    classes_BHW: integers of any value. neighbours: 4 (beside, above, below) or 8 (also at the
-    corners).
+    Pixels outside the image are no neighbours.
+
+    Args:
+        classes_BHW: Integers of any value.
+        neighbours: 4 or 8.
 
     >>> class_boundaries(torch.tensor([[[1, 1, 1], [1, 1, 2], [1, 1, 2]]])).int().tolist()
     [[[0, 0, 1], [0, 1, 1], [0, 1, 1]]]
@@ -43,9 +55,12 @@ def class_boundaries(classes_BHW: Tensor, neighbours: Neighbours = 4) -> Tensor:
 
 
 def classes_in_reach(classes_BHW: Tensor, count: int, neighbours: Neighbours = 4) -> Tensor:
-    """Which classes a pixel or one of its neighbours has: bool, B x K x H x W.
+    """Mark the classes that a pixel or one of its neighbours has: bool, B x K x H x W.
 
-    classes_BHW: int64, 0..K-1. count: number of classes K. neighbours: as in ``class_boundaries``.
+    Args:
+        classes_BHW: int64, 0..K-1.
+        count: Number of classes K.
+        neighbours: 4 or 8.
     """
     own_BKHW = F.one_hot(classes_BHW, count).movedim(-1, 1).bool()
     reach_BKHW = own_BKHW.clone()
@@ -56,7 +71,7 @@ def classes_in_reach(classes_BHW: Tensor, count: int, neighbours: Neighbours = 4
 
 
 def _pairs(neighbours: Neighbours) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Windows of pixels and of their neighbours, a pair for two opposite directions."""
+    """Return windows of pixels and of their neighbours, a pair for two opposite directions."""
     steps = _SIDES if neighbours == 4 else (*_SIDES, *_CORNERS)
     return [
         ((_window(-down), _window(-right)), (_window(down), _window(right)))
@@ -65,11 +80,8 @@ def _pairs(neighbours: Neighbours) -> list[tuple[tuple[slice, slice], tuple[slic
 
 
 def _window(step: int) -> slice:
-    """All rows but the first (step 1), all but the last (-1), or all (0)."""
+    """Return all lines but the first (step 1), all but the last (-1), or all (0)."""
     return slice(max(step, 0), min(step, 0) or None)
-
-
-Variant = Literal["strict", "published"]
 
 
 def confusion_matrix(
@@ -79,14 +91,24 @@ def confusion_matrix(
     ignored: Sequence[int] = (),
     variant: Variant = "strict",
 ) -> Tensor:
-    """Pixels by true and predicted class: int64, K x K, on the device of ``true``; matrices of
-    several patches add up.
+    """Count pixels by true (rows) and predicted class (columns).
 
-    count: number of classes K. ignored: classes whose true pixels are left out. "strict" counts a
-    pixel of another class that was predicted as an ignored one as missed; "published" leaves such
-    pixels out too.
+    Args:
+        true: Integers 0..K-1, of any shape.
+        predicted: Integers 0..K-1, of the same size.
+        count: Number of classes K.
+        ignored: Classes whose true pixels are left out.
+        variant: Whether pixels of other classes predicted as an ignored one count as missed
+            ("strict") or are left out too ("published").
 
-    >>> confusion_matrix(np.array([[0, 0, 1, 2]] * 3), np.array([[0, 1, 1, 1], [0, 0, 2, 0], [0, 0, 1, 2]]), 3, ignored=[2])
+    Returns:
+        int64, K x K, on the device of ``true``. Matrices of several patches can be added.
+
+    Raises:
+        DatasetError: A label is outside 0..K-1.
+
+    >>> predicted = np.array([[0, 1, 1, 1], [0, 0, 2, 0], [0, 0, 1, 2]])
+    >>> confusion_matrix(np.array([[0, 0, 1, 2]] * 3), predicted, 3, ignored=[2])
     tensor([[5, 1, 0],
             [0, 2, 1],
             [0, 0, 0]])
@@ -94,24 +116,21 @@ def confusion_matrix(
     true, predicted = torch.as_tensor(true).flatten(), torch.as_tensor(predicted).flatten()
     if len(true) != len(predicted):
         raise ValueError(f"{len(true)} true and {len(predicted)} predicted pixels")
-    # Each margin has a place more, on which classes outside 0..K-1 fall.
+    # The matrix has one more row and column, which collect labels outside 0..K-1.
     true, predicted = (_clamped(labels, count) for labels in (true, predicted))
     matrix = torch.bincount(true * (count + 1) + predicted, minlength=(count + 1) ** 2).view(
         count + 1, count + 1
     )
     if len(true) and (matrix[count].any() or matrix[:, count].any()):
         raise DatasetError(
-            "a label outside of the class table",
-            f"classes 0 to {count - 1}",
-            "use the class table of this dataset",
+            f"A label is outside of the class table, which has the classes 0 to {count - 1}; use "
+            "the class table of this dataset."
         )
     return leave_out(matrix[:count, :count], ignored, variant)
 
 
 def leave_out(matrix_KK: Tensor, ignored: Sequence[int], variant: Variant = "strict") -> Tensor:
-    """A copy of a matrix without the pixels of some classes; arguments as of
-    ``confusion_matrix``.
-    """
+    """Return a copy of a matrix without the pixels of some classes; see ``confusion_matrix``."""
     matrix_KK = matrix_KK.clone()
     matrix_KK[list(ignored)] = 0
     if variant == "published":
@@ -120,49 +139,54 @@ def leave_out(matrix_KK: Tensor, ignored: Sequence[int], variant: Variant = "str
 
 
 def _clamped(labels: Tensor, count: int) -> Tensor:
+    """Replace labels outside 0..count-1 by ``count``."""
     labels = labels.long()
     return torch.where((labels >= 0) & (labels < count), labels, count)
 
 
 @dataclass(frozen=True, eq=False)
 class ConfusionScores:
-    """What a confusion matrix says, 0..1.
+    """Scores of a confusion matrix as fractions.
 
-    accuracy: share of right pixels (OA). mean_iou, mean_f1: means over the classes that have a true
-    or a predicted pixel and are not ignored. iou_K, precision_K, recall_K, f1_K: float64, NaN where
-    undefined. pixels_K: int64, true pixels. matrix_KK: the matrix itself.
+    Means are over the classes that have a true or a predicted pixel and are not ignored.
     """
 
     accuracy: float
+    """Share of right pixels (overall accuracy), 0..1."""
     mean_iou: float
+    """Mean intersection over union, 0..1."""
     mean_f1: float
+    """Mean F1 score, 0..1."""
     iou_K: np.ndarray
+    """float64, K, 0..1; NaN where undefined."""
     precision_K: np.ndarray
+    """float64, K, 0..1; NaN where undefined."""
     recall_K: np.ndarray
+    """float64, K, 0..1; NaN where undefined."""
     f1_K: np.ndarray
+    """float64, K, 0..1; NaN where undefined."""
     pixels_K: np.ndarray
+    """int64, K: number of true pixels."""
     matrix_KK: np.ndarray
+    """int64, K x K: the matrix itself."""
 
 
 def confusion_scores(
     matrix_KK: Tensor | np.ndarray, ignored: Sequence[int] = ()
 ) -> ConfusionScores:
-    """Scores of a matrix of ``confusion_matrix``; give the same ``ignored``.
+    """Compute the scores of a ``confusion_matrix`` with the same ``ignored`` classes.
 
     >>> scores = confusion_scores(np.array([[6, 2], [0, 4]]))
     >>> round(scores.accuracy, 3), scores.iou_K.round(3)
     (0.833, array([0.75 , 0.667]))
     """
     matrix_KK = torch.as_tensor(matrix_KK).cpu().numpy()
-    right, of_true, of_predicted = (
-        matrix_KK.diagonal(),
-        matrix_KK.sum(axis=1),
-        matrix_KK.sum(axis=0),
-    )
+    right, of_true, of_predicted = matrix_KK.diagonal(), matrix_KK.sum(1), matrix_KK.sum(0)
     scored = ~np.isin(np.arange(len(matrix_KK)), ignored)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        return np.divide(above, below, out=np.full(len(above), np.nan), where=(below > 0) & scored)
+        undefined = np.full(len(above), np.nan)
+        return np.asarray(np.divide(above, below, out=undefined, where=(below > 0) & scored))
 
     def mean(values: np.ndarray) -> float:
         return float(np.nanmean(values)) if np.isfinite(values).any() else 0.0
@@ -176,38 +200,33 @@ def confusion_scores(
     )
 
 
-Region = Literal["all", "boundary", "interior"]
-REGIONS: tuple[Region, ...] = get_args(Region)
-
-
 @dataclass(frozen=True, eq=False)
 class RegionScores:
-    """Scores of the pixels of one region.
-
-    scores: of the best class of each pixel. best_two: a pixel is right where its best class is, or
-    its second best. published: of the best class, by the published meter, which also leaves out
-    pixels that were predicted as an ignored class.
-    """
+    """Scores of the pixels of one region."""
 
     scores: ConfusionScores
+    """Scores of the best class of each pixel, variant "strict"."""
     best_two: ConfusionScores
+    """Scores where a pixel is right if its best or second best class is, variant "strict"."""
     published: ConfusionScores
+    """Scores of the best class of each pixel, variant "published"."""
 
 
 @dataclass(frozen=True, eq=False)
 class PixelCounts:
-    """Pixels by region, choice, true and predicted class; counts of several batches add up.
-
-    matrix_RCKK: int64. edge_22: int64, pixels by whether they lie on a boundary and whether the
-    network's boundary head says so; zero without such a head.
-    """
+    """Counts of pixels at and off boundaries; ``+`` adds those of other batches."""
 
     matrix_RCKK: Tensor
+    """int64, 2 x 2 x K x K: confusion matrices at boundaries and inside, of best and best two."""
     edge_22: Tensor
+    """int64, 2 x 2: pixels by whether they are on a boundary (rows) and are predicted to be.
+
+    Zero if the network has no boundary head.
+    """
 
     @classmethod
     def zero(cls, classes: int, device: torch.device | str = "cpu") -> PixelCounts:
-        """No pixels."""
+        """Return the counts of no pixels."""
         matrix_RCKK = torch.zeros((2, 2, classes, classes), dtype=torch.int64, device=device)
         return cls(matrix_RCKK, torch.zeros((2, 2), dtype=torch.int64, device=device))
 
@@ -215,7 +234,7 @@ class PixelCounts:
         return PixelCounts(self.matrix_RCKK + other.matrix_RCKK, self.edge_22 + other.edge_22)
 
     def scores(self, region: Region, ignored: tuple[int, ...]) -> RegionScores:
-        """Scores of a region. ignored: classes whose true pixels are left out."""
+        """Compute the scores of a region; true pixels of ``ignored`` classes are left out."""
         chosen = {"all": slice(None), "boundary": slice(0, 1), "interior": slice(1, 2)}[region]
         best_KK, two_KK = self.matrix_RCKK[chosen].sum(0)
         strict, two = (
@@ -226,17 +245,22 @@ class PixelCounts:
         return RegionScores(strict, two, published)
 
     def edge_scores(self) -> ConfusionScores | None:
-        """Scores of a boundary head; None without one."""
+        """Compute the scores of the boundary head; None without one."""
         return confusion_scores(self.edge_22) if self.edge_22.any() else None
 
 
 def pixel_counts(
     logits_BKHW: Tensor, boundary_B2HW: Tensor | None, classes_BHW: Tensor
 ) -> PixelCounts:
-    """Count a batch.
+    """Count the pixels of a batch.
 
-    logits_BKHW: scores of classes. boundary_B2HW: scores of inside and boundary, or None.
-    classes_BHW: the truth. Raises ``DatasetError`` for a class outside 0..K-1.
+    Args:
+        logits_BKHW: Float: scores of the classes.
+        boundary_B2HW: Float: scores of "interior" and "boundary", or None without such a head.
+        classes_BHW: int64: the true classes.
+
+    Raises:
+        DatasetError: A class is outside 0..K-1.
     """
     count, edge_BHW = logits_BKHW.shape[1], class_boundaries(classes_BHW)
     best_BHW = logits_BKHW.argmax(1)
@@ -249,7 +273,7 @@ def pixel_counts(
         for region_BHW in (edge_BHW, ~edge_BHW)
         for chosen_BHW in (best_BHW, two_BHW)
     ]
-    matrix_RCKK = torch.stack(matrices).unflatten(0, (2, 2))
+    matrix_RCKK = torch.stack(matrices).view(2, 2, count, count)
     if boundary_B2HW is None:
         return PixelCounts(matrix_RCKK, matrix_RCKK.new_zeros((2, 2)))
     return PixelCounts(matrix_RCKK, confusion_matrix(edge_BHW.long(), boundary_B2HW.argmax(1), 2))

@@ -1,8 +1,11 @@
-"""Panoptic quality under two published definitions, from one table of shared pixels a patch.
+"""Panoptic quality under two published definitions.
+
+``panoptic_quality`` compares segmentations in one call. ``patch_counts`` counts the matches of one
+patch, so that counts of many patches and processes can be added before ``quality_of_counts``.
 
 Source: Kirillov et al., "Panoptic Segmentation", CVPR 2019, equation 1. "pastis":
 VSainteuf/utae-paps @ 987874e, src/panoptic/metrics.py. "coco": cocodataset/panopticapi @ 7bb4655,
-panopticapi/evaluation.py. How they differ, and a worked example, is in docs/panoptic-quality.md.
+panopticapi/evaluation.py. docs/panoptic-quality.md explains how they differ, with an example.
 
 Shape suffixes: K scored classes, N true segments, M predicted segments, P pairs of a true and a
 predicted segment that share pixels; position 0 of N and M is "no segment".
@@ -11,13 +14,13 @@ predicted segment that share pixels; position 0 of N and M is "no segment".
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from panoseg.classes import ClassTable
+from panoseg.classes import PASTIS, ClassTable
 from panoseg.panoptic.overlap import Overlap, overlap
 from panoseg.panoptic.panoptic import Panoptic, Segments
 
@@ -29,34 +32,36 @@ _NO_CROWD = -2
 
 @dataclass(frozen=True)
 class ScoredClasses:
-    """The classes that a definition scores: ``names`` and ``is_thing`` of each, and
-    ``row_of_class``, -1 where not scored.
-    """
+    """The classes that a definition scores."""
 
     names: tuple[str, ...]
+    """Name of each scored class."""
     is_thing: tuple[bool, ...]
+    """Whether each scored class is a thing; otherwise it is stuff."""
     row_of_class: np.ndarray
+    """int64: position of each class id among the scored classes, -1 if it is not scored."""
 
 
 @dataclass(frozen=True, eq=False)
 class PanopticCounts:
-    """Matches of each scored class; ``+`` adds those of other patches or processes.
-
-    true_positives, false_positives, false_negatives: int64, K. iou_sum: float64, K, over the true
-    positives.
-    """
+    """Matches of each scored class; ``+`` adds those of other patches or processes."""
 
     classes: ScoredClasses
+    """The scored classes."""
     true_positives: np.ndarray
+    """int64, K: matched pairs."""
     false_positives: np.ndarray
+    """int64, K: predictions that match nothing."""
     false_negatives: np.ndarray
+    """int64, K: true segments that are not found."""
     iou_sum: np.ndarray
+    """float64, K: sum of the IoU of the matched pairs."""
 
     @classmethod
     def zero(
         cls, table: ClassTable, definition: Definition = "pastis", *, class_agnostic: bool = False
     ) -> PanopticCounts:
-        """No patch yet."""
+        """Return the counts of no patch."""
         classes = scored_classes(table, definition, class_agnostic)
         none_K = np.zeros(len(classes.names), np.int64)
         return cls(classes, none_K, none_K, none_K, none_K.astype(np.float64))
@@ -72,50 +77,60 @@ class PanopticCounts:
         )
 
     def to_array(self) -> np.ndarray:
-        """float64, K x 4: true positives, false positives, false negatives, sum of IoU. Sums of
-        such arrays are sums of counts, so one all-reduce merges processes.
+        """Return true positives, false positives, false negatives and IoU sums: float64, K x 4.
+
+        Sums of such arrays are sums of counts, so one all-reduce merges processes.
         """
         return np.stack(
             [self.true_positives, self.false_positives, self.false_negatives, self.iou_sum], axis=1
         )
 
     def from_array(self, array_K4: np.ndarray) -> PanopticCounts:
-        """Counts of the same classes with the numbers of ``to_array``."""
+        """Return counts of the same classes with the numbers of ``to_array``."""
         tp_K, fp_K, fn_K = array_K4[:, :3].round().astype(np.int64).T
         return PanopticCounts(self.classes, tp_K, fp_K, fn_K, array_K4[:, 3].astype(np.float64))
 
 
 @dataclass(frozen=True)
 class QualityMean:
-    """Means over the ``n`` classes that occur, 0..1; zero where none does."""
+    """Means over the classes that occur; 0 if none does."""
 
     sq: float
+    """Segmentation quality, 0..1."""
     rq: float
+    """Recognition quality, 0..1."""
     pq: float
+    """Panoptic quality, 0..1."""
     n: int
+    """Number of classes that occur."""
 
 
 @dataclass(frozen=True, eq=False)
 class PanopticQuality:
-    """Segmentation quality, recognition quality and their product, 0..1, of each class and
-    averaged.
+    """Panoptic quality as fractions, of each class and averaged.
 
-    sq_K, rq_K, pq_K: float64, NaN where a class occurs neither in the truth nor in the prediction.
-    Such classes are left out of the means ``all``, ``things`` and ``stuff``.
+    Classes that occur neither in the truth nor in the prediction are left out of the means.
     """
 
     counts: PanopticCounts
+    """The matches."""
     sq_K: np.ndarray
+    """float64, K, 0..1: segmentation quality; NaN if a class does not occur."""
     rq_K: np.ndarray
+    """float64, K, 0..1: recognition quality; NaN if a class does not occur."""
     pq_K: np.ndarray
+    """float64, K, 0..1: panoptic quality, the product of both; NaN if a class does not occur."""
     all: QualityMean
+    """Means over all classes."""
     things: QualityMean
+    """Means over the classes of things."""
     stuff: QualityMean
+    """Means over the classes of stuff."""
 
-    def to_json(self) -> dict:
-        """A JSON-ready dictionary; classes that do not occur have null."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; values of classes that do not occur are null."""
 
-        def row(index: int) -> dict:
+        def row(index: int) -> dict[str, Any]:
             counts = self.counts
             qualities = {"sq": self.sq_K[index], "rq": self.rq_K[index], "pq": self.pq_K[index]}
             return {
@@ -136,10 +151,107 @@ class PanopticQuality:
         }
 
 
-def panoptic_quality(counts: PanopticCounts) -> PanopticQuality:
-    """Qualities of counted matches: SQ = sum of IoU / TP, RQ = TP / (TP + FP/2 + FN/2), PQ = SQ x
-    RQ.
+Maps = tuple[np.ndarray, np.ndarray]
+"""Instances (id of each pixel, 0 = none) and classes (class of each pixel): integers, H x W each,
+or B x H x W for a batch.
+"""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Panoptic quality in percent."""
+
+    pq: float
+    """Panoptic quality, 0..100: the mean of SQ x RQ over the classes that occur."""
+    sq: float
+    """Segmentation quality, 0..100: mean IoU of the matched segments."""
+    rq: float
+    """Recognition quality, 0..100: F1 score of the matching."""
+
+
+@dataclass(frozen=True)
+class PanopticScores(Quality):
+    """Panoptic quality in percent, over all classes and of each class."""
+
+    by_class: Mapping[str, Quality]
+    """Quality of each class that occurs in the truth or the prediction, by name."""
+
+
+def panoptic_quality(
+    truth: Panoptic | Maps | Sequence[Panoptic | Maps],
+    prediction: Panoptic | Maps | Sequence[Panoptic | Maps],
+    table: ClassTable | None = None,
+    definition: Definition = "pastis",
+    *,
+    class_agnostic: bool = False,
+) -> PanopticScores:
+    """Compare predictions with the truth by panoptic quality.
+
+    Args:
+        truth: One or several images, each a ``Panoptic`` or a tuple of instances and classes.
+        prediction: As many images, in the same order.
+        table: The classes; by default those of the first ``Panoptic`` that has some, else PASTIS.
+        definition: "pastis" scores things only; "coco" also scores stuff, and ignores predictions
+            where nothing is annotated. See docs/panoptic-quality.md.
+        class_agnostic: Treat all things as one class.
+
+    Returns:
+        The quality in percent, 0..100. Several images are scored as one.
+
+    Raises:
+        ValueError: There are not as many predictions as true images, or sizes differ.
+
+    >>> instances = np.array([[1, 1, 0, 2]] * 3)
+    >>> classes = np.array([[3, 3, 0, 4]] * 3)
+    >>> scores = panoptic_quality((instances, classes), (np.array([[7, 7, 7, 0]] * 3), classes))
+    >>> round(scores.pq, 1), round(scores.by_class["corn"].sq, 1), scores.by_class["corn"].rq
+    (33.3, 66.7, 100.0)
     """
+    table = table or _table_of(truth) or _table_of(prediction) or PASTIS
+    true, predicted = list(_images(truth, table)), list(_images(prediction, table))
+    if len(true) != len(predicted):
+        raise ValueError(f"{len(true)} true images cannot be compared with {len(predicted)}")
+    counts = PanopticCounts.zero(table, definition, class_agnostic=class_agnostic)
+    for one, other in zip(true, predicted, strict=True):
+        counts += patch_counts(one, other, table, definition, class_agnostic=class_agnostic)
+    quality = quality_of_counts(counts)
+    by_class = {
+        name: Quality(100 * float(pq), 100 * float(sq), 100 * float(rq))
+        for name, pq, sq, rq in zip(
+            counts.classes.names, quality.pq_K, quality.sq_K, quality.rq_K, strict=True
+        )
+        if not np.isnan(pq)
+    }
+    mean = quality.all
+    return PanopticScores(100 * mean.pq, 100 * mean.sq, 100 * mean.rq, by_class)
+
+
+def _table_of(given: Panoptic | Maps | Sequence[Panoptic | Maps]) -> ClassTable | None:
+    """Return the class table of the first ``Panoptic`` that has one."""
+    images = [given] if isinstance(given, Panoptic) else given
+    return next((each.table for each in images if isinstance(each, Panoptic) and each.table), None)
+
+
+def _images(
+    given: Panoptic | Maps | Sequence[Panoptic | Maps], table: ClassTable
+) -> Iterator[Panoptic]:
+    """Yield the images in an argument of ``panoptic_quality``."""
+    if isinstance(given, Panoptic):
+        yield given
+    elif isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0]) in (2, 3):
+        instances, classes = (np.asarray(each) for each in given)
+        if instances.ndim == 3:
+            for one, other in zip(instances, classes, strict=True):
+                yield Panoptic.from_maps(one, other, table)
+        else:
+            yield Panoptic.from_maps(instances, classes, table)
+    else:
+        for each in given:
+            yield from _images(each, table)
+
+
+def quality_of_counts(counts: PanopticCounts) -> PanopticQuality:
+    """Compute SQ = sum of IoU / TP, RQ = TP / (TP + FP/2 + FN/2) and PQ = SQ x RQ."""
     positives = counts.true_positives
     mistakes = counts.false_positives + counts.false_negatives
     occurs = positives + mistakes > 0
@@ -164,10 +276,15 @@ def panoptic_quality(counts: PanopticCounts) -> PanopticQuality:
 def scored_classes(
     table: ClassTable, definition: Definition, class_agnostic: bool = False
 ) -> ScoredClasses:
-    """The classes that are scored: all but void, and under "pastis" things alone, since background
-    is no parcel.
+    """Return the classes that a definition scores.
 
-    class_agnostic: all things are one class, so that only where parcels lie is scored.
+    These are all classes but void under "coco", and only things under "pastis", where background is
+    no parcel.
+
+    Args:
+        table: The class table.
+        definition: "pastis" or "coco".
+        class_agnostic: Treat all things as one class, to score only where parcels are.
     """
     if definition not in ("pastis", "coco"):
         raise ValueError(
@@ -197,14 +314,20 @@ def patch_counts(
     *,
     class_agnostic: bool = False,
 ) -> PanopticCounts:
-    """Matches of one patch: pairs of a true and a predicted segment of one class with IoU above one
-    half.
+    """Count the matches of one patch.
 
-    class_agnostic: all things are one class.
+    A match is a true and a predicted segment of the same class with an IoU above one half.
+
+    Args:
+        true: The truth.
+        predicted: The prediction, of the same size.
+        table: The class table of both.
+        definition: "pastis" or "coco".
+        class_agnostic: Treat all things as one class.
 
     >>> true = Panoptic.from_maps(np.array([[1, 1, 0, 2]] * 3), {1: 3, 2: 4}, PASTIS)
     >>> predicted = Panoptic.from_maps(np.array([[7, 7, 7, 0]] * 3), {7: 3}, PASTIS)
-    >>> quality = panoptic_quality(patch_counts(true, predicted, PASTIS))
+    >>> quality = quality_of_counts(patch_counts(true, predicted, PASTIS))
     >>> quality.all
     QualityMean(sq=0.3333333333333333, rq=0.5, pq=0.3333333333333333, n=2)
     """
@@ -223,15 +346,21 @@ def coco_patch_counts(
     true_areas: np.ndarray | None = None,
     strict: bool = False,
 ) -> PanopticCounts:
-    """``patch_counts`` under COCO's definition, with what only COCO's files say.
+    """Count the matches of one patch under COCO's definition.
 
-    Void and crowds excuse predictions that lie mostly on them; void pixels do not count in the
+    Void and crowds excuse predictions that lie mostly on them, and void pixels do not count in the
     union of a pair.
 
-    crowd_ids: true segments that stand for many objects, as listed in the file; they are never
-    matched. As published, only the last crowd listed of a class excuses predictions; ``strict``
-    lets all do. true_areas: areas of the true segments that the file states, where they are to be
-    believed over the raster, as published.
+    Args:
+        true: The truth.
+        predicted: The prediction, of the same size.
+        table: The class table of both.
+        class_agnostic: Treat all things as one class.
+        crowd_ids: Ids of true segments that stand for many objects, in the order of the file. They
+            are never matched. As published, only the last crowd of a class excuses predictions.
+        true_areas: Areas of the true segments that the file states, to be used instead of those of
+            the raster, as published.
+        strict: Let all crowds excuse predictions.
     """
     return coco_table_counts(
         _shared(true, predicted),
@@ -254,8 +383,9 @@ def coco_table_counts(
     true_areas: np.ndarray | None = None,
     strict: bool = False,
 ) -> PanopticCounts:
-    """``coco_patch_counts`` of the tables of two pictures and the pixels that their segments
-    share.
+    """Count matches as ``coco_patch_counts`` does, from the tables of two segmentations.
+
+    ``pair`` holds the pixels that their segments share, by position.
     """
     true_row, predicted_row = _rows(true, classes), _rows(predicted, classes)
     area_M = _areas(predicted.areas)
@@ -277,8 +407,9 @@ def coco_table_counts(
 
 
 def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) -> PanopticCounts:
-    """Void pixels are cut out of predictions; a prediction that matches a void parcel is
-    dropped.
+    """Count the matches of one patch under the definition of PASTIS.
+
+    Void pixels are cut out of predictions, and a prediction that matches a void parcel is dropped.
     """
     pair = _shared(true, predicted)
     true_row, predicted_row = _rows(true.segments, classes), _rows(predicted.segments, classes)
@@ -296,6 +427,7 @@ def _pastis_counts(true: Panoptic, predicted: Panoptic, classes: ScoredClasses) 
 
 
 def _shared(true: Panoptic, predicted: Panoptic) -> Overlap:
+    """Count the pixels that true and predicted segments share, by position."""
     if true.segment_HW.shape != predicted.segment_HW.shape:
         raise ValueError(
             f"truth of {true.segment_HW.shape} pixels and prediction of"
@@ -307,18 +439,17 @@ def _shared(true: Panoptic, predicted: Panoptic) -> Overlap:
 
 
 def _predicted_sums(pair: Overlap, chosen_P: np.ndarray, count: int) -> np.ndarray:
-    """Pixels that each predicted segment shares in the chosen pairs; float64, M."""
+    """Return the pixels that each predicted segment shares in the chosen pairs: float64, M."""
     return np.bincount(pair.second_P[chosen_P], pair.pixels_P[chosen_P], minlength=count)
 
 
 def _rows(segments: Segments, classes: ScoredClasses) -> np.ndarray:
-    """Scored class of each segment, with -1 for "no segment" in front and for classes that are not
-    scored.
-    """
+    """Return the row of each segment's class; -1 for "no segment" and for unscored classes."""
     return np.concatenate([[-1], classes.row_of_class[segments.class_ids]])
 
 
 def _areas(areas: np.ndarray) -> np.ndarray:
+    """Prepend the area of "no segment"."""
     return np.concatenate([[0], areas])
 
 
@@ -331,7 +462,7 @@ def _count(
     predicted_area_M: np.ndarray,
     excused_M: np.ndarray,
 ) -> PanopticCounts:
-    """Match pairs and count; ``excused_M`` predictions are no mistake where they match nothing."""
+    """Match pairs and count; ``excused_M`` predictions are no mistakes if they match nothing."""
     row_P = true_row_N[pair.first_P]
     union_P = true_area_N[pair.first_P] + predicted_area_M[pair.second_P] - pair.pixels_P
     same_P = (row_P >= 0) & (row_P == predicted_row_M[pair.second_P])

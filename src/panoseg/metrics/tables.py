@@ -1,4 +1,4 @@
-"""Tables of scores for people: Markdown that reads as plain text."""
+"""Tables of scores in Markdown, aligned so that they can be read as plain text."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from panoseg.metrics.panoptic_quality import PanopticQuality
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns, the first to the left and the others to the right.
+    """Render a Markdown table; the first column is aligned left, the others right.
 
     >>> print(render_table(["class", "PQ"], [["meadow", "43.8"], ["corn", "7.0"]]))
     | class  |   PQ |
@@ -33,24 +33,24 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def percent(value: float) -> str:
-    """A share 0..1 in percent with one digit, and a dash where it is undefined."""
+    """Format a fraction as percent with one decimal, and NaN as a dash."""
     return "–" if np.isnan(value) else f"{100 * value:.1f}"
 
 
 def panoptic_table(quality: PanopticQuality) -> str:
-    """SQ, RQ and PQ in percent and the counts of each class, and the means."""
+    """Render SQ, RQ and PQ in percent and the counts of each class, with the means."""
     counts = quality.counts
     rows = [
         [
             name,
             *(percent(values[row]) for values in (quality.sq_K, quality.rq_K, quality.pq_K)),
-            *_counts(counts.to_array()[row]),
+            *(str(int(value)) for value in counts.to_array()[row, :3]),
         ]
         for row, name in enumerate(counts.classes.names)
     ]
     means = [("all", quality.all), ("things", quality.things), ("stuff", quality.stuff)]
     shown = [(name, mean) for name, mean in means if name == "all" or 0 < mean.n < quality.all.n]
-    total = _counts(counts.to_array().sum(axis=0))
+    total = [str(int(value)) for value in counts.to_array()[:, :3].sum(axis=0)]
     rows += [
         [f"mean of {mean.n} classes" if name == "all" else f"mean of {name} ({mean.n})"]
         + [percent(value) for value in (mean.sq, mean.rq, mean.pq)]
@@ -61,8 +61,9 @@ def panoptic_table(quality: PanopticQuality) -> str:
 
 
 def confusion_table(scores: ConfusionScores, table: ClassTable, ignored: Sequence[int] = ()) -> str:
-    """IoU, precision, recall and F1 in percent of each class that is not ignored, their means and
-    the accuracy.
+    """Render IoU, precision, recall and F1 of each class in percent, means and accuracy.
+
+    Classes in ``ignored`` are left out.
     """
     columns = (scores.iou_K, scores.precision_K, scores.recall_K, scores.f1_K)
     rows = [
@@ -86,10 +87,6 @@ def confusion_table(scores: ConfusionScores, table: ClassTable, ignored: Sequenc
     )
     rows.append(["overall accuracy", percent(scores.accuracy), "", "", "", ""])
     return render_table(["class", "IoU", "precision", "recall", "F1", "pixels"], rows)
-
-
-def _counts(row_4: np.ndarray) -> list[str]:
-    return [str(int(value)) for value in row_4[:3]]
 
 
 def numbers_text(numbers: Mapping[str, float]) -> str:

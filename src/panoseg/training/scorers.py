@@ -35,7 +35,7 @@ from panoseg.metrics.confusion import (
     confusion_scores,
     pixel_counts,
 )
-from panoseg.metrics.panoptic_quality import PanopticCounts, panoptic_quality, patch_counts
+from panoseg.metrics.panoptic_quality import PanopticCounts, quality_of_counts, patch_counts
 from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
 from panoseg.models.network import (
     Details,
@@ -199,7 +199,7 @@ class Parcels(SeasonScorer):
                 labels_of(batch.classes_BHW).cpu(), predicted_BHW, table.count, void
             )
         quality, agnostic = (
-            panoptic_quality(counts.from_array(sum_over_processes(counts.to_array(), fabric)))
+            quality_of_counts(counts.from_array(sum_over_processes(counts.to_array(), fabric)))
             for counts in (by_class, any_class)
         )
         return PanopticScores(
