@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from panoseg.coco.evaluate import evaluate_coco
-from panoseg.coco.png import usable_cores
 from panoseg.metrics.panoptic_quality import quality_of_counts
+from panoseg.processes import usable_cores
 
 HEIGHT, WIDTH, SEGMENTS, CLASSES = 480, 640, 20, 30
 

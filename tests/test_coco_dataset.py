@@ -518,7 +518,7 @@ DAMAGES = {
     "an id twice": ({"segments": [*ROWS, ROWS[0]]}, f"id {CROWD_ID} is listed twice"),
     "an unknown category": (
         {"segments": [{**ROWS[0], "category_id": 99}, *ROWS[1:]]},
-        f"segment {CROWD_ID} of the unknown category 99",
+        f"segment {CROWD_ID} has the unknown category 99",
     ),
     "an image of another size": (
         {"image": encoded(colours(IDS)[:-1])},
@@ -538,7 +538,7 @@ DAMAGES = {
                 {**instance(MASK, CAT), "segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~"}}
             ]
         },
-        "counts that are no compressed run lengths",
+        "counts are no compressed run lengths",
     ),
     "an instance of stuff": (
         {"instances": [instance(MASK, SKY)]},
@@ -596,7 +596,7 @@ def test_names_that_leave_the_folder_are_refused_when_the_dataset_is_opened(tmp_
     path.write_text(json.dumps(content))
     with pytest.raises(
         PanopticFormatError,
-        match=r"image 2 of .*file name .*; expected the name of a file inside its folder",
+        match=r"image 2 of .*file name .* is not the name of a file inside its folder",
     ):
         CocoDataset(folder, "train")
 
@@ -610,9 +610,9 @@ def test_pictures_of_ids_stay_in_their_folder(tmp_path, name):
     path.write_text(json.dumps(content))
     (folder / "secret.png").write_bytes(Scene(2).png)
     dataset = CocoDataset(folder, "train")
-    with pytest.raises(PanopticFormatError, match="expected the name of a file inside its folder"):
+    with pytest.raises(PanopticFormatError, match="is not the name of a file inside its folder"):
         dataset[1]
-    with pytest.raises(PanopticFormatError, match="expected the name of a file inside its folder"):
+    with pytest.raises(PanopticFormatError, match="is not the name of a file inside its folder"):
         dataset.truth(1)
     assert dataset[0].name == "0001"
 
@@ -633,8 +633,8 @@ def _repeat(key, number=0):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_repeat("categories"), f"category {SKY} is listed 2 times; expected each category once"),
-        (lambda content: content.pop("categories"), "without categories"),
+        (_repeat("categories"), f"category {SKY} is listed 2 times; list it once"),
+        (lambda content: content.pop("categories"), "has no categories"),
         (lambda content: content["categories"].append({"name": "nameless"}), "category 4: no 'id'"),
         (
             lambda content: content["categories"].append({"id": -1, "name": "below"}),
@@ -647,7 +647,7 @@ def _repeat(key, number=0):
             "row 0 of the annotations has no image_id",
         ),
         (_repeat("images"), "2 entries of image 1 among the images"),
-        (lambda content: content.pop("annotations"), "without annotations"),
+        (lambda content: content.pop("annotations"), "has no annotations"),
         (lambda content: content["annotations"].clear(), "annotates no image"),
         (lambda content: content["images"][0].update(file_name="gone.png"), r"lacks gone\.png"),
         (lambda content: content["images"][0].update(file_name="x" * 300 + ".png"), "file name 'x"),
@@ -673,7 +673,7 @@ def test_a_json_that_is_cut_is_one_line(tmp_path):
     path = folder / "annotations" / "panoptic_train2017.json"
     path.write_text(path.read_text()[:-40])
     with pytest.raises(
-        PanopticFormatError, match=r"panoptic_train2017\.json: .*; expected a JSON file"
+        PanopticFormatError, match=r"panoptic_train2017\.json: .*; it cannot be read as a JSON file"
     ):
         CocoDataset(folder, "train")
 

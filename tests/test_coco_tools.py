@@ -20,14 +20,15 @@ from coco_classes import TABLE
 from panoseg.classes import ClassTable
 from panoseg.cli import main
 from panoseg.coco import convert as coco_conversions
-from panoseg.coco import png as coco_images
+from panoseg.coco import parallel
 from panoseg.coco.categories import category_rows
 from panoseg.coco.convert import ConvertOptions, convert_coco
 from panoseg.coco.evaluate import coco_counts, evaluate_coco
 from panoseg.coco.format import CocoAnnotations, coloured_ids, write_coco
 from panoseg.coco.masks import decode_mask, encode_mask
 from panoseg.coco.merge import merge_coco
-from panoseg.coco.png import over_images, png_name, read_ids
+from panoseg.coco.parallel import over_images
+from panoseg.coco.png import png_name, read_ids
 from panoseg.errors import ConfigError, OutputError, PanopticFormatError
 from panoseg.metrics.panoptic_quality import PanopticCounts, coco_patch_counts, quality_of_counts
 from panoseg.panoptic.merge import MergeThresholds
@@ -71,7 +72,7 @@ def truth(tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_counts_equal_the_published_ones(golden, monkeypatch, processes):
-    monkeypatch.setattr(coco_images, "usable_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 2)
     folder = golden / "panopticapi" / "pq"
     expected = json.loads((folder / "result.json").read_text())["counts"]
     result = evaluate_coco(folder / "gt.json", folder / "pred.json", processes=processes)
@@ -271,7 +272,7 @@ def test_an_image_without_a_prediction_is_named(truth, tmp_path, capsys):
     assert main(["coco", "evaluate", "--truth", str(less), "--prediction", str(truth)]) == 0
     said = capsys.readouterr().err
     assert (
-        f"note: {truth} has 1 images that the truth has not, the first 1; they are not scored"
+        f"note: {truth} has 1 images that the truth does not have, the first 1; they are not scored"
         in said
     )
     assert f"note: {less} has 1 images without annotation, the first 1" in said
@@ -284,7 +285,7 @@ def test_pictures_of_another_size_and_areas_of_nothing_are_named(truth, tmp_path
     change(truth, lambda content: rows(content, 1)[0].update(area=0))
     assert main(["coco", "evaluate", "--truth", str(truth), "--prediction", str(other)]) == 2
     said = capsys.readouterr().err
-    assert f"image 1 of {other}: a picture of 16 x 10 pixels; expected 16 x 12" in said
+    assert f"image 1 of {other}: the PNG has 16 x 10 pixels and that of the truth 16 x 12" in said
     assert f"image 2 of {truth}: area 0 of segment 1" in said
 
 
@@ -494,7 +495,7 @@ def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_
         (1, lambda row: row.update(category_id=77), "unknown category 77"),
         (1, lambda row: row.update(category_id=3), "category 3, which is stuff"),
         (1, lambda row: row.pop("score"), "no 'score'"),
-        (1, lambda row: row.update(score="high"), "score high, which is no number"),
+        (1, lambda row: row.update(score="high"), "score high is no number"),
         (1, lambda row: row["segmentation"].update(size=[16, 12]), "size [16, 12]"),
         (1, lambda row: row["segmentation"].update(counts="1234"), "run lengths of 12 pixels"),
         (0, lambda row: row.update(segmentation=None), "segmentation of type NoneType"),
@@ -820,16 +821,20 @@ def test_semantic_pictures_of_large_classes_have_two_bytes(truth, tmp_path):
         (
             "semantic",
             {"things_only": True},
-            "--things-only with --to semantic; expected --to detection",
+            "--things-only does not apply to --to semantic, only to --to detection",
         ),
-        ("detection", {"things_as": 9}, "--things-as with --to detection; expected --to semantic"),
-        ("two-channel", {"colours": True}, "--colours with --to two-channel"),
+        (
+            "detection",
+            {"things_as": 9},
+            "--things-as does not apply to --to detection, only to --to semantic",
+        ),
+        ("two-channel", {"colours": True}, "--colours does not apply to --to two-channel"),
         (
             "semantic",
             {"void": 7},
-            "--void with --to semantic; expected --to panoptic or two-channel",
+            "--void does not apply to --to semantic, only to --to panoptic or two-channel",
         ),
-        ("semantic", {"things_as": 3}, "--things-as 3, a class of stuff"),
+        ("semantic", {"things_as": 3}, "--things-as 3 is a class of stuff"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(truth, tmp_path, to, options, message):
@@ -845,10 +850,10 @@ def test_classes_beyond_their_bytes_are_refused(options):
 
 
 def test_a_file_of_the_wrong_form_is_refused(truth, tmp_path):
-    with pytest.raises(PanopticFormatError, match="which is panoptic"):
+    with pytest.raises(PanopticFormatError, match="is panoptic already"):
         convert_coco(truth, "panoptic", tmp_path / "out")
     detections = convert_coco(truth, "detection", tmp_path / "detections").path
-    with pytest.raises(PanopticFormatError, match="without segments_info"):
+    with pytest.raises(PanopticFormatError, match="has no segments_info"):
         convert_coco(detections, "semantic", tmp_path / "out")
     change(detections, lambda content: content.pop("categories"))
     with pytest.raises(PanopticFormatError, match="no categories in"):
@@ -928,7 +933,11 @@ def test_detections_keep_their_values_and_stuff_is_one_segment(tmp_path):
         ),
         (mask_row(block(0, 0, 0, 0), 1, 2), {"height": None}, "an image of None x 16 pixels"),
         (mask_row(block(0, 0, 0, 0), 1, 2), {"file_name": "../x.jpg"}, "file name '../x.jpg'"),
-        (mask_row(block(0, 0, 0, 0), 1, 2), {"file_name": "1.png"}, "two pictures 1.png"),
+        (
+            mask_row(block(0, 0, 0, 0), 1, 2),
+            {"file_name": "1.png"},
+            "two images would get the PNG file 1.png",
+        ),
         (
             mask_row(block(0, 0, 0, 0), 1, 7),
             {},
@@ -979,8 +988,8 @@ def test_two_channel_pictures_that_are_wrong_are_named(truth, tmp_path, capsys):
     said = capsys.readouterr().err
     assert "image 1" in said
     assert "unknown category 77" in said
-    assert "2.png of mode L; expected two channels" in said
-    assert "a picture of 16 x 5 pixels; expected 16 x 12" in said
+    assert "2.png of mode L does not have two channels" in said
+    assert "the PNG has 16 x 5 pixels, but the JSON states 16 x 12" in said
     assert [row["image_id"] for row in rows_of(tmp_path / "out" / "panoptic.json")] == [4]
 
 
@@ -1087,7 +1096,7 @@ def test_whatever_stands_in_a_file_a_tool_ends_with_a_result_or_in_lines(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_results_come_in_order_and_failures_stay_with_their_image(monkeypatch, processes):
-    monkeypatch.setattr(coco_images, "usable_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 2)
     names = ["../up.jpg" if number % 7 == 3 else f"{number}.jpg" for number in range(60)]
     for name, result in zip(names, over_images(png_name, names, 60, processes), strict=True):
         assert str(result).startswith(
@@ -1096,7 +1105,7 @@ def test_results_come_in_order_and_failures_stay_with_their_image(monkeypatch, p
 
 
 def test_only_a_few_images_are_under_way(monkeypatch):
-    monkeypatch.setattr(coco_images, "usable_cores", lambda: 2)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 2)
     taken = []
     results = over_images(
         png_name, (taken.append(number) or f"{number}.jpg" for number in range(1000)), 1000, 2
@@ -1117,7 +1126,7 @@ def test_few_large_jobs_keep_all_processes_busy(monkeypatch):
             pass
 
         def submit(self, work, function, jobs):
-            chunks.append(len(jobs))
+            chunks.extend([len(jobs)] * bool(jobs))  # empty ones only start the processes
             done = Future()
             done.set_result(work(function, jobs))
             return done
@@ -1125,13 +1134,35 @@ def test_few_large_jobs_keep_all_processes_busy(monkeypatch):
         def shutdown(self, **options):
             pass
 
-    monkeypatch.setattr(coco_images, "usable_cores", lambda: 16)
-    monkeypatch.setattr(coco_images, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 16)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
     assert len(list(over_images(png_name, (f"{number}.jpg" for number in range(32)), 32, 16))) == 32
     assert chunks == [1] * 32
     chunks.clear()
     list(over_images(png_name, (f"{number}.jpg" for number in range(1000)), 1000, 16))
     assert set(chunks) == {8}
+
+
+def test_this_process_works_while_the_others_start(monkeypatch):
+    """A process takes as long to start as hundreds of images take to be scored."""
+    shut = []
+
+    class Pool:
+        def __init__(self, *options, **more):
+            pass
+
+        def submit(self, work, function, jobs):
+            assert not jobs, "no process is there yet"
+            return Future()
+
+        def shutdown(self, wait, cancel_futures):
+            shut.append(wait)
+
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 4)
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Pool)
+    names = [f"{number}.jpg" for number in range(500)]
+    assert list(over_images(png_name, names, 500, 4)) == [f"{number}.png" for number in range(500)]
+    assert shut == [False], "nobody waits for processes that have nothing to do"
 
 
 @pytest.mark.parametrize("processes", [0, -1, 10**4])
@@ -1174,7 +1205,7 @@ def test_the_group_explains_itself(capsys):
     assert main(["coco"]) == 0
     assert "panoseg coco evaluate --truth" in capsys.readouterr().out
     assert main(["coco", "draw"]) == 2
-    assert "expected one of evaluate, merge, convert" in capsys.readouterr().err
+    assert "panoseg coco has evaluate, merge, convert" in capsys.readouterr().err
     for verb in ("evaluate", "merge", "convert"):
         with pytest.raises(SystemExit):
             main(["coco", verb, "--help"])

@@ -150,9 +150,9 @@ def about(subject: str) -> Iterator[None]:
     except PanopticFormatError as error:
         raise PanopticFormatError(f"{subject}: {error}") from error
     except KeyError as error:
-        raise PanopticFormatError(f"{subject}: there is no {error}.") from error
+        raise PanopticFormatError(f"{subject}: no {error} is given.") from error
     except (TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
-        raise PanopticFormatError(f"{subject} is not in COCO's format: {error}.") from error
+        raise PanopticFormatError(f"{subject}: {str(error).rstrip('.')}.") from error
 
 
 def read_row(text: bytes) -> Any:  # noqa: ANN401
@@ -336,4 +336,4 @@ def _array(reader: _Reader, key: str, spans: dict[str, tuple[int, int]]) -> Iter
 
 
 def _no_json(path: Path, reason: str) -> PanopticFormatError:
-    return PanopticFormatError(f"{path} cannot be read as a JSON file of COCO's: {reason}.")
+    return PanopticFormatError(f"{path}: {reason}; it cannot be read as a JSON file of COCO's.")

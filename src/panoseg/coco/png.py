@@ -259,4 +259,4 @@ def _check_chunks(data: bytes) -> None:
 
 
 def _not_readable(path: Path, reason: str) -> PanopticFormatError:
-    return PanopticFormatError(f"{path} cannot be read as a PNG of segment ids: {reason}.")
+    return PanopticFormatError(f"{path}: {reason}; it cannot be read as a PNG of segment ids.")
