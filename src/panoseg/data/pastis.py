@@ -264,8 +264,8 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{path} has no mean and std with {len(PASTIS_BANDS)} values for each of folds"
-            f" {', '.join(map(str, folds))} ({error}); write it anew with"
+            f"{path} lacks mean and std with {len(PASTIS_BANDS)} values for"
+            f" {', '.join(f'Fold_{fold}' for fold in folds)} ({error}); write it anew with"
             " panoseg.data.pastis.compute_normalisation."
         ) from error
 

@@ -234,12 +234,13 @@ def _stack(tensors: Sequence[Tensor | None], new: NewTensor) -> Tensor | None:
 def _stack_centres(
     targets: Sequence[CentreTargets | None], new: NewTensor
 ) -> CentreTargetsBatch | None:
-    stacked = []
-    for field in fields(CentreTargets):
-        tensor = _stack([target and getattr(target, field.name) for target in targets], new)
-        if tensor is None:
-            return None
-        stacked.append(tensor)
+    present = [target for target in targets if target is not None]
+    if len(present) < len(targets):
+        return None
+    stacked: list[Any] = [
+        _stack([getattr(target, field.name) for target in present], new)
+        for field in fields(CentreTargets)
+    ]
     return CentreTargetsBatch(*stacked)
 
 
