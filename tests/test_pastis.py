@@ -492,7 +492,7 @@ def test_folds_that_do_not_exist(small):
         PastisDataset(small, (1, 6), target=None)
     with pytest.raises(DatasetError, match=r"has no patch of folds \(4,\)"):
         PastisDataset(small, (4,), target=None)
-    with pytest.raises(ConfigError, match="target must be .* not 'classes'"):
+    with pytest.raises(ConfigError, match=r"target must be .* not 'classes'"):
         PastisDataset(small, target="classes")
 
 

@@ -246,7 +246,7 @@ def test_places_in_use_are_refused(folder, shards):
         write_shards.write_shards(folder, str(shards), 2, processes=1)
     with pytest.raises(OutputError, match="new or empty"):
         write_shards.write_shards(folder, shards.as_uri(), 2, processes=1)
-    with pytest.raises(ConfigError, match="number of shards must .* not be 0"):
+    with pytest.raises(ConfigError, match=r"number of shards must .* not be 0"):
         write_shards.write_shards(folder, str(shards), 0)
 
 

@@ -112,8 +112,8 @@ def open_labelled(folder: Path) -> LabelledDataset:
     layout = find_layout(folder)
     if layout.inputs != "season":
         raise DatasetError(
-            f"{folder} holds photographs, in {layout.name}'s layout, but satellite image time series"
-            " are needed; look at photographs by panoseg show --patch NAME."
+            f"{folder} holds photographs, in {layout.name}'s layout, but satellite image time"
+            " series are needed; look at photographs by panoseg show --patch NAME."
         )
     dataset = layout.open(folder, target="panoptic" if layout is PASTIS_LAYOUT else "semantic")
     parts = tuple(f"{layout.part} {part}" for part in layout.parts)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pyproj import Transformer
 
 
+Json = Any
+"""A value that a JSON file holds, of any type."""
+
 FILE_NAME = "metadata.geojson"
 NORMALISATION_FILE = "NORM_S2_patch.json"
 LAMBERT_93 = 2154
@@ -64,7 +67,7 @@ def parse_date(text: str | int) -> date:
     raise ValueError(f"{text!r} is not a date")
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401
+def read_json(path: Path) -> Json:
     """Read a JSON file; raise ``DatasetError`` where it is missing or is not JSON."""
     try:
         return json.loads(path.read_bytes())
@@ -104,7 +107,7 @@ def read_metadata(folder: Path) -> list[Patch]:
     return patches
 
 
-def _patch(path: Path, number: int, feature: Any) -> Patch:  # noqa: ANN401
+def _patch(path: Path, number: int, feature: Json) -> Patch:
     """Parse the feature of a patch, which may be any JSON value."""
     try:
         properties = feature["properties"]

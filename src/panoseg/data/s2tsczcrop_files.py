@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from panoseg.data.pastis_files import parse_date, read_json
+from panoseg.data.pastis_files import Json, parse_date, read_json
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.bands import PASTIS_BANDS
@@ -83,7 +83,7 @@ def read_patches(folder: Path) -> list[CzechPatch]:
     return patches
 
 
-def _patch(path: Path, number: int, record: Any) -> CzechPatch | None:  # noqa: ANN401
+def _patch(path: Path, number: int, record: Json) -> CzechPatch | None:
     """Parse the record of a patch, which may be any JSON value."""
     try:
         if record["Status"] != "OK":  # patches without enough declared land have no files
