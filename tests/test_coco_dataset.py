@@ -209,7 +209,7 @@ def test_splits_are_found_by_the_beginning_of_their_names(tmp_path):
         ("test", "no annotations/panoptic_test.json"),
     ):
         with pytest.raises(
-            DatasetError, match=f"{found}; expected one split {split} in COCO's layout"
+            DatasetError, match=f"{found}, so not one split {split} in COCO's layout"
         ):
             CocoDataset(folder, split)
     assert CocoDataset(folder, "train2017").image_ids == [1]

@@ -467,7 +467,7 @@ def test_a_shard_that_was_cut_is_named_at_once(copy):
     ):
         CocoShards(copy, "train")
     path.unlink()
-    with pytest.raises(DatasetError, match=r"train-00001\.tar: no such file"):
+    with pytest.raises(DatasetError, match=r"train-00001\.tar cannot be read \(no such file\)"):
         CocoShards(copy, "train")
 
 
