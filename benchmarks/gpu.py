@@ -162,12 +162,12 @@ def head_line(arguments: argparse.Namespace, reduced: bool) -> str:
             lambda: model.encoder.features(*seasons), device, arguments.repeats
         )
         head = median_seconds(
-            lambda: merge_masks(model.scored_masks(model.head(maps, work.targets.zone_HW)), 1),
+            lambda: merge_masks(model.scored_masks(model.head(maps, work.targets.zone_BHW)), 1),
             device,
             arguments.repeats,
         )
     precision = "bfloat16" if reduced else "float32"
-    centres = int(work.targets.zone_HW.amax())
+    centres = int(work.targets.zone_BHW.amax())
     return (
         f"PaPs head and merging, {centres} centres, {precision}: {1e3 * head:.1f} ms; its encoder"
         f" {1e3 * encoder:.1f} ms: {head / encoder:.2f} of it (wanted: 0.5)"

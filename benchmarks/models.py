@@ -245,12 +245,12 @@ def head_times() -> list[tuple[str, str, str]]:
 
     def predict() -> None:
         with torch.inference_mode():
-            output = model.head(maps, targets.zone_HW)
+            output = model.head(maps, targets.zone_BHW)
             merge_masks(model.scored_masks(output), 1)
 
     def learn() -> None:
         model.zero_grad()
-        loss(model.head(maps, targets.zone_HW), targets).total.backward()
+        loss(model.head(maps, targets.zone_BHW), targets).total.backward()
 
     learning = best_seconds(learn, 20)
     model.eval()

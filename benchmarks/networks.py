@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from panoseg.data.samples import CentreTargets
+from panoseg.data.samples import CentreTargetsBatch
 from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.paps import PapsConfig
@@ -58,7 +58,7 @@ class Work:
     images_BTCHW: Tensor
     days_BT: Tensor
     valid_BT: Tensor
-    targets: CentreTargets
+    targets: CentreTargetsBatch
 
     @classmethod
     def of(cls, name: str, size: int, dates: int, batch: int = 1, device: str = "cpu") -> Work:
@@ -76,7 +76,7 @@ class Work:
 
     def forward(self) -> PapsOutput | SemanticOutput:
         """What the network says; gradients only where the surroundings want them."""
-        zones = (self.targets.zone_HW,) if isinstance(self.model, PaPs) else ()
+        zones = (self.targets.zone_BHW,) if isinstance(self.model, PaPs) else ()
         return self.model(self.images_BTCHW, self.days_BT, self.valid_BT, *zones)
 
     def loss(self) -> Tensor:
@@ -98,7 +98,7 @@ class Work:
         return counter.get_total_flops()
 
 
-def parcels(size: int, batch: int = 1, device: str = "cpu") -> CentreTargets:
+def parcels(size: int, batch: int = 1, device: str = "cpu") -> CentreTargetsBatch:
     """Patches of square parcels of 12 or 13 pixels a side: 10 x 10 of them on 128 x 128 pixels."""
     count = max(1, size * 10 // 128)
     row_H = torch.arange(size) * count // size
@@ -108,7 +108,7 @@ def parcels(size: int, batch: int = 1, device: str = "cpu") -> CentreTargets:
     heatmap_HW[middles[:, None], middles] = 1.0
     size_HW2 = torch.full((size, size, 2), size / count)
     maps = (heatmap_HW, zone_HW, zone_HW, size_HW2, torch.ones(size, size, dtype=torch.int64))
-    return CentreTargets(
+    return CentreTargetsBatch(
         *(values.expand(batch, *values.shape).contiguous().to(device) for values in maps)
     )
 

@@ -224,7 +224,7 @@ def test_mistakes_end_in_one_line(semantic, data, tmp_path, capsys, monkeypatch)
         (["--patch", "12", "--pixel", "2", "3"], "--attention"),
         (["--patch", "12", "--parcel", "2"], "--attention"),
         (["--patch", "12", "--attention", "--parcel", "99"], "no parcel 99"),
-        (["--patch", "1", "--attention"], "no patch '1'"),
+        (["--patch", "1", "--attention"], "is called 1;"),
         (["--patch", "120", "--attention"], "did you mean 12?"),
     ):
         assert main(["show", str(semantic), "--data", str(data), "--out", str(out), *options]) == 2

@@ -91,7 +91,7 @@ def test_crop_of_the_whole_patch_and_beyond():
         augment(traceable(), AugmentationConfig(crop=SIZE), generator()).images_TCHW,
         traceable().images_TCHW,
     )
-    with pytest.raises(ConfigError, match="crop 13; expected at most the patch, 12 x 12 pixels"):
+    with pytest.raises(ConfigError, match="crop of 13 pixels exceeds the patch, which has 12 x 12"):
         augment(traceable(), AugmentationConfig(crop=13), generator())
 
 
@@ -397,13 +397,15 @@ def test_only_the_window_is_read(tmp_path):
 
 
 def test_impossible_options():
-    with pytest.raises(ConfigError, match="augmentation noise -1"):
+    with pytest.raises(ConfigError, match="Augmentation noise must be a number from 0, not -1"):
         AugmentationConfig(noise=-1)
-    with pytest.raises(ConfigError, match="augmentation band_gain nan"):
+    with pytest.raises(
+        ConfigError, match="Augmentation band_gain must be a number from 0, not nan"
+    ):
         AugmentationConfig(band_gain=float("nan"))
-    with pytest.raises(ConfigError, match="augmentation date_dropout 1"):
+    with pytest.raises(ConfigError, match="date_dropout must be at least 0 and below 1"):
         AugmentationConfig(date_dropout=1.0)
-    with pytest.raises(ConfigError, match="min_dates 5 above max_dates 3"):
+    with pytest.raises(ConfigError, match="min_dates 5 must not exceed max_dates 3"):
         AugmentationConfig(min_dates=5, max_dates=3)
 
 

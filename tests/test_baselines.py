@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from panoseg.data.samples import CentreTargets
+from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig, config_from_json, to_json
@@ -253,7 +253,7 @@ def test_paps_trains_and_predicts_on_it(name):
     model, images = build_network(PapsConfig(SMALL[name])), season()
     half = torch.arange(16) // 8
     zones = (half[:, None] * 2 + half + 1).int().repeat(2, 1, 1)
-    target = CentreTargets(
+    target = CentreTargetsBatch(
         torch.rand(2, 16, 16), zones, zones, torch.full((2, 16, 16, 2), 8.0), zones.long() % 3
     )
     before = {entry: value.clone() for entry, value in model.state_dict().items()}

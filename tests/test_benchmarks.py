@@ -85,11 +85,11 @@ def test_layouts_come_back(script):
 
 def test_parcels_of_a_patch(script):
     found = script("networks").parcels(128, 2)
-    assert found.zone_HW.shape == (2, 128, 128)
-    assert found.zone_HW.unique().tolist() == list(range(1, 101))
-    centres = (found.heatmap_HW == 1).nonzero()
+    assert found.zone_BHW.shape == (2, 128, 128)
+    assert found.zone_BHW.unique().tolist() == list(range(1, 101))
+    centres = (found.heatmap_BHW == 1).nonzero()
     assert len(centres) == 200
-    assert found.zone_HW[tuple(centres.T)].unique(return_counts=True)[1].tolist() == [2] * 100
+    assert found.zone_BHW[tuple(centres.T)].unique(return_counts=True)[1].tolist() == [2] * 100
 
 
 def test_who_falls_short(script):

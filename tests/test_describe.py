@@ -43,7 +43,7 @@ def test_photographs_are_refused_in_one_line(tmp_path, capsys, command):
     }
     assert main([places.get(word, word) for word in command.split()]) == 2
     words = capsys.readouterr().err
-    assert "holds photographs, in COCO's layout; expected satellite image time series" in words
+    assert "holds photographs, in COCO's layout, but satellite image time series" in words
     assert words.count("\n") == 1
     assert not (tmp_path / "out.png").exists()
 
@@ -315,8 +315,8 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, capsys):
         ([str(data), *out], "S2_11.npy"),
         ([str(tmp_path / "none"), *out], "does not exist"),
         ([str(tmp_path), *out], "metadata.geojson"),
-        ([str(data), *out, "--patches", "0"], "--patches 0"),
-        ([str(data), *out, "--seed", "-1"], "--seed -1"),
+        ([str(data), *out, "--patches", "0"], "--patches must be at least 1, not 0"),
+        ([str(data), *out, "--seed", "-1"], "--seed must be at least 0, not -1"),
         ([str(data), "--out", str(data)], "new or empty folder"),
     ):
         assert main(["describe", *arguments]) == 2

@@ -398,7 +398,7 @@ def test_show_draws_any_patch(run, data, tmp_path, capsys):
         )
         == 2
     )
-    assert "no patch '1'" in capsys.readouterr().err
+    assert "is called 1;" in capsys.readouterr().err
     assert not (tmp_path / "other.png").exists()
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from panoseg.data.samples import CentreTargets
+from panoseg.data.samples import CentreTargetsBatch
 from panoseg.models.losses import PapsLoss, centre_loss, focal_loss, semantic_loss, size_loss
 from panoseg.models.outputs import Candidates, MaskWindows, PapsOutput
 from panoseg.training.config import PapsLossConfig
@@ -76,7 +76,7 @@ def test_size_loss_by_hand():
     assert size_loss(sizes, true, torch.tensor([False, False])).item() == 0
 
 
-def two_candidates() -> tuple[PapsOutput, CentreTargets]:
+def two_candidates() -> tuple[PapsOutput, CentreTargetsBatch]:
     """A 4 x 4 image: parcel 1 is the upper left 2 x 2, parcel 2 the right half; one candidate
     each.
     """
@@ -87,7 +87,7 @@ def two_candidates() -> tuple[PapsOutput, CentreTargets]:
     heat = torch.zeros(1, 4, 4)
     heat[0, 0, 0] = heat[0, 2, 2] = 1
     sizes = torch.where(zones[..., None] == 1, torch.tensor([2.0, 2.0]), torch.tensor([4.0, 2.0]))
-    target = CentreTargets(heat, instances, zones, sizes, zones.long())
+    target = CentreTargetsBatch(heat, instances, zones, sizes, zones.long())
     probability = torch.tensor(
         [[[0.9, 0.9], [0.3, 0.9]], [[0.8, 0.8], [0.0, 0.0]]], requires_grad=True
     )
@@ -126,10 +126,10 @@ def test_plain_cross_entropy_of_masks_by_hand():
 
 def test_pixels_of_other_parcels_count_as_background():
     output, target = two_candidates()
-    instances = target.instance_HW.clone()
+    instances = target.instance_BHW.clone()
     instances[0, 0, 1] = 2
     losses = PapsLoss(PapsLossConfig(shape="cross_entropy"))(
-        output, replace(target, instance_HW=instances)
+        output, replace(target, instance_BHW=instances)
     )
     expected = -(math.log(0.9) * 2 + math.log(0.1) + math.log(0.3) + math.log(0.8) * 2) / 6
     assert losses.shape.item() == pytest.approx(expected)
@@ -160,8 +160,8 @@ def test_each_weight_scales_its_part(part, heatmap_only):
 )
 def test_each_exponent_changes_its_part(option, part):
     output, target = two_candidates()
-    target = replace(target, heatmap_HW=target.heatmap_HW.clone())
-    target.heatmap_HW[0, 3, 3] = 0.5
+    target = replace(target, heatmap_BHW=target.heatmap_BHW.clone())
+    target.heatmap_BHW[0, 3, 3] = 0.5
     plain, changed = PapsLoss(), PapsLoss(PapsLossConfig(**{option: 2.0}))
     assert getattr(plain(output, target), part) != getattr(changed(output, target), part)
 
@@ -191,14 +191,14 @@ def test_void_and_no_parcel_are_not_supervised():
     output, target = two_candidates()
     assert (
         PapsLoss(void=1)(
-            output, replace(target, zone_class_HW=torch.ones(1, 4, 4).long())
+            output, replace(target, zone_class_BHW=torch.ones(1, 4, 4).long())
         ).classification
         == 0
     )
-    nowhere = torch.zeros_like(target.zone_HW)
+    nowhere = torch.zeros_like(target.zone_BHW)
     losses = PapsLoss()(
         output,
-        replace(target, zone_HW=nowhere, instance_HW=nowhere, size_HW2=torch.zeros(1, 4, 4, 2)),
+        replace(target, zone_BHW=nowhere, instance_BHW=nowhere, size_BHW2=torch.zeros(1, 4, 4, 2)),
     )
     assert losses.size == losses.shape == losses.classification == 0
     assert len(losses.iou_N) == len(losses.confidence_N) == 0
@@ -207,15 +207,15 @@ def test_void_and_no_parcel_are_not_supervised():
 def test_only_the_heat_map():
     output, target = two_candidates()
     losses = PapsLoss()(PapsOutput(output.heatmap_BHW), target)
-    assert losses.total == losses.centre == centre_loss(output.heatmap_BHW, target.heatmap_HW)
+    assert losses.total == losses.centre == centre_loss(output.heatmap_BHW, target.heatmap_BHW)
     assert losses.size == losses.shape == losses.classification == 0
 
 
 def test_gradients_reach_the_masks_of_supervised_parcels_only():
     output, target = two_candidates()
-    zones = target.zone_HW.clone()
+    zones = target.zone_BHW.clone()
     zones[0, 1, 2] = 0
-    PapsLoss()(output, replace(target, zone_HW=zones)).total.backward()
+    PapsLoss()(output, replace(target, zone_BHW=zones)).total.backward()
     gradient = output.candidates.masks[0].probability_MLL.grad
     assert (gradient[0] != 0).all()
     assert (gradient[1] == 0).all()

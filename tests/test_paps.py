@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panoseg.data.samples import CentreTargets
+from panoseg.data.samples import CentreTargetsBatch
 from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UConvLstmConfig, UtaeConfig
@@ -69,7 +69,7 @@ class Golden:
         images = self.arrays["x"]
         self.images = (images, self.arrays["dates"], (images != 0).flatten(2).any(2))
         target = self.arrays["target"]
-        self.target = CentreTargets(
+        self.target = CentreTargetsBatch(
             target[..., 0],
             target[..., 1].int(),
             target[..., 2].int(),
@@ -123,7 +123,7 @@ def test_merged_picture_equals_the_published_one(known):
 
 def test_training_step_equals_the_published_one(known):
     known.model.zero_grad()
-    output = known.model(*known.images, zones_BHW=known.target.zone_HW)
+    output = known.model(*known.images, zones_BHW=known.target.zone_BHW)
     assert torch.equal(output.candidates.centre_N3, known.arrays["train_center_mask"].nonzero())
     losses = PapsLoss(void=19)(output, known.target)
     losses.total.backward()
@@ -138,7 +138,7 @@ def test_training_step_equals_the_published_one(known):
         known.arrays["train_loss_center_size_shape_class"].tolist(), rel=1e-5
     )
     centre_N3 = output.candidates.centre_N3
-    order = (centre_N3[:, 0] * 1000 + known.target.zone_HW[centre_N3.unbind(1)]).argsort()
+    order = (centre_N3[:, 0] * 1000 + known.target.zone_BHW[centre_N3.unbind(1)]).argsort()
     known.near(losses.iou_N[order], "train_ious")
     known.near(losses.confidence_N[order], "train_confidences")
     gradients = {name: parameter.grad for name, parameter in known.model.named_parameters()}
@@ -333,7 +333,7 @@ def test_batches_with_hardly_a_parcel_can_be_learned_from(parcels):
     model = small_model().train()
     zones = torch.zeros(2, 16, 16, dtype=torch.int32)
     zones[0] = parcels
-    target = CentreTargets(
+    target = CentreTargetsBatch(
         torch.zeros(2, 16, 16), zones, zones, torch.ones(2, 16, 16, 2), zones.long()
     )
     running = model.size_mlp[1].running_mean.clone()

@@ -264,7 +264,7 @@ def test_single_date_counts_in_order_of_dates(tmp_path):
 
 
 def test_single_date_that_is_none(small):
-    with pytest.raises(DatasetError, match="patch 11 has 2 dates; expected one at position 2"):
+    with pytest.raises(DatasetError, match="Patch 11 has 2 dates and none at position 2"):
         PastisDataset(small, target=None, single_date=2)[1]
     for wrong in ("tomorrow", "2019-13-01", "2.5", ""):
         with pytest.raises(ConfigError, match="single date"):
@@ -277,7 +277,7 @@ def test_dates_in_words():
 
 
 def test_class_mapping_without_a_class(small):
-    with pytest.raises(ConfigError, match=r"class_mapping lacks class 19 \(void\)"):
+    with pytest.raises(ConfigError, match=r"class_mapping has no new class for class 19 \(void\)"):
         PastisDataset(small, target="semantic", class_mapping={0: 0, 1: 1, 3: 1})[0]
     for wrong in ({0: -1}, {0: 1.5}, {"a": 1}):
         with pytest.raises(ConfigError, match="class_mapping"):
@@ -286,19 +286,25 @@ def test_class_mapping_without_a_class(small):
 
 def test_class_table(small):
     few = type(PASTIS)("few", PASTIS.classes[:4])
-    with pytest.raises(DatasetError, match="holds class 19; expected the classes of few"):
+    with pytest.raises(DatasetError, match="holds class 19, which is none of few"):
         PastisDataset(small, target="semantic", classes=few)[0]
 
 
 def test_augmentation_is_applied_and_repeats(small):
     config = AugmentationConfig(crop=8, flips=True, max_dates=2)
     dataset = PastisDataset(small, target="panoptic", augmentation=config)
-    sample, again = dataset[0], dataset[0]
+    samples = []
+    for seed in (1, 1):
+        torch.manual_seed(seed)
+        samples.append([dataset[0] for _ in range(6)])
+    (sample, *later), again = samples
     assert sample.images_TCHW.shape == (2, 10, 8, 8)
     assert sample.centres.heatmap_HW.shape == (8, 8)
-    assert torch.equal(sample.images_TCHW, again.images_TCHW)
-    others = [dataset.draw(0, np.random.default_rng(seed)).images_TCHW for seed in range(5)]
-    assert any(not torch.equal(sample.images_TCHW, other) for other in others)
+    for one, other in zip([sample, *later], again, strict=True):
+        assert torch.equal(one.images_TCHW, other.images_TCHW)
+    assert any(not torch.equal(sample.images_TCHW, other.images_TCHW) for other in later)
+    drawn, repeated = (dataset.draw(0, np.random.default_rng(3)).in_order() for _ in range(2))
+    assert torch.equal(drawn.images_TCHW, repeated.images_TCHW)
 
 
 def test_images_are_read_when_they_are_used(damaged):
@@ -358,8 +364,8 @@ DAMAGE = {
         lambda folder: (folder / "metadata.geojson").write_text("[]"),
         "has no list of features",
     ),
-    "no dates": (lambda folder: remove_entry(folder, "dates-S2"), "feature 0 of .* is damaged"),
-    "no fold": (lambda folder: remove_entry(folder, "Fold"), "feature 0 of .* is damaged"),
+    "no dates": (lambda folder: remove_entry(folder, "dates-S2"), "Feature 0 of .* is damaged"),
+    "no fold": (lambda folder: remove_entry(folder, "Fold"), "Feature 0 of .* is damaged"),
     "no images": (
         lambda folder: (folder / "DATA_S2" / "S2_10.npy").unlink(),
         "DATA_S2 lacks S2_10.npy",
@@ -374,18 +380,18 @@ DAMAGE = {
     ),
     "no parcels": (
         lambda folder: (folder / "ANNOTATIONS" / "ParcelIDs_12.npy").unlink(),
-        "ANNOTATIONS lacks ParcelIDs_12.npy;",
+        "ANNOTATIONS lacks ParcelIDs_12.npy,",
     ),
     "a folder": (
         lambda folder: (
             (folder / "ANNOTATIONS" / "ParcelIDs_10.npy").unlink(),
             (folder / "ANNOTATIONS" / "ParcelIDs_10.npy").mkdir(),
         ),
-        "ParcelIDs_10.npy: Is a directory",
+        "ParcelIDs_10.npy cannot be read .Is a directory",
     ),
     "date missing": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:2]),
-        "has 2 images; expected 3",
+        "has 2 images, but metadata.geojson lists 3",
     ),
     "no date": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:0]),
@@ -393,19 +399,19 @@ DAMAGE = {
     ),
     "bands": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[:, :9]),
-        "is 3 x 9 x 16 x 16; expected T x 10",
+        "is 3 x 9 x 16 x 16 instead of T x 10",
     ),
     "kind": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a / 1e4),
-        "float64; expected 4 dimensions of int16",
+        "float64, but the array must have 4 dimensions of int16",
     ),
     "dimensions": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a[0]),
-        "10 x 16 x 16 int16; expected 4 dim",
+        "10 x 16 x 16 int16, but the array must have 4 dim",
     ),
     "pickled": (
         lambda folder: replace_array(folder, "DATA_S2/S2_10.npy", lambda a: a.astype(object)),
-        "pickled objects; expected 4 dimensions of int16",
+        "pickled objects, but the array must have 4 dimensions of int16",
     ),
     "sizes": (
         lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a[:, 1:]),
@@ -421,7 +427,7 @@ DAMAGE = {
     ),
     "class": (
         lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_10.npy", lambda a: a + 1),
-        "holds class 20; expected the",
+        "holds class 20, which is none of PASTIS",
     ),
 }
 
@@ -465,12 +471,12 @@ def test_annotations_on_disk_are_used(damaged):
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
-        ("INSTANCES", lambda a: a - 1, "holds numbers -1 .. 2"),
-        ("INSTANCES", lambda a: a * 2**40, "holds numbers 0 .. 3298534883328"),
+        ("INSTANCES", lambda a: a - 1, "holds numbers from -1 to 2"),
+        ("INSTANCES", lambda a: a * 2**40, "holds numbers from 0 to 3298534883328"),
         ("HEATMAP", lambda a: a + 1, "holds values outside 0..1"),
         ("HEATMAP", lambda a: a * np.nan, "holds values outside 0..1"),
         ("HEATMAP", lambda a: a[:3], "covers 3 x 16 pixels"),
-        ("HEATMAP", lambda a: a.astype(int), "expected 2 dimensions of floating-point"),
+        ("HEATMAP", lambda a: a.astype(int), "must have 2 dimensions of floating-point"),
         ("ZONES", lambda a: a + 1, "zone 4 has no parcel"),
     ],
 )
@@ -482,11 +488,11 @@ def test_damaged_annotations(damaged, kind, change, message):
 
 
 def test_folds_that_do_not_exist(small):
-    with pytest.raises(DatasetError, match="fold 6; expected folds from 1 to 5"):
+    with pytest.raises(DatasetError, match="no fold 6; choose folds from 1 to 5"):
         PastisDataset(small, (1, 6), target=None)
     with pytest.raises(DatasetError, match=r"has no patch of folds \(4,\)"):
         PastisDataset(small, (4,), target=None)
-    with pytest.raises(ConfigError, match="target 'classes'"):
+    with pytest.raises(ConfigError, match=r"target must be .* not 'classes'"):
         PastisDataset(small, target="classes")
 
 
@@ -505,7 +511,7 @@ def test_folds_that_do_not_exist(small):
 )
 def test_damaged_normalisation(tmp_path, table):
     (tmp_path / "NORM_S2_patch.json").write_text(json.dumps(table))
-    with pytest.raises(DatasetError, match="no valid normalisation of folds 2"):
+    with pytest.raises(DatasetError, match="lacks mean and std with 10 values for Fold_2"):
         fold_normalisation(tmp_path, (2,))
 
 

@@ -213,7 +213,7 @@ def test_targets(small):
     assert semantic.classes_HW.dtype == torch.int64
     np.testing.assert_array_equal(semantic.classes_HW, fields())
     assert semantic.instances_HW is semantic.centres is None
-    with pytest.raises(ConfigError, match=r"target 'panoptic' .*not its parcel"):
+    with pytest.raises(ConfigError, match=r"not its parcel, so it has no target 'panoptic'"):
         S2TSCzCropDataset(small, target="panoptic")
 
 
@@ -250,7 +250,7 @@ def test_reference_date_and_single_date(small):
     for single, position in ((1, 1), ("-1", 2), ("2019-04-01", 2), (date(2018, 10, 3), 0)):
         sample = S2TSCzCropDataset(small, target=None, single_date=single)[0]
         assert torch.equal(sample.images_TCHW, every[[position]])
-    with pytest.raises(DatasetError, match="patch 21 has 2 dates; expected one at position 2"):
+    with pytest.raises(DatasetError, match="Patch 21 has 2 dates and none at position 2"):
         S2TSCzCropDataset(small, target=None, single_date=2)[1]
 
 
@@ -266,12 +266,18 @@ def test_unsorted_dates_go_with_their_images(tmp_path):
 def test_augmentation_is_applied_and_repeats(small):
     config = AugmentationConfig(crop=8, flips=True, max_dates=2)
     dataset = S2TSCzCropDataset(small, target="semantic", augmentation=config)
-    sample, again = dataset[0], dataset[0]
+    samples = []
+    for seed in (1, 1):
+        torch.manual_seed(seed)
+        samples.append([dataset[0] for _ in range(6)])
+    (sample, *later), again = samples
     assert sample.images_TCHW.shape == (2, 10, 8, 8)
     assert sample.classes_HW.shape == (8, 8)
-    assert torch.equal(sample.images_TCHW, again.images_TCHW)
-    others = [dataset.draw(0, np.random.default_rng(seed)).images_TCHW for seed in range(5)]
-    assert any(not torch.equal(sample.images_TCHW, other) for other in others)
+    for one, other in zip([sample, *later], again, strict=True):
+        assert torch.equal(one.images_TCHW, other.images_TCHW)
+    assert any(not torch.equal(sample.images_TCHW, other.images_TCHW) for other in later)
+    drawn, repeated = (dataset.draw(0, np.random.default_rng(3)).in_order() for _ in range(2))
+    assert torch.equal(drawn.images_TCHW, repeated.images_TCHW)
 
 
 def test_files_are_never_changed(small):
@@ -415,8 +421,8 @@ def test_statistics_are_those_of_the_training_set_alone(small):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes_HW": None}, "expected classes of S2TSCzCrop"),
-        ({"classes_HW": torch.full((16, 16), 15)}, "expected classes of S2TSCzCrop"),
+        ({"classes_HW": None}, "lacks classes of S2TSCzCrop"),
+        ({"classes_HW": torch.full((16, 16), 15)}, "lacks classes of S2TSCzCrop"),
         ({"images_TCHW": torch.zeros(3, 10, 16, 16)}, "3 images of torch.float32 and 3 dates"),
         (
             {"images_TCHW": torch.zeros(2, 10, 16, 16, dtype=torch.int16)},
@@ -437,7 +443,7 @@ def test_a_dataset_is_not_written_over_another(small):
 
 
 def test_a_dataset_without_training_patches_has_no_statistics(tmp_path):
-    with pytest.raises(DatasetError, match="no patch of set train"):
+    with pytest.raises(DatasetError, match="No sample is of the set train"):
         write_small_s2tsczcrop(tmp_path / "data", {5: ("val", PATCHES[21][1])})
 
 
@@ -471,19 +477,19 @@ DAMAGE = {
     ),
     "no list": (
         lambda folder: (folder / "metadata.json").write_text("{}"),
-        "has no list of patches",
+        "is no list of records",
     ),
     "no dates": (
         lambda folder: change_record(folder, **{"dates-S2": KeyError}),
-        "record 0 of .* is damaged",
+        "Record 0 of .* is damaged",
     ),
     "no such set": (
         lambda folder: change_record(folder, set="validation"),
-        "record 0 of .* is damaged",
+        "Record 0 of .* is damaged",
     ),
     "no set": (
         lambda folder: change_record(folder, set=KeyError),
-        r"record 0 of .* is damaged \('set'\)",
+        r"Record 0 of .* is damaged \('set'\)",
     ),
     "path climbing": (
         lambda folder: change_record(folder, ID_PATCH="../../20"),
@@ -495,7 +501,7 @@ DAMAGE = {
     ),
     "endless": (
         lambda folder: change_record(folder, ID_PATCH=float("inf")),
-        "record 0 of .* is damaged",
+        "Record 0 of .* is damaged",
     ),
     "less than none": (
         lambda folder: change_record(folder, ID_PATCH=-1),
@@ -506,7 +512,7 @@ DAMAGE = {
         r"affine of shape \(2, 2\)",
     ),
     "twice": (lambda folder: change_record(folder, ID_PATCH=21), "lists patch 21 twice"),
-    "no images": (lambda folder: (folder / "DATA_S2" / "S2_20").unlink(), "DATA_S2 lacks S2_20;"),
+    "no images": (lambda folder: (folder / "DATA_S2" / "S2_20").unlink(), "DATA_S2 lacks S2_20,"),
     "no image folder": (
         lambda folder: shutil.rmtree(folder / "DATA_S2"),
         "DATA_S2 lacks S2_20 and 3 more",
@@ -517,15 +523,15 @@ DAMAGE = {
     ),
     "date missing": (
         lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a[:2]),
-        "has 2 images; expected 3",
+        "has 2 images, but metadata.json lists 3",
     ),
     "bands": (
         lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a[:, :9]),
-        "3 x 9 x 16 x 16; expected T x 10",
+        "3 x 9 x 16 x 16 instead of T x 10",
     ),
     "kind": (
         lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a / 1e4),
-        "float64; expected 4 dim",
+        "float64, but the array must have 4 dim",
     ),
     "pickled": (
         lambda folder: replace_array(folder, "DATA_S2/S2_20", lambda a: a.astype(object)),
@@ -535,7 +541,7 @@ DAMAGE = {
         lambda folder: (folder / "DATA_S2" / "S2_20").write_bytes(
             (folder / "DATA_S2" / "S2_20").read_bytes()[:-1]
         ),
-        "S2_20 has 15487 bytes; expected 15488",
+        "S2_20 has 15487 bytes instead of 15488",
     ),
     "sizes": (
         lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a[1:]),
@@ -547,7 +553,7 @@ DAMAGE = {
     ),
     "class": (
         lambda folder: replace_array(folder, "ANNOTATIONS/TARGET_20", lambda a: a + 1),
-        "holds class 15; expected the",
+        "holds class 15, which is none of S2TSCzCrop",
     ),
 }
 
@@ -578,7 +584,7 @@ def test_damage_is_said_in_one_line(damaged, name):
 )
 def test_damaged_statistics(tmp_path, table):
     (tmp_path / "NORM_S2_patch.json").write_text(json.dumps(table))
-    with pytest.raises(DatasetError, match="no valid normalisation of the training set"):
+    with pytest.raises(DatasetError, match="lacks mean and std with 10 values for train"):
         train_normalisation(tmp_path)
 
 

@@ -59,9 +59,9 @@ def test_an_image_of_zeros_is_not_padding():
 def test_targets_are_stacked():
     batch = collate([sample(2), sample(3)])
     assert batch.classes_BHW.shape == batch.instances_BHW.shape == (2, 4, 5)
-    assert batch.centres.size_HW2.shape == (2, 4, 5, 2)
+    assert batch.centres.size_BHW2.shape == (2, 4, 5, 2)
     for name, values in vars(sample(2).centres).items():
-        assert torch.equal(getattr(batch.centres, name)[1], values)
+        assert torch.equal(getattr(batch.centres, name.replace("_HW", "_BHW"))[1], values)
     bare = replace(sample(2), classes_HW=None, instances_HW=None, centres=None)
     assert collate([bare]).classes_BHW is collate([bare]).centres is None
     assert collate([bare, sample(2)]).classes_BHW is None
@@ -74,7 +74,7 @@ def test_float_images_stay_float():
 def test_sizes_must_agree():
     with pytest.raises(
         DatasetError,
-        match="patches a and b are 10 x 4 x 5 and 10 x 5 x 5; expected one size in a batch",
+        match="Patches a and b cannot share a batch, because they are 10 x 4 x 5 and 10 x 5 x 5",
     ):
         collate([sample(2), sample(2, "b", (5, 5))])
 
@@ -82,7 +82,7 @@ def test_sizes_must_agree():
 def test_batches_move():
     batch = collate([sample(2)])
     moved = batch.to("meta")
-    assert moved.images_BTCHW.device.type == moved.centres.zone_HW.device.type == "meta"
+    assert moved.images_BTCHW.device.type == moved.centres.zone_BHW.device.type == "meta"
     assert moved.names == batch.names
 
 
@@ -182,7 +182,7 @@ def test_tensors_in_a_slot_are_aligned():
         batch.days_BT,
         batch.valid_BT,
         batch.classes_BHW,
-        batch.centres.size_HW2,
+        batch.centres.size_BHW2,
     ]
     assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
     assert np.prod(batch.images_BTCHW.shape) == 3 * 10 * 9

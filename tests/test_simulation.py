@@ -614,7 +614,7 @@ def test_given_maps_are_used_in_turn(tmp_path, parcel_map):
 def test_a_failure_in_another_process_is_told_as_in_this_one(tmp_path):
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps/ParcelIDs_1.npy", np.full(SMALL, -1))
-    with pytest.raises(DatasetError, match="ids outside int32 or below 0"):
+    with pytest.raises(DatasetError, match="must hold numbers from 0"):
         write_pastis(
             tmp_path / "data", 2, SMALL, 0, QUICK, workers=2, parcel_maps=tmp_path / "maps"
         )

@@ -176,7 +176,7 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card["normalisation"]["mean"].__setitem__(0, float("nan")), "finite"),
         (
             lambda card: card.update(reference_date="2020-02-29"),
-            "'2020-02-29'; expected a date YYYY-MM-DD that every year has",
+            "'2020-02-29' is no reference date",
         ),
         (lambda card: card.update(reference_date="20171015"), "'20171015'"),
         (

@@ -1,7 +1,7 @@
-"""Arrays in NumPy's own file format, mapped into memory after their header has been checked against
-the file.
+"""Arrays of a dataset: .npy files mapped into memory, and the statistics of bands.
 
-Format: numpy.lib.format, versions 1.0 and 2.0. Nothing is unpickled.
+A file's header is checked against the file before it is mapped; nothing is unpickled. Format:
+numpy.lib.format, versions 1.0 and 2.0. Shape suffixes: T dates, C bands, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panoseg.errors import DatasetError
 
@@ -33,12 +32,21 @@ _NAMES = {
 
 def map_array(
     path: Path, *, dimensions: int, dtype: str | None = None, kinds: str = "iu"
-) -> NDArray:
-    """The array of a .npy file, read only where it is touched; changes to it stay in memory.
+) -> np.ndarray:
+    """Map the array of a .npy file; it is read only where it is touched.
 
-    dimensions: how many it must have. dtype: what it must be; without one, any of ``kinds``
-    (NumPy's letters). Raises ``DatasetError`` for a file that is missing, damaged, shorter or
-    longer than its header says, or of another form.
+    Args:
+        path: The file.
+        dimensions: Number of dimensions that it must have.
+        dtype: Type that it must have; without one, any of ``kinds``.
+        kinds: NumPy's letters of the kinds of type that are allowed.
+
+    Returns:
+        The array; changes to it stay in memory.
+
+    Raises:
+        DatasetError: The file is missing, damaged, shorter or longer than its header says, or has
+            another type or number of dimensions.
     """
     try:
         with path.open("rb") as file:
@@ -48,25 +56,19 @@ def map_array(
             expected = offset + math.prod(shape) * found.itemsize
             if size != expected:
                 raise DatasetError(
-                    f"{path} has {size} bytes",
-                    f"{expected} for {_words(shape)} {found}",
-                    "copy the file again, it is damaged",
+                    f"{path} has {size} bytes instead of {expected} for {_words(shape)} {found};"
+                    " copy the file again, it is damaged."
                 )
-            order = "F" if fortran_order else "C"
             if not math.prod(shape):  # an empty file cannot be mapped
                 return np.zeros(shape, found)
-            return np.memmap(file, found, "c", offset, shape, order)  # type: ignore[call-overload]
+            return np.memmap(file, found, "c", offset, shape, "F" if fortran_order else "C")
     except FileNotFoundError:
         raise DatasetError(
-            f"{path} does not exist",
-            "the file of that array",
-            "complete the dataset or correct its path",
+            f"{path} does not exist; complete the dataset or correct its path."
         ) from None
     except OSError as error:
         raise DatasetError(
-            f"{path}: {error.strerror or error}",
-            "a readable file",
-            "check the disk and permissions",
+            f"{path} cannot be read ({error.strerror or error}); check the disk and permissions."
         ) from error
 
 
@@ -75,10 +77,10 @@ def _words(shape: tuple[int, ...]) -> str:
 
 
 def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, order and type of values, as the file says."""
+    """Read the shape, whether columns come first, and the type of values."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that Python 2 wrote
+            warnings.simplefilter("ignore")  # about headers that Python 2 wrote
             shape, fortran_order, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
             if any(length < 0 for length in shape):
                 raise ValueError(f"negative length in {shape}")
@@ -93,7 +95,7 @@ def _header(path: Path, file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype
         tokenize.TokenError,
     ) as error:
         raise DatasetError(
-            f"{path} is not an array", "a .npy file as numpy.save writes it", "copy the file again"
+            f"{path} is no .npy file as numpy.save writes it; copy the file again."
         ) from error
 
 
@@ -111,18 +113,24 @@ def _check_form(
     if wrong_type or len(shape) != dimensions:
         kind = dtype or " or ".join(_NAMES[letter] for letter in kinds)
         raise DatasetError(
-            f"{path} holds {_words(shape)} {_NAMES['O'] if found.hasobject else found}",
-            f"{dimensions} dimensions of {kind}",
-            "write the array in that form",
+            f"{path} holds {_words(shape)} {_NAMES['O'] if found.hasobject else found}, but the"
+            f" array must have {dimensions} dimensions of {kind}."
         )
 
 
-def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
-    """Mean and deviation of each band, 2 x C, over entries {"mean": [..], "std": [..]} of a JSON
-    file.
+def mean_statistics(entries: Sequence[Any], bands: int) -> np.ndarray:
+    """Average the statistics of bands that a JSON file holds.
 
-    Raises ``KeyError``, ``TypeError``, ``ValueError`` or ``OverflowError`` for anything else, and
-    for deviations that are not positive.
+    Args:
+        entries: Values {"mean": [..], "std": [..]}, as read; they may be damaged.
+        bands: Number of bands C.
+
+    Returns:
+        float64, 2 x C, the mean over entries of means and of deviations.
+
+    Raises:
+        ValueError: There are other numbers of values, infinite ones, or deviations that are not
+            positive. ``KeyError``, ``TypeError`` and ``OverflowError`` say the same.
     """
     values = np.array(
         [[entry[key] for entry in entries] for key in ("mean", "std")], dtype=np.float64
@@ -131,14 +139,15 @@ def mean_statistics(entries: Sequence[Any], bands: int) -> NDArray:
         raise ValueError(f"values of shape {values.shape}, or not finite")
     if not (values[1] > 0).all():
         raise ValueError("a deviation that is not positive")
-    return values.mean(axis=1)
+    statistics_2C: np.ndarray = values.mean(axis=1)
+    return statistics_2C
 
 
-def moments(images_TCHW: NDArray) -> NDArray:
-    """Mean and unbiased deviation of each band over all dates, 2 x C; one date at a time is in
-    memory.
+def moments(images_TCHW: np.ndarray) -> np.ndarray:
+    """Return mean and unbiased deviation of each band over all dates, float64, 2 x C.
 
-    Sums of int16 and of their squares are exact in double precision.
+    One date at a time is in memory. Sums of int16 and of their squares are exact in double
+    precision.
     """
     total, square = np.zeros((2, images_TCHW.shape[1]))
     for image_CHW in images_TCHW:

@@ -1,4 +1,4 @@
-"""Augmentation: chance applied to a sample, and to its labels with it.
+"""Random augmentation of a season and, with it, of its labels.
 
 Images may lie on disk, mapped into memory: dates and window are chosen first, and only what they
 leave is read, once.
@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from panoseg.data.centres import centre_targets
@@ -23,31 +22,38 @@ from panoseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class Movement:
-    """Where the pixels of a patch go: a window is cut out, mirrored, then turned.
-
-    rows, columns: the window. mirror: whether rows and columns are reversed. quarter_turns:
-    anticlockwise, 0..3.
-    """
+    """A change of geometry: a window is cut out, mirrored, then turned."""
 
     rows: slice
+    """Rows of the window."""
     columns: slice
+    """Columns of the window."""
     mirror: tuple[bool, bool]
+    """Whether the order of rows, and that of columns, is reversed."""
     quarter_turns: int
+    """Number of anticlockwise turns by 90 degrees, 0..3."""
 
-    def apply(self, pixels: NDArray) -> NDArray:
-        """A view of ``pixels`` (the last two axes) after the movement; nothing is copied."""
+    def apply(self, pixels: np.ndarray) -> np.ndarray:
+        """Return a view of ``pixels`` (the last two axes) after the movement."""
         window = pixels[..., self.rows, self.columns]
         mirrored = window[..., :: -1 if self.mirror[0] else 1, :: -1 if self.mirror[1] else 1]
         return np.rot90(mirrored, self.quarter_turns, axes=(-2, -1))
 
 
 def augment(sample: Sample, config: AugmentationConfig, generator: np.random.Generator) -> Sample:
-    """The sample after what ``config`` allows and ``generator`` decides; the sample itself is not
-    changed.
+    """Return an augmented copy of a sample.
 
     Images keep their type (int16 values are rounded), days stay ascending, labels follow their
     pixels, parcels keep their numbers, and centre targets are computed anew where pixels may have
-    moved. Raises ``ConfigError`` for a crop that is larger than the patch.
+    moved.
+
+    Args:
+        sample: Images may be mapped from disk.
+        config: What may change.
+        generator: Decides what does.
+
+    Raises:
+        ConfigError: The crop is larger than the patch.
     """
     images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
     if config.changes_dates:
@@ -69,12 +75,13 @@ def augment(sample: Sample, config: AugmentationConfig, generator: np.random.Gen
 def draw_movement(
     size: tuple[int, ...], config: AugmentationConfig, generator: np.random.Generator
 ) -> Movement:
-    """A movement that ``config`` allows in a patch of ``size`` (height, width)."""
+    """Draw a movement that ``config`` allows in a patch of ``size`` (height, width)."""
     height, width = size
     crop = config.crop
     if crop > min(size):
         raise ConfigError(
-            f"crop {crop}", f"at most the patch, {height} x {width} pixels", "choose a smaller crop"
+            f"A crop of {crop} pixels exceeds the patch, which has {height} x {width}; choose a"
+            " smaller one."
         )
     top, left = generator.integers(0, (height - crop + 1, width - crop + 1)) if crop else (0, 0)
     rows, columns = slice(top, top + (crop or height)), slice(left, left + (crop or width))
@@ -87,9 +94,9 @@ def draw_movement(
 
 
 def _choose_dates(
-    days_T: NDArray, config: AugmentationConfig, generator: np.random.Generator
-) -> tuple[NDArray, NDArray]:
-    """Positions of the dates that are kept, in their new order, and their new days."""
+    days_T: np.ndarray, config: AugmentationConfig, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the positions of the dates to keep, in their new order, and their new days."""
     dates = len(days_T)
     most = min(config.max_dates or dates, dates)
     least = min(config.min_dates or dates, most)
@@ -104,12 +111,15 @@ def _choose_dates(
     return chosen[order], moved_T[order]
 
 
-def kept_dates(chance_T: NDArray, probability: float) -> NDArray:
-    """Positions of the dates that temporal dropout leaves, ascending: where a chance, uniform 0..1,
-    exceeds ``probability``.
+def kept_dates(chance_T: np.ndarray, probability: float) -> np.ndarray:
+    """Return the positions of the dates that temporal dropout keeps, ascending.
 
-    Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py; where it would leave none, the date of the
-    greatest chance stays.
+    Crop2Seg @ aee7827, src/datasets/s2_ts_cz_crop.py; where it would keep none, the date of the
+    greatest number stays.
+
+    Args:
+        chance_T: A uniform random number, 0..1, for each date; those above ``probability`` stay.
+        probability: Probability that a date is left out.
 
     >>> kept_dates(np.array([0.9, 0.1, 0.7]), 0.4), kept_dates(np.array([0.1, 0.3, 0.2]), 0.4)
     (array([0, 2]), array([1]))
@@ -118,8 +128,8 @@ def kept_dates(chance_T: NDArray, probability: float) -> NDArray:
     return kept if len(kept) else np.array([chance_T.argmax()])
 
 
-def _gather(images_TCHW: NDArray, chosen: NDArray) -> NDArray:
-    """The chosen images, contiguous, each value read once."""
+def _gather(images_TCHW: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Copy the chosen images, which reads each value from disk once."""
     gathered = np.empty((len(chosen), *images_TCHW.shape[1:]), images_TCHW.dtype)
     for position, source in enumerate(chosen):
         gathered[position] = images_TCHW[source]
@@ -127,32 +137,33 @@ def _gather(images_TCHW: NDArray, chosen: NDArray) -> NDArray:
 
 
 def _move_labels(sample: Sample, movement: Movement) -> Sample:
+    """Move classes and parcels, and compute centre targets of them."""
+
     def move(labels_HW: Tensor | None) -> Tensor | None:
-        return (
-            None
-            if labels_HW is None
-            else torch.from_numpy(movement.apply(labels_HW.numpy()).copy())
-        )
+        if labels_HW is None:
+            return None
+        return torch.from_numpy(movement.apply(labels_HW.numpy()).copy())
 
     classes_HW, instances_HW = move(sample.classes_HW), move(sample.instances_HW)
-    has_parcels = classes_HW is not None and instances_HW is not None
-    centres = centre_targets(instances_HW, classes_HW) if has_parcels else None  # type: ignore[arg-type]
+    centres = None
+    if classes_HW is not None and instances_HW is not None:
+        centres = centre_targets(instances_HW, classes_HW)
     return replace(sample, classes_HW=classes_HW, instances_HW=instances_HW, centres=centres)
 
 
 def _change_values(
-    images_TCHW: NDArray, config: AugmentationConfig, generator: np.random.Generator
-) -> NDArray:
-    """Gains, offsets and noise; in the type of the images."""
+    images_TCHW: np.ndarray, config: AugmentationConfig, generator: np.random.Generator
+) -> np.ndarray:
+    """Apply gains, offsets and noise; the images keep their type."""
     dates, bands = images_TCHW.shape[:2]
 
-    def normal(deviation: float, *shape: int) -> NDArray:
+    def normal(deviation: float, *shape: int) -> np.ndarray:
         return generator.standard_normal(shape, dtype=np.float32) * np.float32(deviation)
 
     gain_TC11 = np.exp(
         normal(config.date_gain, dates, 1, 1, 1) + normal(config.band_gain, bands, 1, 1)
     )
-    changed_TCHW = images_TCHW * gain_TC11
+    changed_TCHW: np.ndarray = images_TCHW * gain_TC11
     changed_TCHW += normal(config.band_offset, bands, 1, 1)
     if config.noise:
         # torch draws normal numbers four times as fast as NumPy; the numbers depend on the given

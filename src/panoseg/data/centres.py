@@ -1,4 +1,4 @@
-"""Centre targets: what Parcels-as-Points learns of a patch, computed from its map of parcels.
+"""Centre targets of Parcels-as-Points, computed from the map of parcels of a patch.
 
 Shape suffixes: N parcels, H W pixels. Sources: Garnot and Landrieu 2021 (arXiv 2107.07933),
 equation 6; heat map and zones as in pastis-benchmark @ 43a0ece, code/centerness_ground_truth.py;
@@ -13,33 +13,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from panoseg.data.samples import CentreTargets
 
 # Standard deviation over a box's height or width: (1 - o) / (1 + o) / 3 with CornerNet's overlap of
 # boxes o = 0.7.
 _DEVIATION = (1 - 0.7) / (1 + 0.7) / 3
-# standard deviations after which a Gaussian is zero in double precision: exp(-38.7**2 / 2) <
-# 2**-1075
+# Standard deviations after which a Gaussian is zero in double precision: exp(-38.7**2 / 2) is less
+# than 2**-1075.
 _REACH = 38.7
 
 
 @dataclass(frozen=True)
 class _Parcels:
-    """The parcels of a patch in ascending order of their numbers.
+    """The parcels of a patch in ascending order of their numbers."""
 
-    number_N: as in the map, never 0. rows_NH, columns_NW: bool, whether a parcel touches a row or
-    column. class_N: class of a parcel's first pixel.
-    """
-
-    number_N: NDArray
-    rows_NH: NDArray
-    columns_NW: NDArray
-    class_N: NDArray
+    number_N: np.ndarray
+    """Number in the map, never 0."""
+    rows_NH: np.ndarray
+    """bool, whether a parcel touches a row."""
+    columns_NW: np.ndarray
+    """bool, whether a parcel touches a column."""
+    class_N: np.ndarray
+    """Class of a parcel's first pixel."""
 
     @classmethod
-    def of(cls, instances_HW: NDArray, classes_HW: NDArray) -> _Parcels:
+    def of(cls, instances_HW: np.ndarray, classes_HW: np.ndarray) -> _Parcels:
         height, width = instances_HW.shape
         number_N, first_N, index = np.unique(instances_HW, return_index=True, return_inverse=True)
         index_HW = index.reshape(height, width)
@@ -55,9 +55,10 @@ class _Parcels:
             classes_HW.ravel()[first_N[parcel]],
         )
 
-    def size_N2(self) -> NDArray:
-        """Rows and columns that each parcel touches: its height and width where it is in one
-        piece.
+    def size_N2(self) -> np.ndarray:
+        """Count the rows and columns that each parcel touches.
+
+        They are its height and width where it is in one piece.
         """
         return np.stack([self.rows_NH.sum(axis=1), self.columns_NW.sum(axis=1)], axis=1)
 
@@ -65,11 +66,14 @@ class _Parcels:
 def centre_targets(
     instances_HW: ArrayLike | torch.Tensor, classes_HW: ArrayLike | torch.Tensor
 ) -> CentreTargets:
-    """The centre targets of a patch.
+    """Compute the centre targets of a patch.
 
-    instances_HW: integers, 0 none. classes_HW: integers. The zone of a pixel is the parcel with the
-    strongest heat there, the lowest number of equals (so the first parcel where all heat is zero in
-    double precision, as published).
+    The zone of a pixel is the parcel with the strongest heat there, of equals the one with the
+    lowest number (so the first parcel where all heat is zero in double precision, as published).
+
+    Args:
+        instances_HW: Integers, number of the parcel at each pixel, 0 for none.
+        classes_HW: Integers, class of each pixel.
     """
     instances_HW, classes_HW = np.asarray(instances_HW), np.asarray(classes_HW)
     parcels = _Parcels.of(instances_HW, classes_HW)
@@ -80,9 +84,16 @@ def centre_targets(
 def targets_from_maps(
     heatmap_HW: ArrayLike, instances_HW: ArrayLike, zones_HW: ArrayLike, classes_HW: ArrayLike
 ) -> CentreTargets:
-    """The centre targets where heat map and zones (numbers of parcels) are on disk already.
+    """Make the centre targets from a heat map and zones that are on disk already.
 
-    Raises ``ValueError`` when a zone belongs to no parcel of the map.
+    Args:
+        heatmap_HW: Floating-point numbers, 0..1.
+        instances_HW: Integers, number of the parcel at each pixel, 0 for none.
+        zones_HW: Integers, number of the parcel with the strongest heat at each pixel.
+        classes_HW: Integers, class of each pixel.
+
+    Raises:
+        ValueError: A zone belongs to no parcel of the map.
     """
     heatmap_HW, instances_HW, zones_HW, classes_HW = map(
         np.asarray, (heatmap_HW, instances_HW, zones_HW, classes_HW)
@@ -99,24 +110,32 @@ def targets_from_maps(
     return _targets(parcels, heatmap_HW, instances_HW, index_HW)
 
 
-def number_parcels(parcel_ids_HW: ArrayLike, classes_HW: ArrayLike, background: int = 0) -> NDArray:
-    """Instances of a map of parcel identifiers: int32, numbered 1.. by ascending identifier.
+def number_parcels(
+    parcel_ids_HW: ArrayLike, classes_HW: ArrayLike, background: int = 0
+) -> np.ndarray:
+    """Number the parcels of a map by ascending identifier.
 
-    Pixels without a parcel (identifier 0) and those of the background class are 0: a parcel of
-    class 0 is no instance.
+    Args:
+        parcel_ids_HW: Integers, identifier of the parcel at each pixel, 0 for none.
+        classes_HW: Integers, class of each pixel.
+        background: Class whose parcels are no instances.
+
+    Returns:
+        int32 H x W, 1.. for parcels, 0 elsewhere.
     """
     ids_HW = np.where(np.asarray(classes_HW) == background, 0, parcel_ids_HW)
     ids, index = np.unique(ids_HW, return_inverse=True)
-    numbers = np.cumsum(ids != 0, dtype=np.int32) * (ids != 0)
-    return numbers[index].reshape(ids_HW.shape).astype(np.int32)
+    numbers = (np.cumsum(ids != 0, dtype=np.int32) * (ids != 0)).astype(np.int32)
+    numbered_HW: np.ndarray = numbers[index].reshape(ids_HW.shape)
+    return numbered_HW
 
 
 def _targets(
-    parcels: _Parcels, heatmap_HW: NDArray, instances_HW: NDArray, index_HW: NDArray
+    parcels: _Parcels, heatmap_HW: np.ndarray, instances_HW: np.ndarray, index_HW: np.ndarray
 ) -> CentreTargets:
     """Look up number, size and class of the parcel at each pixel's ``index_HW``."""
 
-    def look_up(values: NDArray, dtype: type) -> torch.Tensor:
+    def look_up(values: np.ndarray, dtype: type) -> torch.Tensor:
         values = values.astype(dtype)
         found = (
             values[index_HW]
@@ -134,9 +153,10 @@ def _targets(
     )
 
 
-def _extent(touched_NL: NDArray) -> tuple[NDArray, NDArray]:
-    """Centre and length along one axis of each parcel's box, which has a margin of one pixel where
-    the patch goes on.
+def _extent(touched_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return centre and length along one axis of each parcel's box.
+
+    The box has a margin of one pixel where the patch goes on, as published.
     """
     length = touched_NL.shape[1]
     first_N = np.maximum(touched_NL.argmax(axis=1) - 1, 0)
@@ -144,8 +164,8 @@ def _extent(touched_NL: NDArray) -> tuple[NDArray, NDArray]:
     return first_N + (last_N - first_N) // 2, np.maximum(last_N - first_N, 1)
 
 
-def _heat(parcels: _Parcels, shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:
-    """Strongest heat of each pixel (float64) and the index of its parcel."""
+def _heat(parcels: _Parcels, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the strongest heat at each pixel, float64, and the index of its parcel."""
     heatmap_HW, index_HW = np.zeros(shape), np.zeros(shape, dtype=np.int64)
     axes = []
     for length, touched in zip(shape, (parcels.rows_NH, parcels.columns_NW), strict=True):

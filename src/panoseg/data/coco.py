@@ -1,5 +1,8 @@
-"""One photograph and its annotation in COCO's form, as bytes of files; and what datasets of such
-records have in common.
+"""Datasets of photographs with COCO's panoptic annotations.
+
+A ``CocoRecord`` is one photograph with its annotation, as bytes; ``CocoRecords`` is the base class
+of datasets of them, ``CocoDataset`` the one that reads a folder in COCO's layout. (The other reads
+shards: ``panoseg.data.shards``.)
 
 Shape suffixes: H W pixels, N segments or objects.
 """
@@ -33,24 +36,26 @@ _LARGEST_NUMBER = 2**53
 
 @dataclass(frozen=True)
 class CocoRecord:
-    """A photograph and its annotation, nothing decoded.
-
-    source: what failures call the dataset. file_name: of the image. image: bytes of its file, empty
-    where they are not wanted.
-    annotation: its row of the panoptic JSON. ids_png: bytes of its PNG of ids. instances: its rows
-    of the instances JSON, None where the dataset has no such file.
-    """
+    """A photograph and its annotation, nothing decoded."""
 
     source: str
+    """Name of the dataset, for messages."""
     file_name: str
+    """Name of the image's file."""
     image: bytes
+    """Bytes of the image's file; empty where they were not wanted."""
     annotation: bytes
+    """Row of the panoptic JSON."""
     ids_png: bytes
+    """Bytes of the PNG of segment ids."""
     instances: tuple[bytes, ...] | None
+    """Rows of the instances JSON; None where the dataset has no such file."""
 
     def truth(self, table: ClassTable) -> CocoSegmentation:
-        """The panoptic annotation, of the size on disk. Raises ``PanopticFormatError`` where it
-        contradicts itself.
+        """Decode the panoptic annotation, of the size on disk.
+
+        Raises:
+            PanopticFormatError: It contradicts itself.
         """
         with about(f"{self.source}: {self.file_name}"):
             annotation = CocoAnnotation.parse(self.annotation)
@@ -61,26 +66,32 @@ class CocoRecord:
     def photograph(
         self, table: ClassTable, config: PhotographConfig, generator: np.random.Generator | None
     ) -> Photograph:
-        """The photograph with its labels, changed by chance where a generator is given. Raises
-        ``DatasetError`` too.
+        """Decode the photograph with its labels.
+
+        Args:
+            table: The classes.
+            config: Sizes, and random changes.
+            generator: Draws the random changes; None for none.
+
+        Raises:
+            DatasetError: Image and annotation differ in size, or the resized image is too large.
+            PanopticFormatError: The annotation contradicts itself.
         """
         truth = self.truth(table)
         size_HW = truth.segmentation.segment_HW.shape
-        picture = decode_photograph(self.image, f"{self.source}: {self.file_name}")
-        if (picture.height, picture.width) != size_HW:
+        image = decode_photograph(self.image, f"{self.source}: {self.file_name}")
+        if (image.height, image.width) != size_HW:
             raise DatasetError(
-                f"{self.source}: {self.file_name} of {picture.height} x {picture.width} pixels"
-                f" (upright), annotated with {size_HW[0]} x {size_HW[1]}",
-                "one size",
-                "annotate the picture as its EXIF turns it, or remove the EXIF",
+                f"{self.source}: {self.file_name} has {image.height} x {image.width} pixels"
+                f" (upright), but is annotated with {size_HW[0]} x {size_HW[1]}; annotate the image"
+                " as its EXIF turns it, or remove the EXIF."
             )
         view = choose_view(size_HW, config, generator)
         if view.window_HW[0] * view.window_HW[1] > MOST_PIXELS:
             raise DatasetError(
                 f"{self.source}: {self.file_name} of {size_HW[0]} x {size_HW[1]} pixels, resized to"
-                f" {view.window_HW[0]} x {view.window_HW[1]}",
-                f"at most {MOST_PIXELS} pixels",
-                "pass a smaller --photographs.max-side or --photographs.crop",
+                f" {view.window_HW[0]} x {view.window_HW[1]}, exceeds {MOST_PIXELS} pixels; pass a"
+                " smaller --photographs.max-side or --photographs.crop."
             )
         position_HW = view.labels(truth.segmentation.position_HW)
         objects = (
@@ -89,7 +100,7 @@ class CocoRecord:
             else self._objects(table, size_HW, view)
         )
         return Photograph(
-            torch.from_numpy(view.image(picture).transpose(2, 0, 1).copy()),
+            torch.from_numpy(view.image(image).transpose(2, 0, 1).copy()),
             str(PurePosixPath(self.file_name).with_suffix("")),
             truth.image_id,
             size_HW,
@@ -98,9 +109,13 @@ class CocoRecord:
         )
 
     def detections(self, table: ClassTable) -> list[dict[str, Any]]:
-        """The things in COCO's detection form, crowds flagged: category_id, bbox (left, top, width,
-        height), compressed segmentation, area, iscrowd. Areas are those that the file states, as
-        published scores take them.
+        """Return the things in COCO's detection form, crowds flagged.
+
+        Areas are those that the file states, as published scores take them.
+
+        Returns:
+            Rows with category_id, bbox (left, top, width, height in pixels), compressed
+            segmentation, area in pixels, and iscrowd.
         """
         truth = self.truth(table)
         rows = []
@@ -108,7 +123,7 @@ class CocoRecord:
             height, width = truth.segmentation.segment_HW.shape
             for number, (row, mask_HW) in enumerate(self._instances(table, height, width)):
                 with about(f"{self.source}: instance {number} of {self.file_name}"):
-                    stated = _stated(row)
+                    stated = _stated_size(row)
                 rows.append(
                     detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated
                 )
@@ -121,7 +136,7 @@ class CocoRecord:
         return rows
 
     def _objects(self, table: ClassTable, size_HW: tuple[int, int], view: View) -> Objects:
-        """The instances as a view shows them, crowds left out; their masks may overlap."""
+        """Return the instances as a view shows them, without crowds; masks may overlap."""
         rows = [
             (row["category_id"], view.labels(mask_HW))
             for row, mask_HW in self._instances(table, *size_HW)
@@ -138,6 +153,7 @@ class CocoRecord:
     def _instances(
         self, table: ClassTable, height: int, width: int
     ) -> list[tuple[Mapping[str, Any], np.ndarray]]:
+        """Decode the rows of the instances JSON, each with its mask."""
         things = set(table.ids("thing"))
         found = []
         for number, text in enumerate(self.instances or ()):
@@ -145,31 +161,29 @@ class CocoRecord:
                 row = read_row(text)
                 if row["category_id"] not in things:
                     raise PanopticFormatError(
-                        f"category {str(row['category_id'])[:40]}",
-                        f"a thing of {table.name}",
-                        "correct the annotation",
+                        f"category {str(row['category_id'])[:40]} is no thing of {table.name}"
                     )
                 found.append((row, decode_mask(row["segmentation"], height, width)))
         return found
 
 
 class CocoRecords(Dataset[Photograph], ABC):
-    """Photographs with annotations, wherever their records come from.
-
-    table: the classes. config: sizes of the samples, and what chance may do to those of ``draw``.
-    image_ids: the id of each photograph in the JSON, in order. file_names: of its image.
-    unannotated: ids of images that have no annotation; they are left out.
-    """
+    """Photographs with annotations; subclasses read their records."""
 
     table: ClassTable
+    """The classes."""
     config: PhotographConfig
+    """Sizes of the samples, and random changes of those of ``draw``."""
     image_ids: list[ImageId]
+    """Id of each photograph in the JSON, in order."""
     file_names: list[str]
+    """Name of each photograph's image file."""
     unannotated: Sequence[ImageId] = ()
+    """Ids of images without annotation, which are left out."""
 
     @abstractmethod
     def record(self, index: int, *, with_image: bool = True) -> CocoRecord:
-        """The record at ``index``, with the bytes of its image or without."""
+        """Read the record at ``index``, with the bytes of its image or without."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -178,25 +192,24 @@ class CocoRecords(Dataset[Photograph], ABC):
         return self.record(index).photograph(self.table, self.config, None)
 
     def draw(self, index: int, generator: np.random.Generator) -> Photograph:
-        """The sample at ``index``, changed by chance as the options say."""
+        """Return the sample at ``index``, changed as ``generator`` decides."""
         return self.record(index).photograph(self.table, self.config, generator)
 
     def truth(self, index: int) -> tuple[Panoptic, tuple[int, ...]]:
-        """The panoptic truth at ``index``, of the size on disk, and the ids of segments that are
-        crowds.
-        """
+        """Return the panoptic truth at ``index``, of the size on disk, and the ids of crowds."""
         annotated = self.record(index, with_image=False).truth(self.table)
         return annotated.segmentation, annotated.crowd_ids
 
     def detections(self, index: int) -> list[dict[str, Any]]:
-        """The true things at ``index``, rows of COCO's detection form: of the instances JSON, or
-        else of the panoptic truth.
+        """Return the true things at ``index`` in COCO's detection form.
+
+        They are those of the instances JSON, or else of the panoptic truth.
         """
         return self.record(index, with_image=False).detections(self.table)
 
 
-def _stated(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Area and box as the file states them, as far as it does."""
+def _stated_size(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return area and box as the file states them, as far as it does."""
     stated = {key: row[key] for key in ("area", "bbox") if key in row}
     box = stated.get("bbox", [0, 0, 0, 0])
     if not isinstance(box, list) or len(box) != 4:
@@ -208,8 +221,9 @@ def _stated(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(truth: CocoSegmentation) -> np.ndarray:
-    """Class of each position of the picture's raster, ``VOID`` for none, void and crowds: int64, N
-    + 1.
+    """Return the class of each segment by its position, with ``VOID`` in front; int64, N + 1.
+
+    Void and crowds are ``VOID`` too.
     """
     segments = truth.segmentation.segments
     is_left_out = segments.is_void | np.isin(segments.ids, truth.crowd_ids)
@@ -219,7 +233,7 @@ def _labels(truth: CocoSegmentation) -> np.ndarray:
 
 
 def _segments_as_objects(truth: CocoSegmentation, position_HW: np.ndarray) -> Objects:
-    """The things of the panoptic truth as a view shows them, crowds left out."""
+    """Return the things of the panoptic truth as a view shows them, without crowds."""
     segments = truth.segmentation.segments
     rows_N = np.flatnonzero(segments.is_thing & ~np.isin(segments.ids, truth.crowd_ids))
     rows_N = rows_N[np.isin(rows_N + 1, position_HW)]
@@ -234,19 +248,27 @@ _PREFIX = "panoptic_"
 
 @dataclass(frozen=True)
 class CocoFiles:
-    """Where the parts of a split lie: folder of images, panoptic JSON, folder of PNG files,
-    instances JSON or None.
-    """
+    """The files of a split."""
 
     images: Path
+    """Folder of images."""
     panoptic: Path
+    """Panoptic JSON."""
     pictures: Path
+    """Folder of the PNG files of segment ids."""
     instances: Path | None = None
+    """Instances JSON; None where there is none."""
 
     @classmethod
     def find(cls, folder: Path | str, split: str) -> CocoFiles:
-        """The files of a split in COCO's layout. split: its name, or how the name of one split
-        begins: "train" finds train2017. Raises ``DatasetError``.
+        """Find the files of a split in COCO's layout.
+
+        Args:
+            folder: The dataset.
+            split: Its name, or the beginning of one name: "train" finds train2017.
+
+        Raises:
+            DatasetError: There is no such split, or a folder of it is missing.
         """
         folder = Path(folder)
         name = full_name(folder, find_splits(folder), split)
@@ -259,31 +281,37 @@ class CocoFiles:
         for path in (folder / name, pictures):
             if not path.is_dir():
                 packed = path.with_name(f"{path.name}.zip")
-                fix = (
-                    f"unpack {packed.name} where it lies"
-                    if packed.exists()
-                    else "complete the dataset or correct its path"
-                )
+                fix = "complete the dataset or correct its path"
+                if packed.exists():
+                    fix = f"unpack {packed.name} where it lies"
                 raise DatasetError(
-                    f"{path} does not exist", f"the folder that {panoptic.name} describes", fix
+                    f"{path}, the folder that {panoptic.name} describes, does not exist; {fix}."
                 )
         return cls(folder / name, panoptic, pictures, instances if instances.exists() else None)
 
 
 def find_splits(folder: Path | str) -> tuple[str, ...]:
-    """Names of the splits in a folder of COCO's layout, in order of the alphabet; none where it has
-    another layout.
-    """
+    """Return the splits of a folder in COCO's layout, by name; none where it has another layout."""
     found = (Path(folder) / "annotations").glob(f"{_PREFIX}*.json")
     return tuple(sorted(path.stem.removeprefix(_PREFIX) for path in found))
 
 
 class CocoDataset(CocoRecords):
-    """A split of a dataset in COCO's layout; nothing but the index of its JSON files is held in
-    memory.
+    """A split of a dataset in COCO's layout; only the index of its JSON files is held in memory.
 
-    A crowd, and what has no label, is ``VOID`` in the classes of pixels; objects are those of the
-    instances JSON, or else those of the panoptic truth.
+    Crowds, and pixels without label, are ``VOID`` in the classes of pixels; objects are those of
+    the instances JSON, or else of the panoptic truth.
+
+    Args:
+        folder: The dataset.
+        split: Name of the split, or the beginning of one name.
+        table: The classes that the dataset must have; by default those of its categories.
+        config: Sizes of the samples, and random changes of them.
+        files: The files of the split; by default those of COCO's layout.
+
+    Raises:
+        DatasetError: The dataset is incomplete, or has other classes.
+        PanopticFormatError: A JSON file is damaged.
     """
 
     def __init__(
@@ -295,10 +323,6 @@ class CocoDataset(CocoRecords):
         *,
         files: CocoFiles | None = None,
     ) -> None:
-        """Open a split. table: the classes that the dataset must have, by default those of its
-        categories. files: where the parts lie, by default as in COCO's layout. Raises
-        ``DatasetError`` and ``PanopticFormatError``.
-        """
         self.files = files or CocoFiles.find(folder, split)
         self.annotations = CocoAnnotations.open(self.files.panoptic, self.files.pictures)
         self.instances = (
@@ -314,39 +338,26 @@ class CocoDataset(CocoRecords):
         ):
             raise problem
         known = self.annotations.file.images
-        strange = next(
-            (image_id for image_id in self.annotations.image_ids if image_id not in known), None
-        )
-        if strange is not None:
-            raise DatasetError(
-                f"{self.files.panoptic}: image {strange} has an annotation, no entry",
-                "both",
-                "complete the images",
-            )
-        self.image_ids = [
-            image_id for image_id in known if image_id in (self.annotations.file.annotations or {})
-        ]
+        for image_id in self.annotations.image_ids:
+            if image_id not in known:
+                raise DatasetError(
+                    f"{self.files.panoptic}: image {image_id} has an annotation but no entry among"
+                    " the images; complete them."
+                )
+        annotated = self.annotations.file.annotations or {}
+        self.image_ids = [image_id for image_id in known if image_id in annotated]
+        self.unannotated = [image_id for image_id in known if image_id not in annotated]
         if not self.image_ids:
-            raise DatasetError(
-                f"{self.files.panoptic} annotates no image", "at least one", "name another split"
-            )
-        self.unannotated = [
-            image_id
-            for image_id in known
-            if image_id not in (self.annotations.file.annotations or {})
-        ]
+            raise DatasetError(f"{self.files.panoptic} annotates no image; name another split.")
         self.file_names = [self._file_name(image_id) for image_id in self.image_ids]
-        missing = next(
-            (name for name in self.file_names if not isfile(self.files.images / name)), None
-        )
-        if missing is not None:  # rather found now than in the middle of a training
-            raise DatasetError(
-                f"{self.files.images} lacks {missing}",
-                "every image of the JSON",
-                "complete the dataset",
-            )
+        for name in self.file_names:  # found now rather than in the middle of a training
+            if not isfile(self.files.images / name):
+                raise DatasetError(
+                    f"{self.files.images} lacks {name}, an image of the JSON; complete the dataset."
+                )
 
     def record(self, index: int, *, with_image: bool = True) -> CocoRecord:
+        """Read the record at ``index``, with the bytes of its image or without."""
         image_id, file_name = self.image_ids[index], self.file_names[index]
         annotation = self.annotations.text(image_id)
         with about(f"image {image_id} of {self.files.panoptic}"):
@@ -361,32 +372,40 @@ class CocoDataset(CocoRecords):
         )
 
     def _file_name(self, image_id: ImageId) -> str:
-        """The name of an image's file; one that leaves its folder is refused."""
+        """Return the name of an image's file; refuse one that leaves its folder."""
         with about(f"image {image_id} of {self.files.panoptic}"):
-            row: dict[str, Any] = self.annotations.file.image(image_id)
-            png_name(row["file_name"])
-            return row["file_name"]
+            name: str = self.annotations.file.image(image_id)["file_name"]
+            png_name(name)
+            return name
 
 
 def full_name(place: Path | str, names: Sequence[str], split: str) -> str:
-    """The one of a dataset's splits that is called so, or begins so. Raises ``DatasetError``."""
+    """Return the split with that name, or the only one whose name begins so.
+
+    Args:
+        place: The dataset, for messages.
+        names: All splits of the dataset.
+        split: The name, or its beginning.
+
+    Raises:
+        DatasetError: There is none, or there are several.
+    """
     fitting = [split] if split in names else [name for name in names if name.startswith(split)]
     if len(fitting) == 1:
         return fitting[0]
-    found = f"{place} has {' and '.join(fitting) or f'no annotations/{_PREFIX}{split}.json'}"
+    found = " and ".join(fitting) or f"no annotations/{_PREFIX}{split}.json"
     fix = f"name one of {', '.join(names)}" if names else "complete the dataset or correct its path"
-    raise DatasetError(found, f"one split {split} in COCO's layout", fix)
+    raise DatasetError(f"{place} has {found}, so not one split {split} in COCO's layout; {fix}.")
 
 
 def check_classes(path: Path | str, found: ClassTable, wanted: ClassTable) -> None:
-    """Raise ``DatasetError`` where a dataset has other classes than are wanted."""
+    """Raise ``DatasetError`` where a dataset does not have the wanted classes."""
     if not found.same_classes(wanted):
         differing = {(entry.id, entry.name) for entry in found.classes} ^ {
             (entry.id, entry.name) for entry in wanted.classes
         }
         id_, name = min(differing)
         raise DatasetError(
-            f"{path}: other classes than {wanted.name}, the first difference is {id_} ({name})",
-            f"the {len(wanted.classes)} classes of {wanted.name}",
-            "use a dataset and weights of the same classes",
+            f"{path} has other classes than the {len(wanted.classes)} of {wanted.name}, the first"
+            f" difference is {id_} ({name}); use a dataset and weights of the same classes."
         )

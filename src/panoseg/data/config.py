@@ -1,4 +1,7 @@
-"""Options of reading and augmentation, without torch, so that ``--help`` stays quick."""
+"""Options of samples: how seasons are read, augmentation, and sizes of photographs.
+
+They stand apart from the code that uses them, so that ``--help`` and configurations need no torch.
+"""
 
 from __future__ import annotations
 
@@ -11,57 +14,55 @@ from panoseg.imagery.calendar import REFERENCE_DATE
 
 @dataclass(frozen=True)
 class AugmentationConfig:
-    """What happens to training samples by chance; everything is off by default."""
+    """Random changes of training samples (seasons); all are off by default."""
 
     crop: int = 0
-    """Size in pixels of a square window anywhere in the patch; 0 takes the whole patch."""
+    """Side in pixels of a square window at a random place in the patch; 0 takes the whole patch."""
     flips: bool = False
-    """Mirror rows and columns, each in half of the samples."""
+    """Mirror rows and mirror columns, each in half of the samples."""
     turns: bool = False
-    """Turn by 0, 90, 180 or 270 degrees; by 0 or 180 where the window is not square."""
+    """Rotate by 0, 90, 180 or 270 degrees; by 0 or 180 where the window is not square."""
     min_dates: int = 0
-    """Least number of dates that are kept; 0 is all."""
+    """Smallest number of dates to keep; 0 keeps all."""
     max_dates: int = 0
-    """Largest number of dates that are kept; 0 is all. The number is uniform between the two,
-    bounded by the series.
+    """Largest number of dates to keep; 0 keeps all. The number is drawn uniformly between the two,
+    at most the length of the series.
     """
     date_dropout: float = 0.0
-    """Probability with which each of the dates that are kept so far is left out (Crop2Seg's
-    temporal dropout); one stays.
+    """Probability, 0 to below 1, that each date kept so far is left out (Crop2Seg's temporal
+    dropout); at least one stays.
     """
     day_jitter: int = 0
-    """Largest number of days by which each date moves, either way; images stay in the order of
-    their dates.
+    """Largest number of days by which each date moves, either way; images are sorted by their new
+    dates.
     """
     season_shift: int = 0
     """Largest number of days by which the whole season moves, either way."""
     band_gain: float = 0.0
-    """Deviation of the logarithm of a factor for each band."""
+    """Standard deviation of the logarithm of a random factor for each band."""
     band_offset: float = 0.0
-    """Deviation of an offset for each band, reflectance x 10 000."""
+    """Standard deviation of a random offset for each band, reflectance x 10 000."""
     date_gain: float = 0.0
-    """Deviation of the logarithm of a factor for each date."""
+    """Standard deviation of the logarithm of a random factor for each date."""
     noise: float = 0.0
-    """Deviation of the noise of each value, reflectance x 10 000."""
+    """Standard deviation of the noise added to each value, reflectance x 10 000."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value = getattr(self, entry.name)
             if not 0 <= value < float("inf"):
                 raise ConfigError(
-                    f"augmentation {entry.name} {value}", "a number from 0", "correct the option"
+                    f"Augmentation {entry.name} must be a number from 0, not {value}."
                 )
         if self.date_dropout >= 1:
             raise ConfigError(
-                f"augmentation date_dropout {self.date_dropout}",
-                "from 0 up to 1",
-                "correct the option",
+                f"Augmentation date_dropout must be at least 0 and below 1, not"
+                f" {self.date_dropout}."
             )
         if 0 < self.max_dates < self.min_dates:
             raise ConfigError(
-                f"min_dates {self.min_dates} above max_dates {self.max_dates}",
-                "at least as many at most",
-                "exchange the two",
+                f"Augmentation min_dates {self.min_dates} must not exceed max_dates"
+                f" {self.max_dates}."
             )
 
     @property
@@ -87,28 +88,29 @@ class AugmentationConfig:
 
 
 LONGEST_SIDE = 8192
-"""Pixels; a photograph of a larger size is not asked for."""
+"""Largest side in pixels to which a photograph may be resized or cropped."""
 
 
 @dataclass(frozen=True)
 class PhotographConfig:
-    """Sizes of photographs, and what happens to training samples by chance. Predictions are of the
-    size on disk regardless.
+    """Sizes of photographs, and random changes of training samples.
+
+    Predictions have the size on disk regardless.
     """
 
     min_side: int = 0
-    """Pixels to which the shorter side is resized; 0 takes photographs as they are."""
+    """Resize the shorter side to this many pixels; 0 leaves photographs as they are."""
     max_side: int = 0
-    """Most pixels of the longer side, which bounds the resizing; 0 is no bound."""
+    """Largest longer side in pixels, which bounds the resizing; 0 is no bound."""
     scale: tuple[float, float] = (1.0, 1.0)
-    """Least and largest factor of the size in training, uniform between the two (published: 0.8
-    1.25); 1 1 changes nothing.
+    """Smallest and largest random factor on the size in training (published: 0.8 1.25); 1 1 changes
+    nothing.
     """
     flip: bool = False
     """Mirror left and right in half of the training samples."""
     crop: int = 0
-    """Side in pixels of a square window anywhere in a training sample; 0 takes the whole. Smaller
-    samples stay as they are.
+    """Side in pixels of a square window at a random place in a training sample; 0 takes the whole.
+    Smaller samples stay as they are.
     """
 
     def __post_init__(self) -> None:
@@ -116,27 +118,23 @@ class PhotographConfig:
             value = getattr(self, name)
             if not 0 <= value <= LONGEST_SIDE:
                 raise ConfigError(
-                    f"photographs {name} {value}",
-                    f"pixels, 0 .. {LONGEST_SIDE}",
-                    "correct the option",
+                    f"Photographs {name} must lie between 0 and {LONGEST_SIDE} pixels, not be"
+                    f" {value}."
                 )
         if 0 < self.max_side < self.min_side:
             raise ConfigError(
-                f"photographs min_side {self.min_side} above max_side {self.max_side}",
-                "at least as many at most",
-                "exchange them",
+                f"Photographs min_side {self.min_side} must not exceed max_side {self.max_side}."
             )
         low, high = self.scale
         if not 0.05 <= low <= high <= 20:
             raise ConfigError(
-                f"photographs scale {low} {high}",
-                "two ascending factors, 0.05 .. 20",
-                "correct the option",
+                f"Photographs scale must be two ascending factors between 0.05 and 20, not {low}"
+                f" {high}."
             )
 
     @property
     def changes(self) -> bool:
-        """Whether chance changes training samples at all."""
+        """Whether training samples are changed at random."""
         return bool(self.crop or self.flip or self.scale != (1.0, 1.0))
 
 
@@ -155,4 +153,4 @@ class DataConfig:
     ndvi: bool = False
     """Give the network the vegetation index NDVI as one more channel."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    """What happens to training samples."""
+    """Random changes of training samples."""

@@ -1,5 +1,4 @@
-"""What a dataset holds: patches, dates, classes, parcels, and how their NDVI changes; counted in
-one pass, patch by patch.
+"""Describe a dataset: count patches, dates, classes, parcels and their NDVI in one pass.
 
 Shape suffixes: T dates, H W pixels, K classes, N parcels of a patch.
 """
@@ -13,7 +12,6 @@ from datetime import date
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch.utils.data import Dataset
 
@@ -28,92 +26,94 @@ from panoseg.progress import track
 
 @dataclass(frozen=True, eq=False)
 class LabelledDataset:
-    """A dataset of any layout, as this module sees it.
-
-    samples: with classes, and with parcels where the dataset numbers them. names, part_of: the
-    identifier, and the fold or set, of each sample. parts: all folds or sets, in order.
-    reference_date: day 0 of the samples.
-    """
+    """A dataset of seasons in any layout, with labels."""
 
     samples: Dataset[Sample]
+    """Samples with classes, and with parcels where the dataset numbers them."""
     classes: ClassTable
+    """The classes."""
     names: tuple[str, ...]
+    """Identifier of each sample."""
     part_of: tuple[str, ...]
+    """Fold or set of each sample, such as "fold 1"."""
     parts: tuple[str, ...]
+    """All folds or sets, in order."""
     reference_date: date
+    """Day 0 of the samples."""
 
     def position(self, name: str) -> int:
-        """The position of a patch. Raises ``ConfigError`` for a name that the dataset does not
-        have.
-        """
+        """Return the position of a patch; raise ``ConfigError`` for an unknown name."""
         return position_of(name, self.names)
 
 
 @dataclass(frozen=True, eq=False)
 class PatchFacts:
-    """What one patch holds.
-
-    part: its fold or set. size: height and width in pixels. days_T: int64, ascending. pixels_K:
-    int64, pixels of each class.
-    parcel_class_N, parcel_pixels_N: of each parcel. cloudy_T: share of the parcels in cloud, 0..1;
-    None where nobody looked.
-    """
+    """Counts of one patch."""
 
     name: str
+    """Identifier of the patch."""
     part: str
+    """Its fold or set."""
     size: tuple[int, int]
-    days_T: NDArray
-    pixels_K: NDArray
-    parcel_class_N: NDArray
-    parcel_pixels_N: NDArray
-    cloudy_T: NDArray | None
+    """Height and width in pixels."""
+    days_T: np.ndarray
+    """int64, days since the reference date, ascending."""
+    pixels_K: np.ndarray
+    """int64, number of pixels of each class."""
+    parcel_class_N: np.ndarray
+    """int64, class of each parcel."""
+    parcel_pixels_N: np.ndarray
+    """int64, number of pixels of each parcel."""
+    cloudy_T: np.ndarray | None
+    """Share of the parcels in cloud on each date, 0..1; None where images were not read."""
 
 
 @dataclass(frozen=True, eq=False)
 class DatasetSummary:
-    """What the patches of a dataset hold.
-
-    dataset: what was counted. chosen: positions of the counted patches. patches: one a counted
-    patch. numbered: whether the dataset numbers its parcels; otherwise connected areas of one class
-    count as such. ndvi: None where nobody looked at images. A parcel cut by the border of patches
-    counts in each.
-    """
+    """Counts of the patches of a dataset; a parcel cut by a border of patches counts in each."""
 
     dataset: LabelledDataset
+    """The dataset."""
     chosen: tuple[int, ...]
+    """Positions of the counted patches."""
     patches: tuple[PatchFacts, ...]
+    """Counts of each of them."""
     numbered: bool
+    """Whether the dataset numbers its parcels; otherwise connected areas of a class count as such.
+    """
     ndvi: NdviCounts | None
+    """NDVI of the parcels; None where images were not read."""
 
     @property
     def parts(self) -> dict[str, int]:
-        """Number of counted patches by fold or set, in the dataset's order; without those that have
-        none.
-        """
+        """Number of counted patches by fold or set, without those that have none."""
         counts = Counter(patch.part for patch in self.patches)
         return {part: counts[part] for part in self.dataset.parts if counts[part]}
 
-    def pixels_K(self, part: str | None = None) -> NDArray:
-        """Pixels of each class, int64; of one fold or set, or of all."""
-        return np.sum(
-            [patch.pixels_K for patch in self.patches if part in (None, patch.part)], axis=0
-        )
+    def pixels_K(self, part: str | None = None) -> np.ndarray:
+        """Count the pixels of each class, int64, in one fold or set or in all."""
+        counts_NK = [patch.pixels_K for patch in self.patches if part in (None, patch.part)]
+        total_K: np.ndarray = np.sum(counts_NK, axis=0)
+        return total_K
 
-    def parcel_pixels(self, class_id: int) -> NDArray:
-        """Pixels of each parcel of a class, int64."""
+    def parcel_pixels(self, class_id: int) -> np.ndarray:
+        """Return the number of pixels of each parcel of a class, int64."""
         return np.concatenate(
             [patch.parcel_pixels_N[patch.parcel_class_N == class_id] for patch in self.patches]
         )
 
 
 def open_labelled(folder: Path) -> LabelledDataset:
-    """All patches of a dataset of any layout, with their labels. Raises ``DatasetError``."""
+    """Open all patches of a dataset with their labels.
+
+    Raises:
+        DatasetError: The folder holds no dataset, or one of photographs.
+    """
     layout = find_layout(folder)
     if layout.inputs != "season":
         raise DatasetError(
-            f"{folder} holds photographs, in {layout.name}'s layout",
-            "satellite image time series, which have dates and parcels",
-            "look at photographs by panoseg show --patch NAME",
+            f"{folder} holds photographs, in {layout.name}'s layout, but satellite image time"
+            " series are needed; look at photographs by panoseg show --patch NAME."
         )
     dataset = layout.open(folder, target="panoptic" if layout is PASTIS_LAYOUT else "semantic")
     parts = tuple(f"{layout.part} {part}" for part in layout.parts)
@@ -129,17 +129,25 @@ def open_labelled(folder: Path) -> LabelledDataset:
 
 
 def choose_patches(count: int, wanted: int | None, seed: int) -> tuple[int, ...]:
-    """Positions of ``wanted`` of ``count`` patches, ascending, drawn by ``seed``; all of them for
-    None or too many.
+    """Draw positions of patches.
 
-    Raises ``ConfigError``.
+    Args:
+        count: Number of patches.
+        wanted: How many to draw; all for None or too many.
+        seed: Of the drawing, from 0.
+
+    Returns:
+        Positions, ascending.
+
+    Raises:
+        ConfigError: A number is impossible.
     """
     if wanted is not None and wanted < 1:
         raise ConfigError(
-            f"--patches {wanted}", "a number from 1", "leave it out to take all patches"
+            f"--patches must be at least 1, not {wanted}; leave it out to take all patches."
         )
     if seed < 0:
-        raise ConfigError(f"--seed {seed}", "a number from 0", "pass e.g. --seed 0")
+        raise ConfigError(f"--seed must be at least 0, not {seed}.")
     if wanted is None or wanted >= count:
         return tuple(range(count))
     return tuple(sorted(np.random.default_rng(seed).choice(count, wanted, replace=False).tolist()))
@@ -148,8 +156,10 @@ def choose_patches(count: int, wanted: int | None, seed: int) -> tuple[int, ...]
 def summarise(dataset: LabelledDataset, chosen: Sequence[int], *, look: bool) -> DatasetSummary:
     """Count some patches of a dataset, one in memory at a time, with a progress bar.
 
-    look: read images too, for NDVI and clouds; otherwise labels and dates alone, which is many
-    times quicker.
+    Args:
+        dataset: The dataset.
+        chosen: Positions of the patches.
+        look: Read images too, for NDVI and clouds; labels and dates alone are many times quicker.
     """
     ndvi, patches, numbered = NdviCounts() if look else None, [], True
     for position in track(chosen, "read patches"):
@@ -160,7 +170,7 @@ def summarise(dataset: LabelledDataset, chosen: Sequence[int], *, look: bool) ->
 
 
 def _facts(sample: Sample, part: str, classes: ClassTable, ndvi: NdviCounts | None) -> PatchFacts:
-    """Count one patch; its NDVI is added to ``ndvi``."""
+    """Count one patch, and add its NDVI to ``ndvi``."""
     assert sample.classes_HW is not None
     classes_HW, days_T, cloudy_T = sample.classes_HW.numpy(), sample.days_T.numpy(), None
     parcels_HW = parcels_of(sample, classes)
@@ -175,9 +185,10 @@ def _facts(sample: Sample, part: str, classes: ClassTable, ndvi: NdviCounts | No
     return PatchFacts(sample.name, part, size, days_T, pixels_K, class_N, pixels_N, cloudy_T)
 
 
-def parcels_of(sample: Sample, classes: ClassTable) -> NDArray:
-    """The parcel of each pixel, 0 none: as the dataset numbers them, or else the connected areas of
-    each countable class.
+def parcels_of(sample: Sample, classes: ClassTable) -> np.ndarray:
+    """Return the number of the parcel at each pixel, 0 for none.
+
+    Parcels are those of the dataset, or else the connected areas of each countable class.
     """
     assert sample.classes_HW is not None
     if sample.instances_HW is not None:
@@ -185,9 +196,15 @@ def parcels_of(sample: Sample, classes: ClassTable) -> NDArray:
     return connected_areas(sample.classes_HW.numpy(), classes.ids("thing"))
 
 
-def connected_areas(classes_HW: NDArray, wanted: Sequence[int]) -> NDArray:
-    """Numbers 1.. of the areas of one class whose pixels touch by a side; int32, 0 for classes that
-    are not wanted.
+def connected_areas(classes_HW: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """Number the areas of one class whose pixels touch by a side.
+
+    Args:
+        classes_HW: Integers, class of each pixel.
+        wanted: Classes whose areas are numbered.
+
+    Returns:
+        int32 H x W, 1.. for areas, 0 for other classes.
 
     >>> connected_areas(np.array([[1, 1, 0, 2], [0, 0, 1, 2]]), [1, 2]).tolist()
     [[1, 1, 0, 3], [0, 0, 2, 3]]

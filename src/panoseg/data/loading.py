@@ -1,9 +1,14 @@
-"""Slots: memory that workers write batches into and that is used again once the batch is gone.
+"""Load batches in an order that is a function of seed and epoch, in several processes.
 
-Fresh shared memory costs ten times what copying a batch into memory at hand does (the system clears
-and maps each page), so a loader keeps a few slots. The process that trains hands a free one out
-with each request, and gets it back when the last tensor that looks into it is collected; tensors
-that are kept therefore never change. Slots are inherited by forked workers.
+``make_loader`` gives a torch ``DataLoader`` that can be entered at any batch of any epoch; the
+augmentation of a sample is a function of (seed, epoch, index), so that the number of workers
+changes nothing.
+
+Workers write batches into slots, memory that is used again once a batch is gone: fresh shared
+memory costs ten times what copying a batch into memory at hand does, since the system clears and
+maps each page. The process that trains hands a free slot out with each request and gets it back
+when the last tensor that looks into it is collected, so tensors that are kept never change. Forked
+workers inherit the slots.
 """
 
 from __future__ import annotations
@@ -23,40 +28,46 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from panoseg.data.samples import Batch, Sample, collate, map_leaves
+from panoseg.data.samples import Batch, Sample, map_leaves
 from panoseg.data.samples import collate as collate_seasons
 from panoseg.errors import ConfigError, PanosegError
 
 _BYTES = 1 << 30  # of addresses; memory is used only where a batch is written
-_ALIGNMENT = 64
+_ALIGNMENT = 64  # bytes
+_PREFETCHED = 2  # batches that each worker prepares ahead
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a tensor lies in a slot: bytes from its start, shape, type."""
+    """Where a tensor lies in a slot."""
 
     offset: int
+    """Bytes from the start of the slot."""
     shape: tuple[int, ...]
+    """Shape of the tensor."""
     dtype: torch.dtype
+    """Type of its values."""
 
 
 @dataclass(frozen=True)
 class StoredBatch:
-    """A batch in a slot, as it travels between processes: whose slot, a ``Batch`` of places, and
-    how many bytes it takes.
-    """
+    """A batch in a slot, as it travels between processes."""
 
     owner: int
+    """Number of the ``Slots`` whose slot it is."""
     slot: int
+    """Position of the slot."""
     places: Batch
+    """The batch, with the place of each tensor instead of the tensor."""
     size: int
+    """Bytes that it takes in the slot."""
 
     def open(self) -> Batch:
-        """The batch, in the process that owns the slot."""
+        """Return the batch, in the process that owns the slot."""
         return _OWNERS[self.owner].read(self)
 
     def pin_memory(self) -> Batch:
-        """A copy in pinned memory; called by torch's loader."""
+        """Return a copy in pinned memory; torch's loader calls it."""
         return self.open().pin_memory()
 
 
@@ -65,12 +76,10 @@ class SlotOverflow(Exception):
 
 
 class Slots:
-    """Some slots, and which of them are free."""
+    """Memory for ``count`` batches of up to ``size`` bytes, shared with forked processes."""
 
     def __init__(self, count: int, size: int = _BYTES) -> None:
-        self._memory = [
-            mmap.mmap(-1, size) for _ in range(count)
-        ]  # anonymous and shared with forked processes
+        self._memory = [mmap.mmap(-1, size) for _ in range(count)]
         self._free = list(range(count))
         self._requested: set[int] = set()
         self._number = next(_NUMBERS)
@@ -78,8 +87,9 @@ class Slots:
 
     @classmethod
     def for_workers(cls, workers: int, prefetched: int) -> Slots | None:
-        """As many as are in use at once: batches requested ahead, the one in hand, the next. None
-        where workers do not fork.
+        """Return as many slots as are in use at once, or None where workers do not fork.
+
+        These are the batches requested ahead, the one in hand, and the next.
         """
         if not workers or multiprocessing.get_start_method() != "fork":
             return None
@@ -89,7 +99,7 @@ class Slots:
             return None
 
     def take(self) -> int | None:
-        """A free slot for a request; None while all are in use."""
+        """Take a free slot for a request; None while all are in use."""
         if not self._free:
             return None
         slot = self._free.pop()
@@ -97,14 +107,12 @@ class Slots:
         return slot
 
     def reclaim(self) -> None:
-        """Take back slots whose requests were never delivered, when no request is under way any
-        more.
-        """
+        """Take back slots whose requests were never delivered; none may be under way."""
         self._free.extend(self._requested)
         self._requested.clear()
 
     def write(self, slot: int, samples: Sequence[Sample]) -> StoredBatch:
-        """Collate samples in a slot. Raises ``SlotOverflow``."""
+        """Collate samples in a slot; raise ``SlotOverflow`` where they do not fit."""
         memory = torch.frombuffer(self._memory[slot], dtype=torch.uint8)
         size = 0
 
@@ -120,12 +128,11 @@ class Slots:
         def place(tensor: Tensor) -> _Place:
             return _Place(tensor.data_ptr() - memory.data_ptr(), tuple(tensor.shape), tensor.dtype)
 
-        return StoredBatch(
-            self._number, slot, map_leaves(collate(samples, new), Tensor, place), size
-        )
+        places = map_leaves(collate_seasons(samples, new), Tensor, place)
+        return StoredBatch(self._number, slot, places, size)
 
     def read(self, stored: StoredBatch) -> Batch:
-        """The batch, without a copy; its slot is free again when no tensor looks into it."""
+        """Return the batch without a copy; its slot is free again when no tensor looks into it."""
         memory = np.frombuffer(
             self._memory[stored.slot], np.uint8, min(stored.size, len(self._memory[stored.slot]))
         )
@@ -141,36 +148,39 @@ class Slots:
 
 
 _NUMBERS = itertools.count()
-_OWNERS: weakref.WeakValueDictionary[int, Slots] = (
-    weakref.WeakValueDictionary()
-)  # a stored batch cannot carry its memory
+# A stored batch cannot carry its memory to another process, so it names its owner.
+_OWNERS: weakref.WeakValueDictionary[int, Slots] = weakref.WeakValueDictionary()
 
-
-_PREFETCHED = 2  # batches that each worker prepares ahead
 
 Collate = Callable[[Sequence[Any]], Any]
 """Makes a batch of samples."""
 
 Draws = tuple[int, list[int]]
-"""An epoch and the indices of a batch: which samples, and which of their chances."""
+"""An epoch and the indices of the samples of a batch."""
 
 
 @runtime_checkable
 class Chance(Protocol):
-    """A dataset whose samples depend on chance: ``draw`` makes the same sample of the same
-    generator.
-    """
+    """A dataset with random samples."""
 
-    def draw(self, index: int, generator: np.random.Generator) -> Any:
-        """The sample at ``index``."""
+    def draw(self, index: int, generator: np.random.Generator) -> object:
+        """Return the sample at ``index``; a generator in the same state gives the same."""
 
 
 class BatchOrder(Sampler[Draws]):
     """The batches of one epoch, from the one where it is entered.
 
-    Shuffled by (seed, epoch) or ascending. ``rank`` of ``ranks`` processes gets every ``ranks``-th
-    sample; a shuffled order is filled up from its start so that all have equally many, an ascending
-    one gives each sample exactly once.
+    The order is shuffled by (seed, epoch) or ascending.
+
+    Args:
+        samples: Number of samples of the dataset.
+        batch_size: Number of samples in a batch.
+        shuffle: Whether to shuffle.
+        seed: Of the shuffling.
+        drop_last: Leave out an incomplete last batch.
+        rank: Number of this process, 0..ranks - 1; it gets every ``ranks``-th sample.
+        ranks: Number of processes. A shuffled order is filled up from its start so that all have
+            equally many samples; an ascending one gives each sample exactly once.
     """
 
     def __init__(
@@ -184,13 +194,8 @@ class BatchOrder(Sampler[Draws]):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.samples, self.batch_size, self.shuffle, self.seed, self.drop_last = (
-            samples,
-            batch_size,
-            shuffle,
-            seed,
-            drop_last,
-        )
+        self.samples, self.batch_size, self.drop_last = samples, batch_size, drop_last
+        self.shuffle, self.seed = shuffle, seed
         self.rank, self.ranks = rank, ranks
         self.epoch = self.skip = 0
 
@@ -199,15 +204,16 @@ class BatchOrder(Sampler[Draws]):
         self.epoch, self.skip = epoch, skip
 
     def indices(self) -> list[int]:
-        """What this process reads in the whole epoch, in order."""
+        """Return the samples that this process reads in the whole epoch, in order."""
         if not self.shuffle:
             return list(range(self.rank, self.samples, self.ranks))
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.samples)
         shares = -(-self.samples // self.ranks)
-        return np.resize(order, shares * self.ranks)[self.rank :: self.ranks].tolist()
+        share: list[int] = np.resize(order, shares * self.ranks)[self.rank :: self.ranks].tolist()
+        return share
 
     def _batches(self) -> int:
-        """Number of batches in the whole epoch."""
+        """Count the batches of the whole epoch."""
         samples = len(self.indices())
         return samples // self.batch_size if self.drop_last else -(-samples // self.batch_size)
 
@@ -215,26 +221,24 @@ class BatchOrder(Sampler[Draws]):
         return max(self._batches() - self.skip, 0)
 
     def __iter__(self) -> Iterator[Draws]:
-        epoch, indices = (
-            self.epoch,
-            self.indices(),
-        )  # of now, should another epoch be entered meanwhile
+        # Of now, should another epoch be entered meanwhile.
+        epoch, indices = self.epoch, self.indices()
         for batch in range(self.skip, self._batches()):
             yield epoch, indices[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What a worker is asked for: the batch of ``draws``, in a slot where one is free."""
+    """A request to a worker for one batch."""
 
     draws: Draws
+    """The samples."""
     slot: int | None
+    """The slot to write into; None where none is free."""
 
 
 class _Requests(Sampler[_Request]):
-    """The requests of an epoch. A slot is taken when the request goes out, in the process that
-    iterates.
-    """
+    """The requests of an epoch; each takes a slot when it goes out, in the iterating process."""
 
     def __init__(self, order: BatchOrder, slots: Slots | None) -> None:
         self.order, self.slots = order, slots
@@ -244,14 +248,15 @@ class _Requests(Sampler[_Request]):
 
     def __iter__(self) -> Iterator[_Request]:
         if self.slots is not None:
-            self.slots.reclaim()  # torch has emptied its queues of an iteration that was left early
+            self.slots.reclaim()  # torch has emptied its queues of an iteration left early
         for draws in self.order:
             yield _Request(draws, None if self.slots is None else self.slots.take())
 
 
 class _Batches(Dataset[Any]):
-    """Answers requests; a user's mistake is an answer too, since torch would make another exception
-    of it.
+    """Answers requests with batches.
+
+    A ``PanosegError`` is an answer too, since torch would make another exception of it.
     """
 
     def __init__(
@@ -259,10 +264,10 @@ class _Batches(Dataset[Any]):
     ) -> None:
         self.dataset, self.seed, self.slots, self.collate = dataset, seed, slots, collate
 
-    def __getitem__(self, request: _Request) -> Any:
+    def __getitem__(self, request: _Request) -> object:
         epoch, indices = request.draws
         try:
-            samples = [self._draw(epoch, index) for index in indices]
+            samples: list[Any] = [self._draw(epoch, index) for index in indices]
             if self.slots is not None and request.slot is not None:
                 with suppress(SlotOverflow):
                     return self.slots.write(request.slot, samples)
@@ -270,24 +275,24 @@ class _Batches(Dataset[Any]):
         except PanosegError as error:
             return error
 
-    def _draw(self, epoch: int, index: int) -> Any:
+    def _draw(self, epoch: int, index: int) -> object:
         if isinstance(self.dataset, Chance):
             return self.dataset.draw(index, np.random.default_rng((self.seed, epoch, index)))
         return self.dataset[index]
 
 
-def _as_it_is(value: Any) -> Any:
-    """Batches are made by ``_Batches``."""
-    return value
+def _as_it_is(batch: object) -> object:
+    return batch
 
 
-class BatchLoader(DataLoader):
-    """A torch loader of batches: raises what its workers met, and can be entered at any batch of
-    any epoch.
+class BatchLoader(DataLoader[Any]):
+    """A torch loader that can be entered at any batch of any epoch.
+
+    It raises the ``PanosegError`` that a worker met.
     """
 
     def enter(self, epoch: int, skip: int = 0) -> None:
-        """The next iteration is ``epoch``, from its batch number ``skip`` on."""
+        """Make ``epoch`` the next iteration, from its batch number ``skip`` on."""
         self.sampler.order.enter(epoch, skip)  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -296,8 +301,8 @@ class BatchLoader(DataLoader):
                 try:
                     raise answer
                 finally:
-                    # its traceback holds this frame: a cycle would keep the workers, and end them
-                    # slowly
+                    # Its traceback holds this frame: a cycle would keep the workers, and end them
+                    # slowly.
                     del answer
             yield answer.open() if isinstance(answer, StoredBatch) else answer
 
@@ -317,30 +322,41 @@ def make_loader(
     ranks: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader:
-    """A loader of batches whose order is a function of (seed, epoch).
+    """Return a loader of batches whose order is a function of (seed, epoch).
 
-    collate: makes a batch of samples, by default a ``Batch``. shuffle: a new order each epoch;
-    ascending otherwise. workers: processes that read (each with one torch thread), 0 reads in this
-    one. drop_last: leave out an incomplete last batch.
-    epoch, skip: where the first iteration starts; ``BatchLoader.enter`` sets it for the next ones,
-    which otherwise repeat.
-    rank, ranks: this process and their number.
+    Args:
+        dataset: With a length; where it has ``draw``, its samples are functions of (seed, epoch,
+            index).
+        batch_size: Number of samples in a batch.
+        collate: Makes a batch of samples, by default a ``Batch``.
+        shuffle: A new order in each epoch; ascending otherwise.
+        seed: Of order and samples, from 0.
+        workers: Number of processes that read, each with one torch thread; 0 reads in this one.
+        drop_last: Leave out an incomplete last batch.
+        epoch: Epoch of the first iteration. ``BatchLoader.enter`` sets that of the next ones, which
+            otherwise repeat it.
+        skip: Number of batches to leave out at its start.
+        rank: Number of this process, see ``BatchOrder``.
+        ranks: Number of processes.
+        pin_memory: Put batches into pinned memory.
+
+    Raises:
+        ConfigError: A number is impossible.
     """
     for name, value, lowest in (
         ("batch size", batch_size, 1),
-        ("workers", workers, 0),
+        ("number of workers", workers, 0),
         ("seed", seed, 0),
     ):
         if value < lowest:
-            raise ConfigError(f"{name} {value}", f"a number from {lowest}", "correct the option")
+            raise ConfigError(f"The {name} must be at least {lowest}, not {value}.")
     samples = len(dataset)  # type: ignore[arg-type]
     order = BatchOrder(
         samples, batch_size, shuffle=shuffle, seed=seed, drop_last=drop_last, rank=rank, ranks=ranks
     )
     order.enter(epoch, skip)
-    slots = (
-        Slots.for_workers(workers, _PREFETCHED) if collate is collate_seasons else None
-    )  # slots hold a ``Batch``
+    # Slots hold a ``Batch`` and nothing else.
+    slots = Slots.for_workers(workers, _PREFETCHED) if collate is collate_seasons else None
     return BatchLoader(
         _Batches(dataset, seed, slots, collate),
         batch_size=None,
@@ -350,7 +366,6 @@ def make_loader(
         prefetch_factor=_PREFETCHED if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(
-            seed
-        ),  # the loader takes nothing from the global generator
+        # Of its own, so that the loader takes nothing from the global generator.
+        generator=torch.Generator().manual_seed(seed),
     )

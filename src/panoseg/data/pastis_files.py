@@ -1,6 +1,7 @@
-"""The table of PASTIS's patches, metadata.geojson: identifier, fold, dates and outline of each.
+"""Read and write the files of PASTIS's layout; torch is not needed.
 
-Read as JSON: nothing but plain values is needed, and geopandas takes seconds to import.
+metadata.geojson, the table of patches, is read as JSON: plain values suffice, and geopandas takes
+seconds to import. Shape suffixes: T dates, C bands, H W pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
@@ -25,30 +25,36 @@ if TYPE_CHECKING:
     from pyproj import Transformer
 
 
+Json = Any
+"""A value that a JSON file holds, of any type."""
+
 FILE_NAME = "metadata.geojson"
+NORMALISATION_FILE = "NORM_S2_patch.json"
+LAMBERT_93 = 2154
+"""EPSG code of the coordinate system in which the genuine dataset describes its patches."""
 
 
 @dataclass(frozen=True)
 class Patch:
-    """One patch as metadata.geojson describes it.
-
-    id: as in the names of its files. fold: 1..5. dates: one an image, in the order of the images on
-    disk. geometry: GeoJSON geometry in the collection's CRS, or None. properties: everything else
-    that the file says of it.
-    """
+    """One patch, as read from metadata.geojson."""
 
     id: int
+    """Identifier, as in the names of its files."""
     fold: int
+    """Number of its fold, 1..5."""
     dates: tuple[date, ...]
+    """Date of each image, in the order of the images on disk."""
     geometry: Mapping[str, Any] | None = None
+    """GeoJSON geometry in the collection's coordinate system."""
     properties: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """All properties of its feature."""
 
 
 def parse_date(text: str | int) -> date:
-    """A date written as 20190801, 2019-08-01, or month-day-year 08-01-2019 (the form in PASTIS's
-    readme).
+    """Parse a date: 20190801, 2019-08-01, or month-day-year 08-01-2019 as in PASTIS's readme.
 
-    Raises ``ValueError``.
+    Raises:
+        ValueError: The text is no such date.
     """
     patterns = (
         r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)",
@@ -61,36 +67,35 @@ def parse_date(text: str | int) -> date:
     raise ValueError(f"{text!r} is not a date")
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file; ``DatasetError`` where it is missing or is not JSON."""
+def read_json(path: Path) -> Json:
+    """Read a JSON file; raise ``DatasetError`` where it is missing or is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise DatasetError(
-            f"{path} does not exist",
-            f"a dataset with {path.name}",
-            "complete the dataset or correct its path",
+            f"{path} does not exist; complete the dataset or correct its path."
         ) from None
     except OSError as error:
         raise DatasetError(
-            f"{path}: {error.strerror or error}",
-            "a readable file",
-            "check the disk and permissions",
+            f"{path} cannot be read ({error.strerror or error}); check the disk and permissions."
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{path} is not JSON ({error})", "a JSON file", "copy the file again"
-        ) from error
+        raise DatasetError(f"{path} is not JSON ({error}); copy the file again.") from error
 
 
 def read_metadata(folder: Path) -> list[Patch]:
-    """The patches of a dataset by ascending identifier. Raises ``DatasetError``."""
+    """Read the patches of a dataset, by ascending identifier.
+
+    Raises:
+        DatasetError: The table is missing or damaged, or lists a patch twice.
+    """
     path = folder / FILE_NAME
     collection = read_json(path)
     features = collection.get("features") if isinstance(collection, dict) else None
     if not isinstance(features, list):
         raise DatasetError(
-            f"{path} has no list of features", "a GeoJSON feature collection", "copy the file again"
+            f"{path} has no list of features, so it is no GeoJSON feature collection; copy the file"
+            " again."
         )
     patches = sorted(
         (_patch(path, number, feature) for number, feature in enumerate(features)),
@@ -98,13 +103,12 @@ def read_metadata(folder: Path) -> list[Patch]:
     )
     for one, other in pairwise(patches):
         if one.id == other.id:
-            raise DatasetError(
-                f"{path} lists patch {one.id} twice", "one feature a patch", "remove one of them"
-            )
+            raise DatasetError(f"{path} lists patch {one.id} twice; remove one of its features.")
     return patches
 
 
-def _patch(path: Path, number: int, feature: Any) -> Patch:
+def _patch(path: Path, number: int, feature: Json) -> Patch:
+    """Parse the feature of a patch, which may be any JSON value."""
     try:
         properties = feature["properties"]
         patch_id, fold, dates = properties["ID_PATCH"], properties["Fold"], properties["dates-S2"]
@@ -122,83 +126,89 @@ def _patch(path: Path, number: int, feature: Any) -> Patch:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
-            f"feature {number} of {path} is damaged ({error})",
-            "ID_PATCH, Fold 1..5 and dates-S2 numbered from 0, each 20180917",
-            "write the file in PASTIS's form",
+            f"Feature {number} of {path} is damaged ({error}); it must have ID_PATCH, Fold 1..5 and"
+            " dates-S2 numbered from 0, each such as 20180917."
         ) from error
-
-
-NORMALISATION_FILE = "NORM_S2_patch.json"
-LAMBERT_93 = 2154
-"""Code of the coordinate system in which the genuine dataset describes its patches."""
 
 
 @dataclass(frozen=True)
 class PatchRow:
-    """What metadata.geojson says of a patch.
-
-    fold: 1..5. dates: one an image, as they lie on disk. parcels: how many it has. cover: share of
-    its pixels in parcels. tile: where it comes from, in a word. crs: coordinate system of
-    ``outline``, as pyproj takes it; outline: its corners, the first repeated at the end.
-    """
+    """One patch, as it is written to metadata.geojson."""
 
     id: int
+    """Identifier, as in the names of its files."""
     fold: int
+    """Number of its fold, 1..5."""
     dates: tuple[date, ...]
+    """Date of each image, in the order of the images on disk."""
     parcels: int
+    """Number of its parcels."""
     cover: float
+    """Share of its pixels in parcels, 0..1."""
     tile: str
+    """Tile or region that it comes from."""
     crs: int | str
+    """Coordinate system of ``outline``, as pyproj takes it."""
     outline: Sequence[tuple[float, float]]
+    """Corners, x and y, the first repeated at the end."""
 
 
-def save_images(folder: Path, patch_id: int, images_TCHW: NDArray) -> None:
-    """Write a patch's images, whole or not at all. images_TCHW: int16, reflectance x 10 000, bands
-    in PASTIS's order.
+def save_images(folder: Path, patch_id: int, images_TCHW: np.ndarray) -> None:
+    """Write a patch's images atomically.
+
+    Args:
+        folder: The dataset.
+        patch_id: Identifier of the patch.
+        images_TCHW: Reflectance x 10 000, within int16, bands in PASTIS's order.
     """
     _save(folder, "DATA_S2/S2", patch_id, images_TCHW.astype(np.int16))
 
 
 def save_labels(
-    folder: Path, patch_id: int, classes_HW: NDArray, parcels_HW: NDArray, *, centres: bool = False
+    folder: Path,
+    patch_id: int,
+    classes_HW: np.ndarray,
+    parcels_HW: np.ndarray,
+    *,
+    centres: bool = False,
 ) -> None:
-    """Write a patch's labels, each file whole or not at all.
+    """Write a patch's labels, each file atomically.
 
-    classes_HW: 0..19. parcels_HW: numbers of parcels, 0 outside. centres: the targets of the
-    panoptic head too.
+    Args:
+        folder: The dataset.
+        patch_id: Identifier of the patch.
+        classes_HW: Integers, 0..19.
+        parcels_HW: Integers, number of the parcel at each pixel, 0 for none.
+        centres: Write the centre targets too.
     """
     target_3HW = np.zeros((3, *classes_HW.shape), np.uint8)
     target_3HW[0] = classes_HW
     _save(folder, "ANNOTATIONS/TARGET", patch_id, target_3HW)
     _save(folder, "ANNOTATIONS/ParcelIDs", patch_id, parcels_HW.astype(np.int32))
     if centres:
-        for name, array in _centre_maps(classes_HW, parcels_HW).items():
-            _save(folder, f"INSTANCE_ANNOTATIONS/{name}", patch_id, array)
+        # They import torch, which workers otherwise do without.
+        from panoseg.data.centres import centre_targets, number_parcels
+
+        instances_HW = number_parcels(parcels_HW, classes_HW)
+        targets = centre_targets(instances_HW, classes_HW)
+        heatmap_HW = targets.heatmap_HW.numpy().astype(np.float64)
+        _save(folder, "INSTANCE_ANNOTATIONS/HEATMAP", patch_id, heatmap_HW)
+        _save(folder, "INSTANCE_ANNOTATIONS/INSTANCES", patch_id, instances_HW)
+        _save(folder, "INSTANCE_ANNOTATIONS/ZONES", patch_id, targets.zone_HW.numpy())
 
 
-def _save(folder: Path, name: str, patch_id: int, array: NDArray) -> None:
+def _save(folder: Path, name: str, patch_id: int, array: np.ndarray) -> None:
     with atomic(folder / f"{name}_{patch_id}.npy") as temporary:
         np.save(temporary, array)
 
 
-def _centre_maps(classes_HW: NDArray, parcels_HW: NDArray) -> dict[str, NDArray]:
-    from panoseg.data.centres import (
-        centre_targets,
-        number_parcels,
-    )  # torch, which workers do without
+def save_normalisation(folder: Path, of_fold: Mapping[int, np.ndarray]) -> None:
+    """Write NORM_S2_patch.json.
 
-    instances_HW = number_parcels(parcels_HW, classes_HW)
-    targets = centre_targets(instances_HW, classes_HW)
-    return {
-        "HEATMAP": targets.heatmap_HW.numpy().astype(np.float64),
-        "INSTANCES": instances_HW,
-        "ZONES": targets.zone_HW.numpy(),
-    }
-
-
-def save_normalisation(folder: Path, of_fold: Mapping[int, NDArray]) -> None:
-    """Write NORM_S2_patch.json. of_fold: mean and deviation of each band, 2 x C in PASTIS's order,
-    of folds with patches.
+    Args:
+        folder: The dataset.
+        of_fold: For each fold with patches, mean and standard deviation of each band, 2 x C,
+            reflectance x 10 000, bands in PASTIS's order.
     """
     table = {
         f"Fold_{fold}": {"mean": mean.tolist(), "std": std.tolist()}
@@ -208,7 +218,7 @@ def save_normalisation(folder: Path, of_fold: Mapping[int, NDArray]) -> None:
 
 
 def save_metadata(folder: Path, rows: Sequence[PatchRow], epsg: int = LAMBERT_93) -> None:
-    """Write metadata.geojson: a feature a patch, outlines in the coordinate system ``epsg``."""
+    """Write metadata.geojson: one feature a patch, outlines in the coordinate system ``epsg``."""
     crs = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{epsg}"}}
     features = [_feature(index, row, epsg) for index, row in enumerate(rows)]
     write_json(folder / FILE_NAME, {"type": "FeatureCollection", "features": features, "crs": crs})
@@ -216,7 +226,7 @@ def save_metadata(folder: Path, rows: Sequence[PatchRow], epsg: int = LAMBERT_93
 
 @lru_cache(maxsize=16)
 def _transformer(crs: int | str, epsg: int) -> Transformer:
-    """Made once, since thousands of patches have few coordinate systems."""
+    """Return a transformer; cached, since thousands of patches have few coordinate systems."""
     from pyproj import Transformer
 
     return Transformer.from_crs(crs, epsg, always_xy=True)

@@ -1,4 +1,4 @@
-"""Pictures of any camera or program as eight-bit red, green and blue, upright.
+"""Read photographs of any camera or program as eight-bit red, green and blue, upright.
 
 Shape suffixes: H W pixels.
 """
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_LARGEST_FILE = 2**29
+_LARGEST_FILE = 2**29  # bytes
+# What Pillow raises for damaged files.
 _DAMAGE = (
     OSError,
     ValueError,
@@ -36,77 +37,84 @@ _DAMAGE = (
     TypeError,
     IndexError,
 )
-_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey of sixteen bits
+_GREY_16_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 
 
 def read_photograph(path: Path | str) -> np.ndarray:
-    """The pixels of a picture: uint8, H x W x 3, upright. Raises ``DatasetError``, which names the
-    file.
+    """Read the pixels of an image file.
+
+    Returns:
+        uint8, H x W x 3, upright.
+
+    Raises:
+        DatasetError: The file is no image, or too large.
     """
     return np.asarray(decode_photograph(read_bytes(Path(path)), path))
 
 
 def read_bytes(path: Path) -> bytes:
-    """The bytes of a picture's file, of bearable size. Raises ``DatasetError``."""
+    """Read an image file; raise ``DatasetError`` where it has more than 512 MiB."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise _no_picture(path, "no ordinary file")  # a device may have no end
+            raise _unreadable(path, "it is no ordinary file")  # a device may have no end
         if status.st_size > _LARGEST_FILE:
-            raise _no_picture(path, f"more than {_LARGEST_FILE} bytes")
+            raise _unreadable(path, f"it has more than {_LARGEST_FILE} bytes")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DatasetError(
-            f"{path}: no such file", "a picture", "restore the file, or correct its name"
+            f"{path} does not exist; restore the file, or correct its name."
         ) from error
     except OSError as error:
-        raise _no_picture(path, error.strerror or str(error)) from error
+        raise _unreadable(path, error.strerror or str(error)) from error
 
 
 def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
-    """The picture in a file's bytes: RGB, turned upright as its EXIF says, opacity left out.
+    """Decode an image: RGB, turned upright as its EXIF says, without opacity.
 
-    Grey of sixteen bits keeps its range; of several frames the first is taken. name: what failures
-    call it. Raises ``DatasetError`` where the file is no picture, cut, or has more than 67 million
-    pixels.
+    Grey of sixteen bits keeps its range; of several frames the first is taken.
+
+    Args:
+        data: The bytes of a file.
+        name: Name of the file, for messages.
+
+    Raises:
+        DatasetError: The bytes are no image, cut, or have more than 67 million pixels.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked here, and of damaged EXIF
+            warnings.simplefilter("ignore")  # about sizes, checked here, and damaged EXIF
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            check_size(image.height, image.width)  # before a pixel is unpacked
+            check_size(image.height, image.width)  # before a pixel is decoded
             image.load()
-            return _upright(_red_green_blue(image))
+            return _upright(_to_rgb(image))
     except (PanopticFormatError, Image.DecompressionBombError) as error:
-        raise _no_picture(
-            name, getattr(error, "found", f"more than {MOST_PIXELS} pixels")
-        ) from error
+        found = getattr(error, "found", f"it has more than {MOST_PIXELS} pixels")
+        raise _unreadable(name, found) from error
     except _DAMAGE as error:
-        reason = (
-            "it is no picture"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else str(error) or type(error).__name__
-        )
-        raise _no_picture(name, reason) from error
+        no_image = isinstance(error, UnidentifiedImageError)
+        reason = "it is no image" if no_image else str(error) or type(error).__name__
+        raise _unreadable(name, reason) from error
 
 
-def _red_green_blue(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert to eight-bit RGB, with the EXIF of the original."""
     from PIL import Image
 
-    if image.mode in _DEEP or (image.mode == "I" and image.format == "PNG"):
+    if image.mode in _GREY_16_BITS or (image.mode == "I" and image.format == "PNG"):
         deep_HW = np.asarray(image).astype(np.uint32).clip(max=65535)
         converted = Image.fromarray(((deep_HW + 128) // 257).astype(np.uint8)).convert("RGB")
     elif image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
+        raise ValueError(f"its pixels have mode {image.mode}, whose range is not known")
     else:
         # Pillow wants transparent palettes to become colours first.
         whole = (
             image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
         )
         converted = whole.convert("RGB")
-    with suppress(*_DAMAGE):  # EXIF that nobody can read says nothing
+    with suppress(*_DAMAGE):  # damaged EXIF is left out
         converted.getexif().update(image.getexif())
     return converted
 
@@ -115,16 +123,15 @@ def _upright(image: Image.Image) -> Image.Image:
     from PIL import ImageOps
 
     try:
-        return ImageOps.exif_transpose(image)
+        turned: Image.Image = ImageOps.exif_transpose(image)
+        return turned
     except _DAMAGE:
         return image
 
 
-def _no_picture(name: Path | str, reason: str) -> DatasetError:
+def _unreadable(name: Path | str, reason: str) -> DatasetError:
     return DatasetError(
-        f"{name}: {reason}",
-        "a whole picture, JPEG or PNG say, of up to 67 million pixels",
-        "restore the file",
+        f"{name} is no readable image of up to 67 million pixels: {reason}; restore the file."
     )
 
 

@@ -1,9 +1,8 @@
-"""Numbered pieces of a dataset that is made: processes, what continues after a stop, what must not
-be mixed.
+"""Write a dataset in numbered pieces, in several processes, so that a stopped run can go on.
 
-A piece depends on its number and on what the dataset is made of, so an interrupted run continues,
-and a larger one keeps the pieces that exist. What the tables of a dataset need of a piece lies in
-.<kind>/<name>.json, written when the piece is done; what the dataset is made of, in <kind>.json.
+A piece depends on its number and on the contents of the dataset, so that an interrupted run goes
+on, and a larger one keeps the pieces that exist. What the tables of a dataset need of a piece lies
+in .<kind>/<name>.json, written when the piece is done; the contents lie in <kind>.json.
 """
 
 from __future__ import annotations
@@ -31,14 +30,23 @@ def write_pieces(
     kind: str = "simulation",
     verb: str = "simulating",
 ) -> list[Path]:
-    """Write the pieces of a dataset that are not there yet; returns a file for each of them with
-    what ``write`` returned.
+    """Write the pieces of a dataset that are not there yet.
 
-    folder: new, empty, or of an earlier run with the same ``contents``, which say all that a piece
-    depends on. names: of the pieces, by number. write: writes the files of a piece into the folder,
-    and returns what the tables need of it, JSON-ready; crosses to other processes. workers:
-    processes; None takes one a core. kind: what the folder holds, in a word; verb: what is being
-    done, for the progress. Raises ``OutputError``.
+    Args:
+        folder: New, empty, or of an earlier run with the same ``contents``.
+        contents: Everything besides its number that a piece depends on, JSON-ready.
+        names: Name of each piece, by number.
+        write: Writes the files of a piece, given folder and number, and returns what the tables
+            need of it, JSON-ready. It is pickled for other processes.
+        workers: Number of processes; None takes one a core.
+        kind: What the folder holds, in a word.
+        verb: What is being done, for the progress bar.
+
+    Returns:
+        A JSON file for each piece with what ``write`` returned.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds something else.
     """
     folder = new_folder(folder, resumable=f"{kind}.json")
     _claim(folder, contents, kind)
@@ -52,7 +60,7 @@ def write_pieces(
 
 
 def _claim(folder: Path, contents: Mapping[str, Any], kind: str) -> None:
-    """Write down what the folder holds, or refuse to mix it with something else."""
+    """Note what the folder holds; raise ``OutputError`` where it holds something else."""
     mark = json.loads(json.dumps(contents))
     path = folder / f"{kind}.json"
     if path.exists():
@@ -61,9 +69,8 @@ def _claim(folder: Path, contents: Mapping[str, Any], kind: str) -> None:
         differing = [key for key in {**mark, **found} if found.get(key) != mark.get(key)]
         if differing:
             raise OutputError(
-                f"{folder} holds a {kind} with another {', '.join(differing)}",
-                "the same options as before",
-                "repeat them or choose another folder",
+                f"{folder} holds a {kind} with another {', '.join(differing)}; repeat its"
+                " options or choose another folder."
             )
     else:
         write_json(path, mark)

@@ -1,8 +1,8 @@
-"""S2TSCzCrop, and every dataset in its layout, as samples; and samples as such a dataset.
+"""Read S2TSCzCrop, and every dataset in its layout, as samples; write samples in its layout.
 
 6,945 patches of Czechia in the season of 2019, 128 x 128 pixels, 27 to 61 dates, crops in 15
-classes. The layout is that of ``panoseg.data.s2tsczcrop_files``. Bands come in PASTIS's order,
-whatever theirs on disk. Source: Many98/Crop2Seg @ aee7827.
+classes. The files are those of ``panoseg.data.s2tsczcrop_files``. Batches have the bands in
+PASTIS's order. Source: Many98/Crop2Seg @ aee7827.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -15,7 +15,6 @@ from typing import Unpack
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from panoseg.classes import S2TSCZCROP
 from panoseg.data.arrays import map_array, mean_statistics, moments
@@ -53,8 +52,11 @@ from panoseg.imagery.bands import PASTIS_BANDS
 class S2TSCzCropDataset(PatchDataset[CzechPatch]):
     """The patches of some sets, by ascending identifier.
 
-    folder: the dataset. sets: which of train, val, test to take. target: "semantic" adds classes;
-    there are no parcels. The other options, and errors, are those of ``PatchDataset``.
+    Args:
+        folder: The dataset.
+        sets: Which of train, val and test to take.
+        target: "semantic" adds classes; there are no parcels.
+        **options: Those of ``PatchDataset``, which also says what is raised.
     """
 
     def __init__(
@@ -67,15 +69,13 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
     ) -> None:
         if target not in ("semantic", None):
             raise ConfigError(
-                f"target {target!r} of {folder}, a dataset in S2TSCzCrop's layout",
-                "semantic: it tells the class of each pixel but not its parcel",
-                "train a semantic model, or use a dataset in PASTIS's layout",
+                f"{folder} has S2TSCzCrop's layout, which tells the class of each pixel but not its"
+                f" parcel, so it has no target {target!r}; train a semantic model, or use a dataset"
+                " in PASTIS's layout."
             )
         for name in sets:
             if name not in SETS:
-                raise DatasetError(
-                    f"set {name!r}", f"sets out of {', '.join(SETS)}", "choose some of them"
-                )
+                raise DatasetError(f"There is no set {name!r}; choose from {', '.join(SETS)}.")
         metadata = [patch for patch in read_patches(Path(folder)) if patch.set in sets]
         super().__init__(folder, metadata, f"set {', '.join(sets)}", target, S2TSCZCROP, **options)
         for path in [images_path] + [classes_path] * (target is not None):
@@ -83,7 +83,7 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
             check_complete(files[0].parent, [file.name for file in files], FILE_NAME)
 
     def _read(self, patch: CzechPatch) -> Sample:
-        """A sample before augmentation, its bands as they lie on disk."""
+        """Read a sample, with its bands as they lie on disk."""
         images_TCHW, days_T = self._season(_map_images(self.folder, patch), patch)
         classes_HW = None
         if self.target is not None:
@@ -95,12 +95,18 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
 
 
 def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
-    """Mean and deviation of the training set from NORM_S2_patch.json, in PASTIS's order of bands.
-    Raises ``DatasetError``.
+    """Read the statistics of the training set from NORM_S2_patch.json, in PASTIS's order of bands.
 
-    The file has the entry "train" in the order of the files. One with PASTIS's entries Fold_1 ..
-    Fold_5, which are in PASTIS's order already, gives weights from PASTIS their own statistics: the
-    mean over the training folds of ``rotation``.
+    The file has the entry "train", with bands in the order of the images on disk. One with PASTIS's
+    entries Fold_1 .. Fold_5, with bands in PASTIS's order, gives weights from PASTIS their own
+    statistics.
+
+    Args:
+        folder: The dataset.
+        rotation: Number of the rotation of PASTIS over whose training folds to average.
+
+    Raises:
+        DatasetError: The file is missing or damaged.
     """
     path = Path(folder) / NORMALISATION_FILE
     table = read_json(path)
@@ -114,71 +120,75 @@ def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{path} has no valid normalisation of the training set ({error})",
-            f"mean and std with {len(OWN_BANDS)} values for train",
-            "write it anew with panoseg.data.s2tsczcrop.compute_normalisation",
+            f"{path} lacks mean and std with {len(OWN_BANDS)} values for train ({error}); write it"
+            " anew with panoseg.data.s2tsczcrop.compute_normalisation."
         ) from error
 
 
 def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]]]:
-    """What NORM_S2_patch.json holds, from the images: the mean over the training patches of their
-    mean and deviation.
+    """Compute what NORM_S2_patch.json holds: the mean of the statistics of the training patches.
 
-    Bands in the order of the files; deviations are unbiased and each is of one patch, all dates
-    together (Crop2Seg @ aee7827, ``compute_norm_vals``). One date at a time is in memory.
+    Deviations are unbiased and each is of one patch, all dates together (Crop2Seg @ aee7827,
+    ``compute_norm_vals``). One date at a time is in memory.
+
+    Returns:
+        {"train": {"mean": [..], "std": [..]}}, reflectance x 10 000, bands in the order of the
+        files.
     """
     patches = [patch for patch in read_patches(Path(folder)) if patch.set == "train"]
     if not patches:
-        raise DatasetError(
-            f"{folder} has no patch of set train",
-            "at least one",
-            "choose sets that the dataset has",
-        )
+        raise DatasetError(f"{folder} has no patch of set train, so no statistics can be computed.")
     mean, std = np.mean([moments(_map_images(Path(folder), patch)) for patch in patches], axis=0)
     return {"train": {"mean": mean.tolist(), "std": std.tolist()}}
 
 
 def write_samples(folder: Path | str, entries: Iterable[tuple[Sample, CzechPatch]]) -> Path:
-    """Write samples as a new dataset with its table and the statistics of its training set; returns
-    the folder.
+    """Write samples as a new dataset, with its table and the statistics of its training set.
 
-    entries: a sample with images int16 in PASTIS's order of bands and classes of ``S2TSCZCROP``,
-    and what metadata.json says of it, with a date an image. At least one is of the set train.
-    Raises ``OutputError`` and ``DatasetError``.
+    Args:
+        folder: New or empty.
+        entries: Samples and their rows of metadata.json. Images are int16 with bands in PASTIS's
+            order, one for each date of the row; classes are those of ``S2TSCZCROP``. At least one
+            patch is of the set train.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: The folder cannot be written.
+        DatasetError: A sample has other values, or none is of the set train.
     """
     folder = new_folder(folder)
     patches, statistics = [], []
     for sample, patch in entries:
-        _check_writable(sample, patch)
-        save_arrays(folder, patch.id, sample.images_TCHW.numpy(), sample.classes_HW.numpy())  # type: ignore[union-attr]
+        classes_HW = _classes_to_write(sample, patch)
+        save_arrays(folder, patch.id, sample.images_TCHW.numpy(), classes_HW)
         patches.append(patch)
         if patch.set == "train":
             statistics.append(moments(sample.images_TCHW.numpy()))
     if not statistics:
-        raise DatasetError(
-            "samples of no patch of set train",
-            "at least one",
-            "put some of them into the training set",
-        )
+        raise DatasetError("No sample is of the set train; put some into it.")
     save_band_statistics(folder, statistics)
     save_patches(folder, patches)  # last: without it there is no dataset
     return folder
 
 
-def _check_writable(sample: Sample, patch: CzechPatch) -> None:
-    known = {entry.id for entry in S2TSCZCROP.classes}
-    if sample.classes_HW is None or not set(sample.classes_HW.unique().tolist()) <= known:
+def _classes_to_write(sample: Sample, patch: CzechPatch) -> np.ndarray:
+    """Return the classes of a sample; raise ``DatasetError`` where it cannot be written."""
+    known = [entry.id for entry in S2TSCZCROP.classes]
+    classes_HW = None if sample.classes_HW is None else sample.classes_HW.numpy()
+    if classes_HW is None or not np.isin(classes_HW, known).all():
         raise DatasetError(
-            f"sample {sample.name}", "classes of S2TSCzCrop, 0 to 14", "map its classes first"
+            f"Sample {sample.name} lacks classes of S2TSCzCrop, 0 to 14; map its classes first."
         )
     if sample.images_TCHW.dtype != torch.int16 or len(sample.images_TCHW) != len(patch.dates):
         raise DatasetError(
-            f"sample {sample.name} with {len(sample.images_TCHW)} images of"
-            f" {sample.images_TCHW.dtype} and {len(patch.dates)} dates",
-            "int16 images, reflectance x 10 000, as many as dates",
-            "convert it first",
+            f"Sample {sample.name} has {len(sample.images_TCHW)} images of"
+            f" {sample.images_TCHW.dtype} and {len(patch.dates)} dates; images must be int16,"
+            " reflectance x 10 000, one a date."
         )
+    return classes_HW
 
 
-def _map_images(folder: Path, patch: CzechPatch) -> NDArray:
+def _map_images(folder: Path, patch: CzechPatch) -> np.ndarray:
     return map_images(images_path(folder, patch.id), len(patch.dates), OWN_BANDS, FILE_NAME)

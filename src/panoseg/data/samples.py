@@ -1,5 +1,4 @@
-"""The nouns between a dataset and a model: a sample, a batch, its targets, and the normalisation of
-bands.
+"""Samples of satellite image time series, batches of them, their targets and the normalisation.
 
 Shape suffixes: B batch, T dates, C bands, H W pixels. Images travel as they lie on disk (int16
 reflectance x 10 000), because a quarter of the bytes crosses processes and devices;
@@ -11,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from panoseg.errors import DatasetError
 from panoseg.imagery.bands import PASTIS_BANDS
@@ -24,50 +24,64 @@ from panoseg.imagery.bands import PASTIS_BANDS
 
 @dataclass(frozen=True)
 class CentreTargets:
-    """What Parcels-as-Points learns of each pixel (utae-paps @ 987874e, seven target channels).
-    ``B`` in front in a batch.
-
-    heatmap_HW: float32, 0..1, 1 at the centre of a parcel's box, Gaussian fall-off.
-    instance_HW: int32, 0 none, a parcel's number 1.. otherwise.
-    zone_HW: int32, number of the parcel whose heat is strongest at the pixel; 0 only where the
-    patch has no parcel.
-    size_HW2: float32, height and width in pixels of the box of the zone's parcel.
-    zone_class_HW: int64, class of the zone's parcel.
-    """
+    """Targets of Parcels-as-Points for one patch (utae-paps @ 987874e, seven target channels)."""
 
     heatmap_HW: Tensor
+    """float32, 0..1: 1 at the centre of a parcel's box, with Gaussian fall-off."""
     instance_HW: Tensor
+    """int32, number of the parcel at each pixel, 1.., or 0 for none."""
     zone_HW: Tensor
+    """int32, number of the parcel whose heat is strongest at the pixel; 0 only where the patch has
+    no parcel.
+    """
     size_HW2: Tensor
+    """float32, height and width in pixels of the box of the zone's parcel."""
     zone_class_HW: Tensor
+    """int64, class of the zone's parcel."""
+
+
+@dataclass(frozen=True)
+class CentreTargetsBatch:
+    """The ``CentreTargets`` of several patches of one size, stacked."""
+
+    heatmap_BHW: Tensor
+    """float32, 0..1, see ``CentreTargets.heatmap_HW``."""
+    instance_BHW: Tensor
+    """int32, number of the parcel in its patch, or 0 for none."""
+    zone_BHW: Tensor
+    """int32, number of the parcel whose heat is strongest at the pixel."""
+    size_BHW2: Tensor
+    """float32, height and width in pixels of the box of the zone's parcel."""
+    zone_class_BHW: Tensor
+    """int64, class of the zone's parcel."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One patch and its season.
-
-    images_TCHW: int16, reflectance x 10 000, or float32 (a cube with gaps: NaN never; gaps are
-    filled or dates left out).
-    days_T: int64, days since the reference date, ascending, repeats allowed.
-    classes_HW: int64 class of each pixel, or None without labels.
-    instances_HW: int32 parcel of each pixel, 0 none, or None.
-    centres: targets of the panoptic head, or None.
-    name: identifier of the patch.
-    order: positions of the bands in ``images_TCHW``, where they still lie as on disk; None where
-    they are in order. A batch puts them in order with the one copy that it makes, since another
-    copy of a season takes longer than reading it.
-    """
+    """One patch and its season."""
 
     images_TCHW: Tensor
+    """int16, reflectance x 10 000; or float32, reflectance x 10 000 of a cube with gaps (filled,
+    never NaN), or standardised values.
+    """
     days_T: Tensor
+    """int64, days since the reference date, ascending; repeats are allowed."""
     name: str
+    """Identifier of the patch."""
     classes_HW: Tensor | None = None
+    """int64, class of each pixel; None without labels."""
     instances_HW: Tensor | None = None
+    """int32, number of the parcel at each pixel, 0 for none; None without parcels."""
     centres: CentreTargets | None = None
+    """Targets of a panoptic head; None without parcels."""
     order: tuple[int, ...] | None = None
+    """Position in ``images_TCHW`` of each band, where bands still lie as on disk; None where they
+    are in PASTIS's order. ``collate`` reorders with the one copy that it makes anyway, since
+    another copy of a season takes longer than reading it.
+    """
 
     def in_order(self) -> Sample:
-        """The same sample with its bands in order."""
+        """Return the same sample with its bands in order."""
         if self.order is None:
             return self
         # NumPy copies whole bands; torch would go pixel by pixel.
@@ -80,101 +94,87 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples stacked, shorter series padded at the end; padding is said by ``valid_BT``, never by
-    pixel values.
+    """Stacked samples; shorter series are padded at the end.
 
-    images_BTCHW: int16 or float32 as in ``Sample``; zero where padded. days_BT: int64, zero where
-    padded.
-    valid_BT: bool. classes_BHW, instances_BHW, centres: as in ``Sample``, stacked. names: one a
-    sample.
+    ``valid_BT`` tells which dates are padding, never the values of pixels.
     """
 
     images_BTCHW: Tensor
+    """int16 or float32 as in ``Sample``, zero where a date is padding."""
     days_BT: Tensor
+    """int64, days since the reference date, zero where a date is padding."""
     valid_BT: Tensor
+    """bool, False where a date is padding."""
     names: tuple[str, ...]
+    """Identifiers of the patches."""
     classes_BHW: Tensor | None = None
+    """int64, class of each pixel; None unless every sample has labels."""
     instances_BHW: Tensor | None = None
-    centres: CentreTargets | None = None
+    """int32, number of the parcel in its patch, 0 for none; None unless every sample has them."""
+    centres: CentreTargetsBatch | None = None
+    """Targets of a panoptic head; None unless every sample has them."""
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The same batch on another device."""
+        """Return the same batch on another device."""
         return map_leaves(self, Tensor, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in pinned memory; called by torch's loader."""
+        """Return the same batch in pinned memory; torch's loader calls it."""
         return map_leaves(self, Tensor, Tensor.pin_memory)
 
 
-def map_leaves(value: Any, kind: type, function: Callable[[Any], Any]) -> Any:
-    """A ``Batch`` with ``function`` applied to each value of type ``kind`` in it; everything else
-    stays.
-    """
-    if isinstance(value, kind):
-        return function(value)
-    if isinstance(value, Batch | CentreTargets):
-        mapped = {
-            field.name: map_leaves(getattr(value, field.name), kind, function)
-            for field in fields(value)
-        }
-        return type(value)(**mapped)
-    return value
+_Record = TypeVar("_Record", Batch, CentreTargetsBatch)
+_Leaf = TypeVar("_Leaf")
+
+
+def map_leaves(record: _Record, kind: type[_Leaf], function: Callable[[_Leaf], object]) -> _Record:
+    """Return a batch with ``function`` applied to each value of type ``kind`` in it."""
+    mapped: dict[str, Any] = {}
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, kind):
+            value = function(value)
+        elif isinstance(value, CentreTargetsBatch):
+            value = map_leaves(value, kind, function)
+        mapped[field.name] = value
+    return replace(record, **mapped)
 
 
 NewTensor = Callable[[Tensor, tuple[int, ...]], Tensor]
-"""Makes an empty tensor of the type of one and of a shape."""
+"""Makes an empty tensor with the dtype of a given tensor and a given shape."""
 
 
 def new_tensor(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An empty tensor; in a loader's worker it lies in shared memory, so that it reaches the other
-    process without a copy.
+    """Return an empty tensor with the dtype of ``like``.
+
+    In a loader's worker it lies in shared memory, so that it reaches the other process without a
+    copy.
     """
     if get_worker_info() is None:
         # NumPy asks for huge pages; torch does not, and clearing small ones takes longer than
         # reading a batch.
         return torch.from_numpy(np.empty(shape, torch.empty(0, dtype=like.dtype).numpy().dtype))
-    storage = torch.UntypedStorage._new_shared(math.prod(shape) * like.element_size())
-    return like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
-
-
-def _stack(tensors: Sequence[Tensor | None], new: NewTensor) -> Tensor | None:
-    """One tensor of all; None where one is missing."""
-    present = [tensor for tensor in tensors if tensor is not None]
-    if len(present) < len(tensors):
-        return None
-    return torch.stack(present, out=new(present[0], (len(present), *present[0].shape)))
-
-
-def _stack_centres(targets: Sequence[CentreTargets | None], new: NewTensor) -> CentreTargets | None:
-    present = [entry for entry in targets if entry is not None]
-    if len(present) < len(targets):
-        return None
-    stacked: dict[str, Any] = {
-        f.name: _stack([getattr(entry, f.name) for entry in present], new)
-        for f in fields(CentreTargets)
-    }
-    return CentreTargets(**stacked)
-
-
-def _check_same_size(samples: Sequence[Sample]) -> None:
-    first = samples[0]
-    for sample in samples:
-        if sample.images_TCHW.shape[1:] != first.images_TCHW.shape[1:]:
-            one, other = (
-                " x ".join(map(str, entry.images_TCHW.shape[1:])) for entry in (first, sample)
-            )
-            raise DatasetError(
-                f"patches {first.name} and {sample.name} are {one} and {other}",
-                "one size in a batch",
-                "crop, or use batches of 1",
-            )
+    size = math.prod(shape) * like.element_size()
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call]
+    shared: Tensor = like.new_empty(0).set_(storage, 0, shape)  # type: ignore[call-overload]
+    return shared
 
 
 def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
     """Stack samples into a batch, padded to the longest series.
 
-    Images that are mapped from disk are read here, straight into the tensor that ``new`` makes.
-    Raises ``DatasetError`` where the sizes differ.
+    For ``DataLoader(dataset, collate_fn=collate)``. Images that are mapped from disk are read here,
+    straight into the batch.
+
+    Args:
+        samples: At least one; all of the same bands, height and width.
+        new: Makes the tensors of the batch.
+
+    Returns:
+        The batch, with images of the dtype of the first sample's.
+
+    Raises:
+        DatasetError: The samples differ in size.
     """
     _check_same_size(samples)
     shape_BT = (len(samples), max(len(sample.days_T) for sample in samples))
@@ -202,18 +202,62 @@ def collate(samples: Sequence[Sample], new: NewTensor = new_tensor) -> Batch:
     )
 
 
+def _collate_by_default(samples: list[Sample], *, collate_fn_map: object = None) -> Batch:
+    return collate(samples)
+
+
+# torch's documented way for a DataLoader without collate_fn to stack a type of its user's.
+default_collate_fn_map[Sample] = _collate_by_default
+
+
+def _check_same_size(samples: Sequence[Sample]) -> None:
+    first = samples[0]
+    for sample in samples:
+        if sample.images_TCHW.shape[1:] != first.images_TCHW.shape[1:]:
+            one, other = (
+                " x ".join(map(str, entry.images_TCHW.shape[1:])) for entry in (first, sample)
+            )
+            raise DatasetError(
+                f"Patches {first.name} and {sample.name} cannot share a batch, because they are"
+                f" {one} and {other}; crop them to one size or use batches of 1."
+            )
+
+
+def _stack(tensors: Sequence[Tensor | None], new: NewTensor) -> Tensor | None:
+    """Return one tensor of all, or None where one is missing."""
+    present = [tensor for tensor in tensors if tensor is not None]
+    if len(present) < len(tensors):
+        return None
+    return torch.stack(present, out=new(present[0], (len(present), *present[0].shape)))
+
+
+def _stack_centres(
+    targets: Sequence[CentreTargets | None], new: NewTensor
+) -> CentreTargetsBatch | None:
+    present = [target for target in targets if target is not None]
+    if len(present) < len(targets):
+        return None
+    stacked: list[Any] = [
+        _stack([getattr(target, field.name) for target in present], new)
+        for field in fields(CentreTargets)
+    ]
+    return CentreTargetsBatch(*stacked)
+
+
 @dataclass(frozen=True)
 class Normalisation:
-    """Mean and standard deviation of each band, in reflectance x 10 000, in the order of ``bands``.
-
-    ndvi: append the normalised difference vegetation index of B08 and B04 as one more channel,
-    -1..1, not standardised (Crop2Seg @ aee7827).
-    """
+    """Standardises the bands of images, and may add a vegetation index."""
 
     mean: tuple[float, ...]
+    """Mean of each band, reflectance x 10 000, in the order of ``bands``."""
     std: tuple[float, ...]
+    """Standard deviation of each band, reflectance x 10 000, positive."""
     bands: tuple[str, ...] = PASTIS_BANDS
+    """Names of the bands in the order in which they lie in images."""
     ndvi: bool = False
+    """Append the normalised difference vegetation index of B08 and B04 as one more channel, -1..1,
+    not standardised (Crop2Seg @ aee7827).
+    """
 
     def __post_init__(self) -> None:
         if not len(self.mean) == len(self.std) == len(self.bands):
@@ -230,8 +274,16 @@ class Normalisation:
             raise ValueError(f"NDVI needs B04 and B08, found {', '.join(self.bands)}")
 
     def __call__(self, images_BTCHW: Tensor, valid_BT: Tensor) -> Tensor:
-        """Standardised float32 images, zero where a date is padding (as the published loader pads
-        after normalising).
+        """Return standardised images, zero where a date is padding.
+
+        The published loader too pads after normalising.
+
+        Args:
+            images_BTCHW: int16 or float32, reflectance x 10 000.
+            valid_BT: bool, False where a date is padding.
+
+        Returns:
+            float32, B x T x ``channels`` x H x W.
         """
         mean_C = torch.tensor(self.mean, dtype=torch.float32, device=images_BTCHW.device)
         std_C = torch.tensor(self.std, dtype=torch.float32, device=images_BTCHW.device)
@@ -242,7 +294,7 @@ class Normalisation:
 
     @property
     def channels(self) -> int:
-        """Channels of an image once it is standardised."""
+        """Number of channels of a standardised image."""
         return len(self.bands) + self.ndvi
 
     def _ndvi(self, images_BTCHW: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What lies where in a dataset of shards: ``index.json``, written last.
+"""Read datasets of shards: tar files in webdataset's form, with an ``index.json``.
 
-A shard is a tar of webdataset's form; a record, three members that follow one another: KEY.jpg (or
-another ending): the image; KEY.panoptic.png: its PNG of ids; KEY.json: its name, annotation and
-instances.
+A record of a shard is three members that follow one another: KEY.jpg (or another ending), the
+image; KEY.panoptic.png, its PNG of ids; KEY.json, its name, annotation and instances. The index
+tells where each record lies, so that one read of a part of a file gives it, from any store.
 """
 
 from __future__ import annotations
@@ -37,34 +37,41 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A tar of records. name: of its file. size: bytes. sha256: of them. ends: the byte behind each
-    record, of which the first begins at 0. checksums: CRC-32 of each record. image_ids, file_names:
-    of each record's image.
-    """
+    """A tar file of records."""
 
     name: str
+    """Name of its file."""
     size: int
+    """Number of bytes."""
     sha256: str
+    """Hash of the file, hexadecimal."""
     ends: tuple[int, ...]
+    """The byte after each record; the first record begins at 0, the others where one ends."""
     checksums: tuple[int, ...]
+    """CRC-32 of each record."""
     image_ids: tuple[ImageId, ...]
+    """Id of each record's image in COCO's JSON."""
     file_names: tuple[str, ...]
+    """Name of each record's image."""
 
     def __len__(self) -> int:
         return len(self.ends)
 
     def span(self, record: int) -> tuple[int, int]:
-        """First byte of a record, and the byte behind it."""
+        """Return the first byte of a record and the byte after it."""
         return (self.ends[record - 1] if record else 0), self.ends[record]
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dictionary; ``from_json`` reads it."""
+        """Return a JSON-ready dictionary; ``from_json`` reads it."""
         return {**vars(self), "samples": len(self)}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Shard:
-        """Read what ``to_json`` wrote. Raises ``ValueError`` and the errors that ``about`` turns
-        into one of ours.
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError: A value is impossible; other errors of damaged rows, such as ``KeyError``,
+                are left to ``about``.
         """
         name, size, ends = row["name"], row["size"], tuple(row["ends"])
         if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -83,29 +90,34 @@ class Shard:
         return cls(name, size, str(row["sha256"]), *columns)
 
 
-def _check_columns(checksums: tuple, image_ids: tuple, file_names: tuple) -> None:
+def _check_columns(
+    checksums: tuple[Any, ...], image_ids: tuple[Any, ...], file_names: tuple[Any, ...]
+) -> None:
     if not all(type(value) is int for value in checksums):
         raise ValueError("checksums that are no numbers")
     if not all(type(value) in (int, str) for value in image_ids):
         raise ValueError("ids of images that are neither numbers nor text")
     for name in file_names:
-        png_name(name)  # which refuses those that leave their folder
+        png_name(name)  # raises for a name that leaves its folder
 
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """All shards of a dataset. place: its folder or URL. table: the classes. splits: the shards of
-    each split, in order.
-    """
+    """All shards of a dataset."""
 
     place: str
+    """Folder or URL of the dataset."""
     table: ClassTable
+    """Its classes."""
     splits: Mapping[str, tuple[Shard, ...]]
+    """The shards of each split, in order."""
 
     @classmethod
     def read(cls, place: Place) -> ShardIndex:
-        """Read the index of a dataset. Raises ``DatasetError`` where there is none, or it
-        contradicts itself.
+        """Read the index of a dataset.
+
+        Raises:
+            DatasetError: There is none, or it contradicts itself.
         """
         path = joined(place, INDEX)
         try:
@@ -113,11 +125,11 @@ class ShardIndex:
                 return cls._parse(str(place), json.loads(read_file(path, _MOST_BYTES)))
         except PanopticFormatError as error:
             raise DatasetError(
-                error.found, "the index of panoseg coco shards", "write the shards again"
+                f"{error.found}, so it is no index of panoseg coco shards; write the shards again."
             ) from error
 
     @classmethod
-    def _parse(cls, place: str, content: Any) -> ShardIndex:
+    def _parse(cls, place: str, content: dict[str, Any]) -> ShardIndex:
         if content["panoseg_shards"] != VERSION:
             raise ValueError(f"version {str(content['panoseg_shards'])[:20]} of shards")
         splits = {
@@ -131,7 +143,7 @@ class ShardIndex:
         return cls(place, table, splits)
 
     def to_json(self, categories: list[dict[str, Any]]) -> dict[str, Any]:
-        """A JSON-ready dictionary, with the classes as rows of COCO's categories."""
+        """Return a JSON-ready dictionary, with the classes as rows of COCO's categories."""
         splits = {
             name: [shard.to_json() for shard in shards] for name, shards in self.splits.items()
         }
@@ -147,8 +159,17 @@ IDS_ENDING, ABOUT_ENDING = "panoptic.png", "json"
 
 
 class CocoShards(CocoRecords):
-    """A split of a dataset of shards, as ``write_shards`` wrote it: the same photographs in the
-    same order as its folder.
+    """A split of a dataset of shards: the same photographs in the same order as its folder.
+
+    Args:
+        place: Folder or URL of the shards.
+        split: Name of the split, or the beginning of one name.
+        table: The classes that the dataset must have; by default its own.
+        config: Sizes of samples, and random changes of them.
+
+    Raises:
+        DatasetError: There is no such split, it has other classes, or a shard is shorter than it
+            was.
     """
 
     def __init__(
@@ -158,9 +179,6 @@ class CocoShards(CocoRecords):
         table: ClassTable | None = None,
         config: PhotographConfig = PhotographConfig(),  # noqa: B008
     ) -> None:
-        """Open a split. place: folder or URL. table: the classes that it must have. Raises
-        ``DatasetError``, also for a shard that is shorter than it was.
-        """
         index = ShardIndex.read(place)
         self.place, self.config, self.table = index.place, config, index.table
         if table is not None:
@@ -168,12 +186,18 @@ class CocoShards(CocoRecords):
             self.table = table
         self.shards = index.splits[full_name(place, tuple(index.splits), split)]
         for shard in self.shards:
-            _check_size(joined(place, shard.name), shard)
+            path = joined(place, shard.name)
+            size = size_of(path)
+            if size is not None and size != shard.size:
+                raise DatasetError(
+                    f"{path} has {size} bytes, but {INDEX} says {shard.size}; copy the shard again."
+                )
         self.image_ids = [image_id for shard in self.shards for image_id in shard.image_ids]
         self.file_names = [name for shard in self.shards for name in shard.file_names]
         self._starts = [0, *accumulate(map(len, self.shards))]
 
     def record(self, index: int, *, with_image: bool = True) -> CocoRecord:
+        """Read the record at ``index``, with the bytes of its image or without."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = bisect_right(self._starts, index) - 1
@@ -182,25 +206,14 @@ class CocoShards(CocoRecords):
         data = read_part(path, *shard.span(row))
         if zlib.crc32(data) != shard.checksums[row]:
             raise DatasetError(
-                f"{path}: record {row} ({shard.file_names[row]}) has changed",
-                "the bytes that were written",
-                "copy the shard again",
+                f"Record {row} of {path} ({shard.file_names[row]}) has changed since it was"
+                " written; copy the shard again."
             )
         return _unpack(data, path, shard.file_names[row], with_image)
 
 
-def _check_size(path: str, shard: Shard) -> None:
-    size = size_of(path)
-    if size is not None and size != shard.size:
-        raise DatasetError(
-            f"{path}: {size} bytes", f"{shard.size}, as {INDEX} says", "copy the shard again"
-        )
-
-
 def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRecord:
-    """The record in a piece of a tar. Raises ``DatasetError`` for members that are none of its,
-    whatever they claim to be.
-    """
+    """Read the record in a piece of a tar; raise ``DatasetError`` where it is none."""
     try:
         with about(f"{path}: {file_name}"):
             parts = _members(data)
@@ -209,27 +222,23 @@ def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRec
             [image] = parts.values()
             if words["file_name"] != file_name:
                 raise ValueError(f"the record of {str(words['file_name'])[:60]}")
-            instances = (
-                None if words["instances"] is None else tuple(map(_bytes, words["instances"]))
-            )
-            annotation = _bytes(words["annotation"])
+            rows = words["instances"]
+            instances = None if rows is None else tuple(json.dumps(row).encode() for row in rows)
+            annotation = json.dumps(words["annotation"]).encode()
     except (PanopticFormatError, tarfile.TarError) as error:
         reason = getattr(error, "found", f"{path}: {file_name}: {error}")
         raise DatasetError(
-            reason, "a record of panoseg coco shards", "write the shards again"
+            f"{reason}, so it is no record of panoseg coco shards; write the shards again."
         ) from error
     return CocoRecord(path, file_name, image if with_image else b"", annotation, ids_png, instances)
 
 
 def _members(data: bytes) -> dict[str, bytes]:
-    """The members of one record, by their ending. Links, holes and files that are not there whole
-    are refused.
-    """
+    """Return the members of one record by their ending; refuse links, holes and cut files."""
     parts: dict[str, bytes] = {}
     keys = set()
-    with tarfile.open(
-        fileobj=io.BytesIO(data), mode="r:"
-    ) as archive:  # never unpacks what is compressed
+    # "r:" refuses compressed archives, which could unpack to any size.
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
         for member in archive:
             key, _, ending = member.name.partition(".")
             keys.add(key)
@@ -250,7 +259,3 @@ def _members(data: bytes) -> dict[str, bytes]:
             if len(parts[ending]) != member.size:
                 raise ValueError(f"{member.name[:60]!r} is cut")
     return parts
-
-
-def _bytes(row: Any) -> bytes:
-    return json.dumps(row).encode()

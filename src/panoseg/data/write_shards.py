@@ -1,5 +1,6 @@
-"""A dataset in COCO's layout becomes shards: tars of webdataset's form, in a folder or in any
-store; ``index.json`` is last.
+"""Write a dataset in COCO's layout as shards: tar files in webdataset's form.
+
+They go to a folder or to any store that fsspec knows; ``index.json`` is written last.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -29,40 +31,55 @@ from panoseg.processes import usable_cores
 from panoseg.progress import track
 
 _MOST_SHARDS = 100_000
-_END = bytes(2 * BLOCK)
-"""What ends a tar."""
+_END_OF_TAR = bytes(2 * BLOCK)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """A shard to write: its name, and which records of which split go into it."""
+    """A shard to write."""
 
     name: str
+    """Name of its file."""
     split: str
+    """Name of the split."""
     records: range
+    """Positions in the split of the records that go into the shard."""
 
 
 @dataclass(frozen=True)
 class WrittenShards:
-    """What was written: shards and photographs, and a failure for each photograph that is left
-    out.
-    """
+    """What ``write_shards`` has written."""
 
     shards: int
+    """Number of shards."""
     photographs: int
+    """Number of photographs in them."""
     failures: tuple[PanosegError, ...]
+    """Why a photograph was left out, one error each."""
 
 
 def write_shards(data: Path, out: str, shards: int, processes: int | None = None) -> WrittenShards:
     """Write all splits of a dataset as shards.
 
-    shards: of the largest split; the others have shards about as large. Each photograph is decoded
-    with its annotation first: one that is wrong costs itself. processes: by default one a core. A
-    folder is filled when all is done; in a store, shards without an index are no dataset. Raises
-    ``PanosegError``.
+    Each photograph is decoded with its annotation first; a damaged one is left out. A folder is
+    filled when all shards are written; in a store, shards without an index are no dataset.
+
+    Args:
+        data: A folder in COCO's layout.
+        out: A new or empty folder, or a URL.
+        shards: Number of shards of the largest split; those of other splits are about as large.
+        processes: Number of processes, by default one a core.
+
+    Raises:
+        ConfigError: The number of shards or processes is impossible.
+        DatasetError: ``data`` is no such dataset, or a split has no photograph that can be read.
+        OutputError: ``out`` cannot be written.
     """
     if not 1 <= shards <= _MOST_SHARDS:
-        raise ConfigError(f"shards {shards}", f"1 .. {_MOST_SHARDS}", "pass e.g. --shards 32")
+        raise ConfigError(
+            f"The number of shards must lie between 1 and {_MOST_SHARDS}, not be {shards};"
+            " pass for example --shards 32."
+        )
     datasets = _open(data)
     jobs = _plan({split: len(dataset) for split, dataset in datasets.items()}, shards)
     failures: list[PanosegError] = []
@@ -86,10 +103,11 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
         index = ShardIndex(
             place, table, {split: tuple(written) for split, written in splits.items()}
         )
-        _write(
-            joined(place, INDEX),
-            json.dumps(index.to_json(category_rows(table)), allow_nan=False).encode(),
-        )
+        index_place = joined(place, INDEX)
+        store, path = store_of(index_place)
+        with _store_errors(index_place):
+            content = json.dumps(index.to_json(category_rows(table)), allow_nan=False)
+            store.pipe_file(path, content.encode())
     return WrittenShards(
         len(jobs),
         sum(len(shard) for written in splits.values() for shard in written),
@@ -101,9 +119,8 @@ def _open(data: Path) -> dict[str, CocoDataset]:
     names = find_splits(data)
     if not names:
         raise DatasetError(
-            f"{data} has no annotations/panoptic_NAME.json",
-            "a dataset in COCO's layout",
-            "correct its path",
+            f"{data} has no annotations/panoptic_NAME.json, so it is no dataset in COCO's layout;"
+            " correct its path."
         )
     datasets = {name: CocoDataset(data, name, config=PhotographConfig()) for name in names}
     first = datasets[names[0]]
@@ -113,8 +130,7 @@ def _open(data: Path) -> dict[str, CocoDataset]:
 
 
 def _plan(counts: Mapping[str, int], shards: int) -> list[_Job]:
-    """Which records go where: as many shards for the largest split, in proportion for the others,
-    each record once.
+    """Spread records over shards: ``shards`` for the largest split, others in proportion.
 
     >>> [(job.name, list(job.records)) for job in _plan({"train": 5, "val": 2}, 2)]
     [('train-00000.tar', [0, 1]), ('train-00001.tar', [2, 3, 4]), ('val-00000.tar', [0, 1])]
@@ -131,27 +147,24 @@ def _plan(counts: Mapping[str, int], shards: int) -> list[_Job]:
 
 @contextmanager
 def _output(out: str) -> Iterator[str]:
-    """The place to write to: a folder whose files appear in ``out`` when the block ends well, or
-    the store itself.
+    """Yield the place to write to, and fill ``out`` from it when the block ends well.
+
+    A store is written to directly.
     """
     folder = out.removeprefix("file://")
     if is_url(folder):
         store, path = store_of(out)
-        with _told(out):
+        with _store_errors(out):
             if store.exists(store_of(joined(out, INDEX))[1]):
-                raise OutputError(
-                    f"{out} holds shards", "a new place", "choose another, or remove them"
-                )
+                raise OutputError(f"{out} holds shards already; choose another place.")
             with suppress(FileExistsError):
-                store.mkdir(
-                    path, create_parents=False
-                )  # or a bucket whose name is mistyped would be made
+                # With parents, a bucket with a mistyped name would be made.
+                store.mkdir(path, create_parents=False)
         yield out
     else:
         target = new_folder(folder)
-        with atomic(
-            target / "unfinished"
-        ) as temporary:  # inside, so that what a killed command leaves is found by the next
+        # Inside the target, so that what a killed command leaves is found by the next.
+        with atomic(target / "unfinished") as temporary:
             temporary.mkdir()
             yield str(temporary)
             for written in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
@@ -166,13 +179,12 @@ def _write_shard(
     columns: list[tuple[int, int, Any, str]] = []
     size, sha256, path = 0, hashlib.sha256(), joined(place, job.name)
     store, inside = store_of(path)
-    with _told(path), store.open(inside, "wb") as file:
+    with _store_errors(path), store.open(inside, "wb") as file:
         for index in job.records:
             try:
                 record = dataset.record(index)
-                record.photograph(
-                    dataset.table, dataset.config, None
-                )  # rather wrong now than in the middle of a training
+                # Decoded to find damage now, not in the middle of a training.
+                record.photograph(dataset.table, dataset.config, None)
                 record.detections(dataset.table)
             except PanosegError as error:
                 failures.append(error)
@@ -182,18 +194,24 @@ def _write_shard(
             sha256.update(data)
             size += len(data)
             columns.append((size, zlib.crc32(data), dataset.image_ids[index], record.file_name))
-        file.write(_END)
-        sha256.update(_END)
+        file.write(_END_OF_TAR)
+        sha256.update(_END_OF_TAR)
     ends, checksums, image_ids, names = zip(*columns, strict=True) if columns else ((), (), (), ())
-    return Shard(
-        job.name, size + len(_END), sha256.hexdigest(), ends, checksums, image_ids, names
-    ), failures
+    size += len(_END_OF_TAR)
+    shard = Shard(job.name, size, sha256.hexdigest(), ends, checksums, image_ids, names)
+    return shard, failures
 
 
 def pack(index: int, record: CocoRecord) -> bytes:
-    """A record as a piece of a tar, without the end of one. index: its key."""
-    from webdataset import TarWriter
+    """Return a record as the members of a tar, without the end of an archive.
 
+    The bytes are those of webdataset's TarWriter: no user or group, mode 0444, members in the order
+    of their names.
+
+    Args:
+        index: Position in the split, which becomes the key.
+        record: The record, with the bytes of its image.
+    """
     ending = PurePosixPath(record.file_name).suffix.lower()
     instances = None if record.instances is None else [read_row(row) for row in record.instances]
     words = {
@@ -207,33 +225,27 @@ def pack(index: int, record: CocoRecord) -> bytes:
         ABOUT_ENDING: json.dumps(words).encode(),
     }
     buffer = io.BytesIO()
-    writer = TarWriter(buffer, encoder=False, mtime=0.0, user="", group="", compress=False)
-    writer.write({"__key__": f"{index:09d}", **parts})
-    size = writer.tarstream.offset
-    writer.close()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in sorted(parts):
+            member = tarfile.TarInfo(f"{index:09d}.{name}")
+            member.size, member.mode = len(parts[name]), 0o444
+            # A float puts the time into a header of its own, as in all shards written so far.
+            member.mtime = 0.0
+            archive.addfile(member, io.BytesIO(parts[name]))
+        size = archive.offset
     return buffer.getvalue()[:size]
 
 
-def _write(place: str, data: bytes) -> None:
-    store, path = store_of(place)
-    with _told(place):
-        store.pipe_file(path, data)
-
-
 @contextmanager
-def _told(place: str) -> Iterator[None]:
-    """What stores say when they cannot write becomes a failure of ours."""
+def _store_errors(place: str) -> Iterator[None]:
+    """Raise ``OutputError`` for whatever a store raises when it cannot write."""
     try:
         yield
     except PanosegError:
         raise
-    except OSError as error:
-        if not is_url(place):
-            raise
-        raise OutputError(
-            f"{place}: {error}", "a place that can be written", "check its address and your rights"
-        ) from error
     except Exception as error:  # every store has exceptions of its own
+        if isinstance(error, OSError) and not is_url(place):
+            raise  # a full disk and the like, which ``files.atomic`` explains
         raise OutputError(
-            f"{place}: {error}", "a place that can be written", "check its address and your rights"
+            f"{place} cannot be written: {error}; check the address and your permissions."
         ) from error

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panoseg.classes import PASTIS, ClassTable
-from panoseg.data.samples import CentreTargets
+from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import class_boundaries, classes_in_reach
 from panoseg.models.configs.losses import PapsLossConfig, SemanticLossConfig
@@ -98,7 +98,7 @@ class PapsLoss:
         self.config, self.void = config or PapsLossConfig(), void
 
     def __call__(
-        self, output: PapsOutput, target: CentreTargets, classes_BHW: Tensor | None = None
+        self, output: PapsOutput, target: CentreTargetsBatch, classes_BHW: Tensor | None = None
     ) -> PapsLosses:
         """The loss of what the model said of a batch; heat map only where the output has nothing
         else.
@@ -106,7 +106,7 @@ class PapsLoss:
         classes_BHW: class of each pixel, needed where the output scores pixels.
         """
         config = self.config
-        centre = centre_loss(output.heatmap_BHW, target.heatmap_HW, config.alpha, config.beta)
+        centre = centre_loss(output.heatmap_BHW, target.heatmap_BHW, config.alpha, config.beta)
         pixel = centre.new_zeros(())
         if output.pixel_scores_BKHW is not None and classes_BHW is not None:
             pixel = semantic_loss(output.pixel_scores_BKHW, classes_BHW, self.void)
@@ -124,11 +124,11 @@ class PapsLoss:
             )
         found = output.candidates
         at = found.centre_N3.unbind(1)
-        zone_N = target.zone_HW[at].long()
+        zone_N = target.zone_BHW[at].long()
         counted_N = zone_N > 0
-        size = size_loss(found.size_N2, target.size_HW2[at], counted_N)
+        size = size_loss(found.size_N2, target.size_BHW2[at], counted_N)
         classification = _zoned_class_loss(found, target, counted_N, config.gamma, self.void)
-        shape, iou_N = self._masks(found, target.instance_HW, zone_N)
+        shape, iou_N = self._masks(found, target.instance_BHW, zone_N)
         total = (
             config.centre_weight * centre
             + config.size_weight * size
@@ -177,9 +177,9 @@ class PapsLoss:
 
 
 def _zoned_class_loss(
-    found: Candidates, target: CentreTargets, counted_N: Tensor, gamma: float, void: int | None
+    found: Candidates, target: CentreTargetsBatch, counted_N: Tensor, gamma: float, void: int | None
 ) -> Tensor:
-    class_N = target.zone_class_HW[found.centre_N3.unbind(1)].long()
+    class_N = target.zone_class_BHW[found.centre_N3.unbind(1)].long()
     return focal_loss(found.class_scores_NK[counted_N], class_N[counted_N], gamma, void)
 
 

@@ -91,7 +91,7 @@ class PaPs(Network):
         """
         targets, options = labels_of(batch.centres), self.criterion.config
         maps = self.encoder.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
-        output = self.head(maps, None if options.every_centre else targets.zone_HW, heatmap_only)
+        output = self.head(maps, None if options.every_centre else targets.zone_BHW, heatmap_only)
         if options.pixel_weight > 0:
             output = replace(output, pixel_scores_BKHW=self.encoder.scores(maps))
         losses = self.criterion(output, targets, batch.classes_BHW)

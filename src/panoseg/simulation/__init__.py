@@ -1,13 +1,13 @@
-"""Simulated seasons: landscapes, crops, reflectance and weather; the package's own data.
+"""Simulated data: seasons of crops under weather, and photographs of simple objects.
 
-What this package offers is imported on first use, so that the options alone (for ``panoseg simulate
---help``) come without torch.
+Names are imported on first use, so that the options alone, for ``panoseg simulate --help``, need no
+torch.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from panoseg.simulation.cube import simulate_cube
@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """A public name, from the module that defines it."""
+def __getattr__(name: str) -> object:
+    """Import a public name from the module that defines it."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,7 +1,6 @@
-"""What lies between the land and the satellite on each date: haze, cirrus, clouds and their
-shadows, snow, and drift.
+"""The weather of each date: haze, cirrus, clouds with their shadows, and snow.
 
-The truth of each pixel is kept: ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS``, ``SNOW``.
+The truth of each pixel is one of ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS`` and ``SNOW``.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -26,22 +25,24 @@ _SHADOW_DEPTH = np.array([0.5, 0.55, 0.6, 0.62, 0.66, 0.68, 0.69, 0.7, 0.74, 0.7
 
 @dataclass(frozen=True)
 class Sky:
-    """One date's weather. cover: share of sky under cloud, 0..1. cirrus: brightness of thin cloud,
-    reflectance x 10 000.
-    haze: path radiance in blue. snow: share of open ground under snow.
-    """
+    """The weather of one date."""
 
     cover: float
+    """Share of sky under cloud, 0..1."""
     cirrus: float
+    """Brightness of thin cloud, reflectance x 10 000."""
     haze: float
+    """Path radiance in blue, reflectance x 10 000."""
     snow: float
+    """Share of open ground under snow, 0..1."""
 
 
 def draw_skies(
     days_T: np.ndarray, options: SimulationOptions, rng: np.random.Generator
 ) -> list[Sky]:
-    """The weather of each date: a season has its own share of cloudy dates, more of them in
-    winter.
+    """Draw the weather of each date.
+
+    A season has its own share of cloudy dates, with more of them in winter.
     """
     low, high = options.cloudy
     cloudy = low + (high - low) * rng.beta(1.0, 1.9)
@@ -53,30 +54,32 @@ def draw_skies(
     for day, chance in zip(days_T, chance_T, strict=True):
         affected = rng.random() < chance
         kind = rng.choice(3, p=[0.35, 0.42, 0.23])
-        cover = (
-            (1.0 if kind == 0 else rng.beta(0.9, 1.4) if kind == 1 else 0.0) if affected else 0.0
-        )
-        cirrus = (rng.uniform(250, 1800) if kind == 2 else rng.uniform(0, 350)) if affected else 0.0
-        haze = options.noise * rng.normal(0, 45) + (rng.random() < 0.12) * min(
-            options.noise, 1
-        ) * rng.gamma(2.0, 90)
+        cover = cirrus = 0.0
+        if affected:
+            cover = 1.0 if kind == 0 else rng.beta(0.9, 1.4) if kind == 1 else 0.0
+            cirrus = rng.uniform(250, 1800) if kind == 2 else rng.uniform(0, 350)
+        haze = options.noise * rng.normal(0, 45)
+        haze += (rng.random() < 0.12) * min(options.noise, 1) * rng.gamma(2.0, 90)
         lying = snowy and 0 <= day - storm < rng.uniform(4, 16)
-        skies.append(
-            Sky(
-                float(cover),
-                float(cirrus),
-                float(haze),
-                float(rng.uniform(0.3, 1.0)) if lying else 0.0,
-            )
-        )
+        snow = rng.uniform(0.3, 1.0) if lying else 0.0
+        skies.append(Sky(float(cover), float(cirrus), float(haze), float(snow)))
     return skies
 
 
 def apply_sky(
     image_CHW: np.ndarray, sky: Sky, day: float, snowless_HW: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Change a clear image in place as the sky does; returns the truth, uint8 [H, W]. snowless_HW:
-    where snow does not stay.
+    """Change a clear image in place as the sky does.
+
+    Args:
+        image_CHW: float32, reflectance x 10 000.
+        sky: The weather.
+        day: Day since 1 September, for the length of shadows.
+        snowless_HW: Share of each pixel where snow does not stay, 0..1.
+        rng: Draws where clouds and snow lie.
+
+    Returns:
+        uint8 H x W, the truth of each pixel.
     """
     truth_HW = np.zeros(image_CHW.shape[1:], np.uint8)
     if sky.snow:
@@ -114,8 +117,9 @@ def _cirrus(
 def _clouds(
     image_CHW: np.ndarray, truth_HW: np.ndarray, cover: float, day: float, rng: np.random.Generator
 ) -> None:
-    """Fractal clouds of a given cover, and their shadows to the north-west, longer under a low
-    sun.
+    """Add fractal clouds of a given cover, and their shadows to the north-west.
+
+    Shadows are longer under a low sun.
     """
     reach = 40
     height, width = truth_HW.shape
@@ -127,10 +131,8 @@ def _clouds(
     optical = _soft_step(field - edge, rng.uniform(0.15, 0.9))
     length = rng.uniform(6, 16) / np.tan(np.radians(sun_elevation(day)))
     down, right = int(np.clip(0.85 * length, 2, reach)), int(np.clip(0.5 * length, 1, reach))
-    cloud_HW, shadow_HW = (
-        optical[:height, :width],
-        optical[down : down + height, right : right + width],
-    )
+    cloud_HW = optical[:height, :width]
+    shadow_HW = optical[down : down + height, right : right + width]
     depth = rng.uniform(0.55, 1.0)
     image_CHW *= 1 - depth * _SHADOW_DEPTH[:, None, None] * shadow_HW
     thick_HW = field[:height, :width]
@@ -144,16 +146,23 @@ def _clouds(
 
 
 def _soft_step(values: np.ndarray, width: float) -> np.ndarray:
-    """0 below ``-width``, 1 above ``width``, smooth between: a cloud ends somewhere, so that its
-    shadow is seen.
+    """Return 0 below ``-width``, 1 above ``width``, and a smooth step between.
+
+    A cloud with a wide soft edge would hide its own shadow.
     """
     share = np.clip(values / (2 * width) + 0.5, 0, 1)
     return share * share * (3 - 2 * share)
 
 
 def sun_elevation(day: float, latitude: float = 48.0) -> float:
-    """Degrees above the horizon when the satellite passes, about half past ten by the sun. day:
-    since 1 September.
+    """Return the elevation of the sun when the satellite passes, about 10:30 solar time.
+
+    Args:
+        day: Day since 1 September.
+        latitude: Degrees north.
+
+    Returns:
+        Degrees above the horizon.
     """
     declination = np.radians(-23.44 * np.cos(2 * np.pi * (day + 254) / 365.25))
     latitude, hour = np.radians(latitude), np.radians(-22.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -39,20 +40,21 @@ def simulate_cube(
     options: SimulationOptions | None = None,
     layout: Layout | np.ndarray | None = None,
 ) -> tuple[xr.Dataset, gpd.GeoDataFrame]:
-    """Simulate a season; returns the cube and its true parcels.
+    """Simulate a season; arguments and errors are those of ``simulate_season``.
 
-    The parcels have ``parcel`` (number), ``class`` (name), ``class_id`` and ``area_ha``, in the
-    coordinate system of the cube. No parcel is void: those at the edge keep their crop. Raises what
-    ``simulate_season`` raises.
+    No parcel is void: those at the edge keep their crop.
+
+    Returns:
+        The cube, and its true parcels with the columns ``parcel`` (number), ``class`` (name),
+        ``class_id`` and ``area_ha``, in the coordinate system of the cube.
     """
-    season = simulate_season(
-        size, seed, replace(options or SimulationOptions(), void=False), layout
-    )
+    options = replace(options or SimulationOptions(), void=False)
+    season = simulate_season(size, seed, options, layout)
     return season_cube(season), season_parcels(season)
 
 
 def season_cube(season: Season) -> xr.Dataset:
-    """The cube of a season."""
+    """Return a season as a cube."""
     geobox = _geobox(season)
     coords = xr_coords(geobox, always_yx=True)
     coords["time"] = xr.DataArray(np.array(season.dates, "datetime64[ns]"), dims="time")
@@ -75,9 +77,9 @@ def season_cube(season: Season) -> xr.Dataset:
 
 
 def season_parcels(season: Season) -> gpd.GeoDataFrame:
-    """The true parcels of a season, one row each, as polygons along pixel edges."""
+    """Return the true parcels of a season, one row each, as polygons along pixel edges."""
     transform = _geobox(season).transform
-    pieces: dict[int, list] = {}
+    pieces: dict[int, list[Any]] = {}
     for outline, number in shapes(
         season.parcels_HW, mask=season.parcels_HW > 0, transform=transform
     ):
@@ -103,15 +105,24 @@ def write_cube(
     options: SimulationOptions | None = None,
     layout: Layout | None = None,
 ) -> Path:
-    """Write ``cube.nc`` and its true parcels ``parcels.gpkg`` to a new folder; returns the folder.
-    Raises ``OutputError``.
+    """Write ``cube.nc`` and its true parcels ``parcels.gpkg`` to a new folder; return the folder.
+
+    Args:
+        folder: New or empty.
+        size: Height and width in pixels of 10 m.
+        seed: The same seed gives the same season.
+        options: How it is simulated.
+        layout: Parcels to keep exactly.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
     check_size(size)
     folder = new_folder(folder)
     cube, parcels = simulate_cube(size, seed, options, layout)
-    outlines = io.BytesIO()  # SQLite, writing to a disk, would not say that it is full
+    outlines = io.BytesIO()  # SQLite would not report that a disk is full
     parcels.to_file(outlines, driver="GPKG", layer="parcels", engine="pyogrio")
-    # Renamed together, so that a folder with one of them alone is a folder of somebody else.
+    # Renamed together, so that no kill leaves one of them alone.
     with (
         atomic(folder / "parcels.gpkg") as gpkg,
         atomic(folder / "cube.nc", failures=(RuntimeError,)) as netcdf,
@@ -133,7 +144,7 @@ def _geobox(season: Season) -> GeoBox:
 
 
 def _scene_classification(season: Season) -> np.ndarray:
-    """SCL as a good classifier would give it; uint8 [T, H, W]."""
+    """Return SCL as a good classifier would give it; uint8 T x H x W."""
     red_THW = season.images_TCHW[:, PASTIS_BANDS.index("B04")].astype(np.float32)
     infrared_THW = season.images_TCHW[:, PASTIS_BANDS.index("B08")].astype(np.float32)
     scl_THW = np.where(infrared_THW > 2 * red_THW, _VEGETATION, _BARE).astype(np.uint8)

@@ -1,9 +1,9 @@
-"""A landscape: parcels and what lies between them, cut from a plane as people have cut the land.
+"""Draw a landscape: parcels, and the roads, woods and villages between them.
 
-Roads cut the land into blocks; a block is farmed, wooded, built up or left alone; a farmed block is
-cut on into fields, along one direction, into halves or into strips, with a margin, a hedge, a track
-or nothing between two fields. All cuts are straight in a plane that is smoothly warped, so that
-borders bend. Cells are a third of a pixel, so that a road of five metres takes its share of a
+Roads cut the land into blocks; a block is farmed, wooded, built up or idle; a farmed block is cut
+further into fields, along one direction, into halves or into strips, with a margin, a hedge, a
+track or nothing between two fields. All cuts are straight in a plane that is smoothly warped, so
+that borders bend. Cells are a third of a pixel, so that a road of five metres takes its share of a
 pixel.
 
 Shape suffixes: Y X cells (three to a pixel), H W pixels, N cells of a node, U units.
@@ -28,47 +28,55 @@ from panoseg.simulation.options import (
 )
 
 CELLS = 3
-"""Cells a pixel side."""
+"""Number of cells along the side of a pixel."""
 PIXEL_M = 10.0
+"""Side of a pixel in metres."""
 CELL_M = PIXEL_M / CELLS
+"""Side of a cell in metres."""
 HECTARE_CELLS = 10_000 / CELL_M**2
+"""Number of cells in a hectare."""
 _MARGIN = 12
-"""Pixels simulated beyond each side, so that it is known how much of a parcel lies outside."""
+"""Pixels simulated beyond each side, to tell how much of a parcel lies outside."""
 _VOID_BELOW = 0.35
 """Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole
 parcel; the margin here cuts it.
 """
 _BORDERS = (Material.GRASS, Material.GRASS, Material.HEDGE, Material.TRACK)
 _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
+_NARROW_PIXELS = 2.5
+"""Half width in pixels up to which a gap between given parcels is a border."""
+_GAP_PIECE_M = 350
+"""Side in metres of the squares in which such gaps have one kind."""
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Land divided into units, each of one cover and one management.
-
-    units_YX: int32, unit of each cell. material_U: int16, class id of a crop or a ``Material``.
-    parcel_U: int32, id of the parcel that the unit belongs to, 0 outside parcels; a parcel may have
-    two units. angle_U: direction of the rows, radians. parcels_HW: int32, 0 outside parcels.
-    classes_HW: uint8 PASTIS class ids.
-    """
+    """Land divided into units, each of one cover and one management."""
 
     units_YX: np.ndarray
+    """int32, unit of each cell."""
     material_U: np.ndarray
+    """int16, class id of a crop or a ``Material``."""
     parcel_U: np.ndarray
+    """int32, number of the unit's parcel, 0 for none; a parcel may have several units."""
     angle_U: np.ndarray
+    """float32, direction of the rows, radians."""
     parcels_HW: np.ndarray
+    """int32, number of the parcel at each pixel, 0 for none."""
     classes_HW: np.ndarray
+    """uint8, PASTIS class ids 0..19."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A node cut in two: the cells of both halves, those of the border between them, and their
-    distance to its middle, metres.
-    """
+    """A node cut in two."""
 
     halves: tuple[np.ndarray, np.ndarray]
+    """Cells of both halves."""
     border_N: np.ndarray
+    """Cells of the border between them."""
     distance_N: np.ndarray
+    """Distance of the border's cells to its middle, metres."""
 
 
 def make_landscape(
@@ -82,7 +90,7 @@ def make_landscape(
 
 
 class Plan:
-    """The plane while it is being cut: cells are assigned to units node by node."""
+    """A plane that is being cut: cells are assigned to units node by node."""
 
     def __init__(
         self,
@@ -109,7 +117,7 @@ class Plan:
         )
 
     def divide(self) -> None:
-        """Roads first, then each block."""
+        """Cut the plane by roads, then cut each block."""
         region, rng = self.region, self.rng
         nodes = [(np.arange(self.unit_N.size, dtype=np.int32), float(rng.uniform(0, np.pi)))]
         while nodes:
@@ -124,8 +132,12 @@ class Plan:
             nodes += [(first_N, turned), (second_N, angle + rng.normal(0, 0.15))]
 
     def cut(self, cells_N: np.ndarray, angle: float, width: float = 0.0) -> Cut:
-        """Cut a node in two across its longer extent, leaving a border of ``width`` metres between
-        the halves.
+        """Cut a node in two across its longer extent.
+
+        Args:
+            cells_N: Cells of the node.
+            angle: Direction of the cut, radians, up to a right angle.
+            width: Metres of the border between the halves.
         """
         x_N, y_N = self.x_N[cells_N], self.y_N[cells_N]
         u_N = x_N * np.cos(angle) + y_N * np.sin(angle)
@@ -139,8 +151,9 @@ class Plan:
         return Cut(halves, cells_N[border_N], np.abs(along_N[border_N]))
 
     def _road(self, cells_N: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-        """A road, a track or a strip of green between two blocks, mostly with verges, now and then
-        lined with trees.
+        """Cut a block in two by a road, a track or a strip of green; return the halves.
+
+        Most have verges, some are lined with trees.
         """
         rng = self.rng
         kind = rng.choice(
@@ -155,6 +168,7 @@ class Plan:
         return cut.halves
 
     def _use_block(self, cells_N: np.ndarray, angle: float) -> None:
+        """Draw the use of a block and fill it."""
         region, rng = self.region, self.rng
         shares = [region.wood, region.village, region.water, region.idle]
         use = rng.choice(5, p=[*shares, 1 - sum(shares)])
@@ -194,7 +208,7 @@ class Plan:
                 nodes += [(half_N, angle + turn) for half_N in cut.halves]
 
     def _corner_off(self, cells_N: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-        """A field and the corner that it has lost to another: fields are not all convex."""
+        """Cut a corner off a field, so that not all fields are convex; return both."""
         half_N, rest_N = self.cut(cells_N, angle).halves
         corner_N, other_N = self.cut(half_N, angle).halves
         return np.concatenate([rest_N, other_N]), corner_N
@@ -213,18 +227,15 @@ class Plan:
             self._field(cells_N[(strip_N == strip) & ~border_N], angle, self._crop(favourite))
 
     def _crop(self, favourite: int) -> int:
-        """A crop of the landscape, now and then the block's favourite, so that neighbours share
-        theirs.
-        """
-        return (
-            favourite
-            if self.rng.random() < 0.15
-            else int(self.rng.choice(self.crop_ids, p=self.crop_weights))
-        )
+        """Draw a crop; now and then it is the block's favourite, so that neighbours agree."""
+        if self.rng.random() < 0.15:
+            return favourite
+        return int(self.rng.choice(self.crop_ids, p=self.crop_weights))
 
     def _field(self, cells_N: np.ndarray, angle: float, crop: int) -> None:
-        """One parcel; a large one may have been several last year. Now and then it is a farmyard,
-        or nobody declares it.
+        """Make one parcel; a large one may have had several crops last year.
+
+        Now and then it is a farmyard, or idle land.
         """
         rng = self.rng
         if cells_N.size == 0:
@@ -244,8 +255,12 @@ class Plan:
             self.unit(part_N, crop, self.parcels, angle)
 
     def village(self, cells_N: np.ndarray, angle: float, declared: float = 0.04) -> None:
-        """Lots of houses, gardens, trees and streets; among them a share of meadows and orchards
-        that are ``declared``.
+        """Fill a block with houses, gardens, trees and streets.
+
+        Args:
+            cells_N: Cells of the block.
+            angle: Direction of the streets, radians.
+            declared: Probability that a lot of suitable size is a meadow or orchard, a parcel.
         """
         rng = self.rng
         kinds = [
@@ -278,7 +293,7 @@ class Plan:
                 nodes += [(half_N, angle) for half_N in cut.halves]
 
     def idle(self, cells_N: np.ndarray, angle: float) -> None:
-        """Grass, scrub and trees that belong to no parcel."""
+        """Fill a block with grass, scrub and trees that belong to no parcel."""
         nodes = [cells_N]
         while nodes:
             cells_N = nodes.pop()
@@ -289,7 +304,7 @@ class Plan:
                 nodes += self.cut(cells_N, angle + self.rng.uniform(-0.5, 0.5)).halves
 
     def unit(self, cells_N: np.ndarray, material: int, parcel: int = 0, angle: float = 0.0) -> None:
-        """Make the cells one unit; nothing where there is no cell."""
+        """Make the cells one unit, unless there is none."""
         if cells_N.size:
             self.unit_N[cells_N] = len(self.material)
             self.material.append(int(material))
@@ -297,7 +312,7 @@ class Plan:
             self.angle.append(angle)
 
     def landscape(self, margin: int) -> Landscape:
-        """What has been cut, without the margin."""
+        """Return the landscape, without a margin of so many pixels."""
         units_YX = self.unit_N.reshape(self.shape)
         material_U, parcel_U = np.array(self.material, np.int16), np.array(self.parcel, np.int32)
         whole_HW = parcel_U[units_YX[1::CELLS, 1::CELLS]]
@@ -327,8 +342,9 @@ class Plan:
 def blended_crop_weights(
     region: Region, options: SimulationOptions, rng: np.random.Generator
 ) -> dict[int, float]:
-    """Shares of crops in one landscape: the region's, varied, with some of every class so that none
-    is missing in a dataset.
+    """Draw the weights of crops in one landscape, which add up to 1.
+
+    They are the region's, varied, with some of every class so that a dataset lacks none.
     """
     ids = np.array(options.crops if options.crops is not None else range(1, 19))
     regional = np.array([region.crops.get(int(i), 0.0) for i in ids]) * rng.lognormal(
@@ -342,38 +358,30 @@ def blended_crop_weights(
 
 
 def region_of(options: SimulationOptions, rng: np.random.Generator) -> tuple[str, Region]:
-    """Name and description of the region asked for, or of one drawn."""
+    """Return name and description of the region of the options, or of one drawn."""
     name = options.region or str(rng.choice(list(REGIONS)))
     return name, REGIONS[name]
-
-
-_NARROW_PIXELS = 2.5
-_GAP_PIECE_M = 350
 
 
 def check_layout(
     parcels_HW: np.ndarray, classes_HW: np.ndarray | None, size: tuple[int, int]
 ) -> None:
-    """Refuse a parcel map that cannot be a layout. Raises ``DatasetError``."""
+    """Raise ``DatasetError`` for maps of parcels and classes that cannot be simulated."""
     if parcels_HW.shape != tuple(size) or not np.issubdtype(parcels_HW.dtype, np.integer):
         raise DatasetError(
-            f"a parcel map of {parcels_HW.dtype} {parcels_HW.shape}",
-            f"integers of shape {tuple(size)}",
-            "give a map of that size",
+            f"The map of parcels must hold integers of shape {tuple(size)}, not {parcels_HW.dtype}"
+            f" of shape {parcels_HW.shape}."
         )
     if parcels_HW.min() < 0 or parcels_HW.max() > np.iinfo(np.int32).max:
         raise DatasetError(
-            "a parcel map with ids outside int32 or below 0",
-            "ids from 0 (none) to 2147483647",
-            "renumber its parcels",
+            "The map of parcels must hold numbers from 0 (none) to 2147483647; renumber them."
         )
     if classes_HW is not None and (
         classes_HW.shape != parcels_HW.shape or classes_HW.min() < 0 or classes_HW.max() > 19
     ):
         raise DatasetError(
-            "a class map of another shape or with ids outside 0..19",
-            "PASTIS class ids",
-            "map its classes first",
+            "The map of classes must have the shape of the map of parcels and PASTIS class ids"
+            " 0..19; map its classes first."
         )
 
 
@@ -384,10 +392,17 @@ def landscape_of_parcels(
     options: SimulationOptions,
     rng: np.random.Generator,
 ) -> Landscape:
-    """The landscape of given parcels; their crops are drawn where ``classes_HW`` is None.
+    """Make the landscape of given parcels.
 
     Narrow gaps between parcels become verges, tracks, roads or hedges; wide ones become woods,
     villages and grassland.
+
+    Args:
+        parcels_HW: Integers, number of the parcel at each pixel, 0 for none.
+        classes_HW: PASTIS class ids; None to draw crops.
+        region: The kind of countryside.
+        options: How it is simulated.
+        rng: The generator.
     """
     from scipy import ndimage
 
@@ -412,11 +427,12 @@ def landscape_of_parcels(
 
 
 def _fine(values_HW: np.ndarray) -> np.ndarray:
+    """Repeat pixels to cells, flat."""
     return values_HW.repeat(CELLS, 0).repeat(CELLS, 1).ravel()
 
 
 def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | None) -> np.ndarray:
-    """One unit a parcel; returns the given ids by the plan's numbers, 0 in front."""
+    """Make one unit of each parcel; return the given numbers by those of the plan."""
     ids, first, number_HW = np.unique(parcels_HW, return_index=True, return_inverse=True)
     number_N = _fine(number_HW.reshape(parcels_HW.shape))
     order_N = np.argsort(number_N, kind="stable")
@@ -436,13 +452,14 @@ def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | 
 
 
 def _direction(plan: Plan, cells_N: np.ndarray) -> float:
-    """Direction of the longest extent, along which rows usually run."""
+    """Return the direction of the longest extent, along which rows usually run, radians."""
     x_N, y_N = plan.x_N[cells_N], plan.y_N[cells_N]
     covariance = np.cov(x_N, y_N)
     return float(0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1]))
 
 
 def _fill_narrow(plan: Plan, cells_N: np.ndarray) -> None:
+    """Fill narrow gaps, square by square."""
     kinds = [Material.GRASS, Material.TRACK, Material.ASPHALT, Material.HEDGE]
     piece_N = (
         plan.x_N[cells_N] // _GAP_PIECE_M * 31 + plan.y_N[cells_N] // _GAP_PIECE_M * 17
@@ -452,6 +469,7 @@ def _fill_narrow(plan: Plan, cells_N: np.ndarray) -> None:
 
 
 def _fill_wide(plan: Plan, cells_N: np.ndarray) -> None:
+    """Fill wide gaps with woods, idle land and villages."""
     rng, angle = plan.rng, float(plan.rng.uniform(0, np.pi))
     nodes = [cells_N]
     while nodes:

@@ -1,6 +1,4 @@
-"""Random fields: smooth noise over pixels, made by filtering white noise in the frequency
-domain.
-"""
+"""Random fields over pixels: white noise filtered in the frequency domain."""
 
 from __future__ import annotations
 
@@ -11,14 +9,16 @@ import numpy as np
 
 @lru_cache(maxsize=32)
 def _frequencies(height: int, width: int) -> np.ndarray:
-    return np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :]).astype(
-        np.float32
-    )
+    frequencies = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    single: np.ndarray = frequencies.astype(np.float32)
+    return single
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float) -> np.ndarray:
-    """Gaussian noise with zero mean and unit deviation whose features are about ``length`` pixels
-    wide. float32.
+    """Draw Gaussian noise whose features are about ``length`` pixels wide.
+
+    Returns:
+        float32 of ``shape``, with zero mean and unit deviation over a slightly larger field.
     """
     height, width = _padded(shape)
     spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
@@ -29,8 +29,16 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], length: float
 def fractal_noise(
     rng: np.random.Generator, shape: tuple[int, int], power: float, largest: float
 ) -> np.ndarray:
-    """Noise with a power-law spectrum, as clouds have: amplitude falls with frequency to the
-    ``power``, features up to ``largest`` pixels. float32, zero mean and unit deviation.
+    """Draw noise with a power-law spectrum, as clouds have.
+
+    Args:
+        rng: The generator.
+        shape: Height and width in pixels.
+        power: Amplitude falls with frequency to this power.
+        largest: Size of the largest features in pixels.
+
+    Returns:
+        float32 of ``shape``, with zero mean and unit deviation over a slightly larger field.
     """
     height, width = _padded(shape)
     spectrum = np.fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
@@ -39,10 +47,11 @@ def fractal_noise(
 
 
 def _padded(shape: tuple[int, int]) -> tuple[int, int]:
-    """A larger size that transforms quickly; noise repeats at its end, which the margin hides."""
+    """Return a larger size that transforms quickly; its margin hides that the noise is periodic."""
     return tuple(int(np.ceil(1.2 * extent / 16)) * 16 for extent in shape)  # type: ignore[return-value]
 
 
 def _standardised(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     field = field - field.mean()
-    return (field[: shape[0], : shape[1]] / field.std()).astype(np.float32)
+    standardised: np.ndarray = (field[: shape[0], : shape[1]] / field.std()).astype(np.float32)
+    return standardised

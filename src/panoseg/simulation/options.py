@@ -1,5 +1,7 @@
-"""What a unit of land is covered with: a crop (PASTIS class ids 1..18) or a material that is no
-parcel (ids from 100).
+"""Options of simulated seasons: crops and materials, kinds of countryside, and what may be set.
+
+A unit of land is covered by a crop (PASTIS class ids 1..18) or by a material outside parcels (ids
+from 100).
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from panoseg.errors import ConfigError
 
 
 class Material(IntEnum):
-    """Land cover outside parcels. Their numbers do not collide with class ids."""
+    """Land cover outside parcels; the numbers differ from class ids."""
 
     GRASS = 100
-    """Verges, gardens, pastures that nobody declares."""
+    """Verges, gardens, undeclared pastures."""
     SCRUB = 101
     BROADLEAF = 102
     CONIFER = 103
@@ -29,6 +31,7 @@ class Material(IntEnum):
     YARD = 111
 
 
+# PASTIS's class ids. HORTICULTURE is "fruits, vegetables, flowers", FODDER "leguminous fodder".
 MEADOW, WHEAT, CORN, WINTER_BARLEY, RAPESEED, SPRING_BARLEY, SUNFLOWER, GRAPEVINE, BEET = range(
     1, 10
 )
@@ -36,33 +39,34 @@ TRITICALE, DURUM, HORTICULTURE, POTATOES, FODDER, SOYBEANS, ORCHARD, MIXED_CEREA
     10, 19
 )
 VOID = 19
-"""PASTIS's class ids by name; ``HORTICULTURE`` is "fruits, vegetables, flowers", ``FODDER`` is
-"leguminous fodder".
-"""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A kind of countryside.
-
-    crops: weight of each class id. field_ha: median area of a field and the spread of its
-    logarithm. strips: chance that a block is cut into strips. borders: chance of (nothing, grass
-    margin, hedge, track) between two fields. block_ha: land between roads. wood, village, water,
-    idle: shares of blocks; idle is grassland and scrub that nobody declares. soil: range of soil
-    brightness. delay: days by which the season lags.
-    """
+    """A kind of countryside."""
 
     crops: dict[int, float]
+    """Weight of each class id."""
     field_ha: tuple[float, float]
+    """Median area of a field in hectares, and standard deviation of its logarithm."""
     strips: float
+    """Probability that a block is cut into strips."""
     borders: tuple[float, float, float, float]
+    """Probability of nothing, a grass margin, a hedge and a track between two fields."""
     block_ha: tuple[float, float]
+    """Median area between roads in hectares, and standard deviation of its logarithm."""
     wood: float
+    """Share of blocks that are wood."""
     village: float
+    """Share of blocks that are villages."""
     water: float
+    """Share of blocks that are water."""
     idle: float
+    """Share of blocks that are undeclared grassland and scrub."""
     soil: tuple[float, float]
+    """Smallest and largest brightness of soil, as factors."""
     delay: float
+    """Days by which the season lags behind the average."""
 
 
 REGIONS: dict[str, Region] = {
@@ -192,34 +196,34 @@ REGIONS: dict[str, Region] = {
 
 @dataclass(frozen=True)
 class SimulationOptions:
-    """How seasons are simulated; what is left at its default varies from season to season."""
+    """Options of simulated seasons; some defaults vary from season to season."""
 
     region: str | None = None
-    """Kind of countryside; by default one is drawn for each season."""
+    """Kind of countryside; by default drawn for each season."""
     field_size: float = 1.0
-    """Factor on the area of fields."""
+    """Factor on the area of fields, 0.05-20."""
     harvest_year: int = 2019
-    """The season runs from 1 September of the year before to 31 October."""
+    """Year of the harvest; the season runs from 1 September of the year before to 31 October."""
     dates: tuple[int, int] = (38, 61)
-    """Fewest and most acquisitions."""
+    """Smallest and largest number of acquisitions, 1-140."""
     cloudy: tuple[float, float] = (0.05, 0.6)
-    """Smallest and largest share of acquisitions with clouds; small shares are drawn more often."""
+    """Smallest and largest share of acquisitions with clouds, 0-1; small ones are more likely."""
     snow: float = 0.15
-    """Chance of a winter with snow."""
+    """Probability of a winter with snow, 0-1."""
     shift_days: float = 20.0
-    """How many days a season may be early or late."""
+    """Largest number of days by which a season is early or late, 0-60."""
     heterogeneity: float = 1.0
-    """Factor on the variation inside parcels."""
+    """Factor on the variation inside parcels, 0-10."""
     noise: float = 1.0
-    """Factor on pixel noise, radiometric drift and haze."""
+    """Factor on pixel noise, radiometric drift and haze, 0-10."""
     registration: float = 0.15
-    """Standard deviation of the shift between dates, pixels."""
+    """Standard deviation of the shift between dates in pixels, 0-1."""
     resampling: Literal["nearest", "bilinear"] | None = None
-    """How 20 m bands come to 10 m; by default drawn for each season."""
+    """Resampling of 20 m bands to 10 m; by default drawn for each season."""
     void: bool = True
-    """Parcels that lie mostly outside the patch become void, as in PASTIS."""
+    """Make parcels void that lie mostly outside the patch, as in PASTIS."""
     crops: tuple[int, ...] | None = None
-    """Class ids that may occur; all by default."""
+    """Class ids that may occur, 1-18; all by default."""
 
     def __post_init__(self) -> None:
         if self.region is not None and self.region not in REGIONS:
@@ -229,18 +233,18 @@ class SimulationOptions:
         if not 2016 <= self.harvest_year <= 2100:
             _refuse("harvest_year", self.harvest_year, "a year between 2016 and 2100")
         if not 1 <= self.dates[0] <= self.dates[1] <= 140:
-            _refuse("dates", self.dates, "fewest and most dates, 1 to 140, ascending")
+            _refuse("dates", self.dates, "the smallest and largest number of dates, 1 to 140")
         if not 0 <= self.cloudy[0] <= self.cloudy[1] <= 1:
             _refuse("cloudy", self.cloudy, "two shares between 0 and 1, ascending")
         if not 0 <= self.snow <= 1:
-            _refuse("snow", self.snow, "a chance between 0 and 1")
+            _refuse("snow", self.snow, "a probability between 0 and 1")
         if not 0 <= self.shift_days <= 60:
-            _refuse("shift_days", self.shift_days, "0 to 60 days")
+            _refuse("shift_days", self.shift_days, "between 0 and 60 days")
         for name in ("heterogeneity", "noise"):
             if not 0 <= getattr(self, name) <= 10:
                 _refuse(name, getattr(self, name), "a factor between 0 and 10")
         if not 0 <= self.registration <= 1:
-            _refuse("registration", self.registration, "0 to 1 pixels")
+            _refuse("registration", self.registration, "between 0 and 1 pixels")
         if self.resampling not in (None, "nearest", "bilinear"):
             _refuse("resampling", self.resampling, "nearest or bilinear")
         if self.crops is not None and (not self.crops or not set(self.crops) <= set(range(1, 19))):
@@ -248,4 +252,4 @@ class SimulationOptions:
 
 
 def _refuse(name: str, value: object, expected: str) -> None:
-    raise ConfigError(f"{name} is {value!r}", expected, f"change --{name.replace('_', '-')}")
+    raise ConfigError(f"--{name.replace('_', '-')} must be {expected}, not {value!r}.")

@@ -1,7 +1,8 @@
-"""The cover of the land, and the curves by which it changes.
+"""The cover of units of land on each day of a season: crops, meadows, vines, trees, grass.
 
-Shape suffixes: T days, U units; ``day_T1`` is a column of days, so that it combines with one value
-a unit.
+``Phenology`` draws the management of each unit once, from the tables and curves of its cover, and
+gives its cover on any days. Shape suffixes: T days, U units, K cuts or cycles of a unit, P parcels;
+``day_T1`` is a column of days, so that it combines with one value a unit.
 """
 
 from __future__ import annotations
@@ -39,88 +40,94 @@ NEVER = 10_000.0
 
 @dataclass
 class Cover:
-    """The state of every unit on every day; float32 [T, U].
-
-    leaf: green leaf area index. brown: share of ground under dead standing plants. litter: share of
-    bare ground under straw.
-    flower: share of the canopy in flower. tilth: brightness of the soil's surface, 1 for a settled
-    one.
-    """
+    """The state of each unit on each day; float32, T x U."""
 
     leaf: np.ndarray
+    """Green leaf area index (LAI)."""
     brown: np.ndarray
+    """Share of ground under dead standing plants, 0..1."""
     litter: np.ndarray
+    """Share of bare ground under straw, 0..1."""
     flower: np.ndarray
+    """Share of the canopy in flower, 0..1."""
     tilth: np.ndarray
+    """Brightness of the soil's surface, 1 for a settled one."""
 
     @classmethod
     def bare(cls, days: int, units: int) -> Cover:
-        """Nothing grows."""
-        return cls(
-            *(
-                np.full((days, units), float(field.name == "tilth"), np.float32)
-                for field in fields(cls)
-            )
-        )
+        """Return settled bare soil on all days."""
+        leaf, brown, litter, flower = (np.zeros((days, units), np.float32) for _ in range(4))
+        return cls(leaf, brown, litter, flower, tilth=np.ones((days, units), np.float32))
 
 
 @dataclass(frozen=True)
 class Climate:
-    """delay: days by which this season lags. drought: 0 wet to 1 dry summer."""
+    """The climate of one season."""
 
     delay: float
+    """Days by which the season lags behind the average."""
     drought: float
+    """0 for a wet summer to 1 for a dry one."""
 
 
 Growth = Callable[[np.ndarray], Cover]
-"""From a column of days to the cover of a group of units."""
+"""Gives the cover of a group of units on a column of days."""
+Addition = Callable[[np.ndarray, Cover], None]
+"""Adds to a cover what belongs to a column of days."""
 
 
 def rising(
     day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float
 ) -> np.ndarray:
-    """A logistic from 0 to 1, one half on the day ``middle_U``."""
-    return 1 / (1 + np.exp(-np.clip((day_T1 - middle_U) / width_U, -30, 30)))
+    """Return a logistic curve from 0 to 1, one half on the day ``middle_U``."""
+    share: np.ndarray = 1 / (1 + np.exp(-np.clip((day_T1 - middle_U) / width_U, -30, 30)))
+    return share
 
 
 def bump(
     day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float
 ) -> np.ndarray:
-    """A bell of height 1 on the day ``middle_U``."""
+    """Return a bell curve of height 1 on the day ``middle_U``."""
     return np.exp(-0.5 * np.square((day_T1 - middle_U) / width_U))
 
 
 def between(
     day_T1: np.ndarray, start_U: np.ndarray | float, end_U: np.ndarray | float
 ) -> np.ndarray:
-    """True from ``start_U`` until before ``end_U``."""
+    """Return True from ``start_U`` until before ``end_U``."""
     return (day_T1 >= start_U) & (day_T1 < end_U)
 
 
 @dataclass(frozen=True)
 class AnnualCrop:
-    """A crop that is sown and harvested once.
-
-    sown, harvest: days. rise, rise_days: the day of half growth in spring and its logistic width.
-    peak: leaf area index (LAI) at its best. ripen, ripen_days: half senescence and its logistic
-    width. winter: LAI that autumn-sown crops carry through winter, 0 for those sown in spring.
-    flower, flower_days, flower_strength: middle, width and visible share of flowering. spread:
-    standard deviation of a parcel's days. straw: share of ground that straw covers after harvest.
-    """
+    """A crop that is sown and harvested once; days are counted from 1 September."""
 
     sown: float
+    """Day of sowing."""
     rise: float
+    """Day of half growth in spring."""
     rise_days: float
+    """Logistic width of growth, days."""
     peak: float
+    """Largest leaf area index (LAI)."""
     ripen: float
+    """Day of half senescence."""
     ripen_days: float
+    """Logistic width of senescence, days."""
     harvest: float
+    """Day of harvest."""
     winter: float = 0.0
+    """LAI in winter of autumn-sown crops; 0 for crops sown in spring."""
     flower: float = 0.0
+    """Middle day of flowering."""
     flower_days: float = 1.0
+    """Width of flowering, days."""
     flower_strength: float = 0.0
+    """Share of the canopy that flowers, 0..1."""
     spread: float = 6.0
+    """Standard deviation of a parcel's days."""
     straw: float = 0.55
+    """Share of ground under straw after harvest, 0..1."""
 
 
 ANNUAL: dict[int, AnnualCrop] = {
@@ -157,15 +164,18 @@ ANNUAL: dict[int, AnnualCrop] = {
 }
 
 
-Addition = Callable[[np.ndarray, Cover], None]
-"""Adds to a cover what belongs to the days in a column."""
-
-
 def annual(
     crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator
 ) -> Growth:
-    """A crop sown once. The parts of a parcel share the crop; what stood there before and comes
-    after is their own.
+    """Draw the growth of a crop sown once.
+
+    The units of a parcel share the crop; each has its own cover before and after.
+
+    Args:
+        crop: The crop.
+        first_U: Position of the first unit of each unit's parcel.
+        climate: The season.
+        rng: The generator.
     """
     count = first_U.size
     late_U = climate.delay + rng.normal(0, crop.spread, count)
@@ -183,30 +193,11 @@ def annual(
     ripen_days_U = crop.ripen_days * rng.uniform(0.75, 1.3, count)
     flower_U = crop.flower_strength * rng.uniform(0.6, 1.2, count)
     flower_day_U = crop.flower + late_U
-    shared = (
-        sown_U,
-        rise_U,
-        peak_U,
-        ripen_U,
-        harvest_U,
-        winter_U,
-        width_U,
-        ripen_days_U,
-        flower_U,
-        flower_day_U,
+    sown_U, rise_U, peak_U, ripen_U, harvest_U = (
+        values_U[first_U] for values_U in (sown_U, rise_U, peak_U, ripen_U, harvest_U)
     )
-    (
-        sown_U,
-        rise_U,
-        peak_U,
-        ripen_U,
-        harvest_U,
-        winter_U,
-        width_U,
-        ripen_days_U,
-        flower_U,
-        flower_day_U,
-    ) = (values_U[first_U] for values_U in shared)
+    winter_U, width_U, ripen_days_U = winter_U[first_U], width_U[first_U], ripen_days_U[first_U]
+    flower_U, flower_day_U = flower_U[first_U], flower_day_U[first_U]
     harvest_U = harvest_U + rng.choice([0, 0, 3, 8], count) * (first_U != np.arange(count))
     peak_U = peak_U * rng.normal(1, 0.03, count)
     before = _before(sown_U, autumn=crop.winter > 0, rng=rng)
@@ -230,19 +221,15 @@ def annual(
 
 
 def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addition:
-    """What stood on the land before it was sown: a late summer crop, stubble with volunteers, a
-    catch crop, or nothing but weeds.
-    """
+    """Draw the cover before sowing: a late summer crop, stubble, a catch crop, or weeds."""
     count = sown_U.size
     kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
     late_end_U = np.minimum(rng.normal(32, 14, count), sown_U - 6)
     tilled_U = np.where(
         kind_U == 1, rng.uniform(-15, 60, count) if autumn else rng.uniform(10, 170, count), NEVER
     )
-    catch_start_U, catch_end_U = (
-        rng.normal(25, 9, count),
-        np.minimum(rng.normal(150, 42, count), sown_U - 8),
-    )
+    catch_start_U = rng.normal(25, 9, count)
+    catch_end_U = np.minimum(rng.normal(150, 42, count), sown_U - 8)
     catch_U = rng.uniform(0.8, 3.8, count)
     late_U, volunteers_U = rng.uniform(1.5, 4.5, count), rng.uniform(0, 1.0, count)
     straw_U, weeds_U = rng.uniform(0.2, 0.65, count), rng.gamma(1.2, 0.22, count)
@@ -265,12 +252,8 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
         )
         cover.litter += stubble * straw_U + ((kind_U == 0) & unsown & ~late) * 0.3 * straw_U
         bare = unsown & ~stubble & ~late & ~catch
-        cover.leaf += (
-            bare
-            * weeds_U
-            * rising(np.minimum(day_T1, sown_U - 12), late_end_U + 45, 15)
-            * (day_T1 < sown_U - 8)
-        )
+        weeds = weeds_U * rising(np.minimum(day_T1, sown_U - 12), late_end_U + 45, 15)
+        cover.leaf += bare * weeds * (day_T1 < sown_U - 8)
         cover.tilth += bare * np.where(day_T1 >= plough_U, ploughed_U - 1, 0)
         since = np.maximum(day_T1 - sown_U, 0)
         cover.tilth += ~unsown * (seedbed_U - 1) * np.exp(-since / 40)
@@ -279,9 +262,7 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
 
 
 def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Addition:
-    """What is left after harvest: straw, tillage after some weeks, then volunteers, a catch crop or
-    the next crop.
-    """
+    """Draw the cover after harvest: straw, tillage, then volunteers or another crop."""
     count = harvest_U.size
     straw_U = (straw * rng.uniform(0.6, 1.3, count)).clip(0, 0.9)
     tilled_U = harvest_U + np.where(rng.random(count) < 0.3, NEVER, rng.gamma(2.0, 14.0, count))
@@ -303,21 +284,14 @@ def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Add
 
 
 def horticulture(count: int, climate: Climate, rng: np.random.Generator) -> Growth:
-    """Vegetables and flowers: one to three short crops whenever it suits."""
+    """Draw vegetables and flowers: one to three short crops a season."""
     cycles = 3
-    start_UK = (
-        rng.uniform(170, 285, (count, 1)) + rng.uniform(70, 130, (count, cycles)).cumsum(1) - 100
-    )
-    start_UK = np.where(
-        rng.random((count, cycles)) < [1.0, 0.6, 0.4], start_UK + climate.delay, NEVER
-    )
-    start_UK = np.concatenate(
-        [
-            start_UK,
-            np.where(rng.random((count, 1)) < 0.35, rng.uniform(-40, 40, (count, 1)), NEVER),
-        ],
-        1,
-    )
+    start_UK = rng.uniform(170, 285, (count, 1))
+    start_UK = start_UK + rng.uniform(70, 130, (count, cycles)).cumsum(1) - 100
+    grown_UK = rng.random((count, cycles)) < [1.0, 0.6, 0.4]
+    start_UK = np.where(grown_UK, start_UK + climate.delay, NEVER)
+    autumn_U1 = np.where(rng.random((count, 1)) < 0.35, rng.uniform(-40, 40, (count, 1)), NEVER)
+    start_UK = np.concatenate([start_UK, autumn_U1], 1)
     length_UK = rng.uniform(40, 95, start_UK.shape)
     peak_UK = rng.uniform(1.0, 4.5, start_UK.shape)
     cover_crop_U = np.where(rng.random(count) < 0.35, rng.uniform(0.5, 2.5, count), 0.1)
@@ -339,7 +313,7 @@ def horticulture(count: int, climate: Climate, rng: np.random.Generator) -> Grow
 
 
 def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
-    """Meadows and lucerne: green all year, with cuts or grazing, a winter low and a dry summer."""
+    """Draw meadows or fodder: green all year, cut or grazed, low in winter and in dry summers."""
     summer_U = rng.uniform(2.8, 5.0, count) if fodder else rng.uniform(2.0, 4.6, count)
     winter_U = rng.uniform(0.5, 1.6, count) if fodder else rng.uniform(0.6, 2.8, count)
     most = 5 if fodder else 4
@@ -349,9 +323,8 @@ def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -
     cut_UK = first_U[:, None] + gap_UK
     times_U = rng.integers(2 if fodder else 1, most + 1, count)[:, None]
     cut_UK = np.where((np.arange(most) < times_U) & ~grazed_U, cut_UK, NEVER)
-    cut_UK = np.concatenate(
-        [cut_UK, np.where(rng.random((count, 1)) < 0.4, rng.uniform(-20, 45, (count, 1)), NEVER)], 1
-    )
+    autumn_U1 = np.where(rng.random((count, 1)) < 0.4, rng.uniform(-20, 45, (count, 1)), NEVER)
+    cut_UK = np.concatenate([cut_UK, autumn_U1], 1)
     left_U, regrow_U = rng.uniform(0.08, 0.35, count), rng.uniform(14, 28, count)
     dry_U = (climate.drought * rng.uniform(0.4, 1.3, count)).clip(0, 0.95)
     thatch_U = rng.uniform(0.02, 0.22, count)
@@ -377,17 +350,15 @@ def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -
         leaf *= 1 + 0.12 * grazed_U[:, 0] * np.sin((day_T1 + phase_U) / 9)
         sown = rising(day_T1, renewed_U + 45, 10)
         cover.leaf += leaf * (1 - 0.9 * drought) * sown
-        cover.brown += (
-            np.minimum(thatch_U * (1 - 0.5 * np.minimum(season, 1)) + 0.6 * drought + fresh, 0.9)
-            * sown
-        )
+        thatch = thatch_U * (1 - 0.5 * np.minimum(season, 1))
+        cover.brown += np.minimum(thatch + 0.6 * drought + fresh, 0.9) * sown
         return cover
 
     return grow
 
 
 def rows(vine: bool, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
-    """Vines and fruit trees: rows that green up in spring over bare soil or grass."""
+    """Draw vines or fruit trees: rows that green up in spring over bare soil or grass."""
     share_U = rng.uniform(0.5, 1.6, count) if vine else rng.uniform(0.9, 3.2, count)
     grass_U = np.where(
         rng.random(count) < (0.5 if vine else 0.85),
@@ -422,7 +393,7 @@ _WOODY = {
 
 
 def uncultivated(material: int, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
-    """Grass, trees and built-up land."""
+    """Draw grass, trees and built-up land, by a ``Material``."""
     if material in (Material.GRASS, Material.TRACK, Material.YARD):
         scale = {Material.GRASS: 1.0, Material.TRACK: 0.35, Material.YARD: 0.15}[Material(material)]
         grass = mown(False, count, climate, rng)
@@ -442,11 +413,8 @@ def uncultivated(material: int, count: int, climate: Climate, rng: np.random.Gen
 
     def grow(day_T1: np.ndarray) -> Cover:
         cover = Cover.bare(day_T1.size, count)
-        foliage = (
-            rising(day_T1, out_U, 6) * (1 - rising(day_T1, fall_U, 8))
-            + 1
-            - rising(day_T1, fall_U - 365, 8)
-        )
+        foliage = rising(day_T1, out_U, 6) * (1 - rising(day_T1, fall_U, 8))
+        foliage = foliage + 1 - rising(day_T1, fall_U - 365, 8)
         cover.leaf += winter_U + (leaf_U - winter_U) * foliage
         cover.brown += bark * (1 - foliage)
         return cover
@@ -455,9 +423,13 @@ def uncultivated(material: int, count: int, climate: Climate, rng: np.random.Gen
 
 
 class Phenology:
-    """Draws each unit's management once, then tells its cover on any days.
+    """The cover of all units on any days; their management is drawn once.
 
-    Days may be fractional or outside the season.
+    Args:
+        material_U: Class id of a crop or a ``Material``.
+        parcel_U: Number of the parcel, 0 for none.
+        climate: The season.
+        rng: The generator.
     """
 
     def __init__(
@@ -475,7 +447,7 @@ class Phenology:
             self.groups.append((index_U, _draw(int(material), first_U, climate, rng)))
 
     def cover(self, days_T: np.ndarray) -> Cover:
-        """The cover of all units on ``days_T``."""
+        """Return the cover of all units; days may be fractional or outside the season."""
         cover = Cover.bare(days_T.size, self.units)
         day_T1 = days_T.astype(np.float32)[:, None]
         for index_U, grow in self.groups:
@@ -486,16 +458,14 @@ class Phenology:
 
 
 def first_of_parcel(parcel_U: np.ndarray) -> np.ndarray:
-    """For each unit the first unit of its parcel; itself outside parcels."""
+    """Return for each unit the first unit of its parcel, or itself outside parcels."""
     first_U = np.arange(parcel_U.size)
     _, first_P, inverse_U = np.unique(parcel_U, return_index=True, return_inverse=True)
     return np.where(parcel_U > 0, first_P[inverse_U], first_U)
 
 
 def _draw(material: int, first_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> Growth:
-    """A function from days to the cover of the units of one material. first_U: the first unit of
-    each one's parcel.
-    """
+    """Draw the growth of all units of one material; ``first_U`` is as in ``annual``."""
     count = first_U.size
     if material in ANNUAL:
         return annual(ANNUAL[material], first_U, climate, rng)

@@ -1,4 +1,4 @@
-"""The classes of simulated photographs. Their ids have gaps, as COCO's have."""
+"""Options of simulated photographs, and their classes, whose ids have gaps as COCO's have."""
 
 from __future__ import annotations
 
@@ -29,36 +29,33 @@ SIMULATED_PHOTOGRAPHS = ClassTable(
 
 @dataclass(frozen=True)
 class PhotographOptions:
-    """How photographs are simulated."""
+    """Options of simulated photographs."""
 
     things: tuple[int, int] = (3, 8)
-    """Fewest and most objects, before some hide others."""
+    """Smallest and largest number of objects, 0-100, before some hide others."""
     thing_size: float = 1.0
-    """Factor on the size of objects."""
+    """Factor on the size of objects, 0.1-10."""
     crowds: float = 0.1
-    """Chance of a crowd: many small objects of a class, annotated as one."""
+    """Probability of a crowd, many small objects of a class that are annotated as one, 0-1."""
     smudges: float = 0.2
-    """Chance of dirt on the lens, which nobody annotated."""
+    """Probability of dirt on the lens, which has no label, 0-1."""
     grain: float = 1.0
-    """Factor on the noise of the camera."""
+    """Factor on the noise of the camera, 0-10."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.things[0] <= self.things[1] <= 100:
             raise ConfigError(
-                f"things {self.things}",
-                "fewest and most objects, 0 to 100, ascending",
-                "change --things",
+                "--things must be the smallest and largest number of objects, 0 to 100, not"
+                f" {self.things}."
             )
         for name in ("crowds", "smudges"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(
-                    f"{name} {getattr(self, name)}", "a chance between 0 and 1", f"change --{name}"
+                    f"--{name} must be a probability between 0 and 1, not {getattr(self, name)}."
                 )
         for name, lowest in (("thing_size", 0.1), ("grain", 0)):
             if not lowest <= getattr(self, name) <= 10:
-                option = name.replace("_", "-")
                 raise ConfigError(
-                    f"{name} {getattr(self, name)}",
-                    f"a factor, {lowest} .. 10",
-                    f"change --{option}",
+                    f"--{name.replace('_', '-')} must be a factor between {lowest} and 10, not"
+                    f" {getattr(self, name)}."
                 )

@@ -1,10 +1,12 @@
-"""Simulated photographs: things in front of stuff, with panoptic truth in COCO's form; for tests
-and a start without data.
+"""Simulate photographs: things in front of stuff, with panoptic truth in COCO's form.
+
+Shape suffixes: H W pixels, 3 red, green and blue. u and v are coordinates of a thing, right and
+down, in units of its size.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,12 +29,22 @@ from panoseg.simulation.photograph_options import (
     PhotographOptions,
 )
 
-_POINTS = 5
+_POINTS = 5  # of a star
+_HUES = {BALL: 0.0, CRATE: 0.09, STAR: 0.15, LEAF: 0.36, RING: 0.9, KITE: 0.75}
+_HUE_DEVIATION = 0.03
+_LIGHT = (-0.5, -0.8)
+"""Direction of the light, right and down: it comes from the left and above."""
+_BACKGROUNDS, _GROUNDS = (SKY, SKY, BRICKS), (GRASS, WATER, BRICKS)
+_LEAST_PIXELS = 12
+"""Objects of which fewer pixels are visible are not annotated."""
+_SIDES = (16, 4096)
+"""Smallest and largest side of a photograph in pixels."""
 
 
 def distance(class_id: int, u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    """Signed distance from the outline of a thing, negative inside, in units of its size; near the
-    outline it is right.
+    """Return the signed distance from the outline of a thing, in units of its size.
+
+    It is negative inside, and exact near the outline only.
 
     >>> distance(BALL, np.array([[0.0, 1.0, 3.0]]), np.zeros((1, 3)))
     array([[-1.,  0.,  2.]])
@@ -41,89 +53,90 @@ def distance(class_id: int, u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
 
 
 def _ball(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    return np.hypot(u_HW, v_HW) - 1
+    distance_HW: np.ndarray = np.hypot(u_HW, v_HW) - 1
+    return distance_HW
 
 
 def _crate(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(u_HW), np.abs(v_HW)) - 0.85
+    distance_HW: np.ndarray = np.maximum(np.abs(u_HW), np.abs(v_HW)) - 0.85
+    return distance_HW
 
 
 def _star(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    # The distance from the line between a point and the notch beside it, all points folded onto
+    # The distance from the line between a point and the notch beside it; all points are folded onto
     # one.
-    angle_HW = (
-        np.abs((np.arctan2(u_HW, -v_HW) * _POINTS / (2 * np.pi) + 0.5) % 1 - 0.5)
-        * 2
-        * np.pi
-        / _POINTS
-    )
+    point_HW = (np.arctan2(u_HW, -v_HW) * _POINTS / (2 * np.pi) + 0.5) % 1 - 0.5
+    angle_HW = np.abs(point_HW) * 2 * np.pi / _POINTS
     radius_HW = np.hypot(u_HW, v_HW)
     across_HW, along_HW = radius_HW * np.sin(angle_HW), radius_HW * np.cos(angle_HW)
-    point, notch = (
-        np.array([0.0, 1.15]),
-        0.55 * np.array([np.sin(np.pi / _POINTS), np.cos(np.pi / _POINTS)]),
-    )
+    point = np.array([0.0, 1.15])
+    notch = 0.55 * np.array([np.sin(np.pi / _POINTS), np.cos(np.pi / _POINTS)])
     edge = (notch - point) / np.hypot(*(notch - point))
-    return (along_HW - point[1]) * edge[0] - (across_HW - point[0]) * edge[1]
+    distance_HW: np.ndarray = (along_HW - point[1]) * edge[0] - (across_HW - point[0]) * edge[1]
+    return distance_HW
 
 
 def _leaf(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    # What two circles share.
-    return np.maximum(np.hypot(u_HW, v_HW + 1.0), np.hypot(u_HW, v_HW - 1.0)) - 1.55
+    # The intersection of two circles.
+    upper_HW, lower_HW = np.hypot(u_HW, v_HW + 1.0), np.hypot(u_HW, v_HW - 1.0)
+    distance_HW: np.ndarray = np.maximum(upper_HW, lower_HW) - 1.55
+    return distance_HW
 
 
 def _ring(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    return np.abs(np.hypot(u_HW, v_HW) - 0.78) - 0.27
+    distance_HW: np.ndarray = np.abs(np.hypot(u_HW, v_HW) - 0.78) - 0.27
+    return distance_HW
 
 
 def _kite(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
     down_HW = np.where(v_HW < -0.3, (-0.3 - v_HW) / 0.7, (v_HW + 0.3) / 1.5)
-    return (np.abs(u_HW) / 0.75 + down_HW - 1) * 0.55
+    distance_HW: np.ndarray = (np.abs(u_HW) / 0.75 + down_HW - 1) * 0.55
+    return distance_HW
 
 
 _SHAPES = {BALL: _ball, CRATE: _crate, STAR: _star, LEAF: _leaf, RING: _ring, KITE: _kite}
 
 
-_HUES = {BALL: 0.0, CRATE: 0.09, STAR: 0.15, LEAF: 0.36, RING: 0.9, KITE: 0.75}
-_HUE_DEVIATION = 0.03
-_LIGHT = (-0.5, -0.8)
-"""Where the light comes from: from the left and above."""
-
-
 @dataclass(frozen=True)
 class Thing:
-    """One object.
-
-    x, y: of its centre, pixels. size: from its centre to its outline, pixels. turn: radians. hue:
-    0..1. phase: of its pattern, radians. crowd: whether it is one of a crowd.
-    """
+    """One object."""
 
     class_id: int
+    """Its class."""
     x: float
+    """Column of its centre, pixels."""
     y: float
+    """Row of its centre, pixels."""
     size: float
+    """Distance from its centre to its outline, pixels."""
     turn: float
+    """Rotation, radians."""
     hue: float
+    """Hue of its colours, 0..1."""
     phase: float
+    """Phase of its pattern, radians."""
     crowd: bool = False
+    """Whether it is a member of a crowd."""
 
 
 @dataclass(frozen=True)
 class Cover:
-    """What an object does to a picture. opacity_HW: 0..1, of its pixels; shade_HW: 0..1, of its
-    shadow; colour_HW3: 0..1.
-    """
+    """An object as it is drawn into an image."""
 
     opacity_HW: np.ndarray
+    """Share of each pixel that it covers, 0..1."""
     shade_HW: np.ndarray
+    """Share of the light that its shadow takes away, 0..1."""
     colour_HW3: np.ndarray
+    """Its colour, 0..1."""
 
 
 def place_things(
     rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions
 ) -> list[Thing]:
-    """The objects of a picture, the farthest first; what lies farther down is nearer, so larger,
-    and hides what is behind.
+    """Draw the objects of an image, the farthest first.
+
+    Objects farther down are nearer, so they are larger and hide those behind.
     """
     height, width = size_HW
     count = int(rng.integers(options.things[0], options.things[1] + 1))
@@ -140,29 +153,33 @@ def place_things(
 
 
 def cover(thing: Thing, size_HW: tuple[int, int]) -> Cover:
-    """What an object does to a picture of a size."""
+    """Draw an object for an image of a size."""
     height, width = size_HW
     y_HW, x_HW = np.mgrid[:height, :width].astype(np.float32) + np.float32(0.5)
-    u_HW, v_HW = _own_coordinates(thing, x_HW - thing.x, y_HW - thing.y)
+    cosine, sine = np.cos(thing.turn) / thing.size, np.sin(thing.turn) / thing.size
+    right_HW, down_HW = x_HW - thing.x, y_HW - thing.y
+    u_HW, v_HW = right_HW * cosine + down_HW * sine, down_HW * cosine - right_HW * sine
     inside_HW = -distance(thing.class_id, u_HW, v_HW)
     opacity_HW = np.clip(0.5 + inside_HW * thing.size, 0, 1)
     return Cover(opacity_HW, _shadow(thing, x_HW, y_HW), _paint(thing, u_HW, v_HW, inside_HW))
 
 
 def _thing(rng: np.random.Generator, class_id: int, x: float, y: float) -> Thing:
+    """Draw an object of size 1."""
     hue = (_HUES[class_id] + _HUE_DEVIATION * rng.standard_normal()) % 1
     return Thing(class_id, x, y, 1.0, rng.uniform(-0.6, 0.6), hue, rng.uniform(0, 2 * np.pi))
 
 
 def _scaled(thing: Thing, size_HW: tuple[int, int], factor: float, crowd: bool = False) -> Thing:
+    """Return the object in a size that follows from its place in the image."""
     size = factor * min(size_HW) * (0.06 + 0.11 * thing.y / size_HW[0])
-    return Thing(thing.class_id, thing.x, thing.y, size, thing.turn, thing.hue, thing.phase, crowd)
+    return replace(thing, size=size, crowd=crowd)
 
 
 def _crowd(
     rng: np.random.Generator, size_HW: tuple[int, int], options: PhotographOptions
 ) -> list[Thing]:
-    """Many small objects of one class, side by side."""
+    """Draw many small objects of one class, side by side."""
     height, width = size_HW
     class_id, count = int(rng.choice(THINGS)), int(rng.integers(14, 25))
     x, y = rng.uniform(0.25, 0.75) * width, rng.uniform(0.3, 0.7) * height
@@ -175,39 +192,32 @@ def _crowd(
     ]
 
 
-def _own_coordinates(
-    thing: Thing, x_HW: np.ndarray, y_HW: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    cosine, sine = np.cos(thing.turn) / thing.size, np.sin(thing.turn) / thing.size
-    return x_HW * cosine + y_HW * sine, y_HW * cosine - x_HW * sine
-
-
 def _shadow(thing: Thing, x_HW: np.ndarray, y_HW: np.ndarray) -> np.ndarray:
-    """A soft ellipse on the ground, away from the light."""
+    """Draw a soft ellipse on the ground, away from the light."""
     across_HW = (x_HW - thing.x + 0.4 * _LIGHT[0] * thing.size) / (1.15 * thing.size)
     down_HW = (y_HW - thing.y - 0.95 * thing.size) / (0.4 * thing.size)
-    return 0.45 * np.clip(1.2 - np.hypot(across_HW, down_HW), 0, 1)
+    shade_HW: np.ndarray = 0.45 * np.clip(1.2 - np.hypot(across_HW, down_HW), 0, 1)
+    return shade_HW
 
 
 def _paint(thing: Thing, u_HW: np.ndarray, v_HW: np.ndarray, inside_HW: np.ndarray) -> np.ndarray:
-    """Pattern, light from one side, and a darker rim."""
+    """Draw pattern, light from one side, and a darker rim."""
     light_HW = np.clip(0.85 + 0.3 * (u_HW * _LIGHT[0] + v_HW * _LIGHT[1]), 0.45, 1.2)
     rim_HW = np.clip(0.7 + 3 * inside_HW, 0.7, 1)
     pattern_HW = _pattern(thing, u_HW, v_HW)
-    one, other = (
-        _colour(thing.hue, 0.75, 0.95),
-        _colour(thing.hue, 0.35, 1.0 if thing.class_id == BALL else 0.65),
-    )
+    one = _colour(thing.hue, 0.75, 0.95)
+    other = _colour(thing.hue, 0.35, 1.0 if thing.class_id == BALL else 0.65)
     colour_HW3 = one + pattern_HW[..., None] * (other - one)
     colour_HW3 = colour_HW3 * (light_HW * rim_HW)[..., None]
     if thing.class_id == BALL:
         shine_HW = np.exp(-12 * ((u_HW + 0.35) ** 2 + (v_HW + 0.4) ** 2))
         colour_HW3 = colour_HW3 + 0.6 * shine_HW[..., None]
-    return np.clip(colour_HW3, 0, 1)
+    painted_HW3: np.ndarray = np.clip(colour_HW3, 0, 1)
+    return painted_HW3
 
 
 def _pattern(thing: Thing, u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    """How much of its second colour an object has at each place: 0..1."""
+    """Return the share of its second colour at each place of an object, 0..1."""
     angle_HW = np.arctan2(v_HW, u_HW)
     if thing.class_id == BALL:
         return _smooth_step(np.sin(3 * angle_HW + thing.phase))
@@ -215,14 +225,16 @@ def _pattern(thing: Thing, u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
         frame_HW = np.maximum(np.abs(u_HW), np.abs(v_HW)) > 0.62
         return np.where(frame_HW, 0.1, 0.25 + 0.75 * (np.abs((v_HW * 2.2 + 0.5) % 1 - 0.5) > 0.36))
     if thing.class_id == STAR:
-        return np.clip(np.hypot(u_HW, v_HW) - 0.1, 0, 0.8)
+        glow_HW: np.ndarray = np.clip(np.hypot(u_HW, v_HW) - 0.1, 0, 0.8)
+        return glow_HW
     if thing.class_id == LEAF:
         veins_HW = np.abs((u_HW * 3 - np.abs(v_HW) * 2.5) % 1 - 0.5) < 0.12
         return np.where((np.abs(v_HW) < 0.05) | veins_HW, 1.0, 0.15)
     if thing.class_id == RING:
         return _smooth_step(np.sin(8 * angle_HW + thing.phase))
     quarters_HW = _smooth_step(6 * u_HW) + _smooth_step(6 * (v_HW + 0.3))  # a kite
-    return np.abs(quarters_HW - 1)
+    kite_HW: np.ndarray = np.abs(quarters_HW - 1)
+    return kite_HW
 
 
 def _smooth_step(values_HW: np.ndarray) -> np.ndarray:
@@ -230,17 +242,17 @@ def _smooth_step(values_HW: np.ndarray) -> np.ndarray:
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:
-    """Red, green and blue, 0..1."""
+    """Convert hue, saturation and value, 0..1, to red, green and blue, 0..1."""
     wheel_3 = np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
-    return value * (1 - saturation + saturation * np.clip(wheel_3, 0, 1)).astype(np.float32)
-
-
-_BACKGROUNDS, _GROUNDS = (SKY, SKY, BRICKS), (GRASS, WATER, BRICKS)
+    colour_3 = (1 - saturation + saturation * np.clip(wheel_3, 0, 1)).astype(np.float32)
+    scaled_3: np.ndarray = value * colour_3
+    return scaled_3
 
 
 def draw_regions(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
-    """Class of each pixel: a background above a wavy horizon, a ground below, often a patch of
-    another ground. int64, H x W.
+    """Draw the class of each pixel, int64.
+
+    A background lies above a wavy horizon, a ground below, often with a patch of another ground.
     """
     height, width = size_HW
     background = int(rng.choice(_BACKGROUNDS))
@@ -265,9 +277,7 @@ def draw_regions(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarr
 
 
 def paint_regions(rng: np.random.Generator, classes_HW: np.ndarray) -> np.ndarray:
-    """The picture of the regions: float32, H x W x 3, 0..1; nothing of one class is painted on
-    another.
-    """
+    """Draw the regions in their colours: float32, H x W x 3, 0..1."""
     height, width = classes_HW.shape
     colour_HW3 = np.zeros((height, width, 3), np.float32)
     for class_id in np.unique(classes_HW):
@@ -284,7 +294,9 @@ def _sky(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
     clouds_HW = np.clip(
         0.9 * fractal_noise(rng, size_HW, 1.6, width) - rng.uniform(-0.2, 1.0), 0, 1
     )
-    return clear_HW3 + clouds_HW[..., None] * (np.array([0.97, 0.97, 0.98]) - clear_HW3)
+    white_3 = np.array([0.97, 0.97, 0.98])
+    sky_HW3: np.ndarray = clear_HW3 + clouds_HW[..., None] * (white_3 - clear_HW3)
+    return sky_HW3
 
 
 def _grass(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
@@ -292,7 +304,9 @@ def _grass(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
         rng, size_HW, 0.1 * size_HW[1]
     )
     one, other = np.array([0.20, 0.42, 0.10]), np.array([0.48, 0.62, 0.22])
-    return one + np.clip(0.5 + 0.4 * blades_HW, 0, 1)[..., None] * (other - one)
+    share_HW: np.ndarray = np.clip(0.5 + 0.4 * blades_HW, 0, 1)
+    colour_HW3: np.ndarray = one + share_HW[..., None] * (other - one)
+    return colour_HW3
 
 
 def _water(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
@@ -302,24 +316,24 @@ def _water(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
         0.5 + 0.5 * smooth_noise(rng, size_HW, 0.08 * size_HW[1])
     )
     one, other = np.array([0.05, 0.28, 0.38]), np.array([0.35, 0.62, 0.68])
-    return one + np.clip(0.4 + 0.3 * ripples_HW, 0, 1)[..., None] * (other - one)
+    share_HW: np.ndarray = np.clip(0.4 + 0.3 * ripples_HW, 0, 1)
+    colour_HW3: np.ndarray = one + share_HW[..., None] * (other - one)
+    return colour_HW3
 
 
 def _bricks(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
-    """Courses of bricks, every other shifted by half of one, mortar between them, each brick of its
-    own shade.
-    """
+    """Draw rows of bricks, every other shifted by half a brick, with mortar between them."""
     height, width = size_HW
     y_HW, x_HW = np.mgrid[:height, :width].astype(np.float32)
     brick = rng.uniform(0.055, 0.085) * width
-    course_HW = np.floor(y_HW / (brick / 2))
-    along_HW = x_HW / brick + 0.5 * (course_HW % 2)
+    row_HW = np.floor(y_HW / (brick / 2))
+    along_HW = x_HW / brick + 0.5 * (row_HW % 2)
     column_HW = np.floor(along_HW)
     joint = 0.9 / brick
-    is_mortar_HW = (along_HW - column_HW < joint) | (y_HW / (brick / 2) - course_HW < 2 * joint)
+    is_mortar_HW = (along_HW - column_HW < joint) | (y_HW / (brick / 2) - row_HW < 2 * joint)
     shade_table = rng.standard_normal((64, 64))
     shade_HW = shade_table[
-        course_HW.astype(int) % 64, column_HW.astype(int) % 64
+        row_HW.astype(int) % 64, column_HW.astype(int) % 64
     ] + 0.4 * smooth_noise(rng, size_HW, 2)
     brick_HW3 = np.array([0.58, 0.27, 0.20]) * (1 + 0.13 * shade_HW[..., None])
     return np.where(is_mortar_HW[..., None], np.array([0.70, 0.67, 0.62]), brick_HW3)
@@ -328,29 +342,30 @@ def _bricks(rng: np.random.Generator, size_HW: tuple[int, int]) -> np.ndarray:
 _PAINTERS = {SKY: _sky, GRASS: _grass, WATER: _water, BRICKS: _bricks}
 
 
-_LEAST_PIXELS = 12
-"""An object of which less can be seen is not annotated."""
-_SIDES = (16, 4096)
-
-
 @dataclass(frozen=True, eq=False)
 class SimulatedPhotograph:
-    """A picture and its truth.
-
-    image_HW3: uint8. truth: stuff and things; void pixels are of no segment. crowd_ids: ids of
-    segments that are crowds.
-    """
+    """An image and its truth."""
 
     image_HW3: np.ndarray
+    """uint8, red, green, blue."""
     truth: Panoptic
+    """Stuff and things; void pixels belong to no segment."""
     crowd_ids: tuple[int, ...]
+    """Ids of segments that are crowds."""
 
 
 def simulate_photograph(
     size_HW: tuple[int, int], seed: tuple[int, ...], options: PhotographOptions | None = None
 ) -> SimulatedPhotograph:
-    """A photograph of a size; the same seed gives the same. Raises ``ConfigError`` for an
-    impossible size.
+    """Simulate a photograph.
+
+    Args:
+        size_HW: Height and width in pixels, 16..4096.
+        seed: The same seed gives the same photograph.
+        options: How it is simulated.
+
+    Raises:
+        ConfigError: The size is impossible.
     """
     check_photograph_size(size_HW)
     options = options or PhotographOptions()
@@ -362,7 +377,7 @@ def simulate_photograph(
     class_of = {number: int(class_id) for number, class_id in enumerate(stuff, 1)}
     crowd_ids: set[int] = set()
     for thing in place_things(rng, size_HW, options):
-        # A crowd is one segment, whatever lies between its members.
+        # All members of a crowd are one segment.
         id_ = next(iter(crowd_ids), len(class_of) + 1) if thing.crowd else len(class_of) + 1
         class_of[id_] = thing.class_id
         crowd_ids |= {id_} if thing.crowd else set()
@@ -381,16 +396,17 @@ def simulate_photograph(
 
 
 def check_photograph_size(size_HW: tuple[int, int]) -> None:
-    """Refuse sizes without sense. Raises ``ConfigError``."""
+    """Raise ``ConfigError`` for a size outside 16..4096 pixels."""
     if not all(_SIDES[0] <= side <= _SIDES[1] for side in size_HW):
         height, width = size_HW
         raise ConfigError(
-            f"{height} x {width} pixels", f"{_SIDES[0]} .. {_SIDES[1]} on a side", "change --size"
+            f"--size must be {_SIDES[0]} to {_SIDES[1]} pixels on each side, not {height} x"
+            f" {width}."
         )
 
 
 def _smudge(rng: np.random.Generator, colour_HW3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The picture with a blurred grey spot, and which pixels it hides."""
+    """Return the image with a blurred grey spot, and the pixels that it hides."""
     height, width = colour_HW3.shape[:2]
     y_HW, x_HW = np.mgrid[:height, :width]
     radius = rng.uniform(0.05, 0.12) * min(height, width)
@@ -403,7 +419,7 @@ def _smudge(rng: np.random.Generator, colour_HW3: np.ndarray) -> tuple[np.ndarra
 
 
 def _expose(rng: np.random.Generator, colour_HW3: np.ndarray, grain: float) -> np.ndarray:
-    """What the camera makes of it: brightness, tint, darker corners, noise. uint8."""
+    """Apply what a camera does: brightness, tint, darker corners, noise; uint8."""
     height, width = colour_HW3.shape[:2]
     down_H, across_W = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
     corners_HW1 = (1 - 0.12 * (down_H[:, None] ** 2 + across_W**2) / 2)[..., None]

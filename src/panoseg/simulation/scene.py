@@ -1,11 +1,12 @@
-"""From cover to reflectance in ten bands: soil, straw and canopy, mixed by how deep light reaches
-into the leaves.
+"""Compute clear images: from the cover of units to reflectance of pixels in ten bands.
 
 A canopy of leaf area L shows its deep-canopy reflectance and lets the ground through as exp(-k L),
 a two-layer form of Beer's law with one k a band, small in the near infrared where leaves scatter.
 Spectra are reflectance x 10 000, round figures from general knowledge of field spectroscopy.
 
-Shape suffixes: T days, U units, C bands in the order of ``PASTIS_BANDS``.
+Inside a unit soil, vigour and stage vary from pixel to pixel; crowns, roofs, rows and shadows add
+brightness that lasts all season. Shape suffixes: T days, U units, C bands in the order of
+``PASTIS_BANDS``, H W pixels, Y X cells, K effects of variation.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ _CANOPY: dict[int, tuple[float, float, float, float]] = {
     Material.HEDGE: (0.85, 0.82, 0.9, 0.95),
     Material.CONIFER: (0.6, 0.5, 0.5, 0.8),
 }
-"""Deep canopy of each cover as factors on ``_LEAF``: green and red edge, near infrared, short-wave
+"""Deep canopy of each cover, as factors on ``_LEAF``: green and red edge, near infrared, short-wave
 infrared; and chlorophyll.
 """
 
@@ -100,27 +101,39 @@ _SEALED: dict[int, np.ndarray] = {
     Material.ROOF_WHITE: _spectrum(2300, 2500, 2650, 2750, 2800, 2850, 2900, 2950, 2800, 2500),
     Material.YARD: _spectrum(1050, 1300, 1560, 1700, 1800, 1880, 1960, 2050, 2500, 2250),
 }
-"""Ground that is no soil."""
+"""Reflectance of ground that is no soil."""
 
 
 @dataclass(frozen=True)
 class Surfaces:
-    """What each unit looks like: its ground, its deep canopy, its dead plants, its flowers; float32
-    [U, C].
-    """
+    """Spectra of each unit; float32, reflectance x 10 000."""
 
     ground_UC: np.ndarray
+    """Dry bare ground."""
     canopy_UC: np.ndarray
+    """Deep green canopy."""
     dead_UC: np.ndarray
+    """Standing dead plants, or bark."""
     flower_UC: np.ndarray
+    """Canopy in full flower."""
     wetting_UC: np.ndarray
+    """Share of the ground's reflectance that water takes away, 0..1."""
 
     def reflectance(self, cover: Cover, wet_T: np.ndarray, brightness: float = 1.0) -> np.ndarray:
-        """Reflectance x 10 000, float32 [T, U, C]. wet_T: 0 dry to 1 wet ground. brightness: factor
-        on soil, for derivatives.
+        """Compute the reflectance of all units.
+
+        Args:
+            cover: Cover of the units on each day.
+            wet_T: Wetness of the ground, 0 dry to 1 wet.
+            brightness: Factor on soil, for derivatives.
+
+        Returns:
+            float32 T x U x C, reflectance x 10 000.
         """
         tilth_TU1 = (brightness * cover.tilth)[..., None]
-        ground = self.ground_UC * tilth_TU1 * (1 - wet_T[:, None, None] * self.wetting_UC)
+        ground: np.ndarray = (
+            self.ground_UC * tilth_TU1 * (1 - wet_T[:, None, None] * self.wetting_UC)
+        )
         ground += np.minimum(cover.litter, 0.95)[..., None] * (
             _STRAW * (1 - 0.5 * wet_T[:, None, None] * _WETTING) - ground
         )
@@ -140,8 +153,13 @@ def make_surfaces(
     soil_range: tuple[float, float],
     rng: np.random.Generator,
 ) -> Surfaces:
-    """Draw the surfaces of all units: one kind of soil a landscape, varied a little from field to
-    field.
+    """Draw the surfaces of all units: one kind of soil, varied a little from field to field.
+
+    Args:
+        material_U: Class id of a crop or a ``Material``.
+        parcel_U: Number of the parcel, 0 for none; the units of a parcel share their surface.
+        soil_range: Smallest and largest brightness of soil, factors.
+        rng: The generator.
     """
     units = material_U.size
     bright = rng.uniform(*soil_range) * rng.lognormal(0, 0.1, (units, 1))
@@ -193,8 +211,9 @@ def _canopies(
     count: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Deep canopies of ``count`` units of one cover; they differ in pigment, structure and
-    water.
+    """Draw the deep canopies of ``count`` units of one cover.
+
+    They differ in pigment, structure and water; the factors are those of ``_CANOPY``.
     """
     pigment_U = chlorophyll * rng.lognormal(0, 0.12, count)
     green_U = green * pigment_U**-0.45
@@ -208,7 +227,7 @@ def _canopies(
 def _cover_with_plastic(
     material_U: np.ndarray, ground_UC: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Some vegetables grow under film or glass."""
+    """Put some vegetables under film or glass, in place."""
     rows = np.flatnonzero(material_U == HORTICULTURE)
     rows = rows[rng.random(rows.size) < 0.15]
     ground_UC[rows] += rng.uniform(0.3, 0.8, (rows.size, 1)) * (
@@ -221,8 +240,13 @@ VIGOUR = 2.2
 STAGE_DAYS = 5.0
 """Days between the mean of a parcel and its latest or earliest pixel."""
 TALL = (Material.BROADLEAF, Material.CONIFER, Material.HEDGE, Material.ROOF_RED, Material.ROOF_GREY)
+"""Covers that throw shadows."""
 LONGEST_SHADE = 4
-"""Pixels."""
+"""Longest shadow in pixels."""
+_TALL_M = 11.0
+"""Height in metres of what throws shadows."""
+_SHADE_DEPTH = 0.5
+"""Share of the light that a shadow takes away."""
 _ROUGHNESS = {
     Material.BROADLEAF: 0.13,
     Material.CONIFER: 0.14,
@@ -234,11 +258,16 @@ _ROUGHNESS = {
 
 
 def variation_fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Variation over pixels, in the order of ``scene.effects_TUKC``: soil, more and less vigour,
-    later and earlier; float32 [5, H, W].
+    """Draw the variation over pixels.
 
-    Soil is relative, -0.5 to 0.5; the others go from 0 to 1, which is ``VIGOUR`` and
-    ``STAGE_DAYS``.
+    Args:
+        landscape: The land.
+        strength: Factor on the variation.
+        rng: The generator.
+
+    Returns:
+        float32 5 x H x W, in the order of ``Scene.effects_TUKC``: soil (relative, -0.5..0.5), more
+        and less vigour, later and earlier stage (0..1, where 1 is ``VIGOUR`` or ``STAGE_DAYS``).
     """
     size = landscape.parcels_HW.shape
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
@@ -266,8 +295,10 @@ def variation_fields(landscape: Landscape, strength: float, rng: np.random.Gener
 
 
 def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Brightness of each pixel that lasts all season: crowns, roofs, row directions, slopes;
-    float32 [H, W], about 1.
+    """Draw a factor on brightness that lasts all season: crowns, roofs, slopes.
+
+    Returns:
+        float32 H x W, 0.6..1.4 at strength 1.
     """
     unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
     rough_U = np.full(landscape.material_U.size, 0.01)
@@ -277,12 +308,15 @@ def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> n
     relief_HW = rough_U[unit_HW] * smooth_noise(rng, size, 1.2) + 0.02 * smooth_noise(
         rng, size, rng.uniform(5, 40)
     )
-    return (1 + strength * relief_HW.clip(-0.4, 0.4)).astype(np.float32)
+    factor_HW: np.ndarray = (1 + strength * relief_HW.clip(-0.4, 0.4)).astype(np.float32)
+    return factor_HW
 
 
 def shades(landscape: Landscape) -> np.ndarray:
-    """Share of each pixel that tall things shade where their shadow is 0, 1, .. pixels long;
-    float32 [lengths, H, W].
+    """Compute the share of each pixel in shadow, for shadows of 0, 1, .. pixels.
+
+    Returns:
+        float32, ``LONGEST_SHADE`` + 1 x H x W, 0..1.
     """
     tall_YX = np.isin(landscape.material_U, TALL)[landscape.units_YX]
     height, width = landscape.parcels_HW.shape
@@ -301,15 +335,16 @@ def shades(landscape: Landscape) -> np.ndarray:
 
 
 def _stripes(angle_HW: np.ndarray, unit_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Random stripes along the rows of each unit, a pixel or a few wide."""
+    """Draw stripes along the rows of each unit, one to a few pixels wide."""
     y_HW, x_HW = np.indices(angle_HW.shape)
     across_HW = y_HW * np.cos(angle_HW) - x_HW * np.sin(angle_HW) + 37.0 * unit_HW
     profile = np.convolve(rng.standard_normal(4099), [0.25, 0.5, 0.25], mode="same") * 1.6
-    return profile[np.round(across_HW * 1.5).astype(np.int64) % profile.size]
+    stripes_HW: np.ndarray = profile[np.round(across_HW * 1.5).astype(np.int64) % profile.size]
+    return stripes_HW
 
 
 def _headland(parcels_HW: np.ndarray) -> np.ndarray:
-    """1 in pixels that touch another parcel or open land, 0 inside."""
+    """Find the pixels of parcels that touch another parcel or open land."""
     edge_HW = np.zeros(parcels_HW.shape, bool)
     down, right = parcels_HW[1:] != parcels_HW[:-1], parcels_HW[:, 1:] != parcels_HW[:, :-1]
     edge_HW[1:] |= down
@@ -319,13 +354,12 @@ def _headland(parcels_HW: np.ndarray) -> np.ndarray:
     return edge_HW & (parcels_HW > 0)
 
 
-_TALL_M = 11.0
-_SHADE_DEPTH = 0.5
-
-
 class Scene:
-    """The clear images of a season. effects_TUKC: see ``_effects``; snowless_HW: share of a pixel
-    where snow does not stay.
+    """The clear images of a season.
+
+    Attributes:
+        effects_TUKC: See ``_effects``.
+        snowless_HW: float32, share of each pixel where snow does not stay, 0..1.
     """
 
     def __init__(
@@ -351,7 +385,7 @@ class Scene:
         self.snowless_HW = (self.footprints.fine_PU @ snowless_U).reshape(self.size)
 
     def image(self, index: int) -> np.ndarray:
-        """The clear image of a date, float32 [C, H, W]."""
+        """Compute the clear image of a date, float32 C x H x W, reflectance x 10 000."""
         effects_UKC = self.effects_TUKC[index]
         image_CHW = np.empty((len(PASTIS_BANDS), *self.size), np.float32)
         image_CHW[list(FINE_BANDS)] = _mixed(
@@ -361,24 +395,26 @@ class Scene:
             self.footprints.coarse_QU, effects_UKC[:, :, COARSE_BANDS], self.coarse_fields_KHW
         )
         image_CHW[list(COARSE_BANDS)] = repeat(coarse_CHW, self.size)
-        return image_CHW * (self.relief_HW * self._light(index))
+        lit_CHW: np.ndarray = image_CHW * (self.relief_HW * self._light(index))
+        return lit_CHW
 
     def _light(self, index: int) -> np.ndarray:
-        """Share of the light that reaches each pixel past trees and houses; float32 [H, W]."""
+        """Compute the share of light that reaches each pixel past trees and houses, float32."""
         pixels = _TALL_M / np.tan(np.radians(sun_elevation(float(self.days_T[index])))) / PIXEL_M
         whole = min(int(pixels), LONGEST_SHADE - 1)
         part = min(pixels - whole, 1.0)
         shade_HW = (1 - part) * self.shades_LHW[whole] + part * self.shades_LHW[whole + 1]
-        return 1 - np.float32(_SHADE_DEPTH) * shade_HW.astype(np.float32)
+        light_HW: np.ndarray = 1 - np.float32(_SHADE_DEPTH) * shade_HW.astype(np.float32)
+        return light_HW
 
 
 def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndarray) -> np.ndarray:
-    """What pixels see of the units, varied by the fields; float32 [C, H, W]."""
+    """Mix the units of each pixel, varied by the fields; float32 C x H x W."""
     mixed = seen @ effects_UKC.reshape(effects_UKC.shape[0], -1)
     mixed_KCHW = np.ascontiguousarray(mixed.T).reshape(
         *effects_UKC.shape[1:], *fields_KHW.shape[1:]
     )
-    image_CHW = mixed_KCHW[0]
+    image_CHW: np.ndarray = mixed_KCHW[0]
     for field_HW, effect_CHW in zip(fields_KHW, mixed_KCHW[1:], strict=True):
         effect_CHW *= field_HW
         image_CHW += effect_CHW
@@ -388,11 +424,14 @@ def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndar
 def _effects(
     phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray
 ) -> np.ndarray:
-    """Reflectance of the units, and what full variation adds to it: brighter soil, more and less
-    vigour, a later and an earlier stage; float32 [T, U, 6, C].
+    """Compute the reflectance of the units, and what full variation adds to it.
 
     More and less have an effect each, between two states that occur: one derivative for both would
     overshoot at a harvest.
+
+    Returns:
+        float32 T x U x 6 x C: the plain reflectance, and the effects of brighter soil, more and
+        less vigour, a later and an earlier stage.
     """
     cover = phenology.cover(days_T)
     plain = surfaces.reflectance(cover, wet_T)
@@ -409,11 +448,10 @@ def _effects(
 
 
 def _wetness(days_T: np.ndarray, climate: Climate, rng: np.random.Generator) -> np.ndarray:
-    """Wetness of the ground on each date: rain at random, drying over days, slower in winter."""
-    every = 4 + 9 * climate.drought
-    rain = np.cumsum(rng.exponential(every, size=int(500 / every) + 20)) - 20
+    """Draw the wetness of the ground on each date, 0..1: rain, and drying, slower in winter."""
+    interval = 4 + 9 * climate.drought  # mean days between rains
+    rain = np.cumsum(rng.exponential(interval, size=int(500 / interval) + 20)) - 20
     since_T = days_T - rain[np.searchsorted(rain, days_T, side="right") - 1]
     winter_T = np.exp(-0.5 * ((days_T - 130) / 60.0) ** 2)
-    return np.clip(np.exp(-since_T / (2.5 + 6 * winter_T)) * 0.8 + 0.3 * winter_T, 0, 1).astype(
-        np.float32
-    )
+    wet_T = np.exp(-since_T / (2.5 + 6 * winter_T)) * 0.8 + 0.3 * winter_T
+    return np.clip(wet_T, 0, 1).astype(np.float32)

@@ -1,7 +1,7 @@
-"""When the satellite passes: an irregular acquisition calendar.
+"""Simulate one season: land, crops, an irregular calendar of acquisitions, weather, instrument.
 
 Days are counted from 1 September of the year before the harvest, so that a day means the same in
-every year.
+every year. Shape suffixes: T dates, C bands in the order of ``PASTIS_BANDS``, H W pixels.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from panoseg.simulation.scene import Scene
 from panoseg.simulation.sensor import RESAMPLINGS, deliver, shift
 
 _REVISIT_DAYS = 5
-_WINTER = (75, 190)
+_WINTER = (75, 190)  # days
 
 
 def acquisition_days(rng: np.random.Generator, count: int, season_days: int) -> np.ndarray:
-    """Days of ``count`` acquisitions, int64, ascending, without repeats, below ``season_days``.
+    """Draw the days of ``count`` acquisitions, int64, ascending, distinct, below ``season_days``.
 
     Passes come every five days; where more are asked for than one orbit gives, a second orbit
     overlaps. Passes are lost at random, in runs, and more often in winter, because products that
-    are wholly clouded are not kept.
+    are wholly clouded are not published.
     """
     phase = int(rng.integers(_REVISIT_DAYS))
     passes = np.arange(phase, season_days, _REVISIT_DAYS)
@@ -52,27 +52,27 @@ def acquisition_days(rng: np.random.Generator, count: int, season_days: int) -> 
 
 @dataclass(frozen=True)
 class Season:
-    """One simulated season of a piece of land.
-
-    images_TCHW: int16, reflectance x 10 000, bands ``PASTIS_BANDS``. dates: ascending. classes_HW:
-    uint8, PASTIS ids 0..19.
-    parcels_HW: int32, 0 outside parcels. cloud_THW: uint8, ``atmosphere.CLEAR`` (0) and what hides
-    or changes the land.
-    region: the kind of countryside. origin: easting and northing of the upper left corner in EPSG
-    ``epsg``, metres.
-    """
+    """One simulated season of a piece of land."""
 
     images_TCHW: np.ndarray
+    """int16, reflectance x 10 000, 1..20 000."""
     dates: tuple[datetime.date, ...]
+    """Date of each image, ascending."""
     classes_HW: np.ndarray
+    """uint8, PASTIS class ids 0..19."""
     parcels_HW: np.ndarray
+    """int32, number of the parcel at each pixel, 0 for none."""
     cloud_THW: np.ndarray
+    """uint8, ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS`` or ``SNOW`` of ``atmosphere``."""
     region: str
+    """Kind of countryside."""
     origin: tuple[float, float]
+    """Easting and northing of the upper left corner in ``epsg``, metres."""
     epsg: int = 32631
+    """EPSG code of the coordinate system."""
 
     def outline(self) -> list[tuple[float, float]]:
-        """The corners in ``epsg``, clockwise from the upper left and back to it."""
+        """Return the corners in ``epsg``, clockwise from the upper left and back to it."""
         (left, top), (height, width) = self.origin, self.parcels_HW.shape
         right, bottom = left + width * PIXEL_M, top - height * PIXEL_M
         return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
@@ -80,12 +80,12 @@ class Season:
 
 @dataclass(frozen=True)
 class Layout:
-    """A given map of parcels. parcels_HW: integers, 0 outside parcels. classes_HW: PASTIS ids, or
-    None to draw crops.
-    """
+    """A given map of parcels."""
 
     parcels_HW: np.ndarray
+    """Integers, number of the parcel at each pixel, 0 for none."""
     classes_HW: np.ndarray | None = None
+    """Integers, PASTIS class ids 0..19; None to draw crops."""
 
 
 def simulate_season(
@@ -94,11 +94,17 @@ def simulate_season(
     options: SimulationOptions | None = None,
     layout: Layout | np.ndarray | None = None,
 ) -> Season:
-    """Simulate a season over ``size`` (height, width) pixels of 10 m; the same seed gives the same
-    season.
+    """Simulate a season.
 
-    layout: parcels that are kept exactly, with or without their classes. Raises ``ConfigError`` for
-    an impossible size or option, ``DatasetError`` for a layout that does not fit.
+    Args:
+        size: Height and width in pixels of 10 m, from 8.
+        seed: The same seed gives the same season.
+        options: How it is simulated.
+        layout: Parcels to keep exactly, with or without their classes.
+
+    Raises:
+        ConfigError: The size is impossible.
+        DatasetError: The layout does not fit.
     """
     options = options or SimulationOptions()
     check_size(size)
@@ -132,8 +138,9 @@ def simulate_season(
 def planned_dates(
     seed: int | tuple[int, ...], options: SimulationOptions
 ) -> list[tuple[datetime.date, float]]:
-    """The dates of the season that this seed gives, and the share of sky under cloud on each,
-    without simulating it.
+    """Return the dates of the season of a seed, and the share of sky under cloud on each.
+
+    The season itself is not simulated.
     """
     _, time_rng, _, sky_rng, _ = np.random.default_rng(seed).spawn(5)
     days_T = _days(options, time_rng)
@@ -146,32 +153,27 @@ def planned_dates(
 
 
 def _days(options: SimulationOptions, rng: np.random.Generator) -> np.ndarray:
-    """The days of the season on which the satellite passes; the first that is drawn from this
-    generator.
-    """
+    """Draw the days of acquisitions; they come first from the generator of time."""
     first, last = season_span(options.harvest_year)
     count = int(rng.integers(options.dates[0], options.dates[1] + 1))
     return acquisition_days(rng, count, (last - first).days + 1)
 
 
 def check_size(size: tuple[int, int]) -> None:
-    """Refuse an area (height, width in pixels) that is too small to simulate. Raises
-    ``ConfigError``.
-    """
+    """Raise ``ConfigError`` for a size (height, width in pixels) too small to simulate."""
     if min(size) < 8:
         raise ConfigError(
-            f"size {size[0]} x {size[1]}", "at least 8 x 8 pixels", "simulate a larger area"
+            f"The size {size[0]} x {size[1]} is too small; simulate at least 8 x 8 pixels."
         )
 
 
 def _origin(region: Region, rng: np.random.Generator) -> tuple[float, float]:
-    """A place for the land in UTM zone 31 north, later seasons further north; on the grid of
-    Sentinel-2 (multiples of 20 m).
+    """Draw easting and northing in UTM zone 31 north, on Sentinel-2's grid (multiples of 20 m).
+
+    Regions with later seasons lie further north.
     """
-    easting, northing = (
-        rng.uniform(420_000, 580_000),
-        rng.uniform(5_150_000, 5_350_000) + 15_000 * region.delay,
-    )
+    easting = rng.uniform(420_000, 580_000)
+    northing = rng.uniform(5_150_000, 5_350_000) + 15_000 * region.delay
     return float(easting // 20 * 20), float(northing // 20 * 20)
 
 
@@ -191,9 +193,7 @@ def _landscape(
 
 
 class _Instrument:
-    """What observes a scene: its weather, its pointing, its drift. ``offset``: the season's shift,
-    pixels, down and right.
-    """
+    """The satellite: what it delivers of a scene under weather, shifts, drift and noise."""
 
     def __init__(
         self,
@@ -203,10 +203,11 @@ class _Instrument:
     ) -> None:
         self.options, self.sky_rng, self.sensor_rng = options, sky_rng, sensor_rng
         self.resampling = options.resampling or str(sensor_rng.choice(list(RESAMPLINGS)))
+        # Shift of the whole season, pixels down and right.
         self.offset = sensor_rng.normal(0, 1.5 * options.registration, 2)
 
     def observe(self, scene: Scene, index: int, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
-        """One date as it is delivered, float32 [C, H, W], and what the sky did, uint8 [H, W]."""
+        """Return one date as delivered, float32 C x H x W, and the truth of the sky, uint8."""
         rng, noise, registration = self.sensor_rng, self.options.noise, self.options.registration
         day = float(scene.days_T[index])
         image_CHW = scene.image(index)

@@ -1,8 +1,8 @@
-"""The instrument: which units a pixel sees, 10 m and 20 m bands, shifts between dates, noise.
+"""The instrument: shares of units in pixels, 10 m and 20 m bands, shifts between dates, noise.
 
-What a pixel sees is linear in what the units reflect, so it is one sparse matrix: the share of each
-unit in each pixel, blurred by the point spread. Narrow roads, hedges and mixed border pixels come
-out of it by themselves.
+The value of a pixel is linear in the reflectance of units, so it is one sparse matrix: the share of
+each unit in each pixel, blurred by the point spread. Narrow roads, hedges and mixed pixels at
+borders follow from it.
 
 Shape suffixes: P pixels (H x W), Q pixels of 20 m, U units, C bands, H W pixels.
 """
@@ -20,22 +20,29 @@ from panoseg.simulation.landscape import CELLS
 FINE_BANDS = tuple(PASTIS_BANDS.index(band) for band in ("B02", "B03", "B04", "B08"))
 COARSE_BANDS = tuple(index for index in range(len(PASTIS_BANDS)) if index not in FINE_BANDS)
 _BLUR_10M = 0.13
-"""Share of a pixel's light that comes from the neighbour on each side; a point spread of about 1.3
-pixels at half height.
+"""Share of a pixel's light that comes from the neighbour on each side; the point spread is about
+1.3 pixels wide at half height.
 """
 
 
 @dataclass(frozen=True)
 class Footprints:
-    """What pixels see: shares of units in 10 m pixels and in 20 m pixels."""
+    """Shares of units in pixels, 0..1."""
 
     fine_PU: sparse.csr_matrix
+    """float32, shares in pixels of 10 m."""
     coarse_QU: sparse.csr_matrix
+    """float32, shares in pixels of 20 m."""
 
 
 def footprints(units_YX: np.ndarray, units: int) -> Footprints:
-    """The footprints of all pixels; an odd last row or column of 10 m pixels has 20 m pixels of its
-    own.
+    """Compute the footprints of all pixels.
+
+    An odd last row or column of 10 m pixels has 20 m pixels of its own.
+
+    Args:
+        units_YX: Integers, unit of each cell.
+        units: Number of units.
     """
     height, width = units_YX.shape[0] // CELLS, units_YX.shape[1] // CELLS
     cells = (
@@ -55,7 +62,7 @@ def footprints(units_YX: np.ndarray, units: int) -> Footprints:
 
 
 def _blur(length: int) -> sparse.csr_matrix:
-    """A three-tap blur that keeps the edge."""
+    """Return the matrix of a three-tap blur that keeps the edge."""
     matrix = sparse.diags(
         [_BLUR_10M, 1 - 2 * _BLUR_10M, _BLUR_10M], [-1, 0, 1], shape=(length, length)
     ).tolil()
@@ -65,7 +72,7 @@ def _blur(length: int) -> sparse.csr_matrix:
 
 
 def _pairs(length: int) -> sparse.csr_matrix:
-    """The mean of each two pixels."""
+    """Return the matrix of the mean of each two pixels."""
     rows = np.arange(length)
     repeat = sparse.csr_matrix(
         (np.ones(length), (rows, rows // 2)), shape=(length, (length + 1) // 2)
@@ -74,26 +81,26 @@ def _pairs(length: int) -> sparse.csr_matrix:
 
 
 def pool(values: np.ndarray) -> np.ndarray:
-    """The mean of each 2 x 2 pixels over the last two axes; an odd last row or column counts
-    twice.
-    """
+    """Average each 2 x 2 pixels of the last two axes; an odd last row or column counts twice."""
     height, width = values.shape[-2:]
     if height % 2 or width % 2:
         values = np.pad(
             values, [(0, 0)] * (values.ndim - 2) + [(0, height % 2), (0, width % 2)], mode="edge"
         )
     halved = values[..., 0::2, :] + values[..., 1::2, :]
-    return 0.25 * (halved[..., 0::2] + halved[..., 1::2])
+    pooled: np.ndarray = 0.25 * (halved[..., 0::2] + halved[..., 1::2])
+    return pooled
 
 
 def repeat(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """20 m pixels repeated to ``size`` pixels of 10 m."""
+    """Repeat 20 m pixels to ``size`` pixels of 10 m."""
     return coarse.repeat(2, -2).repeat(2, -1)[..., : size[0], : size[1]]
 
 
 def interpolate(coarse: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """20 m pixels interpolated bilinearly to ``size`` pixels of 10 m, whose centres lie a quarter
-    of the way to the next.
+    """Interpolate 20 m pixels bilinearly to ``size`` pixels of 10 m.
+
+    The centre of a fine pixel lies a quarter of a coarse one from that one's centre.
     """
     for axis in (-2, -1):
         near = np.moveaxis(coarse, axis, -1)
@@ -109,7 +116,7 @@ RESAMPLINGS = {"nearest": repeat, "bilinear": interpolate}
 
 
 def shift(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
-    """The image moved by a part of a pixel, bilinearly; the edge is repeated."""
+    """Move an image by less than a pixel, bilinearly; the edge is repeated."""
     for axis, by in ((1, down), (2, right)):
         if by:
             step = -1 if by < 0 else 1
@@ -122,8 +129,13 @@ def shift(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
 
 
 def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random.Generator) -> None:
-    """What the instrument makes of the light, in place: 20 m bands are averaged, noise is added,
-    and 10 m made of 20 m again.
+    """Average 20 m bands, add noise and resample them to 10 m, in place.
+
+    Args:
+        image_CHW: float32, reflectance x 10 000, all bands at 10 m.
+        resampling: A name of ``RESAMPLINGS``.
+        noise: Factor on the noise.
+        rng: Draws the noise.
     """
     fine, coarse = list(FINE_BANDS), list(COARSE_BANDS)
     image_CHW[fine] = _noisy(image_CHW[fine], noise, rng)
@@ -133,9 +145,7 @@ def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random
 
 
 def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np.ndarray:
-    """Photon and readout noise of each pixel: some parts in a thousand of the signal and some
-    counts.
-    """
+    """Add photon and readout noise: some thousandths of the signal and some counts."""
     if not factor:
         return image_CHW
     noise = rng.standard_normal(image_CHW.shape, dtype=np.float32)

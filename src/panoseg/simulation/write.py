@@ -1,5 +1,6 @@
-"""A dataset of simulated patches, whatever its layout: a patch depends only on the seed, its number
-and the options.
+"""Write datasets of simulated patches in PASTIS's and S2TSCzCrop's layouts.
+
+A patch depends only on the seed, its number and the options.
 """
 
 from __future__ import annotations
@@ -40,14 +41,16 @@ _VERSION = 5
 
 
 class Form(Protocol):
-    """How seasons become a dataset; crosses to other processes, so it holds plain values."""
+    """A layout in which seasons are written; it is pickled for other processes."""
 
     def mark(self) -> dict[str, Any]:
-        """What tells this form from others in a folder's simulation.json."""
+        """Return the entries of simulation.json that tell this form from others."""
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
-        """Write the files of patch ``FIRST_ID`` + ``number``; returns what ``finish`` needs of it,
-        JSON-ready.
+        """Write the files of patch ``FIRST_ID`` + ``number``.
+
+        Returns:
+            What ``finish`` needs of it, JSON-ready.
         """
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
@@ -56,21 +59,27 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class _Patches:
-    """What a patch depends on, beside its number."""
+    """Everything besides its number that a patch depends on."""
 
     size: tuple[int, int]
+    """Height and width in pixels."""
     seed: int
+    """Seed of the dataset."""
     options: SimulationOptions
+    """How seasons are simulated."""
     maps: list[Path]
+    """Maps of parcels that are used in turn; none to draw them."""
     form: Form
+    """Layout to write."""
 
     def write(self, folder: Path, number: int) -> dict[str, Any]:
+        """Write the files of a patch; return what the tables need of it."""
         layout = self._turned_map(number, self.maps[number % len(self.maps)]) if self.maps else None
         season = simulate_season(self.size, (self.seed, number), self.options, layout)
         return self.form.save(folder, number, season)
 
     def _turned_map(self, number: int, path: Path) -> Layout:
-        """A given map of parcels, cut to size and in one of its eight positions."""
+        """Read a map of parcels, cut to size and in one of its eight orientations."""
         parcels_HW = map_array(path, dimensions=2)
         rng = np.random.default_rng((self.seed, number, 1))
         parcels_HW = np.rot90(parcels_HW, int(rng.integers(4)))
@@ -89,12 +98,10 @@ def write_patches(
     parcel_maps: Path | None,
     form: Form,
 ) -> Path:
-    """Write ``patches`` seasons in a form; returns the folder. Arguments and errors as of
-    ``write_pastis``.
-    """
+    """Write ``patches`` seasons in a form; other arguments are those of ``write_pastis``."""
     options = options or SimulationOptions()
     if patches < 1:
-        raise ConfigError(f"{patches} patches", "at least 1", "ask for more")
+        raise ConfigError(f"The number of patches must be at least 1, not {patches}.")
     check_size(size)
     maps = _parcel_maps(parcel_maps, size)
     contents = {
@@ -112,28 +119,27 @@ def write_patches(
 
 
 def _parcel_maps(folder: Path | None, size: tuple[int, int]) -> list[Path]:
-    """The maps in a folder, each known to be readable and large enough, so that nothing is claimed
-    in vain.
-    """
+    """Find the maps in a folder; raise ``DatasetError`` where one cannot be used."""
     if folder is None:
         return []
     maps = sorted(Path(folder).glob("ParcelIDs_*.npy"))
     if not maps:
         raise DatasetError(
-            f"no ParcelIDs_*.npy in {folder}",
-            "maps of parcels",
-            "give the ANNOTATIONS folder of a dataset",
+            f"{folder} holds no maps of parcels ParcelIDs_*.npy; give the ANNOTATIONS folder of a"
+            " dataset."
         )
     for path in maps:
         shape = map_array(path, dimensions=2).shape
         if min(shape) < max(size):
             raise DatasetError(
-                f"{path} of {shape}", f"at least {max(size)} x {max(size)}", "use a smaller --size"
+                f"{path} has {' x '.join(map(str, shape))} pixels, less than the {max(size)} x"
+                f" {max(size)} of a patch; use a smaller --size."
             )
     return maps
 
 
 FOLD_COUNT = 5
+"""Number of folds of PASTIS."""
 
 
 def write_pastis(
@@ -147,12 +153,24 @@ def write_pastis(
     parcel_maps: Path | None = None,
     centres: bool = False,
 ) -> Path:
-    """Write ``patches`` seasons in PASTIS's layout, in five folds; returns the folder.
+    """Write simulated seasons in PASTIS's layout, in five folds; return the folder.
 
-    parcel_maps: a folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and
-    mirrored. centres: write the targets of the panoptic head too, which readers otherwise compute.
-    workers: processes; None takes one a core. A folder of an earlier run with the same seed, size
-    and options is completed. Raises ``OutputError``, ``ConfigError``, ``DatasetError``.
+    Args:
+        folder: New, empty, or of an earlier run with the same seed, size and options, which is
+            completed.
+        patches: Number of patches.
+        size: Height and width in pixels.
+        seed: The same seed gives the same patches.
+        options: How seasons are simulated.
+        workers: Number of processes; None takes one a core.
+        parcel_maps: A folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and
+            mirrored.
+        centres: Write the centre targets too, which readers otherwise compute.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds something else.
+        ConfigError: A number is impossible.
+        DatasetError: A map of parcels cannot be used.
     """
     return write_patches(
         folder, patches, size, seed, options, workers, parcel_maps, _PastisForm(centres)
@@ -161,14 +179,17 @@ def write_pastis(
 
 @dataclass(frozen=True)
 class _PastisForm:
-    """Seasons as PASTIS has them. centres: with the targets of the panoptic head."""
+    """PASTIS's layout."""
 
     centres: bool
+    """Whether to write the centre targets."""
 
     def mark(self) -> dict[str, Any]:
+        """Return what tells this form from others."""
         return {"centres": self.centres}
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
+        """Write the files of a patch."""
         save_images(folder, FIRST_ID + number, season.images_TCHW)
         save_labels(
             folder, FIRST_ID + number, season.classes_HW, season.parcels_HW, centres=self.centres
@@ -176,12 +197,13 @@ class _PastisForm:
         return _record(number, season)
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
+        """Write metadata and statistics."""
         save_normalisation(folder, _normalisation(records))
         save_metadata(folder, [_row(record) for record in records])
 
 
 def _record(number: int, season: Season) -> dict[str, Any]:
-    """What the dataset's metadata and normalisation need to know of one patch."""
+    """Return what the dataset's metadata and statistics need of one patch."""
     # The sums are exact integers; float64 holds them.
     flat_CN = (
         season.images_TCHW.transpose(1, 0, 2, 3).reshape(len(PASTIS_BANDS), -1).astype(np.float64)
@@ -201,8 +223,8 @@ def _record(number: int, season: Season) -> dict[str, Any]:
     }
 
 
-def _normalisation(records: list[dict]) -> dict[int, np.ndarray]:
-    """Mean and standard deviation of each band in each fold that has patches."""
+def _normalisation(records: list[dict[str, Any]]) -> dict[int, np.ndarray]:
+    """Return mean and standard deviation of each band, 2 x C, in each fold that has patches."""
     folds = {}
     for fold in sorted({record["fold"] for record in records}):
         members = [record for record in records if record["fold"] == fold]
@@ -264,17 +286,16 @@ def write_s2tsczcrop(
     *,
     parcel_maps: Path | None = None,
 ) -> Path:
-    """Write ``patches`` seasons in S2TSCzCrop's layout; arguments and errors as of
-    ``write_pastis``.
+    """Write simulated seasons in S2TSCzCrop's layout; arguments are those of ``write_pastis``.
 
-    Of 20 patches, 14 are to train, 3 to validate and 3 to test, as published; three are enough for
-    one of each.
+    Of 20 patches, 14 are for training, 3 for validation and 3 for testing, as published; three
+    patches are enough for one of each.
     """
     return write_patches(folder, patches, size, seed, options, workers, parcel_maps, _CzechForm())
 
 
 def set_of(number: int) -> SetName:
-    """The set of the patch with that number; a larger dataset keeps the sets of a smaller one.
+    """Return the set of a patch by its number; a larger dataset keeps the sets of a smaller one.
 
     >>> [set_of(number) for number in range(4)]
     ['train', 'val', 'test', 'train']
@@ -285,12 +306,14 @@ def set_of(number: int) -> SetName:
 
 @dataclass(frozen=True)
 class _CzechForm:
-    """Seasons as S2TSCzCrop has them."""
+    """S2TSCzCrop's layout."""
 
     def mark(self) -> dict[str, Any]:
+        """Return what tells this form from others."""
         return {"layout": "S2TSCzCrop"}
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
+        """Write the files of a patch."""
         classes_HW = _NEW_CLASS[season.classes_HW]
         save_arrays(folder, FIRST_ID + number, season.images_TCHW, classes_HW)
         return {
@@ -304,6 +327,7 @@ class _CzechForm:
         }
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
+        """Write metadata and statistics."""
         patches = [_patch(record) for record in records]
         train = [
             record["moments"]

@@ -1,7 +1,8 @@
-"""Simulated photographs on disk in COCO's panoptic layout.
+"""Write simulated photographs in COCO's panoptic layout.
 
-train/ val/                          images; every fifth is in val, so that fewer than five are all in train
-annotations/panoptic_{train,val}.json, panoptic_{train,val}/, instances_{train,val}.json
+Images lie in train/ and val/; every fifth is in val, so that fewer than five are all in train. The
+truth lies in annotations/: panoptic_{train,val}.json, panoptic_{train,val}/ and
+instances_{train,val}.json.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from panoseg.simulation.photographs import (
 )
 
 SPLITS = ("train", "val")
-_EVERY = 5
+_VALIDATION_PERIOD = 5  # one photograph of so many is in val
 _QUALITY = 92  # of JPEG
 _VERSION = 1
 """Raised whenever a seed gives other data, so that photographs of two simulations are not mixed."""
@@ -43,15 +44,23 @@ def write_photographs(
     options: PhotographOptions | None = None,
     workers: int | None = None,
 ) -> Path:
-    """Write simulated photographs in COCO's panoptic layout, every fifth as val; returns the
-    folder.
+    """Write simulated photographs in COCO's panoptic layout, every fifth as val; return the folder.
 
-    size: height and width in pixels. workers: processes; None takes one a core. A folder of an
-    earlier run with the same seed, size and options is completed, or enlarged. Raises
-    ``OutputError`` and ``ConfigError``.
+    Args:
+        folder: New, empty, or of an earlier run with the same seed, size and options, which is
+            completed or enlarged.
+        photographs: Number of photographs.
+        size: Height and width in pixels.
+        seed: The same seed gives the same photographs.
+        options: How they are simulated.
+        workers: Number of processes; None takes one a core.
+
+    Raises:
+        OutputError: The folder cannot be written, or holds something else.
+        ConfigError: A number is impossible.
     """
     if photographs < 1:
-        raise ConfigError(f"{photographs} photographs", "at least 1", "ask for more")
+        raise ConfigError(f"The number of photographs must be at least 1, not {photographs}.")
     check_photograph_size(size)
     piece = _Photographs(size, seed, options or PhotographOptions())
     contents = {
@@ -74,14 +83,17 @@ def write_photographs(
 
 @dataclass(frozen=True)
 class _Photographs:
-    """What a photograph depends on, beside its number."""
+    """Everything besides its number that a photograph depends on."""
 
     size: tuple[int, int]
+    """Height and width in pixels."""
     seed: int
+    """Seed of the dataset."""
     options: PhotographOptions
+    """How photographs are simulated."""
 
     def write(self, folder: Path, number: int) -> dict[str, Any]:
-        """Write image and PNG; returns the rows of the JSON files."""
+        """Write image and PNG; return the rows of the JSON files."""
         from PIL import Image
 
         photograph = simulate_photograph(self.size, (self.seed, number), self.options)
@@ -111,15 +123,13 @@ class _Photographs:
 def _rows(
     photograph: SimulatedPhotograph, png: Path
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write the ids, in colours of the classes; returns the rows of the segments, and of the
-    things.
-    """
+    """Write the PNG of ids in colours of the classes; return the rows of segments and things."""
     truth, crowds = photograph.truth, photograph.crowd_ids
     ids = coloured_ids(truth.segments.class_ids.tolist(), SIMULATED_PHOTOGRAPHS)
     write_ids(png, np.array([0, *ids], np.int32)[truth.position_HW])
     segments = []
     for row, id_ in zip(segments_info(truth, crowds), ids, strict=True):
-        del row["score"]  # of a prediction
+        del row["score"]  # which only predictions have
         segments.append({**row, "id": id_})
     things = [
         detection_row(segment.class_id, truth.segment_HW == segment.id, segment.id in crowds)
@@ -151,4 +161,4 @@ def _name(number: int) -> str:
 
 
 def _split(number: int) -> str:
-    return SPLITS[number % _EVERY == _EVERY - 1]
+    return SPLITS[number % _VALIDATION_PERIOD == _VALIDATION_PERIOD - 1]
