@@ -398,7 +398,7 @@ def test_nothing_that_can_be_read_is_one_line_and_may_be_tried_again(stac, truth
         fetch(running, tmp_path, code=2)
         assert "3 scenes could not be read (SCL cannot be read" in capsys.readouterr().err
         for day in DAYS:
-            remote.forget(f"{running.url}/files/{scene(day)}/SCL.tif")
+            remote.drop_cached(f"{running.url}/files/{scene(day)}/SCL.tif")
         running.faults.missing = ()
         assert_equal(numbers(fetch(running, tmp_path)), truth)
 

@@ -31,9 +31,9 @@ from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
 from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of, work_folder
 from panoseg.errors import CubeError, OutputError
 from panoseg.files import hold_folder, output_error
-from panoseg.imagery.area import inside, on_plane, sun_ahead
+from panoseg.imagery.area import inside_mask, project_outline, solar_offset
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.remote import check_keys
+from panoseg.imagery.remote import check_credentials
 from panoseg.imagery.scenes import Scene
 from panoseg.progress import track
 
@@ -150,11 +150,11 @@ class Dates:
         self._journal = Journal(work)
         self._failures = Failures(self._journal)
         self._days = _days(scenes, grid)
-        near = on_plane(outline, str(grid.crs)).buffer(options.margin_m)
+        near = project_outline(outline, str(grid.crs)).buffer(options.margin_m)
         windows = windows_of(grid, _WINDOW)
         self._windows = [w for w in windows if near.intersects(grid[w.rows, w.columns].extent.geom)]
         self._coarse = grid.zoom_out(max(1, math.ceil(max(grid.shape) / _LOOK_SIDE)))
-        self._inside_HW = inside(outline, self._coarse)
+        self._inside_HW = inside_mask(outline, self._coarse)
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
         """The days to fetch, and why others are not; what is chosen stays so. Raises ``CubeError``
@@ -306,7 +306,7 @@ def _days(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:
     """Scenes by the day at the grid's place; of one day first those that need no warping, then the
     newest processing.
     """
-    ahead, epsg = sun_ahead(grid), None if grid.crs is None else grid.crs.epsg
+    ahead, epsg = solar_offset(grid), None if grid.crs is None else grid.crs.epsg
     days: dict[str, list[Scene]] = {}
     for scene in sorted(scenes, key=lambda s: s.day(ahead)):
         days.setdefault(str(scene.day(ahead)), []).append(scene)
@@ -340,7 +340,7 @@ def build_cube(
     cube that was stopped, and gives the report of one that is finished; the bytes are the same.
     Raises ``CubeError`` where too few scenes can be read and ``OutputError``.
     """
-    check_keys(asset.href for scene in scenes for asset in scene.assets.values())
+    check_credentials(asset.href for scene in scenes for asset in scene.assets.values())
     plan = _plan(scenes, grid, options, outline, bands)
     if not out.exists():
         with hold_folder(work_folder(out), output=out):
@@ -401,7 +401,7 @@ def _plan(
         (
             scene.id,
             str(scene.time),
-            sorted((b, a.href, repr(a.meaning)) for b, a in scene.assets.items()),
+            sorted((b, a.href, repr(a.radiometry)) for b, a in scene.assets.items()),
         )
         for scene in scenes
     ]

@@ -16,7 +16,7 @@ from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
-from panoseg.imagery.area import PIXEL_M, Area, grid_of, may_meet, read_area, sun_ahead
+from panoseg.imagery.area import PIXEL_M, Area, grid_of, may_intersect, read_area, solar_offset
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
@@ -42,11 +42,11 @@ def cube_of_archives(
     grid = grid_of(area, PIXEL_M, options.margin_m)
     check_writable(out.parent / f"{out.name}.probe")
     scenes, broken = safe_scenes(folder)
-    ahead = sun_ahead(grid)
+    ahead = solar_offset(grid)
     usable = [
         scene
         for scene in scenes
-        if _within(scene, days, ahead) and may_meet(scene.outline, area.outline)
+        if _within(scene, days, ahead) and may_intersect(scene.outline, area.outline)
     ]
     if not usable:
         span = f" between {days[0]} and {days[1]}" if days else ""
@@ -145,7 +145,7 @@ def fetch_cube(
     if not _searched(scenes_path, request, area):
         _search(request, area, out, scenes_path)
     scenes, broken = load_scenes(scenes_path)
-    ahead = sun_ahead(grid)
+    ahead = solar_offset(grid)
     scenes = [scene for scene in scenes if request.first <= scene.day(ahead) <= request.last]
     if not scenes:
         why = next(iter(broken.values()), "it is empty")

@@ -31,10 +31,10 @@ from shapely.geometry import mapping
 
 from panoseg.cube.options import CubeOptions
 from panoseg.errors import CubeError
-from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_meet
+from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_intersect
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.remote import DRIVERS, forget, is_remote, open_raster
-from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, without_offset
+from panoseg.imagery.remote import DRIVERS, drop_cached, is_remote, open_raster
+from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, offset_is_removed
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512
@@ -83,10 +83,10 @@ def with_true_offset(scene: Scene) -> Scene:
         numbers_HW = source.read(
             1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape)
         )
-    if not without_offset(numbers_HW, asset.meaning):
+    if not offset_is_removed(numbers_HW, asset.radiometry):
         return scene
     assets = {
-        band: replace(asset, meaning=replace(asset.meaning, offset=0.0, doubtful=False))
+        band: replace(asset, radiometry=replace(asset.radiometry, offset=0.0, doubtful=False))
         for band, asset in scene.assets.items()
     }
     return replace(scene, assets=assets)
@@ -97,7 +97,7 @@ def doubtful_band(scene: Scene) -> str | None:
     to.
     """
     band = next((band for band in _VISIBLE if band in scene.assets), None)
-    return band if band is not None and scene.assets[band].meaning.doubtful else None
+    return band if band is not None and scene.assets[band].radiometry.doubtful else None
 
 
 def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
@@ -109,7 +109,7 @@ def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
     )  # odc-stac asks only the files whose footprint meets the window
     item = pystac.Item(f"{number:06d}", mapping(box), list(box.bounds), scene.time, {})
     for band, asset in scene.assets.items():
-        raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.meaning.nodata}]}
+        raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.radiometry.nodata}]}
         item.add_asset(
             band,
             pystac.Asset(
@@ -130,14 +130,14 @@ def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) 
             np.array(values, np.float32), coords={"time": numbers_TYX.time}, dims="time"
         )
 
-    nodata = per_time([asset.meaning.nodata for asset in assets])
+    nodata = per_time([asset.radiometry.nodata for asset in assets])
     values = numbers_TYX.where(numbers_TYX != nodata)
     if band == SCENE_CLASSIFICATION:
         return values
     scale, offset = (
         per_time([number * 1e4 for number in numbers])
         for numbers in zip(
-            *((asset.meaning.scale, asset.meaning.offset) for asset in assets), strict=True
+            *((asset.radiometry.scale, asset.radiometry.offset) for asset in assets), strict=True
         )
     )
     reflectance = values * scale + offset
@@ -243,7 +243,7 @@ def mosaic(
     any band, while SCL stays as it is. Raises ``UnreadableSceneError``.
     """
     box = grid.extent.to_crs("EPSG:4326").geom.buffer(FOOTPRINT_MARGIN_DEGREES)
-    met = [scene for scene in scenes if may_meet(scene.outline, box)]
+    met = [scene for scene in scenes if may_intersect(scene.outline, box)]
     values = {band: _first_data(met, band, grid, NO_DATA) for band in bands}
     if options.masked_classes:
         hidden_HW = _hidden(met, grid, options)
@@ -319,7 +319,7 @@ def _patiently(scene: Scene, band: str, read: Callable[[], _Read]) -> _Read:
                 raise UnreadableSceneError(
                     scene.id, f"{band} cannot be read ({reason[:200]})", gone=gone
                 ) from error
-            forget(href)
+            drop_cached(href)
             time.sleep(_WAIT_S * 2**attempt)
     raise AssertionError("unreachable")
 
@@ -328,10 +328,10 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     """int16, H x W: a file on a grid by nearest neighbour: classes of SCL, else reflectance x 10
     000; ``empty``: no data.
     """
-    meaning = asset.meaning
+    radiometry = asset.radiometry
     height, width = grid.shape
     with open_raster(asset.href) as source:
-        nodata = meaning.nodata
+        nodata = radiometry.nodata
         target = {"crs": str(grid.crs), "transform": grid.affine, "width": width, "height": height}
         with WarpedVRT(
             source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata
@@ -341,7 +341,7 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     numbers_HW = np.where(seen_HW, numbers_HW, 0).astype(np.float32)
     if band != SCENE_CLASSIFICATION:
         with np.errstate(over="ignore", invalid="ignore"):  # scales of anybody
-            scale, offset = np.float32(meaning.scale * 1e4), np.float32(meaning.offset * 1e4)
+            scale, offset = np.float32(radiometry.scale * 1e4), np.float32(radiometry.offset * 1e4)
             numbers_HW = np.rint(np.nan_to_num(numbers_HW * scale + offset))
         numbers_HW[numbers_HW == 0] = DARKEST
     return np.where(seen_HW, np.clip(numbers_HW, -_LARGEST, _LARGEST), empty).astype(np.int16)
