@@ -182,7 +182,7 @@ def test_a_raster_that_stands_for_a_file_elsewhere_is_refused(tmp_path):
     with rasterio.open(image) as virtual:
         assert virtual.driver == "VRT"
         assert str(tmp_path / "secret.tif") in virtual.files
-    with pytest.raises(CubeError, match="not readable as a raster"):
+    with pytest.raises(CubeError, match="not readable as a GeoTIFF"):
         open_cube(tmp_path / "season")
 
 

@@ -25,9 +25,9 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import AreaError
+from panoseg.imagery.bands import PIXEL_M
 from panoseg.imagery.outline_files import WGS84, read_outlines
 
-PIXEL_M = 10.0
 _GLOBE = Geod(ellps="WGS84")
 _SOUTH, _NORTH = -80.0, 84.0  # where UTM ends
 _FARTHEST_DEGREES = 12.0  # from the middle of the zone: pixels are 2 % too large there

@@ -1,4 +1,7 @@
-"""Names of Sentinel-2 bands. panoseg uses B01 .. B12, B8A, and SCL for the scene classification."""
+"""Sentinel-2's bands and their many names; the pixels of cubes.
+
+panoseg's names are B01 .. B12, B8A, and SCL for the scene classification.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ SCENE_CLASSIFICATION = "SCL"
 
 PASTIS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 """The bands of PASTIS, in its order: those of 10 and 20 m."""
+
+PIXEL_M = 10.0
+"""Size of the finest pixels, which are those of cubes, in metres."""
 
 _COMMON_NAMES = {
     "coastal": "B01",

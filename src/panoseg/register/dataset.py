@@ -15,13 +15,13 @@ import shapely
 from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
-from panoseg.cube.build import CubeReport
-from panoseg.cube.check import PIXEL_M
-from panoseg.cube.fetch import Request, fetch_cube
+from panoseg.cube.check import CubeReport
+from panoseg.cube.fetch import CubeRequest, fetch_cube
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.imagery.bands import PIXEL_M
 from panoseg.imagery.calendar import season_span
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
@@ -56,7 +56,9 @@ def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -
     if area is None:
         area = out.with_suffix(".area.geojson")
         write_json(area, _box_around(parcels))
-    request = Request(area, *season_span(season), options.catalog, options.collection, options.yes)
+    request = CubeRequest(
+        area, *season_span(season), options.catalog, options.collection, options.yes
+    )
     report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options.fetch)
     return report
 

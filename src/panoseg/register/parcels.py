@@ -27,8 +27,8 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from panoseg.classes import ClassTable
-from panoseg.cube.check import PIXEL_M
 from panoseg.errors import ParcelsError
+from panoseg.imagery.bands import PIXEL_M
 from panoseg.maps.outlines import shared_areas
 from panoseg.maps.read_parcels import read_parcels, rows_without_area, valid_outlines
 
