@@ -170,7 +170,7 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
         ),
         ("", "Pass either --season or both --from and --to"),
         ("--season 2019 --catalog nowhere", "Unknown catalogue 'nowhere'"),
-        ("--season 2019 --max-dates 0", "max_dates 0"),
+        ("--season 2019 --max-dates 0", "--max-dates is 0"),
     ):
         arguments = [
             "cube",
@@ -308,7 +308,7 @@ def test_parts_far_apart_ask_first(tmp_path, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "The rectangle around two covers 5" in error
-    assert "its parts 2 km2" in error
+    assert "its parts only 2 km2" in error
     assert main([*words, "--yes", "--catalog", "http://127.0.0.1:9"]) == 2
     assert "does not answer" in capsys.readouterr().err
 
