@@ -13,10 +13,10 @@ from cubes import item, write_tif
 from panoseg.cube.open import open_cube, reading
 from panoseg.imagery.scenes import (
     Radiometry,
+    offset_is_removed,
     processing_baseline,
     radiometry_of_asset,
     scene_of_item,
-    offset_is_removed,
 )
 
 EARTH_SEARCH = {"raster:bands": [{"nodata": 0, "scale": 1e-4, "offset": -0.1}]}

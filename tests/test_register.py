@@ -114,10 +114,10 @@ def test_codes_by_number_or_name_with_any_delimiter(tmp_path, text):
     ("text", "said"),
     [
         ("code,class\n1,wheet\n", "'wheet' is not a class of PASTIS"),
-        ("code,class\n1,soybean\n", "did you mean soybeans?"),
-        ("code,class\n1,25\n", "'25' is no class"),
+        ("code,class\n1,soybean\n", "Did you mean soybeans?"),
+        ("code,class\n1,25\n", "'25' is not a class"),
         ("code,class\n1,2\n01,3\n", "code 01 is corn here and soft winter wheat above"),
-        ("name,croptype\nMaize,1200\n", "has the columns name, croptype; expected code and class"),
+        ("name,croptype\nMaize,1200\n", "has the columns name, croptype, and needs code and class"),
         ("code,class\n", "has no line"),
         ("", "has the columns"),
     ],

@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.cube.fetch import CubeRequest, requested_area, fetch_cube
+from panoseg.cube.fetch import CubeRequest, fetch_cube, requested_area
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError
