@@ -152,7 +152,9 @@ class ImageWriter:
         """Return the places of the dates of a patch, ascending; none if there are too few."""
         clear_T = seen_THW.mean(axis=(1, 2))
         enough = np.flatnonzero((clear_T >= self.options.min_clear) & (clear_T > 0))
-        kept: np.ndarray = enough[spread_clearest(days_T[enough], clear_T[enough], self.options.max_dates)]
+        kept: np.ndarray = enough[
+            spread_clearest(days_T[enough], clear_T[enough], self.options.max_dates)
+        ]
         return kept if len(kept) >= self.options.min_dates else kept[:0]
 
 
