@@ -183,7 +183,7 @@ def test_a_damaged_picture_says_nothing_beside_its_line(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("size", "words"), [(0, "not readable as a raster"), (300, "no coordinate system")]
+    ("size", "words"), [(0, "not readable as a GeoTIFF"), (300, "no coordinate system")]
 )
 def test_a_raster_with_half_a_header_is_named(tmp_path, size, words):
     write_stac(tmp_path, days=("2019-04-01", "2019-06-01"), size=64)

@@ -351,7 +351,7 @@ def test_dates_without_data_inside_the_area_and_cubes_without_dates(tmp_path):
     here = scene(tmp_path, "here", "2019-05-02T10:00", random_HW(0))
     report = make([away, here], tmp_path / "a.zarr")
     assert report.left_out_dates == {"2019-05-01": "no data inside the area"}
-    with pytest.raises(CubeError, match="none of 1 dates shows 0% of the area"):
+    with pytest.raises(CubeError, match="None of 1 dates shows 0% of the area"):
         make([away], tmp_path / "b.zarr")
 
 
@@ -420,7 +420,7 @@ def test_when_everything_fails_it_is_not_the_scenes(tmp_path, threads):
     with pytest.raises(CubeError, match="12 scenes in a row cannot be read"):
         make(scenes, tmp_path / "a.zarr", options)
     with pytest.raises(
-        CubeError, match="none of 20 dates could be fetched, 20 scenes could not be read"
+        CubeError, match="None of 20 dates could be fetched, 20 scenes could not be read"
     ):
         make(scenes, tmp_path / "a.zarr", options)
     for path in tmp_path.glob("s*/B05.away"):

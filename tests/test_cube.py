@@ -216,8 +216,8 @@ BROKEN = {
     "no date": (lambda c: c.isel(time=slice(0, 0)), "no date"),
     "days as numbers": (lambda c: c.assign_coords(time=np.arange(6)), "values"),
     "percent": (lambda c: c / 1e2 / 2, "values around"),
-    "all missing": (lambda c: c * np.float32(np.nan), "no data"),
-    "all zero": (lambda c: c * 0, "no data"),
+    "all missing": (lambda c: c * np.float32(np.nan), "only 0 and NaN"),
+    "all zero": (lambda c: c * 0, "only 0 and NaN"),
     "one band of another scale": (lambda c: one_band(c, 1e-4), "B05 has another scale"),
     "text": (lambda c: c.assign(B02=c["B02"].astype(str)), "numbers"),
 }

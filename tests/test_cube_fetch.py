@@ -161,7 +161,7 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
     for words, message in (
         ("--season 2190", "is in the future"),
         ("--season 1200", "give a harvest year from 1986 to 2199"),
-        ("--from 2019-05-01 --to 2019-04-01", "ends after it begins"),
+        ("--from 2019-05-01 --to 2019-04-01", "ends before it begins"),
         ("--from soon --to 2019-04-01", "'soon' is not a date"),
         ("--from 2019-05-01", "Pass either --season or both --from and --to"),
         (
@@ -169,8 +169,8 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
             "Pass either --season or both --from and --to",
         ),
         ("", "Pass either --season or both --from and --to"),
-        ("--season 2019 --catalog nowhere", "catalogue 'nowhere'"),
-        ("--season 2019 --max-dates 0", "max_dates 0"),
+        ("--season 2019 --catalog nowhere", "Unknown catalogue 'nowhere'"),
+        ("--season 2019 --max-dates 0", "--max-dates is 0"),
     ):
         arguments = [
             "cube",
@@ -190,8 +190,8 @@ def test_a_catalogue_without_scenes_and_seasons_that_are_none(server, tmp_path, 
 def test_days_that_no_calendar_has_are_one_line(tmp_path, capsys):
     outline(tmp_path / "farm.geojson")
     for words, message in (
-        ("--from 2019-05-01 --to 9999-12-31", "days of the years 1985 to 2200"),
-        ("--from 0001-01-01 --to 2019-05-01", "days of the years 1985 to 2200"),
+        ("--from 2019-05-01 --to 9999-12-31", "outside of the years 1985 to 2200"),
+        ("--from 0001-01-01 --to 2019-05-01", "outside of the years 1985 to 2200"),
         ("--season 9999", "give a harvest year from 1986 to 2199"),
         ("--season 1", "give a harvest year from 1986 to 2199"),
     ):
@@ -243,7 +243,9 @@ def test_a_season_that_goes_on_is_searched_until_today_and_days_are_those_of_the
         fetch_module, "build_cube", lambda scenes, *_, **more: made.append((scenes, more))
     )
     for place, last in enumerate((date(2019, 5, 2), date(2199, 1, 1))):
-        request = fetch_module.Request(tmp_path / "farm.geojson", date(2019, 5, 2), last, yes=True)
+        request = fetch_module.CubeRequest(
+            tmp_path / "farm.geojson", date(2019, 5, 2), last, yes=True
+        )
         fetch_module.fetch_cube(
             request, tmp_path / f"{place}.zarr", tmp_path / f"{place}.json", CubeOptions()
         )
@@ -282,7 +284,7 @@ def test_a_continent_asks_first(tmp_path, capsys):
     assert main(words) == 2
     error = capsys.readouterr().err
     assert "large covers 251," in error
-    assert "GB to fetch" in error
+    assert "GB to download" in error
     assert "--yes" in error
     assert not (tmp_path / "s.scenes.json").exists()
     # The same with --yes gets as far as the catalogue.
@@ -305,8 +307,8 @@ def test_parts_far_apart_ask_first(tmp_path, capsys):
     ]
     assert main(words) == 2
     error = capsys.readouterr().err
-    assert "the rectangle around two covers 5" in error
-    assert "its parts 2 km2" in error
+    assert "The rectangle around two covers 5" in error
+    assert "its parts only 2 km2" in error
     assert main([*words, "--yes", "--catalog", "http://127.0.0.1:9"]) == 2
     assert "does not answer" in capsys.readouterr().err
 
@@ -398,7 +400,7 @@ def test_nothing_that_can_be_read_is_one_line_and_may_be_tried_again(stac, truth
         fetch(running, tmp_path, code=2)
         assert "3 scenes could not be read (SCL cannot be read" in capsys.readouterr().err
         for day in DAYS:
-            remote.forget(f"{running.url}/files/{scene(day)}/SCL.tif")
+            remote.drop_cached(f"{running.url}/files/{scene(day)}/SCL.tif")
         running.faults.missing = ()
         assert_equal(numbers(fetch(running, tmp_path)), truth)
 
@@ -414,7 +416,7 @@ def test_an_item_without_all_bands_is_left_out(stac, tmp_path, capsys):
     assert numbers(path).sizes["time"] == 1
     said = capsys.readouterr().out
     assert "has no file of B8A" in said
-    assert "is no URL of http, https, s3" in said
+    assert "is not a URL of http, https, s3" in said
 
 
 def masked(server, folder, *words) -> np.ndarray:
@@ -502,7 +504,10 @@ def test_the_same_command_again_is_done_and_another_is_refused(server, tmp_path,
         "2019",
     ]
     assert main(words) == 2
-    assert "lists the scenes of another search (by its from and to)" in capsys.readouterr().err
+    assert (
+        "lists the scenes of another search (it differs in its from and to)"
+        in capsys.readouterr().err
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -650,7 +655,8 @@ def test_an_unfinished_cube_of_other_options_is_refused(server, tmp_path, monkey
 
     farm = read_area(area)
     monkeypatch.setattr(
-        "panoseg.cube.build.Dates.fetch", lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c"))
+        "panoseg.cube.build.DateBuilder.fetch",
+        lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c")),
     )
     out = tmp_path / "new.zarr"
     with pytest.raises(CubeError):

@@ -192,7 +192,7 @@ def test_a_bad_server_still_gives_a_map_that_names_what_is_missing(stac, weights
         (["--year", "2018"], "--season 2019 with --year 2018"),
         (["CUBE"], "Pass either CUBE or --area with --season, not both."),
         (["--area", "gone.geojson"], "is not a file"),
-        (["--fetch.max-dates", "0"], "max_dates 0"),
+        (["--fetch.max-dates", "0"], "--max-dates is 0"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(

@@ -13,10 +13,10 @@ from cubes import item, write_tif
 from panoseg.cube.open import open_cube, reading
 from panoseg.imagery.scenes import (
     Radiometry,
+    offset_is_removed,
     processing_baseline,
-    radiometry,
+    radiometry_of_asset,
     scene_of_item,
-    without_offset,
 )
 
 EARTH_SEARCH = {"raster:bands": [{"nodata": 0, "scale": 1e-4, "offset": -0.1}]}
@@ -79,14 +79,14 @@ APPLIED = "earthsearch:boa_offset_applied"
     ],
 )
 def test_the_truth_table(asset, properties, name, expected):
-    found = radiometry(asset, properties, "B02", name)
+    found = radiometry_of_asset(asset, properties, "B02", name)
     assert (found.scale, found.offset, found.doubtful) == expected
 
 
 def test_classes_have_no_offset():
-    assert radiometry(EARTH_SEARCH, {"s2:processing_baseline": "05.11"}, "SCL") == Radiometry(
-        1.0, 0.0, 0.0
-    )
+    assert radiometry_of_asset(
+        EARTH_SEARCH, {"s2:processing_baseline": "05.11"}, "SCL"
+    ) == Radiometry(1.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_real_items_become_scenes(real_data, name, offset):
     item = json.loads(next((real_data / "stac-items").glob(f"{name}*.json")).read_text())
     scene = scene_of_item(item, str)
     assert len(scene.assets) == 13
-    assert scene.assets["B08"].meaning.offset == offset
+    assert scene.assets["B08"].radiometry.offset == offset
     assert scene.outline.area > 0.01
     assert 2 < scene.baseline < 6
 
@@ -124,19 +124,21 @@ def test_baselines_that_are_no_numbers_are_refused():
 def test_baselines_that_are_no_baselines_are_refused(baseline):
     """NaN is not before 04.00, so its scene would get an offset that nobody stated."""
     with pytest.raises(ValueError, match="s2:processing_baseline"):
-        radiometry({}, {"s2:processing_baseline": baseline}, "B04")
+        radiometry_of_asset({}, {"s2:processing_baseline": baseline}, "B04")
 
 
 def test_a_flag_that_the_numbers_contradict():
-    flagged = radiometry(EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "05.11"}, "B04")
+    flagged = radiometry_of_asset(
+        EARTH_SEARCH, {APPLIED: False, "s2:processing_baseline": "05.11"}, "B04"
+    )
     reflectance = np.random.default_rng(0).uniform(0.02, 0.3, 4096)
     with_offset = np.rint(reflectance * 1e4 + 1000)
-    assert not without_offset(with_offset, flagged)
-    assert without_offset(with_offset - 1000, flagged)
+    assert not offset_is_removed(with_offset, flagged)
+    assert offset_is_removed(with_offset - 1000, flagged)
     # A few pixels below zero are noise, and pixels without data say nothing.
     with_offset[:40] = 990
-    assert not without_offset(with_offset, flagged)
-    assert not without_offset(np.zeros(100), flagged)
+    assert not offset_is_removed(with_offset, flagged)
+    assert not offset_is_removed(np.zeros(100), flagged)
 
 
 def test_the_same_place_agrees_before_and_after_january_2022(tmp_path):

@@ -35,11 +35,11 @@ from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError,
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.register import images
 from panoseg.register.dataset import Sources, _blocks, write_dataset
-from panoseg.register.folds import blocks_of, deal
+from panoseg.register.folds import assign_blocks, assign_folds
 from panoseg.register.images import ImageWriter, cut_into_pieces
 from panoseg.register.options import DatasetOptions
 from panoseg.register.parcels import CropCodes, read_crop_codes, read_register
-from panoseg.register.plan import Canvas, PlannedPatch, _squares
+from panoseg.register.plan import ParcelGrid, PlannedPatch, _squares
 from registers import CODES, CZECH_CODES, DATES, field_register, pixels, write_inputs
 from tiny_runs import tiny_options
 
@@ -113,11 +113,11 @@ def test_codes_by_number_or_name_with_any_delimiter(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("code,class\n1,wheet\n", "'wheet' is no class of PASTIS"),
-        ("code,class\n1,soybean\n", "did you mean soybeans?"),
-        ("code,class\n1,25\n", "'25' is no class"),
+        ("code,class\n1,wheet\n", "'wheet' is not a class of PASTIS"),
+        ("code,class\n1,soybean\n", "Did you mean soybeans?"),
+        ("code,class\n1,25\n", "'25' is not a class"),
         ("code,class\n1,2\n01,3\n", "code 01 is corn here and soft winter wheat above"),
-        ("name,croptype\nMaize,1200\n", "has the columns name, croptype; expected code and class"),
+        ("name,croptype\nMaize,1200\n", "has the columns name, croptype, and needs code and class"),
         ("code,class\n", "has no line"),
         ("", "has the columns"),
     ],
@@ -203,35 +203,37 @@ def test_a_register_without_the_column_or_elsewhere(tmp_path):
         read_register(parcels, "crop", read_crop_codes(codes, PASTIS), PASTIS, [far])
 
 
-# Drawing
+# ParcelWindow
 
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_the_smaller_parcel_is_on_top_whatever_the_order(tmp_path, turned):
     rows = [(pixels(0, 0, 6, 6), "110"), (pixels(2, 2, 2, 2), "MEA")]
     register = read(tmp_path, table_of(*zip(*(rows[::-1] if turned else rows), strict=True)))
-    canvas = Canvas(register, grid())
-    drawing = canvas.draw(Window(0, 0, 8, 8))
+    canvas = ParcelGrid(register, grid())
+    window_parcels = canvas.rasterize(Window(0, 0, 8, 8))
     expected_HW = np.zeros((8, 8), np.uint8)
     expected_HW[:6, :6], expected_HW[2:4, 2:4] = 2, 1
-    assert np.array_equal(drawing.classes(register.classes_N, VOID, 0.5), expected_HW)
-    assert canvas.contested(Window(0, 0, 8, 8)) == 4
-    assert canvas.contested(Window(8, 8, 8, 8)) == 0
-    assert sorted(drawing.pixels_P.tolist()) == [4, 32]
+    assert np.array_equal(window_parcels.classes(register.classes_N, VOID, 0.5), expected_HW)
+    assert canvas.contested_pixels(Window(0, 0, 8, 8)) == 4
+    assert canvas.contested_pixels(Window(8, 8, 8, 8)) == 0
+    assert sorted(window_parcels.pixels_P.tolist()) == [4, 32]
 
 
 def test_a_pixel_belongs_to_the_parcel_that_covers_its_centre(tmp_path):
     register = read(
         tmp_path, table_of([pixels(1.4, 1.6, 2.2, 2.2)], ["110"])
     )  # rows 1.4 to 3.6, columns 1.6 to 3.8
-    parcel_HW = Canvas(register, grid()).draw(Window(0, 0, 6, 6)).parcel_HW
+    parcel_HW = ParcelGrid(register, grid()).rasterize(Window(0, 0, 6, 6)).parcel_HW
     assert (parcel_HW == 0).nonzero()[0].tolist() == [1, 1, 2, 2, 3, 3]
     assert sorted(set((parcel_HW == 0).nonzero()[1].tolist())) == [2, 3]
 
 
 def test_a_parcel_that_lies_mostly_outside_is_void(tmp_path):
     register = read(tmp_path, table_of([pixels(0, 6, 4, 10)], ["110"]))
-    left, right = (Canvas(register, grid()).draw(Window(0, start, 8, 8)) for start in (0, 8))
+    left, right = (
+        ParcelGrid(register, grid()).rasterize(Window(0, start, 8, 8)) for start in (0, 8)
+    )
     assert np.allclose([left.inside_P[0], right.inside_P[0]], [0.2, 0.8])
     classes = [
         set(part.classes(register.classes_N, VOID, 0.5).ravel().tolist()) for part in (left, right)
@@ -246,10 +248,10 @@ def test_windows_together_draw_what_one_window_draws(tmp_path):
         shapely.affinity.rotate(pixels(r, c, 9, 7), a)
         for r, c, a in generator.uniform(0, 56, (30, 3))
     ]
-    canvas = Canvas(read(tmp_path, table_of(outlines, ["110"] * 30)), grid())
-    whole_HW = canvas.draw(Window(0, 0, 64, 64)).parcel_HW
+    canvas = ParcelGrid(read(tmp_path, table_of(outlines, ["110"] * 30)), grid())
+    whole_HW = canvas.rasterize(Window(0, 0, 64, 64)).parcel_HW
     parts = [
-        [canvas.draw(Window(top, left, 16, 16)).parcel_HW for left in range(0, 64, 16)]
+        [canvas.rasterize(Window(top, left, 16, 16)).parcel_HW for left in range(0, 64, 16)]
         for top in range(0, 64, 16)
     ]
     assert np.array_equal(np.block(parts), whole_HW)
@@ -262,7 +264,7 @@ def test_windows_together_draw_what_one_window_draws(tmp_path):
 def test_every_fold_gets_land_and_about_its_share(seed, blocks):
     amounts_BK = np.random.default_rng(seed).gamma(0.5, size=(blocks, 4))
     for weights in ((0.2,) * 5, (0.7, 0.15, 0.15)):
-        fold_of = deal(amounts_BK, weights)
+        fold_of = assign_folds(amounts_BK, weights)
         assert set(fold_of.tolist()) == set(range(len(weights)))
         if blocks >= 40:
             shares_F = np.bincount(fold_of, amounts_BK.sum(axis=1)) / amounts_BK.sum()
@@ -279,29 +281,29 @@ def test_blocks_are_squares_of_land():
         [(x, y) for y in range(0, 1280, 160) for x in range(0, 1280, 160)], float
     )  # 8 x 8 patches
     patches = patches_at(corners_2)
-    block_of, side = blocks_of(patches, (0, 0), 160.0, None, 3)
+    block_of, side = assign_blocks(patches, (0, 0), 160.0, None, 3)
     assert (side, len(set(block_of.tolist()))) == (2, 16)
     for block in range(16):
         spread = np.ptp(corners_2[block_of == block], axis=0)
         assert (block_of == block).sum() == 4
         assert spread.tolist() == [160, 160]
-    assert blocks_of(patches, (0, 0), 160.0, 4, 3)[1] == 4
-    with pytest.raises(DatasetError, match="64 usable patches in 1 blocks"):
-        blocks_of(patches, (0, 0), 160.0, 8, 3)
-    with pytest.raises(DatasetError, match="0 usable patches in 0 blocks"):
-        blocks_of(patches[:0], (0, 0), 160.0, None, 3)
+    assert assign_blocks(patches, (0, 0), 160.0, 4, 3)[1] == 4
+    with pytest.raises(DatasetError, match="64 usable patches lie in 1 blocks"):
+        assign_blocks(patches, (0, 0), 160.0, 8, 3)
+    with pytest.raises(DatasetError, match="0 usable patches lie in 0 blocks"):
+        assign_blocks(patches[:0], (0, 0), 160.0, None, 3)
 
 
 def test_of_patches_that_share_ground_across_blocks_the_first_stays():
     row = [(160.0 * place, 0.0) for place in range(8)]
     shifted = [(x + 80, y) for x, y in row[:4]]
-    block_of, side = blocks_of(patches_at([*row, *shifted]), (0, 0), 160.0, 2, 2)
+    block_of, side = assign_blocks(patches_at([*row, *shifted]), (0, 0), 160.0, 2, 2)
     assert side == 2
     # The second and fourth of the shifted patches lie across the border of a block; the others in
     # the block of both neighbours.
     assert block_of.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 0, -1, 1, -1]
     # What is left out takes no land from others: on bare ground the same patches stay.
-    assert (blocks_of(patches_at([row[0], *shifted[1:]]), (0, 0), 160.0, 2, 1)[0] >= 0).all()
+    assert (assign_blocks(patches_at([row[0], *shifted[1:]]), (0, 0), 160.0, 2, 1)[0] >= 0).all()
 
 
 @st.composite
@@ -336,7 +338,9 @@ def test_no_ground_is_in_two_folds(grids, side, folds):
         block_of, _ = _blocks(patches, grids, crs, options, folds)
     except DatasetError:
         return
-    fold_of = np.append(deal(np.ones((block_of.max() + 1, 1)), (1 / folds,) * folds), -1)[block_of]
+    fold_of = np.append(assign_folds(np.ones((block_of.max() + 1, 1)), (1 / folds,) * folds), -1)[
+        block_of
+    ]
     windows = [grids[own.cube][own.window.rows, own.window.columns] for own in patches]
     extents = [window.extent.to_crs(crs, resolution=40).geom for window in windows]
     lands = [
@@ -431,10 +435,10 @@ def test_no_parcel_is_in_two_folds(tmp_path):
     assert all(len(folds) == 1 for folds in seen.values())
     assert report.divided > 5
     # What a parcel of another fold covers is void, not background.
-    canvas = Canvas(read(tmp_path / "again", register), grid())
+    canvas = ParcelGrid(read(tmp_path / "again", register), grid())
     for patch in fold_of:
         top, left = (16 * place for place in divmod(patch - 10_000, 4))
-        covered_HW = canvas.draw(Window(top, left, 16, 16)).parcel_HW >= 0
+        covered_HW = canvas.rasterize(Window(top, left, 16, 16)).parcel_HW >= 0
         classes_HW = np.load(folder / "ANNOTATIONS" / f"TARGET_{patch}.npy")[0]
         assert ((classes_HW > 0) == covered_HW).all()
 
@@ -493,7 +497,7 @@ def test_options_of_dates_and_labels(tmp_path):
     assert (folder / "INSTANCE_ANNOTATIONS" / "HEATMAP_10003.npy").exists()
     with pytest.raises(PanosegError, match="No date of the cube lies in the season of 2021"):
         make(tmp_path, replace(SMALL, season=2021), name="late")
-    with pytest.raises(ConfigError, match="a layout with parcels"):
+    with pytest.raises(ConfigError, match="--centres needs a layout with parcels"):
         make(tmp_path, replace(SMALL, centres=True), "s2tsczcrop", "czech")
 
 
@@ -508,7 +512,7 @@ def test_size_and_block(tmp_path):
     folder, report = make(tmp_path, replace(SMALL, size=32, min_inside=0.0), "s2tsczcrop")
     assert report.patches == 4
     assert report.block_m == 320
-    with pytest.raises(DatasetError, match="expected a block for each of 5 folds"):
+    with pytest.raises(DatasetError, match="too few for 5 folds"):
         make(tmp_path, replace(SMALL, size=32), name="few")
     folder, report = make(tmp_path, replace(SMALL, block=2), "s2tsczcrop", "blocks")
     rows = {
@@ -814,10 +818,10 @@ def test_a_season_is_fetched_from_a_catalogue(tmp_path, real_data, capsys):
             ["--cube", "a.nc", "--catalog", "earth-search"],
             "Pass either --cube or --catalog with --season",
         ),
-        (["--cube", "a.nc", "--area", "b.geojson"], "options alone; expected them with --catalog"),
+        (["--cube", "a.nc", "--area", "b.geojson"], "options need --catalog"),
         (
             ["--cube", "a.nc", "--fetch.max-dates", "3"],
-            "options alone; expected them with --catalog",
+            "options need --catalog",
         ),
         (["--catalog", "earth-search"], "--catalog needs a harvest year"),
     ],

@@ -88,7 +88,10 @@ def test_bands_and_offsets_of_each_baseline(products, tmp_path, baseline, form):
     }
     for band, asset in scene.assets.items():
         expected = (1.0, 0.0) if band == "SCL" else (1e-4, BASELINES[baseline])
-        assert (asset.meaning.scale, asset.meaning.offset, asset.meaning.nodata) == (*expected, 0.0)
+        assert (asset.radiometry.scale, asset.radiometry.offset, asset.radiometry.nodata) == (
+            *expected,
+            0.0,
+        )
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
@@ -116,7 +119,7 @@ def test_scenes_are_what_the_driver_of_gdal_sees(products, tmp_path, baseline):
                     window = RasterWindow(0, 0, source.width, source.height)
                     assert np.array_equal(source.read(1), seen.read(number, window=window))
                 if band != "SCL":
-                    assert scene.assets[band].meaning.offset * 1e4 == pytest.approx(
+                    assert scene.assets[band].radiometry.offset * 1e4 == pytest.approx(
                         float(tags.get("BOA_ADD_OFFSET", 0))
                     )
                 compared.add(band)
@@ -131,7 +134,7 @@ def test_a_product_without_its_list_of_offsets_has_them_by_its_baseline(product)
         )
     )
     (scene,), _ = safe_scenes(product)
-    assert scene.assets["B02"].meaning.offset == -0.1
+    assert scene.assets["B02"].radiometry.offset == -0.1
 
 
 def test_an_offset_stated_in_an_old_product_is_not_believed(products, tmp_path):
@@ -144,7 +147,7 @@ def test_an_offset_stated_in_an_old_product_is_not_believed(products, tmp_path):
     replace_in(
         safe / PRODUCT, "</QUANTIFICATION_VALUES_LIST>", f"</QUANTIFICATION_VALUES_LIST>{offset}"
     )
-    assert safe_scenes(safe)[0][0].assets["B02"].meaning.offset == 0
+    assert safe_scenes(safe)[0][0].assets["B02"].radiometry.offset == 0
 
 
 def test_each_band_has_its_own_offset_and_scale(product):
@@ -153,8 +156,8 @@ def test_each_band_has_its_own_offset_and_scale(product):
     )
     replace_in(product / PRODUCT, '"none">10000</BOA_Q', '"none">20000</BOA_Q')
     assets = safe_scenes(product)[0][0].assets
-    assert [assets[band].meaning.offset for band in ("B08", "B8A")] == [-0.05, -0.025]
-    assert assets["B8A"].meaning.scale == 5e-5
+    assert [assets[band].radiometry.offset for band in ("B08", "B8A")] == [-0.05, -0.025]
+    assert assets["B8A"].radiometry.scale == 5e-5
 
 
 def test_geotiff_products_are_read_too(products, tmp_path):
@@ -229,8 +232,8 @@ def test_one_bad_archive_costs_itself_alone(product):
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        (PRODUCT, "no XML at all", "is no XML"),
-        (PRODUCT, "<a><b></a>", "is no XML"),
+        (PRODUCT, "no XML at all", "is not XML"),
+        (PRODUCT, "<a><b></a>", "is not XML"),
         (PRODUCT, "<a/>", "lack PROCESSING_LEVEL"),
         (
             PRODUCT,
@@ -273,7 +276,7 @@ def test_tiles_that_are_no_place(product, old, new, said):
 )
 def test_numbers_that_are_none(product, old, new):
     replace_in(product / PRODUCT, old, new)
-    assert "none of 1 archives" in refused(product)
+    assert "None of 1 archives" in refused(product)
 
 
 def test_a_time_without_a_zone_is_in_utc(product, monkeypatch):
@@ -331,7 +334,7 @@ def zip_with(product: Path, name: str, content: bytes = b"x", mode: int = 0) -> 
     ["../../outside.txt", "/etc/outside", "a.SAFE/../../outside", "..\\outside", "C:/outside"],
 )
 def test_zip_files_that_climb_out(product, name):
-    assert "climbs out of the archive" in refused(zip_with(product, name))
+    assert "a path out of the archive" in refused(zip_with(product, name))
 
 
 def test_zip_files_with_links_and_bombs(product):
@@ -477,7 +480,7 @@ def test_days_and_area_choose_the_archives(products, tmp_path, capsys):
     assert "shows far" in capsys.readouterr().err
     for other in (["--catalog", "copernicus"], ["--collection", "sentinel-2-l2a"], ["--yes"]):
         assert main([*words, *other, "--out", str(tmp_path / "two.zarr")]) == 2
-        assert "one source of scenes" in capsys.readouterr().err
+        assert "--safe cannot be combined with --catalog" in capsys.readouterr().err
     assert (
         not list(tmp_path.glob("*20.zarr*"))
         + list(tmp_path.glob("far.zarr*"))

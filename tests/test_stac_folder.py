@@ -19,7 +19,7 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import PASTIS_BANDS, band_name
-from panoseg.imagery.scenes import one_asset_a_band, read_scenes, resolution
+from panoseg.imagery.scenes import best_assets, read_scenes, resolution
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_real_folder_equals_the_real_cube(real_data):
     ],
 )
 def test_assets_of_the_public_catalogues(real_data, name):
-    found = one_asset_a_band(json.loads((real_data / "stac-items" / name).read_text())["assets"])
+    found = best_assets(json.loads((real_data / "stac-items" / name).read_text())["assets"])
     assert set(found) >= {*PASTIS_BANDS, "SCL"}
     for band in PASTIS_BANDS:
         assert resolution(found[band]) == (10 if band in ("B02", "B03", "B04", "B08") else 20)
@@ -182,7 +182,7 @@ def test_a_raster_that_stands_for_a_file_elsewhere_is_refused(tmp_path):
     with rasterio.open(image) as virtual:
         assert virtual.driver == "VRT"
         assert str(tmp_path / "secret.tif") in virtual.files
-    with pytest.raises(CubeError, match="not readable as a raster"):
+    with pytest.raises(CubeError, match="not readable as a GeoTIFF"):
         open_cube(tmp_path / "season")
 
 

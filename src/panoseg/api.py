@@ -135,19 +135,19 @@ def fetch(
         AreaError: The outline cannot be read.
         CatalogueError: The catalogue does not answer, or has no scene.
     """
-    from panoseg.cube.fetch import Request, fetch_cube, scenes_beside
+    from panoseg.cube.fetch import CubeRequest, fetch_cube, scene_list_path
     from panoseg.cube.options import CubeOptions
-    from panoseg.cube.season import season_span
+    from panoseg.imagery.calendar import season_span
 
     if (season is None) == (days is None):
         raise ConfigError("Pass either season or days.")
     first, last = days or season_span(season or 0)
     source = {"catalogue": catalog, "collection": collection}
     given = {name: value for name, value in source.items() if value is not None}
-    request = Request(Path(area), first, last, yes=yes, **given)
+    request = CubeRequest(Path(area), first, last, yes=yes, **given)
     with TemporaryDirectory(prefix="panoseg-") as scratch:
         path = Path(scratch) / "season.zarr" if out is None else Path(out)
-        fetch_cube(request, path, scenes_beside(path), _options(CubeOptions, options))
+        fetch_cube(request, path, scene_list_path(path), _options(CubeOptions, options))
         cube = open_cube(path)
         return cube.load() if out is None else cube
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import dask
 
-from panoseg.cube.check import PIXEL_M, check_cube
+from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.errors import LimitError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.bands import PASTIS_BANDS, PIXEL_M
 
 _MAX_DATES = 1000
 

@@ -199,14 +199,14 @@ def _unpack(job: JobContext) -> None:
 
 def _fetch_scenes(job: JobContext, source: CatalogueSource) -> None:
     from panoseg.app.egress import AllowedUrls
-    from panoseg.cube.fetch import Request, fetch_cube
+    from panoseg.cube.fetch import CubeRequest, fetch_cube
     from panoseg.cube.options import CubeOptions
 
     catalogue = source.catalogue or job.settings.catalog
     if "://" in catalogue:
         AllowedUrls(job.settings).check(catalogue)
     options = CubeOptions(min_clear=job.map.options.min_clear, max_dates=job.map.options.max_dates)
-    request = Request(outline_of(job.folder), *source.season, catalogue, yes=True)
+    request = CubeRequest(outline_of(job.folder), *source.season, catalogue, yes=True)
     report, area = fetch_cube(request, job.folder / CUBE, job.folder / SCENES, options)
     for line in report.lines():
         job.write(line)

@@ -111,9 +111,9 @@ def _photo(path: Path) -> dict[str, Any]:
 
 
 def _cube(path: Path) -> dict[str, Any]:
-    from panoseg.cube.check import PIXEL_M, check_cube
+    from panoseg.cube.check import check_cube
     from panoseg.cube.open import open_cube, reading
-    from panoseg.imagery.bands import PASTIS_BANDS
+    from panoseg.imagery.bands import PASTIS_BANDS, PIXEL_M
 
     check_contained(path)
     try:

@@ -53,11 +53,11 @@ def cube(
         yes: Fetch without a limit on the amount of data.
         options: How the cube is made.
     """
-    from panoseg.cube.fetch import Request, cube_of_archives, fetch_cube, scenes_beside
+    from panoseg.cube.fetch import CubeRequest, cube_from_archives, fetch_cube, scene_list_path
 
     if safe is None:
-        request = Request(area, *_days(season, first, last), catalog, collection, yes)
-        report = fetch_cube(request, out, scenes_beside(out), options)[0]
+        request = CubeRequest(area, *_days(season, first, last), catalog, collection, yes)
+        report = fetch_cube(request, out, scene_list_path(out), options)[0]
     else:
         if catalog != DEFAULT_CATALOGUE or collection is not None or yes:
             raise ConfigError(
@@ -66,7 +66,7 @@ def cube(
             )
         any_day = season is None and first is None and last is None
         days = None if any_day else _days(season, first, last)
-        report = cube_of_archives(safe, area, days, out, options)
+        report = cube_from_archives(safe, area, days, out, options)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 

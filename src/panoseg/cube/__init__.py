@@ -1,1 +1,1 @@
-"""Scenes and a grid become a cube; its conventions are checked here."""
+"""Cubes: open, check and make them; choose the season and read the windows of a network."""

@@ -1,5 +1,7 @@
-"""Scenes that cannot be read while a cube is made: left out one by one, unless so many fail that it
-is not the scenes.
+"""Make a cube from scenes: choose its dates, fetch them window by window, and finish the store.
+
+A scene that cannot be read is left out, and its date is made of the others. If many scenes in a row
+cannot be read, the cause is not the scenes, and the work stops; the same call continues it.
 """
 
 from __future__ import annotations
@@ -26,63 +28,75 @@ from shapely.geometry.base import BaseGeometry
 import panoseg
 from panoseg.cube.check import RECORD, CubeReport, report_of
 from panoseg.cube.options import CubeOptions
-from panoseg.cube.scenes import UnreadableSceneError, classification, mosaic, with_offset_seen
+from panoseg.cube.scenes import (
+    UnreadableSceneError,
+    classification,
+    correct_offset_with_retries,
+    mosaic,
+)
 from panoseg.cube.season import CLEAR_CLASSES, spread_clearest
 from panoseg.cube.store import DayStore, Journal, begin, discard, finish, windows_of, work_folder
 from panoseg.errors import CubeError, OutputError
 from panoseg.files import hold_folder, output_error
-from panoseg.imagery.area import inside, on_plane, sun_ahead
+from panoseg.imagery.area import inside_mask, project_outline, solar_offset
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.remote import check_keys
+from panoseg.imagery.remote import check_credentials
 from panoseg.imagery.scenes import Scene
 from panoseg.progress import track
 
-# So many scenes in a row, of several dates, that cannot be read: it is not the scenes.
+# After this many unreadable scenes in a row, of several dates, the cause is not the scenes.
 _SCENES_IN_A_ROW, _DATES_IN_A_ROW = 12, 3
+_WINDOW = 1024
+_LOOK_SIDE = 512  # pixels a side from which the clear share is computed
+_WATER = 6
+_MOSTLY = 0.99
+_FREE_OPTIONS = ("threads",)  # change no byte of a cube
 
 
 class StoppedError(Exception):
-    """Another date has failed for good."""
+    """The work has stopped, because another date failed for good."""
 
 
 class Failures:
-    """What was left out of a cube, and when to stop; for many threads, which note what they have
-    done through it.
+    """What is left out of a cube, and when to stop.
 
-    stopped: set where the work ends, after the window that each thread is at.
+    Threads share it, and write to the journal through it.
     """
 
     def __init__(self, journal: Journal) -> None:
         self.stopped = threading.Event()
+        """Set when the work ends, after the window that each thread is at."""
         self._journal = journal
-        # An earlier start has stopped for scenes that cannot be read: those whose files are gone
-        # now are gone for good.
-        self._asked_before = journal.tried_again
+        # An earlier start has stopped for scenes that cannot be read: files that are missing now
+        # are missing for good.
+        self._stopped_before = journal.tried_again
         self._in_a_row: list[tuple[str, str]] = []
-        # nothing can be read: scenes that were left out are tried again by the next start
-        self._hopeless = False
+        # Nothing can be read; the next start tries the left out scenes again.
+        self._gave_up = False
         self._lock = threading.Lock()
 
-    def note(self, event: str, **facts: Any) -> None:
-        """Note what was done, unless the scenes that it was done with are others by now."""
+    def note(self, event: str, **facts: object) -> None:
+        """Write what was done to the journal, unless the work has been given up."""
         with self._lock:
-            if self._hopeless:
+            if self._gave_up:
                 raise StoppedError
             self._journal.add(event, **facts)
 
-    def went_well(self) -> None:
-        """A scene was read: those that cannot be are to blame themselves."""
+    def scene_was_read(self) -> None:
+        """Note that a scene was read: the unreadable ones before it are to blame themselves."""
         with self._lock:
             self._in_a_row.clear()
 
     def leave_out(self, day: str, error: UnreadableSceneError) -> None:
-        """Go on without a scene. Raises ``CubeError`` where so many fail that it is not the
-        scenes.
+        """Go on without a scene.
+
+        Raises:
+            CubeError: So many scenes fail that the cause is not the scenes.
+            StoppedError: Another thread has stopped the work.
         """
         with self._lock:
-            if (
-                self.stopped.is_set()
-            ):  # by another thread, perhaps because of the same network: no word against a scene
+            # Stopped by another thread, perhaps because of the same network: not the scene's fault.
+            if self.stopped.is_set():
                 raise StoppedError
             print(
                 f"left out: scene {error.scene} of {day}: {error.reason}",
@@ -90,7 +104,7 @@ class Failures:
                 flush=True,
             )
             self._journal.add("left out", day=day, scene=error.scene, reason=error.reason)
-            if error.gone and self._asked_before:
+            if error.gone and self._stopped_before:
                 return
             self._in_a_row.append((day, error.scene))
             if (
@@ -100,19 +114,19 @@ class Failures:
                 self._stop(error.reason)
 
     def _stop(self, reason: str) -> NoReturn:
-        self._hopeless = True
+        self._gave_up = True
         self.stopped.set()
         self._journal.add("try again", scenes=[scene for _, scene in self._in_a_row])
         raise CubeError(
-            f"{len(self._in_a_row)} scenes in a row cannot be read (the last: {reason})",
-            "files that can be read",
-            "run the same command again later: what was fetched is kept, and scenes whose files are"
-            " still gone are left out",
+            f"{len(self._in_a_row)} scenes in a row cannot be read (the last: {reason}). Run the"
+            " same command again later: what was fetched is kept, and scenes whose files are still"
+            " missing are left out."
         )
 
-    def nothing_left(self, found: str) -> NoReturn:
-        """Raise ``CubeError``: there is no date. Scenes that could not be read are tried again by
-        the next start.
+    def raise_nothing_left(self, found: str) -> NoReturn:
+        """Raise ``CubeError``, because there is no date.
+
+        The next start tries again the scenes that could not be read.
         """
         left_out = self._journal.left_out
         reasons = sorted({reason for _, reason in left_out.values()})
@@ -120,22 +134,12 @@ class Failures:
         if reasons:
             self._journal.add("try again", scenes=list(left_out))
         raise CubeError(
-            f"{found}{unread}",
-            "dates with a clear view",
-            "take a longer season, lower --min-clear, or try again later",
+            f"{found}{unread}: take a longer season, lower --min-clear, or try again later."
         )
 
 
-_WINDOW = 1024
-_LOOK_SIDE = 512  # pixels a side from which the clear share is known
-_WATER = 6
-_MOSTLY = 0.99
-
-
-class Dates:
-    """The dates of a cube that is made in the folder ``work``, whose journal says what is done; see
-    ``build_cube``.
-    """
+class DateBuilder:
+    """The dates of a cube that is made in the folder ``work``; see ``build_cube``."""
 
     def __init__(
         self,
@@ -149,16 +153,18 @@ class Dates:
         self._grid, self._work, self._options, self._bands = grid, work, options, bands
         self._journal = Journal(work)
         self._failures = Failures(self._journal)
-        self._days = _days(scenes, grid)
-        near = on_plane(outline, str(grid.crs)).buffer(options.margin_m)
+        self._days = _scenes_by_day(scenes, grid)
+        near = project_outline(outline, str(grid.crs)).buffer(options.margin_m)
         windows = windows_of(grid, _WINDOW)
         self._windows = [w for w in windows if near.intersects(grid[w.rows, w.columns].extent.geom)]
         self._coarse = grid.zoom_out(max(1, math.ceil(max(grid.shape) / _LOOK_SIDE)))
-        self._inside_HW = inside(outline, self._coarse)
+        self._inside_HW = inside_mask(outline, self._coarse)
 
     def choose(self) -> tuple[list[str], dict[str, str]]:
-        """The days to fetch, and why others are not; what is chosen stays so. Raises ``CubeError``
-        where none is worth it.
+        """Return the days to fetch, and the other days with the reason; a choice stays as it is.
+
+        Raises:
+            CubeError: No day shows enough of the area.
         """
         if self._journal.chosen:
             return self._journal.chosen
@@ -175,8 +181,8 @@ class Dates:
         ]
         left_out = {day: _why(look) for day, look in looks.items() if day not in seen}
         if not seen:
-            self._failures.nothing_left(
-                f"none of {len(self._days)} dates shows {self._options.min_clear:.0%} of the area"
+            self._failures.raise_nothing_left(
+                f"None of {len(self._days)} dates shows {self._options.min_clear:.0%} of the area"
             )
         clear = np.array([looks[day]["clear"] for day in seen])
         kept = spread_clearest(np.array(seen, "datetime64[D]"), clear, self._options.max_dates)
@@ -189,27 +195,27 @@ class Dates:
         return chosen, left_out
 
     def fetch(self, chosen: Sequence[str]) -> None:
-        """Bring all windows of the chosen days to disk. Raises ``CubeError`` where nothing could be
-        read.
+        """Bring all windows of the chosen days to disk.
+
+        Raises:
+            CubeError: Nothing could be read.
         """
         self._each(
             [day for day in chosen if day not in self._journal.days], self._fetch, "dates fetched"
         )
         if not any(self._journal.days.get(day) for day in chosen):
-            self._failures.nothing_left(f"none of {len(chosen)} dates could be fetched")
+            self._failures.raise_nothing_left(f"None of {len(chosen)} dates could be fetched")
 
     def record(self, chosen: Sequence[str], left_out: Mapping[str, str]) -> dict[str, Any]:
-        """What came of the chosen days and of those that were left out, JSON-ready: the fields of
-        ``CubeReport``.
-        """
+        """Return what came of all days, JSON-ready: fields of ``CubeReport``."""
         days = {day: self._journal.days[day] for day in chosen if self._journal.days[day]}
-        gone = {day: "no scene could be read" for day in self._days if not self._scenes(day)}
+        unreadable = {day: "no scene could be read" for day in self._days if not self._scenes(day)}
         looks = self._journal.looks
         is_water = all(looks[day]["water"] >= _MOSTLY for day in days)
         return {
             "scenes": days,
             "clear": {day: looks[day]["clear"] for day in days},
-            "left_out_dates": dict(sorted({**left_out, **gone}.items())),
+            "left_out_dates": dict(sorted({**left_out, **unreadable}.items())),
             "left_out_scenes": {
                 scene: reason for scene, (_, reason) in self._journal.left_out.items()
             },
@@ -217,11 +223,16 @@ class Dates:
         }
 
     def _each(self, days: Sequence[str], work: Callable[[str], None], what: str) -> None:
-        """Do the work of all days; what stops one stops all, after the window that each is at."""
+        """Do the work of all days in threads.
+
+        An error stops all of them, after the window that each is at.
+        """
         with ThreadPoolExecutor(self._options.threads, thread_name_prefix="cube") as pool:
             try:
                 for done in track(
-                    as_completed([pool.submit(self._unless_stopped, work, day) for day in days]),
+                    as_completed(
+                        [pool.submit(self._run_unless_stopped, work, day) for day in days]
+                    ),
                     what,
                     len(days),
                 ):
@@ -231,7 +242,7 @@ class Dates:
                 pool.shutdown(cancel_futures=True)
                 raise
 
-    def _unless_stopped(self, work: Callable[[str], None], day: str) -> None:
+    def _run_unless_stopped(self, work: Callable[[str], None], day: str) -> None:
         try:
             if not self._failures.stopped.is_set():
                 work(day)
@@ -242,11 +253,15 @@ class Dates:
             raise
 
     def _scenes(self, day: str) -> list[Scene]:
+        """Return the scenes of a day that are not left out."""
         return [scene for scene in self._days[day] if scene.id not in self._journal.left_out]
 
     def _look(self, day: str, *, again: bool = False) -> None:
-        """Note what the scene classification of a day shows. again: of one whose bands failed, so
-        that all is not well.
+        """Note what the scene classification of a day shows.
+
+        Args:
+            day: The day.
+            again: Whether its bands failed before, so that this success proves nothing.
         """
         while scenes := self._scenes(day):
             try:
@@ -256,10 +271,11 @@ class Dates:
             else:
                 self._failures.note("look", day=day, shares=shares)
                 if not again:
-                    self._failures.went_well()
+                    self._failures.scene_was_read()
                 return
 
     def _shares(self, scenes: Sequence[Scene]) -> dict[str, float]:
+        """Return the shares of the area that are clear, water, and have data."""
         classes = classification(scenes, self._coarse)[self._inside_HW]
         kinds = {"clear": CLEAR_CLASSES, "water": (_WATER,)}
         shares = {
@@ -268,16 +284,16 @@ class Dates:
         return {**shares, "data": round(float((classes != 0).mean()), 6)}
 
     def _fetch(self, day: str) -> None:
-        """Bring the windows of a day to disk; again without a scene that turns out to be
-        unreadable.
-        """
+        """Bring the windows of a day to disk; start again without a scene that cannot be read."""
         store = DayStore(self._work, day, self._bands, self._grid)
         while scenes := self._scenes(day):
-            if day not in self._journal.looks:  # without a scene that it was chosen with
+            if day not in self._journal.looks:  # a scene that it was chosen with is left out now
                 self._look(day, again=True)
                 continue
             try:
-                self._fetch_windows(day, store, [with_offset_seen(scene) for scene in scenes])
+                self._fetch_windows(
+                    day, store, [correct_offset_with_retries(scene) for scene in scenes]
+                )
                 break
             except UnreadableSceneError as error:
                 self._failures.leave_out(day, error)
@@ -295,28 +311,26 @@ class Dates:
                     ),
                 )
                 self._failures.note("window", day=day, window=number)
-                self._failures.went_well()
+                self._failures.scene_was_read()
 
 
 def _why(look: Mapping[str, float]) -> str:
     return f"{look['clear']:.0%} clear" if look["data"] > 0 else "no data inside the area"
 
 
-def _days(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:
-    """Scenes by the day at the grid's place; of one day first those that need no warping, then the
-    newest processing.
+def _scenes_by_day(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:
+    """Return scenes by the day in local solar time.
+
+    Those of one day: first those that need no warping, then the newest processing.
     """
-    ahead, epsg = sun_ahead(grid), None if grid.crs is None else grid.crs.epsg
+    offset, epsg = solar_offset(grid), None if grid.crs is None else grid.crs.epsg
     days: dict[str, list[Scene]] = {}
-    for scene in sorted(scenes, key=lambda s: s.day(ahead)):
-        days.setdefault(str(scene.day(ahead)), []).append(scene)
+    for scene in sorted(scenes, key=lambda s: s.day(offset)):
+        days.setdefault(str(scene.day(offset)), []).append(scene)
     return {
         day: sorted(of_day, key=lambda s: (s.epsg not in (0, epsg), -s.baseline, s.time, s.id))
         for day, of_day in days.items()
     }
-
-
-_FREE_OPTIONS = ("threads",)
 
 
 def build_cube(
@@ -331,20 +345,33 @@ def build_cube(
     left_out: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
 ) -> CubeReport:
-    """Make the cube of ``scenes`` on ``grid`` as the Zarr store ``out``, which appears whole or not
-    at all.
+    """Make the cube of ``scenes`` on ``grid`` as the Zarr store ``out``.
 
-    outline: in degrees; dates are chosen by what they show inside it, and nothing is fetched
-    farther away than the margin.
-    left_out: scenes that were no scenes, with the reason, for the report. The same call continues a
-    cube that was stopped, and gives the report of one that is finished; the bytes are the same.
-    Raises ``CubeError`` where too few scenes can be read and ``OutputError``.
+    ``out`` appears when it is complete. The same call continues a cube that was stopped, and
+    returns the report of a finished one; the bytes are the same.
+
+    Args:
+        scenes: Scenes of the area and season.
+        grid: Pixels of the cube.
+        out: The Zarr store to make.
+        options: How the cube is made.
+        outline: In degrees. Dates are chosen by what they show inside it, and nothing is fetched
+            farther from it than the margin.
+        bands: Bands of the cube.
+        title: Title in its attributes.
+        left_out: Items that are no scenes, with the reason, for the report.
+        notes: Sentences for the report.
+
+    Raises:
+        CubeError: Too few scenes can be read.
+        CatalogueError: Files need credentials that the environment lacks.
+        OutputError: The cube cannot be written, or ``out`` is another cube.
     """
-    check_keys(asset.href for scene in scenes for asset in scene.assets.values())
+    check_credentials(asset.href for scene in scenes for asset in scene.assets.values())
     plan = _plan(scenes, grid, options, outline, bands)
     if not out.exists():
         with hold_folder(work_folder(out), output=out):
-            if not out.exists():  # another command may just have finished it
+            if not out.exists():  # another command may have finished it in the meantime
                 record = {
                     "title": title,
                     "plan": plan,
@@ -364,13 +391,12 @@ def _make(
     bands: Sequence[str],
     known: Mapping[str, Any],
 ) -> None:
-    """Make a cube. known: of its record, before a pixel is read."""
+    """Make a cube; ``known`` is what its record says before a pixel is read."""
     work = begin(out, known["plan"])
     try:
-        dates = Dates(scenes, grid, work, options, outline, bands)
-        with warnings.catch_warnings(
-            action="ignore", category=NotGeoreferencedWarning
-        ):  # an error that names its scene follows
+        dates = DateBuilder(scenes, grid, work, options, outline, bands)
+        # An error that names the scene follows the warning.
+        with warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning):
             chosen, left_out_dates = dates.choose()
             dates.fetch(chosen)
         found = dates.record(chosen, left_out_dates)
@@ -396,12 +422,12 @@ def _plan(
     outline: BaseGeometry,
     bands: Sequence[str],
 ) -> dict[str, Any]:
-    """Everything that the bytes of a cube depend on, JSON-ready."""
+    """Return everything that the bytes of a cube depend on, JSON-ready."""
     given = [
         (
             scene.id,
             str(scene.time),
-            sorted((b, a.href, repr(a.meaning)) for b, a in scene.assets.items()),
+            sorted((b, a.href, repr(a.radiometry)) for b, a in scene.assets.items()),
         )
         for scene in scenes
     ]
@@ -420,16 +446,14 @@ def _plan(
 
 
 def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
-    """The report of a cube that is there already, if it is the one that is asked for."""
+    """Return the report of an existing cube, if it was made by the same plan."""
     try:
         with xr.open_dataset(out, engine="zarr", consolidated=False, chunks={}) as cube:
             report = report_of(cube, out)
             same = report is not None and json.loads(cube.attrs[RECORD])["plan"] == plan
-    except Exception:  # whatever it is, it is not ours
+    except Exception:  # noqa: BLE001 - readers raise anything for a store that is no cube
         report, same = None, False
     if report is None or not same:
-        raise OutputError(
-            f"{out} exists and is another cube", "a new name", "choose another --out, or remove it"
-        )
+        raise OutputError(f"{out} exists and is another cube: choose another --out, or remove it.")
     discard(work_folder(out))
     return report

@@ -1,4 +1,4 @@
-"""From a folder of SAFE archives to the cube of an area, by the same code as from a catalogue."""
+"""Make the cube of an area from a catalogue of scenes, or from a folder of SAFE archives."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from pathlib import Path
 
 import shapely
 
-from panoseg.cube.build import CubeReport, build_cube
+from panoseg.cube.build import build_cube
+from panoseg.cube.check import CubeReport
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
-from panoseg.imagery.area import PIXEL_M, Area, grid_of, may_meet, read_area, sun_ahead
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.area import Area, grid_of, may_intersect, read_area, solar_offset
+from panoseg.imagery.bands import PASTIS_BANDS, PIXEL_M
 from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
 from panoseg.imagery.safe import safe_scenes
-from panoseg.imagery.scenes import Scene
+
+_BYTES_A_VALUE = 2
+_DAYS_A_DATE = 2.5  # two satellites, whose swaths overlap in places
+_ASK_ABOVE_GB = 50.0
+# Of the rectangle around an area: parts that lie far apart are little to fetch, and much to map.
+_ASK_ABOVE_KM2 = 20_000.0
 
 
-def cube_of_archives(
+def cube_from_archives(
     folder: Path | str,
     area_path: Path | str,
     days: tuple[date, date] | None,
@@ -32,29 +38,40 @@ def cube_of_archives(
     options: CubeOptions,
     bands: tuple[str, ...] = PASTIS_BANDS,
 ) -> CubeReport:
-    """Make the cube of an outline from the archives in ``folder`` as the Zarr store ``out``.
+    """Make the cube of an outline from SAFE archives as the Zarr store ``out``.
 
-    days: the first and the last that are taken, by the sun at the place; None for all. Archives
-    that cannot be used are named in the report. Raises ``AreaError``, ``CubeError``,
-    ``OutputError``.
+    Archives that cannot be used are named in the report.
+
+    Args:
+        folder: Folder of archives, or one archive.
+        area_path: File with the outline.
+        days: First and last day, in solar time of the area; None for all.
+        out: The Zarr store to make.
+        options: How the cube is made.
+        bands: Bands of the cube.
+
+    Raises:
+        AreaError: The outline cannot be used.
+        CubeError: No scene shows the area, or too few can be read.
+        OutputError: The cube cannot be written.
     """
     area = read_area(area_path)
     grid = grid_of(area, PIXEL_M, options.margin_m)
     check_writable(out.parent / f"{out.name}.probe")
     scenes, broken = safe_scenes(folder)
-    ahead = sun_ahead(grid)
+    offset = solar_offset(grid)
     usable = [
         scene
         for scene in scenes
-        if _within(scene, days, ahead) and may_meet(scene.outline, area.outline)
+        if (days is None or days[0] <= scene.day(offset) <= days[1])
+        and may_intersect(scene.outline, area.outline)
     ]
     if not usable:
         span = f" between {days[0]} and {days[1]}" if days else ""
         raise CubeError(
-            f"none of {len(scenes)} scenes in {folder} shows {area.name}{span} (they are of"
-            f" {scenes[0].time:%Y-%m-%d} to {scenes[-1].time:%Y-%m-%d})",
-            "scenes of the area",
-            "check the outline and the days, or download others",
+            f"None of {len(scenes)} scenes in {folder} shows {area.name}{span} (they are of"
+            f" {scenes[0].time:%Y-%m-%d} to {scenes[-1].time:%Y-%m-%d}): check the outline and the"
+            " days, or download others."
         )
     return build_cube(
         usable,
@@ -69,90 +86,87 @@ def cube_of_archives(
     )
 
 
-def _within(scene: Scene, days: tuple[date, date] | None, ahead: timedelta) -> bool:
-    return days is None or days[0] <= scene.day(ahead) <= days[1]
-
-
-_BYTES_A_VALUE = 2
-_DAYS_A_DATE = 2.5  # two satellites, where their swaths overlap now and then
-_ASK_ABOVE_GB = 50.0
-# of the rectangle around an area: parts that lie far apart are little to fetch, and much to map
-_ASK_ABOVE_KM2 = 20_000.0
-
-
 @dataclass(frozen=True)
-class Request:
-    """What a user asks for. area: file with the outline. first, last: days, by the sun at the
-    place. catalogue: name or URL.
-    collection: of it, or None for the usual one. yes: however much it is.
-    """
+class CubeRequest:
+    """An area and a season in a catalogue. Raises ``ConfigError`` for impossible days."""
 
     area: Path
+    """File with the outline."""
     first: date
+    """First day, in solar time of the area."""
     last: date
+    """Last day, inclusive."""
     catalogue: str = DEFAULT_CATALOGUE
+    """Name or URL of the catalogue."""
     collection: str | None = None
+    """A collection of the catalogue; None for its usual one."""
     yes: bool = False
+    """Fetch, no matter how large the download is."""
 
     def __post_init__(self) -> None:
         if self.first.year < FIRST_YEAR or self.last.year > LAST_YEAR:
             raise ConfigError(
-                f"a season from {self.first} to {self.last}",
-                f"days of the years {FIRST_YEAR} to {LAST_YEAR}",
-                "change the dates",
+                f"The season from {self.first} to {self.last} lies outside of the years"
+                f" {FIRST_YEAR} to {LAST_YEAR}: change the dates."
             )
         if self.first > self.last:
             raise ConfigError(
-                f"a season from {self.first} to {self.last}",
-                "one that ends after it begins",
-                "change the dates",
+                f"The season from {self.first} to {self.last} ends before it begins: change the"
+                " dates."
             )
         if self.first > datetime.now(UTC).date():
-            raise ConfigError(
-                f"a season from {self.first}, which is in the future",
-                "one that has begun",
-                "change the dates",
-            )
+            raise ConfigError(f"The season from {self.first} is in the future: change the dates.")
 
 
-def scenes_beside(out: Path) -> Path:
-    """Where the list of the scenes of a cube lies that has no folder of its own.
+def scene_list_path(out: Path) -> Path:
+    """Return where the list of scenes of a cube outside of a map's folder lies.
 
-    >>> scenes_beside(Path("season.zarr")).name, scenes_beside(Path("farm.2024")).name
+    >>> scene_list_path(Path("season.zarr")).name, scene_list_path(Path("farm.2024")).name
     ('season.scenes.json', 'farm.2024.scenes.json')
     """
     return out.with_name(f"{out.name.removesuffix('.zarr')}.scenes.json")
 
 
 def fetch_cube(
-    request: Request,
+    request: CubeRequest,
     out: Path,
     scenes_path: Path,
     options: CubeOptions,
     bands: tuple[str, ...] = PASTIS_BANDS,
     area: Area | None = None,
 ) -> tuple[CubeReport, Area]:
-    """Fetch the cube of a request as the Zarr store ``out``; gives its report, and the area that
-    was asked for.
+    """Fetch the cube of a request as the Zarr store ``out``.
 
-    scenes_path: where the scenes that the catalogue names are saved before any pixel is read; if
-    they are there already they are not asked for again, so that the same request gives the same
-    cube. area: of the request, where it is known. Raises ``AreaError``, ``CatalogueError``,
-    ``CubeError``, ``OutputError``.
+    Args:
+        request: What to fetch.
+        out: The Zarr store to make.
+        scenes_path: Where the scenes that the catalogue lists are saved before any pixel is read.
+            An existing list is used again, so that the same request gives the same cube.
+        options: How the cube is made.
+        bands: Bands of the cube.
+        area: Area of the request, if it was read before.
+
+    Returns:
+        The report of the cube, and the area.
+
+    Raises:
+        AreaError: The outline cannot be used.
+        CatalogueError: The catalogue does not answer, or has no scene that can be read.
+        CubeError: Too few scenes can be read.
+        OutputError: The cube cannot be written, or the list is of another search.
     """
-    area = area or asked_area(request, options, len(bands))
+    area = area or requested_area(request, options, len(bands))
     grid = grid_of(area, PIXEL_M, options.margin_m)
     if not _searched(scenes_path, request, area):
         _search(request, area, out, scenes_path)
     scenes, broken = load_scenes(scenes_path)
-    ahead = sun_ahead(grid)
-    scenes = [scene for scene in scenes if request.first <= scene.day(ahead) <= request.last]
+    offset = solar_offset(grid)
+    scenes = [scene for scene in scenes if request.first <= scene.day(offset) <= request.last]
     if not scenes:
         why = next(iter(broken.values()), "it is empty")
         raise CatalogueError(
-            f"{scenes_path} lists {len(broken)} scenes, none of which can be read ({why})",
-            "scenes of Sentinel-2 L2A",
-            "choose another --catalog, or remove the list",
+            f"None of the {len(broken)} scenes in {scenes_path} can be read ({why}): choose another"
+            " --catalog, or remove the list."
         )
     notes = (*area.notes, *_unfinished(request, scenes_path))
     report = build_cube(
@@ -169,14 +183,15 @@ def fetch_cube(
     return report, area
 
 
-def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
-    """Save the scenes that the catalogue names; what a kill leaves lies in the folder of the
-    unfinished cube.
+def _search(request: CubeRequest, area: Area, out: Path, scenes_path: Path) -> None:
+    """Save the scenes that the catalogue lists.
+
+    What a killed process leaves lies in the folder of the unfinished cube.
     """
     catalogue, work = find_catalogue(request.catalogue, request.collection), work_folder(out)
     today = datetime.now(UTC).date()
     with hold_folder(work, output=out):
-        if _searched(scenes_path, request, area):  # by another command, just now
+        if _searched(scenes_path, request, area):  # by another command in the meantime
             return
         try:
             remove_unfinished(work)
@@ -192,8 +207,8 @@ def _search(request: Request, area: Area, out: Path, scenes_path: Path) -> None:
             raise output_error(scenes_path, error) from error
 
 
-def _asked(request: Request, area: Area) -> dict[str, str]:
-    """What a saved search depends on."""
+def _asked(request: CubeRequest, area: Area) -> dict[str, str]:
+    """Return what a saved search depends on."""
     return {
         "catalogue": request.catalogue,
         "collection": request.collection or "",
@@ -203,9 +218,10 @@ def _asked(request: Request, area: Area) -> dict[str, str]:
     }
 
 
-def _searched(path: Path, request: Request, area: Area) -> bool:
-    """Whether the scenes of this request are saved already. Raises ``OutputError`` where those of
-    another are.
+def _searched(path: Path, request: CubeRequest, area: Area) -> bool:
+    """Return whether the scenes of this request are saved.
+
+    Raises ``OutputError`` if those of another search are.
     """
     if not path.exists():
         return False
@@ -216,25 +232,27 @@ def _searched(path: Path, request: Request, area: Area) -> bool:
     differing = [name for name, value in _asked(request, area).items() if saved.get(name) != value]
     if differing:
         raise OutputError(
-            f"{path} lists the scenes of another search (by its {' and '.join(differing)})",
-            "those of this one",
-            "choose another --out, or remove the file",
+            f"{path} lists the scenes of another search (it differs in its"
+            f" {' and '.join(differing)}): choose another --out, or remove the file."
         )
     return True
 
 
-def _unfinished(request: Request, scenes_path: Path) -> list[str]:
+def _unfinished(request: CubeRequest, scenes_path: Path) -> list[str]:
+    """Return a note if the season goes on after the day of the search."""
     searched = json.loads(scenes_path.read_text(encoding="utf-8"))["panoseg"].get("searched", "")
     if str(request.last) <= str(searched):
         return []
     return [f"The season goes on until {request.last}; its scenes were searched on {searched}."]
 
 
-def asked_area(request: Request, options: CubeOptions, bands: int = len(PASTIS_BANDS)) -> Area:
-    """The area of a request.
+def requested_area(
+    request: CubeRequest, options: CubeOptions, bands: int = len(PASTIS_BANDS)
+) -> Area:
+    """Read the area of a request, and refuse one that is probably larger than intended.
 
-    Raises ``AreaError`` for one that cannot be, and, with the estimated cost, for one that nobody
-    fetches by mistake.
+    Raises:
+        AreaError: The outline cannot be used, or its download or its map would be very large.
     """
     area = read_area(request.area)
     dates = min(
@@ -244,17 +262,15 @@ def asked_area(request: Request, options: CubeOptions, bands: int = len(PASTIS_B
     if gigabytes > _ASK_ABOVE_GB and not request.yes:
         raise AreaError(
             f"{area.name} covers {area.km2:,.0f} km2: {dates} dates are {gigabytes:,.0f} GB to"
-            " fetch and about half to keep",
-            f"at most {_ASK_ABOVE_GB:g} GB, unless it is wanted",
-            "add --yes, draw a smaller outline, or lower --max-dates",
+            f" download, and about half to keep. Add --yes to fetch more than {_ASK_ABOVE_GB:g} GB,"
+            " draw a smaller outline, or lower --max-dates."
         )
     rows, columns = grid_of(area).shape
     rectangle_km2 = rows * columns * PIXEL_M**2 / 1e6
     if rectangle_km2 > _ASK_ABOVE_KM2 and not request.yes:
         raise AreaError(
-            f"the rectangle around {area.name} covers {rectangle_km2:,.0f} km2, its parts"
-            f" {area.km2:,.0f} km2",
-            f"at most {_ASK_ABOVE_KM2:,.0f} km2, unless it is wanted: a map has all its pixels",
-            "map the parts one by one, or add --yes",
+            f"The rectangle around {area.name} covers {rectangle_km2:,.0f} km2, its parts only"
+            f" {area.km2:,.0f} km2, and a map has all pixels of the rectangle. Map the parts one by"
+            f" one, or add --yes to map more than {_ASK_ABOVE_KM2:,.0f} km2."
         )
     return area

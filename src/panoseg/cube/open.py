@@ -1,7 +1,8 @@
-"""Blosc that reads no further than the bytes that it was given.
+"""Open cubes from NetCDF, Zarr and folders with STAC items; damaged files become ``CubeError``.
 
-numcodecs 0.16 believes the length that a chunk says of itself: of one that was cut off, or lies, it
-decodes whatever happens to follow in memory, and mostly says nothing.
+Zarr chunks compressed by Blosc are decoded by a checked decoder. numcodecs 0.16 trusts the length
+in the header of a chunk: of a chunk that was cut off it decodes what happens to follow in memory,
+mostly without an error.
 """
 
 from __future__ import annotations
@@ -26,17 +27,31 @@ from panoseg.errors import CubeError
 
 _HEADER = 16  # bytes, of which the last four are the length of the chunk with its header
 _LENGTH = slice(12, 16)
+_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
+_CHUNKS = {"time": 8, "y": 512, "x": 512}
+_DAMAGE = (OSError, RuntimeError, ValueError, RasterioError)
+# Damaged metadata breaks the decoders in other ways, too.
+_DAMAGED_METADATA = (
+    *_DAMAGE,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    NotImplementedError,
+    RecursionError,
+)
 
 
-class CheckedBlosc(Blosc):
-    """Blosc as arrays of Zarr 2 use it. Raises ``RuntimeError``, as it does itself, for a chunk
-    that is not whole.
+class CheckedBlosc(Blosc):  # type: ignore[misc]  # numcodecs has no types
+    """Blosc for arrays of Zarr 2.
+
+    Raises ``RuntimeError``, as Blosc itself does, for a chunk that is cut off.
     """
 
     codec_id = "blosc"
 
-    def decode(self, buf: Any, out: Any = None) -> Any:
-        """The numbers of a chunk, as bytes."""
+    def decode(self, buf: Any, out: Any = None) -> Any:  # noqa: ANN401 - as numcodecs
+        """Return the decoded bytes of a chunk."""
         whole = memoryview(buf).cast("B")
         if len(whole) < _HEADER or int.from_bytes(whole[_LENGTH], "little") > len(whole):
             raise RuntimeError("a chunk was cut off")
@@ -44,7 +59,7 @@ class CheckedBlosc(Blosc):
 
 
 class CheckedBloscCodec(BloscCodec):
-    """Blosc as arrays of Zarr 3 use it."""
+    """Blosc for arrays of Zarr 3."""
 
     @property
     def _blosc_codec(self) -> Blosc:
@@ -59,7 +74,7 @@ class CheckedBloscCodec(BloscCodec):
 
 @cache
 def use_checked_blosc() -> None:
-    """From now on Zarr decodes Blosc by these, in this process."""
+    """Make Zarr decode Blosc by these classes in this process."""
     numcodecs.register_codec(CheckedBlosc)
     register_codec("blosc", CheckedBloscCodec)
     zarr.config.set(
@@ -67,37 +82,22 @@ def use_checked_blosc() -> None:
     )
 
 
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
-# Variables stored in one piece are read in pieces of this size, so that a window costs a window.
-_CHUNKS = {"time": 8, "y": 512, "x": 512}
-
-
-_DAMAGE = (OSError, RuntimeError, ValueError, RasterioError)
-# Metadata that was tampered with breaks the decoders in ways of its own.
-_DAMAGED_METADATA = (
-    *_DAMAGE,
-    KeyError,
-    TypeError,
-    AttributeError,
-    IndexError,
-    NotImplementedError,
-    RecursionError,
-)
-
-
 @contextmanager
 def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -> Iterator[None]:
-    """Turn what the reading libraries raise on damaged files into one ``CubeError`` that names
-    ``path``.
+    """Turn exceptions of the reading libraries on damaged files into a ``CubeError``.
 
-    NetCDF, HDF5, Zarr and GDAL each raise their own; a file that was cut off shows itself only when
-    its end is read.
+    NetCDF, HDF5, Zarr and GDAL each have their own; a file that was cut off fails only when its end
+    is read.
+
+    Args:
+        path: The cube; named in the message, or in a STAC folder the damaged file.
+        failures: Exceptions to translate.
     """
     try:
         with warnings.catch_warnings():
-            # rasterio silences this warning of its own in a way that threads undo for each other.
+            # rasterio silences this warning in a way that threads undo for each other.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            # What is wrong is said by the error that follows, or is nothing to the user.
+            # Problems are reported by the error that follows.
             warnings.filterwarnings("ignore", module="zarr")
             for name in ("odc.loader", "rasterio"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -108,14 +108,13 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
         damaged = _damaged_part(Path(path))
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(
-            f"{damaged} cannot be read ({text[0].split('. ')[0]})",
-            "a complete NetCDF, Zarr or STAC folder",
-            "copy it again",
+            f"{damaged} cannot be read as NetCDF, Zarr or STAC folder ({text[0].split('. ')[0]}):"
+            " copy it again."
         ) from error
 
 
 def _damaged_part(path: Path) -> Path:
-    """The file that is to blame; odc-stac does not tell which of a thousand rasters it is."""
+    """Return the damaged file; odc-stac does not tell which of a thousand rasters it is."""
     if not path.is_dir() or any((path / mark).exists() for mark in _ZARR_MARKS):
         return path
     from panoseg.imagery.scenes import damaged_raster
@@ -126,18 +125,17 @@ def _damaged_part(path: Path) -> Path:
 
 
 def open_cube(path: Path | str) -> xr.Dataset:
-    """The cube at ``path``, nothing but its metadata read; values are decoded by the file's own
-    scale and fill value.
+    """Open the cube at ``path``, lazily; values are decoded by the file's scale and fill value.
 
-    Raises ``CubeError`` where there is nothing, or nothing that can be read. ``check_cube`` tells
-    whether it is a season.
+    ``check_cube`` checks the result.
+
+    Raises:
+        CubeError: There is nothing, or nothing that can be read.
     """
     path = Path(path)
     if not path.exists():
         raise CubeError(
-            f"{path} does not exist",
-            "a NetCDF file, a Zarr store or a folder with STAC items",
-            "check the path",
+            f"{path} does not exist: give a NetCDF file, a Zarr store or a folder with STAC items."
         )
     with reading(path, _DAMAGED_METADATA):
         if path.is_file():
@@ -149,21 +147,20 @@ def open_cube(path: Path | str) -> xr.Dataset:
                     path, engine="zarr", consolidated=False, decode_coords="all", chunks={}
                 )
             )
-        # Catalogues take their time to import, and the workers of a map mostly read Zarr.
+        # A slow import, and the workers of a map mostly read Zarr.
         from panoseg.cube.scenes import cube_of_scenes
         from panoseg.imagery.scenes import is_stac_folder, read_scenes
 
         if is_stac_folder(path):
             return cube_of_scenes(read_scenes(path))
     raise CubeError(
-        f"{path} holds neither a Zarr store nor STAC items",
-        "a NetCDF file, Zarr or a STAC folder",
-        "check the path",
+        f"{path} holds neither a Zarr store nor STAC items: give a NetCDF file, a Zarr store or a"
+        " folder with STAC items."
     )
 
 
 def _chunked(cube: xr.Dataset) -> xr.Dataset:
-    """The same cube with variables that lie in one piece on disk cut into pieces."""
+    """Split variables that lie in one piece on disk, so that a window reads only a window."""
     whole = [
         name
         for name, variable in cube.data_vars.items()

@@ -1,4 +1,4 @@
-"""How a cube is made from scenes. No heavy import in here, so that ``--help`` stays quick."""
+"""Options of cubes and of their source. No heavy import here, so that ``--help`` stays quick."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Literal
 from panoseg.errors import ConfigError
 
 DEFAULT_CATALOGUE = "earth-search"
-# Classes of Sen2Cor's scene classification: what is masked by each word.
+"""The catalogue that is searched if none is named; a key of ``imagery.catalogue.CATALOGUES``."""
+
+# Classes of Sen2Cor's scene classification by kind of pixel.
 MASKED_CLASSES = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "nodata": (0, 1)}
 
 
@@ -18,21 +20,21 @@ class CubeOptions:
     """How a cube is made from scenes."""
 
     min_clear: float = 0.1
-    """Dates that show the ground on less than this share of the area are left out."""
+    """Leave out dates that show the ground on less than this share of the area."""
     max_dates: int = 60
-    """At most so many dates are used, the clearest of each stretch of the season."""
+    """Largest number of dates; the clearest of each stretch of the season are used."""
     mask: tuple[Literal["cloud", "shadow", "snow", "nodata"], ...] = ()
-    """What becomes no data by the scene classification; without it clouds stay in, as in what
-    networks learn from.
+    """Kinds of pixels in the scene classification that become no data; without it clouds stay in,
+    as in the training data of the networks.
     """
     dilate_m: float = 60.0
-    """How far around masked pixels is masked as well."""
+    """Distance around masked pixels that is masked, too, in metres."""
     margin_m: float = 320.0
-    """Land around the outline that is fetched too, so that a network sees what parcels at its edge
-    border on.
+    """Land around the outline that is fetched, too, in metres, so that a network sees what borders
+    on parcels at its edge.
     """
     threads: int = 8
-    """Dates that are fetched at the same time; each takes about 80 MB of memory."""
+    """Number of dates fetched at the same time; each takes about 80 MB of memory."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -45,12 +47,12 @@ class CubeOptions:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ConfigError(
-                    f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}"
+                    f"--{name.replace('_', '-')} is {value}, and must be from {low} to {high}."
                 )
 
     @property
     def masked_classes(self) -> tuple[int, ...]:
-        """The classes that become no data."""
+        """Classes of the scene classification that become no data, ascending."""
         return tuple(sorted(number for word in set(self.mask) for number in MASKED_CLASSES[word]))
 
 
@@ -59,16 +61,16 @@ class AreaOptions:
     """The season of an area in a catalogue, for a map without a cube."""
 
     area: Path | None = None
-    """File with an outline, instead of a cube: its season is fetched from a catalogue, and mapped
+    """File with an outline, instead of a cube: its season is fetched from a catalogue and mapped
     inside the outline.
     """
     season: int | None = None
-    """With --area: the year of the harvest."""
+    """With --area: the harvest year."""
     catalog: str = DEFAULT_CATALOGUE
     """With --area: earth-search, planetary-computer, copernicus, or the URL of a STAC API."""
     collection: str | None = None
     """With --area: a collection of the catalogue, if not its usual one with Sentinel-2 L2A."""
     yes: bool = False
-    """With --area: fetch, however much it is."""
+    """With --area: fetch, no matter how large the download is."""
     keep_cube: bool = True
-    """With --area: the fetched cube stays beside the map."""
+    """With --area: keep the fetched cube in the folder of the map."""

@@ -1,9 +1,8 @@
-"""A cube while it is made: its dates as chunks on disk, a journal of what is done, and the way to a
-finished Zarr store.
+"""A cube while it is made: dates as chunks on disk, a journal, and the finished Zarr store.
 
-Every date is a store of its own, with the chunks that the cube will have; when all dates are there,
-their chunks get their places by renaming, and the cube its name. A line of the journal follows what
-it tells of: a kill at any moment costs a window.
+Every date is a store of its own, with the chunks that the cube will have. When all dates are there,
+their chunks are renamed to their places, and the cube to its name. A line of the journal is written
+after what it reports, so that a kill at any moment costs one window.
 """
 
 from __future__ import annotations
@@ -36,42 +35,45 @@ _PLAN, _JOURNAL, _DAYS, _CUBE = "plan.json", "journal.jsonl", "days", "cube.zarr
 
 
 class Journal:
-    """What is known and done of an unfinished cube: one JSON object a line, in a file that only
-    grows; for many threads.
+    """What is known and done of an unfinished cube: JSON lines in a file that only grows.
 
-    looks: day -> what its scene classification showed. chosen: the days to fetch, and others with
-    the reason; None: not yet.
-    left_out: scene -> (day, reason). windows: day -> numbers of windows on disk. days: complete day
-    -> its scenes. tried_again: whether a start has stopped for scenes that could not be read.
+    Threads may share a journal.
     """
 
     def __init__(self, work: Path) -> None:
         self.path = path = work / _JOURNAL
         self.looks: dict[str, dict[str, float]] = {}
+        """Day -> shares that its scene classification shows."""
         self.chosen: tuple[list[str], dict[str, str]] | None = None
+        """The days to fetch, and the others with the reason; None before they are chosen."""
         self.left_out: dict[str, tuple[str, str]] = {}
+        """Scene -> (day, reason)."""
         self.windows: dict[str, set[int]] = {}
+        """Day -> numbers of its windows on disk."""
         self.days: dict[str, list[str]] = {}
+        """Complete day -> its scenes."""
         self.tried_again = False
+        """Whether an earlier start has stopped for scenes that could not be read."""
         self._lock = threading.Lock()
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        # A kill or a full disk cuts a line off; what other threads have noted behind it was done
-        # without that fact.
+        # A kill or a full disk cuts a line off; what other threads wrote after it was done without
+        # that fact.
         whole = list(takewhile(lambda line: line.endswith("\n") and _is_json(line), lines))
         if len(whole) < len(lines):
             write_text(path, "".join(whole))
         for line in whole:
-            self._take(json.loads(line))
+            self._apply(json.loads(line))
 
-    def add(self, event: str, **facts: Any) -> None:
-        """Note a fact. Raises ``OSError`` where it cannot be written; it is not known then."""
+    def add(self, event: str, **facts: object) -> None:
+        """Write a fact. Raises ``OSError`` if that fails; the fact is not known then."""
         line = json.dumps({"event": event, **facts}, allow_nan=False) + "\n"
         with self._lock:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
-            self._take({"event": event, **facts})
+            self._apply({"event": event, **facts})
 
-    def _take(self, fact: Mapping[str, Any]) -> None:
+    def _apply(self, fact: Mapping[str, Any]) -> None:
+        """Apply a fact to what is known."""
         match fact["event"]:
             case "look":
                 self.looks[fact["day"]] = fact["shares"]
@@ -91,7 +93,7 @@ class Journal:
                         self._forget(self.left_out.pop(scene)[0])
 
     def _forget(self, day: str) -> None:
-        """What is known and done of a day whose scenes are others now."""
+        """Forget what is known and done of a day whose scenes have changed."""
         self.windows.pop(day, None)
         self.looks.pop(day, None)
         self.days.pop(day, None)
@@ -105,15 +107,21 @@ def _is_json(line: str) -> bool:
 
 
 def work_folder(out: Path) -> Path:
-    """Where a cube lies while it is made."""
+    """Return the folder in which a cube is made."""
     return out.with_name(f"{out.name}.unfinished")
 
 
 def begin(out: Path, plan: Mapping[str, Any]) -> Path:
-    """The folder beside ``out`` in which it is made: new, or that of the same plan unfinished.
-    Raises ``OutputError``.
+    """Prepare the folder in which ``out`` is made: empty, or unfinished with the same plan.
 
-    Called by who holds the folder (``files.hold_folder``), which is therefore emptied and not made anew.
+    The caller holds the folder (``files.hold_folder``), so it is emptied and not created anew.
+
+    Args:
+        out: The Zarr store to make.
+        plan: Everything that the bytes of the cube depend on.
+
+    Raises:
+        OutputError: The folder holds a cube with another plan, or cannot be written.
     """
     work = work_folder(out)
     recorded = work / _PLAN
@@ -125,14 +133,11 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
             if differing:
                 raise OutputError(
                     f"{work} holds an unfinished cube that differs in its"
-                    f" {' and '.join(differing)}",
-                    "the same area, season, scenes and options",
-                    f"choose another --out, or remove {work}",
+                    f" {' and '.join(differing)}: choose another --out, or remove {work}."
                 )
         else:
-            for entry in (
-                work.iterdir()
-            ):  # a cube that was killed while its folder was taken away has lost its plan first
+            # A kill in the middle of ``discard`` leaves a folder without a plan.
+            for entry in work.iterdir():
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             write_json(recorded, plan)
     except (OSError, ValueError) as error:
@@ -141,14 +146,14 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
 
 
 class DayStore:
-    """The chunks of one date: ``write`` of windows, then ``move`` into the cube."""
+    """The chunks of one date: ``write`` windows, then ``move`` them into the cube."""
 
     def __init__(self, work: Path, day: str, bands: Sequence[str], grid: GeoBox) -> None:
         self.folder = work / _DAYS / day
         self.bands, self.grid = (*bands, SCENE_CLASSIFICATION), grid
 
     def write(self, window: Window, values: Mapping[str, np.ndarray]) -> None:
-        """Write a window whose corners lie on those of chunks. Raises ``OSError``."""
+        """Write a window that begins and ends with chunks. Raises ``OSError``."""
         for band in self.bands:
             path = self.folder / band
             array = (
@@ -159,9 +164,7 @@ class DayStore:
             array[0, window.rows, window.columns] = values[band]
 
     def move(self, cube: Path, place: int) -> None:
-        """Give the chunks of all bands their place in time; nothing happens to those that have
-        it.
-        """
+        """Move the chunks of all bands to a place in time of the cube, unless they are there."""
         for band in self.bands:
             source, target = self.folder / band / "c" / "0", cube / band / "c" / str(place)
             if source.exists():
@@ -169,9 +172,10 @@ class DayStore:
                 os.rename(source, target)
 
 
-def _new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array:
-    """An array on disk, compressed, with a checksum a chunk; chunks without data are not
-    written.
+def _new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array[Any]:
+    """Create an array on disk, compressed, with a checksum for each chunk.
+
+    Chunks without data are not written.
     """
     is_class = band == SCENE_CLASSIFICATION
     height, width = grid.shape
@@ -219,8 +223,9 @@ def finish(
 
 
 def discard(work: Path) -> None:
-    """Remove the folder of a cube that has its name; its plan goes first, so that what a kill
-    leaves is known as nothing.
+    """Remove the work folder of a finished cube.
+
+    The plan goes first, so that what a kill leaves is not taken for an unfinished cube.
     """
     (work / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)
@@ -247,6 +252,6 @@ def _write_coordinates(
 
 
 def windows_of(grid: GeoBox, side: int) -> list[Window]:
-    """The windows of a grid, row by row; ``side`` is a multiple of a chunk's."""
+    """Return the windows of a grid, row by row; ``side`` is a multiple of a chunk's."""
     height, width = grid.shape
     return windows_over(height, width, side)

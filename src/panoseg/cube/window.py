@@ -1,4 +1,4 @@
-"""Read a window of a checked cube as a network sees it: gaps filled in time.
+"""Windows of a cube: cover a raster with them, and read one with gaps filled in time.
 
 Shape suffixes: T dates, C bands, H W pixels, P pixels in a row.
 """
@@ -14,30 +14,35 @@ import xarray as xr
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of pixels: half-open ranges of rows and columns."""
+    """A rectangle of pixels."""
 
     top: int
+    """First row."""
     left: int
+    """First column."""
     height: int
+    """Number of rows."""
     width: int
+    """Number of columns."""
 
     @property
     def rows(self) -> slice:
-        """The rows, as an index."""
+        """Index of the rows."""
         return slice(self.top, self.top + self.height)
 
     @property
     def columns(self) -> slice:
-        """The columns, as an index."""
+        """Index of the columns."""
         return slice(self.left, self.left + self.width)
 
 
 def windows_over(height: int, width: int, side: int) -> list[Window]:
-    """Squares of ``side`` pixels that cover a raster, row by row; the last of a row and of a column
-    are cut.
+    """Return squares of ``side`` pixels that cover a raster, row by row.
 
-    >>> [(own.columns.start, own.columns.stop) for own in windows_over(10, 25, 10)]
-    [(0, 10), (10, 20), (20, 25)]
+    The last of a row and of a column are cut.
+
+    >>> [(window.left, window.width) for window in windows_over(10, 25, 10)]
+    [(0, 10), (10, 10), (20, 5)]
     """
     return [
         Window(top, left, min(side, height - top), min(side, width - left))
@@ -49,10 +54,11 @@ def windows_over(height: int, width: int, side: int) -> list[Window]:
 def read_window(
     cube: xr.Dataset, bands: Sequence[str], window: Window
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images and where they have data, read from disk now.
+    """Read the images of a window from disk, gaps filled in time.
 
-    Gives images_TCHW, float32 reflectance x 10 000 without NaN, and data_HW, bool: False where no
-    date has data in some band (the images hold 0 there).
+    Returns:
+        images_TCHW: float32 reflectance x 10 000, without NaN.
+        data_HW: bool, False where some band has no data on any date; the images are 0 there.
     """
     part = cube[list(bands)].isel(y=window.rows, x=window.columns)
     days_T = part["time"].values.astype("datetime64[D]").astype(np.int64)
@@ -61,10 +67,9 @@ def read_window(
     )
     data_HW = np.ones((window.height, window.width), bool)
     for channel, band in enumerate(bands):
-        # One band at a time: what is read and not yet filled stays small. Threads of this process
-        # read; that is said here and
-        # not in dask's configuration, which is one for all threads: without it a task of a cluster
-        # asks the cluster to read.
+        # One band at a time, so that little is read and not yet filled. The scheduler is passed
+        # here, because dask's configuration is one for all threads and a task of a cluster would
+        # ask the cluster to read.
         images_TCHW[:, channel], band_data_HW = fill_gaps(
             part[band].compute(scheduler="threads").values, days_T
         )
@@ -73,15 +78,21 @@ def read_window(
 
 
 def fill_gaps(values_THW: np.ndarray, days_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Replace NaN and 0 by what lies between the dates before and after, linear in days; at the
-    ends by the nearest date.
+    """Replace NaN and 0 by linear interpolation between the dates before and after.
 
-    Gives the filled float32 values (0 where no date has data), and data_HW, bool. ``values_THW`` is
-    not modified.
+    At the ends of the season the nearest date is used. ``values_THW`` is not modified.
 
     >>> filled, data = fill_gaps(np.array([[[10.0]], [[0.0]], [[40.0]]]), np.array([0, 1, 3]))
     >>> filled.ravel().tolist(), data.item()
     ([10.0, 20.0, 40.0], True)
+
+    Args:
+        values_THW: One band; NaN and 0 are gaps.
+        days_T: int64, ascending.
+
+    Returns:
+        filled_THW: float32, 0 where no date has data.
+        data_HW: bool, whether some date has data.
     """
     missing_THW = ~(np.abs(values_THW) > 0) | ~np.isfinite(values_THW)
     filled_THW = np.where(missing_THW, 0, values_THW).astype(np.float32)
@@ -95,9 +106,7 @@ def fill_gaps(values_THW: np.ndarray, days_T: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _interpolate(values_TP: np.ndarray, missing_TP: np.ndarray, days_T: np.ndarray) -> np.ndarray:
-    """Series whose missing entries are interpolated; each has at least one entry that is not
-    missing.
-    """
+    """Interpolate missing entries of series that each have at least one other entry."""
     dates = len(days_T)
     place_T1 = np.arange(dates)[:, None]
     before_TP = np.maximum.accumulate(np.where(missing_TP, -1, place_T1), axis=0)
@@ -113,4 +122,5 @@ def _interpolate(values_TP: np.ndarray, missing_TP: np.ndarray, days_T: np.ndarr
     )
     span_TP = np.maximum(days_T[after_TP] - days_T[before_TP], 1)
     weight_TP = (days_T[:, None] - days_T[before_TP]) / span_TP
-    return (start_TP + np.clip(weight_TP, 0, 1) * (end_TP - start_TP)).astype(np.float32)
+    filled_TP: np.ndarray = start_TP + np.clip(weight_TP, 0, 1) * (end_TP - start_TP)
+    return filled_TP.astype(np.float32)

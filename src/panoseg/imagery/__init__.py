@@ -1,1 +1,1 @@
-"""Find and read pixels: scenes on disk, Sentinel-2 rules."""
+"""Find and read Sentinel-2 imagery: catalogues, scenes, archives, outlines of areas."""

@@ -1,7 +1,7 @@
-"""The outline of a user -> an area on the globe, and the grid of pixels that covers it.
+"""The area inside a user's outline, and the grid of pixels that covers it.
 
 Longitudes that jump by more than half the globe cross the date line; such an outline, and one that
-goes on beyond 180 degrees, is cut there (RFC 7946, section 3.1.9). The zones of UTM are those of
+goes on beyond 180 degrees, is cut there (RFC 7946, section 3.1.9). UTM zones are those of
 Sentinel-2's tiles, with the exceptions in the north.
 """
 
@@ -25,9 +25,9 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import AreaError
+from panoseg.imagery.bands import PIXEL_M
 from panoseg.imagery.outline_files import WGS84, read_outlines
 
-PIXEL_M = 10.0
 _GLOBE = Geod(ellps="WGS84")
 _SOUTH, _NORTH = -80.0, 84.0  # where UTM ends
 _FARTHEST_DEGREES = 12.0  # from the middle of the zone: pixels are 2 % too large there
@@ -43,38 +43,37 @@ _SMALLEST_SIDE_M = 320.0  # a network needs to see something around a tiny outli
 
 @dataclass(frozen=True, eq=False)
 class Area:
-    """An outline on the globe.
-
-    outline: valid polygons in degrees (EPSG:4326), longitudes -180..180. name: of the file. km2: on
-    the ellipsoid. notes: what had to be mended, a sentence each.
-    """
+    """An outline on the globe."""
 
     outline: BaseGeometry
+    """Valid polygons in degrees (EPSG:4326), longitudes -180..180."""
     name: str
+    """Name of the file, without suffix."""
     km2: float
+    """Area on the ellipsoid."""
     notes: tuple[str, ...] = ()
+    """What had to be repaired, a sentence each."""
 
 
 def read_area(path: Path | str) -> Area:
-    """The area of a file: GeoJSON, GeoPackage, Shapefile or KML, zipped or not, in any coordinate
-    system.
+    """Read the area of a file: GeoJSON, GeoPackage, Shapefile or KML, zipped or not.
 
-    Outlines that cross themselves are mended, and said so. Raises ``AreaError`` for a file that
-    cannot be read or states no coordinate system, and for an outline that is empty, has no area, or
-    reaches the poles.
+    Any coordinate system is understood. Outlines that cross themselves are repaired, and noted.
+
+    Raises:
+        AreaError: The file cannot be read or states no coordinate system, or the outline is empty,
+            has no area, or reaches a pole.
     """
     path = Path(path)
     geometries, crs = read_outlines(path)
     if crs is None:
         raise AreaError(
-            f"{path} states no coordinate system",
-            "one, in the file",
-            "add the .prj, or write it as GeoPackage",
+            f"{path} states no coordinate system: add the .prj file, or write it as GeoPackage."
         )
     parts = _polygons(geometries, path)
     crossing = int((~shapely.is_valid(parts)).sum())
     notes = (
-        (f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were mended.",)
+        (f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were repaired.",)
         if crossing
         else ()
     )
@@ -82,38 +81,35 @@ def read_area(path: Path | str) -> Area:
     km2 = _km2(outline)
     if not km2 * 1e6 >= _SMALLEST_M2:
         raise AreaError(
-            f"{path} encloses {km2 * 1e6:.0f} m2",
-            f"an area of at least {_SMALLEST_M2:g} m2",
-            "draw it again",
+            f"{path} encloses {km2 * 1e6:.0f} m2, and at least {_SMALLEST_M2:g} m2 are needed: draw"
+            " a larger outline."
         )
     return Area(outline, path.stem, km2, notes)
 
 
 def _polygons(geometries: Sequence[BaseGeometry], path: Path) -> np.ndarray:
-    """The polygons of a file, collections taken apart, heights dropped."""
+    """Return the polygons of a file, collections split into parts, heights dropped."""
     given = np.array(
         [geometry for geometry in geometries if geometry is not None and not geometry.is_empty],
         dtype=object,
     )
     parts = shapely.force_2d(shapely.get_parts(shapely.get_parts(given)))
-    areal = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
+    areal: np.ndarray = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
     if not len(areal):
         kinds = ", ".join(
             f"{count} {kind}"
             for kind, count in sorted(Counter(part.geom_type for part in parts).items())
         )
         raise AreaError(
-            f"{path} holds {kinds or 'no outline'}", "a polygon", "draw the outline of the area"
+            f"{path} holds {kinds or 'no outline'}: draw the outline of the area as a polygon."
         )
     if not np.isfinite(shapely.get_coordinates(areal)).all():
-        raise AreaError(
-            f"{path} holds coordinates that are not finite", "numbers", "write it again"
-        )
+        raise AreaError(f"{path} holds coordinates that are not finite: write it again.")
     return areal
 
 
 def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
-    """The same outline as polygons in degrees, cut at the date line."""
+    """Return the outline as polygons in degrees, cut at the date line."""
     if crs != WGS84:
         left, bottom, right, top = outline.bounds
         if not crs.is_geographic:
@@ -132,15 +128,13 @@ def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
         or np.abs(places[:, 1]).max() > 90
     ):
         raise AreaError(
-            f"{path} has coordinates that are no place in {crs.name}",
-            "its true coordinate system",
-            "state that one",
+            f"{path} has coordinates that do not exist in {crs.name}: state its true coordinate"
+            " system."
         )
     if places[:, 1].min() < _SOUTH or places[:, 1].max() > _NORTH:
         raise AreaError(
-            f"{path} reaches a pole",
-            f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends",
-            "leave the rest out",
+            f"{path} reaches a pole: leave out what lies beyond the latitudes {_SOUTH:g} to"
+            f" {_NORTH:g}, where UTM ends."
         )
     cut = [
         part for polygon in shapely.get_parts(outline) for part in _cut_at_date_line(polygon, path)
@@ -149,8 +143,9 @@ def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
 
 
 def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometry]:
+    """Yield the parts of a polygon between -180 and 180 degrees."""
     if not isinstance(polygon, Polygon):
-        return  # a line, left where an outline was mended
+        return  # a line, left where an outline was repaired
     shell, *holes = (
         _unwrapped(np.array(ring.coords), path) for ring in (polygon.exterior, *polygon.interiors)
     )
@@ -167,29 +162,31 @@ def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometr
 
 
 def _unwrapped(ring_N2: np.ndarray, path: Path) -> np.ndarray:
-    """A ring whose longitudes go on beyond 180 degrees instead of jumping. Raises ``AreaError`` for
-    one around a pole.
+    """Return a ring whose longitudes go on beyond 180 degrees instead of jumping.
+
+    Raises:
+        AreaError: The ring runs around a pole.
     """
     steps = np.diff(ring_N2[:, 0])
     crossing = (np.abs(steps) > 180) & (np.abs(steps) < 360)  # 360: the edge of the whole map
     turns = np.concatenate([[0], np.cumsum(np.where(crossing, np.round(steps / 360), 0))])
     if turns[-1]:
         raise AreaError(
-            f"{path} runs around a pole",
-            f"latitudes {_SOUTH:g} to {_NORTH:g}, where UTM ends",
-            "leave the rest out",
+            f"{path} runs around a pole: leave out what lies beyond the latitudes {_SOUTH:g} to"
+            f" {_NORTH:g}, where UTM ends."
         )
-    return ring_N2 - np.column_stack([360 * turns, np.zeros(len(turns))])
+    unwrapped_N2: np.ndarray = ring_N2 - np.column_stack([360 * turns, np.zeros(len(turns))])
+    return unwrapped_N2
 
 
 def _areal(geometry: BaseGeometry) -> BaseGeometry:
-    """Only the polygons of a geometry."""
+    """Return the polygons of a geometry as one."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
     return shapely.union_all(parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON])
 
 
 def _km2(outline: BaseGeometry) -> float:
-    """Area on the ellipsoid."""
+    """Return the area on the ellipsoid."""
     parts = shapely.get_parts(outline)
     return (
         sum(abs(_GLOBE.geometry_area_perimeter(shapely.orient_polygons(part))[0]) for part in parts)
@@ -198,9 +195,7 @@ def _km2(outline: BaseGeometry) -> float:
 
 
 def utm_zone(outline: BaseGeometry) -> CRS:
-    """The coordinate system of the zone and hemisphere in which the larger share of an outline in
-    degrees lies.
-    """
+    """Return the UTM zone and hemisphere that hold the largest share of an outline in degrees."""
     shares: dict[tuple[int, bool], float] = defaultdict(float)
     for zone, box in _zone_boxes():
         if box.intersects(outline):
@@ -219,8 +214,9 @@ def utm_zone(outline: BaseGeometry) -> CRS:
 
 
 def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
-    """The zones of UTM in degrees; zone 32 is wider in the south of Norway, four zones share
-    Svalbard.
+    """Yield the UTM zones with their boxes in degrees.
+
+    Zone 32 is wider in the south of Norway, and four zones share Svalbard.
     """
     norway, svalbard = (56, 64), (72, 84)
     exceptions = {(31, norway): (0, 3), (32, norway): (3, 12)}
@@ -239,46 +235,59 @@ def _zone_boxes() -> Iterator[tuple[int, BaseGeometry]]:
                 yield zone, shapely.box(first, south, last, north)
 
 
-def sun_ahead(grid: GeoBox) -> timedelta:
-    """How far the sun's time in the middle of a grid is ahead of UTC: an hour for 15 degrees.
+def solar_offset(grid: GeoBox) -> timedelta:
+    """Return how far solar time in the middle of a grid is ahead of UTC: an hour for 15 degrees.
 
-    The satellite passes in the middle of the sun's morning: by its time no pass falls on two days,
-    near the date line either.
+    The satellite passes in the middle of the solar morning, so in solar time no pass falls on two
+    days, near the date line either.
     """
     return timedelta(hours=grid.extent.centroid.to_crs("EPSG:4326").coords[0][0] / 15)
 
 
-def may_meet(place: BaseGeometry | None, land: BaseGeometry) -> bool:
-    """Whether a scene may show some land, both in degrees; unsure of a place that is unknown or
-    jumps over the date line.
+def may_intersect(place: BaseGeometry | None, land: BaseGeometry) -> bool:
+    """Return whether a scene may show some land, both outlines in degrees.
+
+    True if the place of the scene is unknown, or one of the two jumps over the date line.
     """
     if place is None or _jumps(place) or _jumps(land):
         return True
     try:
         return bool(shapely.make_valid(place).intersects(land))
-    except shapely.errors.ShapelyError:  # outlines of anybody
+    except shapely.errors.ShapelyError:  # outlines come from any catalogue
         return True
 
 
 def _jumps(geometry: BaseGeometry) -> bool:
-    """Whether a part spans more than half the globe, or lies nowhere."""
+    """Return whether a part spans more than half the globe, or the geometry is empty."""
     west_N, _, east_N, _ = shapely.bounds(shapely.get_parts(geometry)).T
     return not len(west_N) or not bool((east_N - west_N <= 180).all())
 
 
-def on_plane(outline: BaseGeometry, crs: object) -> BaseGeometry:
-    """An outline in degrees in another coordinate system, its long edges bent as they are."""
+def project_outline(outline: BaseGeometry, crs: object) -> BaseGeometry:
+    """Return an outline in degrees in another coordinate system, its long edges bent.
+
+    Args:
+        outline: In degrees (EPSG:4326).
+        crs: What ``pyproj.CRS.from_user_input`` understands.
+    """
     to_plane = Transformer.from_crs(WGS84, CRS.from_user_input(crs), always_xy=True)
     bent = shapely.segmentize(outline, _LONGEST_EDGE_DEGREES)
     return shapely.transform(bent, lambda places: np.column_stack(to_plane.transform(*places.T)))
 
 
 def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoBox:
-    """The smallest grid around an area with ``margin_m`` on each side, in its UTM zone, bounds on
-    multiples of 20 m.
+    """Return the smallest grid around an area, in its UTM zone, bounds on multiples of 20 m.
 
     An area over two zones, over the equator or over the date line lies on one grid: that of its
-    larger share. At least 320 m a side. Raises ``AreaError`` for an area too wide for one zone.
+    largest share. A grid has at least 320 m a side.
+
+    Args:
+        area: The area.
+        pixel_m: Size of a pixel.
+        margin_m: Land on each side that is covered, too.
+
+    Raises:
+        AreaError: The area is too wide for one zone.
     """
     crs = utm_zone(area.outline)
     middle = 6 * ((crs.to_epsg() or 0) % 100) - 183
@@ -286,11 +295,11 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
     farthest = float(np.abs((longitudes - middle + 180) % 360 - 180).max())
     if farthest > _FARTHEST_DEGREES:
         raise AreaError(
-            f"{area.name} reaches {farthest:.0f} degrees from the middle of its UTM zone",
-            f"at most {_FARTHEST_DEGREES:g}, beyond which pixels are no longer {pixel_m:g} m",
-            "cut it into narrower areas",
+            f"{area.name} reaches {farthest:.0f} degrees from the middle of its UTM zone; beyond"
+            f" {_FARTHEST_DEGREES:g} degrees pixels are no longer {pixel_m:g} m. Cut it into"
+            " narrower areas."
         )
-    low_2, high_2 = np.array(on_plane(area.outline, crs).bounds).reshape(2, 2)
+    low_2, high_2 = np.array(project_outline(area.outline, crs).bounds).reshape(2, 2)
     short_2 = np.maximum(_SMALLEST_SIDE_M - (high_2 - low_2), 0) / 2
     low_2, high_2 = (
         low_2 - margin_m - short_2 + _SNAP_TOLERANCE_M,
@@ -306,13 +315,14 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
     )
 
 
-def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
-    """bool, H x W: the pixels of a grid whose centres lie in an outline in degrees; of one without
-    a centre, all it meets.
+def inside_mask(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
+    """Return the pixels of a grid whose centres lie in an outline in degrees: bool, H x W.
+
+    For an outline without the centre of a pixel, all pixels that it meets.
     """
-    plane = on_plane(outline, str(grid.crs))
+    plane = project_outline(outline, str(grid.crs))
     for all_touched in (False, True):
-        burned = rasterize(
+        burned_HW: np.ndarray = rasterize(
             [(plane, 1)],
             out_shape=grid.shape,
             transform=grid.affine,
@@ -320,6 +330,6 @@ def inside(outline: BaseGeometry, grid: GeoBox) -> np.ndarray:
             dtype="uint8",
             all_touched=all_touched,
         )
-        if burned.any():
+        if burned_HW.any():
             break
-    return burned.astype(bool)
+    return burned_HW.astype(bool)

@@ -1,5 +1,6 @@
-"""The many names of Sentinel-2 bands, and the one that is used here: B01 .. B12, B8A, and SCL for
-the scene classification.
+"""Sentinel-2's bands and their many names; the pixels of cubes.
+
+panoseg's names are B01 .. B12, B8A, and SCL for the scene classification.
 """
 
 from __future__ import annotations
@@ -7,6 +8,12 @@ from __future__ import annotations
 import re
 
 SCENE_CLASSIFICATION = "SCL"
+
+PASTIS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+"""The bands of PASTIS, in its order: those of 10 and 20 m."""
+
+PIXEL_M = 10.0
+"""Size of the finest pixels, which are those of cubes, in metres."""
 
 _COMMON_NAMES = {
     "coastal": "B01",
@@ -36,11 +43,11 @@ _SUFFIX = re.compile(r"[-_ ](?:\d+m|jp2|tif|cog)$")
 
 
 def band_name(text: str) -> str | None:
-    """The band that a name means, or None.
+    """Return the band that a name means, or None.
 
-    Understood are numbers in any spelling (``B2``, ``b02``, ``Band_2``, ``B8a``, ``B05_20m``) and
+    Numbers in any spelling are understood (``B2``, ``b02``, ``Band_2``, ``B8a``, ``B05_20m``), and
     the unambiguous common names of STAC (``blue``, ``rededge1``, ``nir08``). ``rededge`` alone
-    means three bands, so it means none.
+    stands for three bands, so it means none.
 
     >>> band_name("B2"), band_name("nir08"), band_name("B8a_20m"), band_name("rededge")
     ('B02', 'B8A', 'B8A', None)
@@ -56,6 +63,3 @@ def band_name(text: str) -> str | None:
     if narrow:
         return "B8A" if number == 8 else None
     return f"B{number:02d}" if 1 <= number <= 12 else None
-
-
-PASTIS_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")

@@ -1,5 +1,6 @@
-"""Catalogues of scenes (STAC APIs) by name or URL -> the items of an area and a season, saved
-before any pixel is read.
+"""Search catalogues of scenes (STAC APIs), and save and load what they list.
+
+The items of a season are saved before any pixel is read, so that a run repeats exactly.
 
 Sources: STAC API 1.0 (item search); the collections of Earth Search v1, Planetary Computer and the
 Copernicus Data Space.
@@ -29,19 +30,18 @@ from urllib3 import Retry
 
 from panoseg.errors import CatalogueError
 from panoseg.files import write_text
-from panoseg.imagery.area import Area, grid_of, may_meet, sun_ahead
+from panoseg.imagery.area import Area, grid_of, may_intersect, solar_offset
 from panoseg.imagery.remote import REMOTE, is_remote, limit_answers
-from panoseg.imagery.scenes import BROKEN_ITEM, Scene, scene_of_item
+from panoseg.imagery.scenes import ITEM_ERRORS, Scene, scene_of_item
 from panoseg.progress import track
 
 _PAGE = 100
 _DAYS_END = time(23, 59, 59)
-_MOST_ITEMS = (
-    50_000  # of a month: all of the land on Earth has fewer; pages that never end have more
-)
+# Items of a month: all of the land on Earth has fewer; pages that never end have more.
+_MOST_ITEMS = 50_000
 _PATIENCE = Retry(
     total=6,
-    connect=4,  # an address where nobody is, or no network, is known within seconds
+    connect=4,  # a wrong address, or no network, is known within seconds
     backoff_factor=0.5,
     backoff_max=30,
     status_forcelist=(429, 500, 502, 503, 504),
@@ -50,22 +50,22 @@ _PATIENCE = Retry(
     retry_after_max=120,
 )
 _TIMEOUT_S = (20.0, 120.0)  # to connect, between two bytes
-_TRIES = 6  # of an answer that ends in its middle
+_TRIES = 6  # for an answer that breaks off
 _WAIT_S = 0.5
-_MOST_VERTICES = 200  # of the outline that is sent: servers bound a question's length
+_MOST_VERTICES = 200  # of the outline that is sent: servers limit the length of a request
 _LARGEST_LIST_BYTES = 1024**3
-# Of a page of a hundred items, a hundred times; and of pages: a season of France has three hundred.
+# A hundred times a page of a hundred items; and of pages: a season of France has three hundred.
 _LARGEST_ANSWER_BYTES, _MOST_ANSWERS = 256 * 1024**2, 10_000
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A STAC API. collections: of Sentinel-2 L2A, tried in this order; the first that the catalogue
-    has is searched.
-    """
+    """A STAC API."""
 
     url: str
+    """Root of the API."""
     collections: tuple[str, ...]
+    """Names of its Sentinel-2 L2A collection; the first that the catalogue has is searched."""
 
 
 CATALOGUES = {
@@ -75,7 +75,7 @@ CATALOGUES = {
     ),
     "copernicus": Catalogue("https://stac.dataspace.copernicus.eu/v1", ("sentinel-2-l2a",)),
 }
-# What catalogues that are given by URL may call it.
+# Names that catalogues given by URL may use.
 _USUAL_COLLECTIONS = (
     "sentinel-2-l2a",
     "sentinel-2-c1-l2a",
@@ -86,29 +86,41 @@ _USUAL_COLLECTIONS = (
 
 
 def find_catalogue(name: str, collection: str | None = None) -> Catalogue:
-    """A catalogue by name or URL. Raises ``CatalogueError`` for neither."""
+    """Return a catalogue by name or URL.
+
+    Args:
+        name: A key of ``CATALOGUES``, or a URL.
+        collection: Collection to search, if not the catalogue's usual one.
+
+    Raises:
+        CatalogueError: ``name`` is neither.
+    """
     known = CATALOGUES.get(name)
     if known is None and urlsplit(name).scheme not in ("http", "https"):
         raise CatalogueError(
-            f"catalogue {name!r}",
-            f"{', '.join(CATALOGUES)}, or the URL of a STAC API",
-            "change --catalog",
+            f"Unknown catalogue {name!r}: give {', '.join(CATALOGUES)}, or the URL of a STAC API."
         )
     found = known or Catalogue(name, _USUAL_COLLECTIONS)
     return Catalogue(found.url, (collection,) if collection else found.collections)
 
 
 def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[dict[str, Any]]:
-    """The STAC items, as the catalogue delivers them, of scenes from ``first`` to ``last`` whose
-    outline meets the area.
+    """Return the STAC items of scenes whose outline meets the area, as the catalogue delivers them.
 
-    Days are those of the sun in the middle of the area. Asked month by month; sorted by time and
-    id, none twice. Raises ``CatalogueError`` where the catalogue does not answer, has no such
-    collection, or has no such scene.
+    The catalogue is asked month by month. Items are sorted by time and id, without repeats.
+
+    Args:
+        area: The area.
+        first: First day, in solar time of the area.
+        last: Last day, inclusive.
+        catalogue: Where to search.
+
+    Raises:
+        CatalogueError: The catalogue does not answer, has no such collection, or has no such scene.
     """
     client = _open(catalogue)
     collection = _collection(client, catalogue)
-    outline, ahead = _sent(area.outline), sun_ahead(grid_of(area))
+    outline, ahead = _simplified(area.outline), solar_offset(grid_of(area))
     found: dict[str, dict[str, Any]] = {}
     months = list(_months(first, last))
     for start, end in track(months, "months searched"):
@@ -126,20 +138,20 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
             if len(items) > _MOST_ITEMS:
                 raise ValueError(f"more than {_MOST_ITEMS} scenes of a month")
             found |= {str(item.get("id")): item for item in items if _meets(item, area.outline)}
-        except (APIError, *BROKEN_ITEM) as error:
+        except (APIError, *ITEM_ERRORS) as error:
             raise _no_answer(catalogue, error) from error
     if not found:
         raise CatalogueError(
-            f"{catalogue.url} has no scene of {area.name} from {first} to {last}",
-            f"scenes of Sentinel-2 L2A in its collection {collection}",
-            "check the outline and the dates, or choose another --catalog",
+            f"{catalogue.url} has no scene of {area.name} from {first} to {last} in its collection"
+            f" {collection}: check the outline and the dates, or choose another --catalog."
         )
-    return sorted(found.values(), key=_place_in_time)
+    return sorted(found.values(), key=_sort_key)
 
 
-def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
-    """What items are sorted by, those that say nothing of their time too: they are named where they
-    are read.
+def _sort_key(item: dict[str, Any]) -> tuple[str, str]:
+    """Return what items are sorted by.
+
+    Items without a time are sorted, too: they are reported when they are read.
     """
     properties = item.get("properties")
     return str(properties.get("datetime") if isinstance(properties, dict) else None), str(
@@ -147,13 +159,12 @@ def _place_in_time(item: dict[str, Any]) -> tuple[str, str]:
     )
 
 
-class _PatientIO(StacApiIO):
-    """Asks again where a connection ends in the middle of an answer; what urllib3 sees of it ends
-    earlier.
+class _RetryingIO(StacApiIO):
+    """Repeat requests whose connection ends in the middle of an answer.
 
-    Only what lies on servers is read: a link in an answer cannot lead to a file of ours. What all
-    answers together may be is
-    bounded: a catalogue that never ends costs neither the memory nor for ever.
+    urllib3 repeats only those that fail before. Only servers are read: a link in an answer cannot
+    lead to a local file. The size of all answers together is limited, so that an endless catalogue
+    costs neither memory nor endless time.
     """
 
     def __init__(self) -> None:
@@ -161,18 +172,24 @@ class _PatientIO(StacApiIO):
         limit_answers(self.session, _LARGEST_ANSWER_BYTES)
         self._answers = self._characters = 0
 
-    def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:
-        """The text behind an address or a link; raises ``APIError``."""
+    def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - as pystac
+        """Return the text of an address or a link. Raises ``APIError``."""
         address = str(source.to_dict()["href"] if isinstance(source, Link) else source)
         if urlsplit(address).scheme not in ("http", "https"):
-            raise APIError(f"{address[:80]!r} is no address of a server")
+            raise APIError(f"{address[:80]!r} is not the address of a server")
         return super().read_text(source, *args, **kwargs)
 
-    def request(self, *args: Any, **kwargs: Any) -> str:
-        """The text of a whole answer; raises ``APIError``."""
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> str:
+        """Return the text of a complete answer. Raises ``APIError``."""
         for attempt in range(_TRIES):
             try:
-                text = super().request(*args, **kwargs)
+                text = super().request(href, method, headers, parameters)
                 json.loads(text)
                 self._count(text)
                 return text
@@ -199,10 +216,8 @@ class _PatientIO(StacApiIO):
 
 def _open(catalogue: Catalogue) -> Client:
     try:
-        return Client.open(catalogue.url, stac_io=_PatientIO())
-    except (
-        Exception
-    ) as error:  # what a URL of anything else but a catalogue leads to is up to pystac
+        return Client.open(catalogue.url, stac_io=_RetryingIO())
+    except Exception as error:  # pystac raises anything for a URL that is no catalogue
         raise _no_answer(catalogue, error) from error
 
 
@@ -211,41 +226,41 @@ def _no_answer(catalogue: Catalogue, error: Exception) -> CatalogueError:
     # The innermost of nested connection errors is the one that says what happened.
     innermost = reason.rsplit("Caused by ", 1)[-1].strip("()")[:160]
     return CatalogueError(
-        f"catalogue {catalogue.url} does not answer ({innermost})",
-        "a STAC API",
-        "try again later, or choose another --catalog",
+        f"The catalogue {catalogue.url} does not answer ({innermost}): try again later, or choose"
+        " another --catalog."
     )
 
 
 def _collection(client: Client, catalogue: Catalogue) -> str:
-    """The first of the wanted collections that there is."""
+    """Return the first of the wanted collections that the catalogue has."""
     if len(catalogue.collections) == 1:
         return catalogue.collections[0]
     try:
         present = {collection.id for collection in client.get_collections()}
-    except Exception as error:  # collections of anybody are parsed
+    except Exception as error:  # pystac parses whatever the server sends
         raise _no_answer(catalogue, error) from error
     for name in catalogue.collections:
         if name in present:
             return name
     raise CatalogueError(
-        f"{catalogue.url} has the collections {', '.join(sorted(present)[:8]) or '(none)'}",
-        f"one of {', '.join(catalogue.collections)}",
-        "name the one with Sentinel-2 L2A: --collection",
+        f"{catalogue.url} has none of the collections {', '.join(catalogue.collections)}, but"
+        f" {', '.join(sorted(present)[:8]) or '(none)'}: name the one with Sentinel-2 L2A by"
+        " --collection."
     )
 
 
 def _months(first: date, last: date) -> Iterator[tuple[date, date]]:
-    """The days from first to last, cut at the ends of months."""
+    """Yield the days from first to last, cut at the ends of months."""
     while first <= last:
         following = date(first.year + first.month // 12, first.month % 12 + 1, 1)
         yield first, min(last, following - timedelta(days=1))
         first = following
 
 
-def _sent(outline: BaseGeometry) -> BaseGeometry:
-    """An outline of few vertices that holds the true one; the scenes that it meets more are taken
-    out afterwards.
+def _simplified(outline: BaseGeometry) -> BaseGeometry:
+    """Return an outline of few vertices that contains the true one.
+
+    Scenes that meet only the simpler outline are removed afterwards.
     """
     if shapely.get_num_coordinates(outline) <= _MOST_VERTICES:
         return outline
@@ -264,26 +279,32 @@ def _sent(outline: BaseGeometry) -> BaseGeometry:
 
 
 def _halves(outline: BaseGeometry) -> Sequence[BaseGeometry]:
-    """What lies east and what lies west of Greenwich, so that an envelope of either does not span
-    the globe.
+    """Return the parts east and west of Greenwich.
+
+    The envelope of either does not span the globe.
     """
     halves = (outline.intersection(shapely.box(west, -90, west + 180, 90)) for west in (-180, 0))
     return [half for half in halves if not half.is_empty]
 
 
 def _meets(item: dict[str, Any], outline: BaseGeometry) -> bool:
-    """Whether a scene lies on the area; one whose outline cannot be understood is kept, and fails
-    where it is read.
+    """Return whether a scene meets the area.
+
+    A scene whose outline cannot be understood is kept, and reported when it is read.
     """
     try:
-        return may_meet(shape(item["geometry"]), outline)
-    except BROKEN_ITEM:
+        return may_intersect(shape(item["geometry"]), outline)
+    except ITEM_ERRORS:
         return True
 
 
 def save_scenes(items: Sequence[dict[str, Any]], path: Path, asked: dict[str, str]) -> None:
-    """Write items as an item collection, atomically; ``asked``: what was searched for, kept beside
-    them.
+    """Write items as an item collection, atomically.
+
+    Args:
+        items: STAC items.
+        path: File to write.
+        asked: What was searched for; stored with the items.
     """
     write_text(
         path,
@@ -295,10 +316,15 @@ def save_scenes(items: Sequence[dict[str, Any]], path: Path, asked: dict[str, st
 
 
 def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
-    """The scenes of a saved item collection, by time, and why others are none: id -> reason.
+    """Return the scenes of a saved item collection, by time, and the items that are broken.
 
-    Several items of one acquisition of a tile stay; the newest processing comes first. Raises
-    ``CatalogueError`` for a file that is no item collection.
+    Several items of one acquisition of a tile stay; the newest processing comes first.
+
+    Returns:
+        The scenes, and of each broken item id and reason.
+
+    Raises:
+        CatalogueError: The file is no item collection.
     """
     path = Path(path)
     try:
@@ -309,23 +335,23 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
             raise ValueError("its features are no list")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CatalogueError(
-            f"{path} cannot be read ({type(error).__name__}: {error})",
-            "an item collection",
-            "remove it, and search again",
+            f"The list of scenes {path} cannot be read ({type(error).__name__}: {error}): remove"
+            " it, and search again."
         ) from error
     scenes, broken = [], {}
     for place, item in enumerate(features):
         try:
             scenes.append(scene_of_item(item, partial(_remote, item)))
-        except BROKEN_ITEM as error:
+        except ITEM_ERRORS as error:
             name = str(item["id"]) if isinstance(item, dict) and "id" in item else f"item {place}"
             broken[name] = f"not a complete STAC item ({type(error).__name__}: {error})"
     return sorted(scenes, key=lambda scene: (scene.time, -scene.baseline, scene.id)), broken
 
 
 def _remote(item: dict[str, Any], href: str) -> str:
-    """The absolute URL of an asset. Raises ``ValueError`` for one that is none: a catalogue must
-    not name files of ours.
+    """Return the absolute URL of an asset.
+
+    Raises ``ValueError`` for anything else: a catalogue must not name local files.
     """
     links = item.get("links") or []
     itself = next(
@@ -338,5 +364,5 @@ def _remote(item: dict[str, Any], href: str) -> str:
     )
     url = urljoin(itself, href) if not urlsplit(href).scheme else href
     if not is_remote(url) or not urlsplit(url).netloc:
-        raise ValueError(f"{href[:80]!r} is no URL of {', '.join(REMOTE)}")
+        raise ValueError(f"{href[:80]!r} is not a URL of {', '.join(REMOTE)}")
     return url

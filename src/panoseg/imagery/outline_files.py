@@ -1,9 +1,8 @@
-"""Files of outlines that anybody drew -> geometries and coordinate system: GeoJSON, GeoPackage,
-Shapefile, KML, zipped or not.
+"""Read outlines from files of users: GeoJSON, GeoPackage, Shapefile and KML, zipped or not.
 
-Each is known by its first bytes and read by one reader; GDAL sees only SQLite and Shapefiles, whose
-bytes cannot stand for other files. Sizes are bounded, XML with entities and archives that climb out
-of their folder are refused.
+The format is known by the first bytes, and each has one reader; GDAL sees only SQLite and
+Shapefiles, whose bytes cannot stand for other files. Sizes are limited; XML with entities and
+archives with paths out of their folder are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyogrio
@@ -26,7 +26,7 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import AreaError
 
-FORMATS = "GeoJSON, GeoPackage, a zipped Shapefile or KML"
+OUTLINE_FORMATS = "GeoJSON, GeoPackage, a zipped Shapefile or KML"
 WGS84 = CRS.from_epsg(4326)
 _LARGEST_BYTES = 64 * 1024**2
 _SIDECARS = (".shp", ".shx", ".dbf", ".prj", ".cpg")
@@ -36,30 +36,31 @@ _HEAD_BYTES = 4096
 
 
 def read_outlines(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
-    """All geometries of a file of any kind, as they are written, and the coordinate system that it
-    states; None: none.
+    """Return all geometries of a file, as they are written, and its coordinate system.
 
-    Raises ``AreaError`` for files that are missing, too large, damaged, of another format, or
-    dangerous.
+    Returns:
+        The geometries, and the stated coordinate system or None.
+
+    Raises:
+        AreaError: The file is missing, too large, damaged, of another format, or dangerous.
     """
     if not path.is_file():
-        raise AreaError(f"{path} is not a file", FORMATS, "check the path")
+        raise AreaError(f"{path} is not a file: give {OUTLINE_FORMATS}.")
     if path.stat().st_size > _LARGEST_BYTES:
         raise AreaError(
-            f"{path} has {path.stat().st_size / 1024**2:,.0f} MiB",
-            f"an outline of at most {_LARGEST_BYTES >> 20} MiB",
-            "simplify it",
+            f"{path} has {path.stat().st_size / 1024**2:,.0f} MiB: simplify the outline to at most"
+            f" {_LARGEST_BYTES >> 20} MiB."
         )
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # what matters of them is said by the checks that follow
+        with warnings.catch_warnings(action="ignore"):  # the checks below report what matters
             return _read(path)
     except AreaError:
         raise
-    except Exception as error:  # every reader of outside files raises what it likes
+    except Exception as error:  # every reader raises its own exceptions
         text = (str(error).strip().splitlines() or [type(error).__name__])[0].split(";")[0]
-        raise AreaError(f"{path} cannot be read ({text})", FORMATS, "write it again") from error
+        raise AreaError(
+            f"{path} cannot be read ({text}): write it again as {OUTLINE_FORMATS}."
+        ) from error
 
 
 def _read(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
@@ -76,18 +77,16 @@ def _read(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
         return _geojson(path)
     if text.startswith(b"<"):
         return _kml(path), WGS84
-    raise AreaError(f"{path} is of no known format", FORMATS, "write it as one of them")
+    raise AreaError(f"{path} is of no known format: write it as {OUTLINE_FORMATS}.")
 
 
 def _table(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
-    """A GeoPackage with one layer, or a Shapefile."""
+    """Read a GeoPackage with one layer, or a Shapefile."""
     layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
     if len(layers) != 1:
         names = f" ({', '.join(layers[:3])}{', ..' if len(layers) > 3 else ''})" if layers else ""
         raise AreaError(
-            f"{path} has {len(layers)} layers{names}",
-            "one with the outline",
-            "write the outline into its own file",
+            f"{path} has {len(layers)} layers{names}: write the outline into a file of its own."
         )
     meta, _, geometry, _ = pyogrio.raw.read(path, layer=layers[0], columns=[], force_2d=True)
     return list(shapely.from_wkb(geometry)), CRS.from_user_input(meta["crs"]) if meta[
@@ -103,7 +102,7 @@ def _geojson(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
     ) if named else WGS84
 
 
-def _geometries(value: dict) -> Iterator[dict]:
+def _geometries(value: dict[str, Any]) -> Iterator[dict[str, Any]]:
     if value.get("type") == "FeatureCollection":
         for feature in value["features"]:
             yield from _geometries(feature)
@@ -117,16 +116,18 @@ def _geometries(value: dict) -> Iterator[dict]:
 
 
 def _kml(path: Path) -> list[BaseGeometry]:
-    """The polygons of a KML; its points and lines too, so that a message can say what it holds."""
+    """Return the polygons of a KML.
+
+    Its points and lines are returned as placeholders, so that a message can say what it holds.
+    """
     content = path.read_bytes()
-    if (
-        b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content
-    ):  # NUL: another encoding could hide them
-        raise AreaError(f"{path} declares XML entities", "plain KML", "write it again without them")
+    # NUL: another encoding could hide the declarations.
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content or b"\0" in content:
+        raise AreaError(f"{path} declares XML entities: write it again as plain KML.")
     root = ElementTree.fromstring(content)
     if _tag(root) != "kml":
         raise AreaError(
-            f"{path} is XML of the kind {_tag(root)[:20]!r}", FORMATS, "write it as one of them"
+            f"{path} is XML of the kind {_tag(root)[:20]!r}: write it as {OUTLINE_FORMATS}."
         )
     found: list[BaseGeometry] = []
     for element in root.iter():
@@ -145,14 +146,12 @@ def _kml(path: Path) -> list[BaseGeometry]:
 
 
 def _tag(element: ElementTree.Element) -> str:
-    """The name of an element without its namespace."""
+    """Return the name of an element without its namespace."""
     return str(element.tag).rsplit("}", 1)[-1]
 
 
 def _rings(polygon: ElementTree.Element, boundary: str) -> list[np.ndarray]:
-    """The rings of the boundaries of that name, N x 2, in whatever order a polygon has its
-    boundaries.
-    """
+    """Return the rings (N x 2) of the boundaries of that name; boundaries come in any order."""
     texts = [
         element.text or ""
         for child in polygon
@@ -167,7 +166,7 @@ def _rings(polygon: ElementTree.Element, boundary: str) -> list[np.ndarray]:
 
 
 def _zipped(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
-    """The one outline in an archive."""
+    """Read the only outline in an archive."""
     with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         entries = [
             entry
@@ -180,15 +179,14 @@ def _zipped(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
         _check_entries(path, entries)
         if len(outlines) != 1:
             raise AreaError(
-                f"{path} holds {len(outlines)} outlines",
-                "one",
-                "write the outline into its own archive",
+                f"{path} holds {len(outlines)} outlines: write the one that is meant into an"
+                " archive of its own."
             )
         stem = PurePosixPath(outlines[0].filename).with_suffix("")
         for entry in entries:
             name = PurePosixPath(entry.filename)
             if name.with_suffix("") == stem:
-                # Under a name of our own: what an archive calls its files is never a path here.
+                # Under a fixed name: names in an archive never become paths here.
                 with (
                     archive.open(entry) as source,
                     (Path(folder) / f"outline{name.suffix.lower()}").open("wb") as target,
@@ -200,34 +198,28 @@ def _zipped(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
 
 
 def _unpacked(outline: Path, archive: Path) -> tuple[list[BaseGeometry], CRS | None]:
-    """The outline that an archive held; errors name the archive."""
+    """Read the outline that an archive held; errors name the archive."""
     try:
         if zipfile.is_zipfile(outline):
-            raise AreaError(f"{outline} is an archive in an archive", FORMATS, "unpack it")
+            raise AreaError(f"{outline} is an archive in an archive: unpack it.")
         return _read(outline)
     except AreaError as error:
-        raise AreaError(
-            error.found.replace(str(outline), str(archive)), error.expected, error.fix
-        ) from error
+        raise error.with_text(str(outline), str(archive)) from error
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse archives that climb out of their folder, and those that unpack to more than a file may
-    have.
+    """Refuse archives with paths out of their folder, and those that unpack to too much.
 
-    Python's reader ends each entry at its stated size, so stated sizes bound what is written.
+    Python's reader ends each entry at its stated size, so stated sizes limit what is written.
     """
     for entry in entries:
         name = PurePosixPath(entry.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts:
             raise AreaError(
-                f"{path} holds {entry.filename!r}, a path out of its folder",
-                "plain names",
-                "zip the files again",
+                f"{path} holds {entry.filename!r}, a path out of its folder: zip the files again"
+                " under plain names."
             )
     if sum(entry.file_size for entry in entries) > _LARGEST_BYTES:
         raise AreaError(
-            f"{path} unpacks to more than {_LARGEST_BYTES >> 20} MiB",
-            "a small outline",
-            "simplify it",
+            f"{path} unpacks to more than {_LARGEST_BYTES >> 20} MiB: simplify the outline."
         )

@@ -1,9 +1,9 @@
-"""Addresses of files -> what GDAL opens, signed where the owner wants it, with patience for a bad
-network.
+"""Open remote rasters with GDAL: signed addresses, credentials, and retries on a bad network.
 
-Saved addresses are never signed: signatures end after an hour. Sources: Planetary Computer's data
-authentication API; Copernicus Data Space, access to EO data via S3; GDAL, configuration options of
-``/vsicurl/`` and ``/vsis3/``.
+Saved addresses are never signed, because signatures expire after an hour.
+
+Sources: Planetary Computer's data authentication API; Copernicus Data Space, access to EO data via
+S3; GDAL, configuration options of ``/vsicurl/`` and ``/vsis3/``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from urllib3 import Retry
 
 from panoseg.errors import CatalogueError
 
-# GeoTIFF and JPEG 2000 are what scenes come as; other formats of GDAL may stand for other files.
+# Scenes are GeoTIFF or JPEG 2000; files of GDAL's other formats may refer to other files.
 DRIVERS = ["GTiff", "JP2OpenJPEG"]
 REMOTE = ("http", "https", "s3")
 COPERNICUS_HOST = "eodata.dataspace.copernicus.eu"
@@ -45,7 +45,7 @@ _PATIENCE: dict[str, str | int] = {
     "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
     "GDAL_CACHEMAX": 128 * 1024**2,  # bytes, by rasterio; windows are read once
 }
-_LARGEST_BLOCK = 10_980**2  # pixels: reading one of them takes a whole block
+_LARGEST_BLOCK = 10_980**2  # pixels: to read one pixel GDAL reads its block
 _LARGEST_TOKEN_BYTES = 1024**2
 _LONGEST_ANSWER_S = 600.0
 _PIECE_BYTES = 64 * 1024
@@ -54,19 +54,22 @@ _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE")
 
 @dataclass
 class Signer:
-    """Tokens of Planetary Computer, one an account and container, fetched when first needed and
-    again before they end.
+    """Tokens of Planetary Computer, one for each account and container.
 
-    url: of the service that gives them.
+    They are fetched when first needed, and again before they expire. Threads may share a signer.
     """
 
     url: str = TOKENS
+    """Address of the service that issues tokens."""
     _tokens: dict[str, tuple[str, datetime]] = field(default_factory=dict)
+    """Account/container: its token and the time when it expires."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a token is looked up or fetched."""
 
     def sign(self, href: str) -> str:
-        """``href`` with a token. Raises ``requests.RequestException``, or ``ValueError`` for an
-        answer without a token.
+        """Return ``href`` with a token.
+
+        Raises ``requests.RequestException``, or ``ValueError`` for an answer without a token.
         """
         parts = urlsplit(href)
         place = f"{parts.netloc.split('.')[0]}/{parts.path.split('/')[1]}"
@@ -91,7 +94,7 @@ class Signer:
             answer.raise_for_status()
             value = answer.json()
         if not isinstance(value, dict) or "token" not in value or "msft:expiry" not in value:
-            raise ValueError(f"{self.url} gave no token")
+            raise ValueError(f"{self.url} returned no token")
         return str(value["token"]), datetime.fromisoformat(str(value["msft:expiry"]))
 
 
@@ -99,10 +102,10 @@ _SIGNER = Signer()
 
 
 def limit_answers(session: requests.Session, most_bytes: int) -> None:
-    """Make a session end answers, redirections included, that are longer than ``most_bytes``
-    unpacked, or never end.
+    """Limit the answers of a session, redirections included.
 
-    Those raise ``requests.RequestException``.
+    Answers that are longer than ``most_bytes`` unpacked, or take too long, are cut off and raise
+    ``requests.RequestException``.
     """
 
     def read(answer: requests.Response, *_: object, **__: object) -> None:
@@ -117,36 +120,38 @@ def limit_answers(session: requests.Session, most_bytes: int) -> None:
                     if size > most_bytes
                     else "an answer that does not end"
                 )
-        answer._content = b"".join(pieces)  # where requests itself keeps what was read
+        answer._content = b"".join(pieces)  # where requests keeps what was read
 
     session.hooks["response"].append(read)
 
 
 def is_remote(href: str) -> bool:
-    """Whether a file lies on a server."""
+    """Return whether a file lies on a server."""
     return urlsplit(href).scheme in REMOTE
 
 
-def needs_keys(href: str) -> bool:
-    """Whether a file lies in the Copernicus Data Space, whose files are given to users with keys
-    alone.
-    """
+def needs_credentials(href: str) -> bool:
+    """Return whether only users of the Copernicus Data Space may read a file."""
     parts = urlsplit(href)
     return parts.scheme == "s3" and parts.netloc == COPERNICUS_BUCKET
 
 
-def check_keys(hrefs: Iterator[str]) -> None:
-    """Raise ``CatalogueError`` where files need keys and the environment has none."""
-    if any(map(needs_keys, hrefs)) and not any(os.environ.get(name) for name in _KEYS):
+def check_credentials(hrefs: Iterator[str]) -> None:
+    """Check that the environment has the credentials that files need.
+
+    Raises:
+        CatalogueError: It lacks them.
+    """
+    if any(map(needs_credentials, hrefs)) and not any(os.environ.get(name) for name in _KEYS):
         raise CatalogueError(
-            "files of the Copernicus Data Space without keys to it",
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
-            "make keys in your account at dataspace.copernicus.eu, or choose another --catalog",
+            "Files of the Copernicus Data Space need keys: make them in your account at"
+            " dataspace.copernicus.eu and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"
+            " choose another --catalog."
         )
 
 
 def gdal_path(href: str, signer: Signer = _SIGNER) -> str:
-    """What GDAL opens for the address of a file: http(s), s3, or a path."""
+    """Return what GDAL opens for the address of a file: http(s), s3, or a path."""
     parts = urlsplit(href)
     if parts.scheme == "s3":
         return f"/vsis3/{parts.netloc}{parts.path}"
@@ -157,8 +162,8 @@ def gdal_path(href: str, signer: Signer = _SIGNER) -> str:
 
 
 def gdal_options(href: str) -> dict[str, str | int]:
-    """GDAL's configuration for a file."""
-    if needs_keys(href):
+    """Return GDAL's configuration for a file."""
+    if needs_credentials(href):
         return {
             **_PATIENCE,
             "AWS_S3_ENDPOINT": COPERNICUS_HOST,
@@ -169,10 +174,8 @@ def gdal_options(href: str) -> dict[str, str | int]:
     return {**_PATIENCE, **({"AWS_NO_SIGN_REQUEST": "YES"} if public else {})}
 
 
-def forget(href: str) -> None:
-    """Make GDAL ask for a file anew: it keeps what it has received, an answer that broke off in its
-    middle included.
-    """
+def drop_cached(href: str) -> None:
+    """Make GDAL request a file anew: it also keeps what it received of a broken answer."""
     with suppress(RasterioError, requests.RequestException, ValueError):
         path = gdal_path(href)
         with rasterio.Env(**gdal_options(href), CPL_VSIL_CURL_NON_CACHED=path):
@@ -181,10 +184,10 @@ def forget(href: str) -> None:
 
 @contextmanager
 def open_raster(href: str) -> Iterator[DatasetReader]:
-    """A raster that lies somewhere on Earth, for reading in any thread, wherever the file is.
+    """Open a georeferenced raster for reading, local or remote; any thread may use it.
 
-    Raises ``RasterioError`` for what cannot be read, 404 included, for a raster without a place,
-    and for blocks of absurd size.
+    Raises ``RasterioError`` for a file that cannot be read (404 included), a raster without
+    georeference, and blocks of absurd size.
     """
     try:
         path = gdal_path(href)

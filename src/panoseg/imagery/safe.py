@@ -1,8 +1,8 @@
-"""SAFE archives of Sentinel-2, folders or .zip, -> scenes, by the product's own metadata; nothing
-is unpacked.
+"""Read scenes from SAFE archives of Sentinel-2, folders or .zip, without unpacking them.
 
-An archive is a stranger's: names that climb out of it, links, sizes that no product has, and XML
-with entities are refused, and what is refused costs that archive alone.
+What a scene is follows from the product's own metadata. Archives are not trusted: paths out of the
+archive, links, sizes that no product has, and XML with entities are refused. A refused archive is
+left out; the others are used.
 
 Sources: ESA, Sentinel-2 Products Specification Document (S2-PDGS-TAS-DI-PSD), issue 14:
 MTD_MSIL2A.xml, MTD_TL.xml.
@@ -30,12 +30,12 @@ from panoseg.errors import CubeError
 from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
 from panoseg.imagery.remote import open_raster
 from panoseg.imagery.scenes import (
-    BROKEN_ITEM,
+    ITEM_ERRORS,
     Scene,
     SceneAsset,
+    parse_utc,
     processing_baseline,
-    radiometry,
-    utc,
+    radiometry_of_asset,
 )
 
 PRODUCT_FILE = "MTD_MSIL2A.xml"
@@ -56,20 +56,21 @@ _BAND_OF_ID = (
     "B12",
 )
 _IMAGE = re.compile(r"_(B\d[\dA]|SCL)_([126]0)m", re.ASCII)
-_ENDINGS = (".jp2", ".tif")  # GeoTIFF in the products of some processing centres
+_SUFFIXES = (".jp2", ".tif")  # GeoTIFF in the products of some processing centres
 _LARGEST_XML_BYTES = 32 * 1024**2
 _LARGEST_IMAGE_BYTES = 2 * 1024**3
 _MOST_ENTRIES = 100_000
 _MOST_GRANULES = 100
 _LARGEST_SIDE = 20_000  # pixels; a tile has 10,980
-# JPEG 2000 hardly shrinks any more; what does by so much is made to fill a disk.
+# JPEG 2000 can hardly be compressed; what shrinks by so much is made to fill a disk.
 _LARGEST_RATIO, _RATIO_FROM_BYTES = 200, 1024**2
 
 
 class _RefusedError(Exception):
-    """Why an archive is not used, in a few words."""
+    """An archive is not used; the message says why in a few words."""
 
 
+# What an archive may raise while it is read.
 _DAMAGE = (
     _RefusedError,
     RasterioError,
@@ -80,16 +81,24 @@ _DAMAGE = (
     RuntimeError,
     ArithmeticError,
     LookupError,
-    *BROKEN_ITEM,
+    *ITEM_ERRORS,
 )
 
 
 def safe_scenes(folder: Path | str) -> tuple[list[Scene], dict[str, str]]:
-    """The scenes of all archives in ``folder`` or below, in the order of their times, and why
-    others are none, by name.
+    """Return the scenes of all archives in ``folder`` or below, by time, and the unused archives.
 
-    folder: of archives, or one archive itself. One scene a granule; of two with one name the first
-    is taken. Pixels are not read. Raises ``CubeError`` where no archive can be used.
+    There is one scene for each granule; of two with one name the first is taken. Pixels are not
+    read.
+
+    Args:
+        folder: A folder of archives, or one archive.
+
+    Returns:
+        The scenes, and of each archive that cannot be used name and reason.
+
+    Raises:
+        CubeError: No archive can be used.
     """
     folder = Path(folder)
     scenes: dict[str, Scene] = {}
@@ -97,28 +106,27 @@ def safe_scenes(folder: Path | str) -> tuple[list[Scene], dict[str, str]]:
     archives = list(_archives(folder))
     for path in archives:
         try:
-            for scene in _scenes(_Zip(path) if path.suffix.lower() == ".zip" else _Folder(path)):
+            for scene in _scenes(_open(path)):
                 scenes.setdefault(scene.id, scene)
         except _DAMAGE as error:
             broken[path.name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     if not scenes:
         name, reason = next(iter(broken.items()), ("", ""))
+        found = (
+            f"None of {len(archives)} archives in {folder} can be used (the first, {name}:"
+            f" {reason})"
+            if archives
+            else f"{folder} holds no SAFE archive"
+        )
         raise CubeError(
-            (
-                f"none of {len(archives)} archives in {folder} can be used (the first, {name}:"
-                f" {reason})"
-                if archives
-                else f"{folder} holds no SAFE archive"
-            ),
-            "products of Sentinel-2 L2A: folders .SAFE, or .zip files of them",
-            "download L2A products, or choose another folder",
+            f"{found}: give products of Sentinel-2 L2A, as .SAFE folders or .zip files of them."
         )
     return sorted(scenes.values(), key=lambda scene: (scene.time, scene.id)), broken
 
 
 def _archives(folder: Path) -> Iterator[Path]:
     if not folder.exists():
-        raise CubeError(f"{folder} does not exist", "a folder of SAFE archives", "check the path")
+        raise CubeError(f"{folder} does not exist: give a folder of SAFE archives.")
     if folder.is_file() or (folder / PRODUCT_FILE).is_file() or (folder / _L1C_FILE).is_file():
         yield folder
         return
@@ -127,21 +135,23 @@ def _archives(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def _open(path: Path) -> _Archive:
+    return _ZipArchive(path) if path.suffix.lower() == ".zip" else _FolderArchive(path)
+
+
 class _Archive(ABC):
     """The files of one product, by their path inside of it."""
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The content of a small file; None where there is none."""
+        """Return the content of a small file; None if there is none."""
 
     @abstractmethod
     def locate(self, name: str) -> str | None:
-        """What GDAL opens for the image of that name, its ending left out; None where there is
-        none.
-        """
+        """Return what GDAL opens for an image; None if there is none. ``name`` has no suffix."""
 
 
-class _Folder(_Archive):
+class _FolderArchive(_Archive):
     """A product as a folder."""
 
     def __init__(self, path: Path) -> None:
@@ -155,18 +165,18 @@ class _Folder(_Archive):
             return _bounded(file.read(_LARGEST_XML_BYTES + 1), name)
 
     def locate(self, name: str) -> str | None:
-        paths = [self._inside(name + ending) for ending in _ENDINGS]
+        paths = [self._inside(name + suffix) for suffix in _SUFFIXES]
         return next((str(path) for path in paths if path.is_file()), None)
 
     def _inside(self, name: str) -> Path:
-        """The file, links followed, if it lies in the product."""
+        """Return the path of a file, links followed, if it lies in the product."""
         path = (self._root / name).resolve()
         if not path.is_relative_to(self._root):
             raise _RefusedError(f"points to {name}, outside of the product")
         return path
 
 
-class _Zip(_Archive):
+class _ZipArchive(_Archive):
     """A product in a .zip file, read in place."""
 
     def __init__(self, path: Path) -> None:
@@ -193,21 +203,21 @@ class _Zip(_Archive):
     def locate(self, name: str) -> str | None:
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
             raise _RefusedError(f"points to {name}, outside of the product")
-        names = [f"{self._top}/{name}{ending}" for ending in _ENDINGS]
+        names = [f"{self._top}/{name}{suffix}" for suffix in _SUFFIXES]
         return next(
             (f"/vsizip/{{{self._path}}}/{found}" for found in names if found in self._entries), None
         )
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
-    """Refuse what no product holds."""
+    """Refuse an entry that no product has."""
     name = entry.filename
     if (
         name.startswith(("/", "\\"))
         or ".." in re.split(r"[/\\]", name)
         or ":" in name.split("/")[0]
     ):
-        raise _RefusedError(f"holds {name!r}, which climbs out of the archive")
+        raise _RefusedError(f"holds {name!r}, a path out of the archive")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise _RefusedError(f"holds the link {name!r}")
     if entry.flag_bits & 0x1:
@@ -229,8 +239,9 @@ def _bounded(content: bytes, name: str) -> bytes:
 
 
 def _parsed(content: bytes, name: str) -> Element:
-    """The root of an XML document without a document type: entities can neither expand nor
-    fetch.
+    """Return the root of an XML document.
+
+    A document type is refused, so that entities can neither expand nor fetch.
     """
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
@@ -245,7 +256,7 @@ def _parsed(content: bytes, name: str) -> Element:
         parser.Parse(content, True)
         return builder.close()
     except (expat.ExpatError, AssertionError) as error:
-        raise _RefusedError(f"{name} is no XML ({error})") from error
+        raise _RefusedError(f"{name} is not XML ({error})") from error
 
 
 def _scenes(archive: _Archive) -> Iterator[Scene]:
@@ -267,7 +278,14 @@ def _scenes(archive: _Archive) -> Iterator[Scene]:
 
 
 def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool) -> Scene:
-    """The scene of one granule. alone: of its product, whose name it then has."""
+    """Return the scene of one granule.
+
+    Args:
+        archive: The product.
+        product: Root of its MTD_MSIL2A.xml.
+        granule: The element ``Granule`` in it.
+        alone: Whether it is the only granule; its scene then has the name of the product.
+    """
     images = [(entry.text or "").strip() for entry in granule.iter("IMAGE_FILE")]
     folder = "/".join(images[0].split("/")[:2])
     content = archive.read(f"{folder}/MTD_TL.xml")
@@ -275,7 +293,7 @@ def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool
         raise _RefusedError(f"has no {folder}/MTD_TL.xml")
     tile = _parsed(content, "MTD_TL.xml")
     uri = _text(product, "PRODUCT_URI").removesuffix(".SAFE")
-    time = utc(_text(tile, "SENSING_TIME"))
+    time = parse_utc(_text(tile, "SENSING_TIME"))
     assets = _assets(archive, product, images, uri)
     if not assets:
         raise _RefusedError(f"lacks the images of {folder}")
@@ -297,7 +315,7 @@ def _scene(archive: _Archive, product: Element, granule: Element, *, alone: bool
 def _assets(
     archive: _Archive, product: Element, images: list[str], name: str
 ) -> dict[str, SceneAsset]:
-    """The finest file of each band that is there."""
+    """Return the finest existing file of each band."""
     scale = 1 / float(_text(product, "BOA_QUANTIFICATION_VALUE"))
     offsets = {
         _BAND_OF_ID[int(entry.attrib["band_id"])]: float(entry.text or 0) * scale
@@ -331,13 +349,13 @@ def _assets(
             )
             described = {"raster:bands": [{"scale": scale, "nodata": nodata, **stated}]}
             found[band] = SceneAsset(
-                href, radiometry(described, properties, band, name), float(match[2])
+                href, radiometry_of_asset(described, properties, band, name), float(match[2])
             )
     return found
 
 
 def _properties(product: Element) -> dict[str, str]:
-    """What a STAC item would say of a product."""
+    """Return the properties that a STAC item of the product would have."""
     return {"s2:processing_baseline": _text(product, "PROCESSING_BASELINE")}
 
 
@@ -351,7 +369,7 @@ def _check_image(href: str) -> None:
 
 
 def _outline(tile: Element) -> BaseGeometry:
-    """The square of a tile, in degrees."""
+    """Return the square of a tile, in degrees."""
     size = next(entry for entry in tile.iter("Size") if entry.attrib["resolution"] == "10")
     place = next(entry for entry in tile.iter("Geoposition") if entry.attrib["resolution"] == "10")
     height, width = (int(_text(size, name)) for name in ("NROWS", "NCOLS"))
@@ -367,7 +385,7 @@ def _outline(tile: Element) -> BaseGeometry:
 
 
 def _text(parent: Element, name: str) -> str:
-    """The text of the first element of that name below ``parent``."""
+    """Return the text of the first element of that name below ``parent``."""
     entry = next(parent.iter(name), None)
     if entry is None or not (entry.text or "").strip():
         raise _RefusedError(f"its metadata lack {name}")

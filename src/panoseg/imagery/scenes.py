@@ -1,13 +1,13 @@
-"""From the numbers in a file to reflectance: scale, offset and no data, as each catalogue really
-delivers them.
+"""Scenes of Sentinel-2: their radiometry, STAC items, and folders with STAC items.
 
-From processing baseline 04.00 on (25 January 2022, and older scenes that were processed again
-since) a product holds reflectance x 10 000 + 1000, so that noise below zero survives. Copies of the
-products differ in whether the 1000 is still in the numbers, and their metadata do not always tell
-the truth; docs/radiometry.md has the rule as a table.
+Radiometry turns the numbers in a file into reflectance. From processing baseline 04.00 on (25
+January 2022, and older scenes that were processed again since) a product holds reflectance x 10 000
++ 1000, so that noise below zero survives. Copies of the products differ in whether the 1000 is
+still in the numbers, and their metadata are not always right; docs/radiometry.md has the rule as a
+table.
 
 Sources: ESA, Sentinel-2 products upgrade of baseline 04.00; microsoft/PlanetaryComputer issue 134;
-Element84/earth-search issues 9, 66 and 71; MTD_MSIL2A.xml of the products.
+Element84/earth-search issues 9, 66 and 71; MTD_MSIL2A.xml of the products; STAC 1.0.
 """
 
 from __future__ import annotations
@@ -38,41 +38,64 @@ from panoseg.imagery.remote import DRIVERS
 FIRST_BASELINE_WITH_OFFSET = 4.0
 _MOST_BASELINES = 100  # they have two digits
 OFFSET = -0.1
-# Reflectance x 10 000 of a pixel that is seen and would have 0, which means no data in a cube.
 DARKEST = 1.0
+"""Reflectance x 10 000 of a pixel with data that would be 0, which means no data in a cube."""
 _DEFAULT_SCALE = 1e-4
 _BASELINE_KEYS = ("s2:processing_baseline", "sentinel:processing_baseline", "processing:version")
 _APPLIED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _PRODUCT_NAME = re.compile(r"_N(\d{2})(\d{2})_")
-# Land is hardly ever darker than nothing: a larger share of negative reflectance says that the 1000
-# was taken off before.
+# Reflectance is hardly ever negative: a larger share means that the 1000 was subtracted before.
 _MOST_NEGATIVE = 0.02
+_LARGEST_ITEM_BYTES = 64 * 1024**2
+# What a malformed STAC item may raise while it is read.
+ITEM_ERRORS = (
+    KeyError,
+    IndexError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OverflowError,
+    shapely.errors.ShapelyError,
+)
 
 
 @dataclass(frozen=True)
 class Radiometry:
     """What a number in a file means: reflectance = number x ``scale`` + ``offset``.
 
-    nodata: the number that means none. doubtful: the metadata say that the offset is still in the
-    numbers, in a catalogue that is known to say so wrongly; ``without_offset`` looks at the
-    numbers.
+    The name and the fields of this class are part of the fingerprint of a cube's scenes
+    (``cube.build``): with others, finished cubes would no longer be recognised.
     """
 
     scale: float
+    """Reflectance of a step of 1."""
     offset: float
+    """Reflectance of the number 0."""
     nodata: float
+    """The number that means no data."""
     doubtful: bool = False
+    """Whether the metadata say that the offset is still in the numbers, in a catalogue that is
+    known to say so wrongly; ``offset_is_removed`` then looks at the numbers.
+    """
 
 
-def radiometry(
+def radiometry_of_asset(
     asset: dict[str, Any], properties: dict[str, Any], band: str, name: str = ""
 ) -> Radiometry:
-    """The radiometry of a STAC asset of ``band``, in an item with these ``properties`` and this
-    ``name``.
+    """Return the radiometry of a STAC asset.
 
-    The offset is, by the first line that fits: 0 where the catalogue says that it has subtracted
-    it; 0 before baseline 04.00, whatever is stated; what the asset states; by the baseline; 0.
-    Raises ``ValueError`` for numbers that are none.
+    The offset is, by the first rule that applies: 0 if the catalogue says that it has subtracted
+    it; 0 before baseline 04.00, whatever is stated; what the asset states; -0.1 if a baseline is
+    known; 0.
+
+    Args:
+        asset: The STAC asset.
+        properties: Properties of its item.
+        band: The band that the asset holds.
+        name: Id of its item, which may tell the processing baseline.
+
+    Raises:
+        ValueError: A stated number is not finite, or not a number.
     """
     described = {**asset, **(asset.get("raster:bands") or asset.get("bands") or [{}])[0]}
     nodata = float(described.get("nodata") or 0)
@@ -94,10 +117,10 @@ def radiometry(
 
 
 def processing_baseline(properties: dict[str, Any], name: str = "") -> float | None:
-    """The processing baseline of a product, 4.0 for 04.00; from its properties, else from its name;
-    None where neither tells.
+    """Return the processing baseline of a product, such as 4.0 for 04.00; None if it is unknown.
 
-    Raises ``ValueError`` for one that is none.
+    It is read from the properties of the product's item, else from its name. Raises ``ValueError``
+    for an impossible one.
 
     >>> processing_baseline({}, "S2A_MSIL2A_20200301T090901_N0500_R050_T35UPU_20230630T033416")
     5.0
@@ -112,72 +135,64 @@ def processing_baseline(properties: dict[str, Any], name: str = "") -> float | N
     return float(f"{match[1]}.{match[2]}") if match else None
 
 
-def without_offset(numbers: np.ndarray, meaning: Radiometry) -> bool:
-    """Whether numbers of which the offset is said to be part do not hold it: too many would be
-    negative reflectance.
+def offset_is_removed(numbers: np.ndarray, radiometry: Radiometry) -> bool:
+    """Return whether the offset was subtracted from numbers whose metadata say otherwise.
 
-    numbers: of a visible band, any shape; those that mean no data count for nothing.
+    Then too many would be negative reflectance.
+
+    Args:
+        numbers: Values of a visible band, any shape; no data does not count.
+        radiometry: What the metadata say.
     """
-    valid = numbers[np.isfinite(numbers) & (numbers != meaning.nodata)]
-    return bool(valid.size and np.mean(valid * meaning.scale + meaning.offset < 0) > _MOST_NEGATIVE)
-
-
-# What a STAC item that anybody made may raise while it is read.
-BROKEN_ITEM = (
-    KeyError,
-    IndexError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    OverflowError,
-    shapely.errors.ShapelyError,
-)
+    valid = numbers[np.isfinite(numbers) & (numbers != radiometry.nodata)]
+    negative = valid * radiometry.scale + radiometry.offset < 0
+    return bool(valid.size and np.mean(negative) > _MOST_NEGATIVE)
 
 
 @dataclass(frozen=True)
 class SceneAsset:
-    """The file of one band of one scene.
-
-    href: a path or a URL that GDAL opens. meaning: of the numbers in it. resolution_m: size of a
-    pixel as the item states it, infinite where it does not.
-    """
+    """The file of one band of one scene."""
 
     href: str
-    meaning: Radiometry
+    """A path or a URL that GDAL opens."""
+    radiometry: Radiometry
+    """What the numbers in the file mean."""
     resolution_m: float
+    """Size of a pixel as the item states it, infinite where it does not."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One acquisition: ``time`` in UTC without zone, and its assets by band (``B02``, .., ``SCL``).
-
-    outline: where it lies, in degrees; None where the item does not say. baseline: its processing
-    baseline, 0 where unknown.
-    epsg: number of the coordinate system of its files, 0 where unknown. Raises ``ValueError`` for a
-    time when nothing was seen.
-    """
+    """One acquisition. Raises ``ValueError`` for a time without satellite images."""
 
     id: str
+    """Name of the scene."""
     time: datetime
+    """Acquisition in UTC, without zone."""
     assets: dict[str, SceneAsset]
+    """Files by band (``B02``, .., ``SCL``)."""
     outline: BaseGeometry | None = None
+    """Where the scene lies, in degrees; None if the item does not say."""
     baseline: float = 0.0
+    """Processing baseline, 0 if unknown."""
     epsg: int = 0
+    """EPSG code of the coordinate system of the files, 0 if unknown."""
 
     def __post_init__(self) -> None:
         if not FIRST_YEAR <= self.time.year <= LAST_YEAR:
             raise ValueError(f"time {self.time}")
 
-    def day(self, ahead: timedelta) -> date:
-        """The day where the sun's time is so far ahead of UTC."""
-        return (self.time + ahead).date()
+    def day(self, solar_offset: timedelta) -> date:
+        """Return the day in local solar time, which is ``solar_offset`` ahead of UTC."""
+        return (self.time + solar_offset).date()
 
 
-def utc(text: str) -> datetime:
-    """A time in ISO 8601 as UTC without zone, which is also what one that states no zone is in.
+def parse_utc(text: str) -> datetime:
+    """Return a time in ISO 8601 as UTC without zone; a time without zone is UTC.
+
     Raises ``ValueError``.
 
-    >>> utc("2020-03-01T11:09:01+02:00"), utc("2020-03-01T09:09:01")
+    >>> parse_utc("2020-03-01T11:09:01+02:00"), parse_utc("2020-03-01T09:09:01")
     (datetime.datetime(2020, 3, 1, 9, 9, 1), datetime.datetime(2020, 3, 1, 9, 9, 1))
     """
     time = datetime.fromisoformat(text)
@@ -185,17 +200,25 @@ def utc(text: str) -> datetime:
 
 
 def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
-    """The scene of a STAC item. locate: href of an asset -> path or URL. Raises one of
-    ``BROKEN_ITEM`` for a broken item.
+    """Return the scene of a STAC item.
+
+    Args:
+        item: The item.
+        locate: Turns the href of an asset into a path or URL.
+
+    Raises:
+        ITEM_ERRORS: The item is malformed.
     """
     properties = item["properties"]
-    time = utc(properties.get("datetime") or properties["start_datetime"])
+    time = parse_utc(properties.get("datetime") or properties["start_datetime"])
     name = str(item["id"])
     assets = {
         band: SceneAsset(
-            locate(asset["href"]), radiometry(asset, properties, band, name), resolution(asset)
+            locate(asset["href"]),
+            radiometry_of_asset(asset, properties, band, name),
+            resolution(asset),
         )
-        for band, asset in one_asset_a_band(item["assets"]).items()
+        for band, asset in best_assets(item["assets"]).items()
     }
     outline = shape(item["geometry"]) if item.get("geometry") else None
     return Scene(
@@ -204,9 +227,7 @@ def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
 
 
 def _epsg(item: dict[str, Any]) -> int:
-    """The coordinate system that an item or one of its assets states by number; 0 where none
-    does.
-    """
+    """Return the EPSG code that an item or one of its assets states; 0 if none does."""
     for stated in (item["properties"], *item["assets"].values()):
         number = stated.get("proj:epsg") or str(stated.get("proj:code") or "").removeprefix("EPSG:")
         if str(number).isdecimal():
@@ -214,9 +235,10 @@ def _epsg(item: dict[str, Any]) -> int:
     return 0
 
 
-def one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:
-    """The best asset of each band: a GeoTIFF rather than JPEG 2000, then the finest pixels, then
-    the first key.
+def best_assets(assets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the best asset of each band.
+
+    GeoTIFF is better than JPEG 2000, then finer pixels are better, then the first key.
     """
     candidates: dict[str, list[tuple[bool, float, str]]] = {}
     for key, asset in assets.items():
@@ -229,8 +251,8 @@ def one_asset_a_band(assets: dict[str, dict]) -> dict[str, dict]:
     return {band: assets[min(found)[2]] for band, found in sorted(candidates.items())}
 
 
-def _band_of(key: str, asset: dict) -> str | None:
-    """The band of an asset; None for previews, metadata and other products."""
+def _band_of(key: str, asset: dict[str, Any]) -> str | None:
+    """Return the band of an asset; None for previews, metadata and other products."""
     described = asset.get("bands") or asset.get("eo:bands") or [{}]
     if len(described) != 1:
         return None
@@ -239,36 +261,32 @@ def _band_of(key: str, asset: dict) -> str | None:
     return next((found for name in names if name and (found := band_name(name))), None)
 
 
-def resolution(asset: dict) -> float:
-    """Size of a pixel in metres as an asset states it; infinite where it does not."""
+def resolution(asset: dict[str, Any]) -> float:
+    """Return the size of a pixel in metres as an asset states it; infinite if it does not."""
     described = (asset.get("raster:bands") or [{}])[0]
     return float(asset.get("gsd") or described.get("spatial_resolution") or "inf")
 
 
-_LARGEST_ITEM_BYTES = 64 * 1024**2
-
-
 def is_stac_folder(folder: Path) -> bool:
-    """Whether any JSON file in ``folder`` or below looks like a STAC item or collection."""
+    """Return whether a JSON file in ``folder`` or below is a STAC item or collection."""
     return any(
         _is_item(value) or value.get("type") == "Collection" for _, value in _json_objects(folder)
     )
 
 
 def read_scenes(folder: Path | str) -> list[Scene]:
-    """The scenes of a folder, in the order of their times; files are found but not opened.
+    """Return the scenes of a folder with STAC items, by time; files are located but not opened.
 
-    Every scene must have the same bands. Raises ``CubeError`` for items that cannot be read, for
-    files that are missing, remote or outside of the folder, and for scenes that differ in their
-    bands.
+    Raises:
+        CubeError: An item cannot be read, a file is missing, remote or outside of the folder, or
+            the scenes differ in their bands.
     """
     folder = Path(folder).resolve()
     scenes = [_scene(item, path, folder) for path, item in _items(folder)]
     if not scenes:
         raise CubeError(
-            f"{folder} holds no STAC item",
-            "JSON files of type Feature beside GeoTIFFs",
-            "choose another folder",
+            f"{folder} holds no STAC item (a JSON file of type Feature next to its GeoTIFFs):"
+            " choose another folder."
         )
     scenes.sort(key=lambda scene: (scene.time, scene.id))
     every_band = set().union(*(scene.assets for scene in scenes))
@@ -276,16 +294,16 @@ def read_scenes(folder: Path | str) -> list[Scene]:
         lacking = sorted(every_band - set(scene.assets))
         if lacking:
             raise CubeError(
-                f"scene {scene.id} has no asset for {', '.join(lacking)}",
-                "the same bands in every scene",
-                "add the file to the item, or take the item out of the folder",
+                f"Scene {scene.id} has no asset for {', '.join(lacking)}, unlike others: add the"
+                " file to the item, or take the item out of the folder."
             )
     return scenes
 
 
 def damaged_raster(folder: Path | str) -> Path | None:
-    """The first file of a folder's scenes whose pixels cannot all be read; None where all can.
-    Reads everything before it.
+    """Return the first file of a folder's scenes with unreadable pixels; None if there is none.
+
+    All files before it are read completely.
     """
     for scene in read_scenes(folder):
         for asset in scene.assets.values():
@@ -301,7 +319,7 @@ def damaged_raster(folder: Path | str) -> Path | None:
     return None
 
 
-def _json_objects(folder: Path) -> Iterator[tuple[Path, dict]]:
+def _json_objects(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.geojson")]):
         try:
             if path.stat().st_size > _LARGEST_ITEM_BYTES:
@@ -309,17 +327,17 @@ def _json_objects(folder: Path) -> Iterator[tuple[Path, dict]]:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise CubeError(
-                f"{path} is not readable as JSON ({error})", "a STAC item", "copy the file again"
+                f"{path} is not readable as JSON ({error}): copy the file again."
             ) from error
         if isinstance(value, dict):
             yield path, value
 
 
-def _is_item(value: Any) -> bool:
+def _is_item(value: object) -> bool:
     return isinstance(value, dict) and value.get("type") == "Feature" and "stac_version" in value
 
 
-def _items(folder: Path) -> Iterator[tuple[Path, dict]]:
+def _items(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path, value in _json_objects(folder):
         features = value.get("features") if value.get("type") == "FeatureCollection" else [value]
         for item in features if isinstance(features, list) else []:
@@ -327,38 +345,32 @@ def _items(folder: Path) -> Iterator[tuple[Path, dict]]:
                 yield path, item
 
 
-def _scene(item: dict, path: Path, folder: Path) -> Scene:
-    """The scene of an item in the file ``path``."""
+def _scene(item: dict[str, Any], path: Path, folder: Path) -> Scene:
+    """Return the scene of an item in the file ``path``."""
     try:
         return scene_of_item(item, lambda href: str(_local_path(href, path, folder)))
-    except BROKEN_ITEM as error:
+    except ITEM_ERRORS as error:
         raise CubeError(
-            f"{path} is not a complete STAC item ({type(error).__name__}: {error})",
-            "an id, a datetime and assets with href",
-            "correct the item, or take it out of the folder",
+            f"{path} is not a complete STAC item ({type(error).__name__}: {error}): it needs an id,"
+            " a datetime and assets with href. Correct it, or take it out of the folder."
         ) from error
 
 
 def _local_path(href: str, item_path: Path, folder: Path) -> Path:
-    """The existing file that ``href`` names, inside ``folder``."""
+    """Return the existing file that ``href`` names, inside ``folder``."""
     parts = urlsplit(href)
     if parts.scheme not in ("", "file"):
         raise CubeError(
-            f"{item_path.name} points to {parts.scheme}://{parts.netloc}/…",
-            "files in the folder",
-            "download the assets and make the hrefs relative",
+            f"{item_path.name} points to {parts.scheme}://{parts.netloc}/…: download the assets"
+            " into the folder and make the hrefs relative."
         )
     path = (item_path.parent / unquote(parts.path)).resolve()
     if not path.is_relative_to(folder):
         raise CubeError(
-            f"{item_path.name} points to {href}, outside of {folder}",
-            "files in the folder",
-            "move them into it",
+            f"{item_path.name} points to {href}, outside of {folder}: move the files into it."
         )
     if not path.is_file():
         raise CubeError(
-            f"{item_path.name} points to {href}, which is missing",
-            "the file beside its item",
-            "copy the file again",
+            f"{item_path.name} points to {href}, which is missing: copy the file again."
         )
     return path

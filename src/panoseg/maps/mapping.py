@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.cube.fetch import Request, asked_area, fetch_cube
+from panoseg.cube.fetch import CubeRequest, fetch_cube, requested_area
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError
@@ -280,7 +280,7 @@ def map_area(
         )
     given = GivenWeights.of(weights)
     _ = given.weights  # damaged ones are told before a season is fetched
-    request = Request(
+    request = CubeRequest(
         wanted.area,
         *season_span(wanted.season, given.card.season_start),
         wanted.catalog,
@@ -288,7 +288,7 @@ def map_area(
         wanted.yes,
     )
     bands = tuple(given.card.bands)
-    area = asked_area(request, fetch, len(bands))
+    area = requested_area(request, fetch, len(bands))
     with hold_folder(out):
         _begin(out)
         # A cube that is not kept lies where all goes when the map is finished, so that no kill

@@ -1,1 +1,1 @@
-"""A register of parcels and seasons of images become training data."""
+"""Make training data from a register of parcels and seasons of images."""

@@ -1,4 +1,7 @@
-"""The cube of a register's land, fetched from a catalogue."""
+"""Write a dataset from a register of parcels, a table of crop codes, and cubes.
+
+``fetch_season`` fetches a cube of the register's land first, if there is none.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,20 @@ import shapely
 from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
-from panoseg.cube.build import CubeReport
-from panoseg.cube.check import PIXEL_M
-from panoseg.cube.fetch import Request, fetch_cube
+from panoseg.cube.check import CubeReport
+from panoseg.cube.fetch import CubeRequest, fetch_cube
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.imagery.bands import PIXEL_M
 from panoseg.imagery.calendar import season_span
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
 from panoseg.progress import track
-from panoseg.register.folds import blocks_of, deal, owners, too_few_blocks
-from panoseg.register.forms import FORMS, FinishedPatch, Form, LayoutName
+from panoseg.register.folds import assign_blocks, assign_folds, main_folds, too_few_blocks_error
 from panoseg.register.images import ImageWriter, cut_into_pieces, open_season, read_unseen
+from panoseg.register.layouts import LAYOUTS, FinishedPatch, LayoutName, WrittenLayout
 from panoseg.register.options import DatasetOptions, FetchOptions
 from panoseg.register.parcels import (
     CropCodes,
@@ -38,32 +41,47 @@ from panoseg.register.parcels import (
     read_register,
     void_of,
 )
-from panoseg.register.plan import Canvas, Plan, PlannedPatch, moved, pixel_box, plan_patches
-from panoseg.register.report import Report, Tally, report_of
+from panoseg.register.plan import ParcelGrid, Plan, PlannedPatch, moved, pixel_box, plan_patches
+from panoseg.register.report import LabelCounts, Report, report_of
 
+REPORT_FILE = "report.json"
+# Raised whenever the same inputs give other data, so that patches of two versions do not mix.
+_VERSION = 2
 _EDGE_PIECES = 64
 
 
 def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -> CubeReport:
-    """Fetch the season of a register's land as the Zarr store ``out``, or find it there; its list
-    of scenes is kept beside it.
+    """Fetch the season of a register's land as the Zarr store ``out``, unless it is there.
 
-    season: harvest year. Without an area the box around all parcels is taken, and written beside
-    the cube. Raises what ``fetch_cube`` raises, and ``ParcelsError``.
+    The list of its scenes is kept beside it. Without an outline in ``options`` the box around all
+    parcels is fetched, and written beside the cube.
+
+    Args:
+        parcels: File of the register.
+        season: Harvest year.
+        out: The Zarr store to make.
+        options: Where the season comes from; it names a catalogue.
+
+    Raises:
+        ParcelsError: The register cannot be read.
+        PanosegError: As ``fetch_cube``.
     """
     assert options.catalog is not None, "without a catalogue there is nothing to fetch"
     area = options.area
     if area is None:
         area = out.with_suffix(".area.geojson")
         write_json(area, _box_around(parcels))
-    request = Request(area, *season_span(season), options.catalog, options.collection, options.yes)
+    request = CubeRequest(
+        area, *season_span(season), options.catalog, options.collection, options.yes
+    )
     report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options.fetch)
     return report
 
 
-def _box_around(path: Path) -> dict:
-    """The box around the parcels of a file, in their own coordinate system, as a GeoJSON feature in
-    degrees.
+def _box_around(path: Path) -> dict[str, Any]:
+    """Return the box around the parcels of a file as a GeoJSON feature in degrees.
+
+    It is straight in their own coordinate system.
     """
     parcels = read_truth(path)
     box = gpd.GeoSeries([shapely.box(*parcels.total_bounds)], crs=parcels.crs)
@@ -75,41 +93,40 @@ def _box_around(path: Path) -> dict:
     }
 
 
-REPORT_FILE = "report.json"
-_VERSION = 2
-"""Raised whenever the same inputs give other data, so that patches of two versions are not
-mixed.
-"""
-
-
 @dataclass(frozen=True)
 class Sources:
-    """What a dataset is made of.
-
-    parcels: file of the register. class_column: its column of crop codes. classes: CSV of codes,
-    see ``crop_codes``. cubes: NetCDF, Zarr or STAC folders, each with all bands of PASTIS.
-    """
+    """What a dataset is made of."""
 
     parcels: Path
+    """File of the register."""
     class_column: str
+    """Its column of crop codes."""
     classes: Path
+    """CSV of crop codes, see ``register.parcels``."""
     cubes: tuple[Path, ...]
+    """NetCDF, Zarr or STAC folders, each with all bands of PASTIS."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Land:
-    """Everything that is known before an image is read. block_of: of each patch, by id; block_m:
-    side of a block.
-    """
+class _Prepared:
+    """Everything that is known before an image is read."""
 
-    form: Form
+    layout: WrittenLayout
+    """How the dataset is written."""
     register: Register
+    """The parcels."""
     grids: tuple[GeoBox, ...]
-    canvases: tuple[Canvas, ...]
+    """Grid of each cube."""
+    parcel_grids: tuple[ParcelGrid, ...]
+    """The parcels on the grid of each cube."""
     plan: Plan
+    """The patches."""
     block_of: Mapping[int, int]
+    """Id of a patch -> number of its block."""
     block_m: float
+    """Side of a block in metres."""
     options: DatasetOptions
+    """How patches are made."""
 
 
 def write_dataset(
@@ -119,35 +136,49 @@ def write_dataset(
     options: DatasetOptions | None = None,
     workers: int = 1,
 ) -> Report:
-    """Write a dataset in one of ``FORMS`` to a new folder, or complete an unfinished one; returns
-    what was found on the way.
+    """Write a dataset to a new folder, or complete an unfinished one.
 
-    workers: processes that read images; each holds a window in memory. Raises ``ParcelsError``,
-    ``CubeError``, ``DatasetError``, ``ConfigError`` and ``OutputError``.
+    Args:
+        sources: Register, crop codes and cubes.
+        out: Folder of the dataset.
+        layout: A key of ``LAYOUTS``.
+        options: How patches are made.
+        workers: Processes that read images; each holds a window in memory.
+
+    Returns:
+        Counts of what was found on the way; also written to ``REPORT_FILE``.
+
+    Raises:
+        ParcelsError: The register or the table of crop codes cannot be used.
+        CubeError: A cube cannot be used.
+        DatasetError: There are too few patches for the folds.
+        ConfigError: Options contradict each other.
+        OutputError: The folder cannot be written, or holds another dataset.
     """
-    options, form, out = options or DatasetOptions(), FORMS[layout], Path(out)
+    options, target, out = options or DatasetOptions(), LAYOUTS[layout], Path(out)
     if options.centres and layout != "pastis":
         raise ConfigError(
-            f"--centres with --layout {layout}", "a layout with parcels", "leave one of them out"
+            f"--centres needs a layout with parcels, and {layout} has none: leave out one of"
+            " --centres and --layout."
         )
-    codes = read_crop_codes(sources.classes, form.classes)
+    codes = read_crop_codes(sources.classes, target.classes)
     seasons = [open_season(path, options.season) for path in sources.cubes]
     grids = tuple(cube.odc.geobox for cube, _ in seasons)
-    register = read_register(sources.parcels, sources.class_column, codes, form.classes, grids)
-    canvases = tuple(Canvas(register, grid) for grid in grids)
-    plan = plan_patches(register, canvases, grids, form.classes, options)
-    # Before images are read: an area that is too small is refused, and what blocks have in common
-    # is not read for nothing.
-    block_of, side = _blocks(plan.patches, grids, register.crs, options, len(form.parts))
+    register = read_register(sources.parcels, sources.class_column, codes, target.classes, grids)
+    parcel_grids = tuple(ParcelGrid(register, grid) for grid in grids)
+    plan = plan_patches(register, parcel_grids, grids, target.classes, options)
+    # Before images are read, so that an area that is too small is refused early, and no image is
+    # read for patches that are left out.
+    block_of, side = _blocks(plan.patches, grids, register.crs, options, len(target.parts))
     plan = plan.without(block_of < 0)
     blocks = dict(
         zip((patch.id for patch in plan.patches), block_of[block_of >= 0].tolist(), strict=True)
     )
-    land = _Land(
-        form, register, grids, canvases, plan, blocks, side * options.size * PIXEL_M, options
+    prepared = _Prepared(
+        target, register, grids, parcel_grids, plan, blocks, side * options.size * PIXEL_M, options
     )
     pieces = cut_into_pieces(plan.patches, [cube.sizes["time"] for cube, _ in seasons], options)
-    writer = ImageWriter(sources.cubes, tuple(pieces), options, form.save_images)
+    writer = ImageWriter(sources.cubes, tuple(pieces), options, target.save_images)
     mark = _mark(sources, layout, options, codes, [cube["time"].values for cube, _ in seasons])
     names = [piece.name for piece in pieces]
     files = write_pieces(
@@ -159,7 +190,7 @@ def write_dataset(
         for record in read_json(file)["patches"]
         if record["dates"]
     }
-    report = _finish(out, sources, land, records, [year for _, year in seasons])
+    report = _finish(out, sources, prepared, records, [year for _, year in seasons])
     write_json(out / REPORT_FILE, report.to_json())
     return report
 
@@ -171,7 +202,7 @@ def _mark(
     codes: CropCodes,
     times: Sequence[np.ndarray],
 ) -> dict[str, Any]:
-    """All that the data depend on, so that a dataset is continued with the same alone."""
+    """Return everything that the data depend on; a dataset is continued only with the same."""
     status = sources.parcels.stat()
     return {
         "version": _VERSION,
@@ -194,8 +225,9 @@ def _blocks(
     options: DatasetOptions,
     folds: int,
 ) -> tuple[np.ndarray, int]:
-    """The block of each patch, -1 for those that are left out, and patches on a side of a block;
-    see ``blocks_of``.
+    """Return the block of each patch, -1 for those that are left out, and the side of a block.
+
+    The side is in patches; see ``assign_blocks``.
     """
     outlines_N = np.empty(len(patches), dtype=object)
     for number, grid in enumerate(grids):
@@ -203,95 +235,109 @@ def _blocks(
         boxes = np.array([pixel_box(patches[row].window) for row in rows], dtype=object)
         outlines_N[rows] = moved(to_map(boxes, grid.affine), crs_of(grid).to_wkt(), crs)
     corner = grids[0].affine @ (0, 0)
-    return blocks_of(outlines_N, corner, options.size * PIXEL_M, options.block, folds)
+    return assign_blocks(outlines_N, corner, options.size * PIXEL_M, options.block, folds)
 
 
-def _fold_of(land: _Land, patches: Sequence[PlannedPatch]) -> np.ndarray:
-    """The number of the fold of each patch."""
+def _fold_of(prepared: _Prepared, patches: Sequence[PlannedPatch]) -> np.ndarray:
+    """Return the number of the fold of each patch."""
     blocks, block_of = np.unique(
-        [land.block_of[patch.id] for patch in patches], return_inverse=True
+        [prepared.block_of[patch.id] for patch in patches], return_inverse=True
     )
-    if len(blocks) < len(land.form.parts):  # dates decide late which patches there are
-        raise too_few_blocks(len(patches), len(blocks), len(land.form.parts))
-    things = land.form.classes.ids("thing")
+    if len(blocks) < len(prepared.layout.parts):  # patches may have lost too many dates
+        raise too_few_blocks_error(len(patches), len(blocks), len(prepared.layout.parts))
+    things = prepared.layout.classes.ids("thing")
     amounts_BK = np.zeros((len(blocks), len(things) + 1))
     for patch, block in zip(patches, block_of, strict=True):
         pixels_K = np.bincount(
-            land.register.classes_N[patch.parcels_P],
+            prepared.register.classes_N[patch.parcels_P],
             patch.pixels_P,
-            minlength=land.form.classes.count,
+            minlength=prepared.layout.classes.count,
         )
         amounts_BK[block, :-1] += pixels_K[list(things)]
         amounts_BK[block, -1] += 1
-    return deal(amounts_BK, land.form.weights)[block_of]
+    return assign_folds(amounts_BK, prepared.layout.weights)[block_of]
 
 
 def _finish(
     out: Path,
     sources: Sources,
-    land: _Land,
+    prepared: _Prepared,
     records: dict[int, dict[str, Any]],
     years: Sequence[int],
 ) -> Report:
-    """Deal out folds, write labels and tables."""
-    patches = [patch for patch in land.plan.patches if patch.id in records]
-    fold_of = _fold_of(land, patches)
-    folds, table = len(land.form.parts), land.form.classes
+    """Assign folds, and write labels and tables."""
+    patches = [patch for patch in prepared.plan.patches if patch.id in records]
+    fold_of = _fold_of(prepared, patches)
+    folds, table = len(prepared.layout.parts), prepared.layout.classes
     parcels, pixels = [patch.parcels_P for patch in patches], [patch.pixels_P for patch in patches]
-    owner_N = owners(parcels, pixels, fold_of.tolist(), len(land.register.classes_N), folds)
+    owner_N = main_folds(parcels, pixels, fold_of.tolist(), len(prepared.register.classes_N), folds)
     finished: list[FinishedPatch] = []
     divided: set[int] = set()
     learnt: set[tuple[int, int]] = set()
     pixels_FK = np.zeros((folds, table.count), np.int64)
     for patch, fold in zip(track(patches, "writing labels"), fold_of.tolist(), strict=True):
         foreign_P = patch.parcels_P[owner_N[patch.parcels_P] != fold]
-        classes_HW, parcels_HW = _labels(out, land, patch, records[patch.id], foreign_P)
-        land.form.save_labels(out, patch.id, classes_HW, parcels_HW, land.options.centres)
+        classes_HW, parcels_HW = _labels(out, prepared, patch, records[patch.id], foreign_P)
+        prepared.layout.save_labels(out, patch.id, classes_HW, parcels_HW, prepared.options.centres)
         crops_HW = np.isin(classes_HW, table.ids("thing"))
         learnt.update((fold, number) for number in np.unique(parcels_HW[crops_HW]).tolist())
         divided.update(foreign_P.tolist())
         pixels_FK[fold] += np.bincount(classes_HW.ravel(), minlength=table.count)
         finished.append(
-            _finished(sources, land, patch, records[patch.id], fold, crops_HW, parcels_HW)
+            _finished(sources, prepared, patch, records[patch.id], fold, crops_HW, parcels_HW)
         )
-    land.form.save_tables(out, finished)
+    prepared.layout.save_tables(out, finished)
     parcels_F = np.bincount([fold for fold, _ in learnt], minlength=folds)
-    tally = Tally(pixels_FK, parcels_F, len(divided))
+    counts = LabelCounts(pixels_FK, parcels_F, len(divided))
     cubes = [(str(path), year) for path, year in zip(sources.cubes, years, strict=True)]
-    return report_of(land.form, land.register, land.plan, finished, tally, land.block_m, cubes)
+    return report_of(
+        prepared.layout, prepared.register, prepared.plan, finished, counts, prepared.block_m, cubes
+    )
 
 
 def _labels(
-    out: Path, land: _Land, patch: PlannedPatch, record: dict[str, Any], foreign_P: np.ndarray
+    out: Path,
+    prepared: _Prepared,
+    patch: PlannedPatch,
+    record: dict[str, Any],
+    foreign_P: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Classes, and numbers of parcels. What belongs to another fold is void and has no number; so
-    is what is never seen.
+    """Return classes and numbers of parcels of a patch.
+
+    What belongs to another fold, or is never seen, is void and has the number 0.
     """
-    void = void_of(land.form.classes)
-    drawing = land.canvases[patch.cube].draw(patch.window)
-    classes_HW = drawing.classes(land.register.classes_N, void, land.options.min_inside)
-    parcels_HW = np.append(land.register.numbers_N, 0)[drawing.parcel_HW].astype(np.int32)
-    hidden_HW = np.isin(drawing.parcel_HW, foreign_P) | read_unseen(out, record, land.options.size)
+    void = void_of(prepared.layout.classes)
+    window_parcels = prepared.parcel_grids[patch.cube].rasterize(patch.window)
+    classes_HW = window_parcels.classes(
+        prepared.register.classes_N, void, prepared.options.min_inside
+    )
+    parcels_HW = np.append(prepared.register.numbers_N, 0)[window_parcels.parcel_HW].astype(
+        np.int32
+    )
+    hidden_HW = np.isin(window_parcels.parcel_HW, foreign_P) | read_unseen(
+        out, record, prepared.options.size
+    )
     classes_HW[hidden_HW], parcels_HW[hidden_HW] = void, 0
     return classes_HW, parcels_HW
 
 
 def _finished(
     sources: Sources,
-    land: _Land,
+    prepared: _Prepared,
     patch: PlannedPatch,
     record: dict[str, Any],
     fold: int,
     crops_HW: np.ndarray,
     parcels_HW: np.ndarray,
 ) -> FinishedPatch:
-    grid = land.grids[patch.cube]
+    """Return a patch as the tables describe it."""
+    grid = prepared.grids[patch.cube]
     a, b, c, d, e, f = (grid.affine * grid.affine.translation(patch.window.left, patch.window.top))[
         :6
     ]
     return FinishedPatch(
         patch.id,
-        land.form.parts[fold],
+        prepared.layout.parts[fold],
         tuple(map(date.fromisoformat, record["dates"])),
         len(np.unique(parcels_HW[crops_HW])),
         float(crops_HW.mean()),
@@ -299,6 +345,6 @@ def _finished(
         crs_of(grid).to_wkt(),
         crs_of(grid).epsg,
         (a, b, c, d, e, f),
-        land.options.size,
+        prepared.options.size,
         np.array(record["moments"]),
     )

@@ -1,7 +1,6 @@
-"""Folds that are apart on the ground: blocks of land are dealt out whole, and a parcel that lies in
-two folds stays in one.
+"""Folds without common land: they get whole blocks, and a parcel counts in one fold.
 
-Shape suffixes: B blocks, K classes, F folds, N patches (of ``blocks_of``) or parcels.
+Shape suffixes: B blocks, K classes, F folds, N patches (in ``assign_blocks``) or parcels.
 """
 
 from __future__ import annotations
@@ -14,70 +13,78 @@ import shapely
 from panoseg.errors import DatasetError
 from panoseg.maps.outlines import shared_areas
 
-_BLOCKS_A_FOLD = 4
+_BLOCKS_PER_FOLD = 4
+# Less is rounding between coordinate systems; a pixel has 100.
 _SMALLEST_SHARE_M2 = 1.0
-"""Less is rounding where coordinate systems meet; a pixel has 100."""
 _SIDES = (8, 4, 2, 1)
 
 
-def blocks_of(
+def assign_blocks(
     outlines_N: np.ndarray,
     origin_m: tuple[float, float],
     patch_m: float,
     side: int | None,
     folds: int,
 ) -> tuple[np.ndarray, int]:
-    """The number of each patch's block, int64 from 0, or -1 where it is left out; and how many
-    patches a block has on a side.
+    """Return the block of each patch, and how many patches a block has on a side.
 
-    A patch lies in the square of land that holds its centre. Patches of one cube lie side by side,
-    those of several may share
-    ground: then one that shares ground with a patch before it in another block is left out, so that
-    no two blocks overlap.
+    A patch belongs to the square of land that holds its centre. Patches of several cubes may share
+    land: then one that shares land with an earlier patch in another block is left out, so that no
+    two blocks overlap.
 
-    outlines_N: patches as Polygon, in metres of one coordinate system. origin_m: a corner of the
-    squares. patch_m: side of a patch. side: asked for; None takes the largest of 8, 4, 2 and 1 that
-    gives each of ``folds`` four blocks, else 1. Raises ``DatasetError`` for fewer blocks than
-    folds.
+    Args:
+        outlines_N: Patches as Polygon, in metres of one coordinate system.
+        origin_m: A corner of the squares.
+        patch_m: Side of a patch.
+        side: Patches on a side of a block; None takes the largest of 8, 4, 2 and 1 that gives each
+            fold four blocks, else 1.
+        folds: Number of folds or sets.
+
+    Returns:
+        Number of the block of each patch, int64 from 0, or -1 if it is left out; and the side.
+
+    Raises:
+        DatasetError: There are fewer blocks than folds.
     """
     centres_N2 = shapely.get_coordinates(shapely.centroid(outlines_N)).reshape(-1, 2) - origin_m
-    pairs = _sharing(outlines_N)
+    pairs = _overlapping_pairs(outlines_N)
     for candidate in _SIDES if side is None else (side,):
         corners_N2 = np.floor(centres_N2 / (patch_m * candidate)).astype(np.int64)
         square_N = np.unique(corners_N2, axis=0, return_inverse=True)[1].reshape(-1)
-        stays_N = _apart(square_N, pairs)
+        stays_N = _disjoint(square_N, pairs)
         count = len(np.unique(square_N[stays_N]))
-        if count >= folds * (_BLOCKS_A_FOLD if side is None and candidate > 1 else 1):
+        if count >= folds * (_BLOCKS_PER_FOLD if side is None and candidate > 1 else 1):
             block_of = np.full(len(square_N), -1)
             block_of[stays_N] = np.unique(square_N[stays_N], return_inverse=True)[1]
             return block_of, candidate
-    raise too_few_blocks(int(stays_N.sum()), count, folds)
+    raise too_few_blocks_error(int(stays_N.sum()), count, folds)
 
 
-def too_few_blocks(patches: int, blocks: int, folds: int) -> DatasetError:
-    """What is raised where some fold would have no land."""
+def too_few_blocks_error(patches: int, blocks: int, folds: int) -> DatasetError:
+    """Return the error for folds without land."""
     return DatasetError(
-        f"{patches} usable patches in {blocks} blocks",
-        f"a block for each of {folds} folds or sets",
-        "take a larger area, a smaller --size, a smaller --block, or lower --min-cover, --min-dates"
-        " or --min-clear",
+        f"The {patches} usable patches lie in {blocks} blocks, too few for {folds} folds or sets:"
+        " take a larger area, a smaller --size, a smaller --block, or lower --min-cover,"
+        " --min-dates or --min-clear."
     )
 
 
-def _sharing(outlines_N: np.ndarray) -> np.ndarray:
-    """Pairs of patches that share ground, ascending: int64, pairs x 2, the first before the
-    second.
+def _overlapping_pairs(outlines_N: np.ndarray) -> np.ndarray:
+    """Return pairs of patches that share land, ascending: int64, pairs x 2.
+
+    The first of a pair comes before the second.
     """
     first, second, shared_m2 = shared_areas(outlines_N, outlines_N)
     pairs = np.stack([first, second], axis=1)[(first < second) & (shared_m2 > _SMALLEST_SHARE_M2)]
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def _apart(square_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Which patches stay, bool, so that those of two squares share no ground: each yields to those
-    that stay before it.
+def _disjoint(square_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return which patches to keep, so that those of two squares share no land: bool.
 
-    >>> _apart(np.array([0, 0, 1, 2]), np.array([[0, 1], [1, 2], [2, 3]])).tolist()
+    A patch yields to the earlier ones that are kept.
+
+    >>> _disjoint(np.array([0, 0, 1, 2]), np.array([[0, 1], [1, 2], [2, 3]])).tolist()
     [True, True, False, True]
     """
     stays_N = np.ones(len(square_N), bool)
@@ -86,16 +93,19 @@ def _apart(square_N: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return stays_N
 
 
-def deal(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarray:
-    """The fold of each block, so that each fold gets about its share of every class; int64, each
-    fold has a block at least.
+def assign_folds(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarray:
+    """Return the fold of each block (int64), so that each fold gets its share of every class.
 
-    amounts_BK: what a block has of each class (pixels), in which patches may be one column. Blocks
-    are taken from the largest, and each goes where it brings sum over folds and classes of amount^2
-    / share closest to its least value, which is reached where all folds have their share.
+    Blocks are taken from the largest. Each goes where the sum over folds and classes of amount^2 /
+    weight grows least; the sum is smallest when all folds have their share. Every fold gets a
+    block.
 
-    >>> deal(np.array([[4.0], [3], [3], [2], [2], [2]]), (0.5, 0.5)).tolist()
+    >>> assign_folds(np.array([[4.0], [3], [3], [2], [2], [2]]), (0.5, 0.5)).tolist()
     [0, 1, 1, 0, 0, 1]
+
+    Args:
+        amounts_BK: Amount of each class in a block (pixels); the number of patches may be a column.
+        weights_F: Share of each fold.
     """
     share_BK = amounts_BK / np.maximum(amounts_BK.sum(axis=0), 1e-9)
     weights = np.asarray(weights_F, np.float64)
@@ -113,19 +123,24 @@ def deal(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarray:
     return fold_of
 
 
-def owners(
+def main_folds(
     parcels: Sequence[np.ndarray],
     pixels: Sequence[np.ndarray],
     fold_of: Sequence[int],
     parcel_count: int,
     folds: int,
 ) -> np.ndarray:
-    """The fold that has most pixels of each parcel, the first of equals; int64, N.
+    """Return the fold with most pixels of each parcel, the first of equals: int64, N.
 
-    parcels, pixels: of each patch the positions of its parcels and the pixels of each. fold_of: of
-    each patch.
+    Args:
+        parcels: Of each patch the positions of its parcels in the register.
+        pixels: Of each patch the number of pixels of these parcels.
+        fold_of: Fold of each patch.
+        parcel_count: Number of parcels in the register.
+        folds: Number of folds.
     """
     pixels_FN = np.zeros((folds, parcel_count), np.int64)
     for positions, counts, fold in zip(parcels, pixels, fold_of, strict=True):
         pixels_FN[fold, positions] += counts
-    return pixels_FN.argmax(axis=0)
+    fold_N: np.ndarray = pixels_FN.argmax(axis=0)
+    return fold_N

@@ -1,7 +1,7 @@
-"""The seasons of planned patches, read from cubes a window at a time and written as they are.
+"""Read the images of planned patches from cubes, a window at a time, and write them.
 
-A window holds as many patches as lie in one piece of a cube on disk and as memory allows, so that
-each piece is read once.
+A window holds as many patches as lie in one chunk of a cube on disk and as memory allows, so that
+each chunk is read once.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -28,50 +28,59 @@ from panoseg.register.options import DatasetOptions
 from panoseg.register.plan import PlannedPatch
 
 LARGEST_WINDOW = 512
+# Images of one window, as int16; one band is in memory as float32 at the same time.
 _WINDOW_BYTES = 400 * 1024**2
-"""Images of one window, as int16; beside them one band is in memory as float32."""
 
 
 def open_season(path: Path, year: int | None) -> tuple[xr.Dataset, int]:
-    """The dates of one season of a checked cube, lazy, and its harvest year. Raises
-    ``CubeError``.
+    """Return the dates of one season of a checked cube, lazy, and its harvest year.
+
+    Raises:
+        CubeError: The cube cannot be used, or has no date in the season.
     """
     return _open_season(path, year, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=4)
 def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset, int]:
-    """The same; ``changed`` says which version of the file."""
+    """Return the same from a cache; ``changed`` tells versions of the file apart."""
     with reading(path):
         cube = check_cube(open_cube(path), PASTIS_BANDS)
     harvest_year, _, inside = dates_of_season(
         cube["time"].values.astype("datetime64[D]"), year=year
     )
-    # Dates ascend; a slice that holds all is no work, while places would describe every chunk of
-    # the cube anew.
+    # Dates ascend; a slice over all of them is free, while places would copy dask's whole graph.
     return cube.isel(time=slice(inside[0], inside[-1] + 1)), harvest_year
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Patches of one cube that are read together: the number of the cube, their ids and windows."""
+    """Patches of one cube that are read together."""
 
     cube: int
+    """Number of the cube."""
     patches: tuple[tuple[int, Window], ...]
+    """Id and window of each patch."""
 
     @property
     def name(self) -> str:
-        """Names the piece, by its first patch."""
+        """Name of the piece: the id of its first patch."""
         return str(self.patches[0][0])
 
 
 def cut_into_pieces(
     patches: Sequence[PlannedPatch], dates: Sequence[int], options: DatasetOptions
 ) -> list[Piece]:
-    """The patches in pieces that are neighbours. dates: how many the season of each cube has."""
+    """Group neighbouring patches into pieces.
+
+    Args:
+        patches: All patches.
+        dates: Number of dates in the season of each cube.
+        options: How patches are made.
+    """
     pieces: dict[tuple[int, int, int], list[tuple[int, Window]]] = {}
     for patch in patches:
-        side = options.size * patches_a_side(
+        side = options.size * patches_per_side(
             options.size, min(dates[patch.cube], options.max_dates)
         )
         key = (patch.cube, patch.window.top // side, patch.window.left // side)
@@ -79,11 +88,12 @@ def cut_into_pieces(
     return [Piece(cube, tuple(members)) for (cube, _, _), members in pieces.items()]
 
 
-def patches_a_side(size: int, dates: int) -> int:
-    """How many patches a window has on a side: a power of two, as far as 512 pixels and 400 MiB of
-    images allow; 1 at least.
+def patches_per_side(size: int, dates: int) -> int:
+    """Return how many patches a window has on a side: a power of two.
 
-    >>> patches_a_side(128, 61), patches_a_side(128, 100), patches_a_side(512, 500)
+    At most 512 pixels and 400 MiB of images, but at least one patch.
+
+    >>> patches_per_side(128, 61), patches_per_side(128, 100), patches_per_side(512, 500)
     (4, 2, 1)
     """
     count = 1
@@ -97,17 +107,19 @@ def patches_a_side(size: int, dates: int) -> int:
 
 @dataclass(frozen=True)
 class ImageWriter:
-    """Writes the images of pieces; crosses to other processes. save: writes the images of one patch
-    into a folder.
-    """
+    """Writes the images of pieces; is sent to worker processes."""
 
     cubes: tuple[Path, ...]
+    """Path of each cube."""
     pieces: tuple[Piece, ...]
+    """All pieces."""
     options: DatasetOptions
+    """How patches are made."""
     save: Callable[[Path, int, np.ndarray], None]
+    """Writes the images of one patch: folder, id, int16 T x C x H x W."""
 
     def write(self, folder: Path, number: int) -> dict[str, Any]:
-        """Write a piece; returns what the tables need of it: see ``_record``."""
+        """Write a piece; return what the tables need of it (see ``_record``)."""
         piece = self.pieces[number]
         path = self.cubes[piece.cube]
         cube, _ = open_season(path, self.options.season)
@@ -137,14 +149,17 @@ class ImageWriter:
             yield _record(patch_id, days_T[dates], images_TCHW, data_HW)
 
     def _dates(self, seen_THW: np.ndarray, days_T: np.ndarray) -> np.ndarray:
-        """Places of the dates that a patch has, ascending; none where they are too few."""
+        """Return the places of the dates of a patch, ascending; none if there are too few."""
         clear_T = seen_THW.mean(axis=(1, 2))
         enough = np.flatnonzero((clear_T >= self.options.min_clear) & (clear_T > 0))
-        kept = enough[spread_clearest(days_T[enough], clear_T[enough], self.options.max_dates)]
+        kept: np.ndarray = enough[
+            spread_clearest(days_T[enough], clear_T[enough], self.options.max_dates)
+        ]
         return kept if len(kept) >= self.options.min_dates else kept[:0]
 
 
 def _around(windows: Sequence[Window]) -> Window:
+    """Return the smallest window that contains all windows."""
     top, left = min(w.top for w in windows), min(w.left for w in windows)
     bottom, right = max(w.top + w.height for w in windows), max(w.left + w.width for w in windows)
     return Window(top, left, bottom - top, right - left)
@@ -153,8 +168,9 @@ def _around(windows: Sequence[Window]) -> Window:
 def _read(
     part: xr.Dataset, windows: Sequence[Window], chosen: Sequence[np.ndarray], days_T: np.ndarray
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """int16 images of each patch on its dates, and where it has data on some of them; the window is
-    read a band at a time.
+    """Return int16 images of each patch on its dates, and where it has data on some of them.
+
+    The window is read a band at a time.
     """
     seasons = [
         (
@@ -179,7 +195,7 @@ def _read(
 def _record(
     patch_id: int, dates: np.ndarray, images_TCHW: np.ndarray, data_HW: np.ndarray
 ) -> dict[str, Any]:
-    """What the tables need of a patch; one without dates was left out."""
+    """Return what the tables need of a patch; one without dates was left out."""
     record = {
         "patch": patch_id,
         "dates": [str(day) for day in dates],
@@ -195,10 +211,11 @@ def _save_unseen(folder: Path, patch_id: int, data_HW: np.ndarray) -> None:
 
 
 def read_unseen(folder: Path, record: dict[str, Any], size: int) -> np.ndarray:
-    """Pixels of a patch that have no data on any date, bool H x W."""
+    """Return the pixels of a patch that have no data on any date: bool, H x W."""
     if not record["unseen"]:
         return np.zeros((size, size), bool)
-    return np.load(_unseen_path(folder, record["patch"]), allow_pickle=False)
+    unseen_HW: np.ndarray = np.load(_unseen_path(folder, record["patch"]), allow_pickle=False)
+    return unseen_HW
 
 
 def _unseen_path(folder: Path, patch_id: int) -> Path:

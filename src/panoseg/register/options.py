@@ -1,6 +1,4 @@
-"""How a register and cubes become a dataset. No heavy import in here, so that ``--help`` stays
-quick.
-"""
+"""Options of datasets from a register. No heavy import here, so that ``--help`` stays quick."""
 
 from __future__ import annotations
 
@@ -18,27 +16,25 @@ class DatasetOptions:
     size: int = 128
     """Side of a patch in pixels of 10 m."""
     season: int | None = None
-    """Harvest year; without it the one that most dates of a cube belong to."""
+    """Harvest year; without it the one with the most dates of a cube."""
     min_clear: float = 0.1
-    """A date on which less than this share of a patch shows the ground is left out of that patch;
-    other clouds stay in.
+    """Leave out a date of a patch if less than this share of the patch shows the ground; other
+    clouds stay in.
     """
     min_dates: int = 10
-    """A patch with fewer dates is left out."""
+    """Leave out patches with fewer dates."""
     max_dates: int = 61
-    """A patch has at most so many dates, the clearest of each stretch of its season."""
+    """Largest number of dates of a patch; the clearest of each stretch of its season are used."""
     min_cover: float = 0.1
-    """A patch of which parcels with a known crop cover less than this share is left out."""
+    """Leave out patches if parcels with a known crop cover less than this share."""
     min_inside: float = 0.5
     """A parcel of which less than this share lies in a patch is void there, as in PASTIS."""
     block: int | None = None
-    """Patches on a side of the blocks of land that are dealt out to folds or sets; without it by
-    their number: 8, 4, 2 or 1.
+    """Patches on a side of the blocks of land that are assigned to folds or sets; without it 8, 4,
+    2 or 1, by the number of patches.
     """
     centres: bool = False
-    """Write INSTANCE_ANNOTATIONS too (PASTIS's layout); readers compute them where they are
-    absent.
-    """
+    """Write INSTANCE_ANNOTATIONS, too (PASTIS's layout); without them readers compute them."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -54,13 +50,12 @@ class DatasetOptions:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigError(
-                    f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}"
+                    f"--{name.replace('_', '-')} is {value}, and must be from {low} to {high}."
                 )
         if self.size % 16:
             raise ConfigError(
-                f"size {self.size}",
-                "a multiple of 16, which networks halve four times",
-                "change --size",
+                f"--size is {self.size}, and must be a multiple of 16, because networks halve"
+                " images four times."
             )
 
 
@@ -73,11 +68,11 @@ class FetchOptions:
     a STAC API.
     """
     collection: str | None = None
-    """Of the catalogue, if not its usual one with Sentinel-2 L2A."""
+    """A collection of the catalogue, if not its usual one with Sentinel-2 L2A."""
     area: Path | None = None
     """File with the outline of the land to fetch; without it the box around all parcels."""
     yes: bool = False
-    """Fetch, however much it is."""
+    """Fetch, no matter how large the download is."""
     fetch: CubeOptions = field(default_factory=CubeOptions)
     """How the cube is made."""
 
@@ -89,7 +84,6 @@ class FetchOptions:
             or self.fetch != CubeOptions()
         ):
             raise ConfigError(
-                "--area, --collection, --yes or --fetch options alone",
-                "them with --catalog",
-                "leave them out",
+                "--area, --collection, --yes and --fetch options need --catalog: add it, or leave"
+                " them out."
             )

@@ -1,11 +1,13 @@
-"""The table that says which class of a dataset each crop code of a register is.
+"""A register of parcels, and the table that maps its crop codes to the classes of a dataset.
+
+The table is a CSV with at least the columns code and class; a class is the number or the name of
+one in ``panoseg.classes``:
 
     code,class
     1110,soft winter wheat
     1200,3
 
-A CSV with these two columns among others; a class is the number or the name of one in
-``panoseg.classes``.
+Shape suffixes: N parcels, X pairs of parcels.
 """
 
 from __future__ import annotations
@@ -27,24 +29,30 @@ from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
 from panoseg.classes import ClassTable
-from panoseg.cube.check import PIXEL_M
 from panoseg.errors import ParcelsError
+from panoseg.imagery.bands import PIXEL_M
 from panoseg.maps.outlines import shared_areas
 from panoseg.maps.read_parcels import read_parcels, rows_without_area, valid_outlines
 
 _LARGEST_BYTES = 16 * 1024**2
+SQUARE_METRES_PER_HECTARE = 10_000
+_SAME_PLACE_M = 0.01
+_SMALLEST_OVERLAP_M2 = 1.0
+_CHUNK = 20_000
+_MOST_CODES = 50
 
 
 @dataclass(frozen=True)
 class CropCodes:
-    """Class id by crop code, codes as text."""
+    """Classes by crop code."""
 
     classes: Mapping[str, int]
+    """Id of the class by code; codes are text."""
 
     def classes_of(self, column: Iterable[Any]) -> list[int | None]:
-        """The class of each value of a register's column; None for unknown codes and for none.
+        """Return the class of each value of a register's column; None if it is unknown or missing.
 
-        Whole numbers mean the same however they are written: 110, 110.0, "0110".
+        Whole numbers are the same however they are written: 110, 110.0, "0110".
 
         >>> CropCodes({"0110": 2, "WTR": 3}).classes_of([110.0, "0110", "wtr", " WTR ", None])
         [2, 2, None, 3, None]
@@ -53,8 +61,8 @@ class CropCodes:
         return [numbers.get(plain_code(value)) for value in column]
 
 
-def plain_code(value: Any) -> str:
-    """A code as text, by which codes are compared; empty for none."""
+def plain_code(value: object) -> str:
+    """Return a code as text by which codes are compared; empty for a missing one."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     text = str(value).strip()
@@ -69,7 +77,11 @@ def plain_code(value: Any) -> str:
 
 
 def read_crop_codes(path: Path | str, table: ClassTable) -> CropCodes:
-    """Read a table of codes for the classes of ``table``. Raises ``ParcelsError``."""
+    """Read a table of crop codes for the classes of ``table``.
+
+    Raises:
+        ParcelsError: The file cannot be read, or a line is wrong.
+    """
     path = Path(path)
     rows = read_rows(path)
     found: dict[str, int] = {}
@@ -78,26 +90,29 @@ def read_crop_codes(path: Path | str, table: ClassTable) -> CropCodes:
         code, name = (row.get("code") or "").strip(), (row.get("class") or "").strip()
         if not code and not name:
             continue
-        class_id = _class_id(name, table, f"line {number} of {path}")
+        class_id = _class_id(name, table, f"Line {number} of {path}")
         if first.setdefault(plain_code(code), class_id) != class_id:
             raise ParcelsError(
-                f"line {number} of {path}: code {code} is {table[class_id].name} here and "
-                f"{table[first[plain_code(code)]].name} above",
-                "one class a code",
-                "take one of the lines out",
+                f"Line {number} of {path}: code {code} is {table[class_id].name} here and"
+                f" {table[first[plain_code(code)]].name} above; take one of the lines out."
             )
         found[code] = class_id
     if not found:
-        raise ParcelsError(f"{path} has no line", "a code and a class on each", "write them")
+        raise ParcelsError(f"{path} has no line with a code and a class: write them.")
     return CropCodes(found)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The lines of a table of codes, classes unchecked. Raises ``ParcelsError``."""
+    """Return the lines of a table of crop codes, classes unchecked.
+
+    Raises:
+        ParcelsError: The file cannot be read, or lacks a column.
+    """
     try:
         if path.stat().st_size > _LARGEST_BYTES:
             raise ParcelsError(
-                f"{path} has {path.stat().st_size} bytes", "a table of crop codes", "check the path"
+                f"{path} has {path.stat().st_size} bytes, too many for a table of crop codes: check"
+                " the path."
             )
         lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
         delimiter = max(",;\t", key=lines[0].count)
@@ -106,121 +121,117 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ParcelsError(
-            f"{path} cannot be read ({reason})", "a CSV with columns code and class", "check it"
+            f"{path} cannot be read as a CSV with the columns code and class ({reason}): check it."
         ) from error
     if not {"code", "class"} <= set(columns):
         raise ParcelsError(
-            f"{path} has the columns {', '.join(columns)}",
-            "code and class",
-            "name them so: code,class in the first line",
+            f"{path} has the columns {', '.join(columns)}, and needs code and class: write"
+            " code,class in the first line."
         )
     return rows
 
 
 def _class_id(text: str, table: ClassTable, where: str) -> int:
-    """The class that a number or a name means."""
+    """Return the id of the class with this number or name; ``where`` is for the message."""
     names = {entry.name.casefold(): entry.id for entry in table.classes}
     if text.casefold() in names:
         return names[text.casefold()]
     if text.isascii() and text.isdecimal() and int(text) in names.values():
         return int(text)
     close = difflib.get_close_matches(text.casefold(), names, n=1)
+    question = f" Did you mean {close[0]}?" if close else ""
     raise ParcelsError(
-        f"{where}: {text!r} is no class of {table.name}",
-        "the number or name of one:"
-        f" {', '.join(f'{entry.id} {entry.name}' for entry in table.classes)}",
-        f"did you mean {close[0]}?" if close else "correct the line",
+        f"{where}: {text!r} is not a class of {table.name}. Give the number or name of one:"
+        f" {', '.join(f'{entry.id} {entry.name}' for entry in table.classes)}.{question}"
     )
-
-
-SQUARE_METRES_PER_HECTARE = 10_000
-_SAME_PLACE_M = 0.01
-_SMALLEST_OVERLAP_M2 = 1.0
-_CHUNK = 20_000
-_MOST_CODES = 50
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was found about the rows of a register; counts of rows unless it is said otherwise.
-
-    rows: near the cubes. without_area: left out. elsewhere: in the box around all cubes but on
-    none, left out. mended: outlines that crossed themselves. duplicates: the outline of another
-    row, left out; contradictions: outlines that several rows give different classes, void.
-    unknown_codes: by code, those that the table of codes lacks, void; without_code: void. thin:
-    narrower than a pixel everywhere, void. overlaps: pairs of parcels that share more than 1 m2;
-    overlap_ha: land that they share.
-    """
+    """What was found about the rows of a register. Counts are of rows unless stated otherwise."""
 
     rows: int
+    """Rows near the cubes."""
     without_area: int
+    """Without area, left out."""
     elsewhere: int
+    """In the box around all cubes but on none of them, left out."""
     mended: int
+    """Outlines that crossed themselves, repaired."""
     duplicates: int
+    """Same outline as another row, left out."""
     contradictions: int
+    """Outlines to which several rows give different classes, void."""
     unknown_codes: dict[str, int]
+    """Rows by code, for codes that the table lacks; void."""
     without_code: int
+    """Without a code, void."""
     thin: int
+    """Narrower than a pixel everywhere, void."""
     overlaps: int
+    """Pairs of parcels that share more than 1 m2."""
     overlap_ha: float
+    """Land that such pairs share, in hectares."""
 
 
 @dataclass(frozen=True, eq=False)
 class Register:
-    """Parcels on the land of some cubes.
-
-    outlines_N: valid Polygon or MultiPolygon, in ``crs`` (WKT). numbers_N: int32, place among the
-    rows that were read, from 1.
-    classes_N: uint8, of the table that the codes were read for; void where no crop can be learnt
-    from the parcel.
-    """
+    """Parcels on the land of some cubes."""
 
     outlines_N: np.ndarray
+    """Valid Polygon or MultiPolygon, in ``crs``."""
     numbers_N: np.ndarray
+    """int32: place among the rows that were read, from 1."""
     classes_N: np.ndarray
+    """uint8: id in the table that the codes were read for; void where no crop can be learnt from
+    the parcel.
+    """
     crs: str
+    """Coordinate system as WKT."""
     findings: Findings
+    """Counts for the report."""
 
 
 def read_register(
     path: Path | str, column: str, codes: CropCodes, table: ClassTable, grids: Sequence[GeoBox]
 ) -> Register:
-    """The parcels of a file that lie on the grids, in the coordinate system of the first.
+    """Read the parcels of a file that lie on the grids, in the coordinate system of the first.
 
-    column: which has the crop codes. table: the classes that ``codes`` speak of; it has a void
-    class. Raises ``ParcelsError``.
+    Args:
+        path: File of the register.
+        column: Its column of crop codes.
+        codes: Classes by crop code.
+        table: The classes of ``codes``; it has a void class.
+        grids: Grids of the cubes.
+
+    Raises:
+        ParcelsError: The file cannot be read, lacks the column, or has no parcel on the grids.
     """
     crs = crs_of(grids[0]).to_wkt()
     land = gpd.GeoSeries([grid.extent.to_crs(crs).geom for grid in grids], crs=crs)
     parcels = read_parcels(path, land)
     if column not in parcels.columns or column == parcels.geometry.name:
         names = ", ".join(str(name) for name in parcels.columns if name != parcels.geometry.name)
-        raise ParcelsError(
-            f"{path} has no column {column} (but {names})",
-            "the column of crop codes",
-            "pass --class-column",
-        )
+        raise ParcelsError(f"{path} has no column {column} (but {names}): pass --class-column.")
     invalid = int((~shapely.is_valid(parcels.geometry.to_numpy())).sum())
     outlines_N = valid_outlines(parcels.to_crs(crs))
-    here_N = shapely.intersects(outlines_N, shapely.union_all(land.to_numpy()))
-    if not here_N.any():
+    on_land_N = shapely.intersects(outlines_N, shapely.union_all(land.to_numpy()))
+    if not on_land_N.any():
         raise ParcelsError(
-            f"no parcel of {path} lies on the cubes",
-            "some that do",
-            "check the area and coordinate systems",
+            f"No parcel of {path} lies on the cubes: check the area and the coordinate systems."
         )
-    classes_N, words = _classes(parcels[column].to_numpy()[here_N], codes, table)
+    classes_N, words = _classes(parcels[column].to_numpy()[on_land_N], codes, table)
     kept_N, classes_N, duplicates, contradictions = _without_duplicates(
-        outlines_N[here_N], classes_N, table
+        outlines_N[on_land_N], classes_N, table
     )
-    outlines_N = outlines_N[here_N][kept_N]
+    outlines_N = outlines_N[on_land_N][kept_N]
     thin_N = _thin(outlines_N)
     classes_N = np.asarray(np.where(thin_N, void_of(table), classes_N[kept_N]), np.uint8)
     overlaps, overlap_ha = _overlaps(outlines_N)
     findings = Findings(
         rows=len(parcels) + rows_without_area(parcels),
         without_area=rows_without_area(parcels),
-        elsewhere=int((~here_N).sum()),
+        elsewhere=int((~on_land_N).sum()),
         mended=invalid,
         duplicates=duplicates,
         contradictions=contradictions,
@@ -230,18 +241,18 @@ def read_register(
         **words,
     )
     return Register(
-        outlines_N, np.flatnonzero(here_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings
+        outlines_N, np.flatnonzero(on_land_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings
     )
 
 
 def crs_of(grid: GeoBox) -> CRS:
-    """The coordinate system of a checked cube's grid."""
+    """Return the coordinate system of a checked cube's grid."""
     assert grid.crs is not None, "a checked cube has a coordinate system"
     return grid.crs
 
 
 def void_of(table: ClassTable) -> int:
-    """The void class of a layout's table."""
+    """Return the void class of a layout's table."""
     assert table.void is not None, f"{table.name} has no void class"
     return table.void
 
@@ -249,7 +260,7 @@ def void_of(table: ClassTable) -> int:
 def _classes(
     column_N: np.ndarray, codes: CropCodes, table: ClassTable
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """The class of each row, void where its code is not in the table, and how often that is so."""
+    """Return the class of each row, void if its code is not in the table, and counts of those."""
     found = codes.classes_of(column_N)
     unknown = Counter(
         plain_code(value)
@@ -269,10 +280,13 @@ def _classes(
 def _without_duplicates(
     outlines_N: np.ndarray, classes_N: np.ndarray, table: ClassTable
 ) -> tuple[np.ndarray, np.ndarray, int, int]:
-    """Positions of the first row of each outline, the classes, and how many rows repeat one, or
-    contradict another.
+    """Find rows that repeat an outline.
 
-    Outlines are the same where they agree to the centimetre, wherever they begin.
+    Outlines are the same if they agree to the centimetre, no matter where they begin.
+
+    Returns:
+        Positions of the first row of each outline, the classes, the number of rows that repeat an
+        outline, and of outlines with several classes.
     """
     rounded_N = shapely.transform(outlines_N, lambda xy: np.round(xy / _SAME_PLACE_M))
     group_N, _ = pd.factorize(pd.Series(shapely.to_wkb(shapely.normalize(rounded_N))))
@@ -283,8 +297,9 @@ def _without_duplicates(
 
 
 def _thin(outlines_N: np.ndarray) -> np.ndarray:
-    """Whether a circle of a pixel's width fits nowhere into a parcel: all its pixels see its
-    neighbours too.
+    """Return whether no circle of a pixel's width fits into a parcel: bool, N.
+
+    All pixels of such a parcel also show its neighbours.
     """
     pieces = [
         shapely.buffer(outlines_N[start : start + _CHUNK], -PIXEL_M / 2)
@@ -294,10 +309,10 @@ def _thin(outlines_N: np.ndarray) -> np.ndarray:
 
 
 def _overlaps(outlines_N: np.ndarray) -> tuple[int, float]:
-    """How many pairs share land, and how much of it, in hectares."""
+    """Return how many pairs share land, and how much of it, in hectares."""
     pairs, shared_m2 = 0, 0.0
     for start in range(0, len(outlines_N), _CHUNK):
-        # Neighbours touch in most places: what they share is looked at piece by piece.
+        # In pieces, because most parcels touch neighbours, so that there are many pairs.
         first_X, second_X, area_X = shared_areas(outlines_N[start : start + _CHUNK], outlines_N)
         counted_X = (first_X + start < second_X) & (area_X > _SMALLEST_OVERLAP_M2)
         pairs += int(counted_X.sum())

@@ -1,8 +1,7 @@
-"""Parcels drawn on the grid of a cube, window by window.
+"""Rasterize parcels on the grid of a cube, window by window, and choose the patches.
 
-A pixel belongs to the parcel that covers its centre; where several do, to the smallest of them, so
-that a strip of flowers that is declared inside of a field stays visible, whatever the order of the
-rows.
+A pixel belongs to the parcel that covers its centre, and if several do, to the smallest of them: a
+strip of flowers declared inside of a field stays visible, in any order of the rows.
 
 Shape suffixes: N parcels, P parcels of a window, H W pixels.
 """
@@ -28,24 +27,30 @@ from panoseg.progress import track
 from panoseg.register.options import DatasetOptions
 from panoseg.register.parcels import Register, crs_of, void_of
 
+FIRST_ID = 10_000
+"""Id of the first square; ids of patches are places of their squares, counted from it."""
+
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
-    """The parcels of a window.
-
-    parcel_HW: int32, position in the register, -1 for none. parcels_P, pixels_P: positions in
-    ascending order, and how many pixels each has. inside_P: share of the parcel's area in the
-    window, 0..1.
-    """
+class ParcelWindow:
+    """The parcels of a window."""
 
     parcel_HW: np.ndarray
+    """int32: position in the register, -1 for none."""
     parcels_P: np.ndarray
+    """int64: positions in the register, ascending."""
     pixels_P: np.ndarray
+    """int64: pixels of each parcel."""
     inside_P: np.ndarray
+    """float64, 0..1: share of the parcel's area in the window."""
 
     def classes(self, classes_N: np.ndarray, void: int, min_inside: float) -> np.ndarray:
-        """Class of each pixel, uint8; 0 outside of parcels, ``void`` where less of a parcel than
-        ``min_inside`` is inside.
+        """Return the class of each pixel: uint8, H x W, 0 outside of parcels.
+
+        Args:
+            classes_N: Class of each parcel of the register.
+            void: Class of parcels of which less than ``min_inside`` lies in the window.
+            min_inside: Share of the area of a parcel, 0..1.
         """
         class_P = np.where(self.inside_P < min_inside, void, classes_N[self.parcels_P])
         classes_HW = np.zeros(self.parcel_HW.shape, np.uint8)
@@ -54,25 +59,28 @@ class Drawing:
         return classes_HW
 
 
-class Canvas:
-    """The parcels of a register on one grid, found quickly by window."""
+class ParcelGrid:
+    """The parcels of a register on one grid, indexed by place."""
 
     def __init__(self, register: Register, grid: GeoBox) -> None:
         outlines_N = to_pixels(
             moved(register.outlines_N, register.crs, crs_of(grid).to_wkt()), grid.affine
         )
         order_N = np.argsort(-shapely.area(outlines_N), kind="stable")  # the smallest is drawn last
-        here_N = shapely.intersects(outlines_N[order_N], shapely.box(0, 0, grid.width, grid.height))
-        self._position_N = order_N[here_N]
+        on_grid_N = shapely.intersects(
+            outlines_N[order_N], shapely.box(0, 0, grid.width, grid.height)
+        )
+        self._position_N = order_N[on_grid_N]
         self._outlines_N = outlines_N[self._position_N]
         self._tree = shapely.STRtree(self._outlines_N)
 
-    def meeting(self, window: Window) -> np.ndarray:
-        """Positions of the parcels that meet a window, drawn or not."""
-        return self._position_N[self._found(window)]
+    def intersecting(self, window: Window) -> np.ndarray:
+        """Return the positions of the parcels that meet a window, with or without a pixel."""
+        position_P: np.ndarray = self._position_N[self._found(window)]
+        return position_P
 
-    def contested(self, window: Window) -> int:
-        """How many pixels of a window several parcels claim."""
+    def contested_pixels(self, window: Window) -> int:
+        """Return how many pixels of a window several parcels cover."""
         claims = [(outline, 1) for outline in self._outlines_N[self._found(window)]]
         if not claims:
             return 0
@@ -86,13 +94,11 @@ class Canvas:
         return int((claims_HW > 1).sum())
 
     def _found(self, window: Window) -> np.ndarray:
-        """Places in the canvas of the parcels that meet a window, in the order in which they are
-        drawn.
-        """
+        """Return the places here of the parcels that meet a window, in drawing order."""
         return np.sort(self._tree.query(pixel_box(window), predicate="intersects"))
 
-    def draw(self, window: Window) -> Drawing:
-        """The parcels of a window; some of its land may lie outside of the grid."""
+    def rasterize(self, window: Window) -> ParcelWindow:
+        """Return the parcels of a window; it may reach beyond the grid."""
         found = self._found(window)
         shape_HW, transform = (
             (window.height, window.width),
@@ -100,7 +106,7 @@ class Canvas:
         )
         if not len(found):
             nothing = np.empty(0, np.int64)
-            return Drawing(np.full(shape_HW, -1, np.int32), nothing, nothing, np.empty(0))
+            return ParcelWindow(np.full(shape_HW, -1, np.int32), nothing, nothing, np.empty(0))
         outlines = self._outlines_N[found]
         drawn = ((outline, number) for number, outline in enumerate(outlines, 1))
         number_HW = rasterize(drawn, shape_HW, fill=0, transform=transform, dtype="int32")
@@ -112,18 +118,18 @@ class Canvas:
         inside_P = shapely.area(shapely.intersection(visible_P, pixel_box(window))) / shapely.area(
             visible_P
         )
-        return Drawing(parcel_HW, parcels_P.astype(np.int64), pixels_P, inside_P)
+        return ParcelWindow(parcel_HW, parcels_P.astype(np.int64), pixels_P, inside_P)
 
 
 def pixel_box(window: Window) -> shapely.Polygon:
-    """A window as an outline in pixels (column, row)."""
+    """Return a window as an outline in pixels (column, row)."""
     return shapely.box(
         window.left, window.top, window.left + window.width, window.top + window.height
     )
 
 
 def moved(outlines_N: np.ndarray, crs: str, target: str) -> np.ndarray:
-    """Valid outlines from one coordinate system in another; both as WKT."""
+    """Return valid outlines in another coordinate system; both are WKT."""
     if crs == target:
         return outlines_N
     # Mended again: a corner may move across a line that stays straight.
@@ -132,47 +138,45 @@ def moved(outlines_N: np.ndarray, crs: str, target: str) -> np.ndarray:
     )
 
 
-FIRST_ID = 10_000
-
-
 @dataclass(frozen=True, eq=False)
 class PlannedPatch:
-    """A square of a cube.
-
-    id: names its files. cube: its number. window: of the cube's pixels. parcels_P, pixels_P:
-    positions of parcels in the register, ascending, and the pixels of each. cover: share of pixels
-    in parcels with a known crop.
-    """
+    """A square of a cube that becomes a patch."""
 
     id: int
+    """Names its files."""
     cube: int
+    """Number of its cube."""
     window: Window
+    """Its pixels in the cube."""
     parcels_P: np.ndarray
+    """int64: positions of its parcels in the register, ascending."""
     pixels_P: np.ndarray
+    """int64: pixels of each parcel."""
     cover: float
+    """Share 0..1 of pixels in parcels with a known crop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The patches that parcels cover enough of, by ascending id, and what became of the rest.
-
-    squares: how many there are in all. bare: of them with too little cover. without_pixel: parcels
-    inside of squares that have no pixel, too small or hidden by smaller ones. outside: parcels in
-    no square. contested: pixels that several parcels claim.
-    shared: patches that were left out because they share ground with a patch in another block of
-    land.
-    """
+    """The patches with enough cover, by ascending id, and what became of the rest."""
 
     patches: tuple[PlannedPatch, ...]
+    """Patches by ascending id."""
     squares: int
+    """Number of squares in all."""
     bare: int
+    """Squares with too little cover."""
     without_pixel: int
+    """Parcels in squares without a pixel: too small, or hidden by smaller ones."""
     outside: int
+    """Parcels in no square."""
     contested: int
+    """Pixels that several parcels cover."""
     shared: int = 0
+    """Patches left out because they share land with a patch in another block."""
 
     def without(self, shared_N: np.ndarray) -> Plan:
-        """The plan without the patches of a mask, because they share ground with others."""
+        """Return the plan without the patches of a mask, because they share land with others."""
         kept = tuple(
             patch
             for patch, shared in zip(self.patches, shared_N.tolist(), strict=True)
@@ -183,14 +187,21 @@ class Plan:
 
 def plan_patches(
     register: Register,
-    canvases: Sequence[Canvas],
+    parcel_grids: Sequence[ParcelGrid],
     grids: Sequence[GeoBox],
     table: ClassTable,
     options: DatasetOptions,
 ) -> Plan:
-    """Cut each grid into squares from its upper left corner and keep those with enough cover.
+    """Cut each grid into squares from its upper left corner, and keep those with enough cover.
 
     What remains at the right and lower edge, narrower than a square, is not used.
+
+    Args:
+        register: The parcels.
+        parcel_grids: The parcels on each grid.
+        grids: Grids of the cubes.
+        table: Classes of the layout.
+        options: How patches are made.
     """
     squares = [
         (cube, window) for cube, grid in enumerate(grids) for window in _squares(grid, options.size)
@@ -200,16 +211,21 @@ def plan_patches(
     patches, contested = [], 0
     things = table.ids("thing")
     for number, (cube, window) in enumerate(track(squares, "drawing parcels")):
-        drawing = canvases[cube].draw(window)
-        pixels_N[drawing.parcels_P] += drawing.pixels_P
-        met_N[canvases[cube].meeting(window)] = True
-        contested += canvases[cube].contested(window)
-        classes_HW = drawing.classes(register.classes_N, void_of(table), options.min_inside)
+        window_parcels = parcel_grids[cube].rasterize(window)
+        pixels_N[window_parcels.parcels_P] += window_parcels.pixels_P
+        met_N[parcel_grids[cube].intersecting(window)] = True
+        contested += parcel_grids[cube].contested_pixels(window)
+        classes_HW = window_parcels.classes(register.classes_N, void_of(table), options.min_inside)
         cover = float(np.isin(classes_HW, things).mean())
         if cover >= options.min_cover and cover > 0:
             patches.append(
                 PlannedPatch(
-                    FIRST_ID + number, cube, window, drawing.parcels_P, drawing.pixels_P, cover
+                    FIRST_ID + number,
+                    cube,
+                    window,
+                    window_parcels.parcels_P,
+                    window_parcels.pixels_P,
+                    cover,
                 )
             )
     return Plan(

@@ -1,4 +1,4 @@
-"""What was found on the way from a register to a dataset: as JSON, and in words."""
+"""The report of a dataset made from a register: counts as JSON and as text."""
 
 from __future__ import annotations
 
@@ -8,47 +8,53 @@ from typing import Any
 
 import numpy as np
 
-from panoseg.register.forms import FinishedPatch, Form
+from panoseg.register.layouts import FinishedPatch, WrittenLayout
 from panoseg.register.parcels import Findings, Register
 from panoseg.register.plan import Plan
 
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of a dataset that was made.
-
-    findings: about the rows of the register. squares: places for patches; bare: of them with too
-    little cover; shared: on ground of another block of land; dim: with too few dates.
-    without_pixel, outside, contested: as of ``Plan``. divided: parcels in patches of several folds,
-    void in all but one. block_m: side of the blocks. part: what ``parts`` are called;
-    parts: of each name, patches, parcels and pixels by class. cubes: path and harvest year of each.
-    """
+    """Counts of a dataset; the names of the fields are keys of report.json."""
 
     findings: Findings
+    """Counts of the rows of the register."""
     squares: int
+    """Squares of the cubes' land."""
     bare: int
+    """Squares with too little cover."""
     shared: int
+    """Patches left out because they share land with a patch in another block."""
     dim: int
+    """Patches left out because they have too few clear dates."""
     without_pixel: int
+    """Parcels in squares without a pixel."""
     outside: int
+    """Parcels in no square."""
     contested: int
+    """Pixels that several parcels cover."""
     divided: int
+    """Parcels in patches of several folds; void in all but one."""
     block_m: float
+    """Side of the blocks of land in metres."""
     part: str
+    """What parts are called: fold or set."""
     parts: dict[str, dict[str, Any]]
+    """Of each fold or set: patches, parcels, and pixels by class."""
     cubes: tuple[tuple[str, int], ...]
+    """Path and harvest year of each cube."""
 
     @property
     def patches(self) -> int:
-        """How many patches there are."""
+        """Number of patches."""
         return sum(found["patches"] for found in self.parts.values())
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready dictionary."""
+        """Return a JSON-ready dictionary."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """The report for people; what was not found is not mentioned."""
+        """Return the report as lines of text; counts of 0 are left out."""
         found = self.findings
         unknown = ", ".join(
             f"{code} ({rows})" for code, rows in list(found.unknown_codes.items())[:8]
@@ -57,7 +63,7 @@ class Report:
             (found.rows, "rows of the register near the cubes"),
             (found.without_area, "rows without area, left out"),
             (found.elsewhere + self.outside, "parcels outside of all patches"),
-            (found.mended, "outlines that cross themselves, mended"),
+            (found.mended, "outlines that cross themselves, repaired"),
             (found.duplicates, "rows that repeat the outline of another, left out"),
             (found.contradictions, "outlines with several classes, void"),
             (
@@ -71,7 +77,7 @@ class Report:
                 found.overlaps,
                 f"pairs of parcels that overlap, on {found.overlap_ha:g} ha; the smaller is on top",
             ),
-            (self.contested, "pixels that several parcels claim"),
+            (self.contested, "pixels that several parcels cover"),
             (self.squares, "squares of the cubes' land"),
             (self.bare, "of them with too little of known crops, left out"),
             (
@@ -97,37 +103,38 @@ class Report:
 
 
 @dataclass(frozen=True, eq=False)
-class Tally:
-    """What the labels of each fold hold: pixels_FK of each class, parcels_F with a crop; divided as
-    of ``Report``.
-    """
+class LabelCounts:
+    """What the labels of each fold hold."""
 
     pixels_FK: np.ndarray
+    """int64: pixels of each class in each fold."""
     parcels_F: np.ndarray
+    """int64: parcels with a crop in each fold."""
     divided: int
+    """Parcels in patches of several folds."""
 
 
 def report_of(
-    form: Form,
+    layout: WrittenLayout,
     register: Register,
     plan: Plan,
     patches: Sequence[FinishedPatch],
-    tally: Tally,
+    counts: LabelCounts,
     block_m: float,
     cubes: Sequence[tuple[str, int]],
 ) -> Report:
-    """The report of a dataset whose patches are finished."""
+    """Return the report of a dataset whose patches are finished."""
     parts = {}
-    for number, part in enumerate(form.parts):
+    for number, part in enumerate(layout.parts):
         members = [patch for patch in patches if patch.part == part]
         pixels = {
-            entry.name: int(tally.pixels_FK[number, entry.id])
-            for entry in form.classes.classes
-            if entry.kind == "thing" and tally.pixels_FK[number, entry.id]
+            entry.name: int(counts.pixels_FK[number, entry.id])
+            for entry in layout.classes.classes
+            if entry.kind == "thing" and counts.pixels_FK[number, entry.id]
         }
         parts[str(part)] = {
             "patches": len(members),
-            "parcels": int(tally.parcels_F[number]),
+            "parcels": int(counts.parcels_F[number]),
             "pixels": pixels,
         }
     return Report(
@@ -139,9 +146,9 @@ def report_of(
         plan.without_pixel,
         plan.outside,
         plan.contested,
-        tally.divided,
+        counts.divided,
         block_m,
-        form.part,
+        layout.part,
         parts,
         tuple(cubes),
     )

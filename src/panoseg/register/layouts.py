@@ -1,6 +1,4 @@
-"""The two layouts in which a register becomes a dataset: PASTIS's and S2TSCzCrop's; no torch in
-it.
-"""
+"""The layouts in which a register becomes a dataset: PASTIS's and S2TSCzCrop's. No torch here."""
 
 from __future__ import annotations
 
@@ -22,27 +20,33 @@ _DEGREES = 4326
 
 @dataclass(frozen=True, eq=False)
 class FinishedPatch:
-    """A patch as the tables describe it.
-
-    part: its fold or set. cover: share of pixels in parcels with a known crop. parcels: how many of
-    those. tile: name of its cube. crs: WKT, and epsg: code where it has one. affine: its grid.
-    size: pixels on a side. moments_2C: mean and deviation.
-    """
+    """A patch as the tables of a dataset describe it."""
 
     id: int
+    """Names its files."""
     part: int | str
+    """Its fold or set."""
     dates: tuple[date, ...]
+    """Dates of its images, ascending."""
     parcels: int
+    """Number of parcels with a known crop."""
     cover: float
+    """Share 0..1 of pixels in such parcels."""
     tile: str
+    """Name of its cube."""
     crs: str
+    """Coordinate system as WKT."""
     epsg: int | None
+    """EPSG code of the coordinate system, if it has one."""
     affine: Affine
+    """From pixels (column, row) to coordinates: a, b, c, d, e, f."""
     size: int
+    """Pixels on a side."""
     moments_2C: np.ndarray
+    """float64: mean and deviation of each band."""
 
     def outline(self) -> list[tuple[float, float]]:
-        """Its corners on the map, the first repeated."""
+        """Return its corners in map coordinates, the first repeated."""
         a, b, left, d, e, top = self.affine
         corners = [(0, 0), (self.size, 0), (self.size, self.size), (0, self.size), (0, 0)]
         return [
@@ -51,22 +55,25 @@ class FinishedPatch:
 
 
 @dataclass(frozen=True)
-class Form:
-    """A layout to write.
-
-    classes: those of its labels. parts: its folds or sets, and weights: the share of the land of
-    each. part: what they are called. save_images: folder, id, images int16 in PASTIS's order of
-    bands. save_labels: folder, id, classes, numbers of parcels, whether centres too. save_tables:
-    folder, all patches; the last to be written.
-    """
+class WrittenLayout:
+    """How a dataset of one layout is written."""
 
     classes: ClassTable
+    """Classes of its labels."""
     parts: tuple[int | str, ...]
+    """Names of its folds or sets."""
     weights: tuple[float, ...]
+    """Share of the land of each fold or set."""
     part: str
+    """What they are called: fold or set."""
     save_images: Callable[[Path, int, np.ndarray], None]
+    """Writes the images of a patch: folder, id, int16 T x C x H x W in PASTIS's order of bands."""
     save_labels: Callable[[Path, int, np.ndarray, np.ndarray, bool], None]
+    """Writes the labels of a patch: folder, id, classes, numbers of parcels, whether to write
+    centres.
+    """
     save_tables: Callable[[Path, Sequence[FinishedPatch]], None]
+    """Writes the tables: folder, all patches. Called last."""
 
 
 def _save_pastis_labels(
@@ -76,8 +83,9 @@ def _save_pastis_labels(
 
 
 def _save_pastis_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
-    """Statistics of a fold are the mean over its patches of their mean and deviation, as
-    published.
+    """Write PASTIS's tables.
+
+    Statistics of a fold are the mean over its patches of their mean and deviation, as published.
     """
     of_fold: dict[int, list[np.ndarray]] = {}
     for patch in patches:
@@ -127,8 +135,8 @@ def _save_czech_tables(folder: Path, patches: Sequence[FinishedPatch]) -> None:
     s2tsczcrop_files.save_patches(folder, rows)
 
 
-FORMS: dict[LayoutName, Form] = {
-    "pastis": Form(
+LAYOUTS: dict[LayoutName, WrittenLayout] = {
+    "pastis": WrittenLayout(
         PASTIS,
         (1, 2, 3, 4, 5),
         (0.2,) * 5,
@@ -137,7 +145,7 @@ FORMS: dict[LayoutName, Form] = {
         _save_pastis_labels,
         _save_pastis_tables,
     ),
-    "s2tsczcrop": Form(
+    "s2tsczcrop": WrittenLayout(
         S2TSCZCROP,
         s2tsczcrop_files.SETS,
         (0.7, 0.15, 0.15),  # as published
