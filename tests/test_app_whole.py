@@ -247,7 +247,7 @@ def test_official_parcels_with_codes_from_a_terminal(server, place, capsys):
         "311": "soft winter wheat",
     }
     assert main(["job", "submit", "--sample", "32", "--codes", str(place / "codes.csv")]) == 2
-    assert "--codes without --register" in capsys.readouterr().err
+    assert "--codes needs --register" in capsys.readouterr().err
 
 
 def test_other_official_parcels_afterwards(server, sample, place):
@@ -395,4 +395,4 @@ def test_a_port_in_use_is_said_in_one_line(server):
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
-    assert "choose another --port" in done.stderr
+    assert "Choose another --port" in done.stderr

@@ -146,10 +146,22 @@ class MapChoices(_Strict):
     simplify: float = Field(default=MapOptions.simplify, ge=0, le=10)
     """Tolerance of the simplification of outlines in pixels."""
 
-    def map_options(self, **others: Any) -> MapOptions:
-        """Return the options of the map; others: those that are not asked for."""
-        chosen = self.model_dump()
-        return MapOptions(tta=chosen.pop("views"), **chosen, **others)
+    def map_options(self, year: int | None) -> MapOptions:
+        """Return the options of a map that the pages can show.
+
+        Args:
+            year: Year of the harvest, None for that of the season.
+        """
+        return MapOptions(
+            tta=self.views,
+            min_clear=self.min_clear,
+            max_dates=self.max_dates,
+            min_area_ha=self.min_area_ha,
+            simplify=self.simplify,
+            year=year,
+            gpkg=True,
+            pmtiles=True,
+        )
 
 
 class MapRequest(_Strict):

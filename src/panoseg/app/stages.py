@@ -229,7 +229,7 @@ def _map(job: JobContext) -> None:
 
     source = job.map.source
     year = None if isinstance(source, CubeSource) else source.year
-    options = job.map.options.map_options(year=year, gpkg=True, pmtiles=True)
+    options = job.map.options.map_options(year)
     weights = job.settings.weights_folder(job.map.weights)
     within: BaseGeometry | None = None
     if isinstance(source, CatalogueSource):
