@@ -35,7 +35,7 @@ from panoseg.metrics.confusion import (
     confusion_scores,
     pixel_counts,
 )
-from panoseg.metrics.panoptic_quality import PanopticCounts, quality_of_counts, patch_counts
+from panoseg.metrics.panoptic_quality import PanopticCounts, patch_counts, quality_of_counts
 from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
 from panoseg.models.network import (
     Details,
