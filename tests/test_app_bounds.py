@@ -425,16 +425,16 @@ def test_a_season_is_read_to_its_end_before_a_job_reads_it(tmp_path, monkeypatch
 def test_a_page_that_is_open_is_its_users_no_longer_than_the_token(tmp_path):
     from starlette.requests import Request
 
-    from panoseg.app.pages.frame import Visit, visit
+    from panoseg.app.pages.frame import Visit, visit_or_sign_in
 
     token, users = add_user(tmp_path / "users", "ada"), Users(tmp_path / "users")
     request = Request(
         {"type": "http", "method": "GET", "path": "/jobs", "headers": [], "query_string": b""}
     )
-    seen = visit(None, lambda request: users.user_of(token), request)
+    seen = visit_or_sign_in(None, lambda request: users.user_of(token), request)
     assert isinstance(seen, Visit)
     assert seen.user == "ada"
     (tmp_path / "users").write_text("# nobody")
     with pytest.raises(NotSignedInError):
         _ = seen.user
-    assert visit(None, lambda request: users.user_of(token), request).status_code == 303
+    assert visit_or_sign_in(None, lambda request: users.user_of(token), request).status_code == 303

@@ -98,7 +98,7 @@ def test_a_season_and_official_parcels_of_ones_own(look, place):
 
 def official_parcels(look: Watched) -> int:
     """How many the page counts."""
-    look.page.wait_for_selector("text=match no official one")
+    look.page.wait_for_selector("text=match no official parcel")
     cells = look.page.locator(
         "[role=tabpanel]:visible table.plain tr td:nth-child(2)"
     ).all_text_contents()
@@ -121,7 +121,7 @@ def test_other_official_parcels_for_a_finished_map(look, place):
     look.page.locator("[role=tabpanel]:visible input[type=file]").last.set_input_files(
         place / "codes.csv"
     )
-    look.page.wait_for_selector("text=3 codes by codes.csv")
+    look.page.wait_for_selector("text=3 codes from codes.csv")
     look.page.locator("[role=tabpanel]:visible input[type=file]").first.set_input_files(
         place / "later.geojson"
     )

@@ -29,7 +29,7 @@ from panoseg.app.corrections import (
 )
 from panoseg.app.layers import read_layers
 from panoseg.app.official import MISSED, OTHER, SAME, differences, official_at
-from panoseg.app.pages.panels import _shares
+from panoseg.app.pages.parcel_panel import share_table
 from panoseg.app.parcels import areas, curve_of, outline_of, parcel_at, parcel_of
 from panoseg.app.result_api import TileCache
 from panoseg.app.result_map import open_result
@@ -119,13 +119,10 @@ def test_a_map_of_before_there_were_probabilities(folder):
 
 def test_the_table_of_shares_on_the_page(made):
     parcel = parcel_of(open_result(made), "2")
-    text = re.sub(r"\s*<[^>]*>\s*", " ", _shares(parcel, open_result(made)))
-    expected = (
-        "What the network takes it for Probability corn 71.0% meadow 22.0% soft winter wheat 6.2%"
-        " other 0.8%"
-    )
+    text = re.sub(r"\s*<[^>]*>\s*", " ", share_table(parcel, open_result(made)))
+    expected = "Class Probability corn 71.0% meadow 22.0% soft winter wheat 6.2% other 0.8%"
     assert " ".join(text.split()) == expected
-    assert "Pixels inside its outline" in _shares(
+    assert "Class of the pixels inside" in share_table(
         parcel_of(open_result(made), "1"), open_result(made)
     )
 

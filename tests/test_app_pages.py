@@ -172,7 +172,7 @@ def test_a_place_is_typed_or_drawn(look):
     field = look.page.get_by_label("Coordinates")
     field.fill("nonsense")
     field.press("Enter")
-    look.page.wait_for_selector("text=Expected latitude, longitude")
+    look.page.wait_for_selector("text=Enter latitude, longitude")
     field.fill("3, 51, 4, 52")  # larger than what one may ask for
     field.press("Enter")
     look.page.wait_for_selector("path.leaflet-interactive")
@@ -255,7 +255,7 @@ def test_the_legend_by_keyboard_keeps_its_place(seen):
 def test_dates_and_pictures(seen, jobs):
     day = seen.page.locator(".day")
     first = day.text_content()
-    slider = seen.page.get_by_role("slider", name="Date of the picture")
+    slider = seen.page.get_by_role("slider", name="Date of the image")
     slider.focus()
     with seen.page.expect_request(lambda one: "true-colour" in one.url):
         slider.press("ArrowLeft")
@@ -266,12 +266,12 @@ def test_dates_and_pictures(seen, jobs):
         with seen.page.expect_response(
             lambda one, kind=kind: kind in one.url and one.status == 200
         ):
-            seen.page.get_by_label("Picture below the parcels").click()
+            seen.page.get_by_label("Image below the parcels").click()
             seen.page.get_by_role("option", name=name).click()
         seen.shot(f"map-{kind}")
     seen.page.wait_for_selector("text=dense green")
     with seen.page.expect_request(lambda one: "by_confidence=true" in one.url):
-        seen.page.get_by_label("Fainter where unsure").check()
+        seen.page.get_by_label("Fade uncertain parcels").check()
     opacity = seen.page.get_by_role("slider", name="Opacity of the parcels")
     opacity.focus()
     opacity.press("Home")
@@ -285,7 +285,7 @@ def test_a_parcel_by_click_and_by_number(seen, jobs):
     seen.page.wait_for_selector("h2:has-text('corn')")
     seen.page.wait_for_selector("text=5.76 ha")
     seen.page.wait_for_selector("text=30%")
-    seen.page.wait_for_selector("[aria-label*='dates in cloud'] canvas")
+    seen.page.wait_for_selector("[aria-label*='cloudy dates'] canvas")
     seen.shot("map-parcel")
     seen.check()
     number = seen.page.get_by_label("Number of a parcel")
@@ -299,7 +299,7 @@ def test_a_parcel_by_click_and_by_number(seen, jobs):
 
 def test_official_parcels(seen, jobs):
     seen.page.get_by_role("tab", name="Official").click()
-    seen.page.wait_for_selector("text=Another crop than declared")
+    seen.page.wait_for_selector("text=Other crop than declared")
     seen.page.get_by_role("button", name="Show the differences").click()
     seen.page.wait_for_timeout(1200)
     click_place(seen, jobs, 36, 12)
@@ -327,11 +327,11 @@ def test_a_parcel_stays_chosen_for_its_correction(seen, jobs):
     seen.page.wait_for_selector("h2:has-text('soft winter wheat')")
     seen.page.get_by_role("tab", name="Correct").click()
     seen.page.wait_for_selector("h2:has-text('Parcel 1')")
-    seen.page.get_by_role("button", name="Join with a neighbour").click()
+    seen.page.get_by_role("button", name="Merge with a neighbour").click()
     number = seen.page.get_by_label("Number of the neighbour")
     number.fill("2")
     number.press("Enter")
-    seen.page.wait_for_selector("li:has-text('joined: soft winter wheat')")
+    seen.page.wait_for_selector("li:has-text('merged: soft winter wheat')")
     seen.page.get_by_role("tab", name="Parcel").click()
     seen.page.wait_for_selector("text=11.5 ha")
     seen.page.wait_for_selector("text=parcel c1, corrected")
@@ -343,7 +343,7 @@ def test_a_map_of_a_hundred_thousand_parcels(look, jobs):
     """
     look.goto(f"/jobs/{jobs[4]}/map")
     look.page.wait_for_selector(f"text={app_huge.COUNT:,} parcels")
-    look.page.wait_for_selector("text=A large map")
+    look.page.wait_for_selector("text=This map is large")
     look.page.wait_for_selector("img.leaflet-tile-loaded")
     look.shot("map-huge")
     look.check()
@@ -358,7 +358,7 @@ def test_a_map_of_a_hundred_thousand_parcels(look, jobs):
     ):
         number.press("Enter")
     look.page.wait_for_selector("text=parcel 1")
-    look.page.wait_for_selector("[aria-label*='dates in cloud'] canvas")
+    look.page.wait_for_selector("[aria-label*='cloudy dates'] canvas")
     look.page.wait_for_timeout(500)
     look.page.mouse.click(
         *place_on(look, jobs[0].jobs_folder / jobs[4], 1.5 * app_huge.SIDE, app_huge.SIDE / 2)
@@ -370,26 +370,26 @@ def test_a_map_of_a_hundred_thousand_parcels(look, jobs):
 def test_corrections(seen, jobs):
     folder = jobs[0].jobs_folder / jobs[1]
     seen.page.get_by_role("tab", name="Correct").click()
-    seen.page.wait_for_selector("text=Choose a parcel")
+    seen.page.wait_for_selector("text=Select a parcel")
     click_place(seen, jobs, 12, 12)
     seen.page.wait_for_selector("h2:has-text('Parcel 1')")
-    seen.page.get_by_label("It grows").click()
+    seen.page.get_by_label("Crop of the parcel").click()
     seen.page.get_by_role("option", name="sorghum").click()
     seen.page.wait_for_selector("h2:has-text('sorghum')")
-    seen.page.get_by_role("button", name="Cut along a line").click()
+    seen.page.get_by_role("button", name="Split along a line").click()
     seen.page.wait_for_timeout(500)
     for column, row in ((-3, 12), (27, 12), (27, 12)):
         seen.page.mouse.click(*place_on(seen, folder, column, row))
         seen.page.wait_for_timeout(250)
-    seen.page.wait_for_selector("li:has-text('cut: sorghum, sorghum')")
+    seen.page.wait_for_selector("li:has-text('split: sorghum, sorghum')")
     seen.shot("map-correct")
     seen.check()
     click_place(seen, jobs, 12, 6)
     seen.page.wait_for_selector("text=2.88 ha")
-    seen.page.get_by_role("button", name="Join with a neighbour").click()
+    seen.page.get_by_role("button", name="Merge with a neighbour").click()
     seen.page.wait_for_selector("text=Click the neighbour")
     click_place(seen, jobs, 36, 12)
-    seen.page.wait_for_selector("li:has-text('joined: sorghum')")
+    seen.page.wait_for_selector("li:has-text('merged: sorghum')")
     assert [step.what for step in read_corrections(folder).steps] == ["crop", "split", "merge"]
     with seen.page.expect_download() as download:
         seen.page.get_by_role("button", name="Export as training data").click()
@@ -421,10 +421,10 @@ def test_take_along_and_share(seen, jobs, browser):
     assert other.page.get_by_role("button", name="Delete").count() == 0
     other.close()
     seen.page.get_by_role("button", name="Stop sharing").click()
-    seen.page.wait_for_selector("text=leads nowhere now")
+    seen.page.wait_for_selector("text=no longer works")
     after = Watched(browser, seen.address)
     after.goto(link.removeprefix(seen.address))
-    after.page.wait_for_selector("text=This is not here")
+    after.page.wait_for_selector("text=Not available")
     after.close()
 
 
@@ -521,7 +521,7 @@ def test_what_is_not_there(look):
         f"/shared/{'0' * 32}",
     ):
         look.goto(path)
-        look.page.wait_for_selector("text=This is not here")
+        look.page.wait_for_selector("text=Not available")
     look.shot("not-here")
     look.check()
 
@@ -627,7 +627,7 @@ def test_an_empty_server(browser, tmp_path):
         look.shot("jobs-empty")
         look.check()
         look.goto("/photo")
-        look.page.wait_for_selector("text=connect the server once")
+        look.page.wait_for_selector("text=Connect the server to the Internet once")
         assert look.page.locator("input[type=file]").count() == 0
         look.shot("photo-no-network")
         look.check()

@@ -51,7 +51,7 @@ def test_what_is_here_is_asked_of_nobody(monkeypatch, tmp_path):
     path = tmp_path / "hub" / "checkpoints" / published.URL.rsplit("/", 1)[-1]
     path.parent.mkdir(parents=True)
     path.touch()
-    assert published.find_published() == published.Published(path, here=True, reachable=True)
+    assert published.find_published() == published.Published(path, cached=True, available=True)
     assert asked == []
 
 
@@ -68,7 +68,7 @@ def test_what_is_not_here_is_asked_for_once_a_minute(monkeypatch, answer, reacha
     monkeypatch.setattr(published.time, "monotonic", lambda: 30.0)
     for _ in range(2):
         found = published.find_published()
-        assert (found.here, found.reachable) == (False, reachable)
+        assert (found.cached, found.available) == (False, reachable)
     assert asked == [published.URL]
     monkeypatch.setattr(published.time, "monotonic", lambda: 90.0)
     published.find_published()

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -15,6 +15,9 @@ from panoseg.errors import ConfigError
 from panoseg.extras import is_installed, missing
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 def experiments(name: Annotated[str | None, tyro.conf.Positional] = None) -> None:
@@ -63,7 +66,7 @@ def _experiment_details(name: str) -> str:
     return "\n".join([*lines, "", *options])
 
 
-def option_words(config: Any, prefix: str = "") -> list[list[str]]:
+def option_words(config: DataclassInstance, prefix: str = "") -> list[list[str]]:
     """Return the command-line words that set each option of a configuration to its value.
 
     >>> from panoseg.data.config import PhotographConfig
@@ -77,7 +80,7 @@ def option_words(config: Any, prefix: str = "") -> list[list[str]]:
     found: list[list[str]] = []
     for entry in fields(config):
         value, option = getattr(config, entry.name), entry.name.replace("_", "-")
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             found += option_words(value, f"{prefix}{option}.")
         elif isinstance(value, bool):
             found.append([f"--{prefix}{'' if value else 'no-'}{option}"])

@@ -1,15 +1,22 @@
-"""The pages of the web application, by NiceGUI: a thin layer over the service and the files of
-results.
-"""
+"""The pages of the web application, made with NiceGUI on top of the service and its files."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from nicegui import app, ui
 from starlette.requests import Request
+from starlette.responses import RedirectResponse
 
-from panoseg.app.pages.frame import UserOf, Visit, empty, frame, sign_in_page, unforeseen, visit
+from panoseg.app.pages.frame import (
+    UserOf,
+    Visit,
+    describe_error,
+    empty_state,
+    frame,
+    sign_in_page,
+    visit_or_sign_in,
+)
 from panoseg.app.pages.job import job_page, jobs_page
 from panoseg.app.pages.photo import photo_page, photo_result_page
 from panoseg.app.pages.result import result_page, shared_page
@@ -18,19 +25,24 @@ from panoseg.app.service import Service
 
 
 def add_pages(service: Service, user_of: UserOf) -> None:
-    """Add all pages to NiceGUI's application; ``nicegui.ui.run_with`` puts that under another one.
+    """Add all pages to the NiceGUI application, which ``nicegui.ui.run_with`` mounts.
 
-    user_of: who asks; raises ``NotSignedInError``.
+    Args:
+        service: The service behind the pages.
+        user_of: Returns the user who sends a request; raises ``NotSignedInError``.
     """
     for path, build in (("/", start_page), ("/jobs", jobs_page), ("/photo", photo_page)):
         _add(path, service, user_of, build)
     for path, build_job in (("/jobs/{id_}", job_page), ("/jobs/{id_}/photo", photo_result_page)):
-        _add_of_job(path, service, user_of, build_job)
+        _add_job_page(path, service, user_of, build_job)
 
     @ui.page("/jobs/{id_}/map", response_timeout=30)
-    async def result(request: Request, id_: str) -> Any:
-        found = visit(service, user_of, request)
-        return await result_page(found, id_) if isinstance(found, Visit) else found
+    async def result(request: Request, id_: str) -> RedirectResponse | None:
+        found = visit_or_sign_in(service, user_of, request)
+        if not isinstance(found, Visit):
+            return found
+        await result_page(found, id_)
+        return None
 
     @ui.page("/shared/{token}", response_timeout=30)
     async def shared(token: str) -> None:
@@ -44,20 +56,28 @@ def add_pages(service: Service, user_of: UserOf) -> None:
 
 
 def _failed_page(error: Exception) -> None:
-    """What stands where a page could not be made."""
-    with frame("Error", "", notices=False):
-        empty("This page cannot be shown", unforeseen(error), alert=True)
+    """Show the error of a page that could not be made."""
+    with frame("Error", "", notify=False):
+        empty_state("This page cannot be shown", describe_error(error), alert=True)
 
 
-def _add(path: str, service: Service, user_of: UserOf, build: Any) -> None:
+def _add(path: str, service: Service, user_of: UserOf, build: Callable[[Visit], None]) -> None:
     @ui.page(path)
-    def page(request: Request) -> Any:
-        found = visit(service, user_of, request)
-        return build(found) if isinstance(found, Visit) else found
+    def page(request: Request) -> RedirectResponse | None:
+        found = visit_or_sign_in(service, user_of, request)
+        if not isinstance(found, Visit):
+            return found
+        build(found)
+        return None
 
 
-def _add_of_job(path: str, service: Service, user_of: UserOf, build: Any) -> None:
+def _add_job_page(
+    path: str, service: Service, user_of: UserOf, build: Callable[[Visit, str], None]
+) -> None:
     @ui.page(path)
-    def page(request: Request, id_: str) -> Any:
-        found = visit(service, user_of, request)
-        return build(found, id_) if isinstance(found, Visit) else found
+    def page(request: Request, id_: str) -> RedirectResponse | None:
+        found = visit_or_sign_in(service, user_of, request)
+        if not isinstance(found, Visit):
+            return found
+        build(found, id_)
+        return None

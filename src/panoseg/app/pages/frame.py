@@ -1,5 +1,6 @@
-"""How the pages look: one style sheet, one script, and colours that stand apart from each other at
-WCAG's AA contrast.
+"""The frame of every page: style sheet, script, colours, error messages, and common elements.
+
+Text colours reach the AA contrast of WCAG on their backgrounds.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from html import escape
 from importlib import resources
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar, cast
 from urllib.parse import quote
 
 from nicegui import run, ui
+from nicegui.events import GenericEventArguments
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse
@@ -24,12 +26,12 @@ from panoseg.app.service import Service
 from panoseg.errors import NotSignedInError, PanosegError
 
 INK, PAPER, GREEN, RED, QUIET = "#1b2620", "#f6f7f4", "#1c6b45", "#a8261c", "#55615a"
-"""Text, background, what can be pressed, what went wrong, and what matters less."""
+"""Colours of text, background, buttons, errors, and secondary text."""
 
 
 @cache
 def head() -> str:
-    """What the head of every page holds."""
+    """Return the style sheet and the script as HTML for the head of every page."""
     folder = resources.files("panoseg.app.pages")
     style, script = (
         (folder / name).read_text(encoding="utf-8") for name in ("panoseg.css", "panoseg.js")
@@ -38,7 +40,7 @@ def head() -> str:
 
 
 def contrast(first: str, second: str) -> float:
-    """The contrast of two colours, 1 to 21, as WCAG 2.2 defines it; text needs 4.5.
+    """Return the contrast ratio of two colours, 1 to 21, as WCAG 2.2 defines it; text needs 4.5.
 
     >>> round(contrast("#ffffff", "#000000"), 1)
     21.0
@@ -56,51 +58,57 @@ def _luminance(colour: str) -> float:
 
 
 P = ParamSpec("P")
+Result = TypeVar("Result")
 UserOf = Callable[[Request], str]
+"""Returns the user who sends a request; raises ``NotSignedInError``."""
 _LINKS = (("/", "New map"), ("/jobs", "Results"), ("/photo", "Photograph"))
-_SIGN_OUT = """async () => { await fetch("/api/sign-out", { method: "POST" }); location.href = "/sign-in"; }"""
+_SIGN_OUT = """async () => {
+  await fetch("/api/sign-out", { method: "POST" });
+  location.href = "/sign-in";
+}"""
 _MIB = 1024**2
-DATABASE_AWAY = "The database of this server does not answer at present; try again soon."
+DATABASE_AWAY = "The database of this server does not respond at the moment; try again soon."
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Somebody who looks at a page, and the service behind it. who: the user; raises
-    ``NotSignedInError``.
-    """
+    """A signed-in user who looks at a page."""
 
     service: Service
-    who: Callable[[], str]
+    """The service behind the page."""
+    find_user: Callable[[], str]
+    """Returns the name of the user; raises ``NotSignedInError``."""
 
     @property
     def user(self) -> str:
-        """The user, asked for anew each time: a page may stay open for longer than its token is
-        worth anything.
-        """
-        return self.who()
+        """Name of the user, looked up each time: a page may stay open longer than its token."""
+        return self.find_user()
 
 
 @contextmanager
 def frame(
-    title: str, here: str | None, user: str | None = None, *, notices: bool = True
+    title: str, address: str | None, user: str | None = None, *, notify: bool = True
 ) -> Iterator[None]:
-    """The frame around a page. here: address of the entry of the menu that it belongs to, None for
-    a shared result.
+    """Draw the frame around a page; the page itself is made inside the ``with`` block.
 
-    notices: whether errors that nobody foresaw are said on it.
+    Args:
+        title: Title of the page in the tab of the browser.
+        address: Address of the menu entry that the page belongs to; None hides the menu.
+        user: Name of the signed-in user, who is offered to sign out.
+        notify: Whether unexpected errors on the page are shown as notifications.
     """
-    name_page(title)
-    if notices:
-        ui.on_exception(lambda error: complain(unforeseen(error)))
+    set_title(title)
+    if notify:
+        ui.on_exception(lambda error: notify_error(describe_error(error)))
     ui.colors(primary=GREEN, negative=RED, positive=GREEN, accent=GREEN)
     ui.add_head_html(head())
     ui.html('<a class="skip" href="#main">Skip to the content</a>', sanitize=False)
     with ui.element("header").classes("bar"):
         ui.link("panoseg", "/").classes("brand")
         with ui.element("nav").props('aria-label="Pages"'):
-            for address, name in _LINKS if here is not None else ():
-                link = ui.link(name, address)
-                if address == here:
+            for target, name in _LINKS if address is not None else ():
+                link = ui.link(name, target)
+                if target == address:
                     link.props('aria-current="page"')
         if user is not None and user != "local":
             ui.label(user).classes("quiet user")
@@ -109,32 +117,32 @@ def frame(
         yield
 
 
-def name_page(title: str) -> None:
-    """Say in the tab of the browser what a page shows."""
+def set_title(title: str) -> None:
+    """Set the title in the tab of the browser."""
     ui.page_title(f"{title} · panoseg")
 
 
-def unforeseen(error: Exception) -> str:
-    """What is said of an error that no handler foresaw, for silence would be taken for success; the
-    log has it whole.
-    """
+def describe_error(error: Exception) -> str:
+    """Return what a page says about an error; details of internal errors are only in the log."""
     if isinstance(error, SQLAlchemyError):
         return DATABASE_AWAY
     if isinstance(error, PanosegError):
         return sentence(error)
     return (
-        "That did not work: an error inside of panoseg. Try again; whoever runs this server finds"
-        " it in its log."
+        "That did not work because of an internal error. Try again; the log of the server has the"
+        " details."
     )
 
 
-def complain(text: str) -> None:
-    """Show what went wrong until somebody has had time to read it."""
+def notify_error(text: str) -> None:
+    """Show an error as a notification, long enough to be read."""
     ui.notify(text, type="negative", multi_line=True, timeout=8000, close_button="Close")
 
 
-def visit(service: Service, user_of: UserOf, request: Request) -> Visit | RedirectResponse:
-    """Who looks at a page, or the way to the page where people sign in."""
+def visit_or_sign_in(
+    service: Service, user_of: UserOf, request: Request
+) -> Visit | RedirectResponse:
+    """Return the visit of the user who sends a request, or a redirect to the sign-in page."""
     try:
         user_of(request)
         return Visit(service, lambda: user_of(request))
@@ -142,15 +150,15 @@ def visit(service: Service, user_of: UserOf, request: Request) -> Visit | Redire
         return RedirectResponse(f"/sign-in?to={quote(request.url.path)}", status_code=303)
 
 
-def told(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
-    """A handler whose refusals are told in a sentence."""
+def with_error_messages(handler: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """Wrap an event handler so that a ``PanosegError`` becomes a notification."""
 
     @wraps(handler)
     async def wrapped(*arguments: P.args, **options: P.kwargs) -> None:
         try:
             await handler(*arguments, **options)
         except PanosegError as error:
-            complain(sentence(error))
+            notify_error(sentence(error))
 
     return wrapped
 
@@ -164,14 +172,24 @@ def sentence(error: PanosegError) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function that reads or computes, while the server goes on."""
-    return await run.io_bound(function, *arguments)
+async def in_thread(
+    function: Callable[P, Result], *arguments: P.args, **options: P.kwargs
+) -> Result:
+    """Call a function that reads or computes in a thread, so that the server stays responsive."""
+    # NiceGUI returns None only while the server shuts down and nobody sees the page any more.
+    return cast("Result", await run.io_bound(function, *arguments, **options))
 
 
-def empty(title: str, text: str, *, alert: bool = False) -> ui.element:
-    """What stands where there is nothing yet, or nothing that can be shown; gives the element, to
-    add what to do.
+def empty_state(title: str, text: str, *, alert: bool = False) -> ui.element:
+    """Show that there is nothing yet, or nothing that can be shown.
+
+    Args:
+        title: What is missing.
+        text: Why, or what to do.
+        alert: Whether screen readers announce it at once.
+
+    Returns:
+        The element, so that buttons can be added to it.
     """
     with ui.element("div").classes("empty").props('role="alert"' if alert else "") as box:
         ui.html(f"<h2>{escape(title)}</h2>", sanitize=False)
@@ -180,22 +198,26 @@ def empty(title: str, text: str, *, alert: bool = False) -> ui.element:
 
 
 def heading(text: str, level: int = 2) -> ui.html:
-    """A heading that screen readers know for one."""
+    """Add a heading that screen readers recognise."""
     return ui.html(f"<h{level}>{escape(text)}</h{level}>", sanitize=False)
 
 
-def drop(
+def file_drop(
     text: str,
     accept: str,
-    done: Callable[[dict[str, Any]], Awaitable[None]],
-    most_mib: int,
+    uploaded: Callable[[dict[str, Any]], Awaitable[None]],
+    max_mib: int,
     *,
     large: bool = False,
 ) -> ui.element:
-    """A place to drop a file, or choose one by keyboard; done: called with the upload as the API
-    describes it.
+    """Add an area on which a file can be dropped, or chosen by keyboard; errors appear above it.
 
-    most_mib: of a file; a larger one is not sent. Refusals are told beside it.
+    Args:
+        text: Label of the area.
+        accept: File types as in the HTML attribute ``accept``; empty for all.
+        uploaded: Called with the upload as the API describes it.
+        max_mib: Largest file in MiB; a larger one is not sent.
+        large: Whether the area is large.
     """
     wrong = ui.label().classes("wrong").props('role="alert"')
     event = f"uploaded-{wrong.id}"
@@ -204,24 +226,24 @@ def drop(
             f'<label class="drop{" large" if large else ""}"><span>{escape(text)}</span><progress'
             ' max="1" value="0"></progress>'
             f'<input type="file" accept="{escape(accept)}" aria-label="{escape(text)}"'
-            f' data-most="{most_mib * _MIB}"'
+            f' data-most="{max_mib * _MIB}"'
             f" onchange=\"panoseg.upload(this, '{event}')\"></label>",
             sanitize=False,
         )
 
-    async def answered(answer: Any) -> None:
-        given = answer.args if isinstance(answer.args, dict) else {}
-        text = given.get("error", "")
+    async def answered(answer: GenericEventArguments) -> None:
+        upload = answer.args if isinstance(answer.args, dict) else {}
+        text = upload.get("error", "")
         wrong.set_text(text[:1].upper() + text[1:])
-        if "error" not in given:
-            await done(given)
+        if "error" not in upload:
+            await uploaded(upload)
 
-    ui.on(event, told(answered))
+    ui.on(event, with_error_messages(answered))
     return box
 
 
-def checkbox(text: str, changed: Callable[[bool], Any]) -> None:
-    """A box of the browser's own to check, which every keyboard and screen reader knows."""
+def checkbox(text: str, changed: Callable[[bool], object]) -> None:
+    """Add a native checkbox, which works with every keyboard and screen reader."""
     with ui.element("label").classes("line box"):
         box = ui.element("input").props('type="checkbox"')
         ui.html(escape(text), sanitize=False, tag="span")
@@ -232,8 +254,13 @@ def checkbox(text: str, changed: Callable[[bool], Any]) -> None:
     )
 
 
+def entered_text(event: GenericEventArguments) -> str:
+    """Return the text of the input element that sends an event."""
+    return str(getattr(event.sender, "value", None) or "").strip()
+
+
 def hectares(value: float) -> str:
-    """An area for people."""
+    """Format an area with a useful number of digits."""
     return (
         f"{value:,.0f} ha"
         if value >= 100
@@ -244,7 +271,11 @@ def hectares(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time for people, as much of it as matters."""
+    """Format a duration in seconds, minutes or hours.
+
+    >>> duration(80), duration(600), duration(9000)
+    ('80 seconds', '10 minutes', '2.5 hours')
+    """
     if seconds < 90:
         return f"{max(1, round(seconds))} seconds"
     if seconds < 5400:
@@ -253,7 +284,11 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes.
+
+    >>> size(999), size(1_500), size(12_000_000)
+    ('999 B', '1.5 kB', '12 MB')
+    """
     value, unit = float(count), "B"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -263,26 +298,31 @@ def size(count: int) -> str:
 
 
 _SEND = """
-const answer = await fetch("/api/sign-in", {{method: "POST", headers: {{"Content-Type": "application/json"}}, body: {body}}});
-if (answer.status === 401) return "This token is not known here. Ask whoever runs this server for one.";
-return answer.ok ? "" : (await answer.json()).error || "The server does not answer; try again.";
+const answer = await fetch("/api/sign-in", {{
+  method: "POST", headers: {{"Content-Type": "application/json"}}, body: {body},
+}});
+if (answer.status === 401)
+  return "This token is not known. Ask the administrator of this server for one.";
+return answer.ok ? "" : (await answer.json()).error || "The server does not respond; try again.";
 """
 
 
 def own_path(to: str) -> str:
-    r"""A path of this server, or its first page for what a browser may take for another's address.
+    r"""Return ``to`` if it is a path on this server, and "/" if a browser might leave the server.
 
-    >>> [own_path(to) for to in ("/jobs/0a1b/map", "//evil.example", "/\\evil.example", "/\t/evil.example", "evil.example", "")]
-    ['/jobs/0a1b/map', '/', '/', '/', '/', '/']
+    >>> own_path("/jobs/0a1b/map"), own_path("evil.example"), own_path("")
+    ('/jobs/0a1b/map', '/', '/')
+    >>> own_path("//evil.example"), own_path("/\\evil.example"), own_path("/\t/evil.example")
+    ('/', '/', '/')
     """
     return to if re.fullmatch(r"/([\w-][\w./-]*)?", to, re.ASCII) else "/"
 
 
 def sign_in_page(to: str) -> None:
-    """A field for the token. to: the path of a page of ours to go to afterwards."""
+    """Make the sign-in page. to: path of the page to open afterwards."""
     with frame("Sign in", None), ui.element("div").classes("page").style("max-width: 420px"):
         heading("Sign in", 1)
-        ui.label("Whoever runs this server gives you a token.").classes("quiet")
+        ui.label("The administrator of this server gives you a token.").classes("quiet")
         token = ui.input("Token", password=True).props(
             'outlined autofocus autocomplete="current-password"'
         )
@@ -293,11 +333,11 @@ def sign_in_page(to: str) -> None:
             try:
                 error = await ui.run_javascript(_SEND.format(body=body), timeout=10)
             except TimeoutError:
-                error = "The server does not answer; try again."
+                error = "The server does not respond; try again."
             if error:
                 wrong.set_text(error)
             else:
-                # Only a path of this server: whoever wrote the link must not send people elsewhere.
+                # Only a path on this server: a link to the sign-in page must not lead elsewhere.
                 ui.navigate.to(own_path(to))
 
         token.on("keydown.enter", send)

@@ -1,6 +1,4 @@
-"""The page of a job: what is being done, how far it is, its log; and the list of all jobs of a
-user.
-"""
+"""The page of a job (stages, progress, log) and the list of all jobs of a user."""
 
 from __future__ import annotations
 
@@ -18,14 +16,14 @@ from panoseg.app.pages.frame import (
     DATABASE_AWAY,
     Visit,
     duration,
-    empty,
+    empty_state,
     frame,
     heading,
     in_thread,
-    name_page,
     sentence,
+    set_title,
     size,
-    told,
+    with_error_messages,
 )
 from panoseg.app.requests import parse_request
 from panoseg.app.stages import Stage, stages_of
@@ -38,29 +36,30 @@ _STATES = {
     "failed": "failed",
     "cancelled": "cancelled",
 }
-_EVERY_S, _SELDOM_S, _LIST_S = 1.0, 5.0, 5.0
-_MOST_LINES = 400
+_RUNNING_S, _ENDED_S, _LIST_S = 1.0, 5.0, 5.0  # between two updates of a page
+_MAX_LINES = 400
 _ROUNDING = 1e-6
-_COLUMNS = {"Name": "", "State": "", "Begun": "", "Size": " class=number"}
+_COLUMNS = {"Name": "", "State": "", "Created": "", "Size": " class=number"}
 
 
 def result_address(job: JobView) -> str:
-    """Where the result of a job is shown, or the job itself while it has none."""
+    """Return the address of the result of a job, or of the job itself while it has none."""
     if job.state != "done":
         return f"/jobs/{job.id}"
     return f"/jobs/{job.id}/{'map' if job.kind == 'map' else 'photo'}"
 
 
 class JobPage:
-    """Follows a job until it ends; then its result takes its place."""
+    """Follows a job until it ends, then opens its result."""
 
     def __init__(self, visit: Visit, job: JobView) -> None:
         self.visit, self.job, self._line = visit, job, 0
         self._waits_for, self._title = "", ""
         self._lines: deque[ui.html] = deque()
+        self._actions_state: State | None = None
 
     def build(self) -> None:
-        """The page."""
+        """Make the elements of the page."""
         with ui.element("div").classes("page"):
             with ui.element("div").classes("line spread"):
                 heading(self.job.name, 1)
@@ -74,7 +73,7 @@ class JobPage:
                 self.stages = ui.html("", sanitize=False)
             self.actions = ui.element("div").classes("line")
             with ui.element("div").classes("stack-tight"):
-                heading("What happened")
+                heading("Log")
                 self.nothing = ui.label("Nothing yet.").classes("quiet")
                 # The style sheet keeps the newest line in sight, unless somebody has scrolled up.
                 with (
@@ -84,10 +83,10 @@ class JobPage:
                 ):
                     self.lines = ui.element("div")
             self.close = ui.label(
-                "You may close this page: the work goes on, and this address finds it again."
+                "You can close this page: the job continues, and this address shows it again."
             ).classes("quiet")
         self._show()
-        self.timer = ui.timer(_EVERY_S, self._refresh)
+        self.timer = ui.timer(_RUNNING_S, self._refresh)
 
     async def _refresh(self) -> None:
         before = self.job.state
@@ -101,12 +100,12 @@ class JobPage:
             return
         self._write(new)
         self._show()
-        self.timer.interval = _SELDOM_S if self.job.state in ENDED else _EVERY_S
+        self.timer.interval = _ENDED_S if self.job.state in ENDED else _RUNNING_S
         if self.job.state == "done" and before != "done":
             ui.navigate.to(result_address(self.job))
 
     def _read(self) -> tuple[JobView, list[LogLine], str]:
-        """The job as it is, the new lines of its log, and what it waits for."""
+        """Return the job, the new lines of its log, and what it waits for."""
         service, user = self.visit.service, self.visit.user
         job = service.job(user, self.job.id)
         return (
@@ -117,10 +116,10 @@ class JobPage:
 
     def _queue(self) -> str:
         if not self.visit.service.all_jobs.workers.count():
-            return "no worker runs at present; panoseg app worker starts one"
+            return "no worker runs at the moment; start one with panoseg app worker"
         before = self.visit.service.position(self.visit.user, self.job.id)
         return (
-            f"at most {before} {'job is' if before == 1 else 'jobs are'} before it"
+            f"at most {before} {'job is' if before == 1 else 'jobs are'} ahead of it"
             if before
             else "next in the queue"
         )
@@ -130,7 +129,7 @@ class JobPage:
         self.nothing.set_visibility(not (self._lines or new))
         for line in new:
             if line.number <= self._line:
-                continue  # a button has read it too
+                continue  # read by the update after a button, too
             self._line = line.number
             with self.lines:
                 self._lines.append(
@@ -138,7 +137,7 @@ class JobPage:
                         line.level
                     )
                 )
-        while len(self._lines) > _MOST_LINES:
+        while len(self._lines) > _MAX_LINES:
             self._lines.popleft().delete()
 
     def _show(self) -> None:
@@ -146,7 +145,7 @@ class JobPage:
         title = f"{job.progress:.0%} of {job.name}" if job.state == "running" else job.name
         if title != self._title:
             self._title = title
-            name_page(title)
+            set_title(title)
         self.state.set_text(_STATES[job.state])
         self.state.classes(replace=f"state state-{job.state}")
         self.message.set_text(job.message or _STATES[job.state])
@@ -168,25 +167,26 @@ class JobPage:
         return f"{job.progress:.0%} done"
 
     def _show_actions(self) -> None:
-        shown = getattr(self, "_actions_of", None)
-        if shown == self.job.state:
-            return  # or a button would go while it is pressed
-        self._actions_of = self.job.state
+        if self.job.state == self._actions_state:
+            return  # a new button would lose the click on the old one
+        self._actions_state = self.job.state
         self.actions.clear()
         with self.actions:
             if self.job.state == "done":
                 ui.button(
-                    "Look at the result", on_click=lambda: ui.navigate.to(result_address(self.job))
+                    "Show the result", on_click=lambda: ui.navigate.to(result_address(self.job))
                 ).props("unelevated")
             if self.job.state in ("failed", "cancelled"):
-                ui.button("Try again", on_click=told(self._retry)).props("unelevated")
+                ui.button("Try again", on_click=with_error_messages(self._retry)).props(
+                    "unelevated"
+                )
             if self.job.state not in ENDED:
-                ui.button("Cancel", on_click=told(self._cancel)).props("outline")
+                ui.button("Cancel", on_click=with_error_messages(self._cancel)).props("outline")
             ui.button("Delete", on_click=self._ask_delete).props("flat color=negative")
 
     async def _cancel(self) -> None:
         await in_thread(self.visit.service.cancel, self.visit.user, self.job.id)
-        ui.notify("It will stop in a moment.")
+        ui.notify("The job will stop in a moment.")
         await self._refresh()
 
     async def _retry(self) -> None:
@@ -198,12 +198,12 @@ class JobPage:
 
 
 def ask_delete(visit: Visit, job: JobView) -> None:
-    """Ask whether a job is to be deleted with its result, and do so."""
+    """Ask whether to delete a job with its result, and delete it."""
     with ui.dialog(value=True) as dialog, ui.card().classes("stack"):
         heading(f"Delete “{job.name}”?")
-        ui.label("Its result goes with it, and links to it lead nowhere.")
+        ui.label("Its result is deleted too, and links to it stop working.")
 
-        @told
+        @with_error_messages
         async def delete() -> None:
             await in_thread(visit.service.delete, visit.user, job.id)
             dialog.close()
@@ -215,11 +215,11 @@ def ask_delete(visit: Visit, job: JobView) -> None:
 
 
 def _stage_list(job: JobView) -> str:
-    """The stages, each done, under way, to come, or the one at which the job stopped."""
+    """Return the stages of a job as an HTML list: done, running, pending, or stopped."""
     stages = stages_of(parse_request(job.request))
     at = len(stages) if job.state == "done" else _stage_at(job, stages)
-    here = {
-        "running": ("now", "under way"),
+    states = {
+        "running": ("now", "running"),
         "failed": ("stopped", "failed"),
         "cancelled": ("stopped", "stopped"),
     }
@@ -228,9 +228,9 @@ def _stage_list(job: JobView) -> str:
         kind, word = (
             ("done", "done")
             if number < at
-            else here.get(job.state, ("", "to come"))
+            else states.get(job.state, ("", "pending"))
             if number == at
-            else ("", "to come")
+            else ("", "pending")
         )
         rows.append(
             f'<li class="{kind}">{escape(stage.title)}<span class="quiet">{word}</span></li>'
@@ -239,8 +239,9 @@ def _stage_list(job: JobView) -> str:
 
 
 def _stage_at(job: JobView, stages: tuple[Stage, ...]) -> int:
-    """The place of the stage at which a job is; one that has ended no longer names it, but says how
-    far it came.
+    """Return the index of the current stage, or of the stage in which the job stopped.
+
+    A job that has ended no longer names its stage; it follows from the progress.
     """
     names = [stage.name for stage in stages]
     if job.stage in names:
@@ -252,26 +253,30 @@ def _stage_at(job: JobView, stages: tuple[Stage, ...]) -> int:
 
 
 def job_page(visit: Visit, id_: str) -> None:
-    """The page of a job."""
+    """Make the page of a job."""
     with frame("Job", "/jobs", visit.user):
         try:
             JobPage(visit, visit.service.job(visit.user, id_)).build()
         except PanosegError as error:
-            not_there(error)
+            show_not_available(error)
 
 
-def not_there(error: PanosegError, *, own: bool = True) -> None:
-    """What stands where a job or a result cannot be shown. own: whether it would be the
-    visitor's.
+def show_not_available(error: PanosegError, *, own: bool = True) -> None:
+    """Show that a job or a result is not available.
+
+    Args:
+        error: The reason.
+        own: Whether the page is one of a signed-in user, who has a list of results.
     """
-    with empty("This is not here", sentence(error), alert=True):
+    with empty_state("Not available", sentence(error), alert=True):
         if own:
-            ui.link("To your results", "/jobs")
+            ui.link("Your results", "/jobs")
 
 
 class JobsPage:
-    """All jobs of a user. Only what has changed is written anew, so that nobody loses their place
-    in the list.
+    """The list of all jobs of a user.
+
+    The table is only rebuilt when a state changes, so that keyboard focus and scroll position stay.
     """
 
     def __init__(self, visit: Visit) -> None:
@@ -280,7 +285,7 @@ class JobsPage:
         self._shares: dict[str, ui.label] = {}
 
     def build(self) -> None:
-        """The page."""
+        """Make the elements of the page."""
         with ui.element("div").classes("page"):
             heading("Your results", 1)
             self.box = ui.element("div")
@@ -288,7 +293,7 @@ class JobsPage:
         ui.timer(_LIST_S, self._refresh)
 
     async def _refresh(self) -> None:
-        with suppress(SQLAlchemyError):  # it is asked again
+        with suppress(SQLAlchemyError):  # the next update tries again
             self._show(await in_thread(self.visit.service.jobs, self.visit.user))
 
     def _show(self, jobs: list[JobView]) -> None:
@@ -330,18 +335,19 @@ class JobsPage:
 
 def _no_jobs() -> None:
     with (
-        empty("Nothing here yet", "Maps and photographs appear here, finished or not."),
+        empty_state("Nothing here yet", "Maps and photographs appear here, finished or not."),
         ui.element("div").classes("line"),
     ):
         ui.button("Make a map", on_click=lambda: ui.navigate.to("/")).props("unelevated")
 
 
 def jobs_page(visit: Visit) -> None:
-    """The page of all jobs of a user."""
+    """Make the page of all jobs of a user."""
     with frame("Results", "/jobs", visit.user):
         JobsPage(visit).build()
 
 
 def _ago(time: datetime) -> str:
+    """Format the time since ``time``, or its date if that is longer than a day."""
     seconds = (datetime.now(UTC) - time).total_seconds()
     return f"{duration(seconds)} ago" if seconds < 86_400 else f"{time:%Y-%m-%d}"

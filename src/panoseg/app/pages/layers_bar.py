@@ -1,6 +1,4 @@
-"""The bar under the map of a result: which date is seen below the parcels, in which colours, and
-how the parcels lie on it.
-"""
+"""The map of a result and the bar below it: date and bands of the image, and layer of parcels."""
 
 from __future__ import annotations
 
@@ -16,12 +14,14 @@ from panoseg.app.pages.place import base_map
 from panoseg.app.tiles import MAX_ZOOM, NDVI_STOPS
 
 SELECTED = "#1b2620"
-_CLOSE = 14
-_PICTURES = {
+"""Colour of the outline of the selected parcel."""
+Handler = Callable[..., object]
+_ZOOM = 14
+_IMAGES = {
     "true-colour": "True colour",
     "false-colour": "False colour",
     "ndvi": "NDVI",
-    "none": "No picture",
+    "none": "No image",
 }
 _OVERLAYS = {
     "parcels": "Parcels found",
@@ -33,8 +33,10 @@ _OVERLAYS = {
 class LayersBar:
     """The map of a result with its layers.
 
-    address: where tiles are, as /api/jobs/ID. description: of the result, see
-    ``panoseg.app.result_api``.
+    Args:
+        address: Address of the API of the result, e.g. /api/jobs/ID.
+        description: The result as ``panoseg.app.result_api.describe_result`` returns it.
+        background: URL template of the tiles of a background map, or None.
     """
 
     def __init__(self, address: str, description: dict[str, Any], background: str | None) -> None:
@@ -42,9 +44,10 @@ class LayersBar:
         self.description, self.version = description, description["version"]
         self.dates = description["dates"]
         self.date = max(
-            range(len(self.dates)), key=lambda at: (self.dates[at]["used"], _liked(self.dates[at]))
+            range(len(self.dates)),
+            key=lambda at: (self.dates[at]["used"], _preference(self.dates[at])),
         )
-        self.picture, self.overlay, self.opacity, self.by_confidence = (
+        self.image, self.overlay, self.opacity, self.by_confidence = (
             "true-colour",
             "parcels",
             0.75,
@@ -55,9 +58,12 @@ class LayersBar:
         self._layers: dict[str, Any] = {}
         self._outlines: list[Any] = []
 
-    def build(self, clicked: Callable[..., Any], drawn: Callable[..., Any]) -> None:
-        """Map and bar. clicked, drawn: hear of a click that draws nothing, and of a line that was
-        drawn.
+    def build(self, clicked: Handler, drawn: Handler) -> None:
+        """Make the map and the bar.
+
+        Args:
+            clicked: Called on a click that is not part of a drawing.
+            drawn: Called with a line that was drawn.
         """
         draws = dict.fromkeys(
             ("polyline", "polygon", "rectangle", "circle", "circlemarker", "marker"), False
@@ -65,19 +71,19 @@ class LayersBar:
         west, south, east, north = self.description["bounds"]
         centre = (south + north) / 2, (west + east) / 2
         self.map = (
-            base_map(self.background, draws, centre, zoom=_CLOSE)
+            base_map(self.background, draws, centre, zoom=_ZOOM)
             .classes("no-draw-bar")
             .props('aria-label="Map of the result"')
         )
         self.map.on("map-click", lambda event: None if self.drawing else clicked(event))
         self.map.on("draw:drawstop", self._stopped)
         self.map.on("draw:created", drawn)
-        self.map.on("init", self.whole)
+        self.map.on("init", self.show_all)
         self._ramp()
         with ui.element("div").classes("tools").props('role="group" aria-label="Layers"'):
             self._date_tools()
-            ui.select(_PICTURES, on_change=self.update).bind_value(self, "picture").props(
-                'dense outlined options-dense aria-label="Picture below the parcels"'
+            ui.select(_IMAGES, on_change=self.update).bind_value(self, "image").props(
+                'dense outlined options-dense aria-label="Image below the parcels"'
             )
             official = self.description["official"]
             overlays = {
@@ -87,15 +93,15 @@ class LayersBar:
                 'dense outlined options-dense aria-label="Parcels on the map"'
             )
             with ui.element("label").classes("line"):
-                ui.label("Strength").classes("quiet")
-                _range(0, 1, 0.05, self.opacity, "Opacity of the parcels", self._fade).style(
-                    "width: 90px"
-                )
-            checkbox("Fainter where unsure", self._fainter)
+                ui.label("Opacity").classes("quiet")
+                _range(
+                    0, 1, 0.05, self.opacity, "Opacity of the parcels", self._opacity_moved
+                ).style("width: 90px")
+            checkbox("Fade uncertain parcels", self._fade_uncertain)
         self.update()
 
     def draw_line(self) -> None:
-        """Let a line be drawn on the map."""
+        """Start drawing a line on the map."""
         self.drawing = True
         ui.run_javascript(f"panoseg.drawLine(getElement({self.map.id}).map)")
 
@@ -105,10 +111,10 @@ class LayersBar:
     def _date_tools(self) -> None:
         with ui.element("div").classes("when"):
             self.day = ui.label().classes("day").props('aria-live="polite"')
-            _range(0, len(self.dates) - 1, 1, self.date, "Date of the picture", self._dated).style(
-                "flex: 1"
-            )
-        self._say_date()
+            _range(
+                0, len(self.dates) - 1, 1, self.date, "Date of the image", self._date_moved
+            ).style("flex: 1")
+        self._show_date()
 
     def _ramp(self) -> None:
         low, high = NDVI_STOPS[0][0], NDVI_STOPS[-1][0]
@@ -122,34 +128,32 @@ class LayersBar:
             )
             ui.label("dense green").classes("quiet")
 
-    def _say_date(self) -> None:
+    def _show_date(self) -> None:
         layer = self.dates[self.date]
         note = f"{1 - layer['clear']:.0%} cloud" if layer["used"] else "not used"
         self.day.set_text(f"{layer['date']} · {note}")
 
-    def _dated(self, event: GenericEventArguments) -> None:
+    def _date_moved(self, event: GenericEventArguments) -> None:
         self.date = int(event.args)
-        self._say_date()
+        self._show_date()
         self.update()
 
-    def _fade(self, event: GenericEventArguments) -> None:
+    def _opacity_moved(self, event: GenericEventArguments) -> None:
         self.opacity = float(event.args)
         layer = self._layers.get("overlay")
         if layer is not None:
             layer.run_method("setOpacity", self.opacity)
 
-    def _fainter(self, chosen: bool) -> None:
-        self.by_confidence = chosen
+    def _fade_uncertain(self, checked: bool) -> None:
+        self.by_confidence = checked
         self.update()
 
-    # -- layers
-
-    def update(self, *_: Any) -> None:
-        """Show what is chosen."""
-        self.ramp.set_visibility(self.picture == "ndvi")
+    def update(self, *_: object) -> None:
+        """Show the selected image and overlay."""
+        self.ramp.set_visibility(self.image == "ndvi")
         date = self.dates[self.date]["date"]
-        picture = None if self.picture == "none" else f"{self._tiles(self.picture)}?date={date}"
-        self._set("picture", picture, 2, 1.0)
+        image = None if self.image == "none" else f"{self._tiles(self.image)}?date={date}"
+        self._set("image", image, 2, 1.0)
         hidden = ",".join(str(number) for number in sorted(self.hidden))
         options = (
             f"hidden={hidden}&by_confidence={str(self.by_confidence).lower()}&v={self.version}"
@@ -158,11 +162,11 @@ class LayersBar:
         self._set("overlay", overlay, 3, self.opacity)
 
     def corrected(self, version: int) -> None:
-        """Parcels were corrected: other tiles."""
+        """Load the tiles of another version of the map, after a correction."""
         self.version = version
         self.update()
 
-    def whole(self) -> None:
+    def show_all(self) -> None:
         """Show the whole map."""
         west, south, east, north = self.description["bounds"]
         self.map.run_map_method("fitBounds", [[south, west], [north, east]])
@@ -170,8 +174,11 @@ class LayersBar:
     def show_outlines(
         self, outlines: list[tuple[dict[str, Any], str]], *, go: bool = False
     ) -> None:
-        """Draw outlines, GeoJSON in degrees, each in its colour, in place of those before. go: so
-        that they are seen.
+        """Draw outlines instead of the previous ones.
+
+        Args:
+            outlines: GeoJSON geometries in degrees, each with its colour.
+            go: Whether the map moves to the first of them.
         """
         for layer in self._outlines:
             self.map.remove_layer(layer)
@@ -213,25 +220,26 @@ class LayersBar:
 
 
 def _range(
-    low: float, high: float, step: float, value: float, name: str, moved: Callable[..., Any]
+    low: float, high: float, step: float, value: float, name: str, moved: Handler
 ) -> ui.element:
-    """A slider of the browser's own, which every keyboard and screen reader knows."""
+    """Add a native slider, which works with every keyboard and screen reader."""
     slider = ui.element("input").props(
         f'type="range" min="{low}" max="{high}" step="{step}" aria-label="{name}"'
     )
-    slider.props["^value"] = (
-        value  # an attribute: as a property it would be set back whenever the page is drawn anew
-    )
+    # "^" sets the attribute: as a property it would be reset whenever the page is rendered again.
+    slider.props["^value"] = value
     slider.on(
         "input", moved, js_handler="(event) => emit(Number(event.target.value))", throttle=0.1
     )
     return slider
 
 
-def _liked(layer: dict[str, Any]) -> float:
-    """Clear days in summer are seen first."""
-    return layer["clear"] + (0.1 if layer["date"][5:7] in ("05", "06", "07") else 0.0)
+def _preference(layer: dict[str, Any]) -> float:
+    """Return how suitable a date is as the first image; clear dates in summer are best."""
+    clear: float = layer["clear"]
+    return clear + (0.1 if layer["date"][5:7] in ("05", "06", "07") else 0.0)
 
 
-def _script(value: Any) -> str:
+def _script(value: object) -> str:
+    """Return a value as JavaScript that is safe inside a <script> element."""
     return json.dumps(value).replace("</", "<\\/")

@@ -1,14 +1,13 @@
-"""Corrections on the page of a map: another crop, a cut along a line, two parcels made one, undo;
-and what becomes of them.
-"""
+"""The panels of a map for corrections and for the comparison with official parcels."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
 from nicegui import ui
+from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from panoseg.app.corrections import (
     Corrections,
@@ -31,41 +30,49 @@ from panoseg.app.official import (
 )
 from panoseg.app.pages.frame import (
     checkbox,
-    drop,
-    empty,
+    empty_state,
+    entered_text,
+    file_drop,
     heading,
     hectares,
     in_thread,
     sentence,
-    told,
+    with_error_messages,
 )
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
-from panoseg.app.pages.result_context import Shown
-from panoseg.app.parcels import NdviCurve, ParcelView, curve_of, outline_of, parcel_of
-from panoseg.app.result_map import ResultMap, crops
+from panoseg.app.pages.result_context import ResultContext
+from panoseg.app.parcels import ParcelView, parcel_of
+from panoseg.app.result_map import crops
 from panoseg.app.tiles import DIFFERENCE_COLOURS
-from panoseg.errors import AppError, NotFoundError, PanosegError
+from panoseg.errors import AppError, PanosegError
 
-_STEPS = {"crop": "other crop", "split": "cut", "merge": "joined"}
-_MOST_STEPS = 12
+_STEPS = {"crop": "crop changed", "split": "split", "merge": "merged"}
+_MAX_STEPS = 12
 
 
 class CorrectionsPanel:
-    """What is done to the parcel that is chosen. merging: the next click chooses its neighbour.
+    """Changes the crop of the selected parcel, splits it, or merges it with a neighbour.
 
-    changed: called after a correction with the version of the map and the parcel that came of it.
+    Args:
+        context: The result.
+        layers: The map of the page.
+        changed: Called after a correction with the new version of the map and the new parcel.
     """
 
     def __init__(
-        self, shown: Shown, layers: LayersBar, changed: Callable[[int, ParcelView | None], None]
+        self,
+        context: ResultContext,
+        layers: LayersBar,
+        changed: Callable[[int, ParcelView | None], None],
     ) -> None:
-        self.shown, self.layers, self.result, self._changed = shown, layers, shown.result, changed
+        self.context, self.layers, self.result = context, layers, context.result
+        self._changed = changed
         self.view: ParcelView | None = None
-        self.merging = False
-        self.everything = False
+        self.merging = False  # whether the next click selects the neighbour
+        self.everything = False  # whether the training data include uncorrected parcels
 
     def build(self) -> None:
-        """The panel."""
+        """Make the elements of the panel."""
         with ui.element("div").classes("stack"):
             self._tools()
             self._history()
@@ -74,10 +81,10 @@ class CorrectionsPanel:
     def _tools(self) -> None:
         with ui.element("div").classes("stack").props('aria-live="polite"'):
             if self.view is None:
-                empty(
-                    "Choose a parcel",
-                    "Click the one that is wrong, or give its number under Parcel; then say what it"
-                    " is, cut it, or join it with another.",
+                empty_state(
+                    "Select a parcel",
+                    "Click a parcel, or enter its number under Parcel; then change its crop, split"
+                    " it, or merge it with a neighbour.",
                 )
                 return
             view = self.view
@@ -88,16 +95,16 @@ class CorrectionsPanel:
             ui.select(
                 crops(self.result.classes),
                 value=view.crop,
-                label="It grows",
-                on_change=told(self._crop),
+                label="Crop of the parcel",
+                on_change=with_error_messages(self._crop_selected),
             ).props("outlined dense options-dense")
             with ui.element("div").classes("line"):
-                ui.button("Cut along a line", on_click=self._cut).props("outline")
-                ui.button("Join with a neighbour", on_click=self._join).props("outline")
+                ui.button("Split along a line", on_click=self._split).props("outline")
+                ui.button("Merge with a neighbour", on_click=self._merge).props("outline")
             if self.merging:
                 ui.label("Click the neighbour on the map, or:").classes("quiet")
                 ui.input("Number of the neighbour").props("outlined dense autofocus").on(
-                    "change", told(self._neighbour)
+                    "change", with_error_messages(self._neighbour_entered)
                 )
 
     @ui.refreshable_method
@@ -113,26 +120,24 @@ class CorrectionsPanel:
             items = "".join(
                 f"<li>{_STEPS[step.what]}:"
                 f" {escape(', '.join(parcel.crop for parcel in step.made))}</li>"
-                for step in reversed(steps[-_MOST_STEPS:])
+                for step in reversed(steps[-_MAX_STEPS:])
             )
             ui.html(
                 f"<ol reversed start={len(steps)}"
                 f" style='padding-left:1.6rem;margin:0'>{items}</ol>",
                 sanitize=False,
             )
-            ui.button("Undo the latest", on_click=told(self._undo)).props("outline")
-            checkbox("With parcels that nobody corrected", self._include)
+            ui.button("Undo the latest", on_click=with_error_messages(self._undo)).props("outline")
+            checkbox("Include uncorrected parcels", self._include)
             ui.button("Export as training data", on_click=self._export).props("unelevated")
 
-    # -- what happens
-
     def choose(self, view: ParcelView | None) -> None:
-        """Another parcel was chosen, or none."""
+        """Select another parcel, or none."""
         self.view, self.merging = view, False
         self._tools.refresh()
 
-    async def join(self, neighbour: ParcelView) -> None:
-        """The neighbour of the chosen parcel was chosen."""
+    async def merge(self, neighbour: ParcelView) -> None:
+        """Merge the selected parcel with a neighbour."""
         self.merging = False
         self._tools.refresh()
         if self.view is not None:
@@ -140,28 +145,28 @@ class CorrectionsPanel:
                 await in_thread(merge_parcels, self.result, self.view.id, neighbour.id)
             )
 
-    async def _neighbour(self, event: Any) -> None:
-        number = str(event.sender.value or "").strip()
+    async def _neighbour_entered(self, event: GenericEventArguments) -> None:
+        number = entered_text(event)
         if number:
-            await self.join(await in_thread(parcel_of, self.result, number))
+            await self.merge(await in_thread(parcel_of, self.result, number))
 
     async def drawn(self, line: list[tuple[float, float]]) -> None:
-        """A line was drawn over the map."""
+        """Split the selected parcel along a line of longitudes and latitudes."""
         if self.view is not None:
             await self._done(await in_thread(split_parcel, self.result, self.view.id, line))
 
-    async def _crop(self, event: Any) -> None:
+    async def _crop_selected(self, event: ValueChangeEventArguments[str]) -> None:
         if self.view is not None and event.value != self.view.crop:
             await self._done(await in_thread(change_crop, self.result, self.view.id, event.value))
 
-    def _cut(self) -> None:
+    def _split(self) -> None:
         ui.notify(
-            "Draw a line across the parcel: click where it begins, and twice where it ends. Escape"
-            " stops."
+            "Draw a line across the parcel: click where it starts, and double-click where it ends."
+            " Escape cancels."
         )
         self.layers.draw_line()
 
-    def _join(self) -> None:
+    def _merge(self) -> None:
         self.merging = True
         self._tools.refresh()
 
@@ -169,99 +174,97 @@ class CorrectionsPanel:
         await self._done(await in_thread(undo, self.result.folder))
 
     async def _done(self, corrections: Corrections) -> None:
-        """Show the map as it is now, and the parcel that came of the latest step."""
+        """Show the corrected map and the parcel that the latest correction made."""
         made = corrections.steps[-1].made if corrections.steps else ()
         self.view = await in_thread(parcel_of, self.result, made[0].id) if made else None
         self.merging = False
-        self._mark()
+        self.layers.show_outlines([(self.view.outline, SELECTED)] if self.view else [])
         self._changed(version_of(self.result.folder), self.view)
         self._tools.refresh()
         self._history.refresh()
-
-    def _mark(self) -> None:
-        self.layers.show_outlines([(self.view.outline, SELECTED)] if self.view else [])
 
     def _include(self, everything: bool) -> None:
         self.everything = everything
 
     def _export(self) -> None:
-        ui.notify("The training data are being put together; the download begins when they are.")
+        ui.notify("The training data are being prepared; the download starts when they are ready.")
         ui.download.from_url(
-            f"{self.shown.address}/training?everything={str(self.everything).lower()}"
+            f"{self.context.address}/training?everything={str(self.everything).lower()}"
         )
 
 
 _TEXTS = {
-    SAME: "The crop that is declared",
-    OTHER: "Another crop than declared",
+    SAME: "Same crop as declared",
+    OTHER: "Other crop than declared",
     UNKNOWN: "No crop to compare with",
-    MISSED: "No such parcel was found",
+    MISSED: "Parcel not found",
 }
 
 
 class OfficialPanel:
-    """Shows how the map and official parcels differ, or asks for some."""
+    """Shows how the map differs from official parcels, or offers to upload them."""
 
-    def __init__(self, shown: Shown, layers: LayersBar) -> None:
-        self.shown, self.layers, self.address = shown, layers, ""
+    def __init__(self, context: ResultContext, layers: LayersBar) -> None:
+        self.context, self.layers, self.address = context, layers, ""
         self.codes: dict[str, str] = {}
 
     def build(self) -> None:
-        """The panel."""
+        """Make the elements of the panel."""
         with ui.element("div").classes("stack"):
             self.detail = ui.element("div").props('aria-live="polite"')
             self.summary = ui.element("div").classes("stack")
-        if self.shown.description["official"]:
+        if self.context.description["official"]:
             with self.summary:
                 ui.skeleton(height="120px").classes("w-full")
             ui.timer(0.1, self._load, once=True)
         else:
             with self.summary:
-                empty(
+                empty_state(
                     "No official parcels",
-                    "Compare the map with a register of parcels: where do they agree?",
+                    "Add a register of parcels to compare the map with.",
                 )
-        if self.shown.visit:
-            self._give()
+        if self.context.visit:
+            self._upload_fields()
 
-    def _give(self) -> None:
+    def _upload_fields(self) -> None:
         title = (
             "Use other official parcels"
-            if self.shown.description["official"]
+            if self.context.description["official"]
             else "Add official parcels"
         )
         folded = (
-            ui.expansion(title, value=not self.shown.description["official"])
+            ui.expansion(title, value=not self.context.description["official"])
             .props("dense")
             .classes("w-full")
         )
         with folded, ui.element("div").classes("stack"):
-            drop(
+            file_drop(
                 "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)",
                 "",
                 self._uploaded,
-                _most(self.shown),
+                self._max_mib,
             )
-            ui.input("or its address (https://...)").bind_value(self, "address").props(
-                "outlined dense"
-            )
-            ui.button("Fetch", on_click=told(self._fetch)).props("outline")
+            ui.input("Or its URL (https://...)").bind_value(self, "address").props("outlined dense")
+            ui.button("Fetch", on_click=with_error_messages(self._fetch)).props("outline")
             table = (
-                "Their crops are codes? First drop a table of them here: CSV with the columns code"
+                "If the crops are codes, first drop their classes here: CSV with the columns code"
                 " and class"
             )
-            drop(table, ".csv", self._named, _most(self.shown))
+            file_drop(table, ".csv", self._codes_uploaded, self._max_mib)
             self.codes_name = ui.label().classes("quiet")
 
-    async def _named(self, upload: dict[str, Any]) -> None:
+    @property
+    def _max_mib(self) -> int:
+        return self.context.service.settings.limits.upload_mib
+
+    async def _codes_uploaded(self, upload: dict[str, Any]) -> None:
         if upload["kind"] != "codes":
             raise AppError(
-                f"a file that is a {upload['kind']}",
-                "a CSV with the columns code and class",
-                "choose another",
+                f"This file is a {upload['kind']}, not a CSV with the columns code and class;"
+                " choose another."
             )
         self.codes = {"codes": upload["id"]}
-        self.codes_name.set_text(f"{upload['summary']['codes']} codes by {upload['name']}")
+        self.codes_name.set_text(f"{upload['summary']['codes']} codes from {upload['name']}")
 
     async def _uploaded(self, upload: dict[str, Any]) -> None:
         await self._compare({"upload": upload["id"]})
@@ -270,16 +273,16 @@ class OfficialPanel:
         await self._compare({"url": self.address.strip()})
 
     async def _compare(self, register: dict[str, Any]) -> None:
-        visit = self.shown.visit
-        assert visit is not None, "only an owner gives official parcels"
+        visit = self.context.visit
+        assert visit is not None, "only the owner can upload official parcels"
         await in_thread(
-            visit.service.set_register, visit.user, self.shown.job.id, register | self.codes
+            visit.service.set_register, visit.user, self.context.job.id, register | self.codes
         )
-        ui.navigate.to(f"/jobs/{self.shown.job.id}")
+        ui.navigate.to(f"/jobs/{self.context.job.id}")
 
     async def _load(self) -> None:
         try:
-            found: Differences | PanosegError = await in_thread(differences, self.shown.result)
+            found: Differences | PanosegError = await in_thread(differences, self.context.result)
         except PanosegError as error:
             found = error
         if self.summary.is_deleted:
@@ -287,7 +290,7 @@ class OfficialPanel:
         self.summary.clear()
         with self.summary:
             if isinstance(found, PanosegError):
-                empty("They cannot be compared", sentence(found), alert=True)
+                empty_state("The comparison failed", sentence(found), alert=True)
             else:
                 self._show(found)
 
@@ -303,7 +306,7 @@ class OfficialPanel:
             f" class=number>Area</th></tr>{rows}</table>",
             sanitize=False,
         )
-        ui.label(f"{len(found.invented):,} parcels of the map match no official one.").classes(
+        ui.label(f"{len(found.invented):,} parcels of the map match no official parcel.").classes(
             "quiet"
         )
         with ui.element("div").classes("line"):
@@ -320,20 +323,15 @@ class OfficialPanel:
         self.layers.update()
 
     async def clicked(self, longitude: float, latitude: float) -> None:
-        """A place was clicked while official parcels are shown."""
-        view = await in_thread(official_at, self.shown.result, longitude, latitude)
+        """Show the official parcel at a place that was clicked."""
+        view = await in_thread(official_at, self.context.result, longitude, latitude)
         self.layers.show_outlines([(view.outline, SELECTED)] if view else [])
         self.detail.clear()
         with self.detail:
             if view is None:
-                ui.label("No official parcel is here.").classes("quiet")
+                ui.label("There is no official parcel here.").classes("quiet")
             else:
                 _facts(view)
-
-
-def _most(shown: Shown) -> int:
-    """MiB of an upload."""
-    return shown.service.settings.limits.upload_mib
 
 
 def _facts(view: OfficialView) -> None:
@@ -350,155 +348,3 @@ def _facts(view: OfficialView) -> None:
             f"<div><dt>{name}</dt><dd>{escape(text)}</dd></div>" for name, text in rows.items()
         )
         ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
-
-
-_SHARES = {
-    "probability": ("What the network takes it for", "Probability"),
-    "area": ("Pixels inside its outline", "Share"),
-}
-_LINE, _CLOUDY, _BAND = "#1c6b45", "#8b958f", "rgba(28,107,69,0.16)"
-
-
-class ParcelPanel:
-    """Shows one parcel. select: called with the one that was asked for by its number."""
-
-    def __init__(self, result: ResultMap, select: Callable[..., Awaitable[None]]) -> None:
-        self.result, self._select = result, select
-        self.view: ParcelView | None = None
-
-    def build(self) -> None:
-        """The panel."""
-        with ui.element("div").classes("stack"):
-            with ui.element("div").props('aria-live="polite"') as self.box:
-                empty("No parcel chosen", "Click a parcel on the map, or type its number.")
-            ui.input("Number of a parcel").props("outlined dense").on("change", told(self._asked))
-
-    async def _asked(self, event: Any) -> None:
-        number = str(event.sender.value or "").strip()
-        if number:
-            await self._select(await in_thread(parcel_of, self.result, number), go=True)
-
-    async def show(self, view: ParcelView | None) -> None:
-        """Show a parcel; its curve follows when it is there."""
-        self.view = view
-        self.box.clear()
-        with self.box:
-            if view is None:
-                empty(
-                    "No parcel here",
-                    "Between parcels are towns, woods, water and roads. Click a coloured place.",
-                )
-                return
-            _parcel_facts(view, self.result)
-            chart = ui.element("div").classes("w-full")
-            with chart:
-                ui.skeleton(height="190px").classes("w-full")
-        try:
-            curve: NdviCurve | PanosegError = await in_thread(self._curve, view.id)
-        except NotFoundError:
-            return  # it was corrected meanwhile
-        except PanosegError as error:
-            curve = error
-        if self.view is view and not chart.is_deleted:
-            chart.clear()
-            with chart:
-                if isinstance(curve, PanosegError):
-                    ui.label(f"Its NDVI cannot be shown. {sentence(curve)}").classes("wrong")
-                else:
-                    _chart(curve)
-
-    def _curve(self, id_: str) -> NdviCurve:
-        return curve_of(self.result.folder, outline_of(self.result, id_))
-
-
-def _parcel_facts(view: ParcelView, result: ResultMap) -> None:
-    with ui.element("div").classes("stack"):
-        with ui.element("div").classes("line"):
-            ui.element("span").classes("swatch").style(f"background: {view.colour}")
-            heading(view.crop)
-            ui.label(f"parcel {view.id}" + (", corrected" if view.corrected else "")).classes(
-                "quiet"
-            )
-        sure = "a person said so" if view.confidence is None else f"{view.confidence:.0%}"
-        cells = f"<div><dt>Area</dt><dd>{hectares(view.area_ha)}</dd></div><div><dt>Confidence</dt><dd>{sure}</dd></div>"
-        ui.html(f'<dl class="figures">{cells}</dl>', sanitize=False)
-        ui.html(_shares(view, result), sanitize=False)
-
-
-def _shares(view: ParcelView, result: ResultMap) -> str:
-    """The table of shares; what is less than a hundredth stands in one row."""
-    what, number = _SHARES[view.shares_of]
-    colours = {entry.name: entry.colour for entry in result.classes.classes}
-    told = [(name, share) for name, share in view.shares if share >= 0.01]
-    rest = sum(share for _, share in view.shares) - sum(share for _, share in told)
-    rows = [
-        '<tr><td><span class="swatch"'
-        f' style="background:{colours[name]};vertical-align:-2px"></span> {escape(name)}</td><td'
-        f" class=number>{share:.1%}</td></tr>"
-        for name, share in told
-    ]
-    if rest >= 0.0005:
-        rows.append(f"<tr><td>other</td><td class=number>{rest:.1%}</td></tr>")
-    return (
-        f'<table class="plain"><tr><th>{what}</th><th'
-        f" class=number>{number}</th></tr>{''.join(rows)}</table>"
-    )
-
-
-def _chart(curve: NdviCurve) -> None:
-    """NDVI with the quartiles of the pixels; dates in cloud are grey and not on the line."""
-    rows = zip(curve.dates, curve.mean, curve.low, curve.high, curve.cloudy, strict=True)
-    seen = [
-        (day, mean, low, high, cloudy)
-        for day, mean, low, high, cloudy in rows
-        if None not in (mean, low, high)
-    ]
-    clear = [[day, mean] for day, mean, _, _, cloudy in seen if not cloudy]
-    grey = [[day, mean] for day, mean, _, _, cloudy in seen if cloudy]
-    band = [(day, low or 0.0, high or 0.0) for day, _, low, high, cloudy in seen if not cloudy]
-    area = {
-        "type": "line",
-        "stack": "band",
-        "symbol": "none",
-        "lineStyle": {"opacity": 0},
-        "silent": True,
-    }
-    low_line = area | {"data": [[day, low] for day, low, _ in band]}
-    high_line = area | {
-        "data": [[day, round(high - low, 4)] for day, low, high in band],
-        "areaStyle": {"color": _BAND},
-    }
-    line = {
-        "type": "line",
-        "name": "clear",
-        "data": clear,
-        "symbolSize": 6,
-        "color": _LINE,
-        "lineStyle": {"width": 2},
-    }
-    dots = {
-        "type": "scatter",
-        "name": "in cloud",
-        "data": grey,
-        "symbolSize": 7,
-        "symbol": "triangle",
-        "color": _CLOUDY,
-    }
-    options = {
-        "animation": False,
-        "grid": {"left": 36, "right": 10, "top": 30, "bottom": 26},
-        "legend": {"top": 0, "data": ["clear", "in cloud"], "textStyle": {"color": "#1b2620"}},
-        "tooltip": {"trigger": "item"},
-        "xAxis": {"type": "time", "axisLabel": {"color": "#55615a", "hideOverlap": True}},
-        "yAxis": {
-            "type": "value",
-            "min": -0.2,
-            "max": 1,
-            "axisLabel": {"color": "#55615a"},
-            "name": "NDVI",
-        },
-        "series": [low_line, high_line, line, dots],
-    }
-    label = f"NDVI on {len(clear)} clear dates; {len(grey)} dates in cloud"
-    ui.echart(options).style("height: 220px; width: 100%").props(f'role="img" aria-label="{label}"')
-    ui.label(f"{label}. The band holds the middle half of its pixels.").classes("quiet")

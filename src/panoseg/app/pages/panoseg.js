@@ -1,11 +1,11 @@
-// What the pages cannot say in Python: uploads with progress, a grid of degrees, names under the mouse on a photograph.
+// What the pages cannot do in Python: uploads with progress, a grid of degrees, names under the mouse on a photograph.
 "use strict";
 window.panoseg = {
-  // A file goes to the API as the body of a request; the page hears of it as an event.
+  // Sends a file to the API as the body of a request, then emits an event with the answer.
   upload(input, name) {
     const file = input.files[0], most = Number(input.dataset.most);
     if (file && file.size > most) {
-      emitEvent(name, { error: `a file of ${Math.ceil(file.size / 2 ** 20)} MiB; expected at most ${most / 2 ** 20}; choose a smaller one` });
+      emitEvent(name, { error: `The file has ${Math.ceil(file.size / 2 ** 20)} MiB, but at most ${most / 2 ** 20} are allowed; choose a smaller one.` });
     } else if (file) panoseg.send(file, input.closest(".drop"), name);
     input.value = "";
   },
@@ -14,23 +14,23 @@ window.panoseg = {
     const bar = box.querySelector("progress");
     request.open("POST", "/api/uploads?name=" + encodeURIComponent(file.name.slice(-100)));
     request.upload.onprogress = (event) => (bar.value = event.lengthComputable ? event.loaded / event.total : 0);
-    request.upload.onload = () => { bar.removeAttribute("value"); box.classList.add("checked"); };  // the server reads it now
+    request.upload.onload = () => { bar.removeAttribute("value"); box.classList.add("checked"); };  // the server is reading it
     request.onloadend = () => {
       box.classList.remove("busy", "checked");
       let answer = {};
-      try { answer = JSON.parse(request.responseText); } catch { answer = { error: "the server does not answer; try again" }; }
+      try { answer = JSON.parse(request.responseText); } catch { answer = { error: "The server does not respond; try again." }; }
       emitEvent(name, answer);
     };
     box.classList.add("busy");
     request.send(file);
   },
-  // Into the clipboard; browsers have one for pages of this machine and over TLS alone, elsewhere the selection is copied.
+  // Browsers offer a clipboard only to local pages and over TLS; elsewhere the selection is copied.
   async copy(field) {
     field.select();
     try { await navigator.clipboard.writeText(field.value); } catch { return document.execCommand("copy"); }
     return true;
   },
-  // Lines of longitude and latitude, so that a map without a background has places.
+  // Lines of longitude and latitude, for orientation on a map without a background.
   graticule(map) {
     const steps = [45, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001];
     const Grid = L.GridLayer.extend({
@@ -116,7 +116,7 @@ for (const type of ["dragover", "dragleave", "drop"]) {
     const box = event.target.closest && event.target.closest(".drop");
     if (box) box.classList.toggle("over", type === "dragover");
     else if (type !== "dragleave" && event.dataTransfer?.types.includes("Files")) {
-      event.preventDefault();  // beside its place a file would take the page's place
+      event.preventDefault();  // a file that is dropped elsewhere would replace the page
       event.dataTransfer.dropEffect = "none";
     }
   });

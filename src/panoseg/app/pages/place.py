@@ -1,20 +1,21 @@
-"""The map on which a place is chosen: drawn, typed as coordinates, or read from a file."""
+"""The map on which a place is selected: drawn, entered as coordinates, or read from a file."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from nicegui import ui
+from nicegui.elements.leaflet.leaflet_layers import GenericLayer
 from nicegui.events import GenericEventArguments
 
-from panoseg.app.pages.frame import told
+from panoseg.app.pages.frame import with_error_messages
 from panoseg.errors import AreaError
 
 _HALF_SIDE_KM = 1.0
-_KM_A_DEGREE = 111.32
+_KM_PER_DEGREE = 111.32
 _EUROPE = (47.5, 8.0)
 _STYLE = {"color": "#1c6b45", "weight": 3, "fillOpacity": 0.12}
 _DRAW = dict.fromkeys(("polyline", "circle", "circlemarker", "marker"), False) | {
@@ -24,8 +25,14 @@ _DRAW = dict.fromkeys(("polyline", "circle", "circlemarker", "marker"), False) |
 
 
 def outline_from_text(text: str) -> dict[str, Any]:
-    """A square of two kilometres around a place, "latitude, longitude", or a box, "west, south,
-    east, north"; GeoJSON.
+    """Convert coordinates to an outline as GeoJSON.
+
+    Args:
+        text: "latitude, longitude" of the centre of a square of two kilometres, or a box as "west,
+            south, east, north", in degrees.
+
+    Raises:
+        AreaError: The text has other numbers.
 
     >>> outline_from_text("3, 51, 3.1, 51.1")["coordinates"][0][0]
     [3.0, 51.0]
@@ -35,18 +42,16 @@ def outline_from_text(text: str) -> dict[str, Any]:
         latitude, longitude = numbers
         if abs(latitude) > 84 or abs(longitude) > 180:
             raise AreaError(
-                f"the place {text!r}",
-                "latitude up to 84 degrees and longitude up to 180",
-                "exchange or correct them",
+                f"The place {text!r} is not on the map: the latitude must be within 84 degrees and"
+                " the longitude within 180. Check their order."
             )
-        north = _HALF_SIDE_KM / _KM_A_DEGREE
+        north = _HALF_SIDE_KM / _KM_PER_DEGREE
         east = north / math.cos(math.radians(latitude))
         numbers = [longitude - east, latitude - north, longitude + east, latitude + north]
     if len(numbers) != 4 or not (numbers[0] < numbers[2] and numbers[1] < numbers[3]):
         raise AreaError(
-            f"the coordinates {text!r}",
-            "latitude, longitude; or west, south, east, north",
-            "correct them",
+            f"The coordinates {text!r} cannot be used. Enter latitude, longitude; or west, south,"
+            " east, north."
         )
     west, south, east, north = (round(number, 6) for number in numbers)
     return {
@@ -58,9 +63,10 @@ def outline_from_text(text: str) -> dict[str, Any]:
 
 
 def middle_of(outline: dict[str, Any]) -> str:
-    """The middle of an outline for people, latitude first.
+    """Return the centre of an outline as text, latitude first.
 
-    >>> middle_of({"type": "Polygon", "coordinates": [[[3, 51], [3.5, 51], [3.5, 51.1], [3, 51.1], [3, 51]]]})
+    >>> ring = [[3, 51], [3.5, 51], [3.5, 51.1], [3, 51.1], [3, 51]]
+    >>> middle_of({"type": "Polygon", "coordinates": [ring]})
     '51.050, 3.250'
     """
     (south, west), (north, east) = _corners(outline)
@@ -68,7 +74,7 @@ def middle_of(outline: dict[str, Any]) -> str:
 
 
 def outline_from_drawing(layer: dict[str, Any]) -> dict[str, Any]:
-    """What was drawn, as GeoJSON."""
+    """Convert a polygon that Leaflet drew to GeoJSON."""
     [ring] = layer["_latlngs"]
     points = [[round(point["lng"], 6), round(point["lat"], 6)] for point in ring]
     return {"type": "Polygon", "coordinates": [[*points, points[0]]]}
@@ -79,18 +85,21 @@ def base_map(
     drawing: dict[str, Any],
     centre: tuple[float, float] = _EUROPE,
     zoom: int = 4,
-) -> Any:
-    """A map without any layer but the background, where one is configured, and lines of longitude
-    and latitude.
+) -> ui.leaflet:
+    """Add a map with lines of longitude and latitude, and with the background if there is one.
 
-    drawing: which shapes its tools draw. centre: latitude and longitude.
+    Args:
+        background: URL template of background tiles, or None.
+        drawing: Shapes that can be drawn, as in the ``draw`` option of Leaflet.Draw.
+        centre: Latitude and longitude in degrees.
+        zoom: Zoom level.
     """
     settings = {"attributionControl": False, "maxZoom": 18, "worldCopyJump": True}
     control: Any = {"draw": drawing, "edit": {"remove": False}}
     element = ui.leaflet(
         center=centre, zoom=zoom, options=settings, draw_control=control, hide_drawn_items=True
     ).classes("map")
-    element.clear_layers()  # the default asks a server on the Internet
+    element.clear_layers()  # the default layer is a server on the Internet
     if background:
         element.tile_layer(url_template=background, options={"maxZoom": 18, "zIndex": 1})
     element.on(
@@ -100,32 +109,36 @@ def base_map(
 
 
 class PlaceMap:
-    """Shows the outline that is chosen, and hears of drawn ones. chosen: called with an outline as
-    GeoJSON.
+    """The map that shows the selected outline and on which one can be drawn.
+
+    Args:
+        background: URL template of background tiles, or None.
+        drawn: Called with an outline that was drawn, as GeoJSON.
     """
 
     def __init__(
-        self, background: str | None, chosen: Callable[[dict[str, Any]], Awaitable[None]]
+        self, background: str | None, drawn: Callable[[dict[str, Any]], Awaitable[None]]
     ) -> None:
-        self._chosen, self._shown = chosen, None
+        self._drawn = drawn
+        self._layer: GenericLayer | None = None
         self.element = base_map(background, _DRAW).props(
             'aria-label="Map on which the area is drawn"'
         )
         self.element.classes("no-edit")
-        self.element.on("draw:created", told(self._drawn))
+        self.element.on("draw:created", with_error_messages(self._shape_drawn))
 
-    async def _drawn(self, event: GenericEventArguments) -> None:
+    async def _shape_drawn(self, event: GenericEventArguments) -> None:
         outline = outline_from_drawing(event.args["layer"])
         self.show(outline)
-        await self._chosen(outline)
+        await self._drawn(outline)
 
     def show(self, outline: dict[str, Any] | None) -> None:
-        """Show an outline in place of the one before, and go there."""
-        if self._shown is not None:
-            self.element.remove_layer(self._shown)
-            self._shown = None
+        """Show an outline instead of the previous one, and move the map to it."""
+        if self._layer is not None:
+            self.element.remove_layer(self._layer)
+            self._layer = None
         if outline is not None:
-            self._shown = self.element.generic_layer(
+            self._layer = self.element.generic_layer(
                 name="geoJSON", args=[outline, {"style": _STYLE}]
             )
             self.element.run_map_method(
@@ -134,13 +147,14 @@ class PlaceMap:
 
 
 def _corners(outline: dict[str, Any]) -> list[list[float]]:
-    """South-west and north-east, as Leaflet wants them."""
+    """Return the south-west and north-east corners as [latitude, longitude], as in Leaflet."""
     points = list(_points(outline["coordinates"]))
     longitudes, latitudes = zip(*points, strict=True)
     return [[min(latitudes), min(longitudes)], [max(latitudes), max(longitudes)]]
 
 
-def _points(coordinates: Any) -> Any:
+def _points(coordinates: Sequence[Any]) -> Iterator[tuple[float, float]]:
+    """Yield the points of nested GeoJSON coordinates."""
     if isinstance(coordinates[0], (int, float)):
         yield coordinates[0], coordinates[1]
     else:

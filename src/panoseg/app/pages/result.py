@@ -1,5 +1,7 @@
-"""The page of a finished map: parcels over the picture of any date, a legend that filters, details,
-corrections, downloads.
+"""The page of a finished map.
+
+Parcels over the image of any date, a legend that filters them, and panels for details, comparison
+with official parcels, corrections and downloads.
 """
 
 from __future__ import annotations
@@ -13,50 +15,53 @@ from nicegui.events import GenericEventArguments
 
 from panoseg.app.pages.frame import (
     Visit,
-    empty,
+    empty_state,
     frame,
     heading,
     hectares,
     in_thread,
-    name_page,
-    told,
+    set_title,
+    with_error_messages,
 )
-from panoseg.app.pages.job import ask_delete, not_there
+from panoseg.app.pages.job import ask_delete, show_not_available
 from panoseg.app.pages.layers_bar import SELECTED, LayersBar
-from panoseg.app.pages.panels import CorrectionsPanel, OfficialPanel, ParcelPanel
+from panoseg.app.pages.panels import CorrectionsPanel, OfficialPanel
+from panoseg.app.pages.parcel_panel import ParcelPanel
 from panoseg.app.pages.photo import show_photo
-from panoseg.app.pages.result_context import Shown, take_along
-from panoseg.app.parcels import ParcelView, areas, parcel_at
+from panoseg.app.pages.result_context import ResultContext, result_actions
+from panoseg.app.parcels import CropArea, ParcelView, areas, parcel_at
 from panoseg.app.result_api import describe_result
 from panoseg.app.result_map import ResultMap, open_result
 from panoseg.app.service import Service
 from panoseg.errors import PanosegError
 
-_HUGE = 50_000
+_LARGE = 50_000
 
 
 class ResultPage:
-    """The map, and what stands beside it."""
+    """The map and the panels next to it."""
 
-    def __init__(self, shown: Shown) -> None:
-        self.shown, self.result = shown, shown.result
-        self.layers = LayersBar(shown.address, shown.description, shown.service.settings.background)
-        self.parcel = ParcelPanel(shown.result, self.select)
-        self.official = OfficialPanel(shown, self.layers)
-        self.corrections = (
-            CorrectionsPanel(shown, self.layers, self.changed) if shown.visit else None
+    def __init__(self, context: ResultContext) -> None:
+        self.context, self.result = context, context.result
+        self.layers = LayersBar(
+            context.address, context.description, context.service.settings.background
         )
-        self.chosen: ParcelView | None = None
+        self.parcel = ParcelPanel(context.result, self.select)
+        self.official = OfficialPanel(context, self.layers)
+        self.corrections = (
+            CorrectionsPanel(context, self.layers, self.changed) if context.visit else None
+        )
+        self.selected: ParcelView | None = None
         self._rows: dict[int, tuple[ui.element, ui.element]] = {}
 
     def build(self) -> None:
-        """The page."""
-        name_page(self.shown.job.name)
+        """Make the elements of the page."""
+        set_title(self.context.job.name)
         with ui.element("div").classes("split"):
             with ui.element("aside").props('id="details" aria-label="About the map"'):
                 self._title()
                 with (
-                    ui.tabs(on_change=told(self._tell))
+                    ui.tabs(on_change=with_error_messages(self._show_selected))
                     .props('dense no-caps align="left" active-color="primary"')
                     .classes("w-full") as self.tabs
                 ):
@@ -79,51 +84,50 @@ class ResultPage:
                         with ui.tab_panel("Correct"):
                             self.corrections.build()
             with ui.element("section"):
-                self.layers.build(told(self._clicked), told(self._drawn))
-                self.said = ui.link("", "#details").classes(
-                    "said"
-                )  # on a phone the panels are below the map
-                self.said.set_visibility(False)
+                self.layers.build(
+                    with_error_messages(self._clicked), with_error_messages(self._drawn)
+                )
+                # On a phone the panels are below the map: this line links to them.
+                self.summary = ui.link("", "#details").classes("said")
+                self.summary.set_visibility(False)
 
     def _title(self) -> None:
-        job, rows = self.shown.job, self.shown.description["areas"]
+        job, rows = self.context.job, self.context.description["areas"]
         heading(job.name, 1)
         total = hectares(sum(row["area_ha"] for row in rows))
-        dates = self.shown.description["dates"]
+        dates = self.context.description["dates"]
         ui.label(
             f"{self.result.count:,} parcels, {total}, by {sum(layer['used'] for layer in dates)}"
             f" dates from {dates[0]['date']} to {dates[-1]['date']}"
         ).classes("quiet")
-        if self.result.count > _HUGE:
-            ui.label("A large map: parcels have outlines once you are close to them.").classes(
+        if self.result.count > _LARGE:
+            ui.label("This map is large: outlines of parcels appear when you zoom in.").classes(
                 "quiet"
             )
         with ui.element("div").classes("line"):
-            take_along(self.shown)
-            if self.shown.visit:
-                visit = self.shown.visit
+            result_actions(self.context)
+            if self.context.visit:
+                visit = self.context.visit
                 ui.button("Delete", on_click=lambda: ask_delete(visit, job)).props(
                     "flat dense color=negative"
                 )
-
-    # -- the legend
 
     @ui.refreshable_method
     def _legend(self) -> None:
         rows = areas(self.result)
         self._rows = {}
         if not rows:
-            empty(
+            empty_state(
                 "No parcel was found",
-                "Clouds, water or a place without fields may be the reason; the report tells more.",
+                "Clouds, water or an area without fields may be the reason; see the report.",
             )
             return
         with ui.element("div").classes("stack"):
             self._bar(rows)
             with ui.element("div").classes("line"):
                 ui.button("Show all", on_click=lambda: self._hide(set())).props("flat dense")
-                every = {self.result.class_id(row.crop) for row in rows}
-                ui.button("Hide all", on_click=lambda: self._hide(every)).props("flat dense")
+                all_ids = {self.result.class_id(row.crop) for row in rows}
+                ui.button("Hide all", on_click=lambda: self._hide(all_ids)).props("flat dense")
             with ui.element("table").classes("plain"):
                 ui.html(
                     "<tr><th scope=col>Crop</th><th scope=col class=number>Parcels</th><th"
@@ -136,11 +140,11 @@ class ResultPage:
                     for row in rows:
                         self._legend_row(row)
             ui.label(
-                "Confidence: how sure the network is of a parcel and its crop, but for corrected"
-                " ones."
+                "Confidence: how certain the network is of a parcel and its crop. Corrected parcels"
+                " have none."
             ).classes("quiet")
 
-    def _bar(self, rows: list[Any]) -> None:
+    def _bar(self, rows: list[CropArea]) -> None:
         total = sum(row.area_ha for row in rows) or 1.0
         parts = "".join(
             f'<span style="width:{100 * row.area_ha / total:.2f}%;background:{row.colour}"'
@@ -152,7 +156,7 @@ class ResultPage:
             sanitize=False,
         )
 
-    def _legend_row(self, row: Any) -> None:
+    def _legend_row(self, row: CropArea) -> None:
         class_id = self.result.class_id(row.crop)
         shown = class_id not in self.layers.hidden
         with ui.element("tr").classes("" if shown else "off") as line:
@@ -170,8 +174,9 @@ class ResultPage:
         self._hide(self.layers.hidden ^ {class_id})
 
     def _hide(self, class_ids: set[int]) -> None:
-        """Hide these classes. Rows stay what they are, so that whoever goes through them by
-        keyboard keeps their place.
+        """Hide these classes and show all others.
+
+        The rows of the legend are not rebuilt, so that keyboard focus stays.
         """
         self.layers.hidden = class_ids
         self.layers.update()
@@ -179,8 +184,6 @@ class ResultPage:
             hidden = class_id in class_ids
             line.classes(add="off" if hidden else "", remove="" if hidden else "off")
             box.props(add="" if hidden else "checked", remove="checked" if hidden else "")
-
-    # -- what happens
 
     async def _clicked(self, event: GenericEventArguments) -> None:
         place = event.args["latlng"]
@@ -196,7 +199,7 @@ class ResultPage:
             and self.tabs.value == "Correct"
             and view is not None
         ):
-            await self.corrections.join(view)
+            await self.corrections.merge(view)
             return
         await self.select(view)
 
@@ -206,62 +209,61 @@ class ResultPage:
             await self.corrections.drawn([(point["lng"], point["lat"]) for point in points])
 
     async def select(self, view: ParcelView | None, *, go: bool = False) -> None:
-        """Choose a parcel, or none. go: so that it is seen."""
-        self.chosen = view
+        """Select a parcel, or none. go: whether the map moves to it."""
+        self.selected = view
         self.layers.show_outlines([(view.outline, SELECTED)] if view else [], go=go)
-        self.said.set_text(_in_short(view))
-        self.said.set_visibility(True)
+        self.summary.set_text(_summary(view))
+        self.summary.set_visibility(True)
         if self.tabs.value == "Parcel":
             await self.parcel.show(view)
         elif self.tabs.value == "Correct":
-            await self._tell()
+            await self._show_selected()
         else:
             self.tabs.set_value("Parcel")
 
-    async def _tell(self) -> None:
-        """Let the panel that is seen know which parcel is chosen."""
-        if self.tabs.value == "Parcel" and self.chosen is not self.parcel.view:
-            await self.parcel.show(self.chosen)
+    async def _show_selected(self) -> None:
+        """Show the selected parcel in the visible panel."""
+        if self.tabs.value == "Parcel" and self.selected is not self.parcel.view:
+            await self.parcel.show(self.selected)
         elif (
             self.tabs.value == "Correct"
             and self.corrections
-            and self.chosen is not self.corrections.view
+            and self.selected is not self.corrections.view
         ):
-            self.corrections.choose(self.chosen)
+            self.corrections.choose(self.selected)
 
     def changed(self, version: int, view: ParcelView | None) -> None:
-        """The map was corrected; view: what came of it."""
-        self.chosen = view
-        self.said.set_text(_in_short(view))
+        """Show a corrected map. view: the parcel that the correction made."""
+        self.selected = view
+        self.summary.set_text(_summary(view))
         self.layers.corrected(version)
         self._legend.refresh()
 
 
-def _in_short(view: ParcelView | None) -> str:
-    """A parcel in a line."""
+def _summary(view: ParcelView | None) -> str:
+    """Describe a parcel in one line."""
     if view is None:
         return "No parcel here"
     sure = "corrected" if view.confidence is None else f"{view.confidence:.0%} sure"
-    return f"{view.crop}, {hectares(view.area_ha)}, {sure}: more below"
+    return f"{view.crop}, {hectares(view.area_ha)}, {sure}; details below"
 
 
 async def result_page(visit: Visit, id_: str) -> None:
-    """The page of a finished map of a user."""
+    """Make the page of a finished map of a user."""
     with frame("Map", "/jobs", visit.user):
         try:
             job = visit.service.job(visit.user, id_)
             folder = visit.service.folder(visit.user, id_)
-            await _show(
-                Shown(
-                    visit.service, job, f"/api/jobs/{id_}", visit, *await in_thread(_opened, folder)
-                )
-            )
+            opened = await in_thread(_open, folder)
+            ResultPage(
+                ResultContext(visit.service, job, f"/api/jobs/{id_}", visit, *opened)
+            ).build()
         except PanosegError as error:
-            not_there(error)
+            show_not_available(error)
 
 
 async def shared_page(service: Service, token: str) -> None:
-    """The page of a map that was shared by a link."""
+    """Make the page of a result that was shared by a link."""
     with frame("Map", None):
         try:
             job = service.shared(token)
@@ -269,17 +271,12 @@ async def shared_page(service: Service, token: str) -> None:
             if job.kind == "photo":
                 show_photo(folder, f"/api/shared/{token}", job, service.shared_files(token))
                 return
-            await _show(
-                Shown(service, job, f"/api/shared/{token}", None, *await in_thread(_opened, folder))
-            )
+            opened = await in_thread(_open, folder)
+            ResultPage(ResultContext(service, job, f"/api/shared/{token}", None, *opened)).build()
         except PanosegError as error:
-            not_there(error, own=False)
+            show_not_available(error, own=False)
 
 
-async def _show(shown: Shown) -> None:
-    ResultPage(shown).build()
-
-
-def _opened(folder: Path) -> tuple[ResultMap, dict[str, Any]]:
+def _open(folder: Path) -> tuple[ResultMap, dict[str, Any]]:
     result = open_result(folder)
     return result, describe_result(result)

@@ -1,4 +1,4 @@
-"""A result that somebody looks at: what all parts of its page need."""
+"""What all parts of the page of a result share: its context, downloads, and the shared link."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from typing import Any
 from nicegui import ui
 
 from panoseg.app.job_views import JobView
-from panoseg.app.pages.frame import Visit, heading, in_thread, size, told
+from panoseg.app.pages.frame import Visit, heading, in_thread, size, with_error_messages
 from panoseg.app.result_map import ResultMap
 from panoseg.app.service import ResultFile, Service
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A result that somebody looks at.
-
-    address: where its API is. visit: its owner's; None where a link was shared, which may only
-    read.
-    """
+class ResultContext:
+    """A result that is shown on a page."""
 
     service: Service
+    """The service behind the page."""
     job: JobView
+    """The finished job."""
     address: str
+    """Address of the API of the result, e.g. /api/jobs/ID."""
     visit: Visit | None
+    """The visit of the owner; None for a shared result, which is read-only."""
     result: ResultMap
+    """The map."""
     description: dict[str, Any]
+    """The map as ``panoseg.app.result_api.describe_result`` returns it."""
 
 
 _NAMES = {
@@ -53,18 +55,20 @@ _ORDER = {path: place for place, path in enumerate(_NAMES)}
 _LEFT_OUT = ("refined/source.json", "refined/invented.json")
 
 
-def take_along(shown: Shown) -> None:
-    """The buttons for downloads and, for the owner, the link."""
-    service, visit = shown.service, shown.visit
-    token = shown.address.rsplit("/", 1)[-1]
-    files = service.files(visit.user, shown.job.id) if visit else service.shared_files(token)
-    download_button(files, shown.address)
+def result_actions(context: ResultContext) -> None:
+    """Add the button for downloads and, for the owner, the button to share the result."""
+    service, visit = context.service, context.visit
+    token = context.address.rsplit("/", 1)[-1]
+    files = service.files(visit.user, context.job.id) if visit else service.shared_files(token)
+    download_button(files, context.address)
     if visit:
-        ui.button("Share", on_click=told(lambda: share(visit, shown.job))).props("outline")
+        ui.button("Share", on_click=with_error_messages(lambda: share(visit, context.job))).props(
+            "outline"
+        )
 
 
 def download_button(files: list[ResultFile], address: str) -> None:
-    """A menu of the files of a result. address: where its API is."""
+    """Add a menu of the files of a result. address: address of the API of the result."""
     with ui.dropdown_button("Download", auto_close=True).props("unelevated no-caps"):
         for file in sorted(files, key=lambda file: _ORDER.get(file.path, len(_ORDER))):
             if file.path not in _LEFT_OUT:
@@ -76,10 +80,9 @@ def download_button(files: list[ResultFile], address: str) -> None:
 
 
 async def share(visit: Visit, job: JobView) -> None:
-    """Show the link to a result, which whoever has it may open; it can be ended."""
+    """Show the link with which anyone can open the result, until sharing is stopped."""
     token = await in_thread(visit.service.share, visit.user, job.id)
-    # Only the browser knows by which name it reached the server; one that is drawing tiles takes
-    # its time to say.
+    # Only the browser knows the address of the server behind a proxy; one that draws tiles is slow.
     origin = await ui.run_javascript("location.origin", timeout=10)
     with (
         ui.dialog(value=True) as dialog,
@@ -87,17 +90,17 @@ async def share(visit: Visit, job: JobView) -> None:
     ):
         heading("Share by a link")
         ui.label(
-            "Whoever has it sees the result and may download it; nobody can change it."
+            "Anyone with the link can see and download the result, but not change it."
         ).classes("quiet")
         ui.input("Link", value=f"{origin}/shared/{token}").props("outlined dense readonly").classes(
             "w-full share-link"
         )
 
-        @told
+        @with_error_messages
         async def end() -> None:
             await in_thread(visit.service.unshare, visit.user, job.id)
             dialog.close()
-            ui.notify("The link leads nowhere now.")
+            ui.notify("The link no longer works.")
 
         async def copy() -> None:
             done = await ui.run_javascript(
@@ -106,7 +109,7 @@ async def share(visit: Visit, job: JobView) -> None:
             ui.notify(
                 "The link is copied."
                 if done
-                else "This browser does not copy: select the link and copy it."
+                else "The browser did not copy the link; select it and copy it."
             )
 
         with ui.element("div").classes("line"):

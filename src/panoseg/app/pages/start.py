@@ -1,4 +1,4 @@
-"""The page on which a map begins: a place, a season, and what it would cost before it starts."""
+"""The page on which a map is started: place, season, and an estimate of time and download."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from pathlib import PurePath
 from typing import Any
 
 from nicegui import background_tasks, ui
+from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
 from panoseg.app.estimate import Estimate
 from panoseg.app.pages.frame import (
     Visit,
-    drop,
     duration,
+    entered_text,
+    file_drop,
     frame,
     heading,
     in_thread,
     sentence,
     size,
-    told,
+    with_error_messages,
 )
 from panoseg.app.pages.place import PlaceMap, middle_of, outline_from_text
 from panoseg.errors import PanosegError
@@ -32,13 +34,13 @@ _CATALOGUES = {
 }
 _KINDS = {"sample": "Sample place", "catalogue": "My own place", "cube": "My own images"}
 _SIZES = {128: "1.3 km", 256: "2.6 km", 512: "5.1 km"}
-_PAUSE_S = 0.5
+_PAUSE_S = 0.5  # without further changes, before an estimate is computed
 _FIRST_YEAR = 2016  # the first with Sentinel-2 from September on
 _LAST_MONTH = 10  # of a season
 
 
 class StartPage:
-    """What is chosen so far, and the elements that show it."""
+    """The choices for a map, and the elements that show them."""
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
@@ -55,17 +57,19 @@ class StartPage:
         self.outline_upload: dict[str, Any] | None = None
         self.cube: dict[str, Any] | None = None
         self.register: dict[str, Any] | None = None
-        self._asked = 0
+        self._changes = 0
 
     def build(self) -> None:
-        """The page."""
+        """Make the elements of the page."""
         with ui.element("div").classes("split form"):
             with ui.element("aside").props('aria-label="Choices"'):
                 heading("Which crops grow where?", 1)
                 ui.label("Choose a place and a season; the map of its parcels follows.").classes(
                     "quiet"
                 )
-                self.kinds = ui.toggle(_KINDS, value=self.kind, on_change=self._kind_chosen).props(
+                self.kinds = ui.toggle(
+                    _KINDS, value=self.kind, on_change=self._kind_selected
+                ).props(
                     'unelevated no-caps spread toggle-color="primary" color="grey-3"'
                     ' text-color="grey-9" aria-label="Place"'
                 )
@@ -76,11 +80,11 @@ class StartPage:
                     ui.element("div").classes("card stack").props('aria-live="polite"') as self.card
                 ):
                     pass
-                self.button = ui.button("Start", on_click=told(self._start)).props(
+                self.button = ui.button("Start", on_click=with_error_messages(self._start)).props(
                     "unelevated size=lg"
                 )
             with ui.element("section"):
-                self.map = PlaceMap(self.visit.service.settings.background, self._drawn)
+                self.map = PlaceMap(self.visit.service.settings.background, self._outline_drawn)
                 self.note = ui.label("").classes("map-note")
         self._show_kind()
         self.changed()
@@ -88,9 +92,9 @@ class StartPage:
     @ui.refreshable_method
     def _place(self) -> None:
         if self.kind == "sample":
-            ui.label("A simulated landscape that no network has seen. Nothing is fetched.").classes(
-                "quiet"
-            )
+            ui.label(
+                "A simulated landscape that no network has seen. Nothing is downloaded."
+            ).classes("quiet")
             ui.select(_SIZES, label="Side of the square", on_change=self.changed).bind_value(
                 self, "size"
             ).props("outlined dense")
@@ -102,7 +106,7 @@ class StartPage:
                 format="%d",
                 on_change=self.changed,
             ).bind_value(self, "landscape").props(
-                'outlined dense hint="Each number is another invented place."'
+                'outlined dense hint="Each number is another simulated place."'
             )
         elif self.kind == "catalogue":
             self._own_place()
@@ -110,8 +114,11 @@ class StartPage:
             ui.label("A season of Sentinel-2 as NetCDF, or as a zipped Zarr store.").classes(
                 "quiet"
             )
-            drop(
-                "Drop a season here, or choose a file", ".nc,.zip", self._cube_given, self._most_mib
+            file_drop(
+                "Drop a season here, or choose a file",
+                ".nc,.zip",
+                self._cube_uploaded,
+                self._max_mib,
             )
             if self.cube:
                 ui.label(f"{self.cube['name']}, {size(self.cube['bytes'])}").classes("quiet")
@@ -120,13 +127,13 @@ class StartPage:
         ui.label("Draw a polygon on the map, or:").classes("quiet")
         ui.input("Coordinates").props(
             'outlined dense hint="latitude, longitude: 51.02, 3.55; or west, south, east, north"'
-        ).on("change", told(self._typed))
+        ).on("change", with_error_messages(self._coordinates_entered))
         kinds = ".json,.geojson,.gpkg,.zip,.kml"
-        drop(
+        file_drop(
             "Drop an outline here: GeoJSON, GeoPackage, Shapefile (zip), KML",
             kinds,
-            self._given,
-            self._most_mib,
+            self._outline_uploaded,
+            self._max_mib,
         )
         years = {
             year: f"Harvest of {year}" for year in range(date.today().year, _FIRST_YEAR - 1, -1)
@@ -143,7 +150,7 @@ class StartPage:
             new_value_mode="add-unique",
             with_input=True,
         ).bind_value(self, "catalogue").props("outlined dense").tooltip(
-            "One of these, or the address of a STAC API"
+            "One of these, or the URL of a STAC API"
         )
 
     def _more(self) -> None:
@@ -155,34 +162,34 @@ class StartPage:
                 "outlined dense maxlength=100"
             )
             names = {
-                name: "In the package (simulated seasons)" if name == "package" else name
+                name: "Weights in the package (trained on simulated seasons)"
+                if name == "package"
+                else name
                 for name in self._weights()
             }
             ui.select(names, label="Weights", on_change=self.changed).bind_value(
                 self, "weights"
             ).props("outlined dense")
-            ui.label("Official parcels to compare with, if you have them:").classes("quiet")
-            drop(
+            ui.label("Official parcels to compare with (optional):").classes("quiet")
+            file_drop(
                 "Drop a register here: GeoParquet, GeoPackage, GeoJSON, Shapefile (zip)",
                 "",
-                self._register_given,
-                self._most_mib,
+                self._register_uploaded,
+                self._max_mib,
             )
             self.register_name = ui.label().classes("quiet")
-            ui.input("or their address (https://...)", on_change=self.changed).bind_value(
+            ui.input("Or their URL (https://...)", on_change=self.changed).bind_value(
                 self, "register_url"
             ).props("outlined dense")
 
     @property
-    def _most_mib(self) -> int:
+    def _max_mib(self) -> int:
         return self.visit.service.settings.limits.upload_mib
 
     def _weights(self) -> list[str]:
         return self.visit.service.weights("map")
 
-    # -- what happens
-
-    def _kind_chosen(self, event: Any) -> None:
+    def _kind_selected(self, event: ValueChangeEventArguments[str]) -> None:
         self.kind = event.value
         self._place.refresh()
         self._show_kind()
@@ -190,52 +197,52 @@ class StartPage:
 
     def _show_kind(self) -> None:
         texts = {
-            "sample": "The sample place is made by the computer; it lies nowhere.",
-            "cube": "The images say where they lie.",
+            "sample": "The sample place is simulated; it does not exist.",
+            "cube": "The location is read from the images.",
         }
-        self.note.set_text(texts.get(self.kind, "Draw your area: the tools are on the left"))
+        self.note.set_text(texts.get(self.kind, "Draw your area with the tools on the left."))
         self.note.set_visibility(
             self.kind != "catalogue" or not (self.outline or self.outline_upload)
         )
 
-    async def _drawn(self, outline: dict[str, Any]) -> None:
+    async def _outline_drawn(self, outline: dict[str, Any]) -> None:
         self.outline, self.outline_upload = outline, None
         self.kinds.set_value("catalogue")
         self._show_kind()
         self.changed()
 
-    async def _typed(self, event: Any) -> None:
-        text = str(event.sender.value or "")
-        if text.strip():
+    async def _coordinates_entered(self, event: GenericEventArguments) -> None:
+        text = entered_text(event)
+        if text:
             outline = outline_from_text(text)
             self.map.show(outline)
-            await self._drawn(outline)
+            await self._outline_drawn(outline)
 
-    async def _given(self, upload: dict[str, Any]) -> None:
+    async def _outline_uploaded(self, upload: dict[str, Any]) -> None:
         self.outline, self.outline_upload = None, upload
         self.map.show(upload["summary"].get("outline"))
         self._show_kind()
         self.changed()
 
-    async def _cube_given(self, upload: dict[str, Any]) -> None:
+    async def _cube_uploaded(self, upload: dict[str, Any]) -> None:
         self.cube = upload
         self._place.refresh()
         self.changed()
 
-    async def _register_given(self, upload: dict[str, Any]) -> None:
+    async def _register_uploaded(self, upload: dict[str, Any]) -> None:
         self.register = upload
         self.register_name.set_text(f"{upload['name']}, {size(upload['bytes'])}")
         self.changed()
 
     def request(self) -> dict[str, Any] | None:
-        """What is asked for, as the API describes it; None while something is missing."""
+        """Return the request as the API describes it, or None while something is missing."""
         source = self._source()
         if source is None:
             return None
         register: dict[str, Any] | None = {"url": self.register_url} if self.register_url else None
         if self.register:
             register = {"upload": self.register["id"]}
-        name = self.name.strip() or self._usual_name()
+        name = self.name.strip() or self._default_name()
         return {
             "kind": "map",
             "name": name,
@@ -244,8 +251,8 @@ class StartPage:
             "register_of": register,
         }
 
-    def _usual_name(self) -> str:
-        """A name by which a map is found again among others, where nobody gives one."""
+    def _default_name(self) -> str:
+        """Return a name that tells the map from others."""
         if self.kind == "sample":
             return f"Sample place {int(self.landscape or 0)}"
         if self.kind == "cube":
@@ -278,22 +285,18 @@ class StartPage:
             finally:
                 self.button.props(remove="loading")
 
-    # -- what it would cost
+    def changed(self, *_: object) -> None:
+        """Update the estimate, as soon as nothing else has changed for a moment."""
+        self._changes += 1
+        background_tasks.create(self._estimate(self._changes), name="estimate")
 
-    def changed(self, *_: Any) -> None:
-        """Something was chosen: find out what it costs, once nothing else has changed for a
-        moment.
-        """
-        self._asked += 1
-        background_tasks.create(self._estimate(self._asked), name="estimate")
-
-    async def _estimate(self, asked: int) -> None:
+    async def _estimate(self, change: int) -> None:
         await asyncio.sleep(_PAUSE_S)
-        if asked != self._asked or self.card.is_deleted:
+        if change != self._changes or self.card.is_deleted:
             return
         request = self.request()
         self._show(
-            _missing(self.kind) if request is None else "Asking which images there are …",
+            _missing(self.kind) if request is None else "Looking for images …",
             ready=False,
         )
         if request is None:
@@ -301,15 +304,13 @@ class StartPage:
         try:
             estimate = await in_thread(self.visit.service.estimate, self.visit.user, request)
         except PanosegError as error:
-            if asked == self._asked and not self.card.is_deleted:
+            if change == self._changes and not self.card.is_deleted:
                 self._show(sentence(error), ready=False, wrong=True)
             return
-        except Exception:  # a card that says "asking" for ever would be worse; the log has the rest
-            self._show(
-                "What it would cost cannot be found out now; try again.", ready=False, wrong=True
-            )
+        except Exception:  # otherwise the card would stay at "Looking for images"
+            self._show("The estimate failed; try again.", ready=False, wrong=True)
             raise
-        if asked == self._asked and not self.card.is_deleted:
+        if change == self._changes and not self.card.is_deleted:
             self._show(estimate, ready=True)
 
     def _show(self, content: Estimate | str, *, ready: bool, wrong: bool = False) -> None:
@@ -325,7 +326,7 @@ class StartPage:
 
 
 def show_estimate(estimate: Estimate) -> None:
-    """What a map would cost: area, time, download, and each date with its clouds."""
+    """Show area, time and download of a map, and the cloud cover of each date."""
     clear = sum(scene.cloud_percent <= 50 for scene in estimate.scenes)
     rows = {
         "Area": f"{estimate.km2:,.1f} km²" if estimate.km2 else "as in the file",
@@ -356,7 +357,7 @@ def show_estimate(estimate: Estimate) -> None:
 
 
 def latest_harvest(today: date) -> int:
-    """The year of the latest season that is over, by which fields are known best.
+    """Return the harvest year of the latest season that is over.
 
     >>> latest_harvest(date(2026, 10, 31)), latest_harvest(date(2026, 11, 1))
     (2025, 2026)
@@ -365,6 +366,7 @@ def latest_harvest(today: date) -> int:
 
 
 def _missing(kind: str) -> str:
+    """Return what has to be entered next."""
     texts = {
         "cube": "Choose a file with a season of images.",
         "catalogue": "Choose an area: draw, type or upload it.",
@@ -373,6 +375,6 @@ def _missing(kind: str) -> str:
 
 
 def start_page(visit: Visit) -> None:
-    """The page."""
+    """Make the page on which a map is started."""
     with frame("New map", "/", visit.user):
         StartPage(visit).build()
