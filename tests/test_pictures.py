@@ -146,7 +146,9 @@ def test_classes_by_pq_with_sq_and_rq(tmp_path, figures):
 def test_scores_without_any_class_are_drawn_too(tmp_path, figures):
     draw_semantic_classes(confusion_scores(matrix(), [19]), PASTIS, tmp_path / "a.png")
     draw_confusion(confusion_scores(matrix(), [19]), PASTIS, tmp_path / "a.png")
-    draw_panoptic_classes(quality_of_counts(PanopticCounts.zero(PASTIS)), PASTIS, tmp_path / "a.png")
+    draw_panoptic_classes(
+        quality_of_counts(PanopticCounts.zero(PASTIS)), PASTIS, tmp_path / "a.png"
+    )
     assert len(figures) == 3
 
 
