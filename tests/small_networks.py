@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +26,19 @@ SMALL_WIDTHS = {
     "head_widths": (8,),
 }
 SMALL_UTAE = UtaeConfig(**SMALL_WIDTHS, heads=4, d_model=16)
+AUTHORS_OPTIONS = {
+    "model": "utae",
+    "encoder_widths": "[8,8]",
+    "decoder_widths": "[8,8]",
+    "out_conv": "[8, 20]",
+    "n_head": 4,
+    "d_model": 16,
+    "d_k": 2,
+}
+AUTHORS_CONFIG = UtaeConfig(
+    encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16, key_width=2
+)
+"""A U-TAE as the options of the authors' program say it, and as ours do."""
 
 
 def small_model(config: ModelConfig = SMALL_UTAE) -> nn.Module:
@@ -67,6 +81,17 @@ def season(
 def padded_season(dates: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     """Two seasons, the second one two dates shorter."""
     return season(dates, lengths=(dates, max(1, dates - 2)))
+
+
+def authors_folder(path: Path, options: dict, state: dict, fold: int = 1) -> Path:
+    """A run folder of utae-paps with the weights of a fold; ``options`` stand in its conf.json."""
+    (path / f"Fold_{fold}").mkdir(parents=True)
+    (path / "conf.json").write_text(json.dumps(options))
+    torch.save(
+        {"epoch": 3, "state_dict": state, "optimizer": {"param_groups": []}},
+        path / f"Fold_{fold}" / "model.pth.tar",
+    )
+    return path
 
 
 def save_small_networks(folder: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pystac.link import Link
 from pystac_client.exceptions import APIError
 
-from catalogue_server import RUSTAC, make_impatient, serve
+from catalogue_server import NEEDS_RUSTAC, serve
 from cubes import item
 from panoseg.errors import CatalogueError
 from panoseg.imagery import catalogue as module
@@ -38,15 +38,10 @@ from panoseg.imagery.catalogue import (
 )
 from panoseg.imagery.remote import Signer, check_credentials, gdal_options, gdal_path
 
-pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
+pytestmark = [NEEDS_RUSTAC, pytest.mark.usefixtures("short_retries")]
 FARM = Area(shapely.box(4.059, 50.744, 4.067, 50.748), "farm", 0.25)
 ELSEWHERE = Area(shapely.box(4.5, 50.744, 4.51, 50.748), "elsewhere", 0.25)
 SPRING = date(2019, 3, 1), date(2019, 5, 31)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    make_impatient(monkeypatch)
 
 
 @pytest.fixture(scope="module")
