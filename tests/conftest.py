@@ -110,10 +110,10 @@ def short_retries(monkeypatch) -> None:
     from panoseg.cube import scenes
     from panoseg.imagery import catalogue, remote
 
-    monkeypatch.setattr(catalogue, "_PATIENCE", catalogue._PATIENCE.new(backoff_factor=0.01))
-    monkeypatch.setattr(catalogue, "_WAIT_S", 0.01)
-    monkeypatch.setattr(scenes, "_WAIT_S", 0.01)
-    monkeypatch.setitem(remote._PATIENCE, "GDAL_HTTP_RETRY_DELAY", "0.02")
+    monkeypatch.setattr(catalogue, "RETRIES", catalogue.RETRIES.new(backoff_factor=0.01))
+    monkeypatch.setattr(catalogue, "RETRY_WAIT_S", 0.01)
+    monkeypatch.setattr(scenes, "RETRY_WAIT_S", 0.01)
+    monkeypatch.setitem(remote.GDAL_RETRIES, "GDAL_HTTP_RETRY_DELAY", "0.02")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def short_lock_wait(monkeypatch) -> None:
     """A folder that somebody holds is given up soon."""
     from panoseg import files
 
-    monkeypatch.setattr(files, "_LOCK_WAIT_S", 0.2)
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.2)
 
 
 @pytest.fixture

@@ -101,7 +101,6 @@ def test_what_is_no_folder_is_one_line(tmp_path):
 _HOLDER = """
 import os, sys, time
 from panoseg.files import hold_folder
-from waiting import held_elsewhere
 with hold_folder(sys.argv[1]):
     if os.fork() == 0:  # as workers are made
         sys.stdout.close()
