@@ -493,7 +493,7 @@ import panoseg.cube.fetch
 from panoseg.cli import main
 from panoseg.cube.store import Journal
 from panoseg.imagery import remote
-remote._PATIENCE["GDAL_HTTP_RETRY_DELAY"] = "0.02"
+remote.GDAL_RETRIES["GDAL_HTTP_RETRY_DELAY"] = "0.02"
 
 def fatal(owner, name, call, after):
     original, calls = getattr(owner, name), []
