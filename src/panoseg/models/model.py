@@ -315,7 +315,7 @@ class Model:
 
 def _inside(found: Panoptic, data_HW: np.ndarray) -> Panoptic:
     """Return a segmentation without the pixels that have no data."""
-    from panoseg.panoptic.panoptic import present_segments
+    from panoseg.panoptic.segments import present_segments
 
     segment_HW = np.where(data_HW, found.segment_HW, 0).astype(found.segment_HW.dtype)
     ids, areas = present_segments(segment_HW)
