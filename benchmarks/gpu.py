@@ -23,7 +23,8 @@ from networks import NETWORKS, Work, matrix_product_rate
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks
 
-_WARM_UP = 5
+WARM_UP = 5
+"""Runs before those that are measured."""
 _GIB = 1024**3
 
 
@@ -44,13 +45,13 @@ def synchronise(device: str) -> None:
 def median_seconds(work: Callable[[], object], device: str, repeats: int) -> float:
     """The median of ``repeats`` runs after a few that do not count."""
     times = []
-    for _ in range(_WARM_UP + repeats):
+    for _ in range(WARM_UP + repeats):
         synchronise(device)
         start = time.perf_counter()
         work()
         synchronise(device)
         times.append(time.perf_counter() - start)
-    return statistics.median(times[_WARM_UP:])
+    return statistics.median(times[WARM_UP:])
 
 
 def allow_tensorfloat(allowed: bool) -> None:

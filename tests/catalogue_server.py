@@ -20,11 +20,18 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from panoseg.cube import scenes as mosaic
-from panoseg.imagery import catalogue, remote
+import geopandas as gpd
+import pytest
+import shapely
+from shapely.geometry import mapping
+
 from waiting import signs_of_process, wait_until
 
 RUSTAC = shutil.which("rustac", path=str(Path(sys.executable).parent)) or shutil.which("rustac")
+NEEDS_RUSTAC = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
+LAND = shapely.box(574680, 5621800, 575320, 5622440)
+"""All that the scenes of ../shared/data/flanders-2019 cover, in EPSG:32631."""
+DAYS = ("2019-03-22", "2019-04-16", "2019-05-11")
 
 
 @dataclass
@@ -52,14 +59,6 @@ class Server:
     requests: list[str]
 
 
-def make_impatient(monkeypatch) -> None:
-    """The waits between tries are for real networks; on this machine they are short."""
-    monkeypatch.setattr(catalogue, "_PATIENCE", catalogue._PATIENCE.new(backoff_factor=0.01))
-    monkeypatch.setattr(catalogue, "_WAIT_S", 0.01)
-    monkeypatch.setattr(mosaic, "_WAIT_S", 0.01)
-    monkeypatch.setitem(remote._PATIENCE, "GDAL_HTTP_RETRY_DELAY", "0.02")
-
-
 def items_of(stac: Path, address: str, days: Sequence[str] | None = None) -> list[dict]:
     """The items of a folder of scenes, with addresses on the server; only those of ``days`` if
     given.
@@ -70,6 +69,18 @@ def items_of(stac: Path, address: str, days: Sequence[str] | None = None) -> lis
         for asset in item["assets"].values():
             asset["href"] = f"{address}/files/{item['id']}/{Path(asset['href']).name}"
     return chosen
+
+
+def scene(day: str) -> str:
+    """The identifier of the scene of a day."""
+    return f"S2_31UES_{day.replace('-', '')}_0_L2A"
+
+
+def outline(path: Path, box=LAND) -> Path:
+    """A box on the grid of the scenes as a file."""
+    degrees = gpd.GeoSeries([box], crs=32631).to_crs(4326).iloc[0]
+    path.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": mapping(degrees)}))
+    return path
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,31 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+QUICK_ONE_OF = 10
+SLOW_FIXTURES = {"browser", "look", "mapped", "run", "runs", "sample", "trained"}
+"""Fixtures that train, map, or start a browser."""
+SLOW_FILES: set[str] = set()
+"""Files whose cheapest test trains, maps or starts a server."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of ``pytest -m quick``: the first of each file and every tenth after it, and
+    the first case of each test that compares with golden numbers. Tests that are marked ``slow``,
+    that use one of ``SLOW_FIXTURES`` or lie in ``SLOW_FILES`` do not count and are not chosen.
+    """
+    place: Counter[str] = Counter()
+    golden: set[tuple[str, str]] = set()
+    for item in items:
+        file, function = item.path.name, item.originalname
+        fixtures = set(item.fixturenames)
+        if file in SLOW_FILES or fixtures & SLOW_FIXTURES or item.get_closest_marker("slow"):
+            continue
+        first = "golden" in fixtures and (file, function) not in golden
+        golden.add((file, function))
+        if first or place[file] % QUICK_ONE_OF == 0:
+            item.add_marker("quick")
+        place[file] += 1
 
 
 def _shared(kind: str) -> Path:
@@ -52,3 +77,57 @@ def golden_state(golden):
         return {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
 
     return make
+
+
+@pytest.fixture(scope="session")
+def stac(real_data) -> Path:
+    """The folder of the 26 real scenes."""
+    return real_data / "flanders-2019" / "stac"
+
+
+@pytest.fixture(scope="session")
+def server(stac, tmp_path_factory):
+    """A catalogue of three scenes that works; GDAL asks for a file once, so a test of faults starts
+    a server of its own.
+    """
+    from catalogue_server import DAYS, serve
+
+    with serve(stac, tmp_path_factory.mktemp("api"), DAYS) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """PASTIS's layout with ten patches for trainings of seconds; not to be changed."""
+    from tiny_runs import write_tiny_dataset
+
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture
+def short_retries(monkeypatch) -> None:
+    """The waits between tries are for real networks; on this machine they are short."""
+    from panoseg.cube import scenes
+    from panoseg.imagery import catalogue, remote
+
+    monkeypatch.setattr(catalogue, "RETRIES", catalogue.RETRIES.new(backoff_factor=0.01))
+    monkeypatch.setattr(catalogue, "RETRY_WAIT_S", 0.01)
+    monkeypatch.setattr(scenes, "RETRY_WAIT_S", 0.01)
+    monkeypatch.setitem(remote.GDAL_RETRIES, "GDAL_HTTP_RETRY_DELAY", "0.02")
+
+
+@pytest.fixture
+def short_lock_wait(monkeypatch) -> None:
+    """A folder that somebody holds is given up soon."""
+    from panoseg import files
+
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.2)
+
+
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """Trainings draw nothing: drawing takes longer than trainings of seconds."""
+    for name in ("run.draw_curves", "run.draw_predictions", "run.draw_scores"):
+        monkeypatch.setattr(f"panoseg.training.{name}", lambda *_: None)
+    for name in ("evaluate.draw_predictions", "evaluate.draw_scores"):
+        monkeypatch.setattr(f"panoseg.training.{name}", lambda *_: None)

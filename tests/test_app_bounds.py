@@ -367,7 +367,7 @@ def test_corrections_stop_before_they_are_too_large_to_read(finished, monkeypatc
     result = open_result(service.folder("ada", id))
     change_crop(result, "1", "sorghum")
     size = (result.folder / "corrections" / "steps.json").stat().st_size
-    monkeypatch.setattr("panoseg.app.corrections._MAX_STEPS_BYTES", size)
+    monkeypatch.setattr("panoseg.app.corrections.MAX_STEPS_BYTES", size)
     with pytest.raises(ConflictError, match="at most"):
         change_crop(result, "2", "sorghum")
     assert len(read_corrections(result.folder).steps) == 1
@@ -409,7 +409,7 @@ def test_a_season_is_read_to_its_end_before_a_job_reads_it(tmp_path, monkeypatch
     check_season(good, 1.0)
     with pytest.raises(LimitError, match="km2"):
         check_season(good, 0.01)
-    monkeypatch.setattr(season_module, "_MAX_DATES", 1)
+    monkeypatch.setattr(season_module, "MAX_DATES", 1)
     with pytest.raises(LimitError, match="dates"):
         check_season(good, 1.0)
     monkeypatch.undo()

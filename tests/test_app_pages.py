@@ -23,12 +23,11 @@ from playwright.sync_api import expect
 import app_huge
 import app_map
 from app_browser import CHROMIUM, SCREENSHOTS, Watched, chromium, finished_job, serving
-from catalogue_server import RUSTAC, serve
+from catalogue_server import DAYS, LAND, RUSTAC, serve
 from panoseg.app.corrections import read_corrections, undo
 from panoseg.app.pages.photo import URL
 from panoseg.app.settings import AppSettings
 from panoseg.app.users import add_user
-from test_cube_fetch import DAYS, LAND
 from waiting import QUIET_S
 
 pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"{CHROMIUM} is not installed")

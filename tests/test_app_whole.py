@@ -18,12 +18,11 @@ import pytest
 import rasterio
 import shapely
 
-from catalogue_server import RUSTAC, serve
+from catalogue_server import DAYS, LAND, RUSTAC, outline, serve
 from cubes import LEFT, TOP, make_cube
 from panoseg.app.layers import read_layers
 from panoseg.cli import main
 from small_networks import save_small_networks
-from test_cube_fetch import DAYS, LAND, outline
 from waiting import signs_of_jobs, wait_until
 
 

@@ -266,8 +266,8 @@ def claimed(place: Place, monkeypatch, run):
     """A job of such a stage, claimed."""
     own = (Stage("own", "Stage own", 1.0, run, lambda _: False),)
     monkeypatch.setattr(stages, "MAP_STAGES", own)
-    monkeypatch.setattr(job_process, "_RETRY_S", 0.01)
-    monkeypatch.setattr(job_process, "_LOCK_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(job_process, "RETRY_S", 0.01)
+    monkeypatch.setattr(job_process, "LOCK_TIMEOUT_S", 0.01)
     id = place.submit()
     return id, place.jobs.claim("w")
 
@@ -282,7 +282,7 @@ def raises(error):
 def test_a_cluster_that_is_away_is_asked_again_and_then_given_up(place, monkeypatch):
     away = ClusterError("no dask scheduler at tcp://a:1", "one that answers", "start it")
     id, claim = claimed(place, monkeypatch, raises(away))
-    monkeypatch.setattr(job_process, "_CLUSTER_RETRY_S", 0.01)
+    monkeypatch.setattr(job_process, "CLUSTER_RETRY_S", 0.01)
     for start in range(1, MAX_STARTS):
         run_claimed(place.settings, place.jobs, claim)
         view = place.jobs.get(id)

@@ -27,7 +27,7 @@ from panoseg.training.attention import attention_in, find_place, network_attenti
 from panoseg.training.config import TrainConfig
 from panoseg.training.run import start
 from small_pastis import parcels
-from tiny_runs import PAPS, UTAE, write_tiny_dataset
+from tiny_runs import PAPS, UTAE
 
 CONFIG = TrainConfig(
     model=UTAE, epochs=1, max_steps_per_epoch=1, workers=0, accelerator="cpu", tune_threshold=False
@@ -132,11 +132,6 @@ def test_places():
 def test_places_that_are_not_there(pixel, parcel, words):
     with pytest.raises(ConfigError, match=words):
         find_place(CLASSES_HW, IDS_HW, PASTIS, pixel, parcel)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
 
 
 @pytest.fixture(scope="module")

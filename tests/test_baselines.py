@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
 from panoseg.models.build import build_network
-from panoseg.models.config import ModelConfig, config_from_json, to_json
+from panoseg.models.config import config_from_json, to_json
 from panoseg.models.configs.paps import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig
 from panoseg.models.convlstm import Recurrence
 from panoseg.models.losses import PapsLoss, semantic_loss
 from panoseg.panoptic.merge import merge_masks
+from small_networks import padded_season, small_model
 
 PUBLISHED = {
     "unet3d": (UNet3dConfig(), 1_553_796),
@@ -55,20 +56,6 @@ SMALL: dict[str, BackboneConfig] = {
     "buconvlstm": UConvLstmConfig(**_UNET, directions=2),
 }
 RECURRENT = [name for name in SMALL if name != "unet3d"]
-
-
-def small_model(config: ModelConfig) -> nn.Module:
-    torch.manual_seed(0)
-    return build_network(config).eval()
-
-
-def season(dates: int = 5, side: int = 16) -> tuple[Tensor, Tensor, Tensor]:
-    """Two seasons, the second one two dates shorter."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, dates, 3, side, side, generator=generator)
-    valid = torch.ones(2, dates, dtype=torch.bool)
-    valid[1, max(1, dates - 2) :] = False
-    return images, torch.arange(dates).repeat(2, 1) * 20, valid
 
 
 def with_entries(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
@@ -151,7 +138,7 @@ def test_paps_on_uconvlstm_has_the_published_number_of_parameters():
 @pytest.mark.parametrize("name", SMALL)
 def test_maps_are_those_that_the_options_say(name):
     with torch.no_grad():
-        pyramid = small_model(SMALL[name]).features(*season()).pyramid
+        pyramid = small_model(SMALL[name]).features(*padded_season()).pyramid
     sides = [16 >> level for level in reversed(range(len(pyramid)))]
     widths = reversed(SMALL[name].map_widths)
     assert [tuple(level.shape) for level in pyramid] == [
@@ -165,7 +152,7 @@ def test_padded_pixels_are_never_looked_at(name):
     for options in ({}, {"runs_over_padding": True} if name != "unet3d" else {}):
         model, (images, days, valid) = (
             small_model(type(SMALL[name])(**{**vars(SMALL[name]), **options})),
-            season(),
+            padded_season(),
         )
         rubbish = images.masked_fill(~valid[:, :, None, None, None], torch.nan)
         with torch.no_grad():
@@ -176,7 +163,7 @@ def test_padded_pixels_are_never_looked_at(name):
 
 @pytest.mark.parametrize("name", RECURRENT)
 def test_more_padding_changes_nothing_in_a_recurrence(name):
-    model, (images, days, valid) = small_model(SMALL[name]), season()
+    model, (images, days, valid) = small_model(SMALL[name]), padded_season()
     longer = nn.functional.pad(images, (0, 0, 0, 0, 0, 0, 0, 3), value=7.0)
     with torch.no_grad():
         found = model(
@@ -190,7 +177,7 @@ def test_running_over_padding_reads_blank_dates_as_published(name):
     """The recurrences get every date, and zeros for the padded ones; without the option they stop
     before.
     """
-    config, (images, days, valid) = SMALL[name], season()
+    config, (images, days, valid) = SMALL[name], padded_season()
     seen = {}
     for over in (False, True):
         model = small_model(type(config)(**{**vars(config), "runs_over_padding": over}))
@@ -218,7 +205,7 @@ def test_running_over_padding_reads_blank_dates_as_published(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_order_of_dates_matters_and_the_days_do_not(name):
-    model, (images, days, _) = small_model(SMALL[name]), season()
+    model, (images, days, _) = small_model(SMALL[name]), padded_season()
     valid = torch.ones(2, 5, dtype=torch.bool)
     with torch.no_grad():
         scores = model(images, days, valid).logits_BKHW
@@ -228,7 +215,7 @@ def test_the_order_of_dates_matters_and_the_days_do_not(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_one_date_is_enough(name):
-    model, (images, days, valid) = small_model(SMALL[name]), season(dates=1)
+    model, (images, days, valid) = small_model(SMALL[name]), padded_season(dates=1)
     with torch.no_grad():
         assert model(images, days, valid).logits_BKHW.isfinite().all()
 
@@ -238,7 +225,7 @@ def test_one_date_is_enough(name):
 def test_every_entry_learns(name, half):
     model = small_model(SMALL[name]).train()
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        output = model(*season())
+        output = model(*padded_season())
     assert output.logits_BKHW.dtype == torch.float32
     assert output.attention_GBTHW is None
     semantic_loss(output.logits_BKHW, torch.randint(4, (2, 16, 16)), void=3).backward()
@@ -250,7 +237,7 @@ def test_every_entry_learns(name, half):
 @pytest.mark.parametrize("name", SMALL)
 def test_paps_trains_and_predicts_on_it(name):
     torch.manual_seed(0)
-    model, images = build_network(PapsConfig(SMALL[name])), season()
+    model, images = build_network(PapsConfig(SMALL[name])), padded_season()
     half = torch.arange(16) // 8
     zones = (half[:, None] * 2 + half + 1).int().repeat(2, 1, 1)
     target = CentreTargetsBatch(
@@ -397,7 +384,7 @@ def test_impossible_options_are_refused(kind, options, words):
     ],
 )
 def test_images_of_an_impossible_size_are_refused(name, height, width, words):
-    _, days, valid = season()
+    _, days, valid = padded_season()
     with pytest.raises(
         ConfigError, match=rf"images of {height} x {width} pixels; expected sides that are {words}"
     ):

@@ -170,7 +170,7 @@ def test_without_a_gpu_there_is_one_line(script, monkeypatch, capsys):
 
 def test_the_table_of_a_gpu(script, monkeypatch, capsys):
     gpu = script("gpu")
-    monkeypatch.setattr(gpu, "_WARM_UP", 0)
+    monkeypatch.setattr(gpu, "WARM_UP", 0)
     options = ["--device", "cpu", "--batch", "2", "--repeats", "1", "--no-compile", *TINY]
     text = run(gpu, monkeypatch, capsys, "--models", "utae", "utae-paps", *options)
     header, rows = table(text)
@@ -188,7 +188,7 @@ def test_the_table_of_a_gpu(script, monkeypatch, capsys):
 
 def test_a_network_that_fails_costs_its_row_alone(script, monkeypatch, capsys):
     gpu = script("gpu")
-    monkeypatch.setattr(gpu, "_WARM_UP", 0)
+    monkeypatch.setattr(gpu, "WARM_UP", 0)
     rows = {"utae": "| fine |"}
     monkeypatch.setattr(gpu, "steps_row", lambda name, *_: rows[name])
     monkeypatch.setattr(gpu, "head_line", lambda *_: "head")

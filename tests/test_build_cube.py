@@ -233,8 +233,8 @@ def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
     ]
     options = {"mask": ("cloud", "shadow"), "dilate_m": 35, "min_clear": 0}
     make(scenes, tmp_path / "whole.zarr", CubeOptions(**options, threads=1))
-    monkeypatch.setattr(store, "_CHUNK", 16)
-    monkeypatch.setattr(dates, "_WINDOW", 16)
+    monkeypatch.setattr(store, "CHUNK", 16)
+    monkeypatch.setattr(dates, "WINDOW", 16)
     make(scenes, tmp_path / "parts.zarr", CubeOptions(**options, threads=5))
     whole, parts = numbers(tmp_path / "whole.zarr"), numbers(tmp_path / "parts.zarr")
     xr.testing.assert_equal(whole, parts)
@@ -267,8 +267,8 @@ def test_what_stands_behind_a_line_that_was_cut_off_is_not_known(tmp_path):
 
 
 def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "_CHUNK", 16)
-    monkeypatch.setattr(dates, "_WINDOW", 16)
+    monkeypatch.setattr(store, "CHUNK", 16)
+    monkeypatch.setattr(dates, "WINDOW", 16)
     corner = GeoBox((8, 8), GRID.affine, "EPSG:32631")
     scenes = [
         scene(tmp_path, "a", "2019-05-01T10:00", random_HW(0)),
@@ -293,8 +293,8 @@ def test_a_cube_of_two_fields_may_have_nothing_in_its_middle(tmp_path, monkeypat
     """The land between them is not fetched; the scale of a cube of ours is known without a look at
     it.
     """
-    monkeypatch.setattr(store, "_CHUNK", 16)
-    monkeypatch.setattr(dates, "_WINDOW", 16)
+    monkeypatch.setattr(store, "CHUNK", 16)
+    monkeypatch.setattr(dates, "WINDOW", 16)
     grid = GeoBox((128, 128), GRID.affine, GRID.crs)
     fields = shapely.union_all([outline(grid[:8, :8]), outline(grid[-8:, -8:])])
     values_HW = random_HW(0, 128)

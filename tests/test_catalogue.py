@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pystac.link import Link
 from pystac_client.exceptions import APIError
 
-from catalogue_server import RUSTAC, make_impatient, serve
+from catalogue_server import NEEDS_RUSTAC, serve
 from cubes import item
 from panoseg.errors import CatalogueError
 from panoseg.imagery import catalogue as module
@@ -38,15 +38,10 @@ from panoseg.imagery.catalogue import (
 )
 from panoseg.imagery.remote import Signer, check_credentials, gdal_options, gdal_path
 
-pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
+pytestmark = [NEEDS_RUSTAC, pytest.mark.usefixtures("short_retries")]
 FARM = Area(shapely.box(4.059, 50.744, 4.067, 50.748), "farm", 0.25)
 ELSEWHERE = Area(shapely.box(4.5, 50.744, 4.51, 50.748), "elsewhere", 0.25)
 SPRING = date(2019, 3, 1), date(2019, 5, 31)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    make_impatient(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +62,7 @@ def faults(server, **changes):
 
 
 def test_a_search_goes_month_by_month_and_page_by_page(server, monkeypatch):
-    monkeypatch.setattr(module, "_PAGE", 1)
+    monkeypatch.setattr(module, "PAGE_SIZE", 1)
     server.requests.clear()
     found = search(FARM, *SPRING, find_catalogue(server.url))
     days = [scene["properties"]["datetime"][:10] for scene in found]
@@ -261,18 +256,18 @@ def test_a_link_in_an_answer_cannot_lead_to_our_files(tmp_path):
 
 
 def test_pages_that_never_end_are_ended(server, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ITEMS", 1)
+    monkeypatch.setattr(module, "MAX_ITEMS", 1)
     with pytest.raises(CatalogueError, match="more than 1 scenes of a month"):
         search(FARM, *SPRING, find_catalogue(server.url))
 
 
 def test_answers_that_never_end_are_ended(server, monkeypatch):
-    monkeypatch.setattr(module, "_PAGE", 1)
-    monkeypatch.setattr(module, "_MOST_ANSWERS", 5)
+    monkeypatch.setattr(module, "PAGE_SIZE", 1)
+    monkeypatch.setattr(module, "MAX_ANSWERS", 5)
     with pytest.raises(CatalogueError, match="6 answers with"):
         search(FARM, *SPRING, find_catalogue(server.url))
-    monkeypatch.setattr(module, "_MOST_ANSWERS", 100)
-    monkeypatch.setattr(module, "_LARGEST_LIST_BYTES", 10_000)
+    monkeypatch.setattr(module, "MAX_ANSWERS", 100)
+    monkeypatch.setattr(module, "MAX_LIST_BYTES", 10_000)
     with pytest.raises(CatalogueError, match="characters, and no end"):
         search(FARM, *SPRING, find_catalogue(server.url))
 
@@ -318,14 +313,14 @@ def nested(handler):
 
 @pytest.mark.parametrize("path", ["/", "/away"])
 def test_an_answer_without_end_costs_no_memory(monkeypatch, path):
-    monkeypatch.setattr(module, "_LARGEST_ANSWER_BYTES", 1_000_000)
+    monkeypatch.setattr(module, "MAX_ANSWER_BYTES", 1_000_000)
     with answering(endless) as url:
         with pytest.raises(CatalogueError, match="longer than 1,000,000 bytes"):
             search(FARM, *SPRING, find_catalogue(f"{url}{path}"))
-        monkeypatch.setattr(remote, "_LARGEST_TOKEN_BYTES", 100_000)
+        monkeypatch.setattr(remote, "MAX_TOKEN_BYTES", 100_000)
         with pytest.raises(requests.RequestException, match="longer than 100,000 bytes"):
             Signer(url).sign("https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/B02.tif")
-        monkeypatch.setattr(remote, "_LONGEST_ANSWER_S", 0.0)
+        monkeypatch.setattr(remote, "MAX_ANSWER_S", 0.0)
         with pytest.raises(CatalogueError, match="an answer that does not end"):
             search(FARM, *SPRING, find_catalogue(f"{url}{path}"))
 

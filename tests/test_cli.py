@@ -33,11 +33,6 @@ print("heavy:", [name for name in {heavy} if name in sys.modules])
 """
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
-
-
 @pytest.mark.parametrize(
     "words",
     [[], *([name] for name in COMMANDS), ["train", "pastis-utae-paps"], ["weights", "import"]],

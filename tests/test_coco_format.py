@@ -201,7 +201,7 @@ def test_text_that_is_no_unicode_and_folders_are_refused(tmp_path):
 @pytest.mark.parametrize("window", [1, 7, 64, 2**20])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_rows_are_found_whatever_is_read_at_a_time(tmp_path, monkeypatch, window, indent):
-    monkeypatch.setattr(coco_json, "_WINDOW", window)
+    monkeypatch.setattr(coco_json, "READ_BYTES", window)
     rows = [
         {"image_id": 1, "é": "ünï€"},
         {"image_id": "ä", "n": [1.5, {}]},
@@ -237,8 +237,8 @@ def test_rows_are_found_whatever_is_read_at_a_time(tmp_path, monkeypatch, window
 
 
 def test_a_value_beyond_all_bounds_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(coco_json, "_WINDOW", 16)
-    monkeypatch.setattr(coco_json, "_LONGEST_VALUE", 64)
+    monkeypatch.setattr(coco_json, "READ_BYTES", 16)
+    monkeypatch.setattr(coco_json, "MAX_VALUE_BYTES", 64)
     (tmp_path / "a.json").write_text(json.dumps({"annotations": [], "info": "x" * 1000}))
     with pytest.raises(PanopticFormatError, match="more than 64 bytes"):
         coco_json.CocoJson.open(tmp_path / "a.json")

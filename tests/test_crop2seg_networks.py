@@ -23,6 +23,7 @@ from panoseg.models.layers import MBConv, SeparableConv, SqueezeExcitation
 from panoseg.models.ltae import DateEncoder, DayTable, Ltae, Sines, day_of_year, positional_encoding
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.published import crop2seg_config, own_names
+from small_networks import SMALL_WIDTHS, padded_season, small_model
 
 OPTIONS = (
     "",
@@ -58,38 +59,14 @@ CASES = [
         for option in ("", "_unpadded", "_depthwise_separable", "_squeeze", "_mbconv")
     ),
 ]
-_SMALL = {
-    "bands": 3,
-    "classes": 4,
-    "encoder_widths": (8, 8),
-    "decoder_widths": (8, 8),
-    "head_widths": (8,),
-}
 SMALL: dict[str, UtaeConfig | WtaeConfig | TimeUnetConfig | NaiveUnetConfig] = {
-    "utae": UtaeConfig(**_SMALL, heads=4, d_model=16),
-    "wtae": WtaeConfig(**_SMALL, heads=4, d_model=16),
-    "timeunet": TimeUnetConfig(**_SMALL, heads=4, d_model=16),
-    "unet_naive": NaiveUnetConfig(**_SMALL, length=5),
+    "utae": UtaeConfig(**SMALL_WIDTHS, heads=4, d_model=16),
+    "wtae": WtaeConfig(**SMALL_WIDTHS, heads=4, d_model=16),
+    "timeunet": TimeUnetConfig(**SMALL_WIDTHS, heads=4, d_model=16),
+    "unet_naive": NaiveUnetConfig(**SMALL_WIDTHS, length=5),
 }
 NO_MBCONV = ("timeunet", "mbconv")
 ATTENTIVE = [name for name in SMALL if name != "unet_naive"]
-
-
-def small_model(config: ModelConfig) -> nn.Module:
-    torch.manual_seed(0)
-    return build_network(config).eval()
-
-
-def season(dates: int = 5, side: int = 16) -> tuple[Tensor, Tensor, Tensor]:
-    """Two seasons, the second one two dates shorter."""
-    generator = torch.Generator().manual_seed(0)
-    valid = torch.ones(2, dates, dtype=torch.bool)
-    valid[1, max(1, dates - 2) :] = False
-    return (
-        torch.randn(2, dates, 3, side, side, generator=generator),
-        torch.arange(dates).repeat(2, 1) * 20,
-        valid,
-    )
 
 
 def scores(model: nn.Module, *images: Tensor) -> Tensor:
@@ -277,7 +254,7 @@ def test_what_each_encoder_of_dates_sees():
 @pytest.mark.parametrize("linear", [False, True])
 def test_dates_are_seen_as_asked_for(name, linear):
     """A year later is the same day of the year, and another day since the reference date."""
-    images, days, valid = season()
+    images, days, valid = padded_season()
     later = days + 365
     assert torch.equal(day_of_year(days, "2018-09-01"), day_of_year(later, "2018-09-01"))
     for dates, changes in (("relative", True), ("day_of_year", False), ("both", True)):
@@ -296,13 +273,13 @@ def test_the_reference_date_follows_from_the_data_and_moves_the_day_of_the_year(
     moved = config.fitted(bands=3, classes=4, reference_date="2020-03-01")
     assert moved.reference_date == "2020-03-01"
     assert (
-        scores(small_model(config), *season()) - scores(small_model(moved), *season())
+        scores(small_model(config), *padded_season()) - scores(small_model(moved), *padded_season())
     ).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["utae", "timeunet"])
 def test_relative_days_are_looked_up_as_released(name):
-    images, days, valid = season()
+    images, days, valid = padded_season()
     model = small_model(replace(SMALL[name], dates="both", relative_as_day_of_year=True))
     # The calendar repeats itself after 146 097 days, and all of these days lie beyond the table,
     # whose last vector they take.
@@ -344,12 +321,14 @@ def test_the_attention_of_several_queries_is_averaged():
 
 @pytest.mark.parametrize("name", ATTENTIVE)
 def test_several_queries_run_with_attention(name):
-    output = small_model(replace(SMALL[name], queries=4))(*season())
+    output = small_model(replace(SMALL[name], queries=4))(*padded_season())
     torch.testing.assert_close(
         output.attention_GBTHW.sum(2), torch.ones_like(output.attention_GBTHW[:, :, 0])
     )
     output.logits_BKHW.sum().backward()
-    assert (output.logits_BKHW - scores(small_model(SMALL[name]), *season())).abs().max() > 1e-6
+    assert (
+        output.logits_BKHW - scores(small_model(SMALL[name]), *padded_season())
+    ).abs().max() > 1e-6
 
 
 def test_a_separable_convolution_by_hand():
@@ -401,7 +380,8 @@ def test_blocks_are_made_of_what_is_asked_for(name, kind):
     assert count(SMALL[name]) == 0
     assert count(asked) >= 2
     assert (
-        scores(small_model(asked), *season()) - scores(small_model(SMALL[name]), *season())
+        scores(small_model(asked), *padded_season())
+        - scores(small_model(SMALL[name]), *padded_season())
     ).abs().max() > 1e-6
 
 
@@ -411,7 +391,7 @@ def test_mbconv_scores_any_number_of_classes(name, classes):
     """The published norm fails on numbers that four groups do not divide."""
     boundary = {} if name == "unet_naive" else {"boundary": True}
     model = build_network(replace(SMALL[name], mbconv=True, classes=classes, **boundary))
-    output = model(*season())
+    output = model(*padded_season())
     assert output.logits_BKHW.shape == (2, classes, 16, 16)
     loss = output.logits_BKHW.square().mean()
     if boundary:
@@ -424,23 +404,23 @@ def test_mbconv_scores_any_number_of_classes(name, classes):
 def test_the_boundary_head_scores_the_finest_map(name):
     model = small_model(replace(SMALL[name], boundary=True))
     with torch.no_grad():
-        output, maps = model(*season()), model.features(*season())
+        output, maps = model(*padded_season()), model.features(*padded_season())
         torch.testing.assert_close(output.boundary_B2HW, model.boundary_conv(maps.pyramid[-1]))
     assert output.boundary_B2HW.shape == (2, 2, 16, 16)
-    assert small_model(SMALL[name])(*season()).boundary_B2HW is None
+    assert small_model(SMALL[name])(*padded_season()).boundary_B2HW is None
 
 
 @pytest.mark.parametrize(
     "options", [{"aggregation": "att_mean"}, {"aggregation": "mean"}, {"encoder_norm": "instance"}]
 )
 def test_aggregation_and_norm_change_wtae(options):
-    changed = scores(small_model(replace(SMALL["wtae"], **options)), *season())
-    assert (changed - scores(small_model(SMALL["wtae"]), *season())).abs().max() > 1e-6
+    changed = scores(small_model(replace(SMALL["wtae"], **options)), *padded_season())
+    assert (changed - scores(small_model(SMALL["wtae"]), *padded_season())).abs().max() > 1e-6
 
 
 def test_the_mean_of_wtae_is_over_valid_dates():
     """A season twice over has the same mean, whatever the attention."""
-    images, days, valid = season()
+    images, days, valid = padded_season()
     model = small_model(replace(SMALL["wtae"], aggregation="mean"))
     twice = [torch.cat([part, part], dim=1) for part in (images, days, valid)]
     torch.testing.assert_close(
@@ -452,14 +432,14 @@ def test_the_mean_of_wtae_is_over_valid_dates():
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_padded_pixels_are_never_looked_at(name, norm):
     config = SMALL[name] if name == "unet_naive" else replace(SMALL[name], encoder_norm=norm)
-    model, (images, days, valid) = small_model(config), season()
+    model, (images, days, valid) = small_model(config), padded_season()
     changed = images.masked_fill(~valid[:, :, None, None, None], 1e3)
     assert torch.equal(scores(model, images, days, valid), scores(model, changed, days, valid))
 
 
 @pytest.mark.parametrize("name", ["wtae", "timeunet"])
 def test_padding_invariant_means_that_padding_changes_nothing(name):
-    images, days, valid = season()
+    images, days, valid = padded_season()
     longer = [F.pad(images, (0, 0) * 3 + (0, 4)), F.pad(days, (0, 4)), F.pad(valid, (0, 4))]
     for invariant in (True, False):
         model = small_model(replace(SMALL[name], padding_invariant=invariant))
@@ -469,7 +449,7 @@ def test_padding_invariant_means_that_padding_changes_nothing(name):
 
 @pytest.mark.parametrize("name", ["wtae", "timeunet"])
 def test_the_order_of_dates_does_not_matter(name):
-    images, days, valid = season()
+    images, days, valid = padded_season()
     order = torch.tensor([2, 0, 4, 1, 3])
     model = small_model(SMALL[name])
     shuffled = scores(model, images[:, order], days[:, order], valid[:, order])
@@ -480,7 +460,7 @@ def test_the_order_of_dates_does_not_matter(name):
 @pytest.mark.parametrize("training", [False, True])
 def test_pieces_change_nothing(name, training, monkeypatch):
     model = small_model(SMALL[name])
-    images, days, valid = season()
+    images, days, valid = padded_season()
     with torch.set_grad_enabled(training):
         whole = model(images, days, valid).logits_BKHW
         monkeypatch.setattr("panoseg.models.frames.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
@@ -491,7 +471,7 @@ def test_pieces_change_nothing(name, training, monkeypatch):
 @pytest.mark.parametrize("name", ["wtae", "timeunet"])
 def test_batch_norm_sees_all_frames_and_counts_a_step_once(name):
     model = small_model(replace(SMALL[name], encoder_norm="batch")).train()
-    images, days, valid = season()
+    images, days, valid = padded_season()
     first = model.in_conv.conv.conv[0](images[valid])
     model(images, days, valid)
     norm = model.in_conv.conv.conv[1]
@@ -503,7 +483,7 @@ def test_batch_norm_sees_all_frames_and_counts_a_step_once(name):
 def test_half_precision_trains(name):
     model = small_model(SMALL[name]).train()
     with torch.autocast("cpu", torch.bfloat16):
-        output = model(*season())
+        output = model(*padded_season())
     assert output.logits_BKHW.dtype == torch.float32
     output.logits_BKHW.square().mean().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
@@ -513,7 +493,7 @@ def test_half_precision_trains(name):
 def test_paps_works_on_their_maps(name):
     config = PapsConfig(SMALL[name], shape_size=4)
     output = small_model(config)(
-        *season(), zones_BHW=torch.ones(2, 16, 16, dtype=torch.int64), pixel_scores=True
+        *padded_season(), zones_BHW=torch.ones(2, 16, 16, dtype=torch.int64), pixel_scores=True
     )
     assert output.heatmap_BHW.shape == (2, 16, 16)
     assert len(output.candidates.centre_N3) == 2
@@ -524,7 +504,7 @@ def test_paps_works_on_their_maps(name):
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize(("height", "width"), [(15, 16), (16, 2)])
 def test_images_of_an_impossible_size_are_refused(name, height, width):
-    images, days, valid = season()
+    images, days, valid = padded_season()
     images = images[..., :1, :1].expand(-1, -1, -1, height, width)
     with pytest.raises(
         ConfigError,
@@ -535,7 +515,7 @@ def test_images_of_an_impossible_size_are_refused(name, height, width):
 
 def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
     model = small_model(SMALL["unet_naive"])
-    images, days, valid = season()
+    images, days, valid = padded_season()
     valid[:, 3:] = False
     torch.testing.assert_close(
         scores(model, images[:, :3], days[:, :3], valid[:, :3]), scores(model, images, days, valid)
@@ -544,10 +524,10 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
         scores(model, images.flip(1), days, valid.flip(1)), scores(model, images, days, valid)
     )
     with pytest.raises(ConfigError, match="a season of 6 dates; expected at most 5"):
-        model(*season(6))
+        model(*padded_season(6))
     longer = build_network(replace(SMALL["unet_naive"], length=8))
     assert longer.in_conv.conv.conv[0].weight.shape == (32, 24, 3, 3)
-    assert longer(*season(6)).logits_BKHW.shape == (2, 4, 16, 16)
+    assert longer(*padded_season(6)).logits_BKHW.shape == (2, 4, 16, 16)
 
 
 @pytest.mark.parametrize(

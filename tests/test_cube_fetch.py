@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import shapely
 import xarray as xr
-from shapely.geometry import mapping
 
-from catalogue_server import RUSTAC, make_impatient, serve
+from catalogue_server import DAYS, LAND, NEEDS_RUSTAC, outline, scene, serve
 from cubes import item
 from panoseg.cli import main
 from panoseg.cube import fetch as fetch_module
@@ -32,46 +31,14 @@ from panoseg.imagery import remote
 from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.catalogue import load_scenes
 
-pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
-LAND = shapely.box(574680, 5621800, 575320, 5622440)  # all that the scenes cover
-DAYS = ("2019-03-22", "2019-04-16", "2019-05-11")
+pytestmark = [NEEDS_RUSTAC, pytest.mark.usefixtures("short_retries")]
 SPRING = "--from 2019-03-01 --to 2019-06-01"
-
-
-def scene(day: str) -> str:
-    return f"S2_31UES_{day.replace('-', '')}_0_L2A"
-
-
-def outline(path: Path, box=LAND) -> Path:
-    """A box on the grid of the scenes as a file."""
-    degrees = gpd.GeoSeries([box], crs=32631).to_crs(4326).iloc[0]
-    path.write_text(json.dumps({"type": "Feature", "properties": {}, "geometry": mapping(degrees)}))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    make_impatient(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def stac(real_data):
-    return real_data / "flanders-2019" / "stac"
 
 
 @pytest.fixture(scope="module")
 def truth(real_data):
     with xr.open_dataset(real_data / "flanders-2019" / "cube.nc") as cube:
         return cube.load()
-
-
-@pytest.fixture(scope="module")
-def server(stac, tmp_path_factory):
-    """A catalogue of three scenes that works; files are asked once by GDAL, so faults take a server
-    of their own.
-    """
-    with serve(stac, tmp_path_factory.mktemp("api"), DAYS) as running:
-        yield running
 
 
 def fetch(server, folder: Path, *words: object, box=LAND, margin=0, code=0) -> Path:
@@ -526,7 +493,7 @@ import panoseg.cube.fetch
 from panoseg.cli import main
 from panoseg.cube.store import Journal
 from panoseg.imagery import remote
-remote._PATIENCE["GDAL_HTTP_RETRY_DELAY"] = "0.02"
+remote.GDAL_RETRIES["GDAL_HTTP_RETRY_DELAY"] = "0.02"
 
 def fatal(owner, name, call, after):
     original, calls = getattr(owner, name), []

@@ -17,6 +17,8 @@ from panoseg.training.loop import Training
 from panoseg.training.run import read_run
 from tiny_runs import simulate_tiny, tiny_options
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 SEASONS = [name for name, entry in EXPERIMENTS.items() if entry.config.model.inputs == "season"]
 QUICK = ["--workers", "0", "--accelerator", "cpu", "--pictures", "0"]
 
@@ -35,13 +37,6 @@ def datasets(tmp_path_factory):
         return str(made[layout, size])
 
     return dataset
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Drawing takes longer than such trainings."""
-    for name in ("draw_curves", "draw_predictions", "draw_scores"):
-        monkeypatch.setattr(f"panoseg.training.run.{name}", lambda *_: None)
 
 
 def stop_after(monkeypatch, steps: int) -> None:

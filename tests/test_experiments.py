@@ -29,17 +29,7 @@ from panoseg.training.folds import resume
 from panoseg.training.run import read_run, start
 from tiny_runs import UTAE, tiny_options, write_tiny_dataset
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "data")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch):
-    """Drawing takes longer than such trainings; one test draws."""
-    for name in ("draw_curves", "draw_predictions", "draw_scores"):
-        monkeypatch.setattr(f"panoseg.training.run.{name}", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def train(name: str, data, out, *options: str) -> int:

@@ -23,7 +23,7 @@ from panoseg.files import atomic, new_folder, output_error, remove_unfinished, w
 from panoseg.models.build import build_network
 from panoseg.models.weights import save_weights
 from registers import write_inputs
-from test_published import SMALL, SMALL_CONFIG, authors_folder
+from small_networks import AUTHORS_CONFIG, AUTHORS_OPTIONS, authors_folder
 from tiny_runs import tiny_options, write_tiny_dataset
 
 # Arguments; the limit in bytes and the kilobytes of the file system; what is whole and may stay.
@@ -119,7 +119,9 @@ def arguments(tmp_path_factory):
     save_weights(folder / "weights", tiny_weights())
     write_tiny_dataset(folder / "data")
     for fold in range(1, 6):
-        authors_folder(folder / "authors", SMALL, build_network(SMALL_CONFIG).state_dict(), fold)
+        authors_folder(
+            folder / "authors", AUTHORS_OPTIONS, build_network(AUTHORS_CONFIG).state_dict(), fold
+        )
     box = {"type": "Polygon", "coordinates": [[[3, 50], [3.01, 50], [3.01, 50.01], [3, 50]]]}
     feature = {"type": "Feature", "properties": {"class": "corn"}, "geometry": box}
     (folder / "parcels.geojson").write_text(

@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,31 +15,9 @@ import pytest
 from panoseg import files
 from panoseg.errors import OutputError
 from panoseg.files import hold_folder
+from waiting import held_elsewhere
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    monkeypatch.setattr(files, "_LOCK_WAIT_S", 0.2)
-
-
-@contextmanager
-def somebody(folder: Path) -> Iterator[None]:
-    """Another thread holds a folder."""
-    held, done = threading.Event(), threading.Event()
-
-    def hold():
-        with hold_folder(folder):
-            held.set()
-            done.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    try:
-        assert held.wait(10)
-        yield
-    finally:
-        done.set()
-        thread.join()
+pytestmark = pytest.mark.usefixtures("short_lock_wait")
 
 
 def is_held(folder: Path) -> bool:
@@ -62,7 +39,7 @@ def is_held(folder: Path) -> bool:
 
 def test_a_folder_is_held_by_one(tmp_path):
     folder = tmp_path / "a" / "out"
-    with somebody(folder):
+    with held_elsewhere(folder):
         with (
             pytest.raises(
                 OutputError, match=r"Another command writes .*season\.zarr: wait until it ends"

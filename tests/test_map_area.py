@@ -16,23 +16,17 @@ import pytest
 import rasterio
 import shapely
 
-from catalogue_server import RUSTAC, make_impatient, serve
+from catalogue_server import DAYS, LAND, NEEDS_RUSTAC, outline, scene, serve
 from mapping_weights import tiny_weights
 from panoseg.cli import main
 from panoseg.files import remove_folder
 from panoseg.models.weights import save_weights
-from test_cube_fetch import DAYS, LAND, outline, scene
 
-pytestmark = pytest.mark.skipif(RUSTAC is None, reason="rustac is not installed")
+pytestmark = [NEEDS_RUSTAC, pytest.mark.usefixtures("short_retries")]
 MAP = (
     "--season 2019 --tile 32 --overlap 8 --views 1 --min-area-ha 0.03 --fetch.threads 4"
     " --fetch.margin-m 0"
 )
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    make_impatient(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +34,6 @@ def weights(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "tiny"
     save_weights(folder, tiny_weights())
     return folder
-
-
-@pytest.fixture(scope="module")
-def stac(real_data):
-    return real_data / "flanders-2019" / "stac"
-
-
-@pytest.fixture(scope="module")
-def server(stac, tmp_path_factory):
-    with serve(stac, tmp_path_factory.mktemp("api"), DAYS) as running:
-        yield running
 
 
 def words(server, folder, weights, *more: object, box=LAND) -> list[str]:

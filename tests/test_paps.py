@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.season import UConvLstmConfig, UtaeConfig
+from panoseg.models.configs.season import UConvLstmConfig
 from panoseg.models.losses import PapsLoss
 from panoseg.models.paps import (
     PaPs,
@@ -29,16 +29,8 @@ from panoseg.models.paps import (
     zone_centres,
 )
 from panoseg.panoptic.merge import merge_masks
+from small_networks import SMALL_UTAE, season, small_paps
 
-BACKBONE = UtaeConfig(
-    bands=3,
-    classes=4,
-    encoder_widths=(8, 8),
-    decoder_widths=(8, 8),
-    head_widths=(8,),
-    heads=4,
-    d_model=16,
-)
 GOLDEN = {
     "paps": {},
     "paps_shape24": {"shape_size": 24},
@@ -233,26 +225,13 @@ def test_groups_of_windows_are_bounded():
     ]
 
 
-def small_model(**options) -> PaPs:
-    torch.manual_seed(0)
-    model = PaPs(PapsConfig(BACKBONE, **options)).eval()
-    torch.nn.init.constant_(model.size_mlp[-2].bias, 6.0)
-    return model
-
-
-def season(samples: int = 2, side: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(samples, 4, 3, side, side, generator=generator)
-    return images, torch.arange(4).repeat(samples, 1) * 20, torch.ones(samples, 4, dtype=torch.bool)
-
-
 def four_zones(samples: int = 2) -> torch.Tensor:
     halves = torch.arange(16) // 8
     return (halves[:, None] * 2 + halves + 1).int().repeat(samples, 1, 1)
 
 
 def test_mask_convolution_sees_each_box_alone():
-    model = small_model()
+    model = small_paps()
     torch.manual_seed(1)
     logits, inside = torch.randn(3, 9, 9), torch.zeros(3, 9, 9, dtype=torch.bool)
     extents = [(9, 9), (4, 7), (1, 1)]
@@ -268,12 +247,12 @@ def test_mask_convolution_sees_each_box_alone():
 
 
 def test_mask_convolution_can_be_left_out():
-    names = PaPs(PapsConfig(BACKBONE, mask_convolution=False)).state_dict()
+    names = PaPs(PapsConfig(SMALL_UTAE, mask_convolution=False)).state_dict()
     assert not [name for name in names if name.startswith("mask_cnn")]
 
 
 def test_candidates_below_the_confidence_are_left_out_in_evaluation():
-    model = small_model()
+    model = small_paps()
     with torch.no_grad():
         everything = model(*season(), min_confidence=0.0).candidates
         model.min_confidence.fill_(everything.confidence_N.median())
@@ -292,7 +271,7 @@ def test_candidates_below_the_confidence_are_left_out_in_evaluation():
 
 def test_mask_threshold_decides_about_pixels():
     few, many = (
-        small_model(mask_threshold=threshold, min_confidence=0.0) for threshold in (0.45, 0.05)
+        small_paps(mask_threshold=threshold, min_confidence=0.0) for threshold in (0.45, 0.05)
     )
     with torch.no_grad():
         small, large = (model.scored_masks(model(*season())).mask_NHW for model in (few, many))
@@ -301,7 +280,7 @@ def test_mask_threshold_decides_about_pixels():
 
 
 def test_scored_masks_lie_in_their_boxes():
-    model = small_model(mask_threshold=0.0, min_confidence=0.0)
+    model = small_paps(mask_threshold=0.0, min_confidence=0.0)
     with torch.no_grad():
         output = model(*season())
     masks = model.scored_masks(output)
@@ -312,7 +291,7 @@ def test_scored_masks_lie_in_their_boxes():
 
 
 def test_heatmap_only_says_nothing_else():
-    model = small_model()
+    model = small_paps()
     output = model(*season(), heatmap_only=True)
     assert output.candidates is None
     assert output.saliency_BHW is None
@@ -322,7 +301,7 @@ def test_heatmap_only_says_nothing_else():
 
 
 def test_zones_give_one_candidate_a_parcel():
-    found = small_model()(*season(), zones_BHW=four_zones()).candidates
+    found = small_paps()(*season(), zones_BHW=four_zones()).candidates
     assert found.centre_N3[:, 0].tolist() == [0] * 4 + [1] * 4
     zones = four_zones()[found.centre_N3.unbind(1)]
     assert zones.view(2, 4).sort().values.tolist() == [[1, 2, 3, 4]] * 2
@@ -330,7 +309,7 @@ def test_zones_give_one_candidate_a_parcel():
 
 @pytest.mark.parametrize("parcels", [0, 1])
 def test_batches_with_hardly_a_parcel_can_be_learned_from(parcels):
-    model = small_model().train()
+    model = small_paps().train()
     zones = torch.zeros(2, 16, 16, dtype=torch.int32)
     zones[0] = parcels
     target = CentreTargetsBatch(
@@ -348,7 +327,7 @@ def test_batches_with_hardly_a_parcel_can_be_learned_from(parcels):
 
 
 def test_half_precision_keeps_the_heads_exact():
-    model = small_model().train()
+    model = small_paps().train()
     with torch.autocast("cpu", torch.bfloat16):
         output = model(*season(), zones_BHW=four_zones())
     found = output.candidates
@@ -365,7 +344,7 @@ def test_half_precision_keeps_the_heads_exact():
 
 def test_centres_of_a_batch_are_those_of_its_images():
     """Apart from the mean, which is the batch's, images do not see each other."""
-    model = small_model()
+    model = small_paps()
     images, days, valid = season()
     with torch.no_grad():
         both = model(images, days, valid).candidates
@@ -378,7 +357,7 @@ def test_centres_of_a_batch_are_those_of_its_images():
 
 def test_pixel_scores_are_those_of_the_backbone():
     torch.manual_seed(0)
-    model = PaPs(PapsConfig(BACKBONE)).eval()
+    model = PaPs(PapsConfig(SMALL_UTAE)).eval()
     images, days, valid = (
         torch.randn(1, 3, 3, 16, 16),
         torch.tensor([[1, 30, 90]]),

@@ -39,7 +39,7 @@ from panoseg.photo.segment import (
     unique_names,
 )
 from photograph_networks import TABLE, mask_rcnn, panoptic_fpn, photograph, pspnet
-from test_photograph_files import bomb, encoded
+from small_coco import bomb, encoded
 
 PIXELS = photograph(48, 64).image_CHW.numpy().transpose(1, 2, 0)
 THINGS = ClassTable("things", tuple(entry for entry in TABLE.classes if entry.kind == "thing"))

@@ -30,6 +30,7 @@ from panoseg.models.configs.season import (
 )
 from panoseg.models.published import import_crop2seg, import_published, model_config
 from panoseg.models.weights import load_weights, save_weights
+from small_networks import AUTHORS_CONFIG, AUTHORS_OPTIONS, authors_folder
 
 NORMALISATION = Normalisation((1.0,) * 10, (2.0,) * 10)
 PANOPTIC = {
@@ -67,28 +68,6 @@ SEMANTIC = {
     "padding_mode": "reflect",
     "mono_date": None,
 }
-SMALL = {
-    "model": "utae",
-    "encoder_widths": "[8,8]",
-    "decoder_widths": "[8,8]",
-    "out_conv": "[8, 20]",
-    "n_head": 4,
-    "d_model": 16,
-    "d_k": 2,
-}
-SMALL_CONFIG = UtaeConfig(
-    encoder_widths=(8, 8), decoder_widths=(8, 8), head_widths=(8,), heads=4, d_model=16, key_width=2
-)
-
-
-def authors_folder(path: Path, options: dict, state: dict, fold: int = 1) -> Path:
-    (path / f"Fold_{fold}").mkdir(parents=True)
-    (path / "conf.json").write_text(json.dumps(options))
-    torch.save(
-        {"epoch": 3, "state_dict": state, "optimizer": {"param_groups": []}},
-        path / f"Fold_{fold}" / "model.pth.tar",
-    )
-    return path
 
 
 def refused(folder: Path, fold: int = 1) -> str:
@@ -175,11 +154,13 @@ def test_crop2seg_has_the_same_baselines(golden, golden_state, tmp_path):
 
 
 def test_semantic_weights_load_and_text_widths_are_read(tmp_path):
-    state = build_network(SMALL_CONFIG).state_dict()
+    state = build_network(AUTHORS_CONFIG).state_dict()
     weights = import_published(
-        authors_folder(tmp_path, {**SMALL, "ref_date": "2019-09-01"}, state), 1, NORMALISATION
+        authors_folder(tmp_path, {**AUTHORS_OPTIONS, "ref_date": "2019-09-01"}, state),
+        1,
+        NORMALISATION,
     )
-    assert weights.card.model == replace(SMALL_CONFIG, reference_date="2019-09-01")
+    assert weights.card.model == replace(AUTHORS_CONFIG, reference_date="2019-09-01")
     assert weights.card.reference_date == "2019-09-01"
     assert weights.card.provenance["options"]["n_head"] == 4
     assert all(torch.equal(value, state[name]) for name, value in weights.state.items())
@@ -278,8 +259,8 @@ def test_a_real_checkpoint_of_another_network_is_refused_with_its_entries(real_d
 
 
 def test_weights_that_do_not_fit_their_options_are_refused(tmp_path):
-    state = build_network(SMALL_CONFIG).state_dict()
-    message = refused(authors_folder(tmp_path, {**SMALL, "d_k": 4}, state))
+    state = build_network(AUTHORS_CONFIG).state_dict()
+    message = refused(authors_folder(tmp_path, {**AUTHORS_OPTIONS, "d_k": 4}, state))
     assert "temporal_encoder.attention_heads.Q is (4, 2), not (4, 4)" in message
 
 
@@ -307,7 +288,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, zipped):
 
 def test_missing_and_damaged_files_are_named(tmp_path):
     assert "conf.json" in refused(tmp_path / "nowhere")
-    folder = authors_folder(tmp_path / "authors", SMALL, build_network(SMALL_CONFIG).state_dict())
+    folder = authors_folder(
+        tmp_path / "authors", AUTHORS_OPTIONS, build_network(AUTHORS_CONFIG).state_dict()
+    )
     assert "Fold_2" in refused(folder, fold=2)
     path = folder / "Fold_1" / "model.pth.tar"
     content = path.read_bytes()
@@ -327,7 +310,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory):
     return authors_folder(
-        tmp_path_factory.mktemp("authors"), SMALL, build_network(SMALL_CONFIG).state_dict()
+        tmp_path_factory.mktemp("authors"),
+        AUTHORS_OPTIONS,
+        build_network(AUTHORS_CONFIG).state_dict(),
     )
 
 

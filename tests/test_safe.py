@@ -294,7 +294,7 @@ def test_a_time_without_a_zone_is_in_utc(product, monkeypatch):
 
 
 def test_long_metadata_are_not_read(product, monkeypatch):
-    monkeypatch.setattr(safe_module, "_LARGEST_XML_BYTES", 1000)
+    monkeypatch.setattr(safe_module, "MAX_XML_BYTES", 1000)
     assert "longer than 1000 bytes" in refused(product)
     zip_product(product, product.with_name("a.zip"))
     shutil.rmtree(product)
@@ -365,7 +365,7 @@ def test_images_that_would_fill_memory(product):
 
 def test_a_zip_with_too_many_files_or_none_of_a_product(product, monkeypatch):
     path = zip_product(product, product.with_name("product.zip"))
-    monkeypatch.setattr(safe_module, "_MOST_ENTRIES", 5)
+    monkeypatch.setattr(safe_module, "MAX_ENTRIES", 5)
     assert "more than any product" in refused(path)
     monkeypatch.undo()
     with zipfile.ZipFile(product.with_name("letters.zip"), "w") as archive:

@@ -272,7 +272,7 @@ def test_a_server_is_read_by_several_processes(folder, served):
 
 
 def test_a_server_that_fails_for_a_moment_is_asked_again(served, monkeypatch):
-    monkeypatch.setattr(places, "_WAITS_S", (0.0, 0.0))
+    monkeypatch.setattr(places, "RETRY_WAITS_S", (0.0, 0.0))
     dataset = CocoShards(served, "train")
     monkeypatch.setattr(WithRanges, "failures", 2)
     assert dataset[0].name == CocoShards(served, "train").file_names[0].removesuffix(".jpg")

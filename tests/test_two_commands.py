@@ -10,17 +10,13 @@ from shapely.geometry import mapping
 
 from cubes import make_cube
 from mapping_weights import tiny_weights
-from panoseg import files
 from panoseg.cli import main
 from panoseg.cube.store import work_folder
 from panoseg.models.weights import save_weights
 from registers import write_inputs
-from test_holding import somebody
+from waiting import held_elsewhere
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    monkeypatch.setattr(files, "_LOCK_WAIT_S", 0.2)
+pytestmark = pytest.mark.usefixtures("short_lock_wait")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +51,7 @@ def test_a_command_is_told_that_another_writes_its_output(
 ):
     monkeypatch.chdir(given)
     out = tmp_path / "out"
-    with somebody(work_folder(out) if command.startswith("cube") else out):
+    with held_elsewhere(work_folder(out) if command.startswith("cube") else out):
         assert main(command.replace("OUT", str(out)).split()) == 2
         assert f"Another command writes {out}: wait until it ends" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from panoseg.models.configs.season import UNet3dConfig
 from panoseg.models.network import initialise
 from panoseg.models.unet3d import UNet3d, _Conv3d
-
-
-def small_model() -> UNet3d:
-    torch.manual_seed(0)
-    return UNet3d(UNet3dConfig(bands=3, classes=4, width=4)).eval()
-
-
-def season(dates: int, lengths: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(dates)
-    valid = torch.arange(dates) < torch.tensor(lengths)[:, None]
-    images = torch.randn(len(lengths), dates, 3, 8, 8, generator=generator)
-    return images, torch.arange(dates).repeat(len(lengths), 1), valid
+from small_networks import season, small_model
 
 
 @pytest.mark.parametrize(("dates", "lengths"), [(4, [4]), (9, [9, 6]), (7, [2, 7, 1])])
 def test_scores_are_the_mean_over_valid_dates_of_the_scores_of_dates(dates, lengths):
-    model, (images, days, valid) = small_model(), season(dates, lengths)
+    model, (images, days, valid) = (
+        small_model(UNet3dConfig(bands=3, classes=4, width=4)),
+        season(dates, (8, 8), lengths),
+    )
     seen = []
     model.dc3.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.no_grad():
@@ -38,9 +29,9 @@ def test_scores_are_the_mean_over_valid_dates_of_the_scores_of_dates(dates, leng
 
 
 def test_few_dates_are_blank_ones_more():
-    model = small_model()
+    model = small_model(UNet3dConfig(bands=3, classes=4, width=4))
     for dates in (1, 3):
-        images, days, valid = season(dates, [dates])
+        images, days, valid = season(dates, (8, 8), [dates])
         longer = torch.cat([images, torch.full((1, 4 - dates, 3, 8, 8), 9.0)], 1)
         with torch.no_grad():
             expected = model(
@@ -50,7 +41,10 @@ def test_few_dates_are_blank_ones_more():
 
 
 def test_dates_after_the_last_group_of_four_still_shape_the_features():
-    model, (images, days, valid) = small_model(), season(9, [9])
+    model, (images, days, valid) = (
+        small_model(UNet3dConfig(bands=3, classes=4, width=4)),
+        season(9, (8, 8), [9]),
+    )
     changed = images.clone()
     changed[:, 8] += 1
     with torch.no_grad():

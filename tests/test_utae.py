@@ -22,33 +22,7 @@ from panoseg.models.losses import semantic_loss
 from panoseg.models.ltae import Ltae, positional_encoding
 from panoseg.models.network import initialise
 from panoseg.models.utae import UTAE, weighted_sum
-
-SMALL = UtaeConfig(
-    bands=3,
-    classes=4,
-    encoder_widths=(8, 8),
-    decoder_widths=(8, 8),
-    head_widths=(8,),
-    heads=4,
-    d_model=16,
-)
-
-
-def small_model(config: UtaeConfig = SMALL) -> UTAE:
-    torch.manual_seed(0)
-    return UTAE(config).eval()
-
-
-def season(
-    dates: int = 4, side: int = 16, samples: int = 2, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    images_BTCHW = torch.randn(samples, dates, 3, side, side, generator=generator)
-    return (
-        images_BTCHW,
-        torch.arange(dates).repeat(samples, 1) * 20,
-        torch.ones(samples, dates, dtype=torch.bool),
-    )
+from small_networks import SMALL_UTAE, season, small_model
 
 
 def without_dropout(model: nn.Module) -> nn.Module:
@@ -123,7 +97,7 @@ def test_it_has_the_published_number_of_parameters():
 @pytest.mark.parametrize("norm", ["group", "batch", "instance"])
 def test_padded_pixels_are_never_looked_at(aggregation, norm):
     model = small_model(
-        UtaeConfig(**{**vars(SMALL), "aggregation": aggregation, "encoder_norm": norm})
+        UtaeConfig(**{**vars(SMALL_UTAE), "aggregation": aggregation, "encoder_norm": norm})
     )
     images, days, valid = season()
     valid[1, 2:] = False
@@ -143,7 +117,7 @@ def test_padding_invariant_means_that_padding_changes_nothing():
         nn.functional.pad(valid, (0, 5)),
     ]
     for invariant in (True, False):
-        model = small_model(UtaeConfig(**{**vars(SMALL), "padding_invariant": invariant}))
+        model = small_model(UtaeConfig(**{**vars(SMALL_UTAE), "padding_invariant": invariant}))
         with torch.no_grad():
             difference = (
                 (model(images, days, valid).logits_BKHW - model(*longer).logits_BKHW).abs().max()
@@ -173,7 +147,7 @@ def test_dates_matter_and_their_order_does_not():
     ],
 )
 def test_each_option_changes_the_scores(options):
-    config = UtaeConfig(**{**vars(SMALL), **options})
+    config = UtaeConfig(**{**vars(SMALL_UTAE), **options})
     images = season()
     with torch.no_grad():
         assert (
@@ -281,7 +255,7 @@ def test_pieces_change_nothing(monkeypatch):
 
 
 def test_batch_norm_sees_all_frames_and_counts_a_step_once():
-    model = small_model(UtaeConfig(**{**vars(SMALL), "encoder_norm": "batch"})).train()
+    model = small_model(UtaeConfig(**{**vars(SMALL_UTAE), "encoder_norm": "batch"})).train()
     images, days, valid = season()
     norm = model.in_conv.conv.conv[1]
     first = model.in_conv.conv.conv[0](images.flatten(0, 1))
@@ -342,7 +316,8 @@ def test_impossible_options_are_refused(options, words):
 
 
 @pytest.mark.parametrize(
-    "config", [SMALL, PapsConfig(SMALL, shape_size=8, mask_convolution=False, min_confidence=0.5)]
+    "config",
+    [SMALL_UTAE, PapsConfig(SMALL_UTAE, shape_size=8, mask_convolution=False, min_confidence=0.5)],
 )
 def test_configurations_survive_json(config):
     assert config_from_json(json.loads(json.dumps(to_json(config)))) == config

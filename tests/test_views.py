@@ -12,9 +12,6 @@ import torch
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError
 from panoseg.maps.options import MapOptions
-from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.configs.season import UtaeConfig
-from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import ScoredMasks
 from panoseg.panoptic.tta import (
     AUGMENTATIONS,
@@ -24,16 +21,7 @@ from panoseg.panoptic.tta import (
     fuse_masks,
     undo_augmentation,
 )
-
-BACKBONE = UtaeConfig(
-    bands=3,
-    classes=4,
-    encoder_widths=(8, 8),
-    decoder_widths=(8, 8),
-    head_widths=(8,),
-    heads=4,
-    d_model=16,
-)
+from small_networks import season, small_paps
 
 
 def soft(
@@ -134,24 +122,10 @@ def test_masks_without_pixels_and_views_without_masks_are_left_out():
     assert len(fuse_masks([empty, soft((*LEFT, 0.0))], 0.4).score_N) == 1
 
 
-def small_model(**options) -> PaPs:
-    torch.manual_seed(0)
-    model = PaPs(PapsConfig(backbone=BACKBONE, min_confidence=0.0, mask_threshold=0.1, **options))
-    with torch.no_grad():
-        model.size_mlp[-2].bias += 6  # boxes of more than a pixel, as a trained network has them
-    return model.eval()
-
-
-def season() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    images = torch.randn(2, 4, 3, 16, 24, generator=generator)
-    return images, torch.tensor([[10, 60, 120, 200]] * 2), torch.ones(2, 4, dtype=torch.bool)
-
-
 @torch.no_grad()
 def test_all_eight_views_do_not_care_how_the_image_is_turned():
-    model = small_model()
-    images, days, valid = season()
+    model = small_paps(min_confidence=0.0, mask_threshold=0.1)
+    images, days, valid = season(size_hw=(16, 24))
     straight = model.masks(images, days, valid, tta=AUGMENTATIONS)
     turned = model.masks(augment(images, 3), days, valid, tta=AUGMENTATIONS)
     assert len(straight.score_N) == len(turned.score_N) > 0
@@ -164,8 +138,11 @@ def test_all_eight_views_do_not_care_how_the_image_is_turned():
 
 @torch.no_grad()
 def test_option_views_threshold_changes_joined_masks_alone():
-    images, days, valid = season()
-    low, high = small_model(views_threshold=0.05), small_model(views_threshold=0.6)
+    images, days, valid = season(size_hw=(16, 24))
+    low, high = (
+        small_paps(min_confidence=0.0, mask_threshold=0.1, views_threshold=0.05),
+        small_paps(min_confidence=0.0, mask_threshold=0.1, views_threshold=0.6),
+    )
     assert (
         low.masks(images, days, valid, 8).mask_NHW.sum()
         > high.masks(images, days, valid, 8).mask_NHW.sum()
@@ -177,8 +154,8 @@ def test_option_views_threshold_changes_joined_masks_alone():
 
 @torch.no_grad()
 def test_one_view_gives_logits_and_several_give_probabilities():
-    model = small_model()
-    images, days, valid = season()
+    model = small_paps(min_confidence=0.0, mask_threshold=0.1)
+    images, days, valid = season(size_hw=(16, 24))
     one, several = model.masks(images, days, valid), model.masks(images, days, valid, tta=2)
     assert (one.logits, several.logits) == (True, False)
     torch.testing.assert_close(several.class_scores_NK.sum(1), torch.ones(len(several.score_N)))

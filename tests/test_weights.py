@@ -27,17 +27,9 @@ from panoseg.models.configs.season import ConvRnnConfig, UtaeConfig
 from panoseg.models.ltae import day_of_year
 from panoseg.models.network import initialise
 from panoseg.models.weights import CARD, NUMBERS, Weights, WeightsCard, load_weights, save_weights
+from small_networks import SMALL_UTAE
 
-SMALL = UtaeConfig(
-    bands=2,
-    classes=4,
-    encoder_widths=(8, 8),
-    decoder_widths=(8, 8),
-    head_widths=(8,),
-    heads=4,
-    d_model=16,
-    reference_date="2017-10-15",
-)
+SMALL = replace(SMALL_UTAE, bands=2, reference_date="2017-10-15")
 TABLE = ClassTable("four", PASTIS.classes[:4])
 NORMALISATION = Normalisation((1000.0, 2000.5), (10.0, 0.1), ("B04", "B08"))
 

@@ -5,13 +5,16 @@ clock.
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
+
+from panoseg.files import hold_folder
 
 QUIET_S = 300
 """Nothing has moved for so long: nothing will come."""
@@ -44,6 +47,26 @@ def wait_until(holds: Callable[[], _T], signs: Callable[[], object], pause: floa
         assert now - began < HANGS_S, f"it moves and gets nowhere: {last}"
         time.sleep(pause)
     return found
+
+
+@contextmanager
+def held_elsewhere(folder: Path) -> Iterator[None]:
+    """Another thread holds a folder."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with hold_folder(folder):
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert held.wait(10)
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def signs_by(rows: Callable[[str], list]) -> tuple:

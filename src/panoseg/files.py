@@ -39,7 +39,8 @@ _REASONS = {
     errno.EEXIST: ("a file of that name exists", "Choose another folder."),
 }
 _PROBE_BYTES = 1024**2
-_LOCK_WAIT_S = 3.0  # a process that was just killed takes a moment to end
+LOCK_WAIT_S = 3.0
+"""Seconds to wait for a held folder: a process that was just killed takes a moment to end."""
 # Names that ``_temporary`` gives; a library may append a suffix of its own.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
@@ -166,7 +167,7 @@ def hold_folder(folder: Path | str, *, output: Path | str | None = None) -> Iter
 
 def _hold(place: Path, named: Path) -> _Hold:
     """Create and lock a folder. Raises ``OSError``, and ``OutputError`` if it is held elsewhere."""
-    end, created = time.monotonic() + _LOCK_WAIT_S, False
+    end, created = time.monotonic() + LOCK_WAIT_S, False
     while True:
         created |= not place.exists()
         place.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ def _hold(place: Path, named: Path) -> _Hold:
             raise OutputError(
                 f"Another command writes {named}: wait until it ends, or choose another --out."
             )
-        time.sleep(_LOCK_WAIT_S / 60)
+        time.sleep(LOCK_WAIT_S / 60)
 
 
 def _open_for_lock(place: Path) -> tuple[int, Path]:

@@ -42,7 +42,8 @@ _STEPS = "steps.json"
 _MIN_PIECE_HA = 0.01
 _MAX_STEPS = 10_000
 _LINE_STEP_DEGREES, _MAX_LINE_DEGREES = 0.01, 10.0
-_MAX_STEPS_BYTES = 32 * 1024**2
+MAX_STEPS_BYTES = 32 * 1024**2
+"""Of the file with the steps of a map."""
 
 CorrectionKind = Literal["crop", "split", "merge"]
 
@@ -270,9 +271,9 @@ class _Edit:
             ConflictError: The file would become too large to be read for every tile.
         """
         text = json.dumps([asdict(step) for step in steps])
-        if len(text) > _MAX_STEPS_BYTES:
+        if len(text) > MAX_STEPS_BYTES:
             raise ConflictError(
-                f"The corrections of a map take at most {_MAX_STEPS_BYTES >> 20} MiB. Export them"
+                f"The corrections of a map take at most {MAX_STEPS_BYTES >> 20} MiB. Export them"
                 " as training data, and map again with new weights."
             )
         write_text(self.folder / FOLDER / _STEPS, text)

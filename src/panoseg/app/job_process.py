@@ -34,11 +34,14 @@ from panoseg.processes import belong_to_parent
 LOG = logging.getLogger("panoseg.app.job_process")
 UNAVAILABLE = (OperationalError, InterfaceError, DatabaseUnavailableError)
 """Errors of a database that does not answer at the moment."""
-_LOCK_TIMEOUT_S = 2.0  # another process may just be ending
-_RETRY_S = 2.0
+LOCK_TIMEOUT_S = 2.0
+"""Seconds to wait for a job's folder: another process may just be ending."""
+RETRY_S = 2.0
+"""Seconds between tries of a database that does not answer."""
 _REPORT_S = 0.5
 _REPORT_AGAIN_S = 10.0
-_CLUSTER_RETRY_S = 5.0
+CLUSTER_RETRY_S = 5.0
+"""Seconds between tries of a cluster that does not answer."""
 _NICENESS = 10  # leaves the processor to the pages
 _T = TypeVar("_T")
 
@@ -90,7 +93,7 @@ def retry_while_unavailable(call: Callable[[], _T]) -> _T:
                 "the database does not answer",
                 extra={"reason": str(getattr(error, "orig", error))[:200]},
             )
-            time.sleep(_RETRY_S)
+            time.sleep(RETRY_S)
 
 
 def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
@@ -106,13 +109,13 @@ def run_claimed(settings: AppSettings, jobs: Jobs, claim: Claim) -> None:
         retry_while_unavailable(lambda: jobs.write(claim, text))
 
     try:
-        with locked(folder, _LOCK_TIMEOUT_S):
+        with locked(folder, LOCK_TIMEOUT_S):
             job = JobContext(settings, folder, _read_request(folder), write)
             run_stages(job, Reporter(jobs, claim).enter)
     except FolderLockedError:
         message = "waiting: an earlier process of the job is still running"
         retry_while_unavailable(
-            lambda: jobs.release(claim, _RETRY_S, counted=False, message=message)
+            lambda: jobs.release(claim, RETRY_S, counted=False, message=message)
         )
         return
     except LostClaimError:
@@ -165,7 +168,7 @@ def _fail_or_wait(jobs: Jobs, claim: Claim, text: str, size: int, error: Excepti
     """
     starts = retry_while_unavailable(lambda: jobs.starts(claim))
     if isinstance(error, ClusterError) and starts < MAX_STARTS:
-        delay = _CLUSTER_RETRY_S * 2**starts
+        delay = CLUSTER_RETRY_S * 2**starts
         line = f"{text} The job is tried again in {delay:.0f} s."
         retry_while_unavailable(lambda: jobs.write(claim, line, "warning"))
         retry_while_unavailable(

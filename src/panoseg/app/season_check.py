@@ -16,7 +16,8 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.errors import LimitError
 from panoseg.imagery.bands import PASTIS_BANDS, PIXEL_M
 
-_MAX_DATES = 1000
+MAX_DATES = 1000
+"""Of an uploaded season."""
 
 
 def check_season(path: Path, max_km2: float) -> None:
@@ -38,9 +39,9 @@ def check_season(path: Path, max_km2: float) -> None:
                 f"The season covers {km2:,.0f} km2, of at most {max_km2:g} km2; upload a part of"
                 " it."
             )
-        if dates > _MAX_DATES:
+        if dates > MAX_DATES:
             raise LimitError(
-                f"The season has {dates:,} dates, of at most {_MAX_DATES}; upload a part of it."
+                f"The season has {dates:,} dates, of at most {MAX_DATES}; upload a part of it."
             )
         with dask.config.set(scheduler="synchronous"):
             for variable in cube.data_vars.values():

@@ -27,8 +27,10 @@ from panoseg.files import atomic
 ImageId = int | str
 _Row = tuple[str, int, Any, int, int]  # name of the array, index, value, first byte, byte after it
 
-_WINDOW = 2**20
-_LONGEST_VALUE = 2**28
+READ_BYTES = 2**20
+"""Bytes read at once."""
+MAX_VALUE_BYTES = 2**28
+"""Of one value in an array."""
 _MOST_CATEGORIES = 2**16
 _ARRAYS = ("images", "annotations", "categories")
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -201,7 +203,7 @@ class _Reader:
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._length = file, os.fstat(file.fileno()).st_size
         self.byte = len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
-        self._fill(_WINDOW)
+        self._fill(READ_BYTES)
 
     def next(self) -> str:
         """Return the next character that is no space, empty at the end."""
@@ -210,7 +212,7 @@ class _Reader:
             self._advance(found.end() if found else self._at)
             if self._at < len(self._window) or self._is_last:
                 return self._window[self._at : self._at + 1]
-            self._fill(_WINDOW)
+            self._fill(READ_BYTES)
 
     def skip(self, wanted: str) -> str:
         """Skip the next character and return it; it must be one of ``wanted``."""
@@ -225,7 +227,7 @@ class _Reader:
     def value(self) -> tuple[Any, int, int]:
         """Return the next value, its first byte and the byte after it."""
         self.next()
-        start, size = self.byte, _WINDOW
+        start, size = self.byte, READ_BYTES
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._window, self._at)
@@ -236,8 +238,8 @@ class _Reader:
             except json.JSONDecodeError:
                 if self._is_last:
                     raise
-            if size > _LONGEST_VALUE:
-                raise ValueError(f"a value of more than {_LONGEST_VALUE} bytes")
+            if size > MAX_VALUE_BYTES:
+                raise ValueError(f"a value of more than {MAX_VALUE_BYTES} bytes")
             self._fill(size)
             size *= 2
 

@@ -46,7 +46,8 @@ from panoseg.progress import track
 
 # After this many unreadable scenes in a row, of several dates, the cause is not the scenes.
 _SCENES_IN_A_ROW, _DATES_IN_A_ROW = 12, 3
-_WINDOW = 1024
+WINDOW = 1024
+"""Pixels a side of the windows that are read at once."""
 _LOOK_SIDE = 512  # pixels a side from which the clear share is computed
 _WATER = 6
 _MOSTLY = 0.99
@@ -155,7 +156,7 @@ class DateBuilder:
         self._failures = Failures(self._journal)
         self._days = _scenes_by_day(scenes, grid)
         near = project_outline(outline, str(grid.crs)).buffer(options.margin_m)
-        windows = windows_of(grid, _WINDOW)
+        windows = windows_of(grid, WINDOW)
         self._windows = [w for w in windows if near.intersects(grid[w.rows, w.columns].extent.geom)]
         self._coarse = grid.zoom_out(max(1, math.ceil(max(grid.shape) / _LOOK_SIDE)))
         self._inside_HW = inside_mask(outline, self._coarse)

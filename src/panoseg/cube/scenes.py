@@ -45,7 +45,8 @@ NO_DATA = -32768
 """No data in bands of a cube: int16 reflectance x 10 000, as PASTIS stores it."""
 _LARGEST = 32767
 _TRIES = 3
-_WAIT_S = 1.0
+RETRY_WAIT_S = 1.0
+"""Seconds before the second attempt to read; doubled for each further one."""
 # Messages of servers, S3 and this machine. GDAL says "does not exist in the file system" of any
 # address that failed before.
 _GONE = re.compile(
@@ -330,7 +331,7 @@ def _with_retries(scene: Scene, band: str, read: Callable[[], _Read]) -> _Read:
                     scene.id, f"{band} cannot be read ({reason[:200]})", gone=gone
                 ) from error
             drop_cached(href)
-            time.sleep(_WAIT_S * 2**attempt)
+            time.sleep(RETRY_WAIT_S * 2**attempt)
     raise AssertionError("unreachable")
 
 

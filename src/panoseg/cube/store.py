@@ -30,7 +30,8 @@ from panoseg.errors import OutputError
 from panoseg.files import output_error, remove_unfinished, write_json, write_text
 from panoseg.imagery.bands import SCENE_CLASSIFICATION
 
-_CHUNK = 512
+CHUNK = 512
+"""Pixels a side of a chunk of the store."""
 _PLAN, _JOURNAL, _DAYS, _CUBE = "plan.json", "journal.jsonl", "days", "cube.zarr"
 
 
@@ -187,7 +188,7 @@ def _new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array[An
     return zarr.create_array(
         store=str(path),
         shape=(dates, height, width),
-        chunks=(1, min(_CHUNK, height), min(_CHUNK, width)),
+        chunks=(1, min(CHUNK, height), min(CHUNK, width)),
         dtype="uint8" if is_class else "int16",
         fill_value=0 if is_class else NO_DATA,
         compressors=[ZstdCodec(level=3), Crc32cCodec()],

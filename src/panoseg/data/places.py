@@ -22,7 +22,7 @@ _EXTRAS: dict[str, Extra] = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 """The extra with the package of each kind of store."""
 
 # Seconds between attempts: a network that fails for a moment does not end a training of days.
-_WAITS_S = (0.2, 1.0, 4.0)
+RETRY_WAITS_S = (0.2, 1.0, 4.0)
 
 
 def is_url(place: Place) -> bool:
@@ -115,7 +115,7 @@ def store_of(place: str) -> tuple[Any, str]:
 def _with_retries(place: str, question: Callable[[Any, str], Result]) -> Result:
     """Ask a store something, several times where it fails."""
     store, path = store_of(place)
-    for wait_s in (*_WAITS_S, None):
+    for wait_s in (*RETRY_WAITS_S, None):
         try:
             return question(store, path)
         except (FileNotFoundError, IsADirectoryError, PermissionError) as error:

@@ -35,11 +35,12 @@ from panoseg.imagery.remote import REMOTE, is_remote, limit_answers
 from panoseg.imagery.scenes import ITEM_ERRORS, Scene, scene_of_item
 from panoseg.progress import track
 
-_PAGE = 100
+PAGE_SIZE = 100
+"""Items per page of a search."""
 _DAYS_END = time(23, 59, 59)
 # Items of a month: all of the land on Earth has fewer; pages that never end have more.
-_MOST_ITEMS = 50_000
-_PATIENCE = Retry(
+MAX_ITEMS = 50_000
+RETRIES = Retry(
     total=6,
     connect=4,  # a wrong address, or no network, is known within seconds
     backoff_factor=0.5,
@@ -51,11 +52,12 @@ _PATIENCE = Retry(
 )
 _TIMEOUT_S = (20.0, 120.0)  # to connect, between two bytes
 _TRIES = 6  # for an answer that breaks off
-_WAIT_S = 0.5
+RETRY_WAIT_S = 0.5
+"""Seconds before the second attempt; doubled for each further one."""
 _MOST_VERTICES = 200  # of the outline that is sent: servers limit the length of a request
-_LARGEST_LIST_BYTES = 1024**3
+MAX_LIST_BYTES = 1024**3
 # A hundred times a page of a hundred items; and of pages: a season of France has three hundred.
-_LARGEST_ANSWER_BYTES, _MOST_ANSWERS = 256 * 1024**2, 10_000
+MAX_ANSWER_BYTES, MAX_ANSWERS = 256 * 1024**2, 10_000
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,11 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
                     datetime.combine(day, clock, UTC) - ahead
                     for day, clock in ((start, time.min), (end, _DAYS_END))
                 ],
-                limit=_PAGE,
+                limit=PAGE_SIZE,
             )
-            items = list(islice(asked.items_as_dicts(), _MOST_ITEMS + 1))
-            if len(items) > _MOST_ITEMS:
-                raise ValueError(f"more than {_MOST_ITEMS} scenes of a month")
+            items = list(islice(asked.items_as_dicts(), MAX_ITEMS + 1))
+            if len(items) > MAX_ITEMS:
+                raise ValueError(f"more than {MAX_ITEMS} scenes of a month")
             found |= {str(item.get("id")): item for item in items if _meets(item, area.outline)}
         except (APIError, *ITEM_ERRORS) as error:
             raise _no_answer(catalogue, error) from error
@@ -168,8 +170,8 @@ class _RetryingIO(StacApiIO):
     """
 
     def __init__(self) -> None:
-        super().__init__(timeout=_TIMEOUT_S, max_retries=_PATIENCE)
-        limit_answers(self.session, _LARGEST_ANSWER_BYTES)
+        super().__init__(timeout=_TIMEOUT_S, max_retries=RETRIES)
+        limit_answers(self.session, MAX_ANSWER_BYTES)
         self._answers = self._characters = 0
 
     def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401 - as pystac
@@ -203,12 +205,12 @@ class _RetryingIO(StacApiIO):
                 )
                 if not broken_off or attempt == _TRIES - 1:
                     raise APIError(str(error)) from error
-                sleep(_WAIT_S * 2**attempt)
+                sleep(RETRY_WAIT_S * 2**attempt)
         raise AssertionError("unreachable")
 
     def _count(self, text: str) -> None:
         self._answers, self._characters = self._answers + 1, self._characters + len(text)
-        if self._answers > _MOST_ANSWERS or self._characters > _LARGEST_LIST_BYTES:
+        if self._answers > MAX_ANSWERS or self._characters > MAX_LIST_BYTES:
             raise APIError(
                 f"{self._answers:,} answers with {self._characters:,} characters, and no end"
             )
@@ -328,7 +330,7 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _LARGEST_LIST_BYTES:
+        if path.stat().st_size > MAX_LIST_BYTES:
             raise ValueError("larger than any list of scenes")
         features = json.loads(path.read_text(encoding="utf-8"))["features"]
         if not isinstance(features, list):

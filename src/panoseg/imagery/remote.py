@@ -34,7 +34,7 @@ COPERNICUS_BUCKET = "eodata"
 TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 _SIGNED_HOST = "sentinel2l2a01.blob.core.windows.net"  # of Planetary Computer's Sentinel-2
 _TOKEN_MARGIN = timedelta(minutes=5)
-_PATIENCE: dict[str, str | int] = {
+GDAL_RETRIES: dict[str, str | int] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_MAX_RETRY": "5",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
@@ -46,8 +46,10 @@ _PATIENCE: dict[str, str | int] = {
     "GDAL_CACHEMAX": 128 * 1024**2,  # bytes, by rasterio; windows are read once
 }
 _LARGEST_BLOCK = 10_980**2  # pixels: to read one pixel GDAL reads its block
-_LARGEST_TOKEN_BYTES = 1024**2
-_LONGEST_ANSWER_S = 600.0
+MAX_TOKEN_BYTES = 1024**2
+"""Of the answer with a token."""
+MAX_ANSWER_S = 600.0
+"""Seconds until an answer must be complete."""
 _PIECE_BYTES = 64 * 1024
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE")
 
@@ -81,7 +83,7 @@ class Signer:
 
     def _fetch(self, place: str) -> tuple[str, datetime]:
         with requests.Session() as session:
-            limit_answers(session, _LARGEST_TOKEN_BYTES)
+            limit_answers(session, MAX_TOKEN_BYTES)
             patience = Retry(
                 total=5,
                 backoff_factor=0.5,
@@ -109,7 +111,7 @@ def limit_answers(session: requests.Session, most_bytes: int) -> None:
     """
 
     def read(answer: requests.Response, *_: object, **__: object) -> None:
-        end, pieces, size = time.monotonic() + _LONGEST_ANSWER_S, [], 0
+        end, pieces, size = time.monotonic() + MAX_ANSWER_S, [], 0
         for piece in answer.iter_content(_PIECE_BYTES):
             pieces.append(piece)
             size += len(piece)
@@ -165,13 +167,13 @@ def gdal_options(href: str) -> dict[str, str | int]:
     """Return GDAL's configuration for a file."""
     if needs_credentials(href):
         return {
-            **_PATIENCE,
+            **GDAL_RETRIES,
             "AWS_S3_ENDPOINT": COPERNICUS_HOST,
             "AWS_VIRTUAL_HOSTING": "FALSE",
             "AWS_HTTPS": "YES",
         }
     public = urlsplit(href).scheme == "s3" and not any(os.environ.get(name) for name in _KEYS)
-    return {**_PATIENCE, **({"AWS_NO_SIGN_REQUEST": "YES"} if public else {})}
+    return {**GDAL_RETRIES, **({"AWS_NO_SIGN_REQUEST": "YES"} if public else {})}
 
 
 def drop_cached(href: str) -> None:

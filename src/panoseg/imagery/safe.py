@@ -57,9 +57,11 @@ _BAND_OF_ID = (
 )
 _IMAGE = re.compile(r"_(B\d[\dA]|SCL)_([126]0)m", re.ASCII)
 _SUFFIXES = (".jp2", ".tif")  # GeoTIFF in the products of some processing centres
-_LARGEST_XML_BYTES = 32 * 1024**2
+MAX_XML_BYTES = 32 * 1024**2
+"""Of one of the metadata files of a product."""
 _LARGEST_IMAGE_BYTES = 2 * 1024**3
-_MOST_ENTRIES = 100_000
+MAX_ENTRIES = 100_000
+"""Files in an archive."""
 _MOST_GRANULES = 100
 _LARGEST_SIDE = 20_000  # pixels; a tile has 10,980
 # JPEG 2000 can hardly be compressed; what shrinks by so much is made to fill a disk.
@@ -162,7 +164,7 @@ class _FolderArchive(_Archive):
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            return _bounded(file.read(_LARGEST_XML_BYTES + 1), name)
+            return _bounded(file.read(MAX_XML_BYTES + 1), name)
 
     def locate(self, name: str) -> str | None:
         paths = [self._inside(name + suffix) for suffix in _SUFFIXES]
@@ -183,7 +185,7 @@ class _ZipArchive(_Archive):
         self._path = path.resolve()
         with zipfile.ZipFile(self._path) as archive:
             entries = archive.infolist()
-        if len(entries) > _MOST_ENTRIES:
+        if len(entries) > MAX_ENTRIES:
             raise _RefusedError(f"holds {len(entries)} files, more than any product")
         for entry in entries:
             _check_entry(entry)
@@ -198,7 +200,7 @@ class _ZipArchive(_Archive):
         if entry is None:
             return None
         with zipfile.ZipFile(self._path) as archive, archive.open(entry) as file:
-            return _bounded(file.read(_LARGEST_XML_BYTES + 1), name)
+            return _bounded(file.read(MAX_XML_BYTES + 1), name)
 
     def locate(self, name: str) -> str | None:
         if ".." in PurePosixPath(name).parts or name.startswith("/"):
@@ -233,8 +235,8 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
 
 
 def _bounded(content: bytes, name: str) -> bytes:
-    if len(content) > _LARGEST_XML_BYTES:
-        raise _RefusedError(f"{name} is longer than {_LARGEST_XML_BYTES} bytes")
+    if len(content) > MAX_XML_BYTES:
+        raise _RefusedError(f"{name} is longer than {MAX_XML_BYTES} bytes")
     return content
 
 
