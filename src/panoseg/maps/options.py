@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -74,6 +74,10 @@ class MapOptions:
             if value is not None and not low <= value <= high:
                 option = name.replace("_", "-")
                 raise ConfigError(f"--{option} must be from {low} to {high}, not {value}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options by the names that files use, in which ``tta`` is ``views``."""
+        return {"views" if name == "tta" else name: value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,10 @@ CONFIDENCE = RasterKind("uint8", NO_CONFIDENCE, tags={"UNIT": "percent"})
 
 def class_kind(table: ClassTable) -> RasterKind:
     """Return the kind of a class raster: uint8, 255 for no data, with colours and class names."""
-    colours = {
-        entry.id: (*(int(entry.colour[start : start + 2], 16) for start in (1, 3, 5)), 255)
-        for entry in table.classes
-    }
+    colours = {}
+    for entry in table.classes:
+        red, green, blue = bytes.fromhex(entry.colour[1:])
+        colours[entry.id] = (red, green, blue, 255)
     names = {str(entry.id): entry.name for entry in table.classes}
     return RasterKind(
         "uint8",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,6 @@ _FREE_OPTIONS = (
 through the dates, which are compared themselves.
 """
 
-_OLD_NAMES = {"tta": "views"}
-"""Names of options in plans, as earlier versions wrote them."""
-
 
 def fingerprint(
     path: Path,
@@ -69,9 +65,7 @@ def fingerprint(
         },
         "weights": digest.hexdigest(),
         "options": {
-            _OLD_NAMES.get(name, name): value
-            for name, value in asdict(options).items()
-            if name not in _FREE_OPTIONS
+            name: value for name, value in options.to_json().items() if name not in _FREE_OPTIONS
         },
         "outline": None if outline is None else hashlib.sha256(outline.normalize().wkb).hexdigest(),
     }
