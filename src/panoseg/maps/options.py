@@ -5,26 +5,12 @@ Nothing heavy is imported here, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from panoseg.errors import ConfigError
-
-LIMITS: Mapping[str, tuple[float, float]] = {
-    "year": (1985, 2200),
-    "min_clear": (0, 1),
-    "max_dates": (1, 10_000),
-    "min_dates": (1, 10_000),
-    "tile": (16, 4096),
-    "tta": (1, 8),
-    "min_area_ha": (0, 10_000),
-    "simplify": (0, 10),
-    "rows_per_file": (1, 10_000_000),
-}
-"""Smallest and largest value of the numeric fields of ``MapOptions``."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +55,18 @@ class MapOptions:
     """Maximum number of parcels in one file; with more, parcels.parquet is a folder of files."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in {**LIMITS, "overlap": (0, self.tile - 1)}.items():
+        for name, low, high in (
+            ("year", 1985, 2200),
+            ("min_clear", 0, 1),
+            ("max_dates", 1, 10_000),
+            ("min_dates", 1, 10_000),
+            ("tile", 16, 4096),
+            ("overlap", 0, self.tile - 1),
+            ("tta", 1, 8),
+            ("min_area_ha", 0, 10_000),
+            ("simplify", 0, 10),
+            ("rows_per_file", 1, 10_000_000),
+        ):
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 option = name.replace("_", "-")
