@@ -1,7 +1,8 @@
 """Kills workers, servers and processes of jobs of the web application at random moments, and looks
 at what became of the jobs.
 
-    python benchmarks/app_kills.py [--moments 10] [--size 48] [--seeds 3] [--deadline 1800] [--database URL] [--folder DIR]
+    python benchmarks/app_kills.py [--moments 10] [--size 48] [--seeds 3] [--deadline 1800]
+        [--database URL] [--folder DIR]
 
 A worker and the server are killed so often each, the process of a job half as often, in an order
 drawn from a fixed seed, while jobs of the sample place run; new jobs come in so that there is

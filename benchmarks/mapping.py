@@ -35,11 +35,12 @@ _GIB = 1024**2  # ru_maxrss counts kibibytes
 
 
 def write_large_cube(path: Path, size: int, dates: int) -> None:
-    """A NetCDF of ``size`` x ``size`` pixels in which a piece of 256 x 256 repeats."""
+    """Write a NetCDF of ``size`` x ``size`` pixels in which a piece of 256 x 256 repeats."""
+    side = min(size, _PIECE)
     piece, _ = simulate_cube(
-        (_PIECE, _PIECE), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1))
+        (side, side), 2_000_000, SimulationOptions(dates=(dates, dates), cloudy=(0.05, 0.1))
     )
-    times = -(-size // _PIECE)
+    times = -(-size // side)
     left, top = float(piece.x[0]), float(piece.y[0])
     with netCDF4.Dataset(path, "w") as file:
         for name, length in (("time", dates), ("y", size), ("x", size)):

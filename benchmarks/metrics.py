@@ -75,13 +75,16 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coco-pairs", type=int, default=60)
+    parser.add_argument("--map-size", type=int, default=1024, help="side of the map of tiles")
+    parser.add_argument("--repeats", type=int, default=200, help="most runs of each function")
     arguments = parser.parse_args()
     torch.set_num_threads(min(2, torch.get_num_threads()))
     true, predicted = landscape(SIZE, 55, 0), landscape(SIZE, 55, 0)
     predicted = Panoptic.from_maps(np.roll(predicted.segment_HW, 2), predicted.classes_HW(), PASTIS)
     classes = true.classes_HW()
-    large = landscape(1024, 1000, 1)
-    starts = [*range(0, 1024 - SIZE, 96), 1024 - SIZE]
+    side = arguments.map_size
+    large = landscape(side, 1000 * side**2 // 1024**2, 1)
+    starts = [*range(0, side - SIZE, 96), side - SIZE]
     windows = [
         (slice(row, row + SIZE), slice(column, column + SIZE))
         for row in starts
@@ -90,7 +93,7 @@ def main() -> None:
     tiles = [(rows.start, columns.start, large.crop(rows, columns)) for rows, columns in windows]
 
     def join() -> None:
-        joiner = TileJoiner(1024, 1024)
+        joiner = TileJoiner(side, side)
         for tile in tiles:
             joiner.add(*tile)
         joiner.finish()
@@ -107,7 +110,7 @@ def main() -> None:
             200,
         ),
         (
-            "picture from instances and classes",
+            "segmentation from instances and classes",
             lambda: Panoptic.from_maps(true.segment_HW, classes, PASTIS),
             200,
         ),
@@ -116,7 +119,7 @@ def main() -> None:
             lambda: confusion_matrix(np.stack([classes] * 4), np.stack([classes] * 4), 20),
             100,
         ),
-        (f"join {len(tiles)} tiles, 1024 x 1024, {len(large.segments)} parcels", join, 5),
+        (f"join {len(tiles)} tiles, {side} x {side}, {len(large.segments)} parcels", join, 5),
     ]
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         masks = candidates(100, torch.device(device))
@@ -132,7 +135,7 @@ def main() -> None:
             )
         )
     rows = [
-        [name, *(f"{value:.3f}" for value in timed(function, repeats))]
+        [name, *(f"{value:.3f}" for value in timed(function, min(repeats, arguments.repeats)))]
         for name, function, repeats in benchmarks
     ]
     print(render_table([f"{SIZE} x {SIZE}, milliseconds", "best", "median"], rows))

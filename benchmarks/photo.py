@@ -1,7 +1,7 @@
 """Seconds that ``panoseg photo`` takes for a photograph after loading, with ResNet-50 networks of
 COCO's 133 classes.
 
-    python benchmarks/photo.py IMAGE [--repeats 5] [--threads 2]
+    python benchmarks/photo.py IMAGE [--repeats 5] [--threads 2] [--sizes "as it is"]
 
 Weights are drawn, which changes no number of operations: proposals, candidates and the steps of
 merging are of fixed number, and a score of 0 lets all 100 candidates be drawn. Reading, resizing,
@@ -44,13 +44,15 @@ def main() -> None:
     parser.add_argument("image", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         networks = drawn_networks(Path(folder))
         for title, (weights, instances) in networks.items():
-            for size, side in SIZES.items():
+            for size in arguments.sizes:
+                side = SIZES[size]
                 options = PhotoOptions(score=0.0, min_side=side, max_side=side)
                 predictor = Predictor.open(weights, instances, options)
                 times = [seconds(predictor, arguments.image) for _ in range(arguments.repeats + 1)][

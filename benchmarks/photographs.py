@@ -24,7 +24,7 @@ from typing import Any
 
 EXPERIMENT = "simulated-photographs-panoptic-fpn-r18"
 PANOSEG = [sys.executable, "-c", "from panoseg.cli import script; script()"]
-PICTURES = 6
+FIGURES = 6
 # of each photograph that is learned by heart: an epoch, and its checkpoint, is then more than one
 # step
 COPIES = 20
@@ -91,7 +91,7 @@ def train(data: Path, run: Path, words: list[object]) -> None:
 def draw(run: Path, data: Path, folder: Path, names: list[str]) -> None:
     """Photograph, truth and prediction side by side, to be looked at."""
     folder.mkdir(exist_ok=True)
-    for name in names[:PICTURES]:
+    for name in names:
         panoseg("show", run, "--data", data, "--patch", name, "--out", folder / f"{name}.png")
 
 
@@ -106,18 +106,32 @@ def simulated(arguments: argparse.Namespace) -> None:
         "--patches",
         arguments.photographs,
         "--size",
-        128,
+        arguments.size,
         "--seed",
         1,
     )
-    panoseg("simulate", unseen, "--layout", "coco", "--patches", 250, "--size", 128, "--seed", 7000)
-    train(data, run, as_words({"threads": arguments.threads}))
+    panoseg(
+        "simulate",
+        unseen,
+        "--layout",
+        "coco",
+        "--patches",
+        arguments.unseen,
+        "--size",
+        arguments.size,
+        "--seed",
+        7000,
+    )
+    options = {"threads": arguments.threads}
+    if arguments.epochs is not None:
+        options |= {"epochs": arguments.epochs, "validate-every": arguments.epochs}
+    train(data, run, as_words(options))
     panoseg("test", run, "--data", unseen)
     draw(
         run,
         unseen,
         arguments.folder / "pictures",
-        [path.stem for path in sorted((unseen / "val").glob("*.jpg"))],
+        [path.stem for path in sorted((unseen / "val").glob("*.jpg"))][: arguments.figures],
     )
 
 
@@ -138,7 +152,7 @@ def overfit(arguments: argparse.Namespace) -> None:
         run,
         data,
         arguments.folder / "pictures",
-        [Path(entry["file_name"]).stem for entry in truth["images"]],
+        [Path(entry["file_name"]).stem for entry in truth["images"]][: arguments.figures],
     )
 
 
@@ -174,6 +188,9 @@ def main() -> None:
     first.add_argument(
         "--photographs", type=int, default=1000, help="four fifths of them are trained on"
     )
+    first.add_argument("--unseen", type=int, default=250, help="photographs to score on")
+    first.add_argument("--size", type=int, default=128, help="pixels a side")
+    first.add_argument("--epochs", type=int, help="default: as in the experiment")
     first.set_defaults(do=simulated)
     second = commands.add_parser("overfit")
     second.add_argument("--images", type=Path, required=True, help="folder of the photographs")
@@ -184,6 +201,7 @@ def main() -> None:
     second.set_defaults(do=overfit)
     for command in (first, second):
         command.add_argument("folder", type=Path)
+        command.add_argument("--figures", type=int, default=FIGURES, help="photographs to draw")
         command.add_argument("--threads", type=int, default=0, help="0 leaves it to torch")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)

@@ -74,8 +74,12 @@ def classical(cube_path: Path, truth: gpd.GeoDataFrame) -> tuple[Comparison, dic
         segment_HW = 1 + felzenszwalb(
             components_HWC[..., :count].astype(np.float64), scale, sigma, smallest, channel_axis=-1
         )
-        picture = Panoptic.from_maps(segment_HW, {int(i): 1 for i in np.unique(segment_HW)}, PASTIS)
-        parcels = parcels_of(picture, grid.affine, grid.crs.to_wkt(), PASTIS, tolerance_pixels=0)
+        segmentation = Panoptic.from_maps(
+            segment_HW, {int(i): 1 for i in np.unique(segment_HW)}, PASTIS
+        )
+        parcels = parcels_of(
+            segmentation, grid.affine, grid.crs.to_wkt(), PASTIS, tolerance_pixels=0
+        )
         found = compare_parcels(parcels, truth, declared_only=True)
         if best is None or found.quality.pq > best[0].quality.pq:
             best = (

@@ -16,7 +16,7 @@ from odc.geo.geobox import GeoBox
 from panoseg.classes import PASTIS
 from panoseg.cube.window import Window
 from panoseg.maps.parcels import parcel_table, write_geopackage, write_geoparquet
-from panoseg.maps.rasters import SEGMENTS, PlainRaster, write_class_raster, write_cog
+from panoseg.maps.rasters import SEGMENTS, RawRaster, write_class_raster, write_cog
 from panoseg.panoptic.panoptic import KINDS, Segments
 
 ACROSS, DOWN, SIDE = 316, 317, 19
@@ -57,7 +57,7 @@ def _write_rasters(out: Path, grid: GeoBox, ids_RC: np.ndarray, class_RC: np.nda
     def pixels(values_RC: np.ndarray) -> np.ndarray:
         return values_RC.repeat(SIDE, axis=0).repeat(SIDE, axis=1)
 
-    plain = PlainRaster(out / "segments.raw", grid.shape, SEGMENTS)
+    plain = RawRaster(out / "segments.raw", grid.shape, SEGMENTS)
     plain.write(Window(0, 0, *grid.shape), pixels(ids_RC))
     write_cog(out / "segments.tif", plain, grid)
     plain.remove()

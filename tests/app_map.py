@@ -18,7 +18,7 @@ from panoseg.app.official_files import compare_with_register
 from panoseg.classes import PASTIS
 from panoseg.cube.window import Window
 from panoseg.maps.parcels import parcels_of, write_geopackage, write_geoparquet
-from panoseg.maps.rasters import SEGMENTS, PlainRaster, write_class_raster, write_cog
+from panoseg.maps.rasters import SEGMENTS, RawRaster, write_class_raster, write_cog
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
 from panoseg.simulation.cube import simulate_cube
 from panoseg.simulation.options import SimulationOptions
@@ -69,7 +69,7 @@ def _write_map(out: Path, grid: GeoBox, days: list[str]) -> None:
     parcels = parcels_of(Panoptic(ids_HW, rows), grid.affine, crs, PASTIS, observed=days[-1])
     write_geoparquet([parcels], out / "parcels.parquet")
     write_geopackage([parcels], out / "parcels.gpkg")
-    plain = PlainRaster(out / "segments.raw", ids_HW.shape, SEGMENTS)
+    plain = RawRaster(out / "segments.raw", ids_HW.shape, SEGMENTS)
     plain.write(Window(0, 0, SIDE, SIDE), ids_HW)
     write_cog(out / "segments.tif", plain, grid)
     plain.remove()

@@ -151,7 +151,7 @@ def test_deviations_are_positive(tmp_path):
 
 @pytest.mark.parametrize("year", [1, 99999])
 def test_years_of_no_harvest(year):
-    with pytest.raises(ConfigError, match=f"year {year}"):
+    with pytest.raises(ConfigError, match=f"--year must be from 1985 to 2200, not {year}"):
         MapOptions(year=year)
 
 

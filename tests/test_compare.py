@@ -177,7 +177,7 @@ def test_the_command(tmp_path, capsys):
     write_geoparquet([truth.iloc[:1]], tmp_path / "parcels.parquet")
     paths = [str(tmp_path / "parcels.parquet"), str(tmp_path / "truth.gpkg")]
     assert main(["compare", *paths, "--json", str(tmp_path / "scores.json")]) == 0
-    assert "PQ, whatever the class" in capsys.readouterr().out
+    assert "PQ, ignoring the class" in capsys.readouterr().out
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert (scores["found"], scores["missed"], scores["invented"]) == (1, 1, 0)
     assert scores["pq"] == pytest.approx(1 / 1.5)

@@ -258,15 +258,14 @@ class EndlessWindows(WindowFiles):
         return FinishedWindow(tiles, np.ones((block.window.height, block.window.width), bool))
 
 
-def test_memory_does_not_grow_with_the_area(tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_the_area(tmp_path):
     """Nine times the area in the same windows: what grows are tables of parcels."""
-    monkeypatch.setattr("panoseg.maps.windows._KEPT_WINDOWS", 8)
     peaks, counts = [], []
     for size in (480, 1440):
         folder = tmp_path / str(size)
         folder.mkdir()
         tracemalloc.start()
-        windows = EndlessWindows(folder, plan_blocks(size, size, 128, 40, 256))
+        windows = EndlessWindows(folder, plan_blocks(size, size, 128, 40, 256), kept=8)
         assembled = assemble(windows, (size, size), 5, PASTIS, folder)
         drawn, area_N = (
             np.ones(assembled.segments.ids[-1] + 1, bool),
@@ -607,9 +606,9 @@ def test_a_cluster_that_is_not_there(small, tmp_path, capsys, monkeypatch):
     ]
     assert main([*arguments, "--dask", "tcp://127.0.0.1:9"]) == 2
     assert "no dask scheduler at tcp://127.0.0.1:9; expected" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="one of both"):
+    with pytest.raises(ConfigError, match="either --workers or --dask"):
         RunOptions(workers=2, dask="tcp://127.0.0.1:9")
-    with pytest.raises(ConfigError, match="workers 0"):
+    with pytest.raises(ConfigError, match="--workers must be from 1 to 1024, not 0"):
         RunOptions(workers=0)
 
 

@@ -35,7 +35,7 @@ from panoseg.maps.rasters import (
     CONFIDENCE,
     NO_DATA_CLASS,
     SEGMENTS,
-    PlainRaster,
+    RawRaster,
     class_kind,
     write_class_raster,
     write_cog,
@@ -275,7 +275,7 @@ def test_rasters(tmp_path):
         ("segments", SEGMENTS, segment_HW * 100_000),
         ("confidence", CONFIDENCE, np.where(segment_HW, 80, 255)),
     ):
-        plain = PlainRaster(tmp_path / "plain", (20, 20), kind)
+        plain = RawRaster(tmp_path / "plain", (20, 20), kind)
         for top, left, height, width in ((7, 0, 13, 20), (0, 0, 7, 3), (0, 3, 7, 17)):
             window = Window(top, left, height, width)
             plain.write(window, values_HW[window.rows, window.columns])
@@ -302,7 +302,7 @@ def test_rasters(tmp_path):
 
 
 def test_a_raster_that_was_cut_off_is_found_out(tmp_path, monkeypatch):
-    plain = PlainRaster(tmp_path / "plain", (20, 20), SEGMENTS)
+    plain = RawRaster(tmp_path / "plain", (20, 20), SEGMENTS)
     plain.write(Window(0, 0, 20, 20), np.arange(400).reshape(20, 20))
     copy = rasterio.shutil.copy
 

@@ -30,7 +30,7 @@ from panoseg.maps.outlines import affine_of, rasterise, to_map, to_pixels
 from panoseg.maps.parcels import write_geoparquet
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
 from panoseg.maps.read_parcels import read_parcels, valid_outlines
-from panoseg.maps.refine import area_shares, choose, mean_probabilities, refine, refine_file
+from panoseg.maps.refine import area_shares, choose_classes, mean_probabilities, refine, refine_file
 
 CRS = "EPSG:32633"
 TRANSFORM = Affine(10, 0, 500_000, 0, -10, 5_500_000)
@@ -217,9 +217,13 @@ def test_the_rules_may_differ():
 )
 def test_the_background_must_pass_its_threshold(rule, share, wins):
     shares_NK = np.array([[share, 1 - share]])
-    assert choose(shares_NK, RefineOptions(rule=rule)).class_ids.tolist() == [wins]
-    assert choose(shares_NK, RefineOptions(rule=rule, min_background=0.9)).class_ids.tolist() == [1]
-    assert choose(shares_NK, RefineOptions(rule=rule, min_background=0.5)).class_ids.tolist() == [0]
+    assert choose_classes(shares_NK, RefineOptions(rule=rule)).class_ids.tolist() == [wins]
+    assert choose_classes(
+        shares_NK, RefineOptions(rule=rule, min_background=0.9)
+    ).class_ids.tolist() == [1]
+    assert choose_classes(
+        shares_NK, RefineOptions(rule=rule, min_background=0.5)
+    ).class_ids.tolist() == [0]
 
 
 def test_a_share_at_the_threshold_is_not_above_it_whatever_the_rounding():
@@ -253,8 +257,8 @@ def test_ties():
     assert higher["tied"].tolist() == lower["tied"].tolist() == [True, False]
     assert refine(raster, parcels).parcels["class"].tolist() == ["3", "4"]
     soft = RefineOptions(rule="soft")
-    assert choose(np.array([[0, 0.5, 0.5]]), soft).class_ids.tolist() == [1]
-    assert choose(
+    assert choose_classes(np.array([[0, 0.5, 0.5]]), soft).class_ids.tolist() == [1]
+    assert choose_classes(
         np.array([[0, 0.5, 0.5]]), RefineOptions(rule="soft", ties="higher")
     ).class_ids.tolist() == [2]
 
@@ -303,7 +307,7 @@ def test_a_parcel_between_pixel_centres():
 
 
 def test_the_soft_rule_needs_probabilities():
-    with pytest.raises(ConfigError, match="soft rule"):
+    with pytest.raises(ConfigError, match="The soft rule"):
         refine(raster_of([[1]]), None, RefineOptions(rule="soft"))
 
 
@@ -469,9 +473,9 @@ def test_a_raster_in_degrees_has_areas_in_hectares():
 
 
 def test_no_parcel_on_the_raster_and_no_coordinate_system():
-    with pytest.raises(ParcelsError, match="none of 1 parcels"):
+    with pytest.raises(ParcelsError, match="None of the 1 parcels"):
         refine(raster_of([[1]]), parcels_of(box(5, 5, 6, 6)))
-    with pytest.raises(ParcelsError, match="none of 0 parcels"):
+    with pytest.raises(ParcelsError, match="None of the 0 parcels"):
         refine(raster_of([[1]]), parcels_of(box(0, 0, 1, 1)).iloc[:0])
     with pytest.raises(ParcelsError, match="coordinate system"):
         refine(raster_of([[1]]), parcels_of(box(0, 0, 1, 1)).set_crs(None, allow_override=True))
@@ -627,7 +631,7 @@ def truncated(path):
         # The published export: its first band holds classes.
         (
             lambda path: write(path, np.stack([np.full((2, 2), 7.0), np.ones((2, 2))])),
-            "the band of class 0 has 7 to 7",
+            "The band of class 0 has values from 7 to 7",
         ),
         (lambda path: write(path, np.full((2, 2, 2), -0.5, np.float32)), "-0.5"),
         (
@@ -655,7 +659,7 @@ def test_a_raster_too_large_to_hold_is_refused_by_its_header(tmp_path):
         tmp_path / "a.tif", "w", **profile, crs=CRS, transform=TRANSFORM, tiled=True
     ):
         pass
-    with pytest.raises(RasterError, match="15000 x 15000 pixels; expected at most 150000000"):
+    with pytest.raises(RasterError, match="15000 x 15000 pixels, more than 150,000,000"):
         read_class_raster(tmp_path / "a.tif")
 
 
@@ -677,7 +681,7 @@ def test_transforms_are_read_as_written_or_transposed(matrix):
     "matrix", [[[1, 2]], [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [1, 2, 3, 4, 5, 6]]
 )
 def test_matrices_that_are_no_transform(matrix):
-    with pytest.raises(RasterError, match="the transform"):
+    with pytest.raises(RasterError, match="The transform"):
         affine_of(matrix)
 
 
@@ -799,7 +803,7 @@ def test_the_soft_rule_on_a_map_goes_by_its_confidence(tmp_path):
         np.array(of_each), abs=1e-6
     )
     write(folder / "confidence.tif", np.array([[30]], np.uint8))
-    with pytest.raises(RasterError, match="other pixels than the map"):
+    with pytest.raises(RasterError, match="does not have the same pixels"):
         refine_file(folder, None, tmp_path / "out", RefineOptions(rule="soft"))
 
 
@@ -811,16 +815,16 @@ def test_the_table_alone(tmp_path, capsys):
     assert gpd.read_parquet(out)["share:grapevine"].tolist() == [0, 1]
     before = out.read_bytes()
     assert main(["refine", str(folder), "--out", str(out)]) == 2
-    assert "exists; expected a new file" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert out.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--rule", "soft"], "the soft rule with a raster of classes alone"),
+        (["--rule", "soft"], "the raster has classes only"),
         (["--parcels", "absent.gpkg"], "does not exist"),
-        (["--min-background", "7"], "min_background 7"),
+        (["--min-background", "7"], "--min-background must be from 0 to 1, not 7"),
     ],
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, capsys, options, words):

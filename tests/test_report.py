@@ -23,26 +23,35 @@ from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cube.check import check_cube
 from panoseg.cube.season import Season, choose_season
 from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.maps import report as summary_module
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.figures import clearest_date, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions
 from panoseg.maps.parcels import parcels_of
 from panoseg.maps.rasters import write_class_raster
-from panoseg.maps.report import ReportContent, _scale_bar, render_report, summarise
+from panoseg.maps.report import (
+    MAX_OUTLINES,
+    ReportContent,
+    render_report,
+    scale_bar,
+    summarise,
+)
 from panoseg.panoptic.panoptic import Panoptic
 
 HOSTILE = '</title><script>alert("x")</script>&\'"{{ 7 * 7 }}'
 
 
 def content(
-    table: ClassTable = PASTIS, truth: bool = False, empty: bool = False, **changes
+    table: ClassTable = PASTIS,
+    truth: bool = False,
+    empty: bool = False,
+    max_outlines: int = MAX_OUTLINES,
+    **changes,
 ) -> ReportContent:
     cube = check_cube(make_cube(scl=True), PASTIS_BANDS)
     season = choose_season(cube)
     cube = cube.isel(time=season.index_T)
     segment_HW = np.kron(np.array([[0, 4], [7, 9]]), np.ones((16, 16), int))
-    picture = (
+    segmentation = (
         Panoptic.empty(32, 32)
         if empty
         else Panoptic.from_maps(segment_HW, {0: 0, 4: 1, 7: 2, 9: 2}, table)
@@ -50,15 +59,17 @@ def content(
     if not empty:
         likely = np.zeros((3, table.count), np.float32)
         likely[:, 1:3] = (0.75, 0.25), (0.5, 0.5), (0.125, 0.875)
-        picture = Panoptic(picture.segment_HW, replace(picture.segments, probabilities=likely))
+        segmentation = Panoptic(
+            segmentation.segment_HW, replace(segmentation.segments, probabilities=likely)
+        )
     grid = cube.odc.geobox
-    parcels = parcels_of(picture, grid.affine, grid.crs.to_wkt(), table)
+    parcels = parcels_of(segmentation, grid.affine, grid.crs.to_wkt(), table)
     values = {
         "title": "a season",
         "source": Path("season.nc"),
         "cube": cube,
         "season": season,
-        "parcels": summarise([parcels]),
+        "parcels": summarise([parcels], max_outlines),
         "classes_path": Path("classes.tif"),
         "card": tiny_weights().card,
         "weights": "weights",
@@ -128,13 +139,13 @@ def test_numbers_of_the_classes():
     assert re.match(r"soft winter wheat\s*2\s*5\.1\s*66\.7 %", wheat)
 
 
-def test_the_pairs_of_classes_that_are_most_in_doubt():
+def test_the_most_uncertain_pairs_of_classes():
     text = Page(render_report(content())).text
-    doubt = text[text.index("Most often in doubt") :]
+    doubt = text[text.index("Most uncertain pairs of classes") :]
     # Three parcels of 2.56 ha: half and an eighth of the wheat may be meadow, a quarter of the
     # meadow wheat.
     assert re.search(
-        r"could be\s*area in doubt, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter"
+        r"may be\s*uncertain area, ha\s*soft winter wheat\s*meadow\s*1\.6\s*meadow\s*soft winter"
         r" wheat\s*0\.6",
         doubt,
     )
@@ -155,7 +166,7 @@ def test_hostile_names_are_only_text():
         content(table, truth=True, title=HOSTILE, weights=HOSTILE, notes=(HOSTILE,))
     )
     assert "<script" not in page
-    assert "49" not in Page(page).text.split("Where this comes from")[0].split("The map")[0]
+    assert "49" not in Page(page).text.split("How this map was made")[0].split("The map")[0]
     assert HOSTILE in Page(page).text
 
 
@@ -163,13 +174,13 @@ def test_an_empty_map_has_a_page():
     text = Page(render_report(content(empty=True))).text
     assert "No parcel was found." in text
     assert "By class" not in text
-    assert "in doubt" not in text
+    assert "uncertain pairs" not in text
 
 
 def test_the_truth_is_drawn_where_there_is_one():
     with_truth, without = render_report(content(truth=True)), render_report(content())
-    assert "Against the truth" in with_truth
-    assert "Against the truth" not in without
+    assert "Comparison with true parcels" in with_truth
+    assert "Comparison with true parcels" not in without
     tags = Page(with_truth).tags
     assert sum(attributes.get("class") == "parcel found" for _, attributes in tags) == 2
     assert sum(attributes.get("class") == "invented" for _, attributes in tags) == 1
@@ -209,7 +220,7 @@ def test_without_scene_classification_bright_blue_is_cloud():
     ]
 
 
-def test_the_picture_is_a_jpeg_even_without_data():
+def test_the_scene_is_a_jpeg_even_without_data():
     cube = check_cube(make_cube(), PASTIS_BANDS)
     assert true_colour(cube, 0).startswith("data:image/jpeg;base64,/9j/")
     assert true_colour(cube * np.nan, 0).startswith("data:image/jpeg;base64,/9j/")
@@ -244,12 +255,12 @@ def table(*rows):
 
 def test_examples_are_the_largest_of_the_largest_classes():
     summary = summarise([table(("a", 5.0), ("a", 6.0), ("b", 1.0), ("c", 4.0))])
-    assert summary.chosen(2)["id"].tolist() == ["1", "3"]
-    assert summary.chosen(4)["id"].tolist() == ["1", "3", "2", "0"]
-    assert len(summarise([table()]).chosen(4)) == 0
+    assert summary.choose_examples(2)["id"].tolist() == ["1", "3"]
+    assert summary.choose_examples(4)["id"].tolist() == ["1", "3", "2", "0"]
+    assert len(summarise([table()]).choose_examples(4)) == 0
 
 
-def test_parts_are_summed_up_as_the_whole(monkeypatch):
+def test_parts_are_summed_up_as_the_whole():
     random = np.random.default_rng(0)
     whole = table(
         *(
@@ -257,10 +268,9 @@ def test_parts_are_summed_up_as_the_whole(monkeypatch):
             for name, area in zip(random.choice(list("abcd"), 40), random.random(40), strict=True)
         )
     )
-    monkeypatch.setattr(summary_module, "MOST_OUTLINES", 10)
     once, thrice = (
-        summarise([whole]),
-        summarise([whole.iloc[:13], whole.iloc[13:14], whole.iloc[14:]]),
+        summarise([whole], max_outlines=10),
+        summarise([whole.iloc[:13], whole.iloc[13:14], whole.iloc[14:]], max_outlines=10),
     )
     assert (once.count, once.complete, len(once.largest)) == (40, False, 10)
     assert once.area_ha == pytest.approx(whole["area_ha"].sum())
@@ -270,21 +280,22 @@ def test_parts_are_summed_up_as_the_whole(monkeypatch):
         == thrice.largest["id"].tolist()
         == whole.nlargest(10, "area_ha")["id"].tolist()
     )
-    assert once.chosen(6)["id"].tolist() == thrice.chosen(6)["id"].tolist()
+    assert once.choose_examples(6)["id"].tolist() == thrice.choose_examples(6)["id"].tolist()
     for one, three in zip(once.classes, thrice.classes, strict=True):
         assert (one.name, one.count) == (three.name, three.count)
         assert (one.area_ha, one.confidence) == pytest.approx((three.area_ha, three.confidence))
-    assert [row.name for row in once.doubts] == [row.name for row in thrice.doubts]
-    assert [row.area_ha for row in once.doubts] == pytest.approx(
-        [row.area_ha for row in thrice.doubts]
+    assert [row.name for row in once.uncertain_pairs] == [
+        row.name for row in thrice.uncertain_pairs
+    ]
+    assert [row.area_ha for row in once.uncertain_pairs] == pytest.approx(
+        [row.area_ha for row in thrice.uncertain_pairs]
     )
     named = whole[whole["second_class"].notna()]
     expected = (named["area_ha"] * named["second_probability"]).sum()
-    assert sum(row.area_ha for row in once.doubts) == pytest.approx(expected)
+    assert sum(row.area_ha for row in once.uncertain_pairs) == pytest.approx(expected)
 
 
-def test_too_many_parcels_are_drawn_as_a_picture(tmp_path, monkeypatch):
-    monkeypatch.setattr(summary_module, "MOST_OUTLINES", 2)
+def test_too_many_parcels_are_drawn_as_a_raster(tmp_path):
     classes_HW = np.kron(np.array([[0, 1], [2, 255]], np.uint8), np.ones((16, 16), np.uint8))
     write_class_raster(
         tmp_path / "classes.tif",
@@ -292,7 +303,7 @@ def test_too_many_parcels_are_drawn_as_a_picture(tmp_path, monkeypatch):
         check_cube(make_cube(), PASTIS_BANDS).odc.geobox,
         PASTIS,
     )
-    page = Page(render_report(content(classes_path=tmp_path / "classes.tif")))
+    page = Page(render_report(content(classes_path=tmp_path / "classes.tif", max_outlines=2)))
     assert not [
         attributes
         for tag, attributes in page.tags
@@ -306,9 +317,9 @@ def test_too_many_parcels_are_drawn_as_a_picture(tmp_path, monkeypatch):
     )
     assert drawn_HW4[[0, 0, 31, 31], [0, 31, 0, 31], 3].tolist() == [0, 255, 255, 0]
     assert "#{:02x}{:02x}{:02x}".format(*drawn_HW4[0, 31, :3]) == PASTIS[1].colour
-    assert "too many to be drawn" in page.text
+    assert "too many to draw" in page.text
 
 
 @pytest.mark.parametrize("size", [32, 96, 10_980, 100_000])
 def test_scale_bar_is_inside(size):
-    assert 0 < _scale_bar(size)["pixels"] < size / 2
+    assert 0 < scale_bar(size)["pixels"] < size / 2

@@ -1,4 +1,4 @@
-"""A raster of classes, or of class probabilities, read from a GeoTIFF or made from an array.
+"""Rasters of classes or class probabilities, read from a GeoTIFF or made from arrays.
 
 Shape suffixes: K classes, H W pixels.
 """
@@ -23,54 +23,65 @@ from panoseg.errors import RasterError
 from panoseg.maps.rasters import NO_CONFIDENCE, NO_DATA_CLASS, TABLE_TAG
 
 _MAX_PIXELS = 150_000_000
-"""A scene of Sentinel-2 has 120 million at 10 m; refining so many takes about two gigabytes."""
+"""A Sentinel-2 scene has 120 million pixels of 10 m; refining it takes about 2 GB of memory."""
 _STRIP_PIXELS = 2**22
 _ROUNDING = 1e-3
-"""Probabilities that were stored as whole numbers may pass 1 by so much."""
+"""How far a probability may exceed 1 where probabilities were stored as scaled integers."""
 
 
 @dataclass(frozen=True, eq=False)
 class ClassRaster:
-    """The class of each pixel, and the probability of each class where a network told it.
-
-    classes_HW: uint8, 255 where there are no data. grid: where it lies. table: names and colours of
-    the classes.
-    probabilities: K arrays of H x W, 0..1, which may be read again and again (a K x H x W array is
-    one such thing); None without.
-    """
+    """The class of each pixel, with class probabilities where they are known."""
 
     classes_HW: np.ndarray
+    """uint8: class ids, 255 for no data."""
     grid: GeoBox
+    """Where the raster lies."""
     table: ClassTable
+    """Names and colours of the classes."""
     probabilities: Iterable[np.ndarray] | None = None
+    """K arrays of H x W, 0-1, NaN for no data, that can be iterated several times (such as one
+    K x H x W array); None if unknown.
+    """
 
     @property
     def crs_wkt(self) -> str:
-        """Its coordinate system; raises ``RasterError`` without one."""
+        """The coordinate system; raises ``RasterError`` if there is none."""
         if self.grid.crs is None:
-            raise RasterError("a raster without a coordinate system", "one", "assign it")
+            raise RasterError("The raster has no coordinate system. Assign one.")
         return self.grid.crs.to_wkt()
 
     def with_confidence(self, confidence_HW: np.ndarray, background: int = 0) -> ClassRaster:
-        """The same classes with probabilities as far as confidence tells them.
+        """Return the same classes with probabilities made from the confidence of each pixel.
 
-        confidence_HW: 0..1, of the class of each pixel; what is left of 1 is the background's.
-        Background has all of its own pixels.
+        A pixel's class gets its confidence and the background the rest; a background pixel is
+        background with probability 1.
+
+        Args:
+            confidence_HW: Confidence of each pixel's class, 0-1.
+            background: Number of the background class.
         """
         confidence_HW = np.where(self.classes_HW == background, 1, confidence_HW).astype(np.float32)
         return replace(
             self,
-            probabilities=_Confident(self.classes_HW, confidence_HW, self.table.count, background),
+            probabilities=_ConfidenceBands(
+                self.classes_HW, confidence_HW, self.table.count, background
+            ),
         )
 
     @classmethod
     def from_probabilities(
         cls, bands: Iterable[np.ndarray], grid: GeoBox, table: ClassTable
     ) -> ClassRaster:
-        """Each pixel has its likeliest class, the lower of equals; NaN in all bands is no data.
+        """Give each pixel its most probable class, the lower number of equals.
 
-        Raises ``RasterError`` for numbers outside of 0..1, and for pixels with NaN in some bands
-        only.
+        Args:
+            bands: K arrays of H x W, 0-1; NaN in all bands for no data.
+            grid: Where the raster lies.
+            table: The classes.
+
+        Raises:
+            RasterError: For values outside of 0-1, and for pixels with NaN in only some bands.
         """
         best_HW: np.ndarray | None = None
         classes_HW = np.full(grid.shape, NO_DATA_CLASS, np.uint8)
@@ -85,25 +96,41 @@ class ClassRaster:
             missing_HW += np.isnan(band_HW)
         if ((missing_HW > 0) & (classes_HW != NO_DATA_CLASS)).any():
             raise RasterError(
-                "pixels with NaN in some bands only",
-                "NaN in all bands where there are no data",
-                "fill them",
+                "Some pixels have NaN in some bands only. Write NaN in all bands where there are no"
+                " data, and a probability in all bands elsewhere."
             )
         return cls(classes_HW, grid, table, bands)
 
 
-def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
-    """Read a raster of classes (one band of whole numbers) or of class probabilities (K bands, the
-    first of class 0).
+def _check_probabilities(band_HW: np.ndarray, number: int) -> None:
+    finite = band_HW[~np.isnan(band_HW)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    if low < 0 or high > 1 + _ROUNDING:
+        raise RasterError(
+            f"The band of class {number} has values from {low:g} to {high:g}, but probabilities lie"
+            " from 0 to 1. If they are stored as integers, set the scale of the band."
+        )
 
-    Names and colours come from the file where it has them. Pixels of the file's no-data value have
-    no data, unless that value is the background's; among probabilities, those which have it in all
-    bands. Raises ``RasterError``.
+
+def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
+    """Read a raster of classes, or of class probabilities.
+
+    Names and colours of classes come from the file where it has them. Pixels with the file's
+    no-data value have no data, unless that value is the background's; in a file of probabilities,
+    those that have it in all bands.
+
+    Args:
+        path: A GeoTIFF: one band of class ids (integers, 0-254), or K bands of probabilities, the
+            first of class 0.
+        background: Number of the background class.
+
+    Raises:
+        RasterError: If the file cannot be read or used.
     """
     path = Path(path)
     if not path.is_file():
         raise RasterError(
-            f"{path} is no file", "a GeoTIFF of classes or of their probabilities", "check the path"
+            f"{path} is no file. Pass a GeoTIFF of classes or of class probabilities."
         )
     try:
         with warnings.catch_warnings():
@@ -111,69 +138,38 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
             with rasterio.open(path) as source:
                 return _read(source, path, background)
     except (RasterioError, MemoryError) as error:
-        raise RasterError(
-            f"{path} cannot be read ({error})", "a whole GeoTIFF", "write it again"
-        ) from error
-
-
-def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> ClassRaster:
-    """The raster with the probabilities that the confidence.tif of its map tells. Raises
-    ``RasterError``.
-    """
-    try:
-        with rasterio.open(path) as source:
-            if source.shape != raster.classes_HW.shape or source.count != 1:
-                raise RasterError(
-                    f"{path} covers other pixels than the map",
-                    "those of its classes.tif",
-                    "make the map again",
-                )
-            percent_HW = source.read(1)
-    except RasterioError as error:
-        raise RasterError(
-            f"{path} cannot be read ({error})", "a whole GeoTIFF", "make the map again"
-        ) from error
-    return raster.with_confidence(
-        np.where(percent_HW == NO_CONFIDENCE, 0, percent_HW).astype(np.float32) / 100, background
-    )
+        raise RasterError(f"{path} cannot be read as a GeoTIFF ({error}).") from error
 
 
 def _read(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
     if source.crs is None:
         raise RasterError(
-            f"{path} has no coordinate system",
-            "one, in the file",
-            "assign it, e.g. by gdal_edit -a_srs",
+            f"{path} has no coordinate system. Assign one, e.g. with gdal_edit -a_srs."
         )
     if source.width * source.height > _MAX_PIXELS:
         raise RasterError(
-            f"{path} has {source.width} x {source.height} pixels",
-            f"at most {_MAX_PIXELS}",
-            "cut it to pieces",
+            f"{path} has {source.width} x {source.height} pixels, more than {_MAX_PIXELS:,}. Cut it"
+            " into pieces."
         )
     if source.count > NO_DATA_CLASS:
         raise RasterError(
-            f"{path} has {source.count} bands",
-            f"a class each, at most {NO_DATA_CLASS}",
-            "choose another file",
+            f"{path} has {source.count} bands; a raster of class probabilities has at most"
+            f" {NO_DATA_CLASS}, one for each class."
         )
     if source.count > 1:
         names = {number: name for number, name in enumerate(source.descriptions) if name}
         table = _table(range(source.count), names, {}, path.name, background)
-        return ClassRaster.from_probabilities(_Bands(path), GeoBox.from_rio(source), table)
+        return ClassRaster.from_probabilities(_FileBands(path), GeoBox.from_rio(source), table)
     if not np.issubdtype(np.dtype(source.dtypes[0]), np.integer):
         raise RasterError(
-            f"{path} has one band of {source.dtypes[0]}",
-            "whole numbers, or a band for each class",
-            "choose another file",
+            f"{path} has one band of {source.dtypes[0]}. Pass a raster of classes (one band of"
+            " integers) or of probabilities (one band for each class)."
         )
     return _read_classes(source, path, background)
 
 
 def _read_classes(source: rasterio.DatasetReader, path: Path, background: int) -> ClassRaster:
-    """A raster of classes, strip by strip: its whole numbers may take eight times the bytes that
-    the classes do.
-    """
+    """Read a raster of classes in strips: int64 values would take eight times the memory."""
     classes_HW = np.full(source.shape, NO_DATA_CLASS, np.uint8)
     no_data = None if source.nodata == background else source.nodata
     present: set[int] = set()
@@ -186,18 +182,23 @@ def _read_classes(source: rasterio.DatasetReader, path: Path, background: int) -
         present.update(np.unique(strip_HW[data_HW]).tolist())
         if present and (min(present) < 0 or max(present) >= NO_DATA_CLASS):
             raise RasterError(
-                f"{path} has classes {min(present)} to {max(present)}",
-                "0 to 254",
-                "choose a raster of classes",
+                f"{path} has classes {min(present)} to {max(present)}, but classes are numbered"
+                " from 0 to 254. Pass a raster of classes."
             )
         np.copyto(classes_HW[top : top + rows], strip_HW, where=data_HW, casting="unsafe")
-    tags, colours = source.tags(1), _colours(source)
-    # A tag may be any number, and the largest id says how many classes there are.
+    tags = source.tags(1)
+    # Any number may be a tag, but the largest id sets the number of classes.
     names = {
         int(tag): name
         for tag, name in tags.items()
         if tag.isdecimal() and len(tag) <= 3 and int(tag) < NO_DATA_CLASS
     }
+    try:
+        colours = {
+            id_: "#{:02x}{:02x}{:02x}".format(*colour) for id_, colour in source.colormap(1).items()
+        }
+    except ValueError:  # there is no colour table
+        colours = {}
     table = _table({*present, *names}, names, colours, tags.get(TABLE_TAG, path.name), background)
     return ClassRaster(classes_HW, GeoBox.from_rio(source), table)
 
@@ -209,7 +210,7 @@ def _table(
     name: str,
     background: int,
 ) -> ClassTable:
-    """A table of these classes and the background; what has no name or colour gets one."""
+    """Return a table of these classes and the background, with default names and colours."""
     shades = matplotlib.colormaps["tab20"]
     return ClassTable(
         name,
@@ -227,23 +228,38 @@ def _table(
     )
 
 
-def _colours(source: rasterio.DatasetReader) -> dict[int, str]:
+def read_confidence(path: Path, raster: ClassRaster, background: int = 0) -> ClassRaster:
+    """Add probabilities to the class raster of a map, from the map's confidence.tif.
+
+    Raises:
+        RasterError: If the file cannot be read or has another shape.
+    """
     try:
-        return {
-            id_: "#{:02x}{:02x}{:02x}".format(*colour) for id_, colour in source.colormap(1).items()
-        }
-    except ValueError:
-        return {}
+        with rasterio.open(path) as source:
+            if source.shape != raster.classes_HW.shape or source.count != 1:
+                raise RasterError(
+                    f"{path} does not have the same pixels as classes.tif. Make the map again."
+                )
+            percent_HW = source.read(1)
+    except RasterioError as error:
+        raise RasterError(f"{path} cannot be read ({error}). Make the map again.") from error
+    return raster.with_confidence(
+        np.where(percent_HW == NO_CONFIDENCE, 0, percent_HW).astype(np.float32) / 100, background
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class _Confident:
-    """Probabilities of each class by what is known of one, made one at a time."""
+class _ConfidenceBands:
+    """Class probabilities made from the confidence of each pixel, one band in memory at a time."""
 
     classes_HW: np.ndarray
+    """uint8: class ids, 255 for no data."""
     confidence_HW: np.ndarray
+    """float32: confidence of the pixel's class, 0-1."""
     count: int
+    """Number of classes."""
     background: int
+    """Number of the background class."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         missing_HW = self.classes_HW == NO_DATA_CLASS
@@ -255,32 +271,20 @@ class _Confident:
 
 
 @dataclass(frozen=True)
-class _Bands:
-    """The bands of a file, one after the other, so that memory holds one at a time."""
+class _FileBands:
+    """The bands of a file as float32, scaled, NaN for no data; one in memory at a time."""
 
     path: Path
+    """The file."""
 
     def __iter__(self) -> Iterator[np.ndarray]:
         with rasterio.open(self.path) as source:
-            missing_HW = ~source.dataset_mask().astype(
-                bool
-            )  # where all bands have the no-data value
+            # True where all bands have the no-data value.
+            missing_HW = ~source.dataset_mask().astype(bool)
             for number, (scale, offset) in enumerate(
                 zip(source.scales, source.offsets, strict=True), 1
             ):
-                band_HW = source.read(number, out_dtype=np.float32) * np.float32(
-                    scale
-                ) + np.float32(offset)
+                band_HW = source.read(number, out_dtype=np.float32)
+                band_HW = band_HW * np.float32(scale) + np.float32(offset)
                 band_HW[missing_HW] = np.nan
                 yield band_HW
-
-
-def _check_probabilities(band_HW: np.ndarray, number: int) -> None:
-    finite = band_HW[~np.isnan(band_HW)]
-    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
-    if low < 0 or high > 1 + _ROUNDING:
-        raise RasterError(
-            f"the band of class {number} has {low:g} to {high:g}",
-            "probabilities from 0 to 1",
-            "write probabilities, with the scale of the band where they are whole numbers",
-        )

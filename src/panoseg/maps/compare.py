@@ -1,12 +1,12 @@
-"""Compare parcels with true parcels: found, missed, invented; quality of the outlines; agreement of
-the classes.
+"""Compare parcels with true parcels: which were found, and with which class.
 
-Areas are those of the polygons, exactly, not of a raster. A parcel and a true parcel match where
-their intersection over union (IoU) is above one half (Kirillov et al., "Panoptic Segmentation",
-CVPR 2019, section 4.1).
+Areas are exact areas of polygons, not of a raster. A parcel and a true parcel match if their
+intersection over union (IoU) is above one half (Kirillov et al., "Panoptic Segmentation", CVPR
+2019, section 4.1). True parcels without a match are "missed"; parcels without a match are
+"invented".
 
-``declared_only`` is for registers that cover part of the land: a parcel counts only with what lies
-inside declared land, and one that matches nothing is invented only if most of it lies there.
+``declared_only`` is for registers that cover part of the land: a parcel counts only with the part
+of it inside declared land, and is invented only if most of it lies there.
 
 Shape suffixes: P parcels, T true parcels, X pairs that intersect.
 """
@@ -17,12 +17,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from pyproj import CRS
 
 from panoseg.errors import ConfigError, ParcelsError
 from panoseg.maps.outlines import shared_areas
@@ -38,80 +38,83 @@ from panoseg.maps.read_parcels import (
 _MATCH = 0.5
 _MOSTLY = 0.5
 DECLARED_MIN_AREA_HA = 0.1
-"""Ten pixels of 10 m: smaller true parcels are neither found nor missed when only declared land
-counts.
-"""
+"""Default of ``min_area_ha`` with ``declared_only``: ten pixels of 10 m."""
 _CLASS_COLUMNS = ("class", "crop:name", "crop:code", "crop_code")
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Panoptic quality, 0..1: PQ = sum of IoU / (found + missed / 2 + invented / 2), and its
-    factors SQ and RQ.
-    """
+    """Panoptic quality, 0-1: PQ = sum of IoU / (found + missed / 2 + invented / 2) = SQ x RQ."""
 
     found: int
+    """True parcels with a match."""
     missed: int
+    """True parcels without a match."""
     invented: int
+    """Parcels without a match."""
     iou_sum: float
+    """Sum of the IoU of the matches."""
 
     @property
     def sq(self) -> float:
-        """Mean IoU of what was found; 0 where nothing was."""
+        """Segmentation quality: mean IoU of the matches; 0 without matches."""
         return self.iou_sum / self.found if self.found else 0.0
 
     @property
     def rq(self) -> float:
-        """F-score of finding; 0 where there is nothing on both sides."""
+        """Recognition quality: F-score of the matches; 0 if both sides are empty."""
         denominator = self.found + 0.5 * (self.missed + self.invented)
         return self.found / denominator if denominator else 0.0
 
     @property
     def pq(self) -> float:
-        """SQ x RQ."""
+        """Panoptic quality: SQ x RQ."""
         return self.sq * self.rq
 
     def to_json(self) -> dict[str, float]:
-        """A JSON-ready dictionary of counts and qualities."""
+        """Return counts and qualities as a JSON-ready dictionary."""
         counts = {"found": self.found, "missed": self.missed, "invented": self.invented}
         return counts | {"iou_sum": self.iou_sum, "sq": self.sq, "rq": self.rq, "pq": self.pq}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was found.
-
-    parcels, true_parcels: how many there are on each side; ``left_out`` true parcels are too small
-    to count. matches: rows of parcel, true parcel, and their IoU, by descending IoU. missed: rows
-    of true parcels. invented: rows of parcels. quality: whatever the class. class_agreement: share
-    of the matches whose two classes are known and equal, None without. by_class: the quality of
-    each class of the truth or of the parcels, empty without classes. notes: what to know of the
-    files, in sentences.
-    """
+    """The result of comparing parcels with true parcels. Rows are positions in the two tables."""
 
     parcels: int
+    """Number of parcels."""
     true_parcels: int
+    """Number of true parcels that count."""
     left_out: int
+    """Number of true parcels that are too small to count."""
     declared_only: bool
+    """Whether parcels count only inside declared land."""
     matches: tuple[tuple[int, int, float], ...]
+    """Row of the parcel, row of the true parcel and their IoU, by descending IoU."""
     missed: tuple[int, ...]
+    """Rows of the true parcels without a match."""
     invented: tuple[int, ...]
+    """Rows of the parcels without a match."""
     quality: Quality
+    """Quality of the outlines, ignoring classes."""
     class_agreement: float | None
+    """Share of the matches with equal classes, 0-1, among those with two known classes; None if
+    there are none.
+    """
     by_class: Mapping[str, Quality]
+    """Quality of each class of the true parcels or of the parcels; empty without classes."""
     notes: tuple[str, ...] = ()
+    """Sentences about the files for the user."""
 
     @property
     def class_pq(self) -> float | None:
         """Mean PQ of the classes, as benchmarks report it; None without classes."""
-        return (
-            float(np.mean([quality.pq for quality in self.by_class.values()]))
-            if self.by_class
-            else None
-        )
+        if not self.by_class:
+            return None
+        return float(np.mean([quality.pq for quality in self.by_class.values()]))
 
-    def to_json(self) -> dict:
-        """A JSON-ready dictionary."""
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers as a JSON-ready dictionary."""
         return {
             "parcels": self.parcels,
             "true_parcels": self.true_parcels,
@@ -130,21 +133,18 @@ class Comparison:
         }
 
     def table(self) -> str:
-        """The numbers for people, a line each."""
+        """Return the numbers as lines of text."""
+        where = " (counted inside declared land)" if self.declared_only else ""
         small = f", {self.left_out} smaller ones left out" if self.left_out else ""
         rows = [
-            (
-                "parcels",
-                f"{self.parcels}"
-                + (" (counted inside declared land)" if self.declared_only else ""),
-            ),
+            ("parcels", f"{self.parcels}{where}"),
             ("true parcels", f"{self.true_parcels}{small}"),
             ("matched", f"{self.quality.found}"),
             ("missed", f"{self.quality.missed}"),
             ("invented", f"{self.quality.invented}"),
             ("mean IoU of matches (SQ)", f"{100 * self.quality.sq:.1f} %"),
             ("recognition (RQ)", f"{100 * self.quality.rq:.1f} %"),
-            ("PQ, whatever the class", f"{100 * self.quality.pq:.1f} %"),
+            ("PQ, ignoring the class", f"{100 * self.quality.pq:.1f} %"),
         ]
         if self.class_agreement is not None:
             rows.append(("matches of the same class", f"{100 * self.class_agreement:.1f} %"))
@@ -154,9 +154,8 @@ class Comparison:
             )
         lines = [f"{name:<28}{value}" for name, value in rows]
         if self.by_class:
-            lines.append(
-                f"\n{'class':<28}{'matched':>8}{'missed':>8}{'invented':>9}{'SQ':>7}{'RQ':>7}{'PQ':>7}"
-            )
+            names = "".join(f"{name:>7}" for name in ("SQ", "RQ", "PQ"))
+            lines.append(f"\n{'class':<28}{'matched':>8}{'missed':>8}{'invented':>9}{names}")
         for name, own in self.by_class.items():
             percents = "".join(f"{100 * value:7.1f}" for value in (own.sq, own.rq, own.pq))
             lines.append(f"{name[:27]:<28}{own.found:>8}{own.missed:>8}{own.invented:>9}{percents}")
@@ -173,22 +172,31 @@ def compare_files(
     declared_only: bool = False,
     min_area_ha: float | None = None,
 ) -> Comparison:
-    """``compare_parcels`` of two files. class_map: a JSON object from classes of the truth to
-    classes of the parcels.
+    """Compare two files of parcels, see ``compare_parcels``.
 
-    Columns of classes that are not named are looked for (class, crop:name, crop:code, crop_code);
-    those of the two files are compared only where at least one was named or both have the same
-    column. Raises ``ParcelsError`` and ``ConfigError``.
+    Classes are compared if both files have the same class column, or if one was named.
+
+    Args:
+        parcels: File of the parcels.
+        truth: File of the true parcels.
+        class_column: Class column of the parcels; by default the first of class, crop:name,
+            crop:code and crop_code that is there.
+        truth_class_column: Class column of the true parcels; likewise.
+        class_map: JSON file: an object from classes of the true parcels to classes of the parcels.
+        declared_only: Whether the true parcels cover part of the land.
+        min_area_ha: Smaller true parcels do not count.
+
+    Raises:
+        ParcelsError: If a file cannot be read or used.
+        ConfigError: If a column or the class map cannot be used.
     """
     found, true = read_parcels(parcels), read_truth(truth)
     if len(found):
         check_place(true, truth, found.geometry, parcels)
     mapping = _read_class_map(Path(class_map)) if class_map else None
     named = class_column or truth_class_column or mapping
-    column, truth_column = (
-        _class_column(found, class_column, parcels),
-        _class_column(true, truth_class_column, truth),
-    )
+    column = _class_column(found, class_column, parcels, "--class-column")
+    truth_column = _class_column(true, truth_class_column, truth, "--truth-class-column")
     comparable = (
         column is not None and truth_column is not None and (named or column == truth_column)
     )
@@ -214,29 +222,40 @@ def compare_parcels(
     declared_only: bool = False,
     min_area_ha: float | None = None,
 ) -> Comparison:
-    """Match parcels with true parcels, in the truth's coordinate system (another one that measures,
-    if that is in degrees).
+    """Match parcels with true parcels.
 
-    classes, truth_classes: class of each row, or None. class_map: true classes in the words of the
-    parcels; true classes that it lacks are compared with nothing. min_area_ha: smaller true parcels
-    do not count, and parcels that match them are excused;
-    None: 0.1 where only declared land counts, else 0.
+    Areas are measured in the coordinate system of the true parcels; if that is in degrees, in the
+    parcels' own or else in a UTM zone.
+
+    Args:
+        parcels: The parcels.
+        truth: The true parcels.
+        classes: Class of each parcel.
+        truth_classes: Class of each true parcel.
+        class_map: From classes of the true parcels to classes of the parcels; true classes that it
+            lacks are unknown.
+        declared_only: Whether the true parcels cover part of the land (see the module).
+        min_area_ha: Smaller true parcels do not count, and parcels that match them are not
+            invented; default 0, or 0.1 with ``declared_only``.
+
+    Raises:
+        ParcelsError: If no coordinate system can be found in which areas can be measured.
     """
     if min_area_ha is None:
         min_area_ha = DECLARED_MIN_AREA_HA if declared_only else 0.0
     outlines_P, outlines_T = _in_one_system(parcels, truth)
     counts_T = shapely.area(outlines_T) >= min_area_ha * SQUARE_METRES_PER_HECTARE * (1 - 1e-9)
     overlap = _Overlap.of(outlines_P, outlines_T)
-    comparison = _whatever_the_class(overlap, counts_T, declared_only)
+    comparison = _compare_outlines(overlap, counts_T, declared_only)
     if classes is None or truth_classes is None:
         return comparison
-    return _with_classes(comparison, _words(classes), _words(truth_classes, class_map))
+    return _compare_classes(
+        comparison, _class_names(classes), _class_names(truth_classes, class_map)
+    )
 
 
-def _whatever_the_class(overlap: _Overlap, counts_T: np.ndarray, declared_only: bool) -> Comparison:
-    """What was found, missed and invented. counts_T: bool, which true parcels are large enough to
-    count.
-    """
+def _compare_outlines(overlap: _Overlap, counts_T: np.ndarray, declared_only: bool) -> Comparison:
+    """Compare without classes. ``counts_T`` (bool): which true parcels are large enough."""
     pairs = _matches(overlap, declared_only)
     matched_P, matched_T = np.zeros(len(overlap.area_P), bool), np.zeros(len(overlap.area_T), bool)
     matched_P[[parcel for parcel, _, _ in pairs]] = True
@@ -263,29 +282,35 @@ def _whatever_the_class(overlap: _Overlap, counts_T: np.ndarray, declared_only: 
 
 @dataclass(frozen=True)
 class _Overlap:
-    """Areas in square metres: of parcels, of true parcels, of their intersections, of parcels
-    inside declared land.
-    """
+    """Areas of parcels, true parcels and their intersections. All areas: float64, square metres."""
 
     area_P: np.ndarray
+    """Area of each parcel."""
     area_T: np.ndarray
+    """Area of each true parcel."""
     parcel_X: np.ndarray
+    """int64: row of the parcel of each pair."""
     true_X: np.ndarray
+    """int64: row of the true parcel of each pair."""
     shared_X: np.ndarray
+    """Area of the intersection of each pair."""
     inside_P: np.ndarray
+    """Area of each parcel inside of declared land (the union of the true parcels)."""
 
     @classmethod
     def of(cls, outlines_P: np.ndarray, outlines_T: np.ndarray) -> _Overlap:
+        """Measure two lists of outlines, in metres."""
         parcel_X, true_X, shared_X = shared_areas(outlines_P, outlines_T)
         area_P = shapely.area(outlines_P)
-        # Declarations may overlap a little; land is not declared twice.
+        # True parcels may overlap slightly, which must not count twice.
         inside_P = np.minimum(np.bincount(parcel_X, shared_X, minlength=len(outlines_P)), area_P)
         return cls(area_P, shapely.area(outlines_T), parcel_X, true_X, shared_X, inside_P)
 
 
 def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, float], ...]:
-    """Pairs with IoU above one half, best first; each parcel and true parcel once, also where
-    outlines of one side overlap.
+    """Return the pairs with an IoU above one half, best first, each parcel in one pair at most.
+
+    Where outlines of one side overlap, one could match twice; the pair with the higher IoU wins.
     """
     size_P = overlap.inside_P if declared_only else overlap.area_P
     union_X = size_P[overlap.parcel_X] + overlap.area_T[overlap.true_X] - overlap.shared_X
@@ -294,11 +319,8 @@ def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, fl
     used_T: set[int] = set()
     matches = []
     for pair in np.argsort(-iou_X, kind="stable"):
-        parcel, true, iou = (
-            int(overlap.parcel_X[pair]),
-            int(overlap.true_X[pair]),
-            float(iou_X[pair]),
-        )
+        parcel, true = int(overlap.parcel_X[pair]), int(overlap.true_X[pair])
+        iou = float(iou_X[pair])
         if iou <= _MATCH:
             break
         if parcel not in used_P and true not in used_T:
@@ -308,96 +330,84 @@ def _matches(overlap: _Overlap, declared_only: bool) -> tuple[tuple[int, int, fl
     return tuple(matches)
 
 
-def _with_classes(
-    comparison: Comparison, words_P: list[str | None], words_T: list[str | None]
+def _compare_classes(
+    comparison: Comparison, class_P: list[str | None], class_T: list[str | None]
 ) -> Comparison:
-    """The comparison with its classes; a match of two classes is missed in the one and invented in
-    the other.
+    """Add the quality of each class.
+
+    A match of different classes is missed in the class of the true parcel and invented in the
+    class of the parcel.
     """
     known = [
-        (words_P[p], words_T[t], iou)
+        (class_P[p], class_T[t], iou)
         for p, t, iou in comparison.matches
-        if words_P[p] and words_T[t]
+        if class_P[p] and class_T[t]
     ]
     agreement = sum(found == true for found, true, _ in known) / len(known) if known else None
-    true_words = {words_T[t] for t in [*comparison.missed, *(t for _, t, _ in comparison.matches)]}
+    names = {class_T[t] for t in [*comparison.missed, *(t for _, t, _ in comparison.matches)]}
+    names |= {class_P[p] for p in comparison.invented}
     by_class = {}
-    for name in sorted(
-        word for word in true_words | {words_P[p] for p in comparison.invented} if word
-    ):
+    for name in sorted(name for name in names if name):
         ious = [iou for found, true, iou in known if found == true == name]
-        missed = sum(words_T[t] == name for t in comparison.missed) + sum(
-            true == name != found for found, true, _ in known
-        )
-        invented = sum(words_P[p] == name for p in comparison.invented)
+        missed = sum(class_T[t] == name for t in comparison.missed)
+        missed += sum(true == name != found for found, true, _ in known)
+        invented = sum(class_P[p] == name for p in comparison.invented)
         invented += sum(found == name != true for found, true, _ in known)
         by_class[name] = Quality(len(ious), missed, invented, sum(ious))
     return replace(comparison, class_agreement=agreement, by_class=by_class)
 
 
-def _words(classes: pd.Series, class_map: Mapping[str, str] | None = None) -> list[str | None]:
-    """Classes as text that compares: 1110, 1110.0 and " 1110" are one; None where there is none."""
-    words: list[str | None] = []
+def _class_names(
+    classes: pd.Series, class_map: Mapping[str, str] | None = None
+) -> list[str | None]:
+    """Return classes as comparable text, None for unknown ones: 1110, 1110.0 and " 1110" agree."""
+    names: list[str | None] = []
     for value in classes:
         if np.ndim(value) == 0 and pd.isna(value):
-            words.append(None)
+            names.append(None)
             continue
-        text = (
-            str(int(value))
-            if isinstance(value, float) and value.is_integer()
-            else str(value).strip()
-        )
+        whole = isinstance(value, float) and value.is_integer()
+        text = str(int(value) if whole else value).strip()
         mapped = text if class_map is None else class_map.get(text)
-        words.append(None if mapped is None else mapped.casefold())
-    return words
+        names.append(None if mapped is None else mapped.casefold())
+    return names
 
 
 def _in_one_system(
     parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return the valid outlines of both tables in one coordinate system, in metres."""
     crs = truth.crs if not truth.crs.is_geographic else parcels.crs
     if crs.is_geographic:
-        crs = _measuring_system(truth)
+        try:
+            crs = truth.estimate_utm_crs()
+        except RuntimeError as error:
+            raise ParcelsError(
+                "Parcels and true parcels are in degrees, and there is no UTM zone where they lie."
+                " Convert one of them to metres, e.g. with to_crs of geopandas."
+            ) from error
     return valid_outlines(parcels.to_crs(crs)), valid_outlines(truth.to_crs(crs))
 
 
-def _measuring_system(parcels: gpd.GeoDataFrame) -> CRS:
-    """The UTM zone of parcels in degrees."""
-    try:
-        return parcels.estimate_utm_crs()
-    except RuntimeError as error:
-        raise ParcelsError(
-            "parcels and true parcels in degrees, where there is no UTM zone",
-            "one of them in metres",
-            "parcels.to_crs(...) in geopandas",
-        ) from error
-
-
-def _class_column(parcels: gpd.GeoDataFrame, named: str | None, path: Path | str) -> str | None:
+def _class_column(
+    parcels: gpd.GeoDataFrame, named: str | None, path: Path | str, option: str
+) -> str | None:
     if named is not None and named not in parcels.columns:
         raise ConfigError(
-            f"{path} has no column {named!r}",
-            f"one of {', '.join(map(str, parcels.columns))}",
-            "name the column of the classes",
+            f"{path} has no column {named!r}. Set {option} to one of"
+            f" {', '.join(map(str, parcels.columns))}."
         )
     return named or next((column for column in _CLASS_COLUMNS if column in parcels.columns), None)
 
 
 def _read_class_map(path: Path) -> dict[str, str]:
+    example = 'Write a JSON object such as {"1110": "soft winter wheat"}.'
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error})",
-            "a JSON object",
-            'write one such as {"1110": "soft winter wheat"}',
-        ) from error
+        raise ConfigError(f"{path} cannot be read ({error}). {example}") from error
     if not isinstance(mapping, dict) or not all(
         isinstance(value, str) for value in mapping.values()
     ):
-        raise ConfigError(
-            f"{path} holds no table of text",
-            "a JSON object",
-            'write one such as {"1110": "soft winter wheat"}',
-        )
+        raise ConfigError(f"{path} holds no object whose values are text. {example}")
     return mapping

@@ -1,7 +1,6 @@
-"""What a report shows, as numbers: a picture in true colour, outlines in its pixels, NDVI curves of
-parcels.
+"""Images, outlines and NDVI curves for the report of a map.
 
-Shape suffixes: T dates, H W pixels.
+Shape suffixes: T dates, H W pixels, P pixels of a parcel.
 """
 
 from __future__ import annotations
@@ -31,40 +30,45 @@ _SMALLEST_SIDE = 640
 
 @dataclass(frozen=True)
 class Curve:
-    """NDVI of a parcel: ``dates``, mean and quartiles of its pixels (NaN where it has no data), and
-    whether it is in cloud.
-    """
+    """NDVI of a parcel over a season."""
 
     dates: list[str]
+    """The dates, as YYYY-MM-DD."""
     mean_T: np.ndarray
+    """float64: mean over the parcel's pixels, NaN where there are no data."""
     low_T: np.ndarray
+    """float64: first quartile of the pixels."""
     high_T: np.ndarray
+    """float64: third quartile of the pixels."""
     cloudy_T: np.ndarray
+    """bool: whether the parcel is in cloud or shadow."""
 
 
 def clearest_date(season: Season) -> int:
-    """Place of the date for the picture: of those nearly as clear as the clearest, the one nearest
-    to mid June.
+    """Return the position of a clear date near midsummer.
+
+    It is the one nearest to 15 June among those within 0.03 of the highest clear share.
     """
     nearly = np.flatnonzero(season.clear_T >= season.clear_T.max() - 0.03)
     june = np.datetime64(f"{season.harvest_year}-06-15")
     return int(nearly[np.abs(season.dates_T[nearly] - june).argmin()])
 
 
-def true_colour(cube: xr.Dataset, place: int) -> str:
-    """A date of a checked cube as a data URI of a JPEG, stretched so that land is well lit; light
-    grey without data.
+def true_colour(cube: xr.Dataset, position: int) -> str:
+    """Return one date of a checked cube as a true-colour JPEG, in a data URI.
+
+    Brightness is stretched so that land is well lit; pixels without data are light grey.
     """
     step = max(1, max(cube.sizes["y"], cube.sizes["x"]) // _LONGEST_SIDE)
-    part = cube.isel(time=place, y=slice(None, None, step), x=slice(None, None, step))
+    part = cube.isel(time=position, y=slice(None, None, step), x=slice(None, None, step))
     bands_HW3 = np.stack([part[band].values for band in ("B04", "B03", "B02")], axis=-1)
     data_HW = (np.isfinite(bands_HW3) & (bands_HW3 != 0)).all(axis=-1)
-    picture_HW3 = np.full(bands_HW3.shape, 225, np.uint8)
+    colours_HW3 = np.full(bands_HW3.shape, 225, np.uint8)
     if data_HW.any():
         low, high = np.percentile(bands_HW3[data_HW], (1, 98))
         lit = np.clip((bands_HW3[data_HW] - 0.8 * low) / max(high - 0.8 * low, 1), 0, 1) ** 0.75
-        picture_HW3[data_HW] = (255 * lit).astype(np.uint8)
-    image = Image.fromarray(picture_HW3)
+        colours_HW3[data_HW] = (255 * lit).astype(np.uint8)
+    image = Image.fromarray(colours_HW3)
     enlarge = max(1, -(-_SMALLEST_SIDE // max(image.size)))
     image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.BICUBIC)
     stream = io.BytesIO()
@@ -72,28 +76,10 @@ def true_colour(cube: xr.Dataset, place: int) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def svg_paths(outlines: np.ndarray, transform: Affine) -> list[str]:
-    """The ``d`` attribute of each outline in pixels of the grid, to a tenth of a pixel."""
-    inverse = ~transform
-    matrix = np.array([[inverse.a, inverse.d], [inverse.b, inverse.e]])
-    return [
-        _svg_path(shapely.transform(outline, lambda xy: xy @ matrix + (inverse.c, inverse.f)))
-        for outline in outlines
-    ]
+def class_image(path: Path, background: int) -> str:
+    """Return a class raster in its own colours, reduced in size, as a PNG in a data URI.
 
-
-def _svg_path(outline: shapely.Geometry) -> str:
-    pieces = []
-    for ring in shapely.get_rings(shapely.get_parts(outline)):
-        points = [f"{x:.1f} {y:.1f}" for x, y in shapely.get_coordinates(ring)[:-1].tolist()]
-        pieces.append("M" + "L".join(points) + "Z")
-    return "".join(pieces)
-
-
-def class_picture(path: Path, background: int) -> str:
-    """A raster of classes from its overviews, in its own colours, as a data URI of a PNG.
-
-    It is see-through where there are no data or the class is ``background``.
+    Pixels without data and those of class ``background`` are transparent.
     """
     with rasterio.open(path) as source:
         step = max(1, max(source.shape) / _LONGEST_SIDE)
@@ -108,44 +94,58 @@ def class_picture(path: Path, background: int) -> str:
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
+def svg_paths(outlines: np.ndarray, transform: Affine) -> list[str]:
+    """Return the ``d`` attribute of each outline, in pixels of the grid, to 0.1 pixels."""
+    inverse = ~transform
+    matrix = np.array([[inverse.a, inverse.d], [inverse.b, inverse.e]])
+    paths = []
+    for outline in outlines:
+        pixels = shapely.transform(outline, lambda xy: xy @ matrix + (inverse.c, inverse.f))
+        pieces = []
+        for ring in shapely.get_rings(shapely.get_parts(pixels)):
+            points = [f"{x:.1f} {y:.1f}" for x, y in shapely.get_coordinates(ring)[:-1].tolist()]
+            pieces.append("M" + "L".join(points) + "Z")
+        paths.append("".join(pieces))
+    return paths
+
+
 def ndvi_curve(cube: xr.Dataset, outline: shapely.Geometry) -> Curve:
-    """(B08 - B04) / (B08 + B04) of the pixels inside an outline, on every date of a checked
-    cube.
+    """Return the NDVI, (B08 - B04) / (B08 + B04), of the pixels inside an outline.
+
+    Args:
+        cube: A checked cube.
+        outline: Polygon in the coordinate system of the cube.
     """
     grid = cube.odc.geobox
     left, bottom, right, top = shapely.bounds(outline).tolist()
-    (first_x, first_y), (last_x, last_y) = (
-        ~grid.affine * (left, top),
-        ~grid.affine * (right, bottom),
-    )
+    first_x, first_y = ~grid.affine * (left, top)
+    last_x, last_y = ~grid.affine * (right, bottom)
     rows = slice(max(int(first_y), 0), min(int(np.ceil(last_y)), grid.shape[0]))
     columns = slice(max(int(first_x), 0), min(int(np.ceil(last_x)), grid.shape[1]))
     part = cube.isel(y=rows, x=columns)
     shape_HW = part.sizes["y"], part.sizes["x"]
     corner = grid.affine * Affine.translation(columns.start, rows.start)
-    inside_HW = ~geometry_mask(
-        [outline], shape_HW, corner, all_touched=shape_HW[0] * shape_HW[1] < 9
-    )
+    # A tiny parcel may contain no pixel's centre.
+    tiny = shape_HW[0] * shape_HW[1] < 9
+    inside_HW = ~geometry_mask([outline], shape_HW, corner, all_touched=tiny)
     near_TP, red_TP, blue_TP = (part[band].values[:, inside_HW] for band in ("B08", "B04", "B02"))
-    data_TP = (
-        np.isfinite(near_TP + red_TP) & (near_TP + red_TP > 0) & (near_TP != 0) & (red_TP != 0)
-    )
+    sum_TP = near_TP + red_TP
+    data_TP = np.isfinite(sum_TP) & (sum_TP > 0) & (near_TP != 0) & (red_TP != 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ndvi_TP = np.where(data_TP, (near_TP - red_TP) / (near_TP + red_TP), np.nan)
-    quartiles = pd.DataFrame(ndvi_TP.T).quantile([0.25, 0.75]).to_numpy()
+        ndvi_TP = np.where(data_TP, (near_TP - red_TP) / sum_TP, np.nan)
+    # pandas, because numpy warns of dates without data.
+    ndvi = pd.DataFrame(ndvi_TP.T)
+    quartiles = ndvi.quantile([0.25, 0.75]).to_numpy()
     if SCENE_CLASSIFICATION in part:
-        cloudy_T = (
-            np.isin(part[SCENE_CLASSIFICATION].values[:, inside_HW], CLEAR_CLASSES).mean(axis=1)
-            < 0.5
-        )
+        scene_TP = part[SCENE_CLASSIFICATION].values[:, inside_HW]
+        cloudy_T = np.isin(scene_TP, CLEAR_CLASSES).mean(axis=1) < 0.5
     else:
         # Clouds are bright in blue; a date without data has no mean and counts as clear.
         blue_T = pd.DataFrame(blue_TP.T).mean().to_numpy()
         cloudy_T = np.nan_to_num(blue_T) > CLOUD_REFLECTANCE
-    mean_T = pd.DataFrame(ndvi_TP.T).mean().to_numpy()
     return Curve(
         cube["time"].dt.strftime("%Y-%m-%d").values.tolist(),
-        mean_T,
+        ndvi.mean().to_numpy(),
         quartiles[0],
         quartiles[1],
         cloudy_T,

@@ -1,9 +1,12 @@
-"""How a map is made and refined. No heavy import in here, so that ``--help`` stays quick."""
+"""Options of ``panoseg map`` and ``panoseg refine``.
+
+Nothing heavy is imported here, so that ``--help`` stays quick.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -12,51 +15,48 @@ from panoseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class MapOptions:
-    """How a map is made."""
+    """Options that change a map."""
 
     year: int | None = None
-    """Harvest year; without it the one that most dates of the cube belong to."""
+    """Harvest year. Default: the year to which most dates of the cube belong."""
     min_clear: float = 0.1
-    """Dates that show the ground on less than this share of the area are left out; other clouds
-    stay in, as in training.
+    """Skip dates on which less than this share of the area shows the ground, 0-1. Clouds on the
+    other dates stay in, as in training.
     """
     max_dates: int = 60
-    """At most so many dates are used, the clearest of each stretch of the season."""
+    """Maximum number of dates; of dates close together, the clearest are kept."""
     min_dates: int = 2
-    """With fewer usable dates there is no map."""
+    """Minimum number of usable dates; with fewer no map is made."""
     tile: int = 128
-    """Side of the tiles in pixels: what the network sees at once; best as in training."""
+    """Side of the tiles in pixels: the size of image that the network sees. Best as in training."""
     overlap: int = 40
-    """Pixels that neighbouring tiles share at least; parcels are recognised in them, so they should
-    hold one.
+    """Minimum overlap of neighbouring tiles in pixels. Parcels are matched there, so it should be
+    about the width of a parcel.
     """
     tta: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 4
     """Number of test-time augmentations (flips and rotations) per tile, 1-8. Runtime grows
     linearly.
     """
     min_area_ha: float = 0.05
-    """Smaller parcels, and smaller crumbs beside a parcel, are taken out."""
+    """Minimum area in hectares of a parcel and of each of its parts; smaller ones are removed."""
     simplify: float = 1.0
-    """How far borders are simplified, in pixels; 0 keeps the steps of the pixels."""
+    """Tolerance in pixels by which outlines are simplified; 0 keeps the exact pixel edges."""
     device: str = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
+    """Device of the network: auto, cpu, cuda, cuda:1 or mps."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the network: bfloat16 is faster where the processor has it, and moves a few
+    """Arithmetic of the network. bfloat16 is faster on processors that support it and changes a few
     pixels.
     """
     gpkg: bool = False
-    """Write parcels.gpkg as well."""
+    """Also write parcels.gpkg."""
     pmtiles: bool = False
-    """Write parcels.pmtiles as well: vector tiles for maps on web pages."""
+    """Also write parcels.pmtiles: vector tiles for web maps."""
     rows_per_file: int = 100_000
-    """With more parcels, parcels.parquet is a folder of files of so many."""
+    """Maximum number of parcels in one file; with more, parcels.parquet is a folder of files."""
 
     def __post_init__(self) -> None:
-        if self.year is not None and not 1985 <= self.year <= 2200:
-            raise ConfigError(
-                f"year {self.year}", "the year of a harvest, 1985 to 2200", "change --year"
-            )
         for name, low, high in (
+            ("year", 1985, 2200),
             ("min_clear", 0, 1),
             ("max_dates", 1, 10_000),
             ("min_dates", 1, 10_000),
@@ -68,82 +68,75 @@ class MapOptions:
             ("rows_per_file", 1, 10_000_000),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(
-                    f"{name} {value}", f"{low} to {high}", f"change --{name.replace('_', '-')}"
-                )
+            if value is not None and not low <= value <= high:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option} must be from {low} to {high}, not {value}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options by the names that files use, in which ``tta`` is ``views``."""
+        return {"views" if name == "tta" else name: value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where a map is made, which does not change it."""
+    """Options that say where a map is computed; they do not change it."""
 
     workers: int = 1
-    """So many processes on this machine share the work; 1: this one alone."""
+    """Number of processes on this machine."""
     dask: str | None = None
-    """Address of the scheduler of a dask cluster that does the work, e.g. tcp://scheduler:8786; its
-    workers must find the cube under the same path.
+    """Address of the scheduler of a dask cluster that computes the map, e.g. tcp://scheduler:8786.
+    Its workers must find the cube under the same path.
     """
 
     def __post_init__(self) -> None:
         if not 1 <= self.workers <= 1024:
-            raise ConfigError(f"workers {self.workers}", "1 to 1024", "change --workers")
+            raise ConfigError(f"--workers must be from 1 to 1024, not {self.workers}.")
         if self.dask is not None and self.workers != 1:
             raise ConfigError(
-                "--workers with --dask",
-                "one of both",
-                "leave out --workers: the cluster has its own",
+                "Pass either --workers or --dask, not both: a cluster has its own workers."
             )
 
     @property
     def local(self) -> bool:
-        """Whether this process does all of it."""
+        """Whether this process computes the whole map."""
         return self.dask is None and self.workers == 1
 
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """How parcels get one class each."""
+    """How each parcel gets one class."""
 
     rule: Literal["hard", "soft"] = "hard"
-    """hard: the class with the largest share of the parcel's area; soft: the class with the largest
+    """hard: the class with the largest share of the parcel's area. soft: the class with the highest
     mean probability.
     """
     min_background: float | None = None
-    """The background is chosen only above this share (without it 0.75) or mean probability
-    (0.7).
+    """Choose the background only above this share of the area (default 0.75) or mean probability
+    (default 0.7).
     """
     ties: Literal["higher", "lower"] | None = None
-    """Of classes with equal shares, the one with this number; without it the higher by the hard
-    rule, the lower by the soft.
+    """Which class number wins between equal shares. Default: the higher with the hard rule, the
+    lower with the soft rule.
     """
     outside: Literal["background", "keep"] = "background"
-    """Pixels of no parcel, or of one without a class: background, or what they were."""
+    """Pixels outside of all parcels, or in a parcel without a class: set to background, or keep."""
     background: int = 0
-    """The number of the background class."""
+    """Number of the background class, 0-254."""
 
     def __post_init__(self) -> None:
         if self.min_background is not None and not 0 <= self.min_background <= 1:
-            raise ConfigError(
-                f"min_background {self.min_background}", "0 to 1", "change --min-background"
-            )
+            raise ConfigError(f"--min-background must be from 0 to 1, not {self.min_background}.")
         if not 0 <= self.background <= 254:
-            raise ConfigError(
-                f"background {self.background}", "a class from 0 to 254", "change --background"
-            )
+            raise ConfigError(f"--background must be a class from 0 to 254, not {self.background}.")
 
     @property
     def background_threshold(self) -> float:
-        """What the background's share must exceed."""
-        return (
-            self.min_background
-            if self.min_background is not None
-            else 0.75
-            if self.rule == "hard"
-            else 0.7
-        )
+        """Share of the area or mean probability that the background must exceed to be chosen."""
+        if self.min_background is not None:
+            return self.min_background
+        return 0.75 if self.rule == "hard" else 0.7
 
     @property
     def higher_wins(self) -> bool:
-        """Whether the higher of two classes with equal shares is chosen."""
+        """Whether the higher class number wins between equal shares."""
         return (self.ties or ("higher" if self.rule == "hard" else "lower")) == "higher"

@@ -1,15 +1,14 @@
-"""``item.json``: a map as a STAC item, with the model that made it.
+"""The files of a map: parcels, rasters, report.html, map.json and item.json.
 
-Fields: STAC 1.1; Machine Learning Model extension 1.4 (stac-extensions/mlm @ 103a77a,
-json-schema/schema.json and examples); projection 2.0, processing 1.2 and classification 2.0.
-Addresses of files are relative to the item, that of the weights is absolute.
+``item.json`` is a STAC 1.1 item with the extensions Machine Learning Model 1.4, projection 2.0,
+processing 1.2 and classification 2.0. Links to files are relative to the item, except that to the
+weights, which is absolute.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,21 @@ import pystac
 import shapely
 import torch
 from odc.geo.geobox import GeoBox
+from pystac.extensions.classification import Classification, ClassificationExtension
+from pystac.extensions.mlm import (
+    AssetGeneralMLMExtension,
+    Hyperparameters,
+    InputStructure,
+    MLMExtension,
+    ModelInput,
+    ModelOutput,
+    ResultStructure,
+    TaskType,
+    ValueScaling,
+    ValueScalingType,
+)
+from pystac.extensions.projection import ProjectionExtension
+from pystac.extensions.raster import DataType
 from shapely.geometry.base import BaseGeometry
 
 import panoseg
@@ -28,7 +42,7 @@ from panoseg.cube.check import report_of
 from panoseg.cube.season import Season
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.assemble import Assembled
-from panoseg.maps.compare import Comparison, compare_parcels
+from panoseg.maps.compare import compare_parcels
 from panoseg.maps.inputs import MapInputs
 from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import OutlineFiles, to_map
@@ -46,19 +60,22 @@ from panoseg.maps.report import ReportContent, render_report, summarise
 from panoseg.models.weights import Weights
 from panoseg.panoptic.panoptic import Segments
 
-_EXTENSIONS = [
-    "https://stac-extensions.github.io/mlm/v1.4.0/schema.json",
-    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
-    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
-    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
-]
-_TASKS = ["panoptic-segmentation", "instance-segmentation"]
-_COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+SHIPPED_NOTE = (
+    "No weights were given, so the map was made with the weights in the package, which were trained"
+    " on simulated seasons."
+)
+_MIN_GROWING_DATES = 4
+_ROWS_AT_ONCE = 16_384
+"""Parcels in one piece of a table: each takes about 5 kB of memory while it is written."""
+_PROCESSING_SCHEMA = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
+_TASKS = [TaskType.PANOPTIC_SEGMENTATION, TaskType.INSTANCE_SEGMENTATION]
 _MEDIA_TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".gpkg": "application/geopackage+sqlite3",
+    ".pmtiles": "application/vnd.pmtiles",
+    ".html": "text/html",
+    ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
 }
-_MEDIA_TYPES |= {".pmtiles": "application/vnd.pmtiles", ".html": "text/html", ".tif": _COG}
 _TITLES = {
     "parcels.parquet": "Parcels with classes",
     "parcels.gpkg": "Parcels with classes, as a GeoPackage",
@@ -66,224 +83,36 @@ _TITLES = {
     "segments.tif": "The parcel of each pixel",
     "classes.tif": "The class of each pixel",
     "confidence.tif": "The confidence of each pixel's parcel in percent",
-    "report.html": "The map to look at",
+    "report.html": "Report with map, charts and scores",
 }
-
-
-def map_item(
-    title: str,
-    grid: GeoBox,
-    season: Season,
-    weights: Weights,
-    weights_folder: str | None,
-    options: MapOptions,
-    out: Path,
-) -> dict[str, Any]:
-    """The item of a map whose files lie in ``out``, JSON-ready. weights_folder: where the weights
-    lie, if they lie anywhere.
-    """
-    outline, box = _footprint(grid)
-    first, last = (
-        datetime.combine(day.astype(object), datetime.min.time(), UTC)
-        for day in season.dates_T[[0, -1]]
-    )
-    item = pystac.Item(
-        id=f"{title}-{season.harvest_year}",
-        geometry=shapely.geometry.mapping(outline),
-        bbox=box,
-        datetime=None,
-        start_datetime=first,
-        end_datetime=last,
-        properties={
-            "title": f"Parcels of the {season.harvest_year} harvest, {title}",
-            **_projection(grid),
-            "processing:software": {"panoseg": panoseg.__version__},
-            **_model(weights, options, len(season.days_T)),
-        },
-        stac_extensions=_EXTENSIONS,
-    )
-    for name, asset in _assets(out, weights.card.classes).items():
-        item.add_asset(name, asset)
-    item.add_asset("model", _model_asset(weights_folder))
-    return item.to_dict(include_self_link=False)
-
-
-def _footprint(grid: GeoBox) -> tuple[BaseGeometry, list[float]]:
-    """Outline and box of a grid in degrees; over the date line two polygons, and a box whose west
-    is greater than its east (RFC 7946, sections 3.1.9 and 5.2).
-    """
-    outline = grid.extent.to_crs("EPSG:4326").geom
-    west, south, east, north = outline.bounds
-    if east - west <= 180:
-        return outline, [west, south, east, north]
-    whole = shapely.transform(
-        outline, lambda places: np.column_stack([places[:, 0] % 360, places[:, 1]])
-    )
-    eastern, western = (
-        whole.intersection(shapely.box(0, -90, 180, 90)),
-        whole.intersection(shapely.box(180, -90, 360, 90)),
-    )
-    western = shapely.transform(western, lambda places: places - (360, 0))
-    return shapely.union_all([eastern, western]), [
-        eastern.bounds[0],
-        south,
-        western.bounds[2],
-        north,
-    ]
-
-
-def _projection(grid: GeoBox) -> dict[str, Any]:
-    crs = grid.crs
-    if crs is None:
-        raise ValueError("a grid without a coordinate system")
-    known = (
-        {"proj:code": f"EPSG:{crs.epsg}"}
-        if crs.epsg
-        else {"proj:code": None, "proj:wkt2": crs.to_wkt()}
-    )
-    return known | {"proj:shape": list(grid.shape), "proj:transform": list(grid.affine)[:6]}
-
-
-def _model(weights: Weights, options: MapOptions, dates: int) -> dict[str, Any]:
-    """What the extension says of a model. The number of dates of an input is any (-1); the map used
-    ``dates``.
-    """
-    card = weights.card
-    normalisation = card.known_normalisation()
-    pairs = zip(normalisation.mean, normalisation.std, strict=True)
-    scaling = [{"type": "z-score", "mean": mean, "stddev": deviation} for mean, deviation in pairs]
-    seen = {"shape": [1, -1, len(card.bands), options.tile, options.tile], "data_type": "float32"}
-    found = {
-        "shape": [1, options.tile, options.tile],
-        "dim_order": ["batch", "height", "width"],
-        "data_type": "int32",
-    }
-    return {
-        "mlm:name": card.model.name,
-        "mlm:architecture": card.model.title,
-        "mlm:framework": "PyTorch",
-        "mlm:framework_version": torch.__version__.split("+")[0],
-        "mlm:tasks": _TASKS,
-        "mlm:total_parameters": sum(tensor.numel() for tensor in weights.state.values()),
-        "mlm:pretrained": True,
-        "mlm:pretrained_source": card.trained_on or "not stated",
-        "mlm:input": [
-            {
-                "name": "a season of Sentinel-2, reflectance x 10 000",
-                "bands": list(card.bands),
-                "input": {**seen, "dim_order": ["batch", "time", "channel", "height", "width"]},
-                "value_scaling": scaling,
-            }
-        ],
-        "mlm:output": [
-            {
-                "name": "parcels",
-                "tasks": _TASKS,
-                "result": found,
-                "classification:classes": _classes(card.classes),
-            }
-        ],
-        "mlm:hyperparameters": {
-            "tile": options.tile,
-            "overlap": options.overlap,
-            "views": options.tta,
-            "dates": dates,
-        },
-    }
-
-
-def _classes(table: ClassTable) -> list[dict[str, Any]]:
-    return [
-        {
-            "value": entry.id,
-            "name": entry.name,
-            "description": entry.name,
-            "color_hint": entry.colour[1:].upper(),
-        }
-        for entry in table.classes
-    ]
-
-
-def _assets(out: Path, table: ClassTable) -> dict[str, pystac.Asset]:
-    """The files of a map that are there; each file of parcels is one."""
-    assets = {}
-    for name, title in _TITLES.items():
-        path = out / name
-        if path.is_dir():
-            for part in sorted(path.iterdir()):
-                assets[part.stem] = pystac.Asset(
-                    f"./{name}/{part.name}", title, None, _MEDIA_TYPES[path.suffix], ["data"]
-                )
-        elif path.exists():
-            roles = ["overview"] if path.suffix == ".html" else ["data"]
-            assets[name.replace(".parquet", "").replace(".", "-")] = pystac.Asset(
-                f"./{name}", title, None, _MEDIA_TYPES[path.suffix], roles
-            )
-    assets["classes-tif"].extra_fields["classification:classes"] = _classes(table)
-    assets["map"] = pystac.Asset(
-        "./map.json", "How the map was made", None, pystac.MediaType.JSON, ["metadata"]
-    )
-    return assets
-
-
-def _model_asset(folder: str | None) -> pystac.Asset:
-    """The weights where they lie; else the card of the model, in map.json."""
-    if folder is not None and (Path(folder) / "model.safetensors").is_file():
-        # Absolute, because readers take other addresses for those beside the item.
-        media, href, kind = (
-            "application/octet-stream",
-            str((Path(folder) / "model.safetensors").resolve()),
-            "safetensors",
-        )
-    else:
-        media, href, kind = pystac.MediaType.JSON, "./map.json", "card"
-    return pystac.Asset(href, "The model", None, media, ["mlm:model"], {"mlm:artifact_type": kind})
-
-
-SHIPPED_NOTE = (
-    "No weights were given: the ones in the package were used, which were trained on simulated"
-    " seasons."
-)
-_FEW_DATES = 4
-_ROWS_AT_ONCE = 16_384
-"""A parcel takes about five thousand bytes while it is written."""
 
 
 def write_map(
     out: Path, given: MapInputs, assembled: Assembled, outlines: OutlineFiles
 ) -> ReportContent:
-    """Write all files of a map into ``out``; each appears whole or not at all.
+    """Write all files of a map into ``out``, each atomically, and return the report's content.
 
-    What an earlier start with other options wrote goes. Gives what the report says.
+    Files that only an earlier start with other options wrote are removed.
     """
     _write_parcels(out, given, assembled.segments, outlines)
-    rasters = {
-        "classes": assembled.class_raster,
-        "segments": assembled.segment_raster,
-        "confidence": assembled.confidence_raster,
-    }
-    for name, raster in rasters.items():
-        write_cog(out / f"{name}.tif", raster, given.cube.odc.geobox)
-    content = _content(given, assembled, out)
+    grid = given.cube.odc.geobox
+    write_cog(out / "classes.tif", assembled.class_raster, grid)
+    write_cog(out / "segments.tif", assembled.segment_raster, grid)
+    write_cog(out / "confidence.tif", assembled.confidence_raster, grid)
+    content = _report_content(given, assembled, out)
     write_text(out / "report.html", render_report(content))
     write_json(out / "map.json", _record(content))
-    grid = given.cube.odc.geobox
-    write_json(
-        out / "item.json",
-        map_item(
-            given.title, grid, given.season, given.weights, given.weights_name, given.options, out
-        ),
+    item = map_item(
+        given.title, grid, given.season, given.weights, given.weights_name, given.options, out
     )
+    write_json(out / "item.json", item)
     return content
 
 
 def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: OutlineFiles) -> None:
-    """parcels.parquet, a file or a folder, and its other forms where they are asked for."""
-    path, things, most = (
-        out / "parcels.parquet",
-        np.flatnonzero(segments.is_thing),
-        given.options.rows_per_file,
-    )
+    """Write parcels.parquet, a file or a folder of files, and the other formats on request."""
+    path, things = out / "parcels.parquet", np.flatnonzero(segments.is_thing)
+    most = given.options.rows_per_file
     parts = (
         _pieces(given, segments, outlines, things[start : start + most])
         for start in range(0, max(len(things), 1), most)
@@ -295,25 +124,23 @@ def _write_parcels(out: Path, given: MapInputs, segments: Segments, outlines: Ou
         write_partitions(parts, path)
     else:
         write_geoparquet(next(parts), path)
+    gpkg, pmtiles = out / "parcels.gpkg", out / "parcels.pmtiles"
     if given.options.gpkg:
-        write_geopackage(read_geoparquet(path), out / "parcels.gpkg")
+        write_geopackage(read_geoparquet(path), gpkg)
     else:
-        _remove(out / "parcels.gpkg")
+        _remove(gpkg)
     if given.options.pmtiles:
-        write_pmtiles(
-            read_geoparquet(path), out / "parcels.pmtiles", given.cube.odc.geobox.crs.to_wkt()
-        )
+        write_pmtiles(read_geoparquet(path), pmtiles, given.cube.odc.geobox.crs.to_wkt())
     else:
-        _remove(out / "parcels.pmtiles")
+        _remove(pmtiles)
 
 
 def _pieces(
     given: MapInputs, segments: Segments, outlines: OutlineFiles, things: np.ndarray
 ) -> Iterator[gpd.GeoDataFrame]:
-    """The parcels of some rows of the table, so many at a time as are held in memory; at least one
-    piece.
-    """
+    """Yield the table of some segments in pieces that fit in memory; at least one piece."""
     grid, card, season = given.cube.odc.geobox, given.weights.card, given.season
+    details = f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates"
     for start in range(0, max(len(things), 1), _ROWS_AT_ONCE):
         rows = segments.take(things[start : start + _ROWS_AT_ONCE])
         yield parcel_table(
@@ -322,18 +149,34 @@ def _pieces(
             grid.crs.to_wkt(),
             card.classes,
             observed=season.dates_T[-1],
-            details=(
-                f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates"
-            ),
+            details=details,
         )
 
 
-def _content(given: MapInputs, assembled: Assembled, out: Path) -> ReportContent:
-    """All that is said of a map whose parcels and rasters lie in ``out``."""
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def _report_content(given: MapInputs, assembled: Assembled, out: Path) -> ReportContent:
+    """Return what the report says of a map whose parcels and rasters lie in ``out``."""
     path, comparison, invented = out / "parcels.parquet", None, None
     if given.truth is not None:
         parcels = gpd.read_parquet(path)
-        comparison = _compared(parcels, given.truth, given.declared_only)
+        # Classes are compared only if the true parcels have our column.
+        classified = "class" in given.truth.columns
+        comparison = compare_parcels(
+            parcels,
+            given.truth,
+            classes=parcels["class"] if classified else None,
+            truth_classes=given.truth["class"] if classified else None,
+            declared_only=given.declared_only,
+        )
         invented = parcels.iloc[list(comparison.invented)]
     summary = summarise(read_geoparquet(path))
     return ReportContent(
@@ -353,33 +196,27 @@ def _content(given: MapInputs, assembled: Assembled, out: Path) -> ReportContent
     )
 
 
-def _compared(
-    parcels: gpd.GeoDataFrame, truth: gpd.GeoDataFrame, declared_only: bool
-) -> Comparison:
-    """The comparison, of classes too where the truth speaks of them by the same column."""
-    classes = (parcels["class"], truth["class"]) if "class" in truth.columns else (None, None)
-    return compare_parcels(
-        parcels, truth, classes=classes[0], truth_classes=classes[1], declared_only=declared_only
-    )
-
-
 def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]:
-    """What a reader should know before the numbers, a sentence each. data_share: of the land that
-    is mapped, 0..1.
+    """Return what a reader should know before the numbers, a sentence each.
+
+    Args:
+        given: The map's inputs.
+        data_share: Share of the mapped pixels that have data, 0-1.
+        parcels: Number of parcels.
     """
     season = given.season
     notes = [SHIPPED_NOTE] if given.weights_name is None else []
     if season.left_out:
         dates = len(season.left_out) + len(season.days_T)
         notes.append(
-            f"{len(season.left_out)} of {dates} dates were left out; the report says which, and"
-            " why."
+            f"{len(season.left_out)} of {dates} dates were left out; the report lists them with"
+            " the reasons."
         )
     spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())
-    if growing < _FEW_DATES:
+    if growing < _MIN_GROWING_DATES:
         notes.append(
-            f"Only {growing} dates lie between April and September: classes are uncertain."
+            f"Only {growing} dates lie between April and September, so classes are uncertain."
         )
     if data_share < 1:
         notes.append(f"{1 - data_share:.1%} of the area has no data on any date and no parcel.")
@@ -389,25 +226,15 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
     return (*notes, *(fetched.sentences if fetched else ()), *left_out_notes(given.truth))
 
 
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise output_error(path, error) from error
-
-
 def _record(content: ReportContent) -> dict[str, Any]:
-    """How the map was made, JSON-ready."""
+    """Return map.json: how the map was made."""
     season, fetched = content.season, report_of(content.cube, content.source)
     return {
         "panoseg": panoseg.__version__,
         "cube": str(content.source),
         "weights": content.weights or "those in the package",
         "card": content.card.to_json(),
-        "options": asdict(content.options),
+        "options": content.options.to_json(),
         "harvest_year": season.harvest_year,
         "dates": season.dates_T.astype(str).tolist(),
         "left_out": dict(season.left_out),
@@ -416,3 +243,184 @@ def _record(content: ReportContent) -> dict[str, Any]:
         "notes": list(content.notes),
         "comparison": None if content.comparison is None else content.comparison.to_json(),
     }
+
+
+def map_item(
+    title: str,
+    grid: GeoBox,
+    season: Season,
+    weights: Weights,
+    weights_folder: str | None,
+    options: MapOptions,
+    out: Path,
+) -> dict[str, Any]:
+    """Return a STAC item of a map, as a JSON-ready dictionary.
+
+    Args:
+        title: What the map is called.
+        grid: The pixels of the map.
+        season: The dates that were used.
+        weights: The weights.
+        weights_folder: Folder of the weights; None for those in the package.
+        options: How the map was made.
+        out: Folder of the map's other files.
+    """
+    crs = grid.crs
+    if crs is None:
+        raise ValueError("a grid without a coordinate system")
+    outline, box = _footprint(grid)
+    # The extension wants the bands in the item; STAC 1.1 allows that if an asset has them too.
+    bands = [{"name": band} for band in weights.card.bands]
+    first, last = (
+        datetime.combine(day.astype(object), datetime.min.time(), UTC)
+        for day in season.dates_T[[0, -1]]
+    )
+    item = pystac.Item(
+        id=f"{title}-{season.harvest_year}",
+        geometry=shapely.geometry.mapping(outline),
+        bbox=box,
+        datetime=None,
+        start_datetime=first,
+        end_datetime=last,
+        properties={
+            "title": f"Parcels of the {season.harvest_year} harvest, {title}",
+            "bands": bands,
+            "processing:software": {"panoseg": panoseg.__version__},
+        },
+        stac_extensions=[_PROCESSING_SCHEMA],
+    )
+    ProjectionExtension.ext(item, add_if_missing=True).apply(
+        code=f"EPSG:{crs.epsg}" if crs.epsg else None,
+        wkt2=None if crs.epsg else crs.to_wkt(),
+        shape=list(grid.shape),
+        transform=list(grid.affine)[:6],
+    )
+    classes = _classifications(weights.card.classes)
+    _describe_model(item, weights, classes, options, len(season.days_T))
+    for name, asset in _assets(out).items():
+        item.add_asset(name, asset)
+    ClassificationExtension.ext(item.assets["classes-tif"], add_if_missing=True).apply(classes)
+    _add_model(item, weights_folder, bands)
+    return item.to_dict(include_self_link=False)
+
+
+def _footprint(grid: GeoBox) -> tuple[BaseGeometry, list[float]]:
+    """Return the outline and the bounding box of a grid in degrees.
+
+    A grid across the antimeridian has two polygons, and a box whose west is greater than its east
+    (RFC 7946, sections 3.1.9 and 5.2).
+    """
+    outline = grid.extent.to_crs("EPSG:4326").geom
+    west, south, east, north = outline.bounds
+    if east - west <= 180:
+        return outline, [west, south, east, north]
+    whole = shapely.transform(outline, lambda xy: np.column_stack([xy[:, 0] % 360, xy[:, 1]]))
+    eastern = whole.intersection(shapely.box(0, -90, 180, 90))
+    western = whole.intersection(shapely.box(180, -90, 360, 90))
+    western = shapely.transform(western, lambda xy: xy - (360, 0))
+    box = [eastern.bounds[0], south, western.bounds[2], north]
+    return shapely.union_all([eastern, western]), box
+
+
+def _classifications(table: ClassTable) -> list[Classification]:
+    """Return the classes in the form of the classification extension."""
+    return [
+        Classification.create(
+            value=entry.id,
+            name=entry.name,
+            description=entry.name,
+            color_hint=entry.colour[1:].upper(),
+        )
+        for entry in table.classes
+    ]
+
+
+def _describe_model(
+    item: pystac.Item,
+    weights: Weights,
+    classes: list[Classification],
+    options: MapOptions,
+    dates: int,
+) -> None:
+    """Add the fields of the Machine Learning Model extension to an item."""
+    card = weights.card
+    seen = ModelInput.create(
+        name="a season of Sentinel-2, reflectance x 10 000",
+        bands=list(card.bands),
+        input=InputStructure.create(
+            # Any number of dates is possible; how many were used is among the hyperparameters.
+            shape=[1, -1, len(card.bands), options.tile, options.tile],
+            dim_order=["batch", "time", "channel", "height", "width"],
+            data_type=DataType.FLOAT32,
+        ),
+    )
+    # pystac sets a single scaling, but the extension wants one for each band.
+    normalisation = card.known_normalisation()
+    seen.properties["value_scaling"] = [
+        ValueScaling.create(type=ValueScalingType.Z_SCORE, mean=mean, stddev=deviation).to_dict()
+        for mean, deviation in zip(normalisation.mean, normalisation.std, strict=True)
+    ]
+    found = ModelOutput.create(
+        name="parcels",
+        tasks=_TASKS,
+        result=ResultStructure.create(
+            shape=[1, options.tile, options.tile],
+            dim_order=["batch", "height", "width"],
+            data_type=DataType.INT32,
+        ),
+        classes=classes,
+    )
+    MLMExtension.ext(item, add_if_missing=True).apply(
+        name=card.model.name,
+        architecture=card.model.title,
+        framework="PyTorch",
+        framework_version=torch.__version__.split("+")[0],
+        tasks=_TASKS,
+        total_parameters=sum(tensor.numel() for tensor in weights.state.values()),
+        pretrained=True,
+        pretrained_source=card.trained_on or "not stated",
+        input=[seen],
+        output=[found],
+        hyperparameters=Hyperparameters.create(
+            tile=options.tile, overlap=options.overlap, views=options.tta, dates=dates
+        ),
+    )
+
+
+def _assets(out: Path) -> dict[str, pystac.Asset]:
+    """Return the files of a map that exist, one asset each, and map.json."""
+    assets = {}
+    for name, title in _TITLES.items():
+        path = out / name
+        media = _MEDIA_TYPES[path.suffix]
+        if path.is_dir():
+            for part in sorted(path.iterdir()):
+                assets[part.stem] = pystac.Asset(
+                    f"./{name}/{part.name}", title, media_type=media, roles=["data"]
+                )
+        elif path.exists():
+            roles = ["overview"] if path.suffix == ".html" else ["data"]
+            key = name.replace(".parquet", "").replace(".", "-")
+            assets[key] = pystac.Asset(f"./{name}", title, media_type=media, roles=roles)
+    assets["map"] = pystac.Asset(
+        "./map.json",
+        "How the map was made",
+        media_type=pystac.MediaType.JSON,
+        roles=["metadata"],
+    )
+    return assets
+
+
+def _add_model(item: pystac.Item, folder: str | None, bands: list[dict[str, str]]) -> None:
+    """Add the weights as an asset; without a file of weights their card in map.json."""
+    weights = None if folder is None else Path(folder) / "model.safetensors"
+    if weights is not None and weights.is_file():
+        # Absolute, because relative links are relative to the item.
+        href, media, kind = str(weights.resolve()), "application/octet-stream", "safetensors"
+    else:
+        href, media, kind = "./map.json", pystac.MediaType.JSON, "card"
+    asset = pystac.Asset(
+        href, "The model", media_type=media, roles=["mlm:model"], extra_fields={"bands": bands}
+    )
+    item.add_asset("model", asset)
+    AssetGeneralMLMExtension.ext(asset).apply(artifact_type=kind)

@@ -1,8 +1,10 @@
-"""A picture of segments -> a table of parcels, and the files that a mapper opens.
+"""The table of a map's parcels, and its files: GeoParquet, GeoPackage and PMTiles.
 
-Columns are named as fiboa names them (Field Boundaries for Agriculture, core 0.2.0 and crop
-extension 0.1.0): ``id``, ``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``; beside them
-stand ``class``, ``confidence``, ``area_ha``, and how likely each class is.
+Columns follow fiboa (Field Boundaries for Agriculture, core 0.2.0 and crop extension 0.1.0):
+``id``, ``geometry``, ``area`` (ha), ``determination_*``, ``crop:*``. Further columns are ``class``,
+``confidence``, ``area_ha``, and the probabilities of the classes.
+
+Tables of large maps are written and read piece by piece, so that memory holds one piece.
 
 Shape suffixes: N parcels, K classes.
 """
@@ -45,12 +47,12 @@ _VECTOR_FAILURES = (
     RuntimeError,
 )
 PROBABILITY = "probability:"
-"""With the name of a class behind it: the column that says how likely parcels are of it."""
+"""Prefix of the columns of class probabilities; the name of the class follows."""
 _CODE_LISTS = {"PASTIS": "https://github.com/VSainteuf/pastis-benchmark"}
 
 
 def parcels_of(
-    picture: Panoptic,
+    segmentation: Panoptic,
     transform: Affine,
     crs: object,
     table: ClassTable,
@@ -59,18 +61,26 @@ def parcels_of(
     observed: np.datetime64 | str | None = None,
     details: str = "",
 ) -> gpd.GeoDataFrame:
-    """The things of a picture as parcels, one row each, in ascending order of their ids: a valid
-    coverage.
+    """Turn the things of a segmentation into a table of parcels, whose outlines are a coverage.
 
-    tolerance_pixels: how far borders are simplified, see ``polygonise``. observed: the last image's
-    date. details: how the parcels were found, for people. Columns: id (text), class (name),
-    confidence (0..1), second_class and second_probability (the likeliest other class), area_ha and
-    area (of the polygon), pixels (of the segment), crop:code, crop:name, crop:name_en,
-    crop:code_list, determination_method, determination_datetime, determination_details,
-    probability:NAME of every class of things (0..1, together 1), geometry. Where nobody has said
-    how likely classes are, the columns of that are empty.
+    Args:
+        segmentation: Segments; those of stuff classes are no parcels.
+        transform: From pixels (column, row) to map units, in metres.
+        crs: Coordinate system, in any form that geopandas reads.
+        table: The classes.
+        tolerance_pixels: Tolerance by which outlines are simplified, see ``polygonise``.
+        observed: Date of the last image.
+        details: How the parcels were found, as text.
+
+    Returns:
+        One row for each parcel, in ascending order of ids: id (text), class (name), confidence
+        (0-1), second_class and second_probability (the most probable other class), area_ha and area
+        (of the polygon, ha), pixels (of the segment), crop:code, crop:name, crop:name_en,
+        crop:code_list, determination_method, determination_datetime, determination_details,
+        probability:NAME for every thing class (0-1, adding up to 1), geometry. Probabilities and
+        second class are missing where the segments have no probabilities.
     """
-    things = picture.keep(picture.segments.is_thing)
+    things = segmentation.keep(segmentation.segments.is_thing)
     _, outlines = polygonise(things.segment_HW, transform, tolerance_pixels)
     return parcel_table(things.segments, outlines, crs, table, observed=observed, details=details)
 
@@ -84,13 +94,25 @@ def parcel_table(
     observed: np.datetime64 | str | None = None,
     details: str = "",
 ) -> gpd.GeoDataFrame:
-    """The table of ``parcels_of`` for segments whose outlines are known."""
+    """Return the table of ``parcels_of`` for segments with known outlines.
+
+    Args:
+        rows: The segments, things only.
+        outlines: Outline of each segment in map units (metres), object, N.
+        crs: As in ``parcels_of``; so are the other arguments.
+        table: The classes.
+        observed: Date of the last image.
+        details: How the parcels were found, as text.
+    """
+    probability_NK = np.pad(
+        rows.probabilities, ((0, 0), (0, table.count - rows.probabilities.shape[1]))
+    )
     parcels = gpd.GeoDataFrame(
         {
             "id": [str(id_) for id_ in rows.ids.tolist()],
             "class": [table[class_id].name for class_id in rows.class_ids.tolist()],
             "confidence": rows.scores.astype(np.float32),
-            **_second_columns(rows, table),
+            **_second_columns(probability_NK, rows.class_ids, table),
             "area_ha": 0.0,
             "area": np.float32(0),
             "pixels": rows.areas,
@@ -100,7 +122,7 @@ def parcel_table(
                 [pd.NaT if observed is None else pd.Timestamp(observed, tz="UTC")] * len(rows)
             ),
             "determination_details": details or f"panoseg {panoseg.__version__}",
-            **_probability_columns(rows, table),
+            **_probability_columns(probability_NK, table),
         },
         geometry=gpd.GeoSeries(outlines, crs=crs),
     )
@@ -109,20 +131,12 @@ def parcel_table(
     return parcels
 
 
-def _probabilities(rows: Segments, table: ClassTable) -> np.ndarray:
-    """How likely segments are of each class of a table, float32, N x K; rows of which nobody has
-    said are 0.
-    """
-    missing = table.count - rows.probabilities.shape[1]
-    return np.pad(rows.probabilities, ((0, 0), (0, missing)))
-
-
-def _second_columns(rows: Segments, table: ClassTable) -> dict[str, object]:
-    """The likeliest class but the segment's own, and how likely it is; empty where nobody has
-    said.
-    """
-    other_NK = _probabilities(rows, table)
-    other_NK[np.arange(len(rows)), rows.class_ids] = 0
+def _second_columns(
+    probability_NK: np.ndarray, class_ids: np.ndarray, table: ClassTable
+) -> dict[str, object]:
+    """Return the most probable class other than the segment's own; missing if all are 0."""
+    other_NK = probability_NK.copy()
+    other_NK[np.arange(len(class_ids)), class_ids] = 0
     class_N, probability_N = other_NK.argmax(axis=1), other_NK.max(axis=1)
     likely_N = probability_N > 0
     names = [
@@ -130,24 +144,25 @@ def _second_columns(rows: Segments, table: ClassTable) -> dict[str, object]:
         for class_id, likely in zip(class_N.tolist(), likely_N, strict=True)
     ]
     return {
-        # A type that does not depend on the rows: every file of a folder has the same.
+        # A type that does not depend on the rows, so that all files of a folder have the same.
         "second_class": pd.Series(names, dtype="string"),
         "second_probability": np.where(likely_N, probability_N, np.float32(np.nan)),
     }
 
 
-def _probability_columns(rows: Segments, table: ClassTable) -> dict[str, np.ndarray]:
-    """How likely each class of things is; NaN where nobody has said."""
-    probability_NK = _probabilities(rows, table)
-    probability_NK[~probability_NK.any(axis=1)] = np.nan
+def _probability_columns(probability_NK: np.ndarray, table: ClassTable) -> dict[str, np.ndarray]:
+    """Return the probability of each thing class; NaN in rows where all are 0."""
+    known_NK = np.where(
+        probability_NK.any(axis=1, keepdims=True), probability_NK, np.float32(np.nan)
+    )
     return {
-        f"{PROBABILITY}{table[class_id].name}": probability_NK[:, class_id]
+        f"{PROBABILITY}{table[class_id].name}": known_NK[:, class_id]
         for class_id in table.ids("thing")
     }
 
 
 def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
-    """fiboa's columns of the crop extension, for rows of these classes; a class below 0 is none."""
+    """Return the columns of the crop extension of fiboa; class ids below 0 mean no class."""
     names = [table[class_id].name if class_id >= 0 else None for class_id in class_ids.tolist()]
     return {
         "crop:code": [str(class_id) if class_id >= 0 else None for class_id in class_ids.tolist()],
@@ -160,15 +175,16 @@ def crop_columns(class_ids: np.ndarray, table: ClassTable) -> dict[str, object]:
 def write_geoparquet(
     pieces: Iterable[gpd.GeoDataFrame], path: Path | str, collection: str | None = None
 ) -> None:
-    """Write pieces of a table, one or more, as GeoParquet 1.1 with fiboa's metadata, atomically;
-    each is a row group.
+    """Write a table as GeoParquet 1.1 with the metadata of fiboa, atomically.
 
-    collection: its id; without one the file's name.
+    Args:
+        pieces: The table in one or more pieces; each becomes a row group.
+        path: The file.
+        collection: Id of the collection in the metadata; by default the file's name.
     """
     fiboa = {**FIBOA, "id": collection or Path(path).stem}
-    tables = map(
-        _arrow_table, pieces
-    )  # a loop over the pieces would hold one while the next is made
+    # map, because a loop over the pieces would hold one of them while the next is made.
+    tables = map(_arrow_table, pieces)
     with atomic(path) as temporary:
         table, geo = next(tables)
         schema, known = table.schema, [geo]
@@ -179,22 +195,23 @@ def write_geoparquet(
                 writer.write_table(table)
                 known.append(geo)
                 del table  # before the next one is made
-            told = {"geo": json.dumps(_together(known)), "fiboa": json.dumps(fiboa)}
-            writer.add_key_value_metadata(_with_schema(schema, told))
+            metadata = {"geo": json.dumps(_merge_geo(known)), "fiboa": json.dumps(fiboa)}
+            writer.add_key_value_metadata(_with_arrow_schema(schema, metadata))
 
 
-def _with_schema(schema: pa.Schema, told: dict[str, str]) -> dict[str, str]:
-    """What a file of Parquet says of itself: what it is told, what pandas needs, and Arrow's
-    schema, which holds both: where it is stored Arrow's readers look nowhere else. The writer could
-    store it, but only before all is known.
+def _with_arrow_schema(schema: pa.Schema, metadata: dict[str, str]) -> dict[str, str]:
+    """Add to a file's metadata what pandas needs and the serialised Arrow schema.
+
+    Readers of Arrow look for metadata in the schema only. ``ParquetWriter`` could store it, but
+    only before all pieces are known.
     """
-    told = {key.decode(): value.decode() for key, value in schema.metadata.items()} | told
-    serialized = schema.with_metadata(told).serialize().to_pybytes()
-    return told | {"ARROW:schema": base64.b64encode(serialized).decode()}
+    metadata = {key.decode(): value.decode() for key, value in schema.metadata.items()} | metadata
+    serialised = schema.with_metadata(metadata).serialize().to_pybytes()
+    return metadata | {"ARROW:schema": base64.b64encode(serialised).decode()}
 
 
 def _arrow_table(parcels: gpd.GeoDataFrame) -> tuple[pa.Table, dict[str, Any]]:
-    """A table as geopandas writes it, and what GeoParquet says of it."""
+    """Return the Arrow table that geopandas writes, and its GeoParquet metadata ("geo")."""
     stream = io.BytesIO()
     parcels.to_parquet(
         stream, schema_version="1.1.0", write_covering_bbox=False, index=False, compression=None
@@ -205,25 +222,27 @@ def _arrow_table(parcels: gpd.GeoDataFrame) -> tuple[pa.Table, dict[str, Any]]:
     return table.replace_schema_metadata(metadata), geo
 
 
-def _together(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What GeoParquet says of several pieces of a table: box and types of geometries are those of
-    all.
-    """
+def _merge_geo(known: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Merge the GeoParquet metadata of the pieces of a table: their boxes and geometry types."""
     if len(known) == 1:
-        return known[0]  # which may be empty, without a box
+        return known[0]  # may have no rows, and then no box
     name = known[0]["primary_column"]
     columns = [piece["columns"][name] for piece in known]
-    boxes = np.array(
-        [column["bbox"] for column in columns if "bbox" in column]
-    )  # nothing but empty outlines has none
+    # A piece with empty outlines only has no box.
+    boxes = np.array([column["bbox"] for column in columns if "bbox" in column])
     box = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
     types = sorted({kind for column in columns for kind in column["geometry_types"]})
     return {**known[0], "columns": {name: {**columns[0], "bbox": box, "geometry_types": types}}}
 
 
 def write_partitions(parts: Iterable[Iterable[gpd.GeoDataFrame]], path: Path | str) -> None:
-    """Write a folder of GeoParquet files, ``part-00000.parquet`` and so on, each of some pieces,
-    atomically; readers of Parquet take it for one.
+    """Write a table as a folder of GeoParquet files (``part-00000.parquet``, ...), atomically.
+
+    Readers of Parquet take the folder for one table.
+
+    Args:
+        parts: The pieces of each file, see ``write_geoparquet``.
+        path: The folder.
     """
     path = Path(path)
     with atomic(path) as temporary:
@@ -233,31 +252,23 @@ def write_partitions(parts: Iterable[Iterable[gpd.GeoDataFrame]], path: Path | s
 
 
 def read_geoparquet(path: Path | str) -> Iterator[gpd.GeoDataFrame]:
-    """The parcels of a map in the pieces in which they were written, one after the other: of its
-    one file, or of each file of its folder.
-    """
+    """Yield the parcels of a GeoParquet file, or of a folder of files, in the pieces written."""
     path = Path(path)
     for part in sorted(path.iterdir()) if path.is_dir() else [path]:
         with pq.ParquetFile(part) as source:
             for group in range(source.num_row_groups):
-                yield _parcels_of(source.read_row_group(group))
-
-
-def _parcels_of(table: pa.Table) -> gpd.GeoDataFrame:
-    """The parcels of a piece of a file."""
-    stream = io.BytesIO()
-    pq.write_table(table, stream, compression="none")
-    return gpd.read_parquet(stream)
+                # Through Parquet, because only its reader restores all column types.
+                stream = io.BytesIO()
+                pq.write_table(source.read_row_group(group), stream, compression="none")
+                yield gpd.read_parquet(stream)
 
 
 def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> None:
-    """Write a GeoPackage with one layer, ``parcels``, atomically; all parts are as many rows of
-    it.
-    """
+    """Write the parts of a table as a GeoPackage with one layer, ``parcels``, atomically."""
     with atomic(path, _VECTOR_FAILURES) as temporary:
         count = 0
         for part in parts:
-            # Later parts may have what this one has not: a parcel of several polygons.
+            # Not the type of this part: later parts may have MultiPolygons.
             options = {
                 "geometry_type": "Unknown",
                 "append": temporary.exists(),
@@ -271,7 +282,7 @@ def write_geopackage(parts: Iterable[gpd.GeoDataFrame], path: Path | str) -> Non
 
 
 def _check_geopackage(path: Path, count: int) -> None:
-    """SQLite does not say through GDAL when a disk is full."""
+    """Raise if the file is damaged: GDAL does not report when SQLite meets a full disk."""
     with closing(sqlite3.connect(path)) as database:
         sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         if not sound or database.execute("SELECT count(*) FROM parcels").fetchone() != (count,):
@@ -279,14 +290,20 @@ def _check_geopackage(path: Path, count: int) -> None:
 
 
 def write_pmtiles(parts: Iterable[gpd.GeoDataFrame], path: Path | str, crs: str) -> None:
-    """Write vector tiles of Web Mercator in one file (PMTiles 3), zoom levels 8 to 13, for maps on
-    web pages; atomically.
+    """Write vector tiles for web maps in one file (PMTiles 3), atomically.
 
-    A parcel has its ``id``, ``class``, ``confidence``, ``second_class``, ``second_probability`` and
-    ``area_ha``; outlines are as fine as the zoom level needs.
+    The tiles are in Web Mercator, zoom levels 8 to 13, with outlines simplified for each level.
+
+    Args:
+        parts: The parts of a table. Their columns ``id``, ``class``, ``confidence``,
+            ``second_class``, ``second_probability`` and ``area_ha`` are written.
+        path: The file.
+        crs: Coordinate system of the parts, as WKT.
     """
-    columns = {"id": pa.string(), "class": pa.string(), "confidence": pa.float32()}
-    columns |= {
+    columns = {
+        "id": pa.string(),
+        "class": pa.string(),
+        "confidence": pa.float32(),
         "second_class": pa.string(),
         "second_probability": pa.float32(),
         "area_ha": pa.float64(),

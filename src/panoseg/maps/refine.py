@@ -1,8 +1,11 @@
-"""How much of each parcel every class has: exactly by area, or as its mean probability.
+"""Give each parcel one class, from a raster of classes or of class probabilities.
 
-Outlines are in pixels (column, row) and may overlap; each is looked at by itself.
+The hard rule takes the class with the largest share of the parcel's area, exactly by the areas of
+polygons; the soft rule the class with the highest mean probability. Rules and thresholds are those
+of the post-processing of Crop2Seg, with differences described in docs/mapping.md.
 
-Shape suffixes: N parcels, K classes, H W pixels, X pairs of a parcel and a pixel or piece.
+Shape suffixes: N parcels, K classes, H W pixels, X pairs of a parcel and a pixel or region, P
+regions of equal classes.
 """
 
 from __future__ import annotations
@@ -26,23 +29,147 @@ from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, write_
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
 from panoseg.maps.read_parcels import read_parcels, valid_outlines
 
+NO_CLASS = -1
 _TILE = 64
+_EQUAL = 1e-9
+"""Shares that differ by less count as equal: the order of summation may change them so much."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassChoice:
+    """The class of each parcel and its runner-up."""
+
+    class_ids: np.ndarray
+    """int64, N: the class, -1 for none."""
+    confidence: np.ndarray
+    """float32, N: share of the area or mean probability of the class, 0-1; NaN for none."""
+    runners_up: np.ndarray
+    """int64, N: the class with the largest other share, -1 for none."""
+    runner_up_confidence: np.ndarray
+    """float32, N: share or mean probability of the runner-up, 0-1; NaN for none."""
+    tied: np.ndarray
+    """bool, N: whether another class has the same share as the chosen one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """Parcels with one class each, and the raster of their classes."""
+
+    parcels: gpd.GeoDataFrame
+    """The parcels on the raster, with the columns that ``refine`` describes."""
+    classes_HW: np.ndarray
+    """uint8: the class of each pixel, 255 for no data."""
+    left_out: int
+    """Number of parcels outside of the raster."""
+
+
+def refine_file(
+    source: Path | str,
+    parcels: Path | str | None,
+    out: Path | str,
+    options: RefineOptions | None = None,
+) -> Refinement:
+    """Refine a file of parcels, see ``refine``, and write the result.
+
+    Args:
+        source: A raster, see ``read_class_raster``, or the folder of a map. The soft rule takes the
+            confidence of a map for probabilities.
+        parcels: A file of parcels; None for the connected regions of the raster.
+        out: A new folder, for classes.tif and parcels.parquet; or a new file ending in .parquet,
+            for the table alone.
+        options: How classes are chosen.
+
+    Raises:
+        PanosegError: If an input cannot be read or used, or the output cannot be written.
+    """
+    source, options, out = Path(source), options or RefineOptions(), Path(out)
+    table_only = out.suffix == ".parquet"
+    if table_only and out.exists():
+        raise OutputError(f"{out} already exists. Choose another name, or remove it.")
+    if source.is_dir():
+        raster = read_class_raster(source / "classes.tif", options.background)
+        if options.rule == "soft" and (source / "confidence.tif").exists():
+            raster = read_confidence(source / "confidence.tif", raster, options.background)
+    else:
+        raster = read_class_raster(source, options.background)
+    given = None if parcels is None else read_parcels(parcels)
+    refined = refine(raster, given, options)
+    if table_only:
+        write_geoparquet([refined.parcels], out)
+    else:
+        out = new_folder(out)
+        write_class_raster(out / "classes.tif", refined.classes_HW, raster.grid, raster.table)
+        write_geoparquet([refined.parcels], out / "parcels.parquet")
+    return refined
+
+
+def refine(
+    raster: ClassRaster,
+    parcels: gpd.GeoDataFrame | None = None,
+    options: RefineOptions | None = None,
+) -> Refinement:
+    """Give each parcel one class, and draw the parcels with it; later parcels cover earlier ones.
+
+    Args:
+        raster: Classes, with probabilities for the soft rule.
+        parcels: Parcels in any coordinate system; None for the connected regions of the raster.
+        options: How classes are chosen.
+
+    Returns:
+        The raster of the parcels' classes, and the table, in the coordinate system of the raster.
+        Its columns are the parcels' own (renamed to ``given_...`` where they would collide) and: id
+        (text); class and runner_up (names, or None); confidence and runner_up_confidence (share of
+        the area or mean probability, 0-1); tied; area_ha and area (ha); crop:... and
+        determination_... as fiboa defines them; and share:NAME or probability:NAME for every class
+        of which any parcel has some.
+
+    Raises:
+        ParcelsError: If no parcel lies on the raster, or they have no coordinate system.
+        ConfigError: If the soft rule has no probabilities.
+    """
+    options = options or RefineOptions()
+    given = _regions_as_parcels(raster) if parcels is None else _on_raster(parcels, raster)
+    outlines_N = to_pixels(given.geometry.to_numpy(), raster.grid.affine)
+    data_HW = raster.classes_HW != NO_DATA_CLASS
+    if options.rule == "hard":
+        shares_NK = area_shares(outlines_N, raster.classes_HW, data_HW, raster.table.count)
+    elif raster.probabilities is None:
+        raise ConfigError(
+            "The soft rule needs the probability of each class, but the raster has classes only."
+            " Pass a raster with one band of probabilities for each class, or use --rule hard."
+        )
+    else:
+        shares_NK = mean_probabilities(outlines_N, raster.probabilities, data_HW)
+    choice = choose_classes(shares_NK, options)
+    left_out = 0 if parcels is None else len(parcels) - len(given)
+    return Refinement(
+        _refined_table(given, choice, shares_NK, raster, options),
+        _draw_classes(given, choice.class_ids, raster, options),
+        left_out,
+    )
 
 
 def area_shares(
     outlines_N: np.ndarray, classes_HW: np.ndarray, data_HW: np.ndarray, class_count: int
 ) -> np.ndarray:
-    """The share of each parcel's area that every class has, 0..1, N x K.
-
-    Areas are those of the polygons, not of pixels by their centres. There is no class outside of
-    the raster and where there are no data, so that a row may add up to less than 1.
+    """Return the share of each parcel's area that every class covers.
 
     >>> half = shapely.box(0, 0, 2, 1)
     >>> area_shares(np.array([half]), np.array([[1, 2, 0]]), np.ones((1, 3), bool), 3)
     array([[0. , 0.5, 0.5]])
+
+    Args:
+        outlines_N: Outlines in pixels (column, row). They may overlap.
+        classes_HW: Class of each pixel.
+        data_HW: bool: where the raster has data.
+        class_count: K.
+
+    Returns:
+        float64, N x K, 0-1. A row adds up to less than 1 where the parcel leaves the raster or
+        lacks data.
     """
-    # Regions are cut into tiles: the land between parcels would otherwise be one polygon that meets
-    # them all.
+    # Regions are cut into tiles: the background would otherwise be one huge polygon that intersects
+    # all parcels.
     row_H, column_W = (np.arange(length, dtype=np.int32) // _TILE for length in classes_HW.shape)
     tile_HW = row_H[:, None] * (column_W[-1] + 1) + column_W
     value_P, piece_P = trace(tile_HW * class_count + classes_HW, data_HW)
@@ -57,13 +184,19 @@ def area_shares(
 def mean_probabilities(
     outlines_N: np.ndarray, bands: Iterable[np.ndarray], data_HW: np.ndarray
 ) -> np.ndarray:
-    """The mean of every class's probability over the pixels whose centre each parcel covers,
-    borders included; N x K.
+    """Return the mean probability of every class over the pixels of each parcel.
 
-    bands: K times H x W. Pixels without data do not count; a parcel that covers no other has zeros.
-
-    >>> mean_probabilities(np.array([shapely.box(0, 0, 2, 1)]), np.array([[[0.5, 1.0, 0]]]), np.ones((1, 3), bool))
+    >>> bands = np.array([[[0.5, 1.0, 0]]])
+    >>> mean_probabilities(np.array([shapely.box(0, 0, 2, 1)]), bands, np.ones((1, 3), bool))
     array([[0.75]])
+
+    Args:
+        outlines_N: Outlines in pixels (column, row).
+        bands: K probabilities of H x W, 0-1.
+        data_HW: bool: where the raster has data; other pixels do not count.
+
+    Returns:
+        float64, N x K. A parcel that contains no centre of a pixel with data has zeros.
     """
     parcel_X, pixel_X = covered_pixels(outlines_N, data_HW.shape)
     counts = data_HW.ravel()[pixel_X]
@@ -79,8 +212,14 @@ def mean_probabilities(
 def covered_pixels(
     outlines_N: np.ndarray, shape_HW: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of a parcel and a pixel (row x W + column) whose centre it covers, borders included; by
-    parcel.
+    """Find the pixels whose centre lies in or on each outline.
+
+    Args:
+        outlines_N: Outlines in pixels (column, row).
+        shape_HW: Shape of the raster.
+
+    Returns:
+        Pairs of a parcel and a pixel (row x W + column), both int64, X; ordered by parcel.
     """
     height, width = shape_HW
     shapely.prepare(outlines_N)
@@ -98,157 +237,43 @@ def covered_pixels(
     return np.concatenate(parcels), np.concatenate(pixels)
 
 
-_EQUAL = 1e-9
-"""Shares that differ by less are equal: so much may come from adding areas in another order."""
-NO_CLASS = -1
+def choose_classes(shares_NK: np.ndarray, options: RefineOptions) -> ClassChoice:
+    """Choose the class with the largest share; the background only above its threshold.
 
+    A class without any share is never chosen. The runner-up has the largest of the other shares,
+    the background included: if it exceeds the confidence, the background was below its threshold.
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The class of each parcel, and how sure it is. All of shape N.
-
-    class_ids, runners_up: int64, -1 for none. confidence, runner_up_confidence: share of the
-    parcel's area, or mean probability, 0..1, of the two. tied: bool, another class has the same
-    share.
-    """
-
-    class_ids: np.ndarray
-    confidence: np.ndarray
-    runners_up: np.ndarray
-    runner_up_confidence: np.ndarray
-    tied: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Refinement:
-    """Parcels with one class each, and their raster.
-
-    parcels: see ``refine``. classes_HW: uint8, 255 for no data. left_out: parcels that lie outside
-    of the raster.
-    """
-
-    parcels: gpd.GeoDataFrame
-    classes_HW: np.ndarray
-    left_out: int
-
-
-def refine_file(
-    source: Path | str,
-    parcels: Path | str | None,
-    out: Path | str,
-    options: RefineOptions | None = None,
-) -> Refinement:
-    """``refine`` of files, written to the folder ``out``: classes.tif and parcels.parquet; or the
-    table alone to out.parquet.
-
-    source: a raster (see ``read_class_raster``) or the folder of a map. parcels: a file of parcels,
-    or None. Raises ``PanosegError`` of several kinds.
-    """
-    options, out = options or RefineOptions(), Path(out)
-    alone = out.suffix == ".parquet"
-    if alone and out.exists():
-        raise OutputError(f"{out} exists", "a new file", "choose another name, or remove it")
-    raster = _raster_of(Path(source), options)
-    given = None if parcels is None else read_parcels(parcels)
-    refined = refine(raster, given, options)
-    if alone:
-        write_geoparquet([refined.parcels], out)
-    else:
-        out = new_folder(out)
-        write_class_raster(out / "classes.tif", refined.classes_HW, raster.grid, raster.table)
-        write_geoparquet([refined.parcels], out / "parcels.parquet")
-    return refined
-
-
-def _raster_of(source: Path, options: RefineOptions) -> ClassRaster:
-    """A raster, or that of a map's folder, whose confidence stands in for probabilities where those
-    are needed.
-    """
-    if not source.is_dir():
-        return read_class_raster(source, options.background)
-    raster = read_class_raster(source / "classes.tif", options.background)
-    if options.rule == "soft" and (source / "confidence.tif").exists():
-        return read_confidence(source / "confidence.tif", raster, options.background)
-    return raster
-
-
-def refine(
-    raster: ClassRaster,
-    parcels: gpd.GeoDataFrame | None = None,
-    options: RefineOptions | None = None,
-) -> Refinement:
-    """Give each parcel one class, by ``choose``, and draw the parcels with it; later parcels cover
-    earlier ones.
-
-    parcels: in any coordinate system; None: the connected regions of the raster itself. The table
-    has their own columns (those of our names as ``given_...``), in the raster's coordinate system,
-    and: id (text), class and runner_up (names, or None), confidence and runner_up_confidence (share
-    of the parcel's area or mean probability, 0..1), tied, area_ha and area (ha), fiboa's crop:...
-    and determination_..., and for every class that any parcel has some of share:NAME or
-    probability:NAME (of the class). Raises ``ParcelsError`` and ``ConfigError``.
-    """
-    options = options or RefineOptions()
-    given = _regions(raster) if parcels is None else _on_raster(parcels, raster)
-    outlines_N = to_pixels(given.geometry.to_numpy(), raster.grid.affine)
-    data_HW = raster.classes_HW != NO_DATA_CLASS
-    if options.rule == "hard":
-        shares_NK = area_shares(outlines_N, raster.classes_HW, data_HW, raster.table.count)
-    elif raster.probabilities is None:
-        raise ConfigError(
-            "the soft rule with a raster of classes alone",
-            "the probability of each class, a band each",
-            "give such a raster, or use the hard rule",
-        )
-    else:
-        shares_NK = mean_probabilities(outlines_N, raster.probabilities, data_HW)
-    choice = choose(shares_NK, options)
-    table = _table_of(given, choice, _of_each_class(shares_NK, raster, options), raster, options)
-    left_out = 0 if parcels is None else len(parcels) - len(given)
-    return Refinement(table, _drawn(given, choice.class_ids, raster, options), left_out)
-
-
-def choose(shares_NK: np.ndarray, options: RefineOptions) -> Choice:
-    """The class with the largest share of each parcel; the background only where its share is above
-    the threshold.
-
-    shares_NK: share of the area or mean probability, 0..1; a class without share is never chosen.
-    The runner-up is the largest of the other shares, the background's included: one above the
-    class's own says that the background was overruled.
-
-    >>> choice = choose(np.array([[0.6, 0.1, 0.3], [0.8, 0.2, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 0.0]]), RefineOptions())
+    >>> shares = np.array([[0.6, 0.1, 0.3], [0.8, 0.2, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 0.0]])
+    >>> choice = choose_classes(shares, RefineOptions())
     >>> choice.class_ids.tolist(), choice.runners_up.tolist(), choice.tied.tolist()
     ([2, 0, 2, -1], [0, 1, 1, -1], [False, False, True, False])
+
+    Args:
+        shares_NK: Share of the area or mean probability of every class, 0-1.
+        options: Background threshold, and which of equal shares wins.
     """
     eligible_NK = np.where(shares_NK > 0, shares_NK, -np.inf)
     others_NK = eligible_NK.copy()
     if options.background < shares_NK.shape[1]:
-        background_N = shares_NK[:, options.background]
-        eligible_NK[
-            background_N <= options.background_threshold + _EQUAL, options.background
-        ] = -np.inf
+        too_little_N = shares_NK[:, options.background] <= options.background_threshold + _EQUAL
+        eligible_NK[too_little_N, options.background] = -np.inf
     class_ids = _largest(eligible_NK, options)
-    tied = (
-        np.isclose(eligible_NK, eligible_NK.max(axis=1, keepdims=True), rtol=0, atol=_EQUAL).sum(
-            axis=1
-        )
-        > 1
-    )
+    top_N1 = eligible_NK.max(axis=1, keepdims=True)
+    equal_NK = np.isclose(eligible_NK, top_N1, rtol=0, atol=_EQUAL)
     chosen = class_ids != NO_CLASS
     others_NK[np.flatnonzero(chosen), class_ids[chosen]] = -np.inf
     runners_up = _largest(others_NK, options)
-    return Choice(
+    return ClassChoice(
         class_ids,
-        _share(shares_NK, class_ids),
+        _share_of(shares_NK, class_ids),
         runners_up,
-        _share(shares_NK, runners_up),
-        tied & chosen,
+        _share_of(shares_NK, runners_up),
+        (equal_NK.sum(axis=1) > 1) & chosen,
     )
 
 
 def _largest(values_NK: np.ndarray, options: RefineOptions) -> np.ndarray:
-    """The class of the largest value in each row, the higher or the lower of equals; -1 where all
-    are minus infinity.
-    """
+    """Return the class with the largest value in each row, -1 where all are minus infinity."""
     top_N = values_NK.max(axis=1)
     equal_NK = values_NK >= top_N[:, None] - _EQUAL
     first_N = equal_NK.argmax(axis=1)
@@ -256,14 +281,14 @@ def _largest(values_NK: np.ndarray, options: RefineOptions) -> np.ndarray:
     return np.where(np.isneginf(top_N), NO_CLASS, last_N if options.higher_wins else first_N)
 
 
-def _share(shares_NK: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
-    """The share of one class in each row, float32, NaN for no class."""
+def _share_of(shares_NK: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    """Return the share of one class in each row, float32, NaN for no class."""
     shares = shares_NK[np.arange(len(class_ids)), class_ids]
     return np.where(class_ids == NO_CLASS, np.nan, shares).astype(np.float32)
 
 
-def _regions(raster: ClassRaster) -> gpd.GeoDataFrame:
-    """The connected regions of equal classes as parcels; regions without data are none."""
+def _regions_as_parcels(raster: ClassRaster) -> gpd.GeoDataFrame:
+    """Return the connected regions of equal classes, except those without data, as parcels."""
     region_HW, _ = regions(raster.classes_HW)
     data_HW = raster.classes_HW != NO_DATA_CLASS
     ids, outlines = polygonise(np.where(data_HW, region_HW + 1, 0), raster.grid.affine)
@@ -273,12 +298,10 @@ def _regions(raster: ClassRaster) -> gpd.GeoDataFrame:
 
 
 def _on_raster(parcels: gpd.GeoDataFrame, raster: ClassRaster) -> gpd.GeoDataFrame:
-    """The parcels that meet the raster, in its coordinate system, with valid outlines."""
+    """Return the parcels that meet the raster, in its coordinate system, with valid outlines."""
     if parcels.crs is None:
         raise ParcelsError(
-            "parcels without a coordinate system",
-            "one",
-            "assign it: parcels.set_crs(...) in geopandas",
+            "The parcels have no coordinate system. Assign one, e.g. with set_crs of geopandas."
         )
     moved = parcels.to_crs(raster.crs_wkt)
     outlines = valid_outlines(moved)
@@ -286,44 +309,29 @@ def _on_raster(parcels: gpd.GeoDataFrame, raster: ClassRaster) -> gpd.GeoDataFra
         moved.drop(columns=moved.geometry.name), geometry=outlines, crs=moved.crs
     )
     height, width = raster.classes_HW.shape
-    shared = shapely.area(
-        shapely.intersection(
-            to_pixels(outlines, raster.grid.affine), shapely.box(0, 0, width, height)
-        )
-    )
+    pixels = to_pixels(outlines, raster.grid.affine)
+    shared = shapely.area(shapely.intersection(pixels, shapely.box(0, 0, width, height)))
     if not (shared > 0).any():
         raise ParcelsError(
-            f"none of {len(parcels)} parcels lies on the raster",
-            "some that do",
-            "check the area and the coordinate systems",
+            f"None of the {len(parcels)} parcels lies on the raster. Check the files and their"
+            " coordinate systems."
         )
     return moved[shared > 0].reset_index(drop=True)
 
 
-def _of_each_class(
-    shares_NK: np.ndarray, raster: ClassRaster, options: RefineOptions
-) -> dict[str, np.ndarray]:
-    """A column for each class that some parcel has a share of, by its name; float32, 0..1."""
-    word = "share" if options.rule == "hard" else "probability"
-    return {
-        f"{word}:{entry.name}": shares_NK[:, entry.id].astype(np.float32)
-        for entry in raster.table.classes
-        if (shares_NK[:, entry.id] > 0).any()
-    }
-
-
-def _table_of(
+def _refined_table(
     given: gpd.GeoDataFrame,
-    choice: Choice,
-    of_each: dict[str, np.ndarray],
+    choice: ClassChoice,
+    shares_NK: np.ndarray,
     raster: ClassRaster,
     options: RefineOptions,
 ) -> gpd.GeoDataFrame:
-    """The parcels with what was found about them. of_each: the columns of all classes."""
+    """Return the parcels with the columns that ``refine`` describes."""
     crops = crop_columns(choice.class_ids, raster.table)
     measured = given.to_crs(given.estimate_utm_crs()) if given.crs.is_geographic else given
     area_ha = measured.area / SQUARE_METRES_PER_HECTARE
     ids = given["id"] if "id" in given.columns else np.arange(1, len(given) + 1)
+    prefix = "share" if options.rule == "hard" else "probability"
     found = {
         "id": np.asarray(ids).astype(str),
         "class": crops["crop:name"],
@@ -336,7 +344,11 @@ def _table_of(
         **crops,
         "determination_method": "auto-imagery",
         "determination_details": f"panoseg {panoseg.__version__}, {options.rule} rule on parcels",
-        **of_each,
+        **{
+            f"{prefix}:{entry.name}": shares_NK[:, entry.id].astype(np.float32)
+            for entry in raster.table.classes
+            if (shares_NK[:, entry.id] > 0).any()
+        },
     }
     renamed = {name: f"given_{name}" for name in found if name in given.columns and name != "id"}
     own = given.drop(
@@ -345,12 +357,10 @@ def _table_of(
     return gpd.GeoDataFrame({**found, **own}, geometry=given.geometry.to_numpy(), crs=given.crs)
 
 
-def _drawn(
+def _draw_classes(
     given: gpd.GeoDataFrame, class_ids: np.ndarray, raster: ClassRaster, options: RefineOptions
 ) -> np.ndarray:
-    """The raster of the parcels' classes; pixels of no parcel, or of one without a class, by the
-    options.
-    """
+    """Return the raster of the parcels' classes, uint8, H x W, 255 for no data."""
     chosen = class_ids != NO_CLASS
     outlines = given.geometry.to_numpy()[chosen]
     burned_HW = rasterise(

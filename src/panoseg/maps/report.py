@@ -1,5 +1,7 @@
-"""What a report says of the parcels of a map of any size: sums, and the few parcels that it
-shows.
+"""The report of a map: one HTML page that needs no network.
+
+``summarise`` reduces the parcels of a map of any size to sums and the few parcels that the page
+shows; ``render_report`` makes the page from the template ``report.html.j2``.
 """
 
 from __future__ import annotations
@@ -18,13 +20,13 @@ import shapely
 import xarray as xr
 
 import panoseg
-from panoseg.classes import ClassTable
+from panoseg.cube.check import PIXEL_M
 from panoseg.cube.open import reading
 from panoseg.cube.season import Season
 from panoseg.maps.compare import Comparison
 from panoseg.maps.figures import (
     Curve,
-    class_picture,
+    class_image,
     clearest_date,
     ndvi_curve,
     svg_paths,
@@ -34,61 +36,66 @@ from panoseg.maps.options import MapOptions
 from panoseg.maps.rasters import background_class
 from panoseg.models.weights import WeightsCard
 
-MOST_OUTLINES = 6000
-_EXAMPLES_A_CLASS = 6
-_MOST_DOUBTS = 6
+MAX_OUTLINES = 6000
+_CURVES = 6
+_MAX_UNCERTAIN_PAIRS = 6
+_CURVE_WIDTH, _CURVE_HEIGHT = 300, 130
 
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """The parcels of a class: ``name``, their number, hectares, and mean confidence."""
+    """The parcels of one class."""
 
     name: str
+    """Name of the class."""
     count: int
+    """Number of parcels."""
     area_ha: float
+    """Their area in hectares."""
     confidence: float
+    """Their mean confidence, 0-1."""
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Two classes that the network finds hard to tell apart.
-
-    area_ha: of parcels of the class ``name`` whose likeliest other class is ``second``, each times
-    the probability of that: the hectares that are of ``second``, if the probabilities are right.
-    """
+class UncertainPair:
+    """Two classes that the network finds hard to tell apart."""
 
     name: str
+    """The class of the parcels."""
     second: str
+    """Their most probable other class."""
     area_ha: float
+    """Sum of area times probability of the second class, in hectares: what is expected to be of
+    that class if the probabilities are right.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class ParcelSummary:
-    """The parcels of a map.
-
-    count, area_ha, confidence (the mean, None without parcels). classes: those that occur, the one
-    with the most land first.
-    doubts: the pairs of classes with most hectares in doubt, at most 6. largest: the largest
-    parcels, at most 6000, all of a small map. examples: the largest of each class.
-    """
+    """The parcels of a map, summed up."""
 
     count: int
+    """Number of parcels."""
     area_ha: float
+    """Their area in hectares."""
     confidence: float | None
+    """Their mean confidence, 0-1; None without parcels."""
     classes: tuple[ClassSummary, ...]
-    doubts: tuple[Doubt, ...]
+    """The classes that occur, by descending area."""
+    uncertain_pairs: tuple[UncertainPair, ...]
+    """At most 6 pairs of classes, by descending area."""
     largest: gpd.GeoDataFrame
+    """The largest parcels; all of them in a small map."""
     examples: gpd.GeoDataFrame
+    """The largest parcels of each class."""
 
     @property
     def complete(self) -> bool:
         """Whether ``largest`` holds every parcel."""
         return len(self.largest) == self.count
 
-    def chosen(self, count: int) -> gpd.GeoDataFrame:
-        """The largest parcel of each of the classes with the most land; then the next largest. At
-        most ``count``.
-        """
+    def choose_examples(self, count: int) -> gpd.GeoDataFrame:
+        """Return the largest parcel of each of the largest classes, then the next largest."""
         by_size = self.examples.sort_values("area_ha", ascending=False, kind="stable")
         first = by_size.drop_duplicates("class").set_index("class", drop=False)
         names = [row.name for row in self.classes[:count]]
@@ -99,101 +106,100 @@ class ParcelSummary:
         )
 
 
-def summarise(parts: Iterable[gpd.GeoDataFrame]) -> ParcelSummary:
-    """Sum up parcels that come part by part, at least one part; none is kept whole."""
+def summarise(parts: Iterable[gpd.GeoDataFrame], max_outlines: int = MAX_OUTLINES) -> ParcelSummary:
+    """Sum up a table of parcels that comes in parts; memory holds one part at a time.
+
+    Args:
+        parts: One or more parts of a table of parcels.
+        max_outlines: Maximum number of parcels in ``ParcelSummary.largest``.
+    """
     sums: list[pd.DataFrame] = []
-    doubts: list[pd.DataFrame] = []
+    pairs: list[pd.DataFrame] = []
     largest: list[gpd.GeoDataFrame] = []
     examples: list[gpd.GeoDataFrame] = []
     for part in parts:
-        confidence = part["confidence"].astype(np.float64)
-        sums.append(
-            pd.DataFrame(
-                {
-                    "class": part["class"],
-                    "count": 1,
-                    "area_ha": part["area_ha"],
-                    "confidence": confidence,
-                }
-            )
+        own = part[["class", "area_ha"]].assign(
+            count=1, confidence=part["confidence"].astype(np.float64)
         )
-        sums = [pd.concat(sums).groupby("class", as_index=False).sum()]
-        doubt = part[["class", "second_class"]].assign(
+        sums = [pd.concat([*sums, own]).groupby("class", as_index=False).sum()]
+        pair = part[["class", "second_class"]].assign(
             area_ha=part["area_ha"] * part["second_probability"]
         )
-        doubts = [
-            pd.concat([*doubts, doubt]).groupby(["class", "second_class"], as_index=False).sum()
-        ]
-        largest = [_largest([*largest, part], MOST_OUTLINES)]
-        examples = [_largest([*examples, part], _EXAMPLES_A_CLASS, "class")]
-        del part, confidence, doubt  # before the next one is read
+        pairs = [pd.concat([*pairs, pair]).groupby(["class", "second_class"], as_index=False).sum()]
+        largest = [_largest([*largest, part], max_outlines)]
+        examples = [_largest([*examples, part], _CURVES, "class")]
+        del part, own, pair  # before the next part is read
     table = sums[0].sort_values("area_ha", ascending=False, kind="stable")
-    rows = zip(table["class"], table["count"], table["area_ha"], table["confidence"], strict=True)
     classes = tuple(
         ClassSummary(name, int(count), float(area), float(total / count))
-        for name, count, area, total in rows
+        for name, count, area, total in zip(
+            table["class"], table["count"], table["area_ha"], table["confidence"], strict=True
+        )
+    )
+    rows = pairs[0].sort_values("area_ha", ascending=False, kind="stable")
+    rows = rows.head(_MAX_UNCERTAIN_PAIRS)
+    uncertain_pairs = tuple(
+        UncertainPair(name, second, float(area))
+        for name, second, area in zip(
+            rows["class"], rows["second_class"], rows["area_ha"], strict=True
+        )
     )
     count = sum(row.count for row in classes)
-    confidence = float(table["confidence"].sum() / count) if count else None
-    area_ha = float(table["area_ha"].sum())
     return ParcelSummary(
-        count, area_ha, confidence, classes, _most(doubts[0]), largest[0], examples[0]
-    )
-
-
-def _most(doubts: pd.DataFrame) -> tuple[Doubt, ...]:
-    """The pairs of classes with most hectares in doubt."""
-    rows = doubts.sort_values("area_ha", ascending=False, kind="stable").head(_MOST_DOUBTS)
-    columns = (rows["class"], rows["second_class"], rows["area_ha"])
-    return tuple(
-        Doubt(name, second, float(area)) for name, second, area in zip(*columns, strict=True)
+        count=count,
+        area_ha=float(table["area_ha"].sum()),
+        confidence=float(table["confidence"].sum() / count) if count else None,
+        classes=classes,
+        uncertain_pairs=uncertain_pairs,
+        largest=largest[0],
+        examples=examples[0],
     )
 
 
 def _largest(
     parts: Sequence[gpd.GeoDataFrame], count: int, of_each: str | None = None
 ) -> gpd.GeoDataFrame:
-    """The largest parcels of all parts, or of each value of a column, the largest first."""
-    table = pd.concat(parts, ignore_index=True).sort_values(
-        "area_ha", ascending=False, kind="stable"
-    )
-    return (
-        table.head(count) if of_each is None else table.groupby(of_each).head(count)
-    ).reset_index(drop=True)
+    """Return the largest parcels of all parts, or of each value of a column, largest first."""
+    table = pd.concat(parts, ignore_index=True)
+    table = table.sort_values("area_ha", ascending=False, kind="stable")
+    rows = table.head(count) if of_each is None else table.groupby(of_each).head(count)
+    return rows.reset_index(drop=True)
 
 
-_EXAMPLES = 6
-_CURVE_WIDTH, _CURVE_HEIGHT = 300, 130
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportContent:
-    """What a report is made of.
-
-    title: of the page. source: the cube's path, for messages. cube: checked, with the dates of
-    ``season`` only. classes_path: the raster of classes, for maps of more parcels than can be drawn
-    one by one. weights: where they came from, None for those in the package. notes: sentences that
-    the reader should see first. comparison, truth and invented (the parcels that match no true
-    one): all or none.
-    """
+    """What a report is made of."""
 
     title: str
+    """Title of the page."""
     source: Path
+    """Path of the cube, for messages."""
     cube: xr.Dataset
+    """The checked cube, with only the dates of ``season``."""
     season: Season
+    """The dates that were used and left out."""
     parcels: ParcelSummary
+    """The parcels."""
     classes_path: Path
+    """classes.tif, shown in place of outlines where there are too many parcels."""
     card: WeightsCard
+    """Card of the weights."""
     weights: str | None
+    """Where the weights came from; None for those in the package."""
     options: MapOptions
+    """How the map was made."""
     notes: tuple[str, ...] = ()
+    """Sentences that the reader should see first."""
     comparison: Comparison | None = None
+    """Comparison with ``truth``; None without."""
     truth: gpd.GeoDataFrame | None = None
+    """The true parcels; None without."""
     invented: gpd.GeoDataFrame | None = None
+    """The parcels that match no true one; None without ``truth``."""
 
 
 def render_report(content: ReportContent) -> str:
-    """The page as text."""
+    """Return the report as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("panoseg.maps", "."),
         autoescape=True,
@@ -201,28 +207,46 @@ def render_report(content: ReportContent) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    place = clearest_date(content.season)
+    position = clearest_date(content.season)
     with reading(content.source):
-        picture = true_colour(content.cube, place)
+        scene_image = true_colour(content.cube, position)
     grid = content.cube.odc.geobox
+    longitude, latitude = grid.extent.centroid.to_crs("EPSG:4326").coords[0]
+    crops = None
+    if not content.parcels.complete:
+        crops = class_image(content.classes_path, background_class(content.card.classes))
+    colours = {entry.name: entry.colour for entry in content.card.classes.classes}
     return environment.get_template("report.html.j2").render(
         title=content.title,
         version=panoseg.__version__,
         width=grid.shape[1],
         height=grid.shape[0],
-        place=_place(content),
+        location=(
+            f"{abs(latitude):.3f}° {'N' if latitude >= 0 else 'S'}, {abs(longitude):.3f}°"
+            f" {'E' if longitude >= 0 else 'W'}"
+        ),
         harvest_year=content.season.harvest_year,
-        picture=picture,
-        picture_date=str(content.season.dates_T[place]),
-        scale=_scale_bar(grid.shape[1]),
-        outlines=_outlines(content),
-        class_picture=_class_picture(content),
-        classes=_class_rows(content.parcels, content.card.classes),
-        doubts=_doubt_rows(content.parcels, content.card.classes),
+        scene_image=scene_image,
+        scene_date=str(content.season.dates_T[position]),
+        scale=scale_bar(grid.shape[1]),
+        outlines=_outlines(content, colours),
+        class_image=crops,
+        classes=[
+            {
+                **asdict(row),
+                "colour": colours[row.name],
+                "share": row.area_ha / content.parcels.area_ha,
+            }
+            for row in content.parcels.classes
+        ],
+        uncertain_pairs=[
+            {**asdict(row), "colours": (colours[row.name], colours[row.second])}
+            for row in content.parcels.uncertain_pairs
+        ],
         total_ha=content.parcels.area_ha,
         confidence=content.parcels.confidence,
         count=content.parcels.count,
-        curves=_curves(content),
+        curves=_curves(content, colours),
         season=_season(content.season),
         comparison=_comparison(content),
         provenance=_provenance(content),
@@ -230,38 +254,29 @@ def render_report(content: ReportContent) -> str:
     )
 
 
-def _place(content: ReportContent) -> str:
-    centre = content.cube.odc.geobox.extent.centroid.to_crs("EPSG:4326")
-    longitude, latitude = centre.coords[0]
-    return (
-        f"{abs(latitude):.3f}° {'N' if latitude >= 0 else 'S'}, {abs(longitude):.3f}°"
-        f" {'E' if longitude >= 0 else 'W'}"
-    )
+def scale_bar(width_pixels: int) -> dict[str, Any]:
+    """Return the length of a scale bar, a round number near a quarter of the width.
 
-
-def _scale_bar(width_pixels: int) -> dict[str, Any]:
-    """A round length of about a quarter of the picture: its pixels and its words."""
+    Returns:
+        "pixels", its length in pixels of 10 m, and "text", its label.
+    """
     metres = max(
         digit * 10**power
         for digit in (1, 2, 5)
         for power in range(1, 7)
         if digit * 10**power <= max(50, width_pixels * 3)
     )
-    return {
-        "pixels": metres / 10,
-        "text": f"{metres} m" if metres < 1000 else f"{metres // 1000} km",
-    }
+    text = f"{metres} m" if metres < 1000 else f"{metres // 1000} km"
+    return {"pixels": metres / PIXEL_M, "text": text}
 
 
-def _outlines(content: ReportContent) -> list[dict[str, Any]]:
-    """Every parcel of a map that has not too many: path, colour, and what a pointer is told."""
+def _outlines(content: ReportContent, colours: dict[str, str]) -> list[dict[str, Any]]:
+    """Return path, colour and tooltip of every parcel; none where there are too many."""
     if not content.parcels.complete:
         return []
     shown = content.parcels.largest
-    colours = _colours(content.card.classes)
-    paths = svg_paths(
-        np.asarray(shown.geometry.values, dtype=object), content.cube.odc.geobox.affine
-    )
+    grid = content.cube.odc.geobox
+    paths = svg_paths(np.asarray(shown.geometry.values, dtype=object), grid.affine)
     return [
         {
             "path": path,
@@ -275,40 +290,11 @@ def _outlines(content: ReportContent) -> list[dict[str, Any]]:
     ]
 
 
-def _class_picture(content: ReportContent) -> str | None:
-    """The raster of classes, where there are too many parcels to be drawn one by one."""
-    if content.parcels.complete:
-        return None
-    return class_picture(content.classes_path, background_class(content.card.classes))
-
-
-def _colours(table: ClassTable) -> dict[str, str]:
-    return {entry.name: entry.colour for entry in table.classes}
-
-
-def _class_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any]]:
-    """A row a class that occurs, the one with the most land first."""
-    colours = _colours(table)
-    return [
-        {**asdict(row), "colour": colours[row.name], "share": row.area_ha / parcels.area_ha}
-        for row in parcels.classes
-    ]
-
-
-def _doubt_rows(parcels: ParcelSummary, table: ClassTable) -> list[dict[str, Any]]:
-    """A row for each pair of classes that the network is most often in doubt between."""
-    colours = _colours(table)
-    return [
-        {**asdict(row), "colours": (colours[row.name], colours[row.second])}
-        for row in parcels.doubts
-    ]
-
-
-def _curves(content: ReportContent) -> list[dict[str, Any]]:
-    """NDVI of a few parcels, in the coordinates of their little charts."""
+def _curves(content: ReportContent, colours: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the NDVI charts of a few parcels."""
     charts = []
     inverse = ~content.cube.odc.geobox.affine
-    for number, (_, parcel) in enumerate(content.parcels.chosen(_EXAMPLES).iterrows(), 1):
+    for number, (_, parcel) in enumerate(content.parcels.choose_examples(_CURVES).iterrows(), 1):
         label = shapely.point_on_surface(parcel.geometry)
         x, y = inverse * (label.x, label.y)
         with reading(content.source):
@@ -319,7 +305,7 @@ def _curves(content: ReportContent) -> list[dict[str, Any]]:
                 "x": round(x, 1),
                 "y": round(y, 1),
                 "name": parcel["class"],
-                "colour": _colours(content.card.classes)[parcel["class"]],
+                "colour": colours[parcel["class"]],
                 "text": f"{parcel['area_ha']:.2f} ha, confidence {parcel['confidence']:.2f}",
                 **_chart(curve, content.season),
             }
@@ -327,23 +313,18 @@ def _curves(content: ReportContent) -> list[dict[str, Any]]:
     return charts
 
 
-def _along(season: Season, day: np.datetime64 | str) -> float:
-    """Where a date lies on the time axis, 0 to 1."""
-    days = (np.datetime64(day) - np.datetime64(season.reference)).astype(int)
-    return float(days / (season.last - season.reference).days)
-
-
 def _chart(curve: Curve, season: Season) -> dict[str, Any]:
-    """Points, a line through the clear ones, and a band of their quartiles, in pixels of the
-    chart.
+    """Return the points of a chart, the line through clear ones and the band of their quartiles.
+
+    All coordinates are pixels of the chart.
     """
 
     def height(value: float) -> float:
-        return round(_CURVE_HEIGHT * (1 - (np.clip(value, -0.1, 1) + 0.1) / 1.1), 1)
+        return round(_CURVE_HEIGHT * (1 - (float(np.clip(value, -0.1, 1)) + 0.1) / 1.1), 1)
 
     points = [
         {
-            "x": round(_CURVE_WIDTH * _along(season, day), 1),
+            "x": round(_CURVE_WIDTH * _time_fraction(season, day), 1),
             "y": height(mean),
             "cloudy": bool(cloudy),
             "text": f"{day}: {mean:.2f}",
@@ -352,78 +333,75 @@ def _chart(curve: Curve, season: Season) -> dict[str, Any]:
         if np.isfinite(mean)
     ]
     clear = [
-        (round(_CURVE_WIDTH * _along(season, day), 1), height(low), height(high))
+        (round(_CURVE_WIDTH * _time_fraction(season, day), 1), height(low), height(high))
         for day, low, high, cloudy in zip(
             curve.dates, curve.low_T, curve.high_T, curve.cloudy_T, strict=True
         )
         if np.isfinite(low) and not cloudy
     ]
     band = [f"{x} {high}" for x, _, high in clear] + [f"{x} {low}" for x, low, _ in reversed(clear)]
-    line = " ".join(f"{point['x']},{point['y']}" for point in points if not point["cloudy"])
     return {
         "points": points,
-        "line": line,
+        "line": " ".join(f"{point['x']},{point['y']}" for point in points if not point["cloudy"]),
         "band": "M" + "L".join(band) + "Z" if band else "",
         "zero": height(0),
         "half": height(0.5),
     }
 
 
+def _time_fraction(season: Season, day: np.datetime64 | str) -> float:
+    """Return the position of a date on the time axis of a season, 0-1."""
+    days = (np.datetime64(day) - np.datetime64(season.reference)).astype(int)
+    return float(days / (season.last - season.reference).days)
+
+
 def _season(season: Season) -> dict[str, Any]:
-    """The dates on a time axis, with the months; used dates with their clear share."""
+    """Return the months, used dates and left-out dates on the time axis."""
     months = []
     for number in range(14):
         first = date(season.harvest_year - 1 + (8 + number) // 12, (8 + number) % 12 + 1, 1)
-        along = _along(season, str(first))
+        along = _time_fraction(season, str(first))
         if 0 <= along <= 1:
             months.append({"along": along, "name": f"{first:%b}"[0], "text": f"{first:%B %Y}"})
     used = [
         {
-            "along": _along(season, str(day)),
+            "along": _time_fraction(season, str(day)),
             "share": float(clear),
             "text": f"{day}: {clear:.0%} clear",
         }
         for day, clear in zip(season.dates_T, season.clear_T, strict=True)
     ]
     left_out = [
-        {"along": _along(season, day), "text": f"{day}: left out, {reason}"}
+        {"along": _time_fraction(season, day), "text": f"{day}: left out, {reason}"}
         for day, reason in season.left_out
     ]
     return {"months": months, "used": used, "left_out": left_out}
 
 
 def _comparison(content: ReportContent) -> dict[str, Any] | None:
-    """Numbers, the true parcels coloured by whether they were found, and the outlines of invented
-    ones.
-    """
+    """Return scores, the outlines of found and missed true parcels, and those of invented ones."""
     if content.comparison is None or content.truth is None or content.invented is None:
         return None
     comparison, grid = content.comparison, content.cube.odc.geobox
     truth = content.truth.to_crs(content.invented.crs)
     found = {true: iou for _, true, iou in comparison.matches}
     missed = set(comparison.missed)
-    paths = svg_paths(np.asarray(truth.geometry.values[:MOST_OUTLINES], dtype=object), grid.affine)
-    true_outlines = [
-        {
-            "path": path,
-            "kind": "found" if row in found else "missed" if row in missed else "small",
-            "text": (
-                f"found, IoU {found[row]:.2f}"
-                if row in found
-                else "missed"
-                if row in missed
-                else "too small to count"
-            ),
-        }
-        for row, path in enumerate(paths)
-    ]
-    invented = content.invented.geometry.values[:MOST_OUTLINES]
+    true_outlines = []
+    paths = svg_paths(np.asarray(truth.geometry.values[:MAX_OUTLINES], dtype=object), grid.affine)
+    for row, path in enumerate(paths):
+        if row in found:
+            kind, text = "found", f"found, IoU {found[row]:.2f}"
+        elif row in missed:
+            kind, text = "missed", "missed"
+        else:
+            kind, text = "small", "too small to count"
+        true_outlines.append({"path": path, "kind": kind, "text": text})
+    invented = content.invented.geometry.values[:MAX_OUTLINES]
     return {
         "quality": comparison.quality,
         "agreement": comparison.class_agreement,
         "class_pq": comparison.class_pq,
         "classes": comparison.by_class,
-        "true_parcels": comparison.true_parcels,
         "declared_only": comparison.declared_only,
         "truth": true_outlines,
         "invented": svg_paths(np.asarray(invented, dtype=object), grid.affine),
@@ -431,43 +409,28 @@ def _comparison(content: ReportContent) -> dict[str, Any] | None:
 
 
 def _provenance(content: ReportContent) -> list[tuple[str, str]]:
-    """Where the map comes from, a line each."""
+    """Return name and value of each line about how the map was made."""
     card, season = content.card, content.season
     grid = content.cube.odc.geobox
-    made = ", ".join(
-        f"{name}: {value}"
-        for name, value in card.provenance.items()
-        if not isinstance(value, dict | list)
-    )
+    crs = f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else str(grid.crs.proj.name)
+    dates = f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]}"
+    made = {
+        name: value for name, value in card.provenance.items() if not isinstance(value, dict | list)
+    }
+    options = {entry.name: getattr(content.options, entry.name) for entry in fields(MapOptions)}
     return [
         ("Season", content.title),
-        ("Area", f"{grid.shape[1]} x {grid.shape[0]} pixels of 10 m, {_crs_name(grid.crs)}"),
-        (
-            "Dates",
-            (
-                f"{len(season.days_T)} used, {season.dates_T[0]} to {season.dates_T[-1]};"
-                f" {len(season.left_out)} left out"
-            ),
-        ),
+        ("Area", f"{grid.shape[1]} x {grid.shape[0]} pixels of 10 m, {crs}"),
+        ("Dates", f"{dates}; {len(season.left_out)} left out"),
         ("Bands", ", ".join(card.bands)),
         ("Network", card.model.title),
         ("Weights", content.weights or "those in the package"),
         ("Trained on", card.trained_on or "not stated"),
-        ("Made by", made or "not stated"),
+        ("Made by", ", ".join(f"{name}: {value}" for name, value in made.items()) or "not stated"),
         (
             "Scores",
             ", ".join(f"{name} {value}" for name, value in card.scores.items()) or "not stated",
         ),
-        (
-            "Options",
-            ", ".join(
-                f"{entry.name} {getattr(content.options, entry.name)}"
-                for entry in fields(content.options)
-            ),
-        ),
+        ("Options", ", ".join(f"{name} {value}" for name, value in options.items())),
         ("Program", f"panoseg {panoseg.__version__}"),
     ]
-
-
-def _crs_name(crs: Any) -> str:
-    return f"EPSG:{crs.epsg}" if crs.epsg else str(crs.proj.name)

@@ -1,11 +1,13 @@
-"""What makes two maps the same, so that an unfinished one is continued only by its own command."""
+"""The folder of an unfinished map, which only the same command continues.
+
+What the map depends on is recorded in ``unfinished/plan.json``.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 
 UNFINISHED = "unfinished"
+"""Name of the folder inside a map's folder that holds its finished windows."""
 _PLAN = "plan.json"
-# What does not touch the predicted tiles may differ between the first start and the next.
 _FREE_OPTIONS = (
     "min_area_ha",
     "simplify",
@@ -35,9 +37,9 @@ _FREE_OPTIONS = (
     "max_dates",
     "device",
 )
-
-_OLD_NAMES = {"tta": "views"}
-"""Names of options in plans that earlier versions wrote."""
+"""Options that may differ between two starts: they do not change the predicted tiles, or only
+through the dates, which are compared themselves.
+"""
 
 
 def fingerprint(
@@ -48,8 +50,11 @@ def fingerprint(
     options: MapOptions,
     outline: BaseGeometry | None,
 ) -> dict[str, Any]:
-    """Everything that the predicted tiles depend on, JSON-ready."""
-    chosen = asdict(options)
+    """Return all that the predicted tiles depend on, as a JSON-ready dictionary."""
+    digest = hashlib.sha256(json.dumps(weights.card.to_json(), sort_keys=True).encode())
+    for name in sorted(weights.state):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights.state[name].cpu().numpy()).tobytes())
     return {
         "panoseg": panoseg.__version__,
         "cube": {
@@ -58,21 +63,23 @@ def fingerprint(
             "grid": str(cube.odc.geobox),
             "dates": season.dates_T.astype(str).tolist(),
         },
-        "weights": _digest(weights),
+        "weights": digest.hexdigest(),
         "options": {
-            _OLD_NAMES.get(name, name): value
-            for name, value in chosen.items()
-            if name not in _FREE_OPTIONS
+            name: value for name, value in options.to_json().items() if name not in _FREE_OPTIONS
         },
         "outline": None if outline is None else hashlib.sha256(outline.normalize().wkb).hexdigest(),
     }
 
 
 def begin(out: Path, plan: dict[str, Any]) -> Path:
-    """The folder for finished blocks inside ``out``, which is new, empty, or holds an unfinished
-    map of the same plan.
+    """Create or continue a map in ``out``, and return the folder for its finished windows.
 
-    Raises ``OutputError`` for any other folder.
+    Args:
+        out: A folder that is new, empty, or holds an unfinished map of the same plan.
+        plan: The result of ``fingerprint``.
+
+    Raises:
+        OutputError: For any other folder.
     """
     out = new_folder(out, resumable=UNFINISHED)
     work = out / UNFINISHED
@@ -85,35 +92,31 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
         differing = [name for name in plan if earlier.get(name) != plan[name]]
         if differing:
             raise OutputError(
-                f"{out} holds an unfinished map that differs in its {' and '.join(differing)}",
-                "the same cube, weights and options",
-                f"choose another folder, or remove {work}",
+                f"{out} holds an unfinished map that differs in its {' and '.join(differing)}. Run"
+                f" it with the same cube, weights and options, choose another folder, or remove"
+                f" {work}."
             )
     else:
-        _clear(
-            work
-        )  # a map that was killed while it took its blocks away has lost their plan first
+        # Windows without a plan are left when ``finish`` is killed. Folders stay: a temporary cube
+        # may lie there, with a plan of its own.
+        try:
+            for entry in work.glob("*"):
+                if entry.is_file():
+                    entry.unlink()
+        except OSError as error:
+            raise output_error(work, error) from error
         write_json(recorded, plan)
     return work
 
 
-def _clear(work: Path) -> None:
-    """Remove the blocks of no plan; a cube that is not kept, which may lie beside them, has a plan
-    of its own.
-    """
-    try:
-        for entry in work.glob("*"):  # of a folder that is not there yet: none
-            if entry.is_file():
-                entry.unlink()
-    except OSError as error:
-        raise output_error(work, error) from error
-
-
 def finish(work: Path) -> None:
-    """Remove the folder of a finished map: its plan first, so that after a kill its blocks belong
-    to none, then whole cubes.
+    """Remove the folder of a finished map.
 
-    Raises ``OutputError``.
+    Its plan goes first, so that after a kill the windows that are left belong to no plan; then
+    whole cubes.
+
+    Raises:
+        OutputError: If something cannot be removed.
     """
     try:
         (work / _PLAN).unlink()
@@ -122,11 +125,3 @@ def finish(work: Path) -> None:
         shutil.rmtree(work)
     except OSError as error:
         raise output_error(work, error) from error
-
-
-def _digest(weights: Weights) -> str:
-    digest = hashlib.sha256(json.dumps(weights.card.to_json(), sort_keys=True).encode())
-    for name in sorted(weights.state):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(weights.state[name].cpu().numpy()).tobytes())
-    return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""A plan of overlapping tiles over an area, and of the windows of land in which they are read,
-predicted and joined.
+"""The tiles and windows of a map: their plan, and the files of finished windows.
 
-Two tiles that lie side by side see a strip in common, in which their parcels are recognised as the
-same.
+A map is cut into overlapping tiles, the images that the network sees; parcels of neighbouring tiles
+are matched where they overlap. Tiles that lie together are read, predicted and saved as one window
+(``Block``), so that an interrupted map can be continued.
 """
 
 from __future__ import annotations
@@ -22,95 +22,91 @@ from panoseg.files import atomic
 from panoseg.panoptic.join import Tile
 from panoseg.panoptic.panoptic import Segments
 
+Save = Callable[[int, bytes], None]
+"""Takes the number of a window and its content from ``to_bytes``."""
+
 
 @dataclass(frozen=True)
 class Block:
-    """Tiles that are read together: ``window`` encloses them; ``tiles`` are in coordinates of the
-    whole area.
-
-    land: the part of ``window`` that is this block's own; the lands of all blocks cover the area,
-    each pixel once.
-    """
+    """Tiles that are read, predicted and saved together. Coordinates are those of the whole map."""
 
     window: Window
+    """The rectangle that encloses the tiles."""
     land: Window
+    """The block's own part of ``window``; the lands of all blocks cover each pixel exactly once."""
     tiles: tuple[Window, ...]
+    """The tiles, by rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedWindow:
+    """What was predicted for a block."""
+
+    tiles: Sequence[Tile]
+    """The segments of each tile, in the order of the block's tiles."""
+    data_HW: np.ndarray
+    """bool: where the block's window has data."""
 
 
 def plan_blocks(
     height: int, width: int, tile: int = 128, overlap: int = 40, block: int = 512
 ) -> list[Block]:
-    """Tiles that cover height x width pixels, in blocks whose sides are at most ``block`` pixels
-    (or one tile).
+    """Cover height x width pixels with tiles, grouped into blocks.
 
-    Blocks come by rows, from left to right. Every tile has the side ``tile``, or the area's where
-    that is smaller; neighbours share at least ``overlap`` pixels. Raises ``ConfigError`` where the
-    overlap leaves no way forward.
+    >>> blocks = plan_blocks(100, 300, tile=128, overlap=40, block=256)
+    >>> [(own.window.left, own.window.width, own.land.width, len(own.tiles)) for own in blocks]
+    [(0, 216, 172, 2), (172, 128, 128, 1)]
 
-    >>> [(b.window.columns, b.land.columns, len(b.tiles)) for b in plan_blocks(100, 300, tile=128, overlap=40, block=256)]
-    [(slice(0, 216, None), slice(0, 172, None), 2), (slice(172, 300, None), slice(172, 300, None), 1)]
+    Args:
+        height: Rows of the map.
+        width: Columns of the map.
+        tile: Side of a tile in pixels; the map's own size where that is smaller.
+        overlap: Minimum overlap of neighbouring tiles in pixels.
+        block: Maximum side of a block in pixels, unless one tile is larger.
+
+    Returns:
+        The blocks, by rows, from left to right.
+
+    Raises:
+        ConfigError: If the overlap is not smaller than the tile.
     """
     if not 0 <= overlap < tile:
         raise ConfigError(
-            f"an overlap of {overlap} pixels on tiles of {tile}",
-            "less than the tile",
-            "lower --overlap",
+            f"--overlap must be from 0 to {tile - 1}, the tile's side, not {overlap}."
         )
-    rows = _in_runs(_starts(height, tile, overlap), tile, block)
-    columns = _in_runs(_starts(width, tile, overlap), tile, block)
+    rows, next_tops = _runs(height, tile, overlap, block)
+    columns, next_lefts = _runs(width, tile, overlap, block)
     side_y, side_x = min(tile, height), min(tile, width)
-    next_top, next_left = (
-        [*(run[0] for run in rows[1:]), height],
-        [*(run[0] for run in columns[1:]), width],
-    )
     return [
         Block(
             Window(tops[0], lefts[0], tops[-1] + side_y - tops[0], lefts[-1] + side_x - lefts[0]),
             Window(tops[0], lefts[0], bottom - tops[0], right - lefts[0]),
             tuple(Window(top, left, side_y, side_x) for top in tops for left in lefts),
         )
-        for tops, bottom in zip(rows, next_top, strict=True)
-        for lefts, right in zip(columns, next_left, strict=True)
+        for tops, bottom in zip(rows, next_tops, strict=True)
+        for lefts, right in zip(columns, next_lefts, strict=True)
     ]
 
 
-def _starts(length: int, tile: int, overlap: int) -> list[int]:
-    """First pixels of the tiles along an axis; the last tile ends with the axis."""
-    last = max(length - tile, 0)
-    return [*range(0, last, tile - overlap), last]
+def _runs(length: int, tile: int, overlap: int, block: int) -> tuple[list[list[int]], list[int]]:
+    """Group the tiles along an axis into runs that span at most ``block`` pixels.
 
-
-def _in_runs(starts: list[int], tile: int, block: int) -> list[list[int]]:
-    """Consecutive starts whose tiles span at most ``block`` pixels, in runs."""
-    runs = [[starts[0]]]
+    Returns:
+        The first pixel of each tile, by run; and where the next run begins or the axis ends.
+    """
+    last = max(length - tile, 0)  # the last tile ends with the axis
+    starts = [*range(0, last, tile - overlap), last]
+    runs = [starts[:1]]
     for start in starts[1:]:
         if start + tile - runs[-1][0] <= block:
             runs[-1].append(start)
         else:
             runs.append([start])
-    return runs
-
-
-Save = Callable[[int, bytes], None]
-"""Takes a finished window, with its number."""
-_KEPT_WINDOWS = 64
-"""In memory: a tile takes one or two bytes a pixel. A row of windows of a scene of Sentinel-2, and
-some of the next.
-"""
-
-
-@dataclass(frozen=True, eq=False)
-class FinishedWindow:
-    """The tiles of a window, and where the window has data: bool, H x W."""
-
-    tiles: Sequence[Tile]
-    data_HW: np.ndarray
+    return runs, [*(run[0] for run in runs[1:]), length]
 
 
 def to_bytes(finished: FinishedWindow) -> bytes:
-    """A finished window for a file, or for the way from a worker; the same window gives the same
-    bytes.
-    """
+    """Serialise a finished window; equal windows give equal bytes."""
     tables = [tile.segments for tile in finished.tiles]
     arrays = dict(vars(Segments.concatenate(tables)))
     arrays["positions"] = np.stack([tile.position_hw for tile in finished.tiles])
@@ -122,7 +118,7 @@ def to_bytes(finished: FinishedWindow) -> bytes:
 
 
 def from_bytes(content: bytes, block: Block) -> FinishedWindow | None:
-    """Undo ``to_bytes``; None for bytes that are damaged, or of another block."""
+    """Undo ``to_bytes``; None if the bytes are damaged or belong to another block."""
     shape_HW = block.window.height, block.window.width
     try:
         with np.load(io.BytesIO(content)) as saved:
@@ -144,7 +140,7 @@ def from_bytes(content: bytes, block: Block) -> FinishedWindow | None:
 
 
 def _empty(block: Block) -> FinishedWindow:
-    """A window without data; its arrays take no memory."""
+    """Return a window without data; broadcasting keeps its arrays from taking memory."""
     nothing, zero = Segments.of([]), np.zeros(1, np.uint8)
     tiles = [
         Tile(tile, np.broadcast_to(zero, (tile.height, tile.width)), nothing)
@@ -156,16 +152,27 @@ def _empty(block: Block) -> FinishedWindow:
 
 
 class WindowFiles:
-    """The windows of a plan in a folder. Any number of them may be there already; a damaged file
-    counts as none.
+    """The finished windows of a map, one file each.
 
-    outside: numbers of windows that have no land to be mapped: they have neither data nor a file.
+    Some may exist already, from an earlier start; a damaged file counts as missing.
+
+    Args:
+        folder: Where the files are.
+        blocks: The plan of the map; windows are numbered by it.
+        outside: Numbers of the windows outside of the mapped outline. They have no data and no
+            file.
+        kept: How many finished windows are kept in memory, at 1-2 bytes a pixel. The default is
+            about one row of windows of a Sentinel-2 scene and part of the next.
     """
 
     def __init__(
-        self, folder: Path, blocks: Sequence[Block], outside: Collection[int] = ()
+        self,
+        folder: Path,
+        blocks: Sequence[Block],
+        outside: Collection[int] = (),
+        kept: int = 64,
     ) -> None:
-        self.folder, self.blocks, self.outside = folder, blocks, frozenset(outside)
+        self.folder, self.blocks, self.outside, self.kept = folder, blocks, frozenset(outside), kept
         self._kept: OrderedDict[int, FinishedWindow] = OrderedDict()
         places = [
             (tile.top, tile.left, number, row)
@@ -175,11 +182,11 @@ class WindowFiles:
         self._tiles = [(number, row) for *_, number, row in sorted(places)]
 
     def path(self, number: int) -> Path:
-        """The file of a window."""
+        """Return the file of a window."""
         return self.folder / f"window-{number:06d}.npz"
 
     def missing(self) -> list[int]:
-        """The windows that are still to be predicted."""
+        """Return the numbers of the windows that are still to be predicted."""
         inside = (number for number in range(len(self.blocks)) if number not in self.outside)
         return [number for number in inside if self._read(number) is None]
 
@@ -189,30 +196,30 @@ class WindowFiles:
             temporary.write_bytes(content)
 
     def load(self, number: int) -> FinishedWindow:
-        """A finished window; the last few are kept in memory."""
+        """Return a finished window; the most recently used ones are kept in memory."""
         if number in self.outside:
             return _empty(self.blocks[number])
         if number not in self._kept:
             finished = self._read(number)
             if finished is None:
-                raise RuntimeError(f"{self.path(number)} has gone while the map was made")
+                raise RuntimeError(f"{self.path(number)} disappeared while the map was made")
             self._kept[number] = finished
-            if len(self._kept) > _KEPT_WINDOWS:
+            if len(self._kept) > self.kept:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(number)
         return self._kept[number]
 
     def tile_windows(self) -> list[Window]:
-        """Where each tile of the map lies, by row, then column."""
+        """Return the place of each tile of the map, by top row, then left column."""
         return [self.blocks[number].tiles[row] for number, row in self._tiles]
 
     def tile(self, place: int) -> Tile:
-        """A tile by its place in ``tile_windows``."""
+        """Return a tile by its position in ``tile_windows``."""
         number, row = self._tiles[place]
         return self.load(number).tiles[row]
 
     def data(self, number: int) -> np.ndarray:
-        """Where the land of a block has data: bool, H x W."""
+        """Return where the land of a block has data: bool, H x W."""
         land, window = self.blocks[number].land, self.blocks[number].window
         top, left = land.top - window.top, land.left - window.left
         return self.load(number).data_HW[top : top + land.height, left : left + land.width]
