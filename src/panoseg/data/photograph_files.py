@@ -137,4 +137,4 @@ def _unreadable(name: Path | str, reason: str) -> DatasetError:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Return an opened image as eight-bit RGB, turned upright as its EXIF says."""
-    return _upright(_red_green_blue(image))
+    return _upright(_to_rgb(image))
