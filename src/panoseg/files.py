@@ -97,6 +97,7 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        # A folder can only be renamed over an empty one.
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
@@ -326,7 +327,7 @@ def new_folder(path: Path | str, *, resumable: str | None = None) -> Path:
                 f"{path} holds {count} ({', '.join(entries[:3])}{', …' * (len(entries) > 3)}):"
                 " choose a new or empty folder."
             )
-        tempfile.TemporaryFile(dir=path).close()
+        tempfile.TemporaryFile(dir=path).close()  # raises where nothing can be written
     except OSError as error:
         raise output_error(path, error) from error
     remove_unfinished(path)

@@ -180,7 +180,11 @@ class DateBuilder:
             for day in looks
             if looks[day]["clear"] >= self._options.min_clear and looks[day]["data"] > 0
         ]
-        left_out = {day: _why(look) for day, look in looks.items() if day not in seen}
+        left_out = {
+            day: f"{look['clear']:.0%} clear" if look["data"] > 0 else "no data inside the area"
+            for day, look in looks.items()
+            if day not in seen
+        }
         if not seen:
             self._failures.raise_nothing_left(
                 f"None of {len(self._days)} dates shows {self._options.min_clear:.0%} of the area"
@@ -313,10 +317,6 @@ class DateBuilder:
                 )
                 self._failures.note("window", day=day, window=number)
                 self._failures.scene_was_read()
-
-
-def _why(look: Mapping[str, float]) -> str:
-    return f"{look['clear']:.0%} clear" if look["data"] > 0 else "no data inside the area"
 
 
 def _scenes_by_day(scenes: Sequence[Scene], grid: GeoBox) -> dict[str, list[Scene]]:

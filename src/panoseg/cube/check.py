@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import odc.geo.xr  # noqa: F401 - gives datasets their .odc
 import xarray as xr
-from odc.geo.crs import CRS
 
 from panoseg.errors import CubeError
 from panoseg.imagery.bands import PIXEL_M, SCENE_CLASSIFICATION, band_name
@@ -214,15 +213,16 @@ def _check_grid(cube: xr.Dataset) -> None:
             f" {SMALLEST_SIDE}: take a larger area."
         )
     grid = cube.odc.geobox
-    if grid is None or not all(_evenly_spaced(cube[dim].values) for dim in ("y", "x")):
+    steps = [np.diff(cube[dim].values.astype(np.float64)) for dim in ("y", "x")]
+    if grid is None or not all(np.allclose(d, d.mean(), rtol=1e-3) for d in steps):
         raise CubeError(
             "The cube's x and y are not evenly spaced: resample it to the centres of pixels on a"
             " grid."
         )
     if grid.crs.geographic:
+        name = f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else grid.crs.proj.name
         raise CubeError(
-            f"The cube is in degrees ({_crs_name(grid.crs)}): warp it to its UTM zone at"
-            f" {PIXEL_M:g} m."
+            f"The cube is in degrees ({name}): warp it to its UTM zone at {PIXEL_M:g} m."
         )
     pixel_m = [abs(float(side)) for side in (grid.resolution.x, grid.resolution.y)]
     if any(abs(side - PIXEL_M) > _PIXEL_TOLERANCE * PIXEL_M for side in pixel_m):
@@ -230,15 +230,6 @@ def _check_grid(cube: xr.Dataset) -> None:
             f"The cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m: resample it to {PIXEL_M:g}"
             " m."
         )
-
-
-def _crs_name(crs: CRS) -> str:
-    return f"EPSG:{crs.epsg}" if crs.epsg else str(crs.proj.name)
-
-
-def _evenly_spaced(centres: np.ndarray) -> bool:
-    steps = np.diff(centres.astype(np.float64))
-    return bool(np.allclose(steps, steps.mean(), rtol=1e-3))
 
 
 def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:

@@ -212,11 +212,12 @@ def finish(
     cube = work / _CUBE
     if not cube.exists():
         fresh = work / f"{_CUBE}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(fresh, ignore_errors=True)  # of a start that was killed
         _write_coordinates(fresh, days, grid, clear, record)
         for band in (*bands, SCENE_CLASSIFICATION):
             _new_array(fresh / band, band, len(days), grid)
         os.rename(fresh, cube)
+    # After a kill in this loop the next start moves the dates that are left.
     for place, day in enumerate(days):
         DayStore(work, day, bands, grid).move(cube, place)
     os.rename(cube, out)

@@ -94,6 +94,7 @@ def fill_gaps(values_THW: np.ndarray, days_T: np.ndarray) -> tuple[np.ndarray, n
         filled_THW: float32, 0 where no date has data.
         data_HW: bool, whether some date has data.
     """
+    # Written so that NaN, which compares false, is missing too.
     missing_THW = ~(np.abs(values_THW) > 0) | ~np.isfinite(values_THW)
     filled_THW = np.where(missing_THW, 0, values_THW).astype(np.float32)
     data_HW = ~missing_THW.all(axis=0)
@@ -109,8 +110,10 @@ def _interpolate(values_TP: np.ndarray, missing_TP: np.ndarray, days_T: np.ndarr
     """Interpolate missing entries of series that each have at least one other entry."""
     dates = len(days_T)
     place_T1 = np.arange(dates)[:, None]
+    # Place of the nearest date with data before and after each date, -1 and T where there is none.
     before_TP = np.maximum.accumulate(np.where(missing_TP, -1, place_T1), axis=0)
     after_TP = np.minimum.accumulate(np.where(missing_TP, dates, place_T1)[::-1], axis=0)[::-1]
+    # At the ends of a series both neighbours are the same date.
     nothing_before, nothing_after = before_TP < 0, after_TP >= dates
     before_TP, after_TP = (
         np.where(nothing_before, after_TP, before_TP),

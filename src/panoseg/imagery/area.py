@@ -149,6 +149,7 @@ def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometr
     shell, *holes = (
         _unwrapped(np.array(ring.coords), path) for ring in (polygon.exterior, *polygon.interiors)
     )
+    # A hole may have been drawn on the other side of the date line than its shell.
     for hole in holes:
         hole[:, 0] -= 360 * np.round((hole[:, 0].mean() - shell[:, 0].mean()) / 360)
     whole = shapely.make_valid(Polygon(shell, holes))
@@ -203,6 +204,7 @@ def utm_zone(outline: BaseGeometry) -> CRS:
                 (True, shapely.box(-180, 0, 180, 90)),
                 (False, shapely.box(-180, -90, 180, 0)),
             ):
+                # Rounded, so that noise of the ellipsoid does not decide between equal shares.
                 shares[zone, northern] += round(
                     _km2(_areal(outline.intersection(box).intersection(half))), 6
                 )
@@ -290,6 +292,7 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
         AreaError: The area is too wide for one zone.
     """
     crs = utm_zone(area.outline)
+    # The last two digits of the code are the zone.
     middle = 6 * ((crs.to_epsg() or 0) % 100) - 183
     longitudes = shapely.get_coordinates(area.outline)[:, 0]
     farthest = float(np.abs((longitudes - middle + 180) % 360 - 180).max())
@@ -301,6 +304,7 @@ def grid_of(area: Area, pixel_m: float = PIXEL_M, margin_m: float = 0.0) -> GeoB
         )
     low_2, high_2 = np.array(project_outline(area.outline, crs).bounds).reshape(2, 2)
     short_2 = np.maximum(_SMALLEST_SIDE_M - (high_2 - low_2), 0) / 2
+    # The tolerance keeps an edge that is straight on the grid from costing another row.
     low_2, high_2 = (
         low_2 - margin_m - short_2 + _SNAP_TOLERANCE_M,
         high_2 + margin_m + short_2 - _SNAP_TOLERANCE_M,

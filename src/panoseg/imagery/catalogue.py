@@ -124,12 +124,14 @@ def search(area: Area, first: date, last: date, catalogue: Catalogue) -> list[di
     collection = _collection(client, catalogue)
     outline, ahead = _simplified(area.outline), solar_offset(grid_of(area))
     found: dict[str, dict[str, Any]] = {}
+    # By month, so that a search has few pages and its progress can be shown.
     months = list(_months(first, last))
     for start, end in track(months, "months searched"):
         try:
             asked = client.search(
                 collections=[collection],
                 intersects=mapping(outline),
+                # Solar days of the area, as times in UTC.
                 datetime=[
                     datetime.combine(day, clock, UTC) - ahead
                     for day, clock in ((start, time.min), (end, _DAYS_END))

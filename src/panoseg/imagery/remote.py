@@ -35,14 +35,14 @@ TOKENS = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 _SIGNED_HOST = "sentinel2l2a01.blob.core.windows.net"  # of Planetary Computer's Sentinel-2
 _TOKEN_MARGIN = timedelta(minutes=5)
 GDAL_RETRIES: dict[str, str | int] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",  # no request for a listing
     "GDAL_HTTP_MAX_RETRY": "5",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
     "GDAL_HTTP_CONNECTTIMEOUT": "20",
-    "GDAL_HTTP_LOW_SPEED_TIME": "60",
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",  # a connection slower than a byte a second is given up
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",  # the header of a GeoTIFF in one request
     "GDAL_CACHEMAX": 128 * 1024**2,  # bytes, by rasterio; windows are read once
 }
 _LARGEST_BLOCK = 10_980**2  # pixels: to read one pixel GDAL reads its block

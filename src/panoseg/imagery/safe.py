@@ -108,7 +108,9 @@ def safe_scenes(folder: Path | str) -> tuple[list[Scene], dict[str, str]]:
     archives = list(_archives(folder))
     for path in archives:
         try:
-            for scene in _scenes(_open(path)):
+            zipped = path.suffix.lower() == ".zip"
+            archive: _Archive = _ZipArchive(path) if zipped else _FolderArchive(path)
+            for scene in _scenes(archive):
                 scenes.setdefault(scene.id, scene)
         except _DAMAGE as error:
             broken[path.name] = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
@@ -135,10 +137,6 @@ def _archives(folder: Path) -> Iterator[Path]:
     for path in sorted([*folder.rglob("*.SAFE"), *folder.rglob("*.zip"), *folder.rglob("*.ZIP")]):
         if path.is_file() == (path.suffix.lower() == ".zip"):
             yield path
-
-
-def _open(path: Path) -> _Archive:
-    return _ZipArchive(path) if path.suffix.lower() == ".zip" else _FolderArchive(path)
 
 
 class _Archive(ABC):
@@ -220,6 +218,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         or ":" in name.split("/")[0]
     ):
         raise _RefusedError(f"holds {name!r}, a path out of the archive")
+    # The upper half of the attributes holds the Unix mode.
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise _RefusedError(f"holds the link {name!r}")
     if entry.flag_bits & 0x1:
@@ -245,6 +244,7 @@ def _parsed(content: bytes, name: str) -> Element:
 
     A document type is refused, so that entities can neither expand nor fetch.
     """
+    # expat itself, because ElementTree's parser offers no handler for document types.
     builder, parser = TreeBuilder(), expat.ParserCreate()
 
     def refuse(*_: object) -> None:

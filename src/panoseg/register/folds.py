@@ -107,6 +107,7 @@ def assign_folds(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarr
         amounts_BK: Amount of each class in a block (pixels); the number of patches may be a column.
         weights_F: Share of each fold.
     """
+    # Shares instead of pixels, so that rare classes count as much as common ones.
     share_BK = amounts_BK / np.maximum(amounts_BK.sum(axis=0), 1e-9)
     weights = np.asarray(weights_F, np.float64)
     fold_of = np.empty(len(share_BK), np.int64)
@@ -115,6 +116,7 @@ def assign_folds(amounts_BK: np.ndarray, weights_F: Sequence[float]) -> np.ndarr
     order = np.argsort(-share_BK.sum(axis=1), kind="stable")
     for left, block in zip(range(len(order), 0, -1), order, strict=True):
         cost_F = ((2 * held_FK + share_BK[block]) * share_BK[block]).sum(axis=1) / weights
+        # So few blocks are left that each must go to a fold without one.
         if left <= empty.sum():
             cost_F[~empty] = np.inf
         fold = int(cost_F.argmin())

@@ -145,7 +145,9 @@ class ImageWriter:
         ):
             if len(dates):
                 self.save(folder, patch_id, images_TCHW)
-                _save_unseen(folder, patch_id, data_HW)
+                if not data_HW.all():  # rare: most patches need no file
+                    with atomic(_unseen_path(folder, patch_id)) as temporary:
+                        np.save(temporary, ~data_HW)
             yield _record(patch_id, days_T[dates], images_TCHW, data_HW)
 
     def _dates(self, seen_THW: np.ndarray, days_T: np.ndarray) -> np.ndarray:
@@ -202,12 +204,6 @@ def _record(
         "unseen": int((~data_HW).sum()),
     }
     return {**record, "moments": moments(images_TCHW).tolist()} if len(dates) else record
-
-
-def _save_unseen(folder: Path, patch_id: int, data_HW: np.ndarray) -> None:
-    if not data_HW.all():
-        with atomic(_unseen_path(folder, patch_id)) as temporary:
-            np.save(temporary, ~data_HW)
 
 
 def read_unseen(folder: Path, record: dict[str, Any], size: int) -> np.ndarray:

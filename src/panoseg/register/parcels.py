@@ -288,6 +288,7 @@ def _without_duplicates(
         Positions of the first row of each outline, the classes, the number of rows that repeat an
         outline, and of outlines with several classes.
     """
+    # normalize makes rings begin at the same corner and run in the same direction.
     rounded_N = shapely.transform(outlines_N, lambda xy: np.round(xy / _SAME_PLACE_M))
     group_N, _ = pd.factorize(pd.Series(shapely.to_wkb(shapely.normalize(rounded_N))))
     first = np.unique(group_N, return_index=True)[1]

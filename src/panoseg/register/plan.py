@@ -66,7 +66,7 @@ class ParcelGrid:
         outlines_N = to_pixels(
             moved(register.outlines_N, register.crs, crs_of(grid).to_wkt()), grid.affine
         )
-        order_N = np.argsort(-shapely.area(outlines_N), kind="stable")  # the smallest is drawn last
+        order_N = np.argsort(-shapely.area(outlines_N), kind="stable")  # the smallest last, on top
         on_grid_N = shapely.intersects(
             outlines_N[order_N], shapely.box(0, 0, grid.width, grid.height)
         )
