@@ -1,5 +1,7 @@
-"""Panoptic quality of simulated COCO files beside a plain program: pairs a second, milliseconds a
-pair, times as many.
+"""Throughput of scoring COCO's files, compared with a plain program based on ``np.unique``.
+
+PNG decoding and the start of processes are included. The pairs of truth and prediction are
+simulated.
 
 python benchmarks/coco_pairs.py --pairs 1000
 """
@@ -24,8 +26,10 @@ HEIGHT, WIDTH, SEGMENTS, CLASSES = 480, 640, 20, 30
 
 
 def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and prediction, H x W each, numbers 1 .. 20: cells of points with wavy borders, and the
-    same a few pixels off.
+    """Draw truth and prediction: cells with wavy borders, and the same cells a few pixels off.
+
+    Returns:
+        Integers 1..20, H x W each.
     """
     rows, columns = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     points = random.random((SEGMENTS, 2), np.float32) * (HEIGHT, WIDTH)
@@ -42,9 +46,9 @@ def scene(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_pairs(folder: Path, count: int) -> tuple[Path, Path]:
-    """Two panoptic JSON files and their pictures."""
+    """Write two panoptic JSON files with their PNG files, and return the paths of the JSON."""
     random = np.random.default_rng(0)
-    annotations: dict[str, list[dict]] = {"truth": [], "prediction": []}
+    annotations: dict[str, list[dict[str, object]]] = {"truth": [], "prediction": []}
     categories = [
         {"id": id_, "name": f"class {id_}", "isthing": int(id_ % 3 > 0)}
         for id_ in range(1, CLASSES + 1)
@@ -80,7 +84,7 @@ def write_pairs(folder: Path, count: int) -> tuple[Path, Path]:
 
 
 def plain(true_json: Path, predicted_json: Path) -> float:
-    """PQ by ``np.unique`` over the ids of each pair, one after the other."""
+    """Compute PQ by ``np.unique`` over the ids of each pair, as a short program would."""
     true, predicted = (json.loads(path.read_text()) for path in (true_json, predicted_json))
     prediction_of = {row["image_id"]: row for row in predicted["annotations"]}
     counts = {row["id"]: np.zeros(4) for row in true["categories"]}  # sum of IoU, TP, FP, FN
@@ -90,16 +94,15 @@ def plain(true_json: Path, predicted_json: Path) -> float:
         for path, row in pair:
             colours = np.array(Image.open(path.with_suffix("") / row["file_name"]), dtype=np.uint32)
             rasters.append(colours[..., 0] + 256 * colours[..., 1] + 65536 * colours[..., 2])
-            tables.append(
-                {segment["id"]: segment["category_id"] for segment in row["segments_info"]}
-            )
+            rows = row["segments_info"]
+            tables.append({segment["id"]: segment["category_id"] for segment in rows})
         area = [
             dict(zip(*np.unique(raster, return_counts=True), strict=True)) for raster in rasters
         ]
         codes, pixels = np.unique(
             rasters[0].astype(np.uint64) << 24 | rasters[1], return_counts=True
         )
-        found: tuple[set, set] = (set(), set())
+        found: tuple[set[int], set[int]] = (set(), set())
         for one, other, shared in zip(codes >> 24, codes & 0xFFFFFF, pixels, strict=True):
             iou = shared / (area[0][one] + area[1][other] - shared)
             if (
@@ -120,7 +123,7 @@ def plain(true_json: Path, predicted_json: Path) -> float:
 
 
 def rows(count: int) -> list[list[str]]:
-    """The rows of the table."""
+    """Measure, and return the rows of the table."""
     with tempfile.TemporaryDirectory() as folder:
         paths = write_pairs(Path(folder), count)
 
@@ -133,7 +136,7 @@ def rows(count: int) -> list[list[str]]:
             assert abs(quality - expected) < 1e-9, "the programs differ"
             return time.perf_counter() - start
 
-        expected = plain(*paths)  # warms the files too
+        expected = plain(*paths)  # also reads the files into the page cache
         cores = usable_cores()
         base = seconds(lambda: plain(*paths))
         measured = [
@@ -149,8 +152,9 @@ def rows(count: int) -> list[list[str]]:
 
 
 def table(count: int) -> str:
-    """Throughput with PNG decoding and the start of processes included."""
-    from panoseg.metrics.tables import render_table  # imports torch, which the processes need not
+    """Measure, and return the table in Markdown."""
+    # Imported here, because it imports torch, which the worker processes do not need.
+    from panoseg.metrics.tables import render_table
 
     title = f"{count} pairs of {HEIGHT} x {WIDTH}, {SEGMENTS} segments"
     return render_table([title, "pairs a second", "ms a pair and core", "times"], rows(count))

@@ -1,5 +1,6 @@
-"""Times of merging, scoring and joining, in milliseconds, best and median of many; throughput of
-scoring COCO's files.
+"""Times of merging, scoring and joining, and throughput of scoring COCO's files.
+
+Times are the best and the median of many runs, in milliseconds.
 
 python benchmarks/metrics.py --coco-pairs 1000
 """
@@ -29,9 +30,7 @@ SIZE = 128
 
 
 def landscape(size: int, parcels: int, seed: int) -> Panoptic:
-    """About as many parcels as asked for: the cells of random points, a tenth of them
-    background.
-    """
+    """Simulate about ``parcels`` parcels: cells of random points, a tenth of them background."""
     random = np.random.default_rng(seed)
     points = random.random((parcels, 2)) * size
     rows, columns = np.mgrid[:size, :size]
@@ -48,7 +47,7 @@ def landscape(size: int, parcels: int, seed: int) -> Panoptic:
 
 
 def candidates(count: int, device: torch.device) -> ScoredMasks:
-    """Rectangles of the size of parcels on one image."""
+    """Draw masks of one image: rectangles of the size of parcels."""
     random = np.random.default_rng(0)
     masks = np.zeros((count, SIZE, SIZE), bool)
     for mask in masks:
@@ -60,7 +59,7 @@ def candidates(count: int, device: torch.device) -> ScoredMasks:
 
 
 def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Best and median, in milliseconds; work on a GPU is waited for."""
+    """Return the best and median time in milliseconds, including work on a GPU."""
     times = []
     for _ in range(repeats + 2):
         start = time.perf_counter()
@@ -72,7 +71,7 @@ def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print the tables."""
+    """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--coco-pairs", type=int, default=60)
     parser.add_argument("--map-size", type=int, default=1024, help="side of the map of tiles")
@@ -140,7 +139,7 @@ def main() -> None:
     ]
     print(render_table([f"{SIZE} x {SIZE}, milliseconds", "best", "median"], rows))
     print(flush=True)
-    # A process of its own, since the processes that it starts would import torch with this one.
+    # In a process of its own: the workers import the main module, and this one imports torch.
     subprocess.run(
         [
             sys.executable,

@@ -162,6 +162,7 @@ def test_one_call_takes_images_batches_and_arrays_alike(golden):
     ]
     objects = [[Panoptic.from_maps(*pair, PASTIS) for pair in pairs] for pairs in singly]
     assert panoptic_quality(*singly) == expected
+    assert panoptic_quality(*(tuple(pairs) for pairs in singly)) == expected
     assert panoptic_quality(*objects) == expected
     assert panoptic_quality(objects[0], singly[1]) == expected
     one = panoptic_quality(objects[0][0], objects[1][0])

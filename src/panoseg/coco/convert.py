@@ -323,9 +323,9 @@ def _semantic_pixels(setting: Setting, class_HW: np.ndarray) -> np.ndarray:
             colour_of_class[setting.options.things_as] = _GREY
         for entry in setting.table.classes:
             colour_of_class[entry.id] = colour_of(entry)
-        return colour_of_class[class_HW]  # the last row, -1, stays black
+        return np.asarray(colour_of_class[class_HW])  # the last row, -1, stays black
     highest = max(setting.table.count - 1, setting.options.things_as or 0)
-    return np.maximum(class_HW, 0).astype(np.uint8 if highest <= _BYTE else np.uint16)
+    return np.asarray(np.maximum(class_HW, 0).astype(np.uint8 if highest <= _BYTE else np.uint16))
 
 
 Target = Literal["panoptic", "two-channel", "detection", "semantic"]

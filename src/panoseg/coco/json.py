@@ -95,8 +95,7 @@ class CocoJson:
                 f"{self.path} has {len(spans) // 2} entries of image {image_id} among the images; "
                 "it needs exactly one."
             )
-        row: dict[str, Any] = read_row(self._bytes(*spans))
-        return row
+        return read_row(self._bytes(*spans))
 
     def value(self, key: str) -> bytes | None:
         """Return a value of the file as it stands there, None if the file does not have it."""
@@ -157,9 +156,14 @@ def about(subject: str) -> Iterator[None]:
         raise PanopticFormatError(f"{subject}: {str(error).rstrip('.')}.") from error
 
 
-def read_row(text: bytes) -> Any:  # noqa: ANN401
-    """Decode a row of a file. Raises ``ValueError`` if a number is not finite."""
-    return _STRICT_DECODER.decode(text.decode())
+def read_row(text: bytes) -> dict[str, Any]:
+    """Decode a row of a file. Raises ``ValueError`` if a number is not finite.
+
+    Whether the row is an object is not checked: using another value raises an error that ``about``
+    reports.
+    """
+    row: dict[str, Any] = _STRICT_DECODER.decode(text.decode())
+    return row
 
 
 def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) -> int:
@@ -273,7 +277,7 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
             image_id = row.get(name) if isinstance(row, dict) else None
             if isinstance(row, dict) and type(row.get("category_id")) is int:
                 used.add(row["category_id"])
-            if type(image_id) in (int, str):
+            if isinstance(image_id, int | str) and type(image_id) is not bool:
                 index.setdefault(image_id, array("q")).extend((start, stop))
             else:
                 problems.append(
@@ -300,8 +304,9 @@ def _rows(
         if reader.next():
             raise ValueError("there is more behind the end")
     except (ValueError, RecursionError, MemoryError) as error:
-        is_syntax = isinstance(error, json.JSONDecodeError)
-        reason = error.msg if is_syntax else str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
+        if isinstance(error, json.JSONDecodeError):
+            reason = error.msg  # without its place in the window
         at = reader.byte if reader else 0
         raise _no_json(path, f"{reason}, in the value that begins at byte {at}") from error
 

@@ -31,19 +31,20 @@ from panoseg.panoptic.panoptic import Panoptic
 
 @dataclass(frozen=True, eq=False)
 class PixelClasses:
-    """The classes of pixels that are scored, numbered from 0 without gaps, and behind them void.
-
-    table: their names, by number. number_of_class: int64, by class id plus one, so that no class,
-    -1, is first.
-    """
+    """The classes of pixels that are scored, numbered from 0 without gaps; void is the last."""
 
     table: ClassTable
+    """The numbered classes."""
     number_of_class: np.ndarray
+    """int64: number of each class id plus one; the first entry is for -1, "no class"."""
 
     @classmethod
     def of(cls, table: ClassTable, *, things_together: bool = False) -> PixelClasses:
-        """Every class of a table; things_together: all things are the first class, before those of
-        stuff.
+        """Number the classes of a table.
+
+        Args:
+            table: The classes.
+            things_together: Make all things one class, the first.
         """
         scored = [entry for entry in table.classes if entry.kind == "stuff" or not things_together]
         scored = [entry for entry in scored if entry.kind != "void"]
@@ -59,16 +60,18 @@ class PixelClasses:
 
     @property
     def void(self) -> int:
-        """The number of void, which is not scored."""
+        """Number of void, which is not scored."""
         return len(self.table.classes) - 1
 
-    def numbers(self, picture: Panoptic) -> np.ndarray:
-        """The number of the class of each pixel of a picture: int64, H x W."""
-        return self.number_of_class[picture.classes_HW(-1) + 1]
+    def numbers(self, segmentation: Panoptic) -> np.ndarray:
+        """Return the number of each pixel's class: int64, H x W."""
+        return np.asarray(self.number_of_class[segmentation.classes_HW(-1) + 1])
 
     def matrix(self, true: Panoptic, predicted_HW: np.ndarray) -> Tensor:
-        """Pixels by true and predicted number, those without a true class left out: int64, K x
-        K.
+        """Count pixels by true and predicted number, except those without a true class.
+
+        Returns:
+            int64, K x K.
         """
         return confusion_matrix(
             self.numbers(true), predicted_HW, len(self.table.classes), [self.void]
@@ -77,17 +80,19 @@ class PixelClasses:
 
 @dataclass(frozen=True, eq=False)
 class PhotographCounts:
-    """What has been counted of some photographs; ``+`` adds those of others. A part that a network
-    does not have is None.
+    """Counts of some photographs; ``+`` adds those of others.
 
-    panoptic: matches by COCO's definition. boxes, masks: matches of detections. matrix_KK: pixels
-    by true and predicted class.
+    Parts that a network does not have are None.
     """
 
     panoptic: PanopticCounts | None = None
+    """Matches of segments by COCO's definition."""
     boxes: DetectionMatches | None = None
+    """Matches of detected boxes."""
     masks: DetectionMatches | None = None
+    """Matches of detected masks."""
     matrix_KK: Tensor | None = None
+    """int64, K x K: pixels by true and predicted class."""
 
     def __add__(self, other: PhotographCounts) -> PhotographCounts:
         parts = (
@@ -102,13 +107,17 @@ class PhotographCounts:
 def count_panoptic(
     true: Panoptic, crowd_ids: tuple[int, ...], predicted: Panoptic, table: ClassTable
 ) -> PhotographCounts:
-    """The segments of a picture that match the truth."""
+    """Count the segments of a photograph that match the truth."""
     return PhotographCounts(panoptic=coco_patch_counts(true, predicted, table, crowd_ids=crowd_ids))
 
 
 def count_detections(index: int, true: Iterable[Row], predicted: Iterable[Row]) -> PhotographCounts:
-    """The detections of a photograph that match true objects, both rows of COCO's form; index:
-    which photograph it is.
+    """Match the detections of a photograph with the true objects.
+
+    Args:
+        index: Number of the photograph.
+        true: True objects in COCO's form.
+        predicted: Detections in COCO's form.
     """
     true, predicted = list(true), list(predicted)
     return PhotographCounts(
@@ -120,33 +129,33 @@ def count_detections(index: int, true: Iterable[Row], predicted: Iterable[Row]) 
 def count_pixels(
     true: Panoptic, crowd_ids: tuple[int, ...], predicted_HW: np.ndarray, classes: PixelClasses
 ) -> PhotographCounts:
-    """The pixels of a photograph by true and predicted class; those of crowds are left out."""
+    """Count the pixels of a photograph by true and predicted class, except those of crowds."""
     plain = true.keep(~np.isin(true.segments.ids, crowd_ids)) if crowd_ids else true
     return PhotographCounts(matrix_KK=classes.matrix(plain, predicted_HW))
 
 
 @dataclass(frozen=True, eq=False)
 class PhotographScores:
-    """Scores of photographs; a part that a network does not have is None.
-
-    quality: panoptic quality by COCO's definition. boxes, masks: average precision of candidates,
-    before they are merged.
-    pixels: of the classes of pixels, ``pixel_classes``; a pixel without a predicted class is
-    missed.
-    """
+    """Scores of photographs; parts that a network does not have are None."""
 
     classes: ClassTable
+    """The classes of segments and detections."""
     pixel_classes: PixelClasses
+    """The classes of pixels."""
     quality: PanopticQuality | None = None
+    """Panoptic quality by COCO's definition."""
     boxes: AveragePrecision | None = None
+    """Average precision of the boxes of candidates, before they are merged."""
     masks: AveragePrecision | None = None
+    """Average precision of the masks of candidates, before they are merged."""
     pixels: ConfusionScores | None = None
+    """Scores of the classes of pixels; a pixel without a predicted class is missed."""
 
     @classmethod
     def of(
         cls, counts: PhotographCounts, table: ClassTable, pixel_classes: PixelClasses
     ) -> PhotographScores:
-        """Scores of what has been counted."""
+        """Compute the scores of counts."""
         quality = None if counts.panoptic is None else quality_of_counts(counts.panoptic)
         pixels = (
             None
@@ -161,8 +170,10 @@ class PhotographScores:
         return cls(table, pixel_classes, quality, boxes, masks, pixels)
 
     def summary(self) -> dict[str, float]:
-        """PQ, SQ and RQ, PQ of things and of stuff, average precision and mean IoU in percent, as
-        far as there are any; 0 where the truth has nothing to find.
+        """Return panoptic quality, average precision and mean IoU in percent.
+
+        Parts that the network does not have are left out; a number is 0 if the truth has nothing to
+        find.
         """
         numbers: dict[str, float] = {}
         if self.quality is not None:
@@ -176,8 +187,8 @@ class PhotographScores:
             numbers |= {"mIoU": self.pixels.mean_iou, "OA": self.pixels.accuracy}
         return {name: 0.0 if np.isnan(value) else 100 * value for name, value in numbers.items()}
 
-    def to_json(self) -> dict:
-        """All numbers, 0..1; null where undefined."""
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers as fractions, null where undefined."""
         found: dict[str, Any] = {}
         if self.quality is not None:
             found["panoptic"] = self.quality.to_json()
@@ -208,9 +219,7 @@ class PhotographScores:
         return found
 
     def table(self) -> str:
-        """Panoptic quality by class where there is any; below it the rest by class, and all summed
-        up in a line.
-        """
+        """Render panoptic quality by class, then the other scores by class and a summary line."""
         parts = [] if self.quality is None else [panoptic_table(self.quality)]
         columns = self._columns()
         names = dict.fromkeys(name for values, _ in columns.values() for name in values)
@@ -228,7 +237,7 @@ class PhotographScores:
         return "\n\n".join(parts)
 
     def _columns(self) -> dict[str, tuple[dict[str, float], float]]:
-        """What is not panoptic: of each number its values by name of the class, and their mean."""
+        """Return the scores besides panoptic quality: values by class name, and their mean."""
         columns = {}
         for name, part in (("box AP", self.boxes), ("mask AP", self.masks)):
             if part is not None:

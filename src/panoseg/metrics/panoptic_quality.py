@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -151,7 +151,7 @@ class PanopticQuality:
         }
 
 
-Maps = tuple[np.ndarray, np.ndarray]
+Maps: TypeAlias = tuple[np.ndarray, np.ndarray]
 """Instances (id of each pixel, 0 = none) and classes (class of each pixel): integers, H x W each,
 or B x H x W for a batch.
 """
@@ -170,7 +170,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class PanopticScores(Quality):
+class OverallQuality(Quality):
     """Panoptic quality in percent, over all classes and of each class."""
 
     by_class: Mapping[str, Quality]
@@ -184,7 +184,7 @@ def panoptic_quality(
     definition: Definition = "pastis",
     *,
     class_agnostic: bool = False,
-) -> PanopticScores:
+) -> OverallQuality:
     """Compare predictions with the truth by panoptic quality.
 
     Args:
@@ -223,7 +223,7 @@ def panoptic_quality(
         if not np.isnan(pq)
     }
     mean = quality.all
-    return PanopticScores(100 * mean.pq, 100 * mean.sq, 100 * mean.rq, by_class)
+    return OverallQuality(100 * mean.pq, 100 * mean.sq, 100 * mean.rq, by_class)
 
 
 def _table_of(given: Panoptic | Maps | Sequence[Panoptic | Maps]) -> ClassTable | None:
@@ -238,7 +238,9 @@ def _images(
     """Yield the images in an argument of ``panoptic_quality``."""
     if isinstance(given, Panoptic):
         yield given
-    elif isinstance(given, tuple) and len(given) == 2 and np.ndim(given[0]) in (2, 3):
+    elif (
+        isinstance(given, tuple) and len(given) == 2 and not isinstance(given[0], Panoptic | tuple)
+    ):
         instances, classes = (np.asarray(each) for each in given)
         if instances.ndim == 3:
             for one, other in zip(instances, classes, strict=True):
@@ -246,7 +248,7 @@ def _images(
         else:
             yield Panoptic.from_maps(instances, classes, table)
     else:
-        for each in given:
+        for each in cast("Sequence[Panoptic | Maps]", given):
             yield from _images(each, table)
 
 

@@ -1,10 +1,13 @@
-"""What an evaluation found: as a summary, as JSON and as a table."""
+"""Scores of seasons: pixels by class and region, and panoptic quality.
+
+Each kind of scores gives a summary, JSON and a Markdown table (``Scores``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,31 +18,30 @@ from panoseg.metrics.tables import confusion_table, panoptic_table, percent, ren
 
 
 class Scores(Protocol):
-    """What an evaluation found."""
+    """The scores of an evaluation."""
 
     def summary(self) -> dict[str, float]:
-        """The main numbers, in percent."""
+        """Return the main numbers in percent."""
 
-    def to_json(self) -> dict:
-        """All numbers, JSON-ready, 0..1."""
+    def to_json(self) -> dict[str, Any]:
+        """Return all numbers as a JSON-ready dictionary of fractions."""
 
     def table(self) -> str:
-        """A Markdown table for people."""
+        """Render a Markdown table."""
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticScores:
-    """Overall accuracy, mean IoU, and the scores of each class, by region.
-
-    regions: the same pixels, and those at boundaries of classes and inside apart. region: the one
-    that ``scores``, the summary and the table are of. edge: scores of a network's boundary head,
-    None without one.
-    """
+    """Overall accuracy, mean IoU, and the scores of each class, by region."""
 
     regions: Mapping[Region, RegionScores]
+    """Scores of all pixels, of those at boundaries of classes, and of those inside."""
     classes: ClassTable
+    """The classes."""
     region: Region = "all"
+    """The region of ``scores``, the summary and the table."""
     edge: ConfusionScores | None = None
+    """Scores of the network's boundary head, None without one."""
 
     @property
     def scores(self) -> ConfusionScores:
@@ -47,21 +49,20 @@ class SemanticScores:
         return self.regions[self.region].scores
 
     def summary(self) -> dict[str, float]:
-        """OA and mIoU of the chosen region in percent."""
+        """Return overall accuracy and mean IoU of the chosen region in percent."""
         return {"OA": 100 * self.scores.accuracy, "mIoU": 100 * self.scores.mean_iou}
 
-    def to_json(self) -> dict:
-        """All numbers of the chosen region; those of the others below "regions"; and the boundary
-        head's where there is one.
+    def to_json(self) -> dict[str, Any]:
+        """Return the numbers of the chosen region, with those of the others under "regions".
+
+        The scores of a boundary head are under "boundary_head".
         """
         regions = {name: self._region_json(region) for name, region in self.regions.items()}
         edge = {} if self.edge is None else {"boundary_head": _means(self.edge)}
         return {"region": self.region, **regions.pop(self.region), **edge, "regions": regions}
 
-    def _region_json(self, region: RegionScores) -> dict:
-        """Means; IoU, precision, recall and F1 of each class, null where undefined; pixels by true
-        and predicted class.
-        """
+    def _region_json(self, region: RegionScores) -> dict[str, Any]:
+        """Return means, the scores of each class (null where undefined) and the matrix."""
         scores = region.scores
         columns = {
             "iou": scores.iou_K,
@@ -85,7 +86,7 @@ class SemanticScores:
         }
 
     def table(self) -> str:
-        """A row a class of the chosen region, and below it the means of all regions."""
+        """Render a row per class of the chosen region, and below it the means of all regions."""
         means: dict[str, ConfusionScores] = {
             name: region.scores for name, region in self.regions.items()
         }
@@ -96,24 +97,26 @@ class SemanticScores:
             for name, scores in means.items()
         ]
         regions = render_table(["region", "OA", "mIoU", "mean F1"], rows)
-        return f"{confusion_table(self.scores, self.classes, ignored=self.classes.ids('void'))}\n\n{regions}"
+        of_classes = confusion_table(self.scores, self.classes, self.classes.ids("void"))
+        return f"{of_classes}\n\n{regions}"
 
 
 @dataclass(frozen=True, eq=False)
 class PanopticScores:
-    """Panoptic quality by PASTIS's definition: ``quality`` of each class, ``agnostic`` as if all
-    crops were one class.
-
-    pixels: of the classes of pixels, without void; what lies in no predicted segment is background.
-    For the picture alone.
-    """
+    """Panoptic quality by the definition of PASTIS."""
 
     quality: PanopticQuality
+    """Quality of each class."""
     agnostic: PanopticQuality
+    """Quality as if all crops were one class."""
     pixels: ConfusionScores
+    """Scores of the classes of pixels, used in the figure only.
+
+    Void is left out, and pixels of no predicted segment are background.
+    """
 
     def summary(self) -> dict[str, float]:
-        """SQ, RQ and PQ over classes, and PQ whatever the class, in percent."""
+        """Return SQ, RQ and PQ over classes, and PQ regardless of class, in percent."""
         mean = self.quality.all
         return {
             "SQ": 100 * mean.sq,
@@ -122,12 +125,12 @@ class PanopticScores:
             "PQ_any_class": 100 * self.agnostic.all.pq,
         }
 
-    def to_json(self) -> dict:
-        """Both qualities; see ``PanopticQuality``."""
+    def to_json(self) -> dict[str, Any]:
+        """Return both qualities; see ``PanopticQuality``."""
         return {"by_class": self.quality.to_json(), "any_class": self.agnostic.to_json()}
 
     def table(self) -> str:
-        """A row a class, and below it the quality whatever the class."""
+        """Render a row per class, and below it the quality regardless of class."""
         any_class = self.agnostic.all
         numbers = ", ".join(
             f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n"
@@ -140,4 +143,5 @@ def _means(scores: ConfusionScores) -> dict[str, float]:
 
 
 def or_null(value: float) -> float | None:
+    """Return a JSON-ready number: None for NaN."""
     return None if np.isnan(value) else float(value)
