@@ -349,7 +349,7 @@ def test_a_folder_tells_its_layout(small, tmp_path):
     assert find_layout(write_small_pastis(tmp_path / "pastis")) is PASTIS_LAYOUT
     with pytest.raises(
         DatasetError,
-        match=r"has no table of patches; expected a dataset with metadata.geojson .* or metadata",
+        match=r"is no dataset: it has no metadata.geojson .*, metadata",
     ):
         find_layout(tmp_path)
     with pytest.raises(DatasetError, match="nowhere does not exist"):
@@ -364,10 +364,10 @@ def test_rotations_of_layouts():
     )
     with pytest.raises(
         ConfigError,
-        match="fold 3 of a dataset in S2TSCzCrop's layout, which has one official split; expected",
+        match="A dataset in S2TSCzCrop's layout has one official split and no fold 3",
     ):
         S2TSCZCROP_LAYOUT.rotation(3)
-    with pytest.raises(ConfigError, match="fold 6; expected a number from 1 to 5"):
+    with pytest.raises(ConfigError, match="must be a number from 1 to 5, or all, not 6"):
         PASTIS_LAYOUT.rotation(6)
     assert PASTIS_LAYOUT.words((1, 2)) == "folds 1, 2"
     assert S2TSCZCROP_LAYOUT.words(("test",)) == "set test"

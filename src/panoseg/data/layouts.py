@@ -1,6 +1,4 @@
-"""The layouts of datasets: how a folder tells its own, the official splits, and how patches or
-photographs are opened.
-"""
+"""Layouts of datasets: how a folder is recognised, its official splits, and how they are opened."""
 
 from __future__ import annotations
 
@@ -32,13 +30,15 @@ from panoseg.data.shards import INDEX, CocoShards, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, WeightsError
 
 Policy = Literal["train", "published"]
-
+"""Whose statistics standardise the validation and test set, see ``Layout.normalisations``."""
 Parts = tuple[Any, ...]
-"""Folds of PASTIS, as numbers, or sets of S2TSCzCrop, as names."""
-
-
+"""Folds of PASTIS, as numbers, or sets of other layouts, as names."""
 Inputs = Literal["season", "photograph"]
+"""Kind of sample."""
 Target = Literal["semantic", "panoptic", "instances"]
+"""What is learned."""
+Opened = Any
+"""A dataset that a layout has opened; each layout has a class of its own."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,26 @@ class Layout(ABC):
     samples: ClassVar[str]
     """What the samples are called."""
     scoring_options: ClassVar[frozenset[str]]
-    """Options of ``panoseg test`` that have a meaning for its samples."""
+    """Options of ``panoseg test`` that apply to its samples."""
     standardised: ClassVar[bool]
-    """Whether samples are standardised by statistics of the dataset; else networks do it."""
+    """Whether samples are standardised by statistics of the dataset; otherwise networks do it."""
 
     name: str
-    """Name of the dataset it was made for."""
+    """Name of the dataset that it was made for."""
     table: str
-    """The file that lists the samples, by which a folder tells its layout."""
+    """Name of the file that lists the samples, by which a folder is recognised."""
     classes: ClassTable
-    """What labels mean."""
+    """The classes of labels."""
     part: str
-    """"fold" or "set"."""
+    """Word for its parts: "fold" or "set"."""
     rotations: Mapping[int, tuple[Parts, Parts, Parts]]
-    """By number, the parts to train, validate and test on."""
+    """Parts to train, validate and test on, by the number of the rotation."""
     open: Callable[..., Any]
-    """The class of its datasets."""
+    """Class of its datasets, called with folder, parts and options."""
 
     @abstractmethod
     def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> Dataset[Any]:
-        """Open some parts to learn from."""
+        """Open some parts to train on."""
 
     @abstractmethod
     def open_scored(
@@ -92,32 +92,32 @@ class Layout(ABC):
         table: ClassTable | None = None,
         count: int = 0,
     ) -> Dataset[Any]:
-        """Open some parts to score on, without chance.
+        """Open some parts to score on, without augmentation.
 
         Args:
             folder: The dataset.
             parts: Folds or sets.
             reading: How samples are read.
             table: Classes of the network that is scored; None for those of the dataset.
-            count: Take only the first so many samples; 0 takes all.
+            count: Number of samples to take from the start; 0 takes all.
         """
 
     @property
     @abstractmethod
     def collate_train(self) -> Collate:
-        """What makes a batch of the samples of ``open_train``."""
+        """Function that makes a batch of the samples of ``open_train``."""
 
     @property
     @abstractmethod
     def collate_scored(self) -> Collate:
-        """What makes a batch of the samples of ``open_scored``."""
+        """Function that makes a batch of the samples of ``open_scored``."""
 
     @abstractmethod
-    def names(self, dataset: Any) -> list[str]:
+    def names(self, dataset: Opened) -> list[str]:
         """Return the names of the samples of an opened set, in order."""
 
     @abstractmethod
-    def left_out(self, dataset: Any) -> int:
+    def left_out(self, dataset: Opened) -> int:
         """Return how many samples of an opened set have no annotation and are left out."""
 
     @abstractmethod
@@ -144,18 +144,15 @@ class Layout(ABC):
             return self.rotations[fold]
         if len(self.rotations) == 1:
             raise ConfigError(
-                f"fold {fold} of a dataset in {self.name}'s layout, which has one official split",
-                "fold 1",
-                "leave out --fold",
+                f"A dataset in {self.name}'s layout has one official split and no fold {fold};"
+                " leave out --fold."
             )
         raise ConfigError(
-            f"fold {fold}",
-            f"a number from 1 to {len(self.rotations)}, or all",
-            "pass e.g. --fold 1",
+            f"--fold must be a number from 1 to {len(self.rotations)}, or all, not {fold}."
         )
 
     def notes(self, fold: int) -> tuple[str, ...]:
-        """Return what to know of the test set of a rotation; nothing where it is a set of its own.
+        """Return notes about the test set of a rotation; none where it is a set of its own.
 
         >>> S2TSCZCROP_LAYOUT.notes(1)
         ()
@@ -206,10 +203,10 @@ class SeasonLayout(Layout):
     standardised = True
 
     normalisation: Callable[[Path, Parts], Normalisation]
-    """Mean and deviation over some parts, as far as the dataset's statistics tell them apart."""
+    """Reads mean and deviation over some parts, as far as the dataset distinguishes them."""
 
     def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> Dataset[Any]:
-        """Open some parts to learn from, with augmentation."""
+        """Open some parts to train on, with augmentation."""
         return self._open(folder, parts, reading, reading.seasons.augmentation)
 
     def open_scored(
@@ -236,7 +233,7 @@ class SeasonLayout(Layout):
         parts: Parts,
         reading: Reading,
         augmentation: AugmentationConfig | None = None,
-    ) -> Any:
+    ) -> Opened:
         return self.open(
             folder,
             parts,
@@ -248,19 +245,19 @@ class SeasonLayout(Layout):
 
     @property
     def collate_train(self) -> Collate:
-        """What makes a batch of samples."""
+        """Function that makes a batch of samples."""
         return collate
 
     @property
     def collate_scored(self) -> Collate:
-        """What makes a batch of samples."""
+        """Function that makes a batch of samples."""
         return collate
 
-    def names(self, dataset: Any) -> list[str]:
+    def names(self, dataset: Opened) -> list[str]:
         """Return the identifiers of the patches."""
         return [str(patch_id) for patch_id in dataset.ids]
 
-    def left_out(self, dataset: Any) -> int:
+    def left_out(self, dataset: Opened) -> int:
         """Return 0: every patch is annotated."""
         return 0
 
@@ -279,7 +276,7 @@ class PhotographLayout(Layout):
     standardised = False
 
     def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> CocoRecords:
-        """Open a set to learn from, with augmentation."""
+        """Open a set to train on, with augmentation."""
         return self._records(folder, parts, reading, self.classes)
 
     def open_scored(
@@ -290,7 +287,7 @@ class PhotographLayout(Layout):
         table: ClassTable | None = None,
         count: int = 0,
     ) -> ScoredPhotographs:
-        """Open a set beside its truth; arguments as in ``Layout``."""
+        """Open a set with its truth; arguments as in ``Layout``."""
         return ScoredPhotographs(
             self._records(folder, parts, reading, table or self.classes), count
         )
@@ -304,19 +301,19 @@ class PhotographLayout(Layout):
 
     @property
     def collate_train(self) -> Collate:
-        """What makes a batch of photographs."""
+        """Function that makes a batch of photographs."""
         return collate_photographs
 
     @property
     def collate_scored(self) -> Collate:
-        """What makes a batch of photographs beside their truth."""
+        """Function that makes a batch of photographs with their truth."""
         return collate_scored
 
-    def names(self, dataset: Any) -> list[str]:
+    def names(self, dataset: Opened) -> list[str]:
         """Return the names of the photographs' files, without ending."""
         return list(dataset.names)
 
-    def left_out(self, dataset: Any) -> int:
+    def left_out(self, dataset: Opened) -> int:
         """Return the number of photographs without annotation."""
         return len(dataset.unannotated)
 
@@ -325,7 +322,7 @@ class PhotographLayout(Layout):
 
     @property
     def openable(self) -> tuple[Parts, ...]:
-        """Each set by itself."""
+        """Each set alone."""
         return tuple((part,) for part in self.parts)
 
 
@@ -349,14 +346,17 @@ LAYOUTS = (PASTIS_LAYOUT, S2TSCZCROP_LAYOUT)
 
 
 def coco_layout(folder: Path | str) -> Layout:
-    """The layout of a dataset of photographs in COCO's form, with the classes that it has.
+    """Return the layout of a dataset of photographs in COCO's form, with the classes that it has.
 
-    Its set to train on is the one whose name begins with "train", and to validate and test the one
-    with "val", or else another; a dataset of one set has it for all three. Raises ``DatasetError``
-    and ``PanopticFormatError``.
+    The set to train on is the one whose name begins with "train", that to validate and test on the
+    one with "val", or else another; a dataset of one set has it for all three.
+
+    Raises:
+        DatasetError: The dataset is incomplete.
+        PanopticFormatError: Its JSON is damaged.
     """
     names = find_splits(folder)
-    # The table of the set that is smaller by far; the other must have the same classes.
+    # The classes of the smaller set, which is read faster; the other must have the same.
     annotations = Path(folder) / "annotations" / f"panoptic_{_validation(names)}.json"
     status = annotations.stat()
     classes = _read_classes(annotations, status.st_size, status.st_mtime_ns)
@@ -364,8 +364,10 @@ def coco_layout(folder: Path | str) -> Layout:
 
 
 def shards_layout(place: Path | str) -> Layout:
-    """The layout of a dataset of shards, as ``panoseg coco shards`` writes it. Raises
-    ``DatasetError``.
+    """Return the layout of a dataset of shards, as ``panoseg coco shards`` writes it.
+
+    Raises:
+        DatasetError: The place has no index of shards, or a damaged one.
     """
     index = ShardIndex.read(place)
     return _photographs(INDEX, tuple(index.splits), index.table, CocoShards)
@@ -379,24 +381,24 @@ def _validation(names: Sequence[str]) -> str:
 def _photographs(
     table: str, names: Sequence[str], classes: ClassTable, reader: Callable[..., Any]
 ) -> Layout:
-    train, validation = (
-        next((name for name in names if name.startswith("train")), names[0]),
-        _validation(names),
-    )
+    train = next((name for name in names if name.startswith("train")), names[0])
+    validation = _validation(names)
     rotations = {1: ((train,), (validation,), (validation,))}
     return PhotographLayout("COCO", table, classes, "set", rotations, reader)
 
 
 @lru_cache(maxsize=8)
 def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
-    """The classes of a JSON; ``size`` and ``changed`` say which version of the file."""
+    """Read the classes of a JSON; ``size`` and ``changed`` tell versions of the file apart."""
     _, table = read_categories(CocoJson.open(annotations))
     return table
 
 
 def find_layout(folder: Path | str) -> Layout:
-    """The layout of a dataset, by the table of patches in its folder; of a URL, that of shards.
-    Raises ``DatasetError``.
+    """Return the layout of a dataset, by the files in its folder; a URL holds shards.
+
+    Raises:
+        DatasetError: The folder holds no dataset of any layout.
     """
     if is_url(folder) or (Path(folder) / INDEX).exists():
         return shards_layout(folder)
@@ -405,11 +407,11 @@ def find_layout(folder: Path | str) -> Layout:
             return layout
     if find_splits(folder):
         return coco_layout(folder)
-    found = (
-        f"{folder} has no table of patches" if Path(folder).is_dir() else f"{folder} does not exist"
-    )
+    if not Path(folder).is_dir():
+        raise DatasetError(f"The dataset {folder} does not exist; correct its path.")
     tables = [f"{layout.table} ({layout.name}'s layout)" for layout in LAYOUTS]
     tables += ["annotations/panoptic_NAME.json (COCO's layout)", f"{INDEX} (shards)"]
     raise DatasetError(
-        found, f"a dataset with {' or '.join(tables)}", "complete the dataset or correct its path"
+        f"{folder} is no dataset: it has no {', '.join(tables[:-1])} or {tables[-1]}; complete it"
+        " or correct its path."
     )

@@ -1,8 +1,8 @@
-"""Photographs beside their truth, for scores and figures."""
+"""Photographs with their truth, for scores and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,18 @@ from panoseg.panoptic.panoptic import Panoptic
 
 @dataclass(frozen=True, eq=False)
 class ScoredPhotograph:
-    """A photograph without labels, and its truth.
-
-    index: its position in its set. truth: of the size on disk. crowd_ids: segments of the truth
-    that stand for many objects.
-    things: the true objects, rows of COCO's detection form.
-    """
+    """A photograph and its truth."""
 
     photograph: Photograph
+    """The photograph, without labels."""
     index: int
+    """Its position in its set."""
     truth: Panoptic
+    """Truth, of the size on disk."""
     crowd_ids: tuple[int, ...]
+    """Ids of the segments of the truth that are crowds."""
     things: tuple[dict[str, Any], ...]
+    """True objects, rows of COCO's detection form."""
 
     @property
     def name(self) -> str:
@@ -39,9 +39,10 @@ class ScoredPhotograph:
 
 @dataclass(frozen=True, eq=False)
 class ScoredBatch:
-    """Photographs that are scored together; the truth stays where it is."""
+    """Photographs that are scored together; their truth stays in main memory."""
 
     entries: tuple[ScoredPhotograph, ...]
+    """The photographs with their truth, in order."""
 
     @property
     def photographs(self) -> tuple[Photograph, ...]:
@@ -54,14 +55,14 @@ class ScoredBatch:
         return tuple(entry.photograph.name for entry in self.entries)
 
     def to(self, device: torch.device | str) -> ScoredBatch:
-        """The same batch with its images on another device."""
+        """Return the same batch with its images on another device."""
         return self._with_images(lambda image: image.to(device, non_blocking=True))
 
     def pin_memory(self) -> ScoredBatch:
-        """The same batch with its images in pinned memory; called by torch's loader."""
+        """Return the same batch with its images in pinned memory; torch's loader calls it."""
         return self._with_images(Tensor.pin_memory)
 
-    def _with_images(self, function: Any) -> ScoredBatch:
+    def _with_images(self, function: Callable[[Tensor], Tensor]) -> ScoredBatch:
         return ScoredBatch(
             tuple(
                 replace(entry, photograph=entry.photograph.map_tensors(function))
@@ -71,8 +72,11 @@ class ScoredBatch:
 
 
 class ScoredPhotographs(Dataset[ScoredPhotograph]):
-    """The photographs of a set beside their truth, without chance. count: the first so many, 0 for
-    all.
+    """The photographs of a set with their truth, without augmentation.
+
+    Args:
+        dataset: The set.
+        count: Number of photographs to take from the start; 0 takes all.
     """
 
     def __init__(self, dataset: CocoRecords, count: int = 0) -> None:
@@ -102,5 +106,5 @@ class ScoredPhotographs(Dataset[ScoredPhotograph]):
 
 
 def collate_scored(entries: Sequence[ScoredPhotograph]) -> ScoredBatch:
-    """A batch of scored photographs, for ``make_loader``."""
+    """Make a batch of scored photographs, for ``make_loader``."""
     return ScoredBatch(tuple(entries))
