@@ -29,7 +29,7 @@ import zarr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.cube import simulate_cube
 from panoseg.simulation.options import SimulationOptions
 

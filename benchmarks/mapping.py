@@ -22,10 +22,9 @@ import numpy as np
 import torch
 
 from panoseg.data.samples import Normalisation
-from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.models.build import build_network
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.models.configs.paps import PapsConfig
-from panoseg.models.network import initialise
+from panoseg.models.network import build_network, initialise
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.simulation.cube import simulate_cube
 from panoseg.simulation.options import SimulationOptions

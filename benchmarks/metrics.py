@@ -21,7 +21,7 @@ import torch
 from panoseg.classes import PASTIS
 from panoseg.metrics.confusion import confusion_matrix
 from panoseg.metrics.panoptic_quality import patch_counts
-from panoseg.metrics.tables import render_table
+from panoseg.metrics.scores import render_table
 from panoseg.panoptic.join import TileJoiner
 from panoseg.panoptic.merge import ScoredMasks, merge_masks, to_panoptics
 from panoseg.panoptic.panoptic import Panoptic

@@ -27,9 +27,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from convolutions import Call, alone, recorded
 from networks import NETWORKS, Work, best_seconds, matrix_product_rate, parcels
-from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.losses import PapsLoss
+from panoseg.models.network import build_network
 from panoseg.models.outputs import FeatureMaps
 from panoseg.models.paps import PaPs
 from panoseg.panoptic.merge import merge_masks

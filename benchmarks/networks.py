@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from panoseg.data.samples import CentreTargetsBatch
-from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import (
@@ -27,6 +26,7 @@ from panoseg.models.configs.season import (
     WtaeConfig,
 )
 from panoseg.models.losses import PapsLoss
+from panoseg.models.network import build_network
 from panoseg.models.outputs import PapsOutput, SemanticOutput
 from panoseg.models.paps import PaPs
 

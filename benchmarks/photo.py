@@ -21,13 +21,12 @@ from typing import Any
 import torch
 
 from panoseg.classes import ClassTable, SegmentClass
-from panoseg.metrics.tables import render_table
-from panoseg.models.build import build_network
+from panoseg.metrics.scores import render_table
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
+from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.predict import Predictor
-from panoseg.photo.segment import Source, segment_photographs
+from panoseg.photo.segment import Predictor, Source, segment_photographs
 
 THINGS, STUFF = 80, 53
 FUNCTIONS = (min, statistics.median)

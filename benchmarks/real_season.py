@@ -27,7 +27,7 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import choose_season
 from panoseg.cube.window import Window, read_window
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.compare import Comparison, compare_files, compare_parcels
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.parcels import parcels_of

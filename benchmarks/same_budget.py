@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from panoseg.models.build import build_network
 from panoseg.models.config import from_json
+from panoseg.models.network import build_network
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 

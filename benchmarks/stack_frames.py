@@ -21,16 +21,15 @@ from PIL import Image
 import panoseg
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
-from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import PanopticFpnConfig
 from panoseg.models.configs.season import UtaeConfig
+from panoseg.models.network import build_network
 from panoseg.models.panoptic_fpn import PanopticFpn
 from panoseg.models.utae import UTAE
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.simulation.cube import write_cube
-from panoseg.simulation.options import SimulationOptions
-from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS
+from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS, SimulationOptions
 from panoseg.simulation.write import write_pastis
 
 ROOT = Path(panoseg.__file__).parent

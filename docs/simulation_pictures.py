@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from panoseg.classes import PASTIS
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation import Season, SimulationOptions, simulate_season
 from panoseg.simulation.options import REGIONS
 from panoseg.simulation.season import season_start

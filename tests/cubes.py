@@ -13,7 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 LEFT, TOP = 500_000.0, 5_600_000.0
 DATES = ("2018-10-05", "2018-12-14", "2019-03-04", "2019-05-18", "2019-07-02", "2019-09-10")

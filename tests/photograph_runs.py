@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from panoseg.data.config import PhotographConfig
-from panoseg.simulation.photograph_options import PhotographOptions
+from panoseg.simulation.options import PhotographOptions
 from panoseg.simulation.write_photographs import write_photographs
 from panoseg.training.config import OptimiserConfig, TrainConfig
 from photograph_networks import mask_rcnn, panoptic_fpn, pspnet

@@ -22,10 +22,11 @@ import app_map
 import panoseg
 from cubes import make_cube
 from panoseg.app import confined as confined_module
-from panoseg.app import season_check as season_module
+from panoseg.app import layers as season_module
 from panoseg.app.client import Client
 from panoseg.app.confined import Bounds, run_confined
 from panoseg.app.corrections import TrainingOptions, change_crop, read_corrections, split_parcel
+from panoseg.app.layers import check_season
 from panoseg.app.limits import ConcurrencyLimit
 from panoseg.app.official import differences, official_at
 from panoseg.app.official_files import (
@@ -39,7 +40,6 @@ from panoseg.app.official_files import (
 )
 from panoseg.app.requests import CatalogueSource, MapRequest
 from panoseg.app.result_map import open_result
-from panoseg.app.season_check import check_season
 from panoseg.app.service import Service
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.stages import JobContext, stages_of

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from app_postgres import postgres, programs
 from panoseg.app import database
 from panoseg.app.database import Database
-from panoseg.app.job_queue import MAX_CLAIMS
+from panoseg.app.job_views import MAX_CLAIMS
 from panoseg.app.jobs import MAX_STARTS, Jobs, LostClaimError
 from panoseg.errors import AppError, ConflictError, LimitError, NotFoundError
 

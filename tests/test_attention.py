@@ -16,8 +16,8 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_network
 from panoseg.models.config import SEASON_CONFIGS
+from panoseg.models.network import build_network
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
 from panoseg.pictures.attention import draw_attention

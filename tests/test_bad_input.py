@@ -17,19 +17,20 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.pastis import fold_normalisation
 from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
-from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.scenes import damaged_raster, read_scenes
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.training.checkpoint import (
     Progress,
+    RunLog,
     applying,
     load_checkpoint,
     random_state,
+    read_log,
     save_checkpoint,
 )
 from panoseg.training.config import OptimiserConfig, TrainConfig
-from panoseg.training.log import RunLog, read_log
 from panoseg.training.loop import make_fabric
 from tiny_runs import UTAE, write_tiny_dataset
 

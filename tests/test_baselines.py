@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_network
 from panoseg.models.config import config_from_json, to_json
 from panoseg.models.configs.paps import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, FpnConfig, UConvLstmConfig, UNet3dConfig
 from panoseg.models.convlstm import Recurrence
 from panoseg.models.losses import PapsLoss, semantic_loss
+from panoseg.models.network import build_network
 from panoseg.panoptic.merge import merge_masks
 from small_networks import padded_season, small_model
 

@@ -17,8 +17,13 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.cube.season import choose_season, infer_harvest_year
 from panoseg.errors import ConfigError
-from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.calendar import LAST_YEAR, REFERENCE_DATE, season_end, season_span
+from panoseg.imagery.sentinel2 import (
+    LAST_YEAR,
+    PASTIS_BANDS,
+    REFERENCE_DATE,
+    season_end,
+    season_span,
+)
 from panoseg.maps.report import _along
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.season import planned_dates

@@ -27,7 +27,6 @@ from panoseg.errors import CatalogueError
 from panoseg.imagery import catalogue as module
 from panoseg.imagery import remote
 from panoseg.imagery.area import Area
-from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.catalogue import (
     CATALOGUES,
     Catalogue,
@@ -37,6 +36,7 @@ from panoseg.imagery.catalogue import (
     search,
 )
 from panoseg.imagery.remote import Signer, check_credentials, gdal_options, gdal_path
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 pytestmark = [NEEDS_RUSTAC, pytest.mark.usefixtures("short_retries")]
 FARM = Area(shapely.box(4.059, 50.744, 4.067, 50.748), "farm", 0.25)

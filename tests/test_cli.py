@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from panoseg.cli import COMMANDS, main
-from panoseg.models.build import build_network
 from panoseg.models.config import to_json
+from panoseg.models.network import build_network
 from panoseg.training.checkpoint import Progress, random_state, save_checkpoint
 from panoseg.training.config import RunConfig, TrainConfig
 from tiny_runs import PAPS, UTAE, tiny_options, write_tiny_dataset

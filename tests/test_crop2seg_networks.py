@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig, config_from_json, to_json
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import NaiveUnetConfig, TimeUnetConfig, UtaeConfig, WtaeConfig
 from panoseg.models.layers import MBConv, SeparableConv, SqueezeExcitation
 from panoseg.models.ltae import DateEncoder, DayTable, Ltae, Sines, day_of_year, positional_encoding
+from panoseg.models.network import build_network
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.published import crop2seg_config, own_names
 from small_networks import SMALL_WIDTHS, padded_season, small_model

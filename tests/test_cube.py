@@ -19,7 +19,7 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import choose_season, infer_harvest_year, spread_clearest
 from panoseg.cube.window import Window, fill_gaps, read_window
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 
 def save(cube: xr.Dataset, path):

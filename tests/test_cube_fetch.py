@@ -28,8 +28,8 @@ from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import CubeOptions
 from panoseg.errors import CubeError, OutputError, PanosegError
 from panoseg.imagery import remote
-from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.catalogue import load_scenes
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 pytestmark = [NEEDS_RUSTAC, pytest.mark.usefixtures("short_retries")]
 SPRING = "--from 2019-03-01 --to 2019-06-01"

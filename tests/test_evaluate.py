@@ -14,7 +14,7 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.errors import OutputError, WeightsError
-from panoseg.models.build import build_network
+from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
@@ -24,10 +24,10 @@ from panoseg.pictures.comparison import (
     draw_comparison,
     true_colour,
 )
-from panoseg.pictures.curves import draw_curves
+from panoseg.pictures.figures import draw_curves
 from panoseg.simulation.write_photographs import write_photographs
+from panoseg.training.checkpoint import read_log
 from panoseg.training.config import TrainConfig
-from panoseg.training.log import read_log
 from panoseg.training.run import start
 from photograph_networks import TABLE, panoptic_fpn
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
@@ -577,7 +577,7 @@ def curves(tmp_path, monkeypatch, log: str):
     """The two axes that a log is drawn on."""
     figures = []
     monkeypatch.setattr(
-        "panoseg.pictures.curves.save_figure", lambda figure, path: figures.append(figure)
+        "panoseg.pictures.figures.save_figure", lambda figure, path: figures.append(figure)
     )
     (tmp_path / "log.csv").write_text(log)
     draw_curves(read_log(tmp_path / "log.csv"), tmp_path / "curves.png")

@@ -11,8 +11,8 @@ import pytest
 from panoseg.cli import main
 from panoseg.data.loading import make_loader
 from panoseg.models.weights import load_weights
+from panoseg.training.checkpoint import read_log
 from panoseg.training.experiments import EXPERIMENTS
-from panoseg.training.log import read_log
 from panoseg.training.loop import Training
 from panoseg.training.run import read_run
 from tiny_runs import simulate_tiny, tiny_options

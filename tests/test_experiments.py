@@ -17,9 +17,9 @@ from panoseg.cli.training import Arguments
 from panoseg.data.pastis import FOLDS
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
+from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, PapsLossConfig, TrainConfig

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from panoseg import extras
+from panoseg import errors as extras
 from panoseg.app.database import Database
 from panoseg.cli import main
-from panoseg.errors import ConfigError
-from panoseg.extras import is_installed, require
+from panoseg.errors import ConfigError, is_installed, require
 from panoseg.maps.mapping import workers_for
 from panoseg.maps.options import RunOptions
 from panoseg.training import run as runs
@@ -120,7 +119,7 @@ def test_a_training_without_tensorboard_says_so_once_and_logs_to_csv(
         " 'panoseg[tensorboard]'. log.csv has all numbers.\n"
     )
     assert len(started) == 2
-    from panoseg.training.log import RunLog
+    from panoseg.training.checkpoint import RunLog
 
     without("torch.utils.tensorboard")
     with RunLog(tmp_path, ["loss"]) as log:

@@ -20,7 +20,7 @@ from cubes import make_cube
 from mapping_weights import tiny_weights
 from panoseg.errors import OutputError
 from panoseg.files import atomic, new_folder, output_error, remove_unfinished, write_text
-from panoseg.models.build import build_network
+from panoseg.models.network import build_network
 from panoseg.models.weights import save_weights
 from registers import write_inputs
 from small_networks import AUTHORS_CONFIG, AUTHORS_OPTIONS, authors_folder

@@ -131,7 +131,7 @@ def test_a_cube_that_is_not_kept_outlives_no_kill(server, weights, mapped, tmp_p
             moment.setattr("panoseg.files.remove", kill)
             remove_folder(folder)
 
-        moment.setattr("panoseg.maps.resume.remove_folder", half)
+        moment.setattr("panoseg.maps.windows.remove_folder", half)
         with pytest.raises(Killed):
             main(command)
     assert len(server.requests) == asked

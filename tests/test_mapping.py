@@ -28,19 +28,18 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps import mapping, outputs, predict
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import rasterise
 from panoseg.maps.outputs import SHIPPED_NOTE
-from panoseg.maps.resume import UNFINISHED
-from panoseg.maps.windows import plan_blocks
+from panoseg.maps.windows import UNFINISHED, plan_blocks
 from panoseg.models import ltae as date_encoding
-from panoseg.models.build import build_network
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.ltae import day_of_year
+from panoseg.models.network import build_network
 from panoseg.models.paps import PaPs
 from panoseg.models.weights import Weights, WeightsCard, default_weights, save_weights
 from panoseg.panoptic.panoptic import Panoptic

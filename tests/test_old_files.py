@@ -24,7 +24,7 @@ from panoseg.models.model import Model
 from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.predict import open_model
+from panoseg.photo.segment import open_model
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from photograph_networks import photograph

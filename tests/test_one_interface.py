@@ -19,20 +19,19 @@ from torch import nn
 from cubes import make_cube
 from panoseg.cli import main
 from panoseg.errors import ConfigError, WeightsError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.mapping import map_cube
 from panoseg.maps.options import MapOptions
-from panoseg.models.build import build_network
 from panoseg.models.config import CONFIGS
 from panoseg.models.configs.base import NetworkConfig
 from panoseg.models.model import Model
-from panoseg.models.network import PLAIN, Network
+from panoseg.models.network import PLAIN, Network, build_network
 from panoseg.models.weights import load_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.predict import open_model
+from panoseg.photo.segment import open_model
+from panoseg.training.checkpoint import read_log
 from panoseg.training.config import OptimiserConfig, TrainConfig
-from panoseg.training.log import read_log
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS, scorer_of
 from photograph_runs import simulate_photographs

@@ -18,7 +18,7 @@ from panoseg.metrics.panoptic_quality import (
     patch_counts,
     quality_of_counts,
 )
-from panoseg.metrics.tables import panoptic_table
+from panoseg.metrics.scores import panoptic_table
 from panoseg.panoptic.panoptic import Panoptic, Segment, Segments
 
 TRUE = Panoptic.from_maps(

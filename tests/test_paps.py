@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoseg.data.samples import CentreTargetsBatch
-from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UConvLstmConfig
 from panoseg.models.losses import PapsLoss
+from panoseg.models.network import build_network
 from panoseg.models.paps import (
     PaPs,
     clipped_boxes,

@@ -23,18 +23,18 @@ from panoseg.data.config import PhotographConfig
 from panoseg.data.photograph_files import read_photograph
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
-from panoseg.models.build import build_network
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.model import Model
+from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.photo import segment
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.predict import open_model
 from panoseg.photo.segment import (
     COLUMNS,
     Source,
     find_photographs,
+    open_model,
     segment_photographs,
     unique_names,
 )

@@ -18,7 +18,7 @@ from panoseg.cli import COMMANDS, main
 from panoseg.cli.coco import VERBS
 from panoseg.data.coco import CocoDataset
 from panoseg.models.weights import load_weights
-from panoseg.simulation.photograph_options import THINGS
+from panoseg.simulation.options import THINGS
 from panoseg.training import folds
 from panoseg.training import run as runs
 from panoseg.training.experiments import EXPERIMENTS

@@ -20,22 +20,20 @@ from hypothesis import strategies as st
 
 from panoseg.cli import main
 from panoseg.coco.scores import PhotographCounts, PhotographScores
-from panoseg.data.coco import CocoDataset
+from panoseg.data.coco import CocoDataset, ScoredPhotographs
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.data.photographs import mask_boxes
-from panoseg.data.scored_photographs import ScoredPhotographs
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_network
 from panoseg.models.config import fit_to_table
+from panoseg.models.network import build_network
 from panoseg.models.outputs import DetectedObjects, PhotographOutput
 from panoseg.models.photograph_network import Labels
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
-from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS, SKY
-from panoseg.training.checkpoint import load_checkpoint
+from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS, SKY
+from panoseg.training.checkpoint import load_checkpoint, read_log
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.experiments import EXPERIMENTS
 from panoseg.training.folds import resume
-from panoseg.training.log import read_log
 from panoseg.training.loop import LearningRateSchedule, make_optimiser
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS

@@ -15,23 +15,22 @@ from panoseg.cli import main
 from panoseg.data.samples import Sample
 from panoseg.metrics.confusion import confusion_scores
 from panoseg.metrics.panoptic_quality import PanopticCounts, quality_of_counts
-from panoseg.models.build import build_network
+from panoseg.models.network import build_network
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.pictures import comparison as comparison_figure
-from panoseg.pictures import curves
+from panoseg.pictures import figures as curves
 from panoseg.pictures import scores as score_pictures
 from panoseg.pictures.comparison import Comparison, draw_comparison
-from panoseg.pictures.curves import draw_curves
-from panoseg.pictures.figures import darker
+from panoseg.pictures.figures import darker, draw_curves
 from panoseg.pictures.scores import (
     draw_confusion,
     draw_panoptic_classes,
     draw_semantic_classes,
     row_shares,
 )
+from panoseg.training.checkpoint import read_log
 from panoseg.training.config import TrainConfig
-from panoseg.training.log import read_log
 from panoseg.training.loop import make_fabric
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS

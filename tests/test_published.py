@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
-from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import (
     ConvRnnConfig,
@@ -28,6 +27,7 @@ from panoseg.models.configs.season import (
     UNet3dConfig,
     UtaeConfig,
 )
+from panoseg.models.network import build_network
 from panoseg.models.published import import_crop2seg, import_published, model_config
 from panoseg.models.weights import load_weights, save_weights
 from small_networks import AUTHORS_CONFIG, AUTHORS_OPTIONS, authors_folder

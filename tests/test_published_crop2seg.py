@@ -17,8 +17,8 @@ import torch
 from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
-from panoseg.models.build import build_network
 from panoseg.models.configs.season import NaiveUnetConfig, TimeUnetConfig, UtaeConfig, WtaeConfig
+from panoseg.models.network import build_network
 from panoseg.models.published import crop2seg_config, import_crop2seg
 from panoseg.models.weights import load_weights, save_weights
 

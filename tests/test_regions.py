@@ -13,9 +13,8 @@ from panoseg.classes import S2TSCZCROP
 from panoseg.data.samples import Normalisation, Sample
 from panoseg.errors import DatasetError
 from panoseg.metrics.confusion import REGIONS, PixelCounts, pixel_counts
-from panoseg.models.backbone import Backbone
 from panoseg.models.losses import SemanticLoss
-from panoseg.models.network import Details
+from panoseg.models.network import Backbone, Details
 from panoseg.models.outputs import SemanticOutput
 from panoseg.training.config import TrainConfig
 from panoseg.training.loop import make_fabric

@@ -32,7 +32,7 @@ from panoseg.data import s2tsczcrop
 from panoseg.data.pastis import PastisDataset, compute_normalisation
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError, ParcelsError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.register import images
 from panoseg.register.dataset import Sources, _blocks, write_dataset
 from panoseg.register.folds import assign_blocks, assign_folds

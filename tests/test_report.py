@@ -22,7 +22,7 @@ from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS, ClassTable, SegmentClass
 from panoseg.cube.check import check_cube
 from panoseg.cube.season import Season, choose_season
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.figures import clearest_date, ndvi_curve, svg_paths, true_colour
 from panoseg.maps.options import MapOptions

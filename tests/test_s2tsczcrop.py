@@ -35,7 +35,7 @@ from panoseg.data.s2tsczcrop_files import (
 )
 from panoseg.data.samples import Normalisation, Sample, collate
 from panoseg.errors import ConfigError, DatasetError, OutputError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from small_pastis import write_small_pastis
 from small_s2tsczcrop import GRID, PATCHES, fields, write_small_s2tsczcrop
 

@@ -28,8 +28,8 @@ from shapely.geometry import mapping
 from panoseg.cli import main
 from panoseg.errors import CubeError
 from panoseg.imagery import safe as safe_module
-from panoseg.imagery.bands import band_name
 from panoseg.imagery.safe import safe_scenes
+from panoseg.imagery.sentinel2 import band_name
 from safes import PRODUCT, another_granule, copy_metadata, write_images, zip_product
 
 BASELINES = {"N0212": 0.0, "N0400": -0.1, "N0509": -0.1}

@@ -13,7 +13,7 @@ from panoseg.data.centres import centre_targets
 from panoseg.data.loading import SlotOverflow, Slots
 from panoseg.data.samples import Batch, Normalisation, Sample, collate
 from panoseg.errors import DatasetError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 
 def sample(

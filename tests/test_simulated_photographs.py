@@ -20,7 +20,7 @@ from panoseg.data.coco import CocoDataset
 from panoseg.errors import ConfigError, OutputError, PanosegError
 from panoseg.simulation import photographs as scene
 from panoseg.simulation import photographs as things
-from panoseg.simulation.photograph_options import (
+from panoseg.simulation.options import (
     BALL,
     SIMULATED_PHOTOGRAPHS,
     STAR,

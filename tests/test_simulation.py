@@ -15,7 +15,7 @@ from panoseg.classes import PASTIS, S2TSCZCROP
 from panoseg.cli import main
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, compute_normalisation
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation import (
     Layout,
     SimulationOptions,

@@ -18,8 +18,8 @@ from cubes import TOP, item, write_stac, write_tif
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import PASTIS_BANDS, band_name
 from panoseg.imagery.scenes import best_assets, read_scenes, resolution
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, band_name
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import panoseg
 
 ROOT = Path(panoseg.__file__).parent
 LONGEST_BODY = 60
-BASE = ("__init__", "errors", "extras", "classes", "files", "progress", "processes")
+LONGEST_FILE = 500
+BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
 ORDER = (
     "imagery",
     "cube",
@@ -26,6 +27,7 @@ ORDER = (
     "register",
     "photo",
     "demo",
+    "api",
     "app",
     "cli",
     "__main__",
@@ -34,6 +36,8 @@ ORDER = (
 # The methods that ``Panoptic`` offers its users need the packages that build on it: each imports
 # its implementation when it is called. No other import may point right.
 METHODS = {("panoseg.panoptic.panoptic", "panoseg.results")}
+# The package itself names what it offers and imports it when it is used.
+DOOR = "panoseg"
 
 
 def level(module: str) -> int:
@@ -48,6 +52,8 @@ def arrows() -> list[tuple[str, str]]:
         module = ".".join(("panoseg", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
             ".__init__"
         )
+        if module == DOOR:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if (
                 isinstance(node, ast.ImportFrom)
@@ -116,3 +122,42 @@ def test_functions_fit_on_a_screen():
         and body_lines(node) > LONGEST_BODY
     ]
     assert not long, f"functions of more than {LONGEST_BODY} lines: {long}"
+
+
+def fields_without_docstring(tree: ast.Module) -> list[str]:
+    """Fields of dataclasses and named tuples that are not followed by a docstring."""
+    found = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ClassDef):
+            continue
+        decorators = {
+            ast.unparse(entry).split("(")[0].split(".")[-1] for entry in node.decorator_list
+        }
+        bases = {ast.unparse(base).split(".")[-1] for base in node.bases}
+        if "dataclass" not in decorators and not bases & {"NamedTuple", "TypedDict"}:
+            continue
+        for entry, after in zip(node.body, [*node.body[1:], None], strict=True):
+            if not isinstance(entry, ast.AnnAssign) or "ClassVar" in ast.unparse(entry.annotation):
+                continue
+            text = after.value if isinstance(after, ast.Expr) else None
+            if not (isinstance(text, ast.Constant) and isinstance(text.value, str)):
+                found.append(f"{node.name}.{ast.unparse(entry.target)}")
+    return found
+
+
+def test_every_field_has_a_docstring():
+    missing = [
+        f"{path.relative_to(ROOT)} {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for name in fields_without_docstring(ast.parse(path.read_text()))
+    ]
+    assert not missing, f"{len(missing)} fields without a docstring: {missing}"
+
+
+def test_files_are_not_too_long():
+    long = [
+        f"{path.relative_to(ROOT)}: {lines}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if (lines := path.read_text().count("\n")) > LONGEST_FILE
+    ]
+    assert not long, f"files of more than {LONGEST_FILE} lines: {long}"

@@ -26,18 +26,20 @@ from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.data.config import AugmentationConfig
 from panoseg.data.loading import make_loader
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.models.build import build_network
 from panoseg.models.config import from_json, to_json
 from panoseg.models.losses import PapsLoss
-from panoseg.models.network import Details, Network, initialise
+from panoseg.models.network import Details, Network, build_network, initialise
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.paps import best_threshold, threshold_counts
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.training.checkpoint import (
     Progress,
+    RunLog,
+    RunningMean,
     load_checkpoint,
     load_model,
     random_state,
+    read_log,
     restore_random_state,
     save_checkpoint,
 )
@@ -50,7 +52,6 @@ from panoseg.training.config import (
     TrainConfig,
 )
 from panoseg.training.experiments import EXPERIMENTS
-from panoseg.training.log import RunLog, RunningMean, read_log
 from panoseg.training.loop import Training, learning_rate, make_fabric, seed_all
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS
@@ -105,7 +106,7 @@ sys.meta_path.insert(0, Bare())
 for name in ("training.folds", "models.losses", "models.published", "metrics.panoptic_quality", "metrics.confusion"):
     importlib.import_module("panoseg." + name)
 from pathlib import Path
-from panoseg.training.log import RunLog
+from panoseg.training.checkpoint import RunLog
 with RunLog(Path(sys.argv[1]), ["loss"]) as log:
     log.write(1, 1, "train", {"loss": 1.0})
 """

@@ -15,8 +15,8 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
-from panoseg.models.build import build_network
 from panoseg.models.config import SEASON_CONFIGS
+from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import OptimiserConfig, TrainConfig

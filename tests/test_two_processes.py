@@ -18,7 +18,7 @@ _SCRIPT = """
 import os, sys
 import lightning_fabric, torch.utils.tensorboard, panoseg.training.run  # once for both
 from panoseg.cli import main
-from panoseg.models.backbone import Backbone
+from panoseg.models.network import Backbone
 
 child = os.fork()
 rank = int(child == 0)

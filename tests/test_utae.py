@@ -13,14 +13,13 @@ import torch
 from torch import nn
 
 from panoseg.errors import ConfigError
-from panoseg.models.build import build_network
 from panoseg.models.config import config_from_json, to_json
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import UtaeConfig
 from panoseg.models.frames import cut_frames
 from panoseg.models.losses import semantic_loss
 from panoseg.models.ltae import Ltae, positional_encoding
-from panoseg.models.network import initialise
+from panoseg.models.network import build_network, initialise
 from panoseg.models.utae import UTAE, weighted_sum
 from small_networks import SMALL_UTAE, season, small_model
 

@@ -20,12 +20,11 @@ from safetensors.torch import save_file
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, OutputError, WeightsError
-from panoseg.models.build import build_network
 from panoseg.models.config import to_json
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.season import ConvRnnConfig, UtaeConfig
 from panoseg.models.ltae import day_of_year
-from panoseg.models.network import initialise
+from panoseg.models.network import build_network, initialise
 from panoseg.models.weights import CARD, NUMBERS, Weights, WeightsCard, load_weights, save_weights
 from small_networks import SMALL_UTAE
 

@@ -137,7 +137,7 @@ def fetch(
     """
     from panoseg.cube.fetch import CubeRequest, fetch_cube, scene_list_path
     from panoseg.cube.options import CubeOptions
-    from panoseg.imagery.calendar import season_span
+    from panoseg.imagery.sentinel2 import season_span
 
     if (season is None) == (days is None):
         raise ConfigError("Pass either season or days.")
@@ -166,7 +166,7 @@ def open_cube(path: Path | str) -> xr.Dataset:
     """
     from panoseg.cube.check import check_cube
     from panoseg.cube.open import open_cube as open_lazily
-    from panoseg.imagery.bands import PASTIS_BANDS
+    from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
     return check_cube(open_lazily(path), PASTIS_BANDS)
 

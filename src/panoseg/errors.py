@@ -1,4 +1,4 @@
-"""Every failure that a user can meet: what was found, what was expected, what to do.
+"""Every failure that a user can meet, and the one for a missing optional dependency.
 
 The command line prints the message of a ``PanosegError`` on one line and exits with code 2.
 Anything else that escapes is a bug and keeps its traceback.
@@ -6,7 +6,8 @@ Anything else that escapes is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-from typing import Self
+from importlib.util import find_spec
+from typing import Literal, Self
 
 
 class PanosegError(Exception):
@@ -121,3 +122,53 @@ class BusyError(AppError):
     """A wish that the server could fulfil if it had less to do."""
 
     status = 503
+
+
+Extra = Literal["app", "cluster", "tensorboard", "s3", "gs", "postgres"]
+
+_MODULES: dict[Extra, tuple[str, ...]] = {
+    "app": (
+        "nicegui",
+        "fastapi",
+        "sqlalchemy",
+        "rio_tiler",
+        "python_multipart",
+        "prometheus_client",
+        "uvicorn",
+        "httpx",
+        "cachetools",
+    ),
+    "cluster": ("distributed",),
+    "tensorboard": ("tensorboard",),
+    "s3": ("s3fs",),
+    "gs": ("gcsfs",),
+    "postgres": ("psycopg",),
+}
+
+
+def is_installed(extra: Extra) -> bool:
+    """Return whether all packages of an extra can be imported; imports none of them."""
+    return all(find_spec(module) is not None for module in _MODULES[extra])
+
+
+def require(extra: Extra, feature: str) -> None:
+    """Check that the packages of an extra are installed.
+
+    Args:
+        extra: Name of the extra in pyproject.toml.
+        feature: What needs it, e.g. ``panoseg app``; the beginning of the error message.
+
+    Raises:
+        ConfigError: A package is missing; the message says what to install.
+    """
+    if not is_installed(extra):
+        raise ConfigError(missing(extra, feature))
+
+
+def missing(extra: Extra, feature: str) -> str:
+    """Return the sentence that says which extra a feature needs.
+
+    >>> missing("app", "panoseg app")
+    "panoseg app needs the extra 'app': pip install 'panoseg[app]'."
+    """
+    return f"{feature} needs the extra {extra!r}: pip install 'panoseg[{extra}]'."

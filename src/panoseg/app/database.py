@@ -34,8 +34,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from panoseg.errors import AppError
-from panoseg.extras import require
+from panoseg.errors import AppError, require
 
 _VERSION = 1
 _SQLITE_TIMEOUT_MS = 30_000

@@ -2,7 +2,7 @@
 
 A worker holds a job by a ``Claim`` for as long as it gives signs of life. It can change the job
 only while its claim is the job's newest one, so that a worker that was taken for dead cannot end a
-job that another one has taken over. ``panoseg.app.job_queue`` says which job comes next.
+job that another one has taken over. ``panoseg.app.job_views`` says which job comes next.
 """
 
 from __future__ import annotations
@@ -23,9 +23,16 @@ from panoseg.app.database import (
     take_lock,
     user_lock_key,
 )
-from panoseg.app.job_queue import abandoned_job, next_job
-from panoseg.app.job_views import ENDED, Claim, JobView, LogLine, State
-from panoseg.app.worker_registry import WorkerRegistry
+from panoseg.app.job_views import (
+    ENDED,
+    Claim,
+    JobView,
+    LogLine,
+    State,
+    WorkerRegistry,
+    abandoned_job,
+    next_job,
+)
 from panoseg.errors import ConflictError, LimitError, NotFoundError
 
 MAX_STARTS = 5

@@ -1,6 +1,6 @@
-"""Raster layers of a season for the pages: one GeoTIFF per date.
+"""Rasters of a season for the pages, and the check of an uploaded season.
 
-Each has the four bands that true colour, false colour and NDVI need.
+Both read the season once from end to end, in a process of bounded memory.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
+import dask
 import numpy as np
 import rasterio
 import xarray as xr
@@ -20,9 +22,9 @@ from rasterio.windows import Window
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import clear_shares
-from panoseg.errors import NotFoundError
+from panoseg.errors import LimitError, NotFoundError
 from panoseg.files import atomic, new_folder, write_json
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M
 from panoseg.progress import track
 
 BANDS = ("B02", "B03", "B04", "B08")
@@ -132,3 +134,36 @@ def _write(date: xr.Dataset, grid: GeoBox, path: Path) -> None:
         factors = [2**level for level in range(1, 12) if max(height, width) / 2**level > _BLOCK / 2]
         if factors:
             target.build_overviews(factors, Resampling.average)
+
+
+MAX_DATES = 1000
+"""Of an uploaded season."""
+
+
+def check_season(path: Path, max_km2: float) -> None:
+    """Read an uploaded season from end to end.
+
+    Args:
+        path: The cube.
+        max_km2: Largest area in square kilometres.
+
+    Raises:
+        CubeError: The file is not a season, or cannot be read.
+        LimitError: It covers too large an area, or has too many dates.
+    """
+    with reading(path):
+        cube = check_cube(open_cube(path), PASTIS_BANDS)
+        km2, dates = cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6, cube.sizes["time"]
+        if km2 > max_km2:
+            raise LimitError(
+                f"The season covers {km2:,.0f} km2, of at most {max_km2:g} km2; upload a part of"
+                " it."
+            )
+        if dates > MAX_DATES:
+            raise LimitError(
+                f"The season has {dates:,} dates, of at most {MAX_DATES}; upload a part of it."
+            )
+        with dask.config.set(scheduler="synchronous"):
+            for variable in cube.data_vars.values():
+                for place in product(*map(range, variable.data.numblocks)):
+                    variable.data.blocks[place].compute()

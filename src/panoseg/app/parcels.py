@@ -24,7 +24,7 @@ from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap, reproject, tra
 from panoseg.app.stages import MAP, cube_of
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.figures import ndvi_curve
 from panoseg.maps.outlines import to_pixels
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE

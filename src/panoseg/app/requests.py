@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from panoseg.app.settings import PACKAGE_WEIGHTS
 from panoseg.errors import AppError
-from panoseg.imagery.calendar import season_span
+from panoseg.imagery.sentinel2 import season_span
 from panoseg.maps.options import MapOptions
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hexadecimal digits")]

@@ -184,7 +184,7 @@ def sample_options(source: SampleSource) -> SimulationOptions:
 def _unpack(job: JobContext) -> None:
     from panoseg.app.archives import unpack_zarr
     from panoseg.app.confined import SEASON, run_confined
-    from panoseg.app.season_check import check_season
+    from panoseg.app.layers import check_season
 
     [upload] = (job.folder / INPUT).glob("cube*")
     zipped = upload.suffix == ".zip"
@@ -353,8 +353,7 @@ def _publish(job: JobContext) -> None:
 def _segment(job: JobContext) -> None:
     from panoseg.data.photograph_files import decode_photograph, read_bytes
     from panoseg.photo.options import PhotoOptions
-    from panoseg.photo.predict import open_model
-    from panoseg.photo.segment import Source, segment_photographs
+    from panoseg.photo.segment import Source, open_model, segment_photographs
 
     _clear(job.folder / PHOTO)
     [upload] = (job.folder / INPUT).glob("photo*")

@@ -113,7 +113,7 @@ def _photo(path: Path) -> dict[str, Any]:
 def _cube(path: Path) -> dict[str, Any]:
     from panoseg.cube.check import check_cube
     from panoseg.cube.open import open_cube, reading
-    from panoseg.imagery.bands import PASTIS_BANDS, PIXEL_M
+    from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M
 
     check_contained(path)
     try:

@@ -13,8 +13,7 @@ import tyro
 
 from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.cli import Verbs, parse, run_verb
-from panoseg.errors import AppError, ConfigError
-from panoseg.extras import require
+from panoseg.errors import AppError, ConfigError, require
 
 if TYPE_CHECKING:
     from panoseg.app.client import Client

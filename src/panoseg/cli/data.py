@@ -11,8 +11,7 @@ import tyro
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.errors import ConfigError
 from panoseg.register.options import DatasetOptions, FetchOptions
-from panoseg.simulation.options import SimulationOptions
-from panoseg.simulation.photograph_options import PhotographOptions
+from panoseg.simulation.options import PhotographOptions, SimulationOptions
 
 
 def cube(
@@ -73,7 +72,7 @@ def cube(
 
 def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:
     """Return the first and the last day that the options name."""
-    from panoseg.imagery.calendar import season_span
+    from panoseg.imagery.sentinel2 import season_span
 
     if (season is None) == (first is None and last is None) or (first is None) != (last is None):
         raise ConfigError(

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from panoseg.cube.options import AreaOptions, CubeOptions
-from panoseg.errors import ConfigError
-from panoseg.extras import require
+from panoseg.errors import ConfigError, require
 from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
 

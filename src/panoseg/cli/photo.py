@@ -50,8 +50,7 @@ def photo(
         print(error, file=sys.stderr)
     if not sources:
         raise last
-    from panoseg.photo.predict import open_model
-    from panoseg.photo.segment import segment_photographs
+    from panoseg.photo.segment import open_model, segment_photographs
 
     model = open_model(weights, instances, options)
     done = segment_photographs(sources, model.predict, model.table, out, _TablePrinter())
@@ -73,7 +72,7 @@ class _TablePrinter:
         self._count = 0
 
     def __call__(self, name: str, rows: list[dict[str, Any]]) -> None:
-        from panoseg.metrics.tables import render_table
+        from panoseg.metrics.scores import render_table
 
         self._count += 1
         if self._count <= _MAX_TABLES:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from panoseg.data.places import place_of
-from panoseg.errors import ConfigError
-from panoseg.extras import is_installed, missing
+from panoseg.errors import ConfigError, is_installed, missing
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 

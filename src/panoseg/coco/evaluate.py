@@ -30,7 +30,7 @@ from panoseg.metrics.panoptic_quality import (
     quality_of_counts,
     scored_classes,
 )
-from panoseg.panoptic.overlap import Overlap, overlap_of_colours
+from panoseg.panoptic.segments import Overlap, overlap_of_colours
 from panoseg.progress import track
 
 

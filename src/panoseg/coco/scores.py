@@ -24,8 +24,7 @@ from panoseg.metrics.panoptic_quality import (
     coco_patch_counts,
     quality_of_counts,
 )
-from panoseg.metrics.scores import or_null
-from panoseg.metrics.tables import panoptic_table, percent, render_table
+from panoseg.metrics.scores import or_null, panoptic_table, percent, render_table
 from panoseg.panoptic.panoptic import Panoptic
 
 

@@ -39,9 +39,9 @@ from panoseg.cube.store import DayStore, Journal, begin, discard, finish, window
 from panoseg.errors import CubeError, OutputError
 from panoseg.files import hold_folder, output_error
 from panoseg.imagery.area import inside_mask, project_outline, solar_offset
-from panoseg.imagery.bands import PASTIS_BANDS
 from panoseg.imagery.remote import check_credentials
 from panoseg.imagery.scenes import Scene
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.progress import track
 
 # After this many unreadable scenes in a row, of several dates, the cause is not the scenes.
@@ -452,7 +452,7 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
         with xr.open_dataset(out, engine="zarr", consolidated=False, chunks={}) as cube:
             report = report_of(cube, out)
             same = report is not None and json.loads(cube.attrs[RECORD])["plan"] == plan
-    except Exception:  # noqa: BLE001 - readers raise anything for a store that is no cube
+    except Exception:
         report, same = None, False
     if report is None or not same:
         raise OutputError(f"{out} exists and is another cube: choose another --out, or remove it.")

@@ -17,8 +17,7 @@ import odc.geo.xr  # noqa: F401 - gives datasets their .odc
 import xarray as xr
 
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import PIXEL_M, SCENE_CLASSIFICATION, band_name
-from panoseg.imagery.calendar import REFERENCE_DATE
+from panoseg.imagery.sentinel2 import PIXEL_M, REFERENCE_DATE, SCENE_CLASSIFICATION, band_name
 
 RECORD = "panoseg"
 """Name of the attribute in which a cube that panoseg made says what it was made of."""

@@ -18,10 +18,9 @@ from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
 from panoseg.imagery.area import Area, grid_of, may_intersect, read_area, solar_offset
-from panoseg.imagery.bands import PASTIS_BANDS, PIXEL_M
-from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
 from panoseg.imagery.safe import safe_scenes
+from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, PASTIS_BANDS, PIXEL_M
 
 _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, whose swaths overlap in places

@@ -34,9 +34,9 @@ from shapely.geometry import mapping
 from panoseg.cube.options import CubeOptions
 from panoseg.errors import CubeError
 from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_intersect
-from panoseg.imagery.bands import SCENE_CLASSIFICATION
 from panoseg.imagery.remote import DRIVERS, drop_cached, is_remote, open_raster
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, offset_is_removed
+from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512

@@ -13,8 +13,7 @@ import xarray as xr
 
 from panoseg.cube.check import report_of
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import SCENE_CLASSIFICATION
-from panoseg.imagery.calendar import SEASON_START, season_end, season_span
+from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION, SEASON_START, season_end, season_span
 
 # Sen2Cor's classes in which the ground is seen: dark area, vegetation, bare soil, water,
 # unclassified, snow.

@@ -28,7 +28,7 @@ from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import OutputError
 from panoseg.files import output_error, remove_unfinished, write_json, write_text
-from panoseg.imagery.bands import SCENE_CLASSIFICATION
+from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 
 CHUNK = 512
 """Pixels a side of a chunk of the store."""

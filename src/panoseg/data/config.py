@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from panoseg.errors import ConfigError
-from panoseg.imagery.calendar import REFERENCE_DATE
+from panoseg.imagery.sentinel2 import REFERENCE_DATE
 
 
 @dataclass(frozen=True)

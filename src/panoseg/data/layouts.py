@@ -16,7 +16,13 @@ from panoseg.coco.categories import read_categories
 from panoseg.coco.json import CocoJson
 from panoseg.data import pastis_files as pastis_metadata
 from panoseg.data import s2tsczcrop_files
-from panoseg.data.coco import CocoDataset, CocoRecords, find_splits
+from panoseg.data.coco import (
+    CocoDataset,
+    CocoRecords,
+    ScoredPhotographs,
+    collate_scored,
+    find_splits,
+)
 from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.data.loading import Collate
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
@@ -24,7 +30,6 @@ from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
 from panoseg.data.samples import Normalisation, collate
-from panoseg.data.scored_photographs import ScoredPhotographs, collate_scored
 from panoseg.data.seasons import parse_reference_date
 from panoseg.data.shards import INDEX, CocoShards, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, WeightsError

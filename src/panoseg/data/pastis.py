@@ -39,7 +39,7 @@ from panoseg.data.seasons import (
     map_images,
 )
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 FOLDS: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
     1: ((1, 2, 3), (4,), (5,)),

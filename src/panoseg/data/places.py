@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from panoseg.errors import DatasetError, PanosegError
-from panoseg.extras import Extra, is_installed, missing
+from panoseg.errors import DatasetError, Extra, PanosegError, is_installed, missing
 
 Result = TypeVar("Result")
 Place = Path | str

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 CLOUD_REFLECTANCE = 1600
 """Blue above this, in reflectance x 10 000, is cloud or snow; bare soil stays below."""

@@ -46,7 +46,7 @@ from panoseg.data.seasons import (
 )
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.files import new_folder
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 
 class S2TSCzCropDataset(PatchDataset[CzechPatch]):

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from panoseg.data.pastis_files import Json, parse_date, read_json
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 FILE_NAME = "metadata.json"
 NORMALISATION_FILE = "NORM_S2_patch.json"

@@ -27,7 +27,7 @@ from panoseg.data.config import AugmentationConfig
 from panoseg.data.pastis_files import parse_date
 from panoseg.data.samples import Sample
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.imagery.calendar import REFERENCE_DATE
+from panoseg.imagery.sentinel2 import REFERENCE_DATE
 
 _REFERENCE_DAY = date.fromisoformat(REFERENCE_DATE)
 

@@ -25,8 +25,8 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import AreaError
-from panoseg.imagery.bands import PIXEL_M
 from panoseg.imagery.outline_files import WGS84, read_outlines
+from panoseg.imagery.sentinel2 import PIXEL_M
 
 _GLOBE = Geod(ellps="WGS84")
 _SOUTH, _NORTH = -80.0, 84.0  # where UTM ends

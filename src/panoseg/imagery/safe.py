@@ -27,7 +27,6 @@ from rasterio.errors import RasterioError
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
 from panoseg.imagery.remote import open_raster
 from panoseg.imagery.scenes import (
     ITEM_ERRORS,
@@ -37,6 +36,7 @@ from panoseg.imagery.scenes import (
     processing_baseline,
     radiometry_of_asset,
 )
+from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION, band_name
 
 PRODUCT_FILE = "MTD_MSIL2A.xml"
 _L1C_FILE = "MTD_MSIL1C.xml"

@@ -31,9 +31,8 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
-from panoseg.imagery.bands import SCENE_CLASSIFICATION, band_name
-from panoseg.imagery.calendar import FIRST_YEAR, LAST_YEAR
 from panoseg.imagery.remote import DRIVERS
+from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, SCENE_CLASSIFICATION, band_name
 
 FIRST_BASELINE_WITH_OFFSET = 4.0
 _MOST_BASELINES = 100  # they have two digits

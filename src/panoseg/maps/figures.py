@@ -21,7 +21,7 @@ from rasterio.features import geometry_mask
 
 from panoseg.cube.season import CLEAR_CLASSES, Season
 from panoseg.data.profiles import CLOUD_REFLECTANCE
-from panoseg.imagery.bands import SCENE_CLASSIFICATION
+from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 from panoseg.maps.rasters import NO_DATA_CLASS
 
 _LONGEST_SIDE = 1024

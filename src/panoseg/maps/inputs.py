@@ -16,7 +16,7 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Season, choose_season
 from panoseg.errors import ConfigError
-from panoseg.imagery.bands import PIXEL_M
+from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.options import MapOptions
 from panoseg.maps.outlines import to_map
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE

@@ -19,10 +19,9 @@ from shapely.geometry.base import BaseGeometry
 from panoseg.cube.fetch import CubeRequest, fetch_cube, requested_area
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import Season
-from panoseg.errors import ConfigError, PanosegError
-from panoseg.extras import require
+from panoseg.errors import ConfigError, PanosegError, require
 from panoseg.files import hold_folder, new_folder, output_error
-from panoseg.imagery.calendar import season_span
+from panoseg.imagery.sentinel2 import season_span
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import GivenWeights, open_inputs
@@ -38,8 +37,7 @@ from panoseg.maps.outlines import (
 from panoseg.maps.outputs import write_map
 from panoseg.maps.predict import OpenJob, finished
 from panoseg.maps.report import ParcelSummary
-from panoseg.maps.resume import UNFINISHED, begin, fingerprint, finish
-from panoseg.maps.windows import Block, Save, WindowFiles
+from panoseg.maps.windows import UNFINISHED, Block, Save, WindowFiles, begin, fingerprint, finish
 from panoseg.models.weights import Weights
 from panoseg.panoptic.panoptic import Panoptic, Segments
 from panoseg.progress import counting, track

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.backbone import Backbone
 from panoseg.models.configs.season import Cell, ConvRnnConfig, FpnConfig, UConvLstmConfig
 from panoseg.models.frames import (
     check_sides,
@@ -29,6 +28,7 @@ from panoseg.models.frames import (
     sum_of_frames,
 )
 from panoseg.models.layers import ConvBlock, DownPath, UpPath
+from panoseg.models.network import Backbone
 from panoseg.models.outputs import FeatureMaps
 
 State = tuple[Tensor, ...]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.imagery.calendar import REFERENCE_DATE
+from panoseg.imagery.sentinel2 import REFERENCE_DATE
 from panoseg.models.configs.season import AttentionUnetConfig, Dates
 
 _PERIOD_DAYS = 1000

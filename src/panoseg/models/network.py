@@ -1,25 +1,30 @@
-"""The interface of all networks: what they learn, what they predict, and what they declare.
+"""The interface of all networks, the base of those for seasons, and how a configuration becomes a
+network.
 
-A network is an ``nn.Module`` whose configuration (a ``NetworkConfig``) says what it reads, what it
-answers and how it is scored. Training calls ``losses``; maps, photographs, scores and figures call
-``predict``. A new network is one file with a subclass, one configuration, and one entry in
-``panoseg.models.config``.
+Shape suffixes: B batch, T dates, C bands, H W pixels, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, Self
+from importlib import import_module
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from panoseg.classes import ClassTable
+from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
+from panoseg.models.config import ModelConfig, fit_to_table
 from panoseg.models.configs.base import Answers, Inputs
-from panoseg.models.outputs import SemanticOutput
+from panoseg.models.losses import SemanticLoss
+from panoseg.models.outputs import FeatureMaps, SemanticOutput
 from panoseg.panoptic.panoptic import Panoptic
 
 _XAVIER = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
@@ -243,3 +248,135 @@ def labels_of(value: Any) -> Any:
     if value is None:
         raise ValueError("the batch has no labels; open the dataset with the network's target")
     return value
+
+
+MOST_PARAMETERS = 200_000_000
+"""The most parameters of a network, 800 MB: a hundred times those of any published network for
+seasons.
+"""
+
+
+def build_network(
+    config: ModelConfig, table: ClassTable | None = None, loss: Any = None
+) -> Network:
+    """Build the network of a configuration, with torch's own initial weights.
+
+    Args:
+        config: Its options.
+        table: What its classes mean; needed to predict and to learn.
+        loss: Options of its loss, ``TrainConfig.loss_options``; None for the defaults.
+
+    Raises:
+        ConfigError: The table has other classes, or the network more than ``MOST_PARAMETERS``:
+            options that are harmless one by one may, from a file that somebody else wrote,
+            multiply to a network that fills the memory.
+    """
+    if table is not None:
+        check_table(config, fit_to_table(config, table), table)
+    module, name = config.network.split(":")
+    with _counting_parameters(config):
+        network: Network = getattr(import_module(module), name)(config)
+    return network if table is None else network.prepare(table, loss)
+
+
+@contextmanager
+def _counting_parameters(config: ModelConfig) -> Iterator[None]:
+    """Refuse the layer with which a network grows too large, before its memory is written to."""
+    total = 0
+
+    def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal total
+        total += 0 if parameter is None else parameter.numel()
+        if total > MOST_PARAMETERS:
+            raise ConfigError(
+                f"A {config.title} of {total:,} parameters or more is too large: at most"
+                f" {MOST_PARAMETERS:,} are allowed. Lower its widths."
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class Backbone(Network):
+    """A network whose options have ``map_widths``: maps for a head, and by itself class scores.
+
+    A network defines ``features``, and the layer that scores, by the name that it has in the
+    published checkpoints. One that scores boundaries of classes as well sets ``boundary_conv``.
+    """
+
+    classifier: ClassVar[str] = "out_conv"
+    """Name of the layer that makes scores of the finest map."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.boundary_conv: nn.Module | None = None
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The loss, and its parts where boundaries are scored too."""
+        return ("loss",) if self.boundary_conv is None else ("loss", "pixel", "boundary")
+
+    def prepare(self, table: ClassTable, loss: Any = None) -> Self:
+        """Say what the classes mean; loss: ``SemanticLossConfig``, None for the defaults."""
+        self.criterion = SemanticLoss(loss, table)
+        return super().prepare(table)
+
+    def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
+        """Score each pixel; where the published layers end with a normalisation and a ReLU, after
+        those.
+
+        Args:
+            images_BTCHW: float32, standardised per band; dates that are not valid are ignored.
+            days_BT: int64, days since the reference date.
+            valid_BT: bool, at least one date a sample.
+        """
+        return self.output(self.features(images_BTCHW, days_BT, valid_BT))
+
+    def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
+        """Return the maps of a batch of seasons, coarsest first, and the attention where there is
+        one; arguments as in ``forward``.
+        """
+        raise NotImplementedError
+
+    def output(self, maps: FeatureMaps) -> SemanticOutput:
+        """Return the scores of what ``features`` gave."""
+        boundary_B2HW = (
+            None if self.boundary_conv is None else self.boundary_conv(maps.pyramid[-1]).float()
+        )
+        return SemanticOutput(self.scores(maps), maps.attention_GBTHW, boundary_B2HW)
+
+    def scores(self, maps: FeatureMaps) -> Tensor:
+        """Return class scores B x K x H x W, float32, of what ``features`` gave."""
+        return self.get_submodule(self.classifier)(maps.pyramid[-1]).float()
+
+    def losses(self, batch: Batch, heatmap_only: bool = False) -> dict[str, Tensor]:
+        """Return the loss of the pixels, and of the boundaries where the network scores them."""
+        maps = self.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+        losses = self.criterion(self.output(maps), labels_of(batch.classes_BHW))
+        parts = {"loss": losses.total, "pixel": losses.pixel, "boundary": losses.boundary}
+        return {name: parts[name] for name in self.loss_names}
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, options: PredictOptions = PLAIN) -> list[Panoptic]:
+        """Return one segmentation a season, in which all pixels of a class are one segment."""
+        maps = self.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+        return classes_as_segments(self.scores(maps).argmax(1), self.table)
+
+    @torch.no_grad()
+    def details(self, batch: Batch, options: PredictOptions = PLAIN) -> Details:
+        """Return the scores of the pixels."""
+        maps = self.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+        return Details(pixels=self.output(maps))
+
+    @torch.no_grad()
+    def attention(self, batch: Batch) -> Tensor | None:
+        """Return the attention over dates, at the size at which the network attends."""
+        maps = self.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)
+        return maps.attention_GBTHW
+
+    def compile_features(self) -> None:
+        """Compile ``features``; what follows is small."""
+        self.features = torch.compile(self.features)  # type: ignore[method-assign]

@@ -19,14 +19,22 @@ from torch import Tensor, nn
 
 from panoseg.classes import ClassTable
 from panoseg.data.samples import Batch
-from panoseg.models.backbone import Backbone
-from panoseg.models.build import build_network
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
 from panoseg.models.losses import PapsLoss
-from panoseg.models.network import PLAIN, Network, PredictOptions, labels_of
-from panoseg.models.outputs import Candidates, FeatureMaps, MaskWindows, PapsOutput
-from panoseg.models.windows import (
+from panoseg.models.network import (
+    PLAIN,
+    Backbone,
+    Network,
+    PredictOptions,
+    build_network,
+    labels_of,
+)
+from panoseg.models.outputs import (
+    Candidates,
+    FeatureMaps,
+    MaskWindows,
+    PapsOutput,
     clipped_boxes,
     group_by_side,
     inside_windows,

@@ -19,8 +19,7 @@ from torch import Tensor
 from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
-from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.calendar import REFERENCE_DATE
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, REFERENCE_DATE
 from panoseg.models.config import ModelConfig
 from panoseg.models.configs.paps import BackboneConfig, PapsConfig
 from panoseg.models.configs.season import (

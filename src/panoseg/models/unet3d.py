@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panoseg.models.backbone import Backbone
 from panoseg.models.configs.season import UNet3dConfig
 from panoseg.models.frames import check_sides
+from panoseg.models.network import Backbone
 from panoseg.models.outputs import FeatureMaps
 
 # Up to so many channels x dates x rows, torch convolves a single sample without oneDNN, ten times

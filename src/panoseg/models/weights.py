@@ -26,12 +26,10 @@ from panoseg.data.samples import Normalisation
 from panoseg.data.seasons import parse_reference_date
 from panoseg.errors import ConfigError, OutputError, PanosegError, WeightsError
 from panoseg.files import atomic, write_json
-from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.calendar import REFERENCE_DATE
-from panoseg.models.build import build_network
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, REFERENCE_DATE
 from panoseg.models.config import ModelConfig, config_from_json, fit_to_table, to_json
 from panoseg.models.configs.base import Inputs
-from panoseg.models.network import Network
+from panoseg.models.network import Network, build_network
 
 
 def load_tensors(path: Path, expected: str, fix: str) -> Any:

@@ -17,8 +17,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from panoseg.cube.window import Window
-from panoseg.panoptic.overlap import overlap
 from panoseg.panoptic.panoptic import Panoptic, Segments
+from panoseg.panoptic.segments import overlap
 
 
 @dataclass(frozen=True, eq=False)

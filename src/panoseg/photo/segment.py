@@ -1,5 +1,5 @@
-"""Which photographs are meant by files, folders and patterns, and a name for each that no other one
-has.
+"""Photographs on disk become a folder of results: PNG files of ids with their JSON, overlays, and a
+table of segments.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -22,15 +22,56 @@ from panoseg.classes import ClassTable
 from panoseg.coco.categories import category_rows
 from panoseg.coco.format import coloured_rows
 from panoseg.coco.png import IMAGE_SUFFIXES, write_ids
+from panoseg.data.config import PhotographConfig
 from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.errors import DatasetError, PanosegError
 from panoseg.files import atomic, new_folder
+from panoseg.models.model import PUBLISHED, Model, find_device, find_weights
+from panoseg.models.two_models import TwoModels
+from panoseg.models.weights import load_card
 from panoseg.panoptic.draw import overlay
 from panoseg.panoptic.panoptic import Panoptic
+from panoseg.photo.options import PhotoOptions
 from panoseg.progress import track
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+def open_model(weights: str, instances: str | None, options: PhotoOptions) -> Model:
+    """Load one network, or two of which one scores pixels and the other finds objects.
+
+    Args:
+        weights: A folder of weights, a run, or "coco" for the published Mask R-CNN.
+        instances: Likewise; None for one network.
+        options: What is changed of the weights.
+
+    Raises:
+        WeightsError: The networks are not for photographs, or do not go together.
+        ConfigError: An option would do nothing.
+    """
+    find_device(options.device)
+    models = [_load(name, options) for name in (weights, instances) if name is not None]
+    model = models[0]
+    if instances is not None:
+        pair: Any = [one.network for one in models]
+        sides: Any = tuple(one.sides for one in models)
+        model = replace(model, network=TwoModels(*pair, sides).to(model.device).eval(), sides=None)
+    if options.thresholds:
+        model.network.use_thresholds(options.thresholds)
+    return model
+
+
+def _load(name: str, options: PhotoOptions) -> Model:
+    if name != PUBLISHED:
+        load_card(find_weights(name)).check_inputs("photograph", name)  # type: ignore[arg-type]
+    model = Model.load(name, device=options.device, thresholds=options.thresholds)
+    trained = model.sides or PhotographConfig()
+    sides = {
+        side: getattr(trained, side) if getattr(options, side) is None else getattr(options, side)
+        for side in ("min_side", "max_side")
+    }
+    return replace(model, sides=PhotographConfig(**sides))
 
 
 _ODD = re.compile(r"[\x00-\x1f\x7f:\\\ud800-\udfff]")

@@ -27,7 +27,7 @@ from panoseg.data.describe import (
 from panoseg.data.profiles import PERIOD_DAYS
 from panoseg.errors import PanosegError
 from panoseg.files import new_folder, write_text
-from panoseg.metrics.tables import percent, render_table
+from panoseg.metrics.scores import percent, render_table
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.pictures.comparison import land_of

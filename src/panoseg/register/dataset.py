@@ -24,8 +24,7 @@ from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
-from panoseg.imagery.bands import PIXEL_M
-from panoseg.imagery.calendar import season_span
+from panoseg.imagery.sentinel2 import PIXEL_M, season_span
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
 from panoseg.progress import track

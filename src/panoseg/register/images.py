@@ -23,7 +23,7 @@ from panoseg.cube.season import dates_of_season, shows_ground, spread_clearest
 from panoseg.cube.window import Window, fill_gaps
 from panoseg.data.arrays import moments
 from panoseg.files import atomic
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.register.options import DatasetOptions
 from panoseg.register.plan import PlannedPatch
 

@@ -30,7 +30,7 @@ from odc.geo.geobox import GeoBox
 
 from panoseg.classes import ClassTable
 from panoseg.errors import ParcelsError
-from panoseg.imagery.bands import PIXEL_M
+from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.outlines import shared_areas
 from panoseg.maps.read_parcels import read_parcels, rows_without_area, valid_outlines
 

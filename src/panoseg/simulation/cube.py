@@ -23,7 +23,7 @@ from shapely.geometry import shape
 
 from panoseg.classes import PASTIS
 from panoseg.files import atomic, new_folder
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
 from panoseg.simulation.landscape import PIXEL_M
 from panoseg.simulation.options import SimulationOptions

@@ -13,7 +13,7 @@ import numpy as np
 from panoseg.errors import ConfigError
 from panoseg.panoptic.panoptic import Panoptic
 from panoseg.simulation.noise import fractal_noise, smooth_noise
-from panoseg.simulation.photograph_options import (
+from panoseg.simulation.options import (
     BALL,
     BRICKS,
     CRATE,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import sparse
 
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.atmosphere import sun_elevation
 from panoseg.simulation.landscape import CELLS, PIXEL_M, Landscape
 from panoseg.simulation.noise import smooth_noise

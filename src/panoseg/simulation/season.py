@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from panoseg.errors import ConfigError
-from panoseg.imagery.bands import PASTIS_BANDS
-from panoseg.imagery.calendar import season_span
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, season_span
 from panoseg.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
 from panoseg.simulation.landscape import (
     PIXEL_M,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.landscape import CELLS
 
 FINE_BANDS = tuple(PASTIS_BANDS.index(band) for band in ("B02", "B03", "B04", "B08"))

@@ -30,7 +30,7 @@ from panoseg.data.s2tsczcrop_files import (
     save_patches,
 )
 from panoseg.errors import ConfigError, DatasetError
-from panoseg.imagery.bands import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.landscape import PIXEL_M
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.season import Layout, Season, check_size, simulate_season

@@ -22,7 +22,7 @@ from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import atomic
-from panoseg.simulation.photograph_options import SIMULATED_PHOTOGRAPHS, PhotographOptions
+from panoseg.simulation.options import SIMULATED_PHOTOGRAPHS, PhotographOptions
 from panoseg.simulation.photographs import (
     SimulatedPhotograph,
     check_photograph_size,

@@ -15,7 +15,7 @@ from panoseg.data.pastis import FOLDS
 from panoseg.errors import DatasetError
 from panoseg.files import write_json, write_text
 from panoseg.metrics.confusion import confusion_scores
-from panoseg.metrics.tables import render_table
+from panoseg.metrics.scores import render_table
 
 METRICS, TABLE = "metrics.json", "metrics.md"
 _SHARES = {

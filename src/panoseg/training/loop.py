@@ -19,11 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from panoseg.errors import ConfigError
-from panoseg.metrics.tables import numbers_text
+from panoseg.metrics.scores import numbers_text
 from panoseg.models.network import Network
 from panoseg.progress import track
 from panoseg.training.checkpoint import (
     Progress,
+    RunLog,
+    RunningMean,
     applying,
     load_checkpoint,
     load_model,
@@ -32,7 +34,6 @@ from panoseg.training.checkpoint import (
     save_checkpoint,
 )
 from panoseg.training.config import OptimiserConfig, TrainConfig
-from panoseg.training.log import RunLog, RunningMean
 from panoseg.training.scorers import evaluation_batches, scorer_of, sum_over_processes
 from panoseg.training.splits import Split
 from panoseg.training.transfer import freeze

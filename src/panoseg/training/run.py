@@ -21,20 +21,17 @@ from typing import TYPE_CHECKING, Any
 from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
-from panoseg.metrics.scores import Scores
-from panoseg.metrics.tables import numbers_text
-from panoseg.models.build import build_network
+from panoseg.metrics.scores import Scores, numbers_text
 from panoseg.models.config import from_json, to_json
 from panoseg.models.model import WEIGHTS
-from panoseg.models.network import Network
+from panoseg.models.network import Network, build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
-from panoseg.pictures.curves import draw_curves
+from panoseg.pictures.figures import draw_curves
 from panoseg.pictures.scores import draw_scores
-from panoseg.training.checkpoint import Progress
+from panoseg.training.checkpoint import Progress, read_log
 from panoseg.training.config import RunConfig, TrainConfig
 from panoseg.training.evaluate import PICTURES, draw_predictions, score, write_scores
 from panoseg.training.fold_scores import METRICS
-from panoseg.training.log import read_log
 from panoseg.training.loop import LAST, Report, Training, make_fabric, seed_all
 from panoseg.training.splits import Splits, open_splits, unannotated_note
 from panoseg.training.transfer import check_parts, take_over, weights_of_fold

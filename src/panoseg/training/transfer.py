@@ -19,10 +19,9 @@ from panoseg.data.s2tsczcrop import train_normalisation
 from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import atomic, new_folder
-from panoseg.models.build import build_network
 from panoseg.models.config import ModelConfig
 from panoseg.models.model import WEIGHTS
-from panoseg.models.network import Network
+from panoseg.models.network import Network, build_network
 from panoseg.models.published import import_crop2seg, import_published, read_options
 from panoseg.models.weights import CARD, Weights, load_weights, save_weights
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import ClassVar, Literal, get_args
 
-from panoseg.imagery.calendar import REFERENCE_DATE
+from panoseg.imagery.sentinel2 import REFERENCE_DATE
 from panoseg.models.configs.base import (
     NORM_GROUPS,
     Convolution,
@@ -192,7 +192,7 @@ class WtaeConfig(AttentionUnetConfig):
 
     name: ClassVar[str] = "wtae"
     title: ClassVar[str] = "W-TAE"
-    network: ClassVar[str] = "panoseg.models.crop2seg:WTAE"
+    network: ClassVar[str] = "panoseg.models.utae:WTAE"
 
     aggregation: Aggregation = "att_group"
     """How dates become one map: attention of the group of channels, mean attention, or the mean
@@ -219,7 +219,7 @@ class TimeUnetConfig(AttentionUnetConfig):
 
     name: ClassVar[str] = "timeunet"
     title: ClassVar[str] = "TimeUNet"
-    network: ClassVar[str] = "panoseg.models.crop2seg:TimeUNet"
+    network: ClassVar[str] = "panoseg.models.utae:TimeUNet"
 
     relative_as_day_of_year: bool = False
     """With dates both: look the relative days up in a table of days of the year too, as released;
