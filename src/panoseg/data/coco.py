@@ -156,7 +156,7 @@ class CocoRecord:
     ) -> list[tuple[Mapping[str, Any], np.ndarray]]:
         """Decode the rows of the instances JSON, each with its mask."""
         things = set(table.ids("thing"))
-        found = []
+        found: list[tuple[Mapping[str, Any], np.ndarray]] = []
         for number, text in enumerate(self.instances or ()):
             with about(f"{self.source}: instance {number} of {self.file_name}"):
                 row = read_row(text)

@@ -133,9 +133,9 @@ def _converted(
             given = state[name].unflatten(0, (-1, count))
             own = drawn[name].unflatten(0, (-1, count)) if drawn else None
             parts = [
-                given[row] if row is not None else own[number]
+                given[row] if row is not None else own[number]  # type: ignore[index]
                 for number, row in enumerate((0, *rows))
-            ]  # type: ignore[index]
+            ]
             converted[name] = torch.stack(parts).flatten(0, 1)
     return converted
 

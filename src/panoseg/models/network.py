@@ -191,7 +191,7 @@ class Network(nn.Module):
             if isinstance(module, Network):
                 module.config = module.config.fitted(reference_date=day.isoformat())
             if hasattr(module, "reference_date"):
-                module.reference_date = day.isoformat()
+                module.reference_date = day.isoformat()  # type: ignore[assignment]
 
 
 def check_table(config: Any, fitted: Any, table: ClassTable) -> None:

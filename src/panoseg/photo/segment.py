@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from panoseg.data.photograph_files import decode_photograph, read_bytes
 from panoseg.errors import DatasetError, PanosegError
 from panoseg.files import atomic, new_folder
 from panoseg.models.model import PUBLISHED, Model, find_device, find_weights
+from panoseg.models.photograph_network import PhotographNetwork
 from panoseg.models.two_models import TwoModels
 from panoseg.models.weights import load_card
 from panoseg.panoptic.draw import overlay
@@ -54,9 +55,10 @@ def open_model(weights: str, instances: str | None, options: PhotoOptions) -> Mo
     models = [_load(name, options) for name in (weights, instances) if name is not None]
     model = models[0]
     if instances is not None:
-        pair: Any = [one.network for one in models]
-        sides: Any = tuple(one.sides for one in models)
-        model = replace(model, network=TwoModels(*pair, sides).to(model.device).eval(), sides=None)
+        semantic, objects = (cast(PhotographNetwork, one.network) for one in models)
+        sides = cast(tuple[PhotographConfig, PhotographConfig], (model.sides, models[1].sides))
+        both = TwoModels(semantic, objects, sides)
+        model = replace(model, network=both.to(model.device).eval(), sides=None)
     if options.thresholds:
         model.network.use_thresholds(options.thresholds)
     return model

@@ -147,9 +147,9 @@ def _means_by_class(
     """
     return {
         name: {
-            key: _mean([100 * fold[name][key] for fold in folds if fold[name][key] is not None])
+            key: _mean([100 * value for fold in folds if (value := fold[name][key]) is not None])
             for key in folds[0][name]
-        }  # type: ignore[operator]
+        }
         for name in folds[0]
     }
 

@@ -70,12 +70,17 @@ PLAIN = ScoreOptions()
 class Scorer(Protocol):
     """Scores networks of one kind."""
 
-    metric_names: tuple[str, ...]
-    """What a validation writes to the log."""
-    score_name: str
-    """The metric by which the best weights are kept."""
-    has_regions: bool
-    """Whether scores can be of a region of the pixels."""
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What a validation writes to the log."""
+
+    @property
+    def score_name(self) -> str:
+        """The metric by which the best weights are kept."""
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether scores can be of a region of the pixels."""
 
     def evaluate(
         self, network: Network, split: Split, fabric: Fabric, options: ScoreOptions = ...
