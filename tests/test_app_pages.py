@@ -188,7 +188,7 @@ def test_an_area_is_drawn_by_mouse(look):
         look.page.mouse.click(box["x"] + across * box["width"], box["y"] + down * box["height"])
         look.page.wait_for_timeout(150)
     look.page.wait_for_selector("path.leaflet-interactive")
-    look.page.wait_for_selector("text=An area of")
+    look.page.wait_for_selector("text=The area has")
 
 
 def test_an_outline_is_uploaded_and_one_that_is_none_refused(look, tmp_path):
@@ -200,7 +200,7 @@ def test_an_outline_is_uploaded_and_one_that_is_none_refused(look, tmp_path):
     look.page.wait_for_selector("text=Choose an area")
     field = look.page.locator("input[type=file]").first
     field.set_input_files(tmp_path / "farm.kml")
-    look.page.wait_for_selector("text=An upload of no known format")
+    look.page.wait_for_selector("text=The format of the upload is unknown")
     assert look.wrong.pop().startswith("422")
     look.shot("start-refused")
     field.evaluate("(field) => (field.dataset.most = '10')")
@@ -293,7 +293,7 @@ def test_a_parcel_by_click_and_by_number(seen, jobs):
     seen.page.wait_for_selector("h2:has-text('meadow')")
     number.fill("77")
     number.press("Enter")
-    seen.page.wait_for_selector("text=Expected one of the map")
+    seen.page.wait_for_selector("text=The map has no such parcel")
 
 
 def test_official_parcels(seen, jobs):

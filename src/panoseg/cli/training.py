@@ -195,7 +195,9 @@ def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
 
 
 def _note_missing_tensorboard() -> None:
-    if not is_installed("tensorboard"):
+    from panoseg.training.run import is_first_process
+
+    if is_first_process() and not is_installed("tensorboard"):
         reason = missing("tensorboard", "TensorBoard events are not written, which")
         print(f"note: {reason} log.csv has all numbers.")
 
