@@ -473,7 +473,7 @@ def test_days_and_area_choose_the_archives(products, tmp_path, capsys):
     assert main([*words, "--season", "2022", "--out", str(tmp_path / "2022.zarr")]) == 0
     assert "1 dates" in capsys.readouterr().out
     assert main([*words, "--season", "2020", "--out", str(tmp_path / "2020.zarr")]) == 2
-    assert "none of 2 scenes" in capsys.readouterr().err
+    assert "None of 2 scenes" in capsys.readouterr().err
     far = tmp_path / "far.geojson"
     far.write_text(json.dumps(mapping(shapely.box(5, 50, 5.01, 50.01))))
     assert main([*words[:3], "--area", str(far), "--out", str(tmp_path / "far.zarr")]) == 2

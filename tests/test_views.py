@@ -164,5 +164,5 @@ def test_one_view_gives_logits_and_several_give_probabilities():
 
 @pytest.mark.parametrize("views", [0, 9])
 def test_a_number_of_views_that_there_is_not_is_refused(views):
-    with pytest.raises(ConfigError, match="views"):
+    with pytest.raises(ConfigError, match="--tta must be from 1 to 8"):
         MapOptions(tta=views)
