@@ -17,7 +17,7 @@ RUN uv pip install --no-cache --torch-backend "${TORCH}" "torch>=2.8" "torchvisi
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN uv pip install --no-cache ".[s3,gs,postgres]"
+RUN uv pip install --no-cache ".[all]"
 
 
 FROM python:3.11-slim-bookworm
