@@ -8,8 +8,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import finalize
 
 from panoseg.errors import ConfigError
 
@@ -79,20 +81,25 @@ def map(
     from panoseg.maps.options import MapOptions, RunOptions
 
     chosen = _options(MapOptions, options)
-    folder = TemporaryDirectory(prefix="panoseg-") if out is None else None
-    target = Path(folder.name) / "map" if folder is not None else Path(out or "")
-    with TemporaryDirectory(prefix="panoseg-") as scratch:
-        result = map_cube(
-            _on_disk(cube, Path(scratch)),
-            weights,
-            target,
-            chosen,
-            truth=truth,
-            declared_only=declared_only,
-            running=RunOptions(workers=workers),
-        )
-    # The result keeps the temporary folder: it is deleted when nobody uses the result any more.
-    return result if folder is None else replace(result, folder=folder)
+    folder = mkdtemp(prefix="panoseg-") if out is None else None
+    try:
+        with TemporaryDirectory(prefix="panoseg-") as scratch:
+            result = map_cube(
+                _on_disk(cube, Path(scratch)),
+                weights,
+                Path(folder) / "map" if folder else Path(out or ""),
+                chosen,
+                truth=truth,
+                declared_only=declared_only,
+                running=RunOptions(workers=workers),
+            )
+    except BaseException:
+        if folder:
+            rmtree(folder, ignore_errors=True)
+        raise
+    if folder:
+        finalize(result, rmtree, folder, ignore_errors=True)
+    return result
 
 
 def _on_disk(cube: Path | str | xr.Dataset, scratch: Path) -> Path:
