@@ -64,19 +64,19 @@ def fit_to_table(config: ModelConfig, table: ClassTable) -> ModelConfig:
     return config.fitted(**{name: facts[name] for name in ("things", "stuff", "classes")})
 
 
-def to_json(config: Any) -> dict[str, Any]:
+def to_json(config: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return a configuration as plain JSON values, a network's tagged with its name."""
     values = {entry.name: _plain(getattr(config, entry.name)) for entry in fields(config)}
     return {"model": config.name, **values} if isinstance(config, NetworkConfig) else values
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> Any:  # noqa: ANN401
     if is_dataclass(value):
         return to_json(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def config_from_json(values: Any) -> ModelConfig:
+def config_from_json(values: Any) -> ModelConfig:  # noqa: ANN401
     """Read the options of a network from what ``to_json`` wrote.
 
     Raises:
@@ -93,7 +93,7 @@ def config_from_json(values: Any) -> ModelConfig:
     return config
 
 
-def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> Any:
+def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> Any:  # noqa: ANN401
     """Read what ``to_json`` wrote as an instance of the type ``kind``.
 
     An option that is left out has its default, so that files of older versions are still read.
@@ -123,7 +123,7 @@ def from_json(kind: type | Any, value: Any, name: str = "the configuration") -> 
     return kind(value)
 
 
-def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:
+def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:  # noqa: ANN401
     hints = get_type_hints(kind)
     entries = {entry.name: entry for entry in fields(kind)}
     needed = {
@@ -139,7 +139,7 @@ def _dataclass_from_json(kind: Any, value: Any, name: str) -> Any:
     return kind(**{key: from_json(hints[key], entry, key) for key, entry in value.items()})
 
 
-def _expect(condition: bool, name: str, value: Any, expected: str) -> None:
+def _expect(condition: bool, name: str, value: object, expected: str) -> None:
     if not condition:
         raise ConfigError(
             f"{name} {value!r} is not {expected}. Correct the file, or use one that panoseg has"

@@ -1,11 +1,13 @@
-"""A recurrence over the dates of a season by convolutions, with the cell of ConvLSTM or of ConvGRU,
-in either direction.
+"""Recurrences over the dates of a season by convolutions, and the networks made of them.
+
+The cells of ConvLSTM and ConvGRU, the recurrence in either direction, and the networks ConvRNN,
+U-ConvLSTM and FPN + ConvLSTM.
 
 Shi et al. 2015, "Convolutional LSTM network", equation 3 without peepholes; Ballas et al. 2016,
 "Delving deeper into convolutional networks for learning video representations", equations 8 to 11
 (ConvGRU). Names of entries follow the published checkpoints (utae-paps @ 987874e,
-src/backbones/convlstm.py and convgru.py). Shape suffixes: B batch, T dates, F frames: the valid
-dates of all samples one after the other, N samples that have a frame at a step, C channels, H W
+src/backbones/convlstm.py and convgru.py). Shape suffixes: B batch, T dates, F frames (the valid
+dates of all samples one after the other), N samples that have a frame at a step, C channels, H W
 pixels.
 """
 
@@ -69,6 +71,7 @@ class LstmCell(nn.Module):
         return self.conv.of_inputs(frames_FCHW)
 
     def forward(self, inputs_NCHW: Tensor, state: State, ahead: bool) -> State:
+        """Return the state after one more frame of each sample; ``ahead`` as in ``Recurrence``."""
         hidden_NCHW, memory_NCHW = state
         enter, keep, show, new = self.conv.of_both(inputs_NCHW, hidden_NCHW, ahead).chunk(4, dim=1)
         memory_NCHW = keep.sigmoid() * memory_NCHW + enter.sigmoid() * new.tanh()
@@ -93,6 +96,7 @@ class GruCell(nn.Module):
         )
 
     def forward(self, inputs_NCHW: Tensor, state: State, ahead: bool) -> State:
+        """Return the state after one more frame of each sample; ``ahead`` as in ``Recurrence``."""
         (hidden_NCHW,) = state
         to_gates, to_new = (
             inputs_NCHW.split((2 * self.hidden, self.hidden), dim=1)
@@ -108,11 +112,14 @@ _CELLS: dict[Cell, type[LstmCell | GruCell]] = {"lstm": LstmCell, "gru": GruCell
 
 
 class Recurrence(nn.Module):
-    """What a cell has learned of each season after its last valid date, or after its first one if
-    it runs backwards.
+    """The hidden state of a cell at the end of each season.
 
-    ahead: convolve the inputs of all dates in one call before the first step. For small maps that
-    is quicker; for large ones, where one date is work enough, it would only move more memory.
+    The end is the last valid date, or the first one if the recurrence runs backwards.
+
+    Args:
+        ahead: Convolve the inputs of all dates in one call before the first step. For small maps
+            that is quicker; for large ones, where one date is work enough, it would only move more
+            memory.
     """
 
     def __init__(
@@ -133,11 +140,13 @@ class Recurrence(nn.Module):
         valid_BT: Tensor,
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """State B x hidden x H x W, float32.
+        """Return the state after each season, B x hidden x H x W, float32.
 
-        frames_FCHW: those of the valid dates, in the order of ``maps_BTCHW[valid_BT]``. valid_BT:
-        bool, at least one date a sample. prepare: a network that each date's frames go through
-        first, so that its results never exist for all dates.
+        Args:
+            frames_FCHW: Frames of the valid dates, in the order of ``maps_BTCHW[valid_BT]``.
+            valid_BT: bool, at least one date a sample.
+            prepare: A network that each date's frames go through first, so that its results never
+                exist for all dates.
         """
         cell: LstmCell | GruCell = self.cell_list[0]  # type: ignore[assignment]
         steps = Steps.of(valid_BT, self.backwards)
@@ -166,8 +175,9 @@ class Recurrence(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """A ConvLSTM through the season and another one back from its end: their states one after the
-    other.
+    """A ConvLSTM forwards through the season and another one backwards.
+
+    Their states are concatenated.
     """
 
     def __init__(self, channels: int, hidden: int, ahead: bool = False) -> None:
@@ -186,15 +196,15 @@ class Bidirectional(nn.Module):
 
 @dataclass(frozen=True)
 class Steps:
-    """In which order a recurrence reads frames: longer seasons first, so that those which have
-    ended fall off the end.
+    """The order in which a recurrence reads frames.
 
-    frames: for each step the frames to read, one a sample that is not at its end. row_B: where each
-    sample's result lies.
+    Longer seasons come first, so that those which have ended fall off the end.
     """
 
     frames: tuple[Tensor, ...]
+    """For each step the indices of the frames to read, int64, one per sample that has not ended."""
     row_B: Tensor
+    """Row of each sample's result, int64."""
 
     @classmethod
     def of(cls, valid_BT: Tensor, backwards: bool = False) -> Steps:
@@ -215,8 +225,9 @@ def blank_padding(images_BTCHW: Tensor, valid_BT: Tensor) -> tuple[Tensor, Tenso
 
 
 class ConvRnn(Backbone):
-    """ConvLSTM or ConvGRU: scores of the classes for each pixel, by the order of the dates of a
-    season.
+    """ConvLSTM or ConvGRU: scores of the classes for each pixel.
+
+    It reads the order of the dates of a season, not their days.
     """
 
     classifier = "classification_layer"
@@ -268,8 +279,11 @@ class UConvLstm(Backbone):
         return FeatureMaps(self.up_blocks(out_BCHW, means))
 
     def _season(self, pieces: Sequence[Tensor], valid_BT: Tensor) -> Tensor:
-        """What the ConvLSTM has learned of each season, B x C x H x W. pieces: maps of all
-        frames.
+        """Return the ConvLSTM's state after each season, B x C x H x W.
+
+        Args:
+            pieces: Maps of all frames.
+            valid_BT: bool.
         """
         if self.config.runs_over_padding:
             return self.temporal_encoder(
@@ -278,8 +292,9 @@ class UConvLstm(Backbone):
         return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
-        """Maps of all levels, finest first; on a CPU, where frames come season by season, all but
-        the coarsest as sums.
+        """Return maps of all levels, finest first.
+
+        On a CPU, where frames come season by season, all but the coarsest are sums.
         """
         levels = self.down_blocks(self.in_conv(frames_FCHW))
         if frames_FCHW.device.type != "cpu":
@@ -290,9 +305,7 @@ class UConvLstm(Backbone):
 
 
 class Pyramid(nn.Module):
-    """Convolutions of several dilations side by side, and the maximum over the image at every
-    pixel.
-    """
+    """Convolutions of several dilations side by side, and the image's maximum at each pixel."""
 
     def __init__(self, channels: int, width: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -303,6 +316,7 @@ class Pyramid(nn.Module):
         )
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the maps of the frames, N x C x H x W."""
         frames_NCHW = self.inconv(frames_NCHW)
         # The paper says average; the published program takes the maximum.
         highest_NCHW = frames_NCHW.amax((2, 3), keepdim=True).expand_as(frames_NCHW)
@@ -310,8 +324,9 @@ class Pyramid(nn.Module):
 
 
 class FpnConvLstm(Backbone):
-    """FPN + ConvLSTM: scores of the classes for each pixel, by the order of the dates of a
-    season.
+    """FPN + ConvLSTM: scores of the classes for each pixel.
+
+    It reads the order of the dates of a season, not their days.
     """
 
     classifier = "outconv"

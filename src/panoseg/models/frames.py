@@ -1,7 +1,7 @@
-"""Frames, the valid dates of all samples one after the other, through a network that all dates
-share.
+"""Frames through a network that all dates share.
 
-Shape suffixes: B batch, T dates, C channels, H W pixels, F frames.
+Frames are the valid dates of all samples, one after the other. Shape suffixes: B batch, T dates, C
+channels, H W pixels, F frames.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ CACHED_ELEMENTS = 2**21
 
 
 def cut_frames(images_BTCHW: Tensor, valid_BT: Tensor, width: int) -> list[tuple[int, int]]:
-    """How frames are cut: pairs of a sample and a number of its consecutive frames, in the order of
-    the frames.
+    """Return how frames are cut: pairs of a sample and a number of its consecutive frames.
 
-    On a CPU a piece's maps of ``width`` channels stay in the cache from one layer to the next,
-    which halves the time of an evaluation; elsewhere a piece is a whole season.
+    Pairs are in the order of the frames. On a CPU a piece's maps of ``width`` channels stay in the
+    cache from one layer to the next, which halves the time of an evaluation; elsewhere a piece is a
+    whole season.
     """
     limit = images_BTCHW.shape[1]
     if images_BTCHW.device.type == "cpu":
@@ -36,10 +36,12 @@ def cut_frames(images_BTCHW: Tensor, valid_BT: Tensor, width: int) -> list[tuple
 
 
 def split_frames(frames_FCHW: Tensor, sizes: Sequence[int], together: bool) -> tuple[Tensor, ...]:
-    """Frames in the pieces in which they go through a network: of ``sizes`` on a CPU, else all at
-    once.
+    """Split frames into the pieces in which they go through a network.
 
-    together: the network has to see all frames at once, as a batch norm in training.
+    Args:
+        frames_FCHW: All frames.
+        sizes: Frames of each piece on a CPU; elsewhere all frames are one piece.
+        together: The network has to see all frames at once, as a batch norm in training.
     """
     # Channels last: convolutions on CPUs and with tensor cores are several times faster in this
     # layout.
@@ -57,9 +59,13 @@ def encode_frames(
     sizes: Sequence[int],
     together: bool,
 ) -> list[tuple[Tensor, ...]]:
-    """Maps of all levels, each cut into pieces of ``sizes`` frames.
+    """Return the maps of all levels, each cut into pieces of ``sizes`` frames.
 
-    levels: the network, from frames to one map a level. together: as in ``split_frames``.
+    Args:
+        levels: The network, from frames to one map a level.
+        frames_FCHW: All frames.
+        sizes: Frames of each piece.
+        together: As in ``split_frames``.
     """
     encoded = [levels(piece_FCHW) for piece_FCHW in split_frames(frames_FCHW, sizes, together)]
     if len(encoded) == len(sizes):
@@ -68,10 +74,12 @@ def encode_frames(
 
 
 def season_of_frames(pieces: Iterable[Tensor], valid_BT: Tensor) -> Tensor:
-    """Pieces F x C x H x W as seasons B x T x C x H x W, zero where not valid.
+    """Return pieces of frames as seasons B x T x C x H x W, zero where not valid.
 
-    pieces: of any sizes. Without gradients each is copied as it comes, so that those of a generator
-    never exist together.
+    Args:
+        pieces: Maps F x C x H x W of any numbers of frames. Without gradients each is copied as it
+            comes, so that those of a generator never exist together.
+        valid_BT: bool.
     """
     if torch.is_grad_enabled():
         pieces = [torch.cat(list(pieces))]
@@ -103,8 +111,14 @@ def sum_of_frames(maps_FCHW: Tensor) -> Tensor:
 
 
 def sum_by_sample(maps: Iterable[Tensor], sample_of: Sequence[int]) -> Tensor:
-    """Maps C x H x W added up within each sample: B x C x H x W. sample_of: ascending from 0, one a
-    map.
+    """Add up maps within each sample.
+
+    Args:
+        maps: Maps C x H x W.
+        sample_of: Sample of each map, ascending from 0.
+
+    Returns:
+        Sums, B x C x H x W.
     """
     sums: dict[int, Tensor] = {}
     for sample, piece_CHW in zip(sample_of, maps, strict=True):
@@ -113,8 +127,12 @@ def sum_by_sample(maps: Iterable[Tensor], sample_of: Sequence[int]) -> Tensor:
 
 
 def check_sides(images_BTCHW: Tensor, multiple: int, least: int) -> None:
-    """Raise ``ConfigError`` unless both sides of the images are multiples of ``multiple``, and at
-    least ``least``.
+    """Raise ``ConfigError`` unless both sides of the images fit the network.
+
+    Args:
+        images_BTCHW: The images.
+        multiple: Number of which both sides must be multiples.
+        least: Smallest side, in pixels.
     """
     height, width = images_BTCHW.shape[-2:]
     if height % multiple or width % multiple or min(height, width) < least:

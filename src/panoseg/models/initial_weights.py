@@ -1,8 +1,8 @@
-"""Published weights by name: ImageNet's for backbones, COCO's for Mask R-CNN; fetched once by
-torchvision, and kept.
+"""Published weights by name: ImageNet's for backbones, COCO's for Mask R-CNN.
 
-torchvision, ``ResNet18_Weights.IMAGENET1K_V1``, ``ResNet50_Weights.IMAGENET1K_V1`` and
-``MaskRCNN_ResNet50_FPN_Weights.COCO_V1`` (box AP 37.9, mask AP 34.6 on val2017).
+torchvision fetches them once and keeps them: ``ResNet18_Weights.IMAGENET1K_V1``,
+``ResNet50_Weights.IMAGENET1K_V1`` and ``MaskRCNN_ResNet50_FPN_Weights.COCO_V1`` (box AP 37.9, mask
+AP 34.6 on val2017).
 """
 
 from __future__ import annotations
@@ -37,12 +37,19 @@ _ROWS_A_CLASS = {
 """Layers whose outputs are those of classes, and how many outputs a class has."""
 
 
-def take_initial_weights(model: Any, table: ClassTable) -> str:
-    """Give a network the initial weights that its options name, and say in a line what it took;
-    drawn ones stay for none.
+def take_initial_weights(model: Any, table: ClassTable) -> str:  # noqa: ANN401
+    """Give a network the initial weights that its options name.
 
-    table: what the network's classes mean; of COCO's, those are taken that have the same name.
-    Raises ``WeightsError`` where the weights are not kept on this machine and cannot be fetched.
+    Args:
+        model: The network; it keeps its random weights if its options name none.
+        table: What the network's classes mean; weights of COCO's classes of the same name are
+            taken.
+
+    Returns:
+        A line that says what was taken.
+
+    Raises:
+        WeightsError: The weights are not kept on this machine and cannot be fetched.
     """
     name = model.config.weights
     if name == "none":
@@ -90,8 +97,9 @@ def published_mask_rcnn(thresholds: Mapping[str, float] | None = None) -> Weight
 
 
 def coco_things() -> ClassTable:
-    """COCO's 80 classes of things, with the ids of its files, in colours spread over the circle of
-    hues.
+    """Return COCO's 80 classes of things, with the ids of its files.
+
+    Their colours are spread over the circle of hues.
     """
     names = _COCO.meta["categories"]
     rows = [(number, name) for number, name in enumerate(names) if number and name != "N/A"]
@@ -109,8 +117,9 @@ def _hue(share: float) -> str:
 
 
 def _rows_of_classes(names: Sequence[str]) -> tuple[list[int | None], int]:
-    """Which of COCO's labels each class is, by name, None where it is none of them; and how many
-    are.
+    """Return COCO's label of each class by name, and how many classes have one.
+
+    The label is None where COCO has no such class.
     """
     labels = {name: number for number, name in enumerate(_COCO.meta["categories"]) if name != "N/A"}
     rows = [labels.get(name) for name in names]
@@ -120,10 +129,13 @@ def _rows_of_classes(names: Sequence[str]) -> tuple[list[int | None], int]:
 def _converted(
     state: Mapping[str, Tensor], rows: Sequence[int | None], drawn: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """COCO's weights with outputs for other classes: the background's first, then those of
-    ``rows``.
+    """Return COCO's weights with outputs for other classes.
 
-    drawn: entries of which outputs are taken for classes that COCO does not have.
+    Args:
+        state: COCO's weights.
+        rows: COCO's label of each class, whose outputs follow the background's; None for a class
+            that COCO does not have.
+        drawn: Randomly drawn weights, which give the outputs of classes that COCO does not have.
     """
     converted = {
         name: value for name, value in state.items() if not name.endswith("num_batches_tracked")

@@ -1,5 +1,4 @@
-"""Convolution blocks of U-TAE and its relatives, and the two halves of a U-Net that are made of
-them.
+"""Convolution blocks of U-TAE and its relatives, and the two halves of a U-Net made of them.
 
 Garnot & Landrieu 2021, "Panoptic segmentation of satellite image time series", Fig. 2; names of
 entries follow the published checkpoints (utae-paps @ 987874e, src/backbones/utae.py).
@@ -30,15 +29,14 @@ _SQUEEZE_RATIO = 16
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """What the blocks of a U-Net are made of.
-
-    mbconv: MBConv instead of pairs of convolutions; halving stays a convolution. squeeze: squeeze
-    and excitation at the end of each block, unless it is MBConv, which has its own.
-    """
+    """What the blocks of a U-Net are made of."""
 
     convolution: Convolution = "2d"
+    """Kind of convolution."""
     mbconv: bool = False
+    """MBConv instead of pairs of convolutions; halving stays a convolution."""
     squeeze: bool = False
+    """Squeeze and excitation at the end of each block, unless it is MBConv, which has its own."""
 
 
 def _norm(kind: Norm, channels: int) -> nn.Module:
@@ -54,8 +52,9 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
 
 
 class SeparableConv(nn.Module):
-    """A convolution of each channel on its own, then one that mixes channels at each pixel; no
-    biases.
+    """A convolution of each channel on its own, then one that mixes channels at each pixel.
+
+    Neither has biases.
     """
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, border: Border) -> None:
@@ -73,6 +72,7 @@ class SeparableConv(nn.Module):
         self.pointwise = nn.Conv2d(before, after, 1, bias=False)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the convolved frames, N x C x H x W."""
         return self.pointwise(self.depthwise(frames_NCHW))
 
 
@@ -91,6 +91,7 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the frames with each channel weighed, N x C x H x W."""
         weight_NC = self.sae(frames_NCHW.mean((2, 3), keepdim=True))
         return frames_NCHW * weight_NC[..., None, None]
 
@@ -98,8 +99,10 @@ class SqueezeExcitation(nn.Module):
 class ConvLayer(nn.Module):
     """Convolutions, each followed by normalisation and ReLU.
 
-    widths: channels of the input, then of each convolution. last_relu: whether the last convolution
-    gets its ReLU. squeeze: squeeze and excitation at the end.
+    Args:
+        widths: Channels of the input, then of each convolution.
+        last_relu: Whether the last convolution gets its ReLU.
+        squeeze: Add squeeze and excitation at the end.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class ConvLayer(nn.Module):
         self.conv = nn.Sequential(*layers)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the convolved frames, N x C x H x W."""
         return self.conv(frames_NCHW)
 
 
@@ -141,12 +145,14 @@ class Residual(nn.Module):
         self.block = block
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the frames plus the output of the block, N x C x H x W."""
         return frames_NCHW + self.block(frames_NCHW)
 
 
 class MBConv(nn.Sequential):
-    """Four times as many channels, a convolution of each, squeeze and excitation, then fewer;
-    residual where widths agree.
+    """Four times as many channels, a convolution of each, squeeze and excitation, then fewer.
+
+    Residual where the widths agree.
     """
 
     def __init__(self, before: int, after: int, norm: Norm) -> None:
@@ -168,7 +174,11 @@ class MBConv(nn.Sequential):
 
 
 class MBConvLayer(nn.Module):
-    """One ``MBConv`` after the other; widths: channels of the input, then of each."""
+    """One ``MBConv`` after the other.
+
+    Args:
+        widths: Channels of the input, then of each block.
+    """
 
     def __init__(self, widths: Sequence[int], norm: Norm) -> None:
         super().__init__()
@@ -177,13 +187,12 @@ class MBConvLayer(nn.Module):
         )
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the convolved frames, N x C x H x W."""
         return self.conv(frames_NCHW)
 
 
 class ConvBlock(nn.Module):
-    """A ``ConvLayer``, or an ``MBConvLayer``, under one more name, which the published checkpoints
-    carry.
-    """
+    """A ``ConvLayer`` or an ``MBConvLayer`` under the name that published checkpoints carry."""
 
     def __init__(
         self,
@@ -196,6 +205,7 @@ class ConvBlock(nn.Module):
         self.conv = _layer(widths, norm, border, style or BlockConfig())
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the convolved frames, N x C x H x W."""
         return self.conv(frames_NCHW)
 
 
@@ -221,6 +231,7 @@ class DownBlock(nn.Module):
         self.sae = SqueezeExcitation(width) if style.squeeze else None
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
+        """Return the frames at half the size, N x C x H/2 x W/2."""
         frames_NCHW = self.conv1(self.down(frames_NCHW))
         # MBConv adds its input by itself.
         frames_NCHW = (
@@ -230,10 +241,12 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the size, join the encoder's map of that size, then two convolutions, the second one
-    residual.
+    """Double the size, join the encoder's map of that size, then convolve twice.
 
-    norm: after the last two convolutions; the others always have batch norm.
+    The second convolution is residual.
+
+    Args:
+        norm: Kind of norm after the last two convolutions; the others always have batch norm.
     """
 
     def __init__(
@@ -263,6 +276,7 @@ class UpBlock(nn.Module):
         self.conv2 = _layer((width, width), norm, border, BlockConfig(mbconv=mbconv))
 
     def forward(self, coarse_NCHW: Tensor, skip_NCHW: Tensor) -> Tensor:
+        """Return the joined map, of the size of ``skip_NCHW``."""
         joined_NCHW = torch.cat([self.up(coarse_NCHW), self.skip_conv(skip_NCHW)], dim=1)
         joined_NCHW = self.conv1(joined_NCHW)
         return self.conv2(joined_NCHW) if self.mbconv else joined_NCHW + self.conv2(joined_NCHW)
@@ -277,8 +291,10 @@ def _layer(widths: Sequence[int], norm: Norm, border: Border, style: BlockConfig
 
 
 class DownPath(nn.ModuleList):
-    """The encoder of a U-Net: a ``DownBlock`` from each of ``widths``, finest first, to the
-    next.
+    """The encoder of a U-Net: a ``DownBlock`` from each width to the next.
+
+    Args:
+        widths: Channels of the levels, finest first.
     """
 
     def __init__(
@@ -301,8 +317,11 @@ class DownPath(nn.ModuleList):
 
 
 class UpPath(nn.ModuleList):
-    """The decoder of a U-Net. encoder_widths, decoder_widths: channels, finest first; the rest as
-    in ``UpBlock``.
+    """The decoder of a U-Net.
+
+    Args:
+        encoder_widths: Channels of the encoder's levels, finest first.
+        decoder_widths: Channels of the decoder's levels, finest first; the rest as in ``UpBlock``.
     """
 
     def __init__(
@@ -322,8 +341,11 @@ class UpPath(nn.ModuleList):
         )
 
     def forward(self, coarsest_NCHW: Tensor, skips: Iterable[Tensor]) -> tuple[Tensor, ...]:
-        """Maps of all levels, coarsest first, beginning with the one given; skips: the encoder's
-        other maps, coarsest first.
+        """Return maps of all levels, coarsest first, beginning with the one given.
+
+        Args:
+            coarsest_NCHW: The encoder's coarsest map.
+            skips: The encoder's other maps, coarsest first.
         """
         levels = [coarsest_NCHW]
         for block, skip_NCHW in zip(self, skips, strict=True):

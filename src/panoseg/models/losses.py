@@ -1,10 +1,9 @@
-"""Losses: cross-entropy of pixels, and the four parts of the panoptic loss.
+"""Losses: cross-entropy of pixels, and the parts of the panoptic loss.
 
 Garnot & Landrieu 2021, section 3.2, as utae-paps @ 987874e computes them
 (src/panoptic/paps_loss.py, FocalLoss.py). All in float32 whatever the surrounding precision,
-because logarithms of half-precision probabilities lose their tails. Shape
-suffixes: B batch, H W pixels, K classes, N centres, M centres of one group of windows, L side of a
-window.
+because logarithms of half-precision probabilities lose their tails. Shape suffixes: B batch, H W
+pixels, K classes, N centres, M centres of one group of windows, L side of a window.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ def semantic_loss(logits_BKHW: Tensor, classes_BHW: Tensor, void: int | None = N
 def focal_loss(
     logits_NK: Tensor, class_N: Tensor, gamma: float = 0.0, void: int | None = None
 ) -> Tensor:
-    """Mean over the centres whose class is not void of -(1 - p)^gamma log p, p the probability of
-    the class; 0 without any.
+    """Return the mean focal loss of the centres whose class is not void; 0 without any.
 
-    The factor (1 - p)^gamma passes no gradient, as published.
+    The loss of a centre is -(1 - p)^gamma log p, where p is the probability of its class. The
+    factor (1 - p)^gamma passes no gradient, as published.
     """
     log_p_N = logits_NK.float().log_softmax(1).gather(1, class_N[:, None])[:, 0]
     loss_N = -((1 - log_p_N.detach().exp()) ** gamma) * log_p_N
@@ -49,11 +48,16 @@ def focal_loss(
 def centre_loss(
     heatmap_BHW: Tensor, target_BHW: Tensor, alpha: float = 0.0, beta: float = 4.0
 ) -> Tensor:
-    """Loss of a heat map over its number of centres: logarithms at true centres and elsewhere, the
-    latter spared near a centre.
+    """Return the loss of a heat map, divided by its number of centres.
 
-    heatmap_BHW, target_BHW: float32 0..1; centres are where the target is 1. CornerNet (Law & Deng
-    2018, equation 1).
+    It has logarithms at true centres and elsewhere; the latter count less near a centre. CornerNet
+    (Law & Deng 2018, equation 1).
+
+    Args:
+        heatmap_BHW: float32, 0..1.
+        target_BHW: float32, 0..1; centres are where it is 1.
+        alpha: Exponent of the focal factors.
+        beta: Exponent by which pixels near a centre count less.
     """
     heat, target = heatmap_BHW.float(), target_BHW.float()
     positive = target == 1
@@ -69,28 +73,36 @@ def size_loss(size_N2: Tensor, true_N2: Tensor, counted_N: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PapsLosses:
-    """The panoptic loss of a batch: ``total`` is the weighted sum of the other five scalars.
-
-    iou_N, confidence_N: float32 0..1 without gradient, for each supervised centre the overlap of
-    its mask with its parcel and its heat; from them the confidence threshold is tuned.
-    """
+    """The panoptic loss of a batch and its parts."""
 
     total: Tensor
+    """Weighted sum of the five parts, a scalar."""
     centre: Tensor
+    """Loss of the heat map, a scalar."""
     size: Tensor
+    """Loss of the heights and widths, a scalar."""
     shape: Tensor
+    """Loss of the masks, a scalar."""
     classification: Tensor
+    """Loss of the parcels' classes, a scalar."""
     pixel: Tensor
+    """Loss of the backbone's class scores, a scalar."""
     iou_N: Tensor
+    """IoU of each supervised centre's mask with its parcel, float32 0..1, without gradient."""
     confidence_N: Tensor
+    """Heat of each supervised centre, float32 0..1, without gradient; with ``iou_N`` it tunes the
+    confidence threshold.
+    """
 
 
 class PapsLoss:
-    """The panoptic loss: heat map, and size, class and mask of the parcel in whose zone a centre
-    lies.
+    """The panoptic loss: heat map, and size, class and mask of the parcel of each centre.
 
-    void: the class that neither adds to nor spoils the classification loss. A centre in no parcel's
-    zone, which only a patch without parcels has, is not supervised.
+    A centre belongs to the parcel in whose zone it lies. A centre in no parcel's zone, which only a
+    patch without parcels has, is not supervised.
+
+    Args:
+        void: The class that does not count in the classification loss.
     """
 
     def __init__(self, config: PapsLossConfig | None = None, void: int | None = None) -> None:
@@ -99,10 +111,12 @@ class PapsLoss:
     def __call__(
         self, output: PapsOutput, target: CentreTargetsBatch, classes_BHW: Tensor | None = None
     ) -> PapsLosses:
-        """The loss of what the model said of a batch; heat map only where the output has nothing
-        else.
+        """Return the loss of the output for a batch, of the heat map alone if it has nothing else.
 
-        classes_BHW: class of each pixel, needed where the output scores pixels.
+        Args:
+            output: What the network predicts.
+            target: The true centres.
+            classes_BHW: Class of each pixel, needed where the output scores pixels.
         """
         config = self.config
         centre = centre_loss(output.heatmap_BHW, target.heatmap_BHW, config.alpha, config.beta)
@@ -203,20 +217,24 @@ _NEVER = -100  # a label that no table has
 
 @dataclass(frozen=True)
 class SemanticLosses:
-    """Scalars: ``total`` is ``pixel`` plus the weighted ``boundary``, which is 0 where the network
-    does not score it.
-    """
+    """The loss of the pixels' classes and its parts."""
 
     total: Tensor
+    """``pixel`` plus the weighted ``boundary``, a scalar."""
     pixel: Tensor
+    """Loss of the pixels' classes, a scalar."""
     boundary: Tensor
+    """Loss of the boundaries, a scalar; 0 where the network does not score them."""
 
 
 class SemanticLoss:
-    """The loss of what a network says of pixels. table: says how many classes there are, which is
-    void and which background.
+    """The loss of the class scores of pixels.
 
-    Raises ``ConfigError`` where weights or shares are not one a class.
+    Args:
+        table: Says how many classes there are, which is void and which background.
+
+    Raises:
+        ConfigError: Weights or shares are not one a class.
     """
 
     def __init__(
@@ -237,7 +255,12 @@ class SemanticLoss:
                 )
 
     def __call__(self, output: SemanticOutput, classes_BHW: Tensor) -> SemanticLosses:
-        """The loss of a batch. classes_BHW: int64, ids of the table."""
+        """Return the loss of a batch.
+
+        Args:
+            output: Class scores of the pixels.
+            classes_BHW: int64, ids of the table.
+        """
         pixel = self.pixel_loss(output.logits_BKHW, classes_BHW)
         if output.boundary_B2HW is None:
             return SemanticLosses(pixel, pixel, pixel.new_zeros(()))
@@ -277,8 +300,9 @@ class SemanticLoss:
         return weight_K
 
     def _missed_shares(self, log_p_BKHW: Tensor, classes_BHW: Tensor) -> Tensor:
-        """Share of each class' pixels that are predicted as another one, K; counts of zero are
-        taken as one, as published.
+        """Return the share of each class' pixels that are predicted as another one, K.
+
+        Counts of zero are taken as one, as published.
         """
         missed_BHW = log_p_BKHW.argmax(1) != classes_BHW
         missed_K, true_K = (
@@ -288,8 +312,9 @@ class SemanticLoss:
         return missed_K / true_K
 
     def targets(self, classes_BHW: Tensor) -> Tensor:
-        """Smoothed labels: float32 B x K x H x W, 0..1, summing to 1 over the classes; void has
-        none unless published.
+        """Return smoothed labels: float32 B x K x H x W, 0..1, summing to 1 over the classes.
+
+        Void has none unless published.
         """
         config, count = self.config, self.table.count
         learned_K = torch.ones(count, dtype=torch.bool, device=classes_BHW.device)
@@ -330,8 +355,9 @@ class SemanticLoss:
 
 
 def _focal(log_p_BKHW: Tensor, classes_BHW: Tensor, gamma: float) -> Tensor:
-    """-(1 - p)^gamma log p of the class of each pixel, B x H x W; the factor passes a gradient, as
-    published.
+    """Return -(1 - p)^gamma log p of the class of each pixel, B x H x W.
+
+    The factor passes a gradient, as published.
     """
     nll_BHW = F.nll_loss(log_p_BKHW, classes_BHW, reduction="none")
     if not gamma:

@@ -1,10 +1,11 @@
-"""How attention knows the date of a frame: sines of its day, a learnt vector a day of the year, or
-both.
+"""Lightweight temporal attention, and the encodings of dates that it adds to maps.
+
+A date is encoded by sines of its day, by a learnt vector a day of the year, or by both.
 
 Vaswani et al. 2017, "Attention is all you need", section 3.5, in the form of utae-paps @ 987874e,
-src/backbones/positional_encoding.py; tables, linear maps and combinations: Crop2Seg @ aee7827, same
-file. Shape suffixes: B batch, T dates, G heads (1 where all share an encoding), D channels of one
-head.
+src/backbones/positional_encoding.py and ltae.py; tables, linear maps and combinations: Crop2Seg @
+aee7827. Shape suffixes: B batch, T dates, G heads (1 where all share an encoding), D channels of
+one head, C channels, H W pixels, P pixels of a piece, N heads times queries.
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ _MARCH_TO_JANUARY = 306
 
 
 def positional_encoding(days_BT: Tensor, channels: int) -> Tensor:
-    """Sines (even channels) and cosines (odd ones) of the days, float32 B x T x channels, in -1..1.
+    """Return sines (even channels) and cosines (odd ones) of the days.
 
-    days_BT: any integers; two consecutive channels share a frequency, from 1 radian a day to almost
-    1 / 1000.
+    Two consecutive channels share a frequency, from 1 radian a day to almost 1 / 1000.
+
+    Args:
+        days_BT: Any integers.
+        channels: Number of channels.
+
+    Returns:
+        float32 B x T x channels, -1..1.
     """
     channel = torch.arange(channels, device=days_BT.device)
     angle_BTD = days_BT[..., None] / _PERIOD_DAYS ** (2 * (channel // 2) / channels)
@@ -36,15 +43,17 @@ def positional_encoding(days_BT: Tensor, channels: int) -> Tensor:
 
 
 def day_of_year(days_BT: Tensor, reference_date: str) -> Tensor:
-    """Day of the year, int64 in 1..366, of days that are counted from a date.
+    """Return the day of the year, int64 in 1..366, of days that are counted from a date.
 
-    days_BT: int64, any; reference_date: YYYY-MM-DD. For example day 122 from 2018-09-01 is
-    2019-01-01:
+    By arithmetic in the Gregorian calendar, so that the days may stay on their device. For example
+    day 122 from 2018-09-01 is 2019-01-01:
 
     >>> day_of_year(torch.tensor([0, 122]), "2018-09-01").tolist()
     [244, 1]
 
-    By arithmetic in the Gregorian calendar, so that the days may stay on their device.
+    Args:
+        days_BT: int64, any.
+        reference_date: YYYY-MM-DD.
     """
     # Counted from 1 March of the year 0: a leap day is then the last of its year. date.toordinal
     # counts from 1 January after.
@@ -62,9 +71,7 @@ def day_of_year(days_BT: Tensor, reference_date: str) -> Tensor:
 
 
 class Sines(nn.Module):
-    """The sines of a day, the same for all heads; a linear map of them makes an encoding for each
-    head.
-    """
+    """The sines of a day, the same for all heads or mapped linearly for each head."""
 
     def __init__(self, channels: int, heads: int, linear: bool = False) -> None:
         super().__init__()
@@ -72,8 +79,10 @@ class Sines(nn.Module):
         self.fc = nn.Linear(heads * channels, heads * channels) if linear else None
 
     def forward(self, days_BT: Tensor) -> Tensor:
-        """B x T x G x D, G 1 or, with the linear map, the number of heads; days_BT: any
-        integers.
+        """Return the encoding B x T x G x D; G is 1 or, with the linear map, the number of heads.
+
+        Args:
+            days_BT: Any integers.
         """
         encoding_BTGD = positional_encoding(days_BT, self.channels)[:, :, None]
         if self.fc is None:
@@ -91,11 +100,13 @@ class DayTable(nn.Module):
         self.fc = nn.Linear(_TABLE_DAYS, channels)
 
     def forward(self, days_BT: Tensor) -> Tensor:
-        """B x T x 1 x D; days_BT: integers, those outside 0..364 take the nearest of the 365
-        vectors.
+        """Return the vector of each day, B x T x 1 x D.
 
         Published weights have 365 vectors and were trained with days from 1, so that 31 December
         was out of reach.
+
+        Args:
+            days_BT: Integers; those outside 0..364 take the nearest of the 365 vectors.
         """
         return (F.embedding(days_BT.clamp(0, _TABLE_DAYS - 1), self.fc.weight.T) + self.fc.bias)[
             :, :, None
@@ -103,12 +114,15 @@ class DayTable(nn.Module):
 
 
 class DateEncoder(nn.Module):
-    """The sum of the encodings of the days since the reference date and of the day of the year, as
-    far as asked for.
+    """The sum of the encodings of the days since the reference date and of the day of the year.
 
-    channels: of one head. linear: a linear map of the sines. relative_as_day_of_year: look the days
-    since the reference date up in a table too, where both are encoded; so do U-TAE and TimeUNet as
-    released, asked for both.
+    Each is optional.
+
+    Args:
+        channels: Channels of one head.
+        linear: Map the sines linearly for each head.
+        relative_as_day_of_year: Look the days since the reference date up in a table too, where
+            both are encoded; so do U-TAE and TimeUNet as released, asked for both.
     """
 
     def __init__(
@@ -133,8 +147,10 @@ class DateEncoder(nn.Module):
             self.day_of_year = Sines(channels, heads, linear) if by_sines else DayTable(channels)
 
     def forward(self, days_BT: Tensor) -> Tensor:
-        """B x T x G x D, G 1 or the number of heads. days_BT: int64 days since the reference
-        date.
+        """Return the encoding B x T x G x D; G is 1 or the number of heads.
+
+        Args:
+            days_BT: int64, days since the reference date.
         """
         encoding_BTGD = [] if self.relative is None else [self.relative(days_BT)]
         if self.day_of_year is not None:
@@ -159,11 +175,10 @@ class AttentionHeads(nn.Module):
         nn.init.normal_(self.fc1_k.weight, 0, math.sqrt(2 / key_width))
 
     def query(self) -> tuple[Tensor, Tensor]:
-        """Weights N x d_model and offsets N that turn a value into the scores of its date, the
-        queries of a head together.
+        """Return weights N x d_model and offsets N that turn a value into the scores of its date.
 
-        The queries depend on no input, so the product of query and key is one linear map of the
-        value.
+        The queries of a head are taken together. They depend on no input, so the product of query
+        and key is one linear map of the value.
         """
         heads, key_width = self.Q.shape[0], self.Q.shape[-1]
         query_GQK = self.Q.view(heads, -1, key_width)
@@ -174,17 +189,17 @@ class AttentionHeads(nn.Module):
 
 
 class Ltae(nn.Module):
-    """Lightweight temporal attention encoder: a series of maps becomes one map, with the attention
-    that it paid to each date.
+    """Lightweight temporal attention encoder: a series of maps becomes one map.
 
     The values of all dates (linear in the maps, plus the encoding of the date) are never made:
     scores and averages are linear in the values, so both are taken of the maps themselves, and the
     encoding enters once a date. In float32 whatever the surrounding precision: it is a small part
     of the work, and attention is sensitive.
 
-    queries: of each head; their attention is averaged. date_encoder: None encodes the days since
-    the reference date by sines.
-    attention_only: for ``attend``, without the layers behind the attention.
+    Args:
+        queries: Queries of each head; their attention is averaged.
+        date_encoder: Encodes dates; None encodes the days since the reference date by sines.
+        attention_only: Leave out the layers behind the attention; only ``attend`` is used then.
     """
 
     def __init__(
@@ -215,11 +230,16 @@ class Ltae(nn.Module):
     def forward(
         self, maps_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """A map B x C x H x W and the attention G x B x T x H x W, which sums to 1 over valid
-        dates.
+        """Return one map a sample and the attention to each date.
 
-        maps_BTCHW: any range, zero where not valid. days_BT: int64 days since the reference date.
-        valid_BT: bool.
+        Args:
+            maps_BTCHW: Any range, zero where not valid.
+            days_BT: int64, days since the reference date.
+            valid_BT: bool.
+
+        Returns:
+            The map B x C x H x W, and the attention G x B x T x H x W, which sums to 1 over valid
+                dates.
         """
         height, width = maps_BTCHW.shape[-2:]
         with torch.autocast(maps_BTCHW.device.type, enabled=False):
@@ -245,8 +265,9 @@ class Ltae(nn.Module):
         return _as_maps(attention, *maps_BTCHW.shape[-2:])
 
     def _normalise(self, maps_BTPC: Tensor, valid_BT: Tensor) -> Tensor:
-        """Standardise each pixel's series in groups of channels, over all dates or, if padding
-        invariant, the valid ones.
+        """Standardise each pixel's series in groups of channels.
+
+        Over all dates or, if padding invariant, the valid ones.
         """
         counted_BT = torch.full_like(valid_BT, 1 / valid_BT.shape[1], dtype=torch.float32)
         if self.padding_invariant:
@@ -284,8 +305,10 @@ class Ltae(nn.Module):
         )
 
     def _average(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, attention_BTPG: Tensor) -> Tensor:
-        """The values of each head averaged over dates with its attention, heads one after the
-        other: B x P x d_model.
+        """Return each head's values averaged over dates with its attention.
+
+        Returns:
+            B x P x d_model, the heads concatenated.
         """
         weight_GDC, bias_GD = (value.unflatten(0, (self.heads, -1)) for value in self._values())
         average_BPGC = torch.einsum("btpg,btpc->bpgc", attention_BTPG, maps_BTPC)
@@ -297,9 +320,7 @@ class Ltae(nn.Module):
         ).flatten(2)
 
     def _values(self) -> tuple[Tensor, Tensor]:
-        """Weights d_model x C and biases d_model that turn a map's pixel into the values of all
-        heads.
-        """
+        """Return weights d_model x C and biases d_model from a pixel to the values of all heads."""
         bias_M = self.inconv.bias
         assert bias_M is not None
         return self.inconv.weight[..., 0], bias_M
@@ -333,8 +354,9 @@ def temporal_encoder(
 
 
 def _pieces(maps_BTCHW: Tensor) -> tuple[Tensor, ...]:
-    """The maps as rows of pixels B x T x P x C, float32, on a CPU in pieces that stay in the cache
-    from step to step.
+    """Return the maps as rows of pixels B x T x P x C, float32.
+
+    On a CPU they are cut in pieces that stay in the cache from step to step.
     """
     maps_BTPC = maps_BTCHW.float().permute(0, 1, 3, 4, 2).flatten(2, 3)
     batch, dates, pixels, channels = maps_BTPC.shape

@@ -1,9 +1,8 @@
-"""Objects of photographs: a feature pyramid, proposals, and heads for class, box and mask, made of
-torchvision's parts.
+"""Mask R-CNN: objects of photographs, made of torchvision's parts.
 
-Lin et al. 2017, "Feature pyramid networks"; He et al. 2017, "Mask R-CNN" (1703.06870). Layers and
-entries are those of torchvision's ``maskrcnn_resnet50_fpn``; its resizing is left out, since
-readers give images as they are wanted.
+A feature pyramid, proposals, and heads for class, box and mask. Lin et al. 2017, "Feature pyramid
+networks"; He et al. 2017, "Mask R-CNN" (1703.06870). Layers and entries are those of torchvision's
+``maskrcnn_resnet50_fpn``; its resizing is left out, since readers give images as they are wanted.
 
 Shape suffixes: N candidates, S side of a small mask.
 """
@@ -56,7 +55,7 @@ Pyramid = Mapping[str, Tensor]
 def feature_pyramid(
     config: DetectorConfig, epsilon: float = 1e-5
 ) -> backbone_utils.BackboneWithFPN:
-    """The backbone with its pyramid; epsilon: of its frozen batch norms."""
+    """Return the backbone with its pyramid; ``epsilon`` is that of its frozen batch norms."""
     return backbone_utils.BackboneWithFPN(
         residual_network(config.backbone, config.norm, epsilon),
         {f"layer{stage}": level for stage, level in enumerate(LEVELS, start=1)},
@@ -111,13 +110,11 @@ def object_heads(config: DetectorConfig) -> RoIHeads:
 
 
 def _box_sampler(side: int) -> MultiScaleRoIAlign:
-    """The layer that samples the pyramid at ``side`` x ``side`` places of each box, larger boxes in
-    coarser maps.
+    """Return the layer that samples each box at ``side`` x ``side`` places of the pyramid.
 
-    Its strides are given. torchvision takes them from the first image that it sees, whose padding
-    it does not know, and keeps
-    them: small images would be sampled at wrong places, and a resumed training at others than
-    before.
+    Larger boxes are sampled in coarser maps. The strides are given: torchvision takes them from the
+    first image that it sees, whose padding it does not know, and keeps them, so that small images
+    would be sampled at wrong places, and a resumed training at others than before.
     """
     layer = MultiScaleRoIAlign(LEVELS, side, sampling_ratio=2)
     layer.scales = [1 / stride for stride in STRIDES]

@@ -158,7 +158,7 @@ class Model:
         """The classes of its segmentations."""
         return self.network.table
 
-    def predict(self, images: Any, dates: np.ndarray | Sequence[Any] | None = None) -> Panoptic:
+    def predict(self, images: Any, dates: np.ndarray | Sequence[Any] | None = None) -> Panoptic:  # noqa: ANN401
         """Segment one season or one photograph.
 
         Args:
@@ -284,7 +284,7 @@ class Model:
         data_HW = np.logical_and.reduce([data for _, data in filled])
         return np.stack([values for values, _ in filled], axis=1), days_T, data_HW
 
-    def _photograph(self, image: Photo) -> Any:
+    def _photograph(self, image: Photo) -> Any:  # noqa: ANN401
         """Return a photograph as a batch on the device."""
         from PIL import Image
 

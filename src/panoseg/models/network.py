@@ -1,7 +1,7 @@
-"""The interface of all networks, the base of those for seasons, and how a configuration becomes a
-network.
+"""The interface of all networks, and how a configuration becomes a network.
 
-Shape suffixes: B batch, T dates, C bands, H W pixels, K classes.
+Also the base of the networks for seasons. Shape suffixes: B batch, T dates, C bands, H W pixels, K
+classes, G heads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from importlib import import_module
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,10 +23,12 @@ from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, fit_to_table
 from panoseg.models.configs.base import Answers, Inputs
+from panoseg.models.configs.losses import SemanticLossConfig
 from panoseg.models.losses import SemanticLoss
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
 from panoseg.panoptic.panoptic import Panoptic
 
+_Part = TypeVar("_Part")
 _XAVIER = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d | nn.Linear
 
 
@@ -46,7 +48,7 @@ PLAIN = PredictOptions()
 
 @dataclass(frozen=True, eq=False)
 class Details:
-    """What a network says of a batch, for scores; None for what it does not say."""
+    """What a network predicts for a batch, for scores; None for what it does not predict."""
 
     panoptics: Sequence[Panoptic] | None = None
     """One segmentation a sample."""
@@ -68,7 +70,7 @@ class Network(nn.Module):
     loss_names: tuple[str, ...] = ("loss",)
     """Names of the losses, for the log of a training."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any) -> None:  # noqa: ANN401
         super().__init__()
         self.config = config
         self._table: ClassTable | None = None
@@ -100,7 +102,7 @@ class Network(nn.Module):
             raise ValueError("the network was built without a table of classes")
         return self._table
 
-    def prepare(self, table: ClassTable, loss: Any = None) -> Self:
+    def prepare(self, table: ClassTable, loss: Any = None) -> Self:  # noqa: ANN401
         """Say what the classes mean and how the loss is computed; ``build_network`` calls it.
 
         Args:
@@ -110,7 +112,7 @@ class Network(nn.Module):
         self._table = table
         return self
 
-    def losses(self, batch: Any, heatmap_only: bool = False) -> dict[str, Tensor]:
+    def losses(self, batch: Any, heatmap_only: bool = False) -> dict[str, Tensor]:  # noqa: ANN401
         """Return scalars by name (``loss_names``), of which "loss" is minimised.
 
         Args:
@@ -119,11 +121,11 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
-    def predict(self, batch: Any, options: PredictOptions = PLAIN) -> list[Panoptic]:
+    def predict(self, batch: Any, options: PredictOptions = PLAIN) -> list[Panoptic]:  # noqa: ANN401
         """Return one segmentation a sample, without gradients."""
         raise NotImplementedError
 
-    def details(self, batch: Any, options: PredictOptions = PLAIN) -> Details:
+    def details(self, batch: Any, options: PredictOptions = PLAIN) -> Details:  # noqa: ANN401
         """Return what scorers need; override it where a network says more than segmentations."""
         return Details(self.predict(batch, options))
 
@@ -141,7 +143,7 @@ class Network(nn.Module):
             " Leave it out."
         )
 
-    def attention(self, batch: Any) -> Tensor | None:
+    def attention(self, batch: Any) -> Tensor | None:  # noqa: ANN401
         """Return the attention over dates, G x B x T x h x w, or None where there is none."""
         return None
 
@@ -174,7 +176,7 @@ class Network(nn.Module):
             add_up: Adds an array up over all processes.
         """
 
-    def tuned_config(self) -> Any:
+    def tuned_config(self) -> Any:  # noqa: ANN401
         """Return the configuration with what ``tune`` found."""
         return self.config
 
@@ -194,7 +196,7 @@ class Network(nn.Module):
                 module.reference_date = day.isoformat()  # type: ignore[assignment]
 
 
-def check_table(config: Any, fitted: Any, table: ClassTable) -> None:
+def check_table(config: Any, fitted: Any, table: ClassTable) -> None:  # noqa: ANN401
     """Raise ``ConfigError`` where a network has other numbers of classes than its table.
 
     Args:
@@ -243,21 +245,25 @@ def classes_as_segments(classes_BHW: Tensor, table: ClassTable) -> list[Panoptic
     ]
 
 
-def labels_of(value: Any) -> Any:
-    """Return a part of a batch with labels. Raises ``ValueError`` where it is None."""
+def labels_of(value: _Part | None) -> _Part:
+    """Return a part of a batch with labels.
+
+    Raises:
+        ValueError: The part is None.
+    """
     if value is None:
         raise ValueError("the batch has no labels; open the dataset with the network's target")
     return value
 
 
 MOST_PARAMETERS = 200_000_000
-"""The most parameters of a network, 800 MB: a hundred times those of any published network for
-seasons.
-"""
+"""The most parameters of a network, 800 MB: a hundred times any published network for seasons."""
 
 
 def build_network(
-    config: ModelConfig, table: ClassTable | None = None, loss: Any = None
+    config: ModelConfig,
+    table: ClassTable | None = None,
+    loss: Any = None,  # noqa: ANN401
 ) -> Network:
     """Build the network of a configuration, with torch's own initial weights.
 
@@ -310,7 +316,7 @@ class Backbone(Network):
     classifier: ClassVar[str] = "out_conv"
     """Name of the layer that makes scores of the finest map."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any) -> None:  # noqa: ANN401
         super().__init__(config)
         self.boundary_conv: nn.Module | None = None
 
@@ -319,13 +325,15 @@ class Backbone(Network):
         """The loss, and its parts where boundaries are scored too."""
         return ("loss",) if self.boundary_conv is None else ("loss", "pixel", "boundary")
 
-    def prepare(self, table: ClassTable, loss: Any = None) -> Self:
+    def prepare(self, table: ClassTable, loss: SemanticLossConfig | None = None) -> Self:
         """Say what the classes mean; loss: ``SemanticLossConfig``, None for the defaults."""
         self.criterion = SemanticLoss(loss, table)
         return super().prepare(table)
 
     def forward(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> SemanticOutput:
-        """Score each pixel; where the published layers end with a normalisation and a ReLU, after
+        """Score each pixel.
+
+        Where the published layers end with a normalisation and a ReLU, scores are taken after
         those.
 
         Args:
@@ -336,8 +344,12 @@ class Backbone(Network):
         return self.output(self.features(images_BTCHW, days_BT, valid_BT))
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """Return the maps of a batch of seasons, coarsest first, and the attention where there is
-        one; arguments as in ``forward``.
+        """Return the maps of a batch of seasons, coarsest first, and the attention if there is one.
+
+        Args:
+            images_BTCHW: As in ``forward``.
+            days_BT: As in ``forward``.
+            valid_BT: As in ``forward``.
         """
         raise NotImplementedError
 

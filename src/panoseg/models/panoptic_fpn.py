@@ -50,14 +50,19 @@ class SemanticHead(nn.Module):
         nn.init.constant_(self.scores.get_parameter("bias"), 0.0)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Scores B x K x h x w; maps: finest first, each half the size of the one before."""
+        """Return scores B x K x h x w.
+
+        Args:
+            maps: The pyramid, finest first, each map half the size of the one before.
+        """
         brought = [level(entry) for level, entry in zip(self.levels, maps, strict=True)]
         return self.scores(torch.stack(brought).sum(0))
 
 
 def _way_up(steps: int, pyramid_width: int, width: int) -> nn.Sequential:
-    """From a level of the pyramid to stride 4: ``steps`` times a convolution and twice the size, or
-    one convolution.
+    """Return the layers from a level of the pyramid to stride 4.
+
+    They are ``steps`` times a convolution and twice the size, or one convolution.
     """
     layers: list[nn.Module] = []
     for number in range(max(1, steps)):
@@ -94,8 +99,9 @@ class PanopticFpn(PhotographNetwork):
     def image_losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
-        """The losses of proposals, classes, boxes, masks and pixels, and their weighted sum
-        (section 3.2).
+        """Return the losses of proposals, classes, boxes, masks and pixels, and their weighted sum.
+
+        Section 3.2.
         """
         batch = self.padded(images)
         pyramid = self.backbone(batch.tensors)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from panoseg.classes import ClassTable
 from panoseg.data.samples import Batch
+from panoseg.models.configs.losses import PapsLossConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.layers import ConvLayer
 from panoseg.models.losses import PapsLoss
@@ -38,6 +39,7 @@ from panoseg.models.outputs import (
     clipped_boxes,
     group_by_side,
     inside_windows,
+    paste_windows,
     resample,
     window_index,
 )
@@ -87,7 +89,7 @@ class PaPs(Network):
         )
         self.mask_cnn = _mask_cnn() if config.mask_convolution else None
 
-    def prepare(self, table: ClassTable, loss: Any = None) -> Self:
+    def prepare(self, table: ClassTable, loss: PapsLossConfig | None = None) -> Self:
         """Say what the classes mean; loss: ``PapsLossConfig``, None for the defaults."""
         self.criterion = PapsLoss(loss, void=table.void)
         return super().prepare(table)
@@ -187,14 +189,19 @@ class PaPs(Network):
         min_confidence: float | None = None,
         pixel_scores: bool = False,
     ) -> PapsOutput:
-        """Heat map, saliency and candidates of a batch of seasons.
+        """Return the heat map, saliency and candidates of a batch of seasons.
 
-        images_BTCHW, days_BT, valid_BT: as in ``Backbone``. zones_BHW: int, the parcel each pixel
-        is nearest to, 0 where there is none; then the hottest pixel of each parcel's zone is its
-        only candidate, else every local maximum is one.
-        min_confidence: local maxima below it are left out; None: none in training, else the model's
-        own threshold.
-        pixel_scores: let the backbone score the class of each pixel too.
+        Args:
+            images_BTCHW: As in ``Backbone``.
+            days_BT: As in ``Backbone``.
+            valid_BT: As in ``Backbone``.
+            zones_BHW: int, the parcel each pixel is nearest to, 0 where there is none. Then the
+                hottest pixel of each parcel's zone is its only candidate, else every local maximum
+                is one.
+            heatmap_only: Return nothing but the heat map.
+            min_confidence: Local maxima below it are left out; None: none in training, else the
+                model's own threshold.
+            pixel_scores: Let the backbone score the class of each pixel too.
         """
         maps = self.encoder.features(images_BTCHW, days_BT, valid_BT)
         output = self.head(maps, zones_BHW, heatmap_only, min_confidence)
@@ -209,7 +216,7 @@ class PaPs(Network):
         heatmap_only: bool = False,
         min_confidence: float | None = None,
     ) -> PapsOutput:
-        """What follows the backbone; arguments as in ``forward``."""
+        """Return the output from the maps of the backbone; arguments as in ``forward``."""
         with torch.autocast(maps.pyramid[-1].device.type, enabled=False):
             maps = FeatureMaps(tuple(level.float() for level in maps.pyramid))
             heatmap_BHW = self.heatmap_conv(maps.pyramid[-1])[:, 0]
@@ -243,8 +250,7 @@ class PaPs(Network):
     def masks(
         self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor, tta: int = 1
     ) -> ScoredMasks:
-        """Return the masks whose confidence is at least ``min_confidence``; arguments as in
-        ``forward``.
+        """Return the masks whose confidence is at least ``min_confidence``.
 
         Args:
             images_BTCHW: As in ``forward``.
@@ -280,13 +286,16 @@ class PaPs(Network):
         )
 
     def scored_masks(self, output: PapsOutput) -> ScoredMasks:
-        """The candidates of at least the model's confidence as masks in their whole images.
+        """Return the candidates of at least the model's confidence as masks in their images.
 
-        Raises ``ValueError`` for an output that holds only the heat map.
+        Raises:
+            ValueError: The output holds only the heat map.
         """
         found = _present(output)
         size, threshold = output.heatmap_BHW.shape[-2:], self.config.mask_threshold
-        mask_NHW = _paste(found, size, lambda group: group.probability_MLL > threshold).bool()
+        mask_NHW = paste_windows(
+            found, size, lambda group: group.probability_MLL > threshold
+        ).bool()
         kept_N = found.confidence_N >= self.min_confidence
         return ScoredMasks(
             mask_NHW[kept_N],
@@ -296,11 +305,13 @@ class PaPs(Network):
         )
 
     def soft_masks(self, output: PapsOutput) -> SoftMasks:
-        """All candidates with the probability of each pixel of their whole images; errors as in
-        ``scored_masks``.
+        """Return all candidates with the probability of each pixel of their images.
+
+        Raises:
+            ValueError: The output holds only the heat map.
         """
         found = _present(output)
-        probability_NHW = _paste(
+        probability_NHW = paste_windows(
             found, output.heatmap_BHW.shape[-2:], lambda group: group.probability_MLL
         )
         return SoftMasks(
@@ -341,7 +352,7 @@ class PaPs(Network):
         )
 
     def _mask(self, shape_MLL: Tensor, saliency_MLL: Tensor, inside_MLL: Tensor) -> Tensor:
-        """Probability of each pixel of the windows, 0 outside the boxes."""
+        """Return the probability of each pixel of the windows, 0 outside the boxes."""
         if self.mask_cnn is None:
             probability_MLL = shape_MLL.sigmoid() * saliency_MLL.sigmoid()
         else:
@@ -364,29 +375,10 @@ def _present(output: PapsOutput) -> Candidates:
     return output.candidates
 
 
-def _paste(found: Candidates, size: torch.Size, values: Callable[[MaskWindows], Tensor]) -> Tensor:
-    """What lies in the boxes of the candidates, put into their whole images of ``size``, zero
-    around them: N x H x W.
-    """
-    height, width = size
-    canvas_NHW = None
-    for group in found.masks:
-        values_MLL = values(group)
-        if canvas_NHW is None:
-            # One row and column more than the image, where windows that reach beyond it may write.
-            canvas_NHW = values_MLL.new_zeros((len(found.centre_N3), height + 1, width + 1))
-        index_MLL = window_index(
-            group.candidate_M, group.corner_M2, group.inside_MLL.shape[-1], height + 1, width + 1
-        )
-        canvas_NHW.view(-1)[index_MLL[group.inside_MLL]] = values_MLL[group.inside_MLL]
-    if canvas_NHW is None:
-        canvas_NHW = found.confidence_N.new_zeros((0, height + 1, width + 1))
-    return canvas_NHW[:, :height, :width]
-
-
 def local_maxima(heatmap_BHW: Tensor) -> Tensor:
-    """Bool B x H x W: as hot as the eight neighbours or hotter, and hotter than the mean of the
-    batch (as published).
+    """Return the local maxima above the batch's mean heat: bool B x H x W.
+
+    A maximum is as hot as its eight neighbours or hotter, as published.
     """
     return (heatmap_BHW == F.max_pool2d(heatmap_BHW, 3, stride=1, padding=1)) & (
         heatmap_BHW > heatmap_BHW.mean()
@@ -394,8 +386,9 @@ def local_maxima(heatmap_BHW: Tensor) -> Tensor:
 
 
 def zone_centres(heatmap_BHW: Tensor, zones_BHW: Tensor) -> Tensor:
-    """Bool B x H x W: the hottest pixel of each zone, the first in reading order of equally hot
-    ones; none in zone 0.
+    """Return the hottest pixel of each zone, the first in reading order of equals: bool B x H x W.
+
+    Zone 0 has none.
     """
     images, zones = len(zones_BHW), int(zones_BHW.amax()) + 1
     zone_P = (
@@ -412,7 +405,7 @@ def zone_centres(heatmap_BHW: Tensor, zones_BHW: Tensor) -> Tensor:
 
 
 def _stack_at(maps: FeatureMaps, centre_N3: Tensor) -> Tensor:
-    """The features of all levels at the centres, coarsest first: N x (sum of the channels)."""
+    """Return all levels' features at the centres, coarsest first: N x (sum of channels)."""
     image_N, row_N, column_N = centre_N3.unbind(1)
     height = maps.pyramid[-1].shape[-2]
     columns = []
@@ -423,8 +416,9 @@ def _stack_at(maps: FeatureMaps, centre_N3: Tensor) -> Tensor:
 
 
 def _inside_boxes(layers: nn.Sequential, values_MCLL: Tensor, inside_M1LL: Tensor) -> Tensor:
-    """What the layers give on each box alone, as if it were cut out: outside counts as zero, and
-    norms see only the inside.
+    """Return what the layers give on each box alone, as if it were cut out.
+
+    Outside counts as zero, and norms see only the inside.
     """
     inside_M1LL = inside_M1LL.to(values_MCLL.dtype)
     for layer in layers:
@@ -438,7 +432,7 @@ def _inside_boxes(layers: nn.Sequential, values_MCLL: Tensor, inside_M1LL: Tenso
 
 
 def _norm_inside(norm: nn.GroupNorm, values_MCLL: Tensor, inside_M1LL: Tensor) -> Tensor:
-    """Normalisation of all channels together over the pixels inside."""
+    """Normalise all channels together over the pixels inside."""
     count_M = inside_M1LL.sum((1, 2, 3), keepdim=True) * values_MCLL.shape[1]
     mean_M = (values_MCLL * inside_M1LL).sum((1, 2, 3), keepdim=True) / count_M
     centred_MCLL = (values_MCLL - mean_M) * inside_M1LL
@@ -448,9 +442,7 @@ def _norm_inside(norm: nn.GroupNorm, values_MCLL: Tensor, inside_M1LL: Tensor) -
 
 
 class _CentreNorm(nn.BatchNorm1d):
-    """Batch normalisation over centres; with fewer than two in a training batch it uses its running
-    statistics.
-    """
+    """Batch normalisation over centres, by running statistics if a batch has fewer than two."""
 
     def forward(self, input: Tensor) -> Tensor:
         if self.training and len(input) < 2:
@@ -496,9 +488,7 @@ def threshold_counts(confidence_N: np.ndarray, right_N: np.ndarray) -> np.ndarra
 
 
 def best_threshold(counts: np.ndarray) -> float:
-    """Return the threshold with the best F-score, the lowest of equally good ones, or 0 where
-    nothing is right.
-    """
+    """Return the threshold with the best F-score, the lowest of equals; 0 if nothing is right."""
     positives, invented, missed = counts.T
     score = positives / np.maximum(positives + 0.5 * (invented + missed), 1)
     return float(THRESHOLDS[score.argmax()])

@@ -1,4 +1,4 @@
-"""Residual networks for photographs, and the norms of networks made with them.
+"""The base of networks for photographs: residual backbones, norms, labels and merging.
 
 He et al. 2016, "Deep residual learning", as in torchvision; Yu et al. 2017, "Dilated residual
 networks".
@@ -33,7 +33,7 @@ from panoseg.panoptic.panoptic import Panoptic
 def residual_network(
     backbone: Backbone, norm: BackboneNorm, epsilon: float = 1e-5
 ) -> resnet.ResNet:
-    """The network with drawn weights. epsilon: added to the variances of frozen batch norms."""
+    """Return the network with random weights; ``epsilon`` is that of frozen batch norms."""
     frozen = partial(FrozenBatchNorm2d, eps=epsilon)
     layers: dict[BackboneNorm, Callable[..., nn.Module]] = {
         "frozen": frozen,
@@ -44,11 +44,11 @@ def residual_network(
 
 
 def dilated(network: resnet.ResNet) -> resnet.ResNet:
-    """The same network, and the same weights, with the last two stages at stride 8: what they
-    skipped, they dilate.
+    """Return the same network, with the same weights, whose last two stages keep stride 8.
 
-    The first block of a stage still reaches as far as the stage before it. Works for both kinds of
-    blocks; torchvision's own way is for the larger one alone.
+    Instead of skipping pixels, these stages are dilated. The first block of a stage still reaches
+    as far as the stage before it. Works for both kinds of blocks; torchvision's own option is for
+    the larger one alone.
     """
     dilation = 1
     for stage in (network.layer3, network.layer4):
@@ -70,8 +70,7 @@ def group_norm(width: int) -> nn.GroupNorm:
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a class table. things, stuff: class ids in ascending order; void classes have
-    no label.
+    """The labels of a class table; void classes have none.
 
     >>> labels = Labels((1, 3), (2, 5))
     >>> labels.semantic_ids("stuff"), labels.semantic_ids("all")
@@ -79,7 +78,9 @@ class Labels:
     """
 
     things: tuple[int, ...]
+    """Class ids of things, ascending."""
     stuff: tuple[int, ...]
+    """Class ids of stuff, ascending."""
 
     @classmethod
     def of(cls, table: ClassTable) -> Labels:
@@ -101,10 +102,14 @@ class Labels:
         return torch.tensor(self.semantic_ids(scope), device=label_HW.device)[label_HW]
 
     def of_photograph(self, photograph: Photograph, scope: Scope | None) -> PhotographLabels:
-        """What a network learns from a photograph; scope: which classes of pixels, None where it
-        does not tell them apart.
+        """Return what a network learns from a photograph.
 
-        Raises ``ValueError`` for a photograph without labels.
+        Args:
+            photograph: The photograph.
+            scope: Which classes of pixels the network tells apart; None for none.
+
+        Raises:
+            ValueError: The photograph has no labels.
         """
         objects, classes_HW = photograph.objects, photograph.classes_HW
         if objects is None or classes_HW is None:
@@ -155,7 +160,7 @@ class PhotographNetwork(Network):
     mean_C11: Tensor
     deviation_C11: Tensor
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any) -> None:  # noqa: ANN401
         super().__init__(config)
         self.thresholds = MergeThresholds()
         self.register_buffer("mean_C11", torch.tensor(MEAN)[:, None, None], persistent=False)
@@ -174,7 +179,7 @@ class PhotographNetwork(Network):
         return self.image_losses([entry.image_CHW for entry in batch.photographs], labels)
 
     @torch.no_grad()
-    def predict(self, batch: Any, options: PredictOptions = PLAIN) -> list[Panoptic]:
+    def predict(self, batch: PhotographBatch, options: PredictOptions = PLAIN) -> list[Panoptic]:
         """Return one segmentation a photograph, of its size on disk."""
         photographs = batch.photographs
         images = [photograph.image_CHW for photograph in photographs]
@@ -182,7 +187,7 @@ class PhotographNetwork(Network):
         return [self.panoptic(output) for output in outputs]
 
     @torch.no_grad()
-    def details(self, batch: Any, options: PredictOptions = PLAIN) -> Details:
+    def details(self, batch: PhotographBatch, options: PredictOptions = PLAIN) -> Details:
         """Return what scorers need of a batch."""
         images = [photograph.image_CHW for photograph in batch.photographs]
         sizes_HW = [photograph.size_HW for photograph in batch.photographs]
@@ -220,11 +225,10 @@ class PhotographNetwork(Network):
         heat: float = 0.0,
         taken: Mapping[str, Tensor] | None = None,
     ) -> str:
-        """Take the initial weights that the options name; the published ones for seasons do not
-        apply.
+        """Take the initial weights that the options name.
 
-        ImageNet's are those of the backbone alone: where all of it is replaced, they need not be
-        fetched.
+        The published ones for seasons do not apply. ImageNet's are those of the backbone alone:
+        where all of it is replaced, they need not be fetched.
         """
         if self.config.weights == "imagenet" and taken is not None and self._has_backbone(taken):
             return ""
@@ -308,8 +312,12 @@ class PhotographNetwork(Network):
 
 
 def semantic_loss(maps_Khw: Tensor, stride: int, labels: PhotographLabels) -> Tensor:
-    """Mean cross-entropy of the pixels of one image that have a label; 0 where none has. maps_Khw:
-    scores at a stride.
+    """Return the mean cross-entropy of the pixels of one image that have a label; 0 without any.
+
+    Args:
+        maps_Khw: Class scores at a stride.
+        stride: Pixels of the image a pixel of the map.
+        labels: Labels of the image.
     """
     label_HW = labels.semantic_HW
     assert label_HW is not None, "labels of a network that tells pixels apart"
@@ -355,10 +363,13 @@ def detection_rows(output: PhotographOutput, labels: Labels) -> list[dict[str, A
 def merged(
     output: PhotographOutput, labels: Labels, scope: Scope | None, thresholds: MergeThresholds
 ) -> ThingsAndStuff:
-    """The candidates and the stuff of a photograph as one picture.
+    """Merge the candidates and the stuff of a photograph.
 
-    labels: what the labels of the networks mean. scope: that of the network which scored the
-    pixels; its things draw nothing.
+    Args:
+        output: The output of the networks.
+        labels: What the labels of the networks mean.
+        scope: That of the network which scored the pixels; its things draw nothing.
+        thresholds: When candidates and stuff are kept.
     """
     objects, label_BHW = output.objects, output.label_BHW
     device = _device(output)
@@ -395,8 +406,9 @@ def panoptics(
     thresholds: MergeThresholds,
     table: ClassTable,
 ) -> list[Panoptic]:
-    """``merged`` as pictures with their tables, one an image; the only step that waits for the
-    device.
+    """Return ``merged`` as segmentations with their tables, one an image.
+
+    This is the only step that waits for the device.
     """
     if output.objects is not None and _device(output).type == "cpu":
         output = replace(output, objects=_drawn(output.objects, thresholds.score))
@@ -404,8 +416,9 @@ def panoptics(
 
 
 def _drawn(objects: DetectedObjects, score: float) -> DetectedObjects:
-    """The candidates up to the last one of some score: a processor, which waits for nothing, need
-    not look at the others.
+    """Return the candidates up to the last one of some score.
+
+    A CPU, which waits for nothing, need not look at the others.
     """
     positions = (objects.score_BN >= score).any(0).nonzero()
     count = int(positions[-1]) + 1 if len(positions) else 0

@@ -33,10 +33,11 @@ Norm = Callable[[int], nn.Module]
 
 
 class PyramidPooling(nn.Module):
-    """A map beside its means over parts of the image, which are convolved and spread over the parts
-    again.
+    """A map, and its means over parts of the image, which are convolved and spread again.
 
-    bins: parts a side of each level. width: channels of each level.
+    Args:
+        bins: Parts a side of each level.
+        width: Channels of each level.
     """
 
     def __init__(self, channels: int, width: int, bins: Sequence[int], norm: Norm) -> None:
@@ -79,8 +80,9 @@ class PspNet(PhotographNetwork):
     def image_losses(
         self, images: Sequence[Tensor], labels: Sequence[PhotographLabels]
     ) -> dict[str, Tensor]:
-        """The losses of the pixels' classes by the last map and by the one before, and their
-        weighted sum (section 3.3).
+        """Return the losses of the pixels' classes, and their weighted sum (section 3.3).
+
+        They are computed of the last map and of the one before.
         """
         if len(images) == 1 and self.config.norm != "group" and 1 in self.config.bins:
             raise ConfigError(

@@ -1,9 +1,9 @@
-"""The authors' folders of weights become ours: ``conf.json`` and ``Fold_1/model.pth.tar`` to
-``Fold_5/model.pth.tar``.
+"""Import of published weights: the folders of utae-paps and of Crop2Seg become ours.
 
-Written by train_semantic.py and train_panoptic.py of VSainteuf/utae-paps @ 987874e. Files of
-weights are pickles: they are read with ``weights_only`` and never without, so that none can run
-code.
+utae-paps: ``conf.json`` and ``Fold_1/model.pth.tar`` to ``Fold_5/model.pth.tar``, written by
+train_semantic.py and train_panoptic.py of VSainteuf/utae-paps @ 987874e. Crop2Seg: written by
+train.py of Many98/Crop2Seg @ aee7827. Files of weights are pickles: they are read with
+``weights_only`` and never without, so that none can run code.
 """
 
 from __future__ import annotations
@@ -53,12 +53,19 @@ def import_published(
     normalisation: Normalisation | None = None,
     classes: ClassTable = PASTIS,
 ) -> Weights:
-    """The authors' weights of one fold.
+    """Import the authors' weights of one fold.
 
-    normalisation: the folder does not hold it; published weights were trained on that of their own
-    training folds. Without it the weights can be scored on a dataset, which holds it, but not used
-    for maps. Raises ``WeightsError`` for what is missing or damaged, for pickles with code, and for
-    other networks, whose differing entries it lists.
+    Args:
+        folder: The authors' folder.
+        fold: Number of the fold, from 1.
+        normalisation: Of the bands, which the folder does not hold; published weights were trained
+            on that of their own training folds. Without it the weights can be scored on a dataset,
+            which holds it, but not used for maps.
+        classes: What the scores mean.
+
+    Raises:
+        WeightsError: Something is missing or damaged, a pickle holds code, or the network is
+            another one, whose differing entries the message lists.
     """
     folder = Path(folder)
     options = read_options(folder / "conf.json")
@@ -91,11 +98,16 @@ def import_published(
 def model_config(
     options: Mapping[str, Any], bands: int = 10, entries: Collection[str] = ()
 ) -> ModelConfig:
-    """Our configuration of the network that the options of the published programs describe.
+    """Return our configuration of the network that options of the published programs describe.
 
-    entries: names in the checkpoint. They tell a bidirectional U-ConvLSTM from what the released
-    program builds under that name, which has one direction. Raises ``ValueError`` for a network or
-    an option that has no counterpart.
+    Args:
+        options: The options.
+        entries: Names in the checkpoint. They tell a bidirectional U-ConvLSTM from the network that
+            the released program builds under that name, which has one direction.
+        bands: Number of bands.
+
+    Raises:
+        ValueError: A network or an option has no counterpart.
     """
     readers = {known: NETWORKS[known] for known in _PANOPTIC} if "backbone" in options else NETWORKS
     name = options.get("backbone", options.get("model", "utae"))
@@ -120,9 +132,7 @@ def model_config(
 
 
 def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` that lists the options which differ from the only value they can have
-    here.
-    """
+    """Raise ``ValueError`` that lists the options which differ from their only supported value."""
     wrong = [
         f"{name} is {options[name]!r}, and only {only!r}"
         for name, only in fixed.items()
@@ -133,8 +143,9 @@ def check_fixed(options: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
 
 
 def reference_date(options: Mapping[str, Any]) -> str:
-    """The date from which a published program counted days; the default of its command line where
-    it does not say.
+    """Return the date from which a published program counted days.
+
+    It is the default of its command line where the options do not name it.
     """
     return str(options.get("ref_date", REFERENCE_DATE))
 
@@ -177,8 +188,10 @@ _PANOPTIC = ("utae", "uconvlstm")
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The ``state_dict`` of a published checkpoint; raises ``WeightsError``, and runs no code that
-    a file may hold.
+    """Read the ``state_dict`` of a published checkpoint, without running code from the file.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or holds something else.
     """
     fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
     content = load_tensors(path, "a checkpoint of tensors alone", fix)
@@ -195,7 +208,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def read_options(path: Path) -> dict[str, Any]:
-    """What a published ``conf.json`` says; raises ``WeightsError``."""
+    """Read a published ``conf.json``.
+
+    Raises:
+        WeightsError: It is missing or damaged.
+    """
     try:
         options = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -214,7 +231,7 @@ def wrong_options(path: Path, what: str) -> WeightsError:
     )
 
 
-def read_widths(value: Any) -> tuple[int, ...]:
+def read_widths(value: Any) -> tuple[int, ...]:  # noqa: ANN401
     """Widths from a list, or from text such as "[64,64,64,128]"."""
     parts = value.strip("[] ").split(",") if isinstance(value, str) else value
     return tuple(int(part) for part in parts)
@@ -229,13 +246,18 @@ def import_crop2seg(
     normalisation: Normalisation | None = None,
     trained_on: str = "",
 ) -> Weights:
-    """The weights in a folder of Crop2Seg: one with conf.json and model.pth.tar, or a results
-    folder with one in Fold_1.
+    """Import the weights in a folder of Crop2Seg.
 
-    classes: what the scores mean, which the folder does not say. normalisation: the folder does not
-    hold it; without it the weights can be scored on a dataset, which holds it, but not used for
-    maps. trained_on: the data, in words. Raises ``WeightsError`` for what is missing or damaged,
-    for pickles with code, and for other networks, whose differing entries it lists.
+    Args:
+        folder: A folder with conf.json and model.pth.tar, or a results folder with one in Fold_1.
+        classes: What the scores mean, which the folder does not say.
+        normalisation: Of the bands, which the folder does not hold; without it the weights can be
+            scored on a dataset, which holds it, but not used for maps.
+        trained_on: The data, in words.
+
+    Raises:
+        WeightsError: Something is missing or damaged, a pickle holds code, or the network is
+            another one, whose differing entries the message lists.
     """
     folder = Path(folder)
     if not (folder / "conf.json").exists() and (folder / "Fold_1" / "conf.json").exists():
@@ -263,11 +285,14 @@ def import_crop2seg(
 
 
 def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
-    """Our configuration of the network that the options of Crop2Seg's train.py describe, by their
-    names there.
+    """Return our configuration of the network that options of Crop2Seg's train.py describe.
 
-    Raises ``ValueError`` for a network or an option that has no counterpart, ``ConfigError`` for
-    values that do not fit.
+    Args:
+        options: The options by their names there.
+
+    Raises:
+        ValueError: A network or an option has no counterpart.
+        ConfigError: Values do not fit.
     """
     check_fixed(options, FIXED_OPTIONS)
     network = options.get("model", "utae")
@@ -298,8 +323,14 @@ def crop2seg_config(options: Mapping[str, Any]) -> ModelConfig:
 _Config = TypeVar("_Config", bound=AttentionUnetConfig)
 
 
-def _attention_unet(kind: type[_Config], options: Mapping[str, Any], **others: Any) -> _Config:
-    """Options of the three networks with attention; others: those that not all of them have."""
+def _attention_unet(kind: type[_Config], options: Mapping[str, Any], **others: Any) -> _Config:  # noqa: ANN401
+    """Return the options of the three networks with attention.
+
+    Args:
+        kind: The class of the options.
+        options: The options of Crop2Seg.
+        **others: Options that not all of the networks have.
+    """
     *hidden, classes = read_widths(options.get("out_conv", [32, 15]))
     dates: Dates = "day_of_year" if options.get("use_doy") else "relative"
     return kind(
@@ -350,12 +381,11 @@ def _by_table(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def own_names(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Entries of a checkpoint of Crop2Seg under the names that they have here; all others keep
-    theirs.
+    """Return the entries of a checkpoint of Crop2Seg under the names that they have here.
 
     The attention's queries have an axis of one there, batch norm another place in its list, and the
     encoders of dates are named by their order, which the network's configuration turns into what
-    they encode.
+    they encode. All other entries keep their names.
     """
     first = "day_of_year" if getattr(config, "dates", None) == "day_of_year" else "relative"
     renamed = {

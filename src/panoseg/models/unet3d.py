@@ -1,5 +1,4 @@
-"""U-Net 3D: convolutions over space and time together; the scores of all dates are averaged at the
-end.
+"""U-Net 3D: convolutions over space and time together, averaged over dates at the end.
 
 A baseline of Garnot & Landrieu 2021, Table 1, after Rustowicz et al. 2019, "Semantic segmentation
 of crop type in Africa"; utae-paps @ 987874e, src/backbones/unet3d.py. Shape suffixes: B batch, T
@@ -42,8 +41,9 @@ class _Conv3d(nn.Conv3d):
         return super().forward(input)
 
     def _in_halves(self, input: Tensor) -> Tensor:
-        """The same for one sample, as two samples: its upper and its lower half with the rows next
-        to them.
+        """Return the same for one sample, as two samples: its upper and its lower half.
+
+        Each half has the rows of the other that are next to it.
         """
         half, bordered = input.shape[3] // 2, F.pad(input, (0, 0, 1, 1))
         halves = torch.cat([bordered[:, :, :, : half + 2], bordered[:, :, :, half:]])
@@ -92,9 +92,15 @@ class UNet3d(Backbone):
         return F.conv2d(maps.pyramid[-1], weight_KCHW, self.final.bias, padding=1).float()
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """Means over valid dates of three levels, coarsest first; the last one holds three means,
-        as each date is seen from the next one, from itself, and from the one before. Arguments as
-        in ``forward``.
+        """Return means over valid dates of three levels, coarsest first.
+
+        The last one holds three means, as each date is seen from the next one, from itself, and
+        from the one before.
+
+        Args:
+            images_BTCHW: As in ``forward``.
+            days_BT: As in ``forward``.
+            valid_BT: As in ``forward``.
         """
         check_sides(images_BTCHW, self.config.stride, self.config.stride)
         blank_BCTHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0).transpose(1, 2)

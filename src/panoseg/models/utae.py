@@ -53,11 +53,14 @@ def aggregate(
     valid_BT: Tensor,
     mode: Aggregation,
 ) -> Tensor:
-    """One map a sample, B x C x H x W, of the maps of its frames.
+    """Return one map a sample, B x C x H x W, of the maps of its frames.
 
-    pieces: maps F x C x H x W of each piece of frames, and attention: their attention, F x G x H x
-    W at any size. cuts: as ``cut_frames`` gives them. mode: as in ``weighted_sum``; "mean" divides
-    by the number of dates.
+    Args:
+        pieces: Maps F x C x H x W of each piece of frames.
+        attention: Their attention, F x G x H x W at any size.
+        cuts: The pieces, as ``cut_frames`` gives them.
+        valid_BT: bool.
+        mode: As in ``weighted_sum``; "mean" divides by the number of dates.
     """
     sums_BCHW = sum_by_sample(
         map(weighted_sum, pieces, attention, repeat(mode)), [sample for sample, _ in cuts]
@@ -66,11 +69,13 @@ def aggregate(
 
 
 def weighted_sum(level_FCHW: Tensor, attention_FGHW: Tensor, mode: Aggregation) -> Tensor:
-    """One map C x H x W: the sum over frames of one sample, weighted by attention (mode "mean": not
-    weighted).
+    """Return the sum over the frames of one sample, weighted by attention: C x H x W.
 
-    attention_FGHW: at the size where it was found. mode "att_group": each head weighs its group of
-    channels; "att_mean": the mean of the heads weighs all of them.
+    Args:
+        level_FCHW: Maps of the frames.
+        attention_FGHW: Attention of each head, at the size where it was found.
+        mode: "att_group": each head weighs its group of channels; "att_mean": the mean of the heads
+            weighs all of them; "mean": not weighted.
     """
     channels, height, width = level_FCHW.shape[1:]
     if mode != "mean":
@@ -107,8 +112,7 @@ def unet(finest_BCHW: Tensor, down: DownPath, up: UpPath) -> tuple[Tensor, ...]:
 
 
 class NaiveUnet(Backbone):
-    """The naive U-Net: scores of the classes for each pixel of a season, whose dates are taken for
-    bands.
+    """The naive U-Net: class scores of each pixel of a season, whose dates are taken for bands.
 
     The place of a date in the season is what counts, not its day.
     """
@@ -126,8 +130,10 @@ class NaiveUnet(Backbone):
         self.out_conv = score_head((decoder[0], *hidden, config.classes), config.mbconv)
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """The decoder's maps, coarsest first; raises ``ConfigError`` for more dates than the
-        network has places.
+        """Return the decoder's maps, coarsest first.
+
+        Raises:
+            ConfigError: There are more dates than the network has places.
         """
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         dates, places = images_BTCHW.shape[1], self.config.length
@@ -244,8 +250,12 @@ class TimeUNet(Backbone):
         self.out_conv = score_head((decoder[0], *config.head_widths, config.classes))
 
     def features(self, images_BTCHW: Tensor, days_BT: Tensor, valid_BT: Tensor) -> FeatureMaps:
-        """The decoder's maps, coarsest first, and the attention, at full size; arguments as in
-        ``forward``.
+        """Return the decoder's maps, coarsest first, and the attention, at full size.
+
+        Args:
+            images_BTCHW: As in ``forward``.
+            days_BT: As in ``forward``.
+            valid_BT: As in ``forward``.
         """
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])

@@ -1,7 +1,7 @@
-"""Files that ``torch.save`` wrote, read as tensors and plain values alone; the only place that
-opens them.
+"""Weights and their card in a file, and the only place that opens files of ``torch.save``.
 
-Such files are pickles, which could run code: they are read with ``weights_only`` and never without.
+Such files are pickles, which could run code: they are read with ``weights_only``, as tensors and
+plain values alone, and never without.
 """
 
 from __future__ import annotations
@@ -32,9 +32,16 @@ from panoseg.models.configs.base import Inputs
 from panoseg.models.network import Network, build_network
 
 
-def load_tensors(path: Path, expected: str, fix: str) -> Any:
-    """The content of a checkpoint on the CPU. Raises ``WeightsError`` that says what was
-    ``expected`` and how to ``fix`` it.
+def load_tensors(path: Path, expected: str, fix: str) -> Any:  # noqa: ANN401
+    """Return the content of a checkpoint, on the CPU.
+
+    Args:
+        path: The file.
+        expected: What the file should hold, for the message.
+        fix: What to do otherwise, for the message.
+
+    Raises:
+        WeightsError: The file cannot be read so.
     """
     try:
         with warnings.catch_warnings():
@@ -53,8 +60,9 @@ def load_tensors(path: Path, expected: str, fix: str) -> Any:
 
 
 def _culprit(error: Exception) -> str:
-    """The object that a pickle asked for beside tensors; torch's own message is advice to load it
-    nevertheless.
+    """Return the object that a pickle asked for besides tensors.
+
+    torch's own message is advice to load it nevertheless.
     """
     asked = re.search(r"GLOBAL (\S+)", str(error))
     return f" ({asked[1]})" if asked else ""
@@ -120,8 +128,9 @@ class WeightsCard:
 
     @property
     def bands(self) -> tuple[str, ...]:
-        """Names of the bands in the order of the images; PASTIS's where the normalisation is not
-        known.
+        """Names of the bands in the order of the images.
+
+        They are PASTIS's where the normalisation is not known.
         """
         return self.normalisation.bands if self.normalisation else PASTIS_BANDS
 
@@ -161,8 +170,9 @@ class WeightsCard:
 
     @property
     def season_start(self) -> tuple[int, int]:
-        """Month and day that begin a season: days of any year's images are counted from the last
-        such date before harvest.
+        """Month and day that begin a season.
+
+        Days of any year's images are counted from the last such date before harvest.
         """
         return int(self.reference_date[5:7]), int(self.reference_date[8:10])
 
@@ -192,8 +202,13 @@ class WeightsCard:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> WeightsCard:
-        """Read what ``to_json`` wrote; anything else raises ``KeyError``, ``TypeError``,
-        ``ValueError`` or ``PanosegError``.
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            KeyError: An entry is missing.
+            TypeError: An entry has another type.
+            ValueError: An entry has a wrong value.
+            PanosegError: An entry is refused.
         """
         model = config_from_json(values["model"])
         season = (
@@ -213,7 +228,7 @@ class WeightsCard:
         )
 
 
-def _read_normalisation(bands: Any) -> Normalisation | None:
+def _read_normalisation(bands: Any) -> Normalisation | None:  # noqa: ANN401
     if bands is None:
         return None
     mean, std = (tuple(map(float, bands[key])) for key in ("mean", "std"))
@@ -231,8 +246,9 @@ def _check_classes(network: ModelConfig, classes: ClassTable) -> None:
 
 
 def _check_provenance(provenance: Mapping[str, Any]) -> None:
-    """Raise ``WeightsError`` for what is read from a provenance again and is not as panoseg writes
-    it.
+    """Raise ``WeightsError`` for entries of a provenance that are not as panoseg writes them.
+
+    Only entries that are read again are checked.
     """
     side = (
         lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE,
@@ -298,8 +314,9 @@ def _blank_network(card: WeightsCard) -> Network:
 
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
-    """Raise ``WeightsError`` that lists the entries which ``config``'s network lacks, misses, or
-    has in another shape.
+    """Raise ``WeightsError`` unless the entries are those of ``config``'s network.
+
+    The message lists the entries which the network lacks, misses, or has in another shape.
     """
     with torch.random.fork_rng(devices=()):
         network = build_network(config)
@@ -346,7 +363,13 @@ def _listed(names: list[str]) -> str:
 def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> None:
     """Write a folder of weights, whole or not at all; weights that are there already are replaced.
 
-    half: store in half precision, except numbers too large for it. Raises ``OutputError``.
+    Args:
+        folder: The folder.
+        weights: The weights.
+        half: Store in half precision, except numbers too large for it.
+
+    Raises:
+        OutputError: The folder cannot be written.
     """
     from safetensors.torch import save
 

@@ -1,3 +1,1 @@
-"""Options of every network, one file a network, as frozen dataclasses without torch, so that
-``--help`` stays quick.
-"""
+"""Options of all networks, as frozen dataclasses without torch, so that ``--help`` stays quick."""

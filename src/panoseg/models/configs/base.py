@@ -51,7 +51,7 @@ class NetworkConfig:
     backbone_prefix: ClassVar[str] = ""
     """Beginning of the names of the backbone's entries, where it is a part of the network."""
 
-    def fitted(self, **facts: Any) -> Self:
+    def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
         """Return the same options with what follows from the data.
 
         Args:
@@ -83,20 +83,26 @@ def expect(condition: bool, found: str, expected: str) -> None:
 
 
 def expect_size(name: str, found: object, size: int) -> None:
-    """Raise ``ConfigError`` unless the size is from 1 to ``LARGEST_SIZE``. name, found: the option
-    and its value.
+    """Raise ``ConfigError`` unless the size is from 1 to ``LARGEST_SIZE``.
+
+    Args:
+        name: The option.
+        found: Its value.
+        size: The number to check.
     """
     expect(size >= 1, f"{name} {found}", "at least 1")
     expect(size <= LARGEST_SIZE, f"{name} {found}", f"at most {LARGEST_SIZE}")
 
 
 def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> None:
-    """Raise ``ConfigError`` unless every whole number of a configuration is a size
-    (``expect_size``), and no list is long.
+    """Raise ``ConfigError`` unless all whole numbers of a configuration are sizes.
 
-    A file that somebody else wrote may ask for a network that fills the memory; it is refused
-    before anything is built.
-    leave_out: options that may be 0.
+    Lists may not be long either. A file that somebody else wrote may ask for a network that fills
+    the memory; it is refused before anything is built.
+
+    Args:
+        config: The configuration.
+        leave_out: Options that may be 0.
     """
     for option in fields(config):
         if option.name in leave_out:
@@ -119,8 +125,9 @@ def expect_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
-    """Raise ``ConfigError`` for squeeze with MBConv, which the published program accepts and
-    ignores.
+    """Raise ``ConfigError`` for squeeze together with MBConv.
+
+    The published program accepts both and ignores squeeze.
     """
     expect(
         not (mbconv and squeeze),
@@ -130,8 +137,11 @@ def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
 
 
 def expect_levels(encoder_widths: tuple[int, ...], decoder_widths: tuple[int, ...]) -> None:
-    """Raise ``ConfigError`` unless the encoder and the decoder of a U-Net, each finest first, fit
-    together.
+    """Raise ``ConfigError`` unless the encoder and the decoder of a U-Net fit together.
+
+    Args:
+        encoder_widths: Channels of the encoder's levels, finest first.
+        decoder_widths: Channels of the decoder's levels, finest first.
     """
     expect(
         len(encoder_widths) == len(decoder_widths) >= 2,

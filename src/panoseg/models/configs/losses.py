@@ -11,8 +11,9 @@ from panoseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class PapsLossConfig:
-    """The panoptic loss: a weighted sum of four published parts, and of a fifth that teaches the
-    backbone classes directly.
+    """The panoptic loss: a weighted sum of five parts.
+
+    Four are published; the fifth teaches the backbone classes directly.
     """
 
     centre_weight: float = 1.0
@@ -48,8 +49,9 @@ class PapsLossConfig:
 
 @dataclass(frozen=True)
 class SemanticLossConfig:
-    """The loss of each pixel's class, and of the boundaries between classes where the network
-    scores them.
+    """The loss of each pixel's class, and of the boundaries between classes.
+
+    The boundaries count only where the network scores them.
     """
 
     kind: Literal["cross_entropy", "focal", "recall"] = "cross_entropy"

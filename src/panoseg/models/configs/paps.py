@@ -32,8 +32,9 @@ BackboneConfig = (
 
 @dataclass(frozen=True)
 class PapsConfig(NetworkConfig):
-    """PaPs: parcels as centre points with a size, a class and a shape, on the maps of a
-    backbone.
+    """PaPs: parcels as centre points with a size, a class and a shape.
+
+    Its heads work on the maps of a backbone.
     """
 
     name: ClassVar[str] = "paps"
@@ -82,7 +83,7 @@ class PapsConfig(NetworkConfig):
             value = getattr(self, name)
             expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")
 
-    def fitted(self, **facts: Any) -> Self:
+    def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
         """Return the same options with what follows from the data; it is the backbone's."""
         return replace(self, backbone=self.backbone.fitted(**facts))
 

@@ -1,4 +1,4 @@
-"""What the options of all networks for photographs share."""
+"""Options of the networks for photographs, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -46,8 +46,12 @@ class PhotographModelBase(NetworkConfig):
 
 
 def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
-    """Raise ``ConfigError`` unless the name of initial weights is one of those allowed, and the
-    norm goes with them.
+    """Raise ``ConfigError`` unless the initial weights are known and the norm goes with them.
+
+    Args:
+        name: Name of the initial weights.
+        allowed: Names that the network accepts.
+        norm: Kind of normalisation.
     """
     expect_one_of("weights", name, allowed)
     expect(
@@ -63,8 +67,11 @@ def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
 
 
 def expect_stuff(stuff: int, classes: int) -> None:
-    """Raise ``ConfigError`` unless there are from no classes of stuff to as many as labels allow.
-    classes: of both kinds.
+    """Raise ``ConfigError`` unless the number of stuff classes is possible.
+
+    Args:
+        stuff: Number of stuff classes, from 0 to as many as labels allow.
+        classes: Number of things and stuff together.
     """
     expect(
         stuff >= 0 and classes < IGNORED,
@@ -74,8 +81,9 @@ def expect_stuff(stuff: int, classes: int) -> None:
 
 
 def norm_groups(width: int) -> int:
-    """Groups of a group norm over ``width`` channels: 32 (Wu & He 2018), fewer where they would
-    have less than 4 channels.
+    """Return the number of groups of a group norm over ``width`` channels.
+
+    It is 32 (Wu & He 2018), or fewer where groups would have less than 4 channels.
     """
     return max(1, min(32, width // 4))
 
@@ -99,8 +107,9 @@ published.
 
 @dataclass(frozen=True)
 class DetectorConfig(PhotographModelBase):
-    """Options of a region proposal network with heads for class, box and mask; the defaults are the
-    published ones.
+    """Options of a region proposal network with heads for class, box and mask.
+
+    The defaults are the published ones.
     """
 
     stride: ClassVar[int] = 32
@@ -214,8 +223,9 @@ PanopticFpnInitial = Literal["none", "imagenet"]
 
 @dataclass(frozen=True)
 class PanopticFpnConfig(DetectorConfig):
-    """Panoptic FPN: one feature pyramid, from which Mask R-CNN's heads find the things and a light
-    head the stuff.
+    """Panoptic FPN: things and stuff from one feature pyramid.
+
+    Mask R-CNN's heads find the things, and a light head finds the stuff.
     """
 
     name: ClassVar[str] = "panoptic_fpn"
@@ -274,8 +284,9 @@ MOST_BINS = 64
 
 @dataclass(frozen=True)
 class PspNetConfig(PhotographModelBase):
-    """PSPNet: a dilated residual network whose map is pooled over parts of the image, for the class
-    of each pixel.
+    """PSPNet: the class of each pixel from a dilated residual network.
+
+    Its map is pooled over parts of the image.
     """
 
     name: ClassVar[str] = "pspnet"

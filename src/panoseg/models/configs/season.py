@@ -1,6 +1,4 @@
-"""What the options of U-TAE, W-TAE and TimeUNet share: U-Nets in which attention over time makes
-one map of a season's maps.
-"""
+"""Options of the networks for seasons: U-TAE and its relatives, U-Net 3D and recurrent ones."""
 
 from __future__ import annotations
 
@@ -41,8 +39,9 @@ class SeasonConfig(NetworkConfig):
 
 @dataclass(frozen=True)
 class AttentionUnetConfig(SeasonConfig):
-    """Options of a U-Net with lightweight attention over time; each network says where the
-    attention sits.
+    """Options of a U-Net with lightweight attention over time.
+
+    Each network says where the attention sits.
     """
 
     bands: int = 10
@@ -125,8 +124,9 @@ class AttentionUnetConfig(SeasonConfig):
         )
 
     def _grouped_widths(self) -> tuple[int, ...]:
-        """Widths of the maps that attention normalises or weighs in as many groups as it has
-        heads.
+        """Return the widths of the maps whose channels are grouped by the attention's heads.
+
+        Attention normalises or weighs these maps in as many groups as it has heads.
         """
         raise NotImplementedError
 
@@ -153,8 +153,9 @@ def expect_both_dates(relative_as_day_of_year: bool, config: AttentionUnetConfig
 
 @dataclass(frozen=True)
 class UtaeConfig(AttentionUnetConfig):
-    """U-TAE: a convolutional encoder shared over dates, attention over time at the coarsest size, a
-    convolutional decoder.
+    """U-TAE: attention over time at the coarsest size of a U-Net.
+
+    The convolutional encoder is shared over dates; the decoder is convolutional too.
     """
 
     name: ClassVar[str] = "utae"
@@ -186,8 +187,9 @@ class UtaeConfig(AttentionUnetConfig):
 
 @dataclass(frozen=True)
 class WtaeConfig(AttentionUnetConfig):
-    """W-TAE: attention found on shrunken maps weighs the dates at full size, and a U-Net works on
-    the one map that results.
+    """W-TAE: attention found on shrunken maps weighs the dates at full size.
+
+    A U-Net works on the one map that results.
     """
 
     name: ClassVar[str] = "wtae"
@@ -295,8 +297,9 @@ class NaiveUnetConfig(SeasonConfig):
 
 @dataclass(frozen=True)
 class UNet3dConfig(SeasonConfig):
-    """U-Net 3D: convolutions over space and time together, two halvings of both, and the mean over
-    time at the end.
+    """U-Net 3D: convolutions over space and time together.
+
+    Both are halved twice, and the mean over time is taken at the end.
     """
 
     name: ClassVar[str] = "unet3d"
@@ -320,16 +323,18 @@ class UNet3dConfig(SeasonConfig):
 
     @property
     def map_widths(self) -> tuple[int, ...]:
-        """Channels of the maps that a head gets, finest first; at full size, half the width at
-        three shifts in time.
+        """Return the channels of the maps that a head gets, finest first.
+
+        At full size, half the width at three shifts in time.
         """
         return 3 * self.width // 2, 2 * self.width, 4 * self.width
 
 
 @dataclass(frozen=True)
 class UConvLstmConfig(SeasonConfig):
-    """U-ConvLSTM: U-TAE's encoder and decoder, with a ConvLSTM over dates at the coarsest size and
-    mean skip connections.
+    """U-ConvLSTM: U-TAE's encoder and decoder, with a ConvLSTM over dates at the coarsest size.
+
+    The skip connections are means over dates.
     """
 
     name: ClassVar[str] = "uconvlstm"
@@ -383,8 +388,9 @@ class UConvLstmConfig(SeasonConfig):
 
 @dataclass(frozen=True)
 class FpnConfig(SeasonConfig):
-    """FPN + ConvLSTM: dilated convolutions of several reaches on each date at full size, then a
-    ConvLSTM over dates.
+    """FPN + ConvLSTM: dilated convolutions of each date, then a ConvLSTM over dates.
+
+    The convolutions work at full size with several dilations.
     """
 
     name: ClassVar[str] = "fpn"
@@ -439,9 +445,7 @@ Cell = Literal["lstm", "gru"]
 
 @dataclass(frozen=True)
 class ConvRnnConfig(SeasonConfig):
-    """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size, and nothing
-    else.
-    """
+    """ConvLSTM and ConvGRU: a recurrence over dates by convolutions at full size."""
 
     name: ClassVar[str] = "convrnn"
     network: ClassVar[str] = "panoseg.models.convlstm:ConvRnn"
