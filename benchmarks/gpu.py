@@ -226,9 +226,8 @@ def main() -> None:
     for name in arguments.models or NETWORKS:
         try:
             print(steps_row(name, arguments, rate), flush=True)
-        except (
-            Exception
-        ) as error:  # one network that does not fit or compile must not cost the others' rows
+        # A network that does not fit or compile must not cost the rows of the others.
+        except Exception as error:  # noqa: BLE001
             failed.append(name)
             print(f"| `{name}` | failed: {' '.join(str(error).split())[:200]} |", flush=True)
     release()

@@ -61,8 +61,9 @@ class ConfigError(PanosegError):
 
 
 class ClusterError(PanosegError):
-    """No dask scheduler answers, or a cluster has gone: the same work may be done when it is there
-    again.
+    """No dask scheduler answers, or a cluster has gone.
+
+    The same work can be done when the cluster is there again.
     """
 
 

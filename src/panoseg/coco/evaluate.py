@@ -131,9 +131,13 @@ class _Setting:
     """What the scoring of every image needs."""
 
     true_folder: Path
+    """Folder of the true PNG files."""
     predicted_folder: Path
+    """Folder of the predicted PNG files."""
     table: ClassTable
+    """The classes."""
     classes: ScoredClasses
+    """The classes that are scored."""
     strict: bool
     """See ``evaluate_coco``."""
 
@@ -143,6 +147,7 @@ class _Job:
     """An image with its annotations."""
 
     image_id: ImageId
+    """Id of the image in the JSON."""
     true: tuple[str, bytes]
     """Name of the JSON file, and the annotation as it stands there."""
     predicted: tuple[str, bytes]

@@ -38,9 +38,11 @@ class _Setting:
     instances: str
     """Name of the JSON of instances, for messages."""
     table: ClassTable
+    """The classes."""
     kinds: dict[int, Kind]
     """Kind of each class."""
     thresholds: MergeThresholds
+    """Thresholds of the merging."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,13 @@ class _Job:
     """An image with its predictions."""
 
     image_id: ImageId
+    """Id of the image in the JSON."""
     file_name: str
     """Name of the PNG to write."""
     height: int
+    """Rows of the image, in pixels."""
     width: int
+    """Columns of the image, in pixels."""
     semantic: tuple[bytes, ...]
     """Rows as they stand in the file of semantic predictions."""
     instances: tuple[bytes, ...]

@@ -452,7 +452,7 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
         with xr.open_dataset(out, engine="zarr", consolidated=False, chunks={}) as cube:
             report = report_of(cube, out)
             same = report is not None and json.loads(cube.attrs[RECORD])["plan"] == plan
-    except Exception:
+    except Exception:  # noqa: BLE001 - a damaged store raises errors of any kind
         report, same = None, False
     if report is None or not same:
         raise OutputError(f"{out} exists and is another cube: choose another --out, or remove it.")

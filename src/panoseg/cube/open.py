@@ -50,7 +50,7 @@ class CheckedBlosc(Blosc):  # type: ignore[misc]  # numcodecs has no types
 
     codec_id = "blosc"
 
-    def decode(self, buf: Any, out: Any = None) -> Any:
+    def decode(self, buf: Any, out: Any = None) -> Any:  # noqa: ANN401 - as numcodecs has it
         """Return the decoded bytes of a chunk."""
         whole = memoryview(buf).cast("B")
         if len(whole) < _HEADER or int.from_bytes(whole[_LENGTH], "little") > len(whole):

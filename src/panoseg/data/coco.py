@@ -1,8 +1,7 @@
 """Datasets of photographs with COCO's panoptic annotations.
 
-A ``CocoRecord`` is one photograph with its annotation, as bytes; ``CocoRecords`` is the base class
-of datasets of them, ``CocoDataset`` the one that reads a folder in COCO's layout. (The other reads
-shards: ``panoseg.data.shards``.)
+A ``CocoRecord`` is one photograph with its annotation, as bytes. ``CocoDataset`` reads them from
+a folder in COCO's layout, ``panoseg.data.shards`` from shards; both are ``CocoRecords``.
 
 Shape suffixes: H W pixels, N segments or objects.
 """
@@ -112,7 +111,8 @@ class CocoRecord:
     def detections(self, table: ClassTable) -> list[dict[str, Any]]:
         """Return the things in COCO's detection form, crowds flagged.
 
-        Areas are those that the file states, as published scores take them.
+        They are those of the instances JSON, or else of the panoptic truth. Areas are those that
+        the file states, as published scores take them.
 
         Returns:
             Rows with category_id, bbox (left, top, width, height in pixels), compressed
@@ -202,10 +202,7 @@ class CocoRecords(Dataset[Photograph], ABC):
         return annotated.segmentation, annotated.crowd_ids
 
     def detections(self, index: int) -> list[dict[str, Any]]:
-        """Return the true things at ``index`` in COCO's detection form.
-
-        They are those of the instances JSON, or else of the panoptic truth.
-        """
+        """Return the true things at ``index``, see ``CocoRecord.detections``."""
         return self.record(index, with_image=False).detections(self.table)
 
 
@@ -222,10 +219,7 @@ def _stated_size(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _labels(truth: CocoSegmentation) -> np.ndarray:
-    """Return the class of each segment by its position, with ``VOID`` in front; int64, N + 1.
-
-    Void and crowds are ``VOID`` too.
-    """
+    """Return ``VOID``, then the class of each segment (crowds and void: ``VOID``); int64, N + 1."""
     segments = truth.segmentation.segments
     is_left_out = segments.is_void | np.isin(segments.ids, truth.crowd_ids)
     return np.concatenate([[VOID], np.where(is_left_out, VOID, segments.class_ids)]).astype(

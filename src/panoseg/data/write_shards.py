@@ -238,7 +238,7 @@ def pack(index: int, record: CocoRecord) -> bytes:
 
 @contextmanager
 def _store_errors(place: str) -> Iterator[None]:
-    """Raise ``OutputError`` for whatever a store raises when it cannot write."""
+    """Raise ``OutputError`` for any error of a store that cannot write."""
     try:
         yield
     except PanosegError:

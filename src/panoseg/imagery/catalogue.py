@@ -176,8 +176,12 @@ class _RetryingIO(StacApiIO):
         limit_answers(self.session, MAX_ANSWER_BYTES)
         self._answers = self._characters = 0
 
-    def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:
-        """Return the text of an address or a link. Raises ``APIError``."""
+    def read_text(self, source: HREF, *args: Any, **kwargs: Any) -> str:  # noqa: ANN401
+        """Return the text of an address or a link.
+
+        Raises:
+            APIError: It is not the address of a server.
+        """
         address = str(source.to_dict()["href"] if isinstance(source, Link) else source)
         if urlsplit(address).scheme not in ("http", "https"):
             raise APIError(f"{address[:80]!r} is not the address of a server")

@@ -1,8 +1,8 @@
-"""What the workers of a cluster do for a map, as functions that anyone can take from a message.
+"""Run a map on a dask cluster: the tasks of its workers, and the cluster that they belong to.
 
 A scheduler unpickles the tasks that it hands on, and neither predicts nor draws. Therefore nothing
-heavy is imported here, a task's arguments are bytes to all but the worker, and what does the work
-is imported by a worker's first task.
+heavy is imported here, the arguments of a task are bytes to all but the worker, and the modules
+that do the work are imported by a worker's first task.
 """
 
 from __future__ import annotations
@@ -104,11 +104,15 @@ hour.
 """
 
 
-def local_cluster(workers: int, **options: Any) -> LocalCluster:
-    """Workers of this machine, without pages about them.
+def local_cluster(workers: int, **options: Any) -> LocalCluster:  # noqa: ANN401
+    """Return a cluster of workers on this machine, without dashboard.
 
-    The scheduler has a server for pages all the same, on port 8787 unless told, with a warning
-    where another cluster has it.
+    The scheduler has a server for pages all the same. By default it takes port 8787, and warns
+    where another cluster has it; here it takes any free port.
+
+    Args:
+        workers: Number of worker processes.
+        **options: Further options of dask's ``LocalCluster``.
     """
     return LocalCluster(
         n_workers=workers,
@@ -120,7 +124,11 @@ def local_cluster(workers: int, **options: Any) -> LocalCluster:
 
 @contextmanager
 def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
-    """The cluster that was asked for. Raises ``ClusterError`` where no scheduler answers."""
+    """Return the cluster that the options ask for.
+
+    Raises:
+        ClusterError: No scheduler answers.
+    """
     logging.getLogger("distributed").setLevel(
         logging.CRITICAL
     )  # what matters of it is said by an error
@@ -146,8 +154,11 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
 
 
 class Cluster:
-    """The workers of a cluster; see ``panoseg.maps.mapping.Workers``. name: of the job that they
-    know.
+    """The workers of a cluster; see ``panoseg.maps.mapping.Workers``.
+
+    Args:
+        client: The connection to the scheduler.
+        name: Name of the job that the workers know.
     """
 
     def __init__(self, client: Client, name: str) -> None:
@@ -173,8 +184,9 @@ class Cluster:
     def _run(
         self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]
     ) -> Iterator[tuple[int, Any]]:
-        """Results in any order, with the numbers of their tasks; no more tasks are taken than the
-        workers can soon do.
+        """Yield the results of tasks in any order, each with the number of its task.
+
+        No more tasks are submitted than the workers can soon do.
         """
         numbers: dict[Any, int] = {}
         waiting, flying = iter(tasks), as_completed(loop=self.client.loop)
@@ -194,9 +206,12 @@ class Cluster:
             take()
 
 
-def _result(future: Future) -> Any:
-    """What a task found. Raises what it raised, ``ClusterError`` where the cluster has gone, and
-    ``OutputError`` where no worker could end it.
+def _result(future: Future) -> Any:  # noqa: ANN401
+    """Return the result of a task, or raise its error.
+
+    Raises:
+        ClusterError: The cluster has gone.
+        OutputError: No worker could finish the task.
     """
     if future.cancelled():
         raise ClusterError(

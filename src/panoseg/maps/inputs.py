@@ -1,4 +1,7 @@
-"""What a map is made of, opened and checked before anything is written."""
+"""The inputs of a map, opened and checked before anything is written.
+
+They are the cube with its season, the weights, the outline and the true parcels.
+"""
 
 from __future__ import annotations
 
@@ -122,9 +125,7 @@ class MapInputs:
 
     @cached_property
     def outside(self) -> frozenset[int]:
-        """The numbers of the windows that the outline does not meet: nothing is read or found
-        there.
-        """
+        """Numbers of the windows outside of the outline, in which nothing is read or found."""
         if self.outline is None:
             return frozenset()
         corners = [
@@ -182,8 +183,10 @@ def open_inputs(
 
 
 def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
-    """Polygons in degrees -> the cube's coordinate system; raises ``ConfigError`` where the cube
-    has none of their pixels.
+    """Return polygons in degrees in the cube's coordinate system.
+
+    Raises:
+        ConfigError: The cube has no pixel inside of them.
     """
     # A straight line on the globe's grid is none in a projection.
     fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")

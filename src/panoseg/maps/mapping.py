@@ -1,4 +1,7 @@
-"""A cube, or an area and a season, becomes a map of parcels on disk."""
+"""Map the parcels of a cube, or of an area and a season, into a folder.
+
+Also chooses what does the work: this process, or the workers of a cluster.
+"""
 
 from __future__ import annotations
 
@@ -106,22 +109,26 @@ def workers_for(running: RunOptions, opened: OpenJob) -> Iterator[Workers]:
 
 @dataclass(frozen=True, eq=False)
 class MapResult:
-    """A finished map.
-
-    out: its folder, with parcels.parquet, classes.tif, segments.tif, confidence.tif, report.html,
-    item.json, map.json, and parcels.gpkg and parcels.pmtiles on request. summary: of the parcels.
-    segments: the table of segments.tif. season: the dates that were used. notes: what the user
-    should know, a sentence each. comparison: with the truth, where one was given. seconds: what it
-    took, this start only.
-    """
+    """A finished map."""
 
     out: Path
+    """Its folder.
+
+    It holds parcels.parquet, classes.tif, segments.tif, confidence.tif, report.html, item.json and
+    map.json; parcels.gpkg and parcels.pmtiles on request.
+    """
     summary: ParcelSummary
+    """Summary of the parcels."""
     segments: Segments
+    """The table of segments.tif."""
     season: Season
+    """The dates that were used."""
     notes: tuple[str, ...]
+    """What the user should know, one sentence each."""
     comparison: Comparison | None
+    """Comparison with the truth; None where no truth was given."""
     seconds: float
+    """Duration of this start, in seconds."""
     folder: object = None
     """A temporary folder that is deleted with the result; None for a folder of the user's."""
 
@@ -161,12 +168,22 @@ def map_cube(
 ) -> MapResult:
     """Map a season: parcels with classes, rasters and a report in the folder ``out``.
 
-    weights: a folder of weights, or None for those in the package. truth: a file of true parcels to
-    compare with in the report.
-    declared_only: the truth covers part of the land, see ``compare_parcels``. within: polygons in
-    degrees (EPSG:4326); pixels whose centre lies outside have no data. running: where the work is
-    done. An unfinished map in ``out`` is continued. Every file appears whole or not at all. Memory
-    is bounded by a window, not by the area. Raises ``PanosegError`` of all kinds.
+    An unfinished map in ``out`` is continued. Every file appears whole or not at all. Memory is
+    bounded by a window, not by the area.
+
+    Args:
+        cube_path: The cube of the season.
+        weights: A folder of weights, or None for those in the package.
+        out: Folder of the map.
+        options: Options of the map.
+        truth: A file of true parcels to compare with in the report.
+        declared_only: The truth covers only part of the land, see ``compare_parcels``.
+        within: Polygons in degrees (EPSG:4326); pixels whose centre lies outside have no data.
+        running: Where the work is done.
+
+    Raises:
+        PanosegError: An input is missing or does not fit, or the map cannot be written; the
+            subclass says which.
     """
     start, out = time.monotonic(), Path(out)
     given = open_inputs(
@@ -214,7 +231,7 @@ def map_cube(
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder for what is quickly made again: it goes with the block, also when a disk is full."""
+    """Provide a temporary folder, removed with the block even where a disk is full."""
     shutil.rmtree(folder, ignore_errors=True)  # of a start that was killed
     try:
         folder.mkdir(exist_ok=True)
@@ -256,12 +273,21 @@ def map_area(
     declared_only: bool = False,
     running: RunOptions | None = None,
 ) -> MapResult:
-    """Fetch the season of an area and map it in the folder ``out``: scenes.json, NAME.zarr, and
-    what ``map_cube`` writes.
+    """Fetch the season of an area and map it in the folder ``out``.
 
-    Pixels outside of the outline have no parcel; one that straddles it is cut there. weights: their
-    bands are fetched, for the days of their season. Other arguments and errors as in ``map_cube``
-    and ``fetch_cube``. A stopped map is continued.
+    Writes scenes.json, NAME.zarr, and the files of ``map_cube``. Pixels outside of the outline have
+    no parcel; a parcel that crosses it is cut there. A stopped map is continued. Other arguments
+    and errors are those of ``map_cube`` and ``fetch_cube``.
+
+    Args:
+        wanted: The area, and the year of its season.
+        fetch: Options of the cube.
+        weights: Weights whose bands are fetched, for the days of their season.
+        out: Folder of the map.
+        options: Options of the map.
+        truth: A file of true parcels to compare with in the report.
+        declared_only: The truth covers only part of the land.
+        running: Where the work is done.
     """
     options, out = options or MapOptions(), Path(out)
     if wanted.area is None or wanted.season is None:
@@ -304,8 +330,9 @@ def map_area(
 
 
 def _begin(out: Path) -> None:
-    """Make the folder of a map, or accept that of an unfinished one, which is known as such while
-    its cube is fetched.
+    """Make the folder of a map, or accept that of an unfinished one.
+
+    The mark of an unfinished map is set here, so that it is known as one while its cube is fetched.
     """
     try:
         (new_folder(out, resumable=UNFINISHED) / UNFINISHED).mkdir(exist_ok=True)

@@ -1,5 +1,7 @@
-"""An unfinished map on disk: its plan of windows and tiles, finished windows, and what makes two
-maps the same, so that only the same command continues it.
+"""The windows of an unfinished map on disk.
+
+Holds the plan of windows and tiles, the finished windows, and the fingerprint that makes two maps
+the same, so that only the same command continues an unfinished map.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from torch import Tensor
 from panoseg.errors import DatasetError
 
 Neighbours = Literal[4, 8]
-"""Which pixels are neighbours: beside, above and below, or also at the corners."""
+"""Which pixels are neighbours: left, right, above and below, or also at the corners."""
 Variant = Literal["strict", "published"]
 """How an ignored class predicted on pixels of other classes counts: as missed, or not at all."""
 Region = Literal["all", "boundary", "interior"]

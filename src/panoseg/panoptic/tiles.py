@@ -58,6 +58,7 @@ class Cover:
     load: Callable[[int], Tile]
     """Returns a tile by its index in ``windows``."""
     _tree: shapely.STRtree = field(init=False)
+    """Index of the outlines of ``windows``."""
 
     def __post_init__(self) -> None:
         boxes = [

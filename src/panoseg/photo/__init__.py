@@ -1,3 +1,1 @@
-"""Photographs of anyone's become panoptic pictures, overlays with names, and a table of
-segments.
-"""
+"""Photographs become panoptic segmentations, overlays with names, and a table of segments."""

@@ -1,5 +1,7 @@
-"""Photographs on disk become a folder of results: PNG files of ids with their JSON, overlays, and a
-table of segments.
+"""Segment photographs into a folder of results, with weights or a function of the user.
+
+Results are PNG files of segment ids with their JSON, overlays, and a table of segments. The names
+of the results follow from those of the photographs.
 """
 
 from __future__ import annotations
@@ -82,12 +84,12 @@ _ODD = re.compile(r"[\x00-\x1f\x7f:\\\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Source:
-    """A photograph to segment. path: its file. name: of its results, with folders where files of
-    several have one name.
-    """
+    """A photograph to segment."""
 
     path: Path
+    """Its file."""
     name: str
+    """Name of its results, with folders where several files have the same name."""
 
     @property
     def file_name(self) -> str:
@@ -97,11 +99,13 @@ class Source:
 
 
 def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[PanosegError]]:
-    """The photographs that arguments mean, each once, in their order; and a failure for each
-    argument that means none.
+    """Find the photographs that arguments name, each once, in their order.
 
-    A folder stands for the pictures in it and in the folders below, a pattern (``"2024/*.jpg"``,
+    A folder stands for the images in it and in the folders below, a pattern (``"2024/*.jpg"``,
     ``**`` for any folders) for the files that match.
+
+    Returns:
+        The photographs, and an error for each argument that names none.
     """
     paths: dict[Path, Path] = {}
     failures: list[PanosegError] = []
@@ -122,10 +126,12 @@ def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[Panos
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
-    """The shortest names that tell files apart, on any disk: without ending, with folders and
-    ending only where needed.
+    """Return the shortest names that tell files apart, on any disk.
 
-    >>> unique_names([PurePath("/a/one.jpg"), PurePath("/a/two.jpg"), PurePath("/b/two.jpg"), PurePath("/b/two.png")])
+    Names have no ending; folders and ending are added only where needed.
+
+    >>> paths = map(PurePath, ["/a/one.jpg", "/a/two.jpg", "/b/two.jpg", "/b/two.png"])
+    >>> unique_names(list(paths))
     ['one', 'a/two', 'b/two.jpg', 'two.png']
     """
     names: dict[int, str] = {}
@@ -151,14 +157,15 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
 
 
 def _name(path: PurePath, depth: int, with_ending: bool) -> str:
-    """The last so many parts of a path, odd characters replaced."""
+    """Return the last ``depth`` parts of a path, odd characters replaced."""
     parts = path.relative_to(path.anchor).parts[-depth:]
     return _ODD.sub("_", "/".join((*parts[:-1], path.name if with_ending else path.stem)))
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """A name that is not taken, which ``two.jpg`` may be by a file ``two.jpg.png``; it is taken
-    then.
+    """Return ``name``, or the name with underscores where it is taken, and mark it as taken.
+
+    A file ``two.jpg.png`` may take the name ``two.jpg``.
     """
     while name.lower() in taken:
         name += "_"
@@ -215,13 +222,14 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Segmented:
-    """What was done: how many photographs, a failure for each that is left out, and the seconds
-    that one took.
-    """
+    """The outcome for a set of photographs."""
 
     images: int
+    """Number of photographs with results."""
     failures: tuple[DatasetError, ...]
+    """The error of each photograph that was left out."""
     seconds: float
+    """Mean duration of one photograph, in seconds."""
 
 
 def segment_photographs(
@@ -231,12 +239,21 @@ def segment_photographs(
     out: Path,
     show: Callable[[str, list[Row]], None] = lambda name, rows: None,
 ) -> Segmented:
-    """Write the results of photographs into a new or empty folder: of all, or, where something else
-    fails, of none.
+    """Write the results of photographs into a new or empty folder.
 
-    A photograph that cannot be read, or is too large, costs itself; where none is left, the first
-    failure is raised. predict: what makes pictures, of the classes of ``table``. show: called with
-    the name of each photograph and its segments. Raises ``OutputError``.
+    A photograph that cannot be read, or is too large, is left out; where none remains, the first
+    failure is raised. After any other error nothing is written.
+
+    Args:
+        sources: The photographs.
+        predict: Returns the segmentation of an image, with the classes of ``table``.
+        table: The classes.
+        out: Folder of the results.
+        show: Called with the name of each photograph and its segments.
+
+    Raises:
+        DatasetError: No photograph could be read.
+        OutputError: The folder cannot be written.
     """
     new_folder(out)
     failures: list[DatasetError] = []
@@ -345,8 +362,10 @@ def segment_rows(info: Sequence[Row], table: ClassTable) -> list[Row]:
 
 
 def _image_ids(sources: Sequence[Source]) -> list[int]:
-    """Ids of the images: the numbers that their names are, as COCO's are, where all are different
-    ones; else 1, 2, 3 ...
+    """Return the ids of the images.
+
+    They are the numbers in the file names, as in COCO, where all names are different numbers; else
+    1, 2, 3 ...
     """
     names = [source.path.stem for source in sources]
     numbers = {int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= 15}

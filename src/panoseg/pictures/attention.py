@@ -28,15 +28,18 @@ _WIDEST_DATE = 4.0  # days that a date covers in the figure; less where the next
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Pixels of a patch that are looked at: ``inside_HW``, bool, and what they are called."""
+    """Pixels of a patch that are looked at."""
 
     inside_HW: NDArray
+    """True at its pixels; bool, H x W."""
     words: str
+    """Its name for the reader."""
 
 
 def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArray]:
-    """Days without repeats, ascending, and the attention to each of them, G x D: images of one day
-    add up.
+    """Return the days without repeats, ascending, and the attention to each of them, G x D.
+
+    The attention to images of one day is added up.
 
     >>> days, attention = add_up_days(np.array([3, 8, 8]), np.array([[0.5, 0.2, 0.3]]))
     >>> days.tolist(), attention.tolist()
@@ -54,11 +57,17 @@ def draw_attention(
     reference_date: str,
     path: Path,
 ) -> None:
-    """Write where a place lies, its NDVI over the season, and below it how much each date counted:
-    on average and a head.
+    """Draw where a place lies, its NDVI over the season, and the attention to each date.
 
-    sample: images as on disk. attention_GT: of ``attention_in``. prediction: what the network says
-    of the place, in words.
+    The attention is drawn as its mean and for each head.
+
+    Args:
+        sample: The patch, images as on disk.
+        place: The pixels, and their name.
+        attention_GT: Attention of each head to each date, from ``attention_in``.
+        prediction: The prediction of the network for the place, in words.
+        reference_date: Day 0 of the sample, YYYY-MM-DD.
+        path: File to write.
     """
     figure = new_figure(12, 6.4)
     left, right = np.asarray(figure.subfigures(1, 2, width_ratios=(1, 2.3))).tolist()

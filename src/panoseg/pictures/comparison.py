@@ -49,11 +49,15 @@ class Comparison:
 
 
 def clear_near_midsummer(images_TCHW: np.ndarray, days_T: np.ndarray, reference_date: str) -> int:
-    """Position of the date for a picture: of the clear ones, the one nearest to mid June.
+    """Return the position of a clear date: of all clear ones, the one nearest to mid June.
 
     Haze, clouds and snow raise blue: a date is clear where its bright pixels are at most twice as
     blue as those of the clearest date. Dates with gaps count only where there are no others.
-    days_T: days since ``reference_date``, YYYY-MM-DD; mid June is the first one after it.
+
+    Args:
+        images_TCHW: Images of the season.
+        days_T: Days since ``reference_date``.
+        reference_date: YYYY-MM-DD; mid June is the first one after it.
     """
     blue_TX = images_TCHW[:, _BLUE].reshape(len(images_TCHW), -1)
     gaps_T = (blue_TX == 0).mean(axis=1) > 0.1
@@ -67,8 +71,9 @@ def clear_near_midsummer(images_TCHW: np.ndarray, days_T: np.ndarray, reference_
 
 
 def true_colour(image_CHW: np.ndarray) -> np.ndarray:
-    """Red, green and blue of an image, stretched between its 2nd and 98th percentile; uint8 H x W x
-    3.
+    """Return red, green and blue of an image, uint8, H x W x 3.
+
+    Values are stretched between the 2nd and the 98th percentile.
     """
     colours_HW3 = image_CHW[_TRUE_COLOUR].transpose(1, 2, 0).astype(np.float32)
     low, high = np.percentile(colours_HW3, [2, 98])
@@ -76,8 +81,14 @@ def true_colour(image_CHW: np.ndarray) -> np.ndarray:
 
 
 def land_of(sample: Sample, reference_date: str) -> tuple[np.ndarray, date]:
-    """A patch in true colour, uint8 H x W x 3, on a clear date near mid June, and that date.
-    reference_date: YYYY-MM-DD.
+    """Return a patch in true colour on a clear date near mid June, and that date.
+
+    Args:
+        sample: The patch.
+        reference_date: Day 0 of the sample, YYYY-MM-DD.
+
+    Returns:
+        Image, uint8, H x W x 3, and the date.
     """
     images_TCHW, days_T = sample.images_TCHW.numpy(), sample.days_T.numpy()
     position = clear_near_midsummer(images_TCHW, days_T, reference_date)
@@ -130,10 +141,11 @@ def draw_comparison(
 
 
 def right_share(truth: Panoptic, prediction: Panoptic, table: ClassTable) -> float:
-    """Share of the pixels whose class is right, 0..1, void left out; 1 where there is nothing else.
+    """Share of the pixels whose class is right, 0..1, void left out; 1 where all is void.
 
     >>> truth = Panoptic.from_maps(np.array([[1, 2, 2, 9]]), {1: 3, 2: 4, 9: 19}, PASTIS)
-    >>> right_share(truth, Panoptic.from_maps(np.array([[1, 1, 2, 2]]), {1: 3, 2: 4}, PASTIS), PASTIS)
+    >>> prediction = Panoptic.from_maps(np.array([[1, 1, 2, 2]]), {1: 3, 2: 4}, PASTIS)
+    >>> right_share(truth, prediction, PASTIS)
     0.6666666666666666
     """
     background = table.background or 0
@@ -150,8 +162,9 @@ def _parcels(picture: Panoptic) -> str:
 def draw_photograph(
     comparison: Comparison, table: ClassTable, reference_date: str, path: Path
 ) -> None:
-    """Write a photograph, its truth and its prediction side by side, with the names of the segments
-    on them.
+    """Draw a photograph, its truth and its prediction side by side.
+
+    The names of the segments are written on them.
     """
     sample: ScoredPhotograph = comparison.sample
     drawn = [comparison.truth, comparison.prediction]

@@ -1,5 +1,7 @@
-"""Pictures of a dataset: its classes, their NDVI over the season, its calendar, and some of its
-patches.
+"""Describe a dataset in text and figures.
+
+The figures show its classes, their NDVI over the season, the calendar of its dates, and some of its
+patches; the text is the Markdown summary.
 
 Shape suffixes: K classes, M months.
 """
@@ -54,8 +56,9 @@ _QUARTILES = (0.25, 0.5, 0.75)
 
 
 def draw_dataset(summary: DatasetSummary, folder: Path) -> None:
-    """Write classes.png, ndvi.png, calendar.png and patches.png; the summary must have looked at
-    images.
+    """Write classes.png, ndvi.png, calendar.png and patches.png.
+
+    The summary must have been made from images too.
     """
     draw_classes(summary, folder / "classes.png")
     draw_ndvi(summary, folder / "ndvi.png")
@@ -64,8 +67,9 @@ def draw_dataset(summary: DatasetSummary, folder: Path) -> None:
 
 
 def draw_classes(summary: DatasetSummary, path: Path) -> None:
-    """Share of the pixels, and number of parcels, of each class, the most frequent first; a tick is
-    a fold or set.
+    """Draw the share of pixels and the number of parcels of each class, most frequent first.
+
+    Ticks mark the shares in single folds or sets.
     """
     pixels_K = summary.pixels_K()
     present = [entry for entry in summary.dataset.classes.classes if pixels_K[entry.id]]
@@ -132,8 +136,9 @@ def _ticks(axes: Axes, summary: DatasetSummary, class_ids: Sequence[int]) -> Non
 
 
 def draw_ndvi(summary: DatasetSummary, path: Path) -> None:
-    """NDVI of the parcels of each crop over the season: median and quartiles of each ten days,
-    without cloudy dates.
+    """Draw the NDVI of the parcels of each crop over the season.
+
+    Lines are median and quartiles of each ten days, without cloudy dates.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -197,9 +202,7 @@ def _line(summary: DatasetSummary, class_ids: Sequence[int]) -> tuple[NDArray, N
 
 
 def draw_calendar(summary: DatasetSummary, path: Path) -> None:
-    """How many dates a patch has in each month, clear or in cloud, and every date of some
-    patches.
-    """
+    """Draw the clear and cloudy dates of a patch in each month, and all dates of some patches."""
     figure = new_figure(11, 7)
     months, dates = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     start_M, clear_M, cloudy_M = dates_by_month(summary.patches, summary.dataset.reference_date)
@@ -235,10 +238,12 @@ def draw_calendar(summary: DatasetSummary, path: Path) -> None:
 def dates_by_month(
     patches: Sequence[PatchFacts], reference_date: date
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """First day of each month, and the mean number of clear and of cloudy dates that a patch has in
-    it.
+    """Return the mean number of clear and of cloudy dates of a patch in each month.
 
     A date counts as cloudy by the share of the patch's parcels that are in cloud.
+
+    Returns:
+        First day of each month, clear dates, cloudy dates; each of length M.
     """
     clear: defaultdict[np.datetime64, float] = defaultdict(float)
     cloudy: defaultdict[np.datetime64, float] = defaultdict(float)
@@ -259,8 +264,9 @@ def _cloudy(patch: PatchFacts) -> NDArray:
 
 
 def draw_patches(summary: DatasetSummary, path: Path) -> None:
-    """Some patches, spread over those that were counted: true colour on a clear date near mid June,
-    and the truth below.
+    """Draw some patches in true colour on a clear date near mid June, and the truth below.
+
+    They are spread evenly over those that were counted.
     """
     places = np.unique(np.linspace(0, len(summary.chosen) - 1, _SHOWN_PATCHES).round().astype(int))
     figure = new_figure(3 * len(places), 7.3)
@@ -292,11 +298,19 @@ _PIXEL_HECTARES = 0.01  # of 10 m x 10 m
 def describe(
     folder: Path, out: Path | None = None, patches: int | None = None, seed: int = 0
 ) -> str:
-    """The summary of a dataset; with ``out``, a new or empty folder, also written there as
-    ``dataset.md`` beside pictures.
+    """Return the summary of a dataset, as Markdown.
 
-    patches: count only so many, drawn by ``seed``. Raises ``DatasetError``, ``ConfigError`` and
-    ``OutputError``.
+    Args:
+        folder: The dataset.
+        out: A new or empty folder for the summary (``dataset.md``) and its figures; None writes
+            nothing.
+        patches: Number of patches to count, drawn by ``seed``; None counts all.
+        seed: Seed of the draw.
+
+    Raises:
+        DatasetError: The dataset is missing or damaged.
+        ConfigError: The options do not fit the dataset.
+        OutputError: The folder cannot be written.
     """
     dataset = open_labelled(folder)
     chosen = choose_patches(len(dataset.part_of), patches, seed)

@@ -47,7 +47,7 @@ def darker(colour: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, whose parts make room for one another."""
+    """Return an empty figure of a size in inches, whose parts make room for one another."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -55,8 +55,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def class_legend(figure: Figure, table: ClassTable, class_ids: Iterable[int], columns: int) -> None:
-    """A legend of some classes below a figure, and of the line between them where the table names
-    it; nothing for none.
+    """Draw a legend of some classes below a figure; nothing for none.
+
+    The line between segments is part of it where the table names it.
     """
     from matplotlib.patches import Patch
 
@@ -91,10 +92,10 @@ def month_axis(axes: Axes) -> None:
 
 
 def check_picture(path: Path) -> None:
-    """Raise ``OutputError`` for a name that says no format of pictures, or a place that cannot be
-    written to.
+    """Check the name and the place of a figure, for commands that predict before they draw.
 
-    For a command that predicts before it draws.
+    Raises:
+        OutputError: The name has no known format, or the place cannot be written to.
     """
     check_picture_name(path)
     check_writable(path)
@@ -114,7 +115,11 @@ def check_picture_name(path: Path) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure atomically, in the format that the name says. Raises ``OutputError``."""
+    """Write a figure atomically, in the format of the name's ending.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     check_picture_name(path)
     with atomic(path) as temporary:
         figure.savefig(temporary)

@@ -52,8 +52,9 @@ def _draw_photograph_scores(scores: PhotographScores, table: ClassTable, folder:
 
 
 def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
-    """Where the pixels of each true class went: rows of a confusion matrix divided by their sums,
-    NaN in a row without pixels.
+    """Divide the rows of a confusion matrix by their sums; NaN in a row without pixels.
+
+    A row says where the pixels of a true class went.
 
     >>> row_shares(np.array([[6, 2], [0, 0]])).tolist()
     [[0.75, 0.25], [nan, nan]]
@@ -63,8 +64,9 @@ def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
 
 
 def draw_confusion(scores: ConfusionScores, table: ClassTable, path: Path) -> None:
-    """The confusion matrix: a row is a true class, its cells the shares of its pixels by predicted
-    class, in percent.
+    """Draw the confusion matrix.
+
+    A row is a true class; its cells are the shares of its pixels by predicted class, in percent.
     """
     rows = [entry for entry in table.classes if entry.kind != "void"]
     columns = [
@@ -158,8 +160,9 @@ def _draw_classes(
     count_K: np.ndarray,
     path: Path,
 ) -> None:
-    """A bar a class for the first of ``columns`` (0..1 by class id), marks for the others, and how
-    much truth there is.
+    """Draw the scores of each class, and how much truth it has.
+
+    The first of ``columns`` (0..1 by class id) is a bar for each class, the others are marks.
     """
     (title, main_K), *others = columns.items()
     rows = sorted(

@@ -312,7 +312,7 @@ class Plan:
             self.angle.append(angle)
 
     def landscape(self, margin: int) -> Landscape:
-        """Return the landscape, without a margin of so many pixels."""
+        """Return the landscape without a margin, in pixels."""
         units_YX = self.unit_N.reshape(self.shape)
         material_U, parcel_U = np.array(self.material, np.int16), np.array(self.parcel, np.int32)
         whole_HW = parcel_U[units_YX[1::CELLS, 1::CELLS]]

@@ -68,10 +68,17 @@ def find_place(
     pixel: tuple[int, int] | None,
     parcel: int | None,
 ) -> Place:
-    """A pixel (row and column from 0), a parcel by its number in the patch, or, with neither, the
-    whole patch.
+    """Return a pixel, a parcel, or, with neither, the whole patch.
 
-    Raises ``ConfigError`` for what lies outside of the patch, or is not there.
+    Args:
+        classes_HW: Class of each pixel.
+        parcels_HW: Parcel number of each pixel, 0 for none.
+        table: The classes.
+        pixel: Row and column, from 0.
+        parcel: Number of the parcel in the patch.
+
+    Raises:
+        ConfigError: The pixel or parcel is not in the patch, or both are given.
     """
     if pixel is not None and parcel is not None:
         raise ConfigError("--pixel and --parcel", "one of them", "leave one out")
@@ -152,10 +159,15 @@ def predicted_class(classes_X: NDArray, table: ClassTable) -> str:
 
 
 def attention_in(attention_GThw: Tensor, inside_HW: NDArray) -> NDArray:
-    """The mean attention of each head over some pixels, float32 G x T, which sums to 1 over dates.
+    """Return the mean attention of each head over some pixels; the sum over dates is 1.
 
-    attention_GThw: of one sample, at any size; resampled bilinearly to that of ``inside_HW``, as
-    U-TAE does.
+    Args:
+        attention_GThw: Attention of one sample, at any size; it is resampled bilinearly to that of
+            ``inside_HW``, as U-TAE does.
+        inside_HW: True at the pixels; bool.
+
+    Returns:
+        float32, G x T.
     """
     attention_GTHW = F.interpolate(
         attention_GThw.float(), size=inside_HW.shape, mode="bilinear", align_corners=False

@@ -33,21 +33,20 @@ _FORMAT = "panoseg checkpoint 1"
 
 @dataclass
 class Progress:
-    """Where a run stands; the only thing that changes while it runs, beside model and optimiser.
-
-    epoch: finished epochs. step: finished steps of the current epoch. total_steps: finished steps
-    of the run.
-    best_score: best validation score so far and best_epoch: its epoch (1 first); None before the
-    first validation.
-    log_size: bytes of log.csv that belong to this state.
-    """
+    """Where a run stands: its only changing state besides model and optimiser."""
 
     epoch: int = 0
+    """Finished epochs."""
     step: int = 0
+    """Finished steps of the current epoch."""
     total_steps: int = 0
+    """Finished steps of the run."""
     best_score: float | None = None
+    """Best validation score so far; None before the first validation."""
     best_epoch: int | None = None
+    """Epoch of the best score, from 1; None before the first validation."""
     log_size: int = 0
+    """Bytes of log.csv that belong to this state."""
 
 
 def random_state() -> dict[str, Any]:
@@ -87,8 +86,14 @@ def save_checkpoint(
     progress: Progress,
     random_states: list[dict],
 ) -> None:
-    """Write a checkpoint atomically; ``random_states`` has one entry a process, in the order of
-    their ranks.
+    """Write a checkpoint atomically.
+
+    Args:
+        path: File to write.
+        model: State dict of the network.
+        optimiser: State dict of the optimiser.
+        progress: Where the run stands.
+        random_states: One entry for each process, in the order of their ranks.
     """
     content = {
         "format": _FORMAT,
@@ -106,14 +111,16 @@ def save_checkpoint(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as read: state dicts of model and optimiser, progress, and each process' random
-    state.
-    """
+    """A checkpoint as read."""
 
     model: dict[str, Tensor]
+    """State dict of the network."""
     optimiser: dict[str, Any]
+    """State dict of the optimiser."""
     progress: Progress
+    """Where the run stands."""
     random_states: list[dict[str, Any]]
+    """Random state of each process, by rank; see ``random_state``."""
 
 
 _EXPECTED = "a checkpoint that panoseg train has written"
@@ -121,8 +128,10 @@ _FIX = "resume from a run's folder, or start again with another --out"
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read what ``save_checkpoint`` wrote, never running code from the file. Raises
-    ``WeightsError``.
+    """Read a file of ``save_checkpoint``, without running code from it.
+
+    Raises:
+        WeightsError: It is no checkpoint.
     """
     content = load_tensors(path, _EXPECTED, _FIX)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
@@ -141,8 +150,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def applying(path: Path) -> Iterator[None]:
-    """Turn what a checkpoint with impossible contents raises where it is used into one
-    ``WeightsError``.
+    """Turn errors from the impossible contents of a checkpoint into one ``WeightsError``.
+
+    For the block in which the contents are used.
     """
     try:
         yield
@@ -154,8 +164,10 @@ def applying(path: Path) -> Iterator[None]:
 
 
 def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load a checkpoint's parameters; every entry that is missing, unexpected or of another shape
-    is named on mismatch.
+    """Load the parameters of a checkpoint into a module.
+
+    Raises:
+        WeightsError: Entries are missing, unexpected or of another shape; all are named.
     """
     own = module.state_dict()
     wrong = [f"{name} missing" for name in own if name not in state]
@@ -181,9 +193,11 @@ LEADING = ("epoch", "step", "split", "learning_rate")
 class RunLog:
     """Writes rows of numbers to ``folder``/log.csv and to TensorBoard.
 
-    columns: names of all numbers that rows may hold, in order; a row leaves out what it does not
-    know. position: bytes of log.csv to keep and the step that they end with, from a checkpoint;
-    None starts a new log.
+    Args:
+        folder: Folder of the run.
+        columns: Names of all numbers that rows may hold, in order; a row may lack some.
+        position: From a checkpoint: bytes of log.csv to keep, and the step that they end with. None
+            starts a new log.
     """
 
     def __init__(
@@ -207,7 +221,7 @@ class RunLog:
 
     @property
     def size(self) -> int:
-        """Bytes of log.csv so far: what a checkpoint stores."""
+        """Bytes of log.csv so far, for the checkpoint."""
         return self._file.tell()
 
     def write(
@@ -218,8 +232,14 @@ class RunLog:
         numbers: Mapping[str, float],
         learning_rate: float | None = None,
     ) -> None:
-        """Append a row. ``epoch`` and ``step`` count finished ones from the start of the run; NaN
-        leaves its cell empty.
+        """Append a row; NaN leaves its cell empty.
+
+        Args:
+            epoch: Finished epochs since the start of the run.
+            step: Finished steps since the start of the run.
+            split: Name of the set.
+            numbers: Value of each column.
+            learning_rate: Learning rate of the step; None leaves it out.
         """
         row = {
             "epoch": epoch,
@@ -283,8 +303,9 @@ def _tensorboard(folder: Path, purge_step: int) -> SummaryWriter | _NoEvents:
 
 
 class RunningMean:
-    """Means of named losses since the last reset; sums stay on the device, so that adding never
-    waits for it.
+    """Means of named losses since the last reset.
+
+    Sums stay on the device, so that adding never waits for it.
     """
 
     def __init__(self) -> None:
@@ -307,7 +328,11 @@ class RunningMean:
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """The rows of a log.csv. Raises ``ConfigError``."""
+    """Read the rows of a log.csv.
+
+    Raises:
+        ConfigError: It is missing or damaged.
+    """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))

@@ -124,13 +124,13 @@ class TrainConfig:
     et al. 2017, 1706.02677); 0 takes them as they are.
     """
     max_steps_per_epoch: int = 0
-    """Ends an epoch after so many steps; 0 takes all."""
+    """Ends an epoch after this number of steps; 0 takes all."""
     max_validation_patches: int = 0
-    """Validates on the first so many patches; 0 takes all."""
+    """Validates on this number of patches, the first ones; 0 takes all."""
     validate_every: int = 1
     """Epochs between validations; the last epoch always has one."""
     validate_after: int = 0
-    """No validation in the first so many epochs."""
+    """Number of epochs at the start without validation."""
     heatmap_only_epochs: int = 0
     """First epochs in which a panoptic head learns its centres alone."""
     tune_threshold: bool = True
@@ -213,14 +213,17 @@ class TrainConfig:
             )
 
     @property
-    def loss_options(self) -> Any:
+    def loss_options(self) -> PapsLossConfig | SemanticLossConfig | None:
         """Options of the network's loss; None where they are options of the network itself."""
         option = self.model.loss_option
         return None if option is None else getattr(self, option)
 
     def validates(self, epoch: int, epochs: int | None = None) -> bool:
-        """Whether there is a validation after epoch ``epoch`` (1 first) of ``epochs``, by default
-        those of the options.
+        """Return whether a validation follows an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 1.
+            epochs: Number of epochs; None takes that of the options.
         """
         last = self.epochs if epochs is None else epochs
         return epoch == last or (epoch > self.validate_after and epoch % self.validate_every == 0)
@@ -240,7 +243,7 @@ class RunConfig:
     """The training, resolved: every option with its value."""
 
 
-def _at_least(config: Any, lowest: int, *names: str) -> None:
+def _at_least(config: object, lowest: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not value >= lowest:  # refuses NaN too
@@ -250,5 +253,5 @@ def _at_least(config: Any, lowest: int, *names: str) -> None:
             )
 
 
-def _default(entry: Field[Any]) -> Any:
+def _default(entry: Field[Any]) -> object:
     return entry.default if entry.default_factory is MISSING else entry.default_factory()

@@ -1,4 +1,7 @@
-"""Scores of weights on a dataset: of a run, of our weights, or of the authors' five folds."""
+"""Score weights on a dataset, and draw predictions beside the truth.
+
+Weights are those of a run, our own, or those of the published programs, of one fold or of five.
+"""
 
 from __future__ import annotations
 
@@ -63,10 +66,13 @@ class FoldWeights:
 def find_weights(
     folder: Path, data: Place, fold: int | None, every_patch: bool
 ) -> Iterator[FoldWeights]:
-    """The weights in a folder: a run's, our own, our own of several folds, or the authors'.
+    """Find the weights in a folder: of a run, our own of one or several folds, or published ones.
 
-    fold: take only this rotation. every_patch: score on all patches of the dataset, none of which
-    the weights have seen.
+    Args:
+        folder: The folder.
+        data: The dataset.
+        fold: The only rotation to take; None takes all.
+        every_patch: Score on all patches of the dataset; the weights have seen none of them.
     """
     layout = find_layout(data)
     if (folder / WEIGHTS / CARD).exists():
@@ -306,16 +312,17 @@ def _scored_words(
 
 
 def write_scores(folder: Path, scores: Scores, about: Mapping[str, Any]) -> None:
-    """Write metrics.json (``about``, then the main numbers as "test", then all as "details") and
-    metrics.md.
+    """Write metrics.json and metrics.md.
+
+    The JSON holds ``about``, then the main numbers as "test", then all as "details".
     """
     write_text(folder / TABLE, scores.table() + "\n")
     write_json(folder / METRICS, {**about, "test": scores.summary(), "details": scores.to_json()})
 
 
 @torch.no_grad()
-def compare(network: Network, split: Split, sample: Any, fabric: Fabric) -> Comparison:
-    """Return a sample of a set beside what the network says of it."""
+def compare(network: Network, split: Split, sample: object, fabric: Fabric) -> Comparison:
+    """Return a sample of a set with its truth and its prediction."""
     network.eval()
     batch = split.prepare(split.collate([sample]), fabric)
     with fabric.autocast():
@@ -387,7 +394,11 @@ def show(folder: Path, data: Place, patch: str, out: Path, fold: int | None = No
 def _find_sample(
     found: FoldWeights, data: Place, name: str, options: TrainConfig
 ) -> tuple[Split, int]:
-    """Return the set that holds a sample, and where in it. Raises ``ConfigError`` for none."""
+    """Return the set that holds a sample, and its position there.
+
+    Raises:
+        ConfigError: No set has a sample of that name.
+    """
     layout = find_layout(data)
     names: list[str] = []
     for parts in layout.openable:

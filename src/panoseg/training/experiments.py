@@ -32,17 +32,16 @@ from panoseg.training.config import OptimiserConfig, TrainConfig
 
 @dataclass(frozen=True)
 class Experiment:
-    """A training with a name.
-
-    config: all its options. data: the dataset it is meant for. published: the published score,
-    empty where there is none at hand. source: where it comes from, and the published program's
-    command where there is one.
-    """
+    """A training with a name."""
 
     config: TrainConfig
+    """All options of the training."""
     data: str
+    """The dataset that it is meant for."""
     published: str
+    """The published score; empty where none is known."""
     source: str
+    """Its source, with the published program's command where there is one."""
 
     @property
     def model(self) -> str:
@@ -104,12 +103,18 @@ def _semantic(model: ModelConfig) -> TrainConfig:
     return replace(_SEMANTIC, model=model)
 
 
-def _panoptic(**options: Any) -> TrainConfig:
+def _panoptic(**options: Any) -> TrainConfig:  # noqa: ANN401
     return replace(_PANOPTIC, model=PapsConfig(**options))
 
 
 def _pastis(config: TrainConfig, published: str, options: str = "") -> Experiment:
-    """A row of the tables of Garnot and Landrieu. options: those of the published command."""
+    """Return a row of the tables of Garnot and Landrieu.
+
+    Args:
+        config: The training.
+        published: The published score.
+        options: Options of the published command.
+    """
     table, command = (
         (1, "train_semantic.py") if config.model.answers == "semantic" else (2, "train_panoptic.py")
     )
@@ -149,7 +154,7 @@ _PHOTOGRAPHS = TrainConfig(
 
 
 def _longer(config: TrainConfig, times: int) -> TrainConfig:
-    """The same training, so many times as long; its warm-up stays."""
+    """Return the same training, ``times`` as long; its warm-up stays."""
     milestones = tuple(times * step for step in config.optimiser.milestones)
     return replace(
         config,
@@ -288,7 +293,11 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def experiment(name: str) -> Experiment:
-    """The experiment of that name. Raises ``ConfigError`` that lists the names."""
+    """Return the experiment of a name.
+
+    Raises:
+        ConfigError: There is none; the message lists the names.
+    """
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     close = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.4)

@@ -1,4 +1,4 @@
-"""The test scores of five folds, and their mean."""
+"""The test scores of five folds, their mean and deviation, and the tables that report them."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ _SHARES = {
 
 @dataclass(frozen=True)
 class FoldScores:
-    """The test scores of one fold.
-
-    summary: the main numbers, in percent. classes: of each class its numbers by name, 0..1, None
-    where undefined because the fold has no such pixel or parcel. confusion: pixels by true and
-    predicted class with the ids that are ignored, or None.
-    """
+    """The test scores of one fold."""
 
     summary: Mapping[str, float]
+    """The main numbers, in percent."""
     classes: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    """Numbers of each class by name, 0..1; None where the fold has no such pixel or parcel."""
     confusion: Mapping[str, Any] | None = None
+    """Pixels by true and predicted class, with the ids that are ignored; None where unknown."""
 
 
 def read_test_scores(folder: Path) -> FoldScores:
-    """The test scores of a run or of a test. Raises ``DatasetError`` that names the file where they
-    are missing.
+    """Read the test scores of a run or of a test.
+
+    Raises:
+        DatasetError: They are missing or damaged; the message names the file.
     """
     path = folder / METRICS
     try:
@@ -72,12 +72,16 @@ def write_mean(folder: Path, scores: Mapping[int, FoldScores]) -> str:
 
 
 def mean_of_folds(scores: Mapping[int, FoldScores]) -> tuple[str, dict[str, Any]]:
-    """Markdown tables of five folds with mean and sample deviation, overall and by class, and the
-    same JSON-ready.
+    """Return the scores of five folds with mean and sample deviation, overall and by class.
 
-    Raises ``DatasetError`` that names the folds that are missing. Where confusion matrices are
-    known, the scores of all five test sets taken together follow, as utae-paps @ 987874e
-    (train_semantic.py, ``overall_performance``) reports them.
+    Where confusion matrices are known, the scores of all five test sets taken together follow, as
+    utae-paps @ 987874e (train_semantic.py, ``overall_performance``) reports them.
+
+    Returns:
+        Markdown tables, and the same JSON-ready.
+
+    Raises:
+        DatasetError: Folds are missing; the message names them.
 
     >>> print(mean_of_folds({fold: FoldScores({"PQ": 40.0 + fold}) for fold in range(1, 6)})[0])
     | fold      |   PQ |
@@ -142,8 +146,9 @@ def _together(confusions: Sequence[Mapping[str, Any] | None]) -> dict[str, float
 def _means_by_class(
     folds: Sequence[Mapping[str, Mapping[str, float | None]]],
 ) -> dict[str, dict[str, Any]]:
-    """Of each class and number: mean and deviation in percent over the folds where it is defined,
-    and how many they are.
+    """Return mean and deviation of each number of each class, in percent.
+
+    They are taken over the folds where the number is defined, and their count is returned too.
     """
     return {
         name: {
@@ -163,7 +168,7 @@ def _mean(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _class_table(classes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """A row a class: in how many folds it is defined, and mean ± deviation of each number."""
+    """Return a table with a row for each class: its folds, and mean ± deviation of each number."""
     keys = list(next(iter(classes.values())))
     rows = [
         [
@@ -177,9 +182,12 @@ def _class_table(classes: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 
 
 def _spread(number: Mapping[str, Any]) -> str:
-    """
-    >>> _spread({"mean": 43.21, "deviation": 1.58, "folds": 5}), _spread({"mean": None, "deviation": None, "folds": 0})
-    ('43.2 ± 1.6', '–')
+    """Return mean ± deviation, as text.
+
+    >>> _spread({"mean": 43.21, "deviation": 1.58, "folds": 5})
+    '43.2 ± 1.6'
+    >>> _spread({"mean": None, "deviation": None, "folds": 0})
+    '–'
     """
     if number["mean"] is None:
         return "–"

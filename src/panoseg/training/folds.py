@@ -45,8 +45,9 @@ def start_all_folds(
     folder: Path,
     report: Report = lambda line: None,
 ) -> FoldsResult:
-    """Train the five folds, one after the other, into ``folder``/fold_1 .. fold_5, and write the
-    table of their scores; arguments as in ``run.start``.
+    """Train the five folds one after the other, and write the table of their scores.
+
+    The runs are ``folder``/fold_1 .. fold_5; arguments as in ``run.start``.
     """
     for fold in FOLDS:
         open_splits(data, fold, train)
@@ -59,8 +60,9 @@ def start_all_folds(
 def resume(
     folder: Path, data: Place | None = None, report: Report = lambda line: None
 ) -> run.RunResult | FoldsResult:
-    """Continue a run of one fold, or of all five, where it stopped; arguments as in
-    ``run.resume``.
+    """Continue a run of one fold, or of all five, where it stopped.
+
+    Arguments as in ``run.resume``.
     """
     if not (folder / PLAN).exists():
         return run.resume(folder, data, report=report)

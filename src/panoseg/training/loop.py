@@ -1,4 +1,7 @@
-"""The training loop, and the learning rate as a function of the step, which needs no state."""
+"""The training loop, with the schedule of its learning rate, its optimiser and its devices.
+
+The learning rate is a function of the step and needs no state.
+"""
 
 from __future__ import annotations
 
@@ -44,33 +47,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LearningRateSchedule:
-    """How long a training is, and the learning rate of each of its steps.
-
-    optimiser: options as they are used, milestones in steps. steps: in all. steps_per_epoch: of all
-    epochs but the last, which may be shorter. batch: samples a step over all processes.
-    reference_batch: those for which the options are meant, 0 for any.
-    """
+    """The length of a training, and the learning rate of each of its steps."""
 
     optimiser: OptimiserConfig
+    """Options as they are used, milestones in steps."""
     steps: int
+    """Steps of the whole training."""
     steps_per_epoch: int
+    """Steps of each epoch but the last, which may be shorter."""
     batch: int
+    """Samples of a step, over all processes."""
     reference_batch: int = 0
+    """Samples of a step for which the options are meant; 0 for any."""
 
     @classmethod
     def of(
         cls, config: TrainConfig, steps_per_epoch: int, processes: int = 1
     ) -> LearningRateSchedule:
-        """The course of a training.
+        """Return the schedule of a training.
 
         Where options are meant for another batch, rates become larger and steps fewer by the
         quotient of the batches, so that the same samples are seen: the linear rule of Goyal et al.
         2017 (1706.02677), section 2.1.
 
-        >>> published = OptimiserConfig(learning_rate=0.12, schedule="milestones", milestones=(15000, 20000))
-        >>> schedule = LearningRateSchedule.of(TrainConfig(optimiser=published, steps=22500, batch_size=8, reference_batch=64), 14785)
-        >>> schedule.optimiser.learning_rate, schedule.optimiser.milestones, schedule.steps, schedule.epochs
-        (0.015, (120000, 160000), 180000, 13)
+        >>> published = OptimiserConfig(
+        ...     learning_rate=0.12, schedule="milestones", milestones=(15000, 20000)
+        ... )
+        >>> config = TrainConfig(optimiser=published, steps=22500, batch_size=8, reference_batch=64)
+        >>> schedule = LearningRateSchedule.of(config, 14785)
+        >>> schedule.optimiser.learning_rate, schedule.optimiser.milestones
+        (0.015, (120000, 160000))
+        >>> schedule.steps, schedule.epochs
+        (180000, 13)
         """
         batch, optimiser = config.batch_size * processes, config.optimiser
         scale = batch / config.reference_batch if config.reference_batch else 1.0
@@ -104,11 +112,14 @@ class LearningRateSchedule:
         return learning_rate(self.optimiser, step, 1, self.steps)
 
     def text(self) -> str:
-        """What the linear rule has made of the options, in one line; empty where they are taken as
-        they are.
+        """Describe the options after the linear rule, in one line; empty where they are unchanged.
 
-        >>> LearningRateSchedule.of(TrainConfig(steps=1000, batch_size=2, reference_batch=8), 100, processes=2).text()
-        'linear rule: options for 8 samples a step, of which there are 4: learning rate 0.0005, 2,000 steps'
+        >>> config = TrainConfig(steps=1000, batch_size=2, reference_batch=8)
+        >>> for part in LearningRateSchedule.of(config, 100, processes=2).text().split(": "):
+        ...     print(part)
+        linear rule
+        options for 8 samples a step, of which there are 4
+        learning rate 0.0005, 2,000 steps
         """
         if not self.reference_batch:
             return ""
@@ -128,12 +139,17 @@ class LearningRateSchedule:
 
 
 def learning_rate(config: OptimiserConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of optimiser step ``step`` (0 first), of ``epochs * steps_per_epoch`` in
-    all.
+    """Return the learning rate of an optimiser step.
 
-    A linear warm-up multiplies whatever the schedule says. Milestones count whole epochs, as in
+    A linear warm-up multiplies the rate of the schedule. Milestones count whole epochs, as in
     utae-paps @ 987874e (train_panoptic.py): with milestone 60, epoch 61 is the first at the lower
     rate.
+
+    Args:
+        config: Options of the optimiser.
+        step: Number of the step, from 0.
+        steps_per_epoch: Steps of an epoch.
+        epochs: Number of epochs.
     """
     return (
         config.learning_rate
@@ -243,7 +259,12 @@ class TrainingStep(nn.Module):
         self.model = network
 
     def forward(self, batch: Callable[[], Any], heatmap_only: bool = False) -> dict[str, Tensor]:
-        """Return the losses; batch: gives the batch, which Fabric would take apart to cast it."""
+        """Return the losses of a batch.
+
+        Args:
+            batch: Returns the batch; Fabric would take the batch itself apart to cast it.
+            heatmap_only: Compute only the loss of the heatmap.
+        """
         return self.model.losses(batch(), heatmap_only)
 
 
@@ -447,8 +468,9 @@ class _Clock:
 
 
 def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, float]:
-    """The same numbers in all processes, so that where one has diverged they stop together and none
-    waits for the other.
+    """Return the mean of the losses over all processes, the same in each.
+
+    Thus all stop together where one has diverged, and none waits for another.
     """
     if fabric.world_size == 1:
         return losses
@@ -459,8 +481,10 @@ def _mean_over_processes(losses: dict[str, float], fabric: Fabric) -> dict[str, 
 
 
 def _check_finite(loss: float, progress: Progress, fabric: Fabric) -> None:
-    """Stop a training that has diverged: the first process raises ``ConfigError``, all others leave
-    without a word.
+    """Stop a training that has diverged.
+
+    Raises:
+        ConfigError: The loss is not finite; in the first process. All others exit silently.
     """
     if math.isfinite(loss):
         return

@@ -129,7 +129,11 @@ def resume(
 
 
 def read_run(folder: Path | str) -> RunConfig:
-    """Return the configuration of a run. Raises ``ConfigError``."""
+    """Return the configuration of a run.
+
+    Raises:
+        ConfigError: The folder holds no run, or its configuration is damaged.
+    """
     path = Path(folder) / CONFIG
     fix = "Give the folder that panoseg train wrote."
     try:
@@ -195,9 +199,13 @@ class _BestKeeper:
     """Writes the weights of a training with the scores that made them the best so far."""
 
     run: RunConfig
+    """Configuration of the run."""
     splits: Splits
+    """The sets of the fold."""
     network: Network
+    """The network that is trained."""
     folder: Path
+    """Folder of the run."""
 
     def __call__(self, epoch: int, scores: dict[str, float]) -> None:
         config = self.run.train

@@ -37,6 +37,7 @@ from panoseg.metrics.confusion import (
 )
 from panoseg.metrics.panoptic_quality import PanopticCounts, patch_counts, quality_of_counts
 from panoseg.metrics.scores import PanopticScores, Scores, SemanticScores
+from panoseg.models.config import ModelConfig
 from panoseg.models.network import (
     Details,
     Network,
@@ -87,7 +88,7 @@ class Scorer(Protocol):
     ) -> Scores:
         """Return scores of all samples of a set, each counted once by all processes together."""
 
-    def truths(self, batch: Any, table: ClassTable) -> list[Panoptic]:
+    def truths(self, batch: Any, table: ClassTable) -> list[Panoptic]:  # noqa: ANN401
         """Return the truth of a batch, one segmentation a sample."""
 
 
@@ -98,7 +99,7 @@ def evaluation_batches(network: Network, split: Split, fabric: Fabric) -> Iterat
     return track(split.batches(fabric, loader), "evaluate", total=len(loader))
 
 
-def sum_over_processes(counts: Any, fabric: Fabric) -> Any:
+def sum_over_processes(counts: Any, fabric: Fabric) -> Any:  # noqa: ANN401
     """Return the sum of a tensor or array over all processes."""
     if fabric.world_size == 1:
         return counts
@@ -263,8 +264,10 @@ class PhotographScorer:
 
 
 class CocoPanoptic(PhotographScorer):
-    """Panoptic quality by COCO's definition, average precision of the candidates before they are
-    merged where the network gives them, and the classes of the pixels.
+    """Panoptic quality by COCO's definition.
+
+    Also the average precision of the candidates before they are merged, where the network gives
+    them, and the classes of the pixels.
     """
 
     metric_names = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "box_AP", "mask_AP", "mIoU", "OA")
@@ -366,7 +369,7 @@ SCORERS: dict[str, Scorer] = {
 """How networks are scored, by the name that their configuration declares."""
 
 
-def scorer_of(config: Any) -> Scorer:
+def scorer_of(config: ModelConfig) -> Scorer:
     """Return the scorer that a network's configuration declares.
 
     Raises:

@@ -70,7 +70,7 @@ class Split:
         for batch in islice(loader, last_step):
             yield self.prepare(batch, fabric)
 
-    def prepare(self, batch: Any, fabric: Fabric) -> Any:
+    def prepare(self, batch: Any, fabric: Fabric) -> Any:  # noqa: ANN401
         """Return a batch on the device, seasons with standardised float32 images."""
         batch = batch.to(fabric.device)
         if self.normalisation is None:
@@ -151,10 +151,10 @@ def check_inputs(layout: Layout, model: ModelConfig) -> None:
 
 
 def unannotated_note(unannotated_of: Mapping[str, int]) -> str:
-    """Return a line that says how many images of which sets have no annotation and are left out.
+    r"""Return a line that says how many images of which sets have no annotation and are left out.
 
     >>> unannotated_note({"set train": 2, "set val": 0})
-    '\\nnote: images without annotation are left out: 2 of set train'
+    '\nnote: images without annotation are left out: 2 of set train'
     """
     found = [f"{count:,} of {words}" for words, count in unannotated_of.items() if count]
     return f"\nnote: images without annotation are left out: {', '.join(found)}" if found else ""

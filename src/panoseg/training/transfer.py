@@ -1,5 +1,7 @@
-"""Weights of several folds: the authors' become ours, and that of one fold is found in whatever
-folder holds it.
+"""Weights from elsewhere: find, import, take over and freeze them.
+
+Finds the weights of one fold in a folder of ours or of a published program, writes published
+weights in our format, and starts a network from the entries of other weights that fit.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from panoseg.models.weights import CARD, Weights, load_weights, save_weights
 
 
 def weights_of_fold(folder: Path, fold: int) -> Weights:
-    """The weights in a folder: of a run, our own, or those of one fold where a folder holds
-    several, ours or the authors'.
+    """Return the weights of one fold in a folder.
+
+    The folder is that of a run, or holds our weights of one or several folds, or published ones.
     """
     if is_published(folder):
         return published_weights(folder, fold)
@@ -40,15 +43,17 @@ def weights_of_fold(folder: Path, fold: int) -> Weights:
 
 
 def is_published(folder: Path) -> bool:
-    """Whether a folder was written by one of the published programs: it has a conf.json, or its
-    first fold has one.
+    """Return whether a folder was written by one of the published programs.
+
+    Such a folder, or the one of its first fold, has a conf.json.
     """
     return any((place / "conf.json").exists() for place in (folder, folder / "Fold_1"))
 
 
 def holds_one_fold(folder: Path) -> bool:
-    """Whether a published program's folder holds one fold's weights alone: beside their options, or
-    in its only Fold_1.
+    """Return whether the folder of a published program holds the weights of one fold only.
+
+    They lie next to their options, or in the only folder Fold_1.
     """
     here = (folder / "model.pth.tar").exists() or (folder / "Fold_1" / "conf.json").exists()
     return here and not (folder / "Fold_2").exists()
@@ -57,8 +62,9 @@ def holds_one_fold(folder: Path) -> bool:
 def published_weights(
     folder: Path, fold: int, normalisation: Normalisation | None = None
 ) -> Weights:
-    """The weights of one fold in the folder of a published program: utae-paps, or Crop2Seg, whose
-    options are more.
+    """Return the weights of one fold in the folder of a published program.
+
+    The program is utae-paps, or Crop2Seg, which has more options.
     """
     of_fold = folder / f"Fold_{fold}"
     place = of_fold if (of_fold / "conf.json").exists() else folder
@@ -74,12 +80,19 @@ def published_weights(
 def import_folds(
     folder: Path, out: Path, data: Path | None = None, fold: int | None = None
 ) -> list[Path]:
-    """Write published weights as ``out``/fold_1 .. fold_5, or one fold as ``out`` itself; returns
-    the folders written.
+    """Write published weights as ``out``/fold_1 .. fold_5, or one fold as ``out`` itself.
 
-    data: folder of NORM_S2_patch.json, else ``folder``; where neither has it the normalisation
-    stays unknown, and the weights can be scored on their dataset but not used for maps. Nothing is
-    written unless all folds can be read.
+    Nothing is written unless all folds can be read. Without NORM_S2_patch.json the normalisation
+    stays unknown: the weights can be scored on their dataset but not used for maps.
+
+    Args:
+        folder: Folder of the published weights.
+        out: Folder to write.
+        data: Folder of NORM_S2_patch.json; None looks in ``folder``.
+        fold: The only fold to import; None imports all.
+
+    Returns:
+        The folders written.
     """
     norms = data or (folder if (folder / NORMALISATION_FILE).exists() else None)
 
@@ -102,16 +115,17 @@ def import_folds(
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a network has taken from weights.
-
-    source: where they lie. taken: names of the entries that fitted. not_taken: why, for each entry
-    that only one of both has, that has another shape, or that belongs to a classifier which is
-    drawn anew; names are those of the network.
-    """
+    """The entries that a network has taken from weights. Names are those of the network."""
 
     source: str
+    """Place of the weights."""
     taken: tuple[str, ...]
+    """Names of the entries that fitted."""
     not_taken: Mapping[str, str]
+    """Reason for each entry that was not taken.
+
+    Only one of both has it, it has another shape, or it belongs to a new classifier.
+    """
 
     def text(self) -> str:
         """A line for the whole, and a line for each entry that was not taken."""
@@ -130,13 +144,19 @@ class Transfer:
 def take_over(
     model: Network, weights: Weights, source: str, swap_classifier: bool = False
 ) -> Transfer:
-    """Load into ``model`` every entry of ``weights`` that fits by name and shape; the others keep
-    what they have.
+    """Load into ``model`` every entry of ``weights`` that fits by name and shape.
 
-    A network with a backbone takes a backbone's weights, and the other way round.
-    swap_classifier: leave out the entries whose shape follows from the number of classes, and what
-    belongs to them. Raises ``WeightsError`` where nothing fits, and where a classifier of other
-    classes would be taken.
+    The other entries keep their values. A network with a backbone takes the weights of a backbone,
+    and the other way round.
+
+    Args:
+        model: The network.
+        weights: The weights.
+        source: Their place, for messages.
+        swap_classifier: Leave out the modules whose shape follows from the number of classes.
+
+    Raises:
+        WeightsError: No entry fits, or a classifier of other classes would be taken.
     """
     config, classes, known = model.config, model.table, weights.card.classes
     if not swap_classifier and not known.same_classes(classes):
@@ -191,8 +211,9 @@ def _shape(value: Tensor) -> str:
 
 
 def classifier_entries(config: ModelConfig) -> frozenset[str]:
-    """Names of the entries that belong to modules whose shape follows from the number of
-    classes.
+    """Return the names of the entries of the classifier.
+
+    These belong to modules whose shape follows from the number of classes.
     """
     with torch.random.fork_rng(devices=()):
         one = build_network(config).state_dict()
@@ -206,8 +227,11 @@ def _owner(name: str) -> str:
 
 
 def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
-    """Raise ``ConfigError`` for a part that ``model`` lacks, naming those it has, and where all
-    that learns would be frozen.
+    """Check the names of the parts to freeze.
+
+    Raises:
+        ConfigError: ``model`` lacks a part (the message names those it has), or nothing would be
+            left to train.
     """
     entries = list(model.state_dict())
     for part in parts:
@@ -242,10 +266,9 @@ def _nearest_parts(part: str, entries: Sequence[str]) -> list[str]:
 
 
 def freeze(model: nn.Module, parts: Sequence[str]) -> None:
-    """Hold parts of ``model`` still: they get no gradient, and are in evaluation mode, where batch
-    norms keep their statistics.
+    """Freeze parts of ``model``: no gradient, and evaluation mode, so that batch norms stay fixed.
 
-    ``model.train()`` undoes the second; freeze again after it.
+    ``model.train()`` undoes the evaluation mode; freeze again after it.
     """
     for name, parameter in model.named_parameters():
         if _inside(name, parts):
