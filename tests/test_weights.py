@@ -214,7 +214,8 @@ def test_options_that_multiply_to_a_huge_network_are_refused_before_it_fills_mem
     (folder / CARD).write_text(json.dumps(card))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     message = refused(folder)
-    assert f"{folder / CARD}: describes a ConvLSTM + PaPs of" in message
+    assert f"{folder / CARD}: cannot be used: A ConvLSTM + PaPs of" in message
+    assert ".." not in message
     assert (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
     )  # KB; the network would take 900 MB
