@@ -558,7 +558,7 @@ def test_the_losses_of_semantic_and_panoptic_models_are_not_mixed():
         ConfigError, match=r"U-TAE \+ PaPs does not use semantic_loss: leave it out"
     ):
         replace(PANOPTIC, semantic_loss=SemanticLossConfig(smoothing=0.1))
-    with pytest.raises(ConfigError, match="does not score boundaries: add --model.boundary"):
+    with pytest.raises(ConfigError, match=r"does not score boundaries: add --model\.boundary"):
         replace(SEMANTIC, semantic_loss=SemanticLossConfig(boundary_weight=2.0))
 
 

@@ -426,7 +426,8 @@ def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None
     except OSError as error:
         raise _unreadable(numbers, error.strerror or str(error)) from error
     except ConfigError as error:
-        raise _unreadable(numbers.with_name(CARD), f"cannot be used: {str(error).removesuffix('.')}") from error
+        reason = str(error).removesuffix(".")
+        raise _unreadable(numbers.with_name(CARD), f"cannot be used: {reason}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(numbers, f"is not a whole safetensors file ({error})") from error
     whole = {
