@@ -151,7 +151,7 @@ def test_impossible_options(capsys, data, tmp_path):
         "autumn",
         "YYYY-MM-DD",
     )
-    refused(capsys, train_arguments(data, out, "--data.augmentation.crop", "17"), "crop 17")
+    refused(capsys, train_arguments(data, out, "--data.augmentation.crop", "17"), "crop of 17")
     refused(capsys, train_arguments(data, out, "--model.backbone.heads", "3"), "heads 3")
     assert not out.exists()
 
@@ -199,7 +199,7 @@ def test_resuming_another_models_checkpoint(capsys, data, tmp_path):
         Progress(),
         [random_state()] * 2,
     )
-    refused(capsys, ["train", "--resume", str(tmp_path)], "of 2 processes", "resumed with 1")
+    refused(capsys, ["train", "--resume", str(tmp_path)], "of 2 processes", "but 1 resume it")
 
 
 def test_weights_that_are_none(capsys, data, tmp_path):
@@ -255,7 +255,7 @@ def test_what_cannot_be_printed_is_one_line():
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("map cube.nc --out map", "views 9"),
+        ("map cube.nc --out map", "--tta must be from 1 to 8, not 9"),
         ("test run --data PASTIS --out scores", "--tta must be between 1 and 8, not 9"),
         ("job submit --photo photo.jpg", "--photo cannot be combined with --register or --tta"),
     ],
