@@ -75,7 +75,8 @@ def refused(folder: Path, fold: int = 1) -> str:
         import_published(folder, fold, NORMALISATION)
     message = str(caught.value)
     assert "\n" not in message
-    assert "expected" in message
+    # What to do, as sentences or after what was expected.
+    assert "; expected " in message or message.endswith("."), message
     return message
 
 
