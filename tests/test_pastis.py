@@ -332,7 +332,7 @@ def test_normalisation_policies(damaged):
     train, validate, test = PASTIS_LAYOUT.normalisations(damaged, 3, "published")
     assert [entry.mean[0] for entry in (train, validate, test)] == pytest.approx([4, 1, 2])
     assert test.std[9] == pytest.approx(20)
-    with pytest.raises(ConfigError, match="fold 6"):
+    with pytest.raises(ConfigError, match="--fold must be a number from 1 to 5, or all, not 6"):
         PASTIS_LAYOUT.normalisations(damaged, 6, "train")
 
 
