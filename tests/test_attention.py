@@ -10,14 +10,13 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from PIL import Image
-from torch import nn
 
 from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.data.samples import Sample, collate
 from panoseg.errors import ConfigError
 from panoseg.models.config import SEASON_CONFIGS
-from panoseg.models.network import build_network
+from panoseg.models.network import Network, build_network
 from panoseg.models.outputs import SemanticOutput
 from panoseg.models.weights import load_weights, save_weights
 from panoseg.pictures.attention import draw_attention
@@ -76,14 +75,12 @@ def test_attention_of_networks_is_what_they_pay():
 
 
 def test_networks_without_attention_are_refused_in_a_line():
-    class Plain(nn.Module):
-        config = replace(UTAE)
-
+    class Plain(Network):
         def forward(self, images_BTCHW, days_BT, valid_BT):
             return SemanticOutput(images_BTCHW[:, 0])
 
     with pytest.raises(ConfigError, match="has no attention over dates") as error:
-        network_attention(Plain(), batch())
+        network_attention(Plain(replace(UTAE)), batch())
     assert "\n" not in str(error.value)
 
 
@@ -255,7 +252,9 @@ def attention_missing():
 def figures(monkeypatch):
     """The figures that would be written."""
     found = []
-    monkeypatch.setattr(attention, "save_figure", lambda figure, path: found.append(figure))
+    monkeypatch.setattr(
+        "panoseg.pictures.attention.save_figure", lambda figure, path: found.append(figure)
+    )
     return found
 
 
