@@ -41,15 +41,15 @@ def datasets(tmp_path_factory):
 
 def stop_after(monkeypatch, steps: int) -> None:
     """Let trainings be interrupted, as by Ctrl-C, when they begin the step after ``steps``."""
-    done, step = [], Training._step
+    done, begin = [], Training._set_learning_rate
 
-    def stopping(training, work):
+    def stopping(training):
         if len(done) == steps:
             raise KeyboardInterrupt
-        done.append(work)
-        return step(training, work)
+        done.append(training.progress.total_steps)
+        begin(training)
 
-    monkeypatch.setattr(Training, "_step", stopping)
+    monkeypatch.setattr(Training, "_set_learning_rate", stopping)
 
 
 @pytest.mark.parametrize("name", SEASONS)
