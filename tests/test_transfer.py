@@ -79,8 +79,8 @@ def differing(first: dict, second: dict) -> set[str]:
 
 
 def test_the_same_network_takes_everything():
-    weights, model = weights_of(UTAE), build_network(UTAE)
-    transfer = take_over(model, weights, PASTIS, "here")
+    weights, model = weights_of(UTAE), build_network(UTAE, PASTIS)
+    transfer = take_over(model, weights, "here")
     assert transfer.not_taken == {}
     assert list(transfer.taken) == list(model.state_dict())
     assert all(
@@ -89,9 +89,9 @@ def test_the_same_network_takes_everything():
 
 
 def test_what_fits_is_taken_and_every_mismatch_is_listed():
-    weights, model = weights_of(UTAE), build_network(replace(UTAE, head_widths=(12, 8)))
+    weights, model = weights_of(UTAE), build_network(replace(UTAE, head_widths=(12, 8)), PASTIS)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    transfer = take_over(model, weights, PASTIS, "here")
+    transfer = take_over(model, weights, "here")
     for name, value in model.state_dict().items():
         assert torch.equal(
             value, weights.state[name] if name in transfer.taken else before[name]
@@ -107,14 +107,14 @@ def test_what_fits_is_taken_and_every_mismatch_is_listed():
     assert transfer.not_taken["out_conv.conv.conv.6.weight"] == "20 x 8 x 3 x 3 here, missing there"
     assert len(transfer.text().splitlines()) == 1 + len(transfer.not_taken)
     back = take_over(
-        build_network(UTAE), weights_of(replace(UTAE, head_widths=(12, 8))), PASTIS, "there"
+        build_network(UTAE, PASTIS), weights_of(replace(UTAE, head_widths=(12, 8))), "there"
     )
     assert back.not_taken["out_conv.conv.conv.6.weight"] == "20 x 8 x 3 x 3 there, unknown here"
 
 
 def test_a_backbone_takes_the_weights_of_its_network_and_gives_them_back():
-    utae, paps = weights_of(UTAE), build_network(PAPS)
-    transfer = take_over(paps, utae, PASTIS, "here")
+    utae, paps = weights_of(UTAE), build_network(PAPS, PASTIS)
+    transfer = take_over(paps, utae, "here")
     assert all(
         torch.equal(paps.state_dict()[f"encoder.{name}"], value)
         for name, value in utae.state.items()
@@ -122,8 +122,8 @@ def test_a_backbone_takes_the_weights_of_its_network_and_gives_them_back():
     assert {name.split(".")[0] for name in transfer.not_taken} == {
         *(name.split(".")[0] for name in paps.state_dict() if not name.startswith("encoder."))
     }
-    back = build_network(UTAE)
-    take_over(back, replace(weights_of(PAPS), state=paps.state_dict()), PASTIS, "here")
+    back = build_network(UTAE, PASTIS)
+    take_over(back, replace(weights_of(PAPS), state=paps.state_dict()), "here")
     assert all(torch.equal(value, utae.state[name]) for name, value in back.state_dict().items())
 
 
@@ -141,7 +141,7 @@ def test_weights_of_which_nothing_fits_are_refused():
     weights = weights_of(UTAE)
     object.__setattr__(weights, "state", state)
     with pytest.raises(WeightsError, match="of which no entry fits"):
-        take_over(build_network(UTAE), weights, PASTIS, "here")
+        take_over(build_network(UTAE, PASTIS), weights, "here")
 
 
 # The classifier
@@ -151,19 +151,19 @@ def test_other_classes_need_a_new_classifier():
     with pytest.raises(
         WeightsError, match=r"20 classes of PASTIS.*5 classes of few.*--swap-classifier"
     ):
-        take_over(build_network(replace(UTAE, classes=5)), weights_of(UTAE), FEW, "here")
+        take_over(build_network(replace(UTAE, classes=5), FEW), weights_of(UTAE), "here")
     renamed = ClassTable(
         "renamed", tuple(replace(entry, name=f"crop {entry.id}") for entry in PASTIS.classes)
     )
     with pytest.raises(WeightsError, match="classes of renamed"):
-        take_over(build_network(UTAE), weights_of(UTAE), renamed, "here")
+        take_over(build_network(UTAE, renamed), weights_of(UTAE), "here")
 
 
 @pytest.mark.parametrize("table", [FEW, PASTIS], ids=lambda table: table.name)
 def test_a_swapped_classifier_stays_as_drawn_and_the_rest_is_taken(table):
-    weights, model = weights_of(UTAE), build_network(replace(UTAE, classes=table.count))
+    weights, model = weights_of(UTAE), build_network(replace(UTAE, classes=table.count), table)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    transfer = take_over(model, weights, table, "here", swap_classifier=True)
+    transfer = take_over(model, weights, "here", swap_classifier=True)
     assert {owner(name) for name in transfer.not_taken} == CLASSIFIER
     assert set(transfer.not_taken.values()) == {"new classifier"}
     for name, value in model.state_dict().items():
@@ -274,7 +274,7 @@ def test_freezing_all_that_centres_depend_on_is_refused(data, tmp_path):
         heatmap_only_epochs=1,
     )
     with pytest.raises(
-        ConfigError, match="freeze encoder heatmap_conv, all that is learned at first"
+        ConfigError, match="--freeze encoder heatmap_conv freezes all that is learned at first"
     ):
         start("tiny", config, data, 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -412,16 +412,16 @@ def test_a_run_with_frozen_parts_resumes_to_the_same_end(data, origin, tmp_path,
     )
     config = replace(config, optimiser=OptimiserConfig(learning_rate=0.01), checkpoint_minutes=0.0)
     start("tiny", config, data, 1, tmp_path / "whole")
-    steps, step = [], Training._step
+    steps, begin = [], Training._set_learning_rate
 
-    def stop_at_the_fifth(training, work):
-        steps.append(work)
+    def stop_at_the_fifth(training):
+        steps.append(training.progress.total_steps)
         if len(steps) == 5:
             raise KeyboardInterrupt
-        return step(training, work)
+        begin(training)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stop_at_the_fifth)
+        patch.setattr(Training, "_set_learning_rate", stop_at_the_fifth)
         with pytest.raises(KeyboardInterrupt):
             start("tiny", config, data, 1, tmp_path / "stopped")
     assert load_checkpoint(tmp_path / "stopped" / "last.ckpt").progress.total_steps == 4
