@@ -42,8 +42,7 @@ from panoseg.classes import PASTIS
 from panoseg.cli import main
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import ConfigError, CubeError, OutputError
-from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters
-from panoseg.maps import cluster as tasks
+from panoseg.maps import cluster, inputs, mapping, outputs, predict, rasters, tasks
 from panoseg.maps import outlines as sheets
 from panoseg.maps.assemble import assemble, regions
 from panoseg.maps.mapping import LocalWorkers, map_cube
