@@ -24,7 +24,7 @@ from panoseg.imagery.sentinel2 import (
     season_end,
     season_span,
 )
-from panoseg.maps.report import _along
+from panoseg.maps.report import _time_fraction
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.season import planned_dates
 
@@ -47,7 +47,7 @@ def test_every_way_to_a_season_gives_the_same_days(year):
     for season in (choose_season(cube), choose_season(cube, year=year)):
         assert season.dates_T.astype(str).tolist() == list(inside)
         assert (season.reference, season.last) == expected
-        assert [_along(season, day) for day in (inside[0], inside[-1])] == [0, 1]
+        assert [_time_fraction(season, day) for day in (inside[0], inside[-1])] == [0, 1]
 
 
 @pytest.mark.parametrize(
