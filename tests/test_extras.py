@@ -108,7 +108,7 @@ def test_a_training_without_tensorboard_says_so_once_and_logs_to_csv(
     without, tmp_path, monkeypatch, capsys
 ):
     started = []
-    monkeypatch.setattr(runs, "start", lambda *arguments: started.append(arguments))
+    monkeypatch.setattr(runs, "start", lambda *arguments, **options: started.append(arguments))
     command = ["train", "pastis-utae", "--data", "PASTIS", "--out", str(tmp_path / "run")]
     assert main(command) == 0
     assert "note" not in capsys.readouterr().out
