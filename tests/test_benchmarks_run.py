@@ -44,6 +44,7 @@ TINY = {
     "real_season.py": "season.nc truth.gpkg",
     "same_budget.py": "out --epochs 1 --patches 10 --threads 1 --names pastis-utae",
     "simulation.py": "1",
+    "stack_frames.py": "",
 }
 """Options of each benchmark, which runs in the folder ``inputs``."""
 
