@@ -23,10 +23,11 @@ import torch
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.metrics.scores import render_table
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
+from panoseg.models.model import Model
 from panoseg.models.network import build_network
 from panoseg.models.weights import Weights, WeightsCard, save_weights
 from panoseg.photo.options import PhotoOptions
-from panoseg.photo.segment import Predictor, Source, segment_photographs
+from panoseg.photo.segment import Source, open_model, segment_photographs
 
 THINGS, STUFF = 80, 53
 FUNCTIONS = (min, statistics.median)
@@ -53,8 +54,8 @@ def main() -> None:
             for size in arguments.sizes:
                 side = SIZES[size]
                 options = PhotoOptions(score=0.0, min_side=side, max_side=side)
-                predictor = Predictor.open(weights, instances, options)
-                times = [seconds(predictor, arguments.image) for _ in range(arguments.repeats + 1)][
+                model = open_model(weights, instances, options)
+                times = [seconds(model, arguments.image) for _ in range(arguments.repeats + 1)][
                     1:
                 ]
                 rows.append(
@@ -109,13 +110,13 @@ def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
     return {"Panoptic FPN": (fpn, None), "PSPNet + Mask R-CNN": (pspnet, maskrcnn)}
 
 
-def seconds(predictor: Predictor, image: Path) -> tuple[float, float]:
+def seconds(model: Model, image: Path) -> tuple[float, float]:
     """From the file to all results: by the clock, and of the processor, over all threads, whatever
     else the machine does.
     """
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter(), time.process_time()
-        segment_photographs([Source(image, "photograph")], predictor, predictor.table, Path(out))
+        segment_photographs([Source(image, "photograph")], model.predict, model.table, Path(out))
         return time.perf_counter() - started[0], time.process_time() - started[1]
 
 

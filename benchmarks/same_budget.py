@@ -25,7 +25,7 @@ from panoseg.training.experiments import EXPERIMENTS
 NAMES = [
     name
     for name, entry in EXPERIMENTS.items()
-    if entry.config.task == "semantic" and entry.data == "PASTIS"
+    if entry.config.model.answers == "semantic" and entry.data == "PASTIS"
 ]
 NAMES += ["s2tsczcrop-timeunet", "s2tsczcrop-wtae"]
 PANOSEG = [sys.executable, "-c", "from panoseg.cli import script; script()"]
