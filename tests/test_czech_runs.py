@@ -168,7 +168,7 @@ def test_other_folds_are_refused_in_one_line(data, tmp_path, capsys):
 
 
 def test_panoptic_models_are_refused(data, tmp_path):
-    with pytest.raises(ConfigError, match="it tells the class of each pixel but not its parcel"):
+    with pytest.raises(ConfigError, match="which tells the class of each pixel but not its parcel"):
         start("tiny", replace(CONFIG, model=PAPS), data, 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -187,7 +187,7 @@ def test_weights_of_other_classes_are_refused(run, data, tmp_path, capsys):
     ]
     assert main([*command, "--fold", "1"]) == 2
     assert (
-        "weights for the 15 classes of S2TSCzCrop with a dataset in PASTIS's layout"
+        "weights are for the 15 classes of S2TSCzCrop, but a dataset in PASTIS's layout has 20"
         in capsys.readouterr().err
     )
     assert not (tmp_path / "out").exists()
@@ -203,7 +203,10 @@ def test_a_region_of_panoptic_weights_is_refused(tmp_path, capsys):
         main(["test", str(tmp_path / "run"), "--data", str(pastis), "--region", "boundary", *QUICK])
         == 2
     )
-    assert "--region boundary with weights of a panoptic model" in capsys.readouterr().err
+    assert (
+        "--region boundary is for semantic models, but these weights are of a panoptic model"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "run" / "test-boundary").exists()
 
 

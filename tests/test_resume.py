@@ -111,11 +111,12 @@ def runs(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_resumed_run_equals_the_uninterrupted_one(runs, moment, capsys):
+def test_resumed_run_equals_the_uninterrupted_one(runs, moment):
     killed, whole = runs / moment, runs / MOMENTS[moment][0]
     assert not (killed / "metrics.json").exists()
-    resume(killed)
-    said = capsys.readouterr().out
+    lines: list[str] = []
+    resume(killed, report=lines.append)
+    said = "\n".join(lines)
     assert ("goes on in epoch " in said) == (moment != "panoptic-before-any-checkpoint"), said
     assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
     first, second = (load_checkpoint(folder / "last.ckpt") for folder in (killed, whole))
@@ -156,13 +157,14 @@ def test_weights_to_start_from_are_not_needed_again(runs):
     assert (runs / "started" / "metrics.json").exists()
 
 
-def test_resuming_a_finished_run_changes_nothing(runs, capsys):
+def test_resuming_a_finished_run_changes_nothing(runs):
     before = (
         (runs / "panoptic" / "log.csv").read_bytes(),
         (runs / "panoptic" / "metrics.json").read_text(),
     )
-    resume(runs / "panoptic")
-    assert "trained to the end of epoch 2 before" in capsys.readouterr().out
+    lines: list[str] = []
+    resume(runs / "panoptic", report=lines.append)
+    assert "trained to the end of epoch 2 before" in "\n".join(lines)
     assert (
         (runs / "panoptic" / "log.csv").read_bytes(),
         (runs / "panoptic" / "metrics.json").read_text(),
