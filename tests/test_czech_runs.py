@@ -192,7 +192,7 @@ def test_weights_of_other_classes_are_refused(run, data, tmp_path, capsys):
     )
     assert not (tmp_path / "out").exists()
     copy = shutil.copytree(run, tmp_path / "copy")
-    with pytest.raises(ConfigError, match="15 classes with the 20 classes of PASTIS"):
+    with pytest.raises(ConfigError, match="15 classes does not fit the 20 classes of PASTIS"):
         resume(copy, pastis)
 
 
