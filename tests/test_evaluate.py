@@ -166,7 +166,7 @@ def test_a_number_of_views_that_there_is_not_is_refused(run, data, tmp_path, cap
         )
         == 2
     )
-    assert f"views {views}; expected 1 to 8" in capsys.readouterr().err
+    assert f"--tta must be between 1 and 8, not {views}." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -176,8 +176,18 @@ def test_views_of_other_networks_are_refused(data, tmp_path, capsys):
     """
     photographs = write_photographs(tmp_path / "coco", 1, (32, 32), workers=1)
     for name, named, card, dataset in (
-        ("a", "--views 2 with weights of a semantic model", WeightsCard(UTAE, None, PASTIS), data),
-        ("b", "--views with photographs", WeightsCard(panoptic_fpn(), None, TABLE), photographs),
+        (
+            "a",
+            "U-TAE, a semantic model, supports 1 to 1 test-time augmentations, not 2.",
+            WeightsCard(UTAE, None, PASTIS),
+            data,
+        ),
+        (
+            "b",
+            "--tta has no meaning for photographs",
+            WeightsCard(panoptic_fpn(), None, TABLE),
+            photographs,
+        ),
     ):
         save_weights(tmp_path / name, Weights(card, build_network(card.model).state_dict()))
         command = [
@@ -329,7 +339,7 @@ def test_weights_imported_without_data_are_scored_like_the_authors_but_make_no_m
         for name in (authors.name, "ours")
     )
     assert first == second
-    with pytest.raises(WeightsError, match="import them again"):
+    with pytest.raises(WeightsError, match="Import them again"):
         load_weights(tmp_path / "ours" / "fold_3").card.known_normalisation()
 
 
