@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import panoseg
 from mapping_weights import tiny_weights
 from panoseg.cli import main
 from panoseg.demo import run_demo
@@ -21,7 +20,7 @@ def test_the_demo_maps_compares_and_reports(tmp_path):
     }
     assert result.comparison is not None
     assert result.comparison.true_parcels > 0
-    assert "Against the truth" in result.report.read_text()
+    assert "Comparison with true parcels" in result.report.read_text()
 
 
 def test_a_landscape_without_parcels_is_no_mistake(tmp_path):
@@ -57,7 +56,7 @@ def test_the_command(tmp_path, capsys):
 
 
 def test_without_weights_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(panoseg, "__file__", str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr("panoseg.models.weights.PACKAGE_WEIGHTS", tmp_path / "weights")
     with pytest.raises(WeightsError):
         run_demo(tmp_path / "demo", 96)
     assert not (tmp_path / "demo").exists()
