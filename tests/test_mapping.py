@@ -21,7 +21,6 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import panoseg
 from cubes import DATES, make_cube, write_stac
 from mapping_weights import tiny_weights
 from panoseg.classes import PASTIS
@@ -224,8 +223,8 @@ def test_a_map_has_all_its_files(tmp_path, cube_path, weights):
     assert SHIPPED_NOTE not in result.notes
 
 
-@pytest.mark.parametrize("views", [1, 2])
-def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, views):
+@pytest.mark.parametrize("tta", [1, 2])
+def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, tta):
     """One tile: what the network says of each parcel stands in the files."""
     path = write(make_cube(32), tmp_path / "season.nc")
     heard = []
@@ -236,13 +235,13 @@ def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, view
             path,
             weights,
             tmp_path / "map",
-            MapOptions(**vars(SMALL) | {"views": views, "gpkg": True}),
+            MapOptions(**vars(SMALL) | {"tta": tta, "gpkg": True}),
         )
     [masks] = heard
     things = list(PASTIS.ids("thing"))
     scores_NT = masks.class_scores_NK[:, things].double()
     said = (
-        scores_NT.softmax(1) if views == 1 else scores_NT / scores_NT.sum(1, keepdim=True)
+        scores_NT.softmax(1) if tta == 1 else scores_NT / scores_NT.sum(1, keepdim=True)
     ).numpy()
     columns = [f"probability:{PASTIS[class_id].name}" for class_id in things]
     for table in (result.parcels, gpd.read_file(tmp_path / "map" / "parcels.gpkg")):
@@ -266,7 +265,7 @@ def test_probabilities_of_a_map_are_those_of_the_network(tmp_path, weights, view
         ("max_dates", 3),
         ("year", 2018),
         ("precision", "bfloat16"),
-        ("views", 3),
+        ("tta", 3),
     ],
 )
 def test_every_option_does_something(tmp_path, weights, option, value):
@@ -361,7 +360,7 @@ def test_the_comparison_is_in_the_report(tmp_path, cube_path, weights):
     result = map_cube(cube_path, weights, tmp_path / "second", SMALL, truth)
     assert result.comparison.quality.pq == pytest.approx(1.0)
     assert result.comparison.class_agreement == 1.0
-    assert "Against the truth" in result.report.read_text()
+    assert "Comparison with true parcels" in result.report.read_text()
     part = tmp_path / "part.gpkg"
     gpd.read_parquet(truth).iloc[:1].to_file(part)
     everything = map_cube(cube_path, weights, tmp_path / "third", SMALL, part)
@@ -602,7 +601,7 @@ def test_weights_that_are_not_there(tmp_path, cube_path, capsys, monkeypatch):
     assert "absent" in fails(
         capsys, "map", cube_path, "--weights", tmp_path / "absent", "--out", tmp_path / "map"
     )
-    monkeypatch.setattr(panoseg, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("panoseg.models.model.PACKAGE_WEIGHTS", tmp_path / "weights")
     assert "weights" in fails(capsys, "map", cube_path, "--out", tmp_path / "map")
     assert not (tmp_path / "map").exists()
 
@@ -620,7 +619,7 @@ def test_only_the_harvest_year_counts_as_growing_season(tmp_path, weights):
     notes = map_cube(
         write(make_cube(32, dates), tmp_path / "season.nc"), weights, tmp_path / "map", SMALL
     ).notes
-    assert "Only 3 dates lie between April and September: classes are uncertain." in notes
+    assert "Only 3 dates lie between April and September, so classes are uncertain." in notes
 
 
 def test_a_device_that_is_not_there(tmp_path, cube_path, weights, capsys):
