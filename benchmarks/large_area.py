@@ -74,33 +74,38 @@ def note_work(file: Path) -> None:
     """Let this process write a line a window: when it was finished, its tiles, and how long it and
     the model worked on it.
     """
-    from panoseg.maps import predict
+    from panoseg.maps import mapping, predict
+    from panoseg.models.model import Model
 
-    model = {"model_seconds": 0.0, "model_worked": 0.0}
-    steps, batch = predict.OpenJob.steps, predict.Predictor.batch
+    model, begun = {"model_seconds": 0.0, "model_worked": 0.0}, {"worked": 0.0}
+    read, predict_tiles, finished = predict.OpenJob.read, Model.predict_tiles, predict.finished
 
-    def timed_batch(self, *given):
+    def timed_read(self, block):
+        begun["worked"] = time.process_time()
+        model.update(dict.fromkeys(model, 0.0))
+        return read(self, block)
+
+    def timed_predict(self, *given, **named):
         start, worked = time.monotonic(), time.process_time()
-        pictures = batch(self, *given)
+        found = predict_tiles(self, *given, **named)
         model["model_seconds"] += time.monotonic() - start
         model["model_worked"] += time.process_time() - worked
-        return pictures
+        return found
 
-    def timed_steps(self, block):
-        worked = time.process_time()
-        model.update(dict.fromkeys(model, 0.0))
-        content = yield from steps(self, block)
+    def timed_finished(block, images, found):
+        content = finished(block, images, found)
         line = {
             "at": time.time(),
             "tiles": len(block.tiles),
-            "worked": time.process_time() - worked,
+            "worked": time.process_time() - begun["worked"],
             **model,
         }
         with file.open("a") as lines:
             lines.write(json.dumps(line) + "\n")
         return content
 
-    predict.OpenJob.steps, predict.Predictor.batch = timed_steps, timed_batch
+    predict.OpenJob.read, Model.predict_tiles = timed_read, timed_predict
+    predict.finished = mapping.finished = timed_finished
 
 
 def dask_setup(worker: Any) -> None:

@@ -55,9 +55,7 @@ def main() -> None:
                 side = SIZES[size]
                 options = PhotoOptions(score=0.0, min_side=side, max_side=side)
                 model = open_model(weights, instances, options)
-                times = [seconds(model, arguments.image) for _ in range(arguments.repeats + 1)][
-                    1:
-                ]
+                times = [seconds(model, arguments.image) for _ in range(arguments.repeats + 1)][1:]
                 rows.append(
                     [
                         title,

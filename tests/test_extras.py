@@ -6,6 +6,7 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -108,7 +109,12 @@ def test_a_training_without_tensorboard_says_so_once_and_logs_to_csv(
     without, tmp_path, monkeypatch, capsys
 ):
     started = []
-    monkeypatch.setattr(runs, "start", lambda *arguments, **options: started.append(arguments))
+
+    def start(*arguments, **options):
+        started.append(arguments)
+        return SimpleNamespace(text=lambda: "trained")
+
+    monkeypatch.setattr(runs, "start", start)
     command = ["train", "pastis-utae", "--data", "PASTIS", "--out", str(tmp_path / "run")]
     assert main(command) == 0
     assert "note" not in capsys.readouterr().out
@@ -116,7 +122,7 @@ def test_a_training_without_tensorboard_says_so_once_and_logs_to_csv(
     assert main(command) == 0
     assert capsys.readouterr().out == (
         "note: TensorBoard events are not written, which needs the extra 'tensorboard': pip install"
-        " 'panoseg[tensorboard]'. log.csv has all numbers.\n"
+        " 'panoseg[tensorboard]'. log.csv has all numbers.\ntrained\n"
     )
     assert len(started) == 2
     from panoseg.training.checkpoint import RunLog
