@@ -93,7 +93,7 @@ def test_the_reference_date_and_the_catalogue_are_written_once():
     """What depends on one of them imports it."""
     root = Path(panoseg.__file__).parent
     for text, home in (
-        (REFERENCE_DATE, "imagery/calendar.py"),
+        (REFERENCE_DATE, "imagery/sentinel2.py"),
         (DEFAULT_CATALOGUE, "cube/options.py"),
     ):
         defaults = re.compile(rf'(= |get\("ref_date", )"{text}"')
