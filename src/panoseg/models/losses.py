@@ -18,7 +18,7 @@ from panoseg.classes import PASTIS, ClassTable
 from panoseg.data.samples import CentreTargetsBatch
 from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import class_boundaries, classes_in_reach
-from panoseg.models.configs.losses import PapsLossConfig, SemanticLossConfig
+from panoseg.models.configs.base import PapsLossConfig, SemanticLossConfig
 from panoseg.models.outputs import Candidates, PapsOutput, SemanticOutput, window_index
 
 _EPSILON = 1e-8

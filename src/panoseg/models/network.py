@@ -22,8 +22,7 @@ from panoseg.classes import ClassTable
 from panoseg.data.samples import Batch
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig, fit_to_table
-from panoseg.models.configs.base import Answers, Inputs
-from panoseg.models.configs.losses import SemanticLossConfig
+from panoseg.models.configs.base import Answers, Inputs, SemanticLossConfig
 from panoseg.models.losses import SemanticLoss
 from panoseg.models.outputs import FeatureMaps, SemanticOutput
 from panoseg.panoptic.panoptic import Panoptic

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from panoseg.data.config import DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.losses import PapsLossConfig, SemanticLossConfig
+from panoseg.models.configs.base import PapsLossConfig, SemanticLossConfig
 from panoseg.models.configs.season import UtaeConfig
 
 _OPTIONS_OF_NETWORKS = frozenset(

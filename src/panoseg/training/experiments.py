@@ -15,7 +15,7 @@ from typing import Any
 from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.errors import ConfigError
 from panoseg.models.config import ModelConfig
-from panoseg.models.configs.losses import PapsLossConfig
+from panoseg.models.configs.base import PapsLossConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.configs.season import (
