@@ -222,7 +222,7 @@ class ScoringOptions:
     """Pixels that a semantic model is scored on: all, those with a neighbour of another class, or
     the others.
     """
-    tta: Annotated[int, tyro.conf.arg(name="views", aliases=["--tta"])] = 1
+    tta: Annotated[int, tyro.conf.arg(aliases=["--views"])] = 1
     """Number of test-time augmentations (flips and rotations) per patch, 1-8, for panoptic models
     of seasons. Runtime grows linearly.
     """
