@@ -272,7 +272,7 @@ WRONG = {
     ),
     "argument without default": (check_arguments, ("ARG TORCH=cpu", "ARG TORCH")),
     "other torch": (lambda text: check_packages(text, "cpu"), ('"torch>=2.8"', '"torch>=1.0"')),
-    "extra that is none": (lambda text: check_packages(text, "cpu"), ("[s3,gs,", "[s3,gcs,")),
+    "extra that is none": (lambda text: check_packages(text, "cpu"), ("[all]", "[everything]")),
     "fixed index": (lambda text: check_packages(text, "cu128"), ("${TORCH}", "cpu")),
     "option that is none": (
         lambda text: check_packages(text, "cpu"),

@@ -128,8 +128,17 @@ def test_it_is_trained_on_tested_segmented_and_sharded(orchard, tmp_path):
 
 def test_documented_trainings_are_accepted(monkeypatch):
     started = []
-    monkeypatch.setattr(runs, "start", lambda name, train, *_: started.append((name, train.steps)))
-    monkeypatch.setattr(folds, "resume", lambda *_: started.append(("resumed", 0)))
+
+    def start(name, train, *_, **__):
+        started.append((name, train.steps))
+        return folds.FoldsResult(Path("RUN"), "")
+
+    def resume(*_, **__):
+        started.append(("resumed", 0))
+        return folds.FoldsResult(Path("RUN"), "")
+
+    monkeypatch.setattr(runs, "start", start)
+    monkeypatch.setattr(folds, "resume", resume)
     lines = re.findall(r"^    (panoseg train .*)$", TEXT.replace("\\\n", " "), re.MULTILINE)
     for line in lines:
         assert main(shlex.split(line, comments=True)[1:]) == 0, line

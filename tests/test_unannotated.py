@@ -27,8 +27,9 @@ def test_training_and_testing_say_how_many_images_have_no_annotation(tmp_path, c
         workers=0,
         accelerator="cpu",
     )
-    start("tiny", options, data, 1, tmp_path / "run")
-    printed = capsys.readouterr().out
+    lines = []
+    start("tiny", options, data, 1, tmp_path / "run", report=lines.append)
+    printed = "\n".join(lines) + "\n"
     assert "6 photographs of set train to train, 1 of set val to validate" in printed
     assert "note: images without annotation are left out: 2 of set train, 1 of set val\n" in printed
     assert (
