@@ -5,6 +5,7 @@ option does something.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -107,6 +108,22 @@ def test_a_photograph_becomes_coco_panoptic_an_overlay_and_a_table(tmp_path, fpn
     assert "1 photograph in" in printed
     assert " s each" in printed
     assert rows[0]["class"] in printed
+
+
+def test_results_are_on_disk_before_anything_is_printed(tmp_path, fpn, image, monkeypatch):
+    def no_reader(*words, **options):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    out = tmp_path / "out"
+    monkeypatch.setattr("builtins.print", no_reader)
+    with pytest.raises(BrokenPipeError):
+        main(["photo", str(image), "--weights", fpn, "--out", str(out), "--device", "cpu"])
+    assert {path.name for path in out.iterdir()} == {
+        "panoptic.json",
+        "panoptic",
+        "overlay",
+        "segments.csv",
+    }
 
 
 def test_the_table_says_what_the_picture_shows(tmp_path, image):

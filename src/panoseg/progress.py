@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TextIO, TypeVar
 
@@ -117,11 +117,13 @@ def _lines(items: Iterable[Item], description: str, total: int | None) -> Iterat
                 if total and done > 1
                 else ""
             )
-            print(
-                f"{description}: {done}{f' of {total}' if total else ''}{left}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print_line(f"{description}: {done}{f' of {total}' if total else ''}{left}", sys.stderr)
+
+
+def print_line(line: str, stream: TextIO) -> None:
+    """Print a line; the work goes on if it cannot be printed (a closed pipe, a full disk)."""
+    with suppress(OSError):
+        print(line, file=stream, flush=True)
 
 
 def _duration(seconds: float) -> str:
@@ -161,6 +163,6 @@ def json_lines(stream: TextIO) -> Listener:
             "seconds": round(seconds, 1),
             "seconds_left": left,
         }
-        print(json.dumps(line), file=stream, flush=True)
+        print_line(json.dumps(line), stream)
 
     return write_line

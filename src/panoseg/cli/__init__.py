@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from panoseg import __version__
+from panoseg.cli.terminal import VERBOSE, is_closed_pipe, prepare, system_limit, without_verbose
 from panoseg.errors import ConfigError, PanosegError
 
 
@@ -75,7 +76,7 @@ def usage() -> str:
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series and"
         " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help tells"
-        f" more\n\n{rows}\n\nexample: panoseg demo"
+        f" more\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n\nexample: panoseg demo"
     )
 
 
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 on success, 2 for a mistake that the printed message explains, 130 when
         interrupted.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = without_verbose(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -117,6 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"panoseg {name}: stopped", file=sys.stderr)
         return 130
+    except (OSError, RuntimeError, MemoryError) as error:
+        reason = system_limit(error, name)
+        if reason is None:
+            raise
+        print(f"panoseg {name}: {reason}", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -187,11 +194,12 @@ def _columns(rows: Mapping[str, str]) -> str:
 
 def script() -> None:
     """Entry point of the installed command."""
+    prepare(verbose=any(word in VERBOSE for word in sys.argv[1:]))
     try:
         code = main()
         sys.stdout.flush()
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+        if error.errno != errno.ENOSPC and not is_closed_pipe(error):
             raise
         code = 1  # the reader of a pipe, e.g. head, has closed it
         if error.errno == errno.ENOSPC:

@@ -13,6 +13,7 @@ import tyro
 
 from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.cli import Verbs, parse, run_verb
+from panoseg.cli.terminal import say
 from panoseg.errors import AppError, ConfigError, require
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def serve(settings: Annotated[AppSettings, tyro.conf.arg(name="")] = AppSettings
             if settings.tokens
             else "for this machine alone; nobody signs in"
         )
-        print(f"panoseg app: {address} ({who}; Ctrl-C stops)", flush=True)
+        say(f"panoseg app: {address} ({who}; Ctrl-C stops)")
 
     run_server(settings, announce)
 
@@ -188,7 +189,7 @@ def submit(
     """
     with _client(server) as client:
         started = client.submit(_request(client, options))
-        print(started["id"], flush=True)
+        say(started["id"])
         if wait:
             _watch(client, started["id"])
 

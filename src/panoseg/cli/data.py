@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from panoseg.cli.terminal import say
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.errors import ConfigError
 from panoseg.register.options import DatasetOptions, FetchOptions
@@ -141,7 +142,7 @@ def dataset(
         if options.season is None:
             raise ConfigError("--catalog needs a harvest year; add e.g. --season 2024.")
         path = out.with_name(f"{out.name}.zarr")
-        print("\n".join(fetch_season(parcels, options.season, path, source).lines()))
+        say("\n".join(fetch_season(parcels, options.season, path, source).lines()))
         cube = [path]
     with hold_folder(out):
         report = write_dataset(

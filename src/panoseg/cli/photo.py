@@ -53,7 +53,9 @@ def photo(
     from panoseg.photo.segment import open_model, segment_photographs
 
     model = open_model(weights, instances, options)
-    done = segment_photographs(sources, model.predict, model.table, out, _TablePrinter())
+    tables = _Tables()
+    done = segment_photographs(sources, model.predict, model.table, out, tables.add)
+    print(tables.text(), end="")  # now that the results are on disk
     for error in done.failures:
         print(error, file=sys.stderr)
     summary = (
@@ -65,19 +67,22 @@ def photo(
     print(summary)
 
 
-class _TablePrinter:
-    """Prints the segments of the first photographs."""
+class _Tables:
+    """The tables of segments of the first photographs."""
 
     def __init__(self) -> None:
+        self._tables: list[str] = []
         self._count = 0
 
-    def __call__(self, name: str, rows: list[dict[str, Any]]) -> None:
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
         from panoseg.metrics.scores import render_table
 
         self._count += 1
         if self._count <= _MAX_TABLES:
             columns = ("class", "kind", "score", "area")
             table = render_table(columns, [[str(row[key]) for key in columns] for row in rows])
-            print(f"{name}\n\n{table}\n")
-        elif self._count == _MAX_TABLES + 1:
-            print("segments.csv has the segments of all photographs\n")
+            self._tables.append(f"{name}\n\n{table}\n\n")
+
+    def text(self) -> str:
+        rest = "segments.csv has the segments of all photographs\n\n"
+        return "".join(self._tables) + (rest if self._count > _MAX_TABLES else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from panoseg.cli.terminal import say
 from panoseg.data.places import place_of
 from panoseg.errors import ConfigError, is_installed, missing
 from panoseg.training.config import TrainConfig
@@ -151,7 +152,7 @@ def train(arguments: Sequence[str]) -> None:
 
         _note_missing_tensorboard()
         data = resumed.data and place_of(resumed.data)
-        result = folds.resume(resumed.resume, data, _report)
+        result = folds.resume(resumed.resume, data, say)
     else:
         parsed = _parse_experiment(name, arguments[1:])
         from panoseg.training import folds
@@ -160,17 +161,13 @@ def train(arguments: Sequence[str]) -> None:
         _note_missing_tensorboard()
         data, out = place_of(parsed.data), parsed.out
         if parsed.fold == "all":
-            result = folds.start_all_folds(name, parsed.train, data, out, _report)
+            result = folds.start_all_folds(name, parsed.train, data, out, say)
         else:
-            result = start(name, parsed.train, data, int(parsed.fold), out, report=_report)
+            result = start(name, parsed.train, data, int(parsed.fold), out, report=say)
     from panoseg.training.run import is_first_process
 
     if is_first_process():
         print(result.text())
-
-
-def _report(line: str) -> None:
-    print(line, flush=True)
 
 
 def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
@@ -199,7 +196,7 @@ def _note_missing_tensorboard() -> None:
 
     if is_first_process() and not is_installed("tensorboard"):
         reason = missing("tensorboard", "TensorBoard events are not written, which")
-        print(f"note: {reason} log.csv has all numbers.")
+        say(f"note: {reason} log.csv has all numbers.")
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ from panoseg.imagery.area import inside_mask, project_outline, solar_offset
 from panoseg.imagery.remote import check_credentials
 from panoseg.imagery.scenes import Scene
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.progress import track
+from panoseg.progress import print_line, track
 
 # After this many unreadable scenes in a row, of several dates, the cause is not the scenes.
 _SCENES_IN_A_ROW, _DATES_IN_A_ROW = 12, 3
@@ -99,11 +99,7 @@ class Failures:
             # Stopped by another thread, perhaps because of the same network: not the scene's fault.
             if self.stopped.is_set():
                 raise StoppedError
-            print(
-                f"left out: scene {error.scene} of {day}: {error.reason}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print_line(f"left out: scene {error.scene} of {day}: {error.reason}", sys.stderr)
             self._journal.add("left out", day=day, scene=error.scene, reason=error.reason)
             if error.gone and self._stopped_before:
                 return
