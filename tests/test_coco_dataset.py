@@ -146,13 +146,14 @@ def test_areas_of_detections_are_those_that_the_file_states(tmp_path):
 
 @pytest.mark.parametrize(
     "stated",
-    [{"bbox": ["a", 0, 1, 1]}, {"bbox": [1, 2]}, {"bbox": None}, {"area": "7"}, {"area": None}],
+    [{"bbox": ["a", 0, 1, 1]}, {"bbox": [1, 2]}, {"bbox": {"x": 1}}, {"area": "7"}, {"area": []}],
 )
 def test_areas_and_boxes_that_are_none_are_one_line(tmp_path, stated):
     row = {**instance(IDS == CAT_ID, CAT), **stated}
     dataset = opened(tmp_path, [Scene(1, instances=[row])])
     with pytest.raises(
-        PanopticFormatError, match=r"instance 0 of 0001\.png: (area or )?bbox .*"
+        PanopticFormatError,
+        match=r"instances_train2017\.json: annotation \d+ of 0001\.png: (area or )?bbox .*",
     ) as error:
         dataset.detections(0)
     assert "\n" not in str(error.value)
@@ -531,7 +532,7 @@ DAMAGES = {
     ),
     "run lengths of another size": (
         {"instances": [instance(MASK[:-1], CAT)]},
-        r"instance 0 of 0002\.png: run lengths of size \[23, 32\]",
+        r"instances_train2017\.json: annotation \d+ of 0002\.png: run lengths of size \[23, 32\]",
     ),
     "run lengths that say nothing": (
         {

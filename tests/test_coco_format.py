@@ -230,7 +230,9 @@ def test_rows_are_found_whatever_is_read_at_a_time(tmp_path, monkeypatch, window
     assert file.image(1) == {"id": 1, "w": 2}
     assert file.categories == ({"id": 1},)
     assert [str(problem).split(";")[0] for problem in file.problems] == [
-        f"{path}: row {number} of the annotations has no image_id" for number in (3, 4)
+        f"{path}: row 3 of the annotations has no image_id",
+        f"{path}: row 4 of the annotations has the image_id true, which is neither a whole number"
+        " nor a text",
     ]
     with pytest.raises(PanopticFormatError, match="0 entries of image 7"):
         file.image(7)
@@ -267,14 +269,14 @@ def test_numbers_beyond_all_bounds_are_refused_where_they_are_used(written):
     ("categories", "message"),
     [
         ([{"id": 1}, {"id": 2}, {"id": 1}], "category 1 is listed 2 times"),
-        ([{"id": "1"}], "category 0: id '1'"),
-        ([{"id": True}], "category 0: id True"),
+        ([{"id": "1"}], 'category 0: id "1"'),
+        ([{"id": True}], "category 0: id true"),
         ([{"id": -1}], "category 0: id -1"),
         ([{"id": 10**9}], "whole number 0 .. 65535"),
         ([{"name": "cow"}], "no 'id'"),
         ([5], "category 0"),
         ([{"id": 1, "isthing": 2}], "isthing 2"),
-        ([{"id": 1, "color": [1, 2]}], "a color of 2 values"),
+        ([{"id": 1, "color": [1, 2]}], "color [1, 2] is neither"),
         ([{"id": 1, "color": [1, 2, 256]}], "color 256"),
         ([{"id": 1, "color": 7}], "category 0"),
     ],

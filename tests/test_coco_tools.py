@@ -19,7 +19,7 @@ from PIL import Image
 from coco_classes import TABLE
 from panoseg.classes import ClassTable
 from panoseg.cli import main
-from panoseg.coco import convert as coco_conversions
+from panoseg.coco import forms as coco_conversions
 from panoseg.coco import parallel
 from panoseg.coco.categories import category_rows
 from panoseg.coco.convert import ConvertOptions, convert_coco
@@ -210,7 +210,7 @@ BAD_IMAGES = [
         "Segment 99 is in the table but missing in the raster",
     ),
     (lambda content: rows(content, 1)[0].update(category_id=77), "unknown category 77"),
-    (lambda content: rows(content, 1)[0].update(category_id="1"), "category_id '1'"),
+    (lambda content: rows(content, 1)[0].update(category_id="1"), 'category_id "1"'),
     (lambda content: rows(content, 1)[0].pop("category_id"), "no 'category_id'"),
     (lambda content: rows(content, 1)[0].update(id=0), "id 0"),
     (lambda content: rows(content, 1)[0].update(id=2**24), "id 16777216"),
@@ -495,11 +495,11 @@ def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_
         (1, lambda row: row.update(category_id=77), "unknown category 77"),
         (1, lambda row: row.update(category_id=3), "category 3, which is stuff"),
         (1, lambda row: row.pop("score"), "no 'score'"),
-        (1, lambda row: row.update(score="high"), "score high is no number"),
+        (1, lambda row: row.update(score="high"), 'score "high" is no number'),
         (1, lambda row: row["segmentation"].update(size=[16, 12]), "size [16, 12]"),
         (1, lambda row: row["segmentation"].update(counts="1234"), "run lengths of 12 pixels"),
-        (0, lambda row: row.update(segmentation=None), "segmentation of type NoneType"),
-        (0, lambda row: row.update(category_id=None), "unknown category None"),
+        (0, lambda row: row.update(segmentation=None), "segmentation null"),
+        (0, lambda row: row.update(category_id=None), "unknown category null"),
         (0, lambda row: row["segmentation"].update(counts="o"), "no compressed run lengths"),
         (
             0,
@@ -555,7 +555,7 @@ def test_names_from_ids_stay_in_the_folder(predictions, tmp_path, capsys):
     ]
     predictions[0].write_text(json.dumps(content))
     assert main(merge_words(predictions, tmp_path / "out" / "deep")) == 2
-    assert f"image ../../up of {predictions[1]}: file name" in capsys.readouterr().err
+    assert f'image "../../up" of {predictions[1]}: file name' in capsys.readouterr().err
     assert not list(tmp_path.glob("**/up*"))
 
 
@@ -931,7 +931,7 @@ def test_detections_keep_their_values_and_stuff_is_one_segment(tmp_path):
             {"height": 10**6, "width": 10**6},
             "1000000 x 1000000 pixels",
         ),
-        (mask_row(block(0, 0, 0, 0), 1, 2), {"height": None}, "an image of None x 16 pixels"),
+        (mask_row(block(0, 0, 0, 0), 1, 2), {"height": None}, "an image of null x 16 pixels"),
         (mask_row(block(0, 0, 0, 0), 1, 2), {"file_name": "../x.jpg"}, "file name '../x.jpg'"),
         (
             mask_row(block(0, 0, 0, 0), 1, 2),

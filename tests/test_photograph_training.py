@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from panoseg.cli import main
 from panoseg.coco.scores import PhotographCounts, PhotographScores
-from panoseg.data.coco import CocoDataset, ScoredPhotographs
+from panoseg.data.coco import CocoDataset
 from panoseg.data.config import AugmentationConfig, PhotographConfig
 from panoseg.data.photographs import mask_boxes
+from panoseg.data.scored_photographs import ScoredPhotographs
 from panoseg.errors import ConfigError
 from panoseg.models.config import fit_to_table
 from panoseg.models.network import build_network

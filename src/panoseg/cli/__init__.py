@@ -76,7 +76,8 @@ def usage() -> str:
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series and"
         " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help tells"
-        f" more\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n\nexample: panoseg demo"
+        f" more\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n\n"
+        "example: panoseg demo"
     )
 
 

@@ -32,6 +32,7 @@ def evaluate(
     truth_folder: Path | None = None,
     prediction_folder: Path | None = None,
     strict: bool = False,
+    missing: Literal["leave-out", "wrong"] = "leave-out",
     json: Path | None = None,
     processes: int | None = None,
 ) -> None:
@@ -51,6 +52,8 @@ def evaluate(
         prediction_folder: Folder with the PNG files of the predictions; by default likewise.
         strict: Ignore predictions on every crowd of their class, not only on the last one listed,
             and count the areas of the truth instead of reading them from the JSON.
+        missing: What becomes of an image without prediction: it is left out, with exit code 2, or
+            scored as wrong, all its segments missed.
         json: Write the scores to this file too.
         processes: Processes; by default up to one for each core, as the work requires.
     """
@@ -62,7 +65,13 @@ def evaluate(
     if json is not None:
         check_writable(json)
     result = evaluate_coco(
-        truth, prediction, truth_folder, prediction_folder, strict=strict, processes=processes
+        truth,
+        prediction,
+        truth_folder,
+        prediction_folder,
+        strict=strict,
+        missing=missing,
+        processes=processes,
     )
     if json is not None and result.images:
         write_json(json, result.to_json())
@@ -131,7 +140,9 @@ def convert(
     things_only: bool = False,
     things_as: int | None = None,
     colours: bool = False,
-    void: int = 0,
+    void: int | None = None,
+    overlap: Literal["error", "first", "last", "smallest"] = "error",
+    crowds: bool = True,
     processes: int | None = None,
 ) -> None:
     """Convert a COCO dataset between panoptic, two-channel, detection and semantic form.
@@ -145,8 +156,8 @@ def convert(
     --to panoptic --out PANOPTIC
 
     Args:
-        source: A panoptic JSON. To convert to panoptic: a JSON of detections without overlaps, or a
-            JSON of images only, whose PNG files have the class in the red channel and the number of
+        source: A panoptic JSON. To convert to panoptic: a JSON of detections, or a JSON of images
+            only, whose PNG files have the class in the red channel and the number of
             the instance in the green one.
         to: The form to write.
         out: Folder to write, new or empty: panoptic.json, two_channel.json, detection.json or
@@ -158,12 +169,17 @@ def convert(
         things_as: Write all things of a semantic map as one class with this id, e.g. 183, which is
             named other.
         colours: Write semantic PNG files in the colours of the classes instead of their ids.
-        void: Class that means void in two-channel files.
+        void: Class that means void in two-channel files; by default 0, or the highest number that
+            is no class where a class has the id 0.
+        overlap: Which of two detections that overlap gets the pixels that they share: the one that
+            is first or last in the file, or the smallest; by default the image is left out.
+        crowds: Keep crowds (iscrowd 1), which are neither learned nor scored; --no-crowds takes
+            them for objects.
         processes: Processes; by default up to one for each core, as the work requires.
     """
     from panoseg.coco.convert import ConvertOptions, convert_coco
 
-    options = ConvertOptions(things_only, things_as, colours, void)
+    options = ConvertOptions(things_only, things_as, colours, void, overlap, crowds)
     written = convert_coco(
         source,
         to,

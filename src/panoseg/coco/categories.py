@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from panoseg.classes import ClassTable, Kind, SegmentClass
-from panoseg.coco.json import CocoJson, about, whole_number
+from panoseg.coco.json import CocoJson, about, other_type, shown, whole_number
 from panoseg.errors import PanopticFormatError
 
 _HIGHEST_CATEGORY = 2**16 - 1
@@ -92,7 +92,8 @@ def kind_of_row(row: Mapping[str, Any], kinds: Mapping[int, Kind]) -> Kind:
     class_id = row["category_id"]
     if type(class_id) is not int or class_id not in kinds:
         raise PanopticFormatError(
-            f"the unknown category {str(class_id)[:40]} is used; add it to the categories."
+            f"the unknown category {shown(class_id)} is used{other_type(class_id, kinds)}; add it"
+            " to the categories."
         )
     return kinds[class_id]
 
@@ -110,15 +111,44 @@ def colour_of(entry: SegmentClass) -> tuple[int, int, int]:
 def _segment_class(category: Mapping[str, Any]) -> SegmentClass:
     """Return the class of a category. Raises the errors that ``about`` turns into its own."""
     id_ = whole_number(category, "id", 0, _HIGHEST_CATEGORY)
-    is_thing = category.get("isthing", 1)
+    is_thing = 1 if category.get("isthing") is None else category["isthing"]
     if is_thing not in (0, 1):
-        raise ValueError(f"isthing {str(is_thing)[:40]}, which is neither 0 nor 1")
-    colour = category.get("color") or _GREY
-    if len(colour) != 3:
-        raise ValueError(f"a color of {len(colour)} values")
-    channels = (whole_number({"color": value}, "color", 0, 255) for value in colour)
+        raise ValueError(f"isthing {shown(is_thing)}, which is neither 0 nor 1")
+    channels = _channels(category.get("color") or _GREY)
     # Halves of surrogate pairs cannot be printed.
     text = str(category.get("name", id_)).encode("utf-8", "replace").decode()
     name = " ".join(text.split()) or str(id_)
     code = "#{:02x}{:02x}{:02x}".format(*channels)
     return SegmentClass(id_, name, code, "thing" if is_thing else "stuff")
+
+
+def _channels(colour: object) -> tuple[int, ...]:
+    """Return red, green and blue, 0..255, of a color as programs write it.
+
+    These are three or four numbers 0..255, the same as shares 0..1 (matplotlib's), or a text that
+    CSS has, such as "#dc143c"; opacity is left out.
+
+    >>> _channels("#dc143c"), _channels([220, 20, 60, 255]), _channels([1.0, 0.5, 0.0])
+    ((220, 20, 60), (220, 20, 60), (255, 128, 0))
+    """
+    if isinstance(colour, str):
+        from PIL import ImageColor
+
+        try:
+            return ImageColor.getrgb(colour)[:3]
+        except ValueError as error:
+            raise ValueError(f'color {shown(colour)} is no color such as "#dc143c"') from error
+    if not isinstance(colour, list | tuple) or len(colour) not in (3, 4):
+        raise ValueError(f"color {shown(colour)} is neither three numbers nor a text")
+    if any(type(value) is float for value in colour) and all(
+        type(value) in (int, float) and 0 <= value <= 1 for value in colour
+    ):
+        return tuple(round(255 * value) for value in colour[:3])
+    return tuple(
+        whole_number({"color": int(value) if _is_whole(value) else value}, "color", 0, 255)
+        for value in colour[:3]
+    )
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()

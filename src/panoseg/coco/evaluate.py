@@ -13,13 +13,13 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.coco.format import CocoAnnotation, CocoAnnotations, wrong_areas
-from panoseg.coco.json import ImageId, about
+from panoseg.coco.json import ImageId, about, other_type, shown
 from panoseg.coco.parallel import over_images
 from panoseg.coco.png import decoding, read_colours
 from panoseg.errors import PanopticFormatError, PanosegError
@@ -32,6 +32,9 @@ from panoseg.metrics.panoptic_quality import (
 )
 from panoseg.panoptic.segments import Overlap, overlap_of_colours
 from panoseg.progress import track
+
+Missing = Literal["leave-out", "wrong"]
+"""What becomes of an image without prediction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,7 @@ def evaluate_coco(
     predicted_folder: Path | str | None = None,
     *,
     strict: bool = False,
+    missing: Missing = "leave-out",
     processes: int | None = None,
 ) -> CocoEvaluation:
     """Count matches over all annotated images of the truth, under COCO's definition.
@@ -99,6 +103,8 @@ def evaluate_coco(
         strict: Let all crowds excuse predictions, and count areas in the raster. By default the
             result is as published: only the last crowd of a class excuses predictions, and the
             areas stated in the truth are used, with a note if they are wrong.
+        missing: What becomes of an image without prediction, in the JSON or as a PNG file:
+            "leave-out" makes it a failure, "wrong" scores all its segments as missed.
         processes: See ``over_images``.
 
     Raises:
@@ -109,21 +115,30 @@ def evaluate_coco(
     if not len(true):
         raise PanopticFormatError(f"{true_json} has no annotations, so there is nothing to score.")
     failures: list[PanosegError] = [*true.file.problems, *predicted.file.problems]
-    jobs = _jobs(true, predicted, failures)
+    jobs = _jobs(true, predicted, missing, failures)
     setting = _Setting(
-        true.folder, predicted.folder, true.table, scored_classes(true.table, "coco"), strict
+        true.folder,
+        predicted.folder,
+        true.table,
+        scored_classes(true.table, "coco"),
+        strict,
+        missing,
     )
     total = PanopticCounts.zero(true.table, "coco")
-    images, odd = 0, []
+    images, missed, odd = 0, 0, []
     results = over_images(functools.partial(_score, setting), jobs, len(true), processes)
     for result in track(results, "scoring", len(true)):
         if isinstance(result, PanosegError):
             failures.append(result)
         else:
             images += 1
+            missed += result.missed
             total += total.from_array(result.counts_K4)
             odd += [result.note] * bool(result.note)
-    return CocoEvaluation(total, images, tuple(failures), tuple(_notes(true, predicted, odd)))
+    notes = [*_notes(true, predicted, odd), *(_nothing_to_score(true) if images else ())]
+    if missed:
+        notes.append(f"{missed} images have no prediction; all their segments count as missed")
+    return CocoEvaluation(total, images, tuple(failures), tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -140,6 +155,8 @@ class _Setting:
     """The classes that are scored."""
     strict: bool
     """See ``evaluate_coco``."""
+    missing: Missing
+    """See ``evaluate_coco``."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +167,8 @@ class _Job:
     """Id of the image in the JSON."""
     true: tuple[str, bytes]
     """Name of the JSON file, and the annotation as it stands there."""
-    predicted: tuple[str, bytes]
-    """The same for the prediction."""
+    predicted: tuple[str, bytes | None]
+    """The same for the prediction; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -162,33 +179,38 @@ class _Score:
     """See ``PanopticCounts.to_array``."""
     note: str
     """What is inconsistent, empty if nothing is."""
+    missed: bool
+    """Whether the image has no prediction."""
 
 
 def _jobs(
-    true: CocoAnnotations, predicted: CocoAnnotations, failures: list[PanosegError]
+    true: CocoAnnotations,
+    predicted: CocoAnnotations,
+    missing: Missing,
+    failures: list[PanosegError],
 ) -> Iterator[_Job]:
     """Yield the images with one annotation in both files; others are added to the failures."""
     names = str(true.file.path), str(predicted.file.path)
+    found = predicted.file.annotations or {}
     for image_id in true.image_ids:
         try:
-            yield _Job(
-                image_id, (names[0], true.text(image_id)), (names[1], predicted.text(image_id))
-            )
+            is_missed = missing == "wrong" and image_id not in found
+            text = None if is_missed else predicted.text(image_id)
+            yield _Job(image_id, (names[0], true.text(image_id)), (names[1], text))
         except PanopticFormatError as error:
             failures.append(error)
 
 
 def _score(setting: _Setting, job: _Job) -> _Score:
     """Score one image. Raises ``PanopticFormatError``, naming the image and the file at fault."""
-    about_true = f"image {job.image_id} of {job.true[0]}"
-    about_predicted = f"image {job.image_id} of {job.predicted[0]}"
+    about_true = f"image {shown(job.image_id)} of {job.true[0]}"
+    about_predicted = f"image {shown(job.image_id)} of {job.predicted[0]}"
     with decoding():
         with about(about_true):
             true = CocoAnnotation.parse(job.true[1])
             true_3HW = read_colours(setting.true_folder / true.file_name)
         with about(about_predicted):
-            predicted = CocoAnnotation.parse(job.predicted[1])
-            predicted_3HW = read_colours(setting.predicted_folder / predicted.file_name)
+            predicted, predicted_3HW = _prediction(setting, job, true_3HW)
             if predicted_3HW.shape != true_3HW.shape:
                 found, expected = (
                     f"{raster.shape[2]} x {raster.shape[1]}" for raster in (predicted_3HW, true_3HW)
@@ -218,7 +240,21 @@ def _score(setting: _Setting, job: _Job) -> _Score:
         if areas_N is None
         else wrong_areas(job.image_id, true_segments.ids, true_segments.areas, areas_N)
     )
-    return _Score(counts.to_array(), note)
+    return _Score(counts.to_array(), note, predicted is _NOTHING)
+
+
+_NOTHING = CocoAnnotation(0, "", (), np.zeros(0, np.int32), np.zeros(0, np.int32), ())
+
+
+def _prediction(
+    setting: _Setting, job: _Job, true_3HW: np.ndarray
+) -> tuple[CocoAnnotation, np.ndarray]:
+    """Return the annotation and the colours of a prediction; ``_NOTHING`` where it is missing."""
+    annotation = _NOTHING if job.predicted[1] is None else CocoAnnotation.parse(job.predicted[1])
+    path = setting.predicted_folder / annotation.file_name
+    if annotation is _NOTHING or (setting.missing == "wrong" and not path.exists()):
+        return _NOTHING, np.zeros_like(true_3HW)
+    return annotation, read_colours(path)
 
 
 def _present(ids_P: np.ndarray, pixels_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -251,6 +287,21 @@ def _stated_areas(annotation: CocoAnnotation, areas_N: np.ndarray) -> np.ndarray
     return stated_N
 
 
+def _nothing_to_score(true: CocoAnnotations) -> Iterator[str]:
+    """Yield a note where no class of the truth can be scored."""
+    segments, crowds = true.file.used_categories.total(), true.file.crowds.total()
+    known = {entry.id for entry in true.table.classes}
+    if not segments:
+        yield f"{true.file.path} has no segment, so no class is scored"
+    elif segments == crowds:
+        yield (
+            f"all {segments} segments of {true.file.path} are crowds (iscrowd 1), which are not"
+            " scored; panoseg coco convert --no-crowds takes crowds for objects"
+        )
+    elif not known & set(true.file.used_categories):
+        yield f"{true.file.path} has no segment of any of its categories"
+
+
 def _notes(true: CocoAnnotations, predicted: CocoAnnotations, odd: list[str]) -> Iterator[str]:
     """Yield what is inconsistent in the files, one line each."""
     if odd:
@@ -261,11 +312,12 @@ def _notes(true: CocoAnnotations, predicted: CocoAnnotations, odd: list[str]) ->
     if extra:
         yield (
             f"{predicted.file.path} has {len(extra)} images that the truth does not have, the"
-            f" first {extra[0]}; they are not scored"
+            f" first {shown(extra[0])}{other_type(extra[0], known).replace('it has', 'that has')};"
+            " they are not scored"
         )
     bare = [image_id for image_id in true.file.images if image_id not in known]
     if bare:
         yield (
-            f"{true.file.path} has {len(bare)} images without annotation, the first {bare[0]}; they"
-            " are not scored"
+            f"{true.file.path} has {len(bare)} images without annotation, the first"
+            f" {shown(bare[0])}; they are not scored"
         )

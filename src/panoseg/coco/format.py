@@ -24,7 +24,17 @@ import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.coco.categories import category_rows, class_table, colour_of
-from panoseg.coco.json import CocoJson, ImageId, about, read_row, whole_number, write_rows
+from panoseg.coco.json import (
+    CocoJson,
+    ImageId,
+    about,
+    is_crowd,
+    other_type,
+    read_row,
+    shown,
+    whole_number,
+    write_rows,
+)
 from panoseg.coco.parallel import over_images
 from panoseg.coco.png import HIGHEST_ID, png_name, read_ids, write_ids
 from panoseg.errors import OutputError, PanopticFormatError, PanosegError
@@ -56,16 +66,12 @@ class CocoAnnotation:
     """int32, N: ids of the segments."""
     class_ids_N: np.ndarray
     """int32, N: their categories."""
-    scores_N: np.ndarray
-    """float32, N: their scores; 1 where not stated."""
-    areas_N: np.ndarray
-    """float64, N: their areas in pixels; -1 where not stated."""
     crowd_ids: tuple[int, ...]
     """Ids of the segments that stand for many objects, in the order of the file."""
 
     @classmethod
     def parse(cls, text: bytes) -> CocoAnnotation:
-        """Read a row of the annotations.
+        """Read a row of the annotations. Scores and areas are checked where they are used.
 
         Raises ``PanopticFormatError``, and the errors that ``about`` turns into it.
         """
@@ -80,28 +86,42 @@ class CocoAnnotation:
         class_ids = np.array(
             [whole_number(row, "category_id", 0, 2**31 - 1) for row in rows], np.int32
         )
-        scores = np.array([_number(row, "score", 1.0) for row in rows], np.float32)
-        areas = np.array([_number(row, "area", _NOT_STATED) for row in rows], np.float64)
-        crowds = tuple(row["id"] for row in rows if row.get("iscrowd") == 1)
+        crowds = tuple(row["id"] for row in rows if is_crowd(row))
         return cls(
             annotation["image_id"],
             png_name(annotation["file_name"]),
             tuple(rows),
             ids[order],
             class_ids[order],
-            scores[order],
-            areas[order],
             crowds,
         )
 
-    def segments(self, ids: np.ndarray, areas: np.ndarray, table: ClassTable) -> Segments:
+    def scores(self) -> np.ndarray:
+        """Return the scores of the segments: float32, N; 1 where not stated."""
+        return self._numbers("score", 1.0).astype(np.float32)
+
+    def _numbers(self, key: str, default: float) -> np.ndarray:
+        """Return a number of each segment: float64, N."""
+        of_id = {row["id"]: _number(row, key, default) for row in self.rows}
+        return np.array([of_id[id_] for id_ in self.ids_N.tolist()], np.float64)
+
+    def segments(
+        self, ids: np.ndarray, areas: np.ndarray, table: ClassTable, *, scored: bool = False
+    ) -> Segments:
         """Return the table of the segments of a raster with these ids and areas.
+
+        Args:
+            ids: Ids in the raster, ascending.
+            areas: Their numbers of pixels.
+            table: The classes.
+            scored: Read the scores; by default all are 1.
 
         Raises:
             PanopticFormatError: The raster has other ids, or a category is unknown.
         """
         if not np.array_equal(ids, self.ids_N):
-            raise contradiction(ids, self.ids_N)
+            error = contradiction(ids, self.ids_N)
+            raise PanopticFormatError(f"{error}{_other_channels(ids, self.ids_N)}")
         known = [entry.id for entry in table.classes]
         unknown = np.flatnonzero(~np.isin(self.class_ids_N, known))
         if unknown.size:
@@ -109,40 +129,55 @@ class CocoAnnotation:
                 f"segment {ids[unknown[0]]} has the unknown category "
                 f"{self.class_ids_N[unknown[0]]}; add it to the categories, or correct the segment."
             )
-        return Segments(
-            ids, self.class_ids_N, self.scores_N, areas, kinds_of(self.class_ids_N, table)
-        )
+        scores = self.scores() if scored else np.ones(len(ids), np.float32)
+        return Segments(ids, self.class_ids_N, scores, areas, kinds_of(self.class_ids_N, table))
 
-    def segmentation(self, segment_HW: np.ndarray, table: ClassTable) -> CocoSegmentation:
-        """Return the segmentation of a raster of ids (int32, H x W).
+    def segmentation(
+        self, segment_HW: np.ndarray, table: ClassTable, *, scored: bool = True
+    ) -> CocoSegmentation:
+        """Return the segmentation of a raster of ids (int32, H x W), with scores if ``scored``.
 
         Raises:
             PanopticFormatError: The raster and the annotation contradict each other.
         """
-        segments = self.segments(*present_segments(segment_HW), table)
-        areas = self.stated_areas(segments.areas)
+        segments = self.segments(*present_segments(segment_HW), table, scored=scored)
         result = Panoptic(segment_HW, segments, table)
-        return CocoSegmentation(self.image_id, self.file_name, result, self.crowd_ids, areas)
+        return CocoSegmentation(self, result)
 
     def stated_areas(self, areas: np.ndarray) -> np.ndarray:
         """Return the areas that the file states, and ``areas`` where it states none: float64, N."""
-        return np.where(self.areas_N == _NOT_STATED, areas, self.areas_N)
+        stated_N = self._numbers("area", _NOT_STATED)
+        return np.where(stated_N == _NOT_STATED, areas, stated_N)
 
 
 @dataclass(frozen=True, eq=False)
 class CocoSegmentation:
     """One annotated image."""
 
-    image_id: ImageId
-    """Id of the image."""
-    file_name: str
-    """Name of the PNG, inside the folder of the JSON."""
+    annotation: CocoAnnotation
+    """What the JSON says."""
     segmentation: Panoptic
     """The segments, with their true areas."""
-    crowd_ids: tuple[int, ...]
-    """Ids of the segments that stand for many objects, in the order of the file."""
-    stated_areas_N: np.ndarray
-    """float64, N: areas that the file states, which may be wrong, in the order of the table."""
+
+    @property
+    def image_id(self) -> ImageId:
+        """Id of the image."""
+        return self.annotation.image_id
+
+    @property
+    def file_name(self) -> str:
+        """Name of the PNG, inside the folder of the JSON."""
+        return self.annotation.file_name
+
+    @property
+    def crowd_ids(self) -> tuple[int, ...]:
+        """Ids of the segments that stand for many objects, in the order of the file."""
+        return self.annotation.crowd_ids
+
+    @property
+    def stated_areas_N(self) -> np.ndarray:
+        """float64, N: areas that the file states, which may be wrong, in the order of the table."""
+        return self.annotation.stated_areas(self.segmentation.segments.areas)
 
 
 @dataclass(frozen=True)
@@ -200,8 +235,9 @@ class CocoAnnotations:
         if len(rows) != 1:
             found = f"{len(rows)} annotations" if rows else "no annotation"
             raise PanopticFormatError(
-                f"There {'are' if rows else 'is'} {found} of image {image_id} in {self.file.path}; "
-                "an image needs exactly one."
+                f"There {'are' if rows else 'is'} {found} of image {shown(image_id)} in"
+                f" {self.file.path}{other_type(image_id, self.file.annotations or ())}; an image"
+                " needs exactly one."
             )
         return rows[0]
 
@@ -212,7 +248,7 @@ class CocoAnnotations:
             PanopticFormatError: The PNG and the JSON contradict each other.
         """
         text = self.text(image_id)
-        with about(f"image {image_id} of {self.file.path}"):
+        with about(f"image {shown(image_id)} of {self.file.path}"):
             annotation = CocoAnnotation.parse(text)
             return annotation.segmentation(read_ids(self.folder / annotation.file_name), self.table)
 
@@ -292,8 +328,8 @@ def wrong_areas(image_id: ImageId, ids: np.ndarray, areas: np.ndarray, stated: n
         return ""
     first = wrong[0]
     return (
-        f"image {image_id}: {wrong.size} segments have stated areas unlike their pixels, the first"
-        f" of id {ids[first]}: {stated[first]:g} for {areas[first]}"
+        f"image {shown(image_id)}: {wrong.size} segments have stated areas unlike their pixels, the"
+        f" first of id {ids[first]}: {stated[first]:g} for {areas[first]}"
     )
 
 
@@ -306,11 +342,35 @@ def warn_of_stated_areas(annotated: CocoSegmentation) -> None:
 
 
 def _number(row: Mapping[str, Any], key: str, default: float) -> float:
-    """Return a number of a row of ``segments_info``. Raises ``ValueError``."""
-    value = row.get(key, default)
+    """Return a number of a row of ``segments_info``; null is none. Raises ``ValueError``."""
+    value = row.get(key)
+    if value is None:
+        return default
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
-        raise ValueError(f"{key} {str(value)[:40]} of segment {row['id']} is no number")
+        raise ValueError(f"{key} {shown(value)} of segment {row['id']} is no number")
     return float(value)
+
+
+def _other_channels(found: np.ndarray, stated: np.ndarray) -> str:
+    """Say how the colours of a raster would mean the ids that the JSON states; else empty.
+
+    >>> _other_channels(np.array([5 * 65536]), np.array([5]))[:50]
+    ' With red and blue exchanged the ids fit: the PNG '
+    """
+    if not found.size or not stated.size:
+        return ""
+    red, green, blue = found & 255, found >> 8 & 255, found >> 16
+    if (red == green).all() and (green == blue).all() and np.isin(red, stated).all():
+        return (
+            " As grey values the ids fit: the PNG was written in grey; write id % 256,"
+            " id // 256 % 256 and id // 65536 as red, green and blue."
+        )
+    if np.isin(blue + (green << 8) + (red << 16), stated).all():
+        return (
+            " With red and blue exchanged the ids fit: the PNG was written as blue, green, red"
+            " (OpenCV's order); write red first."
+        )
+    return ""
 
 
 def coloured_ids(class_ids: list[int], table: ClassTable) -> list[int]:

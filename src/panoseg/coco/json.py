@@ -15,7 +15,8 @@ import os
 import re
 from array import array
 from codecs import BOM_UTF8, utf_8_decode
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ MAX_VALUE_BYTES = 2**28
 """Of one value in an array."""
 _MOST_CATEGORIES = 2**16
 _ARRAYS = ("images", "annotations", "categories")
+_LONGEST_SHOWN = 40
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -51,8 +53,10 @@ class CocoJson:
     """Spans of the annotations of each image; None if the file has no annotations."""
     categories: tuple[Any, ...]
     """The categories as they stand in the file."""
-    used_categories: frozenset[int]
-    """Ids of the categories of the annotations."""
+    used_categories: Counter[int]
+    """Number of annotations of each category, or of segments in a panoptic file."""
+    crowds: Counter[int]
+    """How many of them are crowds (iscrowd 1)."""
     spans: Mapping[str, tuple[int, int]]
     """Span of each value of the file."""
     problems: tuple[PanopticFormatError, ...]
@@ -92,7 +96,8 @@ class CocoJson:
         spans = self.images.get(image_id, ())
         if len(spans) != 2:
             raise PanopticFormatError(
-                f"{self.path} has {len(spans) // 2} entries of image {image_id} among the images; "
+                f"{self.path} has {len(spans) // 2} entries of image {shown(image_id)} among the"
+                f" images{other_type(image_id, self.images)}; "
                 "it needs exactly one."
             )
         return read_row(self._bytes(*spans))
@@ -166,6 +171,51 @@ def read_row(text: bytes) -> dict[str, Any]:
     return row
 
 
+def shown(value: object) -> str:
+    """Return a value as JSON shows it, at most forty characters.
+
+    >>> shown(1), shown("1"), shown(None), shown([1.5, True])
+    ('1', '"1"', 'null', '[1.5, true]')
+    """
+    if isinstance(value, list | tuple | str):
+        value = value[:_LONGEST_SHOWN]  # the rest would be cut
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 4]} …"
+
+
+def other_type(wanted: object, known: Collection[Any]) -> str:
+    """Say that a value is known as the other of number and text; empty where it is not.
+
+    >>> other_type(1, {"1": 0}), other_type("7", {7}), other_type(1, {2})
+    (' (it has "1", a text, which is not 1)', ' (it has 7, a number, which is not "7")', '')
+    """
+    twins: list[Any] = []
+    if type(wanted) is int:
+        twins = [str(wanted), f"{wanted:012d}"]
+    elif isinstance(wanted, str) and wanted.isascii() and wanted.isdigit() and len(wanted) < 19:
+        twins = [int(wanted)]
+    for twin in twins:
+        if twin in known:
+            kind = "a text" if isinstance(twin, str) else "a number"
+            return f" (it has {shown(twin)}, {kind}, which is not {shown(wanted)})"
+    return ""
+
+
+def is_crowd(row: Mapping[str, Any]) -> bool:
+    """Return whether an annotation or segment stands for many objects.
+
+    Raises:
+        ValueError: ``iscrowd`` is neither 0 nor 1.
+    """
+    value = row.get("iscrowd")
+    if value is None or value in (0, 1):
+        return value == 1
+    raise ValueError(f"iscrowd {shown(value)} of {shown(row.get('id'))} is neither 0 nor 1")
+
+
 def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) -> int:
     """Return an integer of a row.
 
@@ -178,8 +228,7 @@ def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) ->
     """
     value = row[key]
     if type(value) is not int or not lowest <= value <= highest:  # True is an int
-        shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:36]} …"
-        raise PanopticFormatError(f"{key} {shown} is no whole number {lowest} .. {highest}.")
+        raise PanopticFormatError(f"{key} {shown(value)} is no whole number {lowest} .. {highest}.")
     return value
 
 
@@ -195,14 +244,17 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_LENIENT_DECODER = json.JSONDecoder()
 _STRICT_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 class _Reader:
     """Reads a JSON file value by value through a window, which grows for a long value.
 
-    ``byte`` is the position of the next character.
+    ``byte`` is the position of the next character, ``row`` says in words which row is read.
     """
+
+    row = ""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._length = file, os.fstat(file.fileno()).st_size
@@ -242,6 +294,14 @@ class _Reader:
             except json.JSONDecodeError:
                 if self._is_last:
                     raise
+            except ValueError as error:  # a constant; the key that has it is found, if possible
+                try:
+                    value, _ = _LENIENT_DECODER.raw_decode(self._window, self._at)
+                except ValueError:
+                    if self._is_last:
+                        raise error from None
+                else:
+                    raise ValueError(f"{_constant_key(value)}{error}") from error
             if size > MAX_VALUE_BYTES:
                 raise ValueError(f"a value of more than {MAX_VALUE_BYTES} bytes")
             self._fill(size)
@@ -259,12 +319,31 @@ class _Reader:
         self._at = to
 
 
+def _constant_key(value: Any, key: str = "") -> str:  # noqa: ANN401
+    """Return the key of the first number that is not finite, and its id if it has one."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{key} " if key else ""
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        inner = value.items()
+    elif isinstance(value, list):
+        inner = enumerate(value)
+    for name, entry in inner:
+        part = f"[{name}]" if isinstance(name, int) else f".{name}" if key else str(name)
+        found = _constant_key(entry, key + part)
+        if found:
+            number = value.get("id") if isinstance(value, dict) else None
+            return found if number is None or key else f"(id {shown(number)}): {found}"
+    return ""
+
+
 def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
     """Index an open file; see ``CocoJson.open``."""
     images: dict[ImageId, array[int]] = {}
     annotations: dict[ImageId, array[int]] = {}
     categories: list[Any] = []
-    used: set[int] = set()
+    used: Counter[int] = Counter()
+    crowds: Counter[int] = Counter()
     problems: list[PanopticFormatError] = []
     spans: dict[str, tuple[int, int]] = {}
     for key, number, row, start, stop in _rows(path, file, bare, spans):
@@ -275,8 +354,8 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
         elif key in ("images", "annotations"):
             index, name = (images, "id") if key == "images" else (annotations, "image_id")
             image_id = row.get(name) if isinstance(row, dict) else None
-            if isinstance(row, dict) and type(row.get("category_id")) is int:
-                used.add(row["category_id"])
+            if key == "annotations":
+                _count(row, used, crowds)
             if isinstance(image_id, int | str) and type(image_id) is not bool:
                 index.setdefault(image_id, array("q")).extend((start, stop))
             else:
@@ -284,10 +363,23 @@ def _index(path: Path, file: BinaryIO, bare: str) -> CocoJson:
                     PanopticFormatError(
                         f"{path}: row {number} of the {key} has no {name}; add it, or remove the "
                         "row."
+                        if image_id is None
+                        else f"{path}: row {number} of the {key} has the {name}"
+                        f" {shown(image_id)}, which is neither a whole number nor a text; correct"
+                        " it, or remove the row."
                     )
                 )
     found = annotations if "annotations" in spans else None
-    return CocoJson(path, images, found, tuple(categories), frozenset(used), spans, tuple(problems))
+    return CocoJson(path, images, found, tuple(categories), used, crowds, spans, tuple(problems))
+
+
+def _count(row: Any, used: Counter[int], crowds: Counter[int]) -> None:  # noqa: ANN401
+    """Count an annotation, or the segments of a panoptic one, which may be any JSON value."""
+    segments = row.get("segments_info", [row]) if isinstance(row, dict) else None
+    for segment in segments if isinstance(segments, list) else ():
+        if isinstance(segment, dict) and type(segment.get("category_id")) is int:
+            used[segment["category_id"]] += 1
+            crowds[segment["category_id"]] += segment.get("iscrowd") == 1
 
 
 def _rows(
@@ -307,8 +399,9 @@ def _rows(
         reason = str(error) or type(error).__name__
         if isinstance(error, json.JSONDecodeError):
             reason = error.msg  # without its place in the window
-        at = reader.byte if reader else 0
-        raise _no_json(path, f"{reason}, in the value that begins at byte {at}") from error
+        at, row = (reader.byte, reader.row) if reader else (0, "")
+        where = f"in {row}, which begins" if row else "in the value that begins"
+        raise _no_json(path, f"{reason}, {where} at byte {at}") from error
 
 
 def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row]:
@@ -334,7 +427,9 @@ def _array(reader: _Reader, key: str, spans: dict[str, tuple[int, int]]) -> Iter
     first, number = reader.byte, 0
     reader.skip("[")
     while reader.next() != "]":
+        reader.row = f"row {number} of {shown(key)}"
         yield key, number, *reader.value()
+        reader.row = ""
         number += 1
         if reader.next() != "]":
             reader.skip(",")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from panoseg.coco.json import shown
 from panoseg.errors import PanopticFormatError
 
 MOST_PIXELS = 2**26
@@ -42,8 +43,8 @@ def check_size(height: object, width: object) -> tuple[int, int]:
         or height * width > MOST_PIXELS
     ):
         raise PanopticFormatError(
-            f"an image of {str(height)[:20]} x {str(width)[:20]} pixels is not possible; an image "
-            f"has 1 to {MOST_PIXELS} pixels."
+            f"an image of {shown(height)} x {shown(width)} pixels is not possible; an image has"
+            f" whole numbers of rows and columns and 1 to {MOST_PIXELS} pixels."
         )
     return height, width
 
@@ -71,7 +72,7 @@ def decode_mask(segmentation: object, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, list):
         return _draw_polygons(segmentation, height, width)
     raise PanopticFormatError(
-        f"a segmentation of type {type(segmentation).__name__} is neither run lengths nor polygons."
+        f"segmentation {shown(segmentation)} is neither run lengths nor polygons."
     )
 
 
@@ -83,7 +84,7 @@ def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.
     size, counts = segmentation.get("size"), segmentation.get("counts")
     if size != [height, width]:
         raise PanopticFormatError(
-            f"run lengths of size {str(size)[:40]} do not fit the image, which has the size "
+            f"run lengths of size {shown(size)} do not fit the image, which has the size "
             f"[{height}, {width}]."
         )
     if isinstance(counts, str):
@@ -186,7 +187,9 @@ def _check_polygon(polygon: object, height: int, width: int) -> None:
         or len(polygon) % 2
         or any(type(value) not in (int, float) for value in polygon)
     ):
-        raise PanopticFormatError("a polygon is no list of x and y of three or more points.")
+        raise PanopticFormatError(
+            f"a polygon is no list of x and y of three or more points, but {shown(polygon)}."
+        )
     points = np.array(polygon, np.float64).reshape(-1, 2)
     # The library follows the outline in steps of a fifth of a pixel and keeps them all.
     inside = np.isfinite(points).all() and (np.abs(points) <= 2 * max(height, width)).all()

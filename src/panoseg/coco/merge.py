@@ -22,7 +22,7 @@ from torch import Tensor
 from panoseg.classes import ClassTable, Kind
 from panoseg.coco.categories import class_table, kind_of_row, kinds_by_id, read_categories
 from panoseg.coco.format import Form, Rows, Written, claim_name, coloured_rows, write_dataset
-from panoseg.coco.json import CocoJson, ImageId, about, read_row
+from panoseg.coco.json import CocoJson, ImageId, about, read_row, shown
 from panoseg.coco.masks import check_size, decode_mask
 from panoseg.coco.png import png_name, write_ids
 from panoseg.errors import PanopticFormatError, PanosegError
@@ -133,8 +133,8 @@ def _categories(
     files = [file for file in (given, images, semantic, instances) if file is not None]
     if given is not None or any(file.categories for file in files):
         return *read_categories(*files), []
-    things = instances.used_categories
-    used = sorted(things | semantic.used_categories)
+    things = set(instances.used_categories)
+    used = sorted(things | set(semantic.used_categories))
     categories = [{"id": id_, "name": str(id_), "isthing": int(id_ in things)} for id_ in used]
     note = (
         f"no file has categories: the {len(things)} classes of {instances.path} are taken for"
@@ -156,7 +156,7 @@ def _images(
     )
     for image_id in known:
         try:
-            with about(f"image {image_id} of {images.path if images else instances.path}"):
+            with about(f"image {shown(image_id)} of {images.path if images else instances.path}"):
                 coco_name = f"{image_id:012d}" if isinstance(image_id, int) else image_id
                 row = images.image(image_id) if images else {"file_name": f"{coco_name}.jpg"}
                 claim_name(png_name(row["file_name"]), names)
@@ -203,16 +203,16 @@ def _left_out(semantic: CocoJson, instances: CocoJson, images: CocoJson | None) 
         extra = [image_id for image_id in file.annotations or () if image_id not in listed]
         if extra:
             yield (
-                f"{file.path} has {len(extra)} images that are not listed, the first {extra[0]};"
-                " they are left out"
+                f"{file.path} has {len(extra)} images that are not listed, the first"
+                f" {shown(extra[0])}; they are left out"
             )
 
 
 def _merge(setting: _Setting, folder: Path, job: _Job) -> Rows:
     """Merge one image, write its PNG and return the row of its annotation."""
-    with about(f"image {job.image_id} of {setting.instances}"):
+    with about(f"image {shown(job.image_id)} of {setting.instances}"):
         things = _things(setting, job)
-    with about(f"image {job.image_id} of {setting.semantic}"):
+    with about(f"image {shown(job.image_id)} of {setting.semantic}"):
         stuff = _stuff(setting, job)
     segment_BHW = paint(
         torch.zeros((1, job.height, job.width), dtype=torch.int32),
@@ -239,7 +239,7 @@ def _things(setting: _Setting, job: _Job) -> list[dict[str, Any]]:
                 "correct the categories."
             )
         if type(row["score"]) not in (int, float):
-            raise TypeError(f"score {str(row['score'])[:40]} is no number")
+            raise TypeError(f"score {shown(row['score'])} is no number")
     kept = [row for row in rows if row["score"] >= setting.thresholds.score]
     return sorted(kept, key=lambda row: -row["score"])
 
@@ -256,6 +256,6 @@ def _stuff(setting: _Setting, job: _Job) -> dict[int, list[dict[str, Any]]]:
 
 def _mask(rows: list[dict[str, Any]], job: _Job, path: str) -> Tensor:
     """Return the union of the masks of some rows: bool, 1 x H x W."""
-    with about(f"image {job.image_id} of {path}"):
+    with about(f"image {shown(job.image_id)} of {path}"):
         masks = [decode_mask(row["segmentation"], job.height, job.width) for row in rows]
     return torch.from_numpy(np.ascontiguousarray(np.logical_or.reduce(masks)))[None]

@@ -9,20 +9,28 @@ Shape suffixes: H W pixels, N segments or objects.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from os.path import isfile  # unlike Path.is_file, false where a name is too long
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
 from panoseg.coco.format import CocoAnnotation, CocoAnnotations, CocoSegmentation
-from panoseg.coco.json import CocoJson, ImageId, about, read_row
+from panoseg.coco.json import (
+    CocoJson,
+    ImageId,
+    about,
+    is_crowd,
+    other_type,
+    read_row,
+    shown,
+)
 from panoseg.coco.masks import MOST_PIXELS, decode_mask, detection_row
 from panoseg.coco.png import decode_ids, png_name
 from panoseg.data.config import PhotographConfig
@@ -50,6 +58,8 @@ class CocoRecord:
     """Bytes of the PNG of segment ids."""
     instances: tuple[bytes, ...] | None
     """Rows of the instances JSON; None where the dataset has no such file."""
+    instances_source: str = ""
+    """Name of the instances JSON, for messages; by default ``source``."""
 
     def truth(self, table: ClassTable) -> CocoSegmentation:
         """Decode the panoptic annotation, of the size on disk.
@@ -60,7 +70,7 @@ class CocoRecord:
         with about(f"{self.source}: {self.file_name}"):
             annotation = CocoAnnotation.parse(self.annotation)
             return annotation.segmentation(
-                decode_ids(self.ids_png, Path(annotation.file_name)), table
+                decode_ids(self.ids_png, Path(annotation.file_name)), table, scored=False
             )
 
     def photograph(
@@ -123,11 +133,9 @@ class CocoRecord:
         if self.instances is not None:
             height, width = truth.segmentation.segment_HW.shape
             for number, (row, mask_HW) in enumerate(self._instances(table, height, width)):
-                with about(f"{self.source}: instance {number} of {self.file_name}"):
+                with self._about_instance(number, row):
                     stated = _stated_size(row)
-                rows.append(
-                    detection_row(row["category_id"], mask_HW, row.get("iscrowd") == 1) | stated
-                )
+                rows.append(detection_row(row["category_id"], mask_HW, is_crowd(row)) | stated)
             return rows
         segments = truth.segmentation.segments
         for number, segment in enumerate(segments, 1):
@@ -141,7 +149,7 @@ class CocoRecord:
         rows = [
             (row["category_id"], view.labels(mask_HW))
             for row, mask_HW in self._instances(table, *size_HW)
-            if row.get("iscrowd") != 1
+            if not is_crowd(row)
         ]
         masks_NHW = (
             np.stack([mask for _, mask in rows]) if rows else np.zeros((0, *view.window_HW), bool)
@@ -158,14 +166,26 @@ class CocoRecord:
         things = set(table.ids("thing"))
         found: list[tuple[Mapping[str, Any], np.ndarray]] = []
         for number, text in enumerate(self.instances or ()):
-            with about(f"{self.source}: instance {number} of {self.file_name}"):
+            with self._about_instance(number):
                 row = read_row(text)
-                if row["category_id"] not in things:
+            with self._about_instance(number, row):
+                class_id = row["category_id"]
+                if type(class_id) is not int or class_id not in things:
                     raise PanopticFormatError(
-                        f"category {str(row['category_id'])[:40]} is no thing of {table.name}"
+                        f"category {shown(class_id)} is no thing of"
+                        f" {table.name}{other_type(class_id, things)}; correct the annotation."
                     )
+                is_crowd(row)
                 found.append((row, decode_mask(row["segmentation"], height, width)))
         return found
+
+    def _about_instance(
+        self, number: int, row: Mapping[str, Any] | None = None
+    ) -> AbstractContextManager[None]:
+        """Name the file, the annotation and the photograph in the errors of the block."""
+        id_ = row.get("id") if isinstance(row, dict) else None
+        name = f"instance {number}" if id_ is None else f"annotation {shown(id_)}"
+        return about(f"{self.instances_source or self.source}: {name} of {self.file_name}")
 
 
 class CocoRecords(Dataset[Photograph], ABC):
@@ -208,13 +228,13 @@ class CocoRecords(Dataset[Photograph], ABC):
 
 def _stated_size(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return area and box as the file states them, as far as it does."""
-    stated = {key: row[key] for key in ("area", "bbox") if key in row}
+    stated = {key: row[key] for key in ("area", "bbox") if row.get(key) is not None}
     box = stated.get("bbox", [0, 0, 0, 0])
     if not isinstance(box, list) or len(box) != 4:
-        raise ValueError(f"bbox {str(box)[:40]}, which is no list of left, top, width and height")
+        raise ValueError(f"bbox {shown(box)}, which is no list of left, top, width and height")
     for value in (*box, stated.get("area", 0)):
         if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
-            raise ValueError(f"area or bbox with {str(value)[:40]}, which is no number of pixels")
+            raise ValueError(f"area or bbox with {shown(value)}, which is no number of pixels")
     return stated
 
 
@@ -336,8 +356,8 @@ class CocoDataset(CocoRecords):
         for image_id in self.annotations.image_ids:
             if image_id not in known:
                 raise DatasetError(
-                    f"{self.files.panoptic}: image {image_id} has an annotation but no entry among"
-                    " the images; complete them."
+                    f"{self.files.panoptic}: image {shown(image_id)} has an annotation but no entry"
+                    f" among the images{other_type(image_id, known)}; complete them."
                 )
         annotated = self.annotations.file.annotations or {}
         self.image_ids = [image_id for image_id in known if image_id in annotated]
@@ -355,7 +375,7 @@ class CocoDataset(CocoRecords):
         """Read the record at ``index``, with the bytes of its image or without."""
         image_id, file_name = self.image_ids[index], self.file_names[index]
         annotation = self.annotations.text(image_id)
-        with about(f"image {image_id} of {self.files.panoptic}"):
+        with about(f"image {shown(image_id)} of {self.files.panoptic}"):
             png = self.files.pictures / CocoAnnotation.parse(annotation).file_name
         return CocoRecord(
             str(self.files.panoptic),
@@ -364,11 +384,12 @@ class CocoDataset(CocoRecords):
             annotation,
             read_bytes(png),
             None if self.instances is None else self.instances.rows(image_id),
+            str(self.files.instances or ""),
         )
 
     def _file_name(self, image_id: ImageId) -> str:
         """Return the name of an image's file; refuse one that leaves its folder."""
-        with about(f"image {image_id} of {self.files.panoptic}"):
+        with about(f"image {shown(image_id)} of {self.files.panoptic}"):
             name: str = self.annotations.file.image(image_id)["file_name"]
             png_name(name)
             return name
@@ -404,97 +425,3 @@ def check_classes(path: Path | str, found: ClassTable, wanted: ClassTable) -> No
             f"{path} has other classes than the {len(wanted.classes)} of {wanted.name}, the first"
             f" difference is {id_} ({name}); use a dataset and weights of the same classes."
         )
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredPhotograph:
-    """A photograph and its truth."""
-
-    photograph: Photograph
-    """The photograph, without labels."""
-    index: int
-    """Its position in its set."""
-    truth: Panoptic
-    """Truth, of the size on disk."""
-    crowd_ids: tuple[int, ...]
-    """Ids of the segments of the truth that are crowds."""
-    things: tuple[dict[str, Any], ...]
-    """True objects, rows of COCO's detection form."""
-
-    @property
-    def name(self) -> str:
-        """Name of the photograph."""
-        return self.photograph.name
-
-
-@dataclass(frozen=True, eq=False)
-class ScoredBatch:
-    """Photographs that are scored together; their truth stays in main memory."""
-
-    entries: tuple[ScoredPhotograph, ...]
-    """The photographs with their truth, in order."""
-
-    @property
-    def photographs(self) -> tuple[Photograph, ...]:
-        """The photographs alone."""
-        return tuple(entry.photograph for entry in self.entries)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Name of each photograph."""
-        return tuple(entry.photograph.name for entry in self.entries)
-
-    def to(self, device: torch.device | str) -> ScoredBatch:
-        """Return the same batch with its images on another device."""
-        return self._with_images(lambda image: image.to(device, non_blocking=True))
-
-    def pin_memory(self) -> ScoredBatch:
-        """Return the same batch with its images in pinned memory; torch's loader calls it."""
-        return self._with_images(Tensor.pin_memory)
-
-    def _with_images(self, function: Callable[[Tensor], Tensor]) -> ScoredBatch:
-        return ScoredBatch(
-            tuple(
-                replace(entry, photograph=entry.photograph.map_tensors(function))
-                for entry in self.entries
-            )
-        )
-
-
-class ScoredPhotographs(Dataset[ScoredPhotograph]):
-    """The photographs of a set with their truth, without augmentation.
-
-    Args:
-        dataset: The set.
-        count: Number of photographs to take from the start; 0 takes all.
-    """
-
-    def __init__(self, dataset: CocoRecords, count: int = 0) -> None:
-        self.dataset, self.table = dataset, dataset.table
-        self.count = min(count or len(dataset), len(dataset))
-        self.unannotated = dataset.unannotated
-        self.names = [str(Path(name).with_suffix("")) for name in dataset.file_names[: self.count]]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> ScoredPhotograph:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        record = self.dataset.record(index)
-        photograph = replace(
-            record.photograph(self.table, self.dataset.config, None), classes_HW=None, objects=None
-        )
-        truth = record.truth(self.table)
-        return ScoredPhotograph(
-            photograph,
-            index,
-            truth.segmentation,
-            truth.crowd_ids,
-            tuple(record.detections(self.table)),
-        )
-
-
-def collate_scored(entries: Sequence[ScoredPhotograph]) -> ScoredBatch:
-    """Make a batch of scored photographs, for ``make_loader``."""
-    return ScoredBatch(tuple(entries))

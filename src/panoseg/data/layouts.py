@@ -19,8 +19,6 @@ from panoseg.data import s2tsczcrop_files
 from panoseg.data.coco import (
     CocoDataset,
     CocoRecords,
-    ScoredPhotographs,
-    collate_scored,
     find_splits,
 )
 from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
@@ -30,6 +28,7 @@ from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url
 from panoseg.data.s2tsczcrop import S2TSCzCropDataset, train_normalisation
 from panoseg.data.samples import Normalisation, collate
+from panoseg.data.scored_photographs import ScoredPhotographs, collate_scored
 from panoseg.data.seasons import parse_reference_date
 from panoseg.data.shards import INDEX, CocoShards, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, WeightsError

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from panoseg.classes import ClassTable
-from panoseg.data.coco import ScoredPhotograph
 from panoseg.data.samples import Sample
+from panoseg.data.scored_photographs import ScoredPhotograph
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.panoptic.draw import boundary_colour, draw, overlay
 from panoseg.panoptic.panoptic import Panoptic

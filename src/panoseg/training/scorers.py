@@ -24,8 +24,8 @@ from panoseg.coco.scores import (
     count_panoptic,
     count_pixels,
 )
-from panoseg.data.coco import ScoredBatch, ScoredPhotograph
 from panoseg.data.samples import Batch
+from panoseg.data.scored_photographs import ScoredBatch, ScoredPhotograph
 from panoseg.errors import ConfigError
 from panoseg.metrics.confusion import (
     REGIONS,
