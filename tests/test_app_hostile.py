@@ -195,7 +195,7 @@ def test_a_reader_that_fails_or_eats_memory_costs_itself_alone():
         run_confined(UPLOAD, _crash)
     with pytest.raises(AppError, match="Reading the upload failed"):
         run_confined(UPLOAD, _eat)
-    with pytest.raises(TooLargeError, match="found"):
+    with pytest.raises(TooLargeError, match="file is too large"):
         run_confined(UPLOAD, _refuse)
     assert run_confined(UPLOAD, max, 1, 2) == 2
 
@@ -212,7 +212,7 @@ def _eat():
 
 
 def _refuse():
-    raise TooLargeError("found", "expected", "fix")
+    raise TooLargeError("The file is too large.")
 
 
 def test_archives(tmp_path, monkeypatch):

@@ -361,7 +361,7 @@ def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
     try:
         id = server.client.post("/api/jobs", json=SAMPLE).raise_for_status().json()["id"]
         wait_until(
-            lambda: "no dask scheduler" in server.job(id)["message"],
+            lambda: "No dask scheduler answers" in server.job(id)["message"],
             lambda: signs_of_jobs(server.folder),
         )
         assert server.job(id)["state"] == "queued"

@@ -280,7 +280,7 @@ def raises(error):
 
 
 def test_a_cluster_that_is_away_is_asked_again_and_then_given_up(place, monkeypatch):
-    away = ClusterError("no dask scheduler at tcp://a:1", "one that answers", "start it")
+    away = ClusterError("No dask scheduler answers at tcp://a:1: start it.")
     id, claim = claimed(place, monkeypatch, raises(away))
     monkeypatch.setattr(job_process, "CLUSTER_RETRY_S", 0.01)
     for start in range(1, MAX_STARTS):

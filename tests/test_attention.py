@@ -119,11 +119,11 @@ def test_places():
 @pytest.mark.parametrize(
     ("pixel", "parcel", "words"),
     [
-        ((16, 0), None, "--pixel 16 0; expected a row from 0 to 15"),
+        ((16, 0), None, "--pixel 16 0 lies outside of the patch: choose a row from 0 to 15"),
         ((0, -1), None, "--pixel 0 -1"),
-        (None, 8, "no parcel 8 in the patch; expected one of 7, 10, 13"),
+        (None, 8, "no parcel 8 in the patch: choose one of 7, 10, 13"),
         (None, 0, "no parcel 0"),
-        ((1, 1), 7, "--pixel and --parcel"),
+        ((1, 1), 7, "either --pixel or --parcel, not both"),
     ],
 )
 def test_places_that_are_not_there(pixel, parcel, words):
@@ -241,11 +241,7 @@ def test_mistakes_end_in_one_line(semantic, data, tmp_path, capsys, monkeypatch)
 
 
 def attention_missing():
-    raise ConfigError(
-        "a network, which has no attention over dates",
-        "a network with attention",
-        "leave --attention out",
-    )
+    raise ConfigError("The network has no attention over dates: leave --attention out.")
 
 
 @pytest.fixture

@@ -269,7 +269,7 @@ def test_configurations_survive_json(name):
 
 def test_paps_is_no_backbone():
     values = to_json(PapsConfig())
-    with pytest.raises(ConfigError, match="backbone paps; expected one of utae"):
+    with pytest.raises(ConfigError, match=r"backbone must be one of utae.* not paps"):
         config_from_json({**values, "backbone": values})
 
 
@@ -346,27 +346,39 @@ def test_titles_name_the_networks():
 @pytest.mark.parametrize(
     ("kind", "options", "words"),
     [
-        (UNet3dConfig, {"width": 5}, "width 5; expected an even number"),
-        (UNet3dConfig, {"width": 2048}, "8192; expected at most 4096"),
-        (FpnConfig, {"pyramid_width": 4096}, "8192; expected at most 4096"),
-        (ConvRnnConfig, {"hidden": 10**9}, "hidden 1000000000; expected at most 4096"),
+        (UNet3dConfig, {"width": 5}, "width must be an even number from 2, not 5"),
+        (UNet3dConfig, {"width": 2048}, "at most 4096, not 8192"),
+        (FpnConfig, {"pyramid_width": 4096}, "at most 4096, not 8192"),
+        (ConvRnnConfig, {"hidden": 10**9}, "hidden must be at most 4096, not 1000000000"),
         (
             UConvLstmConfig,
             {"head_widths": (4,) * 13},
-            "head_widths with 13 entries; expected at most 12",
+            "head_widths must have at most 12 entries, not 13",
         ),
-        (UNet3dConfig, {"classes": 0}, "classes 0; expected at least 1"),
-        (ConvRnnConfig, {"cell": "rnn"}, "cell 'rnn'; expected one of lstm, gru"),
-        (ConvRnnConfig, {"hidden": 0}, "hidden 0; expected at least 1"),
-        (FpnConfig, {"dilations": (1, 0)}, r"dilations \(1, 0\); expected at least 1"),
-        (FpnConfig, {"dilations": ()}, "no dilations; expected at least one"),
-        (FpnConfig, {"input_widths": ()}, "no input_widths; expected at least one"),
-        (FpnConfig, {"input_widths": (30, 64)}, r"input_widths \(30, 64\).*multiples of 4"),
-        (FpnConfig, {"pyramid_width": 5}, "10 channels after the pyramid; expected multiples of 4"),
-        (UConvLstmConfig, {"directions": 3}, "directions 3; expected 1 or 2"),
-        (UConvLstmConfig, {"hidden": 0}, "hidden 0; expected at least 1"),
-        (UConvLstmConfig, {"encoder_widths": (64, 128)}, "2 encoder widths and 4 decoder widths"),
-        (UConvLstmConfig, {"decoder_widths": (32, 32, 64, 64)}, "decoder_widths with 64"),
+        (UNet3dConfig, {"classes": 0}, "classes must be at least 1, not 0"),
+        (ConvRnnConfig, {"cell": "rnn"}, "cell must be one of lstm, gru, not 'rnn'"),
+        (ConvRnnConfig, {"hidden": 0}, "hidden must be at least 1, not 0"),
+        (FpnConfig, {"dilations": (1, 0)}, r"Each of dilations must be at least 1, not \(1, 0\)"),
+        (FpnConfig, {"dilations": ()}, "dilations must have at least one entry"),
+        (FpnConfig, {"input_widths": ()}, "input_widths must have at least one entry"),
+        (FpnConfig, {"input_widths": (30, 64)}, r"input_widths .* multiples of 4, not \(30, 64\)"),
+        (
+            FpnConfig,
+            {"pyramid_width": 5},
+            "channels after the pyramid must be multiples of 4, not .* and 10",
+        ),
+        (UConvLstmConfig, {"directions": 3}, "directions must be 1 or 2, not 3"),
+        (UConvLstmConfig, {"hidden": 0}, "hidden must be at least 1, not 0"),
+        (
+            UConvLstmConfig,
+            {"encoder_widths": (64, 128)},
+            "the same number of entries, at least two, not 2 and 4",
+        ),
+        (
+            UConvLstmConfig,
+            {"decoder_widths": (32, 32, 64, 64)},
+            "the same number, not with 128 and 64",
+        ),
         (UConvLstmConfig, {"decoder_widths": (30, 32, 64, 128)}, "multiples of 4"),
     ],
 )
@@ -386,6 +398,6 @@ def test_impossible_options_are_refused(kind, options, words):
 def test_images_of_an_impossible_size_are_refused(name, height, width, words):
     _, days, valid = padded_season()
     with pytest.raises(
-        ConfigError, match=rf"images of {height} x {width} pixels; expected sides that are {words}"
+        ConfigError, match=rf"images have {height} x {width} pixels, but .* sides that are {words}"
     ):
         small_model(SMALL[name])(torch.zeros(2, 5, 3, height, width), days, valid)

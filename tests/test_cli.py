@@ -109,7 +109,7 @@ def test_unknown_commands_and_experiments(capsys, tmp_path):
         capsys,
         ["train", "pastis-utea", "--data", "x", "--out", "y"],
         "pastis-utae-paps",
-        "did you mean pastis-utae?",
+        "Did you mean pastis-utae?",
     )
     refused(capsys, ["train", "--data", "x"], "--data", "--resume")
     refused(capsys, ["test", "--data", "x"], "either RUN or --weights")
@@ -144,7 +144,11 @@ def test_a_mistake_found_in_the_first_epoch_leaves_nothing_behind(capsys, tmp_pa
 
 def test_impossible_options(capsys, data, tmp_path):
     out = tmp_path / "run"
-    refused(capsys, train_arguments(data, out, "--batch-size", "0"), "batch_size 0", "--batch-size")
+    refused(
+        capsys,
+        train_arguments(data, out, "--batch-size", "0"),
+        "--batch-size must be a number from 1, not 0",
+    )
     refused(
         capsys,
         train_arguments(data, out, "--data.reference-date", "autumn"),
@@ -152,7 +156,12 @@ def test_impossible_options(capsys, data, tmp_path):
         "YYYY-MM-DD",
     )
     refused(capsys, train_arguments(data, out, "--data.augmentation.crop", "17"), "crop of 17")
-    refused(capsys, train_arguments(data, out, "--model.backbone.heads", "3"), "heads 3")
+    refused(
+        capsys,
+        train_arguments(data, out, "--model.backbone.heads", "3"),
+        "heads must divide",
+        "3 heads",
+    )
     assert not out.exists()
 
 

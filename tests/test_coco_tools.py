@@ -1181,7 +1181,7 @@ def test_an_impossible_number_of_processes_is_refused(
 
 def test_a_full_disk_ends_all_and_leaves_nothing(truth, tmp_path, capsys, monkeypatch):
     def full(*_):
-        raise OutputError("the disk is full", "free space", "free some")
+        raise OutputError("the disk is full: free some space.")
 
     monkeypatch.setattr(coco_conversions, "save_png", full)
     assert (

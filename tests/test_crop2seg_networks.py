@@ -508,7 +508,7 @@ def test_images_of_an_impossible_size_are_refused(name, height, width):
     images = images[..., :1, :1].expand(-1, -1, -1, height, width)
     with pytest.raises(
         ConfigError,
-        match=rf"images of {height} x {width} pixels; expected sides that are multiples of 2",
+        match=rf"images have {height} x {width} pixels, but .* sides that are multiples of 2",
     ):
         small_model(SMALL[name])(images, days, valid)
 
@@ -523,7 +523,9 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
     assert not torch.equal(
         scores(model, images.flip(1), days, valid.flip(1)), scores(model, images, days, valid)
     )
-    with pytest.raises(ConfigError, match="a season of 6 dates; expected at most 5"):
+    with pytest.raises(
+        ConfigError, match="season has 6 dates, but this naive U-Net takes at most 5"
+    ):
         model(*padded_season(6))
     longer = build_network(replace(SMALL["unet_naive"], length=8))
     assert longer.in_conv.conv.conv[0].weight.shape == (32, 24, 3, 3)
@@ -536,36 +538,48 @@ def test_the_naive_unet_fills_short_seasons_with_zeros_and_refuses_long_ones():
         (
             UtaeConfig,
             {"mbconv": True, "squeeze": True},
-            "mbconv with squeeze; expected one of them",
+            "mbconv and squeeze exclude each other",
         ),
-        (NaiveUnetConfig, {"mbconv": True, "squeeze": True}, "mbconv with squeeze"),
-        (WtaeConfig, {"convolution": "3d"}, "convolution '3d'.*2d, depthwise_separable"),
-        (NaiveUnetConfig, {"convolution": "3d"}, "convolution '3d'"),
-        (TimeUnetConfig, {"dates": "weekly"}, "dates 'weekly'.*relative, day_of_year, both"),
-        (WtaeConfig, {"aggregation": "median"}, "aggregation 'median'"),
-        (WtaeConfig, {"queries": 0}, "queries 0"),
+        (NaiveUnetConfig, {"mbconv": True, "squeeze": True}, "mbconv and squeeze"),
+        (
+            WtaeConfig,
+            {"convolution": "3d"},
+            "convolution must be one of 2d, depthwise_separable, not '3d'",
+        ),
+        (NaiveUnetConfig, {"convolution": "3d"}, "convolution .* not '3d'"),
+        (
+            TimeUnetConfig,
+            {"dates": "weekly"},
+            "dates must be one of relative, day_of_year, both, not 'weekly'",
+        ),
+        (WtaeConfig, {"aggregation": "median"}, "aggregation .* not 'median'"),
+        (WtaeConfig, {"queries": 0}, "queries must be at least 1, not 0"),
         (
             TimeUnetConfig,
             {"reference_date": "1 September"},
-            "reference_date '1 September'.*YYYY-MM-DD",
+            "reference_date must be a date YYYY-MM-DD, not '1 September'",
         ),
-        (UtaeConfig, {"relative_as_day_of_year": True}, "dates relative; expected dates both"),
+        (UtaeConfig, {"relative_as_day_of_year": True}, "needs dates both .* not dates relative"),
         (
             TimeUnetConfig,
             {"relative_as_day_of_year": True, "dates": "both", "linear_dates": True},
-            "dates both and linear_dates; expected dates both without linear_dates",
+            "dates both without linear_dates, not dates both and linear_dates",
         ),
-        (TimeUnetConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads 16"),
-        (WtaeConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads 16"),
-        (NaiveUnetConfig, {"length": 0}, "length 0"),
-        (NaiveUnetConfig, {"length": 4000}, "16000; expected at most 4096"),
+        (TimeUnetConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads must divide .* 16 heads"),
+        (WtaeConfig, {"encoder_widths": (40, 64, 64, 128)}, "heads must divide .* 16 heads"),
+        (NaiveUnetConfig, {"length": 0}, "length must be at least 1, not 0"),
+        (
+            NaiveUnetConfig,
+            {"length": 4000},
+            "times dates, over two, must be at most 4096, not 16000",
+        ),
         (
             NaiveUnetConfig,
             {"length": 500, "bands": 13},
-            "bands times dates: 6500; expected at most 4096",
+            "bands x dates must be at most 4096, not 6500",
         ),
         (NaiveUnetConfig, {"length": 1, "head_widths": (1,)}, "at least 1"),
-        (NaiveUnetConfig, {"decoder_widths": (4, 4, 8, 8)}, "decoder_widths with 8"),
+        (NaiveUnetConfig, {"decoder_widths": (4, 4, 8, 8)}, "the same number, not with .* and 8"),
     ],
 )
 def test_impossible_options_are_refused(kind, options, words):

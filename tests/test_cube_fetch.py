@@ -623,7 +623,7 @@ def test_an_unfinished_cube_of_other_options_is_refused(server, tmp_path, monkey
     farm = read_area(area)
     monkeypatch.setattr(
         "panoseg.cube.build.DateBuilder.fetch",
-        lambda *_: (_ for _ in ()).throw(CubeError("a", "b", "c")),
+        lambda *_: (_ for _ in ()).throw(CubeError("The cube is broken.")),
     )
     out = tmp_path / "new.zarr"
     with pytest.raises(CubeError):

@@ -72,7 +72,7 @@ def test_the_weights_in_the_package_find_parcels(tmp_path):
     try:
         default_weights()
     except WeightsError as error:
-        pytest.skip(f"no weights in the package yet: {error.found}")
+        pytest.skip(f"no weights in the package yet: {error}")
     result = run_demo(tmp_path / "demo", 128)
     assert result.comparison is not None
     assert result.comparison.quality.pq > 0.3

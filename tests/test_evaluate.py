@@ -456,9 +456,7 @@ def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_pat
         )
         == 2
     )
-    assert (
-        "figure.xyz as a picture; expected a name that ends with one of" in capsys.readouterr().err
-    )
+    assert "figure.xyz has no ending of a picture: choose one of" in capsys.readouterr().err
 
 
 def test_what_images_are_normalised_with_is_said(run, authors, data, tmp_path, capsys):

@@ -239,9 +239,9 @@ def test_all_folds_on_two_devices(data, tmp_path):
 
 
 def test_there_is_no_mean_of_four_folds():
-    with pytest.raises(DatasetError, match="no scores of fold 3;"):
+    with pytest.raises(DatasetError, match="The scores of fold 3 are missing"):
         mean_of_folds({fold: FoldScores({"PQ": 1.0}) for fold in (1, 2, 4, 5)})
-    with pytest.raises(DatasetError, match="no scores of fold 2, 5;"):
+    with pytest.raises(DatasetError, match="The scores of fold 2, 5 are missing"):
         mean_of_folds({fold: FoldScores({"PQ": 1.0}) for fold in (1, 3, 4)})
 
 
@@ -351,7 +351,7 @@ def test_a_wrong_name_lists_the_right_ones():
     with pytest.raises(ConfigError) as error:
         experiment("pastis-utae-pap")
     assert all(name in str(error.value) for name in EXPERIMENTS)
-    assert "did you mean pastis-utae-paps?" in str(error.value)
+    assert "Did you mean pastis-utae-paps?" in str(error.value)
 
 
 def test_list_of_experiments(capsys):
@@ -390,4 +390,4 @@ def test_the_options_shown_are_those_that_train_takes(name, capsys):
 
 def test_options_of_an_unknown_experiment(capsys):
     assert main(["experiments", "pastis-utea"]) == 2
-    assert "did you mean pastis-utae?" in capsys.readouterr().err
+    assert "Did you mean pastis-utae?" in capsys.readouterr().err

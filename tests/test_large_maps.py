@@ -373,7 +373,7 @@ def test_threads_of_a_cluster_make_the_same_map(small, tmp_path):
 
 
 def gone():
-    raise CubeError("the cube has gone", "a cube", "bring it back")
+    raise CubeError("The cube has gone: bring it back.")
 
 
 _UNPICKLE = """
@@ -604,7 +604,7 @@ def test_a_cluster_that_is_not_there(small, tmp_path, capsys, monkeypatch):
         str(tmp_path / "map"),
     ]
     assert main([*arguments, "--dask", "tcp://127.0.0.1:9"]) == 2
-    assert "no dask scheduler at tcp://127.0.0.1:9; expected" in capsys.readouterr().err
+    assert "No dask scheduler answers at tcp://127.0.0.1:9: start it" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="either --workers or --dask"):
         RunOptions(workers=2, dask="tcp://127.0.0.1:9")
     with pytest.raises(ConfigError, match="--workers must be from 1 to 1024, not 0"):

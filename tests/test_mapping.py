@@ -557,7 +557,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, cube_path, weights, capsys):
 @pytest.mark.parametrize("writer", ["write_geoparquet", "write_cog", "write_text", "write_json"])
 def test_a_full_disk(tmp_path, cube_path, weights, capsys, monkeypatch, writer):
     def full(*_, **__):
-        raise OutputError("map: the disk is full", "free space", "free some space")
+        raise OutputError("map: the disk is full: free some space.")
 
     monkeypatch.setattr(outputs, writer, full)
     arguments = (
@@ -651,7 +651,7 @@ def shipped() -> Weights:
     try:
         return default_weights()
     except WeightsError as error:
-        pytest.skip(f"no weights in the package yet: {error.found}")
+        pytest.skip(f"no weights in the package yet: {error}")
 
 
 def test_without_weights_the_shipped_ones_are_used_and_named(tmp_path, capsys):

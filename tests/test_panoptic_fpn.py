@@ -420,15 +420,15 @@ def test_frozen_norms_keep_what_they_were_given(norm, learns):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"semantic_width": 33}, "semantic_width (33,)"),
-        ({"instance_weight": -1.0}, "instance_weight -1.0; expected a number from 0"),
-        ({"semantic_weight": float("nan")}, "semantic_weight nan"),
-        ({"merge_score": 1.5}, "merge_score 1.5; expected a number from 0 to 1"),
-        ({"merge_overlap": -0.5}, "merge_overlap -0.5"),
-        ({"stuff_area": -1}, "stuff_area -1; expected a number of pixels from 0"),
-        ({"stuff": 253}, "stuff 253"),
-        ({"stuff": -1}, "stuff -1"),
-        ({"weights": "coco"}, "weights 'coco'; expected one of none, imagenet"),
+        ({"semantic_width": 33}, "semantic_width must be 4, 8, 16 or multiples of 32, not (33,)"),
+        ({"instance_weight": -1.0}, "instance_weight must be a number from 0, not -1.0"),
+        ({"semantic_weight": float("nan")}, "semantic_weight must be a number from 0, not nan"),
+        ({"merge_score": 1.5}, "merge_score must be from 0 to 1, not 1.5"),
+        ({"merge_overlap": -0.5}, "merge_overlap must be from 0 to 1, not -0.5"),
+        ({"stuff_area": -1}, "stuff_area must be a number of pixels from 0, not -1"),
+        ({"stuff": 253}, "at most 254, not 253"),
+        ({"stuff": -1}, "stuff must be at least 0, and with the things at most 254, not -1"),
+        ({"weights": "coco"}, "weights must be one of none, imagenet, not 'coco'"),
     ],
 )
 def test_wrong_options_are_one_line(options, message):

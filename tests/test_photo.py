@@ -359,7 +359,7 @@ def test_where_no_picture_can_be_read_nothing_is_written(tmp_path):
         segment_photographs([Source(tmp_path / "a.jpg", "a")], halves, TABLE, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     sources = [Source(tmp_path / "a.jpg", "a"), Source(tmp_path / "gone.jpg", "gone")]
-    with pytest.raises(DatasetError, match=r"a\.jpg .*it is no image.*\(and 1 more left out\)"):
+    with pytest.raises(DatasetError, match=r"a\.jpg .*it is no image.*cannot be used: 2"):
         segment_photographs(sources, halves, TABLE, tmp_path / "out")
 
 
@@ -466,10 +466,10 @@ def test_photographs_are_seen_as_large_as_in_training_or_as_asked(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"score": 1.5}, "score 1.5"),
-        ({"mask": -1.0}, "mask -1.0"),
-        ({"overlap": 2.0}, "overlap"),
-        ({"stuff_area": -1}, "stuff_area"),
+        ({"score": 1.5}, "--score must be from 0 to 1, not 1.5"),
+        ({"mask": -1.0}, "--mask must be from 0 to 1, not -1.0"),
+        ({"overlap": 2.0}, "--overlap must be"),
+        ({"stuff_area": -1}, "--stuff-area must be a number of pixels from 0, not -1"),
     ],
 )
 def test_an_impossible_option_is_one_line(options, said):
@@ -513,7 +513,7 @@ def test_published_weights_are_named_and_absent_ones_are_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert code == 2
     assert "could not be fetched" in line
-    assert "connect once" in line
+    assert "Connect to the internet once" in line
     assert not (tmp_path / "out").exists()
 
 

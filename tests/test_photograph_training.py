@@ -233,13 +233,16 @@ def test_options_of_the_optimiser_change_where_it_goes(change):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimiser": {"momentum": 1.0}}, "momentum 1.0; expected from 0 up to 1"),
+        (
+            {"optimiser": {"momentum": 1.0}},
+            "--optimiser.momentum must be at least 0 and below 1, not 1.0",
+        ),
         (
             {"optimiser": {"warm_up_from": 0.5, "learning_rate": 0.1}},
-            "warm_up_from 0.5 above learning_rate 0.1",
+            "--optimiser.warm-up-from 0.5 must not exceed --optimiser.learning-rate 0.1",
         ),
-        ({"steps": -1}, "steps -1"),
-        ({"reference_batch": -1}, "reference_batch -1"),
+        ({"steps": -1}, "--steps must be a number from 0, not -1"),
+        ({"reference_batch": -1}, "--reference-batch must be a number from 0, not -1"),
     ],
 )
 def test_wrong_options_are_one_line(options, message):

@@ -219,7 +219,7 @@ def test_one_photograph_cannot_teach_batch_norms_of_a_single_part():
     network = small(norm="batch")
     with pytest.raises(
         ConfigError,
-        match=r"^one photograph a step with batch norms; expected at least two; .*norm group$",
+        match=r"^Batch norms need at least two photographs a step: .*norm group\.$",
     ):
         losses_of(network, [photograph()])
     losses_of(network, [photograph(), photograph()])["loss"].backward()
@@ -344,19 +344,22 @@ def test_frozen_norms_of_the_backbone_keep_what_they_were_given(norm, learns):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scope": "sky"}, "scope 'sky'; expected one of all, stuff"),
-        ({"bins": ()}, "no bins; expected at least one"),
-        ({"bins": (1, 0)}, "bins (1, 0); expected at least 1"),
+        ({"scope": "sky"}, "scope must be one of all, stuff, not 'sky'"),
+        ({"bins": ()}, "bins must have at least one entry"),
+        ({"bins": (1, 0)}, "Each of bins must be at least 1, not (1, 0)"),
         ({"width": 100_000}, "at most 4096"),
-        ({"auxiliary_weight": -0.1}, "auxiliary_weight -0.1"),
-        ({"dropout": 1.0}, "dropout 1.0; expected from 0 up to 1"),
-        ({"stuff": 300}, "stuff 300"),
-        ({"weights": "imagenet"}, "weights imagenet with norm group"),
-        ({"norm": "frozen"}, "weights none with norm frozen"),
+        ({"auxiliary_weight": -0.1}, "auxiliary_weight must be a number from 0, not -0.1"),
+        ({"dropout": 1.0}, "dropout must be at least 0 and below 1, not 1.0"),
+        ({"stuff": 300}, "stuff must be at least 0, and with the things at most 254, not 300"),
+        ({"weights": "imagenet"}, "weights imagenet cannot be used with norm group"),
+        ({"norm": "frozen"}, "weights none cannot be used with norm frozen"),
         # Widths that layers cannot have are refused as options, not by the layers.
         ({"width": 33}, "width"),
         ({"auxiliary_width": 33}, "auxiliary_width"),
-        ({"bins": tuple(range(1, 8))}, "channels of a bin (32, 16, 73)"),
+        (
+            {"bins": tuple(range(1, 8))},
+            "channels of a bin must be 4, 8, 16 or multiples of 32, not (32, 16, 73)",
+        ),
         ({"width": 33, "norm": "batch", "weights": "imagenet", "bins": (5000,)}, "bins"),
     ],
 )

@@ -378,11 +378,11 @@ def test_the_focal_factor_passes_a_gradient(gamma):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"smoothing": 1.0}, "smoothing 1.0; expected a number from 0 up to 1"),
-        ({"smoothing": -0.1}, "smoothing -0.1"),
-        ({"kind": "focal", "gamma": -1.0}, "gamma -1.0"),
-        ({"boundary_weight": float("nan")}, "boundary_weight nan"),
-        ({"boundary_gamma": -1.0}, "boundary_gamma -1.0"),
+        ({"smoothing": 1.0}, "smoothing must be at least 0 and below 1, not 1.0"),
+        ({"smoothing": -0.1}, "smoothing must be .* not -0.1"),
+        ({"kind": "focal", "gamma": -1.0}, "gamma must be a number from 0, not -1.0"),
+        ({"boundary_weight": float("nan")}, "boundary_weight must be a number from 0, not nan"),
+        ({"boundary_gamma": -1.0}, "boundary_gamma must be a number from 0, not -1.0"),
         ({"class_weights": (1.0, -1.0)}, "class_weights"),
         (
             {
@@ -393,14 +393,14 @@ def test_the_focal_factor_passes_a_gradient(gamma):
             },
             "class_shares",
         ),
-        ({"kind": "focal", "smoothing": 0.1}, "smoothing without kind cross_entropy"),
-        ({"smoothing_by": "neighbours"}, "smoothing_by without smoothing"),
+        ({"kind": "focal", "smoothing": 0.1}, "smoothing needs kind cross_entropy"),
+        ({"smoothing_by": "neighbours"}, "smoothing_by needs smoothing"),
         (
             {"smoothing": 0.1, "background_share": 0.6},
-            "background_share without smoothing_by neighbours",
+            "background_share needs smoothing_by neighbours",
         ),
-        ({"class_shares": (1.0,)}, "class_shares without background_share"),
-        ({"gamma": 1.0}, "gamma without kind focal"),
+        ({"class_shares": (1.0,)}, "class_shares needs background_share"),
+        ({"gamma": 1.0}, "gamma needs kind focal"),
     ],
 )
 def test_impossible_options(wrong, words):
@@ -410,13 +410,15 @@ def test_impossible_options(wrong, words):
 
 def test_weights_and_shares_are_one_a_class():
     with pytest.raises(
-        ConfigError, match="2 class_weights for the 15 classes of S2TSCzCrop; expected 15"
+        ConfigError,
+        match="class_weights must have 15 entries, one for each class of S2TSCzCrop, not 2",
     ):
         SemanticLoss(SemanticLossConfig(class_weights=(1.0, 2.0)), S2TSCZCROP)
     config = SemanticLossConfig(
         smoothing=0.1, smoothing_by="neighbours", background_share=0.5, class_shares=CZECH_SHARES
     )
     with pytest.raises(
-        ConfigError, match="14 class_shares for the 20 classes of PASTIS; expected 19"
+        ConfigError,
+        match="class_shares must have 19 entries, one for each class of PASTIS but background, not 14",
     ):
         SemanticLoss(config, PASTIS)

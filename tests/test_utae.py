@@ -283,7 +283,7 @@ def test_images_of_an_impossible_size_are_refused(height, width):
     images = images[..., :1, :1].expand(-1, -1, -1, height, width)
     with pytest.raises(
         ConfigError,
-        match=rf"images of {height} x {width} pixels; expected sides that are multiples of 2",
+        match=rf"images have {height} x {width} pixels, but .* sides that are multiples of 2",
     ):
         small_model()(images, days, valid)
 
@@ -302,11 +302,17 @@ def test_initialise_draws_the_published_distributions():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"aggregation": "median"}, "aggregation 'median'.*att_group, att_mean, mean"),
-        ({"encoder_norm": "layer"}, "encoder_norm 'layer'.*group, batch, instance"),
-        ({"heads": 7}, "heads 7"),
-        ({"encoder_widths": (64, 128)}, "2 encoder widths and 4 decoder widths"),
-        ({"decoder_widths": (32, 32, 64, 64)}, "decoder_widths with 64"),
+        (
+            {"aggregation": "median"},
+            "aggregation must be one of att_group, att_mean, mean, not 'median'",
+        ),
+        (
+            {"encoder_norm": "layer"},
+            "encoder_norm must be one of group, batch, instance, not 'layer'",
+        ),
+        ({"heads": 7}, "heads must divide .* 7 heads"),
+        ({"encoder_widths": (64, 128)}, "the same number of entries, at least two, not 2 and 4"),
+        ({"decoder_widths": (32, 32, 64, 64)}, "the same number, not with 128 and 64"),
     ],
 )
 def test_impossible_options_are_refused(options, words):
@@ -331,7 +337,7 @@ def test_configurations_survive_json(config):
         ({"model": "utae", "bands": "ten"}, "bands 'ten'"),
         ({"model": "utae", "encoder_widths": [8, "x"]}, "encoder_widths"),
         ({"model": "paps", "backbone": 3}, "model 3"),
-        ({"model": "paps", "min_confidence": 2}, "min_confidence 2"),
+        ({"model": "paps", "min_confidence": 2}, "min_confidence must be from 0 to 1, not 2"),
     ],
 )
 def test_foreign_configurations_are_refused(values, words):

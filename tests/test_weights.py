@@ -174,23 +174,29 @@ def test_weights_of_another_model_are_refused(folder):
             lambda card: card.update(reference_date="2018-09-01"),
             "from 2017-10-15, but the seasons of the card from 2018-09-01",
         ),
-        (lambda card: card["provenance"].update(fold=[1]), "fold [1]; expected a whole number"),
-        (lambda card: card["provenance"].update(single_date=3), "single_date 3; expected text"),
+        (
+            lambda card: card["provenance"].update(fold=[1]),
+            "fold in the provenance must be a whole number, not [1]",
+        ),
+        (
+            lambda card: card["provenance"].update(single_date=3),
+            "single_date in the provenance must be text, not 3",
+        ),
         (
             lambda card: card["provenance"].update(normalisation={}),
-            "normalisation {}; expected one of train, published",
+            "normalisation in the provenance must be one of train, published, not {}",
         ),
         (
             lambda card: card["provenance"].update(min_side="800"),
-            "min_side '800'; expected a whole number, 0 .. 8192",
+            "min_side in the provenance must be a whole number from 0 to 8192, not '800'",
         ),
         (
             lambda card: card["provenance"].update(max_side=None),
-            "max_side None; expected a whole number",
+            "max_side in the provenance must be a whole number from 0 to 8192, not None",
         ),
         (
             lambda card: card["provenance"].update(max_side=10**9),
-            "max_side 1000000000; expected a whole number",
+            "a whole number from 0 to 8192, not 1000000000",
         ),
         (lambda card: card.update(trained_on="x" * 5_000_000), "bytes"),
     ],

@@ -16,24 +16,16 @@ class PanosegError(Exception):
     Args:
         message: One or two sentences: what is wrong, with the name of the file or option, and what
             to do about it.
-        expected: Deprecated; what would have been right.
-        fix: Deprecated; what to do.
     """
 
-    def __init__(self, message: str, expected: str = "", fix: str = "") -> None:
-        self.found, self.expected, self.fix = message, expected, fix
-        text = f"{message}; expected {expected}; {fix}" if expected else message
+    def __init__(self, message: str) -> None:
+        self.message = message
         # Names of files need not be valid text.
-        line = " ".join(text.split()).encode("utf-8", "backslashreplace").decode()
-        super().__init__(line)
-
-    def __reduce__(self) -> tuple[type[PanosegError], tuple[str, str, str]]:
-        """Errors come back from worker processes as they were."""
-        return type(self), (self.found, self.expected, self.fix)
+        super().__init__(" ".join(message.split()).encode("utf-8", "backslashreplace").decode())
 
     def with_text(self, old: str, new: str) -> Self:
         """Return the same error with ``old`` replaced by ``new`` in its text."""
-        return type(self)(self.found.replace(old, new), self.expected, self.fix)
+        return type(self)(self.message.replace(old, new))
 
 
 class DatasetError(PanosegError):

@@ -125,7 +125,8 @@ class ShardIndex:
                 return cls._parse(str(place), json.loads(read_file(path, _MOST_BYTES)))
         except PanopticFormatError as error:
             raise DatasetError(
-                f"{error.found}, so it is no index of panoseg coco shards; write the shards again."
+                f"{str(error).rstrip('.')}, so it is no index of panoseg coco shards: write the"
+                " shards again."
             ) from error
 
     @classmethod

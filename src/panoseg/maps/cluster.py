@@ -68,7 +68,7 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
             client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
             raise ClusterError(
-                f"no dask scheduler at {address}", "one that answers", "start it, or correct --dask"
+                f"No dask scheduler answers at {address}: start it, or correct --dask."
             ) from error
         name = f"panoseg-{uuid.uuid4().hex}"
         client.register_plugin(JobPlugin(name, job))
@@ -138,15 +138,12 @@ def _result(future: Future) -> Any:  # noqa: ANN401
     """
     if future.cancelled():
         raise ClusterError(
-            "the cluster has gone",
-            "one that stays",
-            "start it and run the same command again: it goes on",
+            "The cluster has gone. Start it and run the same command again: the map continues."
         )
     try:
         return future.result()
     except KilledWorker as error:
         raise OutputError(
-            "a task ended several workers, perhaps for memory",
-            "workers that stay alive",
-            "give them more memory or fewer threads, and run the same command again: it goes on",
+            "A task ended several workers, perhaps for want of memory. Give them more memory or"
+            " fewer threads and run the same command again: the map continues."
         ) from error

@@ -192,9 +192,7 @@ def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
     fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
     outline = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
     if not outline.intersects(cube.odc.geobox.extent.geom):
-        raise ConfigError(
-            "an outline that lies outside of the cube", "one that meets it", "check both places"
-        )
+        raise ConfigError("The outline lies outside of the cube: check the places of both.")
     return outline
 
 

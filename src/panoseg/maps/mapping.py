@@ -291,16 +291,11 @@ def map_area(
     """
     options, out = options or MapOptions(), Path(out)
     if wanted.area is None or wanted.season is None:
-        raise ConfigError(
-            "--area without --season, or the other way round",
-            "both",
-            "add --area FILE --season 2024",
-        )
+        raise ConfigError("Pass both --area and --season, e.g. --area farm.geojson --season 2024.")
     if options.year not in (None, wanted.season):
         raise ConfigError(
-            f"--season {wanted.season} with --year {options.year}",
-            "one year of harvest",
-            "leave out --year",
+            f"--season {wanted.season} and --year {options.year} name two years of harvest: leave"
+            " out --year."
         )
     given = GivenWeights.of(weights)
     _ = given.weights  # damaged ones are told before a season is fetched

@@ -137,7 +137,6 @@ def check_sides(images_BTCHW: Tensor, multiple: int, least: int) -> None:
     height, width = images_BTCHW.shape[-2:]
     if height % multiple or width % multiple or min(height, width) < least:
         raise ConfigError(
-            f"images of {height} x {width} pixels",
-            f"sides that are multiples of {multiple}, at least {least}",
-            "crop or pad the images",
+            f"The images have {height} x {width} pixels, but the network needs sides that are"
+            f" multiples of {multiple}, at least {least}: crop or pad them."
         )

@@ -164,8 +164,6 @@ def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
             else f"is not here and could not be fetched from {weights.url}"
         )
         raise WeightsError(
-            f"{kept} {what} ({reason})",
-            "published weights of torchvision",
-            "connect once, put the file there, or train without them: --model.weights none"
-            " --model.norm group",
+            f"{kept} {what} ({reason}). Connect to the internet once, put torchvision's published"
+            " weights there, or train without them: --model.weights none --model.norm group."
         ) from error

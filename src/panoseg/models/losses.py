@@ -248,10 +248,9 @@ class SemanticLoss:
         ):
             if found and len(found) != expected:
                 raise ConfigError(
-                    f"semantic_loss: {len(found)} {name} for the {table.count} classes of"
-                    f" {table.name}",
-                    f"{expected}" + " (background has none)" * (name == "class_shares"),
-                    "give one a class",
+                    f"semantic_loss: {name} must have {expected} entries, one for each class of"
+                    f" {table.name}{' but background' * (name == 'class_shares')}, not"
+                    f" {len(found)}."
                 )
 
     def __call__(self, output: SemanticOutput, classes_BHW: Tensor) -> SemanticLosses:

@@ -86,9 +86,8 @@ class PspNet(PhotographNetwork):
         """
         if len(images) == 1 and self.config.norm != "group" and 1 in self.config.bins:
             raise ConfigError(
-                "one photograph a step with batch norms",
-                "at least two",
-                "raise the batch size, or use norm group",
+                "Batch norms need at least two photographs a step: raise the batch size, or use"
+                " norm group."
             )
         batch = self.padded(images)
         maps = self.backbone(batch.tensors)

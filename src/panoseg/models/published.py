@@ -193,17 +193,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: The file is missing, damaged, or holds something else.
     """
-    fix = "give the authors' folder of conf.json and Fold_1 .. Fold_5"
-    content = load_tensors(path, "a checkpoint of tensors alone", fix)
+    advice = "Give the authors' folder of conf.json and Fold_1 .. Fold_5."
+    content = load_tensors(path, advice)
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(
         isinstance(value, Tensor) for value in state.values()
     ):
-        raise WeightsError(
-            f"{path} has no table of tensors named state_dict",
-            "a checkpoint of the published programs",
-            fix,
-        )
+        raise WeightsError(f"{path} has no table of tensors named state_dict. {advice}")
     return {str(name): value for name, value in state.items()}
 
 
@@ -227,7 +223,8 @@ def read_options(path: Path) -> dict[str, Any]:
 def wrong_options(path: Path, what: str) -> WeightsError:
     """The error of a ``conf.json`` that cannot be used, and why."""
     return WeightsError(
-        f"{path}: {what}", "the options of a published network", "give the authors' folder"
+        f"{path}: {what.rstrip('.')}. Give the authors' folder, with the options of a published"
+        " network."
     )
 
 
@@ -269,9 +266,8 @@ def import_crop2seg(
         raise wrong_options(folder / "conf.json", str(error)) from error
     if config.classes != classes.count:
         raise WeightsError(
-            f"{folder}: a network of {config.classes} classes",
-            f"the {classes.count} classes of {classes.name}",
-            "give the class table that it was trained with",
+            f"The network in {folder} has {config.classes} classes, but {classes.name} has"
+            f" {classes.count}: give the class table that it was trained with."
         )
     state = own_names(read_checkpoint(path), config)
     check_state(state, config, path)

@@ -139,9 +139,8 @@ class NaiveUnet(Backbone):
         dates, places = images_BTCHW.shape[1], self.config.length
         if dates > places:
             raise ConfigError(
-                f"a season of {dates} dates",
-                f"at most {places}",
-                "train a naive U-Net of that length, or leave dates out",
+                f"The season has {dates} dates, but this naive U-Net takes at most {places}: train"
+                " a longer one, or leave dates out."
             )
         images_BTCHW = images_BTCHW.masked_fill(~valid_BT[:, :, None, None, None], 0)
         images_BCHW = F.pad(

@@ -32,30 +32,27 @@ from panoseg.models.configs.base import Inputs
 from panoseg.models.network import Network, build_network
 
 
-def load_tensors(path: Path, expected: str, fix: str) -> Any:  # noqa: ANN401
+def load_tensors(path: Path, advice: str) -> Any:  # noqa: ANN401
     """Return the content of a checkpoint, on the CPU.
 
     Args:
         path: The file.
-        expected: What the file should hold, for the message.
-        fix: What to do otherwise, for the message.
+        advice: What the user can do where the file cannot be read: a sentence for the message.
 
     Raises:
-        WeightsError: The file cannot be read so.
+        WeightsError: The file is missing or damaged, or holds code.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # about other protocols of pickling, before it fails
+            # Before torch fails it warns about other protocols of pickling.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise WeightsError(f"{path}: {error.strerror}", expected, fix) from error
-    except (
-        Exception
-    ) as error:  # a damaged or hostile pickle can fail in any way, an OSError included
+        raise WeightsError(f"{path}: {error.strerror}. {advice}") from error
+    # A damaged or hostile pickle can fail in any way, an OSError included.
+    except Exception as error:
         raise WeightsError(
-            f"{path} is damaged or holds more than numbers{_culprit(error)}", expected, fix
+            f"{path} is damaged or holds more than numbers{_culprit(error)}. {advice}"
         ) from error
 
 
@@ -119,11 +116,10 @@ class WeightsCard:
         if network.bands != channels or network.classes != self.classes.count:
             names = ", ".join(self.bands) + (", NDVI" if known and known.ndvi else "")
             raise WeightsError(
-                f"a network of {network.bands} bands and {network.classes} classes with {channels}"
-                f" bands ({names}) and the {self.classes.count} classes of {self.classes.name}",
-                "the same numbers on both sides",
-                "give the model's options, the normalisation and the class table that belong"
-                " together",
+                f"The network has {network.bands} bands and {network.classes} classes, but there"
+                f" are {channels} bands ({names}) and the {self.classes.count} classes of"
+                f" {self.classes.name}: give the model's options, the normalisation and the class"
+                " table that belong together."
             )
 
     @property
@@ -252,7 +248,7 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
     """
     side = (
         lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE,
-        f"a whole number, 0 .. {LONGEST_SIDE}",
+        f"a whole number from 0 to {LONGEST_SIDE}",
     )
     for name, known, expected in (
         ("fold", lambda value: type(value) is int, "a whole number"),
@@ -267,9 +263,8 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
     ):
         if name in provenance and not known(provenance[name]):
             raise WeightsError(
-                f"provenance with {name} {provenance[name]!r}",
-                expected,
-                "mend the card, or leave the entry out",
+                f"{name} in the provenance must be {expected}, not {provenance[name]!r}: correct"
+                " the card, or leave the entry out."
             )
 
 
@@ -381,9 +376,7 @@ def save_weights(folder: Path | str, weights: Weights, half: bool = False) -> No
     )
     if others:
         raise OutputError(
-            f"{folder} holds {_listed(sorted(others))}",
-            "a new folder or one of weights",
-            "choose another folder",
+            f"{folder} holds {_listed(sorted(others))}: choose a new folder, or one of weights."
         )
     state = {
         name: (_halved(value) if half else value).detach().cpu().contiguous()
@@ -456,7 +449,8 @@ def _read_card(path: Path) -> WeightsCard:
     except KeyError as error:
         raise _unreadable(path, f"lacks {error}") from error
     except (PanosegError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(path, f"is not a card of weights ({error})") from error
+        reason = str(error).removesuffix(".")
+        raise _unreadable(path, f"is not a card of weights ({reason})") from error
 
 
 def _unreadable(path: Path, what: str) -> WeightsError:

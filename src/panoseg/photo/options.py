@@ -32,10 +32,10 @@ class PhotoOptions:
         for name in ("score", "mask", "overlap"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise ConfigError(f"{name} {value}", "a share 0 .. 1", f"pass e.g. --{name} 0.5")
+                raise ConfigError(f"--{name} must be from 0 to 1, not {value}.")
         if self.stuff_area is not None and self.stuff_area < 0:
             raise ConfigError(
-                f"stuff_area {self.stuff_area}", "pixels, from 0 on", "pass e.g. --stuff-area 4096"
+                f"--stuff-area must be a number of pixels from 0, not {self.stuff_area}."
             )
 
     @property

@@ -197,15 +197,13 @@ def _is_picture(path: Path) -> bool:
 def _nothing(argument: str, reason: str = "") -> DatasetError:
     if argument and not reason and Path(argument).is_dir():
         return DatasetError(
-            f"{argument}: no picture in this folder",
-            f"files {', '.join(IMAGE_SUFFIXES)}",
-            "name another folder",
+            f"{argument}: no picture in this folder. Name another one, with files"
+            f" {', '.join(IMAGE_SUFFIXES)}."
         )
     found = reason or ("no file matches" if has_magic(argument) else "no such file or folder")
     return DatasetError(
-        f"{argument or repr(argument)}: {found}",
-        "a photograph, a folder or a pattern",
-        "correct the name",
+        f"{argument or repr(argument)}: {found.rstrip('.')}. Name a photograph, a folder or a"
+        " pattern."
     )
 
 
@@ -271,16 +269,15 @@ def segment_photographs(
             try:
                 picture = predict(image)
             except DatasetError as error:
-                found = f"{source.path}: {error.found}"
-                failures.append(DatasetError(found, error.expected, error.fix))
+                failures.append(DatasetError(f"{source.path}: {error}"))
                 continue
             rows = results.write(source, image_id, image, picture)
             done, seconds = done + 1, seconds + time.perf_counter() - started
             show(source.name, rows)
         if failures and not done:
             first, others = failures[0], len(failures) - 1
-            found = f"{first.found} (and {others} more left out)" if others else first.found
-            raise DatasetError(found, first.expected, first.fix)
+            count = f" Photographs that cannot be used: {len(failures)}." if others else ""
+            raise DatasetError(f"{first}{count}")
     return Segmented(done, tuple(failures), seconds / max(done, 1))
 
 

@@ -107,11 +107,7 @@ def check_picture_name(path: Path) -> None:
 
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
-        raise OutputError(
-            f"{path} as a picture",
-            f"a name that ends with one of .{', .'.join(kinds)}",
-            "name it figure.png",
-        )
+        raise OutputError(f"{path} has no ending of a picture: choose one of .{', .'.join(kinds)}.")
 
 
 def save_figure(figure: Figure, path: Path) -> None:

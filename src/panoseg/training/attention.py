@@ -81,7 +81,7 @@ def find_place(
         ConfigError: The pixel or parcel is not in the patch, or both are given.
     """
     if pixel is not None and parcel is not None:
-        raise ConfigError("--pixel and --parcel", "one of them", "leave one out")
+        raise ConfigError("Pass either --pixel or --parcel, not both.")
     if pixel is not None:
         return _pixel(classes_HW, parcels_HW, table, *pixel)
     if parcel is None:
@@ -89,9 +89,10 @@ def find_place(
     inside_HW = parcels_HW == parcel
     numbers = np.unique(parcels_HW[parcels_HW > 0]).tolist()
     if parcel < 1 or not inside_HW.any():
-        known = f"one of {', '.join(map(str, numbers))}" if numbers else "a patch with parcels"
+        known = f"choose one of {', '.join(map(str, numbers))}" if numbers else "it has none"
         raise ConfigError(
-            f"no parcel {parcel} in the patch", known, "or name a pixel: --pixel ROW COLUMN"
+            f"There is no parcel {parcel} in the patch: {known}, or name a pixel with --pixel ROW"
+            " COLUMN."
         )
     return Place(
         inside_HW,
@@ -106,9 +107,8 @@ def _pixel(
     height, width = classes_HW.shape
     if not (0 <= row < height and 0 <= column < width):
         raise ConfigError(
-            f"--pixel {row} {column}",
-            f"a row from 0 to {height - 1} and a column from 0 to {width - 1}",
-            "choose another pixel",
+            f"--pixel {row} {column} lies outside of the patch: choose a row from 0 to"
+            f" {height - 1} and a column from 0 to {width - 1}."
         )
     inside_HW = np.zeros((height, width), bool)
     inside_HW[row, column] = True

@@ -123,8 +123,7 @@ class Checkpoint:
     """Random state of each process, by rank; see ``random_state``."""
 
 
-_EXPECTED = "a checkpoint that panoseg train has written"
-_FIX = "resume from a run's folder, or start again with another --out"
+_ADVICE = "Resume from the folder of another run, or start again with another --out."
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -133,9 +132,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         WeightsError: It is no checkpoint.
     """
-    content = load_tensors(path, _EXPECTED, _FIX)
+    content = load_tensors(path, _ADVICE)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise WeightsError(f"{path} is a file of another kind", _EXPECTED, _FIX)
+        raise WeightsError(f"{path} is no checkpoint of panoseg train. {_ADVICE}")
     with applying(path):
         progress = content["progress"]
         if set(progress) != {entry.name for entry in fields(Progress)}:
@@ -159,7 +158,7 @@ def applying(path: Path) -> Iterator[None]:
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
         raise WeightsError(
-            f"{path} cannot be continued ({type(error).__name__}: {reason})", _EXPECTED, _FIX
+            f"{path} cannot be continued ({type(error).__name__}: {reason}). {_ADVICE}"
         ) from error
 
 
@@ -179,9 +178,8 @@ def load_model(module: torch.nn.Module, state: dict[str, Tensor], path: Path) ->
     ]
     if wrong:
         raise WeightsError(
-            f"{path} is of another model: {', '.join(wrong)}",
-            "the run's own model",
-            "resume with its own config.json",
+            f"{path} is of another model: {', '.join(wrong)}. Resume with the run's own"
+            " config.json."
         )
     module.load_state_dict(state)
 
@@ -208,7 +206,7 @@ class RunLog:
         path = folder / "log.csv"
         found = path.stat().st_size if path.exists() else 0
         if found < size:
-            raise _damaged(path, f"has {found} bytes, the last checkpoint knows {size}")
+            raise _damaged(path, f"has {found} bytes, but had {size} at the last checkpoint")
         try:
             self._file = open(folder / "log.csv", "a+b")  # noqa: SIM115 - kept open for the whole run
             self._file.truncate(size)
@@ -342,5 +340,5 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 def _damaged(path: Path, what: str) -> ConfigError:
     return ConfigError(
-        f"{path} {what}", "the log that belongs to last.ckpt", "bring it back, or start a new run"
+        f"{path} {what}. Bring back the log that belongs to last.ckpt, or start a new run."
     )

@@ -54,22 +54,21 @@ class OptimiserConfig:
     """Weight decay: decoupled with Adam (AdamW), added to the gradient with sgd; 0 is none."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "warm_up_steps", "warm_up_from", "gradient_clip", "weight_decay")
+        at_least_0 = ("warm_up_steps", "warm_up_from", "gradient_clip", "weight_decay")
+        _at_least(self, 0, *at_least_0, group="optimiser.")
         if not 0 <= self.momentum < 1:
             raise ConfigError(
-                f"momentum {self.momentum}", "from 0 up to 1", "pass e.g. --optimiser.momentum 0.9"
+                f"--optimiser.momentum must be at least 0 and below 1, not {self.momentum}."
             )
         if self.warm_up_from > self.learning_rate:
             raise ConfigError(
-                f"warm_up_from {self.warm_up_from} above learning_rate {self.learning_rate}",
-                "at most as much",
-                "lower it",
+                f"--optimiser.warm-up-from {self.warm_up_from} must not exceed"
+                f" --optimiser.learning-rate {self.learning_rate}."
             )
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(
-                f"learning_rate {self.learning_rate}",
-                "a positive number",
-                "pass e.g. --optimiser.learning-rate 0.001",
+                "--optimiser.learning-rate must be a positive number, e.g. 0.001, not"
+                f" {self.learning_rate}."
             )
 
 
@@ -171,25 +170,17 @@ class TrainConfig:
         )
         _at_least(self, 0, "threads", "checkpoint_minutes", "steps", "reference_batch")
         if not 0 <= self.seed < 2**31:
-            raise ConfigError(
-                f"seed {self.seed}", "a number from 0 to 2147483647", "pass e.g. --seed 1"
-            )
+            raise ConfigError(f"--seed must be from 0 to 2147483647, not {self.seed}.")
         if not 0 <= self.initial_heat < 1:
             raise ConfigError(
-                f"initial_heat {self.initial_heat}",
-                "from 0 up to 1",
-                "pass e.g. --initial-heat 0.03",
+                f"--initial-heat must be at least 0 and below 1, not {self.initial_heat}."
             )
         if (self.swap_classifier or self.freeze) and self.start_from is None:
-            option = (
-                "swap_classifier" if self.swap_classifier else f"freeze {' '.join(self.freeze)}"
-            )
-            raise ConfigError(
-                f"{option} without start_from", "weights to start from", "add --start-from FOLDER"
-            )
+            option = "--swap-classifier" if self.swap_classifier else "--freeze"
+            raise ConfigError(f"{option} needs weights to start from: add --start-from FOLDER.")
         if self.devices < 1 and self.devices != -1:
             raise ConfigError(
-                f"devices {self.devices}", "a number from 1, or -1 for all", "pass e.g. --devices 1"
+                f"--devices must be a number from 1, or -1 for all, not {self.devices}."
             )
         self._check_options_of_networks()
         if self.semantic_loss.changes_boundary and not getattr(self.model, "boundary", False):
@@ -243,14 +234,12 @@ class RunConfig:
     """The training, resolved: every option with its value."""
 
 
-def _at_least(config: object, lowest: int, *names: str) -> None:
+def _at_least(config: object, lowest: int, *names: str, group: str = "") -> None:
     for name in names:
         value = getattr(config, name)
         if not value >= lowest:  # refuses NaN too
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(
-                f"{name} {value}", f"a number from {lowest}", f"pass another {option}"
-            )
+            option = f"--{group}{name.replace('_', '-')}"
+            raise ConfigError(f"{option} must be a number from {lowest}, not {value}.")
 
 
 def _default(entry: Field[Any]) -> object:

@@ -93,17 +93,15 @@ def find_weights(
         for number in [fold] if fold else FOLDS:
             of_fold = folder / f"fold_{number}"
             if not fold and (of_fold / LAST).exists() and not (of_fold / METRICS).exists():
-                fix = f"panoseg train --resume {of_fold}"
                 raise WeightsError(
-                    f"{of_fold} has not been trained to its end", "all five folds", fix
+                    f"{of_fold} has not been trained to its end. Run panoseg train --resume"
+                    f" {of_fold} first."
                 )
             yield from find_weights(of_fold, data, number, every_patch)
     else:
         raise WeightsError(
-            f"{folder} holds no weights",
-            "a run, a folder with card.json, or the authors' folder with conf.json and Fold_1 .."
-            " Fold_5",
-            "check the path",
+            f"{folder} holds no weights. Name a run, a folder with card.json, or the authors'"
+            " folder with conf.json and Fold_1 .. Fold_5."
         )
 
 

@@ -301,5 +301,7 @@ def experiment(name: str) -> Experiment:
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]
     close = difflib.get_close_matches(name, EXPERIMENTS, n=1, cutoff=0.4)
-    fix = f"did you mean {close[0]}?" if close else "see panoseg experiments"
-    raise ConfigError(f"no experiment {name!r}", f"one of {', '.join(EXPERIMENTS)}", fix)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise ConfigError(
+        f"There is no experiment {name!r}: choose one of {', '.join(EXPERIMENTS)}.{hint}"
+    )

@@ -58,9 +58,7 @@ def read_test_scores(folder: Path) -> FoldScores:
         }
         return FoldScores(dict(written["test"]), shares, details.get("confusion"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(
-            f"{path} is missing or damaged", "the scores of all five folds", "resume the run"
-        ) from error
+        raise DatasetError(f"{path} is missing or damaged: resume the run of this fold.") from error
 
 
 def write_mean(folder: Path, scores: Mapping[int, FoldScores]) -> str:
@@ -97,11 +95,7 @@ def mean_of_folds(scores: Mapping[int, FoldScores]) -> tuple[str, dict[str, Any]
     missing = sorted(FOLDS.keys() - scores.keys())
     if missing:
         words = ", ".join(map(str, missing))
-        raise DatasetError(
-            f"no scores of fold {words}",
-            "those of all five folds",
-            f"train or test fold {words} too",
-        )
+        raise DatasetError(f"The scores of fold {words} are missing: train or test all five folds.")
     folds = {fold: scores[fold].summary for fold in FOLDS}
     names = list(folds[1])
     columns = {name: [numbers[name] for numbers in folds.values()] for name in names}

@@ -200,9 +200,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     cores = os.cpu_count() or 1
     if on_processor and config.devices > cores:  # each would be a process, until memory is full
         raise ConfigError(
-            f"devices {config.devices}",
-            f"at most {cores}, the cores of this machine",
-            "pass fewer --devices",
+            f"--devices must be at most {cores}, the cores of this machine, not {config.devices}."
         )
     try:
         fabric = Fabric(
@@ -216,10 +214,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
         )
     except (MisconfigurationException, ImportError, RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"accelerator {config.accelerator}, devices {config.devices}"
-            f" ({str(error).splitlines()[0]})",
-            "devices that this machine has",
-            "pass e.g. --accelerator auto --devices 1",
+            f"--accelerator {config.accelerator} with --devices {config.devices} cannot be used"
+            f" here ({str(error).splitlines()[0]}). Pass e.g. --accelerator auto --devices 1."
         ) from error
     fabric.launch()
     return fabric
@@ -491,7 +487,6 @@ def _check_finite(loss: float, progress: Progress, fabric: Fabric) -> None:
     if not fabric.is_global_zero:
         raise SystemExit(2)
     raise ConfigError(
-        f"loss {loss} at step {progress.total_steps}",
-        "a finite number",
-        "start again with a lower --optimiser.learning-rate, or with --optimiser.gradient-clip 1",
+        f"The loss is {loss} at step {progress.total_steps}. Start again with a lower"
+        " --optimiser.learning-rate, or with --optimiser.gradient-clip 1."
     )

@@ -161,9 +161,9 @@ def take_over(
     config, classes, known = model.config, model.table, weights.card.classes
     if not swap_classifier and not known.same_classes(classes):
         raise WeightsError(
-            f"{source} scores the {len(known.classes)} classes of {known.name}",
-            f"the {len(classes.classes)} classes of {classes.name}",
-            "add --swap-classifier to draw a new classifier",
+            f"{source} scores the {len(known.classes)} classes of {known.name}, not the"
+            f" {len(classes.classes)} classes of {classes.name}: add --swap-classifier to draw a"
+            " new classifier."
         )
     own, given = model.state_dict(), _renamed(weights.state, weights.card.model, config)
     swapped = classifier_entries(config) if swap_classifier else frozenset()
@@ -174,9 +174,8 @@ def take_over(
     taken = tuple(name for name, reason in reasons.items() if not reason)
     if not taken:
         raise WeightsError(
-            f"{source} is {weights.card.model.title}, of which no entry fits",
-            f"weights with entries of {config.title}",
-            "start from weights of a network like it",
+            f"{source} holds weights of {weights.card.model.title}, of which no entry fits"
+            f" {config.title}: start from weights of a network like it."
         )
     model.load_state_dict({**own, **{name: given[name] for name in taken}})
     return Transfer(source, taken, {name: reason for name, reason in reasons.items() if reason})
@@ -238,15 +237,11 @@ def check_parts(model: nn.Module, parts: Sequence[str]) -> None:
         if not any(_inside(name, (part,)) for name in entries):
             choices = _nearest_parts(part, entries)
             raise ConfigError(
-                f"no part {part!r} to freeze",
-                f"one of {', '.join(choices)}",
-                "choose parts of this network",
+                f"The network has no part {part!r} to freeze: choose from {', '.join(choices)}."
             )
     if parts and all(_inside(name, parts) for name, _ in model.named_parameters()):
         raise ConfigError(
-            f"freeze {' '.join(parts)}, all that can be learned",
-            "a part that learns",
-            "freeze fewer parts",
+            f"--freeze {' '.join(parts)} leaves nothing to train: freeze fewer parts."
         )
 
 

@@ -165,9 +165,6 @@ def with_error_messages(handler: Callable[P, Awaitable[None]]) -> Callable[P, Aw
 
 def sentence(error: PanosegError) -> str:
     """Return the message of an error as one or more complete sentences."""
-    if error.expected:
-        found = f"{error.found[:1].upper()}{error.found[1:]}"
-        return f"{found}. Expected {error.expected}: {error.fix}."
     text = str(error)
     return text if text.endswith((".", "!", "?")) else f"{text}."
 

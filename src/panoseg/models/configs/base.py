@@ -81,10 +81,17 @@ class NetworkConfig:
         return self
 
 
-def expect(condition: bool, found: str, expected: str) -> None:
+def expect(condition: bool, message: str) -> None:
     """Raise ``ConfigError`` unless the condition holds."""
     if not condition:
-        raise ConfigError(found, expected, "change the model's options")
+        raise ConfigError(message)
+
+
+def expect_share(config: object, *names: str) -> None:
+    """Raise ``ConfigError`` unless each of these options is from 0 to 1."""
+    for name in names:
+        value = getattr(config, name)
+        expect(0 <= value <= 1, f"{name} must be from 0 to 1, not {value}.")
 
 
 def expect_size(name: str, found: object, size: int) -> None:
@@ -95,8 +102,8 @@ def expect_size(name: str, found: object, size: int) -> None:
         found: Its value.
         size: The number to check.
     """
-    expect(size >= 1, f"{name} {found}", "at least 1")
-    expect(size <= LARGEST_SIZE, f"{name} {found}", f"at most {LARGEST_SIZE}")
+    expect(size >= 1, f"{name} must be at least 1, not {found}.")
+    expect(size <= LARGEST_SIZE, f"{name} must be at most {LARGEST_SIZE}, not {found}.")
 
 
 def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> None:
@@ -116,17 +123,17 @@ def expect_sizes(config: DataclassInstance, leave_out: tuple[str, ...] = ()) -> 
         sizes = value if isinstance(value, tuple) else (value,)
         expect(
             len(sizes) <= MOST_SIZES,
-            f"{option.name} with {len(sizes)} entries",
-            f"at most {MOST_SIZES}",
+            f"{option.name} must have at most {MOST_SIZES} entries, not {len(sizes)}.",
         )
         for size in sizes:
             if type(size) is int:
-                expect_size(option.name, value, size)
+                name = f"Each of {option.name}" if isinstance(value, tuple) else option.name
+                expect_size(name, value, size)
 
 
 def expect_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ``ConfigError`` unless the option has one of the allowed values."""
-    expect(value in allowed, f"{name} {value!r}", f"one of {', '.join(allowed)}")
+    expect(value in allowed, f"{name} must be one of {', '.join(allowed)}, not {value!r}.")
 
 
 def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
@@ -136,8 +143,7 @@ def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
     """
     expect(
         not (mbconv and squeeze),
-        "mbconv with squeeze",
-        "one of them: MBConv has squeeze and excitation of its own",
+        "mbconv and squeeze exclude each other: MBConv has squeeze and excitation of its own.",
     )
 
 
@@ -150,13 +156,13 @@ def expect_levels(encoder_widths: tuple[int, ...], decoder_widths: tuple[int, ..
     """
     expect(
         len(encoder_widths) == len(decoder_widths) >= 2,
-        f"{len(encoder_widths)} encoder widths and {len(decoder_widths)} decoder widths",
-        "as many of one as of the other, at least two",
+        "encoder_widths and decoder_widths must have the same number of entries, at least two, not"
+        f" {len(encoder_widths)} and {len(decoder_widths)}.",
     )
     expect(
         encoder_widths[-1] == decoder_widths[-1],
-        f"encoder_widths end with {encoder_widths[-1]}, decoder_widths with {decoder_widths[-1]}",
-        "the same last width",
+        "encoder_widths and decoder_widths must end with the same number, not with"
+        f" {encoder_widths[-1]} and {decoder_widths[-1]}.",
     )
 
 
@@ -243,24 +249,18 @@ class SemanticLossConfig:
 
     def __post_init__(self) -> None:
         for name in ("gamma", "smoothing", "background_share", "boundary_weight", "boundary_gamma"):
-            value, limit = (
-                getattr(self, name),
-                1 if name in ("smoothing", "background_share") else math.inf,
+            value, is_share = getattr(self, name), name in ("smoothing", "background_share")
+            limit, words = (
+                (1, "at least 0 and below 1") if is_share else (math.inf, "a number from 0")
             )
-            _expect_loss(
-                0 <= value < limit,
-                f"{name} {value}",
-                f"a number from 0{f' up to {limit}' if limit == 1 else ''}",
-            )
+            _expect_loss(0 <= value < limit, f"{name} must be {words}, not {value}")
         _expect_loss(
             all(0 <= weight < math.inf for weight in self.class_weights),
-            f"class_weights {self.class_weights}",
-            "from 0",
+            f"class_weights must be numbers from 0, not {self.class_weights}",
         )
         _expect_loss(
             all(0 < share < math.inf for share in self.class_shares),
-            f"class_shares {self.class_shares}",
-            "above 0",
+            f"class_shares must be positive numbers, not {self.class_shares}",
         )
         for name, needs, holds in (
             ("smoothing", "kind cross_entropy", self.kind == "cross_entropy"),
@@ -270,7 +270,7 @@ class SemanticLossConfig:
             ("gamma", "kind focal", self.kind == "focal"),
         ):
             default = type(self).__dataclass_fields__[name].default
-            _expect_loss(holds or getattr(self, name) == default, f"{name} without {needs}", needs)
+            _expect_loss(holds or getattr(self, name) == default, f"{name} needs {needs}")
 
     @property
     def changes_boundary(self) -> bool:
@@ -278,6 +278,6 @@ class SemanticLossConfig:
         return (self.boundary_weight, self.boundary_gamma) != (1.0, 2.0)
 
 
-def _expect_loss(condition: bool, found: str, expected: str) -> None:
+def _expect_loss(condition: bool, message: str) -> None:
     if not condition:
-        raise ConfigError(f"semantic_loss: {found}", expected, "change the options of the loss")
+        raise ConfigError(f"semantic_loss: {message}.")

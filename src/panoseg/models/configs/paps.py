@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, get_args
 
-from panoseg.models.configs.base import NetworkConfig, expect, expect_size
+from panoseg.models.configs.base import NetworkConfig, expect, expect_share, expect_size
 from panoseg.models.configs.season import (
     ConvRnnConfig,
     FpnConfig,
@@ -72,16 +72,13 @@ class PapsConfig(NetworkConfig):
         names = ", ".join(kind.name for kind in get_args(BackboneConfig))
         expect(
             isinstance(self.backbone, BackboneConfig),
-            f"backbone {self.backbone.name}",
-            f"one of {names}",
+            f"backbone must be one of {names}, not {self.backbone.name}.",
         )
-        expect(self.shape_size >= 1, f"shape_size {self.shape_size}", "at least 1")
+        expect(self.shape_size >= 1, f"shape_size must be at least 1, not {self.shape_size}.")
         expect_size(
-            "pixels of a shape:", f"{self.shape_size} x {self.shape_size}", self.shape_size**2
+            "The pixels of a shape", f"{self.shape_size} x {self.shape_size}", self.shape_size**2
         )
-        for name in ("min_confidence", "min_remain", "mask_threshold", "views_threshold"):
-            value = getattr(self, name)
-            expect(0 <= value <= 1, f"{name} {value}", "a number from 0 to 1")
+        expect_share(self, "min_confidence", "min_remain", "mask_threshold", "views_threshold")
 
     def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
         """Return the same options with what follows from the data; it is the backbone's."""

@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self, get_args
 
-from panoseg.models.configs.base import NetworkConfig, expect, expect_one_of, expect_sizes
+from panoseg.models.configs.base import (
+    NetworkConfig,
+    expect,
+    expect_one_of,
+    expect_share,
+    expect_sizes,
+)
 
 Backbone = Literal["resnet18", "resnet50"]
 BackboneNorm = Literal["frozen", "batch", "group"]
@@ -42,7 +48,10 @@ class PhotographModelBase(NetworkConfig):
     def __post_init__(self) -> None:
         expect_one_of("backbone", self.backbone, get_args(Backbone))
         expect_one_of("norm", self.norm, get_args(BackboneNorm))
-        expect(1 <= self.things < IGNORED, f"things {self.things}", f"from 1 to {IGNORED - 1}")
+        expect(
+            1 <= self.things < IGNORED,
+            f"things must be from 1 to {IGNORED - 1}, not {self.things}.",
+        )
 
 
 def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
@@ -56,13 +65,13 @@ def expect_weights(name: str, allowed: tuple[str, ...], norm: str) -> None:
     expect_one_of("weights", name, allowed)
     expect(
         name != "none" or norm != "frozen",
-        "weights none with norm frozen",
-        "norm batch or group: there are no statistics yet",
+        "weights none cannot be used with norm frozen, which needs the statistics of trained"
+        " weights: choose norm batch or group.",
     )
     expect(
         name == "none" or norm != "group",
-        f"weights {name} with norm group",
-        "norm frozen or batch, which they have",
+        f"weights {name} cannot be used with norm group: choose norm frozen or batch, with which"
+        " they were trained.",
     )
 
 
@@ -75,8 +84,7 @@ def expect_stuff(stuff: int, classes: int) -> None:
     """
     expect(
         stuff >= 0 and classes < IGNORED,
-        f"stuff {stuff}",
-        f"from 0 on, and with the things at most {IGNORED - 1}",
+        f"stuff must be at least 0, and with the things at most {IGNORED - 1}, not {stuff}.",
     )
 
 
@@ -92,8 +100,7 @@ def expect_groups(name: str, *widths: int) -> None:
     """Raise ``ConfigError`` unless the groups of a group norm divide all widths."""
     expect(
         all(width % norm_groups(width) == 0 for width in widths),
-        f"{name} {widths}",
-        "multiples of 32, or 4, 8, 16",
+        f"{name} must be 4, 8, 16 or multiples of 32, not {widths}.",
     )
 
 
@@ -154,24 +161,18 @@ class DetectorConfig(PhotographModelBase):
         super().__post_init__()
         expect(
             len(self.anchor_sizes) == LEVELS,
-            f"{len(self.anchor_sizes)} anchor_sizes",
-            f"{LEVELS}, one a level",
+            f"anchor_sizes must have {LEVELS} entries, one for each level, not"
+            f" {len(self.anchor_sizes)}.",
         )
-        expect(len(self.mask_widths) >= 1, "no mask_widths", "at least one")
+        expect(len(self.mask_widths) >= 1, "mask_widths must have at least one entry.")
         expect_sizes(self, leave_out=("stuff", "stuff_area"))
         channels = max(*self.mask_widths, self.things)
-        found = f"{self.detections} detections with masks of {channels} channels"
         expect(
             self.detections * channels <= MOST_MASK_CHANNELS,
-            found,
-            f"a product of at most {MOST_MASK_CHANNELS:,}",
+            f"{self.detections} detections with masks of {channels} channels are too many: lower"
+            f" detections, so that their product is at most {MOST_MASK_CHANNELS:,}.",
         )
-        for name in ("min_score", "box_overlap", "mask_threshold"):
-            expect(
-                0 <= getattr(self, name) <= 1,
-                f"{name} {getattr(self, name)}",
-                "a number from 0 to 1",
-            )
+        expect_share(self, "min_score", "box_overlap", "mask_threshold")
         if self.group_norm:
             expect_groups("pyramid_width and mask_widths", self.pyramid_width, *self.mask_widths)
 
@@ -208,8 +209,8 @@ class MaskRcnnConfig(DetectorConfig):
         expect_weights(self.weights, get_args(MaskRcnnInitial), self.norm)
         expect(
             self.weights != "coco" or (self.backbone == "resnet50" and not self.group_norm),
-            f"weights coco with {self.backbone}{' and group_norm' if self.group_norm else ''}",
-            "resnet50 without group_norm, as they were trained",
+            "weights coco were trained with backbone resnet50 without group_norm, and cannot be"
+            f" used with {self.backbone}{' and group_norm' if self.group_norm else ''}.",
         )
 
     @property
@@ -259,16 +260,13 @@ class PanopticFpnConfig(DetectorConfig):
         for name in ("instance_weight", "semantic_weight"):
             expect(
                 0 <= getattr(self, name) < float("inf"),
-                f"{name} {getattr(self, name)}",
-                "a number from 0",
+                f"{name} must be a number from 0, not {getattr(self, name)}.",
             )
-        for name in ("merge_score", "merge_overlap"):
-            expect(
-                0 <= getattr(self, name) <= 1,
-                f"{name} {getattr(self, name)}",
-                "a number from 0 to 1",
-            )
-        expect(self.stuff_area >= 0, f"stuff_area {self.stuff_area}", "a number of pixels from 0")
+        expect_share(self, "merge_score", "merge_overlap")
+        expect(
+            self.stuff_area >= 0,
+            f"stuff_area must be a number of pixels from 0, not {self.stuff_area}.",
+        )
 
     @property
     def classes(self) -> int:
@@ -325,10 +323,11 @@ class PspNetConfig(PhotographModelBase):
         expect_weights(self.weights, get_args(PspNetInitial), self.norm)
         expect_one_of("scope", self.scope, get_args(Scope))
         expect_stuff(self.stuff, self.classes)
-        expect(len(self.bins) >= 1, "no bins", "at least one")
+        expect(len(self.bins) >= 1, "bins must have at least one entry.")
         expect_sizes(self, leave_out=("stuff",))
         expect(
-            max(self.bins) <= MOST_BINS, f"bins {self.bins}", f"at most {MOST_BINS} parts a side"
+            max(self.bins) <= MOST_BINS,
+            f"Each of bins must be at most {MOST_BINS} parts a side, not {self.bins}.",
         )
         if self.norm == "group":
             expect_groups(
@@ -339,10 +338,11 @@ class PspNetConfig(PhotographModelBase):
             )
         expect(
             0 <= self.auxiliary_weight < float("inf"),
-            f"auxiliary_weight {self.auxiliary_weight}",
-            "a number from 0",
+            f"auxiliary_weight must be a number from 0, not {self.auxiliary_weight}.",
         )
-        expect(0 <= self.dropout < 1, f"dropout {self.dropout}", "from 0 up to 1")
+        expect(
+            0 <= self.dropout < 1, f"dropout must be at least 0 and below 1, not {self.dropout}."
+        )
 
     @property
     def bin_width(self) -> int:

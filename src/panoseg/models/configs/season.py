@@ -95,32 +95,31 @@ class AttentionUnetConfig(SeasonConfig):
         ):
             expect_one_of(name, getattr(self, name), get_args(allowed))
         expect_sizes(self)
-        keys = f"{self.heads} of {self.queries} queries of width"
         expect_size(
-            "heads x queries x key_width:",
-            f"{keys} {self.key_width}",
+            "heads x queries x key_width",
+            f"{self.heads} x {self.queries} x {self.key_width}",
             self.heads * self.queries * self.key_width,
         )
         self._check_widths()
         try:
             date.fromisoformat(self.reference_date)
         except ValueError:
-            expect(False, f"reference_date {self.reference_date!r}", "a date YYYY-MM-DD")
+            expect(False, f"reference_date must be a date YYYY-MM-DD, not {self.reference_date!r}.")
 
     def _check_widths(self) -> None:
         expect_levels(self.encoder_widths, self.decoder_widths)
         expect(
             self.encoder_norm != "group"
             or all(width % NORM_GROUPS == 0 for width in self.encoder_widths),
-            f"encoder_widths {self.encoder_widths} with encoder_norm group",
-            f"multiples of {NORM_GROUPS}",
+            f"encoder_widths must be multiples of {NORM_GROUPS} with encoder_norm group, not"
+            f" {self.encoder_widths}.",
         )
         expect(
             self.d_model % self.heads == 0
             and all(width % self.heads == 0 for width in self._grouped_widths()),
-            f"heads {self.heads} with d_model {self.d_model} and encoder_widths"
-            f" {self.encoder_widths}",
-            "heads that divide d_model and the widths they group",
+            "heads must divide d_model and the widths that they group: there are"
+            f" {self.heads} heads, d_model {self.d_model} and encoder_widths"
+            f" {self.encoder_widths}.",
         )
 
     def _grouped_widths(self) -> tuple[int, ...]:
@@ -145,9 +144,8 @@ def expect_both_dates(relative_as_day_of_year: bool, config: AttentionUnetConfig
     """Raise ``ConfigError`` where relative_as_day_of_year would do nothing."""
     expect(
         not relative_as_day_of_year or (config.dates == "both" and not config.linear_dates),
-        f"relative_as_day_of_year with dates {config.dates}"
-        + (" and linear_dates" if config.linear_dates else ""),
-        "dates both without linear_dates",
+        "relative_as_day_of_year needs dates both without linear_dates, not dates"
+        f" {config.dates}{' and linear_dates' if config.linear_dates else ''}.",
     )
 
 
@@ -276,8 +274,8 @@ class NaiveUnetConfig(SeasonConfig):
         for width in self.season_widths(
             (*self.encoder_widths, *self.decoder_widths, *self.head_widths)
         ):
-            expect_size("widths for every two dates, times dates, over two:", width, width)
-        expect_size("bands times dates:", self.bands * self.length, self.bands * self.length)
+            expect_size("Widths for every two dates, times dates, over two,", width, width)
+        expect_size("bands x dates", self.bands * self.length, self.bands * self.length)
         expect_levels(self.encoder_widths, self.decoder_widths)
 
     def season_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
@@ -316,9 +314,10 @@ class UNet3dConfig(SeasonConfig):
 
     def __post_init__(self) -> None:
         expect_sizes(self)
-        expect_size("four times the width:", 4 * self.width, 4 * self.width)
+        expect_size("Four times the width", 4 * self.width, 4 * self.width)
         expect(
-            self.width >= 2 and self.width % 2 == 0, f"width {self.width}", "an even number from 2"
+            self.width >= 2 and self.width % 2 == 0,
+            f"width must be an even number from 2, not {self.width}.",
         )
 
     @property
@@ -361,13 +360,13 @@ class UConvLstmConfig(SeasonConfig):
 
     def __post_init__(self) -> None:
         expect_sizes(self)
-        expect(self.directions in (1, 2), f"directions {self.directions}", "1 or 2")
+        expect(self.directions in (1, 2), f"directions must be 1 or 2, not {self.directions}.")
         expect_levels(self.encoder_widths, self.decoder_widths)
         normed = (*self.encoder_widths, *self.decoder_widths)
         expect(
             all(width % NORM_GROUPS == 0 for width in normed),
-            f"encoder_widths {self.encoder_widths} and decoder_widths {self.decoder_widths}",
-            f"multiples of {NORM_GROUPS}",
+            f"encoder_widths and decoder_widths must be multiples of {NORM_GROUPS}, not"
+            f" {self.encoder_widths} and {self.decoder_widths}.",
         )
 
     @property
@@ -420,13 +419,15 @@ class FpnConfig(SeasonConfig):
     def __post_init__(self) -> None:
         expect_sizes(self)
         for name in ("input_widths", "dilations"):
-            expect(len(getattr(self, name)) >= 1, f"no {name}", "at least one")
-        expect_size("channels after the pyramid:", self.joined_width, self.joined_width)
+            expect(len(getattr(self, name)) >= 1, f"{name} must have at least one entry.")
+        expect_size(
+            "The number of channels after the pyramid", self.joined_width, self.joined_width
+        )
         normed = (*self.input_widths, self.joined_width)
         expect(
             all(width % NORM_GROUPS == 0 for width in normed),
-            f"input_widths {self.input_widths} and {self.joined_width} channels after the pyramid",
-            f"multiples of {NORM_GROUPS}",
+            f"input_widths and the number of channels after the pyramid must be multiples of"
+            f" {NORM_GROUPS}, not {self.input_widths} and {self.joined_width}.",
         )
 
     @property
