@@ -277,7 +277,7 @@ def test_no_damage_ends_in_anything_but_one_line(folder, data):
 def test_a_card_must_fit_its_network():
     with pytest.raises(
         WeightsError,
-        match=r"10 bands and 20 classes with 2 bands \(B04, B08\) and the 4 classes of four",
+        match=r"10 bands and 20 classes, but there are 2 bands \(B04, B08\) and the 4 classes of four",
     ):
         WeightsCard(UtaeConfig(), NORMALISATION, TABLE)
 

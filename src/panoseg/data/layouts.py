@@ -211,7 +211,8 @@ class SeasonLayout(Layout):
 
     def open_train(self, folder: Path | str, parts: Parts, reading: Reading) -> Dataset[Any]:
         """Open some parts to train on, with augmentation."""
-        return self._open(folder, parts, reading, reading.seasons.augmentation)
+        dataset: Dataset[Any] = self._open(folder, parts, reading, reading.seasons.augmentation)
+        return dataset
 
     def open_scored(
         self,

@@ -105,7 +105,7 @@ class Cluster:
         )
 
     def _run(
-        self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple]]
+        self, function: Callable[..., Any], tasks: Iterable[tuple[int, tuple[Any, ...]]]
     ) -> Iterator[tuple[int, Any]]:
         """Yield the results of tasks in any order, each with the number of its task.
 
@@ -129,7 +129,7 @@ class Cluster:
             take()
 
 
-def _result(future: Future) -> Any:  # noqa: ANN401
+def _result(future: Future[Any]) -> Any:  # noqa: ANN401
     """Return the result of a task, or raise its error.
 
     Raises:

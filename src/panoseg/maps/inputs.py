@@ -190,7 +190,7 @@ def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
     """
     # A straight line on the globe's grid is none in a projection.
     fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
-    outline = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
+    outline: BaseGeometry = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
     if not outline.intersects(cube.odc.geobox.extent.geom):
         raise ConfigError("The outline lies outside of the cube: check the places of both.")
     return outline

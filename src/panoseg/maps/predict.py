@@ -153,4 +153,5 @@ def _place(tile: Window, window: Window) -> tuple[slice, slice]:
 def inside(outline: BaseGeometry, grid: Affine, window: Window) -> np.ndarray:
     """Return the pixels of a window whose centre lies inside an outline: bool, H x W."""
     corner = grid * Affine.translation(window.left, window.top)
-    return ~geometry_mask([outline], (window.height, window.width), corner)
+    outside_HW: np.ndarray = geometry_mask([outline], (window.height, window.width), corner)
+    return ~outside_HW

@@ -20,9 +20,9 @@ import shapely
 import xarray as xr
 
 import panoseg
-from panoseg.cube.check import PIXEL_M
 from panoseg.cube.open import reading
 from panoseg.cube.season import Season
+from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.compare import Comparison
 from panoseg.maps.figures import (
     Curve,

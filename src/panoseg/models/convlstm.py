@@ -54,7 +54,10 @@ class _JoinedConv(nn.Conv2d):
         """The whole. ahead: the inputs are what ``of_inputs`` gave."""
         if ahead:
             return inputs_NCHW + F.conv2d(hidden_NCHW, self.weight[:, self.channels :], padding=1)
-        return self(torch.cat([inputs_NCHW, hidden_NCHW.to(inputs_NCHW.dtype)], dim=1))
+        whole_NCHW: Tensor = self(
+            torch.cat([inputs_NCHW, hidden_NCHW.to(inputs_NCHW.dtype)], dim=1)
+        )
+        return whole_NCHW
 
 
 class LstmCell(nn.Module):
@@ -286,17 +289,19 @@ class UConvLstm(Backbone):
             valid_BT: bool.
         """
         if self.config.runs_over_padding:
-            return self.temporal_encoder(
-                season_of_frames(pieces, valid_BT).flatten(0, 1), torch.ones_like(valid_BT)
-            )
-        return self.temporal_encoder(torch.cat(list(pieces)), valid_BT)
+            frames_FCHW = season_of_frames(pieces, valid_BT).flatten(0, 1)
+            valid_BT = torch.ones_like(valid_BT)
+        else:
+            frames_FCHW = torch.cat(list(pieces))
+        last_BCHW: Tensor = self.temporal_encoder(frames_FCHW, valid_BT)
+        return last_BCHW
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
         """Return maps of all levels, finest first.
 
         On a CPU, where frames come season by season, all but the coarsest are sums.
         """
-        levels = self.down_blocks(self.in_conv(frames_FCHW))
+        levels: list[Tensor] = self.down_blocks(self.in_conv(frames_FCHW))
         if frames_FCHW.device.type != "cpu":
             return levels
         # The skip connections need no more, so that the finer maps of all dates never exist
@@ -351,7 +356,7 @@ class FpnConvLstm(Backbone):
 
     def _date(self, frames_NCHW: Tensor) -> Tensor:
         """What the ConvLSTM gets of one date."""
-        maps_NCHW = self.mid_conv(self.pyramid(self.inconv(frames_NCHW)))
+        maps_NCHW: Tensor = self.mid_conv(self.pyramid(self.inconv(frames_NCHW)))
         if self.config.runs_over_padding:
             # Published blocks leave frames of zeros as they are.
             maps_NCHW = maps_NCHW * frames_NCHW.flatten(1).any(1)[:, None, None, None]

@@ -94,7 +94,8 @@ def season_of_frames(pieces: Iterable[Tensor], valid_BT: Tensor) -> Tensor:
         season_NHWC[place_F[start : start + len(piece_FHWC)]] = piece_FHWC
         start += len(piece_FHWC)
     assert season_NHWC is not None
-    return season_NHWC.unflatten(0, valid_BT.shape).permute(0, 1, 4, 2, 3)
+    season_BTHWC: Tensor = season_NHWC.unflatten(0, valid_BT.shape)
+    return season_BTHWC.permute(0, 1, 4, 2, 3)
 
 
 def sum_of_frames(maps_FCHW: Tensor) -> Tensor:

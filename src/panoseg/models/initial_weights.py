@@ -155,7 +155,9 @@ def _converted(
 def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
     kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     try:
-        return weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=False, check_hash=True, weights_only=True
+        )
     except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())[:100]
         what = (
@@ -167,3 +169,4 @@ def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
             f"{kept} {what} ({reason}). Connect to the internet once, put torchvision's published"
             " weights there, or train without them: --model.weights none --model.norm group."
         ) from error
+    return state

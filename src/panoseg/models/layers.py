@@ -10,7 +10,7 @@ shared over dates is an ordinary block; C channels, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
@@ -43,7 +43,7 @@ def _norm(kind: Norm, channels: int) -> nn.Module:
     # Scores of 15 classes or of two sides of a boundary do not make four groups, and the published
     # MBConv fails on them.
     groups = 1 if channels % NORM_GROUPS else NORM_GROUPS
-    kinds = {
+    kinds: dict[Norm, Callable[[], nn.Module]] = {
         "group": lambda: nn.GroupNorm(groups, channels),
         "batch": lambda: nn.BatchNorm2d(channels),
         "instance": lambda: nn.InstanceNorm2d(channels),
@@ -73,7 +73,8 @@ class SeparableConv(nn.Module):
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the convolved frames, N x C x H x W."""
-        return self.pointwise(self.depthwise(frames_NCHW))
+        convolved_NCHW: Tensor = self.pointwise(self.depthwise(frames_NCHW))
+        return convolved_NCHW
 
 
 class SqueezeExcitation(nn.Module):
@@ -92,7 +93,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the frames with each channel weighed, N x C x H x W."""
-        weight_NC = self.sae(frames_NCHW.mean((2, 3), keepdim=True))
+        weight_NC: Tensor = self.sae(frames_NCHW.mean((2, 3), keepdim=True))
         return frames_NCHW * weight_NC[..., None, None]
 
 
@@ -134,7 +135,8 @@ class ConvLayer(nn.Module):
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the convolved frames, N x C x H x W."""
-        return self.conv(frames_NCHW)
+        convolved_NCHW: Tensor = self.conv(frames_NCHW)
+        return convolved_NCHW
 
 
 class Residual(nn.Module):
@@ -146,7 +148,8 @@ class Residual(nn.Module):
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the frames plus the output of the block, N x C x H x W."""
-        return frames_NCHW + self.block(frames_NCHW)
+        change_NCHW: Tensor = self.block(frames_NCHW)
+        return frames_NCHW + change_NCHW
 
 
 class MBConv(nn.Sequential):
@@ -188,7 +191,8 @@ class MBConvLayer(nn.Module):
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the convolved frames, N x C x H x W."""
-        return self.conv(frames_NCHW)
+        convolved_NCHW: Tensor = self.conv(frames_NCHW)
+        return convolved_NCHW
 
 
 class ConvBlock(nn.Module):
@@ -206,7 +210,8 @@ class ConvBlock(nn.Module):
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the convolved frames, N x C x H x W."""
-        return self.conv(frames_NCHW)
+        convolved_NCHW: Tensor = self.conv(frames_NCHW)
+        return convolved_NCHW
 
 
 class DownBlock(nn.Module):
@@ -279,7 +284,8 @@ class UpBlock(nn.Module):
         """Return the joined map, of the size of ``skip_NCHW``."""
         joined_NCHW = torch.cat([self.up(coarse_NCHW), self.skip_conv(skip_NCHW)], dim=1)
         joined_NCHW = self.conv1(joined_NCHW)
-        return self.conv2(joined_NCHW) if self.mbconv else joined_NCHW + self.conv2(joined_NCHW)
+        refined_NCHW: Tensor = self.conv2(joined_NCHW)
+        return refined_NCHW if self.mbconv else joined_NCHW + refined_NCHW
 
 
 def _layer(widths: Sequence[int], norm: Norm, border: Border, style: BlockConfig) -> nn.Module:

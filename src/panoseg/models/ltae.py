@@ -87,9 +87,9 @@ class Sines(nn.Module):
         encoding_BTGD = positional_encoding(days_BT, self.channels)[:, :, None]
         if self.fc is None:
             return encoding_BTGD
-        return self.fc(encoding_BTGD.expand(-1, -1, self.heads, -1).flatten(2)).unflatten(
-            2, (self.heads, -1)
-        )
+        mapped_BTM: Tensor = self.fc(encoding_BTGD.expand(-1, -1, self.heads, -1).flatten(2))
+        by_head_BTGD: Tensor = mapped_BTM.unflatten(2, (self.heads, -1))
+        return by_head_BTGD
 
 
 class DayTable(nn.Module):
@@ -152,7 +152,7 @@ class DateEncoder(nn.Module):
         Args:
             days_BT: int64, days since the reference date.
         """
-        encoding_BTGD = [] if self.relative is None else [self.relative(days_BT)]
+        encoding_BTGD: list[Tensor] = [] if self.relative is None else [self.relative(days_BT)]
         if self.day_of_year is not None:
             encoding_BTGD.append(self.day_of_year(day_of_year(days_BT, self.reference_date)))
         return sum(encoding_BTGD[1:], encoding_BTGD[0])
@@ -285,7 +285,7 @@ class Ltae(nn.Module):
     def _group_mean(self, values_BPC: Tensor) -> Tensor:
         """The mean of each group of channels, in all channels of the group."""
         groups = self.in_norm.num_groups
-        mean_BPG = values_BPC.unflatten(-1, (groups, -1)).mean(-1)
+        mean_BPG: Tensor = values_BPC.unflatten(-1, (groups, -1)).mean(-1)
         return mean_BPG.repeat_interleave(values_BPC.shape[-1] // groups, dim=-1)
 
     def _attention(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, valid_BT: Tensor) -> Tensor:
@@ -296,13 +296,12 @@ class Ltae(nn.Module):
         date_BTN = (encoding_BTM + bias_M) @ query_NM.T + offset_N
         score_BTPN = maps_BTPC @ (query_NM @ weight_MC).T + date_BTN[:, :, None]
         score_BTPN = score_BTPN.masked_fill(~valid_BT[..., None, None], _MASKED_SCORE)
-        attention_BTPN = self.attention_dropout(score_BTPN.softmax(1))
+        attention_BTPN: Tensor = self.attention_dropout(score_BTPN.softmax(1))
         queries = len(query_NM) // self.heads
-        return (
-            attention_BTPN
-            if queries == 1
-            else attention_BTPN.unflatten(-1, (self.heads, queries)).mean(-1)
-        )
+        if queries == 1:
+            return attention_BTPN
+        attention_BTPG: Tensor = attention_BTPN.unflatten(-1, (self.heads, queries)).mean(-1)
+        return attention_BTPG
 
     def _average(self, maps_BTPC: Tensor, encoding_BTGD: Tensor, attention_BTPG: Tensor) -> Tensor:
         """Return each head's values averaged over dates with its attention.
@@ -312,7 +311,7 @@ class Ltae(nn.Module):
         """
         weight_GDC, bias_GD = (value.unflatten(0, (self.heads, -1)) for value in self._values())
         average_BPGC = torch.einsum("btpg,btpc->bpgc", attention_BTPG, maps_BTPC)
-        value_BPGD = torch.einsum("bpgc,gdc->bpgd", average_BPGC, weight_GDC)
+        value_BPGD: Tensor = torch.einsum("bpgc,gdc->bpgd", average_BPGC, weight_GDC)
         # Dropout leaves attention that does not sum to 1, so the bias is weighted too.
         value_BPGD = value_BPGD + attention_BTPG.sum(1)[..., None] * bias_GD
         return (
@@ -365,9 +364,11 @@ def _pieces(maps_BTCHW: Tensor) -> tuple[Tensor, ...]:
         if maps_BTPC.device.type == "cpu"
         else pixels
     )
-    return maps_BTPC.split(limit, dim=2)
+    pieces: tuple[Tensor, ...] = maps_BTPC.split(limit, dim=2)
+    return pieces
 
 
 def _as_maps(attention: list[Tensor], height: int, width: int) -> Tensor:
     """Pieces B x T x P x G put together and folded: G x B x T x H x W."""
-    return torch.cat(attention, dim=2).unflatten(2, (height, width)).permute(4, 0, 1, 2, 3)
+    attention_BTHWG: Tensor = torch.cat(attention, dim=2).unflatten(2, (height, width))
+    return attention_BTHWG.permute(4, 0, 1, 2, 3)

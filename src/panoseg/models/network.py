@@ -361,7 +361,8 @@ class Backbone(Network):
 
     def scores(self, maps: FeatureMaps) -> Tensor:
         """Return class scores B x K x H x W, float32, of what ``features`` gave."""
-        return self.get_submodule(self.classifier)(maps.pyramid[-1]).float()
+        scores_BKHW: Tensor = self.get_submodule(self.classifier)(maps.pyramid[-1])
+        return scores_BKHW.float()
 
     def losses(self, batch: Batch, heatmap_only: bool = False) -> dict[str, Tensor]:
         """Return the loss of the pixels, and of the boundaries where the network scores them."""

@@ -66,7 +66,10 @@ def spread(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[int])
         size_HW: Height and width of the image, in pixels.
     """
     scales = (size_HW[0] / reach_HW[0], size_HW[1] / reach_HW[1])
-    return torch.ops.aten.upsample_bilinear2d(maps_BKhw, tuple(size_HW), False, *scales)
+    resized_BKHW: Tensor = torch.ops.aten.upsample_bilinear2d(
+        maps_BKhw, tuple(size_HW), False, *scales
+    )
+    return resized_BKHW
 
 
 def best_class(maps_BKhw: Tensor, reach_HW: Sequence[float], size_HW: Sequence[int]) -> Tensor:
@@ -211,7 +214,8 @@ class DetectedObjects:
     def mask_BNHW(self) -> Tensor:
         """All masks, bool; takes N bytes a pixel of the picture."""
         shape, box = self.shape_BNSS.flatten(0, 1), self.box_BN4.flatten(0, 1)
-        return self._mask(shape, box).unflatten(0, self.score_BN.shape)
+        mask_BNHW: Tensor = self._mask(shape, box).unflatten(0, self.score_BN.shape)
+        return mask_BNHW
 
     def mask_BHW(self, candidate_B: Tensor) -> Tensor:
         """Return the mask of candidate ``candidate_B`` (int64) of each image, bool."""

@@ -56,7 +56,8 @@ class SemanticHead(nn.Module):
             maps: The pyramid, finest first, each map half the size of the one before.
         """
         brought = [level(entry) for level, entry in zip(self.levels, maps, strict=True)]
-        return self.scores(torch.stack(brought).sum(0))
+        scores_BKhw: Tensor = self.scores(torch.stack(brought).sum(0))
+        return scores_BKhw
 
 
 def _way_up(steps: int, pyramid_width: int, width: int) -> nn.Sequential:
@@ -150,4 +151,5 @@ class PanopticFpn(PhotographNetwork):
         return Details([self.panoptic(output) for output in outputs], detections=rows)
 
     def _scores(self, pyramid: Pyramid) -> Tensor:
-        return self.semantic_head([pyramid[level] for level in LEVELS]).float()
+        scores_BKhw: Tensor = self.semantic_head([pyramid[level] for level in LEVELS])
+        return scores_BKhw.float()

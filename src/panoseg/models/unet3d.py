@@ -33,9 +33,9 @@ class _Conv3d(nn.Conv3d):
             return super().forward(input)
         if dates == 2:
             # Over two dates in half precision, the gradient of the kernel holds memory that nothing
-            # was written to (oneDNN
-            # 3.13). A third, blank one is what the border is anyway.
-            return self(F.pad(input, (0, 0, 0, 0, 0, 1)))[:, :, :2]
+            # was written to (oneDNN 3.13). A third, blank one is what the border is anyway.
+            three_dates: Tensor = self(F.pad(input, (0, 0, 0, 0, 0, 1)))
+            return three_dates[:, :, :2]
         if samples == 1 and channels * dates * height <= _ONE_SAMPLE and height % 2 == 0:
             return self._in_halves(input)
         return super().forward(input)
@@ -140,5 +140,5 @@ def _mean(maps_BCSHW: Tensor, weight_BSJ: Tensor) -> Tensor:
     # dimensions.
     rows_BSP = maps_BCSHW.permute(0, 2, 3, 4, 1).flatten(2)
     means_BJP = weight_BSJ.mT.to(rows_BSP.dtype) @ rows_BSP
-    means_BJHWC = means_BJP.unflatten(2, (*maps_BCSHW.shape[3:], maps_BCSHW.shape[1]))
+    means_BJHWC: Tensor = means_BJP.unflatten(2, (*maps_BCSHW.shape[3:], maps_BCSHW.shape[1]))
     return means_BJHWC.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)

@@ -43,7 +43,9 @@ def attention_of_frames(
     attention_GBTHW: Tensor, valid_BT: Tensor, cuts: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, ...]:
     """The attention of each piece of frames, F x G x H x W; cuts: as ``cut_frames`` gives them."""
-    return attention_GBTHW.permute(1, 2, 0, 3, 4)[valid_BT].split([size for _, size in cuts])
+    attention_FGHW = attention_GBTHW.permute(1, 2, 0, 3, 4)[valid_BT]
+    pieces: tuple[Tensor, ...] = attention_FGHW.split([size for _, size in cuts])
+    return pieces
 
 
 def aggregate(
@@ -108,7 +110,8 @@ def boundary_head(channels: int, mbconv: bool = False) -> ConvBlock:
 def unet(finest_BCHW: Tensor, down: DownPath, up: UpPath) -> tuple[Tensor, ...]:
     """The decoder's maps, coarsest first, of a U-Net on one map a sample."""
     *levels, coarsest_BCHW = down(finest_BCHW)
-    return up(coarsest_BCHW, reversed(levels))
+    pyramid: tuple[Tensor, ...] = up(coarsest_BCHW, reversed(levels))
+    return pyramid
 
 
 class NaiveUnet(Backbone):
@@ -188,7 +191,8 @@ class UTAE(Backbone):
 
     def _levels(self, frames_FCHW: Tensor) -> list[Tensor]:
         """Maps of all levels, finest first."""
-        return self.down_blocks(self.in_conv(frames_FCHW))
+        levels: list[Tensor] = self.down_blocks(self.in_conv(frames_FCHW))
+        return levels
 
 
 class WTAE(Backbone):

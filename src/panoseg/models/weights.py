@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -246,21 +246,21 @@ def _check_provenance(provenance: Mapping[str, Any]) -> None:
 
     Only entries that are read again are checked.
     """
-    side = (
+    side: tuple[Callable[[Any], bool], str] = (
         lambda value: type(value) is int and 0 <= value <= LONGEST_SIDE,
         f"a whole number from 0 to {LONGEST_SIDE}",
     )
-    for name, known, expected in (
-        ("fold", lambda value: type(value) is int, "a whole number"),
-        ("single_date", lambda value: value is None or isinstance(value, str), "text"),
-        (
-            "normalisation",
+    entries: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "fold": (lambda value: type(value) is int, "a whole number"),
+        "single_date": (lambda value: value is None or isinstance(value, str), "text"),
+        "normalisation": (
             lambda value: value in get_args(Policy),
             f"one of {', '.join(get_args(Policy))}",
         ),
-        ("min_side", *side),
-        ("max_side", *side),
-    ):
+        "min_side": side,
+        "max_side": side,
+    }
+    for name, (known, expected) in entries.items():
         if name in provenance and not known(provenance[name]):
             raise WeightsError(
                 f"{name} in the provenance must be {expected}, not {provenance[name]!r}: correct"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panoseg.data.profiles import Profiles, parcel_profiles
 from panoseg.data.samples import Sample
@@ -30,13 +29,13 @@ _WIDEST_DATE = 4.0  # days that a date covers in the figure; less where the next
 class Place:
     """Pixels of a patch that are looked at."""
 
-    inside_HW: NDArray
+    inside_HW: np.ndarray
     """True at its pixels; bool, H x W."""
     words: str
     """Its name for the reader."""
 
 
-def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArray]:
+def add_up_days(days_T: np.ndarray, attention_GT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the days without repeats, ascending, and the attention to each of them, G x D.
 
     The attention to images of one day is added up.
@@ -52,7 +51,7 @@ def add_up_days(days_T: NDArray, attention_GT: NDArray) -> tuple[NDArray, NDArra
 def draw_attention(
     sample: Sample,
     place: Place,
-    attention_GT: NDArray,
+    attention_GT: np.ndarray,
     prediction: str,
     reference_date: str,
     path: Path,
@@ -96,7 +95,7 @@ def draw_attention(
     save_figure(figure, path)
 
 
-def _outline(axes: Axes, inside_HW: NDArray) -> None:
+def _outline(axes: Axes, inside_HW: np.ndarray) -> None:
     """The border of some pixels, between pixels; none where it is the picture's own."""
     padded_HW = np.pad(inside_HW, 1).repeat(8, axis=0).repeat(8, axis=1)
     rows, columns = ((np.arange(length) + 0.5) / 8 - 1.5 for length in padded_HW.shape)
@@ -132,7 +131,11 @@ def _draw_curve(axes: Axes, profile: Profiles, start: np.datetime64) -> None:
 
 
 def _draw_mean(
-    axes: Axes, day_D: NDArray, attention_D: NDArray, cloudy_D: NDArray, start: np.datetime64
+    axes: Axes,
+    day_D: np.ndarray,
+    attention_D: np.ndarray,
+    cloudy_D: np.ndarray,
+    start: np.datetime64,
 ) -> None:
     from matplotlib.patches import Patch
 
@@ -156,7 +159,9 @@ def _draw_mean(
     )
 
 
-def _draw_heads(axes: Axes, day_D: NDArray, attention_GD: NDArray, start: np.datetime64) -> None:
+def _draw_heads(
+    axes: Axes, day_D: np.ndarray, attention_GD: np.ndarray, start: np.datetime64
+) -> None:
     left_D, width_D = _widths(day_D)
     edges = np.stack([left_D, left_D + width_D], axis=1).ravel()
     heads = len(attention_GD)
@@ -174,7 +179,7 @@ def _draw_heads(axes: Axes, day_D: NDArray, attention_GD: NDArray, start: np.dat
     )
 
 
-def _widths(day_D: NDArray) -> tuple[NDArray, NDArray]:
+def _widths(day_D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the mark of each day starts, and how wide it is, so that no two overlap."""
     gap_D = np.diff(day_D, prepend=-np.inf, append=np.inf)
     width_D = np.minimum(np.minimum(gap_D[:-1], gap_D[1:]), _WIDEST_DATE)

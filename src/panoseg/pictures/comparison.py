@@ -77,7 +77,8 @@ def true_colour(image_CHW: np.ndarray) -> np.ndarray:
     """
     colours_HW3 = image_CHW[_TRUE_COLOUR].transpose(1, 2, 0).astype(np.float32)
     low, high = np.percentile(colours_HW3, [2, 98])
-    return (255 * ((colours_HW3 - low) / max(high - low, 1)).clip(0, 1)).round().astype(np.uint8)
+    stretched_HW3: np.ndarray = (colours_HW3 - low) / max(high - low, 1)
+    return (255 * stretched_HW3.clip(0, 1)).round().astype(np.uint8)
 
 
 def land_of(sample: Sample, reference_date: str) -> tuple[np.ndarray, date]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from panoseg.classes import SegmentClass
 from panoseg.data.describe import (
@@ -195,7 +194,7 @@ def draw_ndvi(summary: DatasetSummary, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _line(summary: DatasetSummary, class_ids: Sequence[int]) -> tuple[NDArray, NDArray]:
+def _line(summary: DatasetSummary, class_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     assert summary.ndvi is not None
     days, values = summary.ndvi.quantiles(class_ids, _QUARTILES)
     return np.datetime64(summary.dataset.reference_date) + days, values
@@ -237,7 +236,7 @@ def draw_calendar(summary: DatasetSummary, path: Path) -> None:
 
 def dates_by_month(
     patches: Sequence[PatchFacts], reference_date: date
-) -> tuple[NDArray, NDArray, NDArray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the mean number of clear and of cloudy dates of a patch in each month.
 
     A date counts as cloudy by the share of the patch's parcels that are in cloud.
@@ -259,7 +258,7 @@ def dates_by_month(
     return month_M.astype("datetime64[D]"), clear_M, cloudy_M
 
 
-def _cloudy(patch: PatchFacts) -> NDArray:
+def _cloudy(patch: PatchFacts) -> np.ndarray:
     return np.zeros(len(patch.days_T)) if patch.cloudy_T is None else patch.cloudy_T
 
 
@@ -418,7 +417,7 @@ def _class_table(summary: DatasetSummary) -> str:
     return render_table(["class", "pixels", "share, %", "parcels", "median ha", "largest ha"], rows)
 
 
-def _parcel_cells(pixels_N: NDArray) -> list[str]:
+def _parcel_cells(pixels_N: np.ndarray) -> list[str]:
     if not len(pixels_N):
         return ["–", "–", "–"]
     return [f"{len(pixels_N):,}", _hectares(np.median(pixels_N)), _hectares(pixels_N.max())]

@@ -60,7 +60,9 @@ def row_shares(matrix_KK: np.ndarray) -> np.ndarray:
     [[0.75, 0.25], [nan, nan]]
     """
     total_K1 = matrix_KK.sum(axis=1, keepdims=True)
-    return np.divide(matrix_KK, total_K1, out=np.full(matrix_KK.shape, np.nan), where=total_K1 > 0)
+    share_KK = np.full(matrix_KK.shape, np.nan)
+    np.divide(matrix_KK, total_K1, out=share_KK, where=total_K1 > 0)
+    return share_KK
 
 
 def draw_confusion(scores: ConfusionScores, table: ClassTable, path: Path) -> None:

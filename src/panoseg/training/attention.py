@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from panoseg.classes import ClassTable
@@ -62,8 +61,8 @@ def show_attention(
 
 
 def find_place(
-    classes_HW: NDArray,
-    parcels_HW: NDArray,
+    classes_HW: np.ndarray,
+    parcels_HW: np.ndarray,
     table: ClassTable,
     pixel: tuple[int, int] | None,
     parcel: int | None,
@@ -102,7 +101,7 @@ def find_place(
 
 
 def _pixel(
-    classes_HW: NDArray, parcels_HW: NDArray, table: ClassTable, row: int, column: int
+    classes_HW: np.ndarray, parcels_HW: np.ndarray, table: ClassTable, row: int, column: int
 ) -> Place:
     height, width = classes_HW.shape
     if not (0 <= row < height and 0 <= column < width):
@@ -143,7 +142,7 @@ def network_attention(network: Network, batch: Batch) -> Tensor:
     return attention
 
 
-def predicted_class(classes_X: NDArray, table: ClassTable) -> str:
+def predicted_class(classes_X: np.ndarray, table: ClassTable) -> str:
     """The most frequent class of some pixels, in words.
 
     >>> predicted_class(np.array([1, 3, 3, 3]), PASTIS)
@@ -158,7 +157,7 @@ def predicted_class(classes_X: NDArray, table: ClassTable) -> str:
     return f"predicted: {table[int(class_ids[counts.argmax()])].name}{share}"
 
 
-def attention_in(attention_GThw: Tensor, inside_HW: NDArray) -> NDArray:
+def attention_in(attention_GThw: Tensor, inside_HW: np.ndarray) -> np.ndarray:
     """Return the mean attention of each head over some pixels; the sum over dates is 1.
 
     Args:

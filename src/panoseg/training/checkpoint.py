@@ -82,9 +82,9 @@ def restore_random_state(state: dict[str, Any]) -> None:
 def save_checkpoint(
     path: Path,
     model: dict[str, Tensor],
-    optimiser: dict,
+    optimiser: dict[str, Any],
     progress: Progress,
-    random_states: list[dict],
+    random_states: list[dict[str, Any]],
 ) -> None:
     """Write a checkpoint atomically.
 

@@ -137,7 +137,7 @@ class AttentionUnetConfig(SeasonConfig):
     @property
     def stride(self) -> int:
         """Pixels of the images that one pixel of the coarsest map stands for."""
-        return 2 ** (len(self.encoder_widths) - 1)
+        return 1 << (len(self.encoder_widths) - 1)
 
 
 def expect_both_dates(relative_as_day_of_year: bool, config: AttentionUnetConfig) -> None:
@@ -290,7 +290,7 @@ class NaiveUnetConfig(SeasonConfig):
     @property
     def stride(self) -> int:
         """Pixels of the images that one pixel of the coarsest map stands for."""
-        return 2 ** (len(self.encoder_widths) - 1)
+        return 1 << (len(self.encoder_widths) - 1)
 
 
 @dataclass(frozen=True)
@@ -382,7 +382,7 @@ class UConvLstmConfig(SeasonConfig):
     @property
     def stride(self) -> int:
         """Pixels of the images that one pixel of the coarsest map stands for."""
-        return 2 ** (len(self.encoder_widths) - 1)
+        return 1 << (len(self.encoder_widths) - 1)
 
 
 @dataclass(frozen=True)
