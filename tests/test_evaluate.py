@@ -178,7 +178,7 @@ def test_views_of_other_networks_are_refused(data, tmp_path, capsys):
     for name, named, card, dataset in (
         (
             "a",
-            "U-TAE, a semantic model, supports 1 to 1 test-time augmentations, not 2.",
+            "U-TAE does not support test-time augmentation: leave out --tta.",
             WeightsCard(UTAE, None, PASTIS),
             data,
         ),
@@ -456,7 +456,7 @@ def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_pat
         )
         == 2
     )
-    assert "figure.xyz has no ending of a picture: choose one of" in capsys.readouterr().err
+    assert "figure.xyz is no name of a picture: end it with one of" in capsys.readouterr().err
 
 
 def test_what_images_are_normalised_with_is_said(run, authors, data, tmp_path, capsys):

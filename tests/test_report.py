@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -129,6 +130,21 @@ def test_the_page_shows_every_parcel_class_and_date():
     assert "meadow" in page.text
     assert sum(attributes.get("class") == "bar" for _, attributes in page.tags) == len(DATES)
     assert sum(attributes.get("class") == "clear" for _, attributes in page.tags) == 3 * len(DATES)
+
+
+@pytest.mark.parametrize(
+    ("first_day", "first", "last"),
+    [
+        (date(2018, 9, 1), "September 2018", "October 2019"),
+        (date(2018, 6, 15), "July 2018", "August 2019"),
+    ],
+)
+def test_the_axis_names_the_months_of_the_season(first_day, first, last):
+    given = content()
+    changed = replace(given, season=replace(given.season, reference=first_day))
+    page = render_report(changed)
+    names = re.findall(r"<title>([A-Z][a-z]+ \d{4})</title>", page)
+    assert (names[0], names[-1], len(names)) == (first, last, 14)
 
 
 def test_numbers_of_the_classes():

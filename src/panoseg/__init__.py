@@ -1,7 +1,8 @@
 """Panoptic segmentation of satellite image time series and photographs.
 
 The names in ``__all__`` are the public interface; everything else may change between releases.
-They are imported when they are first used, so that ``import panoseg`` takes a few milliseconds.
+Each is imported when it is first used, so that ``import panoseg`` imports neither torch nor any
+other package.
 
 >>> import panoseg
 >>> model = panoseg.load()

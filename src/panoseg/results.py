@@ -2,8 +2,6 @@
 
 These functions are the methods ``plot``, ``to_coco`` and ``to_geodataframe`` of ``Panoptic``. They
 live here because they use packages that build on the result type.
-
-Shape suffixes: H W pixels, C bands.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import numpy as np
 
 from panoseg.classes import ClassTable
 from panoseg.errors import PanopticFormatError
-from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
 
 if TYPE_CHECKING:
@@ -23,12 +20,6 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame, GeoSeries
     from matplotlib.axes import Axes
 
-_RED_GREEN_BLUE = (2, 1, 0)
-"""B04, B03 and B02 in PASTIS's order of bands."""
-_STRETCH = (2, 98)
-"""Percentiles of reflectance that are drawn black and white."""
-_SMALLEST_SIDE = 512
-"""Small segmentations are enlarged to at least this many drawn pixels, so that borders are thin."""
 _SQUARE_METRES_PER_HECTARE = 10_000
 
 
@@ -41,31 +32,9 @@ def plot(
     alpha: float = 0.6,
 ) -> Axes:
     """Draw a segmentation in the colours of its classes; see ``Panoptic.plot``."""
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
+    from panoseg.pictures.figures import plot_segmentation
 
-    table = _table_of(result, table)
-    height, width = result.segment_HW.shape
-    background_HW3 = None if image is None else _displayed(np.asarray(image), height, width)
-    scale = max(1, -(-_SMALLEST_SIDE // max(height, width)))
-    drawn = draw(result, table, background_HW3, alpha, scale=scale)
-    if ax is None:
-        _, ax = plt.subplots(figsize=(8, 6), layout="compressed")
-    ax.imshow(drawn, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
-    ax.set_axis_off()
-    present = np.unique(result.segments.class_ids).tolist()
-    if present:
-        ax.legend(
-            handles=[
-                Patch(facecolor=table[each].colour, edgecolor="grey", label=table[each].name)
-                for each in present
-            ],
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1),
-            borderaxespad=0,
-            fontsize="small",
-        )
-    return ax
+    return plot_segmentation(result, _table_of(result, table), image, ax, alpha)
 
 
 def to_coco(result: Panoptic, folder: Path | str, *, table: ClassTable | None = None) -> Path:
@@ -119,26 +88,6 @@ def _table_of(result: Panoptic, table: ClassTable | None) -> ClassTable:
             "table=panoseg.classes.PASTIS."
         )
     return found
-
-
-def _displayed(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Turn a photograph or Sentinel-2 reflectance into uint8, H x W x 3."""
-    if image.dtype == np.uint8 and image.shape == (height, width, 3):
-        return image
-    if image.ndim != 3 or image.shape[0] < 4 or image.shape[1:] != (height, width):
-        raise PanopticFormatError(
-            f"The image has shape {image.shape} and type {image.dtype}; pass uint8 of "
-            f"{height} x {width} x 3, or reflectance of C x {height} x {width} with the bands B02, "
-            "B03, B04 first and at least four in all."
-        )
-    colours_HW3 = np.moveaxis(image[list(_RED_GREEN_BLUE)], 0, -1).astype(np.float32)
-    valid_HW3 = np.isfinite(colours_HW3)
-    if not valid_HW3.any():
-        return np.zeros((height, width, 3), np.uint8)
-    # One stretch for all three bands: separate ones would change the colours.
-    low, high = np.percentile(colours_HW3[valid_HW3], _STRETCH)
-    stretched_HW3 = (np.where(valid_HW3, colours_HW3, low) - low) / max(high - low, 1e-6)
-    return np.asarray((255 * stretched_HW3.clip(0, 1)).round().astype(np.uint8))
 
 
 def _square_metres(outlines: GeoSeries) -> np.ndarray:

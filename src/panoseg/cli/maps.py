@@ -40,7 +40,7 @@ def demo(
     if result.comparison is not None:
         print(f"\n{result.comparison.table()}\n")
         print(
-            f"PQ {100 * result.comparison.quality.pq:.1f} whatever the class, on {size} x {size}"
+            f"PQ {100 * result.comparison.quality.pq:.1f} for any class, on {size} x {size}"
             " pixels never seen before"
         )
     print(f"open {result.report}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -357,12 +356,14 @@ def _time_fraction(season: Season, day: np.datetime64 | str) -> float:
 
 def _season(season: Season) -> dict[str, Any]:
     """Return the months, used dates and left-out dates on the time axis."""
-    months = []
-    for number in range(14):
-        first = date(season.harvest_year - 1 + (8 + number) // 12, (8 + number) % 12 + 1, 1)
-        along = _time_fraction(season, str(first))
-        if 0 <= along <= 1:
-            months.append({"along": along, "name": f"{first:%b}"[0], "text": f"{first:%B %Y}"})
+    months = [
+        {
+            "along": _time_fraction(season, str(first.date())),
+            "name": f"{first:%b}"[0],
+            "text": f"{first:%B %Y}",
+        }
+        for first in pd.date_range(season.reference, season.last, freq="MS")
+    ]
     used = [
         {
             "along": _time_fraction(season, str(day)),

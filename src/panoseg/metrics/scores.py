@@ -218,7 +218,7 @@ class PanopticScores:
         numbers = ", ".join(
             f"{name} {100 * value:.1f}" for name, value in vars(any_class).items() if name != "n"
         )
-        return f"{panoptic_table(self.quality)}\n\nwhatever the class: {numbers.upper()}"
+        return f"{panoptic_table(self.quality)}\n\nany class: {numbers.upper()}"
 
 
 def _means(scores: ConfusionScores) -> dict[str, float]:

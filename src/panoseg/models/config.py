@@ -64,6 +64,15 @@ def fit_to_table(config: ModelConfig, table: ClassTable) -> ModelConfig:
     return config.fitted(**{name: facts[name] for name in ("things", "stuff", "classes")})
 
 
+def check_tta(config: ModelConfig, tta: int) -> None:
+    """Raise ``ConfigError`` unless a network supports a number of test-time augmentations."""
+    most, title = config.max_tta, config.title
+    if most == 1 and tta != 1:
+        raise ConfigError(f"{title} does not support test-time augmentation: leave out --tta.")
+    if not 1 <= tta <= most:
+        raise ConfigError(f"--tta must be from 1 to {most} for {title}, not {tta}.")
+
+
 def to_json(config: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return a configuration as plain JSON values, a network's tagged with its name."""
     values = {entry.name: _plain(getattr(config, entry.name)) for entry in fields(config)}

@@ -19,6 +19,7 @@ from panoseg.classes import ClassTable
 from panoseg.data.config import PhotographConfig
 from panoseg.data.samples import Batch, Normalisation
 from panoseg.errors import ConfigError, CubeError
+from panoseg.models.config import check_tta
 from panoseg.models.network import PLAIN, Network, PredictOptions
 from panoseg.models.weights import CARD, PACKAGE_WEIGHTS, Weights, load_weights
 from panoseg.panoptic.panoptic import Panoptic
@@ -136,11 +137,7 @@ class Model:
             reference_date: Day 0 of the seasons that follow; None for that of the training.
         """
         card = weights.card
-        if not 1 <= tta <= card.model.max_tta:
-            raise ConfigError(
-                f"{card.model.title} supports 1 to {card.model.max_tta} test-time augmentations,"
-                f" not {tta}. Change --tta."
-            )
+        check_tta(card.model, tta)
         season = card.model.inputs == "season"
         chosen = find_device(device)
         return cls(

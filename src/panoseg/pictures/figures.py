@@ -1,4 +1,7 @@
-"""What all figures share: colours, legends, axes of dates, and files."""
+"""What all figures share: colours, legends, axes of dates, files, and drawing a segmentation.
+
+Shape suffixes: H W pixels, C bands, 3 red, green, blue.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panoseg.classes import ClassTable
-from panoseg.errors import OutputError
+from panoseg.errors import OutputError, PanopticFormatError
 from panoseg.files import atomic, check_writable
+from panoseg.panoptic.draw import draw
+from panoseg.panoptic.panoptic import Panoptic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,7 +112,10 @@ def check_picture_name(path: Path) -> None:
 
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
-        raise OutputError(f"{path} has no ending of a picture: choose one of .{', .'.join(kinds)}.")
+        raise OutputError(
+            f"{path} is no name of a picture: end it with one of .{', .'.join(kinds)}, e.g."
+            " figure.png."
+        )
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -119,6 +127,68 @@ def save_figure(figure: Figure, path: Path) -> None:
     check_picture_name(path)
     with atomic(path) as temporary:
         figure.savefig(temporary)
+
+
+_RED_GREEN_BLUE = (2, 1, 0)
+"""B04, B03 and B02 in PASTIS's order of bands."""
+_STRETCH = (2, 98)
+"""Percentiles of reflectance that are drawn black and white."""
+_SMALLEST_SIDE = 512
+"""Small segmentations are enlarged to at least this many drawn pixels, so that borders are thin."""
+
+
+def plot_segmentation(
+    result: Panoptic, table: ClassTable, image: np.ndarray | None, axes: Axes | None, alpha: float
+) -> Axes:
+    """Draw a segmentation on matplotlib axes, for the user to show or save; see ``Panoptic.plot``.
+
+    Without axes pyplot makes a new figure, which a notebook shows and a script can close.
+    """
+    from matplotlib.patches import Patch
+
+    height, width = result.segment_HW.shape
+    background_HW3 = None if image is None else _displayed(np.asarray(image), height, width)
+    scale = max(1, -(-_SMALLEST_SIDE // max(height, width)))
+    drawn = draw(result, table, background_HW3, alpha, scale=scale)
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        _, axes = plt.subplots(figsize=(8, 6), layout="compressed")
+    axes.imshow(drawn, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+    axes.set_axis_off()
+    present = np.unique(result.segments.class_ids).tolist()
+    if present:
+        axes.legend(
+            handles=[
+                Patch(facecolor=table[each].colour, edgecolor="grey", label=table[each].name)
+                for each in present
+            ],
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1),
+            borderaxespad=0,
+            fontsize="small",
+        )
+    return axes
+
+
+def _displayed(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Turn a photograph or Sentinel-2 reflectance into uint8, H x W x 3."""
+    if image.dtype == np.uint8 and image.shape == (height, width, 3):
+        return image
+    if image.ndim != 3 or image.shape[0] < 4 or image.shape[1:] != (height, width):
+        raise PanopticFormatError(
+            f"The image has shape {image.shape} and type {image.dtype}; pass uint8 of "
+            f"{height} x {width} x 3, or reflectance of C x {height} x {width} with the bands B02, "
+            "B03, B04 first and at least four in all."
+        )
+    colours_HW3 = np.moveaxis(image[list(_RED_GREEN_BLUE)], 0, -1).astype(np.float32)
+    valid_HW3 = np.isfinite(colours_HW3)
+    if not valid_HW3.any():
+        return np.zeros((height, width, 3), np.uint8)
+    # One stretch for all three bands: separate ones would change the colours.
+    low, high = np.percentile(colours_HW3[valid_HW3], _STRETCH)
+    stretched_HW3 = (np.where(valid_HW3, colours_HW3, low) - low) / max(high - low, 1e-6)
+    return np.asarray((255 * stretched_HW3.clip(0, 1)).round().astype(np.uint8))
 
 
 _POSITION = ("epoch", "step", "split", "learning_rate")

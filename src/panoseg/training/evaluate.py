@@ -22,6 +22,7 @@ from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.confusion import Region
 from panoseg.metrics.scores import Scores
+from panoseg.models.config import check_tta
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
@@ -223,11 +224,7 @@ def _check_options(
                 f"--region {options.region} is for semantic models, but these weights are of a"
                 f" {model.answers} model. Leave it out."
             )
-        if not 1 <= options.tta <= model.max_tta:
-            raise ConfigError(
-                f"{model.title}, a {model.answers} model, supports 1 to {model.max_tta} test-time"
-                f" augmentations, not {options.tta}. Change --tta."
-            )
+        check_tta(model, options.tta)
 
 
 def score_folder(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,9 @@ from panoseg.training.splits import Split
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+Counts = TypeVar("Counts")
+"""What a scorer of seasons counts."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,11 @@ def sum_over_processes(counts: Any, fabric: Fabric) -> Any:  # noqa: ANN401
     return total.cpu().numpy() if isinstance(counts, np.ndarray) else total
 
 
-class SeasonScorer:
-    """What the scorers of seasons share."""
+class SeasonScorer(Generic[Counts]):
+    """What the scorers of seasons share; ``count`` says what is scored."""
 
+    metric_names: ClassVar[tuple[str, ...]]
+    score_name: ClassVar[str]
     has_regions = False
 
     def truths(self, batch: Batch, table: ClassTable) -> list[Panoptic]:
@@ -123,8 +128,39 @@ class SeasonScorer:
             for instances_HW, classes_HW in pairs
         ]
 
+    def evaluate(
+        self,
+        network: Network,
+        split: Split,
+        fabric: Fabric,
+        options: ScoreOptions = PLAIN,
+    ) -> Scores:
+        """Return the scores of a set."""
+        table = network.table
+        counts = self.zero(table, fabric.device)
+        for batch in evaluation_batches(network, split, fabric):
+            with fabric.autocast():
+                details = network.details(batch, PredictOptions(options.tta))
+            # One batch after the other: sums of floats depend on their order.
+            counts = self.count(counts, batch, details, table)
+        return self.scores(counts, fabric, table, options)
 
-class Pixels(SeasonScorer):
+    def zero(self, table: ClassTable, device: torch.device) -> Counts:
+        """Return the counts of no batch."""
+        raise NotImplementedError
+
+    def count(self, counts: Counts, batch: Batch, details: Details, table: ClassTable) -> Counts:
+        """Return the counts with those of a batch."""
+        raise NotImplementedError
+
+    def scores(
+        self, counts: Counts, fabric: Fabric, table: ClassTable, options: ScoreOptions
+    ) -> Scores:
+        """Return the scores of the counts of all processes together."""
+        raise NotImplementedError
+
+
+class Pixels(SeasonScorer[PixelCounts]):
     """Accuracy and IoU of the classes of a season's pixels, by region.
 
     Void pixels are left out, and pixels predicted as void are missed (strict).
@@ -134,32 +170,32 @@ class Pixels(SeasonScorer):
     score_name = "mIoU"
     has_regions = True
 
-    def evaluate(
-        self,
-        network: Network,
-        split: Split,
-        fabric: Fabric,
-        options: ScoreOptions = PLAIN,
+    def zero(self, table: ClassTable, device: torch.device) -> PixelCounts:
+        """Return the counts of no batch."""
+        return PixelCounts.zero(table.count, device)
+
+    def count(
+        self, counts: PixelCounts, batch: Batch, details: Details, table: ClassTable
+    ) -> PixelCounts:
+        """Return the counts with those of a batch."""
+        output = details.pixels or _certain(details, table, counts.matrix_RCKK.device)
+        return counts + pixel_counts(
+            output.logits_BKHW, output.boundary_B2HW, labels_of(batch.classes_BHW)
+        )
+
+    def scores(
+        self, counts: PixelCounts, fabric: Fabric, table: ClassTable, options: ScoreOptions
     ) -> SemanticScores:
-        """Return the scores of a set."""
-        table = network.table
-        counts = PixelCounts.zero(table.count, fabric.device)
-        for batch in evaluation_batches(network, split, fabric):
-            with fabric.autocast():
-                details = network.details(batch, PredictOptions(options.tta))
-            output = details.pixels or _certain(details, table, fabric.device)
-            counts += pixel_counts(
-                output.logits_BKHW, output.boundary_B2HW, labels_of(batch.classes_BHW)
-            )
-        counts = PixelCounts(
+        """Return the scores of the counts of all processes together."""
+        whole = PixelCounts(
             *(sum_over_processes(part, fabric) for part in (counts.matrix_RCKK, counts.edge_22))
         )
         void = table.ids("void")
         return SemanticScores(
-            {region: counts.scores(region, void) for region in REGIONS},
+            {region: whole.scores(region, void) for region in REGIONS},
             table,
             options.region,
-            edge=counts.edge_scores(),
+            edge=whole.edge_scores(),
         )
 
 
@@ -172,7 +208,19 @@ def _certain(details: Details, table: ClassTable, device: torch.device) -> Seman
     return SemanticOutput(F.one_hot(classes, table.count).movedim(-1, 1).float())
 
 
-class Parcels(SeasonScorer):
+@dataclass(frozen=True)
+class ParcelCounts:
+    """What ``Parcels`` counts."""
+
+    by_class: PanopticCounts
+    """Matches of parcels of one class."""
+    any_class: PanopticCounts
+    """Matches of parcels of any class."""
+    matrix_KK: Tensor
+    """int64, K x K: confusion matrix of the pixels."""
+
+
+class Parcels(SeasonScorer[ParcelCounts]):
     """Panoptic quality by PASTIS's definition, and the classes of the pixels.
 
     Pixels of no segment are background.
@@ -181,36 +229,39 @@ class Parcels(SeasonScorer):
     metric_names = ("SQ", "RQ", "PQ", "PQ_any_class")
     score_name = "PQ"
 
-    def evaluate(
-        self,
-        network: Network,
-        split: Split,
-        fabric: Fabric,
-        options: ScoreOptions = PLAIN,
+    def zero(self, table: ClassTable, device: torch.device) -> ParcelCounts:
+        """Return the counts of no batch."""
+        return ParcelCounts(
+            PanopticCounts.zero(table),
+            PanopticCounts.zero(table, class_agnostic=True),
+            torch.zeros((table.count, table.count), dtype=torch.int64),
+        )
+
+    def count(
+        self, counts: ParcelCounts, batch: Batch, details: Details, table: ClassTable
+    ) -> ParcelCounts:
+        """Return the counts with those of a batch."""
+        by_class, any_class = counts.by_class, counts.any_class
+        predictions = details.panoptics or ()
+        for true, predicted in zip(self.truths(batch, table), predictions, strict=True):
+            by_class += patch_counts(true, predicted, table)
+            any_class += patch_counts(true, predicted, table, class_agnostic=True)
+        predicted_BHW = np.stack([one.classes_HW(table.background or 0) for one in predictions])
+        matrix_KK = confusion_matrix(
+            labels_of(batch.classes_BHW).cpu(), predicted_BHW, table.count, table.ids("void")
+        )
+        return ParcelCounts(by_class, any_class, counts.matrix_KK + matrix_KK)
+
+    def scores(
+        self, counts: ParcelCounts, fabric: Fabric, table: ClassTable, options: ScoreOptions
     ) -> PanopticScores:
-        """Return the scores of a set."""
-        table = network.table
-        by_class = PanopticCounts.zero(table)
-        any_class = PanopticCounts.zero(table, class_agnostic=True)
-        matrix_KK = torch.zeros((table.count, table.count), dtype=torch.int64)
-        background, void = table.background or 0, table.ids("void")
-        for batch in evaluation_batches(network, split, fabric):
-            with fabric.autocast():
-                predictions = network.predict(batch, PredictOptions(options.tta))
-            for true, predicted in zip(self.truths(batch, table), predictions, strict=True):
-                by_class += patch_counts(true, predicted, table)
-                any_class += patch_counts(true, predicted, table, class_agnostic=True)
-            predicted_BHW = np.stack([one.classes_HW(background) for one in predictions])
-            matrix_KK += confusion_matrix(
-                labels_of(batch.classes_BHW).cpu(), predicted_BHW, table.count, void
-            )
+        """Return the scores of the counts of all processes together."""
         quality, agnostic = (
-            quality_of_counts(counts.from_array(sum_over_processes(counts.to_array(), fabric)))
-            for counts in (by_class, any_class)
+            quality_of_counts(part.from_array(sum_over_processes(part.to_array(), fabric)))
+            for part in (counts.by_class, counts.any_class)
         )
-        return PanopticScores(
-            quality, agnostic, confusion_scores(sum_over_processes(matrix_KK, fabric), void)
-        )
+        matrix_KK = sum_over_processes(counts.matrix_KK, fabric)
+        return PanopticScores(quality, agnostic, confusion_scores(matrix_KK, table.ids("void")))
 
 
 class PhotographScorer:
