@@ -17,11 +17,11 @@ class AugmentationConfig:
     """Random changes of training samples (seasons); all are off by default."""
 
     crop: int = 0
-    """Side in pixels of a square window at a random place in the patch; 0 takes the whole patch."""
+    """Side in pixels of a random square crop of the patch; 0 uses the whole patch."""
     flips: bool = False
     """Mirror rows and mirror columns, each in half of the samples."""
     turns: bool = False
-    """Rotate by 0, 90, 180 or 270 degrees; by 0 or 180 where the window is not square."""
+    """Rotate by 0, 90, 180 or 270 degrees; by 0 or 180 if the crop is not square."""
     min_dates: int = 0
     """Smallest number of dates to keep; 0 keeps all."""
     max_dates: int = 0
@@ -101,7 +101,7 @@ class PhotographConfig:
     min_side: int = 0
     """Resize the shorter side to this many pixels; 0 leaves photographs as they are."""
     max_side: int = 0
-    """Largest longer side in pixels, which bounds the resizing; 0 is no bound."""
+    """Maximum length of the longer side in pixels; 0 is no limit."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Smallest and largest random factor on the size in training (published: 0.8 1.25); 1 1 changes
     nothing.
@@ -109,8 +109,8 @@ class PhotographConfig:
     flip: bool = False
     """Mirror left and right in half of the training samples."""
     crop: int = 0
-    """Side in pixels of a square window at a random place in a training sample; 0 takes the whole.
-    Smaller samples stay as they are.
+    """Side in pixels of a random square crop of training samples; 0 uses the whole photograph.
+    Smaller photographs are not cropped.
     """
 
     def __post_init__(self) -> None:
@@ -143,14 +143,14 @@ class DataConfig:
     """How patches become samples."""
 
     normalisation: Literal["train", "published"] = "train"
-    """Mean and deviation of the bands: over the training folds, or of each set's own folds as
-    published.
+    """Mean and standard deviation of the bands: those of the training folds, or of each set's own
+    folds as published.
     """
     reference_date: str = REFERENCE_DATE
     """Days are counted from this date, YYYY-MM-DD: 1 September before the harvest year."""
     single_date: str | None = None
-    """Only one date of each season: an index, or the date nearest to YYYY-MM-DD."""
+    """Use only one date of each season: a position, or the date nearest to YYYY-MM-DD."""
     ndvi: bool = False
-    """Give the network the vegetation index NDVI as one more channel."""
+    """Add the vegetation index NDVI as one more channel."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     """Random changes of training samples."""

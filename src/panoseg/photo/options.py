@@ -9,24 +9,22 @@ from panoseg.errors import ConfigError
 
 @dataclass(frozen=True)
 class PhotoOptions:
-    """How photographs are segmented; what is left out is as the weights say."""
+    """How photographs are segmented; by default as the weights define."""
 
     score: float | None = None
-    """Objects from this score on become part of the picture."""
+    """Minimum score of an object that is drawn."""
     mask: float | None = None
-    """A pixel belongs to an object from this probability on."""
+    """Minimum probability of a pixel that belongs to an object."""
     overlap: float | None = None
-    """Objects of which a larger share is covered by better ones are left out."""
+    """Leave out objects if better ones cover more than this share of them."""
     stuff_area: int | None = None
-    """Stuff that has fewer pixels left in a photograph is left out."""
+    """Leave out stuff with fewer remaining pixels in a photograph."""
     min_side: int | None = None
-    """Pixels to which the shorter side is resized for the network; 0 takes photographs as they
-    are.
-    """
+    """Resize the shorter side to this many pixels for the network; 0 does not resize."""
     max_side: int | None = None
-    """Most pixels of the longer side for the network, which bounds the resizing; 0 is no bound."""
+    """Maximum length of the longer side in pixels for the network; 0 is no limit."""
     device: str = "auto"
-    """Where the networks run: auto, cpu, cuda, cuda:1, mps."""
+    """Device of the networks: auto, cpu, cuda, cuda:1 or mps."""
 
     def __post_init__(self) -> None:
         for name in ("score", "mask", "overlap"):

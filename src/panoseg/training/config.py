@@ -33,25 +33,29 @@ class OptimiserConfig:
     algorithm: Literal["adam", "sgd"] = "adam"
     """Adam, or stochastic gradient descent with momentum."""
     momentum: float = 0.9
-    """Momentum of stochastic gradient descent; Adam has its own."""
+    """Momentum of stochastic gradient descent; not used by Adam."""
     learning_rate: float = 0.001
     """Learning rate before schedule and warm-up."""
     schedule: Literal["constant", "milestones", "cosine"] = "constant"
-    """How it changes: not at all, by a factor at milestones, or along a half cosine down to 0."""
+    """Schedule of the learning rate: constant, multiplied by a factor at milestones, or half a
+    cosine down to 0.
+    """
     milestones: tuple[int, ...] = (60, 80)
-    """Epochs after which it is multiplied by the factor (schedule milestones); steps where --steps
-    says the length.
+    """Epochs after which the learning rate is multiplied by the factor (schedule milestones); with
+    --steps, they are steps.
     """
     factor: float = 0.3
-    """The factor at milestones."""
+    """Factor of the learning rate at milestones."""
     warm_up_steps: int = 0
-    """Steps of linear growth at the start."""
+    """Number of steps of linear warm-up at the start."""
     warm_up_from: float = 0.0
-    """Learning rate of the first step of the warm-up; 0 begins with the share of one step."""
+    """Learning rate at the start of the warm-up; with 0 the first step already has the rate of one
+    step of growth.
+    """
     gradient_clip: float = 0.0
-    """Largest norm of the gradient; 0 leaves gradients as they are."""
+    """Maximum norm of the gradient; 0 does not clip."""
     weight_decay: float = 0.0
-    """Weight decay: decoupled with Adam (AdamW), added to the gradient with sgd; 0 is none."""
+    """Weight decay: decoupled with Adam (AdamW), added to the gradient with sgd; 0 disables it."""
 
     def __post_init__(self) -> None:
         at_least_0 = ("warm_up_steps", "warm_up_from", "gradient_clip", "weight_decay")
@@ -89,72 +93,71 @@ class TrainConfig:
     semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
     """The loss of a semantic model."""
     initialisation: Literal["published", "torch"] = "published"
-    """Initial weights: drawn as the published program for seasons does, or as torch does, as always
-    for photographs.
+    """How weights are initialised: as in the published program for seasons, or as in torch.
+    Photographs always use torch's.
     """
     initial_heat: float = 0.0
-    """Heat of every pixel at the start of a panoptic model, as the share of centres is small (Lin
-    et al. 2017, focal loss, section 3.3: a prior for rare positives); 0 leaves what was drawn,
-    about one half.
+    """Initial heat of every pixel of a panoptic model: a prior, because centres are rare (Lin et
+    al. 2017, focal loss, section 3.3). 0 keeps the random initial value, about one half.
     """
     start_from: str | None = None
-    """Weights to start from, instead of drawn ones: a run, a folder of weights, or the authors'
-    folder. What fits is taken.
+    """Weights to start from instead of random ones: a run, a folder of weights, or a published
+    folder. Entries that fit are loaded.
     """
     swap_classifier: bool = False
-    """Draw the classifier anew instead of taking that of the weights to start from; another table
-    of classes needs it.
+    """Initialise the classifier at random instead of loading it; needed if the weights have other
+    classes.
     """
     freeze: tuple[str, ...] = ()
-    """Parts that stay as the weights to start from have them: beginnings of the names of entries,
-    such as encoder.
+    """Parts that are not trained: beginnings of the names of entries, such as encoder. Needs
+    --start-from.
     """
     epochs: int = 100
-    """Passes over the training folds; not looked at where --steps says the length."""
+    """Number of epochs; ignored with --steps."""
     steps: int = 0
-    """Steps of the optimiser in all, at which the last epoch ends early; 0 leaves it to
-    --epochs.
+    """Total number of optimiser steps, after which training ends, also in the middle of an epoch; 0
+    uses --epochs.
     """
     batch_size: int = 4
-    """Patches or photographs a step and process."""
+    """Patches or photographs per step and process."""
     reference_batch: int = 0
-    """Samples a step, over all processes, for which learning rate, steps, milestones and warm-up
-    are meant. Another batch has its rates in proportion and its steps in inverse proportion (Goyal
-    et al. 2017, 1706.02677); 0 takes them as they are.
+    """Batch size, over all processes, to which learning rate, steps, milestones and warm-up apply.
+    For another batch size rates are scaled in proportion and steps in inverse proportion (Goyal et
+    al. 2017, 1706.02677); 0 uses them unchanged.
     """
     max_steps_per_epoch: int = 0
-    """Ends an epoch after this number of steps; 0 takes all."""
+    """Maximum number of steps per epoch; 0 is no limit."""
     max_validation_patches: int = 0
-    """Validates on this number of patches, the first ones; 0 takes all."""
+    """Maximum number of patches for validation; the first ones are used, and 0 uses all."""
     validate_every: int = 1
-    """Epochs between validations; the last epoch always has one."""
+    """Number of epochs between validations; the last epoch is always validated."""
     validate_after: int = 0
     """Number of epochs at the start without validation."""
     heatmap_only_epochs: int = 0
-    """First epochs in which a panoptic head learns its centres alone."""
+    """Number of epochs at the start in which a panoptic head learns only its heat map."""
     tune_threshold: bool = True
     """Tune the confidence threshold of a panoptic head on the validation fold."""
     seed: int = 1
     """Seed of initialisation, order and augmentation."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Arithmetic of the network; bf16-mixed is the quick one."""
+    """Arithmetic of the network; bf16-mixed is faster on hardware that supports it."""
     compile: bool = False
     """Compile the network with torch.compile."""
     accelerator: Literal["auto", "cpu", "cuda", "mps", "tpu"] = "auto"
     """Kind of device."""
     devices: int = 1
-    """Devices a machine, one process each; -1 takes all."""
+    """Number of devices per machine, with one process each; -1 uses all."""
     nodes: int = 1
-    """Machines."""
+    """Number of machines."""
     workers: int = 2
-    """Processes that read patches, for each device."""
+    """Number of processes that read samples, for each device."""
     threads: int = 0
-    """Threads of CPU arithmetic; 0 leaves the number to torch."""
+    """Number of threads of CPU arithmetic; 0 uses torch's default."""
     log_every: int = 50
-    """Steps between rows of the log."""
+    """Number of steps between rows of the log."""
     checkpoint_minutes: float = 10.0
-    """Least minutes between checkpoints inside an epoch, written with a row of the log; its end
-    always has one.
+    """Minimum time in minutes between checkpoints within an epoch, which are written together with
+    a row of the log. The end of an epoch always has a checkpoint.
     """
 
     def __post_init__(self) -> None:

@@ -174,32 +174,32 @@ class PapsLossConfig:
     """
 
     centre_weight: float = 1.0
-    """Weight of the heat map's loss."""
+    """Weight of the loss of the centre heat map."""
     size_weight: float = 1.0
-    """Weight of the relative error of heights and widths."""
+    """Weight of the size loss, the relative error of heights and widths."""
     shape_weight: float = 1.0
-    """Weight of the masks' loss."""
+    """Weight of the mask loss."""
     class_weight: float = 1.0
     """Weight of the classification loss."""
     pixel_weight: float = 0.0
-    """Weight of the cross-entropy of every pixel's class, by the semantic head of the backbone; 0,
-    as published, leaves that head untrained. Parcels alone teach classes slowly: a patch has fifty
-    of them, and thousands of pixels.
+    """Weight of the pixel loss: cross-entropy of the class of every pixel, by the semantic head of
+    the backbone. 0, as published, leaves that head untrained. With it classes are learned faster,
+    because a patch has fifty parcels but thousands of pixels.
     """
     alpha: float = 0.0
-    """Heat map: exponent that weighs pixels by how wrong they are."""
+    """Heat map: exponent of the error by which each pixel is weighted."""
     beta: float = 4.0
-    """Heat map: exponent that spares pixels near a true centre."""
+    """Heat map: exponent that reduces the weight of pixels near a true centre."""
     gamma: float = 0.0
     """Classification: focal exponent; 0 is cross-entropy."""
     shape: Literal["published", "cross_entropy"] = "published"
-    """Masks: the published loss, a softmax of probabilities that stays between 0.31 and 1.31, or
-    plain cross-entropy.
+    """Mask loss: the published one, a softmax of probabilities that stays between 0.31 and 1.31, or
+    binary cross-entropy.
     """
     mask_threshold: float = 0.4
     """Probability above which a pixel counts in the reported IoU."""
     every_centre: bool = False
-    """Every local maximum of the heat learns the parcel of its zone, not only the hottest pixel of
+    """Train every local maximum of the heat map on the parcel of its zone, not only the maximum of
     each zone.
     """
 
@@ -212,40 +212,43 @@ class SemanticLossConfig:
     """
 
     kind: Literal["cross_entropy", "focal", "recall"] = "cross_entropy"
-    """Cross-entropy of pixels; focal weighs each by how wrong it is, recall weighs each class by
-    the share that is missed.
+    """Cross-entropy; focal loss, which weights each pixel by its error; or recall loss, which
+    weights each class by the share of its pixels that is missed.
     """
     gamma: float = 2.0
-    """Focal: exponent that spares pixels which are almost right; 0 is cross-entropy."""
+    """Focal loss: exponent that reduces the weight of pixels that are almost correct; 0 is
+    cross-entropy.
+    """
     class_weights: tuple[float, ...] = ()
-    """A weight for each class of the table, from class 0; none: all alike. The loss is the mean by
-    weight.
+    """One weight for each class of the table, from class 0; by default all classes have the same.
+    The loss is the weighted mean.
     """
     smoothing: float = 0.0
-    """Label smoothing: share of a pixel that is spread over all classes; 0 is none. Cross-entropy
-    only.
+    """Label smoothing: share of each label that is spread over all classes; 0 is none. For
+    cross-entropy only.
     """
     smoothing_by: Literal["class", "neighbours"] = "class"
-    """What keeps the rest of a smoothed pixel: its class, or in equal parts all classes that it or
-    a pixel beside it has.
+    """Which classes get the rest of a smoothed label: the class of the pixel, or in equal parts all
+    classes of the pixel and its neighbours.
     """
     background_share: float = 0.0
-    """Smoothing by neighbours: what a background pixel keeps, as it may hold crops that nobody
-    declared; the rest goes to the other classes. Crop2Seg has 0.6. 0 treats background like a crop.
+    """Smoothing by neighbours: share of its label that a background pixel keeps, as it may have an
+    undeclared crop; the rest goes to the other classes. 0.6 in Crop2Seg. 0 treats background like a
+    crop.
     """
     class_shares: tuple[float, ...] = ()
-    """How that rest is divided over the classes other than background, by any positive numbers;
-    none: in equal parts.
+    """How that rest is divided among the classes other than background, in proportion to these
+    numbers; by default in equal parts.
     """
     void: Literal["left_out", "published"] = "left_out"
-    """Pixels of the void class: left out of everything, or as in Crop2Seg, whose class weight of 0
-    leaves them to teach what smoothing spreads over the others, and counts them in the mean of
-    recall and of smoothing by neighbours.
+    """Void pixels: left out of the loss, or treated as in Crop2Seg, where they have class weight 0
+    but still contribute to smoothed labels and count in the means of recall loss and of smoothing
+    by neighbours.
     """
     boundary_weight: float = 1.0
-    """Weight of the boundary's focal loss, for a network that scores boundaries."""
+    """Weight of the boundary loss (focal), for a network that scores boundaries."""
     boundary_gamma: float = 2.0
-    """Exponent of the boundary's focal loss."""
+    """Exponent of the focal loss of boundaries."""
 
     def __post_init__(self) -> None:
         for name in ("gamma", "smoothing", "background_share", "boundary_weight", "boundary_gamma"):

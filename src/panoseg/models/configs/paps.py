@@ -50,22 +50,22 @@ class PapsConfig(NetworkConfig):
     backbone_prefix = "encoder."
 
     backbone: BackboneConfig = field(default_factory=UtaeConfig)
-    """The network that makes the maps; its ``classes`` are those of the parcels."""
+    """The network that computes the maps; its ``classes`` are those of the parcels."""
     shape_size: int = 16
     """Side of the square in which the shape of a parcel is predicted."""
     mask_convolution: bool = True
-    """Refine each mask by a small convolutional network."""
+    """Refine each mask with a small convolutional network."""
     min_confidence: float = 0.2
-    """Centres below this confidence are left out of the result; training tunes it on the validation
-    folds.
-    """
+    """Leave out parcels below this confidence; training tunes it on the validation fold."""
     min_remain: float = 0.5
-    """A parcel is kept where more than this part of its mask is still free."""
+    """Keep a parcel only if more than this share of its mask is not covered by parcels with a
+    higher confidence.
+    """
     mask_threshold: float = 0.4
-    """A pixel belongs to a mask above this probability."""
+    """Probability above which a pixel belongs to a mask."""
     views_threshold: float = 0.25
-    """A pixel belongs to a mask that several views share above this mean probability; found on
-    simulated seasons.
+    """Test-time augmentation: mean probability above which a pixel belongs to a fused mask; chosen
+    on simulated seasons.
     """
 
     def __post_init__(self) -> None:

@@ -39,10 +39,10 @@ class PhotographModelBase(NetworkConfig):
     things: int = 80
     """Classes of things; follows from the class table."""
     backbone: Backbone = "resnet50"
-    """The residual network that makes the maps."""
+    """The residual network that computes the maps."""
     norm: BackboneNorm = "frozen"
-    """Its norms: batch norms that keep the statistics of their weights, batch norms that learn, or
-    group norms.
+    """Its norms: frozen batch norms, which keep the statistics of their weights; trained batch
+    norms; or group norms.
     """
 
     def __post_init__(self) -> None:
@@ -120,42 +120,44 @@ class DetectorConfig(PhotographModelBase):
     """
 
     stride: ClassVar[int] = 32
-    """Pixels of the images that one pixel of the backbone's coarsest map stands for."""
+    """Stride of the coarsest map of the backbone, in pixels of the image."""
 
     pyramid_width: int = 256
     """Channels of the feature pyramid."""
     anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
-    """Side in pixels of the boxes from which proposals start, one a level of the pyramid, finest
-    first.
-    """
+    """Side of the anchors in pixels, one size per level of the pyramid, finest first."""
     box_width: int = 1024
-    """Hidden values of the head that finds class and box."""
+    """Width of the hidden layers of the box head."""
     mask_widths: tuple[int, ...] = (256, 256, 256, 256)
-    """Channels of the convolutions of the mask head; the last is also that of its upsampling."""
+    """Channels of the convolutions of the mask head; the last one is also used for its upsampling.
+    """
     group_norm: bool = False
-    """Group norms in the feature pyramid and in the mask head, which help a training without
-    ImageNet's weights.
+    """Use group norms in the feature pyramid and in the mask head; they help training without
+    ImageNet weights.
     """
     anchors_per_image: int = 256
-    """Anchors of an image that teach the proposals."""
+    """Number of anchors per image that are sampled for the loss of the proposals."""
     train_proposals: int = 2000
-    """Proposals of an image in training, and those of a level before overlapping ones are left
-    out.
+    """Number of proposals per image in training; also the number per level before non-maximum
+    suppression.
     """
     test_proposals: int = 1000
-    """The same in prediction."""
+    """The same for prediction."""
     boxes_per_image: int = 512
-    """Proposals of an image that teach class, box and mask; a quarter of them hold objects."""
+    """Number of proposals per image that are sampled for the losses of class, box and mask; a
+    quarter of them contain objects.
+    """
     detections: int = 100
-    """Candidates of an image, a fixed number: the best by score, padded with empty ones."""
+    """Number of candidates per image, always the same: the best by score, padded with empty ones.
+    """
     min_score: float = 0.05
-    """Candidates of a lower score are left out."""
+    """Leave out candidates with a lower score."""
     box_overlap: float = 0.5
-    """Of two candidates of a class whose boxes have a larger intersection over union, the better
-    stays.
+    """Non-maximum suppression: if the boxes of two candidates of a class have a larger IoU, only
+    the better one is kept.
     """
     mask_threshold: float = 0.5
-    """A pixel belongs to a mask from this probability on."""
+    """Minimum probability of a pixel that belongs to a mask."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,8 +202,8 @@ class MaskRcnnConfig(DetectorConfig):
     scorer = "coco_instances"
 
     weights: MaskRcnnInitial = "imagenet"
-    """Initial weights in a training: ImageNet's in the backbone, torchvision's of COCO in the whole
-    network, or drawn.
+    """Initial weights for training: ImageNet weights of the backbone, torchvision's COCO weights of
+    the whole network, or random ones.
     """
 
     def __post_init__(self) -> None:
@@ -236,7 +238,7 @@ class PanopticFpnConfig(DetectorConfig):
     scorer = "coco_panoptic"
 
     weights: PanopticFpnInitial = "imagenet"
-    """Initial weights of the backbone in a training: ImageNet's, or drawn."""
+    """Initial weights of the backbone for training: ImageNet weights, or random ones."""
     stuff: int = 53
     """Classes of stuff; follows from the class table."""
     semantic_width: int = 128
@@ -244,13 +246,13 @@ class PanopticFpnConfig(DetectorConfig):
     instance_weight: float = 1.0
     """Weight of the losses of proposals, classes, boxes and masks."""
     semantic_weight: float = 0.5
-    """Weight of the loss of the pixels' classes."""
+    """Weight of the loss of the classes of pixels."""
     merge_score: float = 0.5
-    """Candidates from this score on become part of the picture."""
+    """Minimum score of a candidate that is drawn."""
     merge_overlap: float = 0.5
-    """Those of which a larger share is covered by better ones do not."""
+    """Leave out candidates if better ones cover more than this share of them."""
     stuff_area: int = 4096
-    """Least pixels of a class of stuff in a picture."""
+    """Minimum number of pixels of a class of stuff in an image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -293,22 +295,24 @@ class PspNetConfig(PhotographModelBase):
     answers = "semantic"
     scorer = "coco_pixels"
     stride: ClassVar[int] = 8
-    """Pixels of the images that one pixel of the backbone's last map stands for."""
+    """Stride of the last map of the backbone, in pixels of the image."""
 
     norm: BackboneNorm = "batch"
-    """Norms of the residual network: batch norms that keep the statistics of their weights, batch
-    norms that learn, or group norms. Those of the heads learn: batch norms with the first two.
+    """Norms of the residual network: frozen batch norms, which keep the statistics of their
+    weights; trained batch norms; or group norms. The heads have trained batch norms in the first
+    two cases.
     """
     weights: PspNetInitial = "imagenet"
-    """Initial weights of the backbone in a training: ImageNet's, or drawn."""
+    """Initial weights of the backbone for training: ImageNet weights, or random ones."""
     stuff: int = 53
     """Classes of stuff; follows from the class table."""
     scope: Scope = "stuff"
-    """What pixels are told apart: the classes of stuff, all things being one more class, or all
-    classes.
+    """Classes of pixels that are distinguished: the classes of stuff, with all things as one more
+    class; or all classes.
     """
     bins: tuple[int, ...] = (1, 2, 3, 6)
-    """Parts a side into which the image is cut, for each level of the pooling pyramid."""
+    """Number of parts per side into which the map is pooled, for each level of the pooling pyramid.
+    """
     width: int = 512
     """Channels of the last hidden map."""
     auxiliary_width: int = 256
@@ -316,7 +320,7 @@ class PspNetConfig(PhotographModelBase):
     auxiliary_weight: float = 0.4
     """Weight of that head's loss."""
     dropout: float = 0.1
-    """Share of channels that a training leaves out before the classes are scored."""
+    """Dropout before the classes are scored, as a share of channels."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -45,42 +45,42 @@ class AttentionUnetConfig(SeasonConfig):
     """
 
     bands: int = 10
-    """Channels of an image; follows from the data."""
+    """Number of channels of an image; follows from the data."""
     classes: int = 20
-    """Scores a pixel gets; follows from the class table."""
+    """Number of classes; follows from the class table."""
     encoder_widths: tuple[int, ...] = (64, 64, 64, 128)
     """Channels of the encoder, finest level first; each level halves the size of the one before."""
     decoder_widths: tuple[int, ...] = (32, 32, 64, 128)
-    """Channels of the decoder, finest level first; the last equals the encoder's last."""
+    """Channels of the decoder, finest level first; the last must equal the last of the encoder."""
     head_widths: tuple[int, ...] = (32,)
     """Hidden channels of the convolutions that score the classes of pixels."""
     encoder_norm: Norm = "group"
     """Normalisation in the encoder."""
     heads: int = 16
-    """Attention heads; divides d_model and the width of the maps that attention reads or weighs."""
+    """Number of attention heads; must divide d_model and the width of the maps that attention reads
+    or weights.
+    """
     d_model: int = 256
     """Width of the values that are averaged over dates."""
     key_width: int = 4
     """Width of keys and queries of one head."""
     padding_invariant: bool = False
-    """Leave padded dates out of the attention's normalisation; False as in all published
-    weights.
+    """Leave padded dates out of the normalisation in the attention; all published weights include
+    them.
     """
     convolution: Convolution = "2d"
-    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes
-    channels.
-    """
+    """Convolutions of the encoder: ordinary or depthwise separable ones."""
     squeeze: bool = False
-    """Weigh the channels of each level of the encoder by squeeze and excitation."""
+    """Use squeeze and excitation on each level of the encoder."""
     queries: int = 1
-    """Learnt queries of each head; the attention of several is averaged."""
+    """Number of learned queries per head; the attention of several queries is averaged."""
     dates: Dates = "relative"
-    """How attention knows a date: sines of the days since the reference date, a learnt vector a day
+    """How dates are encoded: sines of the days since the reference date, a learned vector per day
     of the year, or both.
     """
     linear_dates: bool = False
-    """A learnt linear map of the sines; with dates day_of_year these are sines of the day of the
-    year.
+    """Add a learned linear layer after the sines; with dates day_of_year these are sines of the day
+    of the year.
     """
     reference_date: str = REFERENCE_DATE
     """Days are counted from this date, YYYY-MM-DD; follows from the data. The day of the year is
@@ -161,16 +161,16 @@ class UtaeConfig(AttentionUnetConfig):
     network: ClassVar[str] = "panoseg.models.utae:UTAE"
 
     aggregation: Aggregation = "att_group"
-    """How a level's dates become one map: attention of its group of channels, mean attention, or
+    """How the dates of a level become one map: attention per group of channels, mean attention, or
     the mean over dates.
     """
     mbconv: bool = False
     """MBConv blocks instead of pairs of convolutions."""
     boundary: bool = False
-    """Score as well whether a pixel lies on the boundary of a class."""
+    """Also score whether a pixel is on a boundary between classes."""
     relative_as_day_of_year: bool = False
-    """With dates both: look the relative days up in a table of days of the year too, as released;
-    days outside it take its ends.
+    """With dates both: look up the relative days in the table of days of the year as well, as
+    released; days outside of it take its first or last entry.
     """
 
     def __post_init__(self) -> None:
@@ -195,13 +195,13 @@ class WtaeConfig(AttentionUnetConfig):
     network: ClassVar[str] = "panoseg.models.utae:WTAE"
 
     aggregation: Aggregation = "att_group"
-    """How dates become one map: attention of the group of channels, mean attention, or the mean
-    over dates without it.
+    """How dates become one map: attention per group of channels, mean attention, or the mean over
+    dates without attention.
     """
     mbconv: bool = False
     """MBConv blocks instead of pairs of convolutions."""
     boundary: bool = False
-    """Score as well whether a pixel lies on the boundary of a class."""
+    """Also score whether a pixel is on a boundary between classes."""
 
     def __post_init__(self) -> None:
         expect_one_of("aggregation", self.aggregation, get_args(Aggregation))
@@ -222,8 +222,8 @@ class TimeUnetConfig(AttentionUnetConfig):
     network: ClassVar[str] = "panoseg.models.utae:TimeUNet"
 
     relative_as_day_of_year: bool = False
-    """With dates both: look the relative days up in a table of days of the year too, as released;
-    days outside it take its ends.
+    """With dates both: look up the relative days in the table of days of the year as well, as
+    released; days outside of it take its first or last entry.
     """
 
     def __post_init__(self) -> None:
@@ -236,36 +236,34 @@ class TimeUnetConfig(AttentionUnetConfig):
 
 @dataclass(frozen=True)
 class NaiveUnetConfig(SeasonConfig):
-    """Naive U-Net: a season of so many dates is one image of so many times more bands."""
+    """Naive U-Net: the dates of a season are stacked as the bands of one image."""
 
     name: ClassVar[str] = "unet_naive"
     title: ClassVar[str] = "naive U-Net"
     network: ClassVar[str] = "panoseg.models.utae:NaiveUnet"
 
     bands: int = 10
-    """Channels of an image; follows from the data."""
+    """Number of channels of an image; follows from the data."""
     classes: int = 20
-    """Scores a pixel gets; follows from the class table."""
+    """Number of classes; follows from the class table."""
     length: int = 61
-    """Dates of a season; shorter ones are filled with zeros, longer ones refused."""
+    """Number of dates of a season; shorter ones are padded with zeros, longer ones are refused."""
     encoder_widths: tuple[int, ...] = (8, 8, 8, 16)
     """Channels of the encoder for every two dates, finest level first; each level halves the size
     of the one before.
     """
     decoder_widths: tuple[int, ...] = (4, 4, 8, 16)
-    """Channels of the decoder for every two dates, finest level first; the last equals the
-    encoder's last.
+    """Channels of the decoder for every two dates, finest level first; the last must equal the last
+    of the encoder.
     """
     head_widths: tuple[int, ...] = (4,)
     """Hidden channels for every date of the convolutions that score the classes of pixels."""
     convolution: Convolution = "2d"
-    """Convolutions of the encoder: ordinary ones, or one a channel followed by one that mixes
-    channels.
-    """
+    """Convolutions of the encoder: ordinary or depthwise separable ones."""
     mbconv: bool = False
     """MBConv blocks instead of pairs of convolutions."""
     squeeze: bool = False
-    """Weigh the channels of each level of the encoder by squeeze and excitation."""
+    """Use squeeze and excitation on each level of the encoder."""
 
     def __post_init__(self) -> None:
         expect_one_of("convolution", self.convolution, get_args(Convolution))
@@ -306,11 +304,11 @@ class UNet3dConfig(SeasonConfig):
     stride: ClassVar[int] = 4
 
     bands: int = 10
-    """Channels of an image; follows from the data."""
+    """Number of channels of an image; follows from the data."""
     classes: int = 20
-    """Scores a pixel gets; follows from the class table."""
+    """Number of classes; follows from the class table."""
     width: int = 32
-    """Channels at full size, an even number; each halving of the size doubles them."""
+    """Channels at full size, an even number; they double each time the size is halved."""
 
     def __post_init__(self) -> None:
         expect_sizes(self)
@@ -340,22 +338,22 @@ class UConvLstmConfig(SeasonConfig):
     network: ClassVar[str] = "panoseg.models.convlstm:UConvLstm"
 
     bands: int = 10
-    """Channels of an image; follows from the data."""
+    """Number of channels of an image; follows from the data."""
     classes: int = 20
-    """Scores a pixel gets; follows from the class table."""
+    """Number of classes; follows from the class table."""
     encoder_widths: tuple[int, ...] = (64, 64, 64, 128)
     """Channels of the encoder, finest level first; each level halves the size of the one before."""
     decoder_widths: tuple[int, ...] = (32, 32, 64, 128)
-    """Channels of the decoder, finest level first; the last equals the encoder's last."""
+    """Channels of the decoder, finest level first; the last must equal the last of the encoder."""
     head_widths: tuple[int, ...] = (32,)
     """Hidden channels of the convolutions that score the classes of pixels."""
     hidden: int = 64
     """Channels of the ConvLSTM in one direction; published 64, and 30 where there should be two."""
     directions: int = 1
-    """1: through the season; 2: also backwards from its end, by weights of its own."""
+    """1: forwards through the season; 2: also backwards, with separate weights."""
     runs_over_padding: bool = False
-    """Let the recurrence run on over padded dates, as published; False ends each season at its last
-    valid date.
+    """Continue the recurrence over padded dates, as published; by default each season ends at its
+    last valid date.
     """
 
     def __post_init__(self) -> None:
@@ -398,22 +396,22 @@ class FpnConfig(SeasonConfig):
     stride: ClassVar[int] = 1
 
     bands: int = 10
-    """Channels of an image; follows from the data."""
+    """Number of channels of an image; follows from the data."""
     classes: int = 20
-    """Scores a pixel gets; follows from the class table."""
+    """Number of classes; follows from the class table."""
     input_widths: tuple[int, ...] = (32, 64)
     """Channels of the first convolutions."""
     pyramid_width: int = 64
     """Channels of each level of the pyramid."""
     dilations: tuple[int, ...] = (1, 2, 4)
-    """Reach in pixels of each level's convolution; one more level is the maximum over the whole
-    image.
+    """Dilation of the convolution of each level in pixels; one more level is the maximum over the
+    whole image.
     """
     hidden: int = 88
     """Channels of the ConvLSTM."""
     runs_over_padding: bool = False
-    """Let the recurrence run on over padded dates, as published; False ends each season at its last
-    valid date.
+    """Continue the recurrence over padded dates, as published; by default each season ends at its
+    last valid date.
     """
 
     def __post_init__(self) -> None:
@@ -453,16 +451,16 @@ class ConvRnnConfig(SeasonConfig):
     stride: ClassVar[int] = 1
 
     bands: int = 10
-    """Channels of an image; follows from the data."""
+    """Number of channels of an image; follows from the data."""
     classes: int = 20
-    """Scores a pixel gets; follows from the class table."""
+    """Number of classes; follows from the class table."""
     cell: Cell = "lstm"
-    """What happens at a date: that of ConvLSTM, or that of ConvGRU."""
+    """The recurrent cell: ConvLSTM or ConvGRU."""
     hidden: int = 160
     """Channels of the state; published 160 with lstm and 180 with gru."""
     runs_over_padding: bool = False
-    """Let the recurrence run on over padded dates, as published; False ends each season at its last
-    valid date.
+    """Continue the recurrence over padded dates, as published; by default each season ends at its
+    last valid date.
     """
 
     def __post_init__(self) -> None:
