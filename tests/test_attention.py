@@ -292,7 +292,7 @@ def test_the_picture_shows_the_mean_of_the_heads_a_day(figure):
     assert [to_hex(bar.get_facecolor()) for bar in mean.patches] == [BLUE, BLUE, GREY, BLUE]
     legend = mean.get_legend()
     assert [text.get_text() for text in legend.get_texts()] == [
-        "if all dates counted alike",
+        "if all dates had the same weight",
         "clear",
         "in cloud",
     ]

@@ -172,7 +172,7 @@ def refusal(path) -> str:
         ("5", "'5' where { belongs"),
         ("[1", "the end where , belongs"),
         ('{"annotations": [], "categories": []} x', "more behind the end"),
-        ('{"annotations": [], "annotations": []}', "stands there twice"),
+        ('{"annotations": [], "annotations": []}', "occurs twice"),
         ('{"annotations": {"image_id": 1}}', "annotations are no array"),
         ('{"annotations": [{"image_id": NaN}]}', "NaN, which is no number"),
         ('{"annotations": [{"image_id": -Infinity}]}', "-Infinity, which is no number"),

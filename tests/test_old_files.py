@@ -138,7 +138,7 @@ def test_runs_go_on(old, data, name, capsys):
     run, expected = old / name, EXPECTED["runs"][name]
     before = (run / "log.csv").read_bytes()
     assert main(["train", "--resume", str(run), "--data", str(data[name])]) == 0
-    assert "goes on in epoch " in capsys.readouterr().out
+    assert "continues in epoch " in capsys.readouterr().out
     log = (run / "log.csv").read_bytes()
     assert log.startswith(before)
     compare_logs(log.decode().splitlines(), expected["log"])

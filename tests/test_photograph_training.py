@@ -674,7 +674,7 @@ def test_a_killed_run_is_resumed_to_the_same_weights(data, apart, tmp_path, caps
     assert not (killed / "metrics.json").exists()
     capsys.readouterr()
     resume(killed, report=print)
-    assert "goes on in epoch 1 of 1, after step 2" in capsys.readouterr().out
+    assert "continues in epoch 1 of 1, after step 2" in capsys.readouterr().out
     first, second = (load_checkpoint(folder / "last.ckpt") for folder in (whole, killed))
     assert all(torch.equal(value, second.model[name]) for name, value in first.model.items())
     momentum, again = (checkpoint.optimiser["state"] for checkpoint in (first, second))

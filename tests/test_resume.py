@@ -117,7 +117,7 @@ def test_resumed_run_equals_the_uninterrupted_one(runs, moment):
     lines: list[str] = []
     resume(killed, report=lines.append)
     said = "\n".join(lines)
-    assert ("goes on in epoch " in said) == (moment != "panoptic-before-any-checkpoint"), said
+    assert ("continues in epoch " in said) == (moment != "panoptic-before-any-checkpoint"), said
     assert (killed / "log.csv").read_bytes() == (whole / "log.csv").read_bytes()
     first, second = (load_checkpoint(folder / "last.ckpt") for folder in (killed, whole))
     assert first.model.keys() == second.model.keys()

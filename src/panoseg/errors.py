@@ -37,7 +37,7 @@ class CubeError(PanosegError):
 
 
 class AreaError(PanosegError):
-    """An outline cannot be read, is none, or lies where no season can be fetched."""
+    """An outline cannot be read, is not a polygon, or is where no season can be fetched."""
 
 
 class CatalogueError(PanosegError):

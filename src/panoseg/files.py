@@ -1,6 +1,6 @@
 """Write files and folders atomically, and hold an output folder while a command writes it.
 
-What is written gets a temporary name beside its target and is renamed when it is complete, so that
+What is written gets a temporary name next to its target and is renamed when it is complete, so that
 an interrupted command leaves no half-written result.
 """
 
@@ -41,7 +41,7 @@ _REASONS = {
 _PROBE_BYTES = 1024**2
 LOCK_WAIT_S = 3.0
 """Seconds to wait for a held folder: a process that was just killed takes a moment to end."""
-# Names that ``_temporary`` gives; a library may append a suffix of its own.
+# Names that ``_temporary`` gives; a library may append its own suffix.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
 
@@ -78,7 +78,7 @@ def _write_errno(folder: Path) -> int | None:
 
 @contextmanager
 def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` and rename it to ``path`` when the block succeeds.
+    """Yield a temporary path next to ``path`` and rename it to ``path`` when the block succeeds.
 
     The temporary has the suffix of ``path`` and may become a file or a folder. If anything fails,
     ``path`` is unchanged and the temporary is removed. ``remove_unfinished`` removes what a killed
@@ -133,7 +133,7 @@ def hold_folder(folder: Path | str, *, output: Path | str | None = None) -> Iter
     """Hold an output folder, so that no other command writes there at the same time.
 
     The folder is created if needed, and removed at the end if it is empty. The system's lock on the
-    folder itself is used (flock; on Windows a file beside the folder is locked): it ends with the
+    folder itself is used (flock; on Windows a file next to the folder is locked): it ends with the
     process, however that ends, and leaves no file. A thread that holds a folder may hold it again.
     Where a file system has no locks, nothing is held.
 
@@ -226,7 +226,7 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder under a temporary name, so that it never stands half removed.
+    """Remove a folder under a temporary name, so that it is never visible half removed.
 
     ``remove_unfinished`` removes what a killed process left. Raises ``OSError``.
     """
@@ -236,7 +236,7 @@ def remove_folder(folder: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Return a new temporary name beside ``path``; long names are cut, the limit is 255 bytes."""
+    """Return a new temporary name next to ``path``; long names are cut, the limit is 255 bytes."""
     return path.with_name(f".{path.stem[:50]}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
 
 

@@ -234,7 +234,7 @@ def sign_in(request: Request, response: Response, body: TokenBody) -> UserAnswer
     users: Users = request.app.state.users
     user = users.user_of(body.token)
     if users.sign_in:
-        # Behind a proxy that ends TLS the scheme is http; the origin of the page tells.
+        # Behind a proxy that ends TLS the scheme is http; the origin of the page shows it.
         secure = request.url.scheme == "https" or request.headers.get("origin", "").startswith(
             "https://"
         )

@@ -1,4 +1,4 @@
-"""Functions run in a process of their own with bounded memory and time.
+"""Functions run in a separate process with bounded memory and time.
 
 Uploads and downloads are read this way: a damaged or malicious file can make its reader use up all
 memory or never return.
@@ -82,7 +82,7 @@ def run_confined(
     *arguments: _Arguments.args,
     **options: _Arguments.kwargs,
 ) -> _Result:
-    """Return ``function(*arguments, **options)``, computed in a process of its own.
+    """Return ``function(*arguments, **options)``, computed in a separate process.
 
     Args:
         bounds: Resources that it may use.

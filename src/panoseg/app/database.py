@@ -162,7 +162,7 @@ class ShareRow(Base):
 
     __tablename__ = "shares"
     token: Mapped[str] = mapped_column(String(64), primary_key=True)
-    """Token in the link; whoever has it may read the result."""
+    """Token in the link; everyone who has it may read the result."""
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
     """Id of the job."""
     created: Mapped[float]

@@ -102,7 +102,7 @@ class RequestInputs:
         return self.area(user, source).km2
 
     def area(self, user: str, source: CatalogueSource) -> Area:
-        """Read the outline of a request in a process of its own.
+        """Read the outline of a request in a separate process.
 
         An outline that crosses itself many times would take all memory.
 

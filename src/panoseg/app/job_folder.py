@@ -41,7 +41,7 @@ def locked(folder: Path, timeout_s: float) -> Iterator[None]:
     except Timeout as error:
         raise FolderLockedError from error
     except FileNotFoundError as error:
-        raise NotFoundError("The folder of this job is gone; submit the job anew.") from error
+        raise NotFoundError("The folder of this job is gone; submit the job again.") from error
     except OSError as error:
         raise output_error(folder / _LOCK, error) from error
     try:

@@ -136,7 +136,7 @@ def _read_request(folder: Path) -> MapRequest | PhotoRequest:
     try:
         given: dict[str, Any] = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise NotFoundError("The folder of this job is gone; submit the job anew.") from error
+        raise NotFoundError("The folder of this job is gone; submit the job again.") from error
     return PhotoRequest(**given) if given.get("kind") == "photo" else MapRequest(**given)
 
 

@@ -1,7 +1,7 @@
 """Jobs: submitted by users, claimed by workers, finished once.
 
 A worker holds a job by a ``Claim`` for as long as it gives signs of life. It can change the job
-only while its claim is the job's newest one, so that a worker that was taken for dead cannot end a
+only while its claim is the job's newest one, so that a worker that was considered dead cannot end a
 job that another one has taken over. ``panoseg.app.job_views`` says which job comes next.
 """
 
@@ -197,7 +197,7 @@ class Jobs:
             return JobView.of(row)
 
     def mark_deleted(self, id: str) -> None:
-        """Hide a job for ever; ``removable`` lists it once no worker holds it."""
+        """Hide a job permanently; ``removable`` lists it once no worker holds it."""
         with self.database.writing() as session:
             # The first update locks the row against other transactions.
             session.execute(update(JobRow).where(JobRow.id == id).values(deleted=True, cancel=True))

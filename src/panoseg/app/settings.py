@@ -35,7 +35,7 @@ class Limits:
     refused.
     """
     keep_days: int = 30
-    """Number of days for which ended jobs and uploads are kept; 0 keeps them for ever."""
+    """Number of days for which ended jobs and uploads are kept; 0 keeps them without a limit."""
 
     def __post_init__(self) -> None:
         for name in ("area_km2", "upload_mib", "uploads", "jobs", "disk_gib"):

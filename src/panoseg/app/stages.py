@@ -277,7 +277,7 @@ def _map_done(job: JobContext) -> bool:
 
 
 def _refine(job: JobContext) -> None:
-    """Compare with official parcels; if these cannot be used, the map is done all the same."""
+    """Compare with official parcels; if these cannot be used, the map is still finished."""
     try:
         _compare(job)
     except (ParcelsError, AppError) as error:

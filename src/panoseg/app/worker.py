@@ -1,6 +1,6 @@
-"""A worker: claims one job after the other and runs each in a process of its own.
+"""A worker: claims one job after the other and runs each in a separate process.
 
-While the process runs, the worker tells the database that it is alive. If the system kills the
+While the process runs, the worker reports to the database that it is alive. If the system kills the
 process, the worker puts the job back into the queue. If the worker is killed, its process ends with
 it, and another worker takes the job over when the lease ends. Completed stages are not repeated.
 """
@@ -33,7 +33,7 @@ from panoseg.processes import usable_cores
 
 LOG = logging.getLogger("panoseg.app.worker")
 _POLL_S = 0.5
-_EXIT_TIMEOUT_S = 2.0  # for a process that is about to end by itself
+_EXIT_TIMEOUT_S = 2.0  # for a process that is about to end on its own
 _RETRY_S = 2.0
 _HEARTBEATS = 5  # during a lease
 _PRELOADED = (

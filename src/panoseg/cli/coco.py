@@ -49,7 +49,7 @@ def evaluate(
         prediction: Panoptic JSON of the predictions.
         truth_folder: Folder with the PNG files of the truth; by default the folder with the name of
             the JSON next to it.
-        prediction_folder: Folder with the PNG files of the predictions; by default likewise.
+        prediction_folder: Folder with the PNG files of the predictions; same default.
         strict: Ignore predictions on every crowd of their class, not only on the last one listed,
             and count the areas of the truth instead of reading them from the JSON.
         missing: What becomes of an image without prediction: it is left out, with exit code 2, or

@@ -29,7 +29,7 @@ def demo(
     Args:
         out: Folder for the season and its map; must be new or empty.
         size: Side of the simulated square in pixels of 10 m.
-        seed: Number of the landscape; every number gives another one.
+        seed: Seed of the landscape.
         weights: Folder of weights; by default the weights in the package.
     """
     from panoseg.demo import run_demo

@@ -71,7 +71,7 @@ def convert_coco(
             only, whose PNG files have two channels.
         to: The new form.
         out: A new or empty folder, which gets a JSON and PNG files named after the form.
-        folder: Folder of the source's PNG files; by default named like the JSON, beside it.
+        folder: Folder of the source's PNG files; by default next to the JSON, with its name.
         categories_json: The classes; by default those of the source.
         options: Options of the form.
         processes: See ``over_images``.

@@ -98,9 +98,9 @@ def evaluate_coco(
     Args:
         true_json: Panoptic JSON of the truth, whose categories are the classes.
         predicted_json: Panoptic JSON of the predictions.
-        true_folder: Folder of the truth's PNG files; by default named like the JSON, beside it.
+        true_folder: Folder of the truth's PNG files; by default next to the JSON, with its name.
         predicted_folder: The same for the predictions.
-        strict: Let all crowds excuse predictions, and count areas in the raster. By default the
+        strict: Ignore predictions on all crowds, and count areas in the raster. By default the
             result is as published: only the last crowd of a class excuses predictions, and the
             areas stated in the truth are used, with a note if they are wrong.
         missing: What becomes of an image without prediction, in the JSON or as a PNG file:
@@ -166,7 +166,7 @@ class _Job:
     image_id: ImageId
     """Id of the image in the JSON."""
     true: tuple[str, bytes]
-    """Name of the JSON file, and the annotation as it stands there."""
+    """Name of the JSON file, and the annotation as written there."""
     predicted: tuple[str, bytes | None]
     """The same for the prediction; None where there is none."""
 

@@ -61,7 +61,7 @@ class CocoAnnotation:
     file_name: str
     """Name of the PNG, inside the folder of the JSON."""
     rows: tuple[Mapping[str, Any], ...]
-    """``segments_info`` as it stands in the file."""
+    """``segments_info`` as written in the file."""
     ids_N: np.ndarray
     """int32, N: ids of the segments."""
     class_ids_N: np.ndarray
@@ -199,7 +199,7 @@ class CocoAnnotations:
 
         Args:
             path: The JSON file.
-            folder: Folder of the PNG files; by default named like the JSON, beside it.
+            folder: Folder of the PNG files; by default next to the JSON, with its name.
             table: The classes if the JSON has no categories, which predictions may lack.
 
         Raises:
@@ -226,7 +226,7 @@ class CocoAnnotations:
         return (self.read(image_id) for image_id in self.image_ids)
 
     def text(self, image_id: ImageId) -> bytes:
-        """Return the annotation of an image as it stands in the file.
+        """Return the annotation of an image as written in the file.
 
         Raises:
             PanopticFormatError: The image has no annotation, or several.
@@ -254,7 +254,7 @@ class CocoAnnotations:
 
 
 def png_folder(path: Path, folder: Path | str | None) -> Path:
-    """Return the folder of the PNG files of a JSON: by default named like it, beside it."""
+    """Return the folder of the PNG files of a JSON: by default next to it, with its name."""
     return path.with_suffix("") if folder is None else Path(folder)
 
 

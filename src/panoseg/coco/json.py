@@ -103,7 +103,7 @@ class CocoJson:
         return read_row(self._bytes(*spans))
 
     def value(self, key: str) -> bytes | None:
-        """Return a value of the file as it stands there, None if the file does not have it."""
+        """Return a value of the file as written there, None if the file does not have it."""
         return self._bytes(*self.spans[key]) if key in self.spans else None
 
     def _bytes(self, start: int, stop: int) -> bytes:
@@ -409,7 +409,7 @@ def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row
     while reader.next() != "}":
         key, _, _ = reader.value()
         if not isinstance(key, str) or key in spans:
-            raise ValueError(f"{str(key)[:40]!r} is no name, or stands there twice")
+            raise ValueError(f"{str(key)[:40]!r} is not a name, or occurs twice")
         reader.skip(":")
         if reader.next() == "[":
             yield from _array(reader, key, spans)

@@ -137,8 +137,8 @@ def _categories(
     used = sorted(things | set(semantic.used_categories))
     categories = [{"id": id_, "name": str(id_), "isthing": int(id_ in things)} for id_ in used]
     note = (
-        f"no file has categories: the {len(things)} classes of {instances.path} are taken for"
-        " things, all others for stuff"
+        f"no file has categories: the {len(things)} classes of {instances.path} count as"
+        " things, and all others as stuff"
     )
     return categories, class_table(instances.path, categories), [note]
 

@@ -168,7 +168,7 @@ class DateBuilder:
         self._each(
             [day for day in self._days if day not in self._journal.looks],
             self._look,
-            "dates looked at",
+            "dates checked",
         )
         looks = {day: self._journal.looks[day] for day in self._days if day in self._journal.looks}
         seen = [

@@ -238,11 +238,11 @@ def _searched(path: Path, request: CubeRequest, area: Area) -> bool:
 
 
 def _unfinished(request: CubeRequest, scenes_path: Path) -> list[str]:
-    """Return a note if the season goes on after the day of the search."""
+    """Return a note if the season continues after the day of the search."""
     searched = json.loads(scenes_path.read_text(encoding="utf-8"))["panoseg"].get("searched", "")
     if str(request.last) <= str(searched):
         return []
-    return [f"The season goes on until {request.last}; its scenes were searched on {searched}."]
+    return [f"The season ends on {request.last}; its scenes were searched on {searched}."]
 
 
 def requested_area(

@@ -114,7 +114,7 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
 
 
 def _damaged_part(path: Path) -> Path:
-    """Return the damaged file; odc-stac does not tell which of a thousand rasters it is."""
+    """Return the damaged file; odc-stac does not report which of a thousand rasters it is."""
     if not path.is_dir() or any((path / mark).exists() for mark in _ZARR_MARKS):
         return path
     from panoseg.imagery.scenes import damaged_raster

@@ -1,6 +1,6 @@
 """A cube while it is made: dates as chunks on disk, a journal, and the finished Zarr store.
 
-Every date is a store of its own, with the chunks that the cube will have. When all dates are there,
+Every date is a separate store, with the chunks that the cube will have. When all dates are there,
 their chunks are renamed to their places, and the cube to its name. A line of the journal is written
 after what it reports, so that a kill at any moment costs one window.
 """
@@ -115,7 +115,7 @@ def work_folder(out: Path) -> Path:
 def begin(out: Path, plan: Mapping[str, Any]) -> Path:
     """Prepare the folder in which ``out`` is made: empty, or unfinished with the same plan.
 
-    The caller holds the folder (``files.hold_folder``), so it is emptied and not created anew.
+    The caller holds the folder (``files.hold_folder``), so it is emptied instead of created again.
 
     Args:
         out: The Zarr store to make.
@@ -227,7 +227,7 @@ def finish(
 def discard(work: Path) -> None:
     """Remove the work folder of a finished cube.
 
-    The plan goes first, so that what a kill leaves is not taken for an unfinished cube.
+    The plan goes first, so that the remains of a kill do not look like an unfinished cube.
     """
     (work / _PLAN).unlink(missing_ok=True)
     shutil.rmtree(work, ignore_errors=True)

@@ -44,7 +44,7 @@ def augment(sample: Sample, config: AugmentationConfig, generator: np.random.Gen
     """Return an augmented copy of a sample.
 
     Images keep their type (int16 values are rounded), days stay ascending, labels follow their
-    pixels, parcels keep their numbers, and centre targets are computed anew where pixels may have
+    pixels, parcels keep their numbers, and centre targets are computed again where pixels may have
     moved.
 
     Args:

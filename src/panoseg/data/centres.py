@@ -156,7 +156,7 @@ def _targets(
 def _extent(touched_NL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return centre and length along one axis of each parcel's box.
 
-    The box has a margin of one pixel where the patch goes on, as published.
+    The box has a margin of one pixel inside the patch, as published.
     """
     length = touched_NL.shape[1]
     first_N = np.maximum(touched_NL.argmax(axis=1) - 1, 0)

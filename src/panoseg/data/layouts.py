@@ -42,7 +42,7 @@ Inputs = Literal["season", "photograph"]
 Target = Literal["semantic", "panoptic", "instances"]
 """What is learned."""
 Opened = Any
-"""A dataset that a layout has opened; each layout has a class of its own."""
+"""A dataset that a layout has opened; each layout has its own class."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Layout(ABC):
         )
 
     def notes(self, fold: int) -> tuple[str, ...]:
-        """Return notes about the test set of a rotation; none where it is a set of its own.
+        """Return notes about the test set of a rotation; none if it is a separate set.
 
         >>> S2TSCZCROP_LAYOUT.notes(1)
         ()
@@ -394,7 +394,7 @@ def _photographs(
 
 @lru_cache(maxsize=8)
 def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
-    """Read the classes of a JSON; ``size`` and ``changed`` tell versions of the file apart."""
+    """Read the classes of a JSON; ``size`` and ``changed`` distinguish versions of the file."""
     _, table = read_categories(CocoJson.open(annotations))
     return table
 

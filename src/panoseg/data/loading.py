@@ -89,7 +89,7 @@ class Slots:
     def for_workers(cls, workers: int, prefetched: int) -> Slots | None:
         """Return as many slots as are in use at once, or None where workers do not fork.
 
-        These are the batches requested ahead, the one in hand, and the next.
+        These are the batches requested ahead, the current one, and the next.
         """
         if not workers or multiprocessing.get_start_method() != "fork":
             return None

@@ -176,7 +176,7 @@ class PastisDataset(PatchDataset[Patch]):
             )
 
     def _read(self, patch: Patch) -> Sample:
-        """Read a sample, without centre targets where augmentation computes them anew."""
+        """Read a sample, without centre targets where augmentation computes them again."""
         images_TCHW, days_T = self._season(_map_images(self.folder, patch), patch)
         classes_HW = instances_HW = centres = None
         if self.target is not None:
@@ -265,7 +265,7 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path} lacks mean and std with {len(PASTIS_BANDS)} values for"
-            f" {', '.join(f'Fold_{fold}' for fold in folds)} ({error}); write it anew with"
+            f" {', '.join(f'Fold_{fold}' for fold in folds)} ({error}); write it again with"
             " panoseg.data.pastis.compute_normalisation."
         ) from error
 

@@ -1,4 +1,4 @@
-"""Write a dataset in numbered pieces, in several processes, so that a stopped run can go on.
+"""Write a dataset in numbered pieces, in several processes, so that a stopped run can continue.
 
 A piece depends on its number and on the contents of the dataset, so that an interrupted run goes
 on, and a larger one keeps the pieces that exist. What the tables of a dataset need of a piece lies

@@ -123,7 +123,7 @@ def _with_retries(place: str, question: Callable[[Any, str], Result]) -> Result:
             ) from error
         except PanosegError:
             raise
-        except Exception as error:  # every store has exceptions of its own
+        except Exception as error:  # every store has its own exceptions
             if wait_s is None:
                 raise DatasetError(
                     f"The store of {place} does not answer ({_line(error)}); try again later."

@@ -23,7 +23,7 @@ DIP_DAYS = 60
 PERIOD_DAYS = 10
 """Days of a period of ``NdviCounts``."""
 
-# A dip beside another one is seen once that is out of the way; more rounds find hardly any more.
+# A dip next to another one is found after that is removed; more rounds find hardly any more.
 _ROUNDS = 2
 _STEP = 0.01  # width of a bin of NDVI
 _BLUE, _RED, _INFRARED = (PASTIS_BANDS.index(band) for band in ("B02", "B04", "B08"))

@@ -69,7 +69,7 @@ class S2TSCzCropDataset(PatchDataset[CzechPatch]):
     ) -> None:
         if target not in ("semantic", None):
             raise ConfigError(
-                f"{folder} has S2TSCzCrop's layout, which tells the class of each pixel but not its"
+                f"{folder} has S2TSCzCrop's layout, which has the class of each pixel but not its"
                 f" parcel, so it has no target {target!r}; train a semantic model, or use a dataset"
                 " in PASTIS's layout."
             )
@@ -121,7 +121,7 @@ def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path} lacks mean and std with {len(OWN_BANDS)} values for train ({error}); write it"
-            " anew with panoseg.data.s2tsczcrop.compute_normalisation."
+            " again with panoseg.data.s2tsczcrop.compute_normalisation."
         ) from error
 
 

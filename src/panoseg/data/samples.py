@@ -96,7 +96,7 @@ class Sample:
 class Batch:
     """Stacked samples; shorter series are padded at the end.
 
-    ``valid_BT`` tells which dates are padding, never the values of pixels.
+    ``valid_BT`` says which dates are padding, never the values of pixels.
     """
 
     images_BTCHW: Tensor

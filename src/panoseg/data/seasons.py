@@ -121,7 +121,7 @@ class PatchDataset(Dataset[Sample], Generic[_Patch]):
     def generator(self) -> np.random.Generator:
         """Return a generator for one sample, seeded by torch's global generator.
 
-        In a loader's worker torch seeds that generator anew for each epoch, or lets it run on
+        In a loader's worker torch seeds that generator again for each epoch, or lets it continue
         where workers persist. Without augmentation it is left as it is.
         """
         if self.augmentation == AugmentationConfig():

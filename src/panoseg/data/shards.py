@@ -2,7 +2,7 @@
 
 A record of a shard is three members that follow one another: KEY.jpg (or another ending), the
 image; KEY.panoptic.png, its PNG of ids; KEY.json, its name, annotation and instances. The index
-tells where each record lies, so that one read of a part of a file gives it, from any store.
+says where each record lies, so that one read of a part of a file gives it, from any store.
 """
 
 from __future__ import annotations

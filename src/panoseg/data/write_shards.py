@@ -229,7 +229,7 @@ def pack(index: int, record: CocoRecord) -> bytes:
         for name in sorted(parts):
             member = tarfile.TarInfo(f"{index:09d}.{name}")
             member.size, member.mode = len(parts[name]), 0o444
-            # A float puts the time into a header of its own, as in all shards written so far.
+            # A float puts the time into a separate header, as in all shards written so far.
             member.mtime = 0.0
             archive.addfile(member, io.BytesIO(parts[name]))
         size = archive.offset
@@ -243,7 +243,7 @@ def _store_errors(place: str) -> Iterator[None]:
         yield
     except PanosegError:
         raise
-    except Exception as error:  # every store has exceptions of its own
+    except Exception as error:  # every store has its own exceptions
         if isinstance(error, OSError) and not is_url(place):
             raise  # a full disk and the like, which ``files.atomic`` explains
         raise OutputError(

@@ -1,7 +1,7 @@
 """The area inside a user's outline, and the grid of pixels that covers it.
 
 Longitudes that jump by more than half the globe cross the date line; such an outline, and one that
-goes on beyond 180 degrees, is cut there (RFC 7946, section 3.1.9). UTM zones are those of
+continues beyond 180 degrees, is cut there (RFC 7946, section 3.1.9). UTM zones are those of
 Sentinel-2's tiles, with the exceptions in the north.
 """
 
@@ -163,7 +163,7 @@ def _cut_at_date_line(polygon: BaseGeometry, path: Path) -> Iterator[BaseGeometr
 
 
 def _unwrapped(ring_N2: np.ndarray, path: Path) -> np.ndarray:
-    """Return a ring whose longitudes go on beyond 180 degrees instead of jumping.
+    """Return a ring whose longitudes continue beyond 180 degrees instead of jumping.
 
     Raises:
         AreaError: The ring runs around a pole.

@@ -245,7 +245,7 @@ def _collection(client: Client, catalogue: Catalogue) -> str:
         return catalogue.collections[0]
     try:
         present = {collection.id for collection in client.get_collections()}
-    except Exception as error:  # pystac parses whatever the server sends
+    except Exception as error:  # pystac parses anything that the server sends
         raise _no_answer(catalogue, error) from error
     for name in catalogue.collections:
         if name in present:

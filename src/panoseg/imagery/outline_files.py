@@ -86,7 +86,7 @@ def _table(path: Path) -> tuple[list[BaseGeometry], CRS | None]:
     if len(layers) != 1:
         names = f" ({', '.join(layers[:3])}{', ..' if len(layers) > 3 else ''})" if layers else ""
         raise AreaError(
-            f"{path} has {len(layers)} layers{names}: write the outline into a file of its own."
+            f"{path} has {len(layers)} layers{names}: write the outline into a separate file."
         )
     meta, _, geometry, _ = pyogrio.raw.read(path, layer=layers[0], columns=[], force_2d=True)
     return list(shapely.from_wkb(geometry)), CRS.from_user_input(meta["crs"]) if meta[

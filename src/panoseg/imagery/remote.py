@@ -177,7 +177,7 @@ def gdal_options(href: str) -> dict[str, str | int]:
 
 
 def drop_cached(href: str) -> None:
-    """Make GDAL request a file anew: it also keeps what it received of a broken answer."""
+    """Make GDAL request a file again: it also caches what it received of a broken response."""
     with suppress(RasterioError, requests.RequestException, ValueError):
         path = gdal_path(href)
         with rasterio.Env(**gdal_options(href), CPL_VSIL_CURL_NON_CACHED=path):

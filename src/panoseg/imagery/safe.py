@@ -382,7 +382,7 @@ def _outline(tile: Element) -> BaseGeometry:
     grid = GeoBox.from_bbox(box, crs=_text(tile, "HORIZONTAL_CS_CODE"), resolution=10)
     outline = grid.extent.to_crs("EPSG:4326").geom
     if not np.isfinite(shapely.get_coordinates(outline)).all():
-        raise _RefusedError("states a tile that lies nowhere")
+        raise _RefusedError("states a tile at an impossible position")
     return outline
 
 

@@ -74,7 +74,7 @@ class Radiometry:
     """The number that means no data."""
     doubtful: bool = False
     """Whether the metadata say that the offset is still in the numbers, in a catalogue that is
-    known to say so wrongly; ``offset_is_removed`` then looks at the numbers.
+    known to say so wrongly; ``offset_is_removed`` then checks the numbers.
     """
 
 
@@ -84,14 +84,14 @@ def radiometry_of_asset(
     """Return the radiometry of a STAC asset.
 
     The offset is, by the first rule that applies: 0 if the catalogue says that it has subtracted
-    it; 0 before baseline 04.00, whatever is stated; what the asset states; -0.1 if a baseline is
+    it; 0 before baseline 04.00, even if one is stated; what the asset states; -0.1 if a baseline is
     known; 0.
 
     Args:
         asset: The STAC asset.
         properties: Properties of its item.
         band: The band that the asset holds.
-        name: Id of its item, which may tell the processing baseline.
+        name: Id of its item, which may contain the processing baseline.
 
     Raises:
         ValueError: A stated number is not finite, or not a number.

@@ -74,7 +74,7 @@ REFERENCE_DATE = "2018-09-01"
 SEASON_START = (9, 1)
 """Month and day of day 0 of a season, in the year before the harvest."""
 
-# A season goes on this long after the anniversary of its first day. Counted from the anniversary
+# A season continues this long after the anniversary of its first day. Counted from the anniversary
 # and not from day 0, so that 29 February makes a season longer and does not move its end.
 _DAYS_AFTER_ANNIVERSARY = 60
 

@@ -30,7 +30,7 @@ hour.
 def local_cluster(workers: int, **options: Any) -> LocalCluster:  # noqa: ANN401
     """Return a cluster of workers on this machine, without dashboard.
 
-    The scheduler has a server for pages all the same. By default it takes port 8787, and warns
+    The scheduler always has a server for pages. By default it takes port 8787, and warns
     where another cluster has it; here it takes any free port.
 
     Args:
@@ -54,7 +54,7 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
     """
     logging.getLogger("distributed").setLevel(
         logging.CRITICAL
-    )  # what matters of it is said by an error
+    )  # an error reports what matters of it
     with ExitStack() as stack:
         address: Any = running.dask
         if address is None:

@@ -181,7 +181,7 @@ def compare_files(
         truth: File of the true parcels.
         class_column: Class column of the parcels; by default the first of class, crop:name,
             crop:code and crop_code that is there.
-        truth_class_column: Class column of the true parcels; likewise.
+        truth_class_column: Class column of the true parcels; same default.
         class_map: JSON file: an object from classes of the true parcels to classes of the parcels.
         declared_only: Whether the true parcels cover part of the land.
         min_area_ha: Smaller true parcels do not count.

@@ -298,7 +298,7 @@ def map_area(
             " out --year."
         )
     given = GivenWeights.of(weights)
-    _ = given.weights  # damaged ones are told before a season is fetched
+    _ = given.weights  # damaged ones are reported before a season is fetched
     request = CubeRequest(
         wanted.area,
         *season_span(wanted.season, given.card.season_start),

@@ -4,7 +4,7 @@ The polygons of a label raster form a coverage: no two overlap, and neighbours s
 their common border. A border is therefore simplified once for both sides (Visvalingam and Whyatt
 1993, by the coverage simplifier of GEOS).
 
-A large raster is cut into sheets. Each sheet is polygonised by itself, on any worker
+A large raster is cut into sheets. Each sheet is polygonised independently, on any worker
 (``read_sheets``, ``draw_sheet``), and ``OutlineFiles`` merges the pieces of a segment that lies on
 several sheets.
 
@@ -212,7 +212,7 @@ def shared_areas(
 
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """A piece of a label raster that is polygonised by itself."""
+    """A piece of a label raster that is polygonised independently."""
 
     window: Window
     """Where the sheet lies in the map, without its margins."""

@@ -57,7 +57,7 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class UncertainPair:
-    """Two classes that the network finds hard to tell apart."""
+    """Two classes that the network confuses."""
 
     name: str
     """The class of the parcels."""

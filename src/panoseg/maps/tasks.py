@@ -1,6 +1,6 @@
 """The tasks of the workers of a dask cluster, light enough for a scheduler to unpickle.
 
-A scheduler unpickles the tasks that it hands on, and neither predicts nor draws. Therefore nothing
+A scheduler unpickles the tasks that it passes on, and neither predicts nor draws. Therefore nothing
 heavy is imported here, the arguments of a task are bytes to all but the worker, and the modules
 that do the work are imported by a worker's first task.
 """

@@ -316,7 +316,7 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
             )
     else:
         # Windows without a plan are left when ``finish`` is killed. Folders stay: a temporary cube
-        # may lie there, with a plan of its own.
+        # may be there, with its own plan.
         try:
             for entry in work.glob("*"):
                 if entry.is_file():

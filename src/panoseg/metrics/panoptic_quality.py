@@ -350,7 +350,7 @@ def coco_patch_counts(
 ) -> PanopticCounts:
     """Count the matches of one patch under COCO's definition.
 
-    Void and crowds excuse predictions that lie mostly on them, and void pixels do not count in the
+    Predictions that lie mostly on void or crowds are ignored, and void pixels do not count in the
     union of a pair.
 
     Args:

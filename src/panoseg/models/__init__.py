@@ -1,1 +1,1 @@
-"""One file a model, named as in its paper; shared layers beside them."""
+"""One file a model, named as in its paper; shared layers next to them."""

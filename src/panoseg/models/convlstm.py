@@ -34,7 +34,7 @@ from panoseg.models.network import Backbone
 from panoseg.models.outputs import FeatureMaps
 
 State = tuple[Tensor, ...]
-"""What a cell hands on from step to step, N x C x H x W each; the last one is what it has learned
+"""What a cell passes on from step to step, N x C x H x W each; the last one is what it has learned
 of the season.
 """
 
@@ -70,7 +70,7 @@ class LstmCell(nn.Module):
         self.conv = _JoinedConv(channels, hidden, 4 * hidden)
 
     def ahead(self, frames_FCHW: Tensor) -> Tensor:
-        """What the inputs contribute, whatever the state."""
+        """What the inputs contribute, independent of the state."""
         return self.conv.of_inputs(frames_FCHW)
 
     def forward(self, inputs_NCHW: Tensor, state: State, ahead: bool) -> State:
@@ -93,7 +93,7 @@ class GruCell(nn.Module):
         self.out_conv = _JoinedConv(channels, hidden, hidden)
 
     def ahead(self, frames_FCHW: Tensor) -> Tensor:
-        """What the inputs contribute, whatever the state."""
+        """What the inputs contribute, independent of the state."""
         return torch.cat(
             [self.in_conv.of_inputs(frames_FCHW), self.out_conv.of_inputs(frames_FCHW)], dim=1
         )
@@ -169,7 +169,7 @@ class Recurrence(nn.Module):
         return torch.cat([state[-1], *reversed(ended)])[steps.row_B]
 
     def _blank(self, inputs_NCHW: Tensor, count: int) -> State:
-        # The state is float32 whatever the surrounding precision, since it adds up dates.
+        # The state is always float32, also under mixed precision, since it adds up dates.
         size = (len(inputs_NCHW), self.hidden, *inputs_NCHW.shape[2:])
         blank_NCHW = torch.zeros(size, device=inputs_NCHW.device).contiguous(
             memory_format=torch.channels_last

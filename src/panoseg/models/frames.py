@@ -13,7 +13,7 @@ from torch import Tensor
 
 from panoseg.errors import ConfigError
 
-# 8 MiB of float32: larger maps leave the cache, and their memory is fetched anew from the system.
+# 8 MiB of float32: larger maps leave the cache, and their memory is allocated again by the system.
 CACHED_ELEMENTS = 2**21
 
 

@@ -238,7 +238,7 @@ class DownBlock(nn.Module):
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Return the frames at half the size, N x C x H/2 x W/2."""
         frames_NCHW = self.conv1(self.down(frames_NCHW))
-        # MBConv adds its input by itself.
+        # MBConv adds its input itself.
         frames_NCHW = (
             self.conv2(frames_NCHW) if self.mbconv else frames_NCHW + self.conv2(frames_NCHW)
         )

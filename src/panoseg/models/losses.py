@@ -1,7 +1,7 @@
 """Losses: cross-entropy of pixels, and the parts of the panoptic loss.
 
 Garnot & Landrieu 2021, section 3.2, as utae-paps @ 987874e computes them
-(src/panoptic/paps_loss.py, FocalLoss.py). All in float32 whatever the surrounding precision,
+(src/panoptic/paps_loss.py, FocalLoss.py). All in float32, also under mixed precision,
 because logarithms of half-precision probabilities lose their tails. Shape suffixes: B batch, H W
 pixels, K classes, N centres, M centres of one group of windows, L side of a window.
 """

@@ -168,7 +168,7 @@ class AttentionHeads(nn.Module):
 
     def __init__(self, heads: int, key_width: int, d_model: int, queries: int = 1) -> None:
         super().__init__()
-        # One query a head has no axis of its own in the published checkpoints.
+        # One query a head has no separate axis in the published checkpoints.
         shape = (heads, key_width) if queries == 1 else (heads, queries, key_width)
         self.Q = nn.Parameter(torch.empty(shape).normal_(0, math.sqrt(2 / key_width)))
         self.fc1_k = nn.Linear(d_model, heads * key_width)
@@ -193,7 +193,7 @@ class Ltae(nn.Module):
 
     The values of all dates (linear in the maps, plus the encoding of the date) are never made:
     scores and averages are linear in the values, so both are taken of the maps themselves, and the
-    encoding enters once a date. In float32 whatever the surrounding precision: it is a small part
+    encoding enters once a date. Always in float32, also under mixed precision: it is a small part
     of the work, and attention is sensitive.
 
     Args:
@@ -331,7 +331,7 @@ def temporal_encoder(
     attention_only: bool = False,
     relative_as_day_of_year: bool = False,
 ) -> Ltae:
-    """The attention that the options of a network ask for, on maps of so many channels."""
+    """The attention that the options of a network select, on maps with this number of channels."""
     encoder = DateEncoder(
         config.d_model // config.heads,
         config.heads,

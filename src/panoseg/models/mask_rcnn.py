@@ -131,8 +131,8 @@ def instance_losses(
 ) -> dict[str, Tensor]:
     """Losses of one image by name (``INSTANCE_LOSSES``). images, pyramid: of this image alone.
 
-    In float32 whatever the surrounding precision: in half precision anchors would lie some pixels
-    beside their places.
+    Always in float32, also under mixed precision: in half precision anchors would be off by some
+    pixels.
     """
     targets = [{"boxes": labels.box_N4, "labels": labels.label_N, "masks": labels.mask_NHW}]
     with torch.autocast(images.tensors.device.type, enabled=False):
@@ -146,7 +146,7 @@ def instance_losses(
 def image_of(
     images: ImageList, pyramid: Pyramid, index: int
 ) -> tuple[ImageList, dict[str, Tensor]]:
-    """One image of a batch, with its pyramid, as a batch of its own."""
+    """One image of a batch, with its pyramid, as a batch of one."""
     one = slice(index, index + 1)
     return ImageList(images.tensors[one], images.image_sizes[one]), {
         level: maps[one] for level, maps in pyramid.items()

@@ -38,7 +38,7 @@ class PredictOptions:
     tta: int = 1
     """Number of test-time augmentations (flips and rotations), 1 to the network's ``max_tta``."""
     independent: bool = False
-    """Predict each sample as if it were alone, whatever statistics a head takes over its batch."""
+    """Predict each sample as if it were alone, even if a head uses batch statistics."""
 
 
 PLAIN = PredictOptions()
@@ -81,7 +81,7 @@ class Network(nn.Module):
 
     @property
     def answers(self) -> Answers:
-        """What the network tells apart."""
+        """What the network predicts."""
         return self.config.answers  # type: ignore[no-any-return]
 
     @property
@@ -125,7 +125,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def details(self, batch: Any, options: PredictOptions = PLAIN) -> Details:  # noqa: ANN401
-        """Return what scorers need; override it where a network says more than segmentations."""
+        """Return what scorers need; override it if a network predicts more than segmentations."""
         return Details(self.predict(batch, options))
 
     def use_thresholds(self, thresholds: Mapping[str, float]) -> None:
@@ -306,7 +306,7 @@ def _counting_parameters(config: ModelConfig) -> Iterator[None]:
 
 
 class Backbone(Network):
-    """A network whose options have ``map_widths``: maps for a head, and by itself class scores.
+    """A network whose options have ``map_widths``: maps for a head, and class scores of its own.
 
     A network defines ``features``, and the layer that scores, by the name that it has in the
     published checkpoints. One that scores boundaries of classes as well sets ``boundary_conv``.

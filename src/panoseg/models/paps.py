@@ -57,7 +57,7 @@ from panoseg.panoptic.tta import (
 class PaPs(Network):
     """Parcels of a season as scored masks, on the maps of a backbone.
 
-    The heads work in float32 whatever the surrounding precision: centres are found by comparing
+    The heads always compute in float32, also under mixed precision: centres are found by comparing
     neighbouring heat, and in half precision neighbours tie.
     """
 
@@ -119,7 +119,7 @@ class PaPs(Network):
         """Return candidates by descending confidence, each with the pixels that no better one has.
 
         Centres are found against the mean heat of a batch. With ``options.independent`` the
-        backbone still sees all samples at once, but the head each by itself.
+        backbone still sees all samples at once, but the head one at a time.
         """
         maps_V = []
         for view in chosen_augmentations(options.tta):

@@ -106,7 +106,7 @@ class Labels:
 
         Args:
             photograph: The photograph.
-            scope: Which classes of pixels the network tells apart; None for none.
+            scope: Which classes of pixels the network distinguishes; None for none.
 
         Raises:
             ValueError: The photograph has no labels.
@@ -152,7 +152,7 @@ class PhotographNetwork(Network):
     """
 
     scope: Scope | None
-    """Which classes of pixels it tells apart (``Labels.semantic_ids``); None for objects alone."""
+    """Classes of pixels that it distinguishes (``Labels.semantic_ids``); None: only objects."""
     finds_objects: ClassVar[bool]
     """Whether its outputs have objects."""
     thresholds: MergeThresholds
@@ -320,7 +320,7 @@ def semantic_loss(maps_Khw: Tensor, stride: int, labels: PhotographLabels) -> Te
         labels: Labels of the image.
     """
     label_HW = labels.semantic_HW
-    assert label_HW is not None, "labels of a network that tells pixels apart"
+    assert label_HW is not None, "labels of a network that classifies pixels"
     logits_1KHW = spread(maps_Khw[None].float(), reach(label_HW.shape, stride), label_HW.shape)
     total = F.cross_entropy(logits_1KHW, label_HW[None], ignore_index=IGNORED, reduction="sum")
     return total / (label_HW != IGNORED).sum().clamp(min=1)

@@ -123,7 +123,7 @@ class PspNet(PhotographNetwork):
     def panoptic(self, output: PhotographOutput) -> Panoptic:
         """Return a segmentation in which all pixels of a class are one segment.
 
-        Things that the network does not tell apart are none.
+        Things that the network does not distinguish are not included.
         """
         label_BHW = labels_of(output.label_BHW)
         [found] = classes_as_segments(

@@ -102,8 +102,8 @@ def model_config(
 
     Args:
         options: The options.
-        entries: Names in the checkpoint. They tell a bidirectional U-ConvLSTM from the network that
-            the released program builds under that name, which has one direction.
+        entries: Names in the checkpoint. They distinguish a bidirectional U-ConvLSTM from the
+            network that the released program builds under that name, which has one direction.
         bands: Number of bands.
 
     Raises:
@@ -181,8 +181,8 @@ NETWORKS: dict[str, Callable[[Mapping[str, Any], int], BackboneConfig]] = {
     "buconvlstm": lambda options, bands: UConvLstmConfig(bands, hidden=30),
 }
 """Our configuration from the options and the number of bands, by what --model or --backbone says.
-The published program builds all but U-TAE in one way whatever the options of architecture, and the
-last two with 20 classes whatever their number.
+The published program ignores the options of architecture for all networks except U-TAE, and always
+builds the last two with 20 classes.
 """
 _PANOPTIC = ("utae", "uconvlstm")
 

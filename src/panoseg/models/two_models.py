@@ -167,7 +167,7 @@ def joined_table(semantic: PhotographNetwork, instances: PhotographNetwork) -> C
             )
     if semantic.scope == "all" and things.keys() != set(table.ids("thing")):
         raise WeightsError(
-            "The two networks know different things, but the first tells all classes apart. Use"
+            "The two networks know different things, but the first distinguishes all classes. Use"
             " weights of one dataset."
         )
     stuff = {id_: table[id_] for id_ in table.ids("stuff")}

@@ -16,8 +16,8 @@ from panoseg.models.frames import check_sides
 from panoseg.models.network import Backbone
 from panoseg.models.outputs import FeatureMaps
 
-# Up to so many channels x dates x rows, torch convolves a single sample without oneDNN, ten times
-# slower.
+# Up to this number of channels x dates x rows, torch convolves a single sample without oneDNN, ten
+# times slower.
 _ONE_SAMPLE = 20480
 
 

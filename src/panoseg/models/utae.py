@@ -115,7 +115,7 @@ def unet(finest_BCHW: Tensor, down: DownPath, up: UpPath) -> tuple[Tensor, ...]:
 
 
 class NaiveUnet(Backbone):
-    """The naive U-Net: class scores of each pixel of a season, whose dates are taken for bands.
+    """The naive U-Net: class scores of each pixel of a season, whose dates count as bands.
 
     The place of a date in the season is what counts, not its day.
     """
@@ -174,7 +174,7 @@ class UTAE(Backbone):
         """The decoder's maps, coarsest first, and the attention; arguments as in ``forward``."""
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
-        # Batch norm in training looks at all frames at once.
+        # Batch norm in training needs all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
         *levels, coarsest = encode_frames(
             self._levels, images_BTCHW[valid_BT], [size for _, size in cuts], together
@@ -217,7 +217,7 @@ class WTAE(Backbone):
         """The decoder's maps, coarsest first, and the attention; arguments as in ``forward``."""
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
-        # Batch norm in training looks at all frames at once.
+        # Batch norm in training needs all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
         finest, coarsest = encode_frames(
             self._ends, images_BTCHW[valid_BT], [size for _, size in cuts], together
@@ -262,7 +262,7 @@ class TimeUNet(Backbone):
         """
         check_sides(images_BTCHW, self.config.stride, 2 * self.config.stride)
         cuts = cut_frames(images_BTCHW, valid_BT, self.config.encoder_widths[0])
-        # Batch norm in training looks at all frames at once.
+        # Batch norm in training needs all frames at once.
         together = self.training and self.config.encoder_norm == "batch"
         pieces = map(
             self.in_conv, split_frames(images_BTCHW[valid_BT], [size for _, size in cuts], together)

@@ -411,7 +411,7 @@ def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None
     card = load_card(path)
     card = replace(card, model=card.model.adjusted(thresholds or {}))
     try:
-        # The header alone, which tells the size of all the rest.
+        # Only the header, which states the size of everything else.
         with safe_open(numbers, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
         blank = _checked_network(shapes, card, numbers)

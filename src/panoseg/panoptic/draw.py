@@ -83,7 +83,7 @@ def boundary_colour(table: ClassTable) -> tuple[int, int, int] | None:
 def borders(segment_HW: np.ndarray) -> np.ndarray:
     """Mark the borders of segments with a line of one pixel: bool, H x W.
 
-    Between two segments the line is on one side only; beside no segment it is on the segment.
+    Between two segments the line is on one side only; next to no segment it is on the segment.
 
     >>> borders(np.array([[0, 1, 1, 1], [0, 1, 1, 2], [0, 1, 1, 2]])).astype(int)
     array([[0, 1, 0, 1],

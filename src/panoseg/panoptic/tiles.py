@@ -54,7 +54,7 @@ class Cover:
     width: int
     """Columns of the map."""
     windows: Sequence[Window]
-    """Where each tile lies."""
+    """Position of each tile."""
     load: Callable[[int], Tile]
     """Returns a tile by its index in ``windows``."""
     _tree: shapely.STRtree = field(init=False)

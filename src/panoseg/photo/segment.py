@@ -126,7 +126,7 @@ def find_photographs(arguments: Iterable[str]) -> tuple[list[Source], list[Panos
 
 
 def unique_names(paths: Sequence[PurePath]) -> list[str]:
-    """Return the shortest names that tell files apart, on any disk.
+    """Return the shortest names that distinguish files, on any disk.
 
     Names have no ending; folders and ending are added only where needed.
 
@@ -157,7 +157,7 @@ def unique_names(paths: Sequence[PurePath]) -> list[str]:
 
 
 def _name(path: PurePath, depth: int, with_ending: bool) -> str:
-    """Return the last ``depth`` parts of a path, odd characters replaced."""
+    """Return the last ``depth`` parts of a path, problematic characters replaced."""
     parts = path.relative_to(path.anchor).parts[-depth:]
     return _ODD.sub("_", "/".join((*parts[:-1], path.name if with_ending else path.stem)))
 

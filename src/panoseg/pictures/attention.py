@@ -27,7 +27,7 @@ _WIDEST_DATE = 4.0  # days that a date covers in the figure; less where the next
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Pixels of a patch that are looked at."""
+    """Pixels of a patch whose attention is drawn."""
 
     inside_HW: np.ndarray
     """True at its pixels; bool, H x W."""
@@ -56,7 +56,7 @@ def draw_attention(
     reference_date: str,
     path: Path,
 ) -> None:
-    """Draw where a place lies, its NDVI over the season, and the attention to each date.
+    """Draw the place, its NDVI over the season, and the attention to each date.
 
     The attention is drawn as its mean and for each head.
 
@@ -142,7 +142,7 @@ def _draw_mean(
     left_D, width_D = _widths(day_D)
     left_D = start.astype("datetime64[h]") + (24 * left_D).astype(int)
     axes.bar(left_D, 100 * attention_D, width_D, align="edge", color=np.where(cloudy_D, GREY, BLUE))
-    label = "if all dates counted alike"
+    label = "if all dates had the same weight"
     alike = axes.axhline(
         100 / len(day_D), color="#333333", linewidth=1, linestyle=(0, (4, 2)), label=label
     )

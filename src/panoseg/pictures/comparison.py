@@ -45,7 +45,7 @@ class Comparison:
     truth: Panoptic
     """The truth."""
     prediction: Panoptic
-    """What a network says."""
+    """What a network predicts."""
 
 
 def clear_near_midsummer(images_TCHW: np.ndarray, days_T: np.ndarray, reference_date: str) -> int:

@@ -107,7 +107,7 @@ def check_picture(path: Path) -> None:
 
 
 def check_picture_name(path: Path) -> None:
-    """Raise ``OutputError`` for a name that says no format of pictures."""
+    """Raise ``OutputError`` for a name without an image format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())

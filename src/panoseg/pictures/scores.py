@@ -1,4 +1,4 @@
-"""Pictures of scores: which classes are taken for which, and how well each is found.
+"""Figures of scores: which classes are confused, and how well each is found.
 
 Shape suffixes: K classes.
 """

@@ -52,8 +52,8 @@ _EDGE_PIECES = 64
 def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -> CubeReport:
     """Fetch the season of a register's land as the Zarr store ``out``, unless it is there.
 
-    The list of its scenes is kept beside it. Without an outline in ``options`` the box around all
-    parcels is fetched, and written beside the cube.
+    The list of its scenes is kept next to it. Without an outline in ``options`` the box around all
+    parcels is fetched, and written next to the cube.
 
     Args:
         parcels: File of the register.

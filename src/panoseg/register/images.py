@@ -43,7 +43,7 @@ def open_season(path: Path, year: int | None) -> tuple[xr.Dataset, int]:
 
 @lru_cache(maxsize=4)
 def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset, int]:
-    """Return the same from a cache; ``changed`` tells versions of the file apart."""
+    """Return the same from a cache; ``changed`` distinguishes versions of the file."""
     with reading(path):
         cube = check_cube(open_cube(path), PASTIS_BANDS)
     harvest_year, _, inside = dates_of_season(

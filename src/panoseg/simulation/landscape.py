@@ -36,7 +36,7 @@ CELL_M = PIXEL_M / CELLS
 HECTARE_CELLS = 10_000 / CELL_M**2
 """Number of cells in a hectare."""
 _MARGIN = 12
-"""Pixels simulated beyond each side, to tell how much of a parcel lies outside."""
+"""Pixels simulated beyond each side, to know how much of a parcel lies outside."""
 _VOID_BELOW = 0.35
 """Share of a parcel inside the patch below which it is void. PASTIS says one half, of the whole
 parcel; the margin here cuts it.

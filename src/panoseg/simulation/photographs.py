@@ -63,8 +63,8 @@ def _crate(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
 
 
 def _star(u_HW: np.ndarray, v_HW: np.ndarray) -> np.ndarray:
-    # The distance from the line between a point and the notch beside it; all points are folded onto
-    # one.
+    # The distance from the line between a point and the notch next to it; all points are folded
+    # onto one.
     point_HW = (np.arctan2(u_HW, -v_HW) * _POINTS / (2 * np.pi) + 0.5) % 1 - 0.5
     angle_HW = np.abs(point_HW) * 2 * np.pi / _POINTS
     radius_HW = np.hypot(u_HW, v_HW)

@@ -38,7 +38,7 @@ class Footprints:
 def footprints(units_YX: np.ndarray, units: int) -> Footprints:
     """Compute the footprints of all pixels.
 
-    An odd last row or column of 10 m pixels has 20 m pixels of its own.
+    An odd last row or column of 10 m pixels gets its own 20 m pixels.
 
     Args:
         units_YX: Integers, unit of each cell.

@@ -44,7 +44,7 @@ class Form(Protocol):
     """A layout in which seasons are written; it is pickled for other processes."""
 
     def mark(self) -> dict[str, Any]:
-        """Return the entries of simulation.json that tell this form from others."""
+        """Return the entries of simulation.json that distinguish this form from others."""
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
         """Write the files of patch ``FIRST_ID`` + ``number``.
@@ -185,7 +185,7 @@ class _PastisForm:
     """Whether to write the centre targets."""
 
     def mark(self) -> dict[str, Any]:
-        """Return what tells this form from others."""
+        """Return what distinguishes this form from others."""
         return {"centres": self.centres}
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:
@@ -309,7 +309,7 @@ class _CzechForm:
     """S2TSCzCrop's layout."""
 
     def mark(self) -> dict[str, Any]:
-        """Return what tells this form from others."""
+        """Return what distinguishes this form from others."""
         return {"layout": "S2TSCzCrop"}
 
     def save(self, folder: Path, number: int, season: Season) -> dict[str, Any]:

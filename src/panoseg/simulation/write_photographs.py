@@ -30,7 +30,7 @@ from panoseg.simulation.photographs import (
 )
 
 SPLITS = ("train", "val")
-_VALIDATION_PERIOD = 5  # one photograph of so many is in val
+_VALIDATION_PERIOD = 5  # one photograph of this number is in val
 _QUALITY = 92  # of JPEG
 _VERSION = 1
 """Raised whenever a seed gives other data, so that photographs of two simulations are not mixed."""

@@ -33,7 +33,7 @@ def show_attention(
     pixel: tuple[int, int] | None = None,
     parcel: int | None = None,
 ) -> ShowResult:
-    """Draw when in the season a network looked at a patch of any fold, or at a place in it.
+    """Draw the attention over the dates of a season, for a patch of any fold or a place in it.
 
     Arguments as of ``panoseg.training.evaluate.show``; the place as in ``find_place``.
     """

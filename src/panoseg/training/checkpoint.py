@@ -33,7 +33,7 @@ _FORMAT = "panoseg checkpoint 1"
 
 @dataclass
 class Progress:
-    """Where a run stands: its only changing state besides model and optimiser."""
+    """Progress of a run: its only changing state apart from model and optimiser."""
 
     epoch: int = 0
     """Finished epochs."""
@@ -92,7 +92,7 @@ def save_checkpoint(
         path: File to write.
         model: State dict of the network.
         optimiser: State dict of the optimiser.
-        progress: Where the run stands.
+        progress: Progress of the run.
         random_states: One entry for each process, in the order of their ranks.
     """
     content = {
@@ -118,7 +118,7 @@ class Checkpoint:
     optimiser: dict[str, Any]
     """State dict of the optimiser."""
     progress: Progress
-    """Where the run stands."""
+    """Progress of the run."""
     random_states: list[dict[str, Any]]
     """Random state of each process, by rank; see ``random_state``."""
 

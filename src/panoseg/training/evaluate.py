@@ -1,4 +1,4 @@
-"""Score weights on a dataset, and draw predictions beside the truth.
+"""Score weights on a dataset, and draw predictions next to the truth.
 
 Weights are those of a run, our own, or those of the published programs, of one fold or of five.
 """
@@ -183,7 +183,7 @@ class EvaluationOptions:
     tta: int = 1
     """Number of test-time augmentations."""
     pictures: int = 3
-    """Number of samples that are drawn beside the scores; 0 draws nothing."""
+    """Number of samples that are drawn in addition to the scores; 0 draws none."""
 
 
 @dataclass(frozen=True, eq=False)

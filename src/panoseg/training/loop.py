@@ -181,7 +181,7 @@ LAST = "last.ckpt"
 KeepBest = Callable[[int, dict[str, float]], None]
 """Called with epoch and scores after a validation that is the best so far, in the first process."""
 Report = Callable[[str], None]
-"""Called with each line that tells how a training goes."""
+"""Called with each line about the progress of a training."""
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

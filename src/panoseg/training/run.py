@@ -6,7 +6,7 @@ start.json      where the run started from other weights: entries it took, and w
 last.ckpt       the last checkpoint, from which the run continues
 weights/        the best weights so far
 metrics.json    scores on the test fold, once training is done; metrics.md is its table
-pictures/       curves, scores by class, and predictions beside the truth
+pictures/       curves, scores by class, and predictions next to the truth
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def start(
         fold: One of its official splits.
         folder: New or empty.
         fabric: One that is already launched, where several runs share it.
-        report: Called with each line that tells how the training goes, in the first process alone.
+        report: Called with each line about the progress of the training, only in the first process.
     """
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
@@ -291,7 +291,7 @@ def _opening(run: RunConfig, splits: Splits, network: Network) -> str:
 def _continuing(progress: Progress, epochs: int) -> str:
     if progress.epoch == epochs:
         return f"trained to the end of epoch {epochs} before: the best weights are scored again"
-    return f"goes on in epoch {progress.epoch + 1} of {epochs}, after step {progress.total_steps}"
+    return f"continues in epoch {progress.epoch + 1} of {epochs}, after step {progress.total_steps}"
 
 
 def is_first_process() -> bool:

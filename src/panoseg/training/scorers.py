@@ -200,7 +200,7 @@ class Pixels(SeasonScorer[PixelCounts]):
 
 
 def _certain(details: Details, table: ClassTable, device: torch.device) -> SemanticOutput:
-    """Return class scores of a network that says no more than segmentations."""
+    """Return class scores of a network that predicts only segmentations."""
     classes_BHW = np.stack(
         [one.classes_HW(table.background or 0) for one in details.panoptics or ()]
     )

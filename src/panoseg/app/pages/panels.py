@@ -114,7 +114,7 @@ class CorrectionsPanel:
             heading("Corrections")
             if not steps:
                 ui.label(
-                    "None yet. The prediction stays as it is; corrections are kept beside it."
+                    "None yet. The prediction stays as it is; corrections are stored separately."
                 ).classes("quiet")
                 return
             items = "".join(

@@ -252,7 +252,7 @@ class StartPage:
         }
 
     def _default_name(self) -> str:
-        """Return a name that tells the map from others."""
+        """Return a name that distinguishes the map from others."""
         if self.kind == "sample":
             return f"Sample place {int(self.landscape or 0)}"
         if self.kind == "cube":

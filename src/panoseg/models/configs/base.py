@@ -143,7 +143,7 @@ def expect_one_kind_of_block(mbconv: bool, squeeze: bool) -> None:
     """
     expect(
         not (mbconv and squeeze),
-        "mbconv and squeeze exclude each other: MBConv has squeeze and excitation of its own.",
+        "mbconv and squeeze exclude each other: MBConv already has squeeze and excitation.",
     )
 
 

@@ -106,5 +106,5 @@ class PapsConfig(NetworkConfig):
 
     @property
     def stride(self) -> int:
-        """Pixels of the images that one pixel of the coarsest map stands for."""
+        """Stride of the coarsest map, in pixels of the image."""
         return self.backbone.stride

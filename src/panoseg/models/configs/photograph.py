@@ -17,7 +17,7 @@ from panoseg.models.configs.base import (
 Backbone = Literal["resnet18", "resnet50"]
 BackboneNorm = Literal["frozen", "batch", "group"]
 IGNORED = 255
-"""Label of pixels that teach nothing; also why a network has at most so many labels."""
+"""Label of pixels that are not trained; a network has fewer labels than this."""
 STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {
     "resnet18": (64, 128, 256, 512),
     "resnet50": (256, 512, 1024, 2048),
@@ -29,7 +29,7 @@ STAGE_WIDTHS: dict[Backbone, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class PhotographModelBase(NetworkConfig):
-    """Options of a network that looks at photographs."""
+    """Options of a network for photographs."""
 
     bands: ClassVar[int] = 3
     """Red, green and blue."""

@@ -41,7 +41,7 @@ class SeasonConfig(NetworkConfig):
 class AttentionUnetConfig(SeasonConfig):
     """Options of a U-Net with lightweight attention over time.
 
-    Each network says where the attention sits.
+    Each network defines where the attention is.
     """
 
     bands: int = 10
@@ -136,7 +136,7 @@ class AttentionUnetConfig(SeasonConfig):
 
     @property
     def stride(self) -> int:
-        """Pixels of the images that one pixel of the coarsest map stands for."""
+        """Stride of the coarsest map, in pixels of the image."""
         return 1 << (len(self.encoder_widths) - 1)
 
 
@@ -287,7 +287,7 @@ class NaiveUnetConfig(SeasonConfig):
 
     @property
     def stride(self) -> int:
-        """Pixels of the images that one pixel of the coarsest map stands for."""
+        """Stride of the coarsest map, in pixels of the image."""
         return 1 << (len(self.encoder_widths) - 1)
 
 
@@ -379,7 +379,7 @@ class UConvLstmConfig(SeasonConfig):
 
     @property
     def stride(self) -> int:
-        """Pixels of the images that one pixel of the coarsest map stands for."""
+        """Stride of the coarsest map, in pixels of the image."""
         return 1 << (len(self.encoder_widths) - 1)
 
 
