@@ -276,7 +276,7 @@ def test_the_text_by_hand(pastis):
 
 
 def test_the_text_says_what_is_not_whole(pastis, czech):
-    assert "2 of 3, drawn by chance" in summary_text(summary_of(pastis, [0, 2], look=False))
+    assert "2 of 3, drawn at random" in summary_text(summary_of(pastis, [0, 2], look=False))
     assert "does not number its parcels" in summary_text(summary_of(czech, look=False))
     assert "hide a parcel on" in summary_text(summary_of(czech))
 

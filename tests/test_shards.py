@@ -483,7 +483,7 @@ def test_a_record_that_has_changed_is_named(copy):
 
 
 def test_fewer_bytes_than_asked_for_are_no_record(copy):
-    with pytest.raises(DatasetError, match="0 bytes where 512 were asked for"):
+    with pytest.raises(DatasetError, match="0 bytes instead of 512"):
         read_part(str(copy / "train-00000.tar"), 10**7, 10**7 + 512)
 
 

@@ -293,7 +293,7 @@ def _changing(folder: Path) -> Iterator[_Edit]:
 UNCHECKED = "unchecked"
 """Crop code of parcels that nobody has corrected.
 
-They are void in the patches, so that no network learns its own mistakes.
+They are void in the patches, so that no network learns its own errors.
 """
 # Low thresholds, as there are few corrections and none should be lost.
 _MIN_COVER, _MIN_INSIDE, _MIN_DATES = 0.001, 0.1, 2

@@ -99,7 +99,7 @@ def remove_deleted(jobs: Jobs, jobs_folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    # If there is no lock, nobody has worked there, nor will. No lock is made for the removal: on a
+    # If there is no lock, nobody has worked there or will. No lock is made for the removal: on a
     # full disk that would fail and keep the folder.
     if not was_worked_in(folder):
         with suppress(FileNotFoundError):

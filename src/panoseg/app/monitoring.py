@@ -1,7 +1,7 @@
 """Logs and metrics of the web application.
 
 Logs go to standard error, as lines of JSON or, on a terminal, as plain lines. Metrics are given in
-Prometheus' text format: counters of requests, and gauges that are read when they are asked for.
+Prometheus' text format: counters of requests, and gauges that are computed on request.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ _STATES = ("queued", "running", "done", "failed", "cancelled")
 
 
 class _ServiceCollector(Collector):
-    """Gauges of the service, read when they are asked for."""
+    """Gauges of the service, computed on request."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

@@ -166,7 +166,7 @@ class Uploads:
             kind, summary = run_confined(UPLOAD, inspect, upload.path)
         with self.database.writing() as session:
             take_lock(session, _UPLOAD_LOCKS + user_lock_key(owner))
-            # Checked again: other uploads of the user may have been kept meanwhile.
+            # Checked again: other uploads of the user may have been stored in the meantime.
             self._check_space(session, owner, upload.size)
             row = UploadRow(
                 id=id,

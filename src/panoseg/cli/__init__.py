@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``panoseg``; by default those of the process.
 
     Returns:
-        The exit code: 0 on success, 2 for a mistake that the printed message explains, 130 when
+        The exit code: 0 on success, 2 for an error that the printed message explains, 130 when
         interrupted.
     """
     arguments = without_verbose(sys.argv[1:] if arguments is None else arguments)

@@ -92,7 +92,8 @@ def match_image(
 ) -> DetectionMatches:
     """Match the detections of one image with its true objects.
 
-    Of each class the 100 best detections count. Crowds excuse detections and are never missed.
+    Of each class the 100 best detections count. Detections on crowds are ignored, and crowds are
+    never missed.
 
     Args:
         image: Any number that no other image has.

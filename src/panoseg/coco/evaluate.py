@@ -101,8 +101,8 @@ def evaluate_coco(
         true_folder: Folder of the truth's PNG files; by default next to the JSON, with its name.
         predicted_folder: The same for the predictions.
         strict: Ignore predictions on all crowds, and count areas in the raster. By default the
-            result is as published: only the last crowd of a class excuses predictions, and the
-            areas stated in the truth are used, with a note if they are wrong.
+            result is as published: predictions are ignored only on the last crowd of a class, and
+            the areas stated in the truth are used, with a note if they are wrong.
         missing: What becomes of an image without prediction, in the JSON or as a PNG file:
             "leave-out" makes it a failure, "wrong" scores all its segments as missed.
         processes: See ``over_images``.

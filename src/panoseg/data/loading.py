@@ -221,7 +221,7 @@ class BatchOrder(Sampler[Draws]):
         return max(self._batches() - self.skip, 0)
 
     def __iter__(self) -> Iterator[Draws]:
-        # Of now, should another epoch be entered meanwhile.
+        # Copied, in case another epoch is entered during the iteration.
         epoch, indices = self.epoch, self.indices()
         for batch in range(self.skip, self._batches()):
             yield epoch, indices[batch * self.batch_size : (batch + 1) * self.batch_size]

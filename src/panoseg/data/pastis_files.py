@@ -31,7 +31,7 @@ Json = Any
 FILE_NAME = "metadata.geojson"
 NORMALISATION_FILE = "NORM_S2_patch.json"
 LAMBERT_93 = 2154
-"""EPSG code of the coordinate system in which the genuine dataset describes its patches."""
+"""EPSG code of the coordinate system in which the published dataset describes its patches."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def read_part(place: str, start: int, end: int) -> bytes:
     )
     if len(data) != end - start:
         raise DatasetError(
-            f"{place} gave {len(data)} bytes where {end - start} were asked for, from byte {start}"
+            f"{place} returned {len(data)} bytes instead of {end - start}, from byte {start}"
             " on; the file is cut, or its server does not send parts of files."
         )
     return data

@@ -214,7 +214,7 @@ class CocoShards(CocoRecords):
 
 
 def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRecord:
-    """Read the record in a piece of a tar; raise ``DatasetError`` where it is none."""
+    """Read the record in a piece of a tar; raise ``DatasetError`` if it is not one."""
     try:
         with about(f"{path}: {file_name}"):
             parts = _members(data)

@@ -188,7 +188,7 @@ def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
     Raises:
         ConfigError: The cube has no pixel inside of them.
     """
-    # A straight line on the globe's grid is none in a projection.
+    # A straight line in degrees is not straight in a projection.
     fine = gpd.GeoSeries([shapely.segmentize(within, _OUTLINE_STEP_DEGREES)], crs="EPSG:4326")
     outline: BaseGeometry = fine.to_crs(cube.odc.geobox.crs.to_wkt()).iloc[0]
     if not outline.intersects(cube.odc.geobox.extent.geom):

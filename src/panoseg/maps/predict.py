@@ -1,6 +1,6 @@
 """A window of a cube and a model become the segmentations of the window's tiles.
 
-This is all that a worker does, wherever it runs. Shape suffixes: T dates, C bands, H W pixels.
+This is all that a worker does. Shape suffixes: T dates, C bands, H W pixels.
 """
 
 from __future__ import annotations

@@ -359,10 +359,10 @@ def coco_patch_counts(
         table: The class table of both.
         class_agnostic: Treat all things as one class.
         crowd_ids: Ids of true segments that stand for many objects, in the order of the file. They
-            are never matched. As published, only the last crowd of a class excuses predictions.
+            never match. As published, predictions are ignored only on the last crowd of a class.
         true_areas: Areas of the true segments that the file states, to be used instead of those of
             the raster, as published.
-        strict: Let all crowds excuse predictions.
+        strict: Ignore predictions on all crowds.
     """
     return coco_table_counts(
         _shared(true, predicted),
@@ -464,7 +464,7 @@ def _count(
     predicted_area_M: np.ndarray,
     excused_M: np.ndarray,
 ) -> PanopticCounts:
-    """Match pairs and count; ``excused_M`` predictions are no mistakes if they match nothing."""
+    """Match pairs and count; ``excused_M`` predictions do not count if they match nothing."""
     row_P = true_row_N[pair.first_P]
     union_P = true_area_N[pair.first_P] + predicted_area_M[pair.second_P] - pair.pixels_P
     same_P = (row_P >= 0) & (row_P == predicted_row_M[pair.second_P])

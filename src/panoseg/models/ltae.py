@@ -122,7 +122,7 @@ class DateEncoder(nn.Module):
         channels: Channels of one head.
         linear: Map the sines linearly for each head.
         relative_as_day_of_year: Look the days since the reference date up in a table too, where
-            both are encoded; so do U-TAE and TimeUNet as released, asked for both.
+            both are encoded; so do U-TAE and TimeUNet as released, with both.
     """
 
     def __init__(

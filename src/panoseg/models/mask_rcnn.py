@@ -161,7 +161,7 @@ def detect(
     sizes_HW: Sequence[tuple[int, int]],
     config: DetectorConfig,
 ) -> list[DetectedObjects]:
-    """The candidates of each image, in pixels of pictures of the sizes asked for."""
+    """The candidates of each image, in pixels of images of the requested sizes."""
     with torch.autocast(images.tensors.device.type, enabled=False):
         features = {level: maps.float() for level, maps in pyramid.items()}
         boxes, _ = proposals(images, features)

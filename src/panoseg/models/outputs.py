@@ -178,7 +178,7 @@ class PhotographLabels:
     """
 
     semantic_HW: Tensor | None
-    """int64, label of each pixel, 255 where it teaches nothing; None for a network of things alone.
+    """int64, label of each pixel, 255 where it is not trained; None for a network of things alone.
     """
     mask_NHW: Tensor
     """bool, the pixels of each object."""

@@ -97,7 +97,7 @@ class PaPs(Network):
     def losses(self, batch: Batch, heatmap_only: bool = False) -> dict[str, Tensor]:
         """Return the panoptic loss and its parts.
 
-        Each parcel teaches the best centre of its zone, or every one (``every_centre``).
+        The best centre of the zone of each parcel is trained, or every one (``every_centre``).
         """
         targets, options = labels_of(batch.centres), self.criterion.config
         maps = self.encoder.features(batch.images_BTCHW, batch.days_BT, batch.valid_BT)

@@ -249,8 +249,8 @@ class PhotographNetwork(Network):
     ) -> dict[str, Tensor]:
         """Return scalars by name, of which "loss" is minimised, in training mode.
 
-        Each is the mean over the images of what it is for each image, so that neither the number of
-        processes that share a batch nor the neighbours of an image weigh its objects.
+        Each is the mean over the images of what it is for each image, so that the weight of
+        its objects depends neither on the number of processes nor on the other images of a batch.
 
         Args:
             images: uint8 C x H x W, of any sizes.

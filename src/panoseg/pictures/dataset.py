@@ -345,7 +345,7 @@ def summary_text(summary: DatasetSummary) -> str:
 def _patches(summary: DatasetSummary) -> str:
     counted = len(summary.patches)
     of = (
-        f" of {len(summary.dataset.names):,}, drawn by chance"
+        f" of {len(summary.dataset.names):,}, drawn at random"
         if counted < len(summary.dataset.names)
         else ""
     )

@@ -207,7 +207,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]], path: Path) -> None:
 
     figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
     losses, scores = figure.subplots(1, 2, sharex=True)
-    # Epochs that learn centres alone have no other losses: a loss of 0 is none.
+    # Epochs that learn only centres have no other losses; a loss of 0 is not drawn.
     _draw_columns(losses, [row for row in rows if row["split"] == "train"], zero_is_none=True)
     _draw_columns(scores, [row for row in rows if row["split"] == "validation"])
     losses.set_title("training losses")

@@ -158,7 +158,7 @@ class PlannedPatch:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The patches with enough cover, by ascending id, and what became of the rest."""
+    """The patches with enough cover, by ascending id, and the counts of the others."""
 
     patches: tuple[PlannedPatch, ...]
     """Patches by ascending id."""

@@ -34,9 +34,9 @@ _WINTER = (75, 190)  # days
 def acquisition_days(rng: np.random.Generator, count: int, season_days: int) -> np.ndarray:
     """Draw the days of ``count`` acquisitions, int64, ascending, distinct, below ``season_days``.
 
-    Passes come every five days; where more are asked for than one orbit gives, a second orbit
+    Passes come every five days; if more are requested than one orbit gives, a second orbit
     overlaps. Passes are lost at random, in runs, and more often in winter, because products that
-    are wholly clouded are not published.
+    are completely cloudy are not published.
     """
     phase = int(rng.integers(_REVISIT_DAYS))
     passes = np.arange(phase, season_days, _REVISIT_DAYS)

@@ -102,7 +102,7 @@ def save_checkpoint(
         "progress": asdict(progress),
         "random_states": random_states,
     }
-    # Through memory, because a full disk met by torch itself is no OSError.
+    # Through memory, because a full disk in torch's own writer is not an OSError.
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with atomic(path) as temporary:

@@ -81,7 +81,7 @@ _SIMULATED = TrainConfig(
     optimiser=OptimiserConfig(
         learning_rate=0.003, schedule="cosine", warm_up_steps=100, gradient_clip=10.0
     ),
-    # A short training: masks and classes weigh more than published, pixels teach classes too, and
+    # A short training: masks and classes weigh more than published, the pixel loss is added, and
     # the heat starts where
     # centres are rare.
     loss=PapsLossConfig(

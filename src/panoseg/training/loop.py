@@ -208,7 +208,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
             devices=config.devices,
             num_nodes=config.nodes,
             precision=config.precision,
-            # A batch without centres, and the epochs that learn centres alone, leave parameters
+            # A batch without centres, and the epochs that learn only centres, leave parameters
             # without a gradient.
             strategy="ddp_find_unused_parameters_true" if several else "auto",
         )

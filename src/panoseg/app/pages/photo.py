@@ -1,6 +1,6 @@
 """The pages of photographs: upload, and result.
 
-The upload page says beforehand if the published network is neither on this machine nor can be
+The upload page warns if the published network is neither on this machine nor can be
 downloaded. PyTorch is not imported for that: nothing else in the server needs it.
 """
 

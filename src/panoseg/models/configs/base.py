@@ -170,7 +170,7 @@ def expect_levels(encoder_widths: tuple[int, ...], decoder_widths: tuple[int, ..
 class PapsLossConfig:
     """The panoptic loss: a weighted sum of five parts.
 
-    Four are published; the fifth teaches the backbone classes directly.
+    Four are published; the fifth trains the classes of the backbone directly.
     """
 
     centre_weight: float = 1.0

@@ -183,7 +183,7 @@ class DetectorConfig(PhotographModelBase):
         changed: dict[str, Any] = {}
         if "mask" in thresholds:
             changed["mask_threshold"] = thresholds["mask"]
-        if "score" in thresholds:  # or candidates that are asked for would be left out before
+        if "score" in thresholds:  # else requested candidates would be left out before
             changed["min_score"] = min(self.min_score, thresholds["score"])
         return replace(self, **changed)
 
@@ -217,7 +217,7 @@ class MaskRcnnConfig(DetectorConfig):
 
     @property
     def classes(self) -> int:
-        """Classes of things; stuff is none of its business."""
+        """Classes of things; the network does not predict stuff."""
         return self.things
 
 

@@ -185,7 +185,7 @@ class UtaeConfig(AttentionUnetConfig):
 
 @dataclass(frozen=True)
 class WtaeConfig(AttentionUnetConfig):
-    """W-TAE: attention found on shrunken maps weighs the dates at full size.
+    """W-TAE: attention computed on downsampled maps weights the dates at full size.
 
     A U-Net works on the one map that results.
     """
