@@ -3,11 +3,11 @@
     python benchmarks/app_load.py [--people 50] [--jobs 20] [--minutes 5] [--size 256]
 
 Each person looks at a place (12 tiles, six at a time, as a browser asks for them), clicks a parcel,
-and looks for some seconds. Nobody's browser keeps tiles: whoever comes back to a place asks again.
-The crowd is a program on the same machine: what it needs of the processors is printed beside what
-the server needs, and its own waiting for a processor counts as the server's. Ends with exit code 1
-where an answer was an error, the median tile took 100 ms or more, the slowest twentieth 400 ms, or
-the server's memory grew by a tenth from the first third of the time to the last.
+and looks for some seconds. Browsers cache no tiles: a user who comes back to a place requests them
+again. The simulated users are a program on the same machine: its processor time is printed next to
+that of the server, and its own waiting for a processor counts as the server's. Ends with exit code
+1 where an answer was an error, the median tile took 100 ms or more, the slowest twentieth 400 ms,
+or the server's memory grew by a tenth from the first third of the time to the last.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def write_cube(path: Path, size: int, dates: int) -> None:
 
 
 def write_register(folder: Path, size: int, parcels: int) -> None:
-    """So many turned rectangles over the land, of six crops, and their table of codes."""
+    """This number of turned rectangles over the land, of six crops, and their table of codes."""
     side = max(round(parcels**0.5), 1)
     step = 10 * size / side
     column, row = (axis.ravel() for axis in np.meshgrid(np.arange(side), np.arange(side)))

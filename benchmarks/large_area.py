@@ -3,7 +3,7 @@
 
 A simulated piece of land is repeated over the area, mirrored, as compressed Zarr. The map is made
 by a process of its own, or by worker processes of simulated hosts, each host with a folder of its
-own. Beside wall-clock time stands the time that processors worked, which other work on the machine
+own. In addition to wall-clock time it prints processor time, which other work on the machine
 does not lengthen.
 """
 

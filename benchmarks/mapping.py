@@ -1,10 +1,10 @@
 """How much memory and time a large map takes: ``python benchmarks/mapping.py [--size 2048] [--dates
 30]``.
 
-A simulated landscape is repeated over the area, so that making the cube costs little beside mapping
-it. The network has its published size; without weights its numbers are random, which changes what
-is drawn and not what it costs. The map is made by a process of its own, whose largest memory the
-system tells.
+A simulated landscape is repeated over the area, so that making the cube takes little time compared
+with mapping it. The network has its published size; without weights its numbers are random, which
+changes what is drawn but not the time. The map is made by a separate process, whose largest memory
+is reported by the system.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Speed and memory of every network on this machine's processor: ``python benchmarks/models.py``.
 
-Times are compared with the machine's own float32 matrix product, measured beside them, because a
-ratio means the same on any machine. Each is the best of several: other work on the machine only
+Times are compared with the machine's own float32 matrix product, measured in the same run, because
+a ratio means the same on any machine. Each is the best of several: other work on the machine only
 adds time. A training step counts as three forwards.
 
 A network's convolutions alone are its calls of convolutions, of the same shapes and layouts, one
@@ -46,7 +46,7 @@ class Pass:
     of the matrix product.
 
     alone: the share of its convolutions alone. mib: the largest memory of network, images and all
-    that lies between, without the libraries. waits_for: the operations beside convolutions that
+    that lies between, without the libraries. waits_for: the operations other than convolutions that
     take most of its time, where it falls short.
     """
 

@@ -109,8 +109,8 @@ def drawn_networks(folder: Path) -> dict[str, tuple[str, str | None]]:
 
 
 def seconds(model: Model, image: Path) -> tuple[float, float]:
-    """From the file to all results: by the clock, and of the processor, over all threads, whatever
-    else the machine does.
+    """From the file to all results: by the clock, and of the processor, over all threads, without
+    that of other programs.
     """
     with tempfile.TemporaryDirectory() as out:
         started = time.perf_counter(), time.process_time()

@@ -195,7 +195,7 @@ def main() -> None:
     second = commands.add_parser("overfit")
     second.add_argument("--images", type=Path, required=True, help="folder of the photographs")
     second.add_argument(
-        "--truth", type=Path, required=True, help="panoptic JSON, beside its folder of PNG files"
+        "--truth", type=Path, required=True, help="panoptic JSON, next to its folder of PNG files"
     )
     second.add_argument("--epochs", type=int, default=20, help="of ten steps a photograph")
     second.set_defaults(do=overfit)

@@ -1,5 +1,6 @@
-"""A map of a real season beside a classical one: ``python benchmarks/real_season.py CUBE TRUTH
---weights W``.
+"""A map of a real season compared with a classical one.
+
+Usage: ``python benchmarks/real_season.py CUBE TRUTH --weights W``.
 
 The classical map is multi-date segmentation: the principal components of the clear dates, segmented
 by the graph method of Felzenszwalb and Huttenlocher (2004). Its parameters are tuned on the truth

@@ -1,5 +1,5 @@
-"""A server of the web application in a process of its own, and a browser that complains of whatever
-goes wrong on a page.
+"""A server of the web application in a separate process, and a browser that reports every error on
+a page.
 """
 
 from __future__ import annotations

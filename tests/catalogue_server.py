@@ -37,7 +37,7 @@ DAYS = ("2019-03-22", "2019-04-16", "2019-05-11")
 @dataclass
 class Faults:
     """How the server misbehaves. slow_s: before each answer. statuses: of the next answers, in
-    turn. dropped: so many of the next answers end in their middle. retry_after: what statuses come
+    turn. dropped: number of the next answers that are cut off. retry_after: what statuses come
     with. missing, truncated: names of files. paths: which answers the first four are about.
     """
 

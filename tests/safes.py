@@ -1,4 +1,4 @@
-"""SAFE archives for tests: real metadata, and small JPEG 2000 images of our own beside them."""
+"""SAFE archives for tests: real metadata, and small JPEG 2000 images of our own."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def encoded(
 
 @dataclass
 class Scene:
-    """A photograph and what the files say of it; whatever is changed is written as it is."""
+    """A photograph and what the files say of it; changed values are written as they are."""
 
     image_id: int
     ids_HW: np.ndarray = field(default_factory=ids)

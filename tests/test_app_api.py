@@ -426,7 +426,7 @@ def test_a_cookie_that_a_page_behind_tls_asks_for_goes_over_tls_alone(tmp_path):
     server.service.close()
 
 
-def test_metrics_are_not_for_whoever_a_proxy_on_this_machine_serves(tmp_path):
+def test_metrics_are_not_for_clients_of_a_proxy_on_this_machine(tmp_path):
     server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
 
     def client(name: str | None = None) -> TestClient:

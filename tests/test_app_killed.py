@@ -102,7 +102,7 @@ def count_ends(folder: Path) -> None:
 
 
 def check(folder: Path, ids: list[str]) -> None:
-    """Each job has ended once, with its result, and nothing unfinished beside it."""
+    """Each job has ended once, with its result, and nothing unfinished next to it."""
     assert sorted(job for (job,) in rows(folder, "SELECT job FROM ends")) == sorted(ids)
     for id in ids:
         job = folder / "jobs" / id

@@ -1,4 +1,4 @@
-"""The pages while jobs run: a season and official parcels of one's own, failure, cancelling, a
+"""The pages while jobs run: a season and official parcels of the user's own, failure, cancelling, a
 restart.
 """
 

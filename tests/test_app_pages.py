@@ -319,7 +319,7 @@ def test_what_went_wrong_unforeseen_is_said(look, jobs):
 
 
 def test_a_parcel_stays_chosen_for_its_correction(seen, jobs):
-    """Whoever looks at a parcel and finds it wrong need not look for it again; neighbours are
+    """A user who finds a wrong parcel need not look for it again; neighbours are
     joined by number too.
     """
     click_place(seen, jobs, 12, 12)
@@ -576,7 +576,7 @@ def test_people_sign_in_and_share(browser, tmp_path, jobs):
 
 
 def _open_as_a_stranger(browser, address: str, link: str, job: str) -> None:
-    """Whoever has a link sees that result, and nothing else of the server."""
+    """A user with a link sees that result, and nothing else of the server."""
     stranger = Watched(browser, address)
     stranger.goto(link)
     stranger.page.wait_for_selector("h1:has-text('Hers')")

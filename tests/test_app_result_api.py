@@ -1,4 +1,4 @@
-"""Results over HTTP: what an owner, somebody else, and whoever has a link may read and change."""
+"""Results over HTTP: what an owner, another user, and a user with a link may read and change."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_tiles_do_not_wait_for_clicks(server, ada, place, monkeypatch):
         assert len([click.result(60) for click in clicks]) == 50
 
 
-def test_nothing_is_drawn_for_whoever_has_gone(server, ada, monkeypatch):
+def test_nothing_is_drawn_for_a_client_that_has_gone(server, ada, monkeypatch):
     async def gone(request):
         return True
 

@@ -1,6 +1,4 @@
-"""Whatever the description of the API allows, and what it does not, no answer is a failure of the
-server.
-"""
+"""Requests that the description of the API allows, and others, never make the server fail."""
 
 from __future__ import annotations
 

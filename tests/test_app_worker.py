@@ -1,5 +1,5 @@
-"""Workers and the processes of jobs without a server: whatever is killed, full or away, a job ends
-once, with its result.
+"""Workers and the processes of jobs without a server: if anything is killed, full or away, a job
+ends once, with its result.
 """
 
 from __future__ import annotations

@@ -321,9 +321,7 @@ def test_an_area_over_the_date_line_is_one_grid(tmp_path, outline):
 def test_grids_nest_with_those_of_the_scenes_and_cover_the_area(tmp_path):
     scene = GeoBox.from_bbox((574680, 5621800, 575320, 5622440), "EPSG:32631", resolution=10)
     area = read_area(write(tmp_path / "a.geojson", scene.extent.to_crs("EPSG:4326").geom))
-    assert (
-        grid_of(area) == scene
-    )  # a box on the grid stays that box, whatever its edges on the globe
+    assert grid_of(area) == scene  # a box on the grid stays that box, for any edges on the globe
     wide = grid_of(area, margin_m=50)
     assert [float(side) % 20 for side in wide.boundingbox] == [0] * 4
     assert wide.shape == (64 + 12, 64 + 12)

@@ -65,7 +65,7 @@ def test_attention_of_networks_is_what_they_pay():
     semantic, panoptic = build_network(UTAE), build_network(PAPS)
     given = batch()
     inputs = given.images_BTCHW, given.days_BT, given.valid_BT
-    found = network_attention(semantic.train(), given)  # without dropout, whatever the mode was
+    found = network_attention(semantic.train(), given)  # without dropout, in any mode
     assert torch.equal(found, semantic(*inputs).attention_GBTHW)
     assert found.sum(2).allclose(torch.ones(4, 2, 8, 8))
     assert not found[:, 1, 3].any()  # padding

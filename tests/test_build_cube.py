@@ -226,7 +226,11 @@ def test_no_reflectance_is_not_no_data(tmp_path):
 def test_windows_and_threads_change_no_number(tmp_path, monkeypatch):
     """Masks reach over the edges of windows."""
     half_HW = np.full((24, 24), 4)
-    half_HW[7, 7], half_HW[15, 15], half_HW[3, 20] = 9, 3, 8  # beside edges of windows of 16 pixels
+    half_HW[7, 7], half_HW[15, 15], half_HW[3, 20] = (
+        9,
+        3,
+        8,
+    )  # next to edges of windows of 16 pixels
     scenes = [
         scene(tmp_path, f"s{day}", f"2019-05-0{day}T10:00", random_HW(day), half_HW)
         for day in (1, 2, 3)
@@ -278,7 +282,7 @@ def test_windows_far_from_the_outline_are_not_fetched(tmp_path, monkeypatch):
     report = build_cube(scenes, GRID, tmp_path / "a.zarr", options, outline(corner), bands=BANDS)
     seen_HW = numbers(tmp_path / "a.zarr")["B02"].notnull().values[0]
     expected_HW = np.zeros((SIDE, SIDE), bool)
-    # 8 pixels and a margin of 10 reach the windows beside the first, and not round the corner to
+    # 8 pixels and a margin of 10 reach the windows next to the first, and not round the corner to
     # the one across.
     expected_HW[:32, :16] = expected_HW[:16, :32] = True
     np.testing.assert_array_equal(seen_HW, expected_HW)

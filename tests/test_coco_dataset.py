@@ -433,7 +433,7 @@ def test_wrong_options_are_one_line(options, message):
 # Batches
 
 
-def test_batches_are_the_same_whoever_reads(tmp_path):
+def test_batches_are_the_same_with_any_reader(tmp_path):
     scenes = [Scene(1), Scene(2, IDS[:20]), Scene(3, np.zeros((9, 7), np.int32))]
     dataset = opened(tmp_path, scenes, PhotographConfig(flip=True, scale=(0.5, 1.5), crop=16))
     batches = [

@@ -200,7 +200,7 @@ def test_text_that_is_no_unicode_and_folders_are_refused(tmp_path):
 
 @pytest.mark.parametrize("window", [1, 7, 64, 2**20])
 @pytest.mark.parametrize("indent", [None, 1])
-def test_rows_are_found_whatever_is_read_at_a_time(tmp_path, monkeypatch, window, indent):
+def test_rows_are_found_with_any_size_of_reads(tmp_path, monkeypatch, window, indent):
     monkeypatch.setattr(coco_json, "READ_BYTES", window)
     rows = [
         {"image_id": 1, "é": "ünï€"},

@@ -1,5 +1,5 @@
-"""``panoseg coco``: equal to the published tools on their golden cases, and one line for whatever
-is wrong with an image.
+"""``panoseg coco``: equal to the published tools on their golden cases, and one line for
+anything that is wrong with an image.
 """
 
 from __future__ import annotations
@@ -1044,9 +1044,7 @@ def replaced(value, way, new):
     deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
-def test_whatever_stands_in_a_file_a_tool_ends_with_a_result_or_in_lines(
-    tmp_path_factory, capsys, data
-):
+def test_for_any_file_a_tool_ends_with_a_result_or_in_lines(tmp_path_factory, capsys, data):
     """One value somewhere in one of the files is another."""
     folder = tmp_path_factory.mktemp("fuzz")
     write_coco(folder / "truth.json", [("1.jpg", picture(1)), ("2.jpg", picture(2))], TABLE)

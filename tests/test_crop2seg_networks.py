@@ -419,7 +419,7 @@ def test_aggregation_and_norm_change_wtae(options):
 
 
 def test_the_mean_of_wtae_is_over_valid_dates():
-    """A season twice over has the same mean, whatever the attention."""
+    """A season twice over has the same mean, with any attention."""
     images, days, valid = padded_season()
     model = small_model(replace(SMALL["wtae"], aggregation="mean"))
     twice = [torch.cat([part, part], dim=1) for part in (images, days, valid)]

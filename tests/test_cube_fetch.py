@@ -1,4 +1,4 @@
-"""panoseg cube against a real catalogue: equal to the published cube, whatever the network does;
+"""panoseg cube against a real catalogue: equal to the published cube, even if the network fails;
 every option; every kill.
 """
 

@@ -79,7 +79,7 @@ def test_two_steps_with_a_stop_between_them(name, datasets, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("name", SEASONS)
 def test_each_starts_from_its_name_alone(name, datasets, tmp_path, monkeypatch):
-    """With the published widths, and whatever else it says; a step is taken, and the second is
+    """With the published widths, and all its other options; a step is taken, and the second is
     interrupted.
     """
     monkeypatch.setattr(

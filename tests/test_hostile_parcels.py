@@ -227,7 +227,7 @@ UNTIDY: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
         1,
         "",
     ),
-    "a table of styles beside the layer": ("p.gpkg", with_styles, 3, ""),
+    "a table of styles next to the layer": ("p.gpkg", with_styles, 3, ""),
     "a name in capitals": ("p.PARQUET", lambda path: table().to_parquet(path), 3, ""),
     "no ending": ("p", lambda path: table().to_parquet(path), 3, ""),
     "heights": ("p.gpkg", lambda path: write(table(*shapely.force_3d(SQUARES, 7)), path), 3, ""),

@@ -1,5 +1,5 @@
-"""Joining tiles: whatever is cut and joined comes back, in any order; and what a tile sees badly
-does not stay.
+"""Joining tiles: anything that is cut and joined comes back, in any order; and what a tile sees
+badly does not stay.
 """
 
 from __future__ import annotations

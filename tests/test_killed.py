@@ -1,5 +1,5 @@
 """Commands that are killed at any moment and started again give what they would have given, and
-leave nothing beside it.
+leave nothing next to it.
 """
 
 from __future__ import annotations

@@ -481,7 +481,7 @@ class Gate:
         return self.values[place]
 
 
-def test_threads_read_by_themselves_whatever_the_configuration_of_dask(season):
+def test_threads_read_by_themselves_with_any_configuration_of_dask(season):
     """Dask's configuration is one for all threads: a task of a cluster that relied on it could lose
     it when another ends, ask the cluster to read for it, and wait for itself.
     """

@@ -1,4 +1,4 @@
-"""Loaders: the order follows from seed and epoch, whatever the workers; errors arrive as they
+"""Loaders: the order follows from seed and epoch, for any workers; errors arrive as they
 are.
 """
 

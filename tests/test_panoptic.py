@@ -195,7 +195,7 @@ def test_background_becomes_one_stuff_segment():
 
 @settings(deadline=None)
 @given(rasters)
-def test_positions_find_ids_whatever_their_size(raster):
+def test_positions_find_ids_of_any_size(raster):
     ids, areas = present_segments(raster)
     far_ids, far_areas = present_segments(raster * 10_000_000)
     np.testing.assert_array_equal(far_ids, ids * 10_000_000)

@@ -142,7 +142,7 @@ def test_polygons_have_classes_scores_and_areas():
     assert parcels.crs == "EPSG:32631"
 
 
-def test_areas_are_in_hectares_whatever_the_units_of_the_coordinates():
+def test_areas_are_in_hectares_for_any_units_of_the_coordinates():
     # A pixel of a hundredth of a second of arc at the equator, and one of ten feet.
     degrees = Affine(1e-4, 0, 3, 0, -1e-4, 0.0002)
     parcels = RESULT.to_geodataframe(degrees, "EPSG:4326", tolerance_pixels=0)

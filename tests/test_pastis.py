@@ -442,7 +442,7 @@ def test_damage_is_said_in_one_line(damaged, name):
 
 
 def with_annotations(folder: Path) -> Path:
-    """Instance annotations of patch 10 beside the small dataset."""
+    """Instance annotations of patch 10 in addition to the small dataset."""
     sample = PastisDataset(folder, target="panoptic")[0]
     (folder / "INSTANCE_ANNOTATIONS").mkdir()
     for kind, values in (
@@ -537,7 +537,7 @@ def test_duplicate_patch(damaged):
 )
 @given(data=st.data())
 def test_damaged_arrays(tmp_path, data):
-    """Whatever happens to a file's bytes, it gives an array of the right form or one line."""
+    """With any change of a file's bytes, it gives an array of the right form or one line."""
     path = tmp_path / "array.npy"
     np.save(path, np.arange(24, dtype=np.int16).reshape(2, 3, 2, 2))
     content = bytearray(path.read_bytes())

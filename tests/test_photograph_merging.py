@@ -1,4 +1,4 @@
-"""What networks say of photographs becomes pictures: masks pasted, stuff beside things, in fixed
+"""What networks say of photographs becomes pictures: masks pasted, stuff next to things, in fixed
 shapes on any device.
 """
 

@@ -306,7 +306,7 @@ def perfect(entry, scope, score=0.9):
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """Photographs with crowds and dirt, beside their truth, read at a larger size than they have on
+    """Photographs with crowds and dirt, with their truth, read at a larger size than they have on
     disk.
     """
     folder = simulate_photographs(
@@ -340,8 +340,8 @@ def scores_of(network, entries, outputs):
     ids=["panoptic", "stuff", "all classes", "instances"],
 )
 def test_what_is_right_has_all_points_and_what_is_not_has_fewer(scored, config, kind, names):
-    """Crowds excuse; void is not counted; sizes are those on disk, whatever the network was
-    shown.
+    """Crowds are ignored; void is not counted; sizes are those on disk, for any size that the network
+    sees.
     """
     model = build_network(
         fit_to_table(

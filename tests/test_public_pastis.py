@@ -125,7 +125,7 @@ def test_without_augmentation_no_random_number_is_drawn(root):
 
 
 def test_our_loader_keeps_its_chance(root):
-    """It is a function of (seed, epoch, index) alone, whatever torch's generator says."""
+    """It is a function of (seed, epoch, index) alone, in any state of torch's generator."""
     data = PASTIS(root, augment=True, normalise=False)
     torch.manual_seed(1)
     found = [batch.images_BTCHW for batch in make_loader(data, 1, seed=7, epoch=2)]

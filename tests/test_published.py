@@ -208,7 +208,7 @@ def test_the_number_of_classes_is_read(model):
 
 
 @pytest.mark.parametrize("model", ["uconvlstm", "buconvlstm"])
-def test_uconvlstm_is_built_in_one_way_whatever_is_asked(model):
+def test_uconvlstm_is_built_in_one_way_with_any_options(model):
     options = {
         "model": model,
         "num_classes": 7,

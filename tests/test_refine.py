@@ -226,7 +226,7 @@ def test_the_background_must_pass_its_threshold(rule, share, wins):
     ).class_ids.tolist() == [0]
 
 
-def test_a_share_at_the_threshold_is_not_above_it_whatever_the_rounding():
+def test_a_share_at_the_threshold_is_not_above_it_with_any_rounding():
     raster = raster_of(np.repeat([[0] * 9 + [1] * 3], 12, axis=0))
     for size in (3.0, 9.9, 10.0, 1 / 3):
         transform = Affine(size, 0, 500_000.1, 0, -size, 5_500_000.7)
@@ -846,7 +846,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path, capsys):
 
 
 def test_a_real_register_on_a_real_raster(real_data):
-    # Majority over a pixelwise crop map; what the register says of itself stays beside it.
+    # Majority over a pixelwise crop map; the register's own columns are kept.
     flanders = real_data / "flanders-2019"
     found = refine(
         read_class_raster(flanders / "land_cover.tif"), read_parcels(flanders / "parcels.gpkg")

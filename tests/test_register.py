@@ -207,7 +207,7 @@ def test_a_register_without_the_column_or_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_the_smaller_parcel_is_on_top_whatever_the_order(tmp_path, turned):
+def test_the_smaller_parcel_is_on_top_in_any_order(tmp_path, turned):
     rows = [(pixels(0, 0, 6, 6), "110"), (pixels(2, 2, 2, 2), "MEA")]
     register = read(tmp_path, table_of(*zip(*(rows[::-1] if turned else rows), strict=True)))
     canvas = ParcelGrid(register, grid())

@@ -151,8 +151,8 @@ def test_published_grid(published):
     ("name", "dates"), [("", 7), ("_max_size8", 8), ("_max_size5", 5), ("_pad_value9", 7)]
 )
 def test_published_batches(published, golden, tmp_path, name, dates):
-    """The published program may pad to, or cut at, a number of dates; padding is zero whatever is
-    asked for.
+    """The published program may pad to, or cut at, a number of dates; padding is always
+    zero.
 
     Here only networks that want a fixed number do that, on the batch.
     """
@@ -296,7 +296,7 @@ def test_images_are_read_when_they_are_used(damaged):
 
 
 def test_batches_put_bands_in_order(small):
-    """With the copy that they make anyway; with samples of another order beside them, and shorter
+    """With the copy that they make anyway; with samples of another order in the batch, and shorter
     series.
     """
     dataset = S2TSCzCropDataset(small, target="semantic")

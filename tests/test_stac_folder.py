@@ -173,7 +173,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 
 
 def test_a_raster_that_stands_for_a_file_elsewhere_is_refused(tmp_path):
-    """GDAL knows formats by their content, whatever they are called."""
+    """GDAL knows formats by their content, under any name."""
     write_stac(tmp_path / "season")
     image = next((tmp_path / "season").rglob("*.tif"))
     image.rename(tmp_path / "secret.tif")

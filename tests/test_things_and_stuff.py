@@ -110,7 +110,7 @@ def test_impossible_thresholds_are_refused(thresholds, message):
 
 
 def test_shapes_do_not_depend_on_values_and_nothing_waits_for_the_device():
-    """Tensors without values can be merged: whoever looked at one would fail."""
+    """Tensors without values can be merged: reading a value would fail."""
     shapes = [(2, 5, 16, 12), (2, 5), (2, 5), (2, 16, 12)]
     kinds = [torch.bool, torch.float32, torch.int64, torch.int64]
     tensors = [
