@@ -75,8 +75,8 @@ def usage() -> str:
     rows = _columns({name: command.summary for name, command in COMMANDS.items()})
     return (
         f"panoseg {__version__}: panoptic segmentation of satellite image time series and"
-        " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help has"
-        f" more\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n\n"
+        " photographs\n\nusage: panoseg COMMAND [options]      panoseg COMMAND --help shows the"
+        f" options\n\n{rows}\n\n-v, with any command, shows the warnings of libraries\n\n"
         "example: panoseg demo"
     )
 
@@ -175,7 +175,7 @@ def run_verb(
         rows = _columns({verb: line for verb, (_, line) in verbs.items()})
         print(
             f"{about}\n\nusage: panoseg {command} VERB [options]      panoseg {command} VERB"
-            f" --help has details\n\n{rows}\n\nexample: {example}\n"
+            f" --help shows the options\n\n{rows}\n\nexample: {example}\n"
         )
         return
     verb, rest = arguments[0], arguments[1:]

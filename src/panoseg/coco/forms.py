@@ -108,7 +108,7 @@ class Setting:
 
 
 def _void_value(classes: Collection[int], highest: int) -> int:
-    """Return the value of void beside some classes: 0, or the highest free one if 0 is a class.
+    """Return the value of void next to some classes: 0, or the highest free one if 0 is a class.
 
     >>> _void_value({1, 255}, 255), _void_value({0, 1}, 255), _void_value({0, 255}, 255)
     (0, 255, 254)
