@@ -197,6 +197,17 @@ def save_labels(
         _save(folder, "INSTANCE_ANNOTATIONS/ZONES", patch_id, targets.zone_HW.numpy())
 
 
+def save_land_cover(folder: Path, patch_id: int, cover_HW: np.ndarray) -> None:
+    """Write a patch's land cover, ANNOTATIONS/LANDCOVER_ID.npy, which PASTIS does not have.
+
+    Args:
+        folder: The dataset.
+        patch_id: Identifier of the patch.
+        cover_HW: uint8, ``simulation.land_cover.LandCover`` of each pixel.
+    """
+    _save(folder, "ANNOTATIONS/LANDCOVER", patch_id, cover_HW.astype(np.uint8))
+
+
 def _save(folder: Path, name: str, patch_id: int, array: np.ndarray) -> None:
     with atomic(folder / f"{name}_{patch_id}.npy") as temporary:
         np.save(temporary, array)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from panoseg.simulation.cube import simulate_cube
+    from panoseg.simulation.layout import Layout
     from panoseg.simulation.options import SimulationOptions
-    from panoseg.simulation.season import Layout, Season, simulate_season
+    from panoseg.simulation.season import Season, simulate_season
     from panoseg.simulation.write import write_pastis, write_s2tsczcrop
 
 
 _MODULES = {
-    "Layout": "season",
+    "Layout": "layout",
     "Season": "season",
     "SimulationOptions": "options",
     "simulate_cube": "cube",

@@ -1,6 +1,7 @@
 """The weather of each date: haze, cirrus, clouds with their shadows, and snow.
 
-The truth of each pixel is one of ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS`` and ``SNOW``.
+The truth of each pixel is one of ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS``, ``SNOW`` and
+``MISSING``, where a swath ends.
 
 Shape suffixes: T dates, C bands, H W pixels.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from panoseg.simulation.noise import fractal_noise
 from panoseg.simulation.options import SimulationOptions
 
-CLEAR, CLOUD, SHADOW, CIRRUS, SNOW = range(5)
+CLEAR, CLOUD, SHADOW, CIRRUS, SNOW, MISSING = range(6)
 _CLOUD_SPECTRUM = np.array([0.96, 0.94, 0.97, 1.0, 1.05, 1.1, 1.1, 1.13, 0.0, 0.0], np.float32)
 _CLOUD_SHORTWAVE = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1.0, 0.78], np.float32)
 _CIRRUS_SPECTRUM = np.array([1.0, 0.95, 0.92, 0.9, 0.85, 0.8, 0.78, 0.75, 0.4, 0.25], np.float32)
@@ -143,6 +144,48 @@ def _clouds(
     image_CHW += cloud_HW * (white_CHW - image_CHW)
     truth_HW[shadow_HW > 0.3] = SHADOW
     truth_HW[cloud_HW > 0.1] = CLOUD
+
+
+def apply_steps(
+    image_CHW: np.ndarray,
+    truth_HW: np.ndarray,
+    weather: frozenset[str],
+    rng: np.random.Generator,
+) -> None:
+    """Change an image in place by what masks of clouds do not tell, and cut it at a swath's edge.
+
+    Args:
+        image_CHW: float32, reflectance x 10 000.
+        truth_HW: The truth of each pixel; only the land beyond a swath's edge is marked.
+        weather: Names of ``WeatherFeature``.
+        rng: The generator.
+    """
+    height, width = truth_HW.shape
+    if "haze-steps" in weather and rng.random() < 0.2:
+        # Atmospheric correction goes by coarse cells: haze rises or steps across the land.
+        ramp_HW = _across(truth_HW.shape, rng)
+        if rng.random() < 0.4:
+            ramp_HW = (ramp_HW > rng.uniform(0.3, 0.7)).astype(np.float32)
+        image_CHW += ((rng.normal(0, 90) * _HAZE_SPECTRUM)[:, None, None]) * ramp_HW
+        image_CHW *= 1 + np.float32(rng.normal(0, 0.03)) * ramp_HW
+    if "residual-clouds" in weather and rng.random() < 0.12:
+        field_HW = fractal_noise(rng, (height, width), 2.0, rng.uniform(15, 60))
+        edge_HW = _soft_step(field_HW - rng.uniform(0.8, 2.2), 0.8) * (truth_HW == CLEAR)
+        if rng.random() < 0.5:
+            image_CHW *= 1 - rng.uniform(0.2, 0.6) * _SHADOW_DEPTH[:, None, None] * edge_HW
+        else:
+            image_CHW += (rng.uniform(200, 1500) * _CIRRUS_SPECTRUM)[:, None, None] * edge_HW
+    if "swath-edges" in weather and rng.random() < 0.05:
+        truth_HW[_across(truth_HW.shape, rng) > rng.uniform(0.05, 0.95)] = MISSING
+
+
+def _across(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Return a plane from 0 to 1 that rises in a direction drawn at random, float32 H x W."""
+    turn = rng.uniform(0, 2 * np.pi)
+    y_HW, x_HW = np.indices(shape, np.float32)
+    plane_HW = x_HW * np.cos(turn) + y_HW * np.sin(turn)
+    rising_HW: np.ndarray = (plane_HW - plane_HW.min()) / max(float(np.ptp(plane_HW)), 1.0)
+    return rising_HW.astype(np.float32)
 
 
 def _soft_step(values: np.ndarray, width: float) -> np.ndarray:

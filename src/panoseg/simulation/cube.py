@@ -24,12 +24,13 @@ from shapely.geometry import shape
 from panoseg.classes import PASTIS
 from panoseg.files import atomic, new_folder
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.simulation.atmosphere import CIRRUS, CLOUD, SHADOW, SNOW
+from panoseg.simulation.atmosphere import CIRRUS, CLOUD, MISSING, SHADOW, SNOW
+from panoseg.simulation.land_cover import LandCover
 from panoseg.simulation.landscape import PIXEL_M
 from panoseg.simulation.options import SimulationOptions
 from panoseg.simulation.season import Layout, Season, check_size, simulate_season
 
-_SCL = {CLOUD: 9, SHADOW: 3, CIRRUS: 10, SNOW: 11}
+_SCL = {CLOUD: 9, SHADOW: 3, CIRRUS: 10, SNOW: 11, MISSING: 0}
 _VEGETATION, _BARE, _WATER = 4, 5, 6
 _SQUARE_METRES_PER_HECTARE = 10_000
 
@@ -73,7 +74,12 @@ def season_cube(season: Season) -> xr.Dataset:
         _scene_classification(season),
         {"grid_mapping": "spatial_ref", "long_name": "scene classification"},
     )
-    return xr.Dataset({**variables, "SCL": scl}, coords, {"title": "Simulated Sentinel-2 season"})
+    layers: dict[str, Any] = {**variables, "SCL": scl}
+    if season.cover_HW is not None:
+        legend = ", ".join(f"{cover.value} {cover.name.lower()}" for cover in LandCover)
+        attributes = {"grid_mapping": "spatial_ref", "long_name": f"land cover: {legend}"}
+        layers["land_cover"] = (dims[1:], season.cover_HW, attributes)
+    return xr.Dataset(layers, coords, {"title": "Simulated Sentinel-2 season"})
 
 
 def season_parcels(season: Season) -> gpd.GeoDataFrame:

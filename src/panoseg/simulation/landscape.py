@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from panoseg.errors import DatasetError
+from panoseg.simulation.land_cover import cover_of, most_common
 from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import (
     MEADOW,
@@ -43,10 +43,6 @@ parcel; the margin here cuts it.
 """
 _BORDERS = (Material.GRASS, Material.GRASS, Material.HEDGE, Material.TRACK)
 _BORDER_WIDTHS_M = ((0, 0), (2, 5), (4, 9), (2.5, 4.5))
-_NARROW_PIXELS = 2.5
-"""Half width in pixels up to which a gap between given parcels is a border."""
-_GAP_PIECE_M = 350
-"""Side in metres of the squares in which such gaps have one kind."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,21 @@ class Landscape:
     material_U: np.ndarray
     """int16, class id of a crop or a ``Material``."""
     parcel_U: np.ndarray
-    """int32, number of the unit's parcel, 0 for none; a parcel may have several units."""
+    """int32, number of the unit's parcel, 0 for none; a parcel may have several units, which share
+    its crop.
+    """
+    field_U: np.ndarray
+    """int32, number of the part of a parcel that is tilled as one, 0 outside parcels; the units of
+    a part differ only in the day of harvest.
+    """
     angle_U: np.ndarray
     """float32, direction of the rows, radians."""
     parcels_HW: np.ndarray
     """int32, number of the parcel at each pixel, 0 for none."""
     classes_HW: np.ndarray
     """uint8, PASTIS class ids 0..19."""
+    cover_HW: np.ndarray
+    """uint8, ``LandCover`` of most of each pixel."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,11 @@ class Plan:
         self.material: list[int] = []
         self.parcel: list[int] = []
         self.angle: list[float] = []
-        self.parcels = 0
+        self.label: list[int] = []
+        self.field: list[int] = []
+        self.cover: list[int] = []
+        self.parcels = self.labels = 0
+        self.among_houses = False
         weights = blended_crop_weights(region, options, rng)
         self.crop_ids, self.crop_weights = (
             np.fromiter(weights, int),
@@ -272,6 +280,7 @@ class Plan:
         ]
         kinds += [Material.GRASS, Material.BROADLEAF, Material.HEDGE]
         nodes = [(cells_N, angle)]
+        self.among_houses = True
         while nodes:
             cells_N, angle = nodes.pop()
             if 0.15 < cells_N.size / HECTARE_CELLS < 0.6 and rng.random() < declared:
@@ -291,6 +300,7 @@ class Plan:
                 cut = self.cut(cells_N, angle + rng.normal(0, 0.1), street)
                 self.unit(cut.border_N, Material.ASPHALT)
                 nodes += [(half_N, angle) for half_N in cut.halves]
+        self.among_houses = False
 
     def idle(self, cells_N: np.ndarray, angle: float) -> None:
         """Fill a block with grass, scrub and trees that belong to no parcel."""
@@ -303,24 +313,49 @@ class Plan:
             else:
                 nodes += self.cut(cells_N, angle + self.rng.uniform(-0.5, 0.5)).halves
 
-    def unit(self, cells_N: np.ndarray, material: int, parcel: int = 0, angle: float = 0.0) -> None:
-        """Make the cells one unit, unless there is none."""
-        if cells_N.size:
+    def unit(
+        self,
+        cells_N: np.ndarray,
+        material: int,
+        parcel: int = 0,
+        angle: float = 0.0,
+        *,
+        label: int | None = None,
+        field: int = 0,
+        stock: bool = False,
+    ) -> None:
+        """Make the cells one unit, unless there is none.
+
+        Args:
+            cells_N: The cells.
+            material: Class id of a crop or a ``Material``.
+            parcel: Number of the parcel whose crop it shares, 0 for none.
+            angle: Direction of the rows, radians.
+            label: Number of the field in the labels; by default the parcel.
+            field: Number of the part of a parcel that is tilled as one; by default its own.
+            stock: Make the unit without cells, for those that follow.
+        """
+        if cells_N.size or stock:
             self.unit_N[cells_N] = len(self.material)
             self.material.append(int(material))
             self.parcel.append(parcel)
             self.angle.append(angle)
+            self.label.append(parcel if label is None else label)
+            self.field.append(field or len(self.material))
+            self.labels = max(self.labels, self.label[-1])
+            self.cover.append(cover_of(material, among_houses=self.among_houses))
 
     def landscape(self, margin: int) -> Landscape:
         """Return the landscape without a margin, in pixels."""
         units_YX = self.unit_N.reshape(self.shape)
-        material_U, parcel_U = np.array(self.material, np.int16), np.array(self.parcel, np.int32)
-        whole_HW = parcel_U[units_YX[1::CELLS, 1::CELLS]]
+        material_U, label_U = np.array(self.material, np.int16), np.array(self.label, np.int32)
+        whole_HW = label_U[units_YX[1::CELLS, 1::CELLS]]
         inside = np.s_[margin : whole_HW.shape[0] - margin, margin : whole_HW.shape[1] - margin]
         parcels_HW = np.ascontiguousarray(whole_HW[inside])
-        class_P = np.zeros(self.parcels + 1, np.uint8)
-        class_P[parcel_U] = np.where(parcel_U > 0, material_U, 0)
-        count = self.parcels + 1
+        count = self.labels + 1
+        class_P = np.zeros(count, np.uint8)
+        crop_U = np.where(material_U == Material.FALLOW, MEADOW, material_U)
+        class_P[label_U] = np.where(label_U > 0, crop_U, 0)
         within_P = np.bincount(parcels_HW.ravel(), minlength=count) / np.maximum(
             np.bincount(whole_HW.ravel(), minlength=count), 1
         )
@@ -332,10 +367,12 @@ class Plan:
         return Landscape(
             np.ascontiguousarray(units_YX[cells]),
             material_U,
-            parcel_U,
+            np.array(self.parcel, np.int32),
+            np.array(self.field, np.int32),
             np.array(self.angle, np.float32),
             parcels_HW,
             class_P[parcels_HW],
+            most_common(np.array(self.cover, np.uint8)[units_YX[cells]], CELLS),
         )
 
 
@@ -361,127 +398,3 @@ def region_of(options: SimulationOptions, rng: np.random.Generator) -> tuple[str
     """Return name and description of the region of the options, or of one drawn."""
     name = options.region or str(rng.choice(list(REGIONS)))
     return name, REGIONS[name]
-
-
-def check_layout(
-    parcels_HW: np.ndarray, classes_HW: np.ndarray | None, size: tuple[int, int]
-) -> None:
-    """Raise ``DatasetError`` for maps of parcels and classes that cannot be simulated."""
-    if parcels_HW.shape != tuple(size) or not np.issubdtype(parcels_HW.dtype, np.integer):
-        raise DatasetError(
-            f"The map of parcels must hold integers of shape {tuple(size)}, not {parcels_HW.dtype}"
-            f" of shape {parcels_HW.shape}."
-        )
-    if parcels_HW.min() < 0 or parcels_HW.max() > np.iinfo(np.int32).max:
-        raise DatasetError(
-            "The map of parcels must hold numbers from 0 (none) to 2147483647; renumber them."
-        )
-    if classes_HW is not None and (
-        classes_HW.shape != parcels_HW.shape or classes_HW.min() < 0 or classes_HW.max() > 19
-    ):
-        raise DatasetError(
-            "The map of classes must have the shape of the map of parcels and PASTIS class ids"
-            " 0..19; map its classes first."
-        )
-
-
-def landscape_of_parcels(
-    parcels_HW: np.ndarray,
-    classes_HW: np.ndarray | None,
-    region: Region,
-    options: SimulationOptions,
-    rng: np.random.Generator,
-) -> Landscape:
-    """Make the landscape of given parcels.
-
-    Narrow gaps between parcels become verges, tracks, roads or hedges; wide ones become woods,
-    villages and grassland.
-
-    Args:
-        parcels_HW: Integers, number of the parcel at each pixel, 0 for none.
-        classes_HW: PASTIS class ids; None to draw crops.
-        region: The kind of countryside.
-        options: How it is simulated.
-        rng: The generator.
-    """
-    from scipy import ndimage
-
-    plan = Plan(parcels_HW.shape, region, options, rng)
-    free_HW = parcels_HW == 0
-    deep_HW = (
-        ndimage.distance_transform_edt(np.pad(free_HW, 3, mode="edge"))[3:-3, 3:-3] > _NARROW_PIXELS
-    )
-    wide_HW = ndimage.binary_dilation(deep_HW, iterations=2) & free_HW
-    _fill_wide(plan, np.flatnonzero(_fine(wide_HW)))
-    _fill_narrow(plan, np.flatnonzero(_fine(free_HW & ~wide_HW)))
-    names = _place_parcels(plan, parcels_HW, classes_HW)
-    drawn = plan.landscape(0)
-    return Landscape(
-        units_YX=drawn.units_YX,
-        material_U=drawn.material_U,
-        parcel_U=names[drawn.parcel_U],
-        angle_U=drawn.angle_U,
-        parcels_HW=parcels_HW.astype(np.int32),
-        classes_HW=drawn.classes_HW if classes_HW is None else classes_HW.astype(np.uint8),
-    )
-
-
-def _fine(values_HW: np.ndarray) -> np.ndarray:
-    """Repeat pixels to cells, flat."""
-    return values_HW.repeat(CELLS, 0).repeat(CELLS, 1).ravel()
-
-
-def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | None) -> np.ndarray:
-    """Make one unit of each parcel; return the given numbers by those of the plan."""
-    ids, first, number_HW = np.unique(parcels_HW, return_index=True, return_inverse=True)
-    number_N = _fine(number_HW.reshape(parcels_HW.shape))
-    order_N = np.argsort(number_N, kind="stable")
-    ends = np.cumsum(np.bincount(number_N, minlength=ids.size))
-    names = [0]
-    for parcel, at, cells_N in zip(ids.tolist(), first, np.split(order_N, ends[:-1]), strict=True):
-        if parcel == 0:
-            continue
-        given = 0 if classes_HW is None else int(classes_HW.ravel()[at])
-        crop = (
-            given if 1 <= given <= 18 else int(plan.rng.choice(plan.crop_ids, p=plan.crop_weights))
-        )
-        plan.parcels += 1
-        plan.unit(cells_N, crop, plan.parcels, _direction(plan, cells_N))
-        names.append(parcel)
-    return np.array(names, np.int32)
-
-
-def _direction(plan: Plan, cells_N: np.ndarray) -> float:
-    """Return the direction of the longest extent, along which rows usually run, radians."""
-    x_N, y_N = plan.x_N[cells_N], plan.y_N[cells_N]
-    covariance = np.cov(x_N, y_N)
-    return float(0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1]))
-
-
-def _fill_narrow(plan: Plan, cells_N: np.ndarray) -> None:
-    """Fill narrow gaps, square by square."""
-    kinds = [Material.GRASS, Material.TRACK, Material.ASPHALT, Material.HEDGE]
-    piece_N = (
-        plan.x_N[cells_N] // _GAP_PIECE_M * 31 + plan.y_N[cells_N] // _GAP_PIECE_M * 17
-    ).astype(np.int64)
-    for piece in np.unique(piece_N):
-        plan.unit(cells_N[piece_N == piece], int(plan.rng.choice(kinds, p=[0.4, 0.2, 0.2, 0.2])))
-
-
-def _fill_wide(plan: Plan, cells_N: np.ndarray) -> None:
-    """Fill wide gaps with woods, idle land and villages."""
-    rng, angle = plan.rng, float(plan.rng.uniform(0, np.pi))
-    nodes = [cells_N]
-    while nodes:
-        cells_N = nodes.pop()
-        if cells_N.size == 0:
-            continue
-        use = rng.random()
-        if cells_N.size > HECTARE_CELLS * rng.lognormal(np.log(6), 0.5):
-            nodes += plan.cut(cells_N, angle + rng.normal(0, 0.3)).halves
-        elif use < 0.4:
-            plan.unit(cells_N, Material.CONIFER if rng.random() < 0.25 else Material.BROADLEAF)
-        elif use < 0.75:
-            plan.idle(cells_N, angle)
-        else:
-            plan.village(cells_N, angle, declared=0.0)

@@ -6,9 +6,9 @@ from 100).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from panoseg.classes import ClassTable, SegmentClass
 from panoseg.errors import ConfigError
@@ -30,6 +30,18 @@ class Material(IntEnum):
     ROOF_GREY = 109
     ROOF_WHITE = 110
     YARD = 111
+    ROOF_DARK = 112
+    GRAVEL = 113
+    PANEL = 114
+    """Solar panels."""
+    GLASS = 115
+    """Greenhouses."""
+    LAWN = 116
+    """Grass that is kept short all year."""
+    GARDEN = 117
+    """Beds, shrubs and paths, mixed."""
+    FALLOW = 118
+    """Idle grass and weeds of the size of a field."""
 
 
 # PASTIS's class ids. HORTICULTURE is "fruits, vegetables, flowers", FODDER "leguminous fodder".
@@ -195,6 +207,36 @@ REGIONS: dict[str, Region] = {
 }
 
 
+LandFeature = Literal[
+    "ribbons",
+    "streams",
+    "ponds",
+    "tree-rows",
+    "farmyards",
+    "solar-parks",
+    "greenhouses",
+    "allotments",
+    "paddocks",
+    "pivots",
+    "strips",
+]
+"""What may lie in the land of the style "real"."""
+GrowthFeature = Literal[
+    "grassland",
+    "neighbours",
+    "cereals",
+    "staged",
+    "catch-crops",
+    "wet-spots",
+    "lodging",
+    "tramlines",
+    "old-limits",
+]
+"""What may vary between and inside fields."""
+WeatherFeature = Literal["view-angle", "haze-steps", "residual-clouds", "swath-edges"]
+"""What may differ between dates besides clouds."""
+
+
 @dataclass(frozen=True)
 class SimulationOptions:
     """Options of simulated seasons; some defaults vary from season to season."""
@@ -217,14 +259,51 @@ class SimulationOptions:
     """Factor on the variation inside parcels, 0-10."""
     noise: float = 1.0
     """Factor on pixel noise, radiometric drift and haze, 0-10."""
-    registration: float = 0.15
-    """Standard deviation of the shift between dates in pixels, 0-1."""
+    registration: float | None = None
+    """Standard deviation of the shift between dates in pixels, 0-1; by default 0.15, and 0.2-0.45
+    in the style real.
+    """
     resampling: Literal["nearest", "bilinear"] | None = None
     """Resampling of 20 m bands to 10 m; by default drawn for each season."""
     void: bool = True
     """Make parcels void that lie mostly outside the patch, as in PASTIS."""
     crops: tuple[int, ...] | None = None
     """Class ids that may occur, 1-18; all by default."""
+    style: Literal["plain", "real"] = "plain"
+    """plain: the options below that are not given are off. real: each of them is drawn anew for
+    every season, within wide bounds.
+    """
+    fields_share: float | None = None
+    """Share of the land in fields, 0-1; only in the style real."""
+    village_share: float | None = None
+    """Share of the land in villages, 0-1; only in the style real."""
+    median_field: float | None = None
+    """Median area of a field in pixels, 4-5000; only in the style real."""
+    land: tuple[LandFeature, ...] | None = None
+    """What may lie in the land; only in the style real."""
+    growth: tuple[GrowthFeature, ...] | None = None
+    """What may vary between and inside fields."""
+    weather: tuple[WeatherFeature, ...] | None = None
+    """What may differ between dates besides clouds."""
+    unevenness: float | None = None
+    """Mean deviation of log reflectance inside a field, 0-0.5; only in the style real."""
+    labels: Literal["declared", "drawn"] | None = None
+    """declared: as in a register of farmers. drawn: as a person draws fields: idle grass of the
+    size of a field is one, and a field whose parts differ before sowing or after harvest is two;
+    only in the style real.
+    """
+    mislabelled: float | None = None
+    """Share of fields with the class of another crop, 0-1."""
+    far_shifts: float | None = None
+    """Share of dates that are shifted by 1 to 1.5 pixels, 0-1."""
+    band_shift: float | None = None
+    """Standard deviation of the shift between 10 m and 20 m bands in pixels, 0-1."""
+    gain: float | None = None
+    """Standard deviation of a factor on each band that lasts all season, 0-0.3."""
+    composites: Literal["none", "median", "best"] | None = None
+    """Monthly composites in place of dates: the median of clear pixels, or the clearest date."""
+    land_cover: bool | None = None
+    """Write the land cover of each pixel too: built, garden, trees, water, road, idle, field."""
 
     def __post_init__(self) -> None:
         if self.region is not None and self.region not in REGIONS:
@@ -244,12 +323,67 @@ class SimulationOptions:
         for name in ("heterogeneity", "noise"):
             if not 0 <= getattr(self, name) <= 10:
                 _refuse(name, getattr(self, name), "a factor between 0 and 10")
-        if not 0 <= self.registration <= 1:
+        if self.registration is not None and not 0 <= self.registration <= 1:
             _refuse("registration", self.registration, "between 0 and 1 pixels")
         if self.resampling not in (None, "nearest", "bilinear"):
             _refuse("resampling", self.resampling, "nearest or bilinear")
         if self.crops is not None and (not self.crops or not set(self.crops) <= set(range(1, 19))):
             _refuse("crops", self.crops, "class ids between 1 and 18")
+        self._check_style()
+
+    def contents(self) -> dict[str, Any]:
+        """Return what a dataset notes of its options; later ones only where they are given.
+
+        So a dataset that an earlier version began can still be completed.
+        """
+        given = asdict(self)
+        if given["registration"] is None:
+            given["registration"] = 0.15
+        names = [field.name for field in fields(self)]
+        for name in names[names.index("style") :]:
+            if given[name] in (None, "plain"):
+                del given[name]
+        return given
+
+    def _check_style(self) -> None:
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            chosen = value if isinstance(value, tuple) else (value,)
+            if value is not None and not set(chosen) <= set(allowed):
+                _refuse(name, value, ", ".join(allowed))
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                _refuse(name, value, f"between {low} and {high}")
+        if (self.fields_share or 0) + (self.village_share or 0) > 1:
+            _refuse("village_share", self.village_share, "at most what --fields-share leaves")
+        given = [name for name in _ONLY_REAL if getattr(self, name) is not None]
+        if given and self.style != "real":
+            raise ConfigError(
+                f"--{given[0].replace('_', '-')} needs --style real; add it or leave the option"
+                " out."
+            )
+
+
+_CHOICES = {
+    "style": ("plain", "real"),
+    "land": get_args(LandFeature),
+    "growth": get_args(GrowthFeature),
+    "weather": get_args(WeatherFeature),
+    "labels": ("declared", "drawn"),
+    "composites": ("none", "median", "best"),
+}
+_BOUNDS = {
+    "fields_share": (0, 1),
+    "village_share": (0, 1),
+    "median_field": (4, 5000),
+    "unevenness": (0, 0.5),
+    "mislabelled": (0, 1),
+    "far_shifts": (0, 1),
+    "band_shift": (0, 1),
+    "gain": (0, 0.3),
+}
+_ONLY_REAL = ("fields_share", "village_share", "median_field", "land", "unevenness", "labels")
 
 
 def _refuse(name: str, value: object, expected: str) -> None:

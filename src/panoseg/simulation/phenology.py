@@ -7,11 +7,21 @@ gives its cover on any days. Shape suffixes: T days, U units, K cuts or cycles o
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from panoseg.simulation.grassland import fallow, grassland, lawn, mown
+from panoseg.simulation.growth import (
+    NEVER,
+    Addition,
+    Climate,
+    Cover,
+    Growth,
+    between,
+    bump,
+    rising,
+)
 from panoseg.simulation.options import (
     BEET,
     CORN,
@@ -33,69 +43,6 @@ from panoseg.simulation.options import (
     WINTER_BARLEY,
     Material,
 )
-
-NEVER = 10_000.0
-"""A day that does not come."""
-
-
-@dataclass
-class Cover:
-    """The state of each unit on each day; float32, T x U."""
-
-    leaf: np.ndarray
-    """Green leaf area index (LAI)."""
-    brown: np.ndarray
-    """Share of ground under dead standing plants, 0..1."""
-    litter: np.ndarray
-    """Share of bare ground under straw, 0..1."""
-    flower: np.ndarray
-    """Share of the canopy in flower, 0..1."""
-    tilth: np.ndarray
-    """Brightness of the soil's surface, 1 for a settled one."""
-
-    @classmethod
-    def bare(cls, days: int, units: int) -> Cover:
-        """Return settled bare soil on all days."""
-        leaf, brown, litter, flower = (np.zeros((days, units), np.float32) for _ in range(4))
-        return cls(leaf, brown, litter, flower, tilth=np.ones((days, units), np.float32))
-
-
-@dataclass(frozen=True)
-class Climate:
-    """The climate of one season."""
-
-    delay: float
-    """Days by which the season lags behind the average."""
-    drought: float
-    """0 for a wet summer to 1 for a dry one."""
-
-
-Growth = Callable[[np.ndarray], Cover]
-"""Gives the cover of a group of units on a column of days."""
-Addition = Callable[[np.ndarray, Cover], None]
-"""Adds to a cover what belongs to a column of days."""
-
-
-def rising(
-    day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float
-) -> np.ndarray:
-    """Return a logistic curve from 0 to 1, one half on the day ``middle_U``."""
-    share: np.ndarray = 1 / (1 + np.exp(-np.clip((day_T1 - middle_U) / width_U, -30, 30)))
-    return share
-
-
-def bump(
-    day_T1: np.ndarray, middle_U: np.ndarray | float, width_U: np.ndarray | float
-) -> np.ndarray:
-    """Return a bell curve of height 1 on the day ``middle_U``."""
-    return np.exp(-0.5 * np.square((day_T1 - middle_U) / width_U))
-
-
-def between(
-    day_T1: np.ndarray, start_U: np.ndarray | float, end_U: np.ndarray | float
-) -> np.ndarray:
-    """Return True from ``start_U`` until before ``end_U``."""
-    return (day_T1 >= start_U) & (day_T1 < end_U)
 
 
 @dataclass(frozen=True)
@@ -129,6 +76,9 @@ class AnnualCrop:
     straw: float = 0.55
     """Share of ground under straw after harvest, 0..1."""
 
+
+_EARLY_HARVEST = 337.0
+"""Day of harvest before which there is time for a catch crop."""
 
 ANNUAL: dict[int, AnnualCrop] = {
     WHEAT: AnnualCrop(52, 214, 13, 5.6, 301, 7, 328, winter=0.7),
@@ -164,8 +114,44 @@ ANNUAL: dict[int, AnnualCrop] = {
 }
 
 
+@dataclass(frozen=True)
+class Farming:
+    """How much fields of a crop differ in one season."""
+
+    spread: float = 1.0
+    """Factor on the differences between parcels in days, vigour and colour."""
+    catch_crops: bool = False
+    """Sow catch crops by rule: after most early harvests, after few late ones."""
+    staged: bool = False
+    """Harvest the units of a field days apart."""
+    lead: tuple[float, float] | None = None
+    """Days by which barley and triticale are ahead of wheat; None as in ``ANNUAL``."""
+
+    def crop(self, crop_id: int) -> AnnualCrop:
+        """Return an annual crop as it grows in this season."""
+        crop, wheat = ANNUAL[crop_id], ANNUAL[WHEAT]
+        if self.lead is None or crop_id not in (WHEAT, WINTER_BARLEY, TRITICALE):
+            return crop
+        ahead = {WINTER_BARLEY: self.lead[0], TRITICALE: self.lead[1]}.get(crop_id, 0.0)
+        return replace(
+            crop,
+            rise=wheat.rise - ahead,
+            ripen=wheat.ripen - 1.1 * ahead,
+            harvest=wheat.harvest - 1.3 * ahead,
+            spread=4.5,
+        )
+
+
+AS_EVER = Farming()
+
+
 def annual(
-    crop: AnnualCrop, first_U: np.ndarray, climate: Climate, rng: np.random.Generator
+    crop: AnnualCrop,
+    first_U: np.ndarray,
+    climate: Climate,
+    rng: np.random.Generator,
+    farming: Farming = AS_EVER,
+    field_U: np.ndarray | None = None,
 ) -> Growth:
     """Draw the growth of a crop sown once.
 
@@ -176,12 +162,20 @@ def annual(
         first_U: Position of the first unit of each unit's parcel.
         climate: The season.
         rng: The generator.
+        farming: How fields differ.
+        field_U: Position of the first unit that is tilled together with each; by default itself.
     """
     count = first_U.size
+    field_U = np.arange(count) if field_U is None else field_U
+    crop = replace(crop, spread=crop.spread * farming.spread)
     late_U = climate.delay + rng.normal(0, crop.spread, count)
     sown_U = crop.sown + 0.6 * late_U + rng.normal(0, 0.6 * crop.spread, count)
     rise_U = crop.rise + late_U
-    peak_U = crop.peak * rng.normal(1, 0.14, count).clip(0.45, 1.4) * (1 - 0.2 * climate.drought)
+    peak_U = (
+        crop.peak
+        * rng.normal(1, 0.14 * farming.spread, count).clip(0.45, 1.4)
+        * (1 - 0.2 * climate.drought)
+    )
     ripen_U = crop.ripen + late_U - 8 * climate.drought + rng.normal(0, 0.5 * crop.spread, count)
     harvest_U = np.maximum(
         crop.harvest + 0.8 * late_U + rng.normal(0, 0.9 * crop.spread, count), rise_U + 40
@@ -198,13 +192,15 @@ def annual(
     )
     winter_U, width_U, ripen_days_U = winter_U[first_U], width_U[first_U], ripen_days_U[first_U]
     flower_U, flower_day_U = flower_U[first_U], flower_day_U[first_U]
-    harvest_U = harvest_U + rng.choice([0, 0, 3, 8], count) * (first_U != np.arange(count))
-    peak_U = peak_U * rng.normal(1, 0.03, count)
-    before = _before(sown_U, autumn=crop.winter > 0, rng=rng)
-    after = _after(harvest_U, crop.straw, rng)
+    harvest_U = harvest_U + rng.choice([0, 0, 3, 8], count)[field_U] * (first_U != field_U)
+    peak_U = peak_U * rng.normal(1, 0.03, count)[field_U]
+    if farming.staged:
+        harvest_U = harvest_U + rng.choice([2, 5, 10, 15], count) * (field_U != np.arange(count))
+    before = _before(sown_U, crop.winter > 0, rng, field_U)
+    after = _after(harvest_U, crop.straw, rng, field_U, farming.catch_crops)
 
     def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
+        cover = Cover.bare(day_T1.shape[0], count)
         before(day_T1, cover)
         after(day_T1, cover)
         alive = between(day_T1, sown_U, harvest_U)
@@ -220,7 +216,9 @@ def annual(
     return grow
 
 
-def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addition:
+def _before(
+    sown_U: np.ndarray, autumn: bool, rng: np.random.Generator, field_U: np.ndarray
+) -> Addition:
     """Draw the cover before sowing: a late summer crop, stubble, a catch crop, or weeds."""
     count = sown_U.size
     kind_U = rng.choice(4, count, p=[0.25, 0.4, 0.0, 0.35] if autumn else [0.2, 0.22, 0.46, 0.12])
@@ -236,6 +234,14 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
     seedbed_U, ploughed_U = rng.normal(1.08, 0.06, count), rng.normal(0.88, 0.07, count)
     plough_U = np.where(
         rng.random(count) < 0.5, np.minimum(sown_U - 4, rng.uniform(30, 130, count)), sown_U - 4
+    )
+    kind_U, late_end_U, tilled_U = kind_U[field_U], late_end_U[field_U], tilled_U[field_U]
+    catch_start_U, catch_end_U, catch_U = (
+        values_U[field_U] for values_U in (catch_start_U, catch_end_U, catch_U)
+    )
+    late_U, volunteers_U, straw_U = late_U[field_U], volunteers_U[field_U], straw_U[field_U]
+    weeds_U, seedbed_U, ploughed_U, plough_U = (
+        values_U[field_U] for values_U in (weeds_U, seedbed_U, ploughed_U, plough_U)
     )
 
     def grow(day_T1: np.ndarray, cover: Cover) -> None:
@@ -261,7 +267,13 @@ def _before(sown_U: np.ndarray, autumn: bool, rng: np.random.Generator) -> Addit
     return grow
 
 
-def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Addition:
+def _after(
+    harvest_U: np.ndarray,
+    straw: float,
+    rng: np.random.Generator,
+    field_U: np.ndarray,
+    catch_crops: bool,
+) -> Addition:
     """Draw the cover after harvest: straw, tillage, then volunteers or another crop."""
     count = harvest_U.size
     straw_U = (straw * rng.uniform(0.6, 1.3, count)).clip(0, 0.9)
@@ -271,6 +283,15 @@ def _after(harvest_U: np.ndarray, straw: float, rng: np.random.Generator) -> Add
     )
     green_day_U = harvest_U + rng.uniform(28, 60, count)
     tilth_U = rng.normal(0.94, 0.09, count)
+    if catch_crops:
+        early_U = harvest_U < _EARLY_HARVEST
+        green_U = np.where(
+            rng.random(count) < np.where(early_U, 0.7, 0.1), rng.uniform(1.2, 4, count), 0.1
+        )
+    straw_U, green_U, tilth_U = straw_U[field_U], green_U[field_U], tilth_U[field_U]
+    green_day_U, tilled_U = (
+        harvest_U + (day_U - harvest_U)[field_U] for day_U in (green_day_U, tilled_U)
+    )
 
     def grow(day_T1: np.ndarray, cover: Cover) -> None:
         cut = day_T1 >= harvest_U
@@ -299,7 +320,7 @@ def horticulture(count: int, climate: Climate, rng: np.random.Generator) -> Grow
     bloom_U = np.where(rng.random(count) < 0.15, rng.uniform(0.1, 0.4, count), 0)
 
     def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
+        cover = Cover.bare(day_T1.shape[0], count)
         for k in range(start_UK.shape[1]):
             start, end = start_UK[:, k], start_UK[:, k] + length_UK[:, k]
             alive = between(day_T1, start, end)
@@ -307,51 +328,6 @@ def horticulture(count: int, climate: Climate, rng: np.random.Generator) -> Grow
             cover.flower += alive * bloom_U * bump(day_T1, end - 12, 6)
         cover.leaf += between(day_T1, 20, 165) * cover_crop_U * (cover.leaf < 0.1)
         cover.tilth += tilth_U - 1
-        return cover
-
-    return grow
-
-
-def mown(fodder: bool, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
-    """Draw meadows or fodder: green all year, cut or grazed, low in winter and in dry summers."""
-    summer_U = rng.uniform(2.8, 5.0, count) if fodder else rng.uniform(2.0, 4.6, count)
-    winter_U = rng.uniform(0.5, 1.6, count) if fodder else rng.uniform(0.6, 2.8, count)
-    most = 5 if fodder else 4
-    grazed_U = (rng.random(count) < (0.05 if fodder else 0.45))[:, None]
-    first_U = rng.normal(262, 10, count) + climate.delay
-    gap_UK = rng.uniform(32, 52, (count, most)).cumsum(1) - 40
-    cut_UK = first_U[:, None] + gap_UK
-    times_U = rng.integers(2 if fodder else 1, most + 1, count)[:, None]
-    cut_UK = np.where((np.arange(most) < times_U) & ~grazed_U, cut_UK, NEVER)
-    autumn_U1 = np.where(rng.random((count, 1)) < 0.4, rng.uniform(-20, 45, (count, 1)), NEVER)
-    cut_UK = np.concatenate([cut_UK, autumn_U1], 1)
-    left_U, regrow_U = rng.uniform(0.08, 0.35, count), rng.uniform(14, 28, count)
-    dry_U = (climate.drought * rng.uniform(0.4, 1.3, count)).clip(0, 0.95)
-    thatch_U = rng.uniform(0.02, 0.22, count)
-    start_U = 205 + climate.delay + rng.normal(0, 8, count)
-    phase_U = rng.uniform(0, 60, count)
-    renewed_U = np.where(
-        rng.random(count) < (0.14 if fodder else 0.1), rng.uniform(5, 60, count), -NEVER
-    )
-
-    def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
-        season = rising(day_T1, start_U, 12) + 1 - rising(day_T1, 62, 18)
-        leaf = winter_U + np.maximum(summer_U - winter_U, 0.2) * np.minimum(season, 1)
-        drought = dry_U * bump(day_T1, 335, 30)
-        fresh = np.zeros_like(leaf)
-        for k in range(cut_UK.shape[1]):
-            since = day_T1 - cut_UK[:, k]
-            recovery = 1 - np.exp(-np.square(np.maximum(since, 0) / regrow_U))
-            leaf = np.where(since >= 0, leaf * (left_U + (1 - left_U) * recovery), leaf)
-            fresh = np.where(
-                (since >= 0) & (since < 25), 0.3 * np.exp(-np.maximum(since, 0) / 10), fresh
-            )
-        leaf *= 1 + 0.12 * grazed_U[:, 0] * np.sin((day_T1 + phase_U) / 9)
-        sown = rising(day_T1, renewed_U + 45, 10)
-        cover.leaf += leaf * (1 - 0.9 * drought) * sown
-        thatch = thatch_U * (1 - 0.5 * np.minimum(season, 1))
-        cover.brown += np.minimum(thatch + 0.6 * drought + fresh, 0.9) * sown
         return cover
 
     return grow
@@ -372,7 +348,7 @@ def rows(vine: bool, count: int, climate: Climate, rng: np.random.Generator) -> 
     dry_U = climate.drought * rng.uniform(0.3, 0.9, count)
 
     def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
+        cover = Cover.bare(day_T1.shape[0], count)
         foliage = rising(day_T1, out_U, 12) * (1 - rising(day_T1, fall_U, 8))
         foliage = foliage + 1 - rising(day_T1, fall_U - 365, 8)
         grass = grass_U * (0.7 + 0.3 * bump(day_T1, 235, 35)) * (1 - dry_U * bump(day_T1, 335, 32))
@@ -390,12 +366,20 @@ _WOODY = {
     Material.SCRUB: (2.4, 1.0, 0.35),
 }
 """Leaf area in summer and in winter, and the share of bark in winter."""
+_GRASSY = {
+    Material.GRASS: 1.0,
+    Material.TRACK: 0.35,
+    Material.YARD: 0.15,
+    Material.GRAVEL: 0.1,
+    Material.GARDEN: 0.75,
+}
+"""Leaf area of what grows as grass does, as a share of that of grass."""
 
 
 def uncultivated(material: int, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
     """Draw grass, trees and built-up land, by a ``Material``."""
-    if material in (Material.GRASS, Material.TRACK, Material.YARD):
-        scale = {Material.GRASS: 1.0, Material.TRACK: 0.35, Material.YARD: 0.15}[Material(material)]
+    if material in _GRASSY:
+        scale = _GRASSY[Material(material)]
         grass = mown(False, count, climate, rng)
 
         def grow_grass(day_T1: np.ndarray) -> Cover:
@@ -412,7 +396,7 @@ def uncultivated(material: int, count: int, climate: Climate, rng: np.random.Gen
     out_U, fall_U = 232 + climate.delay + rng.normal(0, 5, count), 428 + rng.normal(0, 6, count)
 
     def grow(day_T1: np.ndarray) -> Cover:
-        cover = Cover.bare(day_T1.size, count)
+        cover = Cover.bare(day_T1.shape[0], count)
         foliage = rising(day_T1, out_U, 6) * (1 - rising(day_T1, fall_U, 8))
         foliage = foliage + 1 - rising(day_T1, fall_U - 365, 8)
         cover.leaf += winter_U + (leaf_U - winter_U) * foliage
@@ -430,6 +414,9 @@ class Phenology:
         parcel_U: Number of the parcel, 0 for none.
         climate: The season.
         rng: The generator.
+        farming: How fields differ.
+        field_U: Number of the part that is tilled as one; by default each unit is.
+        grass_kinds: Draw meadows as grazed, mown, rough or temporary.
     """
 
     def __init__(
@@ -438,13 +425,30 @@ class Phenology:
         parcel_U: np.ndarray,
         climate: Climate,
         rng: np.random.Generator,
+        farming: Farming = AS_EVER,
+        *,
+        field_U: np.ndarray | None = None,
+        grass_kinds: bool = False,
     ) -> None:
         self.units = material_U.size
         self.groups = []
+        firsts = [
+            first_of_parcel(number_U)
+            for number_U in (parcel_U, np.arange(self.units) + 1 if field_U is None else field_U)
+        ]
         for material in np.unique(material_U):
             index_U = np.flatnonzero(material_U == material)
-            first_U = np.searchsorted(index_U, first_of_parcel(parcel_U)[index_U])
-            self.groups.append((index_U, _draw(int(material), first_U, climate, rng)))
+            first_U, together_U = (np.searchsorted(index_U, first[index_U]) for first in firsts)
+            if material == MEADOW and grass_kinds:
+                growth = grassland(index_U.size, climate, rng)
+            elif material in ANNUAL:
+                crop = farming.crop(int(material))
+                growth = annual(crop, first_U, climate, rng, farming, together_U)
+            else:
+                growth = _draw(int(material), index_U.size, climate, rng)
+            if material not in ANNUAL and (together_U != np.arange(index_U.size)).any():
+                growth = _together(growth, together_U, rng)
+            self.groups.append((index_U, growth))
 
     def cover(self, days_T: np.ndarray) -> Cover:
         """Return the cover of all units; days may be fractional or outside the season."""
@@ -464,15 +468,33 @@ def first_of_parcel(parcel_U: np.ndarray) -> np.ndarray:
     return np.where(parcel_U > 0, first_P[inverse_U], first_U)
 
 
-def _draw(material: int, first_U: np.ndarray, climate: Climate, rng: np.random.Generator) -> Growth:
-    """Draw the growth of all units of one material; ``first_U`` is as in ``annual``."""
-    count = first_U.size
-    if material in ANNUAL:
-        return annual(ANNUAL[material], first_U, climate, rng)
+def _together(growth: Growth, field_U: np.ndarray, rng: np.random.Generator) -> Growth:
+    """Let units that are tilled together grow alike, some days apart where they are cut."""
+    delay_U = rng.choice([2, 4, 8, 12], field_U.size) * (field_U != np.arange(field_U.size))
+
+    def grow(day_T1: np.ndarray) -> Cover:
+        # The first unit of each field, asked on earlier days for those that are cut later.
+        cover = growth(day_T1)
+        for delay in np.unique(delay_U[delay_U > 0]):
+            later = growth(day_T1 - delay)
+            units = np.flatnonzero(delay_U == delay)
+            for field in fields(Cover):
+                getattr(cover, field.name)[:, units] = getattr(later, field.name)[:, field_U[units]]
+        return cover
+
+    return grow
+
+
+def _draw(material: int, count: int, climate: Climate, rng: np.random.Generator) -> Growth:
+    """Draw the growth of units of a material that is not sown and harvested once."""
     if material in (MEADOW, FODDER):
         return mown(material == FODDER, count, climate, rng)
     if material == HORTICULTURE:
         return horticulture(count, climate, rng)
     if material in (GRAPEVINE, ORCHARD):
         return rows(material == GRAPEVINE, count, climate, rng)
+    if material == Material.LAWN:
+        return lawn(count, climate, rng)
+    if material == Material.FALLOW:
+        return fallow(count, climate, rng)
     return uncultivated(material, count, climate, rng)

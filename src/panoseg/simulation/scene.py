@@ -18,6 +18,7 @@ from scipy import sparse
 
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.atmosphere import sun_elevation
+from panoseg.simulation.growth import Climate, Cover
 from panoseg.simulation.landscape import CELLS, PIXEL_M, Landscape
 from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import (
@@ -43,8 +44,10 @@ from panoseg.simulation.options import (
     Region,
     SimulationOptions,
 )
-from panoseg.simulation.phenology import Climate, Cover, Phenology, first_of_parcel
+from panoseg.simulation.phenology import Farming, Phenology, first_of_parcel
 from panoseg.simulation.sensor import COARSE_BANDS, FINE_BANDS, footprints, pool, repeat
+from panoseg.simulation.style import Style
+from panoseg.simulation.variation import STAGE_DAYS, VIGOUR, real_variation, variation_fields
 
 
 def _spectrum(*values: float) -> np.ndarray:
@@ -84,6 +87,11 @@ _CANOPY: dict[int, tuple[float, float, float, float]] = {
     Material.GRASS: (1.3, 0.94, 1.08, 0.8),
     Material.TRACK: (1.3, 0.85, 1.1, 0.8),
     Material.YARD: (1.3, 0.85, 1.1, 0.8),
+    Material.GRAVEL: (1.3, 0.85, 1.1, 0.8),
+    Material.GLASS: (1.1, 0.9, 1.0, 1.0),
+    Material.LAWN: (1.2, 0.98, 1.0, 0.9),
+    Material.GARDEN: (1.0, 0.85, 0.95, 0.9),
+    Material.FALLOW: (1.35, 0.9, 1.12, 0.75),
     Material.SCRUB: (1.1, 0.8, 1.0, 0.85),
     Material.BROADLEAF: (0.8, 0.82, 0.85, 0.95),
     Material.HEDGE: (0.85, 0.82, 0.9, 0.95),
@@ -100,6 +108,10 @@ _SEALED: dict[int, np.ndarray] = {
     Material.ROOF_GREY: _spectrum(1050, 1150, 1250, 1300, 1360, 1410, 1450, 1500, 1600, 1550),
     Material.ROOF_WHITE: _spectrum(2300, 2500, 2650, 2750, 2800, 2850, 2900, 2950, 2800, 2500),
     Material.YARD: _spectrum(1050, 1300, 1560, 1700, 1800, 1880, 1960, 2050, 2500, 2250),
+    Material.ROOF_DARK: _spectrum(520, 560, 610, 640, 670, 700, 730, 760, 900, 880),
+    Material.GRAVEL: _spectrum(1500, 1850, 2150, 2300, 2400, 2480, 2550, 2620, 3000, 2750),
+    Material.PANEL: _spectrum(560, 520, 500, 520, 560, 600, 640, 680, 760, 640),
+    Material.GLASS: _spectrum(1500, 1700, 1750, 1900, 2200, 2350, 2450, 2500, 2000, 1600),
 }
 """Reflectance of ground that is no soil."""
 
@@ -152,6 +164,7 @@ def make_surfaces(
     parcel_U: np.ndarray,
     soil_range: tuple[float, float],
     rng: np.random.Generator,
+    spread: float = 1.0,
 ) -> Surfaces:
     """Draw the surfaces of all units: one kind of soil, varied a little from field to field.
 
@@ -160,6 +173,7 @@ def make_surfaces(
         parcel_U: Number of the parcel, 0 for none; the units of a parcel share their surface.
         soil_range: Smallest and largest brightness of soil, factors.
         rng: The generator.
+        spread: Factor on the differences between canopies of one cover.
     """
     units = material_U.size
     bright = rng.uniform(*soil_range) * rng.lognormal(0, 0.1, (units, 1))
@@ -178,10 +192,10 @@ def make_surfaces(
         rows = material_U == material
         count = int(rows.sum())
         if material in _SEALED:
-            ground_UC[rows] = _SEALED[material] * rng.lognormal(0, 0.22, (count, 1))
+            ground_UC[rows] = _SEALED[material] * rng.lognormal(0, 0.22 * spread, (count, 1))
             wetting_UC[rows] *= 0.35
         if material in _CANOPY:
-            canopy_UC[rows] = _canopies(*_CANOPY[material], count, rng)
+            canopy_UC[rows] = _canopies(*_CANOPY[material], count, rng, spread)
         if material in (RAPESEED, SUNFLOWER):
             flower_UC[rows] = _YELLOW * rng.normal(1, 0.05, (count, 1))
         if material in (
@@ -210,15 +224,16 @@ def _canopies(
     chlorophyll: float,
     count: int,
     rng: np.random.Generator,
+    spread: float = 1.0,
 ) -> np.ndarray:
     """Draw the deep canopies of ``count`` units of one cover.
 
     They differ in pigment, structure and water; the factors are those of ``_CANOPY``.
     """
-    pigment_U = chlorophyll * rng.lognormal(0, 0.12, count)
+    pigment_U = chlorophyll * rng.lognormal(0, 0.12 * spread, count)
     green_U = green * pigment_U**-0.45
-    infrared_U = infrared * rng.normal(1, 0.08, count).clip(0.7, 1.3)
-    shortwave_U = shortwave * rng.lognormal(0, 0.1, count)
+    infrared_U = infrared * rng.normal(1, 0.08 * spread, count).clip(0.7, 1.3)
+    shortwave_U = shortwave * rng.lognormal(0, 0.1 * spread, count)
     edge_U = infrared_U * pigment_U**-0.12
     visible = [pigment_U**-0.25, green_U, pigment_U**-0.35, green_U**0.8 * infrared_U**0.3]
     return _LEAF * np.stack([*visible, edge_U, *[infrared_U] * 3, *[shortwave_U] * 2], axis=1)
@@ -235,11 +250,14 @@ def _cover_with_plastic(
     )
 
 
-VIGOUR = 2.2
-"""Factor on leaf area between the mean of a parcel and its best or worst pixel."""
-STAGE_DAYS = 5.0
-"""Days between the mean of a parcel and its latest or earliest pixel."""
-TALL = (Material.BROADLEAF, Material.CONIFER, Material.HEDGE, Material.ROOF_RED, Material.ROOF_GREY)
+TALL = (
+    Material.BROADLEAF,
+    Material.CONIFER,
+    Material.HEDGE,
+    Material.ROOF_RED,
+    Material.ROOF_GREY,
+    Material.ROOF_DARK,
+)
 """Covers that throw shadows."""
 LONGEST_SHADE = 4
 """Longest shadow in pixels."""
@@ -255,43 +273,6 @@ _ROUGHNESS = {
     ORCHARD: 0.05,
     GRAPEVINE: 0.04,
 }
-
-
-def variation_fields(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Draw the variation over pixels.
-
-    Args:
-        landscape: The land.
-        strength: Factor on the variation.
-        rng: The generator.
-
-    Returns:
-        float32 5 x H x W, in the order of ``Scene.effects_TUKC``: soil (relative, -0.5..0.5), more
-        and less vigour, later and earlier stage (0..1, where 1 is ``VIGOUR`` or ``STAGE_DAYS``).
-    """
-    size = landscape.parcels_HW.shape
-    unit_HW = landscape.units_YX[1::CELLS, 1::CELLS]
-    units, material_U = landscape.material_U.size, landscape.material_U
-    strength = strength * rng.lognormal(0.35, 0.45)
-    crop_U, sealed_U = material_U < 100, material_U >= Material.ROOF_RED
-    patchy_U = np.where(crop_U, rng.gamma(2.5, 0.11, units), 0.2)
-    grain_U = np.where(crop_U, rng.gamma(2, 0.03, units), np.where(sealed_U, 0.05, 0.2))
-    grain_HW = smooth_noise(rng, size, 1.2)
-    striped_U = np.where(crop_U & (rng.random(units) < 0.6), rng.gamma(2, 0.045, units), 0.0)
-    stripes_HW = striped_U[unit_HW] * _stripes(landscape.angle_U[unit_HW], unit_HW, rng)
-    vigour_HW = (
-        patchy_U[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 14))
-        + grain_U[unit_HW] * grain_HW
-    )
-    vigour_HW += stripes_HW - rng.uniform(0, 0.3, units)[unit_HW] * _headland(landscape.parcels_HW)
-    soil_HW = rng.uniform(0.07, 0.2) * smooth_noise(
-        rng, size, rng.uniform(6, 25)
-    ) + 0.04 * smooth_noise(rng, size, 3.0)
-    soil_HW += 0.5 * stripes_HW + np.where(sealed_U, 0.12, 0.015)[unit_HW] * grain_HW
-    stage_HW = rng.gamma(2, 1.1, units)[unit_HW] * smooth_noise(rng, size, rng.uniform(4, 12))
-    vigour_HW, stage_HW = strength * vigour_HW / np.log(VIGOUR), strength * stage_HW / STAGE_DAYS
-    ways = [part_HW.clip(0, 1) for part_HW in (vigour_HW, -vigour_HW, stage_HW, -stage_HW)]
-    return np.stack([(strength * soil_HW).clip(-0.5, 0.5), *ways]).astype(np.float32)
 
 
 def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
@@ -334,26 +315,6 @@ def shades(landscape: Landscape) -> np.ndarray:
     return np.stack(lengths)
 
 
-def _stripes(angle_HW: np.ndarray, unit_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw stripes along the rows of each unit, one to a few pixels wide."""
-    y_HW, x_HW = np.indices(angle_HW.shape)
-    across_HW = y_HW * np.cos(angle_HW) - x_HW * np.sin(angle_HW) + 37.0 * unit_HW
-    profile = np.convolve(rng.standard_normal(4099), [0.25, 0.5, 0.25], mode="same") * 1.6
-    stripes_HW: np.ndarray = profile[np.round(across_HW * 1.5).astype(np.int64) % profile.size]
-    return stripes_HW
-
-
-def _headland(parcels_HW: np.ndarray) -> np.ndarray:
-    """Find the pixels of parcels that touch another parcel or open land."""
-    edge_HW = np.zeros(parcels_HW.shape, bool)
-    down, right = parcels_HW[1:] != parcels_HW[:-1], parcels_HW[:, 1:] != parcels_HW[:, :-1]
-    edge_HW[1:] |= down
-    edge_HW[:-1] |= down
-    edge_HW[:, 1:] |= right
-    edge_HW[:, :-1] |= right
-    return edge_HW & (parcels_HW > 0)
-
-
 class Scene:
     """The clear images of a season.
 
@@ -370,17 +331,33 @@ class Scene:
         days_T: np.ndarray,
         options: SimulationOptions,
         rng: np.random.Generator,
+        style: Style,
     ) -> None:
         self.size, self.days_T = landscape.parcels_HW.shape, days_T
-        material_U = landscape.material_U
+        material_U, real = landscape.material_U, style.real
+        farming = draw_farming(style, rng) if style.growth else Farming()
         self.footprints = footprints(landscape.units_YX, material_U.size)
-        phenology = Phenology(material_U, landscape.parcel_U, climate, rng)
-        surfaces = make_surfaces(material_U, landscape.parcel_U, region.soil, rng)
+        phenology = Phenology(
+            material_U,
+            landscape.parcel_U,
+            climate,
+            rng,
+            farming,
+            field_U=landscape.field_U,
+            grass_kinds="grassland" in style.growth,
+        )
+        owner_U = landscape.field_U if real else landscape.parcel_U
+        surfaces = make_surfaces(material_U, owner_U, region.soil, rng, farming.spread)
         self.effects_TUKC = _effects(phenology, surfaces, days_T, _wetness(days_T, climate, rng))
-        self.fields_KHW = variation_fields(landscape, options.heterogeneity, rng)
+        if real:
+            unevenness = style.unevenness * options.heterogeneity
+            self.fields_KHW = real_variation(landscape, unevenness, style.growth, rng)
+        else:
+            self.fields_KHW = variation_fields(landscape, options.heterogeneity, rng)
         self.coarse_fields_KHW = pool(self.fields_KHW)
         self.relief_HW = relief(landscape, options.heterogeneity, rng)
         self.shades_LHW = shades(landscape)
+        self.tall_m = rng.uniform(6, 16) if real else _TALL_M
         snowless_U = np.isin(material_U, [*TALL, Material.WATER]).astype(np.float32)
         self.snowless_HW = (self.footprints.fine_PU @ snowless_U).reshape(self.size)
 
@@ -400,12 +377,25 @@ class Scene:
 
     def _light(self, index: int) -> np.ndarray:
         """Compute the share of light that reaches each pixel past trees and houses, float32."""
-        pixels = _TALL_M / np.tan(np.radians(sun_elevation(float(self.days_T[index])))) / PIXEL_M
+        pixels = (
+            self.tall_m / np.tan(np.radians(sun_elevation(float(self.days_T[index])))) / PIXEL_M
+        )
         whole = min(int(pixels), LONGEST_SHADE - 1)
         part = min(pixels - whole, 1.0)
         shade_HW = (1 - part) * self.shades_LHW[whole] + part * self.shades_LHW[whole + 1]
         light_HW: np.ndarray = 1 - np.float32(_SHADE_DEPTH) * shade_HW.astype(np.float32)
         return light_HW
+
+
+def draw_farming(style: Style, rng: np.random.Generator) -> Farming:
+    """Draw how fields differ in one season."""
+    growth, lead = style.growth, rng.uniform(10, 15)
+    return Farming(
+        spread=rng.uniform(1.1, 1.9) if "neighbours" in growth else 1.0,
+        catch_crops="catch-crops" in growth,
+        staged="staged" in growth,
+        lead=(lead, lead * rng.uniform(0.2, 0.7)) if "cereals" in growth else None,
+    )
 
 
 def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndarray) -> np.ndarray:

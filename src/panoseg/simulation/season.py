@@ -7,25 +7,40 @@ every year. Shape suffixes: T dates, C bands in the order of ``PASTIS_BANDS``, H
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from panoseg.errors import ConfigError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, season_span
-from panoseg.simulation.atmosphere import Sky, apply_sky, draw_skies, sun_elevation
+from panoseg.simulation.atmosphere import (
+    MISSING,
+    Sky,
+    apply_sky,
+    apply_steps,
+    draw_skies,
+    sun_elevation,
+)
+from panoseg.simulation.countryside import make_countryside
+from panoseg.simulation.growth import Climate
 from panoseg.simulation.landscape import (
     PIXEL_M,
     Landscape,
-    check_layout,
-    landscape_of_parcels,
     make_landscape,
     region_of,
 )
-from panoseg.simulation.options import Region, SimulationOptions
-from panoseg.simulation.phenology import Climate
+from panoseg.simulation.layout import Layout, check_layout, landscape_of_parcels
+from panoseg.simulation.options import VOID, Region, SimulationOptions
 from panoseg.simulation.scene import Scene
-from panoseg.simulation.sensor import RESAMPLINGS, deliver, shift
+from panoseg.simulation.sensor import (
+    COARSE_BANDS,
+    RESAMPLINGS,
+    composite,
+    deliver,
+    shift,
+    slide,
+)
+from panoseg.simulation.style import Style, draw_style
 
 _REVISIT_DAYS = 5
 _WINTER = (75, 190)  # days
@@ -54,7 +69,7 @@ class Season:
     """One simulated season of a piece of land."""
 
     images_TCHW: np.ndarray
-    """int16, reflectance x 10 000, 1..20 000."""
+    """int16, reflectance x 10 000, 1..20 000; 0 where a swath ends."""
     dates: tuple[datetime.date, ...]
     """Date of each image, ascending."""
     classes_HW: np.ndarray
@@ -62,7 +77,11 @@ class Season:
     parcels_HW: np.ndarray
     """int32, number of the parcel at each pixel, 0 for none."""
     cloud_THW: np.ndarray
-    """uint8, ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS`` or ``SNOW`` of ``atmosphere``."""
+    """uint8, ``CLEAR``, ``CLOUD``, ``SHADOW``, ``CIRRUS``, ``SNOW`` or ``MISSING`` of
+    ``atmosphere``.
+    """
+    cover_HW: np.ndarray | None
+    """uint8, ``LandCover`` of most of each pixel; None where the options do not ask for it."""
     region: str
     """Kind of countryside."""
     origin: tuple[float, float]
@@ -75,16 +94,6 @@ class Season:
         (left, top), (height, width) = self.origin, self.parcels_HW.shape
         right, bottom = left + width * PIXEL_M, top - height * PIXEL_M
         return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A given map of parcels."""
-
-    parcels_HW: np.ndarray
-    """Integers, number of the parcel at each pixel, 0 for none."""
-    classes_HW: np.ndarray | None = None
-    """Integers, PASTIS class ids 0..19; None to draw crops."""
 
 
 def simulate_season(
@@ -107,19 +116,29 @@ def simulate_season(
     """
     options = options or SimulationOptions()
     check_size(size)
-    land_rng, time_rng, cover_rng, sky_rng, sensor_rng = np.random.default_rng(seed).spawn(5)
+    rngs = np.random.default_rng(seed).spawn(6)
+    land_rng, time_rng, cover_rng, sky_rng, sensor_rng, style_rng = rngs
     region_name, region = region_of(options, land_rng)
-    landscape = _landscape(size, region, options, layout, land_rng)
+    style = draw_style(options, region, style_rng)
+    landscape = _landscape(size, region, style, options, layout, land_rng)
+    if style.mislabelled:
+        landscape = _mislabelled(landscape, style.mislabelled, style_rng)
     days_T = _days(options, time_rng)
     delay = np.clip(region.delay + time_rng.normal(0, 7), -options.shift_days, options.shift_days)
     climate = Climate(float(delay), float(time_rng.beta(1.2, 1.8)))
-    scene = Scene(landscape, region, climate, days_T, options, cover_rng)
-    instrument = _Instrument(options, sky_rng, sensor_rng)
+    scene = Scene(landscape, region, climate, days_T, options, cover_rng, style)
+    instrument = _Instrument(options, style, sky_rng, sensor_rng)
     images_TCHW = np.empty((days_T.size, len(PASTIS_BANDS), *size), np.int16)
     cloud_THW = np.empty((days_T.size, *size), np.uint8)
     for index, sky in enumerate(draw_skies(days_T, options, sky_rng)):
         image_CHW, cloud_THW[index] = instrument.observe(scene, index, sky)
         images_TCHW[index] = np.clip(image_CHW, 1, 20_000)
+        if "swath-edges" in style.weather:
+            images_TCHW[index][:, cloud_THW[index] == MISSING] = 0
+    if style.composites != "none":
+        images_TCHW, cloud_THW, days_T = composite(
+            images_TCHW, cloud_THW, days_T, best=style.composites == "best"
+        )
     start, _ = season_span(options.harvest_year)
     dates = tuple(start + datetime.timedelta(days=int(day)) for day in days_T)
     origin = _origin(region, land_rng)
@@ -129,6 +148,7 @@ def simulate_season(
         landscape.classes_HW,
         landscape.parcels_HW,
         cloud_THW,
+        landscape.cover_HW if style.land_cover else None,
         region_name,
         origin,
     )
@@ -179,10 +199,13 @@ def _origin(region: Region, rng: np.random.Generator) -> tuple[float, float]:
 def _landscape(
     size: tuple[int, int],
     region: Region,
+    style: Style,
     options: SimulationOptions,
     layout: Layout | np.ndarray | None,
     rng: np.random.Generator,
 ) -> Landscape:
+    if layout is None and style.real:
+        return make_countryside(size, region, style, options, rng)
     if layout is None:
         return make_landscape(size, region, options, rng)
     if not isinstance(layout, Layout):
@@ -191,31 +214,75 @@ def _landscape(
     return landscape_of_parcels(layout.parcels_HW, layout.classes_HW, region, options, rng)
 
 
+def _mislabelled(landscape: Landscape, share: float, rng: np.random.Generator) -> Landscape:
+    """Give some fields the class of another, as registers do."""
+    numbers, first = np.unique(landscape.parcels_HW, return_index=True)
+    classes = landscape.classes_HW.ravel()[first]
+    crops = (numbers > 0) & (classes > 0) & (classes != VOID)
+    wrong = crops & (rng.random(numbers.size) < share)
+    if crops.any():
+        classes[wrong] = rng.choice(classes[crops], int(wrong.sum()))
+    classes_HW = classes[np.searchsorted(numbers, landscape.parcels_HW)]
+    return replace(landscape, classes_HW=classes_HW)
+
+
 class _Instrument:
     """The satellite: what it delivers of a scene under weather, shifts, drift and noise."""
 
     def __init__(
         self,
         options: SimulationOptions,
+        style: Style,
         sky_rng: np.random.Generator,
         sensor_rng: np.random.Generator,
     ) -> None:
-        self.options, self.sky_rng, self.sensor_rng = options, sky_rng, sensor_rng
+        self.style, self.noise = style, options.noise
+        self.sky_rng, self.sensor_rng = sky_rng, sensor_rng
         self.resampling = options.resampling or str(sensor_rng.choice(list(RESAMPLINGS)))
         # Shift of the whole season, pixels down and right.
-        self.offset = sensor_rng.normal(0, 1.5 * options.registration, 2)
+        self.offset = sensor_rng.normal(0, 1.5 * style.registration, 2)
+        self.gain_C = np.ones(len(PASTIS_BANDS))
+        if style.gain:
+            self.gain_C += sensor_rng.normal(0, style.gain, self.gain_C.size).clip(-0.5, 0.5)
+        self.view = sensor_rng.uniform(0.02, 0.08) if "view-angle" in style.weather else 0.0
 
     def observe(self, scene: Scene, index: int, sky: Sky) -> tuple[np.ndarray, np.ndarray]:
         """Return one date as delivered, float32 C x H x W, and the truth of the sky, uint8."""
-        rng, noise, registration = self.sensor_rng, self.options.noise, self.options.registration
+        rng, noise, weather = self.sensor_rng, self.noise, self.style.weather
         day = float(scene.days_T[index])
         image_CHW = scene.image(index)
         drift_C = 1 + noise * (rng.normal(0, 0.03) + rng.normal(0, 0.012, len(PASTIS_BANDS)))
         low_sun = 1 - 0.005 * max(0.0, 42 - sun_elevation(day))
-        image_CHW *= (drift_C * low_sun).astype(np.float32)[:, None, None]
-        if registration:
-            down, right = (self.offset + rng.normal(0, registration, 2)).clip(-0.9, 0.9)
-            image_CHW = shift(image_CHW, float(down), float(right))
+        if self.view:  # two orbits look from two sides
+            drift_C = drift_C * (1 + self.view * (-1) ** (int(day) // 5) * rng.uniform(0.5, 1))
+        image_CHW *= (self.gain_C * drift_C * low_sun).astype(np.float32)[:, None, None]
+        image_CHW = self._shifted(image_CHW)
         truth_HW = apply_sky(image_CHW, sky, day, scene.snowless_HW, self.sky_rng)
+        if weather:
+            apply_steps(image_CHW, truth_HW, weather, self.sky_rng)
         deliver(image_CHW, self.resampling, noise, rng)
         return image_CHW, truth_HW
+
+    def _shifted(self, image_CHW: np.ndarray) -> np.ndarray:
+        """Shift a date as a whole, and its 20 m bands against its 10 m bands."""
+        rng, style = self.sensor_rng, self.style
+        if style.registration:
+            by = self.offset + rng.normal(0, style.registration, 2)
+            if not style.real:
+                down, right = by.clip(-0.9, 0.9)
+                image_CHW = shift(image_CHW, float(down), float(right))
+        else:
+            by = np.zeros(2)
+        if style.far_shifts and rng.random() < style.far_shifts:
+            turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(1, 1.5)
+            more = far * np.array([np.sin(turn), np.cos(turn)])
+            by = by + more if style.real else more
+        elif not style.real:
+            by = np.zeros(2)
+        if by.any():
+            image_CHW = slide(image_CHW, *by.clip(-2, 2).tolist())
+        if style.band_shift:
+            coarse = list(COARSE_BANDS)
+            moved = rng.normal(0, style.band_shift, 2).clip(-1, 1)
+            image_CHW[coarse] = slide(image_CHW[coarse], *moved.tolist())
+        return image_CHW

@@ -128,6 +128,25 @@ def shift(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
     return image_CHW
 
 
+def slide(image_CHW: np.ndarray, down: float, right: float) -> np.ndarray:
+    """Move an image by up to two pixels with three taps, which blur less than two; edges repeat."""
+    for axis, by in ((1, down), (2, right)):
+        whole = round(by)
+        part = by - whole
+        if whole:
+            size = image_CHW.shape[axis]
+            image_CHW = image_CHW.take(np.clip(np.arange(size) - whole, 0, size - 1), axis)
+        if abs(part) > 1e-6:
+            view = np.moveaxis(image_CHW, axis, -1)
+            moved = (1 - part**2) * view
+            moved[..., 1:] += np.float32(0.5 * part * (part + 1)) * view[..., :-1]
+            moved[..., :-1] += np.float32(0.5 * part * (part - 1)) * view[..., 1:]
+            moved[..., 0] += np.float32(0.5 * part * (part + 1)) * view[..., 0]
+            moved[..., -1] += np.float32(0.5 * part * (part - 1)) * view[..., -1]
+            image_CHW = np.moveaxis(moved, -1, axis)
+    return image_CHW
+
+
 def deliver(image_CHW: np.ndarray, resampling: str, noise: float, rng: np.random.Generator) -> None:
     """Average 20 m bands, add noise and resample them to 10 m, in place.
 
@@ -151,3 +170,43 @@ def _noisy(image_CHW: np.ndarray, factor: float, rng: np.random.Generator) -> np
     noise = rng.standard_normal(image_CHW.shape, dtype=np.float32)
     noise *= factor * (9 + 0.009 * np.abs(image_CHW))
     return image_CHW + noise
+
+
+_MONTH_DAYS = 30.4
+
+
+def composite(
+    images_TCHW: np.ndarray, cloud_THW: np.ndarray, days_T: np.ndarray, *, best: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Make one image a month of the dates of a season.
+
+    Args:
+        images_TCHW: int16, reflectance x 10 000.
+        cloud_THW: The truth of the sky, 0 where it is clear.
+        days_T: Day of each date, ascending.
+        best: Take the clearest date of each month, in place of the median of clear pixels.
+
+    Returns:
+        The images, the truth of the sky (the least cloudy of the month), and the days.
+    """
+    month_T = (days_T / _MONTH_DAYS).astype(int)
+    images, clouds, days = [], [], []
+    for month in np.unique(month_T):
+        of_month = np.flatnonzero(month_T == month)
+        clearest = of_month[(cloud_THW[of_month] == 0).mean((1, 2)).argmax()]
+        if best or of_month.size == 1:
+            images.append(images_TCHW[clearest])
+            clouds.append(cloud_THW[clearest])
+            days.append(int(days_T[clearest]))
+            continue
+        clear_KHW = cloud_THW[of_month] == 0
+        count_HW = clear_KHW.sum(0)
+        # Clouded values sort last; a pixel that is never clear takes the median of all.
+        hidden_KHW = ~clear_KHW & (count_HW > 0)
+        values = np.where(hidden_KHW[:, None], np.int16(32767), images_TCHW[of_month])
+        values.sort(axis=0)
+        middle_HW = (np.where(count_HW > 0, count_HW, of_month.size) - 1) // 2
+        images.append(np.take_along_axis(values, middle_HW[None, None], 0)[0])
+        clouds.append(np.where(count_HW > 0, 0, cloud_THW[clearest]).astype(np.uint8))
+        days.append(int(_MONTH_DAYS * (month + 0.5)))
+    return np.stack(images), np.stack(clouds), np.array(days)

@@ -5,7 +5,7 @@ A patch depends only on the seed, its number and the options.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from panoseg.data.pastis_files import (
     read_json,
     save_images,
     save_labels,
+    save_land_cover,
     save_metadata,
     save_normalisation,
 )
@@ -108,7 +109,7 @@ def write_patches(
         "version": _VERSION,
         "size": size,
         "seed": seed,
-        "options": asdict(options),
+        "options": options.contents(),
         "maps": [str(path) for path in maps],
     }
     names = [str(FIRST_ID + number) for number in range(patches)]
@@ -194,6 +195,8 @@ class _PastisForm:
         save_labels(
             folder, FIRST_ID + number, season.classes_HW, season.parcels_HW, centres=self.centres
         )
+        if season.cover_HW is not None:
+            save_land_cover(folder, FIRST_ID + number, season.cover_HW)
         return _record(number, season)
 
     def finish(self, folder: Path, records: list[dict[str, Any]]) -> None:
