@@ -52,8 +52,8 @@ def evaluate(
         prediction_folder: Folder with the PNG files of the predictions; same default.
         strict: Ignore predictions on every crowd of their class, not only on the last one listed,
             and count the areas of the truth instead of reading them from the JSON.
-        missing: What becomes of an image without prediction: it is left out, with exit code 2, or
-            scored as wrong, all its segments missed.
+        missing: What to do with an image without prediction: leave it out, with exit code 2, or score
+            it as wrong, with all its segments missed.
         json: Write the scores to this file too.
         processes: Processes; by default up to one for each core, as the work requires.
     """
@@ -173,11 +173,12 @@ def convert(
             is no class where a class has the id 0.
         overlap: Which of two detections that overlap gets the pixels that they share: the one that
             is first or last in the file, or the smallest; by default the image is left out.
-        crowds: Keep crowds (iscrowd 1), which are neither learned nor scored; --no-crowds takes
-            them for objects.
+        crowds: Keep crowds (iscrowd 1), which are neither learned nor scored; --no-crowds treats
+            them as objects.
         processes: Processes; by default up to one for each core, as the work requires.
     """
-    from panoseg.coco.convert import ConvertOptions, convert_coco
+    from panoseg.coco.convert import convert_coco
+    from panoseg.coco.forms import ConvertOptions
 
     options = ConvertOptions(things_only, things_as, colours, void, overlap, crowds)
     written = convert_coco(

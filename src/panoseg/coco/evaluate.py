@@ -34,7 +34,7 @@ from panoseg.panoptic.segments import Overlap, overlap_of_colours
 from panoseg.progress import track
 
 Missing = Literal["leave-out", "wrong"]
-"""What becomes of an image without prediction."""
+"""What to do with an image without prediction."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ def evaluate_coco(
         strict: Ignore predictions on all crowds, and count areas in the raster. By default the
             result is as published: predictions are ignored only on the last crowd of a class, and
             the areas stated in the truth are used, with a note if they are wrong.
-        missing: What becomes of an image without prediction, in the JSON or as a PNG file:
+        missing: What to do with an image without prediction, in the JSON or as a PNG file:
             "leave-out" makes it a failure, "wrong" scores all its segments as missed.
         processes: See ``over_images``.
 

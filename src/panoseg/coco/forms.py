@@ -64,7 +64,7 @@ class ConvertOptions:
     overlap: Overlaps = "error"
     """Detections to panoptic: which one gets the pixels that several share."""
     crowds: bool = True
-    """Detections to panoptic: keep crowds (iscrowd 1); False takes them for objects."""
+    """Detections to panoptic: keep crowds (iscrowd 1); False treats them as objects."""
 
     def __post_init__(self) -> None:
         for name, value, highest in (
