@@ -52,8 +52,8 @@ def evaluate(
         prediction_folder: Folder with the PNG files of the predictions; same default.
         strict: Ignore predictions on every crowd of their class, not only on the last one listed,
             and count the areas of the truth instead of reading them from the JSON.
-        missing: What to do with an image without prediction: leave it out, with exit code 2, or score
-            it as wrong, with all its segments missed.
+        missing: What to do with an image without prediction: leave it out, with exit code 2, or
+            score it as wrong, with all its segments missed.
         json: Write the scores to this file too.
         processes: Processes; by default up to one for each core, as the work requires.
     """
