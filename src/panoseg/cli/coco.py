@@ -170,7 +170,7 @@ def convert(
             named other.
         colours: Write semantic PNG files in the colours of the classes instead of their ids.
         void: Class that means void in two-channel files; by default 0, or the highest number that
-            is no class where a class has the id 0.
+            is not a class where a class has the id 0.
         overlap: Which of two detections that overlap gets the pixels that they share: the one that
             is first or last in the file, or the smallest; by default the image is left out.
         crowds: Keep crowds (iscrowd 1), which are neither learned nor scored; --no-crowds treats

@@ -203,7 +203,7 @@ class CocoAnnotations:
             table: The classes if the JSON has no categories, which predictions may lack.
 
         Raises:
-            PanopticFormatError: The file is no panoptic JSON.
+            PanopticFormatError: The file is not a panoptic JSON.
         """
         file = CocoJson.open(path)
         if file.annotations is None:

@@ -59,7 +59,7 @@ class ConvertOptions:
     """Semantic form: draw the colours of the classes instead of their ids."""
     void: int | None = None
     """Two-channel form: the class of void pixels, 0..255. None takes 0, or the highest number that
-    is no class where a class has the id 0.
+    is not a class where a class has the id 0.
     """
     overlap: Overlaps = "error"
     """Detections to panoptic: which one gets the pixels that several share."""

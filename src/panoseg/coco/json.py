@@ -71,7 +71,7 @@ class CocoJson:
             bare: The key that an array stands for if the file consists of it alone.
 
         Raises:
-            PanopticFormatError: The file cannot be read, or is no JSON.
+            PanopticFormatError: The file cannot be read, or is not JSON.
         """
         path = Path(path)
         try:
@@ -221,7 +221,7 @@ def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) ->
 
     Raises:
         KeyError: The row does not have the key.
-        PanopticFormatError: The value is no integer, or out of bounds.
+        PanopticFormatError: The value is not an integer, or out of bounds.
 
     >>> whole_number({"id": 7}, "id", 1, 9)
     7
@@ -262,7 +262,7 @@ class _Reader:
         self._fill(READ_BYTES)
 
     def next(self) -> str:
-        """Return the next character that is no space, empty at the end."""
+        """Return the next character that is not a space, empty at the end."""
         while True:
             found = _SPACE.match(self._window, self._at)
             self._advance(found.end() if found else self._at)

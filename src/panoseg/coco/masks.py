@@ -33,7 +33,7 @@ def check_size(height: object, width: object) -> tuple[int, int]:
     """Return the size of an image.
 
     Raises:
-        PanopticFormatError: A side is no positive integer, or there are over 67 million pixels.
+        PanopticFormatError: A side is not a positive integer, or there are over 67 million pixels.
     """
     if (
         type(height) is not int

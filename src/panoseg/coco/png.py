@@ -85,7 +85,7 @@ def decode_ids(data: bytes, path: Path) -> np.ndarray:
         path: Name of the file in messages.
 
     Raises:
-        PanopticFormatError: The bytes are no whole PNG of ids.
+        PanopticFormatError: The bytes are not a complete PNG of ids.
     """
     _check_png(data, path)
     return colours_to_ids(_decode_colours(data, path))
@@ -120,7 +120,7 @@ def open_png(path: Path) -> Image.Image:
     """Open and decode a PNG file of any kind.
 
     Raises:
-        PanopticFormatError: The file is no PNG, is cut, or has more than 67 million pixels.
+        PanopticFormatError: The file is not a PNG, is truncated, or has more than 67 million pixels.
     """
     return _decode(path, _read_whole(path))
 
@@ -129,7 +129,7 @@ def png_name(name: object) -> str:
     """Return the name of an image's PNG file, which keeps folders and dots.
 
     Raises:
-        PanopticFormatError: The name is no text, leaves its folder, or is invalid in file systems.
+        PanopticFormatError: The name is not text, leaves its folder, or is invalid in file systems.
 
     >>> png_name("000000142238.jpg"), png_name("val/field.one.jpg"), png_name("v1.2")
     ('000000142238.png', 'val/field.one.png', 'v1.2.png')

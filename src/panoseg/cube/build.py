@@ -356,7 +356,7 @@ def build_cube(
             farther from it than the margin.
         bands: Bands of the cube.
         title: Title in its attributes.
-        left_out: Items that are no scenes, with the reason, for the report.
+        left_out: Items that are not scenes, with the reason, for the report.
         notes: Sentences for the report.
 
     Raises:

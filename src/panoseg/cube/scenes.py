@@ -74,7 +74,7 @@ def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
     The grid has the coordinate system of most scenes and the finest pixels, and covers all scenes.
 
     Raises:
-        CubeError: A file is no raster, or has no coordinate system.
+        CubeError: A file is not a raster, or has no coordinate system.
     """
     import odc.stac
 

@@ -118,7 +118,7 @@ def number_parcels(
     Args:
         parcel_ids_HW: Integers, identifier of the parcel at each pixel, 0 for none.
         classes_HW: Integers, class of each pixel.
-        background: Class whose parcels are no instances.
+        background: Class whose parcels are not instances.
 
     Returns:
         int32 H x W, 1.. for parcels, 0 elsewhere.

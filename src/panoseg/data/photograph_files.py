@@ -47,7 +47,7 @@ def read_photograph(path: Path | str) -> np.ndarray:
         uint8, H x W x 3, upright.
 
     Raises:
-        DatasetError: The file is no image, or too large.
+        DatasetError: The file is not an image, or too large.
     """
     return np.asarray(decode_photograph(read_bytes(Path(path)), path))
 
@@ -79,7 +79,7 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
         name: Name of the file, for messages.
 
     Raises:
-        DatasetError: The bytes are no image, cut, or have more than 67 million pixels.
+        DatasetError: The bytes are not an image, are truncated, or have more than 67 million pixels.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -38,7 +38,7 @@ def write_pieces(
         names: Name of each piece, by number.
         write: Writes the files of a piece, given folder and number, and returns what the tables
             need of it, JSON-ready. It is pickled for other processes.
-        workers: Number of processes; None takes one a core.
+        workers: Number of processes; None takes one per core.
         kind: What the folder holds, in a word.
         verb: What is being done, for the progress bar.
 

@@ -250,7 +250,7 @@ def check_size(path: Path, found: tuple[int, ...], expected: tuple[int, ...]) ->
 
 
 def known_classes(path: Path, labels_HW: np.ndarray, table: ClassTable) -> np.ndarray:
-    """Return labels as int64; raise ``DatasetError`` where one is no class of the table."""
+    """Return labels as int64; raise ``DatasetError`` where one is not a class of the table."""
     classes_HW = labels_HW.astype(np.int64)
     unknown = sorted(set(np.unique(classes_HW).tolist()) - {entry.id for entry in table.classes})
     if unknown:

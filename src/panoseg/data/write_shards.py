@@ -68,7 +68,7 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
         data: A folder in COCO's layout.
         out: A new or empty folder, or a URL.
         shards: Number of shards of the largest split; those of other splits are about as large.
-        processes: Number of processes, by default one a core.
+        processes: Number of processes, by default one per core.
 
     Raises:
         ConfigError: The number of shards or processes is impossible.

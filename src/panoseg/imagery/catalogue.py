@@ -225,7 +225,7 @@ class _RetryingIO(StacApiIO):
 def _open(catalogue: Catalogue) -> Client:
     try:
         return Client.open(catalogue.url, stac_io=_RetryingIO())
-    except Exception as error:  # pystac raises anything for a URL that is no catalogue
+    except Exception as error:  # pystac raises anything for a URL that is not a catalogue
         raise _no_answer(catalogue, error) from error
 
 
@@ -332,7 +332,7 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
         The scenes, and of each broken item id and reason.
 
     Raises:
-        CatalogueError: The file is no item collection.
+        CatalogueError: The file is not an item collection.
     """
     path = Path(path)
     try:

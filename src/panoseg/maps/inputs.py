@@ -48,7 +48,7 @@ class GivenWeights:
         """Read the card of a folder of weights, or of those in the package for None.
 
         Raises:
-            WeightsError: They are no weights, or cannot make a map of parcels.
+            WeightsError: They are not weights, or cannot make a map of parcels.
         """
         if isinstance(given, GivenWeights):
             return given

@@ -64,7 +64,7 @@ def parcels_of(
     """Turn the things of a segmentation into a table of parcels, whose outlines are a coverage.
 
     Args:
-        segmentation: Segments; those of stuff classes are no parcels.
+        segmentation: Segments; those of stuff classes are not parcels.
         transform: From pixels (column, row) to map units, in metres.
         crs: Coordinate system, in any form that geopandas reads.
         table: The classes.

@@ -37,7 +37,7 @@ _CORNERS = ((1, 1), (1, -1))
 def class_boundaries(classes_BHW: Tensor, neighbours: Neighbours = 4) -> Tensor:
     """Mark the pixels that have a neighbour of another class: bool, B x H x W.
 
-    Pixels outside the image are no neighbours.
+    Pixels outside the image are not neighbours.
 
     Args:
         classes_BHW: Integers of any value.

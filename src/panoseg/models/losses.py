@@ -234,7 +234,7 @@ class SemanticLoss:
         table: Says how many classes there are, which is void and which background.
 
     Raises:
-        ConfigError: Weights or shares are not one a class.
+        ConfigError: Weights or shares are not one per class.
     """
 
     def __init__(

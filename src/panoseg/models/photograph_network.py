@@ -406,7 +406,7 @@ def panoptics(
     thresholds: MergeThresholds,
     table: ClassTable,
 ) -> list[Panoptic]:
-    """Return ``merged`` as segmentations with their tables, one an image.
+    """Return ``merged`` as segmentations with their tables, one per image.
 
     This is the only step that waits for the device.
     """

@@ -145,7 +145,7 @@ class _Parcels:
         """Return the parcel of each pixel by its owner, and the claims of other tiles.
 
         If the owner of a pixel has the claimed parcel too, but gives the pixel to no parcel, it has
-        drawn the border of the parcel there: this is no claim.
+        drawn the border of the parcel there: this is not a claim.
 
         Returns:
             Parcel of each pixel (int64, H x W, 0 = none), and pixel and parcel of each claim

@@ -329,7 +329,7 @@ def describe(
 
 
 def summary_text(summary: DatasetSummary) -> str:
-    """Facts of a dataset, one a line, and a table of its classes."""
+    """Facts of a dataset, one per line, and a table of its classes."""
     facts = {
         "patches": _patches(summary),
         "parts": ", ".join(f"{count:,} in {part}" for part, count in summary.parts.items()),

@@ -192,7 +192,7 @@ def _displayed(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 _POSITION = ("epoch", "step", "split", "learning_rate")
-"""Columns of the log that are no curves."""
+"""Columns of the log that are not curves."""
 
 
 def draw_curves(rows: Sequence[Mapping[str, str]], path: Path) -> None:

@@ -215,7 +215,7 @@ def _draw_classes(
 
 
 def _write_columns(axes: Axes, columns: Mapping[str, Iterable[str]]) -> None:
-    """Numbers to the right of horizontal bars, one a bar, under their heading."""
+    """Numbers to the right of horizontal bars, one per bar, under their heading."""
     where: dict[str, Any] = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": 9}
     for place, (heading, texts) in zip((1.08, 1.19), columns.items(), strict=True):
         row = -1

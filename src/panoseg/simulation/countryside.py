@@ -1,7 +1,7 @@
 """Draw the land of the style "real": fields between villages, woods, waters, yards and idle land.
 
 Where what lies is drawn first, as a map of uses; streams and roads cut the land; a piece is cut on
-until it has one use, and is filled with that. Much of what is no field is as finely cut as the
+until it has one use, and is filled with that. Much of what is not a field is as finely cut as the
 fields themselves. Materials outside fields come from a small stock of units, so that a village of
 hundreds of houses costs no more than a few fields.
 

@@ -113,7 +113,7 @@ _SEALED: dict[int, np.ndarray] = {
     Material.PANEL: _spectrum(560, 520, 500, 520, 560, 600, 640, 680, 760, 640),
     Material.GLASS: _spectrum(1500, 1700, 1750, 1900, 2200, 2350, 2450, 2500, 2000, 1600),
 }
-"""Reflectance of ground that is no soil."""
+"""Reflectance of ground that is not soil."""
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class Settlement(Plan):
         return drawn
 
     def grounds(self, kind: str, cells_N: np.ndarray, angle: float) -> None:
-        """Fill a piece with one of the kinds of land that are no fields and no houses."""
+        """Fill a piece with one of the kinds of land that are neither fields nor houses."""
         if not cells_N.size:
             return
         rng, outside = self.rng, self.among_houses

@@ -163,7 +163,7 @@ def write_pastis(
         size: Height and width in pixels.
         seed: The same seed gives the same patches.
         options: How seasons are simulated.
-        workers: Number of processes; None takes one a core.
+        workers: Number of processes; None takes one per core.
         parcel_maps: A folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and
             mirrored.
         centres: Write the centre targets too, which readers otherwise compute.

@@ -53,7 +53,7 @@ def write_photographs(
         size: Height and width in pixels.
         seed: The same seed gives the same photographs.
         options: How they are simulated.
-        workers: Number of processes; None takes one a core.
+        workers: Number of processes; None takes one per core.
 
     Raises:
         OutputError: The folder cannot be written, or holds something else.

@@ -130,7 +130,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read a file of ``save_checkpoint``, without running code from it.
 
     Raises:
-        WeightsError: It is no checkpoint.
+        WeightsError: It is not a checkpoint.
     """
     content = load_tensors(path, _ADVICE)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

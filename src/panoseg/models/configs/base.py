@@ -25,7 +25,7 @@ LARGEST_SIZE = 4096
 below a full memory.
 """
 MOST_SIZES = 12
-"""The most entries of an option that is a list of sizes, for example one a level."""
+"""The most entries of an option that is a list of sizes, for example one per level."""
 
 Inputs = Literal["season", "photograph"]
 Answers = Literal["panoptic", "semantic", "instances"]
