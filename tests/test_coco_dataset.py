@@ -508,7 +508,7 @@ DAMAGES = {
         {"name": "0002.jpg", "image": encoded(colours(IDS), "JPEG")[:-200]},
         r"0002\.jpg .*runcated",
     ),
-    "an image that is none": ({"image": b"hello"}, r"0002\.png .*it is no image"),
+    "an image that is none": ({"image": b"hello"}, r"0002\.png .*it is not an image"),
     "a decompression bomb": (
         {"image": bomb()},
         r"0002\.png: .*60000 x 60000 pixels|more than 67108864 pixels",
@@ -540,15 +540,15 @@ DAMAGES = {
                 {**instance(MASK, CAT), "segmentation": {"size": [HEIGHT, WIDTH], "counts": "~~"}}
             ]
         },
-        "counts are no compressed run lengths",
+        "counts are not compressed run lengths",
     ),
     "an instance of stuff": (
         {"instances": [instance(MASK, SKY)]},
-        f"category {SKY} is no thing",
+        f"category {SKY} is not a thing",
     ),
     "an instance of an unknown category": (
         {"instances": [instance(MASK, 99)]},
-        "category 99 is no thing",
+        "category 99 is not a thing",
     ),
     "an instance without a mask": ({"instances": [{"category_id": CAT}]}, "no 'segmentation'"),
 }
@@ -573,7 +573,7 @@ def test_a_loader_raises_the_line_of_its_worker(tmp_path):
     loader = make_loader(dataset, 1, collate=collate_photographs, workers=1)
     batches = iter(loader)
     assert next(batches).names == ("0001",)
-    with pytest.raises(DatasetError, match=r"0002\.png .*it is no image"):
+    with pytest.raises(DatasetError, match=r"0002\.png .*it is not an image"):
         next(batches)
 
 

@@ -173,9 +173,9 @@ def refusal(path) -> str:
         ("[1", "the end where , belongs"),
         ('{"annotations": [], "categories": []} x', "more behind the end"),
         ('{"annotations": [], "annotations": []}', "occurs twice"),
-        ('{"annotations": {"image_id": 1}}', "annotations are no array"),
-        ('{"annotations": [{"image_id": NaN}]}', "NaN, which is no number"),
-        ('{"annotations": [{"image_id": -Infinity}]}', "-Infinity, which is no number"),
+        ('{"annotations": {"image_id": 1}}', "annotations are not an array"),
+        ('{"annotations": [{"image_id": NaN}]}', "NaN, which is not a number"),
+        ('{"annotations": [{"image_id": -Infinity}]}', "-Infinity, which is not a number"),
         ('{"annotations": [' + "[" * 100000, "recursion"),
         ('{"annotations": [{"image_id": ' + "9" * 5000 + "}]}", "Exceeds the limit"),
         ('{"images": []}', "has no annotations"),
@@ -387,7 +387,7 @@ def test_grey_is_what_an_optimiser_makes_of_grey_colours(written):
 def test_a_picture_that_is_no_picture(written):
     (written.parent / "truth" / "two.png").write_text("no picture")
     with pytest.raises(
-        PanopticFormatError, match="it is no PNG; it cannot be read as a PNG of segment ids"
+        PanopticFormatError, match="it is not a PNG; it cannot be read as a PNG of segment ids"
     ):
         CocoAnnotations.open(written).read(2)
 

@@ -181,7 +181,7 @@ def test_ids_of_images_that_are_text_on_one_side_are_shown(tmp_path, capsys):
         ([{"category_id": "1"}], {}, 'annotation 1: the unknown category "1" is used (it has 1, a'),
         ([{"iscrowd": "1"}], {}, 'annotation 1: iscrowd "1" of 1 is neither 0 nor 1'),
         ([{"segmentation": "12"}], {}, 'annotation 1: segmentation "12" is neither'),
-        ([{"segmentation": [[4, 5, 20, 30]]}], {}, "annotation 1: a polygon is no list"),
+        ([{"segmentation": [[4, 5, 20, 30]]}], {}, "annotation 1: a polygon is not a list"),
         ([{}], {"height": "8", "width": "12"}, 'an image of "8" x "12" pixels'),
     ],
 )
@@ -205,7 +205,7 @@ def test_a_number_that_json_lacks_is_told_with_row_and_key(tmp_path, capsys):
     source.write_text(source.read_text().replace('"NAN"', "NaN"))
     assert convert(source, "panoptic", tmp_path / "out") == 2
     said = capsys.readouterr().err
-    assert '(id 1): area NaN, which is no number in JSON, in row 0 of "annotations"' in said
+    assert '(id 1): area NaN, which is not a number in JSON, in row 0 of "annotations"' in said
     source.write_text(source.read_text().replace("NaN", "8").replace("[[1, 1,", "[[1, Infinity,"))
     assert convert(source, "panoptic", tmp_path / "out") == 2
     assert "segmentation[0][1] Infinity, which" in capsys.readouterr().err
@@ -250,7 +250,7 @@ def test_areas_and_scores_that_are_none_or_not_needed(tmp_path, capsys):
     for to in ("semantic", "detection"):
         assert convert(prediction, to, tmp_path / to) == 0
     assert evaluate(prediction, truth) == 2  # the areas of the truth count
-    assert 'area "8" of segment 5 is no number' in capsys.readouterr().err
+    assert 'area "8" of segment 5 is not a number' in capsys.readouterr().err
     assert evaluate(prediction, truth, "--strict") == 0
 
 

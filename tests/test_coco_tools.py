@@ -495,7 +495,7 @@ def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_
         (1, lambda row: row.update(category_id=77), "unknown category 77"),
         (1, lambda row: row.update(category_id=3), "category 3, which is stuff"),
         (1, lambda row: row.pop("score"), "no 'score'"),
-        (1, lambda row: row.update(score="high"), 'score "high" is no number'),
+        (1, lambda row: row.update(score="high"), 'score "high" is not a number'),
         (1, lambda row: row["segmentation"].update(size=[16, 12]), "size [16, 12]"),
         (1, lambda row: row["segmentation"].update(counts="1234"), "run lengths of 12 pixels"),
         (0, lambda row: row.update(segmentation=None), "segmentation null"),

@@ -456,7 +456,7 @@ def test_a_picture_of_an_unknown_kind_is_refused_before_anything_is_read(tmp_pat
         )
         == 2
     )
-    assert "figure.xyz is no name of a picture: end it with one of" in capsys.readouterr().err
+    assert "figure.xyz is not a name of a picture: end it with one of" in capsys.readouterr().err
 
 
 def test_what_images_are_normalised_with_is_said(run, authors, data, tmp_path, capsys):

@@ -355,11 +355,11 @@ def enlarging_lines(model: Model) -> Callable[[Image.Image], Panoptic]:
 
 def test_where_no_picture_can_be_read_nothing_is_written(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(DatasetError, match=r"a\.jpg .*it is no image"):
+    with pytest.raises(DatasetError, match=r"a\.jpg .*it is not an image"):
         segment_photographs([Source(tmp_path / "a.jpg", "a")], halves, TABLE, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
     sources = [Source(tmp_path / "a.jpg", "a"), Source(tmp_path / "gone.jpg", "gone")]
-    with pytest.raises(DatasetError, match=r"a\.jpg .*it is no image.*cannot be used: 2"):
+    with pytest.raises(DatasetError, match=r"a\.jpg .*it is not an image.*cannot be used: 2"):
         segment_photographs(sources, halves, TABLE, tmp_path / "out")
 
 

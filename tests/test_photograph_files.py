@@ -76,7 +76,7 @@ def test_exif_that_nobody_can_read_says_nothing(form):
 def test_a_file_without_an_end_is_refused(tmp_path):
     (tmp_path / "endless.jpg").symlink_to("/dev/zero")
     with pytest.raises(
-        DatasetError, match=r"endless\.jpg is no readable image .*it is no ordinary file"
+        DatasetError, match=r"endless\.jpg is not a readable image .*it is not an ordinary file"
     ):
         read_photograph(tmp_path / "endless.jpg")
 
@@ -94,7 +94,7 @@ def test_a_file_without_an_end_is_refused(tmp_path):
     ids=["cut JPEG", "cut PNG", "bomb", "text", "empty", "numbers without a range"],
 )
 def test_what_is_no_whole_picture_is_named_in_one_line(data, said):
-    with pytest.raises(DatasetError, match=r"^holiday\.jpg is no readable image ") as caught:
+    with pytest.raises(DatasetError, match=r"^holiday\.jpg is not a readable image ") as caught:
         decode_photograph(data, "holiday.jpg")
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -620,7 +620,7 @@ def truncated(path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: path, "is no file"),
+        (lambda path: path, "is not a file"),
         (lambda path: path.write_bytes(b"II*\0 is no whole file"), "cannot be read"),
         (truncated, "cannot be read"),
         (labels(crs=None), "no coordinate system"),

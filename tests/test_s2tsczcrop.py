@@ -477,7 +477,7 @@ DAMAGE = {
     ),
     "no list": (
         lambda folder: (folder / "metadata.json").write_text("{}"),
-        "is no list of records",
+        "is not a list of records",
     ),
     "no dates": (
         lambda folder: change_record(folder, **{"dates-S2": KeyError}),

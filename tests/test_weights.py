@@ -167,7 +167,7 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card["normalisation"]["mean"].__setitem__(0, float("nan")), "finite"),
         (
             lambda card: card.update(reference_date="2020-02-29"),
-            "'2020-02-29' is no reference date",
+            "'2020-02-29' is not a reference date",
         ),
         (lambda card: card.update(reference_date="20171015"), "'20171015'"),
         (

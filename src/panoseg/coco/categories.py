@@ -137,7 +137,7 @@ def _channels(colour: object) -> tuple[int, ...]:
         try:
             return ImageColor.getrgb(colour)[:3]
         except ValueError as error:
-            raise ValueError(f'color {shown(colour)} is no color such as "#dc143c"') from error
+            raise ValueError(f'color {shown(colour)} is not a color such as "#dc143c"') from error
     if not isinstance(colour, list | tuple) or len(colour) not in (3, 4):
         raise ValueError(f"color {shown(colour)} is neither three numbers nor a text")
     if any(type(value) is float for value in colour) and all(

@@ -78,7 +78,7 @@ class CocoAnnotation:
         annotation = read_row(text)
         rows = annotation["segments_info"]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise TypeError("segments_info is no list of segments")
+            raise TypeError("segments_info is not a list of segments")
         ids = np.array([whole_number(row, "id", 1, HIGHEST_ID) for row in rows], np.int32)
         order = np.argsort(ids, kind="stable")
         if (np.diff(ids[order]) == 0).any():
@@ -347,7 +347,7 @@ def _number(row: Mapping[str, Any], key: str, default: float) -> float:
     if value is None:
         return default
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
-        raise ValueError(f"{key} {shown(value)} of segment {row['id']} is no number")
+        raise ValueError(f"{key} {shown(value)} of segment {row['id']} is not a number")
     return float(value)
 
 

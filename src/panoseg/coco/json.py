@@ -228,12 +228,14 @@ def whole_number(row: Mapping[str, Any], key: str, lowest: int, highest: int) ->
     """
     value = row[key]
     if type(value) is not int or not lowest <= value <= highest:  # True is an int
-        raise PanopticFormatError(f"{key} {shown(value)} is no whole number {lowest} .. {highest}.")
+        raise PanopticFormatError(
+            f"{key} {shown(value)} is not a whole number {lowest} .. {highest}."
+        )
     return value
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name}, which is no number in JSON")
+    raise ValueError(f"{name}, which is not a number in JSON")
 
 
 def _finite(text: str) -> float:
@@ -414,7 +416,7 @@ def _object(reader: _Reader, spans: dict[str, tuple[int, int]]) -> Iterator[_Row
         if reader.next() == "[":
             yield from _array(reader, key, spans)
         elif key in _ARRAYS:
-            raise ValueError(f"{key} are no array")
+            raise ValueError(f"{key} are not an array")
         else:
             _, start, stop = reader.value()
             spans[key] = (start, stop)

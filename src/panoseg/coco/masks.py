@@ -94,7 +94,7 @@ def run_lengths(segmentation: Mapping[str, Any], height: int, width: int) -> np.
     ):
         counts_R = np.array(counts, np.int64)
     else:
-        raise PanopticFormatError("counts are no run lengths: neither text nor whole numbers.")
+        raise PanopticFormatError("counts are not run lengths: neither text nor whole numbers.")
     if (counts_R < 0).any() or counts_R.sum() != height * width:
         raise PanopticFormatError(
             f"run lengths of {counts_R[counts_R > 0].sum()} pixels do not fit the image, which has "
@@ -148,7 +148,7 @@ def _decompress(text: bytes) -> np.ndarray:
     Shape suffix: S characters.
     """
     if not _COMPRESSED.fullmatch(text):
-        raise PanopticFormatError("counts are no compressed run lengths.")
+        raise PanopticFormatError("counts are not compressed run lengths.")
     value_S = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     last_S = value_S < 32
     first_R = np.flatnonzero(np.concatenate([[True], last_S[:-1]]))[: last_S.sum()]
@@ -188,7 +188,7 @@ def _check_polygon(polygon: object, height: int, width: int) -> None:
         or any(type(value) not in (int, float) for value in polygon)
     ):
         raise PanopticFormatError(
-            f"a polygon is no list of x and y of three or more points, but {shown(polygon)}."
+            f"a polygon is not a list of x and y of three or more points, but {shown(polygon)}."
         )
     points = np.array(polygon, np.float64).reshape(-1, 2)
     # The library follows the outline in steps of a fifth of a pixel and keeps them all.

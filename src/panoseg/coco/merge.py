@@ -239,7 +239,7 @@ def _things(setting: _Setting, job: _Job) -> list[dict[str, Any]]:
                 "correct the categories."
             )
         if type(row["score"]) not in (int, float):
-            raise TypeError(f"score {shown(row['score'])} is no number")
+            raise TypeError(f"score {shown(row['score'])} is not a number")
     kept = [row for row in rows if row["score"] >= setting.thresholds.score]
     return sorted(kept, key=lambda row: -row["score"])
 

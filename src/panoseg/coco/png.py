@@ -120,7 +120,7 @@ def open_png(path: Path) -> Image.Image:
     """Open and decode a PNG file of any kind.
 
     Raises:
-        PanopticFormatError: The file is not a PNG, is truncated, or has more than 67 million pixels.
+        PanopticFormatError: The file is not a PNG, is cut off, or has more than 67 million pixels.
     """
     return _decode(path, _read_whole(path))
 
@@ -247,7 +247,7 @@ def _check_chunks(data: bytes) -> None:
         struct.error: The data end before the last chunk.
     """
     if not data.startswith(_SIGNATURE):
-        raise ValueError("it is no PNG")
+        raise ValueError("it is not a PNG")
     at, kind = _FIRST_CHUNK, b""
     while kind != b"IEND":
         length, kind = _CHUNK.unpack_from(data, at)

@@ -172,7 +172,7 @@ class CocoRecord:
                 class_id = row["category_id"]
                 if type(class_id) is not int or class_id not in things:
                     raise PanopticFormatError(
-                        f"category {shown(class_id)} is no thing of"
+                        f"category {shown(class_id)} is not a thing of"
                         f" {table.name}{other_type(class_id, things)}; correct the annotation."
                     )
                 is_crowd(row)
@@ -231,10 +231,10 @@ def _stated_size(row: Mapping[str, Any]) -> dict[str, Any]:
     stated = {key: row[key] for key in ("area", "bbox") if row.get(key) is not None}
     box = stated.get("bbox", [0, 0, 0, 0])
     if not isinstance(box, list) or len(box) != 4:
-        raise ValueError(f"bbox {shown(box)}, which is no list of left, top, width and height")
+        raise ValueError(f"bbox {shown(box)}, which is not a list of left, top, width and height")
     for value in (*box, stated.get("area", 0)):
         if type(value) not in (int, float) or not abs(value) <= _LARGEST_NUMBER:
-            raise ValueError(f"area or bbox with {shown(value)}, which is no number of pixels")
+            raise ValueError(f"area or bbox with {shown(value)}, which is not a number of pixels")
     return stated
 
 

@@ -94,8 +94,7 @@ def read_metadata(folder: Path) -> list[Patch]:
     features = collection.get("features") if isinstance(collection, dict) else None
     if not isinstance(features, list):
         raise DatasetError(
-            f"{path} has no list of features, so it is no GeoJSON feature collection; copy the file"
-            " again."
+            f"{path} has no list of features, so it is not GeoJSON; copy the file again."
         )
     patches = sorted(
         (_patch(path, number, feature) for number, feature in enumerate(features)),

@@ -57,7 +57,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise _unreadable(path, "it is no ordinary file")  # a device may have no end
+            raise _unreadable(path, "it is not an ordinary file")  # a device may have no end
         if status.st_size > _LARGEST_FILE:
             raise _unreadable(path, f"it has more than {_LARGEST_FILE} bytes")
         return path.read_bytes()
@@ -79,7 +79,7 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
         name: Name of the file, for messages.
 
     Raises:
-        DatasetError: The bytes are not an image, are truncated, or have more than 67 million pixels.
+        DatasetError: The bytes are no complete image, or have more than 67 million pixels.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -95,7 +95,7 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
         raise _unreadable(name, found) from error
     except _DAMAGE as error:
         no_image = isinstance(error, UnidentifiedImageError)
-        reason = "it is no image" if no_image else str(error) or type(error).__name__
+        reason = "it is not an image" if no_image else str(error) or type(error).__name__
         raise _unreadable(name, reason) from error
 
 
@@ -131,7 +131,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _unreadable(name: Path | str, reason: str) -> DatasetError:
     return DatasetError(
-        f"{name} is no readable image of up to 67 million pixels: {reason}; restore the file."
+        f"{name} is not a readable image of up to 67 million pixels: {reason}; restore the file."
     )
 
 

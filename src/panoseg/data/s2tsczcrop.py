@@ -185,7 +185,7 @@ def _classes_to_write(sample: Sample, patch: CzechPatch) -> np.ndarray:
         raise DatasetError(
             f"Sample {sample.name} has {len(sample.images_TCHW)} images of"
             f" {sample.images_TCHW.dtype} and {len(patch.dates)} dates; images must be int16,"
-            " reflectance x 10 000, one a date."
+            " reflectance x 10 000, one per date."
         )
     return classes_HW
 

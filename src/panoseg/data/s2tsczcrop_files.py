@@ -73,7 +73,7 @@ def read_patches(folder: Path) -> list[CzechPatch]:
     records = read_json(path)
     if not isinstance(records, list):
         raise DatasetError(
-            f"{path} is no list of records, one for each patch; copy the file again."
+            f"{path} is not a list of records, one for each patch; copy the file again."
         )
     found = (_patch(path, number, record) for number, record in enumerate(records))
     patches = sorted((patch for patch in found if patch is not None), key=lambda patch: patch.id)

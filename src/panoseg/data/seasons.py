@@ -308,7 +308,7 @@ def parse_single_date(single_date: int | str | date | None) -> int | date | None
         )
     except ValueError:
         raise ConfigError(
-            f"{single_date!r} is no single date; pass a position or a date such as 2019-08-01."
+            f"{single_date!r} is not a single date; pass a position or a date such as 2019-08-01."
         ) from None
 
 
@@ -327,7 +327,7 @@ def parse_reference_date(text: str) -> date:
         day = None
     if day is None or day.isoformat() != text or (day.month, day.day) == (2, 29):
         raise ConfigError(
-            f"{text!r} is no reference date; pass a date YYYY-MM-DD that every year has, such as"
+            f"{text!r} is not a reference date; pass a date YYYY-MM-DD that every year has, such as"
             " 2018-09-01."
         ) from None
     return day

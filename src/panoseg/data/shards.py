@@ -94,7 +94,7 @@ def _check_columns(
     checksums: tuple[Any, ...], image_ids: tuple[Any, ...], file_names: tuple[Any, ...]
 ) -> None:
     if not all(type(value) is int for value in checksums):
-        raise ValueError("checksums that are no numbers")
+        raise ValueError("checksums that are not numbers")
     if not all(type(value) in (int, str) for value in image_ids):
         raise ValueError("ids of images that are neither numbers nor text")
     for name in file_names:
@@ -125,7 +125,7 @@ class ShardIndex:
                 return cls._parse(str(place), json.loads(read_file(path, _MOST_BYTES)))
         except PanopticFormatError as error:
             raise DatasetError(
-                f"{str(error).rstrip('.')}, so it is no index of panoseg coco shards: write the"
+                f"{str(error).rstrip('.')}, so it is not an index of panoseg coco shards: write the"
                 " shards again."
             ) from error
 
@@ -229,7 +229,7 @@ def _unpack(data: bytes, path: str, file_name: str, with_image: bool) -> CocoRec
     except (PanopticFormatError, tarfile.TarError) as error:
         reason = getattr(error, "found", f"{path}: {file_name}: {error}")
         raise DatasetError(
-            f"{reason}, so it is no record of panoseg coco shards; write the shards again."
+            f"{reason}, so it is not a record of panoseg coco shards; write the shards again."
         ) from error
     return CocoRecord(path, file_name, image if with_image else b"", annotation, ids_png, instances)
 

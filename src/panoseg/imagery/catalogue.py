@@ -340,7 +340,7 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
             raise ValueError("larger than any list of scenes")
         features = json.loads(path.read_text(encoding="utf-8"))["features"]
         if not isinstance(features, list):
-            raise ValueError("its features are no list")
+            raise ValueError("its features are not a list")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CatalogueError(
             f"The list of scenes {path} cannot be read ({type(error).__name__}: {error}): remove"

@@ -130,7 +130,7 @@ def read_class_raster(path: Path | str, background: int = 0) -> ClassRaster:
     path = Path(path)
     if not path.is_file():
         raise RasterError(
-            f"{path} is no file. Pass a GeoTIFF of classes or of class probabilities."
+            f"{path} is not a file. Pass a GeoTIFF of classes or of class probabilities."
         )
     try:
         with warnings.catch_warnings():

@@ -192,7 +192,7 @@ def affine_of(matrix: Sequence[Sequence[float]] | np.ndarray) -> Affine:
     if values.shape not in ((2, 3), (3, 3)) or (
         values.shape == (3, 3) and not (values[2] == last).all()
     ):
-        raise RasterError(f"The transform {values.tolist()} is no 3 x 3 or 2 x 3 affine matrix.")
+        raise RasterError(f"The transform {values.tolist()} is not a 3 x 3 or 2 x 3 affine matrix.")
     return Affine(*values[:2].ravel().tolist())
 
 

@@ -113,7 +113,7 @@ def check_picture_name(path: Path) -> None:
     kinds = sorted(FigureCanvasAgg.get_supported_filetypes())
     if path.suffix[1:].lower() not in kinds:
         raise OutputError(
-            f"{path} is no name of a picture: end it with one of .{', .'.join(kinds)}, e.g."
+            f"{path} is not a name of a picture: end it with one of .{', .'.join(kinds)}, e.g."
             " figure.png."
         )
 

@@ -134,7 +134,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = load_tensors(path, _ADVICE)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise WeightsError(f"{path} is no checkpoint of panoseg train. {_ADVICE}")
+        raise WeightsError(f"{path} is not a checkpoint of panoseg train. {_ADVICE}")
     with applying(path):
         progress = content["progress"]
         if set(progress) != {entry.name for entry in fields(Progress)}:
@@ -248,7 +248,7 @@ class RunLog:
         }
         unknown = sorted(set(row) - set(self.columns))
         if unknown:
-            raise ValueError(f"{unknown} are no columns of the log: {self.columns}")
+            raise ValueError(f"{unknown} are not columns of the log: {self.columns}")
         self._append([_text(row.get(name)) for name in self.columns])
         for name, value in numbers.items():
             self._events.add_scalar(f"{split}/{name}", value, step)
