@@ -369,7 +369,7 @@ def test_pictures_of_other_kinds_mean_the_same_or_are_refused(written):
     Image.fromarray(np.zeros((3, 4), np.uint16)).save(path)
     assert "of 16 bits a colour" in refusal(written)
     colours.save(path, format="JPEG")
-    assert "no PNG" in refusal(written)
+    assert "not a PNG" in refusal(written)
 
 
 def test_grey_is_what_an_optimiser_makes_of_grey_colours(written):
@@ -411,7 +411,7 @@ def test_a_cut_picture_is_refused_wherever_it_is_cut(written):
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
-        assert "it is cut" in refusal(written) or "no PNG" in refusal(written)
+        assert "it is cut" in refusal(written) or "not a PNG" in refusal(written)
     path.write_bytes(whole)
     repacked(path, lambda pixels: pixels[:-9])
     assert "field.one.png" in refusal(written), "checksums are right, but pixels lack"

@@ -216,7 +216,7 @@ BAD_IMAGES = [
     (lambda content: rows(content, 1)[0].update(id=2**24), "id 16777216"),
     (lambda content: rows(content, 1)[0].update(id=1.0), "id 1.0"),
     (lambda content: rows(content, 1).append(rows(content, 1)[0]), "id 1 is listed twice"),
-    (lambda content: content["annotations"][1].update(segments_info=5), "no list of segments"),
+    (lambda content: content["annotations"][1].update(segments_info=5), "not a list of segments"),
     (
         lambda content: content["annotations"][1].update(file_name="../2.png"),
         "file name '../2.png'",
@@ -500,7 +500,7 @@ def test_stuff_that_is_listed_first_comes_first_and_things_in_the_semantic_file_
         (1, lambda row: row["segmentation"].update(counts="1234"), "run lengths of 12 pixels"),
         (0, lambda row: row.update(segmentation=None), "segmentation null"),
         (0, lambda row: row.update(category_id=None), "unknown category null"),
-        (0, lambda row: row["segmentation"].update(counts="o"), "no compressed run lengths"),
+        (0, lambda row: row["segmentation"].update(counts="o"), "not compressed run lengths"),
         (
             0,
             lambda row: row["segmentation"].update(size=[10**6, 10**6]),
