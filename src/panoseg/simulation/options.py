@@ -270,7 +270,7 @@ class SimulationOptions:
     crops: tuple[int, ...] | None = None
     """Class ids that may occur, 1-18; all by default."""
     style: Literal["plain", "real"] = "plain"
-    """plain: the options below that are not given are off. real: each of them is drawn anew for
+    """plain: the options below that are not given are off. real: each of them is drawn again for
     every season, within wide bounds.
     """
     fields_share: float | None = None
