@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from panoseg.cli import main
-from panoseg.errors import ConfigError
+from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation import SimulationOptions, simulate_cube, simulate_season, write_pastis
 from panoseg.simulation.atmosphere import CLEAR, CLOUD, MISSING
@@ -16,6 +16,7 @@ from panoseg.simulation.countryside import Countryside, make_countryside
 from panoseg.simulation.grassland import fallow, grassland, lawn
 from panoseg.simulation.growth import Climate
 from panoseg.simulation.land_cover import LandCover, most_common
+from panoseg.simulation.layout import ParcelFile
 from panoseg.simulation.options import (
     MEADOW,
     REGIONS,
@@ -384,6 +385,48 @@ def test_a_dataset_of_an_earlier_version_can_be_completed():
     ]  # fmt: skip
     assert noted["registration"] == 0.15
     assert SimulationOptions(style="real", gain=0.1).contents()["gain"] == 0.1
+
+
+@pytest.fixture
+def fields():
+    """Nine fields of 100 m with gaps of 20 m, somewhere in France."""
+    import geopandas as gpd
+    from shapely import box
+
+    squares = [
+        box(x, y, x + 100, y + 100)
+        for x in range(850_000, 850_360, 120)
+        for y in range(6_500_000, 6_500_360, 120)
+    ]
+    return gpd.GeoDataFrame(geometry=squares, crs=2154)
+
+
+def test_real_parcels_are_kept_and_what_lies_between_is_drawn(fields):
+    layout = ParcelFile.of(fields).window(SMALL, np.random.default_rng(0))
+    sizes = np.bincount(layout.parcels_HW.ravel())[1:]
+    assert 85 <= np.median(sizes[sizes > 0]) <= 115
+    found = simulate_season(SMALL, 1, replace(REAL, labels="drawn"), layout)
+    assert np.array_equal(found.parcels_HW, layout.parcels_HW)
+    assert (found.cover_HW[layout.parcels_HW == 0] != LandCover.FIELD).mean() > 0.8
+    assert (found.cover_HW[layout.parcels_HW > 0] == LandCover.FIELD).mean() > 0.9
+    scaled = ParcelFile.of(fields).window(SMALL, np.random.default_rng(0), 4.0)
+    assert np.bincount(scaled.parcels_HW.ravel())[1:].max() > 1.5 * sizes.max()
+
+
+def test_the_command_takes_a_file_of_parcels(tmp_path, fields, capsys):
+    fields.to_crs(4326).to_file(tmp_path / "fields.geojson")
+    arguments = ["--size", "32", "--dates", "2", "2", "--parcels", str(tmp_path / "fields.geojson")]
+    patches = ["--patches", "2", "--workers", "1"]
+    assert main(["simulate", str(tmp_path / "data"), *arguments, *patches]) == 0
+    maps = [np.load(tmp_path / f"data/ANNOTATIONS/ParcelIDs_1000{n}.npy") for n in (0, 1)]
+    assert all(2 <= np.unique(parcels_HW).size <= 10 for parcels_HW in maps)
+    assert not np.array_equal(*maps)
+    assert main(["simulate", str(tmp_path / "cube"), *arguments, "--cube"]) == 0
+    maps = ["--parcel-maps", str(tmp_path / "data/ANNOTATIONS")]
+    assert main(["simulate", str(tmp_path / "two"), *arguments, *patches, *maps]) == 2
+    assert "two layouts" in capsys.readouterr().err
+    with pytest.raises(DatasetError, match="no parcel"):
+        ParcelFile.of(fields[:0])
 
 
 @pytest.mark.parametrize(

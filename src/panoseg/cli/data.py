@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -13,6 +13,9 @@ from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.errors import ConfigError
 from panoseg.register.options import DatasetOptions, FetchOptions
 from panoseg.simulation.options import PhotographOptions, SimulationOptions
+
+if TYPE_CHECKING:
+    from panoseg.simulation import Layout
 
 
 def cube(
@@ -163,6 +166,7 @@ def simulate(
     layout: Literal["pastis", "s2tsczcrop", "coco"] = "pastis",
     cube: bool = False,
     parcel_maps: Path | None = None,
+    parcels: Path | None = None,
     centres: bool = False,
     workers: int | None = None,
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
@@ -178,6 +182,8 @@ def simulate(
 
     example: panoseg simulate DIR --cube --size 512 --region bocage
 
+    example: panoseg simulate DIR --style real --parcels FIELDS.gpkg --patches 1000
+
     Args:
         folder: Folder to write; must be new, empty, or hold a dataset made with the same options,
             which is completed or enlarged.
@@ -189,12 +195,16 @@ def simulate(
             (photographs of ten classes; train and val).
         cube: Write cube.nc and parcels.gpkg instead of a dataset.
         parcel_maps: Folder with ParcelIDs_*.npy; their parcels are used instead of simulated ones.
+        parcels: File of polygons (GeoPackage, GeoParquet, GeoJSON or Shapefile) whose fields are
+            used instead of simulated ones: each patch has a window of them, turned at random, and
+            what lies between them is drawn.
         centres: Write INSTANCE_ANNOTATIONS too; readers compute them where they are absent.
         workers: Processes; by default one for each core.
         options: How seasons are simulated.
         photographs: How photographs are simulated.
     """
-    _check_layout(layout, options, photographs, cube or centres or parcel_maps is not None)
+    given = parcel_maps is not None or parcels is not None
+    _check_layout(layout, options, photographs, cube or centres or given)
     if cube:
         if layout != "pastis" or parcel_maps is not None or centres or workers is not None:
             raise ConfigError(
@@ -203,7 +213,10 @@ def simulate(
             )
         from panoseg.simulation.cube import write_cube
 
-        write_cube(folder, (size, size), seed, options)
+        window = None
+        if parcels is not None:
+            window = _parcel_file(parcels, (size, size), seed, options)
+        write_cube(folder, (size, size), seed, options, window)
         print(
             f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'}"
             " --out MAP"
@@ -214,7 +227,21 @@ def simulate(
         write_photographs(folder, patches, (size, size), seed, photographs, workers)
         print(f"{patches} photographs of {size} x {size} pixels in {folder}")
     else:
-        _write_dataset(folder, patches, size, seed, layout, parcel_maps, centres, workers, options)
+        layouts = parcel_maps, parcels
+        _write_dataset(folder, patches, size, seed, layout, layouts, centres, workers, options)
+
+
+def _parcel_file(
+    path: Path, size: tuple[int, int], seed: int, options: SimulationOptions
+) -> Layout:
+    """Return a window of a file of parcels."""
+    import numpy as np
+
+    from panoseg.maps.read_parcels import read_parcels
+    from panoseg.simulation.layout import ParcelFile
+
+    rng = np.random.default_rng((seed, 1))
+    return ParcelFile.of(read_parcels(path)).window(size, rng, options.field_size)
 
 
 def _check_layout(
@@ -238,13 +265,15 @@ def _write_dataset(
     size: int,
     seed: int,
     layout: str,
-    parcel_maps: Path | None,
+    layouts: tuple[Path | None, Path | None],
     centres: bool,
     workers: int | None,
     options: SimulationOptions,
 ) -> None:
+    from panoseg.maps.read_parcels import read_parcels
     from panoseg.simulation.write import write_pastis, write_s2tsczcrop
 
+    parcel_maps, parcels = layouts[0], None if layouts[1] is None else read_parcels(layouts[1])
     side = (size, size)
     if layout == "pastis":
         write_pastis(
@@ -255,6 +284,7 @@ def _write_dataset(
             options,
             workers,
             parcel_maps=parcel_maps,
+            parcels=parcels,
             centres=centres,
         )
     elif centres:
@@ -263,7 +293,9 @@ def _write_dataset(
             " out."
         )
     else:
-        write_s2tsczcrop(folder, patches, side, seed, options, workers, parcel_maps=parcel_maps)
+        write_s2tsczcrop(
+            folder, patches, side, seed, options, workers, parcel_maps=parcel_maps, parcels=parcels
+        )
     print(f"{patches} patches of {size} x {size} pixels in {folder}")
 
 

@@ -125,20 +125,20 @@ class Countryside(Settlement):
         """Cut a stream or a river with its banks through the land; return both sides."""
         rng = self.rng
         axes = self.axes(cells_N, angle)
-        bend_N = sum(
-            size * np.sin(2 * np.pi * (axes.along_N / length + rng.random()))
-            for size, length in zip(
-                rng.uniform([10, 4], [60, 15]), rng.uniform([300, 70], [900, 200]), strict=True
-            )
-        )
+        bend_N = np.zeros_like(axes.across_N)
+        for size, length in ((rng.uniform(10, 50), 40), (rng.uniform(2, 9), rng.uniform(9, 16))):
+            # Bends are as wide as ``length`` pixels, none like the one before.
+            line_X = smooth_noise(rng, (1, 1024), length)[0]
+            place_N = (axes.along_N - axes.along_N.min()) / 10
+            bend_N += size * np.interp(place_N, np.arange(1024), line_X)
         middle = axes.across_N.mean() + np.ptp(axes.across_N) * rng.uniform(-0.4, 0.4)
         side_N = axes.across_N - middle - bend_N
-        width = rng.uniform(12, 40) if rng.random() < 0.15 else rng.uniform(2, 7)
+        width = rng.uniform(10, 35) if rng.random() < 0.12 else rng.uniform(1.5, 6)
         bank = width / 2 + rng.uniform(2, 12)
         away_N = np.abs(side_N)
         self.stock(cells_N[away_N < width / 2], Material.WATER)
         banks = (away_N >= width / 2) & (away_N < bank)
-        self.rough(cells_N[banks], rng.uniform(0.1, 0.7))
+        self.rough(cells_N[banks], rng.uniform(0.0, 0.6))
         return [
             (cells_N[(away_N >= bank) & (side_N < 0)], angle),
             (cells_N[(away_N >= bank) & (side_N >= 0)], angle),
@@ -197,6 +197,33 @@ class Countryside(Settlement):
                 self._open(cells_N, angle)
             else:
                 self._fields(cells_N, angle)
+
+    def fill(self, wide_N: np.ndarray, narrow_N: np.ndarray) -> None:
+        """Fill what lies between given parcels.
+
+        Args:
+            wide_N: Cells of wide gaps.
+            narrow_N: Cells of narrow ones.
+        """
+        rng, angle = self.rng, float(self.rng.uniform(0, np.pi))
+        self.use_N[self.use_N == _FIELDS] = _OPEN
+        nodes = [wide_N]
+        while nodes:
+            cells_N = nodes.pop()
+            if cells_N.size > HECTARE_CELLS * rng.lognormal(np.log(6), 0.5):
+                nodes += self._road(cells_N, angle + rng.normal(0, 0.3))
+            elif cells_N.size:
+                self._use(cells_N, angle)
+        piece_N = self.x_N[narrow_N] // 350 * 31 + self.y_N[narrow_N] // 350 * 17
+        for piece in np.unique(piece_N):
+            cells_N = narrow_N[piece_N == piece]
+            if rng.random() < 0.2 + 0.4 * self.tree_rows:
+                self.rough(cells_N, rng.uniform(0.2, 1.0))
+            else:
+                kind = rng.choice(
+                    [Material.GRASS, Material.TRACK, Material.ASPHALT], p=[0.6, 0.2, 0.2]
+                )
+                self.stock(cells_N, int(kind))
 
     def _wood(self, cells_N: np.ndarray, angle: float) -> None:
         """Fill a piece with stands of trees, now and then a clearing."""
@@ -327,7 +354,8 @@ class Countryside(Settlement):
         else:
             inside_rest = inside
         self._field(cells_N[inside_rest], angle, crop)
-        return cells_N[~inside]
+        rest_N: np.ndarray = cells_N[~inside]
+        return rest_N
 
     def _field(self, cells_N: np.ndarray, angle: float, crop: int) -> None:
         """Make one field, or two that share a crop; now and then a yard, trees or idle grass."""

@@ -27,8 +27,9 @@ from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.atmosphere import CIRRUS, CLOUD, MISSING, SHADOW, SNOW
 from panoseg.simulation.land_cover import LandCover
 from panoseg.simulation.landscape import PIXEL_M
+from panoseg.simulation.layout import Layout
 from panoseg.simulation.options import SimulationOptions
-from panoseg.simulation.season import Layout, Season, check_size, simulate_season
+from panoseg.simulation.season import Season, check_size, simulate_season
 
 _SCL = {CLOUD: 9, SHADOW: 3, CIRRUS: 10, SNOW: 11, MISSING: 0}
 _VEGETATION, _BARE, _WATER = 4, 5, 6

@@ -1,22 +1,37 @@
 """Landscapes around given parcels, which are kept exactly.
 
-Shape suffixes: H W pixels, N cells of a node.
+Shape suffixes: H W pixels, Y X cells, N cells of a node.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from panoseg.errors import DatasetError
-from panoseg.simulation.landscape import CELLS, HECTARE_CELLS, Landscape, Plan
+from panoseg.simulation.countryside import Countryside
+from panoseg.simulation.landscape import CELL_M, CELLS, HECTARE_CELLS, PIXEL_M, Landscape, Plan
 from panoseg.simulation.options import Material, Region, SimulationOptions
+from panoseg.simulation.style import Style
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from pyproj import Transformer
+    from shapely import STRtree
+    from shapely.geometry.base import BaseGeometry
 
 _NARROW_PIXELS = 2.5
 """Half width in pixels up to which a gap between given parcels is a border."""
 _GAP_PIECE_M = 350
 """Side in metres of the squares in which such gaps have one kind."""
+_TRIES = 12
+"""Number of places that are tried in a file of parcels, of which the fullest is taken."""
+_FULL = 0.5
+"""Share of a window in parcels from which no other place is tried."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,109 @@ class Layout:
     """Integers, number of the parcel at each pixel, 0 for none."""
     classes_HW: np.ndarray | None = None
     """Integers, PASTIS class ids 0..19; None to draw crops."""
+    cells_YX: np.ndarray | None = None
+    """Integers, number of the parcel at each cell, three to a side of a pixel; by default those of
+    the pixels.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class ParcelFile:
+    """Parcels of a place, out of which windows are cut."""
+
+    outlines: Sequence[BaseGeometry]
+    """Polygons."""
+    crs: str
+    """Coordinate system of the outlines, as pyproj takes it."""
+
+    @classmethod
+    def of(cls, parcels: GeoDataFrame) -> ParcelFile:
+        """Take the outlines of a table; raise ``DatasetError`` where there is none."""
+        if not len(parcels):
+            raise DatasetError("The file of parcels holds no parcel; give another.")
+        return cls(list(parcels.geometry), parcels.crs.to_wkt())
+
+    def window(self, size: tuple[int, int], rng: np.random.Generator, scale: float = 1) -> Layout:
+        """Cut a window around a parcel drawn at random, turned by any angle and mirrored.
+
+        Args:
+            size: Height and width in pixels.
+            rng: The generator.
+            scale: Factor on the area of parcels.
+        """
+        best = np.zeros((size[0] * CELLS, size[1] * CELLS), np.int32)
+        for _ in range(_TRIES):
+            cells_YX = self._cut(size, rng, scale)
+            if (cells_YX > 0).mean() > (best > 0).mean() or not best.any():
+                best = cells_YX
+            if (best > 0).mean() >= _FULL:
+                break
+        return Layout(np.ascontiguousarray(best[1::CELLS, 1::CELLS]), None, best)
+
+    def _cut(self, size: tuple[int, int], rng: np.random.Generator, scale: float) -> np.ndarray:
+        import shapely
+        from affine import Affine
+        from rasterio.features import rasterize
+
+        stretch = scale**0.5
+        reach = 0.75 * max(size) * PIXEL_M / stretch
+        anchor = self.outlines[int(rng.integers(len(self.outlines)))].centroid
+        to_metres = _transformer(self.crs, anchor.x, anchor.y)
+        middle = np.array(to_metres.transform(anchor.x, anchor.y))
+        middle = middle + rng.uniform(-0.35, 0.35, 2) * reach
+        turn, mirror = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1])
+        (left, low), (right, high) = middle - reach, middle + reach
+        box = to_metres.transform_bounds(left, low, right, high, direction="INVERSE")
+        near = _tree(self).query(shapely.box(*box))
+        pieces = shapely.transform(
+            [self.outlines[int(index)] for index in near],
+            lambda xy: np.stack(to_metres.transform(xy[:, 0], xy[:, 1]), axis=1) - middle,
+        )
+        shape_YX = size[0] * CELLS, size[1] * CELLS
+        if not len(near):
+            return np.zeros(shape_YX, np.int32)
+        # Rows and columns of cells from metres around the middle.
+        place = (
+            Affine.scale(CELL_M * mirror / stretch, -CELL_M / stretch)
+            @ Affine.translation(-shape_YX[1] / 2, -shape_YX[0] / 2)
+        )  # fmt: skip
+        place = Affine.rotation(np.degrees(turn)) @ place
+        burnt: np.ndarray = rasterize(
+            ((piece, number) for number, piece in enumerate(pieces, 1) if not piece.is_empty),
+            out_shape=shape_YX,
+            transform=place,
+            dtype="int32",
+        )
+        return burnt
+
+
+@lru_cache(maxsize=2)
+def _tree(parcels: ParcelFile) -> STRtree:
+    """Return an index of the outlines."""
+    import shapely
+
+    return shapely.STRtree(parcels.outlines)
+
+
+@lru_cache(maxsize=64)
+def _zone(crs: str, zone: int, south: bool) -> Transformer:
+    from pyproj import Transformer
+
+    return Transformer.from_crs(crs, (32700 if south else 32600) + zone, always_xy=True)
+
+
+def _transformer(crs: str, x: float, y: float) -> Transformer:
+    """Return the way from a coordinate system to the UTM zone of a place."""
+    longitude, latitude = _degrees(crs).transform(x, y)
+    zone = int(np.clip((longitude + 180) // 6 + 1, 1, 60))
+    return _zone(crs, zone, latitude < 0)
+
+
+@lru_cache(maxsize=8)
+def _degrees(crs: str) -> Transformer:
+    from pyproj import Transformer
+
+    return Transformer.from_crs(crs, 4326, always_xy=True)
 
 
 def check_layout(
@@ -52,9 +170,9 @@ def check_layout(
 
 
 def landscape_of_parcels(
-    parcels_HW: np.ndarray,
-    classes_HW: np.ndarray | None,
+    layout: Layout,
     region: Region,
+    style: Style,
     options: SimulationOptions,
     rng: np.random.Generator,
 ) -> Landscape:
@@ -64,23 +182,36 @@ def landscape_of_parcels(
     villages and grassland.
 
     Args:
-        parcels_HW: Integers, number of the parcel at each pixel, 0 for none.
-        classes_HW: PASTIS class ids; None to draw crops.
+        layout: The parcels.
         region: The kind of countryside.
+        style: What the season is like.
         options: How it is simulated.
         rng: The generator.
     """
     from scipy import ndimage
 
-    plan = Plan(parcels_HW.shape, region, options, rng)
+    parcels_HW, classes_HW = layout.parcels_HW, layout.classes_HW
+    if style.real:
+        rest = replace(style, fields_share=0.0, village_share=rng.uniform(0, 0.6), drawn=False)
+        plan: Plan = Countryside(parcels_HW.shape, region, rest, options, rng)
+    else:
+        plan = Plan(parcels_HW.shape, region, options, rng)
     free_HW = parcels_HW == 0
     deep_HW = (
         ndimage.distance_transform_edt(np.pad(free_HW, 3, mode="edge"))[3:-3, 3:-3] > _NARROW_PIXELS
     )
     wide_HW = ndimage.binary_dilation(deep_HW, iterations=2) & free_HW
-    _fill_wide(plan, np.flatnonzero(_fine(wide_HW)))
-    _fill_narrow(plan, np.flatnonzero(_fine(free_HW & ~wide_HW)))
-    names = _place_parcels(plan, parcels_HW, classes_HW)
+    wide_N, narrow_N = _fine(wide_HW), _fine(free_HW & ~wide_HW)
+    number_N = _fine(parcels_HW) if layout.cells_YX is None else layout.cells_YX.ravel()
+    if layout.cells_YX is not None:
+        narrow_N = (number_N == 0) & ~wide_N
+        wide_N &= number_N == 0
+    if isinstance(plan, Countryside):
+        plan.fill(np.flatnonzero(wide_N), np.flatnonzero(narrow_N))
+    else:
+        _fill_wide(plan, np.flatnonzero(wide_N))
+        _fill_narrow(plan, np.flatnonzero(narrow_N))
+    names = _place_parcels(plan, number_N, _classes_of(parcels_HW, classes_HW))
     drawn = plan.landscape(0)
     return replace(
         drawn,
@@ -90,22 +221,29 @@ def landscape_of_parcels(
     )
 
 
+def _classes_of(parcels_HW: np.ndarray, classes_HW: np.ndarray | None) -> dict[int, int]:
+    """Return the class of each parcel, none where none is given."""
+    if classes_HW is None:
+        return {}
+    ids, first = np.unique(parcels_HW, return_index=True)
+    return dict(zip(ids.tolist(), classes_HW.ravel()[first].tolist(), strict=True))
+
+
 def _fine(values_HW: np.ndarray) -> np.ndarray:
     """Repeat pixels to cells, flat."""
     return values_HW.repeat(CELLS, 0).repeat(CELLS, 1).ravel()
 
 
-def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | None) -> np.ndarray:
+def _place_parcels(plan: Plan, number_N: np.ndarray, class_of: dict[int, int]) -> np.ndarray:
     """Make one unit of each parcel; return the given numbers by those of the plan."""
-    ids, first, number_HW = np.unique(parcels_HW, return_index=True, return_inverse=True)
-    number_N = _fine(number_HW.reshape(parcels_HW.shape))
-    order_N = np.argsort(number_N, kind="stable")
-    ends = np.cumsum(np.bincount(number_N, minlength=ids.size))
+    ids, position_N = np.unique(number_N, return_inverse=True)
+    order_N = np.argsort(position_N, kind="stable")
+    ends = np.cumsum(np.bincount(position_N, minlength=ids.size))
     names = [0]
-    for parcel, at, cells_N in zip(ids.tolist(), first, np.split(order_N, ends[:-1]), strict=True):
+    for parcel, cells_N in zip(ids.tolist(), np.split(order_N, ends[:-1]), strict=True):
         if parcel == 0:
             continue
-        given = 0 if classes_HW is None else int(classes_HW.ravel()[at])
+        given = class_of.get(parcel, 0)
         crop = (
             given if 1 <= given <= 18 else int(plan.rng.choice(plan.crop_ids, p=plan.crop_weights))
         )
@@ -118,6 +256,8 @@ def _place_parcels(plan: Plan, parcels_HW: np.ndarray, classes_HW: np.ndarray | 
 def _direction(plan: Plan, cells_N: np.ndarray) -> float:
     """Return the direction of the longest extent, along which rows usually run, radians."""
     x_N, y_N = plan.x_N[cells_N], plan.y_N[cells_N]
+    if cells_N.size < 2:
+        return 0.0
     covariance = np.cov(x_N, y_N)
     return float(0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1]))
 

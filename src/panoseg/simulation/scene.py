@@ -109,9 +109,9 @@ _SEALED: dict[int, np.ndarray] = {
     Material.ROOF_WHITE: _spectrum(2300, 2500, 2650, 2750, 2800, 2850, 2900, 2950, 2800, 2500),
     Material.YARD: _spectrum(1050, 1300, 1560, 1700, 1800, 1880, 1960, 2050, 2500, 2250),
     Material.ROOF_DARK: _spectrum(520, 560, 610, 640, 670, 700, 730, 760, 900, 880),
-    Material.GRAVEL: _spectrum(1500, 1850, 2150, 2300, 2400, 2480, 2550, 2620, 3000, 2750),
+    Material.GRAVEL: _spectrum(1250, 1530, 1780, 1900, 1980, 2050, 2110, 2170, 2500, 2300),
     Material.PANEL: _spectrum(560, 520, 500, 520, 560, 600, 640, 680, 760, 640),
-    Material.GLASS: _spectrum(1500, 1700, 1750, 1900, 2200, 2350, 2450, 2500, 2000, 1600),
+    Material.GLASS: _spectrum(1250, 1420, 1450, 1620, 2000, 2200, 2300, 2350, 1850, 1450),
 }
 """Reflectance of ground that is not soil."""
 

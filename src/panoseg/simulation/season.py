@@ -211,7 +211,7 @@ def _landscape(
     if not isinstance(layout, Layout):
         layout = Layout(layout)
     check_layout(layout.parcels_HW, layout.classes_HW, size)
-    return landscape_of_parcels(layout.parcels_HW, layout.classes_HW, region, options, rng)
+    return landscape_of_parcels(layout, region, style, options, rng)
 
 
 def _mislabelled(landscape: Landscape, share: float, rng: np.random.Generator) -> Landscape:

@@ -20,7 +20,7 @@ from panoseg.simulation.options import (
 )
 
 _PLAIN_REGISTRATION = 0.15
-_RARE = {"pivots": 0.15, "solar-parks": 0.5, "greenhouses": 0.7}
+_RARE = {"streams": 0.6, "pivots": 0.15, "solar-parks": 0.5, "greenhouses": 0.7}
 """Factor on the chance of what most countrysides lack."""
 
 
@@ -76,7 +76,7 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
         "land": _some(rng, get_args(LandFeature), 0.65),
         "growth": _some(rng, get_args(GrowthFeature), 0.8),
         "weather": _some(rng, get_args(WeatherFeature), 0.5),
-        "unevenness": rng.uniform(0.05, 0.13),
+        "unevenness": rng.uniform(0.05, 0.115),
         "mislabelled": rng.uniform(0, 0.06),
         "registration": rng.uniform(0.2, 0.45),
         "far_shifts": rng.uniform(0, 0.06),

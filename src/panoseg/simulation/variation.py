@@ -78,7 +78,8 @@ def real_variation(
     together_U = first_U[np.searchsorted(landscape.field_U[first_U], landscape.field_U)]
 
     def of_field(values_U: np.ndarray) -> np.ndarray:
-        return values_U[together_U][unit_HW]
+        values_HW: np.ndarray = values_U[together_U][unit_HW]
+        return values_HW
 
     crop_U = (material_U < 100) | (material_U == Material.FALLOW)
     own_U = rng.lognormal(0, 0.3, units)
@@ -102,7 +103,8 @@ def real_variation(
     )
     soil_HW = rng.uniform(0.04, 0.13) * broad_HW[::-1, ::-1] + 0.03 * patches_HW
     soil_HW += 0.4 * stripes_HW + 0.015 * grain_HW
-    stage_HW = of_field(rng.gamma(2, 0.7, units)) * patches_HW[::-1]
+    stage_HW = of_field(rng.gamma(2, 0.5, units)) * broad_HW[:, ::-1]
+    stage_HW += of_field(rng.gamma(2, 0.2, units)) * patches_HW[::-1]
     if "tramlines" in growth:
         lines_HW = of_field(np.where(rng.random(units) < 0.5, rng.uniform(0.05, 0.3, units), 0))
         vigour_HW -= lines_HW * _tramlines(of_field(landscape.angle_U), rng)
@@ -111,8 +113,8 @@ def real_variation(
         vigour_HW -= 1.2 * wet_HW
         soil_HW -= 0.25 * wet_HW
     if "lodging" in growth:
-        lying_HW = smooth_noise(rng, size, rng.uniform(2.5, 6)) > rng.uniform(1.4, 2.2)
-        stage_HW -= 9 * lying_HW * of_field(rng.random(units) < 0.3)
+        lying_HW = smooth_noise(rng, size, rng.uniform(2.5, 6)) > rng.uniform(1.5, 2.3)
+        stage_HW -= 5 * lying_HW * of_field(rng.random(units) < 0.2)
     if "old-limits" in growth:
         old_HW = _old_limits(size, rng)
         vigour_HW += of_field(rng.gamma(1.5, 0.05, units)) * old_HW

@@ -36,9 +36,14 @@ class Settlement(Plan):
         super().__init__(size, region, options, rng)
         self.style = style
         self._stocked: dict[tuple[int, bool], np.ndarray] = {}
+        # Borders of fields are straighter than the bends that roads and blocks may have.
+        bend = np.float32(rng.beta(1, 1.8) - 1)
+        y_YX, x_YX = self.y_N.reshape(self.shape), self.x_N.reshape(self.shape)
+        y_YX += bend * (y_YX - np.arange(self.shape[0], dtype=np.float32)[:, None] * CELL_M)
+        x_YX += bend * (x_YX - np.arange(self.shape[1], dtype=np.float32) * CELL_M)
         # What is usual in this place: red or dark roofs, lawns or vegetable gardens.
-        self.roofs = rng.dirichlet(np.array([3, 3, 2, 0.6]))
-        self.gardens = rng.dirichlet(np.array([4, 4, 2, 0.7, 0.3]))
+        self.roofs = rng.dirichlet(np.array([3, 3, 2.2, 0.25]))
+        self.gardens = rng.dirichlet(np.array([4, 4, 2, 0.7, 0.15]))
         self.trees = rng.uniform(0.05, 0.4)
         self.lot_m = rng.lognormal(np.log(19), 0.25)
 
@@ -239,7 +244,7 @@ class Settlement(Plan):
         """Cover cells with large roofs in a yard; a farm has trees, grass and heaps around it."""
         rng = self.rng
         farm = kind == "farmyards"
-        weights = [3, 1, 2, 2, 1.2] if farm else [4, 2, 1, 0.5, 2]
+        weights = [3, 0.5, 2, 2, 1.2] if farm else [4, 0.7, 1, 0.7, 2.5]
         around = [Material.YARD, Material.GRAVEL, Material.GRASS, Material.BROADLEAF]
         self.mixed(cells_N, [*around, Material.ASPHALT], rng.gamma(weights) + 0.05)
         roofs = int(np.clip(cells_N.size / HECTARE_CELLS * rng.uniform(3, 7), 1, 14))
@@ -249,7 +254,7 @@ class Settlement(Plan):
             half = rng.uniform([8, 4], [28, 11] if farm else [40, 25])
             half = half[:: rng.choice([1, -1])]
             inside_N = (np.abs(u_N - at_u) < half[0]) & (np.abs(v_N - at_v) < half[1])
-            roof = rng.choice([*_ROOFS, Material.ROOF_WHITE, Material.ROOF_GREY])
+            roof = rng.choice([*_ROOFS, Material.ROOF_GREY, Material.ROOF_GREY, Material.GRAVEL])
             self.stock(cells_N[inside_N], int(roof))
 
     def _paddocks(self, cells_N: np.ndarray, u_N: np.ndarray, v_N: np.ndarray) -> None:

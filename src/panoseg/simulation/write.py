@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -33,8 +33,12 @@ from panoseg.data.s2tsczcrop_files import (
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation.landscape import PIXEL_M
+from panoseg.simulation.layout import Layout, ParcelFile
 from panoseg.simulation.options import SimulationOptions
-from panoseg.simulation.season import Layout, Season, check_size, simulate_season
+from panoseg.simulation.season import Season, check_size, simulate_season
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
 
 FIRST_ID = 10_000
 _VERSION = 5
@@ -70,12 +74,19 @@ class _Patches:
     """How seasons are simulated."""
     maps: list[Path]
     """Maps of parcels that are used in turn; none to draw them."""
+    parcels: ParcelFile | None
+    """Parcels of which each patch has a window; None to draw them."""
     form: Form
     """Layout to write."""
 
     def write(self, folder: Path, number: int) -> dict[str, Any]:
         """Write the files of a patch; return what the tables need of it."""
-        layout = self._turned_map(number, self.maps[number % len(self.maps)]) if self.maps else None
+        layout = None
+        if self.parcels is not None:
+            rng = np.random.default_rng((self.seed, number, 1))
+            layout = self.parcels.window(self.size, rng, self.options.field_size)
+        elif self.maps:
+            layout = self._turned_map(number, self.maps[number % len(self.maps)])
         season = simulate_season(self.size, (self.seed, number), self.options, layout)
         return self.form.save(folder, number, season)
 
@@ -98,6 +109,7 @@ def write_patches(
     workers: int | None,
     parcel_maps: Path | None,
     form: Form,
+    parcels: GeoDataFrame | None = None,
 ) -> Path:
     """Write ``patches`` seasons in a form; other arguments are those of ``write_pastis``."""
     options = options or SimulationOptions()
@@ -105,15 +117,21 @@ def write_patches(
         raise ConfigError(f"The number of patches must be at least 1, not {patches}.")
     check_size(size)
     maps = _parcel_maps(parcel_maps, size)
-    contents = {
+    if maps and parcels is not None:
+        raise ConfigError("--parcels and --parcel-maps are two layouts; leave one of them out.")
+    contents: dict[str, Any] = {
         "version": _VERSION,
         "size": size,
         "seed": seed,
         "options": options.contents(),
         "maps": [str(path) for path in maps],
     }
+    windows = None
+    if parcels is not None:
+        windows = ParcelFile.of(parcels)
+        contents["parcels"] = [len(parcels), *np.round(parcels.total_bounds, 6).tolist()]
     names = [str(FIRST_ID + number) for number in range(patches)]
-    patch = _Patches(size, seed, options, maps, form)
+    patch = _Patches(size, seed, options, maps, windows, form)
     records = write_pieces(folder, {**contents, **form.mark()}, names, patch.write, workers)
     form.finish(Path(folder), [read_json(record) for record in records])
     return Path(folder)
@@ -152,6 +170,7 @@ def write_pastis(
     workers: int | None = None,
     *,
     parcel_maps: Path | None = None,
+    parcels: GeoDataFrame | None = None,
     centres: bool = False,
 ) -> Path:
     """Write simulated seasons in PASTIS's layout, in five folds; return the folder.
@@ -166,6 +185,8 @@ def write_pastis(
         workers: Number of processes; None takes one per core.
         parcel_maps: A folder with ``ParcelIDs_*.npy`` whose parcels are used in turn, turned and
             mirrored.
+        parcels: Polygons of fields; each patch has a window of them, turned and mirrored, and what
+            lies between them is drawn.
         centres: Write the centre targets too, which readers otherwise compute.
 
     Raises:
@@ -174,7 +195,7 @@ def write_pastis(
         DatasetError: A map of parcels cannot be used.
     """
     return write_patches(
-        folder, patches, size, seed, options, workers, parcel_maps, _PastisForm(centres)
+        folder, patches, size, seed, options, workers, parcel_maps, _PastisForm(centres), parcels
     )
 
 
@@ -288,13 +309,16 @@ def write_s2tsczcrop(
     workers: int | None = None,
     *,
     parcel_maps: Path | None = None,
+    parcels: GeoDataFrame | None = None,
 ) -> Path:
     """Write simulated seasons in S2TSCzCrop's layout; arguments are those of ``write_pastis``.
 
     Of 20 patches, 14 are for training, 3 for validation and 3 for testing, as published; three
     patches are enough for one of each.
     """
-    return write_patches(folder, patches, size, seed, options, workers, parcel_maps, _CzechForm())
+    return write_patches(
+        folder, patches, size, seed, options, workers, parcel_maps, _CzechForm(), parcels
+    )
 
 
 def set_of(number: int) -> SetName:
