@@ -5,7 +5,10 @@ It is one class, one configuration and one entry: what a new network must bring.
 
 from __future__ import annotations
 
+import inspect
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, fields, replace
 from datetime import date, timedelta
 from typing import ClassVar
@@ -17,11 +20,14 @@ from PIL import Image
 from torch import nn
 
 from cubes import make_cube
+from panoseg.app.requests import MapChoices
 from panoseg.cli import main
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
-from panoseg.maps.mapping import map_cube
+from panoseg.maps.inputs import open_inputs
+from panoseg.maps.mapping import LocalWorkers, map_cube
 from panoseg.maps.options import MapOptions
+from panoseg.maps.predict import OpenJob
 from panoseg.models.config import CONFIGS
 from panoseg.models.configs.base import NetworkConfig
 from panoseg.models.model import Model
@@ -32,9 +38,11 @@ from panoseg.photo.options import PhotoOptions
 from panoseg.photo.segment import open_model
 from panoseg.training.checkpoint import read_log
 from panoseg.training.config import OptimiserConfig, TrainConfig
+from panoseg.training.evaluate import score_folder, show
 from panoseg.training.run import start
 from panoseg.training.scorers import SCORERS, scorer_of
 from photograph_runs import simulate_photographs
+from small_networks import save_small_networks
 from tiny_runs import write_tiny_dataset
 
 
@@ -314,3 +322,68 @@ def test_a_network_is_built_once(seasons, monkeypatch):
     days = [date(2020, 5, 1), date(2020, 5, 1) + timedelta(days=9)]
     Model.load(seasons[1], device="cpu").predict(images, days)
     assert len(built) == 1
+
+
+def test_a_season_network_that_is_not_paps_is_scored_by_what_it_declares(seasons):
+    """It is panoptic, so parcels are scored; no network falls back to the scores of pixels."""
+    model = load_weights(seasons[1] / "weights").card.model
+    assert scorer_of(model) is SCORERS["parcels"]
+    assert {"SQ", "RQ", "PQ"} <= seasons[2].scores.summary().keys()
+
+
+_IMPORTED_BY = """
+import sys
+from panoseg.cli import main
+assert main(sys.argv[1:]) == 0
+unused = ("xarray", "rasterio", "dask", "geopandas", "panoseg.training", "panoseg.maps")
+print("unused:", [name for name in unused if name in sys.modules])
+"""
+
+
+def test_photo_imports_no_package_of_cubes_maps_and_trainings(tmp_path):
+    save_small_networks(tmp_path)
+    Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(tmp_path / "a.png")
+    words = ["photo", str(tmp_path / "a.png"), "--weights", str(tmp_path / "boxes")]
+    words += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTED_BY, *words], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("unused: []\n"), done.stdout
+
+
+def test_tiles_are_counted_while_their_window_is_predicted(seasons, tmp_path):
+    cube = make_cube(48)
+    cube[PASTIS_BANDS[0]][:, :32, :32] = 0
+    cube.to_netcdf(tmp_path / "season.nc")
+    options = MapOptions(tile=32, overlap=16, tta=1, device="cpu")
+    weights = seasons[1] / "weights"
+    given = open_inputs(tmp_path / "season.nc", weights, options, None, False, None)
+    events: list[object] = []
+    LocalWorkers(OpenJob(given.job, given.cube)).predict(
+        list(enumerate(given.plan)),
+        lambda number, _: events.append(f"window {number}"),
+        events.append,
+    )
+    assert events == [1, 1, 1, 1, "window 0"]  # the first for the tile without data
+
+
+def test_the_web_application_takes_its_defaults_from_the_options_of_a_map():
+    """Their values stand in one place: the source names them."""
+    shared = MapChoices.model_fields.keys() & {entry.name for entry in fields(MapOptions)}
+    assert shared == {"min_clear", "max_dates", "min_area_ha", "simplify"}
+    source = inspect.getsource(MapChoices)
+    assert [name for name in shared if f"default=MapOptions.{name}," not in source] == []
+
+
+def test_trainings_scores_and_figures_are_returned_and_not_printed(seasons, tmp_path, capsys):
+    data, run, _ = seasons
+    capsys.readouterr()
+    started = start("constant", COMMON, data, 1, tmp_path / "run")
+    scored = score_folder(run, data, tmp_path / "scores", COMMON, pictures=0)
+    drawn = show(run, data, "12", tmp_path / "a.png")
+    assert capsys.readouterr().out == ""
+    [scores] = scored.scores.values()
+    assert scores.summary() == pytest.approx(started.scores.summary(), nan_ok=True)
+    assert (drawn.path, drawn.path.exists()) == (tmp_path / "a.png", True)
+    assert drawn.words.startswith("patch 12, ")
