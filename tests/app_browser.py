@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -78,8 +79,8 @@ def finished_job(
 
 
 class Server:
-    """A server that runs as a person starts it. restart: ends it and starts it at the same
-    address.
+    """A server that runs as a person starts it. first_line: what it prints. restart: ends it and
+    starts it at the same address.
     """
 
     def __init__(
@@ -112,19 +113,21 @@ class Server:
         )
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
+        self.first_line = line
         found = re.search(r"http://\S+:(\d+)", line)
         if found is None:
             self.stop()
             raise AssertionError(f"no address in {line!r}; {Path(self._log.name).read_text()}")
         self.address, self.port = found[0], int(found[1])
 
-    def stop(self) -> None:
-        """End it, and wait until it has."""
-        self._process.terminate()
-        self._process.wait(60)
+    def stop(self, by: signal.Signals = signal.SIGTERM) -> int:
+        """End it, and return its exit code."""
+        self._process.send_signal(by)
+        code = self._process.wait(60)
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._log.close()
+        return code
 
     def restart(self) -> None:
         """End it and start it at the same address."""

@@ -7,9 +7,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 _PLACES = ("/usr/lib/postgresql/*/bin", "/usr/local/bin", "/usr/bin")
 
@@ -68,11 +71,16 @@ class Postgres:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """Start a server in a new folder; gives the URL of its database."""
-    server = Postgres(folder)
-    server.start()
-    try:
-        yield server.url
-    finally:
-        server.stop()
+def postgres() -> Iterator[Postgres]:
+    """A server that runs in a new folder; the test is skipped where PostgreSQL is not installed."""
+    if programs() is None:
+        pytest.skip("PostgreSQL is not installed")
+    # Short: the path of a socket has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="pg") as folder:
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder) / "pg")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
-from panoseg.app.server import build_app, housekeeping
-from panoseg.app.service import Service
+from app_clients import LocalServer
+from panoseg.app.server import housekeeping
 from panoseg.app.settings import AppSettings, Limits
 from panoseg.app.users import Users, add_user, read_users
 from panoseg.errors import ConfigError, NotSignedInError, PanosegError
@@ -23,44 +23,16 @@ SQUARE = {
 LIMITS = Limits(area_km2=2, upload_mib=1, uploads=3, jobs=2)
 
 
-class Server:
-    """A server without workers, and a client of each user."""
-
-    def __init__(self, folder: Path, users: tuple[str, ...] = (), **settings) -> None:
-        tokens = folder / "users" if users else None
-        self.tokens = {user: add_user(folder / "users", user) for user in users}
-        self.settings = AppSettings(
-            folder / "app", tokens=tokens, limits=LIMITS, workers=0, **settings
-        )
-        self.service = Service(self.settings)
-        self.app = build_app(self.service, Users(tokens))
-
-    def client(self, user: str | None = None) -> TestClient:
-        headers = {"authorization": f"Bearer {self.tokens[user]}"} if user else {}
-        return TestClient(self.app, base_url="http://127.0.0.1:8080", headers=headers)
-
-    def finish(self, id: str, files: dict[str, str]) -> None:
-        """What a worker would do."""
-        claim = self.service.all_jobs.claim("w")
-        assert claim is not None
-        assert claim.job == id
-        for name, text in files.items():
-            path = self.settings.jobs_folder / id / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-        self.service.all_jobs.finish(claim, 10, 1.0, "done")
-
-
 @pytest.fixture
 def server(tmp_path):
-    server = Server(tmp_path)
+    server = LocalServer(tmp_path, limits=LIMITS)
     yield server
     server.service.close()
 
 
 @pytest.fixture
 def two(tmp_path):
-    server = Server(tmp_path, ("ada", "bob"))
+    server = LocalServer(tmp_path, ("ada", "bob"), limits=LIMITS)
     yield server
     server.service.close()
 
@@ -209,7 +181,9 @@ def test_every_answer_has_the_headers(server):
 
 
 def test_the_background_map_is_the_only_foreign_source(tmp_path):
-    server = Server(tmp_path, background="https://{s}.tile.example.org/{z}/{x}/{y}.png")
+    server = LocalServer(
+        tmp_path, background="https://{s}.tile.example.org/{z}/{x}/{y}.png", limits=LIMITS
+    )
     policy = server.client().get("/docs").headers["content-security-policy"]
     assert "img-src 'self' data: blob: https://*.tile.example.org;" in policy
     server.service.close()
@@ -234,7 +208,9 @@ def test_requests_of_other_sites_are_refused(server, headers, status):
 
 
 def test_hosts_of_a_server_behind_a_proxy(tmp_path):
-    server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
+    server = LocalServer(
+        tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",), limits=LIMITS
+    )
     for host, status in (("maps.example.org", 200), ("other.example.org", 421)):
         assert server.client("ada").get("/api/me", headers={"host": host}).status_code == status
     server.service.close()
@@ -413,7 +389,9 @@ def test_wrong_settings(change, message):
 
 
 def test_a_cookie_that_a_page_behind_tls_asks_for_goes_over_tls_alone(tmp_path):
-    server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
+    server = LocalServer(
+        tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",), limits=LIMITS
+    )
     for scheme in ("http", "https"):
         headers = {"host": "maps.example.org", "origin": f"{scheme}://maps.example.org"}
         answer = server.client().post(
@@ -427,17 +405,10 @@ def test_a_cookie_that_a_page_behind_tls_asks_for_goes_over_tls_alone(tmp_path):
 
 
 def test_metrics_are_not_for_clients_of_a_proxy_on_this_machine(tmp_path):
-    server = Server(tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",))
-
-    def client(name: str | None = None) -> TestClient:
-        headers = {"authorization": f"Bearer {server.tokens[name]}"} if name else {}
-        return TestClient(
-            server.app,
-            base_url="http://127.0.0.1:8080",
-            headers=headers,
-            client=("127.0.0.1", 50_000),
-        )
-
+    server = LocalServer(
+        tmp_path, ("ada",), host="0.0.0.0", public_host=("maps.example.org",), limits=LIMITS
+    )
+    client = partial(server.client, client=("127.0.0.1", 50_000))
     assert client().get("/metrics").status_code == 200
     assert client().get("/metrics", headers={"host": "maps.example.org"}).status_code == 401
     assert client("ada").get("/metrics", headers={"host": "maps.example.org"}).status_code == 200

@@ -5,17 +5,15 @@ users.
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 import threading
 import time
 import uuid
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
 
-from app_postgres import postgres, programs
+from app_postgres import postgres
 from panoseg.app import database
 from panoseg.app.database import Database
 from panoseg.app.job_views import MAX_CLAIMS
@@ -30,14 +28,8 @@ def url(request, tmp_path_factory):
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path_factory.mktemp('jobs')}/app.sqlite"
         return
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(
-        prefix="pg"
-    ) as folder:  # short: a socket's path has at most 107 bytes
-        Path(folder).chmod(0o755)
-        with postgres(Path(folder) / "pg") as address:
-            yield address
+    with postgres() as server:
+        yield server.url
 
 
 @pytest.fixture

@@ -7,16 +7,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fastapi.testclient import TestClient
 from PIL import Image
 
 import app_map
 from app_browser import finished_job
+from app_clients import LocalServer
 from panoseg.app import result_api
-from panoseg.app.server import build_app
-from panoseg.app.service import Service
-from panoseg.app.settings import AppSettings
-from panoseg.app.users import Users, add_user
 
 MAP = {"kind": "map", "name": "Four fields", "source": {"type": "sample", "size": 48}}
 
@@ -24,18 +20,10 @@ MAP = {"kind": "map", "name": "Four fields", "source": {"type": "sample", "size"
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
-    tokens = {name: add_user(folder / "users", name) for name in ("ada", "bob")}
-    settings = AppSettings(folder / "app", tokens=folder / "users", workers=0)
-    job = finished_job(settings, MAP, app_map.make_map, owner="ada")
-    service = Service(settings)
-    app = build_app(service, Users(folder / "users"))
-
-    def client(name: str | None) -> TestClient:
-        headers = {"authorization": f"Bearer {tokens[name]}"} if name else {}
-        return TestClient(app, base_url="http://127.0.0.1:8080", headers=headers)
-
-    yield client, job, service
-    service.close()
+    server = LocalServer(folder, ("ada", "bob"))
+    job = finished_job(server.settings, MAP, app_map.make_map, owner="ada")
+    yield server.client, job, server.service
+    server.service.close()
 
 
 @pytest.fixture

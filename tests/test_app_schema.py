@@ -16,10 +16,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from panoseg.app.server import build_app
-from panoseg.app.service import Service
-from panoseg.app.settings import AppSettings, Limits
-from panoseg.app.users import Users
+from app_clients import LocalServer
+from panoseg.app.settings import Limits
 
 CHECKS = [
     not_a_server_error,
@@ -32,15 +30,13 @@ EXAMPLES = 4
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory):
-    settings_ = AppSettings(
-        tmp_path_factory.mktemp("schema") / "app",
-        workers=0,
+    server = LocalServer(
+        tmp_path_factory.mktemp("schema"),
         public_host=("testserver",),
         limits=Limits(jobs=5, upload_mib=1),
     )
-    service = Service(settings_)
-    yield schemathesis.openapi.from_asgi("/openapi.json", build_app(service, Users(None)))
-    service.close()
+    yield schemathesis.openapi.from_asgi("/openapi.json", server.app)
+    server.service.close()
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

@@ -18,6 +18,7 @@ import pytest
 import rasterio
 import shapely
 
+from app_browser import Server
 from catalogue_server import DAYS, LAND, RUSTAC, outline, serve
 from cubes import LEFT, TOP, make_cube
 from panoseg.app.layers import read_layers
@@ -26,31 +27,18 @@ from small_networks import save_small_networks
 from waiting import signs_of_jobs, wait_until
 
 
-class Server:
-    """panoseg app in a process, with a catalogue where there is one."""
+class Jobs(Server):
+    """panoseg app in a process, and a client that has jobs done."""
 
     def __init__(self, folder: Path, *options: object) -> None:
-        self.folder = folder / "app"
-        words = [
-            sys.executable,
-            "-m",
-            "panoseg",
-            "app",
-            "--folder",
-            self.folder,
-            "--port",
-            "0",
-            *options,
-        ]
-        self.log = (folder / "log").open("w")
-        self.process = subprocess.Popen(
-            list(map(str, words)), stdout=subprocess.PIPE, stderr=self.log, text=True
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert "for this machine alone; nobody signs in" in line, (folder / "log").read_text()
-        self.url = line.split()[2]
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        super().__init__(folder / "app", *map(str, options))
+        assert "for this machine alone; nobody signs in" in self.first_line
+        self.client = httpx.Client(base_url=self.address, timeout=60)
+
+    def close(self) -> None:
+        """End it as Ctrl-C does."""
+        self.client.close()
+        assert self.stop(signal.SIGINT) == 0
 
     def wait(self, id: str) -> dict:
         """A job that has ended."""
@@ -103,14 +91,10 @@ def catalogue(tmp_path_factory):
 def server(place, catalogue):
     known = ["--catalog", catalogue.url, "--private-addresses"] if catalogue else []
     options = ["--weights", place / "tiny", "--photo-weights", place / "boxes", *known]
-    server = Server(place, *options)
+    server = Jobs(place, *options)
     yield server
-    server.client.close()
-    server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(60) == 0
-    server.process.stdout.close()
-    server.log.close()
-    log = [json.loads(line) for line in (place / "log").read_text().splitlines()]
+    server.close()
+    log = [json.loads(line) for line in (place / "app.log").read_text().splitlines()]
     assert not [line for line in log if line["level"] in ("error", "critical")]
     assert log[-1]["message"] == "server stopped"
 
@@ -133,7 +117,7 @@ def test_a_sample_from_a_terminal(server, place, capsys):
         "job",
         "submit",
         "--server",
-        server.url,
+        server.address,
         "--sample",
         "32",
         "--weights",
@@ -149,12 +133,16 @@ def test_a_sample_from_a_terminal(server, place, capsys):
     id = shown.out.split()[0]
     assert "Finding parcels" in shown.out
     assert "done" in shown.err
-    assert main(["job", "watch", id, "--server", server.url]) == 0
-    assert main(["job", "fetch", id, "--server", server.url, "--out", str(place / "fetched")]) == 0
+    assert main(["job", "watch", id, "--server", server.address]) == 0
+    assert (
+        main(["job", "fetch", id, "--server", server.address, "--out", str(place / "fetched")]) == 0
+    )
     assert len(gpd.read_parquet(place / "fetched" / "map" / "parcels.parquet")) > 0
-    assert main(["job", "fetch", id, "--server", server.url, "--out", str(place / "fetched")]) == 2
+    assert (
+        main(["job", "fetch", id, "--server", server.address, "--out", str(place / "fetched")]) == 2
+    )
     assert "holds" in capsys.readouterr().err
-    assert main(["job", "watch", "0" * 32, "--server", server.url]) == 2
+    assert main(["job", "watch", "0" * 32, "--server", server.address]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -229,7 +217,7 @@ def test_official_parcels_with_codes_from_a_terminal(server, place, capsys):
         "job",
         "submit",
         "--server",
-        server.url,
+        server.address,
         "--cube",
         place / "own.nc",
         "--weights",
@@ -357,7 +345,7 @@ def cluster(tmp_path):
 def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
     """The same map as without; a cluster that is away is waited for."""
     address, start, end = cluster
-    server = Server(tmp_path, "--weights", place / "tiny", "--dask", address)
+    server = Jobs(tmp_path, "--weights", place / "tiny", "--dask", address)
     try:
         id = server.client.post("/api/jobs", json=SAMPLE).raise_for_status().json()["id"]
         wait_until(
@@ -373,11 +361,7 @@ def test_maps_by_a_cluster(cluster, sample, place, tmp_path):
             ).read_bytes(), name
     finally:
         end()
-        server.client.close()
-        server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(60) == 0
-        server.process.stdout.close()
-        server.log.close()
+        server.close()
 
 
 def test_a_port_in_use_is_said_in_one_line(server):

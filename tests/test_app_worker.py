@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -20,7 +19,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app_postgres import Postgres, programs
+from app_postgres import postgres
 from app_stand_in import expected
 from panoseg.app import job_process, stages
 from panoseg.app.database import Database
@@ -196,16 +195,8 @@ def test_a_worker_that_is_asked_to_stop_puts_its_job_back_at_once(place):
 
 @pytest.fixture
 def server():
-    if programs() is None:
-        pytest.skip("PostgreSQL is not installed")
-    with tempfile.TemporaryDirectory(
-        prefix="pg"
-    ) as folder:  # short: a socket's path has at most 107 bytes
-        Path(folder).chmod(0o755)
-        server = Postgres(Path(folder) / "pg")
-        server.start()
+    with postgres() as server:
         yield server
-        server.stop()
 
 
 def test_a_database_that_is_away_costs_no_work(server, tmp_path):

@@ -464,7 +464,7 @@ def test_pieces_change_nothing(name, training, monkeypatch):
     with torch.set_grad_enabled(training):
         whole = model(images, days, valid).logits_BKHW
         monkeypatch.setattr("panoseg.models.frames.CACHED_ELEMENTS", 2 * 8 * 16 * 16)
-        monkeypatch.setattr("panoseg.models.ltae._CACHED_ELEMENTS", 2 * 5 * 8 * 7)
+        monkeypatch.setattr("panoseg.models.ltae.CACHED_ELEMENTS", 2 * 5 * 8 * 7)
         torch.testing.assert_close(model(images, days, valid).logits_BKHW, whole, rtol=0, atol=1e-5)
 
 

@@ -49,7 +49,7 @@ import panoseg.simulation.cube, panoseg.simulation.write, panoseg.maps.mapping, 
 from panoseg.cli import main
 from panoseg.maps import predict
 
-predict._BLOCK_SIDE = 28  # four windows
+predict.BLOCK_SIDE = 28  # four windows
 
 def fatal(name, call):
     original, calls = getattr(os, name), []

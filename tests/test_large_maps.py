@@ -97,7 +97,7 @@ def crc(values):
 @pytest.mark.parametrize("side", [512, 48, 100])
 def test_a_map_in_windows_is_what_a_map_in_one_piece_was(season, tmp_path, monkeypatch, side):
     """Numbers of a time when tiles were joined, tidied and outlined in one piece."""
-    monkeypatch.setattr(predict, "_BLOCK_SIDE", side)
+    monkeypatch.setattr(predict, "BLOCK_SIDE", side)
     first = map_cube(season, tiny_weights(), tmp_path / "a", OPTIONS)
     second = map_cube(
         season, tiny_weights(), tmp_path / "b", MapOptions(tile=64, overlap=40, min_area_ha=0.2)
@@ -174,7 +174,7 @@ def test_a_real_label_image_cut_into_random_windows_comes_back(real_data, seed):
 def test_outlines_of_many_sheets_are_a_coverage(season, tmp_path, monkeypatch, simplify):
     options = MapOptions(**vars(OPTIONS) | {"simplify": simplify})
     whole = map_cube(season, tiny_weights(), tmp_path / "whole", options)
-    monkeypatch.setattr(sheets.plan_sheets, "__defaults__", (37,))
+    monkeypatch.setattr(sheets, "SHEET_SIDE", 37)
     cut = map_cube(season, tiny_weights(), tmp_path / "cut", options)
     outlines = np.asarray(cut.parcels.geometry.values, dtype=object)
     assert shapely.is_valid(outlines).all()
@@ -300,8 +300,8 @@ class Shuffled(LocalWorkers):
 
 
 def test_the_order_of_windows_does_not_matter(season, tmp_path, monkeypatch):
-    monkeypatch.setattr(predict, "_BLOCK_SIDE", 64)
-    monkeypatch.setattr(sheets.plan_sheets, "__defaults__", (50,))
+    monkeypatch.setattr(predict, "BLOCK_SIDE", 64)
+    monkeypatch.setattr(sheets, "SHEET_SIDE", 50)
     options = MapOptions(**vars(OPTIONS) | {"pmtiles": True, "simplify": 1})
     whole = map_cube(season, tiny_weights(), tmp_path / "whole", options)
 
@@ -334,7 +334,7 @@ def test_workers_are_let_go_before_files_are_written(season, tmp_path, monkeypat
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """A cube of 9 windows and weights, on disk; a map of it that one process made."""
-    monkeypatch.setattr(predict, "_BLOCK_SIDE", 28)
+    monkeypatch.setattr(predict, "BLOCK_SIDE", 28)
     make_cube(64).to_netcdf(tmp_path / "season.nc")
     save_weights(tmp_path / "weights", tiny_weights())
     return files(
@@ -594,7 +594,7 @@ def test_workers_of_this_machine_make_the_same_map(small, tmp_path):
 
 
 def test_a_cluster_that_is_not_there(small, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("panoseg.maps.cluster._CONNECT_S", 0.3)
+    monkeypatch.setattr("panoseg.maps.cluster.CONNECT_S", 0.3)
     arguments = [
         "map",
         str(tmp_path / "season.nc"),
@@ -634,7 +634,7 @@ def test_many_parcels_lie_in_several_files(season, tmp_path, monkeypatch):
     )
     assert (tmp_path / "map" / "parcels.parquet").is_file()
     options = MapOptions(**vars(OPTIONS) | {"rows_per_file": 15, "gpkg": True, "pmtiles": True})
-    monkeypatch.setattr(outputs, "_ROWS_AT_ONCE", 6)
+    monkeypatch.setattr(outputs, "ROWS_AT_ONCE", 6)
     parts = map_cube(season, tiny_weights(), tmp_path / "parts", options)
     pieces = list(read_geoparquet(parts.out / "parcels.parquet"))
     assert [len(piece) for piece in pieces] == [6, 6, 3, 6, 6, 3, 6, 1]
@@ -833,7 +833,7 @@ STRIP = shapely.LineString([(500_000, 5_598_500), (502_100, 5_600_000)]).buffer(
 def test_windows_outside_of_an_outline_are_skipped_and_change_nothing(
     season, tmp_path, monkeypatch, land
 ):
-    monkeypatch.setattr(predict, "_BLOCK_SIDE", 48)
+    monkeypatch.setattr(predict, "BLOCK_SIDE", 48)
     outline = gpd.GeoSeries([land], crs="EPSG:32631").to_crs("EPSG:4326").iloc[0]
     read, read_window = [], predict.read_window
     monkeypatch.setattr(

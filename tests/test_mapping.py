@@ -186,7 +186,7 @@ def test_windows_do_not_matter(tmp_path, monkeypatch):
     cube, truth = landscape(128, seed=3)
     results = []
     for side in (512, 64, 100):
-        monkeypatch.setattr(predict, "_BLOCK_SIDE", side)
+        monkeypatch.setattr(predict, "BLOCK_SIDE", side)
         results.append(mapped(cube, truth, tmp_path / str(side), MapOptions(tile=48, overlap=16)))
     assert all((result.segment_HW == results[0].segment_HW).all() for result in results)
 
@@ -387,7 +387,7 @@ def test_networks_see_the_day_of_the_year_of_any_season(tmp_path, monkeypatch):
 
 
 def test_a_second_start_continues(tmp_path, cube_path, weights, monkeypatch):
-    monkeypatch.setattr(predict, "_BLOCK_SIDE", 32)
+    monkeypatch.setattr(predict, "BLOCK_SIDE", 32)
     whole = map_cube(cube_path, weights, tmp_path / "whole", SMALL)
     calls = []
     original = predict.Model.batch
@@ -451,7 +451,7 @@ def test_a_killed_map_continues(tmp_path, weights):
     out = tmp_path / "map"
     code = (
         "import sys, time\nfrom panoseg.maps import predict\nfrom panoseg.maps.mapping import"
-        " map_cube\nfrom panoseg.maps.options import MapOptions\npredict._BLOCK_SIDE = 32\noriginal"
+        " map_cube\nfrom panoseg.maps.options import MapOptions\npredict.BLOCK_SIDE = 32\noriginal"
         " = predict.Model.batch\ndef slow(self, *arguments):\n    time.sleep(0.2)\n    return"
         " original(self, *arguments)\npredict.Model.batch = slow\nmap_cube(sys.argv[1],"
         " sys.argv[2], sys.argv[3], MapOptions(tile=32, overlap=8, tta=1, min_area_ha=0.03))\n"

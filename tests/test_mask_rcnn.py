@@ -310,7 +310,7 @@ def kept(published, monkeypatch):
     }
     monkeypatch.setattr(
         initial_weights,
-        "_fetched",
+        "fetch_state",
         lambda weights: files["coco" if "COCO" in weights.name else "imagenet"],
         raising=True,
     )

@@ -393,7 +393,7 @@ def test_published_thresholds_are_the_defaults():
 def test_initial_weights_fill_the_backbone(monkeypatch):
     torch.manual_seed(5)
     given = resnet18(weights=None).state_dict()
-    monkeypatch.setattr(initial_weights, "_fetched", lambda weights: given)
+    monkeypatch.setattr(initial_weights, "fetch_state", lambda weights: given)
     network = small(norm="batch", weights="imagenet")
     assert not torch.equal(network.backbone.body.conv1.weight, given["conv1.weight"])
     assert "ImageNet's for the resnet18" in take_initial_weights(network, TABLE)

@@ -317,7 +317,7 @@ def test_options_of_training_change_the_loss(option):
 def test_initial_weights_fill_the_backbone(monkeypatch):
     torch.manual_seed(5)
     given = resnet18(weights=None).state_dict()
-    monkeypatch.setattr(initial_weights, "_fetched", lambda weights: given)
+    monkeypatch.setattr(initial_weights, "fetch_state", lambda weights: given)
     network = small(norm="batch", weights="imagenet")
     head = network.head[0].weight.clone()
     assert not torch.equal(network.backbone.conv1.weight, given["conv1.weight"])

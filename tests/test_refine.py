@@ -569,7 +569,7 @@ def test_classes_are_read_in_strips(tmp_path, monkeypatch):
     values_HW = np.random.default_rng(0).integers(0, 9, (7, 5), np.int64)
     path = write(tmp_path / "a.tif", values_HW, nodata=4)
     windows = []
-    monkeypatch.setattr(class_raster, "_STRIP_PIXELS", 15)
+    monkeypatch.setattr(class_raster, "STRIP_PIXELS", 15)
     monkeypatch.setattr(
         class_raster, "Window", lambda *given: windows.append(given) or Window(*given)
     )

@@ -24,7 +24,8 @@ from panoseg.maps.rasters import NO_CONFIDENCE, NO_DATA_CLASS, TABLE_TAG
 
 _MAX_PIXELS = 150_000_000
 """A Sentinel-2 scene has 120 million pixels of 10 m; refining it takes about 2 GB of memory."""
-_STRIP_PIXELS = 2**22
+STRIP_PIXELS = 2**22
+"""Pixels that are read at a time."""
 _ROUNDING = 1e-3
 """How far a probability may exceed 1 where probabilities were stored as scaled integers."""
 
@@ -173,7 +174,7 @@ def _read_classes(source: rasterio.DatasetReader, path: Path, background: int) -
     classes_HW = np.full(source.shape, NO_DATA_CLASS, np.uint8)
     no_data = None if source.nodata == background else source.nodata
     present: set[int] = set()
-    rows = max(1, _STRIP_PIXELS // source.width)
+    rows = max(1, STRIP_PIXELS // source.width)
     for top in range(0, source.height, rows):
         strip_HW = source.read(
             1, window=Window(0, top, source.width, min(rows, source.height - top))

@@ -20,7 +20,8 @@ from panoseg.maps.windows import Block, Save
 _IN_FLIGHT = 2
 """Tasks for each thread of the cluster: one that it does and one that waits for it."""
 _RETRIES = 2
-_CONNECT_S = 20
+CONNECT_S = 20
+"""Seconds in which a scheduler must answer."""
 _NO_RECORD = {"distributed.worker.profile.enabled": False}
 """Of a worker process: what it did in each second is for a page that nobody opens, and grows for an
 hour.
@@ -65,7 +66,7 @@ def cluster_for(running: RunOptions, job: PredictionJob) -> Iterator[Cluster]:
             }
             address = stack.enter_context(local_cluster(running.workers, **quiet))
         try:
-            client = stack.enter_context(Client(address, timeout=_CONNECT_S, set_as_default=False))
+            client = stack.enter_context(Client(address, timeout=CONNECT_S, set_as_default=False))
         except (OSError, ValueError, TypeError) as error:
             raise ClusterError(
                 f"No dask scheduler answers at {address}: start it, or correct --dask."

@@ -236,9 +236,9 @@ class SheetOutlines:
     """object, N: outlines as WKB, in pixels of the map (column, row)."""
 
 
-def plan_sheets(height: int, width: int, side: int = SHEET_SIDE) -> list[Window]:
-    """Return the sheets that cover a raster, row by row."""
-    return windows_over(height, width, side)
+def plan_sheets(height: int, width: int, side: int | None = None) -> list[Window]:
+    """Return the sheets of a side, ``SHEET_SIDE`` by default, that cover a raster, row by row."""
+    return windows_over(height, width, SHEET_SIDE if side is None else side)
 
 
 def read_sheets(raster: RawRaster, drawn: np.ndarray, tolerance_pixels: float) -> Iterator[Sheet]:

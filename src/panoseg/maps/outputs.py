@@ -65,7 +65,7 @@ SHIPPED_NOTE = (
     " on simulated seasons."
 )
 _MIN_GROWING_DATES = 4
-_ROWS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 16_384
 """Parcels in one piece of a table: each takes about 5 kB of memory while it is written."""
 _PROCESSING_SCHEMA = "https://stac-extensions.github.io/processing/v1.2.0/schema.json"
 _TASKS = [TaskType.PANOPTIC_SEGMENTATION, TaskType.INSTANCE_SEGMENTATION]
@@ -141,8 +141,8 @@ def _pieces(
     """Yield the table of some segments in pieces that fit in memory; at least one piece."""
     grid, card, season = given.cube.odc.geobox, given.weights.card, given.season
     details = f"panoseg {panoseg.__version__}, {card.model.title}, {len(season.days_T)} dates"
-    for start in range(0, max(len(things), 1), _ROWS_AT_ONCE):
-        rows = segments.take(things[start : start + _ROWS_AT_ONCE])
+    for start in range(0, max(len(things), 1), ROWS_AT_ONCE):
+        rows = segments.take(things[start : start + ROWS_AT_ONCE])
         yield parcel_table(
             rows,
             to_map(outlines.read(rows.ids), grid.affine),

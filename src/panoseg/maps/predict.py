@@ -29,7 +29,8 @@ from panoseg.panoptic.join import Tile
 from panoseg.panoptic.panoptic import Panoptic
 
 _BLOCK_BYTES = 400 * 1024**2
-_BLOCK_SIDE = 512
+BLOCK_SIDE = 512
+"""Largest side of a window in pixels."""
 
 
 def check_card(card: WeightsCard) -> None:
@@ -64,7 +65,7 @@ class PredictionJob:
     def plan(self, height: int, width: int) -> list[Block]:
         """Return the windows of a cube of that size: the images of one take at most 400 MiB."""
         image_bytes = 4 * len(self.days_T) * len(self.weights.card.bands)
-        side = min(_BLOCK_SIDE, int((_BLOCK_BYTES / image_bytes) ** 0.5))
+        side = min(BLOCK_SIDE, int((_BLOCK_BYTES / image_bytes) ** 0.5))
         return plan_blocks(height, width, self.options.tile, self.options.overlap, side)
 
 

@@ -56,14 +56,14 @@ def take_initial_weights(model: Any, table: ClassTable) -> str:  # noqa: ANN401
         return "initial weights: drawn"
     if name == "imagenet":
         body: Any = getattr(model.backbone, "body", model.backbone)
-        state = _fetched(_IMAGENET[model.config.backbone])
+        state = fetch_state(_IMAGENET[model.config.backbone])
         body.load_state_dict(
             {entry: value for entry, value in state.items() if not entry.startswith("fc.")}
         )
         return f"initial weights: ImageNet's for the {model.config.backbone}, the rest drawn"
     rows, known = _rows_of_classes([entry.name for entry in table.classes if entry.kind == "thing"])
     drawn = model.state_dict()
-    model.load_state_dict(_converted(_fetched(_COCO), rows, drawn), strict=False)
+    model.load_state_dict(_converted(fetch_state(_COCO), rows, drawn), strict=False)
     return (
         f"initial weights: COCO's; {known} of {len(rows)} things are among its classes, the others"
         " drawn"
@@ -93,7 +93,7 @@ def published_mask_rcnn(thresholds: Mapping[str, float] | None = None) -> Weight
         },
         scores={"box_AP": 37.9, "mask_AP": 34.6},
     )
-    return Weights(card, _converted(_fetched(_COCO), rows, {}))
+    return Weights(card, _converted(fetch_state(_COCO), rows, {}))
 
 
 def coco_things() -> ClassTable:
@@ -152,7 +152,12 @@ def _converted(
     return converted
 
 
-def _fetched(weights: WeightsEnum) -> Mapping[str, Tensor]:
+def fetch_state(weights: WeightsEnum) -> Mapping[str, Tensor]:
+    """Return the state of weights that torchvision publishes, fetched or kept on this machine.
+
+    Raises:
+        WeightsError: They are neither here nor to be fetched, or damaged.
+    """
     kept = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(weights.url).path).name
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(

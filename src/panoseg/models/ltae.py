@@ -159,8 +159,8 @@ class DateEncoder(nn.Module):
 
 
 _MASKED_SCORE = -1e3
-# 2 MiB of float32: a piece and what is made of it stay in the cache.
-_CACHED_ELEMENTS = 2**19
+CACHED_ELEMENTS = 2**19
+"""Size of a piece on a CPU: with 2 MiB of float32, it and what is made of it stay in the cache."""
 
 
 class AttentionHeads(nn.Module):
@@ -360,7 +360,7 @@ def _pieces(maps_BTCHW: Tensor) -> tuple[Tensor, ...]:
     maps_BTPC = maps_BTCHW.float().permute(0, 1, 3, 4, 2).flatten(2, 3)
     batch, dates, pixels, channels = maps_BTPC.shape
     limit = (
-        max(1, _CACHED_ELEMENTS // (batch * dates * channels))
+        max(1, CACHED_ELEMENTS // (batch * dates * channels))
         if maps_BTPC.device.type == "cpu"
         else pixels
     )
