@@ -17,7 +17,7 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.pastis import fold_normalisation
 from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
-from panoseg.imagery.scenes import damaged_raster, read_scenes
+from panoseg.imagery.scenes import read_scenes
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.season import UtaeConfig
@@ -196,9 +196,8 @@ def test_a_raster_with_half_a_header_is_named(tmp_path, size, words):
 
 def test_of_many_rasters_the_damaged_one_is_named(tmp_path):
     write_stac(tmp_path, days=("2019-04-01", "2019-06-01"), size=64)
-    assert damaged_raster(tmp_path) is None
+    open_cube(tmp_path).compute()
     path = tmp_path / "2019-06-01" / "B11.tif"
     path.write_bytes(path.read_bytes()[:1000])
-    assert damaged_raster(tmp_path) == path
     with pytest.raises(CubeError, match=r"2019-06-01/B11\.tif cannot be read"), reading(tmp_path):
         open_cube(tmp_path).compute()

@@ -44,7 +44,7 @@ def test_every_format_gives_the_same_lazy_cube(tmp_path, name):
     ("make", "words"),
     [
         (lambda folder: folder / "absent.nc", "does not exist"),
-        (lambda folder: folder, "neither a Zarr store nor STAC items"),
+        (lambda folder: folder, "neither a Zarr store nor GeoTIFFs"),
     ],
 )
 def test_nothing_to_open(tmp_path, make, words):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from cubes import TOP, item, write_stac, write_tif
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
+from panoseg.cube.scenes import notes_of
 from panoseg.errors import CubeError
 from panoseg.imagery.scenes import best_assets, read_scenes, resolution
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, band_name
@@ -186,13 +187,23 @@ def test_a_raster_that_stands_for_a_file_elsewhere_is_refused(tmp_path):
         open_cube(tmp_path / "season")
 
 
-def test_scenes_must_have_the_same_bands(tmp_path):
-    write_stac(tmp_path, bands=("B02", "B03"))
+def test_a_scene_that_lacks_a_band_costs_its_date_alone(tmp_path):
+    stored = write_stac(tmp_path, bands=("B02", "B03"))
     path = tmp_path / "2019-06-01" / "item.json"
     scene = json.loads(path.read_text())
     del scene["assets"]["B03"]
     path.write_text(json.dumps(scene))
-    with pytest.raises(CubeError, match="scene-2019-06-01 has no asset for B03"):
+    cube = open_cube(tmp_path)
+    assert notes_of(cube) == ("Scene scene-2019-06-01 was left out: it lacks B03.",)
+    np.testing.assert_array_equal(cube["B02"].values, stored["B02"][:1])
+    del scene["assets"]["B02"]
+    path.write_text(json.dumps(scene))
+    assert notes_of(open_cube(tmp_path)) == (
+        "Scene scene-2019-06-01 was left out: it names no band.",
+    )
+    path = tmp_path / "2019-04-01" / "item.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"assets": {}}))
+    with pytest.raises(CubeError, match="scene-2019-04-01 has no file whose bands are named"):
         open_cube(tmp_path)
 
 

@@ -40,7 +40,7 @@ from panoseg.errors import CubeError, OutputError
 from panoseg.files import hold_folder, output_error
 from panoseg.imagery.area import inside_mask, project_outline, solar_offset
 from panoseg.imagery.remote import check_credentials
-from panoseg.imagery.scenes import Scene
+from panoseg.imagery.scenes import Scene, SceneAsset
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.progress import print_line, track
 
@@ -424,7 +424,7 @@ def _plan(
         (
             scene.id,
             str(scene.time),
-            sorted((b, a.href, repr(a.radiometry)) for b, a in scene.assets.items()),
+            sorted((b, _place(a), repr(a.radiometry)) for b, a in scene.assets.items()),
         )
         for scene in scenes
     ]
@@ -440,6 +440,11 @@ def _plan(
             if name not in _FREE_OPTIONS
         },
     }
+
+
+def _place(asset: SceneAsset) -> str:
+    """Return where a band is: its file, and which of the file's bands it is unless the first."""
+    return asset.href if asset.index == 1 else f"{asset.href} band {asset.index}"
 
 
 def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:

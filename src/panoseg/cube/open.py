@@ -1,4 +1,4 @@
-"""Open cubes from NetCDF, Zarr and folders with STAC items; damaged files become ``CubeError``.
+"""Open cubes from NetCDF, Zarr and folders of GeoTIFFs; damaged files become ``CubeError``.
 
 Zarr chunks compressed by Blosc are decoded by a checked decoder. numcodecs 0.16 trusts the length
 in the header of a chunk: of a chunk that was cut off it decodes what happens to follow in memory,
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from zarr.codecs.blosc import BloscCodec
 from zarr.registry import register_codec
 
+from panoseg.cube.forms import eopf_cube, recognise
 from panoseg.errors import CubeError
 
 _HEADER = 16  # bytes, of which the last four are the length of the chunk with its header
 _LENGTH = slice(12, 16)
-_ZARR_MARKS = ("zarr.json", ".zgroup", ".zmetadata")
 _CHUNKS = {"time": 8, "y": 512, "x": 512}
 _DAMAGE = (OSError, RuntimeError, ValueError, RasterioError)
 # Damaged metadata breaks the decoders in other ways, too.
@@ -90,7 +90,7 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
     is read.
 
     Args:
-        path: The cube; named in the message, or in a STAC folder the damaged file.
+        path: The cube, named in the message.
         failures: Exceptions to translate.
     """
     try:
@@ -99,29 +99,16 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             # Problems are reported by the error that follows.
             warnings.filterwarnings("ignore", module="zarr")
-            for name in ("odc.loader", "rasterio"):
-                logging.getLogger(name).setLevel(logging.CRITICAL)
+            logging.getLogger("rasterio").setLevel(logging.CRITICAL)
             yield
     except CubeError:
         raise
     except failures as error:
-        damaged = _damaged_part(Path(path))
         text = str(error).strip().splitlines() or [type(error).__name__]
         raise CubeError(
-            f"{damaged} cannot be read as NetCDF, Zarr or STAC folder ({text[0].split('. ')[0]}):"
-            " copy it again."
+            f"{path} cannot be read as NetCDF, Zarr or GeoTIFFs ({text[0].split('. ')[0]}): copy it"
+            " again."
         ) from error
-
-
-def _damaged_part(path: Path) -> Path:
-    """Return the damaged file; odc-stac does not report which of a thousand rasters it is."""
-    if not path.is_dir() or any((path / mark).exists() for mark in _ZARR_MARKS):
-        return path
-    from panoseg.imagery.scenes import damaged_raster
-
-    with suppress(CubeError):
-        return damaged_raster(path) or path
-    return path
 
 
 def open_cube(path: Path | str) -> xr.Dataset:
@@ -135,28 +122,46 @@ def open_cube(path: Path | str) -> xr.Dataset:
     path = Path(path)
     if not path.exists():
         raise CubeError(
-            f"{path} does not exist: give a NetCDF file, a Zarr store or a folder with STAC items."
+            f"{path} does not exist: give a NetCDF file, a Zarr store or a folder of GeoTIFFs."
         )
     with reading(path, _DAMAGED_METADATA):
-        if path.is_file():
-            return _chunked(xr.open_dataset(path, decode_coords="all", chunks={}))
-        if any((path / mark).exists() for mark in _ZARR_MARKS):
-            use_checked_blosc()
+        use_checked_blosc()
+        form = recognise(path)
+        if form.kind == "netcdf":
+            return _chunked(_named_dims(path, _open_netcdf(path)))
+        if form.kind == "eopf":
+            return _chunked(eopf_cube(path, form))
+        if form.kind == "zarr":
             return _chunked(
                 xr.open_dataset(
-                    path, engine="zarr", consolidated=False, decode_coords="all", chunks={}
+                    form.stores[0],  # type: ignore[arg-type]  # any store of Zarr
+                    engine="zarr",
+                    group=form.group or None,
+                    consolidated=False,
+                    decode_coords="all",
+                    chunks={},
                 )
             )
         # A slow import, and the workers of a map mostly read Zarr.
         from panoseg.cube.scenes import cube_of_scenes
-        from panoseg.imagery.scenes import is_stac_folder, read_scenes
+        from panoseg.imagery.geotiffs import season_scenes
 
-        if is_stac_folder(path):
-            return cube_of_scenes(read_scenes(path))
-    raise CubeError(
-        f"{path} holds neither a Zarr store nor STAC items: give a NetCDF file, a Zarr store or a"
-        " folder with STAC items."
-    )
+        return cube_of_scenes(*season_scenes(path))
+
+
+def _open_netcdf(path: Path) -> xr.Dataset:
+    # The engine is named, because xarray goes by the suffix.
+    return xr.open_dataset(path, engine="netcdf4", decode_coords="all", chunks={})
+
+
+def _named_dims(path: Path, cube: xr.Dataset) -> xr.Dataset:
+    """Return a cube whose dimensions have names, as those of NetCDF have."""
+    if any(str(dim).startswith("phony_dim") for dim in cube.dims):
+        raise CubeError(
+            f"{path} is HDF5 without named dimensions, not NetCDF: write it as NetCDF with time, y"
+            " and x (xarray.Dataset.to_netcdf)."
+        )
+    return cube
 
 
 def _chunked(cube: xr.Dataset) -> xr.Dataset:

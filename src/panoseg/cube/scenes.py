@@ -1,46 +1,49 @@
 """Read scenes onto a grid: a lazy cube of all scenes, or the mosaic of a day.
 
-Coarser bands are repeated (nearest neighbour), as in the cubes that the networks are trained on. A
-folder of scenes becomes a lazy cube by odc-stac. Scenes of a catalogue are read by rasterio window
-by window, because an unreadable file must be traced to its scene.
+Coarser bands are repeated (nearest neighbour), as in the cubes that the networks are trained on.
+Everything is read by rasterio window by window, so that an unreadable file is named.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar
 
+import dask.array
 import numpy as np
-import pystac
 import rasterio
-import shapely
 import xarray as xr
 from affine import Affine
+from dask.tokenize import tokenize
 from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from rasterio.dtypes import in_dtype_range
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 from scipy.ndimage import distance_transform_edt
-from shapely.geometry import mapping
 
 from panoseg.cube.options import CubeOptions
 from panoseg.errors import CubeError
 from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_intersect
 from panoseg.imagery.remote import DRIVERS, drop_cached, is_remote, open_raster
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, offset_is_removed
-from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATION
 
 _CHUNK = 512
 _SAMPLED_SIDE = 512
 _VISIBLE = ("B04", "B03", "B02")  # where land is darkest
+NOTES = "panoseg:notes"
+"""Name of the attribute of a cube with sentences on what was left out, as a JSON list."""
+_LIKE_10_M = (8e-5, 1.5e-4)  # degrees
 NO_DATA = -32768
 """No data in bands of a cube: int16 reflectance x 10 000, as PASTIS stores it."""
 _LARGEST = 32767
@@ -68,33 +71,190 @@ class Header:
     """Left, bottom, right, top."""
 
 
-def cube_of_scenes(scenes: Sequence[Scene]) -> xr.Dataset:
+def cube_of_scenes(scenes: Sequence[Scene], notes: Sequence[str] = ()) -> xr.Dataset:
     """Return a lazy cube of scenes by time: float32 reflectance x 10 000 with NaN, and SCL.
 
     The grid has the coordinate system of most scenes and the finest pixels, and covers all scenes.
+    A scene that lacks a band is left out. ``notes_of`` returns the notes, those on such scenes
+    included.
 
     Raises:
-        CubeError: A file is not a raster, or has no coordinate system.
+        CubeError: A file is no raster, or has no coordinate system; or no scene is complete.
     """
-    import odc.stac
-
-    bands = sorted(scenes[0].assets)
-    headers = [_header(scene) for scene in scenes]
+    scenes, bands, left_out = complete_scenes(scenes)
+    known: dict[str, Header] = {}
+    headers = [_header(scene, bands, known) for scene in scenes]
     scenes = [correct_offset(scene) for scene in scenes]
-    loaded = odc.stac.load(
-        [
-            _item(scene, number, header)
-            for number, (scene, header) in enumerate(zip(scenes, headers, strict=True))
-        ],
-        bands=bands,
-        geobox=_common_grid(headers),
-        chunks={"x": _CHUNK, "y": _CHUNK, "time": 1},
-        groupby="id",
-        resampling="nearest",
-        dtype="float32",
-        nodata=float("nan"),
-    )
-    return loaded.assign({band: _reflectance(loaded[band], scenes, band) for band in bands})
+    grid, converted = _common_grid(headers)
+    coords = xr_coords(grid, always_yx=True)
+    times = np.array([scene.time for scene in scenes], "datetime64[ns]")
+    coords["time"] = xr.DataArray(times, dims="time")
+    variables = {}
+    for band in bands:
+        layer = SceneBand(grid, band, [scene.assets[band] for scene in scenes], headers)
+        values_TYX = dask.array.from_array(
+            layer,
+            chunks=(1, _CHUNK, _CHUNK),
+            name=f"scenes-{band}-{tokenize(str(grid), layer.assets)}",
+            asarray=False,
+            fancy=False,
+            meta=np.empty((0, 0, 0), np.float32),
+        )
+        variables[band] = (("time", "y", "x"), values_TYX, {"grid_mapping": "spatial_ref"})
+    said = [*notes, *left_out, *converted]
+    return xr.Dataset(variables, coords, attrs={NOTES: json.dumps(said)} if said else {})
+
+
+def notes_of(cube: xr.Dataset) -> tuple[str, ...]:
+    """Return sentences on what was left out when a cube was opened."""
+    try:
+        return tuple(map(str, json.loads(cube.attrs[NOTES])))
+    except (KeyError, TypeError, ValueError):
+        return ()
+
+
+def complete_scenes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str], list[str]]:
+    """Return the scenes that have all bands, these bands, and a sentence on each other scene.
+
+    A band of PASTIS counts if any scene has it, another band if half of the scenes have it.
+
+    Raises:
+        CubeError: No scene is complete.
+    """
+    number = Counter(band for scene in scenes for band in scene.assets)
+    bands = [b for b, n in sorted(number.items()) if b in PASTIS_BANDS or 2 * n >= len(scenes)]
+    lacking = {
+        place: [band for band in bands if band not in scene.assets]
+        for place, scene in enumerate(scenes)
+    }
+    kept = [scene for place, scene in enumerate(scenes) if not lacking[place] and scene.assets]
+    if not kept:
+        nearest = min(lacking, key=lambda place: len(lacking[place]))
+        reason = (
+            f"lacks {', '.join(lacking[nearest])}"
+            if lacking[nearest]
+            else "has no file whose bands are named"
+        )
+        raise CubeError(
+            f"No scene has all bands (scene {scenes[nearest].id} {reason}): add the files, or name"
+            " the bands in eo:bands or in the descriptions of the GeoTIFF (B02, B03, ..)."
+        )
+    left_out = [
+        f"Scene {scenes[place].id} was left out: it"
+        f" {'lacks ' + ', '.join(missing) if scenes[place].assets else 'names no band'}."
+        for place, missing in lacking.items()
+        if missing
+    ]
+    return kept, bands, left_out
+
+
+class SceneBand:
+    """One band of all scenes on a grid, time x y x x, read where it is indexed.
+
+    dask indexes it block by block. Pixels are reflectance x 10 000 by each scene's own scale and
+    offset, because a season may span a change of the processing baseline; NaN where there is no
+    data. SCL keeps its numbers.
+    """
+
+    ndim = 3
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self, grid: GeoBox, band: str, assets: Sequence[SceneAsset], headers: Sequence[Header]
+    ) -> None:
+        self.grid, self.band, self.assets = grid, band, tuple(assets)
+        self.shape = (len(assets), *grid.shape)
+        crs = str(grid.crs)
+        self._boxes = np.array(
+            [h.bounds if h.crs == crs else transform_bounds(h.crs, crs, *h.bounds) for h in headers]
+        )
+
+    def __getitem__(self, key: tuple[slice | int, ...]) -> np.ndarray:
+        """Return a block: float32. Raises ``CubeError`` for a damaged file."""
+        key = (*key, *[slice(None)] * (self.ndim - len(key)))
+        places_T, rows_Y, columns_X = (
+            np.atleast_1d(np.arange(size)[part]) for size, part in zip(self.shape, key, strict=True)
+        )
+        block_TYX = np.full((len(places_T), len(rows_Y), len(columns_X)), np.nan, np.float32)
+        if block_TYX.size:
+            top, left = rows_Y.min(), columns_X.min()
+            window = self.grid[top : rows_Y.max() + 1, left : columns_X.max() + 1]
+            for row, place in enumerate(places_T):
+                if self._meets(place, window):
+                    values_HW = self._read(self.assets[place], window)
+                    block_TYX[row] = values_HW[np.ix_(rows_Y - top, columns_X - left)]
+        return block_TYX[tuple(slice(None) if isinstance(part, slice) else 0 for part in key)]
+
+    def _meets(self, place: int, window: GeoBox) -> bool:
+        left, bottom, right, top = self._boxes[place]
+        box, pixel = window.boundingbox, abs(float(window.resolution.x))
+        return bool(
+            left - pixel < box.right
+            and right + pixel > box.left
+            and bottom - pixel < box.top
+            and top + pixel > box.bottom
+        )
+
+    def _read(self, asset: SceneAsset, window: GeoBox) -> np.ndarray:
+        meaning = asset.radiometry
+        try:
+            with rasterio.Env(), _opened(asset.href) as source:
+                # No data that the type of a file cannot hold is nowhere in it.
+                held = in_dtype_range(meaning.nodata, source.dtypes[0])
+                nodata = meaning.nodata if held else 0.0
+                # Exactly, so that values do not depend on the window that is read.
+                numbers_HW = _on_grid(source, asset.index, window, nodata, 0.0).astype(np.float32)
+        except (RasterioError, OSError, ValueError, IndexError) as error:
+            lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            raise CubeError(
+                f"{asset.href} cannot be read ({lines[0]}): copy the file again."
+            ) from error
+        missing_HW = numbers_HW == np.float32(nodata)
+        if asset.gap_at_zero:
+            missing_HW |= numbers_HW == 0
+        numbers_HW[missing_HW] = np.nan
+        if self.band == SCENE_CLASSIFICATION:
+            return numbers_HW
+        with np.errstate(over="ignore", invalid="ignore"):  # a stated scale may be anything
+            scale, offset = np.float32(meaning.scale * 1e4), np.float32(meaning.offset * 1e4)
+            reflectance_HW: np.ndarray = numbers_HW * scale + offset
+        reflectance_HW[reflectance_HW == 0] = DARKEST
+        return reflectance_HW
+
+
+def _opened(href: str) -> DatasetReader:
+    """Open a local raster; other formats may refer to files outside of the folder."""
+    return DatasetReader(href, driver=DRIVERS, sharing=False)
+
+
+def _on_grid(
+    source: DatasetReader, index: int, grid: GeoBox, nodata: float, tolerance: float = 0.125
+) -> np.ndarray:
+    """Return a band on a grid by nearest neighbour, no data outside of it: H x W.
+
+    Raises ``RasterioError`` for a band that the file does not have.
+
+    Args:
+        source: The file.
+        index: Which of its bands, from 1.
+        grid: Where it is wanted.
+        nodata: The number that means no data.
+        tolerance: Pixels by which places may be wrong where coordinate systems differ.
+    """
+    if index > source.count:
+        raise RasterioError(f"band {index} of {source.count}")
+    height, width = grid.shape
+    target = {"crs": str(grid.crs), "transform": grid.affine, "width": width, "height": height}
+    with WarpedVRT(
+        source,
+        **target,
+        resampling=Resampling.nearest,
+        src_nodata=nodata,
+        nodata=nodata,
+        tolerance=tolerance,
+    ) as warped:
+        numbers_HW: np.ndarray = warped.read(index)
+    return numbers_HW
 
 
 def correct_offset(scene: Scene) -> Scene:
@@ -109,7 +269,7 @@ def correct_offset(scene: Scene) -> Scene:
     asset = scene.assets[band]
     with open_raster(asset.href) as source:
         numbers_HW = source.read(
-            1, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape)
+            asset.index, out_shape=tuple(min(side, _SAMPLED_SIDE) for side in source.shape)
         )
     if not offset_is_removed(numbers_HW, asset.radiometry):
         return scene
@@ -126,56 +286,11 @@ def doubtful_band(scene: Scene) -> str | None:
     return band if band is not None and scene.assets[band].radiometry.doubtful else None
 
 
-def _item(scene: Scene, number: int, header: Header) -> pystac.Item:
-    """Return a STAC item whose assets are named by band.
+def _common_grid(headers: Sequence[Header]) -> tuple[GeoBox, list[str]]:
+    """Return the smallest grid that covers all rasters, and a note if it is none of theirs.
 
-    Its id is its place in time, because names of scenes may repeat.
-    """
-    box = shapely.box(*transform_bounds(header.crs, "EPSG:4326", *header.bounds)).buffer(
-        FOOTPRINT_MARGIN_DEGREES, join_style="mitre"
-    )  # odc-stac opens only files whose footprint meets the window
-    item = pystac.Item(f"{number:06d}", mapping(box), list(box.bounds), scene.time, {})
-    for band, asset in scene.assets.items():
-        raster = {"raster:bands": [{"data_type": "uint16", "nodata": asset.radiometry.nodata}]}
-        item.add_asset(
-            band,
-            pystac.Asset(
-                asset.href, media_type=pystac.MediaType.COG, roles=["data"], extra_fields=raster
-            ),
-        )
-    return item
-
-
-def _reflectance(numbers_TYX: xr.DataArray, scenes: Sequence[Scene], band: str) -> xr.DataArray:
-    """Return reflectance x 10 000 by each scene's own scale and offset.
-
-    A season may span a change of the processing baseline.
-    """
-    assets = [scene.assets[band] for scene in scenes]
-
-    def per_time(values: list[float]) -> xr.DataArray:
-        return xr.DataArray(
-            np.array(values, np.float32), coords={"time": numbers_TYX.time}, dims="time"
-        )
-
-    nodata = per_time([asset.radiometry.nodata for asset in assets])
-    values = numbers_TYX.where(numbers_TYX != nodata)
-    if band == SCENE_CLASSIFICATION:
-        return values
-    scale, offset = (
-        per_time([number * 1e4 for number in numbers])
-        for numbers in zip(
-            *((asset.radiometry.scale, asset.radiometry.offset) for asset in assets), strict=True
-        )
-    )
-    reflectance = values * scale + offset
-    return reflectance.where(reflectance != 0, np.float32(DARKEST))
-
-
-def _common_grid(headers: Sequence[Header]) -> GeoBox:
-    """Return the smallest grid that covers all rasters.
-
-    It has the coordinate system of most of them and the finest pixels.
+    It has the coordinate system of most of them and the finest pixels. Rasters in degrees whose
+    pixels have about 10 m are brought into their UTM zone.
     """
     crs = Counter(header.crs for header in headers).most_common(1)[0][0]
     anchor = min(
@@ -187,39 +302,53 @@ def _common_grid(headers: Sequence[Header]) -> GeoBox:
     )
     left, bottom = boxes[:, :2].min(axis=0)
     right, top = boxes[:, 2:].max(axis=0)
-    pixel_m = anchor.a
+    pixel = anchor.a
     # Rounding by a millionth of a pixel must not add a row or a column.
-    first_column, first_row = np.floor(np.array([left - anchor.c, anchor.f - top]) / pixel_m + 1e-6)
-    last_column, last_row = np.ceil(
-        np.array([right - anchor.c, anchor.f - bottom]) / pixel_m - 1e-6
-    )
+    first_column, first_row = np.floor(np.array([left - anchor.c, anchor.f - top]) / pixel + 1e-6)
+    last_column, last_row = np.ceil(np.array([right - anchor.c, anchor.f - bottom]) / pixel - 1e-6)
     origin = anchor * Affine.translation(first_column, first_row)
-    return GeoBox((int(last_row - first_row), int(last_column - first_column)), origin, crs)
+    grid = GeoBox((int(last_row - first_row), int(last_column - first_column)), origin, crs)
+    if grid.crs is None or not grid.crs.geographic or not _LIKE_10_M[0] < pixel < _LIKE_10_M[1]:
+        return grid, []
+    placed: GeoBox = grid.to_crs("utm", resolution=PIXEL_M)
+    return placed, [
+        f"The files are in degrees; the cube is in EPSG:{placed.crs.epsg} with pixels of"
+        f" {PIXEL_M:g} m, by nearest neighbour."
+    ]
 
 
-def _header(scene: Scene) -> Header:
-    """Return the header of a scene's finest band, after those of all bands were checked."""
-    headers = [_header_of(Path(asset.href)) for asset in scene.assets.values()]
-    return min(
-        zip(scene.assets.values(), headers, strict=True), key=lambda pair: pair[0].resolution_m
-    )[1]
+def _header(scene: Scene, bands: Sequence[str], known: dict[str, Header]) -> Header:
+    """Return the header of a scene's finest band, after those of all bands were checked.
+
+    Args:
+        scene: The scene.
+        bands: The bands that are used.
+        known: Headers by file, to which new ones are added: a file may hold many bands.
+    """
+    assets = [scene.assets[band] for band in bands]
+    for asset in assets:
+        if asset.href not in known:
+            known[asset.href] = _header_of(asset.href)
+    return min((known[asset.href] for asset in assets), key=lambda header: header.transform.a)
 
 
-def _header_of(path: Path) -> Header:
+def _header_of(href: str) -> Header:
     try:
-        # Other formats may refer to files outside of the folder.
-        with rasterio.Env(), DatasetReader(str(path), driver=DRIVERS, sharing=False) as source:
-            crs, transform, bounds = source.crs, source.transform, tuple(source.bounds)
+        with rasterio.Env(), _opened(href) as source:
+            crs, transform, bounds = source.crs, source.transform, source.bounds
     except RasterioError as error:
-        raise CubeError(f"{path} is not readable as a GeoTIFF: copy the file again.") from error
+        raise CubeError(f"{href} is not readable as a GeoTIFF: copy the file again.") from error
     if crs is None:
-        raise CubeError(f"{path} has no coordinate system: write one with gdal_edit.py -a_srs.")
-    if transform.b or transform.d or transform.e != -transform.a:
+        raise CubeError(f"{href} has no coordinate system: write one with gdal_edit.py -a_srs.")
+    if transform.b or transform.d or not math.isclose(abs(transform.e), transform.a, rel_tol=1e-6):
         raise CubeError(
-            f"{path} has rotated or non-square pixels: warp it with gdalwarp to north-up square"
+            f"{href} has rotated or non-square pixels: warp it with gdalwarp to north-up square"
             " pixels."
         )
-    return Header(crs.to_wkt(), transform, bounds)
+    left, right, bottom, top = bounds.left, bounds.right, *sorted((bounds.bottom, bounds.top))
+    # South-up files are read north-up.
+    grid = Affine(transform.a, 0, left, 0, -transform.a, top)
+    return Header(crs.to_wkt(), grid, (left, bottom, right, top))
 
 
 class UnreadableSceneError(Exception):
@@ -341,15 +470,9 @@ def _numbers(asset: SceneAsset, grid: GeoBox, band: str, empty: int) -> np.ndarr
     Classes of SCL, else reflectance x 10 000; ``empty`` where there is no data.
     """
     radiometry = asset.radiometry
-    height, width = grid.shape
     with open_raster(asset.href) as source:
-        nodata = radiometry.nodata
-        target = {"crs": str(grid.crs), "transform": grid.affine, "width": width, "height": height}
-        with WarpedVRT(
-            source, **target, resampling=Resampling.nearest, src_nodata=nodata, nodata=nodata
-        ) as warped:
-            numbers_HW = warped.read(1)
-    seen_HW = np.isfinite(numbers_HW) & (numbers_HW != nodata)
+        numbers_HW = _on_grid(source, asset.index, grid, radiometry.nodata)
+    seen_HW = np.isfinite(numbers_HW) & (numbers_HW != radiometry.nodata)
     numbers_HW = np.where(seen_HW, numbers_HW, 0).astype(np.float32)
     if band != SCENE_CLASSIFICATION:
         with np.errstate(over="ignore", invalid="ignore"):  # a stated scale may be anything

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,15 +23,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
-import rasterio
 import shapely
-from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
-from panoseg.imagery.remote import DRIVERS
 from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, SCENE_CLASSIFICATION, band_name
 
 FIRST_BASELINE_WITH_OFFSET = 4.0
@@ -45,6 +41,11 @@ _APPLIED_KEYS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"
 _PRODUCT_NAME = re.compile(r"_N(\d{2})(\d{2})_")
 # Reflectance is hardly ever negative: a larger share means that the 1000 was subtracted before.
 _MOST_NEGATIVE = 0.02
+_INDEX = "panoseg:index"  # of a band in an asset of several, from 1; never written
+_PICTURES = {"visual", "overview", "thumbnail", "preview", "rendered_preview", "tci", "tilejson"}
+_UNSEEN_FOLDER = "__MACOSX"
+# Describes all files of a batch result of openEO, whatever their dates, as one item or collection.
+_OPENEO_RESULT = "job-results.json"
 _LARGEST_ITEM_BYTES = 64 * 1024**2
 # What a malformed STAC item may raise while it is read.
 ITEM_ERRORS = (
@@ -158,6 +159,10 @@ class SceneAsset:
     """What the numbers in the file mean."""
     resolution_m: float
     """Size of a pixel as the item states it, infinite where it does not."""
+    index: int = 1
+    """Which of the file's bands it is, from 1."""
+    gap_at_zero: bool = False
+    """Whether the number 0 means no data, too, which files without an item often do not state."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,12 +203,18 @@ def parse_utc(text: str) -> datetime:
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
-def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
+def scene_of_item(
+    item: dict[str, Any],
+    locate: Callable[[str], str],
+    describe: Callable[[str], Iterable[tuple[str, int]]] | None = None,
+) -> Scene:
     """Return the scene of a STAC item.
 
     Args:
         item: The item.
         locate: Turns the href of an asset into a path or URL.
+        describe: Gives the bands that a file itself names, with their places from 1, for an item
+            that names none; None if files cannot be opened.
 
     Raises:
         ITEM_ERRORS: The item is malformed.
@@ -211,13 +222,22 @@ def scene_of_item(item: dict[str, Any], locate: Callable[[str], str]) -> Scene:
     properties = item["properties"]
     time = parse_utc(properties.get("datetime") or properties["start_datetime"])
     name = str(item["id"])
+    found = best_assets(item["assets"])
+    if not found and describe is not None:
+        found = {
+            band: _one_band(asset, index - 1)
+            for key, asset in item["assets"].items()
+            if _is_image(key, asset) and _is_tiff(asset)
+            for band, index in describe(locate(asset["href"]))
+        }
     assets = {
         band: SceneAsset(
             locate(asset["href"]),
             radiometry_of_asset(asset, properties, band, name),
             resolution(asset),
+            asset[_INDEX],
         )
-        for band, asset in best_assets(item["assets"]).items()
+        for band, asset in found.items()
     }
     outline = shape(item["geometry"]) if item.get("geometry") else None
     return Scene(
@@ -237,27 +257,62 @@ def _epsg(item: dict[str, Any]) -> int:
 def best_assets(assets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the best asset of each band.
 
-    GeoTIFF is better than JPEG 2000, then finer pixels are better, then the first key.
+    An asset of one band is better than a band of several, GeoTIFF is better than JPEG 2000, then
+    finer pixels are better, then the first key.
     """
-    candidates: dict[str, list[tuple[bool, float, str]]] = {}
+    candidates: dict[str, list[tuple[bool, bool, float, str, int]]] = {}
     for key, asset in assets.items():
-        band = _band_of(key, asset)
-        if band is not None:
-            is_tiff = "tiff" in str(asset.get("type", "")) or asset["href"].lower().endswith(
-                (".tif", ".tiff")
-            )
-            candidates.setdefault(band, []).append((not is_tiff, resolution(asset), key))
-    return {band: assets[min(found)[2]] for band, found in sorted(candidates.items())}
+        bands = _bands_of(key, asset)
+        for place, band in enumerate(bands):
+            if band is not None:
+                order = (len(bands) > 1, not _is_tiff(asset), resolution(asset), key, place)
+                candidates.setdefault(band, []).append(order)
+    best = {band: min(found) for band, found in sorted(candidates.items())}
+    return {
+        band: _one_band(assets[key], place) if several else {**assets[key], _INDEX: 1}
+        for band, (several, _, _, key, place) in best.items()
+    }
 
 
-def _band_of(key: str, asset: dict[str, Any]) -> str | None:
-    """Return the band of an asset; None for previews, metadata and other products."""
+def _is_tiff(asset: dict[str, Any]) -> bool:
+    return "tiff" in str(asset.get("type", "")) or asset["href"].lower().endswith((".tif", ".tiff"))
+
+
+def _is_image(key: str, asset: dict[str, Any]) -> bool:
+    """Return whether an asset is more than a picture to look at."""
+    return key.lower() not in _PICTURES and not _PICTURES & set(asset.get("roles") or ())
+
+
+def _bands_of(key: str, asset: dict[str, Any]) -> list[str | None]:
+    """Return the band of each band of an asset; None for previews, metadata and other products."""
     described = asset.get("bands") or asset.get("eo:bands") or [{}]
-    if len(described) != 1:
-        return None
-    band = described[0]
-    names = (band.get("name"), key, band.get("eo:common_name") or band.get("common_name"))
-    return next((found for name in names if name and (found := band_name(name))), None)
+    if len(described) == 1:
+        band = described[0]
+        names = (band.get("name"), key, band.get("eo:common_name") or band.get("common_name"))
+        return [next((found for name in names if name and (found := band_name(name))), None)]
+    if not _is_image(key, asset):
+        return []
+    return [
+        next(
+            (
+                found
+                for word in ("name", "eo:common_name", "common_name", "description")
+                if band.get(word) and (found := band_name(band[word]))
+            ),
+            None,
+        )
+        for band in described
+    ]
+
+
+def _one_band(asset: dict[str, Any], place: int) -> dict[str, Any]:
+    """Return an asset of several bands as if it had the one at ``place`` alone."""
+    described = {
+        key: [asset[key][place]]
+        for key in ("bands", "eo:bands", "raster:bands")
+        if isinstance(asset.get(key), list) and place < len(asset[key])
+    }
+    return {**asset, **described, _INDEX: place + 1}
 
 
 def resolution(asset: dict[str, Any]) -> float:
@@ -266,60 +321,49 @@ def resolution(asset: dict[str, Any]) -> float:
     return float(asset.get("gsd") or described.get("spatial_resolution") or "inf")
 
 
-def is_stac_folder(folder: Path) -> bool:
-    """Return whether a JSON file in ``folder`` or below is a STAC item or collection."""
-    return any(
-        _is_item(value) or value.get("type") == "Collection" for _, value in _json_objects(folder)
-    )
+def is_hidden(parts: Sequence[str]) -> bool:
+    """Return whether a file is one that systems put next to the user's.
+
+    >>> is_hidden(("season", "._B02.tif")), is_hidden(("__MACOSX", "a.tif")), is_hidden(("a.tif",))
+    (True, True, False)
+    """
+    return any(part.startswith(".") or part == _UNSEEN_FOLDER for part in parts)
 
 
-def read_scenes(folder: Path | str) -> list[Scene]:
-    """Return the scenes of a folder with STAC items, by time; files are located but not opened.
+def has_items(folder: Path) -> bool:
+    """Return whether a JSON file in ``folder`` or below is a STAC item."""
+    return next(_items(folder), None) is not None
+
+
+def read_scenes(
+    folder: Path | str, describe: Callable[[Path], Iterable[tuple[str, int]]] | None = None
+) -> list[Scene]:
+    """Return the scenes of a folder with STAC items, by time.
+
+    Files are located but not opened, except by ``describe``. Scenes may differ in their
+    bands, and have none.
+
+    Args:
+        folder: The folder.
+        describe: Gives the bands that a file itself names, with their places from 1.
 
     Raises:
-        CubeError: An item cannot be read, a file is missing, remote or outside of the folder, or
-            the scenes differ in their bands.
+        CubeError: An item cannot be read, or a file is missing, remote or outside of the folder.
     """
     folder = Path(folder).resolve()
-    scenes = [_scene(item, path, folder) for path, item in _items(folder)]
+    scenes = [_scene(item, path, folder, describe) for path, item in _items(folder)]
     if not scenes:
         raise CubeError(
             f"{folder} holds no STAC item (a JSON file of type Feature next to its GeoTIFFs):"
             " choose another folder."
         )
-    scenes.sort(key=lambda scene: (scene.time, scene.id))
-    every_band = set().union(*(scene.assets for scene in scenes))
-    for scene in scenes:
-        lacking = sorted(every_band - set(scene.assets))
-        if lacking:
-            raise CubeError(
-                f"Scene {scene.id} has no asset for {', '.join(lacking)}, unlike others: add the"
-                " file to the item, or take the item out of the folder."
-            )
-    return scenes
-
-
-def damaged_raster(folder: Path | str) -> Path | None:
-    """Return the first file of a folder's scenes with unreadable pixels; None if there is none.
-
-    All files before it are read completely.
-    """
-    for scene in read_scenes(folder):
-        for asset in scene.assets.values():
-            try:
-                with (
-                    rasterio.Env(),
-                    DatasetReader(asset.href, driver=DRIVERS, sharing=False) as source,
-                ):
-                    for _, window in source.block_windows():
-                        source.read(window=window)
-            except RasterioError:
-                return Path(asset.href)
-    return None
+    return sorted(scenes, key=lambda scene: (scene.time, scene.id))
 
 
 def _json_objects(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted([*folder.rglob("*.json"), *folder.rglob("*.geojson")]):
+        if is_hidden(path.relative_to(folder).parts) or path.name == _OPENEO_RESULT:
+            continue
         try:
             if path.stat().st_size > _LARGEST_ITEM_BYTES:
                 continue
@@ -344,10 +388,19 @@ def _items(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
                 yield path, item
 
 
-def _scene(item: dict[str, Any], path: Path, folder: Path) -> Scene:
+def _scene(
+    item: dict[str, Any],
+    path: Path,
+    folder: Path,
+    describe: Callable[[Path], Iterable[tuple[str, int]]] | None,
+) -> Scene:
     """Return the scene of an item in the file ``path``."""
     try:
-        return scene_of_item(item, lambda href: str(_local_path(href, path, folder)))
+        return scene_of_item(
+            item,
+            lambda href: str(_local_path(href, path, folder)),
+            None if describe is None else lambda href: describe(Path(href)),
+        )
     except ITEM_ERRORS as error:
         raise CubeError(
             f"{path} is not a complete STAC item ({type(error).__name__}: {error}): it needs an id,"
