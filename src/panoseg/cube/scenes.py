@@ -202,8 +202,8 @@ class SceneBand:
                 # No data that the type of a file cannot hold is nowhere in it.
                 held = in_dtype_range(meaning.nodata, source.dtypes[0])
                 nodata = meaning.nodata if held else 0.0
-                # Exactly, so that values do not depend on the window that is read.
-                numbers_HW = _on_grid(source, asset.index, window, nodata, 0.0).astype(np.float32)
+                # Exact places, so that values do not depend on the window that is read.
+                numbers_HW = _on_grid(source, asset.index, window, nodata, 1e-6).astype(np.float32)
         except (RasterioError, OSError, ValueError, IndexError) as error:
             lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise CubeError(
