@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 
 def cube(
-    area: Path,
-    out: Path,
+    area: Path | None = None,
+    out: Path | None = None,
     season: int | None = None,
     first: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     last: Annotated[str | None, tyro.conf.arg(name="to")] = None,
     catalog: str = DEFAULT_CATALOGUE,
     collection: str | None = None,
     safe: Path | None = None,
+    items: bool = False,
     yes: bool = False,
     options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
 ) -> None:
-    """Make the cube of an area and a season, a Zarr store for panoseg map.
+    """Make the cube of an area and a season, or of a season on disk, a Zarr store for panoseg map.
 
     Scenes come from a catalogue, or from downloaded SAFE archives. To continue an interrupted run,
     run the same command again; the result has the same bytes. A scene that cannot be read is named
@@ -41,23 +42,41 @@ def cube(
 
     example: panoseg cube --area farm.geojson --safe downloads --out season.zarr
 
+    example: panoseg cube --from FOLDER --out season.zarr
+
     Args:
         area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate
-            system.
+            system. Without it --from names a season on disk.
         out: The Zarr store to make.
         season: Harvest year: from 1 September of the year before to 31 October. Alternatively pass
             --from and --to.
-        first: First day, e.g. 2023-09-01.
+        first: First day, e.g. 2023-09-01. Without --area: a season on disk that is written as a
+            Zarr store, such as a folder of GeoTIFFs, NetCDF, a zipped Zarr store or EOPF products.
         last: Last day, e.g. 2024-10-31.
         catalog: earth-search, planetary-computer, copernicus, or the URL of a STAC API.
         collection: Collection of the catalogue; by default its collection of Sentinel-2 L2A.
         safe: Folder of SAFE archives of Sentinel-2 L2A, as folders or .zip files; without --season,
             --from and --to all their days are used.
+        items: With --from FOLDER: write STAC items of its GeoTIFFs into the folder (items.json);
+            --out is not needed then.
         yes: Fetch without a limit on the amount of data.
         options: How the cube is made.
     """
     from panoseg.cube.fetch import CubeRequest, cube_from_archives, fetch_cube, scene_list_path
 
+    if area is None:
+        others = (season, last, safe, collection, catalog != DEFAULT_CATALOGUE, yes)
+        if any(others) or options != CubeOptions():
+            raise ConfigError(
+                "A cube of a catalogue or of SAFE archives needs an outline; add --area FILE, or"
+                " pass --from FOLDER and --out alone."
+            )
+        _convert(first, out, items)
+        return
+    if out is None:
+        raise ConfigError("Name the Zarr store to make, e.g. --out season.zarr.")
+    if items:
+        raise ConfigError("--items needs --from FOLDER without --area; leave one of them out.")
     if safe is None:
         request = CubeRequest(area, *_days(season, first, last), catalog, collection, yes)
         report = fetch_cube(request, out, scene_list_path(out), options)[0]
@@ -72,6 +91,25 @@ def cube(
         report = cube_from_archives(safe, area, days, out, options)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
+
+
+def _convert(source: str | None, out: Path | None, items: bool) -> None:
+    """Write a season on disk as a Zarr store, or its STAC items, or both."""
+    from panoseg.cube.convert import convert_cube, write_items
+
+    if source is None:
+        raise ConfigError(
+            "Pass --area FILE with the outline, or --from FOLDER with a season on disk."
+        )
+    if out is None and not items:
+        raise ConfigError("Name the Zarr store to make, e.g. --out season.zarr.")
+    if out is not None:
+        report = convert_cube(Path(source), out)
+        print("\n".join(report.lines()))
+        print(f"{report.path} is ready: panoseg map {report.path} --out map")
+    if items:
+        path, number, notes = write_items(Path(source))
+        print("\n".join([*(f"note: {note}" for note in notes), f"{number} items in {path}"]))
 
 
 def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:

@@ -274,7 +274,7 @@ def _eopf_date(path: Path, store: Store, prefix: str) -> xr.Dataset:
 
     def group(name: str) -> xr.Dataset:
         return xr.open_dataset(
-            store,
+            store,  # type: ignore[arg-type]  # any store of Zarr
             engine="zarr",
             group=f"{prefix}/{name}".strip("/"),
             consolidated=False,

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import dask.array
 import numpy as np
@@ -41,8 +41,8 @@ from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATIO
 _CHUNK = 512
 _SAMPLED_SIDE = 512
 _VISIBLE = ("B04", "B03", "B02")  # where land is darkest
-NOTES = "panoseg:notes"
-"""Name of the attribute of a cube with sentences on what was left out, as a JSON list."""
+_OPENED = "panoseg_opened"
+"""Name of the attribute of a cube with what is known of its scenes, as JSON."""
 _LIKE_10_M = (8e-5, 1.5e-4)  # degrees
 NO_DATA = -32768
 """No data in bands of a cube: int16 reflectance x 10 000, as PASTIS stores it."""
@@ -101,16 +101,29 @@ def cube_of_scenes(scenes: Sequence[Scene], notes: Sequence[str] = ()) -> xr.Dat
             meta=np.empty((0, 0, 0), np.float32),
         )
         variables[band] = (("time", "y", "x"), values_TYX, {"grid_mapping": "spatial_ref"})
-    said = [*notes, *left_out, *converted]
-    return xr.Dataset(variables, coords, attrs={NOTES: json.dumps(said)} if said else {})
+    ids: dict[str, list[str]] = {}
+    for scene in scenes:
+        ids.setdefault(str(scene.time.date()), []).append(scene.id)
+    known_of_it = {"notes": [*notes, *left_out, *converted], "scenes": ids}
+    return xr.Dataset(variables, coords, attrs={_OPENED: json.dumps(known_of_it)})
 
 
 def notes_of(cube: xr.Dataset) -> tuple[str, ...]:
-    """Return sentences on what was left out when a cube was opened."""
+    """Return sentences on what was left out when a folder of scenes was opened."""
+    return tuple(map(str, _opened_with(cube).get("notes", ())))
+
+
+def scenes_of(cube: xr.Dataset) -> dict[str, list[str]]:
+    """Return the ids of scenes by day of a cube that was opened from a folder of scenes."""
+    return dict(_opened_with(cube).get("scenes", {}))
+
+
+def _opened_with(cube: xr.Dataset) -> dict[str, Any]:
     try:
-        return tuple(map(str, json.loads(cube.attrs[NOTES])))
+        found = json.loads(cube.attrs[_OPENED])
     except (KeyError, TypeError, ValueError):
-        return ()
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def complete_scenes(scenes: Sequence[Scene]) -> tuple[list[Scene], list[str], list[str]]:
@@ -203,12 +216,13 @@ class SceneBand:
                 held = in_dtype_range(meaning.nodata, source.dtypes[0])
                 nodata = meaning.nodata if held else 0.0
                 # Exact places, so that values do not depend on the window that is read.
-                numbers_HW = _on_grid(source, asset.index, window, nodata, 1e-6).astype(np.float32)
+                stored_HW = _on_grid(source, asset.index, window, nodata, 1e-6)
         except (RasterioError, OSError, ValueError, IndexError) as error:
             lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
             raise CubeError(
                 f"{asset.href} cannot be read ({lines[0]}): copy the file again."
             ) from error
+        numbers_HW = stored_HW.astype(np.float32)
         missing_HW = numbers_HW == np.float32(nodata)
         if asset.gap_at_zero:
             missing_HW |= numbers_HW == 0
@@ -218,7 +232,9 @@ class SceneBand:
         with np.errstate(over="ignore", invalid="ignore"):  # a stated scale may be anything
             scale, offset = np.float32(meaning.scale * 1e4), np.float32(meaning.offset * 1e4)
             reflectance_HW: np.ndarray = numbers_HW * scale + offset
-        reflectance_HW[reflectance_HW == 0] = DARKEST
+        # Fractions without a stated scale may be reflectance 0..1, where DARKEST would be white.
+        if stored_HW.dtype.kind != "f" or (scale, offset) != (1, 0):
+            reflectance_HW[reflectance_HW == 0] = DARKEST
         return reflectance_HW
 
 
@@ -310,10 +326,10 @@ def _common_grid(headers: Sequence[Header]) -> tuple[GeoBox, list[str]]:
     grid = GeoBox((int(last_row - first_row), int(last_column - first_column)), origin, crs)
     if grid.crs is None or not grid.crs.geographic or not _LIKE_10_M[0] < pixel < _LIKE_10_M[1]:
         return grid, []
-    placed: GeoBox = grid.to_crs("utm", resolution=PIXEL_M)
+    placed: GeoBox = grid.to_crs("utm", resolution=PIXEL_M)  # type: ignore[arg-type]
     return placed, [
-        f"The files are in degrees; the cube is in EPSG:{placed.crs.epsg} with pixels of"
-        f" {PIXEL_M:g} m, by nearest neighbour."
+        f"The files are in degrees; the cube is in {placed.crs} with pixels of {PIXEL_M:g} m, by"
+        " nearest neighbour."
     ]
 
 

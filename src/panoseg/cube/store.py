@@ -160,7 +160,7 @@ class DayStore:
             array = (
                 zarr.open_array(path, mode="r+")
                 if (path / "zarr.json").exists()
-                else _new_array(path, band, 1, self.grid)
+                else new_array(path, band, 1, self.grid)
             )
             array[0, window.rows, window.columns] = values[band]
 
@@ -173,7 +173,7 @@ class DayStore:
                 os.rename(source, target)
 
 
-def _new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array[Any]:
+def new_array(path: Path, band: str, dates: int, grid: GeoBox) -> zarr.Array[Any]:
     """Create an array on disk, compressed, with a checksum for each chunk.
 
     Chunks without data are not written.
@@ -213,9 +213,9 @@ def finish(
     if not cube.exists():
         fresh = work / f"{_CUBE}.new"
         shutil.rmtree(fresh, ignore_errors=True)  # of a start that was killed
-        _write_coordinates(fresh, days, grid, clear, record)
+        write_coordinates(fresh, days, grid, clear, record)
         for band in (*bands, SCENE_CLASSIFICATION):
-            _new_array(fresh / band, band, len(days), grid)
+            new_array(fresh / band, band, len(days), grid)
         os.rename(fresh, cube)
     # After a kill in this loop the next start moves the dates that are left.
     for place, day in enumerate(days):
@@ -233,9 +233,10 @@ def discard(work: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
 
 
-def _write_coordinates(
+def write_coordinates(
     path: Path, days: Sequence[str], grid: GeoBox, clear: Sequence[float], record: dict[str, Any]
 ) -> None:
+    """Write a store that has the coordinates and the record of a cube, and no band yet."""
     coords = xr_coords(grid, always_yx=True)
     coords["time"] = xr.DataArray(np.array(days, "datetime64[ns]"), dims="time")
     coords["clear"] = xr.DataArray(

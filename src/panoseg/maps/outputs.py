@@ -39,6 +39,7 @@ from shapely.geometry.base import BaseGeometry
 import panoseg
 from panoseg.classes import ClassTable
 from panoseg.cube.check import report_of
+from panoseg.cube.scenes import notes_of
 from panoseg.cube.season import Season
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.assemble import Assembled
@@ -223,7 +224,8 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
     if not parcels:
         notes.append("No parcel was found.")
     fetched = report_of(given.cube, given.cube_path)
-    return (*notes, *(fetched.sentences if fetched else ()), *left_out_notes(given.truth))
+    opened = notes_of(given.cube)
+    return (*notes, *(fetched.sentences if fetched else ()), *opened, *left_out_notes(given.truth))
 
 
 def _record(content: ReportContent) -> dict[str, Any]:
