@@ -488,7 +488,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 _DRIVER = """
 import json, os, signal, sys, time
-import dask.array, odc.stac, pystac_client, tyro, zarr  # so that the children need not
+import dask.array, pystac_client, tyro, zarr  # so that the children need not
 import panoseg.cube.fetch
 from panoseg.cli import main
 from panoseg.cube.store import Journal

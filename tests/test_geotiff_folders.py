@@ -6,37 +6,35 @@ All forms hold the same numbers, so each must give the same cube.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import rasterio
-import xarray as xr
-import zarr
 from affine import Affine
 
 from cubes import LEFT, TOP, item, make_cube
-from panoseg.cli import main
-from panoseg.cube.check import check_cube, report_of
-from panoseg.cube.convert import convert_cube, write_items
-from panoseg.cube.open import open_cube, reading
+from panoseg.cube.check import check_cube
+from panoseg.cube.open import open_cube
 from panoseg.cube.scenes import notes_of
-from panoseg.errors import CubeError, OutputError
-from panoseg.imagery.geotiffs import geotiff_scenes
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 DAYS = ("2019-04-01", "2019-06-10")
 SIDE = 16
 CUBE = make_cube(SIDE, DAYS, seed=3, scl=True)
-FORCE = (
-    "BLUE GREEN RED REDEDGE1 REDEDGE2 REDEDGE3 BROADNIR NIR SWIR1 SWIR2".split()
-)  # BROADNIR is B08, NIR is B8A
-FORCE_TAGS = "BLU GRN RED RE1 RE2 RE3 BNR NIR SW1 SW2".split()
+FORCE = [
+    "BLUE",
+    "GREEN",
+    "RED",
+    "REDEDGE1",
+    "REDEDGE2",
+    "REDEDGE3",
+    "BROADNIR",
+    "NIR",
+    "SWIR1",
+    "SWIR2",
+]  # BROADNIR is B08, NIR is B8A
+FORCE_TAGS = ["BLU", "GRN", "RED", "RE1", "RE2", "RE3", "BNR", "NIR", "SW1", "SW2"]
 
 
 def numbers(day: int, bands=PASTIS_BANDS) -> np.ndarray:
@@ -206,7 +204,18 @@ FORMS = {
     "colours": lambda f: a_file_a_date(
         f,
         lambda d: f"{d}.tif",
-        "blue green red rededge1 rededge2 rededge3 nir nir08 swir16 swir22".split(),
+        [
+            "blue",
+            "green",
+            "red",
+            "rededge1",
+            "rededge2",
+            "rededge3",
+            "nir",
+            "nir08",
+            "swir16",
+            "swir22",
+        ],
     ),
     "words": lambda f: a_file_a_date(
         f,

@@ -434,7 +434,6 @@ def test_a_worker_imports_what_it_predicts_with_alone():
         "torchvision",
         "PIL",
         "lightning",
-        "odc.stac",
     }
     code = f"import sys, panoseg.maps.predict; print(*sorted(set(sys.modules) & {unused}))"
     assert (

@@ -250,11 +250,10 @@ def eopf_cube(path: Path, form: Form) -> xr.Dataset:
     if any(grid != grids[0] for grid in grids):
         union = _union(grids)
         dates = [date.reindex(x=union["x"], y=union["y"]) for date in dates]
-    return (
-        xr.concat([date.drop_vars("spatial_ref") for date in dates], "time", join="override")
-        .sortby("time")
-        .odc.assign_crs(crs.pop())
-    )
+    bare = [date.drop_vars("spatial_ref") for date in dates]
+    season = xr.concat(bare, "time", join="override").sortby("time")
+    placed: xr.Dataset = season.odc.assign_crs(crs.pop())
+    return placed
 
 
 def _union(grids: Sequence[GeoBox]) -> Mapping[Any, xr.DataArray]:

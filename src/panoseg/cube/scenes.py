@@ -92,7 +92,7 @@ def cube_of_scenes(scenes: Sequence[Scene], notes: Sequence[str] = ()) -> xr.Dat
     variables = {}
     for band in bands:
         layer = SceneBand(grid, band, [scene.assets[band] for scene in scenes], headers)
-        values_TYX = dask.array.from_array(
+        values_TYX = dask.array.from_array(  # type: ignore[no-untyped-call]
             layer,
             chunks=(1, _CHUNK, _CHUNK),
             name=f"scenes-{band}-{tokenize(str(grid), layer.assets)}",
@@ -233,7 +233,7 @@ class SceneBand:
             scale, offset = np.float32(meaning.scale * 1e4), np.float32(meaning.offset * 1e4)
             reflectance_HW: np.ndarray = numbers_HW * scale + offset
         # Fractions without a stated scale may be reflectance 0..1, where DARKEST would be white.
-        if stored_HW.dtype.kind != "f" or (scale, offset) != (1, 0):
+        if stored_HW.dtype.kind != "f" or scale != 1 or offset != 0:
             reflectance_HW[reflectance_HW == 0] = DARKEST
         return reflectance_HW
 
