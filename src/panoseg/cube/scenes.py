@@ -91,7 +91,8 @@ def cube_of_scenes(scenes: Sequence[Scene], notes: Sequence[str] = ()) -> xr.Dat
     coords["time"] = xr.DataArray(times, dims="time")
     variables = {}
     for band in bands:
-        layer = SceneBand(grid, band, [scene.assets[band] for scene in scenes], headers)
+        assets = [scene.assets[band] for scene in scenes]
+        layer = SceneBand(grid, band, assets, [known[asset.href] for asset in assets])
         values_TYX = dask.array.from_array(  # type: ignore[no-untyped-call]
             layer,
             chunks=(1, _CHUNK, _CHUNK),
