@@ -203,7 +203,7 @@ BROKEN = {
     "bands missing": (lambda c: c.drop_vars(["B05", "B11"]), "lacks B05, B11"),
     "bands misnamed": (lambda c: c.rename(B05="rededge"), "lacks B05 .*rededge"),
     "a band twice": (lambda c: c.assign(green=c["B03"]), "B03 and green are both band B03"),
-    "no dims": (lambda c: c.rename(time="when"), "dimensions"),
+    "no dims": (lambda c: c.rename(y="row_of"), "dimensions"),
     "degrees": (
         lambda c: c.assign_coords(
             x=3 + np.arange(32) * 1e-4, y=50 - np.arange(32) * 1e-4

@@ -23,9 +23,10 @@ from cubes import item
 from panoseg.cli import main
 from panoseg.cube import fetch as fetch_module
 from panoseg.cube.build import build_cube
-from panoseg.cube.check import check_cube, report_of
+from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import CubeOptions
+from panoseg.cube.report import report_of
 from panoseg.errors import CubeError, OutputError, PanosegError
 from panoseg.imagery import remote
 from panoseg.imagery.catalogue import load_scenes

@@ -159,11 +159,14 @@ def fetch(
         return cube.load() if out is None else cube
 
 
-def open_cube(path: Path | str) -> xr.Dataset:
+def open_cube(path: Path | str, **options: Any) -> xr.Dataset:  # noqa: ANN401
     """Open a cube and check its conventions.
 
     Args:
-        path: A NetCDF file, a Zarr store, or a folder of GeoTIFFs with STAC items.
+        path: A NetCDF file, a Zarr store, or a folder of GeoTIFFs.
+        options: What the file does not say: fields of ``panoseg.cube.options.ReadOptions``, such as
+            ``bands="B08=NIR,B8A=BROADNIR"``, ``nodata=-9999``, ``scale=0.0001``,
+            ``offset="-1000@2022-01-25"`` and ``crs="EPSG:32631"``.
 
     Returns:
         The cube with bands named B02 .. B12 and dates in ascending order, read lazily.
@@ -173,9 +176,10 @@ def open_cube(path: Path | str) -> xr.Dataset:
     """
     from panoseg.cube.check import check_cube
     from panoseg.cube.open import open_cube as open_lazily
+    from panoseg.cube.options import ReadOptions
     from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
-    return check_cube(open_lazily(path), PASTIS_BANDS)
+    return check_cube(open_lazily(path), PASTIS_BANDS, _options(ReadOptions, options))
 
 
 def simulate(

@@ -1,4 +1,4 @@
-"""Check that a dataset is a cube, bring it into panoseg's conventions, and read its report.
+"""Bring a dataset of any origin into panoseg's conventions, and say how it was understood.
 
 Conventions: dims (time, y, x), north up, pixels of 10 m in a projected coordinate system, one
 float32 variable for each band with reflectance x 10 000, 0 or NaN = no data, one date a day,
@@ -7,140 +7,154 @@ ascending.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import odc.geo.xr  # noqa: F401 - gives datasets their .odc
 import xarray as xr
 
+from panoseg.cube.metadata import (
+    bands_of_labels,
+    find_crs,
+    find_transform,
+    labels_of_dim,
+    labels_of_variables,
+)
+from panoseg.cube.options import ReadOptions
+from panoseg.cube.report import report_of
+from panoseg.cube.times import decode_times, is_time, one_time_a_day
+from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata
 from panoseg.errors import CubeError
-from panoseg.imagery.sentinel2 import PIXEL_M, REFERENCE_DATE, SCENE_CLASSIFICATION, band_name
+from panoseg.imagery.sentinel2 import PIXEL_M, SCENE_CLASSIFICATION
 
-RECORD = "panoseg"
-"""Name of the attribute in which a cube that panoseg made says what it was made of."""
 SMALLEST_SIDE = 16
 """Pixels a side of the smallest cube that a network can map."""
+_LARGEST_SIDE = 200_000
 _PIXEL_TOLERANCE = 0.1
-_NAMED = 10  # scenes in the notes of a map
+_CORNER_TOLERANCE = 0.01  # of a pixel
 _DIMS = {
-    "time": ("time", "t", "date", "dates"),
-    "y": ("y", "northing", "lat", "latitude"),
-    "x": ("x", "easting", "lon", "longitude"),
+    "y": ("y", "northing", "lat", "latitude", "row", "rows", "projection_y_coordinate"),
+    "x": ("x", "easting", "lon", "longitude", "column", "columns", "projection_x_coordinate"),
 }
-_BAND_DIMS = ("band", "bands", "wavelength", "variable")
-_SAMPLED_DATES, _SAMPLED_PIXELS = 5, 64
+_BAND_DIMS = (
+    "band",
+    "bands",
+    "band_name",
+    "wavelength",
+    "variable",
+    "channel",
+    "channels",
+    "spectral",
+    "bnd",
+)
+_BASELINE_NAMES = ("s2:processing_baseline", "processing:version", "processing_baseline")
+_APPLIED_NAMES = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
+_NEWER_BASELINE = 4.0
 
 
-@dataclass(frozen=True)
-class CubeReport:
-    """What a cube on disk was made of."""
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A cube in the conventions of this module, and how its file was understood."""
 
-    path: Path
-    """The cube."""
-    dates: tuple[str, ...]
-    """Dates in ISO format, ascending."""
-    clear: tuple[float, ...]
-    """Share 0..1 of the area that each date shows."""
-    scenes: Mapping[str, Sequence[str]]
-    """Date -> ids of its scenes."""
-    left_out_dates: Mapping[str, str]
-    """Date -> reason."""
-    left_out_scenes: Mapping[str, str]
-    """Id of a scene -> reason."""
+    cube: xr.Dataset
+    """The cube, lazy."""
+    bands: Mapping[str, str]
+    """Band -> its name in the file."""
+    crs_from: str
+    """Where the coordinate system is stated."""
+    decoding: Decoding
+    """How its numbers became reflectance."""
     notes: tuple[str, ...]
-    """A sentence each."""
-
-    def lines(self) -> list[str]:
-        """Return the report as lines of text."""
-        number = sum(map(len, self.scenes.values()))
-        head = (
-            f"{len(self.dates)} dates of {number} scenes, {np.mean(self.clear):.0%} clear on"
-            " average"
-        )
-        dates = [
-            f"  {day}  {share:4.0%} clear"
-            for day, share in zip(self.dates, self.clear, strict=True)
-        ]
-        left = [f"  {day}  left out: {reason}" for day, reason in self.left_out_dates.items()]
-        scenes = [
-            f"left out: scene {scene}: {reason}" for scene, reason in self.left_out_scenes.items()
-        ]
-        return [head, *sorted(dates + left), *scenes, *(f"note: {note}" for note in self.notes)]
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What the reader of a map should know of its cube."""
-        named = [
-            f"Scene {scene} was left out: {reason}."
-            for scene, reason in self.left_out_scenes.items()
-        ]
-        more = [f"{len(named) - _NAMED} more scenes were left out."] if len(named) > _NAMED else []
-        return (*self.notes, *named[:_NAMED], *more)
+    """A sentence for everything odd."""
 
 
-def report_of(cube: xr.Dataset, path: Path | str = "") -> CubeReport | None:
-    """Return the report in the attributes of a cube that panoseg made; None of another cube."""
-    try:
-        record = json.loads(cube.attrs[RECORD])
-        clear = tuple(record["clear"][day] for day in record["scenes"])
-        left_out = record["left_out_dates"], record["left_out_scenes"]
-        return CubeReport(
-            Path(path),
-            tuple(record["scenes"]),
-            clear,
-            record["scenes"],
-            *left_out,
-            tuple(record["notes"]),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
+def check_cube(
+    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions | None = None
+) -> xr.Dataset:
+    """Return ``cube`` in the conventions of this module, still lazy; see ``read_dataset``."""
+    return read_dataset(cube, bands, options).cube
 
 
-def check_cube(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
-    """Return ``cube`` in the conventions of this module, still lazy.
+def read_dataset(
+    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions | None = None
+) -> Reading:
+    """Bring a dataset into the conventions of this module.
 
-    Only a small sample of its values is read, to find their scale. These are converted: other names
-    and orders of bands and dims, south-up grids, unsorted dates, several acquisitions a day
-    (merged: the first that has data), reflectance 0..1.
+    Only a sample of its values is read, to find their scale and what is odd. These are converted:
+    other names and orders of bands and dims, south-up grids, coordinates of corners, any calendar,
+    unsorted dates, several acquisitions a day (merged: the first that has data), stated scale,
+    offset and no data, reflectance 0..1, and numbers that are no reflectance.
 
     Args:
         cube: A dataset as ``open_cube`` returns it.
         bands: Bands that are needed; others are dropped.
+        options: What the file does not say.
 
     Raises:
         CubeError: The dataset cannot be brought into the conventions.
     """
-    cube = _name_dims(_split_bands(cube))
-    cube = _name_bands(cube, bands)
-    cube = _north_up(cube)
-    _check_grid(cube)
-    cube = _one_time_a_day(cube)
-    return _as_reflectance(cube, bands)
+    options = options or ReadOptions()
+    crs, crs_from, notes = find_crs(cube)
+    if options.crs_wkt is not None:
+        crs, crs_from, notes = options.crs_wkt, "--crs", []
+    cube = _name_dims(_without_single_dims(cube))
+    placed, more = _place(cube)
+    notes += more
+    newer_T = _newer_baseline(placed)
+    named, names = _name_bands(placed, bands, options)
+    if crs is None:
+        raise CubeError(
+            "The cube states no coordinate system: pass the one of its x and y with --crs, in most"
+            " cases a UTM zone such as EPSG:32631."
+        )
+    newer = None if newer_T is None else xr.DataArray(newer_T, dims="time")
+    if newer is not None:
+        named = named.assign_coords(newer_baseline=newer)
+    named, more = decode_times(named)
+    notes += more
+    newer_T = named["newer_baseline"].values if newer is not None else None
+    others = [name for name in named.coords if name not in ("time", "y", "x")]
+    named = named.drop_vars(others).odc.assign_crs(crs)
+    named = _north_up(named)
+    _check_grid(named)
+    decoding = Decoding(
+        nodata=stated_nodata(named, bands, options),
+        stored_scale=_stored_scale(named[bands[0]]),
+    )
+    decoded = decode(named, bands, options)
+    known = report_of(cube) is not None
+    if options.scale is not None:
+        known, decoding = True, replace(decoding, factor=1e4, scale="--scale", stored_scale=1e-4)
+    elif known:
+        decoding = replace(decoding, scale="reflectance x 10 000, as panoseg writes it")
+    scaled, decoding = as_reflectance(decoded, bands, decoding, known, newer_T)
+    return Reading(one_time_a_day(scaled), names, crs_from, decoding, (*notes, *decoding.notes))
 
 
-def _split_bands(cube: xr.Dataset) -> xr.Dataset:
-    """Return one variable for each band, if all bands lie in one variable along a dimension."""
-    for name, variable in cube.data_vars.items():
-        for dim in variable.dims:
-            if str(dim).lower() in _BAND_DIMS and dim in cube.coords:
-                labels = cube.indexes[dim]
-                renamed = variable.assign_coords({dim: [str(label) for label in labels]})
-                return (
-                    renamed.to_dataset(dim)
-                    .assign_coords(cube.drop_dims(str(dim)).coords)
-                    .assign_attrs(cube[name].attrs)
-                )
-    return cube
+def _stored_scale(band: xr.DataArray) -> float:
+    try:
+        return float(band.attrs.get("scale_factor", 1.0)) or 1.0
+    except (TypeError, ValueError):
+        return 1.0
+
+
+def _without_single_dims(cube: xr.Dataset) -> xr.Dataset:
+    """Drop dimensions of one entry that are neither time, bands, y nor x."""
+    known = {name for names in _DIMS.values() for name in names} | set(_BAND_DIMS)
+    single = [
+        dim
+        for dim, size in cube.sizes.items()
+        if size == 1 and str(dim).lower() not in known and not is_time(cube, dim)
+    ]
+    return cube.squeeze(single, drop=True) if single else cube
 
 
 def _name_dims(cube: xr.Dataset) -> xr.Dataset:
     """Rename the dimensions to time, y and x."""
     names: dict[Hashable, str] = {}
-    for wanted, aliases in _DIMS.items():
-        found = next((dim for dim in cube.dims if str(dim).lower() in aliases), None)
+    for wanted in ("time", "y", "x"):
+        found = _find_dim(cube, wanted)
         if found is None:
             raise CubeError(
                 f"The cube has the dimensions {', '.join(map(str, cube.dims)) or '(none)'}, and"
@@ -148,49 +162,224 @@ def _name_dims(cube: xr.Dataset) -> xr.Dataset:
             )
         if found != wanted:
             names[found] = wanted
-    return cube.rename(names)
+    taken = [name for name in names.values() if name in cube.variables]
+    return cube.drop_vars(taken).rename(names)
 
 
-def _name_bands(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
-    """Return the asked bands under their own names, in order, and SCL."""
-    found: dict[str, str] = {}
-    for name, variable in cube.data_vars.items():
-        band = band_name(str(name))
-        if band is None or set(variable.dims) != {"time", "y", "x"}:
-            continue
-        if band in found:
-            raise CubeError(
-                f"The variables {found[band]} and {name} are both band {band}: take one of them"
-                " out."
-            )
-        found[band] = str(name)
-    missing = [band for band in bands if band not in found]
+def _find_dim(cube: xr.Dataset, wanted: str) -> Hashable | None:
+    """Return the dimension of time, y or x by its name, or else by its attributes or values."""
+    if wanted == "time":
+        named = [dim for dim in cube.dims if is_time(cube, dim)]
+        return next((dim for dim in named if str(dim).lower() == "time"), next(iter(named), None))
+    for dim in cube.dims:
+        if str(dim).lower() in _DIMS[wanted]:
+            return dim
+    for dim in cube.dims:
+        attributes = cube[dim].attrs if dim in cube.coords else {}
+        if (
+            attributes.get("standard_name") == f"projection_{wanted}_coordinate"
+            or str(attributes.get("axis", "")).lower() == wanted
+        ):
+            return dim
+    return None
+
+
+def _place(cube: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
+    """Return the cube with x and y as the centres of pixels, and notes.
+
+    A stated transform tells whether x and y are corners, and gives them where there are none.
+    """
+    found = find_transform(cube)
+    if found is None:
+        if all(dim in cube.coords and _are_multiples(cube[dim]) for dim in ("y", "x")):
+            return cube, [
+                "x and y are multiples of 10 m: if they are the corners of pixels and not their"
+                " centres, the map lies 5 m beside its place."
+            ]
+        return cube, []
+    transform, place = found
+    steps = {"x": (transform.c, transform.a), "y": (transform.f, transform.e)}
+    missing = [dim for dim in steps if dim not in cube.coords]
     if missing:
-        present = ", ".join(map(str, cube.data_vars)) or "none"
-        raise CubeError(
-            f"The cube lacks {', '.join(missing)} (its variables: {present}): add them over (time,"
-            " y, x), or rename the variables (B02 or blue, B05 or rededge1, ...)."
-        )
-    kept = [*bands, *([SCENE_CLASSIFICATION] if SCENE_CLASSIFICATION in found else [])]
-    numeric = [band for band in kept if not np.issubdtype(cube[found[band]].dtype, np.number)]
-    if numeric:
-        raise CubeError(
-            f"The variable {numeric[0]} holds {cube[found[numeric[0]]].dtype}: write the bands as"
-            " numbers."
-        )
-    crs = cube.odc.crs
-    if crs is None:
-        raise CubeError(
-            "The cube has no coordinate system in a grid mapping variable such as spatial_ref:"
-            " write one with odc-geo, in the UTM zone of your area:"
-            ' cube.odc.assign_crs("EPSG:32631").'
-        )
-    named = xr.Dataset(
-        {band: cube[found[band]].transpose("time", "y", "x") for band in kept}, attrs=cube.attrs
+        centres = {
+            dim: steps[dim][0] + steps[dim][1] * (np.arange(cube.sizes[dim]) + 0.5)
+            for dim in missing
+        }
+        return cube.assign_coords(centres), []
+    corners, centres_are = [], []
+    for dim, (origin, step) in steps.items():
+        values = cube[dim].values
+        if not np.issubdtype(values.dtype, np.number) or values.size < 2:
+            return cube, []
+        first = values.min() if step > 0 else values.max()
+        corners.append(abs(first - origin) < _CORNER_TOLERANCE * abs(step))
+        centres_are.append(abs(first - origin - step / 2) < _CORNER_TOLERANCE * abs(step))
+    if all(corners):
+        shifted = {dim: cube[dim].values + steps[dim][1] / 2 for dim in steps}
+        note = f"x and y are the corners of pixels, as the {place} says; they were moved by half."
+        return cube.assign_coords(shifted), [note]
+    if not all(centres_are):
+        return cube, [
+            f"The {place} says another place than x and y, which are used; check where the map"
+            " lies."
+        ]
+    return cube, []
+
+
+def _are_multiples(coordinate: xr.DataArray) -> bool:
+    values = coordinate.values
+    if not np.issubdtype(values.dtype, np.number) or values.size < 2:
+        return False
+    return bool(np.all(values % PIXEL_M == 0) and abs(abs(values[1] - values[0]) - PIXEL_M) < 1e-6)
+
+
+def _newer_baseline(cube: xr.Dataset) -> np.ndarray | None:
+    """Return which dates state a baseline of 04.00 or newer and no subtracted offset: bool, T.
+
+    None where no baseline is stated.
+    """
+    count = cube.sizes["time"]
+    baseline = _over_dates(cube, _BASELINE_NAMES, count)
+    if baseline is None:
+        return None
+    applied = _over_dates(cube, _APPLIED_NAMES, count)
+    numbers = [_number(value) for value in baseline]
+    if all(number is None for number in numbers):
+        return None
+    is_applied = [str(value).lower() in ("true", "1") for value in applied or [""] * count]
+    return np.array(
+        [
+            number is not None and number >= _NEWER_BASELINE and not done
+            for number, done in zip(numbers, is_applied, strict=True)
+        ]
     )
-    others = [name for name in named.coords if name not in ("time", "y", "x")]
-    placed: xr.Dataset = named.drop_vars(others).odc.assign_crs(crs)
-    return placed
+
+
+def _over_dates(cube: xr.Dataset, names: Sequence[str], count: int) -> list[object] | None:
+    """Return what a coordinate or an attribute says of each date; None if there is none."""
+    for name in names:
+        for key, value in cube.coords.items():
+            if str(key).lower() == name and value.dims in (("time",), ()):
+                return list(np.broadcast_to(value.values, count).tolist())
+        for attributes in (cube.attrs, *(cube[key].attrs for key in cube.data_vars)):
+            if name in attributes and np.size(attributes[name]) in (1, count):
+                return list(np.broadcast_to(np.asarray(attributes[name]), count).tolist())
+    return None
+
+
+def _number(value: object) -> float | None:
+    try:
+        return float(str(value))
+    except ValueError:
+        return None
+
+
+def _name_bands(
+    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions
+) -> tuple[xr.Dataset, dict[str, str]]:
+    """Return the bands under their own names, in order, and SCL; and band -> name in the file."""
+    arrays, sources = _labelled(cube)
+    given = options.band_of
+    unknown = [name for name in given if not any(name in source for source in sources)]
+    if unknown:
+        present = ", ".join(dict.fromkeys(label for source in sources for label in source))
+        raise CubeError(
+            f"--bands names {unknown[0]}, which the cube does not have; it has {present[:300]}."
+        )
+    best: dict[str, str] = {}
+    keys: dict[str, Hashable] = {}
+    for source in sources:
+        found = {
+            label: band
+            for label, band in bands_of_labels(list(source)).items()
+            if label not in given and band not in given.values()
+        } | {label: band for label, band in given.items() if label in source}
+        if len(set(found.values()) & set(bands)) > len(set(best.values()) & set(bands)):
+            best, keys = found, source
+    by_band: dict[str, str] = {}
+    for label, band in best.items():
+        if band in by_band:
+            raise CubeError(
+                f"The variables {by_band[band]} and {label} are both band {band}: choose one with"
+                f" --bands {band}={label}."
+            )
+        by_band[band] = label
+    missing = [band for band in bands if band not in by_band]
+    if missing:
+        present = ", ".join(dict.fromkeys(label for source in sources for label in source))
+        raise CubeError(
+            f"The cube lacks {', '.join(missing)} (it has: {present[:300] or 'nothing'}): say which"
+            f" is which with --bands, e.g. --bands {missing[0]}=NAME."
+        )
+    classes = _classification(cube, arrays, by_band, keys)
+    chosen = {band: arrays[keys[by_band[band]]] for band in bands}
+    if classes is not None:
+        chosen[SCENE_CLASSIFICATION] = classes
+    for band, array in chosen.items():
+        if not np.issubdtype(array.dtype, np.number):
+            raise CubeError(
+                f"The variable {by_band.get(band, band)} holds {array.dtype}: write the bands as"
+                " numbers."
+            )
+    named = xr.Dataset(
+        {band: array.transpose("time", "y", "x") for band, array in chosen.items()},
+        attrs=cube.attrs,
+    )
+    return named, {band: by_band[band] for band in bands}
+
+
+def _classification(
+    cube: xr.Dataset,
+    arrays: Mapping[Hashable, xr.DataArray],
+    by_band: Mapping[str, str],
+    keys: Mapping[str, Hashable],
+) -> xr.DataArray | None:
+    """Return the scene classification, which may be a variable next to stacked bands."""
+    if SCENE_CLASSIFICATION in by_band:
+        return arrays[keys[by_band[SCENE_CLASSIFICATION]]]
+    for name in bands_of_labels([str(name) for name in cube.data_vars]).items():
+        if name[1] == SCENE_CLASSIFICATION and set(cube[name[0]].dims) == {"time", "y", "x"}:
+            return cube[name[0]]
+    return None
+
+
+def _labelled(
+    cube: xr.Dataset,
+) -> tuple[dict[Hashable, xr.DataArray], list[dict[str, Hashable]]]:
+    """Return the arrays that may be bands by key, and label -> key from each place with labels."""
+    for variable in cube.data_vars.values():
+        dims = [dim for dim in variable.dims if str(dim).lower() in _BAND_DIMS]
+        if not dims:
+            dims = [dim for dim in variable.dims if dim not in ("time", "y", "x")]
+        if len(dims) == 1 and set(variable.dims) == {"time", "y", "x", dims[0]}:
+            dim = dims[0]
+            arrays: dict[Hashable, xr.DataArray] = {
+                number: variable.isel({dim: number}, drop=True)
+                for number in range(variable.sizes[dim])
+            }
+            sources: list[dict[str, Hashable]] = [
+                _first_of_each((label, number) for number, label in enumerate(labels))
+                for labels in labels_of_dim(variable, dim)
+            ]
+            return arrays, sources
+    arrays = {
+        str(name): variable
+        for name, variable in cube.data_vars.items()
+        if set(variable.dims) == {"time", "y", "x"}
+    }
+    sources = [
+        _first_of_each((label, name) for name, label in labels.items())
+        for labels in labels_of_variables(cube[list(arrays)])
+    ]
+    return arrays, [source for source in sources if source]
+
+
+def _first_of_each(pairs: Iterable[tuple[str, Hashable]]) -> dict[str, Hashable]:
+    """Return the first value of each label."""
+    found: dict[str, Hashable] = {}
+    for label, value in pairs:
+        found.setdefault(label, value)
+    return found
 
 
 def _north_up(cube: xr.Dataset) -> xr.Dataset:
@@ -211,13 +400,18 @@ def _check_grid(cube: xr.Dataset) -> None:
             f"The cube has {height} x {width} pixels, and needs at least {SMALLEST_SIDE} x"
             f" {SMALLEST_SIDE}: take a larger area."
         )
-    grid = cube.odc.geobox
+    if max(height, width) > _LARGEST_SIDE:
+        raise CubeError(
+            f"The cube has {height:,} x {width:,} pixels, and at most {_LARGEST_SIDE:,} a side are"
+            " read: cut it to the area."
+        )
     steps = [np.diff(cube[dim].values.astype(np.float64)) for dim in ("y", "x")]
-    if grid is None or not all(np.allclose(d, d.mean(), rtol=1e-3) for d in steps):
+    if not all(np.allclose(d, d.mean(), rtol=1e-3) for d in steps) or cube.odc.geobox is None:
         raise CubeError(
             "The cube's x and y are not evenly spaced: resample it to the centres of pixels on a"
             " grid."
         )
+    grid = cube.odc.geobox
     if grid.crs.geographic:
         name = f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else grid.crs.proj.name
         raise CubeError(
@@ -229,89 +423,3 @@ def _check_grid(cube: xr.Dataset) -> None:
             f"The cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m: resample it to {PIXEL_M:g}"
             " m."
         )
-
-
-def _one_time_a_day(cube: xr.Dataset) -> xr.Dataset:
-    """Sort the dates, and merge acquisitions of one day.
-
-    A pixel takes the first acquisition of the day that has data there.
-    """
-    if cube.sizes["time"] == 0:
-        raise CubeError("The cube has no date: take a longer season.")
-    times = cube["time"].values
-    if not np.issubdtype(times.dtype, np.datetime64) or np.isnat(times).any():
-        raise CubeError(
-            f"The cube's time holds {times.dtype} values instead of dates: write a units attribute"
-            f' such as "days since {REFERENCE_DATE}".'
-        )
-    order = np.argsort(times, kind="stable")
-    if (np.diff(order) < 0).any():  # otherwise spared, because dask would copy its whole graph
-        cube = cube.isel(time=order)
-    cube = cube.assign_coords(time=times[order].astype("datetime64[D]").astype("datetime64[ns]"))
-    days, first = np.unique(cube["time"].values, return_index=True)
-    if len(days) == cube.sizes["time"]:
-        return cube
-    merged = []
-    for start, end in zip(first, [*first[1:], cube.sizes["time"]], strict=True):
-        day = cube.isel(time=slice(start, start + 1))
-        for other in range(start + 1, end):
-            later = cube.isel(time=slice(other, other + 1))
-            day = day.where(day.notnull() & (day != 0), later)
-        merged.append(day)
-    return xr.concat(merged, "time")
-
-
-def _as_reflectance(cube: xr.Dataset, bands: Sequence[str]) -> xr.Dataset:
-    """Return every band as float32 x 10 000; reflectance 0..1 is recognised by its values.
-
-    A cube that panoseg made has that scale, also where its middle is dark water, or was never
-    fetched.
-    """
-    if report_of(cube) is not None:
-        return cube.assign({band: cube[band].astype(np.float32) for band in bands})
-    factors = {band: _factor(values, band) for band, values in _sample(cube, bands).items()}
-    known = {factor for factor in factors.values() if factor is not None}
-    if not known:
-        raise CubeError(
-            "The cube holds only 0 and NaN where it was sampled, instead of reflectance x 10 000:"
-            " check the area and the dates."
-        )
-    if len(known) > 1:
-        odd = min(factors, key=lambda band: list(factors.values()).count(factors[band]))
-        raise CubeError(
-            f"{odd} has another scale than the other bands: scale all bands to reflectance x 10"
-            " 000."
-        )
-    factor = known.pop()
-    return cube.assign({band: cube[band].astype(np.float32) * np.float32(factor) for band in bands})
-
-
-def _sample(cube: xr.Dataset, bands: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return valid values of each band from the middle of a few dates spread over the cube."""
-    dates = np.unique(np.linspace(0, cube.sizes["time"] - 1, _SAMPLED_DATES).round().astype(int))
-    top, left = (max((cube.sizes[dim] - _SAMPLED_PIXELS) // 2, 0) for dim in ("y", "x"))
-    rows, columns = slice(top, top + _SAMPLED_PIXELS), slice(left, left + _SAMPLED_PIXELS)
-    # By threads of this process, see window.read_window.
-    loaded = cube[list(bands)].isel(time=dates, y=rows, x=columns).compute(scheduler="threads")
-    return {
-        band: (values := loaded[band].values)[np.isfinite(values) & (values != 0)] for band in bands
-    }
-
-
-def _factor(values: np.ndarray, band: str) -> float | None:
-    """Return the factor from the values of a band to reflectance x 10 000; None for no values.
-
-    Snow and cloud reach 1.5, and the median of land is never below 0.005, so the scales do not
-    overlap.
-    """
-    if values.size == 0:
-        return None
-    median, largest = float(np.median(values)), float(values.max())
-    if largest <= 2.0 and median < 2.0:
-        return 1e4
-    if 20 <= median <= 20_000:
-        return 1.0
-    raise CubeError(
-        f"{band} has values around {median:g}: scale it to reflectance x 10 000 or 0 to 1, or write"
-        " a scale_factor."
-    )

@@ -29,6 +29,7 @@ from panoseg.errors import CubeError
 _HEADER = 16  # bytes, of which the last four are the length of the chunk with its header
 _LENGTH = slice(12, 16)
 _CHUNKS = {"time": 8, "y": 512, "x": 512}
+_STORED: dict[str, Any] = {"decode_coords": "all", "mask_and_scale": False, "decode_times": False}
 _DAMAGE = (OSError, RuntimeError, ValueError, RasterioError)
 # Damaged metadata breaks the decoders in other ways, too.
 _DAMAGED_METADATA = (
@@ -112,9 +113,9 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
 
 
 def open_cube(path: Path | str) -> xr.Dataset:
-    """Open the cube at ``path``, lazily; values are decoded by the file's scale and fill value.
+    """Open the cube at ``path``, lazily, with the numbers and attributes that it stores.
 
-    ``check_cube`` checks the result.
+    ``check_cube`` decodes and checks the result.
 
     Raises:
         CubeError: There is nothing, or nothing that can be read.
@@ -138,8 +139,8 @@ def open_cube(path: Path | str) -> xr.Dataset:
                     engine="zarr",
                     group=form.group or None,
                     consolidated=False,
-                    decode_coords="all",
                     chunks={},
+                    **_STORED,
                 )
             )
         # A slow import, and the workers of a map mostly read Zarr.

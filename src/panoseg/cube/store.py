@@ -23,7 +23,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from panoseg.cube.check import RECORD
+from panoseg.cube.report import RECORD
 from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import OutputError

@@ -15,7 +15,7 @@ import shapely
 import xarray as xr
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.cube.check import check_cube
+from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.season import Season, choose_season
 from panoseg.errors import ConfigError
@@ -88,6 +88,8 @@ class MapInputs:
     """Whether the truth covers a part of the land."""
     outline: BaseGeometry | None
     """What is mapped, in the cube's coordinate system; None for all of it."""
+    notes: tuple[str, ...] = ()
+    """What is odd in the file of the cube, a sentence each."""
 
     @property
     def title(self) -> str:
@@ -165,7 +167,7 @@ def open_inputs(
         raise ConfigError("--declared-only scores inside of a truth: add --truth, or leave it out.")
     given = GivenWeights.of(weights)
     true_parcels = None if truth is None else read_truth(truth)
-    cube, season = open_season(cube_path, given.card, options)
+    cube, season, notes = open_season(cube_path, given.card, options)
     if true_parcels is not None:
         check_place(true_parcels, str(truth), _extent(cube), cube_path)
     outline = None if within is None else _outline_in(cube, within)
@@ -179,6 +181,7 @@ def open_inputs(
         true_parcels,
         declared_only,
         outline,
+        notes,
     )
 
 
@@ -198,11 +201,12 @@ def _outline_in(cube: xr.Dataset, within: BaseGeometry) -> BaseGeometry:
 
 def open_season(
     cube_path: Path, card: WeightsCard, options: MapOptions
-) -> tuple[xr.Dataset, Season]:
-    """The checked cube with the dates of its season only, still lazy, and the season."""
+) -> tuple[xr.Dataset, Season, tuple[str, ...]]:
+    """Return the checked cube with the dates of its season only, the season, and notes."""
     cube = open_cube(cube_path)
     with reading(cube_path):
-        cube = check_cube(cube, card.bands)
+        reading_of = read_dataset(cube, card.bands, options.read)
+        cube = reading_of.cube
         season = choose_season(
             cube,
             start=card.season_start,
@@ -210,8 +214,9 @@ def open_season(
             min_clear=options.min_clear,
             max_dates=options.max_dates,
             min_dates=options.min_dates,
+            options=options.read,
         )
-    return cube.isel(time=season.index_T), season
+    return cube.isel(time=season.index_T), season, (*reading_of.notes, *season.notes)
 
 
 def _extent(cube: xr.Dataset) -> gpd.GeoSeries:

@@ -5,11 +5,12 @@ Nothing heavy is imported here, so that ``--help`` stays quick.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import tyro
 
+from panoseg.cube.options import ReadOptions
 from panoseg.errors import ConfigError
 
 
@@ -53,6 +54,8 @@ class MapOptions:
     """Also write parcels.pmtiles: vector tiles for web maps."""
     rows_per_file: int = 100_000
     """Maximum number of parcels in one file; with more, parcels.parquet is a folder of files."""
+    read: Annotated[ReadOptions, tyro.conf.arg(name="")] = field(default_factory=ReadOptions)
+    """What the file of the season does not say about itself."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -73,8 +76,13 @@ class MapOptions:
                 raise ConfigError(f"--{option} must be from {low} to {high}, not {value}.")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options by the names that files use, in which ``tta`` is ``views``."""
-        return {"views" if name == "tta" else name: value for name, value in vars(self).items()}
+        """Return the options by the names that files use, in which ``tta`` is ``views``.
+
+        How the file is read is listed where it was given.
+        """
+        own = {"views" if name == "tta" else name: value for name, value in vars(self).items()}
+        read = own.pop("read").to_json()
+        return own | {"read": read} if read else own
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.classes import ClassTable
-from panoseg.cube.check import report_of
+from panoseg.cube.report import report_of
 from panoseg.cube.scenes import notes_of
 from panoseg.cube.season import Season
 from panoseg.files import output_error, write_json, write_text
@@ -207,18 +207,18 @@ def _notes(given: MapInputs, data_share: float, parcels: int) -> tuple[str, ...]
     """
     season = given.season
     notes = [SHIPPED_NOTE] if given.weights_name is None else []
+    notes += given.notes
     if season.left_out:
         dates = len(season.left_out) + len(season.days_T)
         notes.append(
             f"{len(season.left_out)} of {dates} dates were left out; the report lists them with"
             " the reasons."
         )
-    spring, autumn = (np.datetime64(f"{season.harvest_year}-{month}-01") for month in ("04", "10"))
+    spring, autumn = season.growing
     growing = int(((season.dates_T >= spring) & (season.dates_T < autumn)).sum())
     if growing < _MIN_GROWING_DATES:
-        notes.append(
-            f"Only {growing} dates lie between April and September, so classes are uncertain."
-        )
+        months = "October and March" if season.southern else "April and September"
+        notes.append(f"Only {growing} dates lie between {months}, so classes are uncertain.")
     if data_share < 1:
         notes.append(f"{1 - data_share:.1%} of the area has no data on any date and no parcel.")
     if not parcels:

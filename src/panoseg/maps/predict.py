@@ -94,9 +94,9 @@ class OpenJob:
         if self._given is not None:
             return self._given
         with reading(self.job.cube_path):
-            return check_cube(open_cube(self.job.cube_path), self.job.weights.card.bands).isel(
-                time=self.job.index_T
-            )
+            bands, read = self.job.weights.card.bands, self.job.options.read
+            cube = check_cube(open_cube(self.job.cube_path), bands, read)
+            return cube.isel(time=self.job.index_T)
 
     @cached_property
     def model(self) -> Model:

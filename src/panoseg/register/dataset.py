@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import shapely
 from odc.geo.geobox import GeoBox
 from shapely.geometry import mapping
 
-from panoseg.cube.check import CubeReport
 from panoseg.cube.fetch import CubeRequest, fetch_cube
+from panoseg.cube.options import ReadOptions
+from panoseg.cube.report import CubeReport
 from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
@@ -161,7 +162,7 @@ def write_dataset(
             " --centres and --layout."
         )
     codes = read_crop_codes(sources.classes, target.classes)
-    seasons = [open_season(path, options.season) for path in sources.cubes]
+    seasons = [open_season(path, options.season, options.read) for path in sources.cubes]
     grids = tuple(cube.odc.geobox for cube, _ in seasons)
     register = read_register(sources.parcels, sources.class_column, codes, target.classes, grids)
     parcel_grids = tuple(ParcelGrid(register, grid) for grid in grids)
@@ -213,7 +214,7 @@ def _mark(
             [str(path.absolute()), *signature(path), *map(str, days.astype("datetime64[D]"))]
             for path, days in zip(sources.cubes, times, strict=True)
         ],
-        "options": asdict(options),
+        "options": asdict(replace(options, read=ReadOptions())) | {"read": options.read.to_json()},
     }
 
 

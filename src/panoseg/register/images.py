@@ -17,13 +17,20 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from panoseg.cube.check import check_cube
+from panoseg.cube.check import read_dataset
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.season import dates_of_season, shows_ground, spread_clearest
+from panoseg.cube.options import ReadOptions
+from panoseg.cube.season import (
+    dates_of_season,
+    is_southern,
+    season_begin,
+    shows_ground,
+    spread_clearest,
+)
 from panoseg.cube.window import Window, fill_gaps
 from panoseg.data.arrays import moments
 from panoseg.files import atomic
-from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, SEASON_START
 from panoseg.register.options import DatasetOptions
 from panoseg.register.plan import PlannedPatch
 
@@ -32,22 +39,29 @@ LARGEST_WINDOW = 512
 _WINDOW_BYTES = 400 * 1024**2
 
 
-def open_season(path: Path, year: int | None) -> tuple[xr.Dataset, int]:
+def open_season(path: Path, year: int | None, read: ReadOptions) -> tuple[xr.Dataset, int]:
     """Return the dates of one season of a checked cube, lazy, and its harvest year.
 
     Raises:
         CubeError: The cube cannot be used, or has no date in the season.
     """
-    return _open_season(path, year, path.stat().st_mtime_ns if path.exists() else 0)
+    return _open_season(path, year, read, path.stat().st_mtime_ns if path.exists() else 0)
 
 
 @lru_cache(maxsize=4)
-def _open_season(path: Path, year: int | None, changed: int) -> tuple[xr.Dataset, int]:
+def _open_season(
+    path: Path, year: int | None, read: ReadOptions, changed: int
+) -> tuple[xr.Dataset, int]:
     """Return the same from a cache; ``changed`` distinguishes versions of the file."""
     with reading(path):
-        cube = check_cube(open_cube(path), PASTIS_BANDS)
+        cube = read_dataset(open_cube(path), PASTIS_BANDS, read).cube
+    southern = is_southern(cube)
     harvest_year, _, inside = dates_of_season(
-        cube["time"].values.astype("datetime64[D]"), year=year
+        cube["time"].values.astype("datetime64[D]"),
+        season_begin(southern, SEASON_START, read),
+        year,
+        southern=southern,
+        days=read.days,
     )
     # Dates ascend; a slice over all of them is free, while places would copy dask's whole graph.
     return cube.isel(time=slice(inside[0], inside[-1] + 1)), harvest_year
@@ -122,7 +136,7 @@ class ImageWriter:
         """Write a piece; return what the tables need of it (see ``_record``)."""
         piece = self.pieces[number]
         path = self.cubes[piece.cube]
-        cube, _ = open_season(path, self.options.season)
+        cube, _ = open_season(path, self.options.season, self.options.read)
         with reading(path):
             return {"patches": list(self._patches(folder, cube, piece.patches))}
 

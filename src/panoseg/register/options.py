@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from panoseg.cube.options import CubeOptions
+import tyro
+
+from panoseg.cube.options import CubeOptions, ReadOptions
 from panoseg.errors import ConfigError
 
 
@@ -35,6 +38,8 @@ class DatasetOptions:
     """
     centres: bool = False
     """Write INSTANCE_ANNOTATIONS, too (PASTIS's layout); without them readers compute them."""
+    read: Annotated[ReadOptions, tyro.conf.arg(name="")] = field(default_factory=ReadOptions)
+    """What the file of the season does not say about itself."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
