@@ -23,9 +23,11 @@ import pyogrio
 
 from panoseg.app.archives import unpacked_parcels
 from panoseg.classes import ClassTable
+from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube
 from panoseg.errors import ParcelsError
 from panoseg.files import atomic, write_json
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_geoparquet
 from panoseg.maps.read_parcels import check_place, read_parcels
@@ -73,7 +75,7 @@ def import_register(register: Register, season: Path, map_: Path, out: Path) -> 
         ParcelsError: The parcels cannot be read, or none meets the map.
         AppError: Their archive is not acceptable.
     """
-    extent = open_cube(season).odc.geobox.extent
+    extent = check_cube(open_cube(season), PASTIS_BANDS).odc.geobox.extent
     area = gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
     with unpacked_parcels(register.file) as file:
         parcels = read_parcels(file, area)

@@ -22,7 +22,7 @@ from panoseg.cube.metadata import (
     labels_of_variables,
 )
 from panoseg.cube.options import ReadOptions
-from panoseg.cube.report import report_of
+from panoseg.cube.report import RECORD, report_of
 from panoseg.cube.times import decode_times, is_time, one_time_a_day
 from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata
 from panoseg.errors import CubeError
@@ -51,6 +51,8 @@ _BAND_DIMS = (
 _BASELINE_NAMES = ("s2:processing_baseline", "processing:version", "processing_baseline")
 _APPLIED_NAMES = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _NEWER_BASELINE = 4.0
+# Others may contradict what was found.
+_KEPT_ATTRIBUTES = (RECORD, "title", "source")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +121,10 @@ def read_dataset(
     named = _north_up(named)
     _check_grid(named)
     decoding = Decoding(
-        nodata=stated_nodata(named, bands, options),
+        nodata=stated_nodata(named, bands, options, cube.attrs),
         stored_scale=_stored_scale(named[bands[0]]),
     )
-    decoded = decode(named, bands, options)
+    decoded = decode(named, bands, options, cube.attrs)
     known = report_of(cube) is not None
     if options.scale is not None:
         known, decoding = True, replace(decoding, factor=1e4, scale="--scale", stored_scale=1e-4)
@@ -323,7 +325,7 @@ def _name_bands(
             )
     named = xr.Dataset(
         {band: array.transpose("time", "y", "x") for band, array in chosen.items()},
-        attrs=cube.attrs,
+        attrs={key: cube.attrs[key] for key in _KEPT_ATTRIBUTES if key in cube.attrs},
     )
     return named, {band: by_band[band] for band in bands}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
@@ -111,7 +112,9 @@ def find_crs(cube: xr.Dataset) -> tuple[str | None, str, list[str]]:
 def _own_crs(cube: xr.Dataset) -> pyproj.CRS | None:
     """Return the coordinate system that odc-geo finds."""
     try:
-        crs = cube.odc.crs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # attributes that odc-geo does not know are read below
+            crs = cube.odc.crs
         return None if crs is None else pyproj.CRS.from_wkt(crs.to_wkt())
     except (CRSError, ValueError, TypeError, AttributeError, KeyError):
         return None

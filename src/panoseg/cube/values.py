@@ -45,6 +45,7 @@ _SAMPLED_DATES = 7
 _SAMPLED_SIDE = 32  # pixels a side of a sampled square
 _SQUARES = (2, 5, 9)  # squares a side of the grid, until enough data are found
 _ENOUGH = 2000  # values of a band
+_PERCENT = 110.0  # the largest value that reflectance in percent has in most pixels
 _VISIBLE = ("B02", "B03", "B04")
 _REMOVED_TWICE, _MOSTLY = -100.0, 0.5
 OFFSET = 1000.0
@@ -80,50 +81,55 @@ class Decoding:
     """A sentence for everything odd."""
 
 
-def decode(cube: xr.Dataset, bands: Sequence[str], options: ReadOptions) -> xr.Dataset:
+def decode(
+    cube: xr.Dataset,
+    bands: Sequence[str],
+    options: ReadOptions,
+    attributes: Mapping[Any, Any],
+) -> xr.Dataset:
     """Decode the stored numbers: no data becomes NaN, stated scale and offset are applied.
 
     Args:
         cube: Bands under their own names, as they are stored, with their attributes.
         bands: Bands to decode.
         options: What the user states in addition.
+        attributes: Attributes of the file.
 
     Raises:
         CubeError: An attribute of a band cannot be used.
     """
-    everywhere = _nodata_of(cube.attrs)
+    everywhere = _nodata_of(attributes)
     decoded: dict[str, xr.DataArray] = {}
     for band in bands:
         stored = cube[band]
         nodata = {*everywhere, *_nodata_of(stored.attrs)}
         if options.nodata is not None:
             nodata.add(options.nodata)
-        attributes = _checked_attributes(band, stored.attrs)
+        checked = _checked_attributes(band, stored.attrs)
         manual = options.scale is not None or options.stored_offset is not None
         if manual:
-            attributes |= _manual(attributes, options)
-        offset = attributes.get("add_offset", 0.0)
+            checked |= _manual(checked, options)
+        offset = checked.get("add_offset", 0.0)
         if np.issubdtype(stored.dtype, np.integer) and offset < 0:
             nodata.add(0.0)  # in every product of Sentinel-2; scaled it would be below zero
         values = xr.conventions.decode_cf_variable(
-            band, stored.variable.copy(deep=False)._replace(attrs=attributes), decode_times=False
+            band, stored.variable.copy(deep=False)._replace(attrs=checked), decode_times=False
         )
-        array = stored.copy(data=values.data) if values.shape == stored.shape else stored
         array = xr.DataArray(values, coords=stored.coords, name=band)
-        hidden = _representable(nodata - {attributes.get("_FillValue")}, stored.dtype)
+        hidden = _representable(nodata - {checked.get("_FillValue")}, stored.dtype)
         if hidden:
             array = array.where(~stored.isin(hidden))
         if manual and options.stored_offset is not None:
-            array = _add_offset(array, options, attributes.get("scale_factor", 1.0))
+            array = _add_offset(array, options, checked.get("scale_factor", 1.0))
         decoded[band] = array
     return cube.assign(decoded)
 
 
 def stated_nodata(
-    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions
+    cube: xr.Dataset, bands: Sequence[str], options: ReadOptions, attributes: Mapping[Any, Any]
 ) -> tuple[float, ...]:
     """Return the numbers that are stated as no data, ascending."""
-    found = _nodata_of(cube.attrs).union(*(_nodata_of(cube[band].attrs) for band in bands))
+    found = _nodata_of(attributes).union(*(_nodata_of(cube[band].attrs) for band in bands))
     return tuple(sorted(found | ({options.nodata} if options.nodata is not None else set())))
 
 
@@ -329,7 +335,7 @@ def _judge_scale(sample: _Sample) -> dict[str, Any]:
     fraction = float(np.mean(possible != np.round(possible)))
     if high <= 2.0 and fraction > 0.1:
         found = {"factor": 1e4, "scale": "reflectance 0 to 1, from its values"}
-    elif median >= 20:
+    elif median >= 20 and high > _PERCENT:
         found = {"factor": 1.0, "scale": "reflectance x 10 000, from its values"}
     else:
         kind = (
@@ -339,7 +345,7 @@ def _judge_scale(sample: _Sample) -> dict[str, Any]:
         )
         raise CubeError(
             f"The cube has values around {median:g}{kind}: state the factor to reflectance 0 to 1"
-            f" with --scale, e.g. --scale {0.01 if high <= 150 else 0.0001:g}."
+            f" with --scale, e.g. --scale {0.01 if high <= _PERCENT else 0.0001:g}."
         )
     for band in sample.bands:
         own = np.abs(sample.pooled([band]))
