@@ -94,9 +94,9 @@ def decode_times(cube: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
 
 def _other_coordinate(cube: xr.Dataset) -> xr.DataArray:
     """Return a coordinate along time under another name, where the dimension itself has none."""
-    for name, coordinate in cube.coords.items():
-        if coordinate.dims == ("time",) and str(name).lower() in TIME_NAMES:
-            return coordinate
+    for name in cube.coords:
+        if cube[name].dims == ("time",) and str(name).lower() in TIME_NAMES:
+            return cube[name]
     raise CubeError(
         "The cube has no dates along its time dimension: write them as the coordinate time."
     )
