@@ -22,7 +22,7 @@ from panoseg.cube.metadata import (
     labels_of_variables,
 )
 from panoseg.cube.options import ReadOptions
-from panoseg.cube.report import RECORD, report_of
+from panoseg.cube.report import OPENED, RECORD, report_of
 from panoseg.cube.times import decode_times, is_time, one_time_a_day
 from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata
 from panoseg.errors import CubeError
@@ -52,7 +52,7 @@ _BASELINE_NAMES = ("s2:processing_baseline", "processing:version", "processing_b
 _APPLIED_NAMES = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied")
 _NEWER_BASELINE = 4.0
 # Others may contradict what was found.
-_KEPT_ATTRIBUTES = (RECORD, "title", "source")
+_KEPT_ATTRIBUTES = (RECORD, OPENED, "title", "source")
 
 
 @dataclass(frozen=True, eq=False)

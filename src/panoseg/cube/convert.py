@@ -17,8 +17,9 @@ import zarr
 from shapely.geometry import mapping
 
 import panoseg
-from panoseg.cube.check import CubeReport, check_cube, report_of
+from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
+from panoseg.cube.report import CubeReport, report_of
 from panoseg.cube.scenes import NO_DATA, complete_scenes, correct_offset, notes_of, scenes_of
 from panoseg.cube.season import clear_shares
 from panoseg.cube.store import discard, new_array, windows_of, work_folder, write_coordinates

@@ -152,7 +152,7 @@ def open_cube(path: Path | str) -> xr.Dataset:
 
 def _open_netcdf(path: Path) -> xr.Dataset:
     # The engine is named, because xarray goes by the suffix.
-    return xr.open_dataset(path, engine="netcdf4", decode_coords="all", chunks={})
+    return xr.open_dataset(path, engine="netcdf4", chunks={}, **_STORED)
 
 
 def _named_dims(path: Path, cube: xr.Dataset) -> xr.Dataset:

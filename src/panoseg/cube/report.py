@@ -12,6 +12,8 @@ import xarray as xr
 
 RECORD = "panoseg"
 """Name of the attribute in which a cube that panoseg made says what it was made of."""
+OPENED = "panoseg_opened"
+"""Name of the attribute in which a folder of scenes says, while it is open, what was left out."""
 _NAMED = 10  # scenes in the notes of a map
 
 

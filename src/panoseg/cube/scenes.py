@@ -32,6 +32,7 @@ from rasterio.warp import transform_bounds
 from scipy.ndimage import distance_transform_edt
 
 from panoseg.cube.options import CubeOptions
+from panoseg.cube.report import OPENED
 from panoseg.errors import CubeError
 from panoseg.imagery.area import FOOTPRINT_MARGIN_DEGREES, may_intersect
 from panoseg.imagery.remote import DRIVERS, drop_cached, is_remote, open_raster
@@ -41,7 +42,6 @@ from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATIO
 _CHUNK = 512
 _SAMPLED_SIDE = 512
 _VISIBLE = ("B04", "B03", "B02")  # where land is darkest
-_OPENED = "panoseg_opened"
 """Name of the attribute of a cube with what is known of its scenes, as JSON."""
 _LIKE_10_M = (8e-5, 1.5e-4)  # degrees
 NO_DATA = -32768
@@ -106,7 +106,7 @@ def cube_of_scenes(scenes: Sequence[Scene], notes: Sequence[str] = ()) -> xr.Dat
     for scene in scenes:
         ids.setdefault(str(scene.time.date()), []).append(scene.id)
     known_of_it = {"notes": [*notes, *left_out, *converted], "scenes": ids}
-    return xr.Dataset(variables, coords, attrs={_OPENED: json.dumps(known_of_it)})
+    return xr.Dataset(variables, coords, attrs={OPENED: json.dumps(known_of_it)})
 
 
 def notes_of(cube: xr.Dataset) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def scenes_of(cube: xr.Dataset) -> dict[str, list[str]]:
 
 def _opened_with(cube: xr.Dataset) -> dict[str, Any]:
     try:
-        found = json.loads(cube.attrs[_OPENED])
+        found = json.loads(cube.attrs[OPENED])
     except (KeyError, TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
