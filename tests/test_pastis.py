@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from panoseg.classes import PASTIS
+from panoseg.cli import main
 from panoseg.data.arrays import map_array
 from panoseg.data.config import AugmentationConfig
 from panoseg.data.layouts import PASTIS_LAYOUT
@@ -660,3 +661,71 @@ def test_damaged_labels(small, tmp_path, data):
             sample.instances_HW.unique().tolist()
         )
         assert 0 <= sample.centres.heatmap_HW.min() <= sample.centres.heatmap_HW.max() <= 1
+
+
+# Tables of patches that other programs wrote
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dates-S2": json.dumps({"0": 20181001, "1": 20190105, "2": 20190420})},
+        {"dates-S2": "[20181001, 20190105, 20190420]"},
+        {"dates-S2": ["2018-10-01T00:00:00", "2019-01-05 10:30", 20190420.0]},
+        {"ID_PATCH": "10"},
+        {"ID_PATCH": 10.0, "Fold": 1.0},
+    ],
+)
+def test_a_table_that_another_program_wrote_is_read(damaged, change):
+    patches = edited(damaged, change)
+    assert [(patch.id, type(patch.id)) for patch in patches] == [(id_, int) for id_ in DATES]
+    assert [patch.fold for patch in patches] == [1, 2, 3]
+    assert [patch.dates for patch in patches] == [
+        tuple(parse_date(day) for day in days) for days in DATES.values()
+    ]
+
+
+def edited(folder: Path, change: dict) -> list:
+    """Read a table whose patch 10 has other values."""
+    path = folder / "metadata.geojson"
+    collection = json.loads(path.read_text())
+    for feature in collection["features"]:
+        if feature["properties"]["ID_PATCH"] == 10:
+            feature["properties"].update(change)
+    path.write_text(json.dumps(collection))
+    return read_metadata(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"Fold": 0}, "Fold is 0, not a whole number 1 .. 5"),
+        ({"Fold": "1"}, 'Fold is "1", not'),
+        ({"Fold": None}, "Fold is null, not"),
+        ({"Fold": 1.5}, "Fold is 1.5, not"),
+        ({"ID_PATCH": "ten"}, 'ID_PATCH is "ten", not'),
+        ({"dates-S2": "2018"}, 'dates-S2 is "2018", not a list'),
+        ({"dates-S2": "{"}, 'dates-S2 is "{", which is no JSON'),
+        ({"dates-S2": {"1": 20181001}}, "1 dates but no number 0"),
+        ({"dates-S2": [20181001, "May"]}, 'date 1 of dates-S2 is "May"'),
+        ({"dates-S2": [20189901]}, "date 0 of dates-S2 is 20189901"),
+    ],
+)
+def test_a_wrong_value_of_a_table_is_shown_with_its_key(damaged, change, said):
+    with pytest.raises(DatasetError) as error:
+        edited(damaged, change)
+    assert said in str(error.value)
+    assert "Feature 2 of" in str(error.value)
+
+
+def test_missing_statistics_are_made_by_the_command_that_is_named(damaged, capsys):
+    path = damaged / "NORM_S2_patch.json"
+    path.unlink()
+    with pytest.raises(DatasetError, match=f"panoseg describe {damaged} --normalisation"):
+        fold_normalisation(damaged, (1,))
+    assert main(["describe", str(damaged), "--normalisation"]) == 0
+    assert f"{path} is written" in capsys.readouterr().out
+    expected = compute_normalisation(damaged)["Fold_1"]
+    assert fold_normalisation(damaged, (1,)).mean == tuple(expected["mean"])
+    assert main(["describe", str(damaged), "--normalisation"]) == 2
+    assert "exists; remove it first" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from panoseg.classes import S2TSCZCROP
+from panoseg.classes import PASTIS, S2TSCZCROP
+from panoseg.cli import main
 from panoseg.data.samples import Normalisation
 from panoseg.errors import WeightsError
 from panoseg.models.configs.paps import PapsConfig
@@ -29,8 +31,10 @@ from panoseg.models.configs.season import (
 )
 from panoseg.models.network import build_network
 from panoseg.models.published import import_crop2seg, import_published, model_config
-from panoseg.models.weights import load_weights, save_weights
+from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
+from panoseg.training.evaluate import find_weights
 from small_networks import AUTHORS_CONFIG, AUTHORS_OPTIONS, authors_folder
+from small_pastis import write_small_pastis
 
 NORMALISATION = Normalisation((1.0,) * 10, (2.0,) * 10)
 PANOPTIC = {
@@ -320,6 +324,55 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     refused(folder, "is not JSON")
     (folder / "conf.json").write_text("[]")
     refused(folder, "holds a list")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_prefixes_of_wrappers_are_left_out(tmp_path, prefix):
+    state = build_network(AUTHORS_CONFIG).state_dict()
+    wrapped = {prefix + name: value for name, value in state.items()}
+    read = import_published(authors_folder(tmp_path, AUTHORS_OPTIONS, wrapped), 1)
+    assert list(read.state) == list(state)
+
+
+def test_a_bare_state_and_options_with_a_mark_of_their_encoding_are_read(tmp_path):
+    state = build_network(AUTHORS_CONFIG).state_dict()
+    folder = authors_folder(tmp_path, AUTHORS_OPTIONS, state)
+    torch.save(state, folder / "Fold_1" / "model.pth.tar")
+    options = folder / "conf.json"
+    options.write_text(options.read_text(), encoding="utf-8-sig")
+    assert list(import_published(folder, 1).state) == list(state)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    state = build_network(AUTHORS_CONFIG).state_dict()
+    name = next(name for name, value in state.items() if value.is_floating_point())
+    state[name] = torch.full_like(state[name], torch.nan)
+    message = refused(authors_folder(tmp_path / "authors", AUTHORS_OPTIONS, state))
+    assert f"NaN or infinite in 1 of {len(state)} entries ({name})" in message
+    card = WeightsCard(AUTHORS_CONFIG, NORMALISATION, PASTIS)
+    save_weights(tmp_path / "ours", Weights(card, state))
+    with pytest.raises(WeightsError, match="NaN or infinite in 1"):
+        load_weights(tmp_path / "ours")
+
+
+def test_the_only_fold_of_an_authors_folder_is_taken(tmp_path, capsys):
+    state = build_network(AUTHORS_CONFIG).state_dict()
+    folder = authors_folder(tmp_path / "W", AUTHORS_OPTIONS, state, fold=3)
+    for fold in (1, 2, 4, 5):  # the published program makes them all
+        (folder / f"Fold_{fold}").mkdir()
+    assert main(["weights", "import", str(folder), str(tmp_path / "out")]) == 0
+    assert load_weights(tmp_path / "out").card.trained_on == "PASTIS, fold 3"
+    assert main(["weights", "import", str(folder), str(tmp_path / "two"), "--fold", "2"]) == 2
+    assert "has weights of fold 3 alone, not of fold 2; pass --fold 3" in capsys.readouterr().err
+    shutil.copy(folder / "Fold_3" / "model.pth.tar", folder / "Fold_1")
+    assert main(["weights", "import", str(folder), str(tmp_path / "some")]) == 2
+    assert "has weights of folds 1, 3 alone; pass --fold 1 or another" in capsys.readouterr().err
+    data = write_small_pastis(tmp_path / "data", {number: (20181001,) for number in range(1, 6)})
+    (folder / "Fold_1" / "model.pth.tar").unlink()
+    [found] = find_weights(folder, data, None, every_patch=False)
+    assert (found.fold, found.parts) == (3, (2,))
 
 
 @pytest.fixture(scope="module")

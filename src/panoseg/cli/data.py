@@ -343,6 +343,7 @@ def describe(
     out: Path | None = None,
     patches: int | None = None,
     seed: int = 0,
+    normalisation: bool = False,
 ) -> None:
     """Print what a dataset holds: patches, folds, dates, parcels and their areas, and each class.
 
@@ -359,7 +360,13 @@ def describe(
         out: New or empty folder for dataset.md and figures; by default nothing is written.
         patches: Number of randomly drawn patches to read; by default all.
         seed: The same seed draws the same patches.
+        normalisation: First compute NORM_S2_patch.json, the mean and deviation of each band, which
+            training needs, where the dataset lacks it.
     """
     from panoseg.pictures.dataset import describe as describe_dataset
 
+    if normalisation:
+        from panoseg.data.layouts import write_normalisation
+
+        say(f"{write_normalisation(dataset)} is written")
     print(describe_dataset(dataset, out, patches, seed))

@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, Subset
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.coco.categories import read_categories
 from panoseg.coco.json import CocoJson
+from panoseg.data import pastis, s2tsczcrop, s2tsczcrop_files
 from panoseg.data import pastis_files as pastis_metadata
-from panoseg.data import s2tsczcrop_files
 from panoseg.data.coco import (
     CocoDataset,
     CocoRecords,
@@ -31,7 +31,8 @@ from panoseg.data.samples import Normalisation, collate
 from panoseg.data.scored_photographs import ScoredPhotographs, collate_scored
 from panoseg.data.seasons import parse_reference_date
 from panoseg.data.shards import INDEX, CocoShards, ShardIndex
-from panoseg.errors import ConfigError, DatasetError, WeightsError
+from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
+from panoseg.files import write_json
 
 Policy = Literal["train", "published"]
 """Whose statistics standardise the validation and test set, see ``Layout.normalisations``."""
@@ -397,6 +398,32 @@ def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
     """Read the classes of a JSON; ``size`` and ``changed`` distinguish versions of the file."""
     _, table = read_categories(CocoJson.open(annotations))
     return table
+
+
+def write_normalisation(folder: Path | str) -> Path:
+    """Compute NORM_S2_patch.json of a dataset of seasons, write it and return its path.
+
+    Raises:
+        DatasetError: The dataset is missing or damaged, or has no patch to train on.
+        ConfigError: Its layout has no such file.
+        OutputError: The file is there already, or cannot be written.
+    """
+    layout = find_layout(folder)
+    if not layout.standardised:
+        raise ConfigError(
+            f"A dataset in {layout.name}'s layout has no {pastis_metadata.NORMALISATION_FILE};"
+            " leave out --normalisation."
+        )
+    path = Path(folder) / pastis_metadata.NORMALISATION_FILE
+    if path.exists():
+        raise OutputError(f"{path} exists; remove it first, or leave out --normalisation.")
+    is_pastis = layout.table == PASTIS_LAYOUT.table
+    compute = pastis.compute_normalisation if is_pastis else s2tsczcrop.compute_normalisation
+    table = compute(folder)
+    if not table:
+        raise DatasetError(f"{folder} has no patch, so no statistics can be computed.")
+    write_json(path, table)
+    return path
 
 
 def find_layout(folder: Path | str) -> Layout:

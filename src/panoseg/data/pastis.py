@@ -258,6 +258,11 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
     """
     _check_folds(folds)
     path = Path(folder) / NORMALISATION_FILE
+    if not path.exists() and Path(folder).is_dir():
+        raise DatasetError(
+            f"{path} does not exist. Make it with panoseg describe {folder} --normalisation, or"
+            " copy it from the dataset."
+        )
     table = read_json(path)
     try:
         mean, std = mean_statistics([table[f"Fold_{fold}"] for fold in folds], len(PASTIS_BANDS))
@@ -265,8 +270,8 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
             f"{path} lacks mean and std with {len(PASTIS_BANDS)} values for"
-            f" {', '.join(f'Fold_{fold}' for fold in folds)} ({error}); write it again with"
-            " panoseg.data.pastis.compute_normalisation."
+            f" {', '.join(f'Fold_{fold}' for fold in folds)} ({error}); make it again with"
+            f" panoseg describe {folder} --normalisation."
         ) from error
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panoseg.coco.json import shown
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
 
@@ -58,7 +59,7 @@ def parse_date(text: str | int) -> date:
     """
     patterns = (
         r"(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)",
-        r"(?P<y>\d{4})-(?P<m>\d\d?)-(?P<d>\d\d?)",
+        r"(?P<y>\d{4})-(?P<m>\d\d?)-(?P<d>\d\d?)(?:[T ].*)?",  # with a time of day
         r"(?P<m>\d\d?)-(?P<d>\d\d?)-(?P<y>\d{4})",
     )
     for pattern in patterns:
@@ -110,24 +111,68 @@ def _patch(path: Path, number: int, feature: Json) -> Patch:
     """Parse the feature of a patch, which may be any JSON value."""
     try:
         properties = feature["properties"]
-        patch_id, fold, dates = properties["ID_PATCH"], properties["Fold"], properties["dates-S2"]
-        if isinstance(dates, dict):
-            dates = [dates[str(position)] for position in range(len(dates))]
-        if (
-            not isinstance(dates, list)
-            or type(patch_id) is not int
-            or type(fold) is not int
-            or not 1 <= fold <= 5
-        ):
-            raise ValueError("a value of another type or range")
-        return Patch(
-            patch_id, fold, tuple(map(parse_date, dates)), feature.get("geometry"), properties
-        )
+        if not isinstance(properties, dict):
+            raise ValueError(f"its properties are {shown(properties)}")
+        for key in ("ID_PATCH", "Fold", "dates-S2"):
+            if key not in properties:
+                raise ValueError(f"it has no {key}")
+        fold = _whole(properties["Fold"])
+        if fold is None or not 1 <= fold <= 5:
+            raise ValueError(f"Fold is {shown(properties['Fold'])}, not a whole number 1 .. 5")
+        dates = _dates(properties["dates-S2"])
+        geometry = feature.get("geometry")
+        return Patch(_patch_id(properties["ID_PATCH"]), fold, dates, geometry, properties)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(
-            f"Feature {number} of {path} is damaged ({error}); it must have ID_PATCH, Fold 1..5 and"
-            " dates-S2 numbered from 0, each such as 20180917."
+            f"Feature {number} of {path} is damaged: {error}. It must have ID_PATCH, Fold 1 .. 5"
+            " and dates-S2 numbered from 0, each such as 20180917."
         ) from error
+
+
+def _whole(value: Json) -> int | None:
+    """Return a whole number, also where a table has turned it into 1.0; None for other values."""
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _patch_id(value: Json) -> int:
+    """Return the identifier of a patch, which may be text, as the published program reads it."""
+    text = value.strip() if isinstance(value, str) else ""
+    whole = int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else _whole(value)
+    if whole is None:
+        raise ValueError(f"ID_PATCH is {shown(value)}, not a whole number")
+    return whole
+
+
+def _dates(value: Json) -> tuple[date, ...]:
+    """Return the dates of a patch: a list, an object numbered from 0, or either as JSON text.
+
+    fiona and QGIS write objects as text; the published program reads it, too.
+    """
+    dates = value
+    if isinstance(dates, str):
+        try:
+            dates = json.loads(dates)
+        except (ValueError, RecursionError):
+            raise ValueError(f"dates-S2 is {shown(value)}, which is no JSON") from None
+    if isinstance(dates, dict):
+        missing = [number for number in range(len(dates)) if str(number) not in dates]
+        if missing:
+            raise ValueError(f"dates-S2 has {len(dates)} dates but no number {missing[0]}")
+        dates = [dates[str(number)] for number in range(len(dates))]
+    if not isinstance(dates, list):
+        raise ValueError(f"dates-S2 is {shown(value)}, not a list of dates")
+    found = []
+    for number, day in enumerate(dates):
+        whole = _whole(day)
+        try:
+            found.append(parse_date(day if whole is None else whole))
+        except ValueError:
+            raise ValueError(
+                f"date {number} of dates-S2 is {shown(day)}, which is no date"
+            ) from None
+    return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,11 @@ def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
         DatasetError: The file is missing or damaged.
     """
     path = Path(folder) / NORMALISATION_FILE
+    if not path.exists() and Path(folder).is_dir():
+        raise DatasetError(
+            f"{path} does not exist. Make it with panoseg describe {folder} --normalisation, or"
+            " copy it from the dataset."
+        )
     table = read_json(path)
     try:
         if "train" in table:
@@ -120,8 +125,8 @@ def train_normalisation(folder: Path | str, rotation: int = 1) -> Normalisation:
         return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{path} lacks mean and std with {len(OWN_BANDS)} values for train ({error}); write it"
-            " again with panoseg.data.s2tsczcrop.compute_normalisation."
+            f"{path} lacks mean and std with {len(OWN_BANDS)} values for train ({error}); make it"
+            f" again with panoseg describe {folder} --normalisation."
         ) from error
 
 

@@ -195,12 +195,24 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """
     advice = "Give the authors' folder of conf.json and Fold_1 .. Fold_5."
     content = load_tensors(path, advice)
-    state = content.get("state_dict") if isinstance(content, dict) else None
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(
         isinstance(value, Tensor) for value in state.values()
     ):
         raise WeightsError(f"{path} has no table of tensors named state_dict. {advice}")
-    return {str(name): value for name, value in state.items()}
+    return _without_wrappers({str(name): value for name, value in state.items()})
+
+
+def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return entries without the prefixes that torch.compile and DataParallel put before them.
+
+    >>> list(_without_wrappers({"module._orig_mod.encoder.weight": torch.zeros(1)}))
+    ['encoder.weight']
+    """
+    names = {name: name.replace("_orig_mod.", "") for name in state}
+    while names and all(name.startswith("module.") for name in names.values()):
+        names = {name: short.removeprefix("module.") for name, short in names.items()}
+    return {names[name]: value for name, value in state.items()}
 
 
 def read_options(path: Path) -> dict[str, Any]:
@@ -210,7 +222,7 @@ def read_options(path: Path) -> dict[str, Any]:
         WeightsError: It is missing or damaged.
     """
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
+        options = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise wrong_options(path, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:

@@ -316,6 +316,22 @@ def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path |
     with torch.random.fork_rng(devices=()):
         network = build_network(config)
     _check_shapes({name: tuple(value.shape) for name, value in state.items()}, network, source)
+    _check_finite(state, source)
+
+
+def _check_finite(state: Mapping[str, Tensor], source: Path | str) -> None:
+    """Raise ``WeightsError`` for entries with NaN or infinity, of which predictions are none."""
+    wrong = [
+        name
+        for name, value in state.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if wrong:
+        raise WeightsError(
+            f"{source} has values that are NaN or infinite in {len(wrong)} of {len(state)} entries"
+            f" ({_listed(wrong)}), so it predicts nothing: its training has diverged. Use weights"
+            " of an earlier epoch, or train again with a lower learning rate."
+        )
 
 
 def _checked_network(
@@ -426,6 +442,7 @@ def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None
     whole = {
         name: value.float() if value.is_floating_point() else value for name, value in state.items()
     }
+    _check_finite(whole, numbers)
     return Weights(card, whole, [blank])
 
 

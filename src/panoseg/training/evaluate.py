@@ -34,7 +34,12 @@ from panoseg.training.fold_scores import METRICS, TABLE, read_test_scores, write
 from panoseg.training.loop import LAST, make_fabric
 from panoseg.training.scorers import PLAIN, ScoreOptions, scorer_of
 from panoseg.training.splits import Split, check_inputs, unannotated_note
-from panoseg.training.transfer import holds_one_fold, is_published, published_weights
+from panoseg.training.transfer import (
+    holds_one_fold,
+    is_published,
+    published_folds,
+    published_weights,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -82,10 +87,11 @@ def find_weights(
         weights = load_weights(folder)
         yield _placed(weights, layout, fold or weights.card.provenance.get("fold"), every_patch)
     elif is_published(folder):
-        only = [
-            1 if len(layout.rotations) == 1 else None
-        ]  # whose fold a folder of one is, it does not say
-        for number in [fold] if fold else only if holds_one_fold(folder) else layout.rotations:
+        # Whose fold a folder of one is, it does not say.
+        only = [1 if len(layout.rotations) == 1 else None]
+        several = len(layout.rotations) > 1 and not holds_one_fold(folder)
+        every = published_folds(folder) if several and not fold else ()
+        for number in [fold] if fold else every or only:
             normalisation = layout.normalisation_of(Path(data), layout.rotation(number or 1)[0])
             yield _placed(
                 published_weights(folder, number or 1, normalisation), layout, number, every_patch

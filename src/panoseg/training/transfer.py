@@ -59,6 +59,33 @@ def holds_one_fold(folder: Path) -> bool:
     return here and not (folder / "Fold_2").exists()
 
 
+def published_folds(folder: Path) -> tuple[int, ...]:
+    """Return the folds of an authors' folder: all five, or the only one that has weights.
+
+    Their program makes the folders of all folds, also where it trains one.
+
+    Raises:
+        WeightsError: Several folds have weights, but not all.
+    """
+    found = _folds_with_weights(folder)
+    if len(found) in (0, 1, len(FOLDS)):
+        return found or tuple(FOLDS)
+    raise WeightsError(
+        f"{folder} has weights of {_fold_words(found)} alone; pass --fold {found[0]} or another of"
+        " them."
+    )
+
+
+def _folds_with_weights(folder: Path) -> tuple[int, ...]:
+    return tuple(
+        number for number in FOLDS if (folder / f"Fold_{number}" / "model.pth.tar").exists()
+    )
+
+
+def _fold_words(folds: Sequence[int]) -> str:
+    return f"fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+
+
 def published_weights(
     folder: Path, fold: int, normalisation: Normalisation | None = None
 ) -> Weights:
@@ -69,6 +96,12 @@ def published_weights(
     of_fold = folder / f"Fold_{fold}"
     place = of_fold if (of_fold / "conf.json").exists() else folder
     options = read_options(place / "conf.json")
+    found = _folds_with_weights(folder)
+    if found and fold not in found:
+        raise WeightsError(
+            f"{folder} has weights of {_fold_words(found)} alone, not of fold {fold}; pass --fold"
+            f" {found[0]}."
+        )
     if "conv_type" not in options:
         return import_published(folder, fold, normalisation)
     if normalisation is not None and options.get("add_ndvi"):
@@ -82,8 +115,9 @@ def import_folds(
 ) -> list[Path]:
     """Write published weights as ``out``/fold_1 .. fold_5, or one fold as ``out`` itself.
 
-    Nothing is written unless all folds can be read. Without NORM_S2_patch.json the normalisation
-    stays unknown: the weights can be scored on their dataset but not used for maps.
+    Where one fold alone has weights, it is taken. Nothing is written unless all can be read.
+    Without NORM_S2_patch.json the normalisation stays unknown: the weights can be scored on their
+    dataset but not used for maps.
 
     Args:
         folder: Folder of the published weights.
@@ -105,7 +139,11 @@ def import_folds(
         weights = of_fold(fold or 1)
         save_weights(new_folder(out), weights)
         return [out]
-    imported = {number: of_fold(number) for number in FOLDS}
+    folds = published_folds(folder)
+    if len(folds) == 1:
+        save_weights(new_folder(out), of_fold(folds[0]))
+        return [out]
+    imported = {number: of_fold(number) for number in folds}
     new_folder(out)
     with atomic(out) as temporary:
         for number, weights in imported.items():
