@@ -202,6 +202,14 @@ def test_an_argument_that_means_nothing_is_named(tmp_path, monkeypatch, name, sa
     assert str(failure).startswith(said)
 
 
+def test_pictures_of_a_folder_that_are_not_read_are_named(tmp_path, fpn, image, capsys):
+    for name in ("a.cr2", "b.JXL", ".hidden.nef", "notes.txt"):
+        (tmp_path / name).write_bytes(b"II*\0 raw")
+    words = ["photo", str(tmp_path), "--weights", fpn, "--out", str(tmp_path / "out")]
+    assert main([*words, "--device", "cpu"]) == 0
+    assert f"note: {tmp_path / 'a.cr2'} and 1 more: not read" in capsys.readouterr().err
+
+
 def test_one_name_in_several_folders_is_several_results(tmp_path):
     for folder in ("monday", "tuesday"):
         (tmp_path / folder).mkdir()

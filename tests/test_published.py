@@ -369,7 +369,7 @@ def test_the_only_fold_of_an_authors_folder_is_taken(tmp_path, capsys):
     shutil.copy(folder / "Fold_3" / "model.pth.tar", folder / "Fold_1")
     assert main(["weights", "import", str(folder), str(tmp_path / "some")]) == 2
     assert "has weights of folds 1, 3 alone; pass --fold 1 or another" in capsys.readouterr().err
-    data = write_small_pastis(tmp_path / "data", {number: (20181001,) for number in range(1, 6)})
+    data = write_small_pastis(tmp_path / "data", dict.fromkeys(range(1, 6), (20181001,)))
     (folder / "Fold_1" / "model.pth.tar").unlink()
     [found] = find_weights(folder, data, None, every_patch=False)
     assert (found.fold, found.parts) == (3, (2,))

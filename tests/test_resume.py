@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from panoseg.cli import main
 from panoseg.data.config import AugmentationConfig
-from panoseg.errors import DatasetError
+from panoseg.errors import ConfigError, DatasetError
 from panoseg.training.checkpoint import load_checkpoint
 from panoseg.training.config import DataConfig, OptimiserConfig, TrainConfig
 from panoseg.training.folds import resume
-from panoseg.training.run import start
+from panoseg.training.run import longer, start
 from tiny_runs import PAPS, UTAE, write_tiny_dataset
 
 PANOPTIC = TrainConfig(
@@ -169,3 +170,25 @@ def test_resuming_a_finished_run_changes_nothing(runs):
         (runs / "panoptic" / "log.csv").read_bytes(),
         (runs / "panoptic" / "metrics.json").read_text(),
     ) == before
+
+
+def test_a_finished_run_goes_on_beyond_its_planned_epochs(runs, tmp_path, capsys):
+    config = replace(SEMANTIC, workers=0)
+    data = runs / "data"
+    start("test", replace(config, epochs=3), data, 1, tmp_path / "planned")
+    start("test", replace(config, epochs=1), data, 1, tmp_path / "run")
+    (tmp_path / "run" / "metrics.md").write_text("of one epoch")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--epochs", "3"]) == 0
+    assert "goes on in epoch 2 of 3" in capsys.readouterr().out
+    for name in ("weights/model.safetensors", "metrics.json", "metrics.md"):
+        one, other = ((tmp_path / run / name).read_bytes() for run in ("planned", "run"))
+        assert one == other, name
+    one, other = (load_checkpoint(tmp_path / run / "last.ckpt") for run in ("planned", "run"))
+    assert all(torch.equal(value, other.model[name]) for name, value in one.model.items())
+    # It is a run of three epochs from now on.
+    assert main(["train", "--resume", str(tmp_path / "run"), "--epochs", "2"]) == 2
+    assert "has 3 epochs; pass --epochs 4 or more" in capsys.readouterr().err
+    cosine = longer(PANOPTIC, 9)
+    assert (cosine.epochs, cosine.optimiser) == (9, PANOPTIC.optimiser)
+    with pytest.raises(ConfigError, match="length of this run is --steps 5"):
+        longer(replace(PANOPTIC, steps=5), 9)

@@ -117,7 +117,7 @@ class BusyError(AppError):
     status = 503
 
 
-Extra = Literal["app", "cluster", "tensorboard", "s3", "gs", "postgres"]
+Extra = Literal["app", "cluster", "tensorboard", "s3", "gs", "postgres", "heif"]
 
 _MODULES: dict[Extra, tuple[str, ...]] = {
     "app": (
@@ -136,6 +136,7 @@ _MODULES: dict[Extra, tuple[str, ...]] = {
     "s3": ("s3fs",),
     "gs": ("gcsfs",),
     "postgres": ("psycopg",),
+    "heif": ("pillow_heif",),
 }
 
 

@@ -22,6 +22,7 @@ def photo(
 ) -> None:
     """Segment photographs: panoptic.json and panoptic/ of COCO, overlays with names, segments.csv.
 
+    JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and JPEG 2000 are read, and HEIC with the extra heif.
     Greyscale, 16-bit and CMYK images are converted to RGB, and rotated as their EXIF data say. A
     photograph that cannot be read is named and left out, and the exit code is 2.
 
@@ -39,7 +40,7 @@ def photo(
         options: How photographs are segmented.
     """
     from panoseg.errors import DatasetError
-    from panoseg.photo.segment import find_photographs
+    from panoseg.photo.segment import find_photographs, unread_pictures
 
     sources, missing = find_photographs(image)
     if not sources:
@@ -48,6 +49,13 @@ def photo(
         ]
     for error in missing:  # before the weights are loaded, so that a wrong name is reported at once
         print(error, file=sys.stderr)
+    if unread := unread_pictures(image):
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        print(
+            f"note: {unread[0]}{more}: not read, since photographs of this kind cannot be; convert"
+            " them to JPEG or PNG",
+            file=sys.stderr,
+        )
     if not sources:
         raise last
     from panoseg.photo.segment import open_model, segment_photographs

@@ -94,7 +94,7 @@ def option_words(config: DataclassInstance, prefix: str = "") -> list[list[str]]
 TRAIN_USAGE = """Train a named experiment, or resume a run.
 
 usage: panoseg train EXPERIMENT --data DIR --out RUN [--fold 1..5 | all] [options]
-       panoseg train --resume RUN [--data DIR]
+       panoseg train --resume RUN [--data DIR] [--epochs N]
 
 EXPERIMENT is one of
 {names}.
@@ -104,7 +104,7 @@ example: panoseg train pastis-utae-paps --data PASTIS --fold 3 --out run \
 --model.shape-size 24 --batch-size 2 --epochs 1
 example: panoseg train s2tsczcrop-utae --data CZECH --out tuned --start-from run \
 --swap-classifier --freeze in_conv down_blocks
-example: panoseg train --resume run
+example: panoseg train --resume run --epochs 200
 """
 
 
@@ -124,17 +124,21 @@ class Arguments:
 
 @dataclass(frozen=True)
 class ResumeArguments:
-    """Continue an interrupted run from its last checkpoint.
+    """Continue an interrupted run from its last checkpoint, or a finished one for more epochs.
 
     The weights become the same as without the interruption.
 
     example: panoseg train --resume run
+
+    example: panoseg train --resume run --epochs 200
     """
 
     resume: Path
     """Folder of the run, of one fold or of all."""
     data: str | None = None
     """Folder of the dataset, if it has moved."""
+    epochs: int | None = None
+    """Number of epochs in all, to go on beyond those that were planned."""
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -152,7 +156,7 @@ def train(arguments: Sequence[str]) -> None:
 
         _note_missing_tensorboard()
         data = resumed.data and place_of(resumed.data)
-        result = folds.resume(resumed.resume, data, say)
+        result = folds.resume(resumed.resume, data, say, resumed.epochs)
     else:
         parsed = _parse_experiment(name, arguments[1:])
         from panoseg.training import folds

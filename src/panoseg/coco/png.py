@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 HIGHEST_ID = 2**24 - 1
 """The largest id that three bytes of colour can hold."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".heic", ".heif", ".avif", ".jp2", ".j2k", ".jpx"),
+)
 """Suffixes of the image files that a folder of photographs is searched for."""
 
 _LARGEST_FILE = 2**29

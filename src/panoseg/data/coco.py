@@ -415,12 +415,12 @@ def full_name(place: Path | str, names: Sequence[str], split: str) -> str:
 
 
 def check_classes(path: Path | str, found: ClassTable, wanted: ClassTable) -> None:
-    """Raise ``DatasetError`` where a dataset does not have the wanted classes."""
-    if not found.same_classes(wanted):
-        differing = {(entry.id, entry.name) for entry in found.classes} ^ {
-            (entry.id, entry.name) for entry in wanted.classes
-        }
-        id_, name = min(differing)
+    """Raise ``DatasetError`` where a dataset has classes that are not wanted; it may lack some."""
+    unknown = {(entry.id, entry.name) for entry in found.classes} - {
+        (entry.id, entry.name) for entry in wanted.classes
+    }
+    if unknown:
+        id_, name = min(unknown)
         raise DatasetError(
             f"{path} has other classes than the {len(wanted.classes)} of {wanted.name}, the first"
             f" difference is {id_} ({name}); use a dataset and weights of the same classes."

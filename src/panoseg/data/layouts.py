@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from torch.utils.data import Dataset, Subset
 
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
-from panoseg.coco.categories import read_categories
+from panoseg.coco.categories import class_table, read_categories
 from panoseg.coco.json import CocoJson
 from panoseg.data import pastis, s2tsczcrop, s2tsczcrop_files
 from panoseg.data import pastis_files as pastis_metadata
@@ -31,9 +33,16 @@ from panoseg.data.samples import Normalisation, collate
 from panoseg.data.scored_photographs import ScoredPhotographs, collate_scored
 from panoseg.data.seasons import parse_reference_date
 from panoseg.data.shards import INDEX, CocoShards, ShardIndex
-from panoseg.errors import ConfigError, DatasetError, OutputError, WeightsError
+from panoseg.errors import (
+    ConfigError,
+    DatasetError,
+    OutputError,
+    PanopticFormatError,
+    WeightsError,
+)
 from panoseg.files import write_json
 
+_LONGEST_CATEGORIES = 2**24  # bytes
 Policy = Literal["train", "published"]
 """Whose statistics standardise the validation and test set, see ``Layout.normalisations``."""
 Parts = tuple[Any, ...]
@@ -362,10 +371,15 @@ def coco_layout(folder: Path | str) -> Layout:
         PanopticFormatError: Its JSON is damaged.
     """
     names = find_splits(folder)
-    # The classes of the smaller set, which is read faster; the other must have the same.
-    annotations = Path(folder) / "annotations" / f"panoptic_{_validation(names)}.json"
-    status = annotations.stat()
-    classes = _read_classes(annotations, status.st_size, status.st_mtime_ns)
+    # The classes of the smaller set, which is read faster, unless the larger one lists more.
+    validation, training = (
+        Path(folder) / "annotations" / f"panoptic_{name}.json"
+        for name in (_validation(names), _training(names))
+    )
+    classes = _read_classes(validation, *_version(validation))
+    more = _find_classes(training, *_version(training))
+    if more is not None and _lists_all(more, classes):
+        classes = more
     return _photographs("annotations/panoptic_NAME.json", names, classes, CocoDataset)
 
 
@@ -384,13 +398,45 @@ def _validation(names: Sequence[str]) -> str:
     return next((name for name in names if name.startswith("val")), (others or names)[-1])
 
 
+def _training(names: Sequence[str]) -> str:
+    return next((name for name in names if name.startswith("train")), names[0])
+
+
+def _lists_all(table: ClassTable, other: ClassTable) -> bool:
+    """Return whether a table has all classes of another one."""
+    ids = {(entry.id, entry.name) for entry in table.classes}
+    return all((entry.id, entry.name) in ids for entry in other.classes)
+
+
 def _photographs(
     table: str, names: Sequence[str], classes: ClassTable, reader: Callable[..., Any]
 ) -> Layout:
-    train = next((name for name in names if name.startswith("train")), names[0])
+    train = _training(names)
     validation = _validation(names)
     rotations = {1: ((train,), (validation,), (validation,))}
     return PhotographLayout("COCO", table, classes, "set", rotations, reader)
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Return the size of a file and when it was changed."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=8)
+def _find_classes(annotations: Path, size: int, changed: int) -> ClassTable | None:
+    """Return the classes of a JSON without reading it whole, None where they are not found."""
+    word = b'"categories"'
+    try:
+        with annotations.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            start = content.rfind(word)
+            if start < 0:
+                return None
+            text = content[start + len(word) : start + _LONGEST_CATEGORIES].decode(errors="ignore")
+        rows, _ = json.JSONDecoder().raw_decode(text[text.index("[") :])
+        return class_table(annotations, rows)
+    except (OSError, ValueError, RecursionError, PanopticFormatError):
+        return None  # ``_read_classes`` tells what is wrong when the set is opened
 
 
 @lru_cache(maxsize=8)

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from panoseg.coco.masks import MOST_PIXELS, check_size
-from panoseg.errors import DatasetError, PanopticFormatError
+from panoseg.errors import DatasetError, PanopticFormatError, is_installed, missing
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LARGEST_FILE = 2**29  # bytes
 # What Pillow raises for damaged files.
 _DAMAGE = (
@@ -72,7 +74,8 @@ def read_bytes(path: Path) -> bytes:
 def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
     """Decode an image: RGB, turned upright as its EXIF says, without opacity.
 
-    Grey of sixteen bits keeps its range; of several frames the first is taken.
+    Sixteen bits keep their range; of several frames the first is taken, and of a TIFF of more
+    bands, such as red, green, blue and near infrared, those that are visible.
 
     Args:
         data: The bytes of a file.
@@ -86,9 +89,19 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, checked here, and damaged EXIF
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            try:
+                image = Image.open(io.BytesIO(data), formats=_formats(data, name))
+            except UnidentifiedImageError:
+                if not data.startswith(_TIFF_MARKS):
+                    raise
+                return _decode_bands(data)
             check_size(image.height, image.width)  # before a pixel is decoded
-            image.load()
+            try:
+                image.load()
+            except ValueError as error:
+                if "unknown raw mode" not in str(error):
+                    raise
+                return _decode_bands(data)
             return _upright(_to_rgb(image))
     except (PanopticFormatError, Image.DecompressionBombError) as error:
         found = getattr(error, "found", f"it has more than {MOST_PIXELS} pixels")
@@ -97,6 +110,49 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
         no_image = isinstance(error, UnidentifiedImageError)
         reason = "it is not an image" if no_image else str(error) or type(error).__name__
         raise _unreadable(name, reason) from error
+
+
+def _formats(data: bytes, name: Path | str) -> list[str]:
+    """Return the formats that Pillow may open the bytes as; HEIC needs a package of its own."""
+    from PIL import Image
+
+    Image.init()
+    formats = [form for form in _FORMATS if form in Image.OPEN]
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS and b"avif" not in data[:64]:
+        if not is_installed("heif"):
+            raise DatasetError(missing("heif", f"{name}, a HEIC photograph,"))
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        formats.append("HEIF")
+    return formats
+
+
+def _decode_bands(data: bytes) -> Image.Image:
+    """Decode a TIFF of a form that Pillow does not know: of other bands or other depths."""
+    import rasterio
+    from PIL import Image
+    from rasterio.enums import ColorInterp
+    from rasterio.errors import RasterioError
+
+    try:
+        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as image:
+            check_size(image.height, image.width)
+            kinds = list(image.colorinterp)
+            visible = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+            bands = [1, 2, 3] if image.count >= 3 else [1, 1, 1]
+            if all(kind in kinds for kind in visible):
+                bands = [kinds.index(kind) + 1 for kind in visible]
+            if image.dtypes[0] not in ("uint8", "uint16"):
+                raise ValueError(
+                    f"it has {image.count} bands of {image.dtypes[0]}, whose range is not known"
+                )
+            pixels_3HW = image.read(bands)
+    except RasterioError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+    if pixels_3HW.dtype != np.uint8:
+        pixels_3HW = (pixels_3HW.astype(np.uint32) + 128) // 257
+    return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels_3HW, 0, -1), np.uint8))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

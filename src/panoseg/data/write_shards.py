@@ -97,7 +97,7 @@ def write_shards(data: Path, out: str, shards: int, processes: int | None = None
             shard, wrong = result
             splits[job.split].append(shard)
             failures += wrong
-        table = replace(next(iter(datasets.values())).table, name=Path(data).resolve().name)
+        table = replace(_widest(datasets).table, name=Path(data).resolve().name)
         if not all(sum(map(len, written)) for written in splits.values()):
             raise failures[0]
         index = ShardIndex(
@@ -123,10 +123,15 @@ def _open(data: Path) -> dict[str, CocoDataset]:
             " correct its path."
         )
     datasets = {name: CocoDataset(data, name, config=PhotographConfig()) for name in names}
-    first = datasets[names[0]]
+    first = _widest(datasets)
     for dataset in datasets.values():
         check_classes(dataset.files.panoptic, dataset.table, first.table)
     return datasets
+
+
+def _widest(datasets: Mapping[str, CocoDataset]) -> CocoDataset:
+    """Return the split that lists the most classes; others may list fewer."""
+    return max(datasets.values(), key=lambda dataset: len(dataset.table.classes))
 
 
 def _plan(counts: Mapping[str, int], shards: int) -> list[_Job]:

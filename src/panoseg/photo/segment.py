@@ -188,6 +188,45 @@ def _expand(argument: str) -> list[Path]:
     return []
 
 
+_UNREAD_SUFFIXES = frozenset(
+    [
+        ".arw",
+        ".cr2",
+        ".cr3",
+        ".dng",
+        ".exr",
+        ".hdr",
+        ".ico",
+        ".jxl",
+        ".jxr",
+        ".nef",
+        ".orf",
+        ".pbm",
+        ".pgm",
+        ".ppm",
+        ".psd",
+        ".raf",
+        ".raw",
+        ".rw2",
+        ".svg",
+        ".tga",
+        ".xcf",
+    ]
+)
+"""Suffixes of pictures that are not read."""
+
+
+def unread_pictures(arguments: Iterable[str]) -> list[str]:
+    """Return the files of folders that look like pictures, but of a kind that is not read."""
+    return [
+        str(entry)
+        for argument in arguments
+        if argument and Path(argument).is_dir()
+        for entry in sorted(Path(argument).rglob("*"))
+        if entry.suffix.lower() in _UNREAD_SUFFIXES and not entry.name.startswith(".")
+    ]
+
+
 def _is_picture(path: Path) -> bool:
     return (
         path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()

@@ -58,14 +58,17 @@ def start_all_folds(
 
 
 def resume(
-    folder: Path, data: Place | None = None, report: Report = lambda line: None
+    folder: Path,
+    data: Place | None = None,
+    report: Report = lambda line: None,
+    epochs: int | None = None,
 ) -> run.RunResult | FoldsResult:
     """Continue a run of one fold, or of all five, where it stopped.
 
     Arguments as in ``run.resume``.
     """
     if not (folder / PLAN).exists():
-        return run.resume(folder, data, report=report)
+        return run.resume(folder, data, report=report, epochs=epochs)
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         train = from_json(TrainConfig, plan["train"])
@@ -75,6 +78,10 @@ def resume(
             f"{folder / PLAN} is damaged ({error}). It is the plan of a run of all folds: start a"
             " new run."
         ) from error
+    if epochs is not None:
+        train = run.longer(train, epochs)
+        if run.is_first_process():
+            write_json(folder / PLAN, {**plan, "train": to_json(train)})
     return _train_missing_folds(experiment, train, data, folder, report)
 
 
@@ -84,10 +91,13 @@ def _train_missing_folds(
     fabric = make_fabric(train)
     for fold in FOLDS:
         of_fold = folder / f"fold_{fold}"
-        if (of_fold / METRICS).exists():
+        begun = (of_fold / run.CONFIG).exists()
+        more = begun and run.read_run(of_fold).train.epochs < train.epochs
+        if (of_fold / METRICS).exists() and not more:
             continue
-        if (of_fold / run.CONFIG).exists():
-            result = run.resume(of_fold, data, fabric, report)
+        if begun:
+            epochs = train.epochs if more else None
+            result = run.resume(of_fold, data, fabric, report, epochs)
         else:
             result = run.start(experiment, train, data, fold, of_fold, fabric, report)
         if fabric.is_global_zero:

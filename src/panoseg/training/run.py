@@ -31,7 +31,7 @@ from panoseg.pictures.scores import draw_scores
 from panoseg.training.checkpoint import Progress, read_log
 from panoseg.training.config import RunConfig, TrainConfig
 from panoseg.training.evaluate import PICTURES, draw_predictions, score, write_scores
-from panoseg.training.fold_scores import METRICS
+from panoseg.training.fold_scores import METRICS, TABLE
 from panoseg.training.loop import LAST, Report, Training, make_fabric, seed_all
 from panoseg.training.splits import Splits, open_splits, unannotated_note
 from panoseg.training.transfer import check_parts, take_over, weights_of_fold
@@ -108,6 +108,7 @@ def resume(
     data: Place | None = None,
     fabric: Fabric | None = None,
     report: Report = lambda line: None,
+    epochs: int | None = None,
 ) -> RunResult:
     """Continue a run from its last checkpoint.
 
@@ -116,16 +117,47 @@ def resume(
         data: Where the dataset lies now, if it has moved.
         fabric: As in ``start``.
         report: As in ``start``.
+        epochs: Train this number of epochs in all, beyond those that were planned. The weights
+            become those of a run that was planned so, unless its learning rate follows a cosine.
     """
     run = read_run(folder)
     run = replace(run, data_folder=resolved(data)) if data else run
+    planned = run.train.epochs
+    run = run if epochs is None else replace(run, train=longer(run.train, epochs))
     splits = open_splits(run.data_folder, run.fold, run.train)
     if is_first_process():
         remove_unfinished(Path(folder))
+        if run.train.epochs > planned:
+            write_json(Path(folder) / CONFIG, to_json(run))
+            for name in (METRICS, TABLE):  # of the run as it was planned; this one is not finished
+                (Path(folder) / name).unlink(missing_ok=True)
+            if run.train.optimiser.schedule == "cosine":
+                report(
+                    f"note: the half cosine of the learning rate now spans {run.train.epochs}"
+                    f" epochs; up to here it was one of {planned}"
+                )
     fabric = fabric or make_fabric(run.train)
     training = _prepare(run, splits, Path(folder), fabric, report)
     training.run()
     return _finish(run, splits, Path(folder), fabric)
+
+
+def longer(train: TrainConfig, epochs: int) -> TrainConfig:
+    """Return the options of a training with more epochs.
+
+    Raises:
+        ConfigError: It has more epochs already, or its length is a number of steps.
+    """
+    if train.steps:
+        raise ConfigError(
+            f"The length of this run is --steps {train.steps}, so --epochs would do nothing; leave"
+            " it out."
+        )
+    if epochs < train.epochs:
+        raise ConfigError(
+            f"This run has {train.epochs} epochs; pass --epochs {train.epochs + 1} or more."
+        )
+    return replace(train, epochs=epochs)
 
 
 def read_run(folder: Path | str) -> RunConfig:
