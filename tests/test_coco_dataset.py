@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from panoseg.classes import ClassTable
-from panoseg.data.coco import CocoDataset, CocoFiles, find_splits
+from panoseg.data.coco import CocoDataset, CocoFiles, check_learnable, find_splits
 from panoseg.data.config import PhotographConfig
-from panoseg.data.layouts import find_layout
+from panoseg.data.layouts import Reading, find_layout
 from panoseg.data.loading import make_loader
 from panoseg.data.photographs import VOID, collate_photographs, mask_boxes
+from panoseg.data.write_shards import write_shards
 from panoseg.errors import ConfigError, DatasetError, PanopticFormatError, PanosegError
 from small_coco import (
     CAT,
@@ -700,3 +701,67 @@ def test_isthing_decides_what_is_an_object(tmp_path):
     assert sorted(one.objects.class_N.tolist()) == [CAT, DOG, GRASS, SKY]
     assert (IDS == GRASS_ID).sum() in one.objects.mask_NHW.sum((1, 2)).tolist()
     assert (IDS == SKY_ID).sum() in one.objects.mask_NHW.sum((1, 2)).tolist()
+
+
+# What cannot teach, and sets that list fewer classes
+
+
+def crowded(only_things: bool) -> Scene:
+    scene = Scene(1)
+    for row in scene.segments:
+        if not only_things or row["category_id"] in (CAT, DOG):
+            row["iscrowd"] = 1
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("scene", "answers", "refused", "said"),
+    [
+        (Scene(1), "panoptic", False, ""),
+        (crowded(True), "panoptic", False, "All 3 objects of"),
+        (crowded(True), "semantic", False, ""),
+        (crowded(True), "instances", True, "All 3 objects of"),
+        (crowded(False), "semantic", True, "All 5 segments of"),
+        (crowded(False), "panoptic", True, "crowds (iscrowd 1), which teach nothing"),
+        (Scene(1, ids_HW=np.zeros((8, 8), np.int32)), "panoptic", True, "has no objects"),
+        (
+            Scene(1, instances=[instance(IDS == CAT_ID, CAT, crowd=True)]),
+            "instances",
+            True,
+            "All 1 objects of",
+        ),
+        (
+            Scene(1, instances=[{**instance(IDS == CAT_ID, CAT), "category_id": 99}]),
+            "instances",
+            True,
+            "1 annotations of category 99, which is not among",
+        ),
+    ],
+)
+def test_a_set_that_cannot_teach_is_noticed(tmp_path, scene, answers, refused, said):
+    dataset = opened(tmp_path, [scene])
+    if refused:
+        with pytest.raises(DatasetError) as error:
+            check_learnable(dataset, answers)
+        assert said in str(error.value)
+    else:
+        note = check_learnable(dataset, answers)
+        assert said in note
+        assert bool(said) == bool(note)
+
+
+@pytest.mark.parametrize("fewer", ["train2017", "val2017"])
+def test_a_set_may_list_fewer_classes_than_the_other(tmp_path, fewer):
+    few = [row for row in CATEGORIES if row["id"] != SKY]
+    without_sky = np.where(ids() == SKY_ID, GRASS_ID, ids())
+    for name in ("train2017", "val2017"):
+        options = {"ids_HW": without_sky} if name == fewer else {}
+        write_split(tmp_path, [Scene(1, **options)], name, few if name == fewer else CATEGORIES)
+    layout = find_layout(tmp_path)
+    assert {entry.id for entry in layout.classes.classes} == {CAT, DOG, GRASS, SKY}
+    reading = Reading()
+    train = layout.open_train(tmp_path, ("train2017",), reading)
+    scored = layout.open_scored(tmp_path, ("val2017",), reading)
+    assert train.table.same_classes(scored.table)
+    assert write_shards(tmp_path, str(tmp_path / "shards"), 1, 1).photographs == 2
+    assert find_layout(tmp_path / "shards").classes.same_classes(layout.classes)

@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
+from panoseg.coco.categories import kinds_by_id
 from panoseg.coco.format import CocoAnnotation, CocoAnnotations, CocoSegmentation
 from panoseg.coco.json import (
     CocoJson,
@@ -393,6 +394,53 @@ class CocoDataset(CocoRecords):
             name: str = self.annotations.file.image(image_id)["file_name"]
             png_name(name)
             return name
+
+
+def check_learnable(records: Dataset[Any], answers: str) -> str:
+    """Check that a training set has something to learn, from what its JSON files count.
+
+    Args:
+        records: The training set; only ``CocoDataset`` is checked.
+        answers: What the network answers: "semantic", "instances" or "panoptic".
+
+    Returns:
+        A note where either objects or classes of pixels cannot be learned; else empty.
+
+    Raises:
+        DatasetError: Nothing can be learned, or a category is not among the categories.
+    """
+    if not isinstance(records, CocoDataset):
+        return ""
+    panoptic, kinds = records.annotations.file, kinds_by_id(records.table)
+    objects = records.instances or panoptic
+    for file in (panoptic, objects):
+        unknown = [id_ for id_ in file.used_categories if id_ not in kinds]
+        if unknown:
+            raise DatasetError(
+                f"{file.path} has {file.used_categories[unknown[0]]} annotations of category"
+                f" {unknown[0]}, which is not among the categories of {records.files.panoptic};"
+                " add it, or remove them."
+            )
+    labelled, labelled_crowds = panoptic.used_categories.total(), panoptic.crowds.total()
+    things = sum(count for id_, count in objects.used_categories.items() if kinds[id_] == "thing")
+    thing_crowds = sum(count for id_, count in objects.crowds.items() if kinds[id_] == "thing")
+    problems = []
+    if answers != "semantic" and "thing" in kinds.values() and things == thing_crowds:
+        problems.append(_nothing(objects.path, "objects", things))
+    if answers != "instances" and labelled == labelled_crowds:
+        problems.append(_nothing(panoptic.path, "segments", labelled))
+    if problems and (answers != "panoptic" or labelled == labelled_crowds):
+        raise DatasetError(problems[0])
+    return problems[0] if problems else ""
+
+
+def _nothing(path: Path, kind: str, crowds: int) -> str:
+    if not crowds:
+        return f"{path} has no {kind}, so none can be learned; complete the annotations."
+    return (
+        f"All {crowds} {kind} of {path} are crowds (iscrowd 1), which teach nothing; write iscrowd"
+        " 0, or convert the detections with panoseg coco convert --no-crowds."
+    )
 
 
 def full_name(place: Path | str, names: Sequence[str], split: str) -> str:

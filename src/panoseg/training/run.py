@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panoseg.data.coco import check_learnable
 from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
@@ -88,6 +89,9 @@ def start(
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
     run = RunConfig(experiment, resolved(data), fold, train)
+    note = check_learnable(splits.train.dataset, train.model.answers)
+    if note and is_first_process():
+        report(f"note: {note}")
     for split in (splits.train, splits.validation, splits.test):
         split.dataset[0]  # so that a broken dataset is found before a folder is made
     if is_first_process():
