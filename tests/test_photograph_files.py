@@ -122,7 +122,7 @@ def test_photographs_of_telephones_are_read_whatever_their_names(monkeypatch):
     data = heic(flat)
     assert close(decode_photograph(data, "iphone.heic"), flat)
     assert close(decode_photograph(data, "iphone.jpg"), flat)
-    with pytest.raises(DatasetError, match=r"cut\.heic is no readable image"):
+    with pytest.raises(DatasetError, match=r"cut\.heic is not a readable image"):
         decode_photograph(data[: len(data) // 2], "cut.heic")
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(DatasetError) as error:

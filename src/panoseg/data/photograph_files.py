@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_PLANES, _DEPTHS = 284, 258  # tags of TIFF: how samples lie, and their bits
 _TIFF_MARKS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LARGEST_FILE = 2**29  # bytes
 # What Pillow raises for damaged files.
@@ -96,15 +97,13 @@ def decode_photograph(data: bytes, name: Path | str) -> Image.Image:
                     raise
                 return _decode_bands(data)
             check_size(image.height, image.width)  # before a pixel is decoded
-            try:
-                image.load()
-            except ValueError as error:
-                if "unknown raw mode" not in str(error):
-                    raise
-                return _decode_bands(data)
+            tags = getattr(image, "tag_v2", {})
+            if tags.get(_PLANES) == 2 and 16 in tags.get(_DEPTHS, ()):
+                return _decode_bands(data)  # which Pillow decodes wrongly or not at all
+            image.load()
             return _upright(_to_rgb(image))
     except (PanopticFormatError, Image.DecompressionBombError) as error:
-        found = getattr(error, "found", f"it has more than {MOST_PIXELS} pixels")
+        found = getattr(error, "message", f"it has more than {MOST_PIXELS} pixels")
         raise _unreadable(name, found) from error
     except _DAMAGE as error:
         no_image = isinstance(error, UnidentifiedImageError)
