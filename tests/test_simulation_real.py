@@ -11,6 +11,7 @@ from panoseg.cli import main
 from panoseg.errors import ConfigError, DatasetError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.simulation import SimulationOptions, simulate_cube, simulate_season, write_pastis
+from panoseg.simulation.annual import Farming
 from panoseg.simulation.atmosphere import CLEAR, CLOUD, MISSING
 from panoseg.simulation.countryside import Countryside, make_countryside
 from panoseg.simulation.grassland import fallow, grassland, lawn
@@ -18,6 +19,7 @@ from panoseg.simulation.growth import Climate
 from panoseg.simulation.land_cover import LandCover, most_common
 from panoseg.simulation.layout import ParcelFile
 from panoseg.simulation.options import (
+    FAR_REGIONS,
     MEADOW,
     REGIONS,
     TRITICALE,
@@ -26,7 +28,7 @@ from panoseg.simulation.options import (
     WINTER_BARLEY,
     Material,
 )
-from panoseg.simulation.phenology import Farming, Phenology
+from panoseg.simulation.phenology import Phenology
 from panoseg.simulation.sensor import composite, slide
 from panoseg.simulation.style import draw_style
 
@@ -241,6 +243,14 @@ def test_mislabelled_fields_have_another_class(plain_real):
     assert np.array_equal(other.images_TCHW, plain_real.images_TCHW)
 
 
+def test_unlabelled_fields_are_background(plain_real):
+    other = season(unlabelled=0.5)
+    left_out = other.parcels_HW != plain_real.parcels_HW
+    assert left_out.mean() > 0.1
+    assert not other.parcels_HW[left_out].any()
+    assert not other.classes_HW[left_out].any()
+
+
 def test_weather_steps_dates():
     def changed(name, **more):
         options = {"dates": (60, 60), **more}
@@ -320,6 +330,21 @@ def test_neighbours_of_a_crop_differ_more_and_catch_crops_follow_early_harvests(
         (leaf(WHEAT, [400], Farming(catch_crops=catch)) > 1).mean() for catch in (False, True)
     )
     assert many > few + 0.1
+
+
+def test_second_crops_are_grown_and_harvested():
+    days = np.array([372.0, 435.0])
+    one, two = (leaf(WINTER_BARLEY, days, Farming(second_crops=s)) for s in (False, True))
+    assert np.median(two[0]) > 2 > np.median(one[0])
+    assert np.median(two[1]) < 0.5
+
+
+def test_regions_beyond_europe_are_drawn_in_the_style_real_only():
+    options = SimulationOptions(style="real", dates=(1, 1), composites="none")
+    names = {simulate_season((8, 8), seed, options).region for seed in range(40)}
+    assert names & set(FAR_REGIONS)
+    assert names & set(REGIONS)
+    assert simulate_season((8, 8), 0, replace(options, region="plains")).region == "plains"
 
 
 def test_a_field_is_harvested_in_stages():
@@ -442,6 +467,7 @@ def test_the_command_takes_a_file_of_parcels(tmp_path, fields, capsys):
         {"unevenness": 3, "style": "real"},
         {"labels": "guessed", "style": "real"},
         {"mislabelled": -1},
+        {"unlabelled": 2},
         {"far_shifts": 2},
         {"band_shift": 2},
         {"gain": 2},

@@ -83,7 +83,7 @@ class Countryside(Settlement):
         u_HW = (x_HW - centre[1]) * np.cos(turn) + (y_HW - centre[0]) * np.sin(turn)
         v_HW = (y_HW - centre[0]) * np.cos(turn) - (x_HW - centre[1]) * np.sin(turn)
         far_HW = np.hypot(u_HW, stretch * v_HW) + rng.uniform(3, 14) * smooth_noise(
-            rng, size, rng.uniform(6, 20)
+            rng, size, min(rng.uniform(6, 20), 0.3 * min(size))
         )
         if style.village_share > 0:
             use_HW[far_HW < np.quantile(far_HW, style.village_share)] = _VILLAGE
@@ -92,7 +92,8 @@ class Countryside(Settlement):
         for use, share, length in ((_WOOD, wood, 45), (_OPEN, left - wood, 18)):
             free_HW = use_HW == _FIELDS
             if share > 0.005 and free_HW.any():
-                where_HW = smooth_noise(rng, size, rng.uniform(0.4, 1) * length)
+                length = min(rng.uniform(0.4, 1) * length, 0.3 * min(size))
+                where_HW = smooth_noise(rng, size, length)
                 part = min(1.0, share * use_HW.size / free_HW.sum())
                 use_HW[free_HW & (where_HW > np.quantile(where_HW[free_HW], 1 - part))] = use
         cells_YX: np.ndarray = use_HW.repeat(CELLS, 0).repeat(CELLS, 1)

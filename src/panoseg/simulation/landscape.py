@@ -18,6 +18,7 @@ import numpy as np
 from panoseg.simulation.land_cover import cover_of, most_common
 from panoseg.simulation.noise import smooth_noise
 from panoseg.simulation.options import (
+    FAR_REGIONS,
     MEADOW,
     ORCHARD,
     REGIONS,
@@ -397,4 +398,4 @@ def blended_crop_weights(
 def region_of(options: SimulationOptions, rng: np.random.Generator) -> tuple[str, Region]:
     """Return name and description of the region of the options, or of one drawn."""
     name = options.region or str(rng.choice(list(REGIONS)))
-    return name, REGIONS[name]
+    return name, (REGIONS | FAR_REGIONS)[name]

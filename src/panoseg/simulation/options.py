@@ -207,6 +207,36 @@ REGIONS: dict[str, Region] = {
 }
 
 
+FAR_REGIONS: dict[str, Region] = {
+    "plains": Region(
+        crops={3: 30, 15: 22, 2: 20, 18: 8, 14: 6, 1: 8, 7: 4, 13: 2},
+        field_ha=(12.0, 0.7),
+        strips=0.15,
+        borders=(0.6, 0.25, 0.03, 0.12),
+        block_ha=(64, 0.3),
+        wood=0.05,
+        village=0.02,
+        water=0.01,
+        idle=0.1,
+        soil=(0.7, 1.3),
+        delay=5,
+    ),
+    "smallholders": Region(
+        crops={3: 22, 18: 14, 12: 18, 17: 12, 2: 10, 14: 6, 13: 6, 1: 8, 15: 4},
+        field_ha=(0.5, 0.6),
+        strips=0.3,
+        borders=(0.7, 0.15, 0.1, 0.05),
+        block_ha=(8, 0.5),
+        wood=0.08,
+        village=0.12,
+        water=0.01,
+        idle=0.12,
+        soil=(0.8, 1.5),
+        delay=-12,
+    ),
+}
+"""Countryside beyond Europe, drawn in the style real only."""
+
 LandFeature = Literal[
     "ribbons",
     "streams",
@@ -227,6 +257,7 @@ GrowthFeature = Literal[
     "cereals",
     "staged",
     "catch-crops",
+    "second-crops",
     "wet-spots",
     "lodging",
     "tramlines",
@@ -294,6 +325,8 @@ class SimulationOptions:
     """
     mislabelled: float | None = None
     """Share of fields with the class of another crop, 0-1."""
+    unlabelled: float | None = None
+    """Share of fields that nobody declared, 0-1."""
     far_shifts: float | None = None
     """Share of dates that are shifted by 1 to 1.5 pixels, 0-1."""
     band_shift: float | None = None
@@ -306,8 +339,9 @@ class SimulationOptions:
     """Write the land cover of each pixel too: built, garden, trees, water, road, idle, field."""
 
     def __post_init__(self) -> None:
-        if self.region is not None and self.region not in REGIONS:
-            _refuse("region", self.region, "one of " + ", ".join(REGIONS))
+        regions = REGIONS | FAR_REGIONS
+        if self.region is not None and self.region not in regions:
+            _refuse("region", self.region, "one of " + ", ".join(regions))
         if not 0.05 <= self.field_size <= 20:
             _refuse("field_size", self.field_size, "a factor between 0.05 and 20")
         if not 2016 <= self.harvest_year <= 2100:
@@ -379,6 +413,7 @@ _BOUNDS = {
     "median_field": (4, 5000),
     "unevenness": (0, 0.5),
     "mislabelled": (0, 1),
+    "unlabelled": (0, 1),
     "far_shifts": (0, 1),
     "band_shift": (0, 1),
     "gain": (0, 0.3),

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.simulation.annual import Farming
 from panoseg.simulation.atmosphere import sun_elevation
 from panoseg.simulation.growth import Climate, Cover
 from panoseg.simulation.landscape import CELLS, PIXEL_M, Landscape
@@ -44,7 +45,7 @@ from panoseg.simulation.options import (
     Region,
     SimulationOptions,
 )
-from panoseg.simulation.phenology import Farming, Phenology, first_of_parcel
+from panoseg.simulation.phenology import Phenology, first_of_parcel
 from panoseg.simulation.sensor import COARSE_BANDS, FINE_BANDS, footprints, pool, repeat
 from panoseg.simulation.style import Style
 from panoseg.simulation.variation import STAGE_DAYS, VIGOUR, real_variation, variation_fields
@@ -393,6 +394,7 @@ def draw_farming(style: Style, rng: np.random.Generator) -> Farming:
     return Farming(
         spread=rng.uniform(1.1, 1.9) if "neighbours" in growth else 1.0,
         catch_crops="catch-crops" in growth,
+        second_crops="second-crops" in growth,
         staged="staged" in growth,
         lead=(lead, lead * rng.uniform(0.2, 0.7)) if "cereals" in growth else None,
     )

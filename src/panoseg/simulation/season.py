@@ -30,10 +30,11 @@ from panoseg.simulation.landscape import (
     region_of,
 )
 from panoseg.simulation.layout import Layout, check_layout, landscape_of_parcels
-from panoseg.simulation.options import VOID, Region, SimulationOptions
+from panoseg.simulation.options import FAR_REGIONS, VOID, Region, SimulationOptions
 from panoseg.simulation.scene import Scene
 from panoseg.simulation.sensor import (
     COARSE_BANDS,
+    FINE_BANDS,
     RESAMPLINGS,
     composite,
     deliver,
@@ -44,6 +45,8 @@ from panoseg.simulation.style import Style, draw_style
 
 _REVISIT_DAYS = 5
 _WINTER = (75, 190)  # days
+_FAR = 0.12
+"""Share of the seasons in the style real that are beyond Europe."""
 
 
 def acquisition_days(rng: np.random.Generator, count: int, season_days: int) -> np.ndarray:
@@ -119,10 +122,13 @@ def simulate_season(
     rngs = np.random.default_rng(seed).spawn(6)
     land_rng, time_rng, cover_rng, sky_rng, sensor_rng, style_rng = rngs
     region_name, region = region_of(options, land_rng)
+    if options.style == "real" and options.region is None and style_rng.random() < _FAR:
+        region_name = str(style_rng.choice(list(FAR_REGIONS)))
+        region = FAR_REGIONS[region_name]
     style = draw_style(options, region, style_rng)
     landscape = _landscape(size, region, style, options, layout, land_rng)
-    if style.mislabelled:
-        landscape = _mislabelled(landscape, style.mislabelled, style_rng)
+    if style.mislabelled or style.unlabelled:
+        landscape = _declared(landscape, style, style_rng)
     days_T = _days(options, time_rng)
     delay = np.clip(region.delay + time_rng.normal(0, 7), -options.shift_days, options.shift_days)
     climate = Climate(float(delay), float(time_rng.beta(1.2, 1.8)))
@@ -214,16 +220,21 @@ def _landscape(
     return landscape_of_parcels(layout, region, style, options, rng)
 
 
-def _mislabelled(landscape: Landscape, share: float, rng: np.random.Generator) -> Landscape:
-    """Give some fields the class of another, as registers do."""
+def _declared(landscape: Landscape, style: Style, rng: np.random.Generator) -> Landscape:
+    """Give some fields the class of another, and leave some out, as registers do."""
     numbers, first = np.unique(landscape.parcels_HW, return_index=True)
     classes = landscape.classes_HW.ravel()[first]
     crops = (numbers > 0) & (classes > 0) & (classes != VOID)
-    wrong = crops & (rng.random(numbers.size) < share)
+    wrong = crops & (rng.random(numbers.size) < style.mislabelled)
     if crops.any():
         classes[wrong] = rng.choice(classes[crops], int(wrong.sum()))
-    classes_HW = classes[np.searchsorted(numbers, landscape.parcels_HW)]
-    return replace(landscape, classes_HW=classes_HW)
+    left_out = rng.random(numbers.size) < style.unlabelled
+    at_HW = np.searchsorted(numbers, landscape.parcels_HW)
+    return replace(
+        landscape,
+        classes_HW=np.where(left_out, 0, classes).astype(np.uint8)[at_HW],
+        parcels_HW=np.where(left_out, 0, numbers).astype(np.int32)[at_HW],
+    )
 
 
 class _Instrument:
@@ -279,10 +290,12 @@ class _Instrument:
             by = by + more if style.real else more
         elif not style.real:
             by = np.zeros(2)
-        if by.any():
-            image_CHW = slide(image_CHW, *by.clip(-2, 2).tolist())
         if style.band_shift:
-            coarse = list(COARSE_BANDS)
-            moved = rng.normal(0, style.band_shift, 2).clip(-1, 1)
-            image_CHW[coarse] = slide(image_CHW[coarse], *moved.tolist())
+            coarse, fine = list(COARSE_BANDS), list(FINE_BANDS)
+            apart = (by + rng.normal(0, style.band_shift, 2).clip(-1, 1)).clip(-2, 2)
+            image_CHW[coarse] = slide(image_CHW[coarse], *apart.tolist())
+            if by.any():
+                image_CHW[fine] = slide(image_CHW[fine], *by.clip(-2, 2).tolist())
+        elif by.any():
+            image_CHW = slide(image_CHW, *by.clip(-2, 2).tolist())
         return image_CHW

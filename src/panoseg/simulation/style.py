@@ -20,7 +20,13 @@ from panoseg.simulation.options import (
 )
 
 _PLAIN_REGISTRATION = 0.15
-_RARE = {"streams": 0.6, "pivots": 0.15, "solar-parks": 0.5, "greenhouses": 0.7}
+_RARE = {
+    "second-crops": 0.2,
+    "streams": 0.6,
+    "pivots": 0.15,
+    "solar-parks": 0.5,
+    "greenhouses": 0.7,
+}
 """Factor on the chance of what most countrysides lack."""
 
 
@@ -48,6 +54,8 @@ class Style:
     """Whether labels are as people draw them."""
     mislabelled: float
     """Share of fields with the class of another crop, 0..1."""
+    unlabelled: float
+    """Share of fields that nobody declared, 0..1."""
     registration: float
     """Standard deviation of the shift between dates, pixels."""
     far_shifts: float
@@ -68,7 +76,7 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
     fields = float(rng.choice([rng.uniform(0.05, 0.95), 0.45 + 0.5 * rng.beta(2.2, 1.4)]))
     village = min(0.5 * rng.beta(0.8, 1.6) * (rng.random() < 0.75), 0.9 * (1 - fields))
     # Larger fields where the region has larger ones; 50 to 150 pixels for most.
-    median = 75 * (region.field_ha[0] / 1.5) ** 0.4 * rng.lognormal(0, 0.3)
+    median = 95 * (region.field_ha[0] / 1.5) ** 0.4 * rng.lognormal(0, 0.3)
     drawn: dict[str, Any] = {
         "fields_share": fields,
         "village_share": village,
@@ -76,8 +84,9 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
         "land": _some(rng, get_args(LandFeature), 0.65),
         "growth": _some(rng, get_args(GrowthFeature), 0.8),
         "weather": _some(rng, get_args(WeatherFeature), 0.5),
-        "unevenness": rng.uniform(0.05, 0.115),
+        "unevenness": rng.uniform(0.055, 0.13),
         "mislabelled": rng.uniform(0, 0.06),
+        "unlabelled": 0.0 if options.labels != "declared" else rng.uniform(0, 0.06),
         "registration": rng.uniform(0.2, 0.45),
         "far_shifts": rng.uniform(0, 0.06),
         "band_shift": rng.uniform(0, 0.25),

@@ -106,7 +106,7 @@ def real_variation(
     stage_HW = of_field(rng.gamma(2, 0.5, units)) * broad_HW[:, ::-1]
     stage_HW += of_field(rng.gamma(2, 0.2, units)) * patches_HW[::-1]
     if "tramlines" in growth:
-        lines_HW = of_field(np.where(rng.random(units) < 0.5, rng.uniform(0.05, 0.3, units), 0))
+        lines_HW = of_field(np.where(rng.random(units) < 0.5, rng.uniform(0.02, 0.16, units), 0))
         vigour_HW -= lines_HW * _tramlines(of_field(landscape.angle_U), rng)
     if "wet-spots" in growth:
         wet_HW = np.clip(smooth_noise(rng, size, rng.uniform(3, 8)) - rng.uniform(1.2, 2), 0, 1)

@@ -249,11 +249,10 @@ class Settlement(Plan):
         self.mixed(cells_N, [*around, Material.ASPHALT], rng.gamma(weights) + 0.05)
         roofs = int(np.clip(cells_N.size / HECTARE_CELLS * rng.uniform(3, 7), 1, 14))
         for _ in range(roofs):
-            at_u = rng.uniform(u_N.min() + 8, u_N.max())
-            at_v = rng.uniform(v_N.min() + 8, v_N.max())
+            at = int(rng.integers(cells_N.size))
             half = rng.uniform([8, 4], [28, 11] if farm else [40, 25])
             half = half[:: rng.choice([1, -1])]
-            inside_N = (np.abs(u_N - at_u) < half[0]) & (np.abs(v_N - at_v) < half[1])
+            inside_N = (np.abs(u_N - u_N[at]) < half[0]) & (np.abs(v_N - v_N[at]) < half[1])
             roof = rng.choice([*_ROOFS, Material.ROOF_GREY, Material.ROOF_GREY, Material.GRAVEL])
             self.stock(cells_N[inside_N], int(roof))
 
