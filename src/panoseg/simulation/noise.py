@@ -53,5 +53,7 @@ def _padded(shape: tuple[int, int]) -> tuple[int, int]:
 
 def _standardised(field: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     field = field - field.mean()
-    standardised: np.ndarray = (field[: shape[0], : shape[1]] / field.std()).astype(np.float32)
+    # Features much longer than a small field leave nothing of it.
+    deviation = max(float(field.std()), 1e-12)
+    standardised: np.ndarray = (field[: shape[0], : shape[1]] / deviation).astype(np.float32)
     return standardised
