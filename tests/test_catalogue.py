@@ -426,7 +426,7 @@ class Tokens:
 
 def test_planetary_computer_is_signed_once_an_hour(monkeypatch):
     signer, tokens = Signer(), Tokens(timedelta(hours=1))
-    monkeypatch.setattr(signer, "_fetch", tokens)
+    monkeypatch.setattr(signer, "fetch_token", tokens)
     assert gdal_path(BLOB, signer) == f"/vsicurl/{BLOB}?token1"
     assert gdal_path(BLOB.replace("B02", "B03"), signer).endswith("B03.tif?token1")
     assert tokens.asked == ["sentinel2l2a01/sentinel2-l2"]
@@ -441,7 +441,7 @@ def test_planetary_computer_is_signed_once_an_hour(monkeypatch):
 
 def test_a_token_that_ends_soon_is_fetched_again(monkeypatch):
     signer = Signer()
-    monkeypatch.setattr(signer, "_fetch", Tokens(timedelta(minutes=2)))
+    monkeypatch.setattr(signer, "fetch_token", Tokens(timedelta(minutes=2)))
     assert [signer.sign(BLOB)[-6:] for _ in range(2)] == ["token1", "token2"]
 
 

@@ -168,7 +168,7 @@ def test_other_folds_are_refused_in_one_line(data, tmp_path, capsys):
 
 
 def test_panoptic_models_are_refused(data, tmp_path):
-    with pytest.raises(ConfigError, match="which tells the class of each pixel but not its parcel"):
+    with pytest.raises(ConfigError, match="which has the class of each pixel but not its parcel"):
         start("tiny", replace(CONFIG, model=PAPS), data, 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

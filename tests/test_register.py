@@ -590,20 +590,19 @@ def test_a_stopped_run_continues_to_the_same_bytes(tmp_path, monkeypatch):
     parcels, codes, cube = write_inputs(tmp_path)
     sources = Sources(parcels, "crop", codes, (cube,))
     write_dataset(sources, tmp_path / "whole", "pastis", SMALL)
-    calls = []
+    calls, original = [], images._around
 
     def until_the_third(window):
         if len(calls) == 2:
             raise KeyboardInterrupt
         calls.append(window)
-        return images._around_all(window)
+        return original(window)
 
-    monkeypatch.setattr(images, "_around_all", images._around, raising=False)
     monkeypatch.setattr(images, "_around", until_the_third)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(sources, tmp_path / "stopped", "pastis", SMALL)
     assert not (tmp_path / "stopped" / "metadata.geojson").exists()
-    monkeypatch.setattr(images, "_around", images._around_all)
+    monkeypatch.setattr(images, "_around", original)
     before = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "stopped" / "DATA_S2").iterdir()
     }

@@ -78,10 +78,11 @@ class Signer:
         with self._lock:
             token, end = self._tokens.get(place, ("", datetime.min.replace(tzinfo=UTC)))
             if datetime.now(UTC) + _TOKEN_MARGIN > end:
-                token, end = self._tokens[place] = self._fetch(place)
+                token, end = self._tokens[place] = self.fetch_token(place)
         return f"{href}?{token}"
 
-    def _fetch(self, place: str) -> tuple[str, datetime]:
+    def fetch_token(self, place: str) -> tuple[str, datetime]:
+        """Return a token for an account/container, and the time when it expires."""
         with requests.Session() as session:
             limit_answers(session, MAX_TOKEN_BYTES)
             patience = Retry(
