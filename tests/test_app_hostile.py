@@ -128,7 +128,7 @@ HOSTILE = {
     "encrypted zip": encrypted(),
     "zip of two": zipped(("a.geojson", b"{}"), ("b.geojson", b"{}")),
     "codes without lines": b"code,class\n",
-    "codes of no text": b"code,class\n\xff\xfe,1\n",
+    "codes of no text": b"code,class\n\0\xff\xfe,1\n",
     "zip of programs": zipped(("a.exe", b"MZ")),
 }
 

@@ -235,19 +235,20 @@ UNTIDY: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
         "p.gpkg",
         lambda path: write(table().drop(columns="class"), path),
         3,
-        "",
+        "p.gpkg has no column of classes with a usual name. To compare them, pass --class-column"
+        " A=NAME,B=class",
     ),
     "classes that are numbers": (
         "p.gpkg",
         lambda path: write(table().assign(**{"class": [1, 2, 3]}), path),
         3,
-        "",
+        "No class is in both files: the parcels have 1, 2, 3, the true parcels corn",
     ),
     "classes that are lists": (
         "p.parquet",
         lambda path: write(table().assign(**{"class": [["a", "b"]] * 3}), path),
         3,
-        "",
+        "No class is in both files",
     ),
     "an outline that crosses itself": (
         "p.gpkg",

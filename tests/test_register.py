@@ -120,6 +120,7 @@ def test_codes_by_number_or_name_with_any_delimiter(tmp_path, text):
         ("name,croptype\nMaize,1200\n", "has the columns name, croptype, and needs code and class"),
         ("code,class\n", "has no line"),
         ("", "has the columns"),
+        (f"code,class\n1,{'9' * 5000}\n", "'9{79}…' is not a class"),
     ],
 )
 def test_a_wrong_table_of_codes_is_one_line(tmp_path, text, said):

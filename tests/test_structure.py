@@ -10,7 +10,7 @@ import panoseg
 ROOT = Path(panoseg.__file__).parent
 LONGEST_BODY = 60
 LONGEST_FILE = 500
-BASE = ("__init__", "errors", "classes", "files", "progress", "processes")
+BASE = ("__init__", "errors", "classes", "files", "text_files", "progress", "processes")
 ORDER = (
     "imagery",
     "cube",

@@ -143,15 +143,15 @@ def fetch(
         CatalogueError: The catalogue does not answer, or has no scene.
     """
     from panoseg.cube.fetch import CubeRequest, fetch_cube, scene_list_path
-    from panoseg.cube.options import CubeOptions
+    from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
     from panoseg.imagery.sentinel2 import season_span
 
     if (season is None) == (days is None):
         raise ConfigError("Pass either season or days.")
     first, last = days or season_span(season or 0)
-    source = {"catalogue": catalog, "collection": collection}
-    given = {name: value for name, value in source.items() if value is not None}
-    request = CubeRequest(Path(area), first, last, yes=yes, **given)
+    request = CubeRequest(
+        Path(area), first, last, catalog or DEFAULT_CATALOGUE, collection, yes=yes
+    )
     with TemporaryDirectory(prefix="panoseg-") as scratch:
         path = Path(scratch) / "season.zarr" if out is None else Path(out)
         fetch_cube(request, path, scene_list_path(path), _options(CubeOptions, options))

@@ -6,10 +6,15 @@ S2TSCzCrop: Many98/Crop2Seg @ aee7827 (names and colours).
 
 from __future__ import annotations
 
+import math
+import re
+import unicodedata
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 Kind = Literal["thing", "stuff", "void"]
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
 @dataclass(frozen=True)
@@ -163,3 +168,30 @@ S2TSCZCROP = _table(
     void={14},
     boundary=SegmentClass(15, "boundary", "#ffffff", "void"),
 )
+
+
+def plain_code(value: object) -> str:
+    """Return a crop code, or a name of a class, as text by which it is compared; empty for none.
+
+    Whole numbers are the same however they are written, and so are accents; spaces around and
+    between words do not count.
+
+    >>> [plain_code(value) for value in (110.0, "0110", " 110.00 ", None, float("nan"), "<NA>")]
+    ['110', '110', '110', '', '', '']
+    >>> plain_code("Mai\u0308s") == plain_code(" Ma\u00efs")
+    True
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, Real) and not isinstance(value, Integral):  # also floats of numpy
+        if math.isnan(value):
+            return ""
+        value = f"{value:.0f}" if float(value).is_integer() else value
+    text = " ".join(unicodedata.normalize("NFC", str(value)).split())
+    if _WHOLE_NUMBER.fullmatch(text):
+        sign = "-" if text[0] == "-" else ""
+        digits = text.split(".")[0].lstrip("+-").lstrip("0")
+        return sign + digits if digits else "0"
+    return "" if text in ("<NA>", "NaT") else text

@@ -9,10 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import stat
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from panoseg.errors import AppError, TooLargeError
@@ -50,9 +47,6 @@ _ENCODINGS = (
     "vlen-utf8",
 )
 _CODECS = frozenset((*_COMPRESSION, *_ENCODINGS, "numpy.datetime64", "numpy.timedelta64"))
-_TABLES = (".shp", ".gpkg", ".geojson", ".json", ".parquet")
-_SIDECARS = (".shx", ".dbf", ".prj", ".cpg")
-_MAX_TABLE = 4 * 1024**3
 _MAX_PATH_LENGTH, _MAX_NAME_BYTES = 1000, 255
 
 
@@ -198,32 +192,6 @@ def unpack_zarr(path: Path, target: Path) -> None:
             name = PurePosixPath(entry.filename)
             if name.is_relative_to(root):
                 _extract(archive, entry, target / name.relative_to(root))
-
-
-@contextmanager
-def unpacked_parcels(path: Path) -> Iterator[Path]:
-    """Give a file of parcels for readers, unpacked to a temporary folder if it is a zip archive.
-
-    Raises as ``check_archive``.
-    """
-    if path.suffix != ".zip":
-        yield path
-        return
-    entries = check_archive(path, _MAX_TABLE)
-    tables = [entry for entry in entries if PurePosixPath(entry.filename).suffix.lower() in _TABLES]
-    if len(tables) != 1:
-        raise AppError(f"The archive has {len(tables)} files of parcels; zip exactly one of them.")
-    stem = PurePosixPath(tables[0].filename).with_suffix("")
-    # Next to the archive: if the reader's process is ended, the server tidies that folder.
-    with (
-        tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as folder,
-        zipfile.ZipFile(path) as archive,
-    ):
-        for entry in entries:
-            name = PurePosixPath(entry.filename)
-            if name.with_suffix("") == stem and name.suffix.lower() in (*_TABLES, *_SIDECARS):
-                _extract(archive, entry, Path(folder) / f"parcels{name.suffix.lower()}")
-        yield Path(folder) / f"parcels{PurePosixPath(tables[0].filename).suffix.lower()}"
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:

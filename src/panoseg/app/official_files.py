@@ -21,8 +21,7 @@ import geopandas as gpd
 import pandas as pd
 import pyogrio
 
-from panoseg.app.archives import unpacked_parcels
-from panoseg.classes import ClassTable
+from panoseg.classes import ClassTable, plain_code
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube
 from panoseg.errors import ParcelsError
@@ -32,7 +31,7 @@ from panoseg.maps.compare import compare_parcels
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, read_geoparquet
 from panoseg.maps.read_parcels import check_place, read_parcels
 from panoseg.maps.refine import refine_file
-from panoseg.register.parcels import CropCodes, plain_code, read_crop_codes
+from panoseg.register.parcels import CropCodes, read_crop_codes
 
 SAME, OTHER, UNKNOWN, MISSED = "same", "other crop", "unknown", "not found"
 DIFFERENCES = (SAME, OTHER, UNKNOWN, MISSED)
@@ -77,8 +76,8 @@ def import_register(register: Register, season: Path, map_: Path, out: Path) -> 
     """
     extent = check_cube(open_cube(season), PASTIS_BANDS).odc.geobox.extent
     area = gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
-    with unpacked_parcels(register.file) as file:
-        parcels = read_parcels(file, area)
+    # Beside the register: if this process is ended, the server tidies that folder.
+    parcels = read_parcels(register.file, area, scratch=register.file.parent)
     check_place(parcels, "the official parcels", area, "the map")
     if register.codes is not None:
         table = _classes(map_)

@@ -6,19 +6,21 @@ files of the server. ``inspect`` is called in a process of bounded memory and ti
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from panoseg.app.archives import check_archive, check_codecs, unpacked_parcels, zarr_root
+from panoseg.app.archives import check_archive, check_codecs, zarr_root
 from panoseg.errors import AppError, AreaError, PanosegError
+from panoseg.imagery.text_outlines import WKT_START
+from panoseg.text_files import decode, table_of
 
 if TYPE_CHECKING:
     import h5py
 
 UploadKind = Literal["outline", "register", "cube", "photo", "codes"]
 FORMATS = (
-    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile, KML, GeoParquet), a season"
+    "an outline or parcels (GeoJSON, GeoPackage, zipped Shapefile or FileGDB, KML, GML, FlatGeobuf,"
+    " GeoParquet, WKT), a season"
     " (NetCDF, zipped Zarr), a photograph, or a table of crop codes (CSV with the columns code and"
     " class)"
 )
@@ -32,7 +34,14 @@ _IMAGE_SUFFIXES = {
     b"II*\0": ".tif",
     b"MM\0*": ".tif",
 }
-_NETCDF = (_HDF5_SIGNATURE, b"CDF\x01", b"CDF\x02", b"CDF\x05")
+_MARKS = {
+    **dict.fromkeys((_HDF5_SIGNATURE, b"CDF\x01", b"CDF\x02", b"CDF\x05"), ".nc"),
+    b"PK\x03\x04": ".zip",
+    b"\x1f\x8b": ".gz",
+    b"SQLite format 3\0": ".gpkg",
+    b"PAR1": ".parquet",
+    b"fgb\x03": ".fgb",
+}
 _MAX_COLUMN_LENGTH = 100
 _MAX_DRAWN_POINTS = 5000
 
@@ -44,24 +53,34 @@ def suffix_of(path: Path) -> str:
     for mark, suffix in _IMAGE_SUFFIXES.items():
         if head.startswith(mark):
             return suffix
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for mark, suffix in _MARKS.items():
+        if head.startswith(mark):
+            return suffix
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return ".webp"
+    try:
+        text = decode(head[: head.rfind(b"\n") + 1] or head).text.lstrip("\x1e\ufeff \t\r\n")
+    except ValueError:
+        text = ""
+    names = {name.strip(" '\"").casefold() for name in _first_line(text)}
     for found, suffix in (
-        (head[:4] == b"RIFF" and head[8:12] == b"WEBP", ".webp"),
-        (head.startswith(_NETCDF), ".nc"),
-        (head.startswith(b"PK\x03\x04"), ".zip"),
-        (head.startswith(b"SQLite format 3\0"), ".gpkg"),
-        (head.startswith(b"PAR1"), ".parquet"),
-        (text.startswith(b"{"), ".geojson"),
-        (text.startswith(b"<") and b"<kml" in text, ".kml"),
-        (
-            {b"code", b"class"}
-            <= {name.strip() for name in re.split(rb"[,;\t]", text.partition(b"\n")[0])},
-            ".csv",
-        ),
+        (text.startswith(("{", "[")), ".geojson"),
+        (text.startswith("<") and "<kml" in text, ".kml"),
+        (text.startswith("<") and "opengis.net/gml" in text, ".gml"),
+        (WKT_START.match(text), ".wkt"),
+        ({"code", "class"} <= names, ".csv"),
     ):
         if found:
             return suffix
     raise AppError(f"The format of the upload is unknown. It must be {FORMATS}.")
+
+
+def _first_line(text: str) -> list[str]:
+    """Return the names of the columns of a table; none where the text is no table."""
+    try:
+        return list(table_of(text).columns)
+    except ValueError:
+        return []
 
 
 def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
@@ -95,12 +114,12 @@ def _codes(path: Path) -> dict[str, Any]:
     from panoseg.register.parcels import read_rows
 
     try:
-        count = len(read_rows(path))
+        table, notes = read_rows(path)
     except PanosegError as error:
         raise _about_upload(error, path) from error
-    if not count:
+    if not table.rows:
         raise AppError("The table of crop codes has no rows; add one row per code.")
-    return {"codes": count}
+    return {"codes": len(table.rows), "notes": [_without_path(note, path) for note in notes]}
 
 
 def _photo(path: Path) -> dict[str, Any]:
@@ -160,8 +179,8 @@ def _register(path: Path, outline_error: PanosegError | None) -> dict[str, Any]:
     from panoseg.maps.read_parcels import left_out_notes, read_parcels
 
     try:
-        with unpacked_parcels(path) as file:
-            parcels = read_parcels(file)
+        # Beside the upload: if this process is ended, the server tidies that folder.
+        parcels = read_parcels(path, scratch=path.parent)
     except PanosegError as error:
         raise _about_upload(outline_error or error, path) from error
     if not len(parcels):
@@ -172,7 +191,7 @@ def _register(path: Path, outline_error: PanosegError | None) -> dict[str, Any]:
         for name in parcels.columns
         if name != parcels.active_geometry_name
     ]
-    notes = [_without_path(note, file, path) for note in left_out_notes(parcels)]
+    notes = [_without_path(note, path) for note in left_out_notes(parcels)]
     return {"parcels": len(parcels), "columns": columns[:100], "notes": notes}
 
 

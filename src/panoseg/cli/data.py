@@ -11,6 +11,7 @@ import tyro
 from panoseg.cli.terminal import say
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.errors import ConfigError
+from panoseg.imagery.options import VectorOptions
 from panoseg.register.options import DatasetOptions, FetchOptions
 from panoseg.simulation.options import PhotographOptions, SimulationOptions
 
@@ -30,6 +31,7 @@ def cube(
     items: bool = False,
     yes: bool = False,
     options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
+    reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
 ) -> None:
     """Make the cube of an area and a season, or of a season on disk, a Zarr store for panoseg map.
 
@@ -45,8 +47,8 @@ def cube(
     example: panoseg cube --from FOLDER --out season.zarr
 
     Args:
-        area: File with the outline: GeoJSON, GeoPackage, zipped Shapefile or KML, in any coordinate
-            system. Without it --from names a season on disk.
+        area: File with the outline (GeoJSON, GeoPackage, zipped Shapefile, KML, ...), in any
+            coordinate system. Without it --from names a season on disk.
         out: The Zarr store to make.
         season: Harvest year: from 1 September of the year before to 31 October. Alternatively pass
             --from and --to.
@@ -61,12 +63,13 @@ def cube(
             --out is not needed then.
         yes: Fetch without a limit on the amount of data.
         options: How the cube is made.
+        reading: How the file with the outline is read.
     """
     from panoseg.cube.fetch import CubeRequest, cube_from_archives, fetch_cube, scene_list_path
 
     if area is None:
         others = (season, last, safe, collection, catalog != DEFAULT_CATALOGUE, yes)
-        if any(others) or options != CubeOptions():
+        if any(others) or options != CubeOptions() or reading != VectorOptions():
             raise ConfigError(
                 "A cube of a catalogue or of SAFE archives needs an outline; add --area FILE, or"
                 " pass --from FOLDER and --out alone."
@@ -78,7 +81,7 @@ def cube(
     if items:
         raise ConfigError("--items needs --from FOLDER without --area; leave one of them out.")
     if safe is None:
-        request = CubeRequest(area, *_days(season, first, last), catalog, collection, yes)
+        request = CubeRequest(area, *_days(season, first, last), catalog, collection, yes, reading)
         report = fetch_cube(request, out, scene_list_path(out), options)[0]
     else:
         if catalog != DEFAULT_CATALOGUE or collection is not None or yes:
@@ -88,7 +91,7 @@ def cube(
             )
         any_day = season is None and first is None and last is None
         days = None if any_day else _days(season, first, last)
-        report = cube_from_archives(safe, area, days, out, options)
+        report = cube_from_archives(safe, area, days, out, options, reading=reading)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 
@@ -146,6 +149,7 @@ def dataset(
     workers: int = 1,
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = DatasetOptions(),  # noqa: B008
     source: Annotated[FetchOptions, tyro.conf.arg(name="")] = FetchOptions(),  # noqa: B008
+    reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
 ) -> None:
     """Make training data from a register of parcels and the seasons of its land.
 
@@ -161,8 +165,8 @@ def dataset(
     --catalog earth-search --out DIR
 
     Args:
-        parcels: The register: GeoParquet, GeoPackage, GeoJSON or Shapefile, in any coordinate
-            system.
+        parcels: The register (GeoPackage, GeoParquet, GeoJSON, zipped Shapefile, FileGDB, ...), in
+            any coordinate system.
         class_column: Column of the register with the crop codes.
         classes: CSV file with the columns code and class: the number or name of a class of the
             layout. Codes that it does not list become void.
@@ -173,6 +177,7 @@ def dataset(
         workers: Processes that read images; each takes up to a gigabyte.
         options: How patches are made.
         source: Where to fetch a season that is not on disk.
+        reading: How the file of the register is read.
     """
     from panoseg.files import hold_folder
     from panoseg.register.dataset import Sources, fetch_season, write_dataset
@@ -183,11 +188,16 @@ def dataset(
         if options.season is None:
             raise ConfigError("--catalog needs a harvest year; add e.g. --season 2024.")
         path = out.with_name(f"{out.name}.zarr")
-        say("\n".join(fetch_season(parcels, options.season, path, source).lines()))
+        say("\n".join(fetch_season(parcels, options.season, path, source, reading).lines()))
         cube = [path]
     with hold_folder(out):
         report = write_dataset(
-            Sources(parcels, class_column, classes, tuple(cube)), out, layout, options, workers
+            Sources(parcels, class_column, classes, tuple(cube), reading),
+            out,
+            layout,
+            options,
+            workers,
+            say=lambda note: say(f"note: {note}"),
         )
     print("\n".join(report.lines()))
     print(

@@ -12,6 +12,7 @@ import tyro
 
 from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.errors import ConfigError, require
+from panoseg.imagery.options import VectorOptions
 from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
 
@@ -139,6 +140,7 @@ def refine(
     out: Path,
     parcels: Path | None = None,
     options: Annotated[RefineOptions, tyro.conf.arg(name="")] = RefineOptions(),  # noqa: B008
+    reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
 ) -> None:
     """Give each parcel of a register one class from a map: parcels.parquet and classes.tif.
 
@@ -154,14 +156,17 @@ def refine(
         raster: The map.
         out: Folder for the result, new or empty; or a new file ending in .parquet for the table
             alone.
-        parcels: File of parcels (GeoParquet, GeoPackage, GeoJSON), in any coordinate system; by
-            default the connected regions of RASTER.
+        parcels: File of parcels (GeoPackage, GeoParquet, GeoJSON, zipped Shapefile, ...), in any
+            coordinate system; by default the connected regions of RASTER.
         options: How parcels get their class.
+        reading: How the file of parcels is read.
     """
     from panoseg.maps.refine import refine_file
 
-    refined = refine_file(raster, parcels, out, options)
+    refined = refine_file(raster, parcels, out, options, reading)
     table = refined.parcels
+    for note in refined.notes:
+        print(f"note: {note}")
     if refined.left_out:
         print(f"note: {refined.left_out} parcels lie outside of the raster and were left out.")
     if table["class"].isna().any():
@@ -188,6 +193,7 @@ def compare(
     declared_only: bool = False,
     min_area_ha: float | None = None,
     json: Path | None = None,
+    reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
 ) -> None:
     """Score parcels against true parcels: matched, missed, invented, IoU, class agreement, PQ.
 
@@ -196,18 +202,22 @@ def compare(
 
     example: panoseg compare map/parcels.parquet truth.gpkg --declared-only
 
+    example: panoseg compare map/parcels.parquet register.zip --class-column A=class,B=EC_hcat_n
+
     Args:
-        parcels: The parcels (GeoParquet, GeoPackage, GeoJSON).
+        parcels: The parcels (GeoPackage, GeoParquet, GeoJSON, zipped Shapefile, ...).
         truth: The true parcels.
-        class_column: Class column of PARCELS; by default the first of class, crop:name, crop:code
-            and crop_code that exists.
-        truth_class_column: Class column of TRUTH; by default as for PARCELS.
+        class_column: Class column of PARCELS, and of TRUTH if it has it; or both, as in
+            A=crop,B=EC_hcat_n. By default the first of class, crop:name, crop:code and crop_code
+            that exists.
+        truth_class_column: Class column of TRUTH.
         class_map: JSON object that maps classes of the truth to classes of the parcels.
         declared_only: The truth covers only part of the land: score the part of each parcel inside
             it, count a parcel as invented if it lies mostly inside, and ignore true parcels below
             0.1 ha (ten pixels).
         min_area_ha: Ignore true parcels below this area; by default 0, or 0.1 with --declared-only.
         json: Write all numbers to this file too.
+        reading: How the files are read; a value is that of both, or of each as in A=crop,B=code.
     """
     from panoseg.files import check_writable, write_json
     from panoseg.maps.compare import compare_files
@@ -222,6 +232,7 @@ def compare(
         class_map=class_map,
         declared_only=declared_only,
         min_area_ha=min_area_ha,
+        reading=reading,
     )
     print(comparison.table())
     if json is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, Ou
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
 from panoseg.imagery.area import Area, grid_of, may_intersect, read_area, solar_offset
 from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
+from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.safe import safe_scenes
 from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, PASTIS_BANDS, PIXEL_M
 
@@ -36,6 +37,7 @@ def cube_from_archives(
     out: Path,
     options: CubeOptions,
     bands: tuple[str, ...] = PASTIS_BANDS,
+    reading: VectorOptions | None = None,
 ) -> CubeReport:
     """Make the cube of an outline from SAFE archives as the Zarr store ``out``.
 
@@ -48,13 +50,14 @@ def cube_from_archives(
         out: The Zarr store to make.
         options: How the cube is made.
         bands: Bands of the cube.
+        reading: What the file with the outline does not say itself.
 
     Raises:
         AreaError: The outline cannot be used.
         CubeError: No scene shows the area, or too few can be read.
         OutputError: The cube cannot be written.
     """
-    area = read_area(area_path)
+    area = read_area(area_path, reading)
     grid = grid_of(area, PIXEL_M, options.margin_m)
     check_writable(out.parent / f"{out.name}.probe")
     scenes, broken = safe_scenes(folder)
@@ -101,6 +104,8 @@ class CubeRequest:
     """A collection of the catalogue; None for its usual one."""
     yes: bool = False
     """Fetch, no matter how large the download is."""
+    reading: VectorOptions = field(default_factory=VectorOptions)
+    """What the file with the outline does not say itself."""
 
     def __post_init__(self) -> None:
         if self.first.year < FIRST_YEAR or self.last.year > LAST_YEAR:
@@ -253,7 +258,7 @@ def requested_area(
     Raises:
         AreaError: The outline cannot be used, or its download or its map would be very large.
     """
-    area = read_area(request.area)
+    area = read_area(request.area, request.reading)
     dates = min(
         options.max_dates, max(round(((request.last - request.first).days + 1) / _DAYS_A_DATE), 1)
     )

@@ -24,10 +24,14 @@ from shapely.affinity import translate
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from panoseg.errors import AreaError
-from panoseg.imagery.outline_files import WGS84, read_outlines
+from panoseg.errors import AreaError, ParcelsError
+from panoseg.imagery.options import VectorOptions
+from panoseg.imagery.repair import MOST_CROSSINGS, crossings_of, valid_polygons
 from panoseg.imagery.sentinel2 import PIXEL_M
+from panoseg.imagery.text_outlines import WGS84
+from panoseg.imagery.vector_files import NOTES, no_crs, read_vector
 
+_LARGEST_BYTES = 64 * 1024**2
 _GLOBE = Geod(ellps="WGS84")
 _SOUTH, _NORTH = -80.0, 84.0  # where UTM ends
 _FARTHEST_DEGREES = 12.0  # from the middle of the zone: pixels are 2 % too large there
@@ -55,36 +59,51 @@ class Area:
     """What had to be repaired, a sentence each."""
 
 
-def read_area(path: Path | str) -> Area:
-    """Read the area of a file: GeoJSON, GeoPackage, Shapefile or KML, zipped or not.
+def read_area(path: Path | str, options: VectorOptions | None = None) -> Area:
+    """Read the area of a file of any form that ``read_vector`` knows.
 
     Any coordinate system is understood. Outlines that cross themselves are repaired, and noted.
+
+    Args:
+        path: The file.
+        options: What the file does not say itself.
 
     Raises:
         AreaError: The file cannot be read or states no coordinate system, or the outline is empty,
             has no area, or reaches a pole.
     """
     path = Path(path)
-    geometries, crs = read_outlines(path)
-    if crs is None:
-        raise AreaError(
-            f"{path} states no coordinate system: add the .prj file, or write it as GeoPackage."
-        )
-    parts = _polygons(geometries, path)
+    try:
+        table = read_vector(path, options, most_bytes=_LARGEST_BYTES)
+    except ParcelsError as error:
+        raise AreaError(str(error)) from error
+    if table.crs is None:
+        raise AreaError(no_crs(path, table))
+    notes = list(table.attrs.get(NOTES, []))
+    parts = _polygons(list(table.geometry), path)
     crossing = int((~shapely.is_valid(parts)).sum())
-    notes = (
-        (f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were repaired.",)
-        if crossing
-        else ()
-    )
-    outline = _in_degrees(shapely.union_all(shapely.make_valid(parts)), crs, path)
+    if crossings_of(parts, between=True).sum() > MOST_CROSSINGS:
+        raise AreaError(
+            f"The outlines of {path} cross themselves or each other more than"
+            f" {MOST_CROSSINGS:,} times: draw them again."
+        )
+    repaired, tangled = valid_polygons(parts)
+    if tangled.any():
+        raise AreaError(f"{path} has outlines that are too tangled to repair: draw them again.")
+    if crossing:
+        notes.append(
+            f"{crossing} of {len(parts)} outlines in {path.name} cross themselves and were"
+            " repaired."
+        )
+    whole = shapely.union_all(repaired)
+    outline = whole if whole.is_empty else _in_degrees(whole, table.crs, path)
     km2 = _km2(outline)
     if not km2 * 1e6 >= _SMALLEST_M2:
         raise AreaError(
             f"{path} encloses {km2 * 1e6:.0f} m2, and at least {_SMALLEST_M2:g} m2 are needed: draw"
             " a larger outline."
         )
-    return Area(outline, path.stem, km2, notes)
+    return Area(outline, path.stem, km2, tuple(notes))
 
 
 def _polygons(geometries: Sequence[BaseGeometry], path: Path) -> np.ndarray:
@@ -93,7 +112,10 @@ def _polygons(geometries: Sequence[BaseGeometry], path: Path) -> np.ndarray:
         [geometry for geometry in geometries if geometry is not None and not geometry.is_empty],
         dtype=object,
     )
-    parts = shapely.force_2d(shapely.get_parts(shapely.get_parts(given)))
+    parts = given
+    while (shapely.get_type_id(parts) > shapely.GeometryType.POLYGON).any():
+        parts = shapely.get_parts(parts)  # of collections of collections, too
+    parts = shapely.force_2d(parts)
     areal: np.ndarray = parts[shapely.get_type_id(parts) == shapely.GeometryType.POLYGON]
     if not len(areal):
         kinds = ", ".join(
@@ -127,10 +149,17 @@ def _in_degrees(outline: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
         or np.abs(places[:, 0]).max() > 540
         or np.abs(places[:, 1]).max() > 90
     ):
-        raise AreaError(
-            f"{path} has coordinates that do not exist in {crs.name}: state its true coordinate"
-            " system."
+        exchanged = (
+            crs.is_geographic
+            and np.isfinite(places).all()
+            and (np.abs(places[:, 0]).max() <= 90 and np.abs(places[:, 1]).max() <= 180)
         )
+        advice = (
+            "latitude and longitude seem to be exchanged, longitude comes first."
+            if exchanged
+            else "state its true coordinate system, e.g. with --crs EPSG:32631."
+        )
+        raise AreaError(f"{path} has coordinates that do not exist in {crs.name}: {advice}")
     if places[:, 1].min() < _SOUTH or places[:, 1].max() > _NORTH:
         raise AreaError(
             f"{path} reaches a pole: leave out what lies beyond the latitudes {_SOUTH:g} to"

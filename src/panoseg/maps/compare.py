@@ -24,7 +24,10 @@ import numpy as np
 import pandas as pd
 import shapely
 
-from panoseg.errors import ConfigError, ParcelsError
+from panoseg.classes import plain_code
+from panoseg.errors import ConfigError, PanosegError, ParcelsError
+from panoseg.imagery.options import VectorOptions, of_two
+from panoseg.imagery.repair import too_many_overlaps
 from panoseg.maps.outlines import shared_areas
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE
 from panoseg.maps.read_parcels import (
@@ -34,9 +37,11 @@ from panoseg.maps.read_parcels import (
     read_truth,
     valid_outlines,
 )
+from panoseg.text_files import listed, read_text, reason_of
 
 _MATCH = 0.5
 _MOSTLY = 0.5
+_LARGEST_MAP = 16 * 1024**2
 DECLARED_MIN_AREA_HA = 0.1
 """Default of ``min_area_ha`` with ``declared_only``: ten pixels of 10 m."""
 _CLASS_COLUMNS = ("class", "crop:name", "crop:code", "crop_code")
@@ -171,45 +176,113 @@ def compare_files(
     class_map: Path | str | None = None,
     declared_only: bool = False,
     min_area_ha: float | None = None,
+    reading: VectorOptions | None = None,
 ) -> Comparison:
     """Compare two files of parcels, see ``compare_parcels``.
 
-    Classes are compared if both files have the same class column, or if one was named.
+    Classes are compared if both files have the same class column, or if one was named. Where they
+    are not compared, or do not match, the notes say why.
 
     Args:
         parcels: File of the parcels.
         truth: File of the true parcels.
-        class_column: Class column of the parcels; by default the first of class, crop:name,
-            crop:code and crop_code that is there.
-        truth_class_column: Class column of the true parcels; same default.
+        class_column: Class column of the parcels, and of the true parcels if they have it; or both
+            as in "A=crop,B=code". By default the first of class, crop:name, crop:code and crop_code
+            that is there.
+        truth_class_column: Class column of the true parcels.
         class_map: JSON file: an object from classes of the true parcels to classes of the parcels.
         declared_only: Whether the true parcels cover part of the land.
         min_area_ha: Smaller true parcels do not count.
+        reading: What the files do not say themselves; values for each as in "A=crop,B=code".
 
     Raises:
         ParcelsError: If a file cannot be read or used.
         ConfigError: If a column or the class map cannot be used.
     """
-    found, true = read_parcels(parcels), read_truth(truth)
+    first, second = (reading or VectorOptions()).of_two()
+    found, true = read_parcels(parcels, options=first), read_truth(truth, second)
     if len(found):
         check_place(true, truth, found.geometry, parcels)
     mapping = _read_class_map(Path(class_map)) if class_map else None
     named = class_column or truth_class_column or mapping
-    column = _class_column(found, class_column, parcels, "--class-column")
-    truth_column = _class_column(true, truth_class_column, truth, "--truth-class-column")
+    own, others = of_two(class_column)
+    if own == others and others not in true.columns:
+        others = None  # one name is that of the parcels
+    column = _class_column(found, own, parcels, "--class-column")
+    truth_column = _class_column(
+        true, truth_class_column or others, truth, "--class-column B=... or --truth-class-column"
+    )
     comparable = (
         column is not None and truth_column is not None and (named or column == truth_column)
     )
+    classes = found[column] if comparable else None
+    truth_classes = true[truth_column] if comparable else None
     comparison = compare_parcels(
         found,
         true,
-        classes=found[column] if comparable else None,
-        truth_classes=true[truth_column] if comparable else None,
+        classes=classes,
+        truth_classes=truth_classes,
         class_map=mapping,
         declared_only=declared_only,
         min_area_ha=min_area_ha,
     )
-    return replace(comparison, notes=left_out_notes(found, true))
+    notes = left_out_notes(found, true)
+    if classes is not None and truth_classes is not None:
+        notes += _about_classes(classes, truth_classes, mapping)
+    else:
+        notes += (_not_compared(parcels, column, truth, truth_column),)
+    return replace(comparison, notes=notes)
+
+
+def _not_compared(
+    parcels: Path | str, column: str | None, truth: Path | str, truth_column: str | None
+) -> str:
+    """Return the sentence that says why classes were not compared."""
+    lacking = [
+        str(path) for path, name in ((parcels, column), (truth, truth_column)) if name is None
+    ]
+    why = (
+        f"{' and '.join(lacking)} {'have' if len(lacking) > 1 else 'has'} no column of classes with"
+        " a usual name"
+        if lacking
+        else f"they are in the columns {column} and {truth_column}"
+    )
+    example = f"A={column or 'NAME'},B={truth_column or 'NAME'}"
+    return f"Classes were not compared: {why}. To compare them, pass --class-column {example}."
+
+
+def _about_classes(
+    classes: pd.Series, truth_classes: pd.Series, class_map: Mapping[str, str] | None
+) -> tuple[str, ...]:
+    """Return sentences about classes that only one side has, and about codes written apart."""
+    found = {name for name in _class_names(classes) if name}
+    true = {name for name in _class_names(truth_classes, class_map) if name}
+    notes = []
+    if class_map is not None:
+        codes = {plain_code(value) for value in truth_classes} - {""}
+        lacking = sorted(codes - {plain_code(code) for code in class_map})
+        if lacking:
+            notes.append(
+                f"{len(lacking)} of {len(codes)} classes of the true parcels are not in the class"
+                f" map, and count as unknown: {listed(lacking, 5)}."
+            )
+    if found and true and not found & true:
+        notes.append(
+            f"No class is in both files: the parcels have {listed(sorted(found))}, the true parcels"
+            f" {listed(sorted(true))}. Name other columns with --class-column, map classes with"
+            " --class-map, or pass --encoding if letters are wrong."
+        )
+    spellings: dict[str, str] = {}
+    for value in (*classes, *truth_classes):
+        text = " ".join(str(value).split()).removesuffix(".0")
+        code = plain_code(value)
+        if code.isdecimal() and spellings.setdefault(code, text) != text:
+            notes.append(
+                f"Codes with and without zeros before them are the same: {text} and"
+                f" {spellings[code]}, for example."
+            )
+            break
+    return tuple(notes)
 
 
 def compare_parcels(
@@ -239,11 +312,17 @@ def compare_parcels(
             invented; default 0, or 0.1 with ``declared_only``.
 
     Raises:
-        ParcelsError: If no coordinate system can be found in which areas can be measured.
+        ParcelsError: If no coordinate system can be found in which areas can be measured, or too
+            many outlines overlap.
     """
     if min_area_ha is None:
         min_area_ha = DECLARED_MIN_AREA_HA if declared_only else 0.0
     outlines_P, outlines_T = _in_one_system(parcels, truth)
+    if too_many_overlaps(outlines_P, outlines_T):
+        raise ParcelsError(
+            f"The {len(outlines_P):,} parcels and {len(outlines_T):,} true parcels overlap so often"
+            " that comparing them would take hours. Check whether their outlines are parcels."
+        )
     counts_T = shapely.area(outlines_T) >= min_area_ha * SQUARE_METRES_PER_HECTARE * (1 - 1e-9)
     overlap = _Overlap.of(outlines_P, outlines_T)
     comparison = _compare_outlines(overlap, counts_T, declared_only)
@@ -360,17 +439,18 @@ def _compare_classes(
 def _class_names(
     classes: pd.Series, class_map: Mapping[str, str] | None = None
 ) -> list[str | None]:
-    """Return classes as comparable text, None for unknown ones: 1110, 1110.0 and " 1110" agree."""
-    names: list[str | None] = []
-    for value in classes:
-        if np.ndim(value) == 0 and pd.isna(value):
-            names.append(None)
-            continue
-        whole = isinstance(value, float) and value.is_integer()
-        text = str(int(value) if whole else value).strip()
-        mapped = text if class_map is None else class_map.get(text)
-        names.append(None if mapped is None else mapped.casefold())
-    return names
+    """Return classes as comparable text, see ``plain_code``, in small letters; None if unknown."""
+    own = None if class_map is None else {plain_code(key): name for key, name in class_map.items()}
+    # Few classes, many parcels: each is made comparable once. Lists, which some files hold, count.
+    texts = [value if isinstance(value, str | float | int) else str(value) for value in classes]
+    known = {text: _class_name(text, own) for text in dict.fromkeys(texts)}
+    return [known[text] for text in texts]
+
+
+def _class_name(value: object, class_map: Mapping[str, str] | None) -> str | None:
+    code = plain_code(value)
+    name = code if class_map is None else plain_code(class_map.get(code))
+    return name.casefold() if code and name else None
 
 
 def _in_one_system(
@@ -403,9 +483,9 @@ def _class_column(
 def _read_class_map(path: Path) -> dict[str, str]:
     example = 'Write a JSON object such as {"1110": "soft winter wheat"}.'
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}). {example}") from error
+        mapping = json.loads(read_text(path, _LARGEST_MAP).text)
+    except (PanosegError, ValueError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} cannot be read ({reason_of(error)}). {example}") from error
     if not isinstance(mapping, dict) or not all(
         isinstance(value, str) for value in mapping.values()
     ):

@@ -11,7 +11,7 @@ regions of equal classes.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -21,16 +21,19 @@ import shapely
 import panoseg
 from panoseg.errors import ConfigError, OutputError, ParcelsError
 from panoseg.files import new_folder
+from panoseg.imagery.options import VectorOptions
 from panoseg.maps.assemble import regions
 from panoseg.maps.class_raster import ClassRaster, read_class_raster, read_confidence
 from panoseg.maps.options import RefineOptions
 from panoseg.maps.outlines import polygonise, rasterise, shared_areas, to_pixels, trace
 from panoseg.maps.parcels import SQUARE_METRES_PER_HECTARE, crop_columns, write_geoparquet
 from panoseg.maps.rasters import NO_DATA_CLASS, write_class_raster
-from panoseg.maps.read_parcels import read_parcels, valid_outlines
+from panoseg.maps.read_parcels import left_out_notes, read_parcels, valid_outlines
+from panoseg.text_files import listed
 
 NO_CLASS = -1
 _TILE = 64
+_MOST_NAMED = 8
 _EQUAL = 1e-9
 """Shares that differ by less count as equal: the order of summation may change them so much."""
 
@@ -61,6 +64,8 @@ class Refinement:
     """uint8: the class of each pixel, 255 for no data."""
     left_out: int
     """Number of parcels outside of the raster."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the parcels for the user."""
 
 
 def refine_file(
@@ -68,6 +73,7 @@ def refine_file(
     parcels: Path | str | None,
     out: Path | str,
     options: RefineOptions | None = None,
+    reading: VectorOptions | None = None,
 ) -> Refinement:
     """Refine a file of parcels, see ``refine``, and write the result.
 
@@ -78,6 +84,7 @@ def refine_file(
         out: A new folder, for classes.tif and parcels.parquet; or a new file ending in .parquet,
             for the table alone.
         options: How classes are chosen.
+        reading: What the file of parcels does not say itself.
 
     Raises:
         PanosegError: If an input cannot be read or used, or the output cannot be written.
@@ -92,8 +99,9 @@ def refine_file(
             raster = read_confidence(source / "confidence.tif", raster, options.background)
     else:
         raster = read_class_raster(source, options.background)
-    given = None if parcels is None else read_parcels(parcels)
+    given = None if parcels is None else read_parcels(parcels, options=reading)
     refined = refine(raster, given, options)
+    refined = replace(refined, notes=left_out_notes(given) + refined.notes)
     if table_only:
         write_geoparquet([refined.parcels], out)
     else:
@@ -142,10 +150,9 @@ def refine(
         shares_NK = mean_probabilities(outlines_N, raster.probabilities, data_HW)
     choice = choose_classes(shares_NK, options)
     left_out = 0 if parcels is None else len(parcels) - len(given)
+    table, notes = _refined_table(given, choice, shares_NK, raster, options)
     return Refinement(
-        _refined_table(given, choice, shares_NK, raster, options),
-        _draw_classes(given, choice.class_ids, raster, options),
-        left_out,
+        table, _draw_classes(given, choice.class_ids, raster, options), left_out, notes
     )
 
 
@@ -325,8 +332,8 @@ def _refined_table(
     shares_NK: np.ndarray,
     raster: ClassRaster,
     options: RefineOptions,
-) -> gpd.GeoDataFrame:
-    """Return the parcels with the columns that ``refine`` describes."""
+) -> tuple[gpd.GeoDataFrame, tuple[str, ...]]:
+    """Return the parcels with the columns that ``refine`` describes, and what became of theirs."""
     crops = crop_columns(choice.class_ids, raster.table)
     measured = given.to_crs(given.estimate_utm_crs()) if given.crs.is_geographic else given
     area_ha = measured.area / SQUARE_METRES_PER_HECTARE
@@ -354,7 +361,18 @@ def _refined_table(
     own = given.drop(
         columns=["id", given.geometry.name, *renamed.values()], errors="ignore"
     ).rename(columns=renamed)
-    return gpd.GeoDataFrame({**found, **own}, geometry=given.geometry.to_numpy(), crs=given.crs)
+    table = gpd.GeoDataFrame({**found, **own}, geometry=given.geometry.to_numpy(), crs=given.crs)
+    replaced = [name for name in renamed.values() if name in given.columns]
+    notes = [
+        f"The column {name} of the parcels is called {new} in the result."
+        for name, new in renamed.items()
+    ][:_MOST_NAMED]
+    if replaced:
+        notes.append(
+            f"The columns {listed(replaced, _MOST_NAMED)} of the parcels were overwritten, because"
+            " the result needs their names; rename them before if you need them."
+        )
+    return table, tuple(notes)
 
 
 def _draw_classes(

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.sentinel2 import PIXEL_M, season_span
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
@@ -50,7 +51,13 @@ _VERSION = 2
 _EDGE_PIECES = 64
 
 
-def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -> CubeReport:
+def fetch_season(
+    parcels: Path,
+    season: int,
+    out: Path,
+    options: FetchOptions,
+    reading: VectorOptions | None = None,
+) -> CubeReport:
     """Fetch the season of a register's land as the Zarr store ``out``, unless it is there.
 
     The list of its scenes is kept next to it. Without an outline in ``options`` the box around all
@@ -61,6 +68,7 @@ def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -
         season: Harvest year.
         out: The Zarr store to make.
         options: Where the season comes from; it names a catalogue.
+        reading: What the file of the register does not say itself.
 
     Raises:
         ParcelsError: The register cannot be read.
@@ -70,7 +78,7 @@ def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -
     area = options.area
     if area is None:
         area = out.with_suffix(".area.geojson")
-        write_json(area, _box_around(parcels))
+        write_json(area, _box_around(parcels, reading))
     request = CubeRequest(
         area, *season_span(season), options.catalog, options.collection, options.yes
     )
@@ -78,12 +86,12 @@ def fetch_season(parcels: Path, season: int, out: Path, options: FetchOptions) -
     return report
 
 
-def _box_around(path: Path) -> dict[str, Any]:
+def _box_around(path: Path, reading: VectorOptions | None) -> dict[str, Any]:
     """Return the box around the parcels of a file as a GeoJSON feature in degrees.
 
     It is straight in their own coordinate system.
     """
-    parcels = read_truth(path)
+    parcels = read_truth(path, reading)
     box = gpd.GeoSeries([shapely.box(*parcels.total_bounds)], crs=parcels.crs)
     outline = box.segmentize(max(box.length.max() / _EDGE_PIECES, 1e-9)).to_crs("EPSG:4326").iloc[0]
     return {
@@ -105,6 +113,8 @@ class Sources:
     """CSV of crop codes, see ``register.parcels``."""
     cubes: tuple[Path, ...]
     """NetCDF, Zarr or STAC folders, each with all bands of PASTIS."""
+    reading: VectorOptions = field(default_factory=VectorOptions)
+    """What the file of the register does not say itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +145,7 @@ def write_dataset(
     layout: LayoutName,
     options: DatasetOptions | None = None,
     workers: int = 1,
+    say: Callable[[str], None] | None = None,
 ) -> Report:
     """Write a dataset to a new folder, or complete an unfinished one.
 
@@ -144,6 +155,8 @@ def write_dataset(
         layout: A key of ``LAYOUTS``.
         options: How patches are made.
         workers: Processes that read images; each holds a window in memory.
+        say: Is called with each sentence about the register as soon as it is known, before a
+            failure that it may explain.
 
     Returns:
         Counts of what was found on the way; also written to ``REPORT_FILE``.
@@ -161,10 +174,14 @@ def write_dataset(
             f"--centres needs a layout with parcels, and {layout} has none: leave out one of"
             " --centres and --layout."
         )
-    codes = read_crop_codes(sources.classes, target.classes)
+    codes = read_crop_codes(sources.classes, target.classes, sources.reading.encoding)
+    _say(codes.notes, say)
     seasons = [open_season(path, options.season, options.read) for path in sources.cubes]
     grids = tuple(cube.odc.geobox for cube, _ in seasons)
-    register = read_register(sources.parcels, sources.class_column, codes, target.classes, grids)
+    register = read_register(
+        sources.parcels, sources.class_column, codes, target.classes, grids, sources.reading
+    )
+    _say(register.notes, say)
     parcel_grids = tuple(ParcelGrid(register, grid) for grid in grids)
     plan = plan_patches(register, parcel_grids, grids, target.classes, options)
     # Before images are read, so that an area that is too small is refused early, and no image is
@@ -195,6 +212,12 @@ def write_dataset(
     return report
 
 
+def _say(notes: Sequence[str], say: Callable[[str], None] | None) -> None:
+    if say is not None:
+        for note in notes:
+            say(note)
+
+
 def _mark(
     sources: Sources,
     layout: str,
@@ -215,6 +238,7 @@ def _mark(
             for path, days in zip(sources.cubes, times, strict=True)
         ],
         "options": asdict(replace(options, read=ReadOptions())) | {"read": options.read.to_json()},
+        **({} if sources.reading == VectorOptions() else {"reading": asdict(sources.reading)}),
     }
 
 

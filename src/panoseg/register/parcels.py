@@ -12,9 +12,7 @@ Shape suffixes: N parcels, X pairs of parcels.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +26,18 @@ import shapely
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 
-from panoseg.classes import ClassTable
-from panoseg.errors import ParcelsError
+from panoseg.classes import ClassTable, plain_code
+from panoseg.errors import PanosegError, ParcelsError
+from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.outlines import shared_areas
-from panoseg.maps.read_parcels import read_parcels, rows_without_area, valid_outlines
+from panoseg.maps.read_parcels import (
+    left_out_notes,
+    read_parcels,
+    rows_without_area,
+    valid_outlines,
+)
+from panoseg.text_files import TextTable, listed, read_text, shortened, table_of
 
 _LARGEST_BYTES = 16 * 1024**2
 SQUARE_METRES_PER_HECTARE = 10_000
@@ -48,11 +53,15 @@ class CropCodes:
 
     classes: Mapping[str, int]
     """Id of the class by code; codes are text."""
+    source: str = "the table of crop codes"
+    """Where the codes come from, for messages."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the table for the user."""
 
     def classes_of(self, column: Iterable[Any]) -> list[int | None]:
         """Return the class of each value of a register's column; None if it is unknown or missing.
 
-        Whole numbers are the same however they are written: 110, 110.0, "0110".
+        Codes are the same as ``plain_code`` has it: 110, 110.0 and "0110" are.
 
         >>> CropCodes({"0110": 2, "WTR": 3}).classes_of([110.0, "0110", "wtr", " WTR ", None])
         [2, 2, None, 3, None]
@@ -61,83 +70,79 @@ class CropCodes:
         return [numbers.get(plain_code(value)) for value in column]
 
 
-def plain_code(value: object) -> str:
-    """Return a code as text by which codes are compared; empty for a missing one."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    text = str(value).strip()
-    text = text.removesuffix(".0")
-    return (
-        (text.lstrip("0") or "0")
-        if text.isascii() and text.isdecimal()
-        else ""
-        if text in ("<NA>", "NaT")
-        else text
-    )
-
-
-def read_crop_codes(path: Path | str, table: ClassTable) -> CropCodes:
+def read_crop_codes(path: Path | str, table: ClassTable, encoding: str | None = None) -> CropCodes:
     """Read a table of crop codes for the classes of ``table``.
+
+    Args:
+        path: A CSV in any usual encoding, with any usual separator.
+        table: The classes.
+        encoding: The encoding of a table that is neither UTF-8 nor UTF-16.
 
     Raises:
         ParcelsError: The file cannot be read, or a line is wrong.
     """
     path = Path(path)
-    rows = read_rows(path)
+    rows, notes = read_rows(path, encoding)
     found: dict[str, int] = {}
     first: dict[str, int] = {}
-    for number, row in enumerate(rows, 2):
-        code, name = (row.get("code") or "").strip(), (row.get("class") or "").strip()
+    for number, row in zip(rows.lines, rows.rows, strict=True):
+        code, name = row["code"], row["class"]
         if not code and not name:
             continue
         class_id = _class_id(name, table, f"Line {number} of {path}")
         if first.setdefault(plain_code(code), class_id) != class_id:
             raise ParcelsError(
-                f"Line {number} of {path}: code {code} is {table[class_id].name} here and"
-                f" {table[first[plain_code(code)]].name} above; take one of the lines out."
+                f"Line {number} of {path}: code {shortened(code)} is {table[class_id].name} here"
+                f" and {table[first[plain_code(code)]].name} above; take one of the lines out."
             )
         found[code] = class_id
     if not found:
         raise ParcelsError(f"{path} has no line with a code and a class: write them.")
-    return CropCodes(found)
+    return CropCodes(found, str(path), notes)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the lines of a table of crop codes, classes unchecked.
+def read_rows(path: Path, encoding: str | None = None) -> tuple[TextTable, tuple[str, ...]]:
+    """Return a table of crop codes, classes unchecked, and sentences about it for the user.
 
     Raises:
         ParcelsError: The file cannot be read, or lacks a column.
     """
     try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise ParcelsError(
-                f"{path} has {path.stat().st_size} bytes, too many for a table of crop codes: check"
-                " the path."
-            )
-        lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
-        delimiter = max(",;\t", key=lines[0].count)
-        columns = [name.strip() for name in next(csv.reader(lines[:1], delimiter=delimiter), [])]
-        rows = list(csv.DictReader(lines[1:], columns, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ParcelsError(
-            f"{path} cannot be read as a CSV with the columns code and class ({reason}): check it."
-        ) from error
-    if not {"code", "class"} <= set(columns):
-        raise ParcelsError(
-            f"{path} has the columns {', '.join(columns)}, and needs code and class: write"
-            " code,class in the first line."
+        text = read_text(path, _LARGEST_BYTES, encoding)
+        table = table_of(text.text)
+    except (PanosegError, ValueError) as error:
+        said = str(error) if isinstance(error, PanosegError) else f"{path} cannot be read: {error}."
+        raise ParcelsError(f"{said} It is a table (CSV) with the columns code and class.") from (
+            error
         )
-    return rows
+    names = {name.strip(" '\"").casefold(): name for name in table.columns}
+    if not {"code", "class"} <= set(names):
+        raise ParcelsError(
+            f"{path} has the columns {listed(list(table.columns), 20)}, and needs code and class:"
+            " write code,class in the first line."
+        )
+    rows = tuple(
+        row | {"code": row[names["code"]], "class": row[names["class"]]} for row in table.rows
+    )
+    notes = (
+        (
+            f"{path} is not in UTF-8, and was read as {text.encoding}. If letters are wrong, save"
+            " it as CSV UTF-8, or pass --encoding.",
+        )
+        if text.guessed
+        else ()
+    )
+    return TextTable(table.columns, rows, table.lines), notes
 
 
 def _class_id(text: str, table: ClassTable, where: str) -> int:
     """Return the id of the class with this number or name; ``where`` is for the message."""
-    names = {entry.name.casefold(): entry.id for entry in table.classes}
-    if text.casefold() in names:
-        return names[text.casefold()]
-    if text.isascii() and text.isdecimal() and int(text) in names.values():
-        return int(text)
+    names = {plain_code(entry.name).casefold(): entry.id for entry in table.classes}
+    ids = {str(entry.id): entry.id for entry in table.classes}
+    plain = plain_code(text).casefold()
+    if plain in names or plain in ids:
+        return names[plain] if plain in names else ids[plain]
+    text = shortened(text)
     close = difflib.get_close_matches(text.casefold(), names, n=1)
     question = f" Did you mean {close[0]}?" if close else ""
     raise ParcelsError(
@@ -190,10 +195,17 @@ class Register:
     """Coordinate system as WKT."""
     findings: Findings
     """Counts for the report."""
+    notes: tuple[str, ...] = ()
+    """Sentences about the register for the user."""
 
 
 def read_register(
-    path: Path | str, column: str, codes: CropCodes, table: ClassTable, grids: Sequence[GeoBox]
+    path: Path | str,
+    column: str,
+    codes: CropCodes,
+    table: ClassTable,
+    grids: Sequence[GeoBox],
+    options: VectorOptions | None = None,
 ) -> Register:
     """Read the parcels of a file that lie on the grids, in the coordinate system of the first.
 
@@ -203,13 +215,15 @@ def read_register(
         codes: Classes by crop code.
         table: The classes of ``codes``; it has a void class.
         grids: Grids of the cubes.
+        options: What the file does not say itself.
 
     Raises:
-        ParcelsError: The file cannot be read, lacks the column, or has no parcel on the grids.
+        ParcelsError: The file cannot be read, lacks the column, has no parcel on the grids, or no
+            code that the table has.
     """
     crs = crs_of(grids[0]).to_wkt()
     land = gpd.GeoSeries([grid.extent.to_crs(crs).geom for grid in grids], crs=crs)
-    parcels = read_parcels(path, land)
+    parcels = read_parcels(path, land, options)
     if column not in parcels.columns or column == parcels.geometry.name:
         names = ", ".join(str(name) for name in parcels.columns if name != parcels.geometry.name)
         raise ParcelsError(f"{path} has no column {column} (but {names}): pass --class-column.")
@@ -220,7 +234,9 @@ def read_register(
         raise ParcelsError(
             f"No parcel of {path} lies on the cubes: check the area and the coordinate systems."
         )
-    classes_N, words = _classes(parcels[column].to_numpy()[on_land_N], codes, table)
+    classes_N, words, said = _classes(
+        parcels[column].to_numpy()[on_land_N], codes, table, f"{column} of {path}"
+    )
     kept_N, classes_N, duplicates, contradictions = _without_duplicates(
         outlines_N[on_land_N], classes_N, table
     )
@@ -241,7 +257,12 @@ def read_register(
         **words,
     )
     return Register(
-        outlines_N, np.flatnonzero(on_land_N)[kept_N].astype(np.int32) + 1, classes_N, crs, findings
+        outlines_N,
+        np.flatnonzero(on_land_N)[kept_N].astype(np.int32) + 1,
+        classes_N,
+        crs,
+        findings,
+        (*left_out_notes(parcels), *said),
     )
 
 
@@ -258,9 +279,13 @@ def void_of(table: ClassTable) -> int:
 
 
 def _classes(
-    column_N: np.ndarray, codes: CropCodes, table: ClassTable
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the class of each row, void if its code is not in the table, and counts of those."""
+    column_N: np.ndarray, codes: CropCodes, table: ClassTable, where: str
+) -> tuple[np.ndarray, dict[str, Any], tuple[str, ...]]:
+    """Return the class of each row, void if its code is not in the table; and what is unknown.
+
+    Raises:
+        ParcelsError: No code is in the table.
+    """
     found = codes.classes_of(column_N)
     unknown = Counter(
         plain_code(value)
@@ -268,13 +293,35 @@ def _classes(
         if class_id is None
     )
     without_code = unknown.pop("", 0)
-    listed = dict(unknown.most_common(_MOST_CODES))
+    said = _about_unknown(unknown, len(found) - without_code, codes, where)
+    if said and unknown.total() == len(found) - without_code:
+        raise ParcelsError(
+            f"{said} Choose another --class-column, correct the table, or pass --encoding if"
+            " letters are wrong."
+        )
+    listed_codes = dict(unknown.most_common(_MOST_CODES))
     if len(unknown) > _MOST_CODES:
-        listed["others"] = unknown.total() - sum(listed.values())
+        listed_codes["others"] = unknown.total() - sum(listed_codes.values())
     classes_N = np.array(
         [void_of(table) if class_id is None else class_id for class_id in found], np.uint8
     )
-    return classes_N, {"unknown_codes": listed, "without_code": without_code}
+    counts = {"unknown_codes": listed_codes, "without_code": without_code}
+    return classes_N, counts, (said,) if said else ()
+
+
+def _about_unknown(unknown: Counter[str], rows: int, codes: CropCodes, where: str) -> str:
+    """Return a sentence about the codes that the table lacks; empty if it lacks none."""
+    if not unknown:
+        return ""
+    few = listed([code for code, _ in unknown.most_common(5)], 4)
+    known = {plain_code(code).casefold() for code in codes.classes}
+    case = (
+        " They differ in capital letters." if {code.casefold() for code in unknown} <= known else ""
+    )
+    return (
+        f"{unknown.total():,} of {rows:,} parcels have a code in {where} that {codes.source} lacks:"
+        f" the register has {few}; the table has {listed(list(codes.classes), 4)}.{case}"
+    )
 
 
 def _without_duplicates(

@@ -1,0 +1,275 @@
+"""Outlines in text formats that people write by hand: KML, WKT, and tables (CSV) with WKT.
+
+GDAL's readers take fewer variants of them. XML is read as a stream, so that nesting is bounded.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.parsers.expat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from pyproj import CRS
+from shapely import MultiPolygon, Polygon
+from shapely.geometry.base import BaseGeometry
+
+from panoseg.text_files import shortened, table_of
+
+WGS84 = CRS.from_epsg(4326)
+WKT_START = re.compile(
+    r"\s*(SRID\s*=\s*(?P<srid>\d{1,6})\s*;)?\s*"
+    r"(?=(MULTI|CURVE|COMPOUND)?(POLYGON|SURFACE|POINT|LINESTRING|CURVE)|GEOMETRYCOLLECTION)",
+    re.IGNORECASE,
+)
+_HEX = re.compile(r"(00|01)[0-9A-Fa-f]{16,}")
+WKT_COLUMNS = ("wkt", "geometry", "geom", "the_geom", "wkt_geom", "wkb", "wkb_geometry", "shape")
+_DEEPEST_XML = 100
+_DEEPEST_WKT = 20
+_CHUNK = 1024**2
+
+
+class OutlineError(ValueError):
+    """A whole file says what cannot be used; the text says what, of "it"."""
+
+
+def check_xml(path: Path) -> str:
+    """Check that XML has no entities and is not nested deeply; return the name of its root."""
+    return _Xml().read(path)
+
+
+def read_kml(path: Path) -> gpd.GeoDataFrame:
+    """Read the placemarks of a KML with their name and extended data."""
+    kml = _Kml()
+    root = kml.read(path)
+    if root != "kml":
+        raise OutlineError(f"it is XML of the kind {root[:20]!r}")
+    return gpd.GeoDataFrame(kml.values, geometry=kml.outlines, crs=WGS84)
+
+
+class _Xml:
+    """A reader of XML that calls ``begin`` and ``end`` with the names of elements."""
+
+    def __init__(self) -> None:
+        self.parents: list[str] = []
+        self.root = ""
+        # Without namespaces: files are common in which one is not declared.
+        self._parser = xml.parsers.expat.ParserCreate()
+        self._parser.StartElementHandler = self._begin
+        self._parser.EndElementHandler = self._end
+        self._parser.StartDoctypeDeclHandler = self._refuse
+        self._parser.EntityDeclHandler = self._refuse
+        self._parser.buffer_text = True
+
+    def read(self, path: Path) -> str:
+        """Read a file, return the name of its root."""
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                self._parser.Parse(chunk, False)
+            self._parser.Parse(b"", True)
+        return self.root
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise OutlineError("it declares XML entities; write it without a document type")
+
+    def _begin(self, name: str, attributes: dict[str, str]) -> None:
+        name = name.rsplit(":", 1)[-1]
+        self.root = self.root or name
+        if len(self.parents) >= _DEEPEST_XML:
+            raise OutlineError(f"its elements are nested more than {_DEEPEST_XML} deep")
+        self.begin(name, attributes)
+        self.parents.append(name)
+
+    def _end(self, name: str) -> None:
+        self.end(self.parents.pop())
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """An element begins."""
+
+    def end(self, name: str) -> None:
+        """An element ends."""
+
+
+class _Kml(_Xml):
+    """A reader of KML."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[dict[str, Any]] = []
+        """Name and extended data of each placemark."""
+        self.outlines: list[BaseGeometry | None] = []
+        """Outline of each placemark."""
+        self._text: list[str] | None = None
+        self._key = ""
+        self._found: list[BaseGeometry] = []
+        self._shells: list[np.ndarray] = []
+        self._holes: list[np.ndarray] = []
+        self._parser.CharacterDataHandler = self._characters
+
+    def _characters(self, text: str) -> None:
+        if self._text is not None:
+            self._text.append(text)
+
+    def begin(self, name: str, attributes: dict[str, str]) -> None:
+        """Collect the text of the elements that matter."""
+        parent = self.parents[-1] if self.parents else ""
+        if name == "Placemark":
+            self.values.append({})
+            self._found = []
+        elif name == "Polygon":
+            self._shells, self._holes = [], []
+        elif name in ("Data", "SimpleData"):
+            self._key = attributes.get("name", "")
+        if name in ("coordinates", "SimpleData") or (name, parent) in (
+            ("name", "Placemark"),
+            ("value", "Data"),
+        ):
+            self._text = []
+
+    def end(self, name: str) -> None:
+        """Keep what an element holds."""
+        text = "".join(self._text or []).strip()
+        if name == "coordinates":
+            self._coordinates(text)
+        elif name == "Polygon":
+            if len(self._shells) > 1:
+                raise OutlineError("a polygon with two outer boundaries")
+            if self._shells:
+                self._found.append(Polygon(self._shells[0], self._holes))
+        elif name == "Placemark":
+            self.outlines.append(_together(self._found))
+        elif self.values and self._text is not None and name in ("name", "value", "SimpleData"):
+            self.values[-1]["name" if name == "name" else self._key] = text
+        if name in ("coordinates", "name", "value", "SimpleData"):
+            self._text = None
+
+    def _coordinates(self, text: str) -> None:
+        if "outerBoundaryIs" in self.parents:
+            self._shells.append(_places(text))
+        elif "innerBoundaryIs" in self.parents:
+            self._holes.append(_places(text))
+        elif "LineString" in self.parents:  # so that a message can say what the file holds
+            self._found.append(shapely.linestrings([(0, 0), (0, 0)]))
+        elif "Point" in self.parents:
+            self._found.append(shapely.Point(0, 0))
+
+
+def _places(text: str) -> np.ndarray:
+    """Return the places (N x 2) of a KML ring, "longitude,latitude,height longitude,...".
+
+    Spaces around commas, which do not belong there, are common.
+    """
+    places = [
+        [number for number in place.split(",") if number]
+        for place in re.sub(r"\s*,\s*", ",", text).split()
+    ]
+    if any(not 2 <= len(place) <= 3 for place in places):
+        raise OutlineError(
+            f"the coordinates {shortened(text, 40)!r} are not places of two or three numbers"
+        )
+    ring = np.array([[float(number) for number in place[:2]] for place in places])
+    if len(ring) < 3:
+        raise OutlineError(f"a ring of {len(ring)} places")
+    return ring
+
+
+def _together(outlines: list[BaseGeometry]) -> BaseGeometry | None:
+    """Return the geometries of a placemark as one."""
+    if len(outlines) < 2:
+        return outlines[0] if outlines else None
+    if all(isinstance(outline, Polygon) for outline in outlines):
+        return MultiPolygon(outlines)  # type: ignore[arg-type]
+    return shapely.geometrycollections(outlines)
+
+
+def read_wkt(text: str) -> gpd.GeoDataFrame:
+    """Read outlines in WKT or EWKT, one after the other."""
+    found, depth, start = [], 0, 0
+    for bracket in re.finditer(r"[()]", text):
+        depth += 1 if bracket.group() == "(" else -1
+        if depth > _DEEPEST_WKT or depth < 0:
+            raise OutlineError("its brackets are nested deeply, or do not match")
+        if depth == 0:
+            found.append(text[start : bracket.end()].lstrip(" \t\r\n,;"))
+            start = bracket.end()
+    if text[start:].strip(" \t\r\n,;"):
+        found.append(text[start:])
+    outlines, crs = _of_texts(found)
+    return gpd.GeoDataFrame(geometry=outlines, crs=crs)
+
+
+def read_csv(text: str) -> gpd.GeoDataFrame | None:
+    """Read a table with a column of WKT, or of WKB in hexadecimal; None if it has none."""
+    table = table_of(text, longest=len(text) + 1)  # outlines are long values
+    names = {name.casefold(): name for name in table.columns}
+    column = next((names[name] for name in WKT_COLUMNS if name in names), None)
+    if column is None:
+        column = next(
+            (
+                name
+                for name in table.columns
+                if table.rows and WKT_START.match(table.rows[0].get(name, ""))
+            ),
+            None,
+        )
+    if column is None:
+        return None
+    outlines, crs = _of_texts([row.get(column, "") for row in table.rows])
+    values = [{name: row[name] for name in row if name not in (column, "")} for row in table.rows]
+    return gpd.GeoDataFrame(values, geometry=outlines, crs=crs)
+
+
+def _of_texts(texts: list[str]) -> tuple[np.ndarray, CRS | None]:
+    """Return the outlines of WKT, EWKT or WKB in hexadecimal, and their coordinate system."""
+    outlines, numbers = np.full(len(texts), None, dtype=object), set()
+    for row, text in enumerate(texts):
+        if _HEX.match(text):
+            check_wkb([bytes.fromhex(text)])
+            outlines[row] = shapely.from_wkb(text)
+            numbers.add(int(shapely.get_srid(outlines[row])))
+        elif text.strip():
+            start = WKT_START.match(text)
+            if start is None:
+                raise OutlineError(f"{shortened(text, 40)!r} is no WKT")
+            if text.count("(") > _DEEPEST_WKT and _depth(text) > _DEEPEST_WKT:
+                raise OutlineError("its brackets are nested deeply")
+            outlines[row] = shapely.from_wkt(text[start.end() :])
+            numbers.add(int(start["srid"] or 0))
+    numbers.discard(0)
+    if len(numbers) > 1:
+        raise OutlineError(f"its outlines have {len(numbers)} coordinate systems")
+    return outlines, CRS.from_epsg(numbers.pop()) if numbers else None
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for bracket in re.finditer(r"[()]", text):
+        depth += 1 if bracket.group() == "(" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+# The first bytes of collections in WKB: types 4 to 7, in both orders of bytes, with heights or not.
+_COLLECTION = re.compile(
+    rb"[\x00\x01](?:[\x04-\x07]\x00\x00[\x00\x20\x40\x60\x80\xa0\xc0\xe0]"
+    rb"|[\x00\x20\x40\x60\x80\xa0\xc0\xe0]\x00\x00[\x04-\x07]"
+    rb"|(?:[\xec-\xef]\x03|[\xd4-\xd7]\x07|[\xbc-\xbf]\x0b)\x00\x00"
+    rb"|\x00\x00(?:\x03[\xec-\xef]|\x07[\xd4-\xd7]|\x0b[\xbc-\xbf]))"
+)
+_MOST_COLLECTIONS = 1000
+
+
+def check_wkb(blobs: Iterable[Any]) -> None:
+    """Raise ``OutlineError`` for WKB of collections in collections, which exhaust GEOS's stack."""
+    for blob in blobs:
+        if (
+            isinstance(blob, bytes)
+            and len(blob) > 9 * _MOST_COLLECTIONS
+            and _COLLECTION.match(blob)
+            and len(_COLLECTION.findall(blob)) > _MOST_COLLECTIONS
+        ):
+            raise OutlineError("its collections of outlines are nested deeply")
