@@ -595,6 +595,8 @@ def test_unknown_codes_are_said_before_what_follows_from_them(tmp_path, capsys):
     register.to_file(tmp_path / "two.gpkg", layer="a")
     register.to_file(tmp_path / "two.gpkg", layer="b")
     chosen = ["--parcels", str(tmp_path / "two.gpkg"), "--layer", "b"]
+    assert main([*dataset, *chosen, *options, "--parcels-crs", "EPSG:32632"]) == 2
+    assert "No parcel of" in capsys.readouterr().err
     assert main([*dataset, *chosen, *options]) == 2, "too few blocks"
     said = capsys.readouterr()
     assert "note: 15 of 16 parcels have a code" in said.out

@@ -12,7 +12,7 @@ from panoseg.cli.terminal import say
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery.options import VectorOptions
-from panoseg.register.options import DatasetOptions, FetchOptions
+from panoseg.register.options import DatasetOptions, FetchOptions, RegisterOptions
 from panoseg.simulation.options import PhotographOptions, SimulationOptions
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def dataset(
     workers: int = 1,
     options: Annotated[DatasetOptions, tyro.conf.arg(name="")] = DatasetOptions(),  # noqa: B008
     source: Annotated[FetchOptions, tyro.conf.arg(name="")] = FetchOptions(),  # noqa: B008
-    reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
+    reading: Annotated[RegisterOptions, tyro.conf.arg(name="")] = RegisterOptions(),  # noqa: B008
 ) -> None:
     """Make training data from a register of parcels and the seasons of its land.
 

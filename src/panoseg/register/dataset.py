@@ -38,6 +38,7 @@ from panoseg.register.parcels import (
     CropCodes,
     Register,
     crs_of,
+    parcels_crs,
     read_crop_codes,
     read_register,
     void_of,
@@ -91,7 +92,8 @@ def _box_around(path: Path, reading: VectorOptions | None) -> dict[str, Any]:
 
     It is straight in their own coordinate system.
     """
-    parcels = read_truth(path, reading)
+    with parcels_crs():
+        parcels = read_truth(path, reading)
     box = gpd.GeoSeries([shapely.box(*parcels.total_bounds)], crs=parcels.crs)
     outline = box.segmentize(max(box.length.max() / _EDGE_PIECES, 1e-9)).to_crs("EPSG:4326").iloc[0]
     return {
@@ -226,7 +228,7 @@ def _mark(
     times: Sequence[np.ndarray],
 ) -> dict[str, Any]:
     """Return everything that the data depend on; a dataset is continued only with the same."""
-    status = sources.parcels.stat()
+    status, reading = sources.parcels.stat(), asdict(sources.reading)
     return {
         "version": _VERSION,
         "layout": layout,
@@ -238,7 +240,7 @@ def _mark(
             for path, days in zip(sources.cubes, times, strict=True)
         ],
         "options": asdict(replace(options, read=ReadOptions())) | {"read": options.read.to_json()},
-        **({} if sources.reading == VectorOptions() else {"reading": asdict(sources.reading)}),
+        **({"reading": reading} if any(reading.values()) else {}),
     }
 
 

@@ -10,6 +10,17 @@ import tyro
 
 from panoseg.cube.options import CubeOptions, ReadOptions
 from panoseg.errors import ConfigError
+from panoseg.imagery.options import VectorOptions
+
+
+@dataclass(frozen=True)
+class RegisterOptions(VectorOptions):
+    """How the file of a register is read, where it does not say it itself."""
+
+    crs: Annotated[str | None, tyro.conf.arg(name="parcels-crs")] = None
+    """Coordinate system of the parcels where their file states none or a wrong one, e.g. EPSG:4326;
+    --crs is that of the cube.
+    """
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,8 @@ def read_register(
     """
     crs = crs_of(grids[0]).to_wkt()
     land = gpd.GeoSeries([grid.extent.to_crs(crs).geom for grid in grids], crs=crs)
-    parcels = read_parcels(path, land, options)
+    with parcels_crs():
+        parcels = read_parcels(path, land, options)
     if column not in parcels.columns or column == parcels.geometry.name:
         names = ", ".join(str(name) for name in parcels.columns if name != parcels.geometry.name)
         raise ParcelsError(f"{path} has no column {column} (but {names}): pass --class-column.")
@@ -264,6 +266,15 @@ def read_register(
         findings,
         (*left_out_notes(parcels), *said),
     )
+
+
+@contextmanager
+def parcels_crs() -> Iterator[None]:
+    """Name the option of ``panoseg dataset`` in errors, where --crs is that of the cube."""
+    try:
+        yield
+    except PanosegError as error:
+        raise error.with_text("--crs", "--parcels-crs") from error
 
 
 def crs_of(grid: GeoBox) -> CRS:
