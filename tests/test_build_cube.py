@@ -20,10 +20,11 @@ from panoseg.cube import build as dates
 from panoseg.cube import store
 from panoseg.cube.build import build_cube
 from panoseg.cube.check import check_cube
+from panoseg.cube.folder import cube_of_scenes
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.options import CubeOptions
 from panoseg.cube.report import report_of
-from panoseg.cube.scenes import UnreadableSceneError, cube_of_scenes
+from panoseg.cube.scenes import UnreadableSceneError
 from panoseg.cube.season import choose_season, clear_shares
 from panoseg.cube.window import Window, read_window
 from panoseg.errors import CubeError

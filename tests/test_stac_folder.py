@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from cubes import TOP, item, write_stac, write_tif
 from panoseg.cube.check import check_cube
+from panoseg.cube.folder import notes_of
 from panoseg.cube.open import open_cube, reading
-from panoseg.cube.scenes import notes_of
 from panoseg.errors import CubeError
 from panoseg.imagery.scenes import best_assets, read_scenes, resolution
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, band_name

@@ -18,9 +18,10 @@ from shapely.geometry import mapping
 
 import panoseg
 from panoseg.cube.check import check_cube
+from panoseg.cube.folder import complete_scenes, correct_offsets, notes_of, scenes_of
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.report import CubeReport, report_of
-from panoseg.cube.scenes import NO_DATA, complete_scenes, correct_offset, notes_of, scenes_of
+from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.season import clear_shares
 from panoseg.cube.store import discard, new_array, windows_of, work_folder, write_coordinates
 from panoseg.errors import CubeError, OutputError
@@ -175,8 +176,8 @@ def write_items(folder: Path | str) -> tuple[Path, int, tuple[str, ...]]:
     scenes, notes = geotiff_scenes(folder.resolve())
     kept, _, left_out = complete_scenes(scenes)
     features = [
-        _item(correct_offset(scene), f"{scene.id}_{place}", folder.resolve())
-        for place, scene in enumerate(kept)
+        _item(scene, f"{scene.id}_{place}", folder.resolve())
+        for place, scene in enumerate(correct_offsets(kept))
     ]
     write_json(path, {"type": "FeatureCollection", "features": features})
     return path, len(features), (*notes, *left_out)

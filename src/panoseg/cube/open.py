@@ -144,7 +144,7 @@ def open_cube(path: Path | str) -> xr.Dataset:
                 )
             )
         # A slow import, and the workers of a map mostly read Zarr.
-        from panoseg.cube.scenes import cube_of_scenes
+        from panoseg.cube.folder import cube_of_scenes
         from panoseg.imagery.geotiffs import season_scenes
 
         return cube_of_scenes(*season_scenes(path))

@@ -39,6 +39,7 @@ from panoseg.imagery.scenes import (
     SceneAsset,
     has_items,
     is_hidden,
+    processing_baseline,
     radiometry_of_asset,
     read_scenes,
 )
@@ -59,6 +60,7 @@ _DESCRIPTION_TAGS = ("long_name", "BandName", "band_name", "name", "DESCRIPTION"
 _INVERSE_SCALE = 1e4  # stated by some writers for reflectance x 10 000
 # Images in products of ESA, which keep the offset of baseline 04.00 since that day.
 _ESA_NAME = re.compile(r"T\d\d[A-Z]{3}_\d{8}T\d{6}_B\d[\dA](_[126]0m)?")
+_MOST_BASELINE = 10.0
 _FIRST_DAY_WITH_OFFSET = date(2022, 1, 25)
 _SAME_LAND = 0.5  # of the smaller of two layers
 _ADVICE = {
@@ -386,7 +388,9 @@ def _radiometry(file: _File, place: int, band: str, day: date) -> Radiometry:
     if day >= _FIRST_DAY_WITH_OFFSET and _ESA_NAME.fullmatch(file.path.stem):
         known["s2:processing_baseline"] = FIRST_BASELINE_WITH_OFFSET
     try:
-        found = radiometry_of_asset({"raster:bands": [stated]}, known, band, file.name)
+        baseline = processing_baseline(known, file.name) or 0.0
+        name = file.name if baseline < _MOST_BASELINE else ""  # N9999 of BigEarthNet is none
+        found = radiometry_of_asset({"raster:bands": [stated]}, known, band, name)
     except ValueError as error:
         raise CubeError(
             f"{file.path} states {error}: correct it with gdal_edit.py -scale -offset."

@@ -26,6 +26,10 @@ _DAY = re.compile(
 # Year and day of the year. Seven digits may be any number, so only years of Sentinel-2 count.
 _ORDINAL = re.compile(r"(?<!\d)(?P<year>20[12]\d)-?(?P<day>[0-3]\d\d)(?!\d)")
 _FIRST_SENTINEL_2 = 2015
+# Months and days without a leading zero, between two equal marks.
+_SHORT_DAY = re.compile(
+    r"(?<!\d)(?P<year>20[12]\d)(?P<mark>[-_])(?P<month>\d\d?)(?P=mark)(?P<day>\d\d?)(?!\d)"
+)
 
 # FORCE calls B8A, which Landsat has too, the near infrared, and B08 the broad near infrared.
 _FORCE_BANDS = {
@@ -48,6 +52,7 @@ _FORCE_BANDS = {
     "sw2": "B12",
     "swir2": "B12",
 }
+_RED_EDGES = {"re1": "B05", "re2": "B06", "re3": "B07"}
 _FORCE_NAME = re.compile(r"_LEVEL[23]_|_HL_(TSA|CSO|LSP|BAP|SMP)_|_SEN2[ABCDLH]_")
 _FORCE_ONLY = re.compile(r"(?<![a-z])(bnr|broad[-_ ]?nir)(?![a-z])", re.IGNORECASE)
 # The ten bands of a file of level 2 lie in the order of PASTIS.
@@ -80,13 +85,17 @@ def dates_in(text: str) -> list[datetime]:
     >>> dates_in("T31UES_B02_10m"), dates_in("20191305"), dates_in("120190401")
     ([], [], [])
     """
-    found = [day for match in _DAY.finditer(text) if (day := _day(match)) is not None]
-    return found or [day for match in _ORDINAL.finditer(text) if (day := _ordinal(match))]
+    for form, read in ((_DAY, _day), (_SHORT_DAY, _day), (_ORDINAL, _ordinal)):
+        found = [day for match in form.finditer(text) if (day := read(match)) is not None]
+        if found:
+            return found
+    return []
 
 
 def _day(match: re.Match[str]) -> datetime | None:
-    year, month, day = (int(match[name]) for name in ("year", "month", "day"))
-    hour, minute, second = (int(match[name] or 0) for name in ("hour", "minute", "second"))
+    given = {name: int(text) for name, text in match.groupdict().items() if text and name != "mark"}
+    year, month, day = given["year"], given["month"], given["day"]
+    hour, minute, second = (given.get(name, 0) for name in ("hour", "minute", "second"))
     if not FIRST_YEAR <= year <= LAST_YEAR:
         return None
     try:
@@ -106,7 +115,8 @@ def _ordinal(match: re.Match[str]) -> datetime | None:
 
 def without_dates(text: str) -> str:
     """Return a name without its dates."""
-    return _DAY.sub("", text) if _DAY.search(text) else _ORDINAL.sub("", text)
+    form = next((form for form in (_DAY, _SHORT_DAY) if form.search(text)), _ORDINAL)
+    return form.sub("", text)
 
 
 def is_force(texts: Sequence[str]) -> bool:
@@ -155,8 +165,8 @@ def band_in(text: str, *, force: bool = False) -> str | None:
 
 
 def _bands(words: Sequence[str], force: bool) -> set[str]:
-    known = ((_FORCE_BANDS.get(w.lower()) if force else None) or band_name(w) for w in words)
-    return {band for band in known if band}
+    table = _FORCE_BANDS if force else _RED_EDGES
+    return {band for w in words if (band := table.get(w.lower()) or band_name(w))}
 
 
 def bands_of_names(descriptions: Sequence[str], name: str) -> list[str | None]:

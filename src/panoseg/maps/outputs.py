@@ -38,8 +38,8 @@ from shapely.geometry.base import BaseGeometry
 
 import panoseg
 from panoseg.classes import ClassTable
+from panoseg.cube.folder import notes_of
 from panoseg.cube.report import report_of
-from panoseg.cube.scenes import notes_of
 from panoseg.cube.season import Season
 from panoseg.files import output_error, write_json, write_text
 from panoseg.maps.assemble import Assembled
