@@ -295,7 +295,7 @@ def _eopf_date(path: Path, store: Store, prefix: str) -> xr.Dataset:
         classes = group(_EOPF_SCL)
         if "scl" in classes:
             values = _repeated(classes["scl"], fine).astype(np.float32)
-            bands[SCENE_CLASSIFICATION] = values.where(values != 0)
+            bands[SCENE_CLASSIFICATION] = values.where(values != 0).drop_attrs()
     date = xr.Dataset({name: bands[name] for name in sorted(bands)}).expand_dims(
         time=[_eopf_time(path, store, attributes)]
     )
@@ -331,7 +331,7 @@ def _eopf_reflectance(values: xr.DataArray) -> xr.DataArray:
     numbers = values.astype(np.float32)
     seen = numbers.where((numbers != nodata) & (numbers != 0))
     reflectance = seen * np.float32(scale * 1e4) + np.float32(offset * 1e4)
-    return reflectance.where(reflectance != 0, np.float32(DARKEST)).assign_attrs({})
+    return reflectance.where(reflectance != 0, np.float32(DARKEST)).drop_attrs()
 
 
 def _eopf_time(path: Path, store: Store, attributes: Mapping[str, Any]) -> np.datetime64:
