@@ -89,10 +89,10 @@ class Countryside(Settlement):
             use_HW[far_HW < np.quantile(far_HW, style.village_share)] = _VILLAGE
         left = 1 - style.fields_share - style.village_share
         wood = left * rng.beta(0.8, 1.4) if left > 0.01 else 0.0
-        for use, share, length in ((_WOOD, wood, 45), (_OPEN, left - wood, 18)):
+        for use, share, longest in ((_WOOD, wood, 45), (_OPEN, left - wood, 18)):
             free_HW = use_HW == _FIELDS
             if share > 0.005 and free_HW.any():
-                length = min(rng.uniform(0.4, 1) * length, 0.3 * min(size))
+                length = min(rng.uniform(0.4, 1) * longest, 0.3 * min(size))
                 where_HW = smooth_noise(rng, size, length)
                 part = min(1.0, share * use_HW.size / free_HW.sum())
                 use_HW[free_HW & (where_HW > np.quantile(where_HW[free_HW], 1 - part))] = use
