@@ -53,6 +53,7 @@ COMMANDS: dict[str, Command] = {
         "draw image, truth and prediction of a patch side by side, or the attention over dates",
     ),
     "cube": Command("data:cube", "fetch the season of an area from a catalogue: a Zarr store"),
+    "inspect": Command("maps:inspect", "say how a season is understood, before it is mapped"),
     "map": Command("maps:map_season", "map a cube: parcels with classes, rasters and a report"),
     "photo": Command(
         "photo:photo",

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from panoseg.cube.options import AreaOptions, CubeOptions
-from panoseg.errors import ConfigError, require
+from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
+from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery.options import VectorOptions
 from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
@@ -45,6 +45,44 @@ def demo(
             " pixels never seen before"
         )
     print(f"open {result.report}")
+
+
+def inspect(
+    cube: tyro.conf.Positional[Path],
+    json: bool = False,
+    out: Path | None = None,
+    options: Annotated[ReadOptions, tyro.conf.arg(name="")] = ReadOptions(),  # noqa: B008
+) -> None:
+    """Say how a season is understood, before it is mapped.
+
+    Prints its format, bands, scale, no data, coordinate system, grid and dates (used, too cloudy,
+    outside of the season), and a warning for everything odd. The options put right what is
+    understood wrongly; pass the same ones to panoseg map.
+
+    example: panoseg inspect season.nc --out season.html
+
+    Args:
+        cube: The season, in any form that panoseg map reads.
+        json: Print JSON instead of text.
+        out: Also write a page with pictures in true colour and of NDVI.
+        options: What the file does not say.
+    """
+    from panoseg.maps.inspect import describe_unusable, inspect_cube
+
+    try:
+        found = inspect_cube(cube, options)
+    except CubeError:
+        if not json:
+            print("\n".join(describe_unusable(cube)))
+        raise
+    if out is not None:
+        found.write_report(out)
+    if json:
+        print(json_module.dumps(found.inspection.to_json(), indent=1))
+    else:
+        print("\n".join(found.inspection.lines()))
+        if out is not None:
+            print(f"open {out}")
 
 
 def map_season(
@@ -95,6 +133,8 @@ def map_season(
         )
     if not running.local:
         require("cluster", "--workers" if running.dask is None else "--dask")
+    if cube is not None:
+        _refuse_early(cube, weights, options.read)
     from panoseg.maps.mapping import map_area, map_cube
 
     with listening(json_lines(sys.stdout)) if progress == "json" else nullcontext():
@@ -108,6 +148,28 @@ def map_season(
         print(json_module.dumps(_map_to_json(result)), flush=True)
     else:
         _print_map(result)
+
+
+def _refuse_early(cube: Path, weights: Path | None, read: ReadOptions) -> None:
+    """Refuse a cube that cannot be read before torch is imported, which takes seconds.
+
+    Raises:
+        CubeError: The cube cannot be read.
+    """
+    from panoseg.cube.check import read_dataset
+    from panoseg.cube.open import open_cube, reading
+    from panoseg.imagery.sentinel2 import PASTIS_BANDS
+
+    bands = PASTIS_BANDS
+    if weights is not None:
+        try:
+            card = json_module.loads((weights / "card.json").read_text(encoding="utf-8"))
+            bands = tuple(card["normalisation"]["bands"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return  # what is wrong with weights is said by their own reader
+    opened = open_cube(cube)
+    with reading(cube):
+        read_dataset(opened, bands, read)
 
 
 def _map_to_json(result: MapResult) -> dict[str, object]:
