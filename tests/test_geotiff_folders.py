@@ -29,6 +29,7 @@ from panoseg.cube.folder import notes_of
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.report import report_of
 from panoseg.errors import CubeError, OutputError
+from panoseg.imagery.scenes import best_assets
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 DAYS = ("2019-04-01", "2019-06-10")
@@ -194,6 +195,9 @@ FORMS = {
     ),
     "openEO with items of STAC 1.1": lambda f: openeo_items(
         f, bands=[{"name": b} for b in PASTIS_BANDS]
+    ),
+    "openEO with items of raster:bands": lambda f: openeo_items(
+        f, **{"raster:bands": [{"name": b, "nodata": 0} for b in PASTIS_BANDS]}
     ),
     "openEO with items that name no band": openeo_items,
     "SAFE names": lambda f: a_file_a_band(f, lambda d, b: f"T31UES_{plain(d)}T105031_{b}_10m.tif"),
@@ -473,6 +477,8 @@ def test_one_file_with_all_dates(tmp_path):
 
 def test_what_cannot_be_used_is_named(tmp_path):
     assert "neither a Zarr store nor GeoTIFFs" in refused(tmp_path)
+    (tmp_path / "S2A.zip").write_bytes(b"")
+    assert "holds zip archives: unpack them, or" in refused(tmp_path)
     tif(tmp_path / "LC08_20190401_B2.tif", numbers(0)[0])
     assert "is of another satellite" in refused(tmp_path)
     tif(tmp_path / "20190401_B02.tif", numbers(0)[0], crs=None)
@@ -714,6 +720,23 @@ def test_items_describe_the_folder(tmp_path, form, capsys):
     xr.testing.assert_equal(open_cube(tmp_path).load(), before)
     assert main(["cube", "--from", str(tmp_path), "--items"]) == 2
     assert "has STAC items already" in capsys.readouterr().err
+
+
+def test_a_picture_of_three_bands_is_no_source_of_them():
+    three = [{"name": band} for band in ("B04", "B03", "B02")]
+    assets = {
+        "visual": {"href": "TCI.tif", "eo:bands": three},
+        "look": {"href": "look.tif", "eo:bands": three, "roles": ["overview"]},
+        "all": {"href": "all.tif", "eo:bands": three, "raster:bands": [{"scale": n} for n in (1, 2, 3)]},
+        "B03": {"href": "B03.jp2"},
+    }  # fmt: skip
+    found = best_assets(assets)
+    assert {band: asset["href"] for band, asset in found.items()} == {
+        "B02": "all.tif",
+        "B03": "B03.jp2",
+        "B04": "all.tif",
+    }
+    assert found["B02"]["raster:bands"] == [{"scale": 3}]
 
 
 def test_items_keep_scales_and_no_data(tmp_path):

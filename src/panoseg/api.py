@@ -60,7 +60,7 @@ def map(
     """Map a season: find the parcels and what grows on them.
 
     Args:
-        cube: A NetCDF file, a Zarr store, a folder of GeoTIFFs with STAC items, or a dataset with
+        cube: A NetCDF file, a Zarr store, a folder of GeoTIFFs, or a dataset with
             dimensions time, y and x and a variable for each band, reflectance x 10 000.
         out: Folder for the files of the map; an unfinished map in it is continued. None: a
             temporary folder that is deleted with the result.

@@ -172,7 +172,7 @@ def dataset(
             layout. Codes that it does not list become void.
         out: Folder for the dataset; must be new, empty, or hold a dataset made with the same
             options, which is completed.
-        cube: Season as NetCDF, Zarr or a folder with STAC items; repeat the option for several.
+        cube: Season as NetCDF, Zarr or a folder of GeoTIFFs; repeat the option for several.
         layout: PASTIS (five folds, parcels, 18 crops) or S2TSCzCrop (three sets, 13 crops).
         workers: Processes that read images; each takes up to a gigabyte.
         options: How patches are made.

@@ -100,10 +100,10 @@ def map_season(
 ) -> None:
     """Map the parcels of a season: parcels.parquet, rasters and report.html.
 
-    CUBE is a NetCDF file, a Zarr store, or a folder of cloud-optimised GeoTIFFs with STAC items:
-    bands B02 to B12 under any of their names, dimensions time, y and x, reflectance x 10 000,
-    10 m pixels. The rasters are classes, segments and confidence. To continue an interrupted map,
-    run the same command again.
+    CUBE is a NetCDF file, a Zarr store (also zipped), or a folder of GeoTIFFs: bands B02 to B12
+    under any of their names, dimensions time, y and x, reflectance x 10 000, 10 m pixels. The
+    rasters are classes, segments and confidence. To continue an interrupted map, run the same
+    command again.
 
     example: panoseg map season.nc --weights weights --out map --gpkg
 

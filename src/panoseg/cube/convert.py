@@ -17,7 +17,7 @@ import zarr
 from shapely.geometry import mapping
 
 import panoseg
-from panoseg.cube.check import check_cube
+from panoseg.cube.check import read_dataset
 from panoseg.cube.folder import complete_scenes, correct_offsets, notes_of, scenes_of
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.report import CubeReport, report_of
@@ -65,7 +65,8 @@ def convert_cube(
     cube = open_cube(source)
     notes, scenes = notes_of(cube), scenes_of(cube)
     with reading(source):
-        cube = check_cube(cube, bands)
+        found = read_dataset(cube, bands)
+        cube = found.cube
         clear = [round(float(share), 6) for share in clear_shares(cube)]
     days = cube["time"].values.astype("datetime64[D]").astype(str).tolist()
     earlier = report_of(cube)
@@ -79,7 +80,7 @@ def convert_cube(
         "clear": dict(zip(days, clear, strict=True)),
         "left_out_dates": dict(earlier.left_out_dates) if earlier else {},
         "left_out_scenes": dict(earlier.left_out_scenes) if earlier else {},
-        "notes": [*(earlier.notes if earlier else ()), *notes],
+        "notes": [*(earlier.notes if earlier else ()), *notes, *found.notes],
     }
     work = work_folder(out)
     try:

@@ -29,7 +29,7 @@ from rasterio.warp import transform_bounds
 from panoseg.cube.report import OPENED
 from panoseg.cube.scenes import correct_offset, doubtful_band, on_grid
 from panoseg.errors import CubeError
-from panoseg.imagery.remote import DRIVERS
+from panoseg.imagery.remote import DRIVERS, check_blocks
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATION
 
@@ -214,6 +214,7 @@ class SceneBand:
         meaning = asset.radiometry
         try:
             with rasterio.Env(), _opened(asset.href) as source:
+                check_blocks(source)
                 # No data that the type of a file cannot hold is nowhere in it.
                 held = in_dtype_range(meaning.nodata, source.dtypes[0])
                 nodata = meaning.nodata if held else 0.0

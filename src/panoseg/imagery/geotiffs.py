@@ -178,6 +178,11 @@ def geotiff_scenes(place: Path | str) -> tuple[list[Scene], list[str]]:
     place = Path(place)
     paths = [place] if place.is_file() else raster_paths(place)
     if not paths:
+        if next(place.rglob("*.zip"), None) is not None:
+            raise CubeError(
+                f"{place} holds zip archives: unpack them, or make a cube of SAFE archives with"
+                " panoseg cube --safe."
+            )
         raise CubeError(
             f"{place} holds neither a Zarr store nor GeoTIFFs: give a NetCDF file, a Zarr store or"
             " a folder of GeoTIFFs."

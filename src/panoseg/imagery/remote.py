@@ -202,8 +202,13 @@ def open_raster(href: str) -> Iterator[DatasetReader]:
     ):
         if source.crs is None or source.transform.is_identity:
             raise RasterioError("no coordinate system")
-        if max(height * width for height, width in source.block_shapes) > _LARGEST_BLOCK:
-            raise RasterioError(
-                "blocks larger than a whole tile of Sentinel-2, which would fill memory"
-            )
+        check_blocks(source)
         yield source
+
+
+def check_blocks(source: DatasetReader) -> None:
+    """Raise ``RasterioError`` for a raster of which a single pixel would fill memory."""
+    if max(height * width for height, width in source.block_shapes) > _LARGEST_BLOCK:
+        raise RasterioError(
+            "blocks larger than a whole tile of Sentinel-2, which would fill memory"
+        )

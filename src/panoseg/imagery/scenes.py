@@ -285,24 +285,25 @@ def _is_image(key: str, asset: dict[str, Any]) -> bool:
 
 def _bands_of(key: str, asset: dict[str, Any]) -> list[str | None]:
     """Return the band of each band of an asset; None for previews, metadata and other products."""
-    described = asset.get("bands") or asset.get("eo:bands") or [{}]
+    lists = [asset[key] for key in ("bands", "eo:bands", "raster:bands") if asset.get(key)]
+    named = (found for found in lists if any(_name_of(band) for band in found))
+    described = next(named, None) or asset.get("bands") or asset.get("eo:bands") or [{}]
     if len(described) == 1:
         band = described[0]
         names = (band.get("name"), key, band.get("eo:common_name") or band.get("common_name"))
         return [next((found for name in names if name and (found := band_name(name))), None)]
     if not _is_image(key, asset):
         return []
-    return [
-        next(
-            (
-                found
-                for word in ("name", "eo:common_name", "common_name", "description")
-                if band.get(word) and (found := band_name(band[word]))
-            ),
-            None,
-        )
-        for band in described
-    ]
+    return [_name_of(band) for band in described]
+
+
+def _name_of(described: dict[str, Any]) -> str | None:
+    """Return the band that the description of one band names."""
+    words = ("name", "eo:common_name", "common_name", "description")
+    return next(
+        (band for word in words if (text := described.get(word)) and (band := band_name(text))),
+        None,
+    )
 
 
 def _one_band(asset: dict[str, Any], place: int) -> dict[str, Any]:
