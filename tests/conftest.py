@@ -62,6 +62,12 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of situations of real people."""
+    return _shared("cases")
+
+
+@pytest.fixture(scope="session")
 def golden_state(golden):
     """A function from (path of params.json, overrides) to the state dict of that golden case, as
     tensors.

@@ -100,6 +100,8 @@ def reading(path: Path | str, failures: tuple[type[Exception], ...] = _DAMAGE) -
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             # Problems are reported by the error that follows.
             warnings.filterwarnings("ignore", module="zarr")
+            # ``metadata.find_crs`` looks elsewhere.
+            warnings.filterwarnings("ignore", message=r"Variable\(s\) referenced in")
             logging.getLogger("rasterio").setLevel(logging.CRITICAL)
             yield
     except CubeError:
