@@ -15,6 +15,7 @@ from PIL import Image
 
 from cubes import DATES, make_cube
 from panoseg.cli import main
+from panoseg.cube.options import ReadOptions
 from panoseg.maps.inspect import inspect_cube
 
 
@@ -142,3 +143,21 @@ def test_a_refused_season_loads_no_network(tmp_path):
     assert done.stdout.strip() == "2 False False"
     assert "lacks B11" in done.stderr
     assert not (tmp_path / "m").exists()
+
+
+def test_a_season_is_written_as_it_is_understood(odd, tmp_path, capsys):
+    out = tmp_path / "season.zarr"
+    options = ["--bands", "B08=NIR,B8A=BROADNIR", "--nodata", "65535", "--crs", "EPSG:32632"]
+    assert main(["cube", "--from", str(odd), "--out", str(out), *options]) == 0
+    written, asked = (
+        inspect_cube(out),
+        inspect_cube(odd, ReadOptions(bands=options[1], nodata=65535)),
+    )
+    assert written.inspection.crs == "EPSG:32632"
+    for band in ("B08", "B8A", "B02"):
+        expected = asked.cube[band].values
+        np.testing.assert_array_equal(
+            written.cube[band].values, np.where(expected == 0, np.nan, expected)
+        )
+    assert main(["cube", "--area", str(odd), "--out", str(out), "--nodata", "1"]) == 2
+    assert "--from FOLDER" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from panoseg.cli.terminal import say
-from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
+from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
 from panoseg.errors import ConfigError
 from panoseg.imagery.options import VectorOptions
 from panoseg.register.options import DatasetOptions, FetchOptions, RegisterOptions
@@ -32,6 +33,7 @@ def cube(
     yes: bool = False,
     options: Annotated[CubeOptions, tyro.conf.arg(name="")] = CubeOptions(),  # noqa: B008
     reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
+    values: Annotated[ValueOptions, tyro.conf.arg(name="")] = ValueOptions(),  # noqa: B008
 ) -> None:
     """Make the cube of an area and a season, or of a season on disk, a Zarr store for panoseg map.
 
@@ -63,19 +65,26 @@ def cube(
             --out is not needed then.
         yes: Fetch without a limit on the amount of data.
         options: How the cube is made.
-        reading: How the file with the outline is read.
+        reading: How the file with the outline is read. With --from FOLDER, --crs is that of the
+            season.
+        values: With --from FOLDER: what the season does not say.
     """
     from panoseg.cube.fetch import CubeRequest, cube_from_archives, fetch_cube, scene_list_path
 
     if area is None:
         others = (season, last, safe, collection, catalog != DEFAULT_CATALOGUE, yes)
-        if any(others) or options != CubeOptions() or reading != VectorOptions():
+        if any(others) or options != CubeOptions() or replace(reading, crs=None) != VectorOptions():
             raise ConfigError(
                 "A cube of a catalogue or of SAFE archives needs an outline; add --area FILE, or"
                 " pass --from FOLDER and --out alone."
             )
-        _convert(first, out, items)
+        _convert(first, out, items, ReadOptions(**asdict(values), crs=reading.crs))
         return
+    if values != ValueOptions():
+        raise ConfigError(
+            "--bands, --nodata, --scale and --offset are of a season on disk; pass it with --from"
+            " FOLDER, without --area."
+        )
     if out is None:
         raise ConfigError("Name the Zarr store to make, e.g. --out season.zarr.")
     if items:
@@ -96,7 +105,7 @@ def cube(
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
 
 
-def _convert(source: str | None, out: Path | None, items: bool) -> None:
+def _convert(source: str | None, out: Path | None, items: bool, read: ReadOptions) -> None:
     """Write a season on disk as a Zarr store, or its STAC items, or both."""
     from panoseg.cube.convert import convert_cube, write_items
 
@@ -107,7 +116,7 @@ def _convert(source: str | None, out: Path | None, items: bool) -> None:
     if out is None and not items:
         raise ConfigError("Name the Zarr store to make, e.g. --out season.zarr.")
     if out is not None:
-        report = convert_cube(Path(source), out)
+        report = convert_cube(Path(source), out, options=read)
         print("\n".join(report.lines()))
         print(f"{report.path} is ready: panoseg map {report.path} --out map")
     if items:

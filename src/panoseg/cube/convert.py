@@ -20,6 +20,7 @@ import panoseg
 from panoseg.cube.check import read_dataset
 from panoseg.cube.folder import complete_scenes, correct_offsets, notes_of, scenes_of
 from panoseg.cube.open import open_cube, reading
+from panoseg.cube.options import ReadOptions
 from panoseg.cube.report import CubeReport, report_of
 from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.season import clear_shares
@@ -43,7 +44,11 @@ _EXTENSIONS = (
 
 
 def convert_cube(
-    source: Path | str, out: Path, bands: Sequence[str] = PASTIS_BANDS, title: str = ""
+    source: Path | str,
+    out: Path,
+    bands: Sequence[str] = PASTIS_BANDS,
+    title: str = "",
+    options: ReadOptions | None = None,
 ) -> CubeReport:
     """Write any season that can be opened as the Zarr store ``out``.
 
@@ -54,6 +59,7 @@ def convert_cube(
         out: The Zarr store to make.
         bands: Bands of the cube.
         title: Title in its attributes; the name of ``source`` by default.
+        options: What the file does not say.
 
     Raises:
         CubeError: The season cannot be read.
@@ -65,7 +71,7 @@ def convert_cube(
     cube = open_cube(source)
     notes, scenes = notes_of(cube), scenes_of(cube)
     with reading(source):
-        found = read_dataset(cube, bands)
+        found = read_dataset(cube, bands, options)
         cube = found.cube
         clear = [round(float(share), 6) for share in clear_shares(cube)]
     days = cube["time"].values.astype("datetime64[D]").astype(str).tolist()

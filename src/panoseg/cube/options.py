@@ -20,8 +20,8 @@ MASKED_CLASSES = {"cloud": (8, 9, 10), "shadow": (3,), "snow": (11,), "nodata": 
 
 
 @dataclass(frozen=True)
-class ReadOptions:
-    """What a file does not say about itself; everything else is read from the file."""
+class ValueOptions:
+    """What a file does not say about its bands and numbers."""
 
     bands: str | None = None
     """Names of bands in the file, where they are not recognised: B08=NIR,B8A=BROADNIR. Bands that
@@ -37,16 +37,6 @@ class ReadOptions:
     """Number added to the numbers in the file before they are scaled, e.g. -1000; with a date, to
     images from that date on: -1000@2022-01-25.
     """
-    crs: str | None = None
-    """Coordinate system of x and y, e.g. EPSG:32631, in place of the one that the file states."""
-    season_start: str | None = None
-    """Month and day that start a season, e.g. 05-01. Default: that of the weights (09-01); half a
-    year later south of the equator.
-    """
-    first: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """First day to use, e.g. 2019-05-01, in place of the season's."""
-    last: Annotated[str | None, tyro.conf.arg(name="to")] = None
-    """Last day to use, e.g. 2020-01-31, in place of the season's."""
 
     def __post_init__(self) -> None:
         for name in ("nodata", "scale"):
@@ -56,9 +46,7 @@ class ReadOptions:
         if self.scale is not None and self.scale <= 0:
             raise ConfigError(f"--scale must be above 0, not {self.scale:g}.")
         # Parsed here, so that a wrong one is refused before anything is read.
-        _ = (self.band_of, self.stored_offset, self.start, self.days)
-        if self.crs is not None:
-            self.crs_wkt  # noqa: B018
+        _ = (self.band_of, self.stored_offset)
 
     @cached_property
     def band_of(self) -> dict[str, str]:
@@ -92,6 +80,26 @@ class ReadOptions:
             f"--offset {self.offset} is not understood; write a number, or a number with a day:"
             " -1000 or -1000@2022-01-25."
         )
+
+
+@dataclass(frozen=True)
+class ReadOptions(ValueOptions):
+    """What a file does not say about itself; everything else is read from the file."""
+
+    crs: str | None = None
+    """Coordinate system of x and y, e.g. EPSG:32631, in place of the one that the file states."""
+    season_start: str | None = None
+    """Month and day that start a season, e.g. 05-01. Default: that of the weights (09-01); half a
+    year later south of the equator.
+    """
+    first: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """First day to use, e.g. 2019-05-01, in place of the season's."""
+    last: Annotated[str | None, tyro.conf.arg(name="to")] = None
+    """Last day to use, e.g. 2020-01-31, in place of the season's."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _ = (self.start, self.days, self.crs_wkt)
 
     @cached_property
     def crs_wkt(self) -> str | None:
