@@ -363,6 +363,7 @@ def describe(
     patches: int | None = None,
     seed: int = 0,
     normalisation: bool = False,
+    classes: Path | None = None,
 ) -> None:
     """Print what a dataset holds: patches, folds, dates, parcels and their areas, and each class.
 
@@ -381,11 +382,14 @@ def describe(
         seed: The same seed draws the same patches.
         normalisation: First compute NORM_S2_patch.json, the mean and deviation of each band, which
             training needs, where the dataset lacks it.
+        classes: CSV file of the classes of an own dataset in PASTIS's layout: columns id and name,
+            and kind (thing, stuff, void) and colour if wanted.
     """
+    from panoseg.data.describe import write_normalisation
+    from panoseg.data.own_classes import read_class_table
     from panoseg.pictures.dataset import describe as describe_dataset
 
+    table = None if classes is None else read_class_table(classes)
     if normalisation:
-        from panoseg.data.layouts import write_normalisation
-
-        say(f"{write_normalisation(dataset)} is written")
-    print(describe_dataset(dataset, out, patches, seed))
+        say(f"{write_normalisation(dataset, table)} is written")
+    print(describe_dataset(dataset, out, patches, seed, table))

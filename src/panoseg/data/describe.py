@@ -16,11 +16,16 @@ from scipy import ndimage
 from torch.utils.data import Dataset
 
 from panoseg.classes import ClassTable
+from panoseg.data import pastis, s2tsczcrop
 from panoseg.data.layouts import PASTIS_LAYOUT, find_layout
+from panoseg.data.own_classes import own_bands
+from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.profiles import NdviCounts, parcel_profiles
 from panoseg.data.samples import Sample
 from panoseg.data.seasons import position_of
-from panoseg.errors import ConfigError, DatasetError
+from panoseg.errors import ConfigError, DatasetError, OutputError
+from panoseg.files import write_json
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.progress import track
 
 
@@ -103,19 +108,57 @@ class DatasetSummary:
         )
 
 
-def open_labelled(folder: Path) -> LabelledDataset:
+def write_normalisation(folder: Path | str, classes: ClassTable | None = None) -> Path:
+    """Compute NORM_S2_patch.json of a dataset of seasons, write it and return its path.
+
+    Args:
+        folder: The dataset.
+        classes: As in ``find_layout``.
+
+    Raises:
+        DatasetError: The dataset is missing or damaged, or has no patch to train on.
+        ConfigError: Its layout has no such file.
+        OutputError: The file is there already, or cannot be written.
+    """
+    layout = find_layout(folder, classes)
+    if not layout.standardised:
+        raise ConfigError(
+            f"A dataset in {layout.name}'s layout has no {NORMALISATION_FILE};"
+            " leave out --normalisation."
+        )
+    path = Path(folder) / NORMALISATION_FILE
+    if path.exists():
+        raise OutputError(f"{path} exists; remove it first, or leave out --normalisation.")
+    if layout.table == PASTIS_LAYOUT.table:
+        bands = PASTIS_BANDS if classes is None else own_bands(folder)
+        table = pastis.compute_normalisation(folder, bands)
+    else:
+        table = s2tsczcrop.compute_normalisation(folder)
+    if not table:
+        raise DatasetError(f"{folder} has no patch, so no statistics can be computed.")
+    write_json(path, table)
+    return path
+
+
+def open_labelled(folder: Path, classes: ClassTable | None = None) -> LabelledDataset:
     """Open all patches of a dataset with their labels.
+
+    Args:
+        folder: The dataset.
+        classes: As in ``find_layout``.
 
     Raises:
         DatasetError: The folder holds no dataset, or one of photographs.
     """
-    layout = find_layout(folder)
+    layout = find_layout(folder, classes)
     if layout.inputs != "season":
         raise DatasetError(
             f"{folder} holds photographs, in {layout.name}'s layout, but satellite image time"
             " series are needed; look at photographs by panoseg show --patch NAME."
         )
-    dataset = layout.open(folder, target="panoptic" if layout is PASTIS_LAYOUT else "semantic")
+    dataset = layout.open(
+        folder, target="panoptic" if layout.table == PASTIS_LAYOUT.table else "semantic"
+    )
     parts = tuple(f"{layout.part} {part}" for part in layout.parts)
     part_of = tuple(f"{layout.part} {getattr(patch, layout.part)}" for patch in dataset.metadata)
     return LabelledDataset(

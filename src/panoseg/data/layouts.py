@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, Subset
 from panoseg.classes import PASTIS, S2TSCZCROP, ClassTable
 from panoseg.coco.categories import class_table, read_categories
 from panoseg.coco.json import CocoJson
-from panoseg.data import pastis, s2tsczcrop, s2tsczcrop_files
 from panoseg.data import pastis_files as pastis_metadata
+from panoseg.data import s2tsczcrop_files
 from panoseg.data.coco import (
     CocoDataset,
     CocoRecords,
@@ -25,6 +25,7 @@ from panoseg.data.coco import (
 )
 from panoseg.data.config import AugmentationConfig, DataConfig, PhotographConfig
 from panoseg.data.loading import Collate
+from panoseg.data.own_classes import own_bands
 from panoseg.data.pastis import FOLDS, PastisDataset, fold_normalisation
 from panoseg.data.photographs import collate_photographs
 from panoseg.data.places import is_url
@@ -36,11 +37,9 @@ from panoseg.data.shards import INDEX, CocoShards, ShardIndex
 from panoseg.errors import (
     ConfigError,
     DatasetError,
-    OutputError,
     PanopticFormatError,
     WeightsError,
 )
-from panoseg.files import write_json
 
 _LONGEST_CATEGORIES = 2**24  # bytes
 Policy = Literal["train", "published"]
@@ -446,38 +445,35 @@ def _read_classes(annotations: Path, size: int, changed: int) -> ClassTable:
     return table
 
 
-def write_normalisation(folder: Path | str) -> Path:
-    """Compute NORM_S2_patch.json of a dataset of seasons, write it and return its path.
-
-    Raises:
-        DatasetError: The dataset is missing or damaged, or has no patch to train on.
-        ConfigError: Its layout has no such file.
-        OutputError: The file is there already, or cannot be written.
-    """
-    layout = find_layout(folder)
-    if not layout.standardised:
+def _own_layout(folder: Path, classes: ClassTable) -> Layout:
+    """Return PASTIS's layout with other classes, and with the bands that a dataset has."""
+    if not (folder / PASTIS_LAYOUT.table).exists():
         raise ConfigError(
-            f"A dataset in {layout.name}'s layout has no {pastis_metadata.NORMALISATION_FILE};"
-            " leave out --normalisation."
+            f"A table of classes is for datasets in PASTIS's layout, but {folder} has no"
+            f" {PASTIS_LAYOUT.table}; leave out --classes."
         )
-    path = Path(folder) / pastis_metadata.NORMALISATION_FILE
-    if path.exists():
-        raise OutputError(f"{path} exists; remove it first, or leave out --normalisation.")
-    is_pastis = layout.table == PASTIS_LAYOUT.table
-    compute = pastis.compute_normalisation if is_pastis else s2tsczcrop.compute_normalisation
-    table = compute(folder)
-    if not table:
-        raise DatasetError(f"{folder} has no patch, so no statistics can be computed.")
-    write_json(path, table)
-    return path
+    bands = own_bands(folder)
+    return replace(
+        PASTIS_LAYOUT,
+        classes=classes,
+        open=partial(PastisDataset, classes=classes, bands=bands),
+        normalisation=partial(fold_normalisation, bands=bands),
+    )
 
 
-def find_layout(folder: Path | str) -> Layout:
+def find_layout(folder: Path | str, classes: ClassTable | None = None) -> Layout:
     """Return the layout of a dataset, by the files in its folder; a URL holds shards.
 
+    Args:
+        folder: The dataset.
+        classes: Classes of an own dataset in PASTIS's layout, which may have own bands, too.
+
     Raises:
+        ConfigError: Classes are given for another layout.
         DatasetError: The folder holds no dataset of any layout.
     """
+    if classes is not None:
+        return _own_layout(Path(folder), classes)
     if is_url(folder) or (Path(folder) / INDEX).exists():
         return shards_layout(folder)
     for layout in LAYOUTS:

@@ -149,6 +149,7 @@ class PastisDataset(PatchDataset[Patch]):
         folds: Which of 1..5 to take.
         target: "semantic" adds classes, "panoptic" also parcels and centre targets.
         classes: The classes that TARGET files may hold.
+        bands: Names of the bands of S2 files.
         **options: Those of ``PatchDataset``, which also says what is raised.
     """
 
@@ -159,12 +160,13 @@ class PastisDataset(PatchDataset[Patch]):
         *,
         target: Target,
         classes: ClassTable = PASTIS_CLASSES,
+        bands: Sequence[str] = PASTIS_BANDS,
         **options: Unpack[SampleOptions],
     ) -> None:
         if target not in ("semantic", "panoptic", None):
             raise ConfigError(f"The target must be semantic, panoptic or None, not {target!r}.")
         _check_folds(folds)
-        self.folds = tuple(folds)
+        self.folds, self.bands = tuple(folds), tuple(bands)
         metadata = [patch for patch in read_metadata(Path(folder)) if patch.fold in self.folds]
         super().__init__(folder, metadata, f"folds {self.folds}", target, classes, **options)
         needed = [("DATA_S2", "S2")] + [("ANNOTATIONS", "TARGET")] * (target is not None)
@@ -177,7 +179,7 @@ class PastisDataset(PatchDataset[Patch]):
 
     def _read(self, patch: Patch) -> Sample:
         """Read a sample, without centre targets where augmentation computes them again."""
-        images_TCHW, days_T = self._season(_map_images(self.folder, patch), patch)
+        images_TCHW, days_T = self._season(_map_images(self.folder, patch, self.bands), patch)
         classes_HW = instances_HW = centres = None
         if self.target is not None:
             written_HW = self._classes(patch, images_TCHW.shape[2:])
@@ -250,7 +252,9 @@ class PastisDataset(PatchDataset[Patch]):
             ) from None
 
 
-def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisation:
+def fold_normalisation(
+    folder: Path | str, folds: Sequence[int], bands: Sequence[str] = PASTIS_BANDS
+) -> Normalisation:
     """Return the mean over folds of the statistics that NORM_S2_patch.json gives each of them.
 
     Raises:
@@ -265,17 +269,20 @@ def fold_normalisation(folder: Path | str, folds: Sequence[int]) -> Normalisatio
         )
     table = read_json(path)
     try:
-        mean, std = mean_statistics([table[f"Fold_{fold}"] for fold in folds], len(PASTIS_BANDS))
-        return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
+        mean, std = mean_statistics([table[f"Fold_{fold}"] for fold in folds], len(bands))
+        return Normalisation(tuple(mean.tolist()), tuple(std.tolist()), tuple(bands))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(
-            f"{path} lacks mean and std with {len(PASTIS_BANDS)} values for"
+            f"{path} lacks mean and std with {len(bands)} values for"
             f" {', '.join(f'Fold_{fold}' for fold in folds)} ({error}); make it again with"
-            f" panoseg describe {folder} --normalisation."
+            f" panoseg describe {folder} --normalisation, or pass --classes table.csv for own"
+            " bands and classes."
         ) from error
 
 
-def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]]]:
+def compute_normalisation(
+    folder: Path | str, bands: Sequence[str] = PASTIS_BANDS
+) -> dict[str, dict[str, list[float]]]:
     """Compute what NORM_S2_patch.json holds: for each fold the mean of its patches' statistics.
 
     Deviations are unbiased and each is of one patch, all dates together (utae-paps @ 987874e,
@@ -287,7 +294,7 @@ def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]
     """
     of_fold: dict[int, list[np.ndarray]] = {}
     for patch in read_metadata(Path(folder)):
-        of_fold.setdefault(patch.fold, []).append(moments(_map_images(Path(folder), patch)))
+        of_fold.setdefault(patch.fold, []).append(moments(_map_images(Path(folder), patch, bands)))
     table = {}
     for fold in sorted(of_fold):
         mean, std = np.mean(of_fold[fold], axis=0)
@@ -295,10 +302,9 @@ def compute_normalisation(folder: Path | str) -> dict[str, dict[str, list[float]
     return table
 
 
-def _map_images(folder: Path, patch: Patch) -> np.ndarray:
-    return map_images(
-        folder / "DATA_S2" / f"S2_{patch.id}.npy", len(patch.dates), PASTIS_BANDS, FILE_NAME
-    )
+def _map_images(folder: Path, patch: Patch, bands: Sequence[str]) -> np.ndarray:
+    path = folder / "DATA_S2" / f"S2_{patch.id}.npy"
+    return map_images(path, len(patch.dates), bands, FILE_NAME)
 
 
 def _check_folds(folds: Sequence[int]) -> None:

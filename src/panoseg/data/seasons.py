@@ -190,7 +190,8 @@ def map_images(path: Path, dates: int, bands: Sequence[str], table: str) -> np.n
     if images_TCHW.shape[1] != len(bands) or not all(images_TCHW.shape):
         raise DatasetError(
             f"{path} is {' x '.join(map(str, images_TCHW.shape))} instead of"
-            f" T x {len(bands)} x H x W with the bands {' '.join(bands)} and at least one date."
+            f" T x {len(bands)} x H x W with the bands {' '.join(bands)} and at least one date; for"
+            " own bands and classes in PASTIS's layout pass --classes table.csv."
         )
     if len(images_TCHW) != dates:
         raise DatasetError(
@@ -255,8 +256,8 @@ def known_classes(path: Path, labels_HW: np.ndarray, table: ClassTable) -> np.nd
     unknown = sorted(set(np.unique(classes_HW).tolist()) - {entry.id for entry in table.classes})
     if unknown:
         raise DatasetError(
-            f"{path} holds class {unknown[0]}, which is none of {table.name}; correct the file or"
-            " give its class table."
+            f"{path} holds class {unknown[0]}, which is none of {table.name}; correct the file, or"
+            " pass the classes of an own dataset with --classes table.csv."
         )
     return classes_HW
 

@@ -75,7 +75,8 @@ def true_colour(image_CHW: np.ndarray) -> np.ndarray:
 
     Values are stretched between the 2nd and the 98th percentile.
     """
-    colours_HW3 = image_CHW[_TRUE_COLOUR].transpose(1, 2, 0).astype(np.float32)
+    visible = _TRUE_COLOUR if len(image_CHW) > max(_TRUE_COLOUR) else [0, 0, 0]
+    colours_HW3 = image_CHW[visible].transpose(1, 2, 0).astype(np.float32)
     low, high = np.percentile(colours_HW3, [2, 98])
     stretched_HW3: np.ndarray = (colours_HW3 - low) / max(high - low, 1)
     return (255 * stretched_HW3.clip(0, 1)).round().astype(np.uint8)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from panoseg.classes import SegmentClass
+from panoseg.classes import ClassTable, SegmentClass
 from panoseg.data.describe import (
     DatasetSummary,
     PatchFacts,
@@ -25,9 +25,11 @@ from panoseg.data.describe import (
     parcels_of,
     summarise,
 )
+from panoseg.data.own_classes import own_bands
 from panoseg.data.profiles import PERIOD_DAYS
-from panoseg.errors import PanosegError
+from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, write_text
+from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.metrics.scores import percent, render_table
 from panoseg.panoptic.draw import draw
 from panoseg.panoptic.panoptic import Panoptic
@@ -295,7 +297,11 @@ _PIXEL_HECTARES = 0.01  # of 10 m x 10 m
 
 
 def describe(
-    folder: Path, out: Path | None = None, patches: int | None = None, seed: int = 0
+    folder: Path,
+    out: Path | None = None,
+    patches: int | None = None,
+    seed: int = 0,
+    classes: ClassTable | None = None,
 ) -> str:
     """Return the summary of a dataset, as Markdown.
 
@@ -305,13 +311,19 @@ def describe(
             nothing.
         patches: Number of patches to count, drawn by ``seed``; None counts all.
         seed: Seed of the draw.
+        classes: Those of an own dataset in PASTIS's layout; None for PASTIS's.
 
     Raises:
         DatasetError: The dataset is missing or damaged.
         ConfigError: The options do not fit the dataset.
         OutputError: The folder cannot be written.
     """
-    dataset = open_labelled(folder)
+    dataset = open_labelled(folder, classes)
+    if out is not None and classes is not None and len(own_bands(folder)) != len(PASTIS_BANDS):
+        raise ConfigError(
+            f"Figures need the {len(PASTIS_BANDS)} bands of PASTIS, but {folder} has"
+            f" {len(own_bands(folder))}; leave out --out."
+        )
     chosen = choose_patches(len(dataset.part_of), patches, seed)
     if out is None:
         return summary_text(summarise(dataset, chosen, look=False))

@@ -92,6 +92,10 @@ class TrainConfig:
     """The loss of a panoptic model."""
     semantic_loss: SemanticLossConfig = field(default_factory=SemanticLossConfig)
     """The loss of a semantic model."""
+    classes: str | None = None
+    """CSV file of the classes of an own dataset in PASTIS's layout, which may have other bands,
+    too: columns id and name, and kind (thing, stuff, void) and colour if wanted.
+    """
     initialisation: Literal["published", "torch"] = "published"
     """How weights are initialised: as in the published program for seasons, or as in torch.
     Photographs always use torch's.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from panoseg.classes import ClassTable
 from panoseg.data.config import DataConfig
 from panoseg.data.layouts import Layout, Parts, Policy, Reading, find_layout
 from panoseg.data.pastis import FOLDS
@@ -137,7 +138,8 @@ def scored_split(
             weights.
         options: Batch size and workers.
     """
-    card, layout = found.weights.card, find_layout(data)
+    card = found.weights.card
+    layout = find_layout(data, _own_classes(card))
     check_inputs(layout, card.model)
     seasons = DataConfig(
         reference_date=card.reference_date, single_date=card.provenance.get("single_date")
@@ -153,6 +155,11 @@ def scored_split(
     return Split(
         dataset, values, options.batch_size, workers=options.workers, collate=layout.collate_scored
     )
+
+
+def _own_classes(card: WeightsCard) -> ClassTable | None:
+    """Return the classes of weights that were trained on an own dataset in PASTIS's layout."""
+    return card.classes if card.provenance.get("own_classes") else None
 
 
 def _policy(card: WeightsCard, asked: Policy | None) -> Policy:

@@ -49,6 +49,7 @@ def start_all_folds(
 
     The runs are ``folder``/fold_1 .. fold_5; arguments as in ``run.start``.
     """
+    train = run.with_absolute_paths(train)
     for fold in FOLDS:
         open_splits(data, fold, train)
     if run.is_first_process():

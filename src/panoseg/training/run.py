@@ -86,6 +86,7 @@ def start(
         fabric: One that is already launched, where several runs share it.
         report: Called with each line about the progress of the training, only in the first process.
     """
+    train = with_absolute_paths(train)
     splits = open_splits(data, fold, train)
     train = replace(train, model=splits.fitted(train))
     run = RunConfig(experiment, resolved(data), fold, train)
@@ -144,6 +145,13 @@ def resume(
     training = _prepare(run, splits, Path(folder), fabric, report)
     training.run()
     return _finish(run, splits, Path(folder), fabric)
+
+
+def with_absolute_paths(train: TrainConfig) -> TrainConfig:
+    """Return the options of a training that can be resumed from another working directory."""
+    if train.classes is None:
+        return train
+    return replace(train, classes=str(Path(train.classes).resolve()))
 
 
 def longer(train: TrainConfig, epochs: int) -> TrainConfig:
@@ -275,6 +283,7 @@ class _BestKeeper:
             return {
                 "normalisation": config.data.normalisation,
                 "single_date": config.data.single_date,
+                **({"own_classes": True} if config.classes else {}),
             }
         return {"min_side": config.photographs.min_side, "max_side": config.photographs.max_side}
 

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from panoseg.data.layouts import Layout, Parts, Reading, find_layout
 from panoseg.data.loading import BatchLoader, Collate, make_loader
+from panoseg.data.own_classes import read_class_table
 from panoseg.data.places import Place
 from panoseg.data.samples import Normalisation, collate
 from panoseg.errors import ConfigError
@@ -108,7 +109,8 @@ def open_splits(folder: Place, fold: int, config: TrainConfig) -> Splits:
         DatasetError: The dataset is missing or damaged.
         ConfigError: The network reads something else, or there is no such rotation.
     """
-    layout = find_layout(folder)
+    classes = None if config.classes is None else read_class_table(config.classes)
+    layout = find_layout(folder, classes)
     rotation = layout.rotation(fold)
     check_inputs(layout, config.model)
     reading = Reading(config.model.answers, config.data, config.photographs)
