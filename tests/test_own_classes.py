@@ -128,3 +128,14 @@ def test_a_table_is_for_the_layout_of_pastis(own, table, tmp_path, capsys):
     assert main(["describe", str(own), "--classes", str(table)]) == 2
     assert "leave out --classes" in capsys.readouterr().err
     assert own_bands(write_small_pastis(tmp_path / "ten")) == PASTIS_BANDS
+
+
+def test_a_truth_without_any_class_is_noticed(own, table, tmp_path):
+    for path in (own / "ANNOTATIONS").glob("TARGET_*"):
+        np.save(path, np.full((3, 16, 16), 2, np.uint8))
+    assert main(["describe", str(own), "--classes", str(table), "--normalisation"]) == 0
+    config = TrainConfig(
+        model=UTAE, epochs=1, batch_size=1, accelerator="cpu", workers=0, max_steps_per_epoch=1
+    )
+    result = start("test", replace(config, classes=str(table)), own, 1, tmp_path / "run")
+    assert "note: no class of the table occurs in the truth of fold 5" in result.text()

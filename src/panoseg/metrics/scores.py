@@ -113,6 +113,28 @@ class Scores(Protocol):
         """Render a Markdown table."""
 
 
+def nothing_true(scores: Scores, words: str) -> tuple[str, ...]:
+    """Return a note if no class occurs in the truth, so that the scores have no meaning.
+
+    Args:
+        scores: The scores.
+        words: What was scored, such as "fold 5".
+    """
+    quality: PanopticQuality | None = getattr(scores, "quality", None)
+    if quality is not None:
+        counts = quality.counts
+        occurs = int(counts.true_positives.sum() + counts.false_negatives.sum())
+    else:
+        pixels: ConfusionScores | None = getattr(scores, "scores", getattr(scores, "pixels", None))
+        occurs = 1 if pixels is None else int(pixels.pixels_K.sum())
+    if occurs:
+        return ()
+    return (
+        f"no class of the table occurs in the truth of {words} (all of it is void or crowds), so"
+        " the scores have no meaning",
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class SemanticScores:
     """Overall accuracy, mean IoU, and the scores of each class, by region."""

@@ -235,6 +235,8 @@ def _draw_columns(
             for row in rows
             if row[name] and (float(row[name]) or not zero_is_none)
         ]
+        if not points:  # a loss that is 0 throughout
+            continue
         marker = "o" if len(points) < 20 else None
         label = name.replace("_", " ")
         axes.plot(
@@ -248,11 +250,11 @@ def _draw_columns(
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-    if names:
+    if axes.lines:
         axes.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, -0.13),
-            ncols=min(len(names), 4),
+            ncols=min(len(axes.lines), 4),
             frameon=False,
             fontsize=10,
         )

@@ -22,7 +22,7 @@ from panoseg.data.seasons import position_of
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.confusion import Region
-from panoseg.metrics.scores import Scores
+from panoseg.metrics.scores import Scores, nothing_true
 from panoseg.models.config import check_tta
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network
@@ -283,13 +283,16 @@ def score_folder(
         asked = ScoreOptions(options.tta, options.region)
         network, scores[entry.fold] = score(entry.weights, split, fabric, asked)
         own = () if entry.every_patch else layout.notes(entry.fold or 1)
+        empty = nothing_true(scores[entry.fold], layout.words(entry.parts))
+        own += empty
         notes |= dict.fromkeys(own)
         lines[entry.fold] = _scored_words(entry, split, layout, data, options)
         place = out if len(found) == 1 else out / f"fold_{entry.fold}"
         if options.pictures:
             date = entry.weights.card.reference_date
             draw_predictions(network, split, fabric, date, place / PICTURES, options.pictures)
-            draw_scores(scores[entry.fold], network.table, place / PICTURES)
+            if not empty:
+                draw_scores(scores[entry.fold], network.table, place / PICTURES)
         about = {
             "fold": entry.fold,
             f"{layout.part}s": entry.parts,

@@ -22,7 +22,7 @@ from panoseg.data.coco import check_learnable
 from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
 from panoseg.files import new_folder, remove_unfinished, write_json
-from panoseg.metrics.scores import Scores, numbers_text
+from panoseg.metrics.scores import Scores, nothing_true, numbers_text
 from panoseg.models.config import from_json, to_json
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
@@ -292,13 +292,16 @@ def _finish(run: RunConfig, splits: Splits, folder: Path, fabric: Fabric) -> Run
     """Score the best weights on the test fold and draw."""
     weights = load_weights(folder / WEIGHTS)
     network, scores = score(weights, splits.test, fabric)
-    card, notes = weights.card, splits.layout.notes(run.fold)
+    tested = splits.layout.words(splits.parts[2])
+    empty = nothing_true(scores, tested)
+    card, notes = weights.card, splits.layout.notes(run.fold) + empty
     result = RunResult(folder, scores, card.provenance["epoch"], notes)
     if not fabric.is_global_zero:
         return result
     draw_curves(read_log(folder / "log.csv"), folder / PICTURES / "curves.png")
     draw_predictions(network, splits.test, fabric, card.reference_date, folder / PICTURES)
-    draw_scores(scores, network.table, folder / PICTURES)
+    if not empty:
+        draw_scores(scores, network.table, folder / PICTURES)
     policy = {"normalisation": run.train.data.normalisation}
     about = {
         "experiment": run.experiment,
