@@ -102,7 +102,7 @@ def start(
         training = _prepare(run, splits, Path(folder), fabric, report)
         training.run()
         return _finish(run, splits, Path(folder), fabric)
-    except PanosegError:
+    except (PanosegError, OSError, RuntimeError, MemoryError):  # also limits of the system
         if not (Path(folder) / LAST).exists() and is_first_process():
             shutil.rmtree(folder, ignore_errors=True)
         raise
