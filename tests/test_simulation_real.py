@@ -145,46 +145,85 @@ def test_a_feature_of_growth_works_alone_in_the_fields_of_variation(name):
 
 @pytest.mark.parametrize(
     ("name", "material"),
-    [
-        ("streams", Material.WATER),
-        ("solar-parks", Material.PANEL),
-        ("greenhouses", Material.GLASS),
-        ("tree-rows", Material.BROADLEAF),
-        ("ponds", Material.WATER),
-        ("allotments", Material.GARDEN),
-    ],
+    [("streams", Material.WATER), ("tree-rows", Material.BROADLEAF)],
 )
 def test_a_feature_of_the_land_brings_its_material(name, material):
-    """Without it there is less: what is left has no village, and open land only."""
-
     def share(land):
-        total = 0.0
-        for seed in range(4):
-            drawn = land_of(seed, (48, 48), land=land, fields_share=0.6, village_share=0.0)
-            total += (drawn.material_U[drawn.units_YX] == material).mean()
-        return total
+        drawn = [
+            land_of(seed, (48, 48), land=land, fields_share=1.0, village_share=0.0)
+            for seed in range(4)
+        ]
+        return sum((one.material_U[one.units_YX] == material).mean() for one in drawn)
 
     assert share((name,)) > share(()) + 0.001
 
 
-@pytest.mark.parametrize("name", ["farmyards", "paddocks", "pivots", "strips", "ribbons"])
-def test_a_feature_of_the_land_is_drawn(monkeypatch, name):
+@pytest.mark.parametrize(
+    ("kind", "material"),
+    [
+        ("park", Material.BROADLEAF),
+        ("sport", Material.LAWN),
+        ("farmyards", Material.YARD),
+        ("industry", Material.YARD),
+        ("pit", Material.GRAVEL),
+        ("ponds", Material.WATER),
+        ("solar-parks", Material.PANEL),
+        ("greenhouses", Material.GLASS),
+        ("allotments", Material.GARDEN),
+        ("paddocks", Material.LAWN),
+    ],
+)
+def test_grounds_that_are_no_fields_have_their_materials(kind, material):
+    land = bare_land()
+    land.grounds(kind, np.arange(land.unit_N.size), 0.4)
+    drawn = land.landscape(0)
+    assert (drawn.material_U[drawn.units_YX] == material).mean() > 0.003
+    assert not drawn.parcels_HW.any()
+    assert not (drawn.cover_HW == LandCover.FIELD).any()
+
+
+def bare_land():
+    options = replace(REAL, void=False, land=("streams",))
+    region = REGIONS["lowland-mixed"]
+    style = draw_style(options, region, np.random.default_rng(0))
+    return Countryside((24, 24), region, style, options, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("pivots", "_pivot"),
+        ("strips", "_strips"),
+        ("ribbons", "lots"),
+        *(
+            (kind, "grounds")
+            for kind in (
+                "farmyards",
+                "paddocks",
+                "solar-parks",
+                "greenhouses",
+                "allotments",
+                "ponds",
+            )
+        ),
+    ],
+)
+def test_a_feature_of_the_land_is_drawn_only_where_it_may_be(monkeypatch, name, method):
     called = []
-    methods = {"pivots": "_pivot", "strips": "_strips", "ribbons": "lots"}
-    method = methods.get(name, "grounds")
-    original = getattr(Countryside, method)
-
-    def spy(self, *arguments):
-        called.append(name if method != "grounds" else arguments[0])
-        return original(self, *arguments)
-
-    monkeypatch.setattr(Countryside, method, spy)
-    for seed in range(4):
-        land_of(seed, (80, 80), land=(name,), fields_share=0.7, village_share=0.0)
-    assert name in called
-    called.clear()
-    land_of(0, (80, 80), land=(), fields_share=0.7, village_share=0.0)
-    assert name not in called
+    monkeypatch.setattr(
+        Countryside,
+        method,
+        lambda self, *arguments: called.append(arguments[0] if method == "grounds" else name),
+    )
+    if method in ("_pivot", "_strips"):  # what remains of a piece is cut on
+        monkeypatch.setattr(
+            Countryside, method, lambda self, cells_N, *_: (called.append(name), cells_N)[1]
+        )
+    for land, expected in (((), False), ((name,), True)):
+        called.clear()
+        for seed in range(5):
+            land_of(seed, (64, 64), land=land, fields_share=0.6, village_share=0.0)
+        assert (name in called) == expected
 
 
 def test_shares_and_sizes_are_those_asked_for():

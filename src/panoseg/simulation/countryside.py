@@ -25,8 +25,8 @@ _MARGIN = 12
 """Pixels simulated beyond each side."""
 _FIELDS, _VILLAGE, _WOOD, _OPEN = range(4)
 """Uses of a piece of land."""
-_MINIMUM_HA = (0.25, 0.5, 0.5, 0.4)
-"""Smallest piece of each use."""
+_MINIMUM_HA = (0.5, 0.5, 0.4)
+"""Smallest piece of a village, of a wood, and of open land."""
 
 
 def make_countryside(
@@ -88,7 +88,7 @@ class Countryside(Settlement):
         if style.village_share > 0:
             use_HW[far_HW < np.quantile(far_HW, style.village_share)] = _VILLAGE
         left = 1 - style.fields_share - style.village_share
-        wood = left * rng.beta(0.8, 1.4) if left > 0.01 else 0.0
+        wood = left * rng.beta(0.8, 1.7) if left > 0.01 else 0.0
         for use, share, longest in ((_WOOD, wood, 45), (_OPEN, left - wood, 18)):
             free_HW = use_HW == _FIELDS
             if share > 0.005 and free_HW.any():
@@ -180,6 +180,7 @@ class Countryside(Settlement):
     def _use(self, cells_N: np.ndarray, angle: float) -> None:
         """Cut a piece until it has one use, then fill it."""
         nodes = [cells_N]
+        least_ha = (max(0.25, self.median_ha), *_MINIMUM_HA)
         while nodes:
             cells_N = nodes.pop()
             if not cells_N.size:
@@ -187,7 +188,7 @@ class Countryside(Settlement):
             count = np.bincount(self.use_N[cells_N], minlength=4)
             use = int(count.argmax())
             if count[use] < 0.8 * cells_N.size and cells_N.size > (
-                2 * HECTARE_CELLS * _MINIMUM_HA[use]
+                2 * HECTARE_CELLS * least_ha[use]
             ):
                 nodes += self.cut(cells_N, angle).halves
             elif use == _VILLAGE:
@@ -374,7 +375,7 @@ class Countryside(Settlement):
         self.parcels += 1
         angle += np.pi / 2 * (rng.random() < 0.2)
         parts = [cells_N]
-        while rng.random() < 0.22 and parts[-1].size > 1.2 * self.median_ha * HECTARE_CELLS:
+        while rng.random() < 0.2 and parts[-1].size > 1.6 * self.median_ha * HECTARE_CELLS:
             parts += self.cut(parts.pop(), angle + np.pi / 2 * rng.integers(2)).halves
         for part_N in parts:
             self.labels += self.style.drawn or part_N is parts[0]

@@ -48,7 +48,13 @@ from panoseg.simulation.options import (
 from panoseg.simulation.phenology import Phenology, first_of_parcel
 from panoseg.simulation.sensor import COARSE_BANDS, FINE_BANDS, footprints, pool, repeat
 from panoseg.simulation.style import Style
-from panoseg.simulation.variation import STAGE_DAYS, VIGOUR, real_variation, variation_fields
+from panoseg.simulation.variation import (
+    STAGE_DAYS,
+    VIGOUR,
+    emphasis,
+    real_variation,
+    variation_fields,
+)
 
 
 def _spectrum(*values: float) -> np.ndarray:
@@ -276,8 +282,16 @@ _ROUGHNESS = {
 }
 
 
-def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> np.ndarray:
+def relief(
+    landscape: Landscape, strength: float, rng: np.random.Generator, slopes: float = 0.02
+) -> np.ndarray:
     """Draw a factor on brightness that lasts all season: crowns, roofs, slopes.
+
+    Args:
+        landscape: The land.
+        strength: Factor on the variation.
+        rng: The generator.
+        slopes: Deviation of the part that slopes have.
 
     Returns:
         float32 H x W, 0.6..1.4 at strength 1.
@@ -287,7 +301,7 @@ def relief(landscape: Landscape, strength: float, rng: np.random.Generator) -> n
     for material, roughness in _ROUGHNESS.items():
         rough_U[landscape.material_U == material] = roughness
     size = unit_HW.shape
-    relief_HW = rough_U[unit_HW] * smooth_noise(rng, size, 1.2) + 0.02 * smooth_noise(
+    relief_HW = rough_U[unit_HW] * smooth_noise(rng, size, 1.2) + slopes * smooth_noise(
         rng, size, rng.uniform(5, 40)
     )
     factor_HW: np.ndarray = (1 + strength * relief_HW.clip(-0.4, 0.4)).astype(np.float32)
@@ -353,10 +367,11 @@ class Scene:
         if real:
             unevenness = style.unevenness * options.heterogeneity
             self.fields_KHW = real_variation(landscape, unevenness, style.growth, rng)
+            self.effects_TUKC[:, :, 1:] *= emphasis(landscape.field_U, days_T, rng)[..., None]
         else:
             self.fields_KHW = variation_fields(landscape, options.heterogeneity, rng)
         self.coarse_fields_KHW = pool(self.fields_KHW)
-        self.relief_HW = relief(landscape, options.heterogeneity, rng)
+        self.relief_HW = relief(landscape, options.heterogeneity, rng, 0.01 if real else 0.02)
         self.shades_LHW = shades(landscape)
         self.tall_m = rng.uniform(6, 16) if real else _TALL_M
         snowless_U = np.isin(material_U, [*TALL, Material.WATER]).astype(np.float32)

@@ -74,7 +74,7 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
     """Draw the style of one season."""
     real = options.style == "real"
     fields = float(rng.choice([rng.uniform(0.05, 0.95), 0.45 + 0.5 * rng.beta(2.2, 1.4)]))
-    village = min(0.5 * rng.beta(0.8, 1.6) * (rng.random() < 0.75), 0.9 * (1 - fields))
+    village = min(0.5 * rng.beta(0.9, 1.4) * (rng.random() < 0.8), 0.9 * (1 - fields))
     # Larger fields where the region has larger ones; 50 to 150 pixels for most.
     median = 95 * (region.field_ha[0] / 1.5) ** 0.4 * rng.lognormal(0, 0.3)
     drawn: dict[str, Any] = {
@@ -84,7 +84,7 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
         "land": _some(rng, get_args(LandFeature), 0.65),
         "growth": _some(rng, get_args(GrowthFeature), 0.8),
         "weather": _some(rng, get_args(WeatherFeature), 0.5),
-        "unevenness": rng.uniform(0.055, 0.13),
+        "unevenness": rng.uniform(0.05, 0.105),
         "mislabelled": rng.uniform(0, 0.06),
         "unlabelled": 0.0 if options.labels != "declared" else rng.uniform(0, 0.06),
         "registration": rng.uniform(0.2, 0.45),

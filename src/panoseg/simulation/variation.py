@@ -54,8 +54,12 @@ def variation_fields(landscape: Landscape, strength: float, rng: np.random.Gener
     return np.stack([(strength * soil_HW).clip(-0.5, 0.5), *ways]).astype(np.float32)
 
 
-_UNEVENNESS = 0.052
-"""Mean deviation of log reflectance inside fields at strength 1, measured."""
+_FLOOR, _SLOPE = 0.018, 0.028
+"""Deviation of log reflectance inside fields without variation, and what strength 1 adds to it;
+measured on simulated composites.
+"""
+_SWING = 0.95
+"""Deviation of the logarithm of how much variation shows from month to month."""
 _SPECKLED = (Material.GRASS, Material.SCRUB, Material.GARDEN, Material.YARD, Material.GRAVEL)
 
 
@@ -82,11 +86,11 @@ def real_variation(
         return values_HW
 
     crop_U = (material_U < 100) | (material_U == Material.FALLOW)
-    own_U = rng.lognormal(0, 0.3, units)
-    patchy_U = np.where(crop_U, rng.gamma(3, 0.08, units) * own_U, 0.15)
+    own_U = rng.lognormal(0, 0.2, units)
+    patchy_U = np.where(crop_U, rng.gamma(6, 0.04, units) * own_U, 0.15)
     # A pasture is as uneven as its herd makes it.
-    patchy_U = np.where((material_U == MEADOW) & (rng.random(units) < 0.4), 0.34, patchy_U)
-    grain_U = np.where(np.isin(material_U, _SPECKLED), 0.25, rng.gamma(2, 0.02, units) * own_U)
+    patchy_U = np.where((material_U == MEADOW) & (rng.random(units) < 0.4), 0.32, patchy_U)
+    grain_U = np.where(np.isin(material_U, _SPECKLED), 0.25, rng.gamma(4, 0.012, units) * own_U)
     grain_HW = smooth_noise(rng, size, 1.2)
     broad_HW = smooth_noise(rng, size, rng.uniform(6, 14))
     patches_HW = smooth_noise(rng, size, rng.uniform(2.5, 6))
@@ -101,7 +105,7 @@ def real_variation(
     vigour_HW += stripes_HW - of_field(rng.uniform(0, 0.25, units)) * _headland(
         landscape.parcels_HW
     )
-    soil_HW = rng.uniform(0.04, 0.13) * broad_HW[::-1, ::-1] + 0.03 * patches_HW
+    soil_HW = rng.uniform(0.02, 0.08) * broad_HW[::-1, ::-1] + 0.03 * patches_HW
     soil_HW += 0.4 * stripes_HW + 0.015 * grain_HW
     stage_HW = of_field(rng.gamma(2, 0.5, units)) * broad_HW[:, ::-1]
     stage_HW += of_field(rng.gamma(2, 0.2, units)) * patches_HW[::-1]
@@ -113,16 +117,42 @@ def real_variation(
         vigour_HW -= 1.2 * wet_HW
         soil_HW -= 0.25 * wet_HW
     if "lodging" in growth:
-        lying_HW = smooth_noise(rng, size, rng.uniform(2.5, 6)) > rng.uniform(1.5, 2.3)
+        lying_HW = smooth_noise(rng, size, rng.uniform(2, 5)) - rng.uniform(1.2, 2.1)
+        lying_HW = (1.5 * lying_HW).clip(0, 1)
         stage_HW -= 5 * lying_HW * of_field(rng.random(units) < 0.2)
     if "old-limits" in growth:
         old_HW = _old_limits(size, rng)
         vigour_HW += of_field(rng.gamma(1.5, 0.05, units)) * old_HW
         soil_HW += rng.uniform(0.01, 0.05) * old_HW
-    strength = unevenness / _UNEVENNESS
+    strength = max(unevenness - _FLOOR, 0.0) / _SLOPE
     vigour_HW, stage_HW = strength * vigour_HW / np.log(VIGOUR), strength * stage_HW / STAGE_DAYS
     ways = [part_HW.clip(0, 1) for part_HW in (vigour_HW, -vigour_HW, stage_HW, -stage_HW)]
     return np.stack([(strength * soil_HW).clip(-0.5, 0.5), *ways]).astype(np.float32)
+
+
+def emphasis(field_U: np.ndarray, days_T: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw how much each effect of variation shows on each date: fields are even at times.
+
+    A field is most uneven while it emerges, ripens or dries, and hardly so in full growth; on a
+    series of one parcel the deviation inside varies by a factor of about six.
+
+    Args:
+        field_U: Number of the part that is tilled as one, of each unit.
+        days_T: Day of each date.
+        rng: The generator.
+
+    Returns:
+        float32 T x U x 5, factors of mean 1, in the order of the effects.
+    """
+    knots = np.arange(-30, 470, 28)
+    _, at_U = np.unique(field_U, return_inverse=True)
+    drawn = np.exp(_SWING * rng.standard_normal((knots.size, at_U.max() + 1, 3)) - _SWING**2 / 2)
+    place_T = (days_T - knots[0]) / 28
+    first_T = place_T.astype(int).clip(0, knots.size - 2)
+    part_T = (place_T - first_T)[:, None, None]
+    between = (1 - part_T) * drawn[first_T] + part_T * drawn[first_T + 1]
+    factors: np.ndarray = between[:, at_U][:, :, [0, 1, 1, 2, 2]].astype(np.float32)
+    return factors
 
 
 def _tramlines(angle_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
