@@ -26,7 +26,7 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import AreaError, ParcelsError
 from panoseg.imagery.options import VectorOptions
-from panoseg.imagery.repair import MOST_CROSSINGS, crossings_of, valid_polygons
+from panoseg.imagery.repair import crossings_of, valid_polygons
 from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.imagery.text_outlines import WGS84
 from panoseg.imagery.vector_files import NOTES, no_crs, read_vector
@@ -39,6 +39,7 @@ _SNAP_M = 20.0  # pixels of 10 and of 20 m nest
 _SNAP_TOLERANCE_M = 0.5  # an edge that is straight on the grid bends by centimetres on the globe
 _LONGEST_EDGE_DEGREES = 0.02  # bends by less than a metre in any zone
 _EDGES_A_SIDE = 100
+_MOST_CROSSINGS = 1000  # of all edges; the time to unite what is left grows with their square
 _SMALLEST_M2 = 400.0  # four pixels
 # A box that is straight on a grid is not so on the globe.
 FOOTPRINT_MARGIN_DEGREES = 0.02
@@ -82,10 +83,10 @@ def read_area(path: Path | str, options: VectorOptions | None = None) -> Area:
     notes = list(table.attrs.get(NOTES, []))
     parts = _polygons(list(table.geometry), path)
     crossing = int((~shapely.is_valid(parts)).sum())
-    if crossings_of(parts, between=True).sum() > MOST_CROSSINGS:
+    if crossings_of(parts, between=True).sum() > _MOST_CROSSINGS:
         raise AreaError(
             f"The outlines of {path} cross themselves or each other more than"
-            f" {MOST_CROSSINGS:,} times: draw them again."
+            f" {_MOST_CROSSINGS:,} times: draw them again."
         )
     repaired, tangled = valid_polygons(parts)
     if tangled.any():
