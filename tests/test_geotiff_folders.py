@@ -450,7 +450,7 @@ def test_a_date_that_lacks_a_band_is_left_out_with_a_note(tmp_path, monkeypatch)
     (tmp_path / "overview.tif").write_bytes(b"\x89PNG")
     cube = open_cube(tmp_path)
     assert notes_of(cube) == (
-        "2 rasters were passed over (the first, overview.tif, is no GeoTIFF).",
+        "2 rasters were passed over (the first, overview.tif, is not a GeoTIFF).",
         "Scene 20190610 was left out: it lacks B11.",
     )
     assert cube["time"].dt.strftime("%Y-%m-%d").values.tolist() == ["2019-04-01"]
@@ -774,7 +774,7 @@ def test_items_keep_scales_and_no_data(tmp_path):
             "needs an outline; add --area",
         ),
         (["--from", "absent", "--out", "a.zarr"], "absent does not exist"),
-        (["--from", "absent", "--items"], "absent is no folder"),
+        (["--from", "absent", "--items"], "absent is not a folder"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path, arguments, words, capsys, monkeypatch):

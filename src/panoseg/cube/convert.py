@@ -174,7 +174,7 @@ def write_items(folder: Path | str) -> tuple[Path, int, tuple[str, ...]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CubeError(f"{folder} is no folder: --items needs a folder of GeoTIFFs.")
+        raise CubeError(f"{folder} is not a folder: --items needs a folder of GeoTIFFs.")
     if has_items(folder):
         raise CubeError(f"{folder} has STAC items already: leave --items out.")
     path = folder / ITEMS

@@ -57,7 +57,7 @@ def cube_of_scenes(scenes: Sequence[Scene], notes: Sequence[str] = ()) -> xr.Dat
     included.
 
     Raises:
-        CubeError: A file is no raster, or has no coordinate system; or no scene is complete.
+        CubeError: A file is not a raster, or has no coordinate system; or no scene is complete.
     """
     scenes, bands, left_out = complete_scenes(scenes)
     known: dict[str, Header] = {}

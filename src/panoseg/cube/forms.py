@@ -76,7 +76,7 @@ def recognise(path: Path) -> Form:
     """Return what lies at ``path``.
 
     Raises:
-        CubeError: It is no season; the message says what it is.
+        CubeError: It is not a season; the message says what it is.
     """
     if path.is_file():
         return _form_of_file(path)

@@ -193,7 +193,7 @@ def geotiff_scenes(place: Path | str) -> tuple[list[Scene], list[str]]:
     for path in paths:
         name = path.relative_to(root).with_suffix("").as_posix()
         if path.stat().st_size and not is_raster(path):
-            passed[path.name] = "is no GeoTIFF"
+            passed[path.name] = "is not a GeoTIFF"
         elif is_other_satellite(path.stem):
             passed[path.name] = _ADVICE["satellite"]
         else:
@@ -463,7 +463,7 @@ def described_bands(path: Path) -> Iterator[tuple[str, int]]:
     """Yield the bands that a file names in its descriptions, with their places from 1.
 
     Raises:
-        CubeError: It is no raster.
+        CubeError: It is not a raster.
     """
     file = _header(path, path.stem)
     for place, band in enumerate(bands_of_names(file.descriptions, file.name)):
