@@ -176,7 +176,7 @@ def table_of(text: str, longest: int = 131_072) -> TextTable:
     Its values are separated by what that line has most of: commas, semicolons, tabs or bars. A line
     before it such as ``sep=;``, which Excel understands, names the separator.
 
-    >>> table_of('sep=;\ncode;"class"\\n0110; corn \n').rows
+    >>> table_of('sep=;\ncode;"class"\n0110; corn \n').rows
     ({'code': '0110', 'class': 'corn'},)
 
     Args:
