@@ -206,7 +206,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return entries without the prefixes that torch.compile and DataParallel put before them.
 
-    >>> list(_without_wrappers({"module._orig_mod.encoder.weight": torch.zeros(1)}))
+    >>> list(_without_wrappers({"module._orig_mod.encoder.weight": Tensor()}))
     ['encoder.weight']
     """
     names = {name: name.replace("_orig_mod.", "") for name in state}
