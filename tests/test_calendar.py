@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 
 import panoseg
 from cubes import make_cube
@@ -17,6 +18,8 @@ from panoseg.cube.check import check_cube
 from panoseg.cube.options import DEFAULT_CATALOGUE
 from panoseg.cube.season import choose_season, infer_harvest_year
 from panoseg.errors import ConfigError
+from panoseg.imagery.area import Area
+from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.sentinel2 import (
     LAST_YEAR,
     PASTIS_BANDS,
@@ -36,11 +39,15 @@ def days(*texts: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("year", YEARS)
-def test_every_way_to_a_season_gives_the_same_days(year):
+def test_every_way_to_a_season_gives_the_same_days(year, tmp_path):
     expected = date(year - 1, 9, 1), date(year, 10, 31)
     assert season_span(year) == expected
-    assert _days(year, None, None) == expected
-    assert CatalogueSource(type="catalogue", upload="0" * 32, year=year).season == expected
+    farm = Area(shapely.box(3, 50, 3.01, 50.01), "farm", 1.0)
+    outline = tmp_path / "farm.geojson"
+    outline.write_text(shapely.to_geojson(farm.outline))
+    assert _days(outline, VectorOptions(), year, None, None) == expected
+    source = CatalogueSource(type="catalogue", upload="0" * 32, year=year)
+    assert source.season(farm) == expected
     inside = (f"{year - 1}-09-01", f"{year}-06-01", f"{year}-10-31")
     dates = (f"{year - 1}-08-31", *inside, f"{year}-11-01")
     cube = check_cube(make_cube(dates=dates), PASTIS_BANDS)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+import shapely
 import xarray as xr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from panoseg.cube.options import ReadOptions
 from panoseg.cube.season import choose_season
 from panoseg.cube.values import HIGHEST
 from panoseg.errors import ConfigError, CubeError
+from panoseg.imagery.area import Area
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
 SIZE = 20
@@ -627,3 +629,16 @@ def test_the_days_of_a_season_may_be_asked_for():
 def test_options_that_cannot_be_understood(wrong, words):
     with pytest.raises(ConfigError, match=words):
         ReadOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("latitude", "season"),
+    [(50.0, ("2019-09-01", "2020-10-31")), (-33.0, ("2019-03-01", "2020-04-30"))],
+)
+def test_the_season_that_is_fetched_is_the_season_that_is_mapped(latitude, season):
+    area = Area(shapely.box(3, latitude, 3.1, latitude + 0.1), "farm", 1.0)
+    assert tuple(map(str, area.season(2020))) == season
+    days = np.arange(*np.array(season, "datetime64[D]"), 20).astype(str)
+    crs = "EPSG:32631" if latitude > 0 else "EPSG:32731"
+    chosen = choose_season(check_cube(make_cube(16, tuple(days), crs=crs), PASTIS_BANDS), year=2020)
+    assert not chosen.outside_T.size

@@ -144,11 +144,11 @@ def fetch(
     """
     from panoseg.cube.fetch import CubeRequest, fetch_cube, scene_list_path
     from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions
-    from panoseg.imagery.sentinel2 import season_span
+    from panoseg.imagery.area import read_area
 
     if (season is None) == (days is None):
         raise ConfigError("Pass either season or days.")
-    first, last = days or season_span(season or 0)
+    first, last = days or read_area(area).season(season or 0)
     request = CubeRequest(
         Path(area), first, last, catalog or DEFAULT_CATALOGUE, collection, yes=yes
     )

@@ -280,7 +280,9 @@ class Estimator:
         from panoseg.imagery.catalogue import find_catalogue, search
 
         found = search(
-            area, *source.season, find_catalogue(source.catalogue or self.inputs.settings.catalog)
+            area,
+            *source.season(area),
+            find_catalogue(source.catalogue or self.inputs.settings.catalog),
         )
         clouds: dict[date, list[float]] = {}
         for item in found:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -15,6 +15,9 @@ from panoseg.app.settings import PACKAGE_WEIGHTS
 from panoseg.errors import AppError
 from panoseg.imagery.sentinel2 import season_span
 from panoseg.maps.options import MapOptions
+
+if TYPE_CHECKING:
+    from panoseg.imagery.area import Area
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$", description="32 hexadecimal digits")]
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -67,7 +70,9 @@ class CatalogueSource(_Strict):
     upload: Id | None = None
     """Id of an uploaded outline, in place of ``outline``."""
     year: Year
-    """Year of the harvest. The season is 1 September of the year before to 31 October."""
+    """Year of the harvest. The season is 1 September of the year before to 31 October; south of the
+    equator 1 March of the year before to 30 April.
+    """
     first: date | None = None
     """First day, if it is another one."""
     last: date | None = None
@@ -78,15 +83,15 @@ class CatalogueSource(_Strict):
         if (self.outline is None) == (self.upload is None):
             raise ValueError("give either outline or upload")
         _check_json(self.outline)
-        first, last = self.season
+        first, last = season_span(self.year)
+        first, last = self.first or first, self.last or last
         if not 0 <= (last - first).days <= _MAX_DAYS:
             raise ValueError(f"the season must last 1 to {_MAX_DAYS} days")
         return self
 
-    @property
-    def season(self) -> tuple[date, date]:
-        """The first and the last day, both inclusive."""
-        first, last = season_span(self.year)
+    def season(self, area: Area) -> tuple[date, date]:
+        """Return the first and the last day in an area, both inclusive."""
+        first, last = area.season(self.year)
         return self.first or first, self.last or last
 
 

@@ -201,12 +201,14 @@ def _fetch_scenes(job: JobContext, source: CatalogueSource) -> None:
     from panoseg.app.egress import AllowedUrls
     from panoseg.cube.fetch import CubeRequest, fetch_cube
     from panoseg.cube.options import CubeOptions
+    from panoseg.imagery.area import read_area
 
     catalogue = source.catalogue or job.settings.catalog
     if "://" in catalogue:
         AllowedUrls(job.settings).check(catalogue)
     options = CubeOptions(min_clear=job.map.options.min_clear, max_dates=job.map.options.max_dates)
-    request = CubeRequest(outline_of(job.folder), *source.season, catalogue, yes=True)
+    outline = outline_of(job.folder)
+    request = CubeRequest(outline, *source.season(read_area(outline)), catalogue, yes=True)
     report, area = fetch_cube(request, job.folder / CUBE, job.folder / SCENES, options)
     for line in report.lines():
         job.write(line)

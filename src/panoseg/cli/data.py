@@ -52,8 +52,8 @@ def cube(
         area: File with the outline (GeoJSON, GeoPackage, zipped Shapefile, KML, ...), in any
             coordinate system. Without it --from names a season on disk.
         out: The Zarr store to make.
-        season: Harvest year: from 1 September of the year before to 31 October. Alternatively pass
-            --from and --to.
+        season: Harvest year: from 1 September of the year before to 31 October; south of the
+            equator from 1 March to 30 April. Alternatively pass --from and --to.
         first: First day, e.g. 2023-09-01. Without --area: a season on disk that is written as a
             Zarr store, such as a folder of GeoTIFFs, NetCDF, a zipped Zarr store or EOPF products.
         last: Last day, e.g. 2024-10-31.
@@ -90,7 +90,9 @@ def cube(
     if items:
         raise ConfigError("--items needs --from FOLDER without --area; leave one of them out.")
     if safe is None:
-        request = CubeRequest(area, *_days(season, first, last), catalog, collection, yes, reading)
+        request = CubeRequest(
+            area, *_days(area, reading, season, first, last), catalog, collection, yes, reading
+        )
         report = fetch_cube(request, out, scene_list_path(out), options)[0]
     else:
         if catalog != DEFAULT_CATALOGUE or collection is not None or yes:
@@ -99,7 +101,7 @@ def cube(
                 " them out."
             )
         any_day = season is None and first is None and last is None
-        days = None if any_day else _days(season, first, last)
+        days = None if any_day else _days(area, reading, season, first, last)
         report = cube_from_archives(safe, area, days, out, options, reading=reading)
     print("\n".join(report.lines()))
     print(f"{report.path} is ready: panoseg map {report.path} --out map")
@@ -124,9 +126,11 @@ def _convert(source: str | None, out: Path | None, items: bool, read: ReadOption
         print("\n".join([*(f"note: {note}" for note in notes), f"{number} items in {path}"]))
 
 
-def _days(season: int | None, first: str | None, last: str | None) -> tuple[date, date]:
-    """Return the first and the last day that the options name."""
-    from panoseg.imagery.sentinel2 import season_span
+def _days(
+    area: Path, reading: VectorOptions, season: int | None, first: str | None, last: str | None
+) -> tuple[date, date]:
+    """Return the first and the last day that the options name, of an area."""
+    from panoseg.imagery.area import read_area
 
     if (season is None) == (first is None and last is None) or (first is None) != (last is None):
         raise ConfigError(
@@ -134,7 +138,7 @@ def _days(season: int | None, first: str | None, last: str | None) -> tuple[date
             " --to 2024-10-31."
         )
     if season is not None:
-        return season_span(season)
+        return read_area(area, reading).season(season)
     return _day("from", first), _day("to", last)
 
 

@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from shapely.geometry.base import BaseGeometry
 from panoseg.errors import AreaError, ParcelsError
 from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.repair import crossings_of, valid_polygons
-from panoseg.imagery.sentinel2 import PIXEL_M
+from panoseg.imagery.sentinel2 import PIXEL_M, SEASON_START, season_span, southern_start
 from panoseg.imagery.text_outlines import WGS84
 from panoseg.imagery.vector_files import NOTES, no_crs, read_vector
 
@@ -58,6 +58,19 @@ class Area:
     """Area on the ellipsoid."""
     notes: tuple[str, ...] = ()
     """What had to be repaired, a sentence each."""
+
+    def season(self, year: int, start: tuple[int, int] = SEASON_START) -> tuple[date, date]:
+        """Return the first and the last day of the season of a harvest year here.
+
+        Args:
+            year: Harvest year, in which the season ends.
+            start: Month and day of day 0 north of the equator; half a year later south of it.
+
+        Raises:
+            ConfigError: There are no satellite images of that year.
+        """
+        southern = self.outline.centroid.y < 0
+        return season_span(year, southern_start(start) if southern else start)
 
 
 def read_area(path: Path | str, options: VectorOptions | None = None) -> Area:

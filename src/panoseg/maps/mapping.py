@@ -24,7 +24,7 @@ from panoseg.cube.options import AreaOptions, CubeOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError, require
 from panoseg.files import hold_folder, new_folder, output_error
-from panoseg.imagery.sentinel2 import season_span
+from panoseg.imagery.area import read_area
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import GivenWeights, open_inputs
@@ -301,7 +301,7 @@ def map_area(
     _ = given.weights  # damaged ones are reported before a season is fetched
     request = CubeRequest(
         wanted.area,
-        *season_span(wanted.season, given.card.season_start),
+        *read_area(wanted.area).season(wanted.season, given.card.season_start),
         wanted.catalog,
         wanted.collection,
         wanted.yes,

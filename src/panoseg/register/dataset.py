@@ -25,8 +25,9 @@ from panoseg.data.pastis_files import read_json
 from panoseg.data.pieces import write_pieces
 from panoseg.errors import ConfigError
 from panoseg.files import signature, write_json
+from panoseg.imagery.area import read_area
 from panoseg.imagery.options import VectorOptions
-from panoseg.imagery.sentinel2 import PIXEL_M, season_span
+from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.outlines import to_map
 from panoseg.maps.read_parcels import read_truth
 from panoseg.progress import track
@@ -81,7 +82,7 @@ def fetch_season(
         area = out.with_suffix(".area.geojson")
         write_json(area, _box_around(parcels, reading))
     request = CubeRequest(
-        area, *season_span(season), options.catalog, options.collection, options.yes
+        area, *read_area(area).season(season), options.catalog, options.collection, options.yes
     )
     report, _ = fetch_cube(request, out, out.with_suffix(".scenes.json"), options.fetch)
     return report
