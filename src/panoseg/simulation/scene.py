@@ -270,6 +270,8 @@ LONGEST_SHADE = 4
 """Longest shadow in pixels."""
 _TALL_M = 11.0
 """Height in metres of what throws shadows."""
+_EVENT_LEAF = 1.2
+"""Change of leaf area in ``STAGE_DAYS`` that is a cut or a harvest, and no growth."""
 _SHADE_DEPTH = 0.5
 """Share of the light that a shadow takes away."""
 _ROUGHNESS = {
@@ -363,7 +365,8 @@ class Scene:
         )
         owner_U = landscape.field_U if real else landscape.parcel_U
         surfaces = make_surfaces(material_U, owner_U, region.soil, rng, farming.spread)
-        self.effects_TUKC = _effects(phenology, surfaces, days_T, _wetness(days_T, climate, rng))
+        wet_T = _wetness(days_T, climate, rng)
+        self.effects_TUKC = _effects(phenology, surfaces, days_T, wet_T, growth_only=real)
         if real:
             unevenness = style.unevenness * options.heterogeneity
             self.fields_KHW = real_variation(landscape, unevenness, style.growth, rng)
@@ -429,12 +432,24 @@ def _mixed(seen: sparse.csr_matrix, effects_UKC: np.ndarray, fields_KHW: np.ndar
 
 
 def _effects(
-    phenology: Phenology, surfaces: Surfaces, days_T: np.ndarray, wet_T: np.ndarray
+    phenology: Phenology,
+    surfaces: Surfaces,
+    days_T: np.ndarray,
+    wet_T: np.ndarray,
+    *,
+    growth_only: bool = False,
 ) -> np.ndarray:
     """Compute the reflectance of the units, and what full variation adds to it.
 
     More and less have an effect each, between two states that occur: one derivative for both would
     overshoot at a harvest.
+
+    Args:
+        phenology: The cover of the units.
+        surfaces: Their spectra.
+        days_T: Day of each date.
+        wet_T: Wetness of the ground, 0..1.
+        growth_only: A stage is one of growth; sowing, cuts and harvest come to a whole field.
 
     Returns:
         float32 T x U x 6 x C: the plain reflectance, and the effects of brighter soil, more and
@@ -448,7 +463,13 @@ def _effects(
             surfaces.reflectance(replace(cover, leaf=cover.leaf * np.float32(vigour)), wet_T)
         )
     for days in (STAGE_DAYS, -STAGE_DAYS):
-        states.append(surfaces.reflectance(phenology.cover(days_T + days), wet_T))
+        other = phenology.cover(days_T + days)
+        moved = surfaces.reflectance(other, wet_T)
+        if growth_only:
+            event_TU = np.abs(other.leaf - cover.leaf) > _EVENT_LEAF
+            event_TU |= np.abs(other.brown + other.litter - cover.brown - cover.litter) > 0.3
+            moved = np.where(event_TU[..., None], plain, moved)
+        states.append(moved)
     effects = np.stack(states, axis=2)
     effects[:, :, 1:] -= plain[:, :, None]
     return effects

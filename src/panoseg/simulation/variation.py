@@ -54,7 +54,7 @@ def variation_fields(landscape: Landscape, strength: float, rng: np.random.Gener
     return np.stack([(strength * soil_HW).clip(-0.5, 0.5), *ways]).astype(np.float32)
 
 
-_FLOOR, _SLOPE = 0.018, 0.028
+_FLOOR, _SLOPE = 0.025, 0.02
 """Deviation of log reflectance inside fields without variation, and what strength 1 adds to it;
 measured on simulated composites.
 """
@@ -142,11 +142,13 @@ def emphasis(field_U: np.ndarray, days_T: np.ndarray, rng: np.random.Generator) 
         rng: The generator.
 
     Returns:
-        float32 T x U x 5, factors of mean 1, in the order of the effects.
+        float32 T x U x 5, factors of about 1, in the order of the effects.
     """
     knots = np.arange(-30, 470, 28)
     _, at_U = np.unique(field_U, return_inverse=True)
-    drawn = np.exp(_SWING * rng.standard_normal((knots.size, at_U.max() + 1, 3)) - _SWING**2 / 2)
+    swing = np.array([0.5, 1.0, 1.0]) * _SWING  # soil varies less
+    drawn = np.exp(swing * rng.standard_normal((knots.size, at_U.max() + 1, 3)) - 0.4 * swing**2)
+    drawn = drawn.clip(0.1, 1.8)  # beyond it an effect would overshoot
     place_T = (days_T - knots[0]) / 28
     first_T = place_T.astype(int).clip(0, knots.size - 2)
     part_T = (place_T - first_T)[:, None, None]
