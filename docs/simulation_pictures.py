@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from panoseg.classes import PASTIS
-from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.imagery.sentinel2 import PASTIS_BANDS, season_span
 from panoseg.simulation import Season, SimulationOptions, simulate_season
+from panoseg.simulation.land_cover import LandCover
 from panoseg.simulation.options import REGIONS
-from panoseg.simulation.season import season_start
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -104,12 +104,49 @@ def regions_picture() -> None:
     save(figure, "simulation-regions.png")
 
 
+COVERS = {
+    LandCover.BUILT: "#c44e52",
+    LandCover.GARDEN: "#8fd18a",
+    LandCover.TREES: "#1f6f2b",
+    LandCover.WATER: "#3b6fd4",
+    LandCover.ROAD: "#7f7f7f",
+    LandCover.IDLE: "#d9d45a",
+    LandCover.FIELD: "#ead7ae",
+}
+
+
+def real_picture() -> None:
+    """Five seasons in the style real: three dates, the fields as drawn, the land cover."""
+    figure, axes = plt.subplots(5, 5, figsize=(7.6, 7.9))
+    colours = np.zeros((8, 3))
+    for cover, colour in COVERS.items():
+        colours[cover] = matplotlib.colors.to_rgb(colour)
+    titles = ("March", "June", "August", "fields as drawn", "land cover")
+    for row, seed in zip(axes, (1, 2, 4, 7, 11), strict=True):
+        options = SimulationOptions(
+            style="real", dates=(60, 60), cloudy=(0.05, 0.1), composites="none"
+        )
+        season = simulate_season((96, 96), (12, seed), options)
+        days_T = np.array([(date - season_span(2019)[0]).days for date in season.dates])
+        cloud_T = (season.cloud_THW > 0).mean((1, 2))
+        dates = [int((abs(days_T - day) + 500 * cloud_T).argmin()) for day in (200, 285, 345)]
+        pictures = [true_colour(season, index) for index in dates]
+        pictures += [outlined(season), colours[season.cover_HW]]
+        for axis, picture, title in zip(row, pictures, titles, strict=True):
+            axis.imshow(picture)
+            axis.axis("off")
+            if row[0] is axes[0, 0]:
+                axis.set_title(title, fontsize=8, pad=3)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.96, 0.04, 0.04)
+    save(figure, "simulation-real.png")
+
+
 def curves(seasons: int = 60) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
     """Days and NDVI of parcels of each class, where the sky is clear."""
     found: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for seed in range(seasons):
         season = simulate_season((48, 48), (5, seed), SimulationOptions(void=False))
-        days_T = np.array([(date - season_start(2019)).days for date in season.dates])
+        days_T = np.array([(date - season_span(2019)[0]).days for date in season.dates])
         for parcel in np.unique(season.parcels_HW[season.parcels_HW > 0]):
             inside = season.parcels_HW == parcel
             if inside.sum() < 25:
@@ -147,4 +184,5 @@ def ndvi_picture() -> None:
 if __name__ == "__main__":
     season_picture()
     regions_picture()
+    real_picture()
     ndvi_picture()

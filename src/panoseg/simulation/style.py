@@ -84,7 +84,7 @@ def draw_style(options: SimulationOptions, region: Region, rng: np.random.Genera
         "land": _some(rng, get_args(LandFeature), 0.65),
         "growth": _some(rng, get_args(GrowthFeature), 0.8),
         "weather": _some(rng, get_args(WeatherFeature), 0.5),
-        "unevenness": rng.uniform(0.05, 0.105),
+        "unevenness": rng.uniform(0.045, 0.095),
         "mislabelled": rng.uniform(0, 0.06),
         "unlabelled": 0.0 if options.labels != "declared" else rng.uniform(0, 0.06),
         "registration": rng.uniform(0.2, 0.45),
