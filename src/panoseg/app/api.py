@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import ClientDisconnect, HTTPConnection
 
-from panoseg.app.requests import AnyRequest, Id, RegisterSource
+from panoseg.app.requests import AnyRequest, Id, ReadChoices, RegisterSource
 from panoseg.app.security import FILE_POLICY
 from panoseg.app.service import Service
 from panoseg.app.users import Users
@@ -417,6 +417,12 @@ def uploads(service: AppService, user: User) -> list[UploadAnswer]:
 def get_upload(service: AppService, user: User, id: JobId) -> UploadAnswer:
     """Get an upload."""
     return UploadAnswer.model_validate(service.uploads.get(user, id))
+
+
+@router.post("/uploads/{id}/check", tags=["uploads"])
+def check_season(service: AppService, user: User, id: JobId, read: ReadChoices) -> UploadAnswer:
+    """Read an uploaded season again, with what its file does not say; its summary changes."""
+    return UploadAnswer.model_validate(service.uploads.check_season(user, id, read))
 
 
 @router.delete("/uploads/{id}", status_code=204, tags=["uploads"])

@@ -70,6 +70,10 @@ class Client:
             raise AppError(f"{path} cannot be read ({error.strerror}); check the path.") from error
         return cast(dict[str, Any], upload)
 
+    def check_season(self, id: str, read: dict[str, Any]) -> dict[str, Any]:
+        """Have an uploaded season read with what its file does not say; return the upload."""
+        return cast(dict[str, Any], self._json("POST", f"/api/uploads/{id}/check", json=read))
+
     def watch(
         self, id: str, show: Callable[[dict[str, Any]], None], log: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:

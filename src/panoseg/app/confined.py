@@ -48,6 +48,7 @@ _PRELOADED = (
     "panoseg.app.upload_content",
     "panoseg.app.confined",
     "panoseg.imagery.area",
+    "panoseg.maps.inspect",
     "panoseg.maps.read_parcels",
     "panoseg.cube.check",
     "panoseg.cube.open",

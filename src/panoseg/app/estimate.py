@@ -95,11 +95,24 @@ class RequestInputs:
         if isinstance(source, SampleSource):
             return source.size**2 * PIXEL_KM2
         if isinstance(source, CubeSource):
-            return self._upload(user, source.upload, "cube").summary.get("km2")
+            return self._km2_of_season(user, source)
         self._check_catalogue(source)
         if source.upload is not None:
             return self._upload(user, source.upload, "outline").summary.get("km2")
         return self.area(user, source).km2
+
+    def _km2_of_season(self, user: str, source: CubeSource) -> float | None:
+        """Return the area of an uploaded season, None if it was not read in this way before.
+
+        Raises:
+            AppError: It could not be read in this way.
+        """
+        summary = self._upload(user, source.upload, "cube").summary
+        checked = summary.get("read", {}) == source.read.options().to_json()
+        if checked and summary.get("problem") and "km2" not in summary:
+            raise AppError(summary["problem"])
+        km2: float | None = summary.get("km2")
+        return km2
 
     def area(self, user: str, source: CatalogueSource) -> Area:
         """Read the outline of a request in a separate process.

@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
+from panoseg.cube.options import ReadOptions
 from panoseg.cube.season import clear_shares
 from panoseg.errors import LimitError, NotFoundError
 from panoseg.files import atomic, new_folder, write_json
@@ -71,7 +72,9 @@ def _read_layers(path: Path, mtime_ns: int) -> tuple[Layer, ...]:
     return tuple(Layer(**row) for row in json.loads(path.read_text(encoding="utf-8")))
 
 
-def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[Layer]:
+def write_layers(
+    cube_path: Path, used: frozenset[str], folder: Path, read: ReadOptions | None = None
+) -> list[Layer]:
     """Write the layer of each date of a cube and then their list.
 
     Layers that an interrupted run has written are kept.
@@ -80,12 +83,13 @@ def write_layers(cube_path: Path, used: frozenset[str], folder: Path) -> list[La
         cube_path: The season.
         used: Dates from which the map was made, such as 2019-05-01.
         folder: Output folder.
+        read: What the cube does not say about itself.
 
     Raises:
         PanosegError: The cube cannot be read, or the layers cannot be written.
     """
     with reading(cube_path):
-        cube = check_cube(open_cube(cube_path), PASTIS_BANDS)
+        cube = check_cube(open_cube(cube_path), PASTIS_BANDS, read)
         days = [str(day) for day in cube["time"].values.astype("datetime64[D]")]
         clear = clear_shares(cube)
     new_folder(folder, resumable=f"{days[0]}.tif")
@@ -140,19 +144,20 @@ MAX_DATES = 1000
 """Of an uploaded season."""
 
 
-def check_season(path: Path, max_km2: float) -> None:
+def check_season(path: Path, max_km2: float, read: ReadOptions | None = None) -> None:
     """Read an uploaded season from end to end.
 
     Args:
         path: The cube.
         max_km2: Largest area in square kilometres.
+        read: What the cube does not say about itself.
 
     Raises:
         CubeError: The file is not a season, or cannot be read.
         LimitError: It covers too large an area, or has too many dates.
     """
     with reading(path):
-        cube = check_cube(open_cube(path), PASTIS_BANDS)
+        cube = check_cube(open_cube(path), PASTIS_BANDS, read)
         km2, dates = cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6, cube.sizes["time"]
         if km2 > max_km2:
             raise LimitError(

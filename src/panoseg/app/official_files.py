@@ -24,6 +24,7 @@ import pyogrio
 from panoseg.classes import ClassTable, plain_code
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube
+from panoseg.cube.options import ReadOptions
 from panoseg.errors import ParcelsError
 from panoseg.files import atomic, write_json
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
@@ -54,14 +55,21 @@ class Register:
 
 
 def import_and_compare(
-    register: Register, season: Path, map_: Path, out: Path, refined: Path
+    register: Register,
+    season: Path,
+    map_: Path,
+    out: Path,
+    refined: Path,
+    read: ReadOptions | None = None,
 ) -> tuple[int, int]:
     """Call ``import_register``, then ``compare_with_register``."""
-    import_register(register, season, map_, out)
+    import_register(register, season, map_, out, read)
     return compare_with_register(out, map_, refined)
 
 
-def import_register(register: Register, season: Path, map_: Path, out: Path) -> None:
+def import_register(
+    register: Register, season: Path, map_: Path, out: Path, read: ReadOptions | None = None
+) -> None:
     """Write the official parcels that meet a map to a new file.
 
     Args:
@@ -69,12 +77,13 @@ def import_register(register: Register, season: Path, map_: Path, out: Path) -> 
         season: The season of the map.
         map_: The folder of the map.
         out: The file to write, GeoParquet.
+        read: What the season does not say about itself.
 
     Raises:
         ParcelsError: The parcels cannot be read, or none meets the map.
         AppError: Their archive is not acceptable.
     """
-    extent = check_cube(open_cube(season), PASTIS_BANDS).odc.geobox.extent
+    extent = check_cube(open_cube(season), PASTIS_BANDS, read).odc.geobox.extent
     area = gpd.GeoSeries([extent.geom], crs=extent.crs.to_wkt())
     # Beside the register: if this process is ended, the server tidies that folder.
     parcels = read_parcels(register.file, area, scratch=register.file.parent)

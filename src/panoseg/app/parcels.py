@@ -21,7 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.app.corrections import CorrectedParcel, Corrections, read_corrections
 from panoseg.app.result_map import DEGREES, NO_PARCEL, ResultMap, reproject, transformer
-from panoseg.app.stages import MAP, cube_of
+from panoseg.app.stages import MAP, cube_of, read_options_of
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
@@ -127,9 +127,9 @@ def outline_of(result: ResultMap, id_: str) -> BaseGeometry:
 
 def curve_of(folder: Path, outline: BaseGeometry) -> NdviCurve:
     """Return the NDVI inside an outline on every date of a job's season."""
-    path = cube_of(folder)
+    path, read = cube_of(folder), read_options_of(folder)
     with reading(path):
-        curve = ndvi_curve(check_cube(open_cube(path), PASTIS_BANDS), outline)
+        curve = ndvi_curve(check_cube(open_cube(path), PASTIS_BANDS, read), outline)
     mean, low, high = (
         tuple(_number(value) for value in row) for row in (curve.mean_T, curve.low_T, curve.high_T)
     )

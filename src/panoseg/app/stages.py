@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from panoseg.app.job_folder import REQUEST
 from panoseg.app.requests import (
     CatalogueSource,
     CubeSource,
@@ -32,8 +33,10 @@ from panoseg.app.requests import (
     PhotoRequest,
     RegisterSource,
     SampleSource,
+    parse_request,
 )
 from panoseg.app.settings import AppSettings
+from panoseg.cube.options import ReadOptions
 from panoseg.errors import AppError, ParcelsError
 from panoseg.files import atomic, output_error, remove_unfinished, write_json, write_text
 from panoseg.progress import listening
@@ -139,6 +142,15 @@ def _reporting(report: ReportProgress, title: str) -> Iterator[None]:
         yield
 
 
+def read_options_of(folder: Path) -> ReadOptions:
+    """Return how the season of a job is read, by the request in the job's folder."""
+    try:
+        request = parse_request(json.loads((folder / REQUEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, AppError):
+        return ReadOptions()
+    return request.read if isinstance(request, MapRequest) else ReadOptions()
+
+
 def cube_of(folder: Path) -> Path:
     """Return the path of the season of a job, also before it exists."""
     return folder / NETCDF if (folder / NETCDF).exists() else folder / CUBE
@@ -193,7 +205,7 @@ def _unpack(job: JobContext) -> None:
             unpack_zarr(upload, target)
         else:
             shutil.copyfile(upload, target)
-        run_confined(SEASON, check_season, target, job.settings.limits.area_km2)
+        run_confined(SEASON, check_season, target, job.settings.limits.area_km2, job.map.read)
     job.write("unpacked the uploaded season")
 
 
@@ -231,7 +243,7 @@ def _map(job: JobContext) -> None:
 
     source = job.map.source
     year = None if isinstance(source, CubeSource) else source.year
-    options = job.map.options.map_options(year)
+    options = job.map.options.map_options(year, job.map.read)
     weights = job.settings.weights_folder(job.map.weights)
     within: BaseGeometry | None = None
     if isinstance(source, CatalogueSource):
@@ -298,8 +310,9 @@ def _compare(job: JobContext) -> None:
         register.unlink(missing_ok=True)
         given = _given_register(job, job.map.register_of)
         # A file can hold so many overlapping outlines that their comparison never ends.
+        season, read = cube_of(job.folder), job.map.read
         used, left_out = run_confined(
-            BOUNDS, import_and_compare, given, cube_of(job.folder), map_, register, refined
+            BOUNDS, import_and_compare, given, season, map_, register, refined, read
         )
     elif register.is_file():
         used, left_out = compare_with_register(register, map_, refined)
@@ -349,7 +362,7 @@ def _publish(job: JobContext) -> None:
     from panoseg.app.layers import write_layers
 
     made = json.loads((job.folder / MAP / "map.json").read_text(encoding="utf-8"))
-    write_layers(cube_of(job.folder), frozenset(made["dates"]), job.folder / LAYERS)
+    write_layers(cube_of(job.folder), frozenset(made["dates"]), job.folder / LAYERS, job.map.read)
 
 
 def _segment(job: JobContext) -> None:

@@ -1,21 +1,27 @@
 """Content of uploads: identified by their first bytes, checked and summarised by reading them.
 
 HDF5 files (which NetCDF 4 files are) that refer to other files are refused, because these would be
-files of the server. ``inspect`` is called in a process of bounded memory and time.
+files of the server. ``inspect`` and ``inspect_season`` are called in a process of bounded memory
+and time.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from panoseg.app.archives import check_archive, check_codecs, zarr_root
+from panoseg.app.requests import in_field_words, names_field
+from panoseg.cube.options import ReadOptions
 from panoseg.errors import AppError, AreaError, PanosegError
 from panoseg.imagery.text_outlines import WKT_START
 from panoseg.text_files import decode, table_of
 
 if TYPE_CHECKING:
     import h5py
+
+    from panoseg.maps.inspect import Inspection
 
 UploadKind = Literal["outline", "register", "cube", "photo", "codes"]
 FORMATS = (
@@ -44,6 +50,9 @@ _MARKS = {
 }
 _MAX_COLUMN_LENGTH = 100
 _MAX_DRAWN_POINTS = 5000
+_MAX_DAYS, _MAX_LINES, _MAX_TEXT = 1000, 40, 800
+_FEWEST_DATES = 2
+_THREADS = 2  # each takes address space, which is bounded
 
 
 def suffix_of(path: Path) -> str:
@@ -92,14 +101,11 @@ def inspect(path: Path) -> tuple[UploadKind, dict[str, Any]]:
     if path.suffix in (".jpg", ".png", ".bmp", ".gif", ".tif", ".webp"):
         return "photo", _photo(path)
     if path.suffix == ".nc":
-        return "cube", _cube(path)
+        return "cube", _season(path, ReadOptions(), kept=False)
     if path.suffix == ".csv":
         return "codes", _codes(path)
-    if path.suffix == ".zip":
-        entries = check_archive(path)
-        if zarr_root(entries) is not None:
-            check_codecs(path, entries)
-            return "cube", {"format": "Zarr"}
+    if path.suffix == ".zip" and zarr_root(check_archive(path)) is not None:
+        return "cube", _season(path, ReadOptions(), kept=False)
     if path.suffix != ".parquet":
         try:
             return "outline", _outline(path)
@@ -129,25 +135,89 @@ def _photo(path: Path) -> dict[str, Any]:
     return {"width": image.width, "height": image.height}
 
 
-def _cube(path: Path) -> dict[str, Any]:
-    from panoseg.cube.check import check_cube
-    from panoseg.cube.open import open_cube, reading
-    from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M
+def inspect_season(path: Path, options: ReadOptions) -> dict[str, Any]:
+    """Read an uploaded season again, with what its file does not say, and return its summary.
 
-    check_contained(path)
-    try:
-        with reading(path):
-            cube = check_cube(open_cube(path), PASTIS_BANDS)
-    except PanosegError as error:
-        raise _about_upload(error, path) from error
-    days = cube["time"].values.astype("datetime64[D]").astype(str)
-    return {
-        "format": "NetCDF",
-        "dates": len(days),
-        "first": days[0],
-        "last": days[-1],
-        "km2": float(cube.sizes["y"] * cube.sizes["x"] * PIXEL_M**2 / 1e6),
+    If it cannot be read, the summary says why.
+    """
+    return _season(path, options, kept=True)
+
+
+def _season(path: Path, options: ReadOptions, *, kept: bool) -> dict[str, Any]:
+    """Return the summary of a season.
+
+    Args:
+        path: The file.
+        options: What the file does not say.
+        kept: Whether every problem is part of the summary; if not, one that no option solves is
+            raised.
+    """
+    import dask
+
+    from panoseg.maps.inspect import describe_unusable, inspect_cube
+
+    zipped = path.suffix == ".zip"
+    if zipped:
+        check_codecs(path, check_archive(path))
+    else:
+        check_contained(path)
+    summary: dict[str, Any] = {
+        "format": "Zarr" if zipped else "NetCDF",
+        "problem": None,
+        "rows": [],
+        "warnings": [],
+        "days": [],
+        "content": [],
+        "read": options.to_json(),
     }
+    with dask.config.set(num_workers=_THREADS):
+        try:
+            found = inspect_cube(path, options).inspection
+        except PanosegError as error:
+            refused = _about_upload(error, path)
+            if not kept and not names_field(str(refused)):
+                raise refused from error
+            summary["problem"] = _shown(str(refused), path)
+            summary["content"] = [_shown(line, path) for line in describe_unusable(path)]
+            return summary
+    return summary | _understood(found, path)
+
+
+def _understood(found: Inspection, path: Path) -> dict[str, Any]:
+    """Return how a season is understood, as JSON."""
+    used = sum(day.used for day in found.dates)
+    problem, warnings = None, found.warnings
+    if used < _FEWEST_DATES:
+        problem = (
+            f"Only {used} of the {len(found.dates)} dates can be used, and a map needs at least"
+            " two: choose other days, or upload a longer season."
+        )
+        warnings = tuple(text for text in warnings if not text.startswith("Only "))
+    return {
+        "problem": problem,
+        "dates": len(found.dates),
+        "used": used,
+        "first": found.dates[0].date,
+        "last": found.dates[-1].date,
+        "km2": float(found.height * found.width * found.pixel_m**2 / 1e6),
+        "rows": [[label, _shown(text, path)] for label, text in found.rows()],
+        "warnings": [_shown(text, path) for text in warnings[:_MAX_LINES]],
+        "days": [
+            {
+                "date": day.date,
+                "used": day.used,
+                "reason": _shown(day.reason, path),
+                "clear": None if day.clear is None or math.isnan(day.clear) else day.clear,
+            }
+            for day in found.dates[:_MAX_DAYS]
+        ],
+    }
+
+
+def _shown(text: str, path: Path) -> str:
+    """Return a text of bounded length for a page and the database."""
+    words = in_field_words(_without_path(text, path))
+    return "".join(letter if letter.isprintable() else " " for letter in words)[:_MAX_TEXT]
 
 
 def _outline(path: Path) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from panoseg.app.database import (
     user_lock_key,
 )
 from panoseg.app.limits import ConcurrencyLimit
+from panoseg.app.requests import ReadChoices, parse_read
 from panoseg.app.settings import AppSettings, Limits
-from panoseg.app.upload_content import UploadKind, inspect, suffix_of
+from panoseg.app.upload_content import UploadKind, inspect, inspect_season, suffix_of
 from panoseg.errors import (
     AppError,
     LimitError,
@@ -61,7 +62,7 @@ class Upload:
     """Size of the file."""
     summary: dict[str, Any]
     """Description of the content: km2 and notes of an outline, parcels of a register, width and
-    height of a photo, and so on.
+    height of a photo, how a season is understood or why it is not, and so on.
     """
     created: datetime
     """Time of the upload in UTC."""
@@ -118,6 +119,7 @@ class Uploads:
     def __init__(self, settings: AppSettings, database: Database) -> None:
         self.settings, self.database = settings, database
         self._receiving = ConcurrencyLimit("uploads", per_user=4, total=24)
+        self._checking = ConcurrencyLimit("checks of seasons", per_user=2, total=8)
 
     def save(self, owner: str, name: str, chunks: Iterable[bytes]) -> Upload:
         """Save an upload that arrives in chunks; raises as ``receiving`` and ``keep``."""
@@ -180,6 +182,28 @@ class Uploads:
             session.add(row)
             with _output_errors(folder):
                 os.replace(upload.path, folder / row.file)
+            return _view(row)
+
+    def check_season(self, owner: str, id: str, read: ReadChoices | dict[str, Any]) -> Upload:
+        """Read an uploaded season again, with what its file does not say.
+
+        Raises:
+            NotFoundError: There is no such upload, or it belongs to somebody else.
+            AppError: The upload is no season, or a field is not understood.
+            LimitError: The user has too many checks in progress.
+            BusyError: All users together have too many in progress.
+        """
+        upload, path = self.get(owner, id), self.path(owner, id)
+        if upload.kind != "cube":
+            raise AppError(f"The upload is of the kind {upload.kind}; only a season is checked.")
+        options = parse_read(read).options()
+        with self._checking.slot(owner):
+            if not path.is_file():
+                raise NotFoundError("The uploaded file is gone; upload it again.")
+            summary = run_confined(UPLOAD, inspect_season, path, options)
+        with self.database.writing() as session:
+            row = _row(session.get(UploadRow, id), owner, id)
+            row.summary = summary
             return _view(row)
 
     def get(self, owner: str, id: str) -> Upload:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,7 @@ import tyro
 from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.cli import Verbs, parse, run_verb
 from panoseg.cli.terminal import say
+from panoseg.cube.options import ReadOptions
 from panoseg.errors import AppError, ConfigError, require
 
 if TYPE_CHECKING:
@@ -153,10 +154,18 @@ class JobOptions:
     linearly.
     """
 
+    read: Annotated[ReadOptions, tyro.conf.arg(name="")] = field(default_factory=ReadOptions)
+    """What the file of --cube does not say about itself."""
+
     def __post_init__(self) -> None:
         places = ("sample", "area", "cube", "photo")
         if sum(getattr(self, name) is not None for name in places) != 1:
             raise ConfigError("Pass exactly one of --sample, --area, --cube and --photo.")
+        if self.cube is None and self.read.to_json():
+            raise ConfigError(
+                "--bands, --nodata, --scale, --offset, --crs, --season-start, --from and --to need"
+                " --cube; leave them out."
+            )
         if self.area is not None and self.season is None:
             raise ConfigError("--area needs a harvest year; add e.g. --season 2024.")
         if self.photo is not None and (self.register is not None or self.tta is not None):
@@ -249,7 +258,10 @@ def _request(client: Client, options: JobOptions) -> dict[str, Any]:
 def _source(client: Client, options: JobOptions) -> dict[str, Any]:
     year = {} if options.season is None else {"year": options.season}
     if options.cube is not None:
-        return {"type": "cube", "upload": client.upload(options.cube)["id"]}
+        upload, read = client.upload(options.cube)["id"], options.read.to_json()
+        if read:
+            client.check_season(upload, read)  # the job is refused if the season still is
+        return {"type": "cube", "upload": upload, "read": read}
     if options.area is not None:
         return {
             "type": "catalogue",

@@ -25,7 +25,8 @@ from panoseg.app.pages.frame import (
     with_error_messages,
 )
 from panoseg.app.pages.place import PlaceMap, middle_of, outline_from_text
-from panoseg.errors import PanosegError
+from panoseg.app.pages.season import SeasonCard
+from panoseg.errors import AppError, PanosegError
 
 _CATALOGUES = {
     "earth-search": "Earth Search (AWS, free)",
@@ -55,7 +56,7 @@ class StartPage:
         self.name, self.register_url = "", ""
         self.outline: dict[str, Any] | None = None
         self.outline_upload: dict[str, Any] | None = None
-        self.cube: dict[str, Any] | None = None
+        self.season = SeasonCard(visit, self.changed)
         self.register: dict[str, Any] | None = None
         self._changes = 0
 
@@ -120,8 +121,7 @@ class StartPage:
                 self._cube_uploaded,
                 self._max_mib,
             )
-            if self.cube:
-                ui.label(f"{self.cube['name']}, {size(self.cube['bytes'])}").classes("quiet")
+            self.season.build()
 
     def _own_place(self) -> None:
         ui.label("Draw a polygon on the map, or:").classes("quiet")
@@ -225,9 +225,9 @@ class StartPage:
         self.changed()
 
     async def _cube_uploaded(self, upload: dict[str, Any]) -> None:
-        self.cube = upload
-        self._place.refresh()
-        self.changed()
+        if upload["kind"] != "cube":
+            raise AppError(f"This file is a {upload['kind']}, not a season; choose another.")
+        self.season.show(upload)
 
     async def _register_uploaded(self, upload: dict[str, Any]) -> None:
         self.register = upload
@@ -256,7 +256,7 @@ class StartPage:
         if self.kind == "sample":
             return f"Sample place {int(self.landscape or 0)}"
         if self.kind == "cube":
-            return str((self.cube or {}).get("name"))
+            return str((self.season.upload or {}).get("name"))
         if self.outline_upload:
             return f"{PurePath(self.outline_upload['name']).stem[:80]}, {self.year}"
         return f"{middle_of(self.outline or {})}, {self.year}"
@@ -265,7 +265,7 @@ class StartPage:
         if self.kind == "sample":
             return {"type": "sample", "size": self.size, "seed": int(self.landscape or 0)}
         if self.kind == "cube":
-            return {"type": "cube", "upload": self.cube["id"]} if self.cube else None
+            return self.season.source()
         if not (self.outline or self.outline_upload):
             return None
         place = (
@@ -296,7 +296,7 @@ class StartPage:
             return
         request = self.request()
         self._show(
-            _missing(self.kind) if request is None else "Looking for images …",
+            self._missing() if request is None else "Looking for images …",
             ready=False,
         )
         if request is None:
@@ -312,6 +312,12 @@ class StartPage:
             raise
         if change == self._changes and not self.card.is_deleted:
             self._show(estimate, ready=True)
+
+    def _missing(self) -> str:
+        """Return what has to be entered next."""
+        if self.kind == "cube":
+            return self.season.missing
+        return "Choose an area: draw, type or upload it."
 
     def _show(self, content: Estimate | str, *, ready: bool, wrong: bool = False) -> None:
         self.button.set_enabled(ready)
@@ -363,15 +369,6 @@ def latest_harvest(today: date) -> int:
     (2025, 2026)
     """
     return today.year if today.month > _LAST_MONTH else today.year - 1
-
-
-def _missing(kind: str) -> str:
-    """Return what has to be entered next."""
-    texts = {
-        "cube": "Choose a file with a season of images.",
-        "catalogue": "Choose an area: draw, type or upload it.",
-    }
-    return texts[kind]
 
 
 def start_page(visit: Visit) -> None:
