@@ -132,6 +132,7 @@ def in_field_words(text: str) -> str:
     def quoted(found: re.Match[str]) -> str:
         return f'"{found[2]}" in {field(found)} {found[3]}'
 
+    starts = text.startswith("--")
     text = re.sub(r"--(?:year|min-dates|min-clear),? (?:or )?", "", text)  # no fields of the page
     text = re.sub(rf"^{_OPTION} (.+?) (is no|lies)\b", quoted, text)
     text = re.sub(rf"(?<=e\.g\. ){_OPTION} ", "", text)
@@ -141,7 +142,7 @@ def in_field_words(text: str) -> str:
     text = re.sub(rf"\bwith (?={_OPTION})", "in ", text)
     text = re.sub(rf"\bpass (?={_OPTION})", "fill in ", text)
     text = re.sub(_OPTION, field, text)
-    return text[:1].upper() + text[1:]
+    return text[:1].upper() + text[1:] if starts else text
 
 
 class CubeSource(_Strict):

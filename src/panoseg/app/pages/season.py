@@ -24,14 +24,14 @@ _SHOWN_ROWS = (
     "Data",
 )
 _HINTS = {
-    "bands": "Band=its name in the file: B02=blue,B08=nir",
-    "nodata": "such as -9999",
-    "scale": "such as 0.0001",
-    "offset": "such as -1000",
-    "crs": "such as EPSG:32631",
-    "season_start": "month and day: 05-01",
-    "first": "such as 2019-05-01",
-    "last": "such as 2020-01-31",
+    "bands": "e.g. B02=blue,B03=green,B04=red",
+    "nodata": "e.g. -9999",
+    "scale": "e.g. 0.0001",
+    "offset": "e.g. -1000",
+    "crs": "e.g. EPSG:32631",
+    "season_start": "e.g. 05-01",
+    "first": "e.g. 2019-05-01",
+    "last": "e.g. 2020-01-31",
 }
 _LONGEST = {"bands": 1000}
 _MAX_LENGTH = 60
@@ -90,11 +90,11 @@ class SeasonCard:
             self._dates(summary)
             if summary.get("content"):
                 _folded("What the file holds", [escape(line) for line in summary["content"]])
-            self._correction(opened=bool(summary.get("problem") or summary.get("read")))
+            self._correction(opened=bool(summary.get("problem")))
 
     def _rows(self, summary: dict[str, Any]) -> None:
         cells = "".join(
-            f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>"
+            f"<dt>{escape(label)}</dt><dd>{escape(_short(label, text))}</dd>"
             for label, text in summary.get("rows", ())
             if label in _SHOWN_ROWS
         )
@@ -168,6 +168,13 @@ def _folded(title: str, lines: list[str]) -> None:
             f'<ul class="lines" tabindex="0" aria-label="{escape(title)}">{items}</ul>',
             sanitize=False,
         )
+
+
+def _short(label: str, text: str) -> str:
+    """Return the text of a row without line breaks in pairs of bands, and without the corner."""
+    if label == "Bands":
+        return text.replace(" = ", "\u00a0=\u00a0")
+    return text.partition(";")[0] if label == "Place" else text
 
 
 def _clear(day: dict[str, Any]) -> str:
