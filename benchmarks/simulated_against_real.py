@@ -59,12 +59,16 @@ def simulated(style: str, seasons: int, size: int) -> Iterator[Seen]:
 
 
 def real(cube: Path, labels: Path) -> Seen:
-    """A cube with SCL, and a label image."""
+    """A cube with SCL, and a label image; dates of other seasons are left out."""
     with xr.open_dataset(cube) as data:
+        times = pd.to_datetime(data["time"].values)
+        start = pd.Timestamp(times[len(times) // 2].year - 1, START.month, START.day)
+        days_T = (times - start).days.to_numpy()
+        data = data.isel(time=np.flatnonzero((days_T >= 0) & (days_T < 426)))
         images_TCHW = np.stack([data[band].values for band in PASTIS_BANDS], axis=1)
         clear_THW = ~np.isin(data["SCL"].values, CLOUDED_SCL) & (images_TCHW > 0).all(1)
-        days_T = (pd.to_datetime(data["time"].values) - pd.Timestamp(START)).days.to_numpy()
-    return Seen(images_TCHW, clear_THW, days_T % 425, np.load(labels))
+    days_T = days_T[(days_T >= 0) & (days_T < 426)]
+    return Seen(images_TCHW, clear_THW, days_T, np.load(labels))
 
 
 def composites(seen: Seen) -> np.ndarray:

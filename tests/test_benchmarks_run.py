@@ -43,6 +43,7 @@ TINY = {
     ),
     "real_season.py": "season.nc truth.gpkg",
     "same_budget.py": "out --epochs 1 --patches 10 --threads 1 --names pastis-utae",
+    "simulated_against_real.py": "--seasons 1 --size 48",
     "simulation.py": "1",
     "stack_frames.py": "",
 }
