@@ -249,6 +249,14 @@ def test_shares_and_sizes_are_those_asked_for():
     assert 12 < small < 60 < large < 300
 
 
+def test_fields_of_a_few_pixels_are_void():
+    found = season(land=("strips",), median_field=8.0)
+    sizes = np.bincount(found.parcels_HW.ravel())
+    tiny_HW = (sizes < 6)[found.parcels_HW] & (found.parcels_HW > 0)
+    assert tiny_HW.any()
+    assert (found.classes_HW[tiny_HW] == VOID).all()
+
+
 def test_drawn_labels_have_idle_grass_and_split_fields():
     declared, drawn = (
         land_of(2, (96, 96), labels=labels, fields_share=0.5) for labels in ("declared", "drawn")

@@ -10,19 +10,21 @@ Shape suffixes: N cells of a node, H W pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
 
 from panoseg.simulation.landscape import CELL_M, CELLS, HECTARE_CELLS, Landscape
 from panoseg.simulation.noise import smooth_noise
-from panoseg.simulation.options import MEADOW, Material, Region, SimulationOptions
+from panoseg.simulation.options import MEADOW, VOID, Material, Region, SimulationOptions
 from panoseg.simulation.style import Style
 from panoseg.simulation.villages import Settlement
 
 _MARGIN = 12
 """Pixels simulated beyond each side."""
+_TINY_PIXELS = 6
+"""Number of pixels below which a field in a patch is void."""
 _FIELDS, _VILLAGE, _WOOD, _OPEN = range(4)
 """Uses of a piece of land."""
 _MINIMUM_HA = (0.5, 0.5, 0.4)
@@ -41,7 +43,14 @@ def make_countryside(
     land = Countryside((size[0] + 2 * margin, size[1] + 2 * margin), region, style, options, rng)
     land.divide()
     land.finish()
-    return land.landscape(margin)
+    drawn = land.landscape(margin)
+    if not options.void:
+        return drawn
+    # Nobody could draw so small a piece; it counts neither as a field nor as none.
+    pixels = np.bincount(drawn.parcels_HW.ravel())
+    tiny_HW = (pixels < _TINY_PIXELS)[drawn.parcels_HW] & (drawn.parcels_HW > 0)
+    classes_HW = np.where(tiny_HW, VOID, drawn.classes_HW).astype(np.uint8)
+    return replace(drawn, classes_HW=classes_HW)
 
 
 @dataclass(frozen=True)
