@@ -497,6 +497,16 @@ def test_the_command_takes_a_file_of_parcels(tmp_path, fields, capsys):
     maps = ["--parcel-maps", str(tmp_path / "data/ANNOTATIONS")]
     assert main(["simulate", str(tmp_path / "two"), *arguments, *patches, *maps]) == 2
     assert "two layouts" in capsys.readouterr().err
+    with_layers = tmp_path / "layers.gpkg"
+    for layer in ("fields", "grids"):
+        fields.to_file(with_layers, layer=layer)
+    arguments[-1] = str(with_layers)
+    assert main(["simulate", str(tmp_path / "three"), *arguments, *patches]) == 2
+    assert (
+        main(["simulate", str(tmp_path / "three"), *arguments, *patches, "--layer", "fields"]) == 0
+    )
+    assert main(["simulate", str(tmp_path / "four"), "--layer", "fields"]) == 2
+    assert "need --parcels" in capsys.readouterr().err
     with pytest.raises(DatasetError, match="no parcel"):
         ParcelFile.of(fields[:0])
 

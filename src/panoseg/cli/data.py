@@ -17,6 +17,8 @@ from panoseg.register.options import DatasetOptions, FetchOptions, RegisterOptio
 from panoseg.simulation.options import PhotographOptions, SimulationOptions
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
     from panoseg.simulation import Layout
 
 
@@ -232,6 +234,7 @@ def simulate(
     workers: int | None = None,
     options: Annotated[SimulationOptions, tyro.conf.arg(name="")] = SimulationOptions(),  # noqa: B008
     photographs: PhotographOptions = PhotographOptions(),  # noqa: B008
+    reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008
 ) -> None:
     """Write simulated seasons as a dataset or as one cube, or simulated photographs.
 
@@ -263,8 +266,9 @@ def simulate(
         workers: Processes; by default one for each core.
         options: How seasons are simulated.
         photographs: How photographs are simulated.
+        reading: How the file of --parcels is read.
     """
-    given = parcel_maps is not None or parcels is not None
+    given = parcel_maps is not None or parcels is not None or reading != VectorOptions()
     _check_layout(layout, options, photographs, cube or centres or given)
     if cube:
         if layout != "pastis" or parcel_maps is not None or centres or workers is not None:
@@ -274,9 +278,8 @@ def simulate(
             )
         from panoseg.simulation.cube import write_cube
 
-        window = None
-        if parcels is not None:
-            window = _parcel_file(parcels, (size, size), seed, options)
+        register = _register(parcels, reading)
+        window = None if register is None else _window(register, (size, size), seed, options)
         write_cube(folder, (size, size), seed, options, window)
         print(
             f"cube.nc and parcels.gpkg in {folder}; map it with: panoseg map {folder / 'cube.nc'}"
@@ -288,21 +291,31 @@ def simulate(
         write_photographs(folder, patches, (size, size), seed, photographs, workers)
         print(f"{patches} photographs of {size} x {size} pixels in {folder}")
     else:
-        layouts = parcel_maps, parcels
+        layouts = parcel_maps, _register(parcels, reading)
         _write_dataset(folder, patches, size, seed, layout, layouts, centres, workers, options)
 
 
-def _parcel_file(
-    path: Path, size: tuple[int, int], seed: int, options: SimulationOptions
+def _register(path: Path | None, reading: VectorOptions) -> GeoDataFrame | None:
+    """Read the file of --parcels, where there is one."""
+    if path is None:
+        if reading != VectorOptions():
+            raise ConfigError("--layer, --encoding, --crs and --allow-virtual need --parcels.")
+        return None
+    from panoseg.maps.read_parcels import read_parcels
+
+    return read_parcels(path, options=reading)
+
+
+def _window(
+    register: GeoDataFrame, size: tuple[int, int], seed: int, options: SimulationOptions
 ) -> Layout:
-    """Return a window of a file of parcels."""
+    """Return a window of real parcels."""
     import numpy as np
 
-    from panoseg.maps.read_parcels import read_parcels
     from panoseg.simulation.layout import ParcelFile
 
     rng = np.random.default_rng((seed, 1))
-    return ParcelFile.of(read_parcels(path)).window(size, rng, options.field_size)
+    return ParcelFile.of(register).window(size, rng, options.field_size)
 
 
 def _check_layout(
@@ -326,15 +339,14 @@ def _write_dataset(
     size: int,
     seed: int,
     layout: str,
-    layouts: tuple[Path | None, Path | None],
+    layouts: tuple[Path | None, GeoDataFrame | None],
     centres: bool,
     workers: int | None,
     options: SimulationOptions,
 ) -> None:
-    from panoseg.maps.read_parcels import read_parcels
     from panoseg.simulation.write import write_pastis, write_s2tsczcrop
 
-    parcel_maps, parcels = layouts[0], None if layouts[1] is None else read_parcels(layouts[1])
+    parcel_maps, parcels = layouts
     side = (size, size)
     if layout == "pastis":
         write_pastis(
