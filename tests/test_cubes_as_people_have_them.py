@@ -477,6 +477,17 @@ def test_the_scale_is_judged_where_data_are(tmp_path, land):
     assert found["B03"].values[4, 2, 2] == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("nodata", [-9999, -999, -99])
+def test_much_undeclared_no_data_does_not_hide_the_scale(tmp_path, nodata):
+    cube = make_cube(32).astype(np.float32) / 1e4
+    for band in PASTIS_BANDS:
+        cube[band].attrs.clear()
+        cube[band].values[:, 8:] = nodata
+    found = read(tmp_path, cube).cube["B03"].values
+    assert np.isnan(found[:, 8:]).all()
+    np.testing.assert_allclose(found[:, :8], make_cube(32)["B03"].values[:, :8], atol=0.01)
+
+
 def test_an_offset_that_was_subtracted_twice_is_named(tmp_path, season):
     cube = season.copy(deep=True)
     for band in PASTIS_BANDS:

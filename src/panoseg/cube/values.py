@@ -40,6 +40,8 @@ _NODATA_KEYS = (
 _DECODED_KEYS = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
 _UNSTATED_NODATA = -999.0
 """The one usual number for no data that lies inside the range of reflectance x 10 000."""
+_USUAL_NODATA = (-32768.0, -9999.0, -999.0, -99.0, 32767.0, 65535.0)
+"""Numbers that say nothing about the scale of the others."""
 _LEAST_SHARE = 0.001  # of sampled values that makes an unstated number no data
 _SAMPLED_DATES = 7
 _SAMPLED_SIDE = 32  # pixels a side of a sampled square
@@ -325,7 +327,7 @@ def _judge_scale(sample: _Sample) -> dict[str, Any]:
             "The cube holds only 0 and NaN where it was sampled, instead of reflectance x 10 000:"
             " check the area and the dates."
         )
-    possible = np.abs(values[np.abs(values) <= HIGHEST])
+    possible = np.abs(values[(np.abs(values) <= HIGHEST) & ~np.isin(values, _USUAL_NODATA)])
     if possible.size == 0:
         raise CubeError(
             f"The cube has values around {np.median(values):g}, which are no reflectance x 10 000:"
@@ -348,8 +350,8 @@ def _judge_scale(sample: _Sample) -> dict[str, Any]:
             f" with --scale, e.g. --scale {0.01 if high <= _PERCENT else 0.0001:g}."
         )
     for band in sample.bands:
-        own = np.abs(sample.pooled([band]))
-        own = own[own <= HIGHEST]
+        own = sample.pooled([band])
+        own = np.abs(own[(np.abs(own) <= HIGHEST) & ~np.isin(own, _USUAL_NODATA)])
         if own.size == 0:
             continue
         is_fraction = np.quantile(own, 0.9) <= 2.0 and np.mean(own != np.round(own)) > 0.1
