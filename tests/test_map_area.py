@@ -242,3 +242,11 @@ def test_killed_at_random_moments_and_started_again(server, weights, mapped, tmp
     )
     assert ours.drop(columns="geometry").equals(whole.drop(columns="geometry"))
     assert ours.geometry.geom_equals(whole.geometry).all()
+
+
+def test_asked_days_are_fetched(server, weights, tmp_path):
+    assert main(words(server, tmp_path, weights, "--from", DAYS[1], "--min-dates", 1)) == 0
+    record = json.loads((tmp_path / "map" / "map.json").read_text())
+    assert record["dates"] == list(DAYS[1:])
+    assert not any("outside of the season" in note for note in record["notes"])
+    assert record["options"]["read"] == {"first": DAYS[1]}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -20,11 +21,12 @@ import rasterio
 from shapely.geometry.base import BaseGeometry
 
 from panoseg.cube.fetch import CubeRequest, fetch_cube, requested_area
-from panoseg.cube.options import AreaOptions, CubeOptions
+from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError, require
 from panoseg.files import hold_folder, new_folder, output_error
 from panoseg.imagery.area import read_area
+from panoseg.imagery.sentinel2 import season_span
 from panoseg.maps.assemble import Assembled, assemble
 from panoseg.maps.compare import Comparison
 from panoseg.maps.inputs import GivenWeights, open_inputs
@@ -301,7 +303,7 @@ def map_area(
     _ = given.weights  # damaged ones are reported before a season is fetched
     request = CubeRequest(
         wanted.area,
-        *read_area(wanted.area).season(wanted.season, given.card.season_start),
+        *_days_to_fetch(wanted.area, wanted.season, given.card.season_start, options.read),
         wanted.catalog,
         wanted.collection,
         wanted.yes,
@@ -322,6 +324,17 @@ def map_area(
         return map_cube(
             cube, given, out, chosen, truth, declared_only, within=area.outline, running=running
         )
+
+
+def _days_to_fetch(
+    area: Path, year: int, start: tuple[int, int], read: ReadOptions
+) -> tuple[date, date]:
+    """Return the first and the last day of a season, or those that are asked for."""
+    if read.start is None:
+        first, last = read_area(area).season(year, start)
+    else:
+        first, last = season_span(year, read.start)
+    return read.days[0] or first, read.days[1] or last
 
 
 def _begin(out: Path) -> None:
