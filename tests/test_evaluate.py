@@ -349,7 +349,7 @@ def test_import_says_what_is_missing_and_writes_nothing(authors, data, tmp_path,
         main(["weights", "import", str(authors), str(tmp_path / "ours"), "--data", str(data)]) == 2
     )
     (authors / "Fold_5" / "away").rename(authors / "Fold_5" / "model.pth.tar")
-    assert "Fold_5" in capsys.readouterr().err
+    assert "has weights of folds 1, 2, 3, 4 alone; pass --fold 1" in capsys.readouterr().err
     assert not (tmp_path / "ours").exists()
 
 

@@ -657,7 +657,7 @@ def test_memory_is_bounded_by_the_window(tmp_path, monkeypatch):
     options, peaks = replace(SMALL, size=128), []
     for size in (512, 10_980):
         cube = lazy_cube(size)
-        monkeypatch.setattr(images, "open_season", lambda path, year, cube=cube: (cube, 2019))
+        monkeypatch.setattr(images, "open_season", lambda path, year, read, cube=cube: (cube, 2019))
         corner = size - size % 512 - 512
         windows = [
             Window(corner + 128 * i, corner + 128 * j, 128, 128) for i in range(4) for j in range(4)
