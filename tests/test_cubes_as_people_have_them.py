@@ -434,11 +434,12 @@ def test_combinations_of_ways(tmp_path_factory, season, ways, form):
     assert_same(found.cube, season)
 
 
-def test_no_data_of_the_scene_classification(tmp_path, season):
+@pytest.mark.parametrize(("nothing", "dtype"), [(0, "uint8"), (np.nan, "float32")])
+def test_no_data_of_the_scene_classification(tmp_path, season, nothing, dtype):
     cube = season.copy(deep=True)
     classes = np.full(cube["B02"].shape, 4, np.uint8)
     classes[4, :, 10:] = 0
-    cube["SCL"] = (("time", "y", "x"), classes)
+    cube["SCL"] = (("time", "y", "x"), np.where(classes == 0, nothing, classes).astype(dtype))
     found = read(tmp_path, cube)
     assert np.isnan(found.cube["B8A"].values[4, :, 10:]).all()
     assert np.isfinite(found.cube["B8A"].values[4, :, :10]).all()
@@ -513,6 +514,37 @@ def test_the_offset_of_newer_baselines_is_subtracted_once(tmp_path, applied):
     found = read(tmp_path, cube)
     np.testing.assert_allclose(found.cube["B04"].values, season["B04"].values)
     assert any("2022-03-04 on hold the offset" in note for note in found.notes) != applied
+
+
+@pytest.mark.parametrize("stated", ["--offset", "add_offset", "--offset 0", "the baseline"])
+def test_a_stated_offset_is_the_only_one_and_leaves_gaps(tmp_path, season, stated):
+    """Also over bright land, where the numbers do not show whether an offset was subtracted."""
+    bright = season + 1500
+    cube = bright.fillna(-1000) + 1000  # gaps are 0
+    for name, array in cube.data_vars.items():
+        cube[name] = array.astype(np.uint16)
+        cube[name].encoding["_FillValue"] = None
+        if stated == "add_offset":
+            cube[name].attrs |= {"scale_factor": 1e-4, "add_offset": "-0.1"}
+    cube = cube.assign_coords({"s2:processing_baseline": ("time", ["05.09"] * len(DATES))})
+    given = {"--offset": "-1000", "--offset 0": "0"}.get(stated)
+    found = read(tmp_path, cube, options=ReadOptions(offset=given)).cube
+    assert_same(found, bright + (1000 if given == "0" else 0), tolerance=0.01)
+
+
+def test_a_twice_subtracted_offset_is_named_in_stored_numbers(season):
+    cube = (season * 0.2 - 1000) / 100  # percent
+    with pytest.raises(CubeError, match=r"--offset 10\."):
+        read_dataset(cube, PASTIS_BANDS, ReadOptions(scale=0.01))
+
+
+def test_numbers_of_a_made_cube_that_were_changed_are_judged(season):
+    record = {"scenes": {}, "clear": {}, "left_out_dates": {}, "left_out_scenes": {}, "notes": []}
+    made = season.assign_attrs(panoseg=json.dumps(record))
+    with xr.set_options(keep_attrs=True):
+        found = read_dataset(made / 1e4, PASTIS_BANDS)
+    assert_same(found.cube, season)
+    assert found.decoding.scale == "reflectance 0 to 1, from its values"
 
 
 def test_an_offset_that_may_be_left_is_noted(tmp_path):

@@ -24,7 +24,7 @@ from panoseg.cube.metadata import (
 from panoseg.cube.options import ReadOptions
 from panoseg.cube.report import OPENED, RECORD, report_of
 from panoseg.cube.times import decode_times, is_time, one_time_a_day
-from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata
+from panoseg.cube.values import Decoding, as_reflectance, decode, stated_nodata, states_offset
 from panoseg.errors import CubeError
 from panoseg.imagery.sentinel2 import PIXEL_M, SCENE_CLASSIFICATION
 
@@ -125,9 +125,15 @@ def read_dataset(
         stored_scale=_stored_scale(named[bands[0]]),
     )
     decoded = decode(named, bands, options, cube.attrs)
-    known = report_of(cube) is not None
+    if newer_T is not None and states_offset(named, bands, options):
+        newer_T = np.zeros_like(newer_T)  # it is not subtracted once more
+    # Other programs keep the attributes of a cube whose numbers they change to fractions.
+    known = report_of(cube) is not None and all(
+        np.issubdtype(named[band].dtype, np.integer) for band in bands
+    )
     if options.scale is not None:
-        known, decoding = True, replace(decoding, factor=1e4, scale="--scale", stored_scale=1e-4)
+        known = True
+        decoding = replace(decoding, factor=1e4, scale="--scale", stored_scale=options.scale)
     elif known:
         decoding = replace(decoding, scale="reflectance x 10 000, as panoseg writes it")
     scaled, decoding = as_reflectance(decoded, bands, decoding, known, newer_T)

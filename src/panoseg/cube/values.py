@@ -111,9 +111,11 @@ def decode(
         manual = options.scale is not None or options.stored_offset is not None
         if manual:
             checked |= _manual(checked, options)
-        offset = checked.get("add_offset", 0.0)
-        if np.issubdtype(stored.dtype, np.integer) and offset < 0:
-            nodata.add(0.0)  # in every product of Sentinel-2; scaled it would be below zero
+        # 0 is no data in every product of Sentinel-2; with an offset it would become a number.
+        if options.stored_offset is not None or (
+            np.issubdtype(stored.dtype, np.integer) and checked.get("add_offset", 0.0) < 0
+        ):
+            nodata.add(0.0)
         values = xr.conventions.decode_cf_variable(
             band, stored.variable.copy(deep=False)._replace(attrs=checked), decode_times=False
         )
@@ -125,6 +127,13 @@ def decode(
             array = _add_offset(array, options, checked.get("scale_factor", 1.0))
         decoded[band] = array
     return cube.assign(decoded)
+
+
+def states_offset(cube: xr.Dataset, bands: Sequence[str], options: ReadOptions) -> bool:
+    """Return whether the user states an offset, or a decoded band one that lowers its numbers."""
+    return options.stored_offset is not None or any(
+        _checked_attributes(band, cube[band].attrs).get("add_offset", 0.0) < 0 for band in bands
+    )
 
 
 def stated_nodata(
@@ -233,7 +242,8 @@ def as_reflectance(
         decoding: What is known so far; ``factor`` is used where ``known``.
         known: Whether the factor is stated, and not to be judged from the values.
         newer_T: bool, dates whose metadata state a processing baseline of 04.00 or newer, and do
-            not say that its offset was subtracted; None where metadata state no baseline.
+            not say that its offset was subtracted; None where metadata state no baseline. All False
+            where an offset is stated.
 
     Raises:
         CubeError: The values have no scale that is known, or show that an offset is wrong.
@@ -252,11 +262,12 @@ def as_reflectance(
     for band in bands:
         values = cube[band].astype(np.float32) * factor
         if offset_T is not None:
-            values = values - offset_T
+            values = (values - offset_T).where(values != 0)
         if decoding.hidden is not None:
             values = values.where(values != decoding.hidden)
         if decoding.hide_unclassified:
-            values = values.where(cube[SCENE_CLASSIFICATION] != 0)
+            classes = cube[SCENE_CLASSIFICATION]
+            values = values.where(classes.notnull() & (classes != 0))
         scaled[band] = values.where((values >= LOWEST) & (values <= HIGHEST))
     return cube.assign(scaled), decoding
 
