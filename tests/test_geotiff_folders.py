@@ -5,6 +5,7 @@ All forms hold the same numbers, so each must give the same cube.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -694,6 +695,14 @@ def test_a_stopped_conversion_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             convert_cube(tmp_path / "season.nc", tmp_path / "a.zarr")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["season.nc"]
+    with monkeypatch.context() as patched:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patched.setattr(convert, "_int16", full)
+        with pytest.raises(OutputError, match=r"a\.zarr.*[Ss]pace"):
+            convert_cube(tmp_path / "season.nc", tmp_path / "a.zarr")
     killed = tmp_path / "a.zarr.unfinished" / "a.zarr"
     killed.mkdir(parents=True)
     (killed / "zarr.json").write_text("{")

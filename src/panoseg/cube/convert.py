@@ -93,8 +93,7 @@ def convert_cube(
         with hold_folder(work, output=out):
             _empty(work, out)
             try:
-                with reading(source):
-                    _write(cube, bands, work / out.name, days, clear, record)
+                _write(source, cube, bands, work / out.name, days, clear, record)
                 os.rename(work / out.name, out)
             finally:
                 discard(work)
@@ -120,6 +119,7 @@ def _empty(work: Path, out: Path) -> None:
 
 
 def _write(
+    source: Path,
     cube: xr.Dataset,
     bands: Sequence[str],
     path: Path,
@@ -138,7 +138,8 @@ def _write(
     for window in track(windows, "windows written", len(windows)):
         part = cube.isel(y=window.rows, x=window.columns)
         for band in written:
-            values_TYX = part[band].compute(scheduler="threads").values
+            with reading(source):  # writing has its own errors
+                values_TYX = part[band].compute(scheduler="threads").values
             numbers_TYX = (
                 _classes(values_TYX) if band == SCENE_CLASSIFICATION else _int16(values_TYX)
             )
