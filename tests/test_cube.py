@@ -8,9 +8,10 @@ from datetime import date
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numcodecs import Blosc
+from numcodecs import Blosc, Pickle, VLenUTF8
 from zarr.codecs import BloscCodec
 
 from cubes import DATES, make_cube
@@ -101,6 +102,22 @@ def test_chunks_of_blosc_are_read_to_their_end_alone(tmp_path, form, kept):
             chunk.write_bytes(chunk.read_bytes()[:kept])
     with pytest.raises(CubeError, match="cut off"), reading(path):
         open_cube(path)["B02"].compute()
+
+
+def test_no_pickle_is_read(tmp_path):
+    path = save(make_cube(16, DATES[:1], bands=("B02",)), tmp_path / "cube2.zarr")
+    array = zarr.create_array(
+        path / "note",
+        shape=1,
+        dtype=str,
+        zarr_format=2,
+        filters=[VLenUTF8()],
+        compressors=Pickle(),
+        attributes={"_ARRAY_DIMENSIONS": ["note"]},
+    )
+    array[:] = ["text"]
+    with pytest.raises(CubeError, match="pickles, which could run any code"):
+        open_cube(path)
 
 
 def test_zarr_metadata_may_hold_anything(tmp_path):

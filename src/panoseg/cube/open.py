@@ -19,6 +19,7 @@ import numcodecs
 import xarray as xr
 import zarr
 from numcodecs.blosc import Blosc
+from numcodecs.pickles import Pickle
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from zarr.codecs.blosc import BloscCodec
 from zarr.registry import register_codec
@@ -59,6 +60,14 @@ class CheckedBlosc(Blosc):  # type: ignore[misc]  # numcodecs has no types
         return super().decode(buf, out)
 
 
+class RefusedPickle(Pickle):  # type: ignore[misc]  # numcodecs has no types
+    """Pickles in arrays of Zarr 2, which could run any code. Before 0.16.6 numcodecs reads them."""
+
+    def decode(self, buf: Any, out: Any = None) -> Any:  # noqa: ANN401 - as numcodecs has it
+        """Raise ``RuntimeError``."""
+        raise RuntimeError("it holds pickles, which could run any code")
+
+
 class CheckedBloscCodec(BloscCodec):
     """Blosc for arrays of Zarr 3."""
 
@@ -75,8 +84,9 @@ class CheckedBloscCodec(BloscCodec):
 
 @cache
 def use_checked_blosc() -> None:
-    """Make Zarr decode Blosc by these classes in this process."""
+    """Make Zarr decode Blosc by these classes, and no pickles, in this process."""
     numcodecs.register_codec(CheckedBlosc)
+    numcodecs.register_codec(RefusedPickle)
     register_codec("blosc", CheckedBloscCodec)
     zarr.config.set(
         {"codecs.blosc": f"{CheckedBloscCodec.__module__}.{CheckedBloscCodec.__qualname__}"}
