@@ -52,10 +52,12 @@ def table(tmp_path) -> Path:
         "\ufeff" + TABLE,
         TABLE.replace("id,name,kind,colour", "Code,Class,Type,Color").replace("\n", "\r\n"),
         "name,id\nwater,0\nrice,1\nvoid,2\ntea,3\n",
+        "sep=;\nid;name\n\n0;water\n1;rice\n2;void\n3;tea;;\n",
+        "id\tname\n0\twater\n1\trice\n2\tvoid\n3\ttea\n".encode("utf-16"),
     ],
 )
 def test_tables_of_all_programs_are_read(table, text):
-    table.write_text(text, newline="")
+    table.write_bytes(text if isinstance(text, bytes) else text.encode())
     read = read_class_table(table)
     assert read.name == "crops"
     assert [(entry.id, entry.kind) for entry in read.classes] == [
@@ -79,6 +81,7 @@ def test_tables_of_all_programs_are_read(table, text):
         ("id,name\n1,rice\n2,rice\n", "several rows of the name rice"),
         ("id,name,kind\n1,rice,crop\n", "line 2: the kind is 'crop'"),
         ("id,name,colour\n1,rice,green\n", "line 2: the colour is 'green'"),
+        ("id,name\n1,rice\n2,fruits, nuts\n", "line 3 has 3 values, and the first line names 2"),
     ],
 )
 def test_tables_that_are_wrong_are_one_line(table, text, said):

@@ -201,6 +201,11 @@ def table_of(text: str, longest: int = 131_072) -> TextTable:
             if not columns:
                 columns = tuple(values)
                 continue
+            if any(values[len(columns) :]):
+                raise ValueError(
+                    f"line {reader.line_num} has {len(values)} values, and the first line names"
+                    f" {len(columns)} columns; a value with {delimiter!r} in it needs quotes"
+                )
             values += [""] * (len(columns) - len(values))
             rows.append(dict(zip(columns, values, strict=False)))
             lines.append(reader.line_num)

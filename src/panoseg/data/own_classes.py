@@ -6,15 +6,15 @@ name; kind (thing, stuff or void) and colour (#rrggbb) may be left out.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import cast, get_args
 
 from panoseg.classes import PASTIS, ClassTable, Kind, SegmentClass
 from panoseg.data.arrays import map_array
 from panoseg.data.pastis_files import read_metadata
-from panoseg.errors import ConfigError
+from panoseg.errors import ConfigError, PanosegError
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
+from panoseg.text_files import read_text, shortened, table_of
 
 _HIGHEST = 254  # TARGET files have a byte a pixel
 _LARGEST_FILE = 2**20
@@ -37,37 +37,26 @@ def read_class_table(path: Path | str) -> ClassTable:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            raise ConfigError(
-                f"{path} has more than {_LARGEST_FILE} bytes; pass a table of classes."
-            )
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror or error}); pass a CSV file of classes."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not text in UTF-8 ({error}); save it as CSV UTF-8."
-        ) from error
-    head = lines[0] if lines else ""
-    delimiter = max(",;\t", key=head.count)
-    rows = list(csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True))
-    columns = {name.strip().lower(): name for name in (rows[0] if rows else {}) if name}
+        text = read_text(path, _LARGEST_FILE).text
+    except PanosegError as error:
+        raise ConfigError(str(error)) from error
+    try:
+        table = table_of(text)
+    except ValueError as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from error
+    columns = {name.lower(): name for name in table.columns}
     found = {
         key: next((columns[name] for name in names if name in columns), None)
         for key, names in _NAMES.items()
     }
-    if not rows or found["id"] is None or found["name"] is None:
+    if not table.rows or found["id"] is None or found["name"] is None:
         raise ConfigError(
             f"{path} has no columns id and name with a row for each class; its first line is"
-            f" {head[:60]!r}."
+            f" {shortened(text.split(chr(10), 1)[0], 60)!r}."
         )
     entries = [
-        _entry(
-            f"{path}, line {number}", {k: (row.get(c) or "").strip() for k, c in found.items() if c}
-        )
-        for number, row in enumerate(rows, 2)
+        _entry(f"{path}, line {line}", {key: row[name] for key, name in found.items() if name})
+        for line, row in zip(table.lines, table.rows, strict=True)
     ]
     for key in ("id", "name"):
         values = [getattr(entry, key) for entry in entries]
