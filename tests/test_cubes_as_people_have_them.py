@@ -581,6 +581,27 @@ def test_two_coordinate_systems_are_noted(tmp_path, season):
     assert "EPSG:32631, which is used" in note
 
 
+def test_a_part_of_a_file_keeps_the_transform_of_the_whole(season):
+    corner = season.odc.geobox.affine
+    for dx, dy, is_noted in ((-500, 300, False), (-503, 300, True), (500, 300, True)):
+        cube = season.copy(deep=True)
+        cube["spatial_ref"].attrs["GeoTransform"] = f"{corner.c + dx} 10 0 {corner.f + dy} 0 -10"
+        found = read_dataset(cube, PASTIS_BANDS)
+        assert any("another place" in note for note in found.notes) == is_noted
+        assert found.cube.odc.geobox == season.odc.geobox
+
+
+def test_pixels_of_another_size_on_the_ground_are_noted(season):
+    """Web Mercator at 49 degrees north."""
+    cube = without_crs(season)
+    cube = cube.assign_coords(
+        x=254_005 + 10.0 * np.arange(SIZE), y=6_274_865 - 10.0 * np.arange(SIZE)
+    )
+    (note,) = read_dataset(cube, PASTIS_BANDS, ReadOptions(crs="EPSG:3857")).notes
+    assert note.startswith("A pixel has 6.6 m on the ground, because EPSG:3857 stretches")
+    assert read_dataset(season, PASTIS_BANDS).notes == ()
+
+
 def test_a_missing_date_is_counted_and_left_out(tmp_path, season):
     days = np.array([*DATES[:2], "NaT", *DATES[3:]], "datetime64[ns]")
     found = read(tmp_path, season.assign_coords(time=days))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import odc.geo.xr  # noqa: F401 - gives datasets their .odc
 import xarray as xr
+from pyproj import Geod, Transformer
 
 from panoseg.cube.metadata import (
     bands_of_labels,
@@ -33,6 +34,7 @@ SMALLEST_SIDE = 16
 _LARGEST_SIDE = 200_000
 _PIXEL_TOLERANCE = 0.1
 _CORNER_TOLERANCE = 0.01  # of a pixel
+_MOST_STRETCHED = 0.05
 _DIMS = {
     "y": ("y", "northing", "lat", "latitude", "row", "rows", "projection_y_coordinate"),
     "x": ("x", "easting", "lon", "longitude", "column", "columns", "projection_x_coordinate"),
@@ -120,6 +122,7 @@ def read_dataset(
     named = named.drop_vars(others).odc.assign_crs(crs)
     named = _north_up(named)
     _check_grid(named)
+    notes += _stretched(named)
     decoding = Decoding(
         nodata=stated_nodata(named, bands, options, cube.attrs),
         stored_scale=_stored_scale(named[bands[0]]),
@@ -220,8 +223,10 @@ def _place(cube: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
         if not np.issubdtype(values.dtype, np.number) or values.size < 2:
             return cube, []
         first = values.min() if step > 0 else values.max()
-        corners.append(abs(first - origin) < _CORNER_TOLERANCE * abs(step))
-        centres_are.append(abs(first - origin - step / 2) < _CORNER_TOLERANCE * abs(step))
+        pixels = (first - origin) / step
+        corners.append(abs(pixels) < _CORNER_TOLERANCE)
+        # A part of a file keeps the transform of the whole.
+        centres_are.append(pixels > 0 and abs(pixels % 1 - 0.5) < _CORNER_TOLERANCE)
     if all(corners):
         shifted = {dim: cube[dim].values + steps[dim][1] / 2 for dim in steps}
         note = f"x and y are the corners of pixels, as the {place} says; they were moved by half."
@@ -431,3 +436,21 @@ def _check_grid(cube: xr.Dataset) -> None:
             f"The cube has pixels of {pixel_m[0]:g} x {pixel_m[1]:g} m: resample it to {PIXEL_M:g}"
             " m."
         )
+
+
+def _stretched(cube: xr.Dataset) -> list[str]:
+    """Return a note if pixels have another size on the ground than in their projection."""
+    grid = cube.odc.geobox
+    x, y = grid.extent.centroid.coords[0]
+    to_degrees = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    (west, east), (south, north) = to_degrees.transform([x, x + PIXEL_M], [y, y])
+    if not np.isfinite([west, east, south, north]).all():
+        return []
+    side_m = Geod(ellps="WGS84").inv(west, south, east, north)[2]
+    if abs(side_m - PIXEL_M) <= _MOST_STRETCHED * PIXEL_M:
+        return []
+    name = f"EPSG:{grid.crs.epsg}" if grid.crs.epsg else grid.crs.proj.name
+    return [
+        f"A pixel has {side_m:.1f} m on the ground, because {name} stretches distances; networks"
+        f" know {PIXEL_M:g} m. Warp the cube to its UTM zone."
+    ]
