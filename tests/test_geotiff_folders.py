@@ -496,6 +496,21 @@ def test_what_cannot_be_used_is_named(tmp_path):
     assert "is a link to a file outside of" in refused(whole)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"left": LEFT + 3_000_000},
+        {"pixel": 1e-9},
+        {"crs": "EPSG:4326", "left": 9000, "top": 4000, "pixel": 1e-4},
+    ],
+)
+def test_rasters_that_are_far_apart_are_refused(tmp_path, other):
+    for day in DAYS:
+        tif(tmp_path / f"{day}.tif", numbers(0), PASTIS_BANDS)
+    tif(tmp_path / "2019-08-01.tif", numbers(0), PASTIS_BANDS, **other)
+    assert "too far apart for one cube" in refused(tmp_path)
+
+
 def zipped(folder: Path, path: Path, prefix: str = "") -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for file in sorted(folder.rglob("*")):
@@ -529,6 +544,8 @@ def test_zarr_stores_in_archives_folders_and_groups(tmp_path, form):
     assert "holds several groups (b, cube): give one of them, as in" in refused(
         tmp_path / "group.zarr"
     )
+    groups = zipped(tmp_path / "group.zarr", tmp_path / "groups.zip")
+    assert "holds several groups (b, cube): unpack it, give one." in refused(groups)
     same_season(tmp_path / "group.zarr" / "data" / "cube")
     shutil.copytree(store, tmp_path / "a" / "b.zarr")
     assert "holds b.zarr, season.zarr: give one of them" in refused(tmp_path / "a")

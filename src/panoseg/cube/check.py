@@ -31,7 +31,8 @@ from panoseg.imagery.sentinel2 import PIXEL_M, SCENE_CLASSIFICATION
 
 SMALLEST_SIDE = 16
 """Pixels a side of the smallest cube that a network can map."""
-_LARGEST_SIDE = 200_000
+LARGEST_SIDE = 200_000
+"""Pixels a side of the largest cube that is read."""
 _PIXEL_TOLERANCE = 0.1
 _CORNER_TOLERANCE = 0.01  # of a pixel
 _MOST_STRETCHED = 0.05
@@ -413,9 +414,9 @@ def _check_grid(cube: xr.Dataset) -> None:
             f"The cube has {height} x {width} pixels, and needs at least {SMALLEST_SIDE} x"
             f" {SMALLEST_SIDE}: take a larger area."
         )
-    if max(height, width) > _LARGEST_SIDE:
+    if max(height, width) > LARGEST_SIDE:
         raise CubeError(
-            f"The cube has {height:,} x {width:,} pixels, and at most {_LARGEST_SIDE:,} a side are"
+            f"The cube has {height:,} x {width:,} pixels, and at most {LARGEST_SIDE:,} a side are"
             " read: cut it to the area."
         )
     steps = [np.diff(cube[dim].values.astype(np.float64)) for dim in ("y", "x")]

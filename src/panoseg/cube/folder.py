@@ -26,6 +26,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.warp import transform_bounds
 
+from panoseg.cube.check import LARGEST_SIDE
 from panoseg.cube.report import OPENED
 from panoseg.cube.scenes import correct_offset, doubtful_band, on_grid
 from panoseg.errors import CubeError
@@ -264,6 +265,12 @@ def _common_grid(headers: Sequence[Header]) -> tuple[GeoBox, list[str]]:
     right, top = boxes[:, 2:].max(axis=0)
     pixel = anchor.a
     # Rounding by a millionth of a pixel must not add a row or a column.
+    sides = np.array([right - left, top - bottom]) / pixel
+    if not (sides <= LARGEST_SIDE).all():  # also where a place cannot be projected
+        raise CubeError(
+            "The rasters are too far apart for one cube, of which at most"
+            f" {LARGEST_SIDE:,} pixels a side are read: give those of one area."
+        )
     first_column, first_row = np.floor(np.array([left - anchor.c, anchor.f - top]) / pixel + 1e-6)
     last_column, last_row = np.ceil(np.array([right - anchor.c, anchor.f - bottom]) / pixel - 1e-6)
     origin = anchor * Affine.translation(first_column, first_row)

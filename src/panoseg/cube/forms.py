@@ -24,6 +24,7 @@ from odc.geo.xr import xr_coords
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
+from panoseg.cube.check import LARGEST_SIDE
 from panoseg.errors import CubeError
 from panoseg.imagery.names import dates_in
 from panoseg.imagery.scenes import DARKEST, is_hidden, parse_utc
@@ -220,10 +221,9 @@ def _form_of_zarr(path: Path, store: Store, prefix: str) -> Form:
         if next(iter(node.arrays()), None) is not None or not groups:
             return Form("zarr", (store,), prefix)
         if len(groups) > 1:
-            raise CubeError(
-                f"{path} holds several groups ({_listed(groups)}): give one of them, as in"
-                f" {path / prefix / groups[0]}."
-            )
+            example = path / prefix / groups[0]
+            how = f"give one of them, as in {example}" if path.is_dir() else "unpack it, give one"
+            raise CubeError(f"{path} holds several groups ({_listed(groups)}): {how}.")
         prefix = f"{prefix}/{groups[0]}".strip("/")
     return Form("zarr", (store,), prefix)
 
@@ -262,6 +262,8 @@ def _union(grids: Sequence[GeoBox]) -> Mapping[Any, xr.DataArray]:
     boxes = np.array([list(grid.boundingbox.bbox) for grid in grids])
     left, bottom = boxes[:, :2].min(axis=0)
     right, top = boxes[:, 2:].max(axis=0)
+    if not max(right - left, top - bottom) <= LARGEST_SIDE * first.resolution.x:
+        raise CubeError("The products are too far apart for one cube: give those of one area.")
     covering = GeoBox.from_bbox(
         (left, bottom, right, top), crs=first.crs, resolution=first.resolution.x, tight=True
     )

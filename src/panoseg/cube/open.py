@@ -40,6 +40,7 @@ _DAMAGED_METADATA = (
     AttributeError,
     IndexError,
     NotImplementedError,
+    OverflowError,
     RecursionError,
 )
 

@@ -64,7 +64,7 @@ class Season:
         dates, lie = ("date", "lies") if self.outside_T.size == 1 else ("dates", "lie")
         return (
             f"{self.outside_T.size} {dates} of the cube {lie} outside of the season ({first} to"
-            f" {last}): --season-start, --year, or --from and --to choose another.",
+            f" {last}): --season-start, or --from and --to, choose another.",
         )
 
     @property
