@@ -626,6 +626,19 @@ def test_attributes_that_are_no_numbers_are_named(season, attributes, words):
         check_cube(cube, PASTIS_BANDS)
 
 
+def test_dates_that_may_have_the_month_first_are_noted(season):
+    texts = [b"05/10/2018", b"04/11/2018", b"03/12/2018", b"02/01/2019", b"01/02/2019"]
+    for last, is_noted in ((b"12/03/2019", True), (b"13/03/2019", False)):
+        found = read_dataset(season.assign_coords(time=[*texts, last]), PASTIS_BANDS)
+        assert found.cube["time"].values[0] == np.datetime64("2018-10-05")
+        note = "Dates such as 05/10/2018 are read as day, month, year."
+        assert any(one.startswith(note) for one in found.notes) == is_noted
+    with pytest.raises(CubeError, match="'2019366' instead of dates"):
+        read_dataset(
+            season.assign_coords(time=[*map(str, range(2019001, 2019006)), "2019366"]), PASTIS_BANDS
+        )
+
+
 def test_times_beyond_the_calendar_are_named(season):
     far = season.assign_coords(time=("time", [2**62] * 6, {"units": "days since 2018-09-01"}))
     with pytest.raises(CubeError, match="units of time"):

@@ -33,6 +33,7 @@ _MOST_DATES = 5000
 _MOST_A_DAY = 16  # tiles of an area and swaths that overlap
 _DIGITS = re.compile(r"(\d{4})[-_/. ]?(\d{2})[-_/. ]?(\d{2})(?:\D.*|\d{6}.*)?")
 _DAY_FIRST = re.compile(r"(\d{2})[-_/. ](\d{2})[-_/. ](\d{4})(?:\D.*)?")
+_MONTHS = 12
 _DAY_OF_YEAR = re.compile(r"(\d{4})[-_/. ]?(\d{3})")
 # Numbers of this size without units count these steps from 1970; days would not have that size.
 _EPOCHS = ((1e8, 4.2e9, "s"), (1e11, 4.2e12, "ms"), (1e14, 4.2e15, "us"), (1e17, 4.2e18, "ns"))
@@ -112,15 +113,25 @@ def _as_datetimes(coordinate: xr.DataArray) -> tuple[np.ndarray, list[str]]:
         return _decoded(coordinate), []
     if np.issubdtype(values.dtype, np.number):
         return _numbers_as_datetimes(values)
-    parsed = [_parse(value) for value in values.reshape(-1).tolist()]
+    given = values.reshape(-1).tolist()
+    parsed = [_parse(value) for value in given]
     unreadable = [
-        str(value)[:30]
-        for value, found in zip(values.reshape(-1).tolist(), parsed, strict=True)
-        if found is None
+        str(value)[:30] for value, found in zip(given, parsed, strict=True) if found is None
     ]
     if unreadable:
         raise _no_dates(f"{values.dtype} values such as {unreadable[0]!r}")
-    return np.array(parsed, "datetime64[s]"), []
+    return np.array(parsed, "datetime64[s]"), _note_of_order([_text(value) for value in given])
+
+
+def _note_of_order(texts: list[str]) -> list[str]:
+    """Return a note if no date shows whether the day or the month comes first."""
+    found = [match for text in texts if (match := _DAY_FIRST.fullmatch(text)) is not None]
+    if not found or any(int(match[1]) > _MONTHS for match in found):
+        return []
+    return [
+        f"Dates such as {found[0][0][:10]} are read as day, month, year. If the month comes first,"
+        " write them as 2019-04-01."
+    ]
 
 
 def _decoded(coordinate: xr.DataArray) -> np.ndarray:
@@ -176,13 +187,11 @@ def _no_dates(found: str) -> CubeError:
 
 def _parse(value: Any) -> np.datetime64 | None:  # noqa: ANN401 - of an array of objects
     """Return the time that a value means; NaT for one that is missing, None for no time."""
-    if isinstance(value, bytes):
-        value = value.decode("latin-1")
     if value is None or value != value:
         return np.datetime64("NaT", "s")
     if isinstance(value, datetime):
         return np.datetime64(value.replace(tzinfo=None), "s")
-    text = str(value).strip()
+    text = _text(value)
     if text.lower() in ("", "nat", "nan", "none", "null"):
         return np.datetime64("NaT", "s")
     for pattern, order in ((_DIGITS, (1, 2, 3)), (_DAY_FIRST, (3, 2, 1))):
@@ -196,8 +205,14 @@ def _parse(value: Any) -> np.datetime64 | None:  # noqa: ANN401 - of an array of
     match = _DAY_OF_YEAR.fullmatch(text)
     if match is not None and FIRST_YEAR <= int(match[1]) <= LAST_YEAR and 1 <= int(match[2]) <= 366:
         first = np.datetime64(f"{match[1]}-01-01", "s")
-        return first + np.timedelta64(int(match[2]) - 1, "D")
+        found = first + np.timedelta64(int(match[2]) - 1, "D")
+        return found if str(found).startswith(match[1]) else None  # day 366 of a common year
     return None
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - of an array of objects
+    """Return text or bytes as text without spaces around it."""
+    return (value.decode("latin-1") if isinstance(value, bytes) else str(value)).strip()
 
 
 def _time_of_day(text: str) -> np.timedelta64:
