@@ -5,6 +5,7 @@ that helps.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -561,7 +562,10 @@ def test_an_offset_that_may_be_left_is_noted(tmp_path):
     [
         (lambda c: without_crs(c), "--crs"),
         (lambda c: c.rename(B08="layer7", B8A="layer8"), "lacks B08, B8A.*--bands B08=NAME"),
-        (lambda c: c / 100, "--scale"),
+        (lambda c: c / 100, "--scale 0.01"),
+        (lambda c: (c / 200).round(), "--scale 0.01 of percent, or 0.0001 of water"),
+        (lambda c: c.isel(time=0, drop=True), "none of dates: join the images"),
+        (lambda c: (c.fillna(0) / 16).astype(np.uint8).assign_attrs(c.attrs), "8 bits.*--scale"),
         (lambda c: c.assign(nir=c["B08"] + 1), "--bands B08="),
         (lambda c: c.assign_coords(time=["2018-10-05"] * 5 + ["May"]), "'May' instead of dates"),
     ],
@@ -571,6 +575,37 @@ def test_a_refusal_names_the_option_that_helps(tmp_path, season, change, words):
         read(tmp_path, change(season.copy(deep=True)))
     assert "\n" not in str(caught.value)
     assert "cube.odc" not in str(caught.value)
+
+
+def test_the_only_group_of_a_netcdf_is_read(tmp_path, season):
+    path = tmp_path / "season.nc"
+    season.to_netcdf(path, group="first")
+    with reading(path):
+        assert_same(read_dataset(open_cube(path), PASTIS_BANDS).cube.compute(), season)
+    two = tmp_path / "two.nc"
+    season.to_netcdf(two, group="first")
+    season.to_netcdf(two, group="second", mode="a")
+    with pytest.raises(CubeError, match="the groups first, second: write one"):
+        open_cube(two)
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "words"),
+    [
+        ("EPSG:32631", 5.6e6, 5e5, "latitude 3.4 and longitude 44.7 in EPSG:32631.*--crs"),
+        ("EPSG:5514", 5e5, 5.6e6, "in EPSG:5514.*--crs"),
+        ("EPSG:5514", -7.4e5, -1.04e6, None),
+        ("EPSG:32631", 3.5e5, 5.6e6, None),
+        ("EPSG:32635", 5e5, -3e6, None),  # south of the equator in a zone of the north
+        ("EPSG:32760", 5e5, 8e6, None),
+    ],
+)
+def test_a_place_far_from_its_coordinate_system_is_noted(season, crs, x, y, words):
+    steps = 10.0 * np.arange(SIZE)
+    cube = without_crs(season).assign_coords(x=x + 5 + steps, y=y - 5 - steps)
+    notes = read_dataset(cube, PASTIS_BANDS, ReadOptions(crs=crs)).notes
+    assert bool(notes) == bool(words)
+    assert words is None or re.search(words, notes[0])
 
 
 def test_two_coordinate_systems_are_noted(tmp_path, season):

@@ -661,6 +661,7 @@ def test_a_file_is_what_its_first_bytes_say(tmp_path):
         (b"\x1f\x8b\x08", "compressed with gzip"),
         (b"\x89PNG\r\n", "is a PNG"),
         (b"GRIB", "is GRIB"),
+        (b"\x93NUMPY\1\0", "is a NumPy array, without dates and place"),
         (b"", "is empty: copy it again"),
         (b"\x00\xff\x00\xfe" * 40, "neither NetCDF nor a zipped Zarr store nor a GeoTIFF"),
     ],

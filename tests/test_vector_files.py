@@ -168,6 +168,13 @@ FORMS = {
             for code, outline in zip((110, 200), FIELDS, strict=True)
         )
     ),
+    "ee.csv": lambda path: path.write_text(
+        "system:index,crop,.geo\n"
+        + "".join(
+            f'{row},0{code},"{json.dumps(mapping(outline)).replace(chr(34), chr(34) * 2)}"\n'
+            for row, (code, outline) in enumerate(zip((110, 200), FIELDS, strict=True))
+        )
+    ),
     "folder": lambda path: (path.mkdir(), shapefile(path)),
     "parts": lambda path: (path.mkdir(), fields().to_parquet(path / "0.parquet")),
 }
@@ -261,6 +268,8 @@ REFUSED = {
     "t.csv": ("crop,wkt\n1,circle\n", "'circle' is no WKT"),
     "u.zip": (b"PK\x03\x04 cut off", "archive is damaged"),
     "v.geojson.gz": (gzip.compress(b"{" * 1000)[:-9], "archive is damaged"),
+    "x.qgs": ("<!DOCTYPE qgis PUBLIC 'x' 'y'>\n<qgis version='3'/>", "is a project of QGIS"),
+    "y.csv": ('a,.geo\n1,"{' + "[" * 20_000 + '"\n', "nested deeply"),
     "w.geojson": (collection().replace("0110", "Пшеница").encode("cp1251"), "--encoding cp1251"),
 }
 
@@ -284,6 +293,10 @@ def test_more_that_cannot_be_read(tmp_path):
     zipped(tmp_path / "two.zip", {"a.kml": kml(), "b/c.kml": kml()})
     zipped(tmp_path / "inner.zip", {"readme.txt": "", "a/farm.zip": b"PK"})
     virtual_table(tmp_path / "virtual.gpkg")
+    zipped(tmp_path / "t.xlsx", {"[Content_Types].xml": "<x/>", "xl/workbook.xml": "<x/>"})
+    zipped(tmp_path / "t.ods", {"mimetype": "x", "content.xml": "<x/>"})
+    zipped(tmp_path / "p.qgz", {"p.qgs": "<qgis/>", "p.qgd": ""})
+    fields().drop(columns="geometry").to_parquet(tmp_path / "table.parquet")
     for name, words in {
         "pipe": "no regular file",
         "/dev/zero": "no regular file",
@@ -293,6 +306,10 @@ def test_more_that_cannot_be_read(tmp_path):
         "two.zip": "holds 2 files of outlines (a, c). Choose one with --layer",
         "inner.zip": "holds an archive in an archive",
         "virtual.gpkg": "only refers to other files",
+        "t.xlsx": "Save the table as CSV",
+        "t.ods": "Save the table as CSV",
+        "p.qgz": "is a project of QGIS",
+        "table.parquet": "is a Parquet table, not GeoParquet",
     }.items():
         with pytest.raises(ParcelsError) as caught:
             read_parcels(tmp_path / name)

@@ -21,6 +21,7 @@ from panoseg.cube.metadata import (
     find_transform,
     labels_of_dim,
     labels_of_variables,
+    note_far_place,
 )
 from panoseg.cube.options import ReadOptions
 from panoseg.cube.report import OPENED, RECORD, report_of
@@ -123,7 +124,7 @@ def read_dataset(
     named = named.drop_vars(others).odc.assign_crs(crs)
     named = _north_up(named)
     _check_grid(named)
-    notes += _stretched(named)
+    notes += note_far_place(named) or _stretched(named)
     decoding = Decoding(
         nodata=stated_nodata(named, bands, options, cube.attrs),
         stored_scale=_stored_scale(named[bands[0]]),
@@ -140,6 +141,8 @@ def read_dataset(
         decoding = replace(decoding, factor=1e4, scale="--scale", stored_scale=options.scale)
     elif known:
         decoding = replace(decoding, scale="reflectance x 10 000, as panoseg writes it")
+    else:
+        _check_depth(named, bands)
     scaled, decoding = as_reflectance(decoded, bands, decoding, known, newer_T)
     return Reading(one_time_a_day(scaled), names, crs_from, decoding, (*notes, *decoding.notes))
 
@@ -167,6 +170,11 @@ def _name_dims(cube: xr.Dataset) -> xr.Dataset:
     names: dict[Hashable, str] = {}
     for wanted in ("time", "y", "x"):
         found = _find_dim(cube, wanted)
+        if found is None and wanted == "time" and len(cube.dims) == 2:
+            raise CubeError(
+                f"The cube has the dimensions {', '.join(map(str, cube.dims))} and none of dates:"
+                " join the images of a season along a dimension 'time'."
+            )
         if found is None:
             raise CubeError(
                 f"The cube has the dimensions {', '.join(map(str, cube.dims)) or '(none)'}, and"
@@ -455,3 +463,14 @@ def _stretched(cube: xr.Dataset) -> list[str]:
         f"A pixel has {side_m:.1f} m on the ground, because {name} stretches distances; networks"
         f" know {PIXEL_M:g} m. Warp the cube to its UTM zone."
     ]
+
+
+def _check_depth(cube: xr.Dataset, bands: Sequence[str]) -> None:
+    """Refuse numbers of 8 bits without a scale: they cannot hold reflectance x 10 000."""
+    if all(
+        cube[band].dtype.itemsize == 1 and "scale_factor" not in cube[band].attrs for band in bands
+    ):
+        raise CubeError(
+            "The cube's bands are numbers of 8 bits, such as those of pictures, and state no scale:"
+            " give the reflectance itself, or state the factor to reflectance 0 to 1 with --scale."
+        )

@@ -47,6 +47,7 @@ _OTHER = (
     (b"PAR1", "is Parquet, a table, not a season: give the images"),
     (b"\x89PNG", "is a PNG, a picture without dates: give NetCDF, Zarr or GeoTIFFs"),
     (b"\xff\xd8\xff", "is a JPEG, a picture without dates: give NetCDF, Zarr or GeoTIFFs"),
+    (b"\x93NUMPY", "is a NumPy array, without dates and place: write NetCDF or Zarr"),
     (b"%PDF", "is a PDF: give NetCDF, Zarr or GeoTIFFs"),
 )
 _MOST_ENTRIES = 4_000_000
@@ -184,6 +185,7 @@ def _content_of_zip(names: Sequence[str]) -> str:
     for suffixes, what in (
         ((".tif", ".tiff", ".jp2"), "GeoTIFFs: unpack it, and give the folder"),
         ((".nc", ".nc4"), "NetCDF: unpack it, and give the file"),
+        ((".npy",), "NumPy arrays, without dates and place: write NetCDF or Zarr"),
         ((".shp", ".gpkg", ".geojson"), "outlines, not a season: give the images"),
     ):
         if any(name.endswith(suffixes) for name in lower):

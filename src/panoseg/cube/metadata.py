@@ -66,6 +66,7 @@ _LABEL_ATTRIBUTES = (
 )
 _WAVELENGTH_KEYS = ("wavelength", "wavelengths", "center_wavelength", "central_wavelength")
 _LONGEST_TEXT = 100_000
+_FAR_DEGREES = 10.0  # tiles reach over the edge of their zone, many degrees near the poles
 
 
 def find_crs(cube: xr.Dataset) -> tuple[str | None, str, list[str]]:
@@ -129,6 +130,34 @@ def crs_text(crs: pyproj.CRS) -> str:
     """Return a short name of a coordinate system."""
     code = crs.to_epsg(60)
     return f"EPSG:{code}" if code else crs.name[:60]
+
+
+def note_far_place(cube: xr.Dataset) -> list[str]:
+    """Return a note if the cube lies far from where its coordinate system is used."""
+    grid = cube.odc.geobox
+    crs = pyproj.CRS.from_wkt(grid.crs.to_wkt())
+    code = crs.to_epsg()
+    area = (crs if code is None else pyproj.CRS.from_epsg(code)).area_of_use
+    if area is None:
+        return []
+    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    x, y = grid.extent.centroid.coords[0]
+    longitude, latitude = to_degrees.transform(x, y)
+    exists = bool(np.isfinite([longitude, latitude]).all())
+    if exists:
+        width = (area.east - area.west) % 360 or 360
+        from_west = (longitude - area.west + _FAR_DEGREES) % 360
+        # Northings below zero are usual south of the equator in the zones of the north.
+        is_zone = crs.utm_zone is not None
+        lowest, highest = area.south - _FAR_DEGREES, area.north + _FAR_DEGREES
+        inside = is_zone or lowest <= latitude <= highest
+        if from_west <= width + 2 * _FAR_DEGREES and inside:
+            return []
+    place = f"at latitude {latitude:.1f} and longitude {longitude:.1f}" if exists else "nowhere"
+    return [
+        f"The cube lies {place} in {crs_text(crs)}, far from where that is used: check that x and y"
+        " are not exchanged, or state another coordinate system with --crs."
+    ]
 
 
 def crs_of(value: object) -> pyproj.CRS | None:

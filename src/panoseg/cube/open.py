@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numcodecs
 import xarray as xr
 import zarr
@@ -165,7 +166,18 @@ def open_cube(path: Path | str) -> xr.Dataset:
 
 def _open_netcdf(path: Path) -> xr.Dataset:
     # The engine is named, because xarray goes by the suffix.
-    return xr.open_dataset(path, engine="netcdf4", chunks={}, **_STORED)
+    cube = xr.open_dataset(path, engine="netcdf4", chunks={}, **_STORED)
+    if cube.variables:
+        return cube
+    with netCDF4.Dataset(path) as file:
+        groups = list(file.groups)
+    if len(groups) > 1:
+        raise CubeError(
+            f"{path} holds the groups {', '.join(groups)[:200]}: write one of them as a file."
+        )
+    if not groups:
+        return cube
+    return xr.open_dataset(path, engine="netcdf4", group=groups[0], chunks={}, **_STORED)
 
 
 def _named_dims(path: Path, cube: xr.Dataset) -> xr.Dataset:

@@ -356,9 +356,12 @@ def _judge_scale(sample: _Sample) -> dict[str, Any]:
             if fraction == 0 and possible.max() <= 255
             else ""
         )
+        example = "0.0001"
+        if high <= _PERCENT:
+            example = "0.01 of percent, or 0.0001 of water x 10 000" if fraction == 0 else "0.01"
         raise CubeError(
             f"The cube has values around {median:g}{kind}: state the factor to reflectance 0 to 1"
-            f" with --scale, e.g. --scale {0.01 if high <= _PERCENT else 0.0001:g}."
+            f" with --scale, e.g. --scale {example}."
         )
     for band in sample.bands:
         own = sample.pooled([band])

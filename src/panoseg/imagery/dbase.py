@@ -55,7 +55,7 @@ def dbf_encoding(
     return name, [
         f"{named} does not state the encoding of its text, which was read as {name}, e.g."
         f" {shortened(text.strip(), 40)!r}. If that is wrong, pass --encoding, e.g. --encoding"
-        " cp1251."
+        " cp1251 (Cyrillic) or cp1250 (Czech, Slovak, Polish, Hungarian)."
     ]
 
 

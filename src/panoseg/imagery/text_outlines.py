@@ -28,8 +28,10 @@ WKT_START = re.compile(
 )
 _HEX = re.compile(r"(00|01)[0-9A-Fa-f]{16,}")
 WKT_COLUMNS = ("wkt", "geometry", "geom", "the_geom", "wkt_geom", "wkb", "wkb_geometry", "shape")
+_GEOJSON_COLUMN = ".geo"  # of tables that Earth Engine exports
 _DEEPEST_XML = 100
 _DEEPEST_WKT = 20
+_ROUND = str.maketrans("[{]}", "(())")
 _CHUNK = 1024**2
 
 
@@ -203,10 +205,11 @@ def read_wkt(text: str) -> gpd.GeoDataFrame:
 
 
 def read_csv(text: str) -> gpd.GeoDataFrame | None:
-    """Read a table with a column of WKT, or of WKB in hexadecimal; None if it has none."""
+    """Read a table with a column of WKT, WKB in hexadecimal or GeoJSON; None if it has none."""
     table = table_of(text, longest=len(text) + 1)  # outlines are long values
     names = {name.casefold(): name for name in table.columns}
-    column = next((names[name] for name in WKT_COLUMNS if name in names), None)
+    known = (*WKT_COLUMNS, _GEOJSON_COLUMN)
+    column = next((names[name] for name in known if name in names), None)
     if column is None:
         column = next(
             (
@@ -224,13 +227,18 @@ def read_csv(text: str) -> gpd.GeoDataFrame | None:
 
 
 def _of_texts(texts: list[str]) -> tuple[np.ndarray, CRS | None]:
-    """Return the outlines of WKT, EWKT or WKB in hexadecimal, and their coordinate system."""
+    """Return the outlines of WKT, EWKT, WKB in hexadecimal or GeoJSON, and their system."""
     outlines, numbers = np.full(len(texts), None, dtype=object), set()
     for row, text in enumerate(texts):
         if _HEX.match(text):
             check_wkb([bytes.fromhex(text)])
             outlines[row] = shapely.from_wkb(text)
             numbers.add(int(shapely.get_srid(outlines[row])))
+        elif text.lstrip().startswith("{"):
+            if text.count("[") > _DEEPEST_WKT and _depth(text.translate(_ROUND)) > _DEEPEST_WKT:
+                raise OutlineError("its brackets are nested deeply")
+            outlines[row] = shapely.from_geojson(text)
+            numbers.add(4326)  # as GeoJSON defines
         elif text.strip():
             start = WKT_START.match(text)
             if start is None:

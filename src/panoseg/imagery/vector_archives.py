@@ -9,7 +9,7 @@ import gzip
 import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from panoseg.errors import ParcelsError
@@ -44,6 +44,8 @@ def find(names: Iterable[str], layer: str | None, path: Path) -> tuple[str, bool
     shown = [name for name in names if not _hidden(name)]
     found = sorted({_whole(name) for name in shown})
     likely = [name for name in found if PurePosixPath(name).suffix.lower() in _FILES]
+    if not likely:
+        _check_kind(shown, path)
     likely = likely or [name for name in found if name.lower().endswith(_LESS_LIKELY)]
     if len(likely) > 1 and path.suffix.lower() == ".kmz":
         likely = [name for name in likely if name.lower() == "doc.kml"] or likely
@@ -67,6 +69,20 @@ def find(names: Iterable[str], layer: str | None, path: Path) -> tuple[str, bool
         f"{path} holds {len(likely)} files of outlines ({listed(short, 5)}). Choose one with"
         f" --layer, e.g. --layer {shortened(short[0])!r}, or pass it in a separate file."
     )
+
+
+def _check_kind(names: Sequence[str], path: Path) -> None:
+    """Refuse files of other programs that are archives inside."""
+    if "[Content_Types].xml" in names or {"mimetype", "content.xml"} <= set(names):
+        raise ParcelsError(
+            f"{path} cannot be read: it is a workbook or another office document. Save the table"
+            " as CSV with a column of WKT."
+        )
+    if any(name.lower().endswith(".qgs") for name in names):
+        raise ParcelsError(
+            f"{path} cannot be read: it is a project of QGIS, which only refers to its layers."
+            " Export the layer of the outlines, e.g. as GeoPackage."
+        )
 
 
 def _hidden(name: str) -> bool:

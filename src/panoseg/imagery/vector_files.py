@@ -221,6 +221,11 @@ def _parquet(source: _Source, box: Box | None) -> gpd.GeoDataFrame:
     for file in files:
         with pq.ParquetFile(file) as opened:
             metadata = opened.schema_arrow.metadata or {}
+            if b"geo" not in metadata:
+                raise ParcelsError(
+                    f"{source.named} has no geometries: it is a Parquet table, not GeoParquet. Pass"
+                    " the file with the outlines."
+                )
             columns = json.loads(metadata.get(b"geo", b"{}")).get("columns", {})
             for batch in opened.iter_batches(
                 columns=[name for name, of in columns.items() if of.get("encoding") == "WKB"]

@@ -127,6 +127,11 @@ def _form_of_text(head: bytes, path: Path, options: VectorOptions) -> str | None
             return "KML"
         if name != "schema" and ("opengis.net/gml" in text or name == "FeatureCollection"):
             return "GML"
+        if name == "qgis" or re.match(r"<!DOCTYPE\s+qgis\b", text):
+            raise ParcelsError(
+                f"{path} cannot be read: it is a project of QGIS, which only refers to its layers."
+                " Export the layer of the outlines, e.g. as GeoPackage."
+            )
         if "<!ENTITY" in text or "<!DOCTYPE" in text:
             raise ParcelsError(f"{path} declares XML entities. Write it without a document type.")
         raise ParcelsError(
