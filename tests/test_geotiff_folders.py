@@ -30,6 +30,7 @@ from panoseg.cube.folder import notes_of
 from panoseg.cube.open import open_cube, reading
 from panoseg.cube.report import report_of
 from panoseg.errors import CubeError, OutputError
+from panoseg.imagery.geotiffs import season_scenes
 from panoseg.imagery.scenes import best_assets
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 
@@ -474,6 +475,19 @@ def test_one_file_with_all_dates(tmp_path):
     assert "names no date: put" in refused(one / "no_date.tif")
     said = refused(one)
     assert said.startswith(f"None of the 4 GeoTIFFs in {one} can be used (the first, Band.tif, has")
+
+
+def test_pictures_of_eight_bits_are_noted(tmp_path):
+    for day in ("20190401", "20190411"):
+        tif(tmp_path / f"{day}.tif", (numbers(0) // 20).astype(np.uint8), PASTIS_BANDS)
+        tif(tmp_path / f"{day}_SCL.tif", np.full_like(numbers(0)[0], 4, np.uint8))
+    (note,) = season_scenes(tmp_path)[1]
+    assert note.startswith("20190401.tif holds numbers of 8 bits")
+    assert "--scale" in note
+    for path in tmp_path.glob("*0411.tif"):
+        path.unlink()
+    tif(tmp_path / "20190401.tif", numbers(0), PASTIS_BANDS)
+    assert season_scenes(tmp_path)[1] == []  # a scene classification has 8 bits
 
 
 def test_what_cannot_be_used_is_named(tmp_path):

@@ -208,7 +208,7 @@ def geotiff_scenes(place: Path | str) -> tuple[list[Scene], list[str]]:
             layers += found
     if not layers:
         raise CubeError(_nothing_found(place, len(paths), passed))
-    return _scenes(layers), _notes(passed)
+    return _scenes(layers), _notes(passed) + _note_pictures(layers)
 
 
 def _notes(passed: dict[str, str]) -> list[str]:
@@ -219,6 +219,24 @@ def _notes(passed: dict[str, str]) -> list[str]:
     if len(passed) == 1:
         return [f"{name} was passed over: it {reason}."]
     return [f"{len(passed)} rasters were passed over (the first, {name}, {reason})."]
+
+
+def _note_pictures(layers: Sequence[_Layer]) -> list[str]:
+    """Return a note on numbers of 8 bits without a scale, which are mostly those of pictures."""
+    names = [
+        layer.file.path.name
+        for layer in layers
+        if layer.band != SCENE_CLASSIFICATION
+        and np.dtype(layer.file.dtype).itemsize == 1
+        and layer.file.scales[0] == 1.0
+    ]
+    if not names:
+        return []
+    return [
+        f"{names[0]} holds numbers of 8 bits, as pictures do, and states no scale: read as"
+        " reflectance x 10 000 they are far too dark. Export reflectance in 16 or 32 bits, or state"
+        " --scale."
+    ]
 
 
 def _nothing_found(place: Path, number: int, passed: dict[str, str]) -> str:
