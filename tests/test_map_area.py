@@ -174,7 +174,7 @@ def test_a_bad_server_still_gives_a_map_that_names_what_is_missing(stac, weights
         (["--catalog", "http://127.0.0.1:9"], "does not answer"),
         (["--year", "2018"], "--season 2019 and --year 2018 name two years of harvest"),
         (["CUBE"], "Pass either CUBE or --area with --season, not both."),
-        (["--area", "gone.geojson"], "is not a file"),
+        (["--area", "gone.geojson"], "does not exist"),
         (["--fetch.max-dates", "0"], "--max-dates is 0"),
     ],
 )

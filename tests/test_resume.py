@@ -179,7 +179,7 @@ def test_a_finished_run_goes_on_beyond_its_planned_epochs(runs, tmp_path, capsys
     start("test", replace(config, epochs=1), data, 1, tmp_path / "run")
     (tmp_path / "run" / "metrics.md").write_text("of one epoch")
     assert main(["train", "--resume", str(tmp_path / "run"), "--epochs", "3"]) == 0
-    assert "goes on in epoch 2 of 3" in capsys.readouterr().out
+    assert "continues in epoch 2 of 3" in capsys.readouterr().out
     for name in ("weights/model.safetensors", "metrics.json", "metrics.md"):
         one, other = ((tmp_path / run / name).read_bytes() for run in ("planned", "run"))
         assert one == other, name
