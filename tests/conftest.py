@@ -18,7 +18,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 QUICK_ONE_OF = 10
 SLOW_FIXTURES = {"browser", "look", "mapped", "run", "runs", "sample", "trained"}
 """Fixtures that train, map, or start a browser."""
-SLOW_FILES: set[str] = set()
+SLOW_FILES = {
+    "test_app_killed.py",
+    "test_app_live.py",
+    "test_app_pages.py",
+    "test_app_season.py",
+    "test_app_whole.py",
+    "test_app_worker.py",
+    "test_benchmarks.py",
+    "test_benchmarks_run.py",
+    "test_every_experiment.py",
+    "test_experiments.py",
+    "test_full_disk.py",
+    "test_killed.py",
+    "test_large_maps.py",
+    "test_map_area.py",
+    "test_photograph_training.py",
+    "test_resume.py",
+    "test_two_commands.py",
+    "test_two_processes.py",
+}
 """Files whose cheapest test trains, maps or starts a server."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

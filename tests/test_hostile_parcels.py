@@ -196,7 +196,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no metadata of a geometry": (
         "p.parquet",
         lambda path: pd.DataFrame({"class": ["corn"]}).to_parquet(path),
-        "geo metadata",
+        "not GeoParquet",
     ),
     "an unknown encoding": ("p.parquet", geo(encoding="WKT"), "cannot be read"),
     "a column twice": (
