@@ -39,14 +39,41 @@ SLOW_FILES = {
     "test_two_processes.py",
 }
 """Files whose cheapest test trains, maps or starts a server."""
+LONG_FILES = (
+    "test_app_pages.py",
+    "test_killed.py",
+    "test_benchmarks_run.py",
+    "test_large_maps.py",
+    "test_mapping.py",
+    "test_app_worker.py",
+    "test_app_killed.py",
+    "test_app_live.py",
+    "test_app_whole.py",
+    "test_cube_fetch.py",
+    "test_full_disk.py",
+    "test_experiments.py",
+    "test_every_experiment.py",
+    "test_photograph_training.py",
+    "test_resume.py",
+    "test_training.py",
+    "test_register.py",
+    "test_shards.py",
+    "test_map_area.py",
+    "test_cubes_as_people_have_them.py",
+    "test_geotiff_folders.py",
+)
+"""Files that take longest, the longest first."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of ``pytest -m quick``: the first of each file and every tenth after it, and
-    the first case of each test that compares with golden numbers. Tests that are marked ``slow``,
-    that use one of ``SLOW_FIXTURES`` or lie in ``SLOW_FILES`` do not count and are not chosen.
+    """Put the longest files first, so that all processes end together, and mark the tests of
+    ``pytest -m quick``: the first of each file and every tenth after it, and the first case of each
+    test that compares with golden numbers. Tests that are marked ``slow``, that use one of
+    ``SLOW_FIXTURES`` or lie in ``SLOW_FILES`` do not count and are not chosen.
     """
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))  # stable
     place: Counter[str] = Counter()
     golden: set[tuple[str, str]] = set()
     for item in items:
