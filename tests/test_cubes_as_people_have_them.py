@@ -548,6 +548,17 @@ def test_numbers_of_a_made_cube_that_were_changed_are_judged(season):
     assert found.decoding.scale == "reflectance 0 to 1, from its values"
 
 
+def test_undeclared_no_data_is_hidden_before_an_offset_is_subtracted():
+    days = ("2022-03-04", "2022-05-18", "2022-07-02", "2022-09-10")
+    cube = make_cube(32, days).astype(np.float32) + 1000
+    for band in PASTIS_BANDS:
+        cube[band].values[:, :4] = -999
+    cube = cube.assign_coords({"s2:processing_baseline": ("time", ["04.00"] * 4)})
+    values = check_cube(cube, PASTIS_BANDS)["B04"].values
+    assert np.isnan(values[:, :4]).all()
+    np.testing.assert_allclose(values[:, 4:], make_cube(32, days)["B04"].values[:, 4:])
+
+
 def test_an_offset_that_may_be_left_is_noted(tmp_path):
     days = ("2021-10-05", "2021-12-14", "2022-03-04", "2022-05-18", "2022-07-02", "2022-09-10")
     cube = make_cube(32, days).astype(np.float32)

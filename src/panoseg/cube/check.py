@@ -214,7 +214,7 @@ def _place(cube: xr.Dataset) -> tuple[xr.Dataset, list[str]]:
         if all(dim in cube.coords and _are_multiples(cube[dim]) for dim in ("y", "x")):
             return cube, [
                 "x and y are multiples of 10 m: if they are the corners of pixels and not their"
-                " centres, the map lies 5 m beside its place."
+                " centres, the map lies 5 m off its place."
             ]
         return cube, []
     transform, place = found

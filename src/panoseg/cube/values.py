@@ -37,7 +37,7 @@ _NODATA_KEYS = (
     "fillvalue",
     "odc:nodata",
 )
-_DECODED_KEYS = ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned")
+_DECODED_KEYS = ("_FillValue", "scale_factor", "add_offset", "_Unsigned")
 _UNSTATED_NODATA = -999.0
 """The one usual number for no data that lies inside the range of reflectance x 10 000."""
 _USUAL_NODATA = (-32768.0, -9999.0, -999.0, -99.0, 32767.0, 65535.0)
@@ -123,7 +123,7 @@ def decode(
         hidden = _representable(nodata - {checked.get("_FillValue")}, stored.dtype)
         if hidden:
             array = array.where(~stored.isin(hidden))
-        if manual and options.stored_offset is not None:
+        if options.stored_offset is not None:
             array = _add_offset(array, options, checked.get("scale_factor", 1.0))
         decoded[band] = array
     return cube.assign(decoded)
@@ -261,10 +261,11 @@ def as_reflectance(
     scaled = {}
     for band in bands:
         values = cube[band].astype(np.float32) * factor
-        if offset_T is not None:
-            values = (values - offset_T).where(values != 0)
+        # As it is stored: with an offset, the number would be another one.
         if decoding.hidden is not None:
             values = values.where(values != decoding.hidden)
+        if offset_T is not None:
+            values = (values - offset_T).where(values != 0)
         if decoding.hide_unclassified:
             classes = cube[SCENE_CLASSIFICATION]
             values = values.where(classes.notnull() & (classes != 0))
