@@ -10,6 +10,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pandas as pd
 import rasterio
@@ -24,6 +25,14 @@ from panoseg.data.profiles import CLOUD_REFLECTANCE
 from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 from panoseg.maps.rasters import NO_DATA_CLASS
 
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("panoseg.maps", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+"""The templates of pages. They escape what they are given."""
 _LONGEST_SIDE = 1024
 _SMALLEST_SIDE = 640
 
@@ -68,12 +77,17 @@ def true_colour(cube: xr.Dataset, position: int) -> str:
         low, high = np.percentile(bands_HW3[data_HW], (1, 98))
         lit = np.clip((bands_HW3[data_HW] - 0.8 * low) / max(high - 0.8 * low, 1), 0, 1) ** 0.75
         colours_HW3[data_HW] = (255 * lit).astype(np.uint8)
-    image = Image.fromarray(colours_HW3)
-    enlarge = max(1, -(-_SMALLEST_SIDE // max(image.size)))
-    image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.BICUBIC)
+    image = enlarged(colours_HW3, Image.Resampling.BICUBIC)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def enlarged(colours_HW3: np.ndarray, resampling: Image.Resampling) -> Image.Image:
+    """Return uint8 colours as an image of at least 640 pixels on its longer side."""
+    image = Image.fromarray(colours_HW3)
+    factor = max(1, -(-_SMALLEST_SIDE // max(image.size)))
+    return image.resize((image.width * factor, image.height * factor), resampling)
 
 
 def class_image(path: Path, background: int) -> str:

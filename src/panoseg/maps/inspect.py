@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pyproj
 import xarray as xr
@@ -30,7 +29,7 @@ from panoseg.cube.season import Season, choose_season
 from panoseg.errors import CubeError
 from panoseg.files import write_text
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATION
-from panoseg.maps.figures import clearest_date, true_colour
+from panoseg.maps.figures import TEMPLATES, clearest_date, enlarged, true_colour
 
 _SAMPLED_SIDE = 512
 _LONGEST_SIDE = 1024
@@ -174,16 +173,9 @@ class InspectedCube:
             OutputError: The file cannot be written.
             CubeError: The cube cannot be read.
         """
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("panoseg.maps", "."),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         with reading(self.inspection.path):
             pictures = self._pictures()
-        page = environment.get_template("inspect.html.j2").render(
+        page = TEMPLATES.get_template("inspect.html.j2").render(
             inspection=self.inspection, rows=self.inspection.rows(), pictures=pictures
         )
         write_text(out, page)
@@ -224,9 +216,7 @@ def ndvi_image(cube: xr.Dataset, position: int) -> str:
     colours_HW3 = np.full((*sum_HW.shape, 3), 225, np.uint8)
     for channel in range(3):
         colours_HW3[data_HW, channel] = np.interp(ndvi, steps, _NDVI_COLOURS[:, channel])
-    image = Image.fromarray(colours_HW3)
-    enlarge = max(1, -(-640 // max(image.size)))
-    image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.NEAREST)
+    image = enlarged(colours_HW3, Image.Resampling.NEAREST)
     stream = io.BytesIO()
     image.save(stream, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

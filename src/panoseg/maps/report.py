@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
-import jinja2
 import numpy as np
 import pandas as pd
 import shapely
@@ -24,6 +23,7 @@ from panoseg.cube.season import Season
 from panoseg.imagery.sentinel2 import PIXEL_M
 from panoseg.maps.compare import Comparison
 from panoseg.maps.figures import (
+    TEMPLATES,
     Curve,
     class_image,
     clearest_date,
@@ -199,13 +199,6 @@ class ReportContent:
 
 def render_report(content: ReportContent) -> str:
     """Return the report as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("panoseg.maps", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     position = clearest_date(content.season)
     with reading(content.source):
         scene_image = true_colour(content.cube, position)
@@ -215,7 +208,7 @@ def render_report(content: ReportContent) -> str:
     if not content.parcels.complete:
         crops = class_image(content.classes_path, background_class(content.card.classes))
     colours = {entry.name: entry.colour for entry in content.card.classes.classes}
-    return environment.get_template("report.html.j2").render(
+    return TEMPLATES.get_template("report.html.j2").render(
         title=content.title,
         version=panoseg.__version__,
         width=grid.shape[1],
