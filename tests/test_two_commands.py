@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
+import os
+import shutil
+import threading
+from pathlib import Path
 
 import pytest
 import shapely
@@ -10,11 +16,12 @@ from shapely.geometry import mapping
 
 from cubes import make_cube
 from mapping_weights import tiny_weights
-from panoseg.cli import main
+from panoseg.cli import COMMANDS, main
+from panoseg.cli.output import Output, outputs_of
 from panoseg.cube.store import work_folder
 from panoseg.models.weights import save_weights
 from registers import write_inputs
-from waiting import held_elsewhere
+from waiting import held_elsewhere, wait_until
 
 pytestmark = pytest.mark.usefixtures("short_lock_wait")
 
@@ -55,3 +62,95 @@ def test_a_command_is_told_that_another_writes_its_output(
         assert main(command.replace("OUT", str(out)).split()) == 2
         assert f"Another command writes {out}: wait until it ends" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def commands():
+    """Every function that the command line parses, by its words."""
+    for name, command in COMMANDS.items():
+        module, _, function = command.target.partition(":")
+        found = importlib.import_module(f"panoseg.cli.{module}")
+        verbs = getattr(found, f"{name.upper()}_VERBS", None) or getattr(found, "VERBS", None)
+        if not command.parses_arguments:
+            yield name, getattr(found, function)
+        elif name not in ("train", "app"):  # parse their own options
+            for verb, (run, _) in verbs.items():
+                yield f"{name} {verb}", run
+
+
+def test_every_command_says_what_it_writes():
+    """So that a new one holds its folder."""
+    for words, function in commands():
+        named = {name for name in inspect.signature(function).parameters if name == "out"}
+        assert named <= set(outputs_of(function)), f"{words}: annotate out with Output"
+    found = {words for words, run in commands() if Output.FOLDER in outputs_of(run).values()}
+    assert found == {
+        *("demo", "simulate", "dataset", "describe", "map", "photo", "refine"),
+        *("weights import", "job fetch", "coco merge", "coco convert", "coco shards"),
+    }
+
+
+WRITING = [
+    "demo --out OUT",
+    "simulate OUT --layout coco",
+    "describe nothing --out OUT",
+    "photo nothing.jpg --weights nothing --out OUT",
+    "refine nothing --out OUT",
+    "weights import nothing OUT",
+    "coco merge --semantic nothing --instances nothing --out OUT",
+    "coco convert nothing --to panoptic --out OUT",
+    "coco shards --data nothing --out OUT",
+]
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_command_with_a_held_folder_is_refused_before_it_reads(tmp_path, capsys, command):
+    out = tmp_path / "out"
+    with held_elsewhere(out):
+        assert main(command.replace("OUT", str(out)).split()) == 2
+    told = capsys.readouterr().err
+    assert f"Another command writes {out}: wait until it ends" in told
+    if Path("/proc/locks").exists() and "It is process" in told:
+        assert f"It is process {os.getpid()}" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wait_waits_until_the_other_command_ends(tmp_path, capsys):
+    out, done = tmp_path / "out", []
+
+    def work():
+        done.append(main(["simulate", str(out), "--cube", "--size", "16", "--wait"]))
+
+    thread = threading.Thread(target=work)
+    with held_elsewhere(out):
+        thread.start()
+        wait_until(lambda: "continues when it has ended" in capsys.readouterr().err, lambda: 0)
+        assert list(out.iterdir()) == []
+    thread.join()
+    assert done == [0]
+    assert sorted(path.name for path in out.iterdir()) == ["cube.nc", "parcels.gpkg"]
+
+
+def test_what_fails_leaves_no_folder_and_no_parent(tmp_path, capsys):
+    assert main(["refine", str(tmp_path / "nothing.tif"), "--out", str(tmp_path / "a/b/out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["parcels.gpkg", "OUT"], ids=["a file is removed", "the folder is removed"]
+)
+def test_done_is_said_of_what_is_there(tmp_path, monkeypatch, capsys, name):
+    from panoseg.simulation import cube
+
+    original, out = cube.write_cube, tmp_path / "out"
+
+    def write_then_lose(folder, *arguments):
+        original(folder, *arguments)
+        shutil.rmtree(folder) if name == "OUT" else (folder / name).unlink()
+
+    monkeypatch.setattr(cube, "write_cube", write_then_lose)
+    assert main(["simulate", str(out), "--cube", "--size", "16"]) == 2
+    told = capsys.readouterr()
+    expected = "was removed while" if name == "OUT" else "lacks 1 of the 2 files"
+    assert f"{out} {expected}" in told.err
+    assert told.err.count("\n") == 1

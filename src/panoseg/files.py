@@ -1,7 +1,8 @@
 """Write files and folders atomically, and hold an output folder while a command writes it.
 
 What is written gets a temporary name next to its target and is renamed when it is complete, so that
-an interrupted command leaves no half-written result.
+an interrupted command leaves no half-written result. Before a command lets go of its folder, what
+it wrote is checked to be there.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from panoseg.errors import OutputError
+from panoseg.errors import OutputError, PanosegError
+from panoseg.progress import print_line
 
 # What is wrong and what to do, by number of the error.
 _REASONS = {
@@ -41,6 +44,8 @@ _REASONS = {
 _PROBE_BYTES = 1024**2
 LOCK_WAIT_S = 3.0
 """Seconds to wait for a held folder: a process that was just killed takes a moment to end."""
+_WAITING: ContextVar[bool] = ContextVar("waiting", default=False)
+_LONGEST_COMMAND = 80
 # Names that ``_temporary`` gives; a library may append its own suffix.
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{8}\.part(\..*)?", re.DOTALL)
 
@@ -82,7 +87,7 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
 
     The temporary has the suffix of ``path`` and may become a file or a folder. If anything fails,
     ``path`` is unchanged and the temporary is removed. ``remove_unfinished`` removes what a killed
-    process left.
+    process left. What was written is noted (``noting_written``).
 
     Args:
         path: The file or folder to write; its folder is created.
@@ -101,6 +106,11 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
+        is_folder = path.is_dir()
+        if is_folder:
+            _forget(temporary)
+            _hold_again(path)
+        note_written({path: None if is_folder else path.stat().st_size})
     except OutputError as error:
         # Of a file inside a temporary folder, whose name means nothing to the user.
         raise error.with_text(str(temporary), str(path)) from error
@@ -108,7 +118,63 @@ def atomic(path: Path | str, failures: tuple[type[Exception], ...] = ()) -> Iter
         raise output_error(path, error) from error
     finally:
         with suppress(OSError):
-            remove(temporary)
+            _remove(temporary)
+
+
+Written = dict[Path, int | None]
+"""Size of each file, and None for each folder, by absolute path."""
+_NOTES: list[Written] = []
+
+
+@contextmanager
+def noting_written() -> Iterator[Written]:
+    """Yield a table in which everything is noted that ``atomic`` writes during the block."""
+    noted: Written = {}
+    _NOTES.append(noted)
+    try:
+        yield noted
+    finally:
+        _NOTES[:] = [other for other in _NOTES if other is not noted]
+
+
+def note_written(written: Mapping[Path, int | None]) -> None:
+    """Note what another process wrote for this one, or what was written without ``atomic``."""
+    for noted in _NOTES:
+        noted.update(written)
+
+
+def _forget(path: Path) -> None:
+    """Drop a path, and everything below, from what was noted: it is removed on purpose."""
+    path = path.absolute()
+    for noted in _NOTES:
+        for entry in [entry for entry in noted if path == entry or path in entry.parents]:
+            del noted[entry]
+
+
+def check_written(written: Mapping[Path, int | None], output: Path) -> None:
+    """Check that everything that was written is still there, whole.
+
+    Args:
+        written: What was noted.
+        output: What is made, for the message.
+
+    Raises:
+        OutputError: Something is missing or has another size.
+    """
+    missing = []
+    for path, size in written.items():
+        try:
+            if size is not None and path.stat().st_size != size:
+                missing.append(path)
+            path.lstat()
+        except OSError:
+            missing.append(path)
+    if missing:
+        raise OutputError(
+            f"{output} lacks {len(missing)} of the {len(written)} files that were written, such as"
+            f" {missing[0].name}: something removed or changed them meanwhile. Run the command"
+            " again."
+        )
 
 
 @dataclass
@@ -119,13 +185,23 @@ class _Hold:
     """Open descriptor that carries the lock."""
     thread: int
     """Identifier of the thread that holds the folder."""
-    created: bool
-    """Whether the folder was created for this hold."""
+    created: tuple[Path, ...]
+    """Folders that were created for this hold: the folder itself and its parents."""
     depth: int = 1
     """Number of nested ``hold_folder`` blocks of that thread."""
 
 
 _HELD: dict[Path, _Hold] = {}
+
+
+@contextmanager
+def waiting(wait: bool) -> Iterator[None]:
+    """Make ``hold_folder`` wait in this block until another command lets go of the folder."""
+    token = _WAITING.set(wait)
+    try:
+        yield
+    finally:
+        _WAITING.reset(token)
 
 
 @contextmanager
@@ -135,14 +211,17 @@ def hold_folder(folder: Path | str, *, output: Path | str | None = None) -> Iter
     The folder is created if needed, and removed at the end if it is empty. The system's lock on the
     folder itself is used (flock; on Windows a file next to the folder is locked): it ends with the
     process, however that ends, and leaves no file. A thread that holds a folder may hold it again.
-    Where a file system has no locks, nothing is held.
+    Where a file system has no locks, nothing is held. At the end of the outermost block it is
+    checked that the folder, and everything that ``atomic`` wrote in it, is still there.
 
     Args:
         folder: The folder to hold.
-        output: What is made, for the message, if that is not the folder.
+        output: What is made, for the message, if that is not the folder; what is written in the
+            folder is then not checked.
 
     Raises:
-        OutputError: Another command holds the folder, or it cannot be created.
+        OutputError: Another command holds the folder, it cannot be created, or it was removed
+            before the end.
     """
     named = Path(folder if output is None else output)
     try:
@@ -155,22 +234,58 @@ def hold_folder(folder: Path | str, *, output: Path | str | None = None) -> Iter
     except OSError as error:
         raise output_error(named, error) from error
     try:
-        yield
+        with noting_written() as written:
+            yield
+        if output is None and hold.depth == 1:
+            check_held(folder)
+            inside = {
+                path: size for path, size in written.items() if place in path.resolve().parents
+            }
+            check_written(inside, named)
+    except Exception as error:
+        if output is None and not isinstance(error, PanosegError):
+            check_held(folder)  # the cause of errors of many kinds
+        raise
     finally:
         hold.depth -= 1
         if not hold.depth:
             del _HELD[place]
-            if hold.created:
+            for created in hold.created:
                 with suppress(OSError):  # not empty
-                    place.rmdir()
+                    created.rmdir()
             os.close(hold.descriptor)
+
+
+def check_held(folder: Path | str, output: Path | str | None = None) -> None:
+    """Check that a folder that this process holds is the one that it has held from the beginning.
+
+    Args:
+        folder: The folder.
+        output: What is made, for the message, if that is not the folder.
+
+    Raises:
+        OutputError: It has been removed, and perhaps created again.
+    """
+    place = Path(folder).resolve()
+    hold = _HELD.get(place)
+    if hold is None:
+        return
+    try:
+        same = os.path.samestat(os.fstat(hold.descriptor), _locked(place).stat())
+    except FileNotFoundError:
+        same = False
+    if not (same and place.is_dir()):
+        raise OutputError(
+            f"{folder if output is None else output} was removed while the command wrote it. Run"
+            " the command again."
+        )
 
 
 def _hold(place: Path, named: Path) -> _Hold:
     """Create and lock a folder. Raises ``OSError``, and ``OutputError`` if it is held elsewhere."""
-    end, created = time.monotonic() + LOCK_WAIT_S, False
+    end, created, told = time.monotonic() + LOCK_WAIT_S, tuple[Path, ...](), False
     while True:
-        created |= not place.exists()
+        created = created or tuple(one for one in (place, *place.parents) if not one.exists())
         place.mkdir(parents=True, exist_ok=True)
         descriptor, locked = _open_for_lock(place)
         # The process that held the folder may remove it between opening and locking.
@@ -178,19 +293,64 @@ def _hold(place: Path, named: Path) -> _Hold:
             if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), locked.stat()):
                 return _Hold(descriptor, threading.get_ident(), created)
         os.close(descriptor)
-        if time.monotonic() > end:
-            raise OutputError(
-                f"Another command writes {named}: wait until it ends, or choose another --out."
-            )
+        if time.monotonic() > end and not told:
+            told, holder = True, _holder(place)
+            held = f"Another command writes {named}: "
+            if not _WAITING.get():
+                raise OutputError(
+                    f"{held}wait until it ends (--wait does), or choose another --out."
+                    f"{f' It is {holder}.' if holder else ''}"
+                )
+            print_line(f"{held}{holder or 'waiting'}; continues when it has ended", sys.stderr)
         time.sleep(LOCK_WAIT_S / 60)
+
+
+def _hold_again(path: Path) -> None:
+    """Lock a held folder again that this process has replaced by a new one."""
+    hold = _HELD.get(path.resolve())
+    if hold is not None and sys.platform != "win32":  # where the lock is on a file next to it
+        old, (hold.descriptor, _) = hold.descriptor, _open_for_lock(path)
+        _lock(hold.descriptor)
+        os.close(old)
+
+
+def _holder(place: Path) -> str:
+    """Return the process that has locked a folder, in words; empty where the system does not tell.
+
+    Linux lists locks as "1: FLOCK ADVISORY WRITE process device:inode 0 EOF".
+    """
+    with suppress(OSError, ValueError, IndexError):
+        inode = str(place.stat().st_ino)
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode and int(words[4]) > 0:
+                return f"process {words[4]}{_command_of(words[4])}"
+    return ""
+
+
+def _command_of(process: str) -> str:
+    """Return the panoseg command of a process, after a comma; empty where it is none."""
+    line = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace")
+    words = line.rstrip("\0").split("\0")
+    for number, word in enumerate(words):
+        if word.endswith(("/panoseg", "/panoseg/__main__.py")) or word == "panoseg":
+            command = " ".join(["panoseg", *words[number + 1 :]])
+            cut = command[:_LONGEST_COMMAND]
+            return f", {cut}{'…' * (cut != command)}"
+    return ""
 
 
 def _open_for_lock(place: Path) -> tuple[int, Path]:
     """Open what is locked to hold a folder; return its descriptor and path."""
-    if sys.platform == "win32":  # folders cannot be opened; this file goes when it is closed
-        path = place.with_name(f".{place.name}.lock")
+    path = _locked(place)
+    if sys.platform == "win32":  # the file goes when it is closed
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TEMPORARY), path
-    return os.open(place, os.O_RDONLY), place
+    return os.open(path, os.O_RDONLY), path
+
+
+def _locked(place: Path) -> Path:
+    """Return what is locked to hold a folder: itself, or a file where folders cannot be opened."""
+    return place.with_name(f".{place.name}.lock") if sys.platform == "win32" else place
 
 
 def _lock(descriptor: int) -> bool:
@@ -219,6 +379,11 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 def remove(path: Path) -> None:
     """Remove a file, or a folder with everything in it, if it exists. Raises ``OSError``."""
+    _forget(path)
+    _remove(path)
+
+
+def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -231,6 +396,7 @@ def remove_folder(folder: Path) -> None:
     ``remove_unfinished`` removes what a killed process left. Raises ``OSError``.
     """
     temporary = _temporary(folder)
+    _forget(folder)
     os.rename(folder, temporary)
     remove(temporary)
 

@@ -9,9 +9,11 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 from panoseg.errors import OutputError
+from panoseg.files import hold_folder
 
 
 def usable_cores() -> int:
@@ -54,3 +56,16 @@ def belong_to_parent() -> None:
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def is_first_process() -> bool:
+    """Return whether this is the process that writes, before Fabric has started the others."""
+    return all(
+        int(os.environ.get(name, "0")) == 0
+        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
+    )
+
+
+def hold_in_first_process(folder: Path | str) -> AbstractContextManager[None]:
+    """Hold the output folder of work that several processes do: the first of them writes it."""
+    return hold_folder(folder) if is_first_process() else nullcontext()

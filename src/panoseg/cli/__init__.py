@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from panoseg import __version__
+from panoseg.cli.output import holding
 from panoseg.cli.terminal import VERBOSE, is_closed_pipe, prepare, system_limit, without_verbose
 from panoseg.errors import ConfigError, PanosegError
 
@@ -150,7 +151,7 @@ def parse(
     config: list[Any] = [tyro.conf.PositionalMetavarFromFieldName, tyro.conf.DisallowNone]
     if omit_prefixes:
         config.append(tyro.conf.OmitArgPrefixes)
-    tyro.cli(function, prog=program, args=arguments, config=config)
+    tyro.cli(holding(function), prog=program, args=arguments, config=config)
 
 
 Verbs = Mapping[str, tuple[Callable[..., None], str]]

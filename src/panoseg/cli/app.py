@@ -13,6 +13,7 @@ import tyro
 
 from panoseg.app.settings import AppSettings, limit_drivers
 from panoseg.cli import Verbs, parse, run_verb
+from panoseg.cli.output import Output
 from panoseg.cli.terminal import say
 from panoseg.cube.options import ReadOptions
 from panoseg.errors import AppError, ConfigError, require
@@ -218,7 +219,9 @@ def watch(id: tyro.conf.Positional[str], server: str = _LOCAL) -> None:
         _watch(client, id)
 
 
-def fetch(id: tyro.conf.Positional[str], out: Path, server: str = _LOCAL) -> None:
+def fetch(
+    id: tyro.conf.Positional[str], out: Annotated[Path, Output.FOLDER], server: str = _LOCAL
+) -> None:
     """Download the files of a finished job to a new folder.
 
     example: panoseg job fetch 0123456789abcdef0123456789abcdef --out map

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from panoseg.cli import Verbs, run_verb
+from panoseg.cli.output import Output
 from panoseg.errors import PanopticFormatError, PanosegError
 
 _MAX_FAILURES = 20
@@ -84,7 +85,7 @@ def evaluate(
 def merge(
     semantic: Path,
     instances: Path,
-    out: Path,
+    out: Annotated[Path, Output.FOLDER],
     images: Path | None = None,
     categories: Path | None = None,
     score: float = 0.5,
@@ -134,7 +135,7 @@ def merge(
 def convert(
     source: Annotated[Path, tyro.conf.Positional],
     to: Literal["panoptic", "two-channel", "detection", "semantic"],
-    out: Path,
+    out: Annotated[Path, Output.FOLDER],
     folder: Path | None = None,
     categories: Path | None = None,
     things_only: bool = False,
@@ -194,7 +195,12 @@ def convert(
     _finish(written.images, written.failures, f"{written.images} images in {written.path}")
 
 
-def shards(data: Path, out: str, shards: int = 32, processes: int | None = None) -> None:
+def shards(
+    data: Path,
+    out: Annotated[str, Output.FOLDER],
+    shards: int = 32,
+    processes: int | None = None,
+) -> None:
     """Write a dataset in the layout of COCO as tar shards, for panoseg train --data.
 
     example: panoseg coco shards --data COCO --out s3://bucket/coco --shards 32

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from panoseg.cli.output import Output
 from panoseg.cli.terminal import say
 from panoseg.cube.options import DEFAULT_CATALOGUE, CubeOptions, ReadOptions, ValueOptions
 from panoseg.errors import ConfigError
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def cube(
     area: Path | None = None,
-    out: Path | None = None,
+    out: Annotated[Path | None, Output.HELD] = None,
     season: int | None = None,
     first: Annotated[str | None, tyro.conf.arg(name="from")] = None,
     last: Annotated[str | None, tyro.conf.arg(name="to")] = None,
@@ -158,7 +159,7 @@ def dataset(
     parcels: Path,
     class_column: str,
     classes: Path,
-    out: Path,
+    out: Annotated[Path, Output.FOLDER],
     cube: Annotated[list[Path], tyro.conf.UseAppendAction] = [],  # noqa: B006
     layout: Literal["pastis", "s2tsczcrop"] = "pastis",
     workers: int = 1,
@@ -194,7 +195,6 @@ def dataset(
         source: Where to fetch a season that is not on disk.
         reading: How the file of the register is read.
     """
-    from panoseg.files import hold_folder
     from panoseg.register.dataset import Sources, fetch_season, write_dataset
 
     if bool(cube) == (source.catalog is not None):
@@ -205,15 +205,14 @@ def dataset(
         path = out.with_name(f"{out.name}.zarr")
         say("\n".join(fetch_season(parcels, options.season, path, source, reading).lines()))
         cube = [path]
-    with hold_folder(out):
-        report = write_dataset(
-            Sources(parcels, class_column, classes, tuple(cube), reading),
-            out,
-            layout,
-            options,
-            workers,
-            say=lambda note: say(f"note: {note}"),
-        )
+    report = write_dataset(
+        Sources(parcels, class_column, classes, tuple(cube), reading),
+        out,
+        layout,
+        options,
+        workers,
+        say=lambda note: say(f"note: {note}"),
+    )
     print("\n".join(report.lines()))
     print(
         f"{report.patches} patches of {options.size} x {options.size} pixels in {out}; look at"
@@ -222,7 +221,7 @@ def dataset(
 
 
 def simulate(
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir")],
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="dir"), Output.FOLDER],
     patches: int = 100,
     size: int = 128,
     seed: int = 0,
@@ -375,7 +374,7 @@ def _write_dataset(
 def describe(
     dataset: Annotated[Path, tyro.conf.Positional],
     *,
-    out: Path | None = None,
+    out: Annotated[Path | None, Output.FOLDER] = None,
     patches: int | None = None,
     seed: int = 0,
     normalisation: bool = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from panoseg.cli.output import Output
 from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
 from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery.options import VectorOptions
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def demo(
-    out: Path = Path("panoseg-demo"), size: int = 256, seed: int = 0, weights: Path | None = None
+    out: Annotated[Path, Output.FOLDER] = Path("panoseg-demo"),
+    size: int = 256,
+    seed: int = 0,
+    weights: Path | None = None,
 ) -> None:
     """Simulate a season, map it, compare the map with the truth, and write report.html.
 
@@ -50,7 +54,7 @@ def demo(
 def inspect(
     cube: tyro.conf.Positional[Path],
     json: bool = False,
-    out: Path | None = None,
+    out: Annotated[Path | None, Output.FILE] = None,
     options: Annotated[ReadOptions, tyro.conf.arg(name="")] = ReadOptions(),  # noqa: B008
 ) -> None:
     """Say how a season is understood, before it is mapped.
@@ -88,7 +92,7 @@ def inspect(
 def map_season(
     cube: tyro.conf.Positional[Path | None] = None,
     *,
-    out: Path,
+    out: Annotated[Path, Output.FOLDER],
     weights: Path | None = None,
     truth: Path | None = None,
     declared_only: bool = False,
@@ -199,7 +203,7 @@ def _print_map(result: MapResult) -> None:
 
 def refine(
     raster: tyro.conf.Positional[Path],
-    out: Path,
+    out: Annotated[Path, Output.FOLDER],
     parcels: Path | None = None,
     options: Annotated[RefineOptions, tyro.conf.arg(name="")] = RefineOptions(),  # noqa: B008
     reading: Annotated[VectorOptions, tyro.conf.arg(name="")] = VectorOptions(),  # noqa: B008

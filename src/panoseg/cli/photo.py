@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from panoseg.cli.output import Output
 from panoseg.photo.options import PhotoOptions
 
 _MAX_TABLES = 5
@@ -16,7 +17,7 @@ _MAX_TABLES = 5
 def photo(
     image: Annotated[tuple[str, ...], tyro.conf.Positional],
     weights: str,
-    out: Path,
+    out: Annotated[Path, Output.FOLDER],
     instances: str | None = None,
     options: Annotated[PhotoOptions, tyro.conf.arg(name="")] = PhotoOptions(),  # noqa: B008
 ) -> None:

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from panoseg.cli.output import Output
 from panoseg.cli.terminal import say
 from panoseg.data.places import place_of
 from panoseg.errors import ConfigError, is_installed, missing
+from panoseg.files import waiting
+from panoseg.processes import is_first_process
 from panoseg.training.config import TrainConfig
 from panoseg.training.experiments import EXPERIMENTS, experiment
 
@@ -120,6 +123,8 @@ class Arguments:
     """One of the five official splits, or all of them and their mean."""
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """How the network is trained."""
+    wait: bool = False
+    """Wait while another command writes to the same folder, instead of ending."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,8 @@ class ResumeArguments:
     """Folder of the dataset, if it has moved."""
     epochs: int | None = None
     """Number of epochs in all, to go on beyond those that were planned."""
+    wait: bool = False
+    """Wait while another command writes to the same folder, instead of ending."""
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -156,7 +163,8 @@ def train(arguments: Sequence[str]) -> None:
 
         _note_missing_tensorboard()
         data = resumed.data and place_of(resumed.data)
-        result = folds.resume(resumed.resume, data, say, resumed.epochs)
+        with waiting(resumed.wait):
+            result = folds.resume(resumed.resume, data, say, resumed.epochs)
     else:
         parsed = _parse_experiment(name, arguments[1:])
         from panoseg.training import folds
@@ -164,12 +172,11 @@ def train(arguments: Sequence[str]) -> None:
 
         _note_missing_tensorboard()
         data, out = place_of(parsed.data), parsed.out
-        if parsed.fold == "all":
-            result = folds.start_all_folds(name, parsed.train, data, out, say)
-        else:
-            result = start(name, parsed.train, data, int(parsed.fold), out, report=say)
-    from panoseg.training.run import is_first_process
-
+        with waiting(parsed.wait):
+            if parsed.fold == "all":
+                result = folds.start_all_folds(name, parsed.train, data, out, say)
+            else:
+                result = start(name, parsed.train, data, int(parsed.fold), out, report=say)
     if is_first_process():
         print(result.text())
 
@@ -196,8 +203,6 @@ def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
 
 
 def _note_missing_tensorboard() -> None:
-    from panoseg.training.run import is_first_process
-
     if is_first_process() and not is_installed("tensorboard"):
         reason = missing("tensorboard", "TensorBoard events are not written, which")
         say(f"note: {reason} log.csv has all numbers.")
@@ -249,7 +254,7 @@ def score(
     data: str,
     weights: Path | None = None,
     options: Annotated[ScoringOptions, tyro.conf.arg(name="")] = ScoringOptions(),
-    out: Path | None = None,
+    out: Annotated[Path | None, Output.HELD] = None,
 ) -> None:
     """Score a run, or weights, on the test fold of a dataset: SQ, RQ and PQ, or OA and IoU.
 
@@ -277,7 +282,6 @@ def score(
     if folder is None or (run is not None and weights is not None):
         raise ConfigError("Pass either RUN or --weights, not both. See panoseg test --help.")
     from panoseg.training.evaluate import score_folder
-    from panoseg.training.run import is_first_process
 
     found = score_folder(
         folder,

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from panoseg.cli import Verbs, run_verb
+from panoseg.cli.output import Output
 from panoseg.data.places import place_of
 from panoseg.errors import ConfigError
 
@@ -27,7 +28,7 @@ def weights(arguments: Sequence[str]) -> None:
 
 def import_weights(
     folder: Annotated[Path, tyro.conf.Positional],
-    out: Annotated[Path, tyro.conf.Positional],
+    out: Annotated[Path, tyro.conf.Positional, Output.FOLDER],
     *,
     data: Path | None = None,
     fold: Literal[1, 2, 3, 4, 5] | None = None,
@@ -63,7 +64,7 @@ def show(
     *,
     data: str,
     patch: str,
-    out: Path,
+    out: Annotated[Path, Output.FILE],
     fold: Literal[1, 2, 3, 4, 5] | None = None,
     attention: bool = False,
     pixel: tuple[int, int] | None = None,

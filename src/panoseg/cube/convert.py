@@ -26,7 +26,7 @@ from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.season import clear_shares
 from panoseg.cube.store import discard, new_array, windows_of, work_folder, write_coordinates
 from panoseg.errors import CubeError, OutputError
-from panoseg.files import check_writable, hold_folder, output_error, write_json
+from panoseg.files import check_held, check_writable, hold_folder, output_error, write_json
 from panoseg.imagery.geotiffs import geotiff_scenes
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset, has_items
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, SCENE_CLASSIFICATION
@@ -94,6 +94,7 @@ def convert_cube(
             _empty(work, out)
             try:
                 _write(source, cube, bands, work / out.name, days, clear, record)
+                check_held(work, out)
                 os.rename(work / out.name, out)
             finally:
                 discard(work)

@@ -27,7 +27,7 @@ from panoseg.cube.report import RECORD
 from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import OutputError
-from panoseg.files import output_error, remove_unfinished, write_json, write_text
+from panoseg.files import check_held, output_error, remove_unfinished, write_json, write_text
 from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 
 CHUNK = 512
@@ -165,8 +165,16 @@ class DayStore:
             array[0, window.rows, window.columns] = values[band]
 
     def move(self, cube: Path, place: int) -> None:
-        """Move the chunks of all bands to a place in time of the cube, unless they are there."""
+        """Move the chunks of all bands to a place in time of the cube, unless they are there.
+
+        A band without data has no chunks, but its array is there. Raises ``OutputError`` if not.
+        """
         for band in self.bands:
+            if not (self.folder / band / "zarr.json").exists():
+                raise OutputError(
+                    f"{self.folder / band} was removed while the cube was made. Run the command"
+                    " again."
+                )
             source, target = self.folder / band / "c" / "0", cube / band / "c" / str(place)
             if source.exists():
                 target.parent.mkdir(exist_ok=True)
@@ -209,6 +217,7 @@ def finish(
     record: dict[str, Any],
 ) -> None:
     """Make the cube of finished dates and give it its name. Raises ``OSError``."""
+    check_held(work, out)
     cube = work / _CUBE
     if not cube.exists():
         fresh = work / f"{_CUBE}.new"
@@ -217,6 +226,7 @@ def finish(
         for band in (*bands, SCENE_CLASSIFICATION):
             new_array(fresh / band, band, len(days), grid)
         os.rename(fresh, cube)
+    check_held(work, out)  # else the cube of removed dates would be one without data
     # After a kill in this loop the next start moves the dates that are left.
     for place, day in enumerate(days):
         DayStore(work, day, bands, grid).move(cube, place)

@@ -15,7 +15,7 @@ from typing import Any
 
 from panoseg.data.pastis_files import read_json
 from panoseg.errors import OutputError
-from panoseg.files import new_folder, write_json
+from panoseg.files import Written, new_folder, note_written, noting_written, write_json
 from panoseg.processes import usable_cores, worker_pool
 from panoseg.progress import track
 
@@ -52,10 +52,10 @@ def write_pieces(
     _claim(folder, contents, kind)
     records = [folder / f".{kind}" / f"{name}.json" for name in names]
     todo = [(number, record) for number, record in enumerate(records) if not record.exists()]
-    for _ in track(
+    for written in track(
         _run(functools.partial(_write_piece, folder, write), todo, workers), verb, total=len(todo)
     ):
-        pass
+        note_written(written)
     return records
 
 
@@ -77,8 +77,8 @@ def _claim(folder: Path, contents: Mapping[str, Any], kind: str) -> None:
 
 
 def _run(
-    write: Callable[[tuple[int, Path]], None], todo: list[tuple[int, Path]], workers: int | None
-) -> Iterator[None]:
+    write: Callable[[tuple[int, Path]], Written], todo: list[tuple[int, Path]], workers: int | None
+) -> Iterator[Written]:
     workers = min(workers or usable_cores(), len(todo))
     if workers <= 1:
         yield from map(write, todo)
@@ -89,6 +89,9 @@ def _run(
 
 def _write_piece(
     folder: Path, write: Callable[[Path, int], dict[str, Any]], piece: tuple[int, Path]
-) -> None:
+) -> Written:
+    """Write a piece; return its files, for the process that checks them at the end."""
     number, record = piece
-    write_json(record, write(folder, number))
+    with noting_written() as written:
+        write_json(record, write(folder, number))
+    return written

@@ -26,7 +26,7 @@ from panoseg.data.config import PhotographConfig
 from panoseg.data.places import is_url, joined, store_of
 from panoseg.data.shards import ABOUT_ENDING, BLOCK, IDS_ENDING, INDEX, Shard, ShardIndex
 from panoseg.errors import ConfigError, DatasetError, OutputError, PanosegError
-from panoseg.files import atomic, new_folder
+from panoseg.files import atomic, new_folder, note_written, remove
 from panoseg.processes import usable_cores
 from panoseg.progress import track
 
@@ -173,8 +173,10 @@ def _output(out: str) -> Iterator[str]:
             temporary.mkdir()
             yield str(temporary)
             for written in sorted(temporary.iterdir(), key=lambda entry: entry.name == INDEX):
-                written.rename(target / written.name)
-        (target / "unfinished").rmdir()
+                size, place = written.stat().st_size, (target / written.name).absolute()
+                written.rename(place)
+                note_written({place: size})
+        remove(target / "unfinished")
 
 
 def _write_shard(

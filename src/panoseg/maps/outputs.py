@@ -7,7 +7,6 @@ weights, which is absolute.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +40,7 @@ from panoseg.classes import ClassTable
 from panoseg.cube.folder import notes_of
 from panoseg.cube.report import report_of
 from panoseg.cube.season import Season
-from panoseg.files import output_error, write_json, write_text
+from panoseg.files import output_error, remove, write_json, write_text
 from panoseg.maps.assemble import Assembled
 from panoseg.maps.compare import compare_parcels
 from panoseg.maps.inputs import MapInputs
@@ -156,10 +155,7 @@ def _pieces(
 
 def _remove(path: Path) -> None:
     try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove(path)
     except OSError as error:
         raise output_error(path, error) from error
 

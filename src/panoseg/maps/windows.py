@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -25,7 +24,15 @@ import panoseg
 from panoseg.cube.season import Season
 from panoseg.cube.window import Window
 from panoseg.errors import ConfigError, OutputError
-from panoseg.files import atomic, new_folder, output_error, remove_folder, signature, write_json
+from panoseg.files import (
+    atomic,
+    new_folder,
+    output_error,
+    remove,
+    remove_folder,
+    signature,
+    write_json,
+)
 from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 from panoseg.panoptic.join import Tile
@@ -340,6 +347,6 @@ def finish(work: Path) -> None:
         (work / _PLAN).unlink()
         for cube in work.glob("*.zarr"):
             remove_folder(cube)
-        shutil.rmtree(work)
+        remove(work)
     except OSError as error:
         raise output_error(work, error) from error

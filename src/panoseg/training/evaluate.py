@@ -30,6 +30,7 @@ from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
 from panoseg.pictures.comparison import DRAW, Comparison
 from panoseg.pictures.figures import check_picture
 from panoseg.pictures.scores import draw_scores
+from panoseg.processes import hold_in_first_process
 from panoseg.training.config import TrainConfig
 from panoseg.training.fold_scores import METRICS, TABLE, read_test_scores, write_mean
 from panoseg.training.loop import LAST, make_fabric
@@ -274,8 +275,20 @@ def score_folder(
     splits = [scored_split(entry, data, options.normalisation, train) for entry in found]
     for split in splits:
         split.dataset[0]  # so that a broken dataset is found before a folder is made
-    new_folder(out)
-    fabric = make_fabric(train)
+    with hold_in_first_process(out):
+        return _score_all(found, splits, layout, data, new_folder(out), make_fabric(train), options)
+
+
+def _score_all(
+    found: Sequence[FoldWeights],
+    splits: Sequence[Split],
+    layout: Layout,
+    data: Place,
+    out: Path,
+    fabric: Fabric,
+    options: EvaluationOptions,
+) -> Evaluation:
+    """Score the weights of each fold on its split, and write the results into a held folder."""
     scores: dict[int | None, Scores] = {}
     lines: dict[int | None, str] = {}
     notes: dict[str, None] = {}

@@ -11,6 +11,7 @@ from panoseg.data.places import Place, place_of, resolved
 from panoseg.errors import ConfigError
 from panoseg.files import new_folder, write_json
 from panoseg.models.config import from_json, to_json
+from panoseg.processes import hold_in_first_process, is_first_process
 from panoseg.training import run
 from panoseg.training.config import TrainConfig
 from panoseg.training.fold_scores import METRICS, read_test_scores, write_mean
@@ -52,10 +53,15 @@ def start_all_folds(
     train = run.with_absolute_paths(train)
     for fold in FOLDS:
         open_splits(data, fold, train)
-    if run.is_first_process():
-        plan = {"experiment": experiment, "data_folder": resolved(data), "train": to_json(train)}
-        write_json(new_folder(folder) / PLAN, plan)
-    return _train_missing_folds(experiment, train, data, folder, report)
+    with hold_in_first_process(folder):
+        if is_first_process():
+            plan = {
+                "experiment": experiment,
+                "data_folder": resolved(data),
+                "train": to_json(train),
+            }
+            write_json(new_folder(folder) / PLAN, plan)
+        return _train_missing_folds(experiment, train, data, folder, report)
 
 
 def resume(
@@ -70,6 +76,14 @@ def resume(
     """
     if not (folder / PLAN).exists():
         return run.resume(folder, data, report=report, epochs=epochs)
+    with hold_in_first_process(folder):
+        return _resume_folds(folder, data, report, epochs)
+
+
+def _resume_folds(
+    folder: Path, data: Place | None, report: Report, epochs: int | None
+) -> FoldsResult:
+    """Continue the held run of all folds; arguments as in ``run.resume``."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
         train = from_json(TrainConfig, plan["train"])
@@ -81,7 +95,7 @@ def resume(
         ) from error
     if epochs is not None:
         train = run.longer(train, epochs)
-        if run.is_first_process():
+        if is_first_process():
             write_json(folder / PLAN, {**plan, "train": to_json(train)})
     return _train_missing_folds(experiment, train, data, folder, report)
 

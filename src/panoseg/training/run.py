@@ -12,8 +12,7 @@ pictures/       curves, scores by class, and predictions next to the truth
 from __future__ import annotations
 
 import json
-import os
-import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from panoseg.data.coco import check_learnable
 from panoseg.data.places import Place, resolved
 from panoseg.errors import ConfigError, PanosegError
-from panoseg.files import new_folder, remove_unfinished, write_json
+from panoseg.files import new_folder, remove, remove_unfinished, write_json
 from panoseg.metrics.scores import Scores, nothing_true, numbers_text
 from panoseg.models.config import from_json, to_json
 from panoseg.models.model import WEIGHTS
@@ -29,6 +28,7 @@ from panoseg.models.network import Network, build_network
 from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weights
 from panoseg.pictures.figures import draw_curves
 from panoseg.pictures.scores import draw_scores
+from panoseg.processes import hold_in_first_process, is_first_process
 from panoseg.training.checkpoint import Progress, read_log
 from panoseg.training.config import RunConfig, TrainConfig
 from panoseg.training.evaluate import PICTURES, draw_predictions, score, write_scores
@@ -95,17 +95,25 @@ def start(
         report(f"note: {note}")
     for split in (splits.train, splits.validation, splits.test):
         split.dataset[0]  # so that a broken dataset is found before a folder is made
-    if is_first_process():
-        write_json(new_folder(folder) / CONFIG, to_json(run))
-    fabric = fabric or make_fabric(train)
-    try:
-        training = _prepare(run, splits, Path(folder), fabric, report)
-        training.run()
-        return _finish(run, splits, Path(folder), fabric)
-    except (PanosegError, OSError, RuntimeError, MemoryError):  # also limits of the system
-        if not (Path(folder) / LAST).exists() and is_first_process():
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with hold_in_first_process(folder):
+        if is_first_process():
+            write_json(new_folder(folder) / CONFIG, to_json(run))
+        fabric = fabric or make_fabric(train)
+        try:
+            training = _prepare(run, splits, Path(folder), fabric, report)
+            training.run()
+            return _finish(run, splits, Path(folder), fabric)
+        except (PanosegError, OSError, RuntimeError, MemoryError):  # also limits of the system
+            if not (Path(folder) / LAST).exists() and is_first_process():
+                _empty(Path(folder))
+            raise
+
+
+def _empty(folder: Path) -> None:
+    """Remove what is in a held folder as far as possible; the folder goes when its hold ends."""
+    with suppress(OSError):
+        for entry in list(folder.iterdir()):
+            remove(entry)
 
 
 def resume(
@@ -125,26 +133,36 @@ def resume(
         epochs: Train this number of epochs in all, beyond those that were planned. The weights
             become those of a run that was planned so, unless its learning rate follows a cosine.
     """
+    if not (Path(folder) / CONFIG).exists():
+        read_run(folder)  # says what is missing; no folder is made
+    with hold_in_first_process(folder):
+        return _continue(Path(folder), data, fabric, report, epochs)
+
+
+def _continue(
+    folder: Path, data: Place | None, fabric: Fabric | None, report: Report, epochs: int | None
+) -> RunResult:
+    """Continue a held run; arguments as in ``resume``."""
     run = read_run(folder)
     run = replace(run, data_folder=resolved(data)) if data else run
     planned = run.train.epochs
     run = run if epochs is None else replace(run, train=longer(run.train, epochs))
     splits = open_splits(run.data_folder, run.fold, run.train)
     if is_first_process():
-        remove_unfinished(Path(folder))
+        remove_unfinished(folder)
         if run.train.epochs > planned:
-            write_json(Path(folder) / CONFIG, to_json(run))
+            write_json(folder / CONFIG, to_json(run))
             for name in (METRICS, TABLE):  # of the run as it was planned; this one is not finished
-                (Path(folder) / name).unlink(missing_ok=True)
+                remove(folder / name)
             if run.train.optimiser.schedule == "cosine":
                 report(
                     f"note: the half cosine of the learning rate now spans {run.train.epochs}"
                     f" epochs; up to here it was one of {planned}"
                 )
     fabric = fabric or make_fabric(run.train)
-    training = _prepare(run, splits, Path(folder), fabric, report)
+    training = _prepare(run, splits, folder, fabric, report)
     training.run()
-    return _finish(run, splits, Path(folder), fabric)
+    return _finish(run, splits, folder, fabric)
 
 
 def with_absolute_paths(train: TrainConfig) -> TrainConfig:
@@ -340,11 +358,3 @@ def _continuing(progress: Progress, epochs: int) -> str:
     if progress.epoch == epochs:
         return f"trained to the end of epoch {epochs} before: the best weights are scored again"
     return f"continues in epoch {progress.epoch + 1} of {epochs}, after step {progress.total_steps}"
-
-
-def is_first_process() -> bool:
-    """Return whether this is the process that writes, before Fabric has started the others."""
-    return all(
-        int(os.environ.get(name, "0")) == 0
-        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK")
-    )
