@@ -116,6 +116,18 @@ def test_progress_that_is_not_whole_is_no_beginning(tmp_path):
     torch.save(content | {"progress": {}}, tmp_path / "last.ckpt")
     with pytest.raises(WeightsError, match="progress"):
         load_checkpoint(tmp_path / "last.ckpt")
+    for entry, value in (("epoch", -1), ("step", 0.5), ("best_score", "high"), ("best_epoch", -1)):
+        wrong = {**content["progress"], entry: value}
+        torch.save(content | {"progress": wrong}, tmp_path / "last.ckpt")
+        with pytest.raises(WeightsError, match=f"{entry} is {value}"):
+            load_checkpoint(tmp_path / "last.ckpt")
+    torch.save(content | {"model": {"weight": [1.0]}}, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match="weight of the network is no tensor"):
+        load_checkpoint(tmp_path / "last.ckpt")
+    states = [{"torch": torch.zeros(1, dtype=torch.uint8).expand(2**33)}]
+    torch.save(content | {"random_states": states}, tmp_path / "last.ckpt")
+    with pytest.raises(WeightsError, match="fewer numbers in the file"):
+        load_checkpoint(tmp_path / "last.ckpt")
 
 
 class _Code:

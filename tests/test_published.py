@@ -345,6 +345,29 @@ def test_a_bare_state_and_options_with_a_mark_of_their_encoding_are_read(tmp_pat
     assert list(import_published(folder, 1).state) == list(state)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda value: value.to("meta"), "without values"),
+        (lambda value: value.to_sparse(), "layout sparse_coo"),
+        (lambda value: value.to(torch.complex64), "complex numbers"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "quantised"),
+        (lambda value: torch.zeros(1).expand(value.shape), "fewer numbers in the file"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_that_are_not_plain_numbers_are_refused(tmp_path, capsys, change, words):
+    state = build_network(AUTHORS_CONFIG).state_dict()
+    name = next(name for name, value in state.items() if value.dim() > 1)
+    state[name] = change(state[name])
+    folder = authors_folder(tmp_path / "authors", AUTHORS_OPTIONS, state)
+    assert main(["weights", "import", str(folder), str(tmp_path / "out"), "--fold", "1"]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_that_are_no_numbers_are_refused(tmp_path):
     state = build_network(AUTHORS_CONFIG).state_dict()
     name = next(name for name, value in state.items() if value.is_floating_point())

@@ -21,6 +21,7 @@ from panoseg.cli.output import Output, outputs_of
 from panoseg.cube.store import work_folder
 from panoseg.models.weights import save_weights
 from registers import write_inputs
+from tiny_runs import tiny_options, write_tiny_dataset
 from waiting import held_elsewhere, wait_until
 
 pytestmark = pytest.mark.usefixtures("short_lock_wait")
@@ -154,3 +155,28 @@ def test_done_is_said_of_what_is_there(tmp_path, monkeypatch, capsys, name):
     expected = "was removed while" if name == "OUT" else "lacks 1 of the 2 files"
     assert f"{out} {expected}" in told.err
     assert told.err.count("\n") == 1
+
+
+def test_runs_and_scores_are_written_by_one_at_a_time(given, tmp_path, capsys):
+    """Two trainings would both write the log. A run of all folds is held as a whole."""
+    data = write_tiny_dataset(tmp_path / "data")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "folds").mkdir()
+    (tmp_path / "folds" / "folds.json").write_text("{}")
+    new = f"train pastis-utae --data {data} {' '.join(tiny_options('pastis-utae'))} --out OUT"
+    words = {
+        "run": "train --resume OUT",
+        "folds": "train --resume OUT",
+        "new": new,
+        "all": f"{new} --fold all",
+        "scores": f"test --weights {given / 'weights'} --data {data} --every-patch --workers 0"
+        " --out OUT",
+    }
+    for name, text in words.items():
+        out = tmp_path / name
+        with held_elsewhere(out):
+            assert main(text.replace("OUT", str(out)).split()) == 2, name
+        assert f"Another command writes {out}: wait" in capsys.readouterr().err
+    assert main(["train", "--resume", str(tmp_path / "run"), "--wait"]) == 2  # held no longer
+    assert "Another command" not in capsys.readouterr().err

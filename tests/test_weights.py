@@ -158,6 +158,7 @@ def test_weights_of_another_model_are_refused(folder):
         (lambda card: card["normalisation"].update(mean=[1.0]), "1 means"),
         (lambda card: card["normalisation"].update(std=[1.0, 0.0]), "positive"),
         (lambda card: card.update(normalisation=3), "not a card"),
+        (lambda card: card["normalisation"]["mean"].__setitem__(0, 10**400), "too large"),
         (lambda card: card.update(reference_date="September"), "September"),
         (lambda card: card["model"]["backbone"].update(bands=10), "10 bands"),
         (lambda card: card["model"].update(shape_size="16"), "shape_size '16'"),

@@ -34,7 +34,8 @@ from panoseg.models.configs.season import (
     UtaeConfig,
     WtaeConfig,
 )
-from panoseg.models.weights import Weights, WeightsCard, check_state, load_tensors
+from panoseg.models.tensor_files import load_tensors
+from panoseg.models.weights import Weights, WeightsCard, check_state
 
 _FIXED_IN_ALL = {"pad_value": 0, "mono_date": None}
 FIXED_OPTIONS = {

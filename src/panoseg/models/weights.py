@@ -1,14 +1,8 @@
-"""Weights and their card in a file, and the only place that opens files of ``torch.save``.
-
-Such files are pickles, which could run code: they are read with ``weights_only``, as tensors and
-plain values alone, and never without.
-"""
+"""Weights and their card in files."""
 
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -30,40 +24,6 @@ from panoseg.imagery.sentinel2 import PASTIS_BANDS, REFERENCE_DATE
 from panoseg.models.config import ModelConfig, config_from_json, fit_to_table, to_json
 from panoseg.models.configs.base import Inputs
 from panoseg.models.network import Network, build_network
-
-
-def load_tensors(path: Path, advice: str) -> Any:  # noqa: ANN401
-    """Return the content of a checkpoint, on the CPU.
-
-    Args:
-        path: The file.
-        advice: What the user can do where the file cannot be read: a sentence for the message.
-
-    Raises:
-        WeightsError: The file is missing or damaged, or holds code.
-    """
-    try:
-        with warnings.catch_warnings():
-            # Before torch fails it warns about other protocols of pickling.
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
-        raise WeightsError(f"{path}: {error.strerror}. {advice}") from error
-    # A damaged or hostile pickle can fail in any way, an OSError included.
-    except Exception as error:
-        raise WeightsError(
-            f"{path} is damaged or holds more than numbers{_culprit(error)}. {advice}"
-        ) from error
-
-
-def _culprit(error: Exception) -> str:
-    """Return the object that a pickle asked for besides tensors.
-
-    torch's own message is advice to load it nevertheless.
-    """
-    asked = re.search(r"GLOBAL (\S+)", str(error))
-    return f" ({asked[1]})" if asked else ""
-
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
@@ -324,7 +284,7 @@ def _check_finite(state: Mapping[str, Tensor], source: Path | str) -> None:
     wrong = [
         name
         for name, value in state.items()
-        if value.is_floating_point() and not value.isfinite().all()
+        if value.is_floating_point() and not value.float().isfinite().all()
     ]
     if wrong:
         raise WeightsError(
@@ -465,7 +425,14 @@ def _read_card(path: Path) -> WeightsCard:
         raise _unreadable(path, error.strerror or str(error)) from error
     except KeyError as error:
         raise _unreadable(path, f"lacks {error}") from error
-    except (PanosegError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        PanosegError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        ArithmeticError,
+    ) as error:
         reason = str(error).removesuffix(".")
         raise _unreadable(path, f"is not a card of weights ({reason})") from error
 

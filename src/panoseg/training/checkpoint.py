@@ -22,7 +22,7 @@ from torch import Tensor
 
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import atomic, output_error
-from panoseg.models.weights import load_tensors
+from panoseg.models.tensor_files import load_tensors
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -139,12 +139,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
         progress = content["progress"]
         if set(progress) != {entry.name for entry in fields(Progress)}:
             raise KeyError("progress")
+        _check_types(content["model"], progress)
         return Checkpoint(
             dict(content["model"]),
             content["optimiser"],
             Progress(**progress),
             list(content["random_states"]),
         )
+
+
+def _check_types(model: Mapping[str, object], progress: Mapping[str, object]) -> None:
+    """Raise ``ValueError`` for entries of a checkpoint that a training cannot have written."""
+    for name, value in model.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"the entry {str(name)[:80]} of the network is no tensor")
+    for name, value in progress.items():
+        if name == "best_score":
+            right = value is None or isinstance(value, float | int)
+        else:
+            right = type(value) is int and value >= 0
+        if not (right or (name == "best_epoch" and value is None)):
+            raise ValueError(f"{name} is {str(value)[:80]}")
 
 
 @contextmanager
