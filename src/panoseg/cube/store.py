@@ -12,6 +12,7 @@ import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ from panoseg.cube.report import RECORD
 from panoseg.cube.scenes import NO_DATA
 from panoseg.cube.window import Window, windows_over
 from panoseg.errors import OutputError
-from panoseg.files import check_held, output_error, remove_unfinished, write_json, write_text
+from panoseg.files import (
+    check_held,
+    output_error,
+    remove,
+    remove_unfinished,
+    write_json,
+    write_text,
+)
 from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
 
 CHUNK = 512
@@ -139,7 +147,7 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
         else:
             # A kill in the middle of ``discard`` leaves a folder without a plan.
             for entry in work.iterdir():
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+                remove(entry)
             write_json(recorded, plan)
     except (OSError, ValueError) as error:
         raise output_error(work, error) from error
@@ -239,8 +247,9 @@ def discard(work: Path) -> None:
 
     The plan goes first, so that the remains of a kill do not look like an unfinished cube.
     """
-    (work / _PLAN).unlink(missing_ok=True)
-    shutil.rmtree(work, ignore_errors=True)
+    remove(work / _PLAN)
+    with suppress(OSError):
+        remove(work)
 
 
 def write_coordinates(

@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 from panoseg.classes import ClassTable
 from panoseg.cube.window import Window
-from panoseg.files import atomic
+from panoseg.files import atomic, remove
 from panoseg.maps.rasters import (
     CONFIDENCE,
     NO_CONFIDENCE,
@@ -95,7 +95,7 @@ def assemble(
         saved = _regions_file(folder, number)
         region_HW = np.frombuffer(zlib.decompress(saved.read_bytes()), np.int32)
         region_HW = region_HW.reshape(land.height, land.width)
-        saved.unlink()
+        remove(saved)
         rasters.write(land, number_G[group_R][region_HW], windows.data(number))
     return Assembled(
         rasters.present(), data_pixels, rasters.segments, rasters.classes, rasters.confidence

@@ -24,7 +24,7 @@ from panoseg.cube.fetch import CubeRequest, fetch_cube, requested_area
 from panoseg.cube.options import AreaOptions, CubeOptions, ReadOptions
 from panoseg.cube.season import Season
 from panoseg.errors import ConfigError, PanosegError, require
-from panoseg.files import hold_folder, new_folder, output_error
+from panoseg.files import hold_folder, new_folder, output_error, remove
 from panoseg.imagery.area import read_area
 from panoseg.imagery.sentinel2 import season_span
 from panoseg.maps.assemble import Assembled, assemble
@@ -242,7 +242,8 @@ def _scratch(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove(folder)
 
 
 def _outlines(
