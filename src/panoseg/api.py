@@ -215,11 +215,13 @@ def train(
     """Train a named experiment on one fold of a dataset; prints nothing.
 
     Args:
-        experiment: Name of an experiment; ``panoseg experiments`` lists them.
+        experiment: Name of an experiment; ``panoseg experiments`` lists them. Any name with
+            ``model``.
         data: Folder of a dataset in the layout of PASTIS, S2TSCzCrop or COCO, or URL of shards.
         out: Folder of the run; new or empty.
         fold: Which of the official splits.
-        options: Fields of ``panoseg.training.config.TrainConfig``, such as ``epochs``.
+        options: Fields of ``panoseg.training.config.TrainConfig``, such as ``epochs``. ``model``
+            may be the folder of a network of the Hugging Face Hub, which is fine-tuned.
 
     Returns:
         The scores on the test set, the best validation scores, and where the weights are.
@@ -231,7 +233,13 @@ def train(
     from panoseg.training.experiments import experiment as find_experiment
     from panoseg.training.run import start
 
-    config = _replaced(find_experiment(experiment).config, options)
+    if isinstance(options.get("model"), Path | str):
+        from panoseg.training.transfer import fine_tuning
+
+        config = fine_tuning(Path(options.pop("model")))
+    else:
+        config = find_experiment(experiment).config
+    config = _replaced(config, options)
     return start(experiment, config, place_of(str(data)), fold, Path(out))
 
 

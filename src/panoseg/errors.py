@@ -117,7 +117,7 @@ class BusyError(AppError):
     status = 503
 
 
-Extra = Literal["app", "cluster", "tensorboard", "s3", "gs", "postgres", "heif"]
+Extra = Literal["app", "cluster", "tensorboard", "s3", "gs", "postgres", "heif", "hub"]
 
 _MODULES: dict[Extra, tuple[str, ...]] = {
     "app": (
@@ -137,6 +137,7 @@ _MODULES: dict[Extra, tuple[str, ...]] = {
     "gs": ("gcsfs",),
     "postgres": ("psycopg",),
     "heif": ("pillow_heif",),
+    "hub": ("transformers",),
 }
 
 

@@ -97,16 +97,20 @@ def option_words(config: DataclassInstance, prefix: str = "") -> list[list[str]]
 TRAIN_USAGE = """Train a named experiment, or resume a run.
 
 usage: panoseg train EXPERIMENT --data DIR --out RUN [--fold 1..5 | all] [options]
+       panoseg train NAME --model WEIGHTS --data DIR --out RUN [options]
        panoseg train --resume RUN [--data DIR] [--epochs N]
 
 EXPERIMENT is one of
 {names}.
 panoseg train EXPERIMENT --help lists its options with their values.
+With --model, a network of the Hugging Face Hub is fine-tuned under any other name: WEIGHTS is its
+folder, with config.json, preprocessor_config.json and model.safetensors.
 
 example: panoseg train pastis-utae-paps --data PASTIS --fold 3 --out run \
 --model.shape-size 24 --batch-size 2 --epochs 1
 example: panoseg train s2tsczcrop-utae --data CZECH --out tuned --start-from run \
 --swap-classifier --freeze in_conv down_blocks
+example: panoseg train my-photos --model FOLDER --data COCO_LIKE --out run --epochs 12
 example: panoseg train --resume run --epochs 200
 """
 
@@ -188,7 +192,18 @@ def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
             f"{name} cannot come first; begin with the name of an experiment, or with --resume. See"
             " panoseg train --help."
         )
-    config = experiment(name).config
+    model, options = _split_model(options)
+    if model is None:
+        config = experiment(name).config
+    elif name in EXPERIMENTS:
+        raise ConfigError(
+            f"{name} is an experiment with a network of its own. With --model, choose another name"
+            " for the training, such as my-photos."
+        )
+    else:
+        from panoseg.training.transfer import fine_tuning
+
+        config = fine_tuning(Path(model))
     return tyro.cli(
         Arguments,
         prog=f"panoseg train {name}",
@@ -200,6 +215,23 @@ def _parse_experiment(name: str, options: Sequence[str]) -> Arguments:
         default=Arguments(tyro.MISSING, tyro.MISSING, train=config),
         config=(tyro.conf.AvoidSubcommands, tyro.conf.DisallowNone),
     )
+
+
+def _split_model(options: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the value of ``--model``, None without it, and the other words.
+
+    >>> _split_model(["--model", "folder", "--model.score", "0.5"])
+    ('folder', ['--model.score', '0.5'])
+    """
+    words, model = list(options), None
+    for place, word in enumerate(options):
+        if word == "--model":
+            if place + 1 == len(options):
+                raise ConfigError("--model needs a value: the folder of a network of the hub.")
+            model, words = options[place + 1], [*options[:place], *options[place + 2 :]]
+        elif word.startswith("--model="):
+            model, words = word.partition("=")[2], [*options[:place], *options[place + 1 :]]
+    return model, words
 
 
 def _note_missing_tensorboard() -> None:

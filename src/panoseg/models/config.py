@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from panoseg.classes import ClassTable
 from panoseg.errors import ConfigError
 from panoseg.models.configs.base import NetworkConfig
+from panoseg.models.configs.hub import HubNetworkConfig
 from panoseg.models.configs.paps import PapsConfig
 from panoseg.models.configs.photograph import MaskRcnnConfig, PanopticFpnConfig, PspNetConfig
 from panoseg.models.configs.season import (
@@ -38,6 +39,7 @@ ModelConfig = (
     | PanopticFpnConfig
     | PspNetConfig
     | MaskRcnnConfig
+    | HubNetworkConfig
 )
 """Every network: a new one is added here, and nowhere else."""
 

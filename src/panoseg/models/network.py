@@ -142,6 +142,15 @@ class Network(nn.Module):
             " Leave it out."
         )
 
+    def use_sides(self, min_side: int, max_side: int) -> None:
+        """Resize photographs to other sides; for networks that resize them themselves.
+
+        Args:
+            min_side: Length of the shorter side in pixels; 0 leaves it.
+            max_side: Maximum length of the longer side in pixels; 0 is no limit.
+        """
+        raise NotImplementedError
+
     def attention(self, batch: Any) -> Tensor | None:  # noqa: ANN401
         """Return the attention over dates, G x B x T x h x w, or None where there is none."""
         return None
@@ -257,12 +266,17 @@ def labels_of(value: _Part | None) -> _Part:
 
 MOST_PARAMETERS = 200_000_000
 """The most parameters of a network, 800 MB: a hundred times any published network for seasons."""
+MOST_OF_LARGE = 2_000_000_000
+"""The same of networks that may be large; the largest published one for photographs has 1.2
+billion.
+"""
 
 
 def build_network(
     config: ModelConfig,
     table: ClassTable | None = None,
     loss: Any = None,  # noqa: ANN401
+    most: int | None = None,
 ) -> Network:
     """Build the network of a configuration, with torch's own initial weights.
 
@@ -270,32 +284,35 @@ def build_network(
         config: Its options.
         table: What its classes mean; needed to predict and to learn.
         loss: Options of its loss, ``TrainConfig.loss_options``; None for the defaults.
+        most: The most parameters that it may have; None for ``MOST_PARAMETERS``, or
+            ``MOST_OF_LARGE`` of a network that may be large.
 
     Raises:
-        ConfigError: The table has other classes, or the network more than ``MOST_PARAMETERS``:
+        ConfigError: The table has other classes, or the network has too many parameters:
             options that are harmless one by one may, from a file that somebody else wrote,
             multiply to a network that fills the memory.
     """
     if table is not None:
         check_table(config, fit_to_table(config, table), table)
     module, name = config.network.split(":")
-    with _counting_parameters(config):
+    limit = MOST_OF_LARGE if config.large else MOST_PARAMETERS
+    with counting_parameters(config, limit if most is None else min(most, limit)):
         network: Network = getattr(import_module(module), name)(config)
     return network if table is None else network.prepare(table, loss)
 
 
 @contextmanager
-def _counting_parameters(config: ModelConfig) -> Iterator[None]:
+def counting_parameters(config: ModelConfig, most: int = MOST_PARAMETERS) -> Iterator[None]:
     """Refuse the layer with which a network grows too large, before its memory is written to."""
     total = 0
 
     def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
         nonlocal total
         total += 0 if parameter is None else parameter.numel()
-        if total > MOST_PARAMETERS:
+        if total > most:
             raise ConfigError(
                 f"A {config.title} of {total:,} parameters or more is too large: at most"
-                f" {MOST_PARAMETERS:,} are allowed. Lower its widths."
+                f" {most:,} are allowed. Lower its widths."
             )
 
     hook = register_module_parameter_registration_hook(count)

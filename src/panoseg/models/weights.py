@@ -1,8 +1,9 @@
-"""Weights and their card in files."""
+"""Weights and their card in a folder, and how such folders and those of the hub are read."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -23,6 +24,12 @@ from panoseg.files import atomic, write_json
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, REFERENCE_DATE
 from panoseg.models.config import ModelConfig, config_from_json, fit_to_table, to_json
 from panoseg.models.configs.base import Inputs
+from panoseg.models.hub_folders import (
+    HubFolder,
+    is_hub_folder,
+    load_hub_network,
+    read_hub_folder,
+)
 from panoseg.models.network import Network, build_network
 
 NUMBERS, CARD = "model.safetensors", "card.json"
@@ -255,17 +262,29 @@ class Weights:
             reference_date: Day 0 of the seasons that it will see; None for that of the training.
         """
         network = self.blank.pop() if self.blank else _blank_network(self.card)
-        network.load_state_dict(dict(self.state))
+        if not _holds(network, self.state):
+            network.load_state_dict(dict(self.state))
         if reference_date is not None:
             network.count_days_from(reference_date)
         return network.eval()
 
 
-def _blank_network(card: WeightsCard) -> Network:
+def _holds(network: Network, state: Mapping[str, Tensor]) -> bool:
+    """Return whether the entries are the network's own memory."""
+    own = network.state_dict()
+    return own.keys() == state.keys() and all(
+        own[name].data_ptr() == value.data_ptr() for name, value in state.items()
+    )
+
+
+def _blank_network(card: WeightsCard, held: int | None = None) -> Network:
+    """Return the network of a card; held: how many numbers the file of a large one has."""
+    # A few parameters are made twice, some from others.
+    most = None if held is None or not card.model.large else held + held // 20 + 10_000
     # Drawing initial weights must not move the random numbers of a training that saves its best
     # weights. (On the meta device nothing is drawn, but its first use imports for seconds.)
     with torch.random.fork_rng(devices=()):
-        return build_network(card.model, card.classes)
+        return build_network(card.model, card.classes, most=most)
 
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
@@ -297,7 +316,8 @@ def _check_finite(state: Mapping[str, Tensor], source: Path | str) -> None:
 def _checked_network(
     found: Mapping[str, tuple[int, ...]], card: WeightsCard, source: Path | str
 ) -> Network:
-    network = _blank_network(card)
+    held = sum(math.prod(shape) for shape in found.values())
+    network = _blank_network(card, held)
     _check_shapes(found, network, source)
     return network
 
@@ -373,7 +393,7 @@ def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None
     """Read a folder of weights, or its ``.safetensors`` file; half precision becomes float32.
 
     Args:
-        path: The folder, or the file.
+        path: The folder, or the file; or a folder in the layout of the Hugging Face Hub.
         thresholds: Other thresholds of prediction than those of the card, see
             ``NetworkConfig.adjusted``.
 
@@ -381,17 +401,26 @@ def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None
         WeightsError: Files are missing, damaged, or do not belong together.
     """
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load
 
+    if is_hub_folder(path):
+        return _hub_weights(path, thresholds or {})
     numbers = _numbers_path(path)
     card = load_card(path)
     card = replace(card, model=card.model.adjusted(thresholds or {}))
     try:
-        # Only the header, which states the size of everything else.
         with safe_open(numbers, framework="pt") as file:
+            # Only the header, which states the size of everything else.
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
-        blank = _checked_network(shapes, card, numbers)
-        state = load(numbers.read_bytes())
+            blank = _checked_network(shapes, card, numbers)
+            # Mapped from disk, so that no second copy fills the memory.
+            mapped = {name: file.get_tensor(name) for name in shapes}
+        if card.model.large:
+            whole = {name: _as_float(value) for name, value in mapped.items()}
+            blank.load_state_dict(whole, assign=True)
+        else:
+            # Into memory that is aligned, on which the last bits of results depend.
+            blank.load_state_dict(mapped)
+        state = blank.state_dict()
     except OSError as error:
         raise _unreadable(numbers, error.strerror or str(error)) from error
     except ConfigError as error:
@@ -399,16 +428,32 @@ def load_weights(path: Path | str, thresholds: Mapping[str, float] | None = None
         raise _unreadable(numbers.with_name(CARD), f"cannot be used: {reason}") from error
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(numbers, f"is not a whole safetensors file ({error})") from error
-    whole = {
-        name: value.float() if value.is_floating_point() else value for name, value in state.items()
-    }
-    _check_finite(whole, numbers)
-    return Weights(card, whole, [blank])
+    _check_finite(state, numbers)
+    return Weights(card, state, [blank])
+
+
+def _as_float(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def load_card(path: Path | str) -> WeightsCard:
     """Read the card of a folder of weights, see ``load_weights``."""
+    if is_hub_folder(path):
+        return _hub_card(read_hub_folder(path))
     return _read_card(_numbers_path(path).with_name(CARD))
+
+
+def _hub_card(folder: HubFolder) -> WeightsCard:
+    return WeightsCard(folder.config, None, folder.table, provenance={"imported_from": folder.name})
+
+
+def _hub_weights(path: Path | str, thresholds: Mapping[str, float]) -> Weights:
+    folder = read_hub_folder(path)
+    folder = replace(folder, config=folder.config.adjusted(thresholds))
+    network = load_hub_network(folder)
+    state = network.state_dict()
+    _check_finite(state, path)
+    return Weights(_hub_card(folder), state, [network])
 
 
 def _numbers_path(path: Path | str) -> Path:

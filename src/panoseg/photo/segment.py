@@ -70,6 +70,10 @@ def _load(name: str, options: PhotoOptions) -> Model:
     if name != PUBLISHED:
         load_card(find_weights(name)).check_inputs("photograph", name)  # type: ignore[arg-type]
     model = Model.load(name, device=options.device, thresholds=options.thresholds)
+    if model.network.config.resizes:
+        if options.min_side is not None or options.max_side is not None:
+            model.network.use_sides(options.min_side or 0, options.max_side or 0)
+        return model
     trained = model.sides or PhotographConfig()
     sides = {
         side: getattr(trained, side) if getattr(options, side) is None else getattr(options, side)

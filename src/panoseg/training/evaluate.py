@@ -24,6 +24,7 @@ from panoseg.files import new_folder, write_json, write_text
 from panoseg.metrics.confusion import Region
 from panoseg.metrics.scores import Scores, nothing_true
 from panoseg.models.config import check_tta
+from panoseg.models.hub_folders import is_hub_folder
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network
 from panoseg.models.weights import CARD, Weights, WeightsCard, load_weights
@@ -85,7 +86,7 @@ def find_weights(
     layout = find_layout(data)
     if (folder / WEIGHTS / CARD).exists():
         folder = folder / WEIGHTS
-    if (folder / CARD).exists():
+    if (folder / CARD).exists() or is_hub_folder(folder):
         weights = load_weights(folder)
         yield _placed(weights, layout, fold or weights.card.provenance.get("fold"), every_patch)
     elif is_published(folder):
@@ -109,7 +110,8 @@ def find_weights(
             yield from find_weights(of_fold, data, number, every_patch)
     else:
         raise WeightsError(
-            f"{folder} holds no weights. Name a run, a folder with card.json, or the authors'"
+            f"{folder} holds no weights. Name a run, a folder with card.json or (of the hub) with"
+            " config.json, or the authors'"
             " folder with conf.json and Fold_1 .. Fold_5."
         )
 

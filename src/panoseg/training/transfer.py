@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from panoseg.classes import PASTIS, S2TSCZCROP
+from panoseg.data.config import PhotographConfig
 from panoseg.data.pastis import FOLDS
 from panoseg.data.pastis_files import NORMALISATION_FILE
 from panoseg.data.s2tsczcrop import train_normalisation
@@ -22,10 +23,12 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import atomic, new_folder
 from panoseg.models.config import ModelConfig
+from panoseg.models.hub_networks import HubNetwork, rows_of_classes
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
 from panoseg.models.published import import_crop2seg, import_published, read_options
-from panoseg.models.weights import CARD, Weights, load_weights, save_weights
+from panoseg.models.weights import CARD, Weights, load_card, load_weights, save_weights
+from panoseg.training.config import OptimiserConfig, TrainConfig
 
 
 def weights_of_fold(folder: Path, fold: int) -> Weights:
@@ -164,12 +167,16 @@ class Transfer:
 
     Only one of both has it, it has another shape, or it belongs to a new classifier.
     """
+    note: str = ""
+    """What else to know, in words."""
 
     def text(self) -> str:
         """A line for the whole, and a line for each entry that was not taken."""
         lines = [
             f"start from {self.source}: {len(self.taken)} entries taken, {len(self.not_taken)} not"
         ]
+        if self.note:
+            lines[0] += f"; {self.note}"
         return "\n".join(
             [*lines, *(f"  {name}: {reason}" for name, reason in self.not_taken.items())]
         )
@@ -197,6 +204,10 @@ def take_over(
         WeightsError: No entry fits, or a classifier of other classes would be taken.
     """
     config, classes, known = model.config, model.table, weights.card.classes
+    if isinstance(model, HubNetwork) and model.config.family == getattr(
+        weights.card.model, "family", None
+    ):
+        return _take_over_queries(model, weights, source, swap_classifier)
     if not swap_classifier and not known.same_classes(classes):
         raise WeightsError(
             f"{source} scores the {len(known.classes)} classes of {known.name}, not the"
@@ -217,6 +228,66 @@ def take_over(
         )
     model.load_state_dict({**own, **{name: given[name] for name in taken}})
     return Transfer(source, taken, {name: reason for name, reason in reasons.items() if reason})
+
+
+def _take_over_queries(
+    model: HubNetwork, weights: Weights, source: str, swap_classifier: bool
+) -> Transfer:
+    """Load weights of a network of the hub; classes of the same name keep their scores."""
+    classifier = classifier_entries(model.config) if swap_classifier else frozenset()
+    given = {name: value for name, value in weights.state.items() if name not in classifier}
+    given, known = rows_of_classes(given, (weights.card.model, weights.card.classes), model)
+    own = model.state_dict()
+    reasons = {
+        name: _reason(name, own, given, classifier)
+        for name in (*own, *(name for name in given if name not in own))
+    }
+    taken = tuple(name for name, reason in reasons.items() if not reason)
+    model.load_state_dict({**own, **{name: given[name] for name in taken}})
+    note = (
+        "the classifier is drawn"
+        if swap_classifier
+        else f"{known} of {model.config.classes} classes have the scores of a class of their name"
+    )
+    others = {name: reason for name, reason in reasons.items() if reason}
+    return Transfer(source, taken, others, note)
+
+
+def fine_tuning(source: Path) -> TrainConfig:
+    """Return the options of a training that starts from a network of the hub.
+
+    Optimiser: Cheng et al. 2022, section 4.1, with a lower learning rate, since all of the network
+    is trained already.
+
+    Args:
+        source: Folder in the hub's layout, or of weights or a run that started from one.
+
+    Raises:
+        ConfigError: The weights are of another network.
+        WeightsError: They cannot be read.
+    """
+    folder = source / WEIGHTS if (source / WEIGHTS / CARD).exists() else source
+    card = load_card(folder)
+    if not card.model.large:
+        raise ConfigError(
+            f"--model {source} is {card.model.title}. Name a network of the Hugging Face Hub, or"
+            " use an experiment with --start-from."
+        )
+    return TrainConfig(
+        model=card.model,
+        photographs=PhotographConfig(flip=True),
+        optimiser=OptimiserConfig(
+            learning_rate=5e-5,
+            schedule="cosine",
+            warm_up_steps=100,
+            gradient_clip=0.01,
+            weight_decay=0.05,
+        ),
+        initialisation="torch",
+        start_from=str(folder.resolve()),
+        epochs=12,
+        batch_size=2,
+    )
 
 
 def _renamed(

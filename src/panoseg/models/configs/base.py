@@ -55,6 +55,10 @@ class NetworkConfig:
     """Entry of ``TrainConfig`` with the options of its loss; None: the loss has none there."""
     backbone_prefix: ClassVar[str] = ""
     """Beginning of the names of the backbone's entries, where it is a part of the network."""
+    resizes: ClassVar[bool] = False
+    """Whether the network resizes photographs itself, from their size on disk."""
+    large: ClassVar[bool] = False
+    """Whether it may be as large as the file of its numbers, beyond the limit of other networks."""
 
     def fitted(self, **facts: Any) -> Self:  # noqa: ANN401
         """Return the same options with what follows from the data.
