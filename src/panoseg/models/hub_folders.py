@@ -41,6 +41,7 @@ _LARGEST = 4 * 1024**2
 _LARGEST_TOKENIZER = 64 * 1024**2
 _TASK = "the task is panoptic"
 """What OneFormer is told."""
+_START, _END = "<|startoftext|>", "<|endoftext|>"
 _LEFT_OUT = (
     "auto_map",
     "quantization_config",
@@ -202,8 +203,7 @@ def _processor(path: Path) -> dict[str, Any]:
 def _task_tokens(path: Path, values: Mapping[str, Any]) -> tuple[int, ...]:
     """Return the tokens of OneFormer's task, padded to the length that it reads."""
     library()  # tokenizers come with it
-    from tokenizers import Tokenizer, processors
-    from tokenizers.implementations import CharBPETokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers
 
     length = values.get("task_seq_len", 77)
     if type(length) is not int or not 8 <= length <= 1024:
@@ -221,18 +221,13 @@ def _task_tokens(path: Path, values: Mapping[str, Any]) -> tuple[int, ...]:
             tokenizer.no_truncation()
             ids = tokenizer.encode(_TASK).ids
         else:
-            words = CharBPETokenizer(
-                str(vocabulary),
-                str(merges),
-                unk_token="<|endoftext|>",
-                suffix="</w>",
-                lowercase=True,
+            words = models.BPE.from_file(
+                str(vocabulary), str(merges), unk_token=_END, end_of_word_suffix="</w>"
             )
-            start, end = (words.token_to_id(f"<|{name}oftext|>") for name in ("start", "end"))
-            words.post_processor = processors.BertProcessing(
-                ("<|endoftext|>", end), ("<|startoftext|>", start)
-            )
-            ids = words.encode(_TASK).ids
+            tokenizer = Tokenizer(words)
+            tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+            start, end = (tokenizer.token_to_id(name) for name in (_START, _END))
+            ids = [start or 0, *tokenizer.encode(_TASK).ids, end or 0]
     except Exception as error:
         reason = str(error).splitlines()[0][:120] if str(error) else "no tokenizer"
         raise _wrong(whole, f"OneFormer's tokenizer cannot be read ({reason})") from error
@@ -266,14 +261,14 @@ def _check_parameters(folder: HubFolder) -> None:
 
     Options that are harmless one by one may multiply to a network that fills the memory.
     """
-    total = 0
+    module, total = library(), 0
     for path in _files(folder.path):
         for shape in _shapes(path).values():
             total += _product(shape)
     config = folder.config
     try:
         with torch.device("meta"), counting_parameters(config, int(1.05 * total) + 10_000):
-            kind = getattr(library(), FAMILIES[config.family].network)
+            kind = getattr(module, FAMILIES[config.family].network)
             options = library_config(config)
             with quiet():
                 kind(options)

@@ -10,12 +10,13 @@ Shape suffixes: Q queries, K labels, N segments, C colours, h w pixels of a map,
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from types import ModuleType
+from importlib import import_module
 from typing import Any, Literal, Self
 
 import torch
@@ -43,7 +44,7 @@ _PREFIX = "network."
 
 
 @cache
-def library() -> ModuleType:
+def library() -> Any:  # noqa: ANN401
     """Import the transformers package, which then prints nothing.
 
     Raises:
@@ -51,11 +52,10 @@ def library() -> ModuleType:
     """
     require("hub", "A network of the Hugging Face Hub")
     with quiet():
-        import transformers
-
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-    return transformers
+        module: Any = import_module("transformers")
+        module.logging.set_verbosity_error()
+        module.logging.disable_progress_bar()
+    return module
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def library_config(config: HubNetworkConfig) -> Any:  # noqa: ANN401
     return found
 
 
-def _check_parts(values: Mapping[str, Any], module: ModuleType) -> None:
+def _check_parts(values: Mapping[str, Any], module: Any) -> None:  # noqa: ANN401
     """Raise ``ConfigError`` for a backbone that would be fetched, or that is not in the library."""
     for name in ("backbone_config", "decoder_config"):
         part = values.get(name)
@@ -168,6 +168,7 @@ class HubNetwork(Network):
     """
 
     config: HubNetworkConfig
+    class_K: Tensor
 
     def __init__(self, config: HubNetworkConfig, network: Any = None) -> None:  # noqa: ANN401
         super().__init__(config)
@@ -265,6 +266,7 @@ class HubNetwork(Network):
             map_side * content / padded
             for map_side, content, padded in zip(map_hw, seen.content_HW, padded_HW, strict=True)
         ]
+        masks_BQhw = masks_BQhw[:, :, : math.ceil(reach_hw[0]), : math.ceil(reach_hw[1])]
         score_Q, label_Q = logits_BQK[0].float().softmax(-1).max(-1)
 
         def draw(query_C: Tensor) -> Tensor:
@@ -371,13 +373,20 @@ class HubNetwork(Network):
         ]
         classes = [*objects.class_N.tolist(), *(class_id for class_id, _ in stuff)]
         masks_NHW = torch.cat([objects.mask_NHW, *(mask_HW[None] for _, mask_HW in stuff)])
-        masks_NHW = F.interpolate(masks_NHW[None].float(), seen.content_HW, mode="nearest-exact")[0]
-        masks_NHW = _padded(masks_NHW > 0, *seen.pixels_CHW.shape[1:])
+        masks_NHW = _resized(masks_NHW, seen.content_HW)
+        masks_NHW = _padded(masks_NHW, *seen.pixels_CHW.shape[1:])
         filled_N = masks_NHW.flatten(1).any(1)
         labels = [self._label_of.get(class_id, -1) for class_id in classes]
         label_N = torch.tensor(labels, dtype=torch.int64, device=masks_NHW.device)
         kept_N = filled_N & (label_N >= 0)
         return label_N[kept_N], masks_NHW[kept_N]
+
+
+def _resized(masks_NHW: Tensor, size_HW: tuple[int, int]) -> Tensor:
+    """Return masks of another size; each pixel is that at its centre."""
+    if not len(masks_NHW):
+        return masks_NHW.new_zeros((0, *size_HW))
+    return F.interpolate(masks_NHW[None].float(), size_HW, mode="nearest-exact")[0] > 0
 
 
 def _padded(values: Tensor, height: int, width: int) -> Tensor:

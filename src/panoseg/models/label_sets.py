@@ -152,7 +152,7 @@ def table_of_labels(labels: Sequence[str]) -> tuple[ClassTable, tuple[int, ...]]
     known = _recognised(named, len(names))
     if known is None:
         entries = _own(names)
-        ids: list[int | None] = [entry and entry.id for entry in entries]
+        ids: list[int | None] = [None if entry is None else entry.id for entry in entries]
         classes, title = [entry for entry in entries if entry], "own labels"
     else:
         title, classes = known, list(SETS[known])

@@ -129,6 +129,8 @@ def _joined_stuff(
     class_Q: Tensor, score_Q: Tensor, is_kept_Q: Tensor, stuff_classes: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Return the slot of each query, that of the first of its class for stuff, and its score."""
+    if not len(class_Q):
+        return class_Q, score_Q
     stuff = torch.tensor(list(stuff_classes), dtype=class_Q.dtype, device=class_Q.device)
     is_stuff_Q = torch.isin(class_Q, stuff) & is_kept_Q
     same_QQ = (class_Q[:, None] == class_Q) & is_stuff_Q[:, None] & is_stuff_Q

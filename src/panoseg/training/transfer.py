@@ -23,6 +23,7 @@ from panoseg.data.samples import Normalisation
 from panoseg.errors import ConfigError, WeightsError
 from panoseg.files import atomic, new_folder
 from panoseg.models.config import ModelConfig
+from panoseg.models.configs.hub import HubNetworkConfig
 from panoseg.models.hub_networks import HubNetwork, rows_of_classes
 from panoseg.models.model import WEIGHTS
 from panoseg.models.network import Network, build_network
@@ -204,10 +205,13 @@ def take_over(
         WeightsError: No entry fits, or a classifier of other classes would be taken.
     """
     config, classes, known = model.config, model.table, weights.card.classes
-    if isinstance(model, HubNetwork) and model.config.family == getattr(
-        weights.card.model, "family", None
+    given_config = weights.card.model
+    if (
+        isinstance(model, HubNetwork)
+        and isinstance(given_config, HubNetworkConfig)
+        and model.config.family == given_config.family
     ):
-        return _take_over_queries(model, weights, source, swap_classifier)
+        return _take_over_queries(model, weights, given_config, source, swap_classifier)
     if not swap_classifier and not known.same_classes(classes):
         raise WeightsError(
             f"{source} scores the {len(known.classes)} classes of {known.name}, not the"
@@ -231,12 +235,16 @@ def take_over(
 
 
 def _take_over_queries(
-    model: HubNetwork, weights: Weights, source: str, swap_classifier: bool
+    model: HubNetwork,
+    weights: Weights,
+    config: HubNetworkConfig,
+    source: str,
+    swap_classifier: bool,
 ) -> Transfer:
     """Load weights of a network of the hub; classes of the same name keep their scores."""
     classifier = classifier_entries(model.config) if swap_classifier else frozenset()
     given = {name: value for name, value in weights.state.items() if name not in classifier}
-    given, known = rows_of_classes(given, (weights.card.model, weights.card.classes), model)
+    given, known = rows_of_classes(given, (config, weights.card.classes), model)
     own = model.state_dict()
     reasons = {
         name: _reason(name, own, given, classifier)
