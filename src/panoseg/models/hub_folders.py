@@ -30,7 +30,7 @@ from panoseg.models.hub_networks import (
     quiet,
 )
 from panoseg.models.label_sets import table_of_labels
-from panoseg.models.network import counting_parameters
+from panoseg.models.network import allowed, counting_parameters
 
 NUMBERS, OPTIONS = "model.safetensors", "config.json"
 _INDEX = f"{NUMBERS}.index.json"
@@ -267,7 +267,7 @@ def _check_parameters(folder: HubFolder) -> None:
             total += _product(shape)
     config = folder.config
     try:
-        with torch.device("meta"), counting_parameters(config, int(1.05 * total) + 10_000):
+        with torch.device("meta"), counting_parameters(config, allowed(total)):
             kind = getattr(module, FAMILIES[config.family].network)
             options = library_config(config)
             with quiet():

@@ -276,7 +276,6 @@ def build_network(
     config: ModelConfig,
     table: ClassTable | None = None,
     loss: Any = None,  # noqa: ANN401
-    most: int | None = None,
 ) -> Network:
     """Build the network of a configuration, with torch's own initial weights.
 
@@ -284,21 +283,23 @@ def build_network(
         config: Its options.
         table: What its classes mean; needed to predict and to learn.
         loss: Options of its loss, ``TrainConfig.loss_options``; None for the defaults.
-        most: The most parameters that it may have; None for ``MOST_PARAMETERS``, or
-            ``MOST_OF_LARGE`` of a network that may be large.
 
     Raises:
-        ConfigError: The table has other classes, or the network has too many parameters:
-            options that are harmless one by one may, from a file that somebody else wrote,
+        ConfigError: The table has other classes, or the network more than ``MOST_PARAMETERS``
+            (``MOST_OF_LARGE`` where it may be large): options that are harmless one by one may, from a file that somebody else wrote,
             multiply to a network that fills the memory.
     """
     if table is not None:
         check_table(config, fit_to_table(config, table), table)
     module, name = config.network.split(":")
-    limit = MOST_OF_LARGE if config.large else MOST_PARAMETERS
-    with counting_parameters(config, limit if most is None else min(most, limit)):
+    with counting_parameters(config, MOST_OF_LARGE if config.large else MOST_PARAMETERS):
         network: Network = getattr(import_module(module), name)(config)
     return network if table is None else network.prepare(table, loss)
+
+
+def allowed(held: int) -> int:
+    """Return how many parameters a network may have whose file holds this many numbers."""
+    return held + held // 20 + 10_000  # a few parameters are made twice
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from panoseg.models.hub_folders import (
     load_hub_network,
     read_hub_folder,
 )
-from panoseg.models.network import Network, build_network
+from panoseg.models.network import Network, allowed, build_network, counting_parameters
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
@@ -279,12 +279,13 @@ def _holds(network: Network, state: Mapping[str, Tensor]) -> bool:
 
 def _blank_network(card: WeightsCard, held: int | None = None) -> Network:
     """Return the network of a card; held: how many numbers the file of a large one has."""
-    # A few parameters are made twice, some from others.
-    most = None if held is None or not card.model.large else held + held // 20 + 10_000
     # Drawing initial weights must not move the random numbers of a training that saves its best
     # weights. (On the meta device nothing is drawn, but its first use imports for seconds.)
     with torch.random.fork_rng(devices=()):
-        return build_network(card.model, card.classes, most=most)
+        if held is None or not card.model.large:
+            return build_network(card.model, card.classes)
+        with counting_parameters(card.model, allowed(held)):
+            return build_network(card.model, card.classes)
 
 
 def check_state(state: Mapping[str, Tensor], config: ModelConfig, source: Path | str) -> None:
