@@ -34,7 +34,8 @@ def photo(
     Args:
         image: Photographs, folders of photographs, or file name patterns.
         weights: A run, or a folder of weights: Panoptic FPN, PSPNet (a class for each pixel) or
-            Mask R-CNN (objects); "coco" is the Mask R-CNN that torchvision publishes.
+            Mask R-CNN (objects), or a checkpoint of the Hugging Face Hub (Mask2Former, EoMT, ...);
+            "coco" is the Mask R-CNN that torchvision publishes.
         out: Folder to write; must be new or empty.
         instances: Weights of a Mask R-CNN that finds the objects, where --weights gives the
             classes of pixels.

@@ -11,6 +11,7 @@ Nothing is unpickled, no code of a folder is run, and nothing is fetched.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,7 +265,7 @@ def _check_parameters(folder: HubFolder) -> None:
     module, total = library(), 0
     for path in _files(folder.path):
         for shape in _shapes(path).values():
-            total += _product(shape)
+            total += math.prod(shape)
     config = folder.config
     try:
         with torch.device("meta"), counting_parameters(config, allowed(total)):
@@ -277,13 +278,6 @@ def _check_parameters(folder: HubFolder) -> None:
     except Exception as error:
         lines = (str(error).strip() or type(error).__name__).splitlines()
         raise _wrong(folder.path / OPTIONS, lines[0][:200]) from error
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

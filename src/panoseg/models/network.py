@@ -286,8 +286,8 @@ def build_network(
 
     Raises:
         ConfigError: The table has other classes, or the network more than ``MOST_PARAMETERS``
-            (``MOST_OF_LARGE`` where it may be large): options that are harmless one by one may, from a file that somebody else wrote,
-            multiply to a network that fills the memory.
+            (``MOST_OF_LARGE`` where it may be large): options that are harmless one by one may,
+            from a file that somebody else wrote, multiply to a network that fills the memory.
     """
     if table is not None:
         check_table(config, fit_to_table(config, table), table)
