@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from cubes import item, make_cube, write_stac
 from panoseg.cube.check import check_cube
 from panoseg.cube.open import open_cube, reading
 from panoseg.data.pastis import fold_normalisation
-from panoseg.errors import ConfigError, CubeError, DatasetError, WeightsError
+from panoseg.errors import ConfigError, CubeError, DatasetError, PanosegError, WeightsError
 from panoseg.imagery.scenes import read_scenes
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.maps.options import MapOptions
 from panoseg.models.configs.season import UtaeConfig
+from panoseg.models.published import read_options
+from panoseg.text_files import LARGEST_JSON, read_json
 from panoseg.training.checkpoint import (
     Progress,
     RunLog,
@@ -213,3 +216,35 @@ def test_of_many_rasters_the_damaged_one_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CubeError, match=r"2019-06-01/B11\.tif cannot be read"), reading(tmp_path):
         open_cube(tmp_path).compute()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[" * 200_000, "nested too deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "99… is too large"),
+        ('{"a": -1e400}', "-1e400 is too large"),
+        ("\\ud800", "Expecting value"),
+        (b"\xff\xfe{", "truncated data|Expecting"),
+        ("[1]" + " " * 100, "103 bytes, too many"),
+        (None, "it is a folder"),
+    ],
+)
+def test_json_of_any_kind_fails_in_one_way(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=words) as caught:
+        read_json(path, 100 if "bytes" in words else LARGEST_JSON)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="devices and pipes have no path on Windows")
+def test_what_never_ends_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for endless in (Path("/dev/zero"), tmp_path / "pipe"):
+        for read in (read_json, read_log, read_options):
+            with pytest.raises((ValueError, PanosegError), match="no regular file"):
+                read(endless)

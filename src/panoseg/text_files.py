@@ -1,4 +1,7 @@
-"""Read small text files of users, such as tables: of bounded size, in any usual encoding.
+"""Read small files of users, such as tables and JSON: of bounded size, in any usual encoding.
+
+Nothing else reads such files, so that a device, a pipe, a file without end, deep nesting and huge
+numbers are refused for all of them.
 
 Text is UTF-8 or UTF-16 where it can be; otherwise it has the encoding that the user names, or that
 of Windows in western Europe (CP1252), which Excel writes.
@@ -9,11 +12,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import json
+import math
 import os
 import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from panoseg.errors import ConfigError, PanosegError
 
@@ -27,6 +33,9 @@ _MARKS = (
 _SEPARATOR_LINE = re.compile(r"\"?sep=(.)\"?[\t ]*(\r\n|\r|\n)", re.IGNORECASE)
 _DELIMITERS = ",;\t|"
 _LONGEST_SHOWN = 80
+LARGEST_JSON = 16 * 1024**2
+"""Bytes of a JSON file, unless its reader allows more; most have a few thousand."""
+_LONGEST_NUMBER = 300
 
 
 @dataclass(frozen=True)
@@ -74,22 +83,73 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
         PanosegError: It is missing, no regular file, or larger.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
-            kind = "a folder" if path.is_dir() else "no regular file"
-            raise PanosegError(f"{path} cannot be read: it is {kind}. Pass a file.")
-        with path.open("rb") as file:
-            data = file.read(most_bytes + 1)
-            size = max(os.fstat(file.fileno()).st_size, len(data))
-    except (OSError, ValueError) as error:  # ValueError: a path with NUL
+        return _regular_bytes(path, most_bytes)
+    except ValueError as error:
+        raise PanosegError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
         raise PanosegError(f"{path} cannot be read ({reason_of(error)}). Check the path.") from (
             error
         )
+
+
+def _regular_bytes(path: Path, most_bytes: int) -> bytes:
+    """Return the content of a file; ``ValueError``, in sentences, says what is wrong with it."""
+    if "\0" in str(path):
+        raise ValueError("its name has a character NUL. Check the path.")
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ValueError(f"it is {kind}. Pass a file.")
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)  # the size that it states may be wrong
+        size = max(os.fstat(file.fileno()).st_size, len(data))
     if len(data) > most_bytes:
-        raise PanosegError(
-            f"{path} cannot be read: it has {size:,} bytes, too many for such a file. Check the"
-            " path."
-        )
+        raise ValueError(f"it has {size:,} bytes, too many for such a file. Check the path.")
     return data
+
+
+def read_json(path: Path, most_bytes: int = LARGEST_JSON) -> Any:  # noqa: ANN401
+    """Return the value in a JSON file.
+
+    Args:
+        path: A regular file.
+        most_bytes: Its most bytes.
+
+    Raises:
+        OSError: It is missing or cannot be read.
+        ValueError: It is no regular file, larger, or no JSON, see ``json_of``.
+    """
+    return json_of(_regular_bytes(path, most_bytes))
+
+
+def json_of(text: str | bytes) -> Any:  # noqa: ANN401
+    """Return the value of JSON text, from UTF-8, UTF-16 or UTF-32 if it is in bytes.
+
+    >>> json_of('{"mean": [1, 2.5]}')
+    {'mean': [1, 2.5]}
+
+    Raises:
+        ValueError: The text is no JSON, is nested too deeply, or has a number that no computation
+            can use; the message is short and has no full stop.
+    """
+    try:
+        return json.loads(text, parse_int=_whole, parse_float=_finite)
+    except (RecursionError, MemoryError) as error:
+        raise ValueError("it is nested too deeply or too large") from error
+    except ValueError as error:  # also of bytes that are no text
+        raise ValueError(reason_of(error)) from error
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _LONGEST_NUMBER:
+        raise ValueError(f"the number {shortened(digits, 20)} is too large")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"the number {shortened(digits, 20)} is too large")
+    return value
 
 
 def decode(data: bytes, encoding: str | None = None) -> Text:

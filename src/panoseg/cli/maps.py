@@ -16,6 +16,7 @@ from panoseg.errors import ConfigError, CubeError, require
 from panoseg.imagery.options import VectorOptions
 from panoseg.maps.options import MapOptions, RefineOptions, RunOptions
 from panoseg.progress import json_lines, listening
+from panoseg.text_files import read_json
 
 if TYPE_CHECKING:
     from panoseg.maps.mapping import MapResult
@@ -167,9 +168,9 @@ def _refuse_early(cube: Path, weights: Path | None, read: ReadOptions) -> None:
     bands = PASTIS_BANDS
     if weights is not None:
         try:
-            card = json_module.loads((weights / "card.json").read_text(encoding="utf-8"))
+            card = read_json(weights / "card.json")
             bands = tuple(card["normalisation"]["bands"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             return  # what is wrong with weights is said by their own reader
     opened = open_cube(cube)
     with reading(cube):

@@ -43,6 +43,7 @@ from panoseg.imagery.remote import check_credentials
 from panoseg.imagery.scenes import Scene, SceneAsset
 from panoseg.imagery.sentinel2 import PASTIS_BANDS
 from panoseg.progress import print_line, track
+from panoseg.text_files import json_of
 
 # After this many unreadable scenes in a row, of several dates, the cause is not the scenes.
 _SCENES_IN_A_ROW, _DATES_IN_A_ROW = 12, 3
@@ -452,7 +453,7 @@ def _finished(out: Path, plan: Mapping[str, Any]) -> CubeReport:
     try:
         with xr.open_dataset(out, engine="zarr", consolidated=False, chunks={}) as cube:
             report = report_of(cube, out)
-            same = report is not None and json.loads(cube.attrs[RECORD])["plan"] == plan
+            same = report is not None and json_of(cube.attrs[RECORD])["plan"] == plan
     except Exception:  # noqa: BLE001 - a damaged store raises errors of any kind
         report, same = None, False
     if report is None or not same:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
@@ -18,10 +17,17 @@ from panoseg.cube.store import work_folder
 from panoseg.errors import AreaError, CatalogueError, ConfigError, CubeError, OutputError
 from panoseg.files import check_writable, hold_folder, output_error, remove_unfinished
 from panoseg.imagery.area import Area, grid_of, may_intersect, read_area, solar_offset
-from panoseg.imagery.catalogue import find_catalogue, load_scenes, save_scenes, search
+from panoseg.imagery.catalogue import (
+    MAX_LIST_BYTES,
+    find_catalogue,
+    load_scenes,
+    save_scenes,
+    search,
+)
 from panoseg.imagery.options import VectorOptions
 from panoseg.imagery.safe import safe_scenes
 from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, PASTIS_BANDS, PIXEL_M
+from panoseg.text_files import read_json
 
 _BYTES_A_VALUE = 2
 _DAYS_A_DATE = 2.5  # two satellites, whose swaths overlap in places
@@ -230,7 +236,7 @@ def _searched(path: Path, request: CubeRequest, area: Area) -> bool:
     if not path.exists():
         return False
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))["panoseg"]
+        saved = read_json(path, MAX_LIST_BYTES)["panoseg"]
     except (OSError, ValueError, KeyError, TypeError):
         saved = {}
     differing = [name for name, value in _asked(request, area).items() if saved.get(name) != value]
@@ -244,7 +250,7 @@ def _searched(path: Path, request: CubeRequest, area: Area) -> bool:
 
 def _unfinished(request: CubeRequest, scenes_path: Path) -> list[str]:
     """Return a note if the season continues after the day of the search."""
-    searched = json.loads(scenes_path.read_text(encoding="utf-8"))["panoseg"].get("searched", "")
+    searched = read_json(scenes_path, MAX_LIST_BYTES)["panoseg"].get("searched", "")
     if str(request.last) <= str(searched):
         return []
     return [f"The season ends on {request.last}; its scenes were searched on {searched}."]

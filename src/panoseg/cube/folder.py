@@ -33,6 +33,7 @@ from panoseg.errors import CubeError
 from panoseg.imagery.remote import DRIVERS, check_blocks
 from panoseg.imagery.scenes import DARKEST, Scene, SceneAsset
 from panoseg.imagery.sentinel2 import PASTIS_BANDS, PIXEL_M, SCENE_CLASSIFICATION
+from panoseg.text_files import json_of
 
 _CHUNK = 512
 _LIKE_10_M = (8e-5, 1.5e-4)  # degrees
@@ -123,7 +124,7 @@ def scenes_of(cube: xr.Dataset) -> dict[str, list[str]]:
 
 def _opened_with(cube: xr.Dataset) -> dict[str, Any]:
     try:
-        found = json.loads(cube.attrs[OPENED])
+        found = json_of(cube.attrs[OPENED])
     except (KeyError, TypeError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

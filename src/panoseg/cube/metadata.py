@@ -7,7 +7,6 @@ lost.
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Hashable, Iterator, Mapping
@@ -21,6 +20,7 @@ from affine import Affine
 from pyproj.exceptions import CRSError
 
 from panoseg.imagery.sentinel2 import band_names, band_of_wavelength
+from panoseg.text_files import json_of
 
 _CRS_KEYS = (
     "crs_wkt",
@@ -170,8 +170,8 @@ def crs_of(value: object) -> pyproj.CRS | None:
         value = value.decode("utf-8", "replace")
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value[:_LONGEST_TEXT])
-        except (ValueError, RecursionError):
+            value = json_of(value[:_LONGEST_TEXT])
+        except ValueError:
             return None
     try:
         if isinstance(value, Mapping):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
+
+from panoseg.text_files import json_of
 
 RECORD = "panoseg"
 """Name of the attribute in which a cube that panoseg made says what it was made of."""
@@ -67,7 +68,7 @@ class CubeReport:
 def report_of(cube: xr.Dataset, path: Path | str = "") -> CubeReport | None:
     """Return the report in the attributes of a cube that panoseg made; None of another cube."""
     try:
-        record = json.loads(cube.attrs[RECORD])
+        record = json_of(cube.attrs[RECORD])
         clear = tuple(record["clear"][day] for day in record["scenes"])
         left_out = record["left_out_dates"], record["left_out_scenes"]
         return CubeReport(

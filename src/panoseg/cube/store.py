@@ -37,6 +37,7 @@ from panoseg.files import (
     write_text,
 )
 from panoseg.imagery.sentinel2 import SCENE_CLASSIFICATION
+from panoseg.text_files import read_json
 
 CHUNK = 512
 """Pixels a side of a chunk of the store."""
@@ -137,7 +138,7 @@ def begin(out: Path, plan: Mapping[str, Any]) -> Path:
     try:
         remove_unfinished(work)
         if recorded.is_file():
-            earlier = json.loads(recorded.read_text(encoding="utf-8"))
+            earlier = read_json(recorded)
             differing = [name for name in plan if earlier.get(name) != plan[name]]
             if differing:
                 raise OutputError(

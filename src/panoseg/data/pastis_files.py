@@ -6,7 +6,6 @@ seconds to import. Shape suffixes: T dates, C bands, H W pixels.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from panoseg import text_files
 from panoseg.coco.json import shown
 from panoseg.errors import DatasetError
 from panoseg.files import atomic, write_json
@@ -31,6 +31,8 @@ Json = Any
 
 FILE_NAME = "metadata.geojson"
 NORMALISATION_FILE = "NORM_S2_patch.json"
+_LARGEST_FILE = 256 * 1024**2
+"""Bytes of a JSON file; the list of 2,433 patches has three million."""
 LAMBERT_93 = 2154
 """EPSG code of the coordinate system in which the published dataset describes its patches."""
 
@@ -71,7 +73,7 @@ def parse_date(text: str | int) -> date:
 def read_json(path: Path) -> Json:
     """Read a JSON file; raise ``DatasetError`` where it is missing or is not JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return text_files.read_json(path, _LARGEST_FILE)
     except FileNotFoundError:
         raise DatasetError(
             f"{path} does not exist; complete the dataset or correct its path."
@@ -80,7 +82,7 @@ def read_json(path: Path) -> Json:
         raise DatasetError(
             f"{path} cannot be read ({error.strerror or error}); check the disk and permissions."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise DatasetError(f"{path} is not JSON ({error}); copy the file again.") from error
 
 
@@ -153,8 +155,8 @@ def _dates(value: Json) -> tuple[date, ...]:
     dates = value
     if isinstance(dates, str):
         try:
-            dates = json.loads(dates)
-        except (ValueError, RecursionError):
+            dates = text_files.json_of(dates)
+        except ValueError:
             raise ValueError(f"dates-S2 is {shown(value)}, which is no JSON") from None
     if isinstance(dates, dict):
         missing = [number for number in range(len(dates)) if str(number) not in dates]

@@ -26,6 +26,7 @@ from panoseg.data.coco import CocoRecord, CocoRecords, check_classes, full_name
 from panoseg.data.config import PhotographConfig
 from panoseg.data.places import Place, joined, read_file, read_part, size_of
 from panoseg.errors import DatasetError, PanopticFormatError
+from panoseg.text_files import json_of
 
 INDEX = "index.json"
 VERSION = 1
@@ -122,7 +123,7 @@ class ShardIndex:
         path = joined(place, INDEX)
         try:
             with about(path):
-                return cls._parse(str(place), json.loads(read_file(path, _MOST_BYTES)))
+                return cls._parse(str(place), json_of(read_file(path, _MOST_BYTES)))
         except PanopticFormatError as error:
             raise DatasetError(
                 f"{str(error).rstrip('.')}, so it is not an index of panoseg coco shards: write the"

@@ -34,6 +34,7 @@ from panoseg.imagery.area import Area, grid_of, may_intersect, solar_offset
 from panoseg.imagery.remote import REMOTE, is_remote, limit_answers
 from panoseg.imagery.scenes import ITEM_ERRORS, Scene, scene_of_item
 from panoseg.progress import track
+from panoseg.text_files import read_json
 
 PAGE_SIZE = 100
 """Items per page of a search."""
@@ -336,9 +337,7 @@ def load_scenes(path: Path | str) -> tuple[list[Scene], dict[str, str]]:
     """
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_LIST_BYTES:
-            raise ValueError("larger than any list of scenes")
-        features = json.loads(path.read_text(encoding="utf-8"))["features"]
+        features = read_json(path, MAX_LIST_BYTES)["features"]
         if not isinstance(features, list):
             raise ValueError("its features are not a list")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

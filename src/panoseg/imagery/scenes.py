@@ -12,7 +12,6 @@ Element84/earth-search issues 9, 66 and 71; MTD_MSIL2A.xml of the products; STAC
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +28,7 @@ from shapely.geometry.base import BaseGeometry
 
 from panoseg.errors import CubeError
 from panoseg.imagery.sentinel2 import FIRST_YEAR, LAST_YEAR, SCENE_CLASSIFICATION, band_name
+from panoseg.text_files import read_json
 
 FIRST_BASELINE_WITH_OFFSET = 4.0
 _MOST_BASELINES = 100  # they have two digits
@@ -368,8 +368,8 @@ def _json_objects(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         try:
             if path.stat().st_size > _LARGEST_ITEM_BYTES:
                 continue
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
+            value = read_json(path, _LARGEST_ITEM_BYTES)
+        except (OSError, ValueError) as error:
             raise CubeError(
                 f"{path} is not readable as JSON ({error}): copy the file again."
             ) from error

@@ -39,7 +39,7 @@ from panoseg.imagery.text_outlines import (
 )
 from panoseg.imagery.vector_archives import find_in_folder, unpack, unzip
 from panoseg.imagery.vector_forms import FORMATS, form_of
-from panoseg.text_files import check_encoding, decode, listed, reason_of, shortened
+from panoseg.text_files import check_encoding, decode, json_of, listed, reason_of, shortened
 
 NOTES = "panoseg notes"
 """Attribute of a table: a list of sentences for the user."""
@@ -226,7 +226,7 @@ def _parquet(source: _Source, box: Box | None) -> gpd.GeoDataFrame:
                     f"{source.named} has no geometries: it is a Parquet table, not GeoParquet. Pass"
                     " the file with the outlines."
                 )
-            columns = json.loads(metadata.get(b"geo", b"{}")).get("columns", {})
+            columns = json_of(metadata.get(b"geo", b"{}")).get("columns", {})
             for batch in opened.iter_batches(
                 columns=[name for name, of in columns.items() if of.get("encoding") == "WKB"]
             ):

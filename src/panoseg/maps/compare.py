@@ -13,7 +13,6 @@ Shape suffixes: P parcels, T true parcels, X pairs that intersect.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +36,7 @@ from panoseg.maps.read_parcels import (
     read_truth,
     valid_outlines,
 )
-from panoseg.text_files import listed, read_text, reason_of
+from panoseg.text_files import json_of, listed, read_text, reason_of
 
 _MATCH = 0.5
 _MOSTLY = 0.5
@@ -483,8 +482,8 @@ def _class_column(
 def _read_class_map(path: Path) -> dict[str, str]:
     example = 'Write a JSON object such as {"1110": "soft winter wheat"}.'
     try:
-        mapping = json.loads(read_text(path, _LARGEST_MAP).text)
-    except (PanosegError, ValueError, RecursionError, MemoryError) as error:
+        mapping = json_of(read_text(path, _LARGEST_MAP).text)
+    except (PanosegError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({reason_of(error)}). {example}") from error
     if not isinstance(mapping, dict) or not all(
         isinstance(value, str) for value in mapping.values()

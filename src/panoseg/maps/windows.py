@@ -37,6 +37,7 @@ from panoseg.maps.options import MapOptions
 from panoseg.models.weights import Weights
 from panoseg.panoptic.join import Tile
 from panoseg.panoptic.panoptic import Segments
+from panoseg.text_files import read_json
 
 Save = Callable[[int, bytes], None]
 """Takes the number of a window and its content from ``to_bytes``."""
@@ -311,7 +312,7 @@ def begin(out: Path, plan: dict[str, Any]) -> Path:
     recorded = work / _PLAN
     if recorded.is_file():
         try:
-            earlier = json.loads(recorded.read_text(encoding="utf-8"))
+            earlier = read_json(recorded)
         except ValueError:
             earlier = {}
         differing = [name for name in plan if earlier.get(name) != plan[name]]

@@ -8,7 +8,6 @@ train.py of Many98/Crop2Seg @ aee7827. Files of weights are pickles: they are re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from panoseg.models.configs.season import (
 )
 from panoseg.models.tensor_files import load_tensors
 from panoseg.models.weights import Weights, WeightsCard, check_state
+from panoseg.text_files import read_json
 
 _FIXED_IN_ALL = {"pad_value": 0, "mono_date": None}
 FIXED_OPTIONS = {
@@ -223,10 +223,10 @@ def read_options(path: Path) -> dict[str, Any]:
         WeightsError: It is missing or damaged.
     """
     try:
-        options = json.loads(path.read_text(encoding="utf-8-sig"))
+        options = read_json(path)
     except OSError as error:
         raise wrong_options(path, error.strerror or str(error)) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise wrong_options(path, f"is not JSON ({error})") from error
     if not isinstance(options, dict):
         raise wrong_options(path, f"holds a {type(options).__name__}")

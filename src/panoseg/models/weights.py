@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,11 +30,10 @@ from panoseg.models.hub_folders import (
     read_hub_folder,
 )
 from panoseg.models.network import Network, allowed, build_network, counting_parameters
+from panoseg.text_files import read_json
 
 NUMBERS, CARD = "model.safetensors", "card.json"
 _SHOWN = 5
-_LARGEST_CARD = 4 * 1024**2
-"""Bytes; a card has a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -464,9 +462,7 @@ def _numbers_path(path: Path | str) -> Path:
 
 def _read_card(path: Path) -> WeightsCard:
     try:
-        if path.stat().st_size > _LARGEST_CARD:
-            raise ValueError(f"{path.stat().st_size} bytes")
-        return WeightsCard.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return WeightsCard.from_json(read_json(path))
     except OSError as error:
         raise _unreadable(path, error.strerror or str(error)) from error
     except KeyError as error:

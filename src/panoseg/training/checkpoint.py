@@ -20,15 +20,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panoseg.errors import ConfigError, WeightsError
+from panoseg.errors import ConfigError, PanosegError, WeightsError
 from panoseg.files import atomic, output_error
 from panoseg.models.tensor_files import load_tensors
+from panoseg.text_files import read_text, reason_of, table_of
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
 _FORMAT = "panoseg checkpoint 1"
+_LARGEST_LOG = 64 * 1024**2
 
 
 @dataclass
@@ -347,10 +349,12 @@ def read_log(path: Path) -> list[dict[str, str]]:
         ConfigError: It is missing or damaged.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise _damaged(path, f"cannot be read ({error})") from error
+        table = table_of(read_text(path, _LARGEST_LOG, "utf-8").text)
+        if table.columns[: len(LEADING)] != LEADING:
+            raise ValueError("its first line does not name the columns of a log")
+        return list(table.rows)
+    except (PanosegError, ValueError) as error:
+        raise _damaged(path, f"cannot be read ({reason_of(error)})") from error
 
 
 def _damaged(path: Path, what: str) -> ConfigError:

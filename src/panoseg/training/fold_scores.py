@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from panoseg.errors import DatasetError
 from panoseg.files import write_json, write_text
 from panoseg.metrics.confusion import confusion_scores
 from panoseg.metrics.scores import render_table
+from panoseg.text_files import read_json
 
 METRICS, TABLE = "metrics.json", "metrics.md"
 _SHARES = {
@@ -49,7 +49,7 @@ def read_test_scores(folder: Path) -> FoldScores:
     """
     path = folder / METRICS
     try:
-        written = json.loads(path.read_text(encoding="utf-8"))
+        written = read_json(path)
         details = written["details"]
         classes = details.get("by_class", details)["classes"]
         shares = {

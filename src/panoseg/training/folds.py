@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from panoseg.errors import ConfigError
 from panoseg.files import new_folder, write_json
 from panoseg.models.config import from_json, to_json
 from panoseg.processes import hold_in_first_process, is_first_process
+from panoseg.text_files import read_json
 from panoseg.training import run
 from panoseg.training.config import TrainConfig
 from panoseg.training.fold_scores import METRICS, read_test_scores, write_mean
@@ -85,7 +85,7 @@ def _resume_folds(
 ) -> FoldsResult:
     """Continue the held run of all folds; arguments as in ``run.resume``."""
     try:
-        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        plan = read_json(folder / PLAN)
         train = from_json(TrainConfig, plan["train"])
         experiment, data = plan["experiment"], data or place_of(plan["data_folder"])
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,6 @@ pictures/       curves, scores by class, and predictions next to the truth
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from panoseg.models.weights import Weights, WeightsCard, load_weights, save_weig
 from panoseg.pictures.figures import draw_curves
 from panoseg.pictures.scores import draw_scores
 from panoseg.processes import hold_in_first_process, is_first_process
+from panoseg.text_files import read_json
 from panoseg.training.checkpoint import Progress, read_log
 from panoseg.training.config import RunConfig, TrainConfig
 from panoseg.training.evaluate import PICTURES, draw_predictions, score, write_scores
@@ -199,7 +199,7 @@ def read_run(folder: Path | str) -> RunConfig:
     path = Path(folder) / CONFIG
     fix = "Give the folder that panoseg train wrote."
     try:
-        run: RunConfig = from_json(RunConfig, json.loads(path.read_text(encoding="utf-8")))
+        run: RunConfig = from_json(RunConfig, read_json(path))
         return run
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}. {fix}") from error
